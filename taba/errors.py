@@ -1,0 +1,22 @@
+"""The errors that cross a boundary between Taba's parts. The docstring of each is the sentence that its reader gets."""
+
+from __future__ import annotations
+
+
+class TabaError(Exception):
+    """The base of Taba's own errors."""
+
+
+class ConfigurationError(TabaError):
+    """An option has a value that it does not take; names the option, the value and what it takes, in one line."""
+
+    def __init__(self, option: str, value: object, takes: str):
+        super().__init__(f"{option}: {value!r}: {takes}")
+
+
+class MalformedBatch(TabaError):
+    """The sender's fault: these bytes are no batch or envelope of a version that this Server reads (HTTP 400)."""
+
+
+class StoreUnavailable(TabaError):
+    """Nobody's fault: the store does not answer, or not for this bucket now; try later (HTTP 503)."""

@@ -1,0 +1,118 @@
+"""The rules for names: Tabs, labels, Types, Clients, Agents; and the bucket of a Tab.
+
+1. A Tab's canonical text, `name` or `name{key="value",…}` with sorted keys, is its name in every place.
+2. What breaks a rule raises ValueError with a sentence that says the rule, when the name is made.
+3. `taba.` and `_` at the start of a Tab's name or a client id are Taba's own.
+
+Standard library only: applications import this module.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+
+MAX_LABELS = 16  # a Tab is one series; more labels than this are a sign of data in the name
+MAX_LABEL_KEY = 64  # characters; keys are written by programmers
+MAX_LABEL_VALUE = 100  # characters, before escaping
+# 200 for the base, and for each label its key, =, two quotes, a comma, and 100 characters of 4 bytes in UTF-8
+MAX_NAME_BYTES = 200 + 2 + MAX_LABELS * (MAX_LABEL_KEY + 4 + 4 * MAX_LABEL_VALUE)
+
+RETIRED_CLIENT = "_retired"  # the Client into which the States of vanished Clients are merged
+
+_BASE = re.compile(r"[A-Za-z0-9_./:@+~%-]{1,200}")
+_KEY = re.compile(r"[a-z_][a-z0-9_]*")
+_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+_CLIENT = re.compile(r"[A-Za-z0-9_./:@+-]{1,200}")
+_AGENT = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_LABEL = re.compile(r'([a-z_][a-z0-9_]*)="((?:[^"\\\n]|\\[\\"n])*)"')
+_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n"}
+_UNESCAPES = {"\\\\": "\\", '\\"': '"', "\\n": "\n"}
+
+
+def check_base(name: str) -> str:
+    """`name`, if it may be a Tab's name without labels; else ValueError."""
+    if not isinstance(name, str) or not _BASE.fullmatch(name):
+        raise ValueError(f"Tab name {name!r}: takes 1 to 200 characters of A-Z a-z 0-9 _ . / : @ + ~ % -")
+    if name.startswith(("taba.", "_")):
+        raise ValueError(f"Tab name {name!r}: 'taba.' and '_' at the start are reserved")
+    return name
+
+
+def check_type(type: str) -> str:
+    """`type`, if it may be a Type; else ValueError. Whether a Handler of that Type exists is the Server's business."""
+    if not isinstance(type, str) or not _TYPE.fullmatch(type):
+        raise ValueError(f"Type {type!r}: takes a letter and up to 63 more letters, digits or _")
+    return type
+
+
+def check_client(client: str) -> str:
+    """`client`, if it may be a client id; else ValueError."""
+    if not isinstance(client, str) or not _CLIENT.fullmatch(client):
+        raise ValueError(f"client id {client!r}: takes 1 to 200 characters of A-Z a-z 0-9 _ . / : @ + -")
+    if client.startswith(("taba.", "_")):
+        raise ValueError(f"client id {client!r}: 'taba.' and '_' at the start are reserved")
+    return client
+
+
+def check_agent(agent: str) -> str:
+    """`agent`, if it may be an Agent's name; else ValueError."""
+    if not isinstance(agent, str) or not _AGENT.fullmatch(agent):
+        raise ValueError(f"Agent name {agent!r}: takes 1 to 64 characters of A-Z a-z 0-9 _ -")
+    return agent
+
+
+def canonical_name(base: str, labels: Mapping[str, str] | None = None) -> str:
+    """The canonical text of a Tab: `base`, or `base{key="value",…}` with sorted keys and escaped values.
+
+    Label values are escaped as in Prometheus' text exposition format: backslash, double quote, line feed.
+    Raises ValueError for a base, key or value that breaks the rules.
+    """
+    check_base(base)
+    if not labels:
+        return base
+    if len(labels) > MAX_LABELS:
+        raise ValueError(f"Tab name {base!r}: takes at most {MAX_LABELS} labels, not {len(labels)}")
+    return base + "{" + ",".join(f'{key}="{_escape(base, key, labels[key])}"' for key in sorted(labels, key=str)) + "}"
+
+
+def parse_name(text: str) -> tuple[str, dict[str, str]]:
+    """(base, labels) of a canonical text. Raises ValueError where `canonical_name` would not have written it."""
+    base, brace, rest = text.partition("{")
+    labels: dict[str, str] = {}
+    if brace:
+        position, end = 0, len(rest) - 1
+        while True:
+            match = _LABEL.match(rest, position, end)
+            if match is None:
+                raise ValueError(f"Tab name {text!r}: labels are written {{key=\"value\",…}}")
+            key, value = match.groups()
+            labels[key] = re.sub(r"\\.", lambda escape: _UNESCAPES[escape[0]], value)
+            position = match.end()
+            if position == end and rest[end] == "}":
+                break
+            if rest[position : position + 1] != ",":
+                raise ValueError(f"Tab name {text!r}: labels are written {{key=\"value\",…}}")
+            position += 1
+    canonical = canonical_name(base, labels)
+    if canonical != text:
+        raise ValueError(f"Tab name {text!r}: its canonical text is {canonical!r}")
+    return base, labels
+
+
+def bucket_of(name: str, buckets: int) -> int:
+    """The bucket (0 … buckets − 1) in which every key of the Tab `name` (canonical text) lives."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") % buckets
+
+
+def _escape(base: str, key: str, value: str) -> str:
+    if not isinstance(key, str) or len(key) > MAX_LABEL_KEY or not _KEY.fullmatch(key):
+        raise ValueError(f"Tab name {base!r}: label key {key!r}: takes a-z, 0-9 and _, not a digit first, at most {MAX_LABEL_KEY}")
+    if not isinstance(value, str) or len(value) > MAX_LABEL_VALUE:
+        raise ValueError(f"Tab name {base!r}: label {key}: takes a text of at most {MAX_LABEL_VALUE} characters")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"Tab name {base!r}: label {key}: {error.reason}") from None
+    return re.sub(r'[\\"\n]', lambda match: _ESCAPES[match[0]], value)
