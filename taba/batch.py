@@ -13,7 +13,7 @@ its answer `{"verdicts": [[word, detail], …]}` in the same order.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgpack
 
@@ -76,7 +76,7 @@ class Verdict(NamedTuple):
 def encode_batch(stream: bytes, bucket: int, number: int, created: float, columns: Sequence[Column] | None) -> bytes:
     """The bytes of a batch, or with None for columns of a probe. The caller keeps the bounds."""
     header: list[Any] = [BATCH_VERSION, stream, bucket, number, created]
-    return msgpack.packb(header if columns is None else [*header, columns])
+    return cast(bytes, msgpack.packb(header if columns is None else [*header, columns]))
 
 
 def decode_batch(content: bytes) -> Batch:
@@ -126,7 +126,7 @@ def _column(fields: Any) -> Column | BadColumn:
 
 def encode_envelope(agent: str, host: str, batches: Sequence[tuple[int, bytes]]) -> bytes:
     """The bytes of an envelope with (follows, batch) pairs. The caller keeps the bounds."""
-    return msgpack.packb({"v": ENVELOPE_VERSION, "agent": agent, "host": host, "batches": batches})
+    return cast(bytes, msgpack.packb({"v": ENVELOPE_VERSION, "agent": agent, "host": host, "batches": batches}))
 
 
 class Envelope(NamedTuple):
@@ -159,7 +159,7 @@ def decode_envelope(content: bytes) -> Envelope:
 
 def encode_verdicts(verdicts: Sequence[Verdict]) -> bytes:
     """The body of the answer to an envelope."""
-    return msgpack.packb({"verdicts": verdicts})
+    return cast(bytes, msgpack.packb({"verdicts": verdicts}))
 
 
 def decode_verdicts(content: bytes, batches: int) -> list[Verdict]:
@@ -185,6 +185,8 @@ def _unpack(content: bytes, what: str) -> Any:
     # no single item can be longer than the whole, so msgpack's own limits (100 MiB and more) never matter
     size = len(content)
     try:
-        return msgpack.unpackb(content, strict_map_key=False, max_bin_len=size, max_str_len=size, max_array_len=size, max_map_len=size, max_ext_len=0)
+        return msgpack.unpackb(
+            content, strict_map_key=False, max_bin_len=size, max_str_len=size, max_array_len=size, max_map_len=size, max_ext_len=0
+        )
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
         raise MalformedBatch(f"{what}: {type(error).__name__}: {error}"[:200]) from None

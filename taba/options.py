@@ -1,0 +1,209 @@
+"""Options of the services: one definition each, from which parsing, `--help`, environment and messages follow.
+
+1. An option on the command line stands over its environment variable, which stands over the default.
+2. Wrong configuration ends the process with one line on standard error that names the option, the value and what it takes.
+3. A definition's `parse` turns text into a value and raises ValueError with what the option takes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+from urllib.parse import urlsplit
+
+from twisted.python import usage
+
+from taba.bounds import KiB, MiB
+from taba.errors import ConfigurationError
+
+
+class Option(NamedTuple):
+    """One option of a service. `default` is text, parsed like any other; a repeatable one's environment variable is comma-separated."""
+
+    name: str
+    default: str
+    help: str
+    parse: Callable[[str], Any]
+    repeatable: bool = False
+    variable: str | None = None  # the environment variable, where it is not PREFIX_NAME
+
+
+class Listen(NamedTuple):
+    """Where a service listens: an endpoint's text as Twisted reads it, and what was in it."""
+
+    text: str
+    port: int | None  # None for a unix socket
+    interface: str
+
+    @property
+    def is_local(self) -> bool:
+        """Whether nobody off this host can connect."""
+        return self.port is None or is_loopback(self.interface)
+
+
+class ServiceOptions(usage.Options):
+    """The base of a service's options: subclasses name `program`, `prefix` and `definitions`.
+
+    After `parseOptions` every definition has its parsed value under its name.
+    """
+
+    program: ClassVar[str]
+    prefix: ClassVar[str]
+    definitions: ClassVar[tuple[Option, ...]] = ()
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        for option in cls.definitions:
+            setattr(cls, "opt_" + option.name.replace("-", "_"), _collector(cls, option))
+
+    def __init__(self, environ: Mapping[str, str] | None = None) -> None:
+        super().__init__()
+        self.environ = os.environ if environ is None else environ
+        self.given: dict[str, list[str]] = {}
+
+    def parseOptions(self, options: list[str] | None = None) -> None:
+        """Parse the command line (design 5.1). Exits with one line for what is wrong."""
+        try:
+            super().parseOptions(options)
+        except (usage.UsageError, ConfigurationError) as error:
+            line = " ".join(str(error).split())
+            raise SystemExit(f"{self.program}: {line}") from None
+
+    def parseArgs(self, *arguments: str) -> None:
+        if arguments:
+            raise usage.UsageError(f"{arguments[0]!r}: {self.program} takes options only (see --help)")
+
+    def postOptions(self) -> None:
+        for option in self.definitions:
+            self[option.name] = self._value(option)
+
+    def _value(self, option: Option) -> Any:
+        source, texts = "--" + option.name, self.given.get(option.name)
+        if texts is None:
+            variable = variable_of(self.prefix, option)
+            if self.environ.get(variable):
+                source, texts = variable, [self.environ[variable]]
+                if option.repeatable:
+                    texts = [text.strip() for text in texts[0].split(",")]
+            else:
+                texts = [option.default] if option.default else []
+        values = []
+        for text in texts:
+            try:
+                values.append(option.parse(text))
+            except ConfigurationError:
+                raise
+            except ValueError as error:
+                raise ConfigurationError(source, text, str(error)) from None
+        return values if option.repeatable else values[-1] if values else None
+
+
+def variable_of(prefix: str, option: Option) -> str:
+    """The environment variable of an option."""
+    return option.variable or prefix + option.name.upper().replace("-", "_")
+
+
+def _collector(cls: type[ServiceOptions], option: Option) -> Callable[[ServiceOptions, str], None]:
+    def collect(self: ServiceOptions, text: str) -> None:
+        self.given.setdefault(option.name, []).append(text)
+
+    default = f", default {option.default}" if option.default else ""
+    collect.__doc__ = f"{option.help} [{variable_of(cls.prefix, option)}{default}]"
+    return collect
+
+
+def state_directory(environ: Mapping[str, str]) -> Path:
+    """Where a service keeps what outlives it: $STATE_DIRECTORY (systemd), else $XDG_STATE_HOME/taba, else ~/.local/state/taba."""
+    if environ.get("STATE_DIRECTORY"):
+        return Path(environ["STATE_DIRECTORY"].split(":")[0])
+    if environ.get("XDG_STATE_HOME"):
+        return Path(environ["XDG_STATE_HOME"], "taba")
+    return Path(environ.get("HOME") or os.path.expanduser("~"), ".local", "state", "taba")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host`, a literal address or a host name, is this host alone."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+# --- parsers that several options share ---
+
+
+def whole_number(least: int, most: int) -> Callable[[str], int]:
+    """A parser of whole numbers in `least` … `most`."""
+
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
+            raise ValueError(f"takes a whole number from {least} to {most}")
+        return int(text)
+
+    return parse
+
+
+def byte_count(least: int, most: int) -> Callable[[str], int]:
+    """A parser of sizes: bytes, or a whole number with KiB, MiB or GiB, in `least` … `most` bytes."""
+    units = {"": 1, "kib": KiB, "mib": MiB, "gib": 1024 * MiB}
+
+    def parse(text: str) -> int:
+        digits = text.rstrip("abikmgABIKMG").strip()
+        unit = text[len(digits) :].strip().lower()
+        if not digits.isascii() or not digits.isdigit() or unit not in units or not least <= int(digits) * units[unit] <= most:
+            raise ValueError(f"takes bytes from {least} to {most}; for example {least // KiB} KiB or {most // MiB} MiB")
+        return int(digits) * units[unit]
+
+    return parse
+
+
+def http_url(text: str) -> str:
+    """A parser of a Server's base URL; without a slash at the end."""
+    takes = "takes a URL such as http://127.0.0.1:8280"
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise ValueError(takes) from None
+    bare = not parts.query and not parts.fragment and parts.path in ("", "/") and parts.username is None
+    if parts.scheme not in ("http", "https") or not parts.hostname or not bare or port == 0 or any(c.isspace() for c in text):
+        raise ValueError(takes)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def listen(text: str) -> Listen:
+    """A parser of a Twisted server endpoint, `tcp:PORT[:interface=ADDRESS]`, `tcp6:…` or `unix:PATH`."""
+    takes = "is no endpoint that this takes; for example tcp:8300:interface=127.0.0.1 or unix:/run/taba.sock"
+    scheme, *fields = text.replace("\\:", "\0").split(":")
+    fields = [field.replace("\0", ":") for field in fields]
+    named = dict(field.split("=", 1) for field in fields if "=" in field)
+    plain = [field for field in fields if "=" not in field]
+    if len(plain) > 1 or not set(named) <= {"port", "interface", "backlog", "address", "mode"}:
+        raise ValueError(takes)
+    first = plain[0] if plain else named.get("address" if scheme == "unix" else "port", "")
+    if scheme == "unix":
+        if not first.startswith("/"):
+            raise ValueError(takes)
+        return Listen(text, None, "")
+    if scheme not in ("tcp", "tcp6") or not first.isascii() or not first.isdigit() or int(first) > 65_535:
+        raise ValueError(takes)
+    interface = named.get("interface", "::" if scheme == "tcp6" else "0.0.0.0")
+    try:
+        ip_address(interface)
+    except ValueError:
+        if interface != "localhost":
+            raise ValueError(takes) from None
+    return Listen(text, int(first), interface)
+
+
+def local_listen(text: str) -> Listen:
+    """A parser of an endpoint that only this host reaches: without tokens nothing listens off loopback."""
+    endpoint = listen(text)
+    if not endpoint.is_local:
+        raise ValueError("takes a loopback address only, as this version has no tokens; for example tcp:8300:interface=127.0.0.1")
+    return endpoint
