@@ -1,0 +1,9 @@
+"""Handlers: every Type that Taba ships with, the interface for writing more, and the lookup that finds them.
+
+An author needs one line, `from taba.handlers import Handler`. It is cheap: no numpy, no reactor.
+"""
+
+from taba.handlers.base import ArrayHandler, Events, Handler, Projection
+from taba.handlers.interface import IArrayHandler, IHandler
+
+__all__ = ["ArrayHandler", "Events", "Handler", "IArrayHandler", "IHandler", "Projection"]

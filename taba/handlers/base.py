@@ -1,0 +1,151 @@
+"""The two base classes from which a Handler is made.
+
+`Handler`: a `type` and four methods (`new_state`, `fold`, `project`, `aggregate`) make a working one.
+`ArrayHandler`: folds all States of its Type in one call; its plain methods are its array methods on one row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import msgpack
+from twisted.plugin import IPlugin
+from zope.interface import implementer
+
+from taba.handlers.interface import IArrayHandler, IHandler
+from taba.handlers.render import render_text
+
+Projection = dict[str, Any]
+
+
+class Events(NamedTuple):
+    """Events of one (Client, Tab), in ring order: `times` (Unix seconds, float) and `values`, equally many.
+
+    Where all values are floats, both are float64 numpy arrays; else `values` is a list. Never changed by a fold.
+    """
+
+    times: Sequence[float]
+    values: Sequence[Any]
+
+
+@implementer(IHandler, IPlugin)
+class Handler:
+    """The base of Handlers: set `type`, write `new_state`, `fold`, `project` and `aggregate`.
+
+    States that msgpack can carry need no more (tuples come back as lists). Everything else has a default.
+    """
+
+    type: str = ""
+    version: int = 1
+
+    # Optional methods; None says that a Handler does not have them.
+    # merge(states) -> State: the States of vanished Clients as one, so that totals never fall
+    merge: ClassVar[Callable[..., Any] | None] = None
+    # samples(projection) -> [(suffix, labels, value), …]: what exporters show
+    samples: ClassVar[Callable[..., Any] | None] = None
+    # series(state, start, end, step) -> {line: [value or None, …]}: what charts show
+    series: ClassVar[Callable[..., Any] | None] = None
+
+    def new_state(self) -> Any:
+        raise NotImplementedError(f"{type(self).__name__}.new_state")
+
+    def fold(self, state: Any, events: Events, now: float) -> Any:
+        raise NotImplementedError(f"{type(self).__name__}.fold")
+
+    def project(self, state: Any, now: float) -> Projection:
+        raise NotImplementedError(f"{type(self).__name__}.project")
+
+    def aggregate(self, projections: Sequence[Projection]) -> Projection:
+        raise NotImplementedError(f"{type(self).__name__}.aggregate")
+
+    def render(self, projection: Projection) -> str:
+        return render_text(projection)
+
+    def dump(self, state: Any) -> bytes:
+        packed: bytes = msgpack.packb(state)
+        return packed
+
+    def load(self, content: bytes) -> Any:
+        size = len(content)  # no item can be longer than the whole, so msgpack's own limits never matter
+        return msgpack.unpackb(content, strict_map_key=False, max_bin_len=size, max_str_len=size, max_array_len=size, max_map_len=size)
+
+    def upgrade(self, content: bytes, version: int) -> Any:
+        raise ValueError(f"{self.type} version {self.version} cannot read version {version}")
+
+    def prunable(self, state: Any, now: float) -> bool:
+        return False
+
+
+@implementer(IArrayHandler)
+class ArrayHandler(Handler):
+    """The base of array Handlers: the plain methods are the array methods on one row, so there is one path to be right.
+
+    A plain State is a list: the main part and the further parts, as bytes. `dump` and `load` carry the whole State; what
+    the Server keeps part by part goes through `load_array`, `dump_array` and `spill`. `upgrade_parts` is its `upgrade`.
+    """
+
+    further_parts: int = 0
+
+    def load_array(self, dumps: Sequence[bytes]) -> Any:
+        raise NotImplementedError(f"{type(self).__name__}.load_array")
+
+    def fold_array(self, states: Any, rows: Any, times: Any, values: Any, now: float) -> Any:
+        raise NotImplementedError(f"{type(self).__name__}.fold_array")
+
+    def spilling(self, states: Any) -> Any:
+        return ()
+
+    def spill(self, states: Any, rows: Any, parts: Sequence[Sequence[bytes]]) -> list[list[bytes]]:
+        raise NotImplementedError(f"{type(self).__name__}.spill")
+
+    def dump_array(self, states: Any) -> list[bytes]:
+        raise NotImplementedError(f"{type(self).__name__}.dump_array")
+
+    def project_array(self, states: Any, parts: Sequence[Sequence[bytes]], now: float) -> list[Projection]:
+        raise NotImplementedError(f"{type(self).__name__}.project_array")
+
+    def upgrade_parts(self, parts: Sequence[bytes], version: int) -> list[bytes]:
+        """The parts of one State (the main part first), as this version dumps them, from those of an older `version`."""
+        raise ValueError(f"{self.type} version {self.version} cannot read version {version}")
+
+    def new_state(self) -> list[bytes]:
+        return [b""] * (1 + self.further_parts)
+
+    def fold(self, state: list[bytes], events: Events, now: float) -> list[bytes]:
+        import numpy  # authors of plain Handlers do without it
+
+        times = numpy.array(events.times, dtype=numpy.float64)
+        values = numpy.array(numbers(events.values), dtype=numpy.float64)
+        states = self.fold_array(self.load_array(state[:1]), numpy.zeros(len(times), dtype=numpy.int64), times, values, now)
+        further = list(state[1:])
+        rows = self.spilling(states)
+        if len(rows):
+            [further] = self.spill(states, rows, [further])
+        return self.dump_array(states) + further
+
+    def project(self, state: list[bytes], now: float) -> Projection:
+        [projection] = self.project_array(self.load_array(state[:1]), [state[1:]], now)
+        return projection
+
+    def dump(self, state: list[bytes]) -> bytes:
+        return state[0] if len(state) == 1 else super().dump(state)
+
+    def load(self, content: bytes) -> list[bytes]:
+        if not self.further_parts:
+            self.load_array([content])
+            return [content]
+        state = super().load(content)
+        if not isinstance(state, list) or len(state) != 1 + self.further_parts or not all(isinstance(part, bytes) for part in state):
+            raise ValueError(f"{self.type}: a State takes {1 + self.further_parts} parts of bytes")
+        self.load_array(state[:1])
+        return state
+
+
+def numbers(values: Sequence[Any]) -> Sequence[Any]:
+    """`values`, if all are numbers that a numeric Handler takes; raises ValueError naming the first that is none."""
+    if getattr(values, "dtype", None) is None:
+        for value in values:
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ValueError(f"takes numbers, not {value!r}"[:200])
+    return values

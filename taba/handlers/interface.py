@@ -1,0 +1,87 @@
+"""What a Handler is: the interfaces. `taba.handlers.base` has the classes that implement them.
+
+1. A Handler is stateless: all that it knows about a Tab is in the State that it is given.
+2. A Handler never reads a clock: `now` (Unix seconds) is passed in.
+3. A fold never changes its Events; it may change the State that it was given, and returns the State that holds.
+4. Projections and Aggregates are dictionaries of JSON values; keys that begin with `_` carry what `aggregate` needs, and no
+   answer shows them.
+"""
+
+# mypy: disable-error-code="misc,no-untyped-def"
+# (methods of a zope interface have no self and no types)
+
+from __future__ import annotations
+
+from zope.interface import Attribute, Interface
+
+
+class IHandler(Interface):
+    """A way to aggregate. `Handler` implements this, with defaults for all but four methods."""
+
+    type = Attribute("The Type that this Handler maps to: a letter and up to 63 more letters, digits or _.")
+    version = Attribute("The version of its dumps, 1 … 65535; a State of a greater version is never touched.")
+
+    def new_state():
+        """The State of a (Client, Tab) with no Event."""
+
+    def fold(state, events, now):
+        """The State after `events` (see `Events`). May change `state`; never changes `events`."""
+
+    def project(state, now):
+        """The State as it is at `now`, as a dictionary of JSON values. Never changes `state`."""
+
+    def aggregate(projections):
+        """Several Projections (a sequence, at least one; Aggregates too) combined into one dictionary of the same shape."""
+
+    def render(projection):
+        """A Projection or Aggregate as one line of text, for people."""
+
+    def dump(state):
+        """The State as bytes."""
+
+    def load(content):
+        """The State from the bytes that `dump` gave. Raises for bytes that are none."""
+
+    def upgrade(content, version):
+        """The State (as `load` would give it) from bytes that an older `version` dumped. Raises where it cannot."""
+
+    def prunable(state, now):
+        """Whether the State has nothing more to say, so that it may be deleted."""
+
+
+class IArrayHandler(IHandler):
+    """A Handler that folds all States of its Type, and all their Events, in one call.
+
+    A State may be divided into a main part, which each cycle reads and writes, and `further_parts` others, which are read
+    only when a main part outgrows its bound. `states` is whatever `load_array` returns (one object for all rows).
+    """
+
+    further_parts = Attribute("How many further parts a State has at most; 0 for one that is not divided.")
+
+    def load_array(dumps):
+        """The states of a list of main parts (bytes), one row each; b"" is a new State.
+
+        Raises ValueError naming the first row that is no State; nothing is changed then.
+        """
+
+    def fold_array(states, rows, times, values, now):
+        """Fold Events into `states` and return the states (the same object or another).
+
+        `rows` (int64), `times`, `values` (float64) are arrays of equal length, in ring order per row; `rows` indexes `states`.
+        """
+
+    def spilling(states):
+        """The rows (int64 array) whose main parts have outgrown their bound: `spill` them before `dump_array`."""
+
+    def spill(states, rows, parts):
+        """Move what the main parts of `rows` hold too much of into their further parts.
+
+        `parts`: for each of `rows`, its `further_parts` old further parts as bytes (b"" where absent). Returns the new ones
+        in the same shape. The main parts in `states` shrink. The time is the `now` of the last `fold_array`.
+        """
+
+    def dump_array(states):
+        """The main parts as a list of bytes, one a row."""
+
+    def project_array(states, parts, now):
+        """The Projections, one a row. `parts`: for each row its further parts (b"" or missing where absent)."""

@@ -1,0 +1,163 @@
+"""Finds every Handler that is installed, once, at start; and says what could not be had, and why.
+
+1. Nothing here raises for a bad plugin: it becomes a sentence in `problems`, and the others work on.
+2. Plugins are the objects in modules under `twisted/plugins/` (also on `PYTHONPATH`), and entry points of the group `taba.handlers`
+   (a class or an object).
+3. Of two Handlers of one Type the first stands: Taba's own before all others, then plugins, then entry points, by module name.
+
+The modules are walked here, not by `twisted.plugin.getPlugins`: that one logs and skips what fails to import, and keeps a cache from
+which a module that broke since is missing without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import import_module, metadata
+from typing import Any, NamedTuple
+
+from twisted.python.modules import getModule
+from zope.interface import Invalid
+from zope.interface.verify import verifyObject
+
+from taba import names
+from taba.handlers.interface import IArrayHandler, IHandler
+from taba.handlers.lazy import LazyHandler
+
+ENTRY_POINT_GROUP = "taba.handlers"
+MAX_MISSING = 100  # names of Types that are asked for and not there; senders choose them, status shows them
+MAX_PROBLEM = 300  # characters of one sentence in `problems`
+
+_OWN = "taba.handlers."
+
+
+class Found(NamedTuple):
+    """A Handler and where it comes from: `taba`, `plugin MODULE` or `entry point NAME (DISTRIBUTION)`."""
+
+    handler: Any
+    origin: str
+    own: bool
+
+
+class Lookup:
+    """The Handlers by Type. Made by `find_handlers`, or in tests from a mapping of Found."""
+
+    def __init__(self, found: dict[str, Found], problems: tuple[str, ...] = ()):
+        self._found = dict(sorted(found.items()))
+        self._missing: set[str] = set()
+        self.problems = problems
+        """Sentences: what failed to load or was left out, and why."""
+
+    def get(self, type: str) -> Any | None:
+        """The Handler of `type`, or None; then `missing` has its name from now on."""
+        found = self._found.get(type)
+        if found is not None:
+            return found.handler
+        if len(self._missing) < MAX_MISSING:
+            self._missing.add(type)
+        return None
+
+    @property
+    def types(self) -> list[str]:
+        """All Types that have a Handler, sorted."""
+        return list(self._found)
+
+    @property
+    def missing(self) -> list[str]:
+        """Types that were asked for and have no Handler, sorted; at most MAX_MISSING."""
+        return sorted(self._missing)
+
+    def own(self, type: str) -> bool:
+        """Whether the Handler of `type` is shipped with Taba; any other runs in a child process of the Server."""
+        found = self._found.get(type)
+        return found is not None and found.own
+
+    def is_array(self, type: str) -> bool:
+        """Whether the Handler of `type` is an IArrayHandler."""
+        found = self._found.get(type)
+        return found is not None and bool(IArrayHandler.providedBy(found.handler))
+
+    def origin(self, type: str) -> str:
+        """Where the Handler of `type` comes from (see Found); KeyError where there is none."""
+        return self._found[type].origin
+
+
+def find_handlers() -> Lookup:
+    """The Lookup of everything that is installed. Imports every plugin module; call it once, at start."""
+    problems: list[str] = []
+    found: dict[str, Found] = {}
+    candidates = [*_plugins(problems), *_entry_points(problems)]
+    candidates.sort(key=lambda candidate: not candidate[1].startswith("taba "))  # stable: own first
+    for candidate, origin in candidates:
+        try:
+            handler = _resolve(candidate)
+            _check(handler)
+        except (Exception, SystemExit) as error:
+            problems.append(_problem(origin, error))
+            continue
+        # a class of Taba's own, wherever the object was found
+        own = type(handler).__module__.startswith(_OWN)
+        other = found.get(handler.type)
+        if other is None:
+            found[handler.type] = Found(handler, "taba" if own else origin, own)
+        elif type(other.handler) is not type(handler):  # one class found by both ways is no conflict
+            problems.append(f"{origin}: Type {handler.type} is already there from {other.origin}; this one is left out")
+    return Lookup(found, tuple(problems))
+
+
+def _plugins(problems: list[str]) -> Iterator[tuple[Any, str]]:
+    """(object, origin) of everything that says it is a Handler in the modules under twisted/plugins."""
+    import_module("twisted.plugins")  # its own code looks for the other directories of that name on sys.path
+    package: Any = getModule("twisted.plugins")  # type: ignore[no-untyped-call]
+    for module in sorted(package.iterModules(), key=lambda module: str(module.name)):
+        name = module.name.rpartition(".")[2]
+        origin = f"taba {name}" if name == "taba_handlers" else f"plugin {name}"
+        try:
+            provider = module.load()
+        except (Exception, SystemExit) as error:
+            problems.append(_problem(origin, error))
+            continue
+        for value in list(vars(provider).values()):
+            if _is_handler(value):
+                yield value, origin
+
+
+def _entry_points(problems: list[str]) -> Iterator[tuple[Any, str]]:
+    for point in sorted(metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda point: (point.name, point.value)):
+        origin = f"entry point {point.name}" + (f" ({point.dist.name})" if point.dist is not None else "")
+        try:
+            value = point.load()
+        except (Exception, SystemExit) as error:
+            problems.append(_problem(origin, error))
+            continue
+        yield value, origin
+
+
+def _is_handler(value: Any) -> bool:
+    try:
+        return not isinstance(value, type) and bool(IHandler.providedBy(value))
+    except Exception:  # an object that cannot even be asked is none; plugin modules hold anything
+        return False
+
+
+def _resolve(candidate: Any) -> Any:
+    if isinstance(candidate, LazyHandler):
+        return candidate.load()
+    return candidate() if isinstance(candidate, type) else candidate
+
+
+def _check(handler: Any) -> None:
+    """Raises where `handler` is none that a Server could use."""
+    if not IHandler.providedBy(handler):
+        raise TypeError(f"{handler!r} does not provide IHandler")
+    names.check_type(handler.type)
+    if type(handler.version) is not int or not 1 <= handler.version <= 65_535:
+        raise ValueError(f"Type {handler.type}: version {handler.version!r}: takes 1 to 65535")
+    try:
+        verifyObject(IArrayHandler if IArrayHandler.providedBy(handler) else IHandler, handler)
+    except Invalid as error:
+        raise TypeError(f"Type {handler.type}: {' '.join(str(error).split())}") from None
+
+
+def _problem(origin: str, error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"Handlers, {origin}: {type(error).__name__}: {text}"[:MAX_PROBLEM]
