@@ -1,0 +1,51 @@
+"""The shard layer: buckets spread over Redis/Valkey servers, with transactions per bucket; usable without the rest of Taba.
+
+`parse_store` reads a store's address; a `Router` works on it. Names are loaded when first used, because the store's
+client installs a Twisted reactor when it is imported.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from taba.shard.connection import ErrorReply, TransactionRefused
+    from taba.shard.embedded import EmbeddedStore
+    from taba.shard.router import BucketBusy, Command, More, Reply, Router, Writes
+    from taba.shard.url import StoreURL, parse_store
+
+_HOMES = {
+    "ErrorReply": "connection",
+    "TransactionRefused": "connection",
+    "EmbeddedStore": "embedded",
+    "BucketBusy": "router",
+    "Command": "router",
+    "More": "router",
+    "Reply": "router",
+    "Router": "router",
+    "Writes": "router",
+    "StoreURL": "url",
+    "parse_store": "url",
+}
+
+__all__ = [
+    "BucketBusy",
+    "Command",
+    "EmbeddedStore",
+    "ErrorReply",
+    "More",
+    "Reply",
+    "Router",
+    "StoreURL",
+    "TransactionRefused",
+    "Writes",
+    "parse_store",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

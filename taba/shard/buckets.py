@@ -1,0 +1,166 @@
+"""Which shard owns which bucket: the map, its bytes, and the text of owner keys. Pure.
+
+1. A map is total and disjoint: every bucket has exactly one owner, a shard of the map.
+2. A map only says where to look; the owner key, on the shard itself, decides.
+3. A map with a higher epoch is newer; the epoch of an owner key grows with each move of its bucket.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import attrs
+
+from taba.bounds import MAX_BUCKETS
+
+MAP_VERSION = 1
+MAX_MAP_BYTES = 2 * 1024 * 1024  # 65,536 buckets and 1,000 shards fit
+
+STORE_KEY = b"taba:store"
+MAP_KEY = b"taba:map"
+INITIALISED_KEY = b"taba:initialised"  # holds the store's id: from then on nothing is made where something is missing
+
+
+def prefix_of(bucket: int) -> bytes:
+    """What every key of `bucket` begins with: its hash tag keeps them together on a Redis Cluster too."""
+    return b"taba:{%d}:" % bucket
+
+
+def owner_key(bucket: int) -> bytes:
+    return b"taba:{%d}:owner" % bucket
+
+
+def lease_key(bucket: int) -> bytes:
+    return b"taba:{%d}:lease" % bucket
+
+
+class MalformedMap(ValueError):
+    """What stands in the store is no map, no record and no owner that this version reads."""
+
+
+class Shard(NamedTuple):
+    """A shard as the map knows it; `url` has no user and no password."""
+
+    name: str
+    url: str
+
+
+class Owner(NamedTuple):
+    """An owner key's content: `open` for `name`, a shard; `sealed` by `name`, a move's token; `moved` to `name`, a shard."""
+
+    state: str
+    epoch: int
+    name: str
+
+
+def encode_owner(owner: Owner) -> bytes:
+    return f"{owner.state}:{owner.epoch}:{owner.name}".encode()
+
+
+def decode_owner(content: bytes) -> Owner:
+    """Raises MalformedMap for anything that `encode_owner` would not have written."""
+    state, _, rest = content.partition(b":")
+    epoch, _, name = rest.partition(b":")
+    if state not in (b"open", b"sealed", b"moved") or not epoch.isdigit() or len(epoch) > 18 or not name:
+        raise MalformedMap(f"owner key {content[:100]!r}")
+    try:
+        return Owner(state.decode(), int(epoch), name.decode())
+    except UnicodeDecodeError:
+        raise MalformedMap(f"owner key {content[:100]!r}") from None
+
+
+def _is_total(_: Any, attribute: Any, owners: tuple[int, ...]) -> None:
+    if not 1 <= len(owners) <= MAX_BUCKETS:
+        raise MalformedMap(f"a map of {len(owners)} buckets; takes 1 to {MAX_BUCKETS}")
+
+
+@attrs.frozen
+class BucketMap:
+    """The whole assignment: `owners[bucket]` is an index into `shards`. Raises MalformedMap where it is not total and disjoint."""
+
+    store: str
+    epoch: int
+    shards: tuple[Shard, ...]
+    owners: tuple[int, ...] = attrs.field(validator=_is_total)
+
+    def __attrs_post_init__(self) -> None:
+        if not self.shards or len({shard.name for shard in self.shards}) != len(self.shards):
+            raise MalformedMap("a map takes at least one shard, each name once")
+        if not (min(self.owners) >= 0 and max(self.owners) < len(self.shards)):
+            raise MalformedMap("a bucket belongs to a shard that is not in the map")
+
+    @property
+    def buckets(self) -> int:
+        return len(self.owners)
+
+    def shard_of(self, bucket: int) -> str:
+        """The name of the shard that owns `bucket`."""
+        return self.shards[self.owners[bucket]].name
+
+    def owned_by(self, name: str) -> list[int]:
+        """The buckets of the shard `name`, in order."""
+        indices = {index for index, shard in enumerate(self.shards) if shard.name == name}
+        return [bucket for bucket, owner in enumerate(self.owners) if owner in indices]
+
+
+def first_map(store: str, urls: Sequence[str], buckets: int) -> BucketMap:
+    """The map that a store begins with: buckets dealt out evenly, in runs, to shards s1, s2, … in the order of `urls`."""
+    shards = tuple(Shard(f"s{index}", url) for index, url in enumerate(urls, 1))
+    return BucketMap(store, 1, shards, tuple(bucket * len(shards) // buckets for bucket in range(buckets)))
+
+
+def encode_map(map: BucketMap) -> bytes:
+    fields = {"v": MAP_VERSION, "store": map.store, "epoch": map.epoch, "shards": map.shards, "owners": map.owners}
+    return json.dumps(fields, separators=(",", ":")).encode()
+
+
+def decode_map(content: bytes) -> BucketMap:
+    """The map in `content`. Raises MalformedMap for anything else."""
+    fields = _fields(content, "map", MAX_MAP_BYTES)
+    store, epoch, shards, owners = (fields.get(name) for name in ("store", "epoch", "shards", "owners"))
+    if not isinstance(store, str) or type(epoch) is not int or epoch < 1 or not isinstance(shards, list) or not isinstance(owners, list):
+        raise MalformedMap("a map takes store, epoch, shards and owners")
+    if not all(isinstance(shard, list) and len(shard) == 2 and all(isinstance(part, str) and part for part in shard) for shard in shards):
+        raise MalformedMap("a map's shards are [name, url] pairs")
+    if not all(type(owner) is int for owner in owners):
+        raise MalformedMap("a map's owners are whole numbers")
+    return BucketMap(store, epoch, tuple(Shard(*shard) for shard in shards), tuple(owners))
+
+
+class StoreRecord(NamedTuple):
+    """What `taba:store` says on each shard: which store this is, which shard of it, and the shards that it began with."""
+
+    store: str
+    buckets: int
+    shard: str
+    urls: tuple[str, ...]
+
+
+def encode_record(record: StoreRecord) -> bytes:
+    fields = {"v": MAP_VERSION, "store": record.store, "buckets": record.buckets, "shard": record.shard, "urls": record.urls}
+    return json.dumps(fields, separators=(",", ":")).encode()
+
+
+def decode_record(content: bytes) -> StoreRecord:
+    """The record in `content`. Raises MalformedMap for anything else."""
+    fields = _fields(content, "record of a store", MAX_MAP_BYTES)
+    store, buckets, shard, urls = (fields.get(name) for name in ("store", "buckets", "shard", "urls"))
+    if not isinstance(store, str) or type(buckets) is not int or not 1 <= buckets <= MAX_BUCKETS or not isinstance(shard, str) or not shard:
+        raise MalformedMap("a record of a store takes store, buckets and shard")
+    if not isinstance(urls, list) or not urls or not all(isinstance(url, str) and url for url in urls):
+        raise MalformedMap("a record of a store takes the URLs that it began with")
+    return StoreRecord(store, buckets, shard, tuple(urls))
+
+
+def _fields(content: bytes, what: str, most: int) -> dict[str, Any]:
+    if len(content) > most:
+        raise MalformedMap(f"a {what} of {len(content)} bytes; at most {most}")
+    try:
+        fields = json.loads(content)
+    except (ValueError, RecursionError):
+        raise MalformedMap(f"a {what} that is no JSON: {content[:60]!r}") from None
+    if not isinstance(fields, dict) or fields.get("v") != MAP_VERSION:
+        raise MalformedMap(f"a {what} of no known version")
+    return fields

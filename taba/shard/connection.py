@@ -1,0 +1,178 @@
+"""One connection to one Redis/Valkey server. The only module that knows txredisapi.
+
+1. Many commands go out in one write; their replies come back as one list, in order; an error is a value in it.
+2. Values are bytes, in and out: nothing is decoded, nothing becomes a number that was not one.
+3. A connection whose replies are late, or whose user went away, is closed and never used again.
+
+txredisapi parses (with hiredis where it is installed, else by itself) and nothing more: its own transactions, pool
+and pipeline lose WATCHes, leak connections and know no deadline for a whole pipeline.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Union
+
+import txredisapi
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
+
+from taba.errors import StoreUnavailable, TabaError
+
+try:
+    from hiredis import pack_command
+except ImportError:  # slower, not different
+    pack_command = None
+
+REPLY_SECONDS = 10.0  # all replies to one write; a store that syncs to a slow disk takes a second, never ten
+
+Command = tuple[bytes, ...]
+ErrorReply = txredisapi.ResponseError  # what a server answers to a command that it refuses: a value among the replies
+Reply = Union[bytes, int, None, list[Any], Exception]
+
+HAS_HIREDIS = txredisapi.hiredis is not None
+# what a server says when it will do better later; any other error is the fault of who wrote the command
+_PASSING = {"LOADING", "BUSY", "MASTERDOWN", "READONLY", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "MISCONF", "OOM", "NOAUTH", "WRONGPASS", "NOPERM"}
+
+
+class ConnectionGone(StoreUnavailable):
+    """The connection ended before all replies came: whether the commands were carried out is not known."""
+
+
+class TransactionRefused(TabaError):
+    """The store refused a command that Taba sent; Taba's or a Handler's fault, and trying again changes nothing."""
+
+
+def raise_for(reply: Exception, where: str) -> None:
+    """Raise what an error reply means: StoreUnavailable when it will pass, else TransactionRefused."""
+    text = str(reply)
+    if text.partition(" ")[0] in _PASSING:
+        raise StoreUnavailable(f"{where}: {text}")
+    raise TransactionRefused(f"{where}: {text}")
+
+
+def encode(commands: Sequence[Command]) -> bytes:
+    """The bytes of `commands` on the wire."""
+    if pack_command is not None:
+        return b"".join([pack_command(command) for command in commands])
+    build = _builder._build_command
+    return b"".join([build(*command) for command in commands])
+
+
+class _Waiting:
+    """The replies that one write waits for."""
+
+    __slots__ = ("done", "replies", "timer", "wanted")
+
+    def __init__(self, wanted: int, done: Deferred[list[Reply]], timer: IDelayedCall):
+        self.wanted = wanted
+        self.replies: list[Reply] = []
+        self.done = done
+        self.timer = timer
+
+
+class Connection(txredisapi.RedisProtocol):  # type: ignore[misc]  # untyped
+    """One connection. `execute` may be called again before the replies to an earlier call are there."""
+
+    def __init__(self, clock: IReactorTime, where: str, lost: Callable[[Connection], None] | None = None):
+        super().__init__(charset=None, convertNumbers=False)
+        self.where = where
+        self.is_watching = False  # keys are WATCHed: UNWATCH before anybody else may have this connection
+        self._clock = clock
+        self._waiting: deque[_Waiting] = deque()
+        self._lost = lost
+        self._is_open = False
+        self._reason = ""
+
+    @property
+    def is_idle(self) -> bool:
+        """Open, with no reply outstanding and no key WATCHed: fit for the next user."""
+        return self._is_open and not self._waiting and not self.is_watching
+
+    @property
+    def is_open(self) -> bool:
+        return self._is_open
+
+    def itself(self) -> Connection:
+        """This connection, also when asked through a proxy of Twisted's ClientService."""
+        return self
+
+    def execute(self, commands: Sequence[Command], seconds: float = REPLY_SECONDS) -> Deferred[list[Reply]]:
+        """Send `commands` in one write; the replies, in order, errors among them as ErrorReply values.
+
+        Fails with ConnectionGone when the connection ends, is closed, or has not answered all within `seconds`; then
+        nobody knows what was carried out. Cancelling closes the connection.
+        """
+        done: Deferred[list[Reply]] = Deferred(self._cancelled)
+        if not self._is_open:
+            done.errback(ConnectionGone(f"{self.where}: {self._reason or 'not connected'}"))
+            return done
+        if not commands:
+            done.callback([])
+            return done
+        timer = self._clock.callLater(max(seconds, 0.0), self.abort, f"no reply within {seconds:.3g} s")
+        self._waiting.append(_Waiting(len(commands), done, timer))
+        self.transport.write(encode(commands))
+        return done
+
+    def abort(self, reason: str) -> None:
+        """Close at once. What waits for replies fails with ConnectionGone and `reason`."""
+        if self._is_open:
+            self._end(reason)
+            self.transport.abortConnection()
+
+    # --- called by Twisted and txredisapi ---
+
+    def connectionMade(self) -> None:
+        # not txredisapi's: it sends AUTH outside every deadline and gives up for ever when refused
+        self._is_open = True
+
+    def connectionLost(self, why: Any = None) -> None:
+        super().connectionLost(why)
+        self._end("the connection was lost" if why is None else f"the connection was lost: {why.getErrorMessage()}")
+        if self._lost is not None:
+            self._lost(self)
+
+    def tryConvertData(self, content: Any) -> Any:
+        return content  # bytes stay bytes, also deep inside of lists
+
+    def handleMultiBulkElement(self, element: Any) -> None:
+        # without hiredis a status such as OK comes as text
+        super().handleMultiBulkElement(element.encode() if isinstance(element, str) else element)
+
+    def replyReceived(self, reply: Any) -> None:
+        if not self._waiting:
+            self.abort("a reply that nobody asked for")
+            return
+        waiting = self._waiting[0]
+        waiting.replies.append(reply.encode() if isinstance(reply, str) else reply)
+        if len(waiting.replies) == waiting.wanted:
+            self._waiting.popleft()
+            waiting.timer.cancel()
+            waiting.done.callback(waiting.replies)
+
+    def dataReceived(self, content: bytes, unpause: bool = False) -> None:
+        try:
+            super().dataReceived(content, unpause)
+        except (txredisapi.InvalidData, UnicodeDecodeError) as error:
+            self.abort(f"not the protocol of Redis: {error}")
+
+    def _cancelled(self, _: Deferred[list[Reply]]) -> None:
+        self.abort("the caller gave up")
+
+    def _end(self, reason: str) -> None:
+        if not self._is_open:
+            return
+        self._is_open = False
+        self._reason = reason
+        waiting, self._waiting = self._waiting, deque()
+        for one in waiting:
+            if one.timer.active():
+                one.timer.cancel()
+            if not one.done.called:
+                one.done.errback(Failure(ConnectionGone(f"{self.where}: {reason}")))
+
+
+_builder = txredisapi.RedisProtocol(charset=None)  # encodes commands where hiredis does not

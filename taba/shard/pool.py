@@ -1,0 +1,252 @@
+"""The connections to one server: bounded, kept up with back-off, handed out one user at a time, never for longer than a deadline.
+
+Each place in the pool is a ClientService of Twisted, which reconnects. A connection comes back clean or not at all:
+one with replies outstanding is closed, one with WATCHed keys hears UNWATCH, and its answer is awaited, first.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from twisted.application.internet import ClientService, backoffPolicy
+from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
+from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+from twisted.internet.ssl import optionsForClientTLS
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from taba.errors import StoreUnavailable
+from taba.shard.connection import REPLY_SECONDS, Command, Connection, ErrorReply, Reply, raise_for
+from taba.shard.url import Address
+
+POOL_CONNECTIONS = 8  # per server and process: as many transactions wait for one server's disk at a time
+CHECKOUT_SECONDS = 2.0  # how long a caller waits for a connection; a restarted store is back within it
+CHECKOUT_WAITERS = 1000  # callers that wait for a connection; more are told at once that the store is busy
+CONNECT_SECONDS = 5.0  # one try to connect
+FIRST_RETRY_SECONDS = 0.05
+LAST_RETRY_SECONDS = 2.0
+UNWATCH_SECONDS = 2.0
+UNIX_PATH_BYTES = 107  # what the kernel takes for the path of a unix socket
+
+Greeting = Callable[[Connection], Awaitable[None]]
+
+
+@implementer(IStreamClientEndpoint)
+class _DeepUNIXEndpoint:
+    """A unix socket whose path may be longer than the kernel takes: reached through its directory, opened."""
+
+    def __init__(self, reactor: Any, path: str):
+        self._reactor = reactor
+        self._path = path
+
+    def connect(self, factory: Any) -> Deferred[Any]:
+        if len(os.fsencode(self._path)) <= UNIX_PATH_BYTES:
+            return UNIXClientEndpoint(self._reactor, self._path, timeout=CONNECT_SECONDS).connect(factory)
+        try:
+            directory = os.open(os.path.dirname(self._path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            failed: Deferred[Any] = Deferred()
+            failed.errback(Failure())
+            return failed
+
+        def close(result: Any) -> Any:
+            os.close(directory)
+            return result
+
+        short = f"/proc/self/fd/{directory}/{os.path.basename(self._path)}"
+        return UNIXClientEndpoint(self._reactor, short, timeout=CONNECT_SECONDS).connect(factory).addBoth(close)
+
+
+def endpoint_of(reactor: Any, address: Address) -> Any:
+    """The endpoint that connects to `address`, with TLS where it asks for it."""
+    if address.path:
+        return _DeepUNIXEndpoint(reactor, address.path)
+    endpoint = HostnameEndpoint(reactor, address.host, address.port, timeout=CONNECT_SECONDS)
+    return wrapClientTLS(optionsForClientTLS(address.host), endpoint) if address.tls else endpoint
+
+
+@implementer(IStreamClientEndpoint)
+class _Noting:
+    """An endpoint that tells why it failed; ClientService only tries again."""
+
+    def __init__(self, endpoint: Any, note: Callable[[Failure], None]):
+        self._endpoint = endpoint
+        self._note = note
+
+    def connect(self, factory: Any) -> Deferred[Any]:
+        return self._endpoint.connect(factory).addErrback(self._failed)
+
+    def _failed(self, failure: Failure) -> Failure:
+        self._note(failure)
+        return failure
+
+
+class Checkout:
+    """`async with pool.connection() as connection:`; the connection is the caller's alone inside."""
+
+    def __init__(self, pool: Pool, seconds: float):
+        self._pool = pool
+        self._seconds = seconds
+        self._connection: Connection | None = None
+
+    async def __aenter__(self) -> Connection:
+        self._connection = await self._pool._take(self._seconds)
+        return self._connection
+
+    async def __aexit__(self, *_: object) -> None:
+        connection, self._connection = self._connection, None
+        assert connection is not None
+        if connection.is_watching and connection.is_open:
+            try:
+                replies = await connection.execute([(b"UNWATCH",)], UNWATCH_SECONDS)
+                connection.is_watching = isinstance(replies[0], Exception)
+            except StoreUnavailable:
+                pass  # the connection is closed with its WATCH, which is as good; the caller's own error goes on
+        self._pool._give_back(connection)
+
+
+class Pool:
+    """Connections to the server at `address`. `greet` says what belongs before first use; when it raises, the place tries again later."""
+
+    def __init__(self, reactor: Any, address: Address, greet: Greeting | None = None, size: int = POOL_CONNECTIONS):
+        self.address = address
+        self.size = size
+        self.last_error = "not connected yet"
+        self._reactor = reactor
+        self._greet = greet
+        self._services: list[ClientService] = []
+        self._idle: list[Connection] = []
+        self._waiters: deque[Deferred[Connection]] = deque()
+        self._open: set[Connection] = set()
+        self._is_closed = False
+
+    @property
+    def is_connected(self) -> bool:
+        """At least one connection is up."""
+        return bool(self._open)
+
+    @property
+    def connections(self) -> int:
+        return len(self._open)
+
+    def start(self) -> None:
+        """Begin with one place; more are opened as callers would wait."""
+        if not self._services:
+            self._add_place()
+
+    async def close(self) -> None:
+        """Close every connection; callers that wait, and later ones, get StoreUnavailable."""
+        self._is_closed = True
+        waiters, self._waiters = self._waiters, deque()
+        for waiter in waiters:
+            waiter.errback(StoreUnavailable(f"{self.address.text}: closed"))
+        for connection in list(self._open):
+            connection.abort("closed")
+        await gatherResults([service.stopService() for service in self._services])
+
+    def connection(self, seconds: float = CHECKOUT_SECONDS) -> Checkout:
+        """A connection for the `async with` block, waited for no longer than `seconds`: then StoreUnavailable."""
+        return Checkout(self, seconds)
+
+    async def execute(
+        self, commands: Sequence[Command], seconds: float = REPLY_SECONDS, checkout_seconds: float = CHECKOUT_SECONDS
+    ) -> list[Reply]:
+        """`Connection.execute` on any connection. Not for WATCH or MULTI, which want one connection for longer."""
+        async with self.connection(checkout_seconds) as connection:
+            return await connection.execute(commands, seconds)
+
+    # --- places ---
+
+    def _add_place(self) -> None:
+        factory = Factory.forProtocol(lambda: Connection(self._reactor, self.address.text, self._lost))
+        factory.noisy = False
+        policy = backoffPolicy(FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, 1.7, lambda: random.uniform(0, FIRST_RETRY_SECONDS))
+        endpoint = _Noting(endpoint_of(self._reactor, self.address), self._note)
+        service = ClientService(endpoint, factory, policy, self._reactor, lambda proxy: ensureDeferred(self._prepare(proxy)))
+        self._services.append(service)
+        service.startService()
+
+    async def _prepare(self, proxy: Any) -> None:
+        connection: Connection = proxy.itself()
+        try:
+            hello: list[Command] = []
+            if self.address.password:
+                user = (self.address.username.encode(),) if self.address.username else ()
+                hello.append((b"AUTH", *user, self.address.password.encode()))
+            hello.append((b"PING",))
+            for reply in await connection.execute(hello, CONNECT_SECONDS):
+                if isinstance(reply, ErrorReply):
+                    raise_for(reply, self.address.text)
+            if self._greet is not None:
+                await self._greet(connection)
+        except BaseException as error:
+            self.last_error = str(error)
+            connection.abort("it did not let us in")
+            raise
+        # ClientService learns only after this returns that it has a connection: hand it out in the reactor's next turn
+        self._reactor.callLater(0, self._offer_new, connection)
+
+    def _offer_new(self, connection: Connection) -> None:
+        if self._is_closed:
+            connection.abort("closed")
+        elif connection.is_open:
+            self._open.add(connection)
+            self._give_back(connection)
+
+    def _note(self, failure: Failure) -> None:
+        self.last_error = f"{self.address.text}: {failure.getErrorMessage()}"
+
+    def _lost(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    # --- handing out ---
+
+    def _take(self, seconds: float) -> Deferred[Connection]:
+        taken: Deferred[Connection] = Deferred(self._forget_waiter)
+        if self._is_closed:
+            taken.errback(StoreUnavailable(f"{self.address.text}: closed"))
+            return taken
+        while self._idle:
+            connection = self._idle.pop()  # the one used last: the others' buffers stay cold, and may be closed
+            if connection.is_idle:
+                taken.callback(connection)
+                return taken
+        if len(self._waiters) >= CHECKOUT_WAITERS:
+            taken.errback(StoreUnavailable(f"{self.address.text}: {CHECKOUT_WAITERS} callers wait for a connection already"))
+            return taken
+        self._waiters.append(taken)
+        if len(self._services) < self.size and (self._open or not self._services):
+            self._add_place()  # only while the server is there: a server that is away gets one knock at a time
+        timer = self._reactor.callLater(seconds, self._checkout_late, taken, seconds)
+
+        def stop(result: Any) -> Any:
+            if timer.active():
+                timer.cancel()
+            return result
+
+        return taken.addBoth(stop)
+
+    def _checkout_late(self, waiter: Deferred[Connection], seconds: float) -> None:
+        self._forget_waiter(waiter)
+        why = f"all {len(self._open)} connections are busy" if self._open else self.last_error
+        waiter.errback(StoreUnavailable(f"{self.address.text}: no connection within {seconds:.3g} s: {why}"))
+
+    def _forget_waiter(self, waiter: Deferred[Connection]) -> None:
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
+
+    def _give_back(self, connection: Connection) -> None:
+        if not connection.is_idle:
+            connection.abort("its user left it in the middle of something")
+        elif self._waiters:
+            self._waiters.popleft().callback(connection)
+        else:
+            self._idle.append(connection)

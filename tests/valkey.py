@@ -1,0 +1,107 @@
+"""A real Valkey for a test: in a directory of its own, gone with the test, gone with the test runner whatever ends it."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from taba.shard.binary import find_store_binary
+
+START_SECONDS = 10.0
+PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
+
+
+def _die_with_parent() -> None:
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def free_port() -> int:
+    """A loopback TCP port that nobody listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class EphemeralValkey:
+    """One real store. `url` is for `parse_store` and `--store`; `settings` are Valkey's own, such as appendfsync="always".
+
+    tcp=False: a unix socket, `unix:PATH`; tcp=True: `redis://127.0.0.1:PORT`. Starts in the constructor; hand `remove`
+    to addCleanup. `kill` is kill -9; `start` starts it again on what is on disk (by default an append-only file, synced
+    always, so that nothing acknowledged is lost).
+    """
+
+    def __init__(self, tcp: bool = False, directory: str | None = None, **settings: str):
+        self.directory = Path(directory or tempfile.mkdtemp(prefix="taba-valkey-"))
+        self.port = free_port() if tcp else 0
+        self.settings = {"appendonly": "yes", "appendfsync": "always", "save": "", **settings}
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def path(self) -> str:
+        return str(self.directory / "valkey.sock")
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}" if self.port else f"unix:{self.path}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        arguments = [find_store_binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
+        arguments += ["--unixsocket", self.path, "--unixsocketperm", "700", "--logfile", str(self.directory / "log")]
+        for name, value in self.settings.items():
+            arguments += [f"--{name.replace('_', '-')}", value]
+        self._process = subprocess.Popen(arguments, preexec_fn=_die_with_parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: PLW1509
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                if self.ask("PING") == b"+PONG\r\n":
+                    return
+            except OSError:
+                pass
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"Valkey did not start: {(self.directory / 'log').read_text()[-2000:]}")
+            time.sleep(0.01)
+
+    def ask(self, *arguments: Any) -> bytes:
+        """The raw first bytes of the answer to one command, over a connection of its own, without Twisted."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(5)
+            connection.connect(self.path)
+            parts = [argument if isinstance(argument, bytes) else str(argument).encode() for argument in arguments]
+            connection.sendall(b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts))
+            return connection.recv(1 << 20)
+
+    def pause(self) -> None:
+        """SIGSTOP: it lives and answers nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """kill -9, and wait until it is gone."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def remove(self) -> None:
+        """End it and remove its directory."""
+        self.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
