@@ -1,0 +1,348 @@
+"""The ring segment: where everything lies in it, and what its words mean. Bytes in, values out; no file, no clock.
+
+Rules that the rest follows from:
+
+1. One process (the producer) writes records; one Agent reads them. The producer is gated by `tail` and `byte_tail` alone,
+   which only the Agent moves; the Agent learns of a record by its commit word alone, which only the producer writes.
+2. A record is there when its commit word carries the lap of its position. Nothing is ever zeroed; zeroed memory is never fresh.
+3. The commit word is stored last, as one aligned 8-byte store. A reader that copies memory must therefore read the commit words
+   first, and then, with a second read, the times and values of those records that it found committed.
+4. The magic is stored last at creation: a segment without it is being made, or its maker died while making it. The maker holds
+   its flock before the segment has any size.
+5. What the Agent reads is hostile: `parse_header` and `parse_directory` check every size, id and bound.
+
+The segment, of S bytes, S a power of two (little-endian, naturally aligned):
+
+| offset | bytes | what |
+| --- | --- | --- |
+| 0 | 4096 | header; below |
+| 4096 | S/8 − 4096 | directory: entries `u16 type length, u16 name length, type, name`, each begins on a multiple of 8; id = index |
+| S/8 | S/8 | byte ring: msgpack of the values that are no float |
+| S/4 | 3·S/4 | record ring: S/32 records of 24 bytes: time float64, value word, commit word |
+
+A record at position p (0, 1, 2, … for ever) lies in slot p mod S/32. A value of length L at byte position q (counted for ever)
+lies in bytes q mod S/8 … and wraps. Values lie in the byte ring in the order of their records; there may be gaps between them.
+
+Standard library only: applications import this module.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from typing import NamedTuple
+
+from taba.bounds import MAX_RING_BYTES, MAX_VALUE_BYTES, MIN_RING_BYTES
+from taba.errors import TabaError
+from taba.names import check_client, check_type, parse_name
+
+MAGIC = int.from_bytes(b"TABARING", "little")
+VERSION = 1
+HEADER_BYTES = 4096
+RECORD_BYTES = 24
+RECORD_WORDS = 3  # time, value, commit
+MAX_CLIENT_BYTES = 200
+SHM_DIRECTORY = "/dev/shm"
+
+# Offsets in the header. Its first 512 bytes never change after the magic is there; then come the producer's words, the counts, and the
+# Agent's words, each 128 bytes or more apart: neighbouring cache lines are fetched in pairs.
+MAGIC_OFFSET = 0  # u64
+VERSION_OFFSET = 8  # u32
+FLAGS_OFFSET = 12  # u32
+SIZE_OFFSET = 16  # u64: S
+PID_OFFSET = 24  # u64: the maker's process id, in its own PID namespace; for people only
+ID_OFFSET = 32  # 16 random bytes
+CREATED_OFFSET = 48  # float64, Unix seconds
+CLIENT_LENGTH_OFFSET = 56  # u64
+CLIENT_OFFSET = 64  # up to 200 bytes of ASCII
+
+DIRECTORY_COUNT_OFFSET = 512  # u64, producer: entries that are complete; stored after them
+DIRECTORY_USED_OFFSET = 520  # u64, producer: bytes that those entries take
+DROPS_OFFSET = 640  # u64 for each of DROP_REASONS, producer
+TAIL_OFFSET = 1024  # u64, Agent: position of the first record that is not released
+BYTE_TAIL_OFFSET = 1032  # u64, Agent: byte position of the first byte that is not released
+RETIRED_OFFSET = 1040  # u64, Agent: not 0: nobody reads this ring any more
+
+ACCELERATED = 1  # header flag: the producer is the C accelerator (which leaves no holes); else pure Python
+
+# Why an event was not recorded; the index is the place of its count in the header. Append only: a place never changes its meaning.
+DROP_REASONS = (
+    "ring_full",  # no free record: no Agent reads, or not fast enough
+    "bytes_full",  # no room in the byte ring
+    "value_too_large",  # more than MAX_VALUE_BYTES of msgpack (or a quarter of the byte ring), or nested too deeply
+    "value_type",  # not a value that msgpack has
+    "bad_time",  # not a finite number
+    "directory_full",  # no room for one more Tab
+    "no_ring",  # no shared memory could be had
+    "stopped",  # recorded between stop() and start()
+    "reentrant",  # recorded by a signal handler that interrupted the making of a ring or of a place in it
+    "unknown",  # was in a ring that somebody else removed: perhaps read, perhaps not
+)
+MAX_DROP_REASONS = 16  # places in the header
+
+_FIXED = struct.Struct("<QIIQQ16sdQ")  # magic … client length
+_ENTRY = struct.Struct("<HH")
+_AGENT_WORDS = struct.Struct("<QQQ")
+_PRODUCER_WORDS = struct.Struct("<QQ")
+_DROPS = struct.Struct(f"<{MAX_DROP_REASONS}Q")
+_SEGMENT = re.compile(r"taba\.([A-Za-z0-9_-]{1,64})\.([0-9a-f]{16})")
+
+
+class MalformedRing(TabaError):
+    """The producer's fault: these bytes are no ring of a version that this Agent reads."""
+
+
+# --- names of segments -------------------------------------------------------------------------------------------------------------
+
+
+def segment_name(agent: str, unique: bytes) -> str:
+    """The name of a ring's segment; `unique` is 8 random bytes."""
+    return f"taba.{agent}.{unique.hex()}"
+
+
+def segment_prefix(agent: str) -> str:
+    """What the names of all rings of one Agent, and of no other, begin with (an Agent's name has no dot)."""
+    return f"taba.{agent}."
+
+
+def segment_agent(name: str) -> str | None:
+    """The Agent whose ring has this segment name; None for what is no ring."""
+    match = _SEGMENT.fullmatch(name)
+    return match[1] if match else None
+
+
+# --- sizes -------------------------------------------------------------------------------------------------------------------------
+
+
+class Layout(NamedTuple):
+    """Where the parts of a segment of `size` bytes lie. `records` and `byte_ring_bytes` are powers of two."""
+
+    size: int
+    directory_offset: int
+    directory_bytes: int
+    byte_ring_offset: int
+    byte_ring_bytes: int
+    record_offset: int
+    records: int
+
+    @property
+    def record_shift(self) -> int:
+        """log2 of `records`."""
+        return self.records.bit_length() - 1
+
+    @property
+    def max_value_bytes(self) -> int:
+        """The longest value that this ring takes."""
+        return min(MAX_VALUE_BYTES, self.byte_ring_bytes // 4)
+
+
+def layout(size: int) -> Layout:
+    """The layout of a segment of `size` bytes. Raises MalformedRing unless it is a power of two within the bounds."""
+    if not MIN_RING_BYTES <= size <= MAX_RING_BYTES or size & (size - 1):
+        raise MalformedRing(f"a ring of {size} bytes: takes a power of two from {MIN_RING_BYTES} to {MAX_RING_BYTES}")
+    eighth = size // 8
+    return Layout(size, HEADER_BYTES, eighth - HEADER_BYTES, eighth, eighth, 2 * eighth, size // 32)
+
+
+def fitting_size(asked: int) -> int:
+    """The largest ring size that is not larger than `asked` bytes, within the bounds."""
+    return 1 << (min(max(asked, MIN_RING_BYTES), MAX_RING_BYTES).bit_length() - 1)
+
+
+# --- the commit word and the value word --------------------------------------------------------------------------------------------
+
+TAB_BITS = 24
+MAX_TABS = 1 << TAB_BITS
+TAB_MASK = MAX_TABS - 1
+FLAG_BYTES = 1  # the value word is a value_word(): the value lies in the byte ring
+FLAG_SKIP = 2  # nothing was recorded here: a reservation that was given back. Released like a record; its value word means nothing
+FLAGS_SHIFT = TAB_BITS
+FLAGS_MASK = 0xFF
+LAP_SHIFT = 32
+LAP_MASK = 0xFFFF_FFFF
+BYTE_POSITION_BITS = 40
+BYTE_POSITION_MASK = (1 << BYTE_POSITION_BITS) - 1
+
+
+class Commit(NamedTuple):
+    """A commit word's fields."""
+
+    tab: int
+    flags: int
+    lap: int
+
+
+def lap_of(position: int, records: int) -> int:
+    """The lap in the commit word of the record at `position` in a ring of `records`."""
+    return ((position >> (records.bit_length() - 1)) + 1) & LAP_MASK
+
+
+def commit_word(tab: int, flags: int, lap: int) -> int:
+    """The commit word of these fields."""
+    return tab | flags << FLAGS_SHIFT | lap << LAP_SHIFT
+
+
+def split_commit(word: int) -> Commit:
+    """The fields of a commit word."""
+    return Commit(word & TAB_MASK, word >> FLAGS_SHIFT & FLAGS_MASK, word >> LAP_SHIFT)
+
+
+def value_word(length: int, byte_position: int) -> int:
+    """The value word of a value of `length` bytes that begins at `byte_position` (counted for ever; kept modulo 2**40)."""
+    return length << BYTE_POSITION_BITS | byte_position & BYTE_POSITION_MASK
+
+
+def split_value(word: int) -> tuple[int, int]:
+    """(length, byte position modulo 2**40) of a value word."""
+    return word >> BYTE_POSITION_BITS, word & BYTE_POSITION_MASK
+
+
+def place_value(word: int, byte_tail: int, where: Layout) -> tuple[int, int]:
+    """(byte position counted for ever, length) of a value word, read while `byte_tail` was released.
+
+    The byte tail after this record is released is position + length. Raises MalformedRing for a value that does not lie
+    within the byte ring after `byte_tail`, or that is longer than this ring takes.
+    """
+    length, short = split_value(word)
+    ahead = (short - byte_tail) & BYTE_POSITION_MASK
+    if length > where.max_value_bytes or ahead + length > where.byte_ring_bytes:
+        raise MalformedRing(f"a value of {length} bytes, {ahead} bytes after the byte tail")
+    return byte_tail + ahead, length
+
+
+# --- the header --------------------------------------------------------------------------------------------------------------------
+
+
+class Header(NamedTuple):
+    """A ring's header. The first part never changes; `tail` and what follows are as they were when the page was read."""
+
+    size: int
+    flags: int
+    pid: int
+    ring_id: bytes
+    created: float
+    client: str
+    tail: int
+    byte_tail: int
+    retired: bool
+    directory_count: int
+    directory_used: int
+    drops: dict[str, int]
+
+    @property
+    def is_accelerated(self) -> bool:
+        return bool(self.flags & ACCELERATED)
+
+
+def encode_header(size: int, flags: int, pid: int, ring_id: bytes, created: float, client: str) -> bytes:
+    """The first bytes of a new segment, magic left out (zero): the maker stores MAGIC last, as one aligned store of 8 bytes."""
+    layout(size)
+    content = client.encode("ascii")
+    if len(content) > MAX_CLIENT_BYTES or len(ring_id) != 16:
+        raise ValueError("a client id of at most 200 bytes and a ring id of 16")
+    return _FIXED.pack(0, VERSION, flags, size, pid, ring_id, created, len(content)) + content
+
+
+def parse_header(page: bytes, segment_bytes: int) -> Header:
+    """The header in the first HEADER_BYTES of a segment of `segment_bytes`. Raises MalformedRing for anything else.
+
+    A page of zeros where the magic should be is a ring that is being made; `is_unmade` tells.
+    """
+    if len(page) < HEADER_BYTES:
+        raise MalformedRing(f"a header of {len(page)} bytes")
+    magic, version, flags, size, pid, ring_id, created, client_length = _FIXED.unpack_from(page)
+    if magic != MAGIC:
+        raise MalformedRing("no magic")
+    if version != VERSION:
+        raise MalformedRing(f"layout version {version}; this reads {VERSION}")
+    where = layout(size)
+    if segment_bytes < size:  # shared memory may be rounded up to pages, never down
+        raise MalformedRing(f"a segment of {segment_bytes} bytes for a ring of {size}")
+    if client_length > MAX_CLIENT_BYTES:
+        raise MalformedRing(f"a client id of {client_length} bytes")
+    try:
+        client = check_client(page[CLIENT_OFFSET : CLIENT_OFFSET + client_length].decode("ascii"))
+    except ValueError as error:
+        raise MalformedRing(f"{error}"[:200]) from None
+    if not 0 <= created < 2**40:  # false for NaN too
+        raise MalformedRing(f"created at {created}")
+    tail, byte_tail, retired = _AGENT_WORDS.unpack_from(page, TAIL_OFFSET)
+    count, used = parse_directory_words(page[DIRECTORY_COUNT_OFFSET : DIRECTORY_COUNT_OFFSET + _PRODUCER_WORDS.size], where)
+    drops = parse_drops(page[DROPS_OFFSET : DROPS_OFFSET + _DROPS.size])
+    return Header(size, flags, pid, ring_id, created, client, tail, byte_tail, retired != 0, count, used, drops)
+
+
+def is_unmade(page: bytes) -> bool:
+    """Whether the magic is still missing. With the flock free and for longer than a few seconds: its maker died."""
+    return page[: MAGIC_OFFSET + 8].rstrip(b"\0") == b""
+
+
+def parse_directory_words(words: bytes, where: Layout) -> tuple[int, int]:
+    """(count, bytes used) of the directory from the 16 bytes at DIRECTORY_COUNT_OFFSET. Raises MalformedRing beyond the bounds."""
+    count, used = _PRODUCER_WORDS.unpack(words)
+    # the shortest entry takes 8 bytes; `used` is stored before `count`, so it may be ahead of it but never behind
+    if used > where.directory_bytes or count > MAX_TABS or count * 8 > used:
+        raise MalformedRing(f"a directory of {count} Tabs in {used} bytes")
+    return count, used
+
+
+def parse_drops(words: bytes) -> dict[str, int]:
+    """The producer's counts by reason, from the 128 bytes at DROPS_OFFSET; reasons with 0 are left out.
+
+    A count in a place that this version has no name for is `reason_<place>`.
+    """
+    counts = _DROPS.unpack(words)
+    return {(DROP_REASONS[place] if place < len(DROP_REASONS) else f"reason_{place}"): count for place, count in enumerate(counts) if count}
+
+
+# --- the directory -----------------------------------------------------------------------------------------------------------------
+
+
+class Entry(NamedTuple):
+    """One Tab of the directory: its Type and canonical name."""
+
+    type: str
+    name: str
+
+
+class BadEntry(NamedTuple):
+    """A Tab whose entry breaks the rules for names: its events are not to be forwarded."""
+
+    error: str
+
+
+def encode_entry(type: str, name: str) -> bytes:
+    """A directory entry, padded to a multiple of 8 bytes."""
+    type_bytes, name_bytes = type.encode("ascii"), name.encode()
+    content = _ENTRY.pack(len(type_bytes), len(name_bytes)) + type_bytes + name_bytes
+    return content + bytes(-len(content) % 8)
+
+
+def parse_directory(content: bytes, count: int) -> tuple[list[Entry | BadEntry], int]:
+    """The next `count` entries in `content`, a part of the directory that begins with an entry; and the bytes that they take.
+
+    So a reader that knows the first k entries, which take b bytes, reads the directory from b on and asks for the rest. Raises
+    MalformedRing when the entries do not fit into `content`; one that fits and breaks the rules for names is a BadEntry.
+    """
+    entries: list[Entry | BadEntry] = []
+    position = 0
+    for _ in range(count):
+        if position + _ENTRY.size > len(content):
+            raise MalformedRing(f"{count} directory entries in {len(content)} bytes")
+        type_length, name_length = _ENTRY.unpack_from(content, position)
+        begin = position + _ENTRY.size
+        middle, end = begin + type_length, begin + type_length + name_length
+        if end > len(content):
+            raise MalformedRing(f"a directory entry of {end - position} bytes in {len(content) - position}")
+        entries.append(_entry(content[begin:middle], content[middle:end]))
+        position = end + -end % 8 if (end + -end % 8) <= len(content) else end
+    return entries, position
+
+
+def _entry(type_bytes: bytes, name_bytes: bytes) -> Entry | BadEntry:
+    try:
+        type, name = check_type(type_bytes.decode("ascii")), name_bytes.decode()
+        parse_name(name)
+    except ValueError as error:
+        return BadEntry(f"{error}"[:200])
+    return Entry(type, name)

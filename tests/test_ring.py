@@ -1,0 +1,175 @@
+"""The ring's layout: what is written is read, and hostile bytes are refused."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba import ring
+from taba.bounds import MAX_RING_BYTES, MIN_RING_BYTES
+
+TYPES = st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,63}", fullmatch=True)
+NAMES = st.from_regex(r"[A-Zab./]{1,200}", fullmatch=True)
+
+
+def page(size=1 << 20, client="web/3", **words) -> bytearray:
+    content = bytearray(ring.HEADER_BYTES)
+    start = ring.encode_header(size, ring.ACCELERATED, 77, bytes(range(16)), 1e9, client)
+    content[: len(start)] = start
+    struct.pack_into("<Q", content, 0, ring.MAGIC)
+    for offset, word in words.items():
+        struct.pack_into("<Q", content, getattr(ring, offset), word)
+    return content
+
+
+class LayoutTests(SynchronousTestCase):
+    def test_the_parts_fill_the_segment_without_overlap(self):
+        size = MIN_RING_BYTES
+        while size <= MAX_RING_BYTES:
+            where = ring.layout(size)
+            self.assertEqual(where.directory_offset, ring.HEADER_BYTES)
+            self.assertEqual(where.directory_offset + where.directory_bytes, where.byte_ring_offset)
+            self.assertEqual(where.byte_ring_offset + where.byte_ring_bytes, where.record_offset)
+            self.assertEqual(where.record_offset + where.records * ring.RECORD_BYTES, size)
+            self.assertEqual(1 << where.record_shift, where.records)
+            size *= 2
+
+    def test_a_size_out_of_bounds_or_no_power_of_two_is_refused(self):
+        for size in (0, MIN_RING_BYTES - 1, MIN_RING_BYTES // 2, MIN_RING_BYTES + 4096, MAX_RING_BYTES + 1, MAX_RING_BYTES * 2):
+            self.assertRaises(ring.MalformedRing, ring.layout, size)
+
+    def test_the_fitting_size_is_rounded_down_to_a_power_of_two(self):
+        self.assertEqual(ring.fitting_size(1 << 20), 1 << 20)
+        self.assertEqual(ring.fitting_size((1 << 20) - 1), 1 << 19)
+        self.assertEqual(ring.fitting_size(1), MIN_RING_BYTES)
+        self.assertEqual(ring.fitting_size(1 << 50), MAX_RING_BYTES)
+
+    def test_the_agents_words_and_the_producers_lie_on_lines_of_their_own(self):
+        lines = {offset // 128 for offset in (ring.TAIL_OFFSET, ring.BYTE_TAIL_OFFSET, ring.RETIRED_OFFSET)}
+        others = {offset // 128 for offset in (ring.DIRECTORY_COUNT_OFFSET, ring.DIRECTORY_USED_OFFSET)}
+        counts = {(ring.DROPS_OFFSET + 8 * place) // 128 for place in range(ring.MAX_DROP_REASONS)}
+        self.assertEqual(len(lines), 1)
+        self.assertEqual(len(lines | others | counts), 3)
+        self.assertLess(ring.CLIENT_OFFSET + ring.MAX_CLIENT_BYTES, ring.DIRECTORY_COUNT_OFFSET)
+
+
+class WordTests(SynchronousTestCase):
+    @given(st.integers(0, ring.MAX_TABS - 1), st.integers(0, 255), st.integers(0, ring.LAP_MASK))
+    def test_a_commit_word_comes_back(self, tab, flags, lap):
+        word = ring.commit_word(tab, flags, lap)
+        self.assertLess(word, 2**64)
+        self.assertEqual(ring.split_commit(word), (tab, flags, lap))
+
+    @given(st.integers(0, 2**70), st.sampled_from([2048, 32768]))
+    def test_neighbouring_laps_differ_and_the_first_is_not_zero(self, position, records):
+        self.assertNotEqual(ring.lap_of(position, records), ring.lap_of(position + records, records))
+        self.assertEqual(ring.lap_of(position % records, records), 1)
+
+    @given(st.integers(0, 2**60), st.integers(0, 4096), st.integers(0, 2048))
+    def test_a_value_is_placed_after_the_byte_tail(self, byte_tail, ahead, length):
+        where = ring.layout(MIN_RING_BYTES)
+        word = ring.value_word(length, byte_tail + ahead)
+        self.assertEqual(ring.place_value(word, byte_tail, where), (byte_tail + ahead, length))
+
+    def test_a_value_outside_the_byte_ring_is_refused(self):
+        where = ring.layout(MIN_RING_BYTES)
+        most = where.byte_ring_bytes
+        self.assertEqual(ring.place_value(ring.value_word(8, most - 8), 0, where), (most - 8, 8))
+        for word, byte_tail in ((ring.value_word(8, most - 7), 0), (ring.value_word(8, 99), 100), (ring.value_word(2**23, 0), 0)):
+            self.assertRaises(ring.MalformedRing, ring.place_value, word, byte_tail, where)
+        self.assertEqual(ring.place_value(ring.value_word(where.max_value_bytes, 0), 0, where), (0, where.max_value_bytes))
+        self.assertRaises(ring.MalformedRing, ring.place_value, ring.value_word(where.max_value_bytes + 1, 0), 0, where)
+
+
+class HeaderTests(SynchronousTestCase):
+    def test_a_header_comes_back(self):
+        agent = {"TAIL_OFFSET": 5, "BYTE_TAIL_OFFSET": 6, "RETIRED_OFFSET": 1}
+        content = page(**agent, DIRECTORY_COUNT_OFFSET=2, DIRECTORY_USED_OFFSET=48, DROPS_OFFSET=9)
+        header = ring.parse_header(bytes(content), 1 << 20)
+        self.assertEqual(
+            header, ring.Header(1 << 20, 1, 77, bytes(range(16)), 1e9, "web/3", 5, 6, True, 2, 48, {"ring_full": 9})
+        )
+        self.assertTrue(header.is_accelerated)
+
+    def test_a_count_of_a_reason_without_a_name_is_kept(self):
+        words = struct.pack("<16Q", *[0] * 15, 4)
+        self.assertEqual(ring.parse_drops(words), {"reason_15": 4})
+
+    def test_a_page_without_magic_is_unmade(self):
+        self.assertTrue(ring.is_unmade(bytes(4096)))
+        self.assertFalse(ring.is_unmade(bytes(page())))
+        self.assertRaises(ring.MalformedRing, ring.parse_header, bytes(4096), 1 << 20)
+
+    def test_what_breaks_a_bound_is_refused(self):
+        def broken(offset, form, *fields):
+            content = page()
+            struct.pack_into(form, content, offset, *fields)
+            return content
+
+        for content in (
+            broken(ring.VERSION_OFFSET, "<I", 2),
+            broken(ring.SIZE_OFFSET, "<Q", 1 << 21),
+            broken(ring.SIZE_OFFSET, "<Q", 12345),
+            broken(ring.CREATED_OFFSET, "<d", float("nan")),
+            broken(ring.CLIENT_LENGTH_OFFSET, "<Q", 201),
+            broken(ring.CLIENT_LENGTH_OFFSET, "<Q", 0),
+            broken(ring.CLIENT_LENGTH_OFFSET, "<Q", 2**63),
+            broken(ring.CLIENT_OFFSET, "<5s", b"a\xffb c"),
+            broken(ring.DIRECTORY_COUNT_OFFSET, "<QQ", 3, 16),
+            broken(ring.DIRECTORY_COUNT_OFFSET, "<QQ", 1, 1 << 20),
+            page()[:-1],
+        ):
+            self.assertRaises(ring.MalformedRing, ring.parse_header, bytes(content), 1 << 20)
+
+    @given(st.binary(max_size=300), st.binary(max_size=600), st.integers(0, 2**31))
+    def test_any_bytes_are_a_header_or_refused(self, start, rest, size):
+        content = (struct.pack("<QIIQ", ring.MAGIC, ring.VERSION, 0, 1 << 16) + start).ljust(512, b"\0") + rest
+        with contextlib.suppress(ring.MalformedRing):
+            ring.parse_header(content.ljust(4096, b"\0"), size)
+
+
+class DirectoryTests(SynchronousTestCase):
+    @given(st.lists(st.tuples(TYPES, NAMES), max_size=20))
+    def test_a_directory_comes_back_whole_and_piecewise(self, tabs):
+        tabs = [(type, name) for type, name in tabs if not name.startswith("taba.") and type.isascii()]
+        content = b"".join(ring.encode_entry(*tab) for tab in tabs)
+        self.assertEqual(len(content) % 8, 0)
+        entries, used = ring.parse_directory(content + bytes(64), len(tabs))
+        self.assertEqual((entries, used), (tabs, len(content)))
+        position = 0
+        for tab in tabs:
+            (entry,), used = ring.parse_directory(content[position:], 1)
+            self.assertEqual(entry, tab)
+            position += used
+
+    def test_an_entry_that_breaks_the_rules_harms_no_other(self):
+        tabs = [("Gauge", "a"), ("Gauge", "a b"), ("9", "c"), ("Gauge", "d")]
+        content = b"".join(ring.encode_entry(*tab) for tab in tabs)
+        entries, _ = ring.parse_directory(content, 4)
+        self.assertEqual(entries[0], ("Gauge", "a"))
+        self.assertIsInstance(entries[1], ring.BadEntry)
+        self.assertIsInstance(entries[2], ring.BadEntry)
+        self.assertEqual(entries[3], ("Gauge", "d"))
+
+    @given(st.binary(max_size=200), st.integers(0, 50))
+    def test_any_bytes_are_a_directory_or_refused(self, content, count):
+        try:
+            entries, used = ring.parse_directory(content, count)
+        except ring.MalformedRing:
+            return
+        self.assertEqual(len(entries), count)
+        self.assertLessEqual(used, len(content))
+
+
+class SegmentNameTests(SynchronousTestCase):
+    def test_a_segments_name_tells_its_agent(self):
+        name = ring.segment_name("blue-1", bytes(8))
+        self.assertEqual(ring.segment_agent(name), "blue-1")
+        self.assertTrue(name.startswith(ring.segment_prefix("blue-1")))
+        self.assertFalse(name.startswith(ring.segment_prefix("blue")))
+        for other in ("taba-agent.x", "taba..0011223344556677", "taba.a.00", "psm_1234", "taba.a.0011223344556677.x"):
+            self.assertIsNone(ring.segment_agent(other))
