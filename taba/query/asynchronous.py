@@ -1,0 +1,131 @@
+"""AsyncQuery: asking from code that runs under Twisted. Needs treq (`pip install 'taba[agent]'`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import treq
+from twisted.internet import defer, error
+from twisted.python.failure import Failure
+from twisted.web.client import RequestGenerationFailed, RequestTransmissionFailed, ResponseFailed, ResponseNeverReceived
+
+from taba.query import questions
+from taba.query.questions import DEFAULT_SERVER, DEFAULT_TIMEOUT, MAX_ANSWER_BYTES, ClientFilters, Event, Filters, Question
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+T = TypeVar("T")
+
+
+class AsyncQuery:
+    """Query with coroutines in place of functions: the same questions, the same answers, the same errors.
+
+    >>> query = AsyncQuery("http://127.0.0.1:8280")
+    >>> (await query.aggregate("bids_won"))["1m"]["count"]
+
+    `http` is treq, or a `treq.client.HTTPClient` of the caller's own.
+    """
+
+    def __init__(self, url: str = DEFAULT_SERVER, *, timeout: float = DEFAULT_TIMEOUT, role: str = "Server", http: Any = treq):
+        self.url, self.timeout, self.role, self._http = questions.check_base(url), timeout, role, http
+
+    async def names(self, **filters: Unpack[Filters]) -> list[str]:
+        """The names of Tabs, sorted."""
+        return await self.ask(questions.names(filters))
+
+    async def clients(self, **filters: Unpack[Filters]) -> list[str]:
+        """The ids of Clients, sorted."""
+        return await self.ask(questions.clients(filters))
+
+    async def types(self, **filters: Unpack[Filters]) -> dict[str, str]:
+        """name → Type."""
+        return await self.ask(questions.types(filters))
+
+    async def projections(self, *, detail: bool = False, **filters: Unpack[Filters]) -> dict[str, dict[str, Any]]:
+        """name → client → Projection."""
+        return await self.ask(questions.projections(filters, detail))
+
+    async def aggregates(self, *, by: str | Iterable[str] = (), detail: bool = False, **filters: Unpack[Filters]) -> dict[str, Any]:
+        """name → Aggregate over all Clients that match; `by` groups Tabs of one base name by labels."""
+        return await self.ask(questions.aggregates(filters, by, detail))
+
+    async def aggregate(
+        self, name: str, labels: Mapping[str, str] | None = None, *, detail: bool = False, **filters: Unpack[ClientFilters]
+    ) -> Any:
+        """The Aggregate of one Tab, by its canonical name or by base name and labels; None where nothing is known of it."""
+        return await self.ask(questions.aggregate(name, labels, filters, detail))
+
+    async def superaggregate(self, *, detail: bool = False, **filters: Unpack[Filters]) -> dict[str, Any]:
+        """One Aggregate over all Tabs that match, which are of one Type; empty where none does."""
+        return await self.ask(questions.superaggregate(filters, detail))
+
+    async def status(self) -> dict[str, Any]:
+        """What the Server (or Agent) says of itself."""
+        return await self.ask(questions.status())
+
+    async def latency(self) -> dict[str, Any]:
+        """Seconds from record to visible: p50, p95, p99."""
+        return await self.ask(questions.latency())
+
+    async def dead_letters(self) -> list[dict[str, Any]]:
+        """The events that could not be folded and are kept."""
+        return await self.ask(questions.dead_letters())
+
+    async def post_events(self, client: str, events: Sequence[Event], key: str | None = None) -> dict[str, Any]:
+        """Send events over HTTP, for what has no ring; `key` makes a repetition harmless for 14 days."""
+        return await self.ask(questions.post_events(client, events, key))
+
+    async def ask(self, question: Question[T]) -> T:
+        """The answer to any Question. Raises QueryError."""
+        from twisted.internet import reactor
+
+        # one deadline over all of it: treq's own does not cover the body
+        asking = defer.ensureDeferred(self._ask(question)).addTimeout(self.timeout, reactor)
+        try:
+            return await asking
+        except defer.TimeoutError:
+            raise questions.too_slow(self.url, self.role, self.timeout) from None
+        except (
+            error.ConnectError,
+            error.ConnectionClosed,
+            error.DNSLookupError,
+            OSError,
+            RequestGenerationFailed,
+            RequestTransmissionFailed,
+            ResponseFailed,
+            ResponseNeverReceived,
+        ) as failure:
+            raise questions.unreachable(self.url, self.role, _reason(failure)) from None
+
+    async def _ask(self, question: Question[T]) -> T:
+        # persistent connections save a millisecond and fail a question whenever the Server closed them first
+        options = {"persistent": False} if self._http is treq else {}
+        response = await self._http.request(
+            question.method, question.at(self.url), headers=question.headers, data=question.body, unbuffered=True, **options
+        )
+        chunks: list[bytes] = []
+        size = 0
+
+        def collect(chunk: bytes) -> None:
+            nonlocal size
+            size += len(chunk)
+            if size <= MAX_ANSWER_BYTES:
+                chunks.append(chunk)
+
+        await treq.collect(response, collect)
+        if size > MAX_ANSWER_BYTES:
+            raise questions.too_large(self.url, self.role)
+        content_type = (response.headers.getRawHeaders("content-type") or [""])[0]
+        return questions.read_answer(question, self.url, self.role, response.code, content_type, b"".join(chunks))
+
+
+def _reason(failure: BaseException | None) -> str:
+    """The first cause that says something to people."""
+    inner = getattr(failure, "reasons", None)
+    if inner and isinstance(inner[0], Failure):
+        return _reason(inner[0].value)
+    if isinstance(failure, error.ConnectionRefusedError):
+        return "connection refused"
+    return str(failure).rstrip(".").lower() or type(failure).__name__

@@ -1,0 +1,129 @@
+"""Query: asking from plain code. Standard library only; blocks for at most its timeout; may be shared by threads."""
+
+from __future__ import annotations
+
+import http.client
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from taba.query import questions
+from taba.query.questions import DEFAULT_SERVER, DEFAULT_TIMEOUT, MAX_ANSWER_BYTES, ClientFilters, Event, Filters, Question
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+T = TypeVar("T")
+CHUNK_BYTES = 256 * 1024  # between two looks at the clock
+
+
+class Query:
+    """Asks one Server (any one: all answer alike), or with `role="Agent"` one Agent for its status.
+
+    >>> query = Query("http://127.0.0.1:8280")
+    >>> query.aggregate("bids_won")["1m"]["count"]
+
+    `timeout` is the seconds for a whole answer. Raises QueryError's subclasses; ValueError for a URL that is none.
+    """
+
+    def __init__(self, url: str = DEFAULT_SERVER, *, timeout: float = DEFAULT_TIMEOUT, role: str = "Server"):
+        self.url, self.timeout, self.role = questions.check_base(url), timeout, role
+        # what listens on this very host is not reached through a proxy, whatever the environment says
+        proxies = [urllib.request.ProxyHandler({})] if _is_loopback(self.url) else []
+        self._opener = urllib.request.build_opener(*proxies)
+
+    def names(self, **filters: Unpack[Filters]) -> list[str]:
+        """The names of Tabs, sorted."""
+        return self.ask(questions.names(filters))
+
+    def clients(self, **filters: Unpack[Filters]) -> list[str]:
+        """The ids of Clients, sorted."""
+        return self.ask(questions.clients(filters))
+
+    def types(self, **filters: Unpack[Filters]) -> dict[str, str]:
+        """name → Type."""
+        return self.ask(questions.types(filters))
+
+    def projections(self, *, detail: bool = False, **filters: Unpack[Filters]) -> dict[str, dict[str, Any]]:
+        """name → client → Projection."""
+        return self.ask(questions.projections(filters, detail))
+
+    def aggregates(self, *, by: str | Iterable[str] = (), detail: bool = False, **filters: Unpack[Filters]) -> dict[str, Any]:
+        """name → Aggregate over all Clients that match; `by` groups Tabs of one base name by labels."""
+        return self.ask(questions.aggregates(filters, by, detail))
+
+    def aggregate(
+        self, name: str, labels: Mapping[str, str] | None = None, *, detail: bool = False, **filters: Unpack[ClientFilters]
+    ) -> Any:
+        """The Aggregate of one Tab, by its canonical name or by base name and labels; None where nothing is known of it."""
+        return self.ask(questions.aggregate(name, labels, filters, detail))
+
+    def superaggregate(self, *, detail: bool = False, **filters: Unpack[Filters]) -> dict[str, Any]:
+        """One Aggregate over all Tabs that match, which are of one Type; empty where none does."""
+        return self.ask(questions.superaggregate(filters, detail))
+
+    def status(self) -> dict[str, Any]:
+        """What the Server (or Agent) says of itself."""
+        return self.ask(questions.status())
+
+    def latency(self) -> dict[str, Any]:
+        """Seconds from record to visible: p50, p95, p99."""
+        return self.ask(questions.latency())
+
+    def dead_letters(self) -> list[dict[str, Any]]:
+        """The events that could not be folded and are kept."""
+        return self.ask(questions.dead_letters())
+
+    def post_events(self, client: str, events: Sequence[Event], key: str | None = None) -> dict[str, Any]:
+        """Send events over HTTP, for what has no ring; `key` makes a repetition harmless for 14 days."""
+        return self.ask(questions.post_events(client, events, key))
+
+    def ask(self, question: Question[T]) -> T:
+        """The answer to any Question. Raises QueryError."""
+        deadline = time.monotonic() + self.timeout
+        request = urllib.request.Request(question.at(self.url), question.body, question.headers, method=question.method)
+        try:
+            try:
+                response = self._opener.open(request, timeout=self.timeout)
+            except urllib.error.HTTPError as error:
+                response = error  # an answer like any other
+            with response:
+                body = self._read(response, deadline)
+                content_type = response.headers.get("content-type", "")
+                return questions.read_answer(question, self.url, self.role, response.status or 0, content_type, body)
+        except TimeoutError:
+            raise questions.too_slow(self.url, self.role, self.timeout) from None
+        except urllib.error.URLError as error:
+            if isinstance(error.reason, TimeoutError):
+                raise questions.too_slow(self.url, self.role, self.timeout) from None
+            raise questions.unreachable(self.url, self.role, _reason(error.reason)) from None
+        except (OSError, http.client.HTTPException) as error:
+            raise questions.unreachable(self.url, self.role, _reason(error)) from None
+
+    def _read(self, response: Any, deadline: float) -> bytes:
+        chunks, size = [], 0
+        while chunk := response.read1(CHUNK_BYTES) if hasattr(response, "read1") else response.read(CHUNK_BYTES):
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > MAX_ANSWER_BYTES:
+                raise questions.too_large(self.url, self.role)
+            if time.monotonic() > deadline:
+                raise TimeoutError
+        return b"".join(chunks)
+
+
+def _reason(error: object) -> str:
+    """An OSError without its number: what people read."""
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False

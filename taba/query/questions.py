@@ -1,0 +1,255 @@
+"""What can be asked, without I/O: a Question says what to send and how to read the answer.
+
+1. Every question and every parameter is defined here once; `Query` and `AsyncQuery` only carry them.
+2. What is not given is not sent, so that an older Server can answer what it knows.
+3. Whatever comes back, `read_answer` gives the value that the question promises or raises a QueryError.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypedDict, TypeVar
+from urllib.parse import urlencode, urlsplit
+
+from taba import names as rules
+from taba.bounds import MiB
+from taba.query.errors import BadRequest, Forbidden, NotTaba, QueryError, ServerFailed, ServerUnavailable
+
+MAX_ANSWER_BYTES = 256 * MiB  # read whole into memory; the projections of 300 Clients × 1,000 Tabs fit
+DEFAULT_SERVER = "http://127.0.0.1:8280"
+DEFAULT_AGENT = "http://127.0.0.1:8279"
+DEFAULT_TIMEOUT = 10.0  # seconds for a whole answer
+
+JSON, TEXT = "application/json", "text/plain"
+T = TypeVar("T")
+
+
+class ClientFilters(TypedDict, total=False):
+    """Which Clients a question is about; without any, all. `client`: exact, one or several; `client_match`: see Filters."""
+
+    client: str | Iterable[str]
+    client_match: str
+
+
+class Filters(ClientFilters, total=False):
+    """Which Tabs and Clients a question is about; without any, all.
+
+    `name`, `client`: exact, one or several. `match`, `client_match`: regular expressions that match the whole text.
+    `label`: labels that a Tab must have, a mapping or texts `key:value`.
+    """
+
+    name: str | Iterable[str]
+    match: str
+    label: Mapping[str, str] | str | Iterable[str]
+
+
+class Event(TypedDict, total=False):
+    """One event of `POST /v1/events`; `time` (Unix seconds) and `labels` may be left out."""
+
+    tab: str
+    type: str
+    value: Any
+    time: float
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Question(Generic[T]):
+    """What to send, and how to read the answer: JSON of type `shape`, from which `take` gives the value."""
+
+    path: str
+    parameters: tuple[tuple[str, str], ...]
+    shape: type
+    take: Callable[[Any], T]
+    accept: str = JSON
+    body: bytes | None = None
+    key: str | None = None  # the Idempotency-Key of a body
+
+    @property
+    def method(self) -> str:
+        return "GET" if self.body is None else "POST"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        headers = {"Accept": self.accept}
+        if self.body is not None:
+            headers["Content-Type"] = JSON
+        if self.key is not None:
+            headers["Idempotency-Key"] = self.key
+        return headers
+
+    def at(self, base: str) -> str:
+        """The whole URL at the Server whose base URL is `base`."""
+        return base + self.path + ("?" + urlencode(self.parameters) if self.parameters else "")
+
+    def as_text(self) -> Question[str]:
+        """The same question, answered as text for people: one Tab a line."""
+        return Question(self.path, self.parameters, str, str, TEXT)
+
+
+def names(filters: Filters) -> Question[list[str]]:
+    """The names of Tabs, sorted."""
+    return Question("/v1/names", _parameters(filters), list, _same)
+
+
+def clients(filters: Filters) -> Question[list[str]]:
+    """The ids of Clients, sorted."""
+    return Question("/v1/clients", _parameters(filters), list, _same)
+
+
+def types(filters: Filters) -> Question[dict[str, str]]:
+    """name → Type."""
+    return Question("/v1/types", _parameters(filters), dict, _same)
+
+
+def projections(filters: Filters, detail: bool = False) -> Question[dict[str, dict[str, Any]]]:
+    """name → client → Projection."""
+    return Question("/v1/projections", _parameters(filters) + _flag("detail", detail), dict, _same)
+
+
+def aggregates(filters: Filters, by: str | Iterable[str] = (), detail: bool = False) -> Question[dict[str, Any]]:
+    """name → Aggregate; with `by`, Tabs of one base name that agree in those labels are one."""
+    parameters = _parameters(filters) + tuple(("by", label) for label in _many(by)) + _flag("detail", detail)
+    return Question("/v1/aggregates", parameters, dict, _same)
+
+
+def aggregate(name: str, labels: Mapping[str, str] | None, filters: ClientFilters, detail: bool = False) -> Question[Any]:
+    """The Aggregate of one Tab, or None where nothing is known of it."""
+    canonical = name if labels is None else rules.canonical_name(name, labels)
+    parameters = (("name", canonical), *_parameters(filters), *_flag("detail", detail))
+    return Question("/v1/aggregates", parameters, dict, lambda answer: answer.get(canonical))
+
+
+def superaggregate(filters: Filters, detail: bool = False) -> Question[dict[str, Any]]:
+    """One Aggregate over all Tabs that match, which are of one Type; empty where none does."""
+    return Question("/v1/superaggregate", _parameters(filters) + _flag("detail", detail), dict, _same)
+
+
+def status() -> Question[dict[str, Any]]:
+    """What a Server or an Agent says of itself."""
+    return Question("/v1/status", (), dict, _same)
+
+
+def latency() -> Question[dict[str, Any]]:
+    """Seconds from record to visible: p50, p95, p99."""
+    return Question("/v1/latency", (), dict, _same)
+
+
+def dead_letters() -> Question[list[dict[str, Any]]]:
+    """The events that could not be folded and are kept, newest first."""
+    return Question("/v1/dead-letters", (), list, _same)
+
+
+def post_events(client: str, events: Sequence[Event], key: str | None = None) -> Question[dict[str, Any]]:
+    """Not a question but its opposite: events of `client`. The answer is {"accepted": n, "rejected": [{"index", "reason"}, …]}."""
+    rules.check_client(client)
+    body = json.dumps({"client": client, "events": list(events)}, allow_nan=False).encode()
+    return Question("/v1/events", (), dict, _same, body=body, key=key)
+
+
+# --- answers ---
+
+START = {"Server": "start one with: twistd -n taba-server", "Agent": "start one with: twistd -n taba-agent"}
+
+
+def read_answer(question: Question[T], base: str, role: str, status: int, content_type: str, body: bytes) -> T:
+    """The value that the answer holds. Raises QueryError, always of a subclass that says whose fault it is."""
+    if status != 200:
+        raise _refusal(base, role, status, body)
+    if question.accept == TEXT and content_type.startswith(TEXT):
+        return question.take(body.decode(errors="replace"))
+    try:
+        if not content_type.startswith(JSON):
+            raise ValueError(content_type)
+        content = json.loads(body)
+        if question.accept == TEXT:  # an answer that has no rendering for people
+            content = json.dumps(content, ensure_ascii=False) + "\n"
+        if not isinstance(content, question.shape):
+            raise ValueError(f"a {type(content).__name__}")
+    except (ValueError, RecursionError):
+        raise NotTaba(
+            f"what answers at {base} is no Taba {role} of this version ({question.path} is not what it should be); check the address"
+        ) from None
+    return question.take(content)
+
+
+def unreachable(base: str, role: str, reason: object) -> ServerUnavailable:
+    """The error for a connection that cannot be made or broke."""
+    return ServerUnavailable(f"no {role} answers at {base} ({' '.join(str(reason).split())}); {START[role]}")
+
+
+def too_slow(base: str, role: str, seconds: float) -> ServerUnavailable:
+    """The error for an answer that did not come whole in time."""
+    return ServerUnavailable(
+        f"the {role} at {base} did not answer within {seconds:g} s; ask for less, or wait longer with a larger timeout"
+    )
+
+
+def too_large(base: str, role: str) -> BadRequest:
+    """The error for an answer beyond MAX_ANSWER_BYTES."""
+    return BadRequest(f"the answer of the {role} at {base} is larger than {MAX_ANSWER_BYTES // MiB} MiB; ask for less, with filters")
+
+
+def check_base(url: str) -> str:
+    """`url` without a slash at the end, if it can be the base URL of a Server or Agent; else ValueError."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), 0
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or parts.query or parts.fragment or url.split() != [url]:
+        raise ValueError(f"{url!r} is no address of a Server; it takes a URL such as {DEFAULT_SERVER}")
+    return url.rstrip("/")
+
+
+def _refusal(base: str, role: str, status: int, body: bytes) -> QueryError:
+    error, detail = "", ""
+    try:
+        content = json.loads(body)
+        error, detail = str(content["error"]), " ".join(str(content["detail"]).split())
+    except (ValueError, KeyError, TypeError, RecursionError):
+        detail = f"HTTP status {status}"  # a proxy's page, say: nothing in it is for this reader
+    if status in (502, 503, 504) or status in (408, 429):
+        return ServerUnavailable(f"the {role} at {base} cannot answer now: {detail}; try again later")
+    if status in (401, 403):
+        return Forbidden(f"the {role} at {base} does not answer this asker: {detail}")
+    if not error or status == 404:
+        return NotTaba(f"what answers at {base} is no Taba {role} of this version ({detail}); check the address")
+    if status >= 500:
+        return ServerFailed(f"the {role} at {base} failed at this question: {detail}")
+    return BadRequest(f"the {role} at {base} refuses: {detail}")
+
+
+# --- parameters ---
+
+
+FILTERS = ("name", "match", "label", "client", "client_match")
+
+
+def _parameters(filters: Filters | ClientFilters) -> tuple[tuple[str, str], ...]:
+    unknown = set(filters) - set(FILTERS)
+    if unknown:
+        raise TypeError(f"no filter {sorted(unknown)[0]!r}; there are: {', '.join(FILTERS)}")
+    parameters = []
+    for key in FILTERS:
+        value: Any = filters.get(key)
+        if value is None:
+            continue
+        if isinstance(value, Mapping):
+            value = [f"{label}:{text}" for label, text in value.items()]
+        parameters += [(key, text) for text in _many(value)]
+    return tuple(parameters)
+
+
+def _many(value: str | Iterable[str]) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _flag(name: str, value: bool) -> tuple[tuple[str, str], ...]:
+    return ((name, "1"),) if value else ()
+
+
+def _same(answer: Any) -> Any:
+    return answer
