@@ -64,7 +64,7 @@ class EphemeralValkey:
         arguments += ["--unixsocket", self.path, "--unixsocketperm", "700", "--logfile", str(self.directory / "log")]
         for name, value in self.settings.items():
             arguments += [f"--{name.replace('_', '-')}", value]
-        self._process = subprocess.Popen(arguments, preexec_fn=_die_with_parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: PLW1509
+        self._process = subprocess.Popen(arguments, preexec_fn=_die_with_parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Union
+from typing import Any, NoReturn, Union
 
 import txredisapi
 from twisted.internet.defer import Deferred
@@ -45,7 +45,7 @@ class TransactionRefused(TabaError):
     """The store refused a command that Taba sent; Taba's or a Handler's fault, and trying again changes nothing."""
 
 
-def raise_for(reply: Exception, where: str) -> None:
+def raise_for(reply: Exception, where: str) -> NoReturn:
     """Raise what an error reply means: StoreUnavailable when it will pass, else TransactionRefused."""
     text = str(reply)
     if text.partition(" ")[0] in _PASSING:
@@ -116,6 +116,41 @@ class Connection(txredisapi.RedisProtocol):  # type: ignore[misc]  # untyped
         self._waiting.append(_Waiting(len(commands), done, timer))
         self.transport.write(encode(commands))
         return done
+
+    async def watch(self, keys: Sequence[bytes], reads: Sequence[Command], seconds: float = REPLY_SECONDS) -> list[Reply]:
+        """WATCH `keys` and do `reads` in one write; the replies to `reads`. Raises for the first error among them."""
+        self.is_watching = True
+        replies = await self.execute([(b"WATCH", *keys), *reads], seconds)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise_for(reply, self.where)
+        return replies[1:]
+
+    async def commit(self, commands: Sequence[Command], seconds: float = REPLY_SECONDS) -> list[Reply] | None:
+        """MULTI, `commands`, EXEC in one write; EXEC's replies, or None when a WATCHed key has changed and nothing was done.
+
+        Raises ConnectionGone when nobody knows whether it was done; for a command that is refused while it is queued
+        nothing was done, for one refused in EXEC the others were: StoreUnavailable or TransactionRefused.
+        """
+        replies = await self.execute([(b"MULTI",), *commands, (b"EXEC",)], seconds)
+        done = replies[-1]
+        if isinstance(replies[0], Exception):
+            # the commands were carried out one by one: the greeting makes sure that this user may use MULTI
+            self.abort("MULTI was refused")
+            raise_for(replies[0], self.where)
+        self.is_watching = False  # EXEC ends every WATCH, whatever it answers
+        if done is None:
+            return None
+        if isinstance(done, list):
+            for number, reply in enumerate(done):
+                if isinstance(reply, Exception):
+                    raise TransactionRefused(f"{self.where}: {commands[number][0].decode(errors='replace')}: {reply}")
+            return done
+        # EXECABORT: the reason stands in the reply to the command that could not be queued
+        refused = next((reply for reply in replies if isinstance(reply, Exception)), None)
+        if refused is None:
+            raise TransactionRefused(f"{self.where}: EXEC answered {done!r}")
+        raise_for(refused, self.where)
 
     def abort(self, reason: str) -> None:
         """Close at once. What waits for replies fails with ConnectionGone and `reason`."""

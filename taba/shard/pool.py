@@ -179,7 +179,8 @@ class Pool:
             if self.address.password:
                 user = (self.address.username.encode(),) if self.address.username else ()
                 hello.append((b"AUTH", *user, self.address.password.encode()))
-            hello.append((b"PING",))
+            # a user that may not MULTI must be found out here: its commands would be carried out one by one
+            hello += [(b"PING",), (b"MULTI",), (b"EXEC",)]
             for reply in await connection.execute(hello, CONNECT_SECONDS):
                 if isinstance(reply, ErrorReply):
                     raise_for(reply, self.address.text)

@@ -1,0 +1,24 @@
+"""Several coroutines at once, each with its own ending."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
+
+T = TypeVar("T")
+
+
+async def gather(coroutines: Sequence[Coroutine[Deferred[Any], Any, T]]) -> list[T | Exception]:
+    """Run all; their results in order, an exception standing where one raised it. Cancelling cancels all."""
+    outcomes = await DeferredList([ensureDeferred(coroutine) for coroutine in coroutines], consumeErrors=True)
+    results: list[T | Exception] = []
+    for succeeded, outcome in outcomes:
+        if succeeded:
+            results.append(outcome)
+        elif isinstance(outcome.value, Exception):
+            results.append(outcome.value)
+        else:
+            raise outcome.value
+    return results

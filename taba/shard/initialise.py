@@ -1,0 +1,194 @@
+"""What a store says of itself, and how a new one is made: once, whoever comes first, however many come at once.
+
+On every shard stand `taba:store` (which store, which shard of it), `taba:map`, an owner key for each bucket that it
+owns, and, once all shards have those, `taba:initialised`. Every step sets only what is missing, in a transaction that
+WATCHes `taba:initialised`: so two that come at once write the same, one that died is finished by the next, and one
+that slept until the store was in use does nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from taba.bounds import DEFAULT_BUCKETS
+from taba.errors import ConfigurationError, StoreUnavailable
+from taba.shard.buckets import (
+    INITIALISED_KEY,
+    MAP_KEY,
+    STORE_KEY,
+    BucketMap,
+    MalformedMap,
+    Owner,
+    StoreRecord,
+    decode_map,
+    decode_record,
+    encode_map,
+    encode_owner,
+    encode_record,
+    first_map,
+    owner_key,
+)
+from taba.shard.connection import Command, ErrorReply, Reply, raise_for
+from taba.shard.gather import gather
+from taba.shard.pool import Pool
+
+
+class Testimony(NamedTuple):
+    """What one server says: its record and its map, None where it has none, and the id of the store that it was initialised for."""
+
+    record: StoreRecord | None
+    map: BucketMap | None
+    initialised: str | None
+
+
+class Learned(NamedTuple):
+    """A store as its shards describe it: the newest map, and which of `pools` (by position) is which shard."""
+
+    map: BucketMap
+    names: dict[int, str]
+    problems: list[str]
+
+
+async def learn(pools: Sequence[Pool], buckets: int | None, new_id: Callable[[], str], seconds: float, option: str = "--store") -> Learned:
+    """What the servers behind `pools` say; a store that is new is initialised first, with `buckets` or the default.
+
+    Raises ConfigurationError when they are not the shards of one store or it has another number of buckets,
+    StoreUnavailable when too few answer to know.
+    """
+    answers = await gather([_ask(pool, seconds) for pool in pools])
+    heard: dict[int, Testimony] = {}
+    for number, answer in enumerate(answers):
+        if isinstance(answer, Testimony):
+            heard[number] = answer
+        elif not isinstance(answer, StoreUnavailable):
+            raise answer
+    away = [str(answer) for answer in answers if isinstance(answer, StoreUnavailable)]
+    if not heard:
+        raise StoreUnavailable("; ".join(away)[:1000])
+    if not any(testimony.initialised for testimony in heard.values()):
+        if away:
+            raise StoreUnavailable("a new store is made only when all of its shards are there: " + "; ".join(away)[:1000])
+        await _initialise(pools, heard, buckets or DEFAULT_BUCKETS, new_id, seconds, option)
+        return await learn(pools, buckets, new_id, seconds, option)
+    return _compare(pools, heard, buckets, option)
+
+
+async def _ask(pool: Pool, seconds: float) -> Testimony:
+    replies = await pool.execute([(b"GET", STORE_KEY), (b"GET", MAP_KEY), (b"GET", INITIALISED_KEY)], seconds, seconds)
+    return _testimony(pool, replies)
+
+
+def _testimony(pool: Pool, replies: Sequence[Reply]) -> Testimony:
+    for reply in replies:
+        if isinstance(reply, ErrorReply):
+            raise_for(reply, pool.address.text)
+    record, map, initialised = replies
+    try:
+        return Testimony(
+            decode_record(record) if isinstance(record, bytes) else None,
+            decode_map(map) if isinstance(map, bytes) else None,
+            initialised.decode() if isinstance(initialised, bytes) else None,
+        )
+    except (MalformedMap, UnicodeDecodeError) as error:
+        raise StoreUnavailable(f"{pool.address.text}: {error}") from None
+
+
+def _compare(pools: Sequence[Pool], heard: dict[int, Testimony], buckets: int | None, option: str) -> Learned:
+    ids = {testimony.initialised or (testimony.record.store if testimony.record else "") for testimony in heard.values()} - {""}
+    shown = ",".join(pool.address.text for pool in pools)
+    if len(ids) > 1:
+        raise ConfigurationError(option, shown, f"takes the shards of one store; these belong to {len(ids)}")
+    maps = [testimony.map for testimony in heard.values() if testimony.map is not None and testimony.map.store in ids]
+    if not maps:
+        raise StoreUnavailable(f"{shown}: the store was initialised, and its map is gone")
+    map = max(maps, key=lambda one: one.epoch)
+    if buckets is not None and map.buckets != buckets:
+        raise ConfigurationError("--buckets", buckets, f"takes {map.buckets}, the number that this store was first used with")
+    names: dict[int, str] = {}
+    problems = []
+    for number, testimony in heard.items():
+        text = pools[number].address.text
+        if testimony.record is None:
+            problems.append(f"{text} is no shard of this store: it is empty, or has lost what it held")
+        elif testimony.record.shard in names.values():
+            raise ConfigurationError(option, shown, f"takes each server once; {text} is named twice")
+        else:
+            names[number] = testimony.record.shard
+    return Learned(map, names, problems)
+
+
+async def _initialise(
+    pools: Sequence[Pool], heard: dict[int, Testimony], buckets: int, new_id: Callable[[], str], seconds: float, option: str
+) -> None:
+    shown = ",".join(pool.address.text for pool in pools)
+    records = [testimony.record for testimony in heard.values() if testimony.record is not None]
+    if not records:
+        # all who come at once ask the same server first, whatever the order of their URLs: its answer is the plan
+        anchor = min(pools, key=lambda pool: pool.address.text)
+        urls = tuple(pool.address.text for pool in pools)
+        proposal = StoreRecord(new_id(), buckets, f"s{urls.index(anchor.address.text) + 1}", urls)
+        replies = await anchor.execute([(b"SET", STORE_KEY, encode_record(proposal), b"NX"), (b"GET", STORE_KEY)], seconds, seconds)
+        record = _testimony(anchor, [replies[1], None, None]).record
+        if record is None:
+            raise StoreUnavailable(f"{anchor.address.text}: does not keep what is written: {replies[0]!r}")
+        records = [record]
+    plan = records[0]
+    if any(record.store != plan.store for record in records):
+        raise ConfigurationError(option, shown, "takes the shards of one store; these belong to several")
+    by_url = {pool.address.text: pool for pool in pools}
+    missing = [url for url in plan.urls if url not in by_url]
+    if missing:
+        raise StoreUnavailable(f"this store was begun with {', '.join(missing)} too, and is not finished: name all of its shards in {option}")
+    map = first_map(plan.store, plan.urls, plan.buckets)
+    for shard in map.shards:
+        record = StoreRecord(plan.store, plan.buckets, shard.name, plan.urls)
+        await _furnish(by_url[shard.url], map, record, seconds, option, shown)
+    for pool in by_url.values():
+        if pool.address.text in plan.urls:
+            for reply in await pool.execute([(b"SET", INITIALISED_KEY, plan.store.encode(), b"NX")], seconds, seconds):
+                if isinstance(reply, ErrorReply):
+                    raise_for(reply, pool.address.text)
+
+
+async def _furnish(pool: Pool, map: BucketMap, record: StoreRecord, seconds: float, option: str, shown: str) -> None:
+    async with pool.connection(seconds) as connection:
+        there, initialised = await connection.watch([STORE_KEY, INITIALISED_KEY], [(b"GET", STORE_KEY), (b"GET", INITIALISED_KEY)], seconds)
+        if initialised is not None:
+            return  # somebody else has finished meanwhile
+        if there is not None:
+            known = _testimony(pool, [there, None, None]).record
+            assert known is not None
+            if known.store != record.store:
+                raise ConfigurationError(option, shown, f"takes the shards of one store; {pool.address.text} belongs to another")
+            if known.shard != record.shard:
+                raise ConfigurationError(option, shown, f"takes each server once; {pool.address.text} is named twice")
+        content = encode_owner(Owner("open", 1, record.shard))
+        commands: list[Command] = [(b"SET", STORE_KEY, encode_record(record), b"NX")]
+        commands += [(b"SET", owner_key(bucket), content, b"NX") for bucket in map.owned_by(record.shard)]
+        commands.append((b"SET", MAP_KEY, encode_map(map), b"NX"))
+        if await connection.commit(commands, seconds) is None:
+            raise StoreUnavailable(f"{pool.address.text}: another process is making this store at this moment")
+
+
+async def settings_problems(pool: Pool, seconds: float, option: str = "--store") -> list[str]:
+    """Sentences on what in this server's settings may lose acknowledged events. Eviction is refused: ConfigurationError."""
+    text = pool.address.text
+    asked = (b"appendonly", b"appendfsync", b"maxmemory", b"maxmemory-policy")
+    replies = await pool.execute([(b"CONFIG", b"GET", name) for name in asked], seconds, seconds)
+    found: dict[str, str] = {}
+    for name, reply in zip(asked, replies, strict=True):
+        if isinstance(reply, list) and len(reply) == 2 and all(isinstance(part, bytes) for part in reply):
+            found[name.decode()] = reply[1].decode(errors="replace")
+    if len(found) < len(asked):
+        return [f"{text} does not show its settings (CONFIG GET), so nobody knows whether it keeps what it acknowledged"]
+    problems = []
+    if found["maxmemory-policy"] != "noeviction":
+        if found["maxmemory"] != "0":
+            raise ConfigurationError(option, text, f"takes a store that evicts nothing: maxmemory-policy noeviction, not {found['maxmemory-policy']}")
+        problems.append(f"{text} would evict ({found['maxmemory-policy']}) if it had a maxmemory: set maxmemory-policy to noeviction")
+    if found["appendonly"] != "yes":
+        problems.append(f"{text} keeps no append-only file: when it dies, acknowledged events are lost (set appendonly yes)")
+    elif found["appendfsync"] != "always":
+        problems.append(f"{text} syncs its file {found['appendfsync']}: when it dies, the last acknowledged events may be lost (set appendfsync always)")
+    return problems

@@ -1,0 +1,587 @@
+"""The Router: reads and transactions on a bucket, wherever it is.
+
+1. Nothing is believed about a bucket that its owner key, on the very shard, does not confirm: read after the data in
+   every read, WATCHed by every transaction.
+2. A transaction whose outcome nobody knows is run again from its reads, never sent again.
+3. Every wait has a deadline; what does not end in time is StoreUnavailable, and the caller may come again.
+
+Why 2 is right: the caller's `update` sees, in what it reads, whether it was applied before (Taba's: the mark of the
+batch's stream), and writes that key. If the lost EXEC was carried out before the new reads, `update` sees it. If it is
+still on its way (a store that was stopped and reads its sockets when it wakes), both transactions WATCH that key: the
+one that comes second, the old or the new, is refused.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from inspect import isawaitable
+from random import Random
+from typing import Any, NamedTuple
+
+import attrs
+from twisted.internet.task import deferLater
+
+from taba.errors import ConfigurationError, StoreUnavailable
+from taba.shard.buckets import (
+    STORE_KEY,
+    BucketMap,
+    MalformedMap,
+    decode_owner,
+    decode_record,
+    lease_key,
+    owner_key,
+    prefix_of,
+)
+from taba.shard.connection import REPLY_SECONDS, Command, Connection, ConnectionGone, Reply, raise_for
+from taba.shard.gather import gather
+from taba.shard.initialise import learn, settings_problems
+from taba.shard.pool import CHECKOUT_SECONDS, POOL_CONNECTIONS, Pool
+from taba.shard.url import Address, StoreURL, parse_store
+
+__all__ = ["BucketBusy", "Command", "More", "Reply", "Router", "ShardReport", "Writes"]
+
+READ_SECONDS = 8.0  # a read, with all its waits; a person waits for the answer
+TRANSACT_SECONDS = 20.0  # a transaction, with all its tries; an Agent waits for the verdict for longer
+LEARN_SECONDS = 5.0  # one look at what the shards say of themselves
+FIRST_PAUSE_SECONDS = 0.005  # between tries; doubled, jittered …
+LAST_PAUSE_SECONDS = 0.5  # … up to this
+SEALED_PAUSE_SECONDS = 0.01  # a sealed bucket opens within milliseconds, elsewhere
+LEASE_AFTER_CONFLICTS = 3  # then this transaction is the slow one, and would starve
+MOST_CONFLICTS = 12  # in one transaction; the lease makes so many impossible, unless it expires each time
+LEASE_SECONDS = 5.0  # longer than any cycle takes; a holder that died holds others up for so long
+MOST_READ_ROUNDS = 8  # `More` in one try; a cycle takes two
+
+_READS_OF_ONE_KEY = frozenset(
+    b"GET STRLEN GETRANGE TYPE TTL PTTL HGET HMGET HGETALL HKEYS HVALS HLEN HEXISTS HSTRLEN HSCAN SMEMBERS SCARD SISMEMBER SMISMEMBER SSCAN "
+    b"LRANGE LLEN LINDEX".split()
+)
+_READS_OF_MANY_KEYS = frozenset(b"MGET EXISTS SUNION SINTER SDIFF".split())
+
+
+class BucketBusy(StoreUnavailable):
+    """Another process holds this bucket's lease, or wins every race for it; try later."""
+
+
+class Writes(NamedTuple):
+    """What an `update` decided: the commands between MULTI and EXEC, and what `transact` then returns."""
+
+    commands: list[Command]
+    result: Any = None
+
+
+class More(NamedTuple):
+    """An `update` needs more: `reads` under the same WATCH, then `update` is called with their replies."""
+
+    reads: list[Command]
+    update: Update
+
+
+Update = Callable[[list[Any]], Writes | More | Awaitable[Writes | More]]
+
+
+@attrs.frozen
+class ShardReport:
+    """One shard, for `/v1/shards`; keys, bytes and ops (per second) are None while it does not answer."""
+
+    name: str
+    url: str
+    buckets: int
+    keys: int | None
+    bytes: int | None
+    ops: int | None
+
+
+class _NotHere(Exception):
+    """The bucket is not open on the shard that was asked; `is_sealed`: it is on its way."""
+
+    def __init__(self, bucket: int, is_sealed: bool, text: str):
+        super().__init__(f"bucket {bucket} is {text}")
+        self.is_sealed = is_sealed
+
+
+class _Deadline:
+    """How long there still is, and growing pauses between tries."""
+
+    def __init__(self, reactor: Any, random: Random, seconds: float):
+        self._reactor = reactor
+        self._random = random
+        self._end = reactor.seconds() + seconds
+        self._pause = FIRST_PAUSE_SECONDS
+
+    @property
+    def left(self) -> float:
+        return float(max(self._end - self._reactor.seconds(), 0.0))
+
+    async def pause(self, error: Exception, seconds: float | None = None) -> None:
+        """Wait before the next try; without `seconds`, longer each time. Raises `error` when there will be no time for one."""
+        if seconds is None:
+            seconds, self._pause = self._pause, min(self._pause * 2, LAST_PAUSE_SECONDS)
+        seconds *= 0.5 + self._random.random()
+        if self.left <= seconds:
+            raise error if isinstance(error, StoreUnavailable) else StoreUnavailable(str(error))
+        await deferLater(self._reactor, seconds)
+
+
+class Router:
+    """A store, by bucket. `start` it, `await connect()`, and `await close()` in the end.
+
+    `store` must have addresses: an embedded one is started first, and its own `url` given. `buckets`: what the store
+    must have, or is made with; None takes what it has, or the default. All methods are for the reactor's thread.
+    `counts` has: conflicts, leases, busy, unknown (outcomes of EXEC that nobody knew), retries.
+    """
+
+    def __init__(
+        self,
+        store: StoreURL,
+        buckets: int | None = None,
+        reactor: Any = None,
+        random: Random | None = None,
+        option: str = "--store",
+        connections: int = POOL_CONNECTIONS,
+    ):
+        if not store.addresses:
+            raise ValueError("an embedded store must run first; take the URL of its EmbeddedStore")
+        if reactor is None:
+            from twisted.internet import reactor
+        self.url = store.text
+        self.counts: Counter[str] = Counter()
+        self.problems: list[str] = []
+        self._wanted_buckets = buckets
+        self._option = option
+        self._reactor = reactor
+        self._random = random or Random()
+        self._connections = connections
+        self._token = os.urandom(8).hex()
+        self._leases = 0
+        self._credentials = store.addresses[0]
+        self._pools = [self._new_pool(address) for address in store.addresses]
+        self._by_name: dict[str, Pool] = {}
+        self._map: BucketMap | None = None
+        self._is_stale = True
+        self._good_owners: dict[int, tuple[str, bytes]] = {}
+        self._learning: Any = None
+
+    # --- the store as a whole ---
+
+    @property
+    def is_ready(self) -> bool:
+        """The map is known and every shard is connected."""
+        return self._map is not None and not self._is_stale and all(pool.is_connected for pool in self._by_name.values())
+
+    @property
+    def map(self) -> BucketMap:
+        """The map as last learned. Raises StoreUnavailable before `connect` has ended."""
+        if self._map is None:
+            raise StoreUnavailable(f"{self.url}: not reached yet: {self._pools[0].last_error}")
+        return self._map
+
+    @property
+    def buckets(self) -> int:
+        return self.map.buckets
+
+    @property
+    def store_id(self) -> str:
+        return self.map.store
+
+    def start(self) -> None:
+        """Begin to connect, and go on trying for ever."""
+        for pool in self._pools:
+            pool.start()
+
+    async def connect(self) -> None:
+        """Wait until the store was reached and its map is known, however long that takes.
+
+        Raises ConfigurationError when the store does not fit: another number of buckets, shards of several stores,
+        an eviction policy.
+        """
+        self.start()
+        while True:
+            deadline = _Deadline(self._reactor, self._random, LEARN_SECONDS)
+            try:
+                await self._learn(deadline.left)
+                return
+            except StoreUnavailable as error:
+                self.problems = [f"the store is away: {error}"]
+                await deferLater(self._reactor, LAST_PAUSE_SECONDS * (0.5 + self._random.random()))
+
+    async def close(self) -> None:
+        """Close all connections. Whoever still waits gets StoreUnavailable."""
+        for pool in {id(pool): pool for pool in [*self._pools, *self._by_name.values()]}.values():
+            await pool.close()
+
+    def describe(self) -> dict[str, Any]:
+        """The `store` of `/v1/status`."""
+        known = self._map
+        return {"url": self.url, "id": known.store if known else None, "buckets": known.buckets if known else None}
+
+    async def shards(self) -> list[ShardReport]:
+        """What each shard holds and does now."""
+        deadline = _Deadline(self._reactor, self._random, READ_SECONDS)
+        map = await self._current_map(deadline)
+        pools = [self._pool_of(shard.name) for shard in map.shards]
+        answers = await gather([pool.execute([(b"INFO",)], deadline.left) for pool in pools])
+        reports = []
+        for shard, pool, answer in zip(map.shards, pools, answers, strict=True):
+            keys, size, ops = _figures(answer[0]) if isinstance(answer, list) else (None, None, None)
+            reports.append(ShardReport(shard.name, pool.address.text, len(map.owned_by(shard.name)), keys, size, ops))
+        return reports
+
+    # --- reading ---
+
+    async def read(self, bucket: int, reads: Sequence[Command]) -> list[Any]:
+        """The replies to `reads`, keys of `bucket`, in order; one round trip.
+
+        Raises StoreUnavailable when they cannot be had in time, TransactionRefused when the store refuses one,
+        ValueError for what is no read of this bucket.
+        """
+        return (await self.read_many({bucket: reads}))[bucket]
+
+    async def read_many(self, reads: Mapping[int, Sequence[Command]]) -> dict[int, list[Any]]:
+        """`read` of many buckets: bucket → replies; one round trip per shard, all shards at once."""
+        for bucket, commands in reads.items():
+            keys_read(bucket, commands)
+        deadline = _Deadline(self._reactor, self._random, READ_SECONDS)
+        replies: dict[int, list[Any]] = {}
+        left = dict(reads)
+        while left:
+            error: Exception | None = None
+            by_pool: dict[str, list[int]] = {}
+            map = await self._current_map(deadline)
+            for bucket in left:
+                if bucket >= map.buckets:
+                    raise ValueError(f"bucket {bucket} of {map.buckets}")
+                by_pool.setdefault(map.shard_of(bucket), []).append(bucket)
+            answers = await gather([self._read_shard(name, {bucket: left[bucket] for bucket in here}, deadline) for name, here in by_pool.items()])
+            is_sealed = True
+            for answer in answers:
+                if isinstance(answer, Exception):
+                    if not isinstance(answer, StoreUnavailable):
+                        raise answer
+                    error, is_sealed = answer, False
+                    continue
+                for bucket, outcome in answer.items():
+                    if isinstance(outcome, _NotHere):
+                        error, is_sealed = error or outcome, is_sealed and outcome.is_sealed
+                    else:
+                        replies[bucket] = outcome
+                        del left[bucket]
+            if error is not None and left:
+                self.counts["retries"] += 1
+                await deadline.pause(error, SEALED_PAUSE_SECONDS if is_sealed else None)
+                # the owner keys said that the map is old, or a shard does not answer: the others may know a newer map
+                await self._refresh(deadline)
+        return {bucket: replies[bucket] for bucket in reads}
+
+    async def _read_shard(self, name: str, reads: Mapping[int, Sequence[Command]], deadline: _Deadline) -> dict[int, list[Any] | _NotHere]:
+        commands: list[Command] = []
+        for bucket, own in reads.items():
+            commands += own
+            commands.append((b"GET", owner_key(bucket)))  # after the data: what was read was read while it was open here
+        pool = self._pool_of(name)
+        replies = await pool.execute(commands, min(deadline.left, REPLY_SECONDS), min(deadline.left, CHECKOUT_SECONDS))
+        outcomes: dict[int, list[Any] | _NotHere] = {}
+        start = 0
+        for bucket, own in reads.items():
+            end = start + len(own)
+            try:
+                self._check_owner(bucket, name, replies[end])
+                outcomes[bucket] = replies[start:end]
+            except _NotHere as error:
+                outcomes[bucket] = error
+            start = end + 1
+        for outcome in outcomes.values():
+            if isinstance(outcome, list):
+                for reply in outcome:
+                    if isinstance(reply, Exception):
+                        raise_for(reply, pool.address.text)
+        return outcomes
+
+    # --- transactions ---
+
+    async def transact(self, bucket: int, reads: Sequence[Command], update: Update) -> Any:
+        """Read, decide, write, as if alone: what `update` returned as `Writes.result`, once its commands are in the store.
+
+        `update` gets the replies to `reads` and returns Writes, More, or an awaitable of one; it may be called several
+        times, each time with fresh replies, and must tell from them when its writes were made before. All keys are keys
+        of `bucket`. Without commands it still makes sure that what was read held at one moment.
+
+        Raises BucketBusy when another holds the bucket's lease, StoreUnavailable when the store is away or time is up
+        (then the writes may have been made), TransactionRefused when the store refuses a command, and whatever `update` raises.
+        """
+        keys = keys_read(bucket, reads)
+        attempt = _Attempt(self, bucket, keys, reads, update, _Deadline(self._reactor, self._random, TRANSACT_SECONDS))
+        return await attempt.run()
+
+    # --- the map ---
+
+    def _new_pool(self, address: Address) -> Pool:
+        return Pool(self._reactor, address, self._greet, self._connections)
+
+    def _pool_of(self, name: str) -> Pool:
+        pool = self._by_name.get(name)
+        if pool is None:
+            raise StoreUnavailable(f"shard {name} is not known")
+        return pool
+
+    async def _greet(self, connection: Connection) -> None:
+        # another store, or none, behind a known address: whoever was about to use it must look again
+        replies = await connection.execute([(b"GET", STORE_KEY)])
+        if isinstance(replies[0], Exception):
+            raise_for(replies[0], connection.where)
+        if self._map is None:
+            return
+        content = replies[0]
+        try:
+            known = decode_record(content).store if isinstance(content, bytes) else None
+        except MalformedMap:
+            known = None
+        if known != self._map.store:
+            self._is_stale = True
+
+    async def _current_map(self, deadline: _Deadline) -> BucketMap:
+        while self._map is None or self._is_stale:
+            try:
+                await self._learn(deadline.left)
+            except StoreUnavailable as error:
+                await deadline.pause(error)
+        return self._map
+
+    async def _refresh(self, deadline: _Deadline) -> None:
+        try:
+            await self._learn(min(deadline.left, LEARN_SECONDS))
+        except StoreUnavailable:
+            self.counts["retries"] += 1  # the old map stands; the next try will tell
+
+    async def _learn(self, seconds: float) -> None:
+        """Ask the shards; many callers at once share one look."""
+        from twisted.internet.defer import Deferred
+
+        if self._learning is not None:
+            mine: Deferred[None] = Deferred(lambda _: None)
+            self._learning.append(mine)
+            await mine
+            return
+        self._learning = waiting = []
+        error: BaseException | None = None
+        try:
+            await self._learn_alone(min(seconds, LEARN_SECONDS))
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            self._learning = None
+            for one in waiting:
+                if one.called:
+                    continue
+                if error is None:
+                    one.callback(None)
+                else:
+                    one.errback(error if isinstance(error, (StoreUnavailable, ConfigurationError)) else StoreUnavailable(str(error)))
+
+    async def _learn_alone(self, seconds: float) -> None:
+        learned = await learn(self._pools, self._wanted_buckets, lambda: os.urandom(16).hex(), seconds, self._option)
+        by_name = {name: self._pools[number] for number, name in learned.names.items()}
+        for shard in learned.map.shards:
+            if shard.name not in by_name:
+                by_name[shard.name] = self._by_name.get(shard.name) or self._mapped_pool(shard.url)
+        problems = list(learned.problems)
+        for name, answer in zip(by_name, await gather([settings_problems(pool, seconds, self._option) for pool in by_name.values()]), strict=True):
+            if isinstance(answer, StoreUnavailable):
+                problems.append(f"shard {name} is away: {answer}")
+            elif isinstance(answer, Exception):
+                raise answer
+            else:
+                problems += answer
+        self._by_name = by_name
+        if self._map is None or learned.map.store != self._map.store or learned.map.epoch >= self._map.epoch:
+            self._map = learned.map
+        self._good_owners.clear()
+        self.problems = problems
+        self._is_stale = False
+
+    def _mapped_pool(self, url: str) -> Pool:
+        # a shard that the map names and --store does not: added later, or away; the user is the same for all shards
+        for pool in self._pools:
+            if pool.address.text == url:
+                return pool
+        address = parse_store(url).addresses[0]
+        address = attrs.evolve(address, username=self._credentials.username, password=self._credentials.password)
+        pool = self._new_pool(address)
+        pool.start()
+        return pool
+
+    def _check_owner(self, bucket: int, name: str, reply: Reply) -> None:
+        """Raise _NotHere unless `reply`, the owner key, says that the shard `name` has the bucket open."""
+        if isinstance(reply, Exception):
+            raise_for(reply, f"bucket {bucket}")
+        if (name, reply) == self._good_owners.get(bucket):
+            return
+        if not isinstance(reply, bytes):
+            raise _NotHere(bucket, False, f"not on shard {name}")
+        try:
+            owner = decode_owner(reply)
+        except MalformedMap as error:
+            raise _NotHere(bucket, False, str(error)) from None
+        if owner.state != "open" or owner.name != name:
+            raise _NotHere(bucket, owner.state == "sealed", f"{owner.state} ({owner.name}) on shard {name}")
+        self._good_owners[bucket] = (name, reply)
+
+
+class _Attempt:
+    """One transaction, through all its tries."""
+
+    def __init__(self, router: Router, bucket: int, keys: list[bytes], reads: Sequence[Command], update: Update, deadline: _Deadline):
+        self.router = router
+        self.bucket = bucket
+        self.update = update
+        self.deadline = deadline
+        self.conflicts = 0
+        self.token: bytes | None = None  # of the lease, while we believe that we hold it
+        self.owner = owner_key(bucket)
+        self.lease = lease_key(bucket)
+        self.keys = [self.owner, self.lease, *keys]
+        self.guards: list[Command] = [(b"GET", self.owner), (b"GET", self.lease)]
+        self.reads = [*self.guards, *reads]
+
+    async def run(self) -> Any:
+        try:
+            return await self._run()
+        finally:
+            if self.token is not None:
+                await self._release()
+
+    async def _run(self) -> Any:
+        counts = self.router.counts
+        while True:
+            try:
+                done, result = await self._try()
+                if done:
+                    return result
+                counts["conflicts"] += 1
+                self.conflicts += 1
+                if self.conflicts >= MOST_CONFLICTS:
+                    counts["busy"] += 1
+                    raise BucketBusy(f"bucket {self.bucket}: {self.conflicts} conflicts")
+                await self.deadline.pause(BucketBusy(f"bucket {self.bucket}: still in conflict"))
+            except _NotHere as error:
+                counts["retries"] += 1
+                await self.deadline.pause(error, SEALED_PAUSE_SECONDS if error.is_sealed else None)
+                await self.router._refresh(self.deadline)
+            except BucketBusy:
+                raise
+            except StoreUnavailable as error:
+                if isinstance(error, ConnectionGone):
+                    counts["unknown"] += 1
+                counts["retries"] += 1
+                await self.deadline.pause(error)  # then from the reads: see the rules above
+
+    def _seconds(self) -> float:
+        return min(self.deadline.left, REPLY_SECONDS)
+
+    async def _try(self) -> tuple[bool, Any]:
+        """(True, result) when it is done, (False, None) after a conflict."""
+        map = await self.router._current_map(self.deadline)
+        if self.bucket >= map.buckets:
+            raise ValueError(f"bucket {self.bucket} of {map.buckets}")
+        name = map.shard_of(self.bucket)
+        pool = self.router._pool_of(name)
+        async with pool.connection(min(self.deadline.left, CHECKOUT_SECONDS)) as connection:
+            if self.conflicts >= LEASE_AFTER_CONFLICTS and self.token is None and not await self._take_lease(connection, name):
+                return False, None
+            replies = await connection.watch(self.keys, self.reads, self._seconds())
+            self._check(name, replies)
+            decision = await self._decide(connection, self.update, replies[2:])
+            commands = decision.commands
+            check_keys(self.bucket, commands)
+            if self.token is not None:
+                commands = [*commands, (b"DEL", self.lease)]
+            if await connection.commit(commands, self._seconds()) is None:
+                return False, None
+            self.token = None
+            return True, decision.result
+
+    async def _decide(self, connection: Connection, update: Update, replies: list[Any]) -> Writes:
+        for _ in range(MOST_READ_ROUNDS):
+            decision = update(replies)
+            if isawaitable(decision):
+                decision = await decision
+            if isinstance(decision, Writes):
+                return decision
+            assert isinstance(decision, More)
+            replies = await connection.watch(keys_read(self.bucket, decision.reads) or [self.owner], decision.reads, self._seconds())
+            update = decision.update
+        raise ValueError(f"an update that asks for more than {MOST_READ_ROUNDS} times")
+
+    def _check(self, name: str, replies: Sequence[Any]) -> None:
+        self.router._check_owner(self.bucket, name, replies[0])
+        if replies[1] != self.token:
+            if replies[1] is not None:
+                self.router.counts["busy"] += 1
+                self.token = None
+                raise BucketBusy(f"bucket {self.bucket}: another has its lease")
+            self.token = None  # ours has expired; we go on without
+
+    async def _take_lease(self, connection: Connection, name: str) -> bool:
+        """Taking it refuses everyone who is in the middle of a transaction here: all WATCH it. False after a conflict."""
+        self._check(name, await connection.watch([self.owner, self.lease], self.guards, self._seconds()))
+        self.router._leases += 1
+        token = f"{self.router._token}:{self.router._leases}".encode()
+        milliseconds = b"%d" % int(LEASE_SECONDS * 1000)
+        self.token = token  # from here on it may be ours, also when the answer is lost
+        if await connection.commit([(b"SET", self.lease, token, b"NX", b"PX", milliseconds)], self._seconds()) is None:
+            self.token = None
+            return False
+        self.router.counts["leases"] += 1
+        return True
+
+    async def _release(self) -> None:
+        token, self.token = self.token, None
+        try:
+            name = self.router.map.shard_of(self.bucket)
+            async with self.router._pool_of(name).connection(CHECKOUT_SECONDS) as connection:
+                replies = await connection.watch([self.owner, self.lease], self.guards)
+                if replies[1] == token:
+                    await connection.commit([(b"DEL", self.lease)])
+        except StoreUnavailable:
+            self.router.counts["leases_left"] += 1  # it expires by itself
+
+
+def keys_read(bucket: int, reads: Sequence[Command]) -> list[bytes]:
+    """The keys that `reads` read. ValueError for a command that is no read, or a key of another bucket."""
+    prefix = prefix_of(bucket)
+    keys: list[bytes] = []
+    for command in reads:
+        name = command[0].upper()
+        if name in _READS_OF_ONE_KEY and len(command) > 1:
+            keys.append(command[1])
+        elif name in _READS_OF_MANY_KEYS and len(command) > 1:
+            keys += command[1:]
+        else:
+            raise ValueError(f"{name!r} is no read of keys")
+    for key in keys:
+        if not key.startswith(prefix):
+            raise ValueError(f"{key!r} is no key of bucket {bucket}")
+    return keys
+
+
+def check_keys(bucket: int, commands: Sequence[Command]) -> None:
+    """ValueError unless the first key of each of `commands` is a key of `bucket`; so nothing without a key passes either."""
+    prefix = prefix_of(bucket)
+    for command in commands:
+        if len(command) < 2 or not command[1].startswith(prefix):
+            raise ValueError(f"{command[:2]!r} writes no key of bucket {bucket}")
+
+
+def _figures(reply: Reply) -> tuple[int | None, int | None, int | None]:
+    """(keys, bytes, operations per second) of an INFO reply."""
+    if not isinstance(reply, bytes):
+        return None, None, None
+    lines = dict(line.partition(":")[::2] for line in reply.decode(errors="replace").splitlines() if ":" in line)
+    keys = 0
+    for name, value in lines.items():
+        if name.startswith("db") and value.startswith("keys="):
+            keys += int(value[5:].partition(",")[0])
+    used, ops = lines.get("used_memory", ""), lines.get("instantaneous_ops_per_sec", "")
+    return keys, int(used) if used.isdigit() else None, int(ops) if ops.isdigit() else None
