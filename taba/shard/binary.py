@@ -23,7 +23,8 @@ def find_store_binary() -> str:
     except (ImportError, ValueError):
         spec = None  # a broken installation of it is as good as none
     if spec is not None and spec.origin is not None:
-        shipped = Path(spec.origin).parent / "_binaries" / f"{platform.system().lower()}-{_MACHINES.get(machine, machine)}" / "valkey-server"
+        kind = f"{platform.system().lower()}-{_MACHINES.get(machine, machine)}"
+        shipped = Path(spec.origin).parent / "_binaries" / kind / "valkey-server"
         if os.access(shipped, os.X_OK):
             return str(shipped)
     for name in ("valkey-server", "redis-server"):

@@ -12,29 +12,30 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, Union
+from typing import Any, NoReturn
 
 import txredisapi
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from taba.errors import StoreUnavailable, TabaError
 
 try:
-    from hiredis import pack_command
+    from hiredis import pack_command as _pack
 except ImportError:  # slower, not different
-    pack_command = None
+    _pack = None  # type: ignore[assignment]
 
 REPLY_SECONDS = 10.0  # all replies to one write; a store that syncs to a slow disk takes a second, never ten
 
 Command = tuple[bytes, ...]
 ErrorReply = txredisapi.ResponseError  # what a server answers to a command that it refuses: a value among the replies
-Reply = Union[bytes, int, None, list[Any], Exception]
+Reply = bytes | int | None | list[Any] | Exception
 
 HAS_HIREDIS = txredisapi.hiredis is not None
 # what a server says when it will do better later; any other error is the fault of who wrote the command
-_PASSING = {"LOADING", "BUSY", "MASTERDOWN", "READONLY", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "MISCONF", "OOM", "NOAUTH", "WRONGPASS", "NOPERM"}
+_PASSING = frozenset(
+    ["LOADING", "BUSY", "MASTERDOWN", "READONLY", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "MISCONF", "OOM", "NOAUTH", "WRONGPASS", "NOPERM"]
+)
 
 
 class ConnectionGone(StoreUnavailable):
@@ -55,8 +56,8 @@ def raise_for(reply: Exception, where: str) -> NoReturn:
 
 def encode(commands: Sequence[Command]) -> bytes:
     """The bytes of `commands` on the wire."""
-    if pack_command is not None:
-        return b"".join([pack_command(command) for command in commands])
+    if _pack is not None:
+        return b"".join([_pack(command) for command in commands])  # type: ignore[arg-type]  # its stub wants one element
     build = _builder._build_command
     return b"".join([build(*command) for command in commands])
 
@@ -66,7 +67,7 @@ class _Waiting:
 
     __slots__ = ("done", "replies", "timer", "wanted")
 
-    def __init__(self, wanted: int, done: Deferred[list[Reply]], timer: IDelayedCall):
+    def __init__(self, wanted: int, done: Deferred[list[Reply]], timer: Any):
         self.wanted = wanted
         self.replies: list[Reply] = []
         self.done = done
@@ -76,7 +77,7 @@ class _Waiting:
 class Connection(txredisapi.RedisProtocol):  # type: ignore[misc]  # untyped
     """One connection. `execute` may be called again before the replies to an earlier call are there."""
 
-    def __init__(self, clock: IReactorTime, where: str, lost: Callable[[Connection], None] | None = None):
+    def __init__(self, clock: Any, where: str, lost: Callable[[Connection], None] | None = None):
         super().__init__(charset=None, convertNumbers=False)
         self.where = where
         self.is_watching = False  # keys are WATCHed: UNWATCH before anybody else may have this connection

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 async def gather(coroutines: Sequence[Coroutine[Deferred[Any], Any, T]]) -> list[T | Exception]:
     """Run all; their results in order, an exception standing where one raised it. Cancelling cancels all."""
-    outcomes = await DeferredList([ensureDeferred(coroutine) for coroutine in coroutines], consumeErrors=True)
+    outcomes: Any = await DeferredList([ensureDeferred(coroutine) for coroutine in coroutines], consumeErrors=True)
     results: list[T | Exception] = []
     for succeeded, outcome in outcomes:
         if succeeded:

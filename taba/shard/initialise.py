@@ -33,6 +33,8 @@ from taba.shard.connection import Command, ErrorReply, Reply, raise_for
 from taba.shard.gather import gather
 from taba.shard.pool import Pool
 
+ASK_SECONDS = 1.0  # for a connection, when a shard is asked what it is: one that is away must not hold up the others
+
 
 class Testimony(NamedTuple):
     """What one server says: its record and its map, None where it has none, and the id of the store that it was initialised for."""
@@ -75,7 +77,8 @@ async def learn(pools: Sequence[Pool], buckets: int | None, new_id: Callable[[],
 
 
 async def _ask(pool: Pool, seconds: float) -> Testimony:
-    replies = await pool.execute([(b"GET", STORE_KEY), (b"GET", MAP_KEY), (b"GET", INITIALISED_KEY)], seconds, seconds)
+    reads = [(b"GET", STORE_KEY), (b"GET", MAP_KEY), (b"GET", INITIALISED_KEY)]
+    replies = await pool.execute(reads, seconds, min(seconds, ASK_SECONDS))
     return _testimony(pool, replies)
 
 
@@ -139,7 +142,8 @@ async def _initialise(
     by_url = {pool.address.text: pool for pool in pools}
     missing = [url for url in plan.urls if url not in by_url]
     if missing:
-        raise StoreUnavailable(f"this store was begun with {', '.join(missing)} too, and is not finished: name all of its shards in {option}")
+        others = ", ".join(missing)
+        raise StoreUnavailable(f"this store was begun with {others} too, and is not finished: name all of its shards in {option}")
     map = first_map(plan.store, plan.urls, plan.buckets)
     for shard in map.shards:
         record = StoreRecord(plan.store, plan.buckets, shard.name, plan.urls)
@@ -175,7 +179,7 @@ async def settings_problems(pool: Pool, seconds: float, option: str = "--store")
     """Sentences on what in this server's settings may lose acknowledged events. Eviction is refused: ConfigurationError."""
     text = pool.address.text
     asked = (b"appendonly", b"appendfsync", b"maxmemory", b"maxmemory-policy")
-    replies = await pool.execute([(b"CONFIG", b"GET", name) for name in asked], seconds, seconds)
+    replies = await pool.execute([(b"CONFIG", b"GET", name) for name in asked], seconds, min(seconds, ASK_SECONDS))
     found: dict[str, str] = {}
     for name, reply in zip(asked, replies, strict=True):
         if isinstance(reply, list) and len(reply) == 2 and all(isinstance(part, bytes) for part in reply):
@@ -183,12 +187,13 @@ async def settings_problems(pool: Pool, seconds: float, option: str = "--store")
     if len(found) < len(asked):
         return [f"{text} does not show its settings (CONFIG GET), so nobody knows whether it keeps what it acknowledged"]
     problems = []
-    if found["maxmemory-policy"] != "noeviction":
+    policy, sync = found["maxmemory-policy"], found["appendfsync"]
+    if policy != "noeviction":
         if found["maxmemory"] != "0":
-            raise ConfigurationError(option, text, f"takes a store that evicts nothing: maxmemory-policy noeviction, not {found['maxmemory-policy']}")
-        problems.append(f"{text} would evict ({found['maxmemory-policy']}) if it had a maxmemory: set maxmemory-policy to noeviction")
+            raise ConfigurationError(option, text, f"takes a store that evicts nothing: maxmemory-policy noeviction, not {policy}")
+        problems.append(f"{text} would evict ({policy}) if it had a maxmemory: set maxmemory-policy noeviction")
     if found["appendonly"] != "yes":
         problems.append(f"{text} keeps no append-only file: when it dies, acknowledged events are lost (set appendonly yes)")
-    elif found["appendfsync"] != "always":
-        problems.append(f"{text} syncs its file {found['appendfsync']}: when it dies, the last acknowledged events may be lost (set appendfsync always)")
+    elif sync != "always":
+        problems.append(f"{text} syncs its file {sync}: when it dies, the last acknowledged events may be lost (set appendfsync always)")
     return problems

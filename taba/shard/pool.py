@@ -47,7 +47,7 @@ class _DeepUNIXEndpoint:
 
     def connect(self, factory: Any) -> Deferred[Any]:
         if len(os.fsencode(self._path)) <= UNIX_PATH_BYTES:
-            return UNIXClientEndpoint(self._reactor, self._path, timeout=CONNECT_SECONDS).connect(factory)
+            return self._connect(self._path, factory)
         try:
             directory = os.open(os.path.dirname(self._path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError:
@@ -60,14 +60,18 @@ class _DeepUNIXEndpoint:
             return result
 
         short = f"/proc/self/fd/{directory}/{os.path.basename(self._path)}"
-        return UNIXClientEndpoint(self._reactor, short, timeout=CONNECT_SECONDS).connect(factory).addBoth(close)
+        return self._connect(short, factory).addBoth(close)
+
+    def _connect(self, path: str, factory: Any) -> Deferred[Any]:
+        connecting: Deferred[Any] = UNIXClientEndpoint(self._reactor, path, timeout=CONNECT_SECONDS).connect(factory)
+        return connecting
 
 
 def endpoint_of(reactor: Any, address: Address) -> Any:
     """The endpoint that connects to `address`, with TLS where it asks for it."""
     if address.path:
         return _DeepUNIXEndpoint(reactor, address.path)
-    endpoint = HostnameEndpoint(reactor, address.host, address.port, timeout=CONNECT_SECONDS)
+    endpoint: Any = HostnameEndpoint(reactor, address.host, address.port, timeout=CONNECT_SECONDS)
     return wrapClientTLS(optionsForClientTLS(address.host), endpoint) if address.tls else endpoint
 
 
@@ -80,7 +84,8 @@ class _Noting:
         self._note = note
 
     def connect(self, factory: Any) -> Deferred[Any]:
-        return self._endpoint.connect(factory).addErrback(self._failed)
+        connecting: Deferred[Any] = self._endpoint.connect(factory)
+        return connecting.addErrback(self._failed)
 
     def _failed(self, failure: Failure) -> Failure:
         self._note(failure)
@@ -164,10 +169,10 @@ class Pool:
     # --- places ---
 
     def _add_place(self) -> None:
-        factory = Factory.forProtocol(lambda: Connection(self._reactor, self.address.text, self._lost))
+        factory: Any = Factory.forProtocol(lambda: Connection(self._reactor, self.address.text, self._lost))
         factory.noisy = False
         policy = backoffPolicy(FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, 1.7, lambda: random.uniform(0, FIRST_RETRY_SECONDS))
-        endpoint = _Noting(endpoint_of(self._reactor, self.address), self._note)
+        endpoint: Any = _Noting(endpoint_of(self._reactor, self.address), self._note)
         service = ClientService(endpoint, factory, policy, self._reactor, lambda proxy: ensureDeferred(self._prepare(proxy)))
         self._services.append(service)
         service.startService()

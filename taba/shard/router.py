@@ -21,6 +21,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 import attrs
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from taba.errors import ConfigurationError, StoreUnavailable
@@ -54,8 +55,8 @@ LEASE_SECONDS = 5.0  # longer than any cycle takes; a holder that died holds oth
 MOST_READ_ROUNDS = 8  # `More` in one try; a cycle takes two
 
 _READS_OF_ONE_KEY = frozenset(
-    b"GET STRLEN GETRANGE TYPE TTL PTTL HGET HMGET HGETALL HKEYS HVALS HLEN HEXISTS HSTRLEN HSCAN SMEMBERS SCARD SISMEMBER SMISMEMBER SSCAN "
-    b"LRANGE LLEN LINDEX".split()
+    b"GET STRLEN GETRANGE TYPE TTL PTTL HGET HMGET HGETALL HKEYS HVALS HLEN HEXISTS HSTRLEN HSCAN "
+    b"SMEMBERS SCARD SISMEMBER SMISMEMBER SSCAN LRANGE LLEN LINDEX".split()
 )
 _READS_OF_MANY_KEYS = frozenset(b"MGET EXISTS SUNION SINTER SDIFF".split())
 
@@ -161,7 +162,7 @@ class Router:
         self._map: BucketMap | None = None
         self._is_stale = True
         self._good_owners: dict[int, tuple[str, bytes]] = {}
-        self._learning: Any = None
+        self._learning: list[Deferred[None]] | None = None
 
     # --- the store as a whole ---
 
@@ -253,7 +254,9 @@ class Router:
                 if bucket >= map.buckets:
                     raise ValueError(f"bucket {bucket} of {map.buckets}")
                 by_pool.setdefault(map.shard_of(bucket), []).append(bucket)
-            answers = await gather([self._read_shard(name, {bucket: left[bucket] for bucket in here}, deadline) for name, here in by_pool.items()])
+            answers = await gather(
+                [self._read_shard(name, {bucket: left[bucket] for bucket in here}, deadline) for name, here in by_pool.items()]
+            )
             is_sealed = True
             for answer in answers:
                 if isinstance(answer, Exception):
@@ -356,14 +359,13 @@ class Router:
 
     async def _learn(self, seconds: float) -> None:
         """Ask the shards; many callers at once share one look."""
-        from twisted.internet.defer import Deferred
-
         if self._learning is not None:
             mine: Deferred[None] = Deferred(lambda _: None)
             self._learning.append(mine)
             await mine
             return
-        self._learning = waiting = []
+        waiting: list[Deferred[None]] = []
+        self._learning = waiting
         error: BaseException | None = None
         try:
             await self._learn_alone(min(seconds, LEARN_SECONDS))
@@ -387,7 +389,8 @@ class Router:
             if shard.name not in by_name:
                 by_name[shard.name] = self._by_name.get(shard.name) or self._mapped_pool(shard.url)
         problems = list(learned.problems)
-        for name, answer in zip(by_name, await gather([settings_problems(pool, seconds, self._option) for pool in by_name.values()]), strict=True):
+        settings = await gather([settings_problems(pool, seconds, self._option) for pool in by_name.values()])
+        for name, answer in zip(by_name, settings, strict=True):
             if isinstance(answer, StoreUnavailable):
                 problems.append(f"shard {name} is away: {answer}")
             elif isinstance(answer, Exception):
