@@ -20,8 +20,10 @@ from zope.interface import Invalid
 from zope.interface.verify import verifyObject
 
 from taba import names
+from taba.handlers.base import Events as Events  # the Server reaches Handlers, and what it hands them, through here
 from taba.handlers.interface import IArrayHandler, IHandler
 from taba.handlers.lazy import LazyHandler
+from taba.handlers.render import shown as shown
 
 ENTRY_POINT_GROUP = "taba.handlers"
 MAX_MISSING = 100  # names of Types that are asked for and not there; senders choose them, status shows them

@@ -1,0 +1,133 @@
+"""Dead letters: Events that were delivered but cannot be folded, as they are kept in their bucket.
+
+One dead letter holds Events of one column that failed for one reason, so that a bucket's list is bounded in entries and bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import msgpack
+
+from taba.batch import Column
+from taba.bounds import KiB, MAX_VALUE_BYTES
+
+MAX_DEAD_LETTERS = 1000  # entries of one bucket; older ones are dropped and counted
+MAX_DEAD_LETTER_BYTES = 4 * KiB  # of Events in one entry, unless one alone is larger
+MAX_DEAD_LETTER_VALUE = 2 * MAX_VALUE_BYTES  # a larger value is cut off: no client may send one
+
+_VERSION = 1
+_EVENTS = MAX_DEAD_LETTER_BYTES // 16  # float64 times and values
+
+
+class DeadLetter(NamedTuple):
+    """Events of one column that were not folded, and why. `content` is what was there where it is no column (msgpack)."""
+
+    time: float  # when it was refused
+    reason: str
+    detail: str
+    client: str
+    tab: str
+    type: str
+    events: int
+    times: bytes
+    values: bytes | list[Any]
+    content: bytes = b""
+
+    @staticmethod
+    def events_in(content: bytes) -> int:
+        """How many Events an encoded dead letter holds."""
+        letter = decode_dead_letter(content)
+        return 1 if letter is None else letter.events
+
+
+def dead_letters_of(now: float, reason: str, detail: str, column: Column) -> Iterator[DeadLetter]:
+    """`column` as dead letters, each within its bound."""
+    client, tab, type, times, values = column
+    for start, end in _pieces(values):
+        part = values[start:end] if isinstance(values, list) else values[8 * start : 8 * end]
+        yield DeadLetter(now, reason, detail, client, tab, type, end - start, times[8 * start : 8 * end], part)
+
+
+def _pieces(values: bytes | list[Any]) -> Iterator[tuple[int, int]]:
+    if isinstance(values, bytes):
+        count = len(values) >> 3
+        for start in range(0, count, _EVENTS):
+            yield start, min(start + _EVENTS, count)
+        return
+    start = size = 0
+    for index, value in enumerate(values):
+        value_bytes = 8 + packed_bytes(value)
+        if index > start and size + value_bytes > MAX_DEAD_LETTER_BYTES:
+            yield start, index
+            start, size = index, 0
+        size += value_bytes
+    if start < len(values):
+        yield start, len(values)
+
+
+def encode_dead_letter(letter: DeadLetter) -> bytes:
+    """The bytes under which a dead letter is kept; a value or content beyond the bound is left out, and the detail says so."""
+    packed = pack([_VERSION, *letter])
+    if not 1 < len(packed) <= MAX_DEAD_LETTER_VALUE:
+        letter = letter._replace(
+            values=[None] * letter.events, content=b"", detail=f"{letter.detail} (what was there is too large or too deep to be kept)"
+        )
+        packed = pack([_VERSION, *letter])
+    return packed
+
+
+def decode_dead_letter(content: bytes) -> DeadLetter | None:
+    """The dead letter in `content`; None for bytes that are none (of this version)."""
+    try:
+        version, *fields = msgpack.unpackb(content, strict_map_key=False)
+    except (ValueError, TypeError, msgpack.UnpackException, RecursionError):
+        return None
+    if version != _VERSION or len(fields) != len(DeadLetter._fields):
+        return None
+    return DeadLetter(*fields)
+
+
+def describe(bucket: int, letter: DeadLetter) -> Iterator[dict[str, Any]]:
+    """The Events of a dead letter, one dictionary each, as `/v1/dead-letters` shows them."""
+    common = {"bucket": bucket, "reason": letter.reason, "detail": letter.detail, "refused": letter.time}
+    if letter.content or not letter.times:
+        yield {**common, "events": letter.events, "content": repr(_unpacked(letter.content))[:1000]}
+        return
+    times = struct.unpack(f"<{letter.events}d", letter.times)
+    values = struct.unpack(f"<{letter.events}d", letter.values) if isinstance(letter.values, bytes) else letter.values
+    for time, value in zip(times, values, strict=True):
+        yield {**common, "client": letter.client, "tab": letter.tab, "type": letter.type, "time": time, "value": value}
+
+
+def _unpacked(content: bytes) -> Any:
+    try:
+        return msgpack.unpackb(content, strict_map_key=False)
+    except (ValueError, msgpack.UnpackException, RecursionError):
+        return content
+
+
+def pack(content: Any) -> bytes:
+    """msgpack of what came in as msgpack; nil for what is nested too deeply to be packed again."""
+    try:
+        packed: bytes = msgpack.packb(content)
+    except (ValueError, OverflowError, RecursionError):
+        return b"\xc0"
+    return packed
+
+
+def packed_bytes(value: Any) -> int:
+    """The size of a value as msgpack; more than any bound for one that is nested too deeply to be packed."""
+    try:
+        return len(msgpack.packb(value))
+    except (ValueError, OverflowError, RecursionError):
+        return 1 << 62
+
+
+def count_events(content: Any) -> int:
+    """How many Events a column that does not decode seems to hold; 1 where nobody can tell."""
+    if isinstance(content, list) and len(content) == 5 and isinstance(content[3], bytes):
+        return max(1, len(content[3]) >> 3)
+    return 1

@@ -1,0 +1,85 @@
+"""Which Tabs and Clients a query is about. Pure; regular expressions are matched elsewhere, because they can take for ever.
+
+`name` and `client` are exact and any of several; `match` and `client_match` are regular expressions that match the whole text;
+`label` (key:value) must all hold. What several filters say must all be true.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from taba import names
+
+MAX_PATTERN = 1000  # characters of a regular expression; who needs more has a list of names
+MAX_FILTERS = 1000  # of one kind in one query
+
+PARAMETERS = ("name", "client", "match", "client_match", "label")
+
+
+class Filter(NamedTuple):
+    """What a query asks for. Empty: everything."""
+
+    names: tuple[str, ...] = ()
+    clients: tuple[str, ...] = ()
+    match: str | None = None
+    client_match: str | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def is_about_clients(self) -> bool:
+        """Whether not every Client of a Tab is meant."""
+        return bool(self.clients) or self.client_match is not None
+
+
+def make_filter(
+    names: Sequence[str] = (), clients: Sequence[str] = (), match: str | None = None, client_match: str | None = None, labels: Sequence[str] = ()
+) -> Filter:
+    """A Filter from the parameters of a query. Raises ValueError for what they do not take."""
+    for parameter, values in (("name", names), ("client", clients), ("label", labels)):
+        if len(values) > MAX_FILTERS:
+            raise ValueError(f"{parameter}= stands {len(values)} times; at most {MAX_FILTERS}")
+    pairs = []
+    for label in labels:
+        key, colon, value = label.partition(":")
+        if not colon or not key:
+            raise ValueError(f"label={label[:100]!r}: takes key:value")
+        pairs.append((key, value))
+    for parameter, pattern in (("match", match), ("client_match", client_match)):
+        if pattern is not None:
+            _check_pattern(parameter, pattern)
+    return Filter(tuple(dict.fromkeys(names)), tuple(dict.fromkeys(clients)), match, client_match, tuple(pairs))
+
+
+def _check_pattern(parameter: str, pattern: str) -> None:
+    if len(pattern) > MAX_PATTERN:
+        raise ValueError(f"{parameter}=: takes at most {MAX_PATTERN} characters, not {len(pattern)}")
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"{parameter}={pattern[:100]!r}: no regular expression: {error}") from None
+
+
+@lru_cache(131_072)
+def labels_of(tab: str) -> tuple[str, dict[str, str]]:
+    """(base, labels) of a canonical name; what is kept under another name counts as having no labels."""
+    try:
+        return names.parse_name(tab)
+    except ValueError:
+        return tab, {}
+
+
+def with_labels(tabs: Iterable[str], wanted: Sequence[tuple[str, str]]) -> list[str]:
+    """Those of `tabs` that have every one of the labels."""
+    return [tab for tab in tabs if all(labels_of(tab)[1].get(key) == value for key, value in wanted)]
+
+
+def group_name(tab: str, by: Sequence[str]) -> str:
+    """The name of the group to which a Tab belongs: its base name with only the labels in `by` that it has."""
+    base, labels = labels_of(tab)
+    try:
+        return names.canonical_name(base, {key: labels[key] for key in by if key in labels})
+    except ValueError:
+        return tab

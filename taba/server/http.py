@@ -1,0 +1,260 @@
+"""The Server's routes (design 5.6): what each takes and answers. The work is done by ingest, query and status."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+
+from taba.batch import (
+    CONTENT_TYPE,
+    LATER,
+    REFUSED,
+    VERDICTS_HEADER,
+    APPLIED,
+    Batch,
+    Column,
+    Verdict,
+    decode_batch,
+    decode_envelope,
+    encode_verdicts,
+)
+from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS
+from taba.errors import MalformedBatch, StoreUnavailable
+from taba.events import read_events, stream_of
+from taba.handlers.lookup import shown
+from taba.server.deadletters import packed_bytes
+from taba.server.filters import PARAMETERS, Filter, make_filter
+from taba.server.fold import Waiting
+from taba.server.ingest import AWAY_SECONDS, Ingest
+from taba.server.query import Query, QueryRefused
+from taba.server.status import Presence, Status
+from taba.shard import Router
+from taba.web import Answer, Call, HTTPError, Route
+
+POST_SECONDS = 5.0  # for posted events to be folded; the poster waits
+DEAD_LETTERS = 1000  # shown when nobody says how many
+MOST_DEAD_LETTERS = 10_000
+
+
+class Routes:
+    """The routes of one Server."""
+
+    def __init__(self, router: Router, ingest: Ingest, query: Query, status: Status, presence: Presence, now: Callable[[], float]):
+        self._router, self._ingest, self._query = router, ingest, query
+        self._status, self._presence, self._now = status, presence, now
+
+    def table(self) -> Mapping[tuple[str, str], Route]:
+        """(method, path) → route."""
+        return {
+            ("POST", "/v1/envelopes"): self.envelopes,
+            ("POST", "/v1/events"): self.events,
+            ("GET", "/v1/names"): self.names,
+            ("GET", "/v1/clients"): self.clients,
+            ("GET", "/v1/types"): self.types,
+            ("GET", "/v1/projections"): self.projections,
+            ("GET", "/v1/aggregates"): self.aggregates,
+            ("GET", "/v1/superaggregate"): self.superaggregate,
+            ("GET", "/v1/status"): self.status,
+            ("GET", "/v1/latency"): self.latency,
+            ("GET", "/v1/servers"): self.servers,
+            ("GET", "/v1/shards"): self.shards,
+            ("GET", "/v1/dead-letters"): self.dead_letters,
+            ("GET", "/healthz"): self.healthz,
+            ("GET", "/readyz"): self.readyz,
+        }
+
+    # --- events in ---
+
+    async def envelopes(self, call: Call) -> Answer:
+        """Batches from an Agent: a verdict on each. Raises MalformedBatch (400) for what is no envelope."""
+        envelope = decode_envelope(call.body())
+        verdicts: list[Verdict | None] = []
+        waiting: list[Waiting] = []
+        try:
+            buckets = self._router.buckets
+        except StoreUnavailable:
+            buckets = 0  # not known yet
+        for follows, content in envelope.batches:
+            try:
+                batch = decode_batch(content)
+                if buckets and batch.bucket >= buckets:
+                    raise MalformedBatch(f"bucket {batch.bucket} of {buckets}")
+            except MalformedBatch as error:
+                verdicts.append(Verdict(REFUSED, str(error)))
+                continue
+            verdicts.append(None if buckets else Verdict(LATER, AWAY_SECONDS))
+            waiting.append(Waiting(follows, batch, len(content)))
+        decided = iter(await self._ingest.submit(waiting) if buckets and waiting else ())
+        return Answer(
+            encode_verdicts([verdict or next(decided) for verdict in verdicts]),
+            content_type=CONTENT_TYPE,
+            headers={VERDICTS_HEADER: "1"},
+        )
+
+    async def events(self, call: Call) -> Answer:
+        """Events posted as JSON: answers when they are visible. Sent again under the same Idempotency-Key they count once."""
+        call.only()
+        key = call.header("idempotency-key")
+        try:
+            stream = os.urandom(16) if key is None else stream_of(key)
+            posted = read_events(call.json(), self._now(), self._router.buckets)
+        except ValueError as error:
+            raise HTTPError(400, "bad_request", str(error)) from None
+        waiting = []
+        for bucket, columns in posted.columns.items():
+            for number, (lot, size) in enumerate(_batches(columns), start=1):
+                waiting.append(Waiting(number - 1, Batch(stream, bucket, number, self._now(), lot), size))
+        verdicts = await self._ingest.submit(waiting, POST_SECONDS)
+        if any(verdict.word != APPLIED for verdict in verdicts):
+            advice = "send them again under the same Idempotency-Key" if key else "sent again they may count twice; an Idempotency-Key prevents that"
+            raise HTTPError(503, "store_unavailable", f"not all events were folded in time; {advice}")
+        rejected = [{"index": index, "reason": reason} for index, reason in posted.rejected]
+        return Answer({"accepted": posted.accepted, "rejected": rejected})
+
+    # --- answers out ---
+
+    async def names(self, call: Call) -> Answer:
+        names = await self._query.names(_filter(call))
+        return Answer(names, text=lambda: "".join(f"{name}\n" for name in names))
+
+    async def clients(self, call: Call) -> Answer:
+        clients = await self._query.clients(_filter(call))
+        return Answer(clients, text=lambda: "".join(f"{client}\n" for client in clients))
+
+    async def types(self, call: Call) -> Answer:
+        types = await self._query.types(_filter(call))
+        return Answer(types, text=lambda: "".join(f"{name}: {type}\n" for name, type in types.items()))
+
+    async def projections(self, call: Call) -> Answer:
+        _detail(call)
+        found = await self._refusing(self._query.projections(_filter(call, "detail")))
+        content = {item.tab: {client: answerable(projection) for client, projection in item.projections.items()} for item in found}
+
+        def text() -> str:
+            lines = []
+            for item in found:
+                rendered = (f"{client}: {_rendered(item.handler, projection)}" for client, projection in item.projections.items())
+                lines.append(f"{item.tab}: {{{', '.join(rendered)}}}\n")
+            return "".join(lines)
+
+        return Answer(content, text=text)
+
+    async def aggregates(self, call: Call) -> Answer:
+        _detail(call)
+        by = call.many("by")
+        found = await self._refusing(self._query.aggregates(_filter(call, "by", "detail"), by))
+        content = {name: answerable(aggregate) for name, (_, aggregate) in found.items()}
+        return Answer(
+            content,
+            text=lambda: "".join(f"{name}: {_rendered(handler, aggregate)}\n" for name, (handler, aggregate) in found.items()),
+        )
+
+    async def superaggregate(self, call: Call) -> Answer:
+        _detail(call)
+        found = await self._refusing(self._query.superaggregate(_filter(call, "detail")))
+        if found is None:
+            return Answer({}, text=lambda: "")
+        handler, aggregate = found
+        return Answer(answerable(aggregate), text=lambda: _rendered(handler, aggregate) + "\n")
+
+    async def _refusing(self, asking: Any) -> Any:
+        try:
+            return await asking
+        except QueryRefused as error:
+            raise HTTPError(400, "bad_request", str(error)) from None
+
+    # --- about the Server ---
+
+    async def status(self, call: Call) -> Answer:
+        call.only()
+        content = await self._status.describe()
+        return Answer(content, text=lambda: "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in content.items()))
+
+    async def latency(self, call: Call) -> Answer:
+        call.only()
+        content = self._ingest.latency.percentiles(self._now())
+        return Answer(content, text=lambda: "".join(f"{key}: {value}\n" for key, value in content.items()))
+
+    async def servers(self, call: Call) -> Answer:
+        call.only()
+        content = await self._presence.servers()
+        return Answer(content, text=lambda: "".join(f"{server['url']}\n" for server in content))
+
+    async def shards(self, call: Call) -> Answer:
+        call.only()
+        return Answer([attrs.asdict(shard) for shard in await self._router.shards()])
+
+    async def dead_letters(self, call: Call) -> Answer:
+        call.only("limit")
+        limit = call.one("limit") or str(DEAD_LETTERS)
+        if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit) <= MOST_DEAD_LETTERS:
+            raise HTTPError(400, "bad_request", f"limit={limit[:20]!r}: takes a whole number from 1 to {MOST_DEAD_LETTERS}")
+        content = [answerable(event) for event in await self._status.dead_letters(int(limit))]
+        return Answer(content, text=lambda: "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in content))
+
+    async def healthz(self, call: Call) -> Answer:
+        return Answer({"alive": True}, text=lambda: "alive\n")
+
+    async def readyz(self, call: Call) -> Answer:
+        if not self._router.is_ready:
+            raise HTTPError(503, "not_ready", "; ".join(self._router.problems) or "the store is not connected")
+        return Answer({"ready": True}, text=lambda: "ready\n")
+
+
+def _filter(call: Call, *others: str) -> Filter:
+    call.only(*PARAMETERS, *others)
+    try:
+        return make_filter(call.many("name"), call.many("client"), call.one("match"), call.one("client_match"), call.many("label"))
+    except ValueError as error:
+        raise HTTPError(400, "bad_request", str(error)) from None
+
+
+def _detail(call: Call) -> bool:
+    detail = call.one("detail")
+    if detail not in (None, "0", "1"):
+        raise HTTPError(400, "bad_request", f"detail={detail[:20]!r}: takes 0 or 1")
+    return detail == "1"
+
+
+def _rendered(handler: Any, projection: Any) -> str:
+    try:
+        return str(handler.render(projection)).replace("\n", " ")
+    except Exception as error:  # a Handler's own; the others' lines must not suffer
+        return f"({type(error).__name__} in render)"
+
+
+def answerable(value: Any) -> Any:
+    """What JSON can say of a Projection or Aggregate, without its hidden keys; bytes as text."""
+    return _json(shown(value))
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, (str, int, float)) or value is None:
+        return value
+    if isinstance(value, dict):
+        return {key if isinstance(key, str) else _key(key): _json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json(item) for item in value]
+    if isinstance(value, (bytes, bytearray)):
+        return bytes(value).decode("utf-8", "backslashreplace")
+    return str(value)
+
+
+def _key(key: Any) -> str:
+    return key.decode("utf-8", "backslashreplace") if isinstance(key, bytes) else str(key)
+
+
+def _batches(columns: list[Column]) -> list[tuple[list[Column], int]]:
+    """`columns` in lots of a batch's size, with their sizes; the same columns always give the same lots."""
+    lots: list[tuple[list[Column], int]] = []
+    for column in columns:
+        size = len(column.times) + (len(column.values) if isinstance(column.values, bytes) else packed_bytes(column.values)) + len(column.tab)
+        if not lots or len(lots[-1][0]) >= MAX_BATCH_COLUMNS or lots[-1][1] + size > MAX_BATCH_BYTES:
+            lots.append(([], 0))
+        lots[-1][0].append(column)
+        lots[-1] = (lots[-1][0], lots[-1][1] + size)
+    return lots

@@ -1,0 +1,225 @@
+"""Takes batches in, gives verdicts back: what waits for one bucket, from all Agents, becomes one transaction after another.
+
+1. A batch waits in its bucket's lane. While a lane's transaction is under way, what comes in waits for the next (group commit).
+2. A verdict is `applied` only after EXEC. What is not decided when its envelope's time is up gets `later`; so does what finds
+   a queue full, the bucket busy or the store away. `later` loses nothing: the sender keeps the batch.
+3. Transactions of different buckets run side by side, up to a bound.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from taba.batch import LATER, Column, Verdict
+from taba.bounds import MAX_CYCLE_BYTES, MAX_CYCLE_STATES, MiB
+from taba.errors import StoreUnavailable
+from taba.server.fold import Cycle, Foreign, ForeignWork, IsLookup, Outcome, Reads, Steps, Waiting
+from taba.server.latency import Latency
+from taba.shard import BucketBusy, More, Writes
+
+MAX_WAITING_BYTES = 64 * MiB  # of batches in all lanes of this process; decoded they take about as much again
+MAX_LANE_BYTES = 16 * MiB  # of batches for one bucket, so that one slow bucket cannot fill the queue for all
+MAX_CYCLES = 8  # transactions under way at a time; as many connections does the Router have for one shard
+ENVELOPE_SECONDS = 1.5  # to decide an envelope's batches; what takes longer must not hold up the others' verdicts
+BUSY_SECONDS = 0.1  # `later` where another Server holds the bucket, or time was up
+FULL_SECONDS = 0.5  # `later` where a queue is full
+AWAY_SECONDS = 1.0  # `later` where the store is away
+ERROR_SECONDS = 5.0  # `later` where this Server failed; its log says more
+CYCLE_FAILED = "fold cycle"
+
+log = Logger()
+
+
+class IsRouter(Protocol):
+    """What ingest needs of taba.shard.Router."""
+
+    @property
+    def buckets(self) -> int: ...
+
+    def transact(self, bucket: int, reads: Sequence[Any], update: Callable[[Any], Any]) -> Awaitable[Any]: ...
+
+
+FoldForeign = Callable[[list[ForeignWork], float], Awaitable[list[Any]]]
+
+
+class Ingest:
+    """The lanes of all buckets. `submit` is for routes; counts and latency are for status."""
+
+    def __init__(
+        self,
+        router: IsRouter,
+        lookup: IsLookup,
+        clock: IReactorTime,
+        now: Callable[[], float],
+        fold_foreign: FoldForeign | None = None,
+    ):
+        self.latency = Latency()
+        self.errors: Counter[str] = Counter()
+        """Events that Handlers failed to fold, by Type, and cycles that failed, as `fold cycle`; since this process began."""
+        self.waiting_bytes = 0
+        self._router, self._lookup, self._clock, self._now = router, lookup, clock, now
+        self._fold_foreign = fold_foreign
+        self._lanes: dict[int, _Lane] = {}
+        self._ready: deque[_Lane] = deque()
+        self._running = 0
+
+    async def submit(self, batches: Sequence[Waiting], seconds: float = ENVELOPE_SECONDS) -> list[Verdict]:
+        """The verdicts on `batches`, in order, within `seconds`. The caller has checked that their buckets exist."""
+        envelope = _Envelope(batches)
+        for place, item in enumerate(batches):
+            self._enqueue(_Entry(envelope, place, item))
+        self._start_cycles()
+        if envelope.undecided:
+            deadline = self._clock.callLater(seconds, envelope.give_up)
+            try:
+                await envelope.decided
+            finally:
+                if deadline.active():
+                    deadline.cancel()
+                envelope.abandoned = True
+        return [verdict or Verdict(LATER, BUSY_SECONDS) for verdict in envelope.verdicts]
+
+    def _enqueue(self, entry: _Entry) -> None:
+        bucket, size = entry.item.batch.bucket, entry.item.size
+        lane = self._lanes.get(bucket)
+        if lane is None:
+            lane = self._lanes[bucket] = _Lane(bucket)
+        # an empty lane takes any batch, so that no size is refused for ever
+        if lane.entries and (lane.bytes + size > MAX_LANE_BYTES or self.waiting_bytes + size > MAX_WAITING_BYTES):
+            entry.decide(Verdict(LATER, FULL_SECONDS))
+            return
+        lane.entries.append(entry)
+        lane.bytes += size
+        self.waiting_bytes += size
+        if not lane.is_busy and not lane.is_ready:
+            lane.is_ready = True
+            self._ready.append(lane)
+
+    def _start_cycles(self) -> None:
+        while self._ready and self._running < MAX_CYCLES:
+            lane = self._ready.popleft()
+            lane.is_ready = False
+            entries = self._take(lane)
+            if entries:
+                lane.is_busy = True
+                self._running += 1
+                ensureDeferred(self._cycle(lane, entries)).addErrback(
+                    lambda failure: log.failure("a fold cycle ended without its verdicts", failure=failure)
+                )
+            elif not lane.entries:
+                del self._lanes[lane.bucket]
+
+    def _take(self, lane: _Lane) -> list[_Entry]:
+        """The next cycle's entries: at most MAX_CYCLE_BYTES and MAX_CYCLE_STATES, but always one."""
+        entries: list[_Entry] = []
+        size = 0
+        states: set[tuple[str, str]] = set()
+        while lane.entries:
+            entry = lane.entries[0]
+            if not entry.envelope.abandoned:
+                touched = {(column.client, column.tab) for column in entry.item.batch.columns or () if isinstance(column, Column)}
+                if entries and (size + entry.item.size > MAX_CYCLE_BYTES or len(states | touched) > MAX_CYCLE_STATES):
+                    break
+                entries.append(entry)
+                size += entry.item.size
+                states |= touched
+            lane.entries.popleft()
+            lane.bytes -= entry.item.size
+            self.waiting_bytes -= entry.item.size
+        return entries
+
+    async def _cycle(self, lane: _Lane, entries: list[_Entry]) -> None:
+        try:
+            verdicts = await self._decide(lane.bucket, [entry.item for entry in entries])
+            for entry, verdict in zip(entries, verdicts, strict=True):
+                entry.decide(verdict)
+        finally:
+            lane.is_busy = False
+            self._running -= 1
+            if lane.entries:
+                lane.is_ready = True
+                self._ready.append(lane)
+            else:
+                del self._lanes[lane.bucket]
+            self._start_cycles()
+
+    async def _decide(self, bucket: int, items: list[Waiting]) -> list[Verdict]:
+        cycle = Cycle(bucket, items, self._router.buckets)
+        try:
+            outcome: Outcome = await self._router.transact(
+                bucket, cycle.reads, lambda replies: self._advance(cycle.fold(replies, self._lookup, self._now()), None)
+            )
+        except BucketBusy:
+            return [Verdict(LATER, BUSY_SECONDS)] * len(items)
+        except StoreUnavailable:
+            return [Verdict(LATER, AWAY_SECONDS)] * len(items)
+        except Exception:
+            log.failure("bucket {bucket}: a fold cycle failed", bucket=bucket)
+            self.errors[CYCLE_FAILED] += 1
+            if len(items) == 1:
+                return [Verdict(LATER, ERROR_SECONDS)]
+            # one batch that this Server cannot fold must not hold up those it came with
+            return [verdict for item in items for verdict in await self._decide(bucket, [item])]
+        self.latency.add(outcome.times, self._now())
+        self.errors.update(outcome.handler_errors)
+        return outcome.verdicts
+
+    def _advance(self, steps: Steps, sent: Any) -> Any:
+        """Run a fold to its next need: Writes, More, or an awaitable of one (see Router.transact)."""
+        try:
+            need = steps.send(sent)
+        except StopIteration as stop:
+            outcome: Outcome = stop.value
+            return Writes(outcome.commands, outcome)
+        if isinstance(need, Reads):
+            return More(need.commands, lambda replies: self._advance(steps, replies))
+        return self._advance_foreign(steps, need)
+
+    async def _advance_foreign(self, steps: Steps, need: Foreign) -> Any:
+        assert self._fold_foreign is not None
+        step = self._advance(steps, await self._fold_foreign(need.works, self._now()))
+        return step if isinstance(step, (Writes, More)) else await step
+
+
+class _Lane:
+    """What waits for one bucket. Ready: has entries and is in line for a cycle; busy: a cycle is under way."""
+
+    def __init__(self, bucket: int):
+        self.bucket = bucket
+        self.entries: deque[_Entry] = deque()
+        self.bytes = 0
+        self.is_ready = self.is_busy = False
+
+
+class _Envelope:
+    """The verdicts of one submission, as they come in."""
+
+    def __init__(self, batches: Sequence[Waiting]):
+        self.verdicts: list[Verdict | None] = [None] * len(batches)
+        self.undecided = len(batches)
+        self.abandoned = False  # nobody waits for the rest: what has not begun is not begun
+        self.decided: Deferred[None] = Deferred()
+
+    def give_up(self) -> None:
+        if not self.decided.called:
+            self.decided.callback(None)
+
+
+class _Entry(NamedTuple):
+    envelope: _Envelope
+    place: int
+    item: Waiting
+
+    def decide(self, verdict: Verdict) -> None:
+        envelope = self.envelope
+        if envelope.verdicts[self.place] is None:
+            envelope.verdicts[self.place] = verdict
+            envelope.undecided -= 1
+            if not envelope.undecided:
+                envelope.give_up()

@@ -1,0 +1,96 @@
+"""The keys of a bucket, and the form of what is kept under them (beside the shard layer's own: owner, lease).
+
+1. Every key has its bucket in braces, so that all keys of a bucket lie on one shard (and in one slot of a cluster).
+2. A State is one field of the bucket's `states` hash, its further parts are fields beside it: a cycle reads and writes all its
+   States with one command each.
+3. Every part begins with a frame: the Handler's version, and the Unix second of the last fold.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+_FRAME = struct.Struct("<HI")
+FRAME_BYTES = _FRAME.size
+
+
+def mark(bucket: int, stream: bytes) -> bytes:
+    """The number of the last batch of `stream` that was applied in this bucket; expires."""
+    return b"taba:{%d}:mark:%b" % (bucket, stream.hex().encode())
+
+
+def tabs(bucket: int) -> bytes:
+    """Hash: Tab → Type."""
+    return b"taba:{%d}:tabs" % bucket
+
+
+def states(bucket: int) -> bytes:
+    """Hash: State part → frame and dump."""
+    return b"taba:{%d}:states" % bucket
+
+
+def clients_of(bucket: int, tab: bytes) -> bytes:
+    """Set: the Clients that have a State of this Tab."""
+    return b"taba:{%d}:of:%b" % (bucket, tab)
+
+
+def clients(bucket: int) -> bytes:
+    """Set: the Clients that have a State in this bucket."""
+    return b"taba:{%d}:clients" % bucket
+
+
+def dead_letters(bucket: int) -> bytes:
+    """List: dead letters, newest first."""
+    return b"taba:{%d}:dead" % bucket
+
+
+def counts(bucket: int) -> bytes:
+    """Hash: `folded`, `dead:<reason>`, `dead_dropped` → decimal numbers of Events."""
+    return b"taba:{%d}:counts" % bucket
+
+
+def missing(bucket: int) -> bytes:
+    """List: Types without a Handler that Events came for lately, newest first, with repetitions."""
+    return b"taba:{%d}:missing" % bucket
+
+
+def servers(bucket: int) -> bytes:
+    """Hash: URL of a Server → JSON of what it says of itself. In one bucket alone."""
+    return b"taba:{%d}:servers" % bucket
+
+
+def state_field(tab: str, client: str) -> bytes:
+    """The field of a State's main part."""
+    return f"{tab}\0{client}".encode()
+
+
+def part_fields(field: bytes, further_parts: int) -> list[bytes]:
+    """The fields of a State's further parts."""
+    return [b"%b\0%d" % (field, part) for part in range(1, further_parts + 1)]
+
+
+class Framed(NamedTuple):
+    """One part of a State as it is kept; version 0 and no dump: there is none."""
+
+    version: int
+    folded: int
+    dump: bytes
+
+
+ABSENT = Framed(0, 0, b"")
+
+
+def frame(version: int, folded: float) -> bytes:
+    """What stands before every dump. `folded`: Unix seconds of the fold."""
+    return _FRAME.pack(version, max(0, min(int(folded), 0xFFFF_FFFF)))
+
+
+def unframe(content: bytes | None) -> Framed:
+    """A part as it was read. Raises ValueError for what is no part of a State."""
+    if content is None:
+        return ABSENT
+    if len(content) < FRAME_BYTES:
+        raise ValueError(f"a State of {len(content)} bytes")
+    version, folded = _FRAME.unpack_from(content)
+    return Framed(version, folded, content[FRAME_BYTES:])

@@ -1,0 +1,56 @@
+"""How long it took from record to visible, over the last minute: a windowed histogram in memory. Pure: time is passed in.
+
+Nothing here outlives the process, and nothing needs to: a restarted Server measures anew.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import numpy
+
+WINDOW_SECONDS = 60.0
+SLICE_SECONDS = 5.0
+LEAST_SECONDS = 1e-4  # what is faster counts as this
+ACCURACY = 0.02  # relative, of a percentile
+MOST_SECONDS = 86_400.0  # events of older times were recorded elsewhere and brought here; they say nothing about this path
+
+_GROWTH = numpy.log1p(2 * ACCURACY)
+_BINS = int(numpy.log(MOST_SECONDS / LEAST_SECONDS) / _GROWTH) + 2
+
+
+class Latency:
+    """Seconds from the time of an Event to the end of the transaction that made it visible."""
+
+    def __init__(self) -> None:
+        self._slices: deque[tuple[float, Any]] = deque()
+
+    def add(self, times: Any, now: float) -> None:
+        """Events of these times (float64 array) became visible `now`."""
+        if not len(times):
+            return
+        seconds = now - times
+        seconds = numpy.clip(seconds[seconds <= MOST_SECONDS], LEAST_SECONDS, MOST_SECONDS)
+        bins = (numpy.log(seconds / LEAST_SECONDS) / _GROWTH).astype(numpy.int64)
+        self._forget(now)
+        if not self._slices or now - self._slices[-1][0] >= SLICE_SECONDS:
+            self._slices.append((now, numpy.zeros(_BINS, dtype=numpy.int64)))
+        self._slices[-1][1][:] += numpy.bincount(bins, minlength=_BINS)
+
+    def percentiles(self, now: float) -> dict[str, float | None]:
+        """`p50`, `p95`, `p99` of the last minute, in seconds; None while nothing was folded in it."""
+        self._forget(now)
+        total = sum((counts for _, counts in self._slices), numpy.zeros(_BINS, dtype=numpy.int64)).cumsum()
+        answer: dict[str, float | None] = {}
+        for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
+            if total[-1]:
+                place = int(numpy.searchsorted(total, share * total[-1]))
+                answer[name] = round(float(LEAST_SECONDS * numpy.exp((place + 0.5) * _GROWTH)), 6)
+            else:
+                answer[name] = None
+        return answer
+
+    def _forget(self, now: float) -> None:
+        while self._slices and not now - WINDOW_SECONDS <= self._slices[0][0] <= now:
+            self._slices.popleft()

@@ -1,0 +1,321 @@
+"""Answers questions from what the store has now: names, Clients, Types, Projections, Aggregates. Keeps nothing.
+
+1. The owner key is read after the data (the Router does it), so that an answer never comes from a bucket that has moved away.
+2. A big question is worked on in slices, and others are served between two of them.
+3. What is too big is refused, with the bound.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from taba.errors import TabaError
+from taba.handlers.lookup import Lookup
+from taba.server import keys
+from taba.server.filters import Filter, group_name, with_labels
+from taba.server.fold import bucket_of
+from taba.server.typefold import sentence
+
+MAX_PROJECTIONS = 50_000  # in one answer; some 50 MiB of JSON
+MAX_STATES = 1_000_000  # read for one answer
+SLICE_STATES = 1000  # read and projected at a time; some 10 ms
+
+Command = tuple[bytes, ...]
+
+log = Logger()
+
+
+class QueryRefused(TabaError):
+    """The question cannot be answered as it is; says how to ask."""
+
+
+class Projected(NamedTuple):
+    """The Projections of one Tab by Client, as its Handler made them."""
+
+    tab: str
+    type: str
+    handler: Any
+    projections: dict[str, Any]
+
+
+class IsRouter(Protocol):
+    """What queries need of taba.shard.Router."""
+
+    @property
+    def buckets(self) -> int: ...
+
+    def read_many(self, reads: Mapping[int, Sequence[Command]]) -> Awaitable[Mapping[int, Sequence[Any]]]: ...
+
+
+Match = Callable[[str, Sequence[str]], Awaitable[list[str]]]
+ForeignCall = Callable[[str, str, list[Any]], Awaitable[Any]]
+
+
+class Query:
+    """The questions. `match(pattern, texts)` gives those of `texts` that the whole pattern matches, within a time bound."""
+
+    def __init__(
+        self, router: IsRouter, lookup: Lookup, clock: IReactorTime, now: Callable[[], float], match: Match, foreign: ForeignCall
+    ):
+        self._router, self._lookup = router, lookup
+        self._clock, self._now, self._match, self._foreign = clock, now, match, foreign
+        self.errors: Counter[str] = Counter()
+        """States and Projections that Handlers failed on, by Type, since this process began."""
+
+    async def types(self, wanted: Filter) -> dict[str, str]:
+        """Tab → Type of all that match, sorted by name."""
+        if wanted.names:
+            by_bucket: dict[int, list[str]] = {}
+            for name in wanted.names:
+                by_bucket.setdefault(bucket_of(name, self._router.buckets), []).append(name)
+            replies = await self._router.read_many(
+                {bucket: [(b"HMGET", keys.tabs(bucket), *[name.encode() for name in names])] for bucket, names in by_bucket.items()}
+            )
+            found = {
+                name: type.decode()
+                for bucket, names in by_bucket.items()
+                for name, type in zip(names, replies[bucket][0], strict=True)
+                if type is not None
+            }
+        else:
+            replies = await self._router.read_many({bucket: [(b"HGETALL", keys.tabs(bucket))] for bucket in range(self._router.buckets)})
+            found = {}
+            for [pairs] in replies.values():
+                found.update(zip(map(bytes.decode, pairs[::2]), map(bytes.decode, pairs[1::2]), strict=True))
+        chosen = sorted(found)
+        if wanted.labels:
+            chosen = with_labels(chosen, wanted.labels)
+        if wanted.match is not None:
+            chosen = await self._match(wanted.match, chosen)
+        if wanted.is_about_clients and chosen:
+            clients = await self._clients_of(chosen)
+            kept = set(await self._chosen_clients(wanted, sorted({client for of_tab in clients.values() for client in of_tab})))
+            chosen = [tab for tab in chosen if not kept.isdisjoint(clients[tab])]
+        return {tab: found[tab] for tab in chosen}
+
+    async def names(self, wanted: Filter) -> list[str]:
+        """The names of all Tabs that match, sorted."""
+        return list(await self.types(wanted))
+
+    async def clients(self, wanted: Filter) -> list[str]:
+        """The Clients that have a State of a Tab that matches, sorted."""
+        if wanted.names or wanted.match is not None or wanted.labels:
+            of_tabs = await self._clients_of(list(await self.types(wanted._replace(clients=(), client_match=None))))
+            found = {client for clients in of_tabs.values() for client in clients}
+        else:
+            replies = await self._router.read_many({bucket: [(b"SMEMBERS", keys.clients(bucket))] for bucket in range(self._router.buckets)})
+            found = {client.decode() for [clients] in replies.values() for client in clients}
+        return await self._chosen_clients(wanted, sorted(found))
+
+    async def projections(self, wanted: Filter) -> list[Projected]:
+        """The Projections of all that match, by Tab and Client. Raises QueryRefused for more than MAX_PROJECTIONS."""
+        return [item async for item in self._projected(wanted, MAX_PROJECTIONS)]
+
+    async def aggregates(self, wanted: Filter, by: Sequence[str] = ()) -> dict[str, tuple[Any, Any]]:
+        """Name → (Handler, Aggregate) of all that match. `by`: labels; Tabs of one base name are grouped by their values."""
+        answer: dict[str, tuple[Any, Any]] = {}
+        if not by:
+            async for item in self._projected(wanted, MAX_STATES):
+                aggregate = await self._aggregate(item.type, item.handler, list(item.projections.values()))
+                if aggregate is not None:
+                    answer[item.tab] = (item.handler, aggregate)
+            return answer
+        groups: dict[str, tuple[str, Any, list[Any]]] = {}
+        async for item in self._projected(wanted, MAX_PROJECTIONS):
+            name = group_name(item.tab, by)
+            type, _, projections = groups.setdefault(name, (item.type, item.handler, []))
+            if type != item.type:
+                raise QueryRefused(f"{name}: the Tabs of this group have different Types, {type} and {item.type}")
+            projections.extend(item.projections.values())
+        for name, (type, handler, projections) in sorted(groups.items()):
+            aggregate = await self._aggregate(type, handler, projections)
+            if aggregate is not None:
+                answer[name] = (handler, aggregate)
+        return answer
+
+    async def superaggregate(self, wanted: Filter) -> tuple[Any, Any] | None:
+        """(Handler, Aggregate) over everything that matches; None where nothing does. Raises QueryRefused for several Types."""
+        types = sorted(set((await self.types(wanted)).values()))
+        if len(types) > 1:
+            raise QueryRefused(f"a superaggregate is over one Type; these match: {', '.join(types)[:500]}")
+        handler, projections = None, []
+        async for item in self._projected(wanted, MAX_PROJECTIONS):
+            handler = item.handler
+            projections += item.projections.values()
+        if handler is None:
+            return None
+        aggregate = await self._aggregate(types[0], handler, projections)
+        return None if aggregate is None else (handler, aggregate)
+
+    async def _chosen_clients(self, wanted: Filter, clients: list[str]) -> list[str]:
+        if wanted.clients:
+            exact = set(wanted.clients)
+            clients = [client for client in clients if client in exact]
+        if wanted.client_match is not None:
+            clients = await self._match(wanted.client_match, clients)
+        return clients
+
+    async def _clients_of(self, tabs: Sequence[str]) -> dict[str, list[str]]:
+        by_bucket: dict[int, list[str]] = {}
+        for tab in tabs:
+            by_bucket.setdefault(bucket_of(tab, self._router.buckets), []).append(tab)
+        replies = await self._router.read_many(
+            {bucket: [(b"SMEMBERS", keys.clients_of(bucket, tab.encode())) for tab in of] for bucket, of in by_bucket.items()}
+        )
+        return {
+            tab: sorted(client.decode() for client in members)
+            for bucket, of in by_bucket.items()
+            for tab, members in zip(of, replies[bucket], strict=True)
+        }
+
+    async def _projected(self, wanted: Filter, most: int) -> AsyncIterator[Projected]:
+        types = await self.types(wanted._replace(clients=(), client_match=None))
+        tabs = [tab for tab in types if self._lookup.get(types[tab]) is not None]
+        clients = await self._clients_of(tabs)
+        if wanted.is_about_clients:
+            kept = set(await self._chosen_clients(wanted, sorted({client for of_tab in clients.values() for client in of_tab})))
+            clients = {tab: [client for client in of_tab if client in kept] for tab, of_tab in clients.items()}
+        total = sum(map(len, clients.values()))
+        if total > most:
+            raise QueryRefused(f"{total} Projections match; at most {most} in one answer: ask with name=, match= or client=")
+        lot: list[tuple[str, list[str]]] = []
+        size = 0
+        for tab in tabs:
+            if not clients[tab]:
+                continue
+            lot.append((tab, clients[tab]))
+            size += len(clients[tab])
+            if size >= SLICE_STATES:
+                for item in await self._project_lot(lot, types):
+                    yield item
+                await self._pause()
+                lot, size = [], 0
+        if lot:
+            for item in await self._project_lot(lot, types):
+                yield item
+
+    def _pause(self) -> Deferred[None]:
+        """Let others have a turn."""
+        turn: Deferred[None] = Deferred()
+        self._clock.callLater(0, turn.callback, None)
+        return turn
+
+    async def _project_lot(self, lot: Sequence[tuple[str, list[str]]], types: Mapping[str, str]) -> list[Projected]:
+        """The Projections of (Tab, Clients) pairs: one read a shard, one call a Type."""
+        fields: dict[int, list[bytes]] = {}
+        places: list[tuple[str, str, int, int, int]] = []  # Tab, Client, bucket, the place of its fields, how many
+        for tab, clients in lot:
+            bucket = bucket_of(tab, self._router.buckets)
+            of_bucket = fields.setdefault(bucket, [])
+            further = _further_parts(self._lookup, types[tab])
+            for client in clients:
+                field = keys.state_field(tab, client)
+                places.append((tab, client, bucket, len(of_bucket), 1 + further))
+                of_bucket.append(field)
+                if further:
+                    of_bucket += keys.part_fields(field, further)
+        replies = await self._router.read_many({bucket: [(b"HMGET", keys.states(bucket), *of)] for bucket, of in fields.items()})
+        by_type: dict[str, tuple[list[tuple[str, str]], list[list[keys.Framed]]]] = {}
+        for tab, client, bucket, place, count in places:
+            contents = replies[bucket][0][place : place + count]
+            if contents[0] is None:
+                continue  # deleted between the two reads
+            try:
+                parts = [keys.unframe(content) for content in contents]
+            except ValueError as error:
+                self._count(types[tab], str(error))
+                continue
+            owners, states = by_type.setdefault(types[tab], ([], []))
+            owners.append((tab, client))
+            states.append(parts)
+        found: dict[str, dict[str, Any]] = {}
+        for type, (owners, states) in by_type.items():
+            for (tab, client), projection in zip(owners, await self._project(type, states), strict=True):
+                if projection is not None:
+                    found.setdefault(tab, {})[client] = projection
+        return [
+            Projected(tab, types[tab], self._lookup.get(types[tab]), {client: found[tab][client] for client in clients if client in found[tab]})
+            for tab, clients in lot
+            if tab in found
+        ]
+
+    async def _project(self, type: str, states: list[list[keys.Framed]]) -> list[Any]:
+        """The Projections of States of one Type; None for one that its Handler cannot project."""
+        if not self._lookup.own(type):
+            answers = await self._foreign(type, "project", [self._now(), states])
+        else:
+            answers = project_type(self._lookup.get(type), self._lookup.is_array(type), states, self._now())
+        for answer in answers:
+            if isinstance(answer, str):
+                self._count(type, answer)
+        return [None if isinstance(answer, str) else answer for answer in answers]
+
+    async def _aggregate(self, type: str, handler: Any, projections: list[Any]) -> Any:
+        if not projections:
+            return None
+        if not self._lookup.own(type):
+            answer = await self._foreign(type, "aggregate", [projections])
+        else:
+            answer = aggregate_type(handler, projections)
+        if isinstance(answer, str):
+            self._count(type, answer)
+            return None
+        return answer
+
+    def _count(self, type: str, error: str) -> None:
+        if not self.errors[type]:
+            log.warn("Type {type}: {error}", type=type, error=error)
+        self.errors[type] += 1
+
+
+def _further_parts(lookup: Lookup, type: str) -> int:
+    return int(lookup.get(type).further_parts) if lookup.is_array(type) else 0  # type: ignore[union-attr]
+
+
+def project_type(handler: Any, is_array: bool, states: Sequence[Sequence[keys.Framed]], now: float) -> list[Any]:
+    """A Projection for each State (its main part first), or a sentence where there can be none. Raises nothing."""
+    if is_array and all(part.version in (0, handler.version) for state in states for part in state):
+        try:
+            loaded = handler.load_array([state[0].dump for state in states])
+            answers = list(handler.project_array(loaded, [[part.dump for part in state[1:]] for state in states], now))
+            if len(answers) == len(states) and all(isinstance(answer, dict) for answer in answers):
+                return answers
+        except Exception as error:
+            if len(states) == 1:
+                return [sentence(error)]
+    return [_project_one(handler, is_array, state, now) for state in states]
+
+
+def _project_one(handler: Any, is_array: bool, state: Sequence[keys.Framed], now: float) -> Any:
+    main = state[0]
+    try:
+        if main.version > handler.version:
+            return f"the State has version {main.version}, the Handler {handler.version}"
+        if is_array:
+            dumps = [part.dump for part in state]
+            if main.version < handler.version:
+                dumps = handler.upgrade_parts(dumps, main.version)
+            [answer] = handler.project_array(handler.load_array(dumps[:1]), [dumps[1:]], now)
+        else:
+            loaded = handler.load(main.dump) if main.version == handler.version else handler.upgrade(main.dump, main.version)
+            answer = handler.project(loaded, now)
+    except Exception as error:
+        return sentence(error)
+    return answer if isinstance(answer, dict) else f"project gave {type(answer).__name__}, not a dictionary"
+
+
+def aggregate_type(handler: Any, projections: Sequence[Any]) -> Any:
+    """The Aggregate of Projections, or a sentence where there can be none. Raises nothing."""
+    try:
+        answer = handler.aggregate(projections)
+    except Exception as error:
+        return sentence(error)
+    return answer if isinstance(answer, dict) else f"aggregate gave {type(answer).__name__}, not a dictionary"
+
+

@@ -1,0 +1,182 @@
+"""What a Server says of itself and of its store: counts, dead letters, Servers, problems."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from taba import __version__
+from taba.errors import StoreUnavailable
+from taba.handlers.lookup import Lookup
+from taba.server import keys
+from taba.server.deadletters import decode_dead_letter, describe
+from taba.server.ingest import Ingest
+from taba.server.query import Query
+from taba.shard import Router, Writes
+
+COUNTS_SECONDS = 1.0  # how old the counts in an answer may be: they are read from every bucket
+TYPES_SECONDS = 10.0  # how old the Types of all Tabs may be
+PRESENCE_SECONDS = 5.0  # how often a Server says that it is there
+GONE_SECONDS = 20.0  # a Server that has not said so for this long is not
+MAX_SERVERS = 1000  # in the list
+PRESENCE_BUCKET = 0
+DEAD_LETTER_BUCKETS = 16  # whose dead letters are read at a time
+
+_DEAD = b"dead:"
+
+
+class Counts(NamedTuple):
+    """The sums over all buckets, of Events since ever."""
+
+    folded: int
+    dead_by_reason: dict[str, int]
+    dead_dropped: int
+    missing: list[str]
+
+
+class Status:
+    """Reads what status routes show. `now`: Unix seconds."""
+
+    def __init__(self, router: Router, lookup: Lookup, ingest: Ingest, query: Query, now: Callable[[], float], workers: int):
+        self._router, self._lookup, self._ingest, self._query = router, lookup, ingest, query
+        self._now, self._workers = now, workers
+        self._counts: tuple[float, Counts] | None = None
+        self._types: tuple[float, set[str]] | None = None
+
+    async def counts(self) -> Counts:
+        """Counts of all buckets, at most COUNTS_SECONDS old."""
+        now = self._now()
+        if self._counts is None or not 0 <= now - self._counts[0] < COUNTS_SECONDS:
+            replies = await self._router.read_many(
+                {b: [(b"HGETALL", keys.counts(b)), (b"LRANGE", keys.missing(b), b"0", b"-1")] for b in range(self._router.buckets)}
+            )
+            sums: Counter[bytes] = Counter()
+            missing: set[str] = set()
+            for pairs, types in replies.values():
+                for name, count in zip(pairs[::2], pairs[1::2], strict=True):
+                    sums[name] += int(count)
+                missing.update(type.decode() for type in types)
+            dead = {name[len(_DEAD) :].decode(): count for name, count in sorted(sums.items()) if name.startswith(_DEAD)}
+            known = Counts(sums[b"folded"], dead, sums[b"dead_dropped"], sorted(missing))
+            self._counts = (now, known)
+        return self._counts[1]
+
+    async def _all_types(self) -> set[str]:
+        now = self._now()
+        if self._types is None or not 0 <= now - self._types[0] < TYPES_SECONDS:
+            replies = await self._router.read_many({b: [(b"HVALS", keys.tabs(b))] for b in range(self._router.buckets)})
+            self._types = (now, {type.decode() for [types] in replies.values() for type in set(types)})
+        return self._types[1]
+
+    async def describe(self) -> dict[str, Any]:
+        """`/v1/status`. Answers with the store away, too; then what is in the store is null."""
+        problems = [*self._router.problems, *self._lookup.problems]
+        counts: Counts | None = None
+        types: set[str] = set()
+        try:
+            counts, types = await self.counts(), await self._all_types()
+        except StoreUnavailable as error:
+            if not any("away" in problem for problem in problems):
+                problems.append(f"the store is away: {error}")
+        there = set(self._lookup.types)
+        missing = sorted((types | set(counts.missing if counts else ()) | set(self._lookup.missing)) - there)
+        if missing:
+            problems.append(f"no Handler of Type {', '.join(missing)[:300]}: install the packages that have them, and start this Server again")
+        errors = self._ingest.errors + self._query.errors
+        problems += [f"{count} failed: {what} (this Server's log says more)" for what, count in sorted(errors.items()) if what not in there]
+        handlers = {
+            type: {"version": self._lookup.get(type).version, "origin": self._lookup.origin(type), "errors": errors[type]}  # type: ignore[union-attr]
+            for type in self._lookup.types
+        }
+        return {
+            "version": __version__,
+            "store": self._router.describe(),
+            "workers": self._workers,
+            "folded": counts.folded if counts else None,
+            "dead_letters": sum(counts.dead_by_reason.values()) if counts else None,
+            "dead_letters_by_reason": counts.dead_by_reason if counts else {},
+            "dropped_by_reason": {"dead_letters_full": counts.dead_dropped} if counts and counts.dead_dropped else {},
+            "handlers": handlers,
+            "types_missing": missing,
+            "latency": self._ingest.latency.percentiles(self._now()),
+            "problems": problems,
+        }
+
+    async def dead_letters(self, most: int) -> list[dict[str, Any]]:
+        """The Events of the newest dead letters of all buckets, newest first, `most` at the most."""
+        lengths = await self._router.read_many({b: [(b"LLEN", keys.dead_letters(b))] for b in range(self._router.buckets)})
+        filled = [bucket for bucket, [length] in lengths.items() if length]
+        newest: list[dict[str, Any]] = []
+        for start in range(0, len(filled), DEAD_LETTER_BUCKETS):
+            lot = filled[start : start + DEAD_LETTER_BUCKETS]
+            replies = await self._router.read_many({b: [(b"LRANGE", keys.dead_letters(b), b"0", b"%d" % (most - 1))] for b in lot})
+            for bucket, [contents] in replies.items():
+                for content in contents:
+                    letter = decode_dead_letter(content)
+                    if letter is not None:
+                        newest += describe(bucket, letter)
+            newest.sort(key=lambda event: -event["refused"])
+            del newest[most:]
+        return newest
+
+
+class Presence:
+    """Says in the store that this Server is there, and knows which others are."""
+
+    def __init__(self, router: Router, now: Callable[[], float]):
+        self._router, self._now = router, now
+        self._started = now()
+        self.url: str | None = None  # None until it listens, or where no URL leads here
+
+    async def announce(self) -> None:
+        """Say once that this Server is there, and forget those that are gone."""
+        if self.url is None:
+            return
+        url, now = self.url, self._now()
+        said = json.dumps({"roles": ROLES, "started": self._started, "seen": now}).encode()
+
+        def update(replies: Sequence[Any]) -> Writes:
+            gone = [name for name, entry in _pairs(replies[0]).items() if not _is_there(entry, now)]
+            commands: list[tuple[bytes, ...]] = [(b"HSET", keys.servers(PRESENCE_BUCKET), url.encode(), said)]
+            return Writes(([(b"HDEL", keys.servers(PRESENCE_BUCKET), *gone)] if gone else []) + commands)
+
+        await self._router.transact(PRESENCE_BUCKET, [(b"HGETALL", keys.servers(PRESENCE_BUCKET))], update)
+
+    async def withdraw(self) -> None:
+        """Say that this Server goes."""
+        if self.url is not None:
+            url, self.url = self.url, None
+            gone = Writes([(b"HDEL", keys.servers(PRESENCE_BUCKET), url.encode())])
+            await self._router.transact(PRESENCE_BUCKET, [(b"HGET", keys.servers(PRESENCE_BUCKET), url.encode())], lambda _: gone)
+
+    async def servers(self) -> list[dict[str, Any]]:
+        """All Servers of this store that are there, this one among them, by URL; this one alone while the store is away."""
+        found: dict[str, dict[str, Any]] = {}
+        try:
+            [replies] = await self._router.read(PRESENCE_BUCKET, [(b"HGETALL", keys.servers(PRESENCE_BUCKET))])
+        except StoreUnavailable:
+            replies = []
+        now = self._now()
+        for name, content in _pairs(replies).items():
+            if _is_there(content, now) and len(found) < MAX_SERVERS:
+                entry = json.loads(content)
+                found[name.decode()] = {"url": name.decode(), "roles": entry["roles"], "started": entry["started"]}
+        if self.url is not None:
+            found[self.url] = {"url": self.url, "roles": ROLES, "started": self._started}
+        return [found[url] for url in sorted(found)]
+
+
+ROLES = ["ingest", "query"]
+
+
+def _pairs(replies: Sequence[bytes]) -> Mapping[bytes, bytes]:
+    return dict(zip(replies[::2], replies[1::2], strict=True))
+
+
+def _is_there(content: bytes, now: float) -> bool:
+    try:
+        return abs(now - json.loads(content)["seen"]) < GONE_SECONDS
+    except (ValueError, TypeError, KeyError):
+        return False

@@ -1,0 +1,193 @@
+"""Handlers, batches and a store in memory for tests of the Server's pure parts."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy
+
+from taba.batch import Batch, Column
+from taba.handlers import ArrayHandler, Handler
+from taba.handlers.lookup import Found, Lookup
+from taba.names import bucket_of
+from taba.server.fold import Cycle, Foreign, Outcome, Reads, Waiting
+
+BUCKETS = 4
+SPILL_COUNT = 4  # the main part of a Spilling State holds so many values
+
+
+class Sum(ArrayHandler):
+    """Count and total; refuses 13, all of the array at once."""
+
+    type = "Sum"
+    version = 2
+
+    def load_array(self, dumps: Sequence[bytes]) -> Any:
+        return numpy.array([struct.unpack("<qd", dump or bytes(16)) for dump in dumps]).reshape(-1, 2)
+
+    def fold_array(self, states: Any, rows: Any, times: Any, values: Any, now: float) -> Any:
+        if (values == 13).any():
+            raise ValueError("13")
+        numpy.add.at(states[:, 0], rows, 1)
+        numpy.add.at(states[:, 1], rows, values)
+        return states
+
+    def dump_array(self, states: Any) -> list[bytes]:
+        return [struct.pack("<qd", int(count), total) for count, total in states]
+
+    def upgrade_parts(self, parts: Sequence[bytes], version: int) -> list[bytes]:
+        (count,) = struct.unpack("<q", parts[0])
+        return [struct.pack("<qd", count, 0.0)]
+
+    def project_array(self, states: Any, parts: Any, now: float) -> list[Any]:
+        return [{"count": int(count), "total": total} for count, total in states]
+
+    def aggregate(self, projections: Any) -> Any:
+        return {key: sum(projection[key] for projection in projections) for key in ("count", "total")}
+
+
+class Spilling(ArrayHandler):
+    """All values: the last few in the main part, older ones in two further parts (even and odd)."""
+
+    type = "Spilling"
+    further_parts = 2
+
+    def load_array(self, dumps: Sequence[bytes]) -> Any:
+        return [list(struct.unpack(f"<{len(dump) // 8}d", dump)) for dump in dumps]
+
+    def fold_array(self, states: Any, rows: Any, times: Any, values: Any, now: float) -> Any:
+        if (values == 13).any():
+            raise ValueError("13")
+        for row, value in zip(rows, values, strict=True):
+            states[row].append(float(value))
+        return states
+
+    def spilling(self, states: Any) -> Any:
+        return numpy.array([row for row, values in enumerate(states) if len(values) > SPILL_COUNT], dtype=numpy.int64)
+
+    def spill(self, states: Any, rows: Any, parts: Any) -> Any:
+        answer = []
+        for row, (even, odd) in zip(rows, parts, strict=True):
+            old, states[row] = states[row], []
+            if 14.0 in old:
+                raise ValueError("14")
+            even += b"".join(struct.pack("<d", value) for value in old if value % 2 == 0)
+            odd += b"".join(struct.pack("<d", value) for value in old if value % 2)
+            answer.append([even, odd])
+        return answer
+
+    def dump_array(self, states: Any) -> list[bytes]:
+        return [struct.pack(f"<{len(values)}d", *values) for values in states]
+
+    def project_array(self, states: Any, parts: Any, now: float) -> list[Any]:
+        return [
+            {"values": sorted([*values, *(value for part in further for (value,) in struct.iter_unpack("<d", part))])}
+            for values, further in zip(states, parts, strict=True)
+        ]
+
+    def aggregate(self, projections: Any) -> Any:
+        return {"values": sorted(value for projection in projections for value in projection["values"])}
+
+
+class Words(Handler):
+    """All values that came, in order; raises at "bad"."""
+
+    type = "Words"
+
+    def new_state(self) -> Any:
+        return []
+
+    def fold(self, state: Any, events: Any, now: float) -> Any:
+        if "bad" in list(events.values):
+            raise ValueError("bad")
+        return [*state, *(float(value) if not isinstance(value, (str, list)) else value for value in events.values)]
+
+    def project(self, state: Any, now: float) -> Any:
+        return {"words": state}
+
+    def aggregate(self, projections: Any) -> Any:
+        return {"words": [word for projection in projections for word in projection["words"]]}
+
+
+def lookup_of(*handlers: Handler, own: bool = True) -> Lookup:
+    return Lookup({handler.type: Found(handler, "taba" if own else "plugin test", own) for handler in handlers})
+
+
+def tab_in(bucket: int, number: int = 0, buckets: int = BUCKETS) -> str:
+    """The `number`-th name of a Tab in this bucket."""
+    names = (f"tab{index}" for index in range(1_000_000))
+    return [name for name, _ in zip((name for name in names if bucket_of(name, buckets) == bucket), range(number + 1), strict=False)][number]
+
+
+def column(tab: str, type: str, values: Sequence[Any], client: str = "web/1", times: Sequence[float] | None = None) -> Column:
+    packed: Any = list(values)
+    if all(isinstance(value, float) for value in values):
+        packed = struct.pack(f"<{len(values)}d", *values)
+    return Column(client, tab, type, struct.pack(f"<{len(values)}d", *(times or [1000.0] * len(values))), packed)
+
+
+def batch(stream: int, number: int, columns: Sequence[Any] | None, bucket: int = 0, follows: int | None = None) -> Waiting:
+    content = Batch(bytes([stream]) * 16, bucket, number, 1000.0, None if columns is None else list(columns))
+    return Waiting(number - 1 if follows is None else follows, content, 100)
+
+
+class MemoryStore:
+    """The keys of a store, and what the commands of a cycle do to them."""
+
+    def __init__(self) -> None:
+        self.keys: dict[bytes, Any] = {}
+
+    def read(self, command: Sequence[bytes]) -> Any:
+        name, key, *rest = command
+        if name == b"MGET":
+            return [self.keys.get(one) for one in (key, *rest)]
+        if name == b"HMGET":
+            return [self.keys.get(key, {}).get(field) for field in rest]
+        if name == b"LRANGE":
+            start, end = int(rest[0]), int(rest[1])
+            return self.keys.get(key, [])[start : None if end == -1 else end + 1]
+        raise NotImplementedError(name)
+
+    def write(self, command: Sequence[bytes]) -> None:
+        name, key, *rest = command
+        if name == b"SET":
+            assert rest[1] == b"EX" and int(rest[2]) > 0
+            self.keys[key] = rest[0]
+        elif name == b"HSET":
+            self.keys.setdefault(key, {}).update(zip(rest[::2], rest[1::2], strict=True))
+        elif name == b"HDEL":
+            for field in rest:
+                self.keys.get(key, {}).pop(field, None)
+        elif name == b"SADD":
+            self.keys.setdefault(key, set()).update(rest)
+        elif name == b"LPUSH":
+            self.keys[key] = [*reversed(rest), *self.keys.get(key, [])]
+        elif name == b"LTRIM":
+            self.keys[key] = self.keys[key][int(rest[0]) : int(rest[1]) + 1]
+        elif name == b"HINCRBY":
+            of_key = self.keys.setdefault(key, {})
+            of_key[rest[0]] = b"%d" % (int(of_key.get(rest[0], 0)) + int(rest[1]))
+        else:
+            raise NotImplementedError(name)
+
+    def counts(self, bucket: int = 0) -> Mapping[str, int]:
+        return {name.decode(): int(count) for name, count in self.keys.get(b"taba:{%d}:counts" % bucket, {}).items()}
+
+    def cycle(self, lookup: Lookup, waiting: Sequence[Waiting], bucket: int = 0, now: float = 1001.0) -> Outcome:
+        """Run one fold cycle as a Server would, with nobody in between."""
+        cycle = Cycle(bucket, waiting, BUCKETS)
+        steps = cycle.fold([self.read(command) for command in cycle.reads], lookup, now)
+        sent: Any = None
+        while True:
+            try:
+                need = steps.send(sent)
+            except StopIteration as stop:
+                outcome: Outcome = stop.value
+                break
+            assert isinstance(need, Reads) and not isinstance(need, Foreign)
+            sent = [self.read(command) for command in need.commands]
+        for command in outcome.commands:
+            self.write(command)
+        return outcome
