@@ -1,0 +1,339 @@
+"""CounterGroup: count, total and average over the last 1m, 10m, 1h and 1d, and percentiles of all values.
+
+A State's main part is a header with the all-time figures, the bins of the sketch, and a *journal*: the slots of 5 s that were
+written lately, sparse, at most JOURNAL_SLOTS. When there are more, those of more than a minute ago move into the further part, the
+*archive*: blocks of slots of 30 s, 150 s and 15 min. So a cycle reads and writes some 400 bytes a State, and an archive once in a while.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from taba.handlers.base import ArrayHandler, Projection
+from taba.handlers.percentiles import aggregate_percentiles, percentiles
+from taba.handlers.ragged import (
+    COUNTS,
+    Buffer,
+    Floats,
+    Ints,
+    MalformedRow,
+    aligned,
+    bounds_of,
+    by_rows,
+    count_codes,
+    count_rows,
+    cut_rows,
+    join_rows,
+    max_rows,
+    merge_tables,
+    reduce_table,
+    refuse,
+    run_starts,
+    sum_rows,
+)
+from taba.handlers.sketch import bins_per_row, codes_from, codes_in, codes_of, deltas_of, keys_of, merge_bins, tally
+from taba.handlers.slots import HEADER as BLOCK
+from taba.handlers.slots import (
+    HEADER_FIELDS,
+    MAX_SLOTS,
+    Layout,
+    block_codes,
+    check_slots,
+    grouped_sums,
+    rows_in,
+    slot_keys,
+    starts_in,
+)
+from taba.handlers.windows import MAX_AHEAD_SECONDS, WINDOWS, Ladder
+
+LADDER = Ladder(5, 30, 150, 900)
+JOURNAL_SLOTS = 32  # with 20 bins, a main part of some 450 bytes; after a spill at most 19 are left, so the next is 13 slots away
+MAX_TALLY = 2**32 - 1  # where the counts of refused and held events stop
+
+_HEADER = np.dtype(
+    [
+        ("total", "<f8"),
+        ("low", "<f8"),
+        ("high", "<f8"),
+        ("refused", "<u4"),
+        ("held", "<u4"),
+        ("bins", "<u2"),
+        ("first", "<i2"),
+        ("bin_codes", "<u1"),
+        ("mark", "<u1"),
+        ("spare", "<u2"),
+        *HEADER_FIELDS,
+    ]
+)  # 48 bytes
+_MARK = 0x43  # the same in every dump: other bytes are seldom taken for one
+_LEVELS = 3  # of the archive
+_BLOCKS = _LEVELS * BLOCK.itemsize
+_NO_ARCHIVE = bytes(_BLOCKS)
+
+
+def _empty() -> bytes:
+    header = np.zeros(1, dtype=_HEADER)
+    header["mark"] = _MARK
+    header["low"], header["high"] = np.inf, -np.inf
+    return header.tobytes()
+
+
+_EMPTY = _empty()
+
+
+class CounterStates:
+    """Main parts as columns: all-time figures a row, a table of bins, a table of journal slots."""
+
+    __slots__ = ("bin_counts", "bin_keys", "head", "now", "rows", "slot_counts", "slot_keys", "slot_totals")
+
+    def __init__(self, head: dict[str, Any], bin_keys: Ints, bin_counts: Ints, keys: Ints, counts: Ints, totals: Floats):
+        self.rows = len(head["total"])
+        self.head = head
+        self.bin_keys = bin_keys
+        self.bin_counts = bin_counts
+        self.slot_keys = keys
+        self.slot_counts = counts
+        self.slot_totals = totals
+        self.now = 0.0
+
+
+class CounterGroup(ArrayHandler):
+    """Count, total and average over the last 1m, 10m, 1h, 1d, exact to the slot; percentiles of all values."""
+
+    type = "CounterGroup"
+    version = 1
+    further_parts = 1
+
+    def load_array(self, dumps: Sequence[bytes]) -> CounterStates:
+        buffer, starts, lengths = join_rows(dumps, _EMPTY, _HEADER.itemsize)
+        header = buffer.headers(_HEADER, starts)
+        bins = header["bins"].astype(np.int64)
+        bin_codes = header["bin_codes"].astype(np.int64)
+        delta_codes, weight_codes = bin_codes & 3, bin_codes >> 2
+        refuse((header["mark"] != _MARK) | (delta_codes > 1) | (weight_codes > 3), "no State of a CounterGroup")
+        weights_at = starts + _HEADER.itemsize
+        deltas_at = aligned(weights_at + (bins << weight_codes), delta_codes)
+        layout = Layout(
+            header["slots"].astype(np.int64), header["codes"].astype(np.int64), aligned(deltas_at + (bins << delta_codes), 3)
+        )
+        refuse(layout.ends != starts + lengths, "a length that its header does not explain")
+        rows = np.arange(len(starts))
+        deltas = buffer.read(COUNTS, deltas_at, delta_codes, bins, np.int64)
+        bin_rows = np.repeat(rows, bins)
+        codes = codes_from(header["first"].astype(np.int64), deltas, bins)
+        bin_keys = keys_of(bin_rows, codes)
+        weights = buffer.read(COUNTS, weights_at, weight_codes, bins, np.int64)
+        if len(bin_keys):
+            bad = (weights <= 0) | (np.abs(codes) > 32_767)
+            bad[1:] |= bin_keys[1:] <= bin_keys[:-1]
+            if bad.any():
+                raise MalformedRow(int(bin_rows[bad][0]), "bins out of order")
+        slot_starts, counts, totals = layout.read(buffer, header["base"].astype(np.int64), int(LADDER.widths[0]))
+        slot_rows = np.repeat(rows, layout.slots)
+        keys = slot_keys(slot_rows, slot_starts)
+        check_slots(keys, slot_starts, counts, slot_rows)
+        head: dict[str, Any] = {name: header[name].copy() for name in ("total", "low", "high")}
+        head["refused"] = header["refused"].astype(np.int64)
+        head["held"] = header["held"].astype(np.int64)
+        return CounterStates(head, bin_keys, weights, keys, counts, totals)
+
+    def fold_array(self, states: CounterStates, rows: Ints, times: Floats, values: Floats, now: float) -> CounterStates:
+        states.now = now
+        rows, times, values = by_rows(rows, times, values)
+        finite = np.isfinite(values)
+        if not finite.all():
+            states.head["refused"] += count_rows(rows[~finite], states.rows)
+            rows, times, values = rows[finite], times[finite], values[finite]
+        if not len(rows):
+            return states
+        head = states.head
+        starts = run_starts(rows)
+        touched = rows[starts]
+        with np.errstate(over="ignore", invalid="ignore"):  # a sum beyond all floats is infinite, and shown as no value
+            head["total"][touched] += np.add.reduceat(values, starts)
+        head["low"][touched] = np.minimum(head["low"][touched], np.minimum.reduceat(values, starts))
+        head["high"][touched] = np.maximum(head["high"][touched], np.maximum.reduceat(values, starts))
+        states.bin_keys, states.bin_counts = merge_bins(states.bin_keys, states.bin_counts, *tally(rows, codes_of(values)))
+
+        slots, ahead = LADDER.hold(times, now)
+        if ahead.any():
+            head["held"] += count_rows(rows[ahead], states.rows)
+        self._forget(states, now)
+        oldest = LADDER.oldest(now)
+        if slots.min() < oldest:
+            kept = slots >= oldest
+            rows, slots, values = rows[kept], slots[kept], values[kept]
+            if not len(rows):
+                return states
+        keys = slot_keys(rows, slots)
+        runs = run_starts(keys)  # a row's events come nearly in order, so most of one slot stand together
+        new_keys, [counts, totals] = reduce_table(
+            keys[runs], [np.diff(runs, append=len(keys)), np.add.reduceat(values, runs)]
+        )
+        states.slot_keys, [states.slot_counts, states.slot_totals] = merge_tables(
+            states.slot_keys, [states.slot_counts, states.slot_totals], new_keys, [counts, totals]
+        )
+        return states
+
+    def _forget(self, states: CounterStates, now: float) -> None:
+        """Leave out journal slots that no window covers any more; hold those to now that a wrong clock put far ahead."""
+        starts = starts_in(states.slot_keys)
+        if not len(starts):
+            return
+        oldest = LADDER.oldest(now)
+        if starts.min() < oldest:
+            kept = starts >= oldest
+            states.slot_keys, starts = states.slot_keys[kept], starts[kept]
+            states.slot_counts, states.slot_totals = states.slot_counts[kept], states.slot_totals[kept]
+        if len(starts) and starts.max() > now + MAX_AHEAD_SECONDS:
+            width = int(LADDER.widths[0])
+            held = np.where(starts > now + MAX_AHEAD_SECONDS, int(now) // width * width, starts)
+            states.slot_keys, [states.slot_counts, states.slot_totals] = reduce_table(
+                slot_keys(rows_in(states.slot_keys), held), [states.slot_counts, states.slot_totals]
+            )
+
+    def spilling(self, states: CounterStates) -> Ints:
+        return np.flatnonzero(count_rows(rows_in(states.slot_keys), states.rows) > JOURNAL_SLOTS)
+
+    def spill(self, states: CounterStates, rows: Ints, parts: Sequence[Sequence[bytes]]) -> list[list[bytes]]:
+        now = states.now
+        starts = starts_in(states.slot_keys)
+        chosen = np.zeros(states.rows, dtype=np.bool_)
+        chosen[rows] = True
+        leaving = chosen[rows_in(states.slot_keys)] & LADDER.leaves(starts, now)
+        places = np.zeros(states.rows, dtype=np.int64)
+        places[rows] = np.arange(len(rows))
+        old_rows, old_starts, old_levels, old_counts, old_totals = _load_archives([part[0] for part in parts])
+        moved = int(leaving.sum())
+        merged = _dump_archives(
+            len(parts),
+            np.concatenate((old_rows, places[rows_in(states.slot_keys)[leaving]])),
+            np.concatenate((old_starts, starts[leaving])),
+            np.concatenate((old_levels, np.ones(moved, dtype=np.int64))),
+            np.concatenate((old_counts, states.slot_counts[leaving])),
+            np.concatenate((old_totals, states.slot_totals[leaving])),
+            now,
+        )
+        kept = ~leaving
+        states.slot_keys = states.slot_keys[kept]
+        states.slot_counts, states.slot_totals = states.slot_counts[kept], states.slot_totals[kept]
+        return [[archive] for archive in merged]
+
+    def dump_array(self, states: CounterStates) -> list[bytes]:
+        bins = bins_per_row(states.bin_keys, states.rows)
+        firsts, deltas = deltas_of(codes_in(states.bin_keys), bins)
+        delta_codes, weight_codes = count_codes(max_rows(deltas, bins)), count_codes(max_rows(states.bin_counts, bins))
+        slot_rows = rows_in(states.slot_keys)
+        slots = count_rows(slot_rows, states.rows)
+        refuse(slots > MAX_SLOTS, "more journal slots than a dump takes; it had to spill")
+        numbers = starts_in(states.slot_keys) // LADDER.widths[0]
+        bases, codes, offsets = block_codes(numbers, slots, states.slot_counts, states.slot_totals)
+        # every row as if it began at 0; then one after the other
+        zero = np.zeros(states.rows, dtype=np.int64)
+        weights_at = zero + _HEADER.itemsize
+        deltas_at = aligned(weights_at + (bins << weight_codes), delta_codes)
+        blocks_at = aligned(deltas_at + (bins << delta_codes), 3)
+        edges = bounds_of(Layout(slots, codes, blocks_at).ends)
+        at = edges[:-1]
+        content = bytearray(int(edges[-1]))
+        buffer = Buffer(content)
+        header = np.zeros(states.rows, dtype=_HEADER)
+        for name in ("total", "low", "high"):
+            header[name] = states.head[name]
+        header["refused"] = np.minimum(states.head["refused"], MAX_TALLY)
+        header["held"] = np.minimum(states.head["held"], MAX_TALLY)
+        header["bins"], header["first"] = bins, firsts
+        header["bin_codes"], header["mark"] = delta_codes | weight_codes << 2, _MARK
+        header["base"], header["slots"], header["codes"] = bases, slots, codes
+        buffer.put_headers(at, header)
+        buffer.write(COUNTS, at + weights_at, weight_codes, bins, states.bin_counts)
+        buffer.write(COUNTS, at + deltas_at, delta_codes, bins, deltas)
+        Layout(slots, codes, at + blocks_at).write(buffer, offsets, states.slot_counts, states.slot_totals)
+        return cut_rows(content, edges)
+
+    def project_array(self, states: CounterStates, parts: Sequence[Sequence[bytes]], now: float) -> list[Projection]:
+        archived = _load_archives([part[0] if part else b"" for part in parts])
+        rows = np.concatenate((rows_in(states.slot_keys), archived[0]))
+        starts = np.concatenate((starts_in(states.slot_keys), archived[1]))
+        levels = np.concatenate((np.zeros(len(states.slot_keys), dtype=np.int64), archived[2]))
+        counts = np.concatenate((states.slot_counts, archived[3]))
+        totals = np.concatenate((states.slot_totals, archived[4]))
+        windows = []
+        for covers in LADDER.covered(starts, levels, now):
+            window_counts, window_totals = grouped_sums(rows, states.rows, covers, counts, totals)
+            windows.append((window_counts.astype(np.int64).tolist(), window_totals.tolist()))
+        bins = bins_per_row(states.bin_keys, states.rows)
+        head = states.head
+        pct = percentiles(codes_in(states.bin_keys), states.bin_counts, bins, head["total"], head["low"], head["high"])
+        refused, held = head["refused"].tolist(), head["held"].tolist()
+        projections = []
+        for row in range(states.rows):
+            projection: Projection = {
+                name: _window(counts[row], totals[row]) for name, (counts, totals) in zip(WINDOWS, windows, strict=True)
+            }
+            projection["pct"] = pct[row]
+            projection["_refused"], projection["_held"] = refused[row], held[row]
+            projections.append(projection)
+        return projections
+
+    def aggregate(self, projections: Sequence[Projection]) -> Projection:
+        aggregate: Projection = {
+            name: _window(
+                sum(projection[name]["count"] for projection in projections),
+                sum(projection[name]["total"] for projection in projections),
+            )
+            for name in WINDOWS
+        }
+        aggregate["pct"] = aggregate_percentiles([projection["pct"] for projection in projections])
+        for name in ("_refused", "_held"):
+            aggregate[name] = sum(projection.get(name, 0) for projection in projections)
+        return aggregate
+
+
+def _window(count: int, total: float) -> dict[str, Any]:
+    return {"count": count, "total": total, "average": total / count if count else None}
+
+
+def _load_archives(archives: Sequence[bytes]) -> tuple[Ints, Ints, Ints, Ints, Floats]:
+    """(rows, starts, levels, counts, totals) of all slots in archives; b"" is an empty one."""
+    buffer, starts, lengths = join_rows(archives, _NO_ARCHIVE, _BLOCKS)
+    header = buffer.headers(BLOCK, (starts[:, None] + np.arange(_LEVELS) * BLOCK.itemsize).reshape(-1))
+    slots, codes = header["slots"].astype(np.int64), header["codes"].astype(np.int64)
+    # the blocks of a row follow each other: as if each began at 0, then shifted behind those before it
+    sizes = Layout(slots, codes, np.zeros(len(slots), dtype=np.int64)).ends.reshape(-1, _LEVELS)
+    ends = np.cumsum(sizes, axis=1) + _BLOCKS
+    refuse(ends[:, -1] != lengths, "an archive of a length that its header does not explain")
+    layout = Layout(slots, codes, (starts[:, None] + ends - sizes).reshape(-1))
+    rows = np.repeat(np.arange(len(archives)), _LEVELS)
+    levels = np.tile(np.arange(1, _LEVELS + 1), len(archives))
+    slot_starts, counts, totals = layout.read(buffer, header["base"].astype(np.int64), LADDER.widths[levels])
+    slot_rows = np.repeat(rows, slots)
+    check_slots(slot_keys(np.repeat(np.arange(len(slots)), slots), slot_starts), slot_starts, counts, slot_rows)
+    return slot_rows, slot_starts, np.repeat(levels, slots), counts, totals
+
+
+def _dump_archives(
+    archives: int, rows: Ints, starts: Ints, levels: Ints, counts: Ints, totals: Floats, now: float
+) -> list[bytes]:
+    """Archives of all these slots (in any order), widened as of `now`; those that no window covers are left out."""
+    kept = starts >= LADDER.oldest(now)
+    rows, counts, totals = rows[kept], counts[kept], totals[kept]
+    starts, levels = LADDER.widen(starts[kept], levels[kept], now)
+    keys, [counts, totals] = reduce_table(slot_keys(rows * _LEVELS + levels - 1, starts), [counts, totals])
+    blocks = rows_in(keys)
+    slots = count_rows(blocks, archives * _LEVELS)
+    numbers = starts_in(keys) // LADDER.widths[blocks % _LEVELS + 1]
+    bases, codes, offsets = block_codes(numbers, slots, counts, totals)
+    sizes = Layout(slots, codes, np.zeros(len(slots), dtype=np.int64)).ends.reshape(-1, _LEVELS)
+    edges = bounds_of(sum_rows(sizes.reshape(-1), np.arange(archives + 1) * _LEVELS) + _BLOCKS)
+    at = edges[:-1, None]
+    content = bytearray(int(edges[-1]))
+    buffer = Buffer(content)
+    header = np.zeros(len(slots), dtype=BLOCK)
+    header["base"], header["slots"], header["codes"] = bases, slots, codes
+    buffer.put_headers((at + np.arange(_LEVELS) * BLOCK.itemsize).reshape(-1), header)
+    Layout(slots, codes, (at + _BLOCKS + np.cumsum(sizes, axis=1) - sizes).reshape(-1)).write(buffer, offsets, counts, totals)
+    return cut_rows(content, edges)

@@ -1,0 +1,56 @@
+"""P: the dictionary of percentiles that several Types show, with the bins that let it be aggregated.
+
+`{"count", "total", "min", "max", "p25", "p50", "p75", "p90", "p95", "p99", "p99.9"}`, null where there is no value, and `_bins`: code,
+count, code, count … of the sketch (see `taba.handlers.sketch`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from taba.handlers.ragged import Floats, Ints, bounds_of, reduce_table, sum_rows
+from taba.handlers.sketch import PERMILLES, codes_in, collapse, keys_of, quantiles
+
+_NAMES = tuple(PERMILLES)
+_PERMILLES = tuple(PERMILLES.values())
+
+
+def percentiles(codes: Ints, counts: Ints, bins: Ints, totals: Floats, lows: Floats, highs: Floats) -> list[dict[str, Any]]:
+    """P of each row; `bins` says how many of `codes` and `counts` it has. Percentiles never lie outside of min … max."""
+    edges = bounds_of(bins)
+    row_counts = sum_rows(counts, edges).tolist()
+    found = np.clip(quantiles(codes, counts, bins, _PERMILLES), lows[:, None], highs[:, None]).tolist()
+    pairs = np.empty(2 * len(codes), dtype=np.int64)
+    pairs[0::2], pairs[1::2] = codes, counts
+    flat = pairs.tolist()
+    ends = (2 * edges).tolist()
+    total, low, high = totals.tolist(), lows.tolist(), highs.tolist()
+    result = []
+    for row, count in enumerate(row_counts):
+        if count:
+            p = {"count": count, "total": total[row], "min": low[row], "max": high[row], **dict(zip(_NAMES, found[row], strict=True))}
+        else:
+            p = {"count": 0, "total": 0.0, "min": None, "max": None, **dict.fromkeys(_NAMES)}
+        p["_bins"] = flat[ends[row] : ends[row + 1]]
+        result.append(p)
+    return result
+
+
+def aggregate_percentiles(several: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One P of several."""
+    filled = [p for p in several if p["count"]]
+    pairs = np.fromiter(chain.from_iterable(p["_bins"] for p in filled), dtype=np.int64)
+    codes, weights = pairs[0::2], pairs[1::2]
+    keys, [counts] = reduce_table(keys_of(np.zeros(len(codes), dtype=np.int64), codes), [weights])
+    keys, counts = collapse(keys, counts)
+    low = min((p["min"] for p in filled), default=np.inf)
+    high = max((p["max"] for p in filled), default=-np.inf)
+    total = sum(p["total"] for p in filled)
+    [p] = percentiles(
+        codes_in(keys), counts, np.array([len(keys)]), np.array([float(total)]), np.array([float(low)]), np.array([float(high)])
+    )
+    return p

@@ -1,0 +1,238 @@
+"""Rows of different lengths in flat numpy arrays, and their way to bytes and back.
+
+1. A ragged column is a flat array beside `counts`, how many of its items belong to each row, in row order.
+2. In bytes, every row stands alone and starts at a multiple of 8; within a row, each section starts at a multiple of its items'
+   width. So a whole column is read or written by indexing one view of the buffer.
+3. The width of items (1, 2, 4 or 8 bytes; as a width code 0 … 3) is chosen per row and section, and written in the row's header.
+
+A *table* is rows of unique, sorted int64 keys with columns beside them; `merge_tables` adds one to another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints: TypeAlias = NDArray[np.int64]
+Floats: TypeAlias = NDArray[np.float64]
+
+# what the items of a section are, by width code
+COUNTS = ("<u1", "<u2", "<u4", "<i8")
+NUMBERS = ("<i1", "<i2", "<i4", "<f8")  # whole numbers where they all are and fit, else floats
+
+_COUNT_LIMITS = np.array([1 << 8, 1 << 16, 1 << 32], dtype=np.int64)
+_NUMBER_LIMITS = np.array([1 << 7, 1 << 15, 1 << 31], dtype=np.float64)
+
+
+def bounds_of(counts: Ints) -> Ints:
+    """Where each row's items start, and the end of the last: len(counts) + 1 positions."""
+    bounds = np.zeros(len(counts) + 1, dtype=np.int64)
+    np.cumsum(counts, out=bounds[1:])
+    return bounds
+
+
+def run_starts(keys: NDArray[Any]) -> Ints:
+    """The positions where a new value begins in an array whose equal items stand together; empty for an empty one."""
+    if not len(keys):
+        return np.zeros(0, dtype=np.int64)
+    return np.concatenate(([0], np.flatnonzero(keys[1:] != keys[:-1]) + 1))
+
+
+def by_rows(rows: Ints, *columns: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+    """`rows` and what stands beside them in the order of rows; of one row, in the order that it came in."""
+    if len(rows) > 1 and (rows[1:] < rows[:-1]).any():
+        order = np.argsort(rows, kind="stable")
+        return (rows[order], *(column[order] for column in columns))
+    return (rows, *columns)
+
+
+def count_rows(rows: Ints, total: int) -> Ints:
+    """How many items each of `total` rows has."""
+    return np.bincount(rows, minlength=total)
+
+
+def sum_rows(items: NDArray[Any], bounds: Ints) -> NDArray[Any]:
+    """The sum of each row's items; exact for integers. `bounds` as from `bounds_of`."""
+    sums = np.zeros(len(items) + 1, dtype=items.dtype)
+    np.cumsum(items, out=sums[1:])
+    result: NDArray[Any] = sums[bounds[1:]] - sums[bounds[:-1]]
+    return result
+
+
+def max_rows(items: NDArray[Any], counts: Ints) -> NDArray[Any]:
+    """The greatest item of each row; 0 for an empty row."""
+    most = np.zeros(len(counts), dtype=items.dtype)
+    filled = np.flatnonzero(counts)
+    if len(filled):
+        most[filled] = np.maximum.reduceat(items, bounds_of(counts)[filled])
+    return most
+
+
+def count_codes(most: Ints) -> Ints:
+    """The width codes for counts (0 or more) up to `most`."""
+    return np.searchsorted(_COUNT_LIMITS, most, side="right")
+
+
+def number_codes(numbers: Floats, counts: Ints) -> Ints:
+    """The width codes for rows of `numbers`: narrow where all of a row are whole and small, else 3."""
+    size = np.abs(numbers)
+    with np.errstate(invalid="ignore"):
+        # -0.0 would come back as 0.0, which is equal; a fraction or NaN asks for the widest
+        size = np.where(numbers == np.rint(numbers), size + (numbers > 0), np.inf)
+    return np.searchsorted(_NUMBER_LIMITS, max_rows(size, counts), side="left")
+
+
+def aligned(ends: Ints, codes: Ints | int) -> Ints:
+    """The first position at or after each of `ends` where items of that width code may start."""
+    width = np.left_shift(1, codes)
+    return (ends + width - 1) & -width
+
+
+class Buffer:
+    """Bytes of many rows, read and written by section. Its length is a multiple of 8."""
+
+    def __init__(self, content: bytes | bytearray):
+        self._bytes = np.frombuffer(content, dtype=np.uint8)
+        self._views: dict[str, NDArray[Any]] = {}
+
+    def view(self, dtype: str) -> NDArray[Any]:
+        view = self._views.get(dtype)
+        if view is None:
+            view = self._views[dtype] = self._bytes.view(dtype)
+        return view
+
+    def headers(self, dtype: np.dtype[Any], starts: Ints) -> NDArray[Any]:
+        """A structured array of the records at `starts` (multiples of 8; itemsize too)."""
+        words = dtype.itemsize // 8
+        picked = self.view("<i8")[(starts >> 3)[:, None] + np.arange(words)]
+        records: NDArray[Any] = picked.view(dtype).reshape(-1)
+        return records
+
+    def put_headers(self, starts: Ints, headers: NDArray[Any]) -> None:
+        words = headers.dtype.itemsize // 8
+        self.view("<i8")[(starts >> 3)[:, None] + np.arange(words)] = headers.view("<i8").reshape(-1, words)
+
+    def read(self, kind: Sequence[str], starts: Ints, codes: Ints | int, counts: Ints, to: Any) -> NDArray[Any]:
+        """The items of one section of every row, as one flat array of dtype `to`."""
+        bounds = bounds_of(counts)
+        total = int(bounds[-1])
+        only = _only(codes)
+        if only is not None:
+            return self.view(kind[only])[_places(starts >> only, bounds, counts, total)].astype(to)
+        items = np.empty(total, dtype=to)
+        which = np.repeat(codes, counts)
+        places = np.repeat(starts, counts) + ((np.arange(total) - np.repeat(bounds[:-1], counts)) << which)
+        for code in range(4):
+            mask = which == code
+            if mask.any():
+                items[mask] = self.view(kind[code])[places[mask] >> code]
+        return items
+
+    def write(self, kind: Sequence[str], starts: Ints, codes: Ints | int, counts: Ints, items: NDArray[Any]) -> None:
+        """Write one section of every row."""
+        bounds = bounds_of(counts)
+        total = int(bounds[-1])
+        only = _only(codes)
+        if only is not None:
+            self.view(kind[only])[_places(starts >> only, bounds, counts, total)] = items
+            return
+        which = np.repeat(codes, counts)
+        places = np.repeat(starts, counts) + ((np.arange(total) - np.repeat(bounds[:-1], counts)) << which)
+        for code in range(4):
+            mask = which == code
+            if mask.any():
+                self.view(kind[code])[places[mask] >> code] = items[mask]
+
+
+def _only(codes: Ints | int) -> int | None:
+    if isinstance(codes, int):
+        return codes
+    if not len(codes):
+        return 0
+    least = int(codes.min())
+    return least if least == codes.max() else None
+
+
+def _places(starts: Ints, bounds: Ints, counts: Ints, total: int) -> Ints:
+    return np.arange(total) + np.repeat(starts - bounds[:-1], counts)
+
+
+class MalformedRow(ValueError):
+    """One row of a list of dumps is no State of this Type; `row` says which."""
+
+    def __init__(self, row: int, reason: str):
+        super().__init__(f"row {row}: {reason}")
+        self.row = row
+
+
+def refuse(bad: NDArray[np.bool_], reason: str) -> None:
+    """Raise MalformedRow for the first row that is `bad`, if any is."""
+    if bad.any():
+        raise MalformedRow(int(np.argmax(bad)), reason)
+
+
+def join_rows(dumps: Iterable[bytes], empty: bytes, header_bytes: int) -> tuple[Buffer, Ints, Ints]:
+    """(buffer, starts, lengths) of `dumps`, with `empty` for b"". Raises MalformedRow for one of an impossible length."""
+    filled = [dump or empty for dump in dumps]
+    lengths = np.fromiter(map(len, filled), dtype=np.int64, count=len(filled))
+    refuse((lengths % 8 != 0) | (lengths < header_bytes), "a length that no dump has")
+    return Buffer(b"".join(filled)), bounds_of(lengths)[:-1], lengths
+
+
+def cut_rows(content: bytearray, bounds: Ints) -> list[bytes]:
+    """The rows of a buffer as bytes objects."""
+    whole = bytes(content)
+    edges = bounds.tolist()
+    return [whole[start:end] for start, end in pairwise(edges)]
+
+
+def merge_tables(
+    keys: Ints, columns: Sequence[NDArray[Any]], new_keys: Ints, new_columns: Sequence[NDArray[Any]], joins: Sequence[Any] = ()
+) -> tuple[Ints, list[NDArray[Any]]]:
+    """A table with another one added: equal keys join (by `joins`, one ufunc a column; all np.add by default).
+
+    The columns of the first may be changed in place.
+    """
+    joins = joins or [np.add] * len(columns)
+    if not len(keys):
+        return new_keys, list(new_columns)
+    places = np.searchsorted(keys, new_keys)
+    hit = keys[np.minimum(places, len(keys) - 1)] == new_keys
+    if hit.all():
+        for column, new, join in zip(columns, new_columns, joins, strict=True):
+            column[places] = join(column[places], new)
+        return keys, list(columns)
+    hits = places[hit]
+    for column, new, join in zip(columns, new_columns, joins, strict=True):
+        column[hits] = join(column[hits], new[hit])
+    missed = ~hit
+    inserted = places[missed] + np.arange(len(new_keys) - len(hits))
+    kept = np.ones(len(keys) + len(inserted), dtype=np.bool_)
+    kept[inserted] = False
+    merged = []
+    for column, new in zip((keys, *columns), (new_keys, *new_columns), strict=True):
+        both = np.empty(len(kept), dtype=column.dtype)
+        both[kept] = column
+        both[inserted] = new[missed]
+        merged.append(both)
+    return merged[0], merged[1:]
+
+
+def reduce_table(keys: Ints, columns: Sequence[NDArray[Any]], joins: Sequence[Any] = ()) -> tuple[Ints, list[NDArray[Any]]]:
+    """A table from rows in any order, with equal keys joined."""
+    joins = joins or [np.add] * len(columns)
+    if len(keys) > 1:
+        steps = keys[1:] - keys[:-1]
+        least = steps.min()
+        if least < 0:
+            order = np.argsort(keys, kind="stable")
+            keys, columns = keys[order], [column[order] for column in columns]
+        elif least > 0:
+            return keys, list(columns)
+        starts = run_starts(keys)
+        keys, columns = keys[starts], [join.reduceat(column, starts) for column, join in zip(columns, joins, strict=True)]
+    return keys, list(columns)

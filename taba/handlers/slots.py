@@ -1,0 +1,104 @@
+"""Blocks: the slots of one level of one State, as columns and as bytes.
+
+A block's header has the first slot (in units of its width), how many slots follow, and their width codes; behind it lie totals, counts
+and the slots' distances from the first. A table of slots has keys by row and start; see `taba.handlers.ragged`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taba.handlers.ragged import (
+    COUNTS,
+    NUMBERS,
+    Buffer,
+    Floats,
+    Ints,
+    aligned,
+    bounds_of,
+    count_codes,
+    max_rows,
+    number_codes,
+    refuse,
+)
+
+HEADER_FIELDS: list[tuple[str, str]] = [("base", "<u4"), ("slots", "<u2"), ("codes", "<u2")]
+HEADER = np.dtype(HEADER_FIELDS)  # 8 bytes
+MAX_SLOTS = 65_535
+
+_SHIFT = 33  # bits of a slot's start (seconds, beyond the year 2200) in a table's key
+_MASK = (1 << _SHIFT) - 1
+
+
+def slot_keys(rows: Ints, starts: Ints) -> Ints:
+    """Table keys: by row, then by start."""
+    return (rows << _SHIFT) + starts
+
+
+def rows_in(keys: Ints) -> Ints:
+    return keys >> _SHIFT
+
+
+def starts_in(keys: Ints) -> Ints:
+    return keys & _MASK
+
+
+class Layout:
+    """Where the sections of blocks lie. Made from headers and the positions at which the sections start."""
+
+    def __init__(self, slots: Ints, codes: Ints, starts: Ints):
+        self.slots = slots
+        self.count_codes = codes & 3
+        self.total_codes = codes >> 2 & 3
+        self.offset_codes = codes >> 4 & 3
+        self.totals = starts
+        self.counts = aligned(self.totals + (slots << self.total_codes), self.count_codes)
+        self.offsets = aligned(self.counts + (slots << self.count_codes), self.offset_codes)
+        self.ends = aligned(self.offsets + (slots << self.offset_codes), 3)
+
+    def read(self, buffer: Buffer, bases: Ints, widths: Ints | int) -> tuple[Ints, Ints, Floats]:
+        """(starts, counts, totals) of all slots."""
+        offsets = buffer.read(COUNTS, self.offsets, self.offset_codes, self.slots, np.int64)
+        starts = (np.repeat(bases, self.slots) + offsets) * (widths if isinstance(widths, int) else np.repeat(widths, self.slots))
+        counts = buffer.read(COUNTS, self.counts, self.count_codes, self.slots, np.int64)
+        return starts, counts, buffer.read(NUMBERS, self.totals, self.total_codes, self.slots, np.float64)
+
+    def write(self, buffer: Buffer, offsets: Ints, counts: Ints, totals: Floats) -> None:
+        buffer.write(COUNTS, self.offsets, self.offset_codes, self.slots, offsets)
+        buffer.write(COUNTS, self.counts, self.count_codes, self.slots, counts)
+        buffer.write(NUMBERS, self.totals, self.total_codes, self.slots, totals)
+
+
+def block_codes(numbers: Ints, slots: Ints, counts: Ints, totals: Floats) -> tuple[Ints, Ints, Ints]:
+    """(bases, codes, offsets) for blocks of `slots` each with the slot `numbers` (starts in units of their width), sorted by block."""
+    edges = bounds_of(slots)
+    bases = np.zeros(len(slots), dtype=np.int64)
+    filled = slots > 0
+    bases[filled] = numbers[edges[:-1][filled]]
+    offsets = numbers - np.repeat(bases, slots)
+    codes = (
+        count_codes(max_rows(counts, slots))
+        | number_codes(totals, slots) << 2
+        | np.minimum(count_codes(max_rows(offsets, slots)), 2) << 4
+    )
+    return bases, codes, offsets
+
+
+def check_slots(keys: Ints, starts: Ints, counts: Ints, rows: Ints) -> None:
+    """Refuse rows whose slots are not in order, hold nothing, or lie beyond all time."""
+    bad = starts > _MASK
+    bad[1:] = keys[1:] <= keys[:-1]
+    bad |= counts <= 0
+    if bad.any():
+        broken = np.zeros(int(rows.max()) + 1, dtype=np.bool_)
+        broken[rows[bad]] = True
+        refuse(broken, "slots out of order")
+
+
+def grouped_sums(rows: Ints, total: int, mask: NDArray[np.bool_], *columns: NDArray[Any]) -> list[Floats]:
+    """For each column, the sum over the masked items of each row."""
+    picked = rows[mask]
+    return [np.bincount(picked, weights=column[mask], minlength=total).astype(np.float64) for column in columns]
