@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from taba.batch import Column
-from taba.bounds import KiB, MAX_VALUE_BYTES
+from taba.bounds import MAX_VALUE_BYTES, KiB
 
 MAX_DEAD_LETTERS = 1000  # entries of one bucket; older ones are dropped and counted
 MAX_DEAD_LETTER_BYTES = 4 * KiB  # of Events in one entry, unless one alone is larger

@@ -35,7 +35,11 @@ class Filter(NamedTuple):
 
 
 def make_filter(
-    names: Sequence[str] = (), clients: Sequence[str] = (), match: str | None = None, client_match: str | None = None, labels: Sequence[str] = ()
+    names: Sequence[str] = (),
+    clients: Sequence[str] = (),
+    match: str | None = None,
+    client_match: str | None = None,
+    labels: Sequence[str] = (),
 ) -> Filter:
     """A Filter from the parameters of a query. Raises ValueError for what they do not take."""
     for parameter, values in (("name", names), ("client", clients), ("label", labels)):

@@ -345,7 +345,8 @@ class _Fold:
                 else:
                     left.append((group, parts, result))
             if left:
-                for (_, parts, _), more in zip(left, (yield from self._read_parts([(group, rows) for group, _, rows in left])), strict=True):
+                found = yield from self._read_parts([(group, rows) for group, _, rows in left])
+                for (_, parts, _), more in zip(left, found, strict=True):
                     parts.update(more)
             foreign, known = [group for group, _, _ in left], [parts for _, parts, _ in left]
 

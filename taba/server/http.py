@@ -10,11 +10,12 @@ from typing import Any
 import attrs
 
 from taba.batch import (
+    APPLIED,
     CONTENT_TYPE,
     LATER,
     REFUSED,
     VERDICTS_HEADER,
-    APPLIED,
+    BadColumn,
     Batch,
     Column,
     Verdict,
@@ -110,7 +111,7 @@ class Routes:
                 waiting.append(Waiting(number - 1, Batch(stream, bucket, number, self._now(), lot), size))
         verdicts = await self._ingest.submit(waiting, POST_SECONDS)
         if any(verdict.word != APPLIED for verdict in verdicts):
-            advice = "send them again under the same Idempotency-Key" if key else "sent again they may count twice; an Idempotency-Key prevents that"
+            advice = "send them again under the same Idempotency-Key" if key else "sent again, some may count twice: use an Idempotency-Key"
             raise HTTPError(503, "store_unavailable", f"not all events were folded in time; {advice}")
         rejected = [{"index": index, "reason": reason} for index, reason in posted.rejected]
         return Answer({"accepted": posted.accepted, "rejected": rejected})
@@ -248,11 +249,12 @@ def _key(key: Any) -> str:
     return key.decode("utf-8", "backslashreplace") if isinstance(key, bytes) else str(key)
 
 
-def _batches(columns: list[Column]) -> list[tuple[list[Column], int]]:
+def _batches(columns: list[Column]) -> list[tuple[list[Column | BadColumn], int]]:
     """`columns` in lots of a batch's size, with their sizes; the same columns always give the same lots."""
-    lots: list[tuple[list[Column], int]] = []
+    lots: list[tuple[list[Column | BadColumn], int]] = []
     for column in columns:
-        size = len(column.times) + (len(column.values) if isinstance(column.values, bytes) else packed_bytes(column.values)) + len(column.tab)
+        values = len(column.values) if isinstance(column.values, bytes) else packed_bytes(column.values)
+        size = len(column.times) + values + len(column.tab)
         if not lots or len(lots[-1][0]) >= MAX_BATCH_COLUMNS or lots[-1][1] + size > MAX_BATCH_BYTES:
             lots.append(([], 0))
         lots[-1][0].append(column)

@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred, ensureDeferred
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from taba.batch import LATER, Column, Verdict
@@ -55,13 +54,14 @@ class Ingest:
         self,
         router: IsRouter,
         lookup: IsLookup,
-        clock: IReactorTime,
+        clock: Any,
         now: Callable[[], float],
         fold_foreign: FoldForeign | None = None,
     ):
         self.latency = Latency()
         self.errors: Counter[str] = Counter()
         """Events that Handlers failed to fold, by Type, and cycles that failed, as `fold cycle`; since this process began."""
+        self.cycles = 0
         self.waiting_bytes = 0
         self._router, self._lookup, self._clock, self._now = router, lookup, clock, now
         self._fold_foreign = fold_foreign
@@ -167,6 +167,7 @@ class Ingest:
             # one batch that this Server cannot fold must not hold up those it came with
             return [verdict for item in items for verdict in await self._decide(bucket, [item])]
         self.latency.add(outcome.times, self._now())
+        self.cycles += 1
         self.errors.update(outcome.handler_errors)
         return outcome.verdicts
 

@@ -7,12 +7,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from taba.errors import TabaError
@@ -57,11 +57,23 @@ Match = Callable[[str, Sequence[str]], Awaitable[list[str]]]
 ForeignCall = Callable[[str, str, list[Any]], Awaitable[Any]]
 
 
+async def match_here(pattern: str, texts: Sequence[str]) -> list[str]:
+    """Match in this process, for as long as it takes."""
+    matches = re.compile(pattern).fullmatch
+    return [text for text in texts if matches(text)]
+
+
 class Query:
     """The questions. `match(pattern, texts)` gives those of `texts` that the whole pattern matches, within a time bound."""
 
     def __init__(
-        self, router: IsRouter, lookup: Lookup, clock: IReactorTime, now: Callable[[], float], match: Match, foreign: ForeignCall
+        self,
+        router: IsRouter,
+        lookup: Lookup,
+        clock: Any,
+        now: Callable[[], float],
+        match: Match = match_here,
+        foreign: ForeignCall | None = None,
     ):
         self._router, self._lookup = router, lookup
         self._clock, self._now, self._match, self._foreign = clock, now, match, foreign
@@ -109,7 +121,7 @@ class Query:
             of_tabs = await self._clients_of(list(await self.types(wanted._replace(clients=(), client_match=None))))
             found = {client for clients in of_tabs.values() for client in clients}
         else:
-            replies = await self._router.read_many({bucket: [(b"SMEMBERS", keys.clients(bucket))] for bucket in range(self._router.buckets)})
+            replies = await self._router.read_many({b: [(b"SMEMBERS", keys.clients(b))] for b in range(self._router.buckets)})
             found = {client.decode() for [clients] in replies.values() for client in clients}
         return await self._chosen_clients(wanted, sorted(found))
 
@@ -144,7 +156,8 @@ class Query:
         types = sorted(set((await self.types(wanted)).values()))
         if len(types) > 1:
             raise QueryRefused(f"a superaggregate is over one Type; these match: {', '.join(types)[:500]}")
-        handler, projections = None, []
+        handler: Any = None
+        projections: list[Any] = []
         async for item in self._projected(wanted, MAX_PROJECTIONS):
             handler = item.handler
             projections += item.projections.values()
@@ -239,15 +252,11 @@ class Query:
             for (tab, client), projection in zip(owners, await self._project(type, states), strict=True):
                 if projection is not None:
                     found.setdefault(tab, {})[client] = projection
-        return [
-            Projected(tab, types[tab], self._lookup.get(types[tab]), {client: found[tab][client] for client in clients if client in found[tab]})
-            for tab, clients in lot
-            if tab in found
-        ]
+        return [Projected(tab, types[tab], self._lookup.get(types[tab]), found[tab]) for tab, _ in lot if tab in found]
 
     async def _project(self, type: str, states: list[list[keys.Framed]]) -> list[Any]:
         """The Projections of States of one Type; None for one that its Handler cannot project."""
-        if not self._lookup.own(type):
+        if self._foreign is not None and not self._lookup.own(type):
             answers = await self._foreign(type, "project", [self._now(), states])
         else:
             answers = project_type(self._lookup.get(type), self._lookup.is_array(type), states, self._now())
@@ -259,7 +268,7 @@ class Query:
     async def _aggregate(self, type: str, handler: Any, projections: list[Any]) -> Any:
         if not projections:
             return None
-        if not self._lookup.own(type):
+        if self._foreign is not None and not self._lookup.own(type):
             answer = await self._foreign(type, "aggregate", [projections])
         else:
             answer = aggregate_type(handler, projections)

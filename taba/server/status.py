@@ -43,12 +43,14 @@ class Status:
         self._router, self._lookup, self._ingest, self._query = router, lookup, ingest, query
         self._now, self._workers = now, workers
         self._counts: tuple[float, Counts] | None = None
+        self._cycles = 0
         self._types: tuple[float, set[str]] | None = None
 
     async def counts(self) -> Counts:
         """Counts of all buckets, at most COUNTS_SECONDS old."""
         now = self._now()
-        if self._counts is None or not 0 <= now - self._counts[0] < COUNTS_SECONDS:
+        if self._counts is None or self._ingest.cycles != self._cycles or not 0 <= now - self._counts[0] < COUNTS_SECONDS:
+            self._cycles = self._ingest.cycles  # what this Server itself has folded is in its next answer
             replies = await self._router.read_many(
                 {b: [(b"HGETALL", keys.counts(b)), (b"LRANGE", keys.missing(b), b"0", b"-1")] for b in range(self._router.buckets)}
             )
@@ -83,7 +85,7 @@ class Status:
         there = set(self._lookup.types)
         missing = sorted((types | set(counts.missing if counts else ()) | set(self._lookup.missing)) - there)
         if missing:
-            problems.append(f"no Handler of Type {', '.join(missing)[:300]}: install the packages that have them, and start this Server again")
+            problems.append(f"no Handler of Type {', '.join(missing)[:300]}: install what has it and start this Server again")
         errors = self._ingest.errors + self._query.errors
         problems += [f"{count} failed: {what} (this Server's log says more)" for what, count in sorted(errors.items()) if what not in there]
         handlers = {
@@ -177,6 +179,6 @@ def _pairs(replies: Sequence[bytes]) -> Mapping[bytes, bytes]:
 
 def _is_there(content: bytes, now: float) -> bool:
     try:
-        return abs(now - json.loads(content)["seen"]) < GONE_SECONDS
+        return bool(abs(now - json.loads(content)["seen"]) < GONE_SECONDS)
     except (ValueError, TypeError, KeyError):
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
+from itertools import count, islice
 from typing import Any
 
 import numpy
@@ -117,8 +118,8 @@ def lookup_of(*handlers: Handler, own: bool = True) -> Lookup:
 
 def tab_in(bucket: int, number: int = 0, buckets: int = BUCKETS) -> str:
     """The `number`-th name of a Tab in this bucket."""
-    names = (f"tab{index}" for index in range(1_000_000))
-    return [name for name, _ in zip((name for name in names if bucket_of(name, buckets) == bucket), range(number + 1), strict=False)][number]
+    names = (name for name in (f"tab{index}" for index in count()) if bucket_of(name, buckets) == bucket)
+    return next(islice(names, number, None))
 
 
 def column(tab: str, type: str, values: Sequence[Any], client: str = "web/1", times: Sequence[float] | None = None) -> Column:

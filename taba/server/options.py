@@ -1,0 +1,52 @@
+"""The options of `twistd taba-server` (design 5.1), defined once."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from taba.bounds import DEFAULT_BUCKETS, MAX_BUCKETS
+from taba.errors import ConfigurationError
+from taba.options import Listen, Option, ServiceOptions, local_listen, whole_number
+from taba.shard import StoreURL, parse_store
+
+MAX_WORKERS = 64  # processes, each with its own connections to every shard
+
+
+class Store(NamedTuple):
+    """The store as it was named (`text` may have a password in it: never shown) and as it was understood."""
+
+    text: str
+    url: StoreURL
+
+    def __repr__(self) -> str:
+        return f"Store({self.url.text})"
+
+
+def _store(text: str) -> Store:
+    return Store(text, parse_store(text))
+
+
+class ServerOptions(ServiceOptions):
+    """The options; after parsing, `listen` is a Listen, `store` a Store, `buckets` an int or None, `workers` an int."""
+
+    program = "taba-server"
+    prefix = "TABA_SERVER_"
+    longdesc = "Folds the events that Agents send into States kept in a store, and answers queries over HTTP."
+    definitions = (
+        Option("listen", "tcp:8280:interface=127.0.0.1", "Where to listen: an endpoint on loopback, or unix:PATH.", local_listen),
+        Option("store", "embedded:", "embedded:[DIR], which this Server runs itself, or redis://[user:pass@]host:port[,…].", _store),
+        Option(
+            "buckets",
+            "",
+            f"The number of buckets, fixed when a store is first used; then {DEFAULT_BUCKETS} unless given.",
+            whole_number(1, MAX_BUCKETS),
+        ),
+        Option("workers", "1", "How many processes; more than one listen on consecutive ports.", whole_number(1, MAX_WORKERS)),
+    )
+
+    def postOptions(self) -> None:
+        super().postOptions()
+        listen: Listen = self["listen"]
+        workers: int = self["workers"]
+        if workers > 1 and not (listen.port and listen.port + workers - 1 <= 65_535):
+            raise ConfigurationError("--listen", listen.text, f"takes a TCP port with --workers {workers}: the first of {workers} in a row")

@@ -1,0 +1,247 @@
+"""The Server as a service: wires router, ingest, query and HTTP; or, with several workers, runs them as processes.
+
+`Options` and `makeService` are what the twistd plugin looks for.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import socket
+import sys
+import time
+from typing import Any
+
+from twisted.application.service import MultiService, Service
+from twisted.internet import error
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.logger import Logger
+from twisted.runner.procmon import ProcessMonitor
+
+from taba.errors import ConfigurationError, StoreUnavailable
+from taba.handlers.lookup import find_handlers
+from taba.options import Listen, state_directory
+from taba.server.http import Routes
+from taba.server.ingest import Ingest
+from taba.server.options import ServerOptions as Options
+from taba.server.options import Store
+from taba.server.query import Query
+from taba.server.status import PRESENCE_SECONDS, Presence, Status
+from taba.shard import EmbeddedStore, Router, StoreURL, parse_store
+from taba.web import Api, make_site
+
+__all__ = ["Options", "makeService"]
+
+STOP_SECONDS = 2.0  # to say goodbye to the store
+FIRST_RESTART_SECONDS = 0.2
+LAST_RESTART_SECONDS = 5.0
+STEADY_SECONDS = 5.0  # a worker that lived so long is restarted without growing delay
+
+log = Logger()
+
+
+def makeService(options: Options) -> MultiService:
+    """The whole Server. Exits with one line for what is wrong with the options."""
+    from twisted.internet import reactor
+
+    try:
+        return make_server(options, reactor)
+    except ConfigurationError as failure:
+        raise SystemExit(f"{options.program}: {failure}") from None
+
+
+def make_server(options: Options, reactor: Any) -> MultiService:
+    """The Server's services. Raises ConfigurationError."""
+    whole = MultiService()
+    store: Store = options["store"]
+    embedded: EmbeddedStore | None = None
+    if store.url.is_embedded:
+        directory = store.url.directory or str(state_directory(options.environ) / "store")
+        embedded = EmbeddedStore(directory, reactor)
+        embedded.setServiceParent(whole)
+        store = Store(embedded.url, parse_store(embedded.url))
+    if options["workers"] > 1:
+        Workers(options, store, embedded, reactor).setServiceParent(whole)
+    else:
+        Server(options["listen"], store.url, options["buckets"], embedded, reactor).setServiceParent(whole)
+    return whole
+
+
+def give_up(program: str, failure: ConfigurationError, reactor: Any) -> None:
+    """End this process with one line and a failure, although the reactor runs already."""
+    sys.stderr.write(f"{program}: {failure}\n")
+    sys.stderr.flush()
+
+    def fail() -> None:
+        # twistd itself always ends with success; it has removed its pid file by now
+        sys.stdout.flush()
+        os._exit(1)
+
+    atexit.register(fail)
+    if reactor.running:
+        reactor.stop()
+    else:
+        reactor.callWhenRunning(reactor.stop)
+
+
+class _Connected(Service):
+    """What Server and Workers share: the store is started and reached, and what cannot be right ends the process."""
+
+    def __init__(self, store: StoreURL, buckets: int | None, embedded: EmbeddedStore | None, reactor: Any):
+        self.router = Router(store, buckets, reactor)
+        self._embedded, self._reactor = embedded, reactor
+
+    def startService(self) -> None:
+        super().startService()
+        ensureDeferred(self._start()).addErrback(self._failed)
+
+    async def _start(self) -> None:
+        await self.open()
+        if self._embedded is not None:
+            while self.running:
+                try:
+                    await self._embedded.wait_running()
+                    break
+                except StoreUnavailable as failure:
+                    log.error("{failure}", failure=failure)
+        if self.running:
+            await self.router.connect()
+            await self.ready()
+
+    async def open(self) -> None:
+        """What happens at once, whether or not the store answers."""
+
+    async def ready(self) -> None:
+        """What happens once the store is there."""
+
+    def _failed(self, failure: Any) -> None:
+        if failure.check(ConfigurationError):
+            give_up(Options.program, failure.value, self._reactor)
+        elif self.running:
+            log.failure("the Server could not start", failure=failure)
+            give_up(Options.program, ConfigurationError("taba-server", failure.type.__name__, failure.getErrorMessage()), self._reactor)
+
+
+class Server(_Connected):
+    """One worker: listens, folds, answers."""
+
+    def __init__(
+        self, listen: Listen, store: StoreURL, buckets: int | None, embedded: EmbeddedStore | None, reactor: Any, workers: int = 1
+    ):
+        super().__init__(store, buckets, embedded, reactor)
+        self._listen = listen
+        self.lookup = find_handlers()
+        for problem in self.lookup.problems:
+            log.warn("{problem}", problem=problem)
+        self.ingest = Ingest(self.router, self.lookup, reactor, time.time)
+        self.query = Query(self.router, self.lookup, reactor, time.time)
+        self.presence = Presence(self.router, time.time)
+        status = Status(self.router, self.lookup, self.ingest, self.query, time.time, workers)
+        self._site = make_site(Api(Routes(self.router, self.ingest, self.query, status, self.presence, time.time).table()))
+        self._port: Any = None
+        self._announcing = LoopingCall(lambda: ensureDeferred(self._announce()))
+        self._announcing.clock = reactor
+
+    async def open(self) -> None:
+        self._port = await listen_on(self._listen, self._site, self._reactor)
+        if not self.running:
+            await self._port.stopListening()
+            return
+        if self._listen.port is not None:
+            address = self._port.getHost()
+            host = f"[{self._listen.interface}]" if ":" in self._listen.interface else self._listen.interface
+            self.presence.url = f"http://{host}:{address.port}"
+            log.info("listening at {url}", url=self.presence.url)
+
+    async def ready(self) -> None:
+        log.info("the store is connected: {store}", store=self.router.url)
+        for problem in self.router.problems:
+            log.warn("{problem}", problem=problem)
+        self._announcing.start(PRESENCE_SECONDS)
+
+    async def _announce(self) -> None:
+        try:
+            await self.presence.announce()
+        except StoreUnavailable as failure:
+            log.debug("presence: {failure}", failure=failure)
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        return ensureDeferred(self._stop())
+
+    async def _stop(self) -> None:
+        if self._announcing.running:
+            self._announcing.stop()
+        if self._port is not None:
+            await self._port.stopListening()
+        leaving = ensureDeferred(self.presence.withdraw())
+        leaving.addTimeout(STOP_SECONDS, self._reactor)
+        try:
+            await leaving
+        except Exception as failure:
+            log.info("left without saying so: {failure}", failure=failure)  # the others notice by themselves
+        await self.router.close()
+
+
+class Workers(_Connected):
+    """Several workers, as processes on consecutive ports: restarted when they die, gone when this one is."""
+
+    def __init__(self, options: Options, store: Store, embedded: EmbeddedStore | None, reactor: Any):
+        super().__init__(store.url, options["buckets"], embedded, reactor)
+        self._options, self._store = options, store
+        self._monitor: Any = ProcessMonitor(reactor)
+        self._monitor.minRestartDelay = FIRST_RESTART_SECONDS
+        self._monitor.maxRestartDelay = LAST_RESTART_SECONDS
+        self._monitor.threshold = STEADY_SECONDS
+
+    async def open(self) -> None:
+        listen: Listen = self._options["listen"]
+        workers: int = self._options["workers"]
+        assert listen.port is not None
+        environ = dict(self._options.environ)
+        environ["TABA_SERVER_STORE"] = self._store.text  # not an argument: arguments are for all to see
+        for port in range(listen.port, listen.port + workers):
+            check_free(listen, port)
+        for number, port in enumerate(range(listen.port, listen.port + workers)):
+            text = listen.text.replace(str(listen.port), str(port), 1)
+            arguments = [sys.executable, "-m", "taba.server.worker", str(os.getpid()), str(workers), "--listen", text]
+            if self._options["buckets"] is not None:
+                arguments += ["--buckets", str(self._options["buckets"])]
+            self._monitor.addProcess(f"worker {number}", arguments, env=environ)
+        self._monitor.startService()
+
+    async def ready(self) -> None:
+        log.info("the store is connected: {store}", store=self.router.url)
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        return ensureDeferred(self._stop())
+
+    async def _stop(self) -> None:
+        if self._monitor.running:
+            self._monitor.stopService()  # SIGTERM, and SIGKILL to what does not obey
+        while self._monitor.protocols:
+            await deferLater(self._reactor, 0.05)
+        await self.router.close()
+
+
+async def listen_on(listen: Listen, site: Any, reactor: Any) -> Any:
+    """The listening port. Raises ConfigurationError where nobody can listen."""
+    try:
+        return await serverFromString(reactor, listen.text).listen(site)
+    except (error.CannotListenError, OSError, ValueError) as failure:
+        reason = getattr(failure, "socketError", failure)
+        raise ConfigurationError("--listen", listen.text, f"takes an endpoint that is free: {reason}") from None
+
+
+def check_free(listen: Listen, port: int) -> None:
+    """Raises ConfigurationError where a worker could not listen on `port`."""
+    family, kind, protocol, _, address = socket.getaddrinfo(listen.interface, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as failure:
+            raise ConfigurationError("--listen", listen.text, f"takes ports that are free; {port}: {failure.strerror}") from None
