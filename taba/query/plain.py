@@ -74,9 +74,9 @@ class Query:
         """Seconds from record to visible: p50, p95, p99."""
         return self.ask(questions.latency())
 
-    def dead_letters(self) -> list[dict[str, Any]]:
-        """The events that could not be folded and are kept."""
-        return self.ask(questions.dead_letters())
+    def dead_letters(self, limit: int | None = None) -> list[dict[str, Any]]:
+        """The events that could not be folded and are kept, newest first; `limit` of them at the most."""
+        return self.ask(questions.dead_letters(limit))
 
     def post_events(self, client: str, events: Sequence[Event], key: str | None = None) -> dict[str, Any]:
         """Send events over HTTP, for what has no ring; `key` makes a repetition harmless for 14 days."""

@@ -137,9 +137,9 @@ def latency() -> Question[dict[str, Any]]:
     return Question("/v1/latency", (), dict, _same)
 
 
-def dead_letters() -> Question[list[dict[str, Any]]]:
-    """The events that could not be folded and are kept, newest first."""
-    return Question("/v1/dead-letters", (), list, _same)
+def dead_letters(limit: int | None = None) -> Question[list[dict[str, Any]]]:
+    """The events that could not be folded and are kept, newest first; `limit` of them at the most."""
+    return Question("/v1/dead-letters", () if limit is None else (("limit", str(limit)),), list, _same)
 
 
 def post_events(client: str, events: Sequence[Event], key: str | None = None) -> Question[dict[str, Any]]:

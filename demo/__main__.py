@@ -1,0 +1,213 @@
+"""`python -m demo`: starts everything, shows it, ends it, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+
+from demo.processes import Child, ChildFailed, free_port, python, twistd, wait_for_port
+from demo.screen import TABS, Screen, look
+from taba.query import Query, QueryError
+
+WORKERS = 4
+START_SECONDS = 90.0  # for each part; a slow machine indexes for a while
+SETTLE_SECONDS = 15.0  # for the last events to become visible
+ONCE_SECONDS = 20.0
+LOOK_SECONDS = 1.0
+LINE_SECONDS = 5.0  # between lines where there is no terminal
+SHM = Path("/dev/shm")
+
+
+class Stopped(Exception):
+    """A signal asks for the end."""
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class Demo:
+    """All parts, in a temporary directory and under an Agent's name of its own."""
+
+    def __init__(self) -> None:
+        self.agent = f"demo-{secrets.token_hex(4)}"
+        self.directory = Path(tempfile.mkdtemp(prefix="taba-demo-"))
+        self.server_port, self.agent_port, self.web_port = free_port(), free_port(), free_port()
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.query = Query(self.url)
+        self.children: list[Child] = []
+        root = str(Path(__file__).resolve().parent.parent)
+        environ = {
+            key: value for key, value in os.environ.items() if not key.startswith(("TABA_", "PYTHONSTARTUP")) and key != "STATE_DIRECTORY"
+        }
+        self.environ = {
+            **environ,
+            "TABA_AGENT": self.agent,
+            "XDG_STATE_HOME": str(self.directory),
+            "PYTHONPATH": root,
+            "TMPDIR": str(self.directory),
+        }
+
+    def start(self, name: str, arguments: list[str], port: int | None = None) -> Child:
+        """Start one part, and wait until it listens."""
+        child = Child(name, arguments, self.directory, self.environ)
+        self.children.append(child)
+        if port is not None:
+            wait_for_port(child, port, START_SECONDS)
+        return child
+
+    def start_all(self, say: Any) -> None:
+        """Start every part. Raises ChildFailed."""
+        say(f"Server {self.url} on an embedded store …")
+        store = f"embedded:{self.directory / 'store'}"
+        listen = f"tcp:{self.server_port}:interface=127.0.0.1"
+        self.start("server", twistd(self.directory, "taba-server", "--listen", listen, "--store", store), self.server_port)
+        self.wait_until_ready()
+        say(f"Agent {self.agent} …")
+        listen, spool = f"tcp:{self.agent_port}:interface=127.0.0.1", str(self.directory / "spool")
+        agent = twistd(self.directory, "taba-agent", "--agent", self.agent, "--server", self.url, "--listen", listen, "--spool", spool)
+        self.start("agent", agent, self.agent_port)
+        say(f"web application under gunicorn, {WORKERS} workers forked after indexing this Python's sources …")
+        bind = f"127.0.0.1:{self.web_port}"
+        gunicorn = python("-m", "gunicorn", "--preload", "--workers", str(WORKERS), "--bind", bind, "--worker-tmp-dir", str(self.directory))
+        self.start("web application", [*gunicorn, "--no-control-socket", "demo.application:application"], self.web_port)
+        say("load and vital signs …")
+        self.vitals = self.start("vitals", python("-m", "demo.vitals"))
+        self.load = self.start("load", python("-m", "demo.load", str(self.web_port)))
+
+    def wait_until_ready(self) -> None:
+        """Until the Server reaches its store."""
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                self.query.names()
+                return
+            except QueryError as error:
+                self.check()
+                if time.monotonic() > deadline:
+                    raise ChildFailed(str(error)) from None
+                time.sleep(0.1)
+
+    def check(self) -> None:
+        """Raises ChildFailed if a part has ended."""
+        for child in self.children:
+            child.check()
+
+    def final_aggregates(self) -> dict[str, Any]:
+        """Every Aggregate once all that was recorded has arrived: when two looks a second apart are the same but for what ages."""
+        for child in (self.load, self.vitals, *(child for child in self.children if child.name == "web application")):
+            child.stop()
+            self.children.remove(child)
+        deadline, last = time.monotonic() + SETTLE_SECONDS, None
+        while True:
+            aggregates = self.query.aggregates(match=TABS)
+            counts = {name: _all_time(content) for name, content in aggregates.items()}
+            if counts == last or time.monotonic() > deadline:
+                return aggregates
+            last = counts
+            time.sleep(1.5)
+
+    def stop(self) -> None:
+        """End every part, those that record first, and remove what they made."""
+        for child in reversed(self.children):
+            child.stop()
+        for segment in [*SHM.glob(f"taba.{self.agent}.*"), *SHM.glob(f"taba-*{self.agent}*")]:
+            segment.unlink(missing_ok=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _all_time(content: Any) -> Any:
+    return content.get("pct", content) if isinstance(content, dict) else content
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 1 <= value <= 86_400:
+        raise argparse.ArgumentTypeError("takes 1 to 86400 seconds")
+    return value
+
+
+def main() -> int:
+    """Run the demo; the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="./run demo", description="Taba at work: a web application under load, watched live through Taba."
+    )
+    parser.add_argument(
+        "--seconds", type=_seconds, metavar="N", help=f"end after N seconds (default: until Ctrl-C; {ONCE_SECONDS:.0f} with --once)"
+    )
+    parser.add_argument(
+        "--once", action="store_true", help="print the final Aggregates as one JSON object on standard output, all else on standard error"
+    )
+    options = parser.parse_args()
+    seconds = options.seconds or (ONCE_SECONDS if options.once else None)
+    console = Console(stderr=options.once, highlight=False)
+
+    def on_signal(number: int, frame: object) -> None:
+        raise Stopped(number)
+
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    demo = Demo()
+    try:
+        for number in signals:
+            signal.signal(number, on_signal)
+        demo.start_all(lambda text: console.print(text, style="dim"))
+        _watch(demo, console, seconds)
+        if options.once:
+            console.print("waiting for the last events …", style="dim")
+            print(json.dumps(demo.final_aggregates(), ensure_ascii=False), flush=True)
+        return 0
+    except Stopped as stopped:
+        # Ctrl-C is how a demo without an end is ended
+        return 0 if stopped.number == signal.SIGINT and seconds is None else 128 + stopped.number
+    except (ChildFailed, QueryError, OSError) as error:
+        console.print(f"demo: {error}", style="red", markup=False)
+        return 1
+    finally:
+        for number in signals:
+            signal.signal(number, signal.SIG_IGN)
+        console.print("stopping …", style="dim")
+        demo.stop()
+
+
+def _watch(demo: Demo, console: Console, seconds: float | None) -> None:
+    """Show what the Server says until the time is over."""
+    screen, end, next_line = Screen(demo.url), time.monotonic() + (seconds or float("inf")), 0.0
+    if not console.is_terminal:
+        while time.monotonic() < end:
+            _look(demo, screen)
+            if screen.samples and time.monotonic() >= next_line:
+                console.print(screen.line(), soft_wrap=True)
+                next_line = time.monotonic() + LINE_SECONDS
+            time.sleep(max(0.0, min(LOOK_SECONDS, end - time.monotonic())))
+        return
+    with Live(screen.draw(), console=console, auto_refresh=False) as live:
+        while time.monotonic() < end:
+            _look(demo, screen)
+            live.update(screen.draw(), refresh=True)
+            time.sleep(max(0.0, min(LOOK_SECONDS, end - time.monotonic())))
+
+
+def _look(demo: Demo, screen: Screen) -> None:
+    demo.check()
+    try:
+        screen.add(look(demo.query))
+    except QueryError as error:
+        if demo.children[0].process.poll() is None:
+            return  # busy for a moment; the next look tells
+        raise ChildFailed(str(error)) from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""The host's own vital signs, twice a second."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import psutil
+
+from taba import client
+
+PERIOD = 0.5
+
+stopping = threading.Event()
+
+
+def main() -> None:
+    """Sample until SIGTERM."""
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    client.start("host/{slot}")
+    cpu, memory, used = client.gauge("host.cpu_percent"), client.gauge("host.memory_percent"), client.gauge("host.memory_used_mib")
+    busy = client.percentile("host.cpu_percent_over_time")
+    psutil.cpu_percent()
+    while not stopping.wait(PERIOD):
+        percent, virtual = psutil.cpu_percent(), psutil.virtual_memory()
+        cpu.set(percent)
+        busy.observe(percent)
+        memory.set(virtual.percent)
+        used.set(round((virtual.total - virtual.available) / 2**20))
+
+
+if __name__ == "__main__":
+    main()

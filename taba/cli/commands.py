@@ -1,0 +1,296 @@
+"""The commands of `taba`: each asks one question and shows the answer, for people on a terminal, as text or JSON elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, TypeVar, cast
+
+import click
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+import taba
+from taba.cli import show
+from taba.cli.record import record
+from taba.query import Filters, Query, QueryError, Question, questions
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+SERVER = click.option(
+    "--server",
+    "-s",
+    envvar="TABA_SERVER",
+    default=questions.DEFAULT_SERVER,
+    show_default=True,
+    show_envvar=True,
+    metavar="URL",
+    help="Any one Server.",
+)
+TIMEOUT = click.option(
+    "--timeout",
+    type=click.FloatRange(0.01, 3600),
+    default=questions.DEFAULT_TIMEOUT,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for an answer.",
+)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document, for programs.")
+DETAIL = click.option("--detail", is_flag=True, help="With the slots from which windows are drawn.")
+
+
+def filters(function: F) -> F:
+    """The options that say which Tabs and Clients are meant."""
+    for option in (
+        click.option("--client-match", metavar="REGEX", help="Only Clients whose whole id matches."),
+        click.option("--client", multiple=True, metavar="ID", help="Only this Client; repeatable."),
+        click.option("--label", multiple=True, metavar="KEY:VALUE", callback=_check_labels, help="Only Tabs with this label; repeatable."),
+        click.option("--match", metavar="REGEX", help="Only Tabs whose whole name matches."),
+        click.argument("name", nargs=-1),
+    ):
+        function = option(function)
+    return function
+
+
+def _check_labels(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if not value.partition(":")[1] or value.startswith(":"):
+            raise click.BadParameter(f"{value!r}: takes KEY:VALUE, such as exchange:adx")
+    return values
+
+
+def _filters(options: Mapping[str, Any]) -> Filters:
+    """The filters that were given; those that were not, not at all."""
+    return cast(Filters, {key: options[key] for key in questions.FILTERS if options.get(key)})
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="""\b
+Examples:
+  taba names --match 'web\\..*'
+  taba agg bids_won
+  taba status
+  tail -F access.log | awk '{print "bytes", $10; fflush()}' | taba record""",
+)
+@click.version_option(taba.__version__, prog_name="taba", message="%(prog)s %(version)s")
+def command() -> None:
+    """Ask Taba what many processes are doing, or tell it from a shell.
+
+    On a terminal answers are tables; elsewhere they are lines of text, one Tab a line; with --json one JSON document.
+    """
+
+
+def asking(name: str, example: str) -> Callable[[F], click.Command]:
+    """A command with the options that every question has; `example` stands in its help."""
+
+    def decorate(function: F) -> click.Command:
+        return command.command(name, epilog="\b\nExamples:\n" + example)(SERVER(AS_JSON(TIMEOUT(function))))
+
+    return decorate
+
+
+@asking("names", "  taba names\n  taba names --match 'price.*' --label exchange:adx\n  taba names --client web/3")
+@filters
+def names(server: str, timeout: float, as_json: bool, **options: Any) -> None:
+    """The names of Tabs, one a line; with NAME…, those of them that are there."""
+    _list(Query(server, timeout=timeout).names(**_filters(options)), as_json)
+
+
+@asking("clients", "  taba clients\n  taba clients bids_won\n  taba clients --client-match 'web/.*'")
+@filters
+def clients(server: str, timeout: float, as_json: bool, **options: Any) -> None:
+    """The ids of Clients, one a line; with NAME…, of those that have these Tabs."""
+    _list(Query(server, timeout=timeout).clients(**_filters(options)), as_json)
+
+
+@asking("types", "  taba types\n  taba types bids_won --json")
+@filters
+def types(server: str, timeout: float, as_json: bool, **options: Any) -> None:
+    """The Type of each Tab."""
+    question = questions.types(_filters(options))
+    _answer(
+        Query(server, timeout=timeout),
+        question,
+        as_json,
+        lambda content: [show.table(["Tab", "Type"], list(content.items()))] if content else [],
+    )
+
+
+@asking(
+    "agg",
+    "  taba agg bids_won winning_bid_price\n  taba agg --match 'web\\..*' --client-match 'eu/.*'\n"
+    "  taba agg --match 'price.*' --by exchange\n  taba agg --match 'price.*' --super --json",
+)
+@filters
+@click.option("--by", multiple=True, metavar="LABEL", help="Group Tabs of one base name by this label; repeatable.")
+@click.option("--super", "all_in_one", is_flag=True, help="One Aggregate over all that match; they must be of one Type.")
+@DETAIL
+def agg(server: str, timeout: float, as_json: bool, by: tuple[str, ...], all_in_one: bool, detail: bool, **options: Any) -> None:
+    """Aggregates: each Tab over all Clients that match.
+
+    Without NAME… or --match, of every Tab. A NAME that is not known is an error, except with --json.
+    """
+    if all_in_one and by:
+        raise click.UsageError("--super and --by exclude each other")
+    query, wanted = Query(server, timeout=timeout), _filters(options)
+    if all_in_one:
+        one = questions.superaggregate(wanted, detail)
+        _answer(query, one, as_json, lambda content: [show.shape(content)] if content else [])
+    else:
+        found = _answer(
+            query, questions.aggregates(wanted, by, detail), as_json, lambda content: [show.tab(*item) for item in content.items()]
+        )
+        _check_known(options["name"], found, as_json or bool(by))
+
+
+@asking("proj", "  taba proj bids_won\n  taba proj bids_won --client web/3 --json")
+@filters
+@DETAIL
+def proj(server: str, timeout: float, as_json: bool, detail: bool, **options: Any) -> None:
+    """Projections: each Tab of each Client by itself.
+
+    A NAME that is not known is an error, except with --json.
+    """
+    found = _answer(
+        Query(server, timeout=timeout),
+        questions.projections(_filters(options), detail),
+        as_json,
+        lambda content: [show.tab(name, projection, client) for name, of in content.items() for client, projection in of.items()],
+    )
+    _check_known(options["name"], found, as_json)
+
+
+@asking("latency", "  taba latency")
+def latency(server: str, timeout: float, as_json: bool) -> None:
+    """Seconds from record to visible, of the last minute: p50, p95, p99."""
+    answer = Query(server, timeout=timeout).latency()
+    if as_json:
+        _print_json(answer)
+    else:
+        print("  ".join(f"{key} {_seconds(value)}" for key, value in answer.items()))
+
+
+@asking("dead-letters", "  taba dead-letters\n  taba dead-letters --json | jq '.[].reason' | sort | uniq -c")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, metavar="N", help="The newest N.")
+def dead_letters(server: str, timeout: float, as_json: bool, limit: int) -> None:
+    """The events that were delivered but cannot be folded, newest first."""
+    answer = Query(server, timeout=timeout).dead_letters(limit)
+    if as_json:
+        _print_json(answer)
+    elif not sys.stdout.isatty():
+        for letter in answer:
+            print(json.dumps(letter, ensure_ascii=False))
+    elif not answer:
+        _print(Text("none", style="dim"))
+    else:
+        columns = ["reason", "tab", "type", "client", "time", "value", "detail"]
+        _print(show.table(columns, ([_cell(column, letter) for column in columns] for letter in answer)))
+
+
+@asking("status", "  taba status\n  taba status --json\n  taba status --agent-url http://127.0.0.1:8379")
+@click.option(
+    "--agent-url",
+    envvar="TABA_AGENT_URL",
+    show_envvar=True,
+    metavar="URL",
+    help=f"The Agent of this host.  [default: {questions.DEFAULT_AGENT}]",
+)
+@click.pass_context
+def status(context: click.Context, server: str, timeout: float, as_json: bool, agent_url: str | None) -> None:
+    """How the Server does, and this host's Agent.
+
+    An Agent that does not answer is an error only when its address was given.
+    With --json: the Server's status with the Agent's under "agent".
+    """
+    of_server = _status(Query(server, timeout=timeout))
+    of_agent = _status(Query(agent_url or questions.DEFAULT_AGENT, timeout=timeout, role="Agent"))
+    errors = [answer for answer in (of_server, of_agent if agent_url else None) if isinstance(answer, QueryError)]
+    if as_json:
+        content: dict[str, Any] = {} if isinstance(of_server, QueryError) else dict(of_server)
+        content["agent"] = None if isinstance(of_agent, QueryError) else of_agent
+        if isinstance(of_server, QueryError):
+            content["error"] = str(of_server)
+        _print_json(content)
+    else:
+        for role, url, answer in (("Server", server, of_server), ("Agent", agent_url or questions.DEFAULT_AGENT, of_agent)):
+            if isinstance(answer, QueryError):
+                if answer not in errors:
+                    _print(Text(str(answer), style="dim"))
+            else:
+                _print(show.status(role, url, answer))
+    for error in errors:
+        print(f"taba status: {error}", file=sys.stderr)
+    if errors:
+        context.exit(1)
+
+
+command.add_command(record)
+
+
+# --- what the commands share ---
+
+
+def _answer(query: Query, question: Question[Any], as_json: bool, draw: Callable[[Any], list[RenderableType]]) -> str:
+    """Show the answer; gives what of it was shown as text, in which the names stand."""
+    if as_json:
+        _print_json(query.ask(question))
+        return ""
+    if not sys.stdout.isatty():
+        text = query.ask(question.as_text())
+        sys.stdout.write(text if not text or text.endswith("\n") else text + "\n")
+        return text
+    content = query.ask(question)
+    for drawn in draw(content) or [Text("nothing matches", style="dim")]:
+        _print(drawn)
+    return "".join(f"{name}: \n" for name in content)
+
+
+def _check_known(wanted: tuple[str, ...], found: str, accept: bool) -> None:
+    missing = [name for name in wanted if not accept and not any(line.startswith(name + ": ") for line in found.splitlines())]
+    if missing:
+        raise click.ClickException(f"no Tab {missing[0]!r} that matches; taba names lists those that are there")
+
+
+def _list(items: list[str], as_json: bool) -> None:
+    if as_json:
+        _print_json(items)
+    else:
+        tty = sys.stdout.isatty()
+        sys.stdout.writelines((show.plain(item) if tty else item) + "\n" for item in items)
+
+
+def _print_json(content: Any) -> None:
+    print(json.dumps(content, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+
+
+def _print(drawn: RenderableType) -> None:
+    Console(highlight=False).print(drawn)
+
+
+def _status(query: Query) -> dict[str, Any] | QueryError:
+    try:
+        return query.status()
+    except QueryError as error:
+        return error
+
+
+def _seconds(value: Any) -> str:
+    if not isinstance(value, (int, float)):
+        return "–"
+    return f"{value * 1000:.3g} ms" if value < 1 else f"{value:.3g} s"
+
+
+def _cell(column: str, letter: Mapping[str, Any]) -> Any:
+    value = letter.get(column)
+    if column == "time" and isinstance(value, (int, float)):
+        try:
+            return datetime.fromtimestamp(value).strftime("%Y-%m-%d %H:%M:%S")
+        except (ValueError, OverflowError, OSError):
+            return value
+    if column == "value":
+        value = letter.get("content") if value is None and "content" in letter else value
+        return json.dumps(value, ensure_ascii=False, default=str)[:60]
+    return value

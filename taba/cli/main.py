@@ -1,0 +1,61 @@
+"""The entry point of `taba`. Importable without the extra, so that it can say which one is missing.
+
+Exit codes: 0 success; 1 what was asked for could not be had; 2 wrong usage. Each error is one line on standard error.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+EXTRA = ("click", "rich")  # what `taba[cli]` installs
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    try:
+        from taba.cli.commands import command
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in EXTRA:
+            raise
+        sys.exit("taba: the command line needs more than the client library; install it with: pip install 'taba[cli]'")
+    sys.exit(_run(command, sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def _run(command: object, arguments: list[str]) -> int:
+    import click
+
+    from taba.query import QueryError
+
+    assert isinstance(command, click.Command)
+    try:
+        # not standalone: click's own errors take three lines and hide the cure in the first
+        code = command.main(arguments, prog_name="taba", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        return 2
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "taba"
+        return _fail(path, f"{error.format_message().rstrip('.')}; see {path} --help", 2)
+    except click.ClickException as error:
+        return _fail("taba", error.format_message(), error.exit_code)
+    except (QueryError, ValueError) as error:
+        return _fail("taba", str(error), 1)
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:
+        # the reader (head, say) has enough; what Python would still flush at exit has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _fail(program: str, message: str, code: int) -> int:
+    print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

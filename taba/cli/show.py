@@ -1,0 +1,151 @@
+"""How answers look on a terminal: by their shape alone, never by the name of a Type.
+
+What comes from elsewhere (names, values) is shown without its control characters: a label must not move the cursor.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+MAX_ROWS = 20  # of one list inside a Projection; --json has them all
+
+
+def plain(text: object) -> str:
+    """`text` with every control character written as an escape."""
+    return "".join(repr(c)[1:-1] if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c for c in str(text))
+
+
+def number(value: Any) -> str:
+    """A value in few characters: six significant digits of a fraction, whole numbers whole, nothing as a dash."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return plain(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
+    if isinstance(value, float) and math.isfinite(value) and (not value.is_integer() or abs(value) >= 1e15):
+        return f"{value:.6g}"
+    return f"{value:,.0f}"
+
+
+def tab(title: str, content: Any, note: str = "") -> RenderableType:
+    """One Projection or Aggregate under its name."""
+    head = Text(plain(title), style="bold")
+    if note:
+        head.append(f"  {plain(note)}", style="not bold cyan")
+    return Group(head, Padding(shape(content), (0, 0, 1, 2)))
+
+
+def shape(content: Any) -> RenderableType:
+    """A dictionary as tables: dictionaries with the same keys are rows of one, plain values are lines."""
+    if not isinstance(content, Mapping):
+        return Text(number(content))
+    if not content:
+        return Text("empty", style="dim")
+    parts: list[RenderableType] = []
+    for keys, items in groupby(content.items(), key=lambda item: _row_keys(item[1])):
+        if keys is None:
+            parts.append(_plain_values(dict(items)))
+        else:
+            parts.append(_rows(keys, list(items)))
+    return Group(*parts)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
+    """A table; columns of numbers stand right."""
+    rows = [list(row) for row in rows]
+    result = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold dim", show_edge=False)
+    for index, column in enumerate(columns):
+        numeric = all(row[index] is None or isinstance(row[index], (int, float)) for row in rows) and bool(rows)
+        result.add_column(Text(plain(column)), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        result.add_row(*(Text(number(value)) for value in row))
+    return result
+
+
+def _row_keys(value: Any) -> tuple[str, ...] | None:
+    if isinstance(value, Mapping) and value and not any(isinstance(item, Mapping) for item in value.values()):
+        return tuple(value)
+    return None
+
+
+def _rows(keys: tuple[str, ...], items: list[tuple[str, Any]]) -> Table:
+    result = table(["", *keys], [[name, *values.values()] for name, values in items])
+    result.columns[0].style = "cyan"
+    return result
+
+
+def _plain_values(values: dict[str, Any]) -> RenderableType:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="cyan")
+    grid.add_column(overflow="fold")
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            cell: RenderableType = shape(value)
+        elif isinstance(value, list) and value and all(isinstance(item, list) for item in value):
+            cell = Text("\n".join("  ".join(number(field) for field in item) for item in value[:MAX_ROWS]))
+            if len(value) > MAX_ROWS:
+                cell.append(f"\n… {len(value) - MAX_ROWS} more", style="dim")
+        else:
+            cell = Text(number(value))
+        grid.add_row(Text(plain(key)), cell)
+    return grid
+
+
+def status(role: str, url: str, answer: Mapping[str, Any]) -> RenderableType:
+    """What a Server or Agent says of itself; its problems last, where the eye rests."""
+    head = Text(f"{role} ", style="bold").append(plain(url), style="cyan")
+    rest = {key: value for key, value in answer.items() if key not in ("problems", "rings", "handlers")}
+    parts: list[RenderableType] = [head, Padding(_settings(rest), (0, 0, 0, 2))]
+    for key in ("handlers", "rings"):
+        if answer.get(key):
+            parts.append(Padding(_listing(key, answer[key]), (1, 0, 0, 2)))
+    problems = answer.get("problems") or []
+    if problems:
+        parts.append(Padding(Group(*(Text("! " + plain(problem), style="yellow") for problem in problems)), (1, 0, 0, 2)))
+    else:
+        parts.append(Text("  no problems", style="green"))
+    return Group(*parts, Text(""))
+
+
+def _settings(values: Mapping[str, Any]) -> RenderableType:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="cyan")
+    grid.add_column(overflow="fold")
+    for key, value in values.items():
+        grid.add_row(plain(key).replace("_", " "), Text(_one_line(value)))
+    return grid
+
+
+def _one_line(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{plain(key)} {_one_line(item)}" for key, item in value.items()) or "none"
+    if isinstance(value, list):
+        return ", ".join(_one_line(item) for item in value) or "none"
+    return number(value)
+
+
+def _listing(key: str, content: Any) -> RenderableType:
+    rows: list[Mapping[str, Any]]
+    if isinstance(content, Mapping):
+        rows = [{key.rstrip("s"): name, **(item if isinstance(item, Mapping) else {"": item})} for name, item in content.items()]
+    else:
+        rows = [item if isinstance(item, Mapping) else {key: item} for item in content]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    cells = (
+        [_one_line(value) if isinstance(value := row.get(column), (Mapping, list)) else value for column in columns]
+        for row in rows[:MAX_ROWS]
+    )
+    drawn = table([column.replace("_", " ") for column in columns], cells)
+    if len(rows) > MAX_ROWS:
+        return Group(drawn, Text(f"… {len(rows) - MAX_ROWS} more", style="dim"))
+    return drawn
