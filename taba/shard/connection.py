@@ -34,8 +34,10 @@ Reply = bytes | int | None | list[Any] | Exception
 HAS_HIREDIS = txredisapi.hiredis is not None
 # what a server says when it will do better later; any other error is the fault of who wrote the command
 _PASSING = frozenset(
-    ["LOADING", "BUSY", "MASTERDOWN", "READONLY", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "MISCONF", "OOM"]
-    + ["NOAUTH", "WRONGPASS", "NOPERM"]  # until somebody corrects the user's rights
+    [
+        *("LOADING", "BUSY", "MASTERDOWN", "READONLY", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "MISCONF", "OOM"),
+        *("NOAUTH", "WRONGPASS", "NOPERM"),  # until somebody corrects the user's rights
+    ]
 )
 
 

@@ -7,9 +7,9 @@ one with replies outstanding is closed, one with WATCHed keys hears UNWATCH, and
 from __future__ import annotations
 
 import os
-import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from random import Random
 from typing import Any
 
 from twisted.application.internet import ClientService, backoffPolicy
@@ -21,7 +21,7 @@ from twisted.internet.ssl import optionsForClientTLS
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from taba.errors import StoreUnavailable
+from taba.errors import StoreUnavailable, TabaError
 from taba.shard.connection import REPLY_SECONDS, Command, Connection, ErrorReply, Reply, raise_for
 from taba.shard.url import Address
 
@@ -119,11 +119,14 @@ class Checkout:
 class Pool:
     """Connections to the server at `address`. `greet` says what belongs before first use; when it raises, the place tries again later."""
 
-    def __init__(self, reactor: Any, address: Address, greet: Greeting | None = None, size: int = POOL_CONNECTIONS):
+    def __init__(
+        self, reactor: Any, address: Address, greet: Greeting | None = None, size: int = POOL_CONNECTIONS, random: Random | None = None
+    ):
         self.address = address
         self.size = size
         self.last_error = "not connected yet"
         self._reactor = reactor
+        self._random = random or Random()
         self._greet = greet
         self._services: list[ClientService] = []
         self._idle: list[Connection] = []
@@ -153,7 +156,8 @@ class Pool:
             waiter.errback(StoreUnavailable(f"{self.address.text}: closed"))
         for connection in list(self._open):
             connection.abort("closed")
-        await gatherResults([service.stopService() for service in self._services])
+        services, self._services = self._services, []
+        await gatherResults([service.stopService() for service in services])
 
     def connection(self, seconds: float = CHECKOUT_SECONDS) -> Checkout:
         """A connection for the `async with` block, waited for no longer than `seconds`: then StoreUnavailable."""
@@ -171,14 +175,20 @@ class Pool:
     def _add_place(self) -> None:
         factory: Any = Factory.forProtocol(lambda: Connection(self._reactor, self.address.text, self._lost))
         factory.noisy = False
-        policy = backoffPolicy(FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, 1.7, lambda: random.uniform(0, FIRST_RETRY_SECONDS))
+        policy = backoffPolicy(FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, 1.7, lambda: self._random.uniform(0, FIRST_RETRY_SECONDS))
+        # ClientService knows failures to connect; a server that lets us connect and turns us away is one too
+        rejected = [0]
+
+        def prepare(proxy: Any) -> None:
+            # not here: ClientService has no state for a connection that is lost while it is being prepared
+            self._reactor.callLater(0, lambda: ensureDeferred(self._welcome(proxy.itself(), rejected)))
+
         endpoint: Any = _Noting(endpoint_of(self._reactor, self.address), self._note)
-        service = ClientService(endpoint, factory, policy, self._reactor, lambda proxy: ensureDeferred(self._prepare(proxy)))
+        service = ClientService(endpoint, factory, lambda tries: policy(max(tries, rejected[0])), self._reactor, prepare)
         self._services.append(service)
         service.startService()
 
-    async def _prepare(self, proxy: Any) -> None:
-        connection: Connection = proxy.itself()
+    async def _welcome(self, connection: Connection, rejected: list[int]) -> None:
         try:
             hello: list[Command] = []
             if self.address.password:
@@ -191,12 +201,13 @@ class Pool:
                     raise_for(reply, self.address.text)
             if self._greet is not None:
                 await self._greet(connection)
-        except BaseException as error:
+        except TabaError as error:  # the store's answer, or none: said to whoever waits for a connection, and tried again
             self.last_error = str(error)
-            connection.abort("it did not let us in")
-            raise
-        # ClientService learns only after this returns that it has a connection: hand it out in the reactor's next turn
-        self._reactor.callLater(0, self._offer_new, connection)
+            rejected[0] += 1
+            connection.abort("the store turned it away")
+        else:
+            rejected[0] = 0
+            self._offer_new(connection)
 
     def _offer_new(self, connection: Connection) -> None:
         if self._is_closed:
@@ -254,5 +265,7 @@ class Pool:
             connection.abort("its user left it in the middle of something")
         elif self._waiters:
             self._waiters.popleft().callback(connection)
+            if self._waiters and len(self._services) < self.size:
+                self._add_place()  # they came before the server was there
         else:
             self._idle.append(connection)

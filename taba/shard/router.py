@@ -320,7 +320,7 @@ class Router:
     # --- the map ---
 
     def _new_pool(self, address: Address) -> Pool:
-        return Pool(self._reactor, address, self._greet, self._connections)
+        return Pool(self._reactor, address, self._greet, self._connections, self._random)
 
     def _pool_of(self, name: str) -> Pool:
         pool = self._by_name.get(name)
@@ -441,6 +441,7 @@ class _Attempt:
         self.update = update
         self.deadline = deadline
         self.conflicts = 0
+        self.is_committing = False
         self.token: bytes | None = None  # of the lease, while we believe that we hold it
         self.owner = owner_key(bucket)
         self.lease = lease_key(bucket)
@@ -475,7 +476,7 @@ class _Attempt:
             except BucketBusy:
                 raise
             except StoreUnavailable as error:
-                if isinstance(error, ConnectionGone):
+                if self.is_committing and isinstance(error, ConnectionGone):
                     counts["unknown"] += 1
                 counts["retries"] += 1
                 await self.deadline.pause(error)  # then from the reads: see the rules above
@@ -485,6 +486,7 @@ class _Attempt:
 
     async def _try(self) -> tuple[bool, Any]:
         """(True, result) when it is done, (False, None) after a conflict."""
+        self.is_committing = False
         map = await self.router._current_map(self.deadline)
         if self.bucket >= map.buckets:
             raise ValueError(f"bucket {self.bucket} of {map.buckets}")
@@ -500,6 +502,7 @@ class _Attempt:
             check_keys(self.bucket, commands)
             if self.token is not None:
                 commands = [*commands, (b"DEL", self.lease)]
+            self.is_committing = True
             if await connection.commit(commands, self._seconds()) is None:
                 return False, None
             self.token = None

@@ -1,0 +1,292 @@
+"""One connection, and the pool of them: what txredisapi gets wrong is closed here, with and without hiredis."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet import reactor
+from twisted.internet.defer import ensureDeferred, gatherResults
+from twisted.internet.task import Clock, deferLater
+from twisted.internet.testing import StringTransport
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from taba.errors import StoreUnavailable
+from taba.shard import pool as pool_module
+from taba.shard.connection import HAS_HIREDIS, Connection, ConnectionGone, ErrorReply, TransactionRefused, encode
+from taba.shard.pool import Pool
+from taba.shard.url import parse_store
+from tests.valkey import EphemeralValkey, free_port
+
+ROOT = Path(__file__).parents[2]
+ALL_BYTES = bytes(range(256)) * 5
+
+
+class WireTests(SynchronousTestCase):
+    """Without a server: a clock that we move, and a transport that we read."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.transport = StringTransport()
+        self.connection = Connection(self.clock, "test")
+        self.connection.makeConnection(self.transport)
+
+    def test_many_commands_go_out_in_one_write(self) -> None:
+        writes = []
+        self.transport.write = writes.append
+        self.connection.execute([(b"GET", b"a"), (b"SET", b"b", b"\x00\r\n")])
+        self.assertEqual(writes, [b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n*3\r\n$3\r\nSET\r\n$1\r\nb\r\n$3\r\n\x00\r\n\r\n"])
+
+    def test_replies_of_calls_that_overlap_go_to_who_asked(self) -> None:
+        first = self.connection.execute([(b"A",), (b"B",)])
+        second = self.connection.execute([(b"C",)])
+        self.connection.dataReceived(b"+OK\r\n:7\r\n+PONG\r\n")
+        self.assertEqual(self.successResultOf(first), [b"OK", 7])
+        self.assertEqual(self.successResultOf(second), [b"PONG"])
+
+    def test_a_reply_that_is_late_closes_the_connection_for_ever(self) -> None:
+        first = self.connection.execute([(b"A",), (b"B",)], 2.0)
+        second = self.connection.execute([(b"C",)], 5.0)
+        self.connection.dataReceived(b"+OK\r\n")
+        self.clock.advance(1.9)
+        self.assertNoResult(first)
+        self.clock.advance(0.2)
+        self.failureResultOf(first, ConnectionGone)
+        self.failureResultOf(second, ConnectionGone)
+        self.assertTrue(self.transport.disconnected or self.transport.disconnecting)
+        self.assertFalse(self.connection.is_open)
+        self.failureResultOf(self.connection.execute([(b"D",)]), ConnectionGone)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_caller_that_gives_up_closes_the_connection(self) -> None:
+        waiting = self.connection.execute([(b"A",)])
+        waiting.cancel()
+        self.failureResultOf(waiting, ConnectionGone)
+        self.assertFalse(self.connection.is_open)
+
+    def test_a_reply_that_nobody_asked_for_closes_the_connection(self) -> None:
+        self.connection.dataReceived(b"+OK\r\n")
+        self.assertFalse(self.connection.is_open)
+
+    def test_what_is_no_reply_at_all_closes_the_connection(self) -> None:
+        waiting = self.connection.execute([(b"A",)])
+        self.connection.dataReceived(b"HTTP/1.1 400 Bad Request\r\n")
+        if HAS_HIREDIS:
+            self.failureResultOf(waiting, ConnectionGone)
+        else:
+            self.assertNoResult(waiting)  # the deadline ends it
+            waiting.addErrback(lambda failure: failure.trap(ConnectionGone))
+            self.connection.abort("end of test")
+
+    def test_nothing_to_send_is_answered_at_once(self) -> None:
+        self.assertEqual(self.successResultOf(self.connection.execute([])), [])
+
+    @given(st.lists(st.lists(st.binary(max_size=20), min_size=1, max_size=5), max_size=5))
+    def test_commands_are_encoded_as_the_protocol_says(self, commands: list[list[bytes]]) -> None:
+        expected = b"".join(
+            b"*%d\r\n" % len(command) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in command) for command in commands
+        )
+        self.assertEqual(encode([tuple(command) for command in commands]), expected)
+
+
+class ValkeyTests(TestCase):
+    """With a real server."""
+
+    timeout = 60
+
+    def setUp(self) -> None:
+        self.valkey = EphemeralValkey()
+        self.addCleanup(self.valkey.remove)
+
+    def pool(self, size: int = 2, url: str | None = None) -> Pool:
+        pool = Pool(reactor, parse_store(url or self.valkey.url).addresses[0], size=size)
+        self.addCleanup(lambda: ensureDeferred(pool.close()))
+        pool.start()
+        return pool
+
+    async def test_binary_values_that_look_like_numbers_stay_bytes(self) -> None:
+        values = [ALL_BYTES, b"", b"1", b"-1.5", b"+", b"OK", b"QUEUED", b"\xff\xfe", b"\r\n$3\r\n", b"0" * 70_000]
+        pool = self.pool()
+        commands = [(b"SET", b"k%d" % n, value) for n, value in enumerate(values)]
+        self.assertEqual(await pool.execute(commands), [b"OK"] * len(values))
+        self.assertEqual(await pool.execute([(b"GET", b"k%d" % n) for n in range(len(values))]), values)
+        self.assertEqual(await pool.execute([(b"MGET", *(b"k%d" % n for n in range(len(values))), b"none")]), [[*values, None]])
+        await pool.execute([(b"HSET", b"h", *(part for value in values for part in (b"f" + value[:50], value)))])
+        (found,) = await pool.execute([(b"HGETALL", b"h")])
+        self.assertEqual(dict(zip(found[::2], found[1::2], strict=True)), {b"f" + value[:50]: value for value in values})
+
+    async def test_nested_and_empty_replies_keep_their_shape(self) -> None:
+        pool = self.pool()
+        replies = await pool.execute(
+            [
+                *[(b"RPUSH", b"l", b"1", b"2"), (b"HSET", b"h", b"a", b"b"), (b"MULTI",), (b"LRANGE", b"l", b"0", b"-1")],
+                *[(b"LRANGE", b"no", b"0", b"-1"), (b"GET", b"no"), (b"PING",), (b"HSCAN", b"h", b"0"), (b"EXEC",)],
+            ]
+        )
+        self.assertEqual(replies[:3], [2, 1, b"OK"])
+        self.assertEqual(replies[-1], [[b"1", b"2"], [], None, b"PONG", [b"0", [b"a", b"b"]]])
+
+    async def test_an_error_is_the_value_of_its_own_command_only(self) -> None:
+        pool = self.pool()
+        replies = await pool.execute([(b"SET", b"a", b"x"), (b"INCR", b"a"), (b"NOSUCH",), (b"GET", b"a")])
+        self.assertEqual([isinstance(reply, ErrorReply) for reply in replies], [False, True, True, False])
+        self.assertEqual(replies[3], b"x")
+        self.assertEqual(pool.connections, 1)
+
+    async def test_ten_thousand_commands_in_one_write_come_back_in_order(self) -> None:
+        count = 10_000 if HAS_HIREDIS else 1000
+        pool = self.pool()
+        commands = [(b"ECHO", b"%d" % n) for n in range(count)]
+        self.assertEqual(await pool.execute(commands), [b"%d" % n for n in range(count)])
+
+    async def test_a_transaction_on_one_connection(self) -> None:
+        pool = self.pool()
+        async with pool.connection() as connection, pool.connection() as other:
+            self.assertEqual(await connection.watch([b"a"], [(b"GET", b"a")]), [None])
+            self.assertEqual(await connection.commit([(b"SET", b"a", ALL_BYTES), (b"GET", b"a")]), [b"OK", ALL_BYTES])
+            await connection.watch([b"a"], [])
+            await other.execute([(b"SET", b"a", b"2")])
+            self.assertIsNone(await connection.commit([(b"SET", b"a", b"3")]))
+            self.assertTrue(connection.is_idle)
+            self.assertEqual(await connection.commit([]), [])
+
+    async def test_a_watch_left_behind_is_not_the_next_users(self) -> None:
+        pool = self.pool(size=1)
+        async with pool.connection() as connection:
+            await connection.watch([b"a"], [])
+            first = connection
+        await self.pool().execute([(b"SET", b"a", b"1")])
+        async with pool.connection() as connection:
+            self.assertIs(connection, first)
+            self.assertFalse(connection.is_watching)
+            self.assertEqual(await connection.commit([(b"SET", b"b", b"1")]), [b"OK"])
+
+    async def test_a_command_that_cannot_be_queued_aborts_the_whole_and_leaks_no_connection(self) -> None:
+        pool = self.pool(size=1)
+        for _ in range(3):
+            async with pool.connection(1.0) as connection:
+                await connection.watch([b"a"], [])
+                with self.assertRaises(TransactionRefused) as caught:
+                    await connection.commit([(b"SET", b"a", b"1"), (b"SET", b"a")])
+                self.assertIn("wrong number of arguments", str(caught.exception))
+        self.assertEqual(await pool.execute([(b"GET", b"a")]), [None])
+        self.assertEqual(pool.connections, 1)
+
+    async def test_a_command_that_fails_in_exec_is_an_error(self) -> None:
+        pool = self.pool()
+        async with pool.connection() as connection:
+            with self.assertRaises(TransactionRefused) as caught:
+                await connection.commit([(b"SET", b"a", b"x"), (b"HSET", b"a", b"f", b"v")])
+            self.assertIn("HSET: WRONGTYPE", str(caught.exception))
+
+    async def test_a_full_store_is_away_and_not_wrong(self) -> None:
+        self.valkey.ask("CONFIG", "SET", "maxmemory", "1")
+        pool = self.pool()
+        async with pool.connection() as connection:
+            with self.assertRaises(StoreUnavailable):
+                await connection.commit([(b"SET", b"a", b"1")])
+
+    async def test_nobody_waits_for_a_connection_for_longer_than_the_deadline(self) -> None:
+        pool = self.pool(size=1)
+        async with pool.connection():
+            with self.assertRaises(StoreUnavailable) as caught:
+                await pool.execute([(b"PING",)], checkout_seconds=0.05)
+        self.assertIn("busy", str(caught.exception))
+        self.assertEqual(await pool.execute([(b"PING",)]), [b"PONG"])
+
+    async def test_as_many_callers_wait_as_the_bound_and_no_more(self) -> None:
+        self.patch(pool_module, "CHECKOUT_WAITERS", 3)
+        pool = self.pool(size=1)
+        async with pool.connection():
+            waiting = [ensureDeferred(pool.execute([(b"PING",)])) for _ in range(3)]
+            with self.assertRaises(StoreUnavailable):
+                await pool.execute([(b"PING",)])
+        self.assertEqual(await gatherResults(waiting), [[b"PONG"]] * 3)
+
+    async def test_the_pool_grows_to_its_size_and_no_further(self) -> None:
+        pool = self.pool(size=3)
+        await gatherResults([ensureDeferred(pool.execute([(b"PING",)])) for _ in range(50)])
+        await gatherResults([ensureDeferred(pool.execute([(b"BLPOP", b"none", b"0.1")])) for _ in range(9)])
+        self.assertEqual(pool.connections, 3)
+
+    async def test_a_connection_with_a_reply_outstanding_is_not_reused(self) -> None:
+        pool = self.pool(size=1)
+        async with pool.connection() as connection:
+            late = connection.execute([(b"BLPOP", b"none", b"5")])
+        await self.assertFailure(late, ConnectionGone)
+        self.assertEqual(await pool.execute([(b"PING",)]), [b"PONG"])
+
+    async def test_a_stopped_store_costs_the_deadline_and_the_connection(self) -> None:
+        pool = self.pool(size=1)
+        await pool.execute([(b"PING",)])
+        self.valkey.pause()
+        try:
+            with self.assertRaises(ConnectionGone):
+                await pool.execute([(b"PING",)], 0.1)
+        finally:
+            self.valkey.resume()
+        self.assertEqual(await pool.execute([(b"PING",)]), [b"PONG"])
+
+    async def test_a_store_that_comes_back_is_found_again(self) -> None:
+        pool = self.pool()
+        await pool.execute([(b"SET", b"a", b"1")])
+        self.valkey.kill()
+        with self.assertRaises(StoreUnavailable):
+            await pool.execute([(b"GET", b"a")], checkout_seconds=0.2)
+        self.valkey.start()
+        self.assertEqual(await pool.execute([(b"GET", b"a")], checkout_seconds=5), [b"1"])
+
+    async def test_a_pool_that_is_closed_answers_so(self) -> None:
+        pool = self.pool(size=1)
+        async with pool.connection():
+            waiting = ensureDeferred(pool.execute([(b"PING",)]))
+            await pool.close()
+            await self.assertFailure(waiting, StoreUnavailable)
+        with self.assertRaises(StoreUnavailable):
+            await pool.execute([(b"PING",)])
+
+    async def test_a_user_and_password_open_the_store_and_wrong_ones_are_told_without_the_password(self) -> None:
+        port = free_port()
+        self.valkey.ask("ACL", "SETUSER", "taba", "on", ">se-cret", "~*", "&*", "+@all")
+        self.valkey.ask("CONFIG", "SET", "port", port)
+        self.valkey.ask("CONFIG", "SET", "requirepass", "other")
+        good = self.pool(url=f"redis://taba:se-cret@127.0.0.1:{port}")
+        self.assertEqual(await good.execute([(b"PING",)], checkout_seconds=5), [b"PONG"])
+        for account in ("taba:wrong-one@", ""):
+            bad = self.pool(url=f"redis://{account}127.0.0.1:{port}")
+            with self.assertRaises(StoreUnavailable) as caught:
+                await bad.execute([(b"PING",)], checkout_seconds=0.3)
+            self.assertRegex(str(caught.exception), "WRONGPASS|NOAUTH")
+            self.assertNotIn("wrong-one", str(caught.exception))
+
+    async def test_a_user_who_may_not_multi_is_never_given_a_connection(self) -> None:
+        self.valkey.ask("ACL", "SETUSER", "taba", "on", ">secret", "~*", "&*", "+@all", "-multi")
+        port = free_port()
+        self.valkey.ask("CONFIG", "SET", "port", port)
+        pool = self.pool(url=f"redis://taba:secret@127.0.0.1:{port}")
+        with self.assertRaises(StoreUnavailable) as caught:
+            await pool.execute([(b"PING",)], checkout_seconds=0.3)
+        self.assertIn("multi", str(caught.exception).lower())
+
+    async def test_connections_that_the_store_closes_while_idle_are_replaced(self) -> None:
+        pool = self.pool(size=2)
+        await pool.execute([(b"PING",)])
+        self.valkey.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await deferLater(reactor, 0.05)
+        self.assertEqual(await pool.execute([(b"PING",)]), [b"PONG"])
+
+
+class WithoutHiredisTests(SynchronousTestCase):
+    def test_all_of_this_holds_without_hiredis(self) -> None:
+        if not HAS_HIREDIS:
+            return  # this is that run
+        program = "import sys; sys.modules['hiredis'] = None; import pytest; sys.exit(pytest.main(sys.argv[1:]))"
+        tests = ["tests/shard/test_connection.py", "tests/shard/test_router.py", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", program, *tests]
+        run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        self.assertEqual(run.returncode, 0, run.stdout[-5000:])

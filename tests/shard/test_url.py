@@ -1,0 +1,78 @@
+"""What --store takes, and what it answers to anything else."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba.errors import ConfigurationError
+from taba.shard.url import MAX_SHARDS, Address, StoreURL, parse_store
+
+
+class StoreURLTests(SynchronousTestCase):
+    def refused(self, text: str) -> str:
+        with self.assertRaises(ConfigurationError) as caught:
+            parse_store(text)
+        message = str(caught.exception)
+        self.assertTrue(message.startswith("--store: "), message)
+        self.assertEqual(len(message.splitlines()), 1)
+        return message
+
+    def test_an_embedded_store_with_and_without_directory(self) -> None:
+        self.assertEqual(parse_store("embedded:"), StoreURL(is_embedded=True))
+        self.assertEqual(parse_store("embedded:/var/lib/taba"), StoreURL(is_embedded=True, directory="/var/lib/taba"))
+        self.assertEqual(parse_store("embedded:/a b").text, "embedded:/a b")
+
+    def test_one_server_several_servers_and_the_default_port(self) -> None:
+        store = parse_store("redis://a.example:7000,b.example,[::1]:7002")
+        self.assertEqual([(one.host, one.port) for one in store.addresses], [("a.example", 7000), ("b.example", 6379), ("::1", 7002)])
+        self.assertEqual(store.text, "redis://a.example:7000,b.example:6379,[::1]:7002")
+
+    def test_user_and_password_are_for_every_server_and_unquoted(self) -> None:
+        store = parse_store("rediss://ta%40ba:p%2Fss@one,two")
+        for address in store.addresses:
+            self.assertEqual((address.username, address.password, address.tls), ("ta@ba", "p/ss", True))
+        self.assertEqual(parse_store("redis://:secret@one").addresses[0].username, "")
+
+    def test_no_password_is_ever_shown(self) -> None:
+        store = parse_store("redis://taba:verysecret@one:1,two:2")
+        for text in (store.text, repr(store), repr(store.addresses[0]), store.addresses[0].text):
+            self.assertNotIn("verysecret", text)
+        for wrong in ("redis://taba:verysecret@one:99999", "http://taba:verysecret@one", "redis://taba:very@verysecret@one/x"):
+            self.assertNotIn("verysecret", self.refused(wrong))
+
+    def test_unix_sockets_are_for_internal_use(self) -> None:
+        store = parse_store("unix:/run/a.sock,unix:/run/b.sock")
+        self.assertEqual(store.addresses, (Address(path="/run/a.sock"), Address(path="/run/b.sock")))
+        self.assertEqual(parse_store(store.text), store)
+
+    def test_sentinel_and_cluster_are_known_and_not_there_in_this_version(self) -> None:
+        for scheme in ("redis+sentinel", "redis+cluster", "rediss+sentinel", "rediss+cluster"):
+            self.assertIn("not there in this version", self.refused(f"{scheme}://one:1,two:2"))
+
+    def test_anything_else_is_one_line_that_says_what_it_takes(self) -> None:
+        for wrong in (
+            *("", "redis", "redis:", "redis:one", "redis://", "redis://one:", "redis://one:0", "redis://one:65536", "redis://one:x"),
+            *("redis://one,,two", "redis://one,", "redis://one/3", "redis://one?x=1", "redis://one#x", "redis://user@one"),
+            "redis://one two",
+            *("memcached://one", "unix:relative", "unix:", "redis://[::1", "redis://[x]:1", "embedded", "embedded:\0"),
+        ):
+            self.assertIn("takes", self.refused(wrong))
+
+    def test_each_server_once(self) -> None:
+        self.assertIn("once", self.refused("redis://one:1,one:1"))
+        self.assertIn("once", self.refused("redis://one:6379,ONE"))
+
+    def test_as_many_servers_as_the_bound_and_no_more(self) -> None:
+        self.assertEqual(len(parse_store("redis://" + ",".join(f"h{n}" for n in range(MAX_SHARDS))).addresses), MAX_SHARDS)
+        self.assertIn(str(MAX_SHARDS), self.refused("redis://" + ",".join(f"h{n}" for n in range(MAX_SHARDS + 1))))
+
+    @given(st.text(max_size=60))
+    def test_any_text_is_a_store_or_a_configuration_error(self, text: str) -> None:
+        for candidate in (text, f"redis://{text}"):
+            try:
+                store = parse_store(candidate)
+            except ConfigurationError:
+                continue
+            self.assertEqual(parse_store(store.text).text, store.text)
