@@ -1,0 +1,142 @@
+"""Finding rings: segments in /dev/shm whose names are this Agent's, and whether somebody still maps them.
+
+A ring's maker holds a flock on the file description that it maps, for life. Whoever gets a shared lock on a description of his
+own therefore knows that no process maps the ring any more (design 5.3). What cannot be read is looked at once, kept in
+`problems`, and left alone until it is another file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from collections.abc import Sequence
+
+from taba import ring as layouts
+from taba.agent.outbox import SHM, Covered
+from taba.agent.reader import Ring
+from taba.ring import MalformedRing
+
+MAX_RINGS = 4096  # descriptors, and the outbox's table
+UNMADE_SECONDS = 5.0  # a segment without magic is being made, for so long
+
+
+def is_abandoned(fd: int) -> bool:
+    """Whether no process maps the ring behind this descriptor, which is the caller's own."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    return True
+
+
+class Rings:
+    """The rings of one Agent's name. `open` maps segment names to Rings; `problems` maps others to a sentence each."""
+
+    def __init__(self, agent: str, directory: str = SHM):
+        self._prefix = layouts.segment_prefix(agent)
+        self._agent = agent
+        self._directory = directory
+        self.open: dict[str, Ring] = {}
+        self.problems: dict[str, str] = {}
+        self._seen: dict[str, tuple[int, int]] = {}  # of what is in problems: inode and owner, so that it is not tried again and again
+
+    def scan(self, covered: Sequence[Covered], unix_now: float) -> list[Ring]:
+        """Look for rings; returns those that are new. `covered` comes from the outbox's table at start."""
+        found, fresh = set(), []
+        try:
+            names = [entry.name for entry in os.scandir(self._directory) if entry.name.startswith(self._prefix)]
+        except OSError as error:
+            self.problems[self._directory] = f"{self._directory}: {error.strerror}"
+            return []
+        for name in names:
+            if layouts.segment_agent(name) != self._agent:
+                continue
+            found.add(name)
+            if name in self.open or (name in self.problems and self._seen.get(name) == self._identity(name)):
+                continue
+            ring = self._open(name, covered, unix_now)
+            if ring is not None:
+                self.open[name] = ring
+                fresh.append(ring)
+        for name in [name for name in self.problems if name not in found and name not in self.open]:
+            self.problems.pop(name)
+            self._seen.pop(name, None)
+        return fresh
+
+    def vanished(self, ring: Ring) -> bool:
+        """Whether the ring's name leads to it no more: somebody else removed it."""
+        try:
+            return os.stat(self.path(ring.name), follow_symlinks=False).st_ino != os.fstat(ring.fd).st_ino
+        except FileNotFoundError:
+            return True
+
+    def path(self, name: str) -> str:
+        return os.path.join(self._directory, name)
+
+    def isolate(self, ring: Ring, reason: str) -> None:
+        """Read this ring no more; its bytes stay where they are."""
+        self.open.pop(ring.name, None)
+        ring.close()
+        self._note(ring.name, reason)
+
+    def remove(self, ring: Ring) -> None:
+        """Unlink a ring that is retired, and let go of it."""
+        self.open.pop(ring.name, None)
+        try:
+            if not self.vanished(ring):
+                os.unlink(self.path(ring.name))
+        except OSError as error:
+            self._note(ring.name, f"retired, but not to be removed: {error.strerror}")
+        finally:
+            ring.close()
+
+    def _open(self, name: str, covered: Sequence[Covered], unix_now: float) -> Ring | None:
+        if len(self.open) >= MAX_RINGS:
+            self._note(name, f"not read: there are {MAX_RINGS} others")
+            return None
+        try:
+            fd = os.open(self.path(name), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._note(name, f"cannot be opened: {error.strerror}")
+            return None
+        kept = False
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise MalformedRing("no regular file")
+            if layouts.is_unmade(os.pread(fd, 8, 0)):
+                if unix_now - status.st_ctime > UNMADE_SECONDS and is_abandoned(fd):
+                    os.unlink(self.path(name))  # its maker died before the first record: nothing was ever in it
+                return None
+            ring = Ring(fd, name, covered)
+            if ring.header.retired and not is_abandoned(fd):
+                return None  # its producer has seen, or will see, that nobody reads it
+            kept = True
+            self.problems.pop(name, None)
+            return ring
+        except MalformedRing as error:
+            self._note(name, f"no ring that this version reads: {error}")
+        except OSError as error:
+            self._note(name, f"cannot be read: {error.strerror}")
+        finally:
+            if not kept:
+                os.close(fd)
+        return None
+
+    def _identity(self, name: str) -> tuple[int, int]:
+        try:
+            status = os.stat(self.path(name), follow_symlinks=False)
+        except OSError:
+            return (0, 0)
+        return (status.st_ino, status.st_mode ^ status.st_uid << 16 ^ status.st_gid << 40)
+
+    def _note(self, name: str, reason: str) -> None:
+        if len(self.problems) < MAX_RINGS:
+            self.problems[name] = f"ring {name}: {reason}"
+            self._seen[name] = self._identity(name)
+
+

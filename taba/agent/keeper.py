@@ -1,0 +1,388 @@
+"""What the Agent holds between rings and Servers: outbox and spool, the lanes of their batches, and the totals.
+
+1. What is published is either acknowledged and forgotten, or counted under a reason; nothing leaves in another way.
+2. Room is made in this order: what is acknowledged is given up; then everything moves, unchanged, to the spool, and a new stream begins.
+3. The outbox's table is complete at every publish; before bytes are released, totals that changed are published.
+
+The keeper knows no socket and no reactor. `now` is monotonic seconds, `unix_now` Unix time; both are passed in.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from random import Random
+from typing import NamedTuple
+
+from taba.agent.lanes import Backoff, Entry, Group, Lane
+from taba.agent.outbox import Covered, Fresh, Outbox, Table
+from taba.agent.spool import Row, Spool, Spooled, SpoolFull
+from taba.bounds import DAY, STREAM_DAYS, MiB
+
+MAX_RETAINED_BYTES = 64 * MiB  # acknowledged batches that are kept for 60 s: given up first
+MAX_SPOOL_LANES = 1024  # lanes of the spool that are worked on at once; the others wait on disk
+SPOOL_ROWS = 16  # batches that a lane knows ahead of the spool
+MAX_SETTLED = 4096  # dropped batches that the table names while their groups are not released
+REFUSALS_SHOWN = 16
+
+
+class Refusal(NamedTuple):
+    """A batch that a Server refused, or that could not be read back; for people."""
+
+    bucket: int
+    events: int
+    reason: str
+    detail: str
+    time: float
+
+
+class Keeper:
+    """Outbox, spool and lanes of one Agent. Call `recover` once, before anything else.
+
+    `new_stream` gives the random id of a new stream.
+    """
+
+    def __init__(self, outbox: Outbox, spool: Spool, random: Random, new_stream: Callable[[], bytes], now: float, unix_now: float):
+        self.outbox, self.spool = outbox, spool
+        self._new_stream = new_stream
+        self.now, self.unix_now = now, unix_now
+        self.backoff = Backoff(random)
+        self.lanes: dict[tuple[bytes, int], Lane] = {}
+        self.fresh: deque[Lane] = deque()  # lanes of the outbox that have something to send
+        self.backlog: deque[Lane] = deque()  # lanes of the spool
+        self._waiting: list[tuple[float, int, Lane]] = []
+        self._probes: list[tuple[float, int, Lane]] = []
+        self._sequence = 0
+        self._groups: deque[Group] = deque()
+        self._cursor: tuple[bytes, int] | None = None
+        self._activated = now
+        self._spool_retained: deque[tuple[Lane, Entry]] = deque()
+        self._to_forget: dict[tuple[bytes, int], int] = {}
+        self.retained_bytes = 0
+        self.recorded = 0
+        self.dropped: Counter[str] = Counter()
+        self.given_up = 0  # acknowledged batches that were forgotten before their time
+        self.moves = 0  # to the spool
+        self.refusals: deque[Refusal] = deque(maxlen=REFUSALS_SHOWN)
+        self.covered: tuple[Covered, ...] = ()
+        self.retired: set[bytes] = set()
+        self._settled: dict[tuple[bytes, int, int], Group] = {}
+        self._is_dirty = False
+        self.begin_stream()
+
+    # --- start ---
+
+    def recover(self) -> None:
+        """Take up what an earlier Agent left: its batches go out again under their old identity."""
+        table = self.outbox.table
+        self.recorded, self.dropped = table.recorded, Counter(dict(table.dropped))
+        self.covered, self.retired = table.covered, set(table.retired)
+        settled = set(table.settled)
+        for found in self.outbox.groups():
+            group = Group(found.end, found.end - found.start, len(found.batches))
+            self._groups.append(group)
+            for kept in found.batches:
+                identity = (kept.stream, kept.bucket, kept.number)
+                if identity in settled:
+                    self._settled[identity] = group
+                    group.unacknowledged -= 1
+                    group.unforgotten -= 1
+                    continue
+                lane = self._lane(kept.stream, kept.bucket, None)
+                entry = Entry(kept.number, kept.length, kept.events, kept.created, kept.position, group)
+                if not lane.add(entry):
+                    group.unacknowledged -= 1
+                    group.unforgotten -= 1
+                self.queue(lane)
+        self._activate()
+
+    def begin_stream(self) -> None:
+        """From now on fresh batches belong to a new stream, numbered from 1 in each bucket."""
+        self.stream = self._new_stream()
+        self.numbers: dict[int, int] = {}
+        self._stream_began = self.unix_now
+        for lane in [lane for lane in self.lanes.values() if lane.is_idle and not lane.queued]:
+            self._retire_lane(lane)
+
+    # --- in ---
+
+    def make_room(self, needed: int) -> bool:
+        """Make room for a group of so many bytes; False when there is none to be had: the events are the caller's to drop."""
+        if needed > self.outbox.capacity:
+            return False
+        if needed <= self.outbox.free:
+            return True
+        self._release(needed)
+        if needed <= self.outbox.free:
+            return True
+        return self._move_to_spool()
+
+    def publish(
+        self,
+        batches: Sequence[Fresh],
+        covered: Iterable[Covered] | None = None,
+        recorded: int = 0,
+        dropped: Mapping[str, int] | None = None,
+    ) -> None:
+        """Publish batches and totals as one step. Raises OutboxFull, having changed nothing, when there is no room.
+
+        `covered` are all ranges that no tail has passed when this returns; None leaves them. Batches of this keeper's own
+        stream count its numbers.
+        """
+        totals = self.dropped.copy()
+        totals.update(dropped or {})
+        ranges = self.covered if covered is None else tuple(covered)
+        found = self.outbox.append(self._table(ranges, self.recorded + recorded, totals), batches)
+        self.recorded += recorded
+        self.dropped, self.covered, self._is_dirty = totals, ranges, False
+        if not batches:
+            return
+        group = Group(found.end, found.end - found.start, len(found.batches))
+        self._groups.append(group)
+        for kept in found.batches:
+            own = kept.stream == self.stream
+            if own:
+                self.numbers[kept.bucket] = kept.number
+            lane = self._lane(kept.stream, kept.bucket, 0 if own and kept.number == 1 else None)
+            if not lane.add(Entry(kept.number, kept.length, kept.events, kept.created, kept.position, group)):
+                group.unacknowledged -= 1
+                group.unforgotten -= 1
+            self.queue(lane)
+
+    def is_spooled(self, stream: bytes) -> bool:
+        """Whether batches of this stream are in the spool: none may be added behind them."""
+        following = self.spool.next_lane((stream, -1))
+        return following is not None and following[0] == stream
+
+    # --- out ---
+
+    def queue(self, lane: Lane) -> None:
+        """Put a lane where `Forwarder` finds it when it may send: call after whatever changed the lane."""
+        if lane.queued or lane.sent is not None:
+            return
+        if not lane.pending and lane.more:
+            self._load(lane)
+        if not lane.pending and not lane.probing:
+            if lane.is_idle:
+                self._retire_lane(lane)
+            return
+        lane.queued = True
+        if lane.not_before > self.now:
+            self._sequence += 1
+            heapq.heappush(self._waiting, (lane.not_before, self._sequence, lane))
+        else:
+            self._queue_of(lane).append(lane)
+
+    def read(self, lane: Lane, entry: Entry) -> bytes | None:
+        """The bytes of a batch; None where the spool's row is gone or torn."""
+        if entry.group is None:
+            return self.spool.read(lane.stream, lane.bucket, entry.number)
+        return self.outbox.read(entry.position, entry.length)
+
+    def tick(self, now: float, unix_now: float) -> None:
+        """Time passed: wake lanes, ask for probes, release what is forgotten, take up more of the spool, renew the stream."""
+        self.now, self.unix_now = now, unix_now
+        while self._waiting and self._waiting[0][0] <= now:
+            lane = heapq.heappop(self._waiting)[2]
+            lane.queued = False
+            self.queue(lane)
+        while self._probes and self._probes[0][0] <= now:
+            lane = heapq.heappop(self._probes)[2]
+            due = lane.probe_due(now)
+            if due is not None:
+                self._watch(lane, due if due > now else now + 5.0)  # asked for; look again, should no verdict come
+            self.queue(lane)
+        self._bound_retained()
+        self._release(0)
+        self._forget_spooled()
+        if now - self._activated >= 1.0:
+            self._activate()
+        if unix_now - self._stream_began > STREAM_DAYS * DAY:
+            self.begin_stream()
+
+    def settle_totals(self) -> None:
+        """Publish totals that changed since the last publish."""
+        if self._is_dirty:
+            self.outbox.append(self._table(self.covered, self.recorded, self.dropped), ())
+            self._is_dirty = False
+
+    def totals(self) -> Counter[str]:
+        """Events dropped, by reason: by this Agent, and by the clients of retired rings."""
+        totals = self.dropped.copy()
+        totals.update(self.spool.dropped())
+        return totals
+
+    @property
+    def unacknowledged(self) -> int:
+        """Batches in the outbox that no Server has acknowledged."""
+        return sum(group.unacknowledged for group in self._groups)
+
+    # --- what lanes say (Ledger) ---
+
+    def acknowledged(self, lane: Lane, entry: Entry) -> None:
+        if not lane.retained:
+            self._watch(lane, self.now + 65.0)
+        if entry.group is None:
+            self._spool_retained.append((lane, entry))
+        else:
+            entry.group.unacknowledged -= 1
+            entry.group.retained += entry.length
+        self.retained_bytes += entry.length
+
+    def brought_back(self, lane: Lane, entry: Entry) -> None:
+        if entry.group is not None:
+            entry.group.unacknowledged += 1
+            entry.group.retained -= entry.length
+        self.retained_bytes -= entry.length
+
+    def forgotten(self, lane: Lane, entry: Entry) -> None:
+        self.retained_bytes -= entry.length
+        if entry.group is None:
+            self._to_forget[lane.stream, lane.bucket] = entry.number
+        else:
+            entry.group.unforgotten -= 1
+            entry.group.retained -= entry.length
+
+    def gave_up(self, lane: Lane, entry: Entry, reason: str, detail: str) -> None:
+        self.refusals.append(Refusal(lane.bucket, entry.events, reason, detail[:200], self.unix_now))
+        content = self.read(lane, entry)
+        if content is not None and reason == "refused":
+            self.spool.keep_aside(lane.stream, lane.bucket, entry.number, detail[:200], self.unix_now, content)
+        if entry.group is None:
+            self.spool.drop(lane.stream, lane.bucket, entry.number, entry.events, reason)
+            return
+        entry.group.unacknowledged -= 1
+        entry.group.unforgotten -= 1
+        self.dropped[reason] += entry.events
+        self._settled[lane.stream, lane.bucket, entry.number] = entry.group
+        self._is_dirty = True
+
+    def lost(self, lane: Lane, batches: int, events: int) -> None:
+        detail = f"{batches} batches that the store lost and that were not kept"
+        self.refusals.append(Refusal(lane.bucket, events, "gap", detail, self.unix_now))
+        self.dropped["gap"] += events
+        self._is_dirty = True
+
+    # --- room ---
+
+    def _table(self, covered: tuple[Covered, ...], recorded: int, dropped: Counter[str]) -> Table:
+        settled = tuple(self._settled)[-MAX_SETTLED:]
+        return Table(covered, tuple(sorted(self.retired)), settled, recorded, tuple(sorted((+dropped).items())))
+
+    def _release(self, needed: int) -> None:
+        """Release groups from the tail on: those that are forgotten, and for `needed` bytes those that are acknowledged too."""
+        end = self.outbox.released
+        while self._groups:
+            group = self._groups[0]
+            if group.unforgotten and (group.unacknowledged or self.outbox.capacity - (self.outbox.head - end) >= needed):
+                break
+            self._groups.popleft()
+            self._give_up(group)
+            end = group.end
+        self._release_to(end)
+
+    def _release_to(self, end: int) -> None:
+        if end > self.outbox.released:
+            self.settle_totals()  # while the table still names what was dropped from these groups
+            self.outbox.release(end)
+            self._settled = {identity: group for identity, group in self._settled.items() if not group.released}
+
+    def _give_up(self, group: Group) -> None:
+        group.released = True
+        self.given_up += group.unforgotten
+        self.retained_bytes -= group.retained
+
+    def _bound_retained(self) -> None:
+        end = self.outbox.released
+        while self.retained_bytes > MAX_RETAINED_BYTES and self._groups and not self._groups[0].unacknowledged:
+            group = self._groups.popleft()
+            self._give_up(group)
+            end = group.end
+        self._release_to(end)
+        while self._spool_retained:
+            lane, entry = self._spool_retained[0]
+            if lane.retained and lane.retained[0] is entry:
+                if self.retained_bytes <= MAX_RETAINED_BYTES:
+                    break
+                self.given_up += 1
+                lane.give_up_oldest()
+            self._spool_retained.popleft()
+
+    def _move_to_spool(self) -> bool:
+        moving = [lane for lane in self.lanes.values() if lane.pending and lane.pending[0].group is not None]
+        batches = [
+            Spooled(lane.stream, lane.bucket, entry.number, entry.created, entry.events, self.outbox.read(entry.position, entry.length))
+            for lane in moving
+            for entry in lane.pending
+        ]
+        try:
+            self.spool.add(batches)
+        except SpoolFull:
+            return False
+        # a kill from here on finds them in both places: sent twice under one identity, folded once
+        self.moves += 1
+        for lane in list(self.lanes.values()):
+            if lane.pending and lane.pending[0].group is not None:
+                lane.moved_to_spool(SPOOL_ROWS)
+            elif any(entry.group is not None for entry in lane.retained):
+                lane.give_up_retained()
+        for group in self._groups:
+            self._give_up(group)
+        self._groups.clear()
+        self._release_to(self.outbox.head)
+        for queue in (self.fresh, self.backlog):
+            for lane in queue:
+                lane.queued = False
+        waiting = [*self.fresh, *self.backlog]
+        self.fresh.clear()
+        self.backlog.clear()
+        for lane in waiting:
+            self.queue(lane)
+        self.begin_stream()
+        return True
+
+    # --- the spool's lanes ---
+
+    def _load(self, lane: Lane) -> None:
+        rows: list[Row] = self.spool.rows(lane.stream, lane.bucket, lane.loaded, SPOOL_ROWS)
+        lane.load([Entry(row.number, row.length, row.events, row.created) for row in rows], len(rows) == SPOOL_ROWS)
+
+    def _activate(self) -> None:
+        """Take up lanes of the spool until enough are worked on. Walks the spool once a second at the most."""
+        self._activated = self.now
+        turns = MAX_SPOOL_LANES
+        while len(self.backlog) < MAX_SPOOL_LANES and self.spool.batches and turns:
+            turns -= 1
+            key = self.spool.next_lane(self._cursor)
+            self._cursor = key
+            if key is None:
+                break
+            if key not in self.lanes:
+                lane = self.lanes[key] = Lane(*key, self, None, True)
+                self.queue(lane)
+
+    def _forget_spooled(self) -> None:
+        if self._to_forget:
+            forgotten, self._to_forget = self._to_forget, {}
+            self.spool.forget((stream, bucket, number) for (stream, bucket), number in forgotten.items())
+
+    # --- lanes ---
+
+    def _lane(self, stream: bytes, bucket: int, last: int | None) -> Lane:
+        lane = self.lanes.get((stream, bucket))
+        if lane is None:
+            lane = self.lanes[stream, bucket] = Lane(stream, bucket, self, last)
+        return lane
+
+    def _retire_lane(self, lane: Lane) -> None:
+        if lane.stream != self.stream:  # of the own stream, the lane knows what the mark is
+            self.lanes.pop((lane.stream, lane.bucket), None)
+
+    def _queue_of(self, lane: Lane) -> deque[Lane]:
+        first = lane.pending[0] if lane.pending else lane.retained[0] if lane.retained else None
+        return self.fresh if first is not None and first.group is not None else self.backlog
+
+    def _watch(self, lane: Lane, due: float) -> None:
+        self._sequence += 1
+        heapq.heappush(self._probes, (due, self._sequence, lane))

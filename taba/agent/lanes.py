@@ -1,0 +1,310 @@
+"""A lane: the batches of one stream and bucket, sent in order and one at a time. Pure: verdicts in, what to send next out.
+
+1. The first of `pending` is what is sent next; `follows` is the number that the mark is believed to be.
+2. `applied` retains a batch until the mark, read 60 s later, still covers it; a `gap` brings back what is retained beyond the mark.
+3. Whatever a lane gives up it says to its Ledger once, with the reason: the Ledger counts, and frees the bytes.
+
+Where a batch's bytes are is the Ledger's business; a lane knows an Entry for each. Times are the Agent's monotonic seconds,
+except `created`, which is Unix time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from random import Random
+from typing import NamedTuple, Protocol
+
+from taba.bounds import BATCH_DAYS, DAY
+
+RETAIN_SECONDS = 60.0  # longer than a store takes to fail over and to come back with an older past
+PROBE_SLACK_SECONDS = 5.0  # a later batch's verdict usually tells the mark by then, without a probe
+MAX_LATER_SECONDS = 30.0  # whatever a Server asks for
+FIRST_BACKOFF_SECONDS = 0.25
+MAX_BACKOFF_SECONDS = 15.0
+MAX_HISTORY = 256  # forgotten batches of a lane whose events are known, should a gap lose them
+
+
+class Group:
+    """A published group of the outbox, while it is not released. `end` is its end there."""
+
+    __slots__ = ("end", "length", "released", "retained", "unacknowledged", "unforgotten")
+
+    def __init__(self, end: int, length: int, batches: int):
+        self.end = end
+        self.length = length
+        self.unacknowledged = batches
+        self.unforgotten = batches
+        self.retained = 0  # bytes of its batches that are acknowledged and not forgotten
+        self.released = False
+
+
+class Entry:
+    """A batch as its lane knows it. `group` is None for one in the spool; `position` is its place in the outbox."""
+
+    __slots__ = ("acknowledged", "created", "events", "group", "length", "number", "position")
+
+    def __init__(self, number: int, length: int, events: int, created: float, position: int = -1, group: Group | None = None):
+        self.number = number
+        self.length = length
+        self.events = events
+        self.created = created
+        self.position = position
+        self.group = group
+        self.acknowledged = 0.0
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether its bytes were given up while it was retained."""
+        return self.group is not None and self.group.released
+
+
+class Ledger(Protocol):
+    """Who keeps the bytes and the counts. Every entry of a lane ends in exactly one of `forgotten` and `gave_up`, or is gone."""
+
+    def acknowledged(self, lane: Lane, entry: Entry) -> None: ...
+    def brought_back(self, lane: Lane, entry: Entry) -> None: ...
+    def forgotten(self, lane: Lane, entry: Entry) -> None: ...
+    def gave_up(self, lane: Lane, entry: Entry, reason: str, detail: str) -> None: ...
+    def lost(self, lane: Lane, batches: int, events: int) -> None: ...
+
+
+class Send(NamedTuple):
+    """What a lane sends next: the batch of `entry`, or with None a probe of `number`."""
+
+    entry: Entry | None
+    number: int
+    follows: int
+
+
+class Backoff:
+    """Delays between tries: doubling, jittered by up to a half, capped."""
+
+    def __init__(self, random: Random, first: float = FIRST_BACKOFF_SECONDS, most: float = MAX_BACKOFF_SECONDS):
+        self._random, self._first, self._most = random, first, most
+
+    def delay(self, failures: int) -> float:
+        """Seconds to wait after so many failures in a row (1, 2, …)."""
+        return min(self._most, self._first * 2.0 ** min(failures - 1, 16)) * (0.5 + self._random.random() / 2)
+
+
+class Lane:
+    """The batches of (stream, bucket). `sent` is what is under way; while it is not None, nothing else is sent."""
+
+    __slots__ = (
+        "_history",
+        "bucket",
+        "failures",
+        "highest",
+        "last",
+        "ledger",
+        "loaded",
+        "more",
+        "not_before",
+        "pending",
+        "probing",
+        "queued",
+        "retained",
+        "sent",
+        "stream",
+    )
+
+    def __init__(self, stream: bytes, bucket: int, ledger: Ledger, last: int | None = None, more: bool = False):
+        self.stream, self.bucket, self.ledger = stream, bucket, ledger
+        self.last = last  # what the mark is believed to be; None while nobody knows
+        self.pending: deque[Entry] = deque()
+        self.retained: deque[Entry] = deque()
+        self.sent: Send | None = None
+        self.not_before = 0.0
+        self.failures = 0
+        self.highest = 0  # the highest number that ever came in
+        self.more = more  # the spool has, or may have, batches beyond `loaded`
+        self.loaded = 0
+        self.probing = False
+        self.queued = False  # the Forwarder's: whether it stands in a queue
+        self._history: dict[int, int] | None = None  # events of the last batches that are known no more; 0 where they were counted
+
+    def add(self, entry: Entry) -> bool:
+        """Take a batch behind all others. False for one that was here before (a replayed request)."""
+        if entry.number <= self.highest:
+            return False
+        self.highest = entry.number
+        self.pending.append(entry)
+        return True
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing left to do for this lane, now or later."""
+        return not (self.pending or self.retained or self.sent or self.more)
+
+    def next(self, now: float, unix_now: float) -> Send | None:
+        """What to send now; the lane is busy with it until a verdict, or `failed`. Batches that are too old are dropped here."""
+        if self.sent is not None or now < self.not_before:
+            return None
+        while self.pending:
+            entry = self.pending[0]
+            if unix_now - entry.created > BATCH_DAYS * DAY:
+                self.pending.popleft()
+                self._settle(entry, "too_old", "")
+                continue
+            follows = entry.number - 1 if self.last is None else min(self.last, entry.number - 1)
+            self.sent = Send(entry, entry.number, follows)
+            return self.sent
+        if self.probing and self.retained:
+            number = self.retained[-1].number
+            self.sent = Send(None, number, number - 1)
+            return self.sent
+        self.probing = False
+        return None
+
+    def applied(self, mark: int, now: float) -> None:
+        """The verdict on what was sent: the store has it, and its mark is `mark`."""
+        sent = self._answered()
+        if mark < sent.number:
+            self._gap(mark, now, sent)  # a probe of a store that went back in time
+            return
+        self.failures = 0
+        if sent.entry is not None and sent.follows < sent.number - 1:
+            self._count_lost(sent.follows, sent.number)
+        self._cover(mark, now)
+
+    def gap(self, mark: int, now: float, backoff: Backoff) -> None:
+        """The verdict on what was sent: the store has all up to `mark`, and not what this batch follows."""
+        sent = self._answered()
+        if self.last == mark and sent.entry is not None:  # it was sent so: to send the same at once again would go on for ever
+            self.failures += 1
+            self.not_before = now + backoff.delay(self.failures)
+        self._gap(mark, now, sent)
+
+    def later(self, seconds: float, now: float) -> None:
+        """The verdict on what was sent: try again in so many seconds."""
+        self._answered()
+        self.failures = 0
+        self.not_before = now + min(max(0.0, seconds), MAX_LATER_SECONDS) if seconds == seconds else now + MAX_LATER_SECONDS
+
+    def refused(self, reason: str, now: float) -> None:
+        """The verdict on what was sent: never send it again."""
+        sent = self._answered()
+        if sent.entry is None:
+            self.not_before = now + MAX_LATER_SECONDS  # a probe: it changes nothing
+            return
+        self.failures = 0
+        self.drop(sent.entry, "refused", reason)
+
+    def failed(self, now: float, backoff: Backoff) -> None:
+        """No verdict came: whether the store has the batch, nobody knows. It is sent again, unchanged."""
+        self._answered()
+        self.failures += 1
+        self.not_before = now + backoff.delay(self.failures)
+
+    def unsent(self) -> None:
+        """What `next` gave was not sent after all."""
+        self._answered()
+
+    def drop(self, entry: Entry, reason: str, detail: str) -> None:
+        """Give the first pending batch up and have it counted."""
+        if self.pending and self.pending[0] is entry:
+            self.pending.popleft()
+            self._settle(entry, reason, detail)
+
+    def probe_due(self, now: float) -> float | None:
+        """When a probe must read the mark, unless a later verdict did; None while nothing is retained. Asks for it when that is now."""
+        while self.retained and self.retained[0].is_gone:
+            self._remember(self.retained.popleft())
+        if not self.retained:
+            return None
+        due = self.retained[0].acknowledged + RETAIN_SECONDS + PROBE_SLACK_SECONDS
+        if due <= now:
+            self.probing = True
+        return due
+
+    def give_up_retained(self) -> None:
+        """Forget all that is retained, before its time."""
+        while self.retained:
+            entry = self.retained.popleft()
+            self._remember(entry)
+            if not entry.is_gone:
+                self.ledger.forgotten(self, entry)
+
+    def give_up_oldest(self) -> None:
+        """Forget the oldest retained batch, before its time."""
+        if self.retained:
+            entry = self.retained.popleft()
+            self._remember(entry)
+            if not entry.is_gone:
+                self.ledger.forgotten(self, entry)
+
+    def moved_to_spool(self, keep: int) -> None:
+        """The bytes of all pending batches are in the spool now. Knows only the first `keep` of them further on."""
+        self.give_up_retained()
+        while len(self.pending) > keep:
+            self.pending.pop()
+            self.more = True
+        for entry in self.pending:
+            entry.group, entry.position = None, -1
+        if self.pending:
+            self.loaded = self.pending[-1].number
+
+    def load(self, entries: Iterable[Entry], more: bool) -> None:
+        """Take the next batches of this lane from the spool."""
+        for entry in entries:
+            if entry.number > self.loaded:
+                self.loaded = entry.number
+                self.highest = max(self.highest, entry.number)
+                self.pending.append(entry)
+        self.more = more
+
+    def _answered(self) -> Send:
+        sent = self.sent
+        if sent is None:
+            raise RuntimeError(f"a verdict for bucket {self.bucket}, which has nothing under way")
+        self.sent = None
+        return sent
+
+    def _gap(self, mark: int, now: float, sent: Send) -> None:
+        back = []
+        while self.retained and self.retained[-1].number > mark:
+            entry = self.retained.pop()
+            if entry.is_gone:
+                self._remember(entry)
+            else:
+                self.ledger.brought_back(self, entry)
+                back.append(entry)
+        self.pending.extendleft(back)  # from the highest number to the lowest: they end in order
+        self._cover(mark, now)
+        self.probing = False
+
+    def _cover(self, mark: int, now: float) -> None:
+        """The store has all up to `mark`, as of now."""
+        self.last = mark
+        while self.pending and self.pending[0].number <= mark:
+            entry = self.pending.popleft()
+            entry.acknowledged = now
+            self.ledger.acknowledged(self, entry)
+            self.retained.append(entry)
+        while self.retained and (self.retained[0].is_gone or self.retained[0].acknowledged <= now - RETAIN_SECONDS):
+            if self.retained[0].number > mark and not self.retained[0].is_gone:
+                break
+            entry = self.retained.popleft()
+            self._remember(entry)
+            if not entry.is_gone:
+                self.ledger.forgotten(self, entry)
+        self.probing = False
+
+    def _settle(self, entry: Entry, reason: str, detail: str) -> None:
+        self._remember(entry, counted=True)
+        self.ledger.gave_up(self, entry, reason, detail)
+
+    def _remember(self, entry: Entry, counted: bool = False) -> None:
+        history = self._history = {} if self._history is None else self._history
+        history[entry.number] = 0 if counted else entry.events
+        if len(history) > MAX_HISTORY:
+            del history[next(iter(history))]
+
+    def _count_lost(self, follows: int, number: int) -> None:
+        """What lay between is in no store: neither applied nor here. Batches of before this Agent's start count 0 events each."""
+        history = self._history or {}
+        missing = [lost for lost in range(max(follows + 1, number - MAX_HISTORY), number) if history.get(lost) != 0]
+        batches = len(missing) + max(0, number - MAX_HISTORY - follows - 1)
+        if batches:
+            self.ledger.lost(self, batches, sum(history.get(lost, 0) for lost in missing))

@@ -1,0 +1,58 @@
+"""The Agent's options: one definition each (design 5.1)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from taba.agent.outbox import DEFAULT_OUTBOX_BYTES, MAX_OUTBOX_BYTES, MIN_OUTBOX_BYTES
+from taba.agent.spool import DEFAULT_SPOOL_BYTES, MIN_SPOOL_BYTES
+from taba.bounds import MiB
+from taba.names import check_agent
+from taba.options import Option, ServiceOptions, byte_count, http_url, local_listen, state_directory
+
+
+def _directory(text: str) -> Path:
+    path = Path(text).expanduser()
+    if not path.is_absolute():
+        path = Path.cwd() / path
+    if path.exists() and not path.is_dir():
+        raise ValueError("takes a directory")
+    return path
+
+
+class Options(ServiceOptions):
+    """twistd taba-agent: reads this host's rings and forwards their events to Servers."""
+
+    program = "taba-agent"
+    prefix = "TABA_AGENT_"
+    synopsis = "[options]"
+    definitions = (
+        Option(
+            "server",
+            "http://127.0.0.1:8280",
+            "URL of a Server; may be repeated. Any one is enough: the others are learned from it",
+            http_url,
+            repeatable=True,
+        ),
+        Option("listen", "tcp:8279:interface=127.0.0.1", "Where status is asked for and events are posted", local_listen),
+        Option(
+            "agent",
+            "default",
+            "Name of this Agent; it reads the rings of clients with the same TABA_AGENT",
+            check_agent,
+            variable="TABA_AGENT",
+        ),
+        Option("spool", "", "Directory for batches that no Server takes; default is the state directory", _directory),
+        Option("spool-bytes", f"{DEFAULT_SPOOL_BYTES // MiB} MiB", "Bound of the spool", byte_count(MIN_SPOOL_BYTES, 2**50)),
+        Option(
+            "outbox-bytes",
+            f"{DEFAULT_OUTBOX_BYTES // MiB} MiB",
+            "Shared memory for batches under way; halved while there is not so much",
+            byte_count(MIN_OUTBOX_BYTES, MAX_OUTBOX_BYTES),
+        ),
+    )
+
+    def postOptions(self) -> None:
+        super().postOptions()
+        if self["spool"] is None:
+            self["spool"] = state_directory(self.environ)

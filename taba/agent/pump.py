@@ -1,0 +1,168 @@
+"""From rings into the outbox: when to look, what to drain, which rings to retire. No reactor; the service calls `tick`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from taba.agent.discover import Rings, is_abandoned
+from taba.agent.drain import MAX_DRAIN_EVENTS, Drain, Drained, encode
+from taba.agent.keeper import Keeper
+from taba.agent.outbox import Covered, OutboxFull, group_bytes
+from taba.agent.reader import Reading, Ring
+from taba.ring import MalformedRing
+
+SCAN_SECONDS = 1.0  # a dead client's ring is gone within three
+DRAIN_SECONDS = 0.25  # an event is on its way within this: a quarter of what P7 allows
+TICK_SECONDS = 0.05  # a look at each ring's fill; a ring that is a quarter full is drained at once
+FULL_TICK_SECONDS = 0.01  # while rings fill
+FEWEST_EVENTS = 64  # one drain's, when an outbox is so small; their values fit the smallest
+
+
+class RingPump:
+    """Drains the Agent's rings into the keeper. Nothing is drained until `set_buckets`."""
+
+    def __init__(self, keeper: Keeper, rings: Rings):
+        self.keeper, self.rings = keeper, rings
+        self._drain: Drain | None = None
+        self._dead: set[str] = set()
+        self._next_scan = self._next_drain = 0.0
+        self._events = MAX_DRAIN_EVENTS
+        self.drains = 0
+
+    @property
+    def buckets(self) -> int | None:
+        return self._drain.buckets if self._drain is not None else None
+
+    def set_buckets(self, buckets: int) -> None:
+        """The store has so many buckets. Where that changed, fresh events go into a new stream."""
+        if self._drain is None or self._drain.buckets != buckets:
+            if self._drain is not None:
+                self.keeper.begin_stream()
+            self._drain = Drain(buckets)
+
+    def tick(self, now: float, unix_now: float) -> float:
+        """Do what is due; returns the seconds until the next tick."""
+        if now >= self._next_scan:
+            self._next_scan = now + SCAN_SECONDS
+            self._scan(unix_now)
+        if self._drain is None or not self.rings.open:
+            return DRAIN_SECONDS
+        is_filling = self._is_filling()
+        if not is_filling and now < self._next_drain:
+            return TICK_SECONDS
+        self._next_drain = now + DRAIN_SECONDS
+        is_cut = self.drain(unix_now)
+        return 0.0 if is_cut else FULL_TICK_SECONDS if is_filling else TICK_SECONDS
+
+    def drain(self, unix_now: float) -> bool:
+        """Read the rings, publish, move tails, retire what is dead and drained. Returns whether there is more at once."""
+        drain, keeper = self._drain, self.keeper
+        if drain is None:
+            return False
+        # whether a ring is dead was seen before it is read: what its process wrote is all there
+        pairs = [(ring, name in self._dead) for name, ring in self.rings.open.items()]
+        while True:
+            drained = drain.run(pairs, self._events)
+            for ring, reason in drained.broken:
+                self.rings.isolate(ring, reason)
+            pairs = [(ring, dead) for ring, dead in pairs if ring.name in self.rings.open]
+            if not drained.readings:
+                break
+            batches = encode(drained.columns, keeper.stream, keeper.numbers, unix_now)
+            needed = group_bytes(batches)
+            if needed > keeper.outbox.capacity // 2 and self._events > FEWEST_EVENTS:
+                self._events = max(FEWEST_EVENTS, self._events // 4)  # nothing was settled: read less, and again
+                continue
+            dropped = {"malformed": drained.malformed} if drained.malformed else {}
+            stream = keeper.stream
+            if not keeper.make_room(needed):
+                dropped["spool_full"] = sum(batch.events for batch in batches)
+                batches = []
+            elif keeper.stream != stream:  # all before moved to the spool
+                batches = encode(drained.columns, keeper.stream, keeper.numbers, unix_now)
+            try:
+                keeper.publish(batches, self._covered(drained.readings), drained.found, dropped)
+            except OutboxFull:
+                worst = max(self.rings.open.values(), key=lambda ring: len(ring.covered))
+                self.rings.isolate(worst, f"{len(worst.covered)} holes: the outbox's table cannot name them all")
+                return True
+            for ring, reading in drained.readings:  # the tails move only now: until here a kill loses nothing
+                self._settle(ring, reading)
+            self.drains += 1
+            if drained.is_cut:
+                return True
+            break
+        if self._events < MAX_DRAIN_EVENTS:
+            self._events = min(MAX_DRAIN_EVENTS, self._events * 2)
+        self._retire(pairs, drained)
+        return False
+
+    def live_drops(self) -> Counter[str]:
+        """Events that the clients of open rings dropped, by reason."""
+        drops: Counter[str] = Counter()
+        for ring in list(self.rings.open.values()):
+            try:
+                drops.update(ring.drops())
+            except (MalformedRing, OSError) as error:
+                self.rings.isolate(ring, str(error))
+        return drops
+
+    def _scan(self, unix_now: float) -> None:
+        self.rings.scan(self.keeper.covered, unix_now)
+        for name, ring in list(self.rings.open.items()):
+            if ring.key in self.keeper.retired:  # a kill came between its last publish and its removal
+                self._remove(ring)
+            elif name not in self._dead and is_abandoned(ring.fd):
+                self._dead.add(name)
+
+    def _is_filling(self) -> bool:
+        for ring in list(self.rings.open.values()):
+            try:
+                if ring.has(ring.where.records // 4):
+                    return True
+            except OSError as error:
+                self.rings.isolate(ring, str(error))
+        return False
+
+    def _covered(self, readings: list[tuple[Ring, Reading]]) -> Iterator[Covered]:
+        for ring in self.rings.open.values():
+            yield from ring.covered
+        for _, reading in readings:
+            yield from reading.ranges
+
+    def _settle(self, ring: Ring, reading: Reading) -> None:
+        try:
+            ring.settle(reading)
+        except OSError as error:
+            self.rings.isolate(ring, str(error))
+
+    def _retire(self, pairs: list[tuple[Ring, bool]], drained: Drained) -> None:
+        read = {ring.name for ring, _ in drained.readings}
+        for ring, dead in pairs:
+            if not dead or ring.name in read or ring.name not in self.rings.open:
+                continue
+            try:
+                drops = ring.drops()
+            except (MalformedRing, OSError) as error:
+                self.rings.isolate(ring, str(error))
+                continue
+            self.keeper.retired.add(ring.key)
+            covered = [found for other in self.rings.open.values() if other is not ring for found in other.covered]
+            try:
+                self.keeper.publish((), covered, 0, drops)
+            except OutboxFull:
+                self.keeper.retired.discard(ring.key)
+                continue
+            self._remove(ring)
+
+    def _remove(self, ring: Ring) -> None:
+        try:
+            ring.retire()
+        except OSError as error:
+            self.rings.isolate(ring, str(error))
+        else:
+            self.rings.remove(ring)
+        self._dead.discard(ring.name)
+        if ring.name not in self.rings.problems:
+            self.keeper.retired.discard(ring.key)

@@ -1,0 +1,407 @@
+"""One ring, read: records out, the tail moved when they are safe. Everything in the segment is hostile.
+
+1. Commit words are read first, payload by a second read: what the first read found committed is whole in the second.
+2. A hole (a reservation that its writer has not committed) is read past; the tail stops at it while the process lives.
+   What is read beyond the tail is a covered range, which the outbox's table remembers; there are at most MAX_COVERED a ring.
+3. `read` changes nothing. `settle` makes what was read count, once the outbox has it; until then a kill loses nothing.
+
+All access is by `pread` and `pwrite`: a segment that its owner truncates raises MalformedRing here and kills nobody.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from collections.abc import Iterable
+from typing import Any, NamedTuple, TypeAlias
+
+import msgpack
+import numpy as np
+from numpy.typing import NDArray
+
+from taba import ring as layouts
+from taba.agent.outbox import Covered
+from taba.bounds import MAX_VALUE_DEPTH
+from taba.ring import BYTE_POSITION_BITS, BYTE_POSITION_MASK, FLAG_BYTES, FLAG_SKIP, RECORD_BYTES, BadEntry, Header, Layout, MalformedRing
+
+MAX_COVERED = 64  # ranges a ring: more threads than that were never interrupted at once
+MAX_RING_TABS = 262_144  # a directory's entries cost the Agent about 300 bytes each
+FIRST_CHUNK = 256  # records; an idle ring costs one read of 6 KiB
+MAX_CHUNK = 16_384  # records whose commit words are looked at by one read: fits a second-level cache
+MAX_POSITION = 2**62  # a tail beyond this is no tail: at 100 million records a second it takes 1,400 years
+
+Words: TypeAlias = NDArray[np.uint64]
+Floats: TypeAlias = NDArray[np.float64]
+_TAILS = struct.Struct("<QQ")
+_U64 = np.dtype("<u8")
+_U32 = np.dtype("<u4")
+_F64 = np.dtype("<f8")
+
+
+class Tab(NamedTuple):
+    """One entry of a ring's directory that may be forwarded."""
+
+    name: str
+    type: str
+
+
+class Reading(NamedTuple):
+    """What one read found. The arrays are valid until the next read with the same Scratch.
+
+    `tabs` are indexes in the ring's directory, `values` the value words; `boxed` holds the decoded value where `is_boxed`, and is
+    None where every value is a float. `ranges` are the records that this covers, `malformed` the events in them that are none.
+    """
+
+    tabs: NDArray[np.uint32]
+    times: Floats
+    values: Words
+    boxed: NDArray[np.object_] | None
+    is_boxed: NDArray[np.bool_] | None
+    ranges: list[Covered]
+    malformed: int
+    is_cut: bool  # the limit ended it; there is more
+
+
+class Scratch:
+    """Buffers that all rings' reads share, so that a drain touches the same memory again and again."""
+
+    def __init__(self) -> None:
+        self.commits = bytearray(MAX_CHUNK * RECORD_BYTES)
+        self.records = bytearray(MAX_CHUNK * RECORD_BYTES)
+
+    def fit(self, records: int) -> bytearray:
+        if len(self.records) < records * RECORD_BYTES:
+            self.records = bytearray(records * RECORD_BYTES)
+        return self.records
+
+
+class Ring:
+    """A ring that is being read. Raises MalformedRing (here and in `read`) for what is none, OSError where it cannot be read.
+
+    `covered` are the ranges that an earlier Agent's table names for rings; those of this one are never read again.
+    """
+
+    def __init__(self, fd: int, name: str, covered: Iterable[Covered] = ()):
+        self.fd, self.name = fd, name
+        page = os.pread(fd, layouts.HEADER_BYTES, 0)
+        self.header: Header = layouts.parse_header(page, os.fstat(fd).st_size)
+        self.where: Layout = layouts.layout(self.header.size)
+        # the id alone would let one ring name another's
+        self.key = hashlib.blake2b(self.header.ring_id + name.encode(), digest_size=16).digest()
+        self.tail, self.byte_tail = self.header.tail, self.header.byte_tail
+        if max(self.tail, self.byte_tail) > MAX_POSITION:
+            raise MalformedRing(f"tails {self.tail} and {self.byte_tail}")
+        self.directory: list[Tab | None] = []
+        self._directory_bytes = 0
+        self.covered: list[Covered] = []
+        self.recorded = 0
+        mine = sorted(found for found in covered if found.ring == self.key and found.end > self.tail)
+        if mine:
+            self.covered = [Covered(self.key, max(found.start, self.tail), found.end, found.byte_end) for found in mine]
+            self._advance()
+
+    @property
+    def client(self) -> str:
+        return self.header.client
+
+    @property
+    def frontier(self) -> int:
+        """The first record beyond all that was read."""
+        return self.covered[-1].end if self.covered else self.tail
+
+    def has(self, ahead: int) -> bool:
+        """Whether the record so many beyond the frontier is committed: a look, for deciding when to read."""
+        position = self.frontier + ahead
+        if position >= self.tail + self.where.records:
+            return True  # what is there was read: the ring has no more room than this
+        offset = self.where.record_offset + (position % self.where.records) * RECORD_BYTES + 16
+        word = os.pread(self.fd, 8, offset)
+        return len(word) == 8 and int.from_bytes(word, "little") >> layouts.LAP_SHIFT == layouts.lap_of(position, self.where.records)
+
+    def read(self, scratch: Scratch, limit: int, byte_limit: int, dead: bool = False) -> Reading | None:
+        """Up to `limit` records (and `byte_limit` bytes of other values) that were not read before; None when there are none.
+
+        With `dead` (no process maps it any more) the whole ring is looked through, whatever holes it has.
+        """
+        runs, is_cut = self._find_runs(scratch, limit, dead)
+        if not runs:
+            return None
+        total = sum(end - start for start, end in runs)
+        buffer = memoryview(scratch.fit(total))
+        at = 0
+        for start, end in runs:
+            for low, high in self._pieces(start, end):
+                length = (high - low) * RECORD_BYTES
+                self._pread_into(buffer[at : at + length], self._record_offset(low))
+                at += length
+        words = np.frombuffer(buffer, _U64, 3 * total).reshape(total, 3)
+        halves = np.frombuffer(buffer, _U32, 6 * total).reshape(total, 6)
+        low_half = np.ascontiguousarray(halves[:, 4])
+        self._confirm(runs, halves[:, 5])
+        flags = low_half >> np.uint32(layouts.FLAGS_SHIFT)
+        times = words.view(_F64)[:, 0]
+        if not flags.any():
+            ranges = [Covered(self.key, start, end, 0) for start, end in runs]
+            return self._known(low_half, times, words[:, 1], None, None, ranges, 0, is_cut)
+        return self._read_flagged(runs, low_half & np.uint32(layouts.TAB_MASK), flags, times, words[:, 1], byte_limit, is_cut)
+
+    def settle(self, reading: Reading) -> None:
+        """What was read is safe: never read it again, and move the tail over what has no hole."""
+        self.covered = _merge([*self.covered, *reading.ranges])
+        self.recorded += len(reading.tabs)
+        self._advance()
+
+    def pass_holes(self) -> None:
+        """The process is dead and all is read: nothing will fill the holes any more."""
+        if self.covered:
+            self.covered = [Covered(self.key, self.tail, self.covered[-1].end, max(found.byte_end for found in self.covered))]
+            self._advance()
+
+    def drops(self) -> dict[str, int]:
+        """The producer's own counts of events that it dropped, by reason."""
+        words = os.pread(self.fd, 8 * layouts.MAX_DROP_REASONS, layouts.DROPS_OFFSET)
+        if len(words) != 8 * layouts.MAX_DROP_REASONS:
+            raise MalformedRing("truncated")
+        # a hostile count must not end the totals' being numbers
+        return {reason: min(count, 2**53) for reason, count in layouts.parse_drops(words).items()}
+
+    def retire(self) -> None:
+        """Tell a producer, if there is one after all, that nobody reads this ring any more."""
+        os.pwrite(self.fd, (1).to_bytes(8, "little"), layouts.RETIRED_OFFSET)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+    # --- finding ---
+
+    def _find_runs(self, scratch: Scratch, limit: int, dead: bool) -> tuple[list[tuple[int, int]], bool]:
+        """Runs of committed records, holes first; and whether the limit ended the search."""
+        runs: list[tuple[int, int]] = []
+        position, taken = self.tail, 0
+        for found in self.covered:
+            taken = self._look(scratch, position, found.start, limit, taken, runs, dead=True)
+            position = found.end
+        taken = self._look(scratch, position, self.tail + self.where.records, limit, taken, runs, dead)
+        return runs, taken >= limit
+
+    def _look(self, scratch: Scratch, position: int, stop: int, limit: int, taken: int, runs: list[tuple[int, int]], dead: bool) -> int:
+        chunk = FIRST_CHUNK
+        while position < stop and taken < limit:
+            end = min(position + chunk, stop, position + self._to_wrap(position))
+            chunk = min(chunk * 4, MAX_CHUNK)
+            view = memoryview(scratch.commits)[: (end - position) * RECORD_BYTES]
+            self._pread_into(view, self._record_offset(position))
+            laps = np.frombuffer(view, _U32).reshape(-1, 6)[:, 5]
+            fresh = laps == np.uint32(layouts.lap_of(position, self.where.records))
+            if fresh.all():
+                last = min(end, position + limit - taken)
+                taken += last - position
+                if not self._add_run(runs, position, last):
+                    return limit
+            elif fresh.any():
+                edges = np.flatnonzero(np.diff(np.concatenate(([0], fresh.view(np.int8), [0]))))
+                for low, high in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+                    high = min(high, low + limit - taken)
+                    if high <= low or not self._add_run(runs, position + low, position + high):
+                        return limit
+                    taken += high - low
+                if not (dead or fresh[-1]):
+                    break
+            elif not dead:
+                break
+            position = end
+        return taken
+
+    def _add_run(self, runs: list[tuple[int, int]], start: int, end: int) -> bool:
+        if runs and runs[-1][1] == start:
+            runs[-1] = (runs[-1][0], end)
+            return True
+        if len(runs) + len(self.covered) >= MAX_COVERED and start != self.frontier and start != self.tail:
+            return False  # nothing past this hole is read before others are filled
+        runs.append((start, end))
+        return True
+
+    def _confirm(self, runs: list[tuple[int, int]], laps: NDArray[np.uint32]) -> None:
+        at = 0
+        for start, end in runs:
+            for low, high in self._pieces(start, end):
+                if (laps[at : at + high - low] != np.uint32(layouts.lap_of(low, self.where.records))).any():
+                    raise MalformedRing("a commit word changed after it was stored")
+                at += high - low
+
+    # --- values that are no float ---
+
+    def _read_flagged(
+        self,
+        runs: list[tuple[int, int]],
+        tabs: NDArray[np.uint32],
+        flags: NDArray[np.uint32],
+        times: Floats,
+        values: Words,
+        byte_limit: int,
+        is_cut: bool,
+    ) -> Reading:
+        keep = (flags & np.uint32(FLAG_SKIP)) == 0
+        is_boxed = keep & ((flags & np.uint32(FLAG_BYTES)) != 0)
+        lengths = values >> np.uint64(BYTE_POSITION_BITS)
+        ahead = (values - np.uint64(self.byte_tail & BYTE_POSITION_MASK)) & np.uint64(BYTE_POSITION_MASK)
+        ends = ahead + lengths
+        bad = is_boxed & ((lengths > self.where.max_value_bytes) | (ends > self.where.byte_ring_bytes))
+        good = np.flatnonzero(is_boxed & ~bad)
+        if len(good):
+            # no more bytes at once than the limit; always one value
+            beyond = np.flatnonzero(ends[good] > ahead[good].min() + np.uint64(byte_limit))
+            if len(beyond) and beyond[0] > 0:
+                cut = int(good[beyond[0]])
+                runs = _cut_runs(runs, cut)
+                return self._read_flagged(runs, tabs[:cut], flags[:cut], times[:cut], values[:cut], 2**40, True)
+        boxed = np.empty(len(tabs), np.object_)
+        malformed = int(bad.sum())
+        keep &= ~bad
+        if len(good):
+            first, last = int(ahead[good].min()), int(ends[good].max())
+            content = self._read_bytes(self.byte_tail + first, last - first)
+            starts = (ahead[good] - np.uint64(first)).tolist()
+            for index, start, length in zip(good.tolist(), starts, lengths[good].tolist(), strict=True):
+                try:
+                    boxed[index] = decode_value(content[start : start + length])
+                except ValueError:
+                    malformed += 1
+                    keep[index] = False
+        ranges, at = [], 0
+        for start, end in runs:
+            inside = good[(good >= at) & (good < at + end - start)]
+            byte_end = self.byte_tail + int(ends[inside].max()) if len(inside) else 0
+            ranges.append(Covered(self.key, start, end, byte_end))
+            at += end - start
+        if keep.all():
+            return self._known(tabs, times, values, boxed, is_boxed, ranges, malformed, is_cut)
+        return self._known(tabs[keep], times[keep], values[keep], boxed[keep], is_boxed[keep], ranges, malformed, is_cut)
+
+    def _read_bytes(self, position: int, length: int) -> bytes:
+        size = self.where.byte_ring_bytes
+        offset = position % size
+        first = min(length, size - offset)
+        content = os.pread(self.fd, first, self.where.byte_ring_offset + offset)
+        if first < length:
+            content += os.pread(self.fd, length - first, self.where.byte_ring_offset)
+        if len(content) != length:
+            raise MalformedRing("truncated")
+        return content
+
+    # --- the directory ---
+
+    def _known(
+        self,
+        tabs: NDArray[np.uint32],
+        times: Floats,
+        values: Words,
+        boxed: NDArray[np.object_] | None,
+        is_boxed: NDArray[np.bool_] | None,
+        ranges: list[Covered],
+        malformed: int,
+        is_cut: bool,
+    ) -> Reading:
+        """A Reading whose Tabs all stand in the directory."""
+        if len(tabs) and int(tabs.max()) >= len(self.directory):
+            self._read_directory()
+            unknown = tabs >= len(self.directory)
+            if unknown.any():
+                keep = ~unknown
+                malformed += int(unknown.sum())
+                tabs, times, values = tabs[keep], times[keep], values[keep]
+                if boxed is not None and is_boxed is not None:
+                    boxed, is_boxed = boxed[keep], is_boxed[keep]
+        if is_boxed is not None and not is_boxed.any():
+            boxed = is_boxed = None
+        return Reading(tabs, times, values, boxed, is_boxed, ranges, malformed, is_cut)
+
+    def _read_directory(self) -> None:
+        words = os.pread(self.fd, 16, layouts.DIRECTORY_COUNT_OFFSET)
+        if len(words) != 16:
+            raise MalformedRing("truncated")
+        count, used = layouts.parse_directory_words(words, self.where)
+        fresh = min(count, MAX_RING_TABS) - len(self.directory)
+        if fresh <= 0 or used <= self._directory_bytes:
+            return
+        content = os.pread(self.fd, used - self._directory_bytes, self.where.directory_offset + self._directory_bytes)
+        entries, taken = layouts.parse_directory(content, fresh)
+        self.directory += [None if isinstance(entry, BadEntry) else Tab(entry.name, entry.type) for entry in entries]
+        self._directory_bytes += taken
+
+    # --- positions ---
+
+    def _advance(self) -> None:
+        moved = False
+        while self.covered and self.covered[0].start <= self.tail:
+            found = self.covered.pop(0)
+            self.tail = max(self.tail, found.end)
+            self.byte_tail = max(self.byte_tail, found.byte_end)
+            moved = True
+        if moved:
+            os.pwrite(self.fd, _TAILS.pack(self.tail, self.byte_tail), layouts.TAIL_OFFSET)
+
+    def _to_wrap(self, position: int) -> int:
+        return self.where.records - position % self.where.records
+
+    def _pieces(self, start: int, end: int) -> Iterable[tuple[int, int]]:
+        while start < end:
+            stop = min(end, start + self._to_wrap(start))
+            yield start, stop
+            start = stop
+
+    def _record_offset(self, position: int) -> int:
+        return self.where.record_offset + (position % self.where.records) * RECORD_BYTES
+
+    def _pread_into(self, view: memoryview, offset: int) -> None:
+        if os.preadv(self.fd, [view], offset) != len(view):
+            raise MalformedRing("truncated")
+
+
+def decode_value(content: bytes) -> Any:
+    """The one value whose msgpack `content` is. Raises ValueError for anything else, or nested deeper than MAX_VALUE_DEPTH."""
+    size = len(content)
+    try:
+        value = msgpack.unpackb(
+            content, strict_map_key=False, max_bin_len=size, max_str_len=size, max_array_len=size, max_map_len=size, max_ext_len=0
+        )
+    except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}"[:200]) from None
+    if isinstance(value, (list, dict)):
+        _check_depth(value, MAX_VALUE_DEPTH)
+    elif isinstance(value, msgpack.Timestamp):
+        raise ValueError("a timestamp is no value")
+    return value
+
+
+def _check_depth(value: Any, depth: int) -> None:
+    if isinstance(value, msgpack.Timestamp):
+        raise ValueError("a timestamp is no value")
+    if isinstance(value, (list, dict)):
+        if depth == 0:
+            raise ValueError(f"nested deeper than {MAX_VALUE_DEPTH}")
+        for inner in value if isinstance(value, list) else value.values():
+            _check_depth(inner, depth - 1)
+
+
+def _merge(ranges: list[Covered]) -> list[Covered]:
+    merged: list[Covered] = []
+    for found in sorted(ranges, key=lambda covered: covered.start):
+        if merged and found.start <= merged[-1].end:
+            before = merged[-1]
+            merged[-1] = Covered(before.ring, before.start, max(before.end, found.end), max(before.byte_end, found.byte_end))
+        else:
+            merged.append(found)
+    return merged
+
+
+def _cut_runs(runs: list[tuple[int, int]], records: int) -> list[tuple[int, int]]:
+    """The first so many records of `runs`."""
+    kept = []
+    for start, end in runs:
+        if records <= 0:
+            break
+        kept.append((start, min(end, start + records)))
+        records -= end - start
+    return kept

@@ -1,0 +1,229 @@
+"""The Agent as a Twisted service: wires keeper, rings, forwarder and HTTP, and keeps them going."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import socket
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+from twisted.application import service
+from twisted.internet import defer
+from twisted.internet.endpoints import serverFromString
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from taba.agent.discover import Rings
+from taba.agent.drain import encode
+from taba.agent.forward import Forwarder
+from taba.agent.keeper import Keeper
+from taba.agent.options import Options
+from taba.agent.outbox import SHM, AgentRunning, OutboxCorrupt, group_bytes, open_outbox
+from taba.agent.pump import TICK_SECONDS, RingPump
+from taba.agent.spool import Spool
+from taba.agent.status import Routes
+from taba.batch import Column
+from taba.bounds import MAX_BUCKETS
+from taba.options import Listen
+from taba.web import make_site
+
+MAX_DESCRIPTORS = 8192  # a ring takes one
+KEEP_SECONDS = 0.05  # between looks at outbox and spool
+
+log = Logger()
+
+__all__ = ["AgentService", "Options", "makeService"]
+
+
+class AgentService(service.Service):
+    """One Agent. Nothing is opened before `startService`, which ends the process with one line where it cannot be an Agent."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        agent: str,
+        servers: list[str],
+        listen: Listen,
+        spool: Path,
+        spool_bytes: int,
+        outbox_bytes: int,
+        shm: str = SHM,
+    ):
+        self._reactor = reactor
+        self.agent = agent
+        self._urls, self._listen, self._directory = servers, listen, spool
+        self._spool_bytes, self._outbox_bytes, self._shm = spool_bytes, outbox_bytes, shm
+        self._random = random.SystemRandom()
+        self._problems: list[str] = []
+        self._loop_problem: str | None = None
+        self._port: Any = None
+        self._call: Any = None
+        self._next_keep = 0.0
+
+    # --- life ---
+
+    def startService(self) -> None:
+        super().startService()
+        try:
+            outbox, self._segment, problem = open_outbox(self.agent, self._outbox_bytes, self._shm)
+        except AgentRunning as error:
+            raise SystemExit(f"taba-agent: {error}") from None
+        except OSError as error:
+            raise SystemExit(f"taba-agent: no shared memory for the outbox: {error}") from None
+        if problem:
+            self._problems.append(problem)
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            spool = Spool(str(self._directory / f"{self.agent}.spool"), self._spool_bytes)
+        except (OSError, sqlite3.Error) as error:
+            raise SystemExit(f"taba-agent: --spool: {str(self._directory)!r}: takes a directory to write in: {error}") from None
+        if spool.problem:
+            self._problems.append(spool.problem)
+        _raise_descriptor_limit()
+        self.keeper = Keeper(outbox, spool, self._random, lambda: os.urandom(16), self._reactor.seconds(), self.unix_now())
+        self.keeper.recover()
+        self.rings = Rings(self.agent, self._shm)
+        self.pump = RingPump(self.keeper, self.rings)
+        self._buckets_path = self._directory / f"{self.agent}.buckets"
+        host = socket.gethostname()[:255]
+        self.forwarder = Forwarder(self._reactor, self.keeper, self.agent, host, self._urls, self._random, self._on_buckets)
+        kept = _read_buckets(self._buckets_path)
+        if kept is not None:
+            self.pump.set_buckets(kept)
+        outcome: list[Any] = []
+        serverFromString(self._reactor, self._listen.text).listen(make_site(Routes(self).api())).addBoth(outcome.append)
+        # TCP and unix endpoints tell at once
+        if not outcome or isinstance(outcome[0], Failure):
+            reason = outcome[0].getErrorMessage() if outcome else "no answer"
+            raise SystemExit(f"taba-agent: --listen: {self._listen.text!r}: cannot listen there: {reason}")
+        self._port = outcome[0]
+        self._call = self._reactor.callLater(0, self._tick)
+
+    async def _stop(self) -> None:
+        if self._call is not None and self._call.active():
+            self._call.cancel()
+        if self._port is not None:
+            await self._port.stopListening()
+        await self.forwarder.stop()
+        try:
+            if self.pump.buckets is not None:
+                while self.pump.drain(self.unix_now()):  # what is in the rings is safe in the outbox for the next start
+                    pass
+            self.keeper.settle_totals()
+        except (OSError, sqlite3.Error, OutboxCorrupt):
+            log.failure("the last drain failed")
+        self.keeper.spool.close()
+        self._segment.close()
+
+    def stopService(self) -> defer.Deferred[None]:
+        super().stopService()
+        return defer.ensureDeferred(self._stop())
+
+    def unix_now(self) -> float:
+        """Unix time."""
+        return time.time()
+
+    # --- the loop ---
+
+    def _tick(self) -> None:
+        delay = TICK_SECONDS
+        try:
+            now, unix_now = self._reactor.seconds(), self.unix_now()
+            self.keeper.now, self.keeper.unix_now = now, unix_now
+            delay = self.pump.tick(now, unix_now)
+            if now >= self._next_keep:
+                self._next_keep = now + KEEP_SECONDS
+                self.keeper.tick(now, unix_now)
+                self.forwarder.tick()
+            else:
+                self.forwarder.pump()
+            self._loop_problem = None
+        except Exception as error:  # a full disk, a segment cut short: shown, and tried again; the rest works on
+            if self._loop_problem is None:
+                log.failure("a step of the Agent's loop failed")
+            self._loop_problem = f"{type(error).__name__}: {error}"[:200]
+            delay = 1.0
+        self._call = self._reactor.callLater(delay, self._tick)
+
+    def _on_buckets(self, buckets: int) -> None:
+        if self.pump.buckets is not None and self.pump.buckets != buckets:
+            self._problems = self._problems[-8:]
+            self._problems.append(f"the store has {buckets} buckets; until now this Agent knew {self.pump.buckets}")
+        if self.pump.buckets != buckets:
+            self.pump.set_buckets(buckets)
+            _write_buckets(self._buckets_path, buckets)
+
+    # --- what routes ask for ---
+
+    def post(self, columns: dict[int, list[Column]], events: int, stream: bytes | None) -> bool:
+        """Publish posted events; True once they are in the outbox.
+
+        With a `stream` of the sender's own they count once, however often they are posted.
+        """
+        keeper = self.keeper
+        keeper.now, keeper.unix_now = self._reactor.seconds(), self.unix_now()
+        if stream is not None and keeper.is_spooled(stream):
+            return True  # it came before, and waits in the spool
+        known = stream is not None and any((stream, bucket) in keeper.lanes for bucket in columns)
+        if known:
+            return True
+        for _ in range(2):
+            batches = encode(columns, stream or keeper.stream, {} if stream else keeper.numbers, keeper.unix_now)
+            before = keeper.stream
+            if not keeper.make_room(group_bytes(batches)):
+                return False
+            if stream is not None or keeper.stream == before:
+                break
+        keeper.publish(batches, recorded=events)
+        self.forwarder.pump()
+        return True
+
+    def problems(self) -> list[str]:
+        """What somebody should look at, in sentences."""
+        found = [*self._problems, *self.rings.problems.values()]
+        if self._loop_problem:
+            found.append(f"the Agent's loop failed: {self._loop_problem}")
+        found += [f"Server {server.url}: {server.problem}" for server in self.forwarder.servers.values() if server.problem]
+        if self.pump.buckets is None:
+            found.append("no Server has told the number of buckets yet: rings are not drained")
+        return found
+
+
+def makeService(options: Options) -> AgentService:
+    """The Agent that these options describe; only wires."""
+    from twisted.internet import reactor
+
+    return AgentService(
+        reactor,
+        options["agent"],
+        list(dict.fromkeys(options["server"])),
+        options["listen"],
+        options["spool"],
+        options["spool-bytes"],
+        options["outbox-bytes"],
+    )
+
+
+def _read_buckets(path: Path) -> int | None:
+    try:
+        text = path.read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return int(text) if text.isdigit() and 1 <= int(text) <= MAX_BUCKETS else None
+
+
+def _write_buckets(path: Path, buckets: int) -> None:
+    fresh = path.with_suffix(".buckets.new")
+    fresh.write_text(f"{buckets}\n", "ascii")
+    os.replace(fresh, path)
+
+
+def _raise_descriptor_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

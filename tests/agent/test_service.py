@@ -1,0 +1,285 @@
+"""The Agent whole, in this process: real rings, a real outbox and spool, HTTP over loopback to a Server that gives verdicts."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import defer, reactor, task
+from twisted.trial.unittest import TestCase
+
+from taba import batch as codec
+from taba.agent.service import AgentService
+from taba.batch import Verdict
+from taba.options import Listen
+from tests.agent.producers import Producer
+from tests.agent.servers import FakeServer
+
+
+class ServiceTests(TestCase):
+    timeout = 30
+
+    def setUp(self) -> None:
+        self.agent = "t" + os.urandom(6).hex()
+        self.spool = Path(tempfile.mkdtemp())
+        self.server = FakeServer()
+        self.addCleanup(self.server.stop)
+        self.running: list[AgentService] = []
+        self.addCleanup(self._stop_all)
+
+    async def _stop_all(self) -> None:
+        for service in list(self.running):
+            await self.stop(service)
+        for name in os.listdir("/dev/shm"):
+            if name.startswith((f"taba.{self.agent}.", f"taba-agent.{self.agent}")):
+                os.unlink(f"/dev/shm/{name}")
+
+    def start(self, *urls: str, outbox_bytes: int = 4 << 20, spool_bytes: int = 64 << 20) -> AgentService:
+        listen = Listen("tcp:0:interface=127.0.0.1", 0, "127.0.0.1")
+        service = AgentService(reactor, self.agent, list(urls or (self.server.url,)), listen, self.spool, spool_bytes, outbox_bytes)
+        service.startService()
+        self.running.append(service)
+        return service
+
+    async def stop(self, service: AgentService) -> None:
+        self.running.remove(service)
+        await service.stopService()
+
+    def kill(self, service: AgentService) -> None:
+        """As kill -9 does: nothing is said, nothing is flushed; the lock is free."""
+        self.running.remove(service)
+        service._call.cancel()
+        service.forwarder._stopped = True
+        self.addCleanup(service.forwarder.stop)
+        self.addCleanup(service._port.stopListening)
+        for ring in service.rings.open.values():
+            ring.close()
+        service.keeper.spool.close()
+        service._segment.close()
+
+    def producer(self, client: str = "web/1", size: int = 65_536) -> Producer:
+        producer = Producer(self.agent, client, size)
+        self.addCleanup(producer.remove)
+        return producer
+
+    async def until(self, condition: Callable[[], Any], seconds: float = 10.0) -> None:
+        end = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > end:
+                raise AssertionError("it did not come about")
+            await task.deferLater(reactor, 0.01, lambda: None)  # type: ignore[arg-type]
+
+    async def ask(self, service: AgentService, method: str, path: str, content: Any = None, **headers: str) -> tuple[int, Any]:
+        import treq
+
+        port = service._port.getHost().port
+        body = None if content is None else json.dumps(content).encode()
+        response = await treq.request(method, f"http://127.0.0.1:{port}{path}", data=body, headers=headers, persistent=False)
+        return response.code, json.loads(await response.content())
+
+    async def test_what_a_ring_holds_reaches_the_store_and_the_outbox_lets_go(self) -> None:
+        producer = self.producer()
+        tabs = [producer.tab(f"tab_{number}") for number in range(20)]
+        for value in range(1000):
+            producer.record(tabs[value % 20], float(value))
+        producer.record(producer.tab("words", "Buffer"), "hello")
+        service = self.start()
+        await self.until(lambda: self.server.store.folded == 1001)
+        events = self.server.store.events
+        self.assertEqual(events["web/1", "tab_3"], [float(value) for value in range(3, 1000, 20)])
+        self.assertEqual(events["web/1", "words"], ["hello"])
+        self.assertEqual(producer.tail, 1001)
+        self.assertEqual(producer.byte_tail, 6)
+        await self.until(lambda: service.keeper.unacknowledged == 0)
+        status, content = await self.ask(service, "GET", "/v1/status")
+        self.assertEqual(status, 200)
+        self.assertEqual(content["recorded"], 1001)
+        self.assertEqual(content["rings"][0]["client"], "web/1")
+        self.assertEqual(content["dropped_by_reason"], {})
+        self.assertEqual(content["problems"], [])
+
+    async def test_a_killed_agent_goes_on_from_its_outbox_and_nothing_counts_twice(self) -> None:
+        producer = self.producer()
+        tab = producer.tab("bids_won")
+        later = {"on": True}
+        self.server.verdict = lambda follows, content: Verdict(codec.LATER, 0.05) if later["on"] else None
+        total = 0
+        for round in range(5):
+            service = self.start()
+            for _ in range(100):
+                producer.record(tab, 1.0)
+            total += 100
+            await self.until(lambda total=total: service.keeper.recorded == total)  # type: ignore[misc]
+            if round == 2:
+                later["on"] = False
+                await self.until(lambda: self.server.store.folded >= 100)
+            self.kill(service)
+        service = self.start()
+        await self.until(lambda: self.server.store.folded >= total)
+        await task.deferLater(reactor, 0.3, lambda: None)  # type: ignore[arg-type]
+        self.assertEqual(self.server.store.folded, total)
+        self.assertEqual(service.keeper.recorded, total)
+
+    async def test_a_dead_clients_ring_is_drained_counted_and_removed(self) -> None:
+        producer = self.producer()
+        producer.record(producer.tab("last"), 1.0)
+        producer.drop("ring_full", 7)
+        service = self.start()
+        await self.until(lambda: self.server.store.folded == 1)
+        hole = producer.reserve()
+        producer.record(producer.tab("last"), 2.0)
+        self.assertEqual(hole, 1)
+        producer.die()
+        await self.until(lambda: not os.path.exists(producer.path), 3.0)
+        self.assertEqual(self.server.store.events["web/1", "last"], [1.0, 2.0])
+        _, content = await self.ask(service, "GET", "/v1/status")
+        self.assertEqual(content["dropped_by_reason"], {"ring_full": 7})
+        self.assertEqual(content["rings"], [])
+        self.kill(service)
+        service = self.start()
+        _, content = await self.ask(service, "GET", "/v1/status")
+        self.assertEqual((content["recorded"], content["dropped_by_reason"]), (2, {"ring_full": 7}))
+
+    async def test_a_second_agent_of_the_name_ends_with_one_line(self) -> None:
+        self.start()
+        with self.assertRaises(SystemExit) as raised:
+            self.start()
+        self.assertIn(f"process {os.getpid()} holds", str(raised.exception))
+
+    async def test_a_refused_batch_is_counted_and_the_next_goes_on(self) -> None:
+        producer = self.producer()
+        tab = producer.tab("bids_won")
+        refusing = {"on": True}
+        self.server.verdict = lambda follows, content: Verdict(codec.REFUSED, "no") if refusing["on"] else None
+        service = self.start()
+        producer.record(tab, 1.0)
+        await self.until(lambda: service.keeper.dropped["refused"] == 1)
+        refusing["on"] = False
+        producer.record(tab, 2.0)
+        await self.until(lambda: self.server.store.folded == 1)
+        self.assertEqual(self.server.store.events["web/1", "bids_won"], [2.0])
+        self.assertEqual(service.keeper.dropped["gap"], 0)
+        self.assertEqual(len(service.keeper.spool.aside()), 1)
+        self.kill(service)
+        service = self.start()
+        await task.deferLater(reactor, 0.5, lambda: None)  # type: ignore[arg-type]
+        self.assertEqual(dict(service.keeper.totals()), {"refused": 1})
+
+    async def test_answers_that_are_no_verdicts_mean_later(self) -> None:
+        producer = self.producer()
+        tab = producer.tab("bids_won")
+        answers = [(404, b"nothing here"), (200, b"<html>welcome</html>"), (413, b"too large"), (500, b"oops"), (200, b"\xc1" * 10)]
+
+        def answer(request: Any, envelope: codec.Envelope) -> bytes | None:
+            if not answers:
+                return None
+            code, body = answers.pop()
+            request.setResponseCode(code)
+            if code == 200 and body.startswith(b"\xc1"):
+                request.setHeader(codec.VERDICTS_HEADER, "1")
+            return body
+
+        self.server.answer = answer
+        self.start()
+        producer.record(tab, 1.0)
+        await self.until(lambda: self.server.store.folded == 1, 20.0)
+        self.assertEqual(answers, [])
+
+    async def test_a_full_outbox_moves_to_the_spool_and_both_drain_when_a_server_is_there(self) -> None:
+        producer = self.producer(size=1 << 20)
+        tab = producer.tab("bids_won")
+        (self.spool / f"{self.agent}.buckets").write_text("8")
+        down = {"on": True}
+
+        def answer(request: Any, envelope: codec.Envelope) -> bytes | None:
+            if down["on"]:
+                request.setResponseCode(503)
+                return b"away"
+            return None
+
+        self.server.answer = answer
+        service = self.start(outbox_bytes=4 << 20)
+        total = 0
+        while not service.keeper.moves:
+            for _ in range(20_000):
+                producer.record(tab, 1.0)
+            total += 20_000
+            await self.until(lambda: service.keeper.recorded == total)
+        self.assertGreater(service.keeper.spool.batches, 0)
+        producer.record(tab, 5.0)
+        self.kill(service)
+        down["on"] = False
+        service = self.start(outbox_bytes=4 << 20)
+        await self.until(lambda: self.server.store.folded >= total + 1)
+        self.assertEqual(self.server.store.folded, total + 1)
+        self.assertEqual(dict(service.keeper.totals()), {})
+
+    async def test_beyond_the_spools_bound_the_newest_events_are_dropped_and_counted(self) -> None:
+        producer = self.producer(size=1 << 20)
+        tab = producer.tab("bids_won")
+        (self.spool / f"{self.agent}.buckets").write_text("8")
+        self.server.answer = lambda request, envelope: (request.setResponseCode(503), b"away")[1]
+        service = self.start(outbox_bytes=4 << 20, spool_bytes=1 << 20)
+        total = 0
+        while not service.keeper.dropped["spool_full"]:
+            for _ in range(20_000):
+                producer.record(tab, 1.0)
+            total += 20_000
+            await self.until(lambda: service.keeper.recorded == total)
+        self.assertEqual(service.keeper.spool.batches, 0)
+        self.server.answer = None
+        await self.until(lambda: self.server.store.folded + service.keeper.dropped["spool_full"] == total, 25.0)
+
+    async def test_a_store_that_went_back_in_time_gets_what_is_retained_again(self) -> None:
+        producer = self.producer()
+        tab = producer.tab("bids_won")
+        service = self.start()
+        for value in range(5):
+            producer.record(tab, float(value))
+            await self.until(lambda value=value: self.server.store.folded == value + 1)  # type: ignore[misc]
+        store = self.server.store
+        (key,) = store.marks
+        self.assertEqual(store.marks[key], 5)
+        store.marks[key] = 2
+        store.events["web/1", "bids_won"] = [0.0, 1.0]
+        producer.record(tab, 5.0)
+        await self.until(lambda: store.marks[key] == 6)
+        self.assertEqual(store.events["web/1", "bids_won"], [0.0, 1.0, 2.0, 3.0, 4.0, 5.0])
+        self.assertEqual(service.keeper.dropped["gap"], 0)
+
+    async def test_posted_events_are_in_the_outbox_before_the_answer_and_count_once_by_their_key(self) -> None:
+        service = self.start()
+        await self.until(lambda: service.pump.buckets)
+        events = {"client": "poster", "events": [{"tab": "jobs", "type": "CounterGroup", "value": 2}, {"tab": "!", "type": "X", "value": 1}]}
+        for _ in range(2):
+            status, content = await self.ask(service, "POST", "/v1/events", events, **{"Idempotency-Key": "abc"})
+            self.assertEqual((status, content["accepted"], content["rejected"][0]["index"]), (200, 1, 1))
+        await self.until(lambda: self.server.store.folded == 1)
+        await task.deferLater(reactor, 0.2, lambda: None)  # type: ignore[arg-type]
+        self.assertEqual(self.server.store.events, {("poster", "jobs"): [2.0]})
+
+    async def test_one_slow_server_and_a_dead_one_hold_up_nobody(self) -> None:
+        producer = self.producer()
+        dead = FakeServer()
+        await defer.maybeDeferred(dead.stop)
+        self.server.known = [self.server.url, dead.url]
+        self.start(dead.url, self.server.url)
+        for number in range(50):
+            producer.record(producer.tab(f"tab_{number}"), 1.0)
+        await self.until(lambda: self.server.store.folded == 50)
+
+    async def test_a_ring_that_is_none_is_shown_and_harms_nobody(self) -> None:
+        path = f"/dev/shm/taba.{self.agent}.{os.urandom(8).hex()}"
+        with open(path, "wb") as file:
+            file.write(os.urandom(70_000))
+        producer = self.producer()
+        producer.record(producer.tab("good"), 1.0)
+        service = self.start()
+        await self.until(lambda: self.server.store.folded == 1)
+        _, content = await self.ask(service, "GET", "/v1/status")
+        self.assertIn(os.path.basename(path), " ".join(content["problems"]))
