@@ -1,0 +1,212 @@
+"""How a store is made: once, the same for all who come, and never again; and what is refused."""
+
+from __future__ import annotations
+
+from twisted.internet import reactor
+from twisted.internet.defer import ensureDeferred, gatherResults
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import TestCase
+
+from taba.errors import ConfigurationError, StoreUnavailable
+from taba.shard import buckets, initialise
+from taba.shard.pool import Pool
+from taba.shard.router import Router, Writes
+from taba.shard.url import parse_store
+from tests.valkey import EphemeralValkey, free_port
+
+
+class InitialiseTests(TestCase):
+    timeout = 60
+
+    def valkeys(self, count: int, **settings: str) -> list[EphemeralValkey]:
+        valkeys = []
+        for _ in range(count):
+            valkeys.append(EphemeralValkey(**settings))
+            self.addCleanup(valkeys[-1].remove)
+        return valkeys
+
+    def router(self, *valkeys: EphemeralValkey, buckets: int | None = None, url: str | None = None) -> Router:
+        router = Router(parse_store(url or ",".join(valkey.url for valkey in valkeys)), buckets, reactor)
+        self.addCleanup(lambda: ensureDeferred(router.close()))
+        return router
+
+    def owners(self, valkey: EphemeralValkey, count: int) -> list[bytes]:
+        """Which buckets have an owner key here, and what it says."""
+        return [valkey.ask("GET", buckets.owner_key(bucket)) for bucket in range(count)]
+
+    async def refused(self, router: Router) -> str:
+        with self.assertRaises(ConfigurationError) as caught:
+            await router.connect()
+        return str(caught.exception)
+
+    async def test_a_new_store_has_an_owner_for_every_bucket_and_one_only(self) -> None:
+        valkeys = self.valkeys(3)
+        router = self.router(*valkeys, buckets=10)
+        await router.connect()
+        self.assertTrue(router.is_ready)
+        self.assertEqual(router.describe()["buckets"], 10)
+        held = [self.owners(valkey, 10) for valkey in valkeys]
+        for bucket in range(10):
+            self.assertEqual(sorted(one[bucket] != b"$-1\r\n" for one in held), [False, False, True])
+        for number, valkey in enumerate(valkeys, 1):
+            self.assertIn(b"open:1:s%d" % number, b"".join(self.owners(valkey, 10)))
+            self.assertIn(router.store_id.encode(), valkey.ask("GET", buckets.INITIALISED_KEY))
+
+    async def test_without_a_number_a_new_store_gets_the_default_and_an_old_one_keeps_its_own(self) -> None:
+        first, second = self.valkeys(2)
+        router = self.router(first)
+        await router.connect()
+        self.assertEqual(router.buckets, 512)
+        await self.router(second, buckets=7).connect()
+        again = self.router(second)
+        await again.connect()
+        self.assertEqual(again.buckets, 7)
+
+    async def test_many_that_come_at_once_agree_whatever_the_order_of_their_urls(self) -> None:
+        valkeys = self.valkeys(3)
+        routers = [self.router(*(valkeys[turn:] + valkeys[:turn])) for turn in (0, 1, 2, 0, 1, 2)]
+        await gatherResults([ensureDeferred(router.connect()) for router in routers])
+        self.assertEqual(len({router.store_id for router in routers}), 1)
+        self.assertEqual(len({router.map for router in routers}), 1)
+
+    async def test_a_store_that_one_left_half_made_is_finished_by_the_next(self) -> None:
+        valkeys = self.valkeys(2)
+        calls = []
+        original = initialise._furnish
+
+        async def dies_after_the_first(*arguments: object) -> None:
+            if calls:
+                raise StoreUnavailable("killed here")
+            calls.append(1)
+            await original(*arguments)
+
+        self.patch(initialise, "_furnish", dies_after_the_first)
+        pools = [Pool(reactor, parse_store(valkey.url).addresses[0]) for valkey in valkeys]
+        for pool in pools:
+            self.addCleanup(lambda pool=pool: ensureDeferred(pool.close()))
+            pool.start()
+        with self.assertRaises(StoreUnavailable):
+            await initialise.learn(pools, 8, lambda: "dead", 5.0)
+        self.patch(initialise, "_furnish", original)
+        router = self.router(*reversed(valkeys))
+        await router.connect()
+        self.assertEqual((router.store_id, router.buckets), ("dead", 8))
+        self.assertEqual(sum(b"open" in owner for valkey in valkeys for owner in self.owners(valkey, 8)), 8)
+
+    async def test_one_that_slept_while_the_store_was_made_and_used_changes_nothing(self) -> None:
+        (valkey,) = self.valkeys(1)
+        await self.router(valkey, buckets=4).connect()
+        valkey.ask("DEL", buckets.owner_key(2))  # given away, and forgotten: still no
+        pool = Pool(reactor, parse_store(valkey.url).addresses[0])
+        self.addCleanup(lambda: ensureDeferred(pool.close()))
+        pool.start()
+        map = buckets.first_map("late", [valkey.url], 4)
+        await initialise._furnish(pool, map, buckets.StoreRecord("late", 4, "s1", (valkey.url,)), 5.0, "--store", "x")
+        self.assertEqual(self.owners(valkey, 4)[2], b"$-1\r\n")
+        await self.router(valkey).connect()
+        self.assertEqual(self.owners(valkey, 4)[2], b"$-1\r\n")
+
+    async def test_a_new_store_waits_until_all_of_its_shards_are_there(self) -> None:
+        here, there = self.valkeys(2)
+        there.kill()
+        router = self.router(here, there)
+        connecting = ensureDeferred(router.connect())
+        await deferLater(reactor, 1.5)
+        self.assertFalse(connecting.called)
+        self.assertEqual(here.ask("DBSIZE"), b":0\r\n")
+        self.assertIn("away", router.problems[0])
+        there.start()
+        await connecting
+        self.assertTrue(router.is_ready)
+        self.assertEqual(router.problems, [])
+
+    async def test_an_old_store_is_served_as_far_as_its_shards_are_there(self) -> None:
+        here, there = self.valkeys(2)
+        await self.router(here, there, buckets=4).connect()
+        there.kill()
+        router = self.router(here, there)
+        await router.connect()
+        self.assertFalse(router.is_ready)
+        self.assertEqual(await router.read(0, [(b"GET", b"taba:{0}:x")]), [None])
+        self.assertIn("away", router.problems[0])
+
+    async def test_another_number_of_buckets_names_the_option_and_the_number_that_is_recorded(self) -> None:
+        (valkey,) = self.valkeys(1)
+        await self.router(valkey, buckets=8).connect()
+        message = await self.refused(self.router(valkey, buckets=9))
+        self.assertEqual(message, "--buckets: 9: takes 8, the number that this store was first used with")
+
+    async def test_shards_of_two_stores_do_not_mix(self) -> None:
+        one, two = self.valkeys(2)
+        await self.router(one).connect()
+        await self.router(two).connect()
+        self.assertIn("one store", await self.refused(self.router(one, two)))
+
+    async def test_one_server_under_two_names_is_found_out(self) -> None:
+        valkey = EphemeralValkey(tcp=True)
+        self.addCleanup(valkey.remove)
+        url = f"redis://127.0.0.1:{valkey.port},localhost:{valkey.port}"
+        self.assertIn("takes each server once", await self.refused(self.router(url=url)))
+
+    async def test_a_server_that_is_no_shard_of_the_store_is_a_problem_and_not_used(self) -> None:
+        one, stranger = self.valkeys(2)
+        await self.router(one).connect()
+        router = self.router(one, stranger)
+        await router.connect()
+        self.assertIn(f"{stranger.url} is no shard of this store", router.problems[0])
+        self.assertEqual(stranger.ask("DBSIZE"), b":0\r\n")
+
+    async def test_a_server_starts_while_the_store_is_away(self) -> None:
+        (valkey,) = self.valkeys(1)
+        valkey.kill()
+        router = self.router(valkey)
+        connecting = ensureDeferred(router.connect())
+        await deferLater(reactor, 1.2)
+        self.assertFalse(router.is_ready)
+        self.assertIn("away", router.problems[0])
+        with self.assertRaises(StoreUnavailable):
+            router.map  # noqa: B018
+        valkey.start()
+        await connecting
+        self.assertTrue(router.is_ready)
+
+    async def test_nothing_listens_there_at_all(self) -> None:
+        router = self.router(url=f"redis://127.0.0.1:{free_port()}")
+        connecting = ensureDeferred(router.connect())
+        await deferLater(reactor, 1.2)
+        self.assertIn("refused", router.problems[0])
+        connecting.addErrback(lambda _: None)
+        connecting.cancel()
+
+    async def test_a_store_that_lost_everything_is_made_anew_and_used_at_once(self) -> None:
+        (valkey,) = self.valkeys(1)
+        router = self.router(valkey, buckets=4)
+        await router.connect()
+        old = router.store_id
+        valkey.ask("FLUSHALL")
+        self.assertEqual(await router.transact(1, [], lambda _: Writes([(b"SET", b"taba:{1}:a", b"1")], "done")), "done")
+        self.assertNotEqual(router.store_id, old)
+        self.assertEqual(router.buckets, 4)
+
+    async def test_eviction_is_refused(self) -> None:
+        (valkey,) = self.valkeys(1, maxmemory="100mb", maxmemory_policy="allkeys-lru")
+        message = await self.refused(self.router(valkey))
+        self.assertIn("maxmemory-policy noeviction, not allkeys-lru", message)
+        self.assertTrue(message.startswith("--store: "))
+
+    async def test_weaker_settings_work_and_are_problems(self) -> None:
+        for settings, word in (
+            ({"appendonly": "no"}, "append-only"),
+            ({"appendfsync": "everysec"}, "everysec"),
+            ({"maxmemory_policy": "allkeys-lfu"}, "evict"),
+        ):
+            (valkey,) = self.valkeys(1, **settings)
+            router = self.router(valkey)
+            await router.connect()
+            self.assertEqual(len(router.problems), 1)
+            self.assertIn(word, router.problems[0])
+
+    async def test_a_good_store_has_no_problems(self) -> None:
+        router = self.router(*self.valkeys(1))
+        await router.connect()
+        self.assertEqual(router.problems, [])
