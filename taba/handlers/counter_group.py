@@ -13,28 +13,25 @@ from typing import Any
 import numpy as np
 
 from taba.handlers.base import ArrayHandler, Projection
+from taba.handlers.bins import BinLayout, bin_codes, bins_from, deltas_of
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
 from taba.handlers.ragged import (
-    COUNTS,
     Buffer,
     Floats,
     Ints,
-    MalformedRow,
     aligned,
     bounds_of,
     by_rows,
-    count_codes,
     count_rows,
     cut_rows,
     join_rows,
-    max_rows,
     merge_tables,
     reduce_table,
     refuse,
     run_starts,
     sum_rows,
 )
-from taba.handlers.sketch import bins_per_row, codes_from, codes_in, codes_of, deltas_of, keys_of, merge_bins, tally
+from taba.handlers.sketch import bins_per_row, codes_in, codes_of, merge_bins, tally
 from taba.handlers.slots import HEADER as BLOCK
 from taba.handlers.slots import (
     HEADER_FIELDS,
@@ -111,26 +108,13 @@ class CounterGroup(ArrayHandler):
         buffer, starts, lengths = join_rows(dumps, _EMPTY, _HEADER.itemsize)
         header = buffer.headers(_HEADER, starts)
         bins = header["bins"].astype(np.int64)
-        bin_codes = header["bin_codes"].astype(np.int64)
-        delta_codes, weight_codes = bin_codes & 3, bin_codes >> 2
-        refuse((header["mark"] != _MARK) | (delta_codes > 1) | (weight_codes > 3), "no State of a CounterGroup")
-        weights_at = starts + _HEADER.itemsize
-        deltas_at = aligned(weights_at + (bins << weight_codes), delta_codes)
-        layout = Layout(
-            header["slots"].astype(np.int64), header["codes"].astype(np.int64), aligned(deltas_at + (bins << delta_codes), 3)
-        )
+        refuse((header["mark"] != _MARK) | ((bins > 0) & ~(header["low"] <= header["high"])), "no State of a CounterGroup")
+        bin_layout = BinLayout(bins, header["bin_codes"].astype(np.int64), starts + _HEADER.itemsize)
+        layout = Layout(header["slots"].astype(np.int64), header["codes"].astype(np.int64), aligned(bin_layout.ends, 3))
         refuse(layout.ends != starts + lengths, "a length that its header does not explain")
         rows = np.arange(len(starts))
-        deltas = buffer.read(COUNTS, deltas_at, delta_codes, bins, np.int64)
-        bin_rows = np.repeat(rows, bins)
-        codes = codes_from(header["first"].astype(np.int64), deltas, bins)
-        bin_keys = keys_of(bin_rows, codes)
-        weights = buffer.read(COUNTS, weights_at, weight_codes, bins, np.int64)
-        if len(bin_keys):
-            bad = (weights <= 0) | (np.abs(codes) > 32_767)
-            bad[1:] |= bin_keys[1:] <= bin_keys[:-1]
-            if bad.any():
-                raise MalformedRow(int(bin_rows[bad][0]), "bins out of order")
+        weights, deltas = bin_layout.read(buffer)
+        bin_keys = bins_from(rows, header["first"].astype(np.int64), deltas, weights, bins, rows)
         slot_starts, counts, totals = layout.read(buffer, header["base"].astype(np.int64), int(LADDER.widths[0]))
         slot_rows = np.repeat(rows, layout.slots)
         keys = slot_keys(slot_rows, slot_starts)
@@ -225,7 +209,7 @@ class CounterGroup(ArrayHandler):
     def dump_array(self, states: CounterStates) -> list[bytes]:
         bins = bins_per_row(states.bin_keys, states.rows)
         firsts, deltas = deltas_of(codes_in(states.bin_keys), bins)
-        delta_codes, weight_codes = count_codes(max_rows(deltas, bins)), count_codes(max_rows(states.bin_counts, bins))
+        widths = bin_codes(states.bin_counts, deltas, bins)
         slot_rows = rows_in(states.slot_keys)
         slots = count_rows(slot_rows, states.rows)
         refuse(slots > MAX_SLOTS, "more journal slots than a dump takes; it had to spill")
@@ -233,9 +217,8 @@ class CounterGroup(ArrayHandler):
         bases, codes, offsets = block_codes(numbers, slots, states.slot_counts, states.slot_totals)
         # every row as if it began at 0; then one after the other
         zero = np.zeros(states.rows, dtype=np.int64)
-        weights_at = zero + _HEADER.itemsize
-        deltas_at = aligned(weights_at + (bins << weight_codes), delta_codes)
-        blocks_at = aligned(deltas_at + (bins << delta_codes), 3)
+        bins_at = zero + _HEADER.itemsize
+        blocks_at = aligned(BinLayout(bins, widths, bins_at).ends, 3)
         edges = bounds_of(Layout(slots, codes, blocks_at).ends)
         at = edges[:-1]
         content = bytearray(int(edges[-1]))
@@ -246,11 +229,10 @@ class CounterGroup(ArrayHandler):
         header["refused"] = np.minimum(states.head["refused"], MAX_TALLY)
         header["held"] = np.minimum(states.head["held"], MAX_TALLY)
         header["bins"], header["first"] = bins, firsts
-        header["bin_codes"], header["mark"] = delta_codes | weight_codes << 2, _MARK
+        header["bin_codes"], header["mark"] = widths, _MARK
         header["base"], header["slots"], header["codes"] = bases, slots, codes
         buffer.put_headers(at, header)
-        buffer.write(COUNTS, at + weights_at, weight_codes, bins, states.bin_counts)
-        buffer.write(COUNTS, at + deltas_at, delta_codes, bins, deltas)
+        BinLayout(bins, widths, at + bins_at).write(buffer, states.bin_counts, deltas)
         Layout(slots, codes, at + blocks_at).write(buffer, offsets, states.slot_counts, states.slot_totals)
         return cut_rows(content, edges)
 

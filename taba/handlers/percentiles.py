@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from taba.handlers.ragged import Floats, Ints, bounds_of, reduce_table, sum_rows
-from taba.handlers.sketch import PERMILLES, codes_in, collapse, keys_of, quantiles
+from taba.handlers.ragged import Floats, Ints, bounds_of, sum_rows
+from taba.handlers.sketch import PERMILLES, codes_in, gather_bins, quantiles
 
 _NAMES = tuple(PERMILLES)
 _PERMILLES = tuple(PERMILLES.values())
@@ -45,8 +45,7 @@ def aggregate_percentiles(several: Sequence[dict[str, Any]]) -> dict[str, Any]:
     filled = [p for p in several if p["count"]]
     pairs = np.fromiter(chain.from_iterable(p["_bins"] for p in filled), dtype=np.int64)
     codes, weights = pairs[0::2], pairs[1::2]
-    keys, [counts] = reduce_table(keys_of(np.zeros(len(codes), dtype=np.int64), codes), [weights])
-    keys, counts = collapse(keys, counts)
+    keys, counts = gather_bins(np.zeros(len(codes), dtype=np.int64), codes, weights)
     low = min((p["min"] for p in filled), default=np.inf)
     high = max((p["max"] for p in filled), default=-np.inf)
     total = sum(p["total"] for p in filled)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from taba.handlers.ragged import Floats, Ints, bounds_of, count_codes, merge_tables, run_starts
+from taba.handlers.ragged import Floats, Ints, count_codes, merge_tables, reduce_table, run_starts
 
 ACCURACY = 0.01  # relative error of a quantile
 MAX_BINS = 2048  # per sign: 17 decades below the greatest value, in at most 16 KiB
@@ -75,18 +75,43 @@ def tally(rows: Ints, codes: Ints) -> tuple[Ints, Ints]:
     """(keys, counts): a table of how often each code occurs in each row. `rows` are sorted; none is empty."""
     if len(rows) == 1:
         return keys_of(rows, codes), np.ones(1, dtype=np.int64)
-    starts = run_starts(rows)
-    least = int(codes.min())
-    span = int(codes.max()) - least + 1
-    if len(starts) * span <= 4 * len(rows):  # many events per row: counting is several times faster than sorting
-        runs = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(rows)))
-        cells = np.bincount(runs * span + (codes - least))
-        filled = np.flatnonzero(cells)
-        return keys_of(rows[starts[filled // span]], filled % span + least), cells[filled]
+    cells = _cells(rows, codes)
+    if cells is not None:
+        return _filled(*cells, np.bincount(cells[0]))
     keys = keys_of(rows, codes)
     keys.sort()
     firsts = run_starts(keys)
     return keys[firsts], np.diff(firsts, append=len(keys))
+
+
+def gather_bins(rows: Ints, codes: Ints, counts: Ints) -> tuple[Ints, Ints]:
+    """(keys, counts): a table of bins from any number of bins in any order; collapsed. `rows` are sorted."""
+    if not len(rows):
+        return rows, counts
+    cells = _cells(rows, codes)
+    if cells is not None and counts.max() < (1 << 53) // len(rows):  # floats add up exactly so far
+        return collapse(*_filled(*cells, np.bincount(cells[0], weights=counts).astype(np.int64)))
+    keys, [counts] = reduce_table(keys_of(rows, codes), [counts])
+    return collapse(keys, counts)
+
+
+def _cells(rows: Ints, codes: Ints) -> tuple[Ints, Ints, int, int] | None:
+    """(cell of each bin, rows that are there, least code, codes in a row) where there are not many more cells than bins.
+
+    Counting them is several times faster than sorting.
+    """
+    starts = run_starts(rows)
+    least = int(codes.min())
+    span = int(codes.max()) - least + 1
+    if len(starts) * span > 4 * len(rows):
+        return None
+    runs = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(rows)))
+    return runs * span + (codes - least), rows[starts], least, span
+
+
+def _filled(cells: Ints, rows: Ints, least: int, span: int, counts: Ints) -> tuple[Ints, Ints]:
+    filled = np.flatnonzero(counts)
+    return keys_of(rows[filled // span], filled % span + least), counts[filled]
 
 
 def merge_bins(keys: Ints, counts: Ints, new_keys: Ints, new_counts: Ints) -> tuple[Ints, Ints]:
@@ -210,24 +235,3 @@ class Sketch:
 def bins_per_row(keys: Ints, total: int) -> Ints:
     """How many bins each of `total` rows has."""
     return np.bincount(keys >> _SHIFT, minlength=total)
-
-
-def deltas_of(codes: Ints, bins: Ints) -> tuple[Ints, Ints]:
-    """(firsts, deltas): each row's first code (0 in an empty row), and the distance of each code from the one before it in its row."""
-    firsts = np.zeros(len(bins), dtype=np.int64)
-    starts = bounds_of(bins)[:-1]
-    filled = bins > 0
-    firsts[filled] = codes[starts[filled]]
-    deltas = np.diff(codes, prepend=0)
-    deltas[starts[filled]] = 0
-    return firsts, deltas
-
-
-def codes_from(firsts: Ints, deltas: Ints, bins: Ints) -> Ints:
-    """The codes that `deltas_of` took apart."""
-    running = np.cumsum(deltas)
-    starts = bounds_of(bins)[:-1]
-    filled = bins > 0
-    shifts = np.zeros(len(bins), dtype=np.int64)
-    shifts[filled] = firsts[filled] - running[starts[filled]]
-    return running + np.repeat(shifts, bins)
