@@ -139,13 +139,13 @@ class Server(_Connected):
         self.query = Query(self.router, self.lookup, reactor, time.time)
         self.presence = Presence(self.router, time.time)
         status = Status(self.router, self.lookup, self.ingest, self.query, time.time, workers)
-        self._site = make_site(Api(Routes(self.router, self.ingest, self.query, status, self.presence, time.time).table()))
+        self.site = make_site(Api(Routes(self.router, self.ingest, self.query, status, self.presence, time.time).table()))
         self._port: Any = None
         self._announcing = LoopingCall(lambda: ensureDeferred(self._announce()))
         self._announcing.clock = reactor
 
     async def open(self) -> None:
-        self._port = await listen_on(self._listen, self._site, self._reactor)
+        self._port = await listen_on(self._listen, self.site, self._reactor)
         if not self.running:
             await self._port.stopListening()
             return

@@ -1,0 +1,116 @@
+"""Real Servers on a real store, in this process, for tests; and a sender of envelopes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import wraps
+from typing import Any
+
+import treq
+from twisted.internet import reactor as installed
+from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import TestCase
+from twisted.web.client import HTTPConnectionPool
+
+from taba import web
+from taba.batch import Column, Verdict, decode_verdicts, encode_batch, encode_envelope
+from taba.options import listen
+from taba.server.service import Server
+from taba.shard import parse_store
+
+from ..valkey import EphemeralValkey
+
+reactor: Any = installed
+LOCAL = "tcp:0:interface=127.0.0.1"
+BUCKETS = 16
+
+
+def asynchronous(method: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Deferred[None]]:
+    """A test that is a coroutine, as trial takes it."""
+
+    @wraps(method)
+    def test(self: Any) -> Deferred[None]:
+        return ensureDeferred(method(self))  # type: ignore[arg-type]
+
+    return test
+
+
+class Answered:
+    """An answer, read whole."""
+
+    def __init__(self, status: int, headers: Any, body: bytes):
+        self.status, self.headers, self.body = status, headers, body
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+
+class ServerCase(TestCase):
+    """Tests with Servers of their own on one store of their own."""
+
+    timeout = 60
+
+    def setUp(self) -> None:
+        self.valkey = EphemeralValkey()
+        self.addCleanup(self.valkey.remove)
+        self.pool = HTTPConnectionPool(reactor)
+        self.pool.maxPersistentPerHost = 50
+        self.patch(web, "LINGER_SECONDS", 0.05)
+
+    async def start(self, **others: Any) -> Server:
+        """One more Server, once it is ready."""
+        server = Server(listen(LOCAL), parse_store(self.valkey.url), BUCKETS, None, reactor, **others)
+        server.startService()
+        self.addCleanup(lambda: ensureDeferred(self.stop(server)))
+        while not (server.router.is_ready and server.presence.url):
+            await deferLater(reactor, 0.01)
+        return server
+
+    async def stop(self, server: Server) -> None:
+        await self.pool.closeCachedConnections()
+        while server.site.connections:
+            await deferLater(reactor, 0.01)
+        if server.running:
+            await server.stopService()
+
+    async def ask(self, server: Server, path: str, method: str = "GET", body: Any = None, headers: Any = None) -> Answered:
+        url = f"{server.presence.url}{path}"
+        response = await treq.request(method, url, data=body, headers=headers or {}, pool=self.pool, timeout=20)
+        return Answered(response.code, response.headers, await response.content())
+
+    async def get(self, server: Server, path: str) -> Any:
+        answered = await self.ask(server, path)
+        self.assertEqual(answered.status, 200, answered.body)
+        return answered.json
+
+    async def send(self, server: Server, *batches: tuple[int, bytes]) -> list[Verdict]:
+        """Send an envelope of (follows, batch) pairs."""
+        answered = await self.ask(server, "/v1/envelopes", "POST", encode_envelope("test", "host", batches))
+        self.assertEqual(answered.status, 200, answered.body)
+        self.assertEqual(answered.headers.getRawHeaders("Taba-Verdicts"), ["1"])
+        return decode_verdicts(answered.body, len(batches))
+
+    async def post(self, server: Server, events: Sequence[Any], key: str | None = None, client: str = "web/1") -> Answered:
+        body = json.dumps({"client": client, "events": events}).encode()
+        return await self.ask(server, "/v1/events", "POST", body, {"Idempotency-Key": [key]} if key else {})
+
+    async def all_bytes(self, server: Server) -> Any:
+        """Every State in the store, byte for byte."""
+        return await server.router.read_many({b: [(b"HGETALL", b"taba:{%d}:states" % b)] for b in range(BUCKETS)})
+
+
+def together(coroutines: Sequence[Any]) -> Deferred[list[Any]]:
+    return gatherResults([ensureDeferred(coroutine) for coroutine in coroutines], consumeErrors=True)
+
+
+def encoded(stream: int, bucket: int, number: int, columns: Sequence[Column] | None) -> tuple[int, bytes]:
+    """A batch that follows the number before it, as a sender has it."""
+    return number - 1, encode_batch(bytes([stream]) * 16, bucket, number, time.time(), columns)

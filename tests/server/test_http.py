@@ -1,0 +1,279 @@
+"""The Server over HTTP, with a real store behind it."""
+
+from __future__ import annotations
+
+import gzip
+import time
+from typing import Any
+from urllib.parse import quote
+
+import msgpack
+from twisted.internet.task import deferLater
+
+from taba.batch import Verdict, encode_envelope
+from taba.bounds import MAX_ENVELOPE_BYTES
+from taba.names import bucket_of
+
+from .running import BUCKETS, ServerCase, asynchronous, encoded, reactor, together
+from .samples import column, tab_in
+
+
+def total(tab: str, values: list[float], client: str = "web/1", type: str = "TotalsCounter") -> Any:
+    return column(tab, type, values, client=client, times=[time.time()] * len(values))
+
+
+A, B = tab_in(3, 0, BUCKETS), tab_in(3, 1, BUCKETS)
+
+
+class Envelopes(ServerCase):
+    @asynchronous
+    async def test_what_an_agent_sends_is_there_to_be_asked(self) -> None:
+        server = await self.start()
+        batches = [encoded(1, 3, 1, [total(A, [1.0, 2.5]), total(A, [4.0], client="web/2"), total(B, [7.0])]), encoded(1, 3, 2, [total(A, [1.5])])]
+        self.assertEqual(await self.send(server, *batches), [Verdict("applied", 1), Verdict("applied", 2)])
+        aggregates = await self.get(server, "/v1/aggregates")
+        self.assertEqual(aggregates[A], {"count": 4, "total": 9, "average": 2.25, "min": 1, "max": 4})
+        self.assertEqual((await self.get(server, f"/v1/projections?name={B}"))[B]["web/1"]["total"], 7)
+        self.assertEqual(await self.get(server, "/v1/names"), sorted([A, B]))
+        self.assertEqual(await self.get(server, "/v1/clients"), ["web/1", "web/2"])
+        self.assertEqual(await self.get(server, "/v1/types"), {A: "TotalsCounter", B: "TotalsCounter"})
+        status = await self.get(server, "/v1/status")
+        self.assertEqual((status["folded"], status["dead_letters"], status["store"]["buckets"]), (5, 0, BUCKETS))
+        latency = await self.get(server, "/v1/latency")
+        self.assertTrue(0 < latency["p50"] <= latency["p95"] <= latency["p99"] < 10, latency)
+
+    @asynchronous
+    async def test_an_envelope_sent_twice_at_once_and_later_to_one_server_and_to_two_changes_nothing(self) -> None:
+        servers = [await self.start(), await self.start()]
+        batches = [encoded(1, bucket, 1, [total(tab_in(bucket, 0, BUCKETS), [1.0, 2.0])]) for bucket in range(BUCKETS)]
+        for verdicts in await together([self.send(server, *batches) for server in servers * 3]):
+            self.assertEqual({verdict.word for verdict in verdicts} - {"later"}, {"applied"})
+        while any(verdict.word == "later" for verdict in await self.send(servers[0], *batches)):
+            pass
+        before = await self.all_bytes(servers[0])
+        self.assertEqual(sum(len(states) for [states] in before.values()), 2 * BUCKETS)
+        for server in servers:
+            self.assertEqual(set(await self.send(server, *batches)), {Verdict("applied", 1)})
+        self.assertEqual(await self.all_bytes(servers[1]), before)
+        counts = [aggregate["count"] for aggregate in (await self.get(servers[0], "/v1/aggregates")).values()]
+        self.assertEqual(counts, [2] * BUCKETS)
+        self.assertEqual((await self.get(servers[0], "/v1/status"))["folded"], 2 * BUCKETS)
+
+    @asynchronous
+    async def test_two_servers_fold_the_same_buckets_at_once_exactly(self) -> None:
+        servers = [await self.start(), await self.start()]
+
+        async def sender(stream: int) -> None:
+            number = 1
+            while number <= 20:
+                batch = encoded(stream, 3, number, [total(A, [1.0] * 5, client=f"web/{stream % 2}"), total(B, [float(stream)])])
+                [verdict] = await self.send(servers[(stream + number) % 2], batch)
+                if verdict.word == "later":
+                    await deferLater(reactor, min(float(verdict.detail), 0.05))
+                else:
+                    self.assertEqual(verdict, Verdict("applied", number))
+                    number += 1
+
+        await together([sender(stream) for stream in range(1, 7)])
+        aggregates = await self.get(servers[0], "/v1/aggregates")
+        self.assertEqual((aggregates[A]["count"], aggregates[A]["total"]), (600, 600))
+        self.assertEqual((aggregates[B]["count"], aggregates[B]["total"]), (120, 20 * 21))
+
+    @asynchronous
+    async def test_a_gap_names_the_mark_and_a_probe_asks_for_it(self) -> None:
+        server = await self.start()
+        await self.send(server, encoded(1, 3, 1, [total(A, [1.0])]))
+        verdicts = await self.send(server, encoded(1, 3, 3, [total(A, [1.0])]), encoded(1, 3, 1, None), encoded(1, 3, 2, None))
+        self.assertEqual(verdicts, [Verdict("gap", 1), Verdict("applied", 1), Verdict("gap", 1)])
+
+    @asynchronous
+    async def test_what_is_no_batch_is_refused_and_harms_no_other(self) -> None:
+        server = await self.start()
+        verdicts = await self.send(
+            server,
+            (0, b"nonsense"),
+            encoded(1, 3, 1, [total(A, [1.0])]),
+            encoded(1, BUCKETS, 1, [total(A, [1.0])]),
+            (0, msgpack.packb([9, b"x" * 16, 3, 1, 1.0, []])),
+        )
+        self.assertEqual([verdict.word for verdict in verdicts], ["refused", "applied", "refused", "refused"])
+        self.assertEqual((await self.get(server, "/v1/aggregates"))[A]["count"], 1)
+
+    @asynchronous
+    async def test_a_column_that_is_none_is_a_dead_letter_and_not_its_batch(self) -> None:
+        server = await self.start()
+        content = [1, b"s" * 16, 3, 1, 1.0, [[1, 2], ["web/1", "bad name", "Gauge", b"", b""], list(total(A, [3.0])), ["web/1", A, "Zork", *total(A, [1.0])[3:]]]]
+        self.assertEqual(await self.send(server, (0, msgpack.packb(content))), [Verdict("applied", 1)])
+        status = await self.get(server, "/v1/status")
+        self.assertEqual(status["dead_letters_by_reason"], {"bad_column": 2, "type_conflict": 1})
+        self.assertEqual(status["folded"], 1)
+        letters = await self.get(server, "/v1/dead-letters")
+        self.assertEqual({letter["reason"] for letter in letters}, {"bad_column", "type_conflict"})
+        self.assertEqual(len(letters), 3)
+
+    @asynchronous
+    async def test_bodies_that_are_no_envelope_and_bodies_that_are_too_large(self) -> None:
+        server = await self.start()
+        for body in (b"", b"nonsense", msgpack.packb({"v": 9}), msgpack.packb([1]), b"\xc1" * 100, b"\x91" * 100_000):
+            self.assertEqual((await self.ask(server, "/v1/envelopes", "POST", body)).status, 400, body[:20])
+        answered = await self.ask(server, "/v1/envelopes", "POST", bytes(MAX_ENVELOPE_BYTES + 1))
+        self.assertEqual((answered.status, answered.json["error"]), (413, "too_large"))
+        bomb = gzip.compress(bytes(MAX_ENVELOPE_BYTES + 1))
+        self.assertEqual((await self.ask(server, "/v1/envelopes", "POST", bomb, {"Content-Encoding": ["gzip"]})).status, 413)
+        good = gzip.compress(encode_envelope("test", "host", [encoded(1, 3, 1, [total(A, [1.0])])]))
+        self.assertEqual((await self.ask(server, "/v1/envelopes", "POST", good, {"Content-Encoding": ["gzip"]})).status, 200)
+        self.assertEqual((await self.get(server, "/v1/aggregates"))[A]["count"], 1)
+
+    @asynchronous
+    async def test_with_the_store_away_everything_is_later_and_nothing_is_lost(self) -> None:
+        server = await self.start()
+        await self.send(server, encoded(1, 3, 1, [total(A, [1.0])]))
+        self.valkey.kill()
+        batch = encoded(1, 3, 2, [total(A, [1.0])])
+        [verdict] = await self.send(server, batch)
+        self.assertEqual(verdict.word, "later")
+        self.assertEqual((await self.ask(server, "/readyz")).status, 503)
+        self.assertEqual((await self.ask(server, "/healthz")).status, 200)
+        self.assertEqual((await self.ask(server, "/v1/names")).status, 503)
+        self.assertEqual((await self.post(server, [{"tab": A, "type": "TotalsCounter", "value": 1}])).status, 503)
+        self.assertIn("away", str((await self.get(server, "/v1/status"))["problems"]))
+        self.valkey.start()
+        while (await self.send(server, batch))[0] != Verdict("applied", 2):
+            await deferLater(reactor, 0.05)
+        self.assertEqual((await self.ask(server, "/readyz")).status, 200)
+
+
+class Events(ServerCase):
+    @asynchronous
+    async def test_posted_events_count_once_under_one_key(self) -> None:
+        servers = [await self.start(), await self.start()]
+        events = [{"tab": f"tab{n}", "type": "TotalsCounter", "value": n} for n in range(50)]
+        events += [{"tab": "tab", "type": "TotalsCounter", "value": 1, "labels": {"b": "2", "a": "1"}}, {"tab": "sp ace", "type": "X", "value": 1}]
+        for server in servers * 2:
+            answered = await self.post(server, events, key="once")
+            self.assertEqual(answered.status, 200, answered.body)
+            self.assertEqual(answered.json["accepted"], 51)
+            self.assertEqual([rejection["index"] for rejection in answered.json["rejected"]], [51])
+        aggregates = await self.get(servers[0], "/v1/aggregates")
+        self.assertEqual({aggregate["count"] for aggregate in aggregates.values()}, {1})
+        self.assertIn('tab{a="1",b="2"}', aggregates)
+        await self.post(servers[0], events[:1])
+        await self.post(servers[0], events[:1])
+        self.assertEqual((await self.get(servers[1], "/v1/aggregates?name=tab0"))["tab0"]["count"], 3)
+
+    @asynchronous
+    async def test_bodies_that_are_none(self) -> None:
+        server = await self.start()
+        for body in (b"", b"[]", b"{", b'{"client": "x y", "events": []}', b'{"client": "x", "events": 3}', b'{"client": 3, "events": []}', b"\xff"):
+            answered = await self.ask(server, "/v1/events", "POST", body)
+            self.assertEqual((answered.status, answered.json["error"]), (400, "bad_request"), body)
+        self.assertEqual((await self.post(server, [], key="x" * 256)).status, 400)
+
+
+class Questions(ServerCase):
+    async def filled(self) -> Any:
+        server = await self.start()
+        events = [
+            {"tab": "price", "type": "TotalsCounter", "value": value, "labels": {"exchange": exchange, "dc": dc}}
+            for value, exchange, dc in ((1, "adx", "eu"), (2, "adx", "us"), (4, "rtb", "eu"))
+        ]
+        await self.post(server, [*events, {"tab": "hits", "type": "TotalsCounter", "value": 8}, {"tab": "load", "type": "UpDown", "value": 3}])
+        await self.post(server, [{"tab": "hits", "type": "TotalsCounter", "value": 16}], client="job/1")
+        return server
+
+    @asynchronous
+    async def test_filters(self) -> None:
+        server = await self.filled()
+
+        async def names(question: str) -> Any:
+            return [name.partition("{")[0] + str(name.count("{")) for name in await self.get(server, f"/v1/names?{question}")]
+
+        self.assertEqual(await names(""), ["hits0", "load0", "price1", "price1", "price1"])
+        self.assertEqual(await names("name=hits&name=nowhere"), ["hits0"])
+        self.assertEqual(await names("match=h.*|l.*"), ["hits0", "load0"])
+        self.assertEqual(await names("match=h"), [])
+        self.assertEqual(await names("label=dc:eu"), ["price1", "price1"])
+        self.assertEqual(await names("label=dc:eu&label=exchange:rtb"), ["price1"])
+        self.assertEqual(await names("client=job/1"), ["hits0"])
+        self.assertEqual(await names("client_match=j.*&name=load"), [])
+        self.assertEqual(await self.get(server, "/v1/clients?name=hits"), ["job/1", "web/1"])
+        self.assertEqual(await self.get(server, "/v1/clients?client_match=j.*"), ["job/1"])
+        self.assertEqual(await self.get(server, "/v1/types?name=load"), {"load": "UpDown"})
+        self.assertEqual((await self.get(server, "/v1/aggregates?name=hits"))["hits"]["total"], 24)
+        self.assertEqual((await self.get(server, "/v1/aggregates?name=hits&client=job/1"))["hits"]["total"], 16)
+        self.assertEqual(list((await self.get(server, "/v1/projections?name=hits&client_match=w.*"))["hits"]), ["web/1"])
+        name = 'price{dc="us",exchange="adx"}'
+        self.assertEqual((await self.get(server, f"/v1/aggregates?name={quote(name)}"))[name]["total"], 2)
+        self.assertEqual(await self.get(server, "/v1/aggregates?name=nowhere"), {})
+        self.assertEqual(await self.get(server, "/v1/projections?name=nowhere"), {})
+
+    @asynchronous
+    async def test_groups_and_the_superaggregate(self) -> None:
+        server = await self.filled()
+        grouped = await self.get(server, "/v1/aggregates?match=price.*&by=exchange")
+        self.assertEqual({name: aggregate["total"] for name, aggregate in grouped.items()}, {'price{exchange="adx"}': 3, 'price{exchange="rtb"}': 4})
+        grouped = await self.get(server, "/v1/aggregates?match=price.*&by=dc&by=exchange")
+        self.assertEqual(len(grouped), 3)
+        self.assertEqual((await self.get(server, "/v1/aggregates?match=price.*&by=nothing"))["price"]["total"], 7)
+        self.assertEqual((await self.get(server, "/v1/superaggregate?match=price.*"))["total"], 7)
+        self.assertEqual(await self.get(server, "/v1/superaggregate?name=nowhere"), {})
+        answered = await self.ask(server, "/v1/superaggregate")
+        self.assertEqual(answered.status, 400)
+        self.assertIn("TotalsCounter, UpDown", answered.json["detail"])
+
+    @asynchronous
+    async def test_text_for_people(self) -> None:
+        server = await self.filled()
+        text = (await self.ask(server, "/v1/aggregates?match=hits|load", headers={"Accept": ["text/plain"]})).text
+        self.assertEqual(text.splitlines()[1], 'load: {"value": 3}')
+        self.assertTrue(text.startswith("hits: {"), text)
+        text = (await self.ask(server, "/v1/projections?name=load", headers={"Accept": ["text/plain"]})).text
+        self.assertEqual(text, 'load: {web/1: {"value": 3}}\n')
+        self.assertEqual((await self.ask(server, "/v1/clients", headers={"Accept": ["text/plain"]})).text, "job/1\nweb/1\n")
+        for path in ("/v1/status", "/v1/latency", "/v1/types", "/v1/names", "/v1/superaggregate?name=hits"):
+            answered = await self.ask(server, path, headers={"Accept": ["text/plain"]})
+            self.assertEqual((answered.status, answered.headers.getRawHeaders("content-type")), (200, ["text/plain; charset=utf-8"]), path)
+
+    @asynchronous
+    async def test_questions_that_break_the_rules(self) -> None:
+        server = await self.start()
+        for path, status in {
+            "/v1/nowhere": 404,
+            "/": 404,
+            "/v1/names?nmae=x": 400,
+            "/v1/names?match=(": 400,
+            "/v1/names?match=a&match=b": 400,
+            "/v1/names?label=dc": 400,
+            "/v1/names?match=" + "a" * 1001: 400,
+            "/v1/aggregates?detail=2": 400,
+            "/v1/dead-letters?limit=0": 400,
+            "/v1/envelopes": 405,
+            "/v1/names?match=" + "a" * 1000: 200,
+        }.items():
+            answered = await self.ask(server, path)
+            self.assertEqual(answered.status, status, path)
+            if status != 200:
+                self.assertEqual(set(answered.json), {"error", "detail"})
+        self.assertEqual((await self.ask(server, "/v1/names", "DELETE")).status, 405)
+
+    @asynchronous
+    async def test_names_that_follow_no_rule_match_nothing(self) -> None:
+        server = await self.start()
+        self.assertEqual(await self.get(server, "/v1/names?name=" + quote('sp ace\n{"\0')), [])
+
+    @asynchronous
+    async def test_all_servers_know_each_other(self) -> None:
+        servers = [await self.start(), await self.start()]
+        await together([server.presence.announce() for server in servers])
+        urls = sorted(str(server.presence.url) for server in servers)
+        for server in servers:
+            self.assertEqual([entry["url"] for entry in await self.get(server, "/v1/servers")], urls)
+        shards = await self.get(servers[0], "/v1/shards")
+        self.assertEqual([shard["buckets"] for shard in shards], [BUCKETS])
+        gone = servers.pop()
+        await gone.stopService()
+        self.assertEqual([entry["url"] for entry in await self.get(servers[0], "/v1/servers")], [servers[0].presence.url])
+
+
+def test_the_names_used_here_are_where_they_should_be() -> None:
+    assert bucket_of(A, BUCKETS) == bucket_of(B, BUCKETS) == 3
