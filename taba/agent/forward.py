@@ -74,6 +74,11 @@ class ServerPeer:
             found = self._scores[bucket] = hashlib.blake2b(f"{self.url}|{bucket}".encode(), digest_size=8).digest()
         return found
 
+    @property
+    def is_healthy(self) -> bool:
+        """Whether the last thing that was asked of it was answered."""
+        return not self.failures and self.problem is None
+
     def is_usable(self, now: float) -> bool:
         """Whether envelopes may go there; while one is tried after a failure, no second one."""
         return now >= self.not_before and not (self.failures and self.in_flight)
@@ -120,6 +125,8 @@ class Forwarder:
         self._pool.maxPersistentPerHost = 2 * MAX_IN_FLIGHT
         self._pool.cachedConnectionTimeout = 60  # less than a Server's own bound for idle connections
         self._pool.retryAutomatically = False
+        # Twisted logs two lines a connection otherwise
+        self._pool._factory = type("QuietFactory", (self._pool._factory,), {"noisy": False})
         self._client = HTTPClient(cast(IAgent, Agent(reactor, pool=self._pool, connectTimeout=ASK_SECONDS)))
         self.servers: dict[str, ServerPeer] = {url: ServerPeer(url, True) for url in urls}
         self._preferred: tuple[tuple[str, ...], dict[int, ServerPeer]] = ((), {})
@@ -297,13 +304,13 @@ class Forwarder:
                     self.knows_buckets = True
                     self._on_buckets(buckets)
                     self._meet(server, await self._json(server.url + "/v1/servers"))
+                    server.problem = None
                     if server.failures:
                         server.not_before = self._keeper.now  # it is back: no need to wait any longer
                     self._learn_failures = 0
                     break
                 except Exception as error:  # as in _send; the next one may do better
-                    if not server.problem:
-                        server.problem = _sentence(error)
+                    server.problem = _sentence(error)
             else:
                 self._learn_failures += 1
                 delay = min(self._backoff.delay(self._learn_failures), LEARN_SECONDS if self.knows_buckets else 2.0)

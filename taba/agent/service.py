@@ -7,6 +7,7 @@ import random
 import resource
 import socket
 import sqlite3
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -71,16 +72,16 @@ class AgentService(service.Service):
         try:
             outbox, self._segment, problem = open_outbox(self.agent, self._outbox_bytes, self._shm)
         except AgentRunning as error:
-            raise SystemExit(f"taba-agent: {error}") from None
+            raise _exit(f"{error}") from None
         except OSError as error:
-            raise SystemExit(f"taba-agent: no shared memory for the outbox: {error}") from None
+            raise _exit(f"no shared memory for the outbox: {error}") from None
         if problem:
             self._problems.append(problem)
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             spool = Spool(str(self._directory / f"{self.agent}.spool"), self._spool_bytes)
         except (OSError, sqlite3.Error) as error:
-            raise SystemExit(f"taba-agent: --spool: {str(self._directory)!r}: takes a directory to write in: {error}") from None
+            raise _exit(f"--spool: {str(self._directory)!r}: takes a directory to write in: {error}") from None
         if spool.problem:
             self._problems.append(spool.problem)
         _raise_descriptor_limit()
@@ -99,7 +100,7 @@ class AgentService(service.Service):
         # TCP and unix endpoints tell at once
         if not outcome or isinstance(outcome[0], Failure):
             reason = outcome[0].getErrorMessage() if outcome else "no answer"
-            raise SystemExit(f"taba-agent: --listen: {self._listen.text!r}: cannot listen there: {reason}")
+            raise _exit(f"--listen: {self._listen.text!r}: cannot listen there: {reason}")
         self._port = outcome[0]
         self._call = self._reactor.callLater(0, self._tick)
 
@@ -206,6 +207,14 @@ def makeService(options: Options) -> AgentService:
         options["spool-bytes"],
         options["outbox-bytes"],
     )
+
+
+def _exit(line: str) -> SystemExit:
+    """What to raise to end the process with this line: twistd has taken `sys.stderr` for its log by now."""
+    if sys.__stderr__ is not None:
+        sys.__stderr__.write(f"taba-agent: {' '.join(line.split())}\n")
+        sys.__stderr__.flush()
+    return SystemExit(1)
 
 
 def _read_buckets(path: Path) -> int | None:

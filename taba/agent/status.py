@@ -56,7 +56,7 @@ def describe(service: AgentService) -> dict[str, Any]:
             "moves": keeper.moves,
         },
         "servers": [
-            {"url": server.url, "healthy": not server.failures, "configured": server.is_configured, "envelopes": server.envelopes}
+            {"url": server.url, "healthy": server.is_healthy, "configured": server.is_configured, "envelopes": server.envelopes}
             for server in forwarder.servers.values()
         ],
         "refused": [refusal._asdict() for refusal in keeper.refusals],

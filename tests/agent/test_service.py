@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -74,6 +76,9 @@ class ServiceTests(TestCase):
                 raise AssertionError("it did not come about")
             await task.deferLater(reactor, 0.01, lambda: None)  # type: ignore[arg-type]
 
+    async def recorded(self, service: AgentService, total: int) -> None:
+        await self.until(lambda: service.keeper.recorded == total)
+
     async def ask(self, service: AgentService, method: str, path: str, content: Any = None, **headers: str) -> tuple[int, Any]:
         import treq
 
@@ -114,7 +119,7 @@ class ServiceTests(TestCase):
             for _ in range(100):
                 producer.record(tab, 1.0)
             total += 100
-            await self.until(lambda total=total: service.keeper.recorded == total)  # type: ignore[misc]
+            await self.recorded(service, total)
             if round == 2:
                 later["on"] = False
                 await self.until(lambda: self.server.store.folded >= 100)
@@ -147,9 +152,13 @@ class ServiceTests(TestCase):
 
     async def test_a_second_agent_of_the_name_ends_with_one_line(self) -> None:
         self.start()
+        said = io.StringIO()
+        self.patch(sys, "__stderr__", said)
         with self.assertRaises(SystemExit) as raised:
             self.start()
-        self.assertIn(f"process {os.getpid()} holds", str(raised.exception))
+        self.assertEqual(raised.exception.code, 1)
+        self.assertIn(f"process {os.getpid()} holds", said.getvalue())
+        self.assertEqual(said.getvalue().count("\n"), 1)
 
     async def test_a_refused_batch_is_counted_and_the_next_goes_on(self) -> None:
         producer = self.producer()
@@ -209,7 +218,7 @@ class ServiceTests(TestCase):
             for _ in range(20_000):
                 producer.record(tab, 1.0)
             total += 20_000
-            await self.until(lambda: service.keeper.recorded == total)
+            await self.recorded(service, total)
         self.assertGreater(service.keeper.spool.batches, 0)
         producer.record(tab, 5.0)
         self.kill(service)
@@ -230,7 +239,7 @@ class ServiceTests(TestCase):
             for _ in range(20_000):
                 producer.record(tab, 1.0)
             total += 20_000
-            await self.until(lambda: service.keeper.recorded == total)
+            await self.recorded(service, total)
         self.assertEqual(service.keeper.spool.batches, 0)
         self.server.answer = None
         await self.until(lambda: self.server.store.folded + service.keeper.dropped["spool_full"] == total, 25.0)
@@ -255,7 +264,8 @@ class ServiceTests(TestCase):
     async def test_posted_events_are_in_the_outbox_before_the_answer_and_count_once_by_their_key(self) -> None:
         service = self.start()
         await self.until(lambda: service.pump.buckets)
-        events = {"client": "poster", "events": [{"tab": "jobs", "type": "CounterGroup", "value": 2}, {"tab": "!", "type": "X", "value": 1}]}
+        good, bad = {"tab": "jobs", "type": "CounterGroup", "value": 2}, {"tab": "!", "type": "X", "value": 1}
+        events = {"client": "poster", "events": [good, bad]}
         for _ in range(2):
             status, content = await self.ask(service, "POST", "/v1/events", events, **{"Idempotency-Key": "abc"})
             self.assertEqual((status, content["accepted"], content["rejected"][0]["index"]), (200, 1, 1))
