@@ -19,6 +19,8 @@ from taba.query import Filters, Query, QueryError, Question, questions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+FILE_WIDTH = 200  # columns where nobody knows how wide the reader is
+
 SERVER = click.option(
     "--server",
     "-s",
@@ -267,7 +269,7 @@ def _print_json(content: Any) -> None:
 
 
 def _print(drawn: RenderableType) -> None:
-    Console(highlight=False).print(drawn)
+    Console(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH).print(drawn)
 
 
 def _status(query: Query) -> dict[str, Any] | QueryError:

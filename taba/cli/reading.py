@@ -49,8 +49,8 @@ def read_lines(descriptor: int, interrupted: Interrupted, idle_seconds: float) -
     """Numbered lines as they come in; an empty list whenever nothing came for `idle_seconds`. A line that is too long comes cut off."""
     number, rest, skipping = 0, b"", False
     while True:
-        ready, _, _ = select.select([descriptor, interrupted], [], [], idle_seconds)
-        if interrupted in ready:
+        ready, _, _ = select.select([descriptor, interrupted.fileno()], [], [], idle_seconds)
+        if interrupted.fileno() in ready:
             return  # what is read already has been yielded; half a line is no line
         if not ready:
             yield []

@@ -42,7 +42,7 @@ def tab(title: str, content: Any, note: str = "") -> RenderableType:
     head = Text(plain(title), style="bold")
     if note:
         head.append(f"  {plain(note)}", style="not bold cyan")
-    return Group(head, Padding(shape(content), (0, 0, 1, 2)))
+    return Group(head, Padding(shape(content), (0, 0, 1, 2), expand=False))
 
 
 def shape(content: Any) -> RenderableType:
@@ -105,13 +105,13 @@ def status(role: str, url: str, answer: Mapping[str, Any]) -> RenderableType:
     """What a Server or Agent says of itself; its problems last, where the eye rests."""
     head = Text(f"{role} ", style="bold").append(plain(url), style="cyan")
     rest = {key: value for key, value in answer.items() if key not in ("problems", "rings", "handlers")}
-    parts: list[RenderableType] = [head, Padding(_settings(rest), (0, 0, 0, 2))]
+    parts: list[RenderableType] = [head, Padding(_settings(rest), (0, 0, 0, 2), expand=False)]
     for key in ("handlers", "rings"):
         if answer.get(key):
-            parts.append(Padding(_listing(key, answer[key]), (1, 0, 0, 2)))
+            parts.append(Padding(_listing(key, answer[key]), (1, 0, 0, 2), expand=False))
     problems = answer.get("problems") or []
     if problems:
-        parts.append(Padding(Group(*(Text("! " + plain(problem), style="yellow") for problem in problems)), (1, 0, 0, 2)))
+        parts.append(Padding(Group(*(Text("! " + plain(problem), style="yellow") for problem in problems)), (1, 0, 0, 2), expand=False))
     else:
         parts.append(Text("  no problems", style="green"))
     return Group(*parts, Text(""))

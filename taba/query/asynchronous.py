@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import treq
 from twisted.internet import defer, error
@@ -17,6 +17,16 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 T = TypeVar("T")
+UNREACHABLE = (
+    error.ConnectError,
+    error.ConnectionClosed,
+    error.DNSLookupError,
+    OSError,
+    RequestGenerationFailed,
+    RequestTransmissionFailed,
+    ResponseFailed,
+    ResponseNeverReceived,
+)
 
 
 class AsyncQuery:
@@ -81,23 +91,27 @@ class AsyncQuery:
         """The answer to any Question. Raises QueryError."""
         from twisted.internet import reactor
 
+        asking = defer.ensureDeferred(self._ask(question))
+        is_late = False
+
+        def give_up() -> None:
+            nonlocal is_late
+            is_late = True
+            asking.cancel()
+
         # one deadline over all of it: treq's own does not cover the body
-        asking = defer.ensureDeferred(self._ask(question)).addTimeout(self.timeout, reactor)
+        deadline = cast(Any, reactor).callLater(self.timeout, give_up)
         try:
             return await asking
-        except defer.TimeoutError:
-            raise questions.too_slow(self.url, self.role, self.timeout) from None
-        except (
-            error.ConnectError,
-            error.ConnectionClosed,
-            error.DNSLookupError,
-            OSError,
-            RequestGenerationFailed,
-            RequestTransmissionFailed,
-            ResponseFailed,
-            ResponseNeverReceived,
-        ) as failure:
+        except (*UNREACHABLE, defer.CancelledError) as failure:
+            if is_late:
+                raise questions.too_slow(self.url, self.role, self.timeout) from None
+            if isinstance(failure, defer.CancelledError):
+                raise
             raise questions.unreachable(self.url, self.role, _reason(failure)) from None
+        finally:
+            if deadline.active():
+                deadline.cancel()
 
     async def _ask(self, question: Question[T]) -> T:
         # persistent connections save a millisecond and fail a question whenever the Server closed them first

@@ -113,6 +113,8 @@ class Query:
                 raise questions.too_large(self.url, self.role)
             if time.monotonic() > deadline:
                 raise TimeoutError
+        if getattr(response, "length", None):  # read1 does not say that the peer closed too early
+            raise http.client.IncompleteRead(b"", response.length)
         return b"".join(chunks)
 
 

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba.query import BadRequest, Forbidden, NotTaba, ServerFailed, ServerUnavailable, questions
+
+BASE = "http://127.0.0.1:8280"
+
+
+def read(question: Any, content: Any, status: int = 200, content_type: str = "application/json") -> Any:
+    body = content if isinstance(content, bytes) else json.dumps(content).encode()
+    return questions.read_answer(question, BASE, "Server", status, content_type, body)
+
+
+class Asking(SynchronousTestCase):
+    def test_only_what_is_given_is_sent(self) -> None:
+        self.assertEqual(questions.names({}).at(BASE), BASE + "/v1/names")
+
+    def test_every_filter_has_its_parameter(self) -> None:
+        question = questions.projections(
+            {"name": ["a", 'b{k="v"}'], "client": "web/1", "match": "a.*", "client_match": "web/.*", "label": {"exchange": "a d:x"}},
+            detail=True,
+        )
+        self.assertEqual(
+            question.at(BASE),
+            BASE
+            + "/v1/projections?name=a&name=b%7Bk%3D%22v%22%7D&match=a.%2A&label=exchange%3Aa+d%3Ax"
+            + "&client=web%2F1&client_match=web%2F.%2A&detail=1",
+        )
+
+    def test_a_filter_that_is_none_is_refused_before_anything_is_sent(self) -> None:
+        self.assertRaises(TypeError, questions.names, {"nmae": "a"})
+
+    def test_one_tab_is_asked_for_by_its_canonical_name(self) -> None:
+        question = questions.aggregate("price", {"side": "b", "exchange": "adx"}, {})
+        self.assertEqual(question.parameters, (("name", 'price{exchange="adx",side="b"}'),))
+        self.assertEqual(read(question, {'price{exchange="adx",side="b"}': {"value": 1}}), {"value": 1})
+        self.assertIsNone(read(question, {}))
+        self.assertRaises(ValueError, questions.aggregate, "pr ice", {}, {})
+
+    def test_groups_are_asked_for_by_their_labels(self) -> None:
+        self.assertEqual(questions.aggregates({}, by=["a", "b"]).parameters, (("by", "a"), ("by", "b")))
+        self.assertEqual(questions.aggregates({}, by="exchange").parameters, (("by", "exchange"),))
+
+    def test_an_address_is_checked_when_it_is_given(self) -> None:
+        self.assertEqual(questions.check_base("https://taba.example:8443/"), "https://taba.example:8443")
+        for bad in (
+            "",
+            "127.0.0.1:8280",
+            "ftp://host",
+            "http://",
+            "http://host:port",
+            "http://host/?a=b",
+            "http://ho st",
+            "http://host:99999",
+        ):
+            with self.assertRaises(ValueError) as raised:
+                questions.check_base(bad)
+            self.assertIn("http://127.0.0.1:8280", str(raised.exception))
+
+
+class Answers(SynchronousTestCase):
+    def test_each_status_says_whose_fault_it_is(self) -> None:
+        for status, error in (
+            (400, BadRequest),
+            (401, Forbidden),
+            (403, Forbidden),
+            (404, NotTaba),
+            (408, ServerUnavailable),
+            (413, BadRequest),
+            (500, ServerFailed),
+            (502, ServerUnavailable),
+            (503, ServerUnavailable),
+        ):
+            with self.assertRaises(error) as raised:
+                read(questions.names({}), {"error": "word", "detail": "the\nreason"}, status)
+            self.assertIn("the reason", str(raised.exception))
+            self.assertIn(BASE, str(raised.exception))
+
+    def test_a_page_that_is_no_answer_of_tabas_is_not_taken_for_one(self) -> None:
+        for content, content_type in (
+            (b"<html>", "text/html"),
+            (b"<html>", "application/json"),
+            ({}, "application/json"),
+            (None, "application/json"),
+            (b"[" * 100_000, "application/json"),
+        ):
+            self.assertRaises(NotTaba, read, questions.names({}), content, 200, content_type)
+        self.assertRaises(NotTaba, read, questions.names({}), b"<html>", 418, "text/html")
+
+    def test_text_comes_as_it_is_and_json_where_there_is_no_text(self) -> None:
+        self.assertEqual(read(questions.names({}).as_text(), b"a\nb\n", 200, "text/plain; charset=utf-8"), "a\nb\n")
+        self.assertEqual(read(questions.names({}).as_text(), ["a"]), '["a"]\n')

@@ -1,0 +1,91 @@
+"""A real Server and a real Agent for tests: processes of their own, loopback ports, a directory of their own, gone with the test."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from demo.processes import Child, free_port, twistd, wait_for_port
+from taba.query import Query, QueryError
+
+ROOT = Path(__file__).parent.parent
+START_SECONDS = 60.0
+SHM = Path("/dev/shm")
+
+
+class Services:
+    """Starts what a test asks for; hand `stop` to addCleanup. `environ` is for the processes that use them."""
+
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="taba-test-"))
+        self.agent = f"test-{secrets.token_hex(6)}"
+        self.server_port, self.agent_port = free_port(), free_port()
+        self.server_url, self.agent_url = f"http://127.0.0.1:{self.server_port}", f"http://127.0.0.1:{self.agent_port}"
+        self.query = Query(self.server_url)
+        self.children: list[Child] = []
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("TABA_") and key != "STATE_DIRECTORY"}
+        self.environ = {
+            **clean,
+            "TABA_AGENT": self.agent,
+            "TABA_SERVER": self.server_url,
+            "TABA_AGENT_URL": self.agent_url,
+            "XDG_STATE_HOME": str(self.directory),
+            "PYTHONPATH": str(ROOT),
+        }
+
+    def start_server(self) -> None:
+        """A Server on an embedded store, until it answers."""
+        store = f"embedded:{self.directory / 'store'}"
+        options = ("--listen", f"tcp:{self.server_port}:interface=127.0.0.1", "--store", store)
+        child = self._start("server", twistd(self.directory, "taba-server", *options), self.server_port)
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                self.query.names()
+                return
+            except QueryError:
+                child.check()
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.05)
+
+    def start_agent(self) -> None:
+        """An Agent that sends to that Server, until it listens."""
+        options = ("--agent", self.agent, "--server", self.server_url, "--listen", f"tcp:{self.agent_port}:interface=127.0.0.1")
+        self._start("agent", twistd(self.directory, "taba-agent", *options, "--spool", str(self.directory / "spool")), self.agent_port)
+
+    def run(self, *arguments: str, stdin: str = "", timeout: float = 60.0, **environ: str) -> subprocess.CompletedProcess[str]:
+        """Run Python with `arguments` beside these services."""
+        return subprocess.run(
+            [sys.executable, *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**self.environ, **environ},
+            cwd=self.directory,
+        )
+
+    def taba(self, *arguments: str, stdin: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
+        """Run the `taba` command."""
+        return self.run("-m", "taba.cli.main", *arguments, stdin=stdin, **environ)
+
+    def stop(self) -> None:
+        """End all, and remove what they made."""
+        for child in reversed(self.children):
+            child.stop()
+        for segment in [*SHM.glob(f"taba.{self.agent}.*"), *SHM.glob(f"taba-*{self.agent}*")]:
+            segment.unlink(missing_ok=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _start(self, name: str, arguments: list[str], port: int) -> Child:
+        child = Child(name, arguments, self.directory, self.environ)
+        self.children.append(child)
+        wait_for_port(child, port, START_SECONDS)
+        return child
