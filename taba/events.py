@@ -23,9 +23,9 @@ MAX_TIME = 2.0**40  # Unix seconds; far beyond any clock, well within a float's 
 
 
 class Rejection(NamedTuple):
-    """An event that was not taken: its index in the request and the reason."""
+    """An event that was not taken: its place in the request, from 0, and the reason."""
 
-    index: int
+    place: int
     reason: str
 
 

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 from twisted.internet import defer
 from twisted.internet.base import DelayedCall
-from twisted.internet.tcp import Connection
 from twisted.internet.protocol import connectionDone
+from twisted.internet.tcp import Connection
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import http, resource, server

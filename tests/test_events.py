@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import math
+import struct
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba import events
+from taba.batch import Column
+from taba.names import bucket_of
+
+
+def post(*found: Any) -> events.Posted:
+    return events.read_events({"client": "web/1", "events": list(found)}, 100.0, 512)
+
+
+class PostedEvents(SynchronousTestCase):
+    def test_events_of_one_tab_become_one_column_in_order(self) -> None:
+        posted = post({"tab": "a", "type": "T", "value": 1}, {"tab": "a", "type": "T", "value": 2.5, "time": 50})
+        self.assertEqual(posted.columns, {bucket_of("a", 512): [Column("web/1", "a", "T", struct.pack("<2d", 100, 50), struct.pack("<2d", 1, 2.5))]})
+
+    def test_labels_make_the_canonical_name(self) -> None:
+        posted = post({"tab": "a", "labels": {"y": "2", "x": "1"}, "type": "T", "value": 1}, {"tab": 'a{x="1",y="2"}', "type": "T", "value": 1})
+        (columns,) = posted.columns.values()
+        self.assertEqual([(column.tab, column.events) for column in columns], [('a{x="1",y="2"}', 2)])
+
+    def test_values_that_no_float_holds_travel_as_a_list(self) -> None:
+        for value in [True, None, "x", [1], {"a": 1}, 2**53 + 1]:
+            (columns,) = post({"tab": "a", "type": "T", "value": 1}, {"tab": "a", "type": "T", "value": value}).columns.values()
+            self.assertEqual(columns[0].values, [1, value])
+
+    def test_a_bad_event_is_rejected_by_its_place_and_the_others_stand(self) -> None:
+        good = {"tab": "a", "type": "T", "value": 1}
+        bad: list[Any] = [
+            5,
+            {"tab": "a", "type": "T"},
+            {**good, "extra": 1},
+            {**good, "tab": "a b"},
+            {**good, "tab": None},
+            {**good, "type": "1"},
+            {**good, "time": "now"},
+            {**good, "time": True},
+            {**good, "time": -1},
+            {**good, "time": math.inf},
+            {**good, "labels": {"A": "x"}},
+            {**good, "labels": [1]},
+            {**good, "tab": 'a{x="1"}', "labels": {"y": "2"}},
+            {**good, "value": 2**70},
+            {**good, "value": "x" * 40_000},
+        ]
+        posted = post(good, *bad, good)
+        self.assertEqual(posted.accepted, 2)
+        self.assertEqual([rejection.place for rejection in posted.rejected], list(range(1, len(bad) + 1)))
+
+    def test_a_request_that_is_none_is_refused(self) -> None:
+        for bad in [None, [], {}, {"client": "a b", "events": []}, {"client": "a", "events": {}}, {"client": "a"}, {"client": "a", "events": [], "x": 1}]:
+            self.assertRaises(ValueError, events.read_events, bad, 1.0, 512)
+        most = [{"tab": "a", "type": "T", "value": 1}] * events.MAX_POSTED_EVENTS
+        self.assertEqual(post(*most).accepted, events.MAX_POSTED_EVENTS)
+        self.assertRaises(ValueError, post, *most, most[0])
+
+    def test_a_key_is_a_stream(self) -> None:
+        self.assertEqual(len(events.stream_of("k")), 16)
+        self.assertNotEqual(events.stream_of("k"), events.stream_of("l"))
+        for bad in ["", "x" * 256]:
+            self.assertRaises(ValueError, events.stream_of, bad)

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba import names
+
+keys = st.from_regex(r"[a-z_][a-z0-9_]{0,20}", fullmatch=True)
+values = st.text(st.characters(exclude_categories=["Cs"]), max_size=100)
+labels = st.dictionaries(keys, values, max_size=16)
+
+
+class CanonicalNames(SynchronousTestCase):
+    def test_labels_are_sorted_and_escaped_as_in_prometheus(self) -> None:
+        name = names.canonical_name("price", {"site": 'a"b\\c\nd', "exchange": "adx"})
+        self.assertEqual(name, 'price{exchange="adx",site="a\\"b\\\\c\\nd"}')
+
+    @given(labels)
+    def test_every_name_reads_back_as_it_was_written(self, labels: dict[str, str]) -> None:
+        name = names.canonical_name("x", labels)
+        self.assertEqual(names.parse_name(name), ("x", labels))
+        self.assertLessEqual(len(name.encode()), names.MAX_NAME_BYTES)
+
+    @given(st.text(max_size=60))
+    def test_a_text_that_is_accepted_is_canonical(self, text: str) -> None:
+        try:
+            base, found = names.parse_name(text)
+        except ValueError:
+            return
+        self.assertEqual(names.canonical_name(base, found), text)
+
+    def test_what_breaks_the_rules_is_refused_with_the_rule(self) -> None:
+        for bad in ["", "a b", "é", "x" * 201, "taba.own", "_own", None, 5]:
+            self.assertRaises(ValueError, names.check_base, bad)
+        for bad in ["a{}", 'a{b="c"', 'a{b="c",}', 'a{b="c"}x', 'a{B="c"}', 'a{b="c",a="d"}', 'a{b="\\x"}', 'a{b=c}', "a{"]:
+            self.assertRaises(ValueError, names.parse_name, bad)
+
+    def test_the_bounds_hold_and_one_past_them_does_not(self) -> None:
+        self.assertEqual(names.check_base("x" * 200), "x" * 200)
+        full = {f"k{n}": "v" * names.MAX_LABEL_VALUE for n in range(names.MAX_LABELS)}
+        names.parse_name(names.canonical_name("x", full))
+        self.assertRaises(ValueError, names.canonical_name, "x", {**full, "one_more": ""})
+        self.assertRaises(ValueError, names.canonical_name, "x", {"k": "v" * (names.MAX_LABEL_VALUE + 1)})
+        names.canonical_name("x", {"k" * names.MAX_LABEL_KEY: ""})
+        self.assertRaises(ValueError, names.canonical_name, "x", {"k" * (names.MAX_LABEL_KEY + 1): ""})
+        self.assertRaises(ValueError, names.canonical_name, "x", {"k": "\ud800"})
+        self.assertRaises(ValueError, names.canonical_name, "x", {"k": 5})
+
+    def test_types_clients_and_agents_have_their_rules(self) -> None:
+        for good in ["CounterGroup", "a", "A" + "_" * 63]:
+            self.assertEqual(names.check_type(good), good)
+        for bad in ["", "1a", "a-b", "A" * 65, "_a", None]:
+            self.assertRaises(ValueError, names.check_type, bad)
+        for good in ["web/3", "host:prog.py/0", "a@b+c"]:
+            self.assertEqual(names.check_client(good), good)
+        for bad in ["", "a b", "x" * 201, "_retired", "taba.own", "a{b}", None]:
+            self.assertRaises(ValueError, names.check_client, bad)
+        self.assertEqual(names.check_agent("a-B_9"), "a-B_9")
+        for bad in ["", "a.b", "x" * 65, "a/b", None]:
+            self.assertRaises(ValueError, names.check_agent, bad)
+
+
+class Buckets(SynchronousTestCase):
+    def test_the_published_vectors_hold(self) -> None:
+        self.assertEqual(names.bucket_of("bids_won", 512), 483)
+        self.assertEqual(names.bucket_of('winning_bid_price{exchange="adx"}', 512), 229)

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba import options
+from taba.options import Option, ServiceOptions
+
+
+class Sample(ServiceOptions):
+    program = "taba-sample"
+    prefix = "TABA_SAMPLE_"
+    definitions = (
+        Option("listen", "tcp:8300:interface=127.0.0.1", "Where to listen.", options.local_listen),
+        Option("server", "http://127.0.0.1:8280", "A Server.", options.http_url, repeatable=True),
+        Option("spool-bytes", "1GiB", "How large the spool may grow.", options.byte_count(1024, 2**40)),
+        Option("name", "default", "Whose.", str, variable="TABA_NAME"),
+    )
+
+
+def parse(*arguments: str, **environ: str) -> Sample:
+    sample = Sample(environ)
+    sample.parseOptions(list(arguments))
+    return sample
+
+
+class Options(SynchronousTestCase):
+    def test_an_option_stands_over_the_environment_and_that_over_the_default(self) -> None:
+        self.assertEqual(parse()["spool-bytes"], 2**30)
+        self.assertEqual(parse(TABA_SAMPLE_SPOOL_BYTES="5MiB")["spool-bytes"], 5 * 2**20)
+        self.assertEqual(parse("--spool-bytes", "4096", TABA_SAMPLE_SPOOL_BYTES="5MiB")["spool-bytes"], 4096)
+        self.assertEqual(parse(TABA_NAME="x")["name"], "x")
+
+    def test_a_list_is_repeated_or_comma_separated(self) -> None:
+        self.assertEqual(parse("--server", "http://a:1/", "--server=https://b")["server"], ["http://a:1", "https://b"])
+        self.assertEqual(parse(TABA_SAMPLE_SERVER="http://a:1, http://b:2")["server"], ["http://a:1", "http://b:2"])
+
+    def assert_line(self, names: list[str], *arguments: str, **environ: str) -> None:
+        exit = self.assertRaises(SystemExit, parse, *arguments, **environ)
+        line = str(exit.code)
+        self.assertEqual(line.count("\n"), 0)
+        for name in ["taba-sample", *names]:
+            self.assertIn(name, line)
+
+    def test_wrong_configuration_exits_with_one_line_that_names_option_value_and_what_it_takes(self) -> None:
+        self.assert_line(["--listen", "tcp:port", "tcp:8300"], "--listen", "tcp:port")
+        self.assert_line(["--listen", "0.0.0.0", "loopback"], "--listen", "tcp:1:interface=0.0.0.0")
+        self.assert_line(["--listen", "loopback"], "--listen", "tcp:1")
+        self.assert_line(["--server", "ftp://x", "http"], "--server", "ftp://x")
+        self.assert_line(["--spool-bytes", "'x'", "takes"], "--spool-bytes", "x")
+        self.assert_line(["TABA_SAMPLE_SPOOL_BYTES", "'1'", "takes"], TABA_SAMPLE_SPOOL_BYTES="1")
+        self.assert_line(["bogus"], "--bogus")
+        self.assert_line(["stray"], "stray")
+        self.assert_line(["--server"], "--server")
+
+    def test_help_shows_default_and_environment(self) -> None:
+        shown = " ".join(str(Sample({})).split())
+        self.assertIn("TABA_SAMPLE_LISTEN", shown)
+        self.assertIn("TABA_NAME", shown)
+
+    def test_the_state_directory_is_systemds_then_xdgs_then_the_users(self) -> None:
+        where = options.state_directory
+        self.assertEqual(where({"STATE_DIRECTORY": "/var/lib/taba", "XDG_STATE_HOME": "/x"}), Path("/var/lib/taba"))
+        self.assertEqual(where({"XDG_STATE_HOME": "/x", "HOME": "/h"}), Path("/x/taba"))
+        self.assertEqual(where({"HOME": "/h"}), Path("/h/.local/state/taba"))
+
+
+class Parsers(SynchronousTestCase):
+    def refuses(self, parse: Any, *texts: str) -> None:
+        for text in texts:
+            self.assertRaises(ValueError, parse, text)
+
+    def test_endpoints(self) -> None:
+        self.assertEqual(options.listen("tcp:8280:interface=127.0.0.1").port, 8280)
+        self.assertEqual(options.listen("tcp:port=8280:interface=127.0.0.1").port, 8280)
+        self.assertTrue(options.listen(r"tcp6:8280:interface=\:\:1").is_local)
+        self.assertFalse(options.listen("tcp:8280").is_local)
+        self.assertTrue(options.listen("unix:/run/taba.sock").is_local)
+        self.refuses(options.listen, "", "tcp", "tcp:", "tcp:x", "tcp:70000", "udp:80", "tcp:1:2", "tcp:1:interface=here", "tcp:1:x=y", "unix:relative")
+
+    def test_urls(self) -> None:
+        self.assertEqual(options.http_url("http://[::1]:8280/"), "http://[::1]:8280")
+        self.refuses(options.http_url, "", "x", "http://", "http://a:x", "http://a:0", "http://a/b", "http://a?b", "http://u:p@a", "http://a b", "redis://a")
+
+    def test_numbers_and_sizes(self) -> None:
+        parse = options.whole_number(1, 5)
+        self.assertEqual([parse("1"), parse("5")], [1, 5])
+        self.refuses(parse, "0", "6", "-1", "1.0", "", "x", "²")
+        size = options.byte_count(1024, 2**30)
+        self.assertEqual([size("1024"), size("1 KiB"), size("1GiB")], [1024, 1024, 2**30])
+        self.refuses(size, "1023", "2GiB", "1KB", "KiB", "", "-5KiB", "1.5MiB")
