@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 from taba import names
@@ -66,9 +65,10 @@ def _check_pattern(parameter: str, pattern: str) -> None:
         raise ValueError(f"{parameter}={pattern[:100]!r}: no regular expression: {error}") from None
 
 
-@lru_cache(131_072)
 def labels_of(tab: str) -> tuple[str, dict[str, str]]:
     """(base, labels) of a canonical name; what is kept under another name counts as having no labels."""
+    if "{" not in tab:
+        return tab, {}
     try:
         return names.parse_name(tab)
     except ValueError:

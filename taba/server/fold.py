@@ -19,13 +19,12 @@ from typing import Any, NamedTuple, Protocol
 import numpy
 
 from taba import names
-from taba.batch import APPLIED, GAP, Batch, Column, Verdict
+from taba.batch import APPLIED, GAP, MAX_CACHED_NAME, MAX_CACHED_NAMES, Batch, Column, Verdict
 from taba.bounds import DAY, MARK_DAYS, MAX_VALUE_BYTES
 from taba.server import keys
 from taba.server.deadletters import MAX_DEAD_LETTERS, DeadLetter, count_events, dead_letters_of, encode_dead_letter, pack, packed_bytes
 from taba.server.typefold import HANDLER_ERROR, Failed, Folded, Folding, Work, fold_type
 
-MAX_CACHED_NAMES = 131_072  # Tabs whose bucket is remembered; some 20 MiB
 MAX_MISSING_TYPES = 100  # a bucket's list of Types without a Handler; senders choose them
 LATENCY_SAMPLES = 4096  # Events of a cycle whose latency is measured
 
@@ -128,9 +127,12 @@ class Cycle:
         return _Fold(self, replies, lookup, now).run()
 
 
-@lru_cache(MAX_CACHED_NAMES)
 def bucket_of(tab: str, buckets: int) -> int:
-    return names.bucket_of(tab, buckets)
+    """names.bucket_of, remembered for names of ordinary length."""
+    return _bucket_of(tab, buckets) if len(tab) <= MAX_CACHED_NAME else names.bucket_of(tab, buckets)
+
+
+_bucket_of = lru_cache(MAX_CACHED_NAMES)(names.bucket_of)
 
 
 class _Group:
