@@ -1,0 +1,16 @@
+"""The one thing that setup.cfg cannot say: the optional C accelerator of the client."""
+
+import sysconfig
+
+from setuptools import Extension, setup
+
+accelerator = Extension(
+    "taba.client._accelerator",
+    sources=["taba/client/_accelerator.c"],
+    depends=["setup.py"],
+    extra_compile_args=["-std=c11", "-O2"],
+    optional=True,  # without a compiler the pure-Python ring works, with the same layout
+)
+
+# a build without the GIL uses the pure-Python ring with its lock: the accelerator relies on the GIL
+setup(ext_modules=[] if sysconfig.get_config_var("Py_GIL_DISABLED") else [accelerator])

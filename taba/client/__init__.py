@@ -1,0 +1,113 @@
+"""What applications embed: record Events from any process, at a cost that it does not feel.
+
+    from taba import client
+
+    bids = client.counter("bids_won")
+    bids.inc()
+
+Tabs are made once and kept. Recording makes no system call, takes no lock that another process can hold, never waits and never raises
+because of what it is given or because Taba is absent: what cannot be recorded is dropped and counted (`stats()`). The first record makes
+this process's ring in shared memory; a forked child makes its own. No thread and no process is started.
+
+With the C accelerator (`stats()["accelerated"]`) a record costs some 40 ns; without it the same is done in pure Python. Interpreters
+with a GIL of their own each have a ring of their own. A build without the GIL, while it runs without, uses the pure-Python ring with its
+lock, one ring for all threads.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from taba import names
+from taba.client import pure as _pure
+from taba.client.producer import Producer as _Producer
+from taba.client.timing import time as _time
+
+if TYPE_CHECKING:
+    from taba.client.pure import Counter, Gauge, Percentile, Tab, UpDown
+
+__all__ = ["counter", "gauge", "histogram", "percentile", "start", "stats", "stop", "tab", "updown"]
+
+
+def _ports() -> Any:
+    # the accelerator relies on the GIL, and importing it would switch the GIL on for everybody
+    if os.environ.get("TABA_PURE") or not getattr(sys, "_is_gil_enabled", lambda: True)():
+        return _pure
+    try:
+        from taba.client import _accelerator  # type: ignore[attr-defined]
+    except ImportError:  # not built: stats() and `taba status` say so
+        return _pure
+    _accelerator.Percentile.time = _time
+    return _accelerator
+
+
+_producer = _Producer(_ports())
+
+
+def start(client: str | None = None) -> None:
+    """Record under this client id; optional, and may be called again with another.
+
+    `client` takes A-Z a-z 0-9 _ . / : @ + - and the placeholders {host} {program} {slot} {env:NAME}; None stands for TABA_CLIENT_ID, or
+    `{host}:{program}/{slot}`. Raises ValueError for a wrong id or a wrong TABA_… variable. Makes no ring yet.
+    """
+    _producer.start(client, os.environ)
+
+
+def stop() -> None:
+    """Leave the ring to the Agent, which drains it. What is recorded from now on until start() is dropped and counted as `stopped`."""
+    _producer.stop()
+
+
+def stats() -> dict[str, Any]:
+    """What this process recorded and dropped, and with what: see the keys."""
+    return _producer.stats()
+
+
+def tab(name: str, type: str, labels: Mapping[str, str] | None = None) -> Tab:
+    """The Tab of this name, labels and Type; the same object each time. Raises ValueError for names that break the rules.
+
+    `name` is a base name, or with its labels the canonical text.
+    """
+    if labels is None and isinstance(name, str) and "{" in name:
+        names.parse_name(name)
+    else:
+        name = names.canonical_name(name, labels)
+    names.check_type(type)
+    if _producer.settings is None:
+        _producer.start(None, os.environ)  # a wrong environment is an error here, where it can be seen, not at a record
+    made: Tab = _producer.tab(name, type)
+    return made
+
+
+def counter(name: str, labels: Mapping[str, str] | None = None) -> Counter:
+    """A Tab of the Type CounterGroup: `inc(n=1)`."""
+    return tab(name, "CounterGroup", labels)  # type: ignore[return-value]
+
+
+def percentile(name: str, labels: Mapping[str, str] | None = None) -> Percentile:
+    """A Tab of the Type PercentileGroup: `observe(value)`, `with tab.time(): …`."""
+    return tab(name, "PercentileGroup", labels)  # type: ignore[return-value]
+
+
+histogram = percentile
+
+
+def gauge(name: str, labels: Mapping[str, str] | None = None) -> Gauge:
+    """A Tab of the Type Gauge: `set(value)`."""
+    return tab(name, "Gauge", labels)  # type: ignore[return-value]
+
+
+def updown(name: str, labels: Mapping[str, str] | None = None) -> UpDown:
+    """A Tab of the Type UpDown: `inc(n=1)`, `dec(n=1)`."""
+    return tab(name, "UpDown", labels)  # type: ignore[return-value]
+
+
+@atexit.register
+def _free_slot() -> None:
+    _producer.end()
