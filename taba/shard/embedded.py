@@ -64,7 +64,7 @@ class _Process(ProcessProtocol):
 
     def processEnded(self, reason: Failure) -> None:
         self.has_ended = True
-        self._store._ended(self, getattr(reason.value, "exitCode", None))
+        self._store._ended(self, reason.value)
         self.ended.callback(None)
 
 
@@ -80,8 +80,8 @@ class EmbeddedStore(Service):
         if reactor is None:
             from twisted.internet import reactor
         self.directory = Path(directory).absolute()
-        self.problems: list[str] = []
         self.restarts = 0
+        self._last_problem = ""
         self._option = option
         self._shown = f"embedded:{self.directory}"
         self._reactor = reactor
@@ -111,6 +111,12 @@ class EmbeddedStore(Service):
     def pid(self) -> int | None:
         """The store's process, while there is one."""
         return self._transport.pid if self._process is not None else None
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong with it now, or was until just before, in sentences."""
+        is_steady = self._process is not None and self._reactor.seconds() - self._started > STEADY_SECONDS
+        return [self._last_problem] if self._last_problem and not is_steady else []
 
     def startService(self) -> None:
         super().startService()
@@ -146,14 +152,16 @@ class EmbeddedStore(Service):
             while True:
                 if self._fatal is not None:
                     raise self._fatal
+                why = self._last_problem or "it waits for the directory"
                 # a store that answers may be another Server's, which ours still waits for: not before ours has the lock
                 if self._process is not None and self._holds_lock():
                     try:
                         await pool.execute([(b"PING",)], 1.0, 0.2)
                         return
                     except StoreUnavailable as error:
-                        if self._reactor.seconds() > deadline:
-                            raise StoreUnavailable(f"{self._shown}: {error}") from None
+                        why = str(error)
+                if self._reactor.seconds() > deadline:
+                    raise StoreUnavailable(f"{self._shown}: not running within {RUNNING_SECONDS:g} s: {why}")
                 await deferLater(self._reactor, 0.01)
         finally:
             await pool.close()
@@ -173,21 +181,23 @@ class EmbeddedStore(Service):
         self._transport = self._reactor.spawnProcess(self._process, sys.executable, arguments, env=None, childFDs={0: "w", 1: "r", 2: "r"})
         self._transport.closeStdin()
 
-    def _ended(self, process: _Process, code: int | None) -> None:
+    def _ended(self, process: _Process, reason: Any) -> None:
         self._process = None
+        code: int | None = getattr(reason, "exitCode", None)
+        ended = f"signal {reason.signal}" if getattr(reason, "signal", None) else f"exit code {code}"
         if not self.running:
             return
         if code == launch.DIRECTORY_TAKEN:
             self._fatal = ConfigurationError(
                 self._option, self._shown, f"takes a directory of its own; another Server's store is in it (waited {LOCK_SECONDS:g} s)"
             )
-            self.problems = [str(self._fatal)]
+            self._last_problem = str(self._fatal)
         else:
             words = process.last_words.decode(errors="replace").strip().splitlines()
-            self.problems = [f"the embedded store ended (exit code {code}){': ' + words[-1] if words else ''}"]
+            self._last_problem = f"the embedded store ended ({ended}){': ' + words[-1] if words else ''}"
         self._failures = 0 if self._reactor.seconds() - self._started > STEADY_SECONDS else self._failures + 1
         self.restarts += 1
-        _log.warn("{problem}; starting it again", problem=self.problems[0])
+        _log.warn("{problem}; starting it again", problem=self._last_problem)
         self._restart = self._reactor.callLater(self._policy(self._failures), self._spawn)
 
     def _kill(self, process: _Process) -> None:

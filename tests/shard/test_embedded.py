@@ -17,10 +17,10 @@ from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
-from taba.errors import ConfigurationError
-from taba.shard import embedded
+from taba.errors import ConfigurationError, StoreUnavailable
+from taba.shard import embedded, launch
 from taba.shard.embedded import EmbeddedStore
-from taba.shard.pool import Pool
+from taba.shard.pool import UNIX_PATH_BYTES, Pool
 from taba.shard.url import parse_store
 
 PARENT = Path(__file__).with_name("embedded_parent.py")
@@ -104,7 +104,9 @@ class EmbeddedStoreTests(TestCase):
         await store.wait_running()
         self.assertEqual(await pool.execute([(b"GET", b"a")], checkout_seconds=10), [b"1"])
         self.assertEqual(store.restarts, 1)
-        self.assertIn("ended", store.problems[0])
+        self.assertIn("ended (signal 9)", store.problems[0])
+        self.patch(embedded, "STEADY_SECONDS", 0.0)
+        self.assertEqual(store.problems, [])
 
     def test_a_server_that_is_killed_takes_its_store_along(self) -> None:
         process, line = self.parent()
@@ -150,6 +152,28 @@ class EmbeddedStoreTests(TestCase):
         await other.close()
         await deferLater(reactor, 0.05)
         self.assertLessEqual(len(os.listdir("/proc/self/fd")), descriptors)
+
+    async def test_paths_at_the_bound_of_a_sockets_path_and_one_past_it_work(self) -> None:
+        for size in (UNIX_PATH_BYTES, UNIX_PATH_BYTES + 1):
+            name = "x" * (size - len(self.directory) - len("//store.sock"))
+            store = self.store(os.path.join(self.directory, name))
+            self.assertEqual(len(store.url.removeprefix("unix:")), size)
+            await store.wait_running()
+            self.assertEqual(await self.pool(store).execute([(b"PING",)]), [b"PONG"])
+
+    async def test_one_that_cannot_start_says_why(self) -> None:
+        (Path(self.directory) / "appendonlydir").write_text("no directory")
+        self.patch(embedded, "RUNNING_SECONDS", 0.5)
+        store = self.store()
+        with self.assertRaises(StoreUnavailable) as caught:
+            await store.wait_running()
+        self.assertIn("appendonlydir", str(caught.exception))
+        self.assertIn("ended (exit code 1)", store.problems[0])
+
+    def test_a_store_whose_parent_died_before_it_could_ask_for_its_own_death_never_starts(self) -> None:
+        arguments = [self.directory, "1" if os.getppid() != 1 else "2", "1", "/bin/true"]
+        run = subprocess.run([sys.executable, "-I", "-S", launch.__file__, *arguments], check=False)
+        self.assertEqual(run.returncode, launch.CANNOT_START)
 
     async def test_its_directory_is_its_owners_alone(self) -> None:
         directory = os.path.join(self.directory, "new")

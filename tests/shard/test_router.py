@@ -105,6 +105,16 @@ class RouterTests(TestCase):
         result = await router.transact(0, [(b"GET", key(0))], lambda _: More([(b"HGET", key(0, "more"), b"f")], second))
         self.assertEqual((result, calls), ([b"changed"], [[None], [b"changed"]]))
 
+    async def test_an_update_asks_for_more_as_often_as_the_bound_and_no_oftener(self) -> None:
+        (router,) = await self.prepare()
+
+        def asks(times: int) -> Any:
+            return lambda _: More([], asks(times - 1)) if times else Writes([], "done")
+
+        self.assertEqual(await router.transact(0, [], asks(router_module.MOST_READ_ROUNDS - 1)), "done")
+        with self.assertRaises(ValueError):
+            await router.transact(0, [], asks(router_module.MOST_READ_ROUNDS))
+
     async def test_an_update_may_be_awaited(self) -> None:
         (router,) = await self.prepare()
 
@@ -351,10 +361,12 @@ class RouterTests(TestCase):
         for pool in router._pools:
             async with pool.connection() as connection:
                 original = connection.execute
-                connection.execute = lambda commands, *rest, original=original: (writes.append(len(commands)), original(commands, *rest))[1]
+                connection.execute = lambda commands, *rest, original=original: (writes.append(commands), original(commands, *rest))[1]
         replies = await router.read_many({bucket: [(b"GET", key(bucket)), (b"STRLEN", key(bucket))] for bucket in (3, 0, 2, 1)})
         self.assertEqual(list(replies.items()), [(bucket, [b"1", 1]) for bucket in (3, 0, 2, 1)])
-        self.assertEqual(writes, [6, 6])
+        self.assertEqual([len(commands) for commands in writes], [6, 6])
+        for commands in writes:  # the owner key after the data: what was read before it was read while the bucket was here
+            self.assertEqual([command[1].rpartition(b":")[2] for command in commands], [b"sum", b"sum", b"owner"] * 2)
         self.assertEqual(await router.read_many({}), {})
         self.assertEqual(await router.read(0, []), [])
 
