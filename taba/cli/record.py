@@ -60,8 +60,7 @@ class RingSink:
         key = (line.name, line.type)
         tab = self._tabs.get(key)
         if tab is None:
-            base, labels = names.parse_name(line.name)
-            tab = self._tabs[key] = client.tab(base, type=line.type, labels=labels or None)
+            tab = self._tabs[key] = client.tab(line.name, type=line.type)
             if len(self._tabs) > MAX_TABS:
                 self._tabs.popitem(last=False)
         size = 0 if type(line.value) is float else len(repr(line.value).encode(errors="replace")) * 3
