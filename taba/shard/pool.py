@@ -25,7 +25,7 @@ from taba.errors import StoreUnavailable, TabaError
 from taba.shard.connection import REPLY_SECONDS, Command, Connection, ErrorReply, Reply, raise_for
 from taba.shard.url import Address
 
-POOL_CONNECTIONS = 8  # per server and process: as many transactions wait for one server's disk at a time
+POOL_CONNECTIONS = 12  # per server and process: eight fold cycles wait for its disk at a time, and queries need no wait for them
 CHECKOUT_SECONDS = 2.0  # how long a caller waits for a connection; a restarted store is back within it
 CHECKOUT_WAITERS = 1000  # callers that wait for a connection; more are told at once that the store is busy
 CONNECT_SECONDS = 5.0  # one try to connect

@@ -148,7 +148,7 @@ class Router:
             from twisted.internet import reactor
         self.url = store.text
         self.counts: Counter[str] = Counter()
-        self.problems: list[str] = []
+        self._problems: list[str] = []
         self._wanted_buckets = buckets
         self._option = option
         self._reactor = reactor
@@ -170,6 +170,12 @@ class Router:
     def is_ready(self) -> bool:
         """The map is known and every shard is connected."""
         return self._map is not None and not self._is_stale and all(pool.is_connected for pool in self._by_name.values())
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong with the store, in sentences: shards that are away now, settings that may lose events, strangers."""
+        away = [f"shard {name} is away: {pool.last_error}" for name, pool in self._by_name.items() if not pool.is_connected]
+        return away + self._problems
 
     @property
     def map(self) -> BucketMap:
@@ -204,7 +210,7 @@ class Router:
                 await self._learn(deadline.left)
                 return
             except StoreUnavailable as error:
-                self.problems = [f"the store is away: {error}"]
+                self._problems = [f"the store is away: {error}"]
                 await deferLater(self._reactor, LAST_PAUSE_SECONDS * (0.5 + self._random.random()))
 
     async def close(self) -> None:
@@ -390,9 +396,9 @@ class Router:
                 by_name[shard.name] = self._by_name.get(shard.name) or self._mapped_pool(shard.url)
         problems = list(learned.problems)
         settings = await gather([settings_problems(pool, seconds, self._option) for pool in by_name.values()])
-        for name, answer in zip(by_name, settings, strict=True):
+        for answer in settings:
             if isinstance(answer, StoreUnavailable):
-                problems.append(f"shard {name} is away: {answer}")
+                continue  # `problems` tells for as long as it is true
             elif isinstance(answer, Exception):
                 raise answer
             else:
@@ -401,7 +407,7 @@ class Router:
         if self._map is None or learned.map.store != self._map.store or learned.map.epoch >= self._map.epoch:
             self._map = learned.map
         self._good_owners.clear()
-        self.problems = problems
+        self._problems = problems
         self._is_stale = False
 
     def _mapped_pool(self, url: str) -> Pool:

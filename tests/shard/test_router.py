@@ -290,9 +290,11 @@ class RouterTests(TestCase):
         with self.assertRaises(StoreUnavailable):
             await router.read(0, [(b"GET", key(0))])
         self.assertFalse(router.is_ready)
+        self.assertIn("shard s1 is away", router.problems[0])
         self.valkey.start()
         self.patch(router_module, "TRANSACT_SECONDS", 10.0)
         self.assertEqual(await self.count_up(router, 0), 1)
+        self.assertEqual((router.is_ready, router.problems), (True, []))
 
     # --- owner keys ---
 
