@@ -23,6 +23,26 @@ def shown(value: Any) -> Any:
     return value
 
 
+def as_json(value: Any) -> Any:
+    """`value`, which msgpack could carry, as JSON can: keys and bytes become text, other unknown things too; deep."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, dict):
+        return {key if isinstance(key, str) else as_text(as_json(key)): as_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(item) for item in value]
+    return str(value)
+
+
+def as_text(value: Any) -> str:
+    """A JSON value as the text of a key: a text is itself, 17.0 is 17, all else is JSON."""
+    return value if isinstance(value, str) else json.dumps(shown(value), ensure_ascii=False, sort_keys=True)
+
+
 def render_text(projection: Any) -> str:
     """One line of JSON of what is shown, fractions rounded to six digits."""
     return json.dumps(_rounded(shown(projection)), ensure_ascii=False, default=str)

@@ -75,9 +75,14 @@ def tally(rows: Ints, codes: Ints) -> tuple[Ints, Ints]:
     """(keys, counts): a table of how often each code occurs in each row. `rows` are sorted; none is empty."""
     if len(rows) == 1:
         return keys_of(rows, codes), np.ones(1, dtype=np.int64)
-    cells = _cells(rows, codes)
-    if cells is not None:
-        return _filled(*cells, np.bincount(cells[0]))
+    starts = run_starts(rows)
+    least = int(codes.min())
+    span = int(codes.max()) - least + 1
+    if len(starts) * span <= 4 * len(rows):  # many events per row: counting is several times faster than sorting
+        runs = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(rows)))
+        cells = np.bincount(runs * span + (codes - least))
+        filled = np.flatnonzero(cells)
+        return keys_of(rows[starts[filled // span]], filled % span + least), cells[filled]
     keys = keys_of(rows, codes)
     keys.sort()
     firsts = run_starts(keys)
@@ -85,33 +90,18 @@ def tally(rows: Ints, codes: Ints) -> tuple[Ints, Ints]:
 
 
 def gather_bins(rows: Ints, codes: Ints, counts: Ints) -> tuple[Ints, Ints]:
-    """(keys, counts): a table of bins from any number of bins in any order; collapsed. `rows` are sorted."""
+    """(keys, counts): a table of any number of bins in any order; collapsed."""
     if not len(rows):
         return rows, counts
-    cells = _cells(rows, codes)
-    if cells is not None and counts.max() < (1 << 53) // len(rows):  # floats add up exactly so far
-        return collapse(*_filled(*cells, np.bincount(cells[0], weights=counts).astype(np.int64)))
-    keys, [counts] = reduce_table(keys_of(rows, codes), [counts])
-    return collapse(keys, counts)
-
-
-def _cells(rows: Ints, codes: Ints) -> tuple[Ints, Ints, int, int] | None:
-    """(cell of each bin, rows that are there, least code, codes in a row) where there are not many more cells than bins.
-
-    Counting them is several times faster than sorting.
-    """
-    starts = run_starts(rows)
     least = int(codes.min())
     span = int(codes.max()) - least + 1
-    if len(starts) * span > 4 * len(rows):
-        return None
-    runs = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(rows)))
-    return runs * span + (codes - least), rows[starts], least, span
-
-
-def _filled(cells: Ints, rows: Ints, least: int, span: int, counts: Ints) -> tuple[Ints, Ints]:
-    filled = np.flatnonzero(counts)
-    return keys_of(rows[filled // span], filled % span + least), counts[filled]
+    # where there are not many more cells than bins, counting is faster than sorting; floats count exactly up to 2^53
+    if (int(rows.max()) + 1) * span <= 8 * len(rows) and int(counts.max()) < (1 << 53) // len(rows):
+        cells = np.bincount(rows * span + (codes - least), weights=counts)
+        filled = np.flatnonzero(cells)
+        return collapse(keys_of(filled // span, filled % span + least), cells[filled].astype(np.int64))
+    keys, [counts] = reduce_table(keys_of(rows, codes), [counts])
+    return collapse(keys, counts)
 
 
 def merge_bins(keys: Ints, counts: Ints, new_keys: Ints, new_counts: Ints) -> tuple[Ints, Ints]:

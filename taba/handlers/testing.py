@@ -32,7 +32,7 @@ MAX_PROJECTION_BYTES = 256 * 1024  # JSON of one Projection with its hidden keys
 floats = st.one_of(st.integers(-1000, 1000).map(float), st.floats(-1e6, 1e6), st.sampled_from([math.nan, math.inf, -math.inf]))
 times = st.one_of(st.floats(NOW - 120, NOW + 5), st.floats(NOW - 4000, NOW), st.floats(NOW - 2 * 86_400, NOW + 7200))
 
-_quick = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+_quick: Any = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def events_of(pairs: Sequence[tuple[float, Any]]) -> Events:
@@ -86,12 +86,12 @@ class HandlerContract:
         return st.lists(st.tuples(times, self.values), max_size=most)
 
     def _each(self, strategy: Any, check: Any) -> None:
-        run: Any = _quick(given(strategy)(check))
-        run()
+        tried: Any = given(strategy)
+        _quick(tried(check))()
 
     def test_it_provides_the_interface_and_a_type(self) -> None:
-        verify: Any = verifyObject
-        verify(IArrayHandler if IArrayHandler.providedBy(self.handler) else IHandler, self.handler)
+        interface = IArrayHandler if IArrayHandler.providedBy(self.handler) else IHandler
+        verifyObject(interface, self.handler)
         names.check_type(self.handler.type)
 
     def test_folding_in_pieces_and_at_once_agree(self) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.handlers.counter_group import CounterGroup
+from taba.handlers.gauge import Gauge
 from taba.handlers.noop import Noop
+from taba.handlers.percentile_counter import PercentileCounter
+from taba.handlers.percentile_group import PercentileGroup
 from taba.handlers.testing import HandlerContract
 from taba.handlers.totals_counter import TotalsCounter
 from taba.handlers.updown import UpDown
@@ -21,6 +25,32 @@ class TotalsCounterTests(HandlerContract, SynchronousTestCase):
 
 class UpDownTests(HandlerContract, SynchronousTestCase):
     handler = UpDown()
+
+
+class PercentileGroupTests(HandlerContract, SynchronousTestCase):
+    handler = PercentileGroup()
+
+
+class PercentileCounterTests(HandlerContract, SynchronousTestCase):
+    handler = PercentileCounter()
+
+
+class GaugeOfNumbersTests(HandlerContract, SynchronousTestCase):
+    handler = Gauge()
+    values = st.one_of(st.integers(-1000, 1000).map(float), st.floats(-1e6, 1e6))
+    order_matters = True  # of Events at one time the one recorded later stands
+
+
+class GaugeTests(HandlerContract, SynchronousTestCase):
+    handler = Gauge()
+    values = st.recursive(
+        st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**63), st.floats(), st.text(max_size=9), st.binary(max_size=9)),
+        lambda inner: st.one_of(
+            st.lists(inner, max_size=3), st.dictionaries(st.one_of(st.text(max_size=3), st.integers(0, 9)), inner, max_size=3)
+        ),
+        max_leaves=6,
+    )
+    order_matters = True  # of Events at one time the one recorded later stands
 
 
 class NoopTests(HandlerContract, SynchronousTestCase):

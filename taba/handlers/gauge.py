@@ -1,0 +1,112 @@
+"""Gauge: the last value by time, of any type that msgpack can carry; of several at one time, the one recorded later.
+
+The State is `[value, time]`, or nil. An event from the future is held to now, so that a wrong clock cannot shut out what follows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from taba.handlers.base import Events, Handler, Projection
+from taba.handlers.render import as_json, as_text
+
+MAX_VALUES = 100  # different values that an Aggregate tells apart; one for each Client would be a list of Clients
+MAX_TEXT = 200  # characters of a value in an Aggregate
+OTHERS = "…"  # the Clients whose values are not among the MAX_VALUES that most Clients have
+
+
+class Gauge(Handler):
+    """The last value by time."""
+
+    type = "Gauge"
+    version = 1
+
+    def new_state(self) -> None:
+        return None
+
+    def fold(self, state: Any, events: Events, now: float) -> Any:
+        value, time = state if state is not None else (None, -math.inf)
+        found = None
+        if isinstance(events.times, np.ndarray) and len(events.times) > 8:
+            times = np.where(events.times <= now, events.times, now)
+            last = len(times) - 1 - int(np.argmax(times[::-1]))
+            if times[last] >= time:
+                found, time = last, float(times[last])
+        else:
+            for place, at in enumerate(events.times):
+                at = float(at) if at <= now else now  # NaN is held as well
+                if at >= time:
+                    found, time = place, at
+        if found is None:
+            return state
+        value = events.values[found]
+        return [value.item() if isinstance(value, np.generic) else value, time]
+
+    def load(self, content: bytes) -> Any:
+        state = super().load(content)
+        if state is not None and not (isinstance(state, list) and len(state) == 2 and isinstance(state[1], float)):
+            raise ValueError("a Gauge's State takes a value and a time")
+        return state
+
+    def project(self, state: Any, now: float) -> Projection:
+        if state is None:
+            return {"value": None, "time": None}
+        value, time = state
+        return {"value": as_json(value), "time": time if math.isfinite(time) else None}
+
+    def aggregate(self, projections: Sequence[Projection]) -> Projection:
+        return aggregate_values(projections)
+
+
+def aggregate_values(projections: Sequence[Projection]) -> Projection:
+    """The Aggregate of Projections with `value` and `time`, or of such Aggregates.
+
+    How many Clients have each value, as text; sum, average, least and greatest where all values are numbers, else None. Beyond
+    MAX_VALUES different values, the rest is counted under OTHERS.
+    """
+    values: dict[str, int] = {}
+    clients, total, low, high, numeric = 0, 0.0, math.inf, -math.inf, True
+    for projection in projections:
+        if "values" in projection:  # an Aggregate
+            for text, count in projection["values"].items():
+                values[text] = values.get(text, 0) + count
+            clients += projection["clients"]
+            if projection["sum"] is not None:
+                total, low, high = total + projection["sum"], min(low, projection["min"]), max(high, projection["max"])
+            elif projection["clients"]:
+                numeric = False
+            continue
+        value, time = projection["value"], projection["time"]
+        if value is None and time is None:  # nothing was recorded
+            continue
+        clients += 1
+        text = as_text(value)
+        text = text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + OTHERS
+        values[text] = values.get(text, 0) + 1
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+            total, low, high = total + value, min(low, value), max(high, value)
+        else:
+            numeric = False
+    numeric = numeric and clients > 0
+    return {
+        "values": _most(values),
+        "clients": clients,
+        "sum": total if numeric else None,
+        "average": total / clients if numeric else None,
+        "min": low if numeric else None,
+        "max": high if numeric else None,
+    }
+
+
+def _most(values: dict[str, int]) -> dict[str, int]:
+    others = values.pop(OTHERS, 0)
+    ordered = sorted(values.items(), key=lambda item: (-item[1], item[0]))
+    others += sum(count for _, count in ordered[MAX_VALUES:])
+    shown = dict(ordered[:MAX_VALUES])
+    if others:
+        shown[OTHERS] = others
+    return shown

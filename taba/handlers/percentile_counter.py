@@ -1,0 +1,121 @@
+"""PercentileCounter: percentiles of all values since ever."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from taba.handlers.base import ArrayHandler, Projection
+from taba.handlers.bins import BinLayout, bin_codes, bins_from, deltas_of
+from taba.handlers.percentiles import aggregate_percentiles, percentiles
+from taba.handlers.ragged import Buffer, Floats, Ints, aligned, bounds_of, by_rows, count_rows, cut_rows, join_rows, refuse, run_starts
+from taba.handlers.sketch import bins_per_row, codes_in, codes_of, merge_bins, tally
+
+MAX_TALLY = 2**32 - 1  # where the count of refused events stops
+
+_HEADER = np.dtype(
+    [
+        ("total", "<f8"),
+        ("low", "<f8"),
+        ("high", "<f8"),
+        ("refused", "<u4"),
+        ("bins", "<u2"),
+        ("first", "<i2"),
+        ("codes", "<u1"),
+        ("mark", "<u1"),
+        ("spare", "V6"),
+    ]
+)  # 40 bytes
+_MARK = 0x50  # the same in every dump: other bytes are seldom taken for one
+
+
+def _empty() -> bytes:
+    header = np.zeros(1, dtype=_HEADER)
+    header["mark"] = _MARK
+    header["low"], header["high"] = np.inf, -np.inf
+    return header.tobytes()
+
+
+_EMPTY = _empty()
+
+
+class SketchStates:
+    """All-time figures a row, and a table of bins."""
+
+    __slots__ = ("counts", "head", "keys", "rows")
+
+    def __init__(self, head: dict[str, Any], keys: Ints, counts: Ints):
+        self.rows = len(head["total"])
+        self.head = head
+        self.keys = keys
+        self.counts = counts
+
+
+class PercentileCounter(ArrayHandler):
+    """Percentiles of all values, within 1 %; count, total, least and greatest, exactly."""
+
+    type = "PercentileCounter"
+    version = 1
+
+    def load_array(self, dumps: Sequence[bytes]) -> SketchStates:
+        buffer, starts, lengths = join_rows(dumps, _EMPTY, _HEADER.itemsize)
+        header = buffer.headers(_HEADER, starts)
+        bins = header["bins"].astype(np.int64)
+        refuse((header["mark"] != _MARK) | ((bins > 0) & ~(header["low"] <= header["high"])), "no State of a PercentileCounter")
+        layout = BinLayout(bins, header["codes"].astype(np.int64), starts + _HEADER.itemsize)
+        refuse(aligned(layout.ends, 3) != starts + lengths, "a length that its header does not explain")
+        weights, deltas = layout.read(buffer)
+        rows = np.arange(len(starts))
+        keys = bins_from(rows, header["first"].astype(np.int64), deltas, weights, bins, rows)
+        head: dict[str, Any] = {name: header[name].copy() for name in ("total", "low", "high")}
+        head["refused"] = header["refused"].astype(np.int64)
+        return SketchStates(head, keys, weights)
+
+    def fold_array(self, states: SketchStates, rows: Ints, times: Floats, values: Floats, now: float) -> SketchStates:
+        rows, values = by_rows(rows, values)
+        finite = np.isfinite(values)
+        head = states.head
+        if not finite.all():
+            head["refused"] += count_rows(rows[~finite], states.rows)
+            rows, values = rows[finite], values[finite]
+        if len(rows):
+            starts = run_starts(rows)
+            touched = rows[starts]
+            with np.errstate(over="ignore", invalid="ignore"):  # a sum beyond all floats is infinite, and shown as no value
+                head["total"][touched] += np.add.reduceat(values, starts)
+            head["low"][touched] = np.minimum(head["low"][touched], np.minimum.reduceat(values, starts))
+            head["high"][touched] = np.maximum(head["high"][touched], np.maximum.reduceat(values, starts))
+            states.keys, states.counts = merge_bins(states.keys, states.counts, *tally(rows, codes_of(values)))
+        return states
+
+    def dump_array(self, states: SketchStates) -> list[bytes]:
+        bins = bins_per_row(states.keys, states.rows)
+        firsts, deltas = deltas_of(codes_in(states.keys), bins)
+        codes = bin_codes(states.counts, deltas, bins)
+        bins_at = np.full(states.rows, _HEADER.itemsize, dtype=np.int64)
+        edges = bounds_of(aligned(BinLayout(bins, codes, bins_at).ends, 3))
+        content = bytearray(int(edges[-1]))
+        buffer = Buffer(content)
+        header = np.zeros(states.rows, dtype=_HEADER)
+        for name in ("total", "low", "high"):
+            header[name] = states.head[name]
+        header["refused"] = np.minimum(states.head["refused"], MAX_TALLY)
+        header["bins"], header["first"], header["codes"], header["mark"] = bins, firsts, codes, _MARK
+        buffer.put_headers(edges[:-1], header)
+        BinLayout(bins, codes, edges[:-1] + bins_at).write(buffer, states.counts, deltas)
+        return cut_rows(content, edges)
+
+    def project_array(self, states: SketchStates, parts: Sequence[Sequence[bytes]], now: float) -> list[Projection]:
+        head = states.head
+        bins = bins_per_row(states.keys, states.rows)
+        projections = percentiles(codes_in(states.keys), states.counts, bins, head["total"], head["low"], head["high"])
+        for projection, refused in zip(projections, head["refused"].tolist(), strict=True):
+            projection["_refused"] = refused
+        return projections
+
+    def aggregate(self, projections: Sequence[Projection]) -> Projection:
+        aggregate = aggregate_percentiles(projections)
+        aggregate["_refused"] = sum(projection.get("_refused", 0) for projection in projections)
+        return aggregate

@@ -1,0 +1,237 @@
+"""PercentileGroup: percentiles over the last 1m, 10m, 1h and 1d.
+
+As in `taba.handlers.counter_group`, with a sketch in every slot, and so fewer and wider slots. A State's main part is its journal of
+15-second slots, at most JOURNAL_SLOTS; when there are more, those of more than a minute ago move into the further part, the archive:
+blocks of slots of 2 min, 10 min and 1 h.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from taba.handlers.base import ArrayHandler, Projection
+from taba.handlers.percentiles import aggregate_percentiles, percentiles
+from taba.handlers.ragged import (
+    Buffer,
+    Floats,
+    Ints,
+    bounds_of,
+    by_rows,
+    count_rows,
+    cut_rows,
+    join_rows,
+    refuse,
+    run_starts,
+)
+from taba.handlers.sketch import bins_per_row, codes_in, codes_of, gather_bins, rows_of, tally
+from taba.handlers.slots import rows_in, slot_keys, starts_in
+from taba.handlers.spread import HEADER as BLOCK
+from taba.handlers.spread import SpreadLayout, Spreads, Written, join_spreads, read_blocks
+from taba.handlers.windows import MAX_AHEAD_SECONDS, WINDOWS, Ladder
+
+LADDER = Ladder(15, 120, 600, 3600)
+JOURNAL_SLOTS = 18  # after a spill at most 13 are left, so the next is over a minute away
+MAX_TALLY = 2**32 - 1  # where the counts of refused, held and old events stop
+
+_TALLIES = np.dtype([("refused", "<u4"), ("held", "<u4"), ("old", "<u4"), ("mark", "<u4")])  # 16 bytes, before the block's header
+_MARK = 0x4750_5350  # the same in every dump: other bytes are seldom taken for one
+_HEAD = _TALLIES.itemsize + BLOCK.itemsize
+_LEVELS = 3  # of the archive
+_BLOCKS = _LEVELS * BLOCK.itemsize
+_NO_ARCHIVE = bytes(_BLOCKS)
+
+
+def _empty() -> bytes:
+    tallies = np.zeros(1, dtype=_TALLIES)
+    tallies["mark"] = _MARK
+    return tallies.tobytes() + bytes(BLOCK.itemsize)
+
+
+_EMPTY = _empty()
+
+
+class PercentileStates:
+    """Main parts as columns: tallies a row, and the journal's slots."""
+
+    __slots__ = ("journal", "now", "rows", "tallies")
+
+    def __init__(self, tallies: dict[str, Any], journal: Spreads):
+        self.rows = len(tallies["refused"])
+        self.tallies = tallies
+        self.journal = journal
+        self.now = 0.0
+
+
+class PercentileGroup(ArrayHandler):
+    """Percentiles over the last 1m, 10m, 1h, 1d, within 1 %; count, total, least and greatest, exact to the slot."""
+
+    type = "PercentileGroup"
+    version = 1
+    further_parts = 1
+
+    def load_array(self, dumps: Sequence[bytes]) -> PercentileStates:
+        buffer, starts, lengths = join_rows(dumps, _EMPTY, _HEAD)
+        tallies = buffer.headers(_TALLIES, starts)
+        refuse(tallies["mark"] != _MARK, "no State of a PercentileGroup")
+        header = buffer.headers(BLOCK, starts + _TALLIES.itemsize)
+        layout = _layout(header, starts + _HEAD)
+        refuse(layout.ends != starts + lengths, "a length that its header does not explain")
+        rows = np.arange(len(starts))
+        _, _, journal = read_blocks(buffer, header, layout, np.full(len(starts), LADDER.widths[0]), rows)
+        return PercentileStates({name: tallies[name].astype(np.int64) for name in ("refused", "held", "old")}, journal)
+
+    def fold_array(self, states: PercentileStates, rows: Ints, times: Floats, values: Floats, now: float) -> PercentileStates:
+        states.now = now
+        self._forget(states, now)
+        rows, times, values = by_rows(rows, times, values)
+        finite = np.isfinite(values)
+        if not finite.all():
+            states.tallies["refused"] += count_rows(rows[~finite], states.rows)
+            rows, times, values = rows[finite], times[finite], values[finite]
+        if not len(rows):
+            return states
+        slots, ahead = LADDER.hold(times, now)
+        if ahead.any():
+            states.tallies["held"] += count_rows(rows[ahead], states.rows)
+        oldest = LADDER.oldest(now)
+        if slots.min() < oldest:
+            kept = slots >= oldest
+            states.tallies["old"] += count_rows(rows[~kept], states.rows)
+            rows, slots, values = rows[kept], slots[kept], values[kept]
+            if not len(rows):
+                return states
+        keys, values = by_rows(slot_keys(rows, slots), values)
+        starts = run_starts(keys)
+        places = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(keys)))
+        with np.errstate(over="ignore", invalid="ignore"):  # a sum beyond all floats is infinite, and shown as no value
+            totals = np.add.reduceat(values, starts)
+            new_bins = tally(places, codes_of(values))
+            new = Spreads(keys[starts], totals, np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts), *new_bins)
+            states.journal.add(new)
+        return states
+
+    def _forget(self, states: PercentileStates, now: float) -> None:
+        """Leave out slots that no window covers any more; hold those to now that a wrong clock put far ahead."""
+        journal = states.journal
+        starts = starts_in(journal.keys)
+        if not len(starts):
+            return
+        oldest = LADDER.oldest(now)
+        if starts.min() < oldest:
+            states.journal = journal = journal.picked(starts >= oldest)
+            starts = starts_in(journal.keys)
+        if len(starts) and starts.max() > now + MAX_AHEAD_SECONDS:
+            width = int(LADDER.widths[0])
+            held = np.where(starts > now + MAX_AHEAD_SECONDS, int(now) // width * width, starts)
+            states.journal = journal.renamed(slot_keys(rows_in(journal.keys), held))
+
+    def spilling(self, states: PercentileStates) -> Ints:
+        return np.flatnonzero(count_rows(rows_in(states.journal.keys), states.rows) > JOURNAL_SLOTS)
+
+    def spill(self, states: PercentileStates, rows: Ints, parts: Sequence[Sequence[bytes]]) -> list[list[bytes]]:
+        now = states.now
+        journal = states.journal
+        starts, of = starts_in(journal.keys), rows_in(journal.keys)
+        chosen = np.zeros(states.rows, dtype=np.bool_)
+        chosen[rows] = True
+        places = np.zeros(states.rows, dtype=np.int64)
+        places[rows] = np.arange(len(rows))
+        leaving = chosen[of] & LADDER.leaves(starts, now)
+        moved = journal.picked(leaving)
+        archive_rows, archive_starts, archive_levels, archive = _load_archives([part[0] for part in parts])
+        both = join_spreads(archive, moved)
+        all_rows = np.concatenate((archive_rows, places[of[leaving]]))
+        all_starts = np.concatenate((archive_starts, starts[leaving]))
+        all_levels = np.concatenate((archive_levels, np.ones(len(moved.keys), dtype=np.int64)))
+        kept = all_starts >= LADDER.oldest(now)
+        if not kept.all():
+            both, all_rows, all_starts, all_levels = both.picked(kept), all_rows[kept], all_starts[kept], all_levels[kept]
+        all_starts, all_levels = LADDER.widen(all_starts, all_levels, now)
+        archives = _dump_archives(len(parts), both.renamed(slot_keys(all_rows * _LEVELS + all_levels - 1, all_starts)))
+        states.journal = journal.picked(~leaving)
+        return [[content] for content in archives]
+
+    def dump_array(self, states: PercentileStates) -> list[bytes]:
+        journal = states.journal
+        written = Written(journal, rows_in(journal.keys), starts_in(journal.keys) // LADDER.widths[0], states.rows)
+        edges = bounds_of(written.lengths + _HEAD)
+        content = bytearray(int(edges[-1]))
+        buffer = Buffer(content)
+        tallies = np.zeros(states.rows, dtype=_TALLIES)
+        tallies["mark"] = _MARK
+        for name, column in states.tallies.items():
+            tallies[name] = np.minimum(column, MAX_TALLY)
+        buffer.put_headers(edges[:-1], tallies)
+        buffer.put_headers(edges[:-1] + _TALLIES.itemsize, written.headers)
+        written.write(buffer, edges[:-1] + _HEAD)
+        return cut_rows(content, edges)
+
+    def project_array(self, states: PercentileStates, parts: Sequence[Sequence[bytes]], now: float) -> list[Projection]:
+        archive_rows, archive_starts, archive_levels, archive = _load_archives([part[0] if part else b"" for part in parts])
+        journal = states.journal
+        rows = np.concatenate((rows_in(journal.keys), archive_rows))
+        starts = np.concatenate((starts_in(journal.keys), archive_starts))
+        levels = np.concatenate((np.zeros(len(journal.keys), dtype=np.int64), archive_levels))
+        both = join_spreads(journal, archive)
+        projections: list[Projection] = [{} for _ in range(states.rows)]
+        for name, covers in zip(WINDOWS, LADDER.covered(starts, levels, now), strict=True):
+            for projection, p in zip(projections, _window(both, rows, covers, states.rows), strict=True):
+                projection[name] = p
+        for name, column in states.tallies.items():
+            for projection, count in zip(projections, column.tolist(), strict=True):
+                projection["_" + name] = count
+        return projections
+
+    def aggregate(self, projections: Sequence[Projection]) -> Projection:
+        aggregate: Projection = {name: aggregate_percentiles([projection[name] for projection in projections]) for name in WINDOWS}
+        for name in ("_refused", "_held", "_old"):
+            aggregate[name] = sum(projection.get(name, 0) for projection in projections)
+        return aggregate
+
+
+def _window(spreads: Spreads, rows: Ints, covers: Any, total: int) -> list[dict[str, Any]]:
+    """P of each of `total` rows over the slots that are covered; `rows` are the slots'."""
+    totals = np.bincount(rows[covers], weights=spreads.totals[covers], minlength=total).astype(np.float64)
+    lows, highs = np.full(total, np.inf), np.full(total, -np.inf)
+    np.minimum.at(lows, rows[covers], spreads.lows[covers])
+    np.maximum.at(highs, rows[covers], spreads.highs[covers])
+    slots = rows_of(spreads.bin_keys)
+    bins = covers[slots]
+    keys, counts = gather_bins(rows[slots[bins]], codes_in(spreads.bin_keys[bins]), spreads.bin_counts[bins])
+    return percentiles(codes_in(keys), counts, bins_per_row(keys, total), totals, lows, highs)
+
+
+def _layout(header: Any, starts: Ints) -> SpreadLayout:
+    return SpreadLayout(header["slots"].astype(np.int64), header["bins"].astype(np.int64), header["codes"].astype(np.int64), starts)
+
+
+def _load_archives(archives: Sequence[bytes]) -> tuple[Ints, Ints, Ints, Spreads]:
+    """(rows, starts, levels, spreads) of all slots in archives; b"" is an empty one."""
+    buffer, starts, lengths = join_rows(archives, _NO_ARCHIVE, _BLOCKS)
+    header = buffer.headers(BLOCK, (starts[:, None] + np.arange(_LEVELS) * BLOCK.itemsize).reshape(-1))
+    # the blocks of a row follow each other: as if each began at 0, then shifted behind those before it
+    sizes = _layout(header, np.zeros(len(header), dtype=np.int64)).ends.reshape(-1, _LEVELS)
+    ends = np.cumsum(sizes, axis=1) + _BLOCKS
+    refuse(ends[:, -1] != lengths, "an archive of a length that its header does not explain")
+    layout = _layout(header, (starts[:, None] + ends - sizes).reshape(-1))
+    levels = np.tile(np.arange(1, _LEVELS + 1), len(archives))
+    dumps = np.repeat(np.arange(len(archives)), _LEVELS)
+    blocks, slot_starts, spreads = read_blocks(buffer, header, layout, LADDER.widths[levels], dumps)
+    return dumps[blocks], slot_starts, levels[blocks], spreads
+
+
+def _dump_archives(archives: int, spreads: Spreads) -> list[bytes]:
+    """Archives of slots whose keys are by block: row times _LEVELS plus level − 1."""
+    blocks = rows_in(spreads.keys)
+    written = Written(spreads, blocks, starts_in(spreads.keys) // LADDER.widths[blocks % _LEVELS + 1], archives * _LEVELS)
+    sizes = written.lengths.reshape(-1, _LEVELS)
+    edges = bounds_of(sizes.sum(axis=1) + _BLOCKS)
+    at = edges[:-1, None]
+    content = bytearray(int(edges[-1]))
+    buffer = Buffer(content)
+    buffer.put_headers((at + np.arange(_LEVELS) * BLOCK.itemsize).reshape(-1), written.headers)
+    written.write(buffer, (at + _BLOCKS + np.cumsum(sizes, axis=1) - sizes).reshape(-1))
+    return cut_rows(content, edges)

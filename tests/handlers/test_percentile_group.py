@@ -1,0 +1,104 @@
+"""PercentileGroup: windows against a model that keeps every event, and sizes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba.handlers import Events
+from taba.handlers.percentile_group import JOURNAL_SLOTS, LADDER, PercentileGroup
+from taba.handlers.ragged import MalformedRow
+from taba.handlers.sketch import ACCURACY, PERMILLES
+from taba.handlers.windows import WINDOWS
+
+NOW = 1_763_850_120.0
+handler = PercentileGroup()
+
+
+def fold(state: list[bytes], events: list[tuple[float, float]], now: float) -> list[bytes]:
+    return handler.fold(state, Events([time for time, _ in events], [value for _, value in events]), now)
+
+
+class PercentileGroupTests(SynchronousTestCase):
+    def assert_models(self, projection: dict[str, Any], events: list[tuple[float, float]], now: float) -> None:
+        for (name, span), width in zip(WINDOWS.items(), LADDER.widths.tolist(), strict=True):
+            inside = sorted(value for time, value in events if math.floor(time / width) * width + width > now - span)
+            p = projection[name]
+            self.assertEqual((p["count"], p["total"]), (len(inside), sum(inside)))
+            self.assertEqual((p["min"], p["max"]), (inside[0], inside[-1]) if inside else (None, None))
+            for key, permille in PERMILLES.items():
+                if inside:
+                    exact = inside[(len(inside) - 1) * permille // 1000]
+                    self.assertLessEqual(abs(p[key] - exact), ACCURACY * abs(exact))
+                else:
+                    self.assertIsNone(p[key])
+
+    @given(
+        st.lists(
+            st.tuples(
+                st.one_of(st.integers(0, 60), st.integers(0, 900), st.integers(0, 40_000)),  # seconds until this fold
+                st.lists(
+                    st.tuples(
+                        st.one_of(st.floats(-3, 30), st.floats(-30, 4000), st.floats(0, 100_000)), st.integers(-500, 5000).map(float)
+                    ),
+                    max_size=30,
+                ),
+            ),
+            max_size=12,
+        ),
+        st.one_of(st.integers(0, 100), st.integers(0, 100_000)),
+    )
+    @settings(max_examples=150, deadline=None)
+    def test_windows_are_those_of_a_model_that_keeps_every_event(
+        self, folds: list[tuple[int, list[tuple[float, float]]]], later: int
+    ) -> None:
+        now, state, kept = NOW, handler.new_state(), []
+        for wait, events in folds:
+            now += wait
+            events = [(now - age, value) for age, value in events]
+            state = fold(state, events, now)
+            kept += [(min(time, now), value) for time, value in events]
+            self.assert_models(handler.project(state, now), kept, now)
+        self.assert_models(handler.project(state, now + later), kept, now + later)
+
+    def test_a_full_day_takes_at_most_6_kib(self) -> None:
+        for events in (40, 4000):  # a cycle: every bin in every slot, its count in one byte or in two
+            rng, further, now = np.random.default_rng(3), [b""], NOW
+            states = handler.load_array([b""])
+            for step in range(0, 92_000, 15):
+                now = NOW + step
+                values = np.exp(np.concatenate((np.arange(20), rng.integers(0, 20, events - 20))) * 0.1)
+                states = handler.fold_array(states, np.zeros(events, dtype=np.int64), np.full(events, now - 1.0), values, now)
+                if len(handler.spilling(states)):
+                    [further] = handler.spill(states, np.array([0]), [further])
+            state = handler.dump_array(states) + further
+            self.assertLessEqual(sum(len(part) + 6 for part in state), 6144, events)
+
+    def test_at_the_bound_the_journal_keeps_its_slots_and_one_past_it_spills(self) -> None:
+        state = fold(handler.new_state(), [(NOW - 150 * slot, 1.0) for slot in range(JOURNAL_SLOTS)], NOW)
+        self.assertEqual(state[1], b"")
+        state = fold(state, [(NOW - 150 * JOURNAL_SLOTS, 1.0)], NOW)
+        self.assertNotEqual(state[1], b"")
+        self.assertEqual(handler.project(state, NOW)["1h"]["count"], JOURNAL_SLOTS + 1)
+
+    def test_events_from_the_future_before_the_windows_and_without_a_number_are_counted(self) -> None:
+        state = fold(handler.new_state(), [(NOW + 50, 1.0), (NOW - 100_000, 2.0), (NOW, math.nan), (math.nan, 3.0)], NOW)
+        projection = handler.project(state, NOW)
+        self.assertEqual([projection[name] for name in ("_refused", "_held", "_old")], [1, 2, 1])
+        self.assertEqual(projection["1m"]["count"], 2)
+
+    def test_one_value_is_shown_exactly(self) -> None:
+        projection = handler.project(fold(handler.new_state(), [(NOW, 12.34)], NOW), NOW)
+        self.assertEqual({projection["1m"][name] for name in ("min", "max", "p25", "p50", "p99.9")}, {12.34})
+
+    def test_a_state_that_is_none_is_refused_by_row(self) -> None:
+        [good, _] = fold(handler.new_state(), [(NOW, 1.5), (NOW, 2.0), (NOW - 40, 7.0)], NOW)
+        for bad in (good[:-8], good + bytes(8), b"x", bytes(32), b"\xff" * 32, good[:20] + b"\x09" + good[21:]):
+            with self.assertRaises(MalformedRow) as caught:
+                handler.load_array([good, b"", bad, good])
+            self.assertEqual(caught.exception.row, 2, bad)
