@@ -13,11 +13,14 @@ from itertools import groupby
 from typing import Any
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+LONG_KEY = 6  # characters; what is longer is no name of a field but somebody's value
+MEASURED = 10_000  # columns: more than any terminal has, so that a table tells how wide it would like to be
 MAX_ROWS = 20  # of one list inside a Projection; --json has them all
 
 
@@ -27,13 +30,13 @@ def plain(text: object) -> str:
 
 
 def number(value: Any) -> str:
-    """A value in few characters: six significant digits of a fraction, whole numbers whole, nothing as a dash."""
+    """A value in few characters: five significant digits of a fraction, whole numbers whole, nothing as a dash."""
     if value is None:
         return "–"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return plain(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
     if isinstance(value, float) and math.isfinite(value) and (not value.is_integer() or abs(value) >= 1e15):
-        return f"{value:.6g}"
+        return f"{value:.5g}"
     return f"{value:,.0f}"
 
 
@@ -52,12 +55,32 @@ def shape(content: Any) -> RenderableType:
     if not content:
         return Text("empty", style="dim")
     parts: list[RenderableType] = []
-    for keys, items in groupby(content.items(), key=lambda item: _row_keys(item[1])):
-        if keys is None:
-            parts.append(_plain_values(dict(items)))
-        else:
-            parts.append(_rows(keys, list(items)))
+    for keys, group in groupby(content.items(), key=lambda item: _row_keys(item[1])):
+        items = list(group)
+        parts.append(_plain_values(dict(items)) if keys is None else Rows(keys, items))
     return Group(*parts)
+
+
+class Rows:
+    """Dictionaries with the same keys as rows of one table; as its columns where that is too wide, or where one has long keys."""
+
+    def __init__(self, keys: tuple[str, ...], items: list[tuple[str, Mapping[str, Any]]]):
+        self.keys, self.items = keys, items
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wide = table(["", *self.keys], [[name, *values.values()] for name, values in self.items])
+        wide.columns[0].style = "cyan"
+        has_long_keys = len(self.items) == 1 and any(len(key) > LONG_KEY for key in self.keys)
+        if not has_long_keys and Measurement.get(console, options.update(max_width=MEASURED), wide).maximum <= options.max_width:
+            yield wide
+            return
+        tall = table(
+            ["", *(name for name, _ in self.items)], [[key, *(values[key] for _, values in self.items)] for key in self.keys[:MAX_ROWS]]
+        )
+        tall.columns[0].style = "cyan"
+        yield tall
+        if len(self.keys) > MAX_ROWS:
+            yield Text(f"… {len(self.keys) - MAX_ROWS} more", style="dim")
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
@@ -66,7 +89,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
     result = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold dim", show_edge=False)
     for index, column in enumerate(columns):
         numeric = all(row[index] is None or isinstance(row[index], (int, float)) for row in rows) and bool(rows)
-        result.add_column(Text(plain(column)), justify="right" if numeric else "left", overflow="fold")
+        result.add_column(Text(plain(column)), justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
     for row in rows:
         result.add_row(*(Text(number(value)) for value in row))
     return result
@@ -76,12 +99,6 @@ def _row_keys(value: Any) -> tuple[str, ...] | None:
     if isinstance(value, Mapping) and value and not any(isinstance(item, Mapping) for item in value.values()):
         return tuple(value)
     return None
-
-
-def _rows(keys: tuple[str, ...], items: list[tuple[str, Any]]) -> Table:
-    result = table(["", *keys], [[name, *values.values()] for name, values in items])
-    result.columns[0].style = "cyan"
-    return result
 
 
 def _plain_values(values: dict[str, Any]) -> RenderableType:

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from rich.console import Console
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba.cli import show
+
+PERCENTILES = {key: 0.123456789 for key in ("count", "total", "min", "max", "p25", "p50", "p75", "p90", "p95", "p99", "p99.9")}
+
+
+def drawn(content: Any, width: int = 100) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width, highlight=False).print(content)
+    return out.getvalue()
+
+
+class Shapes(SynchronousTestCase):
+    def test_windows_are_rows(self) -> None:
+        text = drawn(show.tab("bids", {"1m": {"count": 1, "total": 1234567.0}, "1d": {"count": 2, "total": None}}))
+        self.assertRegex(text, r"(?m)^bids$")
+        self.assertRegex(text, r"count +total")
+        self.assertRegex(text, r"1m +1 +1,234,567")
+        self.assertRegex(text, r"1d +2 +–")
+
+    def test_what_is_too_wide_for_the_terminal_stands_upright(self) -> None:
+        windows = {window: PERCENTILES for window in ("1m", "10m", "1h", "1d")}
+        self.assertRegex(drawn(show.shape(windows), 160), r"p25 +p50 +p75")
+        narrow = drawn(show.shape(windows), 70)
+        self.assertRegex(narrow, r"1m +10m +1h +1d")
+        self.assertRegex(narrow, r"p99\.9 +0\.12346 +0\.12346 +0\.12346 +0\.12346")
+
+    def test_any_shape_can_be_shown(self) -> None:
+        for content in (
+            {},
+            None,
+            5,
+            "text",
+            [1],
+            {"values": [[1, "a"], [2, "b"]]},
+            {"a": {}},
+            {"a": {"b": {"c": 1}}},
+            {"top": [["x", 3, 0]] * 50},
+        ):
+            self.assertTrue(drawn(show.shape(content)))
+
+    def test_a_value_cannot_move_the_cursor(self) -> None:
+        text = drawn(show.tab('a{b="\x1b[2J"}', {"value": "\x1b]0;title\x07\u202e", "\x9b31m": 1}))
+        for character in "\x1b\x07\x9b\u202e":
+            self.assertNotIn(character, text)
+        self.assertIn("\\x1b[2J", text)
+
+    def test_markup_is_text(self) -> None:
+        self.assertIn("[red]x[/red]", drawn(show.shape({"value": "[red]x[/red]", "[b]": {"[i]": "[/i]"}})))
