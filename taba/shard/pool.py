@@ -143,6 +143,11 @@ class Pool:
     def connections(self) -> int:
         return len(self._open)
 
+    @property
+    def places(self) -> int:
+        """Connections that are up or tried for."""
+        return len(self._services)
+
     def start(self) -> None:
         """Begin with one place; more are opened as callers would wait."""
         if not self._services:
@@ -223,6 +228,15 @@ class Pool:
         self._open.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
+        if not self._open and len(self._services) > 1 and not self._is_closed:
+            self._reactor.callLater(0, self._keep_one_place)
+
+    def _keep_one_place(self) -> None:
+        # a server that is away gets one knock at a time, and one line in the log for it
+        if not self._open and not self._is_closed:
+            extra, self._services = self._services[1:], self._services[:1]
+            for service in extra:
+                service.stopService()
 
     # --- handing out ---
 

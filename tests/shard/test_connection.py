@@ -240,6 +240,21 @@ class ValkeyTests(TestCase):
         self.valkey.start()
         self.assertEqual(await pool.execute([(b"GET", b"a")], checkout_seconds=5), [b"1"])
 
+    async def test_a_server_that_is_away_gets_one_knock_at_a_time_and_all_places_again_when_it_is_back(self) -> None:
+        pool = self.pool(size=3)
+
+        async def busy() -> None:
+            await gatherResults([ensureDeferred(pool.execute([(b"BLPOP", b"none", b"0.05")], checkout_seconds=5)) for _ in range(6)])
+
+        await busy()
+        self.assertEqual(pool.connections, 3)
+        self.valkey.kill()
+        await deferLater(reactor, 0.1)
+        self.assertEqual((pool.connections, pool.places), (0, 1))
+        self.valkey.start()
+        await busy()
+        self.assertEqual((pool.connections, pool.places), (3, 3))
+
     async def test_a_pool_that_is_closed_answers_so(self) -> None:
         pool = self.pool(size=1)
         async with pool.connection():
