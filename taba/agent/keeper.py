@@ -10,6 +10,7 @@ The keeper knows no socket and no reactor. `now` is monotonic seconds, `unix_now
 from __future__ import annotations
 
 import heapq
+import sqlite3
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
@@ -64,6 +65,7 @@ class Keeper:
         self.dropped: Counter[str] = Counter()
         self.given_up = 0  # acknowledged batches that were forgotten before their time
         self.moves = 0  # to the spool
+        self.spool_problem: str | None = None
         self.refusals: deque[Refusal] = deque(maxlen=REFUSALS_SHOWN)
         self.covered: tuple[Covered, ...] = ()
         self.retired: set[bytes] = set()
@@ -247,16 +249,19 @@ class Keeper:
     def gave_up(self, lane: Lane, entry: Entry, reason: str, detail: str) -> None:
         self.refusals.append(Refusal(lane.bucket, entry.events, reason, detail[:200], self.unix_now))
         content = self.read(lane, entry)
-        if content is not None and reason == "refused":
-            self.spool.keep_aside(lane.stream, lane.bucket, entry.number, detail[:200], self.unix_now, content)
-        if entry.group is None:
-            self.spool.drop(lane.stream, lane.bucket, entry.number, entry.events, reason)
-            return
-        entry.group.unacknowledged -= 1
-        entry.group.unforgotten -= 1
-        self.dropped[reason] += entry.events
-        self._settled[lane.stream, lane.bucket, entry.number] = entry.group
-        self._is_dirty = True
+        if entry.group is not None:
+            entry.group.unacknowledged -= 1
+            entry.group.unforgotten -= 1
+            self.dropped[reason] += entry.events
+            self._settled[lane.stream, lane.bucket, entry.number] = entry.group
+            self._is_dirty = True
+        try:
+            if content is not None and reason == "refused":
+                self.spool.keep_aside(lane.stream, lane.bucket, entry.number, detail[:200], self.unix_now, content)
+            if entry.group is None:
+                self.spool.drop(lane.stream, lane.bucket, entry.number, entry.events, reason)
+        except sqlite3.Error as error:  # the row stays: it is dropped, and counted, after the next start
+            self.spool_problem = f"{error}"
 
     def lost(self, lane: Lane, batches: int, events: int) -> None:
         detail = f"{batches} batches that the store lost and that were not kept"
@@ -345,7 +350,12 @@ class Keeper:
     # --- the spool's lanes ---
 
     def _load(self, lane: Lane) -> None:
-        rows: list[Row] = self.spool.rows(lane.stream, lane.bucket, lane.loaded, SPOOL_ROWS)
+        try:
+            rows: list[Row] = self.spool.rows(lane.stream, lane.bucket, lane.loaded, SPOOL_ROWS)
+        except sqlite3.Error as error:  # nothing of this lane can be had before the next start
+            self.spool_problem = f"{error}"
+            lane.more = False
+            return
         lane.load([Entry(row.number, row.length, row.events, row.created) for row in rows], len(rows) == SPOOL_ROWS)
 
     def _activate(self) -> None:
@@ -354,7 +364,11 @@ class Keeper:
         turns = MAX_SPOOL_LANES
         while len(self.backlog) < MAX_SPOOL_LANES and self.spool.batches and turns:
             turns -= 1
-            key = self.spool.next_lane(self._cursor)
+            try:
+                key = self.spool.next_lane(self._cursor)
+            except sqlite3.Error as error:
+                self.spool_problem = f"{error}"
+                break
             self._cursor = key
             if key is None:
                 break
@@ -363,9 +377,15 @@ class Keeper:
                 self.queue(lane)
 
     def _forget_spooled(self) -> None:
-        if self._to_forget:
-            forgotten, self._to_forget = self._to_forget, {}
-            self.spool.forget((stream, bucket, number) for (stream, bucket), number in forgotten.items())
+        if not self._to_forget:
+            return
+        try:
+            self.spool.forget([(stream, bucket, number) for (stream, bucket), number in self._to_forget.items()])
+        except sqlite3.Error as error:  # tried again
+            self.spool_problem = f"{error}"
+        else:
+            self._to_forget.clear()
+            self.spool_problem = None
 
     # --- lanes ---
 

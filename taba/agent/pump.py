@@ -28,6 +28,8 @@ class RingPump:
         self._dead: set[str] = set()
         self._next_scan = self._next_drain = 0.0
         self._events = MAX_DRAIN_EVENTS
+        # ranges of rings that are not open: an earlier Agent's, or of rings that turned out to be none. Should they be read again …
+        self._orphans: list[Covered] = list(keeper.covered)
         self.drains = 0
 
     @property
@@ -65,7 +67,7 @@ class RingPump:
         while True:
             drained = drain.run(pairs, self._events)
             for ring, reason in drained.broken:
-                self.rings.isolate(ring, reason)
+                self._isolate(ring, reason)
             pairs = [(ring, dead) for ring, dead in pairs if ring.name in self.rings.open]
             if not drained.readings:
                 break
@@ -85,7 +87,7 @@ class RingPump:
                 keeper.publish(batches, self._covered(drained.readings), drained.found, dropped)
             except OutboxFull:
                 worst = max(self.rings.open.values(), key=lambda ring: len(ring.covered))
-                self.rings.isolate(worst, f"{len(worst.covered)} holes: the outbox's table cannot name them all")
+                self._isolate(worst, f"{len(worst.covered)} holes: the outbox's table cannot name them all")
                 return True
             for ring, reading in drained.readings:  # the tails move only now: until here a kill loses nothing
                 self._settle(ring, reading)
@@ -105,11 +107,15 @@ class RingPump:
             try:
                 drops.update(ring.drops())
             except (MalformedRing, OSError) as error:
-                self.rings.isolate(ring, str(error))
+                self._isolate(ring, str(error))
         return drops
 
     def _scan(self, unix_now: float) -> None:
-        self.rings.scan(self.keeper.covered, unix_now)
+        self.rings.scan(self._orphans, unix_now)
+        if self._orphans:
+            known = {ring.key for ring in self.rings.open.values()}
+            # while a ring cannot be opened, any range may be its own
+            self._orphans = [found for found in self._orphans if found.ring not in known] if self.rings.problems else []
         for name, ring in list(self.rings.open.items()):
             if ring.key in self.keeper.retired:  # a kill came between its last publish and its removal
                 self._remove(ring)
@@ -122,10 +128,15 @@ class RingPump:
                 if ring.has(ring.where.records // 4):
                     return True
             except OSError as error:
-                self.rings.isolate(ring, str(error))
+                self._isolate(ring, str(error))
         return False
 
+    def _isolate(self, ring: Ring, reason: str) -> None:
+        self._orphans += ring.covered
+        self.rings.isolate(ring, reason)
+
     def _covered(self, readings: list[tuple[Ring, Reading]]) -> Iterator[Covered]:
+        yield from self._orphans
         for ring in self.rings.open.values():
             yield from ring.covered
         for _, reading in readings:
@@ -135,7 +146,7 @@ class RingPump:
         try:
             ring.settle(reading)
         except OSError as error:
-            self.rings.isolate(ring, str(error))
+            self._isolate(ring, str(error))
 
     def _retire(self, pairs: list[tuple[Ring, bool]], drained: Drained) -> None:
         read = {ring.name for ring, _ in drained.readings}
@@ -145,10 +156,10 @@ class RingPump:
             try:
                 drops = ring.drops()
             except (MalformedRing, OSError) as error:
-                self.rings.isolate(ring, str(error))
+                self._isolate(ring, str(error))
                 continue
             self.keeper.retired.add(ring.key)
-            covered = [found for other in self.rings.open.values() if other is not ring for found in other.covered]
+            covered = [*self._orphans, *(found for other in self.rings.open.values() if other is not ring for found in other.covered)]
             try:
                 self.keeper.publish((), covered, 0, drops)
             except OutboxFull:
@@ -160,7 +171,7 @@ class RingPump:
         try:
             ring.retire()
         except OSError as error:
-            self.rings.isolate(ring, str(error))
+            self._isolate(ring, str(error))
         else:
             self.rings.remove(ring)
         self._dead.discard(ring.name)

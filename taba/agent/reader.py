@@ -152,12 +152,6 @@ class Ring:
         self.recorded += len(reading.tabs)
         self._advance()
 
-    def pass_holes(self) -> None:
-        """The process is dead and all is read: nothing will fill the holes any more."""
-        if self.covered:
-            self.covered = [Covered(self.key, self.tail, self.covered[-1].end, max(found.byte_end for found in self.covered))]
-            self._advance()
-
     def drops(self) -> dict[str, int]:
         """The producer's own counts of events that it dropped, by reason."""
         words = os.pread(self.fd, 8 * layouts.MAX_DROP_REASONS, layouts.DROPS_OFFSET)
@@ -183,7 +177,7 @@ class Ring:
             taken = self._look(scratch, position, found.start, limit, taken, runs, dead=True)
             position = found.end
         taken = self._look(scratch, position, self.tail + self.where.records, limit, taken, runs, dead)
-        return runs, taken >= limit
+        return runs, taken >= limit > 0
 
     def _look(self, scratch: Scratch, position: int, stop: int, limit: int, taken: int, runs: list[tuple[int, int]], dead: bool) -> int:
         chunk = FIRST_CHUNK
@@ -198,13 +192,13 @@ class Ring:
                 last = min(end, position + limit - taken)
                 taken += last - position
                 if not self._add_run(runs, position, last):
-                    return limit
+                    return taken - (last - position)
             elif fresh.any():
                 edges = np.flatnonzero(np.diff(np.concatenate(([0], fresh.view(np.int8), [0]))))
                 for low, high in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
                     high = min(high, low + limit - taken)
                     if high <= low or not self._add_run(runs, position + low, position + high):
-                        return limit
+                        return taken
                     taken += high - low
                 if not (dead or fresh[-1]):
                     break
@@ -217,8 +211,11 @@ class Ring:
         if runs and runs[-1][1] == start:
             runs[-1] = (runs[-1][0], end)
             return True
-        if len(runs) + len(self.covered) >= MAX_COVERED and start != self.frontier and start != self.tail:
-            return False  # nothing past this hole is read before others are filled
+        if len(runs) + len(self.covered) >= MAX_COVERED:
+            # one more hole would be one too many; what adjoins makes none
+            edges = {self.tail, *(found.end for found in self.covered)}
+            if start not in edges and all(found.start != end for found in self.covered):
+                return False
         runs.append((start, end))
         return True
 

@@ -189,6 +189,8 @@ class AgentService(service.Service):
         if self._loop_problem:
             found.append(f"the Agent's loop failed: {self._loop_problem}")
         found += [f"Server {server.url}: {server.problem}" for server in self.forwarder.servers.values() if server.problem]
+        if self.keeper.spool_problem:
+            found.append(f"the spool {self.keeper.spool.path}: {self.keeper.spool_problem}")
         if self.pump.buckets is None:
             found.append("no Server has told the number of buckets yet: rings are not drained")
         return found

@@ -1,0 +1,214 @@
+"""A lane against a store that loses answers, refuses, says later, and goes back in time."""
+
+from __future__ import annotations
+
+from random import Random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba.agent.lanes import FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS, MAX_LATER_SECONDS, RETAIN_SECONDS, Backoff, Entry, Group, Lane
+from taba.bounds import BATCH_DAYS, DAY
+
+
+class Recorder:
+    """A Ledger that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.state: dict[int, str] = {}
+        self.reasons: dict[int, str] = {}
+        self.lost_batches = self.lost_events = 0
+
+    def acknowledged(self, lane: Lane, entry: Entry) -> None:
+        assert self.state.get(entry.number, "pending") == "pending"
+        self.state[entry.number] = "acknowledged"
+
+    def brought_back(self, lane: Lane, entry: Entry) -> None:
+        assert self.state[entry.number] == "acknowledged"
+        self.state[entry.number] = "pending"
+
+    def forgotten(self, lane: Lane, entry: Entry) -> None:
+        assert self.state[entry.number] == "acknowledged"
+        self.state[entry.number] = "forgotten"
+
+    def gave_up(self, lane: Lane, entry: Entry, reason: str, detail: str) -> None:
+        assert self.state.get(entry.number, "pending") == "pending"
+        self.state[entry.number] = "gave up"
+        self.reasons[entry.number] = reason
+
+    def lost(self, lane: Lane, batches: int, events: int) -> None:
+        self.lost_batches += batches
+        self.lost_events += events
+
+
+def make_lane(last: int | None = 0) -> tuple[Lane, Recorder]:
+    recorder = Recorder()
+    return Lane(b"s" * 16, 1, recorder, last), recorder
+
+
+def entry(number: int, created: float = 0.0) -> Entry:
+    return Entry(number, 100, number, created, 0, Group(0, 100, 1))
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.just(("add", 0)),
+        st.tuples(st.sampled_from(["send", "lose answer", "lose request", "later", "refuse"]), st.just(0)),
+        st.tuples(st.just("back"), st.integers(0, 5)),
+        st.tuples(st.just("wait"), st.integers(1, 80)),
+    ),
+    max_size=60,
+)
+
+
+class LaneTests(SynchronousTestCase):
+    @given(STEPS)
+    @settings(max_examples=300, deadline=None)
+    def test_each_batch_ends_folded_once_in_order_or_counted_whatever_the_store_does(self, steps: list[tuple[str, int]]) -> None:
+        lane, recorder = make_lane()
+        backoff = Backoff(Random(1))
+        now, number = 0.0, 0
+        store: list[int] = []  # numbers folded, in order
+
+        def exchange(fate: str) -> bool:
+            send = lane.next(now, 0.0)
+            if send is None:
+                return False
+            mark = store[-1] if store else 0
+            if fate == "later":
+                lane.later(0.5, now)
+            elif fate == "refuse":
+                lane.refused("no", now)
+            elif fate == "lose request":
+                lane.failed(now, backoff)
+            else:
+                if send.number > mark and send.follows == mark and send.entry is not None:
+                    store.append(send.number)
+                if fate == "lose answer":
+                    lane.failed(now, backoff)
+                elif send.number <= (store[-1] if store else 0):
+                    lane.applied(store[-1], now)
+                else:
+                    lane.gap(mark, now, backoff)
+            return True
+
+        for step, argument in steps:
+            if step == "add":
+                number += 1
+                lane.add(entry(number))
+            elif step == "back":
+                del store[len(store) - min(argument, len(store)) :]
+            elif step == "wait":
+                now += argument
+                lane.probe_due(now)
+            else:
+                exchange(step)
+        for _ in range(10 * number + 20):
+            now += 20.0
+            lane.probe_due(now)
+            exchange("send")
+        self.assertEqual(store, sorted(set(store)))
+        self.assertFalse(lane.pending)
+        refused = {given for given, reason in recorder.reasons.items() if reason == "refused"}
+        missing = set(range(1, number + 1)) - set(store) - refused
+        # what is neither in the store nor refused was forgotten after its time, and the store lost it then
+        self.assertTrue(all(recorder.state[lost] in ("forgotten", "acknowledged") for lost in missing), recorder.state)
+        for lost in missing:
+            self.assertNotEqual(recorder.state[lost], "pending")
+
+    def test_an_acknowledged_batch_is_forgotten_when_the_mark_covers_it_at_that_age_and_not_before(self) -> None:
+        lane, recorder = make_lane()
+        for number, time in ((1, 0.0), (2, RETAIN_SECONDS - 0.1), (3, RETAIN_SECONDS + 0.1)):
+            lane.add(entry(number))
+            self.assertIsNotNone(lane.next(time, 0.0))
+            lane.applied(number, time)
+            self.assertEqual(recorder.state[1], "acknowledged" if number < 3 else "forgotten")
+        self.assertEqual(recorder.state[2], "acknowledged")
+
+    def test_an_idle_lane_probes_and_forgets(self) -> None:
+        lane, recorder = make_lane()
+        lane.add(entry(1))
+        lane.next(0.0, 0.0)
+        lane.applied(1, 0.0)
+        due = lane.probe_due(1.0)
+        self.assertIsNone(lane.next(1.0, 0.0))
+        assert due is not None
+        lane.probe_due(due)
+        probe = lane.next(due, 0.0)
+        self.assertEqual((probe.entry, probe.number), (None, 1))  # type: ignore[union-attr]
+        lane.applied(1, due)
+        self.assertEqual(recorder.state, {1: "forgotten"})
+        self.assertTrue(lane.is_idle)
+
+    def test_a_probe_of_a_store_that_went_back_brings_the_batches_back(self) -> None:
+        lane, recorder = make_lane()
+        for number in (1, 2, 3):
+            lane.add(entry(number))
+            lane.next(0.0, 0.0)
+            lane.applied(number, 0.0)
+        lane.probe_due(100.0)
+        lane.next(100.0, 0.0)
+        lane.gap(1, 100.0, Backoff(Random(1)))
+        send = lane.next(100.0, 0.0)
+        self.assertEqual((send.number, send.follows), (2, 1))  # type: ignore[union-attr]
+        self.assertEqual(recorder.state, {1: "forgotten", 2: "pending", 3: "pending"})
+
+    def test_what_is_gone_is_skipped_and_its_loss_counted_when_the_next_is_applied(self) -> None:
+        lane, recorder = make_lane()
+        for number in (1, 2, 3):
+            lane.add(entry(number))
+            lane.next(0.0, 0.0)
+            lane.applied(number, 0.0)
+        lane.give_up_retained()
+        lane.add(entry(4))
+        self.assertEqual(lane.next(1.0, 0.0).follows, 3)  # type: ignore[union-attr]
+        lane.gap(1, 1.0, Backoff(Random(1)))
+        self.assertEqual(lane.next(1.0, 0.0).follows, 1)  # type: ignore[union-attr]
+        self.assertEqual(recorder.lost_batches, 0)
+        lane.applied(4, 1.0)
+        self.assertEqual((recorder.lost_batches, recorder.lost_events), (2, 2 + 3))
+
+    def test_a_refused_batch_is_skipped_at_once_and_is_no_loss_besides(self) -> None:
+        lane, recorder = make_lane()
+        lane.add(entry(1))
+        lane.add(entry(2))
+        lane.next(0.0, 0.0)
+        lane.refused("no", 0.0)
+        self.assertEqual(lane.next(0.0, 0.0).follows, 0)  # type: ignore[union-attr]
+        lane.applied(2, 0.0)
+        self.assertEqual((recorder.reasons, recorder.lost_batches), ({1: "refused"}, 0))
+
+    def test_a_batch_is_sent_at_seven_days_and_not_after(self) -> None:
+        lane, recorder = make_lane()
+        lane.add(entry(1, created=0.0))
+        self.assertIsNotNone(lane.next(0.0, BATCH_DAYS * DAY))
+        lane.unsent()
+        self.assertIsNone(lane.next(0.0, BATCH_DAYS * DAY + 1))
+        self.assertEqual(recorder.reasons, {1: "too_old"})
+
+    def test_the_same_gap_again_is_not_answered_at_once(self) -> None:
+        lane, _ = make_lane()
+        lane.add(entry(1))
+        lane.next(0.0, 0.0)
+        lane.gap(0, 0.0, Backoff(Random(1)))
+        self.assertIsNone(lane.next(0.0, 0.0))
+        self.assertIsNotNone(lane.next(MAX_BACKOFF_SECONDS, 0.0))
+
+    def test_later_is_bounded_and_one_batch_is_under_way_at_a_time(self) -> None:
+        lane, _ = make_lane()
+        lane.add(entry(1))
+        lane.add(entry(2))
+        lane.next(0.0, 0.0)
+        self.assertIsNone(lane.next(0.0, 0.0))
+        lane.later(1e9, 0.0)
+        self.assertIsNone(lane.next(MAX_LATER_SECONDS - 0.1, 0.0))
+        self.assertEqual(lane.next(MAX_LATER_SECONDS, 0.0).number, 1)  # type: ignore[union-attr]
+        lane.later(float("nan"), MAX_LATER_SECONDS)
+        self.assertIsNotNone(lane.next(2 * MAX_LATER_SECONDS, 0.0))
+
+    @given(st.integers(1, 1000))
+    def test_backoff_doubles_with_jitter_up_to_its_cap(self, failures: int) -> None:
+        delay = Backoff(Random(failures)).delay(failures)
+        whole = min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(failures - 1, 16))
+        self.assertTrue(whole / 2 <= delay <= whole)

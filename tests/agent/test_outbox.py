@@ -1,0 +1,198 @@
+"""The outbox: what a kill between any two steps leaves, and what hostile bytes do."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba.agent.outbox import (
+    MIN_OUTBOX_BYTES,
+    PAGE,
+    AgentRunning,
+    Covered,
+    Fresh,
+    Outbox,
+    OutboxCorrupt,
+    OutboxFull,
+    Table,
+    group_bytes,
+    open_outbox,
+)
+
+SIZE = 512 * 1024
+
+
+class Killed(Exception):
+    """The process died before this step."""
+
+
+class Memory:
+    """Memory that dies before its `steps`-th write; a write of many bytes may be torn."""
+
+    def __init__(self, size: int = SIZE):
+        self.size = size
+        self.content = bytearray(size)
+        self.steps: int | None = None
+        self.torn = 0
+
+    def _step(self) -> bool:
+        if self.steps is None:
+            return False
+        self.steps -= 1
+        return self.steps < 0
+
+    def read(self, offset: int, length: int) -> bytes:
+        assert offset + length <= self.size
+        return bytes(self.content[offset : offset + length])
+
+    def write(self, offset: int, content: bytes) -> None:
+        assert offset + len(content) <= self.size
+        if self._step():
+            torn = content[: len(content) * self.torn // 100]
+            self.content[offset : offset + len(torn)] = torn
+            raise Killed
+        self.content[offset : offset + len(content)] = content
+
+    def load(self, offset: int) -> int:
+        return int.from_bytes(self.content[offset : offset + 8], "little")
+
+    def store(self, offset: int, word: int) -> None:
+        if self._step():
+            raise Killed
+        self.content[offset : offset + 8] = word.to_bytes(8, "little")
+
+
+def fresh(number: int, content: bytes) -> Fresh:
+    return Fresh(b"s" * 16, number % 7, number, 1.0, len(content), content)
+
+
+def formatted(size: int = SIZE) -> tuple[Memory, Outbox]:
+    memory = Memory(size)
+    Outbox.format(memory)
+    return memory, Outbox(memory)
+
+
+def kept(outbox: Outbox) -> list[tuple[int, bytes]]:
+    return [(batch.number, outbox.read(batch.position, batch.length)) for group in outbox.groups() for batch in group.batches]
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("append"), st.lists(st.integers(0, 60_000), max_size=4), st.integers(0, 3)),
+        st.tuples(st.just("release"), st.integers(0, 3), st.just(0)),
+        st.tuples(st.just("kill"), st.integers(0, 6), st.integers(0, 100)),
+    ),
+    max_size=30,
+)
+
+
+class FormatTests(SynchronousTestCase):
+    @given(STEPS)
+    @settings(max_examples=200, deadline=None)
+    def test_whatever_kills_between_two_steps_a_publish_counts_whole_or_not_at_all(self, steps: list[tuple[str, object, int]]) -> None:
+        memory, outbox = formatted()
+        model: list[tuple[int, list[tuple[int, bytes]]]] = []  # (end, batches) of each group
+        table, number = Table(), 0
+        for step, first, second in steps:
+            if step == "kill":
+                memory.steps, memory.torn = int(first), second  # type: ignore[call-overload]
+                continue
+            if step == "append":
+                batches = [fresh(number + place, os.urandom(4) * (length // 4)) for place, length in enumerate(first)]  # type: ignore[arg-type]
+                number += len(batches)
+                after = Table((Covered(b"r" * 16, 0, number, 0),) * second, (), (), number)
+                try:
+                    group = outbox.append(after, batches)
+                except OutboxFull:
+                    self.assertGreater(group_bytes(batches), outbox.free)
+                except Killed:
+                    memory.steps = None
+                    before = outbox.head
+                    outbox = Outbox(memory)
+                    if outbox.table == after and (outbox.head > before or not batches):
+                        table = after
+                        if batches:
+                            model.append((outbox.head, [(batch.number, batch.content) for batch in batches]))
+                else:
+                    table = after
+                    if batches:
+                        model.append((group.end, [(batch.number, batch.content) for batch in batches]))
+            elif model:
+                end = model[min(int(first), len(model) - 1)][0]  # type: ignore[call-overload]
+                try:
+                    outbox.release(end)
+                    model = [group for group in model if group[0] > end]
+                except Killed:
+                    memory.steps = None
+                    outbox = Outbox(memory)
+            self.assertEqual(kept(outbox), [batch for _, batches in model for batch in batches])
+            self.assertEqual(outbox.table, table)
+        memory.steps = None
+        reopened = Outbox(memory)
+        self.assertEqual((kept(reopened), reopened.table), (kept(outbox), table))
+
+    @given(st.lists(st.tuples(st.integers(0, SIZE - 1), st.binary(min_size=1, max_size=9)), min_size=1, max_size=20), st.booleans())
+    @settings(max_examples=300, deadline=None)
+    def test_hostile_bytes_are_corrupt_or_read_and_nothing_else(self, patches: list[tuple[int, bytes]], in_header: bool) -> None:
+        memory, outbox = formatted()
+        outbox.append(Table((), (b"x" * 16,), (), 5), [fresh(1, b"one"), fresh(2, b"two")])
+        for offset, content in patches:
+            offset = offset % (PAGE + 200) if in_header else offset
+            memory.content[offset : offset + len(content)] = content
+        del memory.content[SIZE:]
+        try:
+            kept(Outbox(memory))
+        except OutboxCorrupt:
+            pass
+
+    def test_a_group_that_fits_exactly_is_taken_and_one_byte_more_is_not(self) -> None:
+        _, outbox = formatted()
+        overhead = group_bytes([fresh(1, b"")])
+        with self.assertRaises(OutboxFull):
+            outbox.append(Table(), [fresh(1, bytes(outbox.capacity - overhead + 8))])
+        outbox.append(Table(), [fresh(1, bytes(outbox.capacity - overhead))])
+        self.assertLess(outbox.free, 8)
+
+    def test_a_table_that_does_not_fit_changes_nothing(self) -> None:
+        _, outbox = formatted()
+        with self.assertRaises(OutboxFull):
+            outbox.append(Table((), (b"x" * 16,) * 10_000), [fresh(1, b"one")])
+        self.assertEqual((outbox.head, kept(outbox), outbox.table), (0, [], Table()))
+
+
+class SegmentTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.directory = tempfile.mkdtemp(dir="/dev/shm")
+        self.addCleanup(lambda: [os.unlink(os.path.join(self.directory, name)) for name in os.listdir(self.directory)] and None)
+
+    def test_what_was_published_is_there_after_reopening(self) -> None:
+        outbox, segment, problem = open_outbox("a", MIN_OUTBOX_BYTES, self.directory)
+        self.assertIsNone(problem)
+        outbox.append(Table(recorded=3), [fresh(1, b"one")])
+        segment.close()
+        outbox, segment, _ = open_outbox("a", MIN_OUTBOX_BYTES * 2, self.directory)
+        self.addCleanup(segment.close)
+        self.assertEqual((kept(outbox), outbox.table.recorded, segment.size), ([(1, b"one")], 3, MIN_OUTBOX_BYTES))
+
+    def test_a_second_one_is_told_who_holds_it(self) -> None:
+        _, segment, _ = open_outbox("a", MIN_OUTBOX_BYTES, self.directory)
+        self.addCleanup(segment.close)
+        with self.assertRaisesRegex(AgentRunning, f"process {os.getpid()} holds"):
+            open_outbox("a", MIN_OUTBOX_BYTES, self.directory)
+
+    def test_garbage_is_set_aside_with_its_bytes_and_a_new_one_made(self) -> None:
+        path = os.path.join(self.directory, "taba-agent.a")
+        garbage = os.urandom(100_000)
+        with open(path, "wb") as file:
+            file.write(garbage)
+        outbox, segment, problem = open_outbox("a", MIN_OUTBOX_BYTES, self.directory)
+        self.addCleanup(segment.close)
+        self.assertIn("unreadable", str(problem))
+        self.assertEqual(kept(outbox), [])
+        with open(path + ".corrupt", "rb") as file:
+            found = file.read()
+        self.assertEqual((found[:12], found[16:]), (garbage[:12], garbage[16:]))

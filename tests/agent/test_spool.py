@@ -1,0 +1,88 @@
+"""The spool: order, bound, checksums, and files that are none."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import tempfile
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba.agent.spool import MAX_ASIDE_ROWS, ROW_BYTES, Spool, Spooled, SpoolFull
+
+S, T = b"s" * 16, b"t" * 16
+
+
+def spooled(number: int, content: bytes = b"content", stream: bytes = S, bucket: int = 3) -> Spooled:
+    return Spooled(stream, bucket, number, 1.5, 10, content)
+
+
+class SpoolTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.path = os.path.join(tempfile.mkdtemp(), "a.spool")
+
+    def open(self, bound: int = 1 << 20) -> Spool:
+        spool = Spool(self.path, bound)
+        self.addCleanup(spool.close)
+        return spool
+
+    def test_batches_come_back_in_order_and_unchanged_after_reopening(self) -> None:
+        spool = self.open()
+        spool.add([spooled(2, b"two"), spooled(1, b"one"), spooled(1, b"other", T), spooled(3, b"three")])
+        spool.close()
+        spool = self.open()
+        self.assertEqual([row.number for row in spool.rows(S, 3, 1, 10)], [2, 3])
+        self.assertEqual([spool.read(S, 3, number) for number in (1, 2, 3, 4)], [b"one", b"two", b"three", None])
+        self.assertEqual((spool.next_lane(None), spool.next_lane((S, 3)), spool.next_lane((T, 3))), ((S, 3), (T, 3), None))
+        self.assertEqual((spool.batches, spool.bytes), (4, 16))
+
+    def test_the_bound_is_kept_to_the_byte_and_nothing_is_written_beyond_it(self) -> None:
+        spool = self.open(2 * (ROW_BYTES + 7))
+        spool.add([spooled(1), spooled(2)])
+        self.assertEqual(spool.free, 0)
+        with self.assertRaises(SpoolFull):
+            spool.add([spooled(3, b"")])
+        spool.forget([(S, 3, 1)])
+        with self.assertRaises(SpoolFull):
+            spool.add([spooled(3), spooled(4)])
+        self.assertEqual([row.number for row in spool.rows(S, 3, 0, 10)], [2])
+        spool.add([spooled(3)])
+        self.assertEqual((spool.free, spool.batches, spool.bytes), (0, 2, 14))
+
+    def test_a_batch_that_is_there_already_counts_once(self) -> None:
+        spool = self.open()
+        spool.add([spooled(1), spooled(2)])
+        spool.add([spooled(2), spooled(3)])
+        self.assertEqual((spool.batches, spool.bytes), (3, 21))
+
+    def test_a_row_that_does_not_match_its_checksum_is_none_and_the_others_are_there(self) -> None:
+        spool = self.open()
+        spool.add([spooled(1), spooled(2)])
+        with sqlite3.connect(self.path) as other:
+            other.execute("UPDATE batches SET content = x'00112233445566' WHERE number = 1")
+        other.close()
+        self.assertEqual([spool.read(S, 3, 1), spool.read(S, 3, 2)], [None, b"content"])
+
+    def test_what_is_dropped_is_counted_with_its_removal(self) -> None:
+        spool = self.open()
+        spool.add([spooled(1), spooled(2)])
+        spool.drop(S, 3, 1, 10, "too_old")
+        spool.drop(S, 3, 2, 10, "too_old")
+        spool.close()
+        spool = self.open()
+        self.assertEqual((spool.dropped(), spool.batches), ({"too_old": 20}, 0))
+
+    def test_what_is_kept_aside_is_bounded_and_the_latest_stays(self) -> None:
+        spool = self.open()
+        for number in range(MAX_ASIDE_ROWS + 3):
+            spool.keep_aside(S, 3, number, "no", 1.0, b"x")
+        numbers = [number for _, number, _, _ in spool.aside()]
+        self.assertEqual(numbers, list(range(3, MAX_ASIDE_ROWS + 3)))
+
+    def test_a_file_that_is_no_database_is_set_aside(self) -> None:
+        with open(self.path, "wb") as file:
+            file.write(os.urandom(10_000))
+        spool = self.open()
+        self.assertIn("unreadable", str(spool.problem))
+        spool.add([spooled(1)])
+        self.assertEqual(os.path.getsize(self.path + ".corrupt"), 10_000)
