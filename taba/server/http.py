@@ -119,48 +119,47 @@ class Routes:
     # --- answers out ---
 
     async def names(self, call: Call) -> Answer:
-        names = await self._query.names(_filter(call))
+        names = await self._refusing(self._query.names(_filter(call)))
         return Answer(names, text=lambda: "".join(f"{name}\n" for name in names))
 
     async def clients(self, call: Call) -> Answer:
-        clients = await self._query.clients(_filter(call))
+        clients = await self._refusing(self._query.clients(_filter(call)))
         return Answer(clients, text=lambda: "".join(f"{client}\n" for client in clients))
 
     async def types(self, call: Call) -> Answer:
-        types = await self._query.types(_filter(call))
+        types = await self._refusing(self._query.types(_filter(call)))
         return Answer(types, text=lambda: "".join(f"{name}: {type}\n" for name, type in types.items()))
 
     async def projections(self, call: Call) -> Answer:
         _detail(call)
         found = await self._refusing(self._query.projections(_filter(call, "detail")))
         content = {item.tab: {client: answerable(projection) for client, projection in item.projections.items()} for item in found}
-
-        def text() -> str:
-            lines = []
-            for item in found:
-                rendered = (f"{client}: {_rendered(item.handler, projection)}" for client, projection in item.projections.items())
-                lines.append(f"{item.tab}: {{{', '.join(rendered)}}}\n")
-            return "".join(lines)
-
-        return Answer(content, text=text)
+        lines = []
+        for item in found if call.wants_text else ():
+            rendered = await self._query.render(item.type, list(item.projections.values()))
+            of_clients = (f"{client}: {text}" for client, text in zip(item.projections, rendered, strict=True))
+            lines.append(f"{item.tab}: {{{', '.join(of_clients)}}}\n")
+        return Answer(content, text=lambda: "".join(lines))
 
     async def aggregates(self, call: Call) -> Answer:
         _detail(call)
         by = call.many("by")
         found = await self._refusing(self._query.aggregates(_filter(call, "by", "detail"), by))
         content = {name: answerable(aggregate) for name, (_, aggregate) in found.items()}
-        return Answer(
-            content,
-            text=lambda: "".join(f"{name}: {_rendered(handler, aggregate)}\n" for name, (handler, aggregate) in found.items()),
-        )
+        lines = []
+        for name, (type, aggregate) in found.items() if call.wants_text else ():
+            [rendered] = await self._query.render(type, [aggregate])
+            lines.append(f"{name}: {rendered}\n")
+        return Answer(content, text=lambda: "".join(lines))
 
     async def superaggregate(self, call: Call) -> Answer:
         _detail(call)
         found = await self._refusing(self._query.superaggregate(_filter(call, "detail")))
         if found is None:
             return Answer({}, text=lambda: "")
-        handler, aggregate = found
-        return Answer(answerable(aggregate), text=lambda: _rendered(handler, aggregate) + "\n")
+        type, aggregate = found
+        [rendered] = await self._query.render(type, [aggregate]) if call.wants_text else [""]
+        return Answer(answerable(aggregate), text=lambda: rendered + "\n")
 
     async def _refusing(self, asking: Any) -> Any:
         try:
@@ -219,13 +218,6 @@ def _detail(call: Call) -> bool:
     if detail not in (None, "0", "1"):
         raise HTTPError(400, "bad_request", f"detail={detail[:20]!r}: takes 0 or 1")
     return detail == "1"
-
-
-def _rendered(handler: Any, projection: Any) -> str:
-    try:
-        return str(handler.render(projection)).replace("\n", " ")
-    except Exception as error:  # a Handler's own; the others' lines must not suffer
-        return f"({type(error).__name__} in render)"
 
 
 def answerable(value: Any) -> Any:

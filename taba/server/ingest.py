@@ -56,7 +56,7 @@ class Ingest:
         lookup: IsLookup,
         clock: Any,
         now: Callable[[], float],
-        fold_foreign: FoldForeign | None = None,
+        fold_foreign: FoldForeign,
     ):
         self.latency = Latency()
         self.errors: Counter[str] = Counter()
@@ -183,7 +183,6 @@ class Ingest:
         return self._advance_foreign(steps, need)
 
     async def _advance_foreign(self, steps: Steps, need: Foreign) -> Any:
-        assert self._fold_foreign is not None
         step = self._advance(steps, await self._fold_foreign(need.works, self._now()))
         return step if isinstance(step, (Writes, More)) else await step
 

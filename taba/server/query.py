@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -20,7 +19,8 @@ from taba.handlers.lookup import Lookup
 from taba.server import keys
 from taba.server.filters import Filter, group_name, with_labels
 from taba.server.fold import bucket_of
-from taba.server.typefold import sentence
+from taba.server.matching import match
+from taba.server.projecting import aggregate_type, project_type, render_one
 
 MAX_PROJECTIONS = 50_000  # in one answer; some 50 MiB of JSON
 MAX_STATES = 1_000_000  # read for one answer
@@ -40,7 +40,6 @@ class Projected(NamedTuple):
 
     tab: str
     type: str
-    handler: Any
     projections: dict[str, Any]
 
 
@@ -53,18 +52,17 @@ class IsRouter(Protocol):
     def read_many(self, reads: Mapping[int, Sequence[Command]]) -> Awaitable[Mapping[int, Sequence[Any]]]: ...
 
 
-Match = Callable[[str, Sequence[str]], Awaitable[list[str]]]
-ForeignCall = Callable[[str, str, list[Any]], Awaitable[Any]]
+class IsSandbox(Protocol):
+    """Where code runs that may hang or crash; taba.server.sandbox.Sandbox is one. What fails there is a sentence."""
 
-
-async def match_here(pattern: str, texts: Sequence[str]) -> list[str]:
-    """Match in this process, for as long as it takes."""
-    matches = re.compile(pattern).fullmatch
-    return [text for text in texts if matches(text)]
+    def match(self, pattern: str, texts: Sequence[str]) -> Awaitable[list[str]]: ...
+    def project(self, type: str, states: Sequence[Any], now: float) -> Awaitable[list[Any]]: ...
+    def aggregate(self, type: str, projections: Sequence[Any]) -> Awaitable[Any]: ...
+    def render(self, type: str, projections: Sequence[Any]) -> Awaitable[list[str]]: ...
 
 
 class Query:
-    """The questions. `match(pattern, texts)` gives those of `texts` that the whole pattern matches, within a time bound."""
+    """The questions."""
 
     def __init__(
         self,
@@ -72,11 +70,10 @@ class Query:
         lookup: Lookup,
         clock: Any,
         now: Callable[[], float],
-        match: Match = match_here,
-        foreign: ForeignCall | None = None,
+        sandbox: IsSandbox,
     ):
         self._router, self._lookup = router, lookup
-        self._clock, self._now, self._match, self._foreign = clock, now, match, foreign
+        self._clock, self._now, self._sandbox = clock, now, sandbox
         self.errors: Counter[str] = Counter()
         """States and Projections that Handlers failed on, by Type, since this process began."""
 
@@ -104,7 +101,7 @@ class Query:
         if wanted.labels:
             chosen = with_labels(chosen, wanted.labels)
         if wanted.match is not None:
-            chosen = await self._match(wanted.match, chosen)
+            chosen = await match(wanted.match, chosen, self._sandbox.match)
         if wanted.is_about_clients and chosen:
             clients = await self._clients_of(chosen)
             kept = set(await self._chosen_clients(wanted, sorted({client for of_tab in clients.values() for client in of_tab})))
@@ -129,49 +126,54 @@ class Query:
         """The Projections of all that match, by Tab and Client. Raises QueryRefused for more than MAX_PROJECTIONS."""
         return [item async for item in self._projected(wanted, MAX_PROJECTIONS)]
 
-    async def aggregates(self, wanted: Filter, by: Sequence[str] = ()) -> dict[str, tuple[Any, Any]]:
-        """Name → (Handler, Aggregate) of all that match. `by`: labels; Tabs of one base name are grouped by their values."""
-        answer: dict[str, tuple[Any, Any]] = {}
+    async def aggregates(self, wanted: Filter, by: Sequence[str] = ()) -> dict[str, tuple[str, Any]]:
+        """Name → (Type, Aggregate) of all that match. `by`: labels; Tabs of one base name are grouped by their values."""
+        answer: dict[str, tuple[str, Any]] = {}
         if not by:
             async for item in self._projected(wanted, MAX_STATES):
-                aggregate = await self._aggregate(item.type, item.handler, list(item.projections.values()))
+                aggregate = await self._aggregate(item.type, list(item.projections.values()))
                 if aggregate is not None:
-                    answer[item.tab] = (item.handler, aggregate)
+                    answer[item.tab] = (item.type, aggregate)
             return answer
-        groups: dict[str, tuple[str, Any, list[Any]]] = {}
+        groups: dict[str, tuple[str, list[Any]]] = {}
         async for item in self._projected(wanted, MAX_PROJECTIONS):
             name = group_name(item.tab, by)
-            type, _, projections = groups.setdefault(name, (item.type, item.handler, []))
+            type, projections = groups.setdefault(name, (item.type, []))
             if type != item.type:
                 raise QueryRefused(f"{name}: the Tabs of this group have different Types, {type} and {item.type}")
             projections.extend(item.projections.values())
-        for name, (type, handler, projections) in sorted(groups.items()):
-            aggregate = await self._aggregate(type, handler, projections)
+        for name, (type, projections) in sorted(groups.items()):
+            aggregate = await self._aggregate(type, projections)
             if aggregate is not None:
-                answer[name] = (handler, aggregate)
+                answer[name] = (type, aggregate)
         return answer
 
-    async def superaggregate(self, wanted: Filter) -> tuple[Any, Any] | None:
-        """(Handler, Aggregate) over everything that matches; None where nothing does. Raises QueryRefused for several Types."""
+    async def superaggregate(self, wanted: Filter) -> tuple[str, Any] | None:
+        """(Type, Aggregate) over everything that matches; None where nothing does. Raises QueryRefused for several Types."""
         types = sorted(set((await self.types(wanted)).values()))
         if len(types) > 1:
             raise QueryRefused(f"a superaggregate is over one Type; these match: {', '.join(types)[:500]}")
-        handler: Any = None
         projections: list[Any] = []
         async for item in self._projected(wanted, MAX_PROJECTIONS):
-            handler = item.handler
             projections += item.projections.values()
-        if handler is None:
+        if not projections:
             return None
-        aggregate = await self._aggregate(types[0], handler, projections)
-        return None if aggregate is None else (handler, aggregate)
+        aggregate = await self._aggregate(types[0], projections)
+        return None if aggregate is None else (types[0], aggregate)
+
+    async def render(self, type: str, values: Sequence[Any]) -> list[str]:
+        """Projections or Aggregates of one Type, each as one line for people."""
+        if not self._lookup.own(type):
+            return await self._sandbox.render(type, values)
+        handler = self._lookup.get(type)
+        return [render_one(handler, value) for value in values]
 
     async def _chosen_clients(self, wanted: Filter, clients: list[str]) -> list[str]:
         if wanted.clients:
             exact = set(wanted.clients)
             clients = [client for client in clients if client in exact]
         if wanted.client_match is not None:
-            clients = await self._match(wanted.client_match, clients)
+            clients = await match(wanted.client_match, clients, self._sandbox.match)
         return clients
 
     async def _clients_of(self, tabs: Sequence[str]) -> dict[str, list[str]]:
@@ -252,12 +254,12 @@ class Query:
             for (tab, client), projection in zip(owners, await self._project(type, states), strict=True):
                 if projection is not None:
                     found.setdefault(tab, {})[client] = projection
-        return [Projected(tab, types[tab], self._lookup.get(types[tab]), found[tab]) for tab, _ in lot if tab in found]
+        return [Projected(tab, types[tab], found[tab]) for tab, _ in lot if tab in found]
 
     async def _project(self, type: str, states: list[list[keys.Framed]]) -> list[Any]:
         """The Projections of States of one Type; None for one that its Handler cannot project."""
-        if self._foreign is not None and not self._lookup.own(type):
-            answers = await self._foreign(type, "project", [self._now(), states])
+        if not self._lookup.own(type):
+            answers = await self._sandbox.project(type, states, self._now())
         else:
             answers = project_type(self._lookup.get(type), self._lookup.is_array(type), states, self._now())
         for answer in answers:
@@ -265,13 +267,13 @@ class Query:
                 self._count(type, answer)
         return [None if isinstance(answer, str) else answer for answer in answers]
 
-    async def _aggregate(self, type: str, handler: Any, projections: list[Any]) -> Any:
+    async def _aggregate(self, type: str, projections: list[Any]) -> Any:
         if not projections:
             return None
-        if self._foreign is not None and not self._lookup.own(type):
-            answer = await self._foreign(type, "aggregate", [projections])
+        if not self._lookup.own(type):
+            answer = await self._sandbox.aggregate(type, projections)
         else:
-            answer = aggregate_type(handler, projections)
+            answer = aggregate_type(self._lookup.get(type), projections)
         if isinstance(answer, str):
             self._count(type, answer)
             return None
@@ -285,46 +287,3 @@ class Query:
 
 def _further_parts(lookup: Lookup, type: str) -> int:
     return int(lookup.get(type).further_parts) if lookup.is_array(type) else 0  # type: ignore[union-attr]
-
-
-def project_type(handler: Any, is_array: bool, states: Sequence[Sequence[keys.Framed]], now: float) -> list[Any]:
-    """A Projection for each State (its main part first), or a sentence where there can be none. Raises nothing."""
-    if is_array and all(part.version in (0, handler.version) for state in states for part in state):
-        try:
-            loaded = handler.load_array([state[0].dump for state in states])
-            answers = list(handler.project_array(loaded, [[part.dump for part in state[1:]] for state in states], now))
-            if len(answers) == len(states) and all(isinstance(answer, dict) for answer in answers):
-                return answers
-        except Exception as error:
-            if len(states) == 1:
-                return [sentence(error)]
-    return [_project_one(handler, is_array, state, now) for state in states]
-
-
-def _project_one(handler: Any, is_array: bool, state: Sequence[keys.Framed], now: float) -> Any:
-    main = state[0]
-    try:
-        if main.version > handler.version:
-            return f"the State has version {main.version}, the Handler {handler.version}"
-        if is_array:
-            dumps = [part.dump for part in state]
-            if main.version < handler.version:
-                dumps = handler.upgrade_parts(dumps, main.version)
-            [answer] = handler.project_array(handler.load_array(dumps[:1]), [dumps[1:]], now)
-        else:
-            loaded = handler.load(main.dump) if main.version == handler.version else handler.upgrade(main.dump, main.version)
-            answer = handler.project(loaded, now)
-    except Exception as error:
-        return sentence(error)
-    return answer if isinstance(answer, dict) else f"project gave {type(answer).__name__}, not a dictionary"
-
-
-def aggregate_type(handler: Any, projections: Sequence[Any]) -> Any:
-    """The Aggregate of Projections, or a sentence where there can be none. Raises nothing."""
-    try:
-        answer = handler.aggregate(projections)
-    except Exception as error:
-        return sentence(error)
-    return answer if isinstance(answer, dict) else f"aggregate gave {type(answer).__name__}, not a dictionary"
-
-

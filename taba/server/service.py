@@ -28,6 +28,7 @@ from taba.server.ingest import Ingest
 from taba.server.options import ServerOptions as Options
 from taba.server.options import Store
 from taba.server.query import Query
+from taba.server.sandbox import Sandbox
 from taba.server.status import PRESENCE_SECONDS, Presence, Status
 from taba.shard import EmbeddedStore, Router, StoreURL, parse_store
 from taba.web import Api, make_site
@@ -135,10 +136,11 @@ class Server(_Connected):
         self.lookup = find_handlers()
         for problem in self.lookup.problems:
             log.warn("{problem}", problem=problem)
-        self.ingest = Ingest(self.router, self.lookup, reactor, time.time)
-        self.query = Query(self.router, self.lookup, reactor, time.time)
+        self.sandbox = Sandbox(self.lookup, reactor)
+        self.ingest = Ingest(self.router, self.lookup, reactor, time.time, self.sandbox.fold)
+        self.query = Query(self.router, self.lookup, reactor, time.time, self.sandbox)
         self.presence = Presence(self.router, time.time)
-        status = Status(self.router, self.lookup, self.ingest, self.query, time.time, workers)
+        status = Status(self.router, self.lookup, self.ingest, self.query, self.sandbox, time.time, workers)
         self.site = make_site(Api(Routes(self.router, self.ingest, self.query, status, self.presence, time.time).table()))
         self._port: Any = None
         self._announcing = LoopingCall(lambda: ensureDeferred(self._announce()))
@@ -182,6 +184,7 @@ class Server(_Connected):
             await leaving
         except Exception as failure:
             log.info("left without saying so: {failure}", failure=failure)  # the others notice by themselves
+        await self.sandbox.close()
         await self.router.close()
 
 
@@ -191,10 +194,11 @@ class Workers(_Connected):
     def __init__(self, options: Options, store: Store, embedded: EmbeddedStore | None, reactor: Any):
         super().__init__(store.url, options["buckets"], embedded, reactor)
         self._options, self._store = options, store
-        self._monitor: Any = ProcessMonitor(reactor)
-        self._monitor.minRestartDelay = FIRST_RESTART_SECONDS
-        self._monitor.maxRestartDelay = LAST_RESTART_SECONDS
-        self._monitor.threshold = STEADY_SECONDS
+        monitor: Any = ProcessMonitor(reactor)
+        monitor.minRestartDelay = FIRST_RESTART_SECONDS
+        monitor.maxRestartDelay = LAST_RESTART_SECONDS
+        monitor.threshold = STEADY_SECONDS
+        self._monitor = monitor
 
     async def open(self) -> None:
         listen: Listen = self._options["listen"]

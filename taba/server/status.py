@@ -14,6 +14,7 @@ from taba.server import keys
 from taba.server.deadletters import decode_dead_letter, describe
 from taba.server.ingest import Ingest
 from taba.server.query import Query
+from taba.server.sandbox import Sandbox
 from taba.shard import Router, Writes
 
 COUNTS_SECONDS = 1.0  # how old the counts in an answer may be: they are read from every bucket
@@ -39,8 +40,17 @@ class Counts(NamedTuple):
 class Status:
     """Reads what status routes show. `now`: Unix seconds."""
 
-    def __init__(self, router: Router, lookup: Lookup, ingest: Ingest, query: Query, now: Callable[[], float], workers: int):
-        self._router, self._lookup, self._ingest, self._query = router, lookup, ingest, query
+    def __init__(
+        self,
+        router: Router,
+        lookup: Lookup,
+        ingest: Ingest,
+        query: Query,
+        sandbox: Sandbox,
+        now: Callable[[], float],
+        workers: int,
+    ):
+        self._router, self._lookup, self._ingest, self._query, self._sandbox = router, lookup, ingest, query, sandbox
         self._now, self._workers = now, workers
         self._counts: tuple[float, Counts] | None = None
         self._cycles = 0
@@ -74,7 +84,7 @@ class Status:
 
     async def describe(self) -> dict[str, Any]:
         """`/v1/status`. Answers with the store away, too; then what is in the store is null."""
-        problems = [*self._router.problems, *self._lookup.problems]
+        problems = [*self._router.problems, *self._lookup.problems, *self._sandbox.problems]
         counts: Counts | None = None
         types: set[str] = set()
         try:

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import signal
 import sys
 from typing import Any, cast
 
 from twisted.logger import globalLogBeginner, textFileLogObserver
 
-PR_SET_PDEATHSIG = 1  # from linux/prctl.h
-
-
-def die_with(parent: int) -> None:
-    """Have the kernel end this process when `parent`, which must be its parent, ends in whatever way."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before the call above
-        raise SystemExit(f"worker: the parent {parent} is gone")
+from taba.server.tether import die_with
 
 
 def main(arguments: list[str]) -> None:

@@ -29,8 +29,8 @@ class Envelopes(ServerCase):
     @asynchronous
     async def test_what_an_agent_sends_is_there_to_be_asked(self) -> None:
         server = await self.start()
-        batches = [encoded(1, 3, 1, [total(A, [1.0, 2.5]), total(A, [4.0], client="web/2"), total(B, [7.0])]), encoded(1, 3, 2, [total(A, [1.5])])]
-        self.assertEqual(await self.send(server, *batches), [Verdict("applied", 1), Verdict("applied", 2)])
+        first = encoded(1, 3, 1, [total(A, [1.0, 2.5]), total(A, [4.0], client="web/2"), total(B, [7.0])])
+        self.assertEqual(await self.send(server, first, encoded(1, 3, 2, [total(A, [1.5])])), [Verdict("applied", 1), Verdict("applied", 2)])
         aggregates = await self.get(server, "/v1/aggregates")
         self.assertEqual(aggregates[A], {"count": 4, "total": 9, "average": 2.25, "min": 1, "max": 4})
         self.assertEqual((await self.get(server, f"/v1/projections?name={B}"))[B]["web/1"]["total"], 7)
@@ -102,7 +102,8 @@ class Envelopes(ServerCase):
     @asynchronous
     async def test_a_column_that_is_none_is_a_dead_letter_and_not_its_batch(self) -> None:
         server = await self.start()
-        content = [1, b"s" * 16, 3, 1, 1.0, [[1, 2], ["web/1", "bad name", "Gauge", b"", b""], list(total(A, [3.0])), ["web/1", A, "Zork", *total(A, [1.0])[3:]]]]
+        columns = [[1, 2], ["web/1", "bad name", "Gauge", b"", b""], list(total(A, [3.0])), list(total(A, [1.0], type="Zork"))]
+        content = [1, b"s" * 16, 3, 1, 1.0, columns]
         self.assertEqual(await self.send(server, (0, msgpack.packb(content))), [Verdict("applied", 1)])
         status = await self.get(server, "/v1/status")
         self.assertEqual(status["dead_letters_by_reason"], {"bad_column": 2, "type_conflict": 1})
@@ -148,7 +149,8 @@ class Events(ServerCase):
     async def test_posted_events_count_once_under_one_key(self) -> None:
         servers = [await self.start(), await self.start()]
         events = [{"tab": f"tab{n}", "type": "TotalsCounter", "value": n} for n in range(50)]
-        events += [{"tab": "tab", "type": "TotalsCounter", "value": 1, "labels": {"b": "2", "a": "1"}}, {"tab": "sp ace", "type": "X", "value": 1}]
+        events.append({"tab": "tab", "type": "TotalsCounter", "value": 1, "labels": {"b": "2", "a": "1"}})
+        events.append({"tab": "sp ace", "type": "X", "value": 1})
         for server in servers * 2:
             answered = await self.post(server, events, key="once")
             self.assertEqual(answered.status, 200, answered.body)
@@ -164,7 +166,8 @@ class Events(ServerCase):
     @asynchronous
     async def test_bodies_that_are_none(self) -> None:
         server = await self.start()
-        for body in (b"", b"[]", b"{", b'{"client": "x y", "events": []}', b'{"client": "x", "events": 3}', b'{"client": 3, "events": []}', b"\xff"):
+        wrong = (b'{"client": "x y", "events": []}', b'{"client": "x", "events": 3}', b'{"client": 3, "events": []}')
+        for body in (b"", b"[]", b"{", b"\xff", *wrong):
             answered = await self.ask(server, "/v1/events", "POST", body)
             self.assertEqual((answered.status, answered.json["error"]), (400, "bad_request"), body)
         self.assertEqual((await self.post(server, [], key="x" * 256)).status, 400)
@@ -173,11 +176,12 @@ class Events(ServerCase):
 class Questions(ServerCase):
     async def filled(self) -> Any:
         server = await self.start()
-        events = [
+        events: list[Any] = [
             {"tab": "price", "type": "TotalsCounter", "value": value, "labels": {"exchange": exchange, "dc": dc}}
             for value, exchange, dc in ((1, "adx", "eu"), (2, "adx", "us"), (4, "rtb", "eu"))
         ]
-        await self.post(server, [*events, {"tab": "hits", "type": "TotalsCounter", "value": 8}, {"tab": "load", "type": "UpDown", "value": 3}])
+        events += [{"tab": "hits", "type": "TotalsCounter", "value": 8}, {"tab": "load", "type": "UpDown", "value": 3}]
+        await self.post(server, events)
         await self.post(server, [{"tab": "hits", "type": "TotalsCounter", "value": 16}], client="job/1")
         return server
 
@@ -211,7 +215,8 @@ class Questions(ServerCase):
     async def test_groups_and_the_superaggregate(self) -> None:
         server = await self.filled()
         grouped = await self.get(server, "/v1/aggregates?match=price.*&by=exchange")
-        self.assertEqual({name: aggregate["total"] for name, aggregate in grouped.items()}, {'price{exchange="adx"}': 3, 'price{exchange="rtb"}': 4})
+        totals = {name: aggregate["total"] for name, aggregate in grouped.items()}
+        self.assertEqual(totals, {'price{exchange="adx"}': 3, 'price{exchange="rtb"}': 4})
         grouped = await self.get(server, "/v1/aggregates?match=price.*&by=dc&by=exchange")
         self.assertEqual(len(grouped), 3)
         self.assertEqual((await self.get(server, "/v1/aggregates?match=price.*&by=nothing"))["price"]["total"], 7)

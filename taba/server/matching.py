@@ -1,0 +1,72 @@
+"""Regular expressions over names, in bounded time.
+
+What people mostly write, texts with `.*` and `|` between them, is matched here, in linear time. Everything else goes to a
+child process with a deadline, because Python's own engine can take for ever and cannot be stopped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Sequence
+
+_SPECIAL = frozenset(".^$*+?{}[]\\|()")
+
+Matcher = Callable[[str], bool]
+MatchElsewhere = Callable[[str, Sequence[str]], Awaitable[list[str]]]
+
+
+def simple_matcher(pattern: str) -> Matcher | None:
+    """Whether a whole text matches `pattern`, as a function; None for a pattern that is more than texts, `.*` and `|`."""
+    alternatives: list[list[str]] = [[""]]
+    position = 0
+    while position < len(pattern):
+        character = pattern[position]
+        if pattern.startswith(".*", position):
+            if pattern[position + 2 : position + 3] in ("*", "+", "?", "{"):
+                return None
+            alternatives[-1].append("")
+            position += 2
+        elif character == "|":
+            alternatives.append([""])
+            position += 1
+        else:
+            if character == "\\" and position + 1 < len(pattern) and not pattern[position + 1].isalnum():
+                position += 1
+                character = pattern[position]
+            elif character in _SPECIAL:
+                return None
+            if pattern[position + 1 : position + 2] in ("*", "+", "?", "{"):
+                return None
+            alternatives[-1][-1] += character
+            position += 1
+    return lambda text: any(_matches(pieces, text) for pieces in alternatives)
+
+
+def _matches(pieces: list[str], text: str) -> bool:
+    """Whether `text` is the pieces in order, with anything but a line feed between two of them."""
+    first, *middle = pieces
+    if not middle:
+        return text == first
+    last = middle.pop()
+    if "\n" in text:
+        return re.fullmatch(".*".join(re.escape(piece) for piece in pieces), text) is not None
+    if len(text) < len(first) + len(last) or not text.startswith(first) or not text.endswith(last):
+        return False
+    position, end = len(first), len(text) - len(last)
+    for piece in middle:
+        # the earliest place leaves most for the rest
+        position = text.find(piece, position, end)
+        if position < 0:
+            return False
+        position += len(piece)
+    return True
+
+
+async def match(pattern: str, texts: Sequence[str], elsewhere: MatchElsewhere) -> list[str]:
+    """Those of `texts` that `pattern` matches whole."""
+    if not texts:
+        return []
+    matches = simple_matcher(pattern)
+    if matches is not None:
+        return [text for text in texts if matches(text)]
+    return await elsewhere(pattern, texts)

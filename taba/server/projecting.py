@@ -1,0 +1,62 @@
+"""States into Projections, Projections into Aggregates and text, one Type at a time. Pure.
+
+Nothing here raises: where a Handler fails, a sentence stands in place of its answer. The same code runs in the Server and in the
+child process for Handlers that are not Taba's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from taba.server.keys import Framed
+from taba.server.typefold import sentence
+
+
+def project_type(handler: Any, is_array: bool, states: Sequence[Sequence[Framed]], now: float) -> list[Any]:
+    """A Projection for each State (its main part first), or a sentence where there can be none. Raises nothing."""
+    if is_array and all(part.version in (0, handler.version) for state in states for part in state):
+        try:
+            loaded = handler.load_array([state[0].dump for state in states])
+            answers = list(handler.project_array(loaded, [[part.dump for part in state[1:]] for state in states], now))
+            if len(answers) == len(states) and all(isinstance(answer, dict) for answer in answers):
+                return answers
+        except Exception as error:
+            if len(states) == 1:
+                return [sentence(error)]
+    return [_project_one(handler, is_array, state, now) for state in states]
+
+
+def _project_one(handler: Any, is_array: bool, state: Sequence[Framed], now: float) -> Any:
+    main = state[0]
+    try:
+        if main.version > handler.version:
+            return f"the State has version {main.version}, the Handler {handler.version}"
+        if is_array:
+            dumps = [part.dump for part in state]
+            if main.version < handler.version:
+                dumps = handler.upgrade_parts(dumps, main.version)
+            [answer] = handler.project_array(handler.load_array(dumps[:1]), [dumps[1:]], now)
+        else:
+            loaded = handler.load(main.dump) if main.version == handler.version else handler.upgrade(main.dump, main.version)
+            answer = handler.project(loaded, now)
+    except Exception as error:
+        return sentence(error)
+    return answer if isinstance(answer, dict) else f"project gave {type(answer).__name__}, not a dictionary"
+
+
+def aggregate_type(handler: Any, projections: Sequence[Any]) -> Any:
+    """The Aggregate of Projections, or a sentence where there can be none. Raises nothing."""
+    try:
+        answer = handler.aggregate(projections)
+    except Exception as error:
+        return sentence(error)
+    return answer if isinstance(answer, dict) else f"aggregate gave {type(answer).__name__}, not a dictionary"
+
+
+def render_one(handler: Any, projection: Any) -> str:
+    """A Projection or Aggregate as one line for people."""
+    try:
+        return str(handler.render(projection)).replace("\n", " ")
+    except Exception as error:
+        return f"({sentence(error)})"
