@@ -21,7 +21,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 
 from taba.errors import ConfigurationError, StoreUnavailable
@@ -161,6 +161,8 @@ class Router:
         self._by_name: dict[str, Pool] = {}
         self._map: BucketMap | None = None
         self._is_stale = True
+        self._is_closed = False
+        self._pauses: set[Deferred[Any]] = set()  # of `connect`
         self._good_owners: dict[int, tuple[str, bytes]] = {}
         self._learning: list[Deferred[None]] | None = None
 
@@ -201,20 +203,31 @@ class Router:
         """Wait until the store was reached and its map is known, however long that takes.
 
         Raises ConfigurationError when the store does not fit: another number of buckets, shards of several stores,
-        an eviction policy.
+        an eviction policy; StoreUnavailable when the Router is closed meanwhile.
         """
         self.start()
         while True:
-            deadline = _Deadline(self._reactor, self._random, LEARN_SECONDS)
             try:
-                await self._learn(deadline.left)
+                await self._learn(LEARN_SECONDS)
                 return
             except StoreUnavailable as error:
+                if self._is_closed:
+                    raise
                 self._problems = [f"the store is away: {error}"]
-                await deferLater(self._reactor, LAST_PAUSE_SECONDS * (0.5 + self._random.random()))
+            pause: Deferred[None] = deferLater(self._reactor, LAST_PAUSE_SECONDS * (0.5 + self._random.random()))
+            self._pauses.add(pause)
+            try:
+                await pause
+            except CancelledError:
+                raise StoreUnavailable(f"{self.url}: closed") from None
+            finally:
+                self._pauses.discard(pause)
 
     async def close(self) -> None:
         """Close all connections. Whoever still waits gets StoreUnavailable."""
+        self._is_closed = True
+        for pause in list(self._pauses):
+            pause.cancel()
         for pool in {id(pool): pool for pool in [*self._pools, *self._by_name.values()]}.values():
             await pool.close()
 

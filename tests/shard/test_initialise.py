@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 from twisted.internet import reactor
 from twisted.internet.defer import ensureDeferred, gatherResults
 from twisted.internet.task import deferLater
@@ -9,6 +10,7 @@ from twisted.trial.unittest import TestCase
 
 from taba.errors import ConfigurationError, StoreUnavailable
 from taba.shard import buckets, initialise
+from taba.shard import router as router_module
 from taba.shard.pool import Pool
 from taba.shard.router import Router, Writes
 from taba.shard.url import parse_store
@@ -175,8 +177,8 @@ class InitialiseTests(TestCase):
         connecting = ensureDeferred(router.connect())
         await deferLater(reactor, 1.2)
         self.assertIn("refused", router.problems[0])
-        connecting.addErrback(lambda _: None)
-        connecting.cancel()
+        await router.close()
+        await self.assertFailure(connecting, StoreUnavailable)
 
     async def test_a_store_that_lost_everything_is_made_anew_and_used_at_once(self) -> None:
         (valkey,) = self.valkeys(1)
@@ -187,6 +189,28 @@ class InitialiseTests(TestCase):
         self.assertEqual(await router.transact(1, [], lambda _: Writes([(b"SET", b"taba:{1}:a", b"1")], "done")), "done")
         self.assertNotEqual(router.store_id, old)
         self.assertEqual(router.buckets, 4)
+
+    async def test_a_shard_that_lost_everything_is_not_made_anew_beside_the_others(self) -> None:
+        one, two = self.valkeys(2)
+        router = self.router(one, two, buckets=4)
+        await router.connect()
+        two.ask("FLUSHALL")
+        self.patch(router_module, "READ_SECONDS", 0.3)
+        with self.assertRaises(StoreUnavailable):
+            await router.read(3, [(b"GET", b"taba:{3}:a")])
+        self.assertEqual(await router.read(0, [(b"GET", b"taba:{0}:a")]), [None])
+        self.assertIn("has lost what it held", router.problems[0])
+        self.assertEqual(two.ask("DBSIZE"), b":0\r\n")
+
+    async def test_the_map_with_the_highest_epoch_stands(self) -> None:
+        one, two = self.valkeys(2)
+        first = self.router(one, two, buckets=4)
+        await first.connect()
+        newer = attrs.evolve(first.map, epoch=2, owners=(0, 0, 0, 1))
+        two.ask("SET", buckets.MAP_KEY, buckets.encode_map(newer))
+        router = self.router(one, two)
+        await router.connect()
+        self.assertEqual(router.map, newer)
 
     async def test_eviction_is_refused(self) -> None:
         (valkey,) = self.valkeys(1, maxmemory="100mb", maxmemory_policy="allkeys-lru")
