@@ -126,7 +126,7 @@ class Forwarder:
         self._pool.cachedConnectionTimeout = 60  # less than a Server's own bound for idle connections
         self._pool.retryAutomatically = False
         # Twisted logs two lines a connection otherwise
-        self._pool._factory = type("QuietFactory", (self._pool._factory,), {"noisy": False})
+        self._pool._factory = cast(Any, type("QuietFactory", (self._pool._factory,), {"noisy": False}))
         self._client = HTTPClient(cast(IAgent, Agent(reactor, pool=self._pool, connectTimeout=ASK_SECONDS)))
         self.servers: dict[str, ServerPeer] = {url: ServerPeer(url, True) for url in urls}
         self._preferred: tuple[tuple[str, ...], dict[int, ServerPeer]] = ((), {})

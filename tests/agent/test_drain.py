@@ -1,0 +1,68 @@
+"""Columns into batches: nothing lost, bounds kept."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba.agent.drain import MAX_PIECE_EVENTS, encode
+from taba.batch import Column, decode_batch
+from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS
+
+
+def column(tab: str, values: bytes | list[Any], client: str = "web/1") -> Column:
+    events = len(values) // 8 if isinstance(values, bytes) else len(values)
+    return Column(client, tab, "Buffer", struct.pack(f"<{events}d", *range(events)), values)
+
+
+class EncodeTests(SynchronousTestCase):
+    def check(self, columns: dict[int, list[Column]]) -> int:
+        batches = encode(columns, b"s" * 16, {1: 7}, 5.0)
+        expected: dict[tuple[int, str], list[Any]] = {}
+        found: dict[tuple[int, str], list[Any]] = {}
+        for bucket, some in columns.items():
+            for one in some:
+                expected.setdefault((bucket, one.tab), []).extend(zip(memoryview(one.times).cast("d"), _list(one), strict=True))
+        last = {1: 7}
+        for batch in batches:
+            self.assertLessEqual(len(batch.content), MAX_BATCH_BYTES)
+            decoded = decode_batch(batch.content)
+            assert decoded.columns is not None
+            self.assertLessEqual(len(decoded.columns), MAX_BATCH_COLUMNS)
+            self.assertEqual(decoded.number, last.get(decoded.bucket, 0) + 1)
+            last[decoded.bucket] = decoded.number
+            self.assertEqual(batch.events, sum(one.events for one in decoded.columns if isinstance(one, Column)))
+            for one in decoded.columns:
+                assert isinstance(one, Column), one
+                found.setdefault((decoded.bucket, one.tab), []).extend(zip(memoryview(one.times).cast("d"), _list(one), strict=True))
+        self.assertEqual(found, expected)
+        return len(batches)
+
+    @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5), st.integers(1, 3), st.booleans(), st.integers(0, 30_000)), max_size=40))
+    @settings(max_examples=30, deadline=None)
+    def test_every_event_is_in_one_batch_and_each_batch_within_the_bounds(self, shapes: list[tuple[int, int, int, bool, int]]) -> None:
+        columns: dict[int, list[Column]] = {}
+        for bucket, tab, events, is_list, length in shapes:
+            values: Any = ["x" * length] * events if is_list else bytes(8 * events)
+            columns.setdefault(bucket, []).append(column(f"tab{tab}", values))
+        self.check(columns)
+
+    def test_a_thousand_columns_are_one_batch_and_one_more_two(self) -> None:
+        columns = [column(f"tab{number}", bytes(8)) for number in range(MAX_BATCH_COLUMNS)]
+        self.assertEqual(self.check({1: columns}), 1)
+        self.assertEqual(self.check({1: [*columns, column("more", bytes(8))]}), 2)
+
+    def test_a_column_of_more_than_a_batch_is_cut(self) -> None:
+        self.assertEqual(self.check({1: [column("a", bytes(8 * MAX_PIECE_EVENTS))]}), 1)
+        self.assertEqual(self.check({1: [column("a", bytes(8 * 2 * MAX_PIECE_EVENTS))]}), 2)
+
+    def test_long_values_in_a_list_are_cut_where_the_estimate_misses(self) -> None:
+        self.assertGreater(self.check({1: [column("a", ["x" * 30_000] * 100)]}), 2)
+
+
+def _list(one: Column) -> list[Any]:
+    return one.values if isinstance(one.values, list) else list(memoryview(one.values).cast("d"))

@@ -1,0 +1,143 @@
+"""The Agent as twistd runs it, killed with -9, and real clients that record meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor, task
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import TestCase
+
+from tests.agent.servers import FakeServer
+
+ROOT = Path(__file__).parents[2]
+TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
+RECORD = """
+import sys, time
+from taba import client
+client.start(sys.argv[1])
+tabs = [client.counter(f"tab_{number}") for number in range(10)]
+words = client.tab("words", type="Buffer")
+for number in range(int(sys.argv[2])):
+    tabs[number % 10].inc(number)
+    if number % 100 == 0:
+        words.record("word %d" % number)
+        time.sleep(0.01)
+assert client.stats()["dropped"] == 0, client.stats()
+"""
+
+
+class ProcessTests(TestCase):
+    timeout = 60
+
+    def setUp(self) -> None:
+        self.agent = "p" + os.urandom(6).hex()
+        self.directory = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, self.directory)
+        self.addCleanup(self._unlink)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.environ = {**os.environ, "TABA_AGENT": self.agent, "PYTHONPATH": str(ROOT)}
+
+    def _unlink(self) -> None:
+        for name in os.listdir("/dev/shm"):
+            if name.startswith((f"taba.{self.agent}.", f"taba-agent.{self.agent}")):
+                os.unlink(f"/dev/shm/{name}")
+
+    def start(self, *arguments: str, port: int | None = None) -> subprocess.Popen[str]:
+        command = [*TWISTD, "-n", "--pidfile=", "taba-agent", "--spool", str(self.directory)]
+        command += ["--listen", f"tcp:{port or self.port}:interface=127.0.0.1", *arguments]
+        process = subprocess.Popen(command, env=self.environ, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        self.addCleanup(lambda: (process.kill(), process.wait(), process.stderr.close()) and None)  # type: ignore[union-attr]
+        return process
+
+    async def until(self, condition: Callable[[], Any], seconds: float = 20.0) -> None:
+        end = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > end:
+                raise AssertionError("it did not come about")
+            await task.deferLater(reactor, 0.05, lambda: None)  # type: ignore[arg-type]
+
+    async def status(self) -> Any:
+        def ask() -> Any:
+            while True:
+                try:
+                    with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/v1/status", timeout=5) as answer:
+                        return json.load(answer)
+                except OSError:
+                    time.sleep(0.05)
+
+        return await deferToThread(ask)
+
+    async def test_killed_again_and_again_while_clients_record_every_event_counts_once(self) -> None:
+        server = FakeServer()
+        self.addCleanup(server.stop)
+        agent = self.start("--server", server.url)
+        await self.status()
+        clients = [
+            subprocess.Popen([sys.executable, "-c", RECORD, f"web/{number}", "20000"], env=self.environ, cwd=ROOT, stderr=subprocess.PIPE)
+            for number in range(3)
+        ]
+        for _ in range(4):
+            await task.deferLater(reactor, 0.4, lambda: None)  # type: ignore[arg-type]
+            agent.send_signal(signal.SIGKILL)
+            agent.wait()
+            agent = self.start("--server", server.url)
+            await self.status()
+        for client in clients:
+            await self.until(lambda client=client: client.poll() is not None)  # type: ignore[misc]
+            assert client.stderr is not None
+            self.assertEqual((client.returncode, client.stderr.read()), (0, b""))
+            client.stderr.close()
+        await self.until(lambda: server.store.folded >= 3 * 20_200)
+        await self.until(lambda: not [name for name in os.listdir("/dev/shm") if name.startswith(f"taba.{self.agent}.")], 4.0)
+        self.assertEqual(server.store.folded, 3 * 20_200)
+        for number in range(3):
+            self.assertEqual(server.store.events[f"web/{number}", "tab_7"], [float(value) for value in range(7, 20_000, 10)])
+            self.assertEqual(server.store.events[f"web/{number}", "words"][-1], "word 19900")
+        status = await self.status()
+        self.assertEqual((status["recorded"], status["dropped_by_reason"]), (3 * 20_200, {}))
+
+    async def test_wrong_configuration_and_a_second_agent_end_with_one_line(self) -> None:
+        for arguments, says in (
+            (["--server", "ftp://x"], "--server: 'ftp://x': takes a URL"),
+            (["--agent", "a.b"], "--agent: 'a.b'"),
+            (["--spool", "/dev/null"], "--spool: '/dev/null': takes a directory"),
+            (["--spool", "/proc/no"], "--spool: '/proc/no': takes a directory"),
+            (["--spool-bytes", "1"], "--spool-bytes: '1': takes bytes"),
+            (["--outbox-bytes", "9 XiB"], "--outbox-bytes"),
+            (["--listen", "tcp:8279:interface=0.0.0.0"], "loopback"),
+            (["--statsd", "udp:8125"], "--statsd"),
+        ):
+            process = self.start(*arguments)
+            _, said = await deferToThread(process.communicate)
+            self.assertNotEqual(process.returncode, 0)
+            self.assertEqual(said.count("\n"), 1, said)
+            self.assertIn(says, said)
+        first = self.start("--server", "http://127.0.0.1:1")
+        await self.status()
+        for second, says in (
+            (self.start(port=self.port + 1), f"process {first.pid} holds"),
+            (self.start("--agent", self.agent + "x"), "cannot listen there"),
+        ):
+            _, said = await deferToThread(second.communicate)
+            self.assertNotEqual(second.returncode, 0)
+            self.assertEqual(said.count("\n"), 1, said)
+            self.assertIn(says, said)
+        status = await self.status()
+        self.assertIn("no Server has told the number of buckets yet", " ".join(status["problems"]))
+        first.terminate()
+        self.assertIn(await deferToThread(first.wait), (0, -signal.SIGTERM))  # twistd ends as the signal would have ended it

@@ -1,0 +1,265 @@
+"""Reading rings: whole records only, holes, laps, values, and whatever a hostile producer writes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import tempfile
+from typing import Any
+
+import msgpack
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba import ring as layouts
+from taba.agent.discover import Rings
+from taba.agent.drain import Drain, Drained
+from taba.agent.outbox import Covered
+from taba.agent.reader import MAX_COVERED, Ring, Scratch, decode_value
+from taba.bounds import MAX_VALUE_DEPTH
+from taba.ring import MalformedRing
+from tests.agent.producers import Producer
+
+AGENT = "reading"
+
+
+class Case(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.directory = tempfile.mkdtemp(dir="/dev/shm")
+        self.addCleanup(shutil.rmtree, self.directory)
+        self.opened: list[Ring] = []
+        self.addCleanup(lambda: [os.close(fd) for fd in {ring.fd for ring in self.opened}] and None)
+
+    def producer(self, client: str = "web/1", size: int = 65_536) -> Producer:
+        producer = Producer(AGENT, client, size, self.directory)
+        self.addCleanup(producer.remove)
+        return producer
+
+    def open(self, producer: Producer, covered: list[Covered] | None = None) -> Ring:
+        ring = Ring(os.open(producer.path, os.O_RDWR), producer.name, covered or ())
+        self.opened.append(ring)
+        return ring
+
+    def drain(self, *rings: Ring, dead: bool = False, events: int = 1 << 20) -> Drained:
+        drained = Drain(8).run([(ring, dead) for ring in rings], events)
+        for ring, reading in drained.readings:
+            ring.settle(reading)
+        return drained
+
+
+def values(drained: Drained, client: str = "web/1") -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for columns in drained.columns.values():
+        for column in columns:
+            assert column.client == client
+            is_list = isinstance(column.values, list)
+            found.setdefault(column.tab, []).extend(column.values if is_list else memoryview(column.values).cast("d"))
+    return found
+
+
+class ReadingTests(Case):
+    def test_floats_and_other_values_come_in_ring_order_over_many_laps(self) -> None:
+        producer = self.producer()
+        ring = self.open(producer)
+        a, b = producer.tab("a"), producer.tab("b", "Buffer")
+        expected: dict[str, list[Any]] = {"a": [], "b": []}
+        found: dict[str, list[Any]] = {"a": [], "b": []}
+        for number in range(5 * producer.where.records // 2):
+            producer.record(a, float(number))
+            expected["a"].append(float(number))
+            if number % 10 == 0:
+                value = [float(number), "x" * (number % 50), number, None, {"k": True}][number // 10 % 5]
+                producer.record(b, value)
+                expected["b"].append(value)
+            if number % 500 == 499:
+                for name, some in values(self.drain(ring)).items():
+                    found[name] += some
+        for name, some in values(self.drain(ring)).items():
+            found[name] += some
+        self.assertEqual(found, expected)
+        self.assertEqual((producer.tail, producer.byte_tail), (producer.head, producer.byte_head))
+
+    def test_a_hole_is_read_past_and_the_tail_waits_for_it(self) -> None:
+        producer = self.producer()
+        ring = self.open(producer)
+        tab = producer.tab("a")
+        producer.record(tab, 1.0)
+        hole = producer.reserve()
+        producer.record(tab, "three")
+        self.assertEqual(values(self.drain(ring)), {"a": [1.0, "three"]})
+        self.assertEqual((producer.tail, producer.byte_tail), (1, 0))
+        producer.record(tab, 4.0)
+        self.assertEqual(values(self.drain(ring)), {"a": [4.0]})
+        self.assertEqual(ring.covered, [Covered(ring.key, 2, 4, 6)])
+        producer.commit(hole, tab, 0)
+        self.assertEqual(values(self.drain(ring)), {"a": [0.0]})
+        self.assertEqual((producer.tail, producer.byte_tail, ring.covered), (4, 6, []))
+        self.assertEqual(self.drain(ring).readings, [])
+
+    def test_beyond_the_bound_of_holes_nothing_past_the_next_is_read_until_one_is_filled(self) -> None:
+        producer = self.producer()
+        ring = self.open(producer)
+        tab = producer.tab("a")
+        holes = []
+        for number in range(MAX_COVERED + 5):
+            holes.append(producer.reserve())
+            producer.record(tab, float(number))
+        found = values(self.drain(ring))["a"]
+        self.assertEqual(len(found), MAX_COVERED)
+        self.assertEqual((self.drain(ring).readings, len(ring.covered)), ([], MAX_COVERED))
+        for hole in reversed(holes):
+            producer.commit(hole, tab, 0, layouts.FLAG_SKIP)
+            found += values(self.drain(ring)).get("a", [])
+        self.assertEqual(sorted(found), [float(number) for number in range(MAX_COVERED + 5)])
+        self.assertEqual(producer.tail, producer.head)
+
+    def test_a_dead_ring_is_read_whole_whatever_its_holes(self) -> None:
+        producer = self.producer()
+        ring = self.open(producer)
+        tab = producer.tab("a")
+        for _ in range(1000):
+            producer.reserve()
+        producer.record(tab, 1.0)
+        self.assertEqual(self.drain(ring).readings, [])
+        self.assertEqual(values(self.drain(ring, dead=True)), {"a": [1.0]})
+
+    def test_ranges_of_an_earlier_agents_table_are_never_read_again(self) -> None:
+        producer = self.producer()
+        ring = self.open(producer)
+        tab = producer.tab("a")
+        for number in range(10):
+            producer.record(tab, float(number))
+        producer.record(tab, "bytes")
+        drained = Drain(8).run([(ring, False)])
+        table = [covered for _, reading in drained.readings for covered in reading.ranges]  # published; killed before the tail moved
+        self.assertEqual(producer.tail, 0)
+        again = self.open(producer, [*table, Covered(b"another ring....", 0, 99, 0)])
+        self.assertEqual((producer.tail, producer.byte_tail), (11, 6))
+        producer.record(tab, 11.0)
+        self.assertEqual(values(self.drain(again)), {"a": [11.0]})
+
+    def test_a_limit_cuts_and_the_rest_comes_next(self) -> None:
+        producer = self.producer()
+        ring = self.open(producer)
+        tab = producer.tab("a")
+        for number in range(700):
+            producer.record(tab, float(number))
+        first = self.drain(ring, events=300)
+        self.assertTrue(first.is_cut)
+        rest = self.drain(ring)
+        self.assertEqual(values(first)["a"] + values(rest)["a"], [float(number) for number in range(700)])
+
+    def test_values_that_are_none_are_counted_and_harm_no_other(self) -> None:
+        producer = self.producer()
+        ring = self.open(producer)
+        tab = producer.tab("a")
+        bad = [b"\xc1", b"\x92\x01", b"\x01\x01", b"\xd4\x00\x00", b"\xa2\xff\xfe", b"\x91" * (MAX_VALUE_DEPTH + 1) + b"\x01", b"", b"\x81\x90\x01"]
+        for content in bad:
+            producer.commit(producer.reserve(), tab, producer.put_bytes(content), layouts.FLAG_BYTES)
+        producer.record(tab, "good")
+        producer.commit(producer.reserve(), tab, layouts.value_word(1 << 20, producer.byte_head), layouts.FLAG_BYTES)
+        producer.commit(producer.reserve(), 999, 0)
+        producer.record(tab, 2.0)
+        drained = self.drain(ring)
+        self.assertEqual(values(drained), {"a": ["good", 2.0]})
+        self.assertEqual((drained.malformed, drained.found), (len(bad) + 2, len(bad) + 4))
+        self.assertEqual(producer.tail, producer.head)
+
+    def test_nesting_at_the_bound_is_a_value(self) -> None:
+        decode_value(b"\x91" * MAX_VALUE_DEPTH + b"\x01")
+        self.assertRaises(ValueError, decode_value, b"\x91" * (MAX_VALUE_DEPTH + 1) + b"\x01")
+
+    def test_a_truncated_segment_is_isolated(self) -> None:
+        producer = self.producer()
+        ring = self.open(producer)
+        for _ in range(10):
+            producer.record(producer.tab("a"), 1.0)
+        os.truncate(producer.path, 5000)
+        self.assertEqual([found for found, _ in self.drain(ring).broken], [ring])
+
+    @given(
+        st.lists(st.tuples(st.integers(0, 65_535), st.binary(min_size=1, max_size=32)), max_size=30),
+        st.lists(st.tuples(st.integers(0, 2**24 - 1), st.integers(0, 255), st.integers(0, 2**64 - 1)), max_size=30),
+        st.booleans(),
+    )
+    @settings(max_examples=300, deadline=None)
+    def test_hostile_bytes_harm_nobody(self, patches: list[tuple[int, bytes]], records: list[tuple[int, int, int]], dead: bool) -> None:
+        producer = Producer(AGENT, "web/1", 65_536, self.directory)
+        other = Producer(AGENT, "web/1", 65_536, self.directory)
+        try:
+            for place in range(4):
+                producer.record(producer.tab(f"tab{place}"), [1.0, "text", [1], 2.0][place])
+            other.record(other.tab("good"), 5.0)
+            rings = [Ring(os.open(one.path, os.O_RDWR), one.name) for one in (producer, other)]
+            self.opened += rings
+            for tab, flags, word in records:
+                producer.commit(producer.reserve(), tab, word, flags)
+            for offset, content in patches:
+                os.pwrite(producer.fd, content[: 65_536 - offset], offset)
+            for _ in range(3):
+                drained = Drain(8).run([(ring, dead) for ring in rings])
+                for ring, reading in drained.readings:
+                    ring.settle(reading)
+            # and found anew, as after a restart
+            try:
+                fd = os.open(producer.path, os.O_RDWR)
+                fresh = Ring(fd, producer.name)
+            except MalformedRing:
+                os.close(fd)
+            else:
+                self.opened.append(fresh)
+                Drain(8).run([(fresh, dead)])
+            self.assertEqual((other.tail, rings[1].recorded), (1, 1))
+        finally:
+            producer.remove()
+            other.remove()
+            for ring in self.opened:
+                ring.close()
+            self.opened.clear()
+
+    @given(st.recursive(st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text() | st.binary(), lambda inner: st.lists(inner)))
+    @settings(max_examples=100, deadline=None)
+    def test_any_value_comes_back_as_it_was(self, value: Any) -> None:
+        self.assertEqual(decode_value(msgpack.packb(value)), value)
+
+
+class DiscoverTests(Case):
+    def test_rings_of_this_agent_alone_are_found_and_what_is_none_is_told_once(self) -> None:
+        producer = self.producer()
+        stranger = Producer("other", "web/1", 65_536, self.directory)
+        self.addCleanup(stranger.remove)
+        bad = os.path.join(self.directory, layouts.segment_name(AGENT, os.urandom(8)))
+        self.addCleanup(os.unlink, bad)
+        with open(bad, "wb") as file:
+            file.write(b"x" * 70_000)
+        rings = Rings(AGENT, self.directory)
+        self.opened += rings.scan((), 1e10)
+        self.assertEqual(list(rings.open), [producer.name])
+        self.assertEqual(list(rings.problems), [os.path.basename(bad)])
+        self.assertEqual(rings.scan((), 1e10), [])
+
+    def test_a_ring_that_is_being_made_is_left_alone_and_one_whose_maker_died_is_removed(self) -> None:
+        path = os.path.join(self.directory, layouts.segment_name(AGENT, os.urandom(8)))
+        with open(path, "wb") as file:
+            file.write(bytes(65_536))
+            made = os.fstat(file.fileno()).st_ctime
+        rings = Rings(AGENT, self.directory)
+        rings.scan((), made + 1.0)
+        self.assertTrue(os.path.exists(path))
+        rings.scan((), made + 10.0)
+        self.assertFalse(os.path.exists(path))
+        self.assertEqual(rings.problems, {})
+
+
+def test_a_symlink_is_no_ring() -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        os.symlink("/etc/passwd", os.path.join(directory, layouts.segment_name(AGENT, bytes(8))))
+        rings = Rings(AGENT, directory)
+        assert rings.scan((), 1.0) == [] and len(rings.problems) == 1
+
+
+def test_the_scratch_grows_to_what_is_read() -> None:
+    assert len(Scratch().fit(100_000)) == 100_000 * 24
+    assert struct.calcsize("<dQQ") == 24
