@@ -98,7 +98,7 @@ class Producer:
 
     def _start_afresh(self) -> None:
         self._client: str | None = None
-        self._lock = threading.RLock()
+        self._lock = getattr(self._port, "lock", None) or threading.RLock()
         self._attending = False
         self._directory_count = 0
         self._directory_used = 0

@@ -80,6 +80,16 @@ class _Ring:
         """The position of the next record."""
         return self.next - operator.length_hint(self.free)
 
+    def forget(self) -> None:
+        """Hold no view any more."""
+        del self.commits, self.values, self.times, self.words, self.content
+
+    def release(self) -> None:
+        """Release all views, whoever holds them: in a forked child the frames of the parent's threads do, for ever."""
+        for view in (self.commits, self.values, self.times, self.words, self.content):
+            view.release()
+        self.forget()
+
     def refill(self, guard: Any) -> bool:
         """Offer the next chunk of free positions; False where the ring is full."""
         where = self.where
@@ -117,7 +127,7 @@ class Port:
         self._start_afresh()
 
     def _start_afresh(self) -> None:
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()  # also the Producer's: two would be taken in both orders
         self._busy = False
         self._looked = -math.inf
         self._before = 0
@@ -139,19 +149,20 @@ class Port:
         self._ring = opened
 
     def close(self) -> None:
-        """Leave the ring."""
-        left, self._ring = self._ring, None
-        if left is not None:
-            left.chunk = _NO_CHUNK
-            self._before += left.position - left.skipped
+        """Leave the ring. It is unmapped when the last thread has left it."""
+        with self.lock:
+            left, self._ring = self._ring, None
+            if left is not None:
+                left.chunk = _NO_CHUNK
+                self._before += left.position - left.skipped
+                left.forget()  # the Tabs hold the ring until they get a place in the next
 
     def reset(self) -> None:
         """Leave the ring and forget all counts: a forked child begins."""
-        left = self._ring
-        self.close()
-        if left is not None:  # frames of the parent's threads live on here, and hold views for ever
-            for view in (left.commits, left.values, left.times, left.words, left.content):
-                view.release()
+        left, self._ring = self._ring, None
+        if left is not None:
+            left.chunk = _NO_CHUNK
+            left.release()
         self._start_afresh()
 
     def is_forked(self) -> bool:
@@ -189,7 +200,7 @@ class Port:
     def count(self, reason: int, times: int = 1) -> None:
         """Count drops, in the header where there is one; exact with threads and signal handlers."""
         self._uncounted.append((reason, times))
-        with self._lock:
+        with self.lock:
             if self._counting:
                 return  # a signal handler within the loop below, which goes on
             self._counting = True
@@ -228,7 +239,7 @@ class Port:
 
     def record_slowly(self, tab: Tab, seconds: float, value: float) -> None:
         """Record a float where the fast path found no free position."""
-        with self._lock:
+        with self.lock:
             if self._busy:
                 self.count(_REENTRANT)
                 return
@@ -248,7 +259,7 @@ class Port:
         except Refused as refusal:
             self.count(_REASON[refusal.reason])
             return
-        with self._lock:
+        with self.lock:
             if self._busy:
                 self.count(_REENTRANT)
                 return
@@ -334,7 +345,7 @@ class Port:
                     else:
                         at.words[index + 1] = value_word
                     if not _IS_ORDERED:
-                        with self._lock:  # orders the stores above before the one below
+                        with self.lock:  # orders the stores above before the one below
                             pass
                     at.commits[index] = commit
                     return

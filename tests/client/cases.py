@@ -1,0 +1,76 @@
+"""What the client's tests share: one suite, run once with the pure-Python ring and once with the accelerator."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import uuid
+
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+from taba import ring
+from taba.client import pure
+from taba.client.producer import Producer
+from tests.client.reading import Reader, read_all, rings
+
+try:
+    from taba.client import _accelerator
+except ImportError:
+    _accelerator = None
+
+
+class ClientCase(SynchronousTestCase):
+    """A producer of its own, for an Agent of its own name, whose segments are removed."""
+
+    accelerated: bool
+
+    def setUp(self):
+        if self.accelerated and _accelerator is None:
+            raise SkipTest("the accelerator is not built: python setup.py build_ext --inplace")
+        self.agent = f"t{uuid.uuid4().hex[:12]}"
+        self.environment = {"TABA_AGENT": self.agent, "TABA_CLIENT_ID": "test/1"}
+        self.addCleanup(self.remove_segments)
+
+    def remove_segments(self):
+        for name in rings(self.agent):
+            os.unlink(os.path.join(ring.SHM_DIRECTORY, name))
+
+    def producer(self, client=None, **environment) -> Producer:
+        producer = Producer(_accelerator if self.accelerated else pure)
+        producer.start(client, {**self.environment, **environment})
+        self.addCleanup(producer.stop)
+        return producer
+
+    def reader(self, producer) -> Reader:
+        reader = Reader(producer.stats()["ring"])
+        self.addCleanup(reader.close)
+        return reader
+
+    def events(self, **how):
+        return read_all(self.agent, **how)
+
+    def run_python(self, code, *arguments, prefix=(), **environment):
+        """Run a program that records with taba.client; its standard output."""
+        settings = {
+            **os.environ,
+            **self.environment,
+            "PYTHONPATH": os.getcwd(),
+            "TABA_PURE": "" if self.accelerated else "1",
+            **environment,
+        }
+        done = subprocess.run(
+            [*prefix, sys.executable, "-c", textwrap.dedent(code), *arguments], env=settings, capture_output=True, text=True, timeout=60
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout
+
+
+def both(case):
+    """Make the two test cases of a mixin: Pure… and Accelerated…"""
+    module = sys.modules[case.__module__]
+    for kind, accelerated in (("Pure", False), ("Accelerated", True)):
+        name = kind + case.__name__
+        setattr(module, name, type(name, (case, ClientCase), {"accelerated": accelerated, "__module__": case.__module__}))
+    return case

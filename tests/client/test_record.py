@@ -1,0 +1,612 @@
+"""What is recorded is read; what cannot be recorded is dropped and counted."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import signal
+import threading
+import time
+from unittest import mock
+
+import msgpack
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba import client, ring
+from taba.bounds import MAX_EXACT_INT, MAX_VALUE_BYTES, MAX_VALUE_DEPTH, MIN_RING_BYTES
+from taba.client import encode
+from tests.client.cases import _accelerator, both
+from tests.client.reading import Reader, rings
+
+SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text() | st.binary()
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=20) | st.dictionaries(st.text(max_size=9) | st.integers(-99, 99), inner, max_size=20)
+)
+
+
+def nested(depth):
+    value = []
+    for _ in range(depth - 1):
+        value = [value]
+    return value
+
+
+@both
+class RecordTests:
+    def test_each_way_to_record_is_an_event(self):
+        producer = self.producer()
+        producer.tab("c", "CounterGroup").inc()
+        producer.tab("c", "CounterGroup").inc(5)
+        producer.tab("p", "PercentileGroup").observe(2.5)
+        producer.tab("g", "Gauge").set(17)
+        producer.tab("u", "UpDown").inc()
+        producer.tab("u", "UpDown").dec()
+        producer.tab("u", "UpDown").dec(2.5)
+        producer.tab("u", "UpDown").dec(3)
+        producer.tab("b", "Buffer").record("nightly", time=1763850000.0)
+        producer.tab("b", "Buffer").record("daily", 1763850000)
+        producer.tab("c", "CounterGroup").inc(n=2, time=5.5)
+        read = [(event.tab, event.type, event.value) for event in self.events(release=False)]
+        self.assertEqual(
+            read,
+            [
+                ("c", "CounterGroup", 1.0),
+                ("c", "CounterGroup", 5.0),
+                ("p", "PercentileGroup", 2.5),
+                ("g", "Gauge", 17.0),
+                ("u", "UpDown", 1.0),
+                ("u", "UpDown", -1.0),
+                ("u", "UpDown", -2.5),
+                ("u", "UpDown", -3.0),
+                ("b", "Buffer", "nightly"),
+                ("b", "Buffer", "daily"),
+                ("c", "CounterGroup", 2.0),
+            ],
+        )
+        self.assertEqual([event.time for event in self.events()][-3:], [1763850000.0, 1763850000.0, 5.5])
+        self.assertEqual(producer.stats()["recorded"], 11)
+        self.assertEqual(producer.stats()["tabs"], 5)
+
+    def test_the_time_is_now(self):
+        before = time.time()
+        self.producer().tab("c", "CounterGroup").inc()
+        (event,) = self.events()
+        self.assertTrue(before - 1e-3 <= event.time <= time.time() + 1e-3)
+
+    def test_the_header_says_who_records(self):
+        producer = self.producer("web/{env:WORKER}", WORKER="3") if os.environ.setdefault("WORKER", "3") else None
+        producer.tab("c", "CounterGroup").inc()
+        header = self.reader(producer).header
+        self.assertEqual((header.client, header.pid, header.is_accelerated), ("web/3", os.getpid(), self.accelerated))
+        self.assertEqual(header.size, 1 << 20)
+        self.assertEqual(producer.stats()["client"], "web/3")
+        self.assertEqual(producer.stats()["ring_bytes"], 1 << 20)
+        self.assertEqual(producer.stats()["accelerated"], self.accelerated)
+
+    def test_no_ring_is_made_before_the_first_record(self):
+        producer = self.producer()
+        tab = producer.tab("c", "CounterGroup")
+        self.assertEqual(rings(self.agent), [])
+        tab.inc()
+        self.assertEqual(len(rings(self.agent)), 1)
+
+    def test_the_same_tab_is_the_same_object_and_one_entry(self):
+        producer = self.producer()
+        for _ in range(3):
+            producer.tab("c", "CounterGroup").inc()
+        producer.tab("c", "Gauge").set(1)
+        self.assertIs(producer.tab("c", "CounterGroup"), producer.tab("c", "CounterGroup"))
+        self.assertEqual(self.reader(producer).tabs(), [("CounterGroup", "c"), ("Gauge", "c")])
+
+    def test_values_come_back(self):
+        producer = self.producer()
+        tab = producer.tab("b", "Buffer")
+
+        @settings(max_examples=150, deadline=None)
+        @given(VALUES)
+        def comes_back(value):
+            tab.record(value)
+            (event,) = self.events()
+            expected = value
+            if type(value) is int and abs(value) <= MAX_EXACT_INT:
+                expected = float(value)
+                self.assertIs(type(event.value), float)
+            self.assertEqual(event.value, expected)
+            if not isinstance(value, (int, float)) or isinstance(value, bool):
+                self.assertEqual(encode.encode(value, 1 << 20), msgpack.packb(value))
+
+        comes_back()
+        self.assertEqual(producer.stats()["dropped"], 0)
+
+    def test_whole_numbers_up_to_the_bound_travel_as_floats_and_larger_ones_whole(self):
+        tab = self.producer().tab("b", "Buffer")
+        values = [MAX_EXACT_INT, -MAX_EXACT_INT, MAX_EXACT_INT + 1, -MAX_EXACT_INT - 1, 2**64 - 1, -(2**63), 0, True, False]
+        for value in values:
+            tab.record(value)
+        read = [event.value for event in self.events()]
+        self.assertEqual(read, values)
+        self.assertEqual([type(value) for value in read], [float, float, int, int, int, int, float, bool, bool])
+
+    def test_floats_that_are_no_numbers_are_recorded_as_they_are(self):
+        tab = self.producer().tab("b", "Buffer")
+        for value in (math.nan, math.inf, -math.inf, -0.0):
+            tab.record(value)
+        values = [event.value for event in self.events()]
+        self.assertTrue(math.isnan(values[0]))
+        self.assertEqual(values[1:3], [math.inf, -math.inf])
+        self.assertEqual(math.copysign(1, values[3]), -1)
+
+    def test_numbers_of_a_subclass_are_recorded_by_content_without_calling_it(self):
+        class Odd(float):
+            def __float__(self):
+                raise AssertionError
+
+            __pos__ = __neg__ = __float__
+
+        class OddInt(int):
+            def __int__(self):
+                raise AssertionError
+
+            __index__ = __float__ = __neg__ = __int__
+
+        producer = self.producer()
+        tab = producer.tab("u", "UpDown")
+        tab.record(Odd(1.5))
+        tab.record(OddInt(3))
+        tab.dec(Odd(1.5))
+        tab.dec(OddInt(3))
+        tab.record([Odd(1.5), OddInt(3), OddInt(2**60)])
+        tab.record(1.0, time=OddInt(7))
+        self.assertEqual([event.value for event in self.events()], [1.5, 3.0, -1.5, -3.0, [1.5, 3, 2**60], 1.0])
+
+    def test_what_msgpack_cannot_say_is_a_counted_drop(self):
+        class Text(str):
+            pass
+
+        producer = self.producer()
+        tab = producer.tab("b", "Buffer")
+        tab.record(1.0)
+        bad = [object(), {1, 2}, 2**64, -(2**63) - 1, "\ud800", Text("x"), {(1, 2): 3}, [object()], {"a": {"b": 1j}}, bytearray(b"x")]
+        for value in bad:
+            tab.record(value)
+        producer.tab("u", "UpDown").dec("x")
+        self.assertEqual(producer.stats()["dropped_by_reason"], {"value_type": len(bad) + 1})
+        self.assertEqual(self.reader(producer).header.drops, {"value_type": len(bad) + 1})
+        self.assertEqual([event.value for event in self.events()], [1.0])
+
+    def test_a_value_at_its_bound_is_recorded_and_one_past_it_dropped(self):
+        for ring_bytes, most in ((1 << 20, MAX_VALUE_BYTES), (MIN_RING_BYTES, MIN_RING_BYTES // 32)):
+            producer = self.producer(TABA_RING_BYTES=str(ring_bytes))
+            tab = producer.tab("b", "Buffer")
+            tab.record("x" * (most - 3))  # its length takes three bytes
+            tab.record("x" * (most - 2))
+            tab.record(b"x" * most)
+            tab.record("ä" * most)
+            tab.record([1.0] * most)
+            self.assertEqual([event.value for event in self.reader(producer).drain()], ["x" * (most - 3)])
+            self.assertEqual(producer.stats()["dropped_by_reason"], {"value_too_large": 4})
+
+    def test_nesting_at_its_bound_is_recorded_and_one_past_it_dropped(self):
+        producer = self.producer()
+        tab = producer.tab("b", "Buffer")
+        tab.record(nested(MAX_VALUE_DEPTH))
+        tab.record(nested(MAX_VALUE_DEPTH + 1))
+        endless = []
+        endless.append(endless)
+        tab.record(endless)
+        self.assertEqual([event.value for event in self.events()], [nested(MAX_VALUE_DEPTH)])
+        self.assertEqual(producer.stats()["dropped_by_reason"], {"value_too_large": 2})
+
+    def test_a_time_that_is_no_finite_number_is_a_counted_drop(self):
+        producer = self.producer()
+        tab = producer.tab("c", "CounterGroup")
+        for bad in (math.nan, math.inf, -math.inf, "now", True, 10**400, object()):
+            tab.inc(time=bad)
+            tab.record("x", bad)
+        tab.inc(time=-1.5)
+        self.assertEqual(producer.stats()["dropped_by_reason"], {"bad_time": 14})
+        self.assertEqual([event.time for event in self.events()], [-1.5])
+
+    def test_wrong_arguments_are_a_type_error(self):
+        tab = self.producer().tab("c", "CounterGroup")
+        for call in (lambda: tab.record(), lambda: tab.record(1, 2, 3), lambda: tab.record(1, when=2), lambda: tab.record(1, value=2)):
+            self.assertRaises(TypeError, call)
+        self.assertRaises(AttributeError, getattr, tab, "observe")
+        self.assertRaises(AttributeError, setattr, tab, "other", 1)
+
+    def test_the_byte_ring_wraps(self):
+        producer = self.producer(TABA_RING_BYTES=str(MIN_RING_BYTES))
+        tab = producer.tab("b", "Buffer")
+        tab.record(1.0)
+        reader = self.reader(producer)
+        for i in range(3000):
+            value = chr(97 + i % 26) * (i % 800)
+            tab.record(value)
+            if i % 7 == 0:
+                tab.record(float(i))
+            read = [event.value for event in reader.drain() if isinstance(event.value, str)]
+            self.assertEqual(read, [value])
+        self.assertEqual(producer.stats()["dropped"], 0)
+
+    def test_laps_go_on(self):
+        producer = self.producer(TABA_RING_BYTES=str(MIN_RING_BYTES))
+        tab = producer.tab("c", "CounterGroup")
+        tab.inc()
+        reader = self.reader(producer)
+        count = len(reader.drain())
+        for i in range(7):
+            for _ in range(1500):
+                tab.inc(i)
+            count += len(reader.drain())
+        self.assertEqual((count, producer.stats()["recorded"]), (10501, 10501))
+
+    def test_one_writes_and_the_other_kind_reads_the_same_bytes(self):
+        producer = self.producer(TABA_RING_BYTES=str(MIN_RING_BYTES))
+        tab = producer.tab("b", "Buffer")
+        for value in (1.0, "text", 2**60, [1, None, {"a": b"x"}]):
+            tab.record(value, 7.0)
+        reader = self.reader(producer)
+        content = os.pread(reader.descriptor, MIN_RING_BYTES, 0)
+        expected = getattr(type(self).__mro__[1], "content", None)
+        if expected is not None:
+            self.assertEqual(content[ring.HEADER_BYTES :], expected)
+        type(self).__mro__[1].content = content[ring.HEADER_BYTES :]
+
+
+@both
+class FullRingTests:
+    def full_ring(self, **environment):
+        producer = self.producer(TABA_RING_BYTES=str(MIN_RING_BYTES), **environment)
+        tab = producer.tab("c", "CounterGroup")
+        for _ in range(2048):
+            tab.inc()
+        self.assertEqual(producer.stats()["dropped"], 0)
+        return producer, tab
+
+    def test_a_full_ring_drops_and_counts(self):
+        producer, tab = self.full_ring()
+        for _ in range(100):
+            tab.inc()
+        reader = self.reader(producer)
+        self.assertEqual(producer.stats()["dropped_by_reason"], {"ring_full": 100})
+        self.assertEqual(reader.header.drops, {"ring_full": 100})
+        self.assertEqual(len(reader.drain(most=48)), 48)
+        for _ in range(50):
+            tab.inc()
+        self.assertEqual(producer.stats()["dropped_by_reason"], {"ring_full": 102})
+        self.assertEqual(len(reader.drain()), 2048)
+
+    def test_a_full_byte_ring_drops_values_but_not_floats(self):
+        producer = self.producer(TABA_RING_BYTES=str(MIN_RING_BYTES))
+        tab = producer.tab("b", "Buffer")
+        for _ in range(9):
+            tab.record("x" * 998)
+        tab.record(1.0)
+        self.assertEqual(producer.stats()["dropped_by_reason"], {"bytes_full": 1})
+        self.assertEqual(len(self.reader(producer).drain()), 9)
+        tab.record("x" * 998)
+        self.assertEqual(len(self.events()), 1)
+
+    def test_a_directory_that_is_full_drops_the_tabs_beyond_it(self):
+        producer = self.producer(TABA_RING_BYTES=str(MIN_RING_BYTES))
+        for i in range(200):
+            producer.tab(f"{i:046d}", "Buffer").record(1.0)  # 4 + 6 + 46 bytes: 73 of them fit
+        for i in range(200):
+            producer.tab(f"{i:046d}", "Buffer").record(1.0)
+        self.assertEqual(producer.stats()["dropped_by_reason"], {"directory_full": 254})
+        self.assertEqual(producer.stats()["tabs"], 73)
+        self.assertEqual(len(self.events()), 146)
+
+    def test_a_retired_ring_is_left_and_what_is_unknown_counted(self):
+        producer = self.producer()
+        tab = producer.tab("c", "CounterGroup")
+        tab.inc()
+        first = self.reader(producer)
+        first.drain()
+        tab.inc()
+        first.write(ring.RETIRED_OFFSET, 1)
+        for _ in range(1100):
+            tab.inc()
+        self.assertEqual(len(rings(self.agent)), 2)
+        second = self.reader(producer)
+        self.assertNotEqual(first.path, second.path)
+        unknown = producer.stats()["dropped_by_reason"]["unknown"]
+        self.assertEqual(second.header.drops, {"unknown": unknown})
+        self.assertEqual(len(second.drain()) + unknown, 1101)
+        self.assertFalse(first.is_held())
+        self.assertTrue(second.is_held())
+
+    def test_a_full_ring_whose_name_is_gone_is_left(self):
+        producer, tab = self.full_ring()
+        os.unlink(self.reader(producer).path)
+        tab.inc()
+        self.assertEqual(producer.stats()["dropped_by_reason"], {"unknown": 2048})
+        self.assertEqual([event.value for event in self.events()], [1.0])
+
+    def test_a_ring_that_a_hole_filled_is_left_for_a_new_one(self):
+        producer, tab = self.full_ring()
+        reader = self.reader(producer)
+        where = ring.layout(MIN_RING_BYTES)
+        reader.write(where.record_offset + 16, 0)  # the first record was never committed
+        tab.inc()  # the first look
+        self.assertEqual(producer.stats()["dropped_by_reason"], {"ring_full": 1})
+        deadline = time.monotonic() + 10
+        while len(rings(self.agent)) == 1 and time.monotonic() < deadline:
+            time.sleep(0.05)
+            tab.inc()
+        self.assertEqual(len(rings(self.agent)), 2)
+        self.assertFalse(reader.is_held())
+        self.assertEqual(len(reader.drain(past_holes=True)), 2047)
+        self.assertNotIn("unknown", producer.stats()["dropped_by_reason"])
+
+    def test_a_full_ring_of_a_slow_agent_is_kept(self):
+        producer, tab = self.full_ring()
+        deadline = time.monotonic() + 1.3
+        while time.monotonic() < deadline:
+            tab.inc()
+        self.assertEqual(len(rings(self.agent)), 1)
+
+
+@both
+class MakingTests:
+    def test_a_ring_that_does_not_fit_is_halved(self):
+        producer = self.producer(TABA_SHM_BYTES=str(300_000))
+        producer.tab("c", "CounterGroup").inc()
+        self.assertEqual(producer.stats()["ring_bytes"], 1 << 18)
+        self.assertEqual(os.stat(self.reader(producer).path).st_size, 1 << 18)
+
+    def test_all_rings_of_an_agent_together_are_bounded(self):
+        producers = [self.producer(TABA_SHM_BYTES=str(1 << 18), TABA_RING_BYTES=str(1 << 16)) for _ in range(5)]
+        with self.assertLogs("taba.client", "WARNING") as logs:
+            for producer in producers:
+                for _ in range(3):
+                    producer.tab("c", "CounterGroup").inc()
+        self.assertEqual(len(rings(self.agent)), 4)
+        self.assertEqual(len(logs.output), 1)
+        self.assertEqual(producers[4].stats()["dropped_by_reason"], {"no_ring": 3})
+        self.assertEqual(producers[4].stats()["ring_bytes"], 0)
+
+    def test_without_shared_memory_it_warns_once_and_counts_and_tries_again_later(self):
+        producer = self.producer()
+        tab = producer.tab("c", "CounterGroup")
+        with self.assertLogs("taba.client", "WARNING") as logs, mock.patch.object(ring, "SHM_DIRECTORY", "/nonexistent"):
+            for _ in range(10):
+                tab.inc()
+            tab.record("x")
+        self.assertEqual(len(logs.output), 1)
+        self.assertEqual(producer.stats()["dropped_by_reason"], {"no_ring": 11})
+        producer._next_try = 0
+        tab.inc()
+        self.assertEqual(len(self.events()), 1)
+        self.assertEqual(self.reader(producer).header.drops, {"no_ring": 11})
+
+    def test_a_ring_is_its_owners_alone_and_with_a_group_the_groups_too(self):
+        old = os.umask(0o777)
+        try:
+            alone, shared = self.producer(), self.producer(TABA_RING_GROUP=str(os.getgid()))
+            for producer in (alone, shared):
+                producer.tab("c", "CounterGroup").inc()
+        finally:
+            os.umask(old)
+        self.assertEqual(os.fstat(self.reader(alone).descriptor).st_mode & 0o777, 0o600)
+        self.assertEqual(os.fstat(self.reader(shared).descriptor).st_mode & 0o777, 0o660)
+
+    def test_the_space_is_reserved_when_the_ring_is_made(self):
+        producer = self.producer()
+        producer.tab("c", "CounterGroup").inc()
+        self.assertGreaterEqual(os.stat(self.reader(producer).path).st_blocks * 512, 1 << 20)
+
+    def test_stop_frees_the_ring_and_start_makes_a_new_one(self):
+        producer = self.producer()
+        tab = producer.tab("c", "CounterGroup")
+        tab.inc()
+        reader = self.reader(producer)
+        producer.stop()
+        self.assertFalse(reader.is_held())
+        tab.inc()
+        self.assertEqual(producer.stats()["dropped_by_reason"], {"stopped": 1})
+        producer.start("other", self.environment)
+        tab.inc()
+        self.assertEqual((producer.stats()["recorded"], producer.stats()["client"]), (2, "other"))
+        self.assertEqual(len(rings(self.agent)), 2)
+
+    def test_wrong_settings_are_a_value_error_that_names_them(self):
+        for client, environment, word in (
+            ("a b", {}, "client id"),
+            ("{slots}", {}, "slots"),
+            ("{env:TABA_NOT_THERE}", {}, "TABA_NOT_THERE"),
+            ("_x", {}, "reserved"),
+            ("x" * 201, {}, "client id"),
+            (7, {}, "client id"),
+            (None, {"TABA_CLIENT_ID": "a b"}, "client id"),
+            (None, {"TABA_AGENT": "a.b"}, "Agent"),
+            (None, {"TABA_RING_BYTES": "1"}, "TABA_RING_BYTES"),
+            (None, {"TABA_RING_BYTES": "x"}, "TABA_RING_BYTES"),
+            (None, {"TABA_RING_BYTES": str(2**31)}, "TABA_RING_BYTES"),
+            (None, {"TABA_SHM_BYTES": "-1"}, "TABA_SHM_BYTES"),
+            (None, {"TABA_RING_GROUP": "no-such-group"}, "TABA_RING_GROUP"),
+        ):
+            error = self.assertRaises(ValueError, self.producer, client, **environment)
+            self.assertIn(word, str(error))
+
+    def test_the_lowest_and_highest_settings_are_taken(self):
+        self.producer(TABA_RING_BYTES="65536")
+        self.producer(TABA_RING_BYTES=str(1 << 30), TABA_SHM_BYTES="0")
+        self.producer("x" * 200)
+
+
+@both
+class TimerTests:
+    def timed(self):
+        tab = self.producer().tab("p", "PercentileGroup")
+        timer = client._time(tab) if not hasattr(tab, "time") else tab.time()
+        return tab, timer
+
+    def test_a_block_is_timed_also_when_it_raises(self):
+        tab, _ = self.timed()
+        with tab.time():
+            time.sleep(0.01)
+        with self.assertRaises(KeyError), tab.time():
+            raise KeyError
+        values = [event.value for event in self.events()]
+        self.assertEqual(len(values), 2)
+        self.assertTrue(0.01 <= values[0] < 5)
+
+    def test_functions_are_timed_also_when_they_raise_and_within_themselves(self):
+        tab, timer = self.timed()
+
+        @timer
+        def countdown(n):
+            """Docs."""
+            if n == 0:
+                raise KeyError
+            return countdown(n - 1)
+
+        self.assertRaises(KeyError, countdown, 2)
+        self.assertEqual(countdown.__doc__, "Docs.")
+        self.assertEqual(len(self.events()), 3)
+
+    def test_coroutines_are_timed_until_they_end(self):
+        _, timer = self.timed()
+
+        @timer
+        async def pause(fails):
+            await asyncio.sleep(0.02)
+            if fails:
+                raise KeyError
+            return 7
+
+        self.assertEqual(asyncio.run(pause(False)), 7)
+        self.assertRaises(KeyError, lambda: asyncio.run(pause(True)))
+        values = [event.value for event in self.events()]
+        self.assertEqual(len(values), 2)
+        self.assertTrue(all(value >= 0.02 for value in values))
+
+
+@both
+class ThreadTests:
+    def test_four_threads_lose_nothing(self):
+        producer = self.producer(TABA_RING_BYTES=str(1 << 18))
+        tab, text = producer.tab("c", "CounterGroup"), producer.tab("b", "Buffer")
+        tab.inc()
+        reader = self.reader(producer)
+        going = threading.Event()
+
+        def record(number):
+            going.wait()
+            for i in range(10_000):
+                tab.inc(number)
+                if i % 50 == 0:
+                    text.record(f"{number}:{i}" + "x" * (i % 100))
+
+        threads = [threading.Thread(target=record, args=(number,)) for number in range(1, 5)]
+        for thread in threads:
+            thread.start()
+        events = []
+        going.set()
+        while any(thread.is_alive() for thread in threads):
+            events += reader.drain()
+        events += reader.drain()
+        stats = producer.stats()
+        self.assertEqual(stats["recorded"], len(events))
+        self.assertEqual(stats["recorded"] + stats["dropped"], 1 + 4 * 10_200)
+        texts = [event.value for event in events if event.tab == "b"]
+        for value in texts:
+            number, rest = value.split(":")
+            self.assertIn(number, "1234")
+            self.assertEqual(rest.rstrip("x") + "x" * (int(rest.rstrip("x")) % 100), rest)
+        self.assertEqual(len(set(texts)), len(texts))
+        self.assertFalse(set(stats["dropped_by_reason"]) - {"ring_full", "bytes_full"})
+
+
+@both
+class SignalTests:
+    def test_exceptions_from_signal_handlers_lose_no_other_event(self):
+        class Interrupted(Exception):
+            pass
+
+        def interrupt(number, frame):
+            raise Interrupted
+
+        producer = self.producer(TABA_RING_BYTES=str(1 << 18))
+        tab = producer.tab("b", "Buffer")
+        tab.record(1.0)
+        reader = self.reader(producer)
+        self.addCleanup(signal.signal, signal.SIGALRM, signal.signal(signal.SIGALRM, interrupt))
+        self.addCleanup(signal.setitimer, signal.ITIMER_REAL, 0)
+        completed = interrupts = 0
+        events = []
+        deadline = time.monotonic() + 1.5
+        while time.monotonic() < deadline:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.0007)
+                for _ in range(2000):
+                    tab.record(2.0)
+                    completed += 1
+                    tab.record("text")
+                    completed += 1
+            except Interrupted:
+                interrupts += 1
+            while True:
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                    break
+                except Interrupted:
+                    interrupts += 1
+            events += reader.drain()
+        if self.accelerated:
+            recorded = len(events)
+        else:
+            recorded = len(events) + len(reader.drain(past_holes=True, release=False))
+            for name in rings(self.agent):
+                if name != os.path.basename(reader.path):
+                    other = Reader(name)
+                    recorded += len(other.drain(past_holes=True))
+                    other.close()
+        self.assertGreater(interrupts, 20)
+        dropped = producer.stats()["dropped"]
+        # an interrupted record may have been completed just before the exception
+        self.assertGreaterEqual(recorded + dropped, completed)
+        self.assertLessEqual(recorded, completed + interrupts + 1)
+
+    def test_a_signal_handler_may_record(self):
+        producer = self.producer()
+        tab, text = producer.tab("c", "CounterGroup"), producer.tab("b", "Buffer")
+        handled = 0
+
+        def record(number, frame):
+            nonlocal handled
+            handled += 1
+            tab.inc()
+            text.record("from the handler")
+
+        self.addCleanup(signal.signal, signal.SIGALRM, signal.signal(signal.SIGALRM, record))
+        self.addCleanup(signal.setitimer, signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+        for _ in range(5_000):
+            tab.inc()
+            text.record("from the loop")
+            if handled > 100:
+                break
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        events = self.events()
+        dropped = producer.stats()["dropped_by_reason"]
+        loops = sum(event.value == "from the loop" for event in events)
+        expected = 2 * loops + 2 * handled
+        self.assertFalse(set(dropped) - {"reentrant", "bytes_full", "ring_full"})
+        if "bytes_full" not in dropped and "ring_full" not in dropped:
+            self.assertEqual(len(events) + producer.stats()["dropped"], expected)
+
+
+class AcceleratorTests(SynchronousTestCase):
+    def test_the_accelerator_has_the_layout_and_bounds_of_the_ring(self):
+        if _accelerator is None:
+            self.skipTest("not built")
+        for name in ("DROPS_OFFSET", "TAIL_OFFSET", "BYTE_TAIL_OFFSET", "RETIRED_OFFSET"):
+            self.assertEqual(getattr(_accelerator, name), getattr(ring, name))
+        self.assertEqual(_accelerator.MAX_DEPTH, MAX_VALUE_DEPTH)
+        self.assertEqual(_accelerator.DROP_PLACES, ring.MAX_DROP_REASONS)
+        self.assertEqual(ring.DROP_REASONS[:6], ("ring_full", "bytes_full", "value_too_large", "value_type", "bad_time", "directory_full"))
