@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -269,7 +270,13 @@ def _print_json(content: Any) -> None:
 
 
 def _print(drawn: RenderableType) -> None:
-    Console(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH).print(drawn)
+    if sys.stdout.isatty():
+        Console(highlight=False).print(drawn)
+        return
+    out = io.StringIO()
+    Console(file=out, highlight=False, width=FILE_WIDTH).print(drawn)
+    for line in out.getvalue().splitlines():
+        print(line.rstrip())
 
 
 def _status(query: Query) -> dict[str, Any] | QueryError:

@@ -65,9 +65,10 @@ def _read_name(text: str) -> tuple[str, dict[str, str]]:
             raise
         # sorted keys are for programs to write; people may write them in any order
         pairs = re.findall(r'([^=,{]+)=("(?:[^"\\]|\\.)*")', text[len(base) :])
-        ordered = base + "{" + ",".join(f"{key.strip()}={value}" for key, value in sorted(pairs)) + "}"
+        if not pairs or text != base + "{" + ",".join(f"{key}={value}" for key, value in pairs) + "}":
+            raise
         try:
-            return names.parse_name(ordered) if pairs else (base, {})
+            return names.parse_name(base + "{" + ",".join(f"{key}={value}" for key, value in sorted(pairs)) + "}")
         except ValueError:
             raise error from None
 

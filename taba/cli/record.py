@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import click
 
 from taba import client, names, ring
+from taba.bounds import MAX_EXACT_INT
 from taba.cli.lines import DEFAULT_TYPE, Line, read_line
 from taba.cli.reading import Interrupted, read_lines
 from taba.query import Query, ServerUnavailable, questions
@@ -63,8 +64,9 @@ class RingSink:
             tab = self._tabs[key] = client.tab(line.name, type=line.type)
             if len(self._tabs) > MAX_TABS:
                 self._tabs.popitem(last=False)
-        size = 0 if type(line.value) is float else len(repr(line.value).encode(errors="replace")) * 3
-        if self._layout and (2 * self._since >= self._layout.records or 2 * (self._bytes_since + size) >= self._layout.byte_ring_bytes):
+        # three bytes a character is more than msgpack takes of anything whose repr this is
+        size = 0 if isinstance(line.value, (int, float)) and abs(line.value) <= MAX_EXACT_INT else 9 + 3 * len(repr(line.value).encode())
+        if self._layout and (8 * self._since >= 7 * self._layout.records or 2 * (self._bytes_since + size) >= self._layout.byte_ring_bytes):
             self._make_room()
         tab.record(line.value, line.time)
         self._recorded, self._since, self._bytes_since = self._recorded + 1, self._since + 1, self._bytes_since + size

@@ -30,12 +30,12 @@ def plain(text: object) -> str:
 
 
 def number(value: Any) -> str:
-    """A value in few characters: five significant digits of a fraction, whole numbers whole, nothing as a dash."""
+    """A value in few characters: five significant digits below 1,000, whole above, nothing as a dash."""
     if value is None:
         return "–"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return plain(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
-    if isinstance(value, float) and math.isfinite(value) and (not value.is_integer() or abs(value) >= 1e15):
+    if isinstance(value, float) and math.isfinite(value) and ((abs(value) < 1000 and not value.is_integer()) or abs(value) >= 1e15):
         return f"{value:.5g}"
     return f"{value:,.0f}"
 
@@ -139,7 +139,7 @@ def _settings(values: Mapping[str, Any]) -> RenderableType:
     grid.add_column(style="cyan")
     grid.add_column(overflow="fold")
     for key, value in values.items():
-        grid.add_row(plain(key).replace("_", " "), Text(_one_line(value)))
+        grid.add_row(plain(key).replace("_", " "), Text(str(value) if key == "pid" else _one_line(value)))
     return grid
 
 

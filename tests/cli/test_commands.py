@@ -1,0 +1,220 @@
+"""The `taba` command as people run it: a process of its own, against a real Server and a real Agent."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from typing import Any, ClassVar
+
+from twisted.trial.unittest import SynchronousTestCase
+
+import taba
+from tests.services import Services
+
+LINES = """\
+# what was recorded
+bids 2
+bids 3
+price{side="a",exchange="adx"} 1.5 TotalsCounter
+price{exchange="rub"} 4 TotalsCounter
+job "nightly backup" Gauge
+odd 1 NoSuchType
+"""
+
+
+class Commands(SynchronousTestCase):
+    services: ClassVar[Services]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.services = Services()
+        cls.addClassCleanup(cls.services.stop)
+        cls.services.start_server()
+        cls.services.start_agent()
+        done = cls.services.taba("record", "--client", "shell/1", stdin=LINES)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), done
+        cls.wait(lambda: cls.services.query.status()["folded"] == 5 and cls.services.query.status()["dead_letters"] == 1)
+
+    @staticmethod
+    def wait(condition: Any, seconds: float = 20.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "it did not come true in time"
+            time.sleep(0.05)
+
+    def taba(self, *arguments: str, stdin: str = "", code: int = 0, error: str = "") -> str:
+        """The standard output of a command that must end with `code`, and with `error` alone on standard error."""
+        done = self.services.taba(*arguments, stdin=stdin)
+        self.assertEqual(done.returncode, code, done)
+        if error:
+            self.assertRegex(done.stderr, error)
+            self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
+        else:
+            self.assertEqual(done.stderr, "")
+        return done.stdout
+
+    def test_lists_are_one_a_line_and_one_json_document(self) -> None:
+        prices = ['price{exchange="adx",side="a"}', 'price{exchange="rub"}']
+        self.assertEqual(self.taba("names", "--client", "shell/1").splitlines(), ["bids", "job", *prices])
+        self.assertEqual(json.loads(self.taba("names", "--json", "--match", "price.*")), prices)
+        self.assertEqual(self.taba("names", "--label", "side:a"), prices[0] + "\n")
+        self.assertEqual(self.taba("names", "--match", "nothing"), "")
+        self.assertEqual(self.taba("clients", "--client-match", "shell/.*", "bids"), "shell/1\n")
+        self.assertEqual(json.loads(self.taba("types", "--json", "bids", "job")), {"bids": "CounterGroup", "job": "Gauge"})
+
+    def test_aggregates_are_one_a_line_and_one_json_document(self) -> None:
+        self.assertRegex(self.taba("agg", "bids"), r'^bids: \{.*"total": 5')
+        self.assertEqual(json.loads(self.taba("agg", "bids", "--json"))["bids"]["pct"]["count"], 2)
+        self.assertEqual(
+            set(json.loads(self.taba("agg", "--match", "price.*", "--by", "exchange", "--json"))),
+            {
+                'price{exchange="adx"}',
+                'price{exchange="rub"}',
+            },
+        )
+        self.assertEqual(json.loads(self.taba("agg", "--match", "price.*", "--super", "--json"))["total"], 5.5)
+        self.assertEqual(json.loads(self.taba("proj", "job", "--json"))["job"]["shell/1"]["value"], "nightly backup")
+        self.assertRegex(self.taba("proj", "bids"), r"^bids: \{shell/1: ")
+
+    def test_an_unknown_name_is_an_error_for_people_and_empty_for_programs(self) -> None:
+        self.assertRegex(self.taba("agg", "bids", "nope", code=1, error="no Tab 'nope'.*taba names"), "^bids: ")
+        self.assertEqual(self.taba("agg", "nope", "--json"), "{}\n")
+
+    def test_what_the_server_refuses_is_said_in_one_line(self) -> None:
+        self.taba("agg", "--match", "(", code=1, error="no regular expression")
+        self.taba("agg", "--super", code=1, error="one Type")
+
+    def test_wrong_usage_ends_with_two_and_one_line(self) -> None:
+        self.taba("agg", "--nonsense", code=2, error="--nonsense.*see taba agg --help")
+        self.taba("nonsense", code=2, error="nonsense.*see taba --help")
+        self.taba("names", "--label", "x", code=2, error="KEY:VALUE")
+        self.taba("agg", "--super", "--by", "x", code=2, error="exclude")
+
+    def test_status_shows_server_and_agent(self) -> None:
+        text = self.taba("status")
+        for part in (self.services.server_url, self.services.agent_url, "NoSuchType", "CounterGroup", "unknown_type 1"):
+            self.assertIn(part, text)
+        content = json.loads(self.taba("status", "--json"))
+        self.assertGreaterEqual(content["folded"], 5)
+        self.assertEqual(content["agent"]["agent"], self.services.agent)
+
+    def test_an_agent_that_is_away_is_an_error_only_when_it_was_asked_for(self) -> None:
+        environ = {"TABA_AGENT_URL": ""}
+        gone = "http://127.0.0.1:9"
+        self.taba("status", "--agent-url", gone, code=1, error=f"no Agent answers at {gone}.*twistd -n taba-agent")
+        done = self.services.taba("status", **environ)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+
+    def test_dead_letters_and_latency_are_shown(self) -> None:
+        [letter] = json.loads(self.taba("dead-letters", "--json"))
+        self.assertEqual((letter["tab"], letter["reason"], letter["value"]), ("odd", "unknown_type", 1))
+        self.assertIn("odd", self.taba("dead-letters", "--limit", "1"))
+        self.assertRegex(self.taba("latency"), "^p50 .* p95 .* p99 ")
+
+    def test_no_server_says_what_to_start(self) -> None:
+        self.taba(
+            "names", "--server", "http://127.0.0.1:9", code=1, error=r"^taba: no Server answers at .*start one with: twistd -n taba-server$"
+        )
+        self.taba("names", "--server", "nonsense", code=1, error="'nonsense' is no address")
+        done = self.services.taba("status", "--json", "--server", "http://127.0.0.1:9")
+        self.assertEqual(done.returncode, 1)
+        self.assertEqual(json.loads(done.stdout)["agent"]["agent"], self.services.agent)
+
+    def test_bad_lines_are_counted_and_the_others_recorded(self) -> None:
+        for more in ((), ("--http",)):
+            before = self.services.query.status()["folded"]
+            done = self.services.taba("record", "--json", "--client", "shell/2", *more, stdin="good 1\n_bad 1\n\ngood\ngood 2\n")
+            self.assertEqual(done.returncode, 1)
+            self.assertRegex(done.stderr, r"(?s)line 2: .*reserved.*line 4: .*no value.*2 events recorded, 2 bad lines")
+            self.assertEqual(json.loads(done.stdout), {"recorded": 2, "bad_lines": 2})
+            self.wait(lambda before=before: self.services.query.status()["folded"] == before + 2)
+
+    def test_more_lines_than_a_ring_holds_are_all_recorded(self) -> None:
+        done = self.services.taba("record", "--client", "shell/3", stdin="many 1\n" * 100_000 + f'many_words "{"x" * 1000}" Gauge\n' * 1000)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.wait(lambda: (self.services.query.aggregate("many") or {"pct": {"count": 0}})["pct"]["count"] == 100_000)
+
+    def test_a_signal_ends_recording_and_what_was_read_is_handed_on(self) -> None:
+        for number, name, more in ((signal.SIGINT, "ring_way", ()), (signal.SIGTERM, "http_way", ("--http",))):
+            process = subprocess.Popen(
+                [sys.executable, "-m", "taba.cli.main", "record", *more],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=self.services.environ,
+            )
+            assert process.stdin is not None
+            process.stdin.write(f"{name} 1\n".encode() * 10)
+            process.stdin.flush()
+            self.wait(lambda name=name: self.services.query.names(name=name))
+            process.stdin.write(f"{name} 1\n".encode() * 10)
+            process.stdin.flush()
+            time.sleep(0.1)
+            process.send_signal(number)
+            _, error = process.communicate(timeout=30)
+            self.assertEqual((process.returncode, error), (0, b""))
+            self.wait(lambda name=name: (self.services.query.aggregate(name) or {})["pct"]["count"] == 20)
+
+    def test_no_agent_is_said_and_nothing_is_dropped_silently(self) -> None:
+        agent = self.services.agent + "-b"
+        self.addCleanup(self._unlink, agent)
+        done = self.services.taba("record", "--agent", agent, stdin="a 1\n")
+        self.assertEqual(done.returncode, 0)
+        self.assertRegex(done.stderr, f"no Agent has read .* twistd -n taba-agent --agent {agent}\n$")
+
+    def _unlink(self, agent: str) -> None:
+        for name in os.listdir("/dev/shm"):
+            if name.startswith(f"taba.{agent}."):
+                os.unlink(f"/dev/shm/{name}")
+
+    def test_a_terminal_gets_tables(self) -> None:
+        main, terminal = pty.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "taba.cli.main", "agg", "bids"],
+            stdout=terminal,
+            stderr=subprocess.PIPE,
+            env={**self.services.environ, "TERM": "dumb", "COLUMNS": "80"},
+        )
+        os.close(terminal)
+        self.addCleanup(os.close, main)
+        shown = b""
+        while True:
+            try:
+                chunk = os.read(main, 65_536)
+            except OSError:  # the other end is closed
+                break
+            shown += chunk
+        process.communicate(timeout=30)
+        self.assertRegex(shown.decode(), r"count +total +average")
+
+    def test_a_reader_that_has_enough_is_no_error(self) -> None:
+        command = f"{sys.executable} -m taba.cli.main names | true"
+        done = subprocess.run(command, shell=True, env=self.services.environ, capture_output=True, text=True)
+        self.assertEqual(done.stderr, "")
+
+
+class WithoutServices(SynchronousTestCase):
+    def test_the_version_is_told(self) -> None:
+        done = subprocess.run([sys.executable, "-m", "taba.cli.main", "--version"], capture_output=True, text=True)
+        self.assertEqual(done.stdout, f"taba {taba.__version__}\n")
+
+    def test_without_its_extra_the_command_says_what_to_install(self) -> None:
+        for missing in ("click", "rich"):
+            code = f"import sys; sys.modules[{missing!r}] = None; sys.argv = ['taba', 'names']; from taba.cli.main import main; main()"
+            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+            self.assertEqual(done.returncode, 1)
+            self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
+            self.assertIn("pip install 'taba[cli]'", done.stderr)
+
+    def test_every_command_has_help_with_examples(self) -> None:
+        from taba.cli.commands import command
+
+        for name in sorted(command.commands):
+            done = subprocess.run([sys.executable, "-m", "taba.cli.main", name, "--help"], capture_output=True, text=True)
+            self.assertEqual(done.returncode, 0, name)
+            self.assertRegex(done.stdout, f"(?s)Examples:\n.*taba {name}", name)
