@@ -19,6 +19,7 @@ from taba.handlers.ragged import (
     Buffer,
     Floats,
     Ints,
+    Shape,
     aligned,
     bounds_of,
     by_rows,
@@ -28,8 +29,8 @@ from taba.handlers.ragged import (
     merge_tables,
     reduce_table,
     refuse,
+    run_lengths,
     run_starts,
-    sum_rows,
 )
 from taba.handlers.sketch import bins_per_row, codes_in, codes_of, merge_bins, tally
 from taba.handlers.slots import HEADER as BLOCK
@@ -107,16 +108,16 @@ class CounterGroup(ArrayHandler):
     def load_array(self, dumps: Sequence[bytes]) -> CounterStates:
         buffer, starts, lengths = join_rows(dumps, _EMPTY, _HEADER.itemsize)
         header = buffer.headers(_HEADER, starts)
-        bins = header["bins"].astype(np.int64)
-        refuse((header["mark"] != _MARK) | ((bins > 0) & ~(header["low"] <= header["high"])), "no State of a CounterGroup")
+        bins = Shape(header["bins"].astype(np.int64))
+        refuse((header["mark"] != _MARK) | ((bins.counts > 0) & ~(header["low"] <= header["high"])), "no State of a CounterGroup")
         bin_layout = BinLayout(bins, header["bin_codes"].astype(np.int64), starts + _HEADER.itemsize)
-        layout = Layout(header["slots"].astype(np.int64), header["codes"].astype(np.int64), aligned(bin_layout.ends, 3))
+        layout = Layout(Shape(header["slots"].astype(np.int64)), header["codes"].astype(np.int64), aligned(bin_layout.ends, 3))
         refuse(layout.ends != starts + lengths, "a length that its header does not explain")
         rows = np.arange(len(starts))
         weights, deltas = bin_layout.read(buffer)
         bin_keys = bins_from(rows, header["first"].astype(np.int64), deltas, weights, bins, rows)
         slot_starts, counts, totals = layout.read(buffer, header["base"].astype(np.int64), int(LADDER.widths[0]))
-        slot_rows = np.repeat(rows, layout.slots)
+        slot_rows = rows.repeat(layout.shape.counts)
         keys = slot_keys(slot_rows, slot_starts)
         check_slots(keys, slot_starts, counts, slot_rows)
         head: dict[str, Any] = {name: header[name].copy() for name in ("total", "low", "high")}
@@ -155,7 +156,7 @@ class CounterGroup(ArrayHandler):
         keys = slot_keys(rows, slots)
         runs = run_starts(keys)  # a row's events come nearly in order, so most of one slot stand together
         new_keys, [counts, totals] = reduce_table(
-            keys[runs], [np.diff(runs, append=len(keys)), np.add.reduceat(values, runs)]
+            keys[runs], [run_lengths(runs, len(keys)), np.add.reduceat(values, runs)]
         )
         states.slot_keys, [states.slot_counts, states.slot_totals] = merge_tables(
             states.slot_keys, [states.slot_counts, states.slot_totals], new_keys, [counts, totals]
@@ -183,8 +184,8 @@ class CounterGroup(ArrayHandler):
         return np.flatnonzero(count_rows(rows_in(states.slot_keys), states.rows) > JOURNAL_SLOTS)
 
     def spill(self, states: CounterStates, rows: Ints, parts: Sequence[Sequence[bytes]]) -> list[list[bytes]]:
-        now = states.now
         starts = starts_in(states.slot_keys)
+        now = states.now or float(starts.max(initial=0))  # nothing was folded: as of the newest slot
         chosen = np.zeros(states.rows, dtype=np.bool_)
         chosen[rows] = True
         leaving = chosen[rows_in(states.slot_keys)] & LADDER.leaves(starts, now)
@@ -207,20 +208,21 @@ class CounterGroup(ArrayHandler):
         return [[archive] for archive in merged]
 
     def dump_array(self, states: CounterStates) -> list[bytes]:
-        bins = bins_per_row(states.bin_keys, states.rows)
+        bins = Shape(bins_per_row(states.bin_keys, states.rows))
         firsts, deltas = deltas_of(codes_in(states.bin_keys), bins)
         widths = bin_codes(states.bin_counts, deltas, bins)
         slot_rows = rows_in(states.slot_keys)
-        slots = count_rows(slot_rows, states.rows)
-        refuse(slots > MAX_SLOTS, "more journal slots than a dump takes; it had to spill")
+        slots = Shape(count_rows(slot_rows, states.rows))
+        refuse(slots.counts > MAX_SLOTS, "more journal slots than a dump takes; it had to spill")
         numbers = starts_in(states.slot_keys) // LADDER.widths[0]
         bases, codes, offsets = block_codes(numbers, slots, states.slot_counts, states.slot_totals)
         # every row as if it began at 0; then one after the other
-        zero = np.zeros(states.rows, dtype=np.int64)
-        bins_at = zero + _HEADER.itemsize
-        blocks_at = aligned(BinLayout(bins, widths, bins_at).ends, 3)
-        edges = bounds_of(Layout(slots, codes, blocks_at).ends)
+        bin_layout = BinLayout(bins, widths, np.full(states.rows, _HEADER.itemsize))
+        layout = Layout(slots, codes, aligned(bin_layout.ends, 3))
+        edges = bounds_of(layout.ends)
         at = edges[:-1]
+        bin_layout.move(at)
+        layout.move(at)
         content = bytearray(int(edges[-1]))
         buffer = Buffer(content)
         header = np.zeros(states.rows, dtype=_HEADER)
@@ -228,12 +230,12 @@ class CounterGroup(ArrayHandler):
             header[name] = states.head[name]
         header["refused"] = np.minimum(states.head["refused"], MAX_TALLY)
         header["held"] = np.minimum(states.head["held"], MAX_TALLY)
-        header["bins"], header["first"] = bins, firsts
+        header["bins"], header["first"] = bins.counts, firsts
         header["bin_codes"], header["mark"] = widths, _MARK
-        header["base"], header["slots"], header["codes"] = bases, slots, codes
+        header["base"], header["slots"], header["codes"] = bases, slots.counts, codes
         buffer.put_headers(at, header)
-        BinLayout(bins, widths, at + bins_at).write(buffer, states.bin_counts, deltas)
-        Layout(slots, codes, at + blocks_at).write(buffer, offsets, states.slot_counts, states.slot_totals)
+        bin_layout.write(buffer, states.bin_counts, deltas)
+        layout.write(buffer, offsets, states.slot_counts, states.slot_totals)
         return cut_rows(content, edges)
 
     def project_array(self, states: CounterStates, parts: Sequence[Sequence[bytes]], now: float) -> list[Projection]:
@@ -283,12 +285,13 @@ def _load_archives(archives: Sequence[bytes]) -> tuple[Ints, Ints, Ints, Ints, F
     """(rows, starts, levels, counts, totals) of all slots in archives; b"" is an empty one."""
     buffer, starts, lengths = join_rows(archives, _NO_ARCHIVE, _BLOCKS)
     header = buffer.headers(BLOCK, (starts[:, None] + np.arange(_LEVELS) * BLOCK.itemsize).reshape(-1))
-    slots, codes = header["slots"].astype(np.int64), header["codes"].astype(np.int64)
-    # the blocks of a row follow each other: as if each began at 0, then shifted behind those before it
-    sizes = Layout(slots, codes, np.zeros(len(slots), dtype=np.int64)).ends.reshape(-1, _LEVELS)
+    slots = header["slots"].astype(np.int64)
+    # the blocks of a row follow each other: as if each began at 0, then moved behind those before it
+    layout = Layout(Shape(slots), header["codes"].astype(np.int64), np.zeros(len(slots), dtype=np.int64))
+    sizes = layout.ends.reshape(-1, _LEVELS)
     ends = np.cumsum(sizes, axis=1) + _BLOCKS
     refuse(ends[:, -1] != lengths, "an archive of a length that its header does not explain")
-    layout = Layout(slots, codes, (starts[:, None] + ends - sizes).reshape(-1))
+    layout.move((starts[:, None] + ends - sizes).reshape(-1))
     rows = np.repeat(np.arange(len(archives)), _LEVELS)
     levels = np.tile(np.arange(1, _LEVELS + 1), len(archives))
     slot_starts, counts, totals = layout.read(buffer, header["base"].astype(np.int64), LADDER.widths[levels])
@@ -306,16 +309,18 @@ def _dump_archives(
     starts, levels = LADDER.widen(starts[kept], levels[kept], now)
     keys, [counts, totals] = reduce_table(slot_keys(rows * _LEVELS + levels - 1, starts), [counts, totals])
     blocks = rows_in(keys)
-    slots = count_rows(blocks, archives * _LEVELS)
+    slots = Shape(count_rows(blocks, archives * _LEVELS))
     numbers = starts_in(keys) // LADDER.widths[blocks % _LEVELS + 1]
     bases, codes, offsets = block_codes(numbers, slots, counts, totals)
-    sizes = Layout(slots, codes, np.zeros(len(slots), dtype=np.int64)).ends.reshape(-1, _LEVELS)
-    edges = bounds_of(sum_rows(sizes.reshape(-1), np.arange(archives + 1) * _LEVELS) + _BLOCKS)
+    layout = Layout(slots, codes, np.zeros(archives * _LEVELS, dtype=np.int64))
+    sizes = layout.ends.reshape(-1, _LEVELS)
+    edges = bounds_of(sizes.sum(axis=1) + _BLOCKS)
     at = edges[:-1, None]
     content = bytearray(int(edges[-1]))
     buffer = Buffer(content)
-    header = np.zeros(len(slots), dtype=BLOCK)
-    header["base"], header["slots"], header["codes"] = bases, slots, codes
+    header = np.zeros(archives * _LEVELS, dtype=BLOCK)
+    header["base"], header["slots"], header["codes"] = bases, slots.counts, codes
     buffer.put_headers((at + np.arange(_LEVELS) * BLOCK.itemsize).reshape(-1), header)
-    Layout(slots, codes, (at + _BLOCKS + np.cumsum(sizes, axis=1) - sizes).reshape(-1)).write(buffer, offsets, counts, totals)
+    layout.move((at + _BLOCKS + np.cumsum(sizes, axis=1) - sizes).reshape(-1))
+    layout.write(buffer, offsets, counts, totals)
     return cut_rows(content, edges)

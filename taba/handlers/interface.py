@@ -53,7 +53,8 @@ class IArrayHandler(IHandler):
     """A Handler that folds all States of its Type, and all their Events, in one call.
 
     A State may be divided into a main part, which each cycle reads and writes, and `further_parts` others, which are read
-    only when a main part outgrows its bound. `states` is whatever `load_array` returns (one object for all rows).
+    only when a main part outgrows its bound. `states` is whatever `load_array` returns (one object for all rows). After any exception
+    it is undefined: throw it away, load again, and go on one row at a time to find the row that is to blame.
     """
 
     further_parts = Attribute("How many further parts a State has at most; 0 for one that is not divided.")

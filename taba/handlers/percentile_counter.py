@@ -10,7 +10,20 @@ import numpy as np
 from taba.handlers.base import ArrayHandler, Projection
 from taba.handlers.bins import BinLayout, bin_codes, bins_from, deltas_of
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
-from taba.handlers.ragged import Buffer, Floats, Ints, aligned, bounds_of, by_rows, count_rows, cut_rows, join_rows, refuse, run_starts
+from taba.handlers.ragged import (
+    Buffer,
+    Floats,
+    Ints,
+    Shape,
+    aligned,
+    bounds_of,
+    by_rows,
+    count_rows,
+    cut_rows,
+    join_rows,
+    refuse,
+    run_starts,
+)
 from taba.handlers.sketch import bins_per_row, codes_in, codes_of, merge_bins, tally
 
 MAX_TALLY = 2**32 - 1  # where the count of refused events stops
@@ -62,8 +75,8 @@ class PercentileCounter(ArrayHandler):
     def load_array(self, dumps: Sequence[bytes]) -> SketchStates:
         buffer, starts, lengths = join_rows(dumps, _EMPTY, _HEADER.itemsize)
         header = buffer.headers(_HEADER, starts)
-        bins = header["bins"].astype(np.int64)
-        refuse((header["mark"] != _MARK) | ((bins > 0) & ~(header["low"] <= header["high"])), "no State of a PercentileCounter")
+        bins = Shape(header["bins"].astype(np.int64))
+        refuse((header["mark"] != _MARK) | ((bins.counts > 0) & ~(header["low"] <= header["high"])), "no State of a PercentileCounter")
         layout = BinLayout(bins, header["codes"].astype(np.int64), starts + _HEADER.itemsize)
         refuse(aligned(layout.ends, 3) != starts + lengths, "a length that its header does not explain")
         weights, deltas = layout.read(buffer)
@@ -91,20 +104,21 @@ class PercentileCounter(ArrayHandler):
         return states
 
     def dump_array(self, states: SketchStates) -> list[bytes]:
-        bins = bins_per_row(states.keys, states.rows)
+        bins = Shape(bins_per_row(states.keys, states.rows))
         firsts, deltas = deltas_of(codes_in(states.keys), bins)
         codes = bin_codes(states.counts, deltas, bins)
-        bins_at = np.full(states.rows, _HEADER.itemsize, dtype=np.int64)
-        edges = bounds_of(aligned(BinLayout(bins, codes, bins_at).ends, 3))
+        layout = BinLayout(bins, codes, np.full(states.rows, _HEADER.itemsize))
+        edges = bounds_of(aligned(layout.ends, 3))
+        layout.move(edges[:-1])
         content = bytearray(int(edges[-1]))
         buffer = Buffer(content)
         header = np.zeros(states.rows, dtype=_HEADER)
         for name in ("total", "low", "high"):
             header[name] = states.head[name]
         header["refused"] = np.minimum(states.head["refused"], MAX_TALLY)
-        header["bins"], header["first"], header["codes"], header["mark"] = bins, firsts, codes, _MARK
+        header["bins"], header["first"], header["codes"], header["mark"] = bins.counts, firsts, codes, _MARK
         buffer.put_headers(edges[:-1], header)
-        BinLayout(bins, codes, edges[:-1] + bins_at).write(buffer, states.counts, deltas)
+        layout.write(buffer, states.counts, deltas)
         return cut_rows(content, edges)
 
     def project_array(self, states: SketchStates, parts: Sequence[Sequence[bytes]], now: float) -> list[Projection]:

@@ -18,12 +18,14 @@ from taba.handlers.ragged import (
     Buffer,
     Floats,
     Ints,
+    Shape,
     bounds_of,
     by_rows,
     count_rows,
     cut_rows,
     join_rows,
     refuse,
+    run_lengths,
     run_starts,
 )
 from taba.handlers.sketch import bins_per_row, codes_in, codes_of, gather_bins, rows_of, tally
@@ -105,7 +107,7 @@ class PercentileGroup(ArrayHandler):
                 return states
         keys, values = by_rows(slot_keys(rows, slots), values)
         starts = run_starts(keys)
-        places = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(keys)))
+        places = np.arange(len(starts)).repeat(run_lengths(starts, len(keys)))
         with np.errstate(over="ignore", invalid="ignore"):  # a sum beyond all floats is infinite, and shown as no value
             totals = np.add.reduceat(values, starts)
             new_bins = tally(places, codes_of(values))
@@ -132,9 +134,9 @@ class PercentileGroup(ArrayHandler):
         return np.flatnonzero(count_rows(rows_in(states.journal.keys), states.rows) > JOURNAL_SLOTS)
 
     def spill(self, states: PercentileStates, rows: Ints, parts: Sequence[Sequence[bytes]]) -> list[list[bytes]]:
-        now = states.now
         journal = states.journal
         starts, of = starts_in(journal.keys), rows_in(journal.keys)
+        now = states.now or float(starts.max(initial=0))  # nothing was folded: as of the newest slot
         chosen = np.zeros(states.rows, dtype=np.bool_)
         chosen[rows] = True
         places = np.zeros(states.rows, dtype=np.int64)
@@ -205,18 +207,20 @@ def _window(spreads: Spreads, rows: Ints, covers: Any, total: int) -> list[dict[
 
 
 def _layout(header: Any, starts: Ints) -> SpreadLayout:
-    return SpreadLayout(header["slots"].astype(np.int64), header["bins"].astype(np.int64), header["codes"].astype(np.int64), starts)
+    slots, bins, codes = (header[name].astype(np.int64) for name in ("slots", "bins", "codes"))
+    return SpreadLayout(Shape(slots), Shape(bins), codes, starts)
 
 
 def _load_archives(archives: Sequence[bytes]) -> tuple[Ints, Ints, Ints, Spreads]:
     """(rows, starts, levels, spreads) of all slots in archives; b"" is an empty one."""
     buffer, starts, lengths = join_rows(archives, _NO_ARCHIVE, _BLOCKS)
     header = buffer.headers(BLOCK, (starts[:, None] + np.arange(_LEVELS) * BLOCK.itemsize).reshape(-1))
-    # the blocks of a row follow each other: as if each began at 0, then shifted behind those before it
-    sizes = _layout(header, np.zeros(len(header), dtype=np.int64)).ends.reshape(-1, _LEVELS)
+    # the blocks of a row follow each other: as if each began at 0, then moved behind those before it
+    layout = _layout(header, np.zeros(len(header), dtype=np.int64))
+    sizes = layout.ends.reshape(-1, _LEVELS)
     ends = np.cumsum(sizes, axis=1) + _BLOCKS
     refuse(ends[:, -1] != lengths, "an archive of a length that its header does not explain")
-    layout = _layout(header, (starts[:, None] + ends - sizes).reshape(-1))
+    layout.move((starts[:, None] + ends - sizes).reshape(-1))
     levels = np.tile(np.arange(1, _LEVELS + 1), len(archives))
     dumps = np.repeat(np.arange(len(archives)), _LEVELS)
     blocks, slot_starts, spreads = read_blocks(buffer, header, layout, LADDER.widths[levels], dumps)

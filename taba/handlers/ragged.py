@@ -30,16 +30,26 @@ _NUMBER_LIMITS = np.array([1 << 7, 1 << 15, 1 << 31], dtype=np.float64)
 
 def bounds_of(counts: Ints) -> Ints:
     """Where each row's items start, and the end of the last: len(counts) + 1 positions."""
-    bounds = np.zeros(len(counts) + 1, dtype=np.int64)
-    np.cumsum(counts, out=bounds[1:])
+    bounds = np.empty(len(counts) + 1, dtype=np.int64)
+    bounds[0] = 0
+    counts.cumsum(out=bounds[1:])
     return bounds
 
 
 def run_starts(keys: NDArray[Any]) -> Ints:
     """The positions where a new value begins in an array whose equal items stand together; empty for an empty one."""
-    if not len(keys):
-        return np.zeros(0, dtype=np.int64)
-    return np.concatenate(([0], np.flatnonzero(keys[1:] != keys[:-1]) + 1))
+    begins = np.ones(len(keys), dtype=np.bool_)
+    np.not_equal(keys[1:], keys[:-1], out=begins[1:])
+    return begins.nonzero()[0]
+
+
+def run_lengths(starts: Ints, total: int) -> Ints:
+    """How many items each run has, of `total` in all."""
+    lengths = np.empty_like(starts)
+    np.subtract(starts[1:], starts[:-1], out=lengths[:-1])
+    if len(starts):
+        lengths[-1] = total - starts[-1]
+    return lengths
 
 
 def by_rows(rows: Ints, *columns: NDArray[Any]) -> tuple[NDArray[Any], ...]:
@@ -57,19 +67,56 @@ def count_rows(rows: Ints, total: int) -> Ints:
 
 def sum_rows(items: NDArray[Any], bounds: Ints) -> NDArray[Any]:
     """The sum of each row's items; exact for integers. `bounds` as from `bounds_of`."""
-    sums = np.zeros(len(items) + 1, dtype=items.dtype)
-    np.cumsum(items, out=sums[1:])
+    sums = np.empty(len(items) + 1, dtype=items.dtype)
+    sums[0] = 0
+    items.cumsum(out=sums[1:])
     result: NDArray[Any] = sums[bounds[1:]] - sums[bounds[:-1]]
     return result
 
 
-def max_rows(items: NDArray[Any], counts: Ints) -> NDArray[Any]:
-    """The greatest item of each row; 0 for an empty row."""
-    most = np.zeros(len(counts), dtype=items.dtype)
-    filled = np.flatnonzero(counts)
-    if len(filled):
-        most[filled] = np.maximum.reduceat(items, bounds_of(counts)[filled])
-    return most
+class Shape:
+    """How many items each row of a ragged column has; made once for all columns of that shape."""
+
+    __slots__ = ("_filled", "_within", "bounds", "counts", "total")
+
+    def __init__(self, counts: Ints):
+        self.counts = counts
+        self.bounds = bounds_of(counts)
+        self.total = int(self.bounds[-1])
+        self._within: Ints | None = None
+        self._filled: Ints | None = None
+
+    @property
+    def within(self) -> Ints:
+        """The number of each item within its row, from 0."""
+        if self._within is None:
+            self._within = np.arange(self.total) - self.bounds[:-1].repeat(self.counts)
+        return self._within
+
+    @property
+    def filled(self) -> Ints:
+        """The rows that have items."""
+        if self._filled is None:
+            self._filled = self.counts.nonzero()[0]
+        return self._filled
+
+    def places(self, starts: Ints) -> Ints:
+        """The position of each item, where those of a row follow each other from its start."""
+        return starts.repeat(self.counts) + self.within
+
+    def firsts(self, items: NDArray[Any]) -> NDArray[Any]:
+        """Each row's first item; 0 for an empty row."""
+        found = np.zeros(len(self.counts), dtype=items.dtype)
+        if self.total:
+            found[self.filled] = items[self.bounds[self.filled]]
+        return found
+
+    def greatest(self, items: NDArray[Any]) -> NDArray[Any]:
+        """Each row's greatest item; 0 for an empty row."""
+        found = np.zeros(len(self.counts), dtype=items.dtype)
+        if self.total:
+            found[self.filled] = np.maximum.reduceat(items, self.bounds[self.filled])
+        return found
 
 
 def count_codes(most: Ints) -> Ints:
@@ -77,19 +124,21 @@ def count_codes(most: Ints) -> Ints:
     return np.searchsorted(_COUNT_LIMITS, most, side="right")
 
 
-def number_codes(numbers: Floats, counts: Ints) -> Ints:
+def number_codes(numbers: Floats, shape: Shape) -> Ints:
     """The width codes for rows of `numbers`: narrow where all of a row are whole and small, else 3."""
     size = np.abs(numbers)
-    with np.errstate(invalid="ignore"):
-        # -0.0 would come back as 0.0, which is equal; a fraction or NaN asks for the widest
-        size = np.where(numbers == np.rint(numbers), size + (numbers > 0), np.inf)
-    return np.searchsorted(_NUMBER_LIMITS, max_rows(size, counts), side="left")
+    # whole numbers below 2^7, 2^15, 2^31 fit; a fraction, NaN or infinity asks for the widest
+    size[np.rint(numbers) != numbers] = np.inf
+    return np.searchsorted(_NUMBER_LIMITS, shape.greatest(size), side="right")
 
 
 def aligned(ends: Ints, codes: Ints | int) -> Ints:
     """The first position at or after each of `ends` where items of that width code may start."""
-    width = np.left_shift(1, codes)
-    return (ends + width - 1) & -width
+    if isinstance(codes, int):
+        least = (1 << codes) - 1
+        return (ends + least) & ~least
+    widths: Ints = 1 << codes
+    return (ends + (widths - 1)) & -widths
 
 
 class Buffer:
@@ -116,49 +165,36 @@ class Buffer:
         words = headers.dtype.itemsize // 8
         self.view("<i8")[(starts >> 3)[:, None] + np.arange(words)] = headers.view("<i8").reshape(-1, words)
 
-    def read(self, kind: Sequence[str], starts: Ints, codes: Ints | int, counts: Ints, to: Any) -> NDArray[Any]:
+    def read(self, kind: Sequence[str], starts: Ints, codes: Ints, shape: Shape, to: Any) -> NDArray[Any]:
         """The items of one section of every row, as one flat array of dtype `to`."""
-        bounds = bounds_of(counts)
-        total = int(bounds[-1])
-        only = _only(codes)
-        if only is not None:
-            return self.view(kind[only])[_places(starts >> only, bounds, counts, total)].astype(to)
-        items = np.empty(total, dtype=to)
-        which = np.repeat(codes, counts)
-        places = np.repeat(starts, counts) + ((np.arange(total) - np.repeat(bounds[:-1], counts)) << which)
-        for code in range(4):
-            mask = which == code
-            if mask.any():
-                items[mask] = self.view(kind[code])[places[mask] >> code]
+        if not shape.total:
+            return np.zeros(0, dtype=to)
+        least = int(codes.min())
+        if least == codes.max():
+            return self.view(kind[least])[shape.places(starts >> least)].astype(to)
+        items = np.empty(shape.total, dtype=to)
+        which = codes.repeat(shape.counts)
+        places = starts.repeat(shape.counts) + (shape.within << which)
+        for code in range(least, 4):
+            chosen = (which == code).nonzero()[0]
+            if len(chosen):
+                items[chosen] = self.view(kind[code])[places[chosen] >> code]
         return items
 
-    def write(self, kind: Sequence[str], starts: Ints, codes: Ints | int, counts: Ints, items: NDArray[Any]) -> None:
+    def write(self, kind: Sequence[str], starts: Ints, codes: Ints, shape: Shape, items: NDArray[Any]) -> None:
         """Write one section of every row."""
-        bounds = bounds_of(counts)
-        total = int(bounds[-1])
-        only = _only(codes)
-        if only is not None:
-            self.view(kind[only])[_places(starts >> only, bounds, counts, total)] = items
+        if not shape.total:
             return
-        which = np.repeat(codes, counts)
-        places = np.repeat(starts, counts) + ((np.arange(total) - np.repeat(bounds[:-1], counts)) << which)
-        for code in range(4):
-            mask = which == code
-            if mask.any():
-                self.view(kind[code])[places[mask] >> code] = items[mask]
-
-
-def _only(codes: Ints | int) -> int | None:
-    if isinstance(codes, int):
-        return codes
-    if not len(codes):
-        return 0
-    least = int(codes.min())
-    return least if least == codes.max() else None
-
-
-def _places(starts: Ints, bounds: Ints, counts: Ints, total: int) -> Ints:
-    return np.arange(total) + np.repeat(starts - bounds[:-1], counts)
+        least = int(codes.min())
+        if least == codes.max():
+            self.view(kind[least])[shape.places(starts >> least)] = items
+            return
+        which = codes.repeat(shape.counts)
+        places = starts.repeat(shape.counts) + (shape.within << which)
+        for code in range(least, 4):
+            chosen = (which == code).nonzero()[0]
+            if len(chosen):
+                self.view(kind[code])[places[chosen] >> code] = items[chosen]
 
 
 class MalformedRow(ValueError):
@@ -200,7 +236,7 @@ def merge_tables(
     joins = joins or [np.add] * len(columns)
     if not len(keys):
         return new_keys, list(new_columns)
-    places = np.searchsorted(keys, new_keys)
+    places = keys.searchsorted(new_keys)
     hit = keys[np.minimum(places, len(keys) - 1)] == new_keys
     if hit.all():
         for column, new, join in zip(columns, new_columns, joins, strict=True):

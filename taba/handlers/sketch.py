@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from taba.handlers.ragged import Floats, Ints, count_codes, merge_tables, reduce_table, run_starts
+from taba.handlers.ragged import Floats, Ints, count_codes, merge_tables, reduce_table, run_lengths, run_starts
 
 ACCURACY = 0.01  # relative error of a quantile
 MAX_BINS = 2048  # per sign: 17 decades below the greatest value, in at most 16 KiB
@@ -79,14 +79,14 @@ def tally(rows: Ints, codes: Ints) -> tuple[Ints, Ints]:
     least = int(codes.min())
     span = int(codes.max()) - least + 1
     if len(starts) * span <= 4 * len(rows):  # many events per row: counting is several times faster than sorting
-        runs = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(rows)))
+        runs = np.repeat(np.arange(len(starts)), run_lengths(starts, len(rows)))
         cells = np.bincount(runs * span + (codes - least))
         filled = np.flatnonzero(cells)
         return keys_of(rows[starts[filled // span]], filled % span + least), cells[filled]
     keys = keys_of(rows, codes)
     keys.sort()
     firsts = run_starts(keys)
-    return keys[firsts], np.diff(firsts, append=len(keys))
+    return keys[firsts], run_lengths(firsts, len(keys))
 
 
 def gather_bins(rows: Ints, codes: Ints, counts: Ints) -> tuple[Ints, Ints]:
@@ -121,7 +121,7 @@ def collapse(keys: Ints, counts: Ints) -> tuple[Ints, Ints]:
     if (keys[lasts] - keys[starts]).max() < MAX_BINS:
         return keys, counts
     codes = codes_in(keys)
-    runs = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(keys)))
+    runs = np.repeat(np.arange(len(starts)), run_lengths(starts, len(keys)))
     lowest = np.where(
         codes > 0,
         np.maximum(codes, codes[lasts][runs] - (MAX_BINS - 1)),

@@ -17,10 +17,9 @@ from taba.handlers.ragged import (
     Buffer,
     Floats,
     Ints,
+    Shape,
     aligned,
-    bounds_of,
     count_codes,
-    max_rows,
     number_codes,
     refuse,
 )
@@ -47,50 +46,52 @@ def starts_in(keys: Ints) -> Ints:
 
 
 class Layout:
-    """Where the sections of blocks lie. Made from headers and the positions at which the sections start."""
+    """Where the sections of blocks lie. Made from headers and the positions (multiples of 8) at which the sections start."""
 
-    def __init__(self, slots: Ints, codes: Ints, starts: Ints):
-        self.slots = slots
+    def __init__(self, shape: Shape, codes: Ints, starts: Ints):
+        slots = shape.counts
+        self.shape = shape
         self.count_codes = codes & 3
         self.total_codes = codes >> 2 & 3
         self.offset_codes = codes >> 4 & 3
         self.totals = starts
-        self.counts = aligned(self.totals + (slots << self.total_codes), self.count_codes)
+        self.counts = aligned(starts + (slots << self.total_codes), self.count_codes)
         self.offsets = aligned(self.counts + (slots << self.count_codes), self.offset_codes)
         self.ends = aligned(self.offsets + (slots << self.offset_codes), 3)
 
+    def move(self, by: Ints) -> None:
+        """Every block `by` (multiples of 8) so many bytes further."""
+        self.totals = self.totals + by
+        self.counts += by
+        self.offsets += by
+        self.ends += by
+
     def read(self, buffer: Buffer, bases: Ints, widths: Ints | int) -> tuple[Ints, Ints, Floats]:
         """(starts, counts, totals) of all slots."""
-        offsets = buffer.read(COUNTS, self.offsets, self.offset_codes, self.slots, np.int64)
-        starts = (np.repeat(bases, self.slots) + offsets) * (widths if isinstance(widths, int) else np.repeat(widths, self.slots))
-        counts = buffer.read(COUNTS, self.counts, self.count_codes, self.slots, np.int64)
-        return starts, counts, buffer.read(NUMBERS, self.totals, self.total_codes, self.slots, np.float64)
+        shape = self.shape
+        offsets = buffer.read(COUNTS, self.offsets, self.offset_codes, shape, np.int64)
+        starts = (bases.repeat(shape.counts) + offsets) * (widths if isinstance(widths, int) else widths.repeat(shape.counts))
+        counts = buffer.read(COUNTS, self.counts, self.count_codes, shape, np.int64)
+        return starts, counts, buffer.read(NUMBERS, self.totals, self.total_codes, shape, np.float64)
 
     def write(self, buffer: Buffer, offsets: Ints, counts: Ints, totals: Floats) -> None:
-        buffer.write(COUNTS, self.offsets, self.offset_codes, self.slots, offsets)
-        buffer.write(COUNTS, self.counts, self.count_codes, self.slots, counts)
-        buffer.write(NUMBERS, self.totals, self.total_codes, self.slots, totals)
+        buffer.write(COUNTS, self.offsets, self.offset_codes, self.shape, offsets)
+        buffer.write(COUNTS, self.counts, self.count_codes, self.shape, counts)
+        buffer.write(NUMBERS, self.totals, self.total_codes, self.shape, totals)
 
 
-def block_codes(numbers: Ints, slots: Ints, counts: Ints, totals: Floats) -> tuple[Ints, Ints, Ints]:
-    """(bases, codes, offsets) for blocks of `slots` each with the slot `numbers` (starts in units of their width), sorted by block."""
-    edges = bounds_of(slots)
-    bases = np.zeros(len(slots), dtype=np.int64)
-    filled = slots > 0
-    bases[filled] = numbers[edges[:-1][filled]]
-    offsets = numbers - np.repeat(bases, slots)
-    codes = (
-        count_codes(max_rows(counts, slots))
-        | number_codes(totals, slots) << 2
-        | np.minimum(count_codes(max_rows(offsets, slots)), 2) << 4
-    )
+def block_codes(numbers: Ints, shape: Shape, counts: Ints, totals: Floats) -> tuple[Ints, Ints, Ints]:
+    """(bases, codes, offsets) for blocks with the slot `numbers` (starts in units of their width), sorted by block."""
+    bases = shape.firsts(numbers)
+    offsets = numbers - bases.repeat(shape.counts)
+    codes = count_codes(shape.greatest(counts)) | number_codes(totals, shape) << 2 | count_codes(shape.greatest(offsets)) << 4
     return bases, codes, offsets
 
 
 def check_slots(keys: Ints, starts: Ints, counts: Ints, rows: Ints) -> None:
     """Refuse rows whose slots are not in order, hold nothing, or lie beyond all time."""
     bad = starts > _MASK
-    bad[1:] = keys[1:] <= keys[:-1]
+    bad[1:] |= keys[1:] <= keys[:-1]
     bad |= counts <= 0
     if bad.any():
         broken = np.zeros(int(rows.max()) + 1, dtype=np.bool_)

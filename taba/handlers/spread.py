@@ -20,15 +20,15 @@ from taba.handlers.ragged import (
     Floats,
     Ints,
     MalformedRow,
+    Shape,
     aligned,
-    bounds_of,
     count_codes,
     count_rows,
-    max_rows,
     merge_tables,
     number_codes,
     reduce_table,
     refuse,
+    run_lengths,
     run_starts,
     sum_rows,
 )
@@ -86,7 +86,7 @@ class Spreads:
         ordered = keys[order]
         starts = run_starts(ordered)
         places = np.empty(len(keys), dtype=np.int64)
-        places[order] = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(keys)))
+        places[order] = np.arange(len(starts)).repeat(run_lengths(starts, len(keys)))
         new_keys, [totals, lows, highs] = reduce_table(ordered, [self.totals[order], self.lows[order], self.highs[order]], _JOINS)
         bins = gather_bins(places[rows_of(self.bin_keys)], codes_in(self.bin_keys), self.bin_counts)
         return Spreads(new_keys, totals, lows, highs, *bins)
@@ -111,18 +111,28 @@ def join_spreads(one: Spreads, other: Spreads) -> Spreads:
 class SpreadLayout:
     """Where the sections of blocks lie. Made from headers and the positions at which the sections start."""
 
-    def __init__(self, slots: Ints, bins: Ints, codes: Ints, starts: Ints):
-        self.slots = slots
-        self.numbers = 3 * slots
+    def __init__(self, shape: Shape, bins: Shape, codes: Ints, starts: Ints):
+        slots = shape.counts
+        self.shape = shape
+        self.numbers = Shape(3 * slots)
         self.number_codes = codes & 3
         self.offset_codes = codes >> 2 & 3
         self.size_codes = codes >> 7 & 1
         self.at = starts
-        self.bins = BinLayout(bins, codes >> 4 & 7, aligned(starts + (self.numbers << self.number_codes), 3))
+        self.bins = BinLayout(bins, codes >> 4 & 7, aligned(starts + (self.numbers.counts << self.number_codes), 3))
         self.sizes = aligned(self.bins.ends, self.size_codes)
         self.firsts = aligned(self.sizes + (slots << self.size_codes), 1)
         self.offsets = aligned(self.firsts + (slots << 1), self.offset_codes)
         self.ends = aligned(self.offsets + (slots << self.offset_codes), 3)
+
+    def move(self, by: Ints) -> None:
+        """Every block `by` (multiples of 8) so many bytes further."""
+        self.at = self.at + by
+        self.bins.move(by)
+        self.sizes += by
+        self.firsts += by
+        self.offsets += by
+        self.ends += by
 
 
 def read_blocks(buffer: Buffer, header: NDArray[Any], layout: SpreadLayout, widths: Ints, dumps: Ints) -> tuple[Ints, Ints, Spreads]:
@@ -130,23 +140,21 @@ def read_blocks(buffer: Buffer, header: NDArray[Any], layout: SpreadLayout, widt
 
     `widths` are the slots' in each block, `dumps` the row that each block belongs to. Raises MalformedRow for what no dump has.
     """
-    slots, bins = layout.slots, layout.bins.bins
-    blocks = np.repeat(np.arange(len(slots)), slots)
-    offsets = buffer.read(COUNTS, layout.offsets, layout.offset_codes, slots, np.int64)
-    starts = (np.repeat(header["base"].astype(np.int64), slots) + offsets) * np.repeat(widths, slots)
-    sizes = buffer.read(COUNTS, layout.sizes, layout.size_codes, slots, np.int64)
-    if len(sizes):
-        bad = (sum_rows(sizes, bounds_of(slots)) != bins) | ((slots > 0) & (bins == 0))
-        if bad.any():
-            raise MalformedRow(int(dumps[bad][0]), "bins that no slot has")
-    elif bins.any():
-        raise MalformedRow(int(dumps[bins > 0][0]), "bins that no slot has")
+    shape = layout.shape
+    slots, bins = shape.counts, layout.bins.shape.counts
+    blocks = np.arange(len(slots)).repeat(slots)
+    offsets = buffer.read(COUNTS, layout.offsets, layout.offset_codes, shape, np.int64)
+    starts = (header["base"].astype(np.int64).repeat(slots) + offsets) * widths.repeat(slots)
+    sizes = buffer.read(COUNTS, layout.sizes, layout.size_codes, shape, np.int64)
+    bad = sum_rows(sizes, shape.bounds) != bins
+    if bad.any():
+        raise MalformedRow(int(dumps[bad][0]), "bins that no slot has")
     keys = slot_keys(blocks, starts)
     slot_dumps = dumps[blocks]
     check_slots(keys, starts, sizes, slot_dumps)
-    firsts = buffer.read(_FIRSTS, layout.firsts, 1, slots, np.int64)
+    firsts = buffer.read(_FIRSTS, layout.firsts, np.ones_like(slots), shape, np.int64)
     weights, deltas = layout.bins.read(buffer)
-    bin_keys = bins_from(np.arange(len(blocks)), firsts, deltas, weights, sizes, slot_dumps)
+    bin_keys = bins_from(np.arange(len(blocks)), firsts, deltas, weights, Shape(sizes), slot_dumps)
     numbers = buffer.read(NUMBERS, layout.at, layout.number_codes, layout.numbers, np.float64).reshape(-1, 3)
     totals, lows, highs = (np.ascontiguousarray(column) for column in numbers.T)
     if not (lows <= highs).all():
@@ -159,33 +167,33 @@ class Written:
 
     def __init__(self, spreads: Spreads, blocks: Ints, numbers: Ints, total: int):
         """`blocks` and `numbers` (start in units of the width) of every slot, in order; `total` blocks in all."""
-        self.slots = count_rows(blocks, total)
-        refuse(self.slots > MAX_SLOTS, "more slots than a dump takes; it had to spill")
-        edges = bounds_of(self.slots)
-        self.sizes = bins_per_row(spreads.bin_keys, len(blocks))
-        self.bins = sum_rows(self.sizes, edges)
-        self.firsts, self.deltas = deltas_of(codes_in(spreads.bin_keys), self.sizes)
+        slots = Shape(count_rows(blocks, total))
+        refuse(slots.counts > MAX_SLOTS, "more slots than a dump takes; it had to spill")
+        sizes = Shape(bins_per_row(spreads.bin_keys, len(blocks)))
+        bins = Shape(sum_rows(sizes.counts, slots.bounds))
+        self.sizes = sizes.counts
+        self.firsts, self.deltas = deltas_of(codes_in(spreads.bin_keys), sizes)
         self.weights = spreads.bin_counts
         self.figures = np.stack((spreads.totals, spreads.lows, spreads.highs), axis=1).reshape(-1)
-        bases = np.zeros(total, dtype=np.int64)
-        filled = self.slots > 0
-        bases[filled] = numbers[edges[:-1][filled]]
-        self.offsets = numbers - np.repeat(bases, self.slots)
-        self.codes = (
-            number_codes(self.figures, 3 * self.slots)
-            | np.minimum(count_codes(max_rows(self.offsets, self.slots)), 2) << 2
-            | bin_codes(self.weights, self.deltas, self.bins) << 4
-            | count_codes(max_rows(self.sizes, self.slots)) << 7
+        bases = slots.firsts(numbers)
+        self.offsets = numbers - bases.repeat(slots.counts)
+        codes = (
+            number_codes(self.figures, Shape(3 * slots.counts))
+            | count_codes(slots.greatest(self.offsets)) << 2
+            | bin_codes(self.weights, self.deltas, bins) << 4
+            | count_codes(slots.greatest(self.sizes)) << 7
         )
         self.headers = np.zeros(total, dtype=HEADER)
-        self.headers["base"], self.headers["bins"], self.headers["slots"], self.headers["codes"] = bases, self.bins, self.slots, self.codes
-        self.lengths = SpreadLayout(self.slots, self.bins, self.codes, np.zeros(total, dtype=np.int64)).ends
+        self.headers["base"], self.headers["bins"], self.headers["slots"], self.headers["codes"] = bases, bins.counts, slots.counts, codes
+        self.layout = SpreadLayout(slots, bins, codes, np.zeros(total, dtype=np.int64))
+        self.lengths = self.layout.ends
 
     def write(self, buffer: Buffer, starts: Ints) -> None:
-        """Write the sections of each block from its `starts`."""
-        layout = SpreadLayout(self.slots, self.bins, self.codes, starts)
+        """Write the sections of each block from its `starts`; once."""
+        layout = self.layout
+        layout.move(starts)
         buffer.write(NUMBERS, layout.at, layout.number_codes, layout.numbers, self.figures)
         layout.bins.write(buffer, self.weights, self.deltas)
-        buffer.write(COUNTS, layout.sizes, layout.size_codes, self.slots, self.sizes)
-        buffer.write(_FIRSTS, layout.firsts, 1, self.slots, self.firsts)
-        buffer.write(COUNTS, layout.offsets, layout.offset_codes, self.slots, self.offsets)
+        buffer.write(COUNTS, layout.sizes, layout.size_codes, layout.shape, self.sizes)
+        buffer.write(_FIRSTS, layout.firsts, np.ones_like(layout.shape.counts), layout.shape, self.firsts)
+        buffer.write(COUNTS, layout.offsets, layout.offset_codes, layout.shape, self.offsets)

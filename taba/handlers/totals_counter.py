@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taba.handlers.base import ArrayHandler, Projection
-from taba.handlers.ragged import Floats, Ints, MalformedRow, by_rows, count_rows, refuse, run_starts
+from taba.handlers.ragged import Floats, Ints, MalformedRow, by_rows, count_rows, refuse, run_lengths, run_starts
 
 _STATE = np.dtype([("count", "<i8"), ("total", "<f8"), ("low", "<f8"), ("high", "<f8"), ("refused", "<i8")])  # 40 bytes
 _SIZE = _STATE.itemsize
@@ -48,7 +48,7 @@ class TotalsCounter(ArrayHandler):
         if len(rows):
             starts = run_starts(rows)
             touched = rows[starts]
-            states["count"][touched] += np.diff(starts, append=len(rows))
+            states["count"][touched] += run_lengths(starts, len(rows))
             with np.errstate(over="ignore", invalid="ignore"):  # a sum beyond all floats is infinite, and shown as no value
                 states["total"][touched] += np.add.reduceat(values, starts)
             states["low"][touched] = np.minimum(states["low"][touched], np.minimum.reduceat(values, starts))
