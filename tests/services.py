@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+import psutil
 
 from demo.processes import Child, free_port, twistd, wait_for_port
 from taba.query import Query, QueryError
@@ -60,6 +63,19 @@ class Services:
         options = ("--agent", self.agent, "--server", self.server_url, "--listen", f"tcp:{self.agent_port}:interface=127.0.0.1")
         self._start("agent", twistd(self.directory, "taba-agent", *options, "--spool", str(self.directory / "spool")), self.agent_port)
 
+    def kill_server(self) -> None:
+        """kill -9 to the Server; its store goes with it."""
+        self._kill("server")
+
+    def kill_agent(self) -> None:
+        """kill -9 to the Agent."""
+        self._kill("agent")
+
+    def kill_store(self) -> None:
+        """kill -9 to the embedded store, which the Server starts again."""
+        pid = int(psutil.Process(self._child("server").process.pid).children()[0].pid)
+        os.kill(pid, signal.SIGKILL)
+
     def run(self, *arguments: str, stdin: str = "", timeout: float = 60.0, **environ: str) -> subprocess.CompletedProcess[str]:
         """Run Python with `arguments` beside these services."""
         return subprocess.run(
@@ -83,6 +99,16 @@ class Services:
         for segment in [*SHM.glob(f"taba.{self.agent}.*"), *SHM.glob(f"taba-*{self.agent}*")]:
             segment.unlink(missing_ok=True)
         shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _child(self, name: str) -> Child:
+        (child,) = (child for child in self.children if child.name == name)
+        return child
+
+    def _kill(self, name: str) -> None:
+        child = self._child(name)
+        child.process.kill()
+        child.process.wait()
+        self.children.remove(child)
 
     def _start(self, name: str, arguments: list[str], port: int) -> Child:
         child = Child(name, arguments, self.directory, self.environ)

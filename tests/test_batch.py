@@ -50,7 +50,18 @@ class Batches(SynchronousTestCase):
     def test_an_identity_that_cannot_be_trusted_is_refused(self) -> None:
         good: list[Any] = [1, STREAM, 5, 7, 12.5, []]
         batch.decode_batch(msgpack.packb(good))
-        for place, bad in [(0, 2), (1, b"short"), (2, -1), (2, 65_536), (2, True), (3, 0), (3, "7"), (4, float("nan")), (5, {}), (5, [[]] * (MAX_BATCH_COLUMNS + 1))]:
+        for place, bad in [
+            (0, 2),
+            (1, b"short"),
+            (2, -1),
+            (2, 65_536),
+            (2, True),
+            (3, 0),
+            (3, "7"),
+            (4, float("nan")),
+            (5, {}),
+            (5, [[]] * (MAX_BATCH_COLUMNS + 1)),
+        ]:
             fields = list(good)
             fields[place] = bad
             self.assertRaises(MalformedBatch, batch.decode_batch, msgpack.packb(fields))

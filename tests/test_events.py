@@ -18,10 +18,14 @@ def post(*found: Any) -> events.Posted:
 class PostedEvents(SynchronousTestCase):
     def test_events_of_one_tab_become_one_column_in_order(self) -> None:
         posted = post({"tab": "a", "type": "T", "value": 1}, {"tab": "a", "type": "T", "value": 2.5, "time": 50})
-        self.assertEqual(posted.columns, {bucket_of("a", 512): [Column("web/1", "a", "T", struct.pack("<2d", 100, 50), struct.pack("<2d", 1, 2.5))]})
+        self.assertEqual(
+            posted.columns, {bucket_of("a", 512): [Column("web/1", "a", "T", struct.pack("<2d", 100, 50), struct.pack("<2d", 1, 2.5))]}
+        )
 
     def test_labels_make_the_canonical_name(self) -> None:
-        posted = post({"tab": "a", "labels": {"y": "2", "x": "1"}, "type": "T", "value": 1}, {"tab": 'a{x="1",y="2"}', "type": "T", "value": 1})
+        posted = post(
+            {"tab": "a", "labels": {"y": "2", "x": "1"}, "type": "T", "value": 1}, {"tab": 'a{x="1",y="2"}', "type": "T", "value": 1}
+        )
         (columns,) = posted.columns.values()
         self.assertEqual([(column.tab, column.events) for column in columns], [('a{x="1",y="2"}', 2)])
 
@@ -54,7 +58,15 @@ class PostedEvents(SynchronousTestCase):
         self.assertEqual([rejection.place for rejection in posted.rejected], list(range(1, len(bad) + 1)))
 
     def test_a_request_that_is_none_is_refused(self) -> None:
-        for bad in [None, [], {}, {"client": "a b", "events": []}, {"client": "a", "events": {}}, {"client": "a"}, {"client": "a", "events": [], "x": 1}]:
+        for bad in [
+            None,
+            [],
+            {},
+            {"client": "a b", "events": []},
+            {"client": "a", "events": {}},
+            {"client": "a"},
+            {"client": "a", "events": [], "x": 1},
+        ]:
             self.assertRaises(ValueError, events.read_events, bad, 1.0, 512)
         most = [{"tab": "a", "type": "T", "value": 1}] * events.MAX_POSTED_EVENTS
         self.assertEqual(post(*most).accepted, events.MAX_POSTED_EVENTS)

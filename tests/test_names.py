@@ -33,7 +33,7 @@ class CanonicalNames(SynchronousTestCase):
     def test_what_breaks_the_rules_is_refused_with_the_rule(self) -> None:
         for bad in ["", "a b", "é", "x" * 201, "taba.own", "_own", None, 5]:
             self.assertRaises(ValueError, names.check_base, bad)
-        for bad in ["a{}", 'a{b="c"', 'a{b="c",}', 'a{b="c"}x', 'a{B="c"}', 'a{b="c",a="d"}', 'a{b="\\x"}', 'a{b=c}', "a{"]:
+        for bad in ["a{}", 'a{b="c"', 'a{b="c",}', 'a{b="c"}x', 'a{B="c"}', 'a{b="c",a="d"}', 'a{b="\\x"}', "a{b=c}", "a{"]:
             self.assertRaises(ValueError, names.parse_name, bad)
 
     def test_the_bounds_hold_and_one_past_them_does_not(self) -> None:

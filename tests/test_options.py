@@ -78,11 +78,35 @@ class Parsers(SynchronousTestCase):
         self.assertTrue(options.listen(r"tcp6:8280:interface=\:\:1").is_local)
         self.assertFalse(options.listen("tcp:8280").is_local)
         self.assertTrue(options.listen("unix:/run/taba.sock").is_local)
-        self.refuses(options.listen, "", "tcp", "tcp:", "tcp:x", "tcp:70000", "udp:80", "tcp:1:2", "tcp:1:interface=here", "tcp:1:x=y", "unix:relative")
+        self.refuses(
+            options.listen,
+            "",
+            "tcp",
+            "tcp:",
+            "tcp:x",
+            "tcp:70000",
+            "udp:80",
+            "tcp:1:2",
+            "tcp:1:interface=here",
+            "tcp:1:x=y",
+            "unix:relative",
+        )
 
     def test_urls(self) -> None:
         self.assertEqual(options.http_url("http://[::1]:8280/"), "http://[::1]:8280")
-        self.refuses(options.http_url, "", "x", "http://", "http://a:x", "http://a:0", "http://a/b", "http://a?b", "http://u:p@a", "http://a b", "redis://a")
+        self.refuses(
+            options.http_url,
+            "",
+            "x",
+            "http://",
+            "http://a:x",
+            "http://a:0",
+            "http://a/b",
+            "http://a?b",
+            "http://u:p@a",
+            "http://a b",
+            "redis://a",
+        )
 
     def test_numbers_and_sizes(self) -> None:
         parse = options.whole_number(1, 5)

@@ -1,0 +1,90 @@
+"""A recording application for tests: `python -m tests.faults.recorder DIRECTORY PROCESSES EVENTS PAUSE`.
+
+Records EVENTS events over TABS Tabs in all, from a parent that records, and then forks, so that PROCESSES processes of THREADS threads
+each do the rest. What every process recorded is written to DIRECTORY as JSON: {"client", "dropped", "tabs": {name: [count, total]}}.
+PAUSE seconds between bursts spread the work over time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+from taba import client
+
+TABS = 1000
+THREADS = 4
+BURST = 250
+BEFORE_FORK = 1000  # events that the parent records before it forks
+
+TYPES = ["CounterGroup"] * 6 + ["PercentileGroup"] * 2 + ["TotalsCounter", "UpDown"]
+
+
+def type_of(tab: int) -> str:
+    return TYPES[tab % len(TYPES)]
+
+
+def name_of(tab: int) -> str:
+    return f"job_{tab}" if tab % 3 else f'job{{number="{tab}"}}'
+
+
+class Recorder:
+    """What one process recorded; forked, it begins anew."""
+
+    def __init__(self) -> None:
+        self.tabs = [client.tab(name_of(tab), type=type_of(tab)) for tab in range(TABS)]
+        self.counts: list[list[int]] = []
+
+    def record(self, first: int, events: int, pause: float) -> None:
+        """Record values that differ by Tab, thread and turn, whole numbers so that every total is exact."""
+        count, total = [0] * TABS, [0] * TABS
+        for turn in range(events):
+            tab = (first + turn * 7) % TABS
+            value = (first + turn) % 1009
+            self.tabs[tab].record(value)
+            count[tab] += 1
+            total[tab] += value
+            if pause and turn % BURST == BURST - 1:
+                time.sleep(pause)
+        self.counts.append([*count, *total])
+
+    def run(self, seed: int, events: int, pause: float) -> None:
+        threads = [threading.Thread(target=self.record, args=(seed * 31 + n, events // THREADS, pause)) for n in range(THREADS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def write(self, directory: Path) -> None:
+        sums = [sum(column) for column in zip(*self.counts, strict=True)]
+        tabs = {name_of(tab): [sums[tab], sums[TABS + tab]] for tab in range(TABS) if sums[tab]}
+        stats = client.stats()
+        (directory / f"{os.getpid()}.json").write_text(json.dumps({"client": stats["client"], "dropped": stats["dropped"], "tabs": tabs}))
+
+
+def main(directory: str, processes: str, events: str, pause: str) -> None:
+    each = int(events) // int(processes)
+    recorder = Recorder()
+    before = BEFORE_FORK if int(processes) > 1 else 0
+    recorder.record(5, before, 0)
+    children = []
+    for number in range(1, int(processes)):
+        child = os.fork()
+        if not child:
+            recorder.counts.clear()
+            recorder.run(number, each, float(pause))
+            recorder.write(Path(directory))
+            os._exit(0)
+        children.append(child)
+    recorder.run(0, each - before, float(pause))
+    recorder.write(Path(directory))
+    for child in children:
+        assert os.waitpid(child, 0)[1] == 0
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

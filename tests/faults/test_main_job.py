@@ -1,0 +1,131 @@
+"""The main job with real processes: what was recorded is what is answered, to the last event, whatever is killed meanwhile."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import TestCase
+
+from ..services import ROOT, Services
+from .recorder import TABS, name_of, type_of
+
+TYPE_OF = {name_of(tab): type_of(tab) for tab in range(TABS)}
+PATIENCE = 120.0  # for the last event to arrive; only a loss takes longer
+
+
+def figures(type: str, shown: Any) -> list[float]:
+    """[count, total] as a Projection or Aggregate of `type` shows them; an UpDown has no count."""
+    if type == "CounterGroup":
+        return [shown["pct"]["count"], shown["pct"]["total"]]
+    if type == "PercentileGroup":
+        return [shown["1d"]["count"], shown["1d"]["total"]]
+    if type == "UpDown":
+        return [shown["value"]]
+    return [shown["count"], shown["total"]]
+
+
+def expected(type: str, count: int, total: int) -> list[float]:
+    return [total] if type == "UpDown" else [count, total]
+
+
+class MainJob(TestCase):
+    timeout = 400
+
+    def setUp(self) -> None:
+        self.services = Services()
+        self.addCleanup(self.services.stop)
+        self.reports = self.services.directory / "reports"
+        self.reports.mkdir()
+        self.services.environ["TABA_RING_BYTES"] = str(8 << 20)  # 262,144 records: nothing is dropped while the Agent is away
+
+    def start_recorders(self, events: int, pause: float) -> list[subprocess.Popen[bytes]]:
+        """Eight processes of four threads: two alone, and two that fork two more each, after they recorded."""
+        recorders = []
+        for processes in (1, 1, 3, 3):
+            arguments = [str(self.reports), str(processes), str(events * processes // 8), str(pause)]
+            process = subprocess.Popen([sys.executable, "-m", "tests.faults.recorder", *arguments], cwd=ROOT, env=self.services.environ)
+            self.addCleanup(process.wait)
+            self.addCleanup(process.kill)
+            recorders.append(process)
+        return recorders
+
+    def recorded(self) -> dict[str, dict[str, list[int]]]:
+        """{client: {tab: [count, total]}} as the recording processes say."""
+        recorded = {}
+        for path in self.reports.iterdir():
+            report = json.loads(path.read_text())
+            self.assertEqual(report["dropped"], 0)
+            self.assertNotIn(report["client"], recorded)
+            recorded[report["client"]] = report["tabs"]
+        self.assertEqual(len(recorded), 8)
+        return recorded
+
+    def wait_for(self, events: int) -> dict[str, Any]:
+        """Server's status once so many events are folded, or no more come."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            status = self.services.query.status()
+            if status["folded"] >= events or time.monotonic() > deadline:
+                return status
+            time.sleep(0.2)
+
+    def assert_exact(self, events: int) -> None:
+        status = self.wait_for(events)
+        self.assertEqual(status["folded"], events)
+        self.assertEqual(status["dead_letters"], 0)
+        recorded = self.recorded()
+        self.assertEqual(sum(count for tabs in recorded.values() for count, _ in tabs.values()), events)
+        projections = self.services.query.projections(match="job.*")
+        shown = {
+            client: {tab: figures(TYPE_OF[tab], projections[tab][client]) for tab in projections if client in projections[tab]}
+            for client in recorded
+        }
+        wanted = {client: {tab: expected(TYPE_OF[tab], *of_tab) for tab, of_tab in tabs.items()} for client, tabs in recorded.items()}
+        self.assertEqual(shown, wanted)
+        aggregates = self.services.query.aggregates(match="job.*")
+        for tab in TYPE_OF:
+            sums = [sum(tabs.get(tab, [0, 0])[part] for tabs in recorded.values()) for part in (0, 1)]
+            self.assertEqual(figures(TYPE_OF[tab], aggregates[tab]), expected(TYPE_OF[tab], *sums), tab)
+
+    def test_a_million_events_of_eight_processes_are_exact_while_the_agent_is_killed_twenty_times(self) -> None:
+        self.services.start_server()
+        self.services.start_agent()
+        recorders = self.start_recorders(1_000_000, pause=0.15)
+        for _ in range(20):
+            time.sleep(0.25)  # it drains, sends or starts: wherever the kill finds it
+            self.services.kill_agent()
+            self.services.start_agent()
+        for recorder in recorders:
+            self.assertEqual(recorder.wait(PATIENCE), 0)
+        self.assert_exact(1_000_000)
+        self.assert_rings_are_gone()
+
+    def assert_rings_are_gone(self) -> None:
+        """The Agent retires and unlinks the rings of the dead once they are drained."""
+        deadline = time.monotonic() + PATIENCE
+        while rings := list(Path("/dev/shm").glob(f"taba.{self.services.agent}.*")):
+            self.assertLess(time.monotonic(), deadline, rings)
+            time.sleep(0.1)
+
+    def test_agent_server_and_store_are_killed_in_turn_and_every_event_is_there_once(self) -> None:
+        self.services.start_server()
+        self.services.start_agent()
+        recorders = self.start_recorders(200_000, pause=0.4)
+        for turn in range(6):
+            time.sleep(0.4)
+            if turn % 3 == 0:
+                self.services.kill_agent()
+                self.services.start_agent()
+            elif turn % 3 == 1:
+                self.services.kill_server()
+                self.services.start_server()
+            else:
+                self.services.kill_store()
+        for recorder in recorders:
+            self.assertEqual(recorder.wait(PATIENCE), 0)
+        self.assert_exact(200_000)
