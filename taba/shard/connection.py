@@ -65,6 +65,54 @@ def encode(commands: Sequence[Command]) -> bytes:
     return b"".join([build(*command) for command in commands])
 
 
+class Transactions:
+    """WATCH and MULTI … EXEC over `execute`: what every kind of connection has."""
+
+    where: str
+    is_watching: bool  # keys are WATCHed: UNWATCH before anybody else may have this connection
+
+    def execute(self, commands: Sequence[Command], seconds: float = REPLY_SECONDS) -> Deferred[list[Reply]]:
+        raise NotImplementedError
+
+    def abort(self, reason: str) -> None:
+        raise NotImplementedError
+
+    async def watch(self, keys: Sequence[bytes], reads: Sequence[Command], seconds: float = REPLY_SECONDS) -> list[Reply]:
+        """WATCH `keys` and do `reads` in one write; the replies to `reads`. Raises for the first error among them."""
+        self.is_watching = True
+        replies = await self.execute([(b"WATCH", *keys), *reads], seconds)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise_for(reply, self.where)
+        return replies[1:]
+
+    async def commit(self, commands: Sequence[Command], seconds: float = REPLY_SECONDS) -> list[Reply] | None:
+        """MULTI, `commands`, EXEC in one write; EXEC's replies, or None when a WATCHed key has changed and nothing was done.
+
+        Raises ConnectionGone when nobody knows whether it was done; for a command that is refused while it is queued
+        nothing was done, for one refused in EXEC the others were: StoreUnavailable or TransactionRefused.
+        """
+        replies = await self.execute([(b"MULTI",), *commands, (b"EXEC",)], seconds)
+        done = replies[-1]
+        if isinstance(replies[0], Exception):
+            # the commands were carried out one by one: the greeting makes sure that this user may use MULTI
+            self.abort("MULTI was refused")
+            raise_for(replies[0], self.where)
+        self.is_watching = False  # EXEC ends every WATCH, whatever it answers
+        if done is None:
+            return None
+        if isinstance(done, list):
+            for number, reply in enumerate(done):
+                if isinstance(reply, Exception):
+                    raise TransactionRefused(f"{self.where}: {commands[number][0].decode(errors='replace')}: {reply}")
+            return done
+        # EXECABORT: the reason stands in the reply to the command that could not be queued
+        refused = next((reply for reply in replies if isinstance(reply, Exception)), None)
+        if refused is None:
+            raise TransactionRefused(f"{self.where}: EXEC answered {done!r}")
+        raise_for(refused, self.where)
+
+
 class _Waiting:
     """The replies that one write waits for."""
 
@@ -77,13 +125,13 @@ class _Waiting:
         self.timer = timer
 
 
-class Connection(txredisapi.RedisProtocol):  # type: ignore[misc]  # untyped
+class Connection(Transactions, txredisapi.RedisProtocol):  # type: ignore[misc]  # untyped
     """One connection. `execute` may be called again before the replies to an earlier call are there."""
 
     def __init__(self, clock: Any, where: str, lost: Callable[[Connection], None] | None = None):
         super().__init__(charset=None, convertNumbers=False)
         self.where = where
-        self.is_watching = False  # keys are WATCHed: UNWATCH before anybody else may have this connection
+        self.is_watching = False
         self._clock = clock
         self._waiting: deque[_Waiting] = deque()
         self._lost = lost
@@ -120,41 +168,6 @@ class Connection(txredisapi.RedisProtocol):  # type: ignore[misc]  # untyped
         self._waiting.append(_Waiting(len(commands), done, timer))
         self.transport.write(encode(commands))
         return done
-
-    async def watch(self, keys: Sequence[bytes], reads: Sequence[Command], seconds: float = REPLY_SECONDS) -> list[Reply]:
-        """WATCH `keys` and do `reads` in one write; the replies to `reads`. Raises for the first error among them."""
-        self.is_watching = True
-        replies = await self.execute([(b"WATCH", *keys), *reads], seconds)
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise_for(reply, self.where)
-        return replies[1:]
-
-    async def commit(self, commands: Sequence[Command], seconds: float = REPLY_SECONDS) -> list[Reply] | None:
-        """MULTI, `commands`, EXEC in one write; EXEC's replies, or None when a WATCHed key has changed and nothing was done.
-
-        Raises ConnectionGone when nobody knows whether it was done; for a command that is refused while it is queued
-        nothing was done, for one refused in EXEC the others were: StoreUnavailable or TransactionRefused.
-        """
-        replies = await self.execute([(b"MULTI",), *commands, (b"EXEC",)], seconds)
-        done = replies[-1]
-        if isinstance(replies[0], Exception):
-            # the commands were carried out one by one: the greeting makes sure that this user may use MULTI
-            self.abort("MULTI was refused")
-            raise_for(replies[0], self.where)
-        self.is_watching = False  # EXEC ends every WATCH, whatever it answers
-        if done is None:
-            return None
-        if isinstance(done, list):
-            for number, reply in enumerate(done):
-                if isinstance(reply, Exception):
-                    raise TransactionRefused(f"{self.where}: {commands[number][0].decode(errors='replace')}: {reply}")
-            return done
-        # EXECABORT: the reason stands in the reply to the command that could not be queued
-        refused = next((reply for reply in replies if isinstance(reply, Exception)), None)
-        if refused is None:
-            raise TransactionRefused(f"{self.where}: EXEC answered {done!r}")
-        raise_for(refused, self.where)
 
     def abort(self, reason: str) -> None:
         """Close at once. What waits for replies fails with ConnectionGone and `reason`."""

@@ -79,13 +79,17 @@ def endpoint_of(reactor: Any, address: Address) -> Any:
 class _Noting:
     """An endpoint that tells why it failed; ClientService only tries again."""
 
-    def __init__(self, endpoint: Any, note: Callable[[Failure], None]):
+    def __init__(self, endpoint: Any, name: str, note: Callable[[Failure], None]):
         self._endpoint = endpoint
+        self._name = name
         self._note = note
 
     def connect(self, factory: Any) -> Deferred[Any]:
         connecting: Deferred[Any] = self._endpoint.connect(factory)
         return connecting.addErrback(self._failed)
+
+    def __repr__(self) -> str:
+        return self._name  # in ClientService's log
 
     def _failed(self, failure: Failure) -> Failure:
         self._note(failure)
@@ -188,7 +192,7 @@ class Pool:
             # not here: ClientService has no state for a connection that is lost while it is being prepared
             self._reactor.callLater(0, lambda: ensureDeferred(self._welcome(proxy.itself(), rejected)))
 
-        endpoint: Any = _Noting(endpoint_of(self._reactor, self.address), self._note)
+        endpoint: Any = _Noting(endpoint_of(self._reactor, self.address), self.address.text, self._note)
         service = ClientService(endpoint, factory, lambda tries: policy(max(tries, rejected[0])), self._reactor, prepare)
         self._services.append(service)
         service.startService()
