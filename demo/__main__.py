@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import secrets
@@ -28,6 +29,7 @@ ONCE_SECONDS = 20.0
 LOOK_SECONDS = 1.0
 LINE_SECONDS = 5.0  # between lines where there is no terminal
 SHM = Path("/dev/shm")
+SLOTS = "taba-slot.*"  # the numbers of equal workers; a process that was killed leaves its file, empty
 
 
 class Stopped(Exception):
@@ -43,6 +45,7 @@ class Demo:
 
     def __init__(self) -> None:
         self.agent = f"demo-{secrets.token_hex(4)}"
+        self.slots_before = set(SHM.glob(SLOTS))
         self.directory = Path(tempfile.mkdtemp(prefix="taba-demo-"))
         self.server_port, self.agent_port, self.web_port = free_port(), free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.server_port}"
@@ -125,7 +128,19 @@ class Demo:
             child.stop()
         for segment in [*SHM.glob(f"taba.{self.agent}.*"), *SHM.glob(f"taba-*{self.agent}*")]:
             segment.unlink(missing_ok=True)
+        for slot in set(SHM.glob(SLOTS)) - self.slots_before:
+            _remove_free_slot(slot)
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _remove_free_slot(path: Path) -> None:
+    """Remove a slot's file unless some other process holds that number."""
+    try:
+        with path.open("rb") as slot:
+            fcntl.flock(slot, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink(missing_ok=True)
+    except (FileNotFoundError, PermissionError, BlockingIOError):
+        return
 
 
 def _all_time(content: Any) -> Any:
