@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from taba.batch import LATER, Column, Verdict
@@ -24,12 +25,13 @@ from taba.shard import BucketBusy, More, Writes
 
 MAX_WAITING_BYTES = 64 * MiB  # of batches in all lanes of this process; decoded they take about as much again
 MAX_LANE_BYTES = 16 * MiB  # of batches for one bucket, so that one slow bucket cannot fill the queue for all
-MAX_CYCLES = 8  # transactions under way at a time; as many connections does the Router have for one shard
+MAX_CYCLES = 6  # transactions under way at a time; the Router has eight connections to a shard, and queries need some
 ENVELOPE_SECONDS = 1.5  # to decide an envelope's batches; what takes longer must not hold up the others' verdicts
 BUSY_SECONDS = 0.1  # `later` where another Server holds the bucket, or time was up
 FULL_SECONDS = 0.5  # `later` where a queue is full
 AWAY_SECONDS = 1.0  # `later` where the store is away
 ERROR_SECONDS = 5.0  # `later` where this Server failed; its log says more
+DRAIN_SECONDS = 0.02  # between two looks at whether all cycles have ended
 CYCLE_FAILED = "fold cycle"
 
 log = Logger()
@@ -68,6 +70,7 @@ class Ingest:
         self._lanes: dict[int, _Lane] = {}
         self._ready: deque[_Lane] = deque()
         self._running = 0
+        self._is_closed = False
 
     async def submit(self, batches: Sequence[Waiting], seconds: float = ENVELOPE_SECONDS) -> list[Verdict]:
         """The verdicts on `batches`, in order, within `seconds`. The caller has checked that their buckets exist."""
@@ -84,6 +87,13 @@ class Ingest:
                     deadline.cancel()
                 envelope.abandoned = True
         return [verdict or Verdict(LATER, BUSY_SECONDS) for verdict in envelope.verdicts]
+
+    async def drain(self, seconds: float) -> None:
+        """Begin no more cycles, and wait until those under way have ended, at most so long."""
+        self._is_closed = True
+        deadline = self._clock.seconds() + seconds
+        while self._running and self._clock.seconds() < deadline:
+            await deferLater(self._clock, DRAIN_SECONDS)
 
     def _enqueue(self, entry: _Entry) -> None:
         bucket, size = entry.item.batch.bucket, entry.item.size
@@ -102,7 +112,7 @@ class Ingest:
             self._ready.append(lane)
 
     def _start_cycles(self) -> None:
-        while self._ready and self._running < MAX_CYCLES:
+        while self._ready and self._running < MAX_CYCLES and not self._is_closed:
             lane = self._ready.popleft()
             lane.is_ready = False
             entries = self._take(lane)

@@ -288,7 +288,7 @@ class Sandbox:
         del self._deaths[type][:-MAX_DEATHS]
 
     def _is_suspended(self, type: str) -> bool:
-        deaths = self._deaths.get(type, ())
+        deaths = self._deaths.get(type, [])
         return len(deaths) >= MAX_DEATHS and self._reactor.seconds() - deaths[0] < SUSPENDED_SECONDS
 
 

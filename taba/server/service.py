@@ -35,7 +35,7 @@ from taba.web import Api, make_site
 
 __all__ = ["Options", "makeService"]
 
-STOP_SECONDS = 2.0  # to say goodbye to the store
+STOP_SECONDS = 2.0  # for the cycles that are under way, and again to say goodbye to the store
 FIRST_RESTART_SECONDS = 0.2
 LAST_RESTART_SECONDS = 5.0
 STEADY_SECONDS = 5.0  # a worker that lived so long is restarted without growing delay
@@ -58,22 +58,23 @@ def make_server(options: Options, reactor: Any) -> MultiService:
     whole = MultiService()
     store: Store = options["store"]
     embedded: EmbeddedStore | None = None
+    shown = store.url.text
     if store.url.is_embedded:
         directory = store.url.directory or str(state_directory(options.environ) / "store")
         embedded = EmbeddedStore(directory, reactor)
         embedded.setServiceParent(whole)
         store = Store(embedded.url, parse_store(embedded.url))
+        shown = f"embedded:{embedded.directory}"
     if options["workers"] > 1:
-        Workers(options, store, embedded, reactor).setServiceParent(whole)
+        Workers(options, store, shown, embedded, reactor).setServiceParent(whole)
     else:
-        Server(options["listen"], store.url, options["buckets"], embedded, reactor).setServiceParent(whole)
+        Server(options["listen"], store.url, options["buckets"], embedded, reactor, 1, shown).setServiceParent(whole)
     return whole
 
 
 def give_up(program: str, failure: ConfigurationError, reactor: Any) -> None:
     """End this process with one line and a failure, although the reactor runs already."""
-    sys.stderr.write(f"{program}: {failure}\n")
-    sys.stderr.flush()
+    os.write(2, f"{program}: {failure}\n".encode())  # sys.stderr leads to the log by now
 
     def fail() -> None:
         # twistd itself always ends with success; it has removed its pid file by now
@@ -129,8 +130,16 @@ class Server(_Connected):
     """One worker: listens, folds, answers."""
 
     def __init__(
-        self, listen: Listen, store: StoreURL, buckets: int | None, embedded: EmbeddedStore | None, reactor: Any, workers: int = 1
+        self,
+        listen: Listen,
+        store: StoreURL,
+        buckets: int | None,
+        embedded: EmbeddedStore | None,
+        reactor: Any,
+        workers: int = 1,
+        shown: str | None = None,
     ):
+        """`shown`: the store's address as people know it, where it is not that of `store`."""
         super().__init__(store, buckets, embedded, reactor)
         self._listen = listen
         self.lookup = find_handlers()
@@ -140,7 +149,7 @@ class Server(_Connected):
         self.ingest = Ingest(self.router, self.lookup, reactor, time.time, self.sandbox.fold)
         self.query = Query(self.router, self.lookup, reactor, time.time, self.sandbox)
         self.presence = Presence(self.router, time.time)
-        status = Status(self.router, self.lookup, self.ingest, self.query, self.sandbox, time.time, workers)
+        status = Status(self.router, self.lookup, self.ingest, self.query, self.sandbox, time.time, workers, shown or store.text)
         self.site = make_site(Api(Routes(self.router, self.ingest, self.query, status, self.presence, time.time).table()))
         self._port: Any = None
         self._announcing = LoopingCall(lambda: ensureDeferred(self._announce()))
@@ -168,6 +177,8 @@ class Server(_Connected):
             await self.presence.announce()
         except StoreUnavailable as failure:
             log.debug("presence: {failure}", failure=failure)
+        except Exception:
+            log.failure("could not say that this Server is there")  # said again in a moment
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
@@ -178,6 +189,7 @@ class Server(_Connected):
             self._announcing.stop()
         if self._port is not None:
             await self._port.stopListening()
+        await self.ingest.drain(STOP_SECONDS)
         leaving = ensureDeferred(self.presence.withdraw())
         leaving.addTimeout(STOP_SECONDS, self._reactor)
         try:
@@ -191,9 +203,9 @@ class Server(_Connected):
 class Workers(_Connected):
     """Several workers, as processes on consecutive ports: restarted when they die, gone when this one is."""
 
-    def __init__(self, options: Options, store: Store, embedded: EmbeddedStore | None, reactor: Any):
+    def __init__(self, options: Options, store: Store, shown: str, embedded: EmbeddedStore | None, reactor: Any):
         super().__init__(store.url, options["buckets"], embedded, reactor)
-        self._options, self._store = options, store
+        self._options, self._store, self._shown = options, store, shown
         monitor: Any = ProcessMonitor(reactor)
         monitor.minRestartDelay = FIRST_RESTART_SECONDS
         monitor.maxRestartDelay = LAST_RESTART_SECONDS
@@ -210,7 +222,7 @@ class Workers(_Connected):
             check_free(listen, port)
         for number, port in enumerate(range(listen.port, listen.port + workers)):
             text = listen.text.replace(str(listen.port), str(port), 1)
-            arguments = [sys.executable, "-m", "taba.server.worker", str(os.getpid()), str(workers), "--listen", text]
+            arguments = [sys.executable, "-m", "taba.server.worker", str(os.getpid()), str(workers), self._shown, "--listen", text]
             if self._options["buckets"] is not None:
                 arguments += ["--buckets", str(self._options["buckets"])]
             self._monitor.addProcess(f"worker {number}", arguments, env=environ)

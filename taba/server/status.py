@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from twisted.logger import Logger
+
 from taba import __version__
 from taba.errors import StoreUnavailable
 from taba.handlers.lookup import Lookup
@@ -26,6 +28,8 @@ PRESENCE_BUCKET = 0
 DEAD_LETTER_BUCKETS = 16  # whose dead letters are read at a time
 
 _DEAD = b"dead:"
+
+log = Logger()
 
 
 class Counts(NamedTuple):
@@ -49,9 +53,10 @@ class Status:
         sandbox: Sandbox,
         now: Callable[[], float],
         workers: int,
+        store: str,
     ):
         self._router, self._lookup, self._ingest, self._query, self._sandbox = router, lookup, ingest, query, sandbox
-        self._now, self._workers = now, workers
+        self._now, self._workers, self._store = now, workers, store
         self._counts: tuple[float, Counts] | None = None
         self._cycles = 0
         self._types: tuple[float, set[str]] | None = None
@@ -88,6 +93,8 @@ class Status:
         counts: Counts | None = None
         types: set[str] = set()
         try:
+            if not self._router.is_ready:
+                raise StoreUnavailable("; ".join(self._router.problems) or "not connected")  # at once, not after the Router's patience
             counts, types = await self.counts(), await self._all_types()
         except StoreUnavailable as error:
             if not any("away" in problem for problem in problems):
@@ -104,7 +111,7 @@ class Status:
         }
         return {
             "version": __version__,
-            "store": self._router.describe(),
+            "store": {**self._router.describe(), "url": self._store},
             "workers": self._workers,
             "folded": counts.folded if counts else None,
             "dead_letters": sum(counts.dead_by_reason.values()) if counts else None,
@@ -166,10 +173,12 @@ class Presence:
     async def servers(self) -> list[dict[str, Any]]:
         """All Servers of this store that are there, this one among them, by URL; this one alone while the store is away."""
         found: dict[str, dict[str, Any]] = {}
+        replies: list[bytes] = []
         try:
-            [replies] = await self._router.read(PRESENCE_BUCKET, [(b"HGETALL", keys.servers(PRESENCE_BUCKET))])
-        except StoreUnavailable:
-            replies = []
+            if self._router.is_ready:
+                [replies] = await self._router.read(PRESENCE_BUCKET, [(b"HGETALL", keys.servers(PRESENCE_BUCKET))])
+        except StoreUnavailable as failure:
+            log.debug("the other Servers are not known: {failure}", failure=failure)
         now = self._now()
         for name, content in _pairs(replies).items():
             if _is_there(content, now) and len(found) < MAX_SERVERS:

@@ -1,4 +1,4 @@
-"""One of several workers: `python -m taba.server.worker PARENT WORKERS [OPTION]…`. Started by the parent Server, not by people."""
+"""One of several workers: `python -m taba.server.worker PARENT WORKERS STORE [OPTION]…`. Started by the parent Server, not by people."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from taba.server.tether import die_with
 
 def main(arguments: list[str]) -> None:
     """Run one worker until it is told to stop."""
-    parent, workers, *rest = arguments
+    parent, workers, shown, *rest = arguments
     die_with(int(parent))
     globalLogBeginner.beginLoggingTo([cast(Any, textFileLogObserver(sys.stdout))], redirectStandardIO=False)
 
@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> None:
     reactor: Any = installed
     options = ServerOptions()
     options.parseOptions(rest)
-    server = Server(options["listen"], options["store"].url, options["buckets"], None, reactor, int(workers))
+    server = Server(options["listen"], options["store"].url, options["buckets"], None, reactor, int(workers), shown)
     reactor.callWhenRunning(server.startService)
     reactor.addSystemEventTrigger("before", "shutdown", server.stopService)
     reactor.run()

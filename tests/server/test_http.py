@@ -30,7 +30,8 @@ class Envelopes(ServerCase):
     async def test_what_an_agent_sends_is_there_to_be_asked(self) -> None:
         server = await self.start()
         first = encoded(1, 3, 1, [total(A, [1.0, 2.5]), total(A, [4.0], client="web/2"), total(B, [7.0])])
-        self.assertEqual(await self.send(server, first, encoded(1, 3, 2, [total(A, [1.5])])), [Verdict("applied", 1), Verdict("applied", 2)])
+        verdicts = await self.send(server, first, encoded(1, 3, 2, [total(A, [1.5])]))
+        self.assertEqual(verdicts, [Verdict("applied", 1), Verdict("applied", 2)])
         aggregates = await self.get(server, "/v1/aggregates")
         self.assertEqual(aggregates[A], {"count": 4, "total": 9, "average": 2.25, "min": 1, "max": 4})
         self.assertEqual((await self.get(server, f"/v1/projections?name={B}"))[B]["web/1"]["total"], 7)

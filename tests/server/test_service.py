@@ -1,0 +1,220 @@
+"""`twistd taba-server` as real processes: its options, its workers, and what is left after kill -9."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba.batch import Verdict, decode_verdicts, encode_envelope
+
+from ..valkey import EphemeralValkey, free_port
+from .running import encoded
+from .samples import tab_in
+from .test_http import total
+
+ROOT = Path(__file__).parent.parent.parent
+SECONDS = 30.0
+
+
+def eventually(what: Callable[[], Any]) -> Any:
+    """The first true answer; what raises OSError is asked again."""
+    deadline = time.monotonic() + SECONDS
+    while True:
+        try:
+            answer = what()
+            if answer:
+                return answer
+        except OSError as failure:
+            answer = failure
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {SECONDS} s: {answer}")
+        time.sleep(0.05)
+
+
+def ask(port: int, path: str, body: bytes | None = None) -> Any:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data=body)
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        content = answer.read()
+    return content if path == "/v1/envelopes" else json.loads(content)
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+class Processes(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="taba-server-"))
+        self.addCleanup(shutil.rmtree, self.directory, True)
+
+    def run_server(self, *arguments: str, **environ: str) -> subprocess.Popen[str]:
+        """A Server as users start it; it is ended with the test."""
+        output = open(self.directory / "log", "ab")  # noqa: SIM115 (closed with the test)
+        self.addCleanup(output.close)
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "-n", "--pidfile=", "taba-server", *arguments],
+            cwd=self.directory,
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "STATE_DIRECTORY": str(self.directory / "state"), **environ},
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.addCleanup(self.end, process)
+        return process
+
+    def end(self, process: subprocess.Popen[str]) -> None:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
+
+    def send(self, port: int, *batches: tuple[int, bytes]) -> list[Verdict]:
+        return decode_verdicts(ask(port, "/v1/envelopes", encode_envelope("test", "host", batches)), len(batches))
+
+    def ready(self, port: int) -> bool:
+        return bool(ask(port, "/readyz"))
+
+    def refused(self, *arguments: str, **environ: str) -> str:
+        """What a Server says that does not start: one line."""
+        process = self.run_server(*arguments, **environ)
+        assert process.stderr is not None
+        said = process.stderr.read()
+        self.assertNotEqual(process.wait(SECONDS), 0)
+        self.assertEqual(said.count("\n"), 1, said)
+        return said
+
+
+class Configuration(Processes):
+    def test_what_is_wrong_is_said_in_one_line_that_names_option_value_and_what_it_takes(self) -> None:
+        for option, value in {
+            "--listen": "tcp:8280:interface=0.0.0.0",
+            "--store": "mysql://x",
+            "--buckets": "0",
+            "--workers": "none",
+        }.items():
+            line = self.refused(option, value)
+            self.assertIn(f"{option}: ", line)
+            self.assertIn(value, line)
+            self.assertIn("takes", line)
+        self.assertIn("TABA_SERVER_BUCKETS: 'x'", self.refused(TABA_SERVER_BUCKETS="x"))
+        self.assertIn("takes a TCP port with --workers", self.refused("--listen", "unix:/tmp/x.sock", "--workers", "2"))
+        self.assertIn("--nonsense", self.refused("--nonsense"))
+
+    def test_a_port_that_is_taken(self) -> None:
+        valkey = EphemeralValkey()
+        self.addCleanup(valkey.remove)
+        port = free_port()
+        self.run_server("--listen", f"tcp:{port}:interface=127.0.0.1", "--store", valkey.url)
+        eventually(lambda: self.ready(port))
+        line = self.refused("--listen", f"tcp:{port}:interface=127.0.0.1", "--store", valkey.url)
+        self.assertIn("--listen", line)
+        self.assertIn("in use", line)
+        line = self.refused("--listen", f"tcp:{port - 1}:interface=127.0.0.1", "--store", valkey.url, "--workers", "2")
+        self.assertIn("in use", line)
+
+    def test_another_number_of_buckets_than_the_store_has(self) -> None:
+        valkey = EphemeralValkey()
+        self.addCleanup(valkey.remove)
+        port = free_port()
+        self.run_server("--listen", f"tcp:{port}:interface=127.0.0.1", "--store", valkey.url, "--buckets", "16")
+        eventually(lambda: self.ready(port))
+        line = self.refused("--listen", f"tcp:{free_port()}:interface=127.0.0.1", "--store", valkey.url, "--buckets", "17")
+        self.assertIn("--buckets", line)
+        self.assertIn("16", line)
+
+
+class Lives(Processes):
+    def test_a_server_starts_without_its_store_and_works_once_it_is_there(self) -> None:
+        valkey = EphemeralValkey()
+        self.addCleanup(valkey.remove)
+        valkey.kill()
+        port = free_port()
+        self.run_server("--listen", f"tcp:{port}:interface=127.0.0.1", "--store", valkey.url)
+        eventually(lambda: ask(port, "/healthz"))
+        self.assertEqual(self.send(port, encoded(1, 3, 1, None))[0].word, "later")
+        self.assertIn("away", str(ask(port, "/v1/status")["problems"]))
+        with self.assertRaises(urllib.error.HTTPError) as caught:
+            ask(port, "/v1/names")
+        self.assertEqual(caught.exception.code, 503)
+        caught.exception.close()
+        valkey.start()
+        eventually(lambda: self.ready(port))
+
+    def test_what_was_acknowledged_survives_kill_9_of_server_and_embedded_store(self) -> None:
+        port, tab = free_port(), tab_in(3, 0, 512)
+        arguments = ("--listen", f"tcp:{port}:interface=127.0.0.1")
+        for number in range(1, 4):
+            server = self.run_server(*arguments)
+            eventually(lambda: self.ready(port))
+            [store] = children_of(server.pid)
+            self.assertEqual(self.send(port, encoded(1, 3, number, [total(tab, [1.0])])), [Verdict("applied", number)])
+            if number == 2:
+                os.kill(store, signal.SIGKILL)
+                eventually(lambda: not lives(store))  # noqa: B023
+                eventually(lambda: self.ready(port))
+            server.kill()
+            server.wait()
+            eventually(lambda: not lives(store))  # noqa: B023
+        self.run_server(*arguments)
+        eventually(lambda: self.ready(port))
+        self.assertEqual(ask(port, "/v1/aggregates")[tab]["count"], 3)
+        self.assertEqual(self.send(port, encoded(1, 3, 3, [total(tab, [1.0])])), [Verdict("applied", 3)])
+
+    def test_workers_are_restarted_when_they_die_and_gone_when_the_parent_is(self) -> None:
+        port, tab = free_port(), tab_in(3, 0, 512)
+        parent = self.run_server("--listen", f"tcp:{port}:interface=127.0.0.1", "--workers", "2")
+        for worker in (port, port + 1):
+            eventually(lambda: self.ready(worker))  # noqa: B023
+        status = ask(port, "/v1/status")
+        self.assertEqual((status["workers"], status["store"]["url"]), (2, f"embedded:{self.directory}/state/store"))
+        urls = [f"http://127.0.0.1:{worker}" for worker in (port, port + 1)]
+        eventually(lambda: [server["url"] for server in ask(port, "/v1/servers")] == urls)
+        workers = [pid for pid in children_of(parent.pid) if "worker" in Path(f"/proc/{pid}/cmdline").read_text()]
+        self.assertEqual(len(workers), 2)
+        for number, worker in enumerate(workers * 2, start=1):
+            sent = self.send(port + number % 2, encoded(1, 3, number, [total(tab, [1.0])]))
+            self.assertEqual(sent, [Verdict("applied", number)])
+            if lives(worker):
+                os.kill(worker, signal.SIGKILL)
+            eventually(lambda: self.ready(port) and self.ready(port + 1))
+        self.assertEqual(ask(port, "/v1/aggregates")[tab]["count"], 4)
+        family = children_of(parent.pid)
+        self.assertEqual(len(family), 3)  # two workers and the store
+        parent.kill()
+        parent.wait()
+        for pid in family:
+            eventually(lambda: not lives(pid))  # noqa: B023
+
+    def test_a_server_that_is_told_to_stop_leaves_nothing(self) -> None:
+        port = free_port()
+        server = self.run_server("--listen", f"tcp:{port}:interface=127.0.0.1", "--workers", "2")
+        eventually(lambda: self.ready(port) and self.ready(port + 1))
+        family = children_of(server.pid)
+        server.terminate()
+        self.assertIn(server.wait(SECONDS), (0, -signal.SIGTERM))
+        self.assertEqual([pid for pid in family if lives(pid)], [])
