@@ -28,7 +28,7 @@ except ImportError:  # slower, not different
 REPLY_SECONDS = 10.0  # all replies to one write; a store that syncs to a slow disk takes a second, never ten
 
 Command = tuple[bytes, ...]
-ErrorReply = txredisapi.ResponseError  # what a server answers to a command that it refuses: a value among the replies
+ErrorReply: type[Exception] = txredisapi.ResponseError  # what a server answers to a command that it refuses: a value among the replies
 Reply = bytes | int | None | list[Any] | Exception
 
 HAS_HIREDIS = txredisapi.hiredis is not None

@@ -1,0 +1,387 @@
+"""A store in memory, for fast tests: the real Router over servers that are dictionaries.
+
+Only the wire is replaced: owner keys, leases, conflicts and retries are the Router's own code. A server answers the
+commands that Taba uses as a real one does; `tests/shard/test_memory.py` gives the same commands to both and compares.
+Nothing waits: with a `Clock` for reactor, what needs no retry has its result at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail, succeed
+
+from taba.errors import StoreUnavailable
+from taba.shard.connection import REPLY_SECONDS, Command, Connection, ErrorReply, Reply, Transactions
+from taba.shard.pool import Pool
+from taba.shard.router import Router
+from taba.shard.url import Address, StoreURL
+
+WRONG_TYPE = "WRONGTYPE Operation against a key holding the wrong kind of value"
+NOT_A_NUMBER = "ERR value is not an integer or out of range"
+SETTINGS = {b"appendonly": b"yes", b"appendfsync": b"always", b"maxmemory": b"0", b"maxmemory-policy": b"noeviction"}
+
+
+class MemoryServer:
+    """One server: its keys, when they expire, and how often each was changed. `is_away`: it answers nobody."""
+
+    def __init__(self, clock: Any):
+        self.is_away = False
+        self._clock = clock
+        self._values: dict[bytes, Any] = {}
+        self._expires: dict[bytes, float] = {}
+        self._changes = 0
+        self._versions: dict[bytes, int] = {}
+
+    def version(self, key: bytes) -> int:
+        """Grows with each change of `key`, its expiry too."""
+        self._expire(key)
+        return self._versions.get(key, 0)
+
+    def run(self, command: Command) -> Reply:
+        """The reply to one command, none of a transaction's own."""
+        name, arguments = command[0].upper(), command[1:]
+        known = _COMMANDS.get(name)
+        if known is None:
+            return ErrorReply(f"ERR unknown command '{name.decode(errors='replace')}'")
+        least, most, method = known
+        if len(arguments) < least or (most is not None and len(arguments) > most):
+            return ErrorReply(f"ERR wrong number of arguments for '{name.decode().lower()}' command")
+        try:
+            return method(self, *arguments)
+        except ErrorReply as error:
+            return error
+
+    # --- keys ---
+
+    def _expire(self, key: bytes) -> None:
+        if key in self._expires and self._expires[key] <= self._clock.seconds():
+            self._remove(key)
+
+    def _touch(self, key: bytes) -> None:
+        self._changes += 1
+        self._versions[key] = self._changes
+
+    def _remove(self, key: bytes) -> bool:
+        self._expires.pop(key, None)
+        found = self._values.pop(key, None) is not None
+        if found:
+            self._touch(key)
+        return found
+
+    def _get(self, key: bytes, kind: type, make: bool = False) -> Any:
+        """The value of `key`; None, or with `make` a new one that is kept, where there is none. Raises for one of another kind."""
+        self._expire(key)
+        value = self._values.get(key)
+        if value is None:
+            if not make:
+                return None
+            value = self._values[key] = kind()
+        if not isinstance(value, kind):
+            raise ErrorReply(WRONG_TYPE)
+        return value
+
+    def _changed(self, key: bytes, has_changed: bool = True) -> None:
+        if has_changed:
+            self._touch(key)
+        if key in self._values and not self._values[key] and not isinstance(self._values[key], bytes):
+            self._remove(key)  # what holds nothing does not exist
+
+    def _set(self, key: bytes, value: bytes, *options: bytes) -> Reply:
+        seconds: float | None = None
+        condition = b""
+        left = list(options)
+        while left:
+            word = left.pop(0).upper()
+            if word in (b"NX", b"XX") and condition in (b"", word):
+                condition = word
+            elif word in (b"EX", b"PX") and left and seconds is None:
+                seconds = _integer(left.pop(0)) * (1.0 if word == b"EX" else 0.001)
+            else:
+                raise ErrorReply("ERR syntax error")
+        self._expire(key)
+        if condition and (condition == b"NX") == (key in self._values):
+            return None
+        self._expires.pop(key, None)
+        if seconds is not None:
+            self._expires[key] = self._clock.seconds() + seconds
+        self._values[key] = value
+        self._touch(key)
+        return b"OK"
+
+    def _delete(self, *keys: bytes) -> Reply:
+        for key in keys:
+            self._expire(key)
+        return sum([self._remove(key) for key in keys])
+
+    def _exists(self, *keys: bytes) -> Reply:
+        for key in keys:
+            self._expire(key)
+        return sum(key in self._values for key in keys)
+
+    def _pexpire(self, key: bytes, milliseconds: bytes) -> Reply:
+        self._expire(key)
+        if key not in self._values:
+            return 0
+        self._expires[key] = self._clock.seconds() + _integer(milliseconds) / 1000
+        self._touch(key)
+        self._expire(key)
+        return 1
+
+    def _pttl(self, key: bytes) -> Reply:
+        self._expire(key)
+        if key not in self._values:
+            return -2
+        return round((self._expires[key] - self._clock.seconds()) * 1000) if key in self._expires else -1
+
+    def _mget(self, *keys: bytes) -> Reply:
+        for key in keys:
+            self._expire(key)
+        found = [self._values.get(key) for key in keys]
+        return [value if isinstance(value, bytes) else None for value in found]
+
+    def _incrby(self, key: bytes, amount: bytes = b"1") -> Reply:
+        total = _integer(self._get(key, bytes) or b"0") + _integer(amount)
+        self._values[key] = b"%d" % total
+        self._touch(key)
+        return total
+
+    # --- hashes, sets, lists ---
+
+    def _hset(self, key: bytes, *pairs: bytes) -> Reply:
+        if len(pairs) % 2:
+            raise ErrorReply("ERR wrong number of arguments for 'hset' command")
+        fields = self._get(key, dict, make=True)
+        before = len(fields)
+        fields.update(zip(pairs[::2], pairs[1::2], strict=True))
+        self._changed(key)
+        return len(fields) - before
+
+    def _hincrby(self, key: bytes, field: bytes, amount: bytes) -> Reply:
+        added = _integer(amount)
+        fields = self._get(key, dict) or {}
+        try:
+            total = _integer(fields.get(field, b"0")) + added
+        except ErrorReply:
+            raise ErrorReply("ERR hash value is not an integer") from None
+        self._get(key, dict, make=True)[field] = b"%d" % total
+        self._changed(key)
+        return total
+
+    def _hdel(self, key: bytes, *names: bytes) -> Reply:
+        fields = self._get(key, dict) or {}
+        removed = sum([fields.pop(name, None) is not None for name in names])
+        self._changed(key, bool(removed))
+        return removed
+
+    def _hgetall(self, key: bytes) -> Reply:
+        return [part for pair in (self._get(key, dict) or {}).items() for part in pair]
+
+    def _sadd(self, key: bytes, *members: bytes) -> Reply:
+        held = self._get(key, _Set, make=True)
+        before = len(held)
+        held.update(members)
+        self._changed(key, len(held) > before)
+        return len(held) - before
+
+    def _srem(self, key: bytes, *members: bytes) -> Reply:
+        held = self._get(key, _Set) or _Set()
+        before = len(held)
+        held.difference_update(members)
+        self._changed(key, len(held) < before)
+        return before - len(held)
+
+    def _push(self, key: bytes, members: Sequence[bytes], at_the_head: bool) -> Reply:
+        held = self._get(key, list, make=True)
+        for member in members:
+            held.insert(0 if at_the_head else len(held), member)
+        self._changed(key)
+        return len(held)
+
+    def _lrange(self, key: bytes, first: bytes, last: bytes) -> Reply:
+        start, end = _integer(first), _integer(last)
+        held = self._get(key, list) or []
+        return list(held[_slice(len(held), start, end)])
+
+    def _ltrim(self, key: bytes, first: bytes, last: bytes) -> Reply:
+        start, end = _integer(first), _integer(last)
+        held = self._get(key, list)
+        if held is not None:
+            held[:] = held[_slice(len(held), start, end)]
+            self._changed(key)
+        return b"OK"
+
+    def _lindex(self, key: bytes, index: bytes) -> Reply:
+        held: list[bytes] | None = self._get(key, list)
+        if held is None:
+            return None  # a real one looks at the index only now
+        position = _integer(index)
+        return held[position] if -len(held) <= position < len(held) else None
+
+    def _info(self, *_: bytes) -> Reply:
+        keys = len(self._values)
+        return b"used_memory:0\r\ninstantaneous_ops_per_sec:0\r\ndb0:keys=%d,expires=0\r\n" % keys
+
+    def _config(self, _: bytes, name: bytes) -> Reply:
+        return [name, SETTINGS[name]] if name in SETTINGS else []
+
+
+class _Set(set[bytes]):
+    """A set's members; a kind of its own beside dict and list."""
+
+
+def _integer(text: bytes) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        raise ErrorReply(NOT_A_NUMBER) from None
+    if b"%d" % number != text or not -(2**63) <= number < 2**63:
+        raise ErrorReply(NOT_A_NUMBER)
+    return number
+
+
+def _slice(length: int, start: int, end: int) -> slice:
+    start, end = (index + length if index < 0 else index for index in (start, end))
+    return slice(max(start, 0), max(end + 1, 0))
+
+
+_S = MemoryServer
+# name: (fewest arguments, most or None, what answers)
+_COMMANDS: dict[bytes, tuple[int, int | None, Callable[..., Reply]]] = {
+    b"PING": (0, 1, lambda s, text=b"PONG": text),
+    b"ECHO": (1, 1, lambda s, text: text),
+    b"INFO": (0, None, _S._info),
+    b"CONFIG": (2, 2, _S._config),
+    b"GET": (1, 1, lambda s, key: s._get(key, bytes)),
+    b"SET": (2, None, _S._set),
+    b"STRLEN": (1, 1, lambda s, key: len(s._get(key, bytes) or b"")),
+    b"INCR": (1, 1, _S._incrby),
+    b"INCRBY": (2, 2, _S._incrby),
+    b"DEL": (1, None, _S._delete),
+    b"UNLINK": (1, None, _S._delete),
+    b"EXISTS": (1, None, _S._exists),
+    b"MGET": (1, None, _S._mget),
+    b"PEXPIRE": (2, 2, _S._pexpire),
+    b"PTTL": (1, 1, _S._pttl),
+    b"HSET": (3, None, _S._hset),
+    b"HGET": (2, 2, lambda s, key, name: (s._get(key, dict) or {}).get(name)),
+    b"HMGET": (2, None, lambda s, key, *names: [(s._get(key, dict) or {}).get(name) for name in names]),
+    b"HGETALL": (1, 1, _S._hgetall),
+    b"HKEYS": (1, 1, lambda s, key: list(s._get(key, dict) or {})),
+    b"HVALS": (1, 1, lambda s, key: list((s._get(key, dict) or {}).values())),
+    b"HLEN": (1, 1, lambda s, key: len(s._get(key, dict) or {})),
+    b"HEXISTS": (2, 2, lambda s, key, name: int(name in (s._get(key, dict) or {}))),
+    b"HDEL": (2, None, _S._hdel),
+    b"HINCRBY": (3, 3, _S._hincrby),
+    b"SADD": (2, None, _S._sadd),
+    b"SREM": (2, None, _S._srem),
+    b"SMEMBERS": (1, 1, lambda s, key: sorted(s._get(key, _Set) or ())),
+    b"SCARD": (1, 1, lambda s, key: len(s._get(key, _Set) or ())),
+    b"SISMEMBER": (2, 2, lambda s, key, member: int(member in (s._get(key, _Set) or ()))),
+    b"LPUSH": (2, None, lambda s, key, *members: s._push(key, members, True)),
+    b"RPUSH": (2, None, lambda s, key, *members: s._push(key, members, False)),
+    b"LRANGE": (3, 3, _S._lrange),
+    b"LTRIM": (3, 3, _S._ltrim),
+    b"LLEN": (1, 1, lambda s, key: len(s._get(key, list) or [])),
+    b"LINDEX": (2, 2, _S._lindex),
+}
+
+
+class MemoryConnection(Transactions):
+    """A conversation with a MemoryServer: WATCH, MULTI and EXEC as a real server has them."""
+
+    def __init__(self, server: MemoryServer, where: str):
+        self.where = where
+        self.is_watching = False
+        self.is_open = True
+        self._server = server
+        self._watched: dict[bytes, int] = {}
+        self._queue: list[Command] | None = None
+        self._is_spoilt = False
+
+    @property
+    def is_idle(self) -> bool:
+        return self.is_open and not self.is_watching
+
+    def execute(self, commands: Sequence[Command], seconds: float = REPLY_SECONDS) -> Deferred[list[Reply]]:
+        if self._server.is_away or not self.is_open:
+            self.is_open = False
+            return fail(StoreUnavailable(f"{self.where}: away"))
+        return succeed([self._one(command) for command in commands])
+
+    def abort(self, reason: str) -> None:
+        self.is_open = False
+
+    def _one(self, command: Command) -> Reply:
+        name = command[0].upper()
+        if name == b"EXEC":
+            return self._exec()
+        if name == b"MULTI":
+            self._queue = []
+            return b"OK"
+        if self._queue is not None:
+            known = _COMMANDS.get(name)
+            if known is None or len(command) <= known[0] or (known[1] is not None and len(command) - 1 > known[1]):
+                self._is_spoilt = True
+                return self._server.run((name,))  # tells what is wrong with it
+            self._queue.append(command)
+            return b"QUEUED"
+        if name == b"WATCH":
+            for key in command[1:]:
+                self._watched.setdefault(key, self._server.version(key))
+            return b"OK"
+        if name == b"UNWATCH":
+            self._watched.clear()
+            return b"OK"
+        return self._server.run(command)
+
+    def _exec(self) -> Reply:
+        queue, self._queue = self._queue, None
+        watched, self._watched = self._watched, {}
+        is_spoilt, self._is_spoilt = self._is_spoilt, False
+        if queue is None:
+            return ErrorReply("ERR EXEC without MULTI")
+        if is_spoilt:
+            return ErrorReply("EXECABORT Transaction discarded because of previous errors.")
+        if any(self._server.version(key) != version for key, version in watched.items()):
+            return None
+        return [self._server.run(command) for command in queue]
+
+
+class _MemoryPool(Pool):
+    """As many connections as anybody wants."""
+
+    def __init__(self, reactor: Any, address: Address, server: MemoryServer):
+        super().__init__(reactor, address)
+        self.server = server
+        self.last_error = f"{address.text}: away"
+
+    @property
+    def is_connected(self) -> bool:
+        return not self.server.is_away
+
+    def start(self) -> None:
+        """Nothing to do."""
+
+    def _take(self, seconds: float) -> Deferred[Connection]:
+        if self.server.is_away:
+            return fail(StoreUnavailable(self.last_error))
+        connection: Any = MemoryConnection(self.server, self.address.text)
+        return succeed(connection)
+
+    def _give_back(self, connection: Connection) -> None:
+        """It is not used again."""
+
+
+class MemoryRouter(Router):
+    """A Router over `servers`, which may be shared with other MemoryRouters: then it is the same store."""
+
+    def __init__(self, servers: Sequence[MemoryServer], buckets: int | None = None, reactor: Any = None, random: Random | None = None):
+        self.servers = {f"memory-{number}": server for number, server in enumerate(servers, 1)}
+        store = StoreURL(tuple(Address(host=name, port=6379) for name in self.servers))
+        super().__init__(store, buckets, reactor, random)
+
+    def _new_pool(self, address: Address) -> Pool:
+        return _MemoryPool(self._reactor, address, self.servers[address.host])
