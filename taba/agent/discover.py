@@ -40,12 +40,14 @@ class Rings:
         self._directory = directory
         self.open: dict[str, Ring] = {}
         self.problems: dict[str, str] = {}
+        self._changed = -1  # the directory's time of change when it was last scanned
         self._seen: dict[str, tuple[int, int]] = {}  # of what is in problems: inode and owner, so that it is not tried again and again
 
     def scan(self, covered: Sequence[Covered], unix_now: float) -> list[Ring]:
         """Look for rings; returns those that are new. `covered` comes from the outbox's table at start."""
         found, fresh = set(), []
         try:
+            self._changed = os.stat(self._directory).st_mtime_ns
             names = [entry.name for entry in os.scandir(self._directory) if entry.name.startswith(self._prefix)]
         except OSError as error:
             self.problems[self._directory] = f"{self._directory}: {error.strerror}"
@@ -64,6 +66,16 @@ class Rings:
             self.problems.pop(name)
             self._seen.pop(name, None)
         return fresh
+
+    def has_changed(self) -> bool:
+        """Whether something was made or removed since the last scan, or was not yet finished then: a cheap look.
+
+        The clock of such changes ticks a few hundred times a second, so what is missed here a regular scan finds.
+        """
+        try:
+            return os.stat(self._directory).st_mtime_ns != self._changed
+        except OSError:
+            return False
 
     def vanished(self, ring: Ring) -> bool:
         """Whether the ring's name leads to it no more: somebody else removed it."""
@@ -109,6 +121,7 @@ class Rings:
             if not stat.S_ISREG(status.st_mode):
                 raise MalformedRing("no regular file")
             if layouts.is_unmade(os.pread(fd, 8, 0)):
+                self._changed = -1
                 if unix_now - status.st_ctime > UNMADE_SECONDS and is_abandoned(fd):
                     os.unlink(self.path(name))  # its maker died before the first record: nothing was ever in it
                 return None

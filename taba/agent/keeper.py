@@ -216,6 +216,11 @@ class Keeper:
         return totals
 
     @property
+    def is_busy(self) -> bool:
+        """Whether Servers have applied less than half of what was published last."""
+        return bool(self._groups) and 2 * self._groups[-1].unacknowledged > self._groups[-1].batches
+
+    @property
     def unacknowledged(self) -> int:
         """Batches in the outbox that no Server has acknowledged."""
         return sum(group.unacknowledged for group in self._groups)

@@ -28,11 +28,12 @@ MAX_HISTORY = 256  # forgotten batches of a lane whose events are known, should 
 class Group:
     """A published group of the outbox, while it is not released. `end` is its end there."""
 
-    __slots__ = ("end", "length", "released", "retained", "unacknowledged", "unforgotten")
+    __slots__ = ("batches", "end", "length", "released", "retained", "unacknowledged", "unforgotten")
 
     def __init__(self, end: int, length: int, batches: int):
         self.end = end
         self.length = length
+        self.batches = batches
         self.unacknowledged = batches
         self.unforgotten = batches
         self.retained = 0  # bytes of its batches that are acknowledged and not forgotten

@@ -14,7 +14,8 @@ from taba.ring import MalformedRing
 
 SCAN_SECONDS = 1.0  # a dead client's ring is gone within three
 DRAIN_SECONDS = 0.25  # an event is on its way within this: a quarter of what P7 allows
-TICK_SECONDS = 0.05  # a look at each ring's fill; a ring that is a quarter full is drained at once
+BUSY_DRAIN_SECONDS = 1.5  # while Servers have not applied half of the last drain: fewer and larger batches
+TICK_SECONDS = 0.05  # a look at each ring's fill; one that is a quarter full is drained at once
 FULL_TICK_SECONDS = 0.01  # while rings fill
 FEWEST_EVENTS = 64  # one drain's, when an outbox is so small; their values fit the smallest
 
@@ -26,7 +27,7 @@ class RingPump:
         self.keeper, self.rings = keeper, rings
         self._drain: Drain | None = None
         self._dead: set[str] = set()
-        self._next_scan = self._next_drain = 0.0
+        self._next_scan = self._last_drain = 0.0
         self._events = MAX_DRAIN_EVENTS
         # ranges of rings that are not open: an earlier Agent's, or of rings that turned out to be none. Should they be read again …
         self._orphans: list[Covered] = list(keeper.covered)
@@ -45,15 +46,18 @@ class RingPump:
 
     def tick(self, now: float, unix_now: float) -> float:
         """Do what is due; returns the seconds until the next tick."""
-        if now >= self._next_scan:
-            self._next_scan = now + SCAN_SECONDS
-            self._scan(unix_now)
+        if now >= self._next_scan or self.rings.has_changed():
+            self._scan(unix_now, now >= self._next_scan)
+            if now >= self._next_scan:
+                self._next_scan = now + SCAN_SECONDS
         if self._drain is None or not self.rings.open:
-            return DRAIN_SECONDS
-        is_filling = self._is_filling()
-        if not is_filling and now < self._next_drain:
             return TICK_SECONDS
-        self._next_drain = now + DRAIN_SECONDS
+        # a batch costs a Server about the same whatever is in it: when they lag, what waits is drained together
+        is_busy = self.keeper.is_busy
+        is_filling = self._is_filling(2 if is_busy else 4)
+        if not is_filling and now < self._last_drain + (BUSY_DRAIN_SECONDS if is_busy else DRAIN_SECONDS):
+            return TICK_SECONDS
+        self._last_drain = now
         is_cut = self.drain(unix_now)
         return 0.0 if is_cut else FULL_TICK_SECONDS if is_filling else TICK_SECONDS
 
@@ -110,7 +114,8 @@ class RingPump:
                 self._isolate(ring, str(error))
         return drops
 
-    def _scan(self, unix_now: float) -> None:
+    def _scan(self, unix_now: float, liveness: bool) -> None:
+        """Look for new rings; with `liveness`, for dead ones too."""
         self.rings.scan(self._orphans, unix_now)
         if self._orphans:
             known = {ring.key for ring in self.rings.open.values()}
@@ -119,13 +124,14 @@ class RingPump:
         for name, ring in list(self.rings.open.items()):
             if ring.key in self.keeper.retired:  # a kill came between its last publish and its removal
                 self._remove(ring)
-            elif name not in self._dead and is_abandoned(ring.fd):
+            elif liveness and name not in self._dead and is_abandoned(ring.fd):
                 self._dead.add(name)
 
-    def _is_filling(self) -> bool:
+    def _is_filling(self, part: int) -> bool:
+        """Whether one of `part` parts of any ring is full."""
         for ring in list(self.rings.open.values()):
             try:
-                if ring.has(ring.where.records // 4):
+                if ring.has(ring.where.records // part):
                     return True
             except OSError as error:
                 self._isolate(ring, str(error))

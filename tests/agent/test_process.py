@@ -39,6 +39,13 @@ assert client.stats()["dropped"] == 0, client.stats()
 """
 
 
+def end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait()
+    assert process.stderr is not None
+    process.stderr.close()
+
+
 class ProcessTests(TestCase):
     timeout = 60
 
@@ -61,7 +68,7 @@ class ProcessTests(TestCase):
         command = [*TWISTD, "-n", "--pidfile=", "taba-agent", "--spool", str(self.directory)]
         command += ["--listen", f"tcp:{port or self.port}:interface=127.0.0.1", *arguments]
         process = subprocess.Popen(command, env=self.environ, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        self.addCleanup(lambda: (process.kill(), process.wait(), process.stderr.close()) and None)  # type: ignore[union-attr]
+        self.addCleanup(end, process)
         return process
 
     async def until(self, condition: Callable[[], Any], seconds: float = 20.0) -> None:
