@@ -287,6 +287,11 @@ class BoundedRequest(server.Request):
     channel: BoundedChannel
     received = 0
 
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        # a body that calls itself a form (urllib and curl do so by default) must not be read as more of the query
+        self.requestHeaders.removeHeader(b"content-type")
+        super().requestReceived(command, path, version)
+
     def handleContentChunk(self, data: bytes) -> None:
         self.received += len(data)
         if self.received > self.channel.site.max_body_bytes:

@@ -165,6 +165,14 @@ class Events(ServerCase):
         self.assertEqual((await self.get(servers[1], "/v1/aggregates?name=tab0"))["tab0"]["count"], 3)
 
     @asynchronous
+    async def test_a_body_that_calls_itself_a_form_is_read_all_the_same(self) -> None:
+        server = await self.start()
+        for kind in ("application/x-www-form-urlencoded", "multipart/form-data", "multipart/form-data; boundary=x", "x"):
+            body = b'{"client": "web/1", "events": [{"tab": "t", "type": "TotalsCounter", "value": 1, "labels": {"a": "b=c&d=e"}}]}'
+            answered = await self.ask(server, "/v1/events", "POST", body, {"Content-Type": [kind]})
+            self.assertEqual((answered.status, answered.json), (200, {"accepted": 1, "rejected": []}), kind)
+
+    @asynchronous
     async def test_bodies_that_are_none(self) -> None:
         server = await self.start()
         wrong = (b'{"client": "x y", "events": []}', b'{"client": "x", "events": 3}', b'{"client": 3, "events": []}')
