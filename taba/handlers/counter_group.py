@@ -14,6 +14,7 @@ import numpy as np
 
 from taba.handlers.base import ArrayHandler, Projection
 from taba.handlers.bins import BinLayout, bin_codes, bins_from, deltas_of
+from taba.handlers.figures import add_figures, finite_events
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
 from taba.handlers.ragged import (
     Buffer,
@@ -22,7 +23,6 @@ from taba.handlers.ragged import (
     Shape,
     aligned,
     bounds_of,
-    by_rows,
     count_rows,
     cut_rows,
     join_rows,
@@ -32,7 +32,7 @@ from taba.handlers.ragged import (
     run_lengths,
     run_starts,
 )
-from taba.handlers.sketch import bins_per_row, codes_in, codes_of, merge_bins, tally
+from taba.handlers.sketch import bins_per_row, codes_in, codes_of, gather_bins, merge_bins, tally
 from taba.handlers.slots import HEADER as BLOCK
 from taba.handlers.slots import (
     HEADER_FIELDS,
@@ -127,20 +127,11 @@ class CounterGroup(ArrayHandler):
 
     def fold_array(self, states: CounterStates, rows: Ints, times: Floats, values: Floats, now: float) -> CounterStates:
         states.now = now
-        rows, times, values = by_rows(rows, times, values)
-        finite = np.isfinite(values)
-        if not finite.all():
-            states.head["refused"] += count_rows(rows[~finite], states.rows)
-            rows, times, values = rows[finite], times[finite], values[finite]
+        head = states.head
+        rows, values, times = finite_events(head["refused"], rows, values, times)
         if not len(rows):
             return states
-        head = states.head
-        starts = run_starts(rows)
-        touched = rows[starts]
-        with np.errstate(over="ignore", invalid="ignore"):  # a sum beyond all floats is infinite, and shown as no value
-            head["total"][touched] += np.add.reduceat(values, starts)
-        head["low"][touched] = np.minimum(head["low"][touched], np.minimum.reduceat(values, starts))
-        head["high"][touched] = np.maximum(head["high"][touched], np.maximum.reduceat(values, starts))
+        add_figures(head, rows, values)
         states.bin_keys, states.bin_counts = merge_bins(states.bin_keys, states.bin_counts, *tally(rows, codes_of(values)))
 
         slots, ahead = LADDER.hold(times, now)
@@ -155,12 +146,11 @@ class CounterGroup(ArrayHandler):
                 return states
         keys = slot_keys(rows, slots)
         runs = run_starts(keys)  # a row's events come nearly in order, so most of one slot stand together
-        new_keys, [counts, totals] = reduce_table(
-            keys[runs], [run_lengths(runs, len(keys)), np.add.reduceat(values, runs)]
-        )
-        states.slot_keys, [states.slot_counts, states.slot_totals] = merge_tables(
-            states.slot_keys, [states.slot_counts, states.slot_totals], new_keys, [counts, totals]
-        )
+        with np.errstate(over="ignore", invalid="ignore"):  # a sum beyond all floats is infinite, and shown as no value
+            new_keys, new_columns = reduce_table(keys[runs], [run_lengths(runs, len(keys)), np.add.reduceat(values, runs)])
+            states.slot_keys, [states.slot_counts, states.slot_totals] = merge_tables(
+                states.slot_keys, [states.slot_counts, states.slot_totals], new_keys, new_columns
+            )
         return states
 
     def _forget(self, states: CounterStates, now: float) -> None:
@@ -206,6 +196,26 @@ class CounterGroup(ArrayHandler):
         states.slot_keys = states.slot_keys[kept]
         states.slot_counts, states.slot_totals = states.slot_counts[kept], states.slot_totals[kept]
         return [[archive] for archive in merged]
+
+    def merge(self, states: Sequence[list[bytes]]) -> list[bytes]:
+        """The States of several Clients as one."""
+        loaded = self.load_array([state[0] for state in states])
+        head = {
+            "total": np.array([loaded.head["total"].sum()]),
+            "low": np.array([loaded.head["low"].min()]),
+            "high": np.array([loaded.head["high"].max()]),
+            "refused": np.array([loaded.head["refused"].sum()]),
+            "held": np.array([loaded.head["held"].sum()]),
+        }
+        bins = gather_bins(np.zeros(len(loaded.bin_keys), dtype=np.int64), codes_in(loaded.bin_keys), loaded.bin_counts)
+        slots, [counts, totals] = reduce_table(starts_in(loaded.slot_keys), [loaded.slot_counts, loaded.slot_totals])
+        merged = CounterStates(head, *bins, slots, counts, totals)
+        rows, starts, levels, old_counts, old_totals = _load_archives([state[1] for state in states])
+        newest = max(slots.max(initial=0), starts.max(initial=0))
+        further = _dump_archives(1, np.zeros_like(rows), starts, levels, old_counts, old_totals, float(newest))
+        if len(self.spilling(merged)):
+            [further] = self.spill(merged, np.array([0]), [further])
+        return self.dump_array(merged) + further
 
     def dump_array(self, states: CounterStates) -> list[bytes]:
         bins = Shape(bins_per_row(states.bin_keys, states.rows))

@@ -9,6 +9,7 @@ import numpy as np
 
 from taba.handlers.base import ArrayHandler, Projection
 from taba.handlers.bins import BinLayout, bin_codes, bins_from, deltas_of
+from taba.handlers.figures import add_figures, finite_events
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
 from taba.handlers.ragged import (
     Buffer,
@@ -17,14 +18,11 @@ from taba.handlers.ragged import (
     Shape,
     aligned,
     bounds_of,
-    by_rows,
-    count_rows,
     cut_rows,
     join_rows,
     refuse,
-    run_starts,
 )
-from taba.handlers.sketch import bins_per_row, codes_in, codes_of, merge_bins, tally
+from taba.handlers.sketch import bins_per_row, codes_in, codes_of, gather_bins, merge_bins, tally
 
 MAX_TALLY = 2**32 - 1  # where the count of refused events stops
 
@@ -87,21 +85,23 @@ class PercentileCounter(ArrayHandler):
         return SketchStates(head, keys, weights)
 
     def fold_array(self, states: SketchStates, rows: Ints, times: Floats, values: Floats, now: float) -> SketchStates:
-        rows, values = by_rows(rows, values)
-        finite = np.isfinite(values)
-        head = states.head
-        if not finite.all():
-            head["refused"] += count_rows(rows[~finite], states.rows)
-            rows, values = rows[finite], values[finite]
+        rows, values = finite_events(states.head["refused"], rows, values)
         if len(rows):
-            starts = run_starts(rows)
-            touched = rows[starts]
-            with np.errstate(over="ignore", invalid="ignore"):  # a sum beyond all floats is infinite, and shown as no value
-                head["total"][touched] += np.add.reduceat(values, starts)
-            head["low"][touched] = np.minimum(head["low"][touched], np.minimum.reduceat(values, starts))
-            head["high"][touched] = np.maximum(head["high"][touched], np.maximum.reduceat(values, starts))
+            add_figures(states.head, rows, values)
             states.keys, states.counts = merge_bins(states.keys, states.counts, *tally(rows, codes_of(values)))
         return states
+
+    def merge(self, states: Sequence[list[bytes]]) -> list[bytes]:
+        """The States of several Clients as one."""
+        loaded = self.load_array([state[0] for state in states])
+        head = {
+            "total": np.array([loaded.head["total"].sum()]),
+            "low": np.array([loaded.head["low"].min()]),
+            "high": np.array([loaded.head["high"].max()]),
+            "refused": np.array([loaded.head["refused"].sum()]),
+        }
+        bins = gather_bins(np.zeros(len(loaded.keys), dtype=np.int64), codes_in(loaded.keys), loaded.counts)
+        return self.dump_array(SketchStates(head, *bins))
 
     def dump_array(self, states: SketchStates) -> list[bytes]:
         bins = Shape(bins_per_row(states.keys, states.rows))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from taba.handlers.base import ArrayHandler, Projection
+from taba.handlers.figures import finite_events
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
 from taba.handlers.ragged import (
     Buffer,
@@ -88,11 +89,7 @@ class PercentileGroup(ArrayHandler):
     def fold_array(self, states: PercentileStates, rows: Ints, times: Floats, values: Floats, now: float) -> PercentileStates:
         states.now = now
         self._forget(states, now)
-        rows, times, values = by_rows(rows, times, values)
-        finite = np.isfinite(values)
-        if not finite.all():
-            states.tallies["refused"] += count_rows(rows[~finite], states.rows)
-            rows, times, values = rows[finite], times[finite], values[finite]
+        rows, values, times = finite_events(states.tallies["refused"], rows, values, times)
         if not len(rows):
             return states
         slots, ahead = LADDER.hold(times, now)
@@ -144,17 +141,28 @@ class PercentileGroup(ArrayHandler):
         leaving = chosen[of] & LADDER.leaves(starts, now)
         moved = journal.picked(leaving)
         archive_rows, archive_starts, archive_levels, archive = _load_archives([part[0] for part in parts])
-        both = join_spreads(archive, moved)
-        all_rows = np.concatenate((archive_rows, places[of[leaving]]))
-        all_starts = np.concatenate((archive_starts, starts[leaving]))
-        all_levels = np.concatenate((archive_levels, np.ones(len(moved.keys), dtype=np.int64)))
-        kept = all_starts >= LADDER.oldest(now)
-        if not kept.all():
-            both, all_rows, all_starts, all_levels = both.picked(kept), all_rows[kept], all_starts[kept], all_levels[kept]
-        all_starts, all_levels = LADDER.widen(all_starts, all_levels, now)
-        archives = _dump_archives(len(parts), both.renamed(slot_keys(all_rows * _LEVELS + all_levels - 1, all_starts)))
+        archives = _dump_archives(
+            len(parts),
+            np.concatenate((archive_rows, places[of[leaving]])),
+            np.concatenate((archive_starts, starts[leaving])),
+            np.concatenate((archive_levels, np.ones(len(moved.keys), dtype=np.int64))),
+            join_spreads(archive, moved),
+            now,
+        )
         states.journal = journal.picked(~leaving)
         return [[content] for content in archives]
+
+    def merge(self, states: Sequence[list[bytes]]) -> list[bytes]:
+        """The States of several Clients as one."""
+        loaded = self.load_array([state[0] for state in states])
+        tallies = {name: np.array([column.sum()]) for name, column in loaded.tallies.items()}
+        merged = PercentileStates(tallies, loaded.journal.renamed(starts_in(loaded.journal.keys)))
+        rows, starts, levels, archive = _load_archives([state[1] for state in states])
+        newest = max(merged.journal.keys.max(initial=0), starts.max(initial=0))
+        further = _dump_archives(1, np.zeros_like(rows), starts, levels, archive, float(newest))
+        if len(self.spilling(merged)):
+            [further] = self.spill(merged, np.array([0]), [further])
+        return self.dump_array(merged) + further
 
     def dump_array(self, states: PercentileStates) -> list[bytes]:
         journal = states.journal
@@ -227,8 +235,13 @@ def _load_archives(archives: Sequence[bytes]) -> tuple[Ints, Ints, Ints, Spreads
     return dumps[blocks], slot_starts, levels[blocks], spreads
 
 
-def _dump_archives(archives: int, spreads: Spreads) -> list[bytes]:
-    """Archives of slots whose keys are by block: row times _LEVELS plus level − 1."""
+def _dump_archives(archives: int, rows: Ints, starts: Ints, levels: Ints, spreads: Spreads, now: float) -> list[bytes]:
+    """Archives of all these slots (in any order), widened as of `now`; those that no window covers are left out."""
+    kept = starts >= LADDER.oldest(now)
+    if not kept.all():
+        spreads, rows, starts, levels = spreads.picked(kept), rows[kept], starts[kept], levels[kept]
+    starts, levels = LADDER.widen(starts, levels, now)
+    spreads = spreads.renamed(slot_keys(rows * _LEVELS + levels - 1, starts))
     blocks = rows_in(spreads.keys)
     written = Written(spreads, blocks, starts_in(spreads.keys) // LADDER.widths[blocks % _LEVELS + 1], archives * _LEVELS)
     sizes = written.lengths.reshape(-1, _LEVELS)

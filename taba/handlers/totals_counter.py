@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taba.handlers.base import ArrayHandler, Projection
-from taba.handlers.ragged import Floats, Ints, MalformedRow, by_rows, count_rows, refuse, run_lengths, run_starts
+from taba.handlers.figures import add_figures, finite_events
+from taba.handlers.ragged import Floats, Ints, MalformedRow, count_rows, refuse
 
 _STATE = np.dtype([("count", "<i8"), ("total", "<f8"), ("low", "<f8"), ("high", "<f8"), ("refused", "<i8")])  # 40 bytes
 _SIZE = _STATE.itemsize
@@ -40,20 +41,20 @@ class TotalsCounter(ArrayHandler):
         return states
 
     def fold_array(self, states: NDArray[Any], rows: Ints, times: Floats, values: Floats, now: float) -> NDArray[Any]:
-        rows, values = by_rows(rows, values)
-        finite = np.isfinite(values)
-        if not finite.all():
-            states["refused"] += count_rows(rows[~finite], len(states))
-            rows, values = rows[finite], values[finite]
+        rows, values = finite_events(states["refused"], rows, values)
         if len(rows):
-            starts = run_starts(rows)
-            touched = rows[starts]
-            states["count"][touched] += run_lengths(starts, len(rows))
-            with np.errstate(over="ignore", invalid="ignore"):  # a sum beyond all floats is infinite, and shown as no value
-                states["total"][touched] += np.add.reduceat(values, starts)
-            states["low"][touched] = np.minimum(states["low"][touched], np.minimum.reduceat(values, starts))
-            states["high"][touched] = np.maximum(states["high"][touched], np.maximum.reduceat(values, starts))
+            add_figures(states, rows, values)
+            states["count"] += count_rows(rows, len(states))
         return states
+
+    def merge(self, states: Sequence[list[bytes]]) -> list[bytes]:
+        """The States of several Clients as one."""
+        loaded = self.load_array([state[0] for state in states])
+        merged = np.zeros(1, dtype=_STATE)
+        for name in ("count", "total", "refused"):
+            merged[name] = loaded[name].sum()
+        merged["low"], merged["high"] = loaded["low"].min(), loaded["high"].max()
+        return self.dump_array(merged)
 
     def dump_array(self, states: NDArray[Any]) -> list[bytes]:
         content = states.tobytes()

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taba.handlers.base import ArrayHandler, Projection
-from taba.handlers.ragged import Floats, Ints, MalformedRow, by_rows, count_rows, refuse, run_starts
+from taba.handlers.figures import finite_events
+from taba.handlers.ragged import Floats, Ints, MalformedRow, refuse, run_starts
 
 _STATE = np.dtype([("value", "<f8"), ("refused", "<i8")])  # 16 bytes
 _SIZE = _STATE.itemsize
@@ -31,16 +32,19 @@ class UpDown(ArrayHandler):
         return states
 
     def fold_array(self, states: NDArray[Any], rows: Ints, times: Floats, values: Floats, now: float) -> NDArray[Any]:
-        rows, values = by_rows(rows, values)
-        finite = np.isfinite(values)
-        if not finite.all():
-            states["refused"] += count_rows(rows[~finite], len(states))
-            rows, values = rows[finite], values[finite]
+        rows, values = finite_events(states["refused"], rows, values)
         if len(rows):
             starts = run_starts(rows)
             with np.errstate(over="ignore", invalid="ignore"):  # a sum beyond all floats is infinite, and shown as no value
                 states["value"][rows[starts]] += np.add.reduceat(values, starts)
         return states
+
+    def merge(self, states: Sequence[list[bytes]]) -> list[bytes]:
+        """The States of several Clients as one."""
+        loaded = self.load_array([state[0] for state in states])
+        merged = np.zeros(1, dtype=_STATE)
+        merged["value"], merged["refused"] = loaded["value"].sum(), loaded["refused"].sum()
+        return self.dump_array(merged)
 
     def dump_array(self, states: NDArray[Any]) -> list[bytes]:
         content = states.tobytes()

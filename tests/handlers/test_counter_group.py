@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from taba.handlers import Events
 from taba.handlers.counter_group import JOURNAL_SLOTS, LADDER, CounterGroup
 from taba.handlers.ragged import MalformedRow
+from taba.handlers.render import shown
 from taba.handlers.windows import MAX_AHEAD_SECONDS, WINDOWS
 
 NOW = 1_763_850_120.0
@@ -123,6 +124,25 @@ class WindowTests(SynchronousTestCase):
         projection = handler.project(fold(handler.new_state(), [(NOW, math.nan), (NOW, -math.inf), (NOW, 1.0)], NOW), NOW)
         self.assertEqual((projection["_refused"], projection["pct"]["count"], projection["1m"]["total"]), (2, 1, 1.0))
 
+    def test_a_sum_beyond_all_floats_is_shown_as_no_value(self) -> None:
+        state = fold(fold(handler.new_state(), [(NOW, 1e308)] * 3, NOW), [(NOW - 1, 1e308)] * 3, NOW)
+        projection = shown(handler.aggregate([handler.project(state, NOW)]))
+        self.assertEqual((projection["1m"]["count"], projection["1m"]["total"], projection["pct"]["total"]), (6, None, None))
+        self.assertEqual(projection["pct"]["p50"], shown(1e308))
+        self.assertEqual(self.flushWarnings(), [])
+
+    def test_merged_states_of_a_day_show_what_the_clients_showed(self) -> None:
+        rng, states = np.random.default_rng(4), []
+        for client in range(4):
+            state = handler.new_state()
+            for step in range(600):
+                now = NOW + 150 * step
+                state = fold(state, [(now - float(rng.integers(0, 300)), float(rng.integers(0, 99)))], now + client)
+            states.append(state)
+        for later in (10, 400, 5000):
+            aggregate = handler.aggregate([handler.project(state, now + later) for state in states])
+            self.assertEqual(handler.aggregate([handler.project(handler.merge(states), now + later)]), aggregate)
+
     def test_what_is_no_number_is_an_error(self) -> None:
         for value in ("1", None, True, b"x", [1]):
             self.assertRaises(ValueError, handler.fold, handler.new_state(), Events([NOW], [value]), NOW)
@@ -161,3 +181,21 @@ class WindowTests(SynchronousTestCase):
         one = handler.project(fold(handler.new_state(), [(NOW, 17.0)], NOW), NOW)
         self.assertEqual(handler.render(one).count("17"), 4 * 2 + 1 + 2 + 7)
         self.assertNotIn("17.", handler.render(one))
+
+    def test_a_fold_every_three_seconds_reads_and_writes_at_most_500_bytes(self) -> None:
+        rng, main, further, now = np.random.default_rng(1), b"", [b""], NOW
+        moved = folds = 0
+        for wait in [30] * 2900 + [3] * 400:  # a full day, then what is measured
+            now += wait
+            states = handler.load_array([main])
+            states = handler.fold_array(
+                states, np.zeros(1, dtype=np.int64), np.array([now - 1.0]), np.exp(rng.integers(0, 20, 1) * 0.05), now
+            )
+            cost = len(main) + 6
+            if len(handler.spilling(states)):
+                cost += len(further[0]) + 6
+                [further] = handler.spill(states, np.array([0]), [further])
+            [main] = handler.dump_array(states)
+            if wait == 3:
+                moved, folds = moved + cost, folds + 1
+        self.assertLessEqual(moved / folds, 500)

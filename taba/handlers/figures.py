@@ -1,0 +1,31 @@
+"""Total, least and greatest value of each row, and what is refused before it could spoil them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taba.handlers.ragged import Floats, Ints, by_rows, count_rows, run_starts
+
+
+def finite_events(refused: Ints, rows: Ints, values: Floats, *columns: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+    """(rows, values, *columns) in the order of rows, without NaN and infinities, which are counted in `refused` of their rows."""
+    rows, values, *others = by_rows(rows, values, *columns)
+    finite = np.isfinite(values)
+    if finite.all():
+        return (rows, values, *others)
+    refused += count_rows(rows[~finite], len(refused))
+    return (rows[finite], values[finite], *(column[finite] for column in others))
+
+
+def add_figures(figures: Any, rows: Ints, values: Floats) -> None:
+    """Add sorted `rows`' finite `values` to the columns `total`, `low` and `high` of `figures`."""
+    starts = run_starts(rows)
+    touched = rows[starts]
+    total, low, high = figures["total"], figures["low"], figures["high"]
+    with np.errstate(over="ignore", invalid="ignore"):  # a sum beyond all floats is infinite, and shown as no value
+        total[touched] += np.add.reduceat(values, starts)
+    low[touched] = np.minimum(low[touched], np.minimum.reduceat(values, starts))
+    high[touched] = np.maximum(high[touched], np.maximum.reduceat(values, starts))
