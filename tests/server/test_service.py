@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ from ..valkey import EphemeralValkey, free_port
 from .running import encoded
 from .samples import tab_in
 from .test_http import total
+from .test_sandbox import PLUGIN
 
 ROOT = Path(__file__).parent.parent.parent
 SECONDS = 30.0
@@ -209,6 +211,36 @@ class Lives(Processes):
         parent.wait()
         for pid in family:
             eventually(lambda: not lives(pid))  # noqa: B023
+
+    def test_a_users_own_type_that_hangs_and_crashes_harms_only_itself(self) -> None:
+        plugins = self.directory / "site" / "twisted" / "plugins"
+        plugins.mkdir(parents=True)
+        (plugins / "odd_handler.py").write_text(PLUGIN)
+        (plugins / "broken_handler.py").write_text("import nowhere_to_be_found")
+        port = free_port()
+        self.run_server("--listen", f"tcp:{port}:interface=127.0.0.1", PYTHONPATH=f"{plugins.parent.parent}:{ROOT}")
+        eventually(lambda: self.ready(port))
+
+        def post(*events: tuple[str, str, Any]) -> Any:
+            events_of = [{"tab": tab, "type": type, "value": value} for tab, type, value in events]
+            return ask(port, "/v1/events", json.dumps({"client": "web/1", "events": events_of}).encode())
+
+        good = [("good", "TotalsCounter", 1.0), ("mine", "Odd", "a")]
+        eventually(lambda: post(*good)["accepted"] == 2)
+        for culprit in ("crash", "hang", "raise"):
+            batch = json.dumps({"client": "web/1", "events": [{"tab": "bad", "type": "Odd", "value": culprit}]}).encode()
+            with contextlib.suppress(urllib.error.HTTPError):  # 503 where the poster's time was up before the hanging child's
+                ask(port, "/v1/events", batch)
+            self.assertEqual(post(("good", "TotalsCounter", 1.0))["accepted"], 1)
+        post(("mine", "Odd", "b"))
+        eventually(lambda: ask(port, "/v1/status")["dead_letters_by_reason"].get("handler_error") == 3)
+        aggregates = ask(port, "/v1/aggregates")
+        self.assertEqual(aggregates["mine"], {"words": ["a", "b"]})
+        self.assertEqual(aggregates["good"]["count"], 4)
+        self.assertNotIn("bad", aggregates)
+        status = ask(port, "/v1/status")
+        self.assertEqual(status["handlers"]["Odd"], {"version": 1, "origin": "plugin odd_handler", "errors": 3})
+        self.assertIn("nowhere_to_be_found", str(status["problems"]))
 
     def test_a_server_that_is_told_to_stop_leaves_nothing(self) -> None:
         port = free_port()
