@@ -27,7 +27,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
 from taba.agent.keeper import Keeper
-from taba.agent.lanes import Backoff, Lane, Send
+from taba.agent.lanes import MAX_RUN_BATCHES, Backoff, Lane, Send
 from taba.batch import APPLIED, CONTENT_TYPE, GAP, LATER, VERDICTS_HEADER, Verdict, decode_verdicts, encode_batch, encode_envelope
 from taba.bounds import MAX_BUCKETS, MAX_ENVELOPE_BATCHES, MAX_ENVELOPE_BYTES, KiB, MiB
 from taba.errors import MalformedBatch, TabaError
@@ -99,12 +99,21 @@ class Parcel:
         self.server, self.room, self.from_spool = server, room, from_spool
         self.items: list[Item] = []
 
-    def takes(self, length: int) -> bool:
-        return not self.items or (self.room >= length + PER_BATCH and len(self.items) < MAX_ENVELOPE_BATCHES)
+    def takes(self, run: list[Item]) -> bool:
+        return not self.items or (self.room >= _run_bytes(run) and len(self.items) + len(run) <= MAX_ENVELOPE_BATCHES)
 
-    def add(self, item: Item) -> None:
-        self.items.append(item)
-        self.room -= len(item.content) + PER_BATCH
+    def add(self, run: list[Item]) -> None:
+        self.items += run
+        self.room -= _run_bytes(run)
+
+
+    def lanes(self) -> list[Lane]:
+        """The lanes of its batches, each once, in order."""
+        return list({id(item.lane): item.lane for item in self.items}.values())
+
+
+def _run_bytes(run: list[Item]) -> int:
+    return sum(len(item.content) + PER_BATCH for item in run)
 
 
 class Forwarder:
@@ -166,12 +175,12 @@ class Forwarder:
                 queue.append(lane)  # its turn comes when an envelope is answered
                 continue
             lane.queued = False
-            item = self._take(lane)
-            if item is None:
-                continue
             alone = lane.failures >= MAX_MISSES
+            run = self._take(lane, 1 if alone else MAX_RUN_BATCHES)
+            if not run:
+                continue
             parcel = parcels.get(server.url)
-            if parcel is not None and (alone or not parcel.takes(len(item.content))):
+            if parcel is not None and (alone or not parcel.takes(run)):
                 if not alone:
                     self._launch(parcels.pop(server.url))
                     parcel = None
@@ -182,32 +191,34 @@ class Forwarder:
                     continue
             if alone:
                 parcel = Parcel(server, MAX_ENVELOPE_BYTES, from_spool)
-                parcel.add(item)
+                parcel.add(run)
                 self._launch(parcel)
                 continue
             if parcel is None:
                 room = TRIAL_BYTES if server.failures else BACKLOG_BYTES if from_spool else MAX_ENVELOPE_BYTES - ENVELOPE_HEADER
                 parcel = parcels[server.url] = Parcel(server, room, from_spool)
-            parcel.add(item)
+            parcel.add(run)
         for parcel in parcels.values():
             self._launch(parcel)
 
-    def _take(self, lane: Lane) -> Item | None:
-        """What the lane sends now; None when that is nothing after all."""
+    def _take(self, lane: Lane, batches: int) -> list[Item]:
+        """The run that the lane sends now; empty when that is nothing after all."""
         keeper = self._keeper
-        send = lane.next(keeper.now, keeper.unix_now)
-        if send is None:
+        run: list[Item] = []
+        for send in lane.next(keeper.now, keeper.unix_now, batches):
+            if send.entry is None:
+                content: bytes | None = encode_batch(lane.stream, lane.bucket, send.number, keeper.unix_now, None)
+            else:
+                content = keeper.read(lane, send.entry)
+            if content is None:
+                lane.cut(send)
+                if not run and send.entry is not None:
+                    lane.drop(send.entry, "spool_corrupt", "its row in the spool does not match its checksum")
+                break
+            run.append(Item(lane, send, content))
+        if not run:
             keeper.queue(lane)
-            return None
-        if send.entry is None:
-            return Item(lane, send, encode_batch(lane.stream, lane.bucket, send.number, keeper.unix_now, None))
-        content = keeper.read(lane, send.entry)
-        if content is None:
-            lane.unsent()
-            lane.drop(send.entry, "spool_corrupt", "its row in the spool does not match its checksum")
-            keeper.queue(lane)
-            return None
-        return Item(lane, send, content)
+        return run
 
     def _has_slot(self, server: ServerPeer, from_spool: bool) -> bool:
         if not server.is_usable(self._keeper.now) or server.in_flight >= MAX_IN_FLIGHT:
@@ -253,20 +264,21 @@ class Forwarder:
             server.failures, server.problem = 0, None
             server.envelopes += 1
             for item, verdict in zip(parcel.items, verdicts, strict=True):
-                self._obey(item.lane, verdict, now)
+                if item.lane.awaits(item.send):
+                    self._obey(item.lane, verdict, now)
         else:
             server.problem = problem
             alone = len(parcel.items) == 1 and parcel.items[0].lane.failures >= MAX_MISSES
             if not (answered and alone):
                 server.failures += 1
                 server.not_before = now + self._backoff.delay(server.failures)
-            for item in parcel.items:
+            for lane in parcel.lanes():
                 if answered:
-                    item.lane.failed(now, self._backoff)
+                    lane.failed(now, self._backoff)
                 else:
-                    item.lane.unsent()  # the Server's back-off is enough: the batch may go to another at once
-        for item in parcel.items:
-            keeper.queue(item.lane)
+                    lane.unsent()  # the Server's back-off is enough: the batches may go to another at once
+        for lane in parcel.lanes():
+            keeper.queue(lane)
         self.pump()
 
     def _obey(self, lane: Lane, verdict: Verdict, now: float) -> None:

@@ -16,14 +16,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
 from typing import NamedTuple
 
-from taba.agent.lanes import Backoff, Entry, Group, Lane
+from taba.agent.lanes import MAX_RUN_BATCHES, Backoff, Entry, Group, Lane
 from taba.agent.outbox import Covered, Fresh, Outbox, Table
 from taba.agent.spool import Row, Spool, Spooled, SpoolFull
 from taba.bounds import DAY, STREAM_DAYS, MiB
 
 MAX_RETAINED_BYTES = 64 * MiB  # acknowledged batches that are kept for 60 s: given up first
 MAX_SPOOL_LANES = 1024  # lanes of the spool that are worked on at once; the others wait on disk
-SPOOL_ROWS = 16  # batches that a lane knows ahead of the spool
+SPOOL_ROWS = MAX_RUN_BATCHES  # batches that a lane knows ahead of the spool; a run under way is among them
 MAX_SETTLED = 4096  # dropped batches that the table names while their groups are not released
 REFUSALS_SHOWN = 16
 
@@ -161,7 +161,7 @@ class Keeper:
 
     def queue(self, lane: Lane) -> None:
         """Put a lane where `Forwarder` finds it when it may send: call after whatever changed the lane."""
-        if lane.queued or lane.sent is not None:
+        if lane.queued or lane.sent:
             return
         if not lane.pending and lane.more:
             self._load(lane)

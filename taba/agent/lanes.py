@@ -1,6 +1,8 @@
-"""A lane: the batches of one stream and bucket, sent in order and one at a time. Pure: verdicts in, what to send next out.
+"""A lane: the batches of one stream and bucket, sent in order. Pure: verdicts in, what to send next out.
 
-1. The first of `pending` is what is sent next; `follows` is the number that the mark is believed to be.
+1. The first of `pending` are sent next, as one run in one envelope, and nothing else until all of it is answered. `follows` of the
+   first is the number that the mark is believed to be, of each other the number before it: a Server folds a run in one cycle.
+   Verdicts come in the run's order; the first that neither applies nor refuses ends it, and the rest is sent again.
 2. `applied` retains a batch until the mark, read 60 s later, still covers it; a `gap` brings back what is retained beyond the mark.
 3. Whatever a lane gives up it says to its Ledger once, with the reason: the Ledger counts, and frees the bytes.
 
@@ -15,13 +17,15 @@ from collections.abc import Iterable
 from random import Random
 from typing import NamedTuple, Protocol
 
-from taba.bounds import BATCH_DAYS, DAY
+from taba.bounds import BATCH_DAYS, DAY, MiB
 
 RETAIN_SECONDS = 60.0  # longer than a store takes to fail over and to come back with an older past
 PROBE_SLACK_SECONDS = 5.0  # a later batch's verdict usually tells the mark by then, without a probe
 MAX_LATER_SECONDS = 30.0  # whatever a Server asks for
 FIRST_BACKOFF_SECONDS = 0.25
 MAX_BACKOFF_SECONDS = 15.0
+MAX_RUN_BATCHES = 16  # of one lane in one envelope; as many as it knows of the spool
+MAX_RUN_BYTES = 1 * MiB  # together; one is always sent
 MAX_HISTORY = 256  # forgotten batches of a lane whose events are known, should a gap lose them
 
 
@@ -90,7 +94,7 @@ class Backoff:
 
 
 class Lane:
-    """The batches of (stream, bucket). `sent` is what is under way; while it is not None, nothing else is sent."""
+    """The batches of (stream, bucket). `sent` is the run under way, as far as it is not answered."""
 
     __slots__ = (
         "_history",
@@ -115,7 +119,7 @@ class Lane:
         self.last = last  # what the mark is believed to be; None while nobody knows
         self.pending: deque[Entry] = deque()
         self.retained: deque[Entry] = deque()
-        self.sent: Send | None = None
+        self.sent: deque[Send] = deque()
         self.not_before = 0.0
         self.failures = 0
         self.highest = 0  # the highest number that ever came in
@@ -138,25 +142,35 @@ class Lane:
         """Whether there is nothing left to do for this lane, now or later."""
         return not (self.pending or self.retained or self.sent or self.more)
 
-    def next(self, now: float, unix_now: float) -> Send | None:
-        """What to send now; the lane is busy with it until a verdict, or `failed`. Batches that are too old are dropped here."""
-        if self.sent is not None or now < self.not_before:
-            return None
-        while self.pending:
-            entry = self.pending[0]
-            if unix_now - entry.created > BATCH_DAYS * DAY:
-                self.pending.popleft()
-                self._settle(entry, "too_old", "")
-                continue
-            follows = entry.number - 1 if self.last is None else min(self.last, entry.number - 1)
-            self.sent = Send(entry, entry.number, follows)
-            return self.sent
-        if self.probing and self.retained:
+    def next(self, now: float, unix_now: float, batches: int = 1) -> list[Send]:
+        """What to send now, at most so many batches; the lane is busy with them until they are answered.
+
+        Batches that are too old are dropped here.
+        """
+        if self.sent or now < self.not_before:
+            return []
+        while self.pending and unix_now - self.pending[0].created > BATCH_DAYS * DAY:
+            self._settle(self.pending.popleft(), "too_old", "")
+        if self.pending:
+            number = self.pending[0].number
+            follows = number - 1 if self.last is None else min(self.last, number - 1)
+            room = MAX_RUN_BYTES
+            for entry in self.pending:
+                room -= entry.length
+                if self.sent and (len(self.sent) >= batches or room < 0):
+                    break
+                self.sent.append(Send(entry, entry.number, follows))
+                follows = entry.number
+        elif self.probing and self.retained:
             number = self.retained[-1].number
-            self.sent = Send(None, number, number - 1)
-            return self.sent
-        self.probing = False
-        return None
+            self.sent.append(Send(None, number, number - 1))
+        else:
+            self.probing = False
+        return list(self.sent)
+
+    def awaits(self, send: Send) -> bool:
+        """Whether the next verdict is the one on `send`; it is not when an earlier verdict ended its run."""
+        return bool(self.sent) and self.sent[0] is send
 
     def applied(self, mark: int, now: float) -> None:
         """The verdict on what was sent: the store has it, and its mark is `mark`."""
@@ -165,21 +179,24 @@ class Lane:
             self._gap(mark, now, sent)  # a probe of a store that went back in time
             return
         self.failures = 0
-        if sent.entry is not None and sent.follows < sent.number - 1:
-            self._count_lost(sent.follows, sent.number)
+        if sent.entry is not None:
+            if not self.pending or self.pending[0] is not sent.entry:
+                return  # an earlier one of the run told of a mark beyond it
+            if sent.follows < sent.number - 1:
+                self._count_lost(sent.follows, sent.number)
         self._cover(mark, now)
 
     def gap(self, mark: int, now: float, backoff: Backoff) -> None:
         """The verdict on what was sent: the store has all up to `mark`, and not what this batch follows."""
         sent = self._answered()
-        if self.last == mark and sent.entry is not None:  # it was sent so: to send the same at once again would go on for ever
+        if sent.follows == mark and sent.entry is not None:  # it was sent so: to send the same at once again would go on for ever
             self.failures += 1
             self.not_before = now + backoff.delay(self.failures)
         self._gap(mark, now, sent)
 
     def later(self, seconds: float, now: float) -> None:
         """The verdict on what was sent: try again in so many seconds."""
-        self._answered()
+        self.unsent()
         self.failures = 0
         self.not_before = now + min(max(0.0, seconds), MAX_LATER_SECONDS) if seconds == seconds else now + MAX_LATER_SECONDS
 
@@ -194,13 +211,18 @@ class Lane:
 
     def failed(self, now: float, backoff: Backoff) -> None:
         """No verdict came: whether the store has the batch, nobody knows. It is sent again, unchanged."""
-        self._answered()
+        self.unsent()
         self.failures += 1
         self.not_before = now + backoff.delay(self.failures)
 
     def unsent(self) -> None:
-        """What `next` gave was not sent after all."""
-        self._answered()
+        """What `next` gave was not sent after all, or nothing is known of what became of it: it is sent again."""
+        self.sent.clear()
+
+    def cut(self, send: Send) -> None:
+        """The run that `next` gave ends before `send`."""
+        while self.sent and self.sent.pop() is not send:
+            pass
 
     def drop(self, entry: Entry, reason: str, detail: str) -> None:
         """Give the first pending batch up and have it counted."""
@@ -256,14 +278,13 @@ class Lane:
         self.more = more
 
     def _answered(self) -> Send:
-        sent = self.sent
-        if sent is None:
+        if not self.sent:
             raise RuntimeError(f"a verdict for bucket {self.bucket}, which has nothing under way")
-        self.sent = None
-        return sent
+        return self.sent.popleft()
 
     def _gap(self, mark: int, now: float, sent: Send) -> None:
         back = []
+        self.sent.clear()
         while self.retained and self.retained[-1].number > mark:
             entry = self.retained.pop()
             if entry.is_gone:

@@ -28,6 +28,7 @@ class RingPump:
         self._drain: Drain | None = None
         self._dead: set[str] = set()
         self._next_scan = self._last_drain = 0.0
+        self._is_hot = False  # a ring filled before its time: the next look comes sooner
         self._events = MAX_DRAIN_EVENTS
         # ranges of rings that are not open: an earlier Agent's, or of rings that turned out to be none. Should they be read again …
         self._orphans: list[Covered] = list(keeper.covered)
@@ -56,8 +57,8 @@ class RingPump:
         is_busy = self.keeper.is_busy
         is_filling = self._is_filling(2 if is_busy else 4)
         if not is_filling and now < self._last_drain + (BUSY_DRAIN_SECONDS if is_busy else DRAIN_SECONDS):
-            return TICK_SECONDS
-        self._last_drain = now
+            return FULL_TICK_SECONDS if self._is_hot else TICK_SECONDS
+        self._last_drain, self._is_hot = now, is_filling
         is_cut = self.drain(unix_now)
         return 0.0 if is_cut else FULL_TICK_SECONDS if is_filling else TICK_SECONDS
 

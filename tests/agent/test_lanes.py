@@ -8,7 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.agent.lanes import FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS, MAX_LATER_SECONDS, RETAIN_SECONDS, Backoff, Entry, Group, Lane
+from taba.agent.lanes import (
+    FIRST_BACKOFF_SECONDS,
+    MAX_BACKOFF_SECONDS,
+    MAX_LATER_SECONDS,
+    MAX_RUN_BATCHES,
+    MAX_RUN_BYTES,
+    RETAIN_SECONDS,
+    Backoff,
+    Entry,
+    Group,
+    Lane,
+)
 from taba.bounds import BATCH_DAYS, DAY
 
 
@@ -72,25 +83,32 @@ class LaneTests(SynchronousTestCase):
         store: list[int] = []  # numbers folded, in order
 
         def exchange(fate: str) -> bool:
-            send = lane.next(now, 0.0)
-            if send is None:
+            run = lane.next(now, 0.0, 3)
+            if not run:
                 return False
-            mark = store[-1] if store else 0
-            if fate == "later":
-                lane.later(0.5, now)
-            elif fate == "refuse":
-                lane.refused("no", now)
-            elif fate == "lose request":
-                lane.failed(now, backoff)
-            else:
-                if send.number > mark and send.follows == mark and send.entry is not None:
-                    store.append(send.number)
-                if fate == "lose answer":
+            fated = min(1, len(run) - 1)  # what happens, happens to the second of a run
+            for place, send in enumerate(run):
+                mark = store[-1] if store else 0
+                if fate == "lose request":
                     lane.failed(now, backoff)
+                    break
+                if place != fated or fate in ("send", "lose answer"):
+                    if send.number > mark and send.follows == mark and send.entry is not None:
+                        store.append(send.number)
+                    if fate == "lose answer":
+                        continue
+                if not lane.awaits(send):
+                    continue
+                if place == fated and fate == "later":
+                    lane.later(0.5, now)
+                elif place == fated and fate == "refuse":
+                    lane.refused("no", now)
                 elif send.number <= (store[-1] if store else 0):
                     lane.applied(store[-1], now)
                 else:
                     lane.gap(mark, now, backoff)
+            if fate == "lose answer":
+                lane.failed(now, backoff)
             return True
 
         for step, argument in steps:
@@ -121,7 +139,7 @@ class LaneTests(SynchronousTestCase):
         lane, recorder = make_lane()
         for number, time in ((1, 0.0), (2, RETAIN_SECONDS - 0.1), (3, RETAIN_SECONDS + 0.1)):
             lane.add(entry(number))
-            self.assertIsNotNone(lane.next(time, 0.0))
+            self.assertTrue(lane.next(time, 0.0))
             lane.applied(number, time)
             self.assertEqual(recorder.state[1], "acknowledged" if number < 3 else "forgotten")
         self.assertEqual(recorder.state[2], "acknowledged")
@@ -132,11 +150,11 @@ class LaneTests(SynchronousTestCase):
         lane.next(0.0, 0.0)
         lane.applied(1, 0.0)
         due = lane.probe_due(1.0)
-        self.assertIsNone(lane.next(1.0, 0.0))
+        self.assertEqual(lane.next(1.0, 0.0), [])
         assert due is not None
         lane.probe_due(due)
-        probe = lane.next(due, 0.0)
-        self.assertEqual((probe.entry, probe.number), (None, 1))  # type: ignore[union-attr]
+        (probe,) = lane.next(due, 0.0)
+        self.assertEqual((probe.entry, probe.number), (None, 1))
         lane.applied(1, due)
         self.assertEqual(recorder.state, {1: "forgotten"})
         self.assertTrue(lane.is_idle)
@@ -150,8 +168,8 @@ class LaneTests(SynchronousTestCase):
         lane.probe_due(100.0)
         lane.next(100.0, 0.0)
         lane.gap(1, 100.0, Backoff(Random(1)))
-        send = lane.next(100.0, 0.0)
-        self.assertEqual((send.number, send.follows), (2, 1))  # type: ignore[union-attr]
+        (send,) = lane.next(100.0, 0.0)
+        self.assertEqual((send.number, send.follows), (2, 1))
         self.assertEqual(recorder.state, {1: "forgotten", 2: "pending", 3: "pending"})
 
     def test_what_is_gone_is_skipped_and_its_loss_counted_when_the_next_is_applied(self) -> None:
@@ -162,9 +180,9 @@ class LaneTests(SynchronousTestCase):
             lane.applied(number, 0.0)
         lane.give_up_retained()
         lane.add(entry(4))
-        self.assertEqual(lane.next(1.0, 0.0).follows, 3)  # type: ignore[union-attr]
+        self.assertEqual(lane.next(1.0, 0.0)[0].follows, 3)
         lane.gap(1, 1.0, Backoff(Random(1)))
-        self.assertEqual(lane.next(1.0, 0.0).follows, 1)  # type: ignore[union-attr]
+        self.assertEqual(lane.next(1.0, 0.0)[0].follows, 1)
         self.assertEqual(recorder.lost_batches, 0)
         lane.applied(4, 1.0)
         self.assertEqual((recorder.lost_batches, recorder.lost_events), (2, 2 + 3))
@@ -175,37 +193,63 @@ class LaneTests(SynchronousTestCase):
         lane.add(entry(2))
         lane.next(0.0, 0.0)
         lane.refused("no", 0.0)
-        self.assertEqual(lane.next(0.0, 0.0).follows, 0)  # type: ignore[union-attr]
+        self.assertEqual(lane.next(0.0, 0.0)[0].follows, 0)
         lane.applied(2, 0.0)
         self.assertEqual((recorder.reasons, recorder.lost_batches), ({1: "refused"}, 0))
 
     def test_a_batch_is_sent_at_seven_days_and_not_after(self) -> None:
         lane, recorder = make_lane()
         lane.add(entry(1, created=0.0))
-        self.assertIsNotNone(lane.next(0.0, BATCH_DAYS * DAY))
+        self.assertTrue(lane.next(0.0, BATCH_DAYS * DAY))
         lane.unsent()
-        self.assertIsNone(lane.next(0.0, BATCH_DAYS * DAY + 1))
+        self.assertEqual(lane.next(0.0, BATCH_DAYS * DAY + 1), [])
         self.assertEqual(recorder.reasons, {1: "too_old"})
+
+    def test_a_run_is_bounded_by_batches_and_by_bytes_and_each_follows_the_one_before(self) -> None:
+        lane, _ = make_lane()
+        for number in range(1, MAX_RUN_BATCHES + 2):
+            lane.add(entry(number))
+        run = lane.next(0.0, 0.0, MAX_RUN_BATCHES)
+        self.assertEqual([(send.number, send.follows) for send in run], [(number, number - 1) for number in range(1, MAX_RUN_BATCHES + 1)])
+        lane.unsent()
+        for one in lane.pending:
+            one.length = MAX_RUN_BYTES // 2
+        self.assertEqual(len(lane.next(0.0, 0.0, MAX_RUN_BATCHES)), 2)
+        lane.unsent()
+        lane.pending[0].length += 1
+        self.assertEqual(len(lane.next(0.0, 0.0, MAX_RUN_BATCHES)), 1)
+
+    def test_a_refusal_within_a_run_ends_it_without_delay(self) -> None:
+        lane, recorder = make_lane()
+        for number in (1, 2, 3):
+            lane.add(entry(number))
+        lane.next(0.0, 0.0, 3)
+        lane.applied(1, 0.0)
+        lane.refused("no", 0.0)
+        lane.gap(1, 0.0, Backoff(Random(1)))
+        self.assertEqual(lane.next(0.0, 0.0, 3)[0].follows, 1)
+        lane.applied(3, 0.0)
+        self.assertEqual((recorder.reasons, recorder.lost_batches), ({2: "refused"}, 0))
 
     def test_the_same_gap_again_is_not_answered_at_once(self) -> None:
         lane, _ = make_lane()
         lane.add(entry(1))
         lane.next(0.0, 0.0)
         lane.gap(0, 0.0, Backoff(Random(1)))
-        self.assertIsNone(lane.next(0.0, 0.0))
-        self.assertIsNotNone(lane.next(MAX_BACKOFF_SECONDS, 0.0))
+        self.assertEqual(lane.next(0.0, 0.0), [])
+        self.assertTrue(lane.next(MAX_BACKOFF_SECONDS, 0.0))
 
     def test_later_is_bounded_and_one_batch_is_under_way_at_a_time(self) -> None:
         lane, _ = make_lane()
         lane.add(entry(1))
         lane.add(entry(2))
         lane.next(0.0, 0.0)
-        self.assertIsNone(lane.next(0.0, 0.0))
+        self.assertEqual(lane.next(0.0, 0.0), [])
         lane.later(1e9, 0.0)
-        self.assertIsNone(lane.next(MAX_LATER_SECONDS - 0.1, 0.0))
-        self.assertEqual(lane.next(MAX_LATER_SECONDS, 0.0).number, 1)  # type: ignore[union-attr]
+        self.assertEqual(lane.next(MAX_LATER_SECONDS - 0.1, 0.0), [])
+        self.assertEqual(lane.next(MAX_LATER_SECONDS, 0.0)[0].number, 1)
         lane.later(float("nan"), MAX_LATER_SECONDS)
-        self.assertIsNotNone(lane.next(2 * MAX_LATER_SECONDS, 0.0))
+        self.assertTrue(lane.next(2 * MAX_LATER_SECONDS, 0.0))
 
     @given(st.integers(1, 1000))
     def test_backoff_doubles_with_jitter_up_to_its_cap(self, failures: int) -> None:
