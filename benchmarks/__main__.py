@@ -1,0 +1,77 @@
+"""`python -m benchmarks`: runs the benchmarks one after the other, shows a table, and writes JSON where asked."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks import machine
+from benchmarks.rows import Row, table
+from benchmarks.services import Effort
+
+BENCHMARKS = {
+    "record": "What a record costs the application",
+    "agent": "The Agent",
+    "states": "States in the store",
+    "server": "The Server",
+    "path": "The whole path",
+    "query": "Asking",
+    "scale": "As Tabs grow",
+}
+
+TABLE_WIDTH = 160  # where there is no terminal to ask
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="./run bench",
+        description="What Taba costs, beside a floor and its peers, measured in one run. docs/benchmarks.md has the method.",
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: do the parts work, not how fast they are")
+    parser.add_argument(
+        "--json", metavar="FILE", help="write all figures there; - is standard output, the table then goes to standard error"
+    )
+    parser.add_argument("--only", metavar="NAME", nargs="+", choices=BENCHMARKS, help=f"only these: {' '.join(BENCHMARKS)}")
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that everything is stopped and removed
+    console = Console(stderr=options.json == "-")
+    if not console.is_terminal:
+        console = Console(stderr=options.json == "-", width=TABLE_WIDTH)
+    effort = Effort(options.quick)
+    report: dict[str, Any] = {"quick": options.quick, "machine": machine.describe(), "benchmarks": {}}
+    console.print(
+        " · ".join(str(report["machine"][name]) for name in ("cpu", "cores", "memory_gib", "kernel", "python", "store")), style="dim"
+    )
+    failed = False
+    for name in options.only or BENCHMARKS:
+        started = time.monotonic()
+        with console.status(f"{name} …"):
+            try:
+                rows: list[Row] = importlib.import_module(f"benchmarks.{name}").run(effort)
+            except Exception as error:
+                console.print_exception()
+                report["benchmarks"][name] = {"error": f"{type(error).__name__}: {error}"}
+                failed = True
+                continue
+        seconds = time.monotonic() - started
+        report["benchmarks"][name] = {"seconds": round(seconds, 1), "rows": [row.as_json() for row in rows]}
+        console.print(table(f"{BENCHMARKS[name]} ({name}, {seconds:.0f} s)", rows))
+    if options.json:
+        content = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+        if options.json == "-":
+            sys.stdout.write(content)
+        else:
+            Path(options.json).write_text(content)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,67 @@
+"""What the figures were measured on, and what processes used: read from /proc."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from taba.shard.binary import find_store_binary
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_LIBRARIES = ("datadog", "hiredis", "msgpack", "numpy", "opentelemetry-sdk", "prometheus_client", "statsd", "Twisted", "txredisapi")
+
+
+def describe() -> dict[str, Any]:
+    """The machine and what runs on it."""
+    cpu = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    store = subprocess.run([find_store_binary(), "--version"], capture_output=True, text=True, timeout=10).stdout.strip()
+    return {
+        "cpu": cpu[0] if cpu else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
+        "kernel": platform.release(),
+        "clock": Path("/sys/devices/system/clocksource/clocksource0/current_clocksource").read_text().strip(),
+        "python": platform.python_version(),
+        "store": store,
+        "load_at_start": os.getloadavg()[0],
+        "libraries": {name: _version(name) for name in _LIBRARIES},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """What these processes (all their threads) have used so far, user and system, in steps of 10 ms."""
+    return sum(sum(int(word) for word in _stat(pid)[11:13]) for pid in pids) / _TICKS
+
+
+def resident_mib(pid: int) -> float:
+    """The process's resident memory."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def children(pid: int) -> list[int]:
+    """The process's children."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if int(_stat(int(path.name))[1]) == pid:
+                found.append(int(path.name))
+        except OSError:  # it ended meanwhile
+            continue
+    return found
+
+
+def _stat(pid: int) -> list[str]:
+    # the name may hold blanks and brackets; what follows its last bracket does not
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

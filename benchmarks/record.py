@@ -1,0 +1,164 @@
+"""What one record costs the application: nanoseconds and system calls, beside reading the clock and beside other libraries.
+
+Each case is a process of its own. A round is some bursts of each case in turn; a case's figure is the median over the rounds of the
+median burst. A burst is a loop of calls, loop and all; a burst of Taba's begins with an empty ring and fits it, so that nothing
+drops (checked), while a real Agent drains the ring and sends to a real Server. Only the bursts are timed.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import statistics
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks import budgets
+from benchmarks.record_worker import BEGIN, END
+from benchmarks.rows import Beside, Figure, Row, interleave
+from benchmarks.services import Effort, running
+from benchmarks.worker import Worker, WorkerFailed
+from tests.services import SHM, Services
+
+RING_RECORDS = 32_768  # of a ring of the default size
+BURST = 16_000  # half a ring
+STRING_BURST = 4_000  # of 200 bytes: most of the byte ring of …
+STRING_RING_BYTES = 8 * 2**20  # … this ring; a default one holds 640, too few to time
+PEER_BURST = 5_000
+TRACED = 100_000
+TRACE_RING_BYTES = 16 * 2**20  # holds all that is traced, without an Agent
+
+
+class Case(NamedTuple):
+    """How one case is run: the worker's case, its environment, and its bursts."""
+
+    title: str
+    worker: str
+    environ: dict[str, str]
+    times: int
+    bursts: int
+    waits: bool
+
+
+def run(effort: Effort) -> list[Row]:
+    rounds, bursts = effort.pick((3, 5), (5, 10))
+    with ExitStack() as stack:
+        services = stack.enter_context(running(agent=True))
+        nobody = f"{services.agent}-none"
+        stack.callback(_remove_rings, nobody)
+        metrics = services.directory / "prometheus"
+        metrics.mkdir()
+        prometheus = {"PROMETHEUS_MULTIPROC_DIR": str(metrics)}
+        cases = [
+            Case("record(1.0)", "taba_record", {}, BURST, bursts, True),
+            Case("inc()", "taba_inc", {}, BURST, bursts, True),
+            Case("record(200-byte string)", "taba_string", {"TABA_RING_BYTES": str(STRING_RING_BYTES)}, STRING_BURST, bursts, True),
+            Case("record(1.0), pure Python", "taba_record", {"TABA_PURE": "1"}, BURST, max(2, bursts // 2), True),
+            Case("record(1.0), ring full: a drop", "taba_record", {"TABA_AGENT": nobody}, BURST, bursts, False),
+            Case("time.time()", "floor_time", {}, BURST, bursts, False),
+            Case("prometheus_client, multiprocess: Counter.inc()", "prometheus_inc", prometheus, PEER_BURST, 2, False),
+            Case("prometheus_client, multiprocess: Histogram.observe()", "prometheus_observe", prometheus, PEER_BURST, 2, False),
+            Case("datadog, aggregated: increment()", "datadog_aggregated", {}, PEER_BURST, 2, False),
+            Case("datadog, buffered: increment()", "datadog_buffered", {}, PEER_BURST, 2, False),
+            Case("statsd, UDP: incr()", "statsd_incr", {}, PEER_BURST, 2, False),
+            Case("OpenTelemetry SDK: counter.add()", "opentelemetry_add", {}, PEER_BURST, 2, False),
+            Case("OpenTelemetry SDK: histogram.record()", "opentelemetry_record", {}, PEER_BURST, 2, False),
+        ]
+        workers = {}
+        for case in cases:
+            environ = {**services.environ, **case.environ}
+            workers[case.title] = stack.enter_context(_worker(case.worker, environ, services.directory))
+        workers["record(1.0), ring full: a drop"].ask("burst", 2 * RING_RECORDS, 1, False)
+        for case in cases:  # whatever is made at the first call is made now
+            workers[case.title].ask("burst", min(case.times, 1000), 2, case.waits)
+        samples = interleave(
+            {
+                case.title: lambda case=case: statistics.median(  # type: ignore[misc]
+                    workers[case.title].ask("burst", case.times, case.bursts, case.waits)
+                )
+                for case in cases
+            },
+            rounds,
+        )
+        for case in cases[:4]:
+            _check(workers[case.title].ask("counts"), not case.environ)
+        figures = {title: Figure.of(found) for title, found in samples.items()}
+        rows = [*_rows(cases, figures), *_traced(services, effort)]
+    return rows
+
+
+def _rows(cases: list[Case], figures: dict[str, Figure]) -> list[Row]:
+    floor = Beside("time.time()", figures["time.time()"])
+    peers = {case.title: figures[case.title] for case in cases[6:]}
+    cheapest = min(peers, key=lambda title: peers[title].median)
+    best = Beside(cheapest, peers[cheapest])
+    of_title = {
+        "record(1.0)": budgets.RECORD,
+        "record(200-byte string)": budgets.RECORD_STRING,
+        "record(1.0), pure Python": budgets.RECORD_PURE,
+    }
+    notes = {"record(200-byte string)": "a ring of 8 MiB: the byte ring of a default one holds 640 such values, too few to time"}
+    rows = [
+        Row(case.title, figures[case.title], "ns", of_title.get(case.title), floor, best, notes.get(case.title, "")) for case in cases[:5]
+    ]
+    ours = Beside("Taba's record(1.0)", figures["record(1.0)"])
+    return rows + [Row(f"peer: {title}", figure, "ns", floor=floor, peer=ours) for title, figure in peers.items()]
+
+
+def _check(counted: dict[str, Any], is_accelerated: bool) -> None:
+    if counted["dropped"]:
+        raise WorkerFailed(f"records were dropped, so the figures mean nothing: {counted['dropped_by_reason']}")
+    if is_accelerated and not counted["accelerated"]:
+        raise WorkerFailed("the C accelerator is not built: python setup.py build_ext --inplace")
+
+
+# --- system calls ---
+
+
+def _traced(services: Services, effort: Effort) -> list[Row]:
+    if shutil.which("strace") is None:
+        return []
+    titles = {"taba_record": "system calls in 100,000 × record(1.0)"}
+    if not effort.is_quick:
+        titles |= {"taba_string": "system calls in 100,000 × record(200-byte string)", "statsd_incr": "peer: statsd, UDP: system calls"}
+    rows = []
+    for case, title in titles.items():
+        agent = f"{services.agent}-traced-{case}"
+        ring_bytes = TRACE_RING_BYTES if case != "taba_string" else 16 * TRACE_RING_BYTES
+        try:
+            environ = {**services.environ, "TABA_AGENT": agent, "TABA_RING_BYTES": str(ring_bytes)}
+            calls = _count_calls(case, environ, services.directory)
+        finally:
+            _remove_rings(agent)
+        budget = budgets.SYSTEM_CALLS if case.startswith("taba") else None
+        rows.append(Row(title, Figure.of([calls]), "calls", budget, note="counted by strace between two marks; all threads"))
+    return rows
+
+
+def _count_calls(case: str, environ: dict[str, str], directory: Path) -> int:
+    with tempfile.NamedTemporaryFile("r", dir=directory) as trace:
+        with _worker(case, environ, directory, ("strace", "-f", "-qq", "-o", trace.name)) as worker:
+            worker.ask("trace", TRACED)
+            if case.startswith("taba"):
+                _check(worker.ask("counts"), True)
+        lines = trace.read().splitlines()
+    first = next(number for number, line in enumerate(lines) if BEGIN in line)
+    last = next(number for number, line in enumerate(lines) if END in line)
+    return sum(1 for line in lines[first + 1 : last] if re.match(r"\d+ +\w+\(", line))
+
+
+@contextmanager
+def _worker(case: str, environ: dict[str, str], directory: Path, under: tuple[str, ...] = ()) -> Iterator[Worker]:
+    worker = Worker("benchmarks.record_worker", case, environ=environ, directory=directory, under=under)
+    try:
+        yield worker
+    finally:
+        worker.stop()
+
+
+def _remove_rings(agent: str) -> None:
+    for segment in SHM.glob(f"taba.{agent}.*"):
+        segment.unlink(missing_ok=True)
