@@ -42,15 +42,11 @@ class MemoryServer:
 
     def run(self, command: Command) -> Reply:
         """The reply to one command, none of a transaction's own."""
-        name, arguments = command[0].upper(), command[1:]
-        known = _COMMANDS.get(name)
-        if known is None:
-            return ErrorReply(f"ERR unknown command '{name.decode(errors='replace')}'")
-        least, most, method = known
-        if len(arguments) < least or (most is not None and len(arguments) > most):
-            return ErrorReply(f"ERR wrong number of arguments for '{name.decode().lower()}' command")
+        refused = _refusal(command)
+        if refused is not None:
+            return refused
         try:
-            return method(self, *arguments)
+            return _COMMANDS[command[0].upper()][2](self, *command[1:])
         except ErrorReply as error:
             return error
 
@@ -143,7 +139,9 @@ class MemoryServer:
         return [value if isinstance(value, bytes) else None for value in found]
 
     def _incrby(self, key: bytes, amount: bytes = b"1") -> Reply:
-        total = _integer(self._get(key, bytes) or b"0") + _integer(amount)
+        added = _integer(amount)
+        before = self._get(key, bytes)
+        total = _sum(_integer(b"0" if before is None else before), added)
         self._values[key] = b"%d" % total
         self._touch(key)
         return total
@@ -163,9 +161,10 @@ class MemoryServer:
         added = _integer(amount)
         fields = self._get(key, dict) or {}
         try:
-            total = _integer(fields.get(field, b"0")) + added
+            before = _integer(fields.get(field, b"0"))
         except ErrorReply:
             raise ErrorReply("ERR hash value is not an integer") from None
+        total = _sum(before, added)
         self._get(key, dict, make=True)[field] = b"%d" % total
         self._changed(key)
         return total
@@ -220,6 +219,11 @@ class MemoryServer:
         position = _integer(index)
         return held[position] if -len(held) <= position < len(held) else None
 
+    def _ping(self, *text: bytes) -> Reply:
+        if len(text) > 1:
+            raise ErrorReply("ERR wrong number of arguments for 'ping' command")
+        return text[0] if text else b"PONG"
+
     def _info(self, *_: bytes) -> Reply:
         keys = len(self._values)
         return b"used_memory:0\r\ninstantaneous_ops_per_sec:0\r\ndb0:keys=%d,expires=0\r\n" % keys
@@ -232,6 +236,17 @@ class _Set(set[bytes]):
     """A set's members; a kind of its own beside dict and list."""
 
 
+def _refusal(command: Command) -> Exception | None:
+    """What a server says at once, also instead of QUEUED."""
+    name = command[0].decode(errors="replace").lower()
+    if command[0].upper() not in _COMMANDS:
+        return ErrorReply(f"ERR unknown command '{name}'")
+    least, most, _ = _COMMANDS[command[0].upper()]
+    if len(command) - 1 < least or (most is not None and len(command) - 1 > most):
+        return ErrorReply(f"ERR wrong number of arguments for '{name}' command")
+    return None
+
+
 def _integer(text: bytes) -> int:
     try:
         number = int(text)
@@ -242,6 +257,12 @@ def _integer(text: bytes) -> int:
     return number
 
 
+def _sum(one: int, other: int) -> int:
+    if not -(2**63) <= one + other < 2**63:
+        raise ErrorReply("ERR increment or decrement would overflow")
+    return one + other
+
+
 def _slice(length: int, start: int, end: int) -> slice:
     start, end = (index + length if index < 0 else index for index in (start, end))
     return slice(max(start, 0), max(end + 1, 0))
@@ -250,7 +271,7 @@ def _slice(length: int, start: int, end: int) -> slice:
 _S = MemoryServer
 # name: (fewest arguments, most or None, what answers)
 _COMMANDS: dict[bytes, tuple[int, int | None, Callable[..., Reply]]] = {
-    b"PING": (0, 1, lambda s, text=b"PONG": text),
+    b"PING": (0, None, _S._ping),
     b"ECHO": (1, 1, lambda s, text: text),
     b"INFO": (0, None, _S._info),
     b"CONFIG": (2, 2, _S._config),
@@ -322,10 +343,10 @@ class MemoryConnection(Transactions):
             self._queue = []
             return b"OK"
         if self._queue is not None:
-            known = _COMMANDS.get(name)
-            if known is None or len(command) <= known[0] or (known[1] is not None and len(command) - 1 > known[1]):
+            refused = _refusal(command)
+            if refused is not None:
                 self._is_spoilt = True
-                return self._server.run((name,))  # tells what is wrong with it
+                return refused
             self._queue.append(command)
             return b"QUEUED"
         if name == b"WATCH":

@@ -224,7 +224,7 @@ class SameAnswersTests(TestCase):
         pool.start()
         lots: list[list[list[tuple[bytes, ...]]]] = []
 
-        @settings(max_examples=150, deadline=None, database=None)
+        @settings(max_examples=500, deadline=None, database=None, derandomize=True)
         @given(st.lists(commands(), max_size=25), st.booleans())
         def collect(some: list[tuple[bytes, ...]], as_transaction: bool) -> None:
             lots.append([[(b"WATCH", b"k1"), *some[:3], (b"MULTI",), *some[3:], (b"EXEC",)]] if as_transaction else [some])
