@@ -27,6 +27,7 @@ BENCHMARKS = {
     "scale": "As Tabs grow",
 }
 
+SHOWN = ("cpu", "cores", "memory_gib", "kernel", "python", "store")  # of the machine, above the tables
 TABLE_WIDTH = 160  # where there is no terminal to ask
 
 
@@ -36,9 +37,7 @@ def main(arguments: list[str]) -> int:
         description="What Taba costs, beside a floor and its peers, measured in one run. docs/benchmarks.md has the method.",
     )
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: do the parts work, not how fast they are")
-    parser.add_argument(
-        "--json", metavar="FILE", help="write all figures there; - is standard output, the table then goes to standard error"
-    )
+    parser.add_argument("--json", metavar="FILE", help="write all figures there; - is standard output, and tables go to standard error")
     parser.add_argument("--only", metavar="NAME", nargs="+", choices=BENCHMARKS, help=f"only these: {' '.join(BENCHMARKS)}")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that everything is stopped and removed

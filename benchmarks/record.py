@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 from benchmarks import budgets
 from benchmarks.record_worker import BEGIN, END
 from benchmarks.rows import Beside, Figure, Row, interleave
-from benchmarks.services import Effort, running
+from benchmarks.services import Effort, remove_segments, running
 from benchmarks.worker import Worker, WorkerFailed
-from tests.services import SHM, Services
+from tests.services import Services
 
 RING_RECORDS = 32_768  # of a ring of the default size
 BURST = 16_000  # half a ring
@@ -48,7 +48,7 @@ def run(effort: Effort) -> list[Row]:
     with ExitStack() as stack:
         services = stack.enter_context(running(agent=True))
         nobody = f"{services.agent}-none"
-        stack.callback(_remove_rings, nobody)
+        stack.callback(remove_segments, nobody)
         metrics = services.directory / "prometheus"
         metrics.mkdir()
         prometheus = {"PROMETHEUS_MULTIPROC_DIR": str(metrics)}
@@ -132,7 +132,7 @@ def _traced(services: Services, effort: Effort) -> list[Row]:
             environ = {**services.environ, "TABA_AGENT": agent, "TABA_RING_BYTES": str(ring_bytes)}
             calls = _count_calls(case, environ, services.directory)
         finally:
-            _remove_rings(agent)
+            remove_segments(agent)
         budget = budgets.SYSTEM_CALLS if case.startswith("taba") else None
         rows.append(Row(title, Figure.of([calls]), "calls", budget, note="counted by strace between two marks; all threads"))
     return rows
@@ -157,8 +157,3 @@ def _worker(case: str, environ: dict[str, str], directory: Path, under: tuple[st
         yield worker
     finally:
         worker.stop()
-
-
-def _remove_rings(agent: str) -> None:
-    for segment in SHM.glob(f"taba.{agent}.*"):
-        segment.unlink(missing_ok=True)

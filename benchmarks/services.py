@@ -41,6 +41,12 @@ def running(server: bool = True, agent: bool = False, **environ: str) -> Iterato
             slot.unlink(missing_ok=True)
 
 
+def remove_segments(agent: str) -> None:
+    """The rings and the outbox of an Agent's name that was a benchmark's own."""
+    for segment in (*SHM.glob(f"taba.{agent}.*"), *SHM.glob(f"taba-agent.{agent}*")):
+        segment.unlink(missing_ok=True)
+
+
 def pid_of(services: Services, name: str) -> int:
     """The process id of a started `server`, `agent`, or of the Server's `store`."""
     if name == "store":

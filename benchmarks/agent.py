@@ -1,0 +1,180 @@
+"""What the Agent costs: from rings to encoded, published batches on one core; and idle.
+
+Draining: 16 client processes fill their rings on command, each to a quarter (where an Agent drains at once) or nearly to the brim. Then
+this process does what an Agent's loop does: `RingPump.drain` reads the rings, groups events into columns, encodes batches, publishes
+them in a real outbox and moves the tails. Only that is timed. Between rounds all batches are acknowledged as a Server would, so that the
+outbox stays the same memory. The floor is numpy's stable sort and gather of the same number of events with the same Tabs, ring by ring,
+and nothing else; a copy of the same bytes is there for comparison. Idle: a real Agent, after it drained 16 rings, over some seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import budgets, machine
+from benchmarks.rows import Beside, Figure, Row, interleave
+from benchmarks.services import Effort, pid_of, remove_segments, running
+from benchmarks.worker import Worker, wait_until
+from taba.agent.discover import Rings
+from taba.agent.keeper import Keeper
+from taba.agent.lanes import RETAIN_SECONDS
+from taba.agent.outbox import open_outbox
+from taba.agent.pump import RingPump
+from taba.agent.spool import Spool
+from taba.bounds import DEFAULT_BUCKETS
+from taba.query import Query
+from taba.ring import RECORD_BYTES
+from tests.services import Services
+
+RINGS = 16
+QUARTER, BRIM = 8_192, 32_000  # events in a ring of the default size, which holds 32,768
+
+
+def run(effort: Effort) -> list[Row]:
+    with ExitStack() as stack:
+        services = stack.enter_context(running(agent=True))
+        rows = []
+        for tabs in (100, 1000):
+            for events in (QUARTER, BRIM):
+                rows += _drain(effort, services.environ, services.directory, tabs, events)
+        return rows + _idle(effort, services)
+
+
+class Draining:
+    """An Agent's parts in this process, and the clients that fill its rings."""
+
+    def __init__(self, stack: ExitStack, environ: dict[str, str], directory: Path, tabs: int):
+        name = f"benchmark-{secrets.token_hex(6)}"
+        stack.callback(remove_segments, name)
+        self.workers = []
+        for seed in range(RINGS):
+            worker = Worker("benchmarks.ring_worker", str(tabs), str(seed), environ={**environ, "TABA_AGENT": name}, directory=directory)
+            stack.callback(worker.stop)
+            self.workers.append(worker)
+        outbox, segment, _ = open_outbox(name)
+        stack.callback(segment.close)
+        spool = Spool(f"{directory}/{name}.spool")
+        stack.callback(spool.close)
+        self.now = 0.0
+        self.keeper = Keeper(outbox, spool, random.Random(1), lambda: os.urandom(16), self.now, time.time())
+        self.rings = Rings(name)
+        self.pump = RingPump(self.keeper, self.rings)
+        self.pump.set_buckets(DEFAULT_BUCKETS)
+
+    def fill(self, events: int) -> None:
+        """Every client records so many events."""
+        for worker in self.workers:
+            worker.tell("fill", events)
+        for worker in self.workers:
+            worker.hear()
+        self.rings.scan((), time.time())
+
+    def drain(self) -> float:
+        """Seconds to drain all rings."""
+        start = time.perf_counter()
+        while self.pump.drain(time.time()):
+            pass
+        return time.perf_counter() - start
+
+    def acknowledge(self) -> None:
+        """What the Forwarder does at `applied`, for everything, and again when what is retained may be forgotten."""
+        for _ in range(2):
+            lanes = list(self.keeper.lanes.values())
+            for lane in lanes:
+                self.keeper.fresh.clear()
+                lane.queued = False
+                while sends := lane.next(self.now, time.time()):
+                    for send in sends:
+                        lane.applied(send.number, self.now)
+            self.now += 2 * RETAIN_SECONDS
+            self.keeper.tick(self.now, time.time())
+        for lane in list(self.keeper.lanes.values()):
+            lane.give_up_retained()
+        self.keeper.tick(self.now, time.time())
+
+
+def _drain(effort: Effort, environ: dict[str, str], directory: Path, tabs: int, events: int) -> list[Row]:
+    with ExitStack() as stack:
+        draining = Draining(stack, environ, directory, tabs)
+        draining.fill(events)
+        draining.drain()  # names, buckets and scratch memory are known from here on
+        draining.acknowledge()
+        drawn = _draw(tabs, events)
+        source, target = np.zeros(RINGS * events * RECORD_BYTES, np.uint8), np.zeros(RINGS * events * RECORD_BYTES, np.uint8)
+
+        def drain() -> float:
+            draining.fill(events)
+            seconds = draining.drain()
+            if sum(worker.ask("counts")["dropped"] for worker in draining.workers):
+                raise RuntimeError("events were dropped: the rings were not drained")
+            draining.acknowledge()
+            return RINGS * events / seconds
+
+        def floor() -> float:
+            return RINGS * events / _timed(lambda: _sort(drawn))
+
+        def copy() -> float:
+            return RINGS * events / _timed(lambda: np.copyto(target, source))
+
+        found = interleave({"drain": drain, "floor": floor, "copy": copy}, effort.pick(3, 9))
+    what = f"{RINGS} rings {'a quarter full' if events == QUARTER else 'full'}, {tabs} Tabs in each"
+    floor_beside = Beside("numpy's stable sort and gather", Figure.of(found["floor"]))
+    rows = [Row(f"drain, {what}", Figure.of(found["drain"]), "events/s", budgets.DRAIN, floor_beside)]
+    if tabs == 100 and events == BRIM:
+        rows.append(Row(f"a copy of the records' bytes, {what}", Figure.of(found["copy"]), "events/s"))
+    return rows
+
+
+Drawn = list[tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
+def _draw(tabs: int, events: int) -> Drawn:
+    """Tabs, times and values of the events of each ring."""
+    chance = np.random.default_rng(1)
+    return [(chance.integers(0, tabs, events).astype(np.uint16), chance.random(events), chance.random(events)) for _ in range(RINGS)]
+
+
+def _sort(drawn: Drawn) -> None:
+    for keys, times, values in drawn:
+        order = np.argsort(keys, kind="stable")
+        times[order]
+        values[order]
+
+
+def _timed(act: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    act()
+    return time.perf_counter() - start
+
+
+def _idle(effort: Effort, services: Services) -> list[Row]:
+    seconds = effort.pick(3.0, 10.0)
+    with ExitStack() as stack:
+        workers = []
+        for seed in range(RINGS):
+            worker = Worker("benchmarks.ring_worker", "100", str(seed), environ=services.environ, directory=services.directory)
+            stack.callback(worker.stop)
+            workers.append(worker)
+        for worker in workers:
+            worker.ask("fill", 1000)
+        status = Query(services.agent_url, role="Agent")
+        wait_until(lambda: status.status()["recorded"] >= RINGS * 1000, 20.0, "the Agent has drained the rings", pause=0.2)
+        time.sleep(3.0)  # what is sent is acknowledged, and nobody looks for rings or Servers any more than usual
+        pid = pid_of(services, "agent")
+        used, began = machine.cpu_seconds([pid]), time.perf_counter()
+        time.sleep(seconds)
+        share = (machine.cpu_seconds([pid]) - used) / (time.perf_counter() - began) * 100
+        memory = machine.resident_mib(pid)
+    note = f"a real Agent over {seconds:.0f} s; its clock ticks in steps of 10 ms"
+    return [
+        Row(f"Agent, idle with {RINGS} rings: CPU", Figure.of([share]), "% of a core", budgets.IDLE_CPU, note=note),
+        Row(f"Agent, idle with {RINGS} rings: memory", Figure.of([memory]), "MiB", budgets.IDLE_MEMORY),
+    ]
