@@ -75,8 +75,13 @@ class Ingest:
     async def submit(self, batches: Sequence[Waiting], seconds: float = ENVELOPE_SECONDS) -> list[Verdict]:
         """The verdicts on `batches`, in order, within `seconds`. The caller has checked that their buckets exist."""
         envelope = _Envelope(batches)
+        turned_away: set[tuple[bytes, int]] = set()
         for place, item in enumerate(batches):
-            self._enqueue(_Entry(envelope, place, item))
+            entry, lane = _Entry(envelope, place, item), (item.batch.stream, item.batch.bucket)
+            # what follows a batch that is sent later would only be a gap
+            if lane in turned_away or not self._enqueue(entry):
+                turned_away.add(lane)
+                entry.decide(Verdict(LATER, FULL_SECONDS))
         self._start_cycles()
         if envelope.undecided:
             deadline = self._clock.callLater(seconds, envelope.give_up)
@@ -95,21 +100,22 @@ class Ingest:
         while self._running and self._clock.seconds() < deadline:
             await deferLater(self._clock, DRAIN_SECONDS)
 
-    def _enqueue(self, entry: _Entry) -> None:
+    def _enqueue(self, entry: _Entry) -> bool:
+        """Whether there was room."""
         bucket, size = entry.item.batch.bucket, entry.item.size
         lane = self._lanes.get(bucket)
         if lane is None:
             lane = self._lanes[bucket] = _Lane(bucket)
         # an empty lane takes any batch, so that no size is refused for ever
         if lane.entries and (lane.bytes + size > MAX_LANE_BYTES or self.waiting_bytes + size > MAX_WAITING_BYTES):
-            entry.decide(Verdict(LATER, FULL_SECONDS))
-            return
+            return False
         lane.entries.append(entry)
         lane.bytes += size
         self.waiting_bytes += size
         if not lane.is_busy and not lane.is_ready:
             lane.is_ready = True
             self._ready.append(lane)
+        return True
 
     def _start_cycles(self) -> None:
         while self._ready and self._running < MAX_CYCLES and not self._is_closed:
@@ -174,8 +180,17 @@ class Ingest:
             self.errors[CYCLE_FAILED] += 1
             if len(items) == 1:
                 return [Verdict(LATER, ERROR_SECONDS)]
-            # one batch that this Server cannot fold must not hold up those it came with
-            return [verdict for item in items for verdict in await self._decide(bucket, [item])]
+            # one batch that this Server cannot fold must not hold up those it came with, other than what follows it
+            verdicts: list[Verdict] = []
+            failed: set[bytes] = set()
+            for item in items:
+                if item.batch.stream in failed:
+                    verdicts.append(Verdict(LATER, ERROR_SECONDS))
+                    continue
+                verdicts += await self._decide(bucket, [item])
+                if verdicts[-1].word == LATER:
+                    failed.add(item.batch.stream)
+            return verdicts
         self.latency.add(outcome.times, self._now())
         self.cycles += 1
         self.errors.update(outcome.handler_errors)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from taba.errors import TabaError
@@ -24,7 +24,9 @@ from taba.server.projecting import aggregate_type, project_type, render_one
 
 MAX_PROJECTIONS = 50_000  # in one answer; some 50 MiB of JSON
 MAX_STATES = 1_000_000  # read for one answer
-SLICE_STATES = 1000  # read and projected at a time; some 10 ms
+SLICE_STATES = 500  # read and projected at a time; some 10 ms
+SLICE_TABS = 500  # whose Clients are read at a time
+TURN_SECONDS = 0.02  # of work on a question before others have a turn
 
 Command = tuple[bytes, ...]
 
@@ -74,6 +76,7 @@ class Query:
     ):
         self._router, self._lookup = router, lookup
         self._clock, self._now, self._sandbox = clock, now, sandbox
+        self._turn_began = 0.0
         self.errors: Counter[str] = Counter()
         """States and Projections that Handlers failed on, by Type, since this process began."""
 
@@ -102,10 +105,8 @@ class Query:
             chosen = with_labels(chosen, wanted.labels)
         if wanted.match is not None:
             chosen = await match(wanted.match, chosen, self._sandbox.match)
-        if wanted.is_about_clients and chosen:
-            clients = await self._clients_of(chosen)
-            kept = set(await self._chosen_clients(wanted, sorted({client for of_tab in clients.values() for client in of_tab})))
-            chosen = [tab for tab in chosen if not kept.isdisjoint(clients[tab])]
+        if wanted.is_about_clients:
+            chosen = [tab async for tab, clients in self._each_clients_of(chosen, wanted) if clients]
         return {tab: found[tab] for tab in chosen}
 
     async def names(self, wanted: Filter) -> list[str]:
@@ -115,8 +116,8 @@ class Query:
     async def clients(self, wanted: Filter) -> list[str]:
         """The Clients that have a State of a Tab that matches, sorted."""
         if wanted.names or wanted.match is not None or wanted.labels:
-            of_tabs = await self._clients_of(list(await self.types(wanted._replace(clients=(), client_match=None))))
-            found = {client for clients in of_tabs.values() for client in clients}
+            tabs = list(await self.types(wanted._replace(clients=(), client_match=None)))
+            found = {client async for _, clients in self._each_clients_of(tabs, Filter()) for client in clients}
         else:
             replies = await self._router.read_many({b: [(b"SMEMBERS", keys.clients(b))] for b in range(self._router.buckets)})
             found = {client.decode() for [clients] in replies.values() for client in clients}
@@ -176,6 +177,17 @@ class Query:
             clients = await match(wanted.client_match, clients, self._sandbox.match)
         return clients
 
+    async def _each_clients_of(self, tabs: Sequence[str], wanted: Filter) -> AsyncIterator[tuple[str, list[str]]]:
+        """(Tab, its Clients that match), slice by slice."""
+        for start in range(0, len(tabs), SLICE_TABS):
+            clients = await self._clients_of(tabs[start : start + SLICE_TABS])
+            if wanted.is_about_clients:
+                kept = set(await self._chosen_clients(wanted, sorted({client for of_tab in clients.values() for client in of_tab})))
+                clients = {tab: [client for client in of_tab if client in kept] for tab, of_tab in clients.items()}
+            for item in clients.items():
+                yield item
+            await self._breathe()
+
     async def _clients_of(self, tabs: Sequence[str]) -> dict[str, list[str]]:
         by_bucket: dict[int, list[str]] = {}
         for tab in tabs:
@@ -192,34 +204,32 @@ class Query:
     async def _projected(self, wanted: Filter, most: int) -> AsyncIterator[Projected]:
         types = await self.types(wanted._replace(clients=(), client_match=None))
         tabs = [tab for tab in types if self._lookup.get(types[tab]) is not None]
-        clients = await self._clients_of(tabs)
-        if wanted.is_about_clients:
-            kept = set(await self._chosen_clients(wanted, sorted({client for of_tab in clients.values() for client in of_tab})))
-            clients = {tab: [client for client in of_tab if client in kept] for tab, of_tab in clients.items()}
-        total = sum(map(len, clients.values()))
-        if total > most:
-            raise QueryRefused(f"{total} Projections match; at most {most} in one answer: ask with name=, match= or client=")
         lot: list[tuple[str, list[str]]] = []
-        size = 0
-        for tab in tabs:
-            if not clients[tab]:
+        size = total = 0
+        async for tab, clients in self._each_clients_of(tabs, wanted):
+            if not clients:
                 continue
-            lot.append((tab, clients[tab]))
-            size += len(clients[tab])
+            lot.append((tab, clients))
+            size += len(clients)
+            total += len(clients)
+            if total > most:
+                raise QueryRefused(f"more than {most} Projections match; ask with name=, match= or client=")
             if size >= SLICE_STATES:
                 for item in await self._project_lot(lot, types):
                     yield item
-                await self._pause()
+                    await self._breathe()
                 lot, size = [], 0
         if lot:
             for item in await self._project_lot(lot, types):
                 yield item
+                await self._breathe()
 
-    def _pause(self) -> Deferred[None]:
-        """Let others have a turn."""
-        turn: Deferred[None] = Deferred()
-        self._clock.callLater(0, turn.callback, None)
-        return turn
+    async def _breathe(self) -> None:
+        """Let others have a turn, where this question has had its own."""
+        now = self._clock.seconds()
+        if now - self._turn_began > TURN_SECONDS:
+            await deferLater(self._clock, 0)
+            self._turn_began = self._clock.seconds()
 
     async def _project_lot(self, lot: Sequence[tuple[str, list[str]]], types: Mapping[str, str]) -> list[Projected]:
         """The Projections of (Tab, Clients) pairs: one read a shard, one call a Type."""

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
 import struct
 from random import Random
 from typing import Any
 
+import msgpack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.batch import BadColumn
+from taba.batch import BadColumn, Column, decode_batch
 from taba.bounds import MAX_VALUE_BYTES
 from taba.server import keys
-from taba.server.deadletters import MAX_DEAD_LETTERS, decode_dead_letter
-from taba.server.fold import Cycle
+from taba.server.deadletters import MAX_DEAD_LETTERS, count_events, decode_dead_letter, describe
+from taba.server.fold import Cycle, Waiting
+from taba.server.http import answerable
 
 from .samples import BUCKETS, MemoryStore, Spilling, Sum, Words, batch, column, lookup_of, tab_in
 
@@ -240,6 +243,43 @@ class DeadLetters(SynchronousTestCase):
         self.store.cycle(LOOKUP, [batch(1, 1, [column(A, "Nowhere", [1.0] * 1000), column(B, "Nowhere", ["x" * 1000] * 10)])])
         self.assertEqual(sum(letter.events for letter in self.letters()), 1010)
         self.assertGreater(len(self.letters()), 5)
+
+
+class Anything(SynchronousTestCase):
+    """Whatever an Agent may send, each Event is folded or a dead letter, and nothing raises."""
+
+    values = st.recursive(
+        st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=5) | st.binary(max_size=5),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+        max_leaves=4,
+    )
+    floats = st.lists(st.floats(), min_size=1, max_size=4).map(lambda values: struct.pack(f"<{len(values)}d", *values))
+    fields = st.tuples(
+        st.sampled_from(["web/1", "web/2", "", 7]),
+        st.sampled_from([A, B, tab_in(1), "no name", None]),
+        st.sampled_from(["Sum", "Words", "Spilling", "Nowhere", "no type"]),
+        floats | values,
+        floats | st.lists(values, max_size=4) | values,
+    )
+
+    @settings(max_examples=200, deadline=None)
+    @given(st.lists(st.lists(fields.map(list) | values, max_size=6), min_size=1, max_size=4))
+    def test_is_folded_or_a_dead_letter(self, batches: list[list[Any]]) -> None:
+        store = MemoryStore()
+        for number, columns in enumerate(batches, start=1):
+            content = msgpack.packb([1, bytes(16), 0, number, 1000.0, columns])
+            decoded = decode_batch(content)
+            assert decoded.columns is not None
+            counted = sum(store.counts().values())
+            events = sum(one.events if isinstance(one, Column) else count_events(one.content) for one in decoded.columns)
+            outcome = store.cycle(LOOKUP, [Waiting(number - 1, decoded, len(content))])
+            self.assertEqual(words(outcome), [("applied", number)])
+            self.assertEqual(sum(store.counts().values()), counted + events)
+        for content in store.keys.get(keys.dead_letters(0), []):
+            letter = decode_dead_letter(content)
+            assert letter is not None
+            self.assertEqual(sum(event.get("events", 1) for event in describe(0, letter)), letter.events)
+            json.dumps([answerable(event) for event in describe(0, letter)], allow_nan=False)
 
 
 class Reads(SynchronousTestCase):

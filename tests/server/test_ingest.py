@@ -135,6 +135,14 @@ class Lanes(SynchronousTestCase):
         self.assertEqual([self.words(one) for one in at_the_bound], [["applied"]] * 2)
         self.assertEqual(self.ingest.waiting_bytes, 0)
 
+    def test_what_follows_a_batch_that_is_later_is_later_too(self) -> None:
+        self.patch(module, "MAX_LANE_BYTES", 1000)
+        self.submit(self.one(9))
+        submitted = self.submit(self.one(1, 1, size=900), self.one(1, 2, size=200), self.one(1, 3, size=1), self.one(2, 1, size=1))
+        self.router.commit()
+        self.router.commit()
+        self.assertEqual(self.words(submitted), ["applied", "later", "later", "applied"])
+
     def test_a_busy_bucket_and_a_store_that_is_away_say_later(self) -> None:
         for error in (BucketBusy("busy"), StoreUnavailable("away")):
             submitted = self.submit(self.one(1))
