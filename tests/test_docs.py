@@ -1,0 +1,82 @@
+"""The documentation is true: its examples run, its tables are complete, its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+from taba import ring
+from taba.agent.options import Options as AgentOptions
+from taba.cli.commands import command
+from taba.options import variable_of
+from taba.query import Query
+from taba.server.options import ServerOptions
+from tests.services import ROOT, Services
+
+DOCUMENTS = ("README.md", "docs/guide.md", "docs/reference.md", "docs/operations.md")
+REFERENCE, OPERATIONS = ROOT / "docs" / "reference.md", ROOT / "docs" / "operations.md"
+
+
+class Examples(SynchronousTestCase):
+    def run_document(self, name: str) -> None:
+        if shutil.which("curl") is None:
+            raise SkipTest("the examples use curl")
+        services = Services()
+        self.addCleanup(services.stop)
+        services.start_server()
+        services.start_agent()
+        commands = services.directory / "bin"
+        commands.mkdir()
+        (commands / "taba").write_text(f'#!/bin/sh\nexec {sys.executable} -m taba.cli.main "$@"\n')
+        (commands / "taba").chmod(0o755)
+        done = services.run("-m", "tests.documents", str(ROOT / name), timeout=180, PATH=f"{commands}:{services.environ['PATH']}")
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_the_readme_runs(self) -> None:
+        self.run_document("README.md")
+
+    def test_the_guide_runs(self) -> None:
+        self.run_document("docs/guide.md")
+
+    def test_the_reference_runs(self) -> None:
+        self.run_document("docs/reference.md")
+
+    def test_operations_run(self) -> None:
+        self.run_document("docs/operations.md")
+
+
+class Completeness(SynchronousTestCase):
+    def check(self, path: Path, words: list[str]) -> None:
+        text = path.read_text()
+        self.assertEqual([word for word in words if f"`{word}" not in text], [], path.name)
+
+    def test_every_option_and_its_variable_is_in_the_reference(self) -> None:
+        for options in (ServerOptions, AgentOptions):
+            self.check(REFERENCE, ["--" + option.name for option in options.definitions])
+            self.check(REFERENCE, [variable_of(options.prefix, option) for option in options.definitions])
+
+    def test_every_command_and_question_is_in_the_reference(self) -> None:
+        self.check(REFERENCE, [f"taba {name}" for name in command.commands])
+        text = REFERENCE.read_text()
+        questions = [name for name in vars(Query) if not name.startswith("_") and name != "ask"]
+        self.assertEqual([name for name in questions if f"{name}(" not in text], [])
+
+    def test_every_reason_is_in_operations(self) -> None:
+        dead = set()
+        for source in (ROOT / "taba" / "server").glob("*.py"):
+            dead |= set(
+                re.findall(r'^(?:UNKNOWN|TYPE|WRONG|BAD|HANDLER|NEWER|STATE)_[A-Z_]+ = "([a-z_]+)"', source.read_text(), re.MULTILINE)
+            )
+        self.assertIn("unknown_type", dead)
+        self.check(OPERATIONS, [*ring.DROP_REASONS, *sorted(dead)])
+
+    def test_links_between_documents_lead_somewhere(self) -> None:
+        for name in DOCUMENTS:
+            path = ROOT / name
+            if path.exists():
+                for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):
+                    self.assertTrue((path.parent / target).exists(), f"{name}: {target}")
