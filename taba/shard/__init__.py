@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from taba.shard.connection import ErrorReply, TransactionRefused
     from taba.shard.embedded import EmbeddedStore
-    from taba.shard.router import BucketBusy, Command, More, Reply, Router, Writes
+    from taba.shard.router import Command, Reply, Router
+    from taba.shard.transaction import BucketBusy, More, Writes
     from taba.shard.url import StoreURL, parse_store
 
 _HOMES = {
     "ErrorReply": "connection",
     "TransactionRefused": "connection",
     "EmbeddedStore": "embedded",
-    "BucketBusy": "router",
+    "BucketBusy": "transaction",
     "Command": "router",
-    "More": "router",
+    "More": "transaction",
     "Reply": "router",
     "Router": "router",
-    "Writes": "router",
+    "Writes": "transaction",
     "StoreURL": "url",
     "parse_store": "url",
 }

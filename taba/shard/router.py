@@ -2,23 +2,17 @@
 
 1. Nothing is believed about a bucket that its owner key, on the very shard, does not confirm: read after the data in
    every read, WATCHed by every transaction.
-2. A transaction whose outcome nobody knows is run again from its reads, never sent again.
+2. A transaction whose outcome nobody knows is run again from its reads, never sent again (see `transaction`).
 3. Every wait has a deadline; what does not end in time is StoreUnavailable, and the caller may come again.
-
-Why 2 is right: the caller's `update` sees, in what it reads, whether it was applied before (Taba's: the mark of the
-batch's stream), and writes that key. If the lost EXEC was carried out before the new reads, `update` sees it. If it is
-still on its way (a store that was stopped and reads its sockets when it wakes), both transactions WATCH that key: the
-one that comes second, the old or the new, is refused.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from inspect import isawaitable
+from collections.abc import Mapping, Sequence
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
@@ -31,14 +25,24 @@ from taba.shard.buckets import (
     MalformedMap,
     decode_owner,
     decode_record,
-    lease_key,
     owner_key,
-    prefix_of,
 )
-from taba.shard.connection import REPLY_SECONDS, Command, Connection, ConnectionGone, Reply, raise_for
+from taba.shard.connection import REPLY_SECONDS, Command, Connection, Reply, raise_for
 from taba.shard.gather import gather
 from taba.shard.initialise import learn, settings_problems
 from taba.shard.pool import CHECKOUT_SECONDS, POOL_CONNECTIONS, Pool
+from taba.shard.transaction import (
+    LAST_PAUSE_SECONDS,
+    SEALED_PAUSE_SECONDS,
+    Attempt,
+    BucketBusy,
+    Deadline,
+    More,
+    NotHere,
+    Update,
+    Writes,
+    keys_read,
+)
 from taba.shard.url import Address, StoreURL, parse_store
 
 __all__ = ["BucketBusy", "Command", "More", "Reply", "Router", "ShardReport", "Writes"]
@@ -46,40 +50,6 @@ __all__ = ["BucketBusy", "Command", "More", "Reply", "Router", "ShardReport", "W
 READ_SECONDS = 8.0  # a read, with all its waits; a person waits for the answer
 TRANSACT_SECONDS = 20.0  # a transaction, with all its tries; an Agent waits for the verdict for longer
 LEARN_SECONDS = 5.0  # one look at what the shards say of themselves
-FIRST_PAUSE_SECONDS = 0.005  # between tries; doubled, jittered …
-LAST_PAUSE_SECONDS = 0.5  # … up to this
-SEALED_PAUSE_SECONDS = 0.01  # a sealed bucket opens within milliseconds, elsewhere
-LEASE_AFTER_CONFLICTS = 3  # then this transaction is the slow one, and would starve
-MOST_CONFLICTS = 12  # in one transaction; the lease makes so many impossible, unless it expires each time
-LEASE_SECONDS = 5.0  # longer than any cycle takes; a holder that died holds others up for so long
-MOST_READ_ROUNDS = 8  # `More` in one try; a cycle takes two
-
-_READS_OF_ONE_KEY = frozenset(
-    b"GET STRLEN GETRANGE TYPE TTL PTTL HGET HMGET HGETALL HKEYS HVALS HLEN HEXISTS HSTRLEN HSCAN "
-    b"SMEMBERS SCARD SISMEMBER SMISMEMBER SSCAN LRANGE LLEN LINDEX".split()
-)
-_READS_OF_MANY_KEYS = frozenset(b"MGET EXISTS SUNION SINTER SDIFF".split())
-
-
-class BucketBusy(StoreUnavailable):
-    """Another process holds this bucket's lease, or wins every race for it; try later."""
-
-
-class Writes(NamedTuple):
-    """What an `update` decided: the commands between MULTI and EXEC, and what `transact` then returns."""
-
-    commands: list[Command]
-    result: Any = None
-
-
-class More(NamedTuple):
-    """An `update` needs more: `reads` under the same WATCH, then `update` is called with their replies."""
-
-    reads: list[Command]
-    update: Update
-
-
-Update = Callable[[list[Any]], Writes | More | Awaitable[Writes | More]]
 
 
 @attrs.frozen
@@ -92,37 +62,6 @@ class ShardReport:
     keys: int | None
     bytes: int | None
     ops: int | None
-
-
-class _NotHere(Exception):
-    """The bucket is not open on the shard that was asked; `is_sealed`: it is on its way."""
-
-    def __init__(self, bucket: int, is_sealed: bool, text: str):
-        super().__init__(f"bucket {bucket} is {text}")
-        self.is_sealed = is_sealed
-
-
-class _Deadline:
-    """How long there still is, and growing pauses between tries."""
-
-    def __init__(self, reactor: Any, random: Random, seconds: float):
-        self._reactor = reactor
-        self._random = random
-        self._end = reactor.seconds() + seconds
-        self._pause = FIRST_PAUSE_SECONDS
-
-    @property
-    def left(self) -> float:
-        return float(max(self._end - self._reactor.seconds(), 0.0))
-
-    async def pause(self, error: Exception, seconds: float | None = None) -> None:
-        """Wait before the next try; without `seconds`, longer each time. Raises `error` when there will be no time for one."""
-        if seconds is None:
-            seconds, self._pause = self._pause, min(self._pause * 2, LAST_PAUSE_SECONDS)
-        seconds *= 0.5 + self._random.random()
-        if self.left <= seconds:
-            raise error if isinstance(error, StoreUnavailable) else StoreUnavailable(str(error))
-        await deferLater(self._reactor, seconds)
 
 
 class Router:
@@ -238,7 +177,7 @@ class Router:
 
     async def shards(self) -> list[ShardReport]:
         """What each shard holds and does now."""
-        deadline = _Deadline(self._reactor, self._random, READ_SECONDS)
+        deadline = Deadline(self._reactor, self._random, READ_SECONDS)
         map = await self._current_map(deadline)
         pools = [self._pool_of(shard.name) for shard in map.shards]
         answers = await gather([pool.execute([(b"INFO",)], deadline.left) for pool in pools])
@@ -262,7 +201,7 @@ class Router:
         """`read` of many buckets: bucket → replies; one round trip per shard, all shards at once."""
         for bucket, commands in reads.items():
             keys_read(bucket, commands)
-        deadline = _Deadline(self._reactor, self._random, READ_SECONDS)
+        deadline = Deadline(self._reactor, self._random, READ_SECONDS)
         replies: dict[int, list[Any]] = {}
         left = dict(reads)
         while left:
@@ -284,7 +223,7 @@ class Router:
                     error, is_sealed = answer, False
                     continue
                 for bucket, outcome in answer.items():
-                    if isinstance(outcome, _NotHere):
+                    if isinstance(outcome, NotHere):
                         error, is_sealed = error or outcome, is_sealed and outcome.is_sealed
                     else:
                         replies[bucket] = outcome
@@ -296,21 +235,21 @@ class Router:
                 await self._refresh(deadline)
         return {bucket: replies[bucket] for bucket in reads}
 
-    async def _read_shard(self, name: str, reads: Mapping[int, Sequence[Command]], deadline: _Deadline) -> dict[int, list[Any] | _NotHere]:
+    async def _read_shard(self, name: str, reads: Mapping[int, Sequence[Command]], deadline: Deadline) -> dict[int, list[Any] | NotHere]:
         commands: list[Command] = []
         for bucket, own in reads.items():
             commands += own
             commands.append((b"GET", owner_key(bucket)))  # after the data: what was read was read while it was open here
         pool = self._pool_of(name)
         replies = await pool.execute(commands, min(deadline.left, REPLY_SECONDS), min(deadline.left, CHECKOUT_SECONDS))
-        outcomes: dict[int, list[Any] | _NotHere] = {}
+        outcomes: dict[int, list[Any] | NotHere] = {}
         start = 0
         for bucket, own in reads.items():
             end = start + len(own)
             try:
                 self._check_owner(bucket, name, replies[end])
                 outcomes[bucket] = replies[start:end]
-            except _NotHere as error:
+            except NotHere as error:
                 outcomes[bucket] = error
             start = end + 1
         for outcome in outcomes.values():
@@ -333,7 +272,7 @@ class Router:
         (then the writes may have been made), TransactionRefused when the store refuses a command, and whatever `update` raises.
         """
         keys = keys_read(bucket, reads)
-        attempt = _Attempt(self, bucket, keys, reads, update, _Deadline(self._reactor, self._random, TRANSACT_SECONDS))
+        attempt = Attempt(self, bucket, keys, reads, update, Deadline(self._reactor, self._random, TRANSACT_SECONDS))
         return await attempt.run()
 
     # --- the map ---
@@ -362,7 +301,7 @@ class Router:
         if known != self._map.store:
             self._is_stale = True
 
-    async def _current_map(self, deadline: _Deadline) -> BucketMap:
+    async def _current_map(self, deadline: Deadline) -> BucketMap:
         while self._map is None or self._is_stale:
             try:
                 await self._learn(deadline.left)
@@ -370,7 +309,7 @@ class Router:
                 await deadline.pause(error)
         return self._map
 
-    async def _refresh(self, deadline: _Deadline) -> None:
+    async def _refresh(self, deadline: Deadline) -> None:
         try:
             await self._learn(min(deadline.left, LEARN_SECONDS))
         except StoreUnavailable:
@@ -435,168 +374,20 @@ class Router:
         return pool
 
     def _check_owner(self, bucket: int, name: str, reply: Reply) -> None:
-        """Raise _NotHere unless `reply`, the owner key, says that the shard `name` has the bucket open."""
+        """Raise NotHere unless `reply`, the owner key, says that the shard `name` has the bucket open."""
         if isinstance(reply, Exception):
             raise_for(reply, f"bucket {bucket}")
         if (name, reply) == self._good_owners.get(bucket):
             return
         if not isinstance(reply, bytes):
-            raise _NotHere(bucket, False, f"not on shard {name}")
+            raise NotHere(bucket, False, f"not on shard {name}")
         try:
             owner = decode_owner(reply)
         except MalformedMap as error:
-            raise _NotHere(bucket, False, str(error)) from None
+            raise NotHere(bucket, False, str(error)) from None
         if owner.state != "open" or owner.name != name:
-            raise _NotHere(bucket, owner.state == "sealed", f"{owner.state} ({owner.name}) on shard {name}")
+            raise NotHere(bucket, owner.state == "sealed", f"{owner.state} ({owner.name}) on shard {name}")
         self._good_owners[bucket] = (name, reply)
-
-
-class _Attempt:
-    """One transaction, through all its tries."""
-
-    def __init__(self, router: Router, bucket: int, keys: list[bytes], reads: Sequence[Command], update: Update, deadline: _Deadline):
-        self.router = router
-        self.bucket = bucket
-        self.update = update
-        self.deadline = deadline
-        self.conflicts = 0
-        self.is_committing = False
-        self.token: bytes | None = None  # of the lease, while we believe that we hold it
-        self.owner = owner_key(bucket)
-        self.lease = lease_key(bucket)
-        self.keys = [self.owner, self.lease, *keys]
-        self.guards: list[Command] = [(b"GET", self.owner), (b"GET", self.lease)]
-        self.reads = [*self.guards, *reads]
-
-    async def run(self) -> Any:
-        try:
-            return await self._run()
-        finally:
-            if self.token is not None:
-                await self._release()
-
-    async def _run(self) -> Any:
-        counts = self.router.counts
-        while True:
-            try:
-                done, result = await self._try()
-                if done:
-                    return result
-                counts["conflicts"] += 1
-                self.conflicts += 1
-                if self.conflicts >= MOST_CONFLICTS:
-                    counts["busy"] += 1
-                    raise BucketBusy(f"bucket {self.bucket}: {self.conflicts} conflicts")
-                await self.deadline.pause(BucketBusy(f"bucket {self.bucket}: still in conflict"))
-            except _NotHere as error:
-                counts["retries"] += 1
-                await self.deadline.pause(error, SEALED_PAUSE_SECONDS if error.is_sealed else None)
-                await self.router._refresh(self.deadline)
-            except BucketBusy:
-                raise
-            except StoreUnavailable as error:
-                if self.is_committing and isinstance(error, ConnectionGone):
-                    counts["unknown"] += 1
-                counts["retries"] += 1
-                await self.deadline.pause(error)  # then from the reads: see the rules above
-
-    def _seconds(self) -> float:
-        return min(self.deadline.left, REPLY_SECONDS)
-
-    async def _try(self) -> tuple[bool, Any]:
-        """(True, result) when it is done, (False, None) after a conflict."""
-        self.is_committing = False
-        map = await self.router._current_map(self.deadline)
-        if self.bucket >= map.buckets:
-            raise ValueError(f"bucket {self.bucket} of {map.buckets}")
-        name = map.shard_of(self.bucket)
-        pool = self.router._pool_of(name)
-        async with pool.connection(min(self.deadline.left, CHECKOUT_SECONDS)) as connection:
-            if self.conflicts >= LEASE_AFTER_CONFLICTS and self.token is None and not await self._take_lease(connection, name):
-                return False, None
-            replies = await connection.watch(self.keys, self.reads, self._seconds())
-            self._check(name, replies)
-            decision = await self._decide(connection, self.update, replies[2:])
-            commands = decision.commands
-            check_keys(self.bucket, commands)
-            if self.token is not None:
-                commands = [*commands, (b"DEL", self.lease)]
-            self.is_committing = True
-            if await connection.commit(commands, self._seconds()) is None:
-                return False, None
-            self.token = None
-            return True, decision.result
-
-    async def _decide(self, connection: Connection, update: Update, replies: list[Any]) -> Writes:
-        for _ in range(MOST_READ_ROUNDS):
-            decision = update(replies)
-            if isawaitable(decision):
-                decision = await decision
-            if isinstance(decision, Writes):
-                return decision
-            assert isinstance(decision, More)
-            replies = await connection.watch(keys_read(self.bucket, decision.reads) or [self.owner], decision.reads, self._seconds())
-            update = decision.update
-        raise ValueError(f"an update that asks for more than {MOST_READ_ROUNDS} times")
-
-    def _check(self, name: str, replies: Sequence[Any]) -> None:
-        self.router._check_owner(self.bucket, name, replies[0])
-        if replies[1] != self.token:
-            if replies[1] is not None:
-                self.router.counts["busy"] += 1
-                self.token = None
-                raise BucketBusy(f"bucket {self.bucket}: another has its lease")
-            self.token = None  # ours has expired; we go on without
-
-    async def _take_lease(self, connection: Connection, name: str) -> bool:
-        """Taking it refuses everyone who is in the middle of a transaction here: all WATCH it. False after a conflict."""
-        self._check(name, await connection.watch([self.owner, self.lease], self.guards, self._seconds()))
-        self.router._leases += 1
-        token = f"{self.router._token}:{self.router._leases}".encode()
-        milliseconds = b"%d" % int(LEASE_SECONDS * 1000)
-        self.token = token  # from here on it may be ours, also when the answer is lost
-        if await connection.commit([(b"SET", self.lease, token, b"NX", b"PX", milliseconds)], self._seconds()) is None:
-            self.token = None
-            return False
-        self.router.counts["leases"] += 1
-        return True
-
-    async def _release(self) -> None:
-        token, self.token = self.token, None
-        try:
-            name = self.router.map.shard_of(self.bucket)
-            async with self.router._pool_of(name).connection(CHECKOUT_SECONDS) as connection:
-                replies = await connection.watch([self.owner, self.lease], self.guards)
-                if replies[1] == token:
-                    await connection.commit([(b"DEL", self.lease)])
-        except StoreUnavailable:
-            self.router.counts["leases_left"] += 1  # it expires by itself
-
-
-def keys_read(bucket: int, reads: Sequence[Command]) -> list[bytes]:
-    """The keys that `reads` read. ValueError for a command that is no read, or a key of another bucket."""
-    prefix = prefix_of(bucket)
-    keys: list[bytes] = []
-    for command in reads:
-        name = command[0].upper()
-        if name in _READS_OF_ONE_KEY and len(command) > 1:
-            keys.append(command[1])
-        elif name in _READS_OF_MANY_KEYS and len(command) > 1:
-            keys += command[1:]
-        else:
-            raise ValueError(f"{name!r} is no read of keys")
-    for key in keys:
-        if not key.startswith(prefix):
-            raise ValueError(f"{key!r} is no key of bucket {bucket}")
-    return keys
-
-
-def check_keys(bucket: int, commands: Sequence[Command]) -> None:
-    """ValueError unless the first key of each of `commands` is a key of `bucket`; so nothing without a key passes either."""
-    prefix = prefix_of(bucket)
-    for command in commands:
-        if len(command) < 2 or not command[1].startswith(prefix):
-            raise ValueError(f"{command[:2]!r} writes no key of bucket {bucket}")
 
 
 def _figures(reply: Reply) -> tuple[int | None, int | None, int | None]:

@@ -12,7 +12,8 @@ from taba.errors import ConfigurationError, StoreUnavailable
 from taba.shard import buckets, initialise
 from taba.shard import router as router_module
 from taba.shard.pool import Pool
-from taba.shard.router import Router, Writes
+from taba.shard.router import Router
+from taba.shard.transaction import Writes
 from taba.shard.url import parse_store
 from tests.valkey import EphemeralValkey, free_port
 

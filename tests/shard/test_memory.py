@@ -18,7 +18,8 @@ from taba.shard.buckets import lease_key, owner_key
 from taba.shard.connection import TransactionRefused
 from taba.shard.memory import MemoryConnection, MemoryRouter, MemoryServer
 from taba.shard.pool import Pool
-from taba.shard.router import BucketBusy, More, Router, Writes
+from taba.shard.router import Router
+from taba.shard.transaction import BucketBusy, More, Writes
 from taba.shard.url import parse_store
 from tests.valkey import EphemeralValkey
 

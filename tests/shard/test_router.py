@@ -11,9 +11,11 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from taba.errors import StoreUnavailable
 from taba.shard import router as router_module
+from taba.shard import transaction
 from taba.shard.buckets import BucketMap, Owner, encode_map, encode_owner, lease_key, owner_key
 from taba.shard.connection import TransactionRefused
-from taba.shard.router import BucketBusy, More, Router, Writes, check_keys, keys_read
+from taba.shard.router import Router
+from taba.shard.transaction import BucketBusy, More, Writes, check_keys, keys_read
 from taba.shard.url import parse_store
 from tests.valkey import EphemeralValkey
 
@@ -111,9 +113,9 @@ class RouterTests(TestCase):
         def asks(times: int) -> Any:
             return lambda _: More([], asks(times - 1)) if times else Writes([], "done")
 
-        self.assertEqual(await router.transact(0, [], asks(router_module.MOST_READ_ROUNDS - 1)), "done")
+        self.assertEqual(await router.transact(0, [], asks(transaction.MOST_READ_ROUNDS - 1)), "done")
         with self.assertRaises(ValueError):
-            await router.transact(0, [], asks(router_module.MOST_READ_ROUNDS))
+            await router.transact(0, [], asks(transaction.MOST_READ_ROUNDS))
 
     async def test_an_update_may_be_awaited(self) -> None:
         (router,) = await self.prepare()
@@ -227,7 +229,7 @@ class RouterTests(TestCase):
 
         with self.assertRaises(BucketBusy):
             await router.transact(0, [(b"GET", key(0))], update)
-        self.assertEqual(router.counts["conflicts"], router_module.MOST_CONFLICTS)
+        self.assertEqual(router.counts["conflicts"], transaction.MOST_CONFLICTS)
 
     # --- a store that dies ---
 
@@ -247,7 +249,7 @@ class RouterTests(TestCase):
 
     async def test_a_transaction_whose_outcome_nobody_knows_is_done_once(self) -> None:
         (router,) = await self.prepare()
-        self.patch(router_module, "REPLY_SECONDS", 0.2)
+        self.patch(transaction, "REPLY_SECONDS", 0.2)
         for mark in range(1, 4):
             calls = []
 

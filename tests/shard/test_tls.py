@@ -20,7 +20,8 @@ from twisted.trial.unittest import TestCase
 
 from taba.errors import StoreUnavailable
 from taba.shard.pool import Pool
-from taba.shard.router import Router, Writes
+from taba.shard.router import Router
+from taba.shard.transaction import Writes
 from taba.shard.url import parse_store
 from tests.valkey import EphemeralValkey
 

@@ -1,0 +1,239 @@
+"""One transaction on a bucket: WATCH and read in one write, decide, MULTI … EXEC in another; again until it is done.
+
+A transaction whose outcome nobody knows is run again from its reads, never sent again. Why that is right: the caller's
+`update` sees, in what it reads, whether it was applied before (Taba's: the mark of the batch's stream), and writes that
+key. If the lost EXEC was carried out before the new reads, `update` sees it. If it is still on its way (a store that
+was stopped and reads its sockets when it wakes), both transactions WATCH that key: the one that comes second, the old
+or the new, is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from inspect import isawaitable
+from random import Random
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from twisted.internet.task import deferLater
+
+from taba.errors import StoreUnavailable
+from taba.shard.buckets import lease_key, owner_key, prefix_of
+from taba.shard.connection import REPLY_SECONDS, Command, Connection, ConnectionGone
+from taba.shard.pool import CHECKOUT_SECONDS
+
+if TYPE_CHECKING:
+    from taba.shard.router import Router
+
+FIRST_PAUSE_SECONDS = 0.005  # between tries; doubled, jittered …
+LAST_PAUSE_SECONDS = 0.5  # … up to this
+SEALED_PAUSE_SECONDS = 0.01  # a sealed bucket opens within milliseconds, elsewhere
+LEASE_AFTER_CONFLICTS = 3  # then this transaction is the slow one, and would starve
+MOST_CONFLICTS = 12  # in one transaction; the lease makes so many impossible, unless it expires each time
+LEASE_SECONDS = 5.0  # longer than any cycle takes; a holder that died holds others up for so long
+MOST_READ_ROUNDS = 8  # `More` in one try; a cycle takes two
+
+_READS_OF_ONE_KEY = frozenset(
+    b"GET STRLEN GETRANGE TYPE TTL PTTL HGET HMGET HGETALL HKEYS HVALS HLEN HEXISTS HSTRLEN HSCAN "
+    b"SMEMBERS SCARD SISMEMBER SMISMEMBER SSCAN LRANGE LLEN LINDEX".split()
+)
+_READS_OF_MANY_KEYS = frozenset(b"MGET EXISTS SUNION SINTER SDIFF".split())
+
+
+class BucketBusy(StoreUnavailable):
+    """Another process holds this bucket's lease, or wins every race for it; try later."""
+
+
+class Writes(NamedTuple):
+    """What an `update` decided: the commands between MULTI and EXEC, and what `transact` then returns."""
+
+    commands: list[Command]
+    result: Any = None
+
+
+class More(NamedTuple):
+    """An `update` needs more: `reads` under the same WATCH, then `update` is called with their replies."""
+
+    reads: list[Command]
+    update: Update
+
+
+Update = Callable[[list[Any]], Writes | More | Awaitable[Writes | More]]
+
+
+class NotHere(Exception):
+    """The bucket is not open on the shard that was asked; `is_sealed`: it is on its way."""
+
+    def __init__(self, bucket: int, is_sealed: bool, text: str):
+        super().__init__(f"bucket {bucket} is {text}")
+        self.is_sealed = is_sealed
+
+
+class Deadline:
+    """How long there still is, and growing pauses between tries."""
+
+    def __init__(self, reactor: Any, random: Random, seconds: float):
+        self._reactor = reactor
+        self._random = random
+        self._end = reactor.seconds() + seconds
+        self._pause = FIRST_PAUSE_SECONDS
+
+    @property
+    def left(self) -> float:
+        return float(max(self._end - self._reactor.seconds(), 0.0))
+
+    async def pause(self, error: Exception, seconds: float | None = None) -> None:
+        """Wait before the next try; without `seconds`, longer each time. Raises `error` when there will be no time for one."""
+        if seconds is None:
+            seconds, self._pause = self._pause, min(self._pause * 2, LAST_PAUSE_SECONDS)
+        seconds *= 0.5 + self._random.random()
+        if self.left <= seconds:
+            raise error if isinstance(error, StoreUnavailable) else StoreUnavailable(str(error))
+        await deferLater(self._reactor, seconds)
+
+
+class Attempt:
+    """One transaction, through all its tries."""
+
+    def __init__(self, router: Router, bucket: int, keys: list[bytes], reads: Sequence[Command], update: Update, deadline: Deadline):
+        self.router = router
+        self.bucket = bucket
+        self.update = update
+        self.deadline = deadline
+        self.conflicts = 0
+        self.is_committing = False
+        self.token: bytes | None = None  # of the lease, while we believe that we hold it
+        self.owner = owner_key(bucket)
+        self.lease = lease_key(bucket)
+        self.keys = [self.owner, self.lease, *keys]
+        self.guards: list[Command] = [(b"GET", self.owner), (b"GET", self.lease)]
+        self.reads = [*self.guards, *reads]
+
+    async def run(self) -> Any:
+        try:
+            return await self._run()
+        finally:
+            if self.token is not None:
+                await self._release()
+
+    async def _run(self) -> Any:
+        counts = self.router.counts
+        while True:
+            try:
+                done, result = await self._try()
+                if done:
+                    return result
+                counts["conflicts"] += 1
+                self.conflicts += 1
+                if self.conflicts >= MOST_CONFLICTS:
+                    counts["busy"] += 1
+                    raise BucketBusy(f"bucket {self.bucket}: {self.conflicts} conflicts")
+                await self.deadline.pause(BucketBusy(f"bucket {self.bucket}: still in conflict"))
+            except NotHere as error:
+                counts["retries"] += 1
+                await self.deadline.pause(error, SEALED_PAUSE_SECONDS if error.is_sealed else None)
+                await self.router._refresh(self.deadline)
+            except BucketBusy:
+                raise
+            except StoreUnavailable as error:
+                if self.is_committing and isinstance(error, ConnectionGone):
+                    counts["unknown"] += 1
+                counts["retries"] += 1
+                await self.deadline.pause(error)  # then from the reads: see the rules above
+
+    def _seconds(self) -> float:
+        return min(self.deadline.left, REPLY_SECONDS)
+
+    async def _try(self) -> tuple[bool, Any]:
+        """(True, result) when it is done, (False, None) after a conflict."""
+        self.is_committing = False
+        map = await self.router._current_map(self.deadline)
+        if self.bucket >= map.buckets:
+            raise ValueError(f"bucket {self.bucket} of {map.buckets}")
+        name = map.shard_of(self.bucket)
+        pool = self.router._pool_of(name)
+        async with pool.connection(min(self.deadline.left, CHECKOUT_SECONDS)) as connection:
+            if self.conflicts >= LEASE_AFTER_CONFLICTS and self.token is None and not await self._take_lease(connection, name):
+                return False, None
+            replies = await connection.watch(self.keys, self.reads, self._seconds())
+            self._check(name, replies)
+            decision = await self._decide(connection, self.update, replies[2:])
+            commands = decision.commands
+            check_keys(self.bucket, commands)
+            if self.token is not None:
+                commands = [*commands, (b"DEL", self.lease)]
+            self.is_committing = True
+            if await connection.commit(commands, self._seconds()) is None:
+                return False, None
+            self.token = None
+            return True, decision.result
+
+    async def _decide(self, connection: Connection, update: Update, replies: list[Any]) -> Writes:
+        for _ in range(MOST_READ_ROUNDS):
+            decision = update(replies)
+            if isawaitable(decision):
+                decision = await decision
+            if isinstance(decision, Writes):
+                return decision
+            assert isinstance(decision, More)
+            replies = await connection.watch(keys_read(self.bucket, decision.reads) or [self.owner], decision.reads, self._seconds())
+            update = decision.update
+        raise ValueError(f"an update that asks for more than {MOST_READ_ROUNDS} times")
+
+    def _check(self, name: str, replies: Sequence[Any]) -> None:
+        self.router._check_owner(self.bucket, name, replies[0])
+        if replies[1] != self.token:
+            if replies[1] is not None:
+                self.router.counts["busy"] += 1
+                self.token = None
+                raise BucketBusy(f"bucket {self.bucket}: another has its lease")
+            self.token = None  # ours has expired; we go on without
+
+    async def _take_lease(self, connection: Connection, name: str) -> bool:
+        """Taking it refuses everyone who is in the middle of a transaction here: all WATCH it. False after a conflict."""
+        self._check(name, await connection.watch([self.owner, self.lease], self.guards, self._seconds()))
+        self.router._leases += 1
+        token = f"{self.router._token}:{self.router._leases}".encode()
+        milliseconds = b"%d" % int(LEASE_SECONDS * 1000)
+        self.token = token  # from here on it may be ours, also when the answer is lost
+        if await connection.commit([(b"SET", self.lease, token, b"NX", b"PX", milliseconds)], self._seconds()) is None:
+            self.token = None
+            return False
+        self.router.counts["leases"] += 1
+        return True
+
+    async def _release(self) -> None:
+        token, self.token = self.token, None
+        try:
+            name = self.router.map.shard_of(self.bucket)
+            async with self.router._pool_of(name).connection(CHECKOUT_SECONDS) as connection:
+                replies = await connection.watch([self.owner, self.lease], self.guards)
+                if replies[1] == token:
+                    await connection.commit([(b"DEL", self.lease)])
+        except StoreUnavailable:
+            self.router.counts["leases_left"] += 1  # it expires by itself
+
+
+def keys_read(bucket: int, reads: Sequence[Command]) -> list[bytes]:
+    """The keys that `reads` read. ValueError for a command that is no read, or a key of another bucket."""
+    prefix = prefix_of(bucket)
+    keys: list[bytes] = []
+    for command in reads:
+        name = command[0].upper()
+        if name in _READS_OF_ONE_KEY and len(command) > 1:
+            keys.append(command[1])
+        elif name in _READS_OF_MANY_KEYS and len(command) > 1:
+            keys += command[1:]
+        else:
+            raise ValueError(f"{name!r} is no read of keys")
+    for key in keys:
+        if not key.startswith(prefix):
+            raise ValueError(f"{key!r} is no key of bucket {bucket}")
+    return keys
+
+
+def check_keys(bucket: int, commands: Sequence[Command]) -> None:
+    """ValueError unless the first key of each of `commands` is a key of `bucket`; so nothing without a key passes either."""
+    prefix = prefix_of(bucket)
+    for command in commands:
+        if len(command) < 2 or not command[1].startswith(prefix):
+            raise ValueError(f"{command[:2]!r} writes no key of bucket {bucket}")
