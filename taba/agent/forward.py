@@ -423,4 +423,6 @@ def _sentence(error: Exception) -> str:
     reasons = getattr(error, "reasons", None)  # twisted.web wraps what happened
     if reasons:
         error = reasons[0].value
+    if isinstance(error, (defer.CancelledError, defer.TimeoutError)):
+        return "no answer in time"
     return f"{type(error).__name__}: {error}"[:200]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -54,7 +55,7 @@ class FakeServer(resource.Resource):
         super().__init__()
         self.store = store or Store()
         self.buckets = buckets
-        self.envelopes = 0
+        self.envelopes = self.compressed = 0
         self.batches = 0
         self.answer: Callable[[Any, codec.Envelope], Any] | None = None
         self.verdict: Callable[[int, bytes], Verdict | None] | None = None
@@ -72,7 +73,11 @@ class FakeServer(resource.Resource):
         return b"{}"
 
     def render_POST(self, request: Any) -> Any:
-        envelope = codec.decode_envelope(request.content.read())
+        content = request.content.read()
+        if request.getHeader("content-encoding") == "deflate":
+            content = zlib.decompress(content)
+            self.compressed += 1
+        envelope = codec.decode_envelope(content)
         self.envelopes += 1
         self.batches += len(envelope.batches)
         if self.answer is not None:

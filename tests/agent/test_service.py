@@ -14,8 +14,10 @@ from typing import Any
 
 from twisted.internet import defer, reactor, task
 from twisted.trial.unittest import TestCase
+from twisted.web import server
 
 from taba import batch as codec
+from taba.agent import forward
 from taba.agent.service import AgentService
 from taba.batch import Verdict
 from taba.options import Listen
@@ -272,6 +274,65 @@ class ServiceTests(TestCase):
         await self.until(lambda: self.server.store.folded == 1)
         await task.deferLater(reactor, 0.2, lambda: None)  # type: ignore[arg-type]
         self.assertEqual(self.server.store.events, {("poster", "jobs"): [2.0]})
+
+    async def test_envelopes_to_other_hosts_are_compressed(self) -> None:
+        self.patch(forward, "is_loopback", lambda host: False)
+        producer = self.producer()
+        for number in range(500):
+            producer.record(producer.tab("bids_won"), float(number))
+        self.start()
+        await self.until(lambda: self.server.store.folded == 500)
+        self.assertGreater(self.server.compressed, 0)
+
+    async def test_a_server_that_never_answers_is_left_for_another(self) -> None:
+        self.patch(forward, "POST_SECONDS", 0.3)
+        hanging = FakeServer()
+        self.addCleanup(hanging.stop)
+        hanging.answer = lambda request, envelope: server.NOT_DONE_YET
+        hanging.known = [hanging.url, self.server.url]
+        producer = self.producer()
+        for number in range(50):
+            producer.record(producer.tab(f"tab_{number}"), 1.0)
+        service = self.start(hanging.url)
+        await self.until(lambda: self.server.store.folded == 50)
+        self.assertIn("no answer in time", " ".join(service.problems()))
+
+    async def test_a_batch_on_which_the_server_fails_holds_up_no_other(self) -> None:
+        producer = self.producer()
+        poison = producer.tab("poison")
+
+        def answer(request: Any, envelope: codec.Envelope) -> bytes | None:
+            if any(b"poison" in content for _, content in envelope.batches):
+                request.setResponseCode(500)
+                return b"oops"
+            return None
+
+        self.server.answer = answer
+        self.server.buckets = 64
+        self.start()
+        producer.record(poison, 1.0)
+        for number in range(20):
+            producer.record(producer.tab(f"tab_{number}"), 1.0)
+        await self.until(lambda: self.server.store.folded == 20, 20.0)
+        for number in range(20):
+            producer.record(producer.tab(f"tab_{number}"), 1.0)
+        await self.until(lambda: self.server.store.folded == 40, 5.0)
+        self.server.answer = None
+        await self.until(lambda: self.server.store.folded == 41, 20.0)
+
+    async def test_nothing_is_drained_before_the_number_of_buckets_is_known_and_it_is_kept(self) -> None:
+        producer = self.producer()
+        producer.record(producer.tab("early"), 1.0)
+        service = self.start("http://127.0.0.1:1")
+        await task.deferLater(reactor, 0.3, lambda: None)  # type: ignore[arg-type]
+        self.assertEqual((producer.tail, (await self.ask(service, "GET", "/readyz"))[0]), (0, 503))
+        await self.stop(service)
+        service = self.start()
+        await self.until(lambda: producer.tail == 1)
+        await self.stop(service)
+        service = self.start("http://127.0.0.1:1")
+        self.assertEqual(service.pump.buckets, 8)
+        self.assertEqual((await self.ask(service, "GET", "/readyz"))[0], 200)
 
     async def test_one_slow_server_and_a_dead_one_hold_up_nobody(self) -> None:
         producer = self.producer()
