@@ -65,9 +65,9 @@ class ServerCase(TestCase):
         self.pool.maxPersistentPerHost = 50
         self.patch(web, "LINGER_SECONDS", 0.05)
 
-    async def start(self, **others: Any) -> Server:
+    async def start(self, url: str | None = None) -> Server:
         """One more Server, once it is ready."""
-        server = Server(listen(LOCAL), parse_store(self.valkey.url), BUCKETS, None, reactor, **others)
+        server = Server(listen(LOCAL), parse_store(url or self.valkey.url), BUCKETS, None, reactor)
         server.startService()
         self.addCleanup(lambda: ensureDeferred(self.stop(server)))
         while not (server.router.is_ready and server.presence.url):

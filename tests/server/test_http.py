@@ -14,6 +14,7 @@ from taba.batch import Verdict, encode_envelope
 from taba.bounds import MAX_ENVELOPE_BYTES
 from taba.names import bucket_of
 
+from ..valkey import EphemeralValkey
 from .running import BUCKETS, ServerCase, asynchronous, encoded, reactor, together
 from .samples import column, tab_in
 
@@ -79,6 +80,51 @@ class Envelopes(ServerCase):
         aggregates = await self.get(servers[0], "/v1/aggregates")
         self.assertEqual((aggregates[A]["count"], aggregates[A]["total"]), (600, 600))
         self.assertEqual((aggregates[B]["count"], aggregates[B]["total"]), (120, 20 * 21))
+
+    @asynchronous
+    async def test_every_event_counts_once_although_the_store_is_killed_again_and_again(self) -> None:
+        servers = [await self.start(), await self.start()]
+        killing = True
+
+        async def sender(stream: int) -> int:
+            number, server = 1, 0
+            while killing or number <= 10:
+                batch = encoded(stream, 3, number, [total(A, [1.0] * 5, client=f"web/{stream % 2}")])
+                [verdict] = await self.send(servers[(stream + server) % 2], batch)
+                if verdict == Verdict("applied", number):
+                    number += 1
+                else:
+                    self.assertEqual(verdict.word, "later")
+                    server += 1  # as an Agent does: another Server may have more luck
+                    await deferLater(reactor, 0.02)
+            return number - 1
+
+        sending = together([sender(stream) for stream in range(1, 5)])
+        for _ in range(4):
+            await deferLater(reactor, 0.3)
+            self.valkey.kill()
+            self.valkey.start()
+        await deferLater(reactor, 0.2)
+        killing = False
+        sent = sum(await sending)
+        self.assertGreater(sent, 40)
+        while (await self.ask(servers[0], "/readyz")).status != 200:
+            await deferLater(reactor, 0.05)
+        self.assertEqual((await self.get(servers[0], "/v1/aggregates"))[A]["count"], 5 * sent)
+        self.assertEqual((await self.get(servers[1], "/v1/status"))["folded"], 5 * sent)
+
+    @asynchronous
+    async def test_two_shards_are_one_store(self) -> None:
+        stores = [EphemeralValkey(tcp=True), EphemeralValkey(tcp=True)]
+        for store in stores:
+            self.addCleanup(store.remove)
+        url = "redis://" + ",".join(f"127.0.0.1:{store.port}" for store in stores)
+        servers = [await self.start(url), await self.start(url)]
+        batches = [encoded(1, bucket, 1, [total(tab_in(bucket, 0, BUCKETS), [1.0])]) for bucket in range(BUCKETS)]
+        self.assertEqual(set(await self.send(servers[0], *batches)), {Verdict("applied", 1)})
+        self.assertEqual(len(await self.get(servers[1], "/v1/aggregates")), BUCKETS)
+        self.assertEqual(sorted(shard["buckets"] for shard in await self.get(servers[0], "/v1/shards")), [BUCKETS // 2] * 2)
+        self.assertEqual(await self.get(servers[1], "/v1/clients"), ["web/1"])
 
     @asynchronous
     async def test_a_gap_names_the_mark_and_a_probe_asks_for_it(self) -> None:

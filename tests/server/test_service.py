@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -218,7 +219,7 @@ class Lives(Processes):
         (plugins / "odd_handler.py").write_text(PLUGIN)
         (plugins / "broken_handler.py").write_text("import nowhere_to_be_found")
         port = free_port()
-        self.run_server("--listen", f"tcp:{port}:interface=127.0.0.1", PYTHONPATH=f"{plugins.parent.parent}:{ROOT}")
+        server = self.run_server("--listen", f"tcp:{port}:interface=127.0.0.1", PYTHONPATH=f"{plugins.parent.parent}:{ROOT}")
         eventually(lambda: self.ready(port))
 
         def post(*events: tuple[str, str, Any]) -> Any:
@@ -238,9 +239,28 @@ class Lives(Processes):
         self.assertEqual(aggregates["mine"], {"words": ["a", "b"]})
         self.assertEqual(aggregates["good"]["count"], 4)
         self.assertNotIn("bad", aggregates)
+        [child] = [pid for pid in children_of(server.pid) if "taba.server.child" in Path(f"/proc/{pid}/cmdline").read_text()]
         status = ask(port, "/v1/status")
         self.assertEqual(status["handlers"]["Odd"], {"version": 1, "origin": "plugin odd_handler", "errors": 3})
         self.assertIn("nowhere_to_be_found", str(status["problems"]))
+        server.kill()
+        server.wait()
+        eventually(lambda: not lives(child))
+
+    def test_a_unix_socket_is_listened_on(self) -> None:
+        path = self.directory / "server.sock"
+        for _ in range(2):  # the second finds the socket of the first, which was killed
+            server = self.run_server("--listen", f"unix:{path}")
+            eventually(lambda: self.ready_at(path))
+            server.kill()
+            server.wait()
+
+    def ready_at(self, path: Path) -> bool:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(5)
+            connection.connect(str(path))
+            connection.sendall(b"GET /readyz HTTP/1.0\r\n\r\n")
+            return b" 200 " in connection.recv(20)
 
     def test_a_server_that_is_told_to_stop_leaves_nothing(self) -> None:
         port = free_port()
