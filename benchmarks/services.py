@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
 from benchmarks import machine
+from demo.processes import remove_free_slot
 from tests.services import SHM, Services
 
 SLOTS = "taba-slot.*"  # the numbers of equal processes; one that was killed leaves its file, empty
@@ -38,7 +39,7 @@ def running(server: bool = True, agent: bool = False, **environ: str) -> Iterato
     finally:
         services.stop()
         for slot in set(SHM.glob(SLOTS)) - before:
-            slot.unlink(missing_ok=True)
+            remove_free_slot(slot)  # others on this host may hold theirs
 
 
 def remove_segments(agent: str) -> None:

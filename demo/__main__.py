@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import os
 import secrets
-import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -18,6 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
+from demo import janitor
 from demo.processes import Child, ChildFailed, free_port, python, twistd, wait_for_port
 from demo.screen import TABS, Screen, look
 from taba.query import Query, QueryError
@@ -28,8 +28,6 @@ SETTLE_SECONDS = 15.0  # for the last events to become visible
 ONCE_SECONDS = 20.0
 LOOK_SECONDS = 1.0
 LINE_SECONDS = 5.0  # between lines where there is no terminal
-SHM = Path("/dev/shm")
-SLOTS = "taba-slot.*"  # the numbers of equal workers; a process that was killed leaves its file, empty
 
 
 class Stopped(Exception):
@@ -45,13 +43,15 @@ class Demo:
 
     def __init__(self) -> None:
         self.agent = f"demo-{secrets.token_hex(4)}"
-        self.slots_before = set(SHM.glob(SLOTS))
+        self.slots_before = set(janitor.SHM.glob(janitor.SLOTS))
         self.directory = Path(tempfile.mkdtemp(prefix="taba-demo-"))
         self.server_port, self.agent_port, self.web_port = free_port(), free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.query = Query(self.url)
         self.children: list[Child] = []
         root = str(Path(__file__).resolve().parent.parent)
+        command = python("-m", "demo.janitor", str(self.directory), self.agent)
+        self.janitor = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, start_new_session=True)
         environ = {
             key: value for key, value in os.environ.items() if not key.startswith(("TABA_", "PYTHONSTARTUP")) and key != "STATE_DIRECTORY"
         }
@@ -126,21 +126,8 @@ class Demo:
         """End every part, those that record first, and remove what they made."""
         for child in reversed(self.children):
             child.stop()
-        for segment in [*SHM.glob(f"taba.{self.agent}.*"), *SHM.glob(f"taba-*{self.agent}*")]:
-            segment.unlink(missing_ok=True)
-        for slot in set(SHM.glob(SLOTS)) - self.slots_before:
-            _remove_free_slot(slot)
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-
-def _remove_free_slot(path: Path) -> None:
-    """Remove a slot's file unless some other process holds that number."""
-    try:
-        with path.open("rb") as slot:
-            fcntl.flock(slot, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink(missing_ok=True)
-    except (FileNotFoundError, PermissionError, BlockingIOError):
-        return
+        janitor.remove(self.directory, self.agent, self.slots_before)
+        self.janitor.communicate(b"done")
 
 
 def _all_time(content: Any) -> Any:

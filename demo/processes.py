@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import signal
 import socket
@@ -96,3 +97,13 @@ def wait_for_port(child: Child, port: int, seconds: float) -> None:
             if time.monotonic() > deadline:
                 raise ChildFailed(f"the {child.name} does not listen after {seconds:.0f} s; its log: {child.log}") from None
         time.sleep(0.05)
+
+
+def remove_free_slot(path: Path) -> None:
+    """Remove a slot's file unless some other process holds that number."""
+    try:
+        with path.open("rb") as slot:
+            fcntl.flock(slot, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink(missing_ok=True)
+    except (FileNotFoundError, PermissionError, BlockingIOError):
+        return

@@ -40,7 +40,10 @@ class Demo(SynchronousTestCase):
     def check_that_nothing_is_left(self, agent: str) -> None:
         self.assertEqual(os.listdir(self.place.name), [])
         self.assertEqual([path.name for path in SHM.iterdir() if agent in path.name], [])
-        self.assertEqual([process for process in psutil.process_iter(["environ"]) if self.belongs(process)], [])
+        deadline = time.monotonic() + 10
+        while (left := [process for process in psutil.process_iter(["environ"]) if self.belongs(process)]) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self.assertEqual(left, [])
 
     def belongs(self, process: psutil.Process) -> bool:
         return self.place.name in ((process.info["environ"] or {}).get("TMPDIR") or "")
@@ -72,3 +75,15 @@ class Demo(SynchronousTestCase):
             out, said = process.communicate(timeout=60)
             self.assertEqual(process.returncode, code, said)
             self.check_that_nothing_is_left(self.agent_of(out) if "Agent " in out else "no such name")
+
+    def test_killed_it_leaves_nothing_behind_either(self) -> None:
+        process = self.start("--once")
+        said = ""
+        while "load and vital signs" not in said:
+            assert process.stderr is not None
+            said += process.stderr.readline()
+        process.kill()
+        deadline = time.monotonic() + 40
+        while os.listdir(self.place.name) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        self.check_that_nothing_is_left(self.agent_of(said))
