@@ -34,6 +34,7 @@ class Drained(NamedTuple):
     readings: list[tuple[Ring, Reading]]
     found: int  # events in the rings, whatever became of them
     malformed: int  # of these, how many could not be read
+    empty: list[Ring]  # rings that held nothing
     broken: list[tuple[Ring, str]]  # rings that turned out to be none
     is_cut: bool  # a limit ended it; there is more to read at once
 
@@ -60,6 +61,7 @@ class Drain:
         """Read (ring, is dead) pairs: at most so many events."""
         columns: dict[int, list[Column]] = {}
         readings: list[tuple[Ring, Reading]] = []
+        empty: list[Ring] = []
         broken: list[tuple[Ring, str]] = []
         total = unread = malformed = 0
         is_cut = False
@@ -76,6 +78,7 @@ class Drain:
                 broken.append((ring, str(error)))
                 continue
             if reading is None:
+                empty.append(ring)
                 continue
             readings.append((ring, self._detached(reading)))
             unknown = group(ring, reading, self.bucket, columns)
@@ -85,7 +88,7 @@ class Drain:
             is_cut = is_cut or reading.is_cut
         if not is_cut:
             self._turn = begin
-        return Drained(columns, readings, total + unread, malformed, broken, is_cut)
+        return Drained(columns, readings, total + unread, malformed, empty, broken, is_cut)
 
     @staticmethod
     def _detached(reading: Reading) -> Reading:

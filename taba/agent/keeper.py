@@ -18,10 +18,11 @@ from typing import NamedTuple
 
 from taba.agent.lanes import MAX_RUN_BATCHES, Backoff, Entry, Group, Lane
 from taba.agent.outbox import Covered, Fresh, Outbox, Table
-from taba.agent.spool import Row, Spool, Spooled, SpoolFull
+from taba.agent.spool import Row, Spool, SpoolFull
 from taba.bounds import DAY, STREAM_DAYS, MiB
 
 MAX_RETAINED_BYTES = 64 * MiB  # acknowledged batches that are kept for 60 s: given up first
+MAX_LANES = 32_768  # some 1 KiB each; an Agent's own streams have one a bucket, posted events with a key one a bucket and key
 MAX_SPOOL_LANES = 1024  # lanes of the spool that are worked on at once; the others wait on disk
 SPOOL_ROWS = MAX_RUN_BATCHES  # batches that a lane knows ahead of the spool; a run under way is among them
 MAX_SETTLED = 4096  # dropped batches that the table names while their groups are not released
@@ -191,10 +192,13 @@ class Keeper:
             self.queue(lane)
         while self._probes and self._probes[0][0] <= now:
             lane = heapq.heappop(self._probes)[2]
+            if self.lanes.get((lane.stream, lane.bucket)) is not lane:
+                continue
             due = lane.probe_due(now)
             if due is not None:
                 self._watch(lane, due if due > now else now + 5.0)  # asked for; look again, should no verdict come
             self.queue(lane)
+        self._bound_lanes()
         self._bound_retained()
         self._release(0)
         self._forget_spooled()
@@ -319,10 +323,21 @@ class Keeper:
                 lane.give_up_oldest()
             self._spool_retained.popleft()
 
+    def _bound_lanes(self) -> None:
+        if len(self.lanes) < MAX_LANES:
+            return
+        for lane in list(self.lanes.values()):  # the oldest first
+            if len(self.lanes) <= MAX_LANES // 2:
+                break
+            if not (lane.pending or lane.sent or lane.more or lane.queued):
+                self.given_up += len(lane.retained)
+                lane.give_up_retained()
+                self._retire_lane(lane)
+
     def _move_to_spool(self) -> bool:
         moving = [lane for lane in self.lanes.values() if lane.pending and lane.pending[0].group is not None]
         batches = [
-            Spooled(lane.stream, lane.bucket, entry.number, entry.created, entry.events, self.outbox.read(entry.position, entry.length))
+            Fresh(lane.stream, lane.bucket, entry.number, entry.created, entry.events, self.outbox.read(entry.position, entry.length))
             for lane in moving
             for entry in lane.pending
         ]
@@ -332,23 +347,25 @@ class Keeper:
             return False
         # a kill from here on finds them in both places: sent twice under one identity, folded once
         self.moves += 1
-        for lane in list(self.lanes.values()):
-            if lane.pending and lane.pending[0].group is not None:
-                lane.moved_to_spool(SPOOL_ROWS)
-            elif any(entry.group is not None for entry in lane.retained):
+        for lane in moving:
+            lane.moved_to_spool(SPOOL_ROWS)
+            if not lane.sent:
+                del self.lanes[lane.stream, lane.bucket]  # the spool brings it back in its turn
+        for lane in self.lanes.values():
+            if any(entry.group is not None for entry in lane.retained):
                 lane.give_up_retained()
         for group in self._groups:
             self._give_up(group)
         self._groups.clear()
         self._release_to(self.outbox.head)
-        for queue in (self.fresh, self.backlog):
-            for lane in queue:
-                lane.queued = False
-        waiting = [*self.fresh, *self.backlog]
+        waiting = [*self.fresh, *self.backlog, *(lane for _, _, lane in self._waiting)]
         self.fresh.clear()
         self.backlog.clear()
+        self._waiting.clear()
         for lane in waiting:
-            self.queue(lane)
+            lane.queued = False
+            if self.lanes.get((lane.stream, lane.bucket)) is lane:
+                self.queue(lane)
         self.begin_stream()
         return True
 
@@ -367,7 +384,7 @@ class Keeper:
         """Take up lanes of the spool until enough are worked on. Walks the spool once a second at the most."""
         self._activated = self.now
         turns = MAX_SPOOL_LANES
-        while len(self.backlog) < MAX_SPOOL_LANES and self.spool.batches and turns:
+        while len(self.backlog) < MAX_SPOOL_LANES and len(self.lanes) < MAX_LANES and self.spool.batches and turns:
             turns -= 1
             try:
                 key = self.spool.next_lane(self._cursor)

@@ -60,6 +60,8 @@ class RingPump:
             return FULL_TICK_SECONDS if self._is_hot else TICK_SECONDS
         self._last_drain, self._is_hot = now, is_filling
         is_cut = self.drain(unix_now)
+        if is_cut:
+            self._last_drain = 0.0  # there is more, now
         return 0.0 if is_cut else FULL_TICK_SECONDS if is_filling else TICK_SECONDS
 
     def drain(self, unix_now: float) -> bool:
@@ -97,13 +99,11 @@ class RingPump:
             for ring, reading in drained.readings:  # the tails move only now: until here a kill loses nothing
                 self._settle(ring, reading)
             self.drains += 1
-            if drained.is_cut:
-                return True
             break
         if self._events < MAX_DRAIN_EVENTS:
             self._events = min(MAX_DRAIN_EVENTS, self._events * 2)
-        self._retire(pairs, drained)
-        return False
+        self._retire(dict(pairs), drained)
+        return drained.is_cut
 
     def live_drops(self) -> Counter[str]:
         """Events that the clients of open rings dropped, by reason."""
@@ -155,10 +155,9 @@ class RingPump:
         except OSError as error:
             self._isolate(ring, str(error))
 
-    def _retire(self, pairs: list[tuple[Ring, bool]], drained: Drained) -> None:
-        read = {ring.name for ring, _ in drained.readings}
-        for ring, dead in pairs:
-            if not dead or ring.name in read or ring.name not in self.rings.open:
+    def _retire(self, dead: dict[Ring, bool], drained: Drained) -> None:
+        for ring in drained.empty:
+            if not dead.get(ring) or ring.name not in self.rings.open:
                 continue
             try:
                 drops = ring.drops()

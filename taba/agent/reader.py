@@ -112,9 +112,10 @@ class Ring:
 
     def has(self, ahead: int) -> bool:
         """Whether the record so many beyond the frontier is committed: a look, for deciding when to read."""
-        position = self.frontier + ahead
-        if position >= self.tail + self.where.records:
-            return True  # what is there was read: the ring has no more room than this
+        end = self.tail + self.where.records
+        if self.frontier >= end:
+            return False  # a hole has filled it: all there is was read
+        position = min(self.frontier + ahead, end - 1)
         offset = self.where.record_offset + (position % self.where.records) * RECORD_BYTES + 16
         word = os.pread(self.fd, 8, offset)
         return len(word) == 8 and int.from_bytes(word, "little") >> layouts.LAP_SHIFT == layouts.lap_of(position, self.where.records)

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from taba.agent.outbox import Fresh
 from taba.bounds import MiB
 from taba.errors import TabaError
 
@@ -44,17 +45,6 @@ class Row(NamedTuple):
     length: int
     events: int
     created: float
-
-
-class Spooled(NamedTuple):
-    """A batch on its way into the spool."""
-
-    stream: bytes
-    bucket: int
-    number: int
-    created: float
-    events: int
-    content: bytes
 
 
 class Spool:
@@ -100,7 +90,7 @@ class Spool:
     def free(self) -> int:
         return self.bound - self.used
 
-    def add(self, batches: Sequence[Spooled]) -> None:
+    def add(self, batches: Sequence[Fresh]) -> None:
         """Keep all of `batches`, or, raising SpoolFull, none. One that is here already is left as it is."""
         needed = sum(len(batch.content) + ROW_BYTES for batch in batches)
         if needed > self.free:

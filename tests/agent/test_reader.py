@@ -98,6 +98,17 @@ class ReadingTests(Case):
         self.assertEqual((producer.tail, producer.byte_tail, ring.covered), (4, 6, []))
         self.assertEqual(self.drain(ring).readings, [])
 
+    def test_a_ring_that_a_hole_has_filled_does_not_look_full_once_it_is_read(self) -> None:
+        producer = self.producer()
+        ring = self.open(producer)
+        tab = producer.tab("a")
+        producer.reserve()
+        for number in range(producer.where.records - 1):
+            producer.record(tab, float(number))
+        self.assertTrue(ring.has(producer.where.records // 4))
+        self.assertEqual(self.drain(ring).found, producer.where.records - 1)
+        self.assertFalse(ring.has(producer.where.records // 4))
+
     def test_beyond_the_bound_of_holes_nothing_past_the_next_is_read_until_one_is_filled(self) -> None:
         producer = self.producer()
         ring = self.open(producer)

@@ -8,13 +8,14 @@ import tempfile
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.agent.spool import MAX_ASIDE_ROWS, ROW_BYTES, Spool, Spooled, SpoolFull
+from taba.agent.outbox import Fresh
+from taba.agent.spool import MAX_ASIDE_ROWS, ROW_BYTES, Spool, SpoolFull
 
 S, T = b"s" * 16, b"t" * 16
 
 
-def spooled(number: int, content: bytes = b"content", stream: bytes = S, bucket: int = 3) -> Spooled:
-    return Spooled(stream, bucket, number, 1.5, 10, content)
+def spooled(number: int, content: bytes = b"content", stream: bytes = S, bucket: int = 3) -> Fresh:
+    return Fresh(stream, bucket, number, 1.5, 10, content)
 
 
 class SpoolTests(SynchronousTestCase):
