@@ -164,7 +164,7 @@ def main() -> int:
     try:
         for number in signals:
             signal.signal(number, on_signal)
-        demo.start_all(lambda text: console.print(text, style="dim"))
+        demo.start_all(lambda text: console.print(text, style="dim", soft_wrap=True))
         _watch(demo, console, seconds)
         if options.once:
             console.print("waiting for the last events …", style="dim")

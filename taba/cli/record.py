@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 import secrets
-import socket
 import sys
 import time
 from collections import OrderedDict
-from pathlib import Path
 from typing import Any, Protocol
 
 import click
@@ -18,6 +15,7 @@ from taba import client, names, ring
 from taba.bounds import MAX_EXACT_INT
 from taba.cli.lines import DEFAULT_TYPE, Line, read_line
 from taba.cli.reading import Interrupted, read_lines
+from taba.client import identity
 from taba.query import Query, ServerUnavailable, questions
 from taba.query.questions import Event
 
@@ -50,7 +48,7 @@ class RingSink:
     """Into the ring of this process: reads no more lines than the Agent makes room for, so that nothing is dropped."""
 
     def __init__(self, interrupted: Interrupted, client_id: str | None):
-        self._interrupted, self._begun = interrupted, time.time()
+        self._interrupted = interrupted
         client.start(client_id)
         self._tabs: OrderedDict[tuple[str, str], Any] = OrderedDict()
         self._recorded = self._since = self._bytes_since = 0
@@ -115,21 +113,12 @@ class RingSink:
 
     def _find_ring(self) -> None:
         """The segment that the client library made for this process, to see how far it is read."""
-        agent = os.environ.get("TABA_AGENT") or "default"
-        for path in Path(ring.SHM_DIRECTORY).glob(ring.segment_prefix(agent) + "*"):
-            try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError:
-                continue  # another user's, or gone
-            try:
-                header = ring.parse_header(os.pread(descriptor, ring.HEADER_BYTES, 0), path.stat().st_size)
-                is_ours = header.pid == os.getpid() and header.created >= self._begun - 1
-            except (ring.MalformedRing, OSError):
-                is_ours = False
-            if is_ours:
-                self._ring, self._layout = descriptor, ring.layout(header.size)
-                return
-            os.close(descriptor)
+        name = client.stats()["ring"]
+        if name is None:
+            return  # no shared memory: what is dropped is counted, and told at the end
+        descriptor = os.open(os.path.join(ring.SHM_DIRECTORY, name), os.O_RDONLY | os.O_CLOEXEC)
+        header = ring.parse_header(os.pread(descriptor, ring.HEADER_BYTES, 0), os.fstat(descriptor).st_size)
+        self._ring, self._layout = descriptor, ring.layout(header.size)
 
 
 class PostSink:
@@ -218,7 +207,9 @@ def record(
     with Interrupted() as interrupted:
         sink: Sink
         if over_http:
-            sink = PostSink(interrupted, Query(server), names.check_client(client_id or _default_client()))
+            # no slot is held for a post: two that run at once are one Client unless they say otherwise
+            expanded = identity.expand(client_id or identity.DEFAULT_CLIENT, os.environ, lambda: 0)
+            sink = PostSink(interrupted, Query(server), expanded)
         else:
             sink = RingSink(interrupted, client_id)
         for lines in read_lines(sys.stdin.fileno(), interrupted, IDLE_SECONDS):
@@ -250,8 +241,3 @@ def _complain(number: int, error: ValueError, bad: int) -> None:
         print(f"taba record: line {number}: {' '.join(str(error).split())}", file=sys.stderr)
     elif bad == MAX_COMPLAINTS + 1:
         print("taba record: more bad lines are counted, not shown", file=sys.stderr)
-
-
-def _default_client() -> str:
-    host = re.sub(r"[^A-Za-z0-9_./@+-]", "-", socket.gethostname()) or "host"
-    return f"{host[:150]}:taba"

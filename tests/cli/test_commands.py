@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from twisted.trial.unittest import SynchronousTestCase
 
 import taba
-from tests.services import Services
+from tests.services import ROOT, Services
 
 LINES = """\
 # what was recorded
@@ -134,6 +134,11 @@ class Commands(SynchronousTestCase):
             self.assertEqual(json.loads(done.stdout), {"recorded": 2, "bad_lines": 2})
             self.wait(lambda before=before: self.services.query.status()["folded"] == before + 2)
 
+    def test_placeholders_make_the_client_id_with_and_without_an_agent(self) -> None:
+        for more, name in (((), "by_ring"), (("--http",), "by_post")):
+            self.assertEqual(self.taba("record", "--client", "{program}/{env:TABA_AGENT}/{slot}", *more, stdin=f"{name} 1\n"), "")
+            self.wait(lambda name=name: self.services.query.clients(name=name) == [f"main/{self.services.agent}/0"])
+
     def test_more_lines_than_a_ring_holds_are_all_recorded(self) -> None:
         done = self.services.taba("record", "--client", "shell/3", stdin="many 1\n" * 100_000 + f'many_words "{"x" * 1000}" Gauge\n' * 1000)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
@@ -200,13 +205,13 @@ class Commands(SynchronousTestCase):
 
 class WithoutServices(SynchronousTestCase):
     def test_the_version_is_told(self) -> None:
-        done = subprocess.run([sys.executable, "-m", "taba.cli.main", "--version"], capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-m", "taba.cli.main", "--version"], cwd=ROOT, capture_output=True, text=True)
         self.assertEqual(done.stdout, f"taba {taba.__version__}\n")
 
     def test_without_its_extra_the_command_says_what_to_install(self) -> None:
         for missing in ("click", "rich"):
             code = f"import sys; sys.modules[{missing!r}] = None; sys.argv = ['taba', 'names']; from taba.cli.main import main; main()"
-            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+            done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
             self.assertEqual(done.returncode, 1)
             self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
             self.assertIn("pip install 'taba[cli]'", done.stderr)
@@ -215,6 +220,6 @@ class WithoutServices(SynchronousTestCase):
         from taba.cli.commands import command
 
         for name in sorted(command.commands):
-            done = subprocess.run([sys.executable, "-m", "taba.cli.main", name, "--help"], capture_output=True, text=True)
+            done = subprocess.run([sys.executable, "-m", "taba.cli.main", name, "--help"], cwd=ROOT, capture_output=True, text=True)
             self.assertEqual(done.returncode, 0, name)
             self.assertRegex(done.stdout, f"(?s)Examples:\n.*taba {name}", name)

@@ -14,7 +14,7 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from taba.query import AsyncQuery, BadRequest, NotTaba, Query, QueryError, ServerUnavailable, questions
-from tests.services import Services
+from tests.services import ROOT, Services
 
 EVENTS: list[questions.Event] = [
     {"tab": "bids", "type": "CounterGroup", "value": 2, "time": 1.0},
@@ -165,4 +165,4 @@ class Importing(SynchronousTestCase):
     def test_plain_code_needs_nothing_but_python(self) -> None:
         others = ("twisted", "treq", "msgpack", "numpy", "click")
         code = f"import sys, taba.query; taba.query.Query; print([m for m in {others} if m in sys.modules])"
-        self.assertEqual(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout, "[]\n")
+        self.assertEqual(subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout, "[]\n")
