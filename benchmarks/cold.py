@@ -1,0 +1,89 @@
+"""The cold load: many States with a full day in each, and then one event for each of them. Shared by Server and floor.
+
+A CounterGroup's cheap updates go to its journal of recent slots, and once in a while the journal spills into the archive. So that a
+round shows their mean, every round's events lie in a slot of their own (5 s after the last round's), and the journals are filled
+beforehand to lengths from JOURNAL_LEAST to the bound, evenly: in every round as many States spill as in any cycle of a steady load.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+
+from taba.batch import Column
+from taba.bounds import DEFAULT_BUCKETS
+from taba.handlers.counter_group import JOURNAL_SLOTS, LADDER
+from taba.names import bucket_of
+from taba.server import keys
+from taba.shard.connection import encode
+
+JOURNAL_LEAST = 20  # a spill leaves 19 at the most
+SLOT = float(LADDER.widths[0])
+VALUES = [round(1.3**number, 3) for number in range(20)]
+DAY_TIMES = (  # seconds ago: in every slot of a day that no journal holds
+    *(float(ago) for ago in range(86_000, 3_600, -900)),
+    *(float(ago) for ago in range(3_600, 600, -150)),
+    *(float(ago) for ago in range(600, 240, -30)),
+)
+
+ByBucket = dict[int, list[Column]]
+
+
+class Cold(NamedTuple):
+    """So many States, of so many Clients each with the same Tabs; `rounds` rounds of events for each, from `now` (Unix seconds) backwards."""
+
+    states: int
+    clients: int
+    rounds: int
+    now: float
+
+    def names(self) -> dict[int, list[tuple[str, str]]]:
+        """bucket → (Client, Tab) of its States."""
+        found: dict[int, list[tuple[str, str]]] = {}
+        for tab in range(self.states // self.clients):
+            name = f"benchmark.cold.{self.clients}.{tab:06d}"
+            found.setdefault(bucket_of(name, DEFAULT_BUCKETS), []).extend((f"web-{client:03d}/1", name) for client in range(self.clients))
+        return found
+
+    def fields(self) -> dict[int, list[bytes]]:
+        """bucket → the fields of its States' main parts."""
+        return {bucket: [keys.state_field(tab, client) for client, tab in pairs] for bucket, pairs in self.names().items()}
+
+    def asking_bytes(self) -> int:
+        """What the commands that read these States and the Types of their Tabs take on the wire."""
+        total = 0
+        for bucket, fields in self.fields().items():
+            tabs = dict.fromkeys(field.partition(b"\0")[0] for field in fields)
+            total += len(encode([(b"HMGET", keys.states(bucket), *fields), (b"HMGET", keys.tabs(bucket), *tabs)]))
+        return total
+
+    def day(self) -> ByBucket:
+        """The day before: what comes to lie in the archives."""
+        return self._columns(np.array([self.now - ago for ago in DAY_TIMES]))
+
+    def journals(self) -> ByBucket:
+        """The last minutes, before the first round."""
+        columns: ByBucket = {}
+        number = 0
+        for bucket, pairs in self.names().items():
+            for client, tab in pairs:
+                slots = JOURNAL_LEAST + number % (JOURNAL_SLOTS - JOURNAL_LEAST + 1)
+                number += 1
+                times = self.now - SLOT * (self.rounds + 1 + np.arange(slots, 0, -1))
+                columns.setdefault(bucket, []).append(_column(client, tab, times))
+        return columns
+
+    def round(self, number: int) -> ByBucket:
+        """One event for every State. `number` counts from 0."""
+        return self._columns(np.array([self.now - SLOT * (self.rounds - number)]))
+
+    def _columns(self, times: np.ndarray) -> ByBucket:
+        return {bucket: [_column(client, tab, times) for client, tab in pairs] for bucket, pairs in self.names().items()}
+
+
+def _column(client: str, tab: str, times: np.ndarray) -> Column:
+    first = zlib.crc32(tab.encode()) % len(VALUES)
+    values = np.array([VALUES[(first + place) % len(VALUES)] for place in range(len(times))])
+    return Column(client, tab, "CounterGroup", times.tobytes(), values.tobytes())

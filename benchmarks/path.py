@@ -1,0 +1,124 @@
+"""The whole path on this machine: client processes, Agent, Server and store, all real, all sharing its cores; then a query.
+
+Latency: the clients record at a moderate rate for some seconds; the Server says how long it took from record to visible (`/v1/latency`,
+from each event's time to the end of the transaction that made it visible). Throughput: the rate is raised step by step. A step is
+sustained when nothing dropped and, once the clients have stopped, everything is visible within LAG_SECONDS (what P7 allows); its rate is
+the events over all the time from the first record until the last event was visible, as queries show. The highest sustained rate
+counts; the search ends at the first step that is not. In the end the Aggregates must hold exactly what the clients counted: recorded
+less dropped.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+from benchmarks import budgets, machine
+from benchmarks.rows import Figure, Row
+from benchmarks.services import Effort, pid_of, running
+from benchmarks.worker import Worker, WorkerFailed
+from tests.services import Services
+
+CLIENTS = 4
+TABS = 100
+RING_BYTES = 8 * 2**20  # of each client: a busy machine may leave the Agent waiting for a tenth of a second
+MODERATE_RATE = 50_000  # events/s
+LAG_SECONDS = 5.0
+VISIBLE_SECONDS = 60.0  # for all to be visible after a step that was too much
+RATES = (250e3, 500e3, 750e3, 1e6, 1.5e6, 2e6, 2.5e6, 3e6, 4e6, 5e6)  # events/s
+
+
+class Step(NamedTuple):
+    """What came of one rate."""
+
+    asked: float
+    recorded: int
+    dropped: int
+    rate: float  # events/s, until all were visible
+    lag: float  # seconds from the last record until all were visible
+    cpu: dict[str, float]  # of each part, in cores, until all were visible
+
+    @property
+    def is_sustained(self) -> bool:
+        return not self.dropped and self.lag <= LAG_SECONDS
+
+
+def run(effort: Effort) -> list[Row]:
+    with ExitStack() as stack:
+        services = stack.enter_context(running(agent=True, TABA_RING_BYTES=str(RING_BYTES)))
+        path = Path(services, stack)
+        path.step(MODERATE_RATE / 10, 1.0)  # every Tab and State is made
+        path.step(MODERATE_RATE, effort.pick(2.0, 15.0))
+        latency = services.query.latency()
+        steps: list[Step] = []
+        for rate in effort.pick((200e3,), RATES):
+            steps.append(path.step(rate, effort.pick(2.0, 6.0)))
+            if not steps[-1].is_sustained or steps[-1].rate < 0.8 * rate:
+                break
+        is_exact = path.visible() == path.expected
+    if not is_exact:
+        raise WorkerFailed(f"the Aggregates have {path.visible()} events, the clients counted {path.expected}")
+    return _rows(latency, steps, path)
+
+
+class Path:
+    """The clients, and what they counted."""
+
+    def __init__(self, services: Services, stack: ExitStack):
+        self._services = services
+        self.expected = 0
+        self._workers = []
+        for seed in range(CLIENTS):
+            arguments = (str(TABS), str(seed))
+            worker = Worker("benchmarks.ring_worker", *arguments, environ=services.environ, directory=services.directory)
+            stack.callback(worker.stop)
+            self._workers.append(worker)
+        self._pids = {name: [pid_of(services, name)] for name in ("agent", "server", "store")}
+        self._pids["clients"] = [worker.process.pid for worker in self._workers]
+
+    def step(self, rate: float, seconds: float) -> Step:
+        """Record at `rate` for `seconds`, and wait until all is visible."""
+        used = {name: machine.cpu_seconds(pids) for name, pids in self._pids.items()}
+        for worker in self._workers:
+            worker.tell("pace", rate / CLIENTS, seconds)
+        counted = [worker.hear() for worker in self._workers]
+        began, ended = min(its["began"] for its in counted), max(its["ended"] for its in counted)
+        recorded, dropped = sum(its["recorded"] for its in counted), sum(its["dropped"] for its in counted)
+        self.expected += recorded
+        deadline = time.monotonic() + VISIBLE_SECONDS
+        while self.visible() != self.expected:
+            if time.monotonic() > deadline:
+                raise WorkerFailed(f"{self.visible()} of {self.expected} events are visible after {VISIBLE_SECONDS:.0f} s")
+            time.sleep(0.05)
+        now = time.time()
+        cpu = {name: (machine.cpu_seconds(pids) - used[name]) / (now - began) for name, pids in self._pids.items()}
+        return Step(rate, recorded, dropped, recorded / (now - began), now - ended, cpu)
+
+    def visible(self) -> int:
+        """Events in the Aggregates of all Tabs, as a query shows them."""
+        found: dict[str, Any] = self._services.query.aggregates(match="benchmark.path.*")
+        return sum(aggregate["pct"]["count"] for aggregate in found.values())
+
+
+def _rows(latency: dict[str, Any], steps: list[Step], path: Path) -> list[Row]:
+    sustained = [step for step in steps if step.is_sustained]
+    best = max(sustained, key=lambda step: step.rate) if sustained else steps[0]
+    note = f"at {MODERATE_RATE:,} events/s, of {CLIENTS} clients with {TABS} Tabs each"
+    tried = "; ".join(
+        f"{step.asked / 1e6:g} M asked: {step.rate / 1e6:.2f} M/s, {step.lag:.1f} s behind, {step.dropped:,} dropped" for step in steps
+    )
+    rows = [
+        Row("record to visible, p50", Figure.of([latency["p50"]]), "s", note=note),
+        Row("record to visible, p99", Figure.of([latency["p99"]]), "s", budgets.LATENCY),
+        Row(
+            "record to query, sustained",
+            Figure.of([best.rate if sustained else 0.0]),
+            "events/s",
+            budgets.PATH,
+            note=f"rings of {RING_BYTES >> 20} MiB; {tried}",
+        ),
+        Row("… seconds until the last event was visible", Figure.of([best.lag]), "s"),
+        Row("events counted and found, exactly", Figure.of([path.expected]), "events"),
+    ]
+    return rows + [Row(f"… CPU of the {name}", Figure.of([cores]), "cores") for name, cores in best.cpu.items()]

@@ -1,0 +1,105 @@
+"""Sends batches to a Server as an Agent does, without an Agent: encoded beforehand, over a few kept connections, until all are applied."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from urllib.parse import urlsplit
+
+from taba.agent.drain import encode
+from taba.agent.outbox import Fresh
+from taba.batch import APPLIED, CONTENT_TYPE, GAP, LATER, Column, decode_verdicts, encode_envelope
+from taba.bounds import MAX_ENVELOPE_BATCHES, MAX_ENVELOPE_BYTES, KiB
+
+CONNECTIONS = 4  # as many envelopes has an Agent under way to a Server
+POST_SECONDS = 60.0
+
+Envelope = list[tuple[int, bytes]]  # (follows, batch) pairs
+
+
+class NotApplied(Exception):
+    """The Server refused a batch, or did not answer with verdicts."""
+
+
+class Streams:
+    """One stream for each connection, so that each keeps the order of its own batches."""
+
+    def __init__(self) -> None:
+        self._streams = [os.urandom(16) for _ in range(CONNECTIONS)]
+        self._numbers: list[dict[int, int]] = [{} for _ in range(CONNECTIONS)]
+
+    def envelopes(self, columns: Mapping[int, list[Column]], most_bytes: int = MAX_ENVELOPE_BYTES) -> list[list[Envelope]]:
+        """For each connection its envelopes, in order: the buckets of `columns` dealt out evenly. All must be sent."""
+        dealt = []
+        buckets = sorted(columns)
+        for place, (stream, numbers) in enumerate(zip(self._streams, self._numbers, strict=True)):
+            batches = encode({bucket: columns[bucket] for bucket in buckets[place::CONNECTIONS]}, stream, numbers, time.time())
+            for batch in batches:
+                numbers[batch.bucket] = batch.number
+            dealt.append(_pack(batches, most_bytes))
+        return dealt
+
+
+def _pack(batches: Sequence[Fresh], most_bytes: int) -> list[Envelope]:
+    envelopes: list[Envelope] = []
+    size = 0
+    for batch in batches:
+        size += len(batch.content) + 16
+        if not envelopes or size > most_bytes - KiB or len(envelopes[-1]) == MAX_ENVELOPE_BATCHES:
+            envelopes.append([])
+            size = len(batch.content) + 16
+        envelopes[-1].append((batch.number - 1, batch.content))
+    return envelopes
+
+
+def send(url: str, dealt: Sequence[Sequence[Envelope]]) -> float:
+    """Seconds until every batch of every envelope is applied, each connection's in order. Raises NotApplied."""
+    address = urlsplit(url).netloc
+    failures: list[Exception] = []
+
+    def run(connection: http.client.HTTPConnection, envelopes: Sequence[Envelope]) -> None:
+        try:
+            for envelope in envelopes:
+                _send_one(connection, envelope)
+        except Exception as error:  # raised again where the benchmark sees it
+            failures.append(error)
+
+    with ExitStack() as stack:
+        threads = []
+        for envelopes in dealt:
+            connection = stack.enter_context(closing(http.client.HTTPConnection(address, timeout=POST_SECONDS)))
+            connection.connect()
+            threads.append(threading.Thread(target=run, args=(connection, envelopes)))
+        start = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        seconds = time.perf_counter() - start
+    if failures:
+        raise failures[0]
+    return seconds
+
+
+def _send_one(connection: http.client.HTTPConnection, envelope: Envelope) -> None:
+    while envelope:
+        connection.request("POST", "/v1/envelopes", encode_envelope("benchmark", "host", envelope), {"Content-Type": CONTENT_TYPE})
+        answer = connection.getresponse()
+        body = answer.read()
+        if answer.status != 200:
+            raise NotApplied(f"{answer.status}: {body[:200]!r}")
+        left = []
+        pause = 0.0
+        for pair, verdict in zip(envelope, decode_verdicts(body, len(envelope)), strict=True):
+            if verdict.word == APPLIED:
+                continue
+            if verdict.word not in (LATER, GAP):  # a gap: the one before it has to come later
+                raise NotApplied(f"{verdict}")
+            left.append(pair)
+            pause = max(pause, float(verdict.detail) if verdict.word == LATER else 0.0)
+        envelope = left
+        time.sleep(pause)
