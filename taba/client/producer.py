@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping
 from time import monotonic
 from time import time as now
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from taba.client.segment import Segment, close_what_was_being_made, make_segment
 from taba.names import check_agent, check_client
 
 TRY_EVERY = 1.0  # seconds between two tries to make a ring
+HOLE_AFTER = 0.9  # seconds for which a record is not committed that the tail waits for: no thread pauses there for so long
 # Tabs remembered, so that the same call gives the same Tab; more than fit into the directory of a ring of 4 MiB. Beyond it a
 # call gives a new Tab each time, and the directory's own bound drops what it records.
 MAX_REMEMBERED = 100_000
@@ -71,6 +73,11 @@ def _group(text: str) -> int:
         raise ValueError(f"TABA_RING_GROUP: {text!r}: there is no such group") from None
 
 
+def _call(method: Callable[[], None] | None) -> None:
+    if method is not None:
+        method()
+
+
 class Producer:
     """What one interpreter records with. `ports` is the module that has the Port and the Tabs: `pure` or the accelerator."""
 
@@ -94,7 +101,8 @@ class Producer:
         self._segment: Segment | None = None
         self._slot: identity.Slot | None = None
         self._start_afresh()
-        os.register_at_fork(after_in_child=self.forget_parent)
+        hook = weakref.WeakMethod(self.forget_parent)  # a hook cannot be taken back
+        os.register_at_fork(after_in_child=lambda: _call(hook()))
 
     def _start_afresh(self) -> None:
         self._client: str | None = None
@@ -103,7 +111,7 @@ class Producer:
         self._directory_count = 0
         self._directory_used = 0
         self._next_try = 0.0
-        self._hole: int | None = None  # the tail that stood before an uncommitted record at the last look
+        self._hole: tuple[int, float] | None = None  # the tail that was seen to stand before an uncommitted record, and since when
 
     # --- what the application asks for
 
@@ -175,10 +183,10 @@ class Producer:
             self.forget_parent()
             self._attending = True
         if port.has(tab) and why != pure.NO_PLACE:
-            if not self._must_leave():
+            if not self._must_leave(why):
                 if why >= 0:
                     port.count(why)
-                return why == pure.HALF_FULL
+                return why < 0
             self._leave()
         if not port.is_open:
             if self._stopped:
@@ -191,13 +199,13 @@ class Producer:
             port.place(tab, self._enter(tab))
         return True
 
-    def _must_leave(self) -> bool:
+    def _must_leave(self, why: int) -> bool:
         segment = self._segment
         assert segment is not None
         words, where = segment.words, segment.where
         tail = words[ring.TAIL_OFFSET // 8]
         lost = max(0, self._port.position - tail)
-        if words[ring.RETIRED_OFFSET // 8] or not segment.is_named():
+        if words[ring.RETIRED_OFFSET // 8] or (why >= 0 and not segment.is_named()):
             self._leave()
             self._port.count(_REASON["unknown"], lost)  # counted in the next ring: nobody reads this one's header
             return True
@@ -206,9 +214,10 @@ class Producer:
         if ring.split_commit(commit).lap == ring.lap_of(tail, where.records) or not lost:
             self._hole = None
             return False
-        # not committed: a thread is just writing it, or nobody ever will. The second look, a second later, knows.
-        is_hole, self._hole = self._hole == tail, tail
-        return is_hole
+        # not committed: a thread is just writing it, or nobody ever will. A look a second later knows.
+        if self._hole is None or self._hole[0] != tail:
+            self._hole = (tail, monotonic())
+        return monotonic() - self._hole[1] >= HOLE_AFTER
 
     def _leave(self) -> None:
         self._port.close()
@@ -264,12 +273,13 @@ class Producer:
             return None
         begin = ring.HEADER_BYTES + self._directory_used
         segment.content[begin : begin + len(entry)] = entry
+        # remembered before they are published: a signal handler's exception between two of these lines wastes an entry at most,
+        # and a published one never changes
+        id, self._directory_count, self._directory_used = self._directory_count, self._directory_count + 1, used
         segment.words[ring.DIRECTORY_USED_OFFSET // 8] = used
         with self._lock:  # orders the stores above before the one below, where the processor does not
-            segment.words[ring.DIRECTORY_COUNT_OFFSET // 8] = self._directory_count + 1
-        self._directory_used = used
-        self._directory_count += 1
-        return self._directory_count - 1
+            segment.words[ring.DIRECTORY_COUNT_OFFSET // 8] = id + 1
+        return id
 
     def _warn(self, error: Exception) -> None:
         if self._warned:

@@ -30,7 +30,7 @@ from taba.bounds import MAX_EXACT_INT, MAX_VALUE_BYTES
 from taba.client.encode import Refused, encode
 from taba.client.timing import time as _time
 
-CHUNK = 1024  # positions reserved at once: often enough for a look at the ring, rarely enough to cost nothing
+CHUNK = 1024  # positions offered at once, at most: often enough for a look at the ring, rarely enough to cost nothing
 LOOK_EVERY = 1.0  # seconds between two looks at a full ring
 MAX_TRIES = 4
 
@@ -97,7 +97,7 @@ class _Ring:
         if not 0 < free <= where.records:
             return False
         slot = self.next & (where.records - 1)
-        count = min(free, where.records - slot, CHUNK)
+        count = min(free, where.records - slot, CHUNK, where.records // 8)
         first = where.record_offset // 8 + ring.RECORD_WORDS * slot
         self.lap = ring.commit_word(0, 0, ring.lap_of(self.next, where.records))
         self.next += count
@@ -129,7 +129,7 @@ class Port:
     def _start_afresh(self) -> None:
         self.lock = threading.RLock()  # also the Producer's: two would be taken in both orders
         self._busy = False
-        self._looked = -math.inf
+        self._looked = self._half_looked = -math.inf
         self._before = 0
         self._totals = [0] * ring.MAX_DROP_REASONS
         self._pending = [0] * ring.MAX_DROP_REASONS
@@ -308,7 +308,8 @@ class Port:
                 return None
             elif operator.length_hint(at.free):
                 return at
-            elif at.next - at.words[_TAIL] > at.where.records // 2 and self._look_is_due():
+            elif at.next - at.words[_TAIL] > at.where.records // 2 and monotonic() - self._half_looked >= LOOK_EVERY:
+                self._half_looked = monotonic()
                 # why is it so full? a hole is left behind before it costs an event
                 if not self._attend(tab, HALF_FULL):
                     return None
@@ -396,9 +397,13 @@ class Tab:
 
     def record(self, value: Any, time: float | None = None) -> None:
         """Record one Event; time in Unix seconds, now if None. Never raises and never waits: what cannot be recorded is counted."""
-        seconds = now() if time is None else self._port.time_of(time)
-        if seconds is None:
-            return
+        if time is None:
+            seconds = now()
+        else:
+            given = self._port.time_of(time)
+            if given is None:
+                return
+            seconds = given
         if type(value) is not float:
             number = _as_float(value)
             if number is None:

@@ -20,6 +20,8 @@ try:
 except ImportError:
     _accelerator = None
 
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
 
 class ClientCase(SynchronousTestCase):
     """A producer of its own, for an Agent of its own name, whose segments are removed."""
@@ -56,7 +58,7 @@ class ClientCase(SynchronousTestCase):
         settings = {
             **os.environ,
             **self.environment,
-            "PYTHONPATH": os.getcwd(),
+            "PYTHONPATH": ROOT,
             "TABA_PURE": "" if self.accelerated else "1",
             **environment,
         }

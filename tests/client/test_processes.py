@@ -12,7 +12,7 @@ from twisted.trial.unittest import SkipTest
 
 from taba import ring
 from taba.client import identity
-from tests.client.cases import both
+from tests.client.cases import ROOT, both
 from tests.client.reading import Reader, rings
 
 
@@ -30,7 +30,6 @@ class ProcessTests:
         out = self.run_python(
             """
             import os, sys, time
-            sys.path.insert(0, os.getcwd())
             from taba import client
             from tests.client.reading import Reader
             c, b = client.counter("c"), client.tab("b", "Buffer")
@@ -118,7 +117,6 @@ class ProcessTests:
         out = self.run_python(
             """
             import os, sys, json
-            sys.path.insert(0, os.getcwd())
             from taba import client
             from tests.client.reading import Reader
             client.start("d/{slot}")
@@ -201,6 +199,30 @@ class ProcessTests:
         self.assertEqual([event.value for event in self.events(release=False)], [float(i) for i in range(1000)])
         self.assertFalse(any(held for _, _, held in self.headers().values()))
 
+    def test_interpreters_with_a_gil_of_their_own_have_rings_of_their_own(self):
+        if sys.version_info < (3, 13):
+            raise SkipTest("3.12 itself does not survive two interpreters that import hashlib; before it they share one GIL")
+        self.run_python(
+            """
+            import threading
+            import _interpreters as interpreters
+            from taba import client
+            client.counter("c").inc()
+            code = (
+                "from taba import client\\nc = client.counter('c')\\nfor i in range(1000): c.inc()\\n"
+                "assert client.stats()['recorded'] == 1000\\n"
+            )
+            ids = [interpreters.create() for _ in range(2)]
+            threads = [threading.Thread(target=interpreters.run_string, args=(id, code)) for id in ids]
+            [thread.start() for thread in threads]
+            [thread.join() for thread in threads]
+            [interpreters.destroy(id) for id in ids]
+            client.counter("c").inc()
+            """
+        )
+        found = sorted(len(events) for _, events, _ in self.headers().values())
+        self.assertEqual(found, [2, 1000, 1000])
+
     def test_no_thread_no_process_and_no_resource_tracker(self):
         self.run_python(
             """
@@ -282,7 +304,7 @@ class SlotTests:
             "import sys\nfrom taba import client\nsys.argv[0] = sys.argv[1]\nclient.counter('c').inc()\n"
             "print(client.stats()['client'], flush=True)\ninput()\n"
         )
-        settings = {**os.environ, **self.environment, "PYTHONPATH": os.getcwd(), "TABA_PURE": "" if self.accelerated else "1"}
+        settings = {**os.environ, **self.environment, "PYTHONPATH": ROOT, "TABA_PURE": "" if self.accelerated else "1"}
         settings.pop("TABA_CLIENT_ID", None)
         process = subprocess.Popen(
             [sys.executable, "-c", code, self.name], env=settings, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
