@@ -11,7 +11,7 @@ this process's ring in shared memory; a forked child makes its own. No thread an
 
 With the C accelerator (`stats()["accelerated"]`) a record costs some 40 ns; without it the same is done in pure Python. Interpreters
 with a GIL of their own each have a ring of their own. A build without the GIL, while it runs without, uses the pure-Python ring with its
-lock, one ring for all threads.
+lock, one ring for all threads. TABA_PURE=1 in the environment asks for the pure-Python ring everywhere.
 
 Standard library only.
 """

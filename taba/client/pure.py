@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import mmap
 import operator
-import platform
+import os
 import sys
 import threading
 from collections import deque
@@ -46,7 +46,7 @@ _TAIL, _BYTE_TAIL, _RETIRED, _DROPS = (
     offset // 8 for offset in (ring.TAIL_OFFSET, ring.BYTE_TAIL_OFFSET, ring.RETIRED_OFFSET, ring.DROPS_OFFSET)
 )
 _MADV_WIPEONFORK = 18
-_IS_ORDERED = platform.machine() in ("x86_64", "AMD64") and getattr(sys, "_is_gil_enabled", lambda: True)()
+_IS_ORDERED = os.uname().machine == "x86_64" and getattr(sys, "_is_gil_enabled", lambda: True)()
 
 Chunk = tuple[Iterator[int], int, Any, Any, Any, Any]
 _NO_CHUNK: Chunk = (iter(()), 0, None, None, None, (1,))
