@@ -202,5 +202,5 @@ def _unpack(content: bytes, what: str) -> Any:
         return msgpack.unpackb(
             content, strict_map_key=False, max_bin_len=size, max_str_len=size, max_array_len=size, max_map_len=size, max_ext_len=0
         )
-    except (ValueError, msgpack.UnpackException, RecursionError) as error:
+    except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:  # TypeError: a list as a key
         raise MalformedBatch(f"{what}: {type(error).__name__}: {error}"[:200]) from None
