@@ -26,7 +26,7 @@ from taba.handlers.lookup import Lookup
 from taba.server.child import LENGTH, MAX_FRAME_BYTES, pack, unpack
 from taba.server.fold import ForeignWork
 from taba.server.query import QueryRefused
-from taba.server.typefold import HANDLER_ERROR, MAX_STATE_BYTES, STATE_TOO_LARGE, Failed, Folded
+from taba.server.typefold import HANDLER_ERROR, MAX_STATE_BYTES, REASONS, STATE_TOO_LARGE, Failed, Folded
 
 START_SECONDS = 20.0  # for a child to begin; it imports every plugin
 ITEM_SECONDS = 2.0  # for one item: a State's fold or Projection, an Aggregate; they take microseconds
@@ -310,7 +310,8 @@ def _read_folded(lot: list[int], item: Any, folded: Folded) -> list[int]:
                 folded.parts[row] = list(further)
         for row, (reason, detail) in failed.items():
             if row in lot:
-                folded.failed[row] = Failed(str(reason)[:50], str(detail)[:200])
+                # reasons are counted by name in the store: none of the child's own making
+                folded.failed[row] = Failed(reason if reason in REASONS else HANDLER_ERROR, str(detail)[:200])
         return [row for row in wants if row in lot]
     except (ValueError, TypeError, AttributeError):
         folded.failed.update(dict.fromkeys(lot, Failed(HANDLER_ERROR, "the Handler's process gave no Folded")))

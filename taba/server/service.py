@@ -14,7 +14,7 @@ from typing import Any
 
 from twisted.application.service import MultiService, Service
 from twisted.internet import error
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
@@ -152,7 +152,8 @@ class Server(_Connected):
         status = Status(self.router, self.lookup, self.ingest, self.query, self.sandbox, time.time, workers, shown or store.text)
         self.site = make_site(Api(Routes(self.router, self.ingest, self.query, status, self.presence, time.time).table()))
         self._port: Any = None
-        self._announcing = LoopingCall(lambda: ensureDeferred(self._announce()))
+        self._announcement: Deferred[None] | None = None
+        self._announcing = LoopingCall(self._begin_announcement)
         self._announcing.clock = reactor
 
     async def open(self) -> None:
@@ -172,11 +173,17 @@ class Server(_Connected):
             log.warn("{problem}", problem=problem)
         self._announcing.start(PRESENCE_SECONDS)
 
+    def _begin_announcement(self) -> Deferred[None]:
+        self._announcement = ensureDeferred(self._announce())
+        return self._announcement
+
     async def _announce(self) -> None:
         try:
             await self.presence.announce()
         except StoreUnavailable as failure:
             log.debug("presence: {failure}", failure=failure)
+        except CancelledError:
+            log.debug("presence: the Server stops")
         except Exception:
             log.failure("could not say that this Server is there")  # said again in a moment
 
@@ -187,6 +194,8 @@ class Server(_Connected):
     async def _stop(self) -> None:
         if self._announcing.running:
             self._announcing.stop()
+        if self._announcement is not None:
+            self._announcement.cancel()
         if self._port is not None:
             await self._port.stopListening()
         await self.ingest.drain(STOP_SECONDS)

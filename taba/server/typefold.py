@@ -23,6 +23,7 @@ MAX_STATE_BYTES = 1 * MiB  # of one part; a Handler that lets its State grow wit
 HANDLER_ERROR = "handler_error"
 NEWER_STATE = "newer_state"
 STATE_TOO_LARGE = "state_too_large"
+REASONS = (HANDLER_ERROR, NEWER_STATE, STATE_TOO_LARGE)
 
 Values = bytes | list[Any]
 

@@ -15,9 +15,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba.batch import BadColumn, Column, decode_batch
 from taba.bounds import MAX_VALUE_BYTES
-from taba.server import keys
+from taba.server import keys, typefold
 from taba.server.deadletters import MAX_DEAD_LETTERS, count_events, decode_dead_letter, describe
-from taba.server.fold import Cycle, Waiting
+from taba.server.fold import MAX_MISSING_TYPES, Cycle, Waiting
 from taba.server.http import answerable
 
 from .samples import BUCKETS, MemoryStore, Spilling, Sum, Words, batch, column, lookup_of, tab_in
@@ -228,6 +228,21 @@ class DeadLetters(SynchronousTestCase):
             deep = [deep]
         self.store.cycle(LOOKUP, [batch(1, 1, [column(A, "Words", ["a", deep]), BadColumn("odd", deep), column(B, "Nowhere", [deep])])])
         self.assertEqual(self.store.counts(), {"folded": 1, "dead:bad_value": 1, "dead:bad_column": 1, "dead:unknown_type": 1})
+
+    def test_a_state_at_its_bound_is_kept_and_one_past_it_is_not_written(self) -> None:
+        self.patch(typefold, "MAX_STATE_BYTES", 12)
+        self.store.cycle(LOOKUP, [batch(1, 1, [column(A, "Words", ["x" * 10])])])
+        [before] = self.store.keys[keys.states(0)].values()
+        self.assertEqual(len(before), keys.FRAME_BYTES + 12)
+        self.store.cycle(LOOKUP, [batch(1, 2, [column(A, "Words", ["x"])])])
+        self.assertEqual(list(self.store.keys[keys.states(0)].values()), [before])
+        self.assertEqual(self.store.counts(), {"folded": 1, "dead:state_too_large": 1})
+
+    def test_the_list_of_missing_types_is_bounded(self) -> None:
+        columns = [column(A, f"Nowhere{n}", [1.0]) for n in range(MAX_MISSING_TYPES + 1)]
+        self.store.cycle(LOOKUP, [batch(1, 1, columns)])
+        self.store.cycle(LOOKUP, [batch(1, 2, columns[:1])])
+        self.assertEqual(len(self.store.keys[keys.missing(0)]), MAX_MISSING_TYPES)
 
     def test_the_list_is_bounded_and_what_it_drops_is_counted(self) -> None:
         columns = [column(A, "Nowhere", [1.0], client=f"web/{n}") for n in range(MAX_DEAD_LETTERS)]

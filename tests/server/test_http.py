@@ -13,6 +13,7 @@ from twisted.internet.task import deferLater
 from taba.batch import Verdict, encode_envelope
 from taba.bounds import MAX_ENVELOPE_BYTES
 from taba.names import bucket_of
+from taba.server import query
 
 from ..valkey import EphemeralValkey
 from .running import BUCKETS, ServerCase, asynchronous, encoded, reactor, together
@@ -320,6 +321,50 @@ class Questions(ServerCase):
     async def test_names_that_follow_no_rule_match_nothing(self) -> None:
         server = await self.start()
         self.assertEqual(await self.get(server, "/v1/names?name=" + quote('sp ace\n{"\0')), [])
+
+    @asynchronous
+    async def test_an_answer_at_its_bound_is_given_and_one_past_it_is_refused(self) -> None:
+        server = await self.filled()
+        self.patch(query, "MAX_PROJECTIONS", 6)
+        self.assertEqual(len(await self.get(server, "/v1/projections")), 5)
+        self.patch(query, "MAX_PROJECTIONS", 5)
+        answered = await self.ask(server, "/v1/projections")
+        self.assertEqual((answered.status, answered.json["error"]), (400, "bad_request"))
+        self.assertIn("name=", answered.json["detail"])
+        self.assertEqual(len(await self.get(server, "/v1/projections?name=hits")), 1)
+
+    @asynchronous
+    async def test_big_questions_in_small_slices_give_the_same_answers(self) -> None:
+        server = await self.filled()
+        questions = ["/v1/aggregates", "/v1/aggregates?match=p.*&by=dc", "/v1/projections"]
+        questions += ["/v1/names?client=job/1", "/v1/clients?match=h.*"]
+        before = [await self.get(server, question) for question in questions]
+        self.patch(query, "SLICE_STATES", 1)
+        self.patch(query, "SLICE_TABS", 2)
+        self.patch(query, "TURN_SECONDS", -1.0)
+        self.assertEqual([await self.get(server, question) for question in questions], before)
+
+    @asynchronous
+    async def test_states_that_cannot_be_read_are_left_out_and_counted(self) -> None:
+        server = await self.filled()
+        bucket = bucket_of("hits", BUCKETS)
+        key = b"taba:{%d}:states" % bucket
+        for content in (b"abc", b"\xff\xff\0\0\0\0newer"):
+            self.valkey.ask("HSET", key, b"hits\0web/1", content)
+            self.assertEqual((await self.get(server, "/v1/aggregates?name=hits"))["hits"]["total"], 16)
+        self.assertEqual((await self.get(server, "/v1/status"))["handlers"]["TotalsCounter"]["errors"], 2)
+
+    @asynchronous
+    async def test_dead_letters_are_listed_newest_first_up_to_a_limit(self) -> None:
+        server = await self.start()
+        for number in range(3):
+            await self.post(server, [{"tab": f"tab{number}", "type": "Nowhere", "value": number}] * 2)
+        letters = await self.get(server, "/v1/dead-letters")
+        self.assertEqual([letter["value"] for letter in letters], [2, 2, 1, 1, 0, 0])
+        self.assertEqual({letter["reason"] for letter in letters}, {"unknown_type"})
+        self.assertEqual([letter["tab"] for letter in await self.get(server, "/v1/dead-letters?limit=3")], ["tab2", "tab2", "tab1"])
+        status = await self.get(server, "/v1/status")
+        self.assertEqual((status["dead_letters"], status["types_missing"]), (6, ["Nowhere"]))
 
     @asynchronous
     async def test_all_servers_know_each_other(self) -> None:
