@@ -32,7 +32,7 @@ ByBucket = dict[int, list[Column]]
 
 
 class Cold(NamedTuple):
-    """So many States, of so many Clients each with the same Tabs; `rounds` rounds of events for each, from `now` (Unix seconds) backwards."""
+    """So many States, of so many Clients with the same Tabs; `rounds` rounds of events for each, the last at `now` (Unix seconds)."""
 
     states: int
     clients: int

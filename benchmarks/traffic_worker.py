@@ -1,8 +1,8 @@
 """The floor of a cold fold: the store's traffic alone. Reads and writes what a Server's cycles do, and folds nothing.
 
-`python -m benchmarks.traffic_worker STORE_URL STATES CLIENTS`; command: `round`, which answers the seconds that it took. For every bucket of
-the cold load one transaction through `taba.shard`, as many side by side as a Server has: WATCH, MGET of a mark, HMGET of the Types and of
-the States; then MULTI, SET of the mark, HSET of the same States unchanged, HINCRBY, EXEC.
+`python -m benchmarks.traffic_worker STORE_URL STATES CLIENTS`; command: `round`, which answers the seconds that it took. For every
+bucket of the cold load one transaction through `taba.shard`, as many side by side as a Server has: WATCH, MGET of a mark, HMGET of the
+Types and of the States; then MULTI, SET of the mark, HSET of the same States unchanged, HINCRBY, EXEC.
 """
 
 from __future__ import annotations
