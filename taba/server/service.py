@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import socket
 import sys
@@ -48,9 +49,24 @@ def makeService(options: Options) -> MultiService:
     from twisted.internet import reactor
 
     try:
-        return make_server(options, reactor)
+        server = make_server(options, reactor)
     except ConfigurationError as failure:
         raise SystemExit(f"{options.program}: {failure}") from None
+    freeze_when_running(reactor)
+    return server
+
+
+def freeze_when_running(reactor: Any) -> None:
+    """Have the garbage collector leave alone what lives for as long as the process does: modules, classes, Handlers.
+
+    Its full collections, which a query's many dictionaries cause, would look through all of it each time, for 25 ms.
+    """
+
+    def freeze() -> None:
+        gc.collect()
+        gc.freeze()
+
+    reactor.callWhenRunning(freeze)
 
 
 def make_server(options: Options, reactor: Any) -> MultiService:

@@ -19,13 +19,14 @@ def main(arguments: list[str]) -> None:
     from twisted.internet import reactor as installed
 
     from taba.server.options import ServerOptions
-    from taba.server.service import Server
+    from taba.server.service import Server, freeze_when_running
 
     reactor: Any = installed
     options = ServerOptions()
     options.parseOptions(rest)
     server = Server(options["listen"], options["store"].url, options["buckets"], None, reactor, int(workers), shown)
     reactor.callWhenRunning(server.startService)
+    freeze_when_running(reactor)
     reactor.addSystemEventTrigger("before", "shutdown", server.stopService)
     reactor.run()
 
