@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import msgpack
@@ -29,6 +29,19 @@ class Events(NamedTuple):
     values: Sequence[Any]
 
 
+class Sample(NamedTuple):
+    """One figure as exporters show it: the Tab's name with `suffix`, and `labels` besides the Tab's own.
+
+    `kind` is "counter" (only grows), "gauge" (may fall), or "summary" (a figure of a Prometheus summary: suffix "_count" or "_sum", or none
+    and a label `quantile`).
+    """
+
+    suffix: str
+    labels: Mapping[str, str]
+    value: float
+    kind: str
+
+
 @implementer(IHandler, IPlugin)
 class Handler:
     """The base of Handlers: set `type`, write `new_state`, `fold`, `project` and `aggregate`.
@@ -39,13 +52,15 @@ class Handler:
     type: str = ""
     version: int = 1
 
-    # Optional methods; None says that a Handler does not have them.
+    # Optional methods (see IOptional); None says that a Handler does not have them.
     # merge(states) -> State: the States of vanished Clients as one, so that totals never fall
     merge: ClassVar[Callable[..., Any] | None] = None
-    # samples(projection) -> [(suffix, labels, value), …]: what exporters show
+    # samples(projection) -> [Sample, …]: what exporters show
     samples: ClassVar[Callable[..., Any] | None] = None
     # series(state, start, end, step) -> {line: [value or None, …]}: what charts show
     series: ClassVar[Callable[..., Any] | None] = None
+    # detail(state, now) -> Projection: with the slots from which its figures are made, for ?detail=1
+    detail: ClassVar[Callable[..., Any] | None] = None
 
     def new_state(self) -> Any:
         raise NotImplementedError(f"{type(self).__name__}.new_state")
@@ -81,8 +96,9 @@ class Handler:
 class ArrayHandler(Handler):
     """The base of array Handlers: the plain methods are the array methods on one row, so there is one path to be right.
 
-    A plain State is a list: the main part and the further parts, as bytes. `dump` and `load` carry the whole State; what
-    the Server keeps part by part goes through `load_array`, `dump_array` and `spill`. `upgrade_parts` is its `upgrade`.
+    A plain State is a list: the main part and the further parts, as bytes. `dump` and `load` carry the whole State, and `merge`,
+    `series` and `detail` take it; what the Server keeps part by part goes through `load_array`, `dump_array` and `spill`.
+    `upgrade_parts` is its `upgrade`.
     """
 
     further_parts: int = 0

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from taba.handlers.base import Events, Handler, Projection
+from taba.handlers.base import Events, Handler, Projection, Sample
 from taba.handlers.render import as_json, as_text
+from taba.handlers.samples import points
 
 MAX_VALUES = 100  # different values that an Aggregate tells apart; one for each Client would be a list of Clients
 MAX_TEXT = 200  # characters of a value in an Aggregate
@@ -29,22 +30,8 @@ class Gauge(Handler):
         return None
 
     def fold(self, state: Any, events: Events, now: float) -> Any:
-        value, time = state if state is not None else (None, -math.inf)
-        found = None
-        if isinstance(events.times, np.ndarray) and len(events.times) > 8:
-            times = np.where(events.times <= now, events.times, now)
-            last = len(times) - 1 - int(np.argmax(times[::-1]))
-            if times[last] >= time:
-                found, time = last, float(times[last])
-        else:
-            for place, at in enumerate(events.times):
-                at = float(at) if at <= now else now  # NaN is held as well
-                if at >= time:
-                    found, time = place, at
-        if found is None:
-            return state
-        value = events.values[found]
-        return [value.item() if isinstance(value, np.generic) else value, time]
+        found = latest(events, now, -math.inf if state is None else state[1])
+        return state if found is None else list(found)
 
     def load(self, content: bytes) -> Any:
         state = super().load(content)
@@ -60,6 +47,56 @@ class Gauge(Handler):
 
     def aggregate(self, projections: Sequence[Projection]) -> Projection:
         return aggregate_values(projections)
+
+    def samples(self, projection: Projection) -> list[Sample]:
+        return value_samples(projection)
+
+    def series(self, state: Any, start: float, end: float, step: float) -> dict[str, list[float | None]]:
+        value, time = state if state is not None else (None, math.inf)
+        return value_series(value, time, math.inf, start, end, step)
+
+
+def latest(events: Events, now: float, time: float) -> tuple[Any, float] | None:
+    """(value, time) of the last of `events` by time, unless a value of a later `time` is there already; then None.
+
+    Events from the future are held to `now`; of several at one time the one recorded later is the last.
+    """
+    found = None
+    if isinstance(events.times, np.ndarray) and len(events.times) > 8:
+        times = np.where(events.times <= now, events.times, now)
+        last = len(times) - 1 - int(np.argmax(times[::-1]))
+        if times[last] >= time:
+            found, time = last, float(times[last])
+    else:
+        for place, at in enumerate(events.times):
+            at = float(at) if at <= now else now  # NaN is held as well
+            if at >= time:
+                found, time = place, at
+    if found is None:
+        return None
+    value = events.values[found]
+    return value.item() if isinstance(value, np.generic) else value, time
+
+
+def value_samples(projection: Projection) -> list[Sample]:
+    """Samples of a Projection with `value`, or of an Aggregate of such; none where it is no number."""
+    if "values" not in projection:
+        return [Sample("", {}, projection["value"], "gauge")] if _is_number(projection["value"]) else []
+    found = [Sample("_clients", {}, projection["clients"], "gauge")]
+    for name in ("sum", "average", "min", "max"):
+        if projection[name] is not None:
+            found.append(Sample("_" + name, {}, projection[name], "gauge"))
+    return found
+
+
+def value_series(value: Any, since: float, until: float, start: float, end: float, step: float) -> dict[str, list[float | None]]:
+    """The line of a value that held from `since` until `until`; what there was before it is not known."""
+    line = value if _is_number(value) else None
+    return {"value": [line if since <= time < until else None for time in points(start, end, step)]}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def aggregate_values(projections: Sequence[Projection]) -> Projection:
@@ -87,7 +124,7 @@ def aggregate_values(projections: Sequence[Projection]) -> Projection:
         text = as_text(value)
         text = text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + OTHERS
         values[text] = values.get(text, 0) + 1
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        if _is_number(value):
             total, low, high = total + value, min(low, value), max(high, value)
         else:
             numeric = False

@@ -49,6 +49,40 @@ class IHandler(Interface):
         """Whether the State has nothing more to say, so that it may be deleted."""
 
 
+class IOptional(Interface):
+    """What a Handler may have besides; None, or no such attribute, says that it does not."""
+
+    merge = Attribute(
+        """None, or merge(states): the State of several Clients together. What it projects is the Aggregate of theirs.
+
+        With it, States of vanished Clients become one State of the Client `_retired`, so that totals never fall.
+        """
+    )
+
+    samples = Attribute(
+        """None, or samples(projection): a list of `Sample` (suffix, labels, value, kind) of a Projection or Aggregate, for exporters.
+
+        The Tab `bids` with a Sample ("_count", {"window": "1m"}, 17, "gauge") is shown as `bids_count{window="1m"} 17`. Never a value
+        that is None; no two with the same suffix and labels.
+        """
+    )
+
+    series = Attribute(
+        """None, or series(state, start, end, step): lines for charts, `{line: [value or None, …]}`, from what the State still knows.
+
+        One value for each of the times start, start + step, … up to and including end (Unix seconds): what happened in the `step`
+        seconds before it, or held at it; None where nothing is known. `end` is taken to be about now.
+        """
+    )
+
+    detail = Attribute(
+        """None, or detail(state, now): the Projection with the slots from which its figures are made, in keys that answers show.
+
+        `aggregate` takes these as well, and keeps the slots.
+        """
+    )
+
+
 class IArrayHandler(IHandler):
     """A Handler that folds all States of its Type, and all their Events, in one call.
 

@@ -94,7 +94,8 @@ def find_handlers() -> Lookup:
             handler = _resolve(candidate)
             _check(handler)
         except (Exception, SystemExit) as error:
-            problems.append(_problem(origin, error))
+            place = f", {candidate.path}" if isinstance(candidate, LazyHandler) else ""
+            problems.append(_problem(origin + place, error))
             continue
         # a class of Taba's own, wherever the object was found
         own = type(handler).__module__.startswith(_OWN)
@@ -109,7 +110,7 @@ def find_handlers() -> Lookup:
 def _plugins(problems: list[str]) -> Iterator[tuple[Any, str]]:
     """(object, origin) of everything that says it is a Handler in the modules under twisted/plugins."""
     import_module("twisted.plugins")  # its own code looks for the other directories of that name on sys.path
-    package: Any = getModule("twisted.plugins")  # type: ignore[no-untyped-call]
+    package: Any = getModule("twisted.plugins")
     for module in sorted(package.iterModules(), key=lambda module: str(module.name)):
         name = module.name.rpartition(".")[2]
         origin = f"taba {name}" if name == "taba_handlers" else f"plugin {name}"

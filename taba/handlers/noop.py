@@ -25,5 +25,8 @@ class Noop(Handler):
     def aggregate(self, projections: Sequence[Projection]) -> Projection:
         return {}
 
+    def merge(self, states: Sequence[Any]) -> None:
+        return None
+
     def prunable(self, state: Any, now: float) -> bool:
         return True

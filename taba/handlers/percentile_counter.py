@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from taba.handlers.base import ArrayHandler, Projection
+from taba.handlers.base import ArrayHandler, Projection, Sample
 from taba.handlers.bins import BinLayout, bin_codes, bins_from, deltas_of
 from taba.handlers.figures import add_figures, finite_events
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
@@ -22,6 +22,7 @@ from taba.handlers.ragged import (
     join_rows,
     refuse,
 )
+from taba.handlers.samples import percentile_samples
 from taba.handlers.sketch import bins_per_row, codes_in, codes_of, gather_bins, merge_bins, tally
 
 MAX_TALLY = 2**32 - 1  # where the count of refused events stops
@@ -133,3 +134,6 @@ class PercentileCounter(ArrayHandler):
         aggregate = aggregate_percentiles(projections)
         aggregate["_refused"] = sum(projection.get("_refused", 0) for projection in projections)
         return aggregate
+
+    def samples(self, projection: Projection) -> list[Sample]:
+        return percentile_samples(projection)

@@ -1,11 +1,20 @@
-"""The contract that every Handler keeps, as a test class to inherit from. Needs Hypothesis.
+"""The contract that every Handler keeps, as a test class to inherit from. Its tests need Hypothesis (`pip install hypothesis`).
 
-    class LongestTests(HandlerContract, SynchronousTestCase):
+    class TestLongest(HandlerContract, unittest.TestCase):
         handler = Longest()
         values = st.text(max_size=20)
 
-Set `values` to a strategy of what the Handler accepts; `order_matters` where Events in another order rightly give another State (say
-so in the Handler's docs too); `old_dumps` to [(version, bytes), …] of older versions that `upgrade` must read.
+What a test class may set:
+
+- `handler`: an object of the Handler.
+- `values`: a strategy of the values that the Handler accepts; numbers by default.
+- `by_time = True`: which of several Events at one time counts is decided by their order; Events of different times may come in any order.
+- `order_matters = True`: Events in another order rightly give another State. Say so in the Handler's docs, too.
+- `old_dumps`: (version, dump) of every older version, which `upgrade` must read; of an array Handler (version, [part, …]), for
+  `upgrade_parts`.
+- `max_projection_bytes`: of a Projection's JSON, with its hidden keys.
+
+Sums of floats may differ by 1e-9 (relative). Hidden texts and bytes, such as sketches, are compared by what they show.
 """
 
 from __future__ import annotations
@@ -13,12 +22,11 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from zope.interface.verify import verifyObject
 
 from taba import names
@@ -28,11 +36,31 @@ from taba.handlers.render import shown
 
 NOW = 1_763_850_123.5
 MAX_PROJECTION_BYTES = 256 * 1024  # JSON of one Projection with its hidden keys: what a query holds once for each Client
+EXAMPLES = 60  # that Hypothesis tries for each rule
 
-floats = st.one_of(st.integers(-1000, 1000).map(float), st.floats(-1e6, 1e6), st.sampled_from([math.nan, math.inf, -math.inf]))
-times = st.one_of(st.floats(NOW - 120, NOW + 5), st.floats(NOW - 4000, NOW), st.floats(NOW - 2 * 86_400, NOW + 7200))
+_SUFFIX = re.compile(r"[a-zA-Z0-9_:.]*")
+_LABEL = re.compile(r"[a-z_][a-z0-9_]*")
+_KINDS = ("counter", "gauge", "summary")
 
-_quick: Any = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+
+def _hypothesis() -> Any:
+    try:
+        import hypothesis
+    except ImportError:
+        raise ImportError("the tests of a Handler need Hypothesis; install it with: pip install hypothesis") from None
+    return hypothesis
+
+
+def numbers() -> Any:
+    """A strategy of what numeric Handlers are given: whole numbers, fractions, NaN and infinities, as floats."""
+    st = _hypothesis().strategies
+    return st.one_of(st.integers(-1000, 1000).map(float), st.floats(-1e6, 1e6), st.sampled_from([math.nan, math.inf, -math.inf]))
+
+
+def times() -> Any:
+    """A strategy of Events' times: about NOW, within the hour, and from two days before to two hours ahead."""
+    st = _hypothesis().strategies
+    return st.one_of(st.floats(NOW - 120, NOW + 5), st.floats(NOW - 4000, NOW), st.floats(NOW - 2 * 86_400, NOW + 7200))
 
 
 def events_of(pairs: Sequence[tuple[float, Any]]) -> Events:
@@ -49,7 +77,7 @@ def differs(one: Any, other: Any, path: str = "") -> str | None:
     if isinstance(one, dict) and isinstance(other, dict):
         if one.keys() != other.keys():
             return f"{path}: keys {sorted(map(str, one))} and {sorted(map(str, other))}"
-        found = (differs(one[key], other[key], f"{path}/{key}") for key in one)
+        found = (differs(one[key], other[key], f"{path}/{key}") for key in one if not _is_opaque(key, one[key]))
         return next((text for text in found if text), None)
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
         if len(one) != len(other):
@@ -62,37 +90,27 @@ def differs(one: Any, other: Any, path: str = "") -> str | None:
     return None if one == other else f"{path}: {one!r} and {other!r}"
 
 
+def _is_opaque(key: Any, value: Any) -> bool:
+    return isinstance(key, str) and key.startswith("_") and isinstance(value, (str, bytes))
+
+
 class HandlerContract:
     """What a Handler must keep; mix into a TestCase."""
 
     handler: ClassVar[Any] = None
-    values: ClassVar[Any] = floats
+    values: ClassVar[Any] = None
+    by_time: ClassVar[bool] = False
     order_matters: ClassVar[bool] = False
-    old_dumps: ClassVar[Sequence[tuple[int, bytes]]] = ()
+    old_dumps: ClassVar[Sequence[tuple[int, Any]]] = ()
     max_projection_bytes: ClassVar[int] = MAX_PROJECTION_BYTES
 
-    def _state(self, *pieces: Sequence[tuple[float, Any]], now: float = NOW) -> Any:
-        state = self.handler.new_state()
-        for piece in pieces:
-            if piece:
-                state = self.handler.fold(state, events_of(piece), now)
-        return state
-
-    def _same(self, one: Any, other: Any) -> None:
-        difference = differs(one, other)
-        assert difference is None, difference
-
-    def _pairs(self, most: int = 40) -> Any:
-        return st.lists(st.tuples(times, self.values), max_size=most)
-
-    def _each(self, strategy: Any, check: Any) -> None:
-        tried: Any = given(strategy)
-        _quick(tried(check))()
+    # --- the rules ---
 
     def test_it_provides_the_interface_and_a_type(self) -> None:
         interface = IArrayHandler if IArrayHandler.providedBy(self.handler) else IHandler
         verifyObject(interface, self.handler)
         names.check_type(self.handler.type)
+        assert type(self.handler.version) is int and 1 <= self.handler.version <= 65_535, self.handler.version
 
     def test_folding_in_pieces_and_at_once_agree(self) -> None:
         def check(drawn: tuple[list[tuple[float, Any]], int, float]) -> None:
@@ -101,21 +119,34 @@ class HandlerContract:
             pieces = self._state(pairs[:cut], *([pair] for pair in pairs[cut:]))
             self._same(self.handler.project(whole, NOW + age), self.handler.project(pieces, NOW + age))
 
+        st = _hypothesis().strategies
         self._each(st.tuples(self._pairs(), st.integers(0, 40), st.sampled_from([0.0, 3.0, 59.0, 700.0, 5000.0, 90_000.0])), check)
 
-    def test_folding_in_another_order_agrees(self) -> None:
+    def test_folding_in_shuffled_pieces_agrees(self) -> None:
         if self.order_matters:
             return
 
         def check(drawn: tuple[list[tuple[float, Any]], Any]) -> None:
             pairs, random = drawn
+            if self.by_time:  # no two at one time, and none held to now
+                pairs = [*{min(time, NOW): (min(time, NOW), value) for time, value in pairs}.values()]
             shuffled = list(pairs)
             random.shuffle(shuffled)
-            cut = random.randint(0, len(pairs))
-            one, other = self._state(pairs), self._state(shuffled[:cut], shuffled[cut:])
+            first, second = sorted((random.randint(0, len(pairs)), random.randint(0, len(pairs))))
+            one, other = self._state(pairs), self._state(shuffled[:first], shuffled[first:second], shuffled[second:])
             self._same(self.handler.project(one, NOW), self.handler.project(other, NOW))
 
-        self._each(st.tuples(self._pairs(), st.randoms(use_true_random=False)), check)
+        self._each(_hypothesis().strategies.tuples(self._pairs(), _hypothesis().strategies.randoms(use_true_random=False)), check)
+
+    def test_the_time_of_a_fold_decides_nothing_but_what_is_the_future(self) -> None:
+        def check(drawn: tuple[list[tuple[float, Any]], float]) -> None:
+            pairs, late = drawn
+            pairs = [(min(time, NOW), value) for time, value in pairs]
+            at_once, later = self._state(pairs), self._state(pairs, now=NOW + late)
+            # what is shown: an Event that was within a window when it was folded in time may be counted as too old when folded late
+            self._same(shown(self.handler.project(at_once, NOW + late)), shown(self.handler.project(later, NOW + late)))
+
+        self._each(_hypothesis().strategies.tuples(self._pairs(), _hypothesis().strategies.sampled_from([1.0, 90.0, 4000.0])), check)
 
     def test_a_dump_loads_as_the_same_state(self) -> None:
         def check(pairs: list[tuple[float, Any]]) -> None:
@@ -128,9 +159,14 @@ class HandlerContract:
 
         self._each(self._pairs(), check)
 
-    def test_older_versions_upgrade(self) -> None:
-        for version, dump in self.old_dumps:
-            json.dumps(self.handler.project(self.handler.upgrade(dump, version), NOW))
+    def test_every_older_version_upgrades_to_the_current_one(self) -> None:
+        versions = [version for version, _ in self.old_dumps]
+        assert set(versions) >= set(range(1, self.handler.version)), f"old_dumps has no dump of every version before {self.handler.version}"
+        for version, old in self.old_dumps:
+            state = self.handler.upgrade(old, version) if isinstance(old, bytes) else self.handler.upgrade_parts(list(old), version)
+            current = self.handler.load(self.handler.dump(state))
+            self._same(self.handler.project(current, NOW), self.handler.project(state, NOW))
+            self.handler.fold(current, events_of([]), NOW)
 
     def test_a_fold_changes_none_of_its_events(self) -> None:
         def check(pairs: list[tuple[float, Any]]) -> None:
@@ -141,7 +177,7 @@ class HandlerContract:
             before = copy.deepcopy(pairs)
             self.handler.fold(self.handler.new_state(), events, NOW)
             after = list(zip(events.times, events.values, strict=True))
-            assert differs([list(pair) for pair in before], [list(pair) for pair in after]) is None
+            assert differs([list(pair) for pair in before], [list(pair) for pair in after]) is None, "the Events are others now"
 
         self._each(self._pairs(), check)
 
@@ -150,7 +186,8 @@ class HandlerContract:
             state = self._state(pairs)
             dump = self.handler.dump(state)
             self.handler.project(state, NOW + 1000)
-            assert self.handler.dump(state) == dump
+            assert self.handler.prunable(state, NOW + 1000) in (True, False)
+            assert self.handler.dump(state) == dump, "projecting, or asking whether it may be pruned, changed the State"
 
         self._each(self._pairs(), check)
 
@@ -158,8 +195,10 @@ class HandlerContract:
         def check(pairs: list[tuple[float, Any]]) -> None:
             projection = self.handler.project(self._state(pairs), NOW)
             assert isinstance(projection, dict)
-            assert len(json.dumps(projection)) <= self.max_projection_bytes
+            size = len(json.dumps(projection))
+            assert size <= self.max_projection_bytes, f"a Projection of {size} bytes; at most {self.max_projection_bytes}"
             aggregate = self.handler.aggregate([projection])
+            assert isinstance(aggregate, dict)
             json.dumps(shown(aggregate), allow_nan=False)
             text = self.handler.render(aggregate)
             assert isinstance(text, str) and "\n" not in text
@@ -177,7 +216,7 @@ class HandlerContract:
                 of_aggregates = [self.handler.aggregate(projections[:1]), self.handler.aggregate(projections[1:])]
                 self._same(aggregate, self.handler.aggregate(of_aggregates))
 
-        self._each(st.lists(self._pairs(10), min_size=1, max_size=4), check)
+        self._each(self._clients(), check)
 
     def test_merged_states_project_as_the_aggregate(self) -> None:
         if getattr(self.handler, "merge", None) is None:
@@ -185,10 +224,67 @@ class HandlerContract:
 
         def check(several: list[list[tuple[float, Any]]]) -> None:
             states = [self._state(pairs) for pairs in several]
-            aggregate = self.handler.aggregate([self.handler.project(state, NOW) for state in states])
-            self._same(self.handler.aggregate([self.handler.project(self.handler.merge(states), NOW)]), aggregate)
+            dumps = [self.handler.dump(state) for state in states]
+            for now in (NOW, NOW + 700):
+                aggregate = self.handler.aggregate([self.handler.project(state, now) for state in states])
+                for order in (states, states[::-1]):
+                    merged = self.handler.load(self.handler.dump(self.handler.merge(order)))
+                    self._same(self.handler.aggregate([self.handler.project(merged, now)]), aggregate)
+            assert [self.handler.dump(state) for state in states] == dumps, "merge changed a State that it was given"
 
-        self._each(st.lists(self._pairs(10), min_size=1, max_size=4), check)
+        self._each(self._clients(), check)
+
+    def test_samples_are_figures_with_a_name_each(self) -> None:
+        if getattr(self.handler, "samples", None) is None:
+            return
+
+        def check(several: list[list[tuple[float, Any]]]) -> None:
+            projections = [self.handler.project(self._state(pairs), NOW) for pairs in several]
+            for projection in (*projections, self.handler.aggregate(projections)):
+                seen = set()
+                for suffix, labels, value, kind in self.handler.samples(projection):
+                    assert isinstance(value, (int, float)) and not isinstance(value, bool), (suffix, value)
+                    assert _SUFFIX.fullmatch(suffix) and kind in _KINDS, (suffix, kind)
+                    assert all(_LABEL.fullmatch(key) and isinstance(text, str) for key, text in labels.items()), labels
+                    name = (suffix, tuple(sorted(labels.items())))
+                    assert name not in seen, f"two samples {name}"
+                    seen.add(name)
+
+        self._each(self._clients(), check)
+
+    def test_series_have_a_value_for_each_step(self) -> None:
+        if getattr(self.handler, "series", None) is None:
+            return
+
+        def check(drawn: tuple[list[tuple[float, Any]], float, float]) -> None:
+            pairs, span, step = drawn
+            state = self._state(pairs)
+            dump = self.handler.dump(state)
+            lines = self.handler.series(state, NOW - span, NOW, step)
+            for name, line in lines.items():
+                assert isinstance(name, str) and len(line) == math.floor(span / step + 1e-9) + 1, (name, len(line))
+                assert all(value is None or isinstance(value, (int, float)) for value in line), line
+            assert self.handler.dump(state) == dump, "series changed the State"
+
+        st = _hypothesis().strategies
+        self._each(st.tuples(self._pairs(), st.sampled_from([0.0, 60.0, 7000.0, 100_000.0]), st.sampled_from([15.0, 60.0, 997.0])), check)
+
+    def test_detail_is_the_projection_with_more(self) -> None:
+        if getattr(self.handler, "detail", None) is None:
+            return
+
+        def check(several: list[list[tuple[float, Any]]]) -> None:
+            states = [self._state(pairs) for pairs in several]
+            details = [self.handler.detail(state, NOW) for state in states]
+            projections = [self.handler.project(state, NOW) for state in states]
+            aggregate = self.handler.aggregate(projections)
+            for one, other in zip((*projections, aggregate), (*details, self.handler.aggregate(details)), strict=True):
+                self._same(one, _only(other, one))
+                json.dumps(shown(other), allow_nan=False)
+
+        self._each(self._clients(), check)
+
+    # --- the rules of array Handlers ---
 
     def test_states_folded_together_are_those_folded_one_by_one(self) -> None:
         if not IArrayHandler.providedBy(self.handler):
@@ -214,7 +310,8 @@ class HandlerContract:
                     assert [together[row], *parts[row]] == alone
                 self._same(projections[row], self.handler.project(alone, NOW))
 
-        self._each(st.lists(st.tuples(st.integers(0, 4), times, self.values), max_size=60), check)
+        st = _hypothesis().strategies
+        self._each(st.lists(st.tuples(st.integers(0, 4), times(), self._values()), max_size=60), check)
 
     def test_bytes_that_are_no_dump_are_refused_or_harmless(self) -> None:
         if not IArrayHandler.providedBy(self.handler):
@@ -235,4 +332,42 @@ class HandlerContract:
                 self.handler.project_array(states, [[], []], NOW)
                 self.handler.dump_array(states)
 
+        st = _hypothesis().strategies
         self._each(st.tuples(self._pairs(), st.integers(0, 2000), st.integers(1, 255), st.integers(1, 400)), check)
+
+    # --- what the rules share ---
+
+    def _state(self, *pieces: Sequence[tuple[float, Any]], now: float = NOW) -> Any:
+        """The State after folding `pieces`, through its dump between two of them, as in a Server."""
+        state = self.handler.new_state()
+        for place, piece in enumerate(filter(None, pieces)):
+            if place:
+                state = self.handler.load(self.handler.dump(state))
+            state = self.handler.fold(state, events_of(piece), now)
+        return state
+
+    def _same(self, one: Any, other: Any) -> None:
+        difference = differs(one, other)
+        assert difference is None, difference
+
+    def _values(self) -> Any:
+        return numbers() if self.values is None else self.values
+
+    def _pairs(self, most: int = 40) -> Any:
+        st = _hypothesis().strategies
+        return st.lists(st.tuples(times(), self._values()), max_size=most)
+
+    def _clients(self) -> Any:
+        return _hypothesis().strategies.lists(self._pairs(10), min_size=1, max_size=4)
+
+    def _each(self, strategy: Any, check: Any) -> None:
+        hypothesis = _hypothesis()
+        quick = hypothesis.settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+        quick(hypothesis.given(strategy)(check))()
+
+
+def _only(detail: Any, projection: Any) -> Any:
+    """What of `detail` the Projection has, too."""
+    if isinstance(detail, dict) and isinstance(projection, dict):
+        return {key: _only(detail[key], projection[key]) for key in projection if key in detail}
+    return detail

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from taba.handlers.base import ArrayHandler, Projection
+from taba.handlers.base import ArrayHandler, Projection, Sample
 from taba.handlers.figures import add_figures, finite_events
 from taba.handlers.ragged import Floats, Ints, MalformedRow, count_rows, refuse
+from taba.handlers.samples import count_and_sum, extremes
 
 _STATE = np.dtype([("count", "<i8"), ("total", "<f8"), ("low", "<f8"), ("high", "<f8"), ("refused", "<i8")])  # 40 bytes
 _SIZE = _STATE.itemsize
@@ -72,6 +73,9 @@ class TotalsCounter(ArrayHandler):
             max((projection["max"] for projection in filled), default=None),
             sum(projection.get("_refused", 0) for projection in projections),
         )
+
+    def samples(self, projection: Projection) -> list[Sample]:
+        return [*count_and_sum(projection, "", {}, "summary"), *extremes(projection, "", {})]
 
 
 def _projection(count: int, total: float, low: float | None, high: float | None, refused: int) -> Projection:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from taba.handlers.base import ArrayHandler, Projection
+from taba.handlers.base import ArrayHandler, Projection, Sample
 from taba.handlers.figures import finite_events
 from taba.handlers.ragged import Floats, Ints, MalformedRow, refuse, run_starts
 
@@ -58,3 +58,6 @@ class UpDown(ArrayHandler):
             "value": sum(projection["value"] for projection in projections),
             "_refused": sum(projection.get("_refused", 0) for projection in projections),
         }
+
+    def samples(self, projection: Projection) -> list[Sample]:
+        return [Sample("", {}, projection["value"], "gauge")]

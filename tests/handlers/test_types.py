@@ -5,14 +5,29 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from taba.handlers.buffer import Buffer
+from taba.handlers.cardinality import Cardinality
 from taba.handlers.counter_group import CounterGroup
+from taba.handlers.expiry_gauge import ExpiryGauge
 from taba.handlers.gauge import Gauge
 from taba.handlers.noop import Noop
 from taba.handlers.percentile_counter import PercentileCounter
 from taba.handlers.percentile_group import PercentileGroup
 from taba.handlers.testing import HandlerContract
+from taba.handlers.topk import TopK
 from taba.handlers.totals_counter import TotalsCounter
 from taba.handlers.updown import UpDown
+
+anything = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**63), st.floats(), st.text(max_size=9), st.binary(max_size=9)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.one_of(st.text(max_size=3), st.integers(0, 9)), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+expiring = st.one_of(
+    anything, st.fixed_dictionaries({"value": anything, "seconds": st.one_of(st.integers(-5, 9000), st.floats(), st.just("x"))})
+)
 
 
 class CounterGroupTests(HandlerContract, SynchronousTestCase):
@@ -38,19 +53,48 @@ class PercentileCounterTests(HandlerContract, SynchronousTestCase):
 class GaugeOfNumbersTests(HandlerContract, SynchronousTestCase):
     handler = Gauge()
     values = st.one_of(st.integers(-1000, 1000).map(float), st.floats(-1e6, 1e6))
-    order_matters = True  # of Events at one time the one recorded later stands
+    by_time = True
 
 
 class GaugeTests(HandlerContract, SynchronousTestCase):
     handler = Gauge()
-    values = st.recursive(
-        st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**63), st.floats(), st.text(max_size=9), st.binary(max_size=9)),
-        lambda inner: st.one_of(
-            st.lists(inner, max_size=3), st.dictionaries(st.one_of(st.text(max_size=3), st.integers(0, 9)), inner, max_size=3)
-        ),
-        max_leaves=6,
-    )
-    order_matters = True  # of Events at one time the one recorded later stands
+    values = anything
+    by_time = True
+
+
+class ExpiryGaugeTests(HandlerContract, SynchronousTestCase):
+    handler = ExpiryGauge()
+    values = expiring
+    by_time = True
+
+
+class BufferTests(HandlerContract, SynchronousTestCase):
+    handler = Buffer()
+    values = expiring
+    by_time = True
+
+
+class BufferOfNumbersTests(HandlerContract, SynchronousTestCase):
+    handler = Buffer()
+    by_time = True
+
+
+class CardinalityTests(HandlerContract, SynchronousTestCase):
+    handler = Cardinality()
+    values = anything
+
+
+class CardinalityOfNumbersTests(HandlerContract, SynchronousTestCase):
+    handler = Cardinality()
+
+
+class TopKTests(HandlerContract, SynchronousTestCase):
+    handler = TopK()
+    values = anything
+
+
+class TopKOfNumbersTests(HandlerContract, SynchronousTestCase):
+    handler = TopK()
 
 
 class NoopTests(HandlerContract, SynchronousTestCase):

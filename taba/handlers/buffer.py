@@ -1,0 +1,80 @@
+"""Buffer: the latest values, each until it expires.
+
+An event `{"value": v, "seconds": s}` is kept for s seconds from its time; any other value for a day. The State is a list of `[time, value,
+seconds]`, oldest first: the latest MAX_VALUES by time (of those at one time, the later recorded) that take MAX_BYTES at most.
+What is expired is shown no more, but keeps its place until later values push it out: so the State depends on the events alone,
+not on when they were folded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from taba.bounds import KiB
+from taba.handlers.base import Events, Handler, Projection
+from taba.handlers.expiry_gauge import held_value
+from taba.handlers.render import as_json
+
+MAX_VALUES = 100
+MAX_BYTES = 64 * KiB  # of the values' JSON; two of the largest that a ring carries
+
+
+class Buffer(Handler):
+    """The latest values, each until it expires."""
+
+    type = "Buffer"
+    version = 1
+
+    def new_state(self) -> list[list[Any]]:
+        return []
+
+    def fold(self, state: list[list[Any]], events: Events, now: float) -> list[list[Any]]:
+        fresh = []
+        for time, event in zip(events.times, events.values, strict=True):
+            value, seconds = held_value(event.item() if hasattr(event, "dtype") else event)
+            fresh.append([float(time) if time <= now else now, value, seconds])  # NaN is held as well
+        merged = sorted([*state, *fresh], key=lambda item: item[0])  # stable: of one time, the later recorded is later
+        return _latest(merged, lambda item: as_json(item[1]))
+
+    def load(self, content: bytes) -> list[list[Any]]:
+        state = super().load(content)
+        if not isinstance(state, list) or not all(
+            isinstance(item, list) and len(item) == 3 and isinstance(item[0], float) and isinstance(item[2], float) for item in state
+        ):
+            raise ValueError("a Buffer's State takes times, values and seconds")
+        return state
+
+    def project(self, state: list[list[Any]], now: float) -> Projection:
+        return {"values": [[time, as_json(value)] for time, value, seconds in state if now < time + seconds]}
+
+    def aggregate(self, projections: Sequence[Projection]) -> Projection:
+        times = sorted((time for projection in projections for time, _ in projection["values"]), reverse=True)
+        least = times[min(len(times), MAX_VALUES) - 1] if times else 0.0
+        candidates = [item for projection in projections for item in projection["values"] if item[0] >= least]
+        # of one time, in the order of their texts: the Clients' order must not matter
+        candidates.sort(key=lambda item: (item[0], json.dumps(item[1], sort_keys=True)))
+        return {"values": _latest(candidates, lambda item: item[1])}
+
+    def prunable(self, state: list[list[Any]], now: float) -> bool:
+        return not any(now < time + seconds for time, _, seconds in state)
+
+
+def _latest(items: list[list[Any]], value_of: Callable[[list[Any]], Any]) -> list[list[Any]]:
+    """The last of sorted `items` that keep the bounds: never more, and at least one, however large."""
+    kept: list[list[Any]] = []
+    size = 0
+    for item in reversed(items[-MAX_VALUES:]):
+        size += _size(value_of(item))
+        if size > MAX_BYTES and kept:
+            break
+        kept.append(item)
+    return kept[::-1]
+
+
+def _size(value: Any) -> int:
+    """About the bytes of a JSON value."""
+    if isinstance(value, str):
+        return 2 + (len(value) if value.isascii() else len(value.encode()))
+    return len(json.dumps(value)) if isinstance(value, (dict, list)) else 8
