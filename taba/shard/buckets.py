@@ -36,6 +36,16 @@ def lease_key(bucket: int) -> bytes:
     return b"taba:{%d}:lease" % bucket
 
 
+def dirty_key(bucket: int) -> bytes:
+    """Set: what was written while the bucket is being copied (see `dirty`)."""
+    return b"taba:{%d}:dirty" % bucket
+
+
+def staging_prefix(bucket: int) -> bytes:
+    """What the keys of copies begin with; then comes the move's token, `:`, and the key's own name after the bucket."""
+    return b"taba:{%d}:staging:" % bucket
+
+
 class MalformedMap(ValueError):
     """What stands in the store is no map, no record and no owner that this version reads."""
 
@@ -48,25 +58,60 @@ class Shard(NamedTuple):
 
 
 class Owner(NamedTuple):
-    """An owner key's content: `open` for `name`, a shard; `sealed` by `name`, a move's token; `moved` to `name`, a shard."""
+    """An owner key's content.
+
+    `open:<epoch>:<shard>`: that shard answers for the bucket; with `:moving:<token>` behind it, writers note what they write.
+    `sealed:<epoch>:<token>`: nobody answers, the last of it is being copied. `moved:<epoch>:<shard>`: it went there.
+    `arriving:<epoch>:<token>`: a move is copying it to here. A token begins with the name of its move's target.
+    """
 
     state: str
     epoch: int
-    name: str
+    name: str  # of a shard; where sealed or arriving, the token
+    moving: str = ""  # the token while open and under way
+
+    @property
+    def token(self) -> str:
+        """The token of the move that has this bucket in hand; "" where none has."""
+        return self.name if self.state in ("sealed", "arriving") else self.moving
+
+
+_MOVING = ":moving:"
 
 
 def encode_owner(owner: Owner) -> bytes:
-    return f"{owner.state}:{owner.epoch}:{owner.name}".encode()
+    moving = _MOVING + owner.moving if owner.moving else ""
+    return f"{owner.state}:{owner.epoch}:{owner.name}{moving}".encode()
+
+
+def is_moving(content: object) -> bool:
+    """Whether an owner key's content asks writers to note what they write."""
+    return isinstance(content, bytes) and _MOVING.encode() in content
+
+
+def make_token(target: str, unique: str) -> str:
+    """The token of a move to the shard `target`; `unique` holds no dot."""
+    return f"{target}.{unique}"
+
+
+def target_of(token: str) -> str:
+    """The shard that the move with this token copies to."""
+    return token.rpartition(".")[0]
 
 
 def decode_owner(content: bytes) -> Owner:
     """Raises MalformedMap for anything that `encode_owner` would not have written."""
     state, _, rest = content.partition(b":")
     epoch, _, name = rest.partition(b":")
-    if state not in (b"open", b"sealed", b"moved") or not epoch.isdigit() or len(epoch) > 18 or not name:
+    if state not in (b"open", b"sealed", b"moved", b"arriving") or not epoch.isdigit() or len(epoch) > 18 or not name:
         raise MalformedMap(f"owner key {content[:100]!r}")
+    moving = b""
+    if state == b"open" and is_moving(content):
+        name, _, moving = name.partition(_MOVING.encode())
+        if not name or not moving:
+            raise MalformedMap(f"owner key {content[:100]!r}")
     try:
-        return Owner(state.decode(), int(epoch), name.decode())
+        return Owner(state.decode(), int(epoch), name.decode(), moving.decode())
     except UnicodeDecodeError:
         raise MalformedMap(f"owner key {content[:100]!r}") from None
 
@@ -84,6 +129,7 @@ class BucketMap:
     epoch: int
     shards: tuple[Shard, ...]
     owners: tuple[int, ...] = attrs.field(validator=_is_total)
+    named: int = 0  # how many shards ever had a name: none is given twice
 
     def __attrs_post_init__(self) -> None:
         if not self.shards or len({shard.name for shard in self.shards}) != len(self.shards):
@@ -108,11 +154,40 @@ class BucketMap:
 def first_map(store: str, urls: Sequence[str], buckets: int) -> BucketMap:
     """The map that a store begins with: buckets dealt out evenly, in runs, to shards s1, s2, … in the order of `urls`."""
     shards = tuple(Shard(f"s{index}", url) for index, url in enumerate(urls, 1))
-    return BucketMap(store, 1, shards, tuple(bucket * len(shards) // buckets for bucket in range(buckets)))
+    return BucketMap(store, 1, shards, tuple(bucket * len(shards) // buckets for bucket in range(buckets)), len(shards))
+
+
+def with_shard(map: BucketMap, url: str) -> BucketMap:
+    """The next map, in which the server at `url` is a shard without buckets, under a name of its own; `map` where it is one already."""
+    if any(shard.url == url for shard in map.shards):
+        return map
+    taken = [int(shard.name[1:]) for shard in map.shards if shard.name[:1] == "s" and shard.name[1:].isdigit()]
+    number = max([map.named, *taken]) + 1
+    return attrs.evolve(map, epoch=map.epoch + 1, shards=(*map.shards, Shard(f"s{number}", url)), named=number)
+
+
+def without_shard(map: BucketMap, name: str) -> BucketMap:
+    """The next map, without a shard that has no buckets any more; `map` where it is not in it. MalformedMap while it has some."""
+    if all(shard.name != name for shard in map.shards):
+        return map
+    if map.owned_by(name):
+        raise MalformedMap(f"shard {name} still has buckets")
+    shards = tuple(shard for shard in map.shards if shard.name != name)
+    places = {shard.name: index for index, shard in enumerate(shards)}
+    return attrs.evolve(map, epoch=map.epoch + 1, shards=shards, owners=tuple(places[map.shards[owner].name] for owner in map.owners))
+
+
+def with_owner(map: BucketMap, bucket: int, name: str) -> BucketMap:
+    """The next map, in which the shard `name` has `bucket`; `map` where it has it already. KeyError for a shard that is not in it."""
+    if map.shard_of(bucket) == name:
+        return map
+    place = {shard.name: index for index, shard in enumerate(map.shards)}[name]
+    owners = (*map.owners[:bucket], place, *map.owners[bucket + 1 :])
+    return attrs.evolve(map, epoch=map.epoch + 1, owners=owners)
 
 
 def encode_map(map: BucketMap) -> bytes:
-    fields = {"v": MAP_VERSION, "store": map.store, "epoch": map.epoch, "shards": map.shards, "owners": map.owners}
+    fields = {"v": MAP_VERSION, "store": map.store, "epoch": map.epoch, "shards": map.shards, "owners": map.owners, "named": map.named}
     return json.dumps(fields, separators=(",", ":")).encode()
 
 
@@ -126,7 +201,10 @@ def decode_map(content: bytes) -> BucketMap:
         raise MalformedMap("a map's shards are [name, url] pairs")
     if not all(type(owner) is int for owner in owners):
         raise MalformedMap("a map's owners are whole numbers")
-    return BucketMap(store, epoch, tuple(Shard(*shard) for shard in shards), tuple(owners))
+    named = fields.get("named", 0)
+    if type(named) is not int or named < 0:
+        raise MalformedMap("a map's number of names is a whole number")
+    return BucketMap(store, epoch, tuple(Shard(*shard) for shard in shards), tuple(owners), named)
 
 
 class StoreRecord(NamedTuple):

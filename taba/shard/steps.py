@@ -1,0 +1,101 @@
+"""What a move asks of the outside, one value at a time. Pure; `mover` carries them out.
+
+A generator yields a Look, Step, Scan or Publish, and is sent what came of it. Nothing else happens in between: a move
+that ends between any two of them, by kill or by sleep, has done all of the one and nothing of the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any, NamedTuple
+
+from taba.bounds import KiB, MiB
+from taba.errors import TabaError
+from taba.shard.buckets import dirty_key, lease_key, owner_key, prefix_of, staging_prefix
+
+Command = tuple[bytes, ...]
+
+MAX_CHUNK_BYTES = 1 * MiB  # of values in one step: a shard answers nobody else for a millisecond or two
+SMALL_KEY_BYTES = 64 * KiB  # a key up to this is copied whole, many in one step
+MEASURED_KEYS = 500  # whose type, expiry and size are asked in one step
+UNLINKED_KEYS = 2000  # in one step
+
+
+class Look(NamedTuple):
+    """Read the bucket's owner key on `shard`; sent a Seen."""
+
+    shard: str
+
+
+class Seen(NamedTuple):
+    """An owner key, and whether the mover whose token it holds gave a sign of life lately."""
+
+    content: bytes | None
+    is_alive: bool = False
+
+
+class Step(NamedTuple):
+    """Carry out `commands` on `shard`, if the owner key there says exactly `expects` (None: is missing); sent a Done.
+
+    One that writes is one transaction, which WATCHes the owner key. One that `is_read` reads the owner key after the rest,
+    and errors are values among its replies. One that `confirms` then waits until all that the shard took so far is as
+    durable as the shard can make it. `size`: bytes of values on their way, for the rate.
+    """
+
+    name: str
+    shard: str
+    expects: bytes | None
+    commands: Sequence[Command]
+    is_read: bool = False
+    confirms: bool = False
+    size: int = 0
+
+
+class Done(NamedTuple):
+    """`replies` is None where the owner key was another: nothing was done. `problem`: why it could not be confirmed."""
+
+    replies: list[Any] | None
+    problem: str = ""
+
+
+class Scan(NamedTuple):
+    """All keys of the bucket on each of `shards`, without its owner key; sent {shard: keys}."""
+
+    shards: Sequence[str]
+
+
+class Publish(NamedTuple):
+    """Have the map say, on all shards, that `shard` owns the bucket; sent None."""
+
+    shard: str
+
+
+Steps = Generator[Look | Step | Scan | Publish, Any, Any]
+
+
+class Overtaken(TabaError):
+    """Another mover has this bucket in hand, or has finished or undone this move; nothing here is lost, look again."""
+
+
+class Occupied(TabaError):
+    """Another mover, which is alive, has this bucket in hand."""
+
+
+class MoveFailed(TabaError):
+    """This move cannot be made; the bucket is where it was, and open."""
+
+
+def is_content(bucket: int, key: bytes) -> bool:
+    """Whether `key` moves with the bucket: it is not one of the shard layer's own."""
+    own = (owner_key(bucket), lease_key(bucket), dirty_key(bucket))
+    return key.startswith(prefix_of(bucket)) and key not in own and not key.startswith(staging_prefix(bucket))
+
+
+def staged(bucket: int, token: str, key: bytes) -> bytes:
+    """Where the copy of `key` stands until the bucket opens."""
+    return staging_prefix(bucket) + token.encode() + b":" + key[len(prefix_of(bucket)) :]
+
+
+def lots(keys: Sequence[bytes], size: int) -> list[Sequence[bytes]]:
+    """`keys` in lots of `size`."""
+    return [keys[start : start + size] for start in range(0, len(keys), size)]
