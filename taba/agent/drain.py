@@ -143,7 +143,8 @@ def encode(columns: Mapping[int, list[Column]], stream: bytes, numbers: Mapping[
     batches = []
     for bucket in sorted(columns):
         number = numbers.get(bucket, 0)
-        waiting = list(_split(columns[bucket]))[::-1]
+        whole = columns[bucket]
+        waiting = [whole] if _is_small(whole) else list(_split(whole))[::-1]
         while waiting:
             part = waiting.pop()
             content = encode_batch(stream, bucket, number + 1, created, part)
@@ -151,8 +152,15 @@ def encode(columns: Mapping[int, list[Column]], stream: bytes, numbers: Mapping[
                 waiting += _halves(part)
                 continue
             number += 1
-            batches.append(Fresh(stream, bucket, number, created, sum(column.events for column in part), content))
+            events = sum([len(column.times) for column in part]) >> 3
+            batches.append(Fresh(stream, bucket, number, created, events, content))
     return batches
+
+
+def _is_small(columns: list[Column]) -> bool:
+    """Whether `columns` make one batch, by the estimate of `_split`: so it is with most, and this takes a third of the time."""
+    size = sum([len(client) + len(tab) + len(type) + 17 * (len(times) >> 3) for client, tab, type, times, _ in columns])
+    return len(columns) <= MAX_BATCH_COLUMNS and size + COLUMN_BYTES * len(columns) <= MAX_BATCH_BYTES - HEADER_BYTES
 
 
 def _split(columns: Iterable[Column]) -> Iterable[list[Column]]:
