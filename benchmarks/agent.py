@@ -49,14 +49,15 @@ def run(effort: Effort) -> list[Row]:
 
 
 class Draining:
-    """An Agent's parts in this process, and the clients that fill its rings."""
+    """An Agent's parts in this process, and the clients that fill its rings: each with `tabs` Tabs, which with `apart` are its own."""
 
-    def __init__(self, stack: ExitStack, environ: dict[str, str], directory: Path, tabs: int):
+    def __init__(self, stack: ExitStack, environ: dict[str, str], directory: Path, tabs: int, apart: bool = False):
         name = f"benchmark-{secrets.token_hex(6)}"
         stack.callback(remove_segments, name)
         self.workers = []
         for seed in range(RINGS):
-            worker = Worker("benchmarks.ring_worker", str(tabs), str(seed), environ={**environ, "TABA_AGENT": name}, directory=directory)
+            arguments = (str(tabs), str(seed), str(seed * tabs if apart else 0))
+            worker = Worker("benchmarks.ring_worker", *arguments, environ={**environ, "TABA_AGENT": name}, directory=directory)
             stack.callback(worker.stop)
             self.workers.append(worker)
         outbox, segment, _ = open_outbox(name)

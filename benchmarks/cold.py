@@ -28,7 +28,7 @@ DAY_TIMES = (  # seconds ago: in every slot of a day that no journal holds
     *(float(ago) for ago in range(600, 240, -30)),
 )
 
-ByBucket = dict[int, list[Column]]
+ByBucket = dict[int, list[Column]]  # columns by bucket
 
 
 class Cold(NamedTuple):
@@ -81,6 +81,16 @@ class Cold(NamedTuple):
 
     def _columns(self, times: np.ndarray) -> ByBucket:
         return {bucket: [_column(client, tab, times) for client, tab in pairs] for bucket, pairs in self.names().items()}
+
+
+def spread(tabs: int, clients: int, now: float) -> ByBucket:
+    """One event, at `now`, of each of so many Tabs and Clients."""
+    time, columns = np.array([now]), ByBucket()
+    for tab in range(tabs):
+        name = f"benchmark.spread.{tab:06d}"
+        its = columns.setdefault(bucket_of(name, DEFAULT_BUCKETS), [])
+        its += [_column(f"web-{client:04d}/1", name, time) for client in range(clients)]
+    return columns
 
 
 def _column(client: str, tab: str, times: np.ndarray) -> Column:

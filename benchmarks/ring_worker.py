@@ -1,7 +1,7 @@
 """Client processes that record what a benchmark asks for: into their rings at once, or at a steady rate.
 
-`python -m benchmarks.ring_worker TABS SEED`; commands: `fill` so many events as fast as it goes, `pace` at a rate, `counts`. The Tabs of
-each worker have the same names; which of them an event belongs to, and its value, is drawn beforehand.
+`python -m benchmarks.ring_worker TABS SEED [FIRST]`; commands: `fill` so many events as fast as it goes, `pace` at a rate, `counts`. The
+Tabs of workers have the same names unless FIRST differs; which of them an event belongs to, and its value, is drawn beforehand.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def tab_name(number: int) -> str:
     return f"benchmark.path.{number:06d}"
 
 
-def main(tabs: int, seed: int) -> None:
+def main(tabs: int, seed: int, first: int = 0) -> None:
     chance = random.Random(seed)
-    made = [client.counter(tab_name(number)).record for number in range(tabs)]
+    made = [client.counter(tab_name(number)).record for number in range(first, first + tabs)]
     values = [round(1.3**number, 3) for number in range(VALUES)]
     drawn = cycle([(chance.choice(made), chance.choice(values)) for _ in range(DRAWN)])
 
@@ -59,4 +59,4 @@ def main(tabs: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(*map(int, sys.argv[1:]))
