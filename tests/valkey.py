@@ -58,17 +58,21 @@ class EphemeralValkey:
         assert self._process is not None
         return self._process.pid
 
+    def arguments(self) -> list[str]:
+        found = [find_store_binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
+        found += ["--unixsocket", self.path, "--unixsocketperm", "700", "--logfile", str(self.directory / "log")]
+        for name, value in self.settings.items():
+            found += [f"--{name.replace('_', '-')}", value]
+        return found
+
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        arguments = [find_store_binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
-        arguments += ["--unixsocket", self.path, "--unixsocketperm", "700", "--logfile", str(self.directory / "log")]
-        for name, value in self.settings.items():
-            arguments += [f"--{name.replace('_', '-')}", value]
+        arguments = self.arguments()
         self._process = subprocess.Popen(arguments, preexec_fn=_die_with_parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
-                if self.ask("PING") == b"+PONG\r\n":
+                if self.ask("PING").startswith((b"+PONG", b"-NOAUTH")):
                     return
             except OSError:
                 pass
@@ -84,6 +88,22 @@ class EphemeralValkey:
             parts = [argument if isinstance(argument, bytes) else str(argument).encode() for argument in arguments]
             connection.sendall(b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts))
             return connection.recv(1 << 20)
+
+    def call(self, *arguments: Any) -> Any:
+        """The whole reply to one command, as hiredis reads it; an error reply is a value."""
+        import hiredis  # here: one test runs without it
+
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(10)
+            connection.connect(self.path)
+            connection.sendall(hiredis.pack_command(tuple(arguments)))
+            reader = hiredis.Reader()
+            while (reply := reader.gets()) is False:
+                received = connection.recv(1 << 20)
+                if not received:
+                    raise ConnectionError("the store ended")
+                reader.feed(received)
+            return reply
 
     def pause(self) -> None:
         """SIGSTOP: it lives and answers nothing."""

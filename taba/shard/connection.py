@@ -32,10 +32,11 @@ ErrorReply: type[Exception] = txredisapi.ResponseError  # what a server answers 
 Reply = bytes | int | None | list[Any] | Exception
 
 HAS_HIREDIS = txredisapi.hiredis is not None
+_REDIRECTIONS = frozenset(["MOVED", "ASK", "TRYAGAIN"])
 # what a server says when it will do better later; any other error is the fault of who wrote the command
 _PASSING = frozenset(
     [
-        *("LOADING", "BUSY", "MASTERDOWN", "READONLY", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "MISCONF", "OOM"),
+        *("LOADING", "BUSY", "MASTERDOWN", "READONLY", "CLUSTERDOWN", "NOREPLICAS", "MISCONF", "OOM"),
         *("NOAUTH", "WRONGPASS", "NOPERM"),  # until somebody corrects the user's rights
     ]
 )
@@ -45,14 +46,29 @@ class ConnectionGone(StoreUnavailable):
     """The connection ended before all replies came: whether the commands were carried out is not known."""
 
 
+class Redirected(StoreUnavailable):
+    """A node of a cluster does not serve this slot (MOVED), or not until it has settled (ASK, TRYAGAIN); nothing was done.
+
+    ASK is never followed: the slot's other half would be read and written without what is still here.
+    """
+
+    def __init__(self, where: str, redirection: str):
+        super().__init__(f"{where}: {redirection}")
+        self.redirection = redirection
+        self.is_settling = not redirection.startswith("MOVED")
+
+
 class TransactionRefused(TabaError):
     """The store refused a command that Taba sent; Taba's or a Handler's fault, and trying again changes nothing."""
 
 
 def raise_for(reply: Exception, where: str) -> NoReturn:
-    """Raise what an error reply means: StoreUnavailable when it will pass, else TransactionRefused."""
+    """Raise what an error reply means: StoreUnavailable when it will pass (Redirected, when elsewhere), else TransactionRefused."""
     text = str(reply)
-    if text.partition(" ")[0] in _PASSING:
+    word = text.partition(" ")[0]
+    if word in _REDIRECTIONS:
+        raise Redirected(where, text)
+    if word in _PASSING:
         raise StoreUnavailable(f"{where}: {text}")
     raise TransactionRefused(f"{where}: {text}")
 
@@ -83,7 +99,7 @@ class Transactions:
         replies = await self.execute([(b"WATCH", *keys), *reads], seconds)
         for reply in replies:
             if isinstance(reply, Exception):
-                raise_for(reply, self.where)
+                self._refuse(reply)
         return replies[1:]
 
     async def commit(self, commands: Sequence[Command], seconds: float = REPLY_SECONDS) -> list[Reply] | None:
@@ -110,7 +126,12 @@ class Transactions:
         refused = next((reply for reply in replies if isinstance(reply, Exception)), None)
         if refused is None:
             raise TransactionRefused(f"{self.where}: EXEC answered {done!r}")
-        raise_for(refused, self.where)
+        self._refuse(refused)
+
+    def _refuse(self, reply: Exception) -> NoReturn:
+        if str(reply).startswith("READONLY"):
+            self.abort("the server is a replica now")  # whoever connects again looks for the primary
+        raise_for(reply, self.where)
 
 
 class _Waiting:

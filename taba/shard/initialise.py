@@ -3,7 +3,8 @@
 On every shard stand `taba:store` (which store, which shard of it), `taba:map`, an owner key for each bucket that it
 owns, and, once all shards have those, `taba:initialised`. Every step sets only what is missing, in a transaction that
 WATCHes `taba:initialised`: so two that come at once write the same, one that died is finished by the next, and one
-that slept until the store was in use does nothing.
+that slept until the store was in use does nothing. In a cluster these keys lie on many nodes, and no transaction spans
+them; there the map, which comes after all owner keys, stands for `taba:initialised` too.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from taba.shard.buckets import (
     first_map,
     owner_key,
 )
+from taba.shard.cluster import ClusterPool, ShardPool
 from taba.shard.connection import Command, ErrorReply, Reply, raise_for
 from taba.shard.gather import gather
 from taba.shard.pool import Pool
@@ -52,7 +54,9 @@ class Learned(NamedTuple):
     problems: list[str]
 
 
-async def learn(pools: Sequence[Pool], buckets: int | None, new_id: Callable[[], str], seconds: float, option: str = "--store") -> Learned:
+async def learn(
+    pools: Sequence[ShardPool], buckets: int | None, new_id: Callable[[], str], seconds: float, option: str = "--store"
+) -> Learned:
     """What the servers behind `pools` say; a store that is new is initialised first, with `buckets` or the default.
 
     Raises ConfigurationError when they are not the shards of one store or it has another number of buckets,
@@ -76,13 +80,13 @@ async def learn(pools: Sequence[Pool], buckets: int | None, new_id: Callable[[],
     return _compare(pools, heard, buckets, option)
 
 
-async def _ask(pool: Pool, seconds: float) -> Testimony:
+async def _ask(pool: ShardPool, seconds: float) -> Testimony:
     reads = [(b"GET", STORE_KEY), (b"GET", MAP_KEY), (b"GET", INITIALISED_KEY)]
     replies = await pool.execute(reads, seconds, min(seconds, ASK_SECONDS))
     return _testimony(pool, replies)
 
 
-def _testimony(pool: Pool, replies: Sequence[Reply]) -> Testimony:
+def _testimony(pool: ShardPool, replies: Sequence[Reply]) -> Testimony:
     for reply in replies:
         if isinstance(reply, ErrorReply):
             raise_for(reply, pool.address.text)
@@ -97,7 +101,7 @@ def _testimony(pool: Pool, replies: Sequence[Reply]) -> Testimony:
         raise StoreUnavailable(f"{pool.address.text}: {error}") from None
 
 
-def _compare(pools: Sequence[Pool], heard: dict[int, Testimony], buckets: int | None, option: str) -> Learned:
+def _compare(pools: Sequence[ShardPool], heard: dict[int, Testimony], buckets: int | None, option: str) -> Learned:
     ids = {testimony.initialised or (testimony.record.store if testimony.record else "") for testimony in heard.values()} - {""}
     shown = ",".join(pool.address.text for pool in pools)
     if len(ids) > 1:
@@ -122,7 +126,7 @@ def _compare(pools: Sequence[Pool], heard: dict[int, Testimony], buckets: int | 
 
 
 async def _initialise(
-    pools: Sequence[Pool], heard: dict[int, Testimony], buckets: int, new_id: Callable[[], str], seconds: float, option: str
+    pools: Sequence[ShardPool], heard: dict[int, Testimony], buckets: int, new_id: Callable[[], str], seconds: float, option: str
 ) -> None:
     shown = ",".join(pool.address.text for pool in pools)
     records = [testimony.record for testimony in heard.values() if testimony.record is not None]
@@ -141,21 +145,32 @@ async def _initialise(
         raise ConfigurationError(option, shown, "takes the shards of one store; these belong to several")
     by_url = {pool.address.text: pool for pool in pools}
     missing = [url for url in plan.urls if url not in by_url]
-    if missing:
+    if missing and not isinstance(pools[0], ClusterPool):
         others = ", ".join(missing)
         raise StoreUnavailable(f"this store was begun with {others} too, and is not finished: name all of its shards in {option}")
     map = first_map(plan.store, plan.urls, plan.buckets)
     for shard in map.shards:
         record = StoreRecord(plan.store, plan.buckets, shard.name, plan.urls)
-        await _furnish(by_url[shard.url], map, record, seconds, option, shown)
+        await _furnish(by_url.get(shard.url, pools[0]), map, record, seconds, option, shown)
     for pool in by_url.values():
-        if pool.address.text in plan.urls:
+        if pool.address.text in plan.urls or isinstance(pool, ClusterPool):
             for reply in await pool.execute([(b"SET", INITIALISED_KEY, plan.store.encode(), b"NX")], seconds, seconds):
                 if isinstance(reply, ErrorReply):
                     raise_for(reply, pool.address.text)
 
 
-async def _furnish(pool: Pool, map: BucketMap, record: StoreRecord, seconds: float, option: str, shown: str) -> None:
+async def _furnish(pool: ShardPool, map: BucketMap, record: StoreRecord, seconds: float, option: str, shown: str) -> None:
+    content = encode_owner(Owner("open", 1, record.shard))
+    owners: list[Command] = [(b"SET", owner_key(bucket), content, b"NX") for bucket in map.owned_by(record.shard)]
+    if isinstance(pool, ClusterPool):
+        known_map, initialised = await pool.execute([(b"GET", MAP_KEY), (b"GET", INITIALISED_KEY)], seconds, seconds)
+        if known_map is None and initialised is None:
+            set_map: Command = (b"SET", MAP_KEY, encode_map(map), b"NX")
+            for step in (owners, [set_map]):
+                for reply in await pool.execute(step, seconds, seconds):
+                    if isinstance(reply, ErrorReply):
+                        raise_for(reply, pool.address.text)
+        return
     async with pool.connection(seconds) as connection:
         there, initialised = await connection.watch([STORE_KEY, INITIALISED_KEY], [(b"GET", STORE_KEY), (b"GET", INITIALISED_KEY)], seconds)
         if initialised is not None:
@@ -167,24 +182,21 @@ async def _furnish(pool: Pool, map: BucketMap, record: StoreRecord, seconds: flo
                 raise ConfigurationError(option, shown, f"takes the shards of one store; {pool.address.text} belongs to another")
             if known.shard != record.shard:
                 raise ConfigurationError(option, shown, f"takes each server once; {pool.address.text} is named twice")
-        content = encode_owner(Owner("open", 1, record.shard))
-        commands: list[Command] = [(b"SET", STORE_KEY, encode_record(record), b"NX")]
-        commands += [(b"SET", owner_key(bucket), content, b"NX") for bucket in map.owned_by(record.shard)]
-        commands.append((b"SET", MAP_KEY, encode_map(map), b"NX"))
+        commands = [(b"SET", STORE_KEY, encode_record(record), b"NX"), *owners, (b"SET", MAP_KEY, encode_map(map), b"NX")]
         if await connection.commit(commands, seconds) is None:
             raise StoreUnavailable(f"{pool.address.text}: another process is making this store at this moment")
 
 
-async def settings_problems(pool: Pool, seconds: float, option: str = "--store") -> list[str]:
+async def settings_problems(pool: Pool, seconds: float, option: str = "--store", has_failover: bool = False) -> list[str]:
     """Sentences on what in this server's settings may lose acknowledged events. Eviction is refused: ConfigurationError."""
     text = pool.address.text
-    asked = (b"appendonly", b"appendfsync", b"maxmemory", b"maxmemory-policy")
+    asked = (b"appendonly", b"appendfsync", b"maxmemory", b"maxmemory-policy", b"min-replicas-to-write")
     replies = await pool.execute([(b"CONFIG", b"GET", name) for name in asked], seconds, min(seconds, ASK_SECONDS))
     found: dict[str, str] = {}
     for name, reply in zip(asked, replies, strict=True):
         if isinstance(reply, list) and len(reply) == 2 and all(isinstance(part, bytes) for part in reply):
             found[name.decode()] = reply[1].decode(errors="replace")
-    if len(found) < len(asked):
+    if not found.keys() >= {"appendonly", "appendfsync", "maxmemory", "maxmemory-policy"}:
         return [f"{text} does not show its settings (CONFIG GET), so nobody knows whether it keeps what it acknowledged"]
     problems = []
     policy, sync = found["maxmemory-policy"], found["appendfsync"]
@@ -196,4 +208,6 @@ async def settings_problems(pool: Pool, seconds: float, option: str = "--store")
         problems.append(f"{text} keeps no append-only file: when it dies, acknowledged events are lost (set appendonly yes)")
     elif sync != "always":
         problems.append(f"{text} syncs its file {sync}: when it dies, the last acknowledged events may be lost (set appendfsync always)")
+    if has_failover and found.get("min-replicas-to-write", "0") == "0":
+        problems.append(f"{text} takes writes that no replica gets: a failover may lose acknowledged events (set min-replicas-to-write 1)")
     return problems

@@ -75,6 +75,14 @@ def endpoint_of(reactor: Any, address: Address) -> Any:
     return wrapClientTLS(optionsForClientTLS(address.host), endpoint) if address.tls else endpoint
 
 
+def authentication(address: Address) -> list[Command]:
+    """What opens the server at `address` to us: nothing, where it has no password."""
+    if not address.password:
+        return []
+    user = (address.username.encode(),) if address.username else ()
+    return [(b"AUTH", *user, address.password.encode())]
+
+
 @implementer(IStreamClientEndpoint)
 class _Noting:
     """An endpoint that tells why it failed; ClientService only tries again."""
@@ -123,6 +131,8 @@ class Checkout:
 class Pool:
     """Connections to the server at `address`. `greet` says what belongs before first use; when it raises, the place tries again later."""
 
+    last_retry_seconds = LAST_RETRY_SECONDS
+
     def __init__(
         self, reactor: Any, address: Address, greet: Greeting | None = None, size: int = POOL_CONNECTIONS, random: Random | None = None
     ):
@@ -151,6 +161,25 @@ class Pool:
     def places(self) -> int:
         """Connections that are up or tried for."""
         return len(self._services)
+
+    # --- as one of the forms that a shard may have (see `cluster` for one that is many servers) ---
+
+    @property
+    def servers(self) -> Sequence[Pool]:
+        """The pools of the servers that the shard is made of."""
+        return (self,)
+
+    def holding(self, bucket: int) -> Pool:
+        """The pool of the server that has `bucket`, if the shard has it."""
+        return self
+
+    async def refresh(self, seconds: float) -> None:
+        """Look again which server has which bucket."""
+
+    def redirected(self, bucket: int, redirection: str) -> None:
+        """A server said that it does not have `bucket`, with these words."""
+
+    # --- life ---
 
     def start(self) -> None:
         """Begin with one place; more are opened as callers would wait."""
@@ -184,7 +213,7 @@ class Pool:
     def _add_place(self) -> None:
         factory: Any = Factory.forProtocol(lambda: Connection(self._reactor, self.address.text, self._lost))
         factory.noisy = False
-        policy = backoffPolicy(FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, 1.7, lambda: self._random.uniform(0, FIRST_RETRY_SECONDS))
+        policy = backoffPolicy(FIRST_RETRY_SECONDS, self.last_retry_seconds, 1.7, lambda: self._random.uniform(0, FIRST_RETRY_SECONDS))
         # ClientService knows failures to connect; a server that lets us connect and turns us away is one too
         rejected = [0]
 
@@ -192,24 +221,27 @@ class Pool:
             # not here: ClientService has no state for a connection that is lost while it is being prepared
             self._reactor.callLater(0, lambda: ensureDeferred(self._welcome(proxy.itself(), rejected)))
 
-        endpoint: Any = _Noting(endpoint_of(self._reactor, self.address), self.address.text, self._note)
+        endpoint: Any = _Noting(self._endpoint(), self.address.text, self._note)
         service = ClientService(endpoint, factory, lambda tries: policy(max(tries, rejected[0])), self._reactor, prepare)
         self._services.append(service)
         service.startService()
 
+    def _endpoint(self) -> Any:
+        return endpoint_of(self._reactor, self.address)
+
+    async def _introduce(self, connection: Connection) -> None:
+        """Say who we are, and see that the server is what it should be; raises where it is not."""
+        # a user that may not MULTI must be found out here: its commands would be carried out one by one
+        hello = [*authentication(self.address), (b"PING",), (b"MULTI",), (b"EXEC",)]
+        for reply in await connection.execute(hello, CONNECT_SECONDS):
+            if isinstance(reply, ErrorReply):
+                raise_for(reply, connection.where)
+        if self._greet is not None:
+            await self._greet(connection)
+
     async def _welcome(self, connection: Connection, rejected: list[int]) -> None:
         try:
-            hello: list[Command] = []
-            if self.address.password:
-                user = (self.address.username.encode(),) if self.address.username else ()
-                hello.append((b"AUTH", *user, self.address.password.encode()))
-            # a user that may not MULTI must be found out here: its commands would be carried out one by one
-            hello += [(b"PING",), (b"MULTI",), (b"EXEC",)]
-            for reply in await connection.execute(hello, CONNECT_SECONDS):
-                if isinstance(reply, ErrorReply):
-                    raise_for(reply, self.address.text)
-            if self._greet is not None:
-                await self._greet(connection)
+            await self._introduce(connection)
         except TabaError as error:  # the store's answer, or none: said to whoever waits for a connection, and tried again
             self.last_error = str(error)
             rejected[0] += 1

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from random import Random
 from typing import Any
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.internet.task import deferLater
 
 from taba.errors import ConfigurationError, StoreUnavailable
@@ -23,14 +23,17 @@ from taba.shard.buckets import (
     STORE_KEY,
     BucketMap,
     MalformedMap,
+    Shard,
     decode_owner,
     decode_record,
     owner_key,
 )
-from taba.shard.connection import REPLY_SECONDS, Command, Connection, Reply, raise_for
+from taba.shard.cluster import ClusterPool, ShardPool
+from taba.shard.connection import REPLY_SECONDS, Command, Connection, Redirected, Reply, raise_for
 from taba.shard.gather import gather
 from taba.shard.initialise import learn, settings_problems
 from taba.shard.pool import CHECKOUT_SECONDS, POOL_CONNECTIONS, Pool
+from taba.shard.sentinel import MasterPool, shared_sentinels
 from taba.shard.transaction import (
     LAST_PAUSE_SECONDS,
     SEALED_PAUSE_SECONDS,
@@ -43,7 +46,7 @@ from taba.shard.transaction import (
     Writes,
     keys_read,
 )
-from taba.shard.url import Address, StoreURL, parse_store
+from taba.shard.url import CLUSTER, SENTINEL, Address, StoreURL, parse_store
 
 __all__ = ["BucketBusy", "Command", "More", "Reply", "Router", "ShardReport", "Writes"]
 
@@ -95,9 +98,10 @@ class Router:
         self._connections = connections
         self._token = os.urandom(8).hex()
         self._leases = 0
-        self._credentials = store.addresses[0]
+        self._account = store.addresses[0]
+        self._sentinels_of = shared_sentinels(reactor, self._random)
         self._pools = [self._new_pool(address) for address in store.addresses]
-        self._by_name: dict[str, Pool] = {}
+        self._by_name: dict[str, ShardPool] = {}
         self._map: BucketMap | None = None
         self._is_stale = True
         self._is_closed = False
@@ -176,15 +180,17 @@ class Router:
         return {"url": self.url, "id": known.store if known else None, "buckets": known.buckets if known else None}
 
     async def shards(self) -> list[ShardReport]:
-        """What each shard holds and does now."""
+        """What each shard holds and does now; of a cluster, what each of its primaries does."""
         deadline = Deadline(self._reactor, self._random, READ_SECONDS)
         map = await self._current_map(deadline)
-        pools = [self._pool_of(shard.name) for shard in map.shards]
-        answers = await gather([pool.execute([(b"INFO",)], deadline.left) for pool in pools])
+        held = Counter((map.shard_of(bucket), self._server_of(map, bucket)) for bucket in range(map.buckets))
+        servers = [(shard.name, server) for shard in map.shards for server in self._pool_of(shard.name).servers]
+        answers = await gather([server.execute([(b"INFO",)], deadline.left) for _, server in servers])
         reports = []
-        for shard, pool, answer in zip(map.shards, pools, answers, strict=True):
+        for (name, server), answer in zip(servers, answers, strict=True):
             keys, size, ops = _figures(answer[0]) if isinstance(answer, list) else (None, None, None)
-            reports.append(ShardReport(shard.name, pool.address.text, len(map.owned_by(shard.name)), keys, size, ops))
+            shown = name if self._pool_of(name) is server else f"{name}/{server.address.host}:{server.address.port}"
+            reports.append(ShardReport(shown, server.address.text, held[name, server], keys, size, ops))
         return reports
 
     # --- reading ---
@@ -206,16 +212,22 @@ class Router:
         left = dict(reads)
         while left:
             error: Exception | None = None
-            by_pool: dict[str, list[int]] = {}
+            by_server: dict[Pool | None, list[int]] = {}
             map = await self._current_map(deadline)
             for bucket in left:
                 if bucket >= map.buckets:
                     raise ValueError(f"bucket {bucket} of {map.buckets}")
-                by_pool.setdefault(map.shard_of(bucket), []).append(bucket)
-            answers = await gather(
-                [self._read_shard(name, {bucket: left[bucket] for bucket in here}, deadline) for name, here in by_pool.items()]
-            )
+                by_server.setdefault(self._server_of(map, bucket), []).append(bucket)
             is_sealed = True
+            if None in by_server:
+                error, is_sealed = StoreUnavailable(self._where_of(map, by_server.pop(None)[0])), False
+            answers = await gather(
+                [
+                    self._read_server(server, map, {bucket: left[bucket] for bucket in here}, deadline)
+                    for server, here in by_server.items()
+                    if server is not None
+                ]
+            )
             for answer in answers:
                 if isinstance(answer, Exception):
                     if not isinstance(answer, StoreUnavailable):
@@ -232,31 +244,36 @@ class Router:
                 self.counts["retries"] += 1
                 await deadline.pause(error, SEALED_PAUSE_SECONDS if is_sealed else None)
                 # the owner keys said that the map is old, or a shard does not answer: the others may know a newer map
-                await self._refresh(deadline)
+                if deadline.is_time_to_look(is_sealed):
+                    await self._refresh(deadline)
+                for answer in answers:
+                    if isinstance(answer, dict):
+                        self._believe(map, answer)
         return {bucket: replies[bucket] for bucket in reads}
 
-    async def _read_shard(self, name: str, reads: Mapping[int, Sequence[Command]], deadline: Deadline) -> dict[int, list[Any] | NotHere]:
+    async def _read_server(
+        self, server: Pool, map: BucketMap, reads: Mapping[int, Sequence[Command]], deadline: Deadline
+    ) -> dict[int, list[Any] | NotHere]:
         commands: list[Command] = []
         for bucket, own in reads.items():
             commands += own
             commands.append((b"GET", owner_key(bucket)))  # after the data: what was read was read while it was open here
-        pool = self._pool_of(name)
-        replies = await pool.execute(commands, min(deadline.left, REPLY_SECONDS), min(deadline.left, CHECKOUT_SECONDS))
+        replies = await server.execute(commands, min(deadline.left, REPLY_SECONDS), min(deadline.left, CHECKOUT_SECONDS))
         outcomes: dict[int, list[Any] | NotHere] = {}
         start = 0
         for bucket, own in reads.items():
             end = start + len(own)
             try:
-                self._check_owner(bucket, name, replies[end])
+                self._check_owner(bucket, map.shard_of(bucket), replies[end])
                 outcomes[bucket] = replies[start:end]
+                for reply in replies[start:end]:
+                    if isinstance(reply, Exception):
+                        raise_for(reply, server.address.text)
             except NotHere as error:
                 outcomes[bucket] = error
+            except Redirected as error:
+                outcomes[bucket] = NotHere(bucket, error.is_settling, str(error), error.redirection)
             start = end + 1
-        for outcome in outcomes.values():
-            if isinstance(outcome, list):
-                for reply in outcome:
-                    if isinstance(reply, Exception):
-                        raise_for(reply, pool.address.text)
         return outcomes
 
     # --- transactions ---
@@ -277,14 +294,39 @@ class Router:
 
     # --- the map ---
 
-    def _new_pool(self, address: Address) -> Pool:
+    def _new_pool(self, address: Address) -> ShardPool:
+        if address.topology == CLUSTER:
+            return ClusterPool(self._reactor, address, self._new_node, self._random)
+        if address.topology == SENTINEL:
+            sentinels = self._sentinels_of(address)
+            return MasterPool(self._reactor, address, sentinels, self._greet, self._connections, self._random)
         return Pool(self._reactor, address, self._greet, self._connections, self._random)
 
-    def _pool_of(self, name: str) -> Pool:
+    def _new_node(self, address: Address) -> Pool:
+        # nothing of a store as a whole can be asked of one node
+        return Pool(self._reactor, address, None, self._connections, self._random)
+
+    def _pool_of(self, name: str) -> ShardPool:
         pool = self._by_name.get(name)
         if pool is None:
             raise StoreUnavailable(f"shard {name} is not known")
         return pool
+
+    def _server_of(self, map: BucketMap, bucket: int) -> Pool | None:
+        """The server that has `bucket`, as far as we know; None where nobody is known to."""
+        try:
+            return self._pool_of(map.shard_of(bucket)).holding(bucket)
+        except StoreUnavailable:
+            return None
+
+    def _where_of(self, map: BucketMap, bucket: int) -> str:
+        return f"bucket {bucket}: no server of shard {map.shard_of(bucket)} is known to have it"
+
+    def _believe(self, map: BucketMap, outcomes: Mapping[int, list[Any] | NotHere]) -> None:
+        """What servers said about where these buckets are, which may be newer than what others have heard."""
+        for bucket, outcome in outcomes.items():
+            if isinstance(outcome, NotHere) and outcome.redirection:
+                self._pool_of(map.shard_of(bucket)).redirected(bucket, outcome.redirection)
 
     async def _greet(self, connection: Connection) -> None:
         # another store, or none, behind a known address: whoever was about to use it must look again
@@ -341,13 +383,14 @@ class Router:
                     one.errback(error if isinstance(error, (StoreUnavailable, ConfigurationError)) else StoreUnavailable(str(error)))
 
     async def _learn_alone(self, seconds: float) -> None:
+        # one that does not tell holds up nobody: what is known of it stands
+        await gather([pool.refresh(seconds) for pool in self._pools])
         learned = await learn(self._pools, self._wanted_buckets, lambda: os.urandom(16).hex(), seconds, self._option)
-        by_name = {name: self._pools[number] for number, name in learned.names.items()}
-        for shard in learned.map.shards:
-            if shard.name not in by_name:
-                by_name[shard.name] = self._by_name.get(shard.name) or self._mapped_pool(shard.url)
+        there: dict[str, ShardPool] = {name: self._pools[number] for number, name in learned.names.items()}
+        by_name = {shard.name: there.get(shard.name) or self._mapped_pool(shard) for shard in learned.map.shards}
         problems = list(learned.problems)
-        settings = await gather([settings_problems(pool, seconds, self._option) for pool in by_name.values()])
+        servers = [(server, bool(pool.address.topology)) for pool in by_name.values() for server in pool.servers]
+        settings = await gather([settings_problems(server, seconds, self._option, fails_over) for server, fails_over in servers])
         for answer in settings:
             if isinstance(answer, StoreUnavailable):
                 continue  # `problems` tells for as long as it is true
@@ -355,23 +398,32 @@ class Router:
                 raise answer
             else:
                 problems += answer
-        self._by_name = by_name
+        before, self._by_name = self._by_name, by_name
+        self._dismiss(before.values())
         if self._map is None or learned.map.store != self._map.store or learned.map.epoch >= self._map.epoch:
             self._map = learned.map
         self._good_owners.clear()
         self._problems = problems
         self._is_stale = False
 
-    def _mapped_pool(self, url: str) -> Pool:
+    def _mapped_pool(self, shard: Shard) -> ShardPool:
         # a shard that the map names and --store does not: added later, or away; the user is the same for all shards
+        known = self._by_name.get(shard.name)
+        if known is not None and (known in self._pools or known.address.text == shard.url):
+            return known
         for pool in self._pools:
-            if pool.address.text == url:
+            if pool.address.text == shard.url:
                 return pool
-        address = parse_store(url).addresses[0]
-        address = attrs.evolve(address, username=self._credentials.username, password=self._credentials.password)
-        pool = self._new_pool(address)
+        pool = self._new_pool(parse_store(shard.url).addresses[0].with_account_of(self._account))
         pool.start()
         return pool
+
+    def _dismiss(self, pools: Iterable[ShardPool]) -> None:
+        """Close those of `pools` that neither --store nor the map names any more."""
+        wanted = {id(pool) for pool in [*self._pools, *self._by_name.values()]}
+        for pool in pools:
+            if id(pool) not in wanted:
+                ensureDeferred(pool.close())
 
     def _check_owner(self, bucket: int, name: str, reply: Reply) -> None:
         """Raise NotHere unless `reply`, the owner key, says that the shard `name` has the bucket open."""

@@ -17,16 +17,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from twisted.internet.task import deferLater
 
 from taba.errors import StoreUnavailable
-from taba.shard.buckets import lease_key, owner_key, prefix_of
-from taba.shard.connection import REPLY_SECONDS, Command, Connection, ConnectionGone
+from taba.shard.buckets import is_moving, lease_key, owner_key, prefix_of
+from taba.shard.connection import REPLY_SECONDS, Command, Connection, ConnectionGone, Redirected
+from taba.shard.dirty import noting
 from taba.shard.pool import CHECKOUT_SECONDS
 
 if TYPE_CHECKING:
+    from taba.shard.cluster import ShardPool
     from taba.shard.router import Router
 
 FIRST_PAUSE_SECONDS = 0.005  # between tries; doubled, jittered …
 LAST_PAUSE_SECONDS = 0.5  # … up to this
 SEALED_PAUSE_SECONDS = 0.01  # a sealed bucket opens within milliseconds, elsewhere
+LOOK_AFTER_TRIES = 10  # on a sealed bucket; its mover may have died between publishing the map and telling the source
 LEASE_AFTER_CONFLICTS = 3  # then this transaction is the slow one, and would starve
 MOST_CONFLICTS = 12  # in one transaction; the lease makes so many impossible, unless it expires each time
 LEASE_SECONDS = 5.0  # longer than any cycle takes; a holder that died holds others up for so long
@@ -61,11 +64,12 @@ Update = Callable[[list[Any]], Writes | More | Awaitable[Writes | More]]
 
 
 class NotHere(Exception):
-    """The bucket is not open on the shard that was asked; `is_sealed`: it is on its way."""
+    """The bucket is not open on the server that was asked; `is_sealed`: it is on its way. `redirection`: a cluster's words."""
 
-    def __init__(self, bucket: int, is_sealed: bool, text: str):
+    def __init__(self, bucket: int, is_sealed: bool, text: str, redirection: str = ""):
         super().__init__(f"bucket {bucket} is {text}")
         self.is_sealed = is_sealed
+        self.redirection = redirection
 
 
 class Deadline:
@@ -76,10 +80,16 @@ class Deadline:
         self._random = random
         self._end = reactor.seconds() + seconds
         self._pause = FIRST_PAUSE_SECONDS
+        self._tries = 0
 
     @property
     def left(self) -> float:
         return float(max(self._end - self._reactor.seconds(), 0.0))
+
+    def is_time_to_look(self, is_sealed: bool) -> bool:
+        """Whether to look for a newer map: where a bucket is sealed, only now and then, because its owner key will say when it has moved."""
+        self._tries += 1
+        return not is_sealed or self._tries % LOOK_AFTER_TRIES == 0
 
     async def pause(self, error: Exception, seconds: float | None = None) -> None:
         """Wait before the next try; without `seconds`, longer each time. Raises `error` when there will be no time for one."""
@@ -131,7 +141,13 @@ class Attempt:
             except NotHere as error:
                 counts["retries"] += 1
                 await self.deadline.pause(error, SEALED_PAUSE_SECONDS if error.is_sealed else None)
-                await self.router._refresh(self.deadline)
+                if self.deadline.is_time_to_look(error.is_sealed):
+                    await self.router._refresh(self.deadline)
+            except Redirected as error:
+                counts["redirected"] += 1
+                await self.deadline.pause(error, SEALED_PAUSE_SECONDS if error.is_settling else None)
+                await self._look_again()
+                self._pool().redirected(self.bucket, error.redirection)
             except BucketBusy:
                 raise
             except StoreUnavailable as error:
@@ -139,9 +155,20 @@ class Attempt:
                     counts["unknown"] += 1
                 counts["retries"] += 1
                 await self.deadline.pause(error)  # then from the reads: see the rules above
+                await self._look_again()
 
     def _seconds(self) -> float:
         return min(self.deadline.left, REPLY_SECONDS)
+
+    def _pool(self) -> ShardPool:
+        return self.router._pool_of(self.router.map.shard_of(self.bucket))
+
+    async def _look_again(self) -> None:
+        """Where a shard is many servers: which of them has the bucket now."""
+        try:
+            await self._pool().refresh(self.deadline.left)
+        except StoreUnavailable:
+            self.router.counts["retries"] += 1  # what is known stands; the next try will tell
 
     async def _try(self) -> tuple[bool, Any]:
         """(True, result) when it is done, (False, None) after a conflict."""
@@ -150,8 +177,8 @@ class Attempt:
         if self.bucket >= map.buckets:
             raise ValueError(f"bucket {self.bucket} of {map.buckets}")
         name = map.shard_of(self.bucket)
-        pool = self.router._pool_of(name)
-        async with pool.connection(min(self.deadline.left, CHECKOUT_SECONDS)) as connection:
+        server = self.router._pool_of(name).holding(self.bucket)
+        async with server.connection(min(self.deadline.left, CHECKOUT_SECONDS)) as connection:
             if self.conflicts >= LEASE_AFTER_CONFLICTS and self.token is None and not await self._take_lease(connection, name):
                 return False, None
             replies = await connection.watch(self.keys, self.reads, self._seconds())
@@ -159,6 +186,8 @@ class Attempt:
             decision = await self._decide(connection, self.update, replies[2:])
             commands = decision.commands
             check_keys(self.bucket, commands)
+            if is_moving(replies[0]):
+                commands = [*commands, *noting(self.bucket, commands)]
             if self.token is not None:
                 commands = [*commands, (b"DEL", self.lease)]
             self.is_committing = True
@@ -204,8 +233,7 @@ class Attempt:
     async def _release(self) -> None:
         token, self.token = self.token, None
         try:
-            name = self.router.map.shard_of(self.bucket)
-            async with self.router._pool_of(name).connection(CHECKOUT_SECONDS) as connection:
+            async with self._pool().holding(self.bucket).connection(CHECKOUT_SECONDS) as connection:
                 replies = await connection.watch([self.owner, self.lease], self.guards)
                 if replies[1] == token:
                     await connection.commit([(b"DEL", self.lease)])

@@ -8,22 +8,31 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import attrs
 
 from taba.errors import ConfigurationError
 
 DEFAULT_PORT = 6379
+DEFAULT_SENTINEL_PORT = 26379
 MAX_SHARDS = 1000  # addresses in one URL; each is several connections of every Server
+SENTINEL = "sentinel"
+CLUSTER = "cluster"
 TAKES = (
-    "takes embedded:[DIR], redis://[user:pass@]host:port[,host:port…] or rediss://… for TLS; for example redis://127.0.0.1:6379"
+    "takes embedded:[DIR], redis://[user:pass@]host:port[,host:port…], redis+sentinel://[user:pass@]host:port[,…]/?shards=name[,name…], "
+    "redis+cluster://[user:pass@]host:port[,…], or rediss… for TLS; for example redis://127.0.0.1:6379"
 )
+TAKES_SENTINELS = "takes ?shards=name[,name…], the masters as the sentinels know them, and perhaps &sentinels=[user]:pass"
 
 
 @attrs.frozen
 class Address:
-    """Where one server of a store listens, and what it wants to hear first. Either `path` or `host` and `port`."""
+    """Where one shard of a store is found, and what it wants to hear first.
+
+    A server has `path`, or `host` and `port`. A `master` is where the sentinels in `via` say that it is; without a
+    name, the servers in `via` are nodes of the cluster that is the shard.
+    """
 
     host: str = ""
     port: int = 0
@@ -31,14 +40,30 @@ class Address:
     tls: bool = False
     username: str = attrs.field(default="", repr=False)
     password: str = attrs.field(default="", repr=False)
+    via: tuple[Address, ...] = ()
+    master: str = ""
+
+    @property
+    def topology(self) -> str:
+        """SENTINEL, CLUSTER, or "" for a plain server."""
+        return (SENTINEL if self.master else CLUSTER) if self.via else ""
 
     @property
     def text(self) -> str:
         """The address as a URL without user and password."""
         if self.path:
             return f"unix:{self.path}"
+        if self.via:
+            servers = ",".join(one.text.partition("://")[2] for one in self.via)
+            end = f"/?shards={self.master}" if self.master else ""
+            return f"{'rediss' if self.tls else 'redis'}+{self.topology}://{servers}{end}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'rediss' if self.tls else 'redis'}://{host}:{self.port}"
+
+    def with_account_of(self, other: Address) -> Address:
+        """This address with the users and passwords of `other`, another shard of the same store."""
+        via = tuple(one.with_account_of(other.via[0] if other.via else other) for one in self.via)
+        return attrs.evolve(self, username=other.username, password=other.password, via=via)
 
 
 @attrs.frozen
@@ -60,6 +85,10 @@ class StoreURL:
         first = self.addresses[0]
         if first.path:
             return ",".join(address.text for address in self.addresses)
+        if first.via:
+            return first.text.partition("/?")[0] + (
+                f"/?shards={','.join(address.master for address in self.addresses)}" if first.master else ""
+            )
         return f"{'rediss' if first.tls else 'redis'}://" + ",".join(address.text.partition("://")[2] for address in self.addresses)
 
 
@@ -80,20 +109,48 @@ def parse_store(text: str, option: str = "--store") -> StoreURL:
         if not all(path.startswith("/") and "\0" not in path for path in paths):
             raise ConfigurationError(option, shown, "takes an absolute path after unix:")
         return _checked(StoreURL(tuple(Address(path=path) for path in paths)), option, shown)
-    if re.fullmatch(r"rediss?\+(sentinel|cluster)", scheme):
-        raise ConfigurationError(option, shown, f"{scheme}:// is not there in this version; {TAKES}")
-    if scheme not in ("redis", "rediss") or not rest.startswith("//"):
+    form = re.fullmatch(r"redis(s?)(?:\+(sentinel|cluster))?", scheme)
+    if form is None or not rest.startswith("//"):
         raise ConfigurationError(option, shown, TAKES)
     try:
         parts = urlsplit(text)
     except ValueError:
         raise ConfigurationError(option, shown, TAKES) from None
-    if parts.path not in ("", "/") or parts.query or parts.fragment:
+    tls, topology = bool(form[1]), form[2] or ""
+    if parts.path not in ("", "/") or parts.fragment or (parts.query and topology != SENTINEL):
         raise ConfigurationError(option, shown, "takes no path, query or fragment after the port; " + TAKES)
-    return _checked(_servers(parts, scheme == "rediss", option, shown), option, shown)
+    servers = _servers(parts, tls, DEFAULT_SENTINEL_PORT if topology == SENTINEL else DEFAULT_PORT, option, shown)
+    if not topology:
+        return _checked(StoreURL(servers), option, shown)
+    # in one order, whatever the order in the text: an address is how a shard is known to all Servers
+    _checked(StoreURL(servers), option, shown)
+    via = tuple(sorted(servers, key=lambda one: one.text))
+    account = Address(tls=tls, username=via[0].username, password=via[0].password)
+    if topology == CLUSTER:
+        return StoreURL((attrs.evolve(account, via=via),))
+    masters, via = _masters(parts.query, via, option, shown)
+    return _checked(StoreURL(tuple(attrs.evolve(account, via=via, master=master) for master in masters)), option, shown)
 
 
-def _servers(parts: SplitResult, tls: bool, option: str, shown: str) -> StoreURL:
+def _masters(query: str, via: tuple[Address, ...], option: str, shown: str) -> tuple[list[str], tuple[Address, ...]]:
+    """The names of the masters, and the sentinels with their own user and password where `query` has them."""
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True, max_num_fields=2)
+    except ValueError:
+        raise ConfigurationError(option, shown, TAKES_SENTINELS) from None
+    fields = dict(pairs)
+    masters = fields.pop("shards", "").split(",")
+    user, colon, password = fields.pop("sentinels", ":").partition(":")
+    if fields or len(pairs) != len(dict(pairs)) or not all(re.fullmatch(r"[A-Za-z0-9._-]+", master) for master in masters):
+        raise ConfigurationError(option, shown, TAKES_SENTINELS)
+    if not colon or (user and not password):
+        raise ConfigurationError(option, shown, TAKES_SENTINELS)
+    if password:
+        via = tuple(attrs.evolve(one, username=user, password=password) for one in via)
+    return masters, via
+
+
+def _servers(parts: SplitResult, tls: bool, default_port: int, option: str, shown: str) -> tuple[Address, ...]:
     account, at, hosts = parts.netloc.rpartition("@")
     user, _, password = account.partition(":")
     if at and not password:
@@ -103,12 +160,12 @@ def _servers(parts: SplitResult, tls: bool, option: str, shown: str) -> StoreURL
         match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%]+)\]|([A-Za-z0-9._-]+))(?::([0-9]{1,5}))?", part)
         if match is None:
             raise ConfigurationError(option, shown, TAKES)
-        port = int(match[3] or DEFAULT_PORT)
+        port = int(match[3] or default_port)
         if not 1 <= port <= 65535:
             raise ConfigurationError(option, shown, "takes a port from 1 to 65535")
         host = match[1] or match[2].lower()
         addresses.append(Address(host=host, port=port, tls=tls, username=unquote(user), password=unquote(password)))
-    return StoreURL(tuple(addresses))
+    return tuple(addresses)
 
 
 def _checked(store: StoreURL, option: str, shown: str) -> StoreURL:
@@ -121,4 +178,4 @@ def _checked(store: StoreURL, option: str, shown: str) -> StoreURL:
 
 def _without_password(text: str) -> str:
     # greedy up to the last @: a password may hold any character when somebody forgot to quote it
-    return re.sub(r"(//)(.*)@", r"\1…@", text, flags=re.DOTALL)
+    return re.sub(r"(sentinels=).*", r"\1…", re.sub(r"(//)(.*)@", r"\1…@", text, flags=re.DOTALL), flags=re.DOTALL)

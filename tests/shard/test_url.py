@@ -47,9 +47,35 @@ class StoreURLTests(SynchronousTestCase):
         self.assertEqual(store.addresses, (Address(path="/run/a.sock"), Address(path="/run/b.sock")))
         self.assertEqual(parse_store(store.text), store)
 
-    def test_sentinel_and_cluster_are_known_and_not_there_in_this_version(self) -> None:
-        for scheme in ("redis+sentinel", "redis+cluster", "rediss+sentinel", "rediss+cluster"):
-            self.assertIn("not there in this version", self.refused(f"{scheme}://one:1,two:2"))
+    def test_sentinels_name_one_shard_for_each_master(self) -> None:
+        store = parse_store("redis+sentinel://taba:secret@two:7,one/?shards=east,west&sentinels=:other")
+        self.assertEqual(store.text, "redis+sentinel://one:26379,two:7/?shards=east,west")
+        east, west = store.addresses
+        self.assertEqual((east.text, east.master, west.master), ("redis+sentinel://one:26379,two:7/?shards=east", "east", "west"))
+        self.assertEqual([(one.host, one.port) for one in east.via], [("one", 26379), ("two", 7)])
+        self.assertEqual([(one.username, one.password) for one in east.via], [("", "other")] * 2)
+        self.assertEqual((east.username, east.password, east.topology), ("taba", "secret", "sentinel"))
+        same = parse_store(east.text).addresses[0].with_account_of(west)
+        self.assertEqual(same, east)
+        self.assertEqual(parse_store("redis+sentinel://:p@one/?shards=a").addresses[0].via[0].password, "p")
+
+    def test_a_cluster_is_one_shard_of_many_nodes(self) -> None:
+        store = parse_store("rediss+cluster://taba:secret@two:7,one")
+        (address,) = store.addresses
+        self.assertEqual((store.text, address.text), ("rediss+cluster://one:6379,two:7",) * 2)
+        self.assertEqual((address.tls, address.username, address.password, address.topology), (True, "taba", "secret", "cluster"))
+        self.assertEqual([one.tls for one in address.via], [True, True])
+
+    def test_what_sentinels_and_clusters_do_not_take(self) -> None:
+        for wrong in (
+            *("redis+sentinel://one", "redis+sentinel://one/?shards=", "redis+sentinel://one/?shards=a,a"),
+            *("redis+sentinel://one/?shards=a b", "redis+sentinel://one/#shards=a"),
+            *("redis+sentinel://one/?shards=a&shards=b", "redis+sentinel://one/?shards=a&x=y", "redis+sentinel://one/?shards=a&sentinels=u"),
+            *("redis+sentinel://one,one/?shards=a", "redis+cluster://one,one", "redis+cluster://one/?shards=a"),
+            *("redis+other://one", "redis+cluster://", "redis+sentinel:one/?shards=a"),
+        ):
+            self.assertIn("takes", self.refused(wrong))
+        self.assertNotIn("verysecret", self.refused("redis+sentinel://one/?x=y&sentinels=u:verysecret"))
 
     def test_anything_else_is_one_line_that_says_what_it_takes(self) -> None:
         for wrong in (

@@ -1,0 +1,186 @@
+"""Shards behind sentinels: where a master is, and what happens when it changes.
+
+1. All sentinels that answer are asked, and the newest answer (by its configuration's epoch, as sentinels decide among
+   themselves) stands: one that was cut off from the others cannot lead us back.
+2. A server is used only if it says itself that it is a primary.
+3. A connection to what is no longer the primary is closed: by the server when sentinels demote it, by us when it says
+   READONLY or when the sentinels, asked once a second, name another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Any
+
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.task import LoopingCall
+from zope.interface import implementer
+
+from taba.errors import StoreUnavailable
+from taba.shard.connection import Connection, ErrorReply, Reply, raise_for
+from taba.shard.gather import gather
+from taba.shard.pool import CONNECT_SECONDS, POOL_CONNECTIONS, Greeting, Pool, authentication, endpoint_of
+from taba.shard.url import Address
+
+LOOK_SECONDS = 1.0  # how often the sentinels are asked for every master; a primary cut off alone is left within it
+ASK_SECONDS = 0.5  # for one sentinel's answer; the others stand in for it
+LAST_RETRY_SECONDS = 0.4  # between tries to reach a master: sentinels name the next one after a second or two
+
+
+class _SentinelPool(Pool):
+    """Connections to one sentinel. It has its own users, or none; what opens the servers is tried on it too."""
+
+    async def _introduce(self, connection: Connection) -> None:
+        replies = await connection.execute([*authentication(self.address), (b"PING",)], CONNECT_SECONDS)
+        if isinstance(replies[-1], ErrorReply):
+            # only the last: a sentinel without password refuses any, and works
+            raise_for(replies[-1], connection.where)
+
+
+class Sentinels:
+    """The sentinels at `addresses`, and what they say. Shared by all shards behind them."""
+
+    def __init__(self, reactor: Any, addresses: Sequence[Address], random: Random | None = None):
+        self._pools = [_SentinelPool(reactor, address, size=1, random=random) for address in addresses]
+        self._followers: list[MasterPool] = []
+        self._looking = LoopingCall(self._look)
+        self._looking.clock = reactor
+
+    def follow(self, pool: MasterPool) -> None:
+        """From now on tell `pool` where its master is."""
+        for sentinel in self._pools:
+            sentinel.start()
+        self._followers.append(pool)
+        if not self._looking.running:
+            self._looking.start(LOOK_SECONDS, now=False)
+
+    async def leave(self, pool: MasterPool) -> None:
+        """`pool` is closed; after the last one, the connections are too."""
+        if pool in self._followers:
+            self._followers.remove(pool)
+        if not self._followers:
+            if self._looking.running:
+                self._looking.stop()
+            for sentinel in self._pools:
+                await sentinel.close()
+
+    async def locate(self, master: Address) -> Address:
+        """The server that is `master` now. Raises StoreUnavailable when no sentinel knows."""
+        name = master.master.encode()
+        # one that is away costs nobody the wait for it, as long as another is there
+        asked = [pool for pool in self._pools if pool.is_connected] or self._pools
+        question = [(b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", name), (b"SENTINEL", b"MASTER", name)]
+        answers = await gather([pool.execute(question, ASK_SECONDS, ASK_SECONDS) for pool in asked])
+        found: list[tuple[int, Address]] = []
+        why = ""
+        for pool, answer in zip(asked, answers, strict=True):
+            if isinstance(answer, Exception):
+                why = str(answer)
+                continue
+            try:
+                found.append(_parse(master, answer))
+            except ValueError as error:
+                why = f"{pool.address.text}: {error}"
+        if not found:
+            raise StoreUnavailable(f"{master.text}: no sentinel knows where it is: {why}")
+        return max(found, key=lambda one: one[0])[1]
+
+    async def _look(self) -> None:
+        for pool in list(self._followers):
+            try:
+                pool.found(await self.locate(pool.address))
+            except StoreUnavailable as error:
+                pool.last_error = str(error)  # what we know stands
+
+
+def _parse(master: Address, answer: Sequence[Reply]) -> tuple[int, Address]:
+    """(epoch of the configuration, server). ValueError for anything else."""
+    place, described = answer
+    for reply in answer:
+        if isinstance(reply, Exception):
+            raise ValueError(str(reply))
+    if not isinstance(place, list) or len(place) != 2 or not isinstance(described, list):
+        raise ValueError(f"it does not know {master.master}")
+    fields = dict(zip(described[::2], described[1::2], strict=False))
+    host, port = place
+    try:
+        server = Address(host=host.decode(), port=int(port), tls=master.tls, username=master.username, password=master.password)
+        return int(fields.get(b"config-epoch", b"0")), server
+    except (AttributeError, ValueError):
+        raise ValueError(f"it answers {place!r}") from None
+
+
+@implementer(IStreamClientEndpoint)
+class _MasterEndpoint:
+    """Asks where the master is, each time, and connects there."""
+
+    def __init__(self, reactor: Any, pool: MasterPool):
+        self._reactor = reactor
+        self._pool = pool
+
+    def connect(self, factory: Any) -> Deferred[Any]:
+        return ensureDeferred(self._connect(factory))
+
+    async def _connect(self, factory: Any) -> Any:
+        server = await self._pool.sentinels.locate(self._pool.address)
+        protocol = await endpoint_of(self._reactor, server).connect(factory)
+        protocol.itself().where = server.text
+        return protocol
+
+
+class MasterPool(Pool):
+    """Connections to whichever server is the master at `address` now."""
+
+    last_retry_seconds = LAST_RETRY_SECONDS
+
+    def __init__(
+        self,
+        reactor: Any,
+        address: Address,
+        sentinels: Sentinels,
+        greet: Greeting | None = None,
+        size: int = POOL_CONNECTIONS,
+        random: Random | None = None,
+    ):
+        super().__init__(reactor, address, greet, size, random)
+        self.sentinels = sentinels
+
+    def start(self) -> None:
+        if not self._services:
+            self.sentinels.follow(self)
+        super().start()
+
+    async def close(self) -> None:
+        await super().close()
+        await self.sentinels.leave(self)
+
+    def found(self, server: Address) -> None:
+        """The sentinels say that it is `server` now."""
+        for connection in list(self._open):
+            if connection.where != server.text:
+                connection.abort(f"{self.address.master} is at {server.text} now")
+
+    def _endpoint(self) -> Any:
+        return _MasterEndpoint(self._reactor, self)
+
+    async def _introduce(self, connection: Connection) -> None:
+        await super()._introduce(connection)
+        (role,) = await connection.execute([(b"ROLE",)], CONNECT_SECONDS)
+        if isinstance(role, ErrorReply):
+            raise_for(role, connection.where)
+        if not isinstance(role, list) or not role or role[0] != b"master":
+            raise StoreUnavailable(f"{connection.where}: a replica, where the sentinels say that {self.address.master} is")
+
+
+def shared_sentinels(reactor: Any, random: Random | None) -> Callable[[Address], Sentinels]:
+    """`sentinels_of(address)`, which gives the same Sentinels for all masters behind the same servers."""
+    known: dict[tuple[Address, ...], Sentinels] = {}
+
+    def sentinels_of(address: Address) -> Sentinels:
+        if address.via not in known:
+            known[address.via] = Sentinels(reactor, address.via, random)
+        return known[address.via]
+
+    return sentinels_of

@@ -1,0 +1,115 @@
+"""The Router's contract over every form that a store may have, each a real one."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import ensureDeferred
+from twisted.trial.unittest import TestCase
+
+from taba.shard.cluster import slot_of_bucket
+from taba.shard.embedded import EmbeddedStore
+from taba.shard.memory import MemoryRouter, MemoryServer
+from taba.shard.router import Router
+from taba.shard.url import parse_store
+from tests.shard.contract import Contract
+from tests.topologies import Cluster, SentinelTrio
+from tests.valkey import EphemeralValkey
+
+BUCKETS = 4
+SAFE = {"min_replicas_to_write": "1"}
+
+
+class _RealContract(Contract):
+    async def connected(self: Any, url: str, count: int) -> list[Router]:
+        found = []
+        for _ in range(count):
+            router = Router(parse_store(url), BUCKETS, reactor)
+            self.addCleanup(lambda router=router: ensureDeferred(router.close()))
+            await router.connect()
+            found.append(router)
+        return found
+
+
+class PlainTests(_RealContract, TestCase):
+    timeout = 60
+
+    def spread(self) -> dict[str, int]:
+        return {"s1": 1, "s2": 1, "s3": 1, "s4": 1}
+
+    async def routers(self, count: int) -> list[Router]:
+        valkeys = [EphemeralValkey(tcp=True) for _ in range(4)]
+        for valkey in valkeys:
+            self.addCleanup(valkey.remove)
+        return await self.connected("redis://" + ",".join(f"127.0.0.1:{valkey.port}" for valkey in valkeys), count)
+
+
+class EmbeddedTests(_RealContract, TestCase):
+    timeout = 60
+
+    def spread(self) -> dict[str, int]:
+        return {"s1": 4}
+
+    async def routers(self, count: int) -> list[Router]:
+        directory = tempfile.mkdtemp(prefix="taba-embedded-")
+        self.addCleanup(shutil.rmtree, directory, True)
+        store = EmbeddedStore(directory, reactor)
+        store.startService()
+        self.addCleanup(store.stopService)
+        await store.wait_running()
+        return await self.connected(store.url, count)
+
+
+class SentinelTests(_RealContract, TestCase):
+    timeout = 60
+    trio: SentinelTrio
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.trio = SentinelTrio(masters=2, replicas=1, password="secret", sentinel_password="other", **SAFE)
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        cls.trio.remove()
+
+    async def routers(self, count: int) -> list[Router]:
+        self.trio.flush()
+        return await self.connected(self.trio.url, count)
+
+
+class ClusterTests(_RealContract, TestCase):
+    timeout = 60
+    cluster: Cluster
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.cluster = Cluster(**SAFE)
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        cls.cluster.remove()
+
+    def spread(self) -> dict[str, int]:
+        found = {f"s1/127.0.0.1:{node.port}": 0 for node in self.cluster.primaries}
+        for bucket in range(BUCKETS):
+            found[f"s1/127.0.0.1:{self.cluster.primaries[slot_of_bucket(bucket) * 3 // 16384].port}"] += 1
+        return found
+
+    async def routers(self, count: int) -> list[Router]:
+        self.cluster.flush()
+        # one node is named: the others are found through it
+        return await self.connected(f"redis+cluster://127.0.0.1:{self.cluster.nodes[-1].port}", count)
+
+
+class MemoryTests(Contract, TestCase):
+    timeout = 60
+
+    async def routers(self, count: int) -> list[MemoryRouter]:
+        servers = [MemoryServer(reactor) for _ in range(2)]
+        found = [MemoryRouter(servers, BUCKETS, reactor) for _ in range(count)]
+        for router in found:
+            await router.connect()
+        return found

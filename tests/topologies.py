@@ -1,0 +1,185 @@
+"""Real topologies for tests, of the same Valkey: a Cluster, and masters with replicas under sentinels. Loopback only."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import hiredis
+
+from taba.shard.binary import find_store_binary
+from taba.shard.cluster import SLOTS, slot_of
+from tests.valkey import EphemeralValkey, free_port
+
+SETTLE_SECONDS = 30.0
+
+
+def wait_until(what: Callable[[], bool], seconds: float = SETTLE_SECONDS) -> None:
+    """Return once `what()` is true; not for the thread of a running reactor."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {seconds:g} s: {what}")
+        time.sleep(0.05)
+
+
+class Cluster:
+    """Three primaries and, with `replicas`, a replica for each; every slot assigned. `remove` ends them all."""
+
+    def __init__(self, replicas: bool = True, primaries: int = 3, **settings: str):
+        options = {"cluster_enabled": "yes", "cluster_node_timeout": "1000", "cluster_replica_validity_factor": "0", **settings}
+        options = {"repl_diskless_sync_delay": "0", "repl_ping_replica_period": "1", **options}
+        count = primaries * 2 if replicas else primaries
+        self.nodes = [EphemeralValkey(tcp=True, cluster_port=str(free_port()), **options) for _ in range(count)]
+        self.primaries = self.nodes[:primaries]
+        edges = [SLOTS * number // primaries for number in range(primaries + 1)]
+        for number, node in enumerate(self.primaries):
+            node.call("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+            node.call("CLUSTER", "ADDSLOTSRANGE", edges[number], edges[number + 1] - 1)
+        first = self.nodes[0]
+        for node in self.nodes[1:]:
+            node.call("CLUSTER", "MEET", "127.0.0.1", first.port, node.settings["cluster_port"])
+        for node in self.nodes[1:]:
+            first.call("CLUSTER", "MEET", "127.0.0.1", node.port, node.settings["cluster_port"])
+        wait_until(lambda: all(len(node.call("CLUSTER", "NODES").splitlines()) == count for node in self.nodes))
+        for primary, replica in zip(self.primaries, self.nodes[primaries:], strict=False):
+            identity = self.identity(primary)
+            wait_until(lambda replica=replica, identity=identity: replica.call("CLUSTER", "REPLICATE", identity) == b"OK")
+        wait_until(lambda: all(b"cluster_state:ok" in node.call("CLUSTER", "INFO") for node in self.nodes))
+        if replicas:
+            wait_until(lambda: all(b"state=online" in node.call("INFO", "replication") for node in self.primaries))
+
+    @property
+    def url(self) -> str:
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.primaries)
+
+    def identity(self, node: EphemeralValkey) -> str:
+        return str(node.call("CLUSTER", "MYID").decode())
+
+    def flush(self) -> None:
+        for node in self.primaries:
+            node.call("FLUSHALL")
+
+    def holder(self, key: bytes) -> EphemeralValkey:
+        """The primary that has the slot of `key`."""
+        slot = slot_of(key)
+        for first, last, (_, port, *_), *_ in self.nodes[0].call("CLUSTER", "SLOTS"):
+            if first <= slot <= last:
+                return next(node for node in self.nodes if node.port == port)
+        raise LookupError(slot)
+
+    def begin_migration(self, slot: int, source: EphemeralValkey, target: EphemeralValkey) -> None:
+        assert target.call("CLUSTER", "SETSLOT", slot, "IMPORTING", self.identity(source)) == b"OK"
+        assert source.call("CLUSTER", "SETSLOT", slot, "MIGRATING", self.identity(target)) == b"OK"
+
+    def move_some(self, slot: int, source: EphemeralValkey, target: EphemeralValkey, most: int = 2) -> int:
+        """Move up to `most` keys of a slot whose migration has begun; how many there were."""
+        keys = source.call("CLUSTER", "GETKEYSINSLOT", slot, most)
+        if keys:
+            moved = source.call("MIGRATE", "127.0.0.1", target.port, "", "0", 5000, "KEYS", *keys)
+            assert moved in (b"OK", b"NOKEY"), moved
+        return len(keys)
+
+    def end_migration(self, slot: int, source: EphemeralValkey, target: EphemeralValkey) -> bool:
+        """Give the slot to the target; False when a writer made a new key meanwhile."""
+        identity = self.identity(target)
+        assert target.call("CLUSTER", "SETSLOT", slot, "NODE", identity) == b"OK"
+        return bool(source.call("CLUSTER", "SETSLOT", slot, "NODE", identity) == b"OK")
+
+    def remove(self) -> None:
+        for node in self.nodes:
+            node.remove()
+
+
+class _Sentinel(EphemeralValkey):
+    """One sentinel, of its own configuration file."""
+
+    def __init__(self, configuration: list[str], **settings: str):
+        self._configuration = configuration
+        super().__init__(tcp=True, **settings)
+
+    def arguments(self) -> list[str]:
+        path = self.directory / "sentinel.conf"
+        if not path.exists():
+            lines = [f"port {self.port}", "bind 127.0.0.1", f'unixsocket "{self.path}"', f"dir {self.directory}"]
+            path.write_text("\n".join([*lines, f'logfile "{self.directory / "log"}"', *self._configuration]) + "\n")
+        return [find_store_binary(), str(path), "--sentinel"]
+
+
+class SentinelTrio:
+    """Masters m1, m2 …, each with `replicas`, watched by three sentinels. `settings` are the servers'; `remove` ends all.
+
+    With `password`, the servers want it of the user `taba`; with `sentinel_password`, the sentinels want that one.
+    """
+
+    def __init__(self, masters: int = 2, replicas: int = 1, password: str = "", sentinel_password: str = "", **settings: str):
+        options = {"repl_diskless_sync_delay": "0", "repl_ping_replica_period": "1", "repl_backlog_size": "64mb", **settings}
+        self.servers: dict[str, list[EphemeralValkey]] = {}
+        self.sentinels: list[_Sentinel] = []
+        configuration = [f"requirepass {sentinel_password}", f"sentinel sentinel-pass {sentinel_password}"] if sentinel_password else []
+        for number in range(1, masters + 1):
+            name = f"m{number}"
+            master = EphemeralValkey(tcp=True, **options)
+            group = [master]
+            for _ in range(replicas):
+                group.append(EphemeralValkey(tcp=True, replicaof=f"127.0.0.1 {master.port}", **options))
+            self.servers[name] = group
+            if password:
+                for server in group:
+                    server.call("ACL", "SETUSER", "taba", "on", ">" + password, "~*", "&*", "+@all")
+            configuration += [
+                f"sentinel monitor {name} 127.0.0.1 {master.port} 2",
+                f"sentinel down-after-milliseconds {name} 500",
+                f"sentinel failover-timeout {name} 3000",
+            ]
+        for _ in range(3):
+            self.sentinels.append(_Sentinel(configuration))
+        self._password = sentinel_password
+        self._account = f"taba:{password}@" if password else ""
+        wait_until(self._is_complete)
+
+    def _is_complete(self) -> bool:
+        for name, group in self.servers.items():
+            if group[0].call("INFO", "replication").count(b"state=online") != len(group) - 1:
+                return False
+            for sentinel in self.sentinels:
+                fields = self._described(sentinel, name)
+                if (fields[b"num-slaves"], fields[b"num-other-sentinels"]) != (b"%d" % (len(group) - 1), b"2"):
+                    return False
+        return True
+
+    def _described(self, sentinel: EphemeralValkey, name: str) -> dict[bytes, Any]:
+        reply = self.ask_sentinel(sentinel, "SENTINEL", "MASTER", name)
+        return dict(zip(reply[::2], reply[1::2], strict=True))
+
+    def ask_sentinel(self, sentinel: EphemeralValkey, *arguments: Any) -> Any:
+        import socket
+
+        with socket.create_connection(("127.0.0.1", sentinel.port), 5) as connection:
+            reader = hiredis.Reader()
+            commands = [("AUTH", self._password)] if self._password else []
+            for command in [*commands, arguments]:
+                connection.sendall(hiredis.pack_command(tuple(command)))
+                while (reply := reader.gets()) is False:
+                    reader.feed(connection.recv(1 << 20))
+            return reply
+
+    @property
+    def url(self) -> str:
+        servers = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
+        own = f"&sentinels=:{self._password}" if self._password else ""
+        return f"redis+sentinel://{self._account}{servers}/?shards={','.join(self.servers)}{own}"
+
+    def primary(self, name: str) -> EphemeralValkey:
+        """The one that the sentinels name now."""
+        port = int(self.ask_sentinel(self.sentinels[0], "SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)[1])
+        return next(server for server in self.servers[name] if server.port == port)
+
+    def flush(self) -> None:
+        for name in self.servers:
+            self.primary(name).call("FLUSHALL")
+
+    def remove(self) -> None:
+        for server in [*self.sentinels, *(one for group in self.servers.values() for one in group)]:
+            server.remove()
