@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from taba.handlers.base import ArrayHandler, Projection
+from taba.handlers.base import ArrayHandler, Projection, Sample
 from taba.handlers.bins import BinLayout, bin_codes, bins_from, deltas_of
 from taba.handlers.figures import add_figures, finite_events
+from taba.handlers.lines import Line, WindowSlots, aggregate_slots
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
 from taba.handlers.ragged import (
     Buffer,
@@ -32,6 +33,7 @@ from taba.handlers.ragged import (
     run_lengths,
     run_starts,
 )
+from taba.handlers.samples import count_and_sum, percentile_samples
 from taba.handlers.sketch import bins_per_row, codes_in, codes_of, gather_bins, merge_bins, tally
 from taba.handlers.slots import HEADER as BLOCK
 from taba.handlers.slots import (
@@ -249,12 +251,7 @@ class CounterGroup(ArrayHandler):
         return cut_rows(content, edges)
 
     def project_array(self, states: CounterStates, parts: Sequence[Sequence[bytes]], now: float) -> list[Projection]:
-        archived = _load_archives([part[0] if part else b"" for part in parts])
-        rows = np.concatenate((rows_in(states.slot_keys), archived[0]))
-        starts = np.concatenate((starts_in(states.slot_keys), archived[1]))
-        levels = np.concatenate((np.zeros(len(states.slot_keys), dtype=np.int64), archived[2]))
-        counts = np.concatenate((states.slot_counts, archived[3]))
-        totals = np.concatenate((states.slot_totals, archived[4]))
+        rows, starts, levels, counts, totals = _all_slots(states, parts)
         windows = []
         for covers in LADDER.covered(starts, levels, now):
             window_counts, window_totals = grouped_sums(rows, states.rows, covers, counts, totals)
@@ -274,21 +271,59 @@ class CounterGroup(ArrayHandler):
         return projections
 
     def aggregate(self, projections: Sequence[Projection]) -> Projection:
-        aggregate: Projection = {
-            name: _window(
-                sum(projection[name]["count"] for projection in projections),
-                sum(projection[name]["total"] for projection in projections),
-            )
-            for name in WINDOWS
-        }
+        aggregate: Projection = {}
+        for name in WINDOWS:
+            windows = [projection[name] for projection in projections]
+            aggregate[name] = {**_aggregate_windows(windows), **aggregate_slots(windows, _aggregate_windows)}
         aggregate["pct"] = aggregate_percentiles([projection["pct"] for projection in projections])
         for name in ("_refused", "_held"):
             aggregate[name] = sum(projection.get(name, 0) for projection in projections)
         return aggregate
 
+    def detail(self, state: list[bytes], now: float) -> Projection:
+        """The Projection, each window with its slots."""
+        projection = self.project(state, now)
+        _, starts, levels, counts, totals = _all_slots(self.load_array(state[:1]), [state[1:]])
+        for level, name in enumerate(WINDOWS):
+            slots = WindowSlots(LADDER, starts, levels, now, level)
+            columns = zip(slots.sums(counts).astype(np.int64).tolist(), slots.sums(totals).tolist(), strict=True)
+            projection[name].update(slots.shown([_window(*column) for column in columns]))
+        return projection
+
+    def samples(self, projection: Projection) -> list[Sample]:
+        found = percentile_samples(projection["pct"])
+        for name in WINDOWS:
+            found += count_and_sum(projection[name], "_window", {"window": name}, "gauge")
+        return found
+
+    def series(self, state: list[bytes], start: float, end: float, step: float) -> dict[str, list[float | None]]:
+        """Lines of count, total and average, in each step."""
+        _, starts, levels, counts, totals = _all_slots(self.load_array(state[:1]), [state[1:]])
+        line = Line(LADDER, starts, levels, start, end, step)
+        lines = {"count": line.sums(counts), "total": line.sums(totals)}
+        lines["average"] = [total / count if count and total is not None else None for count, total in zip(*lines.values(), strict=True)]
+        return lines
+
 
 def _window(count: int, total: float) -> dict[str, Any]:
     return {"count": count, "total": total, "average": total / count if count else None}
+
+
+def _aggregate_windows(windows: Sequence[Any]) -> dict[str, Any]:
+    return _window(sum(window["count"] for window in windows), sum(window["total"] for window in windows))
+
+
+def _all_slots(states: CounterStates, parts: Sequence[Sequence[bytes]]) -> tuple[Ints, Ints, Ints, Ints, Floats]:
+    """(rows, starts, levels, counts, totals) of all slots in journals and archives."""
+    rows, starts, levels, counts, totals = _load_archives([part[0] if part else b"" for part in parts])
+    keys = states.slot_keys
+    return (
+        np.concatenate((rows_in(keys), rows)),
+        np.concatenate((starts_in(keys), starts)),
+        np.concatenate((np.zeros(len(keys), dtype=np.int64), levels)),
+        np.concatenate((states.slot_counts, counts)),
+        np.concatenate((states.slot_totals, totals)),
+    )
 
 
 def _load_archives(archives: Sequence[bytes]) -> tuple[Ints, Ints, Ints, Ints, Floats]:

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from taba.handlers.base import ArrayHandler, Projection
+from taba.handlers.base import ArrayHandler, Projection, Sample
 from taba.handlers.figures import finite_events
+from taba.handlers.lines import Line, WindowSlots, aggregate_slots
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
 from taba.handlers.ragged import (
     Buffer,
@@ -29,7 +30,8 @@ from taba.handlers.ragged import (
     run_lengths,
     run_starts,
 )
-from taba.handlers.sketch import bins_per_row, codes_in, codes_of, gather_bins, rows_of, tally
+from taba.handlers.samples import percentile_samples
+from taba.handlers.sketch import MAX_BINS, PERMILLES, bins_per_row, codes_in, codes_of, gather_bins, keys_of, rows_of, tally
 from taba.handlers.slots import rows_in, slot_keys, starts_in
 from taba.handlers.spread import HEADER as BLOCK
 from taba.handlers.spread import SpreadLayout, Spreads, Written, join_spreads, read_blocks
@@ -45,6 +47,7 @@ _HEAD = _TALLIES.itemsize + BLOCK.itemsize
 _LEVELS = 3  # of the archive
 _BLOCKS = _LEVELS * BLOCK.itemsize
 _NO_ARCHIVE = bytes(_BLOCKS)
+_PLACES = len(WINDOWS) + 1  # the windows, and what none of them covers
 
 
 def _empty() -> bytes:
@@ -180,37 +183,133 @@ class PercentileGroup(ArrayHandler):
         return cut_rows(content, edges)
 
     def project_array(self, states: PercentileStates, parts: Sequence[Sequence[bytes]], now: float) -> list[Projection]:
-        archive_rows, archive_starts, archive_levels, archive = _load_archives([part[0] if part else b"" for part in parts])
+        windows = _Windows(states.rows, now)
         journal = states.journal
-        rows = np.concatenate((rows_in(journal.keys), archive_rows))
-        starts = np.concatenate((starts_in(journal.keys), archive_starts))
-        levels = np.concatenate((np.zeros(len(journal.keys), dtype=np.int64), archive_levels))
-        both = join_spreads(journal, archive)
-        projections: list[Projection] = [{} for _ in range(states.rows)]
-        for name, covers in zip(WINDOWS, LADDER.covered(starts, levels, now), strict=True):
-            for projection, p in zip(projections, _window(both, rows, covers, states.rows), strict=True):
-                projection[name] = p
+        windows.add(rows_in(journal.keys), starts_in(journal.keys), np.zeros(len(journal.keys), dtype=np.int64), journal)
+        windows.add(*_load_archives([part[0] if part else b"" for part in parts]))
+        found = iter(windows.percentiles())
+        projections: list[Projection] = [{name: next(found) for name in WINDOWS} for _ in range(states.rows)]
         for name, column in states.tallies.items():
             for projection, count in zip(projections, column.tolist(), strict=True):
                 projection["_" + name] = count
         return projections
 
     def aggregate(self, projections: Sequence[Projection]) -> Projection:
-        aggregate: Projection = {name: aggregate_percentiles([projection[name] for projection in projections]) for name in WINDOWS}
+        aggregate: Projection = {}
+        for name in WINDOWS:
+            windows = [projection[name] for projection in projections]
+            aggregate[name] = {**aggregate_percentiles(windows), **aggregate_slots(windows, aggregate_percentiles)}
         for name in ("_refused", "_held", "_old"):
             aggregate[name] = sum(projection.get(name, 0) for projection in projections)
         return aggregate
 
+    def detail(self, state: list[bytes], now: float) -> Projection:
+        """The Projection, each window with its slots."""
+        projection = self.project(state, now)
+        starts, levels, spreads = self._all_slots(state)
+        for level, name in enumerate(WINDOWS):
+            slots = WindowSlots(LADDER, starts, levels, now, level)
+            which = np.full(len(starts), -1)
+            which[slots.covers] = slots.places
+            projection[name].update(slots.shown(_grouped(spreads, which, len(slots.times))))
+        return projection
 
-def _window(spreads: Spreads, rows: Ints, covers: Any, total: int) -> list[dict[str, Any]]:
-    """P of each of `total` rows over the slots that are covered; `rows` are the slots'."""
-    totals = np.bincount(rows[covers], weights=spreads.totals[covers], minlength=total).astype(np.float64)
+    def samples(self, projection: Projection) -> list[Sample]:
+        return [sample for name in WINDOWS for sample in percentile_samples(projection[name], "_window", {"window": name}, "gauge")]
+
+    def series(self, state: list[bytes], start: float, end: float, step: float) -> dict[str, list[float | None]]:
+        """Lines of all that P has, in each step."""
+        starts, levels, spreads = self._all_slots(state)
+        line = Line(LADDER, starts, levels, start, end, step)
+        sets, which = line.sets()
+        found = []
+        for chosen in sets:
+            [p] = _grouped(spreads, np.where(chosen, 0, -1), 1)
+            found.append(p)
+        sizes = np.bincount(rows_of(spreads.bin_keys), weights=spreads.bin_counts, minlength=len(starts))
+        lines = {"count": line.sums(sizes), "total": line.sums(spreads.totals)}
+        for name in ("min", "max", *PERMILLES):
+            lines[name] = line.values(found[place][name] for place in which.tolist())
+        return lines
+
+    def _all_slots(self, state: list[bytes]) -> tuple[Ints, Ints, Spreads]:
+        """(starts, levels, spreads) of all slots of one State."""
+        journal = self.load_array(state[:1]).journal
+        _, starts, levels, archive = _load_archives(state[1:])
+        own = starts_in(journal.keys)
+        return np.concatenate((own, starts)), np.concatenate((np.zeros_like(own), levels)), join_spreads(journal, archive)
+
+
+class _Windows:
+    """The windows of many rows at `now`, from the slots that are added.
+
+    Each window covers what the one before it covers: so a slot counts once, in the least window that covers it, and the others are
+    sums over the windows.
+    """
+
+    def __init__(self, rows: int, now: float):
+        self._rows, self._now = rows, now
+        self._slots: list[tuple[Ints, Spreads]] = []
+
+    def add(self, rows: Ints, starts: Ints, levels: Ints, spreads: Spreads) -> None:
+        """Slots of `rows`, which start at `starts`."""
+        least = len(WINDOWS) - sum(covers.astype(np.int64) for covers in LADDER.covered(starts, levels, self._now))
+        self._slots.append((rows * _PLACES + least, spreads))
+
+    def percentiles(self) -> list[dict[str, Any]]:
+        """P of each window of each row, in that order."""
+        totals = np.zeros((self._rows, _PLACES))
+        lows, highs = np.full(totals.shape, np.inf), np.full(totals.shape, -np.inf)
+        with np.errstate(over="ignore", invalid="ignore"):  # a sum beyond all floats is infinite, and shown as no value
+            for places, spreads in self._slots:
+                totals += np.bincount(places, weights=spreads.totals, minlength=totals.size).reshape(totals.shape)
+                np.minimum.at(lows.reshape(-1), places, spreads.lows)
+                np.maximum.at(highs.reshape(-1), places, spreads.highs)
+            figures = [
+                np.ascontiguousarray(join.accumulate(column[:, :-1], axis=1)).reshape(-1)
+                for join, column in ((np.add, totals), (np.minimum, lows), (np.maximum, highs))
+            ]
+        keys, counts = self._bins()
+        return percentiles(codes_in(keys), counts, bins_per_row(keys, len(figures[0])), *figures)
+
+    def _bins(self) -> tuple[Ints, Ints]:
+        """A table of all windows' bins; its rows are the windows."""
+        places = [of_slots[rows_of(spreads.bin_keys)] for of_slots, spreads in self._slots]
+        codes = [codes_in(spreads.bin_keys) for _, spreads in self._slots]
+        counts = [spreads.bin_counts for _, spreads in self._slots]
+        total = sum(map(len, codes))
+        if not total:
+            return codes[0], counts[0]
+        least = min(int(some.min()) for some in codes if len(some))
+        span = max(int(some.max()) for some in codes if len(some)) - least + 1
+        most = max(int(some.max()) for some in counts if len(some))
+        # where there are not many more cells than bins, counting is faster than sorting; floats count exactly up to 2^53
+        if span < MAX_BINS and self._rows * _PLACES * span <= 8 * total and most < (1 << 53) // total:
+            cells = np.zeros(self._rows * _PLACES * span)
+            for at, code, count in zip(places, codes, counts, strict=True):
+                cells += np.bincount(at * span + (code - least), weights=count, minlength=len(cells))
+            table = cells.reshape(self._rows, _PLACES, span)[:, :-1].cumsum(axis=1).reshape(-1)
+            filled = table.nonzero()[0]
+            return keys_of(filled // span, filled % span + least), table[filled].astype(np.int64)
+        at, code, count = np.concatenate(places), np.concatenate(codes), np.concatenate(counts)
+        rows, windows = np.divmod(at, _PLACES)
+        times = len(WINDOWS) - windows  # in how many windows each counts
+        later = np.arange(times.sum()) - (times.cumsum() - times).repeat(times)
+        return gather_bins((rows * len(WINDOWS) + windows).repeat(times) + later, code.repeat(times), count.repeat(times))
+
+
+def _grouped(spreads: Spreads, groups: Ints, total: int) -> list[dict[str, Any]]:
+    """P of each of `total` groups of slots; `groups` says which is each slot's, and −1 that it is in none."""
+    chosen = groups >= 0
+    of = groups[chosen]
     lows, highs = np.full(total, np.inf), np.full(total, -np.inf)
-    np.minimum.at(lows, rows[covers], spreads.lows[covers])
-    np.maximum.at(highs, rows[covers], spreads.highs[covers])
+    np.minimum.at(lows, of, spreads.lows[chosen])
+    np.maximum.at(highs, of, spreads.highs[chosen])
+    with np.errstate(over="ignore", invalid="ignore"):
+        totals = np.bincount(of, weights=spreads.totals[chosen], minlength=total).astype(np.float64)
     slots = rows_of(spreads.bin_keys)
-    bins = covers[slots]
-    keys, counts = gather_bins(rows[slots[bins]], codes_in(spreads.bin_keys[bins]), spreads.bin_counts[bins])
+    bins = chosen[slots]
+    keys, counts = gather_bins(groups[slots[bins]], codes_in(spreads.bin_keys[bins]), spreads.bin_counts[bins])
     return percentiles(codes_in(keys), counts, bins_per_row(keys, total), totals, lows, highs)
 
 
