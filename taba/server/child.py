@@ -104,17 +104,17 @@ class Child:
             else:
                 yield [folded.states, folded.parts, folded.failed, []]
 
-    def project(self, type: str, now: float, states: list[Any]) -> Iterator[Any]:
+    def project(self, type: str, now: float, states: list[Any], detail: bool) -> Iterator[Any]:
         from taba.server.keys import Framed
         from taba.server.projecting import project_type
 
         handler, is_array = self.lookup.get(type), self.lookup.is_array(type)
         framed = [[Framed(*part) for part in state] for state in states]
         if is_array:
-            yield from project_type(handler, is_array, framed, now)
+            yield from project_type(handler, is_array, framed, now, detail)
         else:
             for state in framed:  # one after the other, so that the parent sees which one is the last
-                yield from project_type(handler, is_array, [state], now)
+                yield from project_type(handler, is_array, [state], now, detail)
 
     def aggregate(self, type: str, projections: list[Any]) -> Iterator[Any]:
         from taba.server.projecting import aggregate_type

@@ -131,8 +131,7 @@ class Routes:
         return Answer(types, text=lambda: "".join(f"{name}: {type}\n" for name, type in types.items()))
 
     async def projections(self, call: Call) -> Answer:
-        _detail(call)
-        found = await self._refusing(self._query.projections(_filter(call, "detail")))
+        found = await self._refusing(self._query.projections(_filter(call, "detail"), _detail(call)))
         content = {item.tab: {client: answerable(projection) for client, projection in item.projections.items()} for item in found}
         lines = []
         for item in found if call.wants_text else ():
@@ -142,9 +141,8 @@ class Routes:
         return Answer(content, text=lambda: "".join(lines))
 
     async def aggregates(self, call: Call) -> Answer:
-        _detail(call)
         by = call.many("by")
-        found = await self._refusing(self._query.aggregates(_filter(call, "by", "detail"), by))
+        found = await self._refusing(self._query.aggregates(_filter(call, "by", "detail"), by, _detail(call)))
         content = {name: answerable(aggregate) for name, (_, aggregate) in found.items()}
         lines = []
         for name, (type, aggregate) in found.items() if call.wants_text else ():
@@ -153,8 +151,7 @@ class Routes:
         return Answer(content, text=lambda: "".join(lines))
 
     async def superaggregate(self, call: Call) -> Answer:
-        _detail(call)
-        found = await self._refusing(self._query.superaggregate(_filter(call, "detail")))
+        found = await self._refusing(self._query.superaggregate(_filter(call, "detail"), _detail(call)))
         if found is None:
             return Answer({}, text=lambda: "")
         type, aggregate = found

@@ -12,10 +12,24 @@ from typing import Any
 from taba.server.keys import Framed
 from taba.server.typefold import sentence
 
+ROWS_AT_ONCE = 64  # that an array Handler projects in one call: what they take fits in the processor's cache
 
-def project_type(handler: Any, is_array: bool, states: Sequence[Sequence[Framed]], now: float) -> list[Any]:
-    """A Projection for each State (its main part first), or a sentence where there can be none. Raises nothing."""
-    if is_array and all(part.version in (0, handler.version) for state in states for part in state):
+
+def project_type(handler: Any, is_array: bool, states: Sequence[Sequence[Framed]], now: float, detail: bool = False) -> list[Any]:
+    """A Projection for each State (its main part first), or a sentence where there can be none. Raises nothing.
+
+    With `detail`, Handlers that have such a method show the slots, too.
+    """
+    if not is_array or (detail and getattr(handler, "detail", None)):
+        return [_project_one(handler, is_array, state, now, detail) for state in states]
+    answers: list[Any] = []
+    for start in range(0, len(states), ROWS_AT_ONCE):
+        answers += _project_arrays(handler, states[start : start + ROWS_AT_ONCE], now)
+    return answers
+
+
+def _project_arrays(handler: Any, states: Sequence[Sequence[Framed]], now: float) -> list[Any]:
+    if all(part.version in (0, handler.version) for state in states for part in state):
         try:
             loaded = handler.load_array([state[0].dump for state in states])
             answers = list(handler.project_array(loaded, [[part.dump for part in state[1:]] for state in states], now))
@@ -24,22 +38,26 @@ def project_type(handler: Any, is_array: bool, states: Sequence[Sequence[Framed]
         except Exception as error:
             if len(states) == 1:
                 return [sentence(error)]
-    return [_project_one(handler, is_array, state, now) for state in states]
+    return [_project_one(handler, True, state, now) for state in states]
 
 
-def _project_one(handler: Any, is_array: bool, state: Sequence[Framed], now: float) -> Any:
+def _project_one(handler: Any, is_array: bool, state: Sequence[Framed], now: float, detail: bool = False) -> Any:
     main = state[0]
     try:
         if main.version > handler.version:
             return f"the State has version {main.version}, the Handler {handler.version}"
+        show = getattr(handler, "detail", None) if detail else None
         if is_array:
             dumps = [part.dump for part in state]
             if main.version < handler.version:
                 dumps = handler.upgrade_parts(dumps, main.version)
-            [answer] = handler.project_array(handler.load_array(dumps[:1]), [dumps[1:]], now)
+            if show is None:
+                [answer] = handler.project_array(handler.load_array(dumps[:1]), [dumps[1:]], now)
+            else:
+                answer = show(dumps, now)
         else:
             loaded = handler.load(main.dump) if main.version == handler.version else handler.upgrade(main.dump, main.version)
-            answer = handler.project(loaded, now)
+            answer = (show or handler.project)(loaded, now)
     except Exception as error:
         return sentence(error)
     return answer if isinstance(answer, dict) else f"project gave {type(answer).__name__}, not a dictionary"

@@ -24,6 +24,7 @@ from taba.server.projecting import aggregate_type, project_type, render_one
 
 MAX_PROJECTIONS = 50_000  # in one answer; some 50 MiB of JSON
 MAX_STATES = 1_000_000  # read for one answer
+MAX_DETAILED = 2000  # Projections with detail in one answer, or behind it; each takes some 10 KiB and 1 ms
 SLICE_STATES = 500  # read and projected at a time; some 10 ms
 SLICE_TABS = 500  # whose Clients are read at a time
 TURN_SECONDS = 0.02  # of work on a question before others have a turn
@@ -58,7 +59,7 @@ class IsSandbox(Protocol):
     """Where code runs that may hang or crash; taba.server.sandbox.Sandbox is one. What fails there is a sentence."""
 
     def match(self, pattern: str, texts: Sequence[str]) -> Awaitable[list[str]]: ...
-    def project(self, type: str, states: Sequence[Any], now: float) -> Awaitable[list[Any]]: ...
+    def project(self, type: str, states: Sequence[Any], now: float, detail: bool = False) -> Awaitable[list[Any]]: ...
     def aggregate(self, type: str, projections: Sequence[Any]) -> Awaitable[Any]: ...
     def render(self, type: str, projections: Sequence[Any]) -> Awaitable[list[str]]: ...
 
@@ -123,21 +124,21 @@ class Query:
             found = {client.decode() for [clients] in replies.values() for client in clients}
         return await self._chosen_clients(wanted, sorted(found))
 
-    async def projections(self, wanted: Filter) -> list[Projected]:
+    async def projections(self, wanted: Filter, detail: bool = False) -> list[Projected]:
         """The Projections of all that match, by Tab and Client. Raises QueryRefused for more than MAX_PROJECTIONS."""
-        return [item async for item in self._projected(wanted, MAX_PROJECTIONS)]
+        return [item async for item in self._projected(wanted, MAX_PROJECTIONS, detail)]
 
-    async def aggregates(self, wanted: Filter, by: Sequence[str] = ()) -> dict[str, tuple[str, Any]]:
+    async def aggregates(self, wanted: Filter, by: Sequence[str] = (), detail: bool = False) -> dict[str, tuple[str, Any]]:
         """Name → (Type, Aggregate) of all that match. `by`: labels; Tabs of one base name are grouped by their values."""
         answer: dict[str, tuple[str, Any]] = {}
         if not by:
-            async for item in self._projected(wanted, MAX_STATES):
+            async for item in self._projected(wanted, MAX_STATES, detail):
                 aggregate = await self._aggregate(item.type, list(item.projections.values()))
                 if aggregate is not None:
                     answer[item.tab] = (item.type, aggregate)
             return answer
         groups: dict[str, tuple[str, list[Any]]] = {}
-        async for item in self._projected(wanted, MAX_PROJECTIONS):
+        async for item in self._projected(wanted, MAX_PROJECTIONS, detail):
             name = group_name(item.tab, by)
             type, projections = groups.setdefault(name, (item.type, []))
             if type != item.type:
@@ -149,13 +150,13 @@ class Query:
                 answer[name] = (type, aggregate)
         return answer
 
-    async def superaggregate(self, wanted: Filter) -> tuple[str, Any] | None:
+    async def superaggregate(self, wanted: Filter, detail: bool = False) -> tuple[str, Any] | None:
         """(Type, Aggregate) over everything that matches; None where nothing does. Raises QueryRefused for several Types."""
         types = sorted(set((await self.types(wanted)).values()))
         if len(types) > 1:
             raise QueryRefused(f"a superaggregate is over one Type; these match: {', '.join(types)[:500]}")
         projections: list[Any] = []
-        async for item in self._projected(wanted, MAX_PROJECTIONS):
+        async for item in self._projected(wanted, MAX_PROJECTIONS, detail):
             projections += item.projections.values()
         if not projections:
             return None
@@ -201,7 +202,8 @@ class Query:
             for tab, members in zip(of, replies[bucket], strict=True)
         }
 
-    async def _projected(self, wanted: Filter, most: int) -> AsyncIterator[Projected]:
+    async def _projected(self, wanted: Filter, most: int, detail: bool) -> AsyncIterator[Projected]:
+        most = min(most, MAX_DETAILED) if detail else most
         types = await self.types(wanted._replace(clients=(), client_match=None))
         tabs = [tab for tab in types if self._lookup.get(types[tab]) is not None]
         lot: list[tuple[str, list[str]]] = []
@@ -215,12 +217,12 @@ class Query:
             if total > most:
                 raise QueryRefused(f"more than {most} Projections match; ask with name=, match= or client=")
             if size >= SLICE_STATES:
-                for item in await self._project_lot(lot, types):
+                for item in await self._project_lot(lot, types, detail):
                     yield item
                     await self._breathe()
                 lot, size = [], 0
         if lot:
-            for item in await self._project_lot(lot, types):
+            for item in await self._project_lot(lot, types, detail):
                 yield item
                 await self._breathe()
 
@@ -231,7 +233,7 @@ class Query:
             await deferLater(self._clock, 0)
             self._turn_began = self._clock.seconds()
 
-    async def _project_lot(self, lot: Sequence[tuple[str, list[str]]], types: Mapping[str, str]) -> list[Projected]:
+    async def _project_lot(self, lot: Sequence[tuple[str, list[str]]], types: Mapping[str, str], detail: bool) -> list[Projected]:
         """The Projections of (Tab, Clients) pairs: one read a shard, one call a Type."""
         fields: dict[int, list[bytes]] = {}
         places: list[tuple[str, str, int, int, int]] = []  # Tab, Client, bucket, the place of its fields, how many
@@ -261,17 +263,17 @@ class Query:
             states.append(parts)
         found: dict[str, dict[str, Any]] = {}
         for type, (owners, states) in by_type.items():
-            for (tab, client), projection in zip(owners, await self._project(type, states), strict=True):
+            for (tab, client), projection in zip(owners, await self._project(type, states, detail), strict=True):
                 if projection is not None:
                     found.setdefault(tab, {})[client] = projection
         return [Projected(tab, types[tab], found[tab]) for tab, _ in lot if tab in found]
 
-    async def _project(self, type: str, states: list[list[keys.Framed]]) -> list[Any]:
+    async def _project(self, type: str, states: list[list[keys.Framed]], detail: bool) -> list[Any]:
         """The Projections of States of one Type; None for one that its Handler cannot project."""
         if not self._lookup.own(type):
-            answers = await self._sandbox.project(type, states, self._now())
+            answers = await self._sandbox.project(type, states, self._now(), detail)
         else:
-            answers = project_type(self._lookup.get(type), self._lookup.is_array(type), states, self._now())
+            answers = project_type(self._lookup.get(type), self._lookup.is_array(type), states, self._now(), detail)
         for answer in answers:
             if isinstance(answer, str):
                 self._count(type, answer)

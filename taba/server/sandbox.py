@@ -248,9 +248,9 @@ class Sandbox:
             folded.failed[lots.pop(0)[0]] = Failed(HANDLER_ERROR, f"the Handler's process died: {died}"[:200])
         return wanted or folded
 
-    async def project(self, type: str, states: Sequence[Any], now: float) -> list[Any]:
+    async def project(self, type: str, states: Sequence[Any], now: float, detail: bool = False) -> list[Any]:
         """The Projections of States of one Type, or a sentence where there can be none."""
-        return await self._each(type, list(states), lambda lot: ("project", type, now, lot))
+        return await self._each(type, list(states), lambda lot: ("project", type, now, lot, detail))
 
     async def aggregate(self, type: str, projections: Sequence[Any]) -> Any:
         """The Aggregate, or a sentence."""
