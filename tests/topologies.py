@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -154,8 +155,6 @@ class SentinelTrio:
         return dict(zip(reply[::2], reply[1::2], strict=True))
 
     def ask_sentinel(self, sentinel: EphemeralValkey, *arguments: Any) -> Any:
-        import socket
-
         with socket.create_connection(("127.0.0.1", sentinel.port), 5) as connection:
             reader = hiredis.Reader()
             commands = [("AUTH", self._password)] if self._password else []
@@ -173,7 +172,10 @@ class SentinelTrio:
 
     def primary(self, name: str) -> EphemeralValkey:
         """The one that the sentinels name now."""
-        port = int(self.ask_sentinel(self.sentinels[0], "SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)[1])
+        return self.primary_by(0, name)
+
+    def primary_by(self, sentinel: int, name: str) -> EphemeralValkey:
+        port = int(self.ask_sentinel(self.sentinels[sentinel], "SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)[1])
         return next(server for server in self.servers[name] if server.port == port)
 
     def flush(self) -> None:

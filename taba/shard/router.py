@@ -71,7 +71,8 @@ class Router:
     """A store, by bucket. `start` it, `await connect()`, and `await close()` in the end.
 
     `store` must have addresses: an embedded one is started first, and its own `url` given. `buckets`: what the store
-    must have, or is made with; None takes what it has, or the default. All methods are for the reactor's thread.
+    must have, or is made with; None takes what it has, or the default. `wait_replicas`: a transaction is done once so many
+    replicas have it, else NotReplicated. All methods are for the reactor's thread.
     `counts` has: conflicts, leases, busy, unknown (outcomes of EXEC that nobody knew), retries.
     """
 
@@ -83,6 +84,7 @@ class Router:
         random: Random | None = None,
         option: str = "--store",
         connections: int = POOL_CONNECTIONS,
+        wait_replicas: int = 0,
     ):
         if not store.addresses:
             raise ValueError("an embedded store must run first; take the URL of its EmbeddedStore")
@@ -90,6 +92,8 @@ class Router:
             from twisted.internet import reactor
         self.url = store.text
         self.counts: Counter[str] = Counter()
+        self.wait_replicas = wait_replicas
+        self._lagging = ""  # what is wrong with the replicas, as the last transaction that waited for them saw it
         self._problems: list[str] = []
         self._wanted_buckets = buckets
         self._option = option
@@ -120,7 +124,7 @@ class Router:
     def problems(self) -> list[str]:
         """What is wrong with the store, in sentences: shards that are away now, settings that may lose events, strangers."""
         away = [f"shard {name} is away: {pool.last_error}" for name, pool in self._by_name.items() if not pool.is_connected]
-        return away + self._problems
+        return away + ([self._lagging] if self._lagging else []) + self._problems
 
     @property
     def map(self) -> BucketMap:

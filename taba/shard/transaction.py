@@ -18,7 +18,7 @@ from twisted.internet.task import deferLater
 
 from taba.errors import StoreUnavailable
 from taba.shard.buckets import is_moving, lease_key, owner_key, prefix_of
-from taba.shard.connection import REPLY_SECONDS, Command, Connection, ConnectionGone, Redirected
+from taba.shard.connection import REPLY_SECONDS, Command, Connection, ConnectionGone, Redirected, raise_for
 from taba.shard.dirty import noting
 from taba.shard.pool import CHECKOUT_SECONDS
 
@@ -33,6 +33,7 @@ LOOK_AFTER_TRIES = 10  # on a sealed bucket; its mover may have died between pub
 LEASE_AFTER_CONFLICTS = 3  # then this transaction is the slow one, and would starve
 MOST_CONFLICTS = 12  # in one transaction; the lease makes so many impossible, unless it expires each time
 LEASE_SECONDS = 5.0  # longer than any cycle takes; a holder that died holds others up for so long
+WAIT_SECONDS = 1.0  # for the replicas' acknowledgement, where the Router waits for it; a replica that lags more is as good as none
 MOST_READ_ROUNDS = 8  # `More` in one try; a cycle takes two
 
 _READS_OF_ONE_KEY = frozenset(
@@ -44,6 +45,10 @@ _READS_OF_MANY_KEYS = frozenset(b"MGET EXISTS SUNION SINTER SDIFF".split())
 
 class BucketBusy(StoreUnavailable):
     """Another process holds this bucket's lease, or wins every race for it; try later."""
+
+
+class NotReplicated(StoreUnavailable):
+    """It is done, and too few replicas have it: a failover now would lose it. Do it again, or ask again, later."""
 
 
 class Writes(NamedTuple):
@@ -87,7 +92,7 @@ class Deadline:
         return float(max(self._end - self._reactor.seconds(), 0.0))
 
     def is_time_to_look(self, is_sealed: bool) -> bool:
-        """Whether to look for a newer map: where a bucket is sealed, only now and then, because its owner key will say when it has moved."""
+        """Whether to look for a newer map: where a bucket is sealed only now and then, for its owner key will say when it has moved."""
         self._tries += 1
         return not is_sealed or self._tries % LOOK_AFTER_TRIES == 0
 
@@ -148,7 +153,7 @@ class Attempt:
                 await self.deadline.pause(error, SEALED_PAUSE_SECONDS if error.is_settling else None)
                 await self._look_again()
                 self._pool().redirected(self.bucket, error.redirection)
-            except BucketBusy:
+            except (BucketBusy, NotReplicated):
                 raise
             except StoreUnavailable as error:
                 if self.is_committing and isinstance(error, ConnectionGone):
@@ -186,6 +191,9 @@ class Attempt:
             decision = await self._decide(connection, self.update, replies[2:])
             commands = decision.commands
             check_keys(self.bucket, commands)
+            if self.router.wait_replicas and not commands:
+                # what was read may be on no replica yet, and WAIT waits for what this connection wrote
+                commands = [(b"SET", prefix_of(self.bucket) + b"waited", b"1")]
             if is_moving(replies[0]):
                 commands = [*commands, *noting(self.bucket, commands)]
             if self.token is not None:
@@ -194,7 +202,24 @@ class Attempt:
             if await connection.commit(commands, self._seconds()) is None:
                 return False, None
             self.token = None
+            if self.router.wait_replicas:
+                await self._wait_for_replicas(connection)
             return True, decision.result
+
+    async def _wait_for_replicas(self, connection: Connection) -> None:
+        """Raises NotReplicated unless as many replicas as the Router wants have what this connection wrote."""
+        wanted = self.router.wait_replicas
+        seconds = min(self.deadline.left, WAIT_SECONDS)
+        # after EXEC: inside of MULTI it does not wait
+        wait = (b"WAIT", b"%d" % wanted, b"%d" % max(int(seconds * 1000), 1))
+        (found,) = await connection.execute([wait], seconds + REPLY_SECONDS)
+        if isinstance(found, Exception):
+            raise_for(found, connection.where)
+        self.router._lagging = ""
+        if not isinstance(found, int) or found < wanted:
+            self.router.counts["unreplicated"] += 1
+            self.router._lagging = f"{connection.where}: {found} replicas acknowledge what is written, not {wanted}"
+            raise NotReplicated(self.router._lagging)
 
     async def _decide(self, connection: Connection, update: Update, replies: list[Any]) -> Writes:
         for _ in range(MOST_READ_ROUNDS):

@@ -1,0 +1,89 @@
+"""Writers that count, each under a mark of its own as folds do: afterwards every step was applied exactly once, or the sums tell."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
+from twisted.internet.task import deferLater
+
+from taba.errors import StoreUnavailable
+from taba.shard.buckets import prefix_of
+from taba.shard.router import Router
+from taba.shard.transaction import Writes
+
+
+class Load:
+    """`start` it, do to the store what is to be done, `await stop()`; then `sums` must be `done`."""
+
+    def __init__(self, routers: Sequence[Router], buckets: Sequence[int], writers: int = 2):
+        self.done: Counter[int] = Counter()  # steps that were acknowledged, by bucket
+        self.gaps = 0  # a mark that was acknowledged and is gone: the store went back in time
+        self.refused = 0  # answers that said: try later
+        self.longest = 0.0  # seconds that one step took
+        self.errors: list[Exception] = []
+        self._is_running = False
+        self._routers, self._buckets, self._writers = routers, buckets, writers
+        self._running: Deferred[Any] | None = None
+
+    def start(self) -> None:
+        self._is_running = True
+        work = [(router, f"{one}-{number}") for one, router in enumerate(self._routers) for number in range(self._writers)]
+        self._running = gatherResults([ensureDeferred(self._write(router, name)) for router, name in work])
+
+    async def stop(self) -> None:
+        self._is_running = False
+        assert self._running is not None
+        await self._running
+
+    async def run(self, seconds: float) -> None:
+        """Let it run for so long."""
+        await deferLater(reactor, seconds)
+
+    async def until(self, steps: int) -> None:
+        """Let it run until so many steps more are done."""
+        goal = self.done.total() + steps
+        while self.done.total() < goal:
+            assert self._running is not None and not self._running.called, "all writers have ended"
+            await deferLater(reactor, 0.01)
+
+    async def sums(self, router: Router) -> Counter[int]:
+        """What the store says."""
+        replies = await router.read_many({bucket: [(b"GET", prefix_of(bucket) + b"sum")] for bucket in self._buckets})
+        return Counter({bucket: int(reply or 0) for bucket, (reply,) in replies.items()})
+
+    async def _write(self, router: Router, name: str) -> None:
+        step = 0
+        while self._is_running:
+            step += 1
+            for bucket in self._buckets:
+                began = time.monotonic()
+                while True:
+                    try:
+                        await self._step(router, bucket, name, step)
+                        self.done[bucket] += 1
+                        break
+                    except StoreUnavailable:
+                        self.refused += 1
+                        await deferLater(reactor, 0.01)
+                self.longest = max(self.longest, time.monotonic() - began)
+
+    async def _step(self, router: Router, bucket: int, name: str, step: int) -> None:
+        total_key, mark_key = prefix_of(bucket) + b"sum", prefix_of(bucket) + f"mark:{name}".encode()
+
+        def update(replies: list[Any]) -> Writes:
+            total, mark = int(replies[0] or 0), int(replies[1] or 0)
+            if mark >= step:
+                return Writes([])
+            missing = step - mark  # more than one: acknowledged steps are gone; the writer brings them back
+            self.gaps += missing - 1
+            # a new key in each: what is not there yet is what makes a slot's move hard
+            extra = prefix_of(bucket) + f"new:{name}:{step % 20}".encode()
+            writes = [(b"SET", total_key, b"%d" % (total + missing)), (b"SET", mark_key, b"%d" % step)]
+            return Writes([*writes, (b"SET", extra, b"x", b"PX", b"500")])
+
+        await router.transact(bucket, [(b"GET", total_key), (b"GET", mark_key)], update)

@@ -1,0 +1,266 @@
+"""A real Cluster: slots that move under load, half moved slots, failovers, nodes that come and go. Every step counts once."""
+
+from __future__ import annotations
+
+from binascii import crc_hqx
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet import reactor
+from twisted.internet.defer import ensureDeferred
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from taba.errors import ConfigurationError, StoreUnavailable
+from taba.shard import router as router_module
+from taba.shard.buckets import owner_key, prefix_of
+from taba.shard.cluster import SLOTS, parse_slots, slot_of, slot_of_bucket
+from taba.shard.connection import ErrorReply, Redirected, TransactionRefused, raise_for
+from taba.shard.router import Router
+from taba.shard.transaction import Writes
+from taba.shard.url import Address, parse_store
+from tests.shard.load import Load
+from tests.topologies import Cluster, wait_until
+
+BUCKETS = 64
+
+
+class SlotTests(SynchronousTestCase):
+    def test_slots_are_those_of_the_specification(self) -> None:
+        self.assertEqual([slot_of(key) for key in (b"123456789", b"foo", b"a{foo}b", b"{foo}{bar}")], [12739, 12182, 12182, 12182])
+        for whole in (b"{}foo", b"{foo", b"}foo{", b"foo{}{bar}"):
+            self.assertEqual(slot_of(whole), crc_hqx(whole, 0) % SLOTS)
+
+    @given(st.integers(0, 65_535))
+    def test_every_key_of_a_bucket_is_in_the_buckets_slot(self, bucket: int) -> None:
+        self.assertEqual({slot_of(prefix_of(bucket) + b"a"), slot_of(owner_key(bucket))}, {slot_of_bucket(bucket)})
+        self.assertTrue(0 <= slot_of_bucket(bucket) < SLOTS)
+
+    def test_what_a_node_says_of_the_slots_is_read_or_refused(self) -> None:
+        asked = Address(host="asked", port=1)
+        reply: Any = [
+            [0, 5, [b"one", 7000, b"id", []], [b"two", 7001, b"id2"]],
+            [6, 9, [None, 7002]],
+            [10, 11, [b"?", 7003]],
+            [12, 12, [b"", 4]],
+        ]
+        self.assertEqual(parse_slots(reply, asked), [(0, 5, "one", 7000), (6, 9, "asked", 7002), (12, 12, "asked", 4)])
+        for wrong in (
+            None,
+            b"x",
+            [1],
+            [[0, SLOTS, [b"h", 1]]],
+            [[5, 4, [b"h", 1]]],
+            [[0, 1]],
+            [[0, 1, [b"h", b"1"]]],
+            [[0, 1, [b"\xff", 1]]],
+        ):
+            with self.assertRaises(ValueError):
+                parse_slots(wrong, asked)
+
+    def test_a_redirection_is_no_refusal(self) -> None:
+        for text, is_settling in (("MOVED 1 h:1", False), ("ASK 1 h:1", True), ("TRYAGAIN Multiple keys", True)):
+            with self.assertRaises(Redirected) as caught:
+                raise_for(ErrorReply(text), "here")
+            self.assertEqual(caught.exception.is_settling, is_settling)
+        with self.assertRaises(TransactionRefused):
+            raise_for(ErrorReply("CROSSSLOT Keys in request don't hash to the same slot"), "here")
+
+
+class ClusterTests(TestCase):
+    timeout = 120
+    cluster: Cluster
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.cluster = Cluster(replicas=False)
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        cls.cluster.remove()
+
+    async def routers(self, count: int = 1, url: str = "") -> list[Router]:
+        found = []
+        for _ in range(count):
+            router = Router(parse_store(url or self.cluster.url), BUCKETS, reactor)
+            self.addCleanup(lambda router=router: ensureDeferred(router.close()))
+            await router.connect()
+            found.append(router)
+        return found
+
+    def setUp(self) -> None:
+        self.cluster.flush()
+
+    def places(self, bucket: int) -> tuple[Any, Any]:
+        """Who has the slot of the bucket, and one who has not."""
+        source = self.cluster.holder(owner_key(bucket))
+        return source, next(node for node in self.cluster.primaries if node is not source)
+
+    async def move(self, bucket: int, pause: float = 0.0) -> None:
+        """Move the bucket's slot in the classic way, key by key."""
+        slot = slot_of_bucket(bucket)
+        source, target = self.places(bucket)
+        self.cluster.begin_migration(slot, source, target)
+        while True:
+            while self.cluster.move_some(slot, source, target):
+                await deferLater(reactor, pause)
+            if self.cluster.end_migration(slot, source, target):
+                return
+            source.call("CLUSTER", "SETSLOT", slot, "MIGRATING", self.cluster.identity(target))
+
+    async def test_slots_migrated_under_load_count_every_step_once(self) -> None:
+        routers = await self.routers(2)
+        buckets = [0, 1, 2, 3]
+        load = Load(routers, buckets)
+        load.start()
+        await load.until(50)
+        for turn in range(12):
+            await self.move(buckets[turn % 4], pause=0.005)
+            await load.until(10)
+        await load.stop()
+        self.assertEqual(await load.sums(routers[0]), load.done)
+        self.assertEqual((load.gaps, load.refused), (0, 0))
+        self.assertGreater(sum(router.counts["redirected"] for router in routers), 0)
+
+    async def test_slots_migrated_at_one_stroke_count_every_step_once(self) -> None:
+        routers = await self.routers(2)
+        load = Load(routers, [5, 6])
+        load.start()
+        await load.until(50)
+        for bucket in (5, 6, 5):
+            source, target = self.places(bucket)
+            slot = slot_of_bucket(bucket)
+            reply = source.call("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", self.cluster.identity(target))
+            if isinstance(reply, Exception) or b"ERR" in bytes(reply):
+                await load.stop()
+                raise self.skipTest(f"this store has no such command: {reply}")
+            await deferToThread(wait_until, lambda bucket=bucket, target=target: self.cluster.holder(owner_key(bucket)) is target)
+            await load.until(10)
+        await load.stop()
+        self.assertEqual(await load.sums(routers[0]), load.done)
+        self.assertEqual(load.gaps, 0)
+
+    async def test_a_transaction_never_follows_ask(self) -> None:
+        (router,) = await self.routers()
+        load = Load([router], [7])
+        load.start()
+        await load.until(3)
+        await load.stop()
+        slot = slot_of_bucket(7)
+        source, target = self.places(7)
+        self.cluster.begin_migration(slot, source, target)
+        while b"mark" not in b"".join(target.call("CLUSTER", "GETKEYSINSLOT", slot, 100)):
+            self.cluster.move_some(slot, source, target, 1)  # the mark is there, and the rest, perhaps, here
+        writing = ensureDeferred(load._step(router, 7, "0-0", 99))
+        reading = ensureDeferred(router.read(7, [(b"GET", prefix_of(7) + b"sum"), (b"GET", prefix_of(7) + b"none")]))
+        await deferLater(reactor, 0.3)
+        self.assertFalse(writing.called or reading.called)
+        while self.cluster.move_some(slot, source, target):
+            pass
+        self.assertTrue(self.cluster.end_migration(slot, source, target))
+        await writing
+        await reading
+        self.assertEqual(await router.read(7, [(b"GET", prefix_of(7) + b"mark:0-0")]), [b"99"])
+
+    async def test_a_slot_that_does_not_settle_is_unavailable_within_the_deadline_and_its_neighbours_are_not(self) -> None:
+        (router,) = await self.routers()
+        slot = slot_of_bucket(8)
+        source, target = self.places(8)
+        self.cluster.begin_migration(slot, source, target)
+        self.patch(router_module, "READ_SECONDS", 0.4)
+        self.patch(router_module, "TRANSACT_SECONDS", 0.4)
+        with self.assertRaises(StoreUnavailable):
+            await router.transact(8, [(b"GET", prefix_of(8) + b"none")], lambda _: Writes([(b"SET", prefix_of(8) + b"none", b"1")]))
+        with self.assertRaises(StoreUnavailable):
+            await router.read(8, [(b"GET", prefix_of(8) + b"none")])
+        other = next(bucket for bucket in range(BUCKETS) if bucket != 8 and self.cluster.holder(owner_key(bucket)) is source)
+        await router.transact(other, [], lambda _: Writes([(b"SET", prefix_of(other) + b"a", b"1")]))
+        while self.cluster.move_some(slot, source, target):
+            pass
+        self.assertTrue(self.cluster.end_migration(slot, source, target))
+        self.assertEqual(await router.read(8, [(b"GET", prefix_of(8) + b"none")]), [None])
+
+    async def test_many_buckets_are_read_in_one_round_trip_per_node(self) -> None:
+        (router,) = await self.routers()
+        writes: list[Any] = []
+        for server in router._pool_of("s1").servers:
+            original = server.execute
+            server.execute = lambda commands, *rest, original=original: (writes.append(commands), original(commands, *rest))[1]
+        replies = await router.read_many({bucket: [(b"GET", prefix_of(bucket) + b"a")] for bucket in range(BUCKETS)})
+        self.assertEqual(list(replies.items()), [(bucket, [None]) for bucket in range(BUCKETS)])
+        self.assertEqual(len(writes), 3)
+        self.assertEqual(sum(len(commands) for commands in writes), BUCKETS * 2)
+
+    async def test_a_node_that_lost_its_keys_is_unavailable_and_not_taken_for_empty(self) -> None:
+        (router,) = await self.routers()
+        load = Load([router], [9])
+        load.start()
+        await load.until(2)
+        await load.stop()
+        source, _ = self.places(9)
+        source.call("FLUSHALL")
+        self.patch(router_module, "READ_SECONDS", 0.4)
+        self.patch(router_module, "TRANSACT_SECONDS", 0.4)
+        with self.assertRaises(StoreUnavailable):
+            await load.sums(router)
+        with self.assertRaises(StoreUnavailable):
+            await load._step(router, 9, "0-0", 50)
+
+    async def test_another_number_of_buckets_is_refused(self) -> None:
+        await self.routers()
+        other = Router(parse_store(self.cluster.url), BUCKETS + 1, reactor)
+        self.addCleanup(lambda: ensureDeferred(other.close()))
+        with self.assertRaises(ConfigurationError):
+            await other.connect()
+
+    async def test_many_that_come_at_once_agree(self) -> None:
+        urls = [f"redis+cluster://127.0.0.1:{node.port}" for node in self.cluster.primaries]
+        routers = [Router(parse_store(url), BUCKETS, reactor) for url in urls * 2]
+        connecting = [ensureDeferred(router.connect()) for router in routers]
+        for router, one in zip(routers, connecting, strict=True):
+            self.addCleanup(lambda router=router: ensureDeferred(router.close()))
+            await one
+        self.assertEqual(len({router.store_id for router in routers}), 1)
+        await routers[0].read_many({bucket: [(b"GET", prefix_of(bucket) + b"a")] for bucket in range(BUCKETS)})
+
+
+class FailoverTests(TestCase):
+    timeout = 120
+
+    async def prepare(self) -> None:
+        self.cluster = await deferToThread(Cluster)
+        self.addCleanup(self.cluster.remove)
+        self.router = Router(parse_store(self.cluster.url), BUCKETS, reactor)
+        self.addCleanup(lambda: ensureDeferred(self.router.close()))
+        await self.router.connect()
+
+    async def test_a_primary_killed_under_load_is_replaced_and_nothing_but_time_is_lost(self) -> None:
+        await self.prepare()
+        load = Load([self.router], list(range(8)))
+        load.start()
+        await load.until(50)
+        victim = self.cluster.holder(owner_key(0))
+        victim.kill()
+        await load.until(50)
+        await load.stop()
+        self.assertEqual(await load.sums(self.router), load.done)
+        self.assertTrue(self.router.is_ready, self.router.problems)
+        self.assertIn("may lose acknowledged events", " ".join(self.router.problems))
+        victim.start()  # comes back as a replica
+        await load.sums(self.router)
+
+    async def test_a_failover_on_demand_under_load_loses_nothing(self) -> None:
+        await self.prepare()
+        load = Load([self.router], list(range(8)))
+        load.start()
+        await load.until(50)
+        before = self.cluster.holder(owner_key(0))
+        replica = self.cluster.nodes[self.cluster.nodes.index(before) + 3]
+        self.assertEqual(replica.call("CLUSTER", "FAILOVER"), b"OK")
+        await deferToThread(wait_until, lambda: self.cluster.holder(owner_key(0)) is replica)
+        await load.until(50)
+        await load.stop()
+        self.assertEqual(await load.sums(self.router), load.done)
+        self.assertEqual(load.gaps, 0)

@@ -1,0 +1,213 @@
+"""Real sentinels: failovers under load are followed, replicas and stale sentinels are never believed, replicas are waited for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import ensureDeferred
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from taba.errors import StoreUnavailable
+from taba.shard import router as router_module
+from taba.shard import transaction
+from taba.shard.buckets import owner_key, prefix_of
+from taba.shard.router import Router
+from taba.shard.sentinel import _parse
+from taba.shard.transaction import NotReplicated, Writes
+from taba.shard.url import Address, parse_store
+from tests.shard.load import Load
+from tests.topologies import SentinelTrio, wait_until
+from tests.valkey import EphemeralValkey, free_port
+
+BUCKETS = 4  # 0 and 1 on m1, 2 and 3 on m2
+
+
+class ParseTests(SynchronousTestCase):
+    def test_what_a_sentinel_answers(self) -> None:
+        master = parse_store("rediss+sentinel://u:p@s1/?shards=m1").addresses[0]
+        found = _parse(master, [[b"10.0.0.1", b"7000"], [b"name", b"m1", b"config-epoch", b"12"]])
+        self.assertEqual(found, (12, Address(host="10.0.0.1", port=7000, tls=True, username="u", password="p")))
+        for wrong in ([None, []], [[b"h"], []], [[b"h", b"x"], []], [[b"h", b"1"], None], [b"h", b"1"], [ValueError("no"), []]):
+            with self.assertRaises(ValueError):
+                _parse(master, wrong)
+
+
+class SentinelCase(TestCase):
+    timeout = 120
+
+    async def prepare(self, masters: int = 2, replicas: int = 1, url: str = "", wait_replicas: int = 0, **settings: str) -> Router:
+        self.trio = await deferToThread(lambda: SentinelTrio(masters, replicas, **settings))
+        self.addCleanup(self.trio.remove)
+        return await self.connected(wait_replicas=wait_replicas)
+
+    async def connected(self, url: str = "", wait_replicas: int = 0) -> Router:
+        router = Router(parse_store(url or self.trio.url), BUCKETS, reactor, wait_replicas=wait_replicas)
+        self.addCleanup(lambda: ensureDeferred(router.close()))
+        await router.connect()
+        return router
+
+    async def failed_over(self, name: str, before: Any) -> None:
+        await deferToThread(wait_until, lambda: self.trio.primary(name) is not before)
+
+
+class FailoverTests(SentinelCase):
+    async def test_a_primary_killed_under_load_is_replaced_and_recovers_by_itself(self) -> None:
+        router = await self.prepare()
+        load = Load([router], [0, 2])
+        load.start()
+        await load.until(50)
+        victim = self.trio.primary("m1")
+        victim.kill()
+        await self.failed_over("m1", victim)
+        await load.until(50)
+        self.assertEqual(await router.read(0, [(b"STRLEN", prefix_of(0) + b"none")]), [0])
+        await load.stop()
+        self.assertEqual(await load.sums(router), load.done)
+        self.assertTrue(router.is_ready)
+        self.assertLess(load.longest, 15)
+
+    async def test_a_failover_on_demand_is_followed(self) -> None:
+        router = await self.prepare(masters=1)
+        load = Load([router], [0, 2])
+        load.start()
+        await load.until(20)
+        before = self.trio.primary("m1")
+        self.assertEqual(self.trio.ask_sentinel(self.trio.sentinels[0], "SENTINEL", "FAILOVER", "m1"), b"OK")
+        await self.failed_over("m1", before)
+        await load.until(50)
+        await load.stop()
+        self.assertEqual(await load.sums(router), load.done)
+
+    async def test_a_primary_that_stops_and_wakes_as_a_replica_is_left(self) -> None:
+        router = await self.prepare(masters=1)
+        load = Load([router], [0])
+        load.start()
+        await load.until(20)
+        victim = self.trio.primary("m1")
+        victim.pause()  # every connection stays open, and nobody says goodbye
+        await self.failed_over("m1", victim)
+        await load.until(20)
+        victim.resume()
+        await load.until(100)
+        await load.stop()
+        self.assertEqual(await load.sums(router), load.done)
+
+    async def test_a_server_that_says_that_it_is_a_replica_is_not_used(self) -> None:
+        router = await self.prepare(masters=1)
+        _, replica = self.trio.servers["m1"]
+        pool = router._pool_of("s1")
+
+        async def lies(_: Address) -> Address:
+            return Address(host="127.0.0.1", port=replica.port)
+
+        pool.sentinels.locate = lies
+        await deferLater(reactor, 1.5)  # the sentinels are asked once a second: the connections to the master are left
+        self.patch(router_module, "READ_SECONDS", 0.5)
+        with self.assertRaises(StoreUnavailable):
+            await router.read(0, [(b"GET", prefix_of(0) + b"a")])
+        self.assertIn("a replica, where the sentinels say that m1 is", pool.last_error)
+
+    async def test_a_write_that_a_replica_refuses_closes_the_connection(self) -> None:
+        valkey = EphemeralValkey()
+        self.addCleanup(valkey.remove)
+        router = await self.connected(valkey.url)
+        connection = next(iter(router._pools[0]._open))
+        valkey.call("REPLICAOF", "127.0.0.1", free_port())
+        writing = ensureDeferred(router.transact(0, [], lambda _: Writes([(b"SET", prefix_of(0) + b"a", b"1")], "done")))
+        await deferLater(reactor, 0.1)
+        self.assertEqual((writing.called, connection.is_open), (False, False))
+        valkey.call("REPLICAOF", "NO", "ONE")
+        self.assertEqual(await writing, "done")
+
+    async def test_a_sentinel_that_was_cut_off_is_outvoted_and_one_that_is_away_is_not_waited_for(self) -> None:
+        router = await self.prepare(masters=1)
+        stale = self.trio.sentinels[0]
+        stale.pause()
+        victim = self.trio.primary_by(1, "m1")
+        victim.kill()
+        await deferToThread(wait_until, lambda: self.trio.primary_by(1, "m1") is not victim)
+        found = await router._pool_of("s1").sentinels.locate(router._pool_of("s1").address)
+        self.assertNotEqual(found.port, victim.port)
+        await router.transact(0, [], lambda _: Writes([(b"SET", prefix_of(0) + b"a", b"1")]))
+        stale.resume()
+
+    async def test_only_one_of_the_sentinels_answers_at_the_start(self) -> None:
+        await self.prepare(masters=1)
+        port = self.trio.sentinels[0].port
+        router = await self.connected(f"redis+sentinel://127.0.0.1:{port},127.0.0.1:{free_port()}/?shards=m1")
+        self.assertEqual(await router.read(0, [(b"GET", prefix_of(0) + b"a")]), [None])
+
+    async def test_a_master_that_no_sentinel_knows_is_said_so(self) -> None:
+        await self.prepare(masters=1)
+        router = Router(parse_store(self.trio.url.replace("=m1", "=other")), BUCKETS, reactor)
+        self.addCleanup(lambda: ensureDeferred(router.close()))
+        connecting = ensureDeferred(router.connect())
+        connecting.addErrback(lambda failure: failure.trap(StoreUnavailable))
+        await deferLater(reactor, 2.5)
+        self.assertFalse(router.is_ready)
+        self.assertIn("No such master", " ".join(router.problems))
+        await router.close()
+        await connecting
+
+
+class ReplicaTests(SentinelCase):
+    async def test_a_primary_that_takes_writes_which_no_replica_gets_is_a_problem(self) -> None:
+        router = await self.prepare(masters=1)
+        self.assertIn("set min-replicas-to-write 1", " ".join(router.problems))
+
+    async def test_a_primary_whose_replicas_are_away_refuses_writes_and_takes_them_again(self) -> None:
+        router = await self.prepare(masters=1, min_replicas_to_write="1", min_replicas_max_lag="1")
+        self.assertEqual(router.problems, [])
+        master, replica = self.trio.servers["m1"]
+        replica.kill()
+        await deferToThread(wait_until, lambda: isinstance(master.call("SET", "x", "1"), Exception))
+        self.patch(router_module, "TRANSACT_SECONDS", 0.5)
+        with self.assertRaises(StoreUnavailable) as caught:
+            await router.transact(0, [], lambda _: Writes([(b"SET", prefix_of(0) + b"a", b"1")]))
+        self.assertIn("NOREPLICAS", str(caught.exception))
+        self.assertEqual(await router.read(0, [(b"GET", prefix_of(0) + b"a")]), [None])
+
+    async def test_done_means_that_the_replicas_have_it_where_they_are_waited_for(self) -> None:
+        router = await self.prepare(masters=1, wait_replicas=1)
+        _, replica = self.trio.servers["m1"]
+        key = prefix_of(0) + b"mark"
+        for number in range(20):
+            await router.transact(0, [(b"GET", key)], lambda _, number=number: Writes([(b"SET", key, b"%d" % number)]))
+            self.assertEqual(replica.call("CONFIG", "GET", "replica-read-only")[1], b"yes")
+            self.assertEqual(replica.call("GET", key), b"%d" % number)
+
+    async def test_too_few_replicas_are_not_replicated_also_when_asked_again(self) -> None:
+        router = await self.prepare(masters=1, wait_replicas=1)
+        master, replica = self.trio.servers["m1"]
+        key = prefix_of(0) + b"mark"
+        self.patch(transaction, "WAIT_SECONDS", 0.2)
+
+        def once(replies: list[Any]) -> Writes:
+            return Writes([] if replies[0] else [(b"SET", key, b"1")], "applied")
+
+        replica.pause()
+        for _ in range(2):  # the second finds it done, and may not say so either: no replica has it
+            with self.assertRaises(NotReplicated):
+                await router.transact(0, [(b"GET", key)], once)
+        self.assertEqual(router.counts["unreplicated"], 2)
+        self.assertIn("replicas acknowledge", " ".join(router.problems))
+        replica.resume()
+        self.assertEqual(await router.transact(0, [(b"GET", key)], once), "applied")
+        self.assertNotIn("replicas acknowledge", " ".join(router.problems))
+        self.assertEqual(master.call("GET", owner_key(0)), b"open:1:s1")
+
+    async def test_what_replicas_had_survives_a_failover(self) -> None:
+        router = await self.prepare(masters=1, wait_replicas=1, replicas=2)
+        load = Load([router], [0, 1])
+        load.start()
+        await load.until(50)
+        victim = self.trio.primary("m1")
+        victim.kill()
+        await self.failed_over("m1", victim)
+        await load.until(50)
+        await load.stop()
+        self.assertEqual(await load.sums(router), load.done)
+        self.assertEqual(load.gaps, 0)
