@@ -9,6 +9,7 @@ from taba.errors import ConfigurationError
 from taba.options import Listen, Option, ServiceOptions, local_listen, whole_number
 from taba.shard import StoreURL, parse_store
 
+MAX_WAIT_REPLICAS = 16  # more replicas of one primary nobody has
 MAX_WORKERS = 64  # processes, each with its own connections to every shard
 
 
@@ -27,19 +28,30 @@ def _store(text: str) -> Store:
 
 
 class ServerOptions(ServiceOptions):
-    """The options; after parsing, `listen` is a Listen, `store` a Store, `buckets` an int or None, `workers` an int."""
+    """The options; after parsing, `listen` is a Listen, `store` a Store, `buckets` an int or None, the others ints."""
 
     program = "taba-server"
     prefix = "TABA_SERVER_"
     longdesc = "Folds the events that Agents send into States kept in a store, and answers queries over HTTP."
     definitions = (
         Option("listen", "tcp:8280:interface=127.0.0.1", "Where to listen: an endpoint on loopback, or unix:PATH.", local_listen),
-        Option("store", "embedded:", "embedded:[DIR], which this Server runs itself, or redis://[user:pass@]host:port[,…].", _store),
+        Option(
+            "store",
+            "embedded:",
+            "embedded:[DIR], which this Server runs itself, or redis[+sentinel|+cluster]://[user:pass@]host:port[,…].",
+            _store,
+        ),
         Option(
             "buckets",
             "",
             f"The number of buckets, fixed when a store is first used; then {DEFAULT_BUCKETS} unless given.",
             whole_number(1, MAX_BUCKETS),
+        ),
+        Option(
+            "wait-replicas",
+            "0",
+            "How many replicas must have a batch before it is acknowledged.",
+            whole_number(0, MAX_WAIT_REPLICAS),
         ),
         Option("workers", "1", "How many processes; more than one listen on consecutive ports.", whole_number(1, MAX_WORKERS)),
     )

@@ -84,7 +84,8 @@ def make_server(options: Options, reactor: Any) -> MultiService:
     if options["workers"] > 1:
         Workers(options, store, shown, embedded, reactor).setServiceParent(whole)
     else:
-        Server(options["listen"], store.url, options["buckets"], embedded, reactor, 1, shown).setServiceParent(whole)
+        replicas = options["wait-replicas"]
+        Server(options["listen"], store.url, options["buckets"], embedded, reactor, 1, shown, replicas).setServiceParent(whole)
     return whole
 
 
@@ -107,8 +108,8 @@ def give_up(program: str, failure: ConfigurationError, reactor: Any) -> None:
 class _Connected(Service):
     """What Server and Workers share: the store is started and reached, and what cannot be right ends the process."""
 
-    def __init__(self, store: StoreURL, buckets: int | None, embedded: EmbeddedStore | None, reactor: Any):
-        self.router = Router(store, buckets, reactor)
+    def __init__(self, store: StoreURL, buckets: int | None, embedded: EmbeddedStore | None, reactor: Any, wait_replicas: int = 0):
+        self.router = Router(store, buckets, reactor, wait_replicas=wait_replicas)
         self._embedded, self._reactor = embedded, reactor
 
     def startService(self) -> None:
@@ -154,9 +155,10 @@ class Server(_Connected):
         reactor: Any,
         workers: int = 1,
         shown: str | None = None,
+        wait_replicas: int = 0,
     ):
         """`shown`: the store's address as people know it, where it is not that of `store`."""
-        super().__init__(store, buckets, embedded, reactor)
+        super().__init__(store, buckets, embedded, reactor, wait_replicas)
         self._listen = listen
         self.lookup = find_handlers()
         for problem in self.lookup.problems:
@@ -250,6 +252,7 @@ class Workers(_Connected):
             arguments = [sys.executable, "-m", "taba.server.worker", str(os.getpid()), str(workers), self._shown, "--listen", text]
             if self._options["buckets"] is not None:
                 arguments += ["--buckets", str(self._options["buckets"])]
+            arguments += ["--wait-replicas", str(self._options["wait-replicas"])]
             self._monitor.addProcess(f"worker {number}", arguments, env=environ)
         self._monitor.startService()
 

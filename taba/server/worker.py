@@ -24,7 +24,8 @@ def main(arguments: list[str]) -> None:
     reactor: Any = installed
     options = ServerOptions()
     options.parseOptions(rest)
-    server = Server(options["listen"], options["store"].url, options["buckets"], None, reactor, int(workers), shown)
+    replicas = options["wait-replicas"]
+    server = Server(options["listen"], options["store"].url, options["buckets"], None, reactor, int(workers), shown, replicas)
     reactor.callWhenRunning(server.startService)
     freeze_when_running(reactor)
     reactor.addSystemEventTrigger("before", "shutdown", server.stopService)
