@@ -16,6 +16,7 @@ from rich.text import Text
 import taba
 from taba.cli import show
 from taba.cli.record import record
+from taba.cli.trying import handler
 from taba.query import Filters, Query, QueryError, Question, questions
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -230,6 +231,27 @@ def status(context: click.Context, server: str, timeout: float, as_json: bool, a
         context.exit(1)
 
 
+@asking("handlers", "  taba handlers\n  taba handlers --json | jq .types_missing\n  taba handlers --local")
+@click.option("--local", is_flag=True, help="What is installed here, without asking a Server.")
+def handlers(server: str, timeout: float, as_json: bool, local: bool) -> None:
+    """The Types that a Server knows: version, where each comes from; and what failed to load, and why."""
+    content = _local_handlers() if local else _server_handlers(Query(server, timeout=timeout).status())
+    if as_json:
+        _print_json(content)
+        return
+    rows = [[type, of["version"], of["origin"], of["errors"]] for type, of in content["handlers"].items()]
+    if sys.stdout.isatty():
+        _print(show.table(["Type", "version", "from", "errors"], rows))
+    else:
+        for type, version, origin, errors in rows:
+            print(f"{type}: version {version}, from {origin}" + (f", {errors} errors" if errors else ""))
+    for type in content["types_missing"]:
+        print(f"missing: {show.plain(type)}: Tabs of this Type are there, and no Handler")
+    for problem in content["problems"]:
+        print(f"problem: {show.plain(problem)}")
+
+
+command.add_command(handler)
 command.add_command(record)
 
 
@@ -284,6 +306,21 @@ def _status(query: Query) -> dict[str, Any] | QueryError:
         return query.status()
     except QueryError as error:
         return error
+
+
+def _server_handlers(status: Mapping[str, Any]) -> dict[str, Any]:
+    about = [problem for problem in status.get("problems", []) if "Handler" in problem]
+    return {"handlers": status.get("handlers", {}), "types_missing": status.get("types_missing", []), "problems": about}
+
+
+def _local_handlers() -> dict[str, Any]:
+    try:
+        from taba.handlers.lookup import find_handlers
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"Handlers need {error.name}; install it with: pip install 'taba[server]'") from None
+    lookup = find_handlers()
+    found = {type: {"version": lookup.get(type).version, "origin": lookup.origin(type), "errors": 0} for type in lookup.types}  # type: ignore[union-attr]
+    return {"handlers": found, "types_missing": [], "problems": list(lookup.problems)}
 
 
 def _seconds(value: Any) -> str:

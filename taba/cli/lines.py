@@ -55,6 +55,20 @@ def read_line(text: str, default_type: str = DEFAULT_TYPE) -> Line | None:
     return Line(name, value, type, time)
 
 
+def read_value(text: str) -> tuple[Any, float | None] | None:
+    """(value, time) of a line `value [time]`, None where there is none. Raises ValueError with what is wrong."""
+    text = text.strip()
+    if not text or text.startswith("#"):
+        return None
+    if len(text) > MAX_LINE_CHARACTERS:
+        raise ValueError(f"longer than {MAX_LINE_CHARACTERS} characters")
+    value, rest = _read_value(text)
+    fields = rest.split()
+    if len(fields) > 1:
+        raise ValueError(f"has {fields[1][:50]!r} too many; takes: value [time], and a text with blanks in double quotes")
+    return value, _read_time(fields[0]) if fields else None
+
+
 def _read_name(text: str) -> tuple[str, dict[str, str]]:
     try:
         return names.parse_name(text)

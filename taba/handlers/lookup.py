@@ -92,7 +92,7 @@ def find_handlers() -> Lookup:
     for candidate, origin in candidates:
         try:
             handler = _resolve(candidate)
-            _check(handler)
+            check_handler(handler)
         except (Exception, SystemExit) as error:
             place = f", {candidate.path}" if isinstance(candidate, LazyHandler) else ""
             problems.append(_problem(origin + place, error))
@@ -148,8 +148,8 @@ def _resolve(candidate: Any) -> Any:
     return candidate() if isinstance(candidate, type) else candidate
 
 
-def _check(handler: Any) -> None:
-    """Raises where `handler` is none that a Server could use."""
+def check_handler(handler: Any) -> None:
+    """Raises where `handler` is none that a Server could use; the exception says why."""
     if not IHandler.providedBy(handler):
         raise TypeError(f"{handler!r} does not provide IHandler")
     names.check_type(handler.type)
