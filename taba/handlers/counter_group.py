@@ -14,7 +14,7 @@ import numpy as np
 
 from taba.handlers.base import ArrayHandler, Projection, Sample
 from taba.handlers.bins import BinLayout, bin_codes, bins_from, deltas_of
-from taba.handlers.figures import add_figures, finite_events
+from taba.handlers.figures import add_figures, finite_events, show_tallies, sum_tallies
 from taba.handlers.lines import Line, WindowSlots, aggregate_slots
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
 from taba.handlers.ragged import (
@@ -276,13 +276,11 @@ class CounterGroup(ArrayHandler):
             windows = [projection[name] for projection in projections]
             aggregate[name] = {**_aggregate_windows(windows), **aggregate_slots(windows, _aggregate_windows)}
         aggregate["pct"] = aggregate_percentiles([projection["pct"] for projection in projections])
-        for name in ("_refused", "_held"):
-            aggregate[name] = sum(projection.get(name, 0) for projection in projections)
-        return aggregate
+        return {**aggregate, **sum_tallies(projections)}
 
     def detail(self, state: list[bytes], now: float) -> Projection:
-        """The Projection, each window with its slots."""
-        projection = self.project(state, now)
+        """The Projection, each window with its slots, and how many Events were refused, and held to now."""
+        projection = show_tallies(self.project(state, now))
         _, starts, levels, counts, totals = _all_slots(self.load_array(state[:1]), [state[1:]])
         for level, name in enumerate(WINDOWS):
             slots = WindowSlots(LADDER, starts, levels, now, level)

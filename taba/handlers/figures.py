@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from taba.handlers.base import Projection
 from taba.handlers.ragged import Floats, Ints, by_rows, count_rows, run_starts
+
+TALLIES = ("refused", "held", "old")  # Events without a number, from the future, and before all windows: as _refused, … in Projections
+
+
+def show_tallies(projection: Projection) -> Projection:
+    """`projection` with its hidden counts shown, as detail does."""
+    return {**projection, **{name: projection["_" + name] for name in TALLIES if "_" + name in projection}}
+
+
+def sum_tallies(projections: Sequence[Projection]) -> dict[str, int]:
+    """The counts of `projections`, those that detail shows and the hidden ones."""
+    sums: dict[str, int] = {}
+    for name in ("_refused", "_held", "_old", *TALLIES):
+        found = [projection[name] for projection in projections if name in projection]
+        if found:
+            sums[name] = sum(found)
+    return sums
 
 
 def finite_events(refused: Ints, rows: Ints, values: Floats, *columns: NDArray[Any]) -> tuple[NDArray[Any], ...]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from taba.handlers.base import ArrayHandler, Projection, Sample
 from taba.handlers.bins import BinLayout, bin_codes, bins_from, deltas_of
-from taba.handlers.figures import add_figures, finite_events
+from taba.handlers.figures import add_figures, finite_events, show_tallies, sum_tallies
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
 from taba.handlers.ragged import (
     Buffer,
@@ -131,9 +131,11 @@ class PercentileCounter(ArrayHandler):
         return projections
 
     def aggregate(self, projections: Sequence[Projection]) -> Projection:
-        aggregate = aggregate_percentiles(projections)
-        aggregate["_refused"] = sum(projection.get("_refused", 0) for projection in projections)
-        return aggregate
+        return {**aggregate_percentiles(projections), **sum_tallies(projections)}
+
+    def detail(self, state: list[bytes], now: float) -> Projection:
+        """The Projection, and how many Events were refused."""
+        return show_tallies(self.project(state, now))
 
     def samples(self, projection: Projection) -> list[Sample]:
         return percentile_samples(projection)

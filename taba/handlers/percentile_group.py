@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from taba.handlers.base import ArrayHandler, Projection, Sample
-from taba.handlers.figures import finite_events
+from taba.handlers.figures import finite_events, show_tallies, sum_tallies
 from taba.handlers.lines import Line, WindowSlots, aggregate_slots
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
 from taba.handlers.ragged import (
@@ -199,13 +199,11 @@ class PercentileGroup(ArrayHandler):
         for name in WINDOWS:
             windows = [projection[name] for projection in projections]
             aggregate[name] = {**aggregate_percentiles(windows), **aggregate_slots(windows, aggregate_percentiles)}
-        for name in ("_refused", "_held", "_old"):
-            aggregate[name] = sum(projection.get(name, 0) for projection in projections)
-        return aggregate
+        return {**aggregate, **sum_tallies(projections)}
 
     def detail(self, state: list[bytes], now: float) -> Projection:
-        """The Projection, each window with its slots."""
-        projection = self.project(state, now)
+        """The Projection, each window with its slots, and how many Events were refused, held to now, and too old."""
+        projection = show_tallies(self.project(state, now))
         starts, levels, spreads = self._all_slots(state)
         for level, name in enumerate(WINDOWS):
             slots = WindowSlots(LADDER, starts, levels, now, level)

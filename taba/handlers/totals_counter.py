@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taba.handlers.base import ArrayHandler, Projection, Sample
-from taba.handlers.figures import add_figures, finite_events
+from taba.handlers.figures import add_figures, finite_events, show_tallies, sum_tallies
 from taba.handlers.ragged import Floats, Ints, MalformedRow, count_rows, refuse
 from taba.handlers.samples import count_and_sum, extremes
 
@@ -66,13 +66,18 @@ class TotalsCounter(ArrayHandler):
 
     def aggregate(self, projections: Sequence[Projection]) -> Projection:
         filled = [projection for projection in projections if projection["count"]]
-        return _projection(
+        aggregate = _projection(
             sum(projection["count"] for projection in filled),
             float(sum(projection["total"] for projection in filled)),
             min((projection["min"] for projection in filled), default=None),
             max((projection["max"] for projection in filled), default=None),
-            sum(projection.get("_refused", 0) for projection in projections),
+            0,
         )
+        return {**aggregate, **sum_tallies(projections)}
+
+    def detail(self, state: list[bytes], now: float) -> Projection:
+        """The Projection, and how many Events were refused."""
+        return show_tallies(self.project(state, now))
 
     def samples(self, projection: Projection) -> list[Sample]:
         return [*count_and_sum(projection, "", {}, "summary"), *extremes(projection, "", {})]

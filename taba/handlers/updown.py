@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taba.handlers.base import ArrayHandler, Projection, Sample
-from taba.handlers.figures import finite_events
+from taba.handlers.figures import finite_events, show_tallies, sum_tallies
 from taba.handlers.ragged import Floats, Ints, MalformedRow, refuse, run_starts
 
 _STATE = np.dtype([("value", "<f8"), ("refused", "<i8")])  # 16 bytes
@@ -54,10 +54,11 @@ class UpDown(ArrayHandler):
         return [{"value": value, "_refused": refused} for value, refused in states.tolist()]
 
     def aggregate(self, projections: Sequence[Projection]) -> Projection:
-        return {
-            "value": sum(projection["value"] for projection in projections),
-            "_refused": sum(projection.get("_refused", 0) for projection in projections),
-        }
+        return {"value": sum(projection["value"] for projection in projections), **sum_tallies(projections)}
+
+    def detail(self, state: list[bytes], now: float) -> Projection:
+        """The Projection, and how many Events were refused."""
+        return show_tallies(self.project(state, now))
 
     def samples(self, projection: Projection) -> list[Sample]:
         return [Sample("", {}, projection["value"], "gauge")]

@@ -153,3 +153,20 @@ class SampleTests(SynchronousTestCase):
     def test_every_type_but_those_without_figures_has_samples(self) -> None:
         lookup = find_handlers()
         self.assertEqual([type for type in lookup.types if lookup.own(type) and lookup.get(type).samples is None], ["Buffer", "Noop"])
+
+
+class TallyTests(SynchronousTestCase):
+    def test_detail_shows_what_was_refused_held_and_too_old_and_answers_without_it_do_not(self) -> None:
+        events = [(NOW, math.nan), (NOW + 50, 1.0), (NOW - 200_000, 2.0), (NOW, math.inf)]
+        expected = {"CounterGroup": {"refused": 2, "held": 1}, "PercentileGroup": {"refused": 2, "held": 1, "old": 1}}
+        lookup = find_handlers()
+        for type in ("CounterGroup", "PercentileGroup", "PercentileCounter", "TotalsCounter", "UpDown"):
+            handler = lookup.get(type)
+            details = [handler.detail(fold(handler, events), NOW), handler.detail(fold(handler, events), NOW)]
+            counts = expected.get(type, {"refused": 2})
+            for times, shown in ((1, details[0]), (2, handler.aggregate(details))):
+                found = {name: shown[name] for name in ("refused", "held", "old") if name in shown}
+                self.assertEqual(found, {name: times * count for name, count in counts.items()})
+            plain = handler.aggregate([handler.project(fold(handler, events), NOW)] * 2)
+            self.assertNotIn("refused", plain)
+            self.assertEqual(plain["_refused"], 4)

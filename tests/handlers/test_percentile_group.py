@@ -10,11 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from taba.bounds import KiB
 from taba.handlers import Events
 from taba.handlers.percentile_group import JOURNAL_SLOTS, LADDER, PercentileGroup
 from taba.handlers.ragged import MalformedRow
 from taba.handlers.sketch import ACCURACY, PERMILLES
 from taba.handlers.windows import WINDOWS
+from taba.server.typefold import MAX_STATE_BYTES
 
 NOW = 1_763_850_120.0
 handler = PercentileGroup()
@@ -102,3 +104,17 @@ class PercentileGroupTests(SynchronousTestCase):
             with self.assertRaises(MalformedRow) as caught:
                 handler.load_array([good, b"", bad, good])
             self.assertEqual(caught.exception.row, 2, bad)
+
+    def test_a_day_of_nine_decades_and_the_widest_that_there_is_are_bounded(self) -> None:
+        rng = np.random.default_rng(4)
+        for decades, signs, most in ((9, [1.0], 160 * KiB), (260, [1.0, -1.0], MAX_STATE_BYTES)):
+            further, now = [b""], NOW
+            states = handler.load_array([b""])
+            for step in range(0, 92_000, 60):  # every key in every slot
+                now = NOW + step
+                values = 10 ** rng.uniform(-decades / 2, decades / 2, 4000) * rng.choice(signs, 4000)
+                states = handler.fold_array(states, np.zeros(4000, dtype=np.int64), now - rng.uniform(0, 60, 4000), values, now)
+                if len(handler.spilling(states)):
+                    [further] = handler.spill(states, np.array([0]), [further])
+            sizes = [len(part) for part in (*handler.dump_array(states), *further)]
+            self.assertLessEqual(max(sizes), most, (decades, sizes))
