@@ -12,7 +12,19 @@ from typing import Any, NamedTuple
 
 from taba.shard.buckets import dirty_key
 from taba.shard.dirty import FIELD, KEY, MEMBER, Note, decode_note
-from taba.shard.steps import MAX_CHUNK_BYTES, MEASURED_KEYS, SMALL_KEY_BYTES, Command, Done, Overtaken, Step, Steps, is_content, lots, staged
+from taba.shard.steps import (
+    MAX_CHUNK_BYTES,
+    MEASURED_KEYS,
+    SMALL_KEY_BYTES,
+    Command,
+    Done,
+    Overtaken,
+    Step,
+    Steps,
+    is_content,
+    lots,
+    staged,
+)
 
 FIRST_COUNT = 100  # elements of the first chunk of a large key; then as many as fit
 MOST_COUNT = 20_000
@@ -95,7 +107,7 @@ class Copy:
                 asked.append((_WHOLE.get(kind, b"DUMP"), key))
         replies = yield from self._read("copy", asked)
         for (key, kind), reply in zip(keys, replies, strict=True):
-            if not reply and not (reply == b"" and kind == b"string") or isinstance(reply, Exception):
+            if (not reply and not (reply == b"" and kind == b"string")) or isinstance(reply, Exception):
                 self._drop(key)  # gone, or of another type by now: then it is noted
                 continue
             yield from self._write((b"UNLINK", self._staged(key)))

@@ -19,7 +19,7 @@ KEY, FIELD, MEMBER = b"k", b"h", b"s"
 _ALL_ARGUMENTS = frozenset([b"DEL", b"UNLINK"])
 _EVERY_SECOND = frozenset([b"MSET", b"MSETNX"])
 _FIRST_TWO = frozenset([b"RENAME", b"RENAMENX", b"COPY", b"SMOVE", b"LMOVE", b"RPOPLPUSH"])
-_READS = frozenset([b"GET", b"MGET", b"HGET", b"HMGET", b"HGETALL", b"SMEMBERS", b"LRANGE", b"EXISTS", b"STRLEN", b"HLEN", b"SCARD", b"LLEN"])
+_READS = frozenset(b"GET MGET HGET HMGET HGETALL SMEMBERS LRANGE EXISTS STRLEN HLEN SCARD LLEN".split())
 
 
 class Note(NamedTuple):

@@ -37,7 +37,7 @@ from taba.shard.steps import (
 
 SEAL_NOTES = 100  # so few notes left, and the rest is copied under the seal: some milliseconds
 MOST_TAKES = 200  # then it is sealed with what is left: writers are as fast as the mover
-MOST_CONFIRMATIONS = 30  # of an open target, each as long as a shard may take
+MOST_CONFIRMATIONS = 10  # of an open target, each as long as a shard may take
 
 
 class Moved(NamedTuple):
@@ -94,7 +94,7 @@ def move(bucket: int, source: str, target: str, token: str) -> Moving:
     copy.here = sealed
     try:
         if done.problem:
-            raise MoveFailed(f"bucket {bucket}: shard {source} does not keep its seal: {done.problem}")
+            raise MoveFailed(f"shard {source} does not keep its seal: {done.problem}")
         left = 1
         while left:
             taken = yield from copy.take()
@@ -105,11 +105,9 @@ def move(bucket: int, source: str, target: str, token: str) -> Moving:
         yield from _undo(bucket, source, target, encode_owner(Owner("open", epoch, source)), arriving, sealed)
         raise MoveFailed(f"bucket {bucket}: {error}") from None
     opened = encode_owner(Owner("open", epoch + 1, target))
-    done = yield Step("open", target, arriving, [*copy.opening, _own(bucket, opened)], confirms=True)
-    _check(bucket, done)
+    yield from _require(bucket, Step("open", target, arriving, [*copy.opening, _own(bucket, opened)]))
     yield Publish(target)
-    if done.problem:
-        yield from _confirm(bucket, target, opened)
+    yield from _confirm(bucket, target, opened)
     yield from _leave(bucket, source, sealed, Owner("moved", epoch + 1, target), keys[source] + list(copy.kinds))
     return Moved(bucket, "moved", copy.bytes, len(copy.kinds))
 

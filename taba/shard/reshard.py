@@ -1,0 +1,240 @@
+"""Re-sharding a store that is in use: shards are added, drained or evened out, and what others left half-done is ended.
+
+Each round looks at all owner keys first, so whatever happened before (a mover that died, another that is at work, a
+store that was away) a repeated call goes on from there; when nothing is left to do it returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+from twisted.internet.task import deferLater
+
+from taba.errors import ConfigurationError, StoreUnavailable, TabaError
+from taba.shard.buckets import BucketMap, make_token, target_of, with_shard, without_shard
+from taba.shard.gather import gather
+from taba.shard.move import Moved, Moving, forget, move, undo
+from taba.shard.mover import GROUP_BUCKETS, Mover, Watcher
+from taba.shard.plan import Move, plan_even, plan_weighed
+from taba.shard.pool import Pool
+from taba.shard.router import LEARN_SECONDS, Router
+from taba.shard.steps import Occupied, Overtaken, lots
+from taba.shard.survey import Survey, add_shard, change_map, newest_map, survey
+from taba.shard.url import Address
+
+MOST_STALLS = 12  # rounds in which nothing was achieved; then what stands in the way is said
+STALL_SECONDS = 1.0  # between such rounds: longer, together, than a mover that died is waited for
+WEIGHED_KEYS = 1000  # whose size is asked at a time
+
+Planner = Callable[[BucketMap], Sequence[Move]]
+
+
+class Progress(NamedTuple):
+    """How far a re-sharding is: buckets that are done and that were planned, and bytes copied."""
+
+    done: int
+    total: int
+    bytes: int
+
+
+class Reshard:
+    """Re-shards the store behind `router`, which is connected. `rate`: bytes per second; `report` is called as it goes on."""
+
+    def __init__(
+        self,
+        router: Router,
+        reactor: Any,
+        rate: float | None = None,
+        report: Callable[[Progress], None] | None = None,
+        watch: Watcher | None = None,
+    ):
+        self.moved: list[Moved] = []
+        self._router, self._reactor, self._report = router, reactor, report
+        self._own: dict[str, Pool] = {}
+        self._total = 0
+        self._bytes = 0
+        self._mover = Mover(_pools_of(router), reactor, rate, watch, self._copied)
+
+    async def add(self, addresses: Sequence[Address], is_dry: bool = False) -> list[Move]:
+        """Make the servers at `addresses` shards, and even out the buckets; the moves that this took, or would take.
+
+        Raises ConfigurationError for a server that cannot be a shard, StoreUnavailable when something stays away.
+        """
+        map = await self._map()
+        for address in addresses:
+            if is_dry:
+                map = with_shard(map, address.text)
+            elif all(shard.url != address.text for shard in map.shards):
+                account = address if address.password else address.with_account_of(self._router._account)
+                pool = Pool(self._reactor, account)
+                pool.start()
+                try:
+                    name = await add_shard(self._mover.pools, pool)
+                except BaseException:
+                    await pool.close()
+                    raise
+                self._own[name] = pool
+                map = await self._map()
+        return list(_plan_all(map)) if is_dry else await self._until_done(_plan_all)
+
+    async def drain(self, name: str, is_dry: bool = False) -> list[Move]:
+        """Move all buckets of the shard `name` to the others, and take it out of the map.
+
+        Raises ConfigurationError where there is no such shard, or no other.
+        """
+        map = await self._map()
+        others = [shard.name for shard in map.shards if shard.name != name]
+        if len(others) == len(map.shards):
+            raise ConfigurationError("--drain", name, f"takes one of {', '.join(others)}")
+        if not others:
+            raise ConfigurationError("--drain", name, "takes a shard that is not the only one")
+
+        def plan(map: BucketMap) -> Sequence[Move]:
+            holders = [shard.name for shard in map.shards if shard.name != name]
+            return [move for move in plan_even(map, holders) if move.source == name]
+
+        if is_dry:
+            return list(plan(map))
+        moves = await self._until_done(plan, avoid=name)
+        await change_map(self._mover.pools, lambda map: without_shard(map, name))
+        return moves
+
+    async def rebalance(self, by: str, is_dry: bool = False) -> list[Move]:
+        """Even out the shards by `buckets`, or by the `bytes` of their buckets."""
+        plan: Planner = _plan_all
+        map = await self._map()
+        if by != "buckets":
+            planned = plan_weighed(map, [shard.name for shard in map.shards], await self.weights(by))
+
+            def plan(map: BucketMap) -> Sequence[Move]:
+                # planned once: weights change while buckets move, and a plan that follows them would never end
+                return [move for move in planned if map.shard_of(move.bucket) == move.source]
+
+        return list(plan(map)) if is_dry else await self._until_done(plan)
+
+    async def abort(self) -> list[Moved]:
+        """Undo the moves that are under way and whose movers are gone; finish those whose target is open."""
+        await self._mover.start()
+        try:
+            await self._rounds(
+                lambda found, _, busy: {
+                    bucket: undo(bucket, source) for bucket, (source, _) in found.under_way().items() if bucket not in busy
+                }
+            )
+        finally:
+            await self._mover.stop()
+        return self.moved
+
+    async def close(self) -> None:
+        """Close the connections that were opened here."""
+        await gather([pool.close() for pool in self._own.values()])
+
+    async def weights(self, by: str) -> dict[int, float]:
+        """What each bucket weighs, by `bytes` in its shard's memory."""
+        map = await self._map()
+        found: dict[int, float] = {}
+        for shard in map.shards:
+            own = map.owned_by(shard.name)
+            pool = self._mover.pools[shard.name]
+            if not own:
+                continue
+            for bucket, keys in (await self._mover.keys(shard.name, own)).items():
+                weight = 0.0
+                for lot in lots(keys, WEIGHED_KEYS):
+                    replies = await pool.execute([(b"MEMORY", b"USAGE", key) for key in lot])
+                    weight += sum(reply for reply in replies if isinstance(reply, int))
+                found[bucket] = weight
+        return found
+
+    # --- rounds ---
+
+    async def _until_done(self, plan: Planner, avoid: str = "") -> list[Move]:
+        moves: dict[int, Move] = {}
+
+        def movings(found: Survey, map: BucketMap, busy: set[int]) -> dict[int, Moving]:
+            begun: dict[int, Moving] = {}
+            for bucket, (source, token) in found.under_way().items():
+                target = target_of(token)
+                if bucket not in busy:
+                    is_wanted = target != avoid and target in self._mover.pools
+                    begun[bucket] = self._move(bucket, source, target) if is_wanted else undo(bucket, source)
+            if begun:
+                return begun  # what is under way comes first: no bucket stays sealed for longer than it must
+            planned = {move.bucket: move for move in plan(map) if move.bucket not in busy}
+            moves.update(planned)
+            return {bucket: self._move(*move) for bucket, move in planned.items()}
+
+        await self._mover.start()
+        try:
+            await self._rounds(movings)
+        finally:
+            await self._mover.stop()
+        return list(moves.values())
+
+    def _move(self, bucket: int, source: str, target: str) -> Moving:
+        return move(bucket, source, target, make_token(target, self._mover.next_token()))
+
+    async def _rounds(self, movings: Callable[[Survey, BucketMap, set[int]], Mapping[int, Moving]]) -> None:
+        stalls, epoch = 0, 0
+        busy: set[int] = set()  # in the hands of other movers, when we last asked
+        while True:
+            errors: list[TabaError] = []
+            try:
+                map = await self._map()
+                found = await survey(self._mover.pools, map.buckets)
+                tasks = {bucket: forget(bucket, shard) for bucket, shard in found.strays() if bucket not in found.under_way()}
+                tasks.update(movings(found, map, busy))
+                if not tasks and not busy:
+                    return
+                self._total = max(self._total, len(self.moved) + len(tasks))
+                before, busy = len(self.moved), set()
+                for bucket, answer in (await self._mover.run(dict(islice(tasks.items(), GROUP_BUCKETS)))).items():
+                    if isinstance(answer, Occupied):
+                        busy.add(bucket)
+                    if isinstance(answer, TabaError):
+                        errors.append(answer)
+                    elif isinstance(answer, Exception):
+                        raise answer
+                    elif answer.how != "nothing":
+                        self.moved.append(answer)
+                        self._tell()
+                if len(self.moved) > before or map.epoch > epoch:  # by us or by another
+                    stalls, epoch = 0, map.epoch
+                    continue
+            except StoreUnavailable as error:
+                errors.append(error)
+            stalls += 1
+            if stalls > MOST_STALLS:
+                # a failure says more than that another is at work
+                raise next((error for error in errors if not isinstance(error, (Occupied, Overtaken))), None) or (
+                    errors[0] if errors else StoreUnavailable("nothing moves, and nothing says why; taba check may")
+                )
+            await deferLater(self._reactor, STALL_SECONDS)
+
+    async def _map(self) -> BucketMap:
+        """The newest map; and connections to all of its shards, also to those that another process has just added."""
+        await self._router._learn(LEARN_SECONDS)
+        self._mover.pools = {**_pools_of(self._router), **self._own}
+        return await newest_map(list(self._mover.pools.values()))
+
+    def _copied(self, size: int) -> None:
+        self._bytes += size
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._report is not None:
+            self._report(Progress(len(self.moved), self._total, self._bytes))
+
+
+def _plan_all(map: BucketMap) -> Sequence[Move]:
+    return plan_even(map, [shard.name for shard in map.shards])
+
+
+def _pools_of(router: Router) -> dict[str, Pool]:
+    pools = {shard.name: router._pool_of(shard.name) for shard in router.map.shards}
+    found = {name: pool for name, pool in pools.items() if isinstance(pool, Pool)}
+    if len(found) < len(pools):
+        raise ConfigurationError("--store", router.url, "takes plain or Sentinel shards: a cluster moves its slots itself")
+    return found

@@ -1,0 +1,463 @@
+"""One bucket moves under load, exactly; killed and overtaken between any two steps, finished and undone by others."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import TestCase
+
+from taba.shard import copying, steps
+from taba.shard.buckets import Owner, decode_owner, dirty_key, make_token, owner_key
+from taba.shard.move import Moved, forget, move, undo
+from taba.shard.mover import Mover
+from taba.shard.router import Router
+from taba.shard.steps import Overtaken, Step
+from taba.shard.survey import survey
+from taba.shard.transaction import Writes
+from taba.shard.url import parse_store
+from tests.valkey import EphemeralValkey
+
+BUCKETS = 60
+HALF = BUCKETS // 2
+LATER = 4_000_000_000_000  # Unix milliseconds; expires in 2096
+
+
+class Killed(Exception):
+    """The mover is gone."""
+
+
+def key(bucket: int, name: str) -> bytes:
+    return f"taba:{{{bucket}}}:{name}".encode()
+
+
+def describe(request: Any) -> str:
+    return f"{request.name} at {request.shard}" if isinstance(request, Step) else repr(request)
+
+
+class Writer:
+    """Writes one bucket without end, in every way that there is; knows what must be in it."""
+
+    def __init__(self, router: Router, bucket: int, pause: float = 0.0):
+        self.router, self.bucket, self.pause = router, bucket, pause
+        self.random = random.Random(bucket)
+        self.done = 0
+        self.fields: dict[bytes, bytes] = {}
+        self.members: set[bytes] = set()
+        self.list: list[bytes] = []
+        self.text: bytes | None = None
+        self.is_stopped = False
+        self.running: Deferred[None] | None = None
+
+    def start(self) -> None:
+        self.running = ensureDeferred(self._run())
+
+    async def stop(self) -> None:
+        self.is_stopped = True
+        if self.running is not None:
+            await self.running
+
+    async def _run(self) -> None:
+        while not self.is_stopped:
+            await self.write()
+            await deferLater(reactor, self.pause)
+
+    async def write(self) -> None:
+        number = self.done + 1
+        field, member = (b"%d" % self.random.randrange(50) for _ in range(2))
+        gone, emptied = self.random.random() < 0.3, self.random.random() < 0.1
+
+        def update(replies: list[Any]) -> Writes:
+            if int(replies[0] or 0) != self.done:
+                raise AssertionError(f"bucket {self.bucket}: the mark is {replies[0]}, not {self.done}")
+            value = b"%d" % number
+            commands = [
+                (b"SET", key(self.bucket, "mark"), value, b"PXAT", b"%d" % LATER),
+                (b"HINCRBY", key(self.bucket, "counts"), b"written", b"1"),
+                (b"HDEL", key(self.bucket, "h"), field) if gone else (b"HSET", key(self.bucket, "h"), field, value),
+                (b"SREM", key(self.bucket, "s"), member) if gone else (b"SADD", key(self.bucket, "s"), member),
+                (b"LPUSH", key(self.bucket, "l"), value),
+                (b"LTRIM", key(self.bucket, "l"), b"0", b"19"),
+                (b"DEL", key(self.bucket, "t")) if emptied else (b"SET", key(self.bucket, "t"), value),
+            ]
+            return Writes(commands)
+
+        await self.router.transact(self.bucket, [(b"GET", key(self.bucket, "mark"))], update)
+        self.done = number
+        value = b"%d" % number
+        if gone:
+            self.fields.pop(field, None)
+            self.members.discard(member)
+        else:
+            self.fields[field] = value
+            self.members.add(member)
+        self.list = [value, *self.list][:20]
+        self.text = None if emptied else value
+
+    async def check(self, case: TestCase, router: Router, label: str) -> None:
+        """What `router` reads is what was written."""
+        names = ("mark", "h", "s", "l", "t", "counts")
+        commands = (b"GET", b"HGETALL", b"SMEMBERS", b"LRANGE", b"GET", b"HGET")
+        more = {"l": (b"0", b"-1"), "counts": (b"written",)}
+        reads = [(command, key(self.bucket, name), *more.get(name, ())) for command, name in zip(commands, names, strict=True)]
+        mark, fields, members, items, text, counted = await router.read(self.bucket, reads)
+        case.assertEqual((mark, counted), (b"%d" % self.done if self.done else None,) * 2, label)
+        case.assertEqual(dict(zip(fields[::2], fields[1::2], strict=True)), self.fields, label)
+        case.assertEqual((set(members), items, text), (self.members, self.list, self.text), label)
+        if self.done:
+            [left] = await router.read(self.bucket, [(b"PTTL", key(self.bucket, "mark"))])
+            case.assertGreater(left, 1_000_000_000, label)
+
+
+class MoveCase(TestCase):
+    timeout = 300
+    sync = "no"  # thousands of steps; what is synced is not what these tests are about
+
+    async def prepare(self, shards: int = 2, buckets: int = BUCKETS) -> Router:
+        self.valkeys = [EphemeralValkey(appendfsync=self.sync) for _ in range(shards)]
+        for valkey in self.valkeys:
+            self.addCleanup(valkey.remove)
+        self.router = await self.new_router(buckets)
+        self.pools = {name: self.router._pool_of(name) for name in [shard.name for shard in self.router.map.shards]}
+        return self.router
+
+    async def new_router(self, buckets: int | None = None) -> Router:
+        router = Router(parse_store(",".join(valkey.url for valkey in self.valkeys)), buckets, reactor)
+        self.addCleanup(lambda: ensureDeferred(router.close()))
+        await router.connect()
+        return router
+
+    async def fill(self, bucket: int, fields: int = 100, size: int = 50) -> None:
+        """Content of every type, large keys among them where `fields` or `size` are large."""
+        value = b"v" * size
+        commands = [
+            (b"HSET", key(bucket, "states"), *[part for n in range(fields) for part in (b"f%d" % n, b"%d" % n + value)]),
+            (b"SADD", key(bucket, "clients"), *[b"c%d" % n + value for n in range(fields)]),
+            (b"RPUSH", key(bucket, "dead"), *[b"d%d" % n + value for n in range(fields)]),
+            (b"ZADD", key(bucket, "scores"), b"1", b"a", b"2", b"b"),
+            (b"SET", key(bucket, "text"), value * fields),
+            (b"SET", key(bucket, "empty"), b""),
+            (b"SET", key(bucket, "fleeting"), b"x", b"PX", b"100000"),
+        ]
+        await self.router.transact(bucket, [], lambda _: Writes(commands))
+
+    async def content(self, shard: str, bucket: int) -> dict[bytes, Any]:
+        """All keys of a bucket on a shard, with what is in them and whether they expire."""
+        found = {}
+        for one in (await Mover(self.pools, reactor).keys(shard, [bucket]))[bucket]:
+            [kind, ttl] = await self.pools[shard].execute([(b"TYPE", one), (b"PTTL", one)])
+            whole = {b"hash": (b"HGETALL", one), b"set": (b"SMEMBERS", one), b"string": (b"GET", one)}
+            whole[b"list"] = whole[b"zset"] = (b"LRANGE" if kind == b"list" else b"ZRANGE", one, b"0", b"-1")
+            [value] = await self.pools[shard].execute([whole[kind]])
+            if kind == b"hash":
+                value = dict(zip(value[::2], value[1::2], strict=True))
+            found[one] = (set(value) if kind == b"set" else value, ttl > 0)
+        return found
+
+    async def owners(self, bucket: int) -> dict[str, Owner | None]:
+        found = {}
+        for name, pool in self.pools.items():
+            [content] = await pool.execute([(b"GET", owner_key(bucket))])
+            found[name] = None if content is None else decode_owner(content)
+        return found
+
+    async def run_one(self, bucket: int, moving: Any, by: Mover | None = None, watch: Callable[[int, Any], Any] | None = None) -> Moved:
+        carrier = by or Mover(self.pools, reactor, watch=watch)
+        answer = (await carrier.run({bucket: moving}))[bucket]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def token(self, target: str = "s2", by: Mover | None = None) -> str:
+        return make_token(target, (by or Mover(self.pools, reactor)).next_token())
+
+    async def end_what_is_left(self, watch: Callable[[int, Any], Any] | None = None, undoing: bool = False) -> list[Moved]:
+        """As a new mover does: look at all owner keys, and finish, or undo, what is there."""
+        ended = []
+        for _ in range(3):
+            found = await survey(self.pools, self.router.buckets)
+            for bucket, (source, token) in found.under_way().items():
+                target = token.rpartition(".")[0]
+                moving = undo(bucket, source) if undoing else move(bucket, source, target, self.token(target))
+                ended.append(await self.run_one(bucket, moving, watch=watch))
+            for bucket, shard in found.strays():
+                ended.append(await self.run_one(bucket, forget(bucket, shard), watch=watch))
+        return ended
+
+    async def check_settled(self, bucket: int, label: str) -> str:
+        """Exactly one shard has the bucket open, and the others hold nothing of it; its name."""
+        owners = await self.owners(bucket)
+        (holder,) = (name for name, owner in owners.items() if owner is not None and owner.state == "open")
+        self.assertEqual(owners[holder].moving, "", label)
+        for name, owner in owners.items():
+            if name != holder:
+                self.assertIn(owner.state if owner else "moved", ("moved",), label)
+                self.assertEqual((await Mover(self.pools, reactor).keys(name, [bucket]))[bucket], [], label)
+        left = (await Mover(self.pools, reactor).keys(holder, [bucket]))[bucket]
+        self.assertEqual([one for one in left if b":staging:" in one or one == dirty_key(bucket)], [], label)
+        fresh = await self.new_router()
+        self.assertEqual(fresh.map.shard_of(bucket), holder, label)
+        await fresh.close()
+        return holder
+
+
+class MoveTests(MoveCase):
+    async def test_a_bucket_arrives_as_it_was(self) -> None:
+        await self.prepare()
+        await self.fill(0)
+        before = await self.content("s1", 0)
+        moved = await self.run_one(0, move(0, "s1", "s2", self.token()))
+        self.assertEqual((moved.how, moved.keys), ("moved", 7))
+        self.assertEqual(await self.content("s2", 0), before)
+        self.assertEqual(await self.check_settled(0, ""), "s2")
+        self.assertEqual(await self.owners(0), {"s1": Owner("moved", 2, "s2"), "s2": Owner("open", 2, "s2")})
+        self.assertEqual(await self.router.read(0, [(b"HGET", key(0, "states"), b"f7")]), [b"7" + b"v" * 50])
+
+    async def test_large_keys_travel_in_chunks(self) -> None:
+        self.patch(copying, "MAX_CHUNK_BYTES", 10_000)
+        self.patch(copying, "SMALL_KEY_BYTES", 2_000)
+        await self.prepare()
+        await self.fill(0, fields=2000, size=100)
+        before = await self.content("s1", 0)
+        sizes = []
+
+        def watch(_: int, request: Any) -> None:
+            if isinstance(request, Step) and request.name == "stage":
+                sizes.append(request.size)
+
+        await self.run_one(0, move(0, "s1", "s2", self.token()), watch=watch)
+        self.assertEqual(await self.content("s2", 0), before)
+        self.assertGreater(len(sizes), 60)
+        self.assertLess(max(sizes), 15_000)
+
+    async def test_a_bucket_that_comes_back_brings_nothing_old(self) -> None:
+        await self.prepare()
+        await self.fill(0)
+        await self.run_one(0, move(0, "s1", "s2", self.token()))
+        await self.router.transact(0, [], lambda _: Writes([(b"DEL", key(0, "states"), key(0, "text"))]))
+        await self.pools["s1"].execute([(b"SET", key(0, "text"), b"left behind")])
+        before = await self.content("s2", 0)
+        await self.run_one(0, move(0, "s2", "s1", self.token("s1")))
+        self.assertEqual(await self.content("s1", 0), before)
+        self.assertEqual(await self.check_settled(0, ""), "s1")
+
+    async def test_writers_that_never_stop_lose_nothing(self) -> None:
+        await self.prepare()
+        await self.fill(0, fields=3000, size=200)
+        writers = [Writer(self.router, 0), Writer(self.router, 1)]
+        writers[1].router = await self.new_router()
+        for writer in writers:
+            writer.start()
+        for turn in range(6):
+            source, target = ("s1", "s2") if turn % 2 == 0 else ("s2", "s1")
+            for bucket in (0, 1):
+                await self.run_one(bucket, move(bucket, source, target, self.token(target)))
+        for writer in writers:
+            await writer.stop()
+            await writer.check(self, self.router, "")
+        self.assertGreater(writers[0].done, 20)
+
+    async def test_a_copy_that_differs_is_not_opened(self) -> None:
+        await self.prepare()
+        await self.fill(0)
+        before = await self.content("s1", 0)
+
+        async def watch(_: int, request: Any) -> None:
+            if isinstance(request, Step) and request.name == "compare" and request.shard == "s2":
+                [one] = [one for one in (await Mover(self.pools, reactor).keys("s2", [0]))[0] if one.endswith(b":text")]
+                await self.pools["s2"].execute([(b"SET", one, b"v" * 4999 + b"w")])
+
+        with self.assertRaises(steps.MoveFailed):
+            await self.run_one(0, move(0, "s1", "s2", self.token()), watch=watch)
+        self.assertEqual(await self.check_settled(0, ""), "s1")
+        self.assertEqual(await self.content("s1", 0), before)
+
+    async def test_the_mover_of_a_bucket_that_another_has_in_hand_lets_it_be(self) -> None:
+        await self.prepare()
+        first = Mover(self.pools, reactor, watch=self.kill_at(8))
+        await first.start()
+        self.addCleanup(lambda: ensureDeferred(first.stop()))
+        with self.assertRaises(Killed):
+            await self.run_one(0, move(0, "s1", "s2", self.token(by=first)), by=first)
+        with self.assertRaises(steps.Occupied):
+            await self.run_one(0, move(0, "s1", "s2", self.token()))
+        with self.assertRaises(steps.Occupied):
+            await self.run_one(0, undo(0, "s1"))
+        await first.stop()
+        self.assertEqual((await self.run_one(0, move(0, "s1", "s2", self.token()))).how, "moved")
+
+    # --- killed and overtaken, between any two steps ---
+
+    def kill_at(self, place: int) -> Callable[[int, Any], None]:
+        left = [place]
+
+        def watch(_: int, request: Any) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+
+        return watch
+
+    def kill_at_new(self, reached: list[str]) -> Callable[[int, Any], None]:
+        """At the first step that is not in `reached` yet; how many there are depends on what is written meanwhile."""
+        seen: Counter[str] = Counter()
+
+        def watch(_: int, request: Any) -> None:
+            name = describe(request)
+            seen[name] += 1
+            place = f"{name}, {seen[name]}"
+            if place not in reached:
+                reached.append(place)
+                raise Killed
+
+        return watch
+
+    async def each_step(self, afterwards: Callable[[int, str], Any]) -> list[str]:
+        """Kill the move of one bucket after another, each a step later, under load; then do `afterwards`. The steps."""
+        await self.prepare(shards=3, buckets=3 * HALF)
+        reached: list[str] = []
+        for bucket in range(HALF):
+            writer = Writer(self.router, bucket, 0.001)
+            for _ in range(5):
+                await writer.write()
+            await self.fill(bucket)
+            writer.start()
+            was_killed = False
+            try:
+                await self.run_one(bucket, move(bucket, "s1", "s2", self.token()), watch=self.kill_at_new(reached))
+            except Killed:
+                was_killed = True
+                await afterwards(bucket, reached[-1])
+            await deferLater(reactor, 0.01)
+            await writer.stop()
+            await self.check_settled(bucket, reached[-1])
+            await writer.check(self, await self.new_router(), reached[-1])
+            [value, count] = await self.router.read(bucket, [(b"HGET", key(bucket, "states"), b"f9"), (b"HLEN", key(bucket, "states"))])
+            self.assertEqual((value, count), (b"9" + b"v" * 50, 100), reached[-1])
+            if not was_killed:
+                break
+        names = {place.partition(" ")[0] for place in reached}
+        self.assertTrue(names >= {"arrive", "begin", "stage", "take", "seal", "compare", "open", "leave"}, reached)
+        return reached
+
+    async def test_a_mover_killed_between_any_two_steps_is_resumed_by_another(self) -> None:
+        ended = {}
+
+        async def resume(bucket: int, place: str) -> None:
+            ended[place] = [moved.how for moved in await self.end_what_is_left()]
+
+        await self.each_step(resume)
+        self.assertEqual(ended["leave at s1, 1"], ["finished"])
+        self.assertIn(["moved"], ended.values())
+
+    async def test_a_mover_killed_between_any_two_steps_is_undone_by_another(self) -> None:
+        holders = {}
+
+        async def abort(bucket: int, place: str) -> None:
+            await self.end_what_is_left(undoing=True)
+            holders[place] = await self.check_settled(bucket, place)
+
+        reached = await self.each_step(abort)
+        for place in reached:
+            is_open = place.startswith(("Publish", "confirm", "leave"))
+            self.assertEqual(holders[place], "s2" if is_open else "s1", place)
+
+    async def test_a_mover_killed_between_any_two_steps_is_overruled_by_one_with_another_target(self) -> None:
+        async def elsewhere(bucket: int, place: str) -> None:
+            try:
+                await self.run_one(bucket, move(bucket, "s1", "s3", self.token("s3")))
+            except Overtaken:  # it was open at the second already, or nearly: that is finished first
+                await self.end_what_is_left()
+            await self.end_what_is_left()
+
+        await self.each_step(elsewhere)
+
+    async def test_one_that_resumes_is_killed_at_every_step_too(self) -> None:
+        async def again(bucket: int, place: str) -> None:
+            for later in range(HALF):
+                try:
+                    await self.end_what_is_left(watch=self.kill_at(later))
+                    return
+                except Killed:
+                    continue
+
+        await self.each_step(again)
+
+    async def sleeps_and_is_overtaken(self, undoing: bool) -> None:
+        await self.prepare(buckets=2 * HALF)
+        slept = 0
+        for bucket in range(HALF):
+            writer = Writer(self.router, bucket, 0.001)
+            await self.fill(bucket)
+            writer.start()
+            asleep: Deferred[str] = Deferred()
+            wake: Deferred[None] = Deferred()
+            left = [bucket]
+
+            def watch(_: int, request: Any, left=left, asleep=asleep, wake=wake) -> Any:
+                left[0] -= 1
+                if left[0] == -1:
+                    asleep.callback(describe(request))
+                    return wake
+                return None
+
+            first = ensureDeferred(self.run_one(bucket, move(bucket, "s1", "s2", self.token()), watch=watch))
+            first.addErrback(lambda failure: failure.trap(Overtaken) and "overtaken")
+            first.addCallback(lambda result, asleep=asleep: result if asleep.called else asleep.callback("") or result)
+            place = await asleep
+            if not place:
+                await writer.stop()
+                break
+            slept += 1
+            await self.end_what_is_left(undoing=undoing)
+            await self.run_one(bucket, undo(bucket, "s1") if undoing else move(bucket, "s1", "s2", self.token()))
+            await deferLater(reactor, 0.005)
+            wake.callback(None)
+            outcome = await first
+            await self.end_what_is_left(undoing=undoing)  # it may have begun anew, where nobody had marked anything
+            await writer.stop()
+            await self.check_settled(bucket, f"{place}: {outcome}")
+            await writer.check(self, await self.new_router(), f"{place}: {outcome}")
+        self.assertGreater(slept, 15)
+
+    async def test_a_mover_that_slept_while_another_moved_the_bucket_harms_nothing(self) -> None:
+        await self.sleeps_and_is_overtaken(undoing=False)
+
+    async def test_a_mover_that_slept_while_another_undid_the_move_harms_nothing(self) -> None:
+        await self.sleeps_and_is_overtaken(undoing=True)
+
+
+class StoresThatDie(MoveCase):
+    sync = "always"
+
+    async def test_a_bucket_moves_although_both_shards_are_killed_meanwhile(self) -> None:
+        await self.prepare()
+        await self.fill(0, fields=2000)
+        writer = Writer(self.router, 0, 0.005)
+        writer.start()
+        for turn in range(6):
+            valkey = self.valkeys[turn % 2]
+            left = [4 + 3 * turn]
+
+            def watch(_: int, request: Any, left=left, valkey=valkey) -> None:
+                left[0] -= 1
+                if left[0] == 0:
+                    valkey.kill()
+                    reactor.callLater(0.05, valkey.start)
+
+            owners = await self.owners(0)
+            source, target = ("s1", "s2") if owners["s1"].state == "open" else ("s2", "s1")
+            while True:
+                try:
+                    await self.run_one(0, move(0, source, target, self.token(target)), watch=watch)
+                    break
+                except (Overtaken, steps.TabaError):
+                    await deferLater(reactor, 0.1)
+        await writer.stop()
+        await self.check_settled(0, "")
+        await writer.check(self, self.router, "")
