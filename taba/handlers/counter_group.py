@@ -51,6 +51,7 @@ from taba.handlers.windows import MAX_AHEAD_SECONDS, WINDOWS, Ladder
 
 LADDER = Ladder(5, 30, 150, 900)
 JOURNAL_SLOTS = 32  # with 20 bins, a main part of some 450 bytes; after a spill at most 19 are left, so the next is 13 slots away
+SPILL_SLOTS = 26  # a journal of more spills with another one of its cycle; half-way, so that a State spills at most twice as often
 MAX_TALLY = 2**32 - 1  # where the counts of refused and held events stop
 
 _HEADER = np.dtype(
@@ -173,7 +174,9 @@ class CounterGroup(ArrayHandler):
             )
 
     def spilling(self, states: CounterStates) -> Ints:
-        return np.flatnonzero(count_rows(rows_in(states.slot_keys), states.rows) > JOURNAL_SLOTS)
+        slots = count_rows(rows_in(states.slot_keys), states.rows)
+        # most of a spill's cost is its first row: those that soon would go with it, and from then on together
+        return np.flatnonzero(slots > (SPILL_SLOTS if slots.max(initial=0) > JOURNAL_SLOTS else JOURNAL_SLOTS))
 
     def spill(self, states: CounterStates, rows: Ints, parts: Sequence[Sequence[bytes]]) -> list[list[bytes]]:
         starts = starts_in(states.slot_keys)
