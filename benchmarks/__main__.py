@@ -21,6 +21,7 @@ BENCHMARKS = {
     "record": "What a record costs the application",
     "agent": "The Agent",
     "states": "States in the store",
+    "handlers": "What each Type costs, without a store",
     "server": "The Server",
     "path": "The whole path",
     "query": "Asking",

@@ -1,8 +1,8 @@
 """The cold load: many States with a full day in each, and then one event for each of them. Shared by Server and floor.
 
-A CounterGroup's cheap updates go to its journal of recent slots, and once in a while the journal spills into the archive. So that a
-round shows their mean, every round's events lie in a slot of their own (5 s after the last round's), and the journals are filled
-beforehand to lengths from JOURNAL_LEAST to the bound, evenly: in every round as many States spill as in any cycle of a steady load.
+A CounterGroup's cheap updates go to its journal of recent slots of 5 s, and once in a while the journal spills into the archive. So the
+journals are filled beforehand to lengths from JOURNAL_LEAST to the bound, evenly, and rounds come 5 s apart, in real time, for
+as long as it takes a journal to fill again: the mean over them is what a steady load pays.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from taba.server import keys
 from taba.shard.connection import encode
 
 JOURNAL_LEAST = 20  # a spill leaves 19 at the most
-SLOT = float(LADDER.widths[0])
+SLOT_SECONDS = float(LADDER.widths[0])
+PERIOD_ROUNDS = JOURNAL_SLOTS + 1 - JOURNAL_LEAST  # after so many, a journal spills again
 VALUES = [round(1.3**number, 3) for number in range(20)]
 DAY_TIMES = (  # seconds ago: in every slot of a day that no journal holds
     *(float(ago) for ago in range(86_000, 3_600, -900)),
@@ -32,12 +33,10 @@ ByBucket = dict[int, list[Column]]  # columns by bucket
 
 
 class Cold(NamedTuple):
-    """So many States, of so many Clients with the same Tabs; `rounds` rounds of events for each, the last at `now` (Unix seconds)."""
+    """So many States, of so many Clients with the same Tabs."""
 
     states: int
     clients: int
-    rounds: int
-    now: float
 
     def names(self) -> dict[int, list[tuple[str, str]]]:
         """bucket → (Client, Tab) of its States."""
@@ -59,25 +58,24 @@ class Cold(NamedTuple):
             total += len(encode([(b"HMGET", keys.states(bucket), *fields), (b"HMGET", keys.tabs(bucket), *tabs)]))
         return total
 
-    def day(self) -> ByBucket:
-        """The day before: what comes to lie in the archives."""
-        return self._columns(np.array([self.now - ago for ago in DAY_TIMES]))
+    def day(self, now: float) -> ByBucket:
+        """The day before `now` (Unix seconds): what comes to lie in the archives."""
+        return self._columns(np.array([now - ago for ago in DAY_TIMES]))
 
-    def journals(self) -> ByBucket:
-        """The last minutes, before the first round."""
+    def journals(self, now: float) -> ByBucket:
+        """The last minutes before the slot of `now`."""
         columns: ByBucket = {}
         number = 0
         for bucket, pairs in self.names().items():
             for client, tab in pairs:
                 slots = JOURNAL_LEAST + number % (JOURNAL_SLOTS - JOURNAL_LEAST + 1)
                 number += 1
-                times = self.now - SLOT * (self.rounds + 1 + np.arange(slots, 0, -1))
-                columns.setdefault(bucket, []).append(_column(client, tab, times))
+                columns.setdefault(bucket, []).append(_column(client, tab, now - SLOT_SECONDS * np.arange(slots, 0, -1)))
         return columns
 
-    def round(self, number: int) -> ByBucket:
-        """One event for every State. `number` counts from 0."""
-        return self._columns(np.array([self.now - SLOT * (self.rounds - number)]))
+    def round(self, now: float) -> ByBucket:
+        """One event for every State, at `now`."""
+        return self._columns(np.array([now]))
 
     def _columns(self, times: np.ndarray) -> ByBucket:
         return {bucket: [_column(client, tab, times) for client, tab in pairs] for bucket, pairs in self.names().items()}

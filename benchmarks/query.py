@@ -32,9 +32,9 @@ ASK_SECONDS = 30.0
 def run(effort: Effort) -> list[Row]:
     asked = effort.pick(20, 200)
     with running() as services:
-        cold = Cold(CLIENTS, CLIENTS, 1, time.time())  # one Tab
+        cold, now = Cold(CLIENTS, CLIENTS), time.time()  # one Tab
         streams = Streams()
-        for columns in (cold.day(), cold.journals(), cold.round(0), _names(effort.pick(1000, NAMES))):
+        for columns in (cold.day(now), cold.journals(now), cold.round(now), _names(effort.pick(1000, NAMES))):
             send(services.server_url, streams.envelopes(columns))
         [[(_, tab), *_]] = cold.names().values()
         with closing(http.client.HTTPConnection(urlsplit(services.server_url).netloc, timeout=ASK_SECONDS)) as connection:

@@ -17,7 +17,7 @@ from contextlib import ExitStack
 import numpy as np
 
 from benchmarks import budgets, machine
-from benchmarks.cold import VALUES, Cold
+from benchmarks.cold import PERIOD_ROUNDS, SLOT_SECONDS, VALUES, Cold
 from benchmarks.rows import Beside, Figure, Row, interleave
 from benchmarks.sending import CONNECTIONS, Envelope, Streams, send
 from benchmarks.services import Effort, pid_of, running
@@ -37,7 +37,7 @@ COLD_ENVELOPE_BYTES = MiB // 4  # some 40 buckets' batches: nobody waits for lon
 
 def run(effort: Effort) -> list[Row]:
     with running() as services:
-        return _hot(effort, services) + _cold(effort, services, FEW_CLIENTS) + _cold(effort, services, MANY_CLIENTS)
+        return _hot(effort, services) + _cold(effort, services)
 
 
 def _hot(effort: Effort, services: Services) -> list[Row]:
@@ -100,45 +100,78 @@ def _count(contents: list[bytes]) -> float:
     return time.perf_counter() - start
 
 
-def _cold(effort: Effort, services: Services, clients: int) -> list[Row]:
-    rounds = effort.pick(2, 6)
-    cold = Cold(effort.pick(4_000, 40_000), clients, rounds + 1, time.time())
-    streams = Streams()
-    url = services.server_url
-    for columns in (cold.day(), cold.journals(), cold.round(0)):
-        send(url, streams.envelopes(columns))
-    numbers = iter(range(1, rounds + 1))
-    path = services.directory / "store" / "store.sock"
-    meter = Meter(services, cold.states)
+def _cold(effort: Effort, services: Services) -> list[Row]:
     with ExitStack() as stack:
-        store = StoreClient(str(path))
-        stack.callback(store.close)
-        arguments = (f"unix:{path}", str(cold.states), str(clients))
-        floor = Worker("benchmarks.traffic_worker", *arguments, environ=services.environ, directory=services.directory)
-        stack.callback(floor.stop)
-        floor.ask("round")
-        read: list[float] = []
-        written: list[float] = []
-        asking = cold.asking_bytes()
+        loads = [ColdLoad(services, stack, effort.pick(4_000, 40_000), clients) for clients in (FEW_CLIENTS, MANY_CLIENTS)]
+        for load in loads:
+            load.floor()
+        for number in range(effort.pick(2, PERIOD_ROUNDS) + 1):
+            if not effort.is_quick:
+                time.sleep(SLOT_SECONDS - time.time() % SLOT_SECONDS)  # every round in a slot of its own
+            for load in loads:
+                load.fold(is_measured=number > 0)  # the first one makes what only the first one makes
+                load.floor()
+        return [row for load in loads for row in load.rows()]
 
-        def fold() -> float:
-            dealt = streams.envelopes(cold.round(next(numbers)), COLD_ENVELOPE_BYTES)
-            before = store.counts()
-            seconds = meter.measure(lambda: send(url, dealt))
-            after = store.counts()
-            read.append((after["total_net_output_bytes"] - before["total_net_output_bytes"]) / cold.states)
-            written.append((after["total_net_input_bytes"] - before["total_net_input_bytes"] - asking) / cold.states)
-            return cold.states / seconds
 
-        found = interleave({"fold": fold, "floor": lambda: cold.states / floor.ask("round")}, rounds)
-    buckets = len(cold.names())
-    load = f"cold, {cold.states // buckets} States a cycle"
-    beside = Beside("the store's traffic alone", Figure.of(found["floor"]))
-    note = f"{cold.states:,} CounterGroup States of {clients} Clients, a full day in each, in {buckets} buckets"
-    rows = [Row(f"{load}: one event a State", Figure.of(found["fold"]), "updates/s", budgets.COLD, beside, note=note)]
-    rows += meter.rows(load, "update")
-    rows.append(Row(f"{load}: read per update", Figure.of(read), "bytes", budgets.UPDATE_BYTES))
-    return [*rows, Row(f"{load}: written per update", Figure.of(written), "bytes", budgets.UPDATE_BYTES)]
+class ColdLoad:
+    """One cold load, its Server's rounds and its floor's."""
+
+    def __init__(self, services: Services, stack: ExitStack, states: int, clients: int):
+        self._cold, self._url, self._streams = Cold(states, clients), services.server_url, Streams()
+        now = time.time()
+        for columns in (self._cold.day(now), self._cold.journals(now)):
+            send(self._url, self._streams.envelopes(columns))
+        path = services.directory / "store" / "store.sock"
+        self._store = StoreClient(str(path))
+        stack.callback(self._store.close)
+        arguments = (f"unix:{path}", str(states), str(clients))
+        self._worker = Worker("benchmarks.traffic_worker", *arguments, environ=services.environ, directory=services.directory)
+        stack.callback(self._worker.stop)
+        self._meter = Meter(services, states)
+        self._asking = self._cold.asking_bytes()
+        self._seconds: list[float] = []
+        self._floor_seconds: list[float] = []
+        self._read: list[float] = []
+        self._written: list[float] = []
+
+    def fold(self, is_measured: bool) -> None:
+        """One event for each State, to the Server."""
+        dealt = self._streams.envelopes(self._cold.round(time.time()), COLD_ENVELOPE_BYTES)
+        if not is_measured:
+            send(self._url, dealt)
+            return
+        before, states = self._store.counts(), self._cold.states
+        self._seconds.append(self._meter.measure(lambda: send(self._url, dealt)))
+        after = self._store.counts()
+        self._read.append((after["total_net_output_bytes"] - before["total_net_output_bytes"]) / states)
+        self._written.append((after["total_net_input_bytes"] - before["total_net_input_bytes"] - self._asking) / states)
+
+    def floor(self) -> None:
+        """The same traffic with the store, and nothing else."""
+        self._floor_seconds.append(self._worker.ask("round"))
+
+    def rows(self) -> list[Row]:
+        states, clients = self._cold.states, self._cold.clients
+        buckets = len(self._cold.names())
+        what = f"cold, {states // buckets} States a cycle"
+        note = f"{states:,} CounterGroup States of {clients} Clients, a full day in each, in {buckets} buckets; the mean of all rounds"
+        floor = Beside("the store's traffic alone", _rate(states, self._floor_seconds[1:]))
+        return [
+            Row(f"{what}: one event a State", _rate(states, self._seconds), "updates/s", budgets.COLD, floor, note=note),
+            *self._meter.rows(what, "update"),
+            Row(f"{what}: read per update", _mean(self._read), "bytes", budgets.UPDATE_BYTES),
+            Row(f"{what}: written per update", _mean(self._written), "bytes", budgets.UPDATE_BYTES),
+        ]
+
+
+def _rate(events: int, seconds: list[float]) -> Figure:
+    """Events a second over all rounds: rounds in which journals spill are fewer, and count."""
+    return Figure(events * len(seconds) / sum(seconds), events / max(seconds), events / min(seconds), len(seconds))
+
+
+def _mean(samples: list[float]) -> Figure:
+    return Figure(sum(samples) / len(samples), min(samples), max(samples), len(samples))
 
 
 class Meter:
@@ -158,4 +191,4 @@ class Meter:
         return seconds
 
     def rows(self, load: str, unit: str) -> list[Row]:
-        return [Row(f"{load}: CPU time of the {name}", Figure.of(used), f"ns/{unit}") for name, used in self._used.items()]
+        return [Row(f"{load}: CPU time of the {name}", _mean(used), f"ns/{unit}") for name, used in self._used.items()]

@@ -46,7 +46,7 @@ async def traffic(router: Router, bucket: int, fields: list[bytes]) -> None:
 
 
 async def main(reactor: Any, store: str, states: str, clients: str) -> None:
-    fields = Cold(int(states), int(clients), 1, 0.0).fields()
+    fields = Cold(int(states), int(clients)).fields()
     router = Router(parse_store(store), None, reactor)
     await router.connect()
     while line := await deferToThread(sys.stdin.readline):

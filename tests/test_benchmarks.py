@@ -12,10 +12,11 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from benchmarks.budgets import Budget
-from benchmarks.cold import Cold
+from benchmarks.cold import JOURNAL_LEAST, Cold
 from benchmarks.rows import Beside, Figure, Row, interleave, shown, table
 from benchmarks.sending import Streams
 from taba.batch import decode_batch
+from taba.handlers.counter_group import JOURNAL_SLOTS
 from tests.services import SHM
 
 ROOT = Path(__file__).parent.parent
@@ -50,17 +51,20 @@ class RowsTest(SynchronousTestCase):
 
 
 class LoadTest(SynchronousTestCase):
-    def test_a_cold_round_has_one_event_for_each_state_in_a_slot_of_its_own(self) -> None:
-        cold = Cold(80, 40, 2, 1_800_000_000.0)
-        first, second = ([column for columns in cold.round(number).values() for column in columns] for number in (0, 1))
-        self.assertEqual([column.events for column in first], [1] * 80)
-        self.assertNotEqual(first[0].times, second[0].times)
+    def test_a_cold_round_has_one_event_for_each_state(self) -> None:
+        cold, now = Cold(80, 40), 1_800_000_000.0
+        columns = [column for columns in cold.round(now).values() for column in columns]
+        self.assertEqual([column.events for column in columns], [1] * 80)
         self.assertEqual(sum(map(len, cold.fields().values())), 80)
 
+    def test_journals_are_filled_evenly_up_to_their_bound(self) -> None:
+        lengths = [column.events for columns in Cold(130, 10).journals(1_800_000_000.0).values() for column in columns]
+        self.assertEqual({lengths.count(length) for length in range(JOURNAL_LEAST, JOURNAL_SLOTS + 1)}, {10})
+
     def test_each_connection_numbers_its_own_buckets_without_gaps(self) -> None:
-        cold, streams = Cold(80, 8, 1, 1_800_000_000.0), Streams()
-        streams.envelopes(cold.round(0))
-        dealt = streams.envelopes(cold.round(0))
+        cold, streams = Cold(80, 8), Streams()
+        streams.envelopes(cold.round(1_800_000_000.0))
+        dealt = streams.envelopes(cold.round(1_800_000_005.0))
         batches = [decode_batch(content) for envelopes in dealt for envelope in envelopes for _, content in envelope]
         self.assertEqual({batch.number for batch in batches}, {2})
         self.assertEqual(sorted(batch.bucket for batch in batches), sorted(cold.names()))
