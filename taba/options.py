@@ -148,6 +148,19 @@ def whole_number(least: int, most: int) -> Callable[[str], int]:
     return parse
 
 
+def duration(least: int, most: int) -> Callable[[str], float]:
+    """A parser of times: a whole number with s, m, h or d, in `least` … `most` seconds."""
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+    def parse(text: str) -> float:
+        digits, unit = text[:-1], text[-1:]
+        if not digits.isascii() or not digits.isdigit() or unit not in units or not least <= int(digits) * units[unit] <= most:
+            raise ValueError(f"takes a whole number with s, m, h or d, from {least}s to {most // units['d']}d; for example 30d")
+        return float(int(digits) * units[unit])
+
+    return parse
+
+
 def byte_count(least: int, most: int) -> Callable[[str], int]:
     """A parser of sizes: bytes, or a whole number with KiB, MiB or GiB, in `least` … `most` bytes."""
     units = {"": 1, "kib": KiB, "mib": MiB, "gib": 1024 * MiB}

@@ -64,7 +64,16 @@ class Child:
 
     def operations(self) -> dict[str, Callable[..., Iterator[Any]]]:
         """What a request may ask for."""
-        return {"match": self.match, "fold": self.fold, "project": self.project, "aggregate": self.aggregate, "render": self.render}
+        return {
+            "match": self.match,
+            "fold": self.fold,
+            "project": self.project,
+            "aggregate": self.aggregate,
+            "render": self.render,
+            "upgrade": self.upgrade,
+            "prunable": self.prunable,
+            "merge": self.merge,
+        }
 
     def match(self, pattern: str, texts: list[str]) -> Iterator[Any]:
         import re
@@ -105,11 +114,10 @@ class Child:
                 yield [folded.states, folded.parts, folded.failed, []]
 
     def project(self, type: str, now: float, states: list[Any], detail: bool) -> Iterator[Any]:
-        from taba.server.keys import Framed
         from taba.server.projecting import project_type
 
         handler, is_array = self.lookup.get(type), self.lookup.is_array(type)
-        framed = [[Framed(*part) for part in state] for state in states]
+        framed = _framed(states)
         if is_array:
             yield from project_type(handler, is_array, framed, now, detail)
         else:
@@ -126,6 +134,27 @@ class Child:
 
         for projection in projections:
             yield render_one(self.lookup.get(type), projection)
+
+    def upgrade(self, type: str, states: list[Any]) -> Iterator[Any]:
+        from taba.server.keeping import upgrade_type
+
+        return upgrade_type(self.lookup.get(type), self.lookup.is_array(type), _framed(states))
+
+    def prunable(self, type: str, now: float, states: list[Any]) -> Iterator[Any]:
+        from taba.server.keeping import prunable_type
+
+        return prunable_type(self.lookup.get(type), self.lookup.is_array(type), _framed(states), now)
+
+    def merge(self, type: str, states: list[Any]) -> Iterator[Any]:
+        from taba.server.keeping import merge_states
+
+        yield merge_states(self.lookup.get(type), self.lookup.is_array(type), _framed(states))
+
+
+def _framed(states: list[Any]) -> list[Any]:
+    from taba.server.keys import Framed
+
+    return [[Framed(*part) for part in state] for state in states]
 
 
 def serve(incoming: BinaryIO, outgoing: BinaryIO) -> None:

@@ -19,6 +19,7 @@ MAX_DEAD_LETTER_BYTES = 4 * KiB  # of Events in one entry, unless one alone is l
 MAX_DEAD_LETTER_VALUE = 2 * MAX_VALUE_BYTES  # a larger value is cut off: no client may send one
 
 _VERSION = 1
+_LEFT_OUT = "(what was there is too large or too deep to be kept)"
 _EVENTS = MAX_DEAD_LETTER_BYTES // 16  # float64 times and values
 
 
@@ -72,9 +73,7 @@ def encode_dead_letter(letter: DeadLetter) -> bytes:
     """The bytes under which a dead letter is kept; a value or content beyond the bound is left out, and the detail says so."""
     packed = pack([_VERSION, *letter])
     if not 1 < len(packed) <= MAX_DEAD_LETTER_VALUE:
-        letter = letter._replace(
-            values=[None] * letter.events, content=b"", detail=f"{letter.detail} (what was there is too large or too deep to be kept)"
-        )
+        letter = letter._replace(values=[None] * letter.events, content=b"", detail=f"{letter.detail} {_LEFT_OUT}")
         packed = pack([_VERSION, *letter])
     return packed
 
@@ -88,6 +87,15 @@ def decode_dead_letter(content: bytes) -> DeadLetter | None:
     if version != _VERSION or len(fields) != len(DeadLetter._fields):
         return None
     return DeadLetter(*fields)
+
+
+def column_of(letter: DeadLetter) -> Column | None:
+    """The Events of a dead letter, to be folded; None where they were no column, or were not kept."""
+    if not letter.times or letter.content or letter.detail.endswith(_LEFT_OUT):
+        return None
+    if not len(letter.times) == 8 * letter.events == (len(letter.values) if isinstance(letter.values, bytes) else 8 * len(letter.values)):
+        return None
+    return Column(letter.client, letter.tab, letter.type, letter.times, letter.values)
 
 
 def describe(bucket: int, letter: DeadLetter) -> Iterator[dict[str, Any]]:

@@ -124,7 +124,7 @@ class Cycle:
 
     def fold(self, replies: Sequence[Any], lookup: IsLookup, now: float) -> Steps:
         """The Outcome at `now` (Unix seconds), given what the store has."""
-        return _Fold(self, replies, lookup, now).run()
+        return Fold(self, replies, lookup, now).run()
 
 
 def bucket_of(tab: str, buckets: int) -> int:
@@ -146,7 +146,9 @@ class _Group:
         self.folded: Folded | None = None
 
 
-class _Fold:
+class Fold:
+    """One fold of a Cycle; retrying.py has another, of dead letters."""
+
     def __init__(self, cycle: Cycle, replies: Sequence[Any], lookup: IsLookup, now: float):
         self.cycle, self.lookup, self.now = cycle, lookup, now
         self.marks = {stream: int(reply or 0) for stream, reply in zip(cycle.streams, replies[0], strict=True)}
@@ -165,12 +167,10 @@ class _Fold:
         verdicts, accepted, moved = self._judge()
         if not moved:
             return Outcome([], verdicts, 0, {}, {}, numpy.empty(0))
-        groups = self._group(accepted)
-        yield from self._fold_groups(groups)
         commands: list[Command] = [
             (b"SET", keys.mark(self.cycle.bucket, stream), b"%d" % number, b"EX", _MARK_SECONDS) for stream, number in moved.items()
         ]
-        commands += self._state_commands(groups)
+        commands += yield from self.fold(accepted)
         commands += yield from self._dead_commands()
         dead: dict[str, int] = {}
         for letter in self.dead:
@@ -181,6 +181,12 @@ class _Fold:
         if self.folded:
             commands.append((b"HINCRBY", counts, b"folded", b"%d" % self.folded))
         return Outcome(commands, verdicts, self.folded, dead, self.handler_errors, self._sampled())
+
+    def fold(self, accepted: list[int]) -> Generator[Reads | Foreign, Any, list[Command]]:
+        """Fold these batches of the cycle: the commands that write States. What cannot be folded is in `dead` then."""
+        groups = self._group(accepted)
+        yield from self._fold_groups(groups)
+        return self._state_commands(groups)
 
     def _judge(self) -> tuple[list[Verdict], list[int], dict[bytes, int]]:
         verdicts, accepted, moved = [], [], {}
@@ -456,5 +462,3 @@ def _unframed(content: bytes | None) -> keys.Framed:
         return keys.unframe(content)
     except ValueError:
         return keys.Framed(0xFFFF + 1, 0, b"")  # of no version that a Handler has: its State fails, and is kept
-
-

@@ -26,11 +26,13 @@ from taba.batch import (
 from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS
 from taba.errors import MalformedBatch, StoreUnavailable
 from taba.events import read_events, stream_of
-from taba.handlers.lookup import shown
+from taba.handlers.lookup import Lookup, shown
 from taba.server.deadletters import packed_bytes
-from taba.server.filters import PARAMETERS, Filter, make_filter
+from taba.server.deleting import delete_clients, delete_tabs
+from taba.server.filters import MAX_FILTERS, PARAMETERS, Filter, make_filter
 from taba.server.fold import Waiting
 from taba.server.ingest import AWAY_SECONDS, Ingest
+from taba.server.jobs import JobConflict, Jobs, UnknownJob
 from taba.server.query import Query, QueryRefused
 from taba.server.status import Presence, Status
 from taba.shard import Router
@@ -44,9 +46,19 @@ MOST_DEAD_LETTERS = 10_000
 class Routes:
     """The routes of one Server."""
 
-    def __init__(self, router: Router, ingest: Ingest, query: Query, status: Status, presence: Presence, now: Callable[[], float]):
-        self._router, self._ingest, self._query = router, ingest, query
-        self._status, self._presence, self._now = status, presence, now
+    def __init__(
+        self,
+        router: Router,
+        lookup: Lookup,
+        ingest: Ingest,
+        query: Query,
+        status: Status,
+        presence: Presence,
+        jobs: Jobs,
+        now: Callable[[], float],
+    ):
+        self._router, self._lookup, self._ingest, self._query = router, lookup, ingest, query
+        self._status, self._presence, self._jobs, self._now = status, presence, jobs, now
 
     def table(self) -> Mapping[tuple[str, str], Route]:
         """(method, path) → route."""
@@ -64,6 +76,11 @@ class Routes:
             ("GET", "/v1/servers"): self.servers,
             ("GET", "/v1/shards"): self.shards,
             ("GET", "/v1/dead-letters"): self.dead_letters,
+            ("DELETE", "/v1/tabs"): self.delete_tabs,
+            ("DELETE", "/v1/clients"): self.delete_clients,
+            **{("POST", f"/v1/{kind}"): self._starter(kind) for kind in self._jobs.kinds},
+            ("GET", "/v1/jobs"): self.jobs,
+            ("DELETE", "/v1/jobs"): self.cancel_job,
             ("GET", "/healthz"): self.healthz,
             ("GET", "/readyz"): self.readyz,
         }
@@ -131,7 +148,7 @@ class Routes:
         return Answer(types, text=lambda: "".join(f"{name}: {type}\n" for name, type in types.items()))
 
     async def projections(self, call: Call) -> Answer:
-        found = await self._refusing(self._query.projections(_filter(call, "detail"), _detail(call)))
+        found = await self._refusing(self._query.projections(_filter(call, "detail"), _flag(call, "detail")))
         content = {item.tab: {client: answerable(projection) for client, projection in item.projections.items()} for item in found}
         lines = []
         for item in found if call.wants_text else ():
@@ -142,7 +159,7 @@ class Routes:
 
     async def aggregates(self, call: Call) -> Answer:
         by = call.many("by")
-        found = await self._refusing(self._query.aggregates(_filter(call, "by", "detail"), by, _detail(call)))
+        found = await self._refusing(self._query.aggregates(_filter(call, "by", "detail"), by, _flag(call, "detail")))
         content = {name: answerable(aggregate) for name, (_, aggregate) in found.items()}
         lines = []
         for name, (type, aggregate) in found.items() if call.wants_text else ():
@@ -151,7 +168,7 @@ class Routes:
         return Answer(content, text=lambda: "".join(lines))
 
     async def superaggregate(self, call: Call) -> Answer:
-        found = await self._refusing(self._query.superaggregate(_filter(call, "detail"), _detail(call)))
+        found = await self._refusing(self._query.superaggregate(_filter(call, "detail"), _flag(call, "detail")))
         if found is None:
             return Answer({}, text=lambda: "")
         type, aggregate = found
@@ -163,6 +180,44 @@ class Routes:
             return await asking
         except QueryRefused as error:
             raise HTTPError(400, "bad_request", str(error)) from None
+
+    # --- keeping ---
+
+    async def delete_tabs(self, call: Call) -> Answer:
+        return _counted(await delete_tabs(self._router, self._lookup, _names(call, "name")))
+
+    async def delete_clients(self, call: Call) -> Answer:
+        return _counted(await delete_clients(self._router, self._lookup, _names(call, "client")))
+
+    def _starter(self, kind: str) -> Route:
+        has_dry_run = self._jobs.kinds[kind].has_dry_run
+
+        async def start(call: Call) -> Answer:
+            call.only(*["dry_run"] * has_dry_run)
+            try:
+                record = await self._jobs.start(kind, _flag(call, "dry_run"))
+            except JobConflict as error:
+                raise HTTPError(409, "conflict", str(error)) from None
+            return Answer(record, 202, text=lambda: _job_line(record or {}))
+
+        return start
+
+    async def jobs(self, call: Call) -> Answer:
+        """All jobs; with `id=` one alone, and what it found."""
+        call.only("id")
+        try:
+            records = await self._jobs.list(call.one("id"))
+        except UnknownJob as error:
+            raise HTTPError(404, "unknown_job", str(error)) from None
+        return Answer(records, text=lambda: "".join(map(_job_line, records)))
+
+    async def cancel_job(self, call: Call) -> Answer:
+        call.only("id")
+        try:
+            record = await self._jobs.cancel(call.one("id") or "")
+        except UnknownJob as error:
+            raise HTTPError(404, "unknown_job", str(error)) from None
+        return Answer(record, text=lambda: _job_line(record))
 
     # --- about the Server ---
 
@@ -210,11 +265,28 @@ def _filter(call: Call, *others: str) -> Filter:
         raise HTTPError(400, "bad_request", str(error)) from None
 
 
-def _detail(call: Call) -> bool:
-    detail = call.one("detail")
-    if detail not in (None, "0", "1"):
-        raise HTTPError(400, "bad_request", f"detail={detail[:20]!r}: takes 0 or 1")
-    return detail == "1"
+def _flag(call: Call, name: str) -> bool:
+    value = call.one(name)
+    if value not in (None, "0", "1"):
+        raise HTTPError(400, "bad_request", f"{name}={value[:20]!r}: takes 0 or 1")
+    return value == "1"
+
+
+def _names(call: Call, parameter: str) -> list[str]:
+    """What is to be deleted: exact names, at least one, because nothing must never mean everything."""
+    call.only(parameter)
+    names = call.many(parameter)
+    if not 1 <= len(names) <= MAX_FILTERS:
+        raise HTTPError(400, "bad_request", f"takes {parameter}= at least once, and at most {MAX_FILTERS} times")
+    return names
+
+
+def _counted(counts: Mapping[str, int]) -> Answer:
+    return Answer(counts, text=lambda: "".join(f"{what}: {count}\n" for what, count in counts.items()))
+
+
+def _job_line(record: Mapping[str, Any]) -> str:
+    return f"{record['id']} {record['kind']} {record['state']} {record['done']}/{record['total']} {record['message']}\n"
 
 
 def answerable(value: Any) -> Any:

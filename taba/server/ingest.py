@@ -19,9 +19,10 @@ from twisted.logger import Logger
 from taba.batch import LATER, Column, Verdict
 from taba.bounds import MAX_CYCLE_BYTES, MAX_CYCLE_STATES, MiB
 from taba.errors import StoreUnavailable
-from taba.server.fold import Cycle, Foreign, ForeignWork, IsLookup, Outcome, Reads, Steps, Waiting
+from taba.server.fold import Cycle, IsLookup, Outcome, Waiting
 from taba.server.latency import Latency
-from taba.shard import BucketBusy, More, Writes
+from taba.server.stepping import FoldForeign, advance
+from taba.shard import BucketBusy
 
 MAX_WAITING_BYTES = 64 * MiB  # of batches in all lanes of this process; decoded they take about as much again
 MAX_LANE_BYTES = 16 * MiB  # of batches for one bucket, so that one slow bucket cannot fill the queue for all
@@ -44,9 +45,6 @@ class IsRouter(Protocol):
     def buckets(self) -> int: ...
 
     def transact(self, bucket: int, reads: Sequence[Any], update: Callable[[Any], Any]) -> Awaitable[Any]: ...
-
-
-FoldForeign = Callable[[list[ForeignWork], float], Awaitable[list[Any]]]
 
 
 class Ingest:
@@ -169,7 +167,9 @@ class Ingest:
         cycle = Cycle(bucket, items, self._router.buckets)
         try:
             outcome: Outcome = await self._router.transact(
-                bucket, cycle.reads, lambda replies: self._advance(cycle.fold(replies, self._lookup, self._now()), None)
+                bucket,
+                cycle.reads,
+                lambda replies: advance(cycle.fold(replies, self._lookup, self._now()), None, self._fold_foreign, self._now),
             )
         except BucketBusy:
             return [Verdict(LATER, BUSY_SECONDS)] * len(items)
@@ -195,21 +195,6 @@ class Ingest:
         self.cycles += 1
         self.errors.update(outcome.handler_errors)
         return outcome.verdicts
-
-    def _advance(self, steps: Steps, sent: Any) -> Any:
-        """Run a fold to its next need: Writes, More, or an awaitable of one (see Router.transact)."""
-        try:
-            need = steps.send(sent)
-        except StopIteration as stop:
-            outcome: Outcome = stop.value
-            return Writes(outcome.commands, outcome)
-        if isinstance(need, Reads):
-            return More(need.commands, lambda replies: self._advance(steps, replies))
-        return self._advance_foreign(steps, need)
-
-    async def _advance_foreign(self, steps: Steps, need: Foreign) -> Any:
-        step = self._advance(steps, await self._fold_foreign(need.works, self._now()))
-        return step if isinstance(step, (Writes, More)) else await step
 
 
 class _Lane:

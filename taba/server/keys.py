@@ -60,6 +60,11 @@ def servers(bucket: int) -> bytes:
     return b"taba:{%d}:servers" % bucket
 
 
+def jobs(bucket: int) -> bytes:
+    """Hash: id of a job → JSON of what is known of it. In one bucket alone."""
+    return b"taba:{%d}:jobs" % bucket
+
+
 def state_field(tab: str, client: str) -> bytes:
     """The field of a State's main part."""
     return f"{tab}\0{client}".encode()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from taba.bounds import DEFAULT_BUCKETS, MAX_BUCKETS
+from taba.bounds import DAY, DEFAULT_BUCKETS, MAX_BUCKETS
 from taba.errors import ConfigurationError
-from taba.options import Listen, Option, ServiceOptions, local_listen, whole_number
+from taba.options import Listen, Option, ServiceOptions, duration, local_listen, whole_number
 from taba.shard import StoreURL, parse_store
 
 MAX_WAIT_REPLICAS = 16  # more replicas of one primary nobody has
 MAX_WORKERS = 64  # processes, each with its own connections to every shard
+MAX_FORGET = 36_500 * int(DAY)  # seconds; who wants more wants for ever
 
 
 class Store(NamedTuple):
@@ -54,6 +55,7 @@ class ServerOptions(ServiceOptions):
             whole_number(0, MAX_WAIT_REPLICAS),
         ),
         Option("workers", "1", "How many processes; more than one listen on consecutive ports.", whole_number(1, MAX_WORKERS)),
+        Option("forget", "30d", "After how long without an event a State is pruned; such as 12h or 600s.", duration(1, MAX_FORGET)),
     )
 
     def postOptions(self) -> None:

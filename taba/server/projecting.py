@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from taba.bounds import KiB
 from taba.server.keys import Framed
 from taba.server.typefold import sentence
 
-ROWS_AT_ONCE = 64  # that an array Handler projects in one call: what they take fits in the processor's cache
+AT_ONCE_BYTES = 128 * KiB  # of States that an array Handler projects in one call: what it makes of them fits in the processor's cache
 
 
 def project_type(handler: Any, is_array: bool, states: Sequence[Sequence[Framed]], now: float, detail: bool = False) -> list[Any]:
@@ -23,8 +24,16 @@ def project_type(handler: Any, is_array: bool, states: Sequence[Sequence[Framed]
     if not is_array or (detail and getattr(handler, "detail", None)):
         return [_project_one(handler, is_array, state, now, detail) for state in states]
     answers: list[Any] = []
-    for start in range(0, len(states), ROWS_AT_ONCE):
-        answers += _project_arrays(handler, states[start : start + ROWS_AT_ONCE], now)
+    lot: list[Sequence[Framed]] = []
+    size = 0
+    for state in states:
+        lot.append(state)
+        size += sum(len(part.dump) for part in state)
+        if size >= AT_ONCE_BYTES:
+            answers += _project_arrays(handler, lot, now)
+            lot, size = [], 0
+    if lot:
+        answers += _project_arrays(handler, lot, now)
     return answers
 
 

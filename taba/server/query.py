@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from taba.errors import TabaError
 from taba.handlers.lookup import Lookup
 from taba.server import keys
+from taba.server.changing import further_parts
 from taba.server.filters import Filter, group_name, with_labels
 from taba.server.fold import bucket_of
 from taba.server.matching import match
@@ -240,7 +241,7 @@ class Query:
         for tab, clients in lot:
             bucket = bucket_of(tab, self._router.buckets)
             of_bucket = fields.setdefault(bucket, [])
-            further = _further_parts(self._lookup, types[tab])
+            further = further_parts(self._lookup, types[tab])
             for client in clients:
                 field = keys.state_field(tab, client)
                 places.append((tab, client, bucket, len(of_bucket), 1 + further))
@@ -295,7 +296,3 @@ class Query:
         if not self.errors[type]:
             log.warn("Type {type}: {error}", type=type, error=error)
         self.errors[type] += 1
-
-
-def _further_parts(lookup: Lookup, type: str) -> int:
-    return int(lookup.get(type).further_parts) if lookup.is_array(type) else 0  # type: ignore[union-attr]

@@ -23,8 +23,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from taba.handlers.lookup import Lookup
+from taba.server.changing import further_parts
 from taba.server.child import LENGTH, MAX_FRAME_BYTES, pack, unpack
 from taba.server.fold import ForeignWork
+from taba.server.keeping import check_parts
 from taba.server.query import QueryRefused
 from taba.server.typefold import HANDLER_ERROR, MAX_STATE_BYTES, REASONS, STATE_TOO_LARGE, Failed, Folded
 
@@ -260,6 +262,29 @@ class Sandbox:
     async def render(self, type: str, projections: Sequence[Any]) -> list[str]:
         """Each as one line of text."""
         return [str(line) for line in await self._each(type, list(projections), lambda lot: ("render", type, lot))]
+
+    async def upgrade(self, type: str, states: Sequence[Any]) -> list[list[bytes] | str]:
+        """The parts of each State as its Handler's version dumps them, or a sentence."""
+        answers = await self._each(type, list(states), lambda lot: ("upgrade", type, lot))
+        return [self._parts(type, answer) for answer in answers]
+
+    async def prunable(self, type: str, states: Sequence[Any], now: float) -> list[bool | str]:
+        """Whether each State has nothing more to say, or a sentence."""
+        answers = await self._each(type, list(states), lambda lot: ("prunable", type, now, lot))
+        return [answer if isinstance(answer, (bool, str)) else "prunable gave no bool" for answer in answers]
+
+    async def merge(self, type: str, states: Sequence[Any]) -> list[bytes] | str:
+        """The parts of the State that is all of `states`, or a sentence."""
+        [answer] = await self._each(type, [list(states)], lambda lot: ("merge", type, lot[0]))
+        return self._parts(type, answer)
+
+    def _parts(self, type: str, answer: Any) -> list[bytes] | str:
+        if isinstance(answer, str):
+            return answer
+        try:
+            return check_parts(answer, 1 + further_parts(self._lookup, type))
+        except ValueError as error:
+            return str(error)
 
     async def _each(self, type: str, items: list[Any], request: Callable[[list[Any]], tuple[Any, ...]]) -> list[Any]:
         answers: list[Any] = []

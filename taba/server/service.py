@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import random
 import socket
 import sys
 import time
@@ -24,13 +25,18 @@ from twisted.runner.procmon import ProcessMonitor
 from taba.errors import ConfigurationError, StoreUnavailable
 from taba.handlers.lookup import find_handlers
 from taba.options import Listen, state_directory
+from taba.server.caring import Caretaker
 from taba.server.http import Routes
 from taba.server.ingest import Ingest
+from taba.server.jobs import JobConflict, Jobs
 from taba.server.options import ServerOptions as Options
 from taba.server.options import Store
+from taba.server.pruning import FORGET_SECONDS, PERIOD_SECONDS, Prune
 from taba.server.query import Query
+from taba.server.retrying import Retry
 from taba.server.sandbox import Sandbox
 from taba.server.status import PRESENCE_SECONDS, Presence, Status
+from taba.server.upgrading import Upgrade
 from taba.shard import EmbeddedStore, Router, StoreURL, parse_store
 from taba.web import Api, make_site
 
@@ -39,6 +45,8 @@ __all__ = ["Options", "makeService"]
 STOP_SECONDS = 2.0  # for the cycles that are under way, and again to say goodbye to the store
 FIRST_RESTART_SECONDS = 0.2
 LAST_RESTART_SECONDS = 5.0
+PRUNE_LOOK_SECONDS = 600.0  # about how often a Server looks whether it is time to prune
+PRUNE = "prune"
 STEADY_SECONDS = 5.0  # a worker that lived so long is restarted without growing delay
 
 log = Logger()
@@ -85,7 +93,8 @@ def make_server(options: Options, reactor: Any) -> MultiService:
         Workers(options, store, shown, embedded, reactor).setServiceParent(whole)
     else:
         replicas = options["wait-replicas"]
-        Server(options["listen"], store.url, options["buckets"], embedded, reactor, 1, shown, replicas).setServiceParent(whole)
+        server = Server(options["listen"], store.url, options["buckets"], embedded, reactor, 1, shown, replicas, options["forget"])
+        server.setServiceParent(whole)
     return whole
 
 
@@ -156,6 +165,7 @@ class Server(_Connected):
         workers: int = 1,
         shown: str | None = None,
         wait_replicas: int = 0,
+        forget_seconds: float = FORGET_SECONDS,
     ):
         """`shown`: the store's address as people know it, where it is not that of `store`."""
         super().__init__(store, buckets, embedded, reactor, wait_replicas)
@@ -167,12 +177,19 @@ class Server(_Connected):
         self.ingest = Ingest(self.router, self.lookup, reactor, time.time, self.sandbox.fold)
         self.query = Query(self.router, self.lookup, reactor, time.time, self.sandbox)
         self.presence = Presence(self.router, time.time)
+        self.jobs = Jobs(self.router, time.time, reactor)
+        caretaker = Caretaker(self.lookup, self.sandbox)
+        self.jobs.register(PRUNE, Prune(self.router, self.lookup, caretaker, time.time, forget_seconds), has_dry_run=True)
+        self.jobs.register("upgrade", Upgrade(self.router, self.lookup, caretaker))
+        self.jobs.register("retry", Retry(self.router, self.lookup, self.sandbox.fold, time.time))
         status = Status(self.router, self.lookup, self.ingest, self.query, self.sandbox, time.time, workers, shown or store.text)
-        self.site = make_site(Api(Routes(self.router, self.ingest, self.query, status, self.presence, time.time).table()))
+        routes = Routes(self.router, self.lookup, self.ingest, self.query, status, self.presence, self.jobs, time.time)
+        self.site = make_site(Api(routes.table()))
         self._port: Any = None
         self._announcement: Deferred[None] | None = None
         self._announcing = LoopingCall(self._begin_announcement)
         self._announcing.clock = reactor
+        self._pruning: Any = None
 
     async def open(self) -> None:
         self._port = await listen_on(self._listen, self.site, self._reactor)
@@ -190,6 +207,23 @@ class Server(_Connected):
         for problem in self.router.problems:
             log.warn("{problem}", problem=problem)
         self._announcing.start(PRESENCE_SECONDS)
+        self._prune_later()
+
+    def _prune_later(self) -> None:
+        # every Server looks, at its own time, whether one of them has lately
+        self._pruning = self._reactor.callLater(PRUNE_LOOK_SECONDS * (0.5 + random.random()), self._begin_pruning)
+
+    def _begin_pruning(self) -> None:
+        ensureDeferred(self._prune()).addErrback(lambda failure: log.failure("could not begin to prune", failure=failure))
+
+    async def _prune(self) -> None:
+        try:
+            await self.jobs.start(PRUNE, quiet_seconds=PERIOD_SECONDS)
+        except (StoreUnavailable, JobConflict) as failure:
+            log.info("pruning waits: {failure}", failure=failure)
+        finally:
+            if self.running:
+                self._prune_later()
 
     def _begin_announcement(self) -> Deferred[None]:
         self._announcement = ensureDeferred(self._announce())
@@ -214,15 +248,18 @@ class Server(_Connected):
             self._announcing.stop()
         if self._announcement is not None:
             self._announcement.cancel()
+        if self._pruning is not None and self._pruning.active():
+            self._pruning.cancel()
         if self._port is not None:
             await self._port.stopListening()
         await self.ingest.drain(STOP_SECONDS)
-        leaving = ensureDeferred(self.presence.withdraw())
-        leaving.addTimeout(STOP_SECONDS, self._reactor)
-        try:
-            await leaving
-        except Exception as failure:
-            log.info("left without saying so: {failure}", failure=failure)  # the others notice by themselves
+        for leaving in (self.jobs.close(), self.presence.withdraw()):
+            deferred = ensureDeferred(leaving)
+            deferred.addTimeout(STOP_SECONDS, self._reactor)
+            try:
+                await deferred
+            except Exception as failure:
+                log.info("left without saying so: {failure}", failure=failure)  # the others notice by themselves
         await self.sandbox.close()
         await self.router.close()
 
@@ -252,6 +289,7 @@ class Workers(_Connected):
             arguments = [sys.executable, "-m", "taba.server.worker", str(os.getpid()), str(workers), self._shown, "--listen", text]
             if self._options["buckets"] is not None:
                 arguments += ["--buckets", str(self._options["buckets"])]
+            arguments += ["--forget", f"{self._options['forget']:.0f}s"]
             arguments += ["--wait-replicas", str(self._options["wait-replicas"])]
             self._monitor.addProcess(f"worker {number}", arguments, env=environ)
         self._monitor.startService()

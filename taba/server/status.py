@@ -75,7 +75,7 @@ class Status:
                 for name, count in zip(pairs[::2], pairs[1::2], strict=True):
                     sums[name] += int(count)
                 missing.update(type.decode() for type in types)
-            dead = {name[len(_DEAD) :].decode(): count for name, count in sorted(sums.items()) if name.startswith(_DEAD)}
+            dead = {name[len(_DEAD) :].decode(): count for name, count in sorted(sums.items()) if name.startswith(_DEAD) and count}
             known = Counts(sums[b"folded"], dead, sums[b"dead_dropped"], sorted(missing))
             self._counts = (now, known)
         return self._counts[1]

@@ -24,8 +24,8 @@ def main(arguments: list[str]) -> None:
     reactor: Any = installed
     options = ServerOptions()
     options.parseOptions(rest)
-    replicas = options["wait-replicas"]
-    server = Server(options["listen"], options["store"].url, options["buckets"], None, reactor, int(workers), shown, replicas)
+    kept = options["wait-replicas"], options["forget"]
+    server = Server(options["listen"], options["store"].url, options["buckets"], None, reactor, int(workers), shown, *kept)
     reactor.callWhenRunning(server.startService)
     freeze_when_running(reactor)
     reactor.addSystemEventTrigger("before", "shutdown", server.stopService)
