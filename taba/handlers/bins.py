@@ -63,15 +63,17 @@ def bins_from(rows: Ints, firsts: Ints, deltas: Ints, weights: Ints, shape: Shap
     """
     if not shape.total:
         return deltas
-    running = deltas.cumsum()
     filled = shape.filled
     starts = shape.bounds[filled]
-    shifts = firsts.copy()
-    shifts[filled] -= running[starts]
-    codes = running + shifts.repeat(shape.counts)
     steps = deltas.copy()
     steps[starts] = 1 - deltas[starts]  # 1 for the 0 that is right there
-    if min(steps.min(), weights.min()) <= 0 or codes.max() > MAX_CODE or codes.min() < -MAX_CODE:
+    running = deltas.cumsum()
+    shifts = firsts.copy()
+    shifts[filled] -= running[starts]
+    lasts = shifts[filled] + running[shape.bounds[filled + 1] - 1]  # where all steps are right, codes rise: the outer ones tell
+    if min(steps.min(), weights.min()) <= 0 or lasts.max() > MAX_CODE or firsts[filled].min() < -MAX_CODE:
+        codes = running + shifts.repeat(shape.counts)
         bad = (steps <= 0) | (weights <= 0) | (np.abs(codes) > MAX_CODE)
         raise MalformedRow(int(dumps.repeat(shape.counts)[bad][0]), "bins out of order")
-    return keys_of(rows.repeat(shape.counts), codes)
+    running += keys_of(rows, shifts).repeat(shape.counts)
+    return running

@@ -272,24 +272,30 @@ class _Windows:
 
     def _bins(self) -> tuple[Ints, Ints]:
         """A table of all windows' bins; its rows are the windows."""
-        places = [of_slots[rows_of(spreads.bin_keys)] for of_slots, spreads in self._slots]
-        codes = [codes_in(spreads.bin_keys) for _, spreads in self._slots]
-        counts = [spreads.bin_counts for _, spreads in self._slots]
+        filled_slots = [(of_slots, spreads) for of_slots, spreads in self._slots if len(spreads.bin_keys)]
+        if not filled_slots:
+            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+        slots = [rows_of(spreads.bin_keys) for _, spreads in filled_slots]
+        codes = [codes_in(spreads.bin_keys) for _, spreads in filled_slots]
+        counts = [spreads.bin_counts for _, spreads in filled_slots]
         total = sum(map(len, codes))
-        if not total:
-            return codes[0], counts[0]
-        least = min(int(some.min()) for some in codes if len(some))
-        span = max(int(some.max()) for some in codes if len(some)) - least + 1
-        most = max(int(some.max()) for some in counts if len(some))
+        least = min(int(some.min()) for some in codes)
+        span = max(int(some.max()) for some in codes) - least + 1
+        most = max(int(some.max()) for some in counts)
         # where there are not many more cells than bins, counting is faster than sorting; floats count exactly up to 2^53
         if span < MAX_BINS and self._rows * _PLACES * span <= 8 * total and most < (1 << 53) // total:
             cells = np.zeros(self._rows * _PLACES * span)
-            for at, code, count in zip(places, codes, counts, strict=True):
-                cells += np.bincount(at * span + (code - least), weights=count, minlength=len(cells))
-            table = cells.reshape(self._rows, _PLACES, span)[:, :-1].cumsum(axis=1).reshape(-1)
+            for (of_slots, _), slot, code, count in zip(filled_slots, slots, codes, counts, strict=True):
+                code += (of_slots * span - least)[slot]
+                cells += np.bincount(code, weights=count, minlength=len(cells))
+            by_window = cells.reshape(self._rows, _PLACES, span)
+            for window in range(1, len(WINDOWS)):
+                by_window[:, window] += by_window[:, window - 1]
+            table = by_window[:, :-1].reshape(-1)
             filled = table.nonzero()[0]
             return keys_of(filled // span, filled % span + least), table[filled].astype(np.int64)
-        at, code, count = np.concatenate(places), np.concatenate(codes), np.concatenate(counts)
+        at = np.concatenate([of_slots[slot] for (of_slots, _), slot in zip(filled_slots, slots, strict=True)])
+        code, count = np.concatenate(codes), np.concatenate(counts)
         rows, windows = np.divmod(at, _PLACES)
         times = len(WINDOWS) - windows  # in how many windows each counts
         later = np.arange(times.sum()) - (times.cumsum() - times).repeat(times)

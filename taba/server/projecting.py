@@ -13,7 +13,7 @@ from taba.bounds import KiB
 from taba.server.keys import Framed
 from taba.server.typefold import sentence
 
-AT_ONCE_BYTES = 128 * KiB  # of States that an array Handler projects in one call: what it makes of them fits in the processor's cache
+AT_ONCE_BYTES = 256 * KiB  # of States that an array Handler projects in one call: what it makes of them fits in the processor's cache
 
 
 def project_type(handler: Any, is_array: bool, states: Sequence[Sequence[Framed]], now: float, detail: bool = False) -> list[Any]:
