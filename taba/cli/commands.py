@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -10,38 +9,19 @@ from datetime import datetime
 from typing import Any, TypeVar, cast
 
 import click
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.text import Text
 
 import taba
 from taba.cli import show
+from taba.cli.keeping import COMMANDS
 from taba.cli.record import record
+from taba.cli.sharing import AS_JSON, SERVER, TIMEOUT, print_drawn, print_json
 from taba.cli.trying import handler
 from taba.query import Filters, Query, QueryError, Question, questions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-FILE_WIDTH = 200  # columns where nobody knows how wide the reader is
-
-SERVER = click.option(
-    "--server",
-    "-s",
-    envvar="TABA_SERVER",
-    default=questions.DEFAULT_SERVER,
-    show_default=True,
-    show_envvar=True,
-    metavar="URL",
-    help="Any one Server.",
-)
-TIMEOUT = click.option(
-    "--timeout",
-    type=click.FloatRange(0.01, 3600),
-    default=questions.DEFAULT_TIMEOUT,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to wait for an answer.",
-)
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document, for programs.")
 DETAIL = click.option("--detail", is_flag=True, help="With the slots from which windows are drawn.")
 
 
@@ -172,7 +152,7 @@ def latency(server: str, timeout: float, as_json: bool) -> None:
     """Seconds from record to visible, of the last minute: p50, p95, p99."""
     answer = Query(server, timeout=timeout).latency()
     if as_json:
-        _print_json(answer)
+        print_json(answer)
     else:
         print("  ".join(f"{key} {_seconds(value)}" for key, value in answer.items()))
 
@@ -183,15 +163,15 @@ def dead_letters(server: str, timeout: float, as_json: bool, limit: int) -> None
     """The events that were delivered but cannot be folded, newest first."""
     answer = Query(server, timeout=timeout).dead_letters(limit)
     if as_json:
-        _print_json(answer)
+        print_json(answer)
     elif not sys.stdout.isatty():
         for letter in answer:
             print(json.dumps(letter, ensure_ascii=False))
     elif not answer:
-        _print(Text("none", style="dim"))
+        print_drawn(Text("none", style="dim"))
     else:
         columns = ["reason", "tab", "type", "client", "time", "value", "detail"]
-        _print(show.table(columns, ([_cell(column, letter) for column in columns] for letter in answer)))
+        print_drawn(show.table(columns, ([_cell(column, letter) for column in columns] for letter in answer)))
 
 
 @asking("status", "  taba status\n  taba status --json\n  taba status --agent-url http://127.0.0.1:8379")
@@ -217,14 +197,14 @@ def status(context: click.Context, server: str, timeout: float, as_json: bool, a
         content["agent"] = None if isinstance(of_agent, QueryError) else of_agent
         if isinstance(of_server, QueryError):
             content["error"] = str(of_server)
-        _print_json(content)
+        print_json(content)
     else:
         for role, url, answer in (("Server", server, of_server), ("Agent", agent_url or questions.DEFAULT_AGENT, of_agent)):
             if isinstance(answer, QueryError):
                 if answer not in errors:
-                    _print(Text(str(answer), style="dim"))
+                    print_drawn(Text(str(answer), style="dim"))
             else:
-                _print(show.status(role, url, answer))
+                print_drawn(show.status(role, url, answer))
     for error in errors:
         print(f"taba status: {error}", file=sys.stderr)
     if errors:
@@ -237,11 +217,11 @@ def handlers(server: str, timeout: float, as_json: bool, local: bool) -> None:
     """The Types that a Server knows: version, where each comes from; and what failed to load, and why."""
     content = _local_handlers() if local else _server_handlers(Query(server, timeout=timeout).status())
     if as_json:
-        _print_json(content)
+        print_json(content)
         return
     rows = [[type, of["version"], of["origin"], of["errors"]] for type, of in content["handlers"].items()]
     if sys.stdout.isatty():
-        _print(show.table(["Type", "version", "from", "errors"], rows))
+        print_drawn(show.table(["Type", "version", "from", "errors"], rows))
     else:
         for type, version, origin, errors in rows:
             print(f"{type}: version {version}, from {origin}" + (f", {errors} errors" if errors else ""))
@@ -253,6 +233,8 @@ def handlers(server: str, timeout: float, as_json: bool, local: bool) -> None:
 
 command.add_command(handler)
 command.add_command(record)
+for keeping in COMMANDS:
+    command.add_command(keeping)
 
 
 # --- what the commands share ---
@@ -261,7 +243,7 @@ command.add_command(record)
 def _answer(query: Query, question: Question[Any], as_json: bool, draw: Callable[[Any], list[RenderableType]]) -> str:
     """Show the answer; gives what of it was shown as text, in which the names stand."""
     if as_json:
-        _print_json(query.ask(question))
+        print_json(query.ask(question))
         return ""
     if not sys.stdout.isatty():
         text = query.ask(question.as_text())
@@ -269,7 +251,7 @@ def _answer(query: Query, question: Question[Any], as_json: bool, draw: Callable
         return text
     content = query.ask(question)
     for drawn in draw(content) or [Text("nothing matches", style="dim")]:
-        _print(drawn)
+        print_drawn(drawn)
     return "".join(f"{name}: \n" for name in content)
 
 
@@ -281,24 +263,10 @@ def _check_known(wanted: tuple[str, ...], found: str, accept: bool) -> None:
 
 def _list(items: list[str], as_json: bool) -> None:
     if as_json:
-        _print_json(items)
+        print_json(items)
     else:
         tty = sys.stdout.isatty()
         sys.stdout.writelines((show.plain(item) if tty else item) + "\n" for item in items)
-
-
-def _print_json(content: Any) -> None:
-    print(json.dumps(content, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
-
-
-def _print(drawn: RenderableType) -> None:
-    if sys.stdout.isatty():
-        Console(highlight=False).print(drawn)
-        return
-    out = io.StringIO()
-    Console(file=out, highlight=False, width=FILE_WIDTH).print(drawn)
-    for line in out.getvalue().splitlines():
-        print(line.rstrip())
 
 
 def _status(query: Query) -> dict[str, Any] | QueryError:

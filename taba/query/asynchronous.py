@@ -87,6 +87,26 @@ class AsyncQuery:
         """Send events over HTTP, for what has no ring; `key` makes a repetition harmless for 14 days."""
         return await self.ask(questions.post_events(client, events, key))
 
+    async def delete_tabs(self, names: str | Iterable[str]) -> dict[str, int]:
+        """Delete Tabs, by canonical name: how many `tabs` and `states` there were."""
+        return await self.ask(questions.delete_tabs(names))
+
+    async def delete_clients(self, clients: str | Iterable[str]) -> dict[str, int]:
+        """Delete Clients from every Tab: how many `clients` and `states` there were."""
+        return await self.ask(questions.delete_clients(clients))
+
+    async def start_job(self, kind: str, *, dry_run: bool = False) -> dict[str, Any]:
+        """Start maintenance (`prune`, `upgrade`, `retry`), or join the job of its kind that runs: the job's record."""
+        return await self.ask(questions.start_job(kind, dry_run))
+
+    async def jobs(self, id: str | None = None) -> list[dict[str, Any]]:
+        """All jobs, newest first; with `id` that one alone, and what it found."""
+        return await self.ask(questions.jobs(id))
+
+    async def cancel_job(self, id: str) -> dict[str, Any]:
+        """End a job at its next step: the job's record."""
+        return await self.ask(questions.cancel_job(id))
+
     async def ask(self, question: Question[T]) -> T:
         """The answer to any Question. Raises QueryError."""
         from twisted.internet import reactor

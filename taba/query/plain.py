@@ -82,6 +82,26 @@ class Query:
         """Send events over HTTP, for what has no ring; `key` makes a repetition harmless for 14 days."""
         return self.ask(questions.post_events(client, events, key))
 
+    def delete_tabs(self, names: str | Iterable[str]) -> dict[str, int]:
+        """Delete Tabs, by canonical name: how many `tabs` and `states` there were."""
+        return self.ask(questions.delete_tabs(names))
+
+    def delete_clients(self, clients: str | Iterable[str]) -> dict[str, int]:
+        """Delete Clients from every Tab: how many `clients` and `states` there were."""
+        return self.ask(questions.delete_clients(clients))
+
+    def start_job(self, kind: str, *, dry_run: bool = False) -> dict[str, Any]:
+        """Start maintenance (`prune`, `upgrade`, `retry`), or join the job of its kind that runs: the job's record."""
+        return self.ask(questions.start_job(kind, dry_run))
+
+    def jobs(self, id: str | None = None) -> list[dict[str, Any]]:
+        """All jobs, newest first; with `id` that one alone, and what it found."""
+        return self.ask(questions.jobs(id))
+
+    def cancel_job(self, id: str) -> dict[str, Any]:
+        """End a job at its next step: the job's record."""
+        return self.ask(questions.cancel_job(id))
+
     def ask(self, question: Question[T]) -> T:
         """The answer to any Question. Raises QueryError."""
         deadline = time.monotonic() + self.timeout

@@ -66,10 +66,11 @@ class Question(Generic[T]):
     accept: str = JSON
     body: bytes | None = None
     key: str | None = None  # the Idempotency-Key of a body
+    verb: str | None = None  # the HTTP method, where it is neither GET nor, with a body, POST
 
     @property
     def method(self) -> str:
-        return "GET" if self.body is None else "POST"
+        return self.verb or ("GET" if self.body is None else "POST")
 
     @property
     def headers(self) -> dict[str, str]:
@@ -149,6 +150,33 @@ def post_events(client: str, events: Sequence[Event], key: str | None = None) ->
     return Question("/v1/events", (), dict, _same, body=body, key=key)
 
 
+def delete_tabs(names: str | Iterable[str]) -> Question[dict[str, int]]:
+    """Delete Tabs, by canonical name: how many `tabs` and `states` there were."""
+    return Question("/v1/tabs", tuple(("name", name) for name in _many(names)), dict, _same, verb="DELETE")
+
+
+def delete_clients(clients: str | Iterable[str]) -> Question[dict[str, int]]:
+    """Delete Clients from every Tab: how many `clients` and `states` there were."""
+    return Question("/v1/clients", tuple(("client", client) for client in _many(clients)), dict, _same, verb="DELETE")
+
+
+def start_job(kind: str, dry_run: bool = False) -> Question[dict[str, Any]]:
+    """Start maintenance (`prune`, `upgrade`, `retry`), or join the job of its kind that runs: the job's record."""
+    if not kind.isidentifier():
+        raise ValueError(f"{kind!r} is no kind of job")
+    return Question(f"/v1/{kind}", _flag("dry_run", dry_run), dict, _same, verb="POST")
+
+
+def jobs(id: str | None = None) -> Question[list[dict[str, Any]]]:
+    """All jobs, newest first; with `id` that one alone, and what it found."""
+    return Question("/v1/jobs", () if id is None else (("id", id),), list, _same)
+
+
+def cancel_job(id: str) -> Question[dict[str, Any]]:
+    """End a job at its next step: the job's record."""
+    return Question("/v1/jobs", (("id", id),), dict, _same, verb="DELETE")
+
+
 # --- answers ---
 
 START = {"Server": "start one with: twistd -n taba-server", "Agent": "start one with: twistd -n taba-agent"}
@@ -156,7 +184,7 @@ START = {"Server": "start one with: twistd -n taba-server", "Agent": "start one 
 
 def read_answer(question: Question[T], base: str, role: str, status: int, content_type: str, body: bytes) -> T:
     """The value that the answer holds. Raises QueryError, always of a subclass that says whose fault it is."""
-    if status != 200:
+    if status not in (200, 202):
         raise _refusal(base, role, status, body)
     if question.accept == TEXT and content_type.startswith(TEXT):
         return question.take(body.decode(errors="replace"))
@@ -215,7 +243,7 @@ def _refusal(base: str, role: str, status: int, body: bytes) -> QueryError:
         return ServerUnavailable(f"the {role} at {base} cannot answer now: {detail}; try again later")
     if status in (401, 403):
         return Forbidden(f"the {role} at {base} does not answer this asker: {detail}")
-    if not error or status == 404:
+    if not error or (status == 404 and error != "unknown_job"):
         return NotTaba(f"what answers at {base} is no Taba {role} of this version ({detail}); check the address")
     if status >= 500:
         return ServerFailed(f"the {role} at {base} failed at this question: {detail}")
