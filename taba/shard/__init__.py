@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from taba.shard.connection import ErrorReply, TransactionRefused
     from taba.shard.embedded import EmbeddedStore
+    from taba.shard.lock import Lock, LockHeld, LockLost
+    from taba.shard.operations import Page, bucket_of
     from taba.shard.router import Command, Reply, Router
-    from taba.shard.transaction import BucketBusy, More, Writes
+    from taba.shard.transaction import BucketBusy, More, NotReplicated, Writes
     from taba.shard.url import StoreURL, parse_store
 
 _HOMES = {
@@ -21,10 +23,16 @@ _HOMES = {
     "EmbeddedStore": "embedded",
     "BucketBusy": "transaction",
     "Command": "router",
+    "Lock": "lock",
+    "LockHeld": "lock",
+    "LockLost": "lock",
     "More": "transaction",
+    "NotReplicated": "transaction",
+    "Page": "operations",
     "Reply": "router",
     "Router": "router",
     "Writes": "transaction",
+    "bucket_of": "operations",
     "StoreURL": "url",
     "parse_store": "url",
 }
@@ -34,12 +42,18 @@ __all__ = [
     "Command",
     "EmbeddedStore",
     "ErrorReply",
+    "Lock",
+    "LockHeld",
+    "LockLost",
     "More",
+    "NotReplicated",
+    "Page",
     "Reply",
     "Router",
     "StoreURL",
     "TransactionRefused",
     "Writes",
+    "bucket_of",
     "parse_store",
 ]
 

@@ -132,6 +132,14 @@ class MemoryServer:
             return -2
         return round((self._expires[key] - self._clock.seconds()) * 1000) if key in self._expires else -1
 
+    def _persist(self, key: bytes) -> Reply:
+        self._expire(key)
+        if key not in self._expires:
+            return 0
+        del self._expires[key]
+        self._touch(key)
+        return 1
+
     def _mget(self, *keys: bytes) -> Reply:
         for key in keys:
             self._expire(key)
@@ -192,6 +200,31 @@ class MemoryServer:
         self._changed(key, len(held) < before)
         return before - len(held)
 
+    def _smismember(self, key: bytes, *members: bytes) -> Reply:
+        held = self._get(key, _Set) or _Set()
+        return [int(member in held) for member in members]
+
+    def _zadd(self, key: bytes, *pairs: bytes) -> Reply:
+        if len(pairs) % 2 or any(score != b"0" for score in pairs[::2]):
+            raise ErrorReply("ERR only the score 0 is here")
+        held = self._get(key, _SortedSet, make=True)
+        before = len(held)
+        held.update(pairs[1::2])
+        self._changed(key, len(held) > before)
+        return len(held) - before
+
+    def _zrem(self, key: bytes, *members: bytes) -> Reply:
+        held = self._get(key, _SortedSet) or _SortedSet()
+        before = len(held)
+        held.difference_update(members)
+        self._changed(key, len(held) < before)
+        return before - len(held)
+
+    def _zrangebylex(self, key: bytes, low: bytes, high: bytes, _: bytes, offset: bytes, count: bytes) -> Reply:
+        held = sorted(self._get(key, _SortedSet) or ())
+        found = [member for member in held if _is_above(member, low) and _is_below(member, high)]
+        return found[_integer(offset) :][: _integer(count)]
+
     def _push(self, key: bytes, members: Sequence[bytes], at_the_head: bool) -> Reply:
         held = self._get(key, list, make=True)
         for member in members:
@@ -234,6 +267,18 @@ class MemoryServer:
 
 class _Set(set[bytes]):
     """A set's members; a kind of its own beside dict and list."""
+
+
+class _SortedSet(set[bytes]):
+    """The members of a sorted set whose scores are all 0, which is how Taba uses them."""
+
+
+def _is_above(member: bytes, low: bytes) -> bool:
+    return low == b"-" or member > low[1:] or (low[:1] == b"[" and member == low[1:])
+
+
+def _is_below(member: bytes, high: bytes) -> bool:
+    return high == b"+" or member < high[1:] or (high[:1] == b"[" and member == high[1:])
 
 
 def _refusal(command: Command) -> Exception | None:
@@ -286,6 +331,7 @@ _COMMANDS: dict[bytes, tuple[int, int | None, Callable[..., Reply]]] = {
     b"MGET": (1, None, _S._mget),
     b"PEXPIRE": (2, 2, _S._pexpire),
     b"PTTL": (1, 1, _S._pttl),
+    b"PERSIST": (1, 1, _S._persist),
     b"HSET": (3, None, _S._hset),
     b"HGET": (2, 2, lambda s, key, name: (s._get(key, dict) or {}).get(name)),
     b"HMGET": (2, None, lambda s, key, *names: [(s._get(key, dict) or {}).get(name) for name in names]),
@@ -301,6 +347,10 @@ _COMMANDS: dict[bytes, tuple[int, int | None, Callable[..., Reply]]] = {
     b"SMEMBERS": (1, 1, lambda s, key: sorted(s._get(key, _Set) or ())),
     b"SCARD": (1, 1, lambda s, key: len(s._get(key, _Set) or ())),
     b"SISMEMBER": (2, 2, lambda s, key, member: int(member in (s._get(key, _Set) or ()))),
+    b"SMISMEMBER": (2, None, _S._smismember),
+    b"ZADD": (3, None, _S._zadd),
+    b"ZREM": (2, None, _S._zrem),
+    b"ZRANGEBYLEX": (6, 6, _S._zrangebylex),
     b"LPUSH": (2, None, lambda s, key, *members: s._push(key, members, True)),
     b"RPUSH": (2, None, lambda s, key, *members: s._push(key, members, False)),
     b"LRANGE": (3, 3, _S._lrange),

@@ -31,9 +31,12 @@ from taba.shard.buckets import (
 from taba.shard.cluster import ClusterPool, ShardPool
 from taba.shard.connection import REPLY_SECONDS, Command, Connection, Redirected, Reply, raise_for
 from taba.shard.gather import gather
-from taba.shard.initialise import learn, settings_problems
+from taba.shard.initialise import ASK_SECONDS, learn, settings_problems
+from taba.shard.lock import Lock
+from taba.shard.operations import Operations, Text
 from taba.shard.pool import CHECKOUT_SECONDS, POOL_CONNECTIONS, Pool
 from taba.shard.sentinel import MasterPool, shared_sentinels
+from taba.shard.survey import newer_map
 from taba.shard.transaction import (
     LAST_PAUSE_SECONDS,
     SEALED_PAUSE_SECONDS,
@@ -67,8 +70,8 @@ class ShardReport:
     ops: int | None
 
 
-class Router:
-    """A store, by bucket. `start` it, `await connect()`, and `await close()` in the end.
+class Router(Operations):
+    """A store, by bucket; what it offers by key is in `Operations`. `start` it, `await connect()`, and `await close()` in the end.
 
     `store` must have addresses: an embedded one is started first, and its own `url` given. `buckets`: what the store
     must have, or is made with; None takes what it has, or the default. `wait_replicas`: a transaction is done once so many
@@ -90,6 +93,7 @@ class Router:
             raise ValueError("an embedded store must run first; take the URL of its EmbeddedStore")
         if reactor is None:
             from twisted.internet import reactor
+        super().__init__(reactor, os.urandom(8).hex())
         self.url = store.text
         self.counts: Counter[str] = Counter()
         self.wait_replicas = wait_replicas
@@ -97,10 +101,8 @@ class Router:
         self._problems: list[str] = []
         self._wanted_buckets = buckets
         self._option = option
-        self._reactor = reactor
         self._random = random or Random()
         self._connections = connections
-        self._token = os.urandom(8).hex()
         self._leases = 0
         self._account = store.addresses[0]
         self._sentinels_of = shared_sentinels(reactor, self._random)
@@ -296,6 +298,10 @@ class Router:
         attempt = Attempt(self, bucket, keys, reads, update, Deadline(self._reactor, self._random, TRANSACT_SECONDS))
         return await attempt.run()
 
+    def lock(self, name: Text, ttl: float, wait: float = 0.0) -> Lock:
+        """The lock `name`, to be held for at most `ttl` seconds at a time; another holder is waited for up to `wait` seconds."""
+        return Lock(self, name, ttl, wait, self._reactor, self._random)
+
     # --- the map ---
 
     def _new_pool(self, address: Address) -> ShardPool:
@@ -391,7 +397,18 @@ class Router:
         await gather([pool.refresh(seconds) for pool in self._pools])
         learned = await learn(self._pools, self._wanted_buckets, lambda: os.urandom(16).hex(), seconds, self._option)
         there: dict[str, ShardPool] = {name: self._pools[number] for number, name in learned.names.items()}
-        by_name = {shard.name: there.get(shard.name) or self._mapped_pool(shard) for shard in learned.map.shards}
+        map = learned.map
+        if self._map is not None and self._map.store == map.store and self._map.epoch > map.epoch:
+            map = self._map
+        before = self._by_name
+        while True:
+            by_name = {shard.name: there.get(shard.name) or self._mapped_pool(shard) for shard in map.shards}
+            self._by_name = {**self._by_name, **by_name}
+            # a shard that was drained stays behind in the past: those that it names may know better
+            newer = await newer_map([pool for pool in by_name.values() if pool not in self._pools], map, min(seconds, ASK_SECONDS))
+            if newer is map:
+                break
+            map = newer
         problems = list(learned.problems)
         servers = [(server, bool(pool.address.topology)) for pool in by_name.values() for server in pool.servers]
         settings = await gather([settings_problems(server, seconds, self._option, fails_over) for server, fails_over in servers])
@@ -402,10 +419,9 @@ class Router:
                 raise answer
             else:
                 problems += answer
-        before, self._by_name = self._by_name, by_name
-        self._dismiss(before.values())
-        if self._map is None or learned.map.store != self._map.store or learned.map.epoch >= self._map.epoch:
-            self._map = learned.map
+        passed, self._by_name = {**before, **self._by_name}, by_name
+        self._dismiss(passed.values())
+        self._map = map
         self._good_owners.clear()
         self._problems = problems
         self._is_stale = False

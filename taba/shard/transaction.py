@@ -38,7 +38,7 @@ MOST_READ_ROUNDS = 8  # `More` in one try; a cycle takes two
 
 _READS_OF_ONE_KEY = frozenset(
     b"GET STRLEN GETRANGE TYPE TTL PTTL HGET HMGET HGETALL HKEYS HVALS HLEN HEXISTS HSTRLEN HSCAN "
-    b"SMEMBERS SCARD SISMEMBER SMISMEMBER SSCAN LRANGE LLEN LINDEX".split()
+    b"SMEMBERS SCARD SISMEMBER SMISMEMBER SSCAN LRANGE LLEN LINDEX ZRANGEBYLEX ZCARD".split()
 )
 _READS_OF_MANY_KEYS = frozenset(b"MGET EXISTS SUNION SINTER SDIFF".split())
 
@@ -218,7 +218,7 @@ class Attempt:
         self.router._lagging = ""
         if not isinstance(found, int) or found < wanted:
             self.router.counts["unreplicated"] += 1
-            self.router._lagging = f"{connection.where}: {found} replicas acknowledge what is written, not {wanted}"
+            self.router._lagging = f"{connection.where}: {found!r} replicas acknowledge what is written, not {wanted}"
             raise NotReplicated(self.router._lagging)
 
     async def _decide(self, connection: Connection, update: Update, replies: list[Any]) -> Writes:

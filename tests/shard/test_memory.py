@@ -80,6 +80,17 @@ def commands() -> st.SearchStrategy[tuple[bytes, ...]]:
     for name, (least, most, _) in memory._COMMANDS.items():
         if name in (b"INFO", b"CONFIG", b"PTTL", b"PEXPIRE"):
             continue
+        if name in (b"ZADD", b"ZRANGEBYLEX"):  # as Taba uses them
+            ends = st.sampled_from([b"-", b"+", b"[1", b"(1", b"[", b"(x", b"[\xff\r\n"])
+            limit = st.tuples(st.just(b"LIMIT"), st.sampled_from([b"0", b"1"]), st.sampled_from([b"1", b"5"]))
+            kinds.append(
+                st.tuples(KEYS, st.lists(WORDS, min_size=1, max_size=3)).map(
+                    lambda pair: (b"ZADD", pair[0], *(part for word in pair[1] for part in (b"0", word)))
+                )
+                if name == b"ZADD"
+                else st.tuples(KEYS, ends, ends, limit).map(lambda parts: (b"ZRANGEBYLEX", *parts[:3], *parts[3]))
+            )
+            continue
         second = INDICES if name in (b"LRANGE", b"LTRIM", b"LINDEX") else WORDS
         if name == b"SET":
             kinds.append(st.tuples(st.just(name), KEYS, WORDS))

@@ -16,6 +16,7 @@ from taba.shard.memory import MemoryRouter, MemoryServer
 from taba.shard.router import Router
 from taba.shard.url import parse_store
 from tests.shard.contract import Contract
+from tests.shard.operations_contract import OperationsContract
 from tests.topologies import Cluster, SentinelTrio
 from tests.valkey import EphemeralValkey
 
@@ -23,7 +24,7 @@ BUCKETS = 4
 SAFE = {"min_replicas_to_write": "1"}
 
 
-class _RealContract(Contract):
+class _RealContract(Contract, OperationsContract):
     async def connected(self: Any, url: str, count: int) -> list[Router]:
         found = []
         for _ in range(count):
@@ -104,7 +105,7 @@ class ClusterTests(_RealContract, TestCase):
         return await self.connected(f"redis+cluster://127.0.0.1:{self.cluster.nodes[-1].port}", count)
 
 
-class MemoryTests(Contract, TestCase):
+class MemoryTests(Contract, OperationsContract, TestCase):
     timeout = 60
 
     async def routers(self, count: int) -> list[MemoryRouter]:

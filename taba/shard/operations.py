@@ -1,0 +1,461 @@
+"""Strings, counters, hashes, sets and lists by key, on whichever shard: what a Router offers to those who want no more.
+
+1. A key `name` (text or bytes) is in the bucket that the published hash of its bytes says, as `taba:{bucket}:key:name`.
+2. Every write is a transaction on its bucket: it WATCHes what it reads, the owner key too, and is done once. What it
+   answers is computed from what it read; whether it was done, when nobody knows, from a key that it writes along.
+3. Reads of many keys go to all shards at once, one round trip each, and come back in the order asked for. Each key is
+   as it was at one moment; several keys, not of one bucket, need not be of one moment.
+4. Values are bytes, in and out; text is written as UTF-8. Nothing is decoded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from twisted.internet.defer import CancelledError, DeferredLock
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.task import deferLater
+
+from taba.bounds import MiB
+from taba.errors import StoreUnavailable
+from taba.shard.buckets import prefix_of
+from taba.shard.connection import Command, TransactionRefused
+from taba.shard.transaction import BucketBusy, Update, Writes
+
+MAX_NAME_BYTES = 1024  # names are kept twice, and listed
+MAX_CONTENT_BYTES = 8 * MiB  # one value; a reply holds several, and every connection may have one
+MAX_PAGE_NAMES = 10_000  # of one `scan`: 10 MiB of the longest names
+PAGE_BUCKETS = 16  # that one `scan` looks into at a time
+DONE_SECONDS = 60  # how long a write is remembered as done; three times as long as it is tried
+TURN_SECONDS = 20.0  # how long a write waits for the writes of this Router to its bucket before it
+BUSY_PAUSE_SECONDS = 0.01  # a transaction that needed the lease takes as long as one that did not
+INT_LIMIT = 2**63
+
+Text = str | bytes
+Decide = Callable[[bytes, list[Any]], tuple[list[Command], Any]]  # key, replies → commands, result
+
+
+class Page(NamedTuple):
+    """Some names, and the cursor to go on from; None when there are no more."""
+
+    names: list[bytes]
+    cursor: bytes | None
+
+
+def plain(text: Text) -> bytes:
+    """The bytes of a value. ValueError for what is too long for one."""
+    content = text.encode() if isinstance(text, str) else bytes(text)
+    if len(content) > MAX_CONTENT_BYTES:
+        raise ValueError(f"a value of {len(content)} bytes; at most {MAX_CONTENT_BYTES}")
+    return content
+
+
+def plain_name(name: Text) -> bytes:
+    """The bytes of a name. ValueError for one that is empty or too long."""
+    content = name.encode() if isinstance(name, str) else bytes(name)
+    if not 1 <= len(content) <= MAX_NAME_BYTES:
+        raise ValueError(f"a name takes 1 to {MAX_NAME_BYTES} bytes, not {len(content)}")
+    return content
+
+
+def bucket_of(name: Text, buckets: int) -> int:
+    """The bucket of `name`: the first 8 bytes of BLAKE2b of its bytes, big endian, modulo `buckets`. As `taba.names.bucket_of`."""
+    return int.from_bytes(hashlib.blake2b(plain_name(name), digest_size=8).digest(), "big") % buckets
+
+
+def _names_key(bucket: int) -> bytes:
+    return prefix_of(bucket) + b"names"  # a sorted set without scores: in the order of bytes, wherever and whenever it is read
+
+
+class Operations:
+    """A Router's operations by key. All raise StoreUnavailable when the store does not answer in time (a write may then have
+    been done), TransactionRefused for a key that holds something else, ValueError for what is no name or value."""
+
+    def __init__(self, reactor: Any, token: str):
+        self._reactor = reactor
+        self._token = token
+        self._tries = 0
+        self._turns: dict[int, tuple[DeferredLock, int]] = {}
+
+    # what a Router has
+
+    @property
+    def buckets(self) -> int:
+        raise NotImplementedError
+
+    async def read_many(self, reads: Mapping[int, Sequence[Command]]) -> dict[int, list[Any]]:
+        raise NotImplementedError
+
+    async def transact(self, bucket: int, reads: Sequence[Command], update: Update) -> Any:
+        raise NotImplementedError
+
+    async def transact_patiently(self, bucket: int, reads: Sequence[Command], update: Update) -> Any:
+        """`transact`, and where another transaction holds the bucket's lease, again when that is over."""
+        end = self._reactor.seconds() + TURN_SECONDS
+        while True:
+            try:
+                return await self.transact(bucket, reads, update)
+            except BucketBusy:
+                if self._reactor.seconds() > end:
+                    raise
+                await deferLater(self._reactor, BUSY_PAUSE_SECONDS)
+
+    # --- where a key is ---
+
+    def bucket_of(self, name: Text) -> int:
+        """The bucket of the key `name`."""
+        return bucket_of(name, self.buckets)
+
+    def key(self, name: Text, bucket: int | None = None) -> bytes:
+        """`name` as the store has it, for `read` and `transact`; with `bucket`, in that one, beside others there."""
+        return prefix_of(self.bucket_of(name) if bucket is None else bucket) + b"key:" + plain_name(name)
+
+    # --- any key ---
+
+    async def exists(self, name: Text) -> bool:
+        return bool(await self._read(name, b"EXISTS"))
+
+    async def delete(self, *names: Text) -> int:
+        """How many of `names` were there; each goes in a transaction of its own."""
+        removed = 0
+        for name in names:
+            removed += await self._write(name, [], lambda key, replies: ([(b"DEL", key)] if replies[0] else [], replies[0]), True)
+        return removed
+
+    async def expire(self, name: Text, seconds: float | None) -> bool:
+        """Let the key go after `seconds`, or never with None; False when there is no such key."""
+
+        def decide(key: bytes, replies: list[Any]) -> tuple[list[Command], bool]:
+            change = (b"PERSIST", key) if seconds is None else (b"PEXPIRE", key, _milliseconds(seconds))
+            return ([change] if replies[0] else []), bool(replies[0])
+
+        return bool(await self._write(name, [], decide, True))
+
+    # --- strings and counters ---
+
+    async def get(self, name: Text) -> bytes | None:
+        found: bytes | None = await self._read(name, b"GET")
+        return found
+
+    async def mget(self, names: Sequence[Text]) -> list[bytes | None]:
+        """The values of `names`, in order; one round trip per shard."""
+        return await self._read_each(names, b"GET")
+
+    async def set(self, name: Text, value: Text, seconds: float | None = None, new: bool = False) -> bool:
+        """Give `name` this value, for `seconds` or for ever. With `new` only where there was none; False when there was."""
+        content = plain(value)
+
+        def decide(key: bytes, replies: list[Any]) -> tuple[list[Command], bool]:
+            if new and replies[0]:
+                return [], False
+            return [(b"SET", key, content) if seconds is None else (b"SET", key, content, b"PX", _milliseconds(seconds))], True
+
+        return bool(await self._write(name, [], decide))
+
+    async def incr(self, name: Text, amount: int = 1) -> int:
+        """Add to a counter, which begins at 0; the sum."""
+
+        def decide(key: bytes, replies: list[Any]) -> tuple[list[Command], int]:
+            return [(b"INCRBY", key, b"%d" % amount)], _sum(name, replies[1], amount)
+
+        return int(await self._write(name, [(b"GET",)], decide))
+
+    # --- hashes ---
+
+    async def hget(self, name: Text, field: Text) -> bytes | None:
+        found: bytes | None = await self._read(name, b"HGET", plain(field))
+        return found
+
+    async def hmget(self, name: Text, fields: Sequence[Text]) -> list[bytes | None]:
+        return list(await self._read(name, b"HMGET", *map(plain, fields))) if fields else []
+
+    async def hgetall(self, name: Text) -> dict[bytes, bytes]:
+        return _pairs(await self._read(name, b"HGETALL"))
+
+    async def hgetall_many(self, names: Sequence[Text]) -> list[dict[bytes, bytes]]:
+        """The whole hashes of `names`, in order; one round trip per shard."""
+        return [_pairs(reply) for reply in await self._read_each(names, b"HGETALL")]
+
+    async def hset(self, name: Text, fields: Mapping[Text, Text] | Mapping[str, Text] | Mapping[bytes, Text]) -> int:
+        """Set fields; how many of them are new."""
+        content = {plain(field): plain(value) for field, value in fields.items()}
+        if not content:
+            return 0
+
+        def decide(key: bytes, replies: list[Any]) -> tuple[list[Command], int]:
+            pairs = [part for pair in content.items() for part in pair]
+            return [(b"HSET", key, *pairs)], replies[1].count(None)
+
+        return int(await self._write(name, [(b"HMGET", *content)], decide))
+
+    async def hdel(self, name: Text, *fields: Text) -> int:
+        """Remove fields; how many were there."""
+        content = list(dict.fromkeys(map(plain, fields)))
+        if not content:
+            return 0
+
+        def decide(key: bytes, replies: list[Any]) -> tuple[list[Command], int]:
+            found = [field for field, value in zip(content, replies[1], strict=True) if value is not None]
+            return ([(b"HDEL", key, *found)] if found else []), len(found)
+
+        return int(await self._write(name, [(b"HMGET", *content)], decide, True))
+
+    async def hincrby(self, name: Text, field: Text, amount: int = 1) -> int:
+        """Add to a counter in a hash; the sum."""
+        part = plain(field)
+
+        def decide(key: bytes, replies: list[Any]) -> tuple[list[Command], int]:
+            return [(b"HINCRBY", key, part, b"%d" % amount)], _sum(name, replies[1], amount)
+
+        return int(await self._write(name, [(b"HGET", part)], decide))
+
+    # --- sets ---
+
+    async def smembers(self, name: Text) -> frozenset[bytes]:
+        return frozenset(await self._read(name, b"SMEMBERS"))
+
+    async def smembers_many(self, names: Sequence[Text]) -> list[frozenset[bytes]]:
+        """The sets of `names`, in order; one round trip per shard."""
+        return [frozenset(reply) for reply in await self._read_each(names, b"SMEMBERS")]
+
+    async def sismember(self, name: Text, member: Text) -> bool:
+        return bool(await self._read(name, b"SISMEMBER", plain(member)))
+
+    async def scard(self, name: Text) -> int:
+        return int(await self._read(name, b"SCARD"))
+
+    async def sadd(self, name: Text, *members: Text) -> int:
+        """Add members; how many are new."""
+        return await self._change_set(name, members, 0, b"SADD")
+
+    async def srem(self, name: Text, *members: Text) -> int:
+        """Remove members; how many were there."""
+        return await self._change_set(name, members, 1, b"SREM")
+
+    async def _change_set(self, name: Text, members: Sequence[Text], wanted: int, command: bytes) -> int:
+        content = list(dict.fromkeys(map(plain, members)))
+        if not content:
+            return 0
+
+        def decide(key: bytes, replies: list[Any]) -> tuple[list[Command], int]:
+            changed = [member for member, there in zip(content, replies[1], strict=True) if there == wanted]
+            return ([(command, key, *changed)] if changed else []), len(changed)
+
+        return int(await self._write(name, [(b"SMISMEMBER", *content)], decide, command == b"SREM"))
+
+    # --- lists ---
+
+    async def lrange(self, name: Text, first: int = 0, last: int = -1) -> list[bytes]:
+        """The elements from `first` to `last`, inclusive; negative ones count from the end."""
+        return list(await self._read(name, b"LRANGE", b"%d" % first, b"%d" % last))
+
+    async def llen(self, name: Text) -> int:
+        return int(await self._read(name, b"LLEN"))
+
+    async def lpush(self, name: Text, *values: Text) -> int:
+        """Put values before the first, one after the other; how many there are then."""
+        return await self._push(name, values, b"LPUSH")
+
+    async def rpush(self, name: Text, *values: Text) -> int:
+        """Put values after the last; how many there are then."""
+        return await self._push(name, values, b"RPUSH")
+
+    async def lpop(self, name: Text, count: int = 1) -> list[bytes]:
+        """Take up to `count` from the front, in order."""
+        return await self._pop(name, 0, count - 1, count, -1, count)
+
+    async def rpop(self, name: Text, count: int = 1) -> list[bytes]:
+        """Take up to `count` from the end, the last one first."""
+        return (await self._pop(name, -count, -1, 0, -count - 1, count))[::-1]
+
+    async def ltrim(self, name: Text, first: int, last: int) -> None:
+        """Keep only the elements from `first` to `last`, inclusive."""
+
+        def decide(key: bytes, replies: list[Any]) -> tuple[list[Command], None]:
+            return [(b"LTRIM", key, b"%d" % first, b"%d" % last)], None
+
+        await self._write(name, [(b"LLEN",)], decide, True)
+
+    async def _push(self, name: Text, values: Sequence[Text], command: bytes) -> int:
+        content = list(map(plain, values))
+
+        def decide(key: bytes, replies: list[Any]) -> tuple[list[Command], int]:
+            return ([(command, key, *content)] if content else []), int(replies[1]) + len(content)
+
+        return int(await self._write(name, [(b"LLEN",)], decide, not content))
+
+    async def _pop(self, name: Text, first: int, last: int, keep_first: int, keep_last: int, count: int) -> list[bytes]:
+        if count < 1:
+            raise ValueError(f"takes a count of at least 1, not {count}")
+
+        def decide(key: bytes, replies: list[Any]) -> tuple[list[Command], list[bytes]]:
+            trim = (b"LTRIM", key, b"%d" % keep_first, b"%d" % keep_last)
+            return ([trim] if replies[1] else []), replies[1]
+
+        return list(await self._write(name, [(b"LRANGE", b"%d" % first, b"%d" % last)], decide, True))
+
+    # --- all names ---
+
+    async def scan(self, cursor: bytes | None = None, prefix: Text = b"", count: int = 1000) -> Page:
+        """Up to about `count` names that begin with `prefix`, in an order of no meaning, and the cursor for the next.
+
+        A name that is there from the first page to the last is in exactly one of them, whatever moves, fails over or is
+        written meanwhile; the cursor is good for ever, on any Router with the same store.
+        """
+        if not 1 <= count <= MAX_PAGE_NAMES:
+            raise ValueError(f"takes a count from 1 to {MAX_PAGE_NAMES}, not {count}")
+        begin = prefix.encode() if isinstance(prefix, str) else bytes(prefix)
+        start, after = _parse_cursor(cursor, self.buckets)
+        limit = max(count // PAGE_BUCKETS, PAGE_BUCKETS)
+        looked = range(start, min(start + PAGE_BUCKETS, self.buckets))
+        top = _end_of(begin)
+        reads: dict[int, list[Command]] = {}
+        for bucket in looked:
+            low = b"(" + after if bucket == start and after >= begin and after else b"[" + begin
+            reads[bucket] = [(b"ZRANGEBYLEX", _names_key(bucket), low, top, b"LIMIT", b"0", b"%d" % limit)]
+        found = {bucket: reply for bucket, (reply,) in (await self.read_many(reads)).items()}
+        page: dict[int, list[bytes]] = {}
+        following: bytes | None = b"%d:" % (looked.stop) if looked.stop < self.buckets else None
+        for bucket in looked:
+            page[bucket] = found[bucket]
+            if len(found[bucket]) == limit:
+                following = b"%d:" % bucket + found[bucket][-1]
+                break
+        return Page(await self._still_there(page), following)
+
+    async def names(self, prefix: Text = b"") -> AsyncIterator[bytes]:
+        """All names that begin with `prefix`, page by page."""
+        cursor: bytes | None = None
+        while True:
+            page = await self.scan(cursor, prefix)
+            for name in page.names:
+                yield name
+            cursor = page.cursor
+            if cursor is None:
+                return
+
+    async def _still_there(self, page: Mapping[int, list[bytes]]) -> list[bytes]:
+        """The names of keys that have not expired or become empty; those that have are taken out of the list of names."""
+        reads = {bucket: [(b"EXISTS", self.key(name, bucket)) for name in names] for bucket, names in page.items() if names}
+        there: list[bytes] = []
+        for bucket, replies in (await self.read_many(reads)).items():
+            gone = [name for name, found in zip(page[bucket], replies, strict=True) if not found]
+            there += [name for name, found in zip(page[bucket], replies, strict=True) if found]
+            if gone:
+                await self.transact_patiently(
+                    bucket, [(b"EXISTS", self.key(name, bucket)) for name in gone], self._forgetting(bucket, gone)
+                )
+        return there
+
+    def _forgetting(self, bucket: int, names: Sequence[bytes]) -> Callable[[list[Any]], Writes]:
+        def update(replies: list[Any]) -> Writes:
+            gone = [name for name, found in zip(names, replies, strict=True) if not found]
+            return Writes([(b"ZREM", _names_key(bucket), *gone)] if gone else [])
+
+        return update
+
+    # --- one operation ---
+
+    async def _read(self, name: Text, command: bytes, *arguments: bytes) -> Any:
+        bucket = self.bucket_of(name)
+        return (await self.read_many({bucket: [(command, self.key(name, bucket), *arguments)]}))[bucket][0]
+
+    async def _read_each(self, names: Sequence[Text], command: bytes) -> list[Any]:
+        places: list[tuple[int, int]] = []
+        reads: dict[int, list[Command]] = {}
+        for name in names:
+            bucket = self.bucket_of(name)
+            own = reads.setdefault(bucket, [])
+            places.append((bucket, len(own)))
+            own.append((command, self.key(name, bucket)))
+        replies = await self.read_many(reads)
+        return [replies[bucket][number] for bucket, number in places]
+
+    async def _write(self, name: Text, reads: Sequence[Command], decide: Decide, shrinks: bool = False) -> Any:
+        """Do what `decide` says, once, and return its result.
+
+        `reads` have no key yet. `decide` gets the key and the replies: whether the key is there, then those to `reads`.
+        Unless it `shrinks`, a key that was not there is one after.
+        """
+        bucket = self.bucket_of(name)
+        key, done = self.key(name, bucket), prefix_of(bucket) + b"done:" + self._token.encode()
+        watched = [(b"GET", done), (b"EXISTS", key), *((command[0], key, *command[1:]) for command in reads)]
+        results: dict[int, Any] = {}
+
+        def update(replies: list[Any]) -> Writes:
+            applied = int(replies[0] or 0)
+            if applied in results:
+                return Writes([], results[applied])  # an earlier try, whose answer was lost
+            commands, result = decide(key, replies[1:])
+            if not commands:
+                return Writes([], result)
+            self._tries += 1
+            results[self._tries] = result
+            if not shrinks and not replies[1]:
+                commands = [*commands, (b"ZADD", _names_key(bucket), b"0", plain_name(name))]
+            return Writes([*commands, (b"SET", done, b"%d" % self._tries, b"EX", b"%d" % DONE_SECONDS)], result)
+
+        lock = await self._take_turn(bucket)
+        try:
+            return await self.transact_patiently(bucket, watched, update)
+        finally:
+            self._end_turn(bucket, lock)
+
+    async def _take_turn(self, bucket: int) -> DeferredLock:
+        # one write of this Router to a bucket at a time: `done` is one key, and the others would only meet its WATCH
+        lock, users = self._turns.get(bucket, (DeferredLock(), 0))
+        self._turns[bucket] = (lock, users + 1)
+        try:
+            await lock.acquire().addTimeout(TURN_SECONDS, self._reactor)
+        except (DeferredTimeout, CancelledError):
+            self._leave(bucket)
+            raise StoreUnavailable(f"bucket {bucket}: earlier writes are not done within {TURN_SECONDS:g} s") from None
+        return lock
+
+    def _end_turn(self, bucket: int, lock: DeferredLock) -> None:
+        self._leave(bucket)
+        lock.release()
+
+    def _leave(self, bucket: int) -> None:
+        lock, users = self._turns[bucket]
+        if users == 1:
+            del self._turns[bucket]
+        else:
+            self._turns[bucket] = (lock, users - 1)
+
+
+def _milliseconds(seconds: float) -> bytes:
+    if not 0.001 <= seconds <= 10**9:
+        raise ValueError(f"takes 0.001 to 10^9 seconds, not {seconds}")
+    return b"%d" % round(seconds * 1000)
+
+
+def _sum(name: Text, before: bytes | None, amount: int) -> int:
+    try:
+        number = int(before or b"0")
+    except ValueError:
+        raise TransactionRefused(f"{name!r} is no counter") from None
+    if not -INT_LIMIT <= number + amount < INT_LIMIT:
+        raise TransactionRefused(f"{name!r} would leave the 64 bits of a counter")
+    return number + amount
+
+
+def _pairs(reply: Sequence[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(reply[::2], reply[1::2], strict=True))
+
+
+def _parse_cursor(cursor: bytes | None, buckets: int) -> tuple[int, bytes]:
+    if cursor is None:
+        return 0, b""
+    number, colon, after = cursor.partition(b":")
+    if not colon or not number.isdigit() or len(number) > 6 or int(number) >= buckets:
+        raise ValueError(f"{cursor[:60]!r} is no cursor of this store")
+    return int(number), after
+
+
+def _end_of(prefix: bytes) -> bytes:
+    """The end of the range of names that begin with `prefix`, as ZRANGEBYLEX wants it."""
+    shorter = prefix.rstrip(b"\xff")
+    return b"(" + shorter[:-1] + bytes([shorter[-1] + 1]) if shorter else b"+"

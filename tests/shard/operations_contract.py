@@ -1,0 +1,217 @@
+"""What every Router offers by key, and its locks: the tests that all topologies and the store in memory share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import ensureDeferred, gatherResults
+from twisted.internet.task import deferLater
+
+from taba.shard.connection import TransactionRefused
+from taba.shard.lock import LockHeld, LockLost
+from taba.shard.operations import MAX_CONTENT_BYTES, MAX_NAME_BYTES, MAX_PAGE_NAMES
+from taba.shard.transaction import Writes
+
+EVERY_BYTE = bytes(range(256))
+
+
+class OperationsContract:
+    """`routers(n)` gives n Routers on one new store of four buckets."""
+
+    async def routers(self, count: int) -> list[Any]:
+        raise NotImplementedError
+
+    async def test_strings_are_kept_as_they_are(self: Any) -> None:
+        one, two = await self.routers(2)
+        self.assertEqual(await one.get("a"), None)
+        self.assertTrue(await one.set("a", EVERY_BYTE))
+        self.assertTrue(await one.set(EVERY_BYTE, "naïve"))
+        self.assertEqual(await two.get("a"), EVERY_BYTE)
+        self.assertEqual(await two.get(EVERY_BYTE), "naïve".encode())
+        self.assertEqual((await two.exists("a"), await two.exists("b")), (True, False))
+        self.assertFalse(await two.set("a", "other", new=True))
+        self.assertTrue(await two.set("b", "", new=True))
+        self.assertEqual(await one.mget(["b", "a", "none", EVERY_BYTE, "a"]), [b"", EVERY_BYTE, None, "naïve".encode(), EVERY_BYTE])
+        self.assertEqual(await one.mget([]), [])
+        self.assertEqual(await one.delete("a", "none", "b"), 2)
+        self.assertEqual(await two.mget(["a", "b"]), [None, None])
+
+    async def test_keys_expire(self: Any) -> None:
+        (one,) = await self.routers(1)
+        await one.set("short", "x", seconds=0.05)
+        await one.set("long", "x", seconds=0.05)
+        self.assertTrue(await one.expire("long", None))
+        self.assertFalse(await one.expire("none", 1))
+        await one.set("kept", "x")
+        self.assertTrue(await one.expire("kept", 0.05))
+        await deferLater(reactor, 0.15)
+        self.assertEqual(await one.mget(["short", "long", "kept"]), [None, b"x", None])
+        self.assertEqual((await one.scan()).names, [b"long"])
+
+    async def test_counters_count_from_many_at_once(self: Any) -> None:
+        one, two = await self.routers(2)
+        await gatherResults([ensureDeferred(router.incr("n", 2)) for router in (one, two) for _ in range(10)])
+        self.assertEqual(await one.get("n"), b"40")
+        self.assertEqual(await two.incr("n", -50), -10)
+        await one.set("text", "x")
+        with self.assertRaises(TransactionRefused):
+            await one.incr("text")
+        await one.set("full", str(2**63 - 1))
+        with self.assertRaises(TransactionRefused):
+            await one.incr("full")
+        self.assertEqual(await one.get("full"), b"9223372036854775807")
+
+    async def test_hashes(self: Any) -> None:
+        one, two = await self.routers(2)
+        self.assertEqual(await one.hset("h", {"a": "1", EVERY_BYTE: EVERY_BYTE}), 2)
+        self.assertEqual(await two.hset("h", {"a": "2", "b": "3"}), 1)
+        self.assertEqual(await two.hgetall("h"), {b"a": b"2", b"b": b"3", EVERY_BYTE: EVERY_BYTE})
+        self.assertEqual(await one.hincrby("h", "a", 5), 7)
+        self.assertEqual(await one.hmget("h", ["b", "none", "a"]), [b"3", None, b"7"])
+        self.assertEqual((await one.hget("h", "b"), await one.hset("h", {}), await one.hmget("h", [])), (b"3", 0, []))
+        self.assertEqual(await one.hdel("h", "a", "none", EVERY_BYTE, "a"), 2)
+        self.assertEqual(await two.hgetall_many(["none", "h"]), [{}, {b"b": b"3"}])
+        self.assertEqual(await one.hdel("h", "b"), 1)
+        self.assertFalse(await one.exists("h"))
+
+    async def test_sets(self: Any) -> None:
+        one, two = await self.routers(2)
+        self.assertEqual(await one.sadd("s", "a", EVERY_BYTE, "a"), 2)
+        self.assertEqual(await two.sadd("s", "a", "b"), 1)
+        self.assertEqual(await two.smembers("s"), frozenset([b"a", b"b", EVERY_BYTE]))
+        self.assertEqual((await one.scard("s"), await one.sismember("s", "b"), await one.sismember("s", "c")), (3, True, False))
+        self.assertEqual(await one.srem("s", "b", "c"), 1)
+        self.assertEqual(await two.smembers_many(["s", "none"]), [frozenset([b"a", EVERY_BYTE]), frozenset()])
+        self.assertEqual((await one.sadd("s"), await one.srem("s")), (0, 0))
+
+    async def test_lists(self: Any) -> None:
+        one, two = await self.routers(2)
+        self.assertEqual(await one.rpush("l", "1", "2", "3"), 3)
+        self.assertEqual(await two.lpush("l", EVERY_BYTE, "0"), 5)
+        self.assertEqual(await two.lrange("l"), [b"0", EVERY_BYTE, b"1", b"2", b"3"])
+        self.assertEqual(await one.lpop("l", 2), [b"0", EVERY_BYTE])
+        self.assertEqual(await one.rpop("l", 2), [b"3", b"2"])
+        self.assertEqual((await one.llen("l"), await one.lrange("l", 0, 5)), (1, [b"1"]))
+        await one.rpush("l", *map(str, range(9)))
+        await one.ltrim("l", -3, -1)
+        self.assertEqual(await one.rpop("l", 9), [b"8", b"7", b"6"])
+        self.assertEqual((await one.lpop("l"), await one.rpush("l"), await one.exists("l")), ([], 0, False))
+
+    async def test_a_key_that_holds_something_else_is_refused_and_unchanged(self: Any) -> None:
+        (one,) = await self.routers(1)
+        await one.set("a", "text")
+        for wrong in (
+            one.hset("a", {"f": "v"}),
+            one.sadd("a", "m"),
+            one.rpush("a", "x"),
+            one.lpop("a"),
+            one.hgetall("a"),
+            one.smembers("a"),
+        ):
+            with self.assertRaises(TransactionRefused):
+                await wrong
+        self.assertEqual(await one.get("a"), b"text")
+
+    async def test_names_and_values_as_long_as_the_bounds_and_no_longer(self: Any) -> None:
+        (one,) = await self.routers(1)
+        await one.set(b"\xff" * MAX_NAME_BYTES, b"x" * MAX_CONTENT_BYTES)
+        self.assertEqual(len(await one.get(b"\xff" * MAX_NAME_BYTES)), MAX_CONTENT_BYTES)
+        for name, value in ((b"n" * (MAX_NAME_BYTES + 1), b""), (b"", b""), (b"n", b"x" * (MAX_CONTENT_BYTES + 1))):
+            with self.assertRaises(ValueError):
+                await one.set(name, value)
+        for wrong in (one.scan(count=0), one.scan(count=MAX_PAGE_NAMES + 1), one.scan(b"x"), one.scan(b"4:"), one.set("a", "b", seconds=0)):
+            with self.assertRaises(ValueError):
+                await wrong
+
+    async def test_scans_go_through_all_names_once_in_bounded_pages_and_go_on_from_any_cursor(self: Any) -> None:
+        one, two = await self.routers(2)
+        names = {f"user:{number}".encode() for number in range(120)} | {b"other\xff", b"\xff\xff", b"use"}
+        await gatherResults([ensureDeferred(one.set(name, b"1")) for name in sorted(names)])
+        found: list[bytes] = []
+        page = await one.scan(count=1)
+        pages = 1
+        while True:
+            found += page.names
+            if page.cursor is None:
+                break
+            await one.set("user:0", b"2")  # what is there stays where it is
+            page = await (two if pages % 2 else one).scan(page.cursor, count=1)
+            pages += 1
+            self.assertLessEqual(len(page.names), 64)
+        self.assertEqual((sorted(found), pages > 4), (sorted(names), True))
+        await one.delete("user:7")
+        some = [name async for name in two.names("user:")]
+        self.assertEqual(sorted(some), sorted(name for name in names if name.startswith(b"user:") and name != b"user:7"))
+        self.assertEqual([name async for name in two.names(b"\xff")], [b"\xff\xff"])
+
+    async def test_keys_of_one_bucket_change_together(self: Any) -> None:
+        (one,) = await self.routers(1)
+        bucket = one.bucket_of("account")
+        left, right = one.key("left", bucket), one.key("right", bucket)
+
+        def move(replies: list[Any]) -> Writes:
+            return Writes([(b"INCRBY", left, b"-5"), (b"INCRBY", right, b"5")], replies)
+
+        self.assertEqual(await one.transact(bucket, [(b"GET", left), (b"GET", right)], move), [None, None])
+        self.assertEqual(await one.read(bucket, [(b"MGET", left, right)]), [[b"-5", b"5"]])
+
+    # --- locks ---
+
+    async def test_a_lock_has_one_holder_and_every_holder_a_greater_fence(self: Any) -> None:
+        one, two = await self.routers(2)
+        inside = []
+        fences = []
+
+        async def hold(router: Any) -> None:
+            async with router.lock("job", ttl=5, wait=20) as lock:
+                inside.append(1)
+                self.assertEqual((len(inside), lock.is_held), (1, True))
+                fences.append(lock.fence)
+                await deferLater(reactor, 0.01)
+                inside.pop()
+
+        await gatherResults([ensureDeferred(hold(router)) for router in (one, two) for _ in range(4)])
+        self.assertEqual(fences, list(range(1, 9)))
+
+    async def test_a_lock_that_another_holds_is_held(self: Any) -> None:
+        one, two = await self.routers(2)
+        async with one.lock("job", ttl=5):
+            with self.assertRaises(LockHeld):
+                await two.lock("job", ttl=5, wait=0.1).acquire()
+            async with two.lock("other", ttl=5) as other:
+                self.assertEqual(other.fence, 1)
+
+    async def test_a_lock_is_lost_when_its_time_is_over_and_the_next_holders_stays(self: Any) -> None:
+        one, two = await self.routers(2)
+        slow = one.lock("job", ttl=0.1)
+        await slow.acquire()
+        self.assertTrue(slow.is_held)
+        fast = two.lock("job", ttl=5, wait=5)
+        await fast.acquire()
+        self.assertEqual((slow.is_held, fast.is_held, fast.fence - slow.fence), (False, True, 1))
+        for late in (slow.extend(), slow.release(), slow.release()):
+            with self.assertRaises(LockLost):
+                await late
+        with self.assertRaises(LockHeld):
+            await one.lock("job", ttl=5).acquire()
+        await fast.release()
+        with self.assertRaises(LockLost):
+            async with one.lock("job", ttl=0.05):
+                await deferLater(reactor, 0.1)
+
+    async def test_a_lock_is_extended(self: Any) -> None:
+        one, two = await self.routers(2)
+        lock = one.lock("job", ttl=0.4)
+        await lock.acquire()
+        for _ in range(4):
+            await deferLater(reactor, 0.15)
+            await lock.extend()
+        with self.assertRaises(LockHeld):
+            await two.lock("job", ttl=1).acquire()
+        self.assertTrue(lock.is_held)
+        await lock.release()
+        self.assertFalse(lock.is_held)
+        for wrong in (0, 10**6):
+            with self.assertRaises(ValueError):
+                one.lock("job", ttl=wrong)

@@ -1,0 +1,159 @@
+"""Operations by key where things go wrong: lost answers, a store that is away, a moved bucket; and where keys are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet import reactor
+from twisted.internet.defer import ensureDeferred
+from twisted.internet.task import Clock, deferLater
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from taba import names
+from taba.errors import StoreUnavailable
+from taba.shard import operations, transaction
+from taba.shard import router as router_module
+from taba.shard.buckets import lease_key
+from taba.shard.memory import MemoryRouter, MemoryServer
+from taba.shard.operations import _end_of, bucket_of
+from taba.shard.router import Router
+from taba.shard.url import parse_store
+from tests.valkey import EphemeralValkey
+
+BUCKETS = 4
+
+
+class PlaceTests(SynchronousTestCase):
+    def test_the_published_buckets(self) -> None:
+        self.assertEqual(bucket_of("bids_won", 512), 483)
+        self.assertEqual(bucket_of('winning_bid_price{exchange="adx"}', 512), 229)
+
+    @given(st.text(min_size=1, max_size=50), st.integers(1, 65_536))
+    def test_a_key_is_in_the_bucket_of_the_tab_of_that_name(self, name: str, buckets: int) -> None:
+        self.assertEqual(bucket_of(name, buckets), names.bucket_of(name, buckets))
+        self.assertEqual(bucket_of(name, buckets), bucket_of(name.encode(), buckets))
+
+    @given(st.binary(max_size=5), st.binary(max_size=5))
+    def test_the_range_of_a_prefix_has_what_begins_with_it_and_no_more(self, prefix: bytes, name: bytes) -> None:
+        end = _end_of(prefix)
+        is_inside = name >= prefix and (end == b"+" or name < end[1:])
+        self.assertEqual(is_inside, name.startswith(prefix))
+
+
+class OperationsTests(TestCase):
+    timeout = 60
+
+    async def prepare(self, shards: int = 1) -> Router:
+        self.valkeys = [EphemeralValkey() for _ in range(shards)]
+        for valkey in self.valkeys:
+            self.addCleanup(valkey.remove)
+        self.valkey = self.valkeys[0]
+        router = Router(parse_store(",".join(valkey.url for valkey in self.valkeys)), BUCKETS, reactor)
+        self.addCleanup(lambda: ensureDeferred(router.close()))
+        await router.connect()
+        return router
+
+    def stop_at_the_next_write(self) -> tuple[Any, list[int]]:
+        """The store is stopped when it is sent, carries it out when it wakes, and nobody hears the answer."""
+        stopped: list[int] = []
+        original = router_module.Connection.commit
+
+        async def commit(connection: Any, commands: Any, *rest: Any) -> Any:
+            if not stopped and any(b":done:" in command[1] for command in commands):
+                stopped.append(1)
+                self.valkey.pause()
+                reactor.callLater(0.4, self.valkey.resume)
+            return await original(connection, commands, *rest)
+
+        return self.patch(router_module.Connection, "commit", commit), stopped
+
+    async def test_an_operation_whose_answer_is_lost_is_done_once(self) -> None:
+        router = await self.prepare()
+        self.patch(transaction, "REPLY_SECONDS", 0.2)
+        await router.rpush("list", "1", "2", "3")
+        await router.sadd("set", "m")
+        wanted: list[Any] = [1, 4, [b"1"], 1, 1]
+        bucket_keys = ("counter", "list", "list", "set", "set")
+        actions = [
+            lambda: router.incr("counter"),
+            lambda: router.rpush("list", "4"),
+            lambda: router.lpop("list"),
+            lambda: router.sadd("set", "n"),
+            lambda: router.srem("set", "m"),
+        ]
+        for name, action, result in zip(bucket_keys, actions, wanted, strict=True):
+            await router.get("warm")
+            patched, stopped = self.stop_at_the_next_write()
+            try:
+                self.assertEqual(await action(), result, name)
+            finally:
+                patched.restore()
+            self.assertEqual(stopped, [1])
+        self.assertEqual(await router.get("counter"), b"1")
+        self.assertEqual(await router.lrange("list"), [b"2", b"3", b"4"])
+        self.assertEqual(await router.smembers("set"), frozenset([b"n"]))
+        self.assertEqual(router.counts["unknown"], 5)
+
+    async def test_a_lock_whose_answer_is_lost_is_ours(self) -> None:
+        router = await self.prepare()
+        self.patch(transaction, "REPLY_SECONDS", 0.2)
+        lock = router.lock("job", ttl=10)
+        for action in (lock.acquire, lock.extend, lock.release):
+            await router.get("warm")
+            doing = ensureDeferred(action())
+            await deferLater(reactor, 0)
+            self.valkey.pause()
+            reactor.callLater(0.4, self.valkey.resume)
+            await doing
+        self.assertEqual(lock.fence, 1)
+        self.assertEqual(await router.lock("job", ttl=1).acquire(), 2)
+
+    async def test_a_store_that_is_away_is_unavailable_within_the_deadline_for_all_who_wait(self) -> None:
+        router = await self.prepare()
+        self.patch(router_module, "TRANSACT_SECONDS", 0.5)
+        self.patch(router_module, "READ_SECONDS", 0.5)
+        self.patch(operations, "TURN_SECONDS", 0.7)
+        self.valkey.kill()
+        began = reactor.seconds()
+        waiting = [ensureDeferred(router.incr("a")) for _ in range(20)] + [ensureDeferred(router.get("a"))]
+        waiting.append(ensureDeferred(router.lock("a", ttl=1, wait=5).acquire()))
+        for one in waiting:
+            await self.assertFailure(one, StoreUnavailable)
+        self.assertLess(reactor.seconds() - began, 5)
+        self.assertEqual(router._turns, {})
+        self.valkey.start()
+        self.patch(router_module, "TRANSACT_SECONDS", 10.0)
+        self.assertEqual(await router.incr("a"), 1)
+
+    async def test_a_lease_that_another_holds_is_waited_for(self) -> None:
+        router = await self.prepare()
+        self.valkey.ask("SET", lease_key(router.bucket_of("a")), "somebody", "PX", "100")
+        self.assertEqual(await router.incr("a"), 1)
+
+    async def test_many_names_are_read_in_one_round_trip_per_shard(self) -> None:
+        router = await self.prepare(2)
+        wanted = [f"n{number}" for number in range(40)]
+        for name in wanted[::2]:
+            await router.set(name, name)
+        writes = []
+        for pool in router._pools:
+            original = pool.execute
+            pool.execute = lambda commands, *rest, original=original: (writes.append(commands), original(commands, *rest))[1]
+        found = await router.mget(wanted)
+        self.assertEqual(found, [name.encode() if number % 2 == 0 else None for number, name in enumerate(wanted)])
+        self.assertEqual(len(writes), 2)
+
+
+class MemoryOperationsTests(SynchronousTestCase):
+    def test_fences_are_kept_when_the_lock_is_gone(self) -> None:
+        clock = Clock()
+        server = MemoryServer(clock)
+        fences = []
+        for _ in range(3):  # a new process each time
+            router = MemoryRouter([server], BUCKETS, clock)
+            self.successResultOf(ensureDeferred(router.connect()))
+            fences.append(self.successResultOf(ensureDeferred(router.lock("job", ttl=10).acquire())))
+            clock.advance(11)
+        self.assertEqual(fences, [1, 2, 3])
