@@ -28,8 +28,23 @@ HOT_STATES, HOT_EVENTS = 100, 1000
 CLIENTS = 300
 
 WORDS = np.array([f"user-{number}" for number in range(5000)])
-NUMERIC = ("CounterGroup", "PercentileGroup", "PercentileCounter", "TotalsCounter", "UpDown", "Gauge")
-TEXTUAL = ("ExpiryGauge", "Buffer", "Cardinality", "TopK")
+FEW = 1.3 ** np.arange(20)  # 20 occupied bins
+TWENTY, MANY, TEXTS = "20 bins", "lognormal", "words"
+CASES = (
+    ("CounterGroup", TWENTY),
+    ("CounterGroup", MANY),
+    ("PercentileGroup", TWENTY),
+    ("PercentileGroup", MANY),
+    ("PercentileCounter", TWENTY),
+    ("PercentileCounter", MANY),
+    ("TotalsCounter", MANY),
+    ("UpDown", MANY),
+    ("Gauge", MANY),
+    ("ExpiryGauge", TEXTS),
+    ("Buffer", TEXTS),
+    ("Cardinality", TEXTS),
+    ("TopK", TEXTS),
+)
 
 
 class Kept(NamedTuple):
@@ -50,7 +65,7 @@ class Case(NamedTuple):
 
 def run(effort: Effort) -> list[Row]:
     lookup, hours, rounds = find_handlers(), effort.pick(1, 24), effort.pick(3, 7)
-    cases = {type: _case(lookup, type, hours) for type in (*NUMERIC, *TEXTUAL)}
+    cases = {f"{type}, {what}": _case(lookup, type, what, hours) for type, what in CASES}
     cold = interleave({"floor": _count, **{type: lambda case=case: _fold(case, COLD_STATES, 1) for type, case in cases.items()}}, rounds)
     hot = interleave({type: lambda case=case: _fold(case, HOT_STATES, HOT_EVENTS) for type, case in cases.items()}, rounds)
     shown = interleave({type: lambda case=case: _show(case) for type, case in cases.items()}, rounds)
@@ -75,12 +90,14 @@ def run(effort: Effort) -> list[Row]:
     return rows
 
 
-def _case(lookup: Lookup, type: str, hours: int) -> Case:
+def _case(lookup: Lookup, type: str, what: str, hours: int) -> Case:
     handler, is_array, chance = lookup.get(type), lookup.is_array(type), np.random.default_rng(2)
     assert handler is not None, lookup.problems
 
     def values(count: int) -> Any:
-        if type in NUMERIC:
+        if what == TWENTY:
+            return chance.choice(FEW, count)
+        if what == MANY:
             return chance.lognormal(0.0, 1.0, count)
         return WORDS[np.minimum(chance.zipf(1.3, count), len(WORDS)) - 1].tolist()
 

@@ -11,11 +11,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 ANSWER_SECONDS = 120.0  # the longest command; a worker that takes longer hangs
+_numbers = count()
 
 
 class WorkerFailed(Exception):
@@ -33,7 +35,8 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env={**environ, "PYTHONPATH": str(ROOT)},
+            # an id of its own, so that it takes no numbered slot, whose file would outlive a worker that is killed
+            env={**environ, "PYTHONPATH": str(ROOT), "TABA_CLIENT_ID": f"benchmark/{next(_numbers)}"},
             cwd=directory,
             text=True,
         )
