@@ -7,6 +7,7 @@ away keeps an old map, which harms nobody: owner keys decide, and the newest map
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from taba.errors import ConfigurationError, StoreUnavailable
@@ -25,6 +26,7 @@ from taba.shard.buckets import (
     owner_key,
     with_shard,
 )
+from taba.shard.cluster import ShardPool
 from taba.shard.connection import Command, Reply, raise_for
 from taba.shard.gather import gather
 from taba.shard.initialise import settings_problems
@@ -101,13 +103,25 @@ async def newest_map(pools: Sequence[Pool]) -> BucketMap:
     maps = []
     for answer in answers:
         if isinstance(answer, list) and isinstance(answer[0], bytes):
-            try:
+            with suppress(MalformedMap):  # `taba check` reports it
                 maps.append(decode_map(answer[0]))
-            except MalformedMap:
-                continue  # `taba check` reports it
     if not maps:
         raise StoreUnavailable("no shard tells the map")
     return max(maps, key=lambda map: map.epoch)
+
+
+async def newer_map(pools: Sequence[ShardPool], map: BucketMap, seconds: float) -> BucketMap:
+    """The newest map of the same store that `pools` know of; `map` itself where that is none of theirs."""
+    answers = await gather([pool.execute([(b"GET", MAP_KEY)], seconds, seconds) for pool in pools])
+    for answer in answers:
+        if isinstance(answer, list) and isinstance(answer[0], bytes):
+            try:
+                told = decode_map(answer[0])
+            except MalformedMap:
+                continue  # `taba check` reports it
+            if told.store == map.store and told.epoch > map.epoch:
+                map = told
+    return map
 
 
 async def change_map(pools: dict[str, Pool], change: Callable[[BucketMap], BucketMap]) -> BucketMap:
