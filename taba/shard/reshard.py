@@ -55,7 +55,7 @@ class Reshard:
         self._own: dict[str, Pool] = {}
         self._total = 0
         self._bytes = 0
-        self._mover = Mover(_pools_of(router), reactor, rate, watch, self._copied)
+        self._mover = Mover(pools_of(router), reactor, rate, watch, self._copied)
 
     async def add(self, addresses: Sequence[Address], is_dry: bool = False) -> list[Move]:
         """Make the servers at `addresses` shards, and even out the buckets; the moves that this took, or would take.
@@ -178,6 +178,7 @@ class Reshard:
 
     async def _rounds(self, movings: Callable[[Survey, BucketMap, set[int]], Mapping[int, Moving]]) -> None:
         stalls, epoch = 0, 0
+        standing: list[TabaError] = []  # in the way, when we last tried
         busy: set[int] = set()  # in the hands of other movers, when we last asked
         while True:
             errors: list[TabaError] = []
@@ -205,18 +206,18 @@ class Reshard:
                     continue
             except StoreUnavailable as error:
                 errors.append(error)
+            standing = errors or standing
             stalls += 1
             if stalls > MOST_STALLS:
                 # a failure says more than that another is at work
-                raise next((error for error in errors if not isinstance(error, (Occupied, Overtaken))), None) or (
-                    errors[0] if errors else StoreUnavailable("nothing moves, and nothing says why; taba check may")
-                )
+                failures = [error for error in standing if not isinstance(error, (Occupied, Overtaken))]
+                raise next(iter(failures + standing), StoreUnavailable("nothing moves, and nothing says why; taba check may"))
             await deferLater(self._reactor, STALL_SECONDS)
 
     async def _map(self) -> BucketMap:
         """The newest map; and connections to all of its shards, also to those that another process has just added."""
         await self._router._learn(LEARN_SECONDS)
-        self._mover.pools = {**_pools_of(self._router), **self._own}
+        self._mover.pools = {**pools_of(self._router), **self._own}
         return await newest_map(list(self._mover.pools.values()))
 
     def _copied(self, size: int) -> None:
@@ -232,7 +233,8 @@ def _plan_all(map: BucketMap) -> Sequence[Move]:
     return plan_even(map, [shard.name for shard in map.shards])
 
 
-def _pools_of(router: Router) -> dict[str, Pool]:
+def pools_of(router: Router) -> dict[str, Pool]:
+    """The shards of the newest map that `router` knows, by name. Raises ConfigurationError where a cluster does this itself."""
     pools = {shard.name: router._pool_of(shard.name) for shard in router.map.shards}
     found = {name: pool for name, pool in pools.items() if isinstance(pool, Pool)}
     if len(found) < len(pools):

@@ -1,0 +1,241 @@
+"""A store in use grows from one shard to four and shrinks to two: exact, whoever drives it, dies or comes too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import TestCase
+
+from taba.errors import ConfigurationError
+from taba.shard import mover, reshard
+from taba.shard.buckets import Owner, encode_owner, owner_key
+from taba.shard.reshard import Progress, Reshard
+from taba.shard.router import Router
+from taba.shard.steps import MoveFailed, Occupied, Step
+from taba.shard.survey import survey
+from taba.shard.transaction import Writes
+from taba.shard.url import parse_store
+from tests.shard.test_move import Killed, Writer, key
+from tests.valkey import EphemeralValkey
+
+BUCKETS = 24
+
+
+class ReshardTests(TestCase):
+    timeout = 300
+
+    def valkey(self) -> EphemeralValkey:
+        valkey = EphemeralValkey(appendfsync="no")
+        self.addCleanup(valkey.remove)
+        return valkey
+
+    async def router(self, url: str) -> Router:
+        router = Router(parse_store(url), None, reactor)
+        self.addCleanup(lambda: ensureDeferred(router.close()))
+        await router.connect()
+        return router
+
+    async def prepare(self, shards: int = 1) -> Router:
+        self.patch(reshard, "STALL_SECONDS", 0.1)
+        self.valkeys = [self.valkey() for _ in range(shards)]
+        self.url = ",".join(valkey.url for valkey in self.valkeys)
+        first = Router(parse_store(self.url), BUCKETS, reactor)
+        self.addCleanup(lambda: ensureDeferred(first.close()))
+        await first.connect()
+        return first
+
+    async def reshard(self, **options: Any) -> Reshard:
+        """As `taba reshard` does: with connections of its own."""
+        made = Reshard(await self.router(self.url), reactor, **options)
+        self.addCleanup(lambda: ensureDeferred(made.close()))
+        return made
+
+    async def add(self, *valkeys: EphemeralValkey, **options: Any) -> int:
+        return len(await (await self.reshard(**options)).add([parse_store(valkey.url).addresses[0] for valkey in valkeys]))
+
+    def start_writers(self, routers: list[Router]) -> list[Writer]:
+        writers = [Writer(routers[bucket % len(routers)], bucket, 0.005) for bucket in range(BUCKETS)]
+        for writer in writers:
+            writer.start()
+        return writers
+
+    async def stop_writers(self, writers: list[Writer]) -> None:
+        await gatherResults([ensureDeferred(writer.stop()) for writer in writers])
+        router = await self.router(self.url)
+        for writer in writers:
+            self.assertGreater(writer.done, 0)
+            await writer.check(self, router, f"bucket {writer.bucket}")
+
+    async def held(self, router: Router) -> dict[str, int]:
+        """How many buckets each shard of the newest map has, after checking that the shards themselves say the same."""
+        fresh = await self.router(self.url)
+        pools = {shard.name: fresh._pool_of(shard.name) for shard in fresh.map.shards}
+        owners = (await survey(pools, BUCKETS)).owners  # type: ignore[arg-type]
+        for bucket in range(BUCKETS):
+            holders = [name for name, said in owners.items() if said[bucket] is not None and said[bucket].state == "open"]
+            self.assertEqual(holders, [fresh.map.shard_of(bucket)], f"bucket {bucket}")
+        return {shard.name: len(fresh.map.owned_by(shard.name)) for shard in fresh.map.shards}
+
+    async def test_from_one_shard_to_four_and_back_to_two_nothing_is_lost_and_no_read_has_a_hole(self) -> None:
+        first = await self.prepare()
+        second = await self.router(self.url)
+        writers = self.start_writers([first, second])
+        while not all(writer.done for writer in writers):
+            await deferLater(reactor, 0.01)
+        reads, is_reading = [0], [True]
+
+        async def read() -> None:
+            before = {bucket: 0 for bucket in range(BUCKETS)}
+            while is_reading[0]:
+                answer = await second.read_many({bucket: [(b"GET", key(bucket, "mark"))] for bucket in range(BUCKETS)})
+                for bucket, [mark] in answer.items():
+                    self.assertGreaterEqual(int(mark or 0), before[bucket])  # what was there is there
+                    before[bucket] = int(mark)
+                reads[0] += 1
+                await deferLater(reactor, 0.002)
+
+        reading = ensureDeferred(read())
+        added = [self.valkey() for _ in range(3)]
+        self.assertEqual(await self.add(added[0]), BUCKETS // 2)
+        self.assertEqual(await self.add(added[1], added[2]), BUCKETS // 2)
+        self.assertEqual(await self.held(first), {f"s{number}": BUCKETS // 4 for number in (1, 2, 3, 4)})
+        self.assertEqual(await self.add(*added), 0)  # a repeated call finds nothing to do
+        await (await self.reshard()).drain("s1")
+        await (await self.reshard()).drain("s3")
+        self.assertEqual(await self.held(first), {"s2": BUCKETS // 2, "s4": BUCKETS // 2})
+        is_reading[0] = False
+        await reading
+        self.assertGreater(reads[0], 5)
+        await self.stop_writers(writers)
+        self.assertEqual(self.valkeys[0].ask("EXISTS", key(0, "h"), key(0, "mark")), b":0\r\n")
+
+    async def test_a_plan_that_is_only_shown_changes_nothing(self) -> None:
+        router = await self.prepare()
+        new = self.valkey()
+        moves = await (await self.reshard()).add(parse_store(new.url).addresses, is_dry=True)
+        self.assertEqual((len(moves), {move.target for move in moves}), (BUCKETS // 2, {"s2"}))
+        self.assertEqual(new.ask("DBSIZE"), b":0\r\n")
+        self.assertEqual(await self.held(router), {"s1": BUCKETS})
+        with self.assertRaises(ConfigurationError):
+            await (await self.reshard()).drain("s1", is_dry=True)
+
+    async def test_what_cannot_be_a_shard_is_refused(self) -> None:
+        await self.prepare()
+        other = self.valkey()
+        await self.router(other.url)  # another store
+        with self.assertRaises(ConfigurationError) as caught:
+            await self.add(other)
+        self.assertIn("belongs to another store", str(caught.exception))
+        evicting = EphemeralValkey(maxmemory="100mb", maxmemory_policy="allkeys-lru")
+        self.addCleanup(evicting.remove)
+        with self.assertRaises(ConfigurationError):
+            await self.add(evicting)
+        with self.assertRaises(ConfigurationError):
+            await (await self.reshard()).drain("s9")
+
+    async def test_one_that_died_is_resumed_by_a_repeated_call(self) -> None:
+        self.patch(mover, "ALIVE_SECONDS", 0.3)
+        self.patch(mover, "SIGN_SECONDS", 0.1)
+        router = await self.prepare()
+        writers = self.start_writers([router])
+        new = self.valkey()
+        for place in (3, 50, 120):
+            left = [place]
+
+            def watch(_: int, request: Any, left=left) -> None:
+                left[0] -= 1
+                if left[0] < 0:
+                    raise Killed
+
+            with self.assertRaises(Killed):
+                await self.add(new, watch=watch)
+        await self.add(new)
+        self.assertEqual(await self.held(router), {"s1": BUCKETS // 2, "s2": BUCKETS // 2})
+        await self.stop_writers(writers)
+
+    async def test_one_that_died_is_undone_by_abort(self) -> None:
+        self.patch(mover, "ALIVE_SECONDS", 0.3)
+        self.patch(mover, "SIGN_SECONDS", 0.1)
+        router = await self.prepare()
+        writers = self.start_writers([router])
+        new = self.valkey()
+
+        def watch(_: int, request: Any) -> None:
+            if isinstance(request, Step) and request.name == "compare":
+                raise Killed
+
+        with self.assertRaises(Killed):
+            await self.add(new, watch=watch)
+        undone = await (await self.reshard()).abort()
+        self.assertTrue({moved.how for moved in undone} >= {"undone"})
+        self.assertEqual(sum((await self.held(router)).values()), BUCKETS)
+        pools = {"s2": (await self.router(new.url))._pools[0]}
+        self.assertEqual([one for found in (await survey(pools, BUCKETS)).owners["s2"] if (one := found) and one.state == "arriving"], [])
+        self.assertEqual(await (await self.reshard()).abort(), [])
+        await self.stop_writers(writers)
+
+    async def test_two_at_once_share_the_work(self) -> None:
+        router = await self.prepare()
+        writers = self.start_writers([router])
+        new = self.valkey()
+        both = [ensureDeferred(self.add(new)), deferLater(reactor, 0.2, lambda: ensureDeferred(self.add(new)))]
+        await gatherResults(both)
+        self.assertEqual(await self.held(router), {"s1": BUCKETS // 2, "s2": BUCKETS // 2})
+        await self.stop_writers(writers)
+
+    async def test_a_mover_that_lives_is_not_undone(self) -> None:
+        await self.prepare()
+        new = self.valkey()
+        asleep: Deferred[None] = Deferred()
+        wake: Deferred[None] = Deferred()
+
+        def watch(_: int, request: Any) -> Any:
+            if isinstance(request, Step) and request.name == "open":
+                if not asleep.called:
+                    asleep.callback(None)
+                return wake
+            return None
+
+        adding = ensureDeferred(self.add(new, watch=watch))
+        await asleep
+        self.patch(reshard, "MOST_STALLS", 2)
+        with self.assertRaises(Occupied):
+            await (await self.reshard()).abort()
+        wake.callback(None)
+        self.assertEqual(await adding, BUCKETS // 2)
+
+    async def test_by_bytes_the_heavy_buckets_are_spread(self) -> None:
+        router = await self.prepare(shards=2)
+        for bucket in range(4):
+            await router.transact(bucket, [], lambda _, bucket=bucket: Writes([(b"SET", key(bucket, "t"), b"x" * 1_000_000)]))
+        moves = await (await self.reshard()).rebalance("bytes")
+        self.assertEqual(len(moves), 2)
+        map = (await self.router(self.url)).map
+        self.assertEqual(sum(map.shard_of(bucket) == "s1" for bucket in range(4)), 2)
+        self.assertEqual(len(await (await self.reshard()).rebalance("buckets")), 2)
+
+    async def test_the_rate_is_kept_and_progress_is_told(self) -> None:
+        router = await self.prepare()
+        for bucket in range(4):
+            await router.transact(bucket, [], lambda _, bucket=bucket: Writes([(b"SET", key(bucket, "t"), b"x" * 100_000)]))
+        told: list[Progress] = []
+        started = reactor.seconds()  # type: ignore[attr-defined]
+        again = await self.reshard(rate=400_000.0, report=told.append)
+        await again.add(parse_store(self.valkey().url).addresses)
+        copied = told[-1].bytes
+        self.assertGreaterEqual(reactor.seconds() - started, copied / 400_000.0 * 0.9)  # type: ignore[attr-defined]
+        self.assertEqual((told[-1].done, told[-1].total), (BUCKETS // 2, BUCKETS // 2))
+
+    async def test_a_store_that_says_nonsense_about_a_bucket_is_left_alone(self) -> None:
+        router = await self.prepare(shards=2)
+        self.valkeys[0].ask("SET", owner_key(0), "what:is:this")
+        self.patch(reshard, "MOST_STALLS", 1)
+        with self.assertRaises(MoveFailed):
+            await (await self.reshard()).drain("s1")
+        self.assertEqual(self.valkeys[0].ask("GET", owner_key(0)), b"$12\r\nwhat:is:this\r\n")
+        self.valkeys[0].ask("SET", owner_key(0), encode_owner(Owner("open", 1, "s1")))
+        await (await self.reshard()).drain("s1")
+        self.assertEqual(await self.held(router), {"s2": BUCKETS})
