@@ -42,10 +42,10 @@ class Services:
             "PYTHONPATH": str(ROOT),
         }
 
-    def start_server(self) -> None:
-        """A Server on an embedded store, until it answers."""
-        store = f"embedded:{self.directory / 'store'}"
-        options = ("--listen", f"tcp:{self.server_port}:interface=127.0.0.1", "--store", store)
+    def start_server(self, *more: str, store: str = "") -> None:
+        """A Server on an embedded store, or on `store`, until it answers."""
+        store = store or f"embedded:{self.directory / 'store'}"
+        options = ("--listen", f"tcp:{self.server_port}:interface=127.0.0.1", "--store", store, *more)
         child = self._start("server", twistd(self.directory, "taba-server", *options), self.server_port)
         deadline = time.monotonic() + START_SECONDS
         while True:
