@@ -1,7 +1,8 @@
 """Buffer: the latest values, each until it expires.
 
-An event `{"value": v, "seconds": s}` is kept for s seconds from its time; any other value for a day. The State is a list of `[time, value,
-seconds]`, oldest first: the latest MAX_VALUES by time (of those at one time, the later recorded) that take MAX_BYTES at most.
+An event `{"value": v, "seconds": s}` is kept for s seconds from its time; any other value for a day. The State is
+`[floor, [[time, value, seconds], …]]`, oldest first: the latest MAX_VALUES by time (of those at one time, the later recorded) that take
+MAX_BYTES at most. The floor is the time of the latest that had no room: what is older comes too late, however small it is.
 What is expired is shown no more, but keeps its place until later values push it out: so the State depends on the events alone,
 not on when they were folded.
 """
@@ -27,27 +28,32 @@ class Buffer(Handler):
     type = "Buffer"
     version = 1
 
-    def new_state(self) -> list[list[Any]]:
-        return []
+    def new_state(self) -> list[Any]:
+        return [0.0, []]
 
-    def fold(self, state: list[list[Any]], events: Events, now: float) -> list[list[Any]]:
+    def fold(self, state: list[Any], events: Events, now: float) -> list[Any]:
+        floor, items = state
         fresh = []
         for time, event in zip(events.times, events.values, strict=True):
             value, seconds = held_value(event.item() if hasattr(event, "dtype") else event)
             fresh.append([float(time) if time <= now else now, value, seconds])  # NaN is held as well
-        merged = sorted([*state, *fresh], key=lambda item: item[0])  # stable: of one time, the later recorded is later
-        return _latest(merged, lambda item: as_json(item[1]))
+        merged = [item for item in (*items, *fresh) if item[0] > floor or not floor]
+        merged.sort(key=lambda item: item[0])  # stable: of one time, the later recorded is later
+        kept = _latest(merged, lambda item: as_json(item[1]))
+        if len(kept) < min(len(merged), MAX_VALUES):
+            floor = max(floor, merged[-1 - len(kept)][0])
+        return [floor, kept]
 
-    def load(self, content: bytes) -> list[list[Any]]:
+    def load(self, content: bytes) -> list[Any]:
         state = super().load(content)
-        if not isinstance(state, list) or not all(
-            isinstance(item, list) and len(item) == 3 and isinstance(item[0], float) and isinstance(item[2], float) for item in state
+        if not (isinstance(state, list) and len(state) == 2 and isinstance(state[0], float) and isinstance(state[1], list)) or not all(
+            isinstance(item, list) and len(item) == 3 and isinstance(item[0], float) and isinstance(item[2], float) for item in state[1]
         ):
-            raise ValueError("a Buffer's State takes times, values and seconds")
+            raise ValueError("a Buffer's State takes a floor, times, values and seconds")
         return state
 
-    def project(self, state: list[list[Any]], now: float) -> Projection:
-        return {"values": [[time, as_json(value)] for time, value, seconds in state if now < time + seconds]}
+    def project(self, state: list[Any], now: float) -> Projection:
+        return {"values": [[time, as_json(value)] for time, value, seconds in state[1] if now < time + seconds]}
 
     def aggregate(self, projections: Sequence[Projection]) -> Projection:
         times = sorted((time for projection in projections for time, _ in projection["values"]), reverse=True)
@@ -57,8 +63,8 @@ class Buffer(Handler):
         candidates.sort(key=lambda item: (item[0], json.dumps(item[1], sort_keys=True)))
         return {"values": _latest(candidates, lambda item: item[1])}
 
-    def prunable(self, state: list[list[Any]], now: float) -> bool:
-        return not any(now < time + seconds for time, _, seconds in state)
+    def prunable(self, state: list[Any], now: float) -> bool:
+        return not any(now < time + seconds for time, _, seconds in state[1])
 
 
 def _latest(items: list[list[Any]], value_of: Callable[[list[Any]], Any]) -> list[list[Any]]:

@@ -11,7 +11,7 @@ which a module that broke since is missing without a word.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module, metadata
 from typing import Any, NamedTuple
 
@@ -30,6 +30,7 @@ MAX_MISSING = 100  # names of Types that are asked for and not there; senders ch
 MAX_PROBLEM = 300  # characters of one sentence in `problems`
 
 _OWN = "taba.handlers."
+_WELL_KNOWN = ("taba_", "twisted_", "cred_")  # the plugin modules that Taba and Twisted bring
 
 
 class Found(NamedTuple):
@@ -43,9 +44,11 @@ class Found(NamedTuple):
 class Lookup:
     """The Handlers by Type. Made by `find_handlers`, or in tests from a mapping of Found."""
 
-    def __init__(self, found: dict[str, Found], problems: tuple[str, ...] = ()):
+    def __init__(self, found: dict[str, Found], problems: tuple[str, ...] = (), excluded: Mapping[str, str] | None = None):
         self._found = dict(sorted(found.items()))
         self._missing: set[str] = set()
+        self.excluded = dict(excluded or {})
+        """Origins that were not imported, and why (see `find_handlers`)."""
         self.problems = problems
         """Sentences: what failed to load or was left out, and why."""
 
@@ -83,13 +86,18 @@ class Lookup:
         return self._found[type].origin
 
 
-def find_handlers() -> Lookup:
-    """The Lookup of everything that is installed. Imports every plugin module; call it once, at start."""
-    problems: list[str] = []
+def find_handlers(excluded: Mapping[str, str] | None = None, begin: Callable[[str], None] = lambda origin: None) -> Lookup:
+    """The Lookup of everything that is installed. Imports every plugin module; call it once, at start.
+
+    `excluded`: origins that are not to be imported, and why. `begin` is called with an origin before anything of it runs.
+    """
+    excluded = excluded or {}
+    problems = [f"Handlers, {origin}: {reason}; it is left out"[:MAX_PROBLEM] for origin, reason in excluded.items()]
     found: dict[str, Found] = {}
-    candidates = [*_plugins(problems), *_entry_points(problems)]
+    candidates = [*_plugins(problems, excluded, begin), *_entry_points(problems, excluded, begin)]
     candidates.sort(key=lambda candidate: not candidate[1].startswith("taba "))  # stable: own first
     for candidate, origin in candidates:
+        begin(origin)
         try:
             handler = _resolve(candidate)
             check_handler(handler)
@@ -104,16 +112,28 @@ def find_handlers() -> Lookup:
             found[handler.type] = Found(handler, "taba" if own else origin, own)
         elif type(other.handler) is not type(handler):  # one class found by both ways is no conflict
             problems.append(f"{origin}: Type {handler.type} is already there from {other.origin}; this one is left out")
-    return Lookup(found, tuple(problems))
+    return Lookup(found, tuple(problems), excluded)
 
 
-def _plugins(problems: list[str]) -> Iterator[tuple[Any, str]]:
-    """(object, origin) of everything that says it is a Handler in the modules under twisted/plugins."""
+def has_foreign() -> bool:
+    """Whether there may be Handlers that are not Taba's own; imports none."""
+    return any(not name.startswith(_WELL_KNOWN) for name, _ in _modules()) or bool(metadata.entry_points(group=ENTRY_POINT_GROUP))
+
+
+def _modules() -> list[tuple[str, Any]]:
+    """(name, module) of every module under twisted/plugins, not yet imported, by name."""
     import_module("twisted.plugins")  # its own code looks for the other directories of that name on sys.path
     package: Any = getModule("twisted.plugins")
-    for module in sorted(package.iterModules(), key=lambda module: str(module.name)):
-        name = module.name.rpartition(".")[2]
+    return sorted(((str(module.name).rpartition(".")[2], module) for module in package.iterModules()), key=lambda item: item[0])
+
+
+def _plugins(problems: list[str], excluded: Mapping[str, str], begin: Callable[[str], None]) -> Iterator[tuple[Any, str]]:
+    """(object, origin) of everything that says it is a Handler in the modules under twisted/plugins."""
+    for name, module in _modules():
         origin = f"taba {name}" if name == "taba_handlers" else f"plugin {name}"
+        if origin in excluded:
+            continue
+        begin(origin)
         try:
             provider = module.load()
         except (Exception, SystemExit) as error:
@@ -124,9 +144,12 @@ def _plugins(problems: list[str]) -> Iterator[tuple[Any, str]]:
                 yield value, origin
 
 
-def _entry_points(problems: list[str]) -> Iterator[tuple[Any, str]]:
+def _entry_points(problems: list[str], excluded: Mapping[str, str], begin: Callable[[str], None]) -> Iterator[tuple[Any, str]]:
     for point in sorted(metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda point: (point.name, point.value)):
         origin = f"entry point {point.name}" + (f" ({point.dist.name})" if point.dist is not None else "")
+        if origin in excluded:
+            continue
+        begin(origin)
         try:
             value = point.load()
         except (Exception, SystemExit) as error:
