@@ -1,17 +1,18 @@
 """The child process in which code runs that may hang or crash: Handlers that are not Taba's own, and regular expressions.
 
-Started by sandbox.py as `python -m taba.server.child PARENT`. Frames of msgpack, each with its length before it, come on standard
+Started by sandbox.py as `python -m taba.server.child PARENT EXCLUDED`. Frames of msgpack, each with its length before it, come on standard
 input: `[operation, argument, …]`. The answer is any number of frames `[True, item]` and one `[False, rest]`; the parent waits
 for each frame, so that it knows how far the work came when none comes.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgpack
@@ -51,7 +52,8 @@ def _plain(value: Any) -> Any:
 class Child:
     """What the child can do. Handlers are looked for when the first of them is needed."""
 
-    def __init__(self) -> None:
+    def __init__(self, excluded: Mapping[str, str] | None = None) -> None:
+        self._excluded = excluded or {}
         self._lookup: Lookup | None = None
 
     @property
@@ -59,7 +61,7 @@ class Child:
         if self._lookup is None:
             from taba.handlers.lookup import find_handlers
 
-            self._lookup = find_handlers()
+            self._lookup = find_handlers(self._excluded)
         return self._lookup
 
     def operations(self) -> dict[str, Callable[..., Iterator[Any]]]:
@@ -157,9 +159,9 @@ def _framed(states: list[Any]) -> list[Any]:
     return [[Framed(*part) for part in state] for state in states]
 
 
-def serve(incoming: BinaryIO, outgoing: BinaryIO) -> None:
+def serve(incoming: BinaryIO, outgoing: BinaryIO, excluded: Mapping[str, str]) -> None:
     """Answer requests until the input ends."""
-    operations = Child().operations()
+    operations = Child(excluded).operations()
 
     def say(content: Any) -> None:
         outgoing.write(pack(content))
@@ -185,8 +187,8 @@ def serve(incoming: BinaryIO, outgoing: BinaryIO) -> None:
         say([False, rest])
 
 
-def main(parent: int) -> None:
-    """Run as the child of `parent`; what Handlers print goes to standard error."""
+def main(parent: int, excluded: Mapping[str, str]) -> None:
+    """Run as the child of `parent`, without the Handlers of these origins; what Handlers print goes to standard error."""
     from taba.server.tether import die_with
 
     die_with(parent)
@@ -195,8 +197,8 @@ def main(parent: int) -> None:
     nowhere = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nowhere, 0)
     os.dup2(2, 1)
-    serve(incoming, outgoing)
+    serve(incoming, outgoing, excluded)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), json.loads(sys.argv[2]))

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections import Counter
@@ -116,8 +117,8 @@ class _Child(ProcessProtocol):
 class _Line:
     """A child for one kind of work, made when it is needed; one request at a time."""
 
-    def __init__(self, reactor: Any, environ: Mapping[str, str]):
-        self._reactor, self._environ = reactor, environ
+    def __init__(self, reactor: Any, environ: Mapping[str, str], excluded: Mapping[str, str]):
+        self._reactor, self._environ, self._excluded = reactor, environ, excluded
         self._lock = DeferredLock()
         self._child: _Child | None = None
         self._living: set[_Child] = set()
@@ -152,7 +153,7 @@ class _Line:
             child = self._child = _Child(self._reactor)
             self._living.add(child)
             child.ended.addCallback(lambda _: self._living.discard(child))
-            arguments = [sys.executable, "-m", "taba.server.child", str(os.getpid())]
+            arguments = [sys.executable, "-m", "taba.server.child", str(os.getpid()), json.dumps(dict(self._excluded))]
             self._reactor.spawnProcess(child, sys.executable, arguments, dict(self._environ))
             await child.next_frame(START_SECONDS)
         return self._child
@@ -170,8 +171,8 @@ class Sandbox:
     def __init__(self, lookup: Lookup, reactor: Any, environ: Mapping[str, str] | None = None):
         environ = os.environ if environ is None else environ
         self._lookup, self._reactor = lookup, reactor
-        self._handlers = _Line(reactor, environ)
-        self._patterns = _Line(reactor, environ)
+        self._handlers = _Line(reactor, environ, lookup.excluded)
+        self._patterns = _Line(reactor, environ, lookup.excluded)
         self._deaths: dict[str, list[float]] = {}
         self.deaths: Counter[str] = Counter()
 

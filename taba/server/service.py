@@ -23,7 +23,6 @@ from twisted.logger import Logger
 from twisted.runner.procmon import ProcessMonitor
 
 from taba.errors import ConfigurationError, StoreUnavailable
-from taba.handlers.lookup import find_handlers
 from taba.options import Listen, state_directory
 from taba.server.caring import Caretaker
 from taba.server.http import Routes
@@ -31,6 +30,7 @@ from taba.server.ingest import Ingest
 from taba.server.jobs import JobConflict, Jobs
 from taba.server.options import ServerOptions as Options
 from taba.server.options import Store
+from taba.server.probing import find_safely
 from taba.server.pruning import FORGET_SECONDS, PERIOD_SECONDS, Prune
 from taba.server.query import Query
 from taba.server.retrying import Retry
@@ -170,7 +170,7 @@ class Server(_Connected):
         """`shown`: the store's address as people know it, where it is not that of `store`."""
         super().__init__(store, buckets, embedded, reactor, wait_replicas)
         self._listen = listen
-        self.lookup = find_handlers()
+        self.lookup = find_safely()
         for problem in self.lookup.problems:
             log.warn("{problem}", problem=problem)
         self.sandbox = Sandbox(self.lookup, reactor)

@@ -123,12 +123,12 @@ class Deleting(KeepingCase):
 
     @asynchronous
     async def test_a_tab_whose_type_has_no_handler_goes_too(self) -> None:
-        self.patch(service, "find_handlers", lambda: lookup_of(Spilling()))
+        self.patch(service, "find_safely", lambda: lookup_of(Spilling()))
         before = await self.start()
         for number in range(1, 8):
             columns = [column(tab, "Spilling", [float(number)], client=client) for tab in (A, B) for client in ("web/1", "web/2")]
             await self.send(before, encoded(1, 3, number, columns))
-        self.patch(service, "find_handlers", lambda: lookup_of(Sum()))
+        self.patch(service, "find_safely", lambda: lookup_of(Sum()))
         after = await self.start()
         self.assertEqual(len((await self.keys_left(after))[b"states"]), 12)
         self.assertEqual((await self.ask(after, "/v1/clients?client=web/1", "DELETE")).json, {"clients": 1, "states": 2})
@@ -189,7 +189,7 @@ class Pruning(KeepingCase):
 
     @asynchronous
     async def test_what_its_handler_calls_prunable_goes_and_what_fails_stays(self) -> None:
-        self.patch(service, "find_handlers", lambda: lookup_of(Worn(), Sum()))
+        self.patch(service, "find_safely", lambda: lookup_of(Worn(), Sum()))
         server = await self.start()
         columns = [column(A, "Worn", [word], client=f"web/{n}") for n, word in enumerate(["done", "a", "unmergeable", "b"])]
         await self.send(server, encoded(1, 3, 1, [*columns, column(B, "Worn", ["x"], client="web/7"), column(C, "Sum", [1.0])]))
@@ -249,7 +249,7 @@ class Pruning(KeepingCase):
 class Upgrading(KeepingCase):
     @asynchronous
     async def test_every_state_is_brought_to_its_handlers_version_while_events_flow(self) -> None:
-        self.patch(service, "find_handlers", lambda: lookup_of(Sum(), Words()))
+        self.patch(service, "find_safely", lambda: lookup_of(Sum(), Words()))
         server = await self.start()
         fields = {keys.state_field(tab, f"web/{n}"): keys.frame(1, 7) + struct.pack("<q", n) for tab in (A, B) for n in range(150)}
         fields[keys.state_field(A, "web/x")] = keys.frame(3, 7) + b"newer"
@@ -284,7 +284,7 @@ class Upgrading(KeepingCase):
 class Retrying(KeepingCase):
     @asynchronous
     async def test_dead_letters_are_folded_once_their_cause_is_gone_and_others_left(self) -> None:
-        self.patch(service, "find_handlers", lambda: lookup_of(Sum()))
+        self.patch(service, "find_safely", lambda: lookup_of(Sum()))
         before = await self.start()
         columns = [column(A, "Words", ["a", "b"]), column(B, "Sum", [1.0]), column(B, "Words", ["c"]), column(C, "Nowhere", [1.0])]
         await self.send(before, encoded(1, 3, 1, columns), encoded(1, 3, 2, [column(A, "Words", ["d"]), column(B, "Sum", ["no", 2])]))
@@ -294,7 +294,7 @@ class Retrying(KeepingCase):
         unfolded = await self.get(before, "/v1/dead-letters")
         self.assertIn("0 events folded, 6 still", (await self.done(before, "/v1/retry"))["message"])
         self.assertEqual(await self.get(before, "/v1/dead-letters"), unfolded)
-        self.patch(service, "find_handlers", lambda: lookup_of(Sum(), Words()))
+        self.patch(service, "find_safely", lambda: lookup_of(Sum(), Words()))
         after = await self.start()
         record = await self.done(after, "/v1/retry")
         self.assertIn("3 events folded, 3 still", record["message"])
@@ -313,11 +313,11 @@ class Retrying(KeepingCase):
     @asynchronous
     async def test_every_letter_counts_once_while_more_come_and_two_servers_retry(self) -> None:
         self.patch(retrying, "LOT_LETTERS", 7)
-        self.patch(service, "find_handlers", lambda: lookup_of(Words()))
+        self.patch(service, "find_safely", lambda: lookup_of(Words()))
         servers = [await self.start(), await self.start()]
         columns = [column(A, "Sum", [1.0, 2.0], client=f"web/{n}") for n in range(100)]
         await self.send(servers[0], encoded(1, 3, 1, [*columns, column(B, "Words", ["a"]), column(B, "Sum", [5.0])]))
-        self.patch(service, "find_handlers", lambda: lookup_of(Words(), Sum()))
+        self.patch(service, "find_safely", lambda: lookup_of(Words(), Sum()))
         servers = [await self.start(), await self.start()]
         applied = 0
 
@@ -337,11 +337,11 @@ class Retrying(KeepingCase):
 
     @asynchronous
     async def test_a_full_list_is_folded_whole(self) -> None:
-        self.patch(service, "find_handlers", lambda: lookup_of(Words()))
+        self.patch(service, "find_safely", lambda: lookup_of(Words()))
         before = await self.start()
         columns = [column(A, "Sum", [1.0], client=f"web/{n}") for n in range(MAX_DEAD_LETTERS)]
         await self.send(before, encoded(1, 3, 1, columns), encoded(1, 3, 2, [column(A, "Sum", [1.0])]))
-        self.patch(service, "find_handlers", lambda: lookup_of(Sum()))
+        self.patch(service, "find_safely", lambda: lookup_of(Sum()))
         after = await self.start()
         await self.done(after, "/v1/retry")
         status = await self.get(after, "/v1/status")
