@@ -131,7 +131,7 @@ def blame(error: BaseException) -> str:
     return f"{place}{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-@click.group("handler")
+@click.group("handler", epilog="\b\nExamples:\n  seq 1 100000 | taba handler try taba.handlers.counter_group:CounterGroup")
 def handler() -> None:
     """For authors of Handlers."""
 

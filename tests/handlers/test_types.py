@@ -13,7 +13,8 @@ from taba.handlers.gauge import Gauge
 from taba.handlers.noop import Noop
 from taba.handlers.percentile_counter import PercentileCounter
 from taba.handlers.percentile_group import PercentileGroup
-from taba.handlers.testing import HandlerContract
+from taba.handlers.render import shown
+from taba.handlers.testing import NOW, HandlerContract, events_of
 from taba.handlers.topk import TopK
 from taba.handlers.totals_counter import TotalsCounter
 from taba.handlers.updown import UpDown
@@ -99,3 +100,22 @@ class TopKOfNumbersTests(HandlerContract, SynchronousTestCase):
 
 class NoopTests(HandlerContract, SynchronousTestCase):
     handler = Noop()
+
+
+class WholeNumberTests(SynchronousTestCase):
+    def test_counts_and_totals_of_whole_numbers_are_exact_in_pieces_and_over_clients(self) -> None:
+        values = [float(value) for value in (2**52, 3, -7, 2**51, 1, 2**50 + 1)]
+        for handler, total, count in (
+            (TotalsCounter(), lambda shown: shown["total"], lambda shown: shown["count"]),
+            (UpDown(), lambda shown: shown["value"], lambda shown: 12),
+            (PercentileCounter(), lambda shown: shown["total"], lambda shown: shown["count"]),
+            (CounterGroup(), lambda shown: shown["1d"]["total"], lambda shown: shown["pct"]["count"]),
+            (PercentileGroup(), lambda shown: shown["1d"]["total"], lambda shown: shown["1h"]["count"]),
+        ):
+            state = handler.new_state()
+            for value in values:
+                state = handler.fold(state, events_of([(NOW, value)]), NOW)
+            whole = handler.fold(handler.new_state(), events_of([(NOW, value) for value in values]), NOW)
+            found = shown(handler.aggregate([handler.project(state, NOW), handler.project(whole, NOW)]))
+            self.assertEqual((total(found), count(found)), (2 * int(sum(map(int, values))), 12), handler.type)
+            self.assertIs(type(total(found)), int)
