@@ -16,6 +16,7 @@ import taba
 from taba.cli import show
 from taba.cli.keeping import COMMANDS
 from taba.cli.record import record
+from taba.cli.sharding import COMMANDS as SHARDING
 from taba.cli.sharing import AS_JSON, SERVER, TIMEOUT, print_drawn, print_json
 from taba.cli.trying import handler
 from taba.query import Filters, Query, QueryError, Question, questions
@@ -233,8 +234,8 @@ def handlers(server: str, timeout: float, as_json: bool, local: bool) -> None:
 
 command.add_command(handler)
 command.add_command(record)
-for keeping in COMMANDS:
-    command.add_command(keeping)
+for further in (*COMMANDS, *SHARDING):
+    command.add_command(further)
 
 
 # --- what the commands share ---

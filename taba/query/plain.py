@@ -74,6 +74,10 @@ class Query:
         """Seconds from record to visible: p50, p95, p99."""
         return self.ask(questions.latency())
 
+    def shards(self) -> list[dict[str, Any]]:
+        """The shards of the store: name, url, buckets, keys, bytes, ops (per second)."""
+        return self.ask(questions.shards())
+
     def dead_letters(self, limit: int | None = None) -> list[dict[str, Any]]:
         """The events that could not be folded and are kept, newest first; `limit` of them at the most."""
         return self.ask(questions.dead_letters(limit))

@@ -138,6 +138,11 @@ def latency() -> Question[dict[str, Any]]:
     return Question("/v1/latency", (), dict, _same)
 
 
+def shards() -> Question[list[dict[str, Any]]]:
+    """The shards of the store: name, url, buckets, keys, bytes, ops (per second)."""
+    return Question("/v1/shards", (), list, _same)
+
+
 def dead_letters(limit: int | None = None) -> Question[list[dict[str, Any]]]:
     """The events that could not be folded and are kept, newest first; `limit` of them at the most."""
     return Question("/v1/dead-letters", () if limit is None else (("limit", str(limit)),), list, _same)

@@ -16,7 +16,7 @@ from taba.errors import ConfigurationError, StoreUnavailable, TabaError
 from taba.shard.buckets import BucketMap, make_token, target_of, with_shard, without_shard
 from taba.shard.gather import gather
 from taba.shard.move import Moved, Moving, forget, move, undo
-from taba.shard.mover import GROUP_BUCKETS, Mover, Watcher
+from taba.shard.mover import GROUP_BUCKETS, Mover, Watcher, mover_of
 from taba.shard.plan import Move, plan_even, plan_weighed
 from taba.shard.pool import Pool
 from taba.shard.router import LEARN_SECONDS, Router
@@ -126,6 +126,13 @@ class Reshard:
         finally:
             await self._mover.stop()
         return self.moved
+
+    async def give_up(self) -> None:
+        """Undo what this very object has under way, after its work was cancelled; finish where a target is open already."""
+        map = await self._map()
+        found = (await survey(self._mover.pools, map.buckets)).under_way()
+        own = {bucket: undo(bucket, source) for bucket, (source, token) in found.items() if mover_of(token) == self._mover.id}
+        await self._mover.run(own)
 
     async def close(self) -> None:
         """Close the connections that were opened here."""

@@ -78,6 +78,8 @@ class AgainstAServer(TestCase):
         self.assertEqual((await self.ask(lambda query: query.status()))["folded"], 6)
         self.assertEqual(set(await self.ask(lambda query: query.latency())), {"p50", "p95", "p99"})
         self.assertEqual(await self.ask(lambda query: query.dead_letters()), [])
+        for answer in (await deferToThread(self.services.query.shards), await AsyncQuery(self.services.server_url).shards()):
+            self.assertEqual([shard["name"] for shard in answer], ["s1"])
 
     async def test_a_question_that_breaks_a_rule_is_the_askers_fault(self) -> None:
         for question in (lambda query: query.names(match="("), lambda query: query.superaggregate(), lambda query: query.names(label="x")):

@@ -1,0 +1,314 @@
+"""`taba shards`, `taba reshard`, `taba check`: which shard has what, and moving it while everything runs.
+
+The last two speak to the store itself: its addresses come from a Server, which never tells passwords, or from --store.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from taba.bounds import MiB
+from taba.cli import show
+from taba.cli.sharing import AS_JSON, SERVER, TIMEOUT, print_drawn, print_json
+from taba.errors import TabaError
+from taba.query import Query
+
+if TYPE_CHECKING:
+    from taba.shard.plan import Move
+    from taba.shard.reshard import Progress, Reshard
+    from taba.shard.router import Router
+    from taba.shard.url import StoreURL
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+CONNECT_SECONDS = 5.0  # for the store to be reached; a person waits
+UNDO_SECONDS = 15.0  # after Ctrl-C, for what is under way to be undone
+STORE = click.option(
+    "--store",
+    envvar="TABA_SERVER_STORE",
+    metavar="URL",
+    help="The store, with user and password where it has one.  [default: what the Server says]",
+)
+
+
+def _command(name: str, example: str) -> Callable[[F], click.Command]:
+    def decorate(function: F) -> click.Command:
+        return click.command(name, epilog="\b\nExamples:\n" + example)(SERVER(TIMEOUT(AS_JSON(function))))
+
+    return decorate
+
+
+@_command("shards", "  taba shards\n  taba shards --json")
+def shards(server: str, timeout: float, as_json: bool) -> None:
+    """The shards of the store: buckets, keys, bytes of memory and operations per second of each."""
+    answer = Query(server, timeout=timeout).shards()
+    if as_json:
+        print_json(answer)
+        return
+    columns = ["name", "url", "buckets", "keys", "bytes", "ops"]
+    if sys.stdout.isatty():
+        print_drawn(show.table(["shard", *columns[1:-1], "ops/s"], ([shard.get(column) for column in columns] for shard in answer)))
+    else:
+        for shard in answer:
+            print(f"{shard['name']}: {shard['url']} " + " ".join(f"{column}={_plain(shard.get(column))}" for column in columns[2:]))
+
+
+@_command(
+    "reshard",
+    "  taba reshard --add redis://10.0.0.7:6379\n  taba reshard --drain s2 --rate 50\n  taba reshard --rebalance --by bytes --dry-run\n"
+    "  taba reshard --abort",
+)
+@click.option("--add", multiple=True, metavar="URL", help="Make this server a shard and give it its part; repeatable.")
+@click.option("--drain", metavar="SHARD", help="Move everything off this shard, then forget it.")
+@click.option("--rebalance", is_flag=True, help="Even out the shards that are there.")
+@click.option("--by", type=click.Choice(["buckets", "bytes"]), default="buckets", show_default=True, help="What is to be even.")
+@click.option("--abort", is_flag=True, help="Undo moves that were left half-done; what has moved stays.")
+@click.option("--dry-run", is_flag=True, help="Say what would move, and move nothing.")
+@click.option("--rate", type=click.FloatRange(0.01), metavar="MIB_PER_S", help="Copy no faster than this.")
+@click.option("--yes", is_flag=True, help="Do not ask. Nothing is asked where standard input is no terminal.")
+@STORE
+def reshard(server: str, timeout: float, as_json: bool, store: str | None, **options: Any) -> None:
+    """Move buckets between shards while events flow and questions are answered.
+
+    A call that was stopped or killed is repeated: it goes on where it was. Several at once share the work.
+    """
+    chosen = [name for name in ("add", "drain", "rebalance", "abort") if options[name]]
+    if len(chosen) != 1:
+        raise click.UsageError("takes one of --add, --drain, --rebalance and --abort")
+    if options["by"] != "buckets" and not options["rebalance"]:
+        raise click.UsageError("--by goes with --rebalance")
+    if options["abort"] and options["dry_run"]:
+        raise click.UsageError("--abort and --dry-run exclude each other")
+    url = _store(server, timeout, store)
+    if options["dry_run"]:
+        _show_plan(_on_store(url, lambda router, reactor: _plan(router, reactor, options)), as_json)
+        return
+    with _Bar() as bar:
+        done = _on_store(url, lambda router, reactor: _carry_out(router, reactor, options, bar))
+    if done is not None:
+        _show_done(done, as_json)
+
+
+@_command("check", "  taba check\n  taba check --repair")
+@click.option("--repair", is_flag=True, help="Mend what can be mended; nothing is removed.")
+@STORE
+@click.pass_context
+def check(context: click.Context, server: str, timeout: float, as_json: bool, store: str | None, repair: bool) -> None:
+    """Whether the maps and owner keys on all shards agree. Exit code 1 when they do not, unless --repair has mended it."""
+    url = _store(server, timeout, store)
+
+    async def look(router: Router, reactor: Any) -> tuple[list[Any], list[Any]]:
+        from taba.shard.check import check as check_store
+        from taba.shard.reshard import pools_of
+
+        wrong = await check_store(pools_of(router), repair)
+        return wrong, await check_store(pools_of(router)) if repair and wrong else wrong
+
+    wrong, left = _on_store(url, look)
+    if as_json:
+        print_json([one.text for one in left])
+    else:
+        for one in wrong:
+            print(f"{one.text}{'' if one in left else ': mended'}")
+        if not wrong:
+            print("all maps and owner keys agree")
+    if left:
+        context.exit(1)
+
+
+COMMANDS = (shards, reshard, check)
+
+
+# --- the store ---
+
+
+def _store(server: str, timeout: float, store: str | None) -> StoreURL:
+    try:
+        from taba.shard.url import StoreURL, parse_store
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"this command needs {error.name}; install it with: pip install 'taba[server,cli]'") from None
+    try:
+        if store is None:
+            urls = dict.fromkeys(shard["url"] for shard in Query(server, timeout=timeout).shards())
+            return StoreURL(tuple(parse_store(url, "--store").addresses[0] for url in urls))
+        found = parse_store(store, "--store")
+    except TabaError as error:
+        raise click.ClickException(str(error)) from None
+    if found.is_embedded:
+        raise click.ClickException("--store: takes the address of a store that runs; without it the Server is asked")
+    return found
+
+
+def _on_store(url: StoreURL, work: Callable[[Router, Any], Coroutine[Any, Any, T]]) -> T:
+    """Run `work` with a Router that is connected to the store, in this process's reactor, which runs once."""
+    try:
+        from twisted.internet import reactor
+        from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+        from twisted.python.failure import Failure
+
+        from taba.shard.router import Router
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"this command needs {error.name}; install it with: pip install 'taba[server,cli]'") from None
+    outcome: list[Any] = []
+    running: Any = reactor
+
+    async def run() -> T:
+        router = Router(url, None, reactor)
+        try:
+            connecting = Deferred.fromCoroutine(router.connect())
+            connecting.addTimeout(CONNECT_SECONDS, running)
+            try:
+                await connecting
+            except TimeoutError:
+                raise click.ClickException(next(iter(router.problems), f"{url.text}: not reached")) from None
+            return await work(router, reactor)
+        finally:
+            await router.close()
+
+    def start() -> None:
+        done: Deferred[Any] = Deferred.fromCoroutine(run())
+        done.addBoth(outcome.append)
+
+        def stop(_: Any) -> None:
+            if running.running:
+                running.stop()
+
+        def interrupt() -> Any:
+            if outcome:
+                return None
+            ended: Deferred[None] = Deferred()
+            done.addBoth(lambda _: ended.callback(None))
+            done.cancel()
+            return ended
+
+        running.addSystemEventTrigger("before", "shutdown", interrupt)
+        done.addBoth(stop)
+
+    running.callWhenRunning(start)
+    running.run()
+    [result] = outcome
+    if isinstance(result, Failure):
+        if result.check(CancelledError):
+            raise click.Abort
+        if result.check(TabaError):
+            raise click.ClickException(str(result.value))
+        result.raiseException()
+    return result  # type: ignore[no-any-return]
+
+
+async def _plan(router: Router, reactor: Any, options: dict[str, Any]) -> list[Move]:
+    from taba.shard.reshard import Reshard
+
+    return await _start(Reshard(router, reactor), options, True)
+
+
+async def _carry_out(router: Router, reactor: Any, options: dict[str, Any], bar: _Bar) -> Reshard | None:
+    from twisted.internet.defer import CancelledError, Deferred
+
+    from taba.shard.reshard import Reshard
+
+    if sys.stdin.isatty() and not options["yes"] and not options["abort"]:
+        planned = await _plan(router, reactor, options)
+        _show_plan(planned, False)
+        if planned:
+            _confirm()
+    work = Reshard(router, reactor, options["rate"] * MiB if options["rate"] else None, bar.start())
+    try:
+        if options["abort"]:
+            await work.abort()
+        else:
+            await _start(work, options, False)
+        return work
+    except CancelledError:
+        # Ctrl-C: no bucket is left sealed behind
+        undoing = Deferred.fromCoroutine(work.give_up())
+        undoing.addTimeout(UNDO_SECONDS, reactor)
+        await undoing
+        raise
+    finally:
+        await work.close()
+
+
+async def _start(work: Reshard, options: dict[str, Any], is_dry: bool) -> list[Move]:
+    from taba.shard.url import parse_store
+
+    if options["add"]:
+        return await work.add([address for url in options["add"] for address in parse_store(url, "--add").addresses], is_dry)
+    if options["drain"]:
+        return await work.drain(options["drain"], is_dry)
+    return await work.rebalance(options["by"], is_dry)
+
+
+def _confirm() -> None:
+    # the reactor has its own handler for Ctrl-C, which waits until we are back
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        click.confirm("Move them?", abort=True, err=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# --- what is shown ---
+
+
+class _Bar:
+    """A bar on standard error, where that is a terminal."""
+
+    def __init__(self) -> None:
+        self._bar: Bar | None = None
+
+    def start(self) -> Callable[[Progress], None] | None:
+        """Show it; what to call with each step of the way."""
+        console = Console(stderr=True)
+        if not console.is_terminal:
+            return None
+        columns = (TextColumn("buckets"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[copied]}"), TimeRemainingColumn())
+        bar = self._bar = Bar(*columns, console=console)
+        bar.start()
+        task = bar.add_task("buckets", total=None, copied="")
+
+        def report(progress: Progress) -> None:
+            bar.update(task, completed=progress.done, total=progress.total or None, copied=f"{progress.bytes / MiB:,.1f} MiB")
+
+        return report
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def _show_plan(moves: Sequence[Move], as_json: bool) -> None:
+    if as_json:
+        print_json([move._asdict() for move in moves])
+        return
+    for (source, target), count in sorted(Counter((move.source, move.target) for move in moves).items()):
+        print(f"{count} {'bucket moves' if count == 1 else 'buckets move'} from {source} to {target}")
+    if not moves:
+        print("nothing is to be moved")
+
+
+def _show_done(work: Reshard, as_json: bool) -> None:
+    counts = Counter(moved.how for moved in work.moved)
+    copied = sum(moved.bytes for moved in work.moved)
+    if as_json:
+        print_json({**{how: counts[how] for how in ("moved", "finished", "undone")}, "bytes": copied})
+        return
+    words = [f"{counts[how]} {how}" for how in ("moved", "finished", "undone") if counts[how]]
+    print(f"buckets: {', '.join(words)}; {copied / MiB:,.1f} MiB copied" if words else "nothing was to be moved")
+
+
+def _plain(value: Any) -> str:
+    return "-" if value is None else str(value)
