@@ -27,6 +27,7 @@ MAX_PROJECTIONS = 50_000  # in one answer; some 50 MiB of JSON
 MAX_STATES = 1_000_000  # read for one answer
 MAX_DETAILED = 2000  # Projections with detail in one answer, or behind it; each takes some 10 KiB and 1 ms
 SLICE_STATES = 500  # read and projected at a time; some 10 ms
+SLICE_DETAILED = 5  # projected at a time with detail; some 10 ms
 SLICE_TABS = 500  # whose Clients are read at a time
 TURN_SECONDS = 0.02  # of work on a question before others have a turn
 
@@ -274,7 +275,12 @@ class Query:
         if not self._lookup.own(type):
             answers = await self._sandbox.project(type, states, self._now(), detail)
         else:
-            answers = project_type(self._lookup.get(type), self._lookup.is_array(type), states, self._now(), detail)
+            answers, now = [], self._now()
+            at_once = SLICE_DETAILED if detail else SLICE_STATES
+            for start in range(0, len(states), at_once):
+                if start:
+                    await self._breathe()
+                answers += project_type(self._lookup.get(type), self._lookup.is_array(type), states[start : start + at_once], now, detail)
         for answer in answers:
             if isinstance(answer, str):
                 self._count(type, answer)
