@@ -77,6 +77,9 @@ class ServiceOptions(usage.Options):
             raise usage.UsageError(f"{arguments[0]!r}: {self.program} takes options only (see --help)")
 
     def postOptions(self) -> None:
+        parent = getattr(self, "parent", None)
+        if parent is not None and parent.get("nodaemon") and parent.get("pidfile") == "twistd.pid":
+            parent["pidfile"] = ""  # in the foreground nobody needs it, and a Server and an Agent may start in one directory
         for option in self.definitions:
             self[option.name] = self._value(option)
 

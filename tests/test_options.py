@@ -115,3 +115,16 @@ class Parsers(SynchronousTestCase):
         size = options.byte_count(1024, 2**30)
         self.assertEqual([size("1024"), size("1 KiB"), size("1GiB")], [1024, 1024, 2**30])
         self.refuses(size, "1023", "2GiB", "1KB", "KiB", "", "-5KiB", "1.5MiB")
+
+
+class InTwistd(SynchronousTestCase):
+    def test_in_the_foreground_no_pid_file_is_written_unless_asked_for(self) -> None:
+        for given, expected in [
+            ({"nodaemon": 1, "pidfile": "twistd.pid"}, ""),
+            ({"nodaemon": 1, "pidfile": "own"}, "own"),
+            ({"nodaemon": 0, "pidfile": "twistd.pid"}, "twistd.pid"),
+        ]:
+            sample = Sample({})
+            sample.parent = dict(given)  # type: ignore[attr-defined]
+            sample.parseOptions([])
+            self.assertEqual(sample.parent["pidfile"], expected)  # type: ignore[attr-defined]
