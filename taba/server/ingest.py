@@ -26,6 +26,7 @@ from taba.shard import BucketBusy
 
 MAX_WAITING_BYTES = 64 * MiB  # of batches in all lanes of this process; decoded they take about as much again
 MAX_LANE_BYTES = 16 * MiB  # of batches for one bucket, so that one slow bucket cannot fill the queue for all
+MAX_FOREIGN_CYCLES = 3  # of them with Events for Handlers of others, which may hang: the rest of the lanes go on beside them
 MAX_CYCLES = 6  # transactions under way at a time; the Router has eight connections to a shard, and queries need some
 ENVELOPE_SECONDS = 1.5  # to decide an envelope's batches; what takes longer must not hold up the others' verdicts
 BUSY_SECONDS = 0.1  # `later` where another Server holds the bucket, or time was up
@@ -67,7 +68,8 @@ class Ingest:
         self._fold_foreign = fold_foreign
         self._lanes: dict[int, _Lane] = {}
         self._ready: deque[_Lane] = deque()
-        self._running = 0
+        self._held: list[_Lane] = []  # ready, but for a foreign cycle
+        self._running = self._foreign = 0
         self._is_closed = False
 
     async def submit(self, batches: Sequence[Waiting], seconds: float = ENVELOPE_SECONDS) -> list[Verdict]:
@@ -75,7 +77,7 @@ class Ingest:
         envelope = _Envelope(batches)
         turned_away: set[tuple[bytes, int]] = set()
         for place, item in enumerate(batches):
-            entry, lane = _Entry(envelope, place, item), (item.batch.stream, item.batch.bucket)
+            entry, lane = _Entry(envelope, place, item, self._is_foreign(item)), (item.batch.stream, item.batch.bucket)
             # what follows a batch that is sent later would only be a gap
             if lane in turned_away or not self._enqueue(entry):
                 turned_away.add(lane)
@@ -115,28 +117,38 @@ class Ingest:
             self._ready.append(lane)
         return True
 
+    def _is_foreign(self, item: Waiting) -> bool:
+        types = {column.type for column in item.batch.columns or () if isinstance(column, Column)}
+        return any(not self._lookup.own(type) and self._lookup.get(type) is not None for type in types)
+
     def _start_cycles(self) -> None:
         while self._ready and self._running < MAX_CYCLES and not self._is_closed:
             lane = self._ready.popleft()
-            lane.is_ready = False
             entries = self._take(lane)
+            if lane.entries and not entries:
+                self._held.append(lane)
+                continue
+            lane.is_ready = False
             if entries:
                 lane.is_busy = True
                 self._running += 1
+                self._foreign += any(entry.is_foreign for entry in entries)
                 ensureDeferred(self._cycle(lane, entries)).addErrback(
                     lambda failure: log.failure("a fold cycle ended without its verdicts", failure=failure)
                 )
-            elif not lane.entries:
+            else:
                 del self._lanes[lane.bucket]
 
     def _take(self, lane: _Lane) -> list[_Entry]:
-        """The next cycle's entries: at most MAX_CYCLE_BYTES and MAX_CYCLE_STATES, but always one."""
+        """The next cycle's entries: at most MAX_CYCLE_BYTES and MAX_CYCLE_STATES, but one, unless it must wait as a foreign one."""
         entries: list[_Entry] = []
         size = 0
         states: set[tuple[str, str]] = set()
         while lane.entries:
             entry = lane.entries[0]
             if not entry.envelope.abandoned:
+                if entry.is_foreign and self._foreign >= MAX_FOREIGN_CYCLES:
+                    break
                 touched = {(column.client, column.tab) for column in entry.item.batch.columns or () if isinstance(column, Column)}
                 if entries and (size + entry.item.size > MAX_CYCLE_BYTES or len(states | touched) > MAX_CYCLE_STATES):
                     break
@@ -156,6 +168,10 @@ class Ingest:
         finally:
             lane.is_busy = False
             self._running -= 1
+            if any(entry.is_foreign for entry in entries):
+                self._foreign -= 1
+                self._ready.extend(self._held)
+                self._held.clear()
             if lane.entries:
                 lane.is_ready = True
                 self._ready.append(lane)
@@ -225,6 +241,7 @@ class _Entry(NamedTuple):
     envelope: _Envelope
     place: int
     item: Waiting
+    is_foreign: bool
 
     def decide(self, verdict: Verdict) -> None:
         envelope = self.envelope

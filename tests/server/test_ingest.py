@@ -13,13 +13,15 @@ from twisted.trial.unittest import SynchronousTestCase
 from taba.batch import Verdict
 from taba.bounds import MAX_CYCLE_BYTES, MAX_CYCLE_STATES
 from taba.errors import StoreUnavailable
+from taba.handlers.lookup import Lookup
 from taba.server import ingest as module
 from taba.server.fold import Waiting
 from taba.server.ingest import ENVELOPE_SECONDS, Ingest
 from taba.server.latency import MOST_SECONDS, WINDOW_SECONDS, Latency
+from taba.server.typefold import Folded
 from taba.shard import BucketBusy, More, Writes
 
-from .samples import BUCKETS, MemoryStore, Spilling, Sum, batch, column, lookup_of, tab_in
+from .samples import BUCKETS, MemoryStore, Spilling, Sum, Words, batch, column, lookup_of, tab_in
 
 
 class HeldRouter:
@@ -106,6 +108,32 @@ class Lanes(SynchronousTestCase):
         self.router.commit()
         self.router.commit()
         self.assertEqual([self.words(one) for one in submitted], [["applied"]] * 3)
+
+    def test_cycles_with_handlers_of_others_leave_room_for_the_rest(self) -> None:
+        foreign = Lookup({**lookup_of(Sum())._found, **lookup_of(Words(), own=False)._found})
+
+        async def fold(works: Any, now: float) -> Any:
+            return [Folded({0: b"\x90"}, {}, {})]
+
+        self.ingest = Ingest(self.router, foreign, self.clock, lambda: 1001.0, fold)
+        self.patch(module, "MAX_FOREIGN_CYCLES", 2)
+        theirs = [batch(1, 1, [column(tab_in(bucket), "Words", ["a"])], bucket=bucket) for bucket in range(4)]
+        submitted = [self.submit(item) for item in theirs]
+        self.assertEqual([bucket for bucket, *_ in self.router.held], [0, 1])
+        self.submit(self.one(2, bucket=3))  # waits behind what came before it
+        own = self.submit(self.one(1, bucket=2, states=2)._replace(size=MAX_CYCLE_BYTES))
+        self.assertEqual([bucket for bucket, *_ in self.router.held], [0, 1])
+        self.router.fail(BucketBusy("x"))
+        self.assertEqual([bucket for bucket, *_ in self.router.held], [1, 2])
+        self.router.fail(BucketBusy("x"))
+        self.assertEqual([bucket for bucket, *_ in self.router.held], [2, 3])
+        self.router.fail(BucketBusy("x"))
+        self.assertEqual([bucket for bucket, *_ in self.router.held], [3, 2])
+        self.router.fail(BucketBusy("x"))
+        self.router.commit()
+        self.assertEqual(self.words(own), ["applied"])
+        self.assertEqual({self.words(one)[0] for one in submitted}, {"later"})
+        self.assertFalse(self.ingest._held or self.ingest._foreign or self.ingest._running)
 
     def test_when_time_is_up_the_decided_are_told_and_the_rest_is_later(self) -> None:
         self.patch(module, "MAX_CYCLES", 2)
