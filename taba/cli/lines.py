@@ -16,6 +16,7 @@ from taba import names
 
 MAX_LINE_CHARACTERS = 64 * 1024  # twice the largest value; a longer line is no line but a file without any
 DEFAULT_TYPE = "CounterGroup"
+QUOTE_IT = 'a text that begins with ", { or [ is written in double quotes'
 
 _NAME = re.compile(r'[^\s{]+(?:\{(?:[^"}]|"(?:[^"\\]|\\.)*")*\})?(?=\s|$)')
 _INTEGER = re.compile(r"[+-]?[0-9]{1,400}")
@@ -91,10 +92,11 @@ def _read_value(text: str) -> tuple[Any, str]:
     if text[0] in '"{[':
         try:
             value, end = json.JSONDecoder(parse_constant=_no_constant).raw_decode(text)
-            if not text[end : end + 1].strip():
-                return value, text[end:]
-        except (ValueError, RecursionError):
-            pass  # no JSON after all: the word is text, as in [error]
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"value {text[:50]!r}: is no JSON ({getattr(error, 'msg', error)}); {QUOTE_IT}"[:300]) from None
+        if text[end : end + 1].strip():
+            raise ValueError(f"value {text[:50]!r}: JSON ends before {text[end : end + 20]!r}; {QUOTE_IT}")
+        return value, text[end:]
     word, _, rest = text.partition(" ") if "\t" not in text else re.sub(r"\s", " ", text).partition(" ")
     if _NOT_FINITE.fullmatch(word):
         raise ValueError(f'value {word!r}: takes a finite number; as a text it is written "{word}"')

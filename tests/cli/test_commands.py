@@ -128,10 +128,10 @@ class Commands(SynchronousTestCase):
     def test_bad_lines_are_counted_and_the_others_recorded(self) -> None:
         for more in ((), ("--http",)):
             before = self.services.query.status()["folded"]
-            done = self.services.taba("record", "--json", "--client", "shell/2", *more, stdin="good 1\n_bad 1\n\ngood\ngood 2\n")
+            done = self.services.taba("record", "--json", "--client", "shell/2", *more, stdin='good 1\n_bad 1\n\ngood\ngood 2\ngood {bad\n')
             self.assertEqual(done.returncode, 1)
-            self.assertRegex(done.stderr, r"(?s)line 2: .*reserved.*line 4: .*no value.*2 events recorded, 2 bad lines")
-            self.assertEqual(json.loads(done.stdout), {"recorded": 2, "bad_lines": 2})
+            self.assertRegex(done.stderr, r"(?s)line 2: .*reserved.*line 4: .*no value.*line 6: .*no JSON.*2 events recorded, 3 bad lines skipped")
+            self.assertEqual(json.loads(done.stdout), {"recorded": 2, "bad_lines": 3})
             self.wait(lambda before=before: self.services.query.status()["folded"] == before + 2)
 
     def test_placeholders_make_the_client_id_with_and_without_an_agent(self) -> None:

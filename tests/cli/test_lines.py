@@ -26,7 +26,7 @@ class Lines(SynchronousTestCase):
             ('"7"', "7"),
             ('{"value": 3, "seconds": 60}', {"value": 3, "seconds": 60}),
             ("[1, 2]", [1, 2]),
-            ("[error]", "[error]"),
+            ('"[error]"', "[error]"),
             ("12ms", "12ms"),
             ("ünï", "ünï"),
             ("9007199254740993", 9007199254740993),
@@ -52,6 +52,13 @@ class Lines(SynchronousTestCase):
             ("a 1 Bad-Type", "Type"),
             ("a 1 Gauge -5", "time"),
             ("a 1 Gauge soon", "time"),
+            ("a {bad", "no JSON.*double quotes"),
+            ("a [1,2 Gauge", "no JSON"),
+            ('a "unterminated', "no JSON"),
+            ("a [error] Gauge", "no JSON"),
+            ("a [NaN]", "no JSON"),
+            ("a [1]x", "JSON ends before 'x'"),
+            ("a " + "[" * 5000, "no JSON"),
         ):
             with self.assertRaises(ValueError, msg=text) as raised:
                 read_line(text)
