@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -131,7 +132,10 @@ class Query:
         return [item async for item in self._projected(wanted, MAX_PROJECTIONS, detail)]
 
     async def aggregates(self, wanted: Filter, by: Sequence[str] = (), detail: bool = False) -> dict[str, tuple[str, Any]]:
-        """Name → (Type, Aggregate) of all that match. `by`: labels; Tabs of one base name are grouped by their values."""
+        """Name → (Type, Aggregate) of all that match. `by`: labels; Tabs of one base name are grouped by their values.
+
+        A group of Tabs of several Types has no Aggregate: its Type is empty, and it says {"error": …}.
+        """
         answer: dict[str, tuple[str, Any]] = {}
         if not by:
             async for item in self._projected(wanted, MAX_STATES, detail):
@@ -139,14 +143,15 @@ class Query:
                 if aggregate is not None:
                     answer[item.tab] = (item.type, aggregate)
             return answer
-        groups: dict[str, tuple[str, list[Any]]] = {}
+        groups: dict[str, dict[str, list[Any]]] = {}
         async for item in self._projected(wanted, MAX_PROJECTIONS, detail):
-            name = group_name(item.tab, by)
-            type, projections = groups.setdefault(name, (item.type, []))
-            if type != item.type:
-                raise QueryRefused(f"{name}: the Tabs of this group have different Types, {type} and {item.type}")
-            projections.extend(item.projections.values())
-        for name, (type, projections) in sorted(groups.items()):
+            of_group = groups.setdefault(group_name(item.tab, by), {})
+            of_group.setdefault(item.type, []).extend(item.projections.values())
+        for name, by_type in sorted(groups.items()):
+            if len(by_type) > 1:
+                answer[name] = ("", {"error": f"Types differ: {', '.join(sorted(by_type))}"[:500]})
+                continue
+            [(type, projections)] = by_type.items()
             aggregate = await self._aggregate(type, projections)
             if aggregate is not None:
                 answer[name] = (type, aggregate)
@@ -166,7 +171,9 @@ class Query:
         return None if aggregate is None else (types[0], aggregate)
 
     async def render(self, type: str, values: Sequence[Any]) -> list[str]:
-        """Projections or Aggregates of one Type, each as one line for people."""
+        """Projections or Aggregates of one Type, each as one line for people; what is of none (see aggregates) as JSON."""
+        if not type:
+            return [json.dumps(value) for value in values]
         if not self._lookup.own(type):
             return await self._sandbox.render(type, values)
         handler = self._lookup.get(type)

@@ -283,6 +283,16 @@ class Questions(ServerCase):
         self.assertIn("TotalsCounter, UpDown", answered.json["detail"])
 
     @asynchronous
+    async def test_a_group_of_several_types_says_so_and_the_others_are_answered(self) -> None:
+        server = await self.filled()
+        await self.post(server, [{"tab": "price", "type": "UpDown", "value": 3, "labels": {"exchange": "rtb", "dc": "us"}}])
+        grouped = await self.get(server, "/v1/aggregates?match=price.*&by=exchange")
+        self.assertEqual(grouped['price{exchange="adx"}']["total"], 3)
+        self.assertEqual(grouped['price{exchange="rtb"}'], {"error": "Types differ: TotalsCounter, UpDown"})
+        text = (await self.ask(server, "/v1/aggregates?match=price.*&by=exchange", headers={"Accept": ["text/plain"]})).text
+        self.assertEqual(text.splitlines()[1], 'price{exchange="rtb"}: {"error": "Types differ: TotalsCounter, UpDown"}')
+
+    @asynchronous
     async def test_text_for_people(self) -> None:
         server = await self.filled()
         text = (await self.ask(server, "/v1/aggregates?match=hits|load", headers={"Accept": ["text/plain"]})).text
