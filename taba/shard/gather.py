@@ -12,6 +12,11 @@ T = TypeVar("T")
 
 async def gather(coroutines: Sequence[Coroutine[Deferred[Any], Any, T]]) -> list[T | Exception]:
     """Run all; their results in order, an exception standing where one raised it. Cancelling cancels all."""
+    if len(coroutines) == 1:  # the most frequent case: one key, or one shard
+        try:
+            return [await coroutines[0]]
+        except Exception as error:
+            return [error]
     outcomes: Any = await DeferredList([ensureDeferred(coroutine) for coroutine in coroutines], consumeErrors=True)
     results: list[T | Exception] = []
     for succeeded, outcome in outcomes:

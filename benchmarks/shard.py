@@ -1,0 +1,112 @@
+"""The shard layer alone: what routing costs beside a plain connection, what a second shard brings, what each topology carries.
+
+The traffic is that of cold fold cycles, without folding: for each of 64 buckets one transaction reads and writes 500 States of 400
+bytes and a mark (see shard_worker.py). All stores listen on loopback and sync each write, but one: routing overhead compares the same
+cycles on a server that keeps no file, whose syncs would hide it, through a Router and over plain connections: the best of three turns of
+each in a round. With two workers, two processes send at once. A machine with two cores has none to spare for a second shard: there the
+figure says what it costs, not what it brings.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from benchmarks import budgets
+from benchmarks.rows import Beside, Figure, Row, interleave
+from benchmarks.services import Effort
+from benchmarks.shard_worker import BUCKETS, STATES
+from benchmarks.worker import Worker
+from tests.topologies import Cluster, SentinelTrio
+from tests.valkey import EphemeralValkey
+
+TURNS = 3
+UPDATES = BUCKETS * STATES  # of one worker in a round
+
+
+def run(effort: Effort) -> list[Row]:
+    with ExitStack() as stack:
+        directory = Path(tempfile.mkdtemp(prefix="taba-benchmark-"))
+        stack.callback(shutil.rmtree, directory, True)
+
+        def store(count: int, **settings: str) -> str:
+            valkeys = [EphemeralValkey(tcp=True, **settings) for _ in range(count)]
+            for valkey in valkeys:
+                stack.callback(valkey.remove)
+            return "redis://" + ",".join(f"127.0.0.1:{valkey.port}" for valkey in valkeys)
+
+        def workers(url: str, count: int, replicas: int = 0) -> list[Worker]:
+            made = []
+            for number in range(count):
+                arguments = (url, str(number * 256), str(replicas))  # 256: of two shards, each worker has one to itself
+                made.append(Worker("benchmarks.shard_worker", *arguments, environ=dict(os.environ), directory=directory))
+                stack.callback(made[-1].stop)
+                made[-1].ask("round")  # makes the States
+            return made
+
+        one, two = store(1), store(2)
+        rounds = effort.pick(2, 9)
+        rows = _overhead(workers(store(1, appendonly="no"), 1)[0], rounds, effort.pick(50, 1000))
+        rows += _shards({"1": workers(one, 2), "2": workers(two, 2)}, rounds)
+        trio = SentinelTrio(masters=2, replicas=1)
+        stack.callback(trio.remove)
+        cluster = Cluster(replicas=False)
+        stack.callback(cluster.remove)
+        topologies = {
+            "2 plain servers": workers(two, 1),
+            "2 masters with a replica each, behind Sentinels": workers(trio.url, 1),
+            "… and a replica waited for (--wait-replicas 1)": workers(trio.url, 1, 1),
+            "Cluster of 3 primaries": workers(cluster.url, 1),
+        }
+        return rows + _topologies(topologies, rounds)
+
+
+def _overhead(worker: Worker, rounds: int, gets: int) -> list[Row]:
+    def excess() -> float:
+        found = interleave({name: lambda name=name: worker.ask(name) for name in ("round", "direct")}, TURNS)  # type: ignore[misc]
+        return 100 * (min(found["round"]) / min(found["direct"]) - 1)
+
+    cases: dict[str, Callable[[], float]] = {"excess": excess}
+    for name in ("gets", "direct_gets", "increments"):
+        cases[name] = lambda name=name: worker.ask(name, gets) / gets * 1e6  # type: ignore[misc]
+    found = interleave(cases, rounds)
+    return [
+        Row(f"routing a cycle of {STATES} States, over plain connections", Figure.of(found["excess"]), "% more time", budgets.ROUTING),
+        Row(
+            "a read of one small key, one after the other",
+            Figure.of(found["gets"]),
+            "µs",
+            floor=Beside("the same GET over a plain connection", Figure.of(found["direct_gets"])),
+            note="with its bucket's owner key",
+        ),
+        Row(
+            "an increment of one counter, one after the other",
+            Figure.of(found["increments"]),
+            "µs",
+            note="two round trips",
+        ),
+    ]
+
+
+def _together(workers: Sequence[Worker]) -> float:
+    """State updates a second of all workers."""
+    for worker in workers:
+        worker.tell("round")
+    return UPDATES * len(workers) / max(worker.hear() for worker in workers)
+
+
+def _shards(sets: dict[str, list[Worker]], rounds: int) -> list[Row]:
+    found = interleave({name: lambda its=its: _together(its) for name, its in sets.items()}, rounds)  # type: ignore[misc]
+    one, two = Figure.of(found["1"]), Figure.of(found["2"])
+    return [
+        Row("2 plain shards, 2 workers", two, "State updates/s", peer=Beside("1 plain shard, 2 workers", one), note="on the same machine"),
+    ]
+
+
+def _topologies(sets: dict[str, list[Worker]], rounds: int) -> list[Row]:
+    found = interleave({name: lambda its=its: _together(its) for name, its in sets.items()}, rounds)  # type: ignore[misc]
+    return [Row(f"{name}, 1 worker", Figure.of(samples), "State updates/s") for name, samples in found.items()]
