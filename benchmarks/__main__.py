@@ -25,6 +25,7 @@ BENCHMARKS = {
     "server": "The Server",
     "path": "The whole path",
     "query": "Asking",
+    "shard": "The shard layer",
     "scale": "As Tabs grow",
 }
 

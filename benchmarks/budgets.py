@@ -44,3 +44,4 @@ LATENCY = Budget("≤", 1.0)  # s, p99
 AGGREGATE = Budget("≤", 20)  # ms, p99, one Tab over 300 Clients
 NAMES = Budget("≤", 50)  # ms, a list of 10,000
 SCALE = Budget("≤", 2)  # times the cost per event, as Tabs grow from 100 to 100,000
+ROUTING = Budget("≤", 10)  # % more time than over a plain connection
