@@ -69,7 +69,7 @@ class Completeness(SynchronousTestCase):
         dead = set()
         for source in (ROOT / "taba" / "server").glob("*.py"):
             dead |= set(
-                re.findall(r'^(?:UNKNOWN|TYPE|WRONG|BAD|HANDLER|NEWER|STATE)_[A-Z_]+ = "([a-z_]+)"', source.read_text(), re.MULTILINE)
+                re.findall(r'^(?:UNKNOWN|TYPE|WRONG|BAD|HANDLER|NEWER|STATE|TOO)_[A-Z_]+ = "([a-z_]+)"', source.read_text(), re.MULTILINE)
             )
         self.assertIn("unknown_type", dead)
         self.check(OPERATIONS, [*ring.DROP_REASONS, *sorted(dead)])

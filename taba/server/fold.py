@@ -26,6 +26,8 @@ from taba.server.deadletters import MAX_DEAD_LETTERS, DeadLetter, count_events, 
 from taba.server.typefold import HANDLER_ERROR, Failed, Folded, Folding, Work, fold_type
 
 MAX_MISSING_TYPES = 100  # a bucket's list of Types without a Handler; senders choose them
+DEFAULT_MAX_TABS = 100_000  # in one bucket, also where it is the only one; more are a sign of data in names
+DEFAULT_MAX_CLIENTS = 100_000  # in one bucket, all its Tabs together; more are a sign of ids that no slot has
 LATENCY_SAMPLES = 4096  # Events of a cycle whose latency is measured
 
 # why an Event is a dead letter; typefold.py has those that a Handler causes
@@ -36,6 +38,8 @@ BAD_COLUMN = "bad_column"
 BAD_VALUE = "bad_value"
 BAD_TIME = "bad_time"
 BAD_STATE = "bad_state"
+TOO_MANY_TABS = "too_many_tabs"
+TOO_MANY_CLIENTS = "too_many_clients"
 
 _MARK_SECONDS = b"%d" % int(MARK_DAYS * DAY)
 
@@ -68,6 +72,16 @@ class Foreign(NamedTuple):
     """What Handlers that are not Taba's own have to fold; the fold is sent, for each, a Folded or the rows it wants parts of."""
 
     works: list[ForeignWork]
+
+
+class Bounds(NamedTuple):
+    """How many Tabs and Clients a bucket has at the most: Events for more become dead letters."""
+
+    tabs: int = DEFAULT_MAX_TABS
+    clients: int = DEFAULT_MAX_CLIENTS
+
+
+DEFAULT_BOUNDS = Bounds()
 
 
 class Outcome(NamedTuple):
@@ -122,9 +136,9 @@ class Cycle:
             commands.append((b"HMGET", keys.states(self.bucket), *self.fields))
         return commands
 
-    def fold(self, replies: Sequence[Any], lookup: IsLookup, now: float) -> Steps:
+    def fold(self, replies: Sequence[Any], lookup: IsLookup, now: float, bounds: Bounds = DEFAULT_BOUNDS) -> Steps:
         """The Outcome at `now` (Unix seconds), given what the store has."""
-        return Fold(self, replies, lookup, now).run()
+        return Fold(self, replies, lookup, now, bounds).run()
 
 
 def bucket_of(tab: str, buckets: int) -> int:
@@ -149,8 +163,10 @@ class _Group:
 class Fold:
     """One fold of a Cycle; retrying.py has another, of dead letters."""
 
-    def __init__(self, cycle: Cycle, replies: Sequence[Any], lookup: IsLookup, now: float):
-        self.cycle, self.lookup, self.now = cycle, lookup, now
+    def __init__(self, cycle: Cycle, replies: Sequence[Any], lookup: IsLookup, now: float, bounds: Bounds):
+        self.cycle, self.lookup, self.now, self.bounds = cycle, lookup, now, bounds
+        self.room = bounds
+        self.new_clients: set[str] = set()
         self.marks = {stream: int(reply or 0) for stream, reply in zip(cycle.streams, replies[0], strict=True)}
         types = replies[1] if cycle.fields else ()
         self.types = {tab: type.decode() for tab, type in zip(cycle.tabs, types, strict=True) if type is not None}
@@ -184,6 +200,7 @@ class Fold:
 
     def fold(self, accepted: list[int]) -> Generator[Reads | Foreign, Any, list[Command]]:
         """Fold these batches of the cycle: the commands that write States. What cannot be folded is in `dead` then."""
+        yield from self._measure(accepted)
         groups = self._group(accepted)
         yield from self._fold_groups(groups)
         return self._state_commands(groups)
@@ -203,6 +220,35 @@ class Fold:
                 accepted.append(index)
         return verdicts, accepted, moved
 
+    def _measure(self, accepted: list[int]) -> Generator[Reads | Foreign, Any, None]:
+        """Learn how much room the bucket has, where there will be new States: hot cycles pay nothing for it."""
+        clients: dict[str, None] = {}
+        for index in accepted:
+            for column, row in zip(self.cycle.waiting[index].batch.columns or (), self.cycle.places[index], strict=True):
+                if row >= 0 and self.kept[row] is None:
+                    clients[column.client] = None  # type: ignore[union-attr]
+        if clients:
+            key = keys.clients(self.cycle.bucket)
+            tabs, size, are_there = yield Reads(
+                [(b"HLEN", keys.tabs(self.cycle.bucket)), (b"SCARD", key), (b"SMISMEMBER", key, *map(str.encode, clients))]
+            )
+            self.room = Bounds(self.bounds.tabs - tabs, self.bounds.clients - size)
+            self.new_clients = {client for client, is_there in zip(clients, are_there, strict=True) if not is_there}
+
+    def _has_room(self, column: Column, is_new_tab: bool) -> bool:
+        """Whether a new State of `column` stays within the bounds; else it is buried."""
+        tabs, clients = self.room
+        is_new_client = column.client in self.new_clients
+        if is_new_tab and tabs <= 0:
+            self._bury(column, TOO_MANY_TABS, f"the bucket has {self.bounds.tabs} Tabs")
+            return False
+        if is_new_client and clients <= 0:
+            self._bury(column, TOO_MANY_CLIENTS, f"the bucket has {self.bounds.clients} Clients")
+            return False
+        self.new_clients.discard(column.client)
+        self.room = Bounds(tabs - is_new_tab, clients - is_new_client)
+        return True
+
     def _group(self, accepted: list[int]) -> list[_Group]:
         groups: dict[str, _Group] = {}
         types, lookup = self.types, self.lookup
@@ -219,9 +265,13 @@ class Fold:
                     if lookup.get(column.type) is None:
                         self._miss(column)
                         continue
+                    if not self._has_room(column, True):
+                        continue
                     type = types[column.tab] = self.new_types[column.tab] = column.type
                 elif type != column.type:
                     self._bury(column, TYPE_CONFLICT, f"the Tab has Type {type}")
+                    continue
+                elif self.kept[row] is None and self.new_clients and not self._has_room(column, False):
                     continue
                 group = groups.get(type)
                 if group is None:

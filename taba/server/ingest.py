@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from taba.batch import LATER, Column, Verdict
 from taba.bounds import MAX_CYCLE_BYTES, MAX_CYCLE_STATES, MiB
 from taba.errors import StoreUnavailable
-from taba.server.fold import Cycle, IsLookup, Outcome, Waiting
+from taba.server.fold import DEFAULT_BOUNDS, Bounds, Cycle, IsLookup, Outcome, Waiting
 from taba.server.latency import Latency
 from taba.server.stepping import FoldForeign, advance
 from taba.shard import BucketBusy
@@ -58,6 +58,7 @@ class Ingest:
         clock: Any,
         now: Callable[[], float],
         fold_foreign: FoldForeign,
+        bounds: Bounds = DEFAULT_BOUNDS,
     ):
         self.latency = Latency()
         self.errors: Counter[str] = Counter()
@@ -65,7 +66,7 @@ class Ingest:
         self.cycles = 0
         self.waiting_bytes = 0
         self._router, self._lookup, self._clock, self._now = router, lookup, clock, now
-        self._fold_foreign = fold_foreign
+        self._fold_foreign, self._bounds = fold_foreign, bounds
         self._lanes: dict[int, _Lane] = {}
         self._ready: deque[_Lane] = deque()
         self._held: list[_Lane] = []  # ready, but for a foreign cycle
@@ -185,7 +186,7 @@ class Ingest:
             outcome: Outcome = await self._router.transact(
                 bucket,
                 cycle.reads,
-                lambda replies: advance(cycle.fold(replies, self._lookup, self._now()), None, self._fold_foreign, self._now),
+                lambda replies: advance(cycle.fold(replies, self._lookup, self._now(), self._bounds), None, self._fold_foreign, self._now),
             )
         except BucketBusy:
             return [Verdict(LATER, BUSY_SECONDS)] * len(items)

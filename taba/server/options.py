@@ -7,10 +7,12 @@ from typing import NamedTuple
 from taba.bounds import DAY, DEFAULT_BUCKETS, MAX_BUCKETS
 from taba.errors import ConfigurationError
 from taba.options import Listen, Option, ServiceOptions, duration, local_listen, whole_number
+from taba.server.fold import DEFAULT_MAX_CLIENTS, DEFAULT_MAX_TABS
 from taba.shard import StoreURL, parse_store
 
 MAX_WAIT_REPLICAS = 16  # more replicas of one primary nobody has
 MAX_WORKERS = 64  # processes, each with its own connections to every shard
+MAX_OF_BUCKET = 10_000_000  # Tabs or Clients; more would be too much for one transaction's look at them
 MAX_FORGET = 36_500 * int(DAY)  # seconds; who wants more wants for ever
 
 
@@ -55,6 +57,18 @@ class ServerOptions(ServiceOptions):
             whole_number(0, MAX_WAIT_REPLICAS),
         ),
         Option("workers", "1", "How many processes; more than one listen on consecutive ports.", whole_number(1, MAX_WORKERS)),
+        Option(
+            "max-tabs",
+            str(DEFAULT_MAX_TABS),
+            "How many Tabs one bucket takes; events for more become dead letters.",
+            whole_number(1, MAX_OF_BUCKET),
+        ),
+        Option(
+            "max-clients",
+            str(DEFAULT_MAX_CLIENTS),
+            "How many Clients one bucket takes; events of more become dead letters.",
+            whole_number(1, MAX_OF_BUCKET),
+        ),
         Option("forget", "30d", "After how long without an event a State is pruned; such as 12h or 600s.", duration(1, MAX_FORGET)),
     )
 

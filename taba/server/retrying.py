@@ -17,7 +17,7 @@ from taba.batch import Batch, Column
 from taba.server import keys
 from taba.server.changing import IsRouter
 from taba.server.deadletters import DeadLetter, column_of, decode_dead_letter, encode_dead_letter
-from taba.server.fold import Command, Cycle, Fold, Foreign, IsLookup, Outcome, Reads, Waiting
+from taba.server.fold import DEFAULT_BOUNDS, Bounds, Command, Cycle, Fold, Foreign, IsLookup, Outcome, Reads, Waiting
 from taba.server.jobs import Job
 from taba.server.stepping import FoldForeign, advance
 from taba.shard import More, Writes
@@ -31,8 +31,10 @@ _NO_STREAM = bytes(16)  # letters come from no stream, and move no mark
 class Retry:
     """`POST /v1/retry`."""
 
-    def __init__(self, router: IsRouter, lookup: IsLookup, fold_foreign: FoldForeign, now: Callable[[], float]):
-        self._router, self._lookup, self._fold_foreign, self._now = router, lookup, fold_foreign, now
+    def __init__(
+        self, router: IsRouter, lookup: IsLookup, fold_foreign: FoldForeign, now: Callable[[], float], bounds: Bounds = DEFAULT_BOUNDS
+    ):
+        self._router, self._lookup, self._fold_foreign, self._now, self._bounds = router, lookup, fold_foreign, now, bounds
 
     async def __call__(self, job: Job) -> None:
         """Run the job."""
@@ -72,7 +74,7 @@ class Retry:
             cycle = Cycle(bucket, [waiting], self._router.buckets)
 
             def fold(replies: Sequence[Any]) -> Any:
-                again = _FoldAgain(cycle, replies, self._lookup, self._now(), kept, letters, len(chosen))
+                again = _FoldAgain(cycle, replies, self._lookup, self._now(), self._bounds, kept, letters, len(chosen))
                 return advance(again.run(), None, self._fold_foreign, self._now)
 
             return More(cycle.reads, fold)
@@ -96,11 +98,12 @@ class _FoldAgain(Fold):
         replies: Sequence[Any],
         lookup: IsLookup,
         now: float,
+        bounds: Bounds,
         kept: int,
         letters: Sequence[DeadLetter | None],
         count: int,
     ):
-        super().__init__(cycle, replies, lookup, now)
+        super().__init__(cycle, replies, lookup, now, bounds)
         self._kept, self._letters, self._size = kept, letters, count
 
     def run(self) -> Generator[Reads | Foreign, Any, Outcome]:

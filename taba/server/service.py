@@ -25,6 +25,7 @@ from twisted.runner.procmon import ProcessMonitor
 from taba.errors import ConfigurationError, StoreUnavailable
 from taba.options import Listen, state_directory
 from taba.server.caring import Caretaker
+from taba.server.fold import DEFAULT_BOUNDS, Bounds
 from taba.server.http import Routes
 from taba.server.ingest import Ingest
 from taba.server.jobs import JobConflict, Jobs
@@ -93,7 +94,8 @@ def make_server(options: Options, reactor: Any) -> MultiService:
         Workers(options, store, shown, embedded, reactor).setServiceParent(whole)
     else:
         replicas = options["wait-replicas"]
-        server = Server(options["listen"], store.url, options["buckets"], embedded, reactor, 1, shown, replicas, options["forget"])
+        bounds = Bounds(options["max-tabs"], options["max-clients"])
+        server = Server(options["listen"], store.url, options["buckets"], embedded, reactor, 1, shown, replicas, options["forget"], bounds)
         server.setServiceParent(whole)
     return whole
 
@@ -166,6 +168,7 @@ class Server(_Connected):
         shown: str | None = None,
         wait_replicas: int = 0,
         forget_seconds: float = FORGET_SECONDS,
+        bounds: Bounds = DEFAULT_BOUNDS,
     ):
         """`shown`: the store's address as people know it, where it is not that of `store`."""
         super().__init__(store, buckets, embedded, reactor, wait_replicas)
@@ -174,14 +177,14 @@ class Server(_Connected):
         for problem in self.lookup.problems:
             log.warn("{problem}", problem=problem)
         self.sandbox = Sandbox(self.lookup, reactor)
-        self.ingest = Ingest(self.router, self.lookup, reactor, time.time, self.sandbox.fold)
+        self.ingest = Ingest(self.router, self.lookup, reactor, time.time, self.sandbox.fold, bounds)
         self.query = Query(self.router, self.lookup, reactor, time.time, self.sandbox)
         self.presence = Presence(self.router, time.time)
         self.jobs = Jobs(self.router, time.time, reactor)
         caretaker = Caretaker(self.lookup, self.sandbox)
         self.jobs.register(PRUNE, Prune(self.router, self.lookup, caretaker, time.time, forget_seconds), has_dry_run=True)
         self.jobs.register("upgrade", Upgrade(self.router, self.lookup, caretaker))
-        self.jobs.register("retry", Retry(self.router, self.lookup, self.sandbox.fold, time.time))
+        self.jobs.register("retry", Retry(self.router, self.lookup, self.sandbox.fold, time.time, bounds))
         status = Status(self.router, self.lookup, self.ingest, self.query, self.sandbox, time.time, workers, shown or store.text)
         routes = Routes(self.router, self.lookup, self.ingest, self.query, status, self.presence, self.jobs, time.time)
         self.site = make_site(Api(routes.table()))
@@ -290,6 +293,8 @@ class Workers(_Connected):
             if self._options["buckets"] is not None:
                 arguments += ["--buckets", str(self._options["buckets"])]
             arguments += ["--forget", f"{self._options['forget']:.0f}s"]
+            for bound in ("max-tabs", "max-clients"):
+                arguments += [f"--{bound}", str(self._options[bound])]
             arguments += ["--wait-replicas", str(self._options["wait-replicas"])]
             self._monitor.addProcess(f"worker {number}", arguments, env=environ)
         self._monitor.startService()

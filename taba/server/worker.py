@@ -18,13 +18,14 @@ def main(arguments: list[str]) -> None:
 
     from twisted.internet import reactor as installed
 
+    from taba.server.fold import Bounds
     from taba.server.options import ServerOptions
     from taba.server.service import Server, freeze_when_running
 
     reactor: Any = installed
     options = ServerOptions()
     options.parseOptions(rest)
-    kept = options["wait-replicas"], options["forget"]
+    kept = options["wait-replicas"], options["forget"], Bounds(options["max-tabs"], options["max-clients"])
     server = Server(options["listen"], options["store"].url, options["buckets"], None, reactor, int(workers), shown, *kept)
     reactor.callWhenRunning(server.startService)
     freeze_when_running(reactor)

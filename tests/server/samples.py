@@ -13,7 +13,7 @@ from taba.batch import Batch, Column
 from taba.handlers import ArrayHandler, Handler
 from taba.handlers.lookup import Found, Lookup
 from taba.names import bucket_of
-from taba.server.fold import Cycle, Foreign, Outcome, Reads, Waiting
+from taba.server.fold import Bounds, Cycle, Foreign, Outcome, Reads, Waiting
 
 BUCKETS = 4
 SPILL_COUNT = 4  # the main part of a Spilling State holds so many values
@@ -149,6 +149,10 @@ class MemoryStore:
         if name == b"LRANGE":
             start, end = int(rest[0]), int(rest[1])
             return self.keys.get(key, [])[start : None if end == -1 else end + 1]
+        if name in (b"HLEN", b"SCARD"):
+            return len(self.keys.get(key, ()))
+        if name == b"SMISMEMBER":
+            return [int(member in self.keys.get(key, ())) for member in rest]
         raise NotImplementedError(name)
 
     def write(self, command: Sequence[bytes]) -> None:
@@ -176,10 +180,10 @@ class MemoryStore:
     def counts(self, bucket: int = 0) -> Mapping[str, int]:
         return {name.decode(): int(count) for name, count in self.keys.get(b"taba:{%d}:counts" % bucket, {}).items()}
 
-    def cycle(self, lookup: Lookup, waiting: Sequence[Waiting], bucket: int = 0, now: float = 1001.0) -> Outcome:
+    def cycle(self, lookup: Lookup, waiting: Sequence[Waiting], bucket: int = 0, now: float = 1001.0, **bounds: int) -> Outcome:
         """Run one fold cycle as a Server would, with nobody in between."""
         cycle = Cycle(bucket, waiting, BUCKETS)
-        steps = cycle.fold([self.read(command) for command in cycle.reads], lookup, now)
+        steps = cycle.fold([self.read(command) for command in cycle.reads], lookup, now, Bounds(**bounds))
         sent: Any = None
         while True:
             try:

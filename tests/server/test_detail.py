@@ -21,9 +21,9 @@ GROUP, PLAIN = tab_in(3, 0, BUCKETS), tab_in(3, 1, BUCKETS)
 class Detail(ServerCase):
     async def filled(self) -> Any:
         server = await self.start()
-        columns = [
-            column(GROUP, "CounterGroup", [1.0, 2.0], client=client, times=[time.time()] * 2) for client in ("web/1", "web/2")
-        ] + [column(PLAIN, "TotalsCounter", [1.0])]
+        columns = [column(GROUP, "CounterGroup", [1.0, 2.0], client=client, times=[time.time()] * 2) for client in ("web/1", "web/2")] + [
+            column(PLAIN, "TotalsCounter", [1.0])
+        ]
         await self.send(server, encoded(1, 3, 1, columns))
         return server
 

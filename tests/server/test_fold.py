@@ -254,6 +254,25 @@ class DeadLetters(SynchronousTestCase):
         self.store.cycle(LOOKUP, [batch(1, 3, [*columns, column(B, "Nowhere", [3.0])])])
         self.assertEqual(self.store.counts()["dead_dropped"], 1 + 1 + MAX_DEAD_LETTERS + 1)
 
+    def test_tabs_at_their_bound_are_folded_and_one_past_it_is_not(self) -> None:
+        tabs = [tab_in(0, number) for number in range(4)]
+        self.store.cycle(LOOKUP, [batch(1, 1, [column(tab, "Sum", [1.0]) for tab in tabs[:2]])], tabs=3)
+        outcome = self.store.cycle(LOOKUP, [batch(1, 2, [column(tab, "Sum", [1.0, 2.0]) for tab in (*tabs, tabs[3])])], tabs=3)
+        self.assertEqual((outcome.folded, outcome.dead), (6, {"too_many_tabs": 4}))
+        self.assertEqual(set(self.store.keys[keys.tabs(0)]), {tab.encode() for tab in tabs[:3]})
+        # those that are there take new Clients, and every Type of Event that they took
+        self.store.cycle(LOOKUP, [batch(1, 3, [column(tabs[0], "Sum", [1.0], client="web/2")])], tabs=3)
+        self.assertEqual(self.store.counts(), {"folded": 9, "dead:too_many_tabs": 4})
+
+    def test_clients_at_their_bound_are_folded_and_one_past_it_is_not(self) -> None:
+        columns = [column(tab, "Sum", [1.0], client=f"web/{n}") for n in range(4) for tab in (A, B)]
+        outcome = self.store.cycle(LOOKUP, [batch(1, 1, columns)], clients=3)
+        self.assertEqual((outcome.folded, outcome.dead), (6, {"too_many_clients": 2}))
+        self.assertEqual(self.store.keys[keys.clients(0)], {b"web/0", b"web/1", b"web/2"})
+        outcome = self.store.cycle(LOOKUP, [batch(1, 2, columns)], clients=3)
+        self.assertEqual((outcome.folded, outcome.dead), (6, {"too_many_clients": 2}))
+        self.assertEqual(self.store.keys[keys.clients_of(0, A.encode())], {b"web/0", b"web/1", b"web/2"})
+
     def test_a_long_column_is_kept_in_several_letters(self) -> None:
         self.store.cycle(LOOKUP, [batch(1, 1, [column(A, "Nowhere", [1.0] * 1000), column(B, "Nowhere", ["x" * 1000] * 10)])])
         self.assertEqual(sum(letter.events for letter in self.letters()), 1010)
