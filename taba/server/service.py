@@ -102,6 +102,7 @@ def make_server(options: Options, reactor: Any) -> MultiService:
 
 def give_up(program: str, failure: ConfigurationError, reactor: Any) -> None:
     """End this process with one line and a failure, although the reactor runs already."""
+    log.critical("{program}: {failure}", program=program, failure=failure)  # a daemon's standard error leads nowhere
     os.write(2, f"{program}: {failure}\n".encode())  # sys.stderr leads to the log by now
 
     def fail() -> None:

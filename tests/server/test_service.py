@@ -137,6 +137,7 @@ class Configuration(Processes):
         line = self.refused("--listen", f"tcp:{port}:interface=127.0.0.1", "--store", valkey.url)
         self.assertIn("--listen", line)
         self.assertIn("in use", line)
+        self.assertRegex((self.directory / "log").read_text(), r"(?m)critical\] taba-server: --listen: .*in use")
         line = self.refused("--listen", f"tcp:{port - 1}:interface=127.0.0.1", "--store", valkey.url, "--workers", "2")
         self.assertIn("in use", line)
 
