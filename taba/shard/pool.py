@@ -18,6 +18,7 @@ from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wra
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.ssl import optionsForClientTLS
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -35,6 +36,8 @@ UNWATCH_SECONDS = 2.0
 UNIX_PATH_BYTES = 107  # what the kernel takes for the path of a unix socket
 
 Greeting = Callable[[Connection], Awaitable[None]]
+
+log = Logger()
 
 
 @implementer(IStreamClientEndpoint)
@@ -139,6 +142,7 @@ class Pool:
         self.address = address
         self.size = size
         self.last_error = "not connected yet"
+        self._logged = ""  # the reason that the log gave last, since a connection was up
         self._reactor = reactor
         self._random = random or Random()
         self._greet = greet
@@ -243,7 +247,7 @@ class Pool:
         try:
             await self._introduce(connection)
         except TabaError as error:  # the store's answer, or none: said to whoever waits for a connection, and tried again
-            self.last_error = str(error)
+            self._fail_with(str(error))
             rejected[0] += 1
             connection.abort("the store turned it away")
         else:
@@ -255,10 +259,17 @@ class Pool:
             connection.abort("closed")
         elif connection.is_open:
             self._open.add(connection)
+            self._logged = ""
             self._give_back(connection)
 
     def _note(self, failure: Failure) -> None:
-        self.last_error = f"{self.address.text}: {failure.getErrorMessage()}"
+        self._fail_with(f"{self.address.text}: {failure.getErrorMessage()}")
+
+    def _fail_with(self, why: str) -> None:
+        self.last_error = why
+        if why != self._logged:  # ClientService's own lines say when it tries again, never why
+            self._logged = why
+            log.warn("no connection to the store: {why}", why=why)
 
     def _lost(self, connection: Connection) -> None:
         self._open.discard(connection)

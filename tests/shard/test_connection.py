@@ -13,6 +13,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import ensureDeferred, gatherResults
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransport
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from taba.errors import StoreUnavailable
@@ -277,6 +278,27 @@ class ValkeyTests(TestCase):
                 await bad.execute([(b"PING",)], checkout_seconds=0.3)
             self.assertRegex(str(caught.exception), "WRONGPASS|NOAUTH")
             self.assertNotIn("wrong-one", str(caught.exception))
+
+    async def test_why_there_is_no_connection_is_logged_once_until_it_changes(self) -> None:
+        port = free_port()
+        self.valkey.ask("CONFIG", "SET", "port", port)
+        self.valkey.ask("CONFIG", "SET", "requirepass", "other")
+        with capturedLogs() as logged:
+            self.pool(url=f"redis://taba:wrong-one@127.0.0.1:{port}")
+
+            def reasons() -> list[str]:
+                return [event["why"] for event in logged if "why" in event]
+
+            while not reasons():
+                await deferLater(reactor, 0.02)
+            await deferLater(reactor, 0.5)  # a few tries more
+            self.valkey.kill()
+            while len(reasons()) < 2:
+                await deferLater(reactor, 0.02)
+        self.assertEqual(len(reasons()), 2, reasons())
+        self.assertIn("WRONGPASS", reasons()[0])
+        self.assertIn("refused", reasons()[1])
+        self.assertNotIn("wrong-one", str(reasons()))
 
     async def test_a_user_who_may_not_multi_is_never_given_a_connection(self) -> None:
         self.valkey.ask("ACL", "SETUSER", "taba", "on", ">secret", "~*", "&*", "+@all", "-multi")
