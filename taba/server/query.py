@@ -188,14 +188,15 @@ class Query:
         return clients
 
     async def _each_clients_of(self, tabs: Sequence[str], wanted: Filter) -> AsyncIterator[tuple[str, list[str]]]:
-        """(Tab, its Clients that match), slice by slice."""
+        """(Tab, its Clients that match), slice by slice, in the order of `tabs`."""
         for start in range(0, len(tabs), SLICE_TABS):
-            clients = await self._clients_of(tabs[start : start + SLICE_TABS])
+            some = tabs[start : start + SLICE_TABS]
+            clients = await self._clients_of(some)
             if wanted.is_about_clients:
                 kept = set(await self._chosen_clients(wanted, sorted({client for of_tab in clients.values() for client in of_tab})))
                 clients = {tab: [client for client in of_tab if client in kept] for tab, of_tab in clients.items()}
-            for item in clients.items():
-                yield item
+            for tab in some:
+                yield tab, clients[tab]
             await self._breathe()
 
     async def _clients_of(self, tabs: Sequence[str]) -> dict[str, list[str]]:
