@@ -12,7 +12,7 @@ class LazyServiceMaker(ServiceMaker):
     """The service `tapname` in `module`. Where a distribution is missing, the process ends with one line that names the `extra`."""
 
     def __init__(self, name: str, module: str, description: str, tapname: str, extra: str):
-        super().__init__(name, module, description, tapname)  # type: ignore[no-untyped-call]
+        super().__init__(name, module, description, tapname)
         self.extra = extra
 
     @property

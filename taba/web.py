@@ -1,12 +1,14 @@
 """HTTP as Server and Agent speak it: bounded requests in, JSON or text out, nothing for strangers.
 
 twisted.web bounds neither a body nor the time that a peer takes to send it; here every request has both bounds. Browsers
-reach loopback from any page, so on loopback a foreign Host (DNS rebinding) or Origin (cross-site request) is refused.
+reach loopback from any page, so on loopback a foreign Host (DNS rebinding) or Origin (cross-site request) is refused; and a request
+that changes something has the very Origin that it asks, or none: other programs of this host serve pages, too.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, cast
@@ -37,9 +39,9 @@ log = Logger()
 class HTTPError(Exception):
     """An answer other than success: a status, a short `error` for programs and a `detail` for people."""
 
-    def __init__(self, status: int, error: str, detail: str):
+    def __init__(self, status: int, error: str, detail: str, headers: Mapping[str, str] | None = None):
         super().__init__(f"{status} {error}: {detail}")
-        self.status, self.error, self.detail = status, error, detail
+        self.status, self.error, self.detail, self.headers = status, error, detail, headers or {}
 
 
 class Answer(NamedTuple):
@@ -58,6 +60,9 @@ class Call:
     def __init__(self, request: http.Request):
         self._request = request
         self.arguments: dict[str, list[str]] = {}
+        for part in re.split(b"[&;]", request.uri.partition(b"?")[2]):
+            if part and b"=" not in part:  # what twisted.web leaves out: a filter without a value must not match everything
+                raise HTTPError(400, "bad_request", f"the query has {part[:100].decode('ascii', 'replace')!r} without =")
         for key, values in (request.args or {}).items():
             try:
                 self.arguments[key.decode()] = [value.decode() for value in values]
@@ -118,7 +123,21 @@ class Call:
     def wants_text(self) -> bool:
         """Whether `Accept` asks for text rather than JSON."""
         accept = (self.header("accept") or "").lower()
-        return "text/plain" in accept and "application/json" not in accept
+        return _quality(accept, "text/plain") > _quality(accept, "application/json")
+
+
+def _quality(accept: str, kind: str) -> float:
+    """How much an Accept header asks for `kind`: its q of the most specific range that has it, 0 where none has."""
+    best, quality = 0, 0.0
+    for part in accept.split(","):
+        name, *parameters = (field.strip() for field in part.split(";"))
+        rank = {kind: 3, kind.partition("/")[0] + "/*": 2, "*/*": 1}.get(name, 0)
+        if rank > best:
+            best, quality = rank, 1.0
+            for parameter in parameters:
+                if re.fullmatch(r"q=[01](\.[0-9]{0,3})?", parameter):
+                    quality = float(parameter[2:])
+    return quality
 
 
 Route = Callable[[Call], Awaitable[Answer]]
@@ -173,13 +192,14 @@ class Api(resource.Resource):
             raise HTTPError(404, "not_found", f"nothing at {path[:200]}")
         route: Route | None = self.routes.get(("GET" if method == "HEAD" else method, path))
         if route is None:
-            raise HTTPError(405, "method_not_allowed", f"{path} takes {', '.join(sorted(methods))}")
+            allowed = ", ".join(sorted({*methods, "HEAD"} if "GET" in methods else methods))
+            raise HTTPError(405, "method_not_allowed", f"{path} takes {allowed}", {"allow": allowed})
         return route
 
 
 def refusal(error: HTTPError) -> Answer:
     """The answer that carries an error: JSON `{"error", "detail"}`, whatever was asked for."""
-    return Answer({"error": error.error, "detail": error.detail}, error.status)
+    return Answer({"error": error.error, "detail": error.detail}, error.status, headers=error.headers)
 
 
 def make_site(api: resource.Resource, max_body_bytes: int = MAX_BODY_BYTES) -> server.Site:
@@ -244,6 +264,23 @@ class BoundedChannel(http.HTTPChannel):
             self._stop_deadline()
             super().allContentReceived()
 
+    def lineLengthExceeded(self, line: bytes) -> None:
+        if self._receivedHeaderSize == 0:
+            self._refuse(HTTPError(414, "too_large", f"a request line takes at most {self.MAX_LENGTH} bytes"))
+        else:
+            self._refuse_headers()
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        # called by HTTPChannel, which says nothing in the body
+        if self._receivedHeaderSize > self.totalHeadersSize or self._receivedHeaderCount > self.maxHeaders:
+            self._refuse_headers()
+        else:
+            self._refuse(HTTPError(400, "bad_request", "this is no HTTP request"))
+
+    def _refuse_headers(self) -> None:
+        takes = f"{self.totalHeadersSize} bytes and {self.maxHeaders} lines"
+        self._refuse(HTTPError(431, "too_large", f"request line and headers take at most {takes}"))
+
     def refuse_body(self) -> None:
         """Answer 413 and close, without reading the rest."""
         self._refuse(HTTPError(413, "too_large", f"a body takes at most {self.site.max_body_bytes} bytes"))
@@ -258,7 +295,7 @@ class BoundedChannel(http.HTTPChannel):
         self._stop_deadline()
         self.setTimeout(None)
         body = json.dumps(refusal(error).content).encode()
-        reason = http.RESPONSES.get(error.status, b"")
+        reason = http.RESPONSES.get(error.status, b"Request Header Fields Too Large" if error.status == 431 else b"")
         cast(Connection, self.transport).write(
             b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b"
             % (error.status, reason, len(body), body)
@@ -323,12 +360,19 @@ def _check_origin(request: server.Request) -> None:
     """On loopback: only pages and programs that address this very host may ask."""
     if not is_loopback(getattr(request.getHost(), "host", "localhost")):
         return
-    asked = request.getHeader("host") or ""
+    hosts = request.requestHeaders.getRawHeaders("host") or []
+    if len(hosts) > 1 or (not hosts and request.clientproto == b"HTTP/1.1"):
+        raise HTTPError(400, "bad_request", f"takes one Host header, not {len(hosts)}")
+    asked = hosts[0] if hosts else ""
     origin = request.getHeader("origin")
     if asked and not is_loopback(_host_of("//" + asked)):
         raise HTTPError(403, "forbidden", f"Host {asked[:100]!r} is not this host")
-    if origin is not None and not is_loopback(_host_of(origin)):
+    if origin is None:
+        return
+    if not is_loopback(_host_of(origin)):
         raise HTTPError(403, "forbidden", f"Origin {origin[:100]!r} is not this host")
+    if request.method not in (b"GET", b"HEAD") and _place_of(origin) != _place_of("http://" + asked):
+        raise HTTPError(403, "forbidden", f"Origin {origin[:100]!r} is another address than the one asked; it may only read")
 
 
 def _host_of(url: str) -> str:
@@ -336,6 +380,15 @@ def _host_of(url: str) -> str:
         return urlsplit(url).hostname or ""
     except ValueError:
         return ""
+
+
+def _place_of(url: str) -> tuple[str, int]:
+    """Host and port of a URL; of what is none, a place that nothing has."""
+    try:
+        parts = urlsplit(url)
+        return (parts.hostname or "").lower(), parts.port or {"http": 80, "https": 443}.get(parts.scheme, -1)
+    except ValueError:
+        return "", -1
 
 
 def _no_constant(name: str) -> float:

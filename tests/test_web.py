@@ -95,6 +95,27 @@ class Answers(Served):
         status, content, _ = await self.ask("GET", "/echo", Accept="text/plain")
         self.assertEqual((status, content), (200, "text\n"))
 
+    async def test_accept_is_read_with_its_weights(self) -> None:
+        for accept, is_text in [
+            ("text/plain, application/json", False),
+            ("application/json;q=0, text/plain", True),
+            ("application/json;q=0.4, text/plain; q=0.5", True),
+            ("application/json, text/plain; q=0.5", False),
+            ("text/*", True),
+            ("text/plain;q=0, */*", False),
+            ("text/html, */*;q=0.8", False),
+            ("*/*;q=0.1, text/plain;charset=utf-8", True),
+            (";,q=;/", False),
+        ]:
+            _, content, _ = await self.ask("GET", "/echo", Accept=accept)
+            self.assertEqual(content == "text\n", is_text, accept)
+
+    async def test_a_method_that_is_not_there_names_those_that_are(self) -> None:
+        _, _, answer = await self.ask("DELETE", "/echo")
+        self.assertEqual((answer.status, answer.getheader("allow")), (405, "GET, HEAD, POST"))
+        _, _, answer = await self.ask("GET", "/json")
+        self.assertEqual((answer.status, answer.getheader("allow")), (405, "POST"))
+
     async def test_head_is_get_without_a_body(self) -> None:
         status, content, answer = await self.ask("HEAD", "/echo")
         self.assertEqual((status, content), (200, ""))
@@ -110,6 +131,8 @@ class Answers(Served):
             ("/picky?nmae=x", 400, "bad_request"),
             ("/picky?name=x&name=y", 400, "bad_request"),
             ("/echo?a=%ff", 400, "bad_request"),
+            ("/echo?a", 400, "bad_request"),
+            ("/echo?a=1&b", 400, "bad_request"),
         ]:
             status, content, _ = await self.ask("GET", path, Accept="text/plain")
             self.assertEqual((status, content["error"]), (expected, error), path)
@@ -136,6 +159,30 @@ class Strangers(Served):
             status, _, _ = await self.ask("GET", "/echo", **headers)
             self.assertEqual(status, 200, headers)
 
+    async def test_a_page_of_another_address_may_read_and_change_nothing(self) -> None:
+        here = f"127.0.0.1:{self.port}"
+        for headers, expected in [
+            ({"Origin": f"http://{here}"}, 200),
+            ({"Origin": f"http://localhost:{self.port}", "Host": f"LocalHost:{self.port}"}, 200),
+            ({}, 200),
+            ({"Origin": f"http://localhost:{self.port}"}, 403),
+            ({"Origin": f"http://127.0.0.1:{self.port + 1}"}, 403),
+            ({"Origin": "http://127.0.0.1"}, 403),
+            ({"Origin": "http://127.0.0.1:x"}, 403),
+            ({"Origin": "null"}, 403),
+        ]:
+            status, _, _ = await self.ask("POST", "/json", b"{}", **headers)
+            self.assertEqual(status, expected, headers)
+
+    async def test_http_1_1_takes_one_host(self) -> None:
+        for head, expected in [
+            (b"GET /echo HTTP/1.1\r\nConnection: close\r\n\r\n", 400),
+            (b"GET /echo HTTP/1.1\r\nConnection: close\r\nHost: localhost\r\nHost: localhost\r\n\r\n", 400),
+            (b"GET /echo HTTP/1.0\r\n\r\n", 200),
+        ]:
+            answer = await self.say(head)
+            self.assertIn(b" %d " % expected, answer.splitlines()[0], head)
+
 
 class Bounds(Served):
     async def test_a_body_at_the_bound_is_read_and_one_byte_more_is_refused(self) -> None:
@@ -150,6 +197,26 @@ class Bounds(Served):
         self.assertIn(b" 200 ", good.splitlines()[0])
         bad = await self.say(head, b"3e8\r\n" + b"x" * LIMIT + b"\r\n1\r\nx\r\n")
         self.assertIn(b" 413 ", bad.splitlines()[0])
+
+    async def test_headers_beyond_the_bound_are_refused_in_words(self) -> None:
+        self.patch(web, "LINGER_SECONDS", 0.1)
+        close = b"Host: localhost\r\nConnection: close\r\n\r\n"
+        line = b"GET /echo?a=%b HTTP/1.1\r\n" % (b"x" * 20_000)
+        fitting = b"GET /echo?a=%b HTTP/1.1\r\n" % (b"x" * 16_000)
+        for head, status in [
+            (fitting + close, 200),
+            (line + close, 414),
+            (line[:18_000], 414),
+            (b"GET /echo HTTP/1.1\r\nX: %b\r\n" % (b"x" * 20_000) + close, 431),
+            (b"GET /echo HTTP/1.1\r\n" + b"X: 1234567890\r\n" * 2000 + close, 431),
+            (b"GET /echo HTTP/1.1\r\n" + b"X: 1\r\n" * 600 + close, 431),
+            (b"GET /echo HTTP/1.1\r\nno header\r\n" + close, 400),
+            (b"nonsense\r\n\r\n", 400),
+        ]:
+            answer = await self.say(head)
+            self.assertIn(b" %d " % status, answer.splitlines()[0], head[:30])
+            if status != 200:
+                self.assertEqual(set(json.loads(answer.partition(b"\r\n\r\n")[2])), {"error", "detail"})
 
     async def test_a_refused_body_of_any_length_is_answered_before_it_is_sent(self) -> None:
         answer = await self.say(b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n", b"x" * 100_000)

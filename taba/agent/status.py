@@ -86,6 +86,7 @@ class Routes:
         return Answer(content, text=lambda: _text(content))
 
     async def events(self, call: Call) -> Answer:
+        call.only()
         service = self._service
         key = call.header("idempotency-key")
         buckets = service.pump.buckets
@@ -103,12 +104,12 @@ class Routes:
         return Answer({"accepted": posted.accepted, "rejected": rejected})
 
     async def healthz(self, call: Call) -> Answer:
-        return Answer({"ok": True})
+        return Answer({"alive": True}, text=lambda: "alive\n")
 
     async def readyz(self, call: Call) -> Answer:
         if self._service.pump.buckets is None:
             raise HTTPError(503, "not_ready", "no Server has told the number of buckets yet")
-        return Answer({"ok": True})
+        return Answer({"ready": True}, text=lambda: "ready\n")
 
 
 def _text(content: dict[str, Any]) -> str:

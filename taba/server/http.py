@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from taba import names
 from taba.batch import (
     APPLIED,
     CONTENT_TYPE,
@@ -158,7 +159,7 @@ class Routes:
         return Answer(content, text=lambda: "".join(lines))
 
     async def aggregates(self, call: Call) -> Answer:
-        by = call.many("by")
+        by = _labels(call)
         found = await self._refusing(self._query.aggregates(_filter(call, "by", "detail"), by, _flag(call, "detail")))
         content = {name: answerable(aggregate) for name, (_, aggregate) in found.items()}
         lines = []
@@ -229,7 +230,7 @@ class Routes:
     async def latency(self, call: Call) -> Answer:
         call.only()
         content = self._ingest.latency.percentiles(self._now())
-        return Answer(content, text=lambda: "".join(f"{key}: {value}\n" for key, value in content.items()))
+        return Answer(content, text=lambda: "".join(f"{key}: {json.dumps(value)}\n" for key, value in content.items()))
 
     async def servers(self, call: Call) -> Answer:
         call.only()
@@ -263,6 +264,16 @@ def _filter(call: Call, *others: str) -> Filter:
         return make_filter(call.many("name"), call.many("client"), call.one("match"), call.one("client_match"), call.many("label"))
     except ValueError as error:
         raise HTTPError(400, "bad_request", str(error)) from None
+
+
+def _labels(call: Call) -> list[str]:
+    """The labels of by=: nothing is grouped by a label that no Tab can have."""
+    labels = call.many("by")
+    try:
+        names.canonical_name("x", dict.fromkeys(labels, ""))
+    except ValueError as error:
+        raise HTTPError(400, "bad_request", "by=: " + str(error).removeprefix("Tab name 'x': ")) from None
+    return labels
 
 
 def _flag(call: Call, name: str) -> bool:

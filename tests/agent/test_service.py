@@ -332,7 +332,9 @@ class ServiceTests(TestCase):
         await self.stop(service)
         service = self.start("http://127.0.0.1:1")
         self.assertEqual(service.pump.buckets, 8)
-        self.assertEqual((await self.ask(service, "GET", "/readyz"))[0], 200)
+        self.assertEqual((await self.ask(service, "GET", "/readyz"))[:2], (200, {"ready": True}))
+        self.assertEqual((await self.ask(service, "GET", "/healthz"))[:2], (200, {"alive": True}))
+        self.assertEqual((await self.ask(service, "POST", "/v1/events?x=1"))[0], 400)
 
     async def test_one_slow_server_and_a_dead_one_hold_up_nobody(self) -> None:
         producer = self.producer()

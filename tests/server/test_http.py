@@ -301,6 +301,7 @@ class Questions(ServerCase):
         text = (await self.ask(server, "/v1/projections?name=load", headers={"Accept": ["text/plain"]})).text
         self.assertEqual(text, 'load: {web/1: {"value": 3}}\n')
         self.assertEqual((await self.ask(server, "/v1/clients", headers={"Accept": ["text/plain"]})).text, "job/1\nweb/1\n")
+        self.assertNotIn("None", (await self.ask(server, "/v1/latency", headers={"Accept": ["text/plain"]})).text)
         for path in ("/v1/status", "/v1/latency", "/v1/types", "/v1/names", "/v1/superaggregate?name=hits"):
             answered = await self.ask(server, path, headers={"Accept": ["text/plain"]})
             self.assertEqual((answered.status, answered.headers.getRawHeaders("content-type")), (200, ["text/plain; charset=utf-8"]), path)
@@ -317,6 +318,11 @@ class Questions(ServerCase):
             "/v1/names?label=dc": 400,
             "/v1/names?match=" + "a" * 1001: 400,
             "/v1/aggregates?detail=2": 400,
+            "/v1/aggregates?by=": 400,
+            "/v1/aggregates?by=BAD!": 400,
+            "/v1/aggregates?" + "&".join(f"by=l{n}" for n in range(17)): 400,
+            "/v1/aggregates?" + "&".join(f"by=l{n}" for n in range(16)): 200,
+            "/v1/names?name": 400,
             "/v1/dead-letters?limit=0": 400,
             "/v1/envelopes": 405,
             "/v1/names?match=" + "a" * 1000: 200,
