@@ -55,6 +55,7 @@ __all__ = ["BucketBusy", "Command", "More", "Reply", "Router", "ShardReport", "W
 
 READ_SECONDS = 8.0  # a read, with all its waits; a person waits for the answer
 TRANSACT_SECONDS = 20.0  # a transaction, with all its tries; an Agent waits for the verdict for longer
+LAGGING_SECONDS = 30.0  # for which replicas that did not keep up are a problem, if nothing is heard of them
 LEARN_SECONDS = 5.0  # one look at what the shards say of themselves
 
 
@@ -76,7 +77,8 @@ class Router(Operations):
     `store` must have addresses: an embedded one is started first, and its own `url` given. `buckets`: what the store
     must have, or is made with; None takes what it has, or the default. `wait_replicas`: a transaction is done once so many
     replicas have it, else NotReplicated. All methods are for the reactor's thread.
-    `counts` has: conflicts, leases, busy, unknown (outcomes of EXEC that nobody knew), retries.
+    `counts` has: conflicts, leases, busy, unknown (outcomes of EXEC that nobody knew), retries; `uses`: reads and
+    transactions, by bucket.
     """
 
     def __init__(
@@ -96,8 +98,9 @@ class Router(Operations):
         super().__init__(reactor, os.urandom(8).hex())
         self.url = store.text
         self.counts: Counter[str] = Counter()
+        self.uses: Counter[int] = Counter()
         self.wait_replicas = wait_replicas
-        self._lagging = ""  # what is wrong with the replicas, as the last transaction that waited for them saw it
+        self._lagging: dict[str, tuple[float, str]] = {}  # server → when its replicas were waited for in vain, and what to say of it
         self._problems: list[str] = []
         self._wanted_buckets = buckets
         self._option = option
@@ -126,7 +129,9 @@ class Router(Operations):
     def problems(self) -> list[str]:
         """What is wrong with the store, in sentences: shards that are away now, settings that may lose events, strangers."""
         away = [f"shard {name} is away: {pool.last_error}" for name, pool in self._by_name.items() if not pool.is_connected]
-        return away + ([self._lagging] if self._lagging else []) + self._problems
+        now = self._reactor.seconds()
+        lagging = [problem for when, problem in self._lagging.values() if now - when < LAGGING_SECONDS]  # it may be no primary any more
+        return away + lagging + self._problems
 
     @property
     def map(self) -> BucketMap:
@@ -255,6 +260,7 @@ class Router(Operations):
                 for answer in answers:
                     if isinstance(answer, dict):
                         self._believe(map, answer)
+        self.uses.update(reads.keys())
         return {bucket: replies[bucket] for bucket in reads}
 
     async def _read_server(

@@ -88,6 +88,10 @@ class Deadline:
         self._tries = 0
 
     @property
+    def now(self) -> float:
+        return float(self._reactor.seconds())
+
+    @property
     def left(self) -> float:
         return float(max(self._end - self._reactor.seconds(), 0.0))
 
@@ -136,6 +140,7 @@ class Attempt:
             try:
                 done, result = await self._try()
                 if done:
+                    self.router.uses[self.bucket] += 1
                     return result
                 counts["conflicts"] += 1
                 self.conflicts += 1
@@ -215,11 +220,12 @@ class Attempt:
         (found,) = await connection.execute([wait], seconds + REPLY_SECONDS)
         if isinstance(found, Exception):
             raise_for(found, connection.where)
-        self.router._lagging = ""
+        self.router._lagging.pop(connection.where, None)
         if not isinstance(found, int) or found < wanted:
             self.router.counts["unreplicated"] += 1
-            self.router._lagging = f"{connection.where}: {found!r} replicas acknowledge what is written, not {wanted}"
-            raise NotReplicated(self.router._lagging)
+            problem = f"{connection.where}: {found!r} replicas acknowledge what is written, not {wanted}"
+            self.router._lagging[connection.where] = (self.deadline.now, problem)
+            raise NotReplicated(problem)
 
     async def _decide(self, connection: Connection, update: Update, replies: list[Any]) -> Writes:
         for _ in range(MOST_READ_ROUNDS):
