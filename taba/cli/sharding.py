@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,7 +21,7 @@ from taba.bounds import MiB
 from taba.cli import show
 from taba.cli.sharing import AS_JSON, SERVER, TIMEOUT, print_drawn, print_json
 from taba.errors import TabaError
-from taba.query import Query
+from taba.query import Query, questions
 
 if TYPE_CHECKING:
     from taba.shard.plan import Move
@@ -33,6 +34,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 CONNECT_SECONDS = 5.0  # for the store to be reached; a person waits
 UNDO_SECONDS = 15.0  # after Ctrl-C, for what is under way to be undone
+USES_SECONDS = 5.0  # over which uses of buckets are counted; a Server that starts in it counts with all it did
 STORE = click.option(
     "--store",
     envvar="TABA_SERVER_STORE",
@@ -71,7 +73,7 @@ def shards(server: str, timeout: float, as_json: bool) -> None:
 @click.option("--add", multiple=True, metavar="URL", help="Make this server a shard and give it its part; repeatable.")
 @click.option("--drain", metavar="SHARD", help="Move everything off this shard, then forget it.")
 @click.option("--rebalance", is_flag=True, help="Even out the shards that are there.")
-@click.option("--by", type=click.Choice(["buckets", "bytes"]), default="buckets", show_default=True, help="What is to be even.")
+@click.option("--by", type=click.Choice(["buckets", "bytes", "ops"]), default="buckets", show_default=True, help="What is to be even.")
 @click.option("--abort", is_flag=True, help="Undo moves that were left half-done; what has moved stays.")
 @click.option("--dry-run", is_flag=True, help="Say what would move, and move nothing.")
 @click.option("--rate", type=click.FloatRange(0.01), metavar="MIB_PER_S", help="Copy no faster than this.")
@@ -90,6 +92,7 @@ def reshard(server: str, timeout: float, as_json: bool, store: str | None, **opt
     if options["abort"] and options["dry_run"]:
         raise click.UsageError("--abort and --dry-run exclude each other")
     url = _store(server, timeout, store)
+    options["uses"] = _uses(server, timeout) if options["by"] == "ops" else None
     if options["dry_run"]:
         _show_plan(_on_store(url, lambda router, reactor: _plan(router, reactor, options)), as_json)
         return
@@ -147,6 +150,22 @@ def _store(server: str, timeout: float, store: str | None) -> StoreURL:
     if found.is_embedded:
         raise click.ClickException("--store: takes the address of a store that runs; without it the Server is asked")
     return found
+
+
+def _uses(server: str, timeout: float) -> dict[int, float]:
+    """How often all Servers together use each bucket, counted over some seconds."""
+
+    def look() -> Counter[int]:
+        found: Counter[int] = Counter()
+        for one in Query(server, timeout=timeout).ask(questions.servers()) or [{"url": server}]:
+            for shard in Query(one["url"], timeout=timeout).shards(detail=True):
+                found.update({int(bucket): uses for bucket, uses in shard["uses"].items()})
+        return found
+
+    before = look()
+    time.sleep(USES_SECONDS)
+    after = look()
+    return {bucket: float(after[bucket] - before[bucket]) for bucket in after}
 
 
 def _on_store(url: StoreURL, work: Callable[[Router, Any], Coroutine[Any, Any, T]]) -> T:
@@ -246,7 +265,9 @@ async def _start(work: Reshard, options: dict[str, Any], is_dry: bool) -> list[M
         return await work.add([address for url in options["add"] for address in parse_store(url, "--add").addresses], is_dry)
     if options["drain"]:
         return await work.drain(options["drain"], is_dry)
-    return await work.rebalance(options["by"], is_dry)
+    if options["by"] == "bytes":
+        return await work.rebalance(await work.sizes(), is_dry)
+    return await work.rebalance(options["uses"], is_dry)
 
 
 def _confirm() -> None:

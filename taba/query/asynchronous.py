@@ -79,9 +79,9 @@ class AsyncQuery:
         """Seconds from record to visible: p50, p95, p99."""
         return await self.ask(questions.latency())
 
-    async def shards(self) -> list[dict[str, Any]]:
-        """The shards of the store: name, url, buckets, keys, bytes, ops (per second)."""
-        return await self.ask(questions.shards())
+    async def shards(self, *, detail: bool = False) -> list[dict[str, Any]]:
+        """The shards of the store: name, url, buckets, keys, bytes, ops (per second); with `detail`, the uses of each bucket."""
+        return await self.ask(questions.shards(detail))
 
     async def dead_letters(self, limit: int | None = None) -> list[dict[str, Any]]:
         """The events that could not be folded and are kept, newest first; `limit` of them at the most."""

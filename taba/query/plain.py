@@ -74,9 +74,9 @@ class Query:
         """Seconds from record to visible: p50, p95, p99."""
         return self.ask(questions.latency())
 
-    def shards(self) -> list[dict[str, Any]]:
-        """The shards of the store: name, url, buckets, keys, bytes, ops (per second)."""
-        return self.ask(questions.shards())
+    def shards(self, *, detail: bool = False) -> list[dict[str, Any]]:
+        """The shards of the store: name, url, buckets, keys, bytes, ops (per second); with `detail`, the uses of each bucket."""
+        return self.ask(questions.shards(detail))
 
     def dead_letters(self, limit: int | None = None) -> list[dict[str, Any]]:
         """The events that could not be folded and are kept, newest first; `limit` of them at the most."""

@@ -138,9 +138,14 @@ def latency() -> Question[dict[str, Any]]:
     return Question("/v1/latency", (), dict, _same)
 
 
-def shards() -> Question[list[dict[str, Any]]]:
-    """The shards of the store: name, url, buckets, keys, bytes, ops (per second)."""
-    return Question("/v1/shards", (), list, _same)
+def shards(detail: bool = False) -> Question[list[dict[str, Any]]]:
+    """The shards of the store: name, url, buckets, keys, bytes, ops (per second); with `detail`, this Server's uses of each bucket."""
+    return Question("/v1/shards", _flag("detail", detail), list, _same)
+
+
+def servers() -> Question[list[dict[str, Any]]]:
+    """All Servers of the store: url, roles, started."""
+    return Question("/v1/servers", (), list, _same)
 
 
 def dead_letters(limit: int | None = None) -> Question[list[dict[str, Any]]]:

@@ -238,8 +238,13 @@ class Routes:
         return Answer(content, text=lambda: "".join(f"{server['url']}\n" for server in content))
 
     async def shards(self, call: Call) -> Answer:
-        call.only()
-        return Answer([attrs.asdict(shard) for shard in await self._router.shards()])
+        call.only("detail")
+        content = [attrs.asdict(shard) for shard in await self._router.shards()]
+        if _flag(call, "detail"):
+            # of this Server alone, since it started; who wants them of all asks each
+            for shard in content:
+                shard["uses"] = {str(bucket): self._router.uses[bucket] for bucket in self._router.map.owned_by(shard["name"])}
+        return Answer(content)
 
     async def dead_letters(self, call: Call) -> Answer:
         call.only("limit")

@@ -101,12 +101,12 @@ class Reshard:
         await change_map(self._mover.pools, lambda map: without_shard(map, name))
         return moves
 
-    async def rebalance(self, by: str, is_dry: bool = False) -> list[Move]:
-        """Even out the shards by `buckets`, or by the `bytes` of their buckets."""
+    async def rebalance(self, weights: Mapping[int, float] | None = None, is_dry: bool = False) -> list[Move]:
+        """Even out the shards: by the number of their buckets, or by what `weights` says that each bucket weighs."""
         plan: Planner = _plan_all
         map = await self._map()
-        if by != "buckets":
-            planned = plan_weighed(map, [shard.name for shard in map.shards], await self.weights(by))
+        if weights is not None:
+            planned = plan_weighed(map, [shard.name for shard in map.shards], weights)
 
             def plan(map: BucketMap) -> Sequence[Move]:
                 # planned once: weights change while buckets move, and a plan that follows them would never end
@@ -138,21 +138,18 @@ class Reshard:
         """Close the connections that were opened here."""
         await gather([pool.close() for pool in self._own.values()])
 
-    async def weights(self, by: str) -> dict[int, float]:
-        """What each bucket weighs, by `bytes` in its shard's memory."""
+    async def sizes(self) -> dict[int, float]:
+        """What each bucket takes of its shard's memory, in bytes."""
         map = await self._map()
         found: dict[int, float] = {}
         for shard in map.shards:
             own = map.owned_by(shard.name)
             pool = self._mover.pools[shard.name]
-            if not own:
-                continue
-            for bucket, keys in (await self._mover.keys(shard.name, own)).items():
-                weight = 0.0
+            for bucket, keys in (await self._mover.keys(shard.name, own)).items() if own else ():
+                found[bucket] = 0.0
                 for lot in lots(keys, WEIGHED_KEYS):
                     replies = await pool.execute([(b"MEMORY", b"USAGE", key) for key in lot])
-                    weight += sum(reply for reply in replies if isinstance(reply, int))
-                found[bucket] = weight
+                    found[bucket] += sum(reply for reply in replies if isinstance(reply, int))
         return found
 
     # --- rounds ---

@@ -193,6 +193,7 @@ class Router(Operations):
     async def shards(self) -> list[ShardReport]:
         """What each shard holds and does now; of a cluster, what each of its primaries does."""
         deadline = Deadline(self._reactor, self._random, READ_SECONDS)
+        await self._refresh(deadline)  # whoever has nothing to do here does not notice that buckets move
         map = await self._current_map(deadline)
         held = Counter((map.shard_of(bucket), self._server_of(map, bucket)) for bucket in range(map.buckets))
         servers = [(shard.name, server) for shard in map.shards for server in self._pool_of(shard.name).servers]

@@ -13,6 +13,7 @@ from typing import Any
 
 from twisted.trial.unittest import TestCase
 
+from taba.names import bucket_of
 from taba.query import QueryError
 from taba.shard.buckets import owner_key
 from tests.services import ROOT, Services
@@ -151,6 +152,56 @@ class ShardingTests(TestCase):
     def under_way(self) -> set[bytes]:
         """What the owner keys say that are on their way."""
         return {said for bucket in range(BUCKETS) if b"moving" in (said := self.first.ask("GET", owner_key(bucket))) or b"sealed" in said}
+
+    def test_one_that_is_stopped_is_overtaken_and_harms_nothing_when_it_wakes(self) -> None:
+        services, _ = self.prepare()
+        new = self.valkey()
+        with Load(services) as load:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "taba.cli.main", "reshard", "--add", new.url, "--rate", "0.02"],
+                env=services.environ,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+            )
+            try:
+                while not self.under_way():
+                    time.sleep(0.005)
+                process.send_signal(signal.SIGSTOP)
+                self.taba(services, "reshard", "--add", new.url)
+                self.assertEqual(self.held(services), {"s1": BUCKETS // 2, "s2": BUCKETS // 2})
+                process.send_signal(signal.SIGCONT)
+                self.assertEqual(process.wait(60), 0)  # it finds nothing left to do
+            finally:
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
+            self.assertEqual(self.held(services), {"s1": BUCKETS // 2, "s2": BUCKETS // 2})
+            self.assertIn("agree", self.taba(services, "check"))
+        self.assertEqual(load.wrong, [])
+        self.assertEqual({content["count"] for content in services.query.aggregates().values()}, {load.sent})
+
+    def test_buckets_that_are_used_most_are_spread_over_the_shards(self) -> None:
+        services, _ = self.prepare()
+        self.taba(services, "reshard", "--add", self.valkey().url)
+        names = [next(name for n in range(10_000) if bucket_of(name := f"x{n}", BUCKETS) == bucket) for bucket in range(4)]
+        self.assertEqual(self.held(services), {"s1": BUCKETS // 2, "s2": BUCKETS // 2})
+        is_stopped = threading.Event()
+
+        def use() -> None:
+            while not is_stopped.is_set():
+                events = [{"tab": name, "type": "TotalsCounter", "value": 1.0} for name in names]
+                services.query.post_events("c", events)  # type: ignore[arg-type]
+
+        using = threading.Thread(target=use)
+        using.start()
+        try:
+            self.assertIn("moved", self.taba(services, "reshard", "--rebalance", "--by", "ops"))
+        finally:
+            is_stopped.set()
+            using.join()
+        moved = [bucket for bucket in range(4) if b"moved" in self.first.ask("GET", owner_key(bucket))]
+        self.assertEqual(len(moved), 2)
 
     def test_disagreements_are_found_and_mended_only_on_request(self) -> None:
         services, first = self.prepare()

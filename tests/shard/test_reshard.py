@@ -211,11 +211,12 @@ class ReshardTests(TestCase):
         router = await self.prepare(shards=2)
         for bucket in range(4):
             await router.transact(bucket, [], lambda _, bucket=bucket: Writes([(b"SET", key(bucket, "t"), b"x" * 1_000_000)]))
-        moves = await (await self.reshard()).rebalance("bytes")
+        work = await self.reshard()
+        moves = await work.rebalance(await work.sizes())
         self.assertEqual(len(moves), 2)
         map = (await self.router(self.url)).map
         self.assertEqual(sum(map.shard_of(bucket) == "s1" for bucket in range(4)), 2)
-        self.assertEqual(len(await (await self.reshard()).rebalance("buckets")), 2)
+        self.assertEqual(len(await (await self.reshard()).rebalance()), 2)
 
     async def test_the_rate_is_kept_and_progress_is_told(self) -> None:
         router = await self.prepare()
