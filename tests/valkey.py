@@ -9,6 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,18 +92,26 @@ class EphemeralValkey:
 
     def call(self, *arguments: Any) -> Any:
         """The whole reply to one command, as hiredis reads it; an error reply is a value."""
+        return self._call([arguments])
+
+    def as_user(self, user: str, password: str, *arguments: Any) -> Any:
+        """`call`, as this user."""
+        return self._call([("AUTH", user, password), arguments])
+
+    def _call(self, commands: Sequence[tuple[Any, ...]]) -> Any:
         import hiredis  # here: one test runs without it
 
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(10)
             connection.connect(self.path)
-            connection.sendall(hiredis.pack_command(tuple(arguments)))
             reader = hiredis.Reader()
-            while (reply := reader.gets()) is False:
-                received = connection.recv(1 << 20)
-                if not received:
-                    raise ConnectionError("the store ended")
-                reader.feed(received)
+            for command in commands:
+                connection.sendall(hiredis.pack_command(command))
+                while (reply := reader.gets()) is False:
+                    received = connection.recv(1 << 20)
+                    if not received:
+                        raise ConnectionError("the store ended")
+                    reader.feed(received)
             return reply
 
     def pause(self) -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -15,7 +16,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from twisted.internet import reactor, ssl
 from twisted.internet.defer import ensureDeferred
-from twisted.protocols.portforward import ProxyFactory
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+from twisted.protocols.portforward import ProxyClient, ProxyClientFactory, ProxyFactory, ProxyServer
 from twisted.trial.unittest import TestCase
 
 from taba.errors import StoreUnavailable
@@ -23,6 +26,7 @@ from taba.shard.pool import Pool
 from taba.shard.router import Router
 from taba.shard.transaction import Writes
 from taba.shard.url import parse_store
+from tests.topologies import Cluster, SentinelTrio
 from tests.valkey import EphemeralValkey
 
 
@@ -40,34 +44,47 @@ def make_certificate() -> bytes:
     return private + certificate.public_bytes(serialization.Encoding.PEM)
 
 
-class TLSTests(TestCase):
+class TLSCase(TestCase):
     timeout = 60
 
     def setUp(self) -> None:
         directory = tempfile.mkdtemp(prefix="taba-tls-")
         self.addCleanup(shutil.rmtree, directory)
-        pem = make_certificate()
+        self.pem = make_certificate()
         self.trusted = Path(directory) / "certificate.pem"
-        self.trusted.write_bytes(pem)
-        self.valkey = EphemeralValkey(tcp=True)
-        self.addCleanup(self.valkey.remove)
-        self.valkey.ask("ACL", "SETUSER", "taba", "on", ">secret", "~*", "&*", "+@all")
-        proxy = ProxyFactory("127.0.0.1", self.valkey.port)
+        self.trusted.write_bytes(self.pem)
+
+    def proxy(self, port: int, factory: type[ProxyFactory] = ProxyFactory) -> Any:
+        """TLS in front of a server that has none."""
+        proxy = factory("127.0.0.1", port)
         proxy.noisy = False
-        certificate = ssl.PrivateCertificate.loadPEM(pem)
-        self.port = reactor.listenSSL(0, proxy, certificate.options(), interface="127.0.0.1")
-        self.addCleanup(self.port.stopListening)
+        listening = reactor.listenSSL(0, proxy, ssl.PrivateCertificate.loadPEM(self.pem).options(), interface="127.0.0.1")
+        self.addCleanup(listening.stopListening)
+        return listening
+
+    def router(self, url: str) -> Router:
+        router = Router(parse_store(url), 4, reactor)
+        self.addCleanup(lambda: ensureDeferred(router.close()))
+        return router
 
     def trust(self) -> None:
         before = os.environ.get("SSL_CERT_FILE")
         os.environ["SSL_CERT_FILE"] = str(self.trusted)
         self.addCleanup(lambda: os.environ.pop("SSL_CERT_FILE") if before is None else os.environ.update(SSL_CERT_FILE=before))
 
+
+class TLSTests(TLSCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.valkey = EphemeralValkey(tcp=True)
+        self.addCleanup(self.valkey.remove)
+        self.valkey.ask("ACL", "SETUSER", "taba", "on", ">secret", "~*", "&*", "+@all")
+        self.port = self.proxy(self.valkey.port)
+
     async def test_a_store_behind_tls_with_a_user_works_by_name_and_by_address(self) -> None:
         self.trust()
         for host in ("localhost", "127.0.0.1"):
-            router = Router(parse_store(f"rediss://taba:secret@{host}:{self.port.getHost().port}"), 4, reactor)
-            self.addCleanup(lambda router=router: ensureDeferred(router.close()))
+            router = self.router(f"rediss://taba:secret@{host}:{self.port.getHost().port}")
             await router.connect()
             self.assertEqual(await router.transact(1, [], lambda _: Writes([(b"SET", b"taba:{1}:a", b"\xff")], "done")), "done")
             self.assertEqual(await router.read(1, [(b"GET", b"taba:{1}:a")]), [b"\xff"])
@@ -83,3 +100,71 @@ class TLSTests(TestCase):
         with self.assertRaises(StoreUnavailable) as caught:
             await pool.execute([(b"PING",)], checkout_seconds=1.0)
         self.assertIn("certificate verify failed", str(caught.exception))
+
+
+ports: dict[int, int] = {}  # a server's → that of the TLS before it
+
+
+class _Translating(ProxyClient):
+    """Passes on what a sentinel says, with the ports at which there is TLS."""
+
+    def dataReceived(self, content: bytes) -> None:
+        for plain, secure in ports.items():
+            content = content.replace(b"\r\n%d\r\n" % plain, b"\r\n%d\r\n" % secure)
+        super().dataReceived(content)
+
+
+class _TranslatingClients(ProxyClientFactory):
+    protocol = _Translating
+    noisy = False
+
+
+class _TranslatingServer(ProxyServer):
+    clientProtocolFactory = _TranslatingClients
+
+
+class _TranslatingFactory(ProxyFactory):
+    protocol = _TranslatingServer
+
+
+class TopologyTests(TLSCase):
+    async def use(self, router: Router) -> None:
+        await router.connect()
+        for bucket in range(4):
+            await router.transact(bucket, [], lambda _, bucket=bucket: Writes([(b"SET", b"taba:{%d}:a" % bucket, b"\xff")]))
+        replies = await router.read_many({bucket: [(b"GET", b"taba:{%d}:a" % bucket)] for bucket in range(4)})
+        self.assertEqual(replies, {bucket: [b"\xff"] for bucket in range(4)})
+        for shard in await router.shards():
+            self.assertTrue(shard.url.startswith("rediss"), shard)
+            self.assertNotIn("secret", shard.url)
+
+    async def test_a_cluster_behind_tls_with_a_user(self) -> None:
+        self.trust()
+        cluster = await deferToThread(Cluster, False)
+        self.addCleanup(cluster.remove)
+        for node in cluster.nodes:
+            node.call("ACL", "SETUSER", "taba", "on", ">secret", "~*", "&*", "+@all")
+            node.call("ACL", "SETUSER", "default", "off")
+        secured = [self.proxy(node.port).getHost().port for node in cluster.nodes]
+        for node, port in zip(cluster.nodes, secured, strict=True):
+            self.assertEqual(node.as_user("taba", "secret", "CONFIG", "SET", "cluster-announce-port", port), b"OK")
+        await self.use(self.router(f"rediss+cluster://taba:secret@127.0.0.1:{secured[0]}"))
+
+    async def test_sentinels_and_masters_behind_tls_with_a_user(self) -> None:
+        self.trust()
+        trio = await deferToThread(SentinelTrio, 2, 0, "secret", "other")
+        self.addCleanup(trio.remove)
+        for (master,) in trio.servers.values():
+            ports[master.port] = self.proxy(master.port).getHost().port
+        self.addCleanup(ports.clear)
+        secured = [self.proxy(sentinel.port, _TranslatingFactory).getHost().port for sentinel in trio.sentinels]
+        servers = ",".join(f"localhost:{port}" for port in secured)
+        await self.use(self.router(f"rediss+sentinel://taba:secret@{servers}/?shards=m1,m2&sentinels=:other"))
+        unknown = self.router(f"rediss+sentinel://taba:secret@{servers}/?shards=m1&sentinels=:wrong")
+        connecting = ensureDeferred(unknown.connect())
+        connecting.addErrback(lambda failure: failure.trap(StoreUnavailable))
+        await deferLater(reactor, 1.5)
+        self.assertIn("NOAUTH", " ".join(unknown.problems))
+        self.assertNotIn("wrong", " ".join(unknown.problems))
+        await unknown.close()
+        await connecting
