@@ -88,6 +88,18 @@ class Cluster:
         assert target.call("CLUSTER", "SETSLOT", slot, "NODE", identity) == b"OK"
         return bool(source.call("CLUSTER", "SETSLOT", slot, "NODE", identity) == b"OK")
 
+    def move(self, key: bytes) -> None:
+        """Move the slot of `key` to another primary, in the classic way; not for the thread of a running reactor."""
+        slot, source = slot_of(key), self.holder(key)
+        target = next(node for node in self.primaries if node is not source)
+        self.begin_migration(slot, source, target)
+        while True:
+            while self.move_some(slot, source, target):
+                pass
+            if self.end_migration(slot, source, target):
+                return
+            source.call("CLUSTER", "SETSLOT", slot, "MIGRATING", self.identity(target))
+
     def remove(self) -> None:
         for node in self.nodes:
             node.remove()

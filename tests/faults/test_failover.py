@@ -6,7 +6,9 @@ import re
 import time
 from typing import Any
 
-from ..topologies import SentinelTrio, wait_until
+from taba.shard.buckets import owner_key
+
+from ..topologies import Cluster, SentinelTrio, wait_until
 from .test_main_job import PATIENCE, Job
 
 
@@ -19,7 +21,7 @@ def lag(master: Any) -> int:
     return int(written[1]) - int(acknowledged[1])
 
 
-class Failover(Job):
+class SentinelJob(Job):
     def start(self, *options: str) -> SentinelTrio:
         trio = SentinelTrio(masters=2, replicas=1)
         self.addCleanup(trio.remove)
@@ -55,3 +57,22 @@ class Failover(Job):
         for recorder in recorders:
             self.assertEqual(recorder.wait(PATIENCE), 0)
         self.assert_exact(20_000)
+
+
+class ClusterJob(Job):
+    def test_slots_move_and_a_primary_dies_and_every_event_is_there_once(self) -> None:
+        cluster = Cluster()
+        self.addCleanup(cluster.remove)
+        self.services.start_server(store=cluster.url)
+        self.services.start_agent()
+        recorders = self.start_recorders(60_000, pause=0.1)
+        wait_until(lambda: (self.services.query.status()["folded"] or 0) > 5000)
+        for bucket in range(0, 512, 16):
+            cluster.move(owner_key(bucket))
+        victim = cluster.holder(owner_key(1))
+        replica = cluster.nodes[cluster.nodes.index(victim) + 3]
+        victim.kill()
+        wait_until(lambda: replica.call("ROLE")[0] == b"master")
+        for recorder in recorders:
+            self.assertEqual(recorder.wait(PATIENCE), 0)
+        self.assert_exact(60_000)
