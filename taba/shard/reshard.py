@@ -68,7 +68,9 @@ class Reshard:
                 map = with_shard(map, address.text)
             elif all(shard.url != address.text for shard in map.shards):
                 account = address if address.password else address.with_account_of(self._router._account)
-                pool = Pool(self._reactor, account)
+                pool = self._router._new_pool(account)
+                if not isinstance(pool, Pool):
+                    raise ConfigurationError("--add", address.text, "takes a plain server, or masters of sentinels")
                 pool.start()
                 try:
                     name = await add_shard(self._mover.pools, pool)

@@ -19,12 +19,13 @@ from taba.shard.survey import survey
 from taba.shard.transaction import Writes
 from taba.shard.url import parse_store
 from tests.shard.test_move import Killed, Writer, key
+from tests.topologies import SentinelTrio
 from tests.valkey import EphemeralValkey
 
 BUCKETS = 24
 
 
-class ReshardTests(TestCase):
+class ReshardCase(TestCase):
     timeout = 300
 
     def valkey(self) -> EphemeralValkey:
@@ -79,6 +80,8 @@ class ReshardTests(TestCase):
             self.assertEqual(holders, [fresh.map.shard_of(bucket)], f"bucket {bucket}")
         return {shard.name: len(fresh.map.owned_by(shard.name)) for shard in fresh.map.shards}
 
+
+class ReshardTests(ReshardCase):
     async def test_from_one_shard_to_four_and_back_to_two_nothing_is_lost_and_no_read_has_a_hole(self) -> None:
         first = await self.prepare()
         second = await self.router(self.url)
@@ -240,3 +243,45 @@ class ReshardTests(TestCase):
         self.valkeys[0].ask("SET", owner_key(0), encode_owner(Owner("open", 1, "s1")))
         await (await self.reshard()).drain("s1")
         self.assertEqual(await self.held(router), {"s2": BUCKETS})
+
+
+class SentinelReshardTests(ReshardCase):
+    async def test_masters_of_sentinels_take_and_give_buckets_and_their_replicas_confirm(self) -> None:
+        trio = SentinelTrio(masters=2)
+        self.addCleanup(trio.remove)
+        one, two = (f"{trio.url.partition('/?')[0]}/?shards={name}" for name in ("m1", "m2"))
+        self.url = one
+        first = Router(parse_store(one), BUCKETS, reactor)
+        self.addCleanup(lambda: ensureDeferred(first.close()))
+        await first.connect()
+        writers = self.start_writers([first])
+        while not all(writer.done for writer in writers):
+            await deferLater(reactor, 0.01)
+        added = await (await self.reshard()).add(parse_store(two).addresses)
+        self.assertEqual(len(added), BUCKETS // 2)
+        self.assertEqual(await self.held(first), {"s1": BUCKETS // 2, "s2": BUCKETS // 2})
+        await (await self.reshard()).drain("s1")
+        self.assertEqual(await self.held(first), {"s2": BUCKETS})
+        await self.stop_writers(writers)
+
+    async def test_a_replica_that_is_stopped_holds_the_seal_up_and_the_bucket_stays(self) -> None:
+        self.patch(mover, "CONFIRM_MILLISECONDS", 300)
+        self.patch(reshard, "MOST_STALLS", 1)
+        self.patch(reshard, "STALL_SECONDS", 0.1)
+        replica = EphemeralValkey(tcp=True, appendfsync="no", repl_diskless_sync_delay="0")
+        self.addCleanup(replica.remove)
+        source = EphemeralValkey(tcp=True, appendfsync="no", repl_diskless_sync_delay="0")
+        self.addCleanup(source.remove)
+        self.url = source.url
+        first = Router(parse_store(source.url), BUCKETS, reactor)
+        self.addCleanup(lambda: ensureDeferred(first.close()))
+        await first.connect()
+        replica.ask("REPLICAOF", "127.0.0.1", source.port)
+        while b"state=online" not in source.ask("INFO", "replication"):
+            await deferLater(reactor, 0.02)
+        replica.pause()
+        with self.assertRaises(MoveFailed) as caught:
+            await self.add(self.valkey())
+        self.assertIn("0 of 1 replicas", str(caught.exception))
+        self.assertEqual(await self.held(first), {"s1": BUCKETS, "s2": 0})
+        replica.resume()
