@@ -27,6 +27,7 @@ BENCHMARKS = {
     "query": "Asking",
     "shard": "The shard layer",
     "scale": "As Tabs grow",
+    "reshard": "Moving buckets between shards",
 }
 
 SHOWN = ("cpu", "cores", "memory_gib", "kernel", "python", "store")  # of the machine, above the tables

@@ -45,3 +45,4 @@ AGGREGATE = Budget("≤", 20)  # ms, p99, one Tab over 300 Clients
 NAMES = Budget("≤", 50)  # ms, a list of 10,000
 SCALE = Budget("≤", 2)  # times the cost per event, as Tabs grow from 100 to 100,000
 ROUTING = Budget("≤", 10)  # % more time than over a plain connection
+BUCKET_WAIT = Budget("≤", 100)  # ms that a bucket is unavailable while it moves, p99, buckets of 50 MB among them
