@@ -17,14 +17,15 @@ from typing import Any
 import attrs
 from twisted.internet.defer import Deferred, ensureDeferred
 
-from taba.errors import StoreUnavailable
-from taba.shard.connection import REPLY_SECONDS, Command, ErrorReply, Redirected, Reply, raise_for
+from taba.errors import ConfigurationError, StoreUnavailable
+from taba.shard.connection import REPLY_SECONDS, Command, ErrorReply, Redirected, Reply, TransactionRefused, raise_for
 from taba.shard.gather import gather
 from taba.shard.pool import CHECKOUT_SECONDS, Pool
 from taba.shard.url import Address
 
 SLOTS = 16_384
 ASK_SECONDS = 0.5  # for one node's view of the cluster; another one is asked then
+MOST_ASKED = 5  # nodes, for the slots, in one go
 MOST_REDIRECTIONS = 5  # of one command; slots that move faster are waited for by whoever sent it
 
 
@@ -102,18 +103,26 @@ class ClusterPool:
         return self._having(slot_of_bucket(bucket))
 
     async def refresh(self, seconds: float) -> None:
-        """Ask a node which node has which slot; another one where it does not answer."""
+        """Ask a node which node has which slot; another one where it does not answer.
+
+        Raises ConfigurationError when it is none of a cluster, StoreUnavailable when none answers.
+        """
         errors = []
         known = list(dict.fromkeys([*self.servers, *self._seeds]))
         self._random.shuffle(known)
         known.sort(key=lambda pool: not pool.is_connected)
-        for pool in known:
+        for pool in known[:MOST_ASKED]:
             try:
                 (reply,) = await pool.execute([(b"CLUSTER", b"SLOTS")], min(seconds, ASK_SECONDS), min(seconds, ASK_SECONDS))
                 if isinstance(reply, ErrorReply):
                     raise_for(reply, pool.address.text)
-                self._take(parse_slots(reply, pool.address))
+                runs = parse_slots(reply, pool.address)
+                if not runs:
+                    raise ValueError(f"{pool.address.text} is in no cluster that has slots")
+                self._take(runs)
                 return
+            except TransactionRefused as error:
+                raise ConfigurationError("--store", self.address.text, f"takes nodes of a cluster: {error}") from None
             except (StoreUnavailable, ValueError) as error:
                 errors.append(str(error))
         raise StoreUnavailable(f"{self.address.text}: no node tells the slots: {'; '.join(errors)}"[:1000])

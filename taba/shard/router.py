@@ -348,8 +348,11 @@ class Router(Operations):
     async def _greet(self, connection: Connection) -> None:
         # another store, or none, behind a known address: whoever was about to use it must look again
         replies = await connection.execute([(b"GET", STORE_KEY)])
-        if isinstance(replies[0], Exception):
-            raise_for(replies[0], connection.where)
+        try:
+            if isinstance(replies[0], Exception):
+                raise_for(replies[0], connection.where)
+        except Redirected:
+            raise StoreUnavailable(f"{connection.where}: a node of a cluster, which takes redis+cluster://…") from None
         if self._map is None:
             return
         content = replies[0]
@@ -400,8 +403,10 @@ class Router(Operations):
                     one.errback(error if isinstance(error, (StoreUnavailable, ConfigurationError)) else StoreUnavailable(str(error)))
 
     async def _learn_alone(self, seconds: float) -> None:
-        # one that does not tell holds up nobody: what is known of it stands
-        await gather([pool.refresh(seconds) for pool in self._pools])
+        for refreshed in await gather([pool.refresh(seconds) for pool in self._pools]):
+            # one that does not tell holds up nobody: what is known of it stands
+            if isinstance(refreshed, Exception) and not isinstance(refreshed, StoreUnavailable):
+                raise refreshed
         learned = await learn(self._pools, self._wanted_buckets, lambda: os.urandom(16).hex(), seconds, self._option)
         there: dict[str, ShardPool] = {name: self._pools[number] for number, name in learned.names.items()}
         map = learned.map

@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from taba.errors import ConfigurationError, StoreUnavailable
 from taba.shard import router as router_module
-from taba.shard.buckets import owner_key, prefix_of
+from taba.shard.buckets import STORE_KEY, owner_key, prefix_of
 from taba.shard.cluster import SLOTS, parse_slots, slot_of, slot_of_bucket
 from taba.shard.connection import ErrorReply, Redirected, TransactionRefused, raise_for
 from taba.shard.router import Router
@@ -23,6 +23,7 @@ from taba.shard.transaction import Writes
 from taba.shard.url import Address, parse_store
 from tests.shard.load import Load
 from tests.topologies import Cluster, wait_until
+from tests.valkey import EphemeralValkey, free_port
 
 BUCKETS = 64
 
@@ -207,6 +208,31 @@ class ClusterTests(TestCase):
             await load.sums(router)
         with self.assertRaises(StoreUnavailable):
             await load._step(router, 9, "0-0", 50)
+
+    async def test_a_node_that_is_in_no_cluster_is_not_believed(self) -> None:
+        lone = EphemeralValkey(tcp=True, cluster_enabled="yes", cluster_port=str(free_port()))
+        self.addCleanup(lone.remove)
+        (router,) = await self.routers(url=f"{self.cluster.url},127.0.0.1:{lone.port}")
+        for _ in range(10):
+            await router._pool_of("s1").refresh(1.0)
+            self.assertTrue(router.is_ready)
+
+    async def test_a_plain_server_is_no_cluster_and_a_clusters_node_no_plain_server(self) -> None:
+        plain = EphemeralValkey(tcp=True)
+        self.addCleanup(plain.remove)
+        router = Router(parse_store(f"redis+cluster://127.0.0.1:{plain.port}"), BUCKETS, reactor)
+        self.addCleanup(lambda: ensureDeferred(router.close()))
+        with self.assertRaises(ConfigurationError) as caught:
+            await router.connect()
+        self.assertIn("takes nodes of a cluster", str(caught.exception))
+        url = next(f"redis://127.0.0.1:{node.port}" for node in self.cluster.primaries if node is not self.cluster.holder(STORE_KEY))
+        other = Router(parse_store(url), BUCKETS, reactor)
+        connecting = ensureDeferred(other.connect())
+        connecting.addErrback(lambda failure: failure.trap(StoreUnavailable))
+        await deferLater(reactor, 1.5)
+        self.assertIn("which takes redis+cluster://", " ".join(other.problems))
+        await other.close()
+        await connecting
 
     async def test_another_number_of_buckets_is_refused(self) -> None:
         await self.routers()
