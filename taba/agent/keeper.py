@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from taba.agent.lanes import MAX_RUN_BATCHES, Backoff, Entry, Group, Lane
 from taba.agent.outbox import Covered, Fresh, Outbox, Table
-from taba.agent.spool import Row, Spool, SpoolFull
+from taba.agent.spool import ROW_BYTES, Row, Spool, SpoolFull
 from taba.bounds import DAY, STREAM_DAYS, MiB
 
 MAX_RETAINED_BYTES = 64 * MiB  # acknowledged batches that are kept for 60 s: given up first
@@ -62,7 +62,7 @@ class Keeper:
         self._spool_retained: deque[tuple[Lane, Entry]] = deque()
         self._to_forget: dict[tuple[bytes, int], int] = {}
         self.retained_bytes = 0
-        self.recorded = 0
+        self.recorded = 0  # events that were in rings or posted, and those that the clients of retired rings dropped
         self.dropped: Counter[str] = Counter()
         self.given_up = 0  # acknowledged batches that were forgotten before their time
         self.moves = 0  # to the spool
@@ -336,6 +336,11 @@ class Keeper:
 
     def _move_to_spool(self) -> bool:
         moving = [lane for lane in self.lanes.values() if lane.pending and lane.pending[0].group is not None]
+        needed = sum(entry.length + ROW_BYTES for lane in moving for entry in lane.pending)
+        if needed > self.spool.free:
+            self._give_up_spooled()
+            if needed > self.spool.free:
+                return False  # before anything is read: it may be so at every drain
         batches = [
             Fresh(lane.stream, lane.bucket, entry.number, entry.created, entry.events, self.outbox.read(entry.position, entry.length))
             for lane in moving
@@ -368,6 +373,15 @@ class Keeper:
                 self.queue(lane)
         self.begin_stream()
         return True
+
+    def _give_up_spooled(self) -> None:
+        """Forget the spool's batches that are acknowledged: what is not goes before them."""
+        while self._spool_retained:
+            lane, entry = self._spool_retained.popleft()
+            if lane.retained and lane.retained[0] is entry:
+                self.given_up += 1
+                lane.give_up_oldest()
+        self._forget_spooled()
 
     # --- the spool's lanes ---
 

@@ -9,14 +9,16 @@ from taba.agent.discover import Rings, is_abandoned
 from taba.agent.drain import MAX_DRAIN_EVENTS, Drain, Drained, encode
 from taba.agent.keeper import Keeper
 from taba.agent.outbox import Covered, OutboxFull, group_bytes
-from taba.agent.reader import Reading, Ring
+from taba.agent.reader import Fill, Reading, Ring, Scratch
 from taba.ring import MalformedRing
 
 SCAN_SECONDS = 1.0  # a dead client's ring is gone within three
 DRAIN_SECONDS = 0.25  # an event is on its way within this: a quarter of what P7 allows
 BUSY_DRAIN_SECONDS = 1.5  # while Servers have not applied half of the last drain: fewer and larger batches
-TICK_SECONDS = 0.05  # a look at each ring's fill; one that is a quarter full is drained at once
+TICK_SECONDS = 0.05  # a look at each ring's fill; one that is a quarter full, of records or of bytes, is drained at once
 FULL_TICK_SECONDS = 0.01  # while rings fill
+HOLDS = 0.75  # of its room a ring may fill before the next look; one value may need a quarter of the byte ring
+MAX_AHEAD_SECONDS = 1.0  # that the pace looks ahead, however late the loop is
 FEWEST_EVENTS = 64  # one drain's, when an outbox is so small; their values fit the smallest
 
 
@@ -29,6 +31,9 @@ class RingPump:
         self._dead: set[str] = set()
         self._next_scan = self._last_drain = 0.0
         self._is_hot = False  # a ring filled before its time: the next look comes sooner
+        self._last_look = 0.0
+        self._fills: dict[Ring, Fill] = {}  # of the last look
+        self._scratch = Scratch()
         self._events = MAX_DRAIN_EVENTS
         # ranges of rings that are not open: an earlier Agent's, or of rings that turned out to be none. Should they be read again …
         self._orphans: list[Covered] = list(keeper.covered)
@@ -55,7 +60,7 @@ class RingPump:
             return TICK_SECONDS
         # a batch costs a Server about the same whatever is in it: when they lag, what waits is drained together
         is_busy = self.keeper.is_busy
-        is_filling = self._is_filling(2 if is_busy else 4)
+        is_filling = self._is_filling(now, 2 if is_busy else 4)
         if not is_filling and now < self._last_drain + (BUSY_DRAIN_SECONDS if is_busy else DRAIN_SECONDS):
             return FULL_TICK_SECONDS if self._is_hot else TICK_SECONDS
         self._last_drain, self._is_hot = now, is_filling
@@ -128,15 +133,29 @@ class RingPump:
             elif liveness and name not in self._dead and is_abandoned(ring.fd):
                 self._dead.add(name)
 
-    def _is_filling(self, part: int) -> bool:
-        """Whether one of `part` parts of any ring is full."""
+    def _is_filling(self, now: float, part: int) -> bool:
+        """Whether of any ring one of `part` parts is full, of records or of bytes, or it might overflow before the next look."""
+        elapsed, self._last_look = now - self._last_look, now
+        ahead = min(max(elapsed, TICK_SECONDS), MAX_AHEAD_SECONDS)  # a loop that was late may be so again
+        share = ahead / elapsed if elapsed > 0 else 0.0
+        before, self._fills = self._fills, {}
+        is_filling = False
         for ring in list(self.rings.open.values()):
             try:
-                if ring.has(ring.where.records // part):
-                    return True
-            except OSError as error:
+                fill = self._fills[ring] = ring.look(self._scratch)
+            except (MalformedRing, OSError) as error:
                 self._isolate(ring, str(error))
-        return False
+                continue
+            last = before.get(ring, fill)
+            records = fill.records + (fill.head - last.head) * share
+            value_bytes = fill.bytes + (fill.byte_head - last.byte_head) * share
+            is_filling = (
+                is_filling
+                or fill.records * part >= fill.record_room > 0
+                or fill.bytes * part >= fill.byte_room > 0
+                or (fill.records > 0 and (records > HOLDS * fill.record_room or value_bytes > HOLDS * fill.byte_room))
+            )
+        return is_filling
 
     def _isolate(self, ring: Ring, reason: str) -> None:
         self._orphans += ring.covered
@@ -167,7 +186,7 @@ class RingPump:
             self.keeper.retired.add(ring.key)
             covered = [*self._orphans, *(found for other in self.rings.open.values() if other is not ring for found in other.covered)]
             try:
-                self.keeper.publish((), covered, 0, drops)
+                self.keeper.publish((), covered, sum(drops.values()), drops)
             except OutboxFull:
                 self.keeper.retired.discard(ring.key)
                 continue

@@ -27,6 +27,7 @@ from taba.ring import BYTE_POSITION_BITS, BYTE_POSITION_MASK, FLAG_BYTES, FLAG_S
 
 MAX_COVERED = 64  # ranges a ring: more threads than that were never interrupted at once
 MAX_RING_TABS = 262_144  # a directory's entries cost the Agent about 300 bytes each
+FIRST_LOOK = 64  # records; most looks find few that are new
 FIRST_CHUNK = 256  # records; an idle ring costs one read of 6 KiB
 MAX_CHUNK = 16_384  # records whose commit words are looked at by one read: fits a second-level cache
 MAX_POSITION = 2**62  # a tail beyond this is no tail: at 100 million records a second it takes 1,400 years
@@ -63,6 +64,20 @@ class Reading(NamedTuple):
     is_cut: bool  # the limit ended it; there is more
 
 
+class Fill(NamedTuple):
+    """What waits in a ring, and the room for it: records and bytes of values beyond what was read. A look, for deciding when to read.
+
+    `head` and `byte_head` only grow: what was written since an earlier look is the difference.
+    """
+
+    records: int
+    record_room: int
+    bytes: int
+    byte_room: int
+    head: int
+    byte_head: int
+
+
 class Scratch:
     """Buffers that all rings' reads share, so that a drain touches the same memory again and again."""
 
@@ -96,6 +111,7 @@ class Ring:
         self._directory_bytes = 0
         self.covered: list[Covered] = []
         self.recorded = 0
+        self._looked = self._head = self._byte_head = 0
         mine = sorted(found for found in covered if found.ring == self.key and found.end > self.tail)
         if mine:
             self.covered = [Covered(self.key, max(found.start, self.tail), found.end, found.byte_end) for found in mine]
@@ -110,15 +126,46 @@ class Ring:
         """The first record beyond all that was read."""
         return self.covered[-1].end if self.covered else self.tail
 
-    def has(self, ahead: int) -> bool:
-        """Whether the record so many beyond the frontier is committed: a look, for deciding when to read."""
-        end = self.tail + self.where.records
-        if self.frontier >= end:
-            return False  # a hole has filled it: all there is was read
-        position = min(self.frontier + ahead, end - 1)
-        offset = self.where.record_offset + (position % self.where.records) * RECORD_BYTES + 16
-        word = os.pread(self.fd, 8, offset)
-        return len(word) == 8 and int.from_bytes(word, "little") >> layouts.LAP_SHIFT == layouts.lap_of(position, self.where.records)
+    def look(self, scratch: Scratch) -> Fill:
+        """How full the ring is: looks at the records that were committed since the last look, each once."""
+        frontier, end = self.frontier, self.tail + self.where.records
+        byte_frontier = max(self.byte_tail, self.covered[-1].byte_end) if self.covered else self.byte_tail
+        position = self._looked = max(self._looked, frontier)
+        self._head, self._byte_head = max(self._head, frontier), max(self._byte_head, byte_frontier)
+        chunk = FIRST_LOOK
+        while position < end:
+            stop = min(position + chunk, end, position + self._to_wrap(position))
+            chunk = min(chunk * 8, MAX_CHUNK)
+            view = memoryview(scratch.commits)[: (stop - position) * RECORD_BYTES]
+            self._pread_into(view, self._record_offset(position))
+            halves = np.frombuffer(view, _U32).reshape(-1, 6)
+            fresh = halves[:, 5] == np.uint32(layouts.lap_of(position, self.where.records))
+            here = np.flatnonzero(fresh)
+            if not len(here):
+                break
+            self._head = max(self._head, position + int(here[-1]) + 1)
+            flags = halves[here, 4] >> np.uint32(layouts.FLAGS_SHIFT)
+            boxed = here[(flags & np.uint32(FLAG_BYTES | FLAG_SKIP)) == np.uint32(FLAG_BYTES)]
+            if len(boxed):
+                words = np.frombuffer(view, _U64).reshape(-1, 3)[boxed, 1]
+                ends = ((words - np.uint64(self.byte_tail & BYTE_POSITION_MASK)) & np.uint64(BYTE_POSITION_MASK)) + (
+                    words >> np.uint64(BYTE_POSITION_BITS)
+                )
+                ends = ends[ends <= self.where.byte_ring_bytes]  # others are hostile, and nobody's fill
+                if len(ends):
+                    self._byte_head = max(self._byte_head, self.byte_tail + int(ends.max()))
+            if len(here) < len(fresh):  # a hole, or the end; from there the next look goes on
+                if position == self._looked:
+                    self._looked += int(fresh.argmin())
+                if not fresh[-1]:
+                    break
+            elif position == self._looked:
+                self._looked = stop
+            position = stop
+        byte_end = self.byte_tail + self.where.byte_ring_bytes
+        return Fill(
+            self._head - frontier, end - frontier, self._byte_head - byte_frontier, byte_end - byte_frontier, self._head, self._byte_head
+        )
 
     def read(self, scratch: Scratch, limit: int, byte_limit: int, dead: bool = False) -> Reading | None:
         """Up to `limit` records (and `byte_limit` bytes of other values) that were not read before; None when there are none.

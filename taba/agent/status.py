@@ -39,7 +39,8 @@ def describe(service: AgentService) -> dict[str, Any]:
         "buckets": service.pump.buckets,
         "rings": shown,
         "rings_open": len(rings.open),
-        "recorded": keeper.recorded,
+        # folded, dead-lettered or dropped, sooner or later: what clients dropped counts too
+        "recorded": keeper.recorded + sum(live.values()),
         "dropped_by_reason": dict(sorted((keeper.totals() + live).items())),
         "outbox": {
             "bytes": keeper.outbox.capacity,

@@ -50,8 +50,10 @@ class Producer:
     def put_bytes(self, content: bytes) -> int:
         """The value word of `content`, put into the byte ring."""
         word = layouts.value_word(len(content), self.byte_head)
-        for at, byte in enumerate(content):
-            os.pwrite(self.fd, bytes((byte,)), self.where.byte_ring_offset + (self.byte_head + at) % self.where.byte_ring_bytes)
+        offset = self.byte_head % self.where.byte_ring_bytes
+        first = min(len(content), self.where.byte_ring_bytes - offset)
+        os.pwrite(self.fd, content[:first], self.where.byte_ring_offset + offset)
+        os.pwrite(self.fd, content[first:], self.where.byte_ring_offset)
         self.byte_head += len(content)
         return word
 

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet import reactor
+from twisted.internet import reactor, task
 from twisted.web import resource, server
 
 from taba import batch as codec
@@ -60,7 +60,7 @@ class FakeServer(resource.Resource):
         self.answer: Callable[[Any, codec.Envelope], Any] | None = None
         self.verdict: Callable[[int, bytes], Verdict | None] | None = None
         self.known: list[str] = []
-        self.site = server.Site(self)
+        self.site = _Site(self)
         self.port: Any = reactor.listenTCP(0, self.site, interface="127.0.0.1")  # type: ignore[attr-defined]
         self.url = f"http://127.0.0.1:{self.port.getHost().port}"
 
@@ -92,5 +92,22 @@ class FakeServer(resource.Resource):
         request.setHeader("content-type", codec.CONTENT_TYPE)
         return codec.encode_verdicts(verdicts)
 
-    def stop(self) -> Any:
-        return self.port.stopListening()
+    async def stop(self) -> None:
+        await self.port.stopListening()
+        for channel in self.site.channels:
+            if channel.transport is not None:  # an Agent that was killed leaves its connections open for a moment
+                channel.transport.abortConnection()
+        await task.deferLater(reactor, 0, lambda: None)  # type: ignore[arg-type]
+
+
+class _Site(server.Site):
+    """Knows its connections."""
+
+    def __init__(self, resource: resource.Resource):
+        super().__init__(resource)
+        self.channels: list[Any] = []
+
+    def buildProtocol(self, addr: Any) -> Any:
+        protocol: Any = super().buildProtocol(addr)
+        self.channels.append(protocol._channel)
+        return protocol

@@ -6,6 +6,7 @@ import os
 import shutil
 import struct
 import tempfile
+from random import Random
 from typing import Any
 
 import msgpack
@@ -105,9 +106,27 @@ class ReadingTests(Case):
         producer.reserve()
         for number in range(producer.where.records - 1):
             producer.record(tab, float(number))
-        self.assertTrue(ring.has(producer.where.records // 4))
-        self.assertEqual(self.drain(ring).found, producer.where.records - 1)
-        self.assertFalse(ring.has(producer.where.records // 4))
+        scratch, records = Scratch(), producer.where.records
+        self.assertEqual(ring.look(scratch)[:2], (records, records))
+        self.assertEqual(self.drain(ring).found, records - 1)
+        self.assertEqual(ring.look(scratch)[:2], (0, 0))
+
+    def test_a_look_tells_how_full_records_and_bytes_are_whatever_was_read_and_moved(self) -> None:
+        producer = self.producer()
+        ring, scratch, chance = self.open(producer), Scratch(), Random(1)
+        a, b = producer.tab("a"), producer.tab("b", "Buffer")
+        where = producer.where
+        for _ in range(2000):
+            if chance.random() < 0.02:
+                self.drain(ring)
+            elif producer.head - producer.tail < where.records - 20 and producer.byte_head - producer.byte_tail < 6000:
+                for _ in range(chance.randrange(20)):
+                    producer.record(a, 1.0)
+                producer.record(b, "x" * chance.randrange(800))
+            fill = ring.look(scratch)
+            self.assertEqual((fill.records, fill.record_room), (producer.head - producer.tail, where.records))
+            self.assertEqual((fill.bytes, fill.byte_room), (producer.byte_head - producer.byte_tail, where.byte_ring_bytes))
+            self.assertEqual((fill.head, fill.byte_head), (producer.head, producer.byte_head))
 
     def test_beyond_the_bound_of_holes_nothing_past_the_next_is_read_until_one_is_filled(self) -> None:
         producer = self.producer()

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from twisted.internet import defer, reactor, task
+from twisted.internet import reactor, task
 from twisted.trial.unittest import TestCase
 from twisted.web import server
 
@@ -150,7 +150,7 @@ class ServiceTests(TestCase):
         self.kill(service)
         service = self.start()
         _, content = await self.ask(service, "GET", "/v1/status")
-        self.assertEqual((content["recorded"], content["dropped_by_reason"]), (2, {"ring_full": 7}))
+        self.assertEqual((content["recorded"], content["dropped_by_reason"]), (9, {"ring_full": 7}))
 
     async def test_a_second_agent_of_the_name_ends_with_one_line(self) -> None:
         self.start()
@@ -339,7 +339,7 @@ class ServiceTests(TestCase):
     async def test_one_slow_server_and_a_dead_one_hold_up_nobody(self) -> None:
         producer = self.producer()
         dead = FakeServer()
-        await defer.maybeDeferred(dead.stop)
+        await dead.stop()
         self.server.known = [self.server.url, dead.url]
         self.start(dead.url, self.server.url)
         for number in range(50):

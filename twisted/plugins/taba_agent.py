@@ -1,5 +1,7 @@
-"""The twistd plugin of the Agent. Nothing of it is imported until it is asked for."""
+"""Makes `twistd taba-agent` known; nothing else is imported until it is used."""
 
-from twisted.application.service import ServiceMaker
+from taba.plugins import LazyServiceMaker
 
-taba_agent = ServiceMaker("Taba Agent", "taba.agent.service", "Reads rings and forwards their events to Servers.", "taba-agent")
+taba_agent = LazyServiceMaker(
+    "Taba Agent", "taba.agent.service", "Reads rings and forwards their events to Servers.", "taba-agent", "agent"
+)

@@ -1,0 +1,118 @@
+"""The drain's pace while Servers take nothing: real clients, real rings; nothing is lost before outbox and spool are full."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor, task
+from twisted.trial.unittest import TestCase
+
+from taba.agent.service import AgentService
+from taba.agent.status import describe
+from taba.options import Listen
+from tests.agent.servers import FakeServer
+
+ROOT = Path(__file__).parents[2]
+RECORD = """
+import sys, time
+from taba import client
+client.start("web/1")
+texts, floats, text_bytes, seconds = (int(argument) for argument in sys.argv[1:])
+words, bids = client.gauge("words"), [client.counter(f"bids_{number}") for number in range(5)]
+end = time.monotonic() + seconds
+while time.monotonic() < end:
+    for number in range(texts):
+        words.set("%08d" % number + "x" * (text_bytes - 8))
+    for number in range(floats):
+        bids[number % 5].inc(number)
+    time.sleep(0.1)
+stats = client.stats()
+print(stats["recorded"], stats["dropped"])
+"""
+
+
+class PaceTests(TestCase):
+    timeout = 60
+
+    def setUp(self) -> None:
+        self.agent = "pace" + os.urandom(6).hex()
+        self.directory = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, self.directory)
+        self.addCleanup(self._unlink)
+        (self.directory / f"{self.agent}.buckets").write_text("8")
+
+    def _unlink(self) -> None:
+        for name in os.listdir("/dev/shm"):
+            if name.startswith((f"taba.{self.agent}.", f"taba-agent.{self.agent}")):
+                os.unlink(f"/dev/shm/{name}")
+
+    def start(self, url: str, outbox_bytes: int, spool_bytes: int) -> AgentService:
+        listen = Listen("tcp:0:interface=127.0.0.1", 0, "127.0.0.1")
+        service = AgentService(reactor, self.agent, [url], listen, self.directory, spool_bytes, outbox_bytes)
+        service.startService()
+        return service
+
+    async def until(self, condition: Callable[[], Any], seconds: float = 30.0) -> None:
+        end = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > end:
+                raise AssertionError("it did not come about")
+            await task.deferLater(reactor, 0.01, lambda: None)  # type: ignore[arg-type]
+
+    async def record(self, *arguments: int, ring_bytes: int = 1 << 20) -> int:
+        """A client records for so long: (texts, floats) every 0.1 s, of so many bytes, for so many seconds. Returns its events."""
+        environ = {**os.environ, "TABA_AGENT": self.agent, "TABA_RING_BYTES": str(ring_bytes), "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", RECORD, *map(str, arguments)]
+        process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True)
+        await self.until(lambda: process.poll() is not None)
+        assert process.stdout is not None
+        recorded, dropped = process.stdout.read().split()
+        process.stdout.close()
+        self.assertEqual(int(dropped), 0)
+        return int(recorded)
+
+    async def check(self, *arguments: int, full: bool, outbox_bytes: int = 4 << 20, spool_bytes: int, ring_bytes: int = 1 << 20) -> None:
+        service = self.start("http://127.0.0.1:1", outbox_bytes, spool_bytes)
+        try:
+            total = await self.record(*arguments, ring_bytes=ring_bytes)
+            await self.until(lambda: not service.rings.open)
+            status = describe(service)
+            self.assertEqual(status["recorded"], total)
+            dropped = status["dropped_by_reason"]
+            self.assertEqual(set(dropped), {"spool_full"} if full else set(), dropped)
+            if full:
+                self.assertGreater(status["spool"]["moves"], 0)
+                self.assertLessEqual(service.keeper.spool.used, spool_bytes)
+        finally:
+            await service.stopService()
+        server = FakeServer()
+        self.addCleanup(server.stop)
+        service = self.start(server.url, outbox_bytes, spool_bytes)
+        try:
+            await self.until(lambda: server.store.folded + sum(dropped.values()) == total)
+            self.assertEqual(describe(service)["recorded"], total)
+        finally:
+            await service.stopService()
+
+    async def test_texts_and_floats_at_a_modest_rate_are_all_kept_while_no_server_listens(self) -> None:
+        await self.check(10, 10, 1500, 3, full=False, outbox_bytes=64 << 20, spool_bytes=1 << 30)
+
+    async def test_bursts_that_nearly_fill_a_byte_ring_are_all_kept(self) -> None:
+        await self.check(60, 0, 2000, 3, full=False, spool_bytes=64 << 20)
+
+    async def test_floats_that_fill_half_a_ring_in_a_second_are_all_kept(self) -> None:
+        await self.check(0, 1500, 8, 3, full=False, spool_bytes=64 << 20)
+
+    async def test_texts_beyond_the_spools_bound_are_dropped_there_and_nowhere_else(self) -> None:
+        await self.check(200, 20, 2000, 5, full=True, spool_bytes=8 << 20, ring_bytes=4 << 20)
+
+    async def test_floats_beyond_the_spools_bound_are_dropped_there_and_nowhere_else(self) -> None:
+        await self.check(0, 25_000, 8, 5, full=True, spool_bytes=8 << 20, ring_bytes=4 << 20)
