@@ -7,6 +7,7 @@ Nothing waits: with a `Clock` for reactor, what needs no retry has its result at
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
@@ -225,6 +226,10 @@ class MemoryServer:
         found = [member for member in held if _is_above(member, low) and _is_below(member, high)]
         return found[_integer(offset) :][: _integer(count)]
 
+    def _zrandmember(self, key: bytes, count: bytes) -> Reply:
+        held = sorted(self._get(key, _SortedSet) or ())
+        return random.sample(held, min(len(held), _integer(count)))
+
     def _push(self, key: bytes, members: Sequence[bytes], at_the_head: bool) -> Reply:
         held = self._get(key, list, make=True)
         for member in members:
@@ -351,6 +356,7 @@ _COMMANDS: dict[bytes, tuple[int, int | None, Callable[..., Reply]]] = {
     b"ZADD": (3, None, _S._zadd),
     b"ZREM": (2, None, _S._zrem),
     b"ZRANGEBYLEX": (6, 6, _S._zrangebylex),
+    b"ZRANDMEMBER": (2, 2, _S._zrandmember),
     b"LPUSH": (2, None, lambda s, key, *members: s._push(key, members, True)),
     b"RPUSH": (2, None, lambda s, key, *members: s._push(key, members, False)),
     b"LRANGE": (3, 3, _S._lrange),

@@ -31,6 +31,9 @@ PAGE_BUCKETS = 16  # that one `scan` looks into at a time
 DONE_SECONDS = 60  # how long a write is remembered as done; three times as long as it is tried
 TURN_SECONDS = 20.0  # how long a write waits for the writes of this Router to its bucket before it
 BUSY_PAUSE_SECONDS = 0.01  # a transaction that needed the lease takes as long as one that did not
+SWEEP_AFTER = 16  # new keys of this Router …
+SWEPT_NAMES = 48  # … so many names are looked at: more than one dead one goes for each that comes, once a third are dead
+THERE, MAYBE, GONE = "there", "maybe", "gone"  # a key after a write
 INT_LIMIT = 2**63
 
 Text = str | bytes
@@ -77,6 +80,7 @@ class Operations:
         self._reactor = reactor
         self._token = token
         self._tries = 0
+        self._made = 0  # keys, since the last sweep
         self._turns: dict[int, tuple[DeferredLock, int]] = {}
 
     # what a Router has
@@ -86,6 +90,9 @@ class Operations:
         raise NotImplementedError
 
     async def read_many(self, reads: Mapping[int, Sequence[Command]]) -> dict[int, list[Any]]:
+        raise NotImplementedError
+
+    async def read(self, bucket: int, reads: Sequence[Command]) -> list[Any]:
         raise NotImplementedError
 
     async def transact(self, bucket: int, reads: Sequence[Command], update: Update) -> Any:
@@ -121,7 +128,7 @@ class Operations:
         """How many of `names` were there; each goes in a transaction of its own."""
         removed = 0
         for name in names:
-            removed += await self._write(name, [], lambda key, replies: ([(b"DEL", key)] if replies[0] else [], replies[0]), True)
+            removed += await self._write(name, [], lambda key, replies: ([(b"DEL", key)] if replies[0] else [], replies[0]), GONE)
         return removed
 
     async def expire(self, name: Text, seconds: float | None) -> bool:
@@ -131,7 +138,7 @@ class Operations:
             change = (b"PERSIST", key) if seconds is None else (b"PEXPIRE", key, _milliseconds(seconds))
             return ([change] if replies[0] else []), bool(replies[0])
 
-        return bool(await self._write(name, [], decide, True))
+        return bool(await self._write(name, [], decide, MAYBE))
 
     # --- strings and counters ---
 
@@ -200,7 +207,7 @@ class Operations:
             found = [field for field, value in zip(content, replies[1], strict=True) if value is not None]
             return ([(b"HDEL", key, *found)] if found else []), len(found)
 
-        return int(await self._write(name, [(b"HMGET", *content)], decide, True))
+        return int(await self._write(name, [(b"HMGET", *content)], decide, MAYBE))
 
     async def hincrby(self, name: Text, field: Text, amount: int = 1) -> int:
         """Add to a counter in a hash; the sum."""
@@ -243,7 +250,7 @@ class Operations:
             changed = [member for member, there in zip(content, replies[1], strict=True) if there == wanted]
             return ([(command, key, *changed)] if changed else []), len(changed)
 
-        return int(await self._write(name, [(b"SMISMEMBER", *content)], decide, command == b"SREM"))
+        return int(await self._write(name, [(b"SMISMEMBER", *content)], decide, MAYBE if command == b"SREM" else THERE))
 
     # --- lists ---
 
@@ -276,7 +283,7 @@ class Operations:
         def decide(key: bytes, replies: list[Any]) -> tuple[list[Command], None]:
             return [(b"LTRIM", key, b"%d" % first, b"%d" % last)], None
 
-        await self._write(name, [(b"LLEN",)], decide, True)
+        await self._write(name, [(b"LLEN",)], decide, MAYBE)
 
     async def _push(self, name: Text, values: Sequence[Text], command: bytes) -> int:
         content = list(map(plain, values))
@@ -284,7 +291,7 @@ class Operations:
         def decide(key: bytes, replies: list[Any]) -> tuple[list[Command], int]:
             return ([(command, key, *content)] if content else []), int(replies[1]) + len(content)
 
-        return int(await self._write(name, [(b"LLEN",)], decide, not content))
+        return int(await self._write(name, [(b"LLEN",)], decide, THERE if content else MAYBE))
 
     async def _pop(self, name: Text, first: int, last: int, keep_first: int, keep_last: int, count: int) -> list[bytes]:
         if count < 1:
@@ -294,7 +301,7 @@ class Operations:
             trim = (b"LTRIM", key, b"%d" % keep_first, b"%d" % keep_last)
             return ([trim] if replies[1] else []), replies[1]
 
-        return list(await self._write(name, [(b"LRANGE", b"%d" % first, b"%d" % last)], decide, True))
+        return list(await self._write(name, [(b"LRANGE", b"%d" % first, b"%d" % last)], decide, MAYBE))
 
     # --- all names ---
 
@@ -373,11 +380,11 @@ class Operations:
         replies = await self.read_many(reads)
         return [replies[bucket][number] for bucket, number in places]
 
-    async def _write(self, name: Text, reads: Sequence[Command], decide: Decide, shrinks: bool = False) -> Any:
+    async def _write(self, name: Text, reads: Sequence[Command], decide: Decide, after: str = THERE) -> Any:
         """Do what `decide` says, once, and return its result.
 
         `reads` have no key yet. `decide` gets the key and the replies: whether the key is there, then those to `reads`.
-        Unless it `shrinks`, a key that was not there is one after.
+        `after`: whether the key is there then.
         """
         bucket = self.bucket_of(name)
         key, done = self.key(name, bucket), prefix_of(bucket) + b"done:" + self._token.encode()
@@ -393,15 +400,30 @@ class Operations:
                 return Writes([], result)
             self._tries += 1
             results[self._tries] = result
-            if not shrinks and not replies[1]:
+            if after == THERE and not replies[1]:
                 commands = [*commands, (b"ZADD", _names_key(bucket), b"0", plain_name(name))]
+                self._made += 1
+            elif after == GONE:
+                commands = [*commands, (b"ZREM", _names_key(bucket), plain_name(name))]
             return Writes([*commands, (b"SET", done, b"%d" % self._tries, b"EX", b"%d" % DONE_SECONDS)], result)
 
         lock = await self._take_turn(bucket)
         try:
-            return await self.transact_patiently(bucket, watched, update)
+            result = await self.transact_patiently(bucket, watched, update)
+            if self._made >= SWEEP_AFTER:
+                self._made = 0
+                await self._sweep(bucket)
+            return result
         finally:
             self._end_turn(bucket, lock)
+
+    async def _sweep(self, bucket: int) -> None:
+        """Take out of the list of names what has expired: of some at random, so many that there are never more dead than living."""
+        try:
+            (names,) = await self.read(bucket, [(b"ZRANDMEMBER", _names_key(bucket), b"%d" % SWEPT_NAMES)])
+            await self._still_there({bucket: names})
+        except StoreUnavailable:
+            return  # what was asked for is done; the next one will
 
     async def _take_turn(self, bucket: int) -> DeferredLock:
         # one write of this Router to a bucket at a time: `done` is one key, and the others would only meet its WATCH

@@ -147,6 +147,20 @@ class OperationsTests(TestCase):
 
 
 class MemoryOperationsTests(SynchronousTestCase):
+    def test_names_of_keys_that_expired_do_not_pile_up_where_nobody_scans(self) -> None:
+        clock = Clock()
+        server = MemoryServer(clock)
+        router = MemoryRouter([server], 1, clock)
+        self.successResultOf(ensureDeferred(router.connect()))
+        for number in range(3000):
+            self.successResultOf(ensureDeferred(router.set(f"session:{number}", "x", seconds=100)))
+            clock.advance(1)  # a hundred live at a time
+        self.assertLess(len(server._values[b"taba:{0}:names"]), 300)
+        self.assertEqual(self.successResultOf(ensureDeferred(router.delete("session:2999"))), 1)
+        self.assertNotIn(b"session:2999", server._values[b"taba:{0}:names"])
+        names = self.successResultOf(ensureDeferred(router.scan(count=10_000))).names
+        self.assertEqual(sorted(names), sorted(f"session:{number}".encode() for number in range(2901, 2999)))
+
     def test_fences_are_kept_when_the_lock_is_gone(self) -> None:
         clock = Clock()
         server = MemoryServer(clock)
