@@ -23,6 +23,9 @@ MAX_VALUE_BYTES = 32 * KiB  # msgpack of one value that is no float; a quarter o
 MAX_VALUE_DEPTH = 32  # nesting; the encoder in the client recurses
 MAX_EXACT_INT = 2**53  # whole numbers up to this travel as floats without loss
 
+# --- times ---
+MAX_TIME = 2.0**40  # Unix seconds from 0 to this; far beyond any clock, well within a float's whole numbers
+
 # --- rings ---
 DEFAULT_RING_BYTES = 1 * MiB
 MIN_RING_BYTES = 64 * KiB

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,11 +14,10 @@ import msgpack
 
 from taba import names
 from taba.batch import Column
-from taba.bounds import MAX_EXACT_INT, MAX_VALUE_BYTES
+from taba.bounds import MAX_EXACT_INT, MAX_TIME, MAX_VALUE_BYTES
 
 MAX_POSTED_EVENTS = 10_000  # in one request; who has more has a ring
 MAX_KEY_CHARACTERS = 255  # of an Idempotency-Key
-MAX_TIME = 2.0**40  # Unix seconds; far beyond any clock, well within a float's whole numbers
 
 
 class Rejection(NamedTuple):
@@ -91,8 +89,8 @@ def _read_event(event: Any, now: float) -> tuple[str, str, float, Any]:
         names.parse_name(tab)
     if time is None:
         time = now
-    elif isinstance(time, bool) or not isinstance(time, (int, float)) or not 0 <= time <= MAX_TIME or not math.isfinite(time):
-        raise ValueError("time: takes Unix seconds")
+    elif isinstance(time, bool) or not isinstance(time, (int, float)) or not 0 <= time <= MAX_TIME:  # so no NaN
+        raise ValueError(f"time: takes Unix seconds from 0 to {MAX_TIME:.0f}")
     try:
         size = len(msgpack.packb(value))
     except (ValueError, OverflowError, TypeError, RecursionError) as error:

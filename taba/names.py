@@ -70,6 +70,8 @@ def canonical_name(base: str, labels: Mapping[str, str] | None = None) -> str:
     Raises ValueError for a base, key or value that breaks the rules.
     """
     check_base(base)
+    if labels is not None and not isinstance(labels, Mapping):
+        raise ValueError(f"Tab name {base!r}: labels {labels!r:.100}: takes a mapping of texts, such as {{'exchange': 'adx'}}")
     if not labels:
         return base
     if len(labels) > MAX_LABELS:
@@ -86,14 +88,14 @@ def parse_name(text: str) -> tuple[str, dict[str, str]]:
         while True:
             match = _LABEL.match(rest, position, end)
             if match is None:
-                raise ValueError(f"Tab name {text!r}: labels are written {{key=\"value\",…}}")
+                raise ValueError(f'Tab name {text!r}: labels are written {{key="value",…}}')
             key, value = match.groups()
             labels[key] = re.sub(r"\\.", lambda escape: _UNESCAPES[escape[0]], value)
             position = match.end()
             if position == end and rest[end] == "}":
                 break
             if rest[position : position + 1] != ",":
-                raise ValueError(f"Tab name {text!r}: labels are written {{key=\"value\",…}}")
+                raise ValueError(f'Tab name {text!r}: labels are written {{key="value",…}}')
             position += 1
     canonical = canonical_name(base, labels)
     if canonical != text:

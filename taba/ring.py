@@ -71,7 +71,7 @@ DROP_REASONS = (
     "bytes_full",  # no room in the byte ring
     "value_too_large",  # more than MAX_VALUE_BYTES of msgpack (or a quarter of the byte ring), or nested too deeply
     "value_type",  # not a value that msgpack has
-    "bad_time",  # not a finite number
+    "bad_time",  # not a number from 0 to MAX_TIME
     "directory_full",  # no room for one more Tab
     "no_ring",  # no shared memory could be had
     "stopped",  # recorded between stop() and start()

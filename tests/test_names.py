@@ -36,6 +36,12 @@ class CanonicalNames(SynchronousTestCase):
         for bad in ["a{}", 'a{b="c"', 'a{b="c",}', 'a{b="c"}x', 'a{B="c"}', 'a{b="c",a="d"}', 'a{b="\\x"}', "a{b=c}", "a{"]:
             self.assertRaises(ValueError, names.parse_name, bad)
 
+    def test_labels_that_are_no_mapping_are_refused(self) -> None:
+        for bad in [["a"], [], "x", "", 5, {("a", "b")}]:
+            error = self.assertRaises(ValueError, names.canonical_name, "x", bad)
+            self.assertIn("takes a mapping", str(error))
+        self.assertEqual((names.canonical_name("x", None), names.canonical_name("x", {})), ("x", "x"))
+
     def test_the_bounds_hold_and_one_past_them_does_not(self) -> None:
         self.assertEqual(names.check_base("x" * 200), "x" * 200)
         full = {f"k{n}": "v" * names.MAX_LABEL_VALUE for n in range(names.MAX_LABELS)}

@@ -13,6 +13,7 @@ import re
 from typing import Any, NamedTuple
 
 from taba import names
+from taba.bounds import MAX_TIME
 
 MAX_LINE_CHARACTERS = 64 * 1024  # twice the largest value; a longer line is no line but a file without any
 DEFAULT_TYPE = "CounterGroup"
@@ -111,7 +112,7 @@ def _read_value(text: str) -> tuple[Any, str]:
 
 
 def _read_time(text: str) -> float:
-    if not _NUMBER.fullmatch(text) or not 0 <= float(text) < 2.0**40:
+    if not _NUMBER.fullmatch(text) or not 0 <= float(text) <= MAX_TIME:
         raise ValueError(f"time {text[:50]!r}: takes Unix seconds, such as 1763850000.5")
     return float(text)
 

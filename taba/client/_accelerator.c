@@ -38,6 +38,7 @@ enum { NO_PLACE = -1, RETIRED = -2 };
 
 #define NO_TAB UINT32_MAX /* the id of a Tab that the directory has no room for */
 #define MAX_EXACT_INT (1LL << 53)
+#define MAX_TIME 1099511627776.0 /* bounds.MAX_TIME */
 #define LOOK_EVERY 1000000000LL /* ns between two looks at a full ring */
 
 #define LIKELY(x) __builtin_expect(!!(x), 1)
@@ -710,7 +711,28 @@ answer(int outcome)
     Py_RETURN_NONE;
 }
 
-/* 1 and the time, or 0 after a counted drop */
+/* An object of another type as an exact int or float, where it says that it is one, such as numpy's scalars and Decimal: its own code runs.
+   NULL where it says nothing or fails; with an exception set only for what is no Exception, such as KeyboardInterrupt. */
+static PyObject *
+as_number(PyObject *value)
+{
+    PyNumberMethods *methods = Py_TYPE(value)->tp_as_number;
+    PyObject *number = NULL;
+    if (methods != NULL && methods->nb_index != NULL)
+        number = PyNumber_Index(value);
+    for (int tries = 0; number == NULL && tries < 2; tries++) {
+        if (PyErr_Occurred()) {
+            if (!PyErr_ExceptionMatches(PyExc_Exception))
+                return NULL;
+            PyErr_Clear();
+        }
+        if (tries == 0 && methods != NULL && methods->nb_float != NULL)
+            number = PyNumber_Float(value);
+    }
+    return number;
+}
+
+/* 1 and the time, or 0: after a counted drop, or with an exception */
 static inline int
 time_of(Tab *tab, PyObject *given, double *time)
 {
@@ -720,17 +742,26 @@ time_of(Tab *tab, PyObject *given, double *time)
         *time = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
         return 1;
     }
-    double seconds = Py_NAN;
-    if (PyFloat_Check(given)) {
+    double seconds = -1;
+    PyObject *number = NULL;
+    if (!PyFloat_Check(given) && !PyLong_Check(given)) {
+        number = as_number(given);
+        if (number == NULL && PyErr_Occurred())
+            return 0;
+        given = number;
+    }
+    if (given == NULL) {
+    } else if (PyFloat_Check(given)) {
         seconds = PyFloat_AS_DOUBLE(given);
     } else if (PyLong_Check(given) && !PyBool_Check(given)) {
         seconds = PyLong_AsDouble(given);
         if (PyErr_Occurred()) {
             PyErr_Clear();
-            seconds = Py_NAN;
+            seconds = -1;
         }
     }
-    if (!(seconds - seconds == 0)) { /* infinite or not a number */
+    Py_XDECREF(number);
+    if (!(seconds >= 0 && seconds <= MAX_TIME)) { /* or not a number */
         port_count(tab->port, BAD_TIME, 1);
         return 0;
     }
@@ -742,8 +773,8 @@ static inline PyObject *
 record_number(Tab *tab, double value, PyObject *given)
 {
     double time;
-    if (!time_of(tab, given, &time))
-        Py_RETURN_NONE;
+    if (!LIKELY(time_of(tab, given, &time)))
+        return answer(PyErr_Occurred() ? -1 : 0);
     int room = has_room(tab);
     if (!LIKELY(room == 1))
         return answer(room);
@@ -757,8 +788,8 @@ static PyObject *
 record_bytes(Tab *tab, PyObject *value, PyObject *given)
 {
     double time;
-    if (!time_of(tab, given, &time))
-        Py_RETURN_NONE;
+    if (!LIKELY(time_of(tab, given, &time)))
+        return answer(PyErr_Occurred() ? -1 : 0);
     Port *port = tab->port;
     for (int tries = 0; tries < 3; tries++) {
         int room = has_room(tab);
@@ -789,7 +820,15 @@ record_bytes(Tab *tab, PyObject *value, PyObject *given)
     Py_RETURN_NONE;
 }
 
-static inline PyObject *
+/* Whether it is of a type of its own that has numbers to give; bool is a built-in. */
+static inline int
+says_number(PyObject *value)
+{
+    PyNumberMethods *methods = Py_TYPE(value)->tp_as_number;
+    return methods != NULL && (methods->nb_index != NULL || methods->nb_float != NULL) && !PyBool_Check(value);
+}
+
+static PyObject *
 record_value(Tab *tab, PyObject *value, PyObject *given)
 {
     if (PyFloat_Check(value))
@@ -799,6 +838,17 @@ record_value(Tab *tab, PyObject *value, PyObject *given)
         long long number = PyLong_AsLongLongAndOverflow(value, &overflow);
         if (!overflow && number >= -MAX_EXACT_INT && number <= MAX_EXACT_INT)
             return record_number(tab, (double)number, given);
+    } else if (!PyUnicode_CheckExact(value) && says_number(value)) {
+        PyObject *number = as_number(value);
+        if (number == NULL) {
+            if (PyErr_Occurred())
+                return NULL;
+            port_count(tab->port, VALUE_TYPE, 1);
+            Py_RETURN_NONE;
+        }
+        PyObject *outcome = record_value(tab, number, given);
+        Py_DECREF(number);
+        return outcome;
     }
     return record_bytes(tab, value, given);
 }
@@ -890,6 +940,18 @@ tab_dec(Tab *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
         Py_DECREF(negative);
         return outcome;
     }
+    PyObject *number = says_number(value) ? as_number(value) : NULL;
+    if (number != NULL) {
+        PyObject *negative = PyNumber_Negative(number);
+        Py_DECREF(number);
+        if (negative == NULL)
+            return NULL;
+        PyObject *outcome = record_value(self, negative, time);
+        Py_DECREF(negative);
+        return outcome;
+    }
+    if (PyErr_Occurred())
+        return NULL;
     port_count(self->port, VALUE_TYPE, 1);
     Py_RETURN_NONE;
 }

@@ -56,6 +56,8 @@ def expand(template: str, environment: Mapping[str, str], slot: Callable[[], int
         if name == "slot":
             return str(slot())
         if name.startswith("env:"):
+            if not name[4:]:
+                raise ValueError(f"client id {template!r}: {{env:}} names no variable of the environment; takes {{env:NAME}}")
             if name[4:] not in environment:
                 raise ValueError(f"client id {template!r}: the environment has no {name[4:]}")
             return environment[name[4:]]

@@ -27,6 +27,7 @@ HOLE_AFTER = 0.9  # seconds for which a record is not committed that the tail wa
 # Tabs remembered, so that the same call gives the same Tab; more than fit into the directory of a ring of 4 MiB. Beyond it a
 # call gives a new Tab each time, and the directory's own bound drops what it records.
 MAX_REMEMBERED = 100_000
+MAX_GROUP = 2**32 - 1  # the one number that no group has: "leave it as it is"
 
 _REASON = pure._REASON
 
@@ -43,16 +44,30 @@ class Settings(NamedTuple):
 
 def read_settings(client: str | None, environment: Mapping[str, str]) -> Settings:
     """The settings for `client` (None: the environment's or the default). Raises ValueError, naming what is wrong."""
-    template = client if client is not None else environment.get("TABA_CLIENT_ID") or identity.DEFAULT_CLIENT
-    identity.expand(template, environment, lambda: 0)
+    template = client
+    if template is None:
+        template = environment.get("TABA_CLIENT_ID") or identity.DEFAULT_CLIENT
+        _naming("TABA_CLIENT_ID", lambda: identity.expand(template, environment, lambda: 0))
+    else:
+        identity.expand(template, environment, lambda: 0)
+    agent = environment.get("TABA_AGENT") or "default"
+    _naming("TABA_AGENT", lambda: check_agent(agent))
     group = environment.get("TABA_RING_GROUP")
     return Settings(
         template,
-        check_agent(environment.get("TABA_AGENT") or "default"),
+        agent,
         _number(environment, "TABA_RING_BYTES", DEFAULT_RING_BYTES, MIN_RING_BYTES, MAX_RING_BYTES),
         _number(environment, "TABA_SHM_BYTES", DEFAULT_SHM_BYTES, 0, 1 << 50),
         _group(group) if group else None,
     )
+
+
+def _naming(variable: str, check: Callable[[], object]) -> None:
+    """`check`, whose ValueError then names the variable of the environment that is at fault."""
+    try:
+        check()
+    except ValueError as error:
+        raise ValueError(f"{variable}: {error}") from None
 
 
 def _number(environment: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
@@ -68,8 +83,10 @@ def _group(text: str) -> int:
     import grp  # rarely asked for
 
     try:
-        return grp.getgrgid(int(text)).gr_gid if text.isdigit() else grp.getgrnam(text).gr_gid
-    except (KeyError, OverflowError):
+        if text.isascii() and text.isdigit() and int(text) < MAX_GROUP:
+            return int(text)  # it need not have a name here: in a container hardly any has
+        return grp.getgrnam(text).gr_gid
+    except KeyError:
         raise ValueError(f"TABA_RING_GROUP: {text!r}: there is no such group") from None
 
 
@@ -106,6 +123,7 @@ class Producer:
 
     def _start_afresh(self) -> None:
         self._client: str | None = None
+        self._last_client: str | None = None
         self._lock = getattr(self._port, "lock", None) or threading.RLock()
         self._attending = False
         self._directory_count = 0
@@ -158,10 +176,24 @@ class Producer:
             "ring_bytes": segment.where.size if segment is not None else 0,
             "ring": segment.name if segment is not None else None,
             "accelerated": self.is_accelerated,
-            "client": self._client or (settings.client if settings is not None else None),
-            "agent": settings.agent if settings is not None else None,
+            "client": self._client_id(),
+            "agent": settings.agent if settings is not None else os.environ.get("TABA_AGENT") or "default",
             "tabs": self._directory_count if segment is not None else 0,
         }
+
+    def _client_id(self) -> str:
+        """The client id with which this process records, or would. A slot that it has is taken now, as by the first record."""
+        with self._lock:
+            if self._client is None and not self._attending:
+                template = identity.DEFAULT_CLIENT
+                try:
+                    template = (self.settings or read_settings(None, os.environ)).client
+                    if self._stopped:
+                        return self._last_client or template
+                    self._client = identity.expand(template, os.environ, self._take_slot)
+                except (OSError, ValueError):
+                    return template  # no slot, or a wrong environment: nothing is recorded under any id, and start() or a Tab says why
+            return self._client or self._last_client or identity.DEFAULT_CLIENT
 
     # --- what the Port asks for
 
@@ -223,7 +255,7 @@ class Producer:
         self._port.close()
         segment, self._segment = self._segment, None
         self._hole = None
-        self._client = None
+        self._last_client, self._client = self._client or self._last_client, None
         if segment is not None:
             segment.let_go()
 

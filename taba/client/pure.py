@@ -26,7 +26,7 @@ from time import time as now
 from typing import Any
 
 from taba import ring
-from taba.bounds import MAX_EXACT_INT, MAX_VALUE_BYTES
+from taba.bounds import MAX_EXACT_INT, MAX_TIME, MAX_VALUE_BYTES
 from taba.client.encode import Refused, encode
 from taba.client.timing import time as _time
 
@@ -45,6 +45,7 @@ _DIRECTORY_FULL, _REENTRANT = _REASON["directory_full"], _REASON["reentrant"]
 _TAIL, _BYTE_TAIL, _RETIRED, _DROPS = (
     offset // 8 for offset in (ring.TAIL_OFFSET, ring.BYTE_TAIL_OFFSET, ring.RETIRED_OFFSET, ring.DROPS_OFFSET)
 )
+_BUILT_IN = frozenset((type(None), bool, int, float, str, bytes, list, tuple, dict))  # no code of theirs is called
 _MADV_WIPEONFORK = 18
 _IS_ORDERED = os.uname().machine == "x86_64" and getattr(sys, "_is_gil_enabled", lambda: True)()
 
@@ -222,18 +223,12 @@ class Port:
     # --- recording
 
     def time_of(self, given: Any) -> float | None:
-        """`given` as Unix seconds; None, counted, for what is no finite number."""
-        if isinstance(given, float):
-            seconds = float.__pos__(given)
-        elif isinstance(given, int) and given is not True and given is not False:
-            try:
-                seconds = float(int.__int__(given))
-            except OverflowError:
-                seconds = math.nan
-        else:
-            seconds = math.nan
-        if math.isfinite(seconds):
-            return seconds
+        """`given` as Unix seconds; None, counted, for what is no number from 0 to MAX_TIME."""
+        number = given if isinstance(given, (int, float)) else _as_number(given)
+        if number is not None and number is not True and number is not False:
+            seconds = _as_float(number)
+            if seconds is not None and 0 <= seconds <= MAX_TIME:
+                return seconds
         self.count(_REASON["bad_time"])
         return None
 
@@ -253,6 +248,15 @@ class Port:
 
     def record_bytes(self, tab: Tab, seconds: float, value: Any) -> None:
         """Record a value that is no float."""
+        if type(value) not in _BUILT_IN:
+            number = _as_number(value)
+            if number is None:
+                self.count(_REASON["value_type"])
+                return
+            if (small := _as_float(number)) is not None:
+                tab.record(small, seconds)
+                return
+            value = number
         try:
             # the bound of the ring that there is; _write_bytes() looks again at that of the ring that takes it
             content = encode(value, self._ring.where.max_value_bytes if self._ring is not None else MAX_VALUE_BYTES)
@@ -371,6 +375,19 @@ def _as_float(value: Any) -> float | None:
     return None
 
 
+def _as_number(value: Any) -> int | float | None:
+    """What an object of another type says that it is as a number, such as numpy's scalars and Decimal; None where it says nothing."""
+    kind = type(value)
+    for method, convert in (("__index__", operator.index), ("__float__", float)):
+        try:
+            if hasattr(kind, method):
+                number: int | float = convert(value)
+                return number
+        except Exception:
+            continue  # its own code failed: the caller counts the drop
+    return None
+
+
 class Tab:
     """A named series of any Type."""
 
@@ -463,5 +480,7 @@ class UpDown(Tab):
             self.record(float.__neg__(n), time)
         elif isinstance(n, int) and n is not True and n is not False:
             self.record(int.__neg__(n), time)
+        elif type(n) not in _BUILT_IN and (number := _as_number(n)) is not None:
+            self.record(-number, time)
         else:
             self._port.count(_REASON["value_type"])

@@ -20,7 +20,7 @@ import numpy
 
 from taba import names
 from taba.batch import APPLIED, GAP, MAX_CACHED_NAME, MAX_CACHED_NAMES, Batch, Column, Verdict
-from taba.bounds import DAY, MARK_DAYS, MAX_VALUE_BYTES
+from taba.bounds import DAY, MARK_DAYS, MAX_TIME, MAX_VALUE_BYTES
 from taba.server import keys
 from taba.server.deadletters import MAX_DEAD_LETTERS, DeadLetter, count_events, dead_letters_of, encode_dead_letter, pack, packed_bytes
 from taba.server.typefold import HANDLER_ERROR, Failed, Folded, Folding, Work, fold_type
@@ -335,19 +335,19 @@ class Fold:
         return column._replace(values=numpy.array(good, dtype="<f8").tobytes() if numeric else good)
 
     def _check_times(self, group: _Group) -> None:
-        """Bury Events whose time, or for an array Handler value, is no finite number."""
+        """Bury Events whose time is none, or for an array Handler whose value is no finite number."""
         if not group.columns:
             return
-        finite = numpy.isfinite(numpy.frombuffer(b"".join([column.times for _, column in group.columns]), "<f8")).all()
-        if finite and group.is_array:
-            finite = numpy.isfinite(numpy.frombuffer(b"".join([column.values for _, column in group.columns]), "<f8")).all()  # type: ignore[misc]
-        if finite:
+        all_good = _are_times(numpy.frombuffer(b"".join([column.times for _, column in group.columns]), "<f8")).all()
+        if all_good and group.is_array:
+            all_good = numpy.isfinite(numpy.frombuffer(b"".join([column.values for _, column in group.columns]), "<f8")).all()  # type: ignore[misc]
+        if all_good:
             return
         columns = []
         for row, column in group.columns:
-            good = numpy.isfinite(numpy.frombuffer(column.times, "<f8"))
+            good = _are_times(numpy.frombuffer(column.times, "<f8"))
             if not good.all():
-                self._bury(_picked(column, numpy.flatnonzero(~good).tolist()), BAD_TIME, "a time takes finite Unix seconds")
+                self._bury(_picked(column, numpy.flatnonzero(~good).tolist()), BAD_TIME, f"a time takes Unix seconds from 0 to {MAX_TIME:.0f}")
                 column = _picked(column, numpy.flatnonzero(good).tolist())
             if group.is_array:
                 good = numpy.isfinite(numpy.frombuffer(column.values, "<f8"))  # type: ignore[arg-type]
@@ -498,6 +498,11 @@ class Fold:
             return numpy.empty(0)
         times = numpy.frombuffer(b"".join(self.samples), "<f8")
         return times[:: len(times) // LATENCY_SAMPLES + 1]
+
+
+def _are_times(times: Any) -> Any:
+    """Which of these are times that an Event may have."""
+    return (times >= 0) & (times <= MAX_TIME)  # so no NaN
 
 
 def _picked(column: Column, indexes: list[int]) -> Column:

@@ -9,16 +9,20 @@ import os
 import signal
 import threading
 import time
+from decimal import Decimal
+from fractions import Fraction
 from unittest import mock
 
 import msgpack
+import numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba import client, ring
-from taba.bounds import MAX_EXACT_INT, MAX_VALUE_BYTES, MAX_VALUE_DEPTH, MIN_RING_BYTES
-from taba.client import encode
+from taba.bounds import MAX_EXACT_INT, MAX_TIME, MAX_VALUE_BYTES, MAX_VALUE_DEPTH, MIN_RING_BYTES
+from taba.client import encode, identity, pure
+from taba.client.producer import Producer
 from tests.client.cases import _accelerator, both
 from tests.client.reading import rings
 
@@ -201,15 +205,77 @@ class RecordTests:
         self.assertEqual([event.value for event in self.events()], [nested(MAX_VALUE_DEPTH)])
         self.assertEqual(producer.stats()["dropped_by_reason"], {"value_too_large": 2})
 
-    def test_a_time_that_is_no_finite_number_is_a_counted_drop(self):
+    def test_a_time_at_its_bounds_is_recorded_and_one_past_them_a_counted_drop(self):
         producer = self.producer()
         tab = producer.tab("c", "CounterGroup")
-        for bad in (math.nan, math.inf, -math.inf, "now", True, 10**400, object()):
+        past = (-1, -1e-9, MAX_TIME * (1 + 2**-52), MAX_TIME + 1, 1e18, 2**70)
+        for bad in (math.nan, math.inf, -math.inf, "now", True, 10**400, object(), numpy.float64("nan"), numpy.array([1, 2]), *past):
             tab.inc(time=bad)
             tab.record("x", bad)
-        tab.inc(time=-1.5)
-        self.assertEqual(producer.stats()["dropped_by_reason"], {"bad_time": 14})
-        self.assertEqual([event.time for event in self.events()], [-1.5])
+        for good in (0, -0.0, MAX_TIME, int(MAX_TIME), numpy.int32(7), numpy.float32(1.5), Decimal("2.5")):
+            tab.inc(time=good)
+        self.assertEqual(producer.stats()["dropped_by_reason"], {"bad_time": 30})
+        self.assertEqual([event.time for event in self.events()], [0.0, 0.0, MAX_TIME, MAX_TIME, 7.0, 1.5, 2.5])
+
+    def test_what_says_that_it_is_a_number_is_recorded_as_one(self):
+        producer = self.producer()
+        tab = producer.tab("c", "UpDown")
+
+        class Reentrant:
+            def __float__(self):
+                tab.record(-1.0)
+                return 8.0
+
+        scalars = (numpy.int64(3), numpy.uint8(4), numpy.float32(1.5), numpy.float64(2.5), numpy.array(5.5), numpy.array(6))
+        for number in (*scalars, Decimal("0.25"), Fraction(1, 2), Reentrant(), numpy.uint64(2**63)):
+            tab.record(number)
+        tab.dec(numpy.int64(3))
+        tab.dec(Decimal("0.5"))
+        tab.inc(numpy.float32(1.5))
+        self.assertEqual(
+            [event.value for event in self.events()], [3.0, 4.0, 1.5, 2.5, 5.5, 6.0, 0.25, 0.5, -1.0, 8.0, 2**63, -3.0, -0.5, 1.5]
+        )
+        self.assertEqual(producer.stats()["dropped"], 0)
+
+    def test_what_fails_to_say_its_number_is_a_counted_drop_and_never_raises(self):
+        class Failing:
+            def __init__(self, *raised):
+                self.raised = raised
+
+            def __index__(self):
+                raise self.raised[0]
+
+            def __float__(self):
+                raise self.raised[-1]
+
+        class Wrong:
+            __index__ = None
+
+            def __float__(self):
+                return "1"
+
+        class Hiding(type):
+            def __getattribute__(cls, name):
+                raise RuntimeError(name)
+
+        class Hidden(metaclass=Hiding):
+            pass
+
+        producer = self.producer()
+        tab = producer.tab("c", "UpDown")
+        tab.inc()
+        bad = [Failing(TypeError()), Failing(ValueError(), MemoryError()), Wrong(), Hidden(), numpy.array([1, 2]), numpy.array("x")]
+        for value in bad:
+            tab.record(value)
+            tab.dec(value)
+        self.assertEqual(producer.stats()["dropped_by_reason"], {"value_type": 2 * len(bad)})
+        for interrupting in (Failing(KeyboardInterrupt()), Failing(TypeError(), SystemExit())):
+            # of a signal handler, say: not Taba's to keep
+            self.assertRaises((KeyboardInterrupt, SystemExit), tab.record, interrupting)
+            self.assertRaises((KeyboardInterrupt, SystemExit), tab.dec, interrupting)
+            self.assertRaises((KeyboardInterrupt, SystemExit), tab.inc, 1, interrupting)
+        tab.inc()
+        self.assertEqual([event.value for event in self.events()], [1.0, 1.0])
 
     def test_wrong_arguments_are_a_type_error(self):
         tab = self.producer().tab("c", "CounterGroup")
@@ -419,6 +485,28 @@ class MakingTests:
         producer.tab("c", "CounterGroup").inc()
         self.assertGreaterEqual(os.stat(self.reader(producer).path).st_blocks * 512, 1 << 20)
 
+    def test_stats_tell_the_client_id_before_the_first_record_and_after_the_last(self):
+        producer = self.producer("{program}/{slot}")
+        told = producer.stats()["client"]
+        self.assertRegex(told, r"^[^{}]+/[0-9]+$")
+        self.assertEqual(rings(self.agent), [])  # no ring for a question
+        producer.tab("c", "CounterGroup").inc()
+        self.assertEqual(producer.stats()["client"], told)
+        self.assertEqual(self.reader(producer).header.client, told)
+        producer.stop()
+        self.assertEqual(producer.stats()["client"], told)
+        producer.start("other", self.environment)
+        self.assertEqual(producer.stats()["client"], "other")
+
+    def test_stats_of_a_process_that_has_asked_for_nothing_or_for_nonsense(self):
+        for environment in ({"TABA_CLIENT_ID": "cron/1"}, {"TABA_CLIENT_ID": "a b"}, {"TABA_AGENT": "a.b"}):
+            producer = Producer(_accelerator if self.accelerated else pure)
+            self.addCleanup(producer.end)
+            with mock.patch.dict(os.environ, environment):
+                stats = producer.stats()
+            self.assertEqual(stats["agent"], environment.get("TABA_AGENT", "default"))
+            self.assertEqual(stats["client"], "cron/1" if "cron/1" in environment.values() else identity.DEFAULT_CLIENT)
+
     def test_stop_frees_the_ring_and_start_makes_a_new_one(self):
         producer = self.producer()
         tab = producer.tab("c", "CounterGroup")
@@ -441,8 +529,11 @@ class MakingTests:
             ("_x", {}, "reserved"),
             ("x" * 201, {}, "client id"),
             (7, {}, "client id"),
-            (None, {"TABA_CLIENT_ID": "a b"}, "client id"),
-            (None, {"TABA_AGENT": "a.b"}, "Agent"),
+            ("{env:}", {}, "names no variable"),
+            (None, {"TABA_CLIENT_ID": "a b"}, "TABA_CLIENT_ID: client id 'a b'"),
+            (None, {"TABA_CLIENT_ID": "{env:NOT_THERE}"}, "TABA_CLIENT_ID: .*NOT_THERE"),
+            (None, {"TABA_AGENT": "a.b"}, "TABA_AGENT: Agent name 'a.b'"),
+            (None, {"TABA_RING_GROUP": str(2**32 - 1)}, "TABA_RING_GROUP"),
             (None, {"TABA_RING_BYTES": "1"}, "TABA_RING_BYTES"),
             (None, {"TABA_RING_BYTES": "x"}, "TABA_RING_BYTES"),
             (None, {"TABA_RING_BYTES": str(2**31)}, "TABA_RING_BYTES"),
@@ -450,12 +541,13 @@ class MakingTests:
             (None, {"TABA_RING_GROUP": "no-such-group"}, "TABA_RING_GROUP"),
         ):
             error = self.assertRaises(ValueError, self.producer, id, **environment)
-            self.assertIn(word, str(error))
+            self.assertRegex(str(error), word)
 
     def test_the_lowest_and_highest_settings_are_taken(self):
         self.producer(TABA_RING_BYTES="65536")
         self.producer(TABA_RING_BYTES=str(1 << 30), TABA_SHM_BYTES="0")
         self.producer("x" * 200)
+        self.producer(TABA_RING_GROUP=str(2**32 - 2))  # a group without a name, as in containers
 
 
 @both

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.batch import BadColumn, Column, decode_batch
-from taba.bounds import MAX_VALUE_BYTES
+from taba.bounds import MAX_TIME, MAX_VALUE_BYTES
 from taba.server import keys, typefold
 from taba.server.deadletters import MAX_DEAD_LETTERS, count_events, decode_dead_letter, describe
 from taba.server.fold import MAX_MISSING_TYPES, Cycle, Waiting
@@ -214,6 +214,9 @@ class DeadLetters(SynchronousTestCase):
         self.store.cycle(LOOKUP, [batch(1, 3, [column(B, "Words", ["a"], client="web/9", times=[math.nan])])])
         self.assertEqual(sum_of(self.store), (1, 2.0))
         self.assertEqual(self.store.counts(), {"folded": 2, "dead:bad_time": 4})
+        times = [0.0, MAX_TIME, -1.0, MAX_TIME * (1 + 2**-52), 1e18]
+        self.store.cycle(LOOKUP, [batch(1, 4, [column(A, "Sum", [1.0] * 5, times=times)])])
+        self.assertEqual(self.store.counts(), {"folded": 4, "dead:bad_time": 7})
         self.assertNotIn(keys.state_field(B, "web/9"), self.store.keys[keys.states(0)])
 
     def test_a_value_at_its_bound_is_folded_and_one_past_it_is_not(self) -> None:
