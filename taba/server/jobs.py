@@ -207,6 +207,8 @@ class Jobs:
             job.state, job.message = FAILED, f"{ended}; {job.message}".rstrip("; ")
         except StoreUnavailable as failure:
             job.state, job.message = FAILED, f"the store is away: {failure}"
+        except TabaError as failure:
+            job.state, job.message = FAILED, str(failure)
         except Exception as failure:
             log.failure("job {id} failed: {kind}", id=job.id, kind=job.kind)
             job.state, job.message = FAILED, f"{type(failure).__name__}; the Server's log says more"

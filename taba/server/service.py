@@ -25,6 +25,7 @@ from twisted.runner.procmon import ProcessMonitor
 from taba.errors import ConfigurationError, StoreUnavailable
 from taba.options import Listen, state_directory
 from taba.server.caring import Caretaker
+from taba.server.checking import Check
 from taba.server.fold import DEFAULT_BOUNDS, Bounds
 from taba.server.http import Routes
 from taba.server.ingest import Ingest
@@ -184,6 +185,7 @@ class Server(_Connected):
         self.jobs = Jobs(self.router, time.time, reactor)
         caretaker = Caretaker(self.lookup, self.sandbox)
         self.jobs.register(PRUNE, Prune(self.router, self.lookup, caretaker, time.time, forget_seconds), has_dry_run=True)
+        self.jobs.register("check", Check(self.router))
         self.jobs.register("upgrade", Upgrade(self.router, self.lookup, caretaker))
         self.jobs.register("retry", Retry(self.router, self.lookup, self.sandbox.fold, time.time, bounds))
         status = Status(self.router, self.lookup, self.ingest, self.query, self.sandbox, time.time, workers, shown or store.text)

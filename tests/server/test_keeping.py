@@ -11,6 +11,7 @@ from urllib.parse import quote
 from twisted.internet.task import deferLater
 
 from taba.bounds import DAY
+from taba.errors import StoreUnavailable
 from taba.names import RETIRED_CLIENT
 from taba.server import deleting, jobs, keys, retrying, service
 from taba.server.deadletters import MAX_DEAD_LETTERS
@@ -423,6 +424,32 @@ class Jobs(KeepingCase):
         self.assertEqual((answered.status, answered.json["error"]), (409, "conflict"))
         self.assertIn(first["id"], answered.json["detail"])
         await self.ask(server, f"/v1/jobs?id={quote(first['id'])}", "DELETE")
+
+    @asynchronous
+    async def test_a_check_notes_where_maps_and_owner_keys_disagree(self) -> None:
+        server = await self.start()
+        record = await self.job(server, "/v1/check")
+        self.assertEqual((record["state"], record["message"], record["found"]), ("done", "all maps and owner keys agree", []))
+        self.valkey.ask("DEL", "taba:{3}:owner")
+        record = await self.job(server, "/v1/check")
+        self.assertEqual((record["state"], len(record["found"])), ("done", 1))
+        self.assertIn("bucket 3", record["found"][0]["problem"])
+
+    @asynchronous
+    async def test_a_job_that_fails_says_why_and_may_be_started_again(self) -> None:
+        server = await self.start()
+        failures = [StoreUnavailable("no shard"), ValueError("x" * 1000)]
+
+        async def fail(job: jobs.Job) -> None:
+            if failures:
+                raise failures.pop(0)
+
+        server.jobs.register("upgrade", fail)
+        records = [await self.job(server, "/v1/upgrade") for _ in range(3)]
+        self.flushLoggedErrors(ValueError)
+        self.assertEqual([record["state"] for record in records], ["failed", "failed", "done"])
+        self.assertIn("no shard", records[0]["message"])
+        self.assertIn("ValueError", records[1]["message"])
 
     @asynchronous
     async def test_the_history_is_bounded(self) -> None:
