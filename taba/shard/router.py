@@ -116,6 +116,7 @@ class Router(Operations):
         self._is_closed = False
         self._pauses: set[Deferred[Any]] = set()  # of `connect`
         self._good_owners: dict[int, tuple[str, bytes]] = {}
+        self._forwarded: dict[int, dict[str, tuple[int, str]]] = {}  # bucket → which shard said, of what epoch, where it went
         self._learning: list[Deferred[None]] | None = None
 
     # --- the store as a whole ---
@@ -433,10 +434,25 @@ class Router(Operations):
                 problems += answer
         passed, self._by_name = {**before, **self._by_name}, by_name
         self._dismiss(passed.values())
-        self._map = map
+        self._map = self._corrected(map)
         self._good_owners.clear()
         self._problems = problems
         self._is_stale = False
+
+    def _corrected(self, map: BucketMap) -> BucketMap:
+        """`map`, where a shard that it names for a bucket has said where that went: the shard knows better."""
+        places = {shard.name: place for place, shard in enumerate(map.shards)}
+        owners = list(map.owners)
+        for bucket, hops in list(self._forwarded.items()):
+            if bucket >= map.buckets or map.shard_of(bucket) not in hops:
+                del self._forwarded[bucket]
+                continue
+            epoch, name = 0, map.shard_of(bucket)
+            while name in hops and hops[name][0] > epoch:
+                epoch, name = hops[name]
+            if name in places:
+                owners[bucket] = places[name]
+        return attrs.evolve(map, owners=tuple(owners)) if self._forwarded else map
 
     def _mapped_pool(self, shard: Shard) -> ShardPool:
         # a shard that the map names and --store does not: added later, or away; the user is the same for all shards
@@ -469,6 +485,8 @@ class Router(Operations):
             owner = decode_owner(reply)
         except MalformedMap as error:
             raise NotHere(bucket, False, str(error)) from None
+        if owner.state == "moved":
+            self._forwarded.setdefault(bucket, {})[name] = (owner.epoch, owner.name)
         if owner.state != "open" or owner.name != name:
             raise NotHere(bucket, owner.state == "sealed", f"{owner.state} ({owner.name}) on shard {name}")
         self._good_owners[bucket] = (name, reply)

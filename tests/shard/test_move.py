@@ -13,7 +13,7 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from taba.shard import copying, steps
-from taba.shard.buckets import Owner, decode_owner, dirty_key, make_token, owner_key
+from taba.shard.buckets import MAP_KEY, Owner, decode_owner, dirty_key, encode_map, make_token, owner_key
 from taba.shard.move import Moved, forget, move, undo
 from taba.shard.mover import Mover
 from taba.shard.router import Router
@@ -261,6 +261,23 @@ class MoveTests(MoveCase):
             await writer.stop()
             await writer.check(self, self.router, "")
         self.assertGreater(writers[0].done, 20)
+
+    async def test_a_bucket_is_found_although_no_map_says_where_it_is(self) -> None:
+        await self.prepare(shards=3)
+        await self.fill(0)
+        old = encode_map(self.router.map)
+        fresh = await self.new_router()
+        await self.run_one(0, move(0, "s1", "s2", self.token()))
+        await self.run_one(0, move(0, "s2", "s3", self.token("s3")))
+        for valkey in self.valkeys:
+            valkey.ask("SET", MAP_KEY, old)
+        for router in (fresh, self.router, await self.new_router()):
+            self.assertEqual(await router.read(0, [(b"STRLEN", key(0, "text"))]), [5000])
+            await router.transact(0, [], lambda _: Writes([(b"INCR", key(0, "n"))]))
+        self.assertEqual(await fresh.read(0, [(b"GET", key(0, "n"))]), [b"3"])
+        await self.run_one(0, move(0, "s3", "s1", self.token("s1")))
+        for router in (fresh, self.router):
+            self.assertEqual(await router.read(0, [(b"GET", key(0, "n"))]), [b"3"])
 
     async def test_a_copy_that_differs_is_not_opened(self) -> None:
         await self.prepare()
