@@ -61,6 +61,7 @@ count, raises, rubbish, text, huge, exits, segfaults, hangs = Count(), Raises(),
 '''
 BAD = ("Raises", "Rubbish", "Text", "Huge", "Exits", "Segfaults", "Hangs")
 SECONDS = 12.0
+LEAST_BATCHES = 8
 
 
 class Isolation(Processes):
@@ -91,7 +92,7 @@ class Isolation(Processes):
         aggregates = ask(self.port, "/v1/aggregates")
         good = {tab: count for tab, count in self.sent.items() if tab not in BAD}
         self.assertEqual({tab: aggregate["count"] for tab, aggregate in aggregates.items()}, good)
-        self.assertGreater(min(good.values()), 30)
+        self.assertGreaterEqual(min(good.values()), 2 * LEAST_BATCHES)
         # the bad ones, to the event
         status = ask(self.port, "/v1/status")
         bad = {type: self.sent[type] for type in BAD}
@@ -119,7 +120,7 @@ class Isolation(Processes):
         if bucket == BAD_BUCKET:
             tabs = [(tabs[0][0], "TotalsCounter"), (tab_in(bucket, 2, BUCKETS), "Count")]
         number = 0
-        while time.monotonic() < end:
+        while number < LEAST_BATCHES or time.monotonic() < end:  # a busy machine is slow to start one child after another
             number += 1
             columns = [column(tab, type, [1.0, 2.0], client=f"web/{stream}") for tab, type in tabs if type != "CounterGroup"]
             if bucket == BAD_BUCKET:
