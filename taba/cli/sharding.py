@@ -112,10 +112,10 @@ def check(context: click.Context, server: str, timeout: float, as_json: bool, st
 
     async def look(router: Router, reactor: Any) -> tuple[list[Any], list[Any]]:
         from taba.shard.check import check as check_store
-        from taba.shard.reshard import pools_of
+        from taba.shard.reshard import current_pools
 
-        wrong = await check_store(pools_of(router), repair)
-        return wrong, await check_store(pools_of(router)) if repair and wrong else wrong
+        wrong = await check_store(await current_pools(router), repair)
+        return wrong, await check_store(await current_pools(router)) if repair and wrong else wrong
 
     wrong, left = _on_store(url, look)
     if as_json:

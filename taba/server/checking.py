@@ -5,7 +5,7 @@ from __future__ import annotations
 from taba.server.jobs import Job
 from taba.shard import Router
 from taba.shard.check import check
-from taba.shard.reshard import pools_of
+from taba.shard.reshard import current_pools
 
 
 class Check:
@@ -17,7 +17,7 @@ class Check:
     async def __call__(self, job: Job) -> None:
         """Run the job."""
         job.total = 1
-        wrong = await check(pools_of(self._router))
+        wrong = await check(await current_pools(self._router))
         for one in wrong:
             job.note({"problem": one.text})
         job.done = 1

@@ -71,6 +71,9 @@ async def check(pools: Mapping[str, Pool], repair: bool = False) -> list[Disagre
     """
     known = dict(pools)
     map = await newest_map(list(known.values()))
+    unknown = [shard.name for shard in map.shards if shard.name not in known]
+    if unknown:
+        raise StoreUnavailable(f"shard {', '.join(unknown)} was added just now; check again")
     found = await survey(known, map.buckets)
     answers = await gather([pool.execute([(b"GET", MAP_KEY)], ASK_SECONDS) for pool in known.values()])
     told: dict[str, BucketMap | None] = {}

@@ -222,8 +222,7 @@ class Reshard:
 
     async def _map(self) -> BucketMap:
         """The newest map; and connections to all of its shards, also to those that another process has just added."""
-        await self._router._learn(LEARN_SECONDS)
-        self._mover.pools = {**pools_of(self._router), **self._own}
+        self._mover.pools = {**await current_pools(self._router), **self._own}
         return await newest_map(list(self._mover.pools.values()))
 
     def _copied(self, size: int) -> None:
@@ -237,6 +236,12 @@ class Reshard:
 
 def _plan_all(map: BucketMap) -> Sequence[Move]:
     return plan_even(map, [shard.name for shard in map.shards])
+
+
+async def current_pools(router: Router) -> dict[str, Pool]:
+    """`pools_of`, after a look at the newest map: whoever has nothing to do with a bucket does not notice that it moves."""
+    await router._learn(LEARN_SECONDS)
+    return pools_of(router)
 
 
 def pools_of(router: Router) -> dict[str, Pool]:

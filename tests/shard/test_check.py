@@ -1,0 +1,70 @@
+"""What maps and owner keys can say that does not fit, and what becomes of it."""
+
+from __future__ import annotations
+
+import attrs
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba.shard.buckets import BucketMap, Owner, first_map
+from taba.shard.check import Disagreement, compare, standing
+from taba.shard.survey import Survey
+
+MAP = first_map("id", ["redis://a:1", "redis://b:1"], 4)
+
+
+def said(**owners: list[Owner | None]) -> Survey:
+    return Survey(owners)
+
+
+def as_made() -> dict[str, list[Owner | None]]:
+    one, two = Owner("open", 1, "s1"), Owner("open", 1, "s2")
+    return {"s1": [one, one, None, None], "s2": [None, None, two, two]}
+
+
+class CheckTests(SynchronousTestCase):
+    def compare(self, owners: dict[str, list[Owner | None]], told: BucketMap | None = MAP) -> list[Disagreement]:
+        return compare(MAP, {"s1": MAP, "s2": told}, said(**owners))
+
+    def test_a_store_as_it_was_made_is_right(self) -> None:
+        self.assertEqual(self.compare(as_made()), [])
+
+    def test_maps_that_are_old_or_unreadable_are_told(self) -> None:
+        newest = attrs.evolve(MAP, epoch=2)
+        [old] = compare(newest, {"s1": MAP, "s2": newest}, said(**as_made()))
+        self.assertIn("s1 has a map of epoch 1; the newest has 2", old.text)
+        [none] = self.compare(as_made(), None)
+        self.assertIn("s2 has no map that can be read", none.text)
+
+    def test_of_two_that_have_a_bucket_the_one_that_got_it_last_keeps_it(self) -> None:
+        owners = as_made()
+        owners["s2"][0] = Owner("open", 2, "s2")
+        self.assertEqual(self.compare(owners), [Disagreement("bucket 0 is open on s1 and s2", 0, "s2", ("s1",))])
+        owners["s2"][0] = Owner("open", 1, "s2")
+        self.assertEqual(self.compare(owners), [Disagreement("bucket 0 is open on s1 and s2", 0, "s1", ("s2",))])
+
+    def test_a_bucket_that_nobody_has_is_told(self) -> None:
+        owners = as_made()
+        owners["s1"][1] = None
+        [gap] = self.compare(owners)
+        self.assertEqual((gap.bucket, gap.shard, gap.losers), (1, "s1", ()))
+        owners["s1"][1] = Owner("moved", 2, "s2")
+        self.assertEqual(len(self.compare(owners)), 1)
+
+    def test_a_bucket_that_is_elsewhere_than_the_map_says_is_told(self) -> None:
+        owners = as_made()
+        owners["s1"][1], owners["s2"][1] = Owner("moved", 2, "s2"), Owner("open", 2, "s2")
+        self.assertEqual([(one.bucket, one.shard) for one in self.compare(owners)], [(1, "s2")])
+
+    def test_what_is_on_its_way_is_no_disagreement_while_its_mover_lives(self) -> None:
+        owners = as_made()
+        owners["s1"][0], owners["s2"][0] = Owner("open", 1, "s1", "s2.m-1"), Owner("arriving", 2, "s2.m-1")
+        owners["s1"][1], owners["s2"][1] = Owner("sealed", 1, "s2.m-2"), Owner("open", 2, "s2")
+        self.assertEqual(self.compare(owners), [])
+        self.assertEqual(standing(said(**owners), {"m"}), [])
+        self.assertEqual(len(standing(said(**owners), set())), 2)
+
+    def test_what_never_left_is_told(self) -> None:
+        owners = as_made()
+        owners["s2"][0] = Owner("arriving", 2, "s2.m-1")
+        [stray] = standing(said(**owners), {"other"})
+        self.assertIn("bucket 0 was to arrive at s2", stray.text)
