@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from taba.shard.binary import find_store_binary
+from tests import wire
 
 START_SECONDS = 10.0
 PR_SET_PDEATHSIG = 1
@@ -99,14 +100,12 @@ class EphemeralValkey:
         return self._call([("AUTH", user, password), arguments])
 
     def _call(self, commands: Sequence[tuple[Any, ...]]) -> Any:
-        import hiredis  # here: one test runs without it
-
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(10)
             connection.connect(self.path)
-            reader = hiredis.Reader()
+            reader = wire.Reader()
             for command in commands:
-                connection.sendall(hiredis.pack_command(command))
+                connection.sendall(wire.pack_command(command))
                 while (reply := reader.gets()) is False:
                     received = connection.recv(1 << 20)
                     if not received:

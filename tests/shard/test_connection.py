@@ -24,6 +24,7 @@ from taba.shard.url import parse_store
 from tests.valkey import EphemeralValkey, free_port
 
 ROOT = Path(__file__).parents[2]
+TOPOLOGIES = ["tests/shard/test_topologies.py::SentinelTests", "tests/shard/test_topologies.py::ClusterTests"]
 ALL_BYTES = bytes(range(256)) * 5
 
 
@@ -321,8 +322,9 @@ class WithoutHiredisTests(SynchronousTestCase):
     def test_all_of_this_holds_without_hiredis(self) -> None:
         if not HAS_HIREDIS:
             return  # this is that run
-        program = "import sys; sys.modules['hiredis'] = None; import pytest; sys.exit(pytest.main(sys.argv[1:]))"
-        tests = ["tests/shard/test_connection.py", "tests/shard/test_router.py", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
+        program = "import sys, tests.wire; sys.modules['hiredis'] = None; import pytest; sys.exit(pytest.main(sys.argv[1:]))"
+        tests = ["tests/shard/test_connection.py", "tests/shard/test_router.py", *TOPOLOGIES]
+        tests += ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-c", program, *tests]
         run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
