@@ -96,10 +96,6 @@ def _events(lot: list[Event], now: float) -> Any:
     times = [now if event.time is None else event.time for event in lot]
     # as they come from a ring: whole numbers travel as floats
     values = [float(value) if type(value) is int and abs(value) <= MAX_EXACT_INT else value for value, _ in lot]
-    if all(type(value) is float for value in values):
-        import numpy
-
-        return Events(numpy.array(times), numpy.array(values))  # type: ignore[arg-type]
     return Events(times, values)
 
 

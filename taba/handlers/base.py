@@ -22,7 +22,8 @@ Projection = dict[str, Any]
 class Events(NamedTuple):
     """Events of one (Client, Tab), in ring order: `times` (Unix seconds, float) and `values`, equally many.
 
-    Where all values are floats, both are float64 numpy arrays; else `values` is a list. Never changed by a fold.
+    Lists of plain Python values, whose numbers are floats; for Taba's own Handlers, where all values are floats, float64 numpy arrays.
+    Never changed by a fold.
     """
 
     times: Sequence[float]

@@ -96,7 +96,7 @@ class Child:
         for lot in lots:
             rows = set(lot)
             work = Work(framed, [tuple(column) for column in columns if column[0] in rows])
-            steps = fold_type(handler, is_array, work, now)
+            steps = fold_type(handler, is_array, work, now, is_own=False)
             sent: Any = None
             wants: list[int] = []
             try:

@@ -347,7 +347,7 @@ class Fold:
         for row, column in group.columns:
             good = _are_times(numpy.frombuffer(column.times, "<f8"))
             if not good.all():
-                self._bury(_picked(column, numpy.flatnonzero(~good).tolist()), BAD_TIME, f"a time takes Unix seconds from 0 to {MAX_TIME:.0f}")
+                self._bury(_picked(column, numpy.flatnonzero(~good).tolist()), BAD_TIME, "a time takes Unix seconds from 0 to 2^40")
                 column = _picked(column, numpy.flatnonzero(good).tolist())
             if group.is_array:
                 good = numpy.isfinite(numpy.frombuffer(column.values, "<f8"))  # type: ignore[arg-type]

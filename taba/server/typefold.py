@@ -57,8 +57,11 @@ Parts = dict[int, list[Framed]]
 Folding = Generator[list[int], Parts, Folded]
 
 
-def fold_type(handler: Any, is_array: bool, work: Work, now: float) -> Folding:
-    """Fold `work`. Yields rows whose further parts it needs, is sent them, returns Folded. Raises nothing."""
+def fold_type(handler: Any, is_array: bool, work: Work, now: float, is_own: bool = True) -> Folding:
+    """Fold `work`. Yields rows whose further parts it needs, is sent them, returns Folded. Raises nothing.
+
+    A plain Handler that is not Taba's own (`is_own`) gets lists of Python's floats, whatever the values: its author knows no numpy.
+    """
     folded = Folded({}, {}, {})
     rows = []
     for row in dict.fromkeys(row for row, _, _ in work.columns):
@@ -70,11 +73,11 @@ def fold_type(handler: Any, is_array: bool, work: Work, now: float) -> Folding:
     if is_array:
         yield from _fold_arrays(handler, work, now, rows, folded)
     else:
-        _fold_plainly(handler, work, now, rows, folded)
+        _fold_plainly(handler, work, now, rows, folded, is_own)
     return folded
 
 
-def _fold_plainly(handler: Any, work: Work, now: float, rows: list[int], folded: Folded) -> None:
+def _fold_plainly(handler: Any, work: Work, now: float, rows: list[int], folded: Folded, is_own: bool) -> None:
     events: dict[int, tuple[list[bytes], list[Values]]] = {}
     for row, times, values in work.columns:
         of_row = events.setdefault(row, ([], []))
@@ -83,7 +86,7 @@ def _fold_plainly(handler: Any, work: Work, now: float, rows: list[int], folded:
     for row in rows:
         try:
             state = _loaded(handler, work.states[row])
-            dump = handler.dump(handler.fold(state, _events(*events[row]), now))
+            dump = handler.dump(handler.fold(state, _events(*events[row], is_own), now))
             _accept(folded, row, dump)
         except Exception as error:
             folded.failed[row] = Failed(HANDLER_ERROR, sentence(error))
@@ -97,8 +100,8 @@ def _loaded(handler: Any, state: Framed) -> Any:
     return handler.load(state.dump)
 
 
-def _events(times: list[bytes], values: list[Values]) -> Events:
-    if all(isinstance(column, bytes) for column in values):
+def _events(times: list[bytes], values: list[Values], may_be_arrays: bool) -> Events:
+    if may_be_arrays and all(isinstance(column, bytes) for column in values):
         return Events(_floats(times), _floats(values))  # type: ignore[arg-type]
     flat: list[Any] = []
     for column in values:

@@ -48,6 +48,7 @@ class Odd(Handler):
         if word == "raise": raise ValueError("no")
         if word == "print": print("\\0" * 1000, flush=True)
         if word == "eat": bytearray(1 << 40)
+        if isinstance(word, float): assert type(word) is float, type(word)
     def project(self, state, now):
         self.act(state[-1][1:] if state[-1].startswith("p") else "")
         if "rubbish" in state: return 17
@@ -123,6 +124,15 @@ class Hostile(TestCase):
         [folded] = await self.sandbox.fold([ForeignWork("Crowd", Work([ABSENT] * 8, columns), {})], 1.0)
         assert isinstance(folded, Folded)
         self.assertEqual((sorted(folded.states), list(folded.failed)), ([0, 1, 2, 3, 4, 6, 7], [5]))
+
+    @asynchronous
+    async def test_a_plain_handler_gets_plain_floats(self) -> None:
+        columns = [(0, struct.pack("<2d", 1.0, 2.0), struct.pack("<2d", 3.0, 4.5)), (0, struct.pack("<d", 1.0), ["x"])]
+        for some in (columns[:1], columns):
+            [folded] = await self.sandbox.fold([ForeignWork("Odd", Work([ABSENT], some), {})], 1.0)
+            assert isinstance(folded, Folded)
+            self.assertEqual(folded.failed, {})
+            self.assertEqual(Odd().load(folded.states[0]), [3.0, 4.5, "x"][: len(some) + 1])
 
     @asynchronous
     async def test_further_parts_are_asked_for_and_given(self) -> None:
