@@ -188,7 +188,8 @@ class Server(_Connected):
         self.jobs.register("check", Check(self.router))
         self.jobs.register("upgrade", Upgrade(self.router, self.lookup, caretaker))
         self.jobs.register("retry", Retry(self.router, self.lookup, self.sandbox.fold, time.time, bounds))
-        status = Status(self.router, self.lookup, self.ingest, self.query, self.sandbox, time.time, workers, shown or store.text)
+        about = time.time, workers, shown or store.text, reactor
+        status = Status(self.router, self.lookup, self.ingest, self.query, self.sandbox, *about)
         routes = Routes(self.router, self.lookup, self.ingest, self.query, status, self.presence, self.jobs, time.time)
         self.site = make_site(Api(routes.table()))
         self._port: Any = None

@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from twisted.internet.defer import Deferred, TimeoutError, ensureDeferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from taba import __version__
 from taba.errors import StoreUnavailable
@@ -21,6 +23,7 @@ from taba.shard import Router, Writes
 
 COUNTS_SECONDS = 1.0  # how old the counts in an answer may be: they are read from every bucket
 TYPES_SECONDS = 10.0  # how old the Types of all Tabs may be
+LOOK_SECONDS = 1.0  # for the store to tell both; then what was known before is shown, and the look goes on
 PRESENCE_SECONDS = 5.0  # how often a Server says that it is there
 GONE_SECONDS = 20.0  # a Server that has not said so for this long is not
 MAX_SERVERS = 1000  # in the list
@@ -41,6 +44,9 @@ class Counts(NamedTuple):
     missing: list[str]
 
 
+UNKNOWN = Counts(0, {}, 0, [])  # before anything was read
+
+
 class Status:
     """Reads what status routes show. `now`: Unix seconds."""
 
@@ -54,9 +60,12 @@ class Status:
         now: Callable[[], float],
         workers: int,
         store: str,
+        clock: Any,
     ):
         self._router, self._lookup, self._ingest, self._query, self._sandbox = router, lookup, ingest, query, sandbox
-        self._now, self._workers, self._store = now, workers, store
+        self._now, self._workers, self._store, self._clock = now, workers, store, clock
+        self._looking: Deferred[None] | None = None
+        self._waiting: list[Deferred[None]] = []
         self._counts: tuple[float, Counts] | None = None
         self._cycles = 0
         self._types: tuple[float, set[str]] | None = None
@@ -87,20 +96,52 @@ class Status:
             self._types = (now, {type.decode() for [types] in replies.values() for type in set(types)})
         return self._types[1]
 
+    async def _look(self) -> None:
+        await self.counts()
+        await self._all_types()
+
+    async def _refresh(self) -> None:
+        """Have counts and Types up to date. Raises StoreUnavailable where they are not within LOOK_SECONDS; the look goes on."""
+        late = self._clock.seconds() + LOOK_SECONDS
+        is_mine = False
+        while not is_mine:  # a look that is under way may have begun before the last fold
+            is_mine = self._looking is None
+            waiting: Deferred[None] = Deferred()
+            self._waiting.append(waiting)
+            waiting.addTimeout(max(0.0, late - self._clock.seconds()), self._clock)
+            if is_mine:
+                self._looking = ensureDeferred(self._look())
+                self._looking.addBoth(self._looked)
+            try:
+                await waiting
+            except TimeoutError:
+                raise StoreUnavailable(f"no answer within {LOOK_SECONDS:g} s") from None
+
+    def _looked(self, outcome: Any) -> None:
+        self._looking = None
+        waiting, self._waiting = self._waiting, []
+        if isinstance(outcome, Failure) and not any(not waiter.called for waiter in waiting):
+            log.debug("the counts in the store are not known: {failure}", failure=outcome.value)
+        for waiter in waiting:
+            if not waiter.called:
+                waiter.callback(outcome)
+
     async def describe(self) -> dict[str, Any]:
-        """`/v1/status`. Answers with the store away, too; then what is in the store is null."""
+        """`/v1/status`. Answers soon with the store away, too; then what is in the store is as it was last known, and 0 before that."""
         problems = [*self._router.problems, *self._lookup.problems, *self._sandbox.problems]
-        counts: Counts | None = None
-        types: set[str] = set()
         try:
             if not self._router.is_ready:
                 raise StoreUnavailable("; ".join(self._router.problems) or "not connected")  # at once, not after the Router's patience
-            counts, types = await self.counts(), await self._all_types()
+            await self._refresh()
         except StoreUnavailable as error:
             if not any("away" in problem for problem in problems):
                 problems.append(f"the store is away: {error}")
+            age = f"of {max(0.0, self._now() - self._counts[0]):.0f} s ago" if self._counts else "not known yet, and shown as 0"
+            problems.append(f"folded and dead_letters are {age}")
+        counts = self._counts[1] if self._counts else UNKNOWN
+        types = self._types[1] if self._types else set()
         there = set(self._lookup.types)
-        missing = sorted((types | set(counts.missing if counts else ()) | set(self._lookup.missing)) - there)
+        missing = sorted((types | set(counts.missing) | set(self._lookup.missing)) - there)
         if missing:
             problems.append(f"no Handler of Type {', '.join(missing)[:300]}: install what has it and start this Server again")
         errors = self._ingest.errors + self._query.errors
@@ -113,10 +154,10 @@ class Status:
             "version": __version__,
             "store": {**self._router.describe(), "url": self._store},
             "workers": self._workers,
-            "folded": counts.folded if counts else None,
-            "dead_letters": sum(counts.dead_by_reason.values()) if counts else None,
-            "dead_letters_by_reason": counts.dead_by_reason if counts else {},
-            "dropped_by_reason": {"dead_letters_full": counts.dead_dropped} if counts and counts.dead_dropped else {},
+            "folded": counts.folded,
+            "dead_letters": sum(counts.dead_by_reason.values()),
+            "dead_letters_by_reason": counts.dead_by_reason,
+            "dropped_by_reason": {"dead_letters_full": counts.dead_dropped} if counts.dead_dropped else {},
             "handlers": handlers,
             "types_missing": missing,
             "latency": self._ingest.latency.percentiles(self._now()),

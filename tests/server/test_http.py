@@ -191,6 +191,33 @@ class Envelopes(ServerCase):
             await deferLater(reactor, 0.05)
         self.assertEqual((await self.ask(server, "/readyz")).status, 200)
 
+    @asynchronous
+    async def test_status_answers_soon_and_in_numbers_while_the_store_hangs_and_is_right_again_afterwards(self) -> None:
+        server = await self.start()
+        await self.send(server, encoded(1, 3, 1, [total(A, [1.0, 2.0])]))
+        self.assertEqual((await self.get(server, "/v1/status"))["folded"], 2)
+        fresh = await self.start()
+        self.valkey.pause()
+        try:
+            await deferLater(reactor, 1.1)  # what was read is too old to be shown without a look
+            begun = time.monotonic()
+            one, other, new = await together([self.get(of, "/v1/status") for of in (server, server, fresh)])
+            self.assertLess(time.monotonic() - begun, 3.0)
+        finally:
+            self.valkey.resume()
+        for status in (one, other):
+            self.assertEqual((status["folded"], status["dead_letters"]), (2, 0))
+            self.assertRegex(str(status["problems"]), "store is away: .*within 1 s.* of [0-9]+ s ago")
+        self.assertEqual((new["folded"], new["dead_letters"]), (0, 0))
+        self.assertIn("not known yet", str(new["problems"]))
+        batch = encoded(1, 3, 2, [total(A, [1.0])])
+        while (await self.send(server, batch))[0] != Verdict("applied", 2):
+            await deferLater(reactor, 0.05)
+        for of in (server, fresh):
+            while (status := await self.get(of, "/v1/status"))["problems"]:
+                await deferLater(reactor, 0.05)
+            self.assertEqual(status["folded"], 3)
+
 
 class Events(ServerCase):
     @asynchronous
