@@ -12,6 +12,7 @@ class ConfigurationError(TabaError):
 
     def __init__(self, option: str, value: object, takes: str):
         super().__init__(f"{option}: {value!r}: {takes}")
+        self.option, self.value, self.takes = option, value, takes
 
 
 class MalformedBatch(TabaError):

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
@@ -97,10 +98,11 @@ class ServiceOptions(usage.Options):
         for text in texts:
             try:
                 values.append(option.parse(text))
-            except ConfigurationError:
-                raise
+            except ConfigurationError as error:  # of a parser that shows less than `text`, which may hold a password
+                raise ConfigurationError(source, error.value, error.takes) from None
             except ValueError as error:
-                raise ConfigurationError(source, text, str(error)) from None
+                # where the rule itself names the value, once is enough
+                raise ConfigurationError(source, text, str(error).rpartition(f"{text!r}: ")[2]) from None
         return values if option.repeatable else values[-1] if values else None
 
 
@@ -120,11 +122,29 @@ def _collector(cls: type[ServiceOptions], option: Option) -> Callable[[ServiceOp
 
 def state_directory(environ: Mapping[str, str]) -> Path:
     """Where a service keeps what outlives it: $STATE_DIRECTORY (systemd), else $XDG_STATE_HOME/taba, else ~/.local/state/taba."""
+    return _state_directory(environ)[1]
+
+
+def checked_state_directory(environ: Mapping[str, str]) -> Path:
+    """The state directory, which may have to be made yet. Raises ConfigurationError, naming the variable, where it cannot be one."""
+    variable, path = _state_directory(environ)
+    if not path.is_absolute():
+        raise ConfigurationError(variable, environ.get(variable, ""), "takes an absolute path")
+    there = path
+    while not os.path.lexists(there):
+        there = there.parent
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        why = "not to be written to" if there.is_dir() else "no directory"
+        raise ConfigurationError(variable, environ.get(variable, ""), f"takes a directory to write to; {there} is {why}")
+    return path
+
+
+def _state_directory(environ: Mapping[str, str]) -> tuple[str, Path]:
     if environ.get("STATE_DIRECTORY"):
-        return Path(environ["STATE_DIRECTORY"].split(":")[0])
+        return "STATE_DIRECTORY", Path(environ["STATE_DIRECTORY"].split(":")[0])
     if environ.get("XDG_STATE_HOME"):
-        return Path(environ["XDG_STATE_HOME"], "taba")
-    return Path(environ.get("HOME") or os.path.expanduser("~"), ".local", "state", "taba")
+        return "XDG_STATE_HOME", Path(environ["XDG_STATE_HOME"], "taba")
+    return "HOME", Path(environ.get("HOME") or os.path.expanduser("~"), ".local", "state", "taba")
 
 
 def is_loopback(host: str) -> bool:
@@ -172,10 +192,19 @@ def byte_count(least: int, most: int) -> Callable[[str], int]:
         digits = text.rstrip("abikmgABIKMG").strip()
         unit = text[len(digits) :].strip().lower()
         if not digits.isascii() or not digits.isdigit() or unit not in units or not least <= int(digits) * units[unit] <= most:
-            raise ValueError(f"takes bytes from {least} to {most}; for example {least // KiB} KiB or {most // MiB} MiB")
+            example = shown_bytes(min(most, 16 * least))
+            raise ValueError(f"takes bytes, or KiB, MiB or GiB, from {shown_bytes(least)} to {shown_bytes(most)}; for example {example}")
         return int(digits) * units[unit]
 
     return parse
+
+
+def shown_bytes(count: int) -> str:
+    """A number of bytes in the largest unit that says it whole: 1048576 as 1 MiB."""
+    for size, unit in ((1024 * MiB, "GiB"), (MiB, "MiB"), (KiB, "KiB")):
+        if count >= size and not count % size:
+            return f"{count // size} {unit}"
+    return str(count)
 
 
 def http_url(text: str) -> str:
@@ -199,6 +228,8 @@ def listen(text: str) -> Listen:
     fields = [field.replace("\0", ":") for field in fields]
     named = dict(field.split("=", 1) for field in fields if "=" in field)
     plain = [field for field in fields if "=" not in field]
+    if scheme in ("tcp", "tcp6") and re.search(r"interface=[^:\\]*:.*:", text):
+        raise ValueError(r"has an IPv6 address whose colons are not escaped; for example tcp6:8300:interface=\:\:1")
     if len(plain) > 1 or not set(named) <= {"port", "interface", "backlog", "address", "mode"}:
         raise ValueError(takes)
     first = plain[0] if plain else named.get("address" if scheme == "unix" else "port", "")

@@ -6,7 +6,10 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba import options
+from taba.errors import ConfigurationError
+from taba.names import check_agent
 from taba.options import Option, ServiceOptions
+from taba.shard import parse_store
 
 
 class Sample(ServiceOptions):
@@ -17,6 +20,8 @@ class Sample(ServiceOptions):
         Option("server", "http://127.0.0.1:8280", "A Server.", options.http_url, repeatable=True),
         Option("spool-bytes", "1GiB", "How large the spool may grow.", options.byte_count(1024, 2**40)),
         Option("name", "default", "Whose.", str, variable="TABA_NAME"),
+        Option("agent", "", "Which.", check_agent),
+        Option("store", "", "Where.", parse_store),
     )
 
 
@@ -51,6 +56,11 @@ class Options(SynchronousTestCase):
         self.assert_line(["--server", "ftp://x", "http"], "--server", "ftp://x")
         self.assert_line(["--spool-bytes", "'x'", "takes"], "--spool-bytes", "x")
         self.assert_line(["TABA_SAMPLE_SPOOL_BYTES", "'1'", "takes"], TABA_SAMPLE_SPOOL_BYTES="1")
+        self.assert_line(["--agent: 'a b': takes 1 to 64"], "--agent", "a b")
+        self.assert_line(["TABA_SAMPLE_STORE: 'redis://…@h:x': takes"], TABA_SAMPLE_STORE="redis://u:secret@h:x")
+        self.assert_line(["--store: 'x': takes"], "--store", "x")
+        self.assert_line(["from 1 KiB to 1024 GiB; for example 16 KiB"], "--spool-bytes", "1")
+        self.assert_line(["interface=\\:\\:1"], "--listen", "tcp6:8300:interface=::1")
         self.assert_line(["bogus"], "--bogus")
         self.assert_line(["stray"], "stray")
         self.assert_line(["--server"], "--server")
@@ -65,6 +75,21 @@ class Options(SynchronousTestCase):
         self.assertEqual(where({"STATE_DIRECTORY": "/var/lib/taba", "XDG_STATE_HOME": "/x"}), Path("/var/lib/taba"))
         self.assertEqual(where({"XDG_STATE_HOME": "/x", "HOME": "/h"}), Path("/x/taba"))
         self.assertEqual(where({"HOME": "/h"}), Path("/h/.local/state/taba"))
+
+    def test_a_state_directory_that_can_be_none_names_its_variable(self) -> None:
+        here = Path(self.mktemp()).absolute()
+        here.mkdir(parents=True)
+        (here / "file").touch()
+        self.assertEqual(options.checked_state_directory({"STATE_DIRECTORY": str(here / "new" / "one")}), here / "new" / "one")
+        self.assertFalse((here / "new").exists())
+        for variable, value, reason in [
+            ("STATE_DIRECTORY", "relative", "absolute"),
+            ("STATE_DIRECTORY", f"{here}/file", "no directory"),
+            ("XDG_STATE_HOME", f"{here}/file/x", "no directory"),
+            ("HOME", "relative", "absolute"),
+        ]:
+            error = self.assertRaises(ConfigurationError, options.checked_state_directory, {variable: value})
+            self.assertRegex(str(error), f"^{variable}: '{value}': takes .*{reason}")
 
 
 class Parsers(SynchronousTestCase):

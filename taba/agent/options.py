@@ -8,7 +8,7 @@ from taba.agent.outbox import DEFAULT_OUTBOX_BYTES, MAX_OUTBOX_BYTES, MIN_OUTBOX
 from taba.agent.spool import DEFAULT_SPOOL_BYTES, MIN_SPOOL_BYTES
 from taba.bounds import MiB
 from taba.names import check_agent
-from taba.options import Option, ServiceOptions, byte_count, http_url, local_listen, state_directory
+from taba.options import Option, ServiceOptions, byte_count, checked_state_directory, http_url, local_listen
 
 
 def _directory(text: str) -> Path:
@@ -55,4 +55,4 @@ class Options(ServiceOptions):
     def postOptions(self) -> None:
         super().postOptions()
         if self["spool"] is None:
-            self["spool"] = state_directory(self.environ)
+            self["spool"] = checked_state_directory(self.environ)

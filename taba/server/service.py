@@ -23,7 +23,7 @@ from twisted.logger import Logger
 from twisted.runner.procmon import ProcessMonitor
 
 from taba.errors import ConfigurationError, StoreUnavailable
-from taba.options import Listen, state_directory
+from taba.options import Listen, checked_state_directory
 from taba.server.caring import Caretaker
 from taba.server.checking import Check
 from taba.server.fold import DEFAULT_BOUNDS, Bounds
@@ -86,7 +86,7 @@ def make_server(options: Options, reactor: Any) -> MultiService:
     embedded: EmbeddedStore | None = None
     shown = store.url.text
     if store.url.is_embedded:
-        directory = store.url.directory or str(state_directory(options.environ) / "store")
+        directory = store.url.directory or str(checked_state_directory(options.environ) / "store")
         embedded = EmbeddedStore(directory, reactor)
         embedded.setServiceParent(whole)
         store = Store(embedded.url, parse_store(embedded.url))

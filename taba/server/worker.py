@@ -5,16 +5,22 @@ from __future__ import annotations
 import sys
 from typing import Any, cast
 
-from twisted.logger import globalLogBeginner, textFileLogObserver
+from twisted.logger import FileLogObserver, LogEvent, formatEventAsClassicLogText, globalLogBeginner
 
 from taba.server.tether import die_with
+
+
+def without_time(event: LogEvent) -> str | None:
+    """A log event as a line without its time: the parent, who reads it, writes one before each line."""
+    text = formatEventAsClassicLogText(event, formatTime=lambda _: "")
+    return text and text.lstrip(" ")
 
 
 def main(arguments: list[str]) -> None:
     """Run one worker until it is told to stop."""
     parent, workers, shown, *rest = arguments
     die_with(int(parent))
-    globalLogBeginner.beginLoggingTo([cast(Any, textFileLogObserver(sys.stdout))], redirectStandardIO=False)
+    globalLogBeginner.beginLoggingTo([cast(Any, FileLogObserver(sys.stdout, without_time))], redirectStandardIO=False)
 
     from twisted.internet import reactor as installed
 

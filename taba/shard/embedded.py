@@ -94,11 +94,12 @@ class EmbeddedStore(Service):
         self._fatal: ConfigurationError | None = None
         try:
             self._binary = find_store_binary()
+        except FileNotFoundError as error:
+            raise ConfigurationError(option, self._shown, f"takes a Valkey to run: {error}") from None
+        try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not os.access(self.directory, os.W_OK | os.X_OK):
                 raise PermissionError(13, "Permission denied")
-        except FileNotFoundError as error:
-            raise ConfigurationError(option, self._shown, f"takes a Valkey to run: {error}") from None
         except OSError as error:
             raise ConfigurationError(option, self._shown, f"takes a directory to write to: {error.strerror}") from None
 

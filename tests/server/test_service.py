@@ -207,6 +207,8 @@ class Lives(Processes):
                 os.kill(worker, signal.SIGKILL)
             eventually(lambda: self.ready(port) and self.ready(port + 1))
         self.assertEqual(ask(port, "/v1/aggregates")[tab]["count"], 4)
+        # the parent reads what workers log: one time a line
+        self.assertRegex((self.directory / "log").read_text(), r"(?m)^20\S+ \[\S+\] \[worker 1\] \[taba\S+\] listening at ")
         family = children_of(parent.pid)
         self.assertEqual(len(family), 3)  # two workers and the store
         parent.kill()
