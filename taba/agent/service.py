@@ -29,6 +29,7 @@ from taba.agent.spool import Spool
 from taba.agent.status import Routes
 from taba.batch import Column
 from taba.bounds import MAX_BUCKETS
+from taba.errors import TabaError
 from taba.options import Listen
 from taba.web import make_site
 
@@ -37,7 +38,11 @@ KEEP_SECONDS = 0.05  # between looks at outbox and spool
 
 log = Logger()
 
-__all__ = ["AgentService", "Options", "makeService"]
+__all__ = ["AgentService", "CannotStart", "Options", "makeService"]
+
+
+class CannotStart(TabaError):
+    """The Agent cannot be one here; twistd's parent process says why when it was to go to the background."""
 
 
 class AgentService(service.Service):
@@ -53,8 +58,10 @@ class AgentService(service.Service):
         spool_bytes: int,
         outbox_bytes: int,
         shm: str = SHM,
+        is_daemon: bool = False,
     ):
         self._reactor = reactor
+        self._is_daemon = is_daemon
         self.agent = agent
         self._urls, self._listen, self._directory = servers, listen, spool
         self._spool_bytes, self._outbox_bytes, self._shm = spool_bytes, outbox_bytes, shm
@@ -72,16 +79,16 @@ class AgentService(service.Service):
         try:
             outbox, self._segment, problem = open_outbox(self.agent, self._outbox_bytes, self._shm)
         except AgentRunning as error:
-            raise _exit(f"{error}") from None
+            raise self._exit(f"{error}") from None
         except OSError as error:
-            raise _exit(f"no shared memory for the outbox: {error}") from None
+            raise self._exit(f"no shared memory for the outbox: {error}") from None
         if problem:
             self._problems.append(problem)
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             spool = Spool(str(self._directory / f"{self.agent}.spool"), self._spool_bytes)
         except (OSError, sqlite3.Error) as error:
-            raise _exit(f"--spool: {str(self._directory)!r}: takes a directory to write in: {error}") from None
+            raise self._exit(f"--spool: {str(self._directory)!r}: takes a directory to write in: {error}") from None
         if spool.problem:
             self._problems.append(spool.problem)
         _raise_descriptor_limit()
@@ -100,7 +107,7 @@ class AgentService(service.Service):
         # TCP and unix endpoints tell at once
         if not outcome or isinstance(outcome[0], Failure):
             reason = outcome[0].getErrorMessage() if outcome else "no answer"
-            raise _exit(f"--listen: {self._listen.text!r}: cannot listen there: {reason}")
+            raise self._exit(f"--listen: {self._listen.text!r}: cannot listen there: {reason}")
         self._port = outcome[0]
         self._call = self._reactor.callLater(0, self._tick)
 
@@ -127,6 +134,17 @@ class AgentService(service.Service):
     def unix_now(self) -> float:
         """Unix time."""
         return time.time()
+
+    def _exit(self, line: str) -> BaseException:
+        """What to raise to end the process with this line, which the log gets too."""
+        line = " ".join(line.split())
+        log.critical("taba-agent: {line}", line=line)
+        if self._is_daemon:
+            return CannotStart(line)  # the process in front waits for word, and gets none of a SystemExit
+        if sys.__stderr__ is not None:  # twistd has taken `sys.stderr` for its log by now
+            sys.__stderr__.write(f"taba-agent: {line}\n")
+            sys.__stderr__.flush()
+        return SystemExit(1)
 
     # --- the loop ---
 
@@ -208,15 +226,8 @@ def makeService(options: Options) -> AgentService:
         options["spool"],
         options["spool-bytes"],
         options["outbox-bytes"],
+        is_daemon=not (getattr(options, "parent", None) or {}).get("nodaemon", True),
     )
-
-
-def _exit(line: str) -> SystemExit:
-    """What to raise to end the process with this line: twistd has taken `sys.stderr` for its log by now."""
-    if sys.__stderr__ is not None:
-        sys.__stderr__.write(f"taba-agent: {' '.join(line.split())}\n")
-        sys.__stderr__.flush()
-    return SystemExit(1)
 
 
 def _read_buckets(path: Path) -> int | None:

@@ -148,3 +148,28 @@ class ProcessTests(TestCase):
         self.assertIn("no Server has told the number of buckets yet", " ".join(status["problems"]))
         first.terminate()
         self.assertIn(await deferToThread(first.wait), (0, -signal.SIGTERM))  # twistd ends as the signal would have ended it
+
+    async def test_a_daemon_that_cannot_listen_ends_and_says_why_here_and_in_the_log(self) -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", self.port))
+            taken.listen()
+            log = self.directory / "agent.log"
+            command = [*TWISTD, f"--pidfile={self.directory}/pid", f"--logfile={log}", "taba-agent", "--spool", str(self.directory)]
+            command += ["--listen", f"tcp:{self.port}:interface=127.0.0.1"]
+            process = subprocess.Popen(command, env=self.environ, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            self.addCleanup(end, process)
+            await self.until(lambda: process.poll() is not None)
+        assert process.stderr is not None
+        self.assertEqual(process.returncode, 1)
+        says = f"taba-agent: --listen: 'tcp:{self.port}:interface=127.0.0.1': cannot listen there"
+        self.assertIn(f"--listen: 'tcp:{self.port}", process.stderr.read())  # twistd shows a hundred bytes
+        self.assertIn(says, log.read_text())
+        self.assertFalse((self.directory / "pid").exists())
+
+    async def test_a_missing_extra_is_said_in_one_line(self) -> None:
+        for missing in ("treq", "numpy"):
+            code = f"import sys; sys.modules[{missing!r}] = None; from twisted.scripts.twistd import run; run()"
+            command = [sys.executable, "-c", code, "-n", "--pidfile=", "taba-agent"]
+            done = subprocess.run(command, env=self.environ, cwd=ROOT, capture_output=True, text=True, timeout=30)
+            self.assertEqual((done.returncode, done.stdout), (1, ""))
+            self.assertEqual(done.stderr, f"taba-agent: needs {missing}: pip install 'taba[agent]'\n")
