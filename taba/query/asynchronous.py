@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import treq
 from twisted.internet import defer, error
 from twisted.python.failure import Failure
+from twisted.web._newclient import ParseError  # nothing public tells it
 from twisted.web.client import RequestGenerationFailed, RequestTransmissionFailed, ResponseFailed, ResponseNeverReceived
 
 from taba.query import questions
@@ -39,7 +40,7 @@ class AsyncQuery:
     """
 
     def __init__(self, url: str = DEFAULT_SERVER, *, timeout: float = DEFAULT_TIMEOUT, role: str = "Server", http: Any = treq):
-        self.url, self.timeout, self.role, self._http = questions.check_base(url), timeout, role, http
+        self.url, self.timeout, self.role, self._http = questions.check_base(url, role), timeout, role, http
 
     async def names(self, **filters: Unpack[Filters]) -> list[str]:
         """The names of Tabs, sorted."""
@@ -132,6 +133,8 @@ class AsyncQuery:
                 raise questions.too_slow(self.url, self.role, self.timeout) from None
             if isinstance(failure, defer.CancelledError):
                 raise
+            if _is_no_http(failure):
+                raise questions.no_http(self.url, self.role) from None
             raise questions.unreachable(self.url, self.role, _reason(failure)) from None
         finally:
             if deadline.active():
@@ -157,6 +160,11 @@ class AsyncQuery:
             raise questions.too_large(self.url, self.role)
         content_type = (response.headers.getRawHeaders("content-type") or [""])[0]
         return questions.read_answer(question, self.url, self.role, response.code, content_type, b"".join(chunks))
+
+
+def _is_no_http(failure: BaseException) -> bool:
+    """Whether the peer answered with something that is no HTTP."""
+    return any(reason.check(ParseError) for reason in getattr(failure, "reasons", None) or () if isinstance(reason, Failure))
 
 
 def _reason(failure: BaseException | None) -> str:

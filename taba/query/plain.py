@@ -31,7 +31,7 @@ class Query:
     """
 
     def __init__(self, url: str = DEFAULT_SERVER, *, timeout: float = DEFAULT_TIMEOUT, role: str = "Server"):
-        self.url, self.timeout, self.role = questions.check_base(url), timeout, role
+        self.url, self.timeout, self.role = questions.check_base(url, role), timeout, role
         # what listens on this very host is not reached through a proxy, whatever the environment says
         proxies = [urllib.request.ProxyHandler({})] if _is_loopback(self.url) else []
         self._opener = urllib.request.build_opener(*proxies)
@@ -125,6 +125,10 @@ class Query:
             if isinstance(error.reason, TimeoutError):
                 raise questions.too_slow(self.url, self.role, self.timeout) from None
             raise questions.unreachable(self.url, self.role, _reason(error.reason)) from None
+        except http.client.RemoteDisconnected as error:
+            raise questions.unreachable(self.url, self.role, _reason(error)) from None
+        except (http.client.BadStatusLine, http.client.LineTooLong, http.client.UnknownProtocol):
+            raise questions.no_http(self.url, self.role) from None
         except (OSError, http.client.HTTPException) as error:
             raise questions.unreachable(self.url, self.role, _reason(error)) from None
 

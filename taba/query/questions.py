@@ -118,7 +118,11 @@ def aggregates(filters: Filters, by: str | Iterable[str] = (), detail: bool = Fa
 
 def aggregate(name: str, labels: Mapping[str, str] | None, filters: ClientFilters, detail: bool = False) -> Question[Any]:
     """The Aggregate of one Tab, or None where nothing is known of it."""
-    canonical = name if labels is None else rules.canonical_name(name, labels)
+    if labels is None:
+        rules.parse_name(name)  # what can be no Tab's name is a mistake, not a Tab of which nothing is known
+        canonical = name
+    else:
+        canonical = rules.canonical_name(name, labels)
     parameters = (("name", canonical), *_parameters(filters), *_flag("detail", detail))
     return Question("/v1/aggregates", parameters, dict, lambda answer: answer.get(canonical))
 
@@ -215,7 +219,16 @@ def read_answer(question: Question[T], base: str, role: str, status: int, conten
 
 def unreachable(base: str, role: str, reason: object) -> ServerUnavailable:
     """The error for a connection that cannot be made or broke."""
-    return ServerUnavailable(f"no {role} answers at {base} ({' '.join(str(reason).split())}); {START[role]}")
+    why = " ".join(str(reason).split())
+    cure = START[role]
+    if base.startswith("https:") and ("ssl" in why.lower() or "tls" in why.lower()):
+        cure = f"check its certificate, or whether its address is http:{base.partition(':')[2]}"
+    return ServerUnavailable(f"no {role} answers at {base} ({why}); {cure}")
+
+
+def no_http(base: str, role: str) -> NotTaba:
+    """The error for a peer that answers with something else than HTTP."""
+    return NotTaba(f"what answers at {base} is no Taba {role}: it does not speak HTTP; check the address")
 
 
 def too_slow(base: str, role: str, seconds: float) -> ServerUnavailable:
@@ -230,15 +243,18 @@ def too_large(base: str, role: str) -> BadRequest:
     return BadRequest(f"the answer of the {role} at {base} is larger than {MAX_ANSWER_BYTES // MiB} MiB; ask for less, with filters")
 
 
-def check_base(url: str) -> str:
+def check_base(url: str, role: str = "Server") -> str:
     """`url` without a slash at the end, if it can be the base URL of a Server or Agent; else ValueError."""
     try:
+        if not isinstance(url, str):
+            raise ValueError(url)
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
         parts, port = urlsplit(""), 0
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or parts.query or parts.fragment or url.split() != [url]:
-        raise ValueError(f"{url!r} is no address of a Server; it takes a URL such as {DEFAULT_SERVER}")
+        example = {"Server": DEFAULT_SERVER, "Agent": DEFAULT_AGENT}[role]
+        raise ValueError(f"{url!r} is no address of {'an' if role == 'Agent' else 'a'} {role}; it takes a URL such as {example}")
     return url.rstrip("/")
 
 

@@ -244,7 +244,7 @@ class Routes:
             # of this Server alone, since it started; who wants them of all asks each
             for shard in content:
                 shard["uses"] = {str(bucket): self._router.uses[bucket] for bucket in self._router.map.owned_by(shard["name"])}
-        return Answer(content)
+        return Answer(content, text=lambda: "".join(_shard_line(shard) for shard in content))
 
     async def dead_letters(self, call: Call) -> Answer:
         call.only("limit")
@@ -299,6 +299,10 @@ def _names(call: Call, parameter: str) -> list[str]:
 
 def _counted(counts: Mapping[str, int]) -> Answer:
     return Answer(counts, text=lambda: "".join(f"{what}: {count}\n" for what, count in counts.items()))
+
+
+def _shard_line(shard: Mapping[str, Any]) -> str:
+    return f"{shard['name']}: " + json.dumps({key: value for key, value in shard.items() if key != "name"}) + "\n"
 
 
 def _job_line(record: Mapping[str, Any]) -> str:

@@ -145,6 +145,21 @@ class WithoutAServer(TestCase):
         self.addCleanup(stranger.stop)
         await self.both(NotTaba, stranger.url)
 
+    async def test_a_peer_that_speaks_something_else_is_no_server(self) -> None:
+        for answer in (b"nonsense\r\n\r\n", b"220 mail.example ESMTP\r\n", b"-ERR unknown command 'GET'\r\n"):
+            stranger = Stranger(answer)
+            self.addCleanup(stranger.stop)
+            self.assertIn("does not speak HTTP", await self.both(NotTaba, stranger.url))
+
+    async def test_https_where_http_is_spoken_says_so(self) -> None:
+        stranger = Stranger(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        self.addCleanup(stranger.stop)
+        url = stranger.url.replace("http:", "https:")
+        for ask in (lambda: deferToThread(Query(url).names), lambda: defer.ensureDeferred(AsyncQuery(url).names())):
+            with self.assertRaises(ServerUnavailable) as raised:
+                await ask()
+            self.assertIn(f"whether its address is {stranger.url}", str(raised.exception))
+
     async def test_a_peer_that_never_ends_its_answer_is_given_up(self) -> None:
         for answer in (b"", b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n["):
             stranger = Stranger(answer, close=False)
@@ -152,7 +167,7 @@ class WithoutAServer(TestCase):
             self.assertIn("within 0.3 s", await self.both(ServerUnavailable, stranger.url, timeout=0.3))
 
     async def test_an_answer_that_is_cut_off_is_no_answer(self) -> None:
-        for answer in (b"", b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n[", b"nonsense\r\n\r\n"):
+        for answer in (b"", b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n["):
             stranger = Stranger(answer)
             self.addCleanup(stranger.stop)
             for ask in (

@@ -40,6 +40,8 @@ class Asking(SynchronousTestCase):
         self.assertEqual(read(question, {'price{exchange="adx",side="b"}': {"value": 1}}), {"value": 1})
         self.assertIsNone(read(question, {}))
         self.assertRaises(ValueError, questions.aggregate, "pr ice", {}, {})
+        for impossible in ("pr ice", "", 'price{side="b",exchange="adx"}', "_price"):
+            self.assertRaises(ValueError, questions.aggregate, impossible, None, {})
 
     def test_groups_are_asked_for_by_their_labels(self) -> None:
         self.assertEqual(questions.aggregates({}, by=["a", "b"]).parameters, (("by", "a"), ("by", "b")))
@@ -56,10 +58,13 @@ class Asking(SynchronousTestCase):
             "http://host/?a=b",
             "http://ho st",
             "http://host:99999",
+            5,
+            None,
         ):
             with self.assertRaises(ValueError) as raised:
                 questions.check_base(bad)
             self.assertIn("http://127.0.0.1:8280", str(raised.exception))
+        self.assertRaisesRegex(ValueError, "no address of an Agent.*:8279", questions.check_base, "foo", "Agent")
 
 
 class Answers(SynchronousTestCase):

@@ -329,7 +329,7 @@ class Questions(ServerCase):
         self.assertEqual(text, 'load: {web/1: {"value": 3}}\n')
         self.assertEqual((await self.ask(server, "/v1/clients", headers={"Accept": ["text/plain"]})).text, "job/1\nweb/1\n")
         self.assertNotIn("None", (await self.ask(server, "/v1/latency", headers={"Accept": ["text/plain"]})).text)
-        for path in ("/v1/status", "/v1/latency", "/v1/types", "/v1/names", "/v1/superaggregate?name=hits"):
+        for path in ("/v1/status", "/v1/shards", "/v1/latency", "/v1/types", "/v1/names", "/v1/superaggregate?name=hits"):
             answered = await self.ask(server, path, headers={"Accept": ["text/plain"]})
             self.assertEqual((answered.status, answered.headers.getRawHeaders("content-type")), (200, ["text/plain; charset=utf-8"]), path)
 
