@@ -86,7 +86,7 @@ class Demo:
         bind = f"127.0.0.1:{self.web_port}"
         gunicorn = python("-m", "gunicorn", "--preload", "--workers", str(WORKERS), "--bind", bind, "--worker-tmp-dir", str(self.directory))
         self.start("web application", [*gunicorn, "--no-control-socket", "demo.application:application"], self.web_port)
-        say("load and vital signs …")
+        say("load and vital signs … (some requests ask for what is not there: so about 9 % of errors are wanted)")
         self.vitals = self.start("vitals", python("-m", "demo.vitals"))
         self.load = self.start("load", python("-m", "demo.load", str(self.web_port)))
 
@@ -135,9 +135,12 @@ def _all_time(content: Any) -> Any:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 1 <= value <= 86_400:
-        raise argparse.ArgumentTypeError("takes 1 to 86400 seconds")
+        raise argparse.ArgumentTypeError(f"{text!r}: takes 1 to 86400 seconds")
     return value
 
 

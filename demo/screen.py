@@ -57,7 +57,7 @@ class Screen:
         minute = sample.all_routes.get("1m") or {}
         return "; ".join(
             (
-                f"{self._count('web.requests')} requests, {self._rate():.0f}/s, {errors} errors",
+                f"{self._count('web.requests')} requests, {self._rate():.0f}/s, {errors} errors (wanted)",
                 f"p50 {_ms(minute.get('p50'))}, p99 {_ms(minute.get('p99'))}",
                 f"CPU {self._gauge('host.cpu_percent')} %, memory {self._gauge('host.memory_percent')} %",
             )
@@ -88,9 +88,10 @@ class Screen:
             style="dim",
             overflow="ellipsis",
         )
+        wanted = Text("the errors are wanted: some requests ask for what is not there, or not Python", style="dim")
         ask = Text(f"ask yourself: taba agg --server {self.server} --match 'web.*'", style="dim")
         return Panel(
-            Group(total, Text(), self._routes(sample), Text(), self._workers(sample), Text(), foot, ask),
+            Group(total, Text(), self._routes(sample), Text(), self._workers(sample), Text(), foot, wanted, ask),
             title="Taba demo",
             border_style="blue",
             box=box.ROUNDED,

@@ -67,6 +67,13 @@ class Demo(SynchronousTestCase):
         self.assertNotIn("load.failures", aggregates)
         self.check_that_nothing_is_left(self.agent_of(said))
 
+    def test_wrong_seconds_are_named_with_what_they_take(self) -> None:
+        for wrong in ("x", "0", "nan"):
+            process = self.start("--seconds", wrong)
+            _, said = process.communicate(timeout=60)
+            self.assertEqual(process.returncode, 2)
+            self.assertIn(f"--seconds: '{wrong}': takes 1 to 86400 seconds", said)
+
     def test_told_to_end_it_leaves_nothing_behind_at_any_moment(self) -> None:
         for number, seconds, code in ((signal.SIGTERM, 1.0, 143), (signal.SIGINT, 6.0, 0)):
             process = self.start()

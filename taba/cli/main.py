@@ -5,6 +5,7 @@ Exit codes: 0 success; 1 what was asked for could not be had; 2 wrong usage. Eac
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -48,8 +49,18 @@ def _run(command: object, arguments: list[str]) -> int:
         return 130
     except BrokenPipeError:
         # the reader (head, say) has enough; what Python would still flush at exit has nowhere to go
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         return 1
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT, errno.EBADF):
+            raise
+        _forget_output()
+        return _fail("taba", f"the answer cannot be written: {(error.strerror or str(error)).lower()}", 1)
+
+
+def _forget_output() -> None:
+    """What is still in the buffer of standard output must not be tried again when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(program: str, message: str, code: int) -> int:

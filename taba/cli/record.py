@@ -21,7 +21,7 @@ from taba.query.questions import Event
 
 IDLE_SECONDS = 0.5  # after which what is held back is sent
 MAX_POST = 1000  # events in one request
-PATIENCE_SECONDS = 30.0  # for an Agent to read a full ring, or a Server to answer, before giving up
+PATIENCE_SECONDS = 30.0  # for an Agent to read a full ring, or (--timeout) a Server to answer, before giving up
 LAST_SECONDS = 3.0  # for an Agent to read the last events, before saying that none has
 MAX_TABS = 10_000  # Tab objects kept; names may come from anywhere
 MAX_COMPLAINTS = 20  # bad lines that are shown; all are counted
@@ -124,8 +124,9 @@ class RingSink:
 class PostSink:
     """Straight to a Server: posts that may be repeated, because each carries a key."""
 
-    def __init__(self, interrupted: Interrupted, query: Query, client_id: str):
-        self._interrupted, self._query, self._client = interrupted, query, client_id
+    def __init__(self, interrupted: Interrupted, query: Query, client_id: str, patience_seconds: float):
+        self._interrupted, self._query, self._client, self._patience_seconds = interrupted, query, client_id, patience_seconds
+        self._complained = False
         self._events: list[Event] = []
 
     def take(self, line: Line) -> None:
@@ -139,17 +140,23 @@ class PostSink:
         events, self._events = self._events, []
         if not events:
             return
-        key, deadline, pause = secrets.token_hex(16), time.monotonic() + PATIENCE_SECONDS, 0.2
+        key, deadline, pause = secrets.token_hex(16), time.monotonic() + self._patience_seconds, 0.2
         while True:
             try:
                 rejected = self._query.post_events(self._client, events, key)["rejected"]
             except ServerUnavailable as error:
+                if not self._complained and time.monotonic() + pause <= deadline:
+                    self._complained = True
+                    print(f"taba record: {error}; trying again for {self._patience_seconds:g} s", file=sys.stderr, flush=True)
                 if time.monotonic() + pause > deadline or self._interrupted.wait(pause):
-                    raise Lost(f"{len(events)} events not sent: {error}") from None
+                    raise Lost(f"{_count(len(events), 'event')} not sent: {error}") from None
                 pause = min(2 * pause, 5.0)
                 continue
             if rejected:
-                raise Lost(f"{len(rejected)} events rejected, the first ({events[rejected[0]['index']]['tab']}): {rejected[0]['reason']}")
+                raise Lost(
+                    f"{_count(len(rejected), 'event')} rejected, the first ({events[rejected[0]['index']]['tab']}): {rejected[0]['reason']}"
+                )
+            self._complained = False
             return
 
     def close(self) -> str | None:
@@ -187,10 +194,25 @@ Examples:
     metavar="URL",
     help="With --http: any one Server.",
 )
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0.01, 3600),
+    default=PATIENCE_SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --http: how long to try to reach a Server before giving up.",
+)
 @click.option("--json", "as_json", is_flag=True, help='At the end print {"recorded": n, "bad_lines": n}.')
 @click.pass_context
 def record(
-    context: click.Context, default_type: str, client_id: str | None, agent: str | None, over_http: bool, server: str, as_json: bool
+    context: click.Context,
+    default_type: str,
+    client_id: str | None,
+    agent: str | None,
+    over_http: bool,
+    server: str,
+    timeout: float,
+    as_json: bool,
 ) -> None:
     """Record lines from standard input as events.
 
@@ -209,7 +231,7 @@ def record(
         if over_http:
             # no slot is held for a post: two that run at once are one Client unless they say otherwise
             expanded = identity.expand(client_id or identity.DEFAULT_CLIENT, os.environ, lambda: 0)
-            sink = PostSink(interrupted, Query(server), expanded)
+            sink = PostSink(interrupted, Query(server, timeout=min(timeout, questions.DEFAULT_TIMEOUT)), expanded, timeout)
         else:
             sink = RingSink(interrupted, client_id)
         for lines in read_lines(sys.stdin.fileno(), interrupted, IDLE_SECONDS):
@@ -229,11 +251,15 @@ def record(
     if notice:
         print(f"taba record: {notice}", file=sys.stderr)
     if bad:
-        print(f"taba record: {recorded} events recorded, {bad} bad lines skipped", file=sys.stderr)
+        print(f"taba record: {_count(recorded, 'event')} recorded, {_count(bad, 'bad line')} skipped", file=sys.stderr)
     if as_json:
         print(f'{{"recorded": {recorded}, "bad_lines": {bad}}}')
     if bad:
         context.exit(1)
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _complain(number: int, error: ValueError, bad: int) -> None:

@@ -105,6 +105,7 @@ class Commands(SynchronousTestCase):
 
     def test_an_agent_that_is_away_is_an_error_only_when_it_was_asked_for(self) -> None:
         environ = {"TABA_AGENT_URL": ""}
+        self.taba("status", "--agent-url", "foo", code=1, error="'foo' is no address of an Agent.*:8279")
         gone = "http://127.0.0.1:9"
         self.taba("status", "--agent-url", gone, code=1, error=f"no Agent answers at {gone}.*twistd -n taba-agent")
         done = self.services.taba("status", **environ)
@@ -128,11 +129,38 @@ class Commands(SynchronousTestCase):
     def test_bad_lines_are_counted_and_the_others_recorded(self) -> None:
         for more in ((), ("--http",)):
             before = self.services.query.status()["folded"]
-            done = self.services.taba("record", "--json", "--client", "shell/2", *more, stdin='good 1\n_bad 1\n\ngood\ngood 2\ngood {bad\n')
+            done = self.services.taba("record", "--json", "--client", "shell/2", *more, stdin="good 1\n_bad 1\n\ngood\ngood 2\ngood {bad\n")
             self.assertEqual(done.returncode, 1)
-            self.assertRegex(done.stderr, r"(?s)line 2: .*reserved.*line 4: .*no value.*line 6: .*no JSON.*2 events recorded, 3 bad lines skipped")
+            self.assertRegex(
+                done.stderr, r"(?s)line 2: .*reserved.*line 4: .*no value.*line 6: .*no JSON.*2 events recorded, 3 bad lines skipped"
+            )
             self.assertEqual(json.loads(done.stdout), {"recorded": 2, "bad_lines": 3})
             self.wait(lambda before=before: self.services.query.status()["folded"] == before + 2)
+
+    def test_one_bad_line_is_one(self) -> None:
+        done = self.services.taba("record", "--client", "shell/4", stdin="single 1\nsingle\n")
+        self.assertIn("taba record: 1 event recorded, 1 bad line skipped", done.stderr)
+
+    def test_recording_over_http_says_at_once_that_nobody_is_there_and_gives_up_in_time(self) -> None:
+        begun = time.monotonic()
+        done = self.services.taba("record", "--http", "--server", "http://127.0.0.1:9", "--timeout", "1", stdin="lost 1\n")
+        self.assertLess(time.monotonic() - begun, 10)
+        self.assertEqual(done.returncode, 1)
+        first, last = done.stderr.splitlines()
+        self.assertRegex(first, "^taba record: no Server answers at .*trying again for 1 s$")
+        self.assertRegex(last, "1 event not sent: no Server answers")
+
+    def test_an_answer_that_cannot_be_written_is_one_line(self) -> None:
+        for arguments in (["agg"], ["names", "--json"], ["status"]):
+            with open("/dev/full", "w") as full:
+                done = subprocess.run(
+                    [sys.executable, "-m", "taba.cli.main", *arguments],
+                    stdout=full,
+                    stderr=subprocess.PIPE,
+                    env=self.services.environ,
+                    text=True,
+                )
+            self.assertEqual((done.returncode, done.stderr), (1, "taba: the answer cannot be written: no space left on device\n"))
 
     def test_placeholders_make_the_client_id_with_and_without_an_agent(self) -> None:
         for more, name in (((), "by_ring"), (("--http",), "by_post")):
