@@ -3,6 +3,7 @@
 1. What changes while it is copied is in the dirty set, and is copied again: so no chunk needs to agree with another.
 2. A copy never expires while it is staged; it gets its key's own moment of expiry, an absolute one, when the bucket opens.
 3. Under the seal nothing changes but by expiry: then, and only then, both sides must be the same.
+4. What a shard refuses to tell (its user may not, the command is not there) ends the copy: it is never taken for a key that is gone.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from taba.shard.steps import (
     SMALL_KEY_BYTES,
     Command,
     Done,
+    MoveFailed,
     Overtaken,
     Step,
     Steps,
@@ -77,7 +79,7 @@ class Copy:
             replies = yield from self._read("measure", asked)
             for index, key in enumerate(lot):
                 kind, expires, size = replies[3 * index : 3 * index + 3]
-                if kind == b"none" or not isinstance(size, int):
+                if kind == b"none" or size is None:
                     self._drop(key)
                     continue
                 self.kinds[key] = kind
@@ -138,6 +140,8 @@ class Copy:
         while True:
             [chunk] = yield from self._read("copy", [(command, key, b"%d" % position, b"%d" % (position + count - 1))])
             if not chunk or isinstance(chunk, Exception):
+                if not position:
+                    self._drop(key)  # as in `_small`
                 return
             for write in writes(chunk):
                 yield from self._write(write)
@@ -223,7 +227,7 @@ class Copy:
                 sample = _elements(self.kinds[key], ours[2 * index + 1])
                 there += [self._measure(key, name), self._found(key, name, sample)]
             done = yield Step("compare", self.target, self.there, there, is_read=True)
-            theirs = self._replies(done)
+            theirs = _told(self.target, self._replies(done))
             for index, key in enumerate(lot):
                 mine, found = ours[2 * index : 2 * index + 2], theirs[2 * index : 2 * index + 2]
                 if mine[0] in (0, None) and not mine[1]:  # empty or gone
@@ -277,7 +281,7 @@ class Copy:
 
     def _read(self, name: str, commands: Sequence[Command]) -> Generator[Any, Any, list[Any]]:
         done = yield Step(name, self.source, self.here, commands, is_read=True)
-        return self._replies(done)
+        return _told(self.source, self._replies(done))
 
     def _replies(self, done: Done) -> list[Any]:
         if done.replies is None:
@@ -321,6 +325,14 @@ class Copy:
 
 _OF_PARTS = {FIELD: b"hash", MEMBER: b"set"}
 _ADDING = {b"hash": b"HSET", b"set": b"SADD", b"list": b"RPUSH"}
+
+
+def _told(shard: str, replies: list[Any]) -> list[Any]:
+    """`replies`, in which only a key's being of another type by now may be an error: what is refused is not what is gone."""
+    for reply in replies:
+        if isinstance(reply, Exception) and not str(reply).startswith("WRONGTYPE"):
+            raise MoveFailed(f"shard {shard} does not tell what it has: {reply}")
+    return replies
 
 
 def _next_count(chunk: Sequence[bytes], stride: int = 1) -> int:

@@ -83,19 +83,22 @@ def move(bucket: int, source: str, target: str, token: str) -> Moving:
     for lot in lots(keys[target], UNLINKED_KEYS):
         yield from _require(bucket, Step("clear", target, arriving, [(b"UNLINK", *lot)]))
     copy = Copy(bucket, source, target, token, moving, arriving)
-    yield from copy.keys(keys[source])
     opened_again = encode_owner(Owner("open", epoch, source))
-    # a replica that lags, or a slow disk, is better met before the seal than under it
-    done: Done = yield Step("ready", source, moving, [], confirms=True)
-    _check(bucket, done)
-    if done.problem:
+    try:
+        yield from copy.keys(keys[source])
+        # a replica that lags, or a slow disk, is better met before the seal than under it
+        done: Done = yield Step("ready", source, moving, [], confirms=True)
+        _check(bucket, done)
+        if done.problem:
+            raise MoveFailed(f"shard {source} does not keep what it is told: {done.problem}")
+        for _ in range(MOST_TAKES):
+            taken = yield from copy.take()
+            yield from copy.noted(taken.notes)
+            if taken.left + len(taken.notes) <= SEAL_NOTES:
+                break
+    except MoveFailed as error:
         yield from _undo(bucket, source, target, opened_again, arriving, moving)
-        raise MoveFailed(f"bucket {bucket}: shard {source} does not keep what it is told: {done.problem}")
-    for _ in range(MOST_TAKES):
-        taken = yield from copy.take()
-        yield from copy.noted(taken.notes)
-        if taken.left + len(taken.notes) <= SEAL_NOTES:
-            break
+        raise MoveFailed(f"bucket {bucket}: {error}") from None
     done = yield Step("seal", source, moving, [_own(bucket, sealed)], confirms=True)
     _check(bucket, done)
     copy.here = sealed

@@ -288,5 +288,3 @@ class _Group:
                 done.callback(keys)
             else:
                 done.errback(error)
-
-

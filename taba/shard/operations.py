@@ -16,13 +16,12 @@ from typing import Any, NamedTuple
 
 from twisted.internet.defer import CancelledError, DeferredLock
 from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.internet.task import deferLater
 
 from taba.bounds import MiB
 from taba.errors import StoreUnavailable
 from taba.shard.buckets import prefix_of
 from taba.shard.connection import Command, TransactionRefused
-from taba.shard.transaction import BucketBusy, Update, Writes
+from taba.shard.transaction import BucketBusy, Pauses, Update, Writes
 
 MAX_NAME_BYTES = 1024  # names are kept twice, and listed
 MAX_CONTENT_BYTES = 8 * MiB  # one value; a reply holds several, and every connection may have one
@@ -78,6 +77,7 @@ class Operations:
 
     def __init__(self, reactor: Any, token: str):
         self._reactor = reactor
+        self._pauses = Pauses(reactor)
         self._token = token
         self._tries = 0
         self._made = 0  # keys, since the last sweep
@@ -107,7 +107,7 @@ class Operations:
             except BucketBusy:
                 if self._reactor.seconds() > end:
                     raise
-                await deferLater(self._reactor, BUSY_PAUSE_SECONDS)
+                await self._pauses.wait(BUSY_PAUSE_SECONDS)
 
     # --- where a key is ---
 

@@ -15,8 +15,7 @@ from random import Random
 from typing import Any
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
-from twisted.internet.task import deferLater
+from twisted.internet.defer import Deferred, ensureDeferred
 
 from taba.errors import ConfigurationError, StoreUnavailable
 from taba.shard.buckets import (
@@ -114,7 +113,6 @@ class Router(Operations):
         self._map: BucketMap | None = None
         self._is_stale = True
         self._is_closed = False
-        self._pauses: set[Deferred[Any]] = set()  # of `connect`
         self._good_owners: dict[int, tuple[str, bytes]] = {}
         self._forwarded: dict[int, dict[str, tuple[int, str]]] = {}  # bucket → which shard said, of what epoch, where it went
         self._learning: list[Deferred[None]] | None = None
@@ -169,20 +167,12 @@ class Router(Operations):
                 if self._is_closed:
                     raise
                 self._problems = [f"the store is away: {error}"]
-            pause: Deferred[None] = deferLater(self._reactor, LAST_PAUSE_SECONDS * (0.5 + self._random.random()))
-            self._pauses.add(pause)
-            try:
-                await pause
-            except CancelledError:
-                raise StoreUnavailable(f"{self.url}: closed") from None
-            finally:
-                self._pauses.discard(pause)
+            await self._pauses.wait(LAST_PAUSE_SECONDS * (0.5 + self._random.random()))
 
     async def close(self) -> None:
         """Close all connections. Whoever still waits gets StoreUnavailable."""
         self._is_closed = True
-        for pause in list(self._pauses):
-            pause.cancel()
+        self._pauses.close()
         for pool in {id(pool): pool for pool in [*self._pools, *self._by_name.values()]}.values():
             await pool.close()
 
@@ -193,7 +183,7 @@ class Router(Operations):
 
     async def shards(self) -> list[ShardReport]:
         """What each shard holds and does now; of a cluster, what each of its primaries does."""
-        deadline = Deadline(self._reactor, self._random, READ_SECONDS)
+        deadline = Deadline(self._reactor, self._random, READ_SECONDS, self._pauses)
         await self._refresh(deadline)  # whoever has nothing to do here does not notice that buckets move
         map = await self._current_map(deadline)
         held = Counter((map.shard_of(bucket), self._server_of(map, bucket)) for bucket in range(map.buckets))
@@ -220,7 +210,7 @@ class Router(Operations):
         """`read` of many buckets: bucket → replies; one round trip per shard, all shards at once."""
         for bucket, commands in reads.items():
             keys_read(bucket, commands)
-        deadline = Deadline(self._reactor, self._random, READ_SECONDS)
+        deadline = Deadline(self._reactor, self._random, READ_SECONDS, self._pauses)
         replies: dict[int, list[Any]] = {}
         left = dict(reads)
         while left:
@@ -303,7 +293,7 @@ class Router(Operations):
         (then the writes may have been made), TransactionRefused when the store refuses a command, and whatever `update` raises.
         """
         keys = keys_read(bucket, reads)
-        attempt = Attempt(self, bucket, keys, reads, update, Deadline(self._reactor, self._random, TRANSACT_SECONDS))
+        attempt = Attempt(self, bucket, keys, reads, update, Deadline(self._reactor, self._random, TRANSACT_SECONDS, self._pauses))
         return await attempt.run()
 
     def lock(self, name: Text, ttl: float, wait: float = 0.0) -> Lock:

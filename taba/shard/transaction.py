@@ -14,6 +14,7 @@ from inspect import isawaitable
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 
 from taba.errors import StoreUnavailable
@@ -77,10 +78,41 @@ class NotHere(Exception):
         self.redirection = redirection
 
 
+class Pauses:
+    """Pauses between tries, which end with StoreUnavailable when whoever tries is closed."""
+
+    def __init__(self, reactor: Any):
+        self._reactor = reactor
+        self._waiting: set[Deferred[None]] = set()
+        self._is_closed = False
+
+    async def wait(self, seconds: float) -> None:
+        """Wait so long. Raises StoreUnavailable once `close` was called."""
+        if self._is_closed:
+            raise StoreUnavailable("closed")
+        pause: Deferred[None] = deferLater(self._reactor, seconds)
+        self._waiting.add(pause)
+        try:
+            await pause
+        except CancelledError:
+            if self._is_closed:
+                raise StoreUnavailable("closed") from None
+            raise
+        finally:
+            self._waiting.discard(pause)
+
+    def close(self) -> None:
+        """End all pauses, and those to come."""
+        self._is_closed = True
+        for pause in list(self._waiting):
+            pause.cancel()
+
+
 class Deadline:
     """How long there still is, and growing pauses between tries."""
 
-    def __init__(self, reactor: Any, random: Random, seconds: float):
+    def __init__(self, reactor: Any, random: Random, seconds: float, pauses: Pauses):
+        self._pauses = pauses
         self._reactor = reactor
         self._random = random
         self._end = reactor.seconds() + seconds
@@ -107,7 +139,7 @@ class Deadline:
         seconds *= 0.5 + self._random.random()
         if self.left <= seconds:
             raise error if isinstance(error, StoreUnavailable) else StoreUnavailable(str(error))
-        await deferLater(self._reactor, seconds)
+        await self._pauses.wait(seconds)
 
 
 class Attempt:

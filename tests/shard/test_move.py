@@ -17,7 +17,7 @@ from taba.shard.buckets import MAP_KEY, Owner, decode_owner, dirty_key, encode_m
 from taba.shard.move import Moved, forget, move, undo
 from taba.shard.mover import Mover
 from taba.shard.router import Router
-from taba.shard.steps import Overtaken, Step
+from taba.shard.steps import MoveFailed, Overtaken, Step
 from taba.shard.survey import survey
 from taba.shard.transaction import Writes
 from taba.shard.url import parse_store
@@ -234,6 +234,40 @@ class MoveTests(MoveCase):
         self.assertEqual(await self.content("s2", 0), before)
         self.assertGreater(len(sizes), 60)
         self.assertLess(max(sizes), 15_000)
+
+    async def test_what_a_shard_does_not_tell_is_not_taken_for_gone(self) -> None:
+        await self.prepare()
+        await self.fill(0, fields=1000, size=200)
+        await self.router.transact(0, [], lambda _: Writes([(b"HSET", key(0, "little"), b"f", b"1")]))
+        before = await self.content("s1", 0)
+        for command in ("memory", "type", "pexpiretime", "hgetall", "hscan", "lrange", "dump", "getrange", "hlen", "hrandfield"):
+            self.valkeys[0].call("ACL", "SETUSER", "default", f"-{command}")
+            with self.assertRaisesRegex(MoveFailed, "s1 does not tell what it has", msg=command):
+                await self.run_one(0, move(0, "s1", "s2", self.token()))
+            self.valkeys[0].call("ACL", "SETUSER", "default", f"+{command}")
+            self.assertEqual(await self.check_settled(0, command), "s1")
+        self.assertEqual(await self.content("s1", 0), before)
+        for command in ("hmget", "smismember"):
+            self.valkeys[1].call("ACL", "SETUSER", "default", f"-{command}")
+            with self.assertRaisesRegex(MoveFailed, "s2 does not tell", msg=command):
+                await self.run_one(0, move(0, "s1", "s2", self.token()))
+            self.valkeys[1].call("ACL", "SETUSER", "default", f"+{command}")
+            self.assertEqual(await self.check_settled(0, command), "s1")
+        await self.run_one(0, move(0, "s1", "s2", self.token()))
+        self.assertEqual(await self.content("s2", 0), before)
+
+    async def test_a_large_text_that_expires_before_it_is_copied_is_not_missed(self) -> None:
+        await self.prepare()
+        large = (b"SET", key(0, "large"), b"x" * 100_000, b"PX", b"60000")
+        await self.router.transact(0, [], lambda _: Writes([large, (b"SET", key(0, "small"), b"1")]))
+
+        async def expire(_: int, request: Any) -> None:
+            if isinstance(request, Step) and request.name == "copy":
+                await self.pools["s1"].execute([(b"PEXPIREAT", key(0, "large"), b"1")])
+
+        await self.run_one(0, move(0, "s1", "s2", self.token()), watch=lambda *of: ensureDeferred(expire(*of)))
+        self.assertEqual(await self.content("s2", 0), {key(0, "small"): (b"1", False)})
+        self.assertEqual(await self.check_settled(0, ""), "s2")
 
     async def test_a_bucket_that_comes_back_brings_nothing_old(self) -> None:
         await self.prepare()

@@ -44,6 +44,15 @@ class RouterTests(TestCase):
             found.append(router)
         return found
 
+    async def test_whoever_still_tries_when_the_router_is_closed_ends_at_once(self) -> None:
+        (router,) = await self.prepare()
+        self.valkey.kill()
+        trying = [ensureDeferred(router.read(0, [(b"GET", key(0))])), ensureDeferred(self.count_up(router, 0))]
+        await deferLater(reactor, 0.3)  # both have found nobody, and wait before their next try
+        await router.close()
+        for one in trying:
+            self.failureResultOf(one, StoreUnavailable)
+
     async def count_up(self, router: Router, bucket: int, mark: int | None = None) -> int:
         """Add 1 to a sum, as a fold does: with `mark`, only once, however often it runs."""
 

@@ -70,7 +70,11 @@ class StoreURLTests(SynchronousTestCase):
         for wrong in (
             *("redis+sentinel://one", "redis+sentinel://one/?shards=", "redis+sentinel://one/?shards=a,a"),
             *("redis+sentinel://one/?shards=a b", "redis+sentinel://one/#shards=a"),
-            *("redis+sentinel://one/?shards=a&shards=b", "redis+sentinel://one/?shards=a&x=y", "redis+sentinel://one/?shards=a&sentinels=u"),
+            *(
+                "redis+sentinel://one/?shards=a&shards=b",
+                "redis+sentinel://one/?shards=a&x=y",
+                "redis+sentinel://one/?shards=a&sentinels=u",
+            ),
             *("redis+sentinel://one,one/?shards=a", "redis+cluster://one,one", "redis+cluster://one/?shards=a"),
             *("redis+other://one", "redis+cluster://", "redis+sentinel:one/?shards=a"),
         ):
