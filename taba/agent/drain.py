@@ -1,19 +1,22 @@
 """From readings to batches: events grouped by bucket, Client, Tab and Type into columns, columns encoded into batches.
 
-The work on events is numpy's; Python's loops are over columns. A drain changes nothing: the caller publishes what it gives,
-and only then has the rings settle.
+The work on events is numpy's; Python's loops are over columns, and do little for each: a column goes from its ring to its batch as
+five pieces of msgpack (`Packed`), of which the first, client, Tab and Type, is made once a Tab. A drain changes nothing: the caller
+publishes what it gives, and only then has the rings settle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias, cast
 
+import msgpack
 import numpy as np
 
 from taba.agent.outbox import Fresh
-from taba.agent.reader import Reading, Ring, Scratch, Tab
-from taba.batch import Column, encode_batch
+from taba.agent.reader import Reading, Ring, Scratch
+from taba.batch import BATCH_VERSION, Column, encode_batch
 from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS, MiB
 from taba.names import bucket_of
 from taba.ring import MalformedRing
@@ -24,13 +27,27 @@ MAX_DRAIN_RINGS = 256  # a table names each; the next drain begins where this on
 MAX_CACHED_BUCKETS = 65_536  # names whose bucket is remembered
 COLUMN_BYTES = 32  # msgpack's own, the Type, and the lengths; names are added
 HEADER_BYTES = 64  # of a batch
+PIECES = 5  # of a column: array header, client, Tab and Type; bin header; times; bin header; values (in a list: nothing, the list)
 MAX_PIECE_EVENTS = (MAX_BATCH_BYTES - 16 * 1024) // 17  # of floats, in one batch, with the longest names
+
+
+Packed: TypeAlias = dict[int, list[bytes]]  # columns by bucket, PIECES each
+
+
+def _bin_header(length: int) -> bytes:
+    """What msgpack writes before so many bytes."""
+    if length < 256:
+        return b"\xc4" + length.to_bytes(1, "big")
+    return b"\xc5" + length.to_bytes(2, "big") if length < 65_536 else b"\xc6" + length.to_bytes(4, "big")
+
+
+_HEADERS = tuple(_bin_header(8 * events) for events in range(2048))  # of short columns, where each nanosecond is many events'
 
 
 class Drained(NamedTuple):
     """What one drain gives: columns by bucket, the readings to settle once they are safe, and what was found in the rings."""
 
-    columns: dict[int, list[Column]]
+    packed: Packed
     readings: list[tuple[Ring, Reading]]
     found: int  # events in the rings, whatever became of them
     malformed: int  # of these, how many could not be read
@@ -59,7 +76,7 @@ class Drain:
 
     def run(self, rings: Sequence[tuple[Ring, bool]], events: int = MAX_DRAIN_EVENTS) -> Drained:
         """Read (ring, is dead) pairs: at most so many events."""
-        columns: dict[int, list[Column]] = {}
+        packed: Packed = defaultdict(list)
         readings: list[tuple[Ring, Reading]] = []
         empty: list[Ring] = []
         broken: list[tuple[Ring, str]] = []
@@ -81,14 +98,22 @@ class Drain:
                 empty.append(ring)
                 continue
             readings.append((ring, self._detached(reading)))
-            unknown = group(ring, reading, self.bucket, columns)
+            unknown = group(ring, reading, self._places(ring), packed)
             total += len(reading.tabs)
             unread += reading.malformed
             malformed += reading.malformed + unknown
             is_cut = is_cut or reading.is_cut
         if not is_cut:
             self._turn = begin
-        return Drained(columns, readings, total + unread, malformed, empty, broken, is_cut)
+        return Drained(packed, readings, total + unread, malformed, empty, broken, is_cut)
+
+    def _places(self, ring: Ring) -> list[tuple[int, bytes] | None]:
+        """Bucket and first piece of each Tab in the ring's directory; None for one that is not to be forwarded."""
+        if ring.places_of != self.buckets:
+            ring.places_of, ring.places = self.buckets, []
+        for tab in ring.directory[len(ring.places) :]:
+            ring.places.append(None if tab is None else (self.bucket(tab.name), first_piece(ring.client, tab.name, tab.type)))
+        return ring.places
 
     @staticmethod
     def _detached(reading: Reading) -> Reading:
@@ -97,54 +122,93 @@ class Drain:
         return reading._replace(tabs=empty, boxed=None, is_boxed=None)
 
 
-def group(ring: Ring, reading: Reading, bucket: Callable[[str], int], columns: dict[int, list[Column]]) -> int:
-    """Add one ring's events to `columns`; returns how many belong to Tabs that break the rules for names, and were left out."""
+def first_piece(client: str, tab: str, type: str) -> bytes:
+    """A column's first piece."""
+    return b"\x95" + cast(bytes, msgpack.packb([client, tab, type]))[1:]
+
+
+def group(ring: Ring, reading: Reading, places: list[tuple[int, bytes] | None], packed: Packed) -> int:
+    """Add one ring's events to `packed`; returns how many belong to Tabs that break the rules for names, and were left out."""
     tabs = reading.tabs
     if not len(tabs):
         return 0
     counts = np.bincount(tabs)
     present = np.flatnonzero(counts)
+    counts = counts[present]
     boxed, is_boxed = reading.boxed, reading.is_boxed
     if len(present) == 1:
         times, values = reading.times.tobytes(), reading.values.tobytes()
     else:
         # numpy's stable sort of 16-bit keys is a radix sort; of wider ones it is not
-        keys = tabs.astype(np.uint16) if len(counts) <= 65_536 else tabs
+        keys = tabs.astype(np.uint16) if int(present[-1]) < 65_536 else tabs
         order = np.argsort(keys, kind="stable")
         times, values = reading.times[order].tobytes(), reading.values[order].tobytes()
         if boxed is not None and is_boxed is not None:
             boxed, is_boxed = boxed[order], is_boxed[order]
-    client, directory = ring.client, ring.directory
+    if boxed is not None and is_boxed is not None:
+        mixed = np.add.reduceat(is_boxed, np.cumsum(counts) - counts, dtype=np.int64).tolist()
+    else:
+        mixed = None
+    headers, short = _HEADERS, len(_HEADERS)
     unknown = start = 0
-    for index, count in zip(present.tolist(), counts[present].tolist(), strict=True):
-        end = start + count
-        tab: Tab | None = directory[index]
-        if tab is None:
+    for at, (index, count) in enumerate(zip(present.tolist(), counts.tolist(), strict=True)):
+        end = start + 8 * count
+        place = places[index]
+        if place is None:
             unknown += count
         else:
-            words = values[8 * start : 8 * end]
-            column_values: bytes | list[Any] = words
-            if is_boxed is not None and boxed is not None and is_boxed[start:end].any():
-                floats = np.frombuffer(words, "<f8").tolist()
-                marks = is_boxed[start:end].tolist()
-                column_values = [box if mark else number for box, mark, number in zip(boxed[start:end], marks, floats, strict=True)]
-            column = Column(client, tab.name, tab.type, times[8 * start : 8 * end], column_values)
-            columns.setdefault(bucket(tab.name), []).append(column)
+            bucket, first = place
+            header = headers[count] if count < short else _bin_header(8 * count)
+            if mixed is None or boxed is None or is_boxed is None or not mixed[at]:
+                packed[bucket] += (first, header, times[start:end], header, values[start:end])
+            else:
+                listed = _listed(values[start:end], boxed[start >> 3 : end >> 3], is_boxed[start >> 3 : end >> 3])
+                packed[bucket] += (first, header, times[start:end], b"", listed)
         start = end
     return unknown
 
 
-def encode(columns: Mapping[int, list[Column]], stream: bytes, numbers: Mapping[int, int], created: float) -> list[Fresh]:
-    """Batches of all `columns`, in the order of buckets, each within MAX_BATCH_BYTES and MAX_BATCH_COLUMNS.
+def _listed(words: bytes, boxed: Any, is_boxed: Any) -> bytes:
+    floats = np.frombuffer(words, "<f8").tolist()
+    mixed = [box if mark else number for box, mark, number in zip(boxed, is_boxed.tolist(), floats, strict=True)]
+    return cast(bytes, msgpack.packb(mixed))
+
+
+def pack(columns: Mapping[int, Iterable[Column]]) -> Packed:
+    """The pieces of `columns`."""
+    packed: Packed = {}
+    for bucket, some in columns.items():
+        pieces = packed[bucket] = []
+        for client, tab, type, times, values in some:
+            pieces += (first_piece(client, tab, type), _bin_header(len(times)), times)
+            pieces += (_bin_header(len(values)), values) if isinstance(values, bytes) else (b"", msgpack.packb(values))
+    return packed
+
+
+def unpack(pieces: Sequence[bytes]) -> list[Column]:
+    """The columns of one bucket's `pieces`."""
+    return [
+        Column(*msgpack.unpackb(b"".join(pieces[at : at + PIECES]), strict_map_key=False)) for at in range(0, len(pieces), PIECES)
+    ]
+
+
+def encode(packed: Packed, stream: bytes, numbers: Mapping[int, int], created: float) -> list[Fresh]:
+    """Batches of all columns, in the order of buckets, each within MAX_BATCH_BYTES and MAX_BATCH_COLUMNS.
 
     `numbers` are the last numbers of this stream by bucket; the caller keeps count once the batches are published. A single event
-    too large for a batch does not exist: values are bounded.
+    too large for a batch does not exist: values are bounded. Byte for byte what `encode_batch` gives for the same columns.
     """
     batches = []
-    for bucket in sorted(columns):
+    for bucket in sorted(packed):
         number = numbers.get(bucket, 0)
-        whole = columns[bucket]
-        waiting = [whole] if _is_small(whole) else list(_split(whole))[::-1]
+        pieces = packed[bucket]
+        columns = len(pieces) // PIECES
+        if columns <= MAX_BATCH_COLUMNS and sum(map(len, pieces)) <= MAX_BATCH_BYTES - HEADER_BYTES:
+            events = sum(map(len, pieces[2::PIECES])) >> 3
+            content = b"".join((_batch_header(stream, bucket, number + 1, created, columns), *pieces))
+            batches.append(Fresh(stream, bucket, number + 1, created, events, content))
+            continue
+        waiting = list(_split(unpack(pieces)))[::-1]
         while waiting:
             part = waiting.pop()
             content = encode_batch(stream, bucket, number + 1, created, part)
@@ -157,10 +221,9 @@ def encode(columns: Mapping[int, list[Column]], stream: bytes, numbers: Mapping[
     return batches
 
 
-def _is_small(columns: list[Column]) -> bool:
-    """Whether `columns` make one batch, by the estimate of `_split`: so it is with most, and this takes a third of the time."""
-    size = sum([len(client) + len(tab) + len(type) + 17 * (len(times) >> 3) for client, tab, type, times, _ in columns])
-    return len(columns) <= MAX_BATCH_COLUMNS and size + COLUMN_BYTES * len(columns) <= MAX_BATCH_BYTES - HEADER_BYTES
+def _batch_header(stream: bytes, bucket: int, number: int, created: float, columns: int) -> bytes:
+    array = bytes((0x90 | columns,)) if columns < 16 else b"\xdc" + columns.to_bytes(2, "big")
+    return b"".join((b"\x96", cast(bytes, msgpack.packb([BATCH_VERSION, stream, bucket, number, created]))[1:], array))
 
 
 def _split(columns: Iterable[Column]) -> Iterable[list[Column]]:

@@ -83,7 +83,7 @@ class RingPump:
             pairs = [(ring, dead) for ring, dead in pairs if ring.name in self.rings.open]
             if not drained.readings:
                 break
-            batches = encode(drained.columns, keeper.stream, keeper.numbers, unix_now)
+            batches = encode(drained.packed, keeper.stream, keeper.numbers, unix_now)
             needed = group_bytes(batches)
             if needed > keeper.outbox.capacity // 2 and self._events > FEWEST_EVENTS:
                 self._events = max(FEWEST_EVENTS, self._events // 4)  # nothing was settled: read less, and again
@@ -94,7 +94,7 @@ class RingPump:
                 dropped["spool_full"] = sum(batch.events for batch in batches)
                 batches = []
             elif keeper.stream != stream:  # all before moved to the spool
-                batches = encode(drained.columns, keeper.stream, keeper.numbers, unix_now)
+                batches = encode(drained.packed, keeper.stream, keeper.numbers, unix_now)
             try:
                 keeper.publish(batches, self._covered(drained.readings), drained.found, dropped)
             except OutboxFull:

@@ -26,8 +26,9 @@ from taba.bounds import MAX_VALUE_DEPTH
 from taba.ring import BYTE_POSITION_BITS, BYTE_POSITION_MASK, FLAG_BYTES, FLAG_SKIP, RECORD_BYTES, BadEntry, Header, Layout, MalformedRing
 
 MAX_COVERED = 64  # ranges a ring: more threads than that were never interrupted at once
-MAX_RING_TABS = 262_144  # a directory's entries cost the Agent about 300 bytes each
-FIRST_LOOK = 64  # records; most looks find few that are new
+MAX_RING_TABS = 262_144  # a directory's entries cost the Agent about 500 bytes each
+FEW_RECORDS = 8  # that tell whether there is anything new: more threads than that are not interrupted at once
+FIRST_LOOK = 256  # records that a look reads first
 FIRST_CHUNK = 256  # records; an idle ring costs one read of 6 KiB
 MAX_CHUNK = 16_384  # records whose commit words are looked at by one read: fits a second-level cache
 MAX_POSITION = 2**62  # a tail beyond this is no tail: at 100 million records a second it takes 1,400 years
@@ -109,6 +110,8 @@ class Ring:
             raise MalformedRing(f"tails {self.tail} and {self.byte_tail}")
         self.directory: list[Tab | None] = []
         self._directory_bytes = 0
+        self.places: list[tuple[int, bytes] | None] = []  # the drain's, beside `directory`: what it needs of each Tab, …
+        self.places_of = 0  # … for so many buckets
         self.covered: list[Covered] = []
         self.recorded = 0
         self._looked = self._head = self._byte_head = 0
@@ -133,6 +136,12 @@ class Ring:
         position = self._looked = max(self._looked, frontier)
         self._head, self._byte_head = max(self._head, frontier), max(self._byte_head, byte_frontier)
         chunk = FIRST_LOOK
+        if position < end:  # most looks at most rings end here
+            stop = min(position + FEW_RECORDS, end, position + self._to_wrap(position))
+            view = memoryview(scratch.commits)[: (stop - position) * RECORD_BYTES]
+            self._pread_into(view, self._record_offset(position))
+            if layouts.lap_of(position, self.where.records) not in view.cast("I")[5::6].tolist():
+                end = position
         while position < end:
             stop = min(position + chunk, end, position + self._to_wrap(position))
             chunk = min(chunk * 8, MAX_CHUNK)
@@ -163,8 +172,9 @@ class Ring:
                 self._looked = stop
             position = stop
         byte_end = self.byte_tail + self.where.byte_ring_bytes
+        room = self.tail + self.where.records - frontier
         return Fill(
-            self._head - frontier, end - frontier, self._byte_head - byte_frontier, byte_end - byte_frontier, self._head, self._byte_head
+            self._head - frontier, room, self._byte_head - byte_frontier, byte_end - byte_frontier, self._head, self._byte_head
         )
 
     def read(self, scratch: Scratch, limit: int, byte_limit: int, dead: bool = False) -> Reading | None:

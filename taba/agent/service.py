@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from taba.agent.discover import Rings
-from taba.agent.drain import encode
+from taba.agent.drain import encode, pack
 from taba.agent.forward import Forwarder
 from taba.agent.keeper import Keeper
 from taba.agent.options import Options
@@ -190,8 +190,9 @@ class AgentService(service.Service):
         known = stream is not None and any((stream, bucket) in keeper.lanes for bucket in columns)
         if known:
             return True
+        packed = pack(columns)
         for _ in range(2):
-            batches = encode(columns, stream or keeper.stream, {} if stream else keeper.numbers, keeper.unix_now)
+            batches = encode(packed, stream or keeper.stream, {} if stream else keeper.numbers, keeper.unix_now)
             before = keeper.stream
             if not keeper.make_room(group_bytes(batches)):
                 return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from typing import Any
 
@@ -9,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.agent.drain import MAX_PIECE_EVENTS, encode
-from taba.batch import Column, decode_batch
+from taba.agent.drain import MAX_PIECE_EVENTS, encode, pack, unpack
+from taba.batch import Column, decode_batch, encode_batch
 from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS
 
 
@@ -21,7 +22,7 @@ def column(tab: str, values: bytes | list[Any], client: str = "web/1") -> Column
 
 class EncodeTests(SynchronousTestCase):
     def check(self, columns: dict[int, list[Column]]) -> int:
-        batches = encode(columns, b"s" * 16, {1: 7}, 5.0)
+        batches = encode(pack(columns), b"s" * 16, {1: 7}, 5.0)
         expected: dict[tuple[int, str], list[Any]] = {}
         found: dict[tuple[int, str], list[Any]] = {}
         for bucket, some in columns.items():
@@ -50,6 +51,32 @@ class EncodeTests(SynchronousTestCase):
             values: Any = ["x" * length] * events if is_list else bytes(8 * events)
             columns.setdefault(bucket, []).append(column(f"tab{tab}", values))
         self.check(columns)
+
+    @given(
+        st.lists(
+            st.tuples(st.integers(0, 300), st.booleans(), st.text(max_size=300), st.sampled_from(("A", "B" * 40, "C" * 64))),
+            min_size=1,
+            max_size=40,
+        ),
+        st.integers(0, 65_535),
+        st.integers(0, 2**40),
+    )
+    @settings(max_examples=60, deadline=None)
+    def test_a_batch_is_byte_for_byte_what_the_codec_gives(self, shapes: list[Any], bucket: int, number: int) -> None:
+        columns = [
+            Column(name[:9] or "c", name, type, os.urandom(8 * events), [name, 1.5, None] * events if is_list else os.urandom(8 * events))
+            for events, is_list, name, type in shapes
+        ]
+        pieces = pack({bucket: columns})
+        self.assertEqual(unpack(pieces[bucket]), columns)
+        (batch,) = encode(pieces, b"s" * 16, {bucket: number}, 1.5)
+        self.assertEqual(batch.content, encode_batch(b"s" * 16, bucket, number + 1, 1.5, columns))
+
+    def test_long_columns_are_byte_for_byte_what_the_codec_gives(self) -> None:
+        for events in (31, 32, 2047, 2048, 8191, 8192, 60_000):
+            columns = [column("a", os.urandom(8 * events))]
+            (batch,) = encode(pack({1: columns}), b"s" * 16, {}, 1.5)
+            self.assertEqual(batch.content, encode_batch(b"s" * 16, 1, 1, 1.5, columns))
 
     def test_a_thousand_columns_are_one_batch_and_one_more_two(self) -> None:
         columns = [column(f"tab{number}", bytes(8)) for number in range(MAX_BATCH_COLUMNS)]

@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba import ring as layouts
 from taba.agent.discover import Rings
-from taba.agent.drain import Drain, Drained
+from taba.agent.drain import Drain, Drained, unpack
 from taba.agent.outbox import Covered
 from taba.agent.reader import MAX_COVERED, Ring, Scratch, decode_value
 from taba.bounds import MAX_VALUE_DEPTH
@@ -52,8 +52,8 @@ class Case(SynchronousTestCase):
 
 def values(drained: Drained, client: str = "web/1") -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
-    for columns in drained.columns.values():
-        for column in columns:
+    for pieces in drained.packed.values():
+        for column in unpack(pieces):
             assert column.client == client
             is_list = isinstance(column.values, list)
             found.setdefault(column.tab, []).extend(column.values if is_list else memoryview(column.values).cast("d"))
