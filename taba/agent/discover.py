@@ -2,11 +2,12 @@
 
 A ring's maker holds a flock on the file description that it maps, for life. Whoever gets a shared lock on a description of his
 own therefore knows that no process maps the ring any more (design 5.3). What cannot be read is looked at once, kept in
-`problems`, and left alone until it is another file.
+`problems`, and left alone until it is another file; where only descriptors, memory or places are short, it is tried again.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -19,6 +20,7 @@ from taba.ring import MalformedRing
 
 MAX_RINGS = 4096  # descriptors, and the outbox's table
 UNMADE_SECONDS = 5.0  # a segment without magic is being made, for so long
+_PASSING = frozenset([errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR])  # the Agent's or the host's trouble, not the ring's
 
 
 def is_abandoned(fd: int) -> bool:
@@ -106,14 +108,14 @@ class Rings:
 
     def _open(self, name: str, covered: Sequence[Covered], unix_now: float) -> Ring | None:
         if len(self.open) >= MAX_RINGS:
-            self._note(name, f"not read: there are {MAX_RINGS} others")
+            self._note(name, f"not read: there are {MAX_RINGS} others", passes=True)
             return None
         try:
             fd = os.open(self.path(name), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
             return None
         except OSError as error:
-            self._note(name, f"cannot be opened: {error.strerror}")
+            self._note(name, f"cannot be opened: {error.strerror}", error.errno in _PASSING)
             return None
         kept = False
         try:
@@ -147,9 +149,13 @@ class Rings:
             return (0, 0)
         return (status.st_ino, status.st_mode ^ status.st_uid << 16 ^ status.st_gid << 40)
 
-    def _note(self, name: str, reason: str) -> None:
-        if len(self.problems) < MAX_RINGS:
+    def _note(self, name: str, reason: str, passes: bool = False) -> None:
+        """Show a problem; unless it `passes` by itself, the ring is left alone until it is another file."""
+        if name in self.problems or len(self.problems) < MAX_RINGS:
             self.problems[name] = f"ring {name}: {reason}"
-            self._seen[name] = self._identity(name)
+            if passes:
+                self._seen.pop(name, None)
+            else:
+                self._seen[name] = self._identity(name)
 
 

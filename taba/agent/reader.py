@@ -180,7 +180,8 @@ class Ring:
     def read(self, scratch: Scratch, limit: int, byte_limit: int, dead: bool = False) -> Reading | None:
         """Up to `limit` records (and `byte_limit` bytes of other values) that were not read before; None when there are none.
 
-        With `dead` (no process maps it any more) the whole ring is looked through, whatever holes it has.
+        With `dead` (no process maps it any more) the whole ring is looked through, and holes, which nobody will ever fill, are covered
+        with what is behind them: so none is left out, however many holes there are.
         """
         runs, is_cut = self._find_runs(scratch, limit, dead)
         if not runs:
@@ -201,8 +202,14 @@ class Ring:
         times = words.view(_F64)[:, 0]
         if not flags.any():
             ranges = [Covered(self.key, start, end, 0) for start, end in runs]
-            return self._known(low_half, times, words[:, 1], None, None, ranges, 0, is_cut)
-        return self._read_flagged(runs, low_half & np.uint32(layouts.TAB_MASK), flags, times, words[:, 1], byte_limit, is_cut)
+            reading = self._known(low_half, times, words[:, 1], None, None, ranges, 0, is_cut)
+        else:
+            tabs = low_half & np.uint32(layouts.TAB_MASK)
+            reading = self._read_flagged(runs, tabs, flags, times, words[:, 1], byte_limit, is_cut)
+        if dead:  # all before the last run's end was looked through
+            byte_end = max(found.byte_end for found in reading.ranges)
+            reading = reading._replace(ranges=[Covered(self.key, self.tail, reading.ranges[-1].end, byte_end)])
+        return reading
 
     def settle(self, reading: Reading) -> None:
         """What was read is safe: never read it again, and move the tail over what has no hole."""
@@ -231,13 +238,16 @@ class Ring:
         """Runs of committed records, holes first; and whether the limit ended the search."""
         runs: list[tuple[int, int]] = []
         position, taken = self.tail, 0
+        most = self.where.records if dead else MAX_COVERED - len(self.covered)
         for found in self.covered:
-            taken = self._look(scratch, position, found.start, limit, taken, runs, dead=True)
+            taken = self._look(scratch, position, found.start, limit, taken, runs, most, True)
             position = found.end
-        taken = self._look(scratch, position, self.tail + self.where.records, limit, taken, runs, dead)
+        taken = self._look(scratch, position, self.tail + self.where.records, limit, taken, runs, most, dead)
         return runs, taken >= limit > 0
 
-    def _look(self, scratch: Scratch, position: int, stop: int, limit: int, taken: int, runs: list[tuple[int, int]], dead: bool) -> int:
+    def _look(
+        self, scratch: Scratch, position: int, stop: int, limit: int, taken: int, runs: list[tuple[int, int]], most: int, dead: bool
+    ) -> int:
         chunk = FIRST_CHUNK
         while position < stop and taken < limit:
             end = min(position + chunk, stop, position + self._to_wrap(position))
@@ -249,13 +259,13 @@ class Ring:
             if fresh.all():
                 last = min(end, position + limit - taken)
                 taken += last - position
-                if not self._add_run(runs, position, last):
+                if not self._add_run(runs, position, last, most):
                     return taken - (last - position)
             elif fresh.any():
                 edges = np.flatnonzero(np.diff(np.concatenate(([0], fresh.view(np.int8), [0]))))
                 for low, high in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
                     high = min(high, low + limit - taken)
-                    if high <= low or not self._add_run(runs, position + low, position + high):
+                    if high <= low or not self._add_run(runs, position + low, position + high, most):
                         return taken
                     taken += high - low
                 if not (dead or fresh[-1]):
@@ -265,11 +275,11 @@ class Ring:
             position = end
         return taken
 
-    def _add_run(self, runs: list[tuple[int, int]], start: int, end: int) -> bool:
+    def _add_run(self, runs: list[tuple[int, int]], start: int, end: int, most: int) -> bool:
         if runs and runs[-1][1] == start:
             runs[-1] = (runs[-1][0], end)
             return True
-        if len(runs) + len(self.covered) >= MAX_COVERED:
+        if len(runs) >= most:
             # one more hole would be one too many; what adjoins makes none
             edges = {self.tail, *(found.end for found in self.covered)}
             if start not in edges and all(found.start != end for found in self.covered):

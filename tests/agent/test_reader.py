@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import struct
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba import ring as layouts
+from taba.agent import discover
 from taba.agent.discover import Rings
 from taba.agent.drain import Drain, Drained, unpack
 from taba.agent.outbox import Covered
@@ -155,6 +157,29 @@ class ReadingTests(Case):
         self.assertEqual(self.drain(ring).readings, [])
         self.assertEqual(values(self.drain(ring, dead=True)), {"a": [1.0]})
 
+    def test_a_dead_ring_with_more_holes_than_a_table_names_is_read_whole_too(self) -> None:
+        for read_before in (False, True):
+            producer = self.producer()
+            ring = self.open(producer)
+            tab = producer.tab("a")
+            expected: list[Any] = []
+            for number in range(4 * MAX_COVERED):
+                producer.reserve()
+                expected += [float(number), f"text {number}"]
+                producer.record(tab, expected[-2])
+                producer.record(tab, expected[-1])
+            found: list[Any] = []
+            if read_before:  # while it lived
+                found += values(self.drain(ring))["a"]
+                self.assertEqual(len(ring.covered), MAX_COVERED)
+            ranges = 0
+            while (drained := self.drain(ring, dead=True, events=50)).readings:
+                found += values(drained)["a"]
+                ranges = max(ranges, len(drained.readings[0][1].ranges))
+            self.assertEqual(sorted(map(str, found)), sorted(map(str, expected)))
+            self.assertEqual((producer.tail, producer.byte_tail), (producer.head, producer.byte_head))
+            self.assertEqual((ring.covered, ranges), ([], 1))
+
     def test_ranges_of_an_earlier_agents_table_are_never_read_again(self) -> None:
         producer = self.producer()
         ring = self.open(producer)
@@ -282,6 +307,33 @@ class DiscoverTests(Case):
         rings.scan((), made + 10.0)
         self.assertFalse(os.path.exists(path))
         self.assertEqual(rings.problems, {})
+
+    def test_a_ring_for_which_there_was_no_descriptor_is_read_once_there_is_one(self) -> None:
+        producers = [self.producer(f"web/{number}") for number in range(2)]
+        rings = Rings(AGENT, self.directory)
+        refusing, real = True, os.open
+
+        def open(path: str, flags: int, *mode: int) -> int:
+            if refusing and path == producers[0].path:
+                raise OSError(errno.EMFILE, "Too many open files")
+            return real(path, flags, *mode)
+
+        self.patch(os, "open", open)
+        self.opened += rings.scan((), 1.0)
+        self.assertEqual((list(rings.open), list(rings.problems)), ([producers[1].name], [producers[0].name]))
+        refusing = False
+        self.opened += rings.scan((), 2.0)
+        self.assertEqual((set(rings.open), rings.problems), ({producer.name for producer in producers}, {}))
+
+    def test_a_ring_too_many_is_read_once_there_is_a_place(self) -> None:
+        self.patch(discover, "MAX_RINGS", 1)
+        producers = [self.producer(f"web/{number}") for number in range(2)]
+        rings = Rings(AGENT, self.directory)
+        self.opened += rings.scan((), 1.0)
+        (first,) = rings.open
+        rings.remove(rings.open[first])
+        self.opened = rings.scan((), 2.0)
+        self.assertEqual((set(rings.open), rings.problems), ({producer.name for producer in producers} - {first}, {}))
 
 
 def test_a_symlink_is_no_ring() -> None:
