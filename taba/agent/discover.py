@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import stat
 from collections.abc import Sequence
 
@@ -19,6 +20,7 @@ from taba.agent.reader import Ring
 from taba.ring import MalformedRing
 
 MAX_RINGS = 4096  # descriptors, and the outbox's table
+_SLOT = re.compile(r"taba-slot\.[0-9a-f]{16}\.[0-9]{1,5}")
 UNMADE_SECONDS = 5.0  # a segment without magic is being made, for so long
 _PASSING = frozenset([errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR])  # the Agent's or the host's trouble, not the ring's
 
@@ -31,6 +33,34 @@ def is_abandoned(fd: int) -> bool:
         return False
     fcntl.flock(fd, fcntl.LOCK_UN)
     return True
+
+
+def sweep_slots(directory: str = SHM) -> int:
+    """Remove the slot files (`taba.client.identity`) that no process holds, as their owners do when they stop; returns how many.
+
+    A file is removed while its lock is held here: who waits for the lock finds the name gone or changed, and tries again. One
+    that is still empty has a maker who is just about to lock it.
+    """
+    removed = 0
+    for entry in os.scandir(directory):
+        if not _SLOT.fullmatch(entry.name):
+            continue
+        try:
+            fd = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            continue  # another user's, or gone
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            status, named = os.fstat(fd), os.stat(entry.path, follow_symlinks=False)
+            is_same = (named.st_dev, named.st_ino) == (status.st_dev, status.st_ino)
+            if stat.S_ISREG(status.st_mode) and status.st_size == 1 and is_same:
+                os.unlink(entry.path)
+                removed += 1
+        except OSError:
+            continue  # held, gone meanwhile, or another user's: it stays, an empty file
+        finally:
+            os.close(fd)
+    return removed
 
 
 class Rings:

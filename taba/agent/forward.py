@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from treq.client import HTTPClient
 from twisted.internet import defer
+from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError, DNSLookupError, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
@@ -420,9 +421,21 @@ def _collect(response: Any) -> defer.Deferred[bytes]:
 
 
 def _sentence(error: Exception) -> str:
+    """Why a Server did not answer, for people: never a bare exception where it is known what it means."""
     reasons = getattr(error, "reasons", None)  # twisted.web wraps what happened
     if reasons:
         error = reasons[0].value
-    if isinstance(error, (defer.CancelledError, defer.TimeoutError)):
+    if isinstance(error, (defer.CancelledError, defer.TimeoutError, TimeoutError)):
         return "no answer in time"
-    return f"{type(error).__name__}: {error}"[:200]
+    if isinstance(error, ConnectionRefusedError):
+        return "nothing listens there: the connection was refused"
+    if isinstance(error, DNSLookupError):
+        return "its name cannot be resolved"
+    if isinstance(error, (ConnectionDone, ConnectionLost)):
+        return "it closed the connection without an answer"
+    if isinstance(error, NoVerdicts):
+        return f"{error}"[:200]
+    if isinstance(error, (KeyError, TypeError, ValueError)):
+        return f"what it answered is no Server's answer ({type(error).__name__}: {error})"[:200]
+    words = " ".join(str(error).split()).rstrip(".")
+    return (f"{words} ({type(error).__name__})" if words else type(error).__name__)[:200]

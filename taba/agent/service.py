@@ -18,7 +18,7 @@ from twisted.internet.endpoints import serverFromString
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from taba.agent.discover import Rings
+from taba.agent.discover import Rings, sweep_slots
 from taba.agent.drain import encode, pack
 from taba.agent.forward import Forwarder
 from taba.agent.keeper import Keeper
@@ -34,6 +34,7 @@ from taba.options import Listen
 from taba.web import make_site
 
 MAX_DESCRIPTORS = 8192  # a ring takes one
+SWEEP_SECONDS = 60.0  # between looks for the slots of processes that were killed
 KEEP_SECONDS = 0.05  # between looks at outbox and spool
 
 log = Logger()
@@ -70,7 +71,7 @@ class AgentService(service.Service):
         self._loop_problem: str | None = None
         self._port: Any = None
         self._call: Any = None
-        self._next_keep = 0.0
+        self._next_keep = self._next_sweep = 0.0
 
     # --- life ---
 
@@ -158,13 +159,16 @@ class AgentService(service.Service):
                 self._next_keep = now + KEEP_SECONDS
                 self.keeper.tick(now, unix_now)
                 self.forwarder.tick()
+                if now >= self._next_sweep:
+                    self._next_sweep = now + SWEEP_SECONDS
+                    sweep_slots(self._shm)
             else:
                 self.forwarder.pump()
             self._loop_problem = None
         except Exception as error:  # a full disk, a segment cut short: shown, and tried again; the rest works on
             if self._loop_problem is None:
                 log.failure("a step of the Agent's loop failed")
-            self._loop_problem = f"{type(error).__name__}: {error}"[:200]
+            self._loop_problem = _sentence(error)
             delay = 1.0
         self._call = self._reactor.callLater(delay, self._tick)
 
@@ -206,7 +210,7 @@ class AgentService(service.Service):
         """What somebody should look at, in sentences."""
         found = [*self._problems, *self.rings.problems.values()]
         if self._loop_problem:
-            found.append(f"the Agent's loop failed: {self._loop_problem}")
+            found.append(f"a step of the Agent's loop failed and is tried again every second: {self._loop_problem}")
         found += [f"Server {server.url}: {server.problem}" for server in self.forwarder.servers.values() if server.problem]
         if self.keeper.spool_problem:
             found.append(f"the spool {self.keeper.spool.path}: {self.keeper.spool_problem}")
@@ -229,6 +233,14 @@ def makeService(options: Options) -> AgentService:
         options["outbox-bytes"],
         is_daemon=not (getattr(options, "parent", None) or {}).get("nodaemon", True),
     )
+
+
+def _sentence(error: Exception) -> str:
+    """What happened, for people: the operating system's words and the file; of anything else its kind, too."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f" ({error.filename})" if error.filename else ""
+        return f"{error.strerror}{where}"[:200]
+    return f"{error}"[:200] if isinstance(error, TabaError) else f"{type(error).__name__}: {error}"[:200]
 
 
 def _read_buckets(path: Path) -> int | None:

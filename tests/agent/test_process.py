@@ -20,6 +20,7 @@ from twisted.internet import reactor, task
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
+from taba.agent.discover import sweep_slots
 from tests.agent.servers import FakeServer
 
 ROOT = Path(__file__).parents[2]
@@ -173,3 +174,29 @@ class ProcessTests(TestCase):
             done = subprocess.run(command, env=self.environ, cwd=ROOT, capture_output=True, text=True, timeout=30)
             self.assertEqual((done.returncode, done.stdout), (1, ""))
             self.assertEqual(done.stderr, f"taba-agent: needs {missing}: pip install 'taba[agent]'\n")
+
+    async def test_slots_of_killed_processes_are_removed_and_those_held_stay(self) -> None:
+        code = "import time; from taba import client; client.counter('jobs').inc(); print(client.stats()['client'], flush=True)"
+        environ = {**self.environ, "TABA_CLIENT_ID": "slots/{slot}", "PYTHONPATH": str(ROOT)}
+        program = self.directory / f"slots_{self.agent}.py"  # slots are a program's own
+        program.write_text(f"{code}; time.sleep(60)")
+        processes = []
+        before = {name for name in os.listdir("/dev/shm") if name.startswith("taba-slot.")}
+        for number in range(2):
+            pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+            process = subprocess.Popen([sys.executable, str(program)], env=environ, **pipes)
+            self.addCleanup(end, process)
+            assert process.stdout is not None
+            self.assertEqual(process.stdout.readline(), f"slots/{number}\n")
+            process.stdout.close()
+            processes.append(process)
+        both = {name for name in os.listdir("/dev/shm") if name.startswith("taba-slot.")} - before
+        processes[0].kill()
+        processes[0].wait()
+        sweep_slots()
+        (left,) = both & set(os.listdir("/dev/shm"))
+        self.assertTrue(left.endswith(".1"))
+        processes[1].kill()
+        processes[1].wait()
+        sweep_slots()
+        self.assertEqual(both & set(os.listdir("/dev/shm")), set())
