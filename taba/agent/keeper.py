@@ -269,6 +269,8 @@ class Keeper:
                 self.spool.keep_aside(lane.stream, lane.bucket, entry.number, detail[:200], self.unix_now, content)
             if entry.group is None:
                 self.spool.drop(lane.stream, lane.bucket, entry.number, entry.events, reason)
+            elif self.spool.batches:  # a kill within a move left it in both places
+                self.spool.discard(lane.stream, lane.bucket, entry.number)
         except sqlite3.Error as error:  # the row stays: it is dropped, and counted, after the next start
             self.spool_problem = f"{error}"
 
@@ -352,6 +354,9 @@ class Keeper:
             return False
         # a kill from here on finds them in both places: sent twice under one identity, folded once
         self.moves += 1
+        given_up = self.given_up + sum(
+            entry.group is not None and not entry.is_gone for lane in self.lanes.values() for entry in lane.retained
+        )
         for lane in moving:
             lane.moved_to_spool(SPOOL_ROWS)
             if not lane.sent:
@@ -362,6 +367,7 @@ class Keeper:
         for group in self._groups:
             self._give_up(group)
         self._groups.clear()
+        self.given_up = given_up  # what is in the spool now is not
         self._release_to(self.outbox.head)
         waiting = [*self.fresh, *self.backlog, *(lane for _, _, lane in self._waiting)]
         self.fresh.clear()

@@ -154,6 +154,11 @@ class Spool:
                 "INSERT INTO dropped VALUES (?, ?) ON CONFLICT (reason) DO UPDATE SET events = events + excluded.events", (reason, events)
             )
 
+    def discard(self, stream: bytes, bucket: int, number: int) -> None:
+        """Remove one batch, if it is here, and count nothing: it was counted elsewhere."""
+        with self._transaction():
+            self._delete("stream = ? AND bucket = ? AND number = ?", (stream, bucket, number))
+
     def dropped(self) -> dict[str, int]:
         """Events that `drop` counted, by reason, ever."""
         return dict(self._database.execute("SELECT reason, events FROM dropped").fetchall())

@@ -115,6 +115,42 @@ class KeeperTests(SynchronousTestCase):
         self.addCleanup(world.die)
         return world
 
+    def test_killed_within_a_move_to_the_spool_a_refused_batch_is_counted_once(self) -> None:
+        world = self.world()
+        world.record(40)
+        world.tick()
+
+        def kill(end: int) -> None:
+            raise Killed
+
+        world.keeper._release_to = kill  # type: ignore[method-assign]
+        self.assertRaises(Killed, world.keeper._move_to_spool)
+        world.die()
+        world.born()
+        self.assertEqual(world.spool.batches, world.keeper.unacknowledged)
+        for _ in range(4):
+            for queue in (world.keeper.fresh, world.keeper.backlog):
+                for _ in range(len(queue)):
+                    lane = queue.popleft()
+                    lane.queued = False
+                    for _ in lane.next(world.now, world.now, MAX_RUN_BATCHES):
+                        lane.refused("no", world.now)
+                    world.keeper.queue(lane)
+            world.tick()
+        self.assertEqual((world.keeper.recorded, world.keeper.totals(), world.spool.batches), (40, {"refused": 40}, 0))
+
+    def test_what_moves_to_the_spool_is_not_given_up_and_what_was_acknowledged_is(self) -> None:
+        world = self.world()
+        world.record(40)
+        world.tick()
+        acknowledged = world.send()
+        world.record(40)
+        world.tick()
+        moved = world.keeper.unacknowledged
+        self.assertTrue(acknowledged and moved)
+        world.keeper._move_to_spool()
+        self.assertEqual((world.keeper.given_up, world.spool.batches, world.keeper.retained_bytes), (acknowledged, moved, 0))
+
     @given(PHASES)
     @settings(max_examples=150, deadline=None)
     def test_killed_between_any_two_writes_every_event_is_folded_once(self, phases: list[tuple[int, int | None, int, bool, bool]]) -> None:
