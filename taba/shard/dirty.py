@@ -65,7 +65,9 @@ def notes_of(commands: Sequence[Command]) -> list[bytes]:
         elif name in _FIRST_TWO:
             found = [Note(KEY, one) for one in command[1:3]]
         else:
-            found = [Note(KEY, key)]
+            # SORT … STORE, BLMOVE and whatever else may have a second key somewhere: what may be a key of this bucket counts as one
+            prefix = key[: key.find(b"}:") + 2]
+            found = [Note(KEY, one) for one in command[1:] if one == key or (len(prefix) > 2 and one.startswith(prefix))]
         for note in found:
             notes[encode_note(note)] = None
     return list(notes)

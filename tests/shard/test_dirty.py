@@ -36,6 +36,10 @@ class NoteTests(SynchronousTestCase):
         self.assertEqual(self.notes(b"RENAME", b"a", b"b"), [Note(KEY, b"a"), Note(KEY, b"b")])
         for name in (b"SET", b"LPUSH", b"LTRIM", b"PEXPIRE", b"INCR", b"SPOP", b"SOMETHINGNEW"):
             self.assertEqual(self.notes(name, b"a", b"1"), [Note(KEY, b"a")])
+        a, b = b"taba:{3}:a", b"taba:{3}:b"
+        for command in ((b"BLMOVE", a, b, b"LEFT", b"RIGHT", b"0"), (b"SORT", a, b"ALPHA", b"STORE", b), (b"BRPOPLPUSH", a, b, b"0")):
+            self.assertEqual(self.notes(*command), [Note(KEY, a), Note(KEY, b)])
+        self.assertEqual(self.notes(b"LPUSH", a, b"taba:{33}:x", b"1"), [Note(KEY, a)])
 
     def test_reads_and_the_lease_are_not_noted(self) -> None:
         self.assertEqual(self.notes(b"GET", b"a"), [])

@@ -256,6 +256,23 @@ class MoveTests(MoveCase):
         await self.run_one(0, move(0, "s1", "s2", self.token()))
         self.assertEqual(await self.content("s2", 0), before)
 
+    async def test_a_key_that_a_command_names_last_is_not_missed(self) -> None:
+        await self.prepare()
+        await self.router.transact(0, [], lambda _: Writes([(b"RPUSH", key(0, "list"), b"2", b"1")]))
+        commands = [
+            (b"SORT", key(0, "list"), b"STORE", key(0, "sorted")),
+            (b"BLMOVE", key(0, "list"), key(0, "new"), b"LEFT", b"LEFT", b"0"),
+        ]
+
+        def watch(_: int, request: Any) -> Any:
+            if isinstance(request, Step) and request.name == "ready":
+                return ensureDeferred(self.router.transact(0, [], lambda _: Writes(commands)))  # type: ignore[arg-type]
+            return None
+
+        await self.run_one(0, move(0, "s1", "s2", self.token()), watch=watch)
+        found = {name.rpartition(b":")[2]: value for name, (value, _) in (await self.content("s2", 0)).items()}
+        self.assertEqual(found, {b"list": [b"1"], b"sorted": [b"1", b"2"], b"new": [b"2"]})
+
     async def test_a_large_text_that_expires_before_it_is_copied_is_not_missed(self) -> None:
         await self.prepare()
         large = (b"SET", key(0, "large"), b"x" * 100_000, b"PX", b"60000")
