@@ -266,7 +266,7 @@ class MoveTests(MoveCase):
 
         def watch(_: int, request: Any) -> Any:
             if isinstance(request, Step) and request.name == "ready":
-                return ensureDeferred(self.router.transact(0, [], lambda _: Writes(commands)))  # type: ignore[arg-type]
+                return ensureDeferred(self.router.transact(0, [], lambda _: Writes(commands)))
             return None
 
         await self.run_one(0, move(0, "s1", "s2", self.token()), watch=watch)
