@@ -1,6 +1,9 @@
-"""The JSON of `POST /v1/events`, on Server and Agent alike: text in, columns per bucket out.
+"""The JSON of `POST /v1/events`, on Server and Agent alike: text in, the columns of each bucket's batches out.
 
 `{"client": …, "events": [{"tab", "type", "value", "time"?, "labels"?}, …]}`. Each event is accepted or rejected by itself.
+
+What is posted again under its Idempotency-Key, to whichever Server or Agent, must be cut into the same batches: their numbers are what
+tells that it was applied. So there is one rule for that, here; a change to it would double what is repeated across an upgrade.
 """
 
 from __future__ import annotations
@@ -14,10 +17,12 @@ import msgpack
 
 from taba import names
 from taba.batch import Column
-from taba.bounds import MAX_EXACT_INT, MAX_TIME, MAX_VALUE_BYTES
+from taba.bounds import MAX_BATCH_COLUMNS, MAX_EXACT_INT, MAX_TIME, MAX_VALUE_BYTES, KiB
 
 MAX_POSTED_EVENTS = 10_000  # in one request; who has more has a ring
 MAX_KEY_CHARACTERS = 255  # of an Idempotency-Key
+LOT_BYTES = 512 * KiB  # a lot ends before it is larger; with the largest value and the longest name it is well within a batch
+COLUMN_BYTES = 64  # of a column without its names, values and times
 
 
 class Rejection(NamedTuple):
@@ -28,9 +33,9 @@ class Rejection(NamedTuple):
 
 
 class Posted(NamedTuple):
-    """What a request holds: `columns` per bucket, how many events were accepted, and the rejections in order."""
+    """What a request holds: for each bucket the columns of its batches 1, 2, …; how many events were accepted; the rejections in order."""
 
-    columns: dict[int, list[Column]]
+    lots: dict[int, list[list[Column]]]
     accepted: int
     rejected: list[Rejection]
 
@@ -43,22 +48,47 @@ def read_events(content: Any, now: float, buckets: int) -> Posted:
     events = content["events"]
     if not isinstance(events, list) or len(events) > MAX_POSTED_EVENTS:
         raise ValueError(f"events: takes a list of at most {MAX_POSTED_EVENTS}")
-    series: dict[tuple[str, str], tuple[list[float], list[Any]]] = {}
+    lots: dict[int, list[_Lot]] = {}
     rejected: list[Rejection] = []
     for index, event in enumerate(events):
         try:
-            tab, type, time, value = _read_event(event, now)
+            tab, type, time, value, size = _read_event(event, now)
         except ValueError as error:
             rejected.append(Rejection(index, str(error)))
         else:
-            times, values = series.setdefault((tab, type), ([], []))
-            times.append(time)
-            values.append(value)
-    columns: dict[int, list[Column]] = {}
-    for (tab, type), (times, values) in series.items():
-        column = Column(client, tab, type, struct.pack(f"<{len(times)}d", *times), pack_values(values))
-        columns.setdefault(names.bucket_of(tab, buckets), []).append(column)
+            of_bucket = lots.setdefault(names.bucket_of(tab, buckets), [_Lot()])
+            if not of_bucket[-1].add(client, tab, type, time, value, size):
+                of_bucket.append(_Lot())
+                of_bucket[-1].add(client, tab, type, time, value, size)
+    columns = {bucket: [lot.columns(client) for lot in of_bucket] for bucket, of_bucket in lots.items()}
     return Posted(columns, len(events) - len(rejected), rejected)
+
+
+class _Lot:
+    """The events of one batch, as they come."""
+
+    def __init__(self) -> None:
+        self.series: dict[tuple[str, str], tuple[list[float], list[Any]]] = {}
+        self.bytes = 0
+
+    def add(self, client: str, tab: str, type: str, time: float, value: Any, size: int) -> bool:
+        """Take one more event, whose value takes `size` bytes; False where the lot has no room. An empty one takes any."""
+        size = 8 + max(size, 9)
+        if (tab, type) not in self.series:
+            size += COLUMN_BYTES + len(client) + len(tab.encode()) + len(type)
+        if self.series and (self.bytes + size > LOT_BYTES or len(self.series) == MAX_BATCH_COLUMNS):
+            return False
+        self.bytes += size
+        times, values = self.series.setdefault((tab, type), ([], []))
+        times.append(time)
+        values.append(value)
+        return True
+
+    def columns(self, client: str) -> list[Column]:
+        return [
+            Column(client, tab, type, struct.pack(f"<{len(times)}d", *times), pack_values(values))
+            for (tab, type), (times, values) in self.series.items()
+        ]
 
 
 def pack_values(values: Sequence[Any]) -> bytes | list[Any]:
@@ -75,7 +105,7 @@ def stream_of(key: str) -> bytes:
     return hashlib.blake2b(key.encode(), digest_size=16).digest()
 
 
-def _read_event(event: Any, now: float) -> tuple[str, str, float, Any]:
+def _read_event(event: Any, now: float) -> tuple[str, str, float, Any, int]:
     if not isinstance(event, dict) or not {"tab", "type", "value"} <= set(event) <= {"tab", "type", "value", "time", "labels"}:
         raise ValueError('an event takes {"tab", "type", "value", "time"?, "labels"?}')
     tab, labels, time, value = event["tab"], event.get("labels"), event.get("time"), event["value"]
@@ -97,4 +127,4 @@ def _read_event(event: Any, now: float) -> tuple[str, str, float, Any]:
         raise ValueError(f"value: {error}"[:200]) from None
     if size > MAX_VALUE_BYTES:
         raise ValueError(f"value: takes at most {MAX_VALUE_BYTES} bytes of msgpack")
-    return tab, names.check_type(event["type"]), float(time), value
+    return tab, names.check_type(event["type"]), float(time), value, size

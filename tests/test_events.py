@@ -7,7 +7,8 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba import events
-from taba.batch import Column
+from taba.batch import Column, encode_batch
+from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS
 from taba.names import bucket_of
 
 
@@ -15,23 +16,28 @@ def post(*found: Any) -> events.Posted:
     return events.read_events({"client": "web/1", "events": list(found)}, 100.0, 512)
 
 
+def again_of(column: Column) -> bytes:
+    """The times of a column whose events happen at 200."""
+    return struct.pack("<d", 200.0) * column.events
+
+
 class PostedEvents(SynchronousTestCase):
     def test_events_of_one_tab_become_one_column_in_order(self) -> None:
         posted = post({"tab": "a", "type": "T", "value": 1}, {"tab": "a", "type": "T", "value": 2.5, "time": 50})
         self.assertEqual(
-            posted.columns, {bucket_of("a", 512): [Column("web/1", "a", "T", struct.pack("<2d", 100, 50), struct.pack("<2d", 1, 2.5))]}
+            posted.lots, {bucket_of("a", 512): [[Column("web/1", "a", "T", struct.pack("<2d", 100, 50), struct.pack("<2d", 1, 2.5))]]}
         )
 
     def test_labels_make_the_canonical_name(self) -> None:
         posted = post(
             {"tab": "a", "labels": {"y": "2", "x": "1"}, "type": "T", "value": 1}, {"tab": 'a{x="1",y="2"}', "type": "T", "value": 1}
         )
-        (columns,) = posted.columns.values()
+        ((columns,),) = posted.lots.values()
         self.assertEqual([(column.tab, column.events) for column in columns], [('a{x="1",y="2"}', 2)])
 
     def test_values_that_no_float_holds_travel_as_a_list(self) -> None:
         for value in [True, None, "x", [1], {"a": 1}, 2**53 + 1]:
-            (columns,) = post({"tab": "a", "type": "T", "value": 1}, {"tab": "a", "type": "T", "value": value}).columns.values()
+            ((columns,),) = post({"tab": "a", "type": "T", "value": 1}, {"tab": "a", "type": "T", "value": value}).lots.values()
             self.assertEqual(columns[0].values, [1, value])
 
     def test_a_bad_event_is_rejected_by_its_place_and_the_others_stand(self) -> None:
@@ -71,6 +77,22 @@ class PostedEvents(SynchronousTestCase):
         most = [{"tab": "a", "type": "T", "value": 1}] * events.MAX_POSTED_EVENTS
         self.assertEqual(post(*most).accepted, events.MAX_POSTED_EVENTS)
         self.assertRaises(ValueError, post, *most, most[0])
+
+    def test_the_largest_request_is_cut_into_batches_by_one_rule_in_the_order_of_its_events(self) -> None:
+        for value, tabs, most in [("x" * 400, 1, events.LOT_BYTES), ("x" * 32_000, 3, events.LOT_BYTES), (1, 5000, 10**9)]:
+            found = [{"tab": f"t{n % tabs}", "type": "T", "value": value} for n in range(8000 if tabs != 3 else 200)]
+            posted = events.read_events({"client": "web/1", "events": found}, 100.0, 1)
+            ((bucket, lots),) = posted.lots.items()
+            self.assertGreater(len(lots), 1)
+            self.assertEqual(sum(column.events for lot in lots for column in lot), posted.accepted)
+            for lot in lots:
+                content = encode_batch(bytes(16), bucket, 1, 1.0, lot)
+                self.assertLessEqual(len(content), min(MAX_BATCH_BYTES, most + 4096))
+                self.assertLessEqual(len(lot), MAX_BATCH_COLUMNS)
+            again = events.read_events({"client": "web/1", "events": found}, 200.0, 1)
+            self.assertEqual(
+                [[column.values for column in lot] for lot in lots], [[column.values for column in lot] for lot in again.lots[bucket]]
+            )
 
     def test_a_key_is_a_stream(self) -> None:
         self.assertEqual(len(events.stream_of("k")), 16)

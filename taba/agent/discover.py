@@ -187,5 +187,3 @@ class Rings:
                 self._seen.pop(name, None)
             else:
                 self._seen[name] = self._identity(name)
-
-

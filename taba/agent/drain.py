@@ -174,22 +174,9 @@ def _listed(words: bytes, boxed: Any, is_boxed: Any) -> bytes:
     return cast(bytes, msgpack.packb(mixed))
 
 
-def pack(columns: Mapping[int, Iterable[Column]]) -> Packed:
-    """The pieces of `columns`."""
-    packed: Packed = {}
-    for bucket, some in columns.items():
-        pieces = packed[bucket] = []
-        for client, tab, type, times, values in some:
-            pieces += (first_piece(client, tab, type), _bin_header(len(times)), times)
-            pieces += (_bin_header(len(values)), values) if isinstance(values, bytes) else (b"", msgpack.packb(values))
-    return packed
-
-
 def unpack(pieces: Sequence[bytes]) -> list[Column]:
     """The columns of one bucket's `pieces`."""
-    return [
-        Column(*msgpack.unpackb(b"".join(pieces[at : at + PIECES]), strict_map_key=False)) for at in range(0, len(pieces), PIECES)
-    ]
+    return [Column(*msgpack.unpackb(b"".join(pieces[at : at + PIECES]), strict_map_key=False)) for at in range(0, len(pieces), PIECES)]
 
 
 def encode(packed: Packed, stream: bytes, numbers: Mapping[int, int], created: float) -> list[Fresh]:
@@ -219,6 +206,15 @@ def encode(packed: Packed, stream: bytes, numbers: Mapping[int, int], created: f
             events = sum([len(column.times) for column in part]) >> 3
             batches.append(Fresh(stream, bucket, number, created, events, content))
     return batches
+
+
+def encode_lots(lots: Mapping[int, Sequence[list[Column]]], stream: bytes, numbers: Mapping[int, int], created: float) -> list[Fresh]:
+    """Batches of posted events: each lot is one, whatever it holds (see taba.events)."""
+    return [
+        Fresh(stream, bucket, number, created, sum(column.events for column in lot), encode_batch(stream, bucket, number, created, lot))
+        for bucket in sorted(lots)
+        for number, lot in enumerate(lots[bucket], start=numbers.get(bucket, 0) + 1)
+    ]
 
 
 def _batch_header(stream: bytes, bucket: int, number: int, created: float, columns: int) -> bytes:

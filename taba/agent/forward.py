@@ -107,7 +107,6 @@ class Parcel:
         self.items += run
         self.room -= _run_bytes(run)
 
-
     def lanes(self) -> list[Lane]:
         """The lanes of its batches, each once, in order."""
         return list({id(item.lane): item.lane for item in self.items}.values())

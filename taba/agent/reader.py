@@ -173,9 +173,7 @@ class Ring:
             position = stop
         byte_end = self.byte_tail + self.where.byte_ring_bytes
         room = self.tail + self.where.records - frontier
-        return Fill(
-            self._head - frontier, room, self._byte_head - byte_frontier, byte_end - byte_frontier, self._head, self._byte_head
-        )
+        return Fill(self._head - frontier, room, self._byte_head - byte_frontier, byte_end - byte_frontier, self._head, self._byte_head)
 
     def read(self, scratch: Scratch, limit: int, byte_limit: int, dead: bool = False) -> Reading | None:
         """Up to `limit` records (and `byte_limit` bytes of other values) that were not read before; None when there are none.

@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from taba.agent.discover import Rings, sweep_slots
-from taba.agent.drain import encode, pack
+from taba.agent.drain import encode_lots
 from taba.agent.forward import Forwarder
 from taba.agent.keeper import Keeper
 from taba.agent.options import Options
@@ -182,7 +182,7 @@ class AgentService(service.Service):
 
     # --- what routes ask for ---
 
-    def post(self, columns: dict[int, list[Column]], events: int, stream: bytes | None) -> bool:
+    def post(self, lots: dict[int, list[list[Column]]], events: int, stream: bytes | None) -> bool:
         """Publish posted events; True once they are in the outbox.
 
         With a `stream` of the sender's own they count once, however often they are posted.
@@ -191,12 +191,11 @@ class AgentService(service.Service):
         keeper.now, keeper.unix_now = self._reactor.seconds(), self.unix_now()
         if stream is not None and keeper.is_spooled(stream):
             return True  # it came before, and waits in the spool
-        known = stream is not None and any((stream, bucket) in keeper.lanes for bucket in columns)
+        known = stream is not None and any((stream, bucket) in keeper.lanes for bucket in lots)
         if known:
             return True
-        packed = pack(columns)
         for _ in range(2):
-            batches = encode(packed, stream or keeper.stream, {} if stream else keeper.numbers, keeper.unix_now)
+            batches = encode_lots(lots, stream or keeper.stream, {} if stream else keeper.numbers, keeper.unix_now)
             before = keeper.stream
             if not keeper.make_room(group_bytes(batches)):
                 return False

@@ -96,8 +96,7 @@ class Spool:
         if needed > self.free:
             raise SpoolFull(f"{needed} bytes; {max(self.free, 0)} of {self.bound} are free")
         rows = (
-            (*batch[:3], len(batch.content), batch.created, batch.events, zlib.crc32(batch.content), batch.content)
-            for batch in batches
+            (*batch[:3], len(batch.content), batch.created, batch.events, zlib.crc32(batch.content), batch.content) for batch in batches
         )
         try:
             with self._transaction():

@@ -99,7 +99,7 @@ class Routes:
             posted = read_events(content, service.unix_now(), buckets)
         except ValueError as error:
             raise HTTPError(400, "bad_request", str(error)) from None
-        if posted.accepted and not service.post(posted.columns, posted.accepted, stream):
+        if posted.accepted and not service.post(posted.lots, posted.accepted, stream):
             raise HTTPError(503, "spool_full", "outbox and spool have no room; try later")
         rejected = [{"index": rejection.place, "reason": rejection.reason} for rejection in posted.rejected]
         return Answer({"accepted": posted.accepted, "rejected": rejected})

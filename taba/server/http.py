@@ -16,19 +16,15 @@ from taba.batch import (
     LATER,
     REFUSED,
     VERDICTS_HEADER,
-    BadColumn,
     Batch,
-    Column,
     Verdict,
     decode_batch,
     decode_envelope,
     encode_verdicts,
 )
-from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS
 from taba.errors import MalformedBatch, StoreUnavailable
-from taba.events import read_events, stream_of
+from taba.events import LOT_BYTES, read_events, stream_of
 from taba.handlers.lookup import Lookup, shown
-from taba.server.deadletters import packed_bytes
 from taba.server.deleting import delete_clients, delete_tabs
 from taba.server.filters import MAX_FILTERS, PARAMETERS, Filter, make_filter
 from taba.server.fold import Waiting
@@ -124,9 +120,9 @@ class Routes:
         except ValueError as error:
             raise HTTPError(400, "bad_request", str(error)) from None
         waiting = []
-        for bucket, columns in posted.columns.items():
-            for number, (lot, size) in enumerate(_batches(columns), start=1):
-                waiting.append(Waiting(number - 1, Batch(stream, bucket, number, self._now(), lot), size))
+        for bucket, lots in posted.lots.items():
+            for number, lot in enumerate(lots, start=1):
+                waiting.append(Waiting(number - 1, Batch(stream, bucket, number, self._now(), [*lot]), LOT_BYTES))
         verdicts = await self._ingest.submit(waiting, POST_SECONDS)
         if any(verdict.word != APPLIED for verdict in verdicts):
             advice = "send them again under the same Idempotency-Key" if key else "sent again, some may count twice: use an Idempotency-Key"
@@ -328,16 +324,3 @@ def _json(value: Any) -> Any:
 
 def _key(key: Any) -> str:
     return key.decode("utf-8", "backslashreplace") if isinstance(key, bytes) else str(key)
-
-
-def _batches(columns: list[Column]) -> list[tuple[list[Column | BadColumn], int]]:
-    """`columns` in lots of a batch's size, with their sizes; the same columns always give the same lots."""
-    lots: list[tuple[list[Column | BadColumn], int]] = []
-    for column in columns:
-        values = len(column.values) if isinstance(column.values, bytes) else packed_bytes(column.values)
-        size = len(column.times) + values + len(column.tab)
-        if not lots or len(lots[-1][0]) >= MAX_BATCH_COLUMNS or lots[-1][1] + size > MAX_BATCH_BYTES:
-            lots.append(([], 0))
-        lots[-1][0].append(column)
-        lots[-1] = (lots[-1][0], lots[-1][1] + size)
-    return lots
