@@ -284,6 +284,14 @@ class Segment:
         self._words = memoryview(self._map).cast("Q")
         os.pwrite(self._fd, struct.pack("<I", os.getpid()), 12)
 
+    @property
+    def is_there(self) -> bool:
+        """Whether its name still leads to it: a cleaner, or logind's RemoveIPC, may have removed it."""
+        try:
+            return os.stat(self.path, follow_symlinks=False).st_ino == os.fstat(self._fd).st_ino
+        except FileNotFoundError:
+            return False
+
     def _lock(self, name: str) -> int:
         while True:
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

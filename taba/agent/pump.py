@@ -64,7 +64,7 @@ class RingPump:
         if not is_filling and now < self._last_drain + (BUSY_DRAIN_SECONDS if is_busy else DRAIN_SECONDS):
             return FULL_TICK_SECONDS if self._is_hot else TICK_SECONDS
         self._last_drain, self._is_hot = now, is_filling
-        is_cut = self.drain(unix_now)
+        is_cut = self.drain(self.keeper.unix_now)
         if is_cut:
             self._last_drain = 0.0  # there is more, now
         return 0.0 if is_cut else FULL_TICK_SECONDS if is_filling else TICK_SECONDS

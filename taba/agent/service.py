@@ -93,7 +93,8 @@ class AgentService(service.Service):
         if spool.problem:
             self._problems.append(spool.problem)
         _raise_descriptor_limit()
-        self.keeper = Keeper(outbox, spool, self._random, lambda: os.urandom(16), self._reactor.seconds(), self.unix_now())
+        self._began, self._began_unix = self._reactor.seconds(), self.unix_now()
+        self.keeper = Keeper(outbox, spool, self._random, lambda: os.urandom(16), self._began, self._began_unix)
         self.keeper.recover()
         self.rings = Rings(self.agent, self._shm)
         self.pump = RingPump(self.keeper, self.rings)
@@ -120,7 +121,7 @@ class AgentService(service.Service):
         await self.forwarder.stop()
         try:
             if self.pump.buckets is not None:
-                while self.pump.drain(self.unix_now()):  # what is in the rings is safe in the outbox for the next start
+                while self.pump.drain(self.steady_now()):  # what is in the rings is safe in the outbox for the next start
                     pass
             self.keeper.settle_totals()
         except (OSError, sqlite3.Error, OutboxCorrupt):
@@ -131,6 +132,10 @@ class AgentService(service.Service):
     def stopService(self) -> defer.Deferred[None]:
         super().stopService()
         return defer.ensureDeferred(self._stop())
+
+    def steady_now(self) -> float:
+        """Unix time as it would be had nobody set the clock since this Agent began: what is fresh must not become too old by that."""
+        return float(self._began_unix + self._reactor.seconds() - self._began)
 
     def unix_now(self) -> float:
         """Unix time."""
@@ -152,9 +157,9 @@ class AgentService(service.Service):
     def _tick(self) -> None:
         delay = TICK_SECONDS
         try:
-            now, unix_now = self._reactor.seconds(), self.unix_now()
+            now, unix_now = self._reactor.seconds(), self.steady_now()
             self.keeper.now, self.keeper.unix_now = now, unix_now
-            delay = self.pump.tick(now, unix_now)
+            delay = self.pump.tick(now, self.unix_now())
             if now >= self._next_keep:
                 self._next_keep = now + KEEP_SECONDS
                 self.keeper.tick(now, unix_now)
@@ -188,7 +193,7 @@ class AgentService(service.Service):
         With a `stream` of the sender's own they count once, however often they are posted.
         """
         keeper = self.keeper
-        keeper.now, keeper.unix_now = self._reactor.seconds(), self.unix_now()
+        keeper.now, keeper.unix_now = self._reactor.seconds(), self.steady_now()
         if stream is not None and keeper.is_spooled(stream):
             return True  # it came before, and waits in the spool
         known = stream is not None and any((stream, bucket) in keeper.lanes for bucket in lots)
@@ -208,6 +213,8 @@ class AgentService(service.Service):
     def problems(self) -> list[str]:
         """What somebody should look at, in sentences."""
         found = [*self._problems, *self.rings.problems.values()]
+        if not self._segment.is_there:
+            found.append(f"{self._segment.path} was removed: what is not acknowledged yet would not outlive this Agent; restart it")
         if self._loop_problem:
             found.append(f"a step of the Agent's loop failed and is tried again every second: {self._loop_problem}")
         found += [f"Server {server.url}: {server.problem}" for server in self.forwarder.servers.values() if server.problem]

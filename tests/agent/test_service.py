@@ -132,6 +132,27 @@ class ServiceTests(TestCase):
         self.assertEqual(self.server.store.folded, total)
         self.assertEqual(service.keeper.recorded, total)
 
+    async def test_a_clock_that_is_set_forward_makes_nothing_too_old_that_came_before(self) -> None:
+        producer = self.producer()
+        tab = producer.tab("bids_won")
+        later = {"on": True}
+        self.server.verdict = lambda follows, content: Verdict(codec.LATER, 0.05) if later["on"] else None
+        service = self.start()
+        producer.record(tab, 1.0)
+        await self.recorded(service, 1)
+        service.unix_now = lambda: time.time() + 30 * 86_400.0  # type: ignore[method-assign]
+        producer.record(tab, 2.0)
+        await self.recorded(service, 2)
+        later["on"] = False
+        await self.until(lambda: self.server.store.folded == 2)
+        self.assertEqual(dict(service.keeper.totals()), {})
+
+    async def test_an_outbox_that_somebody_removed_is_a_problem_that_is_said(self) -> None:
+        service = self.start()
+        os.unlink(f"/dev/shm/taba-agent.{self.agent}")
+        _, content = await self.ask(service, "GET", "/v1/status")
+        self.assertIn(f"/dev/shm/taba-agent.{self.agent} was removed", str(content["problems"]))
+
     async def test_a_dead_clients_ring_is_drained_counted_and_removed(self) -> None:
         producer = self.producer()
         producer.record(producer.tab("last"), 1.0)
