@@ -346,9 +346,7 @@ def _load_archives(archives: Sequence[bytes]) -> tuple[Ints, Ints, Ints, Ints, F
     return slot_rows, slot_starts, np.repeat(levels, slots), counts, totals
 
 
-def _dump_archives(
-    archives: int, rows: Ints, starts: Ints, levels: Ints, counts: Ints, totals: Floats, now: float
-) -> list[bytes]:
+def _dump_archives(archives: int, rows: Ints, starts: Ints, levels: Ints, counts: Ints, totals: Floats, now: float) -> list[bytes]:
     """Archives of all these slots (in any order), widened as of `now`; those that no window covers are left out."""
     kept = starts >= LADDER.oldest(now)
     rows, counts, totals = rows[kept], counts[kept], totals[kept]
