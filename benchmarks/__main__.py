@@ -28,6 +28,7 @@ BENCHMARKS = {
     "shard": "The shard layer",
     "scale": "As Tabs grow",
     "reshard": "Moving buckets between shards",
+    "reshard_load": "Moving buckets under load",
 }
 
 SHOWN = ("cpu", "cores", "memory_gib", "kernel", "python", "store")  # of the machine, above the tables
