@@ -14,6 +14,7 @@ from taba.agent.drain import encode
 from taba.agent.outbox import Fresh
 from taba.batch import APPLIED, CONTENT_TYPE, GAP, LATER, Column, decode_verdicts, encode_envelope
 from taba.bounds import MAX_ENVELOPE_BATCHES, MAX_ENVELOPE_BYTES, KiB
+from tests.pieces import pack
 
 CONNECTIONS = 4  # as many envelopes has an Agent under way to a Server
 POST_SECONDS = 60.0
@@ -37,7 +38,7 @@ class Streams:
         dealt = []
         buckets = sorted(columns)
         for place, (stream, numbers) in enumerate(zip(self._streams, self._numbers, strict=True)):
-            batches = encode({bucket: columns[bucket] for bucket in buckets[place::CONNECTIONS]}, stream, numbers, time.time())
+            batches = encode(pack({bucket: columns[bucket] for bucket in buckets[place::CONNECTIONS]}), stream, numbers, time.time())
             for batch in batches:
                 numbers[batch.bucket] = batch.number
             dealt.append(_pack(batches, most_bytes))

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
+UNASSIGNED_PORTS = (12_000, 32_000)  # Linux gives outgoing connections ports from 32768 on
 STOP_SECONDS = 15.0  # for a process to end after SIGTERM, before it is killed
 LOG_LINES = 15  # of a failed process's log that are shown
 
@@ -78,11 +80,15 @@ def twistd(directory: Path, plugin: str, *options: str) -> list[str]:
 
 
 def free_port() -> int:
-    """A TCP port that is free on loopback now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port that is free on loopback now, and that no outgoing connection is given before somebody listens there."""
+    while True:
+        port = random.randrange(*UNASSIGNED_PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def wait_for_port(child: Child, port: int, seconds: float) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from demo.processes import free_port
 from taba.shard.binary import find_store_binary
 from tests import wire
 
@@ -20,16 +21,11 @@ START_SECONDS = 10.0
 PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
+__all__ = ["EphemeralValkey", "free_port"]
+
 
 def _die_with_parent() -> None:
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def free_port() -> int:
-    """A loopback TCP port that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class EphemeralValkey:

@@ -4,38 +4,22 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Mapping
 from typing import Any
 
-import msgpack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.agent.drain import MAX_PIECE_EVENTS, Packed, encode, first_piece, unpack
+from taba.agent.drain import MAX_PIECE_EVENTS, encode, unpack
 from taba.batch import Column, decode_batch, encode_batch
 from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS
+
+from ..pieces import pack
 
 
 def column(tab: str, values: bytes | list[Any], client: str = "web/1") -> Column:
     events = len(values) // 8 if isinstance(values, bytes) else len(values)
     return Column(client, tab, "Buffer", struct.pack(f"<{events}d", *range(events)), values)
-
-
-def pack(columns: Mapping[int, Iterable[Column]]) -> Packed:
-    """The pieces of `columns`, as a drain makes them."""
-    packed: Packed = {}
-    for bucket, some in columns.items():
-        pieces = packed[bucket] = []
-        for client, tab, type, times, values in some:
-            pieces += (first_piece(client, tab, type), _header(times), times)
-            pieces += (_header(values), values) if isinstance(values, bytes) else (b"", msgpack.packb(values))
-    return packed
-
-
-def _header(content: bytes) -> bytes:
-    packed: bytes = msgpack.packb(content)
-    return packed[: len(packed) - len(content)]
 
 
 class EncodeTests(SynchronousTestCase):
