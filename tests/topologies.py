@@ -99,9 +99,18 @@ class Cluster:
                 return
             source.call("CLUSTER", "SETSLOT", slot, "MIGRATING", self.identity(target))
 
+    def settle(self) -> None:
+        """Wait until all nodes agree who has which slot: a primary that dies before its replica knows takes the slot with it."""
+        wait_until(lambda: all(_owners(node) == _owners(self.nodes[0]) for node in self.nodes))
+
     def remove(self) -> None:
         for node in self.nodes:
             node.remove()
+
+
+def _owners(node: EphemeralValkey) -> list[tuple[int, int, int]]:
+    """(first slot, last slot, port of the primary), as a node of a Cluster sees it."""
+    return sorted((first, last, port) for first, last, (_, port, *_), *_ in node.call("CLUSTER", "SLOTS"))
 
 
 class _Sentinel(EphemeralValkey):

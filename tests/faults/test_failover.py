@@ -69,6 +69,7 @@ class ClusterJob(Job):
         wait_until(lambda: (self.services.query.status()["folded"] or 0) > 5000)
         for bucket in range(0, 512, 16):
             cluster.move(owner_key(bucket))
+        cluster.settle()
         victim = cluster.holder(owner_key(1))
         replica = cluster.nodes[cluster.nodes.index(victim) + 3]
         victim.kill()
