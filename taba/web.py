@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, cast
@@ -32,6 +33,7 @@ MAX_IDLE_SECONDS = 120.0  # for a kept-alive connection to say nothing
 MAX_CONNECTIONS = 1024  # file descriptors, and MAX_BODY_BYTES for each in the worst case
 LINGER_SECONDS = 2.0  # after an early refusal, so that a peer that still sends reads the answer rather than a reset
 MAX_LINGER_BYTES = 64 * MiB
+LOG_DATE_SECONDS = 1.0  # how old the date of a line in an access log may be
 
 log = Logger()
 
@@ -223,6 +225,11 @@ class BoundedSite(server.Site):
             self.refused += 1
             return None
         return super().buildProtocol(addr)
+
+    def _updateLogDateTime(self) -> None:
+        # twisted.web takes it from the reactor, whose time is no date here
+        self._logDateTime = http.datetimeToLogString(time.time())
+        self._logDateTimeCall = cast(Any, self.reactor).callLater(LOG_DATE_SECONDS, self._updateLogDateTime)
 
     def log(self, request: http.Request) -> None:
         """No access log: nothing here grows with the number of requests."""

@@ -16,6 +16,7 @@ import psutil
 
 from demo.processes import Child, free_port, twistd, wait_for_port
 from taba.query import Query, QueryError
+from tests.clock import WallClock
 
 ROOT = Path(__file__).parent.parent
 START_SECONDS = 60.0
@@ -26,6 +27,7 @@ class Services:
     """Starts what a test asks for; hand `stop` to addCleanup. `environ` is for the processes that use them."""
 
     def __init__(self) -> None:
+        self.clocks: dict[str, WallClock] = {}  # of "server" (and its store) or "agent", where theirs is not the machine's
         self.directory = Path(tempfile.mkdtemp(prefix="taba-test-"))
         self.agent = f"test-{secrets.token_hex(6)}"
         self.server_port, self.agent_port = free_port(), free_port()
@@ -111,7 +113,8 @@ class Services:
         self.children.remove(child)
 
     def _start(self, name: str, arguments: list[str], port: int) -> Child:
-        child = Child(name, arguments, self.directory, self.environ)
+        clock = self.clocks[name].environ if name in self.clocks else {}
+        child = Child(name, arguments, self.directory, {**self.environ, **clock} if clock else self.environ)
         self.children.append(child)
         wait_for_port(child, port, START_SECONDS)
         return child

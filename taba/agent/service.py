@@ -29,6 +29,7 @@ from taba.agent.spool import Spool
 from taba.agent.status import Routes
 from taba.batch import Column
 from taba.bounds import MAX_BUCKETS
+from taba.clocks import make_monotonic
 from taba.errors import TabaError
 from taba.options import Listen
 from taba.web import make_site
@@ -229,6 +230,7 @@ def makeService(options: Options) -> AgentService:
     """The Agent that these options describe; only wires."""
     from twisted.internet import reactor
 
+    make_monotonic(reactor)
     return AgentService(
         reactor,
         options["agent"],

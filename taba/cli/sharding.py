@@ -20,6 +20,7 @@ from rich.progress import Progress as Bar
 from taba.bounds import MiB
 from taba.cli import show
 from taba.cli.sharing import AS_JSON, SERVER, TIMEOUT, print_drawn, print_json
+from taba.clocks import make_monotonic
 from taba.errors import TabaError
 from taba.query import Query, questions
 
@@ -180,6 +181,7 @@ def _on_store(url: StoreURL, work: Callable[[Router, Any], Coroutine[Any, Any, T
         raise click.ClickException(f"this command needs {error.name}; install it with: pip install 'taba[server,cli]'") from None
     outcome: list[Any] = []
     running: Any = reactor
+    make_monotonic(running)
 
     async def run() -> T:
         router = Router(url, None, reactor)

@@ -22,6 +22,7 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.runner.procmon import ProcessMonitor
 
+from taba.clocks import make_monotonic
 from taba.errors import ConfigurationError, StoreUnavailable
 from taba.options import Listen, checked_state_directory
 from taba.server.caring import Caretaker
@@ -58,6 +59,7 @@ def makeService(options: Options) -> MultiService:
     """The whole Server. Exits with one line for what is wrong with the options."""
     from twisted.internet import reactor
 
+    make_monotonic(reactor)
     try:
         server = make_server(options, reactor)
     except ConfigurationError as failure:

@@ -24,11 +24,13 @@ def main(arguments: list[str]) -> None:
 
     from twisted.internet import reactor as installed
 
+    from taba.clocks import make_monotonic
     from taba.server.fold import Bounds
     from taba.server.options import ServerOptions
     from taba.server.service import Server, freeze_when_running
 
     reactor: Any = installed
+    make_monotonic(reactor)
     options = ServerOptions()
     options.parseOptions(rest)
     kept = options["wait-replicas"], options["forget"], Bounds(options["max-tabs"], options["max-clients"])
