@@ -10,7 +10,6 @@ and nothing else; a copy of the same bytes is there for comparison. Idle: a real
 from __future__ import annotations
 
 import os
-import random
 import secrets
 import time
 from collections.abc import Callable
@@ -26,8 +25,8 @@ from benchmarks.worker import Worker, wait_until
 from taba.agent.discover import Rings
 from taba.agent.keeper import Keeper
 from taba.agent.lanes import RETAIN_SECONDS
-from taba.agent.outbox import open_outbox
 from taba.agent.pump import RingPump
+from taba.agent.segment import open_outbox
 from taba.agent.spool import Spool
 from taba.bounds import DEFAULT_BUCKETS
 from taba.query import Query
@@ -65,10 +64,10 @@ class Draining:
         spool = Spool(f"{directory}/{name}.spool")
         stack.callback(spool.close)
         self.now = 0.0
-        self.keeper = Keeper(outbox, spool, random.Random(1), lambda: os.urandom(16), self.now, time.time())
+        self.keeper = Keeper(outbox, spool, lambda: os.urandom(16), self.now, time.time())
         self.rings = Rings(name)
         self.pump = RingPump(self.keeper, self.rings)
-        self.pump.set_buckets(DEFAULT_BUCKETS)
+        self.pump.set_buckets(DEFAULT_BUCKETS, time.time())
 
     def fill(self, events: int) -> None:
         """Every client records so many events."""
@@ -76,12 +75,12 @@ class Draining:
             worker.tell("fill", events)
         for worker in self.workers:
             worker.hear()
-        self.rings.scan((), time.time())
+        self.rings.scan((), self.now)
 
     def drain(self) -> float:
         """Seconds to drain all rings."""
         start = time.perf_counter()
-        while self.pump.drain(time.time()):
+        while self.pump.drain(self.now, time.time()):
             pass
         return time.perf_counter() - start
 
@@ -90,7 +89,7 @@ class Draining:
         for _ in range(2):
             lanes = list(self.keeper.lanes.values())
             for lane in lanes:
-                self.keeper.fresh.clear()
+                self.keeper.schedule.fresh.clear()
                 lane.queued = False
                 while sends := lane.next(self.now, time.time()):
                     for send in sends:

@@ -11,7 +11,7 @@ from contextlib import ExitStack, closing
 from urllib.parse import urlsplit
 
 from taba.agent.drain import encode
-from taba.agent.outbox import Fresh
+from taba.agent.outbox import EncodedBatch
 from taba.batch import APPLIED, CONTENT_TYPE, GAP, LATER, Column, decode_verdicts, encode_envelope
 from taba.bounds import MAX_ENVELOPE_BATCHES, MAX_ENVELOPE_BYTES, KiB
 from tests.pieces import pack
@@ -45,7 +45,7 @@ class Streams:
         return dealt
 
 
-def _pack(batches: Sequence[Fresh], most_bytes: int) -> list[Envelope]:
+def _pack(batches: Sequence[EncodedBatch], most_bytes: int) -> list[Envelope]:
     envelopes: list[Envelope] = []
     size = 0
     for batch in batches:

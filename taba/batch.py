@@ -61,6 +61,14 @@ class BadColumn(NamedTuple):
     content: Any
 
 
+class BatchId(NamedTuple):
+    """What a batch is known by, from the drain to the mark: numbers count from 1 in each bucket of a stream."""
+
+    stream: bytes
+    bucket: int
+    number: int
+
+
 class Batch(NamedTuple):
     """One decoded batch. `columns` is None in a probe. `created` is the Agent's Unix time when it was encoded."""
 
@@ -69,6 +77,10 @@ class Batch(NamedTuple):
     number: int
     created: float
     columns: list[Column | BadColumn] | None
+
+    @property
+    def id(self) -> BatchId:
+        return BatchId(self.stream, self.bucket, self.number)
 
 
 class Verdict(NamedTuple):

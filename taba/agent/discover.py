@@ -1,7 +1,7 @@
 """Finding rings: segments in /dev/shm whose names are this Agent's, and whether somebody still maps them.
 
 A ring's maker holds a flock on the file description that it maps, for life. Whoever gets a shared lock on a description of his
-own therefore knows that no process maps the ring any more (design 5.3). What cannot be read is looked at once, kept in
+own therefore knows that no process maps the ring any more. What cannot be read is looked at once, kept in
 `problems`, and left alone until it is another file; where only descriptors, memory or places are short, it is tried again.
 """
 
@@ -15,8 +15,9 @@ import stat
 from collections.abc import Sequence
 
 from taba import ring as layouts
-from taba.agent.outbox import SHM, Covered
+from taba.agent.outbox import Covered
 from taba.agent.reader import Ring
+from taba.agent.segment import SHM
 from taba.ring import MalformedRing
 
 MAX_RINGS = 4096  # descriptors, and the outbox's table
@@ -72,11 +73,12 @@ class Rings:
         self._directory = directory
         self.open: dict[str, Ring] = {}
         self.problems: dict[str, str] = {}
+        self._unmade: dict[str, tuple[int, float]] = {}  # segments without magic: inode, and when it was first seen
         self._changed = -1  # the directory's time of change when it was last scanned
         self._seen: dict[str, tuple[int, int]] = {}  # of what is in problems: inode and owner, so that it is not tried again and again
 
-    def scan(self, covered: Sequence[Covered], unix_now: float) -> list[Ring]:
-        """Look for rings; returns those that are new. `covered` comes from the outbox's table at start."""
+    def scan(self, covered: Sequence[Covered], now: float) -> list[Ring]:
+        """Look for rings; returns those that are new. `covered` comes from the outbox's table at start, `now` is monotonic seconds."""
         found, fresh = set(), []
         try:
             self._changed = os.stat(self._directory).st_mtime_ns
@@ -90,10 +92,11 @@ class Rings:
             found.add(name)
             if name in self.open or (name in self.problems and self._seen.get(name) == self._identity(name)):
                 continue
-            ring = self._open(name, covered, unix_now)
+            ring = self._open(name, covered, now)
             if ring is not None:
                 self.open[name] = ring
                 fresh.append(ring)
+        self._unmade = {name: seen for name, seen in self._unmade.items() if name in found and name not in self.open}
         for name in [name for name in self.problems if name not in found and name not in self.open]:
             self.problems.pop(name)
             self._seen.pop(name, None)
@@ -136,7 +139,7 @@ class Rings:
         finally:
             ring.close()
 
-    def _open(self, name: str, covered: Sequence[Covered], unix_now: float) -> Ring | None:
+    def _open(self, name: str, covered: Sequence[Covered], now: float) -> Ring | None:
         if len(self.open) >= MAX_RINGS:
             self._note(name, f"not read: there are {MAX_RINGS} others", passes=True)
             return None
@@ -154,7 +157,10 @@ class Rings:
                 raise MalformedRing("no regular file")
             if layouts.is_unmade(os.pread(fd, 8, 0)):
                 self._changed = -1
-                if unix_now - status.st_ctime > UNMADE_SECONDS and is_abandoned(fd):
+                inode, since = self._unmade.get(name, (0, now))
+                if inode != status.st_ino:
+                    self._unmade[name] = (status.st_ino, now)
+                elif now - since > UNMADE_SECONDS and is_abandoned(fd):
                     os.unlink(self.path(name))  # its maker died before the first record: nothing was ever in it
                 return None
             ring = Ring(fd, name, covered)

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import msgpack
 import numpy as np
 
-from taba.agent.outbox import Fresh
+from taba.agent.outbox import EncodedBatch
 from taba.agent.reader import Reading, Ring, Scratch
-from taba.batch import BATCH_VERSION, Column, encode_batch
+from taba.batch import BATCH_VERSION, BatchId, Column, encode_batch
 from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS, MiB
 from taba.names import bucket_of
 from taba.ring import MalformedRing
@@ -179,7 +179,7 @@ def unpack(pieces: Sequence[bytes]) -> list[Column]:
     return [Column(*msgpack.unpackb(b"".join(pieces[at : at + PIECES]), strict_map_key=False)) for at in range(0, len(pieces), PIECES)]
 
 
-def encode(packed: Packed, stream: bytes, numbers: Mapping[int, int], created: float) -> list[Fresh]:
+def encode(packed: Packed, stream: bytes, numbers: Mapping[int, int], created: float) -> list[EncodedBatch]:
     """Batches of all columns, in the order of buckets, each within MAX_BATCH_BYTES and MAX_BATCH_COLUMNS.
 
     `numbers` are the last numbers of this stream by bucket; the caller keeps count once the batches are published. A single event
@@ -192,34 +192,38 @@ def encode(packed: Packed, stream: bytes, numbers: Mapping[int, int], created: f
         columns = len(pieces) // PIECES
         if columns <= MAX_BATCH_COLUMNS and sum(map(len, pieces)) <= MAX_BATCH_BYTES - HEADER_BYTES:
             events = sum(map(len, pieces[2::PIECES])) >> 3
-            content = b"".join((_batch_header(stream, bucket, number + 1, created, columns), *pieces))
-            batches.append(Fresh(stream, bucket, number + 1, created, events, content))
+            id = BatchId(stream, bucket, number + 1)
+            batches.append(EncodedBatch(id, created, events, b"".join((_batch_header(id, created, columns), *pieces))))
             continue
         waiting = list(_split(unpack(pieces)))[::-1]
         while waiting:
             part = waiting.pop()
-            content = encode_batch(stream, bucket, number + 1, created, part)
+            id = BatchId(stream, bucket, number + 1)
+            content = encode_batch(*id, created, part)
             if len(content) > MAX_BATCH_BYTES:  # long values in lists, which the estimate does not see
                 waiting += _halves(part)
                 continue
             number += 1
             events = sum([len(column.times) for column in part]) >> 3
-            batches.append(Fresh(stream, bucket, number, created, events, content))
+            batches.append(EncodedBatch(id, created, events, content))
     return batches
 
 
-def encode_lots(lots: Mapping[int, Sequence[list[Column]]], stream: bytes, numbers: Mapping[int, int], created: float) -> list[Fresh]:
+def encode_lots(
+    lots: Mapping[int, Sequence[list[Column]]], stream: bytes, numbers: Mapping[int, int], created: float
+) -> list[EncodedBatch]:
     """Batches of posted events: each lot is one, whatever it holds (see taba.events)."""
     return [
-        Fresh(stream, bucket, number, created, sum(column.events for column in lot), encode_batch(stream, bucket, number, created, lot))
+        EncodedBatch(id, created, sum(column.events for column in lot), encode_batch(*id, created, lot))
         for bucket in sorted(lots)
         for number, lot in enumerate(lots[bucket], start=numbers.get(bucket, 0) + 1)
+        for id in (BatchId(stream, bucket, number),)
     ]
 
 
-def _batch_header(stream: bytes, bucket: int, number: int, created: float, columns: int) -> bytes:
+def _batch_header(id: BatchId, created: float, columns: int) -> bytes:
     array = bytes((0x90 | columns,)) if columns < 16 else b"\xdc" + columns.to_bytes(2, "big")
-    return b"".join((b"\x96", cast(bytes, msgpack.packb([BATCH_VERSION, stream, bucket, number, created]))[1:], array))
+    return b"".join((b"\x96", cast(bytes, msgpack.packb([BATCH_VERSION, *id, created]))[1:], array))
 
 
 def _split(columns: Iterable[Column]) -> Iterable[list[Column]]:

@@ -4,21 +4,21 @@
 2. Room is made in this order: what is acknowledged is given up; then everything moves, unchanged, to the spool, and a new stream begins.
 3. The outbox's table is complete at every publish; before bytes are released, totals that changed are published.
 
-The keeper knows no socket and no reactor. `now` is monotonic seconds, `unix_now` Unix time; both are passed in.
+The keeper knows no socket and no clock. `now` is monotonic seconds, `unix_now` Unix time; both are passed in.
 """
 
 from __future__ import annotations
 
-import heapq
 import sqlite3
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from random import Random
 from typing import NamedTuple
 
-from taba.agent.lanes import MAX_RUN_BATCHES, Backoff, Entry, Group, Lane
-from taba.agent.outbox import Covered, Fresh, Outbox, Table
-from taba.agent.spool import ROW_BYTES, Row, Spool, SpoolFull
+from taba.agent.lanes import MAX_RUN_BATCHES, PROBE_SLACK_SECONDS, RETAIN_SECONDS, Group, HeldBatch, Lane
+from taba.agent.outbox import Covered, EncodedBatch, Outbox, Table
+from taba.agent.schedule import Schedule
+from taba.agent.spool import ROW_BYTES, Spool, SpoolFull
+from taba.batch import BatchId
 from taba.bounds import DAY, STREAM_DAYS, MiB
 
 MAX_RETAINED_BYTES = 64 * MiB  # acknowledged batches that are kept for 60 s: given up first
@@ -30,13 +30,13 @@ REFUSALS_SHOWN = 16
 
 
 class Refusal(NamedTuple):
-    """A batch that a Server refused, or that could not be read back; for people."""
+    """A batch that was given up at `now`, and why; for people."""
 
     bucket: int
     events: int
     reason: str
     detail: str
-    time: float
+    now: float
 
 
 class Keeper:
@@ -45,21 +45,15 @@ class Keeper:
     `new_stream` gives the random id of a new stream.
     """
 
-    def __init__(self, outbox: Outbox, spool: Spool, random: Random, new_stream: Callable[[], bytes], now: float, unix_now: float):
+    def __init__(self, outbox: Outbox, spool: Spool, new_stream: Callable[[], bytes], now: float, unix_now: float):
         self.outbox, self.spool = outbox, spool
         self._new_stream = new_stream
-        self.now, self.unix_now = now, unix_now
-        self.backoff = Backoff(random)
         self.lanes: dict[tuple[bytes, int], Lane] = {}
-        self.fresh: deque[Lane] = deque()  # lanes of the outbox that have something to send
-        self.backlog: deque[Lane] = deque()  # lanes of the spool
-        self._waiting: list[tuple[float, int, Lane]] = []
-        self._probes: list[tuple[float, int, Lane]] = []
-        self._sequence = 0
+        self.schedule = Schedule()
         self._groups: deque[Group] = deque()
         self._cursor: tuple[bytes, int] | None = None
         self._activated = now
-        self._spool_retained: deque[tuple[Lane, Entry]] = deque()
+        self._spool_retained: deque[tuple[Lane, HeldBatch]] = deque()
         self._to_forget: dict[tuple[bytes, int], int] = {}
         self.retained_bytes = 0
         self.recorded = 0  # events that were in rings or posted, and those that the clients of retired rings dropped
@@ -70,13 +64,13 @@ class Keeper:
         self.refusals: deque[Refusal] = deque(maxlen=REFUSALS_SHOWN)
         self.covered: tuple[Covered, ...] = ()
         self.retired: set[bytes] = set()
-        self._settled: dict[tuple[bytes, int, int], Group] = {}
+        self._settled: dict[BatchId, Group] = {}
         self._is_dirty = False
-        self.begin_stream()
+        self.begin_stream(unix_now)
 
     # --- start ---
 
-    def recover(self) -> None:
+    def recover(self, now: float) -> None:
         """Take up what an earlier Agent left: its batches go out again under their old identity."""
         table = self.outbox.table
         self.recorded, self.dropped = table.recorded, Counter(dict(table.dropped))
@@ -85,32 +79,30 @@ class Keeper:
         for found in self.outbox.groups():
             group = Group(found.end, found.end - found.start, len(found.batches))
             self._groups.append(group)
-            for kept in found.batches:
-                identity = (kept.stream, kept.bucket, kept.number)
-                if identity in settled:
-                    self._settled[identity] = group
+            for stored in found.batches:
+                if stored.id in settled:
+                    self._settled[stored.id] = group
                     group.unacknowledged -= 1
                     group.unforgotten -= 1
                     continue
-                lane = self._lane(kept.stream, kept.bucket, None)
-                entry = Entry(kept.number, kept.length, kept.events, kept.created, kept.position, group)
-                if not lane.add(entry):
+                lane = self._lane(stored.id, None)
+                if not lane.add(HeldBatch(stored, group)):
                     group.unacknowledged -= 1
                     group.unforgotten -= 1
-                self.queue(lane)
-        self._activate()
+                self.queue(lane, now)
+        self._activate(now)
 
-    def begin_stream(self) -> None:
+    def begin_stream(self, unix_now: float) -> None:
         """From now on fresh batches belong to a new stream, numbered from 1 in each bucket."""
         self.stream = self._new_stream()
         self.numbers: dict[int, int] = {}
-        self._stream_began = self.unix_now
+        self._stream_began = unix_now
         for lane in [lane for lane in self.lanes.values() if lane.is_idle and not lane.queued]:
             self._retire_lane(lane)
 
     # --- in ---
 
-    def make_room(self, needed: int) -> bool:
+    def make_room(self, needed: int, now: float, unix_now: float) -> bool:
         """Make room for a group of so many bytes; False when there is none to be had: the events are the caller's to drop."""
         if needed > self.outbox.capacity:
             return False
@@ -119,11 +111,12 @@ class Keeper:
         self._release(needed)
         if needed <= self.outbox.free:
             return True
-        return self._move_to_spool()
+        return self._move_to_spool(now, unix_now)
 
     def publish(
         self,
-        batches: Sequence[Fresh],
+        batches: Sequence[EncodedBatch],
+        now: float,
         covered: Iterable[Covered] | None = None,
         recorded: int = 0,
         dropped: Mapping[str, int] | None = None,
@@ -143,15 +136,16 @@ class Keeper:
             return
         group = Group(found.end, found.end - found.start, len(found.batches))
         self._groups.append(group)
-        for kept in found.batches:
-            own = kept.stream == self.stream
+        for stored in found.batches:
+            stream, bucket, number = stored.id
+            own = stream == self.stream
             if own:
-                self.numbers[kept.bucket] = kept.number
-            lane = self._lane(kept.stream, kept.bucket, 0 if own and kept.number == 1 else None)
-            if not lane.add(Entry(kept.number, kept.length, kept.events, kept.created, kept.position, group)):
+                self.numbers[bucket] = number
+            lane = self._lane(stored.id, 0 if own and number == 1 else None)
+            if not lane.add(HeldBatch(stored, group)):
                 group.unacknowledged -= 1
                 group.unforgotten -= 1
-            self.queue(lane)
+            self.queue(lane, now)
 
     def is_spooled(self, stream: bytes) -> bool:
         """Whether batches of this stream are in the spool: none may be added behind them."""
@@ -160,8 +154,8 @@ class Keeper:
 
     # --- out ---
 
-    def queue(self, lane: Lane) -> None:
-        """Put a lane where `Forwarder` finds it when it may send: call after whatever changed the lane."""
+    def queue(self, lane: Lane, now: float) -> None:
+        """Put a lane in the schedule when it has something to send: call after whatever changed the lane."""
         if lane.queued or lane.sent:
             return
         if not lane.pending and lane.more:
@@ -170,42 +164,33 @@ class Keeper:
             if lane.is_idle:
                 self._retire_lane(lane)
             return
-        lane.queued = True
-        if lane.not_before > self.now:
-            self._sequence += 1
-            heapq.heappush(self._waiting, (lane.not_before, self._sequence, lane))
-        else:
-            self._queue_of(lane).append(lane)
+        self.schedule.put(lane, now)
 
-    def read(self, lane: Lane, entry: Entry) -> bytes | None:
+    def read(self, lane: Lane, batch: HeldBatch) -> bytes | None:
         """The bytes of a batch; None where the spool's row is gone or torn."""
-        if entry.group is None:
-            return self.spool.read(lane.stream, lane.bucket, entry.number)
-        return self.outbox.read(entry.position, entry.length)
+        if batch.group is None:
+            return self.spool.read(_id(lane, batch))
+        return self.outbox.read(batch.position, batch.length)
 
     def tick(self, now: float, unix_now: float) -> None:
         """Time passed: wake lanes, ask for probes, release what is forgotten, take up more of the spool, renew the stream."""
-        self.now, self.unix_now = now, unix_now
-        while self._waiting and self._waiting[0][0] <= now:
-            lane = heapq.heappop(self._waiting)[2]
-            lane.queued = False
-            self.queue(lane)
-        while self._probes and self._probes[0][0] <= now:
-            lane = heapq.heappop(self._probes)[2]
+        for lane in self.schedule.wake(now):
+            self.queue(lane, now)
+        for lane in self.schedule.probes(now):
             if self.lanes.get((lane.stream, lane.bucket)) is not lane:
                 continue
             due = lane.probe_due(now)
             if due is not None:
-                self._watch(lane, due if due > now else now + 5.0)  # asked for; look again, should no verdict come
-            self.queue(lane)
+                self.schedule.watch(lane, due if due > now else now + PROBE_SLACK_SECONDS)  # asked for; look again, should no verdict come
+            self.queue(lane, now)
         self._bound_lanes()
         self._bound_retained()
         self._release(0)
         self._forget_spooled()
         if now - self._activated >= 1.0:
-            self._activate()
+            self._activate(now)
         if unix_now - self._stream_began > STREAM_DAYS * DAY:
-            self.begin_stream()
+            self.begin_stream(unix_now)
 
     def settle_totals(self) -> None:
         """Publish totals that changed since the last publish."""
@@ -231,52 +216,52 @@ class Keeper:
 
     # --- what lanes say (Ledger) ---
 
-    def acknowledged(self, lane: Lane, entry: Entry) -> None:
+    def acknowledged(self, lane: Lane, batch: HeldBatch, now: float) -> None:
         if not lane.retained:
-            self._watch(lane, self.now + 65.0)
-        if entry.group is None:
-            self._spool_retained.append((lane, entry))
+            self.schedule.watch(lane, now + RETAIN_SECONDS + PROBE_SLACK_SECONDS)
+        if batch.group is None:
+            self._spool_retained.append((lane, batch))
         else:
-            entry.group.unacknowledged -= 1
-            entry.group.retained += entry.length
-        self.retained_bytes += entry.length
+            batch.group.unacknowledged -= 1
+            batch.group.retained += batch.length
+        self.retained_bytes += batch.length
 
-    def brought_back(self, lane: Lane, entry: Entry) -> None:
-        if entry.group is not None:
-            entry.group.unacknowledged += 1
-            entry.group.retained -= entry.length
-        self.retained_bytes -= entry.length
+    def brought_back(self, lane: Lane, batch: HeldBatch) -> None:
+        if batch.group is not None:
+            batch.group.unacknowledged += 1
+            batch.group.retained -= batch.length
+        self.retained_bytes -= batch.length
 
-    def forgotten(self, lane: Lane, entry: Entry) -> None:
-        self.retained_bytes -= entry.length
-        if entry.group is None:
-            self._to_forget[lane.stream, lane.bucket] = entry.number
+    def forgotten(self, lane: Lane, batch: HeldBatch) -> None:
+        self.retained_bytes -= batch.length
+        if batch.group is None:
+            self._to_forget[lane.stream, lane.bucket] = batch.number
         else:
-            entry.group.unforgotten -= 1
-            entry.group.retained -= entry.length
+            batch.group.unforgotten -= 1
+            batch.group.retained -= batch.length
 
-    def gave_up(self, lane: Lane, entry: Entry, reason: str, detail: str) -> None:
-        self.refusals.append(Refusal(lane.bucket, entry.events, reason, detail[:200], self.unix_now))
-        content = self.read(lane, entry)
-        if entry.group is not None:
-            entry.group.unacknowledged -= 1
-            entry.group.unforgotten -= 1
-            self.dropped[reason] += entry.events
-            self._settled[lane.stream, lane.bucket, entry.number] = entry.group
+    def gave_up(self, lane: Lane, batch: HeldBatch, reason: str, detail: str, now: float) -> None:
+        self.refusals.append(Refusal(lane.bucket, batch.events, reason, detail[:200], now))
+        content = self.read(lane, batch)
+        if batch.group is not None:
+            batch.group.unacknowledged -= 1
+            batch.group.unforgotten -= 1
+            self.dropped[reason] += batch.events
+            self._settled[_id(lane, batch)] = batch.group
             self._is_dirty = True
         try:
             if content is not None and reason == "refused":
-                self.spool.keep_aside(lane.stream, lane.bucket, entry.number, detail[:200], self.unix_now, content)
-            if entry.group is None:
-                self.spool.drop(lane.stream, lane.bucket, entry.number, entry.events, reason)
+                self.spool.keep_aside(_id(lane, batch), detail[:200], content)
+            if batch.group is None:
+                self.spool.drop(_id(lane, batch), batch.events, reason)
             elif self.spool.batches:  # a kill within a move left it in both places
-                self.spool.discard(lane.stream, lane.bucket, entry.number)
+                self.spool.discard(_id(lane, batch))
         except sqlite3.Error as error:  # the row stays: it is dropped, and counted, after the next start
             self.spool_problem = f"{error}"
 
-    def lost(self, lane: Lane, batches: int, events: int) -> None:
+    def lost(self, lane: Lane, batches: int, events: int, now: float) -> None:
         detail = f"{batches} batches that the store lost and that were not kept"
-        self.refusals.append(Refusal(lane.bucket, events, "gap", detail, self.unix_now))
+        self.refusals.append(Refusal(lane.bucket, events, "gap", detail, now))
         self.dropped["gap"] += events
         self._is_dirty = True
 
@@ -302,7 +287,7 @@ class Keeper:
         if end > self.outbox.released:
             self.settle_totals()  # while the table still names what was dropped from these groups
             self.outbox.release(end)
-            self._settled = {identity: group for identity, group in self._settled.items() if not group.released}
+            self._settled = {id: group for id, group in self._settled.items() if not group.released}
 
     def _give_up(self, group: Group) -> None:
         group.released = True
@@ -317,8 +302,8 @@ class Keeper:
             end = group.end
         self._release_to(end)
         while self._spool_retained:
-            lane, entry = self._spool_retained[0]
-            if lane.retained and lane.retained[0] is entry:
+            lane, batch = self._spool_retained[0]
+            if lane.retained and lane.retained[0] is batch:
                 if self.retained_bytes <= MAX_RETAINED_BYTES:
                     break
                 self.given_up += 1
@@ -336,17 +321,17 @@ class Keeper:
                 lane.give_up_retained()
                 self._retire_lane(lane)
 
-    def _move_to_spool(self) -> bool:
+    def _move_to_spool(self, now: float, unix_now: float) -> bool:
         moving = [lane for lane in self.lanes.values() if lane.pending and lane.pending[0].group is not None]
-        needed = sum(entry.length + ROW_BYTES for lane in moving for entry in lane.pending)
+        needed = sum(batch.length + ROW_BYTES for lane in moving for batch in lane.pending)
         if needed > self.spool.free:
             self._give_up_spooled()
             if needed > self.spool.free:
                 return False  # before anything is read: it may be so at every drain
         batches = [
-            Fresh(lane.stream, lane.bucket, entry.number, entry.created, entry.events, self.outbox.read(entry.position, entry.length))
+            EncodedBatch(_id(lane, batch), batch.created, batch.events, self.outbox.read(batch.position, batch.length))
             for lane in moving
-            for entry in lane.pending
+            for batch in lane.pending
         ]
         try:
             self.spool.add(batches)
@@ -355,36 +340,31 @@ class Keeper:
         # a kill from here on finds them in both places: sent twice under one identity, folded once
         self.moves += 1
         given_up = self.given_up + sum(
-            entry.group is not None and not entry.is_gone for lane in self.lanes.values() for entry in lane.retained
+            batch.group is not None and not batch.is_gone for lane in self.lanes.values() for batch in lane.retained
         )
         for lane in moving:
             lane.moved_to_spool(SPOOL_ROWS)
             if not lane.sent:
                 del self.lanes[lane.stream, lane.bucket]  # the spool brings it back in its turn
         for lane in self.lanes.values():
-            if any(entry.group is not None for entry in lane.retained):
+            if any(batch.group is not None for batch in lane.retained):
                 lane.give_up_retained()
         for group in self._groups:
             self._give_up(group)
         self._groups.clear()
         self.given_up = given_up  # what is in the spool now is not
         self._release_to(self.outbox.head)
-        waiting = [*self.fresh, *self.backlog, *(lane for _, _, lane in self._waiting)]
-        self.fresh.clear()
-        self.backlog.clear()
-        self._waiting.clear()
-        for lane in waiting:
-            lane.queued = False
+        for lane in self.schedule.empty():
             if self.lanes.get((lane.stream, lane.bucket)) is lane:
-                self.queue(lane)
-        self.begin_stream()
+                self.queue(lane, now)
+        self.begin_stream(unix_now)
         return True
 
     def _give_up_spooled(self) -> None:
         """Forget the spool's batches that are acknowledged: what is not goes before them."""
         while self._spool_retained:
-            lane, entry = self._spool_retained.popleft()
-            if lane.retained and lane.retained[0] is entry:
+            lane, batch = self._spool_retained.popleft()
+            if lane.retained and lane.retained[0] is batch:
                 self.given_up += 1
                 lane.give_up_oldest()
         self._forget_spooled()
@@ -393,18 +373,18 @@ class Keeper:
 
     def _load(self, lane: Lane) -> None:
         try:
-            rows: list[Row] = self.spool.rows(lane.stream, lane.bucket, lane.loaded, SPOOL_ROWS)
+            rows = self.spool.rows(lane.stream, lane.bucket, lane.loaded, SPOOL_ROWS)
         except sqlite3.Error as error:  # nothing of this lane can be had before the next start
             self.spool_problem = f"{error}"
             lane.more = False
             return
-        lane.load([Entry(row.number, row.length, row.events, row.created) for row in rows], len(rows) == SPOOL_ROWS)
+        lane.load([HeldBatch(row) for row in rows], len(rows) == SPOOL_ROWS)
 
-    def _activate(self) -> None:
+    def _activate(self, now: float) -> None:
         """Take up lanes of the spool until enough are worked on. Walks the spool once a second at the most."""
-        self._activated = self.now
+        self._activated = now
         turns = MAX_SPOOL_LANES
-        while len(self.backlog) < MAX_SPOOL_LANES and len(self.lanes) < MAX_LANES and self.spool.batches and turns:
+        while len(self.schedule.backlog) < MAX_SPOOL_LANES and len(self.lanes) < MAX_LANES and self.spool.batches and turns:
             turns -= 1
             try:
                 key = self.spool.next_lane(self._cursor)
@@ -416,13 +396,13 @@ class Keeper:
                 break
             if key not in self.lanes:
                 lane = self.lanes[key] = Lane(*key, self, None, True)
-                self.queue(lane)
+                self.queue(lane, now)
 
     def _forget_spooled(self) -> None:
         if not self._to_forget:
             return
         try:
-            self.spool.forget([(stream, bucket, number) for (stream, bucket), number in self._to_forget.items()])
+            self.spool.forget([BatchId(stream, bucket, number) for (stream, bucket), number in self._to_forget.items()])
         except sqlite3.Error as error:  # tried again
             self.spool_problem = f"{error}"
         else:
@@ -431,7 +411,8 @@ class Keeper:
 
     # --- lanes ---
 
-    def _lane(self, stream: bytes, bucket: int, last: int | None) -> Lane:
+    def _lane(self, id: BatchId, last: int | None) -> Lane:
+        stream, bucket, _ = id
         lane = self.lanes.get((stream, bucket))
         if lane is None:
             lane = self.lanes[stream, bucket] = Lane(stream, bucket, self, last)
@@ -441,10 +422,6 @@ class Keeper:
         if lane.stream != self.stream:  # of the own stream, the lane knows what the mark is
             self.lanes.pop((lane.stream, lane.bucket), None)
 
-    def _queue_of(self, lane: Lane) -> deque[Lane]:
-        first = lane.pending[0] if lane.pending else lane.retained[0] if lane.retained else None
-        return self.fresh if first is not None and first.group is not None else self.backlog
 
-    def _watch(self, lane: Lane, due: float) -> None:
-        self._sequence += 1
-        heapq.heappush(self._probes, (due, self._sequence, lane))
+def _id(lane: Lane, batch: HeldBatch) -> BatchId:
+    return BatchId(lane.stream, lane.bucket, batch.number)

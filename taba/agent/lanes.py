@@ -6,7 +6,7 @@
 2. `applied` retains a batch until the mark, read 60 s later, still covers it; a `gap` brings back what is retained beyond the mark.
 3. Whatever a lane gives up it says to its Ledger once, with the reason: the Ledger counts, and frees the bytes.
 
-Where a batch's bytes are is the Ledger's business; a lane knows an Entry for each. Times are the Agent's monotonic seconds,
+Where a batch's bytes are is the Ledger's business; a lane knows a HeldBatch for each. Times are the Agent's monotonic seconds,
 except `created`, which is Unix time.
 """
 
@@ -17,6 +17,8 @@ from collections.abc import Iterable
 from random import Random
 from typing import NamedTuple, Protocol
 
+from taba.agent.outbox import StoredBatch
+from taba.batch import BatchId, encode_batch
 from taba.bounds import BATCH_DAYS, DAY, MiB
 
 RETAIN_SECONDS = 60.0  # longer than a store takes to fail over and to come back with an older past
@@ -44,17 +46,17 @@ class Group:
         self.released = False
 
 
-class Entry:
+class HeldBatch:
     """A batch as its lane knows it. `group` is None for one in the spool; `position` is its place in the outbox."""
 
     __slots__ = ("acknowledged", "created", "events", "group", "length", "number", "position")
 
-    def __init__(self, number: int, length: int, events: int, created: float, position: int = -1, group: Group | None = None):
-        self.number = number
-        self.length = length
-        self.events = events
-        self.created = created
-        self.position = position
+    def __init__(self, stored: StoredBatch, group: Group | None = None):
+        self.number = stored.id.number
+        self.length = stored.length
+        self.events = stored.events
+        self.created = stored.created
+        self.position = stored.position
         self.group = group
         self.acknowledged = 0.0
 
@@ -65,21 +67,24 @@ class Entry:
 
 
 class Ledger(Protocol):
-    """Who keeps the bytes and the counts. Every entry of a lane ends in exactly one of `forgotten` and `gave_up`, or is gone."""
+    """Who keeps the bytes and the counts. Every batch of a lane ends in exactly one of `forgotten` and `gave_up`, or is gone."""
 
-    def acknowledged(self, lane: Lane, entry: Entry) -> None: ...
-    def brought_back(self, lane: Lane, entry: Entry) -> None: ...
-    def forgotten(self, lane: Lane, entry: Entry) -> None: ...
-    def gave_up(self, lane: Lane, entry: Entry, reason: str, detail: str) -> None: ...
-    def lost(self, lane: Lane, batches: int, events: int) -> None: ...
+    def read(self, lane: Lane, batch: HeldBatch) -> bytes | None: ...
+    def acknowledged(self, lane: Lane, batch: HeldBatch, now: float) -> None: ...
+    def brought_back(self, lane: Lane, batch: HeldBatch) -> None: ...
+    def forgotten(self, lane: Lane, batch: HeldBatch) -> None: ...
+    def gave_up(self, lane: Lane, batch: HeldBatch, reason: str, detail: str, now: float) -> None: ...
+    def lost(self, lane: Lane, batches: int, events: int, now: float) -> None: ...
 
 
 class Send(NamedTuple):
-    """What a lane sends next: the batch of `entry`, or with None a probe of `number`."""
+    """One thing that a lane sends: a batch, with its bytes, or with None for the batch a probe of `number`."""
 
-    entry: Entry | None
+    lane: Lane
+    batch: HeldBatch | None
     number: int
     follows: int
+    content: bytes
 
 
 class Backoff:
@@ -117,8 +122,8 @@ class Lane:
     def __init__(self, stream: bytes, bucket: int, ledger: Ledger, last: int | None = None, more: bool = False):
         self.stream, self.bucket, self.ledger = stream, bucket, ledger
         self.last = last  # what the mark is believed to be; None while nobody knows
-        self.pending: deque[Entry] = deque()
-        self.retained: deque[Entry] = deque()
+        self.pending: deque[HeldBatch] = deque()
+        self.retained: deque[HeldBatch] = deque()
         self.sent: deque[Send] = deque()
         self.not_before = 0.0
         self.failures = 0
@@ -126,15 +131,15 @@ class Lane:
         self.more = more  # the spool has, or may have, batches beyond `loaded`
         self.loaded = 0
         self.probing = False
-        self.queued = False  # the Forwarder's: whether it stands in a queue
+        self.queued = False  # the Schedule's: whether it stands in a queue
         self._history: dict[int, int] | None = None  # events of the last batches that are known no more; 0 where they were counted
 
-    def add(self, entry: Entry) -> bool:
+    def add(self, batch: HeldBatch) -> bool:
         """Take a batch behind all others. False for one that was here before (a replayed request)."""
-        if entry.number <= self.highest:
+        if batch.number <= self.highest:
             return False
-        self.highest = entry.number
-        self.pending.append(entry)
+        self.highest = batch.number
+        self.pending.append(batch)
         return True
 
     @property
@@ -142,28 +147,25 @@ class Lane:
         """Whether there is nothing left to do for this lane, now or later."""
         return not (self.pending or self.retained or self.sent or self.more)
 
-    def next(self, now: float, unix_now: float, batches: int = 1) -> list[Send]:
+    def next(self, now: float, unix_now: float, most: int = 1) -> list[Send]:
         """What to send now, at most so many batches; the lane is busy with them until they are answered.
 
-        Batches that are too old are dropped here.
+        Batches that are too old, or cannot be read back, are dropped here.
         """
         if self.sent or now < self.not_before:
             return []
         while self.pending and unix_now - self.pending[0].created > BATCH_DAYS * DAY:
-            self._settle(self.pending.popleft(), "too_old", "")
-        if self.pending:
-            number = self.pending[0].number
-            follows = number - 1 if self.last is None else min(self.last, number - 1)
-            room = MAX_RUN_BYTES
-            for entry in self.pending:
-                room -= entry.length
-                if self.sent and (len(self.sent) >= batches or room < 0):
-                    break
-                self.sent.append(Send(entry, entry.number, follows))
-                follows = entry.number
-        elif self.probing and self.retained:
+            self._settle(self.pending.popleft(), "too_old", "", now)
+        while self.pending and not self.sent:
+            self._begin_run(most)
+            if not self.sent:
+                self._settle(self.pending.popleft(), "spool_corrupt", "its row in the spool does not match its checksum", now)
+        if self.sent:
+            return list(self.sent)
+        if self.probing and self.retained:
             number = self.retained[-1].number
-            self.sent.append(Send(None, number, number - 1))
+            content = encode_batch(*BatchId(self.stream, self.bucket, number), unix_now, None)
+            self.sent.append(Send(self, None, number, number - 1, content))
         else:
             self.probing = False
         return list(self.sent)
@@ -179,17 +181,17 @@ class Lane:
             self._gap(mark, now, sent)  # a probe of a store that went back in time
             return
         self.failures = 0
-        if sent.entry is not None:
-            if not self.pending or self.pending[0] is not sent.entry:
+        if sent.batch is not None:
+            if not self.pending or self.pending[0] is not sent.batch:
                 return  # an earlier one of the run told of a mark beyond it
             if sent.follows < sent.number - 1:
-                self._count_lost(sent.follows, sent.number)
+                self._count_lost(sent.follows, sent.number, now)
         self._cover(mark, now)
 
     def gap(self, mark: int, now: float, backoff: Backoff) -> None:
         """The verdict on what was sent: the store has all up to `mark`, and not what this batch follows."""
         sent = self._answered()
-        if sent.follows == mark and sent.entry is not None:  # it was sent so: to send the same at once again would go on for ever
+        if sent.follows == mark and sent.batch is not None:  # it was sent so: to send the same at once again would go on for ever
             self.failures += 1
             self.not_before = now + backoff.delay(self.failures)
         self._gap(mark, now, sent)
@@ -203,11 +205,12 @@ class Lane:
     def refused(self, reason: str, now: float) -> None:
         """The verdict on what was sent: never send it again."""
         sent = self._answered()
-        if sent.entry is None:
+        if sent.batch is None:
             self.not_before = now + MAX_LATER_SECONDS  # a probe: it changes nothing
             return
         self.failures = 0
-        self.drop(sent.entry, "refused", reason)
+        if self.pending and self.pending[0] is sent.batch:
+            self._settle(self.pending.popleft(), "refused", reason, now)
 
     def failed(self, now: float, backoff: Backoff) -> None:
         """No verdict came: whether the store has the batch, nobody knows. It is sent again, unchanged."""
@@ -218,17 +221,6 @@ class Lane:
     def unsent(self) -> None:
         """What `next` gave was not sent after all, or nothing is known of what became of it: it is sent again."""
         self.sent.clear()
-
-    def cut(self, send: Send) -> None:
-        """The run that `next` gave ends before `send`."""
-        while self.sent and self.sent.pop() is not send:
-            pass
-
-    def drop(self, entry: Entry, reason: str, detail: str) -> None:
-        """Give the first pending batch up and have it counted."""
-        if self.pending and self.pending[0] is entry:
-            self.pending.popleft()
-            self._settle(entry, reason, detail)
 
     def probe_due(self, now: float) -> float | None:
         """When a probe must read the mark, unless a later verdict did; None while nothing is retained. Asks for it when that is now."""
@@ -244,18 +236,18 @@ class Lane:
     def give_up_retained(self) -> None:
         """Forget all that is retained, before its time."""
         while self.retained:
-            entry = self.retained.popleft()
-            self._remember(entry)
-            if not entry.is_gone:
-                self.ledger.forgotten(self, entry)
+            batch = self.retained.popleft()
+            self._remember(batch)
+            if not batch.is_gone:
+                self.ledger.forgotten(self, batch)
 
     def give_up_oldest(self) -> None:
         """Forget the oldest retained batch, before its time."""
         if self.retained:
-            entry = self.retained.popleft()
-            self._remember(entry)
-            if not entry.is_gone:
-                self.ledger.forgotten(self, entry)
+            batch = self.retained.popleft()
+            self._remember(batch)
+            if not batch.is_gone:
+                self.ledger.forgotten(self, batch)
 
     def moved_to_spool(self, keep: int) -> None:
         """The bytes of all pending batches are in the spool now. Knows only the first `keep` of them further on."""
@@ -263,18 +255,18 @@ class Lane:
         while len(self.pending) > keep:
             self.pending.pop()
             self.more = True
-        for entry in self.pending:
-            entry.group, entry.position = None, -1
+        for batch in self.pending:
+            batch.group, batch.position = None, -1
         if self.pending:
             self.loaded = self.pending[-1].number
 
-    def load(self, entries: Iterable[Entry], more: bool) -> None:
+    def load(self, batches: Iterable[HeldBatch], more: bool) -> None:
         """Take the next batches of this lane from the spool."""
-        for entry in entries:
-            if entry.number > self.loaded:
-                self.loaded = entry.number
-                self.highest = max(self.highest, entry.number)
-                self.pending.append(entry)
+        for batch in batches:
+            if batch.number > self.loaded:
+                self.loaded = batch.number
+                self.highest = max(self.highest, batch.number)
+                self.pending.append(batch)
         self.more = more
 
     def _answered(self) -> Send:
@@ -286,12 +278,12 @@ class Lane:
         back = []
         self.sent.clear()
         while self.retained and self.retained[-1].number > mark:
-            entry = self.retained.pop()
-            if entry.is_gone:
-                self._remember(entry)
+            batch = self.retained.pop()
+            if batch.is_gone:
+                self._remember(batch)
             else:
-                self.ledger.brought_back(self, entry)
-                back.append(entry)
+                self.ledger.brought_back(self, batch)
+                back.append(batch)
         self.pending.extendleft(back)  # from the highest number to the lowest: they end in order
         self._cover(mark, now)
         self.probing = False
@@ -300,33 +292,48 @@ class Lane:
         """The store has all up to `mark`, as of now."""
         self.last = mark
         while self.pending and self.pending[0].number <= mark:
-            entry = self.pending.popleft()
-            entry.acknowledged = now
-            self.ledger.acknowledged(self, entry)
-            self.retained.append(entry)
+            batch = self.pending.popleft()
+            batch.acknowledged = now
+            self.ledger.acknowledged(self, batch, now)
+            self.retained.append(batch)
         while self.retained and (self.retained[0].is_gone or self.retained[0].acknowledged <= now - RETAIN_SECONDS):
             if self.retained[0].number > mark and not self.retained[0].is_gone:
                 break
-            entry = self.retained.popleft()
-            self._remember(entry)
-            if not entry.is_gone:
-                self.ledger.forgotten(self, entry)
+            batch = self.retained.popleft()
+            self._remember(batch)
+            if not batch.is_gone:
+                self.ledger.forgotten(self, batch)
         self.probing = False
 
-    def _settle(self, entry: Entry, reason: str, detail: str) -> None:
-        self._remember(entry, counted=True)
-        self.ledger.gave_up(self, entry, reason, detail)
+    def _begin_run(self, most: int) -> None:
+        """Begin a run with the first of what is pending; nothing where that cannot be read."""
+        number = self.pending[0].number
+        follows = number - 1 if self.last is None else min(self.last, number - 1)
+        room = MAX_RUN_BYTES
+        for batch in self.pending:
+            room -= batch.length
+            if self.sent and (len(self.sent) >= most or room < 0):
+                break
+            content = self.ledger.read(self, batch)
+            if content is None:
+                break
+            self.sent.append(Send(self, batch, batch.number, follows, content))
+            follows = batch.number
 
-    def _remember(self, entry: Entry, counted: bool = False) -> None:
+    def _settle(self, batch: HeldBatch, reason: str, detail: str, now: float) -> None:
+        self._remember(batch, counted=True)
+        self.ledger.gave_up(self, batch, reason, detail, now)
+
+    def _remember(self, batch: HeldBatch, counted: bool = False) -> None:
         history = self._history = {} if self._history is None else self._history
-        history[entry.number] = 0 if counted else entry.events
+        history[batch.number] = 0 if counted else batch.events
         if len(history) > MAX_HISTORY:
             del history[next(iter(history))]
 
-    def _count_lost(self, follows: int, number: int) -> None:
+    def _count_lost(self, follows: int, number: int, now: float) -> None:
         """What lay between is in no store: neither applied nor here. Batches of before this Agent's start count 0 events each."""
         history = self._history or {}
         missing = [lost for lost in range(max(follows + 1, number - MAX_HISTORY), number) if history.get(lost) != 0]
         batches = len(missing) + max(0, number - MAX_HISTORY - follows - 1)
         if batches:
-            self.ledger.lost(self, batches, sum(history.get(lost, 0) for lost in missing))
+            self.ledger.lost(self, batches, sum(history.get(lost, 0) for lost in missing), now)

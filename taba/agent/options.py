@@ -1,4 +1,4 @@
-"""The Agent's options: one definition each (design 5.1)."""
+"""The Agent's options: one definition each."""
 
 from __future__ import annotations
 

@@ -5,17 +5,11 @@
 2. A table is complete: covered ranges that no ring's tail has passed, rings that were counted as retired, totals.
 3. Positions of group bytes only grow (modulo the area's size when they are read or written); `released` follows `published`.
 
-`Outbox` is the format, over anything that reads, writes and stores words (`Memory`); `Segment` is the real memory: the file
-`taba-agent.<name>` of POSIX shared memory, locked for life. Group bytes go through `pread` and `pwrite`: what is mapped
-counts as the Agent's memory, and of a mapping only the words in the header need to be one store.
+This is the format, over anything that reads, writes and stores words (`Memory`); the real memory is `taba.agent.segment`.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import mmap
-import os
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -23,10 +17,10 @@ from typing import NamedTuple, Protocol
 
 import msgpack
 
+from taba.batch import BatchId
 from taba.bounds import MAX_BATCH_BYTES, MiB
 from taba.errors import TabaError
 
-SHM = "/dev/shm"
 MAGIC = b"TabaOutb"
 VERSION = 1
 PAGE = 4096
@@ -42,10 +36,6 @@ _TABLE = struct.Struct("<II")  # length, crc32
 _GROUP = struct.Struct("<4sIQII")  # magic, batches, length of the whole, crc32 of the index, 0
 _INDEX = struct.Struct("<16sIIQdII")  # stream, bucket, length, number, created, events, crc32
 _GROUP_MAGIC = b"GRUP"
-
-
-class AgentRunning(TabaError):
-    """Another Agent of this name runs on this host."""
 
 
 class OutboxCorrupt(TabaError):
@@ -79,50 +69,46 @@ class Covered(NamedTuple):
 class Table(NamedTuple):
     """What an Agent must know after a restart, as of one publish.
 
-    `retired`: rings whose drop counts are in the totals, but that may still exist. `settled`: batches (stream, bucket, number)
-    in unreleased groups that were dropped and counted, so that they are not sent, or counted, again.
+    `retired`: rings whose drop counts are in the totals, but that may still exist. `settled`: batches in unreleased
+    groups that were dropped and counted, so that they are not sent, or counted, again.
     """
 
     covered: tuple[Covered, ...] = ()
     retired: tuple[bytes, ...] = ()
-    settled: tuple[tuple[bytes, int, int], ...] = ()
+    settled: tuple[BatchId, ...] = ()
     recorded: int = 0
     dropped: tuple[tuple[str, int], ...] = ()
 
 
-class Fresh(NamedTuple):
-    """A batch on its way into the outbox."""
+class EncodedBatch(NamedTuple):
+    """A batch with its bytes, on its way into outbox or spool."""
 
-    stream: bytes
-    bucket: int
-    number: int
+    id: BatchId
     created: float
     events: int
     content: bytes
 
 
-class Kept(NamedTuple):
-    """A batch in the outbox: its identity, and where its bytes are."""
+class StoredBatch(NamedTuple):
+    """A batch in outbox or spool, without its bytes. `position` is where these are in the outbox; of the spool, its row."""
 
-    stream: bytes
-    bucket: int
-    number: int
+    id: BatchId
     created: float
     events: int
+    length: int
     crc: int
     position: int
-    length: int
 
 
-class KeptGroup(NamedTuple):
+class StoredGroup(NamedTuple):
     """A published group. `end` is what `release` takes to give it, and all before it, up."""
 
     start: int
     end: int
-    batches: tuple[Kept, ...]
+    batches: tuple[StoredBatch, ...]
 
 
-def group_bytes(batches: Sequence[Fresh]) -> int:
+def group_bytes(batches: Sequence[EncodedBatch]) -> int:
     """What `append` needs for these batches."""
     if not batches:
         return 0
@@ -168,7 +154,7 @@ class Outbox:
     def free(self) -> int:
         return self.capacity - self.used
 
-    def append(self, table: Table, batches: Sequence[Fresh]) -> KeptGroup:
+    def append(self, table: Table, batches: Sequence[EncodedBatch]) -> StoredGroup:
         """Publish `batches` as one group, with `table`: after this returns both count; a kill before leaves neither.
 
         Without batches only the table changes. Raises OutboxFull, having changed nothing, when either does not fit.
@@ -180,14 +166,15 @@ class Outbox:
         if total > self.free:
             raise OutboxFull(f"a group of {total} bytes; {self.free} are free")
         start = self.head
-        kept = []
+        stored = []
         if batches:
             position = start + _GROUP.size + _INDEX.size * len(batches)
             index = []
             for batch in batches:
                 crc, length = zlib.crc32(batch.content), len(batch.content)
-                index.append(_INDEX.pack(batch.stream, batch.bucket, length, batch.number, batch.created, batch.events, crc))
-                kept.append(Kept(batch.stream, batch.bucket, batch.number, batch.created, batch.events, crc, position, length))
+                stream, bucket, number = batch.id
+                index.append(_INDEX.pack(stream, bucket, length, number, batch.created, batch.events, crc))
+                stored.append(StoredBatch(batch.id, batch.created, batch.events, length, crc, position))
                 position += length
             joined = b"".join(index)
             header = _GROUP.pack(_GROUP_MAGIC, len(batches), total, zlib.crc32(joined), 0)
@@ -196,10 +183,10 @@ class Outbox:
         self._memory.write(PAGE + slot * self._slot_bytes, _TABLE.pack(len(content), zlib.crc32(content)) + content)
         self._memory.store(PUBLISHED, (start + total) << 1 | slot)  # from here on it counts
         self.head, self._slot, self.table = start + total, slot, table
-        return KeptGroup(start, start + total, tuple(kept))
+        return StoredGroup(start, start + total, tuple(stored))
 
     def read(self, position: int, length: int) -> bytes:
-        """`length` bytes from `position`. The caller took both from a Kept that is not yet released."""
+        """`length` bytes from `position`. The caller took both from a StoredBatch that is not yet released."""
         offset = position % self.capacity
         first = min(length, self.capacity - offset)
         content = self._memory.read(self._area + offset, first)
@@ -211,7 +198,7 @@ class Outbox:
             self._memory.store(RELEASED, position)
             self.released = position
 
-    def groups(self) -> Iterator[KeptGroup]:
+    def groups(self) -> Iterator[StoredGroup]:
         """The groups that are published and not released, in order. Raises OutboxCorrupt at one that does not hold together."""
         position = self.released
         while position < self.head:
@@ -223,13 +210,13 @@ class Outbox:
             if zlib.crc32(index) != crc:
                 raise OutboxCorrupt(f"the index of the group at {position} of {self.head}")
             at = position + _GROUP.size + index_bytes
-            kept = []
+            stored = []
             for stream, bucket, length, number, created, events, content_crc in _INDEX.iter_unpack(index):
                 if length > MAX_BATCH_BYTES or at + length > position + total:
                     raise OutboxCorrupt(f"a batch of {length} bytes in the group at {position}")
-                kept.append(Kept(stream, bucket, number, created, events, content_crc, at, length))
+                stored.append(StoredBatch(BatchId(stream, bucket, number), created, events, length, content_crc, at))
                 at += length
-            yield KeptGroup(position, position + total, tuple(kept))
+            yield StoredGroup(position, position + total, tuple(stored))
             position += total
 
     def _write(self, position: int, content: bytes) -> None:
@@ -252,7 +239,7 @@ class Outbox:
             return Table(
                 tuple(Covered(*fields) for fields in covered),
                 tuple(retired),
-                tuple(tuple(fields) for fields in settled),
+                tuple(BatchId(*fields) for fields in settled),
                 recorded,
                 tuple(tuple(fields) for fields in dropped),
             )
@@ -262,122 +249,3 @@ class Outbox:
 
 def _align(length: int) -> int:
     return (length + 7) // 8 * 8
-
-
-class Segment:
-    """The real memory of an outbox: `taba-agent.<name>` in POSIX shared memory, held by a lock for as long as it is open.
-
-    Raises AgentRunning when another process holds it. Made with `outbox_bytes`, halved down to 4 MiB while there is not
-    so much room; an existing one keeps its size. `problem` says what was found wrong and set aside.
-    """
-
-    def __init__(self, name: str, outbox_bytes: int = DEFAULT_OUTBOX_BYTES, directory: str = SHM):
-        self.path = os.path.join(directory, f"taba-agent.{name}")
-        self.problem: str | None = None
-        self._fd = self._lock(name)
-        try:
-            self.size = self._prepare(outbox_bytes)
-            self._map = mmap.mmap(self._fd, PAGE)
-        except BaseException:
-            os.close(self._fd)
-            raise
-        self._words = memoryview(self._map).cast("Q")
-        os.pwrite(self._fd, struct.pack("<I", os.getpid()), 12)
-
-    @property
-    def is_there(self) -> bool:
-        """Whether its name still leads to it: a cleaner, or logind's RemoveIPC, may have removed it."""
-        try:
-            return os.stat(self.path, follow_symlinks=False).st_ino == os.fstat(self._fd).st_ino
-        except FileNotFoundError:
-            return False
-
-    def _lock(self, name: str) -> int:
-        while True:
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.stat(self.path, follow_symlinks=False).st_ino == os.fstat(fd).st_ino:
-                    return fd
-            except OSError as error:
-                pid = os.pread(fd, 16, 0)[12:]
-                os.close(fd)
-                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                    holder = f"process {int.from_bytes(pid, 'little')}" if len(pid) == 4 and any(pid) else "another process"
-                    raise AgentRunning(f"an Agent named {name!r} runs already: {holder} holds {self.path}") from None
-                if error.errno != errno.ENOENT:
-                    raise
-                continue
-            os.close(fd)  # somebody removed the name between open and lock: take the new file
-
-    def _prepare(self, outbox_bytes: int) -> int:
-        size = os.fstat(self._fd).st_size
-        if size and os.pread(self._fd, 8, 0) != bytes(8):  # a kill during `format` leaves no magic
-            return size
-        os.ftruncate(self._fd, 0)
-        size = max(MIN_OUTBOX_BYTES, outbox_bytes // PAGE * PAGE)
-        while True:
-            try:
-                os.posix_fallocate(self._fd, 0, size)  # a full tmpfs must fail here, not at a later write
-                return size
-            except OSError as error:
-                if error.errno != errno.ENOSPC or size <= MIN_OUTBOX_BYTES:
-                    raise
-                os.ftruncate(self._fd, 0)
-                size = max(MIN_OUTBOX_BYTES, size // 2 // PAGE * PAGE)
-
-    def is_fresh(self) -> bool:
-        """Whether nothing was ever kept here: it needs `Outbox.format`."""
-        return os.pread(self._fd, 8, 0) == bytes(8)
-
-    def set_aside(self, reason: str) -> str:
-        """Rename what is here out of the way, its bytes kept, so that a new outbox can be made; returns the new path."""
-        aside = f"{self.path}.corrupt"
-        os.rename(self.path, aside)
-        return aside
-
-    def read(self, offset: int, length: int) -> bytes:
-        content = os.pread(self._fd, length, offset)
-        if len(content) != length:
-            raise OutboxCorrupt(f"{self.path} was truncated")
-        return content
-
-    def write(self, offset: int, content: bytes) -> None:
-        view = memoryview(content)
-        while view:
-            written = os.pwrite(self._fd, view, offset)
-            view, offset = view[written:], offset + written
-
-    def load(self, offset: int) -> int:
-        return self._words[offset // 8]
-
-    def store(self, offset: int, word: int) -> None:
-        self._words[offset // 8] = word  # one aligned 8-byte store
-
-    def close(self) -> None:
-        """Let go of memory and lock. What is published stays for the next Agent."""
-        self._words.release()
-        self._map.close()
-        os.close(self._fd)
-
-
-def open_outbox(name: str, outbox_bytes: int = DEFAULT_OUTBOX_BYTES, directory: str = SHM) -> tuple[Outbox, Segment, str | None]:
-    """The outbox of the Agent `name`, its segment, and what was found wrong there (then set aside, and a new one made).
-
-    Raises AgentRunning, and OSError when there is no shared memory to be had.
-    """
-    problem = None
-    segment = Segment(name, outbox_bytes, directory)
-    if not segment.is_fresh():
-        try:
-            outbox = Outbox(segment)
-            for _ in outbox.groups():
-                pass
-            return outbox, segment, None
-        except OutboxCorrupt as error:
-            aside = segment.set_aside(str(error))
-            problem = f"the outbox was unreadable ({error}); it is kept as {aside}"
-            segment.close()
-            segment = Segment(name, outbox_bytes, directory)
-    Outbox.format(segment, os.getpid())
-    return Outbox(segment), segment, problem

@@ -37,23 +37,22 @@ class RingPump:
         self._events = MAX_DRAIN_EVENTS
         # ranges of rings that are not open: an earlier Agent's, or of rings that turned out to be none. Should they be read again …
         self._orphans: list[Covered] = list(keeper.covered)
-        self.drains = 0
 
     @property
     def buckets(self) -> int | None:
         return self._drain.buckets if self._drain is not None else None
 
-    def set_buckets(self, buckets: int) -> None:
+    def set_buckets(self, buckets: int, unix_now: float) -> None:
         """The store has so many buckets. Where that changed, fresh events go into a new stream."""
         if self._drain is None or self._drain.buckets != buckets:
             if self._drain is not None:
-                self.keeper.begin_stream()
+                self.keeper.begin_stream(unix_now)
             self._drain = Drain(buckets)
 
     def tick(self, now: float, unix_now: float) -> float:
         """Do what is due; returns the seconds until the next tick."""
         if now >= self._next_scan or self.rings.has_changed():
-            self._scan(unix_now, now >= self._next_scan)
+            self._scan(now, now >= self._next_scan)
             if now >= self._next_scan:
                 self._next_scan = now + SCAN_SECONDS
         if self._drain is None or not self.rings.open:
@@ -64,12 +63,12 @@ class RingPump:
         if not is_filling and now < self._last_drain + (BUSY_DRAIN_SECONDS if is_busy else DRAIN_SECONDS):
             return FULL_TICK_SECONDS if self._is_hot else TICK_SECONDS
         self._last_drain, self._is_hot = now, is_filling
-        is_cut = self.drain(self.keeper.unix_now)
+        is_cut = self.drain(now, unix_now)
         if is_cut:
             self._last_drain = 0.0  # there is more, now
         return 0.0 if is_cut else FULL_TICK_SECONDS if is_filling else TICK_SECONDS
 
-    def drain(self, unix_now: float) -> bool:
+    def drain(self, now: float, unix_now: float) -> bool:
         """Read the rings, publish, move tails, retire what is dead and drained. Returns whether there is more at once."""
         drain, keeper = self._drain, self.keeper
         if drain is None:
@@ -90,24 +89,23 @@ class RingPump:
                 continue
             dropped = {"malformed": drained.malformed} if drained.malformed else {}
             stream = keeper.stream
-            if not keeper.make_room(needed):
+            if not keeper.make_room(needed, now, unix_now):
                 dropped["spool_full"] = sum(batch.events for batch in batches)
                 batches = []
             elif keeper.stream != stream:  # all before moved to the spool
                 batches = encode(drained.packed, keeper.stream, keeper.numbers, unix_now)
             try:
-                keeper.publish(batches, self._covered(drained.readings), drained.found, dropped)
+                keeper.publish(batches, now, self._covered(drained.readings), drained.found, dropped)
             except OutboxFull:
                 worst = max(self.rings.open.values(), key=lambda ring: len(ring.covered))
                 self._isolate(worst, f"{len(worst.covered)} holes: the outbox's table cannot name them all")
                 return True
             for ring, reading in drained.readings:  # the tails move only now: until here a kill loses nothing
                 self._settle(ring, reading)
-            self.drains += 1
             break
         if self._events < MAX_DRAIN_EVENTS:
             self._events = min(MAX_DRAIN_EVENTS, self._events * 2)
-        self._retire(dict(pairs), drained)
+        self._retire(dict(pairs), drained, now)
         return drained.is_cut
 
     def live_drops(self) -> Counter[str]:
@@ -120,9 +118,9 @@ class RingPump:
                 self._isolate(ring, str(error))
         return drops
 
-    def _scan(self, unix_now: float, liveness: bool) -> None:
+    def _scan(self, now: float, liveness: bool) -> None:
         """Look for new rings; with `liveness`, for dead ones too."""
-        self.rings.scan(self._orphans, unix_now)
+        self.rings.scan(self._orphans, now)
         if self._orphans:
             known = {ring.key for ring in self.rings.open.values()}
             # while a ring cannot be opened, any range may be its own
@@ -174,7 +172,7 @@ class RingPump:
         except OSError as error:
             self._isolate(ring, str(error))
 
-    def _retire(self, dead: dict[Ring, bool], drained: Drained) -> None:
+    def _retire(self, dead: dict[Ring, bool], drained: Drained, now: float) -> None:
         for ring in drained.empty:
             if not dead.get(ring) or ring.name not in self.rings.open:
                 continue
@@ -186,7 +184,7 @@ class RingPump:
             self.keeper.retired.add(ring.key)
             covered = [*self._orphans, *(found for other in self.rings.open.values() if other is not ring for found in other.covered)]
             try:
-                self.keeper.publish((), covered, sum(drops.values()), drops)
+                self.keeper.publish((), now, covered, sum(drops.values()), drops)
             except OutboxFull:
                 self.keeper.retired.discard(ring.key)
                 continue

@@ -19,15 +19,16 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from taba.agent.discover import Rings, sweep_slots
-from taba.agent.drain import encode_lots
-from taba.agent.forward import Forwarder
+from taba.agent.dispatch import Dispatch
+from taba.agent.forward import Forwarder, client_over, connection_pool
+from taba.agent.http import Routes
 from taba.agent.keeper import Keeper
 from taba.agent.options import Options
-from taba.agent.outbox import SHM, AgentRunning, OutboxCorrupt, group_bytes, open_outbox
+from taba.agent.outbox import OutboxCorrupt
 from taba.agent.pump import TICK_SECONDS, RingPump
+from taba.agent.segment import SHM, AgentRunning, open_outbox
 from taba.agent.spool import Spool
-from taba.agent.status import Routes
-from taba.batch import Column
+from taba.agent.status import describe
 from taba.bounds import MAX_BUCKETS
 from taba.clocks import make_monotonic
 from taba.errors import TabaError
@@ -95,18 +96,22 @@ class AgentService(service.Service):
             self._problems.append(spool.problem)
         _raise_descriptor_limit()
         self._began, self._began_unix = self._reactor.seconds(), self.unix_now()
-        self.keeper = Keeper(outbox, spool, self._random, lambda: os.urandom(16), self._began, self._began_unix)
-        self.keeper.recover()
+        self.keeper = Keeper(outbox, spool, lambda: os.urandom(16), self._began, self._began_unix)
+        self.keeper.recover(self._began)
         self.rings = Rings(self.agent, self._shm)
         self.pump = RingPump(self.keeper, self.rings)
         self._buckets_path = self._directory / f"{self.agent}.buckets"
         host = socket.gethostname()[:255]
-        self.forwarder = Forwarder(self._reactor, self.keeper, self.agent, host, self._urls, self._random, self._on_buckets)
+        self.dispatch = Dispatch(self.keeper, self._urls, self._random)
+        self._pool = connection_pool(self._reactor)
+        client = client_over(self._reactor, self._pool)
+        self.forwarder = Forwarder(self._reactor, client, self.dispatch, self.agent, host, self.steady_now, self._on_buckets)
         kept = _read_buckets(self._buckets_path)
         if kept is not None:
-            self.pump.set_buckets(kept)
+            self.pump.set_buckets(kept, self._began_unix)
+        routes = Routes(self.pump, self.status, self._clock, self.unix_now, self.forwarder.pump)
         outcome: list[Any] = []
-        serverFromString(self._reactor, self._listen.text).listen(make_site(Routes(self).api())).addBoth(outcome.append)
+        serverFromString(self._reactor, self._listen.text).listen(make_site(routes.api())).addBoth(outcome.append)
         # TCP and unix endpoints tell at once
         if not outcome or isinstance(outcome[0], Failure):
             reason = outcome[0].getErrorMessage() if outcome else "no answer"
@@ -119,10 +124,11 @@ class AgentService(service.Service):
             self._call.cancel()
         if self._port is not None:
             await self._port.stopListening()
-        await self.forwarder.stop()
+        self.forwarder.stop()
+        await self._pool.closeCachedConnections()
         try:
             if self.pump.buckets is not None:
-                while self.pump.drain(self.steady_now()):  # what is in the rings is safe in the outbox for the next start
+                while self.pump.drain(*self._clock()):  # what is in the rings is safe in the outbox for the next start
                     pass
             self.keeper.settle_totals()
         except (OSError, sqlite3.Error, OutboxCorrupt):
@@ -137,6 +143,9 @@ class AgentService(service.Service):
     def steady_now(self) -> float:
         """Unix time as it would be had nobody set the clock since this Agent began: what is fresh must not become too old by that."""
         return float(self._began_unix + self._reactor.seconds() - self._began)
+
+    def _clock(self) -> tuple[float, float]:
+        return self._reactor.seconds(), self.steady_now()
 
     def unix_now(self) -> float:
         """Unix time."""
@@ -159,8 +168,7 @@ class AgentService(service.Service):
         delay = TICK_SECONDS
         try:
             now, unix_now = self._reactor.seconds(), self.steady_now()
-            self.keeper.now, self.keeper.unix_now = now, unix_now
-            delay = self.pump.tick(now, self.unix_now())
+            delay = self.pump.tick(now, unix_now)
             if now >= self._next_keep:
                 self._next_keep = now + KEEP_SECONDS
                 self.keeper.tick(now, unix_now)
@@ -183,33 +191,15 @@ class AgentService(service.Service):
             self._problems = self._problems[-8:]
             self._problems.append(f"the store has {buckets} buckets; until now this Agent knew {self.pump.buckets}")
         if self.pump.buckets != buckets:
-            self.pump.set_buckets(buckets)
+            self.pump.set_buckets(buckets, self.steady_now())
             _write_buckets(self._buckets_path, buckets)
 
     # --- what routes ask for ---
 
-    def post(self, lots: dict[int, list[list[Column]]], events: int, stream: bytes | None) -> bool:
-        """Publish posted events; True once they are in the outbox.
-
-        With a `stream` of the sender's own they count once, however often they are posted.
-        """
-        keeper = self.keeper
-        keeper.now, keeper.unix_now = self._reactor.seconds(), self.steady_now()
-        if stream is not None and keeper.is_spooled(stream):
-            return True  # it came before, and waits in the spool
-        known = stream is not None and any((stream, bucket) in keeper.lanes for bucket in lots)
-        if known:
-            return True
-        for _ in range(2):
-            batches = encode_lots(lots, stream or keeper.stream, {} if stream else keeper.numbers, keeper.unix_now)
-            before = keeper.stream
-            if not keeper.make_room(group_bytes(batches)):
-                return False
-            if stream is not None or keeper.stream == before:
-                break
-        keeper.publish(batches, recorded=events)
-        self.forwarder.pump()
-        return True
+    def status(self) -> dict[str, Any]:
+        """What `GET /v1/status` answers."""
+        servers = list(self.dispatch.servers.values())
+        return describe(self.agent, self.keeper, self.pump, servers, self.problems(), self._reactor.seconds(), self.steady_now())
 
     def problems(self) -> list[str]:
         """What somebody should look at, in sentences."""
@@ -218,7 +208,7 @@ class AgentService(service.Service):
             found.append(f"{self._segment.path} was removed: what is not acknowledged yet would not outlive this Agent; restart it")
         if self._loop_problem:
             found.append(f"a step of the Agent's loop failed and is tried again every second: {self._loop_problem}")
-        found += [f"Server {server.url}: {server.problem}" for server in self.forwarder.servers.values() if server.problem]
+        found += [f"Server {server.url}: {server.problem}" for server in self.dispatch.servers.values() if server.problem]
         if self.keeper.spool_problem:
             found.append(f"the spool {self.keeper.spool.path}: {self.keeper.spool_problem}")
         if self.pump.buckets is None:

@@ -11,9 +11,9 @@ import os
 import sqlite3
 import zlib
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
-from taba.agent.outbox import Fresh
+from taba.agent.outbox import EncodedBatch, StoredBatch
+from taba.batch import BatchId
 from taba.bounds import MiB
 from taba.errors import TabaError
 
@@ -29,22 +29,13 @@ CREATE TABLE IF NOT EXISTS batches (
   created REAL NOT NULL, events INTEGER NOT NULL, crc INTEGER NOT NULL, content BLOB NOT NULL);
 CREATE UNIQUE INDEX IF NOT EXISTS identity ON batches (stream, bucket, number, length, events, created);
 CREATE TABLE IF NOT EXISTS aside (
-  id INTEGER PRIMARY KEY, stream BLOB, bucket INTEGER, number INTEGER, reason TEXT, seen REAL, content BLOB);
+  id INTEGER PRIMARY KEY, stream BLOB, bucket INTEGER, number INTEGER, reason TEXT, content BLOB);
 CREATE TABLE IF NOT EXISTS dropped (reason TEXT PRIMARY KEY, events INTEGER NOT NULL);
 """
 
 
 class SpoolFull(TabaError):
     """The batches do not fit under the spool's bound, or the disk took them not."""
-
-
-class Row(NamedTuple):
-    """A batch in the spool, without its bytes."""
-
-    number: int
-    length: int
-    events: int
-    created: float
 
 
 class Spool:
@@ -90,14 +81,12 @@ class Spool:
     def free(self) -> int:
         return self.bound - self.used
 
-    def add(self, batches: Sequence[Fresh]) -> None:
+    def add(self, batches: Sequence[EncodedBatch]) -> None:
         """Keep all of `batches`, or, raising SpoolFull, none. One that is here already is left as it is."""
         needed = sum(len(batch.content) + ROW_BYTES for batch in batches)
         if needed > self.free:
             raise SpoolFull(f"{needed} bytes; {max(self.free, 0)} of {self.bound} are free")
-        rows = (
-            (*batch[:3], len(batch.content), batch.created, batch.events, zlib.crc32(batch.content), batch.content) for batch in batches
-        )
+        rows = ((*batch.id, len(batch.content), batch.created, batch.events, zlib.crc32(batch.content), batch.content) for batch in batches)
         try:
             with self._transaction():
                 before = self._database.total_changes
@@ -119,54 +108,53 @@ class Spool:
         ).fetchone()
         return None if row is None else (row[0], row[1])
 
-    def rows(self, stream: bytes, bucket: int, after: int, limit: int) -> list[Row]:
+    def rows(self, stream: bytes, bucket: int, after: int, limit: int) -> list[StoredBatch]:
         """The first `limit` batches of this lane with numbers beyond `after`, in order."""
         found = self._database.execute(
-            "SELECT number, length, events, created FROM batches WHERE stream = ? AND bucket = ? AND number > ? ORDER BY number LIMIT ?",
+            "SELECT number, created, events, length, crc, id FROM batches"
+            " WHERE stream = ? AND bucket = ? AND number > ? ORDER BY number LIMIT ?",
             (stream, bucket, after, limit),
         )
-        return [Row(*row) for row in found]
+        return [StoredBatch(BatchId(stream, bucket, number), *row) for number, *row in found]
 
-    def read(self, stream: bytes, bucket: int, number: int) -> bytes | None:
+    def read(self, id: BatchId) -> bytes | None:
         """The bytes of a batch; None where they are gone or do not match their checksum."""
         try:
-            row = self._database.execute(
-                "SELECT content, crc FROM batches WHERE stream = ? AND bucket = ? AND number = ?", (stream, bucket, number)
-            ).fetchone()
+            row = self._database.execute("SELECT content, crc FROM batches WHERE stream = ? AND bucket = ? AND number = ?", id).fetchone()
         except sqlite3.DatabaseError:
             return None  # a torn page: the caller drops the batch and counts it
         if row is None or not isinstance(row[0], bytes) or zlib.crc32(row[0]) != row[1]:
             return None
         return row[0]
 
-    def forget(self, lanes: Iterable[tuple[bytes, int, int]]) -> None:
-        """Remove all batches with numbers ≤ the given one of each (stream, bucket, number), in one transaction."""
+    def forget(self, last: Iterable[BatchId]) -> None:
+        """Remove each of these batches, and all with lower numbers of its stream and bucket, in one transaction."""
         with self._transaction():
-            for lane in lanes:
-                self._delete("stream = ? AND bucket = ? AND number <= ?", lane)
+            for id in last:
+                self._delete("stream = ? AND bucket = ? AND number <= ?", id)
 
-    def drop(self, stream: bytes, bucket: int, number: int, events: int, reason: str) -> None:
+    def drop(self, id: BatchId, events: int, reason: str) -> None:
         """Remove one batch and count its `events` under `reason`, together."""
         with self._transaction():
-            self._delete("stream = ? AND bucket = ? AND number = ?", (stream, bucket, number))
+            self._delete("stream = ? AND bucket = ? AND number = ?", id)
             self._database.execute(
                 "INSERT INTO dropped VALUES (?, ?) ON CONFLICT (reason) DO UPDATE SET events = events + excluded.events", (reason, events)
             )
 
-    def discard(self, stream: bytes, bucket: int, number: int) -> None:
+    def discard(self, id: BatchId) -> None:
         """Remove one batch, if it is here, and count nothing: it was counted elsewhere."""
         with self._transaction():
-            self._delete("stream = ? AND bucket = ? AND number = ?", (stream, bucket, number))
+            self._delete("stream = ? AND bucket = ? AND number = ?", id)
 
     def dropped(self) -> dict[str, int]:
         """Events that `drop` counted, by reason, ever."""
         return dict(self._database.execute("SELECT reason, events FROM dropped").fetchall())
 
-    def keep_aside(self, stream: bytes, bucket: int, number: int, reason: str, seen: float, content: bytes) -> None:
+    def keep_aside(self, id: BatchId, reason: str, content: bytes) -> None:
         """Keep the bytes of a batch that will not be sent again, the latest 100 and 16 MiB of them."""
         with self._transaction():
             run = self._database.execute
-            run("INSERT INTO aside VALUES (NULL, ?, ?, ?, ?, ?, ?)", (stream, bucket, number, reason, seen, content))
+            run("INSERT INTO aside (stream, bucket, number, reason, content) VALUES (?, ?, ?, ?, ?)", (*id, reason, content))
             kept = run("SELECT id, length(content) FROM aside ORDER BY id DESC").fetchall()
             total = 0
             for place, (row_id, length) in enumerate(kept):
@@ -185,10 +173,10 @@ class Spool:
     def _transaction(self) -> _Transaction:
         return _Transaction(self._database)
 
-    def _delete(self, where: str, lane: tuple[bytes, int, int]) -> None:
+    def _delete(self, where: str, id: BatchId) -> None:
         run = self._database.execute
-        batches, length = run(f"SELECT count(*), coalesce(sum(length), 0) FROM batches WHERE {where}", lane).fetchone()
-        run(f"DELETE FROM batches WHERE {where}", lane)
+        batches, length = run(f"SELECT count(*), coalesce(sum(length), 0) FROM batches WHERE {where}", id).fetchone()
+        run(f"DELETE FROM batches WHERE {where}", id)
         self.batches -= batches
         self.bytes -= length
 

@@ -1,24 +1,24 @@
-"""What an Agent says of itself, and events that are posted to it: its HTTP routes (design 5.6)."""
+"""What an Agent says of itself."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import taba
-from taba.events import read_events, stream_of
-from taba.web import Answer, Api, Call, HTTPError
-
-if TYPE_CHECKING:
-    from taba.agent.service import AgentService
+from taba.agent.dispatch import ServerPeer
+from taba.agent.keeper import Keeper
+from taba.agent.pump import RingPump
 
 MAX_RINGS_SHOWN = 1000
 
 
-def describe(service: AgentService) -> dict[str, Any]:
+def describe(
+    agent: str, keeper: Keeper, pump: RingPump, servers: Sequence[ServerPeer], problems: list[str], now: float, unix_now: float
+) -> dict[str, Any]:
     """The content of `GET /v1/status`."""
-    keeper, rings, forwarder = service.keeper, service.rings, service.forwarder
-    live = service.pump.live_drops()
+    rings, live = pump.rings, pump.live_drops()
     shown = [
         {
             "name": ring.name,
@@ -34,9 +34,9 @@ def describe(service: AgentService) -> dict[str, Any]:
     ]
     return {
         "version": taba.__version__,
-        "agent": service.agent,
+        "agent": agent,
         "pid": os.getpid(),
-        "buckets": service.pump.buckets,
+        "buckets": pump.buckets,
         "rings": shown,
         "rings_open": len(rings.open),
         # folded, dead-lettered or dropped, sooner or later: what clients dropped counts too
@@ -58,62 +58,24 @@ def describe(service: AgentService) -> dict[str, Any]:
         },
         "servers": [
             {"url": server.url, "healthy": server.is_healthy, "configured": server.is_configured, "envelopes": server.envelopes}
-            for server in forwarder.servers.values()
+            for server in servers
         ],
-        "refused": [refusal._asdict() for refusal in keeper.refusals],
-        "problems": service.problems(),
+        "refused": [
+            {
+                "bucket": refusal.bucket,
+                "events": refusal.events,
+                "reason": refusal.reason,
+                "detail": refusal.detail,
+                "time": unix_now - (now - refusal.now),
+            }
+            for refusal in keeper.refusals
+        ],
+        "problems": problems,
     }
 
 
-class Routes:
-    """The Agent's routes."""
-
-    def __init__(self, service: AgentService):
-        self._service = service
-
-    def api(self) -> Api:
-        return Api(
-            {
-                ("GET", "/v1/status"): self.status,
-                ("POST", "/v1/events"): self.events,
-                ("GET", "/healthz"): self.healthz,
-                ("GET", "/readyz"): self.readyz,
-            }
-        )
-
-    async def status(self, call: Call) -> Answer:
-        call.only()
-        content = describe(self._service)
-        return Answer(content, text=lambda: _text(content))
-
-    async def events(self, call: Call) -> Answer:
-        call.only()
-        service = self._service
-        key = call.header("idempotency-key")
-        buckets = service.pump.buckets
-        if buckets is None:
-            raise HTTPError(503, "not_ready", "no Server has told the number of buckets yet; try later")
-        content = call.json()
-        try:
-            stream = stream_of(key) if key is not None else None
-            posted = read_events(content, service.unix_now(), buckets)
-        except ValueError as error:
-            raise HTTPError(400, "bad_request", str(error)) from None
-        if posted.accepted and not service.post(posted.lots, posted.accepted, stream):
-            raise HTTPError(503, "spool_full", "outbox and spool have no room; try later")
-        rejected = [{"index": rejection.place, "reason": rejection.reason} for rejection in posted.rejected]
-        return Answer({"accepted": posted.accepted, "rejected": rejected})
-
-    async def healthz(self, call: Call) -> Answer:
-        return Answer({"alive": True}, text=lambda: "alive\n")
-
-    async def readyz(self, call: Call) -> Answer:
-        if self._service.pump.buckets is None:
-            raise HTTPError(503, "not_ready", "no Server has told the number of buckets yet")
-        return Answer({"ready": True}, text=lambda: "ready\n")
-
-
-def _text(content: dict[str, Any]) -> str:
+def as_text(content: dict[str, Any]) -> str:
+    """The same for people."""
     lines = [f"taba-agent {content['version']}, Agent {content['agent']}"]
     lines.append(f"rings: {content['rings_open']}, recorded: {content['recorded']}")
     lines += [f"dropped, {reason}: {events}" for reason, events in content["dropped_by_reason"].items()]

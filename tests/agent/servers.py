@@ -46,8 +46,8 @@ def _floats(content: bytes) -> list[float]:
     return list(memoryview(content).cast("d"))
 
 
-class FakeServer(resource.Resource):
-    """Listens on loopback; `answer`, when set, is asked first: (request, envelope) → bytes or None to go on."""
+class Answers(resource.Resource):
+    """What a Server answers; `answer`, when set, is asked first: (request, envelope) → bytes or None to go on."""
 
     isLeaf = True
 
@@ -60,9 +60,7 @@ class FakeServer(resource.Resource):
         self.answer: Callable[[Any, codec.Envelope], Any] | None = None
         self.verdict: Callable[[int, bytes], Verdict | None] | None = None
         self.known: list[str] = []
-        self.site = _Site(self)
-        self.port: Any = reactor.listenTCP(0, self.site, interface="127.0.0.1")  # type: ignore[attr-defined]
-        self.url = f"http://127.0.0.1:{self.port.getHost().port}"
+        self.url = "http://127.0.0.1:8280"
 
     def render_GET(self, request: Any) -> bytes:
         if request.path == b"/v1/status":
@@ -91,6 +89,16 @@ class FakeServer(resource.Resource):
         request.setHeader(codec.VERDICTS_HEADER, "1")
         request.setHeader("content-type", codec.CONTENT_TYPE)
         return codec.encode_verdicts(verdicts)
+
+
+class FakeServer(Answers):
+    """Answers on loopback."""
+
+    def __init__(self, store: Store | None = None, buckets: int = 8):
+        super().__init__(store, buckets)
+        self.site = _Site(self)
+        self.port: Any = reactor.listenTCP(0, self.site, interface="127.0.0.1")  # type: ignore[attr-defined]
+        self.url = f"http://127.0.0.1:{self.port.getHost().port}"
 
     async def stop(self) -> None:
         await self.port.stopListening()

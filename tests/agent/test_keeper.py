@@ -52,11 +52,11 @@ class World:
     def born(self) -> None:
         """An Agent starts on what there is."""
         self.spool = Spool(os.path.join(self.directory, "spool"), self.spool_bytes)
-        self.keeper = Keeper(Outbox(self.memory), self.spool, Random(1), self._stream, self.now, self.now)
-        self.keeper.recover()
+        self.keeper = Keeper(Outbox(self.memory), self.spool, self._stream, self.now, self.now)
+        self.keeper.recover(self.now)
         self.rings = Rings(AGENT, self.directory)
         self.pump = RingPump(self.keeper, self.rings)
-        self.pump.set_buckets(BUCKETS)
+        self.pump.set_buckets(BUCKETS, self.now)
 
     def _stream(self) -> bytes:
         self.streams += 1
@@ -77,32 +77,29 @@ class World:
 
     def tick(self) -> None:
         self.now += 2.0
-        self.keeper.now = self.keeper.unix_now = self.now
         self.pump.tick(self.now, self.now)
         self.keeper.tick(self.now, self.now)
 
     def send(self) -> int:
         """Every lane that may sends its run, and obeys."""
         backoff, sent = Backoff(Random(1)), 0
-        for queue in (self.keeper.fresh, self.keeper.backlog):
+        for queue in (self.keeper.schedule.fresh, self.keeper.schedule.backlog):
             for _ in range(len(queue)):
                 lane = queue.popleft()
                 lane.queued = False
                 for send in lane.next(self.now, self.now, MAX_RUN_BATCHES):
                     sent += 1
-                    if send.entry is None:
+                    if send.batch is None:
                         mark = self.store.marks.get((lane.stream, lane.bucket), 0)
                         word, detail = (APPLIED, mark) if send.number <= mark else (GAP, mark)
                     else:
-                        content = self.keeper.read(lane, send.entry)
-                        assert content is not None
-                        word, detail = self.store.fold(send.follows, content)  # type: ignore[assignment]
+                        word, detail = self.store.fold(send.follows, send.content)  # type: ignore[assignment]
                     if lane.awaits(send):
                         if word == APPLIED:
                             lane.applied(int(detail), self.now)
                         else:
                             lane.gap(int(detail), self.now, backoff)
-                self.keeper.queue(lane)
+                self.keeper.queue(lane, self.now)
         return sent
 
 
@@ -124,18 +121,18 @@ class KeeperTests(SynchronousTestCase):
             raise Killed
 
         world.keeper._release_to = kill  # type: ignore[method-assign]
-        self.assertRaises(Killed, world.keeper._move_to_spool)
+        self.assertRaises(Killed, world.keeper._move_to_spool, world.now, world.now)
         world.die()
         world.born()
         self.assertEqual(world.spool.batches, world.keeper.unacknowledged)
         for _ in range(4):
-            for queue in (world.keeper.fresh, world.keeper.backlog):
+            for queue in (world.keeper.schedule.fresh, world.keeper.schedule.backlog):
                 for _ in range(len(queue)):
                     lane = queue.popleft()
                     lane.queued = False
                     for _ in lane.next(world.now, world.now, MAX_RUN_BATCHES):
                         lane.refused("no", world.now)
-                    world.keeper.queue(lane)
+                    world.keeper.queue(lane, world.now)
             world.tick()
         self.assertEqual((world.keeper.recorded, world.keeper.totals(), world.spool.batches), (40, {"refused": 40}, 0))
 
@@ -148,7 +145,7 @@ class KeeperTests(SynchronousTestCase):
         world.tick()
         moved = world.keeper.unacknowledged
         self.assertTrue(acknowledged and moved)
-        world.keeper._move_to_spool()
+        world.keeper._move_to_spool(world.now, world.now)
         self.assertEqual((world.keeper.given_up, world.spool.batches, world.keeper.retained_bytes), (acknowledged, moved, 0))
 
     @given(PHASES)

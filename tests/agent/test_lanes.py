@@ -16,10 +16,12 @@ from taba.agent.lanes import (
     MAX_RUN_BYTES,
     RETAIN_SECONDS,
     Backoff,
-    Entry,
     Group,
+    HeldBatch,
     Lane,
 )
+from taba.agent.outbox import StoredBatch
+from taba.batch import BatchId
 from taba.bounds import BATCH_DAYS, DAY
 
 
@@ -30,25 +32,29 @@ class Recorder:
         self.state: dict[int, str] = {}
         self.reasons: dict[int, str] = {}
         self.lost_batches = self.lost_events = 0
+        self.torn: set[int] = set()  # what cannot be read back
 
-    def acknowledged(self, lane: Lane, entry: Entry) -> None:
-        assert self.state.get(entry.number, "pending") == "pending"
-        self.state[entry.number] = "acknowledged"
+    def read(self, lane: Lane, batch: HeldBatch) -> bytes | None:
+        return None if batch.number in self.torn else b"batch"
 
-    def brought_back(self, lane: Lane, entry: Entry) -> None:
-        assert self.state[entry.number] == "acknowledged"
-        self.state[entry.number] = "pending"
+    def acknowledged(self, lane: Lane, batch: HeldBatch, now: float) -> None:
+        assert self.state.get(batch.number, "pending") == "pending"
+        self.state[batch.number] = "acknowledged"
 
-    def forgotten(self, lane: Lane, entry: Entry) -> None:
-        assert self.state[entry.number] == "acknowledged"
-        self.state[entry.number] = "forgotten"
+    def brought_back(self, lane: Lane, batch: HeldBatch) -> None:
+        assert self.state[batch.number] == "acknowledged"
+        self.state[batch.number] = "pending"
 
-    def gave_up(self, lane: Lane, entry: Entry, reason: str, detail: str) -> None:
-        assert self.state.get(entry.number, "pending") == "pending"
-        self.state[entry.number] = "gave up"
-        self.reasons[entry.number] = reason
+    def forgotten(self, lane: Lane, batch: HeldBatch) -> None:
+        assert self.state[batch.number] == "acknowledged"
+        self.state[batch.number] = "forgotten"
 
-    def lost(self, lane: Lane, batches: int, events: int) -> None:
+    def gave_up(self, lane: Lane, batch: HeldBatch, reason: str, detail: str, now: float) -> None:
+        assert self.state.get(batch.number, "pending") == "pending"
+        self.state[batch.number] = "gave up"
+        self.reasons[batch.number] = reason
+
+    def lost(self, lane: Lane, batches: int, events: int, now: float) -> None:
         self.lost_batches += batches
         self.lost_events += events
 
@@ -58,8 +64,8 @@ def make_lane(last: int | None = 0) -> tuple[Lane, Recorder]:
     return Lane(b"s" * 16, 1, recorder, last), recorder
 
 
-def entry(number: int, created: float = 0.0) -> Entry:
-    return Entry(number, 100, number, created, 0, Group(0, 100, 1))
+def entry(number: int, created: float = 0.0) -> HeldBatch:
+    return HeldBatch(StoredBatch(BatchId(b"s" * 16, 1, number), created, number, 100, 0, 0), Group(0, 100, 1))
 
 
 STEPS = st.lists(
@@ -93,7 +99,7 @@ class LaneTests(SynchronousTestCase):
                     lane.failed(now, backoff)
                     break
                 if place != fated or fate in ("send", "lose answer"):
-                    if send.number > mark and send.follows == mark and send.entry is not None:
+                    if send.number > mark and send.follows == mark and send.batch is not None:
                         store.append(send.number)
                     if fate == "lose answer":
                         continue
@@ -154,7 +160,7 @@ class LaneTests(SynchronousTestCase):
         assert due is not None
         lane.probe_due(due)
         (probe,) = lane.next(due, 0.0)
-        self.assertEqual((probe.entry, probe.number), (None, 1))
+        self.assertEqual((probe.batch, probe.number), (None, 1))
         lane.applied(1, due)
         self.assertEqual(recorder.state, {1: "forgotten"})
         self.assertTrue(lane.is_idle)
@@ -204,6 +210,18 @@ class LaneTests(SynchronousTestCase):
         lane.unsent()
         self.assertEqual(lane.next(0.0, BATCH_DAYS * DAY + 1), [])
         self.assertEqual(recorder.reasons, {1: "too_old"})
+
+    def test_batches_that_cannot_be_read_back_are_counted_and_the_next_is_sent_at_once(self) -> None:
+        lane, recorder = make_lane()
+        for number in range(1, 6):
+            lane.add(entry(number))
+        recorder.torn = {1, 2, 4}
+        run = lane.next(0.0, 0.0, 3)
+        self.assertEqual([(send.number, send.follows) for send in run], [(3, 0)])
+        lane.applied(3, 0.0)
+        self.assertEqual([(send.number, send.follows) for send in lane.next(0.0, 0.0, 3)], [(5, 3)])
+        lane.applied(5, 0.0)
+        self.assertEqual((recorder.reasons, recorder.lost_batches), (dict.fromkeys((1, 2, 4), "spool_corrupt"), 0))
 
     def test_a_run_is_bounded_by_batches_and_by_bytes_and_each_follows_the_one_before(self) -> None:
         lane, _ = make_lane()

@@ -14,16 +14,16 @@ from twisted.trial.unittest import SynchronousTestCase
 from taba.agent.outbox import (
     MIN_OUTBOX_BYTES,
     PAGE,
-    AgentRunning,
     Covered,
-    Fresh,
+    EncodedBatch,
     Outbox,
     OutboxCorrupt,
     OutboxFull,
     Table,
     group_bytes,
-    open_outbox,
 )
+from taba.agent.segment import AgentRunning, open_outbox
+from taba.batch import BatchId
 
 SIZE = 512 * 1024
 
@@ -68,8 +68,8 @@ class Memory:
         self.content[offset : offset + 8] = word.to_bytes(8, "little")
 
 
-def fresh(number: int, content: bytes) -> Fresh:
-    return Fresh(b"s" * 16, number % 7, number, 1.0, len(content), content)
+def fresh(number: int, content: bytes) -> EncodedBatch:
+    return EncodedBatch(BatchId(b"s" * 16, number % 7, number), 1.0, len(content), content)
 
 
 def formatted(size: int = SIZE) -> tuple[Memory, Outbox]:
@@ -79,7 +79,7 @@ def formatted(size: int = SIZE) -> tuple[Memory, Outbox]:
 
 
 def kept(outbox: Outbox) -> list[tuple[int, bytes]]:
-    return [(batch.number, outbox.read(batch.position, batch.length)) for group in outbox.groups() for batch in group.batches]
+    return [(batch.id.number, outbox.read(batch.position, batch.length)) for group in outbox.groups() for batch in group.batches]
 
 
 STEPS = st.lists(
@@ -118,11 +118,11 @@ class FormatTests(SynchronousTestCase):
                     if outbox.table == after and (outbox.head > before or not batches):
                         table = after
                         if batches:
-                            model.append((outbox.head, [(batch.number, batch.content) for batch in batches]))
+                            model.append((outbox.head, [(batch.id.number, batch.content) for batch in batches]))
                 else:
                     table = after
                     if batches:
-                        model.append((group.end, [(batch.number, batch.content) for batch in batches]))
+                        model.append((group.end, [(batch.id.number, batch.content) for batch in batches]))
             elif model:
                 end = model[min(int(first), len(model) - 1)][0]  # type: ignore[call-overload]
                 try:

@@ -16,7 +16,6 @@ from twisted.internet import reactor, task
 from twisted.trial.unittest import TestCase
 
 from taba.agent.service import AgentService
-from taba.agent.status import describe
 from taba.options import Listen
 from tests.agent.servers import FakeServer
 
@@ -84,7 +83,7 @@ class PaceTests(TestCase):
         try:
             total = await self.record(*arguments, ring_bytes=ring_bytes)
             await self.until(lambda: not service.rings.open)
-            status = describe(service)
+            status = service.status()
             self.assertEqual(status["recorded"], total)
             dropped = status["dropped_by_reason"]
             self.assertEqual(set(dropped), {"spool_full"} if full else set(), dropped)
@@ -98,7 +97,7 @@ class PaceTests(TestCase):
         service = self.start(server.url, outbox_bytes, spool_bytes)
         try:
             await self.until(lambda: server.store.folded + sum(dropped.values()) == total)
-            self.assertEqual(describe(service)["recorded"], total)
+            self.assertEqual(service.status()["recorded"], total)
         finally:
             await service.stopService()
 

@@ -17,7 +17,7 @@ from twisted.trial.unittest import TestCase
 from twisted.web import server
 
 from taba import batch as codec
-from taba.agent import forward
+from taba.agent import dispatch, forward
 from taba.agent.service import AgentService
 from taba.batch import Verdict
 from taba.options import Listen
@@ -58,8 +58,8 @@ class ServiceTests(TestCase):
         """As kill -9 does: nothing is said, nothing is flushed; the lock is free."""
         self.running.remove(service)
         service._call.cancel()
-        service.forwarder._stopped = True
-        self.addCleanup(service.forwarder.stop)
+        service.forwarder.stop()
+        self.addCleanup(service._pool.closeCachedConnections)
         self.addCleanup(service._port.stopListening)
         for ring in service.rings.open.values():
             ring.close()
@@ -297,7 +297,7 @@ class ServiceTests(TestCase):
         self.assertEqual(self.server.store.events, {("poster", "jobs"): [2.0]})
 
     async def test_envelopes_to_other_hosts_are_compressed(self) -> None:
-        self.patch(forward, "is_loopback", lambda host: False)
+        self.patch(dispatch, "is_loopback", lambda host: False)
         producer = self.producer()
         for number in range(500):
             producer.record(producer.tab("bids_won"), float(number))

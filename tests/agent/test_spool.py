@@ -8,14 +8,15 @@ import tempfile
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.agent.outbox import Fresh
+from taba.agent.outbox import EncodedBatch
 from taba.agent.spool import MAX_ASIDE_ROWS, ROW_BYTES, Spool, SpoolFull
+from taba.batch import BatchId
 
 S, T = b"s" * 16, b"t" * 16
 
 
-def spooled(number: int, content: bytes = b"content", stream: bytes = S, bucket: int = 3) -> Fresh:
-    return Fresh(stream, bucket, number, 1.5, 10, content)
+def spooled(number: int, content: bytes = b"content", stream: bytes = S, bucket: int = 3) -> EncodedBatch:
+    return EncodedBatch(BatchId(stream, bucket, number), 1.5, 10, content)
 
 
 class SpoolTests(SynchronousTestCase):
@@ -32,8 +33,8 @@ class SpoolTests(SynchronousTestCase):
         spool.add([spooled(2, b"two"), spooled(1, b"one"), spooled(1, b"other", T), spooled(3, b"three")])
         spool.close()
         spool = self.open()
-        self.assertEqual([row.number for row in spool.rows(S, 3, 1, 10)], [2, 3])
-        self.assertEqual([spool.read(S, 3, number) for number in (1, 2, 3, 4)], [b"one", b"two", b"three", None])
+        self.assertEqual([row.id.number for row in spool.rows(S, 3, 1, 10)], [2, 3])
+        self.assertEqual([spool.read(BatchId(S, 3, number)) for number in (1, 2, 3, 4)], [b"one", b"two", b"three", None])
         self.assertEqual((spool.next_lane(None), spool.next_lane((S, 3)), spool.next_lane((T, 3))), ((S, 3), (T, 3), None))
         self.assertEqual((spool.batches, spool.bytes), (4, 16))
 
@@ -43,10 +44,10 @@ class SpoolTests(SynchronousTestCase):
         self.assertEqual(spool.free, 0)
         with self.assertRaises(SpoolFull):
             spool.add([spooled(3, b"")])
-        spool.forget([(S, 3, 1)])
+        spool.forget([BatchId(S, 3, 1)])
         with self.assertRaises(SpoolFull):
             spool.add([spooled(3), spooled(4)])
-        self.assertEqual([row.number for row in spool.rows(S, 3, 0, 10)], [2])
+        self.assertEqual([row.id.number for row in spool.rows(S, 3, 0, 10)], [2])
         spool.add([spooled(3)])
         self.assertEqual((spool.free, spool.batches, spool.bytes), (0, 2, 14))
 
@@ -62,13 +63,13 @@ class SpoolTests(SynchronousTestCase):
         with sqlite3.connect(self.path) as other:
             other.execute("UPDATE batches SET content = x'00112233445566' WHERE number = 1")
         other.close()
-        self.assertEqual([spool.read(S, 3, 1), spool.read(S, 3, 2)], [None, b"content"])
+        self.assertEqual([spool.read(BatchId(S, 3, 1)), spool.read(BatchId(S, 3, 2))], [None, b"content"])
 
     def test_what_is_dropped_is_counted_with_its_removal(self) -> None:
         spool = self.open()
         spool.add([spooled(1), spooled(2)])
-        spool.drop(S, 3, 1, 10, "too_old")
-        spool.drop(S, 3, 2, 10, "too_old")
+        spool.drop(BatchId(S, 3, 1), 10, "too_old")
+        spool.drop(BatchId(S, 3, 2), 10, "too_old")
         spool.close()
         spool = self.open()
         self.assertEqual((spool.dropped(), spool.batches), ({"too_old": 20}, 0))
@@ -76,7 +77,7 @@ class SpoolTests(SynchronousTestCase):
     def test_what_is_kept_aside_is_bounded_and_the_latest_stays(self) -> None:
         spool = self.open()
         for number in range(MAX_ASIDE_ROWS + 3):
-            spool.keep_aside(S, 3, number, "no", 1.0, b"x")
+            spool.keep_aside(BatchId(S, 3, number), "no", b"x")
         numbers = [number for _, number, _, _ in spool.aside()]
         self.assertEqual(numbers, list(range(3, MAX_ASIDE_ROWS + 3)))
 

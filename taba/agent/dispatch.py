@@ -1,0 +1,231 @@
+"""Which batches go to which Server, how many at once, and what an answer means: decides, and performs nothing.
+
+1. A bucket goes to the healthy Server that rendezvous hashing prefers; one that fails is left alone, longer each time.
+2. Fresh batches go first; the spool's have one envelope a Server under way, beside them.
+3. A batch with which three answered tries failed travels alone, so that it holds nobody else up.
+4. What is no answer with as many verdicts as batches means later, for all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Sequence
+from random import Random
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from taba.agent.lanes import MAX_RUN_BATCHES, Backoff, Lane, Send
+from taba.agent.schedule import Schedule
+from taba.batch import APPLIED, GAP, LATER, Verdict
+from taba.bounds import MAX_ENVELOPE_BATCHES, MAX_ENVELOPE_BYTES, KiB, MiB
+from taba.options import is_loopback
+
+MAX_IN_FLIGHT = 4  # envelopes to one Server: it folds one while the next is on its way
+TRIAL_BYTES = 64 * KiB  # of an envelope to a Server that failed last time
+BACKLOG_BYTES = 2 * MiB  # of an envelope from the spool: fresh ones wait for no more than this
+MAX_SERVERS = 256  # learned; more are a sign of nonsense
+MAX_MISSES = 3  # answered tries without a verdict, before a batch travels alone
+PER_BATCH = 16  # msgpack's own bytes for a batch in an envelope
+ENVELOPE_HEADER = 1 * KiB
+
+
+class Holder(Protocol):
+    """Who holds the lanes: a keeper."""
+
+    schedule: Schedule
+
+    def queue(self, lane: Lane, now: float) -> None: ...
+
+
+class ServerPeer:
+    """One Server, as this Agent finds it."""
+
+    def __init__(self, url: str, is_configured: bool):
+        self.url = url
+        self.is_configured = is_configured
+        self.is_local = is_loopback(urlsplit(url).hostname or "")
+        self.in_flight = 0
+        self.backlog_in_flight = 0
+        self.failures = 0
+        self.not_before: float = 0.0
+        self.envelopes = 0
+        self.problem: str | None = None
+        self._scores: dict[int, bytes] = {}
+
+    def score(self, bucket: int) -> bytes:
+        found = self._scores.get(bucket)
+        if found is None:
+            found = self._scores[bucket] = hashlib.blake2b(f"{self.url}|{bucket}".encode(), digest_size=8).digest()
+        return found
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether the last thing that was asked of it was answered."""
+        return not self.failures and self.problem is None
+
+    def is_usable(self, now: float) -> bool:
+        """Whether envelopes may go there; while one is tried after a failure, no second one."""
+        return now >= self.not_before and not (self.failures and self.in_flight)
+
+    def has_place(self, now: float, from_spool: bool) -> bool:
+        """Whether one more envelope may be under way."""
+        return self.is_usable(now) and self.in_flight < MAX_IN_FLIGHT and not (from_spool and self.backlog_in_flight)
+
+
+class Parcel:
+    """An envelope for one Server, as it is filled and until it is answered."""
+
+    def __init__(self, server: ServerPeer, room: int, from_spool: bool):
+        self.server, self.room, self.from_spool = server, room, from_spool
+        self.sends: list[Send] = []
+
+    def takes(self, run: Sequence[Send]) -> bool:
+        return not self.sends or (self.room >= _run_bytes(run) and len(self.sends) + len(run) <= MAX_ENVELOPE_BATCHES)
+
+    def add(self, run: Sequence[Send]) -> None:
+        self.sends += run
+        self.room -= _run_bytes(run)
+
+    def lanes(self) -> list[Lane]:
+        """The lanes of its batches, each once, in order."""
+        return list({id(send.lane): send.lane for send in self.sends}.values())
+
+
+def _run_bytes(run: Sequence[Send]) -> int:
+    return sum(len(send.content) + PER_BATCH for send in run)
+
+
+class Dispatch:
+    """Who gets what of the holder's lanes. `urls` are the configured Servers; `meet` adds those that they tell of.
+
+    What `parcels` gives is under way until `answered` or `failed` hears of it.
+    """
+
+    def __init__(self, holder: Holder, urls: Sequence[str], random: Random):
+        self._holder = holder
+        self.backoff = Backoff(random)
+        self.servers: dict[str, ServerPeer] = {url: ServerPeer(url, True) for url in urls}
+        self._preferred: tuple[tuple[str, ...], dict[int, ServerPeer]] = ((), {})
+
+    def parcels(self, now: float, unix_now: float) -> list[Parcel]:
+        """All that may go now: fresh batches first."""
+        schedule = self._holder.schedule
+        usable = [server for server in self.servers.values() if server.is_usable(now)]
+        if not usable or not schedule.has_turns:
+            return []
+        parcels = self._fill(schedule.fresh, usable, False, now, unix_now)
+        usable = [server for server in usable if server.is_usable(now)]
+        return parcels + self._fill(schedule.backlog, usable, True, now, unix_now)
+
+    def answered(self, parcel: Parcel, verdicts: Sequence[Verdict], now: float) -> None:
+        """A Server gave its verdicts on a parcel, in order."""
+        self._let_go(parcel)
+        server = parcel.server
+        server.failures, server.problem = 0, None
+        server.envelopes += 1
+        for send, verdict in zip(parcel.sends, verdicts, strict=True):
+            if send.lane.awaits(send):
+                self._obey(send.lane, verdict, now)
+        for lane in parcel.lanes():
+            self._holder.queue(lane, now)
+
+    def failed(self, parcel: Parcel, problem: str, is_answer: bool, now: float) -> None:
+        """No verdicts came on a parcel: `is_answer` where the Server said something else instead."""
+        self._let_go(parcel)
+        server = parcel.server
+        server.problem = problem
+        is_alone = len(parcel.sends) == 1 and parcel.sends[0].lane.failures >= MAX_MISSES
+        if not (is_answer and is_alone):
+            server.failures += 1
+            server.not_before = now + self.backoff.delay(server.failures)
+        for lane in parcel.lanes():
+            if is_answer:
+                lane.failed(now, self.backoff)
+            else:
+                lane.unsent()  # the Server's back-off is enough: the batches may go to another at once
+            self._holder.queue(lane, now)
+
+    def meet(self, source: ServerPeer, told: Any) -> None:
+        """Learn the other Servers from what `source` told of them. Raises ValueError for what is no list."""
+        if not isinstance(told, list):
+            raise ValueError("/v1/servers takes a list")
+        urls = [entry["url"].rstrip("/") for entry in told[:MAX_SERVERS] if isinstance(entry, dict) and isinstance(entry.get("url"), str)]
+        for url in urls:
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                continue
+            if is_loopback(parts.hostname) and not source.is_local:
+                continue  # its own host's loopback, not this one's
+            if url not in self.servers:
+                self.servers[url] = ServerPeer(url, False)
+        for url in [url for url, server in self.servers.items() if not server.is_configured and url not in urls and not server.in_flight]:
+            del self.servers[url]
+
+    def _fill(self, queue: deque[Lane], usable: Sequence[ServerPeer], from_spool: bool, now: float, unix_now: float) -> list[Parcel]:
+        full: list[Parcel] = []
+        filling: dict[str, Parcel] = {}
+        for _ in range(len(queue)):
+            lane = queue.popleft()
+            server = self._prefer(lane.bucket, usable)
+            if server is None or (server.url not in filling and not server.has_place(now, from_spool)):
+                queue.append(lane)  # its turn comes when an envelope is answered
+                continue
+            lane.queued = False
+            alone = lane.failures >= MAX_MISSES
+            run = lane.next(now, unix_now, 1 if alone else MAX_RUN_BATCHES)
+            if not run:
+                self._holder.queue(lane, now)
+                continue
+            parcel = filling.get(server.url)
+            if parcel is not None and (alone or not parcel.takes(run)):
+                if not alone:
+                    full.append(filling.pop(server.url))
+                    parcel = None
+                if not server.has_place(now, from_spool):
+                    lane.unsent()
+                    lane.queued = True
+                    queue.append(lane)
+                    continue
+            if alone:
+                own = self._begin(server, MAX_ENVELOPE_BYTES, from_spool)
+                own.add(run)
+                full.append(own)
+                continue
+            if parcel is None:
+                room = TRIAL_BYTES if server.failures else BACKLOG_BYTES if from_spool else MAX_ENVELOPE_BYTES - ENVELOPE_HEADER
+                parcel = filling[server.url] = self._begin(server, room, from_spool)
+            parcel.add(run)
+        return full + list(filling.values())
+
+    def _begin(self, server: ServerPeer, room: int, from_spool: bool) -> Parcel:
+        server.in_flight += 1
+        server.backlog_in_flight += from_spool
+        return Parcel(server, room, from_spool)
+
+    def _let_go(self, parcel: Parcel) -> None:
+        parcel.server.in_flight -= 1
+        parcel.server.backlog_in_flight -= parcel.from_spool
+
+    def _prefer(self, bucket: int, usable: Sequence[ServerPeer]) -> ServerPeer | None:
+        if len(usable) <= 1:
+            return usable[0] if usable else None
+        urls = tuple(server.url for server in usable)
+        if self._preferred[0] != urls:
+            self._preferred = (urls, {})
+        cache = self._preferred[1]
+        found = cache.get(bucket)
+        if found is None:
+            found = cache[bucket] = max(usable, key=lambda server: server.score(bucket))
+        return found
+
+    def _obey(self, lane: Lane, verdict: Verdict, now: float) -> None:
+        word, detail = verdict
+        if word == APPLIED:
+            lane.applied(int(detail), now)
+        elif word == GAP:
+            lane.gap(int(detail), now, self.backoff)
+        elif word == LATER:
+            lane.later(float(detail), now)
+        else:
+            lane.refused(str(detail), now)

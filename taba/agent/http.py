@@ -1,0 +1,76 @@
+"""The Agent's HTTP routes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from taba.agent.posting import post
+from taba.agent.pump import RingPump
+from taba.agent.status import as_text
+from taba.events import read_events, stream_of
+from taba.web import Answer, Api, Call, HTTPError
+
+
+class Routes:
+    """The Agent's routes.
+
+    `status` gives what `GET /v1/status` answers; `clock` monotonic seconds, and the Unix time that batches are measured by; `wall`
+    the Unix time of events that come without one. `on_posted` is called after events were published.
+    """
+
+    def __init__(
+        self,
+        pump: RingPump,
+        status: Callable[[], dict[str, Any]],
+        clock: Callable[[], tuple[float, float]],
+        wall: Callable[[], float],
+        on_posted: Callable[[], None],
+    ):
+        self._pump = pump
+        self._status = status
+        self._clock, self._wall = clock, wall
+        self._on_posted = on_posted
+
+    def api(self) -> Api:
+        return Api(
+            {
+                ("GET", "/v1/status"): self.status,
+                ("POST", "/v1/events"): self.events,
+                ("GET", "/healthz"): self.healthz,
+                ("GET", "/readyz"): self.readyz,
+            }
+        )
+
+    async def status(self, call: Call) -> Answer:
+        call.only()
+        content = self._status()
+        return Answer(content, text=lambda: as_text(content))
+
+    async def events(self, call: Call) -> Answer:
+        call.only()
+        key = call.header("idempotency-key")
+        buckets = self._pump.buckets
+        if buckets is None:
+            raise HTTPError(503, "not_ready", "no Server has told the number of buckets yet; try later")
+        content = call.json()
+        try:
+            stream = stream_of(key) if key is not None else None
+            posted = read_events(content, self._wall(), buckets)
+        except ValueError as error:
+            raise HTTPError(400, "bad_request", str(error)) from None
+        if posted.accepted:
+            now, unix_now = self._clock()
+            if not post(self._pump.keeper, posted.lots, posted.accepted, stream, now, unix_now):
+                raise HTTPError(503, "spool_full", "outbox and spool have no room; try later")
+            self._on_posted()
+        rejected = [{"index": rejection.place, "reason": rejection.reason} for rejection in posted.rejected]
+        return Answer({"accepted": posted.accepted, "rejected": rejected})
+
+    async def healthz(self, call: Call) -> Answer:
+        return Answer({"alive": True}, text=lambda: "alive\n")
+
+    async def readyz(self, call: Call) -> Answer:
+        if self._pump.buckets is None:
+            raise HTTPError(503, "not_ready", "no Server has told the number of buckets yet")
+        return Answer({"ready": True}, text=lambda: "ready\n")

@@ -1,0 +1,113 @@
+"""The Forwarder in memory: a real HTTP client and a real Site, with nothing between them but treq's own test agent; time is a Clock."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from random import Random
+from typing import Any
+
+from treq.testing import StubTreq
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba import batch as codec
+from taba.agent.dispatch import Dispatch
+from taba.agent.forward import LEARN_SECONDS, Forwarder
+from taba.agent.keeper import Keeper
+from taba.agent.lanes import MAX_BACKOFF_SECONDS
+from taba.agent.outbox import EncodedBatch, Outbox
+from taba.agent.spool import Spool
+from taba.batch import BatchId, Column, Verdict, encode_batch
+from tests.agent.servers import Answers
+from tests.agent.test_outbox import Memory
+
+COLUMN = Column("web/1", "bids_won", "CounterGroup", bytes(8), bytes(8))
+
+
+class ForwarderTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.server = Answers()
+        self.server.known = [self.server.url, "http://10.0.0.2:8280"]
+        self.http: Any = StubTreq(self.server)
+        self.clock = Clock()
+        memory = Memory()
+        Outbox.format(memory)
+        spool = Spool(os.path.join(tempfile.mkdtemp(), "spool"))
+        self.addCleanup(spool.close)
+        self.keeper = Keeper(Outbox(memory), spool, lambda: b"s" * 16, 0.0, 0.0)
+        self.dispatch = Dispatch(self.keeper, [self.server.url], Random(1))
+        self.buckets: list[int] = []
+        self.forwarder = Forwarder(self.clock, self.http, self.dispatch, "a", "host", self.clock.seconds, self.buckets.append)
+
+    def publish(self, bucket: int, number: int) -> None:
+        id = BatchId(self.keeper.stream, bucket, number)
+        self.keeper.publish([EncodedBatch(id, 0.0, 1, encode_batch(*id, 0.0, [COLUMN]))], self.clock.seconds(), recorded=1)
+
+    def pass_time(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        self.keeper.tick(self.clock.seconds(), self.clock.seconds())
+        self.forwarder.pump()
+        self.http.flush()
+
+    def test_batches_of_many_buckets_travel_in_one_envelope_and_are_acknowledged(self) -> None:
+        for bucket in range(5):
+            for number in (1, 2):
+                self.publish(bucket, number)
+        self.forwarder.pump()
+        self.http.flush()
+        self.assertEqual((self.server.envelopes, self.server.store.folded, self.keeper.unacknowledged), (1, 10, 0))
+
+    def test_servers_are_asked_at_once_for_buckets_and_for_each_other(self) -> None:
+        self.forwarder.tick()
+        self.http.flush()
+        self.assertEqual((self.buckets, sorted(self.dispatch.servers)), ([8], sorted(self.server.known)))
+        self.server.known = [self.server.url]
+        self.clock.advance(LEARN_SECONDS)
+        self.forwarder.tick()
+        self.http.flush()
+        self.assertEqual(sorted(self.dispatch.servers), self.server.known)
+
+    def test_an_answer_that_is_none_leaves_all_for_later_and_says_so(self) -> None:
+        self.server.answer = lambda request, envelope: (request.setResponseCode(502), b"<html>")[1]
+        self.publish(1, 1)
+        self.forwarder.pump()
+        self.http.flush()
+        (server,) = self.dispatch.servers.values()
+        self.assertEqual((self.keeper.unacknowledged, server.is_healthy), (1, False))
+        self.assertIn("answered 502 without verdicts: '<html>'", str(server.problem))
+        self.server.answer = None
+        self.pass_time(MAX_BACKOFF_SECONDS)
+        self.assertEqual((self.server.store.folded, self.keeper.unacknowledged, server.problem), (1, 0, None))
+
+    def test_an_answer_that_never_comes_is_given_up_and_the_batches_are_sent_again_unchanged(self) -> None:
+        from twisted.web.server import NOT_DONE_YET
+
+        seen: list[list[tuple[int, bytes]]] = []
+
+        def answer(request: Any, envelope: codec.Envelope) -> Any:
+            seen.append(envelope.batches)
+            return NOT_DONE_YET if len(seen) == 1 else None
+
+        self.server.answer = answer
+        self.publish(1, 1)
+        self.forwarder.pump()
+        self.http.flush()
+        self.assertEqual(len(seen), 1)
+        for _ in range(4):
+            self.pass_time(MAX_BACKOFF_SECONDS)
+        self.assertEqual((self.server.store.folded, len(seen), seen[0] == seen[1]), (1, 2, True))
+
+    def test_each_batch_gets_its_own_verdict(self) -> None:
+        fates = {1: Verdict(codec.LATER, 3.0), 2: Verdict(codec.REFUSED, "no"), 3: None}
+        self.server.verdict = lambda follows, content: fates[codec.decode_batch(content).bucket]
+        for bucket in fates:
+            self.publish(bucket, 1)
+        self.forwarder.pump()
+        self.http.flush()
+        self.assertEqual((self.server.store.folded, self.keeper.unacknowledged, dict(self.keeper.dropped)), (1, 1, {"refused": 1}))
+        self.server.verdict = None
+        self.pass_time(2.9)
+        self.assertEqual(self.server.store.folded, 1)
+        self.pass_time(0.1)
+        self.assertEqual((self.server.store.folded, self.keeper.unacknowledged), (2, 0))
