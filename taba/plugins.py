@@ -7,6 +7,8 @@ from typing import Any
 
 from twisted.application.service import ServiceMaker
 
+from taba.installing import install_hint
+
 
 class LazyServiceMaker(ServiceMaker):
     """The service `tapname` in `module`. Where a distribution is missing, the process ends with one line that names the `extra`."""
@@ -30,4 +32,4 @@ class LazyServiceMaker(ServiceMaker):
             missing = (error.name or "").partition(".")[0]
             if missing in ("", "taba"):
                 raise  # not a missing extra but a broken installation: its traceback says where
-            raise SystemExit(f"{self.tapname}: needs {missing}: pip install 'taba[{self.extra}]'") from None
+            raise SystemExit(f"{self.tapname}: needs {missing}: {install_hint(self.extra)}") from None

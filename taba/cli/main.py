@@ -10,7 +10,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-EXTRA = ("click", "rich")  # what `taba[cli]` installs
+from taba.installing import install_hint
+
+EXTRA = ("click", "rich")  # what the extra `cli` brings
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -20,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in EXTRA:
             raise
-        sys.exit("taba: the command line needs more than the client library; install it with: pip install 'taba[cli]'")
+        sys.exit(f"taba: the command line needs more than the client library; install it with: {install_hint('cli')}")
     sys.exit(_run(command, sys.argv[1:] if arguments is None else list(arguments)))
 
 

@@ -22,6 +22,7 @@ from taba.cli import show
 from taba.cli.sharing import AS_JSON, SERVER, TIMEOUT, print_drawn, print_json
 from taba.clocks import make_monotonic
 from taba.errors import TabaError
+from taba.installing import install_hint
 from taba.query import Query, questions
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def _store(server: str, timeout: float, store: str | None) -> StoreURL:
     try:
         from taba.shard.url import StoreURL, parse_store
     except ModuleNotFoundError as error:
-        raise click.ClickException(f"this command needs {error.name}; install it with: pip install 'taba[server,cli]'") from None
+        raise click.ClickException(f"this command needs {error.name}; install it with: {install_hint('server', 'cli')}") from None
     try:
         if store is None:
             urls = dict.fromkeys(shard["url"] for shard in Query(server, timeout=timeout).shards())
@@ -178,7 +179,7 @@ def _on_store(url: StoreURL, work: Callable[[Router, Any], Coroutine[Any, Any, T
 
         from taba.shard.router import Router
     except ModuleNotFoundError as error:
-        raise click.ClickException(f"this command needs {error.name}; install it with: pip install 'taba[server,cli]'") from None
+        raise click.ClickException(f"this command needs {error.name}; install it with: {install_hint('server', 'cli')}") from None
     outcome: list[Any] = []
     running: Any = reactor
     make_monotonic(running)

@@ -16,6 +16,7 @@ import click
 
 from taba.bounds import MAX_EXACT_INT
 from taba.cli.lines import read_value
+from taba.installing import install_hint
 
 LOT = 1000  # lines folded at a time, with the State dumped and loaded between two lots, as from cycle to cycle
 PROJECTING = 20  # times, of which the quickest is shown
@@ -150,7 +151,7 @@ def try_(path: str, as_json: bool) -> None:
     try:
         import taba.handlers.lookup  # noqa: F401
     except ModuleNotFoundError as error:
-        raise click.ClickException(f"Handlers need {error.name}; install it with: pip install 'taba[server]'") from None
+        raise click.ClickException(f"Handlers need {error.name}; install it with: {install_hint('server')}") from None
     made = found_at(path)
     events = read_events(sys.stdin)
     try:

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from taba.handlers.render import as_json
+from taba.installing import install_hint
 
 try:
     import datasketches as datasketches
 except ImportError as error:
-    raise ImportError(f"it needs the package datasketches ({error}); install it with: pip install 'taba[server]'") from None
+    raise ImportError(f"it needs the package datasketches ({error}); install it with: {install_hint('server')}") from None
 
 MAX_TEXT = 200  # characters of a text that are kept; a longer one is cut, and told apart by a digest of the whole
 DIGEST_BYTES = 6  # two of a billion cut texts of one beginning are alike with a chance of one in 600

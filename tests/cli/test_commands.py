@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from twisted.trial.unittest import SynchronousTestCase
 
 import taba
+from taba.installing import install_hint
 from tests.services import ROOT, Services
 
 LINES = """\
@@ -242,7 +243,7 @@ class WithoutServices(SynchronousTestCase):
             done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
             self.assertEqual(done.returncode, 1)
             self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
-            self.assertIn("pip install 'taba[cli]'", done.stderr)
+            self.assertIn(install_hint("cli"), done.stderr)
 
     def test_every_command_has_help_with_examples(self) -> None:
         from taba.cli.commands import command

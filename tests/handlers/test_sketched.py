@@ -17,6 +17,7 @@ from taba.handlers import Events
 from taba.handlers.cardinality import MAX_STATE_BYTES, STANDARD_ERROR, Cardinality
 from taba.handlers.opaque import MAX_TEXT, identity
 from taba.handlers.topk import CAPACITY, ERROR_SHARE, MAX_SAMPLES, MAX_SHOWN, TopK
+from taba.installing import install_hint
 
 NOW = 1_763_850_120.0
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,4 +121,4 @@ class LibraryTests(SynchronousTestCase):
         self.assertNotIn("Cardinality", types)
         for type in ("Cardinality", "TopK"):
             [problem] = [problem for problem in problems if f":{type}" in problem]
-            self.assertIn("pip install 'taba[server]'", problem)
+            self.assertIn(install_hint("server"), problem)
