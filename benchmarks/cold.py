@@ -17,7 +17,7 @@ from taba.bounds import DEFAULT_BUCKETS
 from taba.handlers.counter_group import JOURNAL_SLOTS, LADDER
 from taba.names import bucket_of
 from taba.server import keys
-from taba.shard.connection import encode
+from taba.shard.servers.connection import encode
 
 JOURNAL_LEAST = 20  # a spill leaves 19 at the most
 SLOT_SECONDS = float(LADDER.widths[0])

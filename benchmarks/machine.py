@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from taba.shard.binary import find_store_binary
+from taba.shard.servers.binary import find_store_binary
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _LIBRARIES = ("datadog", "hiredis", "msgpack", "numpy", "opentelemetry-sdk", "prometheus_client", "statsd", "Twisted", "txredisapi")

@@ -20,7 +20,7 @@ from twisted.internet.threads import deferToThread
 from taba.server.ingest import MAX_CYCLES
 from taba.shard import Command, Router, Writes, parse_store
 from taba.shard.buckets import prefix_of
-from taba.shard.pool import Pool
+from taba.shard.servers.pool import Pool
 
 BUCKETS = 64  # of one worker; a cycle for each in a round
 STATES = 500  # in a cycle

@@ -77,7 +77,7 @@ class Imports(SynchronousTestCase):
             found = imports(path)
             self.assertFalse(any(name.split(".")[0] in ("pickle", "marshal", "shelve") for name in found), path)
             if any(name.startswith("txredisapi") for name in found):
-                self.assertEqual(path, ROOT / "taba" / "shard" / "connection.py")
+                self.assertEqual(path, ROOT / "taba" / "shard" / "servers" / "connection.py")
 
     def test_nothing_under_twisted_is_a_package(self) -> None:
         self.assertEqual(list((ROOT / "twisted").rglob("__init__.py")), [])

@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from taba.shard.binary import find_store_binary
-from taba.shard.cluster import SLOTS, slot_of
-from tests import wire
+from hiredis import Reader, pack_command
+
+from taba.shard.servers.binary import find_store_binary
+from taba.shard.servers.cluster import SLOTS, slot_of
 from tests.valkey import EphemeralValkey, free_port
 
 SETTLE_SECONDS = 30.0
@@ -176,10 +177,10 @@ class SentinelTrio:
 
     def ask_sentinel(self, sentinel: EphemeralValkey, *arguments: Any) -> Any:
         with socket.create_connection(("127.0.0.1", sentinel.port), 5) as connection:
-            reader = wire.Reader()
+            reader = Reader()
             commands = [("AUTH", self._password)] if self._password else []
             for command in [*commands, arguments]:
-                connection.sendall(wire.pack_command(tuple(command)))
+                connection.sendall(pack_command(tuple(command)))
                 while (reply := reader.gets()) is False:
                     reader.feed(connection.recv(1 << 20))
             return reply

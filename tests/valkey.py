@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hiredis import Reader, pack_command
+
 from demo.processes import free_port
-from taba.shard.binary import find_store_binary
-from tests import wire
+from taba.shard.servers.binary import find_store_binary
 
 START_SECONDS = 10.0
 PR_SET_PDEATHSIG = 1
@@ -99,9 +100,9 @@ class EphemeralValkey:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(10)
             connection.connect(self.path)
-            reader = wire.Reader()
+            reader = Reader()
             for command in commands:
-                connection.sendall(wire.pack_command(command))
+                connection.sendall(pack_command(command))
                 while (reply := reader.gets()) is False:
                     received = connection.recv(1 << 20)
                     if not received:

@@ -26,10 +26,10 @@ from taba.installing import install_hint
 from taba.query import Query, questions
 
 if TYPE_CHECKING:
-    from taba.shard.plan import Move
-    from taba.shard.reshard import Progress, Reshard
+    from taba.shard.moving.plan import Move
+    from taba.shard.moving.reshard import Progress, Reshard
     from taba.shard.router import Router
-    from taba.shard.url import StoreURL
+    from taba.shard.servers.url import StoreURL
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -113,11 +113,11 @@ def check(context: click.Context, server: str, timeout: float, as_json: bool, st
     url = _store(server, timeout, store)
 
     async def look(router: Router, reactor: Any) -> tuple[list[Any], list[Any]]:
-        from taba.shard.check import check as check_store
-        from taba.shard.reshard import current_pools
+        from taba.shard.moving.check import check as check_store
+        from taba.shard.moving.reshard import current_pools
 
-        wrong = await check_store(await current_pools(router), repair)
-        return wrong, await check_store(await current_pools(router)) if repair and wrong else wrong
+        wrong = await check_store(await current_pools(router.atlas), repair)
+        return wrong, await check_store(await current_pools(router.atlas)) if repair and wrong else wrong
 
     wrong, left = _on_store(url, look)
     if as_json:
@@ -139,7 +139,7 @@ COMMANDS = (shards, reshard, check)
 
 def _store(server: str, timeout: float, store: str | None) -> StoreURL:
     try:
-        from taba.shard.url import StoreURL, parse_store
+        from taba.shard.servers.url import StoreURL, parse_store
     except ModuleNotFoundError as error:
         raise click.ClickException(f"this command needs {error.name}; install it with: {install_hint('server', 'cli')}") from None
     try:
@@ -229,22 +229,22 @@ def _on_store(url: StoreURL, work: Callable[[Router, Any], Coroutine[Any, Any, T
 
 
 async def _plan(router: Router, reactor: Any, options: dict[str, Any]) -> list[Move]:
-    from taba.shard.reshard import Reshard
+    from taba.shard.moving.reshard import Reshard
 
-    return await _start(Reshard(router, reactor), options, True)
+    return await _start(Reshard(router.atlas, reactor), options, True)
 
 
 async def _carry_out(router: Router, reactor: Any, options: dict[str, Any], bar: _Bar) -> Reshard | None:
     from twisted.internet.defer import CancelledError, Deferred
 
-    from taba.shard.reshard import Reshard
+    from taba.shard.moving.reshard import Reshard
 
     if sys.stdin.isatty() and not options["yes"] and not options["abort"]:
         planned = await _plan(router, reactor, options)
         _show_plan(planned, False)
         if planned:
             _confirm()
-    work = Reshard(router, reactor, options["rate"] * MiB if options["rate"] else None, bar.start())
+    work = Reshard(router.atlas, reactor, options["rate"] * MiB if options["rate"] else None, bar.start())
     try:
         if options["abort"]:
             await work.abort()
@@ -262,7 +262,7 @@ async def _carry_out(router: Router, reactor: Any, options: dict[str, Any], bar:
 
 
 async def _start(work: Reshard, options: dict[str, Any], is_dry: bool) -> list[Move]:
-    from taba.shard.url import parse_store
+    from taba.shard.servers.url import parse_store
 
     if options["add"]:
         return await work.add([address for url in options["add"] for address in parse_store(url, "--add").addresses], is_dry)

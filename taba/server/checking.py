@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from taba.server.jobs import Job
 from taba.shard import Router
-from taba.shard.check import check
-from taba.shard.reshard import current_pools
+from taba.shard.moving.check import check
+from taba.shard.moving.reshard import current_pools
 
 
 class Check:
@@ -17,7 +17,7 @@ class Check:
     async def __call__(self, job: Job) -> None:
         """Run the job."""
         job.total = 1
-        wrong = await check(await current_pools(self._router))
+        wrong = await check(await current_pools(self._router.atlas))
         for one in wrong:
             job.note({"problem": one.text})
         job.done = 1

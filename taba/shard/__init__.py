@@ -9,32 +9,32 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from taba.shard.connection import ErrorReply, TransactionRefused
-    from taba.shard.embedded import EmbeddedStore
     from taba.shard.lock import Lock, LockHeld, LockLost
     from taba.shard.operations import Page, bucket_of
-    from taba.shard.router import Command, Reply, Router
+    from taba.shard.router import Router
+    from taba.shard.servers.connection import Command, ErrorReply, Reply, TransactionRefused
+    from taba.shard.servers.embedded import EmbeddedStore
+    from taba.shard.servers.url import StoreURL, parse_store
     from taba.shard.transaction import BucketBusy, More, NotReplicated, Writes
-    from taba.shard.url import StoreURL, parse_store
 
 _HOMES = {
-    "ErrorReply": "connection",
-    "TransactionRefused": "connection",
-    "EmbeddedStore": "embedded",
+    "ErrorReply": "servers.connection",
+    "TransactionRefused": "servers.connection",
+    "EmbeddedStore": "servers.embedded",
     "BucketBusy": "transaction",
-    "Command": "router",
+    "Command": "servers.connection",
     "Lock": "lock",
     "LockHeld": "lock",
     "LockLost": "lock",
     "More": "transaction",
     "NotReplicated": "transaction",
     "Page": "operations",
-    "Reply": "router",
+    "Reply": "servers.connection",
     "Router": "router",
     "Writes": "transaction",
     "bucket_of": "operations",
-    "StoreURL": "url",
-    "parse_store": "url",
+    "StoreURL": "servers.url",
+    "parse_store": "servers.url",
 }
 
 __all__ = [

@@ -28,6 +28,11 @@ def prefix_of(bucket: int) -> bytes:
     return b"taba:{%d}:" % bucket
 
 
+def lots(keys: Sequence[bytes], size: int) -> list[Sequence[bytes]]:
+    """`keys` in lots of `size`, for commands that take only so many."""
+    return [keys[start : start + size] for start in range(0, len(keys), size)]
+
+
 def owner_key(bucket: int) -> bytes:
     return b"taba:{%d}:owner" % bucket
 

@@ -30,10 +30,10 @@ from taba.shard.buckets import (
     first_map,
     owner_key,
 )
-from taba.shard.cluster import ClusterPool, ShardPool
-from taba.shard.connection import Command, ErrorReply, Reply, raise_for
-from taba.shard.gather import gather
-from taba.shard.pool import Pool
+from taba.shard.servers.cluster import ClusterPool, ShardPool
+from taba.shard.servers.connection import Command, ErrorReply, Reply, raise_for
+from taba.shard.servers.gather import gather
+from taba.shard.servers.pool import Pool
 
 ASK_SECONDS = 1.0  # for a connection, when a shard is asked what it is: one that is away must not hold up the others
 

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import os
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.internet.task import deferLater
 
 from taba.errors import StoreUnavailable, TabaError
 from taba.shard.buckets import prefix_of
-from taba.shard.connection import Command
-from taba.shard.operations import Text, bucket_of, plain_name
+from taba.shard.operations import Operations, Text, bucket_of, plain_name
+from taba.shard.servers.connection import Command
 from taba.shard.transaction import Writes
-
-if TYPE_CHECKING:
-    from taba.shard.router import Router
 
 MIN_TTL_SECONDS = 0.01
 MAX_TTL_SECONDS = 86_400.0  # a holder that died holds up the others for so long
@@ -43,7 +40,7 @@ class Lock:
     inside. A Lock is for one holder at a time; it may be taken again.
     """
 
-    def __init__(self, router: Router, name: Text, ttl: float, wait: float, reactor: Any, random: Random):
+    def __init__(self, router: Operations, name: Text, ttl: float, wait: float, reactor: Any, random: Random):
         if not MIN_TTL_SECONDS <= ttl <= MAX_TTL_SECONDS:
             raise ValueError(f"a ttl takes {MIN_TTL_SECONDS} to {MAX_TTL_SECONDS:g} seconds, not {ttl}")
         self.name = plain_name(name)

@@ -15,10 +15,10 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail, succeed
 
 from taba.errors import StoreUnavailable
-from taba.shard.connection import REPLY_SECONDS, Command, Connection, ErrorReply, Reply, Transactions
-from taba.shard.pool import Pool
 from taba.shard.router import Router
-from taba.shard.url import Address, StoreURL
+from taba.shard.servers.connection import REPLY_SECONDS, Command, Connection, ErrorReply, Reply, Transactions
+from taba.shard.servers.pool import Pool
+from taba.shard.servers.url import Address, StoreURL
 
 WRONG_TYPE = "WRONGTYPE Operation against a key holding the wrong kind of value"
 NOT_A_NUMBER = "ERR value is not an integer or out of range"
@@ -458,7 +458,10 @@ class MemoryRouter(Router):
     def __init__(self, servers: Sequence[MemoryServer], buckets: int | None = None, reactor: Any = None, random: Random | None = None):
         self.servers = {f"memory-{number}": server for number, server in enumerate(servers, 1)}
         store = StoreURL(tuple(Address(host=name, port=6379) for name in self.servers))
-        super().__init__(store, buckets, reactor, random)
+        if reactor is None:
+            from twisted.internet import reactor
 
-    def _new_pool(self, address: Address) -> Pool:
-        return _MemoryPool(self._reactor, address, self.servers[address.host])
+        def new_pool(address: Address) -> Pool:
+            return _MemoryPool(reactor, address, self.servers[address.host])
+
+        super().__init__(store, buckets, reactor, random, new_pool=new_pool)

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,8 +21,9 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from taba.bounds import MiB
 from taba.errors import StoreUnavailable
 from taba.shard.buckets import prefix_of
-from taba.shard.connection import Command, TransactionRefused
-from taba.shard.transaction import BucketBusy, Pauses, Update, Writes
+from taba.shard.patience import Pauses
+from taba.shard.servers.connection import Command, TransactionRefused
+from taba.shard.transaction import BucketBusy, Update, Writes
 
 MAX_NAME_BYTES = 1024  # names are kept twice, and listed
 MAX_CONTENT_BYTES = 8 * MiB  # one value; a reply holds several, and every connection may have one
@@ -75,9 +77,10 @@ class Operations:
     """A Router's operations by key. All raise StoreUnavailable when the store does not answer in time (a write may then have
     been done), TransactionRefused for a key that holds something else, ValueError for what is no name or value."""
 
-    def __init__(self, reactor: Any, token: str):
+    def __init__(self, reactor: Any, pauses: Pauses, counts: Counter[str], token: str):
+        self.counts = counts
         self._reactor = reactor
-        self._pauses = Pauses(reactor)
+        self._pauses = pauses
         self._token = token
         self._tries = 0
         self._made = 0  # keys, since the last sweep

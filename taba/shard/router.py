@@ -10,52 +10,28 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred, ensureDeferred
 
-from taba.errors import ConfigurationError, StoreUnavailable
-from taba.shard.buckets import (
-    STORE_KEY,
-    BucketMap,
-    MalformedMap,
-    Shard,
-    decode_owner,
-    decode_record,
-    owner_key,
-)
-from taba.shard.cluster import ClusterPool, ShardPool
-from taba.shard.connection import REPLY_SECONDS, Command, Connection, Redirected, Reply, raise_for
-from taba.shard.gather import gather
-from taba.shard.initialise import ASK_SECONDS, learn, settings_problems
+from taba.errors import StoreUnavailable
+from taba.shard.atlas import Atlas, NewPool, NotHere
+from taba.shard.buckets import BucketMap, owner_key
 from taba.shard.lock import Lock
 from taba.shard.operations import Operations, Text
-from taba.shard.pool import CHECKOUT_SECONDS, POOL_CONNECTIONS, Pool
-from taba.shard.sentinel import MasterPool, shared_sentinels
-from taba.shard.survey import newer_map
-from taba.shard.transaction import (
-    LAST_PAUSE_SECONDS,
-    SEALED_PAUSE_SECONDS,
-    Attempt,
-    BucketBusy,
-    Deadline,
-    More,
-    NotHere,
-    Update,
-    Writes,
-    keys_read,
-)
-from taba.shard.url import CLUSTER, SENTINEL, Address, StoreURL, parse_store
+from taba.shard.patience import SEALED_PAUSE_SECONDS, Deadline
+from taba.shard.servers.connection import REPLY_SECONDS, Command, Redirected, Reply, raise_for
+from taba.shard.servers.gather import gather
+from taba.shard.servers.pool import CHECKOUT_SECONDS, POOL_CONNECTIONS, Pool
+from taba.shard.servers.url import StoreURL
+from taba.shard.transaction import Attempt, BucketBusy, More, Update, Who, Writes, keys_read
 
 __all__ = ["BucketBusy", "Command", "More", "Reply", "Router", "ShardReport", "Writes"]
 
 READ_SECONDS = 8.0  # a read, with all its waits; a person waits for the answer
 TRANSACT_SECONDS = 20.0  # a transaction, with all its tries; an Agent waits for the verdict for longer
-LAGGING_SECONDS = 30.0  # for which replicas that did not keep up are a problem, if nothing is heard of them
-LEARN_SECONDS = 5.0  # one look at what the shards say of themselves
 
 
 @attrs.frozen
@@ -89,55 +65,34 @@ class Router(Operations):
         option: str = "--store",
         connections: int = POOL_CONNECTIONS,
         wait_replicas: int = 0,
+        new_pool: NewPool | None = None,
     ):
         if not store.addresses:
             raise ValueError("an embedded store must run first; take the URL of its EmbeddedStore")
         if reactor is None:
             from twisted.internet import reactor
-        super().__init__(reactor, os.urandom(8).hex())
+        self.atlas = Atlas(store, buckets, reactor, random or Random(), option, connections, new_pool)
+        super().__init__(reactor, self.atlas.pauses, self.atlas.counts, os.urandom(8).hex())
         self.url = store.text
-        self.counts: Counter[str] = Counter()
         self.uses: Counter[int] = Counter()
-        self.wait_replicas = wait_replicas
-        self._lagging: dict[str, tuple[float, str]] = {}  # server → when its replicas were waited for in vain, and what to say of it
-        self._problems: list[str] = []
-        self._wanted_buckets = buckets
-        self._option = option
-        self._random = random or Random()
-        self._connections = connections
-        self._leases = 0
-        self._account = store.addresses[0]
-        self._sentinels_of = shared_sentinels(reactor, self._random)
-        self._pools = [self._new_pool(address) for address in store.addresses]
-        self._by_name: dict[str, ShardPool] = {}
-        self._map: BucketMap | None = None
-        self._is_stale = True
-        self._is_closed = False
-        self._good_owners: dict[int, tuple[str, bytes]] = {}
-        self._forwarded: dict[int, dict[str, tuple[int, str]]] = {}  # bucket → which shard said, of what epoch, where it went
-        self._learning: list[Deferred[None]] | None = None
+        self._who = Who(self._token, wait_replicas)
 
     # --- the store as a whole ---
 
     @property
     def is_ready(self) -> bool:
         """The map is known and every shard is connected."""
-        return self._map is not None and not self._is_stale and all(pool.is_connected for pool in self._by_name.values())
+        return self.atlas.is_ready
 
     @property
     def problems(self) -> list[str]:
         """What is wrong with the store, in sentences: shards that are away now, settings that may lose events, strangers."""
-        away = [f"shard {name} is away: {pool.last_error}" for name, pool in self._by_name.items() if not pool.is_connected]
-        now = self._reactor.seconds()
-        lagging = [problem for when, problem in self._lagging.values() if now - when < LAGGING_SECONDS]  # it may be no primary any more
-        return away + lagging + self._problems
+        return self.atlas.problems
 
     @property
     def map(self) -> BucketMap:
         """The map as last learned. Raises StoreUnavailable before `connect` has ended."""
-        if self._map is None:
-            raise StoreUnavailable(f"{self.url}: not reached yet: {self._pools[0].last_error}")
-        return self._map
+        return self.atlas.map
 
     @property
     def buckets(self) -> int:
@@ -149,8 +104,7 @@ class Router(Operations):
 
     def start(self) -> None:
         """Begin to connect, and go on trying for ever."""
-        for pool in self._pools:
-            pool.start()
+        self.atlas.start()
 
     async def connect(self) -> None:
         """Wait until the store was reached and its map is known, however long that takes.
@@ -158,41 +112,29 @@ class Router(Operations):
         Raises ConfigurationError when the store does not fit: another number of buckets, shards of several stores,
         an eviction policy; StoreUnavailable when the Router is closed meanwhile.
         """
-        self.start()
-        while True:
-            try:
-                await self._learn(LEARN_SECONDS)
-                return
-            except StoreUnavailable as error:
-                if self._is_closed:
-                    raise
-                self._problems = [f"the store is away: {error}"]
-            await self._pauses.wait(LAST_PAUSE_SECONDS * (0.5 + self._random.random()))
+        await self.atlas.connect()
 
     async def close(self) -> None:
         """Close all connections. Whoever still waits gets StoreUnavailable."""
-        self._is_closed = True
-        self._pauses.close()
-        for pool in {id(pool): pool for pool in [*self._pools, *self._by_name.values()]}.values():
-            await pool.close()
+        await self.atlas.close()
 
     def describe(self) -> dict[str, Any]:
         """The `store` of `/v1/status`."""
-        known = self._map
+        known = self.atlas.known
         return {"url": self.url, "id": known.store if known else None, "buckets": known.buckets if known else None}
 
     async def shards(self) -> list[ShardReport]:
         """What each shard holds and does now; of a cluster, what each of its primaries does."""
-        deadline = Deadline(self._reactor, self._random, READ_SECONDS, self._pauses)
-        await self._refresh(deadline)  # whoever has nothing to do here does not notice that buckets move
-        map = await self._current_map(deadline)
-        held = Counter((map.shard_of(bucket), self._server_of(map, bucket)) for bucket in range(map.buckets))
-        servers = [(shard.name, server) for shard in map.shards for server in self._pool_of(shard.name).servers]
+        deadline = self.atlas.deadline(READ_SECONDS)
+        await self.atlas.refresh(deadline)  # whoever has nothing to do here does not notice that buckets move
+        map = await self.atlas.current_map(deadline)
+        held = Counter((map.shard_of(bucket), self.atlas.server_of(map, bucket)) for bucket in range(map.buckets))
+        servers = [(shard.name, server) for shard in map.shards for server in self.atlas.pool_of(shard.name).servers]
         answers = await gather([server.execute([(b"INFO",)], deadline.left) for _, server in servers])
         reports = []
         for (name, server), answer in zip(servers, answers, strict=True):
             keys, size, ops = _figures(answer[0]) if isinstance(answer, list) else (None, None, None)
-            shown = name if self._pool_of(name) is server else f"{name}/{server.address.host}:{server.address.port}"
+            shown = name if self.atlas.pool_of(name) is server else f"{name}/{server.address.host}:{server.address.port}"
             reports.append(ShardReport(shown, server.address.text, held[name, server], keys, size, ops))
         return reports
 
@@ -210,20 +152,20 @@ class Router(Operations):
         """`read` of many buckets: bucket → replies; one round trip per shard, all shards at once."""
         for bucket, commands in reads.items():
             keys_read(bucket, commands)
-        deadline = Deadline(self._reactor, self._random, READ_SECONDS, self._pauses)
+        deadline = self.atlas.deadline(READ_SECONDS)
         replies: dict[int, list[Any]] = {}
         left = dict(reads)
         while left:
             error: Exception | None = None
             by_server: dict[Pool | None, list[int]] = {}
-            map = await self._current_map(deadline)
+            map = await self.atlas.current_map(deadline)
             for bucket in left:
                 if bucket >= map.buckets:
                     raise ValueError(f"bucket {bucket} of {map.buckets}")
-                by_server.setdefault(self._server_of(map, bucket), []).append(bucket)
+                by_server.setdefault(self.atlas.server_of(map, bucket), []).append(bucket)
             is_sealed = True
             if None in by_server:
-                error, is_sealed = StoreUnavailable(self._where_of(map, by_server.pop(None)[0])), False
+                error, is_sealed = StoreUnavailable(self.atlas.where_of(map, by_server.pop(None)[0])), False
             answers = await gather(
                 [
                     self._read_server(server, map, {bucket: left[bucket] for bucket in here}, deadline)
@@ -248,10 +190,10 @@ class Router(Operations):
                 await deadline.pause(error, SEALED_PAUSE_SECONDS if is_sealed else None)
                 # the owner keys said that the map is old, or a shard does not answer: the others may know a newer map
                 if deadline.is_time_to_look(is_sealed):
-                    await self._refresh(deadline)
+                    await self.atlas.refresh(deadline)
                 for answer in answers:
                     if isinstance(answer, dict):
-                        self._believe(map, answer)
+                        self.atlas.believe(map, answer)
         self.uses.update(reads.keys())
         return {bucket: replies[bucket] for bucket in reads}
 
@@ -268,7 +210,7 @@ class Router(Operations):
         for bucket, own in reads.items():
             end = start + len(own)
             try:
-                self._check_owner(bucket, map.shard_of(bucket), replies[end])
+                self.atlas.check_owner(bucket, map.shard_of(bucket), replies[end])
                 outcomes[bucket] = replies[start:end]
                 for reply in replies[start:end]:
                     if isinstance(reply, Exception):
@@ -293,193 +235,13 @@ class Router(Operations):
         (then the writes may have been made), TransactionRefused when the store refuses a command, and whatever `update` raises.
         """
         keys = keys_read(bucket, reads)
-        attempt = Attempt(self, bucket, keys, reads, update, Deadline(self._reactor, self._random, TRANSACT_SECONDS, self._pauses))
-        return await attempt.run()
+        result = await Attempt(self.atlas, self._who, bucket, keys, reads, update, self.atlas.deadline(TRANSACT_SECONDS)).run()
+        self.uses[bucket] += 1
+        return result
 
     def lock(self, name: Text, ttl: float, wait: float = 0.0) -> Lock:
         """The lock `name`, to be held for at most `ttl` seconds at a time; another holder is waited for up to `wait` seconds."""
-        return Lock(self, name, ttl, wait, self._reactor, self._random)
-
-    # --- the map ---
-
-    def _new_pool(self, address: Address) -> ShardPool:
-        if address.topology == CLUSTER:
-            return ClusterPool(self._reactor, address, self._new_node, self._random)
-        if address.topology == SENTINEL:
-            sentinels = self._sentinels_of(address)
-            return MasterPool(self._reactor, address, sentinels, self._greet, self._connections, self._random)
-        return Pool(self._reactor, address, self._greet, self._connections, self._random)
-
-    def _new_node(self, address: Address) -> Pool:
-        # nothing of a store as a whole can be asked of one node
-        return Pool(self._reactor, address, None, self._connections, self._random)
-
-    def _pool_of(self, name: str) -> ShardPool:
-        pool = self._by_name.get(name)
-        if pool is None:
-            raise StoreUnavailable(f"shard {name} is not known")
-        return pool
-
-    def _server_of(self, map: BucketMap, bucket: int) -> Pool | None:
-        """The server that has `bucket`, as far as we know; None where nobody is known to."""
-        try:
-            return self._pool_of(map.shard_of(bucket)).holding(bucket)
-        except StoreUnavailable:
-            return None
-
-    def _where_of(self, map: BucketMap, bucket: int) -> str:
-        return f"bucket {bucket}: no server of shard {map.shard_of(bucket)} is known to have it"
-
-    def _believe(self, map: BucketMap, outcomes: Mapping[int, list[Any] | NotHere]) -> None:
-        """What servers said about where these buckets are, which may be newer than what others have heard."""
-        for bucket, outcome in outcomes.items():
-            if isinstance(outcome, NotHere) and outcome.redirection:
-                self._pool_of(map.shard_of(bucket)).redirected(bucket, outcome.redirection)
-
-    async def _greet(self, connection: Connection) -> None:
-        # another store, or none, behind a known address: whoever was about to use it must look again
-        replies = await connection.execute([(b"GET", STORE_KEY)])
-        try:
-            if isinstance(replies[0], Exception):
-                raise_for(replies[0], connection.where)
-        except Redirected:
-            raise StoreUnavailable(f"{connection.where}: a node of a cluster, which takes redis+cluster://…") from None
-        if self._map is None:
-            return
-        content = replies[0]
-        try:
-            known = decode_record(content).store if isinstance(content, bytes) else None
-        except MalformedMap:
-            known = None
-        if known != self._map.store:
-            self._is_stale = True
-
-    async def _current_map(self, deadline: Deadline) -> BucketMap:
-        while self._map is None or self._is_stale:
-            try:
-                await self._learn(deadline.left)
-            except StoreUnavailable as error:
-                await deadline.pause(error)
-        return self._map
-
-    async def _refresh(self, deadline: Deadline) -> None:
-        try:
-            await self._learn(min(deadline.left, LEARN_SECONDS))
-        except StoreUnavailable:
-            self.counts["retries"] += 1  # the old map stands; the next try will tell
-
-    async def _learn(self, seconds: float) -> None:
-        """Ask the shards; many callers at once share one look."""
-        if self._learning is not None:
-            mine: Deferred[None] = Deferred(lambda _: None)
-            self._learning.append(mine)
-            await mine
-            return
-        waiting: list[Deferred[None]] = []
-        self._learning = waiting
-        error: BaseException | None = None
-        try:
-            await self._learn_alone(min(seconds, LEARN_SECONDS))
-        except BaseException as raised:
-            error = raised
-            raise
-        finally:
-            self._learning = None
-            for one in waiting:
-                if one.called:
-                    continue
-                if error is None:
-                    one.callback(None)
-                else:
-                    one.errback(error if isinstance(error, (StoreUnavailable, ConfigurationError)) else StoreUnavailable(str(error)))
-
-    async def _learn_alone(self, seconds: float) -> None:
-        for refreshed in await gather([pool.refresh(seconds) for pool in self._pools]):
-            # one that does not tell holds up nobody: what is known of it stands
-            if isinstance(refreshed, Exception) and not isinstance(refreshed, StoreUnavailable):
-                raise refreshed
-        learned = await learn(self._pools, self._wanted_buckets, lambda: os.urandom(16).hex(), seconds, self._option)
-        there: dict[str, ShardPool] = {name: self._pools[number] for number, name in learned.names.items()}
-        map = learned.map
-        if self._map is not None and self._map.store == map.store and self._map.epoch > map.epoch:
-            map = self._map
-        before = self._by_name
-        while True:
-            by_name = {shard.name: there.get(shard.name) or self._mapped_pool(shard) for shard in map.shards}
-            self._by_name = {**self._by_name, **by_name}
-            # a shard that was drained stays behind in the past: those that it names may know better
-            newer = await newer_map([pool for pool in by_name.values() if pool not in self._pools], map, min(seconds, ASK_SECONDS))
-            if newer is map:
-                break
-            map = newer
-        problems = list(learned.problems)
-        servers = [(server, bool(pool.address.topology)) for pool in by_name.values() for server in pool.servers]
-        settings = await gather([settings_problems(server, seconds, self._option, fails_over) for server, fails_over in servers])
-        for answer in settings:
-            if isinstance(answer, StoreUnavailable):
-                continue  # `problems` tells for as long as it is true
-            elif isinstance(answer, Exception):
-                raise answer
-            else:
-                problems += answer
-        passed, self._by_name = {**before, **self._by_name}, by_name
-        self._dismiss(passed.values())
-        self._map = self._corrected(map)
-        self._good_owners.clear()
-        self._problems = problems
-        self._is_stale = False
-
-    def _corrected(self, map: BucketMap) -> BucketMap:
-        """`map`, where a shard that it names for a bucket has said where that went: the shard knows better."""
-        places = {shard.name: place for place, shard in enumerate(map.shards)}
-        owners = list(map.owners)
-        for bucket, hops in list(self._forwarded.items()):
-            if bucket >= map.buckets or map.shard_of(bucket) not in hops:
-                del self._forwarded[bucket]
-                continue
-            epoch, name = 0, map.shard_of(bucket)
-            while name in hops and hops[name][0] > epoch:
-                epoch, name = hops[name]
-            if name in places:
-                owners[bucket] = places[name]
-        return attrs.evolve(map, owners=tuple(owners)) if self._forwarded else map
-
-    def _mapped_pool(self, shard: Shard) -> ShardPool:
-        # a shard that the map names and --store does not: added later, or away; the user is the same for all shards
-        known = self._by_name.get(shard.name)
-        if known is not None and (known in self._pools or known.address.text == shard.url):
-            return known
-        for pool in self._pools:
-            if pool.address.text == shard.url:
-                return pool
-        pool = self._new_pool(parse_store(shard.url).addresses[0].with_account_of(self._account))
-        pool.start()
-        return pool
-
-    def _dismiss(self, pools: Iterable[ShardPool]) -> None:
-        """Close those of `pools` that neither --store nor the map names any more."""
-        wanted = {id(pool) for pool in [*self._pools, *self._by_name.values()]}
-        for pool in pools:
-            if id(pool) not in wanted:
-                ensureDeferred(pool.close())
-
-    def _check_owner(self, bucket: int, name: str, reply: Reply) -> None:
-        """Raise NotHere unless `reply`, the owner key, says that the shard `name` has the bucket open."""
-        if isinstance(reply, Exception):
-            raise_for(reply, f"bucket {bucket}")
-        if (name, reply) == self._good_owners.get(bucket):
-            return
-        if not isinstance(reply, bytes):
-            raise NotHere(bucket, False, f"not on shard {name}")
-        try:
-            owner = decode_owner(reply)
-        except MalformedMap as error:
-            raise NotHere(bucket, False, str(error)) from None
-        if owner.state == "moved":
-            self._forwarded.setdefault(bucket, {})[name] = (owner.epoch, owner.name)
-        if owner.state != "open" or owner.name != name:
-            raise NotHere(bucket, owner.state == "sealed", f"{owner.state} ({owner.name}) on shard {name}")
-        self._good_owners[bucket] = (name, reply)
+        return Lock(self, name, ttl, wait, self._reactor, self.atlas.random)
 
 
 def _figures(reply: Reply) -> tuple[int | None, int | None, int | None]:

@@ -11,26 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from inspect import isawaitable
-from random import Random
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import deferLater
+from typing import Any, NamedTuple
 
 from taba.errors import StoreUnavailable
+from taba.shard.atlas import Atlas, NotHere
 from taba.shard.buckets import is_moving, lease_key, owner_key, prefix_of
-from taba.shard.connection import REPLY_SECONDS, Command, Connection, ConnectionGone, Redirected, raise_for
 from taba.shard.dirty import noting
-from taba.shard.pool import CHECKOUT_SECONDS
+from taba.shard.patience import SEALED_PAUSE_SECONDS, Deadline
+from taba.shard.servers.cluster import ShardPool
+from taba.shard.servers.connection import REPLY_SECONDS, Command, Connection, ConnectionGone, Redirected, raise_for
+from taba.shard.servers.pool import CHECKOUT_SECONDS
 
-if TYPE_CHECKING:
-    from taba.shard.cluster import ShardPool
-    from taba.shard.router import Router
-
-FIRST_PAUSE_SECONDS = 0.005  # between tries; doubled, jittered …
-LAST_PAUSE_SECONDS = 0.5  # … up to this
-SEALED_PAUSE_SECONDS = 0.01  # a sealed bucket opens within milliseconds, elsewhere
-LOOK_AFTER_TRIES = 10  # on a sealed bucket; its mover may have died between publishing the map and telling the source
 LEASE_AFTER_CONFLICTS = 3  # then this transaction is the slow one, and would starve
 MOST_CONFLICTS = 12  # in one transaction; the lease makes so many impossible, unless it expires each time
 LEASE_SECONDS = 5.0  # longer than any cycle takes; a holder that died holds others up for so long
@@ -69,84 +60,28 @@ class More(NamedTuple):
 Update = Callable[[list[Any]], Writes | More | Awaitable[Writes | More]]
 
 
-class NotHere(Exception):
-    """The bucket is not open on the server that was asked; `is_sealed`: it is on its way. `redirection`: a cluster's words."""
+class Who:
+    """Whose transactions they are: `token` was never used before. `wait_replicas`: how many replicas must have what is done."""
 
-    def __init__(self, bucket: int, is_sealed: bool, text: str, redirection: str = ""):
-        super().__init__(f"bucket {bucket} is {text}")
-        self.is_sealed = is_sealed
-        self.redirection = redirection
+    def __init__(self, token: str, wait_replicas: int):
+        self.wait_replicas = wait_replicas
+        self._token = token
+        self._leases = 0
 
-
-class Pauses:
-    """Pauses between tries, which end with StoreUnavailable when whoever tries is closed."""
-
-    def __init__(self, reactor: Any):
-        self._reactor = reactor
-        self._waiting: set[Deferred[None]] = set()
-        self._is_closed = False
-
-    async def wait(self, seconds: float) -> None:
-        """Wait so long. Raises StoreUnavailable once `close` was called."""
-        if self._is_closed:
-            raise StoreUnavailable("closed")
-        pause: Deferred[None] = deferLater(self._reactor, seconds)
-        self._waiting.add(pause)
-        try:
-            await pause
-        except CancelledError:
-            if self._is_closed:
-                raise StoreUnavailable("closed") from None
-            raise
-        finally:
-            self._waiting.discard(pause)
-
-    def close(self) -> None:
-        """End all pauses, and those to come."""
-        self._is_closed = True
-        for pause in list(self._waiting):
-            pause.cancel()
-
-
-class Deadline:
-    """How long there still is, and growing pauses between tries."""
-
-    def __init__(self, reactor: Any, random: Random, seconds: float, pauses: Pauses):
-        self._pauses = pauses
-        self._reactor = reactor
-        self._random = random
-        self._end = reactor.seconds() + seconds
-        self._pause = FIRST_PAUSE_SECONDS
-        self._tries = 0
-
-    @property
-    def now(self) -> float:
-        return float(self._reactor.seconds())
-
-    @property
-    def left(self) -> float:
-        return float(max(self._end - self._reactor.seconds(), 0.0))
-
-    def is_time_to_look(self, is_sealed: bool) -> bool:
-        """Whether to look for a newer map: where a bucket is sealed only now and then, for its owner key will say when it has moved."""
-        self._tries += 1
-        return not is_sealed or self._tries % LOOK_AFTER_TRIES == 0
-
-    async def pause(self, error: Exception, seconds: float | None = None) -> None:
-        """Wait before the next try; without `seconds`, longer each time. Raises `error` when there will be no time for one."""
-        if seconds is None:
-            seconds, self._pause = self._pause, min(self._pause * 2, LAST_PAUSE_SECONDS)
-        seconds *= 0.5 + self._random.random()
-        if self.left <= seconds:
-            raise error if isinstance(error, StoreUnavailable) else StoreUnavailable(str(error))
-        await self._pauses.wait(seconds)
+    def next_lease(self) -> bytes:
+        """The token of the next lease."""
+        self._leases += 1
+        return f"{self._token}:{self._leases}".encode()
 
 
 class Attempt:
     """One transaction, through all its tries."""
 
-    def __init__(self, router: Router, bucket: int, keys: list[bytes], reads: Sequence[Command], update: Update, deadline: Deadline):
-        self.router = router
+    def __init__(
+        self, atlas: Atlas, who: Who, bucket: int, keys: list[bytes], reads: Sequence[Command], update: Update, deadline: Deadline
+    ):
+        self.atlas = atlas
+        self.who = who
         self.bucket = bucket
         self.update = update
         self.deadline = deadline
@@ -167,12 +102,11 @@ class Attempt:
                 await self._release()
 
     async def _run(self) -> Any:
-        counts = self.router.counts
+        counts = self.atlas.counts
         while True:
             try:
                 done, result = await self._try()
                 if done:
-                    self.router.uses[self.bucket] += 1
                     return result
                 counts["conflicts"] += 1
                 self.conflicts += 1
@@ -184,7 +118,7 @@ class Attempt:
                 counts["retries"] += 1
                 await self.deadline.pause(error, SEALED_PAUSE_SECONDS if error.is_sealed else None)
                 if self.deadline.is_time_to_look(error.is_sealed):
-                    await self.router._refresh(self.deadline)
+                    await self.atlas.refresh(self.deadline)
             except Redirected as error:
                 counts["redirected"] += 1
                 await self.deadline.pause(error, SEALED_PAUSE_SECONDS if error.is_settling else None)
@@ -203,23 +137,23 @@ class Attempt:
         return min(self.deadline.left, REPLY_SECONDS)
 
     def _pool(self) -> ShardPool:
-        return self.router._pool_of(self.router.map.shard_of(self.bucket))
+        return self.atlas.pool_of(self.atlas.map.shard_of(self.bucket))
 
     async def _look_again(self) -> None:
         """Where a shard is many servers: which of them has the bucket now."""
         try:
             await self._pool().refresh(self.deadline.left)
         except StoreUnavailable:
-            self.router.counts["retries"] += 1  # what is known stands; the next try will tell
+            self.atlas.counts["retries"] += 1  # what is known stands; the next try will tell
 
     async def _try(self) -> tuple[bool, Any]:
         """(True, result) when it is done, (False, None) after a conflict."""
         self.is_committing = False
-        map = await self.router._current_map(self.deadline)
+        map = await self.atlas.current_map(self.deadline)
         if self.bucket >= map.buckets:
             raise ValueError(f"bucket {self.bucket} of {map.buckets}")
         name = map.shard_of(self.bucket)
-        server = self.router._pool_of(name).holding(self.bucket)
+        server = self.atlas.pool_of(name).holding(self.bucket)
         async with server.connection(min(self.deadline.left, CHECKOUT_SECONDS)) as connection:
             if self.conflicts >= LEASE_AFTER_CONFLICTS and self.token is None and not await self._take_lease(connection, name):
                 return False, None
@@ -228,7 +162,7 @@ class Attempt:
             decision = await self._decide(connection, self.update, replies[2:])
             commands = decision.commands
             check_keys(self.bucket, commands)
-            if self.router.wait_replicas and not commands:
+            if self.who.wait_replicas and not commands:
                 # what was read may be on no replica yet, and WAIT waits for what this connection wrote
                 commands = [(b"SET", prefix_of(self.bucket) + b"waited", b"1")]
             if is_moving(replies[0]):
@@ -239,24 +173,24 @@ class Attempt:
             if await connection.commit(commands, self._seconds()) is None:
                 return False, None
             self.token = None
-            if self.router.wait_replicas:
+            if self.who.wait_replicas:
                 await self._wait_for_replicas(connection)
             return True, decision.result
 
     async def _wait_for_replicas(self, connection: Connection) -> None:
         """Raises NotReplicated unless as many replicas as the Router wants have what this connection wrote."""
-        wanted = self.router.wait_replicas
+        wanted = self.who.wait_replicas
         seconds = min(self.deadline.left, WAIT_SECONDS)
         # after EXEC: inside of MULTI it does not wait
         wait = (b"WAIT", b"%d" % wanted, b"%d" % max(int(seconds * 1000), 1))
         (found,) = await connection.execute([wait], seconds + REPLY_SECONDS)
         if isinstance(found, Exception):
             raise_for(found, connection.where)
-        self.router._lagging.pop(connection.where, None)
+        self.atlas.kept_up(connection.where)
         if not isinstance(found, int) or found < wanted:
-            self.router.counts["unreplicated"] += 1
+            self.atlas.counts["unreplicated"] += 1
             problem = f"{connection.where}: {found!r} replicas acknowledge what is written, not {wanted}"
-            self.router._lagging[connection.where] = (self.deadline.now, problem)
+            self.atlas.lagged(connection.where, problem)
             raise NotReplicated(problem)
 
     async def _decide(self, connection: Connection, update: Update, replies: list[Any]) -> Writes:
@@ -272,10 +206,10 @@ class Attempt:
         raise ValueError(f"an update that asks for more than {MOST_READ_ROUNDS} times")
 
     def _check(self, name: str, replies: Sequence[Any]) -> None:
-        self.router._check_owner(self.bucket, name, replies[0])
+        self.atlas.check_owner(self.bucket, name, replies[0])
         if replies[1] != self.token:
             if replies[1] is not None:
-                self.router.counts["busy"] += 1
+                self.atlas.counts["busy"] += 1
                 self.token = None
                 raise BucketBusy(f"bucket {self.bucket}: another has its lease")
             self.token = None  # ours has expired; we go on without
@@ -283,14 +217,13 @@ class Attempt:
     async def _take_lease(self, connection: Connection, name: str) -> bool:
         """Taking it refuses everyone who is in the middle of a transaction here: all WATCH it. False after a conflict."""
         self._check(name, await connection.watch([self.owner, self.lease], self.guards, self._seconds()))
-        self.router._leases += 1
-        token = f"{self.router._token}:{self.router._leases}".encode()
+        token = self.who.next_lease()
         milliseconds = b"%d" % int(LEASE_SECONDS * 1000)
         self.token = token  # from here on it may be ours, also when the answer is lost
         if await connection.commit([(b"SET", self.lease, token, b"NX", b"PX", milliseconds)], self._seconds()) is None:
             self.token = None
             return False
-        self.router.counts["leases"] += 1
+        self.atlas.counts["leases"] += 1
         return True
 
     async def _release(self) -> None:
@@ -301,7 +234,7 @@ class Attempt:
                 if replies[1] == token:
                     await connection.commit([(b"DEL", self.lease)])
         except StoreUnavailable:
-            self.router.counts["leases_left"] += 1  # it expires by itself
+            self.atlas.counts["leases_left"] += 1  # it expires by itself
 
 
 def keys_read(bucket: int, reads: Sequence[Command]) -> list[bytes]:

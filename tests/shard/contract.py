@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from taba.shard.buckets import lease_key
-from taba.shard.connection import TransactionRefused
+from taba.shard.servers.connection import TransactionRefused
 from taba.shard.transaction import BucketBusy, More, Writes
 
 

@@ -5,7 +5,7 @@ import sys
 from twisted.internet import reactor
 from twisted.internet.defer import ensureDeferred
 
-from taba.shard.embedded import EmbeddedStore
+from taba.shard.servers.embedded import EmbeddedStore
 
 
 async def main() -> None:

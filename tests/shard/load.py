@@ -14,7 +14,7 @@ from twisted.internet.task import deferLater
 from taba.errors import StoreUnavailable
 from taba.shard.buckets import prefix_of
 from taba.shard.router import Router
-from taba.shard.transaction import Writes
+from taba.shard.transaction import BucketBusy, Writes
 
 
 class Load:
@@ -23,7 +23,8 @@ class Load:
     def __init__(self, routers: Sequence[Router], buckets: Sequence[int], writers: int = 2):
         self.done: Counter[int] = Counter()  # steps that were acknowledged, by bucket
         self.gaps = 0  # a mark that was acknowledged and is gone: the store went back in time
-        self.refused = 0  # answers that said: try later
+        self.busy = 0  # answers that said: another transaction holds the bucket
+        self.refused = 0  # other answers that said: try later
         self.longest = 0.0  # seconds that one step took
         self.errors: list[Exception] = []
         self._is_running = False
@@ -67,6 +68,9 @@ class Load:
                         await self._step(router, bucket, name, step)
                         self.done[bucket] += 1
                         break
+                    except BucketBusy:
+                        self.busy += 1
+                        await deferLater(reactor, 0.01)
                     except StoreUnavailable:
                         self.refused += 1
                         await deferLater(reactor, 0.01)

@@ -6,8 +6,8 @@ import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.shard.buckets import BucketMap, Owner, first_map
-from taba.shard.check import Disagreement, compare, standing
-from taba.shard.survey import Survey
+from taba.shard.moving.check import Disagreement, compare, standing
+from taba.shard.moving.survey import Survey
 
 MAP = first_map("id", ["redis://a:1", "redis://b:1"], 4)
 

@@ -16,11 +16,11 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from taba.errors import ConfigurationError, StoreUnavailable
 from taba.shard import router as router_module
 from taba.shard.buckets import STORE_KEY, owner_key, prefix_of
-from taba.shard.cluster import SLOTS, parse_slots, slot_of, slot_of_bucket
-from taba.shard.connection import ErrorReply, Redirected, TransactionRefused, raise_for
 from taba.shard.router import Router
+from taba.shard.servers.cluster import SLOTS, parse_slots, slot_of, slot_of_bucket
+from taba.shard.servers.connection import ErrorReply, Redirected, TransactionRefused, raise_for
+from taba.shard.servers.url import Address, parse_store
 from taba.shard.transaction import Writes
-from taba.shard.url import Address, parse_store
 from tests.shard.load import Load
 from tests.topologies import Cluster, wait_until
 from tests.valkey import EphemeralValkey, free_port
@@ -186,7 +186,7 @@ class ClusterTests(TestCase):
     async def test_many_buckets_are_read_in_one_round_trip_per_node(self) -> None:
         (router,) = await self.routers()
         writes: list[Any] = []
-        for server in router._pool_of("s1").servers:
+        for server in router.atlas.pool_of("s1").servers:
             original = server.execute
             server.execute = lambda commands, *rest, original=original: (writes.append(commands), original(commands, *rest))[1]
         replies = await router.read_many({bucket: [(b"GET", prefix_of(bucket) + b"a")] for bucket in range(BUCKETS)})
@@ -214,7 +214,7 @@ class ClusterTests(TestCase):
         self.addCleanup(lone.remove)
         (router,) = await self.routers(url=f"{self.cluster.url},127.0.0.1:{lone.port}")
         for _ in range(10):
-            await router._pool_of("s1").refresh(1.0)
+            await router.atlas.pool_of("s1").refresh(1.0)
             self.assertTrue(router.is_ready)
 
     async def test_a_plain_server_is_no_cluster_and_a_clusters_node_no_plain_server(self) -> None:

@@ -1,11 +1,6 @@
-"""One connection, and the pool of them: what txredisapi gets wrong is closed here, with and without hiredis."""
+"""One connection, and the pool of them: what txredisapi gets wrong is closed here."""
 
 from __future__ import annotations
-
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,14 +12,12 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from taba.errors import StoreUnavailable
-from taba.shard import pool as pool_module
-from taba.shard.connection import HAS_HIREDIS, Connection, ConnectionGone, ErrorReply, TransactionRefused, encode
-from taba.shard.pool import Pool
-from taba.shard.url import parse_store
+from taba.shard.servers import pool as pool_module
+from taba.shard.servers.connection import Connection, ConnectionGone, ErrorReply, TransactionRefused, encode
+from taba.shard.servers.pool import Pool
+from taba.shard.servers.url import parse_store
 from tests.valkey import EphemeralValkey, free_port
 
-ROOT = Path(__file__).parents[2]
-TOPOLOGIES = ["tests/shard/test_topologies.py::SentinelTests", "tests/shard/test_topologies.py::ClusterTests"]
 ALL_BYTES = bytes(range(256)) * 5
 
 
@@ -77,12 +70,7 @@ class WireTests(SynchronousTestCase):
     def test_what_is_no_reply_at_all_closes_the_connection(self) -> None:
         waiting = self.connection.execute([(b"A",)])
         self.connection.dataReceived(b"HTTP/1.1 400 Bad Request\r\n")
-        if HAS_HIREDIS:
-            self.failureResultOf(waiting, ConnectionGone)
-        else:
-            self.assertNoResult(waiting)  # the deadline ends it
-            waiting.addErrback(lambda failure: failure.trap(ConnectionGone))
-            self.connection.abort("end of test")
+        self.failureResultOf(waiting, ConnectionGone)
 
     def test_nothing_to_send_is_answered_at_once(self) -> None:
         self.assertEqual(self.successResultOf(self.connection.execute([])), [])
@@ -140,7 +128,7 @@ class ValkeyTests(TestCase):
         self.assertEqual(pool.connections, 1)
 
     async def test_ten_thousand_commands_in_one_write_come_back_in_order(self) -> None:
-        count = 10_000 if HAS_HIREDIS else 1000
+        count = 10_000
         pool = self.pool()
         commands = [(b"ECHO", b"%d" % n) for n in range(count)]
         self.assertEqual(await pool.execute(commands), [b"%d" % n for n in range(count)])
@@ -316,16 +304,3 @@ class ValkeyTests(TestCase):
         self.valkey.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         await deferLater(reactor, 0.05)
         self.assertEqual(await pool.execute([(b"PING",)]), [b"PONG"])
-
-
-class WithoutHiredisTests(SynchronousTestCase):
-    def test_all_of_this_holds_without_hiredis(self) -> None:
-        if not HAS_HIREDIS:
-            return  # this is that run
-        program = "import sys, tests.wire; sys.modules['hiredis'] = None; import pytest; sys.exit(pytest.main(sys.argv[1:]))"
-        tests = ["tests/shard/test_connection.py", "tests/shard/test_router.py", *TOPOLOGIES]
-        tests += ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-c", program, *tests]
-        run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        self.assertEqual(run.returncode, 0, run.stdout[-5000:])

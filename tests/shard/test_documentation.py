@@ -14,9 +14,10 @@ from twisted.internet.defer import ensureDeferred
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from taba.bounds import DEFAULT_BUCKETS, MAX_BUCKETS, MiB
-from taba.shard import operations, pool, router, url
+from taba.shard import operations, router
 from taba.shard.router import Router
-from taba.shard.url import parse_store
+from taba.shard.servers import pool, url
+from taba.shard.servers.url import parse_store
 from tests.documents import blocks
 from tests.services import ROOT
 from tests.valkey import EphemeralValkey

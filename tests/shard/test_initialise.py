@@ -11,10 +11,10 @@ from twisted.trial.unittest import TestCase
 from taba.errors import ConfigurationError, StoreUnavailable
 from taba.shard import buckets, initialise
 from taba.shard import router as router_module
-from taba.shard.pool import Pool
 from taba.shard.router import Router
+from taba.shard.servers.pool import Pool
+from taba.shard.servers.url import parse_store
 from taba.shard.transaction import Writes
-from taba.shard.url import parse_store
 from tests.valkey import EphemeralValkey, free_port
 
 

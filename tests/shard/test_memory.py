@@ -16,9 +16,9 @@ from taba.errors import ConfigurationError, StoreUnavailable
 from taba.shard import memory
 from taba.shard.buckets import owner_key
 from taba.shard.memory import MemoryConnection, MemoryRouter, MemoryServer
-from taba.shard.pool import Pool
+from taba.shard.servers.pool import Pool
+from taba.shard.servers.url import parse_store
 from taba.shard.transaction import Writes
-from taba.shard.url import parse_store
 from tests.valkey import EphemeralValkey
 
 

@@ -12,15 +12,15 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
-from taba.shard import copying, steps
 from taba.shard.buckets import MAP_KEY, Owner, decode_owner, dirty_key, encode_map, make_token, owner_key
-from taba.shard.move import Moved, forget, move, undo
-from taba.shard.mover import Mover
+from taba.shard.moving import copying, steps
+from taba.shard.moving.move import Moved, forget, move, undo
+from taba.shard.moving.mover import Mover
+from taba.shard.moving.steps import MoveFailed, Overtaken, Step
+from taba.shard.moving.survey import survey
 from taba.shard.router import Router
-from taba.shard.steps import MoveFailed, Overtaken, Step
-from taba.shard.survey import survey
+from taba.shard.servers.url import parse_store
 from taba.shard.transaction import Writes
-from taba.shard.url import parse_store
 from tests.valkey import EphemeralValkey
 
 BUCKETS = 60
@@ -123,7 +123,7 @@ class MoveCase(TestCase):
         for valkey in self.valkeys:
             self.addCleanup(valkey.remove)
         self.router = await self.new_router(buckets)
-        self.pools = {name: self.router._pool_of(name) for name in [shard.name for shard in self.router.map.shards]}
+        self.pools = {name: self.router.atlas.pool_of(name) for name in [shard.name for shard in self.router.map.shards]}
         return self.router
 
     async def new_router(self, buckets: int | None = None) -> Router:

@@ -19,7 +19,8 @@ from taba.shard.buckets import lease_key
 from taba.shard.memory import MemoryRouter, MemoryServer
 from taba.shard.operations import _end_of, bucket_of
 from taba.shard.router import Router
-from taba.shard.url import parse_store
+from taba.shard.servers.connection import Connection
+from taba.shard.servers.url import parse_store
 from tests.valkey import EphemeralValkey
 
 BUCKETS = 4
@@ -58,7 +59,7 @@ class OperationsTests(TestCase):
     def stop_at_the_next_write(self) -> tuple[Any, list[int]]:
         """The store is stopped when it is sent, carries it out when it wakes, and nobody hears the answer."""
         stopped: list[int] = []
-        original = router_module.Connection.commit
+        original = Connection.commit
 
         async def commit(connection: Any, commands: Any, *rest: Any) -> Any:
             if not stopped and any(b":done:" in command[1] for command in commands):
@@ -67,7 +68,7 @@ class OperationsTests(TestCase):
                 reactor.callLater(0.4, self.valkey.resume)
             return await original(connection, commands, *rest)
 
-        return self.patch(router_module.Connection, "commit", commit), stopped
+        return self.patch(Connection, "commit", commit), stopped
 
     async def test_an_operation_whose_answer_is_lost_is_done_once(self) -> None:
         router = await self.prepare()
@@ -138,7 +139,7 @@ class OperationsTests(TestCase):
         for name in wanted[::2]:
             await router.set(name, name)
         writes = []
-        for pool in router._pools:
+        for pool in router.atlas.pools:
             original = pool.execute
             pool.execute = lambda commands, *rest, original=original: (writes.append(commands), original(commands, *rest))[1]
         found = await router.mget(wanted)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.shard.buckets import BucketMap, MalformedMap, Shard, decode_map, encode_map, first_map, with_owner, with_shard, without_shard
-from taba.shard.plan import Move, plan_even, plan_weighed
+from taba.shard.moving.plan import Move, plan_even, plan_weighed
 
 
 def apply(map: BucketMap, moves: list[Move]) -> BucketMap:

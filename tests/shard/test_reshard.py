@@ -10,14 +10,14 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from taba.errors import ConfigurationError
-from taba.shard import mover, reshard
 from taba.shard.buckets import Owner, encode_owner, owner_key
-from taba.shard.reshard import Progress, Reshard
+from taba.shard.moving import mover, reshard
+from taba.shard.moving.reshard import Progress, Reshard
+from taba.shard.moving.steps import MoveFailed, Occupied, Step
+from taba.shard.moving.survey import survey
 from taba.shard.router import Router
-from taba.shard.steps import MoveFailed, Occupied, Step
-from taba.shard.survey import survey
+from taba.shard.servers.url import parse_store
 from taba.shard.transaction import Writes
-from taba.shard.url import parse_store
 from tests.shard.test_move import Killed, Writer, key
 from tests.topologies import SentinelTrio
 from tests.valkey import EphemeralValkey
@@ -50,7 +50,7 @@ class ReshardCase(TestCase):
 
     async def reshard(self, **options: Any) -> Reshard:
         """As `taba reshard` does: with connections of its own."""
-        made = Reshard(await self.router(self.url), reactor, **options)
+        made = Reshard((await self.router(self.url)).atlas, reactor, **options)
         self.addCleanup(lambda: ensureDeferred(made.close()))
         return made
 
@@ -73,7 +73,7 @@ class ReshardCase(TestCase):
     async def held(self, router: Router) -> dict[str, int]:
         """How many buckets each shard of the newest map has, after checking that the shards themselves say the same."""
         fresh = await self.router(self.url)
-        pools = {shard.name: fresh._pool_of(shard.name) for shard in fresh.map.shards}
+        pools = {shard.name: fresh.atlas.pool_of(shard.name) for shard in fresh.map.shards}
         owners = (await survey(pools, BUCKETS)).owners  # type: ignore[arg-type]
         for bucket in range(BUCKETS):
             holders = [name for name, said in owners.items() if said[bucket] is not None and said[bucket].state == "open"]
@@ -175,7 +175,7 @@ class ReshardTests(ReshardCase):
         undone = await (await self.reshard()).abort()
         self.assertTrue({moved.how for moved in undone} >= {"undone"})
         self.assertEqual(sum((await self.held(router)).values()), BUCKETS)
-        pools = {"s2": (await self.router(new.url))._pools[0]}
+        pools = {"s2": (await self.router(new.url)).atlas.pools[0]}
         self.assertEqual([one for found in (await survey(pools, BUCKETS)).owners["s2"] if (one := found) and one.state == "arriving"], [])
         self.assertEqual(await (await self.reshard()).abort(), [])
         await self.stop_writers(writers)

@@ -13,10 +13,10 @@ from taba.errors import StoreUnavailable
 from taba.shard import router as router_module
 from taba.shard import transaction
 from taba.shard.buckets import BucketMap, Owner, encode_map, encode_owner, lease_key, owner_key
-from taba.shard.connection import TransactionRefused
 from taba.shard.router import Router
+from taba.shard.servers.connection import TransactionRefused
+from taba.shard.servers.url import parse_store
 from taba.shard.transaction import BucketBusy, More, Writes, check_keys, keys_read
-from taba.shard.url import parse_store
 from tests.valkey import EphemeralValkey
 
 BUCKETS = 4  # 0 and 1 on the first of two shards, 2 and 3 on the second
@@ -371,7 +371,7 @@ class RouterTests(TestCase):
         for bucket in range(BUCKETS):
             await self.count_up(router, bucket)
         writes = []
-        for pool in router._pools:
+        for pool in router.atlas.pools:
             async with pool.connection() as connection:
                 original = connection.execute
                 connection.execute = lambda commands, *rest, original=original: (writes.append(commands), original(commands, *rest))[1]

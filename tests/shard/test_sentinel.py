@@ -15,9 +15,9 @@ from taba.shard import router as router_module
 from taba.shard import transaction
 from taba.shard.buckets import owner_key, prefix_of
 from taba.shard.router import Router
-from taba.shard.sentinel import _parse
+from taba.shard.servers.sentinel import _parse
+from taba.shard.servers.url import Address, parse_store
 from taba.shard.transaction import NotReplicated, Writes
-from taba.shard.url import Address, parse_store
 from tests.shard.load import Load
 from tests.topologies import SentinelTrio, wait_until
 from tests.valkey import EphemeralValkey, free_port
@@ -98,7 +98,7 @@ class FailoverTests(SentinelCase):
     async def test_a_server_that_says_that_it_is_a_replica_is_not_used(self) -> None:
         router = await self.prepare(masters=1)
         _, replica = self.trio.servers["m1"]
-        pool = router._pool_of("s1")
+        pool = router.atlas.pool_of("s1")
 
         async def lies(_: Address) -> Address:
             return Address(host="127.0.0.1", port=replica.port)
@@ -114,7 +114,7 @@ class FailoverTests(SentinelCase):
         valkey = EphemeralValkey()
         self.addCleanup(valkey.remove)
         router = await self.connected(valkey.url)
-        connection = next(iter(router._pools[0]._open))
+        connection = next(iter(router.atlas.pools[0]._open))
         valkey.call("REPLICAOF", "127.0.0.1", free_port())
         writing = ensureDeferred(router.transact(0, [], lambda _: Writes([(b"SET", prefix_of(0) + b"a", b"1")], "done")))
         await deferLater(reactor, 0.1)
@@ -129,7 +129,7 @@ class FailoverTests(SentinelCase):
         victim = self.trio.primary_by(1, "m1")
         victim.kill()
         await deferToThread(wait_until, lambda: self.trio.primary_by(1, "m1") is not victim)
-        found = await router._pool_of("s1").sentinels.locate(router._pool_of("s1").address)
+        found = await router.atlas.pool_of("s1").sentinels.locate(router.atlas.pool_of("s1").address)
         self.assertNotEqual(found.port, victim.port)
         await router.transact(0, [], lambda _: Writes([(b"SET", prefix_of(0) + b"a", b"1")]))
         stale.resume()

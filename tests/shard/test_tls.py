@@ -22,10 +22,10 @@ from twisted.protocols.portforward import ProxyClient, ProxyClientFactory, Proxy
 from twisted.trial.unittest import TestCase
 
 from taba.errors import StoreUnavailable
-from taba.shard.pool import Pool
 from taba.shard.router import Router
+from taba.shard.servers.pool import Pool
+from taba.shard.servers.url import parse_store
 from taba.shard.transaction import Writes
-from taba.shard.url import parse_store
 from tests.topologies import Cluster, SentinelTrio
 from tests.valkey import EphemeralValkey
 

@@ -10,11 +10,11 @@ from twisted.internet import reactor
 from twisted.internet.defer import ensureDeferred
 from twisted.trial.unittest import TestCase
 
-from taba.shard.cluster import slot_of_bucket
-from taba.shard.embedded import EmbeddedStore
 from taba.shard.memory import MemoryRouter, MemoryServer
 from taba.shard.router import Router
-from taba.shard.url import parse_store
+from taba.shard.servers.cluster import slot_of_bucket
+from taba.shard.servers.embedded import EmbeddedStore
+from taba.shard.servers.url import parse_store
 from tests.shard.contract import Contract
 from tests.shard.operations_contract import OperationsContract
 from tests.topologies import Cluster, SentinelTrio

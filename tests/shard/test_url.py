@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.errors import ConfigurationError
-from taba.shard.url import MAX_SHARDS, Address, StoreURL, parse_store
+from taba.shard.servers.url import MAX_SHARDS, Address, StoreURL, parse_store
 
 
 class StoreURLTests(SynchronousTestCase):

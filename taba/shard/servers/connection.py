@@ -4,8 +4,8 @@
 2. Values are bytes, in and out: nothing is decoded, nothing becomes a number that was not one.
 3. A connection whose replies are late, or whose user went away, is closed and never used again.
 
-txredisapi parses (with hiredis where it is installed, else by itself) and nothing more: its own transactions, pool
-and pipeline lose WATCHes, leak connections and know no deadline for a whole pipeline.
+txredisapi keeps a connection on which hiredis parses, and does nothing more: its own transactions, pool and pipeline
+lose WATCHes, leak connections and know no deadline for a whole pipeline.
 """
 
 from __future__ import annotations
@@ -15,15 +15,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import txredisapi
+from hiredis import pack_command
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from taba.errors import StoreUnavailable, TabaError
-
-try:
-    from hiredis import pack_command as _pack
-except ImportError:  # slower, not different
-    _pack = None  # type: ignore[assignment]
 
 REPLY_SECONDS = 10.0  # all replies to one write; a store that syncs to a slow disk takes a second, never ten
 
@@ -31,7 +27,6 @@ Command = tuple[bytes, ...]
 ErrorReply: type[Exception] = txredisapi.ResponseError  # what a server answers to a command that it refuses: a value among the replies
 Reply = bytes | int | None | list[Any] | Exception
 
-HAS_HIREDIS = txredisapi.hiredis is not None
 _REDIRECTIONS = frozenset(["MOVED", "ASK", "TRYAGAIN"])
 # what a server says when it will do better later; any other error is the fault of who wrote the command
 _PASSING = frozenset(
@@ -75,10 +70,7 @@ def raise_for(reply: Exception, where: str) -> NoReturn:
 
 def encode(commands: Sequence[Command]) -> bytes:
     """The bytes of `commands` on the wire."""
-    if _pack is not None:
-        return b"".join([_pack(command) for command in commands])  # type: ignore[arg-type]  # its stub wants one element
-    build = _builder._build_command
-    return b"".join([build(*command) for command in commands])
+    return b"".join([pack_command(command) for command in commands])  # type: ignore[arg-type]  # its stub wants one element
 
 
 class Transactions:
@@ -146,7 +138,7 @@ class _Waiting:
         self.timer = timer
 
 
-class Connection(Transactions, txredisapi.RedisProtocol):  # type: ignore[misc]  # untyped
+class Connection(Transactions, txredisapi.HiredisProtocol):  # type: ignore[misc]  # untyped
     """One connection. `execute` may be called again before the replies to an earlier call are there."""
 
     def __init__(self, clock: Any, where: str, lost: Callable[[Connection], None] | None = None):
@@ -208,28 +200,24 @@ class Connection(Transactions, txredisapi.RedisProtocol):  # type: ignore[misc] 
         if self._lost is not None:
             self._lost(self)
 
-    def tryConvertData(self, content: Any) -> Any:
-        return content  # bytes stay bytes, also deep inside of lists
-
-    def handleMultiBulkElement(self, element: Any) -> None:
-        # without hiredis a status such as OK comes as text
-        super().handleMultiBulkElement(element.encode() if isinstance(element, str) else element)
-
     def replyReceived(self, reply: Any) -> None:
         if not self._waiting:
             self.abort("a reply that nobody asked for")
             return
         waiting = self._waiting[0]
-        waiting.replies.append(reply.encode() if isinstance(reply, str) else reply)
+        waiting.replies.append(reply)
         if len(waiting.replies) == waiting.wanted:
             self._waiting.popleft()
             waiting.timer.cancel()
             waiting.done.callback(waiting.replies)
 
     def dataReceived(self, content: bytes, unpause: bool = False) -> None:
+        # not txredisapi's: it looks at each reply for words of its own transactions, and decodes
+        self._reader.feed(content)
         try:
-            super().dataReceived(content, unpause)
-        except (txredisapi.InvalidData, UnicodeDecodeError) as error:
+            while self._is_open and (reply := self._reader.gets()) is not False:
+                self.replyReceived(reply)
+        except txredisapi.InvalidData as error:
             self.abort(f"not the protocol of Redis: {error}")
 
     def _cancelled(self, _: Deferred[list[Reply]]) -> None:
@@ -246,6 +234,3 @@ class Connection(Transactions, txredisapi.RedisProtocol):  # type: ignore[misc] 
                 one.timer.cancel()
             if not one.done.called:
                 one.done.errback(Failure(ConnectionGone(f"{self.where}: {reason}")))
-
-
-_builder = txredisapi.RedisProtocol(charset=None)  # encodes commands where hiredis does not

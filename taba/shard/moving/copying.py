@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from taba.shard.buckets import dirty_key
+from taba.shard.buckets import dirty_key, lots
 from taba.shard.dirty import FIELD, KEY, MEMBER, Note, decode_note
-from taba.shard.steps import (
+from taba.shard.moving.steps import (
     MAX_CHUNK_BYTES,
     MEASURED_KEYS,
     SMALL_KEY_BYTES,
@@ -24,7 +24,6 @@ from taba.shard.steps import (
     Step,
     Steps,
     is_content,
-    lots,
     staged,
 )
 

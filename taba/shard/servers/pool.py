@@ -23,8 +23,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from taba.errors import StoreUnavailable, TabaError
-from taba.shard.connection import REPLY_SECONDS, Command, Connection, ErrorReply, Reply, raise_for
-from taba.shard.url import Address
+from taba.shard.servers.connection import REPLY_SECONDS, Command, Connection, ErrorReply, Reply, raise_for
+from taba.shard.servers.url import Address
 
 POOL_CONNECTIONS = 12  # per server and process: eight fold cycles wait for its disk at a time, and queries need no wait for them
 CHECKOUT_SECONDS = 2.0  # how long a caller waits for a connection; a restarted store is back within it

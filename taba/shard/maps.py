@@ -1,4 +1,4 @@
-"""What all shards say about all buckets; and the map, changed on all shards by compare-and-set.
+"""The map as the shards have it: the newest that any of them tells, and changes to it, by compare-and-set on all of them.
 
 The first shard of the newest map decides between two that change the map at once; the others follow it. A shard that is
 away keeps an old map, which harms nobody: owner keys decide, and the newest map that anybody has is the one that counts.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import NamedTuple
 
 from taba.errors import ConfigurationError, StoreUnavailable
 from taba.shard.buckets import (
@@ -17,84 +16,19 @@ from taba.shard.buckets import (
     STORE_KEY,
     BucketMap,
     MalformedMap,
-    Owner,
     decode_map,
-    decode_owner,
     decode_record,
     encode_map,
     encode_record,
-    owner_key,
     with_shard,
 )
-from taba.shard.cluster import ShardPool
-from taba.shard.connection import Command, Reply, raise_for
-from taba.shard.gather import gather
 from taba.shard.initialise import settings_problems
-from taba.shard.pool import Pool
-from taba.shard.steps import lots
+from taba.shard.servers.cluster import ShardPool
+from taba.shard.servers.gather import gather
+from taba.shard.servers.pool import Pool
 
-ASKED_OWNERS = 10_000  # in one command
 MOST_CHANGES = 50  # tries to change the map, each lost to somebody who changed it at the same moment
 ASK_SECONDS = 5.0
-
-
-class Survey(NamedTuple):
-    """`owners[shard][bucket]`: what the owner key there says, None where it is missing or says nothing that we can read."""
-
-    owners: dict[str, list[Owner | None]]
-
-    def under_way(self) -> dict[int, tuple[str, str]]:
-        """bucket → (source, token) of each move that has marked its source and has not ended."""
-        return {
-            bucket: (shard, owner.token)
-            for shard, owners in self.owners.items()
-            for bucket, owner in enumerate(owners)
-            if owner is not None and owner.state in ("open", "sealed") and owner.token
-        }
-
-    def strays(self) -> list[tuple[int, str]]:
-        """(bucket, shard) where a move has marked its target, and no source has that move's mark."""
-        marked = {(bucket, token) for bucket, (_, token) in self.under_way().items()}
-        return [
-            (bucket, shard)
-            for shard, owners in self.owners.items()
-            for bucket, owner in enumerate(owners)
-            if owner is not None and owner.state == "arriving" and (bucket, owner.token) not in marked
-        ]
-
-
-async def survey(pools: dict[str, Pool], buckets: int) -> Survey:
-    """Ask the shards `pools` by name. Raises StoreUnavailable when one does not answer."""
-    answers = await gather([_owners(pool, buckets) for pool in pools.values()])
-    found: dict[str, list[Owner | None]] = {}
-    for name, answer in zip(pools, answers, strict=True):
-        if isinstance(answer, Exception):
-            raise answer
-        found[name] = answer
-    return Survey(found)
-
-
-async def _owners(pool: Pool, buckets: int) -> list[Owner | None]:
-    keys = [owner_key(bucket) for bucket in range(buckets)]
-    replies = await pool.execute([(b"MGET", *lot) for lot in lots(keys, ASKED_OWNERS)], ASK_SECONDS)
-    return [_owner(content) for reply in replies for content in _checked(pool, reply)]
-
-
-def _owner(content: bytes | None) -> Owner | None:
-    try:
-        return None if content is None else decode_owner(content)
-    except MalformedMap:
-        return None
-
-
-def _checked(pool: Pool, reply: Reply) -> list[bytes | None]:
-    if isinstance(reply, Exception):
-        raise_for(reply, pool.address.text)
-    assert isinstance(reply, list)
-    return reply
-
-
-# --- the map ---
 
 
 async def newest_map(pools: Sequence[Pool]) -> BucketMap:
@@ -157,34 +91,31 @@ async def _set_map(pool: Pool, map: BucketMap, most: int) -> bool:
 
 
 async def add_shard(pools: dict[str, Pool], new: Pool, option: str = "--add") -> str:
-    """Make the server behind `new` a shard without buckets, if it is none yet; its name.
+    """Make the server behind `new` a shard without buckets, if it is none yet; its name. Several may do so at once.
 
     Raises ConfigurationError for a server that belongs to another store, or evicts.
     """
     url = new.address.text
     known = next(iter(pools.values()))
-    [there, _], [ours, our_id] = [
-        [reply if isinstance(reply, bytes) else None for reply in await pool.execute([(b"GET", STORE_KEY), (b"GET", INITIALISED_KEY)])]
-        for pool in (new, known)
-    ]
-    if ours is None or our_id is None:
+    ours, our_id = await known.execute([(b"GET", STORE_KEY), (b"GET", INITIALISED_KEY)])
+    if not isinstance(ours, bytes) or not isinstance(our_id, bytes):
         raise StoreUnavailable(f"{known.address.text}: is no shard of a store")
     record = decode_record(ours)
-    if there is not None and decode_record(there).store != record.store:
-        raise ConfigurationError(option, url, "takes a server that is empty; this one belongs to another store")
     for problem in await settings_problems(new, ASK_SECONDS, option):
         del problem  # said by every Server's status; eviction is refused
-    while True:
-        map = await newest_map(list(pools.values()))
-        wanted = with_shard(map, url)
-        [name] = [shard.name for shard in wanted.shards if shard.url == url]
-        # the record first: who reads the map may ask this server at once
-        commands: list[Command] = [(b"SET", STORE_KEY, encode_record(record._replace(shard=name))), (b"SET", INITIALISED_KEY, our_id)]
+    for _ in range(MOST_CHANGES):
         async with new.connection() as connection:
-            [content] = await connection.watch([STORE_KEY], [(b"GET", STORE_KEY)])
-            if content != there or await connection.commit(commands) is None:
-                raise StoreUnavailable(f"{url}: another process makes it a shard at this moment")
-        there = encode_record(record._replace(shard=name))
+            [there] = await connection.watch([STORE_KEY], [(b"GET", STORE_KEY)])
+            if isinstance(there, bytes) and decode_record(there).store != record.store:
+                raise ConfigurationError(option, url, "takes a server that is empty; this one belongs to another store")
+            # the map after the WATCH: whoever knows a newer one writes its record first, and refuses ours
+            wanted = with_shard(await newest_map(list(pools.values())), url)
+            [name] = [shard.name for shard in wanted.shards if shard.url == url]
+            content = encode_record(record._replace(shard=name))
+            # the record before the map: who reads the map may ask this server at once
+            if there != content and await connection.commit([(b"SET", STORE_KEY, content), (b"SET", INITIALISED_KEY, our_id)]) is None:
+                continue
         done = await change_map({**pools, name: new}, lambda newest: with_shard(newest, url))
         if any(shard == (name, url) for shard in done.shards):
             return name
+    raise StoreUnavailable(f"{url}: others change it all the time")

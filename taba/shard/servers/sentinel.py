@@ -19,10 +19,10 @@ from twisted.internet.task import LoopingCall
 from zope.interface import implementer
 
 from taba.errors import StoreUnavailable
-from taba.shard.connection import Connection, ErrorReply, Reply, raise_for
-from taba.shard.gather import gather
-from taba.shard.pool import CONNECT_SECONDS, POOL_CONNECTIONS, Greeting, Pool, authentication, endpoint_of
-from taba.shard.url import Address
+from taba.shard.servers.connection import Connection, ErrorReply, Reply, raise_for
+from taba.shard.servers.gather import gather
+from taba.shard.servers.pool import CONNECT_SECONDS, POOL_CONNECTIONS, Greeting, Pool, authentication, endpoint_of
+from taba.shard.servers.url import Address
 
 LOOK_SECONDS = 1.0  # how often the sentinels are asked for every master; a primary cut off alone is left within it
 ASK_SECONDS = 0.5  # for one sentinel's answer; the others stand in for it

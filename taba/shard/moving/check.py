@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 from taba.errors import StoreUnavailable
 from taba.shard.buckets import MAP_KEY, BucketMap, MalformedMap, Owner, decode_map, decode_owner, encode_owner, owner_key, with_owner
-from taba.shard.gather import gather
-from taba.shard.mover import Mover, mover_of, sign_key
-from taba.shard.pool import Pool
-from taba.shard.survey import ASK_SECONDS, Survey, change_map, newest_map, survey
+from taba.shard.maps import ASK_SECONDS, change_map, newest_map
+from taba.shard.moving.mover import Mover, mover_of, sign_key
+from taba.shard.moving.survey import Survey, survey
+from taba.shard.servers.gather import gather
+from taba.shard.servers.pool import Pool
 
 
 class Disagreement(NamedTuple):

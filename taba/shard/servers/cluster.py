@@ -18,10 +18,10 @@ import attrs
 from twisted.internet.defer import Deferred, ensureDeferred
 
 from taba.errors import ConfigurationError, StoreUnavailable
-from taba.shard.connection import REPLY_SECONDS, Command, ErrorReply, Redirected, Reply, TransactionRefused, raise_for
-from taba.shard.gather import gather
-from taba.shard.pool import CHECKOUT_SECONDS, Pool
-from taba.shard.url import Address
+from taba.shard.servers.connection import REPLY_SECONDS, Command, ErrorReply, Redirected, Reply, TransactionRefused, raise_for
+from taba.shard.servers.gather import gather
+from taba.shard.servers.pool import CHECKOUT_SECONDS, Pool
+from taba.shard.servers.url import Address
 
 SLOTS = 16_384
 ASK_SECONDS = 0.5  # for one node's view of the cluster; another one is asked then

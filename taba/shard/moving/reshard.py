@@ -13,16 +13,17 @@ from typing import Any, NamedTuple
 from twisted.internet.task import deferLater
 
 from taba.errors import ConfigurationError, StoreUnavailable, TabaError
-from taba.shard.buckets import BucketMap, make_token, target_of, with_shard, without_shard
-from taba.shard.gather import gather
-from taba.shard.move import Moved, Moving, forget, move, undo
-from taba.shard.mover import GROUP_BUCKETS, Mover, Watcher, mover_of
-from taba.shard.plan import Move, plan_even, plan_weighed
-from taba.shard.pool import Pool
-from taba.shard.router import LEARN_SECONDS, Router
-from taba.shard.steps import Occupied, Overtaken, lots
-from taba.shard.survey import Survey, add_shard, change_map, newest_map, survey
-from taba.shard.url import Address
+from taba.shard.atlas import LEARN_SECONDS, Atlas
+from taba.shard.buckets import BucketMap, lots, make_token, target_of, with_shard, without_shard
+from taba.shard.maps import add_shard, change_map, newest_map
+from taba.shard.moving.move import Moved, Moving, forget, move, undo
+from taba.shard.moving.mover import GROUP_BUCKETS, Mover, Watcher, mover_of
+from taba.shard.moving.plan import Move, plan_even, plan_weighed
+from taba.shard.moving.steps import Occupied, Overtaken
+from taba.shard.moving.survey import Survey, survey
+from taba.shard.servers.gather import gather
+from taba.shard.servers.pool import Pool
+from taba.shard.servers.url import Address
 
 MOST_STALLS = 12  # rounds in which nothing was achieved; then what stands in the way is said
 STALL_SECONDS = 1.0  # between such rounds: longer, together, than a mover that died is waited for
@@ -40,22 +41,22 @@ class Progress(NamedTuple):
 
 
 class Reshard:
-    """Re-shards the store behind `router`, which is connected. `rate`: bytes per second; `report` is called as it goes on."""
+    """Re-shards the store behind `atlas`, which is connected. `rate`: bytes per second; `report` is called as it goes on."""
 
     def __init__(
         self,
-        router: Router,
+        atlas: Atlas,
         reactor: Any,
         rate: float | None = None,
         report: Callable[[Progress], None] | None = None,
         watch: Watcher | None = None,
     ):
         self.moved: list[Moved] = []
-        self._router, self._reactor, self._report = router, reactor, report
+        self._atlas, self._reactor, self._report = atlas, reactor, report
         self._own: dict[str, Pool] = {}
         self._total = 0
         self._bytes = 0
-        self._mover = Mover(pools_of(router), reactor, rate, watch, self._copied)
+        self._mover = Mover(pools_of(atlas), reactor, rate, watch, self._copied)
 
     async def add(self, addresses: Sequence[Address], is_dry: bool = False) -> list[Move]:
         """Make the servers at `addresses` shards, and even out the buckets; the moves that this took, or would take.
@@ -67,8 +68,8 @@ class Reshard:
             if is_dry:
                 map = with_shard(map, address.text)
             elif all(shard.url != address.text for shard in map.shards):
-                account = address if address.password else address.with_account_of(self._router._account)
-                pool = self._router._new_pool(account)
+                account = address if address.password else address.with_account_of(self._atlas.account)
+                pool = self._atlas.new_pool(account)
                 if not isinstance(pool, Pool):
                     raise ConfigurationError("--add", address.text, "takes a plain server, or masters of sentinels")
                 pool.start()
@@ -222,7 +223,7 @@ class Reshard:
 
     async def _map(self) -> BucketMap:
         """The newest map; and connections to all of its shards, also to those that another process has just added."""
-        self._mover.pools = {**await current_pools(self._router), **self._own}
+        self._mover.pools = {**await current_pools(self._atlas), **self._own}
         return await newest_map(list(self._mover.pools.values()))
 
     def _copied(self, size: int) -> None:
@@ -238,16 +239,16 @@ def _plan_all(map: BucketMap) -> Sequence[Move]:
     return plan_even(map, [shard.name for shard in map.shards])
 
 
-async def current_pools(router: Router) -> dict[str, Pool]:
+async def current_pools(atlas: Atlas) -> dict[str, Pool]:
     """`pools_of`, after a look at the newest map: whoever has nothing to do with a bucket does not notice that it moves."""
-    await router._learn(LEARN_SECONDS)
-    return pools_of(router)
+    await atlas.learn(LEARN_SECONDS)
+    return pools_of(atlas)
 
 
-def pools_of(router: Router) -> dict[str, Pool]:
-    """The shards of the newest map that `router` knows, by name. Raises ConfigurationError where a cluster does this itself."""
-    pools = {shard.name: router._pool_of(shard.name) for shard in router.map.shards}
+def pools_of(atlas: Atlas) -> dict[str, Pool]:
+    """The shards of the newest map that `atlas` knows, by name. Raises ConfigurationError where a cluster does this itself."""
+    pools = {shard.name: atlas.pool_of(shard.name) for shard in atlas.map.shards}
     found = {name: pool for name, pool in pools.items() if isinstance(pool, Pool)}
     if len(found) < len(pools):
-        raise ConfigurationError("--store", router.url, "takes plain or Sentinel shards: a cluster moves its slots itself")
+        raise ConfigurationError("--store", atlas.url, "takes plain or Sentinel shards: a cluster moves its slots itself")
     return found

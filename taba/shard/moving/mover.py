@@ -14,12 +14,12 @@ from twisted.internet.task import LoopingCall, deferLater
 
 from taba.errors import StoreUnavailable
 from taba.shard.buckets import MalformedMap, decode_owner, owner_key, with_owner
-from taba.shard.connection import Command, Connection, Reply, raise_for
-from taba.shard.gather import gather
-from taba.shard.move import Moved, Moving
-from taba.shard.pool import Pool
-from taba.shard.steps import Done, Look, Publish, Scan, Seen, Step
-from taba.shard.survey import change_map
+from taba.shard.maps import change_map
+from taba.shard.moving.move import Moved, Moving
+from taba.shard.moving.steps import Done, Look, Publish, Scan, Seen, Step
+from taba.shard.servers.connection import Command, Connection, Reply, raise_for
+from taba.shard.servers.gather import gather
+from taba.shard.servers.pool import Pool
 
 GROUP_BUCKETS = 32  # that begin together; their writers note what they write until their turn comes
 BUCKETS_AT_ONCE = 2  # of a group: one waits for the disk of its target while another is read

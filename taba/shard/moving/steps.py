@@ -94,8 +94,3 @@ def is_content(bucket: int, key: bytes) -> bool:
 def staged(bucket: int, token: str, key: bytes) -> bytes:
     """Where the copy of `key` stands until the bucket opens."""
     return staging_prefix(bucket) + token.encode() + b":" + key[len(prefix_of(bucket)) :]
-
-
-def lots(keys: Sequence[bytes], size: int) -> list[Sequence[bytes]]:
-    """`keys` in lots of `size`."""
-    return [keys[start : start + size] for start in range(0, len(keys), size)]

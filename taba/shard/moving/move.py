@@ -16,9 +16,9 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any, NamedTuple
 
-from taba.shard.buckets import MalformedMap, Owner, decode_owner, dirty_key, encode_owner, owner_key, target_of
-from taba.shard.copying import Copy, Differs
-from taba.shard.steps import (
+from taba.shard.buckets import MalformedMap, Owner, decode_owner, dirty_key, encode_owner, lots, owner_key, target_of
+from taba.shard.moving.copying import Copy, Differs
+from taba.shard.moving.steps import (
     UNLINKED_KEYS,
     Command,
     Done,
@@ -32,7 +32,6 @@ from taba.shard.steps import (
     Step,
     Steps,
     is_content,
-    lots,
 )
 
 SEAL_NOTES = 100  # so few notes left, and the rest is copied under the seal: some milliseconds

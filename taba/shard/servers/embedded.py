@@ -23,10 +23,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from taba.errors import ConfigurationError, StoreUnavailable
-from taba.shard import launch
-from taba.shard.binary import find_store_binary
-from taba.shard.pool import Pool
-from taba.shard.url import Address
+from taba.shard.servers import launch
+from taba.shard.servers.binary import find_store_binary
+from taba.shard.servers.pool import Pool
+from taba.shard.servers.url import Address
 
 SOCKET_NAME = "store.sock"
 LOCK_SECONDS = 10.0  # how long a new Server waits for the store of an old one to be gone; writing back its file takes less

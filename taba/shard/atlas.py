@@ -1,0 +1,335 @@
+"""Where everything is: the pools of a store's servers, the newest map that any of them told, and what owner keys said since.
+
+1. A map is a hint: nothing is believed about a bucket that its owner key, on the very shard, does not confirm.
+2. A shard that is away holds up nobody who does not need it, and what is known of it stands.
+3. Many callers that want to know at once share one look.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from random import Random
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred, ensureDeferred
+
+from taba.errors import ConfigurationError, StoreUnavailable
+from taba.shard.buckets import STORE_KEY, BucketMap, MalformedMap, Shard, decode_owner, decode_record
+from taba.shard.initialise import ASK_SECONDS, learn, settings_problems
+from taba.shard.maps import newer_map
+from taba.shard.patience import LAST_PAUSE_SECONDS, Deadline, Pauses
+from taba.shard.servers.cluster import ClusterPool, ShardPool
+from taba.shard.servers.connection import Connection, Redirected, Reply, raise_for
+from taba.shard.servers.gather import gather
+from taba.shard.servers.pool import Pool
+from taba.shard.servers.sentinel import MasterPool, shared_sentinels
+from taba.shard.servers.url import CLUSTER, SENTINEL, Address, StoreURL, parse_store
+
+LAGGING_SECONDS = 30.0  # for which replicas that did not keep up are a problem, if nothing is heard of them
+LEARN_SECONDS = 5.0  # one look at what the shards say of themselves
+
+NewPool = Callable[[Address], ShardPool]
+
+
+class NotHere(Exception):
+    """The bucket is not open on the server that was asked; `is_sealed`: it is on its way. `redirection`: a cluster's words."""
+
+    def __init__(self, bucket: int, is_sealed: bool, text: str, redirection: str = ""):
+        super().__init__(f"bucket {bucket} is {text}")
+        self.is_sealed = is_sealed
+        self.redirection = redirection
+
+
+class Atlas:
+    """The servers of `store` and what they say of it. `new_pool` makes connections where others than the usual are wanted.
+
+    `counts` has what happened, for whoever shares this Atlas: a Router and its transactions.
+    """
+
+    def __init__(
+        self,
+        store: StoreURL,
+        buckets: int | None,
+        reactor: Any,
+        random: Random,
+        option: str,
+        connections: int,
+        new_pool: NewPool | None = None,
+    ):
+        self.url = store.text
+        self.reactor = reactor
+        self.random = random
+        self.counts: Counter[str] = Counter()
+        self.pauses = Pauses(reactor)
+        self.account = store.addresses[0]
+        self.by_name: dict[str, ShardPool] = {}
+        self._lagging: dict[str, tuple[float, str]] = {}  # server → when its replicas were waited for in vain, and what to say of it
+        self._problems: list[str] = []
+        self._wanted_buckets = buckets
+        self._option = option
+        self._connections = connections
+        self._sentinels_of = shared_sentinels(reactor, random)
+        self.new_pool: NewPool = new_pool or self._new_pool
+        self.pools = [self.new_pool(address) for address in store.addresses]
+        self._map: BucketMap | None = None
+        self._is_stale = True
+        self._is_closed = False
+        self._good_owners: dict[int, tuple[str, bytes]] = {}
+        self._forwarded: dict[int, dict[str, tuple[int, str]]] = {}  # bucket → which shard said, of what epoch, where it went
+        self._learning: list[Deferred[None]] | None = None
+
+    # --- the store as a whole ---
+
+    @property
+    def is_ready(self) -> bool:
+        """The map is known and every shard is connected."""
+        return self._map is not None and not self._is_stale and all(pool.is_connected for pool in self.by_name.values())
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong with the store, in sentences: shards that are away now, settings that may lose events, strangers."""
+        away = [f"shard {name} is away: {pool.last_error}" for name, pool in self.by_name.items() if not pool.is_connected]
+        now = self.reactor.seconds()
+        lagging = [problem for when, problem in self._lagging.values() if now - when < LAGGING_SECONDS]  # it may be no primary any more
+        return away + lagging + self._problems
+
+    @property
+    def known(self) -> BucketMap | None:
+        """The map as last learned, if it was."""
+        return self._map
+
+    @property
+    def map(self) -> BucketMap:
+        """The map as last learned. Raises StoreUnavailable before `connect` has ended."""
+        if self._map is None:
+            raise StoreUnavailable(f"{self.url}: not reached yet: {self.pools[0].last_error}")
+        return self._map
+
+    def start(self) -> None:
+        """Begin to connect, and go on trying for ever."""
+        for pool in self.pools:
+            pool.start()
+
+    async def connect(self) -> None:
+        """Wait until the store was reached and its map is known, however long that takes; raises as `Router.connect`."""
+        self.start()
+        while True:
+            try:
+                await self.learn(LEARN_SECONDS)
+                return
+            except StoreUnavailable as error:
+                if self._is_closed:
+                    raise
+                self._problems = [f"the store is away: {error}"]
+            await self.pauses.wait(LAST_PAUSE_SECONDS * (0.5 + self.random.random()))
+
+    async def close(self) -> None:
+        """Close all connections. Whoever still waits gets StoreUnavailable."""
+        self._is_closed = True
+        self.pauses.close()
+        for pool in {id(pool): pool for pool in [*self.pools, *self.by_name.values()]}.values():
+            await pool.close()
+
+    def deadline(self, seconds: float) -> Deadline:
+        """A deadline so far away, for something that begins now."""
+        return Deadline(self.reactor, self.random, seconds, self.pauses)
+
+    # --- servers ---
+
+    def _new_pool(self, address: Address) -> ShardPool:
+        if address.topology == CLUSTER:
+            return ClusterPool(self.reactor, address, self._new_node, self.random)
+        if address.topology == SENTINEL:
+            sentinels = self._sentinels_of(address)
+            return MasterPool(self.reactor, address, sentinels, self._greet, self._connections, self.random)
+        return Pool(self.reactor, address, self._greet, self._connections, self.random)
+
+    def _new_node(self, address: Address) -> Pool:
+        # nothing of a store as a whole can be asked of one node
+        return Pool(self.reactor, address, None, self._connections, self.random)
+
+    def pool_of(self, name: str) -> ShardPool:
+        """The connections to the shard `name`. Raises StoreUnavailable where the map has none of that name."""
+        pool = self.by_name.get(name)
+        if pool is None:
+            raise StoreUnavailable(f"shard {name} is not known")
+        return pool
+
+    def server_of(self, map: BucketMap, bucket: int) -> Pool | None:
+        """The server that has `bucket`, as far as we know; None where nobody is known to."""
+        try:
+            return self.pool_of(map.shard_of(bucket)).holding(bucket)
+        except StoreUnavailable:
+            return None
+
+    def where_of(self, map: BucketMap, bucket: int) -> str:
+        """What to say where `server_of` knows none."""
+        return f"bucket {bucket}: no server of shard {map.shard_of(bucket)} is known to have it"
+
+    def believe(self, map: BucketMap, outcomes: Mapping[int, list[Any] | NotHere]) -> None:
+        """What servers said about where these buckets are, which may be newer than what others have heard."""
+        for bucket, outcome in outcomes.items():
+            if isinstance(outcome, NotHere) and outcome.redirection:
+                self.pool_of(map.shard_of(bucket)).redirected(bucket, outcome.redirection)
+
+    async def _greet(self, connection: Connection) -> None:
+        # another store, or none, behind a known address: whoever was about to use it must look again
+        replies = await connection.execute([(b"GET", STORE_KEY)])
+        try:
+            if isinstance(replies[0], Exception):
+                raise_for(replies[0], connection.where)
+        except Redirected:
+            raise StoreUnavailable(f"{connection.where}: a node of a cluster, which takes redis+cluster://…") from None
+        if self._map is None:
+            return
+        content = replies[0]
+        try:
+            known = decode_record(content).store if isinstance(content, bytes) else None
+        except MalformedMap:
+            known = None
+        if known != self._map.store:
+            self._is_stale = True
+
+    # --- the map ---
+
+    async def current_map(self, deadline: Deadline) -> BucketMap:
+        """The map, learned first where it is not, or where the store may be another. Raises StoreUnavailable at the deadline."""
+        while self._map is None or self._is_stale:
+            try:
+                await self.learn(deadline.left)
+            except StoreUnavailable as error:
+                await deadline.pause(error)
+        return self._map
+
+    async def refresh(self, deadline: Deadline) -> None:
+        """Look for a newer map; where nobody tells one, the old one stands."""
+        try:
+            await self.learn(min(deadline.left, LEARN_SECONDS))
+        except StoreUnavailable:
+            self.counts["retries"] += 1  # the old map stands; the next try will tell
+
+    async def learn(self, seconds: float) -> None:
+        """Ask the shards; many callers at once share one look."""
+        if self._learning is not None:
+            mine: Deferred[None] = Deferred(lambda _: None)
+            self._learning.append(mine)
+            await mine
+            return
+        waiting: list[Deferred[None]] = []
+        self._learning = waiting
+        error: BaseException | None = None
+        try:
+            await self._learn_alone(min(seconds, LEARN_SECONDS))
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            self._learning = None
+            for one in waiting:
+                if one.called:
+                    continue
+                if error is None:
+                    one.callback(None)
+                else:
+                    one.errback(error if isinstance(error, (StoreUnavailable, ConfigurationError)) else StoreUnavailable(str(error)))
+
+    async def _learn_alone(self, seconds: float) -> None:
+        for refreshed in await gather([pool.refresh(seconds) for pool in self.pools]):
+            # one that does not tell holds up nobody: what is known of it stands
+            if isinstance(refreshed, Exception) and not isinstance(refreshed, StoreUnavailable):
+                raise refreshed
+        learned = await learn(self.pools, self._wanted_buckets, lambda: os.urandom(16).hex(), seconds, self._option)
+        there: dict[str, ShardPool] = {name: self.pools[number] for number, name in learned.names.items()}
+        map = learned.map
+        if self._map is not None and self._map.store == map.store and self._map.epoch > map.epoch:
+            map = self._map
+        before = self.by_name
+        while True:
+            by_name = {shard.name: there.get(shard.name) or self._mapped_pool(shard) for shard in map.shards}
+            self.by_name = {**self.by_name, **by_name}
+            # a shard that was drained stays behind in the past: those that it names may know better
+            newer = await newer_map([pool for pool in by_name.values() if pool not in self.pools], map, min(seconds, ASK_SECONDS))
+            if newer is map:
+                break
+            map = newer
+        problems = list(learned.problems)
+        servers = [(server, bool(pool.address.topology)) for pool in by_name.values() for server in pool.servers]
+        settings = await gather([settings_problems(server, seconds, self._option, fails_over) for server, fails_over in servers])
+        for answer in settings:
+            if isinstance(answer, StoreUnavailable):
+                continue  # `problems` tells for as long as it is true
+            elif isinstance(answer, Exception):
+                raise answer
+            else:
+                problems += answer
+        passed, self.by_name = {**before, **self.by_name}, by_name
+        self._dismiss(passed.values())
+        self._map = self._corrected(map)
+        self._good_owners.clear()
+        self._problems = problems
+        self._is_stale = False
+
+    def _corrected(self, map: BucketMap) -> BucketMap:
+        """`map`, where a shard that it names for a bucket has said where that went: the shard knows better."""
+        places = {shard.name: place for place, shard in enumerate(map.shards)}
+        owners = list(map.owners)
+        for bucket, hops in list(self._forwarded.items()):
+            if bucket >= map.buckets or map.shard_of(bucket) not in hops:
+                del self._forwarded[bucket]
+                continue
+            epoch, name = 0, map.shard_of(bucket)
+            while name in hops and hops[name][0] > epoch:
+                epoch, name = hops[name]
+            if name in places:
+                owners[bucket] = places[name]
+        return attrs.evolve(map, owners=tuple(owners)) if self._forwarded else map
+
+    def _mapped_pool(self, shard: Shard) -> ShardPool:
+        # a shard that the map names and --store does not: added later, or away; the user is the same for all shards
+        known = self.by_name.get(shard.name)
+        if known is not None and (known in self.pools or known.address.text == shard.url):
+            return known
+        for pool in self.pools:
+            if pool.address.text == shard.url:
+                return pool
+        pool = self.new_pool(parse_store(shard.url).addresses[0].with_account_of(self.account))
+        pool.start()
+        return pool
+
+    def _dismiss(self, pools: Iterable[ShardPool]) -> None:
+        """Close those of `pools` that neither --store nor the map names any more."""
+        wanted = {id(pool) for pool in [*self.pools, *self.by_name.values()]}
+        for pool in pools:
+            if id(pool) not in wanted:
+                ensureDeferred(pool.close())
+
+    def check_owner(self, bucket: int, name: str, reply: Reply) -> None:
+        """Raise NotHere unless `reply`, the owner key, says that the shard `name` has the bucket open."""
+        if isinstance(reply, Exception):
+            raise_for(reply, f"bucket {bucket}")
+        if (name, reply) == self._good_owners.get(bucket):
+            return
+        if not isinstance(reply, bytes):
+            raise NotHere(bucket, False, f"not on shard {name}")
+        try:
+            owner = decode_owner(reply)
+        except MalformedMap as error:
+            raise NotHere(bucket, False, str(error)) from None
+        if owner.state == "moved":
+            self._forwarded.setdefault(bucket, {})[name] = (owner.epoch, owner.name)
+        if owner.state != "open" or owner.name != name:
+            raise NotHere(bucket, owner.state == "sealed", f"{owner.state} ({owner.name}) on shard {name}")
+        self._good_owners[bucket] = (name, reply)
+
+    # --- replicas ---
+
+    def lagged(self, where: str, problem: str) -> None:
+        """The replicas of the server at `where` were waited for in vain."""
+        self._lagging[where] = (float(self.reactor.seconds()), problem)
+
+    def kept_up(self, where: str) -> None:
+        """The replicas of the server at `where` acknowledged what they should."""
+        self._lagging.pop(where, None)

@@ -1,0 +1,1 @@
+"""Bringing buckets from shard to shard: the steps, who carries them out, what was left half-done."""

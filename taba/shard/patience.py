@@ -1,0 +1,80 @@
+"""Waiting between tries: growing pauses, up to a deadline, that end when whoever tries is closed."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
+
+from taba.errors import StoreUnavailable
+
+FIRST_PAUSE_SECONDS = 0.005  # between tries; doubled, jittered …
+LAST_PAUSE_SECONDS = 0.5  # … up to this
+SEALED_PAUSE_SECONDS = 0.01  # a sealed bucket opens within milliseconds, elsewhere
+LOOK_AFTER_TRIES = 10  # on a sealed bucket; its mover may have died between publishing the map and telling the source
+
+
+class Pauses:
+    """Pauses between tries, which end with StoreUnavailable when whoever tries is closed."""
+
+    def __init__(self, reactor: Any):
+        self._reactor = reactor
+        self._waiting: set[Deferred[None]] = set()
+        self._is_closed = False
+
+    async def wait(self, seconds: float) -> None:
+        """Wait so long. Raises StoreUnavailable once `close` was called."""
+        if self._is_closed:
+            raise StoreUnavailable("closed")
+        pause: Deferred[None] = deferLater(self._reactor, seconds)
+        self._waiting.add(pause)
+        try:
+            await pause
+        except CancelledError:
+            if self._is_closed:
+                raise StoreUnavailable("closed") from None
+            raise
+        finally:
+            self._waiting.discard(pause)
+
+    def close(self) -> None:
+        """End all pauses, and those to come."""
+        self._is_closed = True
+        for pause in list(self._waiting):
+            pause.cancel()
+
+
+class Deadline:
+    """How long there still is, and growing pauses between tries."""
+
+    def __init__(self, reactor: Any, random: Random, seconds: float, pauses: Pauses):
+        self._pauses = pauses
+        self._reactor = reactor
+        self._random = random
+        self._end = reactor.seconds() + seconds
+        self._pause = FIRST_PAUSE_SECONDS
+        self._tries = 0
+
+    @property
+    def now(self) -> float:
+        return float(self._reactor.seconds())
+
+    @property
+    def left(self) -> float:
+        return float(max(self._end - self._reactor.seconds(), 0.0))
+
+    def is_time_to_look(self, is_sealed: bool) -> bool:
+        """Whether to look for a newer map: where a bucket is sealed only now and then, for its owner key will say when it has moved."""
+        self._tries += 1
+        return not is_sealed or self._tries % LOOK_AFTER_TRIES == 0
+
+    async def pause(self, error: Exception, seconds: float | None = None) -> None:
+        """Wait before the next try; without `seconds`, longer each time. Raises `error` when there will be no time for one."""
+        if seconds is None:
+            seconds, self._pause = self._pause, min(self._pause * 2, LAST_PAUSE_SECONDS)
+        seconds *= 0.5 + self._random.random()
+        if self.left <= seconds:
+            raise error if isinstance(error, StoreUnavailable) else StoreUnavailable(str(error))
+        await self._pauses.wait(seconds)
