@@ -17,7 +17,7 @@ from twisted.internet.defer import ensureDeferred, gatherResults
 from twisted.internet.task import react
 from twisted.internet.threads import deferToThread
 
-from taba.server.ingest import MAX_CYCLES
+from taba.server.fold.ingest import MAX_CYCLES
 from taba.shard import Command, Router, Writes, parse_store
 from taba.shard.buckets import prefix_of
 from taba.shard.servers.pool import Pool

@@ -19,7 +19,7 @@ from twisted.internet.threads import deferToThread
 
 from benchmarks.cold import Cold
 from taba.server import keys
-from taba.server.ingest import MAX_CYCLES
+from taba.server.fold.ingest import MAX_CYCLES
 from taba.shard import Router, Writes, parse_store
 
 STREAM = bytes(16)  # of its own: it disturbs no Server's marks

@@ -25,12 +25,12 @@ from taba.batch import (
 from taba.errors import MalformedBatch, StoreUnavailable
 from taba.events import LOT_BYTES, read_events, stream_of
 from taba.handlers.lookup import Lookup, shown
-from taba.server.deleting import delete_clients, delete_tabs
-from taba.server.filters import MAX_FILTERS, PARAMETERS, Filter, make_filter
-from taba.server.fold import Waiting
-from taba.server.ingest import AWAY_SECONDS, Ingest
-from taba.server.jobs import JobConflict, Jobs, UnknownJob
-from taba.server.query import Query, QueryRefused
+from taba.server.ask.filters import MAX_FILTERS, PARAMETERS, Filter, make_filter
+from taba.server.ask.query import Query, QueryRefused
+from taba.server.fold.cycle import Waiting
+from taba.server.fold.ingest import AWAY_SECONDS, Ingest
+from taba.server.keep.deleting import delete_clients, delete_tabs
+from taba.server.keep.jobs import JobConflict, Jobs, UnknownJob
 from taba.server.status import Presence, Status
 from taba.shard import Router
 from taba.web import Answer, Call, HTTPError, Route

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from taba.bounds import DAY, DEFAULT_BUCKETS, MAX_BUCKETS
 from taba.errors import ConfigurationError
 from taba.options import Listen, Option, ServiceOptions, duration, local_listen, whole_number
-from taba.server.fold import DEFAULT_MAX_CLIENTS, DEFAULT_MAX_TABS
+from taba.server.fold.bounds import DEFAULT_MAX_CLIENTS, DEFAULT_MAX_TABS
 from taba.shard import StoreURL, parse_store
 
 MAX_WAIT_REPLICAS = 16  # more replicas of one primary nobody has

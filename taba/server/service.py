@@ -25,21 +25,21 @@ from twisted.runner.procmon import ProcessMonitor
 from taba.clocks import make_monotonic
 from taba.errors import ConfigurationError, StoreUnavailable
 from taba.options import Listen, checked_state_directory
-from taba.server.caring import Caretaker
-from taba.server.checking import Check
-from taba.server.fold import DEFAULT_BOUNDS, Bounds
+from taba.server.ask.query import Query
+from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
+from taba.server.fold.ingest import Ingest
 from taba.server.http import Routes
-from taba.server.ingest import Ingest
-from taba.server.jobs import JobConflict, Jobs
+from taba.server.keep.checking import Check
+from taba.server.keep.jobs import JobConflict, Jobs
+from taba.server.keep.pruning import FORGET_SECONDS, PERIOD_SECONDS, Prune
+from taba.server.keep.retrying import Retry
+from taba.server.keep.upgrading import Upgrade
 from taba.server.options import ServerOptions as Options
 from taba.server.options import Store
-from taba.server.probing import find_safely
-from taba.server.pruning import FORGET_SECONDS, PERIOD_SECONDS, Prune
-from taba.server.query import Query
-from taba.server.retrying import Retry
-from taba.server.sandbox import Sandbox
 from taba.server.status import PRESENCE_SECONDS, Presence, Status
-from taba.server.upgrading import Upgrade
+from taba.server.work.bench import Bench
+from taba.server.work.probing import find_safely
+from taba.server.work.sandbox import Sandbox
 from taba.shard import EmbeddedStore, Router, StoreURL, parse_store
 from taba.web import Api, make_site
 
@@ -181,15 +181,15 @@ class Server(_Connected):
         for problem in self.lookup.problems:
             log.warn("{problem}", problem=problem)
         self.sandbox = Sandbox(self.lookup, reactor)
-        self.ingest = Ingest(self.router, self.lookup, reactor, time.time, self.sandbox.fold, bounds)
-        self.query = Query(self.router, self.lookup, reactor, time.time, self.sandbox)
+        self.bench = bench = Bench(self.lookup, self.sandbox)
+        self.ingest = Ingest(self.router, bench, reactor, time.time, bounds)
+        self.query = Query(self.router, bench, reactor, time.time, self.sandbox.match)
         self.presence = Presence(self.router, time.time)
         self.jobs = Jobs(self.router, time.time, reactor)
-        caretaker = Caretaker(self.lookup, self.sandbox)
-        self.jobs.register(PRUNE, Prune(self.router, self.lookup, caretaker, time.time, forget_seconds), has_dry_run=True)
+        self.jobs.register(PRUNE, Prune(self.router, bench, time.time, forget_seconds), has_dry_run=True)
         self.jobs.register("check", Check(self.router))
-        self.jobs.register("upgrade", Upgrade(self.router, self.lookup, caretaker))
-        self.jobs.register("retry", Retry(self.router, self.lookup, self.sandbox.fold, time.time, bounds))
+        self.jobs.register("upgrade", Upgrade(self.router, bench))
+        self.jobs.register("retry", Retry(self.router, bench, time.time, bounds))
         about = time.time, workers, shown or store.text, reactor
         status = Status(self.router, self.lookup, self.ingest, self.query, self.sandbox, *about)
         routes = Routes(self.router, self.lookup, self.ingest, self.query, status, self.presence, self.jobs, time.time)

@@ -15,10 +15,10 @@ from taba import __version__
 from taba.errors import StoreUnavailable
 from taba.handlers.lookup import Lookup
 from taba.server import keys
-from taba.server.deadletters import decode_dead_letter, describe
-from taba.server.ingest import Ingest
-from taba.server.query import Query
-from taba.server.sandbox import Sandbox
+from taba.server.ask.query import Query
+from taba.server.fold.deadletters import decode_dead_letter, describe
+from taba.server.fold.ingest import Ingest
+from taba.server.work.sandbox import Sandbox
 from taba.shard import Router, Writes
 
 COUNTS_SECONDS = 1.0  # how old the counts in an answer may be: they are read from every bucket

@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> None:
     from twisted.internet import reactor as installed
 
     from taba.clocks import make_monotonic
-    from taba.server.fold import Bounds
+    from taba.server.fold.bounds import Bounds
     from taba.server.options import ServerOptions
     from taba.server.service import Server, freeze_when_running
 

@@ -16,7 +16,7 @@ from taba.handlers.percentile_group import JOURNAL_SLOTS, LADDER, PercentileGrou
 from taba.handlers.ragged import MalformedRow
 from taba.handlers.sketch import ACCURACY, PERMILLES
 from taba.handlers.windows import WINDOWS
-from taba.server.typefold import MAX_STATE_BYTES
+from taba.server.work.folding import MAX_STATE_BYTES
 
 NOW = 1_763_850_120.0
 handler = PercentileGroup()

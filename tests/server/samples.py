@@ -13,7 +13,9 @@ from taba.batch import Batch, Column
 from taba.handlers import ArrayHandler, Handler
 from taba.handlers.lookup import Found, Lookup
 from taba.names import bucket_of
-from taba.server.fold import Bounds, Cycle, Foreign, Outcome, Reads, Waiting
+from taba.server.fold.bounds import Bounds
+from taba.server.fold.cycle import Cycle, Foreign, Outcome, Reads, Waiting
+from taba.server.work.bench import Bench
 
 BUCKETS = 4
 SPILL_COUNT = 4  # the main part of a Spilling State holds so many values
@@ -116,6 +118,18 @@ def lookup_of(*handlers: Handler, own: bool = True) -> Lookup:
     return Lookup({handler.type: Found(handler, "taba" if own else "plugin test", own) for handler in handlers})
 
 
+class Elsewhere:
+    """Where Handlers run that are not Taba's own, for tests that fold there and do nothing else; with no `fold` not even that."""
+
+    def __init__(self, fold: Any = None) -> None:
+        self.fold = fold
+
+
+def bench_of(lookup: Lookup, fold_elsewhere: Any = None) -> Bench:
+    sandbox: Any = Elsewhere(fold_elsewhere)
+    return Bench(lookup, sandbox)
+
+
 def tab_in(bucket: int, number: int = 0, buckets: int = BUCKETS) -> str:
     """The `number`-th name of a Tab in this bucket."""
     names = (name for name in (f"tab{index}" for index in count()) if bucket_of(name, buckets) == bucket)
@@ -183,7 +197,7 @@ class MemoryStore:
     def cycle(self, lookup: Lookup, waiting: Sequence[Waiting], bucket: int = 0, now: float = 1001.0, **bounds: int) -> Outcome:
         """Run one fold cycle as a Server would, with nobody in between."""
         cycle = Cycle(bucket, waiting, BUCKETS)
-        steps = cycle.fold([self.read(command) for command in cycle.reads], lookup, now, Bounds(**bounds))
+        steps = cycle.fold([self.read(command) for command in cycle.reads], bench_of(lookup), now, Bounds(**bounds))
         sent: Any = None
         while True:
             try:

@@ -13,7 +13,7 @@ from twisted.internet.task import deferLater
 from taba.batch import Verdict, encode_envelope
 from taba.bounds import MAX_ENVELOPE_BYTES
 from taba.names import bucket_of
-from taba.server import query
+from taba.server.ask import query
 
 from ..valkey import EphemeralValkey
 from .running import BUCKETS, ServerCase, asynchronous, encoded, reactor, together

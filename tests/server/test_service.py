@@ -26,7 +26,7 @@ from ..valkey import EphemeralValkey, free_port
 from .running import encoded
 from .samples import tab_in
 from .test_http import total
-from .test_sandbox import PLUGIN
+from .work.test_sandbox import PLUGIN
 
 ROOT = Path(__file__).parent.parent.parent
 SECONDS = 30.0
@@ -242,7 +242,7 @@ class Lives(Processes):
         self.assertEqual(aggregates["mine"], {"words": ["a", "b"]})
         self.assertEqual(aggregates["good"]["count"], 4)
         self.assertNotIn("bad", aggregates)
-        [child] = [pid for pid in children_of(server.pid) if "taba.server.child" in Path(f"/proc/{pid}/cmdline").read_text()]
+        [child] = [pid for pid in children_of(server.pid) if "taba.server.work.child" in Path(f"/proc/{pid}/cmdline").read_text()]
         status = ask(port, "/v1/status")
         self.assertEqual(status["handlers"]["Odd"], {"version": 1, "origin": "plugin odd_handler", "errors": 3})
         self.assertIn("nowhere_to_be_found", str(status["problems"]))

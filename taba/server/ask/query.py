@@ -1,0 +1,291 @@
+"""Answers questions from what the store has now: names, Clients, Types, Projections, Aggregates. Keeps nothing.
+
+1. The owner key is read after the data (the Router does it), so that an answer never comes from a bucket that has moved away.
+2. A big question is worked on in slices, and others are served between two of them.
+3. What is too big is refused, with the bound.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from taba.errors import TabaError
+from taba.server import keys
+from taba.server.ask.filters import Filter, group_name, with_labels
+from taba.server.ask.matching import MatchElsewhere, match
+from taba.server.fold.cycle import bucket_of
+from taba.server.router import IsRouter
+from taba.server.work.bench import Bench
+from taba.server.work.folding import further_parts
+from taba.server.work.sandbox import PatternRefused
+
+MAX_PROJECTIONS = 50_000  # in one answer; some 50 MiB of JSON
+MAX_STATES = 1_000_000  # read for one answer
+MAX_DETAILED = 2000  # Projections with detail in one answer, or behind it; each takes some 10 KiB and 1 ms
+SLICE_STATES = 500  # read and projected at a time; some 10 ms
+SLICE_DETAILED = 5  # projected at a time with detail; some 10 ms
+SLICE_TABS = 500  # whose Clients are read at a time
+TURN_SECONDS = 0.02  # of work on a question before others have a turn
+
+log = Logger()
+
+
+class QueryRefused(TabaError):
+    """The question cannot be answered as it is; says how to ask."""
+
+
+class Projected(NamedTuple):
+    """The Projections of one Tab by Client, as its Handler made them."""
+
+    tab: str
+    type: str
+    projections: dict[str, Any]
+
+
+class Query:
+    """The questions."""
+
+    def __init__(
+        self,
+        router: IsRouter,
+        bench: Bench,
+        clock: Any,
+        now: Callable[[], float],
+        match_elsewhere: MatchElsewhere,
+    ):
+        self._router, self._bench = router, bench
+        self._clock, self._now, self._match_elsewhere = clock, now, match_elsewhere
+        self._turn_began = 0.0
+        self.errors: Counter[str] = Counter()
+        """States and Projections that Handlers failed on, by Type, since this process began."""
+
+    async def types(self, wanted: Filter) -> dict[str, str]:
+        """Tab → Type of all that match, sorted by name."""
+        if wanted.names:
+            by_bucket: dict[int, list[str]] = {}
+            for name in wanted.names:
+                by_bucket.setdefault(bucket_of(name, self._router.buckets), []).append(name)
+            replies = await self._router.read_many(
+                {bucket: [(b"HMGET", keys.tabs(bucket), *[name.encode() for name in names])] for bucket, names in by_bucket.items()}
+            )
+            found = {
+                name: type.decode()
+                for bucket, names in by_bucket.items()
+                for name, type in zip(names, replies[bucket][0], strict=True)
+                if type is not None
+            }
+        else:
+            replies = await self._router.read_many({bucket: [(b"HGETALL", keys.tabs(bucket))] for bucket in range(self._router.buckets)})
+            found = {}
+            for [pairs] in replies.values():
+                found.update(zip(map(bytes.decode, pairs[::2]), map(bytes.decode, pairs[1::2]), strict=True))
+        chosen = sorted(found)
+        if wanted.labels:
+            chosen = with_labels(chosen, wanted.labels)
+        if wanted.match is not None:
+            chosen = await self._match(wanted.match, chosen)
+        if wanted.is_about_clients:
+            chosen = [tab async for tab, clients in self._each_clients_of(chosen, wanted) if clients]
+        return {tab: found[tab] for tab in chosen}
+
+    async def names(self, wanted: Filter) -> list[str]:
+        """The names of all Tabs that match, sorted."""
+        return list(await self.types(wanted))
+
+    async def clients(self, wanted: Filter) -> list[str]:
+        """The Clients that have a State of a Tab that matches, sorted."""
+        if wanted.names or wanted.match is not None or wanted.labels:
+            tabs = list(await self.types(wanted._replace(clients=(), client_match=None)))
+            found = {client async for _, clients in self._each_clients_of(tabs, Filter()) for client in clients}
+        else:
+            replies = await self._router.read_many({b: [(b"SMEMBERS", keys.clients(b))] for b in range(self._router.buckets)})
+            found = {client.decode() for [clients] in replies.values() for client in clients}
+        return await self._chosen_clients(wanted, sorted(found))
+
+    async def projections(self, wanted: Filter, detail: bool = False) -> list[Projected]:
+        """The Projections of all that match, by Tab and Client. Raises QueryRefused for more than MAX_PROJECTIONS."""
+        return [item async for item in self._projected(wanted, MAX_PROJECTIONS, detail)]
+
+    async def aggregates(self, wanted: Filter, by: Sequence[str] = (), detail: bool = False) -> dict[str, tuple[str, Any]]:
+        """Name → (Type, Aggregate) of all that match. `by`: labels; Tabs of one base name are grouped by their values.
+
+        A group of Tabs of several Types has no Aggregate: its Type is empty, and it says {"error": …}.
+        """
+        answer: dict[str, tuple[str, Any]] = {}
+        if not by:
+            async for item in self._projected(wanted, MAX_STATES, detail):
+                aggregate = await self._aggregate(item.type, list(item.projections.values()))
+                if aggregate is not None:
+                    answer[item.tab] = (item.type, aggregate)
+            return answer
+        groups: dict[str, dict[str, list[Any]]] = {}
+        async for item in self._projected(wanted, MAX_PROJECTIONS, detail):
+            of_group = groups.setdefault(group_name(item.tab, by), {})
+            of_group.setdefault(item.type, []).extend(item.projections.values())
+        for name, by_type in sorted(groups.items()):
+            if len(by_type) > 1:
+                answer[name] = ("", {"error": f"Types differ: {', '.join(sorted(by_type))}"[:500]})
+                continue
+            [(type, projections)] = by_type.items()
+            aggregate = await self._aggregate(type, projections)
+            if aggregate is not None:
+                answer[name] = (type, aggregate)
+        return answer
+
+    async def superaggregate(self, wanted: Filter, detail: bool = False) -> tuple[str, Any] | None:
+        """(Type, Aggregate) over everything that matches; None where nothing does. Raises QueryRefused for several Types."""
+        types = sorted(set((await self.types(wanted)).values()))
+        if len(types) > 1:
+            raise QueryRefused(f"a superaggregate is over one Type; these match: {', '.join(types)[:500]}")
+        projections: list[Any] = []
+        async for item in self._projected(wanted, MAX_PROJECTIONS, detail):
+            projections += item.projections.values()
+        if not projections:
+            return None
+        aggregate = await self._aggregate(types[0], projections)
+        return None if aggregate is None else (types[0], aggregate)
+
+    async def render(self, type: str, values: Sequence[Any]) -> list[str]:
+        """Projections or Aggregates of one Type, each as one line for people; what is of none (see aggregates) as JSON."""
+        if not type:
+            return [json.dumps(value) for value in values]
+        return await self._bench.render(type, values)
+
+    async def _match(self, pattern: str, texts: Sequence[str]) -> list[str]:
+        try:
+            return await match(pattern, texts, self._match_elsewhere)
+        except PatternRefused as error:
+            raise QueryRefused(str(error)) from None
+
+    async def _chosen_clients(self, wanted: Filter, clients: list[str]) -> list[str]:
+        if wanted.clients:
+            exact = set(wanted.clients)
+            clients = [client for client in clients if client in exact]
+        if wanted.client_match is not None:
+            clients = await self._match(wanted.client_match, clients)
+        return clients
+
+    async def _each_clients_of(self, tabs: Sequence[str], wanted: Filter) -> AsyncIterator[tuple[str, list[str]]]:
+        """(Tab, its Clients that match), slice by slice, in the order of `tabs`."""
+        for start in range(0, len(tabs), SLICE_TABS):
+            some = tabs[start : start + SLICE_TABS]
+            clients = await self._clients_of(some)
+            if wanted.is_about_clients:
+                kept = set(await self._chosen_clients(wanted, sorted({client for of_tab in clients.values() for client in of_tab})))
+                clients = {tab: [client for client in of_tab if client in kept] for tab, of_tab in clients.items()}
+            for tab in some:
+                yield tab, clients[tab]
+            await self._breathe()
+
+    async def _clients_of(self, tabs: Sequence[str]) -> dict[str, list[str]]:
+        by_bucket: dict[int, list[str]] = {}
+        for tab in tabs:
+            by_bucket.setdefault(bucket_of(tab, self._router.buckets), []).append(tab)
+        replies = await self._router.read_many(
+            {bucket: [(b"SMEMBERS", keys.clients_of(bucket, tab.encode())) for tab in of] for bucket, of in by_bucket.items()}
+        )
+        return {
+            tab: sorted(client.decode() for client in members)
+            for bucket, of in by_bucket.items()
+            for tab, members in zip(of, replies[bucket], strict=True)
+        }
+
+    async def _projected(self, wanted: Filter, most: int, detail: bool) -> AsyncIterator[Projected]:
+        most = min(most, MAX_DETAILED) if detail else most
+        types = await self.types(wanted._replace(clients=(), client_match=None))
+        tabs = [tab for tab in types if self._bench.get(types[tab]) is not None]
+        lot: list[tuple[str, list[str]]] = []
+        size = total = 0
+        async for tab, clients in self._each_clients_of(tabs, wanted):
+            if not clients:
+                continue
+            lot.append((tab, clients))
+            size += len(clients)
+            total += len(clients)
+            if total > most:
+                raise QueryRefused(f"more than {most} Projections match; ask with name=, match= or client=")
+            if size >= SLICE_STATES:
+                for item in await self._project_lot(lot, types, detail):
+                    yield item
+                    await self._breathe()
+                lot, size = [], 0
+        if lot:
+            for item in await self._project_lot(lot, types, detail):
+                yield item
+                await self._breathe()
+
+    async def _breathe(self) -> None:
+        """Let others have a turn, where this question has had its own."""
+        now = self._clock.seconds()
+        if now - self._turn_began > TURN_SECONDS:
+            await deferLater(self._clock, 0)
+            self._turn_began = self._clock.seconds()
+
+    async def _project_lot(self, lot: Sequence[tuple[str, list[str]]], types: Mapping[str, str], detail: bool) -> list[Projected]:
+        """The Projections of (Tab, Clients) pairs: one read a shard, one call a Type."""
+        fields: dict[int, list[bytes]] = {}
+        places: list[tuple[str, str, int, int, int]] = []  # Tab, Client, bucket, the place of its fields, how many
+        for tab, clients in lot:
+            bucket = bucket_of(tab, self._router.buckets)
+            of_bucket = fields.setdefault(bucket, [])
+            further = further_parts(self._bench, types[tab])
+            for client in clients:
+                field = keys.state_field(tab, client)
+                places.append((tab, client, bucket, len(of_bucket), 1 + further))
+                of_bucket.append(field)
+                if further:
+                    of_bucket += keys.part_fields(field, further)
+        replies = await self._router.read_many({bucket: [(b"HMGET", keys.states(bucket), *of)] for bucket, of in fields.items()})
+        by_type: dict[str, tuple[list[tuple[str, str]], list[list[keys.Framed]]]] = {}
+        for tab, client, bucket, place, count in places:
+            contents = replies[bucket][0][place : place + count]
+            if contents[0] is None:
+                continue  # deleted between the two reads
+            try:
+                parts = [keys.unframe(content) for content in contents]
+            except ValueError as error:
+                self._count(types[tab], str(error))
+                continue
+            owners, states = by_type.setdefault(types[tab], ([], []))
+            owners.append((tab, client))
+            states.append(parts)
+        found: dict[str, dict[str, Any]] = {}
+        for type, (owners, states) in by_type.items():
+            for (tab, client), projection in zip(owners, await self._project(type, states, detail), strict=True):
+                if projection is not None:
+                    found.setdefault(tab, {})[client] = projection
+        return [Projected(tab, types[tab], found[tab]) for tab, _ in lot if tab in found]
+
+    async def _project(self, type: str, states: list[list[keys.Framed]], detail: bool) -> list[Any]:
+        """The Projections of States of one Type; None for one that its Handler cannot project."""
+        answers: list[Any] = []
+        now = self._now()
+        at_once = SLICE_DETAILED if detail else SLICE_STATES
+        for start in range(0, len(states), at_once):
+            if start:
+                await self._breathe()
+            answers += await self._bench.project(type, states[start : start + at_once], now, detail)
+        for answer in answers:
+            if isinstance(answer, str):
+                self._count(type, answer)
+        return [None if isinstance(answer, str) else answer for answer in answers]
+
+    async def _aggregate(self, type: str, projections: list[Any]) -> Any:
+        if not projections:
+            return None
+        answer = await self._bench.aggregate(type, projections)
+        if isinstance(answer, str):
+            self._count(type, answer)
+            return None
+        return answer
+
+    def _count(self, type: str, error: str) -> None:
+        if not self.errors[type]:
+            log.warn("Type {type}: {error}", type=type, error=error)
+        self.errors[type] += 1

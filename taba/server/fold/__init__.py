@@ -1,0 +1,1 @@
+"""Takes batches in: what waits for a bucket becomes one transaction, and what cannot be folded a dead letter."""

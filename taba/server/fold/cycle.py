@@ -1,0 +1,498 @@
+"""The fold cycle: everything that waits for one bucket, and the bucket's own state, become one transaction. Pure.
+
+1. The mark decides: a number at or below it was applied before; a batch that `follows` it is folded and becomes it; the
+   rest is a gap. Batches of one cycle are taken in the order in which they came.
+2. An Event that cannot be folded becomes a dead letter in the same transaction; its State's bytes are not touched.
+3. The first Type of a Tab stands.
+
+`Cycle.reads` goes to the store first. `Cycle.fold(replies, …)` is a generator, because a cycle may have to read more and some Handlers
+run elsewhere: it yields `Reads` (and is sent the replies) or `Foreign` (and is sent a Folded each), and returns an Outcome. It may be
+run any number of times with fresh replies. `advance` runs it for the Router.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy
+
+from taba import names
+from taba.batch import APPLIED, GAP, MAX_CACHED_NAME, MAX_CACHED_NAMES, Batch, Column, Verdict
+from taba.bounds import DAY, MARK_DAYS, MAX_TIME, MAX_VALUE_BYTES
+from taba.server import keys
+from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
+from taba.server.fold.deadletters import MAX_DEAD_LETTERS, DeadLetter, count_events, dead_letters_of, encode_dead_letter, pack, packed_bytes
+from taba.server.router import Command
+from taba.server.work.bench import Bench
+from taba.server.work.folding import HANDLER_ERROR, Failed, Folded, Folding, ForeignWork, Parts, Work
+from taba.shard import More, Writes
+
+MAX_MISSING_TYPES = 100  # a bucket's list of Types without a Handler; senders choose them
+LATENCY_SAMPLES = 4096  # Events of a cycle whose latency is measured
+
+# why an Event is a dead letter; work/folding.py has those that a Handler causes
+UNKNOWN_TYPE = "unknown_type"
+TYPE_CONFLICT = "type_conflict"
+WRONG_BUCKET = "wrong_bucket"
+BAD_COLUMN = "bad_column"
+BAD_VALUE = "bad_value"
+BAD_TIME = "bad_time"
+BAD_STATE = "bad_state"
+TOO_MANY_TABS = "too_many_tabs"
+TOO_MANY_CLIENTS = "too_many_clients"
+
+_MARK_SECONDS = b"%d" % int(MARK_DAYS * DAY)
+
+
+class Waiting(NamedTuple):
+    """A batch that waits to be folded, the number that it follows, and its size in bytes."""
+
+    follows: int
+    batch: Batch
+    size: int
+
+
+class Reads(NamedTuple):
+    """What a fold must read in addition; it is sent the replies."""
+
+    commands: list[Command]
+
+
+class Foreign(NamedTuple):
+    """What is to be folded elsewhere; the fold is sent, for each, a Folded or the rows it wants parts of."""
+
+    works: list[ForeignWork]
+
+
+class Outcome(NamedTuple):
+    """What a cycle writes, the verdicts in the order of its batches, and what there is to count once it is written."""
+
+    commands: list[Command]
+    verdicts: list[Verdict]
+    folded: int
+    dead: dict[str, int]
+    handler_errors: dict[str, int]  # Events that Handlers failed to fold, by Type
+    times: Any  # a sample of the times of what was folded, float64
+
+
+Steps = Generator[Reads | Foreign, Any, Outcome]
+
+
+class Cycle:
+    """The batches of one cycle of `bucket`, planned: which keys they touch."""
+
+    def __init__(self, bucket: int, waiting: Sequence[Waiting], buckets: int):
+        self.bucket = bucket
+        self.waiting = list(waiting)
+        self.streams = list(dict.fromkeys(item.batch.stream for item in self.waiting))
+        self.tabs: dict[str, int] = {}
+        self.fields: dict[bytes, int] = {}
+        self.places: list[list[int]] = []  # per batch, per column: its row in `fields`, or −1
+        tabs, fields = self.tabs, self.fields
+        for item in self.waiting:
+            places = []
+            for column in item.batch.columns or ():
+                if not isinstance(column, Column) or bucket_of(column.tab, buckets) != bucket:
+                    places.append(-1)
+                    continue
+                tabs.setdefault(column.tab, len(tabs))
+                places.append(fields.setdefault(keys.state_field(column.tab, column.client), len(fields)))
+            self.places.append(places)
+
+    @property
+    def reads(self) -> list[Command]:
+        """What `fold` needs the replies of."""
+        commands: list[Command] = [(b"MGET", *[keys.mark(self.bucket, stream) for stream in self.streams])]
+        if self.fields:
+            commands.append((b"HMGET", keys.tabs(self.bucket), *[tab.encode() for tab in self.tabs]))
+            commands.append((b"HMGET", keys.states(self.bucket), *self.fields))
+        return commands
+
+    def fold(self, replies: Sequence[Any], bench: Bench, now: float, bounds: Bounds = DEFAULT_BOUNDS) -> Steps:
+        """The Outcome at `now` (Unix seconds), given what the store has."""
+        return Fold(self, replies, bench, now, bounds).run()
+
+
+def bucket_of(tab: str, buckets: int) -> int:
+    """names.bucket_of, remembered for names of ordinary length."""
+    return _bucket_of(tab, buckets) if len(tab) <= MAX_CACHED_NAME else names.bucket_of(tab, buckets)
+
+
+_bucket_of = lru_cache(MAX_CACHED_NAMES)(names.bucket_of)
+
+
+class _Group:
+    """The columns of one Type: which rows of the cycle they touch, numbered again from 0."""
+
+    def __init__(self, type: str, handler: Any, is_array: bool):
+        self.type, self.handler, self.is_array = type, handler, is_array
+        self.rows: dict[int, int] = {}
+        self.columns: list[tuple[int, Column]] = []
+        self.states: list[keys.Framed] = []
+        self.folded: Folded | None = None
+
+
+class Fold:
+    """One fold of a Cycle; retrying.py has another, of dead letters."""
+
+    def __init__(self, cycle: Cycle, replies: Sequence[Any], bench: Bench, now: float, bounds: Bounds):
+        self.cycle, self.bench, self.now, self.bounds = cycle, bench, now, bounds
+        self.room = bounds
+        self.new_clients: set[str] = set()
+        self.marks = {stream: int(reply or 0) for stream, reply in zip(cycle.streams, replies[0], strict=True)}
+        types = replies[1] if cycle.fields else ()
+        self.types = {tab: type.decode() for tab, type in zip(cycle.tabs, types, strict=True) if type is not None}
+        self.kept: Sequence[bytes | None] = replies[2] if cycle.fields else ()
+        self.fields = list(cycle.fields)
+        self.dead: list[DeadLetter] = []
+        self.missing: dict[str, None] = {}
+        self.new_types: dict[str, str] = {}
+        self.samples: list[bytes] = []
+        self.handler_errors: dict[str, int] = {}
+        self.folded = 0
+
+    def run(self) -> Steps:
+        verdicts, accepted, moved = self._judge()
+        if not moved:
+            return Outcome([], verdicts, 0, {}, {}, numpy.empty(0))
+        commands: list[Command] = [
+            (b"SET", keys.mark(self.cycle.bucket, stream), b"%d" % number, b"EX", _MARK_SECONDS) for stream, number in moved.items()
+        ]
+        commands += yield from self.fold(accepted)
+        commands += yield from self._dead_commands()
+        dead: dict[str, int] = {}
+        for letter in self.dead:
+            dead[letter.reason] = dead.get(letter.reason, 0) + letter.events
+        counts = keys.counts(self.cycle.bucket)
+        for reason, events in dead.items():
+            commands.append((b"HINCRBY", counts, b"dead:" + reason.encode(), b"%d" % events))
+        if self.folded:
+            commands.append((b"HINCRBY", counts, b"folded", b"%d" % self.folded))
+        return Outcome(commands, verdicts, self.folded, dead, self.handler_errors, self._sampled())
+
+    def fold(self, accepted: list[int]) -> Generator[Reads | Foreign, Any, list[Command]]:
+        """Fold these batches of the cycle: the commands that write States. What cannot be folded is in `dead` then."""
+        yield from self._measure(accepted)
+        groups = self._group(accepted)
+        yield from self._fold_groups(groups)
+        return self._state_commands(groups)
+
+    def _judge(self) -> tuple[list[Verdict], list[int], dict[bytes, int]]:
+        verdicts, accepted, moved = [], [], {}
+        for index, item in enumerate(self.cycle.waiting):
+            batch = item.batch
+            mark = self.marks[batch.stream]
+            if batch.number <= mark:
+                verdicts.append(Verdict(APPLIED, mark))
+            elif item.follows != mark or batch.columns is None:
+                verdicts.append(Verdict(GAP, mark))
+            else:
+                self.marks[batch.stream] = moved[batch.stream] = batch.number
+                verdicts.append(Verdict(APPLIED, batch.number))
+                accepted.append(index)
+        return verdicts, accepted, moved
+
+    def _measure(self, accepted: list[int]) -> Generator[Reads | Foreign, Any, None]:
+        """Learn how much room the bucket has, where there will be new States: hot cycles pay nothing for it."""
+        clients: dict[str, None] = {}
+        for index in accepted:
+            for column, row in zip(self.cycle.waiting[index].batch.columns or (), self.cycle.places[index], strict=True):
+                if row >= 0 and self.kept[row] is None:
+                    clients[column.client] = None  # type: ignore[union-attr]
+        if clients:
+            key = keys.clients(self.cycle.bucket)
+            tabs, size, are_there = yield Reads(
+                [(b"HLEN", keys.tabs(self.cycle.bucket)), (b"SCARD", key), (b"SMISMEMBER", key, *map(str.encode, clients))]
+            )
+            self.room = Bounds(self.bounds.tabs - tabs, self.bounds.clients - size)
+            self.new_clients = {client for client, is_there in zip(clients, are_there, strict=True) if not is_there}
+
+    def _has_room(self, column: Column, is_new_tab: bool) -> bool:
+        """Whether a new State of `column` stays within the bounds; else it is buried."""
+        tabs, clients = self.room
+        is_new_client = column.client in self.new_clients
+        if is_new_tab and tabs <= 0:
+            self._bury(column, TOO_MANY_TABS, f"the bucket has {self.bounds.tabs} Tabs")
+            return False
+        if is_new_client and clients <= 0:
+            self._bury(column, TOO_MANY_CLIENTS, f"the bucket has {self.bounds.clients} Clients")
+            return False
+        self.new_clients.discard(column.client)
+        self.room = Bounds(tabs - is_new_tab, clients - is_new_client)
+        return True
+
+    def _group(self, accepted: list[int]) -> list[_Group]:
+        groups: dict[str, _Group] = {}
+        types, bench = self.types, self.bench
+        for index in accepted:
+            item = self.cycle.waiting[index]
+            large = item.size > MAX_VALUE_BYTES  # else no value in it can be
+            for column, row in zip(item.batch.columns or (), self.cycle.places[index], strict=True):
+                if row < 0:
+                    self._refuse(column)
+                    continue
+                assert isinstance(column, Column)
+                type = types.get(column.tab)
+                if type is None:
+                    if bench.get(column.type) is None:
+                        self._miss(column)
+                        continue
+                    if not self._has_room(column, True):
+                        continue
+                    type = types[column.tab] = self.new_types[column.tab] = column.type
+                elif type != column.type:
+                    self._bury(column, TYPE_CONFLICT, f"the Tab has Type {type}")
+                    continue
+                elif self.kept[row] is None and self.new_clients and not self._has_room(column, False):
+                    continue
+                group = groups.get(type)
+                if group is None:
+                    handler = bench.get(type)
+                    if handler is None:
+                        self._miss(column)
+                        continue
+                    group = groups[type] = _Group(type, handler, bench.is_array(type))
+                if isinstance(column.values, list):
+                    good = self._checked(column, group.is_array, large)
+                    if good is None:
+                        continue
+                    column = good
+                group.columns.append((group.rows.setdefault(row, len(group.rows)), column))
+        for group in groups.values():
+            self._check_times(group)
+            self._load(group)
+        return [group for group in groups.values() if group.columns]
+
+    def _refuse(self, column: Any) -> None:
+        if isinstance(column, Column):
+            self._bury(column, WRONG_BUCKET, f"the Tab does not live in bucket {self.cycle.bucket}")
+        else:
+            content = column.content
+            events = count_events(content)
+            self.dead.append(DeadLetter(self.now, BAD_COLUMN, column.error[:200], "", "", "", events, b"", [], pack(content)))
+
+    def _miss(self, column: Column) -> None:
+        type = self.types.get(column.tab, column.type)
+        self.missing[type] = None
+        self._bury(column, UNKNOWN_TYPE, f"no Handler of Type {type}")
+
+    def _bury(self, column: Column, reason: str, detail: str) -> None:
+        self.dead += dead_letters_of(self.now, reason, detail, column)
+
+    def _checked(self, column: Column, numeric: bool, large: bool) -> Column | None:
+        """A column of msgpack values without those that its Handler cannot take; as float64 for an array Handler."""
+        good: list[Any] = []
+        bad: list[int] = []
+        kept: list[int] = []
+        for index, value in enumerate(column.values):
+            if numeric:
+                try:
+                    if isinstance(value, bool) or not isinstance(value, (int, float)):
+                        raise ValueError
+                    value = float(value)
+                except (ValueError, OverflowError):
+                    bad.append(index)
+                    continue
+            elif isinstance(value, (list, dict) if not large else (str, bytes, list, dict)) and packed_bytes(value) > MAX_VALUE_BYTES:
+                bad.append(index)
+                continue
+            kept.append(index)
+            good.append(value)
+        if bad:
+            takes = "takes numbers" if numeric else f"a value takes at most {MAX_VALUE_BYTES} bytes"
+            self._bury(_picked(column, bad), BAD_VALUE, takes)
+            column = _picked(column, kept)
+        if not kept:
+            return None
+        return column._replace(values=numpy.array(good, dtype="<f8").tobytes() if numeric else good)
+
+    def _check_times(self, group: _Group) -> None:
+        """Bury Events whose time is none, or for an array Handler whose value is no finite number."""
+        if not group.columns:
+            return
+        all_good = _are_times(numpy.frombuffer(b"".join([column.times for _, column in group.columns]), "<f8")).all()
+        if all_good and group.is_array:
+            all_good = numpy.isfinite(numpy.frombuffer(b"".join([column.values for _, column in group.columns]), "<f8")).all()  # type: ignore[misc]
+        if all_good:
+            return
+        columns = []
+        for row, column in group.columns:
+            good = _are_times(numpy.frombuffer(column.times, "<f8"))
+            if not good.all():
+                self._bury(_picked(column, numpy.flatnonzero(~good).tolist()), BAD_TIME, "a time takes Unix seconds from 0 to 2^40")
+                column = _picked(column, numpy.flatnonzero(good).tolist())
+            if group.is_array:
+                good = numpy.isfinite(numpy.frombuffer(column.values, "<f8"))  # type: ignore[arg-type]
+                if not good.all():
+                    self._bury(_picked(column, numpy.flatnonzero(~good).tolist()), BAD_VALUE, "takes finite numbers")
+                    column = _picked(column, numpy.flatnonzero(good).tolist())
+            if column.times:
+                columns.append((row, column))
+        group.columns = columns
+
+    def _load(self, group: _Group) -> None:
+        bad: dict[int, str] = {}
+        for row, local in group.rows.items():
+            try:
+                group.states.append(keys.unframe(self.kept[row]))
+            except ValueError as error:
+                bad[local] = str(error)
+                group.states.append(keys.ABSENT)
+        if bad:
+            for local, column in group.columns:
+                if local in bad:
+                    self._bury(column, BAD_STATE, bad[local])
+            group.columns = [(local, column) for local, column in group.columns if local not in bad]
+
+    def _fold_groups(self, groups: list[_Group]) -> Generator[Reads | Foreign, Any, None]:
+        foldings: list[tuple[_Group, Folding]] = [(group, self.bench.folding(group.type, self._work(group), self.now)) for group in groups]
+        sent: list[Any] = [None] * len(foldings)
+        while foldings:
+            # all Types advance to their next need, then one read, and one errand elsewhere, serve them all
+            wants: list[tuple[_Group, Folding, list[int]]] = []
+            works: list[tuple[_Group, Folding, ForeignWork]] = []
+            for (group, folding), answer in zip(foldings, sent, strict=True):
+                try:
+                    need = folding.send(answer)
+                except StopIteration as stop:
+                    group.folded = stop.value
+                    continue
+                if isinstance(need, ForeignWork):
+                    works.append((group, folding, need))
+                else:
+                    wants.append((group, folding, need))
+            sent = []
+            if wants:
+                sent += yield from self._read_parts([(group, rows) for group, _, rows in wants])
+            if works:
+                sent += yield Foreign([work for _, _, work in works])
+            foldings = [(group, folding) for group, folding, _ in (*wants, *works)]
+
+    def _work(self, group: _Group) -> Work:
+        return Work(group.states, [(row, column.times, column.values) for row, column in group.columns])
+
+    def _read_parts(self, wants: list[tuple[_Group, list[int]]]) -> Generator[Reads | Foreign, Any, list[Parts]]:
+        fields: list[bytes] = []
+        for group, rows in wants:
+            of_group = list(group.rows)
+            for row in rows:
+                fields += keys.part_fields(self.fields[of_group[row]], group.handler.further_parts)
+        [contents] = yield Reads([(b"HMGET", keys.states(self.cycle.bucket), *fields)])
+        parts, position = [], 0
+        for group, rows in wants:
+            of_rows, count = {}, group.handler.further_parts
+            for row in rows:
+                of_rows[row] = [_unframed(content) for content in contents[position : position + count]]
+                position += count
+            parts.append(of_rows)
+        return parts
+
+    def _state_commands(self, groups: list[_Group]) -> list[Command]:
+        bucket = self.cycle.bucket
+        written: list[bytes] = []
+        emptied: list[bytes] = []
+        new: dict[bytes, list[bytes]] = {}
+        new_tabs: list[bytes] = []
+        for group in groups:
+            assert group.folded is not None
+            frame = keys.frame(group.handler.version, self.now)
+            states, failed = group.folded.states, group.folded.failed
+            rows = list(group.rows)
+            for local, dump in states.items():
+                row = rows[local]
+                field = self.fields[row]
+                written += (field, frame + dump)
+                if self.kept[row] is None:
+                    tab, _, client = field.partition(b"\0")
+                    new.setdefault(tab, []).append(client)
+            for local, further in group.folded.parts.items():
+                for field, dump in zip(keys.part_fields(self.fields[rows[local]], len(further)), further, strict=True):
+                    if dump:
+                        written += (field, frame + dump)
+                    else:
+                        emptied.append(field)
+            for local, column in group.columns:
+                if local in states:
+                    self.folded += len(column.times) >> 3
+                    self.samples.append(column.times)
+                    if self.new_types and column.tab in self.new_types:
+                        new_tabs += (column.tab.encode(), self.new_types.pop(column.tab).encode())
+                else:
+                    reason, detail = failed.get(local) or Failed(HANDLER_ERROR, "the Handler gave no State")
+                    self._bury(column, reason, detail)
+                    self.handler_errors[group.type] = self.handler_errors.get(group.type, 0) + column.events
+        commands: list[Command] = []
+        if written:
+            commands.append((b"HSET", keys.states(bucket), *written))
+        if emptied:
+            commands.append((b"HDEL", keys.states(bucket), *emptied))
+        if new_tabs:
+            commands.append((b"HSET", keys.tabs(bucket), *new_tabs))
+        for tab, clients in new.items():
+            commands.append((b"SADD", keys.clients_of(bucket, tab), *clients))
+        if new:
+            commands.append((b"SADD", keys.clients(bucket), *dict.fromkeys(client for clients in new.values() for client in clients)))
+        return commands
+
+    def _dead_commands(self) -> Generator[Reads | Foreign, Any, list[Command]]:
+        commands: list[Command] = []
+        bucket = self.cycle.bucket
+        if self.missing:
+            commands.append((b"LPUSH", keys.missing(bucket), *[type.encode() for type in list(self.missing)[:MAX_MISSING_TYPES]]))
+            commands.append((b"LTRIM", keys.missing(bucket), b"0", b"%d" % (MAX_MISSING_TYPES - 1)))
+        if self.dead:
+            key = keys.dead_letters(bucket)
+            kept = self.dead[-MAX_DEAD_LETTERS:]
+            # what will be pushed out is read first, so that it is counted
+            [pushed_out] = yield Reads([(b"LRANGE", key, b"%d" % (MAX_DEAD_LETTERS - len(kept)), b"-1")])
+            dropped = sum(letter.events for letter in self.dead[: -MAX_DEAD_LETTERS or None]) if len(self.dead) > len(kept) else 0
+            dropped += sum(DeadLetter.events_in(content) for content in pushed_out)
+            commands.append((b"LPUSH", key, *[encode_dead_letter(letter) for letter in kept]))
+            commands.append((b"LTRIM", key, b"0", b"%d" % (MAX_DEAD_LETTERS - 1)))
+            if dropped:
+                commands.append((b"HINCRBY", keys.counts(bucket), b"dead_dropped", b"%d" % dropped))
+        return commands
+
+    def _sampled(self) -> Any:
+        if not self.samples:
+            return numpy.empty(0)
+        times = numpy.frombuffer(b"".join(self.samples), "<f8")
+        return times[:: len(times) // LATENCY_SAMPLES + 1]
+
+
+def _are_times(times: Any) -> Any:
+    """Which of these are times that an Event may have."""
+    return (times >= 0) & (times <= MAX_TIME)  # so no NaN
+
+
+def _picked(column: Column, indexes: list[int]) -> Column:
+    times = numpy.frombuffer(column.times, "<f8")[indexes].tobytes()
+    if isinstance(column.values, bytes):
+        return column._replace(times=times, values=numpy.frombuffer(column.values, "<f8")[indexes].tobytes())
+    return column._replace(times=times, values=[column.values[index] for index in indexes])
+
+
+def _unframed(content: bytes | None) -> keys.Framed:
+    try:
+        return keys.unframe(content)
+    except ValueError:
+        return keys.Framed(0xFFFF + 1, 0, b"")  # of no version that a Handler has: its State fails, and is kept
+
+
+def advance(steps: Steps, sent: Any, bench: Bench, now: Callable[[], float]) -> Any:
+    """Run a fold to its next need, as an update of Router.transact: Writes with its Outcome, More, or an awaitable of one."""
+    try:
+        need = steps.send(sent)
+    except StopIteration as stop:
+        outcome: Outcome = stop.value
+        return Writes(outcome.commands, outcome)
+    if isinstance(need, Reads):
+        return More(need.commands, lambda replies: advance(steps, replies, bench, now))
+    return _advance_elsewhere(steps, need, bench, now)
+
+
+async def _advance_elsewhere(steps: Steps, need: Foreign, bench: Bench, now: Callable[[], float]) -> Any:
+    step = advance(steps, await bench.fold_elsewhere(need.works, now()), bench, now)
+    return step if isinstance(step, (Writes, More)) else await step

@@ -1,0 +1,245 @@
+"""Takes batches in, gives verdicts back: what waits for one bucket, from all Agents, becomes one transaction after another.
+
+1. A batch waits in its bucket's lane. While a lane's transaction is under way, what comes in waits for the next (group commit).
+2. A verdict is `applied` only after EXEC. What is not decided when its envelope's time is up gets `later`; so does what finds
+   a queue full, the bucket busy or the store away. `later` loses nothing: the sender keeps the batch.
+3. Transactions of different buckets run side by side, up to a bound.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from taba.batch import LATER, Column, Verdict
+from taba.bounds import MAX_CYCLE_BYTES, MAX_CYCLE_STATES, MiB
+from taba.errors import StoreUnavailable
+from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
+from taba.server.fold.cycle import Cycle, Outcome, Waiting, advance
+from taba.server.latency import Latency
+from taba.server.router import IsRouter
+from taba.server.work.bench import Bench
+from taba.shard import BucketBusy
+
+MAX_WAITING_BYTES = 64 * MiB  # of batches in all lanes of this process; decoded they take about as much again
+MAX_LANE_BYTES = 16 * MiB  # of batches for one bucket, so that one slow bucket cannot fill the queue for all
+MAX_FOREIGN_CYCLES = 3  # of them with Events for Handlers of others, which may hang: the rest of the lanes go on beside them
+MAX_CYCLES = 6  # transactions under way at a time; the Router has eight connections to a shard, and queries need some
+ENVELOPE_SECONDS = 1.5  # to decide an envelope's batches; what takes longer must not hold up the others' verdicts
+BUSY_SECONDS = 0.1  # `later` where another Server holds the bucket, or time was up
+FULL_SECONDS = 0.5  # `later` where a queue is full
+AWAY_SECONDS = 1.0  # `later` where the store is away
+ERROR_SECONDS = 5.0  # `later` where this Server failed; its log says more
+DRAIN_SECONDS = 0.02  # between two looks at whether all cycles have ended
+CYCLE_FAILED = "fold cycle"
+
+log = Logger()
+
+
+class Ingest:
+    """The lanes of all buckets. `submit` is for routes; counts and latency are for status."""
+
+    def __init__(
+        self,
+        router: IsRouter,
+        bench: Bench,
+        clock: Any,
+        now: Callable[[], float],
+        bounds: Bounds = DEFAULT_BOUNDS,
+    ):
+        self.latency = Latency()
+        self.errors: Counter[str] = Counter()
+        """Events that Handlers failed to fold, by Type, and cycles that failed, as `fold cycle`; since this process began."""
+        self.cycles = 0
+        self.waiting_bytes = 0
+        self._router, self._bench, self._clock, self._now = router, bench, clock, now
+        self._bounds = bounds
+        self._lanes: dict[int, _Lane] = {}
+        self._ready: deque[_Lane] = deque()
+        self._held: list[_Lane] = []  # ready, but for a foreign cycle
+        self._running = self._foreign = 0
+        self._is_closed = False
+
+    async def submit(self, batches: Sequence[Waiting], seconds: float = ENVELOPE_SECONDS) -> list[Verdict]:
+        """The verdicts on `batches`, in order, within `seconds`. The caller has checked that their buckets exist."""
+        envelope = _Envelope(batches)
+        turned_away: set[tuple[bytes, int]] = set()
+        for place, item in enumerate(batches):
+            entry, lane = _Entry(envelope, place, item, self._is_foreign(item)), (item.batch.stream, item.batch.bucket)
+            # what follows a batch that is sent later would only be a gap
+            if lane in turned_away or not self._enqueue(entry):
+                turned_away.add(lane)
+                entry.decide(Verdict(LATER, FULL_SECONDS))
+        self._start_cycles()
+        if envelope.undecided:
+            deadline = self._clock.callLater(seconds, envelope.give_up)
+            try:
+                await envelope.decided
+            finally:
+                if deadline.active():
+                    deadline.cancel()
+                envelope.abandoned = True
+        return [verdict or Verdict(LATER, BUSY_SECONDS) for verdict in envelope.verdicts]
+
+    async def drain(self, seconds: float) -> None:
+        """Begin no more cycles, and wait until those under way have ended, at most so long."""
+        self._is_closed = True
+        deadline = self._clock.seconds() + seconds
+        while self._running and self._clock.seconds() < deadline:
+            await deferLater(self._clock, DRAIN_SECONDS)
+
+    def _enqueue(self, entry: _Entry) -> bool:
+        """Whether there was room."""
+        bucket, size = entry.item.batch.bucket, entry.item.size
+        lane = self._lanes.get(bucket)
+        if lane is None:
+            lane = self._lanes[bucket] = _Lane(bucket)
+        # an empty lane takes any batch, so that no size is refused for ever
+        if lane.entries and (lane.bytes + size > MAX_LANE_BYTES or self.waiting_bytes + size > MAX_WAITING_BYTES):
+            return False
+        lane.entries.append(entry)
+        lane.bytes += size
+        self.waiting_bytes += size
+        if not lane.is_busy and not lane.is_ready:
+            lane.is_ready = True
+            self._ready.append(lane)
+        return True
+
+    def _is_foreign(self, item: Waiting) -> bool:
+        types = {column.type for column in item.batch.columns or () if isinstance(column, Column)}
+        return any(map(self._bench.may_hang, types))
+
+    def _start_cycles(self) -> None:
+        while self._ready and self._running < MAX_CYCLES and not self._is_closed:
+            lane = self._ready.popleft()
+            entries = self._take(lane)
+            if lane.entries and not entries:
+                self._held.append(lane)
+                continue
+            lane.is_ready = False
+            if entries:
+                lane.is_busy = True
+                self._running += 1
+                self._foreign += any(entry.is_foreign for entry in entries)
+                ensureDeferred(self._cycle(lane, entries)).addErrback(
+                    lambda failure: log.failure("a fold cycle ended without its verdicts", failure=failure)
+                )
+            else:
+                del self._lanes[lane.bucket]
+
+    def _take(self, lane: _Lane) -> list[_Entry]:
+        """The next cycle's entries: at most MAX_CYCLE_BYTES and MAX_CYCLE_STATES, but one, unless it must wait as a foreign one."""
+        entries: list[_Entry] = []
+        size = 0
+        states: set[tuple[str, str]] = set()
+        while lane.entries:
+            entry = lane.entries[0]
+            if not entry.envelope.abandoned:
+                if entry.is_foreign and self._foreign >= MAX_FOREIGN_CYCLES:
+                    break
+                touched = {(column.client, column.tab) for column in entry.item.batch.columns or () if isinstance(column, Column)}
+                if entries and (size + entry.item.size > MAX_CYCLE_BYTES or len(states | touched) > MAX_CYCLE_STATES):
+                    break
+                entries.append(entry)
+                size += entry.item.size
+                states |= touched
+            lane.entries.popleft()
+            lane.bytes -= entry.item.size
+            self.waiting_bytes -= entry.item.size
+        return entries
+
+    async def _cycle(self, lane: _Lane, entries: list[_Entry]) -> None:
+        try:
+            verdicts = await self._decide(lane.bucket, [entry.item for entry in entries])
+            for entry, verdict in zip(entries, verdicts, strict=True):
+                entry.decide(verdict)
+        finally:
+            lane.is_busy = False
+            self._running -= 1
+            if any(entry.is_foreign for entry in entries):
+                self._foreign -= 1
+                self._ready.extend(self._held)
+                self._held.clear()
+            if lane.entries:
+                lane.is_ready = True
+                self._ready.append(lane)
+            else:
+                del self._lanes[lane.bucket]
+            self._start_cycles()
+
+    async def _decide(self, bucket: int, items: list[Waiting]) -> list[Verdict]:
+        cycle = Cycle(bucket, items, self._router.buckets)
+        try:
+            outcome: Outcome = await self._router.transact(
+                bucket,
+                cycle.reads,
+                lambda replies: advance(cycle.fold(replies, self._bench, self._now(), self._bounds), None, self._bench, self._now),
+            )
+        except BucketBusy:
+            return [Verdict(LATER, BUSY_SECONDS)] * len(items)
+        except StoreUnavailable:
+            return [Verdict(LATER, AWAY_SECONDS)] * len(items)
+        except Exception:
+            log.failure("bucket {bucket}: a fold cycle failed", bucket=bucket)
+            self.errors[CYCLE_FAILED] += 1
+            if len(items) == 1:
+                return [Verdict(LATER, ERROR_SECONDS)]
+            # one batch that this Server cannot fold must not hold up those it came with, other than what follows it
+            verdicts: list[Verdict] = []
+            failed: set[bytes] = set()
+            for item in items:
+                if item.batch.stream in failed:
+                    verdicts.append(Verdict(LATER, ERROR_SECONDS))
+                    continue
+                verdicts += await self._decide(bucket, [item])
+                if verdicts[-1].word == LATER:
+                    failed.add(item.batch.stream)
+            return verdicts
+        self.latency.add(outcome.times, self._now())
+        self.cycles += 1
+        self.errors.update(outcome.handler_errors)
+        return outcome.verdicts
+
+
+class _Lane:
+    """What waits for one bucket. Ready: has entries and is in line for a cycle; busy: a cycle is under way."""
+
+    def __init__(self, bucket: int):
+        self.bucket = bucket
+        self.entries: deque[_Entry] = deque()
+        self.bytes = 0
+        self.is_ready = self.is_busy = False
+
+
+class _Envelope:
+    """The verdicts of one submission, as they come in."""
+
+    def __init__(self, batches: Sequence[Waiting]):
+        self.verdicts: list[Verdict | None] = [None] * len(batches)
+        self.undecided = len(batches)
+        self.abandoned = False  # nobody waits for the rest: what has not begun is not begun
+        self.decided: Deferred[None] = Deferred()
+
+    def give_up(self) -> None:
+        if not self.decided.called:
+            self.decided.callback(None)
+
+
+class _Entry(NamedTuple):
+    envelope: _Envelope
+    place: int
+    item: Waiting
+    is_foreign: bool
+
+    def decide(self, verdict: Verdict) -> None:
+        envelope = self.envelope
+        if envelope.verdicts[self.place] is None:
+            envelope.verdicts[self.place] = verdict
+            envelope.undecided -= 1
+            if not envelope.undecided:
+                envelope.give_up()

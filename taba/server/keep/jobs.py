@@ -1,0 +1,290 @@
+"""Maintenance as jobs: each runs in one Server, and every Server knows of it.
+
+1. Records lie in one hash of the store. A job says again and again that it lives; one that has not for LOST_SECONDS is lost,
+   because its Server died, and is shown as failed. What a job does can be begun again from the start, and done by two at once.
+2. One job of a kind runs at a time. Who asks for another gets the one that runs.
+3. The records of what has ended are kept for a while, and not too many.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from random import Random
+from typing import Any, NamedTuple
+
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.logger import Logger
+
+from taba.bounds import DAY, KiB
+from taba.errors import StoreUnavailable, TabaError
+from taba.server import keys
+from taba.server.router import IsRouter
+from taba.shard import Writes
+
+BUCKET = 0  # where the records lie
+MAX_RECORDS = 100  # the oldest that have ended go first
+KEEP_SECONDS = 7 * DAY  # a record of what has ended
+SAY_SECONDS = 1.0  # between two records of a job's progress
+LOST_SECONDS = 10.0  # a running job that has said nothing for so long has lost its Server
+PATIENCE_SECONDS = 60.0  # for a bucket whose store is away or which others hold, before a job fails
+PAUSE_SECONDS = 0.5  # between two tries of a bucket
+MAX_MESSAGE = 500  # characters
+MAX_FOUND_BYTES = 64 * KiB  # of what a dry run found, kept in its record
+
+RUNNING, DONE, FAILED, CANCELLED = "running", "done", "failed", "cancelled"
+
+log = Logger()
+
+
+class JobEnded(TabaError):
+    """This job is not wanted any more: it was cancelled, its Server stops, or another took its place."""
+
+
+class JobConflict(TabaError):
+    """A job of this kind runs already, and not as it was asked for."""
+
+
+class UnknownJob(TabaError):
+    """No job of this id is known."""
+
+
+class Job:
+    """One job as its work sees it. The work keeps `done`, `total` and `message` true; others read them."""
+
+    def __init__(self, id: str, kind: str, started: float, is_dry_run: bool, clock: Any):
+        self.id, self.kind, self.started, self.is_dry_run = id, kind, started, is_dry_run
+        self.state = RUNNING
+        self.done = self.total = 0
+        self.message = ""
+        self.unwanted: str | None = None
+        self.found: list[Any] = []
+        self._found_bytes = 0
+        self._clock = clock
+
+    def check(self) -> None:
+        """Raises JobEnded when the job is to end; between two steps."""
+        if self.unwanted is not None:
+            raise JobEnded(self.unwanted)
+
+    def note(self, item: Any) -> None:
+        """Keep `item` (JSON) in the record, for who asks for this job alone, while there is room."""
+        size = len(json.dumps(item))
+        if self._found_bytes + size <= MAX_FOUND_BYTES:
+            self._found_bytes += size
+            self.found.append(item)
+
+    async def over_buckets(self, buckets: int, step: Callable[[int], Awaitable[None]]) -> None:
+        """`step` for each bucket, again after a pause where the store is away or another holds it; raises when that lasts."""
+        self.total = buckets
+        for bucket in range(buckets):
+            deadline = self._clock.seconds() + PATIENCE_SECONDS
+            while True:
+                self.check()
+                try:
+                    await step(bucket)
+                    break
+                except StoreUnavailable:
+                    if self._clock.seconds() > deadline:
+                        raise
+                await deferLater(self._clock, PAUSE_SECONDS)
+            self.done = bucket + 1
+            await deferLater(self._clock, 0)  # others have their turn
+
+
+Work = Callable[[Job], Awaitable[None]]
+
+
+class Kind(NamedTuple):
+    """What a kind of job does, and whether it can be tried without doing it."""
+
+    work: Work
+    has_dry_run: bool = False
+
+
+class Jobs:
+    """The kinds of jobs that there are, and the jobs of this Server. `register` kinds before the routes are made."""
+
+    def __init__(self, router: IsRouter, now: Callable[[], float], clock: Any, random: Random | None = None):
+        self.kinds: dict[str, Kind] = {}
+        self._router, self._now, self._clock = router, now, clock
+        self._random = random or Random()
+        self._server = os.urandom(8).hex()
+        self._mine: dict[str, Job] = {}
+        self._working: dict[str, Deferred[None]] = {}
+        self._is_closed = False
+
+    def register(self, kind: str, work: Work, has_dry_run: bool = False) -> None:
+        """Let `POST /v1/<kind>` start `work`."""
+        self.kinds[kind] = Kind(work, has_dry_run)
+
+    async def start(self, kind: str, is_dry_run: bool = False, quiet_seconds: float = 0.0) -> dict[str, Any] | None:
+        """Start a job, or join the one of its kind that runs; its record.
+
+        With `quiet_seconds` nothing starts, and the answer is None, where one has begun within that time. Raises JobConflict
+        where a dry run is asked for and the job itself runs, or the other way round.
+        """
+        if self._is_closed:
+            raise StoreUnavailable("the Server stops")
+        now = self._now()
+        job = Job(os.urandom(6).hex(), kind, now, is_dry_run, self._clock)
+
+        def update(replies: Sequence[Any]) -> Writes:
+            records = [self._as_is(record) for record in _records(replies[0])]
+            for record in records:
+                if record["kind"] != kind:
+                    continue
+                if record["state"] == RUNNING:
+                    return Writes([], record)
+                if not record["dry_run"] and record["state"] == DONE and 0 <= now - record["started"] < quiet_seconds:
+                    return Writes([], None)
+            ended = sorted((record for record in records if record["state"] != RUNNING), key=lambda record: -record["started"])
+            old = [record["id"].encode() for record in ended[MAX_RECORDS - 1 :]]
+            old += [record["id"].encode() for record in ended[: MAX_RECORDS - 1] if now - record["started"] > KEEP_SECONDS]
+            commands: list[tuple[bytes, ...]] = [(b"HDEL", keys.jobs(BUCKET), *old)] if old else []
+            return Writes([*commands, self._written(job)], self._record(job))
+
+        record: dict[str, Any] | None = await self._router.transact(BUCKET, [(b"HGETALL", keys.jobs(BUCKET))], update)
+        if record is None:
+            return None
+        if record["id"] == job.id:
+            self._mine[job.id] = job
+            self._working[job.id] = ensureDeferred(self._run(job))
+        elif record["dry_run"] != is_dry_run:
+            other = "a dry run" if record["dry_run"] else "a job"
+            raise JobConflict(f"{other} of the kind {kind} runs already: {record['id']}; wait for its end, or cancel it")
+        return shown(record)
+
+    async def list(self, id: str | None = None) -> list[dict[str, Any]]:
+        """All jobs of all Servers, newest first; with `id` that one, and what it found. Raises UnknownJob."""
+        [content] = await self._router.read(BUCKET, [(b"HGETALL", keys.jobs(BUCKET))])
+        records = [self._as_is(record) for record in _records(content)]
+        if id is not None:
+            records = [record for record in records if record["id"] == id]
+            if not records:
+                raise UnknownJob(f"no job {id[:40]!r}")
+        records.sort(key=lambda record: (-record["started"], record["id"]))
+        return [shown(record, id is not None) for record in records]
+
+    async def cancel(self, id: str) -> dict[str, Any]:
+        """Have a job end at its next step, on whatever Server it runs; its record. Raises UnknownJob."""
+
+        def update(replies: Sequence[Any]) -> Writes:
+            if replies[0] is None:
+                return Writes([], None)
+            record = self._as_is(_read(replies[0]))
+            if record["state"] != RUNNING:
+                return Writes([], record)
+            record = {**record, "state": CANCELLED}
+            return Writes([(b"HSET", keys.jobs(BUCKET), id.encode(), json.dumps(record).encode())], record)
+
+        record: dict[str, Any] | None = await self._router.transact(BUCKET, [(b"HGET", keys.jobs(BUCKET), id.encode())], update)
+        if record is None:
+            raise UnknownJob(f"no job {id[:40]!r}")
+        if record["state"] == CANCELLED and id in self._mine:
+            self._mine[id].unwanted = "it was cancelled"
+        return shown(record)
+
+    async def close(self) -> None:
+        """End this Server's jobs, at their next step; they are shown as failed, and may be started again elsewhere."""
+        self._is_closed = True
+        for job in self._mine.values():
+            job.unwanted = job.unwanted or "its Server stopped"
+        for working in list(self._working.values()):
+            await working
+
+    async def _run(self, job: Job) -> None:
+        saying = LoopingCall(self._say, job)
+        saying.clock = self._clock
+        said = saying.start(SAY_SECONDS, now=False)
+        log.info("job {id} begins: {kind}", id=job.id, kind=job.kind)
+        try:
+            await self.kinds[job.kind].work(job)
+            job.state = DONE
+        except JobEnded as ended:
+            job.state, job.message = FAILED, f"{ended}; {job.message}".rstrip("; ")
+        except StoreUnavailable as failure:
+            job.state, job.message = FAILED, f"the store is away: {failure}"
+        except TabaError as failure:
+            job.state, job.message = FAILED, str(failure)
+        except Exception as failure:
+            log.failure("job {id} failed: {kind}", id=job.id, kind=job.kind)
+            job.state, job.message = FAILED, f"{type(failure).__name__}; the Server's log says more"
+        saying.stop()
+        await said
+        log.info("job {id} is {state}: {message}", id=job.id, state=job.state, message=job.message)
+        for _ in range(3):
+            if await self._say(job):
+                break
+            await deferLater(self._clock, PAUSE_SECONDS)
+        del self._mine[job.id], self._working[job.id]
+
+    async def _say(self, job: Job) -> bool:
+        """Write how far the job is; whether that was possible. Learns here that it is not wanted any more."""
+
+        def update(replies: Sequence[Any]) -> Writes:
+            record = {} if replies[0] is None else _read(replies[0])
+            if record.get("state") == RUNNING and record.get("server") == self._server:
+                return Writes([self._written(job)], None)
+            if record.get("state") == CANCELLED:
+                # that it was cancelled stays; how far it came is of interest
+                cancelled = {**self._record(job), "state": CANCELLED}
+                return Writes([(b"HSET", keys.jobs(BUCKET), job.id.encode(), json.dumps(cancelled).encode())], "it was cancelled")
+            return Writes([], "its record is gone")
+
+        try:
+            unwanted = await self._router.transact(BUCKET, [(b"HGET", keys.jobs(BUCKET), job.id.encode())], update)
+        except StoreUnavailable as failure:
+            log.debug("job {id}: {failure}", id=job.id, failure=failure)
+            return False
+        except Exception:
+            log.failure("job {id}: its record could not be written", id=job.id)
+            return False
+        job.unwanted = job.unwanted or unwanted
+        return True
+
+    def _record(self, job: Job) -> dict[str, Any]:
+        return {
+            "id": job.id,
+            "kind": job.kind,
+            "state": job.state,
+            "done": job.done,
+            "total": job.total,
+            "started": job.started,
+            "message": job.message[:MAX_MESSAGE],
+            "dry_run": job.is_dry_run,
+            "found": job.found if job.state != RUNNING else [],
+            "server": self._server,
+            "seen": self._now(),
+        }
+
+    def _written(self, job: Job) -> tuple[bytes, ...]:
+        return (b"HSET", keys.jobs(BUCKET), job.id.encode(), json.dumps(self._record(job)).encode())
+
+    def _as_is(self, record: dict[str, Any]) -> dict[str, Any]:
+        """A record as it stands now: fresher where the job runs here, failed where its Server is gone."""
+        job = self._mine.get(record["id"])
+        if record["state"] != RUNNING:
+            return record
+        if job is not None:
+            return self._record(job) if job.state == RUNNING else record
+        if not abs(self._now() - record["seen"]) < LOST_SECONDS:
+            return {**record, "state": FAILED, "message": f"its Server is gone; {record['message']}".rstrip("; ")}
+        return record
+
+
+def shown(record: dict[str, Any], with_found: bool = False) -> dict[str, Any]:
+    """What `/v1/jobs` says of a record."""
+    names = ["id", "kind", "state", "done", "total", "started", "message", "dry_run"] + ["found"] * with_found
+    return {name: record[name] for name in names}
+
+
+def _records(pairs: Sequence[bytes]) -> list[dict[str, Any]]:
+    return [_read(content) for content in pairs[1::2]]
+
+
+def _read(content: bytes) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(content)
+    return record

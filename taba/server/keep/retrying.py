@@ -1,0 +1,136 @@
+"""The job that folds dead letters again, once what was wrong is not wrong any more.
+
+1. A letter goes in the transaction in which its Events are folded: they count once, whatever dies when.
+2. What still cannot be folded stays a dead letter, of the time at which it became one, under the reason that holds now.
+   A lot of which nothing can be folded is left as it is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
+
+import numpy
+
+from taba.batch import Batch, Column
+from taba.server import keys
+from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
+from taba.server.fold.cycle import Cycle, Fold, Foreign, Outcome, Reads, Waiting, advance
+from taba.server.fold.deadletters import DeadLetter, column_of, decode_dead_letter, encode_dead_letter
+from taba.server.keep.jobs import Job
+from taba.server.router import Command, IsRouter
+from taba.server.work.bench import Bench
+from taba.shard import More, Writes
+
+LOT_LETTERS = 100  # folded again in one transaction: some 400 KiB of Events, and at most as many States
+
+_TOMBSTONE = b"\xc0"  # stands for a letter that goes; no letter is nil
+_NO_STREAM = bytes(16)  # letters come from no stream, and move no mark
+
+
+class Retry:
+    """`POST /v1/retry`."""
+
+    def __init__(self, router: IsRouter, bench: Bench, now: Callable[[], float], bounds: Bounds = DEFAULT_BOUNDS):
+        self._router, self._bench, self._now, self._bounds = router, bench, now, bounds
+
+    async def __call__(self, job: Job) -> None:
+        """Run the job."""
+        folded, left = 0, 0
+
+        async def step(bucket: int) -> None:
+            nonlocal folded, left
+            [length] = await self._router.read(bucket, [(b"LLEN", keys.dead_letters(bucket))])
+            looked_at = kept = 0
+            while looked_at < length:
+                job.check()
+                count = min(LOT_LETTERS, length - looked_at)
+                outcome, stayed = await self._lot(bucket, kept, count)
+                folded += outcome.folded
+                left += sum(outcome.dead.values())
+                looked_at += count
+                kept += stayed
+                job.message = f"{folded} events folded, {left} still cannot be"
+
+        await job.over_buckets(self._router.buckets, step)
+        job.message = f"{folded} events folded, {left} still cannot be"
+
+    async def _lot(self, bucket: int, kept: int, count: int) -> tuple[Outcome, int]:
+        """Fold `count` letters again, the oldest but `kept`; what came of it, and how many letters of them are left."""
+        key = keys.dead_letters(bucket)
+        chosen: list[bytes] = []
+
+        def update(replies: Sequence[Any]) -> Writes | More:
+            chosen[:] = replies[0]
+            letters = [decode_dead_letter(content) for content in chosen]
+            # the oldest first, as they came
+            columns = [column for letter in reversed(letters) if letter and (column := column_of(letter)) is not None]
+            if not columns:
+                dead = sum(letter.events for letter in letters if letter)
+                return Writes([], Outcome([], [], 0, {"": dead}, {}, numpy.empty(0)))
+            waiting = Waiting(0, Batch(_NO_STREAM, bucket, 1, self._now(), list(columns)), sum(map(len, chosen)))
+            cycle = Cycle(bucket, [waiting], self._router.buckets)
+
+            def fold(replies: Sequence[Any]) -> Any:
+                again = _FoldAgain(cycle, replies, self._bench, self._now(), self._bounds, kept, letters, len(chosen))
+                return advance(again.run(), None, self._bench, self._now)
+
+            return More(cycle.reads, fold)
+
+        # from the tail, where the oldest are, and where nothing is added
+        read: Command = (b"LRANGE", key, b"%d" % -(kept + count), b"%d" % -(kept + 1))
+        outcome: Outcome = await self._router.transact(bucket, [read], update)
+        if not outcome.commands:
+            return outcome, len(chosen)
+        came = sum(len(command) - 2 for command in outcome.commands if command[0] == b"RPUSH")
+        gone = sum(command[0] == b"LSET" for command in outcome.commands)
+        return outcome, len(chosen) - gone + came
+
+
+class _FoldAgain(Fold):
+    """A fold of dead letters: no mark moves, and those letters go whose Events were folded."""
+
+    def __init__(
+        self,
+        cycle: Cycle,
+        replies: Sequence[Any],
+        bench: Bench,
+        now: float,
+        bounds: Bounds,
+        kept: int,
+        letters: Sequence[DeadLetter | None],
+        count: int,
+    ):
+        super().__init__(cycle, replies, bench, now, bounds)
+        self._kept, self._letters, self._size = kept, letters, count
+
+    def run(self) -> Generator[Reads | Foreign, Any, Outcome]:
+        commands = yield from self.fold([0])
+        dead: Counter[str] = Counter()
+        for letter in self.dead:
+            dead[letter.reason] += letter.events
+        shown = dict(dead)
+        if not self.folded:
+            return Outcome([], [], 0, shown, self.handler_errors, numpy.empty(0))
+        bucket = self.cycle.bucket
+        key, counts = keys.dead_letters(bucket), keys.counts(bucket)
+        for place, before in enumerate(self._letters):
+            if before is not None and column_of(before) is not None:
+                commands.append((b"LSET", key, b"%d" % (place - self._kept - self._size), _TOMBSTONE))
+                dead[before.reason] -= before.events
+        commands.append((b"LREM", key, b"0", _TOMBSTONE))
+        left = [encode_dead_letter(self._as_before(letter)) for letter in reversed(self.dead)]  # the oldest at the tail
+        if left:
+            commands.append((b"RPUSH", key, *left))
+        commands += [(b"HINCRBY", counts, b"dead:" + reason.encode(), b"%d" % by) for reason, by in dead.items() if by]
+        commands.append((b"HINCRBY", counts, b"folded", b"%d" % self.folded))
+        return Outcome(commands, [], self.folded, shown, self.handler_errors, numpy.empty(0))
+
+    def _as_before(self, letter: DeadLetter) -> DeadLetter:
+        """A letter that could not be folded again, with the time at which it became one."""
+        column = Column(letter.client, letter.tab, letter.type, letter.times, letter.values)
+        for before in self._letters:
+            if before is not None and column_of(before) == column:
+                return letter._replace(time=before.time)
+        return letter

@@ -1,0 +1,29 @@
+"""What the Server's rooms need of taba.shard.Router: one bucket's reads and transactions, and the reads of many."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+Command = tuple[bytes, ...]
+
+
+class IsRouter(Protocol):
+    """taba.shard.Router is one; tests have others."""
+
+    @property
+    def buckets(self) -> int:
+        """How many there are. Raises StoreUnavailable while that is not known."""
+        ...
+
+    def read(self, bucket: int, reads: Sequence[Command]) -> Awaitable[list[Any]]:
+        """The replies, of one moment."""
+        ...
+
+    def read_many(self, reads: Mapping[int, Sequence[Command]]) -> Awaitable[Mapping[int, Sequence[Any]]]:
+        """By bucket the replies."""
+        ...
+
+    def transact(self, bucket: int, reads: Sequence[Command], update: Callable[[Any], Any]) -> Awaitable[Any]:
+        """Read, hand the replies to `update`, write what it says, and give its result."""
+        ...

@@ -1,0 +1,106 @@
+"""The Bench: everything that is asked of a Handler, whoever wrote it. Only here is asked who that was.
+
+Taba's own Handlers work in this process, all others in a child process (sandbox.py). Nothing here raises for what a Handler does:
+a sentence, or a Failed, stands in place of its answer. States come as their parts, the main part first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Generator, Sequence
+from typing import Any, Protocol
+
+from taba.server.keys import Framed
+from taba.server.work.folding import Folded, Folding, ForeignWork, IsLookup, Parts, Work, fold_type
+from taba.server.work.keeping import merge_states, prunable_type, upgrade_type
+from taba.server.work.projecting import aggregate_type, project_type, render_one
+
+
+class IsSandbox(Protocol):
+    """Where Handlers run that are not Taba's own; taba.server.work.sandbox.Sandbox is one."""
+
+    def fold(self, works: list[ForeignWork], now: float) -> Awaitable[list[Folded | list[int]]]: ...
+    def project(self, type: str, states: Sequence[Any], now: float, detail: bool = False) -> Awaitable[list[Any]]: ...
+    def aggregate(self, type: str, projections: Sequence[Any]) -> Awaitable[Any]: ...
+    def render(self, type: str, projections: Sequence[Any]) -> Awaitable[list[str]]: ...
+    def upgrade(self, type: str, states: Sequence[Any]) -> Awaitable[list[list[bytes] | str]]: ...
+    def prunable(self, type: str, states: Sequence[Any], now: float) -> Awaitable[list[bool | str]]: ...
+    def merge(self, type: str, states: Sequence[Any]) -> Awaitable[list[bytes] | str]: ...
+
+
+class Bench:
+    """The Handlers that there are, and their work."""
+
+    def __init__(self, lookup: IsLookup, sandbox: IsSandbox):
+        self._lookup, self._sandbox = lookup, sandbox
+
+    def get(self, type: str) -> Any | None:
+        """The Handler of `type`, to read its attributes; None where there is none."""
+        return self._lookup.get(type)
+
+    def is_array(self, type: str) -> bool:
+        """Whether the Handler of `type` folds all States at once."""
+        return self._lookup.is_array(type)
+
+    def may_hang(self, type: str) -> bool:
+        """Whether the work of `type` is done elsewhere, and may take as long as the child process has."""
+        return not self._lookup.own(type) and self._lookup.get(type) is not None
+
+    def can_merge(self, type: str) -> bool:
+        """Whether the Handler of `type` has `merge`."""
+        return getattr(self._lookup.get(type), "merge", None) is not None
+
+    def folding(self, type: str, work: Work, now: float) -> Folding:
+        """The fold of `work`: yields rows whose further parts it needs, or work for `fold_elsewhere`, and returns a Folded."""
+        if self._lookup.own(type):
+            return fold_type(self._lookup.get(type), self._lookup.is_array(type), work, now)
+        return _foreign_folding(type, work)
+
+    async def fold_elsewhere(self, works: list[ForeignWork], now: float) -> list[Folded | list[int]]:
+        """For each work that a folding yielded a Folded, or the rows whose further parts its Handler wants."""
+        return await self._sandbox.fold(works, now)
+
+    async def project(self, type: str, states: Sequence[Sequence[Framed]], now: float, detail: bool = False) -> list[Any]:
+        """The Projection of each State, or a sentence."""
+        if not self._lookup.own(type):
+            return await self._sandbox.project(type, states, now, detail)
+        return project_type(self._lookup.get(type), self._lookup.is_array(type), states, now, detail)
+
+    async def aggregate(self, type: str, projections: Sequence[Any]) -> Any:
+        """The Aggregate, or a sentence."""
+        if not self._lookup.own(type):
+            return await self._sandbox.aggregate(type, projections)
+        return aggregate_type(self._lookup.get(type), projections)
+
+    async def render(self, type: str, projections: Sequence[Any]) -> list[str]:
+        """Each Projection or Aggregate as one line for people."""
+        if not self._lookup.own(type):
+            return await self._sandbox.render(type, projections)
+        handler = self._lookup.get(type)
+        return [render_one(handler, projection) for projection in projections]
+
+    async def upgrade(self, type: str, states: Sequence[Sequence[Framed]]) -> list[list[bytes] | str]:
+        """The parts of each State as the Handler's version dumps them."""
+        if not self._lookup.own(type):
+            return await self._sandbox.upgrade(type, states)
+        return list(upgrade_type(self._lookup.get(type), self._lookup.is_array(type), states))
+
+    async def prunable(self, type: str, states: Sequence[Sequence[Framed]], now: float) -> list[bool | str]:
+        """Whether each State has nothing more to say."""
+        if not self._lookup.own(type):
+            return await self._sandbox.prunable(type, states, now)
+        return list(prunable_type(self._lookup.get(type), self._lookup.is_array(type), states, now))
+
+    async def merge(self, type: str, states: Sequence[Sequence[Framed]]) -> list[bytes] | str:
+        """The parts of the State that is all of `states`."""
+        if not self._lookup.own(type):
+            return await self._sandbox.merge(type, states)
+        return merge_states(self._lookup.get(type), self._lookup.is_array(type), states)
+
+
+def _foreign_folding(type: str, work: Work) -> Generator[list[int] | ForeignWork, Any, Folded]:
+    parts: Parts = {}
+    while True:
+        result: Folded | list[int] = yield ForeignWork(type, work, parts)
+        if isinstance(result, Folded):
+            return result
+        parts.update((yield result))

@@ -1,0 +1,204 @@
+"""The child process in which code runs that may hang or crash: Handlers that are not Taba's own, and regular expressions.
+
+Started by sandbox.py as `python -m taba.server.work.child PARENT EXCLUDED`. Frames of msgpack, each with its length before it, come on
+standard input: `[operation, argument, …]`. The answer is any number of frames `[True, item]` and one `[False, rest]`; the parent waits
+for each frame, so that it knows how far the work came when none comes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import struct
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import msgpack
+
+from taba.bounds import MiB
+
+if TYPE_CHECKING:
+    from taba.handlers.lookup import Lookup
+
+MAX_FRAME_BYTES = 64 * MiB  # twice a cycle of States and columns at their bounds would not fit; then its States are taken one by one
+MAX_MEMORY_BYTES = 2048 * MiB  # of the child; a Handler that takes more gets MemoryError
+
+LENGTH = struct.Struct("<I")
+READY = [False, "ready"]
+
+
+def pack(content: Any) -> bytes:
+    """One frame. Raises ValueError or TypeError for what msgpack cannot carry."""
+    packed: bytes = msgpack.packb(content, default=_plain)
+    return LENGTH.pack(len(packed)) + packed
+
+
+def unpack(content: bytes) -> Any:
+    """What a frame holds, after its length."""
+    size = len(content)
+    return msgpack.unpackb(content, strict_map_key=False, max_bin_len=size, max_str_len=size, max_array_len=size, max_map_len=size)
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "item") and not hasattr(value, "__len__"):
+        return value.item()  # numpy's numbers
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    raise TypeError(f"{type(value).__name__} is no value that can be shown")
+
+
+class Child:
+    """What the child can do. Handlers are looked for when the first of them is needed."""
+
+    def __init__(self, excluded: Mapping[str, str] | None = None) -> None:
+        self._excluded = excluded or {}
+        self._lookup: Lookup | None = None
+
+    @property
+    def lookup(self) -> Lookup:
+        if self._lookup is None:
+            from taba.handlers.lookup import find_handlers
+
+            self._lookup = find_handlers(self._excluded)
+        return self._lookup
+
+    def operations(self) -> dict[str, Callable[..., Iterator[Any]]]:
+        """What a request may ask for."""
+        return {
+            "match": self.match,
+            "fold": self.fold,
+            "project": self.project,
+            "aggregate": self.aggregate,
+            "render": self.render,
+            "upgrade": self.upgrade,
+            "prunable": self.prunable,
+            "merge": self.merge,
+        }
+
+    def match(self, pattern: str, texts: list[str]) -> Iterator[Any]:
+        import re
+
+        matches = re.compile(pattern).fullmatch
+        yield [index for index, text in enumerate(texts) if matches(text)]
+
+    def fold(
+        self, type: str, now: float, states: list[Any], columns: list[Any], parts: dict[int, Any], lots: list[list[int]]
+    ) -> Iterator[Any]:
+        """Folds one lot of rows after another; each gives [states, parts, failed, wants]."""
+        from taba.server.keys import Framed
+        from taba.server.work.folding import Failed, Folded, Work, fold_type, sentence
+
+        handler, is_array = self.lookup.get(type), self.lookup.is_array(type)
+        framed = [Framed(*state) for state in states]
+        known = {row: [Framed(*part) for part in of_row] for row, of_row in parts.items()}
+        for lot in lots:
+            rows = set(lot)
+            work = Work(framed, [tuple(column) for column in columns if column[0] in rows])
+            steps = fold_type(handler, is_array, work, now, is_own=False)
+            sent: Any = None
+            wants: list[int] = []
+            try:
+                while True:
+                    wanted = steps.send(sent)
+                    wants = [row for row in wanted if row not in known]
+                    if wants:
+                        break
+                    sent = {row: known[row] for row in wanted}
+            except StopIteration as stop:
+                folded: Folded = stop.value
+            except BaseException as error:  # a Handler may raise what is no Exception
+                folded = Folded({}, {}, dict.fromkeys(lot, Failed("handler_error", sentence(error))))
+            if wants:
+                yield [{}, {}, {}, wants]
+            else:
+                yield [folded.states, folded.parts, folded.failed, []]
+
+    def project(self, type: str, now: float, states: list[Any], detail: bool) -> Iterator[Any]:
+        from taba.server.work.projecting import project_type
+
+        handler, is_array = self.lookup.get(type), self.lookup.is_array(type)
+        framed = _framed(states)
+        if is_array:
+            yield from project_type(handler, is_array, framed, now, detail)
+        else:
+            for state in framed:  # one after the other, so that the parent sees which one is the last
+                yield from project_type(handler, is_array, [state], now, detail)
+
+    def aggregate(self, type: str, projections: list[Any]) -> Iterator[Any]:
+        from taba.server.work.projecting import aggregate_type
+
+        yield aggregate_type(self.lookup.get(type), projections)
+
+    def render(self, type: str, projections: list[Any]) -> Iterator[Any]:
+        from taba.server.work.projecting import render_one
+
+        for projection in projections:
+            yield render_one(self.lookup.get(type), projection)
+
+    def upgrade(self, type: str, states: list[Any]) -> Iterator[Any]:
+        from taba.server.work.keeping import upgrade_type
+
+        return upgrade_type(self.lookup.get(type), self.lookup.is_array(type), _framed(states))
+
+    def prunable(self, type: str, now: float, states: list[Any]) -> Iterator[Any]:
+        from taba.server.work.keeping import prunable_type
+
+        return prunable_type(self.lookup.get(type), self.lookup.is_array(type), _framed(states), now)
+
+    def merge(self, type: str, states: list[Any]) -> Iterator[Any]:
+        from taba.server.work.keeping import merge_states
+
+        yield merge_states(self.lookup.get(type), self.lookup.is_array(type), _framed(states))
+
+
+def _framed(states: list[Any]) -> list[Any]:
+    from taba.server.keys import Framed
+
+    return [[Framed(*part) for part in state] for state in states]
+
+
+def serve(incoming: BinaryIO, outgoing: BinaryIO, excluded: Mapping[str, str]) -> None:
+    """Answer requests until the input ends."""
+    operations = Child(excluded).operations()
+
+    def say(content: Any) -> None:
+        outgoing.write(pack(content))
+        outgoing.flush()
+
+    say(READY)
+    while True:
+        head = incoming.read(LENGTH.size)
+        if len(head) < LENGTH.size:
+            return
+        operation, *arguments = unpack(incoming.read(LENGTH.unpack(head)[0]))
+        rest: Any = None
+        try:
+            for item in operations[operation](*arguments):
+                try:
+                    frame = pack([True, item])
+                except (TypeError, ValueError, OverflowError, RecursionError) as error:
+                    frame = pack([True, f"{type(error).__name__}: {error}"[:200]])
+                outgoing.write(frame)
+                outgoing.flush()
+        except Exception as error:
+            rest = f"{type(error).__name__}: {error}"[:200]
+        say([False, rest])
+
+
+def main(parent: int, excluded: Mapping[str, str]) -> None:
+    """Run as the child of `parent`, without the Handlers of these origins; what Handlers print goes to standard error."""
+    from taba.server.tether import die_with
+
+    die_with(parent)
+    resource.setrlimit(resource.RLIMIT_DATA, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
+    incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nowhere = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nowhere, 0)
+    os.dup2(2, 1)
+    serve(incoming, outgoing, excluded)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), json.loads(sys.argv[2]))

@@ -1,0 +1,267 @@
+"""The fold of one Type in one cycle: States as bytes in, Events in, States as bytes out. Pure; no key, no store.
+
+1. An array Handler folds all its States in one call; when that raises, each is folded alone and only the culprits fail.
+2. A State that fails is not in the result: its bytes stay as they are.
+3. Further parts are asked for only where they are needed: by rows that spill, and by rows of an older version.
+
+The same code runs in the Server and in the child process for Handlers that are not Taba's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy
+
+from taba.bounds import MiB
+from taba.handlers.lookup import Events
+from taba.server.keys import Framed
+
+MAX_STATE_BYTES = 1 * MiB  # of one part; a Handler that lets its State grow without limit would fill store and cycles
+
+HANDLER_ERROR = "handler_error"
+NEWER_STATE = "newer_state"
+STATE_TOO_LARGE = "state_too_large"
+REASONS = (HANDLER_ERROR, NEWER_STATE, STATE_TOO_LARGE)
+
+Values = bytes | list[Any]
+
+
+class Work(NamedTuple):
+    """What is to be folded: the main parts by row, and the Events as (row, times, values), in order.
+
+    The values of an array Handler are float64 bytes.
+    """
+
+    states: Sequence[Framed]
+    columns: Sequence[tuple[int, bytes, Values]]
+
+
+class Failed(NamedTuple):
+    """Why a row was not folded."""
+
+    reason: str
+    detail: str
+
+
+class Folded(NamedTuple):
+    """The new main parts of the rows that were folded, the new further parts of those that have them, and the failures."""
+
+    states: dict[int, bytes]
+    parts: dict[int, list[bytes]]
+    failed: dict[int, Failed]
+
+
+Parts = dict[int, list[Framed]]
+
+
+class ForeignWork(NamedTuple):
+    """One Type's fold for the child process. `parts`: further parts that it asked for before."""
+
+    type: str
+    work: Work
+    parts: Parts
+
+
+FoldingHere = Generator[list[int], Parts, Folded]
+Folding = Generator[list[int] | ForeignWork, Any, Folded]
+
+
+class IsLookup(Protocol):
+    """What work needs to know about Handlers; taba.handlers.lookup.Lookup is one."""
+
+    def get(self, type: str) -> Any | None: ...
+    def own(self, type: str) -> bool: ...
+    def is_array(self, type: str) -> bool: ...
+
+
+class KnowsTypes(Protocol):
+    """What there is to know of a Type's Handler without having it work; a Bench and a Lookup are such."""
+
+    def get(self, type: str) -> Any | None: ...
+    def is_array(self, type: str) -> bool: ...
+
+
+def further_parts(types: KnowsTypes, type: str) -> int:
+    """How many further parts a State of `type` has at the most."""
+    return int(types.get(type).further_parts) if types.is_array(type) else 0  # type: ignore[union-attr]
+
+
+def fold_type(handler: Any, is_array: bool, work: Work, now: float, is_own: bool = True) -> FoldingHere:
+    """Fold `work`. Yields rows whose further parts it needs, is sent them, returns Folded. Raises nothing.
+
+    A plain Handler that is not Taba's own (`is_own`) gets lists of Python's floats, whatever the values: its author knows no numpy.
+    """
+    folded = Folded({}, {}, {})
+    rows = []
+    for row in dict.fromkeys(row for row, _, _ in work.columns):
+        state = work.states[row]
+        if state.version > handler.version:
+            folded.failed[row] = Failed(NEWER_STATE, f"the State has version {state.version}, the Handler {handler.version}")
+        else:
+            rows.append(row)
+    if is_array:
+        yield from _fold_arrays(handler, work, now, rows, folded)
+    else:
+        _fold_plainly(handler, work, now, rows, folded, is_own)
+    return folded
+
+
+def _fold_plainly(handler: Any, work: Work, now: float, rows: list[int], folded: Folded, is_own: bool) -> None:
+    events: dict[int, tuple[list[bytes], list[Values]]] = {}
+    for row, times, values in work.columns:
+        of_row = events.setdefault(row, ([], []))
+        of_row[0].append(times)
+        of_row[1].append(values)
+    for row in rows:
+        try:
+            state = _loaded(handler, work.states[row])
+            dump = handler.dump(handler.fold(state, _events(*events[row], is_own), now))
+            _accept(folded, row, dump)
+        except Exception as error:
+            folded.failed[row] = Failed(HANDLER_ERROR, sentence(error))
+
+
+def _loaded(handler: Any, state: Framed) -> Any:
+    if not state.version:
+        return handler.new_state()
+    if state.version < handler.version:
+        return handler.upgrade(state.dump, state.version)
+    return handler.load(state.dump)
+
+
+def _events(times: list[bytes], values: list[Values], may_be_arrays: bool) -> Events:
+    if may_be_arrays and all(isinstance(column, bytes) for column in values):
+        return Events(_floats(times), _floats(values))  # type: ignore[arg-type]
+    flat: list[Any] = []
+    for column in values:
+        flat.extend(numpy.frombuffer(column, "<f8").tolist() if isinstance(column, bytes) else column)
+    return Events(_floats(times).tolist(), flat)
+
+
+def _floats(columns: Sequence[bytes]) -> Any:
+    return numpy.frombuffer(columns[0] if len(columns) == 1 else b"".join(columns), "<f8")
+
+
+def _fold_arrays(handler: Any, work: Work, now: float, rows: list[int], folded: Folded) -> Generator[list[int], Parts, None]:
+    dumps = [state.dump for state in work.states]
+    older = [row for row in rows if 0 < work.states[row].version < handler.version]
+    upgraded: dict[int, list[bytes]] = {}
+    if older:
+        parts: Parts = {}
+        if handler.further_parts:
+            parts = yield older
+        for row in older:
+            try:
+                state = work.states[row]
+                further = _dumps_of(parts.get(row, ()), state.version)
+                dumps[row], *upgraded[row] = handler.upgrade_parts([state.dump, *further], state.version)
+            except Exception as error:
+                folded.failed[row] = Failed(HANDLER_ERROR, sentence(error))
+        rows = [row for row in rows if row not in folded.failed]
+    lots = _fold_lots(handler, dumps, work, now, rows, folded)
+    wanted = [row for lot in lots for row in lot.spilling if row not in upgraded]
+    further_parts: dict[int, list[bytes]] = {}
+    if wanted:
+        for row, framed in (yield wanted).items():
+            try:
+                further_parts[row] = _dumps_of(framed, handler.version)
+            except ValueError as error:
+                folded.failed[row] = Failed(HANDLER_ERROR, sentence(error))
+    further_parts.update(upgraded)
+    for lot in lots:
+        _finish_lot(handler, dumps, work, now, lot, further_parts, folded)
+    for row, further in upgraded.items():
+        if row in folded.states:
+            folded.parts.setdefault(row, further)
+
+
+class _Lot(NamedTuple):
+    """Rows that were folded in one call. `spilling`: those among them whose further parts are needed."""
+
+    states: Any
+    rows: list[int]
+    spilling: list[int]
+
+
+def _fold_lots(handler: Any, dumps: list[bytes], work: Work, now: float, rows: list[int], folded: Folded) -> list[_Lot]:
+    if not rows:
+        return []
+    try:
+        return [_fold_lot(handler, dumps, work, now, rows)]
+    except Exception as error:
+        if len(rows) == 1:
+            folded.failed[rows[0]] = Failed(HANDLER_ERROR, sentence(error))
+            return []
+    return [lot for row in rows for lot in _fold_lots(handler, dumps, work, now, [row], folded)]
+
+
+def _fold_lot(handler: Any, dumps: list[bytes], work: Work, now: float, rows: list[int]) -> _Lot:
+    place = {row: index for index, row in enumerate(rows)}
+    columns = work.columns
+    if len(rows) < len(work.states):
+        columns = [column for column in columns if column[0] in place]
+    lengths = [len(times) >> 3 for _, times, _ in columns]
+    indexes = numpy.repeat(numpy.array([place[row] for row, _, _ in columns], dtype=numpy.int64), lengths)
+    states = handler.load_array([dumps[row] for row in rows])
+    times, values = _floats([times for _, times, _ in columns]), _floats([values for _, _, values in columns])  # type: ignore[misc]
+    states = handler.fold_array(states, indexes, times, values, now)
+    spilling = [rows[index] for index in handler.spilling(states)] if handler.further_parts else []
+    return _Lot(states, rows, spilling)
+
+
+def _finish_lot(
+    handler: Any, dumps: list[bytes], work: Work, now: float, lot: _Lot, further_parts: dict[int, list[bytes]], folded: Folded
+) -> None:
+    try:
+        if any(row in folded.failed for row in lot.rows):
+            raise ValueError("a row of this lot has failed")
+        states, new_parts = lot.states, {}
+        if lot.spilling:
+            place = {row: index for index, row in enumerate(lot.rows)}
+            indexes = numpy.array([place[row] for row in lot.spilling], dtype=numpy.int64)
+            old = [further_parts[row] for row in lot.spilling]  # never invented: absent ones were read as such
+            for row, further in zip(lot.spilling, handler.spill(states, indexes, old), strict=True):
+                if len(further) != handler.further_parts or not all(isinstance(part, bytes) for part in further):
+                    raise TypeError(f"spill gave no {handler.further_parts} parts of bytes")
+                new_parts[row] = list(further)
+        new_dumps = handler.dump_array(states)
+        if len(new_dumps) != len(lot.rows):
+            raise ValueError(f"dump_array gave {len(new_dumps)} dumps for {len(lot.rows)} States")
+        if not all(isinstance(dump, bytes) for dump in new_dumps):
+            raise TypeError("dump_array gave something other than bytes")
+    except Exception as error:
+        if len(lot.rows) == 1:
+            folded.failed.setdefault(lot.rows[0], Failed(HANDLER_ERROR, sentence(error)))
+            return
+        # from their bytes again, each alone: the states of the lot may be half changed
+        for row in lot.rows:
+            if row not in folded.failed:
+                for single in _fold_lots(handler, dumps, work, now, [row], folded):
+                    _finish_lot(handler, dumps, work, now, single, further_parts, folded)
+        return
+    for row, dump in zip(lot.rows, new_dumps, strict=True):
+        _accept(folded, row, dump, new_parts.get(row))
+
+
+def _accept(folded: Folded, row: int, dump: Any, further: list[bytes] | None = None) -> None:
+    if not isinstance(dump, bytes):
+        folded.failed[row] = Failed(HANDLER_ERROR, f"dump gave {type(dump).__name__}, not bytes")
+    elif max(len(part) for part in (dump, *(further or ()))) > MAX_STATE_BYTES:
+        folded.failed[row] = Failed(STATE_TOO_LARGE, f"a part of the State takes more than {MAX_STATE_BYTES} bytes")
+    else:
+        folded.states[row] = dump
+        if further is not None:
+            folded.parts[row] = further
+
+
+def _dumps_of(parts: Sequence[Framed], version: int) -> list[bytes]:
+    if any(part.version not in (0, version) for part in parts):
+        raise ValueError("a further part has another version than its State")
+    return [part.dump for part in parts]
+
+
+def sentence(error: BaseException) -> str:
+    """An exception in one bounded line, for people."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

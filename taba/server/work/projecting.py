@@ -1,0 +1,89 @@
+"""States into Projections, Projections into Aggregates and text, one Type at a time. Pure.
+
+Nothing here raises: where a Handler fails, a sentence stands in place of its answer. The same code runs in the Server and in the
+child process for Handlers that are not Taba's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from taba.bounds import KiB
+from taba.server.keys import Framed
+from taba.server.work.folding import sentence
+
+AT_ONCE_BYTES = 256 * KiB  # of States that an array Handler projects in one call: what it makes of them fits in the processor's cache
+
+
+def project_type(handler: Any, is_array: bool, states: Sequence[Sequence[Framed]], now: float, detail: bool = False) -> list[Any]:
+    """A Projection for each State (its main part first), or a sentence where there can be none. Raises nothing.
+
+    With `detail`, Handlers that have such a method show the slots, too.
+    """
+    if not is_array or (detail and getattr(handler, "detail", None)):
+        return [_project_one(handler, is_array, state, now, detail) for state in states]
+    answers: list[Any] = []
+    lot: list[Sequence[Framed]] = []
+    size = 0
+    for state in states:
+        lot.append(state)
+        size += sum(len(part.dump) for part in state)
+        if size >= AT_ONCE_BYTES:
+            answers += _project_arrays(handler, lot, now)
+            lot, size = [], 0
+    if lot:
+        answers += _project_arrays(handler, lot, now)
+    return answers
+
+
+def _project_arrays(handler: Any, states: Sequence[Sequence[Framed]], now: float) -> list[Any]:
+    if all(part.version in (0, handler.version) for state in states for part in state):
+        try:
+            loaded = handler.load_array([state[0].dump for state in states])
+            answers = list(handler.project_array(loaded, [[part.dump for part in state[1:]] for state in states], now))
+            if len(answers) == len(states) and all(isinstance(answer, dict) for answer in answers):
+                return answers
+        except Exception as error:
+            if len(states) == 1:
+                return [sentence(error)]
+    return [_project_one(handler, True, state, now) for state in states]
+
+
+def _project_one(handler: Any, is_array: bool, state: Sequence[Framed], now: float, detail: bool = False) -> Any:
+    main = state[0]
+    try:
+        if main.version > handler.version:
+            return f"the State has version {main.version}, the Handler {handler.version}"
+        show = getattr(handler, "detail", None) if detail else None
+        if is_array:
+            dumps = [part.dump for part in state]
+            if main.version < handler.version:
+                dumps = handler.upgrade_parts(dumps, main.version)
+            if show is None:
+                [answer] = handler.project_array(handler.load_array(dumps[:1]), [dumps[1:]], now)
+            else:
+                answer = show(dumps, now)
+        else:
+            loaded = handler.load(main.dump) if main.version == handler.version else handler.upgrade(main.dump, main.version)
+            answer = (show or handler.project)(loaded, now)
+    except Exception as error:
+        return sentence(error)
+    return answer if isinstance(answer, dict) else f"project gave {type(answer).__name__}, not a dictionary"
+
+
+def aggregate_type(handler: Any, projections: Sequence[Any]) -> Any:
+    """The Aggregate of Projections, or a sentence where there can be none. Raises nothing."""
+    try:
+        answer = handler.aggregate(projections)
+    except Exception as error:
+        return sentence(error)
+    return answer if isinstance(answer, dict) else f"aggregate gave {type(answer).__name__}, not a dictionary"
+
+
+def render_one(handler: Any, projection: Any) -> str:
+    """A Projection or Aggregate as one line for people."""
+    try:
+        return str(handler.render(projection)).replace("\n", " ")
+    except Exception as error:
+        return f"({sentence(error)})"

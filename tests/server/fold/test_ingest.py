@@ -1,0 +1,216 @@
+"""Lanes: what waits for one bucket becomes one cycle after another, within bounds and deadlines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba.batch import Verdict
+from taba.bounds import MAX_CYCLE_BYTES, MAX_CYCLE_STATES
+from taba.errors import StoreUnavailable
+from taba.handlers.lookup import Lookup
+from taba.server.fold import ingest as module
+from taba.server.fold.cycle import Waiting
+from taba.server.fold.ingest import ENVELOPE_SECONDS, Ingest
+from taba.server.latency import MOST_SECONDS, WINDOW_SECONDS, Latency
+from taba.server.work.folding import Folded
+from taba.shard import BucketBusy, More, Writes
+
+from ..samples import BUCKETS, MemoryStore, Spilling, Sum, Words, batch, bench_of, column, lookup_of, tab_in
+
+
+class HeldRouter:
+    """A Router over a MemoryStore whose transactions end when the test says so."""
+
+    buckets = BUCKETS
+
+    def __init__(self) -> None:
+        self.store = MemoryStore()
+        self.held: list[tuple[int, Any, Any, Deferred[Any]]] = []
+
+    async def transact(self, bucket: int, reads: Sequence[Any], update: Any) -> Any:
+        held: Deferred[Any] = Deferred()
+        self.held.append((bucket, reads, update, held))
+        return await held
+
+    def commit(self) -> int:
+        """Carry out the oldest transaction; how many batches it was for."""
+        _, reads, update, held = self.held.pop(0)
+        step = update([self.store.read(command) for command in reads])
+        while isinstance(step, More):
+            step = step.update([self.store.read(command) for command in step.reads])
+        assert isinstance(step, Writes)
+        for command in step.commands:
+            self.store.write(command)
+        held.callback(step.result)
+        return len(step.result.verdicts)
+
+    def fail(self, error: Exception) -> None:
+        self.held.pop(0)[3].errback(error)
+
+
+class Lanes(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.router = HeldRouter()
+
+        async def no_foreign(works: Any, now: float) -> Any:
+            raise AssertionError
+
+        self.ingest = Ingest(self.router, bench_of(lookup_of(Sum(), Spilling()), no_foreign), self.clock, lambda: 1001.0)
+
+    def submit(self, *items: Waiting) -> Deferred[list[Verdict]]:
+        return ensureDeferred(self.ingest.submit(items))
+
+    def one(self, stream: int, number: int = 1, bucket: int = 0, size: int = 100, states: int = 1) -> Waiting:
+        columns = [column(tab_in(bucket), "Sum", [1.0], client=f"web/{stream}/{n}") for n in range(states)]
+        return batch(stream, number, columns, bucket=bucket)._replace(size=size)
+
+    def words(self, submitted: Deferred[list[Verdict]]) -> list[str]:
+        return [verdict.word for verdict in self.successResultOf(submitted)]
+
+    def test_what_comes_while_a_cycle_is_under_way_becomes_one_cycle(self) -> None:
+        first = self.submit(self.one(1))
+        others = [self.submit(self.one(stream)) for stream in range(2, 7)]
+        self.assertEqual(len(self.router.held), 1)
+        self.assertEqual(self.router.commit(), 1)
+        self.assertEqual(self.words(first), ["applied"])
+        self.assertEqual(self.router.commit(), 5)
+        self.assertEqual([self.words(other) for other in others], [["applied"]] * 5)
+        self.assertEqual((self.ingest.waiting_bytes, self.ingest._lanes), (0, {}))
+
+    def test_nothing_is_applied_before_its_transaction_is(self) -> None:
+        submitted = self.submit(self.one(1))
+        self.assertNoResult(submitted)
+        self.router.commit()
+        self.assertEqual(self.words(submitted), ["applied"])
+
+    def test_a_cycle_takes_so_many_bytes_and_states_and_always_one_batch(self) -> None:
+        self.submit(self.one(1))
+        half = MAX_CYCLE_BYTES // 2
+        for stream, size in ((2, half), (3, half), (4, 1), (5, 3 * half), (6, 1)):
+            self.submit(self.one(stream, size=size))
+        self.submit(self.one(7, states=MAX_CYCLE_STATES - 1))
+        self.submit(self.one(8, states=2))
+        self.assertEqual([self.router.commit() for _ in range(6)], [1, 2, 1, 1, 2, 1])
+
+    def test_buckets_are_folded_side_by_side_up_to_a_bound(self) -> None:
+        self.patch(module, "MAX_CYCLES", 2)
+        submitted = [self.submit(self.one(1, bucket=bucket)) for bucket in range(3)]
+        self.assertEqual(len(self.router.held), 2)
+        self.router.commit()
+        self.assertEqual(len(self.router.held), 2)
+        self.router.commit()
+        self.router.commit()
+        self.assertEqual([self.words(one) for one in submitted], [["applied"]] * 3)
+
+    def test_cycles_with_handlers_of_others_leave_room_for_the_rest(self) -> None:
+        foreign = Lookup({**lookup_of(Sum())._found, **lookup_of(Words(), own=False)._found})
+
+        async def fold(works: Any, now: float) -> Any:
+            return [Folded({0: b"\x90"}, {}, {})]
+
+        self.ingest = Ingest(self.router, bench_of(foreign, fold), self.clock, lambda: 1001.0)
+        self.patch(module, "MAX_FOREIGN_CYCLES", 2)
+        theirs = [batch(1, 1, [column(tab_in(bucket), "Words", ["a"])], bucket=bucket) for bucket in range(4)]
+        submitted = [self.submit(item) for item in theirs]
+        self.assertEqual([bucket for bucket, *_ in self.router.held], [0, 1])
+        self.submit(self.one(2, bucket=3))  # waits behind what came before it
+        own = self.submit(self.one(1, bucket=2, states=2)._replace(size=MAX_CYCLE_BYTES))
+        self.assertEqual([bucket for bucket, *_ in self.router.held], [0, 1])
+        self.router.fail(BucketBusy("x"))
+        self.assertEqual([bucket for bucket, *_ in self.router.held], [1, 2])
+        self.router.fail(BucketBusy("x"))
+        self.assertEqual([bucket for bucket, *_ in self.router.held], [2, 3])
+        self.router.fail(BucketBusy("x"))
+        self.assertEqual([bucket for bucket, *_ in self.router.held], [3, 2])
+        self.router.fail(BucketBusy("x"))
+        self.router.commit()
+        self.assertEqual(self.words(own), ["applied"])
+        self.assertEqual({self.words(one)[0] for one in submitted}, {"later"})
+        self.assertFalse(self.ingest._held or self.ingest._foreign or self.ingest._running)
+
+    def test_when_time_is_up_the_decided_are_told_and_the_rest_is_later(self) -> None:
+        self.patch(module, "MAX_CYCLES", 2)
+        submitted = self.submit(*(self.one(1, bucket=bucket) for bucket in range(4)))
+        self.router.commit()
+        self.clock.advance(ENVELOPE_SECONDS)
+        self.assertEqual(self.words(submitted), ["applied", "later", "later", "later"])
+        # what was under way ends; what had not begun is not begun
+        self.assertEqual(len(self.router.held), 2)
+        self.router.commit()
+        self.router.commit()
+        self.assertEqual((len(self.router.held), self.ingest.waiting_bytes, self.ingest._lanes), (0, 0, {}))
+
+    def test_a_full_queue_says_later(self) -> None:
+        self.patch(module, "MAX_LANE_BYTES", 1000)
+        self.patch(module, "MAX_WAITING_BYTES", 1500)
+        self.submit(self.one(1))
+        at_the_bound = [self.submit(self.one(stream, size=500)) for stream in (2, 3)]
+        self.assertEqual(self.words(self.submit(self.one(4, size=1))), ["later"])
+        self.submit(self.one(1, bucket=1))
+        self.submit(self.one(2, bucket=1, size=500))
+        self.assertEqual(self.words(self.submit(self.one(3, bucket=1, size=1))), ["later"])
+        self.router.commit()
+        self.router.commit()
+        while self.router.held:
+            self.router.commit()
+        self.assertEqual([self.words(one) for one in at_the_bound], [["applied"]] * 2)
+        self.assertEqual(self.ingest.waiting_bytes, 0)
+
+    def test_what_follows_a_batch_that_is_later_is_later_too(self) -> None:
+        self.patch(module, "MAX_LANE_BYTES", 1000)
+        self.submit(self.one(9))
+        submitted = self.submit(self.one(1, 1, size=900), self.one(1, 2, size=200), self.one(1, 3, size=1), self.one(2, 1, size=1))
+        self.router.commit()
+        self.router.commit()
+        self.assertEqual(self.words(submitted), ["applied", "later", "later", "applied"])
+
+    def test_a_busy_bucket_and_a_store_that_is_away_say_later(self) -> None:
+        for error in (BucketBusy("busy"), StoreUnavailable("away")):
+            submitted = self.submit(self.one(1))
+            self.router.fail(error)
+            self.assertEqual(self.words(submitted), ["later"])
+        self.assertEqual(self.ingest.errors, {})
+
+    def test_a_batch_that_fails_a_cycle_does_not_hold_up_the_others_with_it(self) -> None:
+        self.submit(self.one(9))
+        submitted = self.submit(self.one(1), self.one(2))
+        self.router.commit()
+        self.router.fail(ZeroDivisionError("oops"))
+        self.router.fail(ZeroDivisionError("oops"))
+        self.router.commit()
+        self.assertEqual(self.words(submitted), ["later", "applied"])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
+        self.assertEqual(self.ingest.errors[module.CYCLE_FAILED], 2)
+
+    def test_the_same_batch_sent_twice_at_once_is_folded_once(self) -> None:
+        submitted = [self.submit(self.one(1)) for _ in range(3)]
+        self.assertEqual([self.router.commit() for _ in range(2)], [1, 2])
+        self.assertEqual([self.words(one) for one in submitted], [["applied"]] * 3)
+        self.assertEqual(self.router.store.counts(), {"folded": 1})
+
+    def test_an_asker_that_goes_away_takes_nothing_with_it(self) -> None:
+        self.submit(self.one(9))
+        gone, stays = self.submit(self.one(1)), self.submit(self.one(2))
+        gone.cancel()
+        self.failureResultOf(gone)
+        self.router.commit()
+        self.assertEqual(self.router.commit(), 1)
+        self.assertEqual(self.words(stays), ["applied"])
+
+
+class Latencies(SynchronousTestCase):
+    def test_percentiles_of_the_last_minute(self) -> None:
+        latency = Latency()
+        self.assertEqual(latency.percentiles(1000.0), {"p50": None, "p95": None, "p99": None})
+        latency.add(1000.0 - numpy.linspace(0.01, 1.0, 1000), 1000.0)
+        for name, expected in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
+            self.assertLess(abs((latency.percentiles(1000.0)[name] or 0) - expected), 0.03 * expected)
+        latency.add(numpy.array([1000.0 - MOST_SECONDS - 1, 1001.0, 999.0]), 1000.0)  # too old to count; from the future; ordinary
+        self.assertEqual(latency.percentiles(1000.0 + WINDOW_SECONDS + 6), {"p50": None, "p95": None, "p99": None})
