@@ -1,13 +1,23 @@
-"""What the twistd plugins are made of: a service that is imported when it is asked for, and says which extra it needs."""
+"""What the twistd plugins are made of: a service that is imported when it is asked for, and says which extra it needs.
+
+`offer_plugins` makes the plugins of a directory known, such as the one in which twistd runs: twistd itself looks on Python's path alone.
+"""
 
 from __future__ import annotations
 
+import os
+import stat
+import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from twisted.application.service import ServiceMaker
 
+from taba.errors import ConfigurationError
 from taba.installing import install_hint
+
+PLUGINS = "twisted.plugins"
 
 
 class LazyServiceMaker(ServiceMaker):
@@ -23,7 +33,17 @@ class LazyServiceMaker(ServiceMaker):
 
     @property
     def makeService(self) -> Any:
-        return self._imported().makeService
+        made = self._imported().makeService
+
+        def make(options: Any) -> Any:
+            parent = getattr(options, "parent", None)
+            try:
+                offer_plugins(parent["rundir"] if parent else ".")
+            except ConfigurationError as failure:
+                raise SystemExit(f"{self.tapname}: {failure}") from None
+            return made(options)
+
+        return make
 
     def _imported(self) -> Any:
         try:
@@ -33,3 +53,25 @@ class LazyServiceMaker(ServiceMaker):
             if missing in ("", "taba"):
                 raise  # not a missing extra but a broken installation: its traceback says where
             raise SystemExit(f"{self.tapname}: needs {missing}: {install_hint(self.extra)}") from None
+
+
+def offer_plugins(directory: str) -> None:
+    """Let the modules in `directory`/twisted/plugins be found as plugins, and what lies beside `twisted` be imported.
+
+    Here, and in the processes that this one starts; after all that is on Python's path already. Raises ConfigurationError where
+    others than root and this user may write to these folders: what is in them would run as this user.
+    """
+    place = os.path.abspath(directory)
+    folders = [Path(place), Path(place, "twisted"), Path(place, "twisted", "plugins")]
+    if place in map(os.path.abspath, sys.path) or not folders[-1].is_dir() or (folders[-1] / "__init__.py").exists():
+        return  # with an __init__.py it would be another twisted.plugins, not a part of the one there is
+    for folder in folders:
+        found = folder.stat()
+        if found.st_uid not in (0, os.geteuid()) or found.st_mode & stat.S_IWOTH:
+            takes = "takes folders that are yours or root's and that not everybody can write to: mend that, or start elsewhere"
+            raise ConfigurationError("twisted/plugins", str(folder), takes)
+    sys.path.append(place)
+    os.environ["PYTHONPATH"] = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), place])
+    paths: Any = import_module(PLUGINS).__path__
+    if str(folders[-1]) not in paths:
+        paths.append(str(folders[-1]))

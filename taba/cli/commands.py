@@ -19,6 +19,7 @@ from taba.cli.record import record
 from taba.cli.sharding import COMMANDS as SHARDING
 from taba.cli.sharing import AS_JSON, SERVER, TIMEOUT, print_drawn, print_json
 from taba.cli.trying import handler
+from taba.errors import TabaError
 from taba.installing import install_hint
 from taba.query import Filters, Query, QueryError, Question, questions
 
@@ -286,8 +287,13 @@ def _server_handlers(status: Mapping[str, Any]) -> dict[str, Any]:
 def _local_handlers() -> dict[str, Any]:
     try:
         from taba.handlers.lookup import find_handlers
+        from taba.plugins import offer_plugins
     except ModuleNotFoundError as error:
         raise click.ClickException(f"Handlers need {error.name}; install it with: {install_hint('server')}") from None
+    try:
+        offer_plugins(".")
+    except TabaError as failure:
+        raise click.ClickException(str(failure)) from None
     lookup = find_handlers()
     found = {type: {"version": lookup.get(type).version, "origin": lookup.origin(type), "errors": 0} for type in lookup.types}  # type: ignore[union-attr]
     return {"handlers": found, "types_missing": [], "problems": list(lookup.problems)}

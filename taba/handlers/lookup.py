@@ -11,6 +11,7 @@ which a module that broke since is missing without a word.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module, metadata
 from typing import Any, NamedTuple
@@ -44,13 +45,21 @@ class Found(NamedTuple):
 class Lookup:
     """The Handlers by Type. Made by `find_handlers`, or in tests from a mapping of Found."""
 
-    def __init__(self, found: dict[str, Found], problems: tuple[str, ...] = (), excluded: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        found: dict[str, Found],
+        problems: tuple[str, ...] = (),
+        excluded: Mapping[str, str] | None = None,
+        places: tuple[str, ...] = (),
+    ):
         self._found = dict(sorted(found.items()))
         self._missing: set[str] = set()
         self.excluded = dict(excluded or {})
         """Origins that were not imported, and why (see `find_handlers`)."""
         self.problems = problems
         """Sentences: what failed to load or was left out, and why."""
+        self.places = places
+        """The folders whose modules were looked at."""
 
     def get(self, type: str) -> Any | None:
         """The Handler of `type`, or None; then `missing` has its name from now on."""
@@ -112,7 +121,7 @@ def find_handlers(excluded: Mapping[str, str] | None = None, begin: Callable[[st
             found[handler.type] = Found(handler, "taba" if own else origin, own)
         elif type(other.handler) is not type(handler):  # one class found by both ways is no conflict
             problems.append(f"{origin}: Type {handler.type} is already there from {other.origin}; this one is left out")
-    return Lookup(found, tuple(problems), excluded)
+    return Lookup(found, tuple(problems), excluded, _places())
 
 
 def has_foreign() -> bool:
@@ -125,6 +134,13 @@ def _modules() -> list[tuple[str, Any]]:
     import_module("twisted.plugins")  # its own code looks for the other directories of that name on sys.path
     package: Any = getModule("twisted.plugins")
     return sorted(((str(module.name).rpartition(".")[2], module) for module in package.iterModules()), key=lambda item: item[0])
+
+
+def _places() -> tuple[str, ...]:
+    """The folders twisted/plugins in which plugins may be; Twisted's own, which has none of Handlers, is left out."""
+    package: Any = import_module("twisted.plugins")
+    own = os.path.dirname(package.__file__)
+    return tuple(path for path in dict.fromkeys(package.__path__) if path != own and os.path.isdir(path))
 
 
 def _plugins(problems: list[str], excluded: Mapping[str, str], begin: Callable[[str], None]) -> Iterator[tuple[Any, str]]:

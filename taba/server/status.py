@@ -143,7 +143,11 @@ class Status:
         there = set(self._lookup.types)
         missing = sorted((types | set(counts.missing) | set(self._lookup.missing)) - there)
         if missing:
-            problems.append(f"no Handler of Type {', '.join(missing)[:300]}: install what has it and start this Server again")
+            looked = " or ".join(self._lookup.places) or "twisted/plugins on Python's path"
+            problems.append(
+                f"no Handler of Type {', '.join(missing)[:300]}, neither among the entry points taba.handlers nor in {looked}: "
+                "install what has it and start this Server again"
+            )
         errors = self._ingest.errors + self._query.errors
         problems += [f"{count} failed: {what} (this Server's log says more)" for what, count in sorted(errors.items()) if what not in there]
         handlers = {
