@@ -29,6 +29,19 @@ class StoreURLTests(SynchronousTestCase):
         self.assertEqual([(one.host, one.port) for one in store.addresses], [("a.example", 7000), ("b.example", 6379), ("::1", 7002)])
         self.assertEqual(store.text, "redis://a.example:7000,b.example:6379,[::1]:7002")
 
+    def test_a_list_may_hold_ipv6_addresses_in_any_place_on_every_python(self) -> None:
+        # Python 3.11.2, for one, refuses such a list where a bracket is not the first or last character of the whole
+        for text in ("redis://a:7000,b,[::1]:7002", "redis://[::1]:7002,b:1,[fe80::1]", "redis+cluster://:p@[::2],a,[::1]:7"):
+            store = parse_store(text)
+            self.assertEqual(parse_store(store.text).text, store.text)
+        self.assertEqual([one.host for one in parse_store("redis://b,[::1]:7002,[::2]").addresses], ["b", "::1", "::2"])
+        for wrong in ("redis://[::1", "redis://a,[::1", "redis://a,::1]", "redis://[::1]x", "redis://[[::1]]", "redis://a[::1]"):
+            self.refused(wrong)
+
+    def test_nothing_is_stripped_or_joined_in_silence(self) -> None:
+        for wrong in ("redis://one\n", "redis://o\tne", " redis://one", "redis://one\r\n,two", "redis://one/\n"):
+            self.refused(wrong)
+
     def test_user_and_password_are_for_every_server_and_unquoted(self) -> None:
         store = parse_store("rediss://ta%40ba:p%2Fss@one,two")
         for address in store.addresses:

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 import attrs
 
@@ -112,14 +112,12 @@ def parse_store(text: str, option: str = "--store") -> StoreURL:
     form = re.fullmatch(r"redis(s?)(?:\+(sentinel|cluster))?", scheme)
     if form is None or not rest.startswith("//"):
         raise ConfigurationError(option, shown, TAKES)
-    try:
-        parts = urlsplit(text)
-    except ValueError:
-        raise ConfigurationError(option, shown, TAKES) from None
+    # not urlsplit: it takes the whole list for one host, whose brackets some of its versions then refuse
+    authority, path, query, fragment = re.findall(r"//([^/?#]*)([^?#]*)(?:\?([^#]*))?(#.*)?", rest, re.DOTALL)[0]
     tls, topology = bool(form[1]), form[2] or ""
-    if parts.path not in ("", "/") or parts.fragment or (parts.query and topology != SENTINEL):
+    if path not in ("", "/") or fragment or (query and topology != SENTINEL):
         raise ConfigurationError(option, shown, "takes no path, query or fragment after the port; " + TAKES)
-    servers = _servers(parts, tls, DEFAULT_SENTINEL_PORT if topology == SENTINEL else DEFAULT_PORT, option, shown)
+    servers = _servers(authority, tls, DEFAULT_SENTINEL_PORT if topology == SENTINEL else DEFAULT_PORT, option, shown)
     if not topology:
         return _checked(StoreURL(servers), option, shown)
     # in one order, whatever the order in the text: an address is how a shard is known to all Servers
@@ -128,7 +126,7 @@ def parse_store(text: str, option: str = "--store") -> StoreURL:
     account = Address(tls=tls, username=via[0].username, password=via[0].password)
     if topology == CLUSTER:
         return StoreURL((attrs.evolve(account, via=via),))
-    masters, via = _masters(parts.query, via, option, shown)
+    masters, via = _masters(query, via, option, shown)
     return _checked(StoreURL(tuple(attrs.evolve(account, via=via, master=master) for master in masters)), option, shown)
 
 
@@ -150,8 +148,8 @@ def _masters(query: str, via: tuple[Address, ...], option: str, shown: str) -> t
     return masters, via
 
 
-def _servers(parts: SplitResult, tls: bool, default_port: int, option: str, shown: str) -> tuple[Address, ...]:
-    account, at, hosts = parts.netloc.rpartition("@")
+def _servers(authority: str, tls: bool, default_port: int, option: str, shown: str) -> tuple[Address, ...]:
+    account, at, hosts = authority.rpartition("@")
     user, _, password = account.partition(":")
     if at and not password:
         raise ConfigurationError(option, shown, "takes user:pass@ or :pass@ before the host")
