@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,19 @@ class EphemeralValkey:
 
     tcp=False: a unix socket, `unix:PATH`; tcp=True: `redis://127.0.0.1:PORT`. Starts in the constructor; hand `remove`
     to addCleanup. `kill` is kill -9; `start` starts it again on what is on disk (by default an append-only file, synced
-    always, so that nothing acknowledged is lost).
+    always, so that nothing acknowledged is lost). `environ` is added to its environment; `binary` is another server's.
     """
 
-    def __init__(self, tcp: bool = False, directory: str | None = None, **settings: str):
+    def __init__(
+        self,
+        tcp: bool = False,
+        directory: str | None = None,
+        environ: Mapping[str, str] | None = None,
+        binary: str | None = None,
+        **settings: str,
+    ):
+        self.environ = dict(environ or {})
+        self.binary = binary or find_store_binary()
         self.directory = Path(directory or tempfile.mkdtemp(prefix="taba-valkey-"))
         self.port = free_port() if tcp else 0
         self.settings = {"appendonly": "yes", "appendfsync": "always", "save": "", **settings}
@@ -58,7 +68,7 @@ class EphemeralValkey:
         return self._process.pid
 
     def arguments(self) -> list[str]:
-        found = [find_store_binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
+        found = [self.binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
         found += ["--unixsocket", self.path, "--unixsocketperm", "700", "--logfile", str(self.directory / "log")]
         for name, value in self.settings.items():
             found += [f"--{name.replace('_', '-')}", value]
@@ -67,7 +77,10 @@ class EphemeralValkey:
     def start(self) -> None:
         """Start it, and wait until it answers."""
         arguments = self.arguments()
-        self._process = subprocess.Popen(arguments, preexec_fn=_die_with_parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        environ = {**os.environ, **self.environ}
+        self._process = subprocess.Popen(
+            arguments, preexec_fn=_die_with_parent, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:

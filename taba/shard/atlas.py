@@ -20,7 +20,7 @@ from taba.errors import ConfigurationError, StoreUnavailable
 from taba.shard.buckets import STORE_KEY, BucketMap, MalformedMap, Shard, decode_owner, decode_record
 from taba.shard.initialise import ASK_SECONDS, learn, settings_problems
 from taba.shard.maps import newer_map
-from taba.shard.patience import LAST_PAUSE_SECONDS, Deadline, Pauses
+from taba.shard.patience import LAST_PAUSE_SECONDS, Deadline, Pauses, Standing
 from taba.shard.servers.cluster import ClusterPool, ShardPool
 from taba.shard.servers.connection import Connection, Redirected, Reply, raise_for
 from taba.shard.servers.gather import gather
@@ -64,6 +64,7 @@ class Atlas:
         self.random = random
         self.counts: Counter[str] = Counter()
         self.pauses = Pauses(reactor)
+        self.standing = Standing(reactor)  # leases and locks of others, and movers' signs of life
         self.account = store.addresses[0]
         self.by_name: dict[str, ShardPool] = {}
         self._lagging: dict[str, tuple[float, str]] = {}  # server → when its replicas were waited for in vain, and what to say of it

@@ -21,7 +21,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from taba.bounds import MiB
 from taba.errors import StoreUnavailable
 from taba.shard.buckets import prefix_of
-from taba.shard.patience import Pauses
+from taba.shard.patience import Pauses, Standing
 from taba.shard.servers.connection import Command, TransactionRefused
 from taba.shard.transaction import BucketBusy, Update, Writes
 
@@ -29,7 +29,9 @@ MAX_NAME_BYTES = 1024  # names are kept twice, and listed
 MAX_CONTENT_BYTES = 8 * MiB  # one value; a reply holds several, and every connection may have one
 MAX_PAGE_NAMES = 10_000  # of one `scan`: 10 MiB of the longest names
 PAGE_BUCKETS = 16  # that one `scan` looks into at a time
-DONE_SECONDS = 60  # how long a write is remembered as done; three times as long as it is tried
+DONE_SECONDS = 120.0  # how long what a Router did last is remembered after it was seen unchanged; a write is tried for less
+FEW_DOERS = 32  # Routers whose last write one bucket remembers without looking whether they still write
+DONE_SWEEP_AFTER = 256  # writes of this Router; then it looks after those that write no more
 TURN_SECONDS = 20.0  # how long a write waits for the writes of this Router to its bucket before it
 BUSY_PAUSE_SECONDS = 0.01  # a transaction that needed the lease takes as long as one that did not
 SWEEP_AFTER = 16  # new keys of this Router …
@@ -48,17 +50,25 @@ class Page(NamedTuple):
     cursor: bytes | None
 
 
+def _bytes_of(what: str, text: object) -> bytes:
+    if isinstance(text, str):
+        return text.encode()
+    if isinstance(text, (bytes, bytearray, memoryview)):
+        return bytes(text)
+    raise TypeError(f"{what} is text or bytes, not {type(text).__name__}: {text!r:.60}")
+
+
 def plain(text: Text) -> bytes:
-    """The bytes of a value. ValueError for what is too long for one."""
-    content = text.encode() if isinstance(text, str) else bytes(text)
+    """The bytes of a value. TypeError for what is neither text nor bytes, ValueError for what is too long for one."""
+    content = _bytes_of("a value", text)
     if len(content) > MAX_CONTENT_BYTES:
         raise ValueError(f"a value of {len(content)} bytes; at most {MAX_CONTENT_BYTES}")
     return content
 
 
 def plain_name(name: Text) -> bytes:
-    """The bytes of a name. ValueError for one that is empty or too long."""
-    content = name.encode() if isinstance(name, str) else bytes(name)
+    """The bytes of a name. TypeError for what is neither text nor bytes, ValueError for one that is empty or too long."""
+    content = _bytes_of("a name", name)
     if not 1 <= len(content) <= MAX_NAME_BYTES:
         raise ValueError(f"a name takes 1 to {MAX_NAME_BYTES} bytes, not {len(content)}")
     return content
@@ -73,17 +83,29 @@ def _names_key(bucket: int) -> bytes:
     return prefix_of(bucket) + b"names"  # a sorted set without scores: in the order of bytes, wherever and whenever it is read
 
 
+def _done_key(bucket: int, doer: bytes) -> bytes:
+    """The number of the last write that the Router `doer` made in the bucket: by it, it knows whether a write was made."""
+    return prefix_of(bucket) + b"done:" + doer
+
+
+def _doers_key(bucket: int) -> bytes:
+    """A set: whose last writes the bucket remembers."""
+    return prefix_of(bucket) + b"doers"
+
+
 class Operations:
     """A Router's operations by key. All raise StoreUnavailable when the store does not answer in time (a write may then have
     been done), TransactionRefused for a key that holds something else, ValueError for what is no name or value."""
 
-    def __init__(self, reactor: Any, pauses: Pauses, counts: Counter[str], token: str):
+    def __init__(self, reactor: Any, pauses: Pauses, standing: Standing, counts: Counter[str], token: str):
         self.counts = counts
+        self.standing = standing
         self._reactor = reactor
         self._pauses = pauses
         self._token = token
         self._tries = 0
         self._made = 0  # keys, since the last sweep
+        self._done = 0  # writes, since we last looked after other Routers'
         self._turns: dict[int, tuple[DeferredLock, int]] = {}
 
     # what a Router has
@@ -316,7 +338,7 @@ class Operations:
         """
         if not 1 <= count <= MAX_PAGE_NAMES:
             raise ValueError(f"takes a count from 1 to {MAX_PAGE_NAMES}, not {count}")
-        begin = prefix.encode() if isinstance(prefix, str) else bytes(prefix)
+        begin = _bytes_of("a prefix", prefix)
         start, after = _parse_cursor(cursor, self.buckets)
         limit = max(count // PAGE_BUCKETS, PAGE_BUCKETS)
         looked = range(start, min(start + PAGE_BUCKETS, self.buckets))
@@ -390,7 +412,7 @@ class Operations:
         `after`: whether the key is there then.
         """
         bucket = self.bucket_of(name)
-        key, done = self.key(name, bucket), prefix_of(bucket) + b"done:" + self._token.encode()
+        key, done = self.key(name, bucket), _done_key(bucket, self._token.encode())
         watched = [(b"GET", done), (b"EXISTS", key), *((command[0], key, *command[1:]) for command in reads)]
         results: dict[int, Any] = {}
 
@@ -408,7 +430,11 @@ class Operations:
                 self._made += 1
             elif after == GONE:
                 commands = [*commands, (b"ZREM", _names_key(bucket), plain_name(name))]
-            return Writes([*commands, (b"SET", done, b"%d" % self._tries, b"EX", b"%d" % DONE_SECONDS)], result)
+            commands = [*commands, (b"SET", done, b"%d" % self._tries)]
+            if replies[0] is None:
+                commands.append((b"SADD", _doers_key(bucket), self._token.encode()))
+            self._done += 1
+            return Writes(commands, result)
 
         lock = await self._take_turn(bucket)
         try:
@@ -416,6 +442,9 @@ class Operations:
             if self._made >= SWEEP_AFTER:
                 self._made = 0
                 await self._sweep(bucket)
+            if self._done >= DONE_SWEEP_AFTER:
+                self._done = 0
+                await self._sweep_doers(bucket)
             return result
         finally:
             self._end_turn(bucket, lock)
@@ -426,7 +455,30 @@ class Operations:
             (names,) = await self.read(bucket, [(b"ZRANDMEMBER", _names_key(bucket), b"%d" % SWEPT_NAMES)])
             await self._still_there({bucket: names})
         except StoreUnavailable:
-            return  # what was asked for is done; the next one will
+            self.counts["sweeps_left"] += 1  # what was asked for is done; the next one will
+
+    async def _sweep_doers(self, bucket: int) -> None:
+        """Forget what Routers did last that write no more: none of them is in the middle of a write that began so long ago."""
+        try:
+            (doers,) = await self.read(bucket, [(b"SMEMBERS", _doers_key(bucket))])
+            others = [doer for doer in doers if doer != self._token.encode()] if len(doers) > FEW_DOERS else []
+            said = await self.read(bucket, [(b"GET", _done_key(bucket, doer)) for doer in others])
+            gone = [
+                (doer, content)
+                for doer, content in zip(others, said, strict=True)
+                if self.standing.seconds((bucket, doer), content) >= DONE_SECONDS
+            ]
+            if not gone:
+                return
+
+            def forget(replies: list[Any]) -> Writes:
+                same = [doer for (doer, content), now in zip(gone, replies, strict=True) if now == content]
+                keys = [_done_key(bucket, doer) for doer in same]
+                return Writes([(b"DEL", *keys), (b"SREM", _doers_key(bucket), *same)] if same else [])
+
+            await self.transact(bucket, [(b"GET", _done_key(bucket, doer)) for doer, _ in gone], forget)
+        except StoreUnavailable:
+            self.counts["sweeps_left"] += 1  # what was asked for is done; the next one will
 
     async def _take_turn(self, bucket: int) -> DeferredLock:
         # one write of this Router to a bucket at a time: `done` is one key, and the others would only meet its WATCH

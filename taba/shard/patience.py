@@ -1,7 +1,12 @@
-"""Waiting between tries: growing pauses, up to a deadline, that end when whoever tries is closed."""
+"""Waiting: growing pauses between tries, up to a deadline; and how long something of others has stood still.
+
+No server's clock decides here: whoever holds something raises a counter in it, and whoever saw it unchanged for long
+enough, by a clock of its own, may take it for abandoned.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from random import Random
 from typing import Any
 
@@ -13,6 +18,7 @@ from taba.errors import StoreUnavailable
 FIRST_PAUSE_SECONDS = 0.005  # between tries; doubled, jittered …
 LAST_PAUSE_SECONDS = 0.5  # … up to this
 SEALED_PAUSE_SECONDS = 0.01  # a sealed bucket opens within milliseconds, elsewhere
+MOST_WATCHED = 100_000  # things of others that one process remembers; those that it looked at longest ago are seen anew
 LOOK_AFTER_TRIES = 10  # on a sealed bucket; its mover may have died between publishing the map and telling the source
 
 
@@ -78,3 +84,29 @@ class Deadline:
         if self.left <= seconds:
             raise error if isinstance(error, StoreUnavailable) else StoreUnavailable(str(error))
         await self._pauses.wait(seconds)
+
+
+class Standing:
+    """How long things that others hold have stood unchanged, by our own clock, since we first saw them as they are.
+
+    Whoever holds one writes something new into it again and again, never the same twice: so what is unchanged was not
+    touched, also between two looks.
+    """
+
+    def __init__(self, reactor: Any):
+        self._reactor = reactor
+        self._seen: dict[Hashable, tuple[bytes | None, float]] = {}
+
+    def seconds(self, what: Hashable, content: bytes | None) -> float:
+        """How long `what` has had `content`: 0.0 when it is new to us."""
+        now = float(self._reactor.seconds())
+        known = self._seen.pop(what, None)
+        since = known[1] if known is not None and known[0] == content else now
+        self._seen[what] = (content, since)  # at the end: the first is the one that was looked at longest ago
+        if len(self._seen) > MOST_WATCHED:
+            del self._seen[next(iter(self._seen))]
+        return now - since
+
+    def forget(self, what: Hashable) -> None:
+        """It is not there any more."""
+        self._seen.pop(what, None)

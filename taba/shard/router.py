@@ -72,7 +72,7 @@ class Router(Operations):
         if reactor is None:
             from twisted.internet import reactor
         self.atlas = Atlas(store, buckets, reactor, random or Random(), option, connections, new_pool)
-        super().__init__(reactor, self.atlas.pauses, self.atlas.counts, os.urandom(8).hex())
+        super().__init__(reactor, self.atlas.pauses, self.atlas.standing, self.atlas.counts, os.urandom(8).hex())
         self.url = store.text
         self.uses: Counter[int] = Counter()
         self._who = Who(self._token, wait_replicas)
@@ -238,6 +238,14 @@ class Router(Operations):
         result = await Attempt(self.atlas, self._who, bucket, keys, reads, update, self.atlas.deadline(TRANSACT_SECONDS)).run()
         self.uses[bucket] += 1
         return result
+
+    async def replicated(self, *names: Text) -> None:
+        """Return once as many replicas as the Router waits for have all that was written to `names` before.
+
+        Raises NotReplicated where they do not within a second: then call it again.
+        """
+        for bucket in dict.fromkeys(map(self.bucket_of, names)):
+            await self.transact_patiently(bucket, [], lambda _: Writes([]))
 
     def lock(self, name: Text, ttl: float, wait: float = 0.0) -> Lock:
         """The lock `name`, to be held for at most `ttl` seconds at a time; another holder is waited for up to `wait` seconds."""

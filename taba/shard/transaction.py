@@ -23,8 +23,8 @@ from taba.shard.servers.connection import REPLY_SECONDS, Command, Connection, Co
 from taba.shard.servers.pool import CHECKOUT_SECONDS
 
 LEASE_AFTER_CONFLICTS = 3  # then this transaction is the slow one, and would starve
-MOST_CONFLICTS = 12  # in one transaction; the lease makes so many impossible, unless it expires each time
-LEASE_SECONDS = 5.0  # longer than any cycle takes; a holder that died holds others up for so long
+MOST_CONFLICTS = 12  # in one transaction; the lease makes so many impossible, unless it is taken from us each time
+LEASE_SECONDS = 5.0  # longer than any cycle takes; a lease that stood unchanged for so long is nobody's any more
 WAIT_SECONDS = 1.0  # for the replicas' acknowledgement, where the Router waits for it; a replica that lags more is as good as none
 MOST_READ_ROUNDS = 8  # `More` in one try; a cycle takes two
 
@@ -40,7 +40,12 @@ class BucketBusy(StoreUnavailable):
 
 
 class NotReplicated(StoreUnavailable):
-    """It is done, and too few replicas have it: a failover now would lose it. Do it again, or ask again, later."""
+    """It is done, with `result`, and too few replicas have it: a failover now would lose it.
+
+    What counts, such as `incr`, is not to be done again: `Router.replicated` waits for the replicas.
+    """
+
+    result: Any = None
 
 
 class Writes(NamedTuple):
@@ -69,7 +74,7 @@ class Who:
         self._leases = 0
 
     def next_lease(self) -> bytes:
-        """The token of the next lease."""
+        """What the next lease says; nobody's ever says the same."""
         self._leases += 1
         return f"{self._token}:{self._leases}".encode()
 
@@ -87,7 +92,8 @@ class Attempt:
         self.deadline = deadline
         self.conflicts = 0
         self.is_committing = False
-        self.token: bytes | None = None  # of the lease, while we believe that we hold it
+        self.held: bytes | None = None  # what our lease says, while we believe that we hold it
+        self.is_lease_abandoned = False  # another's, which has stood unchanged for so long that it goes with our writes
         self.owner = owner_key(bucket)
         self.lease = lease_key(bucket)
         self.keys = [self.owner, self.lease, *keys]
@@ -98,7 +104,7 @@ class Attempt:
         try:
             return await self._run()
         finally:
-            if self.token is not None:
+            if self.held is not None:
                 await self._release()
 
     async def _run(self) -> Any:
@@ -155,7 +161,7 @@ class Attempt:
         name = map.shard_of(self.bucket)
         server = self.atlas.pool_of(name).holding(self.bucket)
         async with server.connection(min(self.deadline.left, CHECKOUT_SECONDS)) as connection:
-            if self.conflicts >= LEASE_AFTER_CONFLICTS and self.token is None and not await self._take_lease(connection, name):
+            if self.conflicts >= LEASE_AFTER_CONFLICTS and not await self._take_lease(connection, name):
                 return False, None
             replies = await connection.watch(self.keys, self.reads, self._seconds())
             self._check(name, replies)
@@ -167,14 +173,18 @@ class Attempt:
                 commands = [(b"SET", prefix_of(self.bucket) + b"waited", b"1")]
             if is_moving(replies[0]):
                 commands = [*commands, *noting(self.bucket, commands)]
-            if self.token is not None:
+            if self.held is not None or self.is_lease_abandoned:
                 commands = [*commands, (b"DEL", self.lease)]
             self.is_committing = True
             if await connection.commit(commands, self._seconds()) is None:
                 return False, None
-            self.token = None
+            self.held = None
             if self.who.wait_replicas:
-                await self._wait_for_replicas(connection)
+                try:
+                    await self._wait_for_replicas(connection)
+                except NotReplicated as error:
+                    error.result = decision.result
+                    raise
             return True, decision.result
 
     async def _wait_for_replicas(self, connection: Connection) -> None:
@@ -207,34 +217,40 @@ class Attempt:
 
     def _check(self, name: str, replies: Sequence[Any]) -> None:
         self.atlas.check_owner(self.bucket, name, replies[0])
-        if replies[1] != self.token:
-            if replies[1] is not None:
-                self.atlas.counts["busy"] += 1
-                self.token = None
-                raise BucketBusy(f"bucket {self.bucket}: another has its lease")
-            self.token = None  # ours has expired; we go on without
+        lease = replies[1]
+        self.is_lease_abandoned = False
+        if lease == self.held:
+            return
+        self.held = None  # somebody else took it for abandoned; we go on without
+        if lease is None:
+            return
+        if self.atlas.standing.seconds(self.lease, lease) < LEASE_SECONDS:
+            self.atlas.counts["busy"] += 1
+            raise BucketBusy(f"bucket {self.bucket}: another has its lease")
+        self.is_lease_abandoned = True
 
     async def _take_lease(self, connection: Connection, name: str) -> bool:
-        """Taking it refuses everyone who is in the middle of a transaction here: all WATCH it. False after a conflict."""
+        """Taking it refuses everyone who is in the middle of a transaction here: all WATCH it. False after a conflict.
+
+        Each try takes it anew, under another number: so others see that its holder lives.
+        """
         self._check(name, await connection.watch([self.owner, self.lease], self.guards, self._seconds()))
-        token = self.who.next_lease()
-        milliseconds = b"%d" % int(LEASE_SECONDS * 1000)
-        self.token = token  # from here on it may be ours, also when the answer is lost
-        if await connection.commit([(b"SET", self.lease, token, b"NX", b"PX", milliseconds)], self._seconds()) is None:
-            self.token = None
+        before, self.held = self.held, self.who.next_lease()  # from here on it may be ours, also when the answer is lost
+        if await connection.commit([(b"SET", self.lease, self.held)], self._seconds()) is None:
+            self.held = before
             return False
         self.atlas.counts["leases"] += 1
         return True
 
     async def _release(self) -> None:
-        token, self.token = self.token, None
+        held, self.held = self.held, None
         try:
             async with self._pool().holding(self.bucket).connection(CHECKOUT_SECONDS) as connection:
                 replies = await connection.watch([self.owner, self.lease], self.guards)
-                if replies[1] == token:
+                if replies[1] == held:
                     await connection.commit([(b"DEL", self.lease)])
         except StoreUnavailable:
-            self.atlas.counts["leases_left"] += 1  # it expires by itself
+            self.atlas.counts["leases_left"] += 1  # others see that it stands still
 
 
 def keys_read(bucket: int, reads: Sequence[Command]) -> list[bytes]:

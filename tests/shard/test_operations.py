@@ -130,7 +130,8 @@ class OperationsTests(TestCase):
 
     async def test_a_lease_that_another_holds_is_waited_for(self) -> None:
         router = await self.prepare()
-        self.valkey.ask("SET", lease_key(router.bucket_of("a")), "somebody", "PX", "100")
+        self.patch(transaction, "LEASE_SECONDS", 0.1)
+        self.valkey.ask("SET", lease_key(router.bucket_of("a")), "somebody")
         self.assertEqual(await router.incr("a"), 1)
 
     async def test_many_names_are_read_in_one_round_trip_per_shard(self) -> None:
@@ -169,6 +170,20 @@ class MemoryOperationsTests(SynchronousTestCase):
         for _ in range(3):  # a new process each time
             router = MemoryRouter([server], BUCKETS, clock)
             self.successResultOf(ensureDeferred(router.connect()))
-            fences.append(self.successResultOf(ensureDeferred(router.lock("job", ttl=10).acquire())))
-            clock.advance(11)
+            taking = ensureDeferred(router.lock("job", ttl=10, wait=12).acquire())
+            clock.pump([0.1] * 110)  # it watches what the one before left behind for as long as that was to live
+            fences.append(self.successResultOf(taking))
         self.assertEqual(fences, [1, 2, 3])
+
+
+class ValueTests(SynchronousTestCase):
+    def test_what_is_neither_text_nor_bytes_is_a_type_error_and_stores_nothing(self) -> None:
+        server = MemoryServer(Clock())
+        router = MemoryRouter([server], BUCKETS, Clock())
+        self.successResultOf(ensureDeferred(router.connect()))
+        for wrong in (7, 0, True, None, 1.5, [b"a"], ("a",)):
+            for asked in (router.set("y", wrong), router.set(wrong, "y"), router.rpush("l", wrong), router.hset("h", {"f": wrong})):  # type: ignore[arg-type]
+                self.failureResultOf(ensureDeferred(asked), TypeError)
+        self.assertEqual(self.successResultOf(ensureDeferred(router.mget(["y", "l"]))), [None, None])
+        self.successResultOf(ensureDeferred(router.set(bytearray(b"y"), memoryview(b"\x00\xff"))))  # type: ignore[arg-type]
+        self.assertEqual(self.successResultOf(ensureDeferred(router.get("y"))), b"\x00\xff")

@@ -198,11 +198,23 @@ class RouterTests(TestCase):
 
         middle = ensureDeferred(other.transact(0, [(b"GET", key(0, "other"))], waits))
         await deferLater(reactor, 0.05)
-        self.valkey.ask("SET", lease_key(0), "somebody", "NX", "PX", "300")
+        self.patch(transaction, "LEASE_SECONDS", 0.3)
+        self.valkey.ask("SET", lease_key(0), "somebody", "NX")
         gate.callback(None)
         await self.assertFailure(middle, BucketBusy)
         await deferLater(reactor, 0.35)
-        await other.transact(0, [], lambda _: Writes([(b"SET", key(0, "other"), b"2")]))  # a lease whose holder died expires
+        await other.transact(0, [], lambda _: Writes([(b"SET", key(0, "other"), b"2")]))  # a lease that stood still is taken away
+        self.assertEqual(self.valkey.ask("GET", lease_key(0)), b"$-1\r\n")
+
+    async def test_a_lease_that_its_holder_renews_is_not_taken_away(self) -> None:
+        (router,) = await self.prepare()
+        self.patch(transaction, "LEASE_SECONDS", 0.3)
+        for number in range(6):
+            self.valkey.ask("SET", lease_key(0), f"somebody:{number}")
+            with self.assertRaises(BucketBusy):
+                await self.count_up(router, 0)
+            await deferLater(reactor, 0.1)
+        self.assertEqual(await router.read(0, [(b"GET", key(0))]), [None])
 
     async def test_a_lease_that_somebody_else_holds_is_busy_at_once(self) -> None:
         (router,) = await self.prepare()
