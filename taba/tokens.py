@@ -1,0 +1,192 @@
+"""Tokens: what a stranger must show, and what it may then do. Text in, grants out; standard library only.
+
+1. A token is 256 random bits with its kind in front: nobody guesses one, so its plain SHA-256 may lie in a file.
+2. The file of tokens has hashes alone: who reads it can ask nothing. Several tokens of a kind live at once, so that one is
+   replaced by adding the new one first and removing the old one last.
+3. A token that is offered is compared with all that are known, in a time that tells nothing of them.
+
+A line of the file is `KIND sha256:HEX [clients=PREFIX,…] [names=PREFIX,…]`; what follows a `#` is for people. Prefixes bind the token to
+Clients and Tabs whose id or name begins with one of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from taba.bounds import KiB, MiB
+
+READ, WRITE, ADMIN = "read", "write", "admin"
+KINDS = (READ, WRITE, ADMIN)
+OPEN, ANY = "open", "any"  # what a route may ask for instead: no token at all; a token of whichever kind
+
+TOKEN_BYTES = 32  # of randomness: what makes guessing hopeless, and a plain hash enough
+MAX_TOKENS = 256  # each offered token is compared with all: 50 µs
+MAX_PREFIXES = 64  # of one token, each for Clients and for names
+MAX_TOKENS_BYTES = 1 * MiB  # of the file: far more than MAX_TOKENS lines take
+MAX_TOKEN_FILE_BYTES = 4 * KiB  # of a file with one token
+
+_TOKEN = re.compile(rf"taba_({'|'.join(KINDS)})_[A-Za-z0-9_-]{{43}}")
+_HASH = re.compile(r"sha256:([0-9a-f]{64})")
+_PREFIX = re.compile(r"[A-Za-z0-9_./:@+~%-]{1,200}")
+
+
+class Grant(NamedTuple):
+    """What the bearer of a token may do: its kind, and the prefixes of Clients and of Tabs' names it is bound to (none: all)."""
+
+    kind: str
+    clients: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+
+    def allows(self, wanted: str) -> bool:
+        """Whether a route that asks for a token of the kind `wanted` answers this bearer. An administrator may do everything."""
+        return wanted in (OPEN, ANY, self.kind) or self.kind == ADMIN
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether there are Clients or Tabs that it may not touch."""
+        return bool(self.clients or self.names)
+
+    def covers_client(self, client: str) -> bool:
+        """Whether its bearer may touch what this Client recorded."""
+        return not self.clients or client.startswith(self.clients)
+
+    def covers_name(self, name: str) -> bool:
+        """Whether its bearer may touch the Tab of this canonical name."""
+        return not self.names or name.startswith(self.names)
+
+
+EVERYTHING = Grant(ADMIN)  # what everybody may where no tokens are asked for
+
+
+class Tokens:
+    """The tokens that are known, by their hashes alone."""
+
+    def __init__(self, grants: dict[bytes, Grant]):
+        self._grants = grants
+
+    def __len__(self) -> int:
+        return len(self._grants)
+
+    def grant_of(self, offered: str) -> Grant | None:
+        """What the bearer of `offered` may do; None for a token that is none of these."""
+        digest, found = digest_of(offered), None
+        for known, grant in self._grants.items():  # all of them, whatever was found: the time says nothing
+            if hmac.compare_digest(known, digest):
+                found = grant
+        return found
+
+
+def digest_of(token: str) -> bytes:
+    """What is kept of a token."""
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+
+
+def new_token(kind: str, randomness: Callable[[int], str] = secrets.token_urlsafe) -> str:
+    """A token of `kind` that nobody has seen."""
+    return f"taba_{kind}_{randomness(TOKEN_BYTES)}"
+
+
+def line_of(token: str, clients: tuple[str, ...] = (), names: tuple[str, ...] = ()) -> str:
+    """The line for the file of tokens. Raises ValueError for what is no token, and for prefixes that none can be."""
+    match = _TOKEN.fullmatch(token)
+    if match is None:
+        raise ValueError("takes a token as `taba token new` makes it")
+    line = f"{match[1]} sha256:{digest_of(token).hex()}"
+    for key, prefixes in (("clients", clients), ("names", names)):
+        if prefixes:
+            line += f" {key}={','.join(prefixes)}"
+    parse_tokens(line)
+    return line
+
+
+def is_token(text: str) -> bool:
+    """Whether `text` has the form of a token."""
+    return _TOKEN.fullmatch(text) is not None
+
+
+def parse_tokens(text: str) -> Tokens:
+    """The tokens of a file. Raises ValueError, which names the line and never what may be a token."""
+    grants: dict[bytes, Grant] = {}
+    for number, line in enumerate(text.split("\n"), start=1):
+        kind, *rest = line.partition("#")[0].split() or [""]
+        if not kind:
+            continue
+        match = _HASH.fullmatch(rest[0]) if rest else None
+        if kind not in KINDS or match is None:
+            raise ValueError(f"line {number}: takes {', '.join(KINDS)} and sha256:… as `taba token new` prints them")
+        digest = bytes.fromhex(match[1])
+        if digest in grants:
+            raise ValueError(f"line {number}: has the same token as a line before it")
+        grants[digest] = Grant(kind, **_bindings(number, rest[1:]))
+        if len(grants) > MAX_TOKENS:
+            raise ValueError(f"line {number}: there are more than {MAX_TOKENS} tokens")
+    if not grants:
+        raise ValueError("there is no token in it; make one with: taba token new")
+    return Tokens(grants)
+
+
+def _bindings(number: int, fields: list[str]) -> dict[str, tuple[str, ...]]:
+    bindings: dict[str, tuple[str, ...]] = {}
+    for field in fields:
+        key, _, value = field.partition("=")
+        prefixes = tuple(value.split(","))
+        if key not in ("clients", "names") or key in bindings:
+            raise ValueError(f"line {number}: after the hash takes clients=PREFIX,… and names=PREFIX,…, each once")
+        if len(prefixes) > MAX_PREFIXES or not all(_PREFIX.fullmatch(prefix) for prefix in prefixes):
+            raise ValueError(f"line {number}: {key}= takes up to {MAX_PREFIXES} beginnings of ids or names, with commas")
+        bindings[key] = prefixes
+    return bindings
+
+
+# --- files with secrets ---
+
+
+def read_tokens(path: Path) -> Tokens:
+    """The tokens of a file that only its owner can read. Raises ValueError with what the file takes."""
+    return parse_tokens(read_owned(path, MAX_TOKENS_BYTES))
+
+
+def read_token(path: Path) -> str:
+    """The one token in a file that only its owner can read. Raises ValueError with what the file takes, never with what is in it."""
+    token = read_owned(path, MAX_TOKEN_FILE_BYTES).strip()
+    if not is_token(token):
+        raise ValueError("takes a file with one token, as `taba token new` prints it, and nothing else")
+    return token
+
+
+def read_owned(path: Path, most: int) -> str:
+    """The text of a file of at most `most` bytes that its owner alone (this user, or root) can read and write. Raises ValueError."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError as error:
+        raise ValueError(f"takes a file that can be read: {(error.strerror or str(error)).lower()}") from None
+    try:
+        # after opening: what was looked at is what is read
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("takes a regular file")
+        if status.st_uid not in (os.geteuid(), 0):
+            raise ValueError(f"takes a file of this user's own; it belongs to uid {status.st_uid}")
+        if status.st_mode & 0o077:
+            raise ValueError(f"takes a file that only its owner can read (chmod 600); its mode is {status.st_mode & 0o777:o}")
+        content = b""
+        while len(content) <= most and (more := os.read(descriptor, most + 1 - len(content))):
+            content += more
+    except OSError as error:
+        raise ValueError(f"takes a file that can be read: {(error.strerror or str(error)).lower()}") from None
+    finally:
+        os.close(descriptor)
+    if len(content) > most:
+        raise ValueError(f"takes a file of at most {most} bytes")
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise ValueError("takes a file of UTF-8 text") from None

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import hmac
+import os
+from pathlib import Path
+from unittest.mock import patch
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba import tokens
+from taba.tokens import ADMIN, ANY, KINDS, OPEN, READ, WRITE, Grant, Tokens, line_of, new_token, parse_tokens
+
+PREFIXES = st.lists(st.from_regex(r"[A-Za-z0-9_./:@+~%-]{1,20}", fullmatch=True), max_size=4).map(tuple)
+
+
+class Kinds(SynchronousTestCase):
+    def test_a_token_does_what_its_kind_says_and_an_administrator_does_all(self) -> None:
+        may = {kind: [wanted for wanted in (OPEN, ANY, *KINDS) if Grant(kind).allows(wanted)] for kind in KINDS}
+        self.assertEqual(may, {READ: [OPEN, ANY, READ], WRITE: [OPEN, ANY, WRITE], ADMIN: [OPEN, ANY, *KINDS]})
+
+    def test_a_bound_token_covers_what_begins_with_one_of_its_prefixes(self) -> None:
+        grant = Grant(WRITE, ("web/", "job/"), ("shop.",))
+        self.assertTrue(grant.is_bound and grant.covers_client("job/7") and grant.covers_name('shop.hits{a="b"}'))
+        self.assertFalse(grant.covers_client("webber/1") or grant.covers_client("") or grant.covers_name("shops"))
+        free = Grant(WRITE)
+        self.assertTrue(not free.is_bound and free.covers_client("x") and free.covers_name("y"))
+
+
+class Files(SynchronousTestCase):
+    @given(st.sampled_from(KINDS), PREFIXES, PREFIXES)
+    def test_what_a_line_grants_is_what_it_was_made_for(self, kind: str, clients: tuple[str, ...], names: tuple[str, ...]) -> None:
+        token = new_token(kind)
+        known = parse_tokens(f"# ours\n\n{line_of(token, clients, names)} # a team's\n")
+        self.assertEqual(known.grant_of(token), Grant(kind, clients, names))
+
+    def test_several_tokens_of_a_kind_live_at_once_and_no_other_text_is_one(self) -> None:
+        mine = [new_token(READ), new_token(READ), new_token(WRITE)]
+        known = parse_tokens("\n".join(map(line_of, mine)))
+        self.assertEqual([known.grant_of(token) for token in mine], [Grant(READ), Grant(READ), Grant(WRITE)])
+        for other in ["", new_token(READ), mine[0][:-1], mine[0] + "x", mine[0].upper(), "\udce4", tokens.digest_of(mine[0]).hex()]:
+            self.assertIsNone(known.grant_of(other))
+
+    def test_neither_the_line_nor_what_is_kept_has_the_token(self) -> None:
+        token = new_token(ADMIN)
+        secret = token.split("_", 2)[2]
+        known = parse_tokens(line_of(token))
+        self.assertNotIn(secret, line_of(token))
+        self.assertNotIn(secret, repr(vars(known)))
+
+    def test_every_known_token_is_compared_whichever_is_found(self) -> None:
+        mine = [new_token(READ) for _ in range(5)]
+        known = parse_tokens("\n".join(map(line_of, mine)))
+        for offered in [*mine, "none"]:
+            with patch.object(hmac, "compare_digest", wraps=hmac.compare_digest) as compare:
+                known.grant_of(offered)
+            self.assertEqual(compare.call_count, 5)
+
+    def test_a_line_that_is_none_is_named_and_never_shown(self) -> None:
+        good, token = line_of(new_token(READ)), new_token(WRITE)
+        for bad, reason in [
+            (token, "line 2: takes read"),
+            (f"write {token}", "line 2: takes read"),
+            ("write", "line 2: takes read"),
+            (f"root {good.split()[1]}", "line 2: takes read"),
+            (f"{line_of(token)[:-1]}", "line 2: takes read"),
+            (good, "line 2: has the same token"),
+            (f"{line_of(token)} hosts=a", "line 2: after the hash takes"),
+            (f"{line_of(token)} names=a names=b", "line 2: after the hash takes"),
+            (f"{line_of(token)} names=", "line 2: names= takes up to 64"),
+            (f"{line_of(token)} clients=a,,b", "line 2: clients= takes up to 64"),
+            (f"{line_of(token)} clients=ä", "line 2: clients= takes up to 64"),
+        ]:
+            error = self.assertRaises(ValueError, parse_tokens, f"{good}\n{bad}\n")
+            self.assertIn(reason, str(error))
+            self.assertNotIn(token.split("_", 2)[2], str(error))
+        for empty in ["", "\n \n", "# nothing\n"]:
+            self.assertIn("no token", str(self.assertRaises(ValueError, parse_tokens, empty)))
+
+    def test_as_many_tokens_and_prefixes_as_the_bounds_say_and_not_one_more(self) -> None:
+        lines = [line_of(new_token(READ)) for _ in range(tokens.MAX_TOKENS)]
+        self.assertEqual(len(parse_tokens("\n".join(lines))), tokens.MAX_TOKENS)
+        self.assertRaises(ValueError, parse_tokens, "\n".join([*lines, line_of(new_token(READ))]))
+        most = tuple(f"p{number}" for number in range(tokens.MAX_PREFIXES))
+        self.assertIsInstance(parse_tokens(line_of(new_token(READ), most)), Tokens)
+        self.assertRaises(ValueError, line_of, new_token(READ), (*most, "x"))
+        self.assertRaises(ValueError, line_of, "taba_read_short")
+
+
+class OwnedFiles(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.path = Path(self.mktemp())
+        self.path.write_text("text")
+        self.path.chmod(0o600)
+
+    def refusal(self, path: Path | None = None, most: int = 100) -> str:
+        return str(self.assertRaises(ValueError, tokens.read_owned, path or self.path, most))
+
+    def test_a_file_that_others_can_read_or_write_is_refused_with_the_cure(self) -> None:
+        self.assertEqual(tokens.read_owned(self.path, 4), "text")
+        for mode in (0o400, 0o700):
+            self.path.chmod(mode)
+            self.assertEqual(tokens.read_owned(self.path, 4), "text")
+        for mode in (0o640, 0o604, 0o620, 0o602, 0o666, 0o610):
+            self.path.chmod(mode)
+            self.assertRegex(self.refusal(), f"chmod 600.*{mode:o}")
+
+    def test_what_is_no_file_of_this_users_is_refused(self) -> None:
+        fifo = Path(self.mktemp())
+        os.mkfifo(fifo, 0o600)
+        self.assertIn("regular file", self.refusal(fifo))
+        self.assertIn("regular file", self.refusal(Path(self.path).parent))
+        self.assertIn("no such file", self.refusal(Path("/nowhere")))
+        if os.geteuid():
+            self.patch(os, "geteuid", lambda: -1)
+        else:
+            os.chown(self.path, 12345, -1)
+        self.assertIn("belongs to uid", self.refusal())
+
+    def test_a_file_may_be_as_large_as_its_bound_and_is_text(self) -> None:
+        self.assertIn("at most 3 bytes", self.refusal(most=3))
+        self.path.write_bytes(b"\xff")
+        self.assertIn("UTF-8", self.refusal())
+
+    def test_a_file_with_one_token_has_nothing_else(self) -> None:
+        token = new_token(WRITE)
+        self.path.write_text(f"{token}\n")
+        self.assertEqual(tokens.read_token(self.path), token)
+        for text in ["", f"{token} {token}", line_of(token), "secret"]:
+            self.path.write_text(text)
+            error = self.assertRaises(ValueError, tokens.read_token, self.path)
+            self.assertIn("one token", str(error))
+            self.assertNotIn(token, str(error))
