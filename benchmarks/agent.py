@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks import budgets, machine
 from benchmarks.rows import Beside, Figure, Row, interleave
-from benchmarks.services import Effort, pid_of, remove_segments, running
+from benchmarks.services import Effort, Services, pid_of, remove_segments, running
 from benchmarks.worker import Worker, wait_until
 from taba.agent.discover import Rings
 from taba.agent.keeper import Keeper
@@ -31,7 +31,6 @@ from taba.agent.spool import Spool
 from taba.bounds import DEFAULT_BUCKETS
 from taba.query import Query
 from taba.ring import RECORD_BYTES
-from tests.services import Services
 
 RINGS = 16
 QUARTER, BRIM = 8_192, 32_000  # events in a ring of the default size, which holds 32,768

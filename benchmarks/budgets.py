@@ -1,4 +1,4 @@
-"""What each thing may cost: the budgets of the design, and of the first issue where that asks for less. One place for all."""
+"""What each thing may cost: all budgets, in one place."""
 
 from __future__ import annotations
 
@@ -8,17 +8,13 @@ from typing import NamedTuple
 
 
 class Budget(NamedTuple):
-    """A bound on a figure, in its row's unit. `first` is the first issue's bound, where there is one."""
+    """A bound on a figure, in its row's unit."""
 
     sign: str  # "≤" or "≥"
-    design: float
-    first: float | None = None
+    bound: float
 
     def is_met(self, figure: float) -> bool:
-        return _compare(self.sign)(figure, self.design)
-
-    def is_first_met(self, figure: float) -> bool:
-        return _compare(self.sign)(figure, self.design if self.first is None else self.first)
+        return _compare(self.sign)(figure, self.bound)
 
 
 def _compare(sign: str) -> Callable[[float, float], bool]:
@@ -26,20 +22,20 @@ def _compare(sign: str) -> Callable[[float, float], bool]:
     return compare
 
 
-RECORD = Budget("≤", 45, 45)  # ns
-RECORD_PURE = Budget("≤", 200, 200)  # ns
+RECORD = Budget("≤", 45)  # ns
+RECORD_PURE = Budget("≤", 200)  # ns
 RECORD_STRING = Budget("≤", 75)  # ns, 200 bytes
-SYSTEM_CALLS = Budget("≤", 0, 0)  # in 100,000 records
-DRAIN = Budget("≥", 10e6, 5e6)  # events/s, one core
+SYSTEM_CALLS = Budget("≤", 0)  # in 100,000 records
+DRAIN = Budget("≥", 10e6)  # events/s, one core
 IDLE_CPU = Budget("≤", 1)  # % of a core, 16 rings
 IDLE_MEMORY = Budget("≤", 80)  # MiB
-HOT = Budget("≥", 5e6, 1e6)  # events/s, one Server process
-COLD = Budget("≥", 50_000, 30_000)  # State updates/s, one Server process
+HOT = Budget("≥", 5e6)  # events/s, one Server process
+COLD = Budget("≥", 50_000)  # State updates/s, one Server process
 UPDATE_BYTES = Budget("≤", 500)  # read, and written, per CounterGroup update
 COUNTER_MINUTE = Budget("≤", 400)  # bytes of a CounterGroup State in the store, one active minute
 COUNTER_DAY = Budget("≤", 2560)  # … and a full day
 PERCENTILE_DAY = Budget("≤", 6144)  # bytes of a PercentileGroup State, a full day
-PATH = Budget("≥", 2e6, 500e3)  # events/s, record to query, on 2 cores
+PATH = Budget("≥", 2e6)  # events/s, record to query, on 2 cores
 LATENCY = Budget("≤", 1.0)  # s, p99
 AGGREGATE = Budget("≤", 20)  # ms, p99, one Tab over 300 Clients
 NAMES = Budget("≤", 50)  # ms, a list of 10,000

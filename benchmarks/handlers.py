@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,9 +67,9 @@ class Case(NamedTuple):
 def run(effort: Effort) -> list[Row]:
     lookup, hours, rounds = find_handlers(), effort.pick(1, 24), effort.pick(3, 7)
     cases = {f"{type}, {what}": _case(lookup, type, what, hours) for type, what in CASES}
-    cold = interleave({"floor": _count, **{type: lambda case=case: _fold(case, COLD_STATES, 1) for type, case in cases.items()}}, rounds)
-    hot = interleave({type: lambda case=case: _fold(case, HOT_STATES, HOT_EVENTS) for type, case in cases.items()}, rounds)
-    shown = interleave({type: lambda case=case: _show(case) for type, case in cases.items()}, rounds)
+    cold = interleave({"floor": _count, **{type: partial(_fold, case, COLD_STATES, 1) for type, case in cases.items()}}, rounds)
+    hot = interleave({type: partial(_fold, case, HOT_STATES, HOT_EVENTS) for type, case in cases.items()}, rounds)
+    shown = interleave({type: partial(_show, case) for type, case in cases.items()}, rounds)
     floor = Beside("numpy.bincount of as many events", Figure.of([seconds * 1e9 for seconds in cold["floor"]]))
     rows = []
     for type, case in cases.items():

@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 
 from benchmarks import budgets, machine
 from benchmarks.rows import Figure, Row
-from benchmarks.services import Effort, pid_of, running
+from benchmarks.services import Effort, Services, pid_of, running
 from benchmarks.worker import Worker, WorkerFailed
-from tests.services import Services
 
 CLIENTS = 4
 TABS = 100

@@ -19,9 +19,8 @@ from typing import Any, NamedTuple
 from benchmarks import budgets
 from benchmarks.record_worker import BEGIN, END
 from benchmarks.rows import Beside, Figure, Row, interleave
-from benchmarks.services import Effort, remove_segments, running
+from benchmarks.services import Effort, Services, remove_segments, running
 from benchmarks.worker import Worker, WorkerFailed
-from tests.services import Services
 
 RING_RECORDS = 32_768  # of a ring of the default size
 BURST = 16_000  # half a ring

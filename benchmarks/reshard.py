@@ -21,8 +21,8 @@ from pathlib import Path
 from benchmarks import budgets
 from benchmarks.rows import Beside, Figure, Row
 from benchmarks.services import Effort
+from benchmarks.valkeys import Valkey
 from benchmarks.worker import ROOT, Worker, WorkerFailed
-from tests.valkey import EphemeralValkey
 
 LARGE_BYTES = 50 * 10**6
 SMALL_BYTES = 10**6
@@ -33,7 +33,7 @@ MOVE_SECONDS = 600.0
 def run(effort: Effort) -> list[Row]:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="taba-bench-")))
-        first, second = (EphemeralValkey() for _ in range(2))
+        first, second = (Valkey() for _ in range(2))
         for valkey in (first, second):
             stack.callback(valkey.remove)
         worker = Worker("benchmarks.reshard_worker", first.url, str(BUCKETS), environ=os.environ, directory=directory)

@@ -16,11 +16,10 @@ from typing import Any
 
 from benchmarks.ring_worker import tab_name
 from benchmarks.rows import Figure, Row
-from benchmarks.services import Effort, running
+from benchmarks.services import Effort, Services, running
+from benchmarks.valkeys import Valkey
 from benchmarks.worker import ROOT, Worker, WorkerFailed, wait_until
 from taba.query import QueryError
-from tests.services import Services
-from tests.valkey import EphemeralValkey
 
 RATE = 200_000  # events/s, of all clients
 CLIENTS = 2
@@ -34,7 +33,7 @@ PAUSE_SECONDS = 0.02  # of the reader, which shares the machine with what it mea
 def run(effort: Effort) -> list[Row]:
     with ExitStack() as stack:
         services = stack.enter_context(running(server=False, TABA_RING_BYTES=str(RING_BYTES)))
-        stores = [EphemeralValkey(tcp=True) for _ in range(4)]
+        stores = [Valkey() for _ in range(4)]
         for store in stores:
             stack.callback(store.remove)
         services.start_server(store=stores[0].url)

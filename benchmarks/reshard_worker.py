@@ -10,6 +10,7 @@ import json
 import random
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -78,7 +79,7 @@ async def main(reactor: Any, store: str, buckets: str) -> None:
     router = Router(parse_store(store), int(buckets), reactor)
     await router.connect()
     writers = Writers(router, reactor)
-    commands = {"fill": writers.fill, "write": writers.write, "waits": writers.waits}
+    commands: dict[str, Callable[..., Awaitable[Any]]] = {"fill": writers.fill, "write": writers.write, "waits": writers.waits}
     while line := await deferToThread(sys.stdin.readline):
         command, *arguments = json.loads(line)
         print(json.dumps(await commands[command](*arguments)), flush=True)

@@ -54,9 +54,8 @@ class Row:
             "name": self.name,
             **attrs.asdict(self.figure),
             "unit": self.unit,
-            "budget": self.budget and {"sign": self.budget.sign, "design": self.budget.design, "first_issue": self.budget.first},
+            "budget": self.budget and {"sign": self.budget.sign, "bound": self.budget.bound},
             "met": self.budget and self.budget.is_met(self.figure.median),
-            "first_issue_met": self.budget and self.budget.is_first_met(self.figure.median),
             "floor": _beside_json(self.floor, self.figure),
             "peer": _beside_json(self.peer, self.figure),
             "note": self.note,
@@ -117,15 +116,10 @@ def _beside(row: Row) -> str:
 def _budget(row: Row) -> str:
     if row.budget is None:
         return ""
-    text = f"{row.budget.sign} {shown(row.budget.design, row.unit)}"
-    if row.budget.first not in (None, row.budget.design):
-        text += f" (first {shown(row.budget.first or 0, row.unit)})"
-    return text
+    return f"{row.budget.sign} {shown(row.budget.bound, row.unit)}"
 
 
 def _met(row: Row) -> Text:
     if row.budget is None:
         return Text("")
-    if row.budget.is_met(row.figure.median):
-        return Text("yes", style="green")
-    return Text("first", style="yellow") if row.budget.is_first_met(row.figure.median) else Text("no", style="red")
+    return Text("yes", style="green") if row.budget.is_met(row.figure.median) else Text("no", style="red")

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from urllib.parse import urlsplit
 
-from taba.agent.drain import encode
+import msgpack
+
+from taba.agent.drain import encode, first_piece
 from taba.agent.outbox import EncodedBatch
 from taba.batch import APPLIED, CONTENT_TYPE, GAP, LATER, Column, decode_verdicts, encode_envelope
 from taba.bounds import MAX_ENVELOPE_BATCHES, MAX_ENVELOPE_BYTES, KiB
-from tests.pieces import pack
 
 CONNECTIONS = 4  # as many envelopes has an Agent under way to a Server
 POST_SECONDS = 60.0
@@ -38,11 +39,25 @@ class Streams:
         dealt = []
         buckets = sorted(columns)
         for place, (stream, numbers) in enumerate(zip(self._streams, self._numbers, strict=True)):
-            batches = encode(pack({bucket: columns[bucket] for bucket in buckets[place::CONNECTIONS]}), stream, numbers, time.time())
+            batches = encode({bucket: _pieces(columns[bucket]) for bucket in buckets[place::CONNECTIONS]}, stream, numbers, time.time())
             for batch in batches:
-                numbers[batch.bucket] = batch.number
+                numbers[batch.id.bucket] = batch.id.number
             dealt.append(_pack(batches, most_bytes))
         return dealt
+
+
+def _pieces(columns: Sequence[Column]) -> list[bytes]:
+    """Columns in the pieces in which a drain hands them to the encoder."""
+    pieces: list[bytes] = []
+    for client, tab, type, times, values in columns:
+        pieces += (first_piece(client, tab, type), _header(times), times)
+        pieces += (_header(values), values) if isinstance(values, bytes) else (b"", msgpack.packb(values))
+    return pieces
+
+
+def _header(content: bytes) -> bytes:
+    packed: bytes = msgpack.packb(content)
+    return packed[: len(packed) - len(content)]
 
 
 def _pack(batches: Sequence[EncodedBatch], most_bytes: int) -> list[Envelope]:
@@ -53,7 +68,7 @@ def _pack(batches: Sequence[EncodedBatch], most_bytes: int) -> list[Envelope]:
         if not envelopes or size > most_bytes - KiB or len(envelopes[-1]) == MAX_ENVELOPE_BATCHES:
             envelopes.append([])
             size = len(batch.content) + 16
-        envelopes[-1].append((batch.number - 1, batch.content))
+        envelopes[-1].append((batch.id.number - 1, batch.content))
     return envelopes
 
 

@@ -20,13 +20,12 @@ from benchmarks import budgets, machine
 from benchmarks.cold import PERIOD_ROUNDS, SLOT_SECONDS, VALUES, Cold
 from benchmarks.rows import Beside, Figure, Row, interleave
 from benchmarks.sending import CONNECTIONS, Envelope, Streams, send
-from benchmarks.services import Effort, pid_of, running
+from benchmarks.services import Effort, Services, pid_of, running
 from benchmarks.store import StoreClient
 from benchmarks.worker import Worker
 from taba.batch import Column, decode_batch
 from taba.bounds import DEFAULT_BUCKETS, MiB
 from taba.names import bucket_of
-from tests.services import Services
 
 HOT_TABS, HOT_CLIENTS = 64, 4
 HOT_EVENTS = 4_000  # of each State in one batch: 1 M events in all, what an Agent drains in a fifth of a second at the budget's rate

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import secrets
+import shutil
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from benchmarks import machine
-from demo.processes import remove_free_slot
-from tests.services import SHM, Services
+from demo.processes import Child, free_port, remove_free_slot, twistd, wait_for_port
+from taba.query import Query, QueryError
+from taba.ring import SHM_DIRECTORY
 
+ROOT = Path(__file__).parent.parent
+SHM = Path(SHM_DIRECTORY)
+START_SECONDS = 60.0
 SLOTS = "taba-slot.*"  # the numbers of equal processes; one that was killed leaves its file, empty
 
 T = TypeVar("T")
@@ -22,6 +32,59 @@ class Effort(NamedTuple):
 
     def pick(self, quick: T, normal: T) -> T:
         return quick if self.is_quick else normal
+
+
+class Services:
+    """A Server and an Agent, processes of their own in a directory of their own. `environ` is for the processes that use them."""
+
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="taba-bench-"))
+        self.agent = f"benchmark-{secrets.token_hex(6)}"
+        self._ports = {"server": free_port(), "agent": free_port()}
+        self.server_url, self.agent_url = (f"http://127.0.0.1:{port}" for port in self._ports.values())
+        self.query = Query(self.server_url)
+        self.children: list[Child] = []
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("TABA_") and key != "STATE_DIRECTORY"}
+        self.environ = {
+            **clean,
+            "TABA_AGENT": self.agent,
+            "TABA_SERVER": self.server_url,
+            "XDG_STATE_HOME": str(self.directory),
+            "PYTHONPATH": str(ROOT),
+        }
+
+    def start_server(self, store: str = "") -> None:
+        """A Server on an embedded store, or on `store`, until it answers."""
+        child = self._start("server", "--store", store or f"embedded:{self.directory / 'store'}")
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                self.query.names()
+                return
+            except QueryError:
+                child.check()
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.05)
+
+    def start_agent(self) -> None:
+        """An Agent that sends to that Server, until it listens."""
+        self._start("agent", "--agent", self.agent, "--server", self.server_url, "--spool", str(self.directory / "spool"))
+
+    def _start(self, name: str, *options: str) -> Child:
+        port = self._ports[name]
+        listen = ("--listen", f"tcp:{port}:interface=127.0.0.1")
+        child = Child(name, twistd(self.directory, f"taba-{name}", *listen, *options), self.directory, self.environ)
+        self.children.append(child)
+        wait_for_port(child, port, START_SECONDS)
+        return child
+
+    def stop(self) -> None:
+        """End all, and remove what they made."""
+        for child in reversed(self.children):
+            child.stop()
+        remove_segments(self.agent)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
 
 @contextmanager
@@ -44,7 +107,7 @@ def running(server: bool = True, agent: bool = False, **environ: str) -> Iterato
 
 def remove_segments(agent: str) -> None:
     """The rings and the outbox of an Agent's name that was a benchmark's own."""
-    for segment in (*SHM.glob(f"taba.{agent}.*"), *SHM.glob(f"taba-agent.{agent}*")):
+    for segment in (*SHM.glob(f"taba.{agent}.*"), *SHM.glob(f"taba-*{agent}*")):
         segment.unlink(missing_ok=True)
 
 

@@ -14,15 +14,15 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from benchmarks import budgets
 from benchmarks.rows import Beside, Figure, Row, interleave
 from benchmarks.services import Effort
 from benchmarks.shard_worker import BUCKETS, STATES
+from benchmarks.valkeys import Cluster, Sentinels, Valkey
 from benchmarks.worker import Worker
-from tests.topologies import Cluster, SentinelTrio
-from tests.valkey import EphemeralValkey
 
 TURNS = 3
 UPDATES = BUCKETS * STATES  # of one worker in a round
@@ -34,7 +34,7 @@ def run(effort: Effort) -> list[Row]:
         stack.callback(shutil.rmtree, directory, True)
 
         def store(count: int, **settings: str) -> str:
-            valkeys = [EphemeralValkey(tcp=True, **settings) for _ in range(count)]
+            valkeys = [Valkey(**settings) for _ in range(count)]
             for valkey in valkeys:
                 stack.callback(valkey.remove)
             return "redis://" + ",".join(f"127.0.0.1:{valkey.port}" for valkey in valkeys)
@@ -52,9 +52,9 @@ def run(effort: Effort) -> list[Row]:
         rounds = effort.pick(2, 9)
         rows = _overhead(workers(store(1, appendonly="no"), 1)[0], rounds, effort.pick(50, 1000))
         rows += _shards({"1": workers(one, 2), "2": workers(two, 2)}, rounds)
-        trio = SentinelTrio(masters=2, replicas=1)
+        trio = Sentinels(masters=2)
         stack.callback(trio.remove)
-        cluster = Cluster(replicas=False)
+        cluster = Cluster()
         stack.callback(cluster.remove)
         topologies = {
             "2 plain servers": workers(two, 1),
@@ -67,8 +67,8 @@ def run(effort: Effort) -> list[Row]:
 
 def _overhead(worker: Worker, rounds: int, gets: int) -> list[Row]:
     def excess() -> float:
-        found = interleave({name: lambda name=name: worker.ask(name) for name in ("round", "direct")}, TURNS)  # type: ignore[misc]
-        return 100 * (min(found["round"]) / min(found["direct"]) - 1)
+        found = interleave({name: partial(worker.ask, name) for name in ("round", "direct")}, TURNS)
+        return 100 * float(min(found["round"]) / min(found["direct"]) - 1)
 
     cases: dict[str, Callable[[], float]] = {"excess": excess}
     for name in ("gets", "direct_gets", "increments"):
@@ -96,11 +96,12 @@ def _together(workers: Sequence[Worker]) -> float:
     """State updates a second of all workers."""
     for worker in workers:
         worker.tell("round")
-    return UPDATES * len(workers) / max(worker.hear() for worker in workers)
+    slowest: float = max(worker.hear() for worker in workers)
+    return UPDATES * len(workers) / slowest
 
 
 def _shards(sets: dict[str, list[Worker]], rounds: int) -> list[Row]:
-    found = interleave({name: lambda its=its: _together(its) for name, its in sets.items()}, rounds)  # type: ignore[misc]
+    found = interleave({name: partial(_together, its) for name, its in sets.items()}, rounds)
     one, two = Figure.of(found["1"]), Figure.of(found["2"])
     return [
         Row("2 plain shards, 2 workers", two, "State updates/s", peer=Beside("1 plain shard, 2 workers", one), note="on the same machine"),
@@ -108,5 +109,5 @@ def _shards(sets: dict[str, list[Worker]], rounds: int) -> list[Row]:
 
 
 def _topologies(sets: dict[str, list[Worker]], rounds: int) -> list[Row]:
-    found = interleave({name: lambda its=its: _together(its) for name, its in sets.items()}, rounds)  # type: ignore[misc]
+    found = interleave({name: partial(_together, its) for name, its in sets.items()}, rounds)
     return [Row(f"{name}, 1 worker", Figure.of(samples), "State updates/s") for name, samples in found.items()]

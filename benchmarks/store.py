@@ -19,9 +19,9 @@ class StoreClient:
         self._socket.connect(path)
         self._reader = hiredis.Reader()
 
-    def ask(self, *command: bytes) -> Any:
+    def ask(self, *command: bytes | str | int) -> Any:
         """The reply to one command. Raises hiredis.ReplyError."""
-        self._socket.sendall(hiredis.pack_command(command))
+        self._socket.sendall(hiredis.pack_command(command))  # type: ignore[arg-type]  # its annotation means a tuple of one
         while (reply := self._reader.gets()) is False:
             self._reader.feed(self._socket.recv(1 << 20))
         if isinstance(reply, Exception):

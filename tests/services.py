@@ -14,9 +14,9 @@ from pathlib import Path
 
 import psutil
 
-from demo.processes import Child, free_port, twistd, wait_for_port
 from taba.query import Query, QueryError
 from tests.clock import WallClock
+from tests.processes import Process, free_port, twistd, wait_for_port
 
 ROOT = Path(__file__).parent.parent
 START_SECONDS = 60.0
@@ -33,7 +33,7 @@ class Services:
         self.server_port, self.agent_port = free_port(), free_port()
         self.server_url, self.agent_url = f"http://127.0.0.1:{self.server_port}", f"http://127.0.0.1:{self.agent_port}"
         self.query = Query(self.server_url)
-        self.children: list[Child] = []
+        self.children: list[Process] = []
         clean = {key: value for key, value in os.environ.items() if not key.startswith("TABA_") and key != "STATE_DIRECTORY"}
         self.environ = {
             **clean,
@@ -48,7 +48,7 @@ class Services:
         """A Server on an embedded store, or on `store`, until it answers."""
         store = store or f"embedded:{self.directory / 'store'}"
         options = ("--listen", f"tcp:{self.server_port}:interface=127.0.0.1", "--store", store, *more)
-        child = self._start("server", twistd(self.directory, "taba-server", *options), self.server_port)
+        child = self._start("server", twistd("taba-server", *options), self.server_port)
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
@@ -63,7 +63,7 @@ class Services:
     def start_agent(self) -> None:
         """An Agent that sends to that Server, until it listens."""
         options = ("--agent", self.agent, "--server", self.server_url, "--listen", f"tcp:{self.agent_port}:interface=127.0.0.1")
-        self._start("agent", twistd(self.directory, "taba-agent", *options, "--spool", str(self.directory / "spool")), self.agent_port)
+        self._start("agent", twistd("taba-agent", *options, "--spool", str(self.directory / "spool")), self.agent_port)
 
     def kill_server(self) -> None:
         """kill -9 to the Server; its store goes with it."""
@@ -102,7 +102,7 @@ class Services:
             segment.unlink(missing_ok=True)
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def _child(self, name: str) -> Child:
+    def _child(self, name: str) -> Process:
         (child,) = (child for child in self.children if child.name == name)
         return child
 
@@ -112,9 +112,9 @@ class Services:
         child.process.wait()
         self.children.remove(child)
 
-    def _start(self, name: str, arguments: list[str], port: int) -> Child:
+    def _start(self, name: str, arguments: list[str], port: int) -> Process:
         clock = self.clocks[name].environ if name in self.clocks else {}
-        child = Child(name, arguments, self.directory, {**self.environ, **clock} if clock else self.environ)
+        child = Process(name, arguments, self.directory, {**self.environ, **clock} if clock else self.environ)
         self.children.append(child)
         wait_for_port(child, port, START_SECONDS)
         return child

@@ -67,7 +67,7 @@ class Completeness(SynchronousTestCase):
 
     def test_every_reason_is_in_operations(self) -> None:
         dead = set()
-        for source in (ROOT / "taba" / "server").glob("*.py"):
+        for source in (ROOT / "taba" / "server").rglob("*.py"):
             dead |= set(
                 re.findall(r'^(?:UNKNOWN|TYPE|WRONG|BAD|HANDLER|NEWER|STATE|TOO)_[A-Z_]+ = "([a-z_]+)"', source.read_text(), re.MULTILINE)
             )

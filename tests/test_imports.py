@@ -81,3 +81,10 @@ class Imports(SynchronousTestCase):
 
     def test_nothing_under_twisted_is_a_package(self) -> None:
         self.assertEqual(list((ROOT / "twisted").rglob("__init__.py")), [])
+
+    def test_tests_and_benchmarks_share_the_package_alone(self) -> None:
+        for path in (ROOT / "benchmarks").rglob("*.py"):
+            self.assertFalse([name for name in imports(path) if name.split(".")[0] == "tests"], path)
+        for path in (ROOT / "tests").rglob("*.py"):
+            used = {name.split(".")[0] for name in imports(path)} & {"benchmarks", "demo"}
+            self.assertFalse(used and path.name != f"test_{used.pop()}.py", path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import signal
@@ -16,18 +15,12 @@ from typing import Any
 
 from hiredis import Reader, pack_command
 
-from demo.processes import free_port
 from taba.shard.servers.binary import find_store_binary
+from tests.processes import die_with_parent, free_port
 
 START_SECONDS = 10.0
-PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)
 
 __all__ = ["EphemeralValkey", "free_port"]
-
-
-def _die_with_parent() -> None:
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class EphemeralValkey:
@@ -79,7 +72,7 @@ class EphemeralValkey:
         arguments = self.arguments()
         environ = {**os.environ, **self.environ}
         self._process = subprocess.Popen(
-            arguments, preexec_fn=_die_with_parent, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            arguments, preexec_fn=die_with_parent, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         deadline = time.monotonic() + START_SECONDS
         while True:
