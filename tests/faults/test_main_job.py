@@ -57,14 +57,15 @@ class Job(TestCase):
         return recorders
 
     def recorded(self) -> dict[str, dict[str, list[int]]]:
-        """{client: {tab: [count, total]}} as the recording processes say."""
-        recorded = {}
-        for path in self.reports.iterdir():
-            report = json.loads(path.read_text())
+        """{client: {tab: [count, total]}} as the recording processes say; a slot that is free again is the same Client."""
+        recorded: dict[str, dict[str, list[int]]] = {}
+        reports = [json.loads(path.read_text()) for path in self.reports.iterdir()]
+        self.assertEqual(len(reports), 8)
+        for report in reports:
             self.assertEqual(report["dropped"], 0)
-            self.assertNotIn(report["client"], recorded)
-            recorded[report["client"]] = report["tabs"]
-        self.assertEqual(len(recorded), 8)
+            tabs = recorded.setdefault(report["client"], {})
+            for tab, figures in report["tabs"].items():
+                tabs[tab] = [kept + more for kept, more in zip(tabs.get(tab, [0, 0]), figures, strict=True)]
         return recorded
 
     def wait_for(self, events: int) -> dict[str, Any]:
