@@ -413,7 +413,14 @@ class Fold:
                         written += (field, frame + dump)
                     else:
                         emptied.append(field)
+            done: dict[int, int] = {}  # by row, how many of its Events were looked at
             for local, column in group.columns:
+                if local in group.folded.spoiled:
+                    place = done.get(local, 0)
+                    done[local] = place + column.events
+                    column = self._without_spoiled(group, local, column, place)
+                    if not column.times:
+                        continue
                 if local in states:
                     self.folded += len(column.times) >> 3
                     self.samples.append(column.times)
@@ -435,6 +442,19 @@ class Fold:
         if new:
             commands.append((b"SADD", keys.clients(bucket), *dict.fromkeys(client for clients in new.values() for client in clients)))
         return commands
+
+    def _without_spoiled(self, group: _Group, row: int, column: Column, place: int) -> Column:
+        """`column`, whose first Event is the row's `place`-th, without those that cannot be folded, which are buried."""
+        assert group.folded is not None
+        end = place + column.events
+        left = set(range(place, end))
+        for failed, places in group.folded.spoiled[row]:
+            here = [index - place for index in places if index in left]
+            left.difference_update(places)
+            if here:
+                self._bury(_picked(column, here), *failed)
+                self.handler_errors[group.type] = self.handler_errors.get(group.type, 0) + len(here)
+        return column if len(left) == column.events else _picked(column, [index - place for index in sorted(left)])
 
     def _dead_commands(self) -> Generator[Reads | Foreign, Any, list[Command]]:
         commands: list[Command] = []

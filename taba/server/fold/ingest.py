@@ -24,6 +24,7 @@ from taba.server.fold.cycle import Cycle, Outcome, Waiting, advance
 from taba.server.latency import Latency
 from taba.server.router import IsRouter
 from taba.server.work.bench import Bench
+from taba.server.work.sandbox import HandlersAway
 from taba.shard import BucketBusy
 
 MAX_WAITING_BYTES = 64 * MiB  # of batches in all lanes of this process; decoded they take about as much again
@@ -37,6 +38,7 @@ AWAY_SECONDS = 1.0  # `later` where the store is away
 ERROR_SECONDS = 5.0  # `later` where this Server failed; its log says more
 DRAIN_SECONDS = 0.02  # between two looks at whether all cycles have ended
 CYCLE_FAILED = "fold cycle"
+HANDLERS_AWAY = "start of the process in which Handlers work"
 
 log = Logger()
 
@@ -183,6 +185,10 @@ class Ingest:
         except BucketBusy:
             return [Verdict(LATER, BUSY_SECONDS)] * len(items)
         except StoreUnavailable:
+            return [Verdict(LATER, AWAY_SECONDS)] * len(items)
+        except HandlersAway as failure:
+            self.errors[HANDLERS_AWAY] += 1
+            log.error("bucket {bucket}: {failure}", bucket=bucket, failure=failure)
             return [Verdict(LATER, AWAY_SECONDS)] * len(items)
         except Exception:
             log.failure("bucket {bucket}: a fold cycle failed", bucket=bucket)

@@ -1,8 +1,9 @@
 """The child process in which code runs that may hang or crash: Handlers that are not Taba's own, and regular expressions.
 
-Started by sandbox.py as `python -m taba.server.work.child PARENT EXCLUDED`. Frames of msgpack, each with its length before it, come on
-standard input: `[operation, argument, …]`. The answer is any number of frames `[True, item]` and one `[False, rest]`; the parent waits
-for each frame, so that it knows how far the work came when none comes.
+Started by line.py as `python -m taba.server.work.child PARENT ABOUT`. Frames of msgpack, each with its length before it, come on
+standard input: `[operation, argument, …]`. The answer is any number of frames `[True, item]` and `[None, place]` (it has come to this
+place of the item) and one `[False, rest]`; the parent waits for each frame, so that it knows how far the work came when none comes.
+READY is the first frame of all: what the work needs is imported by then.
 """
 
 from __future__ import annotations
@@ -50,18 +51,15 @@ def _plain(value: Any) -> Any:
 
 
 class Child:
-    """What the child can do. Handlers are looked for when the first of them is needed."""
+    """What the child can do. `lookup`: the Handlers, where it is to work with them; `at` tells the parent a place."""
 
-    def __init__(self, excluded: Mapping[str, str] | None = None) -> None:
-        self._excluded = excluded or {}
-        self._lookup: Lookup | None = None
+    def __init__(self, lookup: Lookup | None, at: Callable[[int], None]) -> None:
+        self._lookup, self._at = lookup, at
 
     @property
     def lookup(self) -> Lookup:
         if self._lookup is None:
-            from taba.handlers.lookup import find_handlers
-
-            self._lookup = find_handlers(self._excluded)
+            raise ValueError("this child has no Handlers")
         return self._lookup
 
     def operations(self) -> dict[str, Callable[..., Iterator[Any]]]:
@@ -84,11 +82,11 @@ class Child:
         yield [index for index, text in enumerate(texts) if matches(text)]
 
     def fold(
-        self, type: str, now: float, states: list[Any], columns: list[Any], parts: dict[int, Any], lots: list[list[int]]
+        self, type: str, now: float, states: list[Any], columns: list[Any], parts: dict[int, Any], lots: list[list[int]], singly: bool
     ) -> Iterator[Any]:
-        """Folds one lot of rows after another; each gives [states, parts, failed, wants]."""
+        """Folds one lot of rows after another; each gives [states, parts, failed, spoiled, wants]."""
         from taba.server.keys import Framed
-        from taba.server.work.folding import Failed, Folded, Work, fold_type, sentence
+        from taba.server.work.folding import Folded, Work, fold_type
 
         handler, is_array = self.lookup.get(type), self.lookup.is_array(type)
         framed = [Framed(*state) for state in states]
@@ -96,7 +94,7 @@ class Child:
         for lot in lots:
             rows = set(lot)
             work = Work(framed, [tuple(column) for column in columns if column[0] in rows])
-            steps = fold_type(handler, is_array, work, now, is_own=False)
+            steps = fold_type(handler, is_array, work, now, False, singly, self._at)
             sent: Any = None
             wants: list[int] = []
             try:
@@ -108,12 +106,10 @@ class Child:
                     sent = {row: known[row] for row in wanted}
             except StopIteration as stop:
                 folded: Folded = stop.value
-            except BaseException as error:  # a Handler may raise what is no Exception
-                folded = Folded({}, {}, dict.fromkeys(lot, Failed("handler_error", sentence(error))))
             if wants:
-                yield [{}, {}, {}, wants]
+                yield [{}, {}, {}, {}, wants]
             else:
-                yield [folded.states, folded.parts, folded.failed, []]
+                yield [*folded, []]
 
     def project(self, type: str, now: float, states: list[Any], detail: bool) -> Iterator[Any]:
         from taba.server.work.projecting import project_type
@@ -159,14 +155,14 @@ def _framed(states: list[Any]) -> list[Any]:
     return [[Framed(*part) for part in state] for state in states]
 
 
-def serve(incoming: BinaryIO, outgoing: BinaryIO, excluded: Mapping[str, str]) -> None:
+def serve(incoming: BinaryIO, outgoing: BinaryIO, excluded: Mapping[str, str], with_handlers: bool) -> None:
     """Answer requests until the input ends."""
-    operations = Child(excluded).operations()
 
     def say(content: Any) -> None:
         outgoing.write(pack(content))
         outgoing.flush()
 
+    operations = Child(_found(excluded) if with_handlers else None, lambda place: say([None, place])).operations()
     say(READY)
     while True:
         head = incoming.read(LENGTH.size)
@@ -187,8 +183,18 @@ def serve(incoming: BinaryIO, outgoing: BinaryIO, excluded: Mapping[str, str]) -
         say([False, rest])
 
 
-def main(parent: int, excluded: Mapping[str, str]) -> None:
-    """Run as the child of `parent`, without the Handlers of these origins; what Handlers print goes to standard error."""
+def _found(excluded: Mapping[str, str]) -> Lookup:
+    """The Handlers; and every module that their work needs is imported, so that the first to work pays for none."""
+    import taba.server.work.folding
+    import taba.server.work.keeping
+    import taba.server.work.projecting  # noqa: F401
+    from taba.handlers.lookup import find_handlers
+
+    return find_handlers(excluded)
+
+
+def main(parent: int, about: Mapping[str, Any]) -> None:
+    """Run as the child of `parent`, without the Handlers of excluded origins; what Handlers print goes to standard error."""
     from taba.server.tether import die_with
 
     die_with(parent)
@@ -197,7 +203,7 @@ def main(parent: int, excluded: Mapping[str, str]) -> None:
     nowhere = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nowhere, 0)
     os.dup2(2, 1)
-    serve(incoming, outgoing, excluded)
+    serve(incoming, outgoing, about["excluded"], about["with_handlers"])
 
 
 if __name__ == "__main__":

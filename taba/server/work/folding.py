@@ -1,6 +1,8 @@
 """The fold of one Type in one cycle: States as bytes in, Events in, States as bytes out. Pure; no key, no store.
 
-1. An array Handler folds all its States in one call; when that raises, each is folded alone and only the culprits fail.
+1. An array Handler folds all its States in one call; when that raises, each is folded alone. When a State's own fold raises, its
+   Events are folded in smaller and smaller runs, so that only the culprits fail. Each run begins from the bytes of the last that
+   went well: what a Handler had half changed is thrown away.
 2. A State that fails is not in the result: its bytes stay as they are.
 3. Further parts are asked for only where they are needed: by rows that spill, and by rows of an older version.
 
@@ -9,16 +11,18 @@ The same code runs in the Server and in the child process for Handlers that are 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy
 
 from taba.bounds import MiB
 from taba.handlers.lookup import Events
-from taba.server.keys import Framed
+from taba.server.keys import ABSENT, Framed
+from taba.server.work.faults import sentence
 
 MAX_STATE_BYTES = 1 * MiB  # of one part; a Handler that lets its State grow without limit would fill store and cycles
+MAX_TRIES = 2000  # folds in one call to find the Events at fault: finds 100 among 10,000. A Handler that always raises ends soon
 
 HANDLER_ERROR = "handler_error"
 NEWER_STATE = "newer_state"
@@ -46,11 +50,33 @@ class Failed(NamedTuple):
 
 
 class Folded(NamedTuple):
-    """The new main parts of the rows that were folded, the new further parts of those that have them, and the failures."""
+    """What became of a Work.
+
+    The new main parts of the rows that were folded, the new further parts of those that have them, the failures of rows, and the
+    Events that failed by themselves: for a row their places among its Events, by reason.
+    """
 
     states: dict[int, bytes]
     parts: dict[int, list[bytes]]
     failed: dict[int, Failed]
+    spoiled: dict[int, list[tuple[Failed, list[int]]]]
+
+
+def nothing_folded() -> Folded:
+    """A Folded to be filled."""
+    return Folded({}, {}, {}, {})
+
+
+class Run(NamedTuple):
+    """Events of one row, in order: float64 times, and float64 values or a list of them."""
+
+    times: bytes
+    values: Values
+
+    def between(self, start: int, end: int) -> Run:
+        """The Events at these places, without the last."""
+        values = self.values[8 * start : 8 * end] if isinstance(self.values, bytes) else self.values[start:end]
+        return Run(self.times[8 * start : 8 * end], values)
 
 
 Parts = dict[int, list[Framed]]
@@ -88,12 +114,21 @@ def further_parts(types: KnowsTypes, type: str) -> int:
     return int(types.get(type).further_parts) if types.is_array(type) else 0  # type: ignore[union-attr]
 
 
-def fold_type(handler: Any, is_array: bool, work: Work, now: float, is_own: bool = True) -> FoldingHere:
+def fold_type(
+    handler: Any,
+    is_array: bool,
+    work: Work,
+    now: float,
+    is_own: bool = True,
+    singly: bool = False,
+    begin: Callable[[int], None] = lambda place: None,
+) -> FoldingHere:
     """Fold `work`. Yields rows whose further parts it needs, is sent them, returns Folded. Raises nothing.
 
     A plain Handler that is not Taba's own (`is_own`) gets lists of Python's floats, whatever the values: its author knows no numpy.
+    `singly`: each Event of a row is folded by itself. `begin` is called with the place of a run's first Event before it is folded.
     """
-    folded = Folded({}, {}, {})
+    folded = nothing_folded()
     rows = []
     for row in dict.fromkeys(row for row, _, _ in work.columns):
         state = work.states[row]
@@ -101,11 +136,142 @@ def fold_type(handler: Any, is_array: bool, work: Work, now: float, is_own: bool
             folded.failed[row] = Failed(NEWER_STATE, f"the State has version {state.version}, the Handler {handler.version}")
         else:
             rows.append(row)
-    if is_array:
+    if singly:
+        folded.failed.update(dict.fromkeys(rows, Failed(HANDLER_ERROR, "")))
+    elif is_array:
         yield from _fold_arrays(handler, work, now, rows, folded)
     else:
         _fold_plainly(handler, work, now, rows, folded, is_own)
+    tries = MAX_TRIES
+    for row in rows:
+        if row in folded.failed:
+            search = _Search(handler, is_array, work, row, now, is_own, singly, begin, tries)
+            yield from search.run(folded)
+            tries = search.tries
     return folded
+
+
+class _Search:
+    """Which Events of one row cannot be folded; the others are."""
+
+    def __init__(
+        self,
+        handler: Any,
+        is_array: bool,
+        work: Work,
+        row: int,
+        now: float,
+        is_own: bool,
+        singly: bool,
+        begin: Callable[[int], None],
+        tries: int,
+    ):
+        self.handler, self.is_array, self.row, self.now, self.is_own = handler, is_array, row, now, is_own
+        self.singly, self.begin, self.tries = singly, begin, tries
+        self.state = work.states[row]
+        self.parts: list[Framed] | None = None  # not known yet
+        self.has_new_parts = False
+        self.events = run_of(work, row)
+
+    def run(self, folded: Folded) -> Generator[list[int], Parts, None]:
+        count = len(self.events.times) >> 3
+        last = folded.failed[self.row]
+        if count <= 1 and not self.singly:
+            return
+        failure = self._loads()
+        if failure is not None:
+            folded.failed[self.row] = failure
+            return
+        is_folded = False
+        spoiled: list[tuple[Failed, list[int]]] = []
+        runs = [(count // 2, count), (0, count // 2)]
+        if self.singly:
+            runs = [(place, place + 1) for place in reversed(range(count))]
+        while runs:
+            start, end = runs.pop()
+            may_split = self.tries > 0
+            self.tries -= may_split
+            self.begin(start)
+            outcome = yield from self._fold(start, end)
+            if 0 in outcome.states:
+                is_folded = True
+                self.state = Framed(self.handler.version, 0, outcome.states[0])
+                if 0 in outcome.parts:
+                    self.has_new_parts = True
+                    self.parts = [Framed(self.handler.version, 0, part) if part else ABSENT for part in outcome.parts[0]]
+                continue
+            last = outcome.failed.get(0) or Failed(HANDLER_ERROR, "the Handler gave no State")
+            if end - start == 1 or not may_split:
+                _spoil(spoiled, last, range(start, end))
+            else:
+                middle = (start + end) // 2
+                runs += ((middle, end), (start, middle))
+        if is_folded:
+            folded.states[self.row] = self.state.dump
+            del folded.failed[self.row]
+            if self.has_new_parts and self.parts is not None:
+                folded.parts[self.row] = [part.dump for part in self.parts]
+        else:
+            folded.failed[self.row] = last
+        if spoiled:
+            folded.spoiled[self.row] = spoiled
+
+    def _loads(self) -> Failed | None:
+        """Why nothing can be folded into this State at all."""
+        try:
+            if not self.is_array:
+                _loaded(self.handler, self.state)
+            elif self.state.version in (0, self.handler.version):
+                self.handler.load_array([self.state.dump])
+        except BaseException as error:
+            return Failed(HANDLER_ERROR, sentence(error))
+        return None
+
+    def _fold(self, start: int, end: int) -> Generator[list[int], Parts, Folded]:
+        outcome = nothing_folded()
+        work = Work([self.state], [(0, *self.events.between(start, end))])
+        if not self.is_array:
+            _fold_plainly(self.handler, work, self.now, [0], outcome, self.is_own)
+            return outcome
+        steps = _fold_arrays(self.handler, work, self.now, [0], outcome)
+        sent: Any = None
+        try:
+            while True:
+                steps.send(sent)
+                if self.parts is None:
+                    self.parts = (yield [self.row])[self.row]
+                sent = {0: self.parts}
+        except StopIteration:
+            return outcome
+
+
+def _spoil(spoiled: list[tuple[Failed, list[int]]], failed: Failed, places: Sequence[int]) -> None:
+    if spoiled and spoiled[-1][0] == failed:
+        spoiled[-1][1].extend(places)
+    else:
+        spoiled.append((failed, list(places)))
+
+
+def picked(run: Run, places: Sequence[int]) -> Run:
+    """The Events at these places."""
+    times = numpy.frombuffer(run.times, "<f8")[list(places)].tobytes()
+    if isinstance(run.values, bytes):
+        return Run(times, numpy.frombuffer(run.values, "<f8")[list(places)].tobytes())
+    return Run(times, [run.values[place] for place in places])
+
+
+def run_of(work: Work, row: int) -> Run:
+    """All Events of a row, in order."""
+    columns = [(times, values) for of, times, values in work.columns if of == row]
+    if len(columns) == 1:
+        return Run(*columns[0])
+    times = b"".join(times for times, _ in columns)
+    if all(isinstance(values, bytes) for _, values in columns):
+        return Run(times, b"".join(values for _, values in columns))  # type: ignore[misc]
+    flat: list[Any] = []
+    for _, values in columns:
+        flat.extend(numpy.frombuffer(values, "<f8").tolist() if isinstance(values, bytes) else values)
+    return Run(times, flat)
 
 
 def _fold_plainly(handler: Any, work: Work, now: float, rows: list[int], folded: Folded, is_own: bool) -> None:
@@ -119,7 +285,7 @@ def _fold_plainly(handler: Any, work: Work, now: float, rows: list[int], folded:
             state = _loaded(handler, work.states[row])
             dump = handler.dump(handler.fold(state, _events(*events[row], is_own), now))
             _accept(folded, row, dump)
-        except Exception as error:
+        except BaseException as error:
             folded.failed[row] = Failed(HANDLER_ERROR, sentence(error))
 
 
@@ -157,7 +323,7 @@ def _fold_arrays(handler: Any, work: Work, now: float, rows: list[int], folded: 
                 state = work.states[row]
                 further = _dumps_of(parts.get(row, ()), state.version)
                 dumps[row], *upgraded[row] = handler.upgrade_parts([state.dump, *further], state.version)
-            except Exception as error:
+            except BaseException as error:
                 folded.failed[row] = Failed(HANDLER_ERROR, sentence(error))
         rows = [row for row in rows if row not in folded.failed]
     lots = _fold_lots(handler, dumps, work, now, rows, folded)
@@ -190,7 +356,7 @@ def _fold_lots(handler: Any, dumps: list[bytes], work: Work, now: float, rows: l
         return []
     try:
         return [_fold_lot(handler, dumps, work, now, rows)]
-    except Exception as error:
+    except BaseException as error:
         if len(rows) == 1:
             folded.failed[rows[0]] = Failed(HANDLER_ERROR, sentence(error))
             return []
@@ -231,7 +397,7 @@ def _finish_lot(
             raise ValueError(f"dump_array gave {len(new_dumps)} dumps for {len(lot.rows)} States")
         if not all(isinstance(dump, bytes) for dump in new_dumps):
             raise TypeError("dump_array gave something other than bytes")
-    except Exception as error:
+    except BaseException as error:
         if len(lot.rows) == 1:
             folded.failed.setdefault(lot.rows[0], Failed(HANDLER_ERROR, sentence(error)))
             return
@@ -260,8 +426,3 @@ def _dumps_of(parts: Sequence[Framed], version: int) -> list[bytes]:
     if any(part.version not in (0, version) for part in parts):
         raise ValueError("a further part has another version than its State")
     return [part.dump for part in parts]
-
-
-def sentence(error: BaseException) -> str:
-    """An exception in one bounded line, for people."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

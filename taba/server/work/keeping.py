@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from taba.server.keys import Framed
-from taba.server.work.folding import MAX_STATE_BYTES, sentence
+from taba.server.work.faults import sentence
+from taba.server.work.folding import MAX_STATE_BYTES
 
 State = Sequence[Framed]  # the main part, then the further parts
 
@@ -18,19 +19,23 @@ State = Sequence[Framed]  # the main part, then the further parts
 def upgrade_type(handler: Any, is_array: bool, states: Sequence[State]) -> Iterator[list[bytes] | str]:
     """For each State its parts as this version of its Handler dumps them, the main part first, or a sentence."""
     for state in states:
+        answer: list[bytes] | str
         try:
-            yield check_parts(_dumps(handler, is_array, state), _count(handler, is_array))
-        except Exception as error:
-            yield sentence(error)
+            answer = check_parts(_dumps(handler, is_array, state), _count(handler, is_array))
+        except BaseException as error:
+            answer = sentence(error)
+        yield answer
 
 
 def prunable_type(handler: Any, is_array: bool, states: Sequence[State], now: float) -> Iterator[bool | str]:
     """For each State whether it has nothing more to say, or a sentence."""
     for state in states:
+        answer: bool | str
         try:
-            yield bool(handler.prunable(_loaded(handler, is_array, state), now))
-        except Exception as error:
-            yield sentence(error)
+            answer = bool(handler.prunable(_loaded(handler, is_array, state), now))
+        except BaseException as error:
+            answer = sentence(error)
+        yield answer
 
 
 def merge_states(handler: Any, is_array: bool, states: Sequence[State]) -> list[bytes] | str:
@@ -38,7 +43,7 @@ def merge_states(handler: Any, is_array: bool, states: Sequence[State]) -> list[
     try:
         merged = handler.merge([_loaded(handler, is_array, state) for state in states])
         return check_parts(list(merged) if is_array else [handler.dump(merged)], _count(handler, is_array))
-    except Exception as error:
+    except BaseException as error:
         return sentence(error)
 
 

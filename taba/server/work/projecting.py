@@ -11,7 +11,7 @@ from typing import Any
 
 from taba.bounds import KiB
 from taba.server.keys import Framed
-from taba.server.work.folding import sentence
+from taba.server.work.faults import sentence
 
 AT_ONCE_BYTES = 256 * KiB  # of States that an array Handler projects in one call: what it makes of them fits in the processor's cache
 
@@ -44,7 +44,7 @@ def _project_arrays(handler: Any, states: Sequence[Sequence[Framed]], now: float
             answers = list(handler.project_array(loaded, [[part.dump for part in state[1:]] for state in states], now))
             if len(answers) == len(states) and all(isinstance(answer, dict) for answer in answers):
                 return answers
-        except Exception as error:
+        except BaseException as error:
             if len(states) == 1:
                 return [sentence(error)]
     return [_project_one(handler, True, state, now) for state in states]
@@ -67,7 +67,7 @@ def _project_one(handler: Any, is_array: bool, state: Sequence[Framed], now: flo
         else:
             loaded = handler.load(main.dump) if main.version == handler.version else handler.upgrade(main.dump, main.version)
             answer = (show or handler.project)(loaded, now)
-    except Exception as error:
+    except BaseException as error:
         return sentence(error)
     return answer if isinstance(answer, dict) else f"project gave {type(answer).__name__}, not a dictionary"
 
@@ -76,7 +76,7 @@ def aggregate_type(handler: Any, projections: Sequence[Any]) -> Any:
     """The Aggregate of Projections, or a sentence where there can be none. Raises nothing."""
     try:
         answer = handler.aggregate(projections)
-    except Exception as error:
+    except BaseException as error:
         return sentence(error)
     return answer if isinstance(answer, dict) else f"aggregate gave {type(answer).__name__}, not a dictionary"
 
@@ -85,5 +85,5 @@ def render_one(handler: Any, projection: Any) -> str:
     """A Projection or Aggregate as one line for people."""
     try:
         return str(handler.render(projection)).replace("\n", " ")
-    except Exception as error:
+    except BaseException as error:
         return f"({sentence(error)})"

@@ -1,40 +1,50 @@
 """Runs what may hang or crash in child processes with a deadline: Handlers that are not Taba's own, regular expressions of askers.
 
-1. The child answers item by item; when it falls silent or dies, the item that it was at is the culprit. It is killed,
-   and a new one goes on with the rest.
-2. A Type that does so again and again is suspended for a while, so that it costs the others no more time.
-3. Here nothing raises for what a Handler does: what fails is a Failed or a sentence.
+1. The child answers item by item; when it falls silent or dies, the item that it was at is the suspect. It is killed, and a new one
+   goes on with the rest.
+2. Events are dead letters only where a new child died at them, too: a suspect row is folded again, Event by Event, and the Event at
+   which the second child dies is the culprit. What killed a child from outside, or kept it from starting, is nobody's fault here.
+3. A Type that does so again and again is suspended for a while, so that it costs the others no more time.
+4. Here nothing raises for what a Handler does: what fails is a Failed or a sentence.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
-import msgpack
-from twisted.internet.defer import Deferred, DeferredLock
-from twisted.internet.error import ProcessExitedAlready
-from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
+from taba.bounds import MiB
 from taba.errors import TabaError
 from taba.handlers.lookup import Lookup
-from taba.server.work.child import LENGTH, MAX_FRAME_BYTES, pack, unpack
-from taba.server.work.folding import HANDLER_ERROR, MAX_STATE_BYTES, REASONS, STATE_TOO_LARGE, Failed, Folded, ForeignWork, further_parts
+from taba.server.keys import Framed
+from taba.server.work.faults import MAX_DETAIL
+from taba.server.work.folding import (
+    HANDLER_ERROR,
+    MAX_STATE_BYTES,
+    REASONS,
+    STATE_TOO_LARGE,
+    Failed,
+    Folded,
+    ForeignWork,
+    Run,
+    further_parts,
+    nothing_folded,
+    picked,
+    run_of,
+)
 from taba.server.work.keeping import check_parts
+from taba.server.work.line import MAX_OUTSIDE, ChildDied, ChildNotStarted, Line, Prints
 
-START_SECONDS = 20.0  # for a child to begin; it imports every plugin
-ITEM_SECONDS = 2.0  # for one item: a State's fold or Projection, an Aggregate; they take microseconds
+ITEM_SECONDS = 2.0  # of a child's own time for one item: a State's fold or Projection, an Aggregate; they take microseconds
 MATCH_SECONDS = 1.0  # for one regular expression over all names
 MAX_DEATHS = 3  # of the child by one Type …
 SUSPENDED_SECONDS = 60.0  # … within this time; then the Type is suspended for as long
-STDERR_BYTES = 4096  # of what Handlers print, logged at a time
+MAX_STARTS = 3  # tries in a row to start a child, before events for its Handlers become dead letters rather than wait
+REQUEST_BYTES = 16 * MiB  # of States and Events in one request, unless one State alone is more; a frame takes four times as many
 
 log = Logger()
 
@@ -43,128 +53,8 @@ class PatternRefused(TabaError):
     """This regular expression cannot be matched, or not in the time that it has."""
 
 
-class ChildDied(Exception):
-    """The child ended, or said nothing for too long, and was killed."""
-
-
-class _Child(ProcessProtocol):
-    """One child process: requests out, frames in."""
-
-    transport: Any
-
-    def __init__(self, reactor: Any):
-        self._reactor = reactor
-        self._buffer = bytearray()
-        self._frames: list[Any] = []
-        self._waiting: Deferred[None] | None = None
-        self.reason: str | None = None
-        self.ended: Deferred[None] = Deferred()
-
-    def outReceived(self, data: bytes) -> None:
-        self._buffer += data
-        while len(self._buffer) >= LENGTH.size:
-            (size,) = LENGTH.unpack_from(self._buffer)
-            if size > MAX_FRAME_BYTES:
-                self.kill(f"it sent a frame of {size} bytes")
-                return
-            if len(self._buffer) < LENGTH.size + size:
-                return
-            content = bytes(self._buffer[LENGTH.size : LENGTH.size + size])
-            del self._buffer[: LENGTH.size + size]
-            try:
-                more, item = unpack(content)
-            except (ValueError, TypeError, msgpack.UnpackException, RecursionError):
-                self.kill("it sent something that is no frame")
-                return
-            self._frames.append((more, item))
-        self._wake()
-
-    def errReceived(self, data: bytes) -> None:
-        log.info("child: {text}", text=data[:STDERR_BYTES].decode(errors="replace").rstrip())
-
-    def processEnded(self, reason: Failure) -> None:
-        self.reason = self.reason or str(reason.value).strip()
-        self.ended.callback(None)
-        self._wake()
-
-    def kill(self, reason: str) -> None:
-        """End it now."""
-        if self.reason is None:
-            self.reason = reason
-        with suppress(ProcessExitedAlready):
-            self.transport.signalProcess("KILL")
-        self._wake()
-
-    async def next_frame(self, seconds: float) -> Any:
-        """(more, item). Raises ChildDied; a child that is silent for `seconds` is killed."""
-        while not self._frames:
-            if self.reason is not None:
-                raise ChildDied(self.reason)
-            self._waiting = Deferred()
-            deadline = self._reactor.callLater(seconds, self.kill, f"it did not answer within {seconds:g} s")
-            try:
-                await self._waiting
-            finally:
-                self._waiting = None
-                if deadline.active():
-                    deadline.cancel()
-        return self._frames.pop(0)
-
-    def _wake(self) -> None:
-        waiting = self._waiting
-        if waiting is not None and not waiting.called and (self._frames or self.reason is not None):
-            waiting.callback(None)
-
-
-class _Line:
-    """A child for one kind of work, made when it is needed; one request at a time."""
-
-    def __init__(self, reactor: Any, environ: Mapping[str, str], excluded: Mapping[str, str]):
-        self._reactor, self._environ, self._excluded = reactor, environ, excluded
-        self._lock = DeferredLock()
-        self._child: _Child | None = None
-        self._living: set[_Child] = set()
-        self.restarts = 0
-
-    async def ask(self, seconds: float, take: Callable[[Any], None], operation: str, *arguments: Any) -> Any:
-        """Send a request; `take` gets each item. Returns the rest. Raises ChildDied when the child dies before the end."""
-        request = pack([operation, *arguments])
-        if len(request) > MAX_FRAME_BYTES:
-            raise ChildDied(f"a request of {len(request)} bytes is too large for it")
-        await self._lock.acquire()
-        finished = False
-        try:
-            child = await self._running()
-            child.transport.write(request)
-            while True:
-                more, item = await child.next_frame(seconds)
-                if not more:
-                    finished = True
-                    return item
-                take(item)
-        finally:
-            if not finished and self._child is not None:
-                # its answers would be taken for those of the next request
-                self._child.kill("its request was given up")
-                self._child = None
-            self._lock.release()
-
-    async def _running(self) -> _Child:
-        if self._child is None or self._child.reason is not None:
-            self.restarts += 1
-            child = self._child = _Child(self._reactor)
-            self._living.add(child)
-            child.ended.addCallback(lambda _: self._living.discard(child))
-            arguments = [sys.executable, "-m", "taba.server.work.child", str(os.getpid()), json.dumps(dict(self._excluded))]
-            self._reactor.spawnProcess(child, sys.executable, arguments, dict(self._environ))
-            await child.next_frame(START_SECONDS)
-        return self._child
-
-    async def close(self) -> None:
-        self._child = None
-        for child in list(self._living):
-            child.kill("the Server stops")
-            await child.ended
+class HandlersAway(TabaError):
+    """The process in which Handlers work that are not Taba's own does not start now; try later."""
 
 
 class Sandbox:
@@ -173,8 +63,9 @@ class Sandbox:
     def __init__(self, lookup: Lookup, reactor: Any, environ: Mapping[str, str] | None = None):
         environ = os.environ if environ is None else environ
         self._lookup, self._reactor = lookup, reactor
-        self._handlers = _Line(reactor, environ, lookup.excluded)
-        self._patterns = _Line(reactor, environ, lookup.excluded)
+        self.prints = Prints(reactor)
+        self._handlers = Line(reactor, environ, lookup.excluded, True, self.prints)
+        self._patterns = Line(reactor, environ, lookup.excluded, False, self.prints)
         self._deaths: dict[str, list[float]] = {}
         self.deaths: Counter[str] = Counter()
 
@@ -197,61 +88,47 @@ class Sandbox:
         found: list[int] = []
         try:
             rest = await self._patterns.ask(MATCH_SECONDS, found.extend, "match", pattern, list(texts))
-        except ChildDied as died:
+        except (ChildDied, ChildNotStarted) as died:
             raise PatternRefused(f"the regular expression {pattern[:100]!r} takes too long to match: {died}") from None
         if rest is not None:
             raise PatternRefused(f"the regular expression {pattern[:100]!r} cannot be matched: {rest}")
         return [texts[index] for index in found]
 
     async def fold(self, works: list[ForeignWork], now: float) -> list[Folded | list[int]]:
-        """For each work a Folded, or the rows whose further parts its Handler wants."""
+        """For each work a Folded, or the rows whose further parts its Handler wants. Raises HandlersAway."""
         return [await self._fold(work, now) for work in works]
 
     async def _fold(self, foreign: ForeignWork, now: float) -> Folded | list[int]:
-        work = foreign.work
-        rows = list(dict.fromkeys(row for row, _, _ in work.columns))
-        # an array Handler folds all its States at once, and where that is its end, each alone
-        lots = [rows] if self._lookup.is_array(foreign.type) else [[row] for row in rows]
-        folded = Folded({}, {}, {})
-        wanted: list[int] = []
-        while lots:
-            answered: list[Any] = []
+        folding = _Folding(foreign, self._lookup.is_array(foreign.type))
+        outside = 0
+        while folding.lots:
+            suspended = self._suspension(foreign.type)
+            if suspended is not None:
+                folding.fail_rest(suspended)
+                break
             try:
-                if self._is_suspended(foreign.type):
-                    raise ChildDied("the Type is suspended")
-                chosen = {row for lot in lots for row in lot}
                 rest = await self._handlers.ask(
-                    ITEM_SECONDS,
-                    answered.append,
-                    "fold",
-                    foreign.type,
-                    now,
-                    [state if row in chosen else (0, 0, b"") for row, state in enumerate(work.states)],
-                    [column for column in work.columns if column[0] in chosen],
-                    foreign.parts,
-                    lots,
+                    ITEM_SECONDS, folding.take, "fold", foreign.type, now, *folding.request(), at=folding.come_to
                 )
                 if rest is not None:
                     raise ChildDied(str(rest))
-                died = None
+                if folding.is_answered:
+                    continue
+                died = ChildDied("it gave no answer")
+            except ChildNotStarted as failure:
+                if self._handlers.failed_starts < MAX_STARTS:
+                    raise HandlersAway(str(failure)) from None
+                folding.fail_rest(str(failure))
+                break
             except ChildDied as death:
                 died = death
-            for lot, item in zip(lots, answered, strict=False):
-                wanted += _read_folded(lot, item, folded)
-            lots = lots[len(answered) :]
-            if not lots:
-                break
-            if self._is_suspended(foreign.type):
-                failure = Failed(HANDLER_ERROR, f"Type {foreign.type} is suspended, because its Handler hung or crashed too often")
-                folded.failed.update({row: failure for lot in lots for row in lot})
-                break
-            if len(lots[0]) > 1:
-                self._note_death(foreign.type, died)
-                lots = [[row] for lot in lots for row in lot]
+            self._log_death(foreign.type, died)
+            outside += died.outside
+            if died.outside and outside <= MAX_OUTSIDE:
                 continue
-            self._note_death(foreign.type, died)
-            folded.failed[lots.pop(0)[0]] = Failed(HANDLER_ERROR, f"the Handler's process died: {died}"[:200])
-        return wanted or folded
+            if folding.suspect(died):
+                self._note_death(foreign.type)
+        return folding.wanted or folding.folded
 
     async def project(self, type: str, states: Sequence[Any], now: float, detail: bool = False) -> list[Any]:
         """The Projections of States of one Type, or a sentence where there can be none."""
@@ -292,38 +169,164 @@ class Sandbox:
     async def _each(self, type: str, items: list[Any], request: Callable[[list[Any]], tuple[Any, ...]]) -> list[Any]:
         answers: list[Any] = []
         at_once = len(items)
+        outside = 0
         while len(answers) < len(items):
+            suspended = self._suspension(type)
+            if suspended is not None:
+                answers += [suspended] * (len(items) - len(answers))
+                break
+            left = items[len(answers) :][:at_once]
+            left = left[: _fitting(left)]
+            before = len(answers)
             try:
-                if self._is_suspended(type):
-                    answers += [f"Type {type} is suspended"] * (len(items) - len(answers))
-                    break
-                rest = await self._handlers.ask(ITEM_SECONDS, answers.append, *request(items[len(answers) :][:at_once]))
-                if rest is not None or (at_once > 1 and len(answers) < len(items)):
-                    raise ChildDied(str(rest))
-            except (ChildDied, TypeError, ValueError, OverflowError) as died:
-                self._note_death(type, died)
-                if at_once > 1 and not answers:
-                    at_once = 1  # an array Handler answers for all at once: now each alone
+                rest = await self._handlers.ask(ITEM_SECONDS, answers.append, *request(left))
+                if rest is None and len(answers) - before == len(left):
                     continue
-                if len(answers) < len(items):
-                    answers.append(f"the Handler's process died: {died}"[:200])
+                died = ChildDied(str(rest or "it gave no answer"))
+            except ChildNotStarted as failure:
+                answers += [str(failure)] * (len(items) - len(answers))
+                break
+            except ChildDied as death:
+                died = death
+            except (TypeError, ValueError, OverflowError) as error:  # no frame can carry it: nobody has died
+                at_once = 1
+                if len(left) == 1:
+                    answers.append(f"the Handler's process cannot be asked: {error}"[:MAX_DETAIL])
+                continue
+            self._log_death(type, died)
+            outside += died.outside
+            if died.outside and outside <= MAX_OUTSIDE:
+                continue
+            if at_once > 1 and len(answers) == before:
+                at_once = 1  # an array Handler answers for all at once: now each alone
+                continue
+            self._note_death(type)
+            if len(answers) < len(items):
+                answers.append(f"the Handler's process died: {died}"[:MAX_DETAIL])
         return answers[: len(items)]
 
-    def _note_death(self, type: str, died: Exception | None) -> None:
-        log.error("the Handler of Type {type}: {died}", type=type, died=died)
+    def _log_death(self, type: str, died: Exception) -> None:
         self.deaths[type] += 1
+        log.error("the Handler of Type {type}: {died}", type=type, died=died)
+
+    def _note_death(self, type: str) -> None:
         self._deaths.setdefault(type, []).append(self._reactor.seconds())
         del self._deaths[type][:-MAX_DEATHS]
+
+    def _suspension(self, type: str) -> str | None:
+        """Why nothing is asked of `type` now."""
+        if self._is_suspended(type):
+            return f"Type {type} is suspended, because its Handler hung or crashed too often"
+        return None
 
     def _is_suspended(self, type: str) -> bool:
         deaths = self._deaths.get(type, [])
         return len(deaths) >= MAX_DEATHS and self._reactor.seconds() - deaths[0] < SUSPENDED_SECONDS
 
 
-def _read_folded(lot: list[int], item: Any, folded: Folded) -> list[int]:
+class _Folding:
+    """One Type's fold, while it goes from child to child: what is done, what is left, and who is suspected."""
+
+    def __init__(self, foreign: ForeignWork, is_array: bool):
+        self._foreign = foreign
+        self.folded = nothing_folded()
+        self.wanted: list[int] = []
+        rows = list(dict.fromkeys(row for row, _, _ in foreign.work.columns))
+        # an array Handler folds all its States at once, and where that is its end, each alone
+        self.lots = [rows] if is_array and rows else [[row] for row in rows]
+        self._singly = False  # the first lot, one row, is folded Event by Event
+        self._place = 0  # … and the child has come to this one of what is left of them
+        self._left: dict[int, list[int]] = {}  # by row that was suspected, the places of its Events that are no culprits
+        self._asked: list[list[int]] = []
+        self._answered = 0
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the child has answered for all that it was asked."""
+        return self._answered == len(self._asked)
+
+    def request(self) -> tuple[Any, ...]:
+        """The next request's arguments: as many lots as fit."""
+        work = self._foreign.work
+        sizes = {row: len(work.states[row].dump) for lot in self.lots for row in lot}
+        for row, times, values in work.columns:
+            if row in sizes:
+                sizes[row] += len(times) + (len(values) if isinstance(values, bytes) else 16 * len(values))
+        asked: list[list[int]] = []
+        room = REQUEST_BYTES
+        for lot in self.lots[: 1 if self._singly else None]:
+            size = sum(sizes[row] for row in lot)
+            if asked and size > room:
+                break
+            if size > REQUEST_BYTES and len(lot) > 1:
+                self.lots[:1] = [lot[: len(lot) // 2], lot[len(lot) // 2 :]]
+                return self.request()
+            asked.append(lot)
+            room -= size
+        self._asked, self._answered, self._place = asked, 0, 0
+        chosen = {row for lot in asked for row in lot}
+        states = [state if row in chosen else (0, 0, b"") for row, state in enumerate(work.states)]
+        columns: list[Any] = [column for column in work.columns if column[0] in chosen and column[0] not in self._left]
+        columns += [(row, *self._events(row)) for row in chosen if row in self._left]
+        return states, columns, self._foreign.parts, asked, self._singly
+
+    def _events(self, row: int) -> Run:
+        return picked(run_of(self._foreign.work, row), self._left[row])
+
+    def take(self, item: Any) -> None:
+        """The child's answer for the next lot."""
+        if self._answered < len(self._asked):
+            lot = self._asked[self._answered]
+            self._answered += 1
+            self.lots.pop(0)
+            self._singly = False
+            self.wanted += _read_folded(lot, item, self._left, self.folded)
+
+    def come_to(self, place: Any) -> None:
+        """The child begins with this Event of the row that it is at."""
+        if isinstance(place, int) and place >= 0:
+            self._place = place
+
+    def suspect(self, died: ChildDied) -> bool:
+        """The child died at the first lot. Whether that makes somebody a culprit: it has happened before at this very place."""
+        lot = self.lots[0]
+        if len(lot) > 1:
+            self.lots[:1] = [[row] for row in lot]
+            return False
+        [row] = lot
+        if not self._singly:
+            self._left.setdefault(row, list(range(len(run_of(self._foreign.work, row).times) >> 3)))
+            self._singly = True
+            return False
+        failure = Failed(HANDLER_ERROR, f"the Handler's process died: {died}"[:MAX_DETAIL])
+        left = self._left[row]
+        culprit = left.pop(min(self._place, len(left) - 1))
+        self.folded.spoiled.setdefault(row, []).append((failure, [culprit]))
+        self._singly = False
+        if not left:
+            self.folded.failed[row] = failure
+            self.lots.pop(0)
+        return True
+
+    def fail_rest(self, why: str) -> None:
+        """Nothing more is asked: what is left has failed."""
+        failure = Failed(HANDLER_ERROR, why[:MAX_DETAIL])
+        self.folded.failed.update({row: failure for lot in self.lots for row in lot})
+        self.lots = []
+
+
+def _read_folded(lot: list[int], item: Any, left: Mapping[int, list[int]], folded: Folded) -> list[int]:
     """Take an answer of the child's into `folded`; the rows that it wants further parts of. The child is not trusted."""
     try:
-        states, parts, failed, wants = item
+        states, parts, failed, spoiled, wants = item
+        for row, of_row in spoiled.items():
+            if row in lot:
+                places = left.get(row)
+                for failure, indexes in of_row:
+                    if not all(isinstance(index, int) and index >= 0 for index in indexes):
+                        raise ValueError("not places of Events")
+                    known = [places[index] for index in indexes if index < len(places)] if places is not None else list(indexes)
+                    folded.spoiled.setdefault(row, []).append((_failed(failure), known))
         for row, dump in states.items():
             if row not in lot or not isinstance(dump, bytes):
                 raise ValueError("not a State")
@@ -336,11 +339,27 @@ def _read_folded(lot: list[int], item: Any, folded: Folded) -> list[int]:
             folded.states[row] = dump
             if further:
                 folded.parts[row] = list(further)
-        for row, (reason, detail) in failed.items():
+        for row, failure in failed.items():
             if row in lot:
-                # reasons are counted by name in the store: none of the child's own making
-                folded.failed[row] = Failed(reason if reason in REASONS else HANDLER_ERROR, str(detail)[:200])
+                folded.failed[row] = _failed(failure)
         return [row for row in wants if row in lot]
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, IndexError):
         folded.failed.update(dict.fromkeys(lot, Failed(HANDLER_ERROR, "the Handler's process gave no Folded")))
         return []
+
+
+def _failed(failure: Any) -> Failed:
+    reason, detail = failure
+    # reasons are counted by name in the store: none of the child's own making
+    return Failed(reason if reason in REASONS else HANDLER_ERROR, str(detail)[:MAX_DETAIL])
+
+
+def _fitting(items: Sequence[Any]) -> int:
+    """How many of the first items fit into one request; one at the least."""
+    size = 0
+    for count, item in enumerate(items):
+        if isinstance(item, (list, tuple)) and item and isinstance(item[0], Framed):
+            size += sum(len(part.dump) for part in item)
+        if size > REQUEST_BYTES and count:
+            return count
+    return len(items)

@@ -113,7 +113,7 @@ class Lanes(SynchronousTestCase):
         foreign = Lookup({**lookup_of(Sum())._found, **lookup_of(Words(), own=False)._found})
 
         async def fold(works: Any, now: float) -> Any:
-            return [Folded({0: b"\x90"}, {}, {})]
+            return [Folded({0: b"\x90"}, {}, {}, {})]
 
         self.ingest = Ingest(self.router, bench_of(foreign, fold), self.clock, lambda: 1001.0)
         self.patch(module, "MAX_FOREIGN_CYCLES", 2)

@@ -1,0 +1,264 @@
+"""A line to a child process: one request at a time, its answers frame by frame, each within a time of the child's own.
+
+1. A deadline counts what the child itself takes. It goes by ticks of this process's reactor, so that nothing passes while this process is
+   stopped or busy and an answer that is in the pipe is read first; and it leaves out what the child waited for a processor.
+2. A child says that it is ready once it has imported what it will need. One that does not is nobody's fault who has work for it.
+3. What it prints is logged within a bound; the rest is read, counted and thrown away, so that it never waits for a full pipe.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import msgpack
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
+from twisted.internet.protocol import ProcessProtocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from taba.bounds import KiB
+from taba.server.work.child import LENGTH, MAX_FRAME_BYTES, pack, unpack
+
+START_SECONDS = 20.0  # for a child to begin; it imports every plugin
+TICK_SECONDS = 0.1  # between two looks at how long a child has taken; passes where the reactor comes to it
+LONGEST_SECONDS = 60.0  # of ticks for one frame, whatever the child waited for: it may have stopped itself
+MAX_OUTSIDE = 3  # times that a child is killed from outside in one request, before the request is taken for the reason
+PRINTED_BYTES = 8 * KiB  # of what a child prints, logged …
+PRINTED_SECONDS = 60.0  # … within this time
+
+log = Logger()
+
+
+class ChildDied(Exception):
+    """The child ended, or took too long, and was killed. `outside`: by somebody else, not by what it was doing."""
+
+    def __init__(self, reason: str, outside: bool = False):
+        super().__init__(reason)
+        self.outside = outside
+
+
+class ChildNotStarted(Exception):
+    """No child could be started: it ended, or took too long, before it was ready for work."""
+
+
+class Prints:
+    """What children print: logged within a bound, counted beyond it."""
+
+    def __init__(self, clock: Any):
+        self._clock = clock
+        self._since = -PRINTED_SECONDS
+        self._logged = 0
+        self.bytes = 0
+        self.unlogged = 0
+
+    def add(self, printed: bytes) -> None:
+        """A child printed this."""
+        now = self._clock.seconds()
+        if now - self._since >= PRINTED_SECONDS:
+            self._since, self._logged = now, 0
+        room = PRINTED_BYTES - self._logged
+        kept = printed[:room]
+        self.bytes += len(printed)
+        self.unlogged += len(printed) - len(kept)
+        self._logged += len(kept)
+        if kept:
+            log.info("printed by a Handler: {text}", text=kept.decode(errors="replace").rstrip())
+        if room > 0 and self._logged == PRINTED_BYTES:
+            log.warn("Handlers print more than {bytes} bytes a minute; the rest is only counted", bytes=PRINTED_BYTES)
+
+
+class _Child(ProcessProtocol):
+    """One child process: requests out, frames in."""
+
+    transport: Any
+
+    def __init__(self, reactor: Any, prints: Prints):
+        self.reactor, self._prints = reactor, prints
+        self._buffer = bytearray()
+        self._frames: list[Any] = []
+        self._waiting: Deferred[None] | None = None
+        self.received = 0
+        self.reason: str | None = None
+        self.was_outside = False
+        self.ended: Deferred[None] = Deferred()
+
+    def outReceived(self, data: bytes) -> None:
+        self.received += len(data)
+        self._buffer += data
+        while len(self._buffer) >= LENGTH.size:
+            (size,) = LENGTH.unpack_from(self._buffer)
+            if size > MAX_FRAME_BYTES:
+                self.kill(f"it sent a frame of {size} bytes")
+                return
+            if len(self._buffer) < LENGTH.size + size:
+                return
+            content = bytes(self._buffer[LENGTH.size : LENGTH.size + size])
+            del self._buffer[: LENGTH.size + size]
+            try:
+                more, item = unpack(content)
+            except (ValueError, TypeError, msgpack.UnpackException, RecursionError):
+                self.kill("it sent something that is no frame")
+                return
+            self._frames.append((more, item))
+        self._wake()
+
+    def errReceived(self, data: bytes) -> None:
+        self._prints.add(data)
+
+    def processEnded(self, reason: Failure) -> None:
+        if self.reason is None:
+            self.was_outside = isinstance(reason.value, ProcessTerminated) and reason.value.signal in (9, 15)
+            self.reason = _ending(reason.value)
+        self.ended.callback(None)
+        self._wake()
+
+    def kill(self, reason: str) -> None:
+        """End it now."""
+        if self.reason is None:
+            self.reason = reason
+        with suppress(ProcessExitedAlready):
+            self.transport.signalProcess("KILL")
+        self._wake()
+
+    async def next_frame(self, seconds: float) -> Any:
+        """(more, item). Raises ChildDied; a child that takes more than `seconds` of its own time is killed."""
+        if not self._frames and self.reason is None:
+            self._waiting = Deferred()
+            ticking = _Ticking(self, seconds)
+            try:
+                await self._waiting
+            finally:
+                self._waiting = None
+                ticking.stop()
+        if self._frames:
+            return self._frames.pop(0)
+        raise ChildDied(self.reason or "it said nothing", self.was_outside)
+
+    def waited_for_a_processor(self) -> float:
+        """Seconds that the child could have run and was not let; 0 where the kernel does not say."""
+        try:
+            with open(f"/proc/{self.transport.pid}/schedstat", "rb") as file:
+                return int(file.read(100).split()[1]) / 1e9
+        except (OSError, ValueError, IndexError):
+            return 0.0
+
+    def _wake(self) -> None:
+        waiting = self._waiting
+        if waiting is not None and not waiting.called and (self._frames or self.reason is not None):
+            waiting.callback(None)
+
+
+class _Ticking:
+    """Looks at a child, tick by tick, and kills it when its time is up."""
+
+    def __init__(self, child: _Child, seconds: float):
+        self._child, self._seconds = child, seconds
+        self._own, self._ticks = 0.0, 0
+        self._received, self._waited = child.received, child.waited_for_a_processor()
+        self._later()
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._call.active():
+            self._call.cancel()
+
+    def _later(self) -> None:
+        self._call = self._child.reactor.callLater(TICK_SECONDS, self._tick)
+
+    def _tick(self) -> None:
+        child, received, waited = self._child, self._child.received, self._child.waited_for_a_processor()
+        if received == self._received:  # else it is answering, and this process has been reading
+            self._own += max(0.0, TICK_SECONDS - max(0.0, waited - self._waited))
+        self._received, self._waited = received, waited
+        self._ticks += 1
+        if self._own >= self._seconds or self._ticks * TICK_SECONDS >= LONGEST_SECONDS:
+            child.kill(f"it did not answer within {self._seconds:g} s")
+        else:
+            self._later()
+
+
+class Line:
+    """A child for one kind of work, made when it is needed; one request at a time."""
+
+    def __init__(self, reactor: Any, environ: Mapping[str, str], excluded: Mapping[str, str], with_handlers: bool, prints: Prints):
+        self._reactor, self._environ = reactor, environ
+        self._about = json.dumps({"excluded": dict(excluded), "with_handlers": with_handlers})
+        self._prints = prints
+        self._lock = DeferredLock()
+        self._child: _Child | None = None
+        self._living: set[_Child] = set()
+        self.starts = 0
+        """How many children were started."""
+        self.failed_starts = 0
+        """How many of the last in a row did not get ready."""
+
+    async def ask(
+        self, seconds: float, take: Callable[[Any], None], operation: str, *arguments: Any, at: Callable[[int], None] = lambda place: None
+    ) -> Any:
+        """Send a request; `take` gets each item, `at` each place that the child has come to. Returns the rest.
+
+        Raises ChildDied when the child dies before the end, ChildNotStarted when there is none, and TypeError, ValueError or
+        OverflowError for what no frame can carry.
+        """
+        request = pack([operation, *arguments])
+        if len(request) > MAX_FRAME_BYTES:
+            raise ValueError(f"{len(request)} bytes are too much for one request; at most {MAX_FRAME_BYTES}")
+        await self._lock.acquire()
+        finished = False
+        try:
+            child = await self._running()
+            child.transport.write(request)
+            while True:
+                more, item = await child.next_frame(seconds)
+                if more is None:
+                    at(item)
+                elif more:
+                    take(item)
+                else:
+                    finished = True
+                    return item
+        finally:
+            if not finished and self._child is not None:
+                # its answers would be taken for those of the next request
+                self._child.kill("its request was given up")
+                self._child = None
+            self._lock.release()
+
+    async def _running(self) -> _Child:
+        if self._child is None or self._child.reason is not None:
+            self.starts += 1
+            child = self._child = _Child(self._reactor, self._prints)
+            self._living.add(child)
+            child.ended.addCallback(lambda _: self._living.discard(child))
+            arguments = [sys.executable, "-m", "taba.server.work.child", str(os.getpid()), self._about]
+            try:
+                self._reactor.spawnProcess(child, sys.executable, arguments, dict(self._environ))
+                await child.next_frame(START_SECONDS)
+            except (ChildDied, OSError) as failure:
+                self._living.discard(child)
+                self._child = None
+                self.failed_starts += 1
+                raise ChildNotStarted(f"the process for it does not start: {failure}") from None
+            self.failed_starts = 0
+        return self._child
+
+    async def close(self) -> None:
+        """End the child."""
+        self._child = None
+        for child in list(self._living):
+            child.kill("the Server stops")
+            await child.ended
+
+
+def _ending(how: BaseException | None) -> str:
+    if isinstance(how, ProcessTerminated) and how.signal is not None:
+        return f"it was ended by signal {how.signal}"
+    if isinstance(how, (ProcessDone, ProcessTerminated)):
+        return f"it ended with exit code {getattr(how, 'exitCode', 0) or 0}"
+    return str(how).strip()

@@ -1,0 +1,164 @@
+"""Which Events are at fault, when a fold of many raises: those alone, and the State is that of the others."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba.handlers import ArrayHandler, Handler
+from taba.server.keys import ABSENT, Framed
+from taba.server.work import folding as module
+from taba.server.work.faults import MAX_DETAIL, sentence
+from taba.server.work.folding import Folded, Work, fold_type
+
+from ..samples import Spilling, Sum
+
+
+class Lengths(Handler):
+    """The lengths of all values; half changed when one has none."""
+
+    type = "Lengths"
+
+    def new_state(self) -> Any:
+        return []
+
+    def fold(self, state: Any, events: Any, now: float) -> Any:
+        for value in events.values:
+            state.append(-1)
+            state[-1] = len(value)
+        return state
+
+
+class Mixed(Handler):
+    """The greatest value; it is two of them that cannot be compared, not one."""
+
+    type = "Mixed"
+
+    def new_state(self) -> Any:
+        return ""
+
+    def fold(self, state: Any, events: Any, now: float) -> Any:
+        return max([state, *events.values])
+
+
+class Never(Lengths):
+    def fold(self, state: Any, events: Any, now: float) -> Any:
+        raise ValueError(f"{len(events.values)}")
+
+
+class Unreadable(Lengths):
+    def load(self, content: bytes) -> Any:
+        raise ValueError("unreadable")
+
+
+def folded(handler: Handler, *rows: Sequence[Any], states: Sequence[Framed] = (), **more: Any) -> Folded:
+    """Each row's values into a State of its own."""
+    columns: list[Any] = []
+    for row, values in enumerate(rows):
+        packed: Any = list(values)
+        if isinstance(handler, ArrayHandler):
+            packed = struct.pack(f"<{len(values)}d", *values)
+        columns.append((row, struct.pack(f"<{len(values)}d", *[1.0] * len(values)), packed))
+    parts = {row: [ABSENT] * getattr(handler, "further_parts", 0) for row in range(len(rows))}
+    steps = fold_type(handler, isinstance(handler, ArrayHandler), Work(states or [ABSENT] * len(rows), columns), 1.0, False, **more)
+    sent: Any = None
+    try:
+        while True:
+            sent = {row: parts[row] for row in steps.send(sent)}
+    except StopIteration as stop:
+        answer: Folded = stop.value
+        return answer
+
+
+def spoiled(outcome: Folded, row: int = 0) -> list[int]:
+    return sorted(place for _, places in outcome.spoiled.get(row, []) for place in places)
+
+
+class Culprits(SynchronousTestCase):
+    def test_one_bad_event_is_dead_and_its_neighbours_are_folded(self) -> None:
+        outcome = folded(Lengths(), ["nightly", 5, "x"], ["a"])
+        self.assertEqual([Lengths().load(outcome.states[row]) for row in (0, 1)], [[7, 1], [1]])
+        self.assertEqual((spoiled(outcome), outcome.failed), ([1], {}))
+        [(failure, _)] = outcome.spoiled[0]
+        self.assertRegex(failure.detail, r"TypeError: .*int.* \(.*test_folding.py:\d+, in fold\)")
+
+    def test_a_bad_event_first_last_and_alone(self) -> None:
+        self.assertEqual(spoiled(folded(Lengths(), [5, "x"])), [0])
+        self.assertEqual(spoiled(folded(Lengths(), ["x", 5])), [1])
+        alone = folded(Lengths(), [5])
+        self.assertEqual((alone.states, list(alone.failed)), ({}, [0]))
+
+    def test_where_two_do_not_agree_the_later_one_goes(self) -> None:
+        outcome = folded(Mixed(), ["a", 5, "b"])
+        self.assertEqual((Mixed().load(outcome.states[0]), spoiled(outcome)), ("b", [1]))
+
+    @given(st.lists(st.one_of(st.text(max_size=3), st.integers()), min_size=1, max_size=40), st.booleans())
+    def test_the_state_is_that_of_the_good_events_alone(self, values: list[Any], singly: bool) -> None:
+        outcome = folded(Lengths(), values, singly=singly)
+        good = [len(value) for value in values if isinstance(value, str)]
+        self.assertEqual(Lengths().load(outcome.states[0]) if 0 in outcome.states else [], good)
+        bad = [place for place, value in enumerate(values) if not isinstance(value, str)]
+        if len(values) > 1:
+            self.assertEqual(spoiled(outcome), bad)
+        self.assertEqual(0 in outcome.failed, not good)
+
+    @given(st.lists(st.lists(st.sampled_from([1.0, 2.0, 13.0]), min_size=1, max_size=12), min_size=1, max_size=5))
+    def test_an_array_handler_loses_only_the_culprits(self, rows: list[list[float]]) -> None:
+        outcome = folded(Sum(), *rows)
+        for row, values in enumerate(rows):
+            good = [value for value in values if value != 13]
+            count, total = struct.unpack("<qd", outcome.states.get(row, bytes(16)))
+            self.assertEqual((count, total), (len(good), sum(good)))
+            if len(values) > 1:
+                self.assertEqual(spoiled(outcome, row), [place for place, value in enumerate(values) if value == 13])
+
+    @given(st.lists(st.sampled_from([1.0, 2.0, 3.0, 13.0]), min_size=2, max_size=30))
+    def test_further_parts_are_those_of_the_good_events_too(self, values: list[float]) -> None:
+        outcome = folded(Spilling(), values)
+        parts = [outcome.states.get(0, b""), *outcome.parts.get(0, [])]
+        kept = sorted(value for part in parts for (value,) in struct.iter_unpack("<d", part))
+        self.assertEqual(kept, sorted(value for value in values if value != 13))
+
+    def test_a_handler_that_always_raises_is_not_asked_for_ever(self) -> None:
+        self.patch(module, "MAX_TRIES", 10)
+        outcome = folded(Never(), ["x"] * 100)
+        self.assertEqual((spoiled(outcome), list(outcome.failed)), (list(range(100)), [0]))
+
+    def test_as_many_culprits_as_the_bound_lets_be_found(self) -> None:
+        values: list[Any] = ["x"] * 8
+        values[3] = 5
+        for tries, lost in ((3, 1), (2, 2)):  # three runs are cut in two: of 8, of 4, of 2
+            self.patch(module, "MAX_TRIES", tries)
+            outcome = folded(Lengths(), values)
+            self.assertEqual(len(spoiled(outcome)), lost)
+            self.assertEqual(len(Lengths().load(outcome.states[0])), 8 - lost)
+
+    def test_a_state_that_cannot_be_read_is_not_the_fault_of_its_events_and_costs_one_look(self) -> None:
+        begun: list[int] = []
+        outcome = folded(Unreadable(), ["a", "b"], states=[Framed(1, 1, b"x")], begin=begun.append)
+        self.assertEqual((outcome.states, outcome.spoiled, begun), ({}, {}, []))
+        self.assertIn("unreadable", outcome.failed[0].detail)
+
+
+class Sentences(SynchronousTestCase):
+    def test_a_sentence_is_one_bounded_line(self) -> None:
+        try:
+            raise ValueError("x\n" * 1000)
+        except ValueError as error:
+            said = sentence(error)
+        self.assertNotIn("\n", said)
+        self.assertLessEqual(len(said), MAX_DETAIL)
+        self.assertRegex(said, r"\(.*test_folding.py:\d+, in test_a_sentence_is_one_bounded_line\)$")
+
+    def test_an_exception_without_traceback_or_text(self) -> None:
+        class Silent(Exception):
+            def __str__(self) -> str:
+                raise ValueError
+
+        self.assertEqual(sentence(ValueError("x")), "ValueError: x")
+        self.assertEqual(sentence(Silent()), "Silent: (its text raises)")
