@@ -17,7 +17,8 @@ import msgpack
 
 from taba import names
 from taba.batch import Column
-from taba.bounds import MAX_BATCH_COLUMNS, MAX_EXACT_INT, MAX_TIME, MAX_VALUE_BYTES, KiB
+from taba.bounds import MAX_BATCH_COLUMNS, MAX_EXACT_INT, MAX_TIME, MAX_VALUE_BYTES, MAX_VALUE_DEPTH, KiB
+from taba.nesting import is_deeper
 
 MAX_POSTED_EVENTS = 10_000  # in one request; who has more has a ring
 MAX_KEY_CHARACTERS = 255  # of an Idempotency-Key
@@ -125,6 +126,8 @@ def _read_event(event: Any, now: float) -> tuple[str, str, float, Any, int]:
         size = len(msgpack.packb(value))
     except (ValueError, OverflowError, TypeError, RecursionError) as error:
         raise ValueError(f"value: {error}"[:200]) from None
+    if is_deeper(value):
+        raise ValueError(f"value: takes lists and objects nested at most {MAX_VALUE_DEPTH} deep")
     if size > MAX_VALUE_BYTES:
         raise ValueError(f"value: takes at most {MAX_VALUE_BYTES} bytes of msgpack")
     return tab, names.check_type(event["type"]), float(time), value, size

@@ -94,6 +94,15 @@ class PostedEvents(SynchronousTestCase):
                 [[column.values for column in lot] for lot in lots], [[column.values for column in lot] for lot in again.lots[bucket]]
             )
 
+    def test_a_value_nested_too_deeply_is_rejected_and_its_neighbours_are_accepted(self) -> None:
+        def nested(depth: int) -> object:
+            return 1 if not depth else {"a": nested(depth - 1)}
+
+        posted = post(*({"tab": "a", "type": "T", "value": nested(depth)} for depth in (32, 33, 500)))
+        self.assertEqual(posted.accepted, 1)
+        self.assertEqual([rejection.place for rejection in posted.rejected], [1, 2])
+        self.assertIn("at most 32 deep", posted.rejected[0].reason)
+
     def test_a_key_is_a_stream(self) -> None:
         self.assertEqual(len(events.stream_of("k")), 16)
         self.assertNotEqual(events.stream_of("k"), events.stream_of("l"))

@@ -12,6 +12,7 @@ run any number of times with fresh replies. `advance` runs it for the Router.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -20,10 +21,21 @@ import numpy
 
 from taba import names
 from taba.batch import APPLIED, GAP, MAX_CACHED_NAME, MAX_CACHED_NAMES, Batch, Column, Verdict
-from taba.bounds import DAY, MARK_DAYS, MAX_TIME, MAX_VALUE_BYTES
+from taba.bounds import DAY, MARK_DAYS, MAX_TIME, MAX_VALUE_BYTES, MAX_VALUE_DEPTH
+from taba.nesting import is_deeper
 from taba.server import keys
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
-from taba.server.fold.deadletters import MAX_DEAD_LETTERS, DeadLetter, count_events, dead_letters_of, encode_dead_letter, pack, packed_bytes
+from taba.server.fold.deadletters import (
+    MAX_DEAD_LETTERS,
+    DeadLetter,
+    count_dead_letters,
+    count_events,
+    dead_letters_of,
+    decode_dead_letter,
+    encode_dead_letter,
+    pack,
+    packed_bytes,
+)
 from taba.server.router import Command
 from taba.server.work.bench import Bench
 from taba.server.work.folding import HANDLER_ERROR, Failed, Folded, Folding, ForeignWork, Parts, Work
@@ -162,14 +174,11 @@ class Fold:
         ]
         commands += yield from self.fold(accepted)
         commands += yield from self._dead_commands()
-        dead: dict[str, int] = {}
+        dead: Counter[str] = Counter()
         for letter in self.dead:
-            dead[letter.reason] = dead.get(letter.reason, 0) + letter.events
-        counts = keys.counts(self.cycle.bucket)
-        for reason, events in dead.items():
-            commands.append((b"HINCRBY", counts, b"dead:" + reason.encode(), b"%d" % events))
+            dead[letter.reason] += letter.events
         if self.folded:
-            commands.append((b"HINCRBY", counts, b"folded", b"%d" % self.folded))
+            commands.append((b"HINCRBY", keys.counts(self.cycle.bucket), b"folded", b"%d" % self.folded))
         return Outcome(commands, verdicts, self.folded, dead, self.handler_errors, self._sampled())
 
     def fold(self, accepted: list[int]) -> Generator[Reads | Foreign, Any, list[Command]]:
@@ -285,6 +294,7 @@ class Fold:
         """A column of msgpack values without those that its Handler cannot take; as float64 for an array Handler."""
         good: list[Any] = []
         bad: list[int] = []
+        deep: list[int] = []
         kept: list[int] = []
         for index, value in enumerate(column.values):
             if numeric:
@@ -295,17 +305,27 @@ class Fold:
                 except (ValueError, OverflowError):
                     bad.append(index)
                     continue
-            elif isinstance(value, (list, dict) if not large else (str, bytes, list, dict)) and packed_bytes(value) > MAX_VALUE_BYTES:
+            elif isinstance(value, (list, dict)):
+                if is_deeper(value):
+                    deep.append(index)
+                    continue
+                if packed_bytes(value) > MAX_VALUE_BYTES:
+                    bad.append(index)
+                    continue
+            elif large and isinstance(value, (str, bytes)) and packed_bytes(value) > MAX_VALUE_BYTES:
                 bad.append(index)
                 continue
             kept.append(index)
             good.append(value)
+        if deep:
+            self._bury(_picked(column, deep), BAD_VALUE, f"a value is nested at most {MAX_VALUE_DEPTH} deep")
         if bad:
             takes = "takes numbers" if numeric else f"a value takes at most {MAX_VALUE_BYTES} bytes"
             self._bury(_picked(column, bad), BAD_VALUE, takes)
-            column = _picked(column, kept)
         if not kept:
             return None
+        if len(kept) < len(column.values):
+            column = _picked(column, kept)
         return column._replace(values=numpy.array(good, dtype="<f8").tobytes() if numeric else good)
 
     def _check_times(self, group: _Group) -> None:
@@ -448,11 +468,16 @@ class Fold:
         assert group.folded is not None
         end = place + column.events
         left = set(range(place, end))
+        alike: dict[tuple[str, str, str], tuple[Failed, list[int]]] = {}
         for failed, places in group.folded.spoiled[row]:
             here = [index - place for index in places if index in left]
             left.difference_update(places)
+            # of one kind of exception raised in one line the first says what there is to say: else a letter for each Event
+            kind = (failed.reason, failed.detail.partition(":")[0], failed.detail.rpartition(" (")[2])
+            alike.setdefault(kind, (failed, []))[1].extend(here)
+        for failed, here in alike.values():
             if here:
-                self._bury(_picked(column, here), *failed)
+                self._bury(_picked(column, sorted(here)), *failed)
                 self.handler_errors[group.type] = self.handler_errors.get(group.type, 0) + len(here)
         return column if len(left) == column.events else _picked(column, [index - place for index in sorted(left)])
 
@@ -465,14 +490,18 @@ class Fold:
         if self.dead:
             key = keys.dead_letters(bucket)
             kept = self.dead[-MAX_DEAD_LETTERS:]
-            # what will be pushed out is read first, so that it is counted
+            # what will be pushed out is read first: it is a dead letter no more, but dropped
             [pushed_out] = yield Reads([(b"LRANGE", key, b"%d" % (MAX_DEAD_LETTERS - len(kept)), b"-1")])
-            dropped = sum(letter.events for letter in self.dead[: -MAX_DEAD_LETTERS or None]) if len(self.dead) > len(kept) else 0
-            dropped += sum(DeadLetter.events_in(content) for content in pushed_out)
+            gone = [letter for content in pushed_out if (letter := decode_dead_letter(content)) is not None]
             commands.append((b"LPUSH", key, *[encode_dead_letter(letter) for letter in kept]))
             commands.append((b"LTRIM", key, b"0", b"%d" % (MAX_DEAD_LETTERS - 1)))
-            if dropped:
-                commands.append((b"HINCRBY", keys.counts(bucket), b"dead_dropped", b"%d" % dropped))
+            counts: Counter[str] = Counter()
+            for letter in kept:
+                counts[letter.reason] += letter.events
+            for letter in gone:
+                counts[letter.reason] -= letter.events
+            dropped = sum(letter.events for letter in (*gone, *self.dead[: len(self.dead) - len(kept)]))
+            commands += count_dead_letters(bucket, counts, dropped)
         return commands
 
     def _sampled(self) -> Any:

@@ -6,13 +6,16 @@ One dead letter holds Events of one column that failed for one reason, so that a
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgpack
 
 from taba.batch import Column
 from taba.bounds import MAX_VALUE_BYTES, KiB
+from taba.nesting import is_deeper
+from taba.server import keys
+from taba.server.router import Command
 
 MAX_DEAD_LETTERS = 1000  # entries of one bucket; older ones are dropped and counted
 MAX_DEAD_LETTER_BYTES = 4 * KiB  # of Events in one entry, unless one alone is larger
@@ -20,6 +23,7 @@ MAX_DEAD_LETTER_VALUE = 2 * MAX_VALUE_BYTES  # a larger value is cut off: no cli
 
 _VERSION = 1
 _LEFT_OUT = "(what was there is too large or too deep to be kept)"
+_TOO_DEEP = "(nested too deeply to be shown)"
 _EVENTS = MAX_DEAD_LETTER_BYTES // 16  # float64 times and values
 
 
@@ -36,12 +40,6 @@ class DeadLetter(NamedTuple):
     times: bytes
     values: bytes | list[Any]
     content: bytes = b""
-
-    @staticmethod
-    def events_in(content: bytes) -> int:
-        """How many Events an encoded dead letter holds."""
-        letter = decode_dead_letter(content)
-        return 1 if letter is None else letter.events
 
 
 def dead_letters_of(now: float, reason: str, detail: str, column: Column) -> Iterator[DeadLetter]:
@@ -60,7 +58,8 @@ def _pieces(values: bytes | list[Any]) -> Iterator[tuple[int, int]]:
         return
     start = size = 0
     for index, value in enumerate(values):
-        value_bytes = 8 + packed_bytes(value)
+        # one that is not kept has a letter of its own, so that it takes no other with it
+        value_bytes = MAX_DEAD_LETTER_VALUE if is_deeper(value) else 8 + packed_bytes(value)
         if index > start and size + value_bytes > MAX_DEAD_LETTER_BYTES:
             yield start, index
             start, size = index, 0
@@ -71,7 +70,8 @@ def _pieces(values: bytes | list[Any]) -> Iterator[tuple[int, int]]:
 
 def encode_dead_letter(letter: DeadLetter) -> bytes:
     """The bytes under which a dead letter is kept; a value or content beyond the bound is left out, and the detail says so."""
-    packed = pack([_VERSION, *letter])
+    is_deep = any(map(is_deeper, letter.values)) if isinstance(letter.values, list) else False
+    packed = b"" if is_deep else pack([_VERSION, *letter])
     if not 1 < len(packed) <= MAX_DEAD_LETTER_VALUE:
         letter = letter._replace(values=[None] * letter.events, content=b"", detail=f"{letter.detail} {_LEFT_OUT}")
         packed = pack([_VERSION, *letter])
@@ -102,11 +102,13 @@ def describe(bucket: int, letter: DeadLetter) -> Iterator[dict[str, Any]]:
     """The Events of a dead letter, one dictionary each, as `/v1/dead-letters` shows them."""
     common = {"bucket": bucket, "reason": letter.reason, "detail": letter.detail, "refused": letter.time}
     if letter.content or not letter.times:
-        yield {**common, "events": letter.events, "content": repr(_unpacked(letter.content))[:1000]}
+        content = _unpacked(letter.content)
+        yield {**common, "events": letter.events, "content": _TOO_DEEP if is_deeper(content) else repr(content)[:1000]}
         return
     times = struct.unpack(f"<{letter.events}d", letter.times)
     values = struct.unpack(f"<{letter.events}d", letter.values) if isinstance(letter.values, bytes) else letter.values
     for time, value in zip(times, values, strict=True):
+        value = _TOO_DEEP if is_deeper(value) else value
         yield {**common, "client": letter.client, "tab": letter.tab, "type": letter.type, "time": time, "value": value}
 
 
@@ -115,6 +117,20 @@ def _unpacked(content: bytes) -> Any:
         return msgpack.unpackb(content, strict_map_key=False)
     except (ValueError, msgpack.UnpackException, RecursionError):
         return content
+
+
+def count_dead_letters(bucket: int, by_reason: Mapping[str, int], dropped: int) -> list[Command]:
+    """The commands that change the counts of Events that are dead letters now, and of those that were and were dropped.
+
+    Each Event is in one of them: what came = folded + dead letters by reason + dropped.
+    """
+    counts = keys.counts(bucket)
+    commands: list[Command] = [
+        (b"HINCRBY", counts, b"dead:" + reason.encode(), b"%d" % events) for reason, events in by_reason.items() if events
+    ]
+    if dropped:
+        commands.append((b"HINCRBY", counts, b"dead_dropped", b"%d" % dropped))
+    return commands
 
 
 def pack(content: Any) -> bytes:

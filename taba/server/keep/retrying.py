@@ -2,7 +2,7 @@
 
 1. A letter goes in the transaction in which its Events are folded: they count once, whatever dies when.
 2. What still cannot be folded stays a dead letter, of the time at which it became one, under the reason that holds now.
-   A lot of which nothing can be folded is left as it is.
+   A lot of which nothing can be folded, for the reasons of before, is left as it is.
 """
 
 from __future__ import annotations
@@ -17,7 +17,14 @@ from taba.batch import Batch, Column
 from taba.server import keys
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
 from taba.server.fold.cycle import Cycle, Fold, Foreign, Outcome, Reads, Waiting, advance
-from taba.server.fold.deadletters import DeadLetter, column_of, decode_dead_letter, encode_dead_letter
+from taba.server.fold.deadletters import (
+    MAX_DEAD_LETTERS,
+    DeadLetter,
+    column_of,
+    count_dead_letters,
+    decode_dead_letter,
+    encode_dead_letter,
+)
 from taba.server.keep.jobs import Job
 from taba.server.router import Command, IsRouter
 from taba.server.work.bench import Bench
@@ -62,7 +69,7 @@ class Retry:
         chosen: list[bytes] = []
 
         def update(replies: Sequence[Any]) -> Writes | More:
-            chosen[:] = replies[0]
+            chosen[:], length = replies
             letters = [decode_dead_letter(content) for content in chosen]
             # the oldest first, as they came
             columns = [column for letter in reversed(letters) if letter and (column := column_of(letter)) is not None]
@@ -73,14 +80,14 @@ class Retry:
             cycle = Cycle(bucket, [waiting], self._router.buckets)
 
             def fold(replies: Sequence[Any]) -> Any:
-                again = _FoldAgain(cycle, replies, self._bench, self._now(), self._bounds, kept, letters, len(chosen))
+                again = _FoldAgain(cycle, replies, self._bench, self._now(), self._bounds, kept, letters, len(chosen), length)
                 return advance(again.run(), None, self._bench, self._now)
 
             return More(cycle.reads, fold)
 
         # from the tail, where the oldest are, and where nothing is added
         read: Command = (b"LRANGE", key, b"%d" % -(kept + count), b"%d" % -(kept + 1))
-        outcome: Outcome = await self._router.transact(bucket, [read], update)
+        outcome: Outcome = await self._router.transact(bucket, [read, (b"LLEN", key)], update)
         if not outcome.commands:
             return outcome, len(chosen)
         came = sum(len(command) - 2 for command in outcome.commands if command[0] == b"RPUSH")
@@ -101,9 +108,10 @@ class _FoldAgain(Fold):
         kept: int,
         letters: Sequence[DeadLetter | None],
         count: int,
+        length: int,
     ):
         super().__init__(cycle, replies, bench, now, bounds)
-        self._kept, self._letters, self._size = kept, letters, count
+        self._kept, self._letters, self._size, self._length = kept, letters, count, length
 
     def run(self) -> Generator[Reads | Foreign, Any, Outcome]:
         commands = yield from self.fold([0])
@@ -111,26 +119,34 @@ class _FoldAgain(Fold):
         for letter in self.dead:
             dead[letter.reason] += letter.events
         shown = dict(dead)
-        if not self.folded:
+        left = [self._as_before(letter) for letter in self.dead]
+        before = [letter for letter in self._letters if letter is not None and column_of(letter) is not None]
+        if not self.folded and len(left) == len(before) and all(letter in before for letter in left):
             return Outcome([], [], 0, shown, self.handler_errors, numpy.empty(0))
         bucket = self.cycle.bucket
-        key, counts = keys.dead_letters(bucket), keys.counts(bucket)
-        for place, before in enumerate(self._letters):
-            if before is not None and column_of(before) is not None:
+        key = keys.dead_letters(bucket)
+        for place, old in enumerate(self._letters):
+            if old is not None and column_of(old) is not None:
                 commands.append((b"LSET", key, b"%d" % (place - self._kept - self._size), _TOMBSTONE))
-                dead[before.reason] -= before.events
+                dead[old.reason] -= old.events
         commands.append((b"LREM", key, b"0", _TOMBSTONE))
-        left = [encode_dead_letter(self._as_before(letter)) for letter in reversed(self.dead)]  # the oldest at the tail
+        # the oldest at the tail, and where others came meanwhile or one letter has become several, no more than there may be
+        gone = sum(command[0] == b"LSET" for command in commands)
+        over = max(0, self._length - gone + len(left) - MAX_DEAD_LETTERS)
+        dropped, left = left[:over], left[over:]
+        dead.subtract(Counter(letter.reason for letter in dropped for _ in range(letter.events)))
         if left:
-            commands.append((b"RPUSH", key, *left))
-        commands += [(b"HINCRBY", counts, b"dead:" + reason.encode(), b"%d" % by) for reason, by in dead.items() if by]
-        commands.append((b"HINCRBY", counts, b"folded", b"%d" % self.folded))
+            commands.append((b"RPUSH", key, *[encode_dead_letter(letter) for letter in reversed(left)]))
+        commands += count_dead_letters(bucket, dead, sum(letter.events for letter in dropped))
+        if self.folded:
+            commands.append((b"HINCRBY", keys.counts(bucket), b"folded", b"%d" % self.folded))
         return Outcome(commands, [], self.folded, shown, self.handler_errors, numpy.empty(0))
 
     def _as_before(self, letter: DeadLetter) -> DeadLetter:
         """A letter that could not be folded again, with the time at which it became one."""
         column = Column(letter.client, letter.tab, letter.type, letter.times, letter.values)
-        for before in self._letters:
-            if before is not None and column_of(before) == column:
+        alike = [before for before in self._letters if before is not None and before[3:6] == letter[3:6]]
+        for before in alike:
+            if column_of(before) == column:
                 return letter._replace(time=before.time)
-        return letter
+        return letter._replace(time=min((before.time for before in alike), default=letter.time))  # one has become several

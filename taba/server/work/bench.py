@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from taba.server.keys import Framed
 from taba.server.work.folding import Folded, Folding, ForeignWork, IsLookup, Parts, Work, fold_type
 from taba.server.work.keeping import merge_states, prunable_type, upgrade_type
-from taba.server.work.projecting import aggregate_type, project_type, render_one
+from taba.server.work.projecting import aggregate_type, checked, project_type, render_one
 
 
 class IsSandbox(Protocol):
@@ -62,13 +62,13 @@ class Bench:
     async def project(self, type: str, states: Sequence[Sequence[Framed]], now: float, detail: bool = False) -> list[Any]:
         """The Projection of each State, or a sentence."""
         if not self._lookup.own(type):
-            return await self._sandbox.project(type, states, now, detail)
+            return [checked("Projection", answer) for answer in await self._sandbox.project(type, states, now, detail)]
         return project_type(self._lookup.get(type), self._lookup.is_array(type), states, now, detail)
 
     async def aggregate(self, type: str, projections: Sequence[Any]) -> Any:
         """The Aggregate, or a sentence."""
         if not self._lookup.own(type):
-            return await self._sandbox.aggregate(type, projections)
+            return checked("Aggregate", await self._sandbox.aggregate(type, projections))
         return aggregate_type(self._lookup.get(type), projections)
 
     async def render(self, type: str, projections: Sequence[Any]) -> list[str]:

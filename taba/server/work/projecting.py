@@ -9,11 +9,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from taba.bounds import KiB
+from taba.bounds import MAX_VALUE_DEPTH, KiB
+from taba.nesting import is_deeper
 from taba.server.keys import Framed
 from taba.server.work.faults import sentence
 
+MAX_PROJECTION_DEPTH = 2 * MAX_VALUE_DEPTH  # of Projections and Aggregates: a value at its bound, and what a Handler puts around it
 AT_ONCE_BYTES = 256 * KiB  # of States that an array Handler projects in one call: what it makes of them fits in the processor's cache
+
+
+def checked(what: str, answer: Any) -> Any:
+    """A Projection or Aggregate that came from elsewhere; a sentence where it is none, or none that can be shown."""
+    if isinstance(answer, str):
+        return answer
+    if not isinstance(answer, dict):
+        return f"the {what} is {type(answer).__name__}, not a dictionary"
+    if is_deeper(answer, MAX_PROJECTION_DEPTH):
+        return f"the {what} is nested more than {MAX_PROJECTION_DEPTH} deep"
+    return answer
 
 
 def project_type(handler: Any, is_array: bool, states: Sequence[Sequence[Framed]], now: float, detail: bool = False) -> list[Any]:

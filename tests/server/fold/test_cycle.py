@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.batch import BadColumn, Column, decode_batch
-from taba.bounds import MAX_TIME, MAX_VALUE_BYTES
+from taba.bounds import MAX_TIME, MAX_VALUE_BYTES, MAX_VALUE_DEPTH
 from taba.server import keys
 from taba.server.fold.cycle import MAX_MISSING_TYPES, Cycle, Waiting
 from taba.server.fold.deadletters import MAX_DEAD_LETTERS, count_events, decode_dead_letter, describe
@@ -254,9 +254,40 @@ class DeadLetters(SynchronousTestCase):
         self.assertEqual(self.store.counts(), {"dead:unknown_type": MAX_DEAD_LETTERS})
         self.store.cycle(LOOKUP, [batch(1, 2, [column(A, "Nowhere", [1.0, 2.0])])])
         self.assertEqual(len(self.letters()), MAX_DEAD_LETTERS)
-        self.assertEqual(self.store.counts()["dead_dropped"], 1)
+        # each Event is counted once: as a dead letter, or as one that was dropped
+        self.assertEqual(self.store.counts(), {"dead:unknown_type": MAX_DEAD_LETTERS + 1, "dead_dropped": 1})
         self.store.cycle(LOOKUP, [batch(1, 3, [*columns, column(B, "Nowhere", [3.0])])])
-        self.assertEqual(self.store.counts()["dead_dropped"], 1 + 1 + MAX_DEAD_LETTERS + 1)
+        self.assertEqual(self.store.counts(), {"dead:unknown_type": MAX_DEAD_LETTERS, "dead_dropped": 1 + 1 + MAX_DEAD_LETTERS + 1})
+        self.assertEqual(sum(letter.events for letter in self.letters()), MAX_DEAD_LETTERS)
+
+    def test_what_is_pushed_out_leaves_the_count_of_its_own_reason(self) -> None:
+        self.store.cycle(LOOKUP, [batch(1, 1, [column(A, "Sum", [1.0])])])
+        self.store.cycle(LOOKUP, [batch(1, 2, [column(A, "Words", ["a", "b", "c"])])])
+        columns = [column(B, "Nowhere", [1.0], client=f"web/{n}") for n in range(MAX_DEAD_LETTERS)]
+        self.store.cycle(LOOKUP, [batch(1, 3, columns)])
+        counts = self.store.counts()
+        self.assertEqual((counts["dead:type_conflict"], counts["dead:unknown_type"], counts["dead_dropped"]), (0, MAX_DEAD_LETTERS, 3))
+
+    def test_one_bad_event_makes_no_dead_letter_of_its_neighbours(self) -> None:
+        outcome = self.store.cycle(LOOKUP, [batch(1, 1, [column(A, "Words", ["a", "bad", "b"]), column(A, "Words", ["c", "bad"])])])
+        self.assertEqual((outcome.folded, outcome.dead, outcome.handler_errors), (3, {"handler_error": 2}, {"Words": 2}))
+        [state] = self.store.keys[keys.states(0)].values()
+        self.assertEqual(Words().load(state[keys.FRAME_BYTES :]), ["a", "b", "c"])
+        self.assertEqual([letter.values for letter in self.letters()], [["bad"], ["bad"]])
+
+    def test_a_value_that_is_nested_too_deeply_spoils_only_itself(self) -> None:
+        for depth, dead in ((MAX_VALUE_DEPTH, 0), (MAX_VALUE_DEPTH + 1, 1), (500, 1), (2000, 1)):
+            for type in ("Words", "Sum", "Nowhere"):
+                store = MemoryStore()
+                outcome = store.cycle(LOOKUP, [batch(1, 1, [column(A, type, [7.0, nested(depth), 8.0])])])
+                letters = [decode_dead_letter(content) for content in store.keys.get(keys.dead_letters(0), [])]
+                described = [event for letter in letters if letter for event in describe(0, letter)]
+                json.dumps([answerable(event) for event in described])
+                self.assertEqual(sum(outcome.dead.values()) + outcome.folded, 3)
+                if type == "Words":
+                    self.assertEqual(outcome.dead.get("bad_value", 0), dead, depth)
+                if type == "Nowhere":  # what came beside it is kept, and can be folded once there is a Handler
+                    self.assertEqual(sorted(event["value"] for event in described if event["value"] in (7.0, 8.0)), [7.0, 8.0])
 
     def test_tabs_at_their_bound_are_folded_and_one_past_it_is_not(self) -> None:
         tabs = [tab_in(0, number) for number in range(4)]
@@ -281,6 +312,14 @@ class DeadLetters(SynchronousTestCase):
         self.store.cycle(LOOKUP, [batch(1, 1, [column(A, "Nowhere", [1.0] * 1000), column(B, "Nowhere", ["x" * 1000] * 10)])])
         self.assertEqual(sum(letter.events for letter in self.letters()), 1010)
         self.assertGreater(len(self.letters()), 5)
+
+
+def nested(depth: int) -> Any:
+    """A value so deep."""
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
 
 
 class Anything(SynchronousTestCase):

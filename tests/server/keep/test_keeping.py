@@ -338,6 +338,38 @@ class Retrying(KeepingCase):
         self.assertEqual(len(await self.get(servers[0], "/v1/dead-letters")), 21)
 
     @asynchronous
+    async def test_what_still_cannot_be_folded_has_the_reason_that_holds_now(self) -> None:
+        self.patch(service, "find_safely", lambda: lookup_of(Sum()))
+        before = await self.start()
+        await self.send(before, encoded(1, 3, 1, [column(A, "Words", ["bad", "bad"])]))
+        [one, other] = await self.get(before, "/v1/dead-letters")
+        self.assertEqual((one["reason"], other["reason"]), ("unknown_type", "unknown_type"))
+        self.patch(service, "find_safely", lambda: lookup_of(Words()))
+        after = await self.start()
+        for _ in range(2):
+            await self.done(after, "/v1/retry")
+            letters = await self.get(after, "/v1/dead-letters")
+            self.assertEqual([(letter["reason"], letter["refused"]) for letter in letters], [("handler_error", one["refused"])] * 2)
+            self.assertIn("ValueError: bad (", letters[0]["detail"])
+            status = await self.get(after, "/v1/status")
+            self.assertEqual((status["dead_letters_by_reason"], status["dropped_by_reason"]), ({"handler_error": 2}, {}))
+
+    @asynchronous
+    async def test_a_letter_that_becomes_several_pushes_out_no_more_than_is_counted(self) -> None:
+        self.patch(retrying, "MAX_DEAD_LETTERS", 3)
+        self.patch(service, "find_safely", lambda: lookup_of(Sum()))
+        before = await self.start()
+        columns = [column(A, "Words", ["bad"], client=f"web/{n}") for n in range(3)]
+        await self.send(before, encoded(1, 3, 1, [*columns, column(B, "Words", [["bad"], "x", "bad"])]))
+        self.patch(service, "find_safely", lambda: lookup_of(Words()))
+        after = await self.start()
+        await self.done(after, "/v1/retry")
+        status = await self.get(after, "/v1/status")
+        self.assertEqual(status["folded"] + status["dead_letters"] + sum(status["dropped_by_reason"].values()), 6)
+        self.assertEqual(len(await self.get(after, "/v1/dead-letters")), status["dead_letters"])
+        self.assertEqual((status["folded"], status["dead_letters"]), (2, 3))
+
+    @asynchronous
     async def test_a_full_list_is_folded_whole(self) -> None:
         self.patch(service, "find_safely", lambda: lookup_of(Words()))
         before = await self.start()
@@ -347,7 +379,7 @@ class Retrying(KeepingCase):
         after = await self.start()
         await self.done(after, "/v1/retry")
         status = await self.get(after, "/v1/status")
-        self.assertEqual((status["folded"], status["dead_letters"]), (MAX_DEAD_LETTERS, 1))
+        self.assertEqual((status["folded"], status["dead_letters"]), (MAX_DEAD_LETTERS, 0))
         self.assertEqual(status["dropped_by_reason"], {"dead_letters_full": 1})
 
 
