@@ -15,18 +15,20 @@ from collections.abc import Mapping
 
 MAX_LABELS = 16  # a Tab is one series; more labels than this are a sign of data in the name
 MAX_LABEL_KEY = 64  # characters; keys are written by programmers
-MAX_LABEL_VALUE = 100  # characters, before escaping
-# 200 for the base, and for each label its key, =, two quotes, a comma, and 100 characters of 4 bytes in UTF-8
+MAX_LABEL_VALUE = 200  # characters, before escaping; a longer value is cut, and told apart by a digest of the whole
+LABEL_DIGEST_BYTES = 6  # of a cut value; two of a million values of one beginning are alike with a chance of one in 500
+# 200 for the base, and for each label its key, =, two quotes, a comma, and 200 characters of 4 bytes in UTF-8
 MAX_NAME_BYTES = 200 + 2 + MAX_LABELS * (MAX_LABEL_KEY + 4 + 4 * MAX_LABEL_VALUE)
 
 RETIRED_CLIENT = "_retired"  # the Client into which the States of vanished Clients are merged
 
 _BASE = re.compile(r"[A-Za-z0-9_./:@+~%-]{1,200}")
-_KEY = re.compile(r"[a-z_][a-z0-9_]*")
+_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _CLIENT = re.compile(r"[A-Za-z0-9_./:@+-]{1,200}")
 _AGENT = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_LABEL = re.compile(r'([a-z_][a-z0-9_]*)="((?:[^"\\\n]|\\[\\"n])*)"')
+_LABEL = re.compile(r'([A-Za-z_][A-Za-z0-9_]*)="((?:[^"\\\n]|\\[\\"n])*)"')
+_TAKEN_KEYS = ("le", "quantile")  # Prometheus gives these a meaning of its own, as it does all keys that begin with __
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n"}
 _UNESCAPES = {"\\\\": "\\", '\\"': '"', "\\n": "\n"}
 
@@ -66,8 +68,8 @@ def check_agent(agent: str) -> str:
 def canonical_name(base: str, labels: Mapping[str, str] | None = None) -> str:
     """The canonical text of a Tab: `base`, or `base{key="value",…}` with sorted keys and escaped values.
 
-    Label values are escaped as in Prometheus' text exposition format: backslash, double quote, line feed.
-    Raises ValueError for a base, key or value that breaks the rules.
+    Label values are escaped as in Prometheus' text exposition format: backslash, double quote, line feed. One of more than
+    MAX_LABEL_VALUE characters is cut, see `cut_value`. Raises ValueError for a base, key or value that breaks the rules.
     """
     check_base(base)
     if labels is not None and not isinstance(labels, Mapping):
@@ -108,12 +110,23 @@ def bucket_of(name: str, buckets: int) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") % buckets
 
 
+def cut_value(value: str) -> str:
+    """A label value of at most MAX_LABEL_VALUE characters: `value`, or its beginning, `…` and a digest of the whole."""
+    if len(value) <= MAX_LABEL_VALUE:
+        return value
+    digest = hashlib.blake2b(value.encode(), digest_size=LABEL_DIGEST_BYTES).hexdigest()
+    return f"{value[: MAX_LABEL_VALUE - 1 - len(digest)]}…{digest}"
+
+
 def _escape(base: str, key: str, value: str) -> str:
     if not isinstance(key, str) or len(key) > MAX_LABEL_KEY or not _KEY.fullmatch(key):
-        raise ValueError(f"Tab name {base!r}: label key {key!r}: takes a-z, 0-9 and _, not a digit first, at most {MAX_LABEL_KEY}")
-    if not isinstance(value, str) or len(value) > MAX_LABEL_VALUE:
-        raise ValueError(f"Tab name {base!r}: label {key}: takes a text of at most {MAX_LABEL_VALUE} characters")
+        raise ValueError(f"Tab name {base!r}: label key {key!r:.200}: takes letters, 0-9 and _, not a digit first, at most {MAX_LABEL_KEY}")
+    if key.startswith("__") or key in _TAKEN_KEYS:
+        raise ValueError(f"Tab name {base!r}: label key {key!r}: {', '.join(_TAKEN_KEYS)} and what begins with __ are Prometheus' own")
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError(f"Tab name {base!r}: label {key}: takes a text without NUL")  # NUL separates a Tab from its Client
     try:
+        value = cut_value(value)
         value.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"Tab name {base!r}: label {key}: {error.reason}") from None

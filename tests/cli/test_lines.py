@@ -47,7 +47,7 @@ class Lines(SynchronousTestCase):
             ("a 1e999", "finite"),
             ("_a 1", "reserved"),
             ("a! 1", "Tab name"),
-            ('a{B="1"} 1', "label"),
+            ('a{9="1"} 1', "label"),
             ("a{b=1} 1", "takes|label"),
             ("a 1 Bad-Type", "Type"),
             ("a 1 Gauge -5", "time"),
