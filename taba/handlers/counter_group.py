@@ -98,7 +98,7 @@ class CounterStates:
         self.slot_keys = keys
         self.slot_counts = counts
         self.slot_totals = totals
-        self.now = 0.0
+        self.now = np.inf  # of the last fold
 
 
 class CounterGroup(ArrayHandler):
@@ -140,13 +140,6 @@ class CounterGroup(ArrayHandler):
         slots, ahead = LADDER.hold(times, now)
         if ahead.any():
             head["held"] += count_rows(rows[ahead], states.rows)
-        self._forget(states, now)
-        oldest = LADDER.oldest(now)
-        if slots.min() < oldest:
-            kept = slots >= oldest
-            rows, slots, values = rows[kept], slots[kept], values[kept]
-            if not len(rows):
-                return states
         keys = slot_keys(rows, slots)
         runs = run_starts(keys)  # a row's events come nearly in order, so most of one slot stand together
         with np.errstate(over="ignore", invalid="ignore"):  # a sum beyond all floats is infinite, and shown as no value
@@ -154,24 +147,24 @@ class CounterGroup(ArrayHandler):
             states.slot_keys, [states.slot_counts, states.slot_totals] = merge_tables(
                 states.slot_keys, [states.slot_counts, states.slot_totals], new_keys, new_columns
             )
+        self._forget(states, now)
         return states
 
     def _forget(self, states: CounterStates, now: float) -> None:
-        """Leave out journal slots that no window covers any more; hold those to now that a wrong clock put far ahead."""
+        """Hold journal slots to now that a wrong clock put far ahead; leave out those that no window covers any more."""
         starts = starts_in(states.slot_keys)
-        if not len(starts):
-            return
-        oldest = LADDER.oldest(now)
-        if starts.min() < oldest:
-            kept = starts >= oldest
-            states.slot_keys, starts = states.slot_keys[kept], starts[kept]
-            states.slot_counts, states.slot_totals = states.slot_counts[kept], states.slot_totals[kept]
-        if len(starts) and starts.max() > now + MAX_AHEAD_SECONDS:
-            width = int(LADDER.widths[0])
-            held = np.where(starts > now + MAX_AHEAD_SECONDS, int(now) // width * width, starts)
+        if starts.max() > now + MAX_AHEAD_SECONDS:
+            [slot], _ = LADDER.hold(np.array([now]), now)
+            held = np.where(starts > now + MAX_AHEAD_SECONDS, slot, starts)
             states.slot_keys, [states.slot_counts, states.slot_totals] = reduce_table(
                 slot_keys(rows_in(states.slot_keys), held), [states.slot_counts, states.slot_totals]
             )
+            starts = starts_in(states.slot_keys)
+        if starts.min() < LADDER.oldest(now):
+            rows = rows_in(states.slot_keys)
+            kept = ~LADDER.gone(starts, LADDER.steady(rows, starts, states.rows, now)[rows])
+            states.slot_keys = states.slot_keys[kept]
+            states.slot_counts, states.slot_totals = states.slot_counts[kept], states.slot_totals[kept]
 
     def spilling(self, states: CounterStates) -> Ints:
         slots = count_rows(rows_in(states.slot_keys), states.rows)
@@ -179,23 +172,23 @@ class CounterGroup(ArrayHandler):
         return np.flatnonzero(slots > (SPILL_SLOTS if slots.max(initial=0) > JOURNAL_SLOTS else JOURNAL_SLOTS))
 
     def spill(self, states: CounterStates, rows: Ints, parts: Sequence[Sequence[bytes]]) -> list[list[bytes]]:
-        starts = starts_in(states.slot_keys)
-        now = states.now or float(starts.max(initial=0))  # nothing was folded: as of the newest slot
+        starts, of = starts_in(states.slot_keys), rows_in(states.slot_keys)
+        steady = LADDER.steady(of, starts, states.rows, states.now)
         chosen = np.zeros(states.rows, dtype=np.bool_)
         chosen[rows] = True
-        leaving = chosen[rows_in(states.slot_keys)] & LADDER.leaves(starts, now)
+        leaving = chosen[of] & LADDER.leaves(starts, steady[of])
         places = np.zeros(states.rows, dtype=np.int64)
         places[rows] = np.arange(len(rows))
         old_rows, old_starts, old_levels, old_counts, old_totals = _load_archives([part[0] for part in parts])
         moved = int(leaving.sum())
         merged = _dump_archives(
-            len(parts),
-            np.concatenate((old_rows, places[rows_in(states.slot_keys)[leaving]])),
+            np.concatenate((old_rows, places[of[leaving]])),
             np.concatenate((old_starts, starts[leaving])),
             np.concatenate((old_levels, np.ones(moved, dtype=np.int64))),
             np.concatenate((old_counts, states.slot_counts[leaving])),
             np.concatenate((old_totals, states.slot_totals[leaving])),
-            now,
+            steady[rows],
+            states.now,
         )
         kept = ~leaving
         states.slot_keys = states.slot_keys[kept]
@@ -216,8 +209,8 @@ class CounterGroup(ArrayHandler):
         slots, [counts, totals] = reduce_table(starts_in(loaded.slot_keys), [loaded.slot_counts, loaded.slot_totals])
         merged = CounterStates(head, *bins, slots, counts, totals)
         rows, starts, levels, old_counts, old_totals = _load_archives([state[1] for state in states])
-        newest = max(slots.max(initial=0), starts.max(initial=0))
-        further = _dump_archives(1, np.zeros_like(rows), starts, levels, old_counts, old_totals, float(newest))
+        newest = np.array([max(slots.max(initial=0), starts.max(initial=0))], dtype=np.float64)
+        further = _dump_archives(np.zeros_like(rows), starts, levels, old_counts, old_totals, newest)
         if len(self.spilling(merged)):
             [further] = self.spill(merged, np.array([0]), [further])
         return self.dump_array(merged) + further
@@ -346,11 +339,18 @@ def _load_archives(archives: Sequence[bytes]) -> tuple[Ints, Ints, Ints, Ints, F
     return slot_rows, slot_starts, np.repeat(levels, slots), counts, totals
 
 
-def _dump_archives(archives: int, rows: Ints, starts: Ints, levels: Ints, counts: Ints, totals: Floats, now: float) -> list[bytes]:
-    """Archives of all these slots (in any order), widened as of `now`; those that no window covers are left out."""
-    kept = starts >= LADDER.oldest(now)
+def _dump_archives(
+    rows: Ints, starts: Ints, levels: Ints, counts: Ints, totals: Floats, steady: Floats, now: float = np.inf
+) -> list[bytes]:
+    """Archives of all these slots (in any order), one for each of `steady`, the time as of which its slots widen.
+
+    Slots that no window covers are left out; those far ahead of `now` are held to it.
+    """
+    archives = len(steady)
+    starts = np.where(starts > now + MAX_AHEAD_SECONDS, steady[rows].astype(np.int64), starts)
+    kept = ~LADDER.gone(starts, steady[rows])
     rows, counts, totals = rows[kept], counts[kept], totals[kept]
-    starts, levels = LADDER.widen(starts[kept], levels[kept], now)
+    starts, levels = LADDER.widen(starts[kept], levels[kept], steady[rows])
     keys, [counts, totals] = reduce_table(slot_keys(rows * _LEVELS + levels - 1, starts), [counts, totals])
     blocks = rows_in(keys)
     slots = Shape(count_rows(blocks, archives * _LEVELS))

@@ -1,6 +1,7 @@
 """Gauge: the last value by time, of any type that msgpack can carry; of several at one time, the one recorded later.
 
-The State is `[value, time]`, or nil. An event from the future is held to now, so that a wrong clock cannot shut out what follows.
+The State is `[value, time]`, or nil. An event from the future is held to now, and a time that a State kept beyond now (its Server's clock
+was ahead) yields to whatever is folded next: a wrong clock cannot shut out what follows.
 """
 
 from __future__ import annotations
@@ -59,8 +60,11 @@ class Gauge(Handler):
 def latest(events: Events, now: float, time: float) -> tuple[Any, float] | None:
     """(value, time) of the last of `events` by time, unless a value of a later `time` is there already; then None.
 
-    Events from the future are held to `now`; of several at one time the one recorded later is the last.
+    Events from the future are held to `now`; of several at one time the one recorded later is the last. A kept `time` beyond `now`
+    yields to any of them.
     """
+    if time > now:
+        time = -math.inf
     found = None
     if isinstance(events.times, np.ndarray) and len(events.times) > 8:
         times = np.where(events.times <= now, events.times, now)

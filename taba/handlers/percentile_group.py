@@ -68,7 +68,7 @@ class PercentileStates:
         self.rows = len(tallies["refused"])
         self.tallies = tallies
         self.journal = journal
-        self.now = 0.0
+        self.now = np.inf  # of the last fold
 
 
 class PercentileGroup(ArrayHandler):
@@ -91,7 +91,6 @@ class PercentileGroup(ArrayHandler):
 
     def fold_array(self, states: PercentileStates, rows: Ints, times: Floats, values: Floats, now: float) -> PercentileStates:
         states.now = now
-        self._forget(states, now)
         rows, values, times = finite_events(states.tallies["refused"], rows, values, times)
         if not len(rows):
             return states
@@ -100,11 +99,7 @@ class PercentileGroup(ArrayHandler):
             states.tallies["held"] += count_rows(rows[ahead], states.rows)
         oldest = LADDER.oldest(now)
         if slots.min() < oldest:
-            kept = slots >= oldest
-            states.tallies["old"] += count_rows(rows[~kept], states.rows)
-            rows, slots, values = rows[kept], slots[kept], values[kept]
-            if not len(rows):
-                return states
+            states.tallies["old"] += count_rows(rows[slots < oldest], states.rows)
         keys, values = by_rows(slot_keys(rows, slots), values)
         starts = run_starts(keys)
         places = np.arange(len(starts)).repeat(run_lengths(starts, len(keys)))
@@ -113,22 +108,21 @@ class PercentileGroup(ArrayHandler):
             new_bins = tally(places, codes_of(values))
             new = Spreads(keys[starts], totals, np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts), *new_bins)
             states.journal.add(new)
+        self._forget(states, now)
         return states
 
     def _forget(self, states: PercentileStates, now: float) -> None:
-        """Leave out slots that no window covers any more; hold those to now that a wrong clock put far ahead."""
+        """Hold slots to now that a wrong clock put far ahead; leave out those that no window covers any more."""
         journal = states.journal
         starts = starts_in(journal.keys)
-        if not len(starts):
-            return
-        oldest = LADDER.oldest(now)
-        if starts.min() < oldest:
-            states.journal = journal = journal.picked(starts >= oldest)
+        if starts.max() > now + MAX_AHEAD_SECONDS:
+            [slot], _ = LADDER.hold(np.array([now]), now)
+            held = np.where(starts > now + MAX_AHEAD_SECONDS, slot, starts)
+            states.journal = journal = journal.renamed(slot_keys(rows_in(journal.keys), held))
             starts = starts_in(journal.keys)
-        if len(starts) and starts.max() > now + MAX_AHEAD_SECONDS:
-            width = int(LADDER.widths[0])
-            held = np.where(starts > now + MAX_AHEAD_SECONDS, int(now) // width * width, starts)
-            states.journal = journal.renamed(slot_keys(rows_in(journal.keys), held))
+        if starts.min() < LADDER.oldest(now):
+            rows = rows_in(journal.keys)
+            states.journal = journal.picked(~LADDER.gone(starts, LADDER.steady(rows, starts, states.rows, now)[rows]))
 
     def spilling(self, states: PercentileStates) -> Ints:
         return np.flatnonzero(count_rows(rows_in(states.journal.keys), states.rows) > JOURNAL_SLOTS)
@@ -136,21 +130,21 @@ class PercentileGroup(ArrayHandler):
     def spill(self, states: PercentileStates, rows: Ints, parts: Sequence[Sequence[bytes]]) -> list[list[bytes]]:
         journal = states.journal
         starts, of = starts_in(journal.keys), rows_in(journal.keys)
-        now = states.now or float(starts.max(initial=0))  # nothing was folded: as of the newest slot
+        steady = LADDER.steady(of, starts, states.rows, states.now)
         chosen = np.zeros(states.rows, dtype=np.bool_)
         chosen[rows] = True
         places = np.zeros(states.rows, dtype=np.int64)
         places[rows] = np.arange(len(rows))
-        leaving = chosen[of] & LADDER.leaves(starts, now)
+        leaving = chosen[of] & LADDER.leaves(starts, steady[of])
         moved = journal.picked(leaving)
         archive_rows, archive_starts, archive_levels, archive = _load_archives([part[0] for part in parts])
         archives = _dump_archives(
-            len(parts),
             np.concatenate((archive_rows, places[of[leaving]])),
             np.concatenate((archive_starts, starts[leaving])),
             np.concatenate((archive_levels, np.ones(len(moved.keys), dtype=np.int64))),
             join_spreads(archive, moved),
-            now,
+            steady[rows],
+            states.now,
         )
         states.journal = journal.picked(~leaving)
         return [[content] for content in archives]
@@ -161,8 +155,8 @@ class PercentileGroup(ArrayHandler):
         tallies = {name: np.array([column.sum()]) for name, column in loaded.tallies.items()}
         merged = PercentileStates(tallies, loaded.journal.renamed(starts_in(loaded.journal.keys)))
         rows, starts, levels, archive = _load_archives([state[1] for state in states])
-        newest = max(merged.journal.keys.max(initial=0), starts.max(initial=0))
-        further = _dump_archives(1, np.zeros_like(rows), starts, levels, archive, float(newest))
+        newest = np.array([max(merged.journal.keys.max(initial=0), starts.max(initial=0))], dtype=np.float64)
+        further = _dump_archives(np.zeros_like(rows), starts, levels, archive, newest)
         if len(self.spilling(merged)):
             [further] = self.spill(merged, np.array([0]), [further])
         return self.dump_array(merged) + further
@@ -338,12 +332,18 @@ def _load_archives(archives: Sequence[bytes]) -> tuple[Ints, Ints, Ints, Spreads
     return dumps[blocks], slot_starts, levels[blocks], spreads
 
 
-def _dump_archives(archives: int, rows: Ints, starts: Ints, levels: Ints, spreads: Spreads, now: float) -> list[bytes]:
-    """Archives of all these slots (in any order), widened as of `now`; those that no window covers are left out."""
-    kept = starts >= LADDER.oldest(now)
-    if not kept.all():
+def _dump_archives(rows: Ints, starts: Ints, levels: Ints, spreads: Spreads, steady: Floats, now: float = np.inf) -> list[bytes]:
+    """Archives of all these slots (in any order), one for each of `steady`, the time as of which its slots widen.
+
+    Slots that no window covers are left out; those far ahead of `now` are held to it.
+    """
+    archives = len(steady)
+    starts = np.where(starts > now + MAX_AHEAD_SECONDS, steady[rows].astype(np.int64), starts)
+    gone = LADDER.gone(starts, steady[rows])
+    if gone.any():
+        kept = ~gone
         spreads, rows, starts, levels = spreads.picked(kept), rows[kept], starts[kept], levels[kept]
-    starts, levels = LADDER.widen(starts, levels, now)
+    starts, levels = LADDER.widen(starts, levels, steady[rows])
     spreads = spreads.renamed(slot_keys(rows * _LEVELS + levels - 1, starts))
     blocks = rows_in(spreads.keys)
     written = Written(spreads, blocks, starts_in(spreads.keys) // LADDER.widths[blocks % _LEVELS + 1], archives * _LEVELS)

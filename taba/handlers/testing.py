@@ -24,6 +24,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -52,15 +53,20 @@ def _hypothesis() -> Any:
 
 
 def numbers() -> Any:
-    """A strategy of what numeric Handlers are given: whole numbers, fractions, NaN and infinities, as floats."""
+    """A strategy of what numeric Handlers are given, as floats: whole numbers, fractions, those of all sizes, NaN and infinities.
+
+    No two of the huge ones cancel: their sum is their greatest, in any order.
+    """
     st = _hypothesis().strategies
-    return st.one_of(st.integers(-1000, 1000).map(float), st.floats(-1e6, 1e6), st.sampled_from([math.nan, math.inf, -math.inf]))
+    huge = st.sampled_from([1e290, -1e270, 1e250, 1e-300, -1e-300, 5e-324, 0.0, -0.0])
+    return st.one_of(st.integers(-1000, 1000).map(float), st.floats(-1e6, 1e6), huge, st.sampled_from([math.nan, math.inf, -math.inf]))
 
 
 def times() -> Any:
-    """A strategy of Events' times: about NOW, within the hour, and from two days before to two hours ahead."""
+    """A strategy of Events' times: about NOW, within the hour, from two days before to 40 days ahead, and some that are equal."""
     st = _hypothesis().strategies
-    return st.one_of(st.floats(NOW - 120, NOW + 5), st.floats(NOW - 4000, NOW), st.floats(NOW - 2 * 86_400, NOW + 7200))
+    equal = st.sampled_from([NOW, NOW - 1, NOW - 60, NOW - 100, NOW - 86_400, NOW + 1, NOW + 40 * 86_400, 0.0])
+    return st.one_of(st.floats(NOW - 120, NOW + 5), st.floats(NOW - 4000, NOW), st.floats(NOW - 2 * 86_400, NOW + 7200), equal)
 
 
 def events_of(pairs: Sequence[tuple[float, Any]]) -> Events:
@@ -94,6 +100,12 @@ def _is_opaque(key: Any, value: Any) -> bool:
     return isinstance(key, str) and key.startswith("_") and isinstance(value, (str, bytes))
 
 
+def _cut(items: Sequence[Any], cuts: Sequence[int]) -> list[Sequence[Any]]:
+    """`items` in pieces, which end at `cuts`."""
+    bounds = [0, *sorted(min(cut, len(items)) for cut in cuts), len(items)]
+    return [items[start:end] for start, end in pairwise(bounds)]
+
+
 class HandlerContract:
     """What a Handler must keep; mix into a TestCase."""
 
@@ -112,15 +124,15 @@ class HandlerContract:
         names.check_type(self.handler.type)
         assert type(self.handler.version) is int and 1 <= self.handler.version <= 65_535, self.handler.version
 
-    def test_folding_in_pieces_and_at_once_agree(self) -> None:
-        def check(drawn: tuple[list[tuple[float, Any]], int, float]) -> None:
-            pairs, cut, age = drawn
-            whole = self._state(pairs)
-            pieces = self._state(pairs[:cut], *([pair] for pair in pairs[cut:]))
+    def test_folding_in_any_pieces_and_at_once_agree(self) -> None:
+        def check(drawn: tuple[list[tuple[float, Any]], list[int], float]) -> None:
+            pairs, cuts, age = drawn
+            whole, pieces = self._state(pairs), self._state(*_cut(pairs, cuts))
             self._same(self.handler.project(whole, NOW + age), self.handler.project(pieces, NOW + age))
 
         st = _hypothesis().strategies
-        self._each(st.tuples(self._pairs(), st.integers(0, 40), st.sampled_from([0.0, 3.0, 59.0, 700.0, 5000.0, 90_000.0])), check)
+        cuts = st.one_of(st.lists(st.integers(0, 40), max_size=6), st.just(list(range(40))))
+        self._each(st.tuples(self._pairs(), cuts, st.sampled_from([0.0, 3.0, 59.0, 700.0, 5000.0, 90_000.0])), check)
 
     def test_folding_in_shuffled_pieces_agrees(self) -> None:
         if self.order_matters:
@@ -139,14 +151,20 @@ class HandlerContract:
         self._each(_hypothesis().strategies.tuples(self._pairs(), _hypothesis().strategies.randoms(use_true_random=False)), check)
 
     def test_the_time_of_a_fold_decides_nothing_but_what_is_the_future(self) -> None:
-        def check(drawn: tuple[list[tuple[float, Any]], float]) -> None:
-            pairs, late = drawn
+        def check(drawn: tuple[list[tuple[float, Any]], list[tuple[int, float]], float]) -> None:
+            pairs, folds, age = drawn
             pairs = [(min(time, NOW), value) for time, value in pairs]
-            at_once, later = self._state(pairs), self._state(pairs, now=NOW + late)
+            leads = dict(folds)  # where a piece ends, and how far the clock of the Server that folds it is ahead
+            whole, pieces = self._state(pairs), self.handler.new_state()
+            for piece, lead in zip(_cut(pairs, list(leads)), [*(leads[cut] for cut in sorted(leads)), 0.0], strict=True):
+                pieces = self._fold(pieces, piece, NOW + lead)
             # what is shown: an Event that was within a window when it was folded in time may be counted as too old when folded late
-            self._same(shown(self.handler.project(at_once, NOW + late)), shown(self.handler.project(later, NOW + late)))
+            self._same(shown(self.handler.project(whole, NOW + age)), shown(self.handler.project(pieces, NOW + age)))
 
-        self._each(_hypothesis().strategies.tuples(self._pairs(), _hypothesis().strategies.sampled_from([1.0, 90.0, 4000.0])), check)
+        st = _hypothesis().strategies
+        leads = st.sampled_from([0.0, 1.0, 90.0, 4000.0, 90_000.0, 40 * 86_400.0])
+        folds = st.lists(st.tuples(st.integers(0, 40), leads), min_size=1, max_size=5)
+        self._each(st.tuples(self._pairs(), folds, st.sampled_from([0.0, 1.0, 90.0, 4000.0])), check)
 
     def test_a_dump_loads_as_the_same_state(self) -> None:
         def check(pairs: list[tuple[float, Any]]) -> None:
@@ -340,11 +358,13 @@ class HandlerContract:
     def _state(self, *pieces: Sequence[tuple[float, Any]], now: float = NOW) -> Any:
         """The State after folding `pieces`, through its dump between two of them, as in a Server."""
         state = self.handler.new_state()
-        for place, piece in enumerate(filter(None, pieces)):
-            if place:
-                state = self.handler.load(self.handler.dump(state))
-            state = self.handler.fold(state, events_of(piece), now)
+        for piece in pieces:
+            state = self._fold(state, piece, now)
         return state
+
+    def _fold(self, state: Any, piece: Sequence[tuple[float, Any]], now: float) -> Any:
+        """The State, through its dump, after one more fold; the State itself where there is nothing to fold."""
+        return self.handler.load(self.handler.dump(self.handler.fold(state, events_of(piece), now))) if piece else state
 
     def _folds(self, dump: bytes) -> None:
         def check(pairs: list[tuple[float, Any]]) -> None:

@@ -5,6 +5,9 @@
    needs to split one: what a window shows does not depend on when slots widened.
 3. A window of W seconds at `now` covers every slot of its own level (or what widened beyond it) that ends after now − W: all of the
    last W seconds, and at most one slot more.
+4. Whether an event is from the future is decided by slots: its slot begins after that of now. It is held to now's slot.
+5. Slots widen, and leave a State, as of the earlier of now and the State's own newest slot (`Ladder.steady`): a Server whose clock is
+   ahead takes nothing away.
 
 Slots are named by their start in whole Unix seconds, a multiple of their width.
 """
@@ -27,7 +30,7 @@ MAX_AHEAD_SECONDS = 3600
 
 
 class Held(NamedTuple):
-    """Events' slots: `starts` of level 0; `ahead`, which events came from the future (or no time) and were held to now."""
+    """Events' slots: `starts` of level 0; `ahead`, which events came from a slot after now's (or no time) and were held to that."""
 
     starts: Ints
     ahead: NDArray[np.bool_]
@@ -45,18 +48,34 @@ class Ladder:
         width = int(self.widths[-1])
         return math.floor((now - WINDOWS["1d"]) / width) * width
 
+    def gone(self, starts: Ints, now: Floats) -> NDArray[np.bool_]:
+        """Which slots no window covers any more, each as of its own `now`."""
+        width = self.widths[-1]
+        gone: NDArray[np.bool_] = starts < np.floor((now - _SPANS[-1]) / width) * width
+        return gone
+
+    def steady(self, rows: Ints, starts: Ints, total: int, now: float) -> Floats:
+        """For each of `total` rows the time as of which its slots widen and leave: the earlier of `now` and its newest slot.
+
+        `rows` and `starts` of all slots, in the order of rows and, within them, of starts; `now` for a row that has none.
+        """
+        newest = np.full(total, np.inf)
+        newest[rows] = starts  # of one row the last one stands
+        steady: Floats = np.minimum(newest, now)
+        return steady
+
     def hold(self, times: Floats, now: float) -> Held:
         """The slots of events at `times`. Slots before `oldest(now)` are the caller's to leave out."""
-        ahead = ~(times <= now)  # so written, NaN is held as well
-        if ahead.any():
-            times = np.where(ahead, now, times)
         width = int(self.widths[0])
+        last = math.floor(max(now, 0.0) / width) * width
+        ahead = ~(times < last + width)  # so written, NaN is held as well
+        if ahead.any():
+            times = np.where(ahead, last, times)
         # times long before 1970 have no number to spare, and no window
         return Held(np.floor(np.maximum(times, 0.0) / width).astype(np.int64) * width, ahead)
 
-    def widen(self, starts: Ints, levels: Ints, now: float) -> tuple[Ints, Ints]:
-        """(starts, levels) of slots after those that may have widened, and those too far ahead were held to `now`."""
-        starts = np.where(starts > now + MAX_AHEAD_SECONDS, int(now), starts)
+    def widen(self, starts: Ints, levels: Ints, now: Floats) -> tuple[Ints, Ints]:
+        """(starts, levels) of slots after those that may have widened, each as of its own `now`."""
         for level in range(1, self.levels):
             width = self.widths[level]
             wide = starts // width * width
@@ -64,8 +83,8 @@ class Ladder:
         width = self.widths[levels]
         return starts // width * width, levels
 
-    def leaves(self, starts: Ints, now: float) -> NDArray[np.bool_]:
-        """Which slots of level 0 may leave the main part: those that widen, and those ahead of the coming minute."""
+    def leaves(self, starts: Ints, now: Floats) -> NDArray[np.bool_]:
+        """Which slots of level 0 may leave the main part: those that widen, and those ahead of the coming minute; as of their own `now`."""
         width = self.widths[1]
         left: NDArray[np.bool_] = (starts // width * width + width <= now - _SPANS[0]) | (starts > now + _SPANS[0])
         return left

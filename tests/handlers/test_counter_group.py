@@ -147,6 +147,18 @@ class WindowTests(SynchronousTestCase):
         for value in ("1", None, True, b"x", [1]):
             self.assertRaises(ValueError, handler.fold, handler.new_state(), Events([NOW], [value]), NOW)
 
+    def test_a_server_whose_clock_is_ahead_takes_nothing_away(self) -> None:
+        for lead in (7200.0, 40 * 86_400.0):
+            state, whole = handler.new_state(), handler.new_state()
+            for step in range(90):
+                now = NOW + 960 * step
+                events = [(now - 30.0 * place, 1.0 + place) for place in range(30)]
+                state = fold(state, events, now + lead * (step % 3))
+                whole = fold(whole, events, now)
+            for later in (0, 400, 50_000):
+                self.assertEqual(shown(handler.project(state, now + later)), shown(handler.project(whole, now + later)))
+            self.assertLess(sum(map(len, state)), 2500)
+
     def test_a_clock_that_was_far_ahead_loses_nothing(self) -> None:
         ahead = NOW + 50 * 86_400
         state = fold(handler.new_state(), [(ahead - 100 * slot, 1.0) for slot in range(50)], ahead)

@@ -53,6 +53,13 @@ class ExpiryGaugeTests(SynchronousTestCase):
         self.assertEqual(gauge.project(state, NOW)["time"], NOW)
         self.assertEqual(gauge.project(fold(gauge, (NOW + 1, 2), now=NOW + 1, state=state), NOW + 1)["value"], 2)
 
+    def test_a_time_kept_beyond_now_yields_to_any_newer_fold(self) -> None:
+        for ahead in (0.001, 1.0, 40 * 86_400.0):
+            state = fold(gauge, (NOW + ahead, {"value": "wrong", "seconds": 1e9}), now=NOW + ahead)
+            self.assertEqual(gauge.project(fold(gauge, (NOW - 5, "right"), state=state), NOW)["value"], "right", ahead)
+        state = fold(gauge, (NOW, "kept"))
+        self.assertEqual(gauge.project(fold(gauge, (NOW - 5, "late"), state=state), NOW)["value"], "kept")
+
     def test_a_line_shows_the_value_while_it_holds(self) -> None:
         state = fold(gauge, (NOW, {"value": 7, "seconds": 25}))
         self.assertEqual(gauge.series(state, NOW - 10, NOW + 30, 10), {"value": [None, 7, 7, 7, None]})
@@ -100,6 +107,23 @@ class BufferTests(SynchronousTestCase):
             pieces = fold(buffer, *pairs[last:cut], state=pieces, now=NOW + cut)
             last = max(cut, last)
         self.assertTrue(pieces == whole, (pieces[0], whole[0], len(pieces[1]), len(whole[1])))  # their text would be long
+
+    def test_values_of_one_time_are_kept_alike_however_they_were_folded(self) -> None:
+        a, b, c, x = ((NOW - 20, "a" * 30_000), (NOW - 20, "b" * 30_000), (NOW - 20, "c" * 30_000), (NOW - 19, "x"))
+        for events in ([a, b, c, x], [x, a, b, c], [a, x, (NOW - 20, "small"), b, c], [a, b, c, (NOW - 20, "small")]):
+            whole = fold(buffer, *events)
+            for cut in range(1, len(events)):
+                pieces = fold(buffer, *events[cut:], state=fold(buffer, *events[:cut]))
+                self.assertTrue(pieces == whole, [value[:1] for value in self.values(pieces)])
+        self.assertEqual([value[0] for value in self.values(fold(buffer, a, b, c, x))], ["b", "c", "x"])
+
+    def test_what_a_clock_far_ahead_kept_shuts_nothing_out(self) -> None:
+        ahead = NOW + 40 * 86_400
+        for kept in ([(ahead, "a")], [(ahead, LONG)] * 5, [(ahead, "a")] * (MAX_VALUES + 1)):
+            state = fold(buffer, (NOW - 1, "right"), state=fold(buffer, *kept, now=ahead))
+            self.assertEqual(len(self.values(state)), min(len(kept) + 1, len(state[1])))
+            state = fold(buffer, *[(NOW + 1 + place, place) for place in range(MAX_VALUES)], now=NOW + MAX_VALUES, state=state)
+            self.assertEqual(self.values(state), list(range(MAX_VALUES)))
 
     def test_an_aggregate_has_the_latest_of_all_clients(self) -> None:
         states = [fold(buffer, *[(NOW - 3 * place - client, f"{client}/{place}") for place in range(90)]) for client in range(3)]

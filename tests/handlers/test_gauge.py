@@ -41,6 +41,14 @@ class GaugeTests(SynchronousTestCase):
         self.assertEqual(state, ["b", NOW])
         self.assertEqual(handler.fold(state, Events([NOW + 1], ["c"]), NOW + 1), ["c", NOW + 1])
 
+    def test_a_time_kept_beyond_now_yields_to_any_newer_fold(self) -> None:
+        for ahead in (0.001, 1.0, 40 * 86_400.0):
+            for times in ([NOW - 5], [NOW - 5.0 - place for place in range(20)]):
+                state = handler.fold(None, Events([NOW + ahead], ["wrong"]), NOW + ahead)
+                state = handler.fold(state, Events(np.array(times), np.arange(len(times)).astype(float)), NOW)
+                self.assertEqual(state, [0.0, NOW - 5])
+        self.assertEqual(handler.fold(["kept", NOW], Events([NOW - 5], ["late"]), NOW), ["kept", NOW])
+
     def test_the_aggregate_of_numbers(self) -> None:
         aggregate = handler.aggregate([{"value": value, "time": 1.0} for value in (17.0, 17, 3.5)] + [{"value": None, "time": None}])
         self.assertEqual(

@@ -14,6 +14,7 @@ from taba.bounds import KiB
 from taba.handlers import Events
 from taba.handlers.percentile_group import JOURNAL_SLOTS, LADDER, PercentileGroup
 from taba.handlers.ragged import MalformedRow
+from taba.handlers.render import shown
 from taba.handlers.sketch import ACCURACY, PERMILLES
 from taba.handlers.windows import WINDOWS
 from taba.server.work.folding import MAX_STATE_BYTES
@@ -67,6 +68,18 @@ class PercentileGroupTests(SynchronousTestCase):
             kept += [(min(time, now), value) for time, value in events]
             self.assert_models(handler.project(state, now), kept, now)
         self.assert_models(handler.project(state, now + later), kept, now + later)
+
+    def test_a_server_whose_clock_is_ahead_takes_nothing_away(self) -> None:
+        for lead in (7200.0, 40 * 86_400.0):
+            state, whole = handler.new_state(), handler.new_state()
+            for step in range(90):
+                now = NOW + 960 * step
+                events = [(now - 30.0 * place, 1.0 + place % 5) for place in range(30)]
+                state = fold(state, events, now + lead * (step % 3))
+                whole = fold(whole, events, now)
+            for later in (0, 400, 50_000):
+                self.assertEqual(shown(handler.project(state, now + later)), shown(handler.project(whole, now + later)))
+            self.assertLess(sum(map(len, state)), 6 * KiB)
 
     def test_a_full_day_takes_at_most_6_kib(self) -> None:
         for events in (40, 4000):  # a cycle: every bin in every slot, its count in one byte or in two

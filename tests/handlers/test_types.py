@@ -80,6 +80,12 @@ class BufferOfNumbersTests(HandlerContract, SynchronousTestCase):
     by_time = True
 
 
+class BufferOfLongTextsTests(HandlerContract, SynchronousTestCase):
+    handler = Buffer()
+    values = st.sampled_from(["a", "b" * 20_000, "c" * 30_000, "d" * 40_000, "e" * 70_000, {"value": "f" * 30_000, "seconds": 100}])
+    by_time = True
+
+
 class CardinalityTests(HandlerContract, SynchronousTestCase):
     handler = Cardinality()
     values = anything
