@@ -174,8 +174,8 @@ Lines:
 \b
 Examples:
   echo 'deploys 1' | taba record
-  tail -F access.log | awk '{print "bytes", $10; fflush()}' | taba record
-  vmstat -n 1 | awk 'NR>2 {print "free", $4, "Gauge"; fflush()}' | taba record --client "$HOSTNAME/vmstat"
+  tail -F access.log | sed -uE 's/^(\\S+ ){9}(\\S+).*/bytes \\2/' | taba record
+  vmstat -n 1 | sed -nuE 's/^( *[0-9]+){3} +([0-9]+).*/free \\2 Gauge/p' | taba record --client "$HOSTNAME/vmstat"
 """,
 )
 @click.option("--type", "default_type", default=DEFAULT_TYPE, show_default=True, metavar="TYPE", help="Of lines that do not say.")

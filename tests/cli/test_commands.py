@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any, ClassVar
 
 from twisted.trial.unittest import SynchronousTestCase
 
 import taba
+from taba.cli.lines import read_line
 from taba.installing import install_hint
 from tests.services import ROOT, Services
 
@@ -244,6 +246,35 @@ class WithoutServices(SynchronousTestCase):
             self.assertEqual(done.returncode, 1)
             self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
             self.assertIn(install_hint("cli"), done.stderr)
+
+    def test_the_examples_of_record_pass_each_line_on_at_once_with_the_tools_that_are_here(self) -> None:
+        # awk would not do: mawk waits for a full buffer of input
+        from taba.cli.record import record
+
+        access = '10.0.0.1 - - [25/Nov/2026:10:00:00 +0000] "GET / HTTP/1.1" 200 5120 "-" "curl"'
+        vmstat = " r  b   swpd   free   buff  cache\n 1  0      0 812345  10203 405060"
+        shown = {"tail": (access, ("bytes", 5120)), "vmstat": (vmstat, ("free", 812345))}
+        pipes = [line.strip() for line in (record.epilog or "").splitlines() if line.strip().startswith(tuple(shown))]
+        self.assertEqual(len(pipes), len(shown))
+        for pipe in pipes:
+            place = Path(self.mktemp()).resolve()
+            place.mkdir()
+            source = pipe.split()[0]
+            # the source goes on for ever, as the real one does
+            for name, script in ((source, f"cat <<'END'\n{shown[source][0]}\nEND\nexec sleep 60"), ("taba", "exec cat > out")):
+                (place / name).write_text(f"#!/bin/sh\n{script}\n")
+                (place / name).chmod(0o755)
+            environ = {**os.environ, "PATH": f"{place}:{os.environ['PATH']}"}
+            running = subprocess.Popen(["sh", "-c", pipe], cwd=place, env=environ, start_new_session=True)
+            self.addCleanup(running.wait)
+            self.addCleanup(os.killpg, running.pid, signal.SIGKILL)
+            deadline = time.monotonic() + 30
+            while not ((place / "out").exists() and (place / "out").read_text().endswith("\n")):
+                self.assertLess(time.monotonic(), deadline, pipe)
+                time.sleep(0.02)
+            line = read_line((place / "out").read_text())
+            assert line is not None
+            self.assertEqual((line.name, line.value), shown[source][1], pipe)
 
     def test_every_command_has_help_with_examples(self) -> None:
         from taba.cli.commands import command
