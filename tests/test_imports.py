@@ -1,4 +1,4 @@
-"""Who may import whom (design, section 4), read from the sources."""
+"""Who may import whom, and who may ask the machine for time and chance; read from the sources."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 ROOT = Path(__file__).parent.parent
-PARTS = {"client", "agent", "server", "handlers", "shard", "query", "cli"}
+PARTS = {"client", "agent", "server", "handlers", "shard", "query", "cli", "compat", "frameworks", "inputs"}
 STANDARD_ONLY = {"names", "bounds", "errors", "ring"}  # the root modules that the client may import
 
 MAY = {
@@ -18,10 +18,34 @@ MAY = {
     "client": set(),
     "handlers": set(),
     "shard": set(),
-    "agent": set(),
-    "server": {"shard", "handlers"},
+    "agent": {"client", "handlers"},  # handlers through the lookup alone
+    "server": {"shard", "handlers"},  # handlers through the lookup alone
     "query": set(),
-    "cli": {"query", "client", "shard", "handlers"},
+    "cli": {"query", "client", "shard", "handlers"},  # shard in cli/sharding.py alone
+    "compat": {"client"},
+    "frameworks": {"client"},
+    "inputs": {"client"},
+}
+
+LOOKUP = ("taba.handlers.lookup", "taba.handlers.interface")  # what of the Handlers a Server or an Agent may import
+
+# What is not the same at each run: a part gets it by argument. Beside each place that takes it from the machine, what for.
+CHANCE = {"time.time", "time.monotonic", "time.perf_counter", "time.sleep", "os.urandom", "random", "secrets", "uuid", "reactor", "clocks"}
+EDGES = {
+    "agent/service.py": {"time.time", "os.urandom", "random", "reactor", "clocks"},  # composes the Agent
+    "agent/posting.py": {"os.urandom"},  # a keyless post's stream
+    "server/service.py": {"time.time", "random", "reactor", "clocks"},  # composes the Server
+    "server/worker.py": {"reactor", "clocks"},  # composes a worker
+    "server/http.py": {"os.urandom"},  # a keyless post's stream
+    "server/keep/jobs.py": {"os.urandom"},  # ids of jobs
+    "server/work/probing.py": {"time.monotonic"},  # blocks, before the reactor runs
+    "shard/router.py": {"os.urandom", "reactor"},  # what `Router(store)` gets where its user passes nothing
+    "shard/memory.py": {"random", "reactor"},  # likewise, and SRANDMEMBER
+    "shard/atlas.py": {"os.urandom"},  # a new store's id
+    "shard/lock.py": {"os.urandom"},  # a holder's token
+    "shard/moving/mover.py": {"os.urandom"},  # a mover's id
+    "shard/servers/launch.py": {"time.monotonic", "time.sleep"},  # a process of its own, without a reactor
+    "shard/servers/embedded.py": {"reactor"},
 }
 
 
@@ -41,6 +65,39 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+def chance(path: Path) -> set[str]:
+    """Which of CHANCE a file uses."""
+    tree, found = ast.parse(path.read_text()), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            found |= {f"{node.value.id}.{node.attr}", node.value.id if node.value.id in ("random", "secrets", "uuid") else ""}
+    own = {"random", "secrets", "uuid"} - {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    found -= own  # a variable or argument of that name
+    for name in imports(path):
+        found |= {"reactor"} if name == "twisted.internet.reactor" else set()
+        found |= {"clocks"} if name.startswith("taba.clocks.boot") else set()
+        found |= {name} if name in CHANCE and "." in name else set()  # from time import time
+    return found & CHANCE
+
+
+def loaded(path: Path) -> set[str]:
+    """The modules of Taba that importing a file imports at once: at its top, not for the type checker alone."""
+    found, known = set(), {module_name(one) for one in (ROOT / "taba").rglob("*.py")}
+    for node in ast.parse(path.read_text()).body:
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            found |= {name if name in known else name.rpartition(".")[0]} & known
+    return found
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
 def modules(part: str) -> list[Path]:
     return sorted((ROOT / "taba").glob("*.py")) if part == "root" else sorted((ROOT / "taba" / part).rglob("*.py"))
 
@@ -52,11 +109,39 @@ class Imports(SynchronousTestCase):
                 used = {name.split(".")[1] for name in imports(path) if name.startswith("taba.")} & PARTS - {part}
                 self.assertEqual(used - may, set(), path)
 
-    def test_the_server_reaches_handlers_through_the_lookup_alone(self) -> None:
-        for path in modules("server"):
+    def test_every_part_is_known_here(self) -> None:
+        self.assertLessEqual({path.name for path in (ROOT / "taba").iterdir() if (path / "__init__.py").exists()}, PARTS)
+
+    def test_servers_and_agents_reach_handlers_through_the_lookup_alone(self) -> None:
+        for path in [*modules("server"), *modules("agent")]:
             for name in imports(path):
                 if name.startswith("taba.handlers"):
-                    self.assertTrue(name.startswith(("taba.handlers.lookup", "taba.handlers.interface")), f"{path}: {name}")
+                    self.assertTrue(name.startswith(LOOKUP), f"{path}: {name}")
+
+    def test_the_command_reaches_the_store_where_buckets_are_moved_alone(self) -> None:
+        for path in modules("cli"):
+            if path.name != "sharding.py":
+                self.assertFalse([name for name in imports(path) if name.startswith("taba.shard")], path)
+
+    def test_no_two_modules_import_each_other(self) -> None:
+        graph = {module_name(path): loaded(path) for path in (ROOT / "taba").rglob("*.py")}
+        done: set[str] = set()
+
+        def visit(name: str, way: tuple[str, ...]) -> None:
+            self.assertNotIn(name, way, " imports ".join([*way, name]))
+            if name not in done:
+                for other in sorted(graph[name] - {name}):
+                    visit(other, (*way, name))
+                done.add(name)
+
+        for name in sorted(graph):
+            visit(name, ())
+
+    def test_time_and_chance_are_arguments_but_at_the_edges(self) -> None:
+        for part in ("agent", "server", "shard"):
+            for path in modules(part):
+                self.assertLessEqual(chance(path), EDGES.get(str(path.relative_to(ROOT / "taba")), set()), path)
+        self.assertIn("time.time", chance(ROOT / "taba" / "server" / "service.py"))  # it does see them
 
     def test_the_client_needs_the_standard_library_alone(self) -> None:
         for path in [*modules("client"), *(ROOT / "taba" / f"{name}.py" for name in STANDARD_ONLY)]:
