@@ -23,6 +23,7 @@ from benchmarks.rows import Beside, Figure, Row, interleave
 from benchmarks.services import Effort, Services, pid_of, remove_segments, running
 from benchmarks.worker import Worker, wait_until
 from taba.agent.discover import Rings
+from taba.agent.history import History
 from taba.agent.keeper import Keeper
 from taba.agent.lanes import RETAIN_SECONDS
 from taba.agent.pump import RingPump
@@ -58,12 +59,14 @@ class Draining:
             worker = Worker("benchmarks.ring_worker", *arguments, environ={**environ, "TABA_AGENT": name}, directory=directory)
             stack.callback(worker.stop)
             self.workers.append(worker)
-        outbox, segment, _ = open_outbox(name)
+        outbox, segment, _ = open_outbox(name, lambda: os.urandom(16))
         stack.callback(segment.close)
         spool = Spool(f"{directory}/{name}.spool")
         stack.callback(spool.close)
         self.now = 0.0
-        self.keeper = Keeper(outbox, spool, lambda: os.urandom(16), self.now, time.time())
+        history = History(f"{directory}/{name}.history")
+        stack.callback(history.close)
+        self.keeper = Keeper(outbox, spool, history, lambda: os.urandom(16), self.now, time.time())
         self.rings = Rings(name)
         self.pump = RingPump(self.keeper, self.rings)
         self.pump.set_buckets(DEFAULT_BUCKETS, time.time())

@@ -36,6 +36,7 @@ class Holder(Protocol):
     schedule: Schedule
 
     def queue(self, lane: Lane, now: float) -> None: ...
+    def settle_totals(self) -> None: ...
 
 
 class ServerPeer:
@@ -109,14 +110,27 @@ class Dispatch:
         self._preferred: tuple[tuple[str, ...], dict[int, ServerPeer]] = ((), {})
 
     def parcels(self, now: float, unix_now: float) -> list[Parcel]:
-        """All that may go now: fresh batches first."""
+        """All that may go now: fresh batches first.
+
+        What was counted before is safe when this returns: a batch that goes out may move a mark past what was dropped.
+        """
         schedule = self._holder.schedule
         usable = [server for server in self.servers.values() if server.is_usable(now)]
         if not usable or not schedule.has_turns:
             return []
         parcels = self._fill(schedule.fresh, usable, False, now, unix_now)
         usable = [server for server in usable if server.is_usable(now)]
-        return parcels + self._fill(schedule.backlog, usable, True, now, unix_now)
+        parcels += self._fill(schedule.backlog, usable, True, now, unix_now)
+        try:
+            self._holder.settle_totals()
+        except BaseException:
+            for parcel in parcels:
+                self._let_go(parcel)
+                for lane in parcel.lanes():
+                    lane.unsent()
+                    self._holder.queue(lane, now)
+            raise
+        return parcels
 
     def answered(self, parcel: Parcel, verdicts: Sequence[Verdict], now: float) -> None:
         """A Server gave its verdicts on a parcel, in order."""

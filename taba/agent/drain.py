@@ -17,7 +17,7 @@ import numpy as np
 from taba.agent.outbox import EncodedBatch
 from taba.agent.reader import Reading, Ring, Scratch
 from taba.batch import BATCH_VERSION, BatchId, Column, encode_batch
-from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS, MiB
+from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS, KiB, MiB
 from taba.names import bucket_of
 from taba.ring import MalformedRing
 
@@ -28,7 +28,7 @@ MAX_CACHED_BUCKETS = 65_536  # names whose bucket is remembered
 COLUMN_BYTES = 32  # msgpack's own, the Type, and the lengths; names are added
 HEADER_BYTES = 64  # of a batch
 PIECES = 5  # of a column: array header, client, Tab and Type; bin header; times; bin header; values (in a list: nothing, the list)
-MAX_PIECE_EVENTS = (MAX_BATCH_BYTES - 16 * 1024) // 17  # of floats, in one batch, with the longest names
+LONGEST_NAMES = 16 * KiB  # of a column: what a batch has no room for beside its events
 
 
 Packed: TypeAlias = dict[int, list[bytes]]  # columns by bucket, PIECES each
@@ -179,8 +179,8 @@ def unpack(pieces: Sequence[bytes]) -> list[Column]:
     return [Column(*msgpack.unpackb(b"".join(pieces[at : at + PIECES]), strict_map_key=False)) for at in range(0, len(pieces), PIECES)]
 
 
-def encode(packed: Packed, stream: bytes, numbers: Mapping[int, int], created: float) -> list[EncodedBatch]:
-    """Batches of all columns, in the order of buckets, each within MAX_BATCH_BYTES and MAX_BATCH_COLUMNS.
+def encode(packed: Packed, stream: bytes, numbers: Mapping[int, int], created: float, most: int = MAX_BATCH_BYTES) -> list[EncodedBatch]:
+    """Batches of all columns, in the order of buckets, each within `most` bytes and MAX_BATCH_COLUMNS.
 
     `numbers` are the last numbers of this stream by bucket; the caller keeps count once the batches are published. A single event
     too large for a batch does not exist: values are bounded. Byte for byte what `encode_batch` gives for the same columns.
@@ -190,17 +190,17 @@ def encode(packed: Packed, stream: bytes, numbers: Mapping[int, int], created: f
         number = numbers.get(bucket, 0)
         pieces = packed[bucket]
         columns = len(pieces) // PIECES
-        if columns <= MAX_BATCH_COLUMNS and sum(map(len, pieces)) <= MAX_BATCH_BYTES - HEADER_BYTES:
+        if columns <= MAX_BATCH_COLUMNS and sum(map(len, pieces)) <= most - HEADER_BYTES:
             events = sum(map(len, pieces[2::PIECES])) >> 3
             id = BatchId(stream, bucket, number + 1)
             batches.append(EncodedBatch(id, created, events, b"".join((_batch_header(id, created, columns), *pieces))))
             continue
-        waiting = list(_split(unpack(pieces)))[::-1]
+        waiting = list(_split(unpack(pieces), most))[::-1]
         while waiting:
             part = waiting.pop()
             id = BatchId(stream, bucket, number + 1)
             content = encode_batch(*id, created, part)
-            if len(content) > MAX_BATCH_BYTES:  # long values in lists, which the estimate does not see
+            if len(content) > most:  # long values in lists, which the estimate does not see
                 waiting += _halves(part)
                 continue
             number += 1
@@ -226,29 +226,29 @@ def _batch_header(id: BatchId, created: float, columns: int) -> bytes:
     return b"".join((b"\x96", cast(bytes, msgpack.packb([BATCH_VERSION, *id, created]))[1:], array))
 
 
-def _split(columns: Iterable[Column]) -> Iterable[list[Column]]:
+def _split(columns: Iterable[Column], most: int) -> Iterable[list[Column]]:
     """Parts of `columns` that, by estimate, make batches within the bounds. A long column is cut."""
     part: list[Column] = []
-    room = MAX_BATCH_BYTES - HEADER_BYTES
+    room = most - HEADER_BYTES
     for column in columns:
-        for piece in _pieces(column):
+        for piece in _pieces(column, (most - LONGEST_NAMES) // 17):
             # values in a list count as if each were a float
             needed = COLUMN_BYTES + len(column.client) + len(column.tab) + len(column.type) + 17 * piece.events
             if part and (needed > room or len(part) == MAX_BATCH_COLUMNS):
                 yield part
-                part, room = [], MAX_BATCH_BYTES - HEADER_BYTES
+                part, room = [], most - HEADER_BYTES
             part.append(piece)
             room -= needed
     if part:
         yield part
 
 
-def _pieces(column: Column) -> Iterable[Column]:
-    if column.events <= MAX_PIECE_EVENTS:
+def _pieces(column: Column, most: int) -> Iterable[Column]:
+    if column.events <= most:
         yield column
         return
-    for start in range(0, column.events, MAX_PIECE_EVENTS):
-        yield _slice(column, start, min(start + MAX_PIECE_EVENTS, column.events))
+    for start in range(0, column.events, most):
+        yield _slice(column, start, min(start + most, column.events))
 
 
 def _halves(part: list[Column]) -> list[list[Column]]:

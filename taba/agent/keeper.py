@@ -2,30 +2,50 @@
 
 1. What is published is either acknowledged and forgotten, or counted under a reason; nothing leaves in another way.
 2. Room is made in this order: what is acknowledged is given up; then everything moves, unchanged, to the spool, and a new stream begins.
-3. The outbox's table is complete at every publish; before bytes are released, totals that changed are published.
+   A move begins when half of the outbox is not acknowledged, and goes on a little at each tick: from the oldest group on, so that of
+   each lane the spool has the first batches, and the outbox the others.
+3. Where the memory has no room at all, what is fresh goes into the spool, with the table that tells where it came from.
+4. The table is complete at every publish. Totals that changed are published before anything else is sent, and before bytes are released.
 
 The keeper knows no socket and no clock. `now` is monotonic seconds, `unix_now` Unix time; both are passed in.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from taba.agent.lanes import MAX_RUN_BATCHES, PROBE_SLACK_SECONDS, RETAIN_SECONDS, Group, HeldBatch, Lane
-from taba.agent.outbox import Covered, EncodedBatch, Outbox, Table
+from taba.agent.history import History
+from taba.agent.lanes import MAX_RUN_BATCHES, PROBE_SLACK_SECONDS, RETAIN_SECONDS, Group, HeldBatch, Lane, Skip
+from taba.agent.outbox import (
+    Covered,
+    EncodedBatch,
+    Outbox,
+    OutboxFull,
+    Skipped,
+    StoredBatch,
+    Table,
+    TableFull,
+    decode_table,
+    encode_table,
+    group_bytes,
+)
 from taba.agent.schedule import Schedule
 from taba.agent.spool import ROW_BYTES, Spool, SpoolFull
 from taba.batch import BatchId
-from taba.bounds import DAY, STREAM_DAYS, MiB
+from taba.bounds import DAY, MAX_BATCH_BYTES, STREAM_DAYS, KiB, MiB
 
 MAX_RETAINED_BYTES = 64 * MiB  # acknowledged batches that are kept for 60 s: given up first
 MAX_LANES = 32_768  # some 1 KiB each; an Agent's own streams have one a bucket, posted events with a key one a bucket and key
 MAX_SPOOL_LANES = 1024  # lanes of the spool that are worked on at once; the others wait on disk
 SPOOL_ROWS = MAX_RUN_BATCHES  # batches that a lane knows ahead of the spool; a run under way is among them
-MAX_SETTLED = 4096  # dropped batches that the table names while their groups are not released
+MAX_SETTLING = 256  # batches that were dropped and that no table names yet: with the 257th one is published
+MOVE_BYTES = 2 * MiB  # of batches that move to the spool in one transaction: the loop waits for the disk, a tenth of a second
+BATCH_SHARE = 8  # of the outbox a batch takes this part at the most
+MIN_BATCH_BYTES = 64 * KiB  # but never less: the largest event with the longest names fits
 REFUSALS_SHOWN = 16
 
 
@@ -45,8 +65,8 @@ class Keeper:
     `new_stream` gives the random id of a new stream.
     """
 
-    def __init__(self, outbox: Outbox, spool: Spool, new_stream: Callable[[], bytes], now: float, unix_now: float):
-        self.outbox, self.spool = outbox, spool
+    def __init__(self, outbox: Outbox, spool: Spool, history: History, new_stream: Callable[[], bytes], now: float, unix_now: float):
+        self.outbox, self.spool, self.history = outbox, spool, history
         self._new_stream = new_stream
         self.lanes: dict[tuple[bytes, int], Lane] = {}
         self.schedule = Schedule()
@@ -59,12 +79,18 @@ class Keeper:
         self.recorded = 0  # events that were in rings or posted, and those that the clients of retired rings dropped
         self.dropped: Counter[str] = Counter()
         self.given_up = 0  # acknowledged batches that were forgotten before their time
+        self.lost_batches = 0  # that a store lost and nobody had any more; of some nobody knows how many events they held
         self.moves = 0  # to the spool
         self.spool_problem: str | None = None
+        self._moving = 0  # groups that begin before this position move to the spool
+        self._pending_bytes = 0  # of batches in the outbox that are not acknowledged
+        self._sequence = 0  # of the last table
+        self._spooled_stream: bytes | None = None  # fresh batches of this stream went into the spool
         self.refusals: deque[Refusal] = deque(maxlen=REFUSALS_SHOWN)
         self.covered: tuple[Covered, ...] = ()
         self.retired: set[bytes] = set()
-        self._settled: dict[BatchId, Group] = {}
+        self._settling: dict[BatchId, HeldBatch | None] = {}  # dropped and counted: the next table says so
+        self._skips: dict[tuple[bytes, int], Skip] = {}
         self._is_dirty = False
         self.begin_stream(unix_now)
 
@@ -72,25 +98,65 @@ class Keeper:
 
     def recover(self, now: float) -> None:
         """Take up what an earlier Agent left: its batches go out again under their old identity."""
-        table = self.outbox.table
+        table = self._last_table()
         self.recorded, self.dropped = table.recorded, Counter(dict(table.dropped))
         self.covered, self.retired = table.covered, set(table.retired)
+        self._sequence = table.sequence
         settled = set(table.settled)
+        last: dict[tuple[bytes, int], int] = {}  # numbers in the spool, of lanes that are in the outbox as well
         for found in self.outbox.groups():
-            group = Group(found.end, found.end - found.start, len(found.batches))
+            group = Group(found.start, found.end)
             self._groups.append(group)
             for stored in found.batches:
-                if stored.id in settled:
-                    self._settled[stored.id] = group
-                    group.unacknowledged -= 1
-                    group.unforgotten -= 1
-                    continue
-                lane = self._lane(stored.id, None)
-                if not lane.add(HeldBatch(stored, group)):
-                    group.unacknowledged -= 1
-                    group.unforgotten -= 1
-                self.queue(lane, now)
+                stream, bucket, number = stored.id
+                if stored.is_settled or stored.id in settled:
+                    self.outbox.settle(stored.flag)
+                    settled.discard(stored.id)
+                    self.history.note(stored.id, 0)
+                else:
+                    if (stream, bucket) not in last:
+                        last[stream, bucket] = self.spool.last(stream, bucket) if self.spool.batches else 0
+                    if number > last[stream, bucket]:  # else a kill within a move left it in both places: the spool's counts
+                        self._hold(stored, group, self._lane(stored.id, None))
+                        continue
+                group.held.append(None)
+        for key, number in last.items():
+            if number and (lane := self.lanes.get(key)) is not None:
+                lane.precede(HeldBatch(row) for row in self.spool.rows(*key, 0, number))
+        for skip in table.skipped:
+            lane = self.lanes.get(skip.id[:2])
+            if lane is not None and skip.id.number <= lane.highest:
+                lane.skip = self._skips[skip.id[:2]] = Skip(skip.follows, skip.id.number, skip.batches, skip.events)
+        self._settling = dict.fromkeys(settled)  # of the spool
+        for id in settled:
+            self.history.note(id, 0)
+        self._flush_history()
+        self._discard_settled()
+        for lane in list(self.lanes.values()):
+            self.queue(lane, now)
         self._activate(now)
+
+    def _last_table(self) -> Table:
+        kept = self.spool.journal(self.outbox.id)
+        if kept is not None:
+            try:
+                table = decode_table(kept)
+            except ValueError as error:
+                self.spool_problem = f"the table in the spool: {error}"
+            else:
+                if table.sequence > self.outbox.table.sequence:
+                    return table
+        return self.outbox.table
+
+    def _hold(self, stored: StoredBatch, group: Group, lane: Lane) -> None:
+        batch = HeldBatch(stored, group)
+        if not lane.add(batch):
+            group.held.append(None)
+            return
+        group.held.append(batch)
+        group.unacknowledged += 1
+        group.unforgotten += 1
+        self._pending_bytes += batch.length
 
     def begin_stream(self, unix_now: float) -> None:
         """From now on fresh batches belong to a new stream, numbered from 1 in each bucket."""
@@ -102,16 +168,33 @@ class Keeper:
 
     # --- in ---
 
-    def make_room(self, needed: int, now: float, unix_now: float) -> bool:
-        """Make room for a group of so many bytes; False when there is none to be had: the events are the caller's to drop."""
-        if needed > self.outbox.capacity:
-            return False
+    @property
+    def batch_bytes(self) -> int:
+        """How large a batch may be, as full as the memory is now."""
+        return max(MIN_BATCH_BYTES, min(MAX_BATCH_BYTES, self.outbox.limit // BATCH_SHARE))
+
+    @property
+    def group_bytes(self) -> int:
+        """How large a group should be at the most, as full as the memory is now."""
+        half = self.outbox.limit // 2
+        return half if half >= 2 * MIN_BATCH_BYTES else MOVE_BYTES  # for the spool
+
+    def make_room(self, batches: Sequence[EncodedBatch], now: float, unix_now: float) -> bool:
+        """Make room for these batches; False when there is none to be had: the events are the caller's to drop.
+
+        Where the stream is another one afterwards, they are to be encoded anew.
+        """
+        needed = group_bytes(batches)
+        if needed > self.outbox.free:
+            self._release(needed)
+        while needed > self.outbox.free:
+            if not self._move_some(now, unix_now):
+                break
         if needed <= self.outbox.free:
+            if self._spooled_stream == self.stream:
+                self.begin_stream(unix_now)  # of each lane the spool has the first batches, not the last
             return True
-        self._release(needed)
-        if needed <= self.outbox.free:
-            return True
-        return self._move_to_spool(now, unix_now)
+        return not self._groups and sum(len(batch.content) + ROW_BYTES for batch in batches) <= self.spool.free
 
     def publish(
         self,
@@ -121,20 +204,35 @@ class Keeper:
         recorded: int = 0,
         dropped: Mapping[str, int] | None = None,
     ) -> None:
-        """Publish batches and totals as one step. Raises OutboxFull, having changed nothing, when there is no room.
+        """Publish batches and totals as one step, in the outbox or, where that has no room, in the spool.
 
-        `covered` are all ranges that no tail has passed when this returns; None leaves them. Batches of this keeper's own
-        stream count its numbers.
+        Raises TableFull or SpoolFull, having changed nothing, when there is no room. `covered` are all ranges that no tail has
+        passed when this returns; None leaves them. Batches of this keeper's own stream count its numbers.
         """
         totals = self.dropped.copy()
         totals.update(dropped or {})
         ranges = self.covered if covered is None else tuple(covered)
-        found = self.outbox.append(self._table(ranges, self.recorded + recorded, totals), batches)
+        table = self._table(ranges, self.recorded + recorded, totals)
+        if batches and group_bytes(batches) > self.outbox.free:
+            self._publish_in_spool(table, batches, now)
+        else:
+            try:
+                self._publish_in_outbox(table, batches, now)
+            except TableFull:
+                raise
+            except OutboxFull as error:
+                if batches:
+                    raise SpoolFull(f"{error}") from None
+                self.spool.add((), (self.outbox.id, encode_table(table)))
         self.recorded += recorded
-        self.dropped, self.covered, self._is_dirty = totals, ranges, False
+        self.dropped, self.covered = totals, ranges
+        self._published(table)
+
+    def _publish_in_outbox(self, table: Table, batches: Sequence[EncodedBatch], now: float) -> None:
+        found = self.outbox.append(table, batches)
         if not batches:
             return
-        group = Group(found.end, found.end - found.start, len(found.batches))
+        group = Group(found.start, found.end)
         self._groups.append(group)
         for stored in found.batches:
             stream, bucket, number = stored.id
@@ -142,10 +240,43 @@ class Keeper:
             if own:
                 self.numbers[bucket] = number
             lane = self._lane(stored.id, 0 if own and number == 1 else None)
-            if not lane.add(HeldBatch(stored, group)):
-                group.unacknowledged -= 1
-                group.unforgotten -= 1
+            self._hold(stored, group, lane)
             self.queue(lane, now)
+
+    def _publish_in_spool(self, table: Table, batches: Sequence[EncodedBatch], now: float) -> None:
+        if self._groups:
+            raise SpoolFull("nothing fresh goes into the spool before what is in the outbox")
+        self.spool.add(batches, (self.outbox.id, encode_table(table)))
+        self._spooled_stream = self.stream
+        for stream, bucket, number in (batch.id for batch in batches):
+            if stream == self.stream:
+                self.numbers[bucket] = number
+            lane = self.lanes.get((stream, bucket))
+            if lane is not None:  # others are taken up in their turn
+                lane.more = True
+                self.queue(lane, now)
+
+    def _published(self, table: Table) -> None:
+        """A table is where a kill does not reach it."""
+        self._sequence, self._is_dirty = table.sequence, False
+        for id in table.settled:
+            batch = self._settling[id]
+            if batch is not None and batch.group is not None:
+                if not batch.is_gone:
+                    self.outbox.settle(batch.flag)
+                del self._settling[id]
+        self._discard_settled()
+
+    def _discard_settled(self) -> None:
+        """Remove from the spool what the last table says was dropped."""
+        if self._settling:
+            self._flush_history()
+            try:
+                self.spool.discard(self._settling)
+            except sqlite3.Error as error:  # named by the next tables, too, until it is done
+                self.spool_problem = f"{error}"
+            else:
+                self._settling.clear()
 
     def is_spooled(self, stream: bytes) -> bool:
         """Whether batches of this stream are in the spool: none may be added behind them."""
@@ -187,27 +318,33 @@ class Keeper:
         self._bound_retained()
         self._release(0)
         self._forget_spooled()
+        if self._moving > self.outbox.released or self._pending_bytes > self.outbox.limit // 2:
+            self._move_some(now, unix_now)
         if now - self._activated >= 1.0:
             self._activate(now)
         if unix_now - self._stream_began > STREAM_DAYS * DAY:
             self.begin_stream(unix_now)
+        self.settle_totals()
 
     def settle_totals(self) -> None:
-        """Publish totals that changed since the last publish."""
-        if self._is_dirty:
-            self.outbox.append(self._table(self.covered, self.recorded, self.dropped), ())
-            self._is_dirty = False
+        """Publish totals that changed since the last publish: before anything else is sent. Raises SpoolFull where that cannot be."""
+        if not self._is_dirty:
+            return
+        table = self._table(self.covered, self.recorded, self.dropped)
+        try:
+            self.outbox.append(table, ())
+        except OutboxFull:
+            self.spool.add((), (self.outbox.id, encode_table(table)))
+        self._published(table)
 
     def totals(self) -> Counter[str]:
         """Events dropped, by reason: by this Agent, and by the clients of retired rings."""
-        totals = self.dropped.copy()
-        totals.update(self.spool.dropped())
-        return totals
+        return self.dropped.copy()
 
     @property
     def is_busy(self) -> bool:
         """Whether Servers have applied less than half of what was published last."""
-        return bool(self._groups) and 2 * self._groups[-1].unacknowledged > self._groups[-1].batches
+        return bool(self._groups) and 2 * self._groups[-1].unacknowledged > len(self._groups[-1].held)
 
     @property
     def unacknowledged(self) -> int:
@@ -224,17 +361,20 @@ class Keeper:
         else:
             batch.group.unacknowledged -= 1
             batch.group.retained += batch.length
+            self._pending_bytes -= batch.length
         self.retained_bytes += batch.length
 
     def brought_back(self, lane: Lane, batch: HeldBatch) -> None:
         if batch.group is not None:
             batch.group.unacknowledged += 1
             batch.group.retained -= batch.length
+            self._pending_bytes += batch.length
         self.retained_bytes -= batch.length
 
     def forgotten(self, lane: Lane, batch: HeldBatch) -> None:
         self.retained_bytes -= batch.length
         if batch.group is None:
+            self.history.note(_id(lane, batch), batch.events)
             self._to_forget[lane.stream, lane.bucket] = batch.number
         else:
             batch.group.unforgotten -= 1
@@ -242,41 +382,65 @@ class Keeper:
 
     def gave_up(self, lane: Lane, batch: HeldBatch, reason: str, detail: str, now: float) -> None:
         self.refusals.append(Refusal(lane.bucket, batch.events, reason, detail[:200], now))
-        content = self.read(lane, batch)
+        if reason == "refused":
+            self._keep_aside(lane, batch, detail)
         if batch.group is not None:
             batch.group.unacknowledged -= 1
             batch.group.unforgotten -= 1
-            self.dropped[reason] += batch.events
-            self._settled[_id(lane, batch)] = batch.group
-            self._is_dirty = True
-        try:
-            if content is not None and reason == "refused":
-                self.spool.keep_aside(_id(lane, batch), detail[:200], content)
-            if batch.group is None:
-                self.spool.drop(_id(lane, batch), batch.events, reason)
-            elif self.spool.batches:  # a kill within a move left it in both places
-                self.spool.discard(_id(lane, batch))
-        except sqlite3.Error as error:  # the row stays: it is dropped, and counted, after the next start
-            self.spool_problem = f"{error}"
+            self._pending_bytes -= batch.length
+        else:
+            self.history.note(_id(lane, batch), 0)
+        self.dropped[reason] += batch.events
+        self._settling[_id(lane, batch)] = batch
+        self._is_dirty = True
+        if len(self._settling) >= MAX_SETTLING:
+            with contextlib.suppress(OutboxFull, SpoolFull):  # nothing is sent before it is done: that raises again
+                self.settle_totals()
 
-    def lost(self, lane: Lane, batches: int, events: int, now: float) -> None:
-        detail = f"{batches} batches that the store lost and that were not kept"
-        self.refusals.append(Refusal(lane.bucket, events, "gap", detail, now))
-        self.dropped["gap"] += events
+    def _keep_aside(self, lane: Lane, batch: HeldBatch, detail: str) -> None:
+        content = self.read(lane, batch)
+        if content is not None:
+            try:
+                self.spool.keep_aside(_id(lane, batch), detail[:200], content)
+            except sqlite3.Error as error:  # its bytes are lost to those who would look at them; it is counted all the same
+                self.spool_problem = f"{error}"
+
+    def recall(self, lane: Lane, numbers: Sequence[int]) -> Mapping[int, int]:
+        try:
+            return self.history.find(lane.stream, lane.bucket, numbers)
+        except OSError as error:  # the batches are counted as lost; how many events they held nobody knows
+            self.spool_problem = f"{error}"
+            return {}
+
+    def skipping(self, lane: Lane, skip: Skip | None) -> None:
+        if skip is not None:
+            self._skips[lane.stream, lane.bucket] = skip
+        else:
+            del self._skips[lane.stream, lane.bucket]
+        self._is_dirty = True
+
+    def lost(self, lane: Lane, skip: Skip, now: float) -> None:
+        detail = f"{skip.batches} batches that the store lost and that were not kept"
+        self.refusals.append(Refusal(lane.bucket, skip.events, "gap", detail, now))
+        self.lost_batches += skip.batches
+        if skip.events:
+            self.dropped["gap"] += skip.events
+        self._skips.pop((lane.stream, lane.bucket), None)
         self._is_dirty = True
 
     # --- room ---
 
     def _table(self, covered: tuple[Covered, ...], recorded: int, dropped: Counter[str]) -> Table:
-        settled = tuple(self._settled)[-MAX_SETTLED:]
-        return Table(covered, tuple(sorted(self.retired)), settled, recorded, tuple(sorted((+dropped).items())))
+        skipped = tuple(Skipped(BatchId(*key, skip.number), skip.follows, skip.batches, skip.events) for key, skip in self._skips.items())
+        retired, totals = tuple(sorted(self.retired)), tuple(sorted((+dropped).items()))
+        return Table(covered, retired, tuple(self._settling), recorded, totals, skipped, self._sequence + 1)
 
     def _release(self, needed: int) -> None:
         """Release groups from the tail on: those that are forgotten, and for `needed` bytes those that are acknowledged too."""
         end = self.outbox.released
         while self._groups:
             group = self._groups[0]
-            if group.unforgotten and (group.unacknowledged or self.outbox.capacity - (self.outbox.head - end) >= needed):
+            if group.unforgotten and (group.unacknowledged or self.outbox.free + end - self.outbox.released >= needed):
                 break
             self._groups.popleft()
             self._give_up(group)
@@ -285,11 +449,21 @@ class Keeper:
 
     def _release_to(self, end: int) -> None:
         if end > self.outbox.released:
-            self.settle_totals()  # while the table still names what was dropped from these groups
+            self.settle_totals()
+            self._flush_history()
             self.outbox.release(end)
-            self._settled = {id: group for id, group in self._settled.items() if not group.released}
+
+    def _flush_history(self) -> None:
+        try:
+            self.history.flush()
+        except OSError as error:  # should just these batches be lost by the store, nobody knows how many events that are
+            self.spool_problem = f"{error}"
 
     def _give_up(self, group: Group) -> None:
+        for stored, batch in zip(self.outbox.group(group.start).batches, group.held, strict=True):
+            if batch is None or batch.group is group:  # else it is in the spool
+                is_counted = stored.is_settled or (batch is not None and batch.is_dropped)
+                self.history.note(stored.id, 0 if is_counted else stored.events)
         group.released = True
         self.given_up += group.unforgotten
         self.retained_bytes -= group.retained
@@ -321,44 +495,74 @@ class Keeper:
                 lane.give_up_retained()
                 self._retire_lane(lane)
 
-    def _move_to_spool(self, now: float, unix_now: float) -> bool:
-        moving = [lane for lane in self.lanes.values() if lane.pending and lane.pending[0].group is not None]
-        needed = sum(batch.length + ROW_BYTES for lane in moving for batch in lane.pending)
+    def _move_some(self, now: float, unix_now: float) -> bool:
+        """Move a little from the outbox to the spool; False when nothing can be moved. Begins a move where none is under way."""
+        if self._moving <= self.outbox.released:
+            if not self._groups:
+                return False
+            self._moving = self.outbox.head
+            self.moves += 1
+            self.begin_stream(unix_now)
+        moving, before = self._next_to_move(), self.outbox.released
+        needed = sum(stored.length + ROW_BYTES for stored, _, _ in moving)
         if needed > self.spool.free:
             self._give_up_spooled()
             if needed > self.spool.free:
                 return False  # before anything is read: it may be so at every drain
         batches = [
-            EncodedBatch(_id(lane, batch), batch.created, batch.events, self.outbox.read(batch.position, batch.length))
-            for lane in moving
-            for batch in lane.pending
+            EncodedBatch(stored.id, stored.created, stored.events, self.outbox.read(stored.position, stored.length))
+            for stored, _, _ in moving
         ]
-        try:
-            self.spool.add(batches)
-        except SpoolFull:
-            return False
-        # a kill from here on finds them in both places: sent twice under one identity, folded once
-        self.moves += 1
-        given_up = self.given_up + sum(
-            batch.group is not None and not batch.is_gone for lane in self.lanes.values() for batch in lane.retained
-        )
-        for lane in moving:
-            lane.moved_to_spool(SPOOL_ROWS)
-            if not lane.sent:
-                del self.lanes[lane.stream, lane.bucket]  # the spool brings it back in its turn
-        for lane in self.lanes.values():
-            if any(batch.group is not None for batch in lane.retained):
-                lane.give_up_retained()
-        for group in self._groups:
+        if batches:
+            try:
+                self.spool.add(batches)
+            except SpoolFull as error:
+                self.spool_problem = f"{error}"
+                return False
+        # a kill from here on finds them in both places: the spool's count
+        for _, batch, group in moving:
+            group.unacknowledged -= 1
+            group.unforgotten -= 1
+            self._pending_bytes -= batch.length
+            batch.group, batch.position, batch.flag = None, -1, -1
+        end = self.outbox.released
+        while self._groups and self._groups[0].start < self._moving and not self._groups[0].unacknowledged:
+            group = self._groups.popleft()
             self._give_up(group)
-        self._groups.clear()
-        self.given_up = given_up  # what is in the spool now is not
-        self._release_to(self.outbox.head)
+            end = group.end
+        self._release_to(end)
+        if self._moving <= self.outbox.released:
+            self._moved(now)
+        return bool(moving) or end > before
+
+    def _next_to_move(self) -> list[tuple[StoredBatch, HeldBatch, Group]]:
+        """The first batches that wait in the groups that move: MOVE_BYTES of them, or one."""
+        moving: list[tuple[StoredBatch, HeldBatch, Group]] = []
+        room = MOVE_BYTES
+        for group in self._groups:
+            if group.start >= self._moving or room <= 0:
+                break
+            if not group.unacknowledged:
+                continue
+            for stored, batch in zip(self.outbox.group(group.start).batches, group.held, strict=True):
+                if batch is None or not batch.is_pending or batch.group is None:
+                    continue
+                room -= stored.length
+                if moving and room < 0:
+                    return moving
+                moving.append((stored, batch, group))
+        return moving
+
+    def _moved(self, now: float) -> None:
+        """All of a move is in the spool: its lanes are the spool's now, and know of it no more than others do."""
+        for key, lane in list(self.lanes.items()):
+            if lane.pending and lane.pending[-1].group is None:
+                lane.moved_to_spool(SPOOL_ROWS)
+                if not (lane.sent or lane.retained or lane.skip):
+                    del self.lanes[key]  # the spool brings it back in its turn
         for lane in self.schedule.empty():
             if self.lanes.get((lane.stream, lane.bucket)) is lane:
                 self.queue(lane, now)
-        self.begin_stream(unix_now)
-        return True
 
     def _give_up_spooled(self) -> None:
         """Forget the spool's batches that are acknowledged: what is not goes before them."""
@@ -372,13 +576,15 @@ class Keeper:
     # --- the spool's lanes ---
 
     def _load(self, lane: Lane) -> None:
-        try:
-            rows = self.spool.rows(lane.stream, lane.bucket, lane.loaded, SPOOL_ROWS)
-        except sqlite3.Error as error:  # nothing of this lane can be had before the next start
-            self.spool_problem = f"{error}"
-            lane.more = False
-            return
-        lane.load([HeldBatch(row) for row in rows], len(rows) == SPOOL_ROWS)
+        while lane.more and not lane.pending:
+            try:
+                rows = self.spool.rows(lane.stream, lane.bucket, lane.loaded, SPOOL_ROWS)
+            except sqlite3.Error as error:  # nothing of this lane can be had before the next start
+                self.spool_problem = f"{error}"
+                lane.more = False
+                return
+            batches = [HeldBatch(row) for row in rows if row.id not in self._settling]  # dropped, but not yet removed
+            lane.load(batches, rows[-1].id.number if rows else 0, len(rows) == SPOOL_ROWS)
 
     def _activate(self, now: float) -> None:
         """Take up lanes of the spool until enough are worked on. Walks the spool once a second at the most."""
@@ -401,6 +607,7 @@ class Keeper:
     def _forget_spooled(self) -> None:
         if not self._to_forget:
             return
+        self._flush_history()
         try:
             self.spool.forget([BatchId(stream, bucket, number) for (stream, bucket), number in self._to_forget.items()])
         except sqlite3.Error as error:  # tried again

@@ -13,7 +13,7 @@ except `created`, which is Unix time.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from random import Random
 from typing import NamedTuple, Protocol
 
@@ -28,28 +28,32 @@ FIRST_BACKOFF_SECONDS = 0.25
 MAX_BACKOFF_SECONDS = 15.0
 MAX_RUN_BATCHES = 16  # of one lane in one envelope; as many as it knows of the spool
 MAX_RUN_BYTES = 1 * MiB  # together; one is always sent
-MAX_HISTORY = 256  # forgotten batches of a lane whose events are known, should a gap lose them
+MAX_HISTORY = 256  # forgotten batches of a lane whose events it knows, should a gap lose them
+MAX_MISSING = 65_536  # batches that a gap looks for; of those before, it counts that they are lost
 
 
 class Group:
-    """A published group of the outbox, while it is not released. `end` is its end there."""
+    """A published group of the outbox, while it is not released, from `start` to `end` there.
 
-    __slots__ = ("batches", "end", "length", "released", "retained", "unacknowledged", "unforgotten")
+    `held` are its batches in their order; None for one that is done with since before this Agent's start.
+    """
 
-    def __init__(self, end: int, length: int, batches: int):
+    __slots__ = ("end", "held", "released", "retained", "start", "unacknowledged", "unforgotten")
+
+    def __init__(self, start: int, end: int):
+        self.start = start
         self.end = end
-        self.length = length
-        self.batches = batches
-        self.unacknowledged = batches
-        self.unforgotten = batches
+        self.held: list[HeldBatch | None] = []
+        self.unacknowledged = 0
+        self.unforgotten = 0
         self.retained = 0  # bytes of its batches that are acknowledged and not forgotten
         self.released = False
 
 
 class HeldBatch:
-    """A batch as its lane knows it. `group` is None for one in the spool; `position` is its place in the outbox."""
+    """A batch as its lane knows it. `group` is None for one in the spool; `position` and `flag` are its places in the outbox."""
 
-    __slots__ = ("acknowledged", "created", "events", "group", "length", "number", "position")
+    __slots__ = ("acknowledged", "created", "events", "flag", "group", "is_dropped", "is_pending", "length", "number", "position")
 
     def __init__(self, stored: StoredBatch, group: Group | None = None):
         self.number = stored.id.number
@@ -57,7 +61,10 @@ class HeldBatch:
         self.events = stored.events
         self.created = stored.created
         self.position = stored.position
+        self.flag = stored.flag
         self.group = group
+        self.is_pending = True  # neither acknowledged nor dropped
+        self.is_dropped = False  # and counted
         self.acknowledged = 0.0
 
     @property
@@ -66,15 +73,29 @@ class HeldBatch:
         return self.group is not None and self.group.released
 
 
+class Skip(NamedTuple):
+    """What is lost once the batch `number` is applied: after the mark `follows` the store lost batches that are here no more."""
+
+    follows: int
+    number: int
+    batches: int
+    events: int
+
+
 class Ledger(Protocol):
-    """Who keeps the bytes and the counts. Every batch of a lane ends in exactly one of `forgotten` and `gave_up`, or is gone."""
+    """Who keeps the bytes and the counts. Every batch of a lane ends in exactly one of `forgotten` and `gave_up`, or is gone.
+
+    What it is told it keeps, before anything else is sent, where a kill does not reach it.
+    """
 
     def read(self, lane: Lane, batch: HeldBatch) -> bytes | None: ...
     def acknowledged(self, lane: Lane, batch: HeldBatch, now: float) -> None: ...
     def brought_back(self, lane: Lane, batch: HeldBatch) -> None: ...
     def forgotten(self, lane: Lane, batch: HeldBatch) -> None: ...
     def gave_up(self, lane: Lane, batch: HeldBatch, reason: str, detail: str, now: float) -> None: ...
-    def lost(self, lane: Lane, batches: int, events: int, now: float) -> None: ...
+    def recall(self, lane: Lane, numbers: Sequence[int]) -> Mapping[int, int]: ...
+    def skipping(self, lane: Lane, skip: Skip | None) -> None: ...
+    def lost(self, lane: Lane, skip: Skip, now: float) -> None: ...
 
 
 class Send(NamedTuple):
@@ -116,6 +137,7 @@ class Lane:
         "queued",
         "retained",
         "sent",
+        "skip",
         "stream",
     )
 
@@ -130,6 +152,7 @@ class Lane:
         self.highest = 0  # the highest number that ever came in
         self.more = more  # the spool has, or may have, batches beyond `loaded`
         self.loaded = 0
+        self.skip: Skip | None = None  # what the run under way leaves out
         self.probing = False
         self.queued = False  # the Schedule's: whether it stands in a queue
         self._history: dict[int, int] | None = None  # events of the last batches that are known no more; 0 where they were counted
@@ -184,8 +207,8 @@ class Lane:
         if sent.batch is not None:
             if not self.pending or self.pending[0] is not sent.batch:
                 return  # an earlier one of the run told of a mark beyond it
-            if sent.follows < sent.number - 1:
-                self._count_lost(sent.follows, sent.number, now)
+            if self.skip is not None and self.skip.number <= mark:
+                self._lose(self.skip, now)
         self._cover(mark, now)
 
     def gap(self, mark: int, now: float, backoff: Backoff) -> None:
@@ -224,8 +247,7 @@ class Lane:
 
     def probe_due(self, now: float) -> float | None:
         """When a probe must read the mark, unless a later verdict did; None while nothing is retained. Asks for it when that is now."""
-        while self.retained and self.retained[0].is_gone:
-            self._remember(self.retained.popleft())
+        self._let_go()
         if not self.retained:
             return None
         due = self.retained[0].acknowledged + RETAIN_SECONDS + PROBE_SLACK_SECONDS
@@ -250,23 +272,25 @@ class Lane:
                 self.ledger.forgotten(self, batch)
 
     def moved_to_spool(self, keep: int) -> None:
-        """The bytes of all pending batches are in the spool now. Knows only the first `keep` of them further on."""
-        self.give_up_retained()
+        """All pending batches are in the spool now. Knows only the first `keep` of them further on."""
+        self._let_go()
         while len(self.pending) > keep:
             self.pending.pop()
             self.more = True
-        for batch in self.pending:
-            batch.group, batch.position = None, -1
         if self.pending:
             self.loaded = self.pending[-1].number
 
-    def load(self, batches: Iterable[HeldBatch], more: bool) -> None:
-        """Take the next batches of this lane from the spool."""
+    def precede(self, batches: Iterable[HeldBatch]) -> None:
+        """Take batches that come before all that are pending: a move to the spool was cut off behind them."""
+        self.pending.extendleft(reversed(list(batches)))
+
+    def load(self, batches: Iterable[HeldBatch], last: int, more: bool) -> None:
+        """Take the next batches of this lane from the spool, which was looked through up to the number `last`."""
         for batch in batches:
             if batch.number > self.loaded:
-                self.loaded = batch.number
                 self.highest = max(self.highest, batch.number)
                 self.pending.append(batch)
+        self.loaded = max(self.loaded, last)
         self.more = more
 
     def _answered(self) -> Send:
@@ -282,18 +306,23 @@ class Lane:
             if batch.is_gone:
                 self._remember(batch)
             else:
+                batch.is_pending = True
                 self.ledger.brought_back(self, batch)
                 back.append(batch)
         self.pending.extendleft(back)  # from the highest number to the lowest: they end in order
         self._cover(mark, now)
         self.probing = False
+        if not self.pending and not self.more and sent.number > mark:  # a probe of what is here no more
+            missing = self._missing(mark, sent.number + 1)
+            if missing.batches:
+                self._lose(missing, now)
 
     def _cover(self, mark: int, now: float) -> None:
         """The store has all up to `mark`, as of now."""
         self.last = mark
         while self.pending and self.pending[0].number <= mark:
             batch = self.pending.popleft()
-            batch.acknowledged = now
+            batch.acknowledged, batch.is_pending = now, False
             self.ledger.acknowledged(self, batch, now)
             self.retained.append(batch)
         while self.retained and (self.retained[0].is_gone or self.retained[0].acknowledged <= now - RETAIN_SECONDS):
@@ -309,6 +338,8 @@ class Lane:
         """Begin a run with the first of what is pending; nothing where that cannot be read."""
         number = self.pending[0].number
         follows = number - 1 if self.last is None else min(self.last, number - 1)
+        if self.last is not None:  # else what an earlier Agent left out, if anything, stands
+            self._leave_out(follows, number)
         room = MAX_RUN_BYTES
         for batch in self.pending:
             room -= batch.length
@@ -320,20 +351,49 @@ class Lane:
             self.sent.append(Send(self, batch, batch.number, follows, content))
             follows = batch.number
 
+    def _leave_out(self, follows: int, number: int) -> None:
+        """The run begins with `number`, and the mark is `follows`: what lies between is lost when that is applied."""
+        before = self.skip if self.skip is not None and self.skip.follows == follows and self.skip.number <= number else None
+        missing = self._missing(follows if before is None else before.number - 1, number)
+        if before is not None:  # it knows what may be forgotten since
+            missing = Skip(follows, number, before.batches + missing.batches, before.events + missing.events)
+        skip = missing if missing.batches else None
+        if skip != self.skip:
+            self.skip = skip
+            self.ledger.skipping(self, skip)
+
+    def _let_go(self) -> None:
+        """Know no more of retained batches whose bytes were given up."""
+        while self.retained and self.retained[0].is_gone:
+            self._remember(self.retained.popleft())
+
     def _settle(self, batch: HeldBatch, reason: str, detail: str, now: float) -> None:
         self._remember(batch, counted=True)
+        batch.is_pending, batch.is_dropped = False, True
         self.ledger.gave_up(self, batch, reason, detail, now)
 
     def _remember(self, batch: HeldBatch, counted: bool = False) -> None:
+        self._know(batch.number, 0 if counted else batch.events)
+
+    def _know(self, number: int, events: int) -> None:
         history = self._history = {} if self._history is None else self._history
-        history[batch.number] = 0 if counted else batch.events
+        history[number] = events
         if len(history) > MAX_HISTORY:
             del history[next(iter(history))]
 
-    def _count_lost(self, follows: int, number: int, now: float) -> None:
-        """What lay between is in no store: neither applied nor here. Batches of before this Agent's start count 0 events each."""
+    def _missing(self, follows: int, number: int) -> Skip:
+        """What lies between is in no store: neither applied nor here. Batches that nobody recalls count 0 events each."""
+        numbers = range(max(follows + 1, number - MAX_MISSING), number)
         history = self._history or {}
-        missing = [lost for lost in range(max(follows + 1, number - MAX_HISTORY), number) if history.get(lost) != 0]
-        batches = len(missing) + max(0, number - MAX_HISTORY - follows - 1)
-        if batches:
-            self.ledger.lost(self, batches, sum(history.get(lost, 0) for lost in missing), now)
+        unknown = [lost for lost in numbers if lost not in history]
+        if unknown:
+            history = {**self.ledger.recall(self, unknown), **history}
+        missing = [lost for lost in numbers if history.get(lost) != 0]
+        batches = len(missing) + max(0, number - MAX_MISSING - follows - 1)
+        return Skip(follows, number, batches, sum(history.get(lost, 0) for lost in missing))
+
+    def _lose(self, skip: Skip, now: float) -> None:
+        self.skip = None
+        for number in range(max(skip.follows + 1, skip.number - MAX_HISTORY), skip.number):
+            self._know(number, 0)  # counted: once
+        self.ledger.lost(self, skip, now)

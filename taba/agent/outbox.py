@@ -4,6 +4,8 @@
    both count, or neither.
 2. A table is complete: covered ranges that no ring's tail has passed, rings that were counted as retired, totals.
 3. Positions of group bytes only grow (modulo the area's size when they are read or written); `released` follows `published`.
+4. The memory is sparse: a group's pages are had before anything is written, and given back when it is released. There is never a
+   page with bytes of both ends, so that giving back cannot hurt.
 
 This is the format, over anything that reads, writes and stores words (`Memory`); the real memory is `taba.agent.segment`.
 """
@@ -13,25 +15,27 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import msgpack
 
 from taba.batch import BatchId
-from taba.bounds import MAX_BATCH_BYTES, MiB
+from taba.bounds import MAX_BATCH_BYTES, KiB, MiB
 from taba.errors import TabaError
 
 MAGIC = b"TabaOutb"
-VERSION = 1
+VERSION = 2
 PAGE = 4096
-DEFAULT_OUTBOX_BYTES = 64 * MiB  # a second of the fastest drain, or a minute of a busy host's batches
+DEFAULT_OUTBOX_BYTES = 64 * MiB  # at the most: a second of the fastest drain, or a minute of a busy host's batches
 MIN_OUTBOX_BYTES = 4 * MiB  # the largest batch, and a table of a thousand rings, several times over
 MAX_OUTBOX_BYTES = 4096 * MiB  # lengths and offsets are checked against it
-TABLE_SHARE = 16  # a table slot takes this part of the segment
+TABLE_SHARE = 16  # a table slot takes this part of the segment, at the most
+TABLE_BYTES = 32 * KiB  # had from the beginning: the covered ranges of hundreds of rings, however full the memory is by then
+SETTLED_BYTES = 8 * KiB  # of a slot, kept for what must be said of batches: 256 of them
 
 PUBLISHED = 128  # offsets in the header; each word on cache lines of its own
 RELEASED = 256
-_HEAD = struct.Struct("<8sIIQQ")  # magic, version, pid of the holder, size, table slot bytes
+_HEAD = struct.Struct("<8sIIQQ16s")  # magic, version, pid of the holder, size, table slot bytes, id
 _TABLE = struct.Struct("<II")  # length, crc32
 _GROUP = struct.Struct("<4sIQII")  # magic, batches, length of the whole, crc32 of the index, 0
 _INDEX = struct.Struct("<16sIIQdII")  # stream, bucket, length, number, created, events, crc32
@@ -42,8 +46,16 @@ class OutboxCorrupt(TabaError):
     """The segment holds no outbox that this version reads."""
 
 
+class OtherVersion(TabaError):
+    """What is here was written by another version of Taba: it is not misread, and not thrown away."""
+
+
 class OutboxFull(TabaError):
     """The group or its table does not fit now."""
+
+
+class TableFull(OutboxFull):
+    """The table is larger than its place, and always will be: the caller must know less."""
 
 
 class Memory(Protocol):
@@ -56,6 +68,15 @@ class Memory(Protocol):
     def load(self, offset: int) -> int: ...
     def store(self, offset: int, word: int) -> None: ...
 
+    def room(self) -> int:
+        """How many bytes more may be reserved now."""
+
+    def reserve(self, offset: int, length: int) -> None:
+        """Have the pages of this range, so that writing there cannot fail. Raises OutboxFull where there are none to be had."""
+
+    def punch(self, offset: int, length: int) -> None:
+        """Give the pages of this range back; it reads as zeros."""
+
 
 class Covered(NamedTuple):
     """Records `start` … `end` of a ring that a published group holds; `byte_end` is where their bytes end in the byte ring."""
@@ -66,11 +87,20 @@ class Covered(NamedTuple):
     byte_end: int
 
 
+class Skipped(NamedTuple):
+    """A loss that counts once the batch `id` is applied: after the mark `follows`, `batches` batches with `events` events."""
+
+    id: BatchId
+    follows: int
+    batches: int
+    events: int
+
+
 class Table(NamedTuple):
     """What an Agent must know after a restart, as of one publish.
 
-    `retired`: rings whose drop counts are in the totals, but that may still exist. `settled`: batches in unreleased
-    groups that were dropped and counted, so that they are not sent, or counted, again.
+    `retired`: rings whose drop counts are in the totals, but that may still exist. `settled`: batches that were dropped and counted
+    since the publish before, so that they are not sent, or counted, again; `Outbox.settle` then says so beside the batch.
     """
 
     covered: tuple[Covered, ...] = ()
@@ -78,6 +108,29 @@ class Table(NamedTuple):
     settled: tuple[BatchId, ...] = ()
     recorded: int = 0
     dropped: tuple[tuple[str, int], ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    sequence: int = 0  # one more at each publish: of two tables the later counts
+
+
+def encode_table(table: Table) -> bytes:
+    return cast(bytes, msgpack.packb(table))
+
+
+def decode_table(content: bytes) -> Table:
+    """The table in `content`. Raises ValueError for what is none."""
+    try:
+        covered, retired, settled, recorded, dropped, skipped, sequence = msgpack.unpackb(content)
+        return Table(
+            tuple(Covered(*fields) for fields in covered),
+            tuple(retired),
+            tuple(BatchId(*fields) for fields in settled),
+            recorded,
+            tuple(tuple(fields) for fields in dropped),
+            tuple(Skipped(BatchId(*id), *fields) for id, *fields in skipped),
+            sequence,
+        )
+    except (TypeError, msgpack.UnpackException) as error:
+        raise ValueError(f"{error}") from None
 
 
 class EncodedBatch(NamedTuple):
@@ -90,7 +143,10 @@ class EncodedBatch(NamedTuple):
 
 
 class StoredBatch(NamedTuple):
-    """A batch in outbox or spool, without its bytes. `position` is where these are in the outbox; of the spool, its row."""
+    """A batch in outbox or spool, without its bytes. `position` is where these are in the outbox; of the spool, its row.
+
+    `flag` is where the outbox keeps that it was dropped and counted (`is_settled`).
+    """
 
     id: BatchId
     created: float
@@ -98,6 +154,8 @@ class StoredBatch(NamedTuple):
     length: int
     crc: int
     position: int
+    flag: int = -1
+    is_settled: bool = False
 
 
 class StoredGroup(NamedTuple):
@@ -112,7 +170,7 @@ def group_bytes(batches: Sequence[EncodedBatch]) -> int:
     """What `append` needs for these batches."""
     if not batches:
         return 0
-    return _align(_GROUP.size + _INDEX.size * len(batches) + sum(len(batch.content) for batch in batches))
+    return _align(_GROUP.size + (_INDEX.size + 1) * len(batches) + sum(len(batch.content) for batch in batches))
 
 
 class Outbox:
@@ -120,31 +178,61 @@ class Outbox:
 
     def __init__(self, memory: Memory):
         self._memory = memory
-        magic, version, _, size, slot = _HEAD.unpack(memory.read(0, _HEAD.size))
-        if magic != MAGIC or version != VERSION:
-            raise OutboxCorrupt("no outbox of a known version")
-        if size != memory.size or not MIN_OUTBOX_BYTES // 16 <= size <= MAX_OUTBOX_BYTES or slot != size // TABLE_SHARE:
+        if memory.size < PAGE:
+            raise OutboxCorrupt(f"{memory.size} bytes")
+        magic, version, _, size, slot, self.id = _HEAD.unpack(memory.read(0, _HEAD.size))
+        if magic != MAGIC:
+            raise OutboxCorrupt("no outbox")
+        if version != VERSION:
+            raise OtherVersion(f"is of format {version}; this version reads {VERSION}")
+        if size != memory.size or size % PAGE or not MIN_OUTBOX_BYTES // 16 <= size <= MAX_OUTBOX_BYTES or slot != _slot_bytes(size):
             raise OutboxCorrupt(f"its sizes ({size}, {slot}) do not fit a segment of {memory.size} bytes")
         self._slot_bytes = slot
         self._area = PAGE + 2 * slot
-        self.capacity: int = (memory.size - self._area) // 8 * 8
+        self._area_bytes: int = memory.size - self._area
+        self.capacity = self._area_bytes - PAGE
         published = memory.load(PUBLISHED)
         self.head, self._slot = published >> 1, published & 1
-        self.released = memory.load(RELEASED)
+        self.released: int = memory.load(RELEASED)
         if not 0 <= self.head - self.released <= self.capacity or self.head % 8 or self.released % 8:
             raise OutboxCorrupt(f"its positions ({self.released}, {self.head}) are impossible")
         self.table = self._read_table()
+        self._reserved = self.head  # up to here its pages are had
+        self._had = [min(TABLE_BYTES, slot)] * 2  # of each slot
+        # a kill may have come between a reservation or a release and what belongs to it
+        self._punch(_page_up(self.head), self.released // PAGE * PAGE + self._area_bytes)
 
     @staticmethod
-    def format(memory: Memory, pid: int = 0) -> None:
-        """Make an empty outbox of zeroed memory. The magic comes last: a kill before it leaves memory to be formatted again."""
-        slot = memory.size // TABLE_SHARE
-        content = msgpack.packb(Table())
+    def format(memory: Memory, id: bytes, pid: int = 0) -> None:
+        """Make an empty outbox of zeroed memory. The magic comes last: a kill before it leaves memory to be formatted again.
+
+        Raises OutboxFull where there is no room even for an empty one.
+        """
+        slot = _slot_bytes(memory.size)
+        memory.reserve(0, PAGE + min(TABLE_BYTES, slot))
+        memory.reserve(PAGE + slot, min(TABLE_BYTES, slot))
+        content = encode_table(Table())
         memory.write(PAGE, _TABLE.pack(len(content), zlib.crc32(content)) + content)
         memory.store(PUBLISHED, 0)
         memory.store(RELEASED, 0)
-        memory.write(8, _HEAD.pack(MAGIC, VERSION, pid, memory.size, slot)[8:])
+        memory.write(8, _HEAD.pack(MAGIC, VERSION, pid, memory.size, slot, id)[8:])
         memory.write(0, MAGIC)
+
+    def copy_to(self, memory: Memory) -> None:
+        """Go on in zeroed `memory` of the same size. Raises OutboxFull, having changed nothing here, where that has no room."""
+        self.format(memory, self.id, int.from_bytes(memory.read(12, 4), "little"))
+        copy = Outbox(memory)
+        first = self.released // PAGE * PAGE
+        for position in range(first, _page_up(self.head), PAGE):
+            offset = self._area + position % self._area_bytes
+            memory.reserve(offset, PAGE)
+            memory.write(offset, self._memory.read(offset, PAGE))
+        memory.store(RELEASED, self.released)
+        memory.store(PUBLISHED, self.head << 1)
+        copy.head = copy._reserved = self.head
+        copy.released = self.released
+        copy.append(self.table, ())
+        self._memory, self._reserved, self._had, self._slot = copy._memory, copy._reserved, copy._had, copy._slot
 
     @property
     def used(self) -> int:
@@ -152,34 +240,50 @@ class Outbox:
 
     @property
     def free(self) -> int:
-        return self.capacity - self.used
+        """The bytes that a group may take now."""
+        return int(max(0, min(self.capacity - self.used, self._reserved - self.head + self._memory.room())))
+
+    @property
+    def limit(self) -> int:
+        """The bytes that all groups together may take, as full as the memory is now."""
+        return self.used + self.free
 
     def append(self, table: Table, batches: Sequence[EncodedBatch]) -> StoredGroup:
         """Publish `batches` as one group, with `table`: after this returns both count; a kill before leaves neither.
 
-        Without batches only the table changes. Raises OutboxFull, having changed nothing, when either does not fit.
+        Without batches only the table changes. Raises OutboxFull, having changed nothing, when either does not fit; a table that
+        settles nothing leaves room for what does.
         """
-        content = msgpack.packb(table)
-        if _TABLE.size + len(content) > self._slot_bytes:
-            raise OutboxFull(f"a table of {len(content)} bytes")
+        content = encode_table(table)
+        slot = 1 - self._slot
+        table_bytes = _TABLE.size + len(content)
+        if table_bytes > self._slot_bytes - (0 if table.settled else min(SETTLED_BYTES, self._slot_bytes // 4)):
+            raise TableFull(f"a table of {len(content)} bytes")
         total = group_bytes(batches)
-        if total > self.free:
+        if total and total > self.free:
             raise OutboxFull(f"a group of {total} bytes; {self.free} are free")
+        if table_bytes > self._had[slot]:
+            self._memory.reserve(PAGE + slot * self._slot_bytes, table_bytes)
+            self._had[slot] = table_bytes
         start = self.head
+        if start + total > self._reserved:
+            for offset, length in self._ranges(self._reserved, start + total):
+                self._memory.reserve(self._area + offset, length)
+            self._reserved = start + total
         stored = []
         if batches:
-            position = start + _GROUP.size + _INDEX.size * len(batches)
+            flag = start + _GROUP.size + _INDEX.size * len(batches)
+            position = flag + len(batches)
             index = []
-            for batch in batches:
+            for place, batch in enumerate(batches):
                 crc, length = zlib.crc32(batch.content), len(batch.content)
                 stream, bucket, number = batch.id
                 index.append(_INDEX.pack(stream, bucket, length, number, batch.created, batch.events, crc))
-                stored.append(StoredBatch(batch.id, batch.created, batch.events, length, crc, position))
+                stored.append(StoredBatch(batch.id, batch.created, batch.events, length, crc, position, flag + place))
                 position += length
             joined = b"".join(index)
             header = _GROUP.pack(_GROUP_MAGIC, len(batches), total, zlib.crc32(joined), 0)
-            self._write(start, b"".join((header, joined, *(batch.content for batch in batches))))
-        slot = 1 - self._slot
+            self._write(start, b"".join((header, joined, bytes(len(batches)), *(batch.content for batch in batches))))
         self._memory.write(PAGE + slot * self._slot_bytes, _TABLE.pack(len(content), zlib.crc32(content)) + content)
         self._memory.store(PUBLISHED, (start + total) << 1 | slot)  # from here on it counts
         self.head, self._slot, self.table = start + total, slot, table
@@ -187,44 +291,71 @@ class Outbox:
 
     def read(self, position: int, length: int) -> bytes:
         """`length` bytes from `position`. The caller took both from a StoredBatch that is not yet released."""
-        offset = position % self.capacity
-        first = min(length, self.capacity - offset)
+        offset = position % self._area_bytes
+        first = min(length, self._area_bytes - offset)
         content = self._memory.read(self._area + offset, first)
         return content if first == length else content + self._memory.read(self._area, length - first)
+
+    def settle(self, flag: int) -> None:
+        """Say beside a batch that it was dropped and counted. Call it once a published table says so, and before the next publish."""
+        self._write(flag, b"\1")
 
     def release(self, position: int) -> None:
         """Give up all groups that end at or before `position`. Never goes back."""
         if self.released < position <= self.head:
+            before, self.released = self.released, position
             self._memory.store(RELEASED, position)
-            self.released = position
+            self._punch(before // PAGE * PAGE, position // PAGE * PAGE)
 
     def groups(self) -> Iterator[StoredGroup]:
         """The groups that are published and not released, in order. Raises OutboxCorrupt at one that does not hold together."""
         position = self.released
         while position < self.head:
-            magic, batches, total, crc, _ = _GROUP.unpack(self.read(position, _GROUP.size))
-            index_bytes = batches * _INDEX.size
-            if magic != _GROUP_MAGIC or total % 8 or not _GROUP.size + index_bytes <= total <= self.head - position:
-                raise OutboxCorrupt(f"the group at {position} of {self.head}")
-            index = self.read(position + _GROUP.size, index_bytes)
-            if zlib.crc32(index) != crc:
-                raise OutboxCorrupt(f"the index of the group at {position} of {self.head}")
-            at = position + _GROUP.size + index_bytes
-            stored = []
-            for stream, bucket, length, number, created, events, content_crc in _INDEX.iter_unpack(index):
-                if length > MAX_BATCH_BYTES or at + length > position + total:
-                    raise OutboxCorrupt(f"a batch of {length} bytes in the group at {position}")
-                stored.append(StoredBatch(BatchId(stream, bucket, number), created, events, length, content_crc, at))
-                at += length
-            yield StoredGroup(position, position + total, tuple(stored))
-            position += total
+            group = self.group(position)
+            yield group
+            position = group.end
+
+    def group(self, position: int) -> StoredGroup:
+        """The group that begins at `position`. Raises OutboxCorrupt where that does not hold together."""
+        magic, batches, total, crc, _ = _GROUP.unpack(self.read(position, _GROUP.size))
+        index_bytes = batches * _INDEX.size
+        if not 0 < batches <= total:
+            raise OutboxCorrupt(f"the group at {position} of {self.head}")
+        if magic != _GROUP_MAGIC or total % 8 or not _GROUP.size + index_bytes + batches <= total <= self.head - position:
+            raise OutboxCorrupt(f"the group at {position} of {self.head}")
+        index = self.read(position + _GROUP.size, index_bytes)
+        if zlib.crc32(index) != crc:
+            raise OutboxCorrupt(f"the index of the group at {position} of {self.head}")
+        flag = position + _GROUP.size + index_bytes
+        at = flag + batches
+        flags = self.read(flag, batches)
+        stored = []
+        for place, fields in enumerate(_INDEX.iter_unpack(index)):
+            stream, bucket, length, number, created, events, content_crc = fields
+            if length > MAX_BATCH_BYTES or at + length > position + total:
+                raise OutboxCorrupt(f"a batch of {length} bytes in the group at {position}")
+            id = BatchId(stream, bucket, number)
+            stored.append(StoredBatch(id, created, events, length, content_crc, at, flag + place, flags[place] != 0))
+            at += length
+        return StoredGroup(position, position + total, tuple(stored))
+
+    def _ranges(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """(offset in the area, length) of what lies from `start` to `end`: two where it wraps."""
+        while start < end:
+            offset = start % self._area_bytes
+            length = min(end - start, self._area_bytes - offset)
+            yield offset, length
+            start += length
+
+    def _punch(self, start: int, end: int) -> None:
+        for offset, length in self._ranges(start, end):
+            self._memory.punch(self._area + offset, length)
 
     def _write(self, position: int, content: bytes) -> None:
-        offset = position % self.capacity
-        first = min(len(content), self.capacity - offset)
-        self._memory.write(self._area + offset, content[:first] if first < len(content) else content)
-        if first < len(content):
-            self._memory.write(self._area, content[first:])
+        taken = 0
+        for offset, length in self._ranges(position, position + len(content)):
+            self._memory.write(self._area + offset, content[taken : taken + length] if length < len(content) else content)
+            taken += length
 
     def _read_table(self) -> Table:
         offset = PAGE + self._slot * self._slot_bytes
@@ -235,17 +366,18 @@ class Outbox:
         if zlib.crc32(content) != crc:
             raise OutboxCorrupt("the table's checksum")
         try:
-            covered, retired, settled, recorded, dropped = msgpack.unpackb(content)
-            return Table(
-                tuple(Covered(*fields) for fields in covered),
-                tuple(retired),
-                tuple(BatchId(*fields) for fields in settled),
-                recorded,
-                tuple(tuple(fields) for fields in dropped),
-            )
-        except (ValueError, TypeError, msgpack.UnpackException) as error:
+            return decode_table(content)
+        except ValueError as error:
             raise OutboxCorrupt(f"the table: {error}") from None
 
 
 def _align(length: int) -> int:
     return (length + 7) // 8 * 8
+
+
+def _page_up(position: int) -> int:
+    return (position + PAGE - 1) // PAGE * PAGE
+
+
+def _slot_bytes(size: int) -> int:
+    return size // TABLE_SHARE // PAGE * PAGE

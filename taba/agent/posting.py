@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 from taba.agent.drain import encode_lots
 from taba.agent.keeper import Keeper
-from taba.agent.outbox import group_bytes
 from taba.batch import Column
 
 
@@ -24,9 +23,9 @@ def post(
     for _ in range(2):
         batches = encode_lots(lots, stream or keeper.stream, {} if stream else keeper.numbers, unix_now)
         before = keeper.stream
-        if not keeper.make_room(group_bytes(batches), now, unix_now):
+        if not keeper.make_room(batches, now, unix_now):
             return False
         if stream is not None or keeper.stream == before:
-            break  # else all before moved to the spool, and fresh batches are of a new stream
+            break
     keeper.publish(batches, now, recorded=events)
     return True

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from taba.agent.discover import Rings, is_abandoned
 from taba.agent.drain import MAX_DRAIN_EVENTS, Drain, Drained, encode
 from taba.agent.keeper import Keeper
-from taba.agent.outbox import Covered, OutboxFull, group_bytes
+from taba.agent.outbox import Covered, TableFull, group_bytes
 from taba.agent.reader import Fill, Reading, Ring, Scratch
+from taba.agent.spool import SpoolFull
 from taba.ring import MalformedRing
 
 SCAN_SECONDS = 1.0  # a dead client's ring is gone within three
@@ -19,7 +20,7 @@ TICK_SECONDS = 0.05  # a look at each ring's fill; one that is a quarter full, o
 FULL_TICK_SECONDS = 0.01  # while rings fill
 HOLDS = 0.75  # of its room a ring may fill before the next look; one value may need a quarter of the byte ring
 MAX_AHEAD_SECONDS = 1.0  # that the pace looks ahead, however late the loop is
-FEWEST_EVENTS = 64  # one drain's, when an outbox is so small; their values fit the smallest
+FEWEST_EVENTS = 2  # one drain's, when an outbox is so small: two of the longest values fit the smallest group
 
 
 class RingPump:
@@ -82,21 +83,26 @@ class RingPump:
             pairs = [(ring, dead) for ring, dead in pairs if ring.name in self.rings.open]
             if not drained.readings:
                 break
-            batches = encode(drained.packed, keeper.stream, keeper.numbers, unix_now)
-            needed = group_bytes(batches)
-            if needed > keeper.outbox.capacity // 2 and self._events > FEWEST_EVENTS:
+            most = keeper.batch_bytes
+            batches = encode(drained.packed, keeper.stream, keeper.numbers, unix_now, most)
+            if group_bytes(batches) > keeper.group_bytes and self._events > FEWEST_EVENTS:
                 self._events = max(FEWEST_EVENTS, self._events // 4)  # nothing was settled: read less, and again
                 continue
             dropped = {"malformed": drained.malformed} if drained.malformed else {}
             stream = keeper.stream
-            if not keeper.make_room(needed, now, unix_now):
+            if not keeper.make_room(batches, now, unix_now):
                 dropped["spool_full"] = sum(batch.events for batch in batches)
                 batches = []
-            elif keeper.stream != stream:  # all before moved to the spool
-                batches = encode(drained.packed, keeper.stream, keeper.numbers, unix_now)
+            elif keeper.stream != stream:  # all before moves to the spool
+                batches = encode(drained.packed, keeper.stream, keeper.numbers, unix_now, most)
+            covered = tuple(self._covered(drained.readings))
             try:
-                keeper.publish(batches, now, self._covered(drained.readings), drained.found, dropped)
-            except OutboxFull:
+                try:
+                    keeper.publish(batches, now, covered, drained.found, dropped)
+                except SpoolFull:  # the disk is full before the spool's bound is reached
+                    dropped["spool_full"] = sum(batch.events for batch in batches)
+                    keeper.publish((), now, covered, drained.found, dropped)
+            except TableFull:
                 worst = max(self.rings.open.values(), key=lambda ring: len(ring.covered))
                 self._isolate(worst, f"{len(worst.covered)} holes: the outbox's table cannot name them all")
                 return True
@@ -185,7 +191,7 @@ class RingPump:
             covered = [*self._orphans, *(found for other in self.rings.open.values() if other is not ring for found in other.covered)]
             try:
                 self.keeper.publish((), now, covered, sum(drops.values()), drops)
-            except OutboxFull:
+            except (TableFull, SpoolFull):
                 self.keeper.retired.discard(ring.key)
                 continue
             self._remove(ring)

@@ -1,21 +1,25 @@
 """The memory of an outbox: the file `taba-agent.<name>` of POSIX shared memory, locked for life.
 
-Group bytes go through `pread` and `pwrite`: what is mapped counts as the Agent's memory, and of a mapping only the words in the
-header need to be one store.
+Its size is fixed and most of it is holes. Group bytes go through `pread` and `pwrite`: what is mapped and touched counts as the
+Agent's memory, and of a mapping only the words in the header need to be one store.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import mmap
 import os
 import struct
+from collections.abc import Callable
 
-from taba.agent.outbox import DEFAULT_OUTBOX_BYTES, MIN_OUTBOX_BYTES, PAGE, Outbox, OutboxCorrupt
+from taba.agent.outbox import DEFAULT_OUTBOX_BYTES, MIN_OUTBOX_BYTES, PAGE, OtherVersion, Outbox, OutboxCorrupt, OutboxFull
 from taba.errors import TabaError
 
 SHM = "/dev/shm"
+FREE_SHARE = 4  # of what would be free without it, an outbox takes this part at the most: rings need the rest
+MAX_ASIDE = 100  # unreadable outboxes that are kept under a name each; the last name is used again
 
 
 class AgentRunning(TabaError):
@@ -23,24 +27,36 @@ class AgentRunning(TabaError):
 
 
 class Segment:
-    """The real memory of an outbox: `taba-agent.<name>` in POSIX shared memory, held by a lock for as long as it is open.
+    """The memory in the file `path`, which is locked for as long as this is open.
 
-    Raises AgentRunning when another process holds it. Made with `outbox_bytes`, halved down to 4 MiB while there is not
-    so much room; an existing one keeps its size. `problem` says what was found wrong and set aside.
+    Raises AgentRunning when another process holds it. An existing one keeps its size. `is_fresh` says that nothing was ever kept
+    here: it needs `Outbox.format`.
     """
 
     def __init__(self, name: str, outbox_bytes: int = DEFAULT_OUTBOX_BYTES, directory: str = SHM):
+        self.name = name
         self.path = os.path.join(directory, f"taba-agent.{name}")
-        self.problem: str | None = None
-        self._fd = self._lock(name)
+        self._fd = self._lock()
         try:
-            self.size = self._prepare(outbox_bytes)
-            self._map = mmap.mmap(self._fd, PAGE)
+            self._open(outbox_bytes)
         except BaseException:
             os.close(self._fd)
             raise
-        self._words = memoryview(self._map).cast("Q")
-        os.pwrite(self._fd, struct.pack("<I", os.getpid()), 12)
+
+    def _open(self, outbox_bytes: int) -> None:
+        self.size = os.fstat(self._fd).st_size
+        self.is_fresh = os.pread(self._fd, 8, 0) in (b"", bytes(8))  # a kill while it was made leaves no magic
+        if self.is_fresh:
+            os.ftruncate(self._fd, 0)
+            self.size = max(MIN_OUTBOX_BYTES, outbox_bytes // PAGE * PAGE)
+            os.ftruncate(self._fd, self.size)
+        elif self.size < PAGE:
+            os.ftruncate(self._fd, PAGE)  # the mapping must have a first page; it is corrupt anyway
+            self.size = PAGE
+        self._map = mmap.mmap(self._fd, self.size)
+        self._words = memoryview(self._map)[:PAGE].cast("Q")
+        if not self.is_fresh:
+            os.pwrite(self._fd, struct.pack("<I", os.getpid()), 12)
 
     @property
     def is_there(self) -> bool:
@@ -50,7 +66,7 @@ class Segment:
         except FileNotFoundError:
             return False
 
-    def _lock(self, name: str) -> int:
+    def _lock(self) -> int:
         while True:
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
@@ -61,38 +77,25 @@ class Segment:
                 pid = os.pread(fd, 16, 0)[12:]
                 os.close(fd)
                 if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                    holder = f"process {int.from_bytes(pid, 'little')}" if len(pid) == 4 and any(pid) else "another process"
-                    raise AgentRunning(f"an Agent named {name!r} runs already: {holder} holds {self.path}") from None
+                    raise running(self.name, int.from_bytes(pid, "little"), self.path) from None
                 if error.errno != errno.ENOENT:
                     raise
                 continue
             os.close(fd)  # somebody removed the name between open and lock: take the new file
 
-    def _prepare(self, outbox_bytes: int) -> int:
-        size = os.fstat(self._fd).st_size
-        if size and os.pread(self._fd, 8, 0) != bytes(8):  # a kill during `format` leaves no magic
-            return size
-        os.ftruncate(self._fd, 0)
-        size = max(MIN_OUTBOX_BYTES, outbox_bytes // PAGE * PAGE)
-        while True:
-            try:
-                os.posix_fallocate(self._fd, 0, size)  # a full tmpfs must fail here, not at a later write
-                return size
-            except OSError as error:
-                if error.errno != errno.ENOSPC or size <= MIN_OUTBOX_BYTES:
-                    raise
-                os.ftruncate(self._fd, 0)
-                size = max(MIN_OUTBOX_BYTES, size // 2 // PAGE * PAGE)
-
-    def is_fresh(self) -> bool:
-        """Whether nothing was ever kept here: it needs `Outbox.format`."""
-        return os.pread(self._fd, 8, 0) == bytes(8)
-
     def set_aside(self) -> str:
         """Rename what is here out of the way, its bytes kept, so that a new outbox can be made; returns the new path."""
-        aside = f"{self.path}.corrupt"
+        aside = next((path for number in range(1, MAX_ASIDE) if not os.path.lexists(path := f"{self.path}.corrupt-{number}")), None)
+        aside = aside or f"{self.path}.corrupt-{MAX_ASIDE}"
         os.rename(self.path, aside)
         return aside
+
+    def remove(self) -> None:
+        """Leave nothing behind: nothing was kept here."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+
+    # --- Memory ---
 
     def read(self, offset: int, length: int) -> bytes:
         content = os.pread(self._fd, length, offset)
@@ -112,6 +115,24 @@ class Segment:
     def store(self, offset: int, word: int) -> None:
         self._words[offset // 8] = word  # one aligned 8-byte store
 
+    def room(self) -> int:
+        """As much as leaves free three quarters of what would be free without this outbox."""
+        memory, held = os.fstatvfs(self._fd), os.fstat(self._fd).st_blocks * 512
+        if not memory.f_blocks:
+            return self.size  # a tmpfs without a bound
+        return max(0, (memory.f_bavail * memory.f_frsize + held) // FREE_SHARE - held)
+
+    def reserve(self, offset: int, length: int) -> None:
+        try:
+            os.posix_fallocate(self._fd, offset, length)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise OutboxFull(f"no room for {length} bytes in {os.path.dirname(self.path)}") from None
+
+    def punch(self, offset: int, length: int) -> None:
+        self._map.madvise(mmap.MADV_REMOVE, offset, length)
+
     def close(self) -> None:
         """Let go of memory and lock. What is published stays for the next Agent."""
         self._words.release()
@@ -119,23 +140,42 @@ class Segment:
         os.close(self._fd)
 
 
-def open_outbox(name: str, outbox_bytes: int = DEFAULT_OUTBOX_BYTES, directory: str = SHM) -> tuple[Outbox, Segment, str | None]:
+def running(name: str, pid: int, path: str) -> AgentRunning:
+    """What to say of an Agent of this name that holds `path`; its pid is 0 where it is not known."""
+    holder = f"process {pid}" if pid else "another process"
+    return AgentRunning(f"an Agent named {name!r} runs already: {holder} holds {path}; give this one another name (--agent)")
+
+
+def open_outbox(
+    name: str, new_id: Callable[[], bytes], outbox_bytes: int = DEFAULT_OUTBOX_BYTES, directory: str = SHM
+) -> tuple[Outbox, Segment, str | None]:
     """The outbox of the Agent `name`, its segment, and what was found wrong there (then set aside, and a new one made).
 
-    Raises AgentRunning, and OSError when there is no shared memory to be had.
+    `new_id` gives the id of an outbox that is made. Raises AgentRunning, OtherVersion, and OSError or OutboxFull when there is no
+    shared memory to be had; nothing is left behind then.
     """
     problem = None
     segment = Segment(name, outbox_bytes, directory)
-    if not segment.is_fresh():
+    try:
+        if not segment.is_fresh:
+            try:
+                outbox = Outbox(segment)
+                for _ in outbox.groups():
+                    pass
+                return outbox, segment, None
+            except OutboxCorrupt as error:
+                problem = f"the outbox was unreadable ({error}); it is kept as {segment.set_aside()}, and what it held is not sent"
+                segment.close()
+                segment = Segment(name, outbox_bytes, directory)
         try:
-            outbox = Outbox(segment)
-            for _ in outbox.groups():
-                pass
-            return outbox, segment, None
-        except OutboxCorrupt as error:
-            aside = segment.set_aside()
-            problem = f"the outbox was unreadable ({error}); it is kept as {aside}"
-            segment.close()
-            segment = Segment(name, outbox_bytes, directory)
-    Outbox.format(segment, os.getpid())
-    return Outbox(segment), segment, problem
+            Outbox.format(segment, new_id(), os.getpid())
+            return Outbox(segment), segment, problem
+        except BaseException:
+            segment.remove()
+            raise
+    except OtherVersion as error:
+        segment.close()
+        raise OtherVersion(f"{segment.path} {error}: let that version's Agent send what it holds, or remove it") from None
+    except BaseException:
+        segment.close()
+        raise

@@ -21,10 +21,11 @@ from twisted.python.failure import Failure
 from taba.agent.discover import Rings, sweep_slots
 from taba.agent.dispatch import Dispatch
 from taba.agent.forward import Forwarder, client_over, connection_pool
+from taba.agent.history import History
 from taba.agent.http import Routes
 from taba.agent.keeper import Keeper
 from taba.agent.options import Options
-from taba.agent.outbox import OutboxCorrupt
+from taba.agent.outbox import OtherVersion, OutboxCorrupt, OutboxFull
 from taba.agent.pump import TICK_SECONDS, RingPump
 from taba.agent.segment import SHM, AgentRunning, open_outbox
 from taba.agent.spool import Spool
@@ -80,23 +81,26 @@ class AgentService(service.Service):
     def startService(self) -> None:
         super().startService()
         try:
-            outbox, self._segment, problem = open_outbox(self.agent, self._outbox_bytes, self._shm)
-        except AgentRunning as error:
+            outbox, self._segment, problem = open_outbox(self.agent, lambda: os.urandom(16), self._outbox_bytes, self._shm)
+        except (AgentRunning, OtherVersion) as error:
             raise self._exit(f"{error}") from None
-        except OSError as error:
-            raise self._exit(f"no shared memory for the outbox: {error}") from None
+        except (OSError, OutboxFull) as error:
+            raise self._exit(f"no shared memory for the outbox: {error}; make room there") from None
         if problem:
             self._problems.append(problem)
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             spool = Spool(str(self._directory / f"{self.agent}.spool"), self._spool_bytes)
+            history = History(str(self._directory / f"{self.agent}.history"))
         except (OSError, sqlite3.Error) as error:
             raise self._exit(f"--spool: {str(self._directory)!r}: takes a directory to write in: {error}") from None
+        except OtherVersion as error:
+            raise self._exit(f"{error}") from None
         if spool.problem:
             self._problems.append(spool.problem)
         _raise_descriptor_limit()
         self._began, self._began_unix = self._reactor.seconds(), self.unix_now()
-        self.keeper = Keeper(outbox, spool, lambda: os.urandom(16), self._began, self._began_unix)
+        self.keeper = Keeper(outbox, spool, history, lambda: os.urandom(16), self._began, self._began_unix)
         self.keeper.recover(self._began)
         self.rings = Rings(self.agent, self._shm)
         self.pump = RingPump(self.keeper, self.rings)
@@ -134,6 +138,7 @@ class AgentService(service.Service):
         except (OSError, sqlite3.Error, OutboxCorrupt):
             log.failure("the last drain failed")
         self.keeper.spool.close()
+        self.keeper.history.close()
         self._segment.close()
 
     def stopService(self) -> defer.Deferred[None]:

@@ -12,7 +12,7 @@ import sqlite3
 import zlib
 from collections.abc import Iterable, Sequence
 
-from taba.agent.outbox import EncodedBatch, StoredBatch
+from taba.agent.outbox import EncodedBatch, OtherVersion, StoredBatch
 from taba.batch import BatchId
 from taba.bounds import MiB
 from taba.errors import TabaError
@@ -23,6 +23,8 @@ ROW_BYTES = 128  # what a row costs beside its content, with its entry in the in
 MAX_ASIDE_ROWS = 100  # refused and corrupt batches that are kept to be looked at
 MAX_ASIDE_BYTES = 16 * MiB
 
+VERSION = 2  # of the file
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS batches (
   id INTEGER PRIMARY KEY, stream BLOB NOT NULL, bucket INTEGER NOT NULL, number INTEGER NOT NULL, length INTEGER NOT NULL,
@@ -30,7 +32,7 @@ CREATE TABLE IF NOT EXISTS batches (
 CREATE UNIQUE INDEX IF NOT EXISTS identity ON batches (stream, bucket, number, length, events, created);
 CREATE TABLE IF NOT EXISTS aside (
   id INTEGER PRIMARY KEY, stream BLOB, bucket INTEGER, number INTEGER, reason TEXT, content BLOB);
-CREATE TABLE IF NOT EXISTS dropped (reason TEXT PRIMARY KEY, events INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS journal (place INTEGER PRIMARY KEY, outbox BLOB NOT NULL, content BLOB NOT NULL);
 """
 
 
@@ -41,8 +43,8 @@ class SpoolFull(TabaError):
 class Spool:
     """The spool in the file `path`, of at most `spool_bytes`.
 
-    A file that is no database is renamed to `<path>.corrupt` and `problem` says so. Raises OSError or sqlite3.Error when
-    the directory takes no file at all.
+    A file that is no database is renamed to `<path>.corrupt` and `problem` says so. Raises OtherVersion for one of another format,
+    OSError or sqlite3.Error when the directory takes no file at all.
     """
 
     def __init__(self, path: str, spool_bytes: int = DEFAULT_SPOOL_BYTES):
@@ -70,6 +72,15 @@ class Spool:
         run("PRAGMA synchronous=FULL")
         run(f"PRAGMA journal_size_limit={8 * MiB}")
         run("PRAGMA cache_size=-2000")
+        version = run("PRAGMA user_version").fetchone()[0]
+        if version != VERSION:
+            if run("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                self._database.close()
+                raise OtherVersion(
+                    f"{self.path} is of format {version}; this version reads {VERSION}: let that version's Agent send what it holds,"
+                    " or remove it"
+                )
+            run(f"PRAGMA user_version={VERSION}")
         self._database.executescript(_SCHEMA)
         self.batches, self.bytes = run("SELECT count(*), coalesce(sum(length), 0) FROM batches").fetchone()
 
@@ -81,8 +92,11 @@ class Spool:
     def free(self) -> int:
         return self.bound - self.used
 
-    def add(self, batches: Sequence[EncodedBatch]) -> None:
-        """Keep all of `batches`, or, raising SpoolFull, none. One that is here already is left as it is."""
+    def add(self, batches: Sequence[EncodedBatch], journal: tuple[bytes, bytes] | None = None) -> None:
+        """Keep all of `batches`, or, raising SpoolFull, none. One that is here already is left as it is.
+
+        `journal`, when given, is kept in the same step: the id of the outbox, and the table that it had no room for.
+        """
         needed = sum(len(batch.content) + ROW_BYTES for batch in batches)
         if needed > self.free:
             raise SpoolFull(f"{needed} bytes; {max(self.free, 0)} of {self.bound} are free")
@@ -92,6 +106,8 @@ class Spool:
                 before = self._database.total_changes
                 self._database.executemany("INSERT OR IGNORE INTO batches VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
                 added = self._database.total_changes - before
+                if journal is not None:
+                    self._database.execute("INSERT OR REPLACE INTO journal VALUES (0, ?, ?)", journal)
         except sqlite3.Error as error:
             raise SpoolFull(f"the disk: {error}") from None
         if added == len(batches):
@@ -99,6 +115,16 @@ class Spool:
             self.bytes += needed - added * ROW_BYTES
         else:
             self._count()  # some were here already: a kill between this transaction and the outbox's release
+
+    def journal(self, outbox: bytes) -> bytes | None:
+        """The table that was kept last for the outbox of this id."""
+        row = self._database.execute("SELECT content FROM journal WHERE outbox = ?", (outbox,)).fetchone()
+        return row[0] if row is not None and isinstance(row[0], bytes) else None
+
+    def last(self, stream: bytes, bucket: int) -> int:
+        """The highest number of this lane that is here; 0 where there is none."""
+        found = self._database.execute("SELECT max(number) FROM batches WHERE stream = ? AND bucket = ?", (stream, bucket)).fetchone()
+        return found[0] or 0
 
     def next_lane(self, after: tuple[bytes, int] | None) -> tuple[bytes, int] | None:
         """The (stream, bucket) that comes after `after` in the spool, by stream and bucket; None behind the last."""
@@ -133,22 +159,11 @@ class Spool:
             for id in last:
                 self._delete("stream = ? AND bucket = ? AND number <= ?", id)
 
-    def drop(self, id: BatchId, events: int, reason: str) -> None:
-        """Remove one batch and count its `events` under `reason`, together."""
+    def discard(self, ids: Iterable[BatchId]) -> None:
+        """Remove these batches, as far as they are here, in one transaction: they were counted elsewhere."""
         with self._transaction():
-            self._delete("stream = ? AND bucket = ? AND number = ?", id)
-            self._database.execute(
-                "INSERT INTO dropped VALUES (?, ?) ON CONFLICT (reason) DO UPDATE SET events = events + excluded.events", (reason, events)
-            )
-
-    def discard(self, id: BatchId) -> None:
-        """Remove one batch, if it is here, and count nothing: it was counted elsewhere."""
-        with self._transaction():
-            self._delete("stream = ? AND bucket = ? AND number = ?", id)
-
-    def dropped(self) -> dict[str, int]:
-        """Events that `drop` counted, by reason, ever."""
-        return dict(self._database.execute("SELECT reason, events FROM dropped").fetchall())
+            for id in ids:
+                self._delete("stream = ? AND bucket = ? AND number = ?", id)
 
     def keep_aside(self, id: BatchId, reason: str, content: bytes) -> None:
         """Keep the bytes of a batch that will not be sent again, the latest 100 and 16 MiB of them."""

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.agent.drain import MAX_PIECE_EVENTS, encode, unpack
+from taba.agent.drain import LONGEST_NAMES, encode, unpack
 from taba.batch import Column, decode_batch, encode_batch
 from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS
 
@@ -20,6 +20,9 @@ from ..pieces import pack
 def column(tab: str, values: bytes | list[Any], client: str = "web/1") -> Column:
     events = len(values) // 8 if isinstance(values, bytes) else len(values)
     return Column(client, tab, "Buffer", struct.pack(f"<{events}d", *range(events)), values)
+
+
+PIECE_EVENTS = (MAX_BATCH_BYTES - LONGEST_NAMES) // 17
 
 
 class EncodeTests(SynchronousTestCase):
@@ -86,8 +89,8 @@ class EncodeTests(SynchronousTestCase):
         self.assertEqual(self.check({1: [*columns, column("more", bytes(8))]}), 2)
 
     def test_a_column_of_more_than_a_batch_is_cut(self) -> None:
-        self.assertEqual(self.check({1: [column("a", bytes(8 * MAX_PIECE_EVENTS))]}), 1)
-        self.assertEqual(self.check({1: [column("a", bytes(8 * 2 * MAX_PIECE_EVENTS))]}), 2)
+        self.assertEqual(self.check({1: [column("a", bytes(8 * PIECE_EVENTS))]}), 1)
+        self.assertEqual(self.check({1: [column("a", bytes(8 * 2 * PIECE_EVENTS))]}), 2)
 
     def test_long_values_in_a_list_are_cut_where_the_estimate_misses(self) -> None:
         self.assertGreater(self.check({1: [column("a", ["x" * 30_000] * 100)]}), 2)

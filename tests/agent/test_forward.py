@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from random import Random
 from typing import Any
@@ -14,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from taba import batch as codec
 from taba.agent.dispatch import Dispatch
 from taba.agent.forward import LEARN_SECONDS, Forwarder
+from taba.agent.history import History
 from taba.agent.keeper import Keeper
 from taba.agent.lanes import MAX_BACKOFF_SECONDS
 from taba.agent.outbox import EncodedBatch, Outbox
@@ -32,10 +34,13 @@ class ForwarderTests(SynchronousTestCase):
         self.http: Any = StubTreq(self.server)
         self.clock = Clock()
         memory = Memory()
-        Outbox.format(memory)
-        spool = Spool(os.path.join(tempfile.mkdtemp(), "spool"))
+        Outbox.format(memory, b"i" * 16)
+        directory = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, directory)
+        spool, history = Spool(os.path.join(directory, "spool")), History(os.path.join(directory, "history"))
         self.addCleanup(spool.close)
-        self.keeper = Keeper(Outbox(memory), spool, lambda: b"s" * 16, 0.0, 0.0)
+        self.addCleanup(history.close)
+        self.keeper = Keeper(Outbox(memory), spool, history, lambda: b"s" * 16, 0.0, 0.0)
         self.dispatch = Dispatch(self.keeper, [self.server.url], Random(1))
         self.buckets: list[int] = []
         self.forwarder = Forwarder(self.clock, self.http, self.dispatch, "a", "host", self.clock.seconds, self.buckets.append)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
@@ -14,12 +16,14 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba.agent import keeper as keeping
 from taba.agent.discover import Rings
+from taba.agent.dispatch import Dispatch
+from taba.agent.history import History
 from taba.agent.keeper import Keeper
-from taba.agent.lanes import MAX_RUN_BATCHES, RETAIN_SECONDS, Backoff
-from taba.agent.outbox import Outbox
+from taba.agent.lanes import RETAIN_SECONDS, Send
+from taba.agent.outbox import PAGE, Outbox
 from taba.agent.pump import RingPump
 from taba.agent.spool import Spool
-from taba.batch import APPLIED, GAP
+from taba.batch import APPLIED, GAP, REFUSED, BatchId, Verdict
 from tests.agent.producers import Producer
 from tests.agent.servers import Store
 from tests.agent.test_outbox import Killed, Memory
@@ -28,32 +32,65 @@ BUCKETS = 4
 AGENT = "keeping"
 
 
-# events, the write before which the Agent is killed, how much of that write is done (%), whether a client ends, whether batches go out
+# events; the write before which the Agent is killed; how much of that write is done (%); whether a client ends; whether batches go
+# out; which of them the Server refuses (one in so many); whether the memory is nearly full
 PHASES = st.lists(
-    st.tuples(st.integers(0, 60), st.none() | st.integers(0, 9), st.integers(0, 100), st.booleans(), st.booleans()), min_size=1, max_size=12
+    st.tuples(
+        st.integers(0, 60),
+        st.none() | st.integers(0, 14),
+        st.integers(0, 100),
+        st.booleans(),
+        st.booleans(),
+        st.sampled_from((0, 0, 2, 3)),
+        st.sampled_from((0, 0, 1, 2)),
+    ),
+    min_size=1,
+    max_size=12,
 )
+PLENTY = 2 << 20
+ROOMS = (PLENTY, 24 * PAGE, 18 * PAGE)  # 17 are had by an empty outbox
+
+
+class StepSpool(Spool):
+    """A spool whose transactions are steps, too: the Agent dies before one, or after it."""
+
+    memory: Memory
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Any:  # type: ignore[override]
+        if self.memory._step():
+            raise Killed
+        with super()._transaction():
+            yield
+        if self.memory._step():
+            raise Killed
 
 
 class World:
-    """A host with rings, a small outbox and a spool, and Agents that come and go."""
+    """A host with rings, a small outbox and a spool, and Agents that come and go; a Server that does what a test wants."""
 
     def __init__(self, directory: str, spool_bytes: int = 1 << 30, outbox_bytes: int = 512 * 1024):
         self.directory = directory
         self.spool_bytes = spool_bytes
         self.store = Store()
+        self.refuse: Callable[[BatchId], bool] = lambda id: False
         self.memory = Memory(outbox_bytes)
-        Outbox.format(self.memory)
+        Outbox.format(self.memory, b"i" * 16)
         self.now = 0.0
         self.producers = [Producer(AGENT, f"web/{number}", 65_536, directory) for number in range(2)]
         self.recorded = 0
         self.streams = 0
+        self.refused: dict[BatchId, int] = {}  # events of what the Server refused at last
         self.born()
 
     def born(self) -> None:
         """An Agent starts on what there is."""
-        self.spool = Spool(os.path.join(self.directory, "spool"), self.spool_bytes)
-        self.keeper = Keeper(Outbox(self.memory), self.spool, self._stream, self.now, self.now)
+        self.spool = StepSpool(os.path.join(self.directory, "spool"), self.spool_bytes)
+        self.spool.memory = self.memory
+        self.history = History(os.path.join(self.directory, "history"))
+        self.keeper = Keeper(Outbox(self.memory), self.spool, self.history, self._stream, self.now, self.now)
         self.keeper.recover(self.now)
+        self.dispatch = Dispatch(self.keeper, ["http://127.0.0.1:8280"], Random(1))
         self.rings = Rings(AGENT, self.directory)
         self.pump = RingPump(self.keeper, self.rings)
         self.pump.set_buckets(BUCKETS, self.now)
@@ -68,6 +105,7 @@ class World:
             ring.close()
         self.rings.open.clear()
         self.spool.close()
+        self.history.close()
 
     def record(self, events: int) -> None:
         for number in range(events):
@@ -80,27 +118,32 @@ class World:
         self.pump.tick(self.now, self.now)
         self.keeper.tick(self.now, self.now)
 
+    def move(self) -> None:
+        """All that is in the outbox goes to the spool."""
+        end = self.keeper.outbox.head
+        while self.keeper.outbox.released < end:
+            assert self.keeper._move_some(self.now, self.now)
+
     def send(self) -> int:
-        """Every lane that may sends its run, and obeys."""
-        backoff, sent = Backoff(Random(1)), 0
-        for queue in (self.keeper.schedule.fresh, self.keeper.schedule.backlog):
-            for _ in range(len(queue)):
-                lane = queue.popleft()
-                lane.queued = False
-                for send in lane.next(self.now, self.now, MAX_RUN_BATCHES):
-                    sent += 1
-                    if send.batch is None:
-                        mark = self.store.marks.get((lane.stream, lane.bucket), 0)
-                        word, detail = (APPLIED, mark) if send.number <= mark else (GAP, mark)
-                    else:
-                        word, detail = self.store.fold(send.follows, send.content)  # type: ignore[assignment]
-                    if lane.awaits(send):
-                        if word == APPLIED:
-                            lane.applied(int(detail), self.now)
-                        else:
-                            lane.gap(int(detail), self.now, backoff)
-                self.keeper.queue(lane, self.now)
-        return sent
+        """What may go now goes, and is answered. Returns how many batches and probes."""
+        parcels = self.dispatch.parcels(self.now, self.now)
+        for parcel in parcels:
+            self.dispatch.answered(parcel, [self._verdict(send) for send in parcel.sends], self.now)
+        return sum(len(parcel.sends) for parcel in parcels)
+
+    def _verdict(self, send: Send) -> Verdict:
+        id = BatchId(send.lane.stream, send.lane.bucket, send.number)
+        if send.batch is None:
+            mark = self.store.marks.get(id[:2], 0)
+            return Verdict(APPLIED if send.number <= mark else GAP, mark)
+        before = self.store.marks.get(id[:2], 0)
+        if send.number > before and self.refuse(id):
+            self.refused[id] = send.batch.events
+            return Verdict(REFUSED, "no")
+        verdict = self.store.fold(send.follows, send.content)
+        if verdict.word == APPLIED and send.number > before:
+            self.refused.pop(id, None)  # the Agent was killed before it counted, and this time it is taken
+        return verdict
 
 
 class KeeperTests(SynchronousTestCase):
@@ -121,18 +164,13 @@ class KeeperTests(SynchronousTestCase):
             raise Killed
 
         world.keeper._release_to = kill  # type: ignore[method-assign]
-        self.assertRaises(Killed, world.keeper._move_to_spool, world.now, world.now)
+        self.assertRaises(Killed, world.move)
         world.die()
         world.born()
-        self.assertEqual(world.spool.batches, world.keeper.unacknowledged)
+        self.assertEqual((world.spool.batches, world.keeper.unacknowledged), (3, 0))
+        world.refuse = lambda id: True
         for _ in range(4):
-            for queue in (world.keeper.schedule.fresh, world.keeper.schedule.backlog):
-                for _ in range(len(queue)):
-                    lane = queue.popleft()
-                    lane.queued = False
-                    for _ in lane.next(world.now, world.now, MAX_RUN_BATCHES):
-                        lane.refused("no", world.now)
-                    world.keeper.queue(lane, world.now)
+            world.send()
             world.tick()
         self.assertEqual((world.keeper.recorded, world.keeper.totals(), world.spool.batches), (40, {"refused": 40}, 0))
 
@@ -145,12 +183,91 @@ class KeeperTests(SynchronousTestCase):
         world.tick()
         moved = world.keeper.unacknowledged
         self.assertTrue(acknowledged and moved)
-        world.keeper._move_to_spool(world.now, world.now)
+        world.move()
         self.assertEqual((world.keeper.given_up, world.spool.batches, world.keeper.retained_bytes), (acknowledged, moved, 0))
 
+    def _account(self, world: World, kill: int, refused: set[int], is_spooled: bool) -> bool:
+        """Three batches, of which some are refused, and a kill before the write `kill` from their sending on. Whether it came to that."""
+        producer = world.producers[0]
+        for value in range(3):
+            producer.record(producer.tab("bids_won"), float(value))
+            world.tick()
+        if is_spooled:
+            world.move()
+        world.refuse = lambda id: id.number in refused
+        world.memory.steps, killed = kill, False
+        for _ in range(6):
+            try:
+                world.send()
+                world.tick()
+                world.now += 30.0
+            except Killed:
+                killed = True
+                world.die()
+                world.born()
+                world.refuse = lambda id: False  # what was counted stays counted
+        world.memory.steps = None
+        for _ in range(3):
+            world.send()
+            world.tick()
+        folded = len(world.store.events.get(("web/0", "bids_won"), []))
+        counted = dict(world.keeper.totals())
+        self.assertEqual((folded + counted.get("refused", 0), world.keeper.recorded), (3, 3), (kill, refused, counted))
+        self.assertEqual(set(counted) - {"refused"}, set())
+        self.assertEqual(counted.get("refused", 0), sum(world.refused.values()), (kill, refused))
+        return killed
+
+    def test_a_refused_batch_is_counted_wherever_a_kill_comes_between_its_verdict_and_the_next_one(self) -> None:
+        for refused in ({1}, {2}, {3}, {1, 2}, {1, 2, 3}):
+            for is_spooled in (False, True):
+                kill = 0
+                while self._account(self.world(), kill, refused, is_spooled):
+                    kill += 1
+                self.assertGreater(kill, 4)
+
+    def _lose(self, world: World, kill: int | None) -> bool:
+        """Five batches are folded and forgotten, a sixth waits; the store loses all beyond the second. Whether the kill came."""
+        producer = world.producers[0]
+        events = 0
+        for number in range(1, 7):
+            for _ in range(number):
+                producer.record(producer.tab("bids_won"), float(events))
+                events += 1
+            world.tick()
+            if number < 6:
+                for _ in range(4):
+                    world.send()
+                    world.now += RETAIN_SECONDS
+                    world.tick()
+        self.assertEqual((world.store.folded, world.keeper.unacknowledged, world.keeper.outbox.used < 2048), (15, 1, True))
+        world.die()
+        world.born()
+        (key,) = world.store.marks
+        world.store.marks[key] = 2
+        world.store.events["web/0", "bids_won"] = [0.0, 1.0, 2.0]
+        world.memory.steps, killed = kill, False
+        for _ in range(6):
+            try:
+                world.send()
+                world.tick()
+            except Killed:
+                killed = True
+                world.die()
+                world.born()
+        self.assertEqual(len(world.store.events["web/0", "bids_won"]), 1 + 2 + 6)
+        self.assertEqual((world.keeper.recorded, dict(world.keeper.totals())), (21, {"gap": 3 + 4 + 5}), kill)
+        return killed
+
+    def test_what_a_store_lost_and_was_forgotten_before_a_restart_is_counted_once_wherever_a_kill_comes(self) -> None:
+        self._lose(self.world(), None)
+        kill = 0
+        while self._lose(self.world(), kill):
+            kill += 1
+        self.assertGreater(kill, 3)
+
     @given(PHASES)
-    @settings(max_examples=150, deadline=None)
-    def test_killed_between_any_two_writes_every_event_is_folded_once(self, phases: list[tuple[int, int | None, int, bool, bool]]) -> None:
+    @settings(max_examples=200, deadline=None)
+    def test_killed_between_any_two_writes_every_event_is_folded_or_counted_once(self, phases: list[tuple[Any, ...]]) -> None:
         directory = tempfile.mkdtemp(dir="/dev/shm")
         world = World(directory)
         real = os.pwrite
@@ -162,8 +279,10 @@ class KeeperTests(SynchronousTestCase):
             return real(fd, content, offset)
 
         try:
-            for events, kill, torn, ends, sends in phases:
+            for events, kill, torn, ends, sends, refused, room in phases:
                 world.record(events)
+                world.memory.pages = ROOMS[room]
+                world.refuse = lambda id, part=refused: part > 0 and id.number % part == 0  # type: ignore[misc]
                 if ends:  # a client goes, and another comes
                     world.producers[events % 2].die()
                     world.producers[events % 2] = Producer(AGENT, f"web/{events}", 65_536, directory)
@@ -173,6 +292,7 @@ class KeeperTests(SynchronousTestCase):
                     world.tick()
                     if sends:
                         world.send()
+                        world.send()
                         world.tick()
                 except Killed:
                     event("killed")
@@ -181,15 +301,22 @@ class KeeperTests(SynchronousTestCase):
                     world.born()
                 finally:
                     os.pwrite = real
+                if world.keeper._spooled_stream:
+                    event("fresh into the spool")
             world.memory.steps = None
-            for _ in range(6):
+            world.memory.pages = PLENTY
+            world.refuse = lambda id: False
+            for _ in range(8):
                 world.tick()
                 world.send()
             left = [name for name in os.listdir(directory) if name.startswith("taba.")]
             self.assertEqual(len(left), 2)
-            found = sorted(value for events in world.store.events.values() for value in events)
-            self.assertEqual(found, [float(value) for value in range(world.recorded)])
-            self.assertEqual((world.keeper.recorded, dict(world.keeper.totals())), (world.recorded, {}))
+            found = [value for events in world.store.events.values() for value in events]
+            self.assertEqual(len(set(found)), len(found))
+            refused = sum(world.refused.values())
+            self.assertEqual(len(found) + refused, world.recorded)
+            self.assertEqual((world.keeper.recorded, world.keeper.totals()["refused"]), (world.recorded, refused))
+            self.assertEqual(sum(world.keeper.totals().values()), refused)
         finally:
             world.die()
             for producer in world.producers:

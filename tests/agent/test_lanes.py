@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from random import Random
 
 from hypothesis import given, settings
@@ -19,6 +20,7 @@ from taba.agent.lanes import (
     Group,
     HeldBatch,
     Lane,
+    Skip,
 )
 from taba.agent.outbox import StoredBatch
 from taba.batch import BatchId
@@ -32,6 +34,8 @@ class Recorder:
         self.state: dict[int, str] = {}
         self.reasons: dict[int, str] = {}
         self.lost_batches = self.lost_events = 0
+        self.skip: Skip | None = None
+        self.recalled: dict[int, int] = {}
         self.torn: set[int] = set()  # what cannot be read back
 
     def read(self, lane: Lane, batch: HeldBatch) -> bytes | None:
@@ -54,9 +58,16 @@ class Recorder:
         self.state[batch.number] = "gave up"
         self.reasons[batch.number] = reason
 
-    def lost(self, lane: Lane, batches: int, events: int, now: float) -> None:
-        self.lost_batches += batches
-        self.lost_events += events
+    def recall(self, lane: Lane, numbers: Sequence[int]) -> Mapping[int, int]:
+        return {number: self.recalled[number] for number in numbers if number in self.recalled}
+
+    def skipping(self, lane: Lane, skip: Skip | None) -> None:
+        self.skip = skip
+
+    def lost(self, lane: Lane, skip: Skip, now: float) -> None:
+        self.skip = None
+        self.lost_batches += skip.batches
+        self.lost_events += skip.events
 
 
 def make_lane(last: int | None = 0) -> tuple[Lane, Recorder]:
@@ -65,7 +76,9 @@ def make_lane(last: int | None = 0) -> tuple[Lane, Recorder]:
 
 
 def entry(number: int, created: float = 0.0) -> HeldBatch:
-    return HeldBatch(StoredBatch(BatchId(b"s" * 16, 1, number), created, number, 100, 0, 0), Group(0, 100, 1))
+    group = Group(0, 100)
+    group.unacknowledged = group.unforgotten = 1
+    return HeldBatch(StoredBatch(BatchId(b"s" * 16, 1, number), created, number, 100, 0, 0), group)
 
 
 STEPS = st.lists(

@@ -64,6 +64,7 @@ class ServiceTests(TestCase):
         for ring in service.rings.open.values():
             ring.close()
         service.keeper.spool.close()
+        service.keeper.history.close()
         service._segment.close()
 
     def producer(self, client: str = "web/1", size: int = 65_536) -> Producer:

@@ -8,7 +8,7 @@ import tempfile
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.agent.outbox import EncodedBatch
+from taba.agent.outbox import EncodedBatch, OtherVersion
 from taba.agent.spool import MAX_ASIDE_ROWS, ROW_BYTES, Spool, SpoolFull
 from taba.batch import BatchId
 
@@ -65,14 +65,21 @@ class SpoolTests(SynchronousTestCase):
         other.close()
         self.assertEqual([spool.read(BatchId(S, 3, 1)), spool.read(BatchId(S, 3, 2))], [None, b"content"])
 
-    def test_what_is_dropped_is_counted_with_its_removal(self) -> None:
+    def test_what_was_counted_elsewhere_is_removed_as_far_as_it_is_here(self) -> None:
         spool = self.open()
         spool.add([spooled(1), spooled(2)])
-        spool.drop(BatchId(S, 3, 1), 10, "too_old")
-        spool.drop(BatchId(S, 3, 2), 10, "too_old")
+        spool.discard([BatchId(S, 3, 2), BatchId(S, 3, 7)])
+        self.assertEqual([row.id.number for row in spool.rows(S, 3, 0, 10)], [1])
+        self.assertEqual((spool.last(S, 3), spool.last(T, 3), spool.batches), (1, 0, 1))
+
+    def test_a_table_is_kept_with_the_batches_that_it_tells_of_and_belongs_to_one_outbox(self) -> None:
+        spool = self.open(ROW_BYTES + 7)
+        spool.add([spooled(1)], (b"a", b"first"))
+        with self.assertRaises(SpoolFull):
+            spool.add([spooled(2)], (b"a", b"second"))
         spool.close()
         spool = self.open()
-        self.assertEqual((spool.dropped(), spool.batches), ({"too_old": 20}, 0))
+        self.assertEqual((spool.journal(b"a"), spool.journal(b"b")), (b"first", None))
 
     def test_what_is_kept_aside_is_bounded_and_the_latest_stays(self) -> None:
         spool = self.open()
@@ -80,6 +87,16 @@ class SpoolTests(SynchronousTestCase):
             spool.keep_aside(BatchId(S, 3, number), "no", b"x")
         numbers = [number for _, number, _, _ in spool.aside()]
         self.assertEqual(numbers, list(range(3, MAX_ASIDE_ROWS + 3)))
+
+    def test_a_file_of_another_format_is_refused_and_left_as_it_is(self) -> None:
+        with sqlite3.connect(self.path) as other:
+            other.execute("CREATE TABLE batches (id INTEGER PRIMARY KEY)")
+        other.close()
+        with self.assertRaisesRegex(OtherVersion, "a.spool is of format 0; this version reads 2"):
+            self.open()
+        with sqlite3.connect(self.path) as other:
+            self.assertEqual(other.execute("SELECT name FROM sqlite_master").fetchall(), [("batches",)])
+        other.close()
 
     def test_a_file_that_is_no_database_is_set_aside(self) -> None:
         with open(self.path, "wb") as file:

@@ -1,0 +1,82 @@
+"""How many events were in batches that are known no more: asked when a store lost batches that nobody has any longer.
+
+Two files of records beside the spool, the newer of which grows; full, it takes the older one's place. They are written before the
+bytes of a batch go and not synced: a killed Agent finds them again, and after a power cut the rings and the outbox are gone as well.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from taba.batch import BatchId
+from taba.bounds import MiB
+
+MAX_HISTORY_BYTES = 8 * MiB  # of each file: 262,144 batches, two minutes and more of a busy Agent's
+_RECORD = struct.Struct("<16sQII")  # stream, number, bucket, events
+_DTYPE = np.dtype([("first", "<u8"), ("second", "<u8"), ("number", "<u8"), ("bucket", "<u4"), ("events", "<u4")])
+_STREAM = struct.Struct("<QQ")
+
+
+class History:
+    """The history in the files `path` and `path`.old. Raises OSError where they cannot be opened or written."""
+
+    def __init__(self, path: str, most: int = MAX_HISTORY_BYTES):
+        self.path = path
+        self._most = most
+        self._fd = self._open()
+        self._noted: list[bytes] = []
+        self._records: Any = None  # of both files, once somebody asked; until the next ones are written
+
+    def note(self, id: BatchId, events: int) -> None:
+        """Remember that this batch had so many events that are not counted elsewhere. Written by `flush`."""
+        self._noted.append(_RECORD.pack(id.stream, id.number, id.bucket, min(events, 2**32 - 1)))
+
+    def flush(self) -> None:
+        """Write what was noted; where that raises OSError, it is tried again with the next."""
+        if not self._noted:
+            return
+        content, self._records = b"".join(self._noted), None
+        if os.fstat(self._fd).st_size + len(content) > self._most:
+            os.replace(self.path, self.path + ".old")
+            os.close(self._fd)
+            self._fd = self._open()
+        written = os.write(self._fd, content)
+        if written < len(content):  # a full disk took a part: of records whole ones only
+            os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
+            raise OSError(28, os.strerror(28), self.path)
+        self._noted.clear()
+
+    def find(self, stream: bytes, bucket: int, numbers: Iterable[int]) -> dict[int, int]:
+        """The events of those of these batches that were noted."""
+        wanted = list(numbers)
+        if self._records is None:
+            self._records = np.concatenate([_read(self.path + ".old"), _read(self.path)])
+        records = self._records
+        first, second = _STREAM.unpack(stream)
+        here = records[(records["second"] == second) & (records["first"] == first) & (records["bucket"] == bucket)]
+        found = dict(zip(here["number"].tolist(), here["events"].tolist(), strict=True))
+        return {number: found[number] for number in wanted if number in found}
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def _open(self) -> int:
+        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        size = os.fstat(fd).st_size
+        if size % _RECORD.size:  # a kill came within a write
+            os.ftruncate(fd, size // _RECORD.size * _RECORD.size)
+        return fd
+
+
+def _read(path: str) -> Any:
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except FileNotFoundError:
+        return np.empty(0, _DTYPE)
+    return np.frombuffer(content[: len(content) // _RECORD.size * _RECORD.size], _DTYPE)
