@@ -3,8 +3,8 @@
 An event `{"value": v, "seconds": s}` is kept for s seconds from its time; any other value for a day. The State is
 `[floor, [[time, value, seconds], …]]`, oldest first: the latest MAX_VALUES by time (of those at one time, the later recorded) that take
 MAX_BYTES at most. The floor is the time of the latest that had no room: what is older comes too late, however small it is; what is kept
-already, or recorded later at that very time, stands above it. What is expired is shown no more, but keeps its place until later values push it out: so the State depends on the events alone,
-not on when they were folded.
+already, or recorded later at that very time, stands above it. What is expired is shown no more, but keeps its place until later values
+push it out: so the State depends on the events alone, not on when they were folded.
 """
 
 from __future__ import annotations
