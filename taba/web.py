@@ -1,39 +1,32 @@
-"""HTTP as Server and Agent speak it: bounded requests in, JSON or text out, nothing for strangers.
+"""HTTP as Server and Agent speak it: requests in, JSON or text out, nothing for strangers. What a peer may hold: `taba.connections`.
 
-twisted.web bounds neither a body nor the time that a peer takes to send it; here every request has both bounds. Browsers
-reach loopback from any page, so on loopback a foreign Host (DNS rebinding) or Origin (cross-site request) is refused; and a request
-that changes something has the very Origin that it asks, or none: other programs of this host serve pages, too.
+Each route names the kind of token that it takes; one that names none takes an administrator's. Browsers reach loopback from any page,
+so on loopback a foreign Host (DNS rebinding) or Origin (cross-site request) is refused; and a request that changes something has the very
+Origin that it asks, or none: other programs of this host serve pages, too.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import time
 import zlib
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from twisted.internet import defer
-from twisted.internet.base import DelayedCall
-from twisted.internet.protocol import connectionDone
-from twisted.internet.tcp import Connection
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import http, resource, server
 
-from taba.bounds import MAX_ENVELOPE_BYTES, MiB
+from taba.bounds import MAX_ENVELOPE_BYTES
 from taba.errors import MalformedBatch, StoreUnavailable
+from taba.guard import FAILED_SECONDS, Guard, Refused
 from taba.options import is_loopback
+from taba.tokens import ADMIN, ANY, EVERYTHING, Grant
 
-MAX_BODY_BYTES = MAX_ENVELOPE_BYTES  # the largest thing that anyone may send
-MAX_REQUEST_SECONDS = 30.0  # for a peer to send one request whole
-MAX_IDLE_SECONDS = 120.0  # for a kept-alive connection to say nothing
-MAX_CONNECTIONS = 1024  # file descriptors, and MAX_BODY_BYTES for each in the worst case
-LINGER_SECONDS = 2.0  # after an early refusal, so that a peer that still sends reads the answer rather than a reset
-MAX_LINGER_BYTES = 64 * MiB
-LOG_DATE_SECONDS = 1.0  # how old the date of a line in an access log may be
+MAX_BODY_BYTES = MAX_ENVELOPE_BYTES  # the largest thing that anyone may send, after decompression
 
 log = Logger()
 
@@ -59,8 +52,9 @@ class Answer(NamedTuple):
 class Call:
     """One request, as routes see it."""
 
-    def __init__(self, request: http.Request):
+    def __init__(self, request: http.Request, grant: Grant = EVERYTHING):
         self._request = request
+        self.grant = grant  # what whoever asks may do
         self.arguments: dict[str, list[str]] = {}
         for part in re.split(b"[&;]", request.uri.partition(b"?")[2]):
             if part and b"=" not in part:  # what twisted.web leaves out: a filter without a value must not match everything
@@ -146,13 +140,24 @@ Route = Callable[[Call], Awaitable[Answer]]
 
 
 class Api(resource.Resource):
-    """The routes of a service: (method, path) → coroutine function of a Call that gives an Answer."""
+    """The routes of a service: (method, path) → coroutine function of a Call that gives an Answer.
+
+    `kinds` says which kind of token each takes, `guard` who has one; without a guard everybody may ask everything.
+    """
 
     isLeaf = True
 
-    def __init__(self, routes: Mapping[tuple[str, str], Route]):
+    def __init__(
+        self,
+        routes: Mapping[tuple[str, str], Route],
+        kinds: Mapping[tuple[str, str], str] | None = None,
+        guard: Guard | None = None,
+    ):
         super().__init__()
         self.routes = dict(routes)
+        self.guard = guard
+        self.errors: Counter[str] = Counter()  # of this program, by route and kind: the log has the first of each
+        self._kinds = dict(kinds or {})
         self.methods: dict[str, list[str]] = {}
         for method, path in self.routes:
             self.methods.setdefault(path, []).append(method)
@@ -164,17 +169,21 @@ class Api(resource.Resource):
         answering.addErrback(lambda failure: failure.trap(defer.CancelledError))
         return server.NOT_DONE_YET
 
-    async def _answer(self, request: server.Request) -> None:
+    async def _answer(self, request: Any) -> None:
         text = False
         try:
             path = request.path.decode("ascii", "replace")
             method = request.method.decode("ascii", "replace")
             _check_origin(request)
-            call = Call(request)
+            call = Call(request, self._admit(request, method, path))
             text = call.wants_text
             answer = await self._route(method, path)(call)
         except HTTPError as error:
             answer = refusal(error)
+        except Refused as error:
+            if error.is_stranger:
+                await request.channel.pause(FAILED_SECONDS)
+            answer = refusal(refused(error))
         except MalformedBatch as error:
             answer = refusal(HTTPError(400, "malformed", str(error)))
         except StoreUnavailable as error:
@@ -184,9 +193,21 @@ class Api(resource.Resource):
         except Exception:
             # one request's fault must not be the service's: the log has the traceback, the peer the fact
             failure = Failure()
-            log.failure("{method} {path} failed", failure=failure, method=request.method, path=request.path)
+            where = f"{method} {path if path in self.methods else '(elsewhere)'}: {type(failure.value).__name__}"
+            self.errors[where] += 1
+            if self.errors[where] == 1:  # no peer fills the log
+                log.failure("{where}", failure=failure, where=where)
             answer = refusal(HTTPError(500, "internal", f"{type(failure.value).__name__}; the service's log says more"))
         _send(request, answer, text)
+
+    def _admit(self, request: Any, method: str, path: str) -> Grant:
+        """What whoever asks may do. Raises Refused where that is not this."""
+        wanted = self._kinds.get(("GET" if method == "HEAD" else method, path), ADMIN) if path in self.methods else ANY
+        if self.guard is None or not self.guard.needs_token(wanted):
+            return EVERYTHING
+        grant: Grant = request.identify()
+        self.guard.admit(grant, wanted)
+        return grant
 
     def _route(self, method: str, path: str) -> Route:
         methods = self.methods.get(path)
@@ -199,152 +220,17 @@ class Api(resource.Resource):
         return route
 
 
+def refused(error: Refused) -> HTTPError:
+    """The answer to whom the guard refused."""
+    return HTTPError(error.status, error.error, error.detail, {"www-authenticate": error.challenge} if error.challenge else {})
+
+
 def refusal(error: HTTPError) -> Answer:
     """The answer that carries an error: JSON `{"error", "detail"}`, whatever was asked for."""
     return Answer({"error": error.error, "detail": error.detail}, error.status, headers=error.headers)
 
 
-def make_site(api: resource.Resource, max_body_bytes: int = MAX_BODY_BYTES) -> server.Site:
-    """A Site that bounds body, time and connections of its peers, and writes no access log."""
-    return BoundedSite(api, max_body_bytes)
-
-
-class BoundedSite(server.Site):
-    """A Site of BoundedChannels, MAX_CONNECTIONS at the most."""
-
-    def __init__(self, api: resource.Resource, max_body_bytes: int):
-        super().__init__(api, timeout=MAX_IDLE_SECONDS, requestFactory=BoundedRequest)
-        self.protocol = BoundedChannel  # type: ignore[method-assign,assignment]
-        self.displayTracebacks = False
-        self.max_body_bytes = max_body_bytes
-        self.connections = 0
-        self.refused = 0
-
-    def buildProtocol(self, addr: Any) -> Any:
-        if self.connections >= MAX_CONNECTIONS:
-            self.refused += 1
-            return None
-        return super().buildProtocol(addr)
-
-    def _updateLogDateTime(self) -> None:
-        # twisted.web takes it from the reactor, whose time is no date here
-        self._logDateTime = http.datetimeToLogString(time.time())
-        self._logDateTimeCall = cast(Any, self.reactor).callLater(LOG_DATE_SECONDS, self._updateLogDateTime)
-
-    def log(self, request: http.Request) -> None:
-        """No access log: nothing here grows with the number of requests."""
-
-
-class BoundedChannel(http.HTTPChannel):
-    """One connection: a request is received whole within MAX_REQUEST_SECONDS and within the Site's bound, or refused."""
-
-    site: BoundedSite
-    _deadline: DelayedCall | None = None
-    _lingering = -1  # bytes that may still be read and thrown away; -1: not refused
-
-    def connectionMade(self) -> None:
-        super().connectionMade()
-        self.site.connections += 1
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.site.connections -= 1
-        self._stop_deadline()
-        super().connectionLost(reason)
-
-    def dataReceived(self, data: bytes) -> None:
-        if self._lingering >= 0:
-            self._lingering -= len(data)
-            if self._lingering < 0:
-                cast(Connection, self.transport).abortConnection()
-            return
-        if self._deadline is None and not self._handlingRequest:
-            self._deadline = self.callLater(MAX_REQUEST_SECONDS, self._too_slow)
-        super().dataReceived(data)
-
-    def allHeadersReceived(self) -> None:
-        super().allHeadersReceived()
-        if self.length is not None and self.length > self.site.max_body_bytes:
-            self.refuse_body()
-
-    def allContentReceived(self) -> None:
-        if self._lingering < 0:
-            self._stop_deadline()
-            super().allContentReceived()
-
-    def lineLengthExceeded(self, line: bytes) -> None:
-        if self._receivedHeaderSize == 0:
-            self._refuse(HTTPError(414, "too_large", f"a request line takes at most {self.MAX_LENGTH} bytes"))
-        else:
-            self._refuse_headers()
-
-    def _respondToBadRequestAndDisconnect(self) -> None:
-        # called by HTTPChannel, which says nothing in the body
-        if self._receivedHeaderSize > self.totalHeadersSize or self._receivedHeaderCount > self.maxHeaders:
-            self._refuse_headers()
-        else:
-            self._refuse(HTTPError(400, "bad_request", "this is no HTTP request"))
-
-    def _refuse_headers(self) -> None:
-        takes = f"{self.totalHeadersSize} bytes and {self.maxHeaders} lines"
-        self._refuse(HTTPError(431, "too_large", f"request line and headers take at most {takes}"))
-
-    def refuse_body(self) -> None:
-        """Answer 413 and close, without reading the rest."""
-        self._refuse(HTTPError(413, "too_large", f"a body takes at most {self.site.max_body_bytes} bytes"))
-
-    def _too_slow(self) -> None:
-        self._deadline = None
-        self._refuse(HTTPError(408, "too_slow", f"a request is sent within {MAX_REQUEST_SECONDS:.0f} s"))
-
-    def _refuse(self, error: HTTPError) -> None:
-        if self._lingering >= 0:
-            return
-        self._stop_deadline()
-        self.setTimeout(None)
-        body = json.dumps(refusal(error).content).encode()
-        reason = http.RESPONSES.get(error.status, b"Request Header Fields Too Large" if error.status == 431 else b"")
-        cast(Connection, self.transport).write(
-            b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b"
-            % (error.status, reason, len(body), body)
-        )
-        self._lingering = MAX_LINGER_BYTES
-        self.setRawMode()
-        self._deadline = self.callLater(LINGER_SECONDS, self._stop_lingering)
-
-    def _stop_lingering(self) -> None:
-        self._deadline = None
-        self.loseConnection()
-
-    def _stop_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    def rawDataReceived(self, data: bytes) -> None:
-        if self._lingering < 0:
-            super().rawDataReceived(data)
-
-
-class BoundedRequest(server.Request):
-    """A request whose chunked body is counted as it comes in."""
-
-    channel: BoundedChannel
-    received = 0
-
-    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        # a body that calls itself a form (urllib and curl do so by default) must not be read as more of the query
-        self.requestHeaders.removeHeader(b"content-type")
-        super().requestReceived(command, path, version)
-
-    def handleContentChunk(self, data: bytes) -> None:
-        self.received += len(data)
-        if self.received > self.channel.site.max_body_bytes:
-            self.channel.refuse_body()
-        else:
-            super().handleContentChunk(data)
-
-
-def _send(request: server.Request, answer: Answer, text: bool) -> None:
+def _send(request: Any, answer: Answer, text: bool) -> None:
     if text and answer.text is not None:
         content, content_type = answer.text().encode(), "text/plain; charset=utf-8"
     elif isinstance(answer.content, bytes):
@@ -358,6 +244,7 @@ def _send(request: server.Request, answer: Answer, text: bool) -> None:
     request.setHeader("content-length", str(len(content)))
     request.setHeader("cache-control", "no-store")
     request.setHeader("x-content-type-options", "nosniff")
+    request.channel.answering(request, len(content))
     if request.method != b"HEAD":
         request.write(content)
     request.finish()

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
-from twisted.web.resource import Resource
 
 from taba import clocks
-from taba.web import make_site
+from taba.connections import make_site
+from taba.web import Api
 from tests.clock import WallClock
 
 ROOT = Path(__file__).parent.parent
@@ -70,7 +70,7 @@ class Reactors(SynchronousTestCase):
             clock.check()
 
     def test_the_date_of_an_access_log_is_a_date(self) -> None:
-        site = make_site(Resource())
+        site = make_site(Api({}))
         site.reactor = Clock()
         site.startFactory()
         self.addCleanup(site.stopFactory)

@@ -32,9 +32,9 @@ from taba.agent.spool import Spool
 from taba.agent.status import describe
 from taba.bounds import MAX_BUCKETS
 from taba.clocks import make_monotonic
+from taba.connections import make_site
 from taba.errors import TabaError
 from taba.options import Listen
-from taba.web import make_site
 
 MAX_DESCRIPTORS = 8192  # a ring takes one
 SWEEP_SECONDS = 60.0  # between looks for the slots of processes that were killed

@@ -23,6 +23,7 @@ from twisted.logger import Logger
 from twisted.runner.procmon import ProcessMonitor
 
 from taba.clocks import make_monotonic
+from taba.connections import make_site
 from taba.errors import ConfigurationError, StoreUnavailable
 from taba.options import Listen, checked_state_directory
 from taba.server.ask.query import Query
@@ -41,7 +42,7 @@ from taba.server.work.bench import Bench
 from taba.server.work.probing import find_safely
 from taba.server.work.sandbox import Sandbox
 from taba.shard import EmbeddedStore, Router, StoreURL, parse_store
-from taba.web import Api, make_site
+from taba.web import Api
 
 __all__ = ["Options", "makeService"]
 

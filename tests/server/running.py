@@ -15,7 +15,7 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 from twisted.web.client import HTTPConnectionPool
 
-from taba import web
+from taba import connections
 from taba.batch import Column, Verdict, decode_verdicts, encode_batch, encode_envelope
 from taba.options import listen
 from taba.server.service import Server
@@ -63,7 +63,7 @@ class ServerCase(TestCase):
         self.addCleanup(self.valkey.remove)
         self.pool = HTTPConnectionPool(reactor)
         self.pool.maxPersistentPerHost = 50
-        self.patch(web, "LINGER_SECONDS", 0.05)
+        self.patch(connections, "LINGER_SECONDS", 0.05)
 
     async def start(self, url: str | None = None) -> Server:
         """One more Server, once it is ready."""

@@ -1,0 +1,382 @@
+"""Connections of HTTP: what a peer may hold, and for how long. twisted.web bounds hardly any of it.
+
+A connection is a newcomer until a request of it was admitted, and known from then on.
+
+1. Newcomers have a hall of their own; when it is full, who has waited longest in it without a whole request leaves it. So idle
+   connections, however many, lock nobody out, and what was served before is never cut to make room.
+2. When as many are known as may be, each answer says `Connection: close`: whoever is served makes room, and newcomers are served all along.
+3. Of the hall's places some are for this host alone, and one address has no more than its share.
+4. A peer has seconds for its first byte, for a whole request, and for reading an answer.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from typing import Any, cast
+
+from twisted.internet.base import DelayedCall
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import connectionDone
+from twisted.internet.tcp import Connection
+from twisted.python.failure import Failure
+from twisted.web import http, server
+
+from taba.bounds import KiB, MiB
+from taba.guard import FAILED_SECONDS, Refused
+from taba.options import is_loopback
+from taba.tokens import EVERYTHING, Grant
+from taba.web import MAX_BODY_BYTES, Api, HTTPError, refusal, refused
+
+MAX_KNOWN = 768  # connections that are kept between requests; with the hall, a process's usual 1,024 descriptors
+MAX_HALL = 224  # newcomers, who have not been served yet; the rest of the descriptors is for store, files and children
+LOCAL_HALL = 32  # of these for this host alone: its Agent, its proxy, whoever looks after it
+MAX_HALL_OF_PEER = 64  # of one address
+FIRST_SECONDS = 10.0  # for the first byte of a connection, TLS handshake included
+MAX_REQUEST_SECONDS = 30.0  # for a peer to send one request whole
+MAX_IDLE_SECONDS = 120.0  # for a kept-alive connection to say nothing
+ANSWER_SECONDS = 30.0  # for a peer to take an answer …
+ANSWER_BYTES_PER_SECOND = 128 * KiB  # … and longer for a large one, at this rate
+MAX_RECEIVING_BYTES = 256 * MiB  # of all bodies that are being received: 32 of the largest
+LINGER_SECONDS = 2.0  # after an early refusal, so that a peer that still sends reads the answer rather than a reset
+MAX_LINGER_BYTES = 64 * MiB
+MAX_LENGTH_DIGITS = 15  # of a Content-Length: Python refuses to read thousands, in a traceback
+LOG_DATE_SECONDS = 1.0  # how old the date of a line in an access log may be
+
+
+def make_site(api: Api, max_body_bytes: int = MAX_BODY_BYTES) -> BoundedSite:
+    """A Site that bounds body, time and connections of its peers, and writes no access log."""
+    return BoundedSite(api, max_body_bytes)
+
+
+class BoundedSite(server.Site):
+    """A Site of BoundedChannels. `refused` counts, by reason, whom it turned away or cut."""
+
+    def __init__(self, api: Api, max_body_bytes: int):
+        super().__init__(api, timeout=MAX_IDLE_SECONDS, requestFactory=BoundedRequest)
+        self.protocol = BoundedChannel  # type: ignore[method-assign,assignment]
+        self.displayTracebacks = False
+        self.max_body_bytes = max_body_bytes
+        self.guard = api.guard
+        self.is_closing = False
+        self.known: set[BoundedChannel] = set()
+        self.hall: dict[BoundedChannel, None] = {}  # in the order of coming
+        self.receiving = 0  # bytes of bodies for which room is kept
+        self.refused: Counter[str] = Counter()
+
+    @property
+    def connections(self) -> int:
+        """How many there are."""
+        return len(self.known) + len(self.hall)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether who is served must make room."""
+        return self.is_closing or len(self.known) >= MAX_KNOWN
+
+    def enter(self, channel: BoundedChannel) -> bool:
+        """Take a newcomer into the hall, if need be in the place of another; whether it may stay."""
+        peers = [other for other in self.hall if other.peer == channel.peer] if not channel.is_local else []
+        strangers = sum(not other.is_local for other in self.hall)
+        if len(peers) >= MAX_HALL_OF_PEER:
+            has_room = self._cut_one(peers, "too_many_of_peer")
+        elif not channel.is_local and strangers >= MAX_HALL - LOCAL_HALL:
+            has_room = self._cut_one([other for other in self.hall if not other.is_local], "hall_full")
+        elif len(self.hall) >= MAX_HALL:
+            has_room = self._cut_one(list(self.hall), "hall_full")
+        else:
+            has_room = True
+        if has_room:
+            self.hall[channel] = None
+        return has_room
+
+    def _cut_one(self, channels: list[BoundedChannel], reason: str) -> bool:
+        """Cut the first that waits for nothing but its own peer; whether there was one."""
+        self.refused[reason] += 1
+        for channel in channels:
+            if not channel.is_served:
+                del self.hall[channel]
+                channel.cut()
+                return True
+        return False
+
+    def admit(self, channel: BoundedChannel) -> bool:
+        """A request of this connection is being served: it is known from now on. Whether it may stay after that."""
+        if channel in self.known:
+            return not self.is_full
+        if self.is_full:
+            return False
+        if channel in self.hall:
+            del self.hall[channel]
+            self.known.add(channel)
+        return True
+
+    def leave(self, channel: BoundedChannel) -> None:
+        """This connection is gone."""
+        self.hall.pop(channel, None)
+        self.known.discard(channel)
+
+    def _updateLogDateTime(self) -> None:
+        # twisted.web takes it from the reactor, whose time is no date here
+        self._logDateTime = http.datetimeToLogString(time.time())
+        self._logDateTimeCall = cast(Any, self.reactor).callLater(LOG_DATE_SECONDS, self._updateLogDateTime)
+
+    def log(self, request: http.Request) -> None:
+        """No access log: nothing here grows with the number of requests."""
+
+
+class BoundedChannel(http.HTTPChannel):
+    """One connection: a request is received whole within MAX_REQUEST_SECONDS and within the Site's bound, or refused."""
+
+    site: BoundedSite
+    peer = ""
+    is_local = True
+    _is_silent = True  # no byte has come yet
+    _deadline: DelayedCall | None = None  # for what the peer must send now
+    _taking: DelayedCall | None = None  # for what it must read
+    _lingering = -1  # bytes that may still be read and thrown away; -1: not refused
+    _room = 0  # bytes of a body for which the Site keeps room
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self.peer = getattr(cast(Connection, self.transport).getPeer(), "host", None) or ""
+        self.is_local = not self.peer or is_loopback(self.peer)
+        if self.site.enter(self):
+            self._deadline = self.callLater(FIRST_SECONDS, self._silent)
+        else:
+            self.cut()  # without a word: whoever is told something holds a descriptor until it has read that
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.site.leave(self)
+        self._give_room_back()
+        self._stop_deadline()
+        self._taken()
+        super().connectionLost(reason)
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a request of it is there whole, and its answer is not."""
+        return bool(self._handlingRequest)
+
+    def cut(self) -> None:
+        """Close at once."""
+        cast(Connection, self.transport).abortConnection()
+
+    # --- what comes in ---
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._lingering >= 0:
+            self._lingering -= len(data)
+            if self._lingering < 0:
+                self.cut()
+            return
+        if self._is_silent:
+            self._is_silent = False
+            self._stop_deadline()
+        if self._deadline is None and not self._handlingRequest:
+            self._deadline = self.callLater(MAX_REQUEST_SECONDS, self._too_slow)
+        super().dataReceived(data)
+
+    def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
+        if header == b"Content-Length" and len(data) > MAX_LENGTH_DIGITS:
+            self.refuse_body()
+            return False
+        return bool(super()._maybeChooseTransferDecoder(header, data))
+
+    def allHeadersReceived(self) -> None:
+        if self._lingering >= 0:
+            return
+        request = cast(BoundedRequest, self.requests[-1])
+        problem = _header_problem(request)
+        if problem is not None:
+            self._refuse(HTTPError(400, "bad_request", problem))
+        elif self.length is not None and self.length > self.site.max_body_bytes:
+            self.refuse_body()
+        elif (self.length == 0 or self._may_send_body(request)) and self.keep_room(self.length or 0):
+            super().allHeadersReceived()
+
+    def _may_send_body(self, request: BoundedRequest) -> bool:
+        """Whether a body is read from this peer at all: not from one that nobody knows."""
+        try:
+            request.identify()
+        except Refused as error:
+            self._refuse(refused(error), FAILED_SECONDS)
+            return False
+        return True
+
+    def keep_room(self, size: int) -> bool:
+        """Have the Site keep room for so many bytes of a body; False, and refused, where it has none."""
+        if self.site.receiving + size > MAX_RECEIVING_BYTES:
+            self._refuse(HTTPError(503, "full", "too much is being received at once; try again in a moment", {"retry-after": "1"}))
+            return False
+        self.site.receiving += size
+        self._room += size
+        return True
+
+    def _give_room_back(self) -> None:
+        self.site.receiving -= self._room
+        self._room = 0
+
+    def allContentReceived(self) -> None:
+        if self._lingering < 0:
+            self._stop_deadline()
+            super().allContentReceived()
+
+    def requestDone(self, request: http.Request) -> None:
+        self._give_room_back()
+        super().requestDone(request)
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        if self._receivedHeaderSize == 0:
+            self._refuse(HTTPError(414, "too_large", f"a request line takes at most {self.MAX_LENGTH} bytes"))
+        else:
+            self._refuse_headers()
+
+    def rawDataReceived(self, data: bytes) -> None:
+        if self._lingering < 0:
+            super().rawDataReceived(data)
+
+    # --- what goes out ---
+
+    def answering(self, request: BoundedRequest, size: int) -> None:
+        """An answer of `size` bytes is about to be written: the peer has so long to take it."""
+        if request.is_known and not self.site.admit(self):
+            request.setHeader("connection", "close")
+            self.persistent = False
+        self._give_time(size)
+
+    def pause(self, seconds: float) -> Deferred[None]:
+        """Fires after so long."""
+        waiting: Deferred[None] = Deferred(lambda _: call.cancel())
+        call = self.callLater(seconds, lambda: waiting.callback(None))
+        return waiting
+
+    def _give_time(self, size: int) -> None:
+        self._taken()
+        self._taking = self.callLater(ANSWER_SECONDS + size / ANSWER_BYTES_PER_SECOND, self._not_taken)
+
+    def resumeProducing(self) -> None:
+        if self.persistent:
+            self._taken()  # all is out
+        super().resumeProducing()
+
+    def _taken(self) -> None:
+        if self._taking is not None and self._taking.active():
+            self._taking.cancel()
+        self._taking = None
+
+    def _not_taken(self) -> None:
+        self._taking = None
+        if self._waitingForTransport or not self.persistent:
+            self.site.refused["answer_not_read"] += 1
+            self.cut()
+
+    # --- refusals ---
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        # called by HTTPChannel, which says nothing in the body
+        if self._receivedHeaderSize > self.totalHeadersSize or self._receivedHeaderCount > self.maxHeaders:
+            self._refuse_headers()
+        else:
+            self._refuse(HTTPError(400, "bad_request", "this is no HTTP request"))
+
+    def _refuse_headers(self) -> None:
+        takes = f"{self.totalHeadersSize} bytes and {self.maxHeaders} lines"
+        self._refuse(HTTPError(431, "too_large", f"request line and headers take at most {takes}"))
+
+    def refuse_body(self) -> None:
+        """Answer 413 and close, without reading the rest."""
+        self._refuse(HTTPError(413, "too_large", f"a body takes at most {self.site.max_body_bytes} bytes"))
+
+    def _silent(self) -> None:
+        self._deadline = None
+        self.site.refused["silent"] += 1
+        self.cut()
+
+    def _too_slow(self) -> None:
+        self._deadline = None
+        self.site.refused["too_slow"] += 1
+        self._refuse(HTTPError(408, "too_slow", f"a request is sent within {MAX_REQUEST_SECONDS:.0f} s"))
+
+    def _refuse(self, error: HTTPError, after_seconds: float = 0.0) -> None:
+        """Answer without a request, throw away what still comes, and close."""
+        if self._lingering >= 0:
+            return
+        self._stop_deadline()
+        self.setTimeout(None)
+        self._lingering = MAX_LINGER_BYTES
+        self.setRawMode()
+        if after_seconds:
+            self._deadline = self.callLater(after_seconds, lambda: self._say(error))
+        else:
+            self._say(error)
+
+    def _say(self, error: HTTPError) -> None:
+        body = json.dumps(refusal(error).content).encode()
+        reason = http.RESPONSES.get(error.status, b"Request Header Fields Too Large" if error.status == 431 else b"")
+        more = b"".join(b"%b: %b\r\n" % (name.encode(), value.encode()) for name, value in error.headers.items())
+        cast(Connection, self.transport).write(
+            b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%bConnection: close\r\n\r\n%b"
+            % (error.status, reason, len(body), more, body)
+        )
+        self._deadline = self.callLater(LINGER_SECONDS, self._stop_lingering)
+
+    def _stop_lingering(self) -> None:
+        self._deadline = None
+        self.persistent = False
+        self._give_time(0)
+        self.loseConnection()
+
+    def _stop_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+class BoundedRequest(server.Request):
+    """A request whose chunked body is counted as it comes in."""
+
+    channel: BoundedChannel
+    received = 0
+    _grant: Grant | None = None
+
+    def identify(self) -> Grant:
+        """What whoever asks may do. Raises Refused."""
+        guard = self.channel.site.guard
+        if self._grant is None:
+            if guard is None or not guard.is_closed:
+                self._grant = EVERYTHING
+            else:
+                certificate = getattr(self.channel.transport, "getPeerCertificate", lambda: None)()
+                offered = [value.decode("utf-8", "replace") for value in self.requestHeaders.getRawHeaders(b"authorization") or ()]
+                self._grant = guard.identify(offered, certificate is not None, self.channel.peer or "this host")
+        return self._grant
+
+    @property
+    def is_known(self) -> bool:
+        """Whether whoever asks has shown what it takes, where anything is asked for."""
+        return self._grant is not None or self.channel.site.guard is None or not self.channel.site.guard.is_closed
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        # a body that calls itself a form (urllib and curl do so by default) must not be read as more of the query
+        self.requestHeaders.removeHeader(b"content-type")
+        super().requestReceived(command, path, version)
+
+    def handleContentChunk(self, data: bytes) -> None:
+        self.received += len(data)
+        if self.received > self.channel.site.max_body_bytes:
+            self.channel.refuse_body()
+        elif self.channel.length is not None or self.channel.keep_room(len(data)):
+            super().handleContentChunk(data)
+
+
+def _header_problem(request: http.Request) -> str | None:
+    """What is wrong with the headers of a request, if anything is: routes read them as text."""
+    for name, values in request.requestHeaders.getAllRawHeaders():
+        for value in values:
+            try:
+                value.decode()
+            except UnicodeDecodeError:
+                return f"the header {name[:100].decode('ascii', 'replace')} is no UTF-8 text"
+    return None

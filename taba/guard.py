@@ -1,0 +1,139 @@
+"""The guard of a listener: which token and which certificate a peer must show, before anything is done for it.
+
+1. A request without a token, or with one that is not known, is refused before its body is read; the answer takes a while, and keeps its
+   connection for as long, so that tries are as many as connections are.
+2. A token that is known is never slowed by those that are not, whoever sent them.
+3. Nothing of a token is ever logged, shown or kept, other than its hash.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from taba.errors import ConfigurationError
+from taba.options import Listen
+from taba.tokens import EVERYTHING, OPEN, Grant, Tokens, read_tokens
+
+FAILED_SECONDS = 1.0  # before a refusal is said: with a place taken for so long nobody asks fast
+RECENT_SECONDS = 600.0  # a failed try is a problem for so long: after that nobody needs to look
+
+_BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/=-]{1,512}) *", re.I)
+
+
+class Refused(Exception):
+    """A peer that may not ask this: status, error and detail of the answer, and what it takes (`WWW-Authenticate`)."""
+
+    def __init__(self, status: int, error: str, detail: str, challenge: str | None = None):
+        super().__init__(detail)
+        self.status, self.error, self.detail, self.challenge = status, error, detail, challenge
+
+    @property
+    def is_stranger(self) -> bool:
+        """Whether nobody knows this peer, so that its answer takes a while."""
+        return self.error != "other_token"
+
+
+class TokenFile:
+    """The tokens of --tokens; `reload` reads the file again. Raises ConfigurationError."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.reload()
+
+    def reload(self) -> None:
+        """Read the file again. Raises ConfigurationError, and keeps the tokens that were known."""
+        try:
+            self.tokens: Tokens = read_tokens(self.path)
+        except ValueError as error:
+            raise ConfigurationError("--tokens", str(self.path), str(error)) from None
+
+
+class Guard:
+    """Decides who may ask, by `tokens` and by `tls` where they are given (None: everybody may). `seconds` is a monotonic clock."""
+
+    def __init__(self, tokens: TokenFile | None, tls: Any, listen: Listen, seconds: Callable[[], float]):
+        self._tokens, self._tls, self._listen, self._seconds = tokens, tls, listen, seconds
+        self.refused = 0  # requests: no token, an unknown one, no certificate, or a token of another kind
+        self.unknown = 0  # tokens that nobody gave out
+        self._last_unknown: tuple[float, str] | None = None
+        self._failures: dict[str, str] = {}  # option → why its file could not be read again
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether strangers are refused at all."""
+        return self._tokens is not None or self._asks_for_certificates
+
+    @property
+    def _asks_for_certificates(self) -> bool:
+        return self._tls is not None and bool(self._tls.asks_for_certificates)
+
+    def identify(self, authorizations: Iterable[str], has_certificate: bool, peer: str) -> Grant:
+        """What the bearer of these Authorization headers may do. Raises Refused for whom nothing is allowed."""
+        if self._asks_for_certificates and not has_certificate:
+            raise self._refuse(403, "no_certificate", "this takes a client certificate: --tls-cert and --tls-key")
+        if self._tokens is None:
+            return EVERYTHING
+        offered = list(authorizations)
+        if not offered:
+            raise self._refuse(401, "no_token", "this takes a token: Authorization: Bearer taba_…", 'Bearer realm="taba"')
+        bearer = _BEARER.fullmatch(offered[0]) if len(offered) == 1 else None
+        if bearer is None:
+            challenge = 'Bearer realm="taba", error="invalid_request"'
+            raise self._refuse(401, "no_token", "takes one Authorization header, Bearer and a token", challenge)
+        grant = self._tokens.tokens.grant_of(bearer[1])
+        if grant is None:
+            self.unknown += 1
+            self._last_unknown = self._seconds(), peer
+            challenge = 'Bearer realm="taba", error="invalid_token"'
+            raise self._refuse(401, "unknown_token", "this token is not known here; get one that is in the file of --tokens", challenge)
+        return grant
+
+    def admit(self, grant: Grant, wanted: str) -> None:
+        """Raises Refused where a route asks for a kind of token that this is not."""
+        if not grant.allows(wanted):
+            challenge = f'Bearer realm="taba", error="insufficient_scope", scope="{wanted}"'
+            raise self._refuse(403, "other_token", f"this takes a token for {wanted}; yours is for {grant.kind}", challenge)
+
+    def needs_token(self, wanted: str) -> bool:
+        """Whether a route that asks for `wanted` must know who asks."""
+        return self.is_closed and wanted != OPEN
+
+    def reload(self) -> list[str]:
+        """Read tokens and certificates again; what failed, in sentences. What cannot be read stays as it was."""
+        self._failures = {}
+        for part in (self._tokens, self._tls):
+            if part is not None:
+                try:
+                    part.reload()
+                except ConfigurationError as error:
+                    self._failures[error.option] = f"{error}; what was read before stays in force: mend it and send SIGHUP"
+        return list(self._failures.values())
+
+    def problems(self, unix_now: float) -> list[str]:
+        """What needs a person, in sentences."""
+        found = list(self._failures.values())
+        if not self._listen.is_local and self._tls is None:
+            found.append(
+                f"--listen: {self._listen.text!r} is reached from other hosts without TLS (--insecure): tokens and events travel for all to"
+                " read; give --tls-cert and --tls-key"
+            )
+        if self._tls is not None:
+            found += self._tls.problems(unix_now)
+        if self._last_unknown is not None and self._seconds() - self._last_unknown[0] < RECENT_SECONDS:
+            found.append(
+                f"{self.unknown} requests had a token that is not known, the last from {self._last_unknown[1]}: give it a token of the"
+                " file, or keep it away"
+            )
+        return found
+
+    def describe(self) -> dict[str, Any]:
+        """What a status tells of this."""
+        tokens = None if self._tokens is None else len(self._tokens.tokens)
+        return {"tokens": tokens, "tls": self._tls is not None, "refused": self.refused, "unknown_tokens": self.unknown}
+
+    def _refuse(self, status: int, error: str, detail: str, challenge: str | None = None) -> Refused:
+        self.refused += 1
+        return Refused(status, error, detail, challenge)

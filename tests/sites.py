@@ -1,0 +1,117 @@
+"""A real Site on loopback, for tests of what it answers and of whom it bears."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet import defer, reactor, threads
+from twisted.trial.unittest import TestCase
+
+from taba import connections
+from taba.errors import MalformedBatch, StoreUnavailable
+from taba.web import Answer, Api, Call, HTTPError
+
+LIMIT = 1000
+
+
+async def echo(call: Call) -> Answer:
+    return Answer({"size": len(call.body()), "arguments": call.arguments}, text=lambda: "text\n")
+
+
+async def picky(call: Call) -> Answer:
+    call.only("name", "other")
+    return Answer(call.one("name"))
+
+
+async def posted(call: Call) -> Answer:
+    return Answer(call.json())
+
+
+def raising(error: Exception) -> Callable[[Call], Any]:
+    async def route(call: Call) -> Answer:
+        raise error
+
+    return route
+
+
+ROUTES = {
+    ("GET", "/echo"): echo,
+    ("POST", "/echo"): echo,
+    ("GET", "/picky"): picky,
+    ("POST", "/json"): posted,
+    ("GET", "/malformed"): raising(MalformedBatch("bad")),
+    ("GET", "/store"): raising(StoreUnavailable("away")),
+    ("GET", "/bug"): raising(KeyError("x")),
+    ("GET", "/teapot"): raising(HTTPError(418, "teapot", "short and stout")),
+}
+
+
+class Served(TestCase):
+    """A real Site on loopback; requests are made from a thread with the standard library."""
+
+    def setUp(self) -> None:
+        self.serve(Api(ROUTES))
+
+    def serve(self, api: Api) -> None:
+        """Have these routes answer at `port`."""
+        self.site = connections.make_site(api, LIMIT)
+        port = reactor.listenTCP(0, self.site, interface="127.0.0.1")  # type: ignore[attr-defined]
+        self.port = port.getHost().port
+        self.addCleanup(port.stopListening)
+
+    async def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any, Any]:
+        def ask() -> tuple[int, Any, Any]:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+            try:
+                connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+                answer = connection.getresponse()
+                content = answer.read()
+                kind = answer.getheader("content-type") or ""
+                return answer.status, json.loads(content) if "json" in kind and content else content.decode(), answer
+            finally:
+                connection.close()
+
+        return await threads.deferToThread(ask)
+
+    async def say(self, *pieces: bytes, source: str = "127.0.0.1") -> bytes:
+        """Everything that the peer answers to raw bytes until it closes. `source`: the address from which they come."""
+
+        def say() -> bytes:
+            try:
+                connection = self.connect(source)
+            except ConnectionResetError:
+                return b"(cut)"
+            with connection:
+                return read_all(connection, *pieces)
+
+        return await threads.deferToThread(say)
+
+    def connect(self, source: str = "127.0.0.1") -> socket.socket:
+        """A connection that is closed with the test."""
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=20, source_address=(source, 0))
+        self.addCleanup(connection.close)
+        return connection
+
+    async def until(self, is_so: Callable[[], bool]) -> None:
+        """Wait until it is."""
+        while not is_so():
+            waiting: defer.Deferred[None] = defer.Deferred()
+            reactor.callLater(0.01, waiting.callback, None)  # type: ignore[attr-defined]
+            await waiting
+
+
+def read_all(connection: socket.socket, *pieces: bytes) -> bytes:
+    """What is answered to these pieces until the peer closes; with `(cut)` behind it where it cut the connection."""
+    answer = b""
+    try:
+        for piece in pieces:
+            connection.sendall(piece)
+        while more := connection.recv(65536):
+            answer += more
+    except (ConnectionResetError, BrokenPipeError):
+        return answer + b"(cut)"
+    return answer

@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet import defer, threads
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.logger import LogLevel, globalLogPublisher
+
+from taba import connections
+from taba.web import Answer, Api, Call
+from tests.sites import LIMIT, ROUTES, Served, read_all
+
+GET = b"GET /echo HTTP/1.1\r\nHost: localhost\r\n\r\n"
+LAST = b"GET /echo HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+
+
+class Bounds(Served):
+    async def test_a_body_at_the_bound_is_read_and_one_byte_more_is_refused(self) -> None:
+        status, content, _ = await self.ask("POST", "/echo", b"x" * LIMIT)
+        self.assertEqual((status, content["size"]), (200, LIMIT))
+        status, content, _ = await self.ask("POST", "/echo", b"x" * (LIMIT + 1))
+        self.assertEqual((status, content["error"]), (413, "too_large"))
+
+    async def test_a_chunked_body_is_counted_as_it_comes(self) -> None:
+        head = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+        good = await self.say(head, b"3e8\r\n" + b"x" * LIMIT + b"\r\n0\r\n\r\n")
+        self.assertIn(b" 200 ", good.splitlines()[0])
+        bad = await self.say(head, b"3e8\r\n" + b"x" * LIMIT + b"\r\n1\r\nx\r\n")
+        self.assertIn(b" 413 ", bad.splitlines()[0])
+
+    async def test_headers_beyond_the_bound_are_refused_in_words(self) -> None:
+        self.patch(connections, "LINGER_SECONDS", 0.1)
+        close = b"Host: localhost\r\nConnection: close\r\n\r\n"
+        line = b"GET /echo?a=%b HTTP/1.1\r\n" % (b"x" * 20_000)
+        fitting = b"GET /echo?a=%b HTTP/1.1\r\n" % (b"x" * 16_000)
+        for head, status in [
+            (fitting + close, 200),
+            (line + close, 414),
+            (line[:18_000], 414),
+            (b"GET /echo HTTP/1.1\r\nX: %b\r\n" % (b"x" * 20_000) + close, 431),
+            (b"GET /echo HTTP/1.1\r\n" + b"X: 1234567890\r\n" * 2000 + close, 431),
+            (b"GET /echo HTTP/1.1\r\n" + b"X: 1\r\n" * 600 + close, 431),
+            (b"GET /echo HTTP/1.1\r\nno header\r\n" + close, 400),
+            (b"nonsense\r\n\r\n", 400),
+        ]:
+            answer = await self.say(head)
+            self.assertIn(b" %d " % status, answer.splitlines()[0], head[:30])
+            if status != 200:
+                self.assertEqual(set(json.loads(answer.partition(b"\r\n\r\n")[2])), {"error", "detail"})
+
+    async def test_a_refused_body_of_any_length_is_answered_before_it_is_sent(self) -> None:
+        answer = await self.say(b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n", b"x" * 100_000)
+        self.assertIn(b" 413 ", answer.splitlines()[0])
+
+    async def test_a_peer_that_drips_its_request_is_refused_in_time(self) -> None:
+        self.patch(connections, "MAX_REQUEST_SECONDS", 0.3)
+        self.patch(connections, "LINGER_SECONDS", 0.1)
+        for head in [b"GET /ec", b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nx"]:
+            answer = await self.say(head)
+            self.assertIn(b" 408 ", answer.splitlines()[0])
+
+
+class Places(Served):
+    """`127.0.0.1` is this host; the other addresses of loopback play strangers."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(connections, "is_loopback", lambda host: host == "127.0.0.1")
+
+    async def served(self, connection: socket.socket, request: bytes = GET) -> bytes:
+        """The answer to one request on a connection that stays."""
+
+        def ask() -> bytes:
+            connection.sendall(request)
+            answer = b""
+            while b"\r\n\r\n{" not in answer or not answer.endswith(b"}\n"):
+                more = connection.recv(65536)
+                if not more:
+                    break
+                answer += more
+            return answer
+
+        return await threads.deferToThread(ask)
+
+    async def idle(self, count: int, source: str = "127.0.0.2") -> list[socket.socket]:
+        """So many connections that say nothing."""
+        before = self.site.connections + sum(self.site.refused.values())
+        made = [self.connect(source) for _ in range(count)]
+        await self.until(lambda: self.site.connections + sum(self.site.refused.values()) >= before + count)
+        return made
+
+    async def test_idle_connections_however_many_lock_nobody_out(self) -> None:
+        self.patch(connections, "MAX_HALL", 8)
+        self.patch(connections, "LOCAL_HALL", 2)
+        for source in ["127.0.0.2", "127.0.0.3", "127.0.0.1"]:
+            await self.idle(20, source)
+            self.assertLessEqual(self.site.connections, 8)
+        for source in ["127.0.0.1", "127.0.0.2", "127.0.0.4"]:
+            self.assertIn(b" 200 ", (await self.say(LAST, source=source)).splitlines()[0])
+        self.assertGreater(self.site.refused["hall_full"], 40)
+
+    async def test_who_was_served_is_not_cut_to_make_room(self) -> None:
+        self.patch(connections, "MAX_HALL", 4)
+        self.patch(connections, "LOCAL_HALL", 1)
+        kept = self.connect("127.0.0.2")
+        self.assertIn(b" 200 ", await self.served(kept))
+        await self.idle(20)
+        self.assertIn(b" 200 ", await self.served(kept))
+        self.assertEqual(len(self.site.known), 1)
+
+    async def test_who_waits_for_an_answer_is_not_cut_and_beyond_that_a_newcomer_is(self) -> None:
+        waiting: list[defer.Deferred[Answer]] = []
+
+        async def slow(call: Call) -> Answer:
+            waiting.append(defer.Deferred())
+            return await waiting[-1]
+
+        self.serve(Api({("GET", "/echo"): slow}))
+        self.patch(connections, "MAX_HALL", 2)
+        self.patch(connections, "LOCAL_HALL", 0)
+        answers = [self.say(LAST), self.say(LAST)]
+        running = [defer.ensureDeferred(answer) for answer in answers]
+        await self.until(lambda: len(waiting) == 2)
+        self.assertIn(await self.say(LAST), (b"", b"(cut)"))
+        for answer in waiting:
+            answer.callback(Answer("late"))
+        for one in running:
+            self.assertIn(b" 200 ", await one)
+        self.assertEqual(self.site.refused, {"hall_full": 1})
+
+    async def test_one_address_has_its_share_of_the_hall_and_takes_it_from_itself_alone(self) -> None:
+        self.patch(connections, "MAX_HALL_OF_PEER", 3)
+        [other] = await self.idle(1, "127.0.0.3")
+        mine = await self.idle(4, "127.0.0.2")
+        self.assertEqual((self.site.refused["too_many_of_peer"], self.site.connections), (1, 4))
+        self.assertEqual(await threads.deferToThread(read_all, mine[0]), b"(cut)")
+        self.assertIn(b" 200 ", await self.served(other))
+        await self.idle(5, "127.0.0.1")  # this host's own are not counted
+        self.assertEqual(self.site.refused["too_many_of_peer"], 1)
+
+    async def test_places_of_the_hall_are_kept_for_this_host(self) -> None:
+        self.patch(connections, "MAX_HALL", 5)
+        self.patch(connections, "LOCAL_HALL", 2)
+        mine = await self.idle(2, "127.0.0.1")
+        await self.idle(10, "127.0.0.2")
+        self.assertEqual(self.site.connections, 5)
+        for connection in mine:
+            self.assertIn(b" 200 ", await self.served(connection))
+
+    async def test_when_as_many_are_known_as_may_be_answers_say_close(self) -> None:
+        self.patch(connections, "MAX_KNOWN", 2)
+        first, second, third = self.connect(), self.connect(), self.connect()
+        self.assertNotIn(b"Connection: close", await self.served(first))
+        self.assertNotIn(b"Connection: close", await self.served(second))
+        answer = await self.served(third)
+        self.assertIn(b" 200 ", answer)
+        self.assertIn(b"Connection: close", answer)
+        self.assertIn(b"Connection: close", await self.served(first))  # it makes room
+        await self.until(lambda: len(self.site.known) == 1)
+        self.assertNotIn(b"Connection: close", await self.served(self.connect()))
+
+    async def test_a_peer_has_seconds_for_its_first_byte(self) -> None:
+        self.patch(connections, "FIRST_SECONDS", 0.1)
+        self.assertEqual(await self.say(), b"(cut)")
+        self.assertEqual(self.site.refused, {"silent": 1})
+        self.patch(connections, "FIRST_SECONDS", 1e6)
+        await self.idle(1)
+        self.assertEqual(self.site.connections, 1)
+
+    async def test_an_answer_that_nobody_reads_does_not_stay(self) -> None:
+        async def large(call: Call) -> Answer:
+            return Answer(b"x" * 50_000_000, content_type="application/octet-stream")
+
+        self.patch(connections, "ANSWER_SECONDS", 0.1)
+        for request, rate in [(GET, 1e12), (LAST, 1e12)]:
+            self.patch(connections, "ANSWER_BYTES_PER_SECOND", rate)
+            self.serve(Api({("GET", "/echo"): large}))
+            connection = self.connect()
+            connection.sendall(request)
+            await self.until(lambda: bool(self.site.refused))
+            await self.until(lambda: self.site.connections == 0)
+            self.assertEqual(self.site.refused, {"answer_not_read": 1})
+
+    async def test_an_answer_that_is_read_keeps_its_connection(self) -> None:
+        self.patch(connections, "ANSWER_SECONDS", 0.05)
+        connection = self.connect()
+        self.assertIn(b" 200 ", await self.served(connection))
+        waiting: defer.Deferred[None] = defer.Deferred()
+        [channel] = self.site.known
+        channel.callLater(0.2, lambda: waiting.callback(None))
+        await waiting
+        self.assertIn(b" 200 ", await self.served(connection))
+
+    async def test_bodies_that_are_received_at_once_are_bounded_together(self) -> None:
+        self.patch(connections, "MAX_RECEIVING_BYTES", 1500)
+        head = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+        holding = self.connect()
+        holding.sendall(head % 1000)
+        await self.until(lambda: self.site.receiving == 1000)
+        self.assertIn(b" 200 ", await self.say(head % 500, b"x" * 500))
+        refused = await self.say(head % 501, b"x" * 501)
+        self.assertIn(b" 503 ", refused)
+        self.assertIn(b"retry-after: 1", refused)
+        chunked = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+        self.assertIn(b" 503 ", await self.say(chunked, b"1f5\r\n" + b"x" * 501 + b"\r\n0\r\n\r\n"))
+        holding.close()
+        await self.until(lambda: self.site.receiving == 0)
+
+    async def test_a_site_that_closes_lets_everybody_go_with_the_answer(self) -> None:
+        connection = self.connect()
+        await self.served(connection)
+        self.site.is_closing = True
+        self.assertIn(b"Connection: close", await self.served(connection))
+
+
+class Texts(Served):
+    async def test_headers_that_are_no_text_are_refused(self) -> None:
+        for header in [b"Accept: \xff", b"Idempotency-Key: \xc3", b"X-Other: a\x80b", b"Host: \xff"]:
+            answer = await self.say(b"POST /json HTTP/1.1\r\nHost: localhost\r\n" + header + b"\r\nContent-Length: 2\r\n\r\n{}")
+            self.assertIn(b" 400 ", answer.splitlines()[0], header)
+            self.assertIn(b"no UTF-8 text", answer)
+        text = await self.say(LAST.replace(b"Connection", "X: \u00e4\r\nConnection".encode()))
+        self.assertIn(b" 200 ", text.splitlines()[0])
+
+    async def test_a_length_of_thousands_of_digits_is_too_large_and_nothing_else(self) -> None:
+        for digits in (connections.MAX_LENGTH_DIGITS + 1, 5000):
+            answer = await self.say(b"POST /json HTTP/1.1\r\nHost: localhost\r\nContent-Length: " + b"9" * digits + b"\r\n\r\n")
+            self.assertIn(b" 413 ", answer.splitlines()[0])
+
+
+WORDS = [
+    *(b"GET", b"POST", b"/echo", b"/json", b" ", b"HTTP/1.1", b"\r\n", b"\n", b":", b"Host: localhost", b"Content-Length: 3", b"?a=1&b"),
+    *(b"Transfer-Encoding: chunked", b"Expect: 100-continue", b"Connection: close", b"Cookie: a=b; c", b"Authorization: x", b"%ff"),
+    *(b"0\r\n\r\n", b"3\r\nabc\r\n", b"\xff", b"\x00", b"{}", GET, LAST),
+]
+PIECES = st.lists(st.one_of(st.sampled_from(WORDS), st.binary(max_size=20)), max_size=40)
+
+
+class Fuzz(Served):
+    @settings(max_examples=300)
+    @given(PIECES, st.lists(st.integers(1, 60), max_size=5))
+    def test_no_bytes_are_logged_as_an_error(self, pieces: list[bytes], cuts: list[int]) -> None:
+        errors: list[Any] = []
+        observe: Callable[[Any], None] = lambda event: errors.append(event) if event["log_level"] >= LogLevel.error else None  # noqa: E731
+        globalLogPublisher.addObserver(observe)
+        try:
+            channel = connections.make_site(Api(ROUTES), LIMIT).buildProtocol(None)
+            transport = StringTransport()
+            channel.callLater = Clock().callLater
+            content, start = b"".join(pieces), 0
+            channel.makeConnection(transport)
+            for cut in [*cuts, len(content)]:
+                channel.dataReceived(content[start : start + cut])
+                start += cut
+        finally:
+            globalLogPublisher.removeObserver(observe)
+        self.assertEqual(errors, [])
