@@ -25,6 +25,7 @@ from taba.handlers.base import Events as Events  # the Server reaches Handlers, 
 from taba.handlers.interface import IArrayHandler, IHandler
 from taba.handlers.lazy import LazyHandler
 from taba.handlers.render import shown as shown
+from taba.handlers.shape import check_shape
 
 ENTRY_POINT_GROUP = "taba.handlers"
 MAX_MISSING = 100  # names of Types that are asked for and not there; senders choose them, status shows them
@@ -198,6 +199,7 @@ def check_handler(handler: Any) -> None:
         verifyObject(IArrayHandler if IArrayHandler.providedBy(handler) else IHandler, handler)
     except Invalid as error:
         raise TypeError(f"Type {handler.type}: {' '.join(str(error).split())}") from None
+    check_shape(handler)
 
 
 def _problem(origin: str, error: BaseException) -> str:
