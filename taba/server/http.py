@@ -26,7 +26,7 @@ from taba.errors import MalformedBatch, StoreUnavailable
 from taba.events import LOT_BYTES, read_events, stream_of
 from taba.handlers.lookup import Lookup, shown
 from taba.server.ask.filters import MAX_FILTERS, PARAMETERS, Filter, make_filter
-from taba.server.ask.query import Query, QueryRefused
+from taba.server.ask.query import Aggregated, Query, QueryRefused, Unanswered
 from taba.server.fold.cycle import Waiting
 from taba.server.fold.ingest import AWAY_SECONDS, Ingest
 from taba.server.keep.deleting import delete_clients, delete_tabs
@@ -146,7 +146,7 @@ class Routes:
 
     async def projections(self, call: Call) -> Answer:
         found = await self._refusing(self._query.projections(_filter(call, "detail"), _flag(call, "detail")))
-        content = {item.tab: {client: answerable(projection) for client, projection in item.projections.items()} for item in found}
+        content = {item.tab: {client: _shown(projection) for client, projection in item.projections.items()} for item in found}
         lines = []
         for item in found if call.wants_text else ():
             rendered = await self._query.render(item.type, list(item.projections.values()))
@@ -157,20 +157,21 @@ class Routes:
     async def aggregates(self, call: Call) -> Answer:
         by = _labels(call)
         found = await self._refusing(self._query.aggregates(_filter(call, "by", "detail"), by, _flag(call, "detail")))
-        content = {name: answerable(aggregate) for name, (_, aggregate) in found.items()}
-        lines = []
-        for name, (type, aggregate) in found.items() if call.wants_text else ():
-            [rendered] = await self._query.render(type, [aggregate])
-            lines.append(f"{name}: {rendered}\n")
+        content = {name: _aggregate(item) for name, item in found.items()}
+        lines = [f"{name}: {await self._rendered(item)}\n" for name, item in found.items() if call.wants_text]
         return Answer(content, text=lambda: "".join(lines))
 
     async def superaggregate(self, call: Call) -> Answer:
         found = await self._refusing(self._query.superaggregate(_filter(call, "detail"), _flag(call, "detail")))
         if found is None:
             return Answer({}, text=lambda: "")
-        type, aggregate = found
-        [rendered] = await self._query.render(type, [aggregate]) if call.wants_text else [""]
-        return Answer(answerable(aggregate), text=lambda: rendered + "\n")
+        rendered = await self._rendered(found) if call.wants_text else ""
+        return Answer(_aggregate(found), text=lambda: rendered + "\n")
+
+    async def _rendered(self, item: Aggregated) -> str:
+        """An Aggregate, and what is wrong with it, as one line for people."""
+        [rendered] = await self._query.render(item.type, [item.aggregate if item.aggregate is not None else Unanswered(item.error or "")])
+        return rendered if item.aggregate is None or item.error is None else f"{rendered} ({item.error})"
 
     async def _refusing(self, asking: Any) -> Any:
         try:
@@ -303,6 +304,15 @@ def _shard_line(shard: Mapping[str, Any]) -> str:
 
 def _job_line(record: Mapping[str, Any]) -> str:
     return f"{record['id']} {record['kind']} {record['state']} {record['done']}/{record['total']} {record['message']}\n"
+
+
+def _shown(projection: Any) -> Any:
+    return {"error": projection.error} if isinstance(projection, Unanswered) else answerable(projection)
+
+
+def _aggregate(item: Aggregated) -> Any:
+    content = {} if item.aggregate is None else answerable(item.aggregate)
+    return content if item.error is None else {**content, "error": item.error}
 
 
 def answerable(value: Any) -> Any:

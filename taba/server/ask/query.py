@@ -3,13 +3,14 @@
 1. The owner key is read after the data (the Router does it), so that an answer never comes from a bucket that has moved away.
 2. A big question is worked on in slices, and others are served between two of them.
 3. What is too big is refused, with the bound.
+4. What is there and cannot be answered is Unanswered, in its place; the others are answered. No answer says "none" of it.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from twisted.internet.task import deferLater
@@ -20,6 +21,7 @@ from taba.server import keys
 from taba.server.ask.filters import Filter, group_name, with_labels
 from taba.server.ask.matching import MatchElsewhere, match
 from taba.server.fold.cycle import bucket_of
+from taba.server.fold.deadletters import decode_dead_letter
 from taba.server.router import IsRouter
 from taba.server.work.bench import Bench
 from taba.server.work.folding import further_parts
@@ -28,6 +30,7 @@ from taba.server.work.sandbox import PatternRefused
 MAX_PROJECTIONS = 50_000  # in one answer; some 50 MiB of JSON
 MAX_STATES = 1_000_000  # read for one answer
 MAX_DETAILED = 2000  # Projections with detail in one answer, or behind it; each takes some 10 KiB and 1 ms
+MAX_BURIED = 16  # buckets whose dead letters are looked through for names that were asked for; each may have some MiB of them
 SLICE_STATES = 500  # read and projected at a time; some 10 ms
 SLICE_DETAILED = 5  # projected at a time with detail; some 10 ms
 SLICE_TABS = 500  # whose Clients are read at a time
@@ -40,12 +43,26 @@ class QueryRefused(TabaError):
     """The question cannot be answered as it is; says how to ask."""
 
 
+class Unanswered(NamedTuple):
+    """Stands where a Projection or Aggregate would: why there is none of what is there."""
+
+    error: str
+
+
 class Projected(NamedTuple):
-    """The Projections of one Tab by Client, as its Handler made them."""
+    """The Projections of one Tab by Client, as its Handler made them, or Unanswered."""
 
     tab: str
     type: str
     projections: dict[str, Any]
+
+
+class Aggregated(NamedTuple):
+    """The Aggregate of one name, and what is wrong with it: that some Clients are left out, or why there is none (then it is None)."""
+
+    type: str
+    aggregate: Any
+    error: str | None = None
 
 
 class Query:
@@ -110,19 +127,21 @@ class Query:
 
     async def projections(self, wanted: Filter, detail: bool = False) -> list[Projected]:
         """The Projections of all that match, by Tab and Client. Raises QueryRefused for more than MAX_PROJECTIONS."""
-        return [item async for item in self._projected(wanted, MAX_PROJECTIONS, detail)]
+        found = [item async for item in self._projected(wanted, MAX_PROJECTIONS, detail)]
+        only_dead = await self._only_dead(wanted, {item.tab for item in found})
+        return found + [Projected(name, "", dict(by_client)) for name, by_client in only_dead.items()]
 
-    async def aggregates(self, wanted: Filter, by: Sequence[str] = (), detail: bool = False) -> dict[str, tuple[str, Any]]:
-        """Name → (Type, Aggregate) of all that match. `by`: labels; Tabs of one base name are grouped by their values.
+    async def aggregates(self, wanted: Filter, by: Sequence[str] = (), detail: bool = False) -> dict[str, Aggregated]:
+        """Name → Aggregate of all that match. `by`: labels; Tabs of one base name are grouped by their values.
 
-        A group of Tabs of several Types has no Aggregate: its Type is empty, and it says {"error": …}.
+        A group of Tabs of several Types has no Aggregate. Of the names that were asked for, those that only dead letters know are there.
         """
-        answer: dict[str, tuple[str, Any]] = {}
+        answer: dict[str, Aggregated] = {}
         if not by:
             async for item in self._projected(wanted, MAX_STATES, detail):
-                aggregate = await self._aggregate(item.type, list(item.projections.values()))
-                if aggregate is not None:
-                    answer[item.tab] = (item.type, aggregate)
+                answer[item.tab] = await self._aggregate(item.type, list(item.projections.values()))
+            for name, by_client in (await self._only_dead(wanted, answer)).items():
+                answer[name] = await self._aggregate("", list(by_client.values()))
             return answer
         groups: dict[str, dict[str, list[Any]]] = {}
         async for item in self._projected(wanted, MAX_PROJECTIONS, detail):
@@ -130,16 +149,14 @@ class Query:
             of_group.setdefault(item.type, []).extend(item.projections.values())
         for name, by_type in sorted(groups.items()):
             if len(by_type) > 1:
-                answer[name] = ("", {"error": f"Types differ: {', '.join(sorted(by_type))}"[:500]})
+                answer[name] = Aggregated("", None, f"Types differ: {', '.join(sorted(by_type))}"[:500])
                 continue
             [(type, projections)] = by_type.items()
-            aggregate = await self._aggregate(type, projections)
-            if aggregate is not None:
-                answer[name] = (type, aggregate)
+            answer[name] = await self._aggregate(type, projections)
         return answer
 
-    async def superaggregate(self, wanted: Filter, detail: bool = False) -> tuple[str, Any] | None:
-        """(Type, Aggregate) over everything that matches; None where nothing does. Raises QueryRefused for several Types."""
+    async def superaggregate(self, wanted: Filter, detail: bool = False) -> Aggregated | None:
+        """The Aggregate over everything that matches; None where nothing does. Raises QueryRefused for several Types."""
         types = sorted(set((await self.types(wanted)).values()))
         if len(types) > 1:
             raise QueryRefused(f"a superaggregate is over one Type; these match: {', '.join(types)[:500]}")
@@ -148,14 +165,13 @@ class Query:
             projections += item.projections.values()
         if not projections:
             return None
-        aggregate = await self._aggregate(types[0], projections)
-        return None if aggregate is None else (types[0], aggregate)
+        return await self._aggregate(types[0], projections)
 
     async def render(self, type: str, values: Sequence[Any]) -> list[str]:
-        """Projections or Aggregates of one Type, each as one line for people; what is of none (see aggregates) as JSON."""
-        if not type:
-            return [json.dumps(value) for value in values]
-        return await self._bench.render(type, values)
+        """Projections or Aggregates of one Type, each as one line for people."""
+        good = [value for value in values if not isinstance(value, Unanswered)]
+        rendered = iter(await self._bench.render(type, good) if good else ())
+        return [json.dumps({"error": value.error}) if isinstance(value, Unanswered) else next(rendered) for value in values]
 
     async def _match(self, pattern: str, texts: Sequence[str]) -> list[str]:
         try:
@@ -199,10 +215,9 @@ class Query:
     async def _projected(self, wanted: Filter, most: int, detail: bool) -> AsyncIterator[Projected]:
         most = min(most, MAX_DETAILED) if detail else most
         types = await self.types(wanted._replace(clients=(), client_match=None))
-        tabs = [tab for tab in types if self._bench.get(types[tab]) is not None]
         lot: list[tuple[str, list[str]]] = []
         size = total = 0
-        async for tab, clients in self._each_clients_of(tabs, wanted):
+        async for tab, clients in self._each_clients_of(list(types), wanted):
             if not clients:
                 continue
             lot.append((tab, clients))
@@ -231,7 +246,11 @@ class Query:
         """The Projections of (Tab, Clients) pairs: one read a shard, one call a Type."""
         fields: dict[int, list[bytes]] = {}
         places: list[tuple[str, str, int, int, int]] = []  # Tab, Client, bucket, the place of its fields, how many
+        found: dict[str, dict[str, Any]] = {}
         for tab, clients in lot:
+            if self._bench.get(types[tab]) is None:
+                found[tab] = dict.fromkeys(clients, Unanswered(f"no Handler of Type {types[tab]}"))
+                continue
             bucket = bucket_of(tab, self._router.buckets)
             of_bucket = fields.setdefault(bucket, [])
             further = further_parts(self._bench, types[tab])
@@ -251,19 +270,22 @@ class Query:
                 parts = [keys.unframe(content) for content in contents]
             except ValueError as error:
                 self._count(types[tab], str(error))
+                found.setdefault(tab, {})[client] = Unanswered(f"the State cannot be read: {error}")
                 continue
             owners, states = by_type.setdefault(types[tab], ([], []))
             owners.append((tab, client))
             states.append(parts)
-        found: dict[str, dict[str, Any]] = {}
         for type, (owners, states) in by_type.items():
             for (tab, client), projection in zip(owners, await self._project(type, states, detail), strict=True):
-                if projection is not None:
-                    found.setdefault(tab, {})[client] = projection
-        return [Projected(tab, types[tab], found[tab]) for tab, _ in lot if tab in found]
+                found.setdefault(tab, {})[client] = projection
+        return [
+            Projected(tab, types[tab], {client: found[tab][client] for client in clients if client in found[tab]})
+            for tab, clients in lot
+            if tab in found
+        ]
 
     async def _project(self, type: str, states: list[list[keys.Framed]], detail: bool) -> list[Any]:
-        """The Projections of States of one Type; None for one that its Handler cannot project."""
+        """The Projections of States of one Type; Unanswered for one that its Handler cannot project."""
         answers: list[Any] = []
         now = self._now()
         at_once = SLICE_DETAILED if detail else SLICE_STATES
@@ -274,15 +296,37 @@ class Query:
         for answer in answers:
             if isinstance(answer, str):
                 self._count(type, answer)
-        return [None if isinstance(answer, str) else answer for answer in answers]
+        return [Unanswered(answer) if isinstance(answer, str) else answer for answer in answers]
 
-    async def _aggregate(self, type: str, projections: list[Any]) -> Any:
-        if not projections:
-            return None
-        answer = await self._bench.aggregate(type, projections)
+    async def _aggregate(self, type: str, projections: list[Any]) -> Aggregated:
+        """The Aggregate of what was answered of `projections`, at least one."""
+        good = [projection for projection in projections if not isinstance(projection, Unanswered)]
+        errors = [projection.error for projection in projections if isinstance(projection, Unanswered)]
+        if not good:
+            return Aggregated(type, None, errors[0])
+        answer = await self._bench.aggregate(type, good)
         if isinstance(answer, str):
             self._count(type, answer)
-            return None
+            return Aggregated(type, None, answer)
+        if not errors:
+            return Aggregated(type, answer)
+        return Aggregated(type, answer, f"{len(errors)} of {len(projections)} Clients left out: {errors[0]}")
+
+    async def _only_dead(self, wanted: Filter, found: Container[str]) -> dict[str, dict[str, Unanswered]]:
+        """Names that were asked for, have no State, and are named by dead letters: by Client why that is."""
+        by_bucket: dict[int, set[str]] = {}
+        for name in wanted.names:
+            if name not in found and (len(by_bucket) < MAX_BURIED or bucket_of(name, self._router.buckets) in by_bucket):
+                by_bucket.setdefault(bucket_of(name, self._router.buckets), set()).add(name)
+        answer: dict[str, dict[str, Unanswered]] = {}
+        for bucket, names in by_bucket.items():
+            [contents] = (await self._router.read_many({bucket: [(b"LRANGE", keys.dead_letters(bucket), b"0", b"-1")]}))[bucket]
+            for content in contents:
+                letter = decode_dead_letter(content)
+                if letter is not None and letter.tab in names:
+                    why = f"no event was folded; they are dead letters: {letter.reason}: {letter.detail}"[:500]
+                    answer.setdefault(letter.tab, {}).setdefault(letter.client, Unanswered(why))
+            await self._breathe()
         return answer
 
     def _count(self, type: str, error: str) -> None:

@@ -62,13 +62,13 @@ class Bench:
     async def project(self, type: str, states: Sequence[Sequence[Framed]], now: float, detail: bool = False) -> list[Any]:
         """The Projection of each State, or a sentence."""
         if not self._lookup.own(type):
-            return [checked("Projection", answer) for answer in await self._sandbox.project(type, states, now, detail)]
+            return [_checked("Projection", answer) for answer in await self._sandbox.project(type, states, now, detail)]
         return project_type(self._lookup.get(type), self._lookup.is_array(type), states, now, detail)
 
     async def aggregate(self, type: str, projections: Sequence[Any]) -> Any:
         """The Aggregate, or a sentence."""
         if not self._lookup.own(type):
-            return checked("Aggregate", await self._sandbox.aggregate(type, projections))
+            return _checked("Aggregate", await self._sandbox.aggregate(type, projections))
         return aggregate_type(self._lookup.get(type), projections)
 
     async def render(self, type: str, projections: Sequence[Any]) -> list[str]:
@@ -95,6 +95,10 @@ class Bench:
         if not self._lookup.own(type):
             return await self._sandbox.merge(type, states)
         return merge_states(self._lookup.get(type), self._lookup.is_array(type), states)
+
+
+def _checked(what: str, answer: Any) -> Any:
+    return answer if isinstance(answer, str) else checked(what, answer)
 
 
 def _foreign_folding(type: str, work: Work) -> Generator[list[int] | ForeignWork, Any, Folded]:

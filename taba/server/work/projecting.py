@@ -20,8 +20,6 @@ AT_ONCE_BYTES = 256 * KiB  # of States that an array Handler projects in one cal
 
 def checked(what: str, answer: Any) -> Any:
     """A Projection or Aggregate that came from elsewhere; a sentence where it is none, or none that can be shown."""
-    if isinstance(answer, str):
-        return answer
     if not isinstance(answer, dict):
         return f"the {what} is {type(answer).__name__}, not a dictionary"
     if is_deeper(answer, MAX_PROJECTION_DEPTH):
@@ -82,7 +80,7 @@ def _project_one(handler: Any, is_array: bool, state: Sequence[Framed], now: flo
             answer = (show or handler.project)(loaded, now)
     except BaseException as error:
         return sentence(error)
-    return answer if isinstance(answer, dict) else f"project gave {type(answer).__name__}, not a dictionary"
+    return checked("Projection", answer)
 
 
 def aggregate_type(handler: Any, projections: Sequence[Any]) -> Any:
@@ -91,7 +89,7 @@ def aggregate_type(handler: Any, projections: Sequence[Any]) -> Any:
         answer = handler.aggregate(projections)
     except BaseException as error:
         return sentence(error)
-    return answer if isinstance(answer, dict) else f"aggregate gave {type(answer).__name__}, not a dictionary"
+    return checked("Aggregate", answer)
 
 
 def render_one(handler: Any, projection: Any) -> str:
