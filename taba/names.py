@@ -20,6 +20,9 @@ LABEL_DIGEST_BYTES = 6  # of a cut value; two of a million values of one beginni
 # 200 for the base, and for each label its key, =, two quotes, a comma, and 200 characters of 4 bytes in UTF-8
 MAX_NAME_BYTES = 200 + 2 + MAX_LABELS * (MAX_LABEL_KEY + 4 + 4 * MAX_LABEL_VALUE)
 
+MAX_UNIT = 64  # characters: `bytes per second` is long for one
+MAX_DESCRIPTION = 400  # characters: a sentence or two, once in each ring's directory
+
 RETIRED_CLIENT = "_retired"  # the Client into which the States of vanished Clients are merged
 
 _BASE = re.compile(r"[A-Za-z0-9_./:@+~%-]{1,200}")
@@ -63,6 +66,24 @@ def check_agent(agent: str) -> str:
     if not isinstance(agent, str) or not _AGENT.fullmatch(agent):
         raise ValueError(f"Agent name {agent!r}: takes 1 to 64 characters of A-Z a-z 0-9 _ -")
     return agent
+
+
+def check_unit(unit: str) -> str:
+    """`unit`, if it may be a Tab's unit ("" for none); else ValueError."""
+    if not isinstance(unit, str) or len(unit) > MAX_UNIT or not unit.isprintable():
+        raise ValueError(f"unit {unit!r:.100}: takes a text of at most {MAX_UNIT} printable characters, such as seconds or bytes")
+    return unit
+
+
+def check_description(description: str) -> str:
+    """`description`, if it may be a Tab's ("" for none); else ValueError."""
+    if not isinstance(description, str) or len(description) > MAX_DESCRIPTION or "\0" in description:
+        raise ValueError(f"description {description!r:.100}: takes a text of at most {MAX_DESCRIPTION} characters without NUL")
+    try:
+        description.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"description {description!r:.100}: {error.reason}") from None
+    return description
 
 
 def canonical_name(base: str, labels: Mapping[str, str] | None = None) -> str:

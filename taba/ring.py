@@ -16,12 +16,25 @@ The segment, of S bytes, S a power of two (little-endian, naturally aligned):
 | offset | bytes | what |
 | --- | --- | --- |
 | 0 | 4096 | header; below |
-| 4096 | S/8 − 4096 | directory: entries `u16 type length, u16 name length, type, name`, each begins on a multiple of 8; id = index |
+| 4096 | S/8 − 4096 | directory: entries, each begins on a multiple of 8; id = index; below |
 | S/8 | S/8 | byte ring: msgpack of the values that are no float |
 | S/4 | 3·S/4 | record ring: S/32 records of 24 bytes: time float64, value word, commit word |
 
 A record at position p (0, 1, 2, … for ever) lies in slot p mod S/32. A value of length L at byte position q (counted for ever)
 lies in bytes q mod S/8 … and wraps. Values lie in the byte ring in the order of their records; there may be gaps between them.
+
+A segment of 4096 bytes has a header alone: it takes no records, and carries the counts of a process that has no ring past its end.
+
+A directory entry is `u8 type length, u8 flags, u16 name length, u16 unit length, u16 description length`, with the flag CELL 64 bytes of
+a cell, then type, name, unit and description. In a cell stand the sums of a Tab that heals (what a process added is gone when it dies):
+
+| offset | bytes | what |
+| --- | --- | --- |
+| 0 | 8 | producer: float64, what found the ring full, and what earlier rings of this process held |
+| 8 | 8 | producer: u64, how many events of this ring are in it; stored after it |
+| 16, 32 | 16 | Agent: u64 position, float64 sum of the records before it; two copies, written in turn before the tail moves there |
+
+Of the two copies the one with the greatest position that is not beyond the tail holds, whatever kills the Agent.
 
 Standard library only: applications import this module.
 """
@@ -30,17 +43,21 @@ from __future__ import annotations
 
 import re
 import struct
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from taba.bounds import MAX_RING_BYTES, MAX_VALUE_BYTES, MIN_RING_BYTES
 from taba.errors import TabaError
-from taba.names import check_client, check_type, parse_name
+from taba.names import check_client, check_description, check_type, check_unit, parse_name
 
 MAGIC = int.from_bytes(b"TABARING", "little")
-VERSION = 1
+VERSION = 2
 HEADER_BYTES = 4096
 RECORD_BYTES = 24
 RECORD_WORDS = 3  # time, value, commit
+VALUE_OFFSET = 8  # in a record
+COMMIT_OFFSET = 16
+COUNTING_BYTES = HEADER_BYTES  # a segment that only counts
 MAX_CLIENT_BYTES = 200
 SHM_DIRECTORY = "/dev/shm"
 
@@ -77,11 +94,12 @@ DROP_REASONS = (
     "stopped",  # recorded between stop() and start()
     "reentrant",  # recorded by a signal handler that interrupted the making of a ring or of a place in it
     "unknown",  # was in a ring that somebody else removed: perhaps read, perhaps not
+    "exhausted",  # the process had no memory, no stack or no interpreter left
 )
 MAX_DROP_REASONS = 16  # places in the header
 
 _FIXED = struct.Struct("<QIIQQ16sdQ")  # magic … client length
-_ENTRY = struct.Struct("<HH")
+_ENTRY = struct.Struct("<BBHHH")
 _AGENT_WORDS = struct.Struct("<QQQ")
 _PRODUCER_WORDS = struct.Struct("<QQ")
 _DROPS = struct.Struct(f"<{MAX_DROP_REASONS}Q")
@@ -115,7 +133,7 @@ def segment_agent(name: str) -> str | None:
 
 
 class Layout(NamedTuple):
-    """Where the parts of a segment of `size` bytes lie. `records` and `byte_ring_bytes` are powers of two."""
+    """Where the parts of a segment of `size` bytes lie. `records` and `byte_ring_bytes` are powers of two; 0 where it only counts."""
 
     size: int
     directory_offset: int
@@ -137,7 +155,9 @@ class Layout(NamedTuple):
 
 
 def layout(size: int) -> Layout:
-    """The layout of a segment of `size` bytes. Raises MalformedRing unless it is a power of two within the bounds."""
+    """The layout of a segment of `size` bytes. Raises MalformedRing unless it is a power of two within the bounds, or only counts."""
+    if size == COUNTING_BYTES:
+        return Layout(size, size, 0, size, 0, size, 0)
     if not MIN_RING_BYTES <= size <= MAX_RING_BYTES or size & (size - 1):
         raise MalformedRing(f"a ring of {size} bytes: takes a power of two from {MIN_RING_BYTES} to {MAX_RING_BYTES}")
     eighth = size // 8
@@ -195,19 +215,6 @@ def value_word(length: int, byte_position: int) -> int:
 def split_value(word: int) -> tuple[int, int]:
     """(length, byte position modulo 2**40) of a value word."""
     return word >> BYTE_POSITION_BITS, word & BYTE_POSITION_MASK
-
-
-def place_value(word: int, byte_tail: int, where: Layout) -> tuple[int, int]:
-    """(byte position counted for ever, length) of a value word, read while `byte_tail` was released.
-
-    The byte tail after this record is released is position + length. Raises MalformedRing for a value that does not lie
-    within the byte ring after `byte_tail`, or that is longer than this ring takes.
-    """
-    length, short = split_value(word)
-    ahead = (short - byte_tail) & BYTE_POSITION_MASK
-    if length > where.max_value_bytes or ahead + length > where.byte_ring_bytes:
-        raise MalformedRing(f"a value of {length} bytes, {ahead} bytes after the byte tail")
-    return byte_tail + ahead, length
 
 
 # --- the header --------------------------------------------------------------------------------------------------------------------
@@ -298,11 +305,23 @@ def parse_drops(words: bytes) -> dict[str, int]:
 # --- the directory -----------------------------------------------------------------------------------------------------------------
 
 
+ENTRY_BYTES = _ENTRY.size  # before its cell and its texts
+CELL = 1  # entry flag: a cell follows
+CELL_BYTES = 64
+OWED_OFFSET = 0  # in a cell
+OWED_EVENTS_OFFSET = 8
+SUM_OFFSETS = (16, 32)  # of the two copies
+_CELL = struct.Struct("<dQQdQd")
+
+
 class Entry(NamedTuple):
-    """One Tab of the directory: its Type and canonical name."""
+    """One Tab of the directory: its Type and canonical name, what it is, and where in the parsed part its cell lies, if it has one."""
 
     type: str
     name: str
+    unit: str = ""
+    description: str = ""
+    cell: int | None = None
 
 
 class BadEntry(NamedTuple):
@@ -311,10 +330,30 @@ class BadEntry(NamedTuple):
     error: str
 
 
-def encode_entry(type: str, name: str) -> bytes:
-    """A directory entry, padded to a multiple of 8 bytes."""
-    type_bytes, name_bytes = type.encode("ascii"), name.encode()
-    content = _ENTRY.pack(len(type_bytes), len(name_bytes)) + type_bytes + name_bytes
+class Cell(NamedTuple):
+    """A cell's words."""
+
+    owed: float
+    owed_events: int
+    sums: tuple[tuple[int, float], tuple[int, float]]  # (position, sum)
+
+    def sum_at(self, tail: int) -> tuple[int, float]:
+        """(copy, sum of the records before `tail`): the copy that holds, and what it says."""
+        at, (position, total) = max(enumerate(self.sums), key=lambda copy: (copy[1][0] if copy[1][0] <= tail else -1, copy[0]))
+        return (at, total) if position <= tail else (0, 0.0)
+
+
+def parse_cell(words: bytes) -> Cell:
+    """A cell, from its CELL_BYTES."""
+    owed, events, *copies = _CELL.unpack_from(words)
+    return Cell(owed, events, ((copies[0], copies[1]), (copies[2], copies[3])))
+
+
+def encode_entry(type: str, name: str, unit: str = "", description: str = "", has_cell: bool = False) -> bytes:
+    """A directory entry, padded to a multiple of 8 bytes; its cell, if it has one, is zero."""
+    type_bytes, *texts = type.encode("ascii"), name.encode(), unit.encode(), description.encode()
+    header = _ENTRY.pack(len(type_bytes), CELL if has_cell else 0, *map(len, texts))
+    content = header + bytes(CELL_BYTES if has_cell else 0) + type_bytes + b"".join(texts)
     return content + bytes(-len(content) % 8)
 
 
@@ -329,20 +368,21 @@ def parse_directory(content: bytes, count: int) -> tuple[list[Entry | BadEntry],
     for _ in range(count):
         if position + _ENTRY.size > len(content):
             raise MalformedRing(f"{count} directory entries in {len(content)} bytes")
-        type_length, name_length = _ENTRY.unpack_from(content, position)
-        begin = position + _ENTRY.size
-        middle, end = begin + type_length, begin + type_length + name_length
+        type_length, flags, *lengths = _ENTRY.unpack_from(content, position)
+        cell = position + _ENTRY.size if flags & CELL else None
+        ends = list(accumulate([position + _ENTRY.size + (CELL_BYTES if flags & CELL else 0), type_length, *lengths]))
+        end = ends[-1]
         if end > len(content):
             raise MalformedRing(f"a directory entry of {end - position} bytes in {len(content) - position}")
-        entries.append(_entry(content[begin:middle], content[middle:end]))
+        entries.append(_entry([content[low:high] for low, high in pairwise(ends)], cell))
         position = end + -end % 8 if (end + -end % 8) <= len(content) else end
     return entries, position
 
 
-def _entry(type_bytes: bytes, name_bytes: bytes) -> Entry | BadEntry:
+def _entry(texts: list[bytes], cell: int | None) -> Entry | BadEntry:
     try:
-        type, name = check_type(type_bytes.decode("ascii")), name_bytes.decode()
+        type, name, unit, description = (text.decode() for text in texts)
         parse_name(name)
+        return Entry(check_type(type), name, check_unit(unit), check_description(description), cell)
     except ValueError as error:
         return BadEntry(f"{error}"[:200])
-    return Entry(type, name)

@@ -39,7 +39,17 @@ class LayoutTests(SynchronousTestCase):
             size *= 2
 
     def test_a_size_out_of_bounds_or_no_power_of_two_is_refused(self):
-        for size in (0, MIN_RING_BYTES - 1, MIN_RING_BYTES // 2, MIN_RING_BYTES + 4096, MAX_RING_BYTES + 1, MAX_RING_BYTES * 2):
+        for size in (
+            0,
+            4095,
+            4097,
+            8192,
+            MIN_RING_BYTES - 1,
+            MIN_RING_BYTES // 2,
+            MIN_RING_BYTES + 4096,
+            MAX_RING_BYTES + 1,
+            MAX_RING_BYTES * 2,
+        ):
             self.assertRaises(ring.MalformedRing, ring.layout, size)
 
     def test_the_fitting_size_is_rounded_down_to_a_power_of_two(self):
@@ -69,21 +79,6 @@ class WordTests(SynchronousTestCase):
         self.assertNotEqual(ring.lap_of(position, records), ring.lap_of(position + records, records))
         self.assertEqual(ring.lap_of(position % records, records), 1)
 
-    @given(st.integers(0, 2**60), st.integers(0, 4096), st.integers(0, 2048))
-    def test_a_value_is_placed_after_the_byte_tail(self, byte_tail, ahead, length):
-        where = ring.layout(MIN_RING_BYTES)
-        word = ring.value_word(length, byte_tail + ahead)
-        self.assertEqual(ring.place_value(word, byte_tail, where), (byte_tail + ahead, length))
-
-    def test_a_value_outside_the_byte_ring_is_refused(self):
-        where = ring.layout(MIN_RING_BYTES)
-        most = where.byte_ring_bytes
-        self.assertEqual(ring.place_value(ring.value_word(8, most - 8), 0, where), (most - 8, 8))
-        for word, byte_tail in ((ring.value_word(8, most - 7), 0), (ring.value_word(8, 99), 100), (ring.value_word(2**23, 0), 0)):
-            self.assertRaises(ring.MalformedRing, ring.place_value, word, byte_tail, where)
-        self.assertEqual(ring.place_value(ring.value_word(where.max_value_bytes, 0), 0, where), (0, where.max_value_bytes))
-        self.assertRaises(ring.MalformedRing, ring.place_value, ring.value_word(where.max_value_bytes + 1, 0), 0, where)
-
 
 class HeaderTests(SynchronousTestCase):
     def test_a_header_comes_back(self):
@@ -109,7 +104,7 @@ class HeaderTests(SynchronousTestCase):
             return content
 
         for content in (
-            broken(ring.VERSION_OFFSET, "<I", 2),
+            broken(ring.VERSION_OFFSET, "<I", 1),
             broken(ring.SIZE_OFFSET, "<Q", 1 << 21),
             broken(ring.SIZE_OFFSET, "<Q", 12345),
             broken(ring.CREATED_OFFSET, "<d", float("nan")),
@@ -137,21 +132,21 @@ class DirectoryTests(SynchronousTestCase):
         content = b"".join(ring.encode_entry(*tab) for tab in tabs)
         self.assertEqual(len(content) % 8, 0)
         entries, used = ring.parse_directory(content + bytes(64), len(tabs))
-        self.assertEqual((entries, used), (tabs, len(content)))
+        self.assertEqual(([entry[:2] for entry in entries], used), (tabs, len(content)))
         position = 0
         for tab in tabs:
             (entry,), used = ring.parse_directory(content[position:], 1)
-            self.assertEqual(entry, tab)
+            self.assertEqual(entry[:2], tab)
             position += used
 
     def test_an_entry_that_breaks_the_rules_harms_no_other(self):
         tabs = [("Gauge", "a"), ("Gauge", "a b"), ("9", "c"), ("Gauge", "d")]
         content = b"".join(ring.encode_entry(*tab) for tab in tabs)
         entries, _ = ring.parse_directory(content, 4)
-        self.assertEqual(entries[0], ("Gauge", "a"))
+        self.assertEqual(entries[0], ring.Entry("Gauge", "a"))
         self.assertIsInstance(entries[1], ring.BadEntry)
         self.assertIsInstance(entries[2], ring.BadEntry)
-        self.assertEqual(entries[3], ("Gauge", "d"))
+        self.assertEqual(entries[3], ring.Entry("Gauge", "d"))
 
     @given(st.binary(max_size=200), st.integers(0, 50))
     def test_any_bytes_are_a_directory_or_refused(self, content, count):
@@ -161,6 +156,36 @@ class DirectoryTests(SynchronousTestCase):
             return
         self.assertEqual(len(entries), count)
         self.assertLessEqual(used, len(content))
+
+    @given(st.booleans(), st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), max_size=64), st.text(max_size=400))
+    def test_what_a_tab_is_comes_back_beside_its_cell(self, has_cell, unit, description):
+        description = description.replace("\0", "").encode(errors="replace").decode()
+        before = ring.encode_entry("Gauge", "a")
+        content = before + ring.encode_entry("UpDown", "b", unit, description, has_cell)
+        (_, entry), used = ring.parse_directory(content, 2)
+        cell = len(before) + ring.ENTRY_BYTES if has_cell else None
+        self.assertEqual((entry, used), (ring.Entry("UpDown", "b", unit, description, cell), len(content)))
+        if has_cell:
+            self.assertEqual(ring.parse_cell(content[cell : cell + ring.CELL_BYTES]), ring.Cell(0.0, 0, ((0, 0.0), (0, 0.0))))
+
+    def test_the_sum_that_holds_is_the_last_that_is_not_ahead_of_the_tail(self):
+        cell = ring.Cell(0.0, 0, ((10, 1.0), (20, 2.0)))
+        self.assertEqual([cell.sum_at(tail) for tail in (9, 10, 19, 20, 99)], [(0, 0.0), (0, 1.0), (0, 1.0), (1, 2.0), (1, 2.0)])
+
+    def test_a_unit_or_description_that_breaks_the_rules_is_a_bad_entry(self):
+        for unit, description in (("x" * 65, ""), ("a\nb", ""), ("", "x" * 401), ("", "a\0b")):
+            (entry,), _ = ring.parse_directory(ring.encode_entry("Gauge", "a", unit, description), 1)
+            self.assertIsInstance(entry, ring.BadEntry)
+        (entry,), _ = ring.parse_directory(ring.encode_entry("Gauge", "a", "x" * 64, "x" * 400), 1)
+        self.assertIsInstance(entry, ring.Entry)
+
+
+class CountingTests(SynchronousTestCase):
+    def test_a_segment_of_a_header_alone_takes_no_records_and_counts(self):
+        where = ring.layout(ring.COUNTING_BYTES)
+        self.assertEqual((where.records, where.directory_bytes, where.byte_ring_bytes), (0, 0, 0))
+        content = page(ring.COUNTING_BYTES, DROPS_OFFSET=7)
+        self.assertEqual(ring.parse_header(bytes(content), 4096).drops, {"ring_full": 7})
 
 
 class SegmentNameTests(SynchronousTestCase):

@@ -1,54 +1,57 @@
 /* The C accelerator of the ring's producer: the same records as taba/client/pure.py, in a few nanoseconds.
 
-   1. The layout is taba/ring.py's; sizes and offsets that both need stand there too, and a test compares them.
-   2. Nothing here releases the GIL between the reservation and the commit of a record, or calls Python in between: with the GIL,
-      records come from one producer at a time, and an exception never finds one half written. (A build without the GIL does not
-      load this module: see producer.py.)
-   3. What is rare is Python's: a Tab without a place in the ring, a ring that is full, retired or the parent's. `attend` decides, and
-      says whether to try again.
-   4. State is the Port's, one per interpreter. There is no global state. */
+   _layout.h has the numbers, _producer.h the algorithm, _values.h the values that are no float; here they meet Python.
+
+   1. Nothing here gives up the GIL between the reservation and the commit of a record, or calls Python in between: records come from
+      one producer at a time, and an exception never finds one half written.
+   2. What is rare is Python's: a Tab without a place in the ring, a ring that is full, retired or the parent's. `attend` decides: None
+      to try again, or the reason for the drop.
+   3. State is the Port's, one per interpreter; types are the module's. There is no global state. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
-#include <stdatomic.h>
-#include <stdint.h>
-#include <string.h>
+#include <math.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
-#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "the ring is little-endian"
+#include "_layout.h"
+#include "_producer.h"
+#include "_values.h"
+
+#if PY_VERSION_HEX >= 0x030D0000
+#define IS_FINALIZING() Py_IsFinalizing()
+#else
+#define IS_FINALIZING() _Py_IsFinalizing()
 #endif
 
-enum {
-    DROPS_OFFSET = 640,
-    TAIL_OFFSET = 1024,
-    BYTE_TAIL_OFFSET = 1032,
-    RETIRED_OFFSET = 1040,
-    DROP_PLACES = 16,
-    MAX_DEPTH = 32, /* bounds.MAX_VALUE_DEPTH */
-    FLAG_BYTES = 1,
-};
+#define NO_TAB UINT32_MAX   /* the id of a Tab that the directory has no room for */
+#define MAX_TRIES 4         /* a look at the ring after each; more means that somebody fills it as fast as it is drained */
+#define CACHED_LABELS 64    /* sets of labels that a Tab finds again at once; a power of two */
+#define MAX_CACHED_LABELS 8 /* labels in such a set; a Tab has one or two */
 
-/* indexes of ring.DROP_REASONS */
-enum { RING_FULL, BYTES_FULL, VALUE_TOO_LARGE, VALUE_TYPE, BAD_TIME, DIRECTORY_FULL };
-/* what attend() is told instead of a drop reason */
+/* what attend() is told where it is no reason for a drop: pure.NO_PLACE, pure.RETIRED */
 enum { NO_PLACE = -1, RETIRED = -2 };
+/* what became of a look for room where it is no reason for a drop */
+enum { ROOM = -1, RAISED = -2 };
 
-#define NO_TAB UINT32_MAX /* the id of a Tab that the directory has no room for */
-#define MAX_EXACT_INT (1LL << 53)
-#define MAX_TIME 1099511627776.0 /* bounds.MAX_TIME */
-#define LOOK_EVERY 1000000000LL /* ns between two looks at a full ring */
+typedef struct {
+    PyTypeObject *mapping, *port, *tab;
+    PyObject *timer, *track; /* of taba.client.timing */
+} State;
 
-#define LIKELY(x) __builtin_expect(!!(x), 1)
-
-typedef _Atomic uint64_t word_t;
-
-static inline word_t *
-word_at(uint8_t *base, uint64_t offset)
+/* The module's state, from one of its types or a subclass; NULL with an exception once the module was taken apart. */
+static State *
+state_of(PyTypeObject *type)
 {
-    return (word_t *)(base + offset);
+    for (; type != NULL; type = type->tp_base) {
+        State *state = NULL;
+        if (type->tp_flags & Py_TPFLAGS_HEAPTYPE && ((PyHeapTypeObject *)type)->ht_module != NULL)
+            state = PyType_GetModuleState(type);
+        if (state != NULL && state->track != NULL)
+            return state;
+    }
+    PyErr_SetString(PyExc_RuntimeError, "the interpreter ends");
+    return NULL;
 }
 
 /* --- Mapping: shared memory without a descriptor ------------------------------------------------------------------------------- */
@@ -57,7 +60,7 @@ typedef struct {
     PyObject_HEAD
     uint8_t *base;
     size_t size;
-    Py_ssize_t exports;
+    Py_ssize_t exports; /* views of it, and Ports that record into it */
 } Mapping;
 
 static PyObject *
@@ -67,6 +70,8 @@ mapping_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
     Py_ssize_t size;
     if (!PyArg_ParseTuple(args, "in:Mapping", &fd, &size))
         return NULL;
+    if (size <= 0 || size > MAX_RING_BYTES)
+        return PyErr_Format(PyExc_ValueError, "a mapping of %zd bytes: takes 1 to %d", size, MAX_RING_BYTES);
     void *base = mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (base == MAP_FAILED)
         return PyErr_SetFromErrno(PyExc_OSError);
@@ -94,6 +99,7 @@ static int
 mapping_getbuffer(Mapping *self, Py_buffer *view, int flags)
 {
     if (self->base == NULL) {
+        view->obj = NULL;
         PyErr_SetString(PyExc_BufferError, "the mapping is closed");
         return -1;
     }
@@ -123,7 +129,7 @@ mapping_close(Mapping *self, PyObject *Py_UNUSED(ignored))
 }
 
 static PyMethodDef mapping_methods[] = {
-    {"close", (PyCFunction)mapping_close, METH_NOARGS, "Unmap; BufferError while a memoryview is in use."},
+    {"close", (PyCFunction)mapping_close, METH_NOARGS, "Unmap; BufferError while a memoryview or a Port uses it."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -137,7 +143,9 @@ static PyType_Slot mapping_slots[] = {
     {0, NULL},
 };
 
-static PyType_Spec mapping_spec = {"taba.client._accelerator.Mapping", sizeof(Mapping), 0, Py_TPFLAGS_DEFAULT, mapping_slots};
+static PyType_Spec mapping_spec = {
+    "taba.client._accelerator.Mapping", sizeof(Mapping), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, mapping_slots,
+};
 
 /* --- Port: the producer's side of one ring after another ----------------------------------------------------------------------- */
 
@@ -145,62 +153,68 @@ typedef struct {
     PyObject_HEAD
     word_t *guard;       /* a page of its own, which the kernel clears in a forked child; 1 while this process owns the ring */
     uint64_t generation; /* of the ring; a Tab with another generation has no place in it */
-    uint8_t *base;       /* of the ring; NULL without one */
-    uint8_t *record_ring;
-    uint8_t *byte_ring;
-    uint64_t records;
-    int record_shift;
-    uint64_t byte_ring_bytes;
-    uint64_t max_value;
-    uint64_t head;      /* position of the next record */
-    uint64_t tail;      /* as last read from the header */
-    uint64_t byte_head; /* byte position of the next value */
-    uint64_t byte_tail; /* as last read from the header */
-    int64_t looked;     /* monotonic ns of the last look at a full ring */
-    uint64_t before;    /* recorded into earlier rings */
-    uint64_t totals[DROP_PLACES];
-    uint64_t pending[DROP_PLACES]; /* of the totals, those that no header has counted */
-    PyObject *mapping;
+    uint64_t life;       /* of the process: a forked child's is another */
+    int is_orphan;       /* a forked child has left its parent's ring; attend() has not heard of it */
+    Producer ring;
+    Mapping *mapping;
     PyObject *attend;
+    PyObject *label;
     size_t page;
 } Port;
+
+typedef struct {
+    PyObject *names; /* the labels' keys, as the call has them; NULL in an empty place */
+    PyObject *values[MAX_CACHED_LABELS];
+    PyObject *tab;
+} Labelled;
 
 typedef struct {
     PyObject_HEAD
     uint64_t generation;
     uint32_t id;
+    int is_healing;    /* its values are summed: what finds the ring full is owed, and a new ring begins with the sum */
+    clockid_t clock;   /* of events without a time */
+    uint64_t cell;     /* where in the ring its cell lies, while `generation` is the ring's; 0 without one */
+    uint64_t net_life; /* the process whose sum `net` is */
+    double net;
     Port *port;
     PyObject *name;
     PyObject *type;
+    Labelled *labelled; /* CACHED_LABELS places, once labels() was called */
 } Tab;
 
 static void
-port_forget(Port *self)
+port_leave(Port *self)
 {
-    self->before += self->head;
-    self->head = self->tail = self->byte_head = self->byte_tail = 0;
-    self->base = NULL;
+    Mapping *mapping = self->mapping;
+    producer_leave(&self->ring);
     self->generation++;
-    Py_CLEAR(self->mapping);
+    self->mapping = NULL;
+    if (mapping != NULL) {
+        mapping->exports--;
+        Py_DECREF(mapping);
+    }
 }
 
-static void
-port_count(Port *self, unsigned reason, uint64_t times)
+/* The producer; a forked child that notices here that it is one has left its parent's ring, whose counts stay the parent's. */
+static Producer *
+port_ring(Port *self)
 {
-    self->totals[reason] += times;
-    if (self->base == NULL) {
-        self->pending[reason] += times;
-        return;
+    if (!LIKELY(atomic_load_explicit(self->guard, memory_order_relaxed))) {
+        port_leave(self);
+        producer_forget(&self->ring);
+        self->life++;
+        self->is_orphan = 1;
+        atomic_store_explicit(self->guard, 1, memory_order_relaxed);
     }
-    word_t *place = word_at(self->base, DROPS_OFFSET + 8 * reason);
-    atomic_store_explicit(place, atomic_load_explicit(place, memory_order_relaxed) + times, memory_order_relaxed);
+    return &self->ring;
 }
 
 static PyObject *
 port_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
 {
-    PyObject *attend;
-    if (!PyArg_ParseTuple(args, "O:Port", &attend))
+    PyObject *attend, *label;
+    if (!PyArg_ParseTuple(args, "OO:Port", &attend, &label))
         return NULL;
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     void *guard = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -218,9 +232,11 @@ port_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
     self->page = page;
     self->guard = guard;
     atomic_store(self->guard, 1);
-    self->generation = 1; /* a new Tab has generation 0 */
+    self->generation = self->life = 1; /* a new Tab has 0 of both */
     Py_INCREF(attend);
     self->attend = attend;
+    Py_INCREF(label);
+    self->label = label;
     return (PyObject *)self;
 }
 
@@ -228,16 +244,16 @@ static int
 port_traverse(Port *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
-    Py_VISIT(self->mapping);
     Py_VISIT(self->attend);
-    return 0;
+    Py_VISIT(self->label);
+    return 0; /* a mapping refers to nothing */
 }
 
 static int
 port_clear(Port *self)
 {
-    port_forget(self);
     Py_CLEAR(self->attend);
+    Py_CLEAR(self->label);
     return 0;
 }
 
@@ -246,60 +262,54 @@ port_dealloc(Port *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
+    port_leave(self);
     port_clear(self);
-    munmap(self->guard, self->page);
+    munmap((void *)self->guard, self->page);
     type->tp_free(self);
     Py_DECREF(type);
 }
 
 static PyObject *
-port_open(Port *self, PyObject *args)
+port_open(Port *self, PyObject *given)
 {
-    Mapping *mapping;
-    unsigned long long record_offset, records, byte_ring_offset, byte_ring_bytes, max_value;
-    PyTypeObject *mapping_type = (PyTypeObject *)PyObject_GetAttrString((PyObject *)Py_TYPE(self), "_mapping");
-    if (mapping_type == NULL)
+    State *state = state_of(Py_TYPE(self));
+    if (state == NULL)
         return NULL;
-    int parsed = PyArg_ParseTuple(args, "O!KKKKK:open", mapping_type, &mapping, &record_offset, &records, &byte_ring_offset, &byte_ring_bytes, &max_value);
-    Py_DECREF(mapping_type);
-    if (!parsed)
-        return NULL;
-    if (mapping->base == NULL || records == 0 || record_offset + records * 24 > mapping->size || byte_ring_offset + byte_ring_bytes > mapping->size ||
-        (records & (records - 1)) || (byte_ring_bytes & (byte_ring_bytes - 1))) {
-        PyErr_SetString(PyExc_ValueError, "no such ring");
+    if (!PyObject_TypeCheck(given, state->mapping)) {
+        PyErr_SetString(PyExc_TypeError, "open() takes a Mapping");
         return NULL;
     }
-    port_forget(self);
+    Mapping *mapping = (Mapping *)given;
+    if (mapping->base == NULL || !is_segment_size(mapping->size)) {
+        PyErr_SetString(PyExc_ValueError, "no ring has this size, or its mapping is closed");
+        return NULL;
+    }
+    Producer *ring = port_ring(self);
+    port_leave(self);
     Py_INCREF(mapping);
-    self->mapping = (PyObject *)mapping;
-    self->base = mapping->base;
-    self->record_ring = mapping->base + record_offset;
-    self->byte_ring = mapping->base + byte_ring_offset;
-    self->records = records;
-    self->record_shift = __builtin_ctzll(records);
-    self->byte_ring_bytes = byte_ring_bytes;
-    self->max_value = max_value;
-    for (unsigned reason = 0; reason < DROP_PLACES; reason++) {
-        atomic_store_explicit(word_at(self->base, DROPS_OFFSET + 8 * reason), self->pending[reason], memory_order_relaxed);
-        self->pending[reason] = 0;
-    }
+    mapping->exports++;
+    self->mapping = mapping;
+    producer_enter(ring, mapping->base, mapping->size);
     Py_RETURN_NONE;
 }
 
 static PyObject *
 port_close(Port *self, PyObject *Py_UNUSED(ignored))
 {
-    port_forget(self);
+    (void)port_ring(self);
+    port_leave(self);
     Py_RETURN_NONE;
 }
 
 static PyObject *
 port_reset(Port *self, PyObject *Py_UNUSED(ignored))
 {
-    port_forget(self);
-    self->before = 0;
-    memset(self->totals, 0, sizeof self->totals);
-    memset(self->pending, 0, sizeof self->pending);
+    port_leave(self);
+    if (!self->is_orphan) { /* else what is counted is the child's already */
+        producer_forget(&self->ring);
+        self->life++;
+    }
+    self->is_orphan = 0;
     atomic_store(self->guard, 1);
     Py_RETURN_NONE;
 }
@@ -307,68 +317,119 @@ port_reset(Port *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 port_is_forked(Port *self, PyObject *Py_UNUSED(ignored))
 {
-    return PyBool_FromLong(atomic_load_explicit(self->guard, memory_order_relaxed) == 0);
+    (void)port_ring(self);
+    return PyBool_FromLong(self->is_orphan);
 }
 
 static PyObject *
-port_count_method(Port *self, PyObject *args)
+port_count(Port *self, PyObject *args)
 {
     unsigned int reason;
     unsigned long long times = 1;
     if (!PyArg_ParseTuple(args, "I|K:count", &reason, &times))
         return NULL;
-    if (reason >= DROP_PLACES) {
+    if (reason >= MAX_DROP_REASONS) {
         PyErr_SetString(PyExc_ValueError, "no such reason");
         return NULL;
     }
-    port_count(self, reason, times);
+    producer_count(port_ring(self), reason, times);
     Py_RETURN_NONE;
 }
 
-static PyObject *
-port_place(Port *self, PyObject *args)
+/* The Tab that Python gave, of this Port; NULL after an exception. */
+static Tab *
+port_tab(Port *self, PyObject *given)
 {
-    Tab *tab;
-    PyObject *id;
-    PyTypeObject *tab_type = (PyTypeObject *)PyObject_GetAttrString((PyObject *)Py_TYPE(self), "_tab");
-    if (tab_type == NULL)
+    State *state = state_of(Py_TYPE(self));
+    if (state == NULL)
         return NULL;
-    int parsed = PyArg_ParseTuple(args, "O!O:place", tab_type, &tab, &id);
-    Py_DECREF(tab_type);
-    if (!parsed)
+    if (!PyObject_TypeCheck(given, state->tab) || ((Tab *)given)->port != self) {
+        PyErr_SetString(PyExc_TypeError, "takes a Tab of this Port");
         return NULL;
-    unsigned long value = NO_TAB;
-    if (id != Py_None) {
-        value = PyLong_AsUnsignedLong(id);
-        if (PyErr_Occurred())
-            return NULL;
-        if (value >= 1 << 24) {
-            PyErr_SetString(PyExc_ValueError, "no such Tab id");
-            return NULL;
-        }
     }
-    tab->id = (uint32_t)value;
+    return (Tab *)given;
+}
+
+/* The sum of what this process recorded of a healing Tab. */
+static double *
+tab_net(Tab *self)
+{
+    if (self->net_life != self->port->life) {
+        self->net_life = self->port->life;
+        self->net = 0;
+    }
+    return &self->net;
+}
+
+/* One step, as seen from Python: a signal handler finds the Tab in the ring and in its directory, or in neither. */
+static PyObject *
+port_enter(Port *self, PyObject *args)
+{
+    PyObject *given;
+    const char *entry;
+    Py_ssize_t length;
+    unsigned long id, position;
+    int has_cell;
+    if (!PyArg_ParseTuple(args, "Oky#kp:enter", &given, &id, &entry, &length, &position, &has_cell))
+        return NULL;
+    Tab *tab = port_tab(self, given);
+    if (tab == NULL)
+        return NULL;
+    Producer *ring = port_ring(self);
+    uint64_t room = ring->records * 32 / 8 - HEADER_BYTES; /* of the directory */
+    if (ring->records == 0 || id >= 1UL << TAB_BITS || position % 8 || position > room || (uint64_t)length > room - position ||
+        length < ENTRY_BYTES + (has_cell ? CELL_BYTES : 0)) {
+        PyErr_SetString(PyExc_ValueError, "no such place in the directory");
+        return NULL;
+    }
+    uint64_t begin = HEADER_BYTES + position;
+    memcpy(ring->base + begin, entry, (size_t)length);
+    if (has_cell) {
+        uint64_t bits;
+        memcpy(&bits, tab_net(tab), 8);
+        atomic_store_explicit(word_at(ring->base, begin + ENTRY_BYTES + OWED_OFFSET), bits, memory_order_relaxed);
+    }
+    atomic_store_explicit(word_at(ring->base, DIRECTORY_USED_OFFSET), position + (uint64_t)length, memory_order_release);
+    /* release: whoever sees this count finds the entries whole */
+    atomic_store_explicit(word_at(ring->base, DIRECTORY_COUNT_OFFSET), id + 1, memory_order_release);
+    tab->id = (uint32_t)id;
+    tab->cell = has_cell ? begin + ENTRY_BYTES : 0;
     tab->generation = self->generation;
     Py_RETURN_NONE;
 }
 
 static PyObject *
-port_has(Port *self, PyObject *tab)
+port_refuse(Port *self, PyObject *given)
 {
-    PyObject *tab_type = PyObject_GetAttrString((PyObject *)Py_TYPE(self), "_tab");
-    if (tab_type == NULL)
+    Tab *tab = port_tab(self, given);
+    if (tab == NULL)
         return NULL;
-    int is_tab = PyObject_TypeCheck(tab, (PyTypeObject *)tab_type);
-    Py_DECREF(tab_type);
-    return PyBool_FromLong(is_tab && self->base != NULL && ((Tab *)tab)->generation == self->generation);
+    if (port_ring(self)->records == 0) {
+        PyErr_SetString(PyExc_ValueError, "there is no ring");
+        return NULL;
+    }
+    tab->id = NO_TAB;
+    tab->cell = 0;
+    tab->generation = self->generation;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+port_has(Port *self, PyObject *given)
+{
+    Tab *tab = port_tab(self, given);
+    if (tab == NULL)
+        return NULL;
+    return PyBool_FromLong(port_ring(self)->records != 0 && tab->generation == self->generation);
 }
 
 static PyObject *
 port_totals(Port *self, PyObject *Py_UNUSED(ignored))
 {
-    PyObject *totals = PyList_New(DROP_PLACES);
-    for (Py_ssize_t reason = 0; totals != NULL && reason < DROP_PLACES; reason++) {
-        PyObject *count = PyLong_FromUnsignedLongLong(self->totals[reason]);
+    Producer *ring = port_ring(self);
+    PyObject *totals = PyList_New(MAX_DROP_REASONS);
+    for (Py_ssize_t reason = 0; totals != NULL && reason < MAX_DROP_REASONS; reason++) {
+        PyObject *count = PyLong_FromUnsignedLongLong(ring->totals[reason]);
         if (count == NULL)
             Py_CLEAR(totals);
         else
@@ -380,29 +441,31 @@ port_totals(Port *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 port_recorded(Port *self, void *Py_UNUSED(closure))
 {
-    return PyLong_FromUnsignedLongLong(self->before + self->head);
+    Producer *ring = port_ring(self);
+    return PyLong_FromUnsignedLongLong(ring->before + ring->head);
 }
 
 static PyObject *
 port_position(Port *self, void *Py_UNUSED(closure))
 {
-    return PyLong_FromUnsignedLongLong(self->head);
+    return PyLong_FromUnsignedLongLong(port_ring(self)->head);
 }
 
 static PyObject *
 port_is_open(Port *self, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(self->base != NULL);
+    return PyBool_FromLong(port_ring(self)->records != 0);
 }
 
 static PyMethodDef port_methods[] = {
-    {"open", (PyCFunction)port_open, METH_VARARGS, "open(mapping, record_offset, records, byte_ring_offset, byte_ring_bytes, max_value): record into this ring."},
+    {"open", (PyCFunction)port_open, METH_O, "open(mapping): record into this ring; into one without records, count only."},
     {"close", (PyCFunction)port_close, METH_NOARGS, "Leave the ring."},
     {"reset", (PyCFunction)port_reset, METH_NOARGS, "Leave the ring and forget all counts: a forked child begins."},
-    {"is_forked", (PyCFunction)port_is_forked, METH_NOARGS, "Whether this process is a child that the after-fork hook has not seen."},
-    {"count", (PyCFunction)port_count_method, METH_VARARGS, "count(reason, times=1): count drops, in the header where there is one."},
-    {"place", (PyCFunction)port_place, METH_VARARGS, "place(tab, id): the Tab's id in this ring; None where the directory is full."},
-    {"has", (PyCFunction)port_has, METH_O, "Whether the Tab has been given its place in this ring."},
+    {"is_forked", (PyCFunction)port_is_forked, METH_NOARGS, "Whether this process is a child that reset() has not heard of."},
+    {"count", (PyCFunction)port_count, METH_VARARGS, "count(reason, times=1): count drops, in the header where there is one."},
+    {"enter", (PyCFunction)port_enter, METH_VARARGS, "enter(tab, id, entry, position, has_cell): publish the Tab's entry, and give it its place."},
+    {"refuse", (PyCFunction)port_refuse, METH_O, "refuse(tab): the directory has no room for it."},
+    {"has", (PyCFunction)port_has, METH_O, "Whether the Tab has been given its place in this ring, or been refused one."},
     {"totals", (PyCFunction)port_totals, METH_NOARGS, "Drops of this process by reason."},
     {NULL, NULL, 0, NULL},
 };
@@ -410,12 +473,12 @@ static PyMethodDef port_methods[] = {
 static PyGetSetDef port_getset[] = {
     {"recorded", (getter)port_recorded, NULL, "Events recorded by this process.", NULL},
     {"position", (getter)port_position, NULL, "The position of the next record in this ring.", NULL},
-    {"is_open", (getter)port_is_open, NULL, "Whether there is a ring.", NULL},
+    {"is_open", (getter)port_is_open, NULL, "Whether there is a ring that takes records.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
 static PyType_Slot port_slots[] = {
-    {Py_tp_doc, "Port(attend): the producer's side of a ring; attend(tab, why) does what is rare."},
+    {Py_tp_doc, "Port(attend, label): the producer's side of a ring; attend(tab, why) does what is rare, label(tab, labels) gives Tabs."},
     {Py_tp_new, port_new},
     {Py_tp_dealloc, port_dealloc},
     {Py_tp_traverse, port_traverse},
@@ -425,289 +488,98 @@ static PyType_Slot port_slots[] = {
     {0, NULL},
 };
 
-static PyType_Spec port_spec = {"taba.client._accelerator.Port", sizeof(Port), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, port_slots};
-
-/* --- values: msgpack, in place ------------------------------------------------------------------------------------------------- */
-
-typedef struct {
-    uint8_t *ring;
-    uint64_t bytes; /* of the ring */
-    uint64_t begin; /* byte position of the value */
-    uint64_t room;  /* what is free from there on; beyond it only the length is counted */
-    uint64_t most;
-    uint64_t length;
-} Writer;
-
-/* All functions below return -1 when done, else the reason for the drop. */
-enum { DONE = -1 };
-
-static inline int
-put(Writer *out, const void *content, uint64_t length)
-{
-    if (length > out->most - out->length)
-        return VALUE_TOO_LARGE;
-    if (out->length + length <= out->room) {
-        uint64_t slot = (out->begin + out->length) & (out->bytes - 1);
-        uint64_t first = out->bytes - slot;
-        if (LIKELY(length <= first)) {
-            memcpy(out->ring + slot, content, length);
-        } else {
-            memcpy(out->ring + slot, content, first);
-            memcpy(out->ring, (const uint8_t *)content + first, length - first);
-        }
-    }
-    out->length += length;
-    return DONE;
-}
-
-/* a first byte and a big-endian number of `bytes` bytes */
-static inline int
-put_number(Writer *out, uint8_t first, uint64_t number, int bytes)
-{
-    uint8_t content[9] = {first};
-    for (int i = 0; i < bytes; i++)
-        content[1 + i] = (uint8_t)(number >> (8 * (bytes - 1 - i)));
-    return put(out, content, 1 + (uint64_t)bytes);
-}
-
-static int
-put_int(Writer *out, PyObject *value)
-{
-    int overflow;
-    long long number = PyLong_AsLongLongAndOverflow(value, &overflow);
-    if (overflow > 0) {
-        unsigned long long large = PyLong_AsUnsignedLongLong(value);
-        if (PyErr_Occurred()) {
-            PyErr_Clear();
-            return VALUE_TYPE;
-        }
-        return put_number(out, 0xcf, large, 8);
-    }
-    if (overflow < 0)
-        return VALUE_TYPE;
-    uint64_t bits = (uint64_t)number;
-    if (number >= 0) {
-        if (number < 0x80)
-            return put_number(out, (uint8_t)number, 0, 0);
-        if (number <= 0xff)
-            return put_number(out, 0xcc, bits, 1);
-        if (number <= 0xffff)
-            return put_number(out, 0xcd, bits, 2);
-        if (number <= 0xffffffffLL)
-            return put_number(out, 0xce, bits, 4);
-        return put_number(out, 0xcf, bits, 8);
-    }
-    if (number >= -32)
-        return put_number(out, (uint8_t)number, 0, 0);
-    if (number >= -0x80)
-        return put_number(out, 0xd0, bits, 1);
-    if (number >= -0x8000)
-        return put_number(out, 0xd1, bits, 2);
-    if (number >= -0x80000000LL)
-        return put_number(out, 0xd2, bits, 4);
-    return put_number(out, 0xd3, bits, 8);
-}
-
-static int
-put_str(Writer *out, PyObject *value)
-{
-    Py_ssize_t size;
-    const char *content;
-    if (LIKELY(PyUnicode_IS_COMPACT_ASCII(value))) {
-        content = (const char *)PyUnicode_1BYTE_DATA(value);
-        size = PyUnicode_GET_LENGTH(value);
-    } else {
-        if ((uint64_t)PyUnicode_GET_LENGTH(value) > out->most) /* before its UTF-8 is made, which the string would keep */
-            return VALUE_TOO_LARGE;
-        content = PyUnicode_AsUTF8AndSize(value, &size);
-        if (content == NULL) { /* a surrogate alone, or no memory */
-            PyErr_Clear();
-            return VALUE_TYPE;
-        }
-    }
-    uint64_t length = (uint64_t)size;
-    int reason = length < 32       ? put_number(out, (uint8_t)(0xa0 | length), 0, 0)
-                 : length < 0x100   ? put_number(out, 0xd9, length, 1)
-                 : length < 0x10000 ? put_number(out, 0xda, length, 2)
-                                    : put_number(out, 0xdb, length, 4);
-    return reason == DONE ? put(out, content, length) : reason;
-}
-
-static int
-put_bytes(Writer *out, PyObject *value)
-{
-    uint64_t length = (uint64_t)PyBytes_GET_SIZE(value);
-    int reason = length < 0x100     ? put_number(out, 0xc4, length, 1)
-                 : length < 0x10000 ? put_number(out, 0xc5, length, 2)
-                                    : put_number(out, 0xc6, length, 4);
-    return reason == DONE ? put(out, PyBytes_AS_STRING(value), length) : reason;
-}
-
-static int
-put_length(Writer *out, uint64_t length, uint8_t small, uint8_t middle)
-{
-    if (length < 16)
-        return put_number(out, (uint8_t)(small | length), 0, 0);
-    if (length < 0x10000)
-        return put_number(out, middle, length, 2);
-    return put_number(out, middle + 1, length, 4);
-}
-
-/* None, bool, numbers, str, bytes; or -2 where the value is none of them */
-static int
-put_scalar(Writer *out, PyObject *value)
-{
-    if (PyUnicode_CheckExact(value))
-        return put_str(out, value);
-    if (value == Py_None)
-        return put_number(out, 0xc0, 0, 0);
-    if (value == Py_True || value == Py_False)
-        return put_number(out, value == Py_True ? 0xc3 : 0xc2, 0, 0);
-    if (PyFloat_Check(value)) { /* subclasses too: their content is read, their methods are not called */
-        double number = PyFloat_AS_DOUBLE(value);
-        uint64_t bits;
-        memcpy(&bits, &number, 8);
-        return put_number(out, 0xcb, bits, 8);
-    }
-    if (PyLong_Check(value))
-        return put_int(out, value);
-    if (PyBytes_CheckExact(value))
-        return put_bytes(out, value);
-    return -2;
-}
-
-static int
-put_value(Writer *out, PyObject *value, int depth)
-{
-    int reason = put_scalar(out, value);
-    if (reason != -2)
-        return reason;
-    int is_list = PyList_CheckExact(value), is_dict = PyDict_CheckExact(value);
-    if (!is_list && !is_dict && !PyTuple_CheckExact(value))
-        return VALUE_TYPE;
-    if (depth == MAX_DEPTH)
-        return VALUE_TOO_LARGE;
-    if (is_dict) {
-        if ((reason = put_length(out, (uint64_t)PyDict_Size(value), 0x80, 0xde)) != DONE)
-            return reason;
-        PyObject *key, *content;
-        Py_ssize_t position = 0;
-        while (PyDict_Next(value, &position, &key, &content)) {
-            /* a key that is a tuple would come back as a list, which is no key */
-            if ((reason = put_scalar(out, key)) != DONE)
-                return reason == -2 ? VALUE_TYPE : reason;
-            if ((reason = put_value(out, content, depth + 1)) != DONE)
-                return reason;
-        }
-        return DONE;
-    }
-    Py_ssize_t size = is_list ? PyList_GET_SIZE(value) : PyTuple_GET_SIZE(value);
-    if ((reason = put_length(out, (uint64_t)size, 0x90, 0xdc)) != DONE)
-        return reason;
-    for (Py_ssize_t i = 0; i < size; i++) {
-        PyObject *item = is_list ? PyList_GET_ITEM(value, i) : PyTuple_GET_ITEM(value, i);
-        if ((reason = put_value(out, item, depth + 1)) != DONE)
-            return reason;
-    }
-    return DONE;
-}
+static PyType_Spec port_spec = {
+    "taba.client._accelerator.Port", sizeof(Port), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE, port_slots,
+};
 
 /* --- recording ----------------------------------------------------------------------------------------------------------------- */
 
-/* 1: try again; 0: dropped and counted; -1: an exception that is not Taba's (of a signal handler) */
+/* ROOM (look again), the reason for a drop, or RAISED: by a signal handler, say, never because of Taba. */
 static int
 ask(Tab *tab, int why)
 {
     Port *port = tab->port;
     if (port->attend == NULL) /* the interpreter is being torn down */
-        return 0;
+        return EXHAUSTED;
     PyObject *answer = PyObject_CallFunction(port->attend, "Oi", tab, why);
-    if (answer == NULL)
-        return -1;
-    int again = PyObject_IsTrue(answer);
+    int reason = ROOM;
+    if (answer != NULL && answer != Py_None) {
+        reason = (int)PyLong_AsLong(answer);
+        if (PyErr_Occurred())
+            Py_CLEAR(answer);
+    }
+    if (answer == NULL) {
+        /* no memory, no stack, or modules that are no longer there: the event is dropped, as when nobody reads */
+        if (!PyErr_ExceptionMatches(PyExc_MemoryError) && !PyErr_ExceptionMatches(PyExc_RecursionError) && !IS_FINALIZING())
+            return RAISED;
+        PyErr_Clear();
+        return EXHAUSTED;
+    }
     Py_DECREF(answer);
-    return again;
-}
-
-/* After a full ring: whether it is time to look why. vDSO: no system call. */
-static int
-look_is_due(Port *port)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    int64_t nanoseconds = now.tv_sec * 1000000000LL + now.tv_nsec;
-    if (port->looked != 0 && nanoseconds - port->looked < LOOK_EVERY)
-        return 0;
-    port->looked = nanoseconds;
-    return 1;
+    return reason >= 0 && reason < MAX_DROP_REASONS ? reason : ROOM;
 }
 
 static int
-full(Tab *tab, unsigned reason)
+full(Tab *tab, int reason)
 {
-    if (look_is_due(tab->port))
-        return ask(tab, (int)reason);
-    port_count(tab->port, reason, 1);
-    return 0;
+    return producer_look_is_due(&tab->port->ring) ? ask(tab, reason) : reason;
 }
 
-/* Whether a record can be written now: as ask(). */
+/* ROOM for a record of the Tab, the reason for a drop, or RAISED. */
 static int
 find_room(Tab *tab)
 {
     Port *port = tab->port;
-    for (int tries = 0; tries < 4; tries++) {
+    for (int tries = 0; tries < MAX_TRIES; tries++) {
+        Producer *ring = port_ring(port);
         int answer;
-        if (tab->generation != port->generation || !atomic_load_explicit(port->guard, memory_order_relaxed)) {
+        if (tab->generation != port->generation) /* equal only while there is a ring */
             answer = ask(tab, NO_PLACE);
-        } else if (atomic_load_explicit(word_at(port->base, RETIRED_OFFSET), memory_order_relaxed)) {
+        else if (producer_is_retired(ring))
             answer = ask(tab, RETIRED);
-        } else if (tab->id == NO_TAB) {
-            port_count(port, DIRECTORY_FULL, 1);
-            return 0;
-        } else {
-            /* acquire: the Agent has read what it released before it is written over */
-            port->tail = atomic_load_explicit(word_at(port->base, TAIL_OFFSET), memory_order_acquire);
-            if (port->head - port->tail < port->records)
-                return 1;
+        else if (tab->id == NO_TAB)
+            return DIRECTORY_FULL;
+        else if (producer_finds_room(ring))
+            return ROOM;
+        else
             answer = full(tab, RING_FULL);
-        }
-        if (answer != 1)
+        if (answer != ROOM)
             return answer;
     }
-    port_count(port, RING_FULL, 1);
-    return 0;
+    return RING_FULL;
 }
 
 static inline int
 has_room(Tab *tab)
 {
     Port *port = tab->port;
-    if (LIKELY(tab->generation == port->generation && port->head - port->tail < port->records && tab->id != NO_TAB &&
-               atomic_load_explicit(port->guard, memory_order_relaxed) &&
-               !atomic_load_explicit(word_at(port->base, RETIRED_OFFSET), memory_order_relaxed)))
-        return 1;
+    if (LIKELY(tab->generation == port->generation && producer_has_room(&port->ring) && tab->id != NO_TAB &&
+               atomic_load_explicit(port->guard, memory_order_relaxed) && !producer_is_retired(&port->ring)))
+        return ROOM;
     return find_room(tab);
 }
 
-static inline void
-commit(Tab *tab, double time, uint64_t value, uint64_t flags)
+/* No record was written, for this reason: counted here. */
+static PyObject *
+dropped(Tab *tab, int reason)
 {
-    Port *port = tab->port;
-    uint8_t *record = port->record_ring + (port->head & (port->records - 1)) * 24;
-    uint64_t lap = ((port->head >> port->record_shift) + 1) & 0xffffffff;
-    memcpy(record, &time, 8);
-    memcpy(record + 8, &value, 8);
-    /* release: whoever sees this word sees the time, the value and the bytes before it */
-    atomic_store_explicit(word_at(record, 16), tab->id | flags << 24 | lap << 32, memory_order_release);
-    port->head++;
+    if (reason == RAISED)
+        return NULL;
+    producer_count(port_ring(tab->port), (unsigned)reason, 1);
+    Py_RETURN_NONE;
 }
 
-static inline PyObject *
-answer(int outcome)
+/* No record was written of a number: where the Tab sums, the sum has it all the same, and says so in its cell where there is one. */
+static PyObject *
+dropped_number(Tab *tab, int reason, double value)
 {
-    if (outcome < 0)
-        return NULL;
+    if (!tab->is_healing || reason == RAISED || !isfinite(value))
+        return dropped(tab, reason);
+    Producer *ring = port_ring(tab->port);
+    *tab_net(tab) += value;
+    if (tab->cell == 0 || tab->generation != tab->port->generation || producer_is_retired(ring))
+        return dropped(tab, reason);
+    producer_owe(ring, tab->cell, value);
     Py_RETURN_NONE;
 }
 
@@ -732,28 +604,27 @@ as_number(PyObject *value)
     return number;
 }
 
-/* 1 and the time, or 0: after a counted drop, or with an exception */
+/* Whether it is of a type of its own that has numbers to give; bool is a built-in. */
 static inline int
-time_of(Tab *tab, PyObject *given, double *time)
+says_number(PyObject *value)
 {
-    if (LIKELY(given == NULL || given == Py_None)) {
-        struct timespec now;
-        clock_gettime(CLOCK_REALTIME, &now);
-        *time = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-        return 1;
-    }
+    PyNumberMethods *methods = Py_TYPE(value)->tp_as_number;
+    return methods != NULL && (methods->nb_index != NULL || methods->nb_float != NULL) && !PyBool_Check(value);
+}
+
+/* A number from 0 to MAX_TIME; else -1, perhaps with an exception. */
+static double
+given_time(PyObject *given)
+{
     double seconds = -1;
     PyObject *number = NULL;
-    if (!PyFloat_Check(given) && !PyLong_Check(given)) {
-        number = as_number(given);
-        if (number == NULL && PyErr_Occurred())
-            return 0;
-        given = number;
-    }
-    if (given == NULL) {
-    } else if (PyFloat_Check(given)) {
+    if (!PyFloat_Check(given) && !PyLong_Check(given))
+        given = number = as_number(given);
+    if (given == NULL)
+        return -1;
+    if (PyFloat_Check(given)) {
         seconds = PyFloat_AS_DOUBLE(given);
-    } else if (PyLong_Check(given) && !PyBool_Check(given)) {
+    } else if (!PyBool_Check(given)) {
         seconds = PyLong_AsDouble(given);
         if (PyErr_Occurred()) {
             PyErr_Clear();
@@ -761,26 +632,36 @@ time_of(Tab *tab, PyObject *given, double *time)
         }
     }
     Py_XDECREF(number);
-    if (!(seconds >= 0 && seconds <= MAX_TIME)) { /* or not a number */
-        port_count(tab->port, BAD_TIME, 1);
-        return 0;
+    return seconds >= 0 && seconds <= MAX_TIME ? seconds : -1; /* -1 also for what is not a number */
+}
+
+/* ROOM and the time, the reason for a drop, or RAISED. */
+static inline int
+time_of(Tab *tab, PyObject *given, double *time)
+{
+    if (LIKELY(given == NULL || given == Py_None)) {
+        *time = clock_seconds(tab->clock);
+        return ROOM;
     }
-    *time = seconds;
-    return 1;
+    *time = given_time(given);
+    return *time >= 0 ? ROOM : PyErr_Occurred() ? RAISED : BAD_TIME;
 }
 
 static inline PyObject *
 record_number(Tab *tab, double value, PyObject *given)
 {
     double time;
-    if (!LIKELY(time_of(tab, given, &time)))
-        return answer(PyErr_Occurred() ? -1 : 0);
-    int room = has_room(tab);
-    if (!LIKELY(room == 1))
-        return answer(room);
+    int room = time_of(tab, given, &time);
+    if (!LIKELY(room == ROOM))
+        return dropped(tab, room);
+    room = has_room(tab);
+    if (!LIKELY(room == ROOM))
+        return dropped_number(tab, room, value);
     uint64_t bits;
     memcpy(&bits, &value, 8);
-    commit(tab, time, bits, 0);
+    producer_commit(&tab->port->ring, tab->id, time, bits, 0);
+    if (tab->is_healing && isfinite(value))
+        *tab_net(tab) += value;
     Py_RETURN_NONE;
 }
 
@@ -788,44 +669,27 @@ static PyObject *
 record_bytes(Tab *tab, PyObject *value, PyObject *given)
 {
     double time;
-    if (!LIKELY(time_of(tab, given, &time)))
-        return answer(PyErr_Occurred() ? -1 : 0);
-    Port *port = tab->port;
-    for (int tries = 0; tries < 3; tries++) {
-        int room = has_room(tab);
-        if (room != 1)
-            return answer(room);
-        Writer out = {port->byte_ring, port->byte_ring_bytes, port->byte_head, 0, port->max_value, 0};
+    int room = time_of(tab, given, &time);
+    Producer *ring = &tab->port->ring;
+    for (int tries = 0; room == ROOM && tries < MAX_TRIES; tries++) {
+        if ((room = has_room(tab)) != ROOM)
+            break;
+        Writer out = {ring->byte_ring, ring->byte_ring_bytes, ring->byte_head, 0, ring->max_value, 0};
         for (int reads = 0; reads < 2; reads++) {
-            uint64_t used = port->byte_head - port->byte_tail;
-            out.room = used <= port->byte_ring_bytes ? port->byte_ring_bytes - used : 0;
+            out.room = producer_byte_room(ring);
             out.length = 0;
             int reason = put_value(&out, value, 0);
-            if (reason != DONE) {
-                port_count(port, (unsigned)reason, 1);
-                Py_RETURN_NONE;
-            }
+            if (reason != DONE)
+                return dropped(tab, reason);
             if (LIKELY(out.length <= out.room)) {
-                commit(tab, time, out.length << 40 | (out.begin & ((1ULL << 40) - 1)), FLAG_BYTES);
-                port->byte_head += out.length;
+                producer_commit_bytes(ring, tab->id, time, out.length);
                 Py_RETURN_NONE;
             }
-            port->byte_tail = atomic_load_explicit(word_at(port->base, BYTE_TAIL_OFFSET), memory_order_acquire);
+            producer_read_byte_tail(ring);
         }
-        int again = full(tab, BYTES_FULL);
-        if (again != 1)
-            return answer(again);
+        room = full(tab, BYTES_FULL);
     }
-    port_count(port, BYTES_FULL, 1);
-    Py_RETURN_NONE;
-}
-
-/* Whether it is of a type of its own that has numbers to give; bool is a built-in. */
-static inline int
-says_number(PyObject *value)
-{
-    PyNumberMethods *methods = Py_TYPE(value)->tp_as_number;
-    return methods != NULL && (methods->nb_index != NULL || methods->nb_float != NULL) && !PyBool_Check(value);
+    return dropped(tab, room == ROOM ? BYTES_FULL : room);
 }
 
 static PyObject *
@@ -838,14 +702,17 @@ record_value(Tab *tab, PyObject *value, PyObject *given)
         long long number = PyLong_AsLongLongAndOverflow(value, &overflow);
         if (!overflow && number >= -MAX_EXACT_INT && number <= MAX_EXACT_INT)
             return record_number(tab, (double)number, given);
+        if (tab->is_healing) { /* it adds up numbers, as floats */
+            double large = PyLong_AsDouble(value);
+            if (!PyErr_Occurred())
+                return record_number(tab, large, given);
+            PyErr_Clear();
+            return dropped(tab, VALUE_TYPE);
+        }
     } else if (!PyUnicode_CheckExact(value) && says_number(value)) {
         PyObject *number = as_number(value);
-        if (number == NULL) {
-            if (PyErr_Occurred())
-                return NULL;
-            port_count(tab->port, VALUE_TYPE, 1);
-            Py_RETURN_NONE;
-        }
+        if (number == NULL)
+            return dropped(tab, PyErr_Occurred() ? RAISED : VALUE_TYPE);
         PyObject *outcome = record_value(tab, number, given);
         Py_DECREF(number);
         return outcome;
@@ -853,15 +720,15 @@ record_value(Tab *tab, PyObject *value, PyObject *given)
     return record_bytes(tab, value, given);
 }
 
-/* --- Tabs ---------------------------------------------------------------------------------------------------------------------- */
+/* --- Tabs: arguments ----------------------------------------------------------------------------------------------------------- */
 
-/* One value and `time`, each by place or by name; 0 after a TypeError. */
+/* A value, called `first`, and `time`, each by place or by name; 0 after a TypeError. */
 static int
-arguments(const char *method, const char *first, PyObject *const *args, Py_ssize_t count, PyObject *names, PyObject **value, PyObject **time)
+arguments(const char *first, PyObject *const *args, Py_ssize_t count, PyObject *names, PyObject **value, PyObject **time)
 {
     PyObject *found[2] = {NULL, NULL};
     if (count > 2) {
-        PyErr_Format(PyExc_TypeError, "%s() takes at most 2 arguments", method);
+        PyErr_Format(PyExc_TypeError, "takes %s and time, %zd were given", first, count);
         return 0;
     }
     for (Py_ssize_t i = 0; i < count; i++)
@@ -872,7 +739,7 @@ arguments(const char *method, const char *first, PyObject *const *args, Py_ssize
                     : PyUnicode_CompareWithASCIIString(name, first) == 0 ? 0
                                                                            : -1;
         if (which < 0 || found[which] != NULL) {
-            PyErr_Format(PyExc_TypeError, which < 0 ? "%s() got an unexpected keyword argument '%U'" : "%s() got '%U' twice", method, name);
+            PyErr_Format(PyExc_TypeError, which < 0 ? "got an unexpected keyword argument '%U'" : "got '%U' twice", name);
             return 0;
         }
         found[which] = args[count + i];
@@ -882,95 +749,150 @@ arguments(const char *method, const char *first, PyObject *const *args, Py_ssize
     return 1;
 }
 
-#define TAKE_ARGUMENTS(method, first)                                                                                                   \
-    PyObject *value = count == 1 ? args[0] : NULL, *time = NULL;                                                                        \
-    if (!LIKELY(count <= 1 && names == NULL) && !arguments(method, first, args, count, names, &value, &time))                          \
-        return NULL;
-
-#define REQUIRE_VALUE(method, first)                                                                                                    \
-    if (value == NULL) {                                                                                                                \
-        PyErr_SetString(PyExc_TypeError, method "() takes a " first);                                                                   \
-        return NULL;                                                                                                                    \
-    }
-
+/* record(), observe(), set() */
 static PyObject *
 tab_record(Tab *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
-    TAKE_ARGUMENTS("record", "value")
-    REQUIRE_VALUE("record", "value")
-    return record_value(self, value, time);
-}
-
-static PyObject *
-tab_observe(Tab *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
-{
-    TAKE_ARGUMENTS("observe", "value")
-    REQUIRE_VALUE("observe", "value")
-    return record_value(self, value, time);
-}
-
-static PyObject *
-tab_set(Tab *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
-{
-    TAKE_ARGUMENTS("set", "value")
-    REQUIRE_VALUE("set", "value")
+    PyObject *value = count == 1 ? args[0] : NULL, *time = NULL;
+    if (!LIKELY(count == 1 && names == NULL) && !arguments("value", args, count, names, &value, &time))
+        return NULL;
+    if (value == NULL) {
+        PyErr_SetString(PyExc_TypeError, "takes a value");
+        return NULL;
+    }
     return record_value(self, value, time);
 }
 
 static PyObject *
 tab_inc(Tab *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
-    TAKE_ARGUMENTS("inc", "n")
+    PyObject *value = count == 1 ? args[0] : NULL, *time = NULL;
+    if (!LIKELY(count <= 1 && names == NULL) && !arguments("n", args, count, names, &value, &time))
+        return NULL;
     return value == NULL ? record_number(self, 1.0, time) : record_value(self, value, time);
 }
 
 static PyObject *
 tab_dec(Tab *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
-    TAKE_ARGUMENTS("dec", "n")
+    PyObject *value = count == 1 ? args[0] : NULL, *time = NULL;
+    if (!LIKELY(count <= 1 && names == NULL) && !arguments("n", args, count, names, &value, &time))
+        return NULL;
     if (value == NULL)
         return record_number(self, -1.0, time);
     if (PyFloat_Check(value))
         return record_number(self, -PyFloat_AS_DOUBLE(value), time);
-    if (PyLong_Check(value) && !PyBool_Check(value)) {
-        PyObject *negative = PyLong_Type.tp_as_number->nb_negative(value); /* int's own, whatever the subclass */
-        if (negative == NULL)
-            return NULL;
-        PyObject *outcome = record_value(self, negative, time);
-        Py_DECREF(negative);
-        return outcome;
+    PyObject *number = NULL, *negative;
+    if (!PyLong_Check(value)) {
+        number = says_number(value) ? as_number(value) : NULL;
+        value = number;
     }
-    PyObject *number = says_number(value) ? as_number(value) : NULL;
-    if (number != NULL) {
-        PyObject *negative = PyNumber_Negative(number);
-        Py_DECREF(number);
-        if (negative == NULL)
-            return NULL;
-        PyObject *outcome = record_value(self, negative, time);
-        Py_DECREF(negative);
-        return outcome;
+    if (value == NULL || PyBool_Check(value))
+        return dropped(self, PyErr_Occurred() ? RAISED : VALUE_TYPE);
+    /* the number type's own, whatever a subclass says */
+    negative = (PyFloat_Check(value) ? &PyFloat_Type : &PyLong_Type)->tp_as_number->nb_negative(value);
+    Py_XDECREF(number);
+    if (negative == NULL) { /* no memory */
+        PyErr_Clear();
+        return dropped(self, EXHAUSTED);
     }
-    if (PyErr_Occurred())
-        return NULL;
-    port_count(self->port, VALUE_TYPE, 1);
-    Py_RETURN_NONE;
+    PyObject *outcome = record_value(self, negative, time);
+    Py_DECREF(negative);
+    return outcome;
 }
+
+/* --- Tabs: labels -------------------------------------------------------------------------------------------------------------- */
+
+static inline Labelled *
+labelled_place(Tab *self, PyObject *names, PyObject *const *values, Py_ssize_t count)
+{
+    uintptr_t mixed = (uintptr_t)names >> 4;
+    for (Py_ssize_t i = 0; i < count; i++)
+        mixed = mixed * 31 + ((uintptr_t)values[i] >> 4);
+    return &self->labelled[(mixed ^ mixed >> 7) & (CACHED_LABELS - 1)];
+}
+
+static void
+forget_labelled(Labelled *place)
+{
+    Py_CLEAR(place->names);
+    Py_CLEAR(place->tab);
+    for (int i = 0; i < MAX_CACHED_LABELS; i++)
+        Py_CLEAR(place->values[i]);
+}
+
+/* The same objects find the same Tab: of exact types that never change, and held here, so that none takes another's address. */
+static PyObject *
+tab_labels(Tab *self, PyObject *const *args, Py_ssize_t positional, PyObject *names)
+{
+    Py_ssize_t count = names == NULL ? 0 : PyTuple_GET_SIZE(names);
+    if (positional > 0) {
+        PyErr_SetString(PyExc_TypeError, "labels() takes labels by name, such as route=\"/cart\"");
+        return NULL;
+    }
+    Labelled *place = NULL;
+    if (LIKELY(self->labelled != NULL && count > 0 && count <= MAX_CACHED_LABELS)) {
+        place = labelled_place(self, names, args, count);
+        if (place->names == names) {
+            Py_ssize_t same = 0;
+            while (same < count && place->values[same] == args[same])
+                same++;
+            if (LIKELY(same == count)) {
+                Py_INCREF(place->tab);
+                return place->tab;
+            }
+        }
+    }
+    if (self->port->label == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "the interpreter ends");
+        return NULL;
+    }
+    PyObject *labels = PyDict_New();
+    int is_plain = 1;
+    for (Py_ssize_t i = 0; labels != NULL && i < count; i++) {
+        PyTypeObject *type = Py_TYPE(args[i]);
+        is_plain = is_plain && (type == &PyUnicode_Type || type == &PyLong_Type || type == &PyBool_Type);
+        if (PyDict_SetItem(labels, PyTuple_GET_ITEM(names, i), args[i]) < 0)
+            Py_CLEAR(labels);
+    }
+    if (labels == NULL)
+        return NULL;
+    PyObject *tab = PyObject_CallFunctionObjArgs(self->port->label, self, labels, NULL);
+    Py_DECREF(labels);
+    if (tab == NULL || !is_plain || count == 0 || count > MAX_CACHED_LABELS)
+        return tab;
+    if (self->labelled == NULL && (self->labelled = PyMem_Calloc(CACHED_LABELS, sizeof(Labelled))) == NULL)
+        return tab; /* it is found the slow way */
+    Labelled fresh = {names, {NULL}, tab};
+    Py_INCREF(names);
+    Py_INCREF(tab);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        Py_INCREF(args[i]);
+        fresh.values[i] = args[i];
+    }
+    place = labelled_place(self, names, args, count);
+    Labelled old = *place;
+    *place = fresh; /* before anything of the old one is let go, which may run code */
+    forget_labelled(&old);
+    return tab;
+}
+
+/* --- Tabs: the types ----------------------------------------------------------------------------------------------------------- */
 
 static PyObject *
 tab_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
 {
     PyObject *port, *name, *tab_type;
-    PyObject *port_type = PyObject_GetAttrString((PyObject *)type, "_port");
-    if (port_type == NULL)
-        return NULL;
-    int parsed = PyArg_ParseTuple(args, "O!UU:Tab", port_type, &port, &name, &tab_type);
-    Py_DECREF(port_type);
-    if (!parsed)
+    int is_coarse, is_healing;
+    State *state = state_of(type);
+    if (state == NULL || !PyArg_ParseTuple(args, "O!UUpp:Tab", state->port, &port, &name, &tab_type, &is_coarse, &is_healing))
         return NULL;
     Tab *self = (Tab *)type->tp_alloc(type, 0);
     if (self == NULL)
         return NULL;
     self->id = NO_TAB;
+    self->clock = is_coarse ? CLOCK_REALTIME_COARSE : CLOCK_REALTIME;
+    self->is_healing = is_healing;
     Py_INCREF(port);
     Py_INCREF(name);
     Py_INCREF(tab_type);
@@ -985,6 +907,20 @@ tab_traverse(Tab *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->port);
+    for (int i = 0; self->labelled != NULL && i < CACHED_LABELS; i++)
+        Py_VISIT(self->labelled[i].tab); /* the rest are texts and numbers */
+    return 0;
+}
+
+static int
+tab_clear(Tab *self)
+{
+    /* the Port stays: who finds this Tab in a cycle that is being cleared may still record */
+    Labelled *labelled = self->labelled;
+    self->labelled = NULL;
+    for (int i = 0; labelled != NULL && i < CACHED_LABELS; i++)
+        forget_labelled(&labelled[i]);
+    PyMem_Free(labelled);
     return 0;
 }
 
@@ -993,6 +929,7 @@ tab_dealloc(Tab *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
+    tab_clear(self);
     Py_XDECREF(self->port);
     Py_XDECREF(self->name);
     Py_XDECREF(self->type);
@@ -1020,31 +957,79 @@ tab_type(Tab *self, void *Py_UNUSED(closure))
     return self->type;
 }
 
+static PyObject *
+tab_is_healing(Tab *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(self->is_healing);
+}
+
+static PyObject *
+tab_time(Tab *self, PyObject *Py_UNUSED(ignored))
+{
+    State *state = state_of(Py_TYPE(self));
+    return state == NULL ? NULL : PyObject_CallOneArg(state->timer, (PyObject *)self);
+}
+
+static PyObject *
+tab_track(Tab *self, PyObject *Py_UNUSED(ignored))
+{
+    State *state = state_of(Py_TYPE(self));
+    return state == NULL ? NULL : PyObject_CallOneArg(state->track, (PyObject *)self);
+}
+
 static PyGetSetDef tab_getset[] = {
     {"name", (getter)tab_name, NULL, "The canonical name.", NULL},
     {"type", (getter)tab_type, NULL, "The Type.", NULL},
+    {"is_healing", (getter)tab_is_healing, NULL, "Whether what a process added is gone when it dies.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-#define METHOD(name, doc) {#name, (PyCFunction)(void (*)(void))tab_##name, METH_FASTCALL | METH_KEYWORDS, doc}
-#define RECORD METHOD(record, "record(value, time=None): record one Event; time in Unix seconds, now if None.")
+#define METHOD(name, function, doc) {name, (PyCFunction)(void (*)(void))function, METH_FASTCALL | METH_KEYWORDS, doc}
+#define END {NULL, NULL, 0, NULL}
 
-static PyMethodDef tab_methods[] = {RECORD, {NULL, NULL, 0, NULL}};
-static PyMethodDef counter_methods[] = {RECORD, METHOD(inc, "inc(n=1, time=None): count n."), {NULL, NULL, 0, NULL}};
-static PyMethodDef percentile_methods[] = {RECORD, METHOD(observe, "observe(value, time=None): record one value."), {NULL, NULL, 0, NULL}};
-static PyMethodDef gauge_methods[] = {RECORD, METHOD(set, "set(value, time=None): the value from now on."), {NULL, NULL, 0, NULL}};
+static PyMethodDef tab_methods[] = {
+    METHOD("record", tab_record, "record(value, time=None): record one Event; time in Unix seconds, now if None."),
+    METHOD("labels", tab_labels, "labels(key=value, ...): the Tab of this name with these labels too; the same object each time."),
+    END,
+};
+static PyMethodDef counter_methods[] = {METHOD("inc", tab_inc, "inc(n=1, time=None): count n."), END};
+static PyMethodDef percentile_methods[] = {
+    METHOD("observe", tab_record, "observe(value, time=None): record one value."),
+    {"time", (PyCFunction)tab_time, METH_NOARGS, "A Timer: `with tab.time(): ...`, or a decorator."},
+    END,
+};
+static PyMethodDef gauge_methods[] = {METHOD("set", tab_record, "set(value, time=None): the value from now on."), END};
 static PyMethodDef updown_methods[] = {
-    RECORD,
-    METHOD(inc, "inc(n=1, time=None): n more."),
-    METHOD(dec, "dec(n=1, time=None): n fewer."),
-    {NULL, NULL, 0, NULL},
+    METHOD("inc", tab_inc, "inc(n=1, time=None): n more."),
+    METHOD("dec", tab_dec, "dec(n=1, time=None): n fewer."),
+    {"track", (PyCFunction)tab_track, METH_NOARGS, "A Track: `with tab.track(): ...`, or a decorator: one more, until it ends."},
+    END,
+};
+
+static PyType_Slot tab_slots[] = {
+    {Py_tp_doc, "A named series of any Type."},
+    {Py_tp_methods, tab_methods},
+    {Py_tp_new, tab_new},
+    {Py_tp_dealloc, tab_dealloc},
+    {Py_tp_traverse, tab_traverse},
+    {Py_tp_clear, tab_clear},
+    {Py_tp_repr, tab_repr},
+    {Py_tp_getset, tab_getset},
+    {0, NULL},
+};
+
+static PyType_Spec tab_spec = {
+    "taba.client._accelerator.Tab",
+    sizeof(Tab),
+    0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE,
+    tab_slots,
 };
 
 static const struct {
     const char *name, *full_name, *doc;
     PyMethodDef *methods;
-} tab_kinds[] = {
-    {"Tab", "taba.client._accelerator.Tab", "A named series of any Type.", tab_methods},
+} kinds[] = {
     {"Counter", "taba.client._accelerator.Counter", "Counts.", counter_methods},
     {"Percentile", "taba.client._accelerator.Percentile", "Percentiles of values.", percentile_methods},
     {"Gauge", "taba.client._accelerator.Gauge", "The last value.", gauge_methods},
@@ -1053,63 +1038,143 @@ static const struct {
 
 /* --- the module ---------------------------------------------------------------------------------------------------------------- */
 
-static int
-add_tabs(PyObject *module, PyObject *port)
+/* ns that a read of the clock takes: the least of some rounds, for this thread may lose the processor in any of them. */
+static int64_t
+cost_of(clockid_t clock)
 {
-    PyObject *base = NULL;
-    for (size_t i = 0; i < sizeof tab_kinds / sizeof *tab_kinds; i++) {
-        PyType_Slot slots[] = {
-            {Py_tp_doc, (void *)tab_kinds[i].doc},
-            {Py_tp_methods, tab_kinds[i].methods},
-            {Py_tp_new, tab_new},
-            {Py_tp_dealloc, tab_dealloc},
-            {Py_tp_traverse, tab_traverse},
-            {Py_tp_repr, tab_repr},
-            {Py_tp_getset, tab_getset},
-            {0, NULL},
-        };
-        unsigned flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | (base == NULL ? Py_TPFLAGS_BASETYPE : 0);
-        PyType_Spec spec = {tab_kinds[i].full_name, sizeof(Tab), 0, flags, slots};
-        PyObject *bases = base == NULL ? NULL : PyTuple_Pack(1, base);
-        if (base != NULL && bases == NULL)
-            return -1;
-        PyObject *type = PyType_FromModuleAndSpec(module, &spec, bases);
-        Py_XDECREF(bases);
-        if (type == NULL)
-            return -1;
-        int failed = PyModule_AddObjectRef(module, tab_kinds[i].name, type) < 0 || PyObject_SetAttrString(type, "_port", port) < 0;
-        if (base == NULL) {
-            base = type; /* borrowed: the module holds it */
-            failed = failed || PyObject_SetAttrString(port, "_tab", type) < 0;
-        }
-        Py_DECREF(type);
-        if (failed)
-            return -1;
+    enum { ROUNDS = 8, READS = 32 };
+    int64_t least = INT64_MAX;
+    struct timespec begin, end, now;
+    for (int round = 0; round < ROUNDS; round++) {
+        clock_gettime(CLOCK_MONOTONIC, &begin);
+        for (int read = 0; read < READS; read++)
+            clock_gettime(clock, &now);
+        clock_gettime(CLOCK_MONOTONIC, &end);
+        int64_t taken = (end.tv_sec - begin.tv_sec) * 1000000000LL + end.tv_nsec - begin.tv_nsec;
+        least = taken < least ? taken : least;
     }
+    return least;
+}
+
+/* Whether the coarse clock is worth its coarseness: where it is a system call it costs as much as the exact one. */
+static int
+is_coarse_sound(void)
+{
+    struct timespec resolution;
+    if (clock_getres(CLOCK_REALTIME_COARSE, &resolution) < 0 || resolution.tv_sec > 0 || resolution.tv_nsec > 20000000)
+        return 0;
+    return 2 * cost_of(CLOCK_REALTIME) >= 3 * cost_of(CLOCK_REALTIME_COARSE);
+}
+
+static int
+add_type(PyObject *module, const char *name, PyType_Spec *spec, PyTypeObject *base, PyTypeObject **kept)
+{
+    PyObject *bases = base == NULL ? NULL : PyTuple_Pack(1, base);
+    if (base != NULL && bases == NULL)
+        return -1;
+    PyObject *type = PyType_FromModuleAndSpec(module, spec, bases);
+    Py_XDECREF(bases);
+    if (type == NULL)
+        return -1;
+    if (PyModule_AddObjectRef(module, name, type) < 0) {
+        Py_DECREF(type);
+        return -1;
+    }
+    if (kept != NULL)
+        *kept = (PyTypeObject *)type;
+    else
+        Py_DECREF(type);
     return 0;
+}
+
+/* the numbers that this was compiled with, for the test that compares them */
+static int
+add_layout(PyObject *module)
+{
+#define NUMBER_ITEM(name, value) {#name, value},
+    static const struct {
+        const char *name;
+        long long value;
+    } numbers[] = {LAYOUT(NUMBER_ITEM){"MAX_EXACT_INT", MAX_EXACT_INT}, {"MAX_TIME", (long long)MAX_TIME}};
+#define REASON_ITEM(name, text) text,
+    static const char *const reasons[] = {REASONS(REASON_ITEM)};
+    PyObject *layout = PyDict_New(), *names = PyTuple_New(REASONS_KNOWN);
+    int failed = layout == NULL || names == NULL;
+    for (size_t i = 0; !failed && i < sizeof numbers / sizeof *numbers; i++) {
+        PyObject *value = PyLong_FromLongLong(numbers[i].value);
+        failed = value == NULL || PyDict_SetItemString(layout, numbers[i].name, value) < 0;
+        Py_XDECREF(value);
+    }
+    for (Py_ssize_t i = 0; !failed && i < REASONS_KNOWN; i++) {
+        PyObject *name = PyUnicode_FromString(reasons[i]);
+        failed = name == NULL;
+        if (!failed)
+            PyTuple_SET_ITEM(names, i, name);
+    }
+    failed = failed || PyModule_AddObjectRef(module, "LAYOUT", layout) < 0 || PyModule_AddObjectRef(module, "REASONS", names) < 0;
+    Py_XDECREF(layout);
+    Py_XDECREF(names);
+    return failed ? -1 : 0;
 }
 
 static int
 module_exec(PyObject *module)
 {
-    PyObject *mapping = PyType_FromModuleAndSpec(module, &mapping_spec, NULL);
-    PyObject *port = mapping == NULL ? NULL : PyType_FromModuleAndSpec(module, &port_spec, NULL);
-    int failed = port == NULL || PyModule_AddObjectRef(module, "Mapping", mapping) < 0 || PyModule_AddObjectRef(module, "Port", port) < 0 ||
-                 PyObject_SetAttrString(port, "_mapping", mapping) < 0 || add_tabs(module, port) < 0 ||
-                 PyModule_AddIntConstant(module, "MAX_DEPTH", MAX_DEPTH) < 0 || PyModule_AddIntConstant(module, "DROPS_OFFSET", DROPS_OFFSET) < 0 ||
-                 PyModule_AddIntConstant(module, "TAIL_OFFSET", TAIL_OFFSET) < 0 ||
-                 PyModule_AddIntConstant(module, "BYTE_TAIL_OFFSET", BYTE_TAIL_OFFSET) < 0 ||
-                 PyModule_AddIntConstant(module, "RETIRED_OFFSET", RETIRED_OFFSET) < 0 ||
-                 PyModule_AddIntConstant(module, "DROP_PLACES", DROP_PLACES) < 0;
-    Py_XDECREF(mapping);
-    Py_XDECREF(port);
-    return failed ? -1 : 0;
+    State *state = PyModule_GetState(module);
+    PyObject *timing = PyImport_ImportModule("taba.client.timing");
+    if (timing == NULL)
+        return -1;
+    state->timer = PyObject_GetAttrString(timing, "Timer");
+    state->track = state->timer == NULL ? NULL : PyObject_GetAttrString(timing, "Track");
+    Py_DECREF(timing);
+    if (state->track == NULL || add_type(module, "Mapping", &mapping_spec, NULL, &state->mapping) < 0 ||
+        add_type(module, "Port", &port_spec, NULL, &state->port) < 0 || add_type(module, "Tab", &tab_spec, NULL, &state->tab) < 0)
+        return -1;
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        PyType_Slot slots[] = {
+            {Py_tp_doc, (void *)kinds[i].doc}, {Py_tp_methods, kinds[i].methods}, {Py_tp_traverse, tab_traverse}, {Py_tp_clear, tab_clear},
+            {Py_tp_dealloc, tab_dealloc},      {0, NULL},
+        };
+        unsigned flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE;
+        PyType_Spec spec = {kinds[i].full_name, sizeof(Tab), 0, flags, slots};
+        if (add_type(module, kinds[i].name, &spec, state->tab, NULL) < 0)
+            return -1;
+    }
+    PyObject *coarse = is_coarse_sound() ? Py_True : Py_False;
+    return PyModule_AddObjectRef(module, "IS_COARSE_SOUND", coarse) < 0 ? -1 : add_layout(module);
+}
+
+static int
+module_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    State *state = PyModule_GetState(module);
+    Py_VISIT(state->mapping);
+    Py_VISIT(state->port);
+    Py_VISIT(state->tab);
+    Py_VISIT(state->timer);
+    Py_VISIT(state->track);
+    return 0;
+}
+
+static int
+module_clear(PyObject *module)
+{
+    State *state = PyModule_GetState(module);
+    Py_CLEAR(state->mapping);
+    Py_CLEAR(state->port);
+    Py_CLEAR(state->tab);
+    Py_CLEAR(state->timer);
+    Py_CLEAR(state->track);
+    return 0;
 }
 
 static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, module_exec},
 #ifdef Py_mod_multiple_interpreters
     {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+#ifdef Py_mod_gil
+    {Py_mod_gil, Py_MOD_GIL_USED}, /* the GIL is the lock of the ring; a build without it takes the pure-Python ring */
 #endif
     {0, NULL},
 };
@@ -1118,7 +1183,10 @@ static struct PyModuleDef module_definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "taba.client._accelerator",
     .m_doc = "The C accelerator of the ring's producer.",
+    .m_size = sizeof(State),
     .m_slots = module_slots,
+    .m_traverse = module_traverse,
+    .m_clear = module_clear,
 };
 
 PyMODINIT_FUNC

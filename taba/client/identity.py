@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
 import re
+import stat
 import sys
 from collections.abc import Callable, Mapping
 
@@ -17,29 +19,34 @@ DEFAULT_CLIENT = "{host}:{program}/{slot}"
 MAX_SLOTS = 10_000  # processes of one program on one host; more are a mistake, and each takes a file
 _MAX_HOST = 64  # characters of the host and of the program, so that the default id is never too long
 _MAX_PROGRAM = 100
+_RESERVED = "taba."  # at the start of an id; a host of that name is another
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _FOREIGN = re.compile(r"[^A-Za-z0-9_.@+-]")
 
 
 def host() -> str:
-    """This host's name, as far as a client id may hold it."""
-    return _clean(os.uname().nodename)[:_MAX_HOST] or "host"
+    """This host's name, as far as a client id may hold it; one that an id may begin with, whatever the host is called."""
+    return _clean(os.uname().nodename, _MAX_HOST) or "host"
 
 
 def program() -> str:
-    """The name of the program that runs: of its script, or with `-m` of its module."""
-    path = sys.argv[0] if getattr(sys, "argv", None) else ""
+    """The name of the program that runs: of its script, or with `-m` of its module; one that an id may begin with."""
+    arguments = getattr(sys, "argv", None)
+    path = arguments[0] if isinstance(arguments, (list, tuple)) and arguments else ""
+    if not isinstance(path, str):  # who embeds Python may put anything there
+        return "python"
     folder, name = os.path.split(path)
     if name == "__main__.py":
         name = os.path.basename(folder)
     elif name.endswith(".py"):
         name = name[:-3]
-    return _clean(name)[:_MAX_PROGRAM] if name not in ("", "-c", "-m", "-") else "python"
+    return "python" if name in ("-c", "-m", "-") else _clean(name, _MAX_PROGRAM) or "python"
 
 
-def _clean(text: str) -> str:
-    return _FOREIGN.sub("_", text).lstrip("_")
+def _clean(text: str, most: int) -> str:
+    cleaned = _FOREIGN.sub("_", text).lstrip("_")[:most]
+    return cleaned.replace(".", "_", 1) if cleaned.startswith(_RESERVED) else cleaned
 
 
 def expand(template: str, environment: Mapping[str, str], slot: Callable[[], int]) -> str:
@@ -67,14 +74,15 @@ def expand(template: str, environment: Mapping[str, str], slot: Callable[[], int
 
 
 class Slot:
-    """The lowest number that no other process of this program holds on this host, held until this process ends or lets go.
+    """The lowest number that no other process of this program and this user holds on this host, held until it ends or lets go.
 
     Held like a ring: by a flock on a mapped file, so that it survives the closing of all descriptors, and is free when the
-    process dies. Every user's processes of the program share the numbers: the files can be read, and so locked, by all.
+    process dies. The files are their owner's alone; a name that a stranger has taken is passed over, and told where none is left.
     """
 
     def __init__(self) -> None:
-        digest = hashlib.blake2b(f"{host()}\0{program()}".encode(), digest_size=8).hexdigest()
+        # a host's and a program's names hold no NUL, and numbers of users no more than digits
+        digest = hashlib.blake2b(f"{host()}\0{program()}\0{os.geteuid()}".encode(), digest_size=8).hexdigest()
         self._prefix = f"taba-slot.{digest}."
         for number in range(MAX_SLOTS):
             memory = _lock(self._path(number))
@@ -82,7 +90,16 @@ class Slot:
                 self.number = number
                 self._memory = memory
                 return
-        raise OSError(f"more than {MAX_SLOTS} processes of {program()!r}")
+        raise OSError(errno.EAGAIN, f"all {MAX_SLOTS} numbers of {program()!r} are taken: {self._holders()}")
+
+    def _holders(self) -> str:
+        try:
+            status = os.lstat(self._path(0))
+        except OSError as error:
+            return f"{self._path(0)}: {error.strerror}"
+        if status.st_uid != os.geteuid():
+            return f"{self._path(0)} belongs to user {status.st_uid}; remove what is not yours, or set TABA_CLIENT_ID without {{slot}}"
+        return "by processes of its own; set TABA_CLIENT_ID without {slot}"
 
     def _path(self, number: int) -> str:
         return os.path.join(ring.SHM_DIRECTORY, f"{self._prefix}{number}")
@@ -112,13 +129,21 @@ def _remove(path: str) -> None:
 
 
 def _lock(path: str, make: bool = True) -> Memory | None:
-    """The locked file at `path`, made where needed; None where another process holds it or it cannot be had."""
+    """The locked file at `path`, made where needed; None where another process holds it, or it is not this user's alone."""
     while True:
         try:
-            descriptor = _open(path, make)
+            flags = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_RDWR
+            descriptor = os.open(path, flags | (os.O_CREAT if make else 0), 0o600)
         except (FileNotFoundError, PermissionError, IsADirectoryError):
             return None
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO):  # a link or a socket: a stranger's
+                return None
+            raise
         try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+                return None
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -133,20 +158,9 @@ def _lock(path: str, make: bool = True) -> Memory | None:
                     return None
                 continue  # removed between open and flock by the process that held it
             if status.st_size == 0:
-                if not make or status.st_uid != os.geteuid():
+                if not make:
                     return None  # its maker was just about to lock it
-                os.fchmod(descriptor, 0o644)  # whatever the umask: others take part in the numbering
                 os.truncate(descriptor, 1)  # something to map
             return Memory(descriptor, 1, writable=False)
         finally:
             os.close(descriptor)
-
-
-def _open(path: str, make: bool) -> int:
-    flags = os.O_CLOEXEC | os.O_NOFOLLOW
-    if make:
-        try:
-            return os.open(path, flags | os.O_RDWR | os.O_CREAT, 0o644)
-        except PermissionError:
-            pass  # another user's file; /dev/shm is a place where such are opened to be read, or not at all
-    return os.open(path, flags | os.O_RDONLY)

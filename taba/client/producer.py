@@ -3,14 +3,18 @@
 1. No ring before the first record: a parent that only preloads makes none.
 2. A forked child drops its parent's ring and slot at once, and makes its own at its first record.
 3. A ring is left when it is retired, when its name leads elsewhere, or when a hole has filled it; never because an Agent is slow.
-4. What cannot be had (shared memory, a slot) is asked for again once a second, and costs no more than a counted drop meanwhile.
+4. What cannot be had (shared memory, a slot) is asked for again once a second, and costs no more than a counted drop meanwhile. It is
+   told by stats(), and warned of by the next start() or making of a Tab: a record runs no foreign code, of which logging is full.
+5. What a signal handler asks for while a ring is being made (stop, start, fork) holds as soon as the making ends: `_wishes` counts them,
+   and a ring that was made for an earlier wish is left at once.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-import threading
 import weakref
+from _thread import RLock
 from collections.abc import Callable, Mapping
 from time import monotonic
 from time import time as now
@@ -20,7 +24,7 @@ from taba import ring
 from taba.bounds import DEFAULT_RING_BYTES, DEFAULT_SHM_BYTES, MAX_RING_BYTES, MIN_RING_BYTES
 from taba.client import identity, pure
 from taba.client.segment import Segment, close_what_was_being_made, make_segment
-from taba.names import check_agent, check_client
+from taba.names import canonical_name, check_agent, check_client, parse_name
 
 TRY_EVERY = 1.0  # seconds between two tries to make a ring
 HOLE_AFTER = 0.9  # seconds for which a record is not committed that the tail waits for: no thread pauses there for so long
@@ -28,6 +32,14 @@ HOLE_AFTER = 0.9  # seconds for which a record is not committed that the tail wa
 # call gives a new Tab each time, and the directory's own bound drops what it records.
 MAX_REMEMBERED = 100_000
 MAX_GROUP = 2**32 - 1  # the one number that no group has: "leave it as it is"
+
+# The coarse clock lies up to a few milliseconds behind: no matter where values are added up, but the last of some values is told by
+# its time. Those Types, and such as are not Taba's, carry the exact one.
+COARSE_TYPES = frozenset(
+    ("CounterGroup", "TotalsCounter", "PercentileGroup", "PercentileCounter", "UpDown", "Cumulative", "Cardinality", "TopK", "Noop")
+)
+HEALING_TYPES = frozenset(("UpDown",))
+CLOCKS = ("coarse", "exact")
 
 _REASON = pure._REASON
 
@@ -40,16 +52,22 @@ class Settings(NamedTuple):
     ring_bytes: int
     shm_bytes: int
     group: int | None
+    clock: str  # of CLOCKS, or "" for what is sound here
 
 
 def read_settings(client: str | None, environment: Mapping[str, str]) -> Settings:
     """The settings for `client` (None: the environment's or the default). Raises ValueError, naming what is wrong."""
     template = client
-    if template is None:
-        template = environment.get("TABA_CLIENT_ID") or identity.DEFAULT_CLIENT
-        _naming("TABA_CLIENT_ID", lambda: identity.expand(template, environment, lambda: 0))
-    else:
+    if template is not None:
         identity.expand(template, environment, lambda: 0)
+    elif given := environment.get("TABA_CLIENT_ID"):
+        template = given
+        _naming("TABA_CLIENT_ID", lambda: identity.expand(given, environment, lambda: 0))
+    else:
+        template = identity.DEFAULT_CLIENT  # valid whatever host and program are called
+    clock = environment.get("TABA_CLOCK") or ""
+    if clock and clock not in CLOCKS:
+        raise ValueError(f"TABA_CLOCK: {clock!r}: takes exact or coarse")
     agent = environment.get("TABA_AGENT") or "default"
     _naming("TABA_AGENT", lambda: check_agent(agent))
     group = environment.get("TABA_RING_GROUP")
@@ -59,6 +77,7 @@ def read_settings(client: str | None, environment: Mapping[str, str]) -> Setting
         _number(environment, "TABA_RING_BYTES", DEFAULT_RING_BYTES, MIN_RING_BYTES, MAX_RING_BYTES),
         _number(environment, "TABA_SHM_BYTES", DEFAULT_SHM_BYTES, 0, 1 << 50),
         _group(group) if group else None,
+        clock,
     )
 
 
@@ -95,6 +114,17 @@ def _call(method: Callable[[], None] | None) -> None:
         method()
 
 
+def label_text(key: str, value: Any) -> str:
+    """A label's value as text: bool and int are taken too. Raises ValueError for others."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return int.__repr__(value)
+    if not isinstance(value, str):
+        raise ValueError(f"label {key}: {value!r:.100}: takes a text, an int or a bool")
+    return value
+
+
 class Producer:
     """What one interpreter records with. `ports` is the module that has the Port and the Tabs: `pure` or the accelerator."""
 
@@ -102,7 +132,8 @@ class Producer:
         self._ports = ports
         self._make = getattr(ports, "Mapping", None)  # the accelerator's keeps no descriptor
         self.is_accelerated = ports is not pure
-        self._port = ports.Port(self.attend)
+        self._is_coarse_sound = bool(getattr(ports, "IS_COARSE_SOUND", False))
+        self._port = ports.Port(self.attend, self.labelled)
         self._kinds = {
             "CounterGroup": ports.Counter,
             "TotalsCounter": ports.Counter,
@@ -112,9 +143,10 @@ class Producer:
             "UpDown": ports.UpDown,
         }
         self._tabs: dict[tuple[str, str], Any] = {}
+        self._meanings: dict[tuple[str, str], tuple[str, str]] = {}  # unit and description, of Tabs that have them
         self.settings: Settings | None = None
         self._stopped = False
-        self._warned = False
+        self._wishes = 0
         self._segment: Segment | None = None
         self._slot: identity.Slot | None = None
         self._start_afresh()
@@ -124,51 +156,84 @@ class Producer:
     def _start_afresh(self) -> None:
         self._client: str | None = None
         self._last_client: str | None = None
-        self._lock = getattr(self._port, "lock", None) or threading.RLock()
+        self._lock = getattr(self._port, "lock", None) or RLock()
         self._attending = False
         self._directory_count = 0
         self._directory_used = 0
         self._next_try = 0.0
+        self._trouble: str | None = None  # why no ring could be made, until one is
+        self._told: str | None = None  # of it, what was warned of
         self._hole: tuple[int, float] | None = None  # the tail that was seen to stand before an uncommitted record, and since when
+        self._wishes += 1
 
     # --- what the application asks for
 
     def start(self, client: str | None, environment: Mapping[str, str]) -> None:
         """Record under this client id from now on. Raises ValueError; then everything stays as it was."""
         settings = read_settings(client, environment)
+        self._notice_fork()
         with self._lock:
-            if settings != self.settings:
-                self._leave()
+            if settings != self.settings or self._stopped:
+                self._wish()
             self.settings, self._stopped = settings, False
             self._next_try = 0.0
+            if self._trouble is None and not self._port.is_open:
+                self._trouble = self._foresee(settings)
+        self._warn()
 
     def stop(self) -> None:
         """Leave the ring to its Agent and free the slot; what is recorded before the next start() is a counted drop."""
+        self._notice_fork()
         with self._lock:
             self._stopped = True
-            self._leave()
+            self._wish()
             self.end()
+
+    def _wish(self) -> None:
+        """What is recorded from now on belongs in another ring, or in none."""
+        self._wishes += 1
+        if not self._attending:  # else a signal handler asks, and who makes the ring leaves it
+            self._leave()
 
     def end(self) -> None:
         """At the end of the interpreter: free the slot. The ring stays: what runs later may still record, and the Agent sees the death."""
+        self._notice_fork()
         with self._lock:
             slot, self._slot = self._slot, None
             if slot is not None:
                 slot.let_go()
 
-    def tab(self, name: str, type: str) -> Any:
-        """The Tab of this canonical name and Type: the same object each time."""
-        tab = self._tabs.get((name, type))
+    def tab(self, name: str, type: str, unit: str = "", description: str = "") -> Any:
+        """The Tab of this canonical name and Type: the same object each time. Unit and description hold from now on, if given."""
+        key = (name, type)
+        tab = self._tabs.get(key)
         if tab is None:
-            tab = self._kinds.get(type, self._ports.Tab)(self._port, name, type)
+            clock = self.settings.clock if self.settings is not None else ""
+            is_coarse = type in COARSE_TYPES and (clock == "coarse" or (clock == "" and self._is_coarse_sound))
+            tab = self._kinds.get(type, self._ports.Tab)(self._port, name, type, is_coarse, type in HEALING_TYPES)
             if len(self._tabs) < MAX_REMEMBERED:
-                tab = self._tabs.setdefault((name, type), tab)  # one step: another thread may have been first
+                tab = self._tabs.setdefault(key, tab)  # one step: another thread may have been first
+        if (unit or description) and (key in self._meanings or len(self._meanings) < MAX_REMEMBERED):
+            before = self._meanings.get(key, ("", ""))
+            self._meanings[key] = (unit or before[0], description or before[1])
+        if self._trouble is not None:
+            self._warn()
         return tab
+
+    def labelled(self, tab: Any, labels: Mapping[str, Any]) -> Any:
+        """The Tab of this Tab's name and Type, with these labels too. Raises ValueError for labels that break the rules."""
+        base, own = parse_name(tab.name)
+        name = canonical_name(base, {**own, **{key: label_text(key, value) for key, value in labels.items()}})
+        return self.tab(name, tab.type, *self._meanings.get((tab.name, tab.type), ("", "")))
 
     def stats(self) -> dict[str, Any]:
         """What this process recorded and dropped since it began (a forked child: since the fork)."""
+        self._notice_fork()
         by_reason = {ring.DROP_REASONS[place]: count for place, count in enumerate(self._port.totals()) if count}
         segment, settings = self._segment, self.settings
+        if segment is not None and not segment.where.records:
+            segment = None  # it only counts
+        clock = settings.clock if settings is not None else ""
         return {
             "recorded": self._port.recorded,
             "dropped": sum(by_reason.values()),
@@ -176,9 +241,11 @@ class Producer:
             "ring_bytes": segment.where.size if segment is not None else 0,
             "ring": segment.name if segment is not None else None,
             "accelerated": self.is_accelerated,
+            "clock": (clock or ("coarse" if self._is_coarse_sound else "exact")) if self.is_accelerated else "exact",
             "client": self._client_id(),
             "agent": settings.agent if settings is not None else os.environ.get("TABA_AGENT") or "default",
             "tabs": self._directory_count if segment is not None else 0,
+            "problem": self._trouble,
         }
 
     def _client_id(self) -> str:
@@ -195,41 +262,63 @@ class Producer:
                     return template  # no slot, or a wrong environment: nothing is recorded under any id, and start() or a Tab says why
             return self._client or self._last_client or identity.DEFAULT_CLIENT
 
+    def _foresee(self, settings: Settings) -> str | None:
+        """Why the first record will not find shared memory, as far as can be seen without taking any."""
+        try:
+            status = os.statvfs(ring.SHM_DIRECTORY)
+        except OSError as error:
+            return f"{ring.SHM_DIRECTORY}: {error.strerror}"
+        if not os.access(ring.SHM_DIRECTORY, os.W_OK | os.X_OK, effective_ids=True):
+            return f"{ring.SHM_DIRECTORY}: may not be written by user {os.geteuid()}"
+        if status.f_blocks and status.f_bavail * status.f_frsize < MIN_RING_BYTES:
+            return f"{ring.SHM_DIRECTORY} is full: a ring takes at least {MIN_RING_BYTES} bytes"
+        return None
+
+    def _warn(self) -> None:
+        """Warn, once, of what keeps this process from recording: where foreign code may run, and no lock is held."""
+        trouble = self._trouble
+        if trouble is not None and self._told is None and not self._attending:
+            self._told = trouble
+            logging.getLogger("taba.client").warning("Taba records nothing: no ring can be made: %s", trouble)
+
     # --- what the Port asks for
 
-    def attend(self, tab: Any, why: int) -> bool:
-        """Do what is rare, for a record that found no room. True: try again. False: dropped, and counted here."""
+    def attend(self, tab: Any, why: int) -> int | None:
+        """Do what is rare, for a record that found no room. None: try again. Else the reason for the drop."""
+        self._notice_fork()  # before the lock: a thread that held it is not in this process
         with self._lock:
             if self._attending:  # a signal handler, or a finalizer, within the lines below
-                self._port.count(_REASON["reentrant"])
-                return False
+                return _REASON["reentrant"]
             self._attending = True
+            wishes = self._wishes
             try:
                 return self._attend(tab, why)
+            except Exception as error:
+                if pure._is_foreign(error):
+                    raise
+                if isinstance(error, (MemoryError, RecursionError)):
+                    return _REASON["exhausted"]  # and the next record, which may stand on a higher step, tries again
+                return self._fail(f"{type(error).__name__}: {error}")
             finally:
+                if self._wishes != wishes:
+                    self._leave()
                 self._attending = False
 
-    def _attend(self, tab: Any, why: int) -> bool:
+    def _attend(self, tab: Any, why: int) -> int | None:
         port = self._port
-        if port.is_forked():
-            self.forget_parent()
-            self._attending = True
         if port.has(tab) and why != pure.NO_PLACE:
             if not self._must_leave(why):
-                if why >= 0:
-                    port.count(why)
-                return why < 0
+                return why if why >= 0 else None
             self._leave()
         if not port.is_open:
             if self._stopped:
-                port.count(_REASON["stopped"])
-                return False
-            if not self._make_ring():
-                port.count(_REASON["no_ring"])
-                return False
+                return _REASON["stopped"]
+            reason = self._make_ring()
+            if reason is not None:
+                return reason
         if not port.has(tab):
-            port.place(tab, self._enter(tab))
-        return True
+            self._enter(tab)
+        return None
 
     def _must_leave(self, why: int) -> bool:
         segment = self._segment
@@ -259,14 +348,14 @@ class Producer:
         if segment is not None:
             segment.let_go()
 
-    def _make_ring(self) -> bool:
+    def _make_ring(self) -> int | None:
+        """None: there is a ring. Else the reason for the drop."""
         if monotonic() < self._next_try:
-            return False
-        self._next_try = monotonic() + TRY_EVERY
+            return _REASON["no_ring"]
+        wishes, settings = self._wishes, self.settings
+        if settings is None:  # only start(), which reads the environment and says what is wrong with it, makes them
+            return _REASON["stopped"]
         try:
-            settings = self.settings
-            if settings is None:
-                settings = self.settings = read_settings(None, os.environ)
             client = self._client = check_client(identity.expand(settings.client, os.environ, self._take_slot))
             segment = make_segment(
                 settings.agent,
@@ -279,49 +368,55 @@ class Producer:
                 make=self._make,
             )
         except (OSError, ValueError) as error:
-            self._warn(error)
-            return False
-        where = segment.where
+            if pure._is_foreign(error):
+                raise
+            return self._fail(str(error))
+        if self._wishes != wishes:  # a signal handler stopped, started anew, or forked, and this is the child
+            segment.discard()
+            return _REASON["reentrant"]
+        if self._segment is not None:  # one that only counted
+            self._port.close()
+            self._segment.let_go()
         self._segment = segment
         self._directory_count = self._directory_used = 0
-        self._port.open(
-            segment.memory.mapping, where.record_offset, where.records, where.byte_ring_offset, where.byte_ring_bytes, where.max_value_bytes
-        )
+        self._port.open(segment.memory.mapping)
+        if not segment.where.records:
+            return self._fail(f"no room for a ring in {ring.SHM_DIRECTORY} or in TABA_SHM_BYTES ({settings.shm_bytes})")
         self._next_try = 0.0
-        return True
+        self._trouble = self._told = None
+        return None
+
+    def _fail(self, trouble: str) -> int:
+        self._trouble = trouble
+        self._next_try = monotonic() + TRY_EVERY
+        return _REASON["no_ring"]
 
     def _take_slot(self) -> int:
         if self._slot is None:
             self._slot = identity.Slot()
         return self._slot.number
 
-    def _enter(self, tab: Any) -> int | None:
-        """The Tab's id in the directory; None where there is no room."""
+    def _enter(self, tab: Any) -> None:
+        """Give the Tab its place in the directory, or refuse it one."""
         segment = self._segment
         assert segment is not None
-        entry = ring.encode_entry(tab.type, tab.name)
-        used = self._directory_used + len(entry)
-        if used > segment.where.directory_bytes or self._directory_count >= ring.MAX_TABS:
-            return None
-        begin = ring.HEADER_BYTES + self._directory_used
-        segment.content[begin : begin + len(entry)] = entry
-        # remembered before they are published: a signal handler's exception between two of these lines wastes an entry at most,
-        # and a published one never changes
-        id, self._directory_count, self._directory_used = self._directory_count, self._directory_count + 1, used
-        segment.words[ring.DIRECTORY_USED_OFFSET // 8] = used
-        with self._lock:  # orders the stores above before the one below, where the processor does not
-            segment.words[ring.DIRECTORY_COUNT_OFFSET // 8] = id + 1
-        return id
-
-    def _warn(self, error: Exception) -> None:
-        if self._warned:
+        unit, description = self._meanings.get((tab.name, tab.type), ("", ""))
+        entry = ring.encode_entry(tab.type, tab.name, unit, description, tab.is_healing)
+        id, begin = self._directory_count, self._directory_used
+        if begin + len(entry) > segment.where.directory_bytes or id >= ring.MAX_TABS:
+            self._port.refuse(tab)
             return
-        self._warned = True
-        import logging  # only who has no shared memory pays for it; and unlike a warning it is never an exception
-
-        logging.getLogger("taba.client").warning("Taba records nothing: no ring could be made: %s", error)
+        # remembered before it is published: a signal handler's exception between these lines wastes an entry at most, and a published one
+        # never changes
+        self._directory_count, self._directory_used = id + 1, begin + len(entry)
+        self._port.enter(tab, id, entry, begin, tab.is_healing)
 
     # --- forks
+
+    def _notice_fork(self) -> None:
+        """In a child that C code forked, where no hook ran: as the hook."""
+        if self._port.is_forked():
+            self.forget_parent()
 
     def forget_parent(self) -> None:
         """In a forked child: drop the parent's ring, slot and counts, and never touch a lock. The Tabs stay."""

@@ -9,6 +9,10 @@ How a record is written whole or not at all, with threads and signals about:
    passes through the lock instead of the fast path.
 4. What is rare (a new chunk of positions, values in the byte ring, full rings) happens under a lock that the thread may hold already,
    because it is in a signal handler: then the event is dropped as `reentrant`, never waited for.
+5. A Tab that heals sums what it records, under the lock always: the sum and the ring never disagree. What finds no room is owed: added to
+   the Tab's cell in the directory. A new ring's cell begins with the sum.
+6. Nothing raises because of Taba: no memory, no stack, and modules that are gone at the interpreter's end drop the event. What a signal
+   handler raises is the application's, and passes.
 """
 
 from __future__ import annotations
@@ -18,9 +22,10 @@ import mmap
 import operator
 import os
 import sys
-import threading
+from _thread import RLock  # not threading's, which others replace
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from time import monotonic
 from time import time as now
 from typing import Any
@@ -29,10 +34,12 @@ from taba import ring
 from taba.bounds import MAX_EXACT_INT, MAX_TIME, MAX_VALUE_BYTES
 from taba.client.encode import Refused, encode
 from taba.client.timing import time as _time
+from taba.client.timing import track as _track
 
 CHUNK = 1024  # positions offered at once, at most: often enough for a look at the ring, rarely enough to cost nothing
 LOOK_EVERY = 1.0  # seconds between two looks at a full ring
 MAX_TRIES = 4
+MAX_LABELLED = 10_000  # sets of labels that a Tab finds again by itself; others are looked up by name
 
 # what attend() is told instead of a drop reason
 NO_PLACE = -1
@@ -41,12 +48,14 @@ HALF_FULL = -3
 
 _REASON = {reason: place for place, reason in enumerate(ring.DROP_REASONS)}
 _RING_FULL, _BYTES_FULL = _REASON["ring_full"], _REASON["bytes_full"]
-_DIRECTORY_FULL, _REENTRANT = _REASON["directory_full"], _REASON["reentrant"]
+_DIRECTORY_FULL, _REENTRANT, _EXHAUSTED = _REASON["directory_full"], _REASON["reentrant"], _REASON["exhausted"]
+_VALUE_TYPE, _VALUE_TOO_LARGE = _REASON["value_type"], _REASON["value_too_large"]
 _TAIL, _BYTE_TAIL, _RETIRED, _DROPS = (
     offset // 8 for offset in (ring.TAIL_OFFSET, ring.BYTE_TAIL_OFFSET, ring.RETIRED_OFFSET, ring.DROPS_OFFSET)
 )
 _BUILT_IN = frozenset((type(None), bool, int, float, str, bytes, list, tuple, dict))  # no code of theirs is called
 _MADV_WIPEONFORK = 18
+_COUNT, _USED = ring.DIRECTORY_COUNT_OFFSET // 8, ring.DIRECTORY_USED_OFFSET // 8
 _IS_ORDERED = os.uname().machine == "x86_64" and getattr(sys, "_is_gil_enabled", lambda: True)()
 
 Chunk = tuple[Iterator[int], int, Any, Any, Any, Any]
@@ -70,7 +79,7 @@ class _Ring:
         self.skipped = 0
         if where is not None:
             self.where = where
-            self.content = memoryview(mapping)
+            self.content = memoryview(mapping)[: where.size]
             self.words = self.content.cast("Q")
             self.times = self.content.cast("d")
             self.values = self.times[1:]
@@ -113,37 +122,43 @@ _NO_ROOM = _Ring()  # where a Tab is that the directory has no room for
 
 
 class Port:
-    """The producer's side of one ring after another; attend(tab, why) does what is rare. Same interface as the accelerator's."""
+    """The producer's side of one ring after another. Same interface as the accelerator's.
 
-    def __init__(self, attend: Callable[[Any, int], bool]):
+    attend(tab, why) does what is rare, and returns None to try again, or the reason for the drop; label(tab, labels) gives Tabs.
+    """
+
+    def __init__(self, attend: Callable[[Any, int], int | None], label: Callable[[Any, dict[str, Any]], Any]):
         self._attend = attend
+        self.label = label
         self._ring: _Ring | None = None
+        self.life = 0
+        self.exhausted = 0  # events that could not even be counted where they were dropped
         self._guard_page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        try:
+        with suppress(OSError):  # before Linux 4.14: only children that Python forked are told apart, by the after-fork hook
             self._guard_page.madvise(_MADV_WIPEONFORK)
-            self._wipes = True
-        except OSError:  # before Linux 4.14: only children that Python forked are told apart, by the after-fork hook
-            self._wipes = False
         self._guard = memoryview(self._guard_page)
         self._start_afresh()
 
     def _start_afresh(self) -> None:
-        self.lock = threading.RLock()  # also the Producer's: two would be taken in both orders
+        self.lock = RLock()  # also the Producer's: two would be taken in both orders
         self._busy = False
+        self._later: deque[tuple[UpDown, float]] = deque()  # what signal handlers added while the lock was theirs
         self._looked = self._half_looked = -math.inf
         self._before = 0
         self._totals = [0] * ring.MAX_DROP_REASONS
         self._pending = [0] * ring.MAX_DROP_REASONS
         self._uncounted: deque[tuple[int, int]] = deque()
         self._counting = False
+        self._is_orphan = False
+        self.life += 1
         self._guard[0] = 1
 
     # --- one ring after another
 
-    def open(self, mapping: Any, record_offset: int, records: int, byte_ring_offset: int, byte_ring_bytes: int, max_value: int) -> None:
-        """Record into this ring."""
+    def open(self, mapping: Any) -> None:
+        """Record into this ring; into one without records, count only."""
         self.close()
-        opened = _Ring(ring.layout(records * 32), mapping)
+        opened = _Ring(ring.layout(len(memoryview(mapping))), mapping)
         for place, count in enumerate(self._pending):
             opened.words[_DROPS + place] = count
         self._pending = [0] * ring.MAX_DROP_REASONS
@@ -160,24 +175,35 @@ class Port:
 
     def reset(self) -> None:
         """Leave the ring and forget all counts: a forked child begins."""
+        if self._is_orphan:  # it has begun
+            self._is_orphan = False
+            return
         left, self._ring = self._ring, None
         if left is not None:
             left.chunk = _NO_CHUNK
             left.release()
         self._start_afresh()
 
+    def notice_fork(self) -> None:
+        """In a forked child that no hook has told: leave the parent's ring. What is counted from now on is the child's."""
+        if not self._guard[0]:
+            self.reset()
+            self._is_orphan = True
+
     def is_forked(self) -> bool:
-        """Whether this process is a child that the after-fork hook has not seen."""
-        return not self._guard[0]
+        """Whether this process is a child that reset() has not heard of."""
+        self.notice_fork()
+        return self._is_orphan
 
     @property
     def is_open(self) -> bool:
-        """Whether there is a ring."""
-        return self._ring is not None
+        """Whether there is a ring that takes records."""
+        return self._ring is not None and self._ring.where.records > 0
 
     @property
     def recorded(self) -> int:
         """Events recorded by this process."""
+        self.notice_fork()
         current = self._ring
         return self._before + (current.position - current.skipped if current is not None else 0)
 
@@ -186,13 +212,27 @@ class Port:
         """The position of the next record in this ring."""
         return self._ring.position if self._ring is not None else 0
 
-    def place(self, tab: Tab, id: int | None) -> None:
-        """The Tab's id in this ring; None where the directory is full."""
-        assert self._ring is not None
-        tab._place = (_NO_ROOM, self._ring) if id is None else (self._ring, id)
+    def enter(self, tab: Tab, id: int, entry: bytes, position: int, has_cell: bool) -> None:
+        """Publish the Tab's entry, and give it its place. Signal handlers meanwhile add nothing: the lock is held."""
+        at = self._ring
+        assert at is not None
+        begin = ring.HEADER_BYTES + position
+        at.content[begin : begin + len(entry)] = entry
+        cell = (begin + ring.ENTRY_BYTES) // 8
+        if has_cell and isinstance(tab, UpDown):
+            at.times[cell + ring.OWED_OFFSET // 8] = tab.net()
+            tab._cell = cell
+        at.words[_USED] = position + len(entry)
+        with self.lock:  # orders the stores above before the one below, where the processor does not
+            at.words[_COUNT] = id + 1
+        tab._place = (at, id)
+
+    def refuse(self, tab: Tab) -> None:
+        """The directory has no room for this Tab."""
+        tab._place = (_NO_ROOM, self._ring)
 
     def has(self, tab: Tab) -> bool:
-        """Whether the Tab has been given its place in this ring."""
+        """Whether the Tab has been given its place in this ring, or been refused one."""
         at, word = tab._place
         return self._ring is not None and (at is self._ring or (at is _NO_ROOM and word is self._ring))
 
@@ -200,6 +240,7 @@ class Port:
 
     def count(self, reason: int, times: int = 1) -> None:
         """Count drops, in the header where there is one; exact with threads and signal handlers."""
+        self.notice_fork()
         self._uncounted.append((reason, times))
         with self.lock:
             if self._counting:
@@ -218,7 +259,14 @@ class Port:
 
     def totals(self) -> list[int]:
         """Drops of this process by reason."""
+        self.notice_fork()
+        self._count_exhausted()
         return list(self._totals)
+
+    def _count_exhausted(self) -> None:
+        while self.exhausted > 0:
+            self.exhausted -= 1
+            self.count(_EXHAUSTED)
 
     # --- recording
 
@@ -232,26 +280,41 @@ class Port:
         self.count(_REASON["bad_time"])
         return None
 
-    def record_slowly(self, tab: Tab, seconds: float, value: float) -> None:
-        """Record a float where the fast path found no free position."""
-        with self.lock:
-            if self._busy:
-                self.count(_REENTRANT)
-                return
-            self._busy = True
-            try:
-                at = self._find_room(tab)
-                if at is not None:
-                    self._write(at, tab, seconds, value)
-            finally:
-                self._busy = False
+    def record(self, tab: Tab, seconds: float, value: float | None, content: bytes = b"") -> None:
+        """Record a float, or the bytes of another value, where the fast path found no free position. Never raises because of Taba."""
+        try:
+            self.notice_fork()  # before the lock: a thread that held it is not in this process
+            with self.lock:
+                if self._busy:
+                    if value is not None and isinstance(tab, UpDown):
+                        self._later.append((tab, value))
+                    else:
+                        self.count(_REENTRANT)
+                    return
+                self._busy = True
+                try:
+                    reason = self._write_bytes(tab, seconds, content) if value is None else self._write(tab, seconds, value)
+                    if reason is not None:
+                        self._drop(tab, value, reason)
+                finally:
+                    self._busy = False
+                    while self._later:
+                        self._drop(*self._later.popleft(), _REENTRANT)
+                if self.exhausted:
+                    self._count_exhausted()
+        except (MemoryError, RecursionError):
+            self.exhausted += 1  # no call: there is no stack for one
+        except Exception as error:
+            if _is_foreign is not None and _is_foreign(error):
+                raise
+            self.exhausted += 1
 
-    def record_bytes(self, tab: Tab, seconds: float, value: Any) -> None:
+    def record_any(self, tab: Tab, seconds: float, value: Any) -> None:
         """Record a value that is no float."""
-        if type(value) not in _BUILT_IN:
-            number = _as_number(value)
+        if type(value) not in _BUILT_IN or (tab.is_healing and type(value) is int):
+            number = None if tab.is_healing else _as_number(value)  # what heals has looked for one
             if number is None:
-                self.count(_REASON["value_type"])
+                self.count(_VALUE_TYPE)
                 return
             if (small := _as_float(number)) is not None:
                 tab.record(small, seconds)
@@ -259,33 +322,42 @@ class Port:
             value = number
         try:
             # the bound of the ring that there is; _write_bytes() looks again at that of the ring that takes it
-            content = encode(value, self._ring.where.max_value_bytes if self._ring is not None else MAX_VALUE_BYTES)
+            most = self._ring.where.max_value_bytes if self._ring is not None else 0
+            content = encode(value, most or MAX_VALUE_BYTES)
         except Refused as refusal:
             self.count(_REASON[refusal.reason])
             return
-        with self.lock:
-            if self._busy:
-                self.count(_REENTRANT)
-                return
-            self._busy = True
-            try:
-                self._write_bytes(tab, seconds, content)
-            finally:
-                self._busy = False
+        self.record(tab, seconds, None, content)
 
-    def _write_bytes(self, tab: Tab, seconds: float, content: bytes) -> None:
+    def _drop(self, tab: Tab, value: float | None, reason: int) -> None:
+        """No record was written: counted, or where the Tab sums, owed."""
+        if value is None or not isinstance(tab, UpDown) or not math.isfinite(value):
+            self.count(reason)
+            return
+        tab.add(value)
+        at = self._ring
+        if at is None or tab._place[0] is not at or at.words[_RETIRED]:
+            self.count(reason)
+            return
+        at.times[tab._cell + ring.OWED_OFFSET // 8] += value
+        with self.lock:  # orders: whoever reads the count finds at least so many events in the sum
+            pass
+        at.words[tab._cell + ring.OWED_EVENTS_OFFSET // 8] += 1
+        self._before += 1
+
+    def _write_bytes(self, tab: Tab, seconds: float, content: bytes) -> int | None:
         for _ in range(MAX_TRIES):
             at = self._find_room(tab)
-            if at is None:
-                return
+            if isinstance(at, int):
+                return at
             where, length, begin = at.where, len(content), at.byte_head
             if length > where.max_value_bytes:
-                self.count(_REASON["value_too_large"])
-                return
+                return _VALUE_TOO_LARGE
             if not 0 <= begin - at.words[_BYTE_TAIL] <= where.byte_ring_bytes - length:
-                if self._look(tab, _BYTES_FULL):
-                    continue
-                return
+                reason = self._look(tab, _BYTES_FULL)
+                if reason is not None:
+                    return reason
+                continue
             slot = begin & (where.byte_ring_bytes - 1)
             first = min(length, where.byte_ring_bytes - slot)
             offset = where.byte_ring_offset
@@ -293,53 +365,51 @@ class Port:
             at.content[offset : offset + length - first] = content[first:]
             # the bytes of a record that is interrupted now are a gap, which the next value's release passes over
             at.byte_head = begin + length
-            self._write(at, tab, seconds, None, ring.value_word(length, begin))
-            return
-        self.count(_BYTES_FULL)
+            return self._commit(at, tab, seconds, None, ring.value_word(length, begin))
+        return _BYTES_FULL
 
-    def _find_room(self, tab: Tab) -> _Ring | None:
-        """The ring, with a free position in its chunk and a place for the Tab; None after a counted drop."""
+    def _write(self, tab: Tab, seconds: float, value: float) -> int | None:
+        at = self._find_room(tab)
+        return at if isinstance(at, int) else self._commit(at, tab, seconds, value)
+
+    def _find_room(self, tab: Tab) -> _Ring | int:
+        """The ring, with a free position in its chunk and a place for the Tab; else the reason for the drop."""
         for _ in range(MAX_TRIES):
             at = self._ring
-            if at is None or not self.has(tab) or not self._guard[0]:
-                if not self._attend(tab, NO_PLACE):
-                    return None
+            reason: int | None = None
+            if at is None or not self.has(tab) or not at.where.records:
+                reason = self._attend(tab, NO_PLACE)
             elif at.words[_RETIRED]:
-                if not self._attend(tab, RETIRED):
-                    return None
+                reason = self._attend(tab, RETIRED)
             elif tab._place[0] is _NO_ROOM:
-                self.count(_DIRECTORY_FULL)
-                return None
+                return _DIRECTORY_FULL
             elif operator.length_hint(at.free):
                 return at
             elif at.next - at.words[_TAIL] > at.where.records // 2 and monotonic() - self._half_looked >= LOOK_EVERY:
                 self._half_looked = monotonic()
                 # why is it so full? a hole is left behind before it costs an event
-                if not self._attend(tab, HALF_FULL):
-                    return None
-            elif not at.refill(self._guard) and not self._look(tab, _RING_FULL):
-                return None
-        self.count(_RING_FULL)
-        return None
+                reason = self._attend(tab, HALF_FULL)
+            elif not at.refill(self._guard):
+                reason = self._look(tab, _RING_FULL)
+            if reason is not None:
+                return reason
+        return _RING_FULL
 
-    def _look(self, tab: Tab, reason: int) -> bool:
-        """Whether to try again after a full ring: at most once a second somebody looks why. False: dropped and counted."""
-        if self._look_is_due():
-            return self._attend(tab, reason)
-        self.count(reason)
-        return False
-
-    def _look_is_due(self) -> bool:
+    def _look(self, tab: Tab, reason: int) -> int | None:
+        """After a full ring: at most once a second somebody looks why. None: try again."""
         if monotonic() - self._looked < LOOK_EVERY:
-            return False
+            return reason
         self._looked = monotonic()
-        return True
+        return self._attend(tab, reason)
 
-    def _write(self, at: _Ring, tab: Tab, seconds: float, value: float | None, value_word: int = 0) -> None:
-        """Write a record at the next free position; taken by a thread on the fast path, the event is dropped as ring_full."""
+    def _commit(self, at: _Ring, tab: Tab, seconds: float, value: float | None, value_word: int = 0) -> int | None:
+        """Write a record at the next free position; RING_FULL where threads on the fast path took the last."""
         id = tab._place[1]
         index = -1
         flags = 0 if value is not None else ring.FLAG_BYTES
+        adds = value if value is not None and tab.is_healing and math.isfinite(value) else None
+        if adds is not None:
+            tab.add(0.0)  # type: ignore[attr-defined]  # this process's sum from here on
         while True:
             commit = id | flags << ring.FLAGS_SHIFT | at.lap
             try:
@@ -352,17 +422,28 @@ class Port:
                     if not _IS_ORDERED:
                         with self.lock:  # orders the stores above before the one below
                             pass
+                    if adds is not None:
+                        tab._net += adds  # type: ignore[attr-defined]  # and no step between it and the next
                     at.commits[index] = commit
-                    return
+                    return None
             except BaseException:
                 # a signal handler's exception: give the position back
                 if index >= 0 and at.commits[index] != commit:
                     at.commits[index] = ring.FLAG_SKIP << ring.FLAGS_SHIFT | at.lap
                     at.skipped += 1
                 raise
-            if not at.refill(self._guard):  # threads on the fast path took the rest of the chunk
-                self.count(_RING_FULL)
-                return
+            if not at.refill(self._guard):
+                return _RING_FULL
+
+
+def _is_foreign(error: BaseException) -> bool:
+    """Whether code that is not Taba's raised this: a signal handler, say, that ran between two steps of Taba's."""
+    trace = error.__traceback__
+    if trace is None:
+        return False
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return not str(trace.tb_frame.f_globals.get("__name__")).startswith("taba.")
 
 
 def _as_float(value: Any) -> float | None:
@@ -373,6 +454,17 @@ def _as_float(value: Any) -> float | None:
         whole = int.__int__(value)
         return float(whole) if -MAX_EXACT_INT <= whole <= MAX_EXACT_INT else None
     return None
+
+
+def _as_sum(value: Any) -> float | None:
+    """A number as a float, which may hold it less exactly; None for what is none, or beyond all floats."""
+    number = value if type(value) in _BUILT_IN else _as_number(value)
+    if not isinstance(number, (int, float)) or number is True or number is False:
+        return None
+    try:
+        return float.__pos__(number) if isinstance(number, float) else float(int.__int__(number))
+    except OverflowError:
+        return None
 
 
 def _as_number(value: Any) -> int | float | None:
@@ -391,13 +483,16 @@ def _as_number(value: Any) -> int | float | None:
 class Tab:
     """A named series of any Type."""
 
-    __slots__ = ("_name", "_place", "_port", "_type")
+    __slots__ = ("_labelled", "_name", "_place", "_port", "_type")
+    is_healing = False
 
-    def __init__(self, port: Port, name: str, type: str):
+    def __init__(self, port: Port, name: str, type: str, is_coarse: bool = False, is_healing: bool = False):
+        # the pure ring's events always carry the exact clock: reading it costs little beside the rest
         self._port = port
         self._name = name
         self._type = type
         self._place: tuple[_Ring, Any] = (_NO_RING, 0)
+        self._labelled: dict[Any, Tab] = {}
 
     @property
     def name(self) -> str:
@@ -412,30 +507,49 @@ class Tab:
     def __repr__(self) -> str:
         return f"<Tab {self._type} {self._name}>"
 
+    def labels(self, **labels: str | int | bool) -> Any:
+        """The Tab of this name with these labels too; the same object each time."""
+        key = (*labels.items(), *map(type, labels.values()))  # True is 1, and not the same text
+        try:
+            return self._labelled[key]
+        except (KeyError, TypeError):  # TypeError: a value that cannot be a key, and no label either
+            tab: Tab = self._port.label(self, labels)
+            if len(self._labelled) < MAX_LABELLED:
+                self._labelled[key] = tab
+            return tab
+
     def record(self, value: Any, time: float | None = None) -> None:
         """Record one Event; time in Unix seconds, now if None. Never raises and never waits: what cannot be recorded is counted."""
-        if time is None:
-            seconds = now()
-        else:
-            given = self._port.time_of(time)
-            if given is None:
-                return
-            seconds = given
-        if type(value) is not float:
-            number = _as_float(value)
-            if number is None:
-                self._port.record_bytes(self, seconds, value)
-                return
-            value = number
-        at, id = self._place
-        free, lap, times, values, commits, guard = at.chunk
-        if guard[0]:
-            for index in free:
-                times[index] = seconds
-                values[index] = value
-                commits[index] = lap | id
-                return
-        self._port.record_slowly(self, seconds, value)
+        try:
+            if time is None:
+                seconds = now()
+            else:
+                given = self._port.time_of(time)
+                if given is None:
+                    return
+                seconds = given
+            if type(value) is not float:
+                number = _as_float(value)
+                if number is None:
+                    self._port.record_any(self, seconds, value)
+                    return
+                value = number
+            at, id = self._place
+            free, lap, times, values, commits, guard = at.chunk
+            if guard[0]:
+                for index in free:
+                    times[index] = seconds
+                    values[index] = value
+                    commits[index] = lap | id
+                    return
+            self._port.record(self, seconds, value)
+        except (MemoryError, RecursionError):
+            self._port.exhausted += 1
+        except Exception as error:
+            # at the interpreter's end modules are empty; before it, only what is not Taba's comes here
+            if _is_foreign is not None and _is_foreign(error):
+                raise
+            self._port.exhausted += 1
 
 
 class Counter(Tab):
@@ -445,7 +559,10 @@ class Counter(Tab):
 
     def inc(self, n: Any = 1.0, time: float | None = None) -> None:
         """Count n."""
-        self.record(n, time)
+        try:
+            self.record(n, time)
+        except RecursionError:  # no stack for the call
+            self._port.exhausted += 1
 
 
 class Percentile(Tab):
@@ -466,21 +583,65 @@ class Gauge(Tab):
 
 
 class UpDown(Tab):
-    """A number that goes up and down."""
+    """A number that goes up and down, and heals: what this process added is gone when it dies."""
 
-    __slots__ = ()
+    __slots__ = ("_cell", "_net", "_net_life")
+    is_healing = True
+
+    def __init__(self, port: Port, name: str, type: str, is_coarse: bool = False, is_healing: bool = True):
+        super().__init__(port, name, type)
+        self._cell = 0  # in words, while `_place` is in the ring
+        self._net = 0.0
+        self._net_life = 0  # the process whose sum `_net` is
+
+    def net(self) -> float:
+        """The sum of what this process recorded."""
+        return self._net if self._net_life == self._port.life else 0.0
+
+    def add(self, value: float) -> None:
+        """Add to the sum; the Port's lock is held."""
+        self._net, self._net_life = self.net() + value, self._port.life
+
+    def record(self, value: Any, time: float | None = None) -> None:
+        """Add one value; time in Unix seconds, now if None. Never raises and never waits: what cannot be recorded is counted."""
+        try:
+            port = self._port
+            seconds = now() if time is None else port.time_of(time)
+            if seconds is None:
+                return
+            number = _as_float(value)
+            if number is None:
+                number = _as_sum(value)
+                if number is None:
+                    port.record_any(self, seconds, value)
+                    return
+            port.record(self, seconds, number)
+        except (MemoryError, RecursionError):
+            self._port.exhausted += 1
+        except Exception as error:
+            if _is_foreign is not None and _is_foreign(error):
+                raise
+            self._port.exhausted += 1
 
     def inc(self, n: Any = 1.0, time: float | None = None) -> None:
         """n more."""
-        self.record(n, time)
+        try:
+            self.record(n, time)
+        except RecursionError:
+            self._port.exhausted += 1
 
     def dec(self, n: Any = 1.0, time: float | None = None) -> None:
         """n fewer."""
-        if isinstance(n, float):
-            self.record(float.__neg__(n), time)
-        elif isinstance(n, int) and n is not True and n is not False:
-            self.record(int.__neg__(n), time)
-        elif type(n) not in _BUILT_IN and (number := _as_number(n)) is not None:
-            self.record(-number, time)
-        else:
-            self._port.count(_REASON["value_type"])
+        try:
+            if isinstance(n, float):
+                self.record(float.__neg__(n), time)
+            elif isinstance(n, int) and n is not True and n is not False:
+                self.record(int.__neg__(n), time)
+            elif type(n) not in _BUILT_IN and (number := _as_number(n)) is not None:
+                self.record(-number, time)
+            else:
+                self._port.count(_VALUE_TYPE)
+        except RecursionError:
+            self._port.exhausted += 1
+
+    track = _track

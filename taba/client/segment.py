@@ -20,6 +20,8 @@ from typing import Any, Protocol
 from taba import ring
 from taba.bounds import MIN_RING_BYTES
 
+PART = 8  # of what is left a ring takes one such part at most, so that there is something for the next
+COUNTING_PART = 16  # of all rings' space, for segments that only count: what is dropped must be told when nothing else fits
 NAME_TRIES = 10  # names that are taken, or whose lock an Agent is just probing
 
 _being_made: set[int] = set()  # descriptors that a child forked at this moment must close, or it would hold the lock
@@ -95,6 +97,7 @@ class Segment:
         self.words = self.content.cast("Q")
         self._path = path
         self._identity = identity
+        self._pid = os.getpid()
 
     def is_named(self) -> bool:
         """Whether the name still leads to this segment (a cleaner may have removed it). One system call."""
@@ -107,6 +110,12 @@ class Segment:
         """Leave the segment to its Agent: the lock is free when the last view of the memory is gone."""
         self.memory.let_go()
         del self.words, self.content
+
+    def discard(self) -> None:
+        """Nothing was recorded here, nor will be. A child that was forked meanwhile leaves the segment to its parent."""
+        if os.getpid() == self._pid:
+            os.unlink(self._path)
+        self.let_go()
 
     def unmap_in_child(self) -> None:
         """In a forked child: drop the parent's ring at once, and never touch its lock."""
@@ -126,18 +135,26 @@ def make_segment(
     now: float,
     make: Callable[[int, int], Mapping] | None,
 ) -> Segment:
-    """A new ring of at most `ring_bytes`, halved until it fits into shared memory and into `shm_bytes` for all rings of `agent`.
+    """A new ring of at most `ring_bytes`, and at most a part of what is left of shared memory and of `shm_bytes` for all of `agent`.
 
-    Raises OSError where not even the smallest fits, or there is no shared memory.
+    Where not even the smallest fits, a segment that only counts. Raises OSError where that does not fit either, or there is no
+    shared memory.
     """
-    size = ring.fitting_size(ring_bytes)
+    size = min(ring.fitting_size(ring_bytes), ring.fitting_size(_left(agent, shm_bytes) // PART))
     while True:
         try:
             return _make(agent, client, size, flags, shm_bytes, group, now, make)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.ENOMEM, errno.EDQUOT, errno.EFBIG) or size // 2 < MIN_RING_BYTES:
+            if error.errno not in (errno.ENOSPC, errno.ENOMEM, errno.EDQUOT, errno.EFBIG) or size == ring.COUNTING_BYTES:
                 raise
-        size //= 2
+        size = size // 2 if size > MIN_RING_BYTES else ring.COUNTING_BYTES
+
+
+def _left(agent: str, shm_bytes: int) -> int:
+    status = os.statvfs(ring.SHM_DIRECTORY)
+    free = status.f_bavail * status.f_frsize
+    bound = shm_bytes - _bytes_of_rings(agent)
+    return max(0, min(free, bound) if status.f_blocks else bound)  # a tmpfs without a bound has no blocks
 
 
 def _make(
@@ -150,6 +167,7 @@ def _make(
     now: float,
     make: Callable[[int, int], Mapping] | None,
 ) -> Segment:
+    pid = os.getpid()  # a signal handler may fork: then the child goes on here too, and the segment is the parent's
     name, path, descriptor = _locked_file(agent)
     try:
         if group is not None:
@@ -157,7 +175,8 @@ def _make(
         os.fchmod(descriptor, 0o600 if group is None else 0o660)  # whatever the umask
         os.posix_fallocate(descriptor, 0, size)  # a full file system raises here, and does not kill at the first write
         # looked at after this one counts: of two processes that ask at once, none gets past the bound
-        if _bytes_of_rings(agent) > shm_bytes:
+        bound = shm_bytes if size == ring.COUNTING_BYTES else shm_bytes - shm_bytes // COUNTING_PART
+        if _bytes_of_rings(agent) > bound:
             raise OSError(errno.ENOSPC, f"the rings of Agent {agent!r} would take more than TABA_SHM_BYTES ({shm_bytes})")
         identity = _identity(os.fstat(descriptor))
         ring_id = os.urandom(16)
@@ -167,9 +186,15 @@ def _make(
         segment.words[ring.MAGIC_OFFSET // 8] = ring.MAGIC  # last: until here it is no ring
         return segment
     except BaseException:
-        os.unlink(path)
+        if os.getpid() == pid:
+            os.unlink(path)
         raise
     finally:
+        _close(descriptor)
+
+
+def _close(descriptor: int) -> None:
+    if descriptor in _being_made:  # else close_what_was_being_made() has closed it
         _being_made.discard(descriptor)
         os.close(descriptor)
 
@@ -188,8 +213,7 @@ def _locked_file(agent: str) -> tuple[str, str, int]:
             return name, path, descriptor
         except BaseException as error:
             os.unlink(path)
-            _being_made.discard(descriptor)
-            os.close(descriptor)
+            _close(descriptor)
             if not isinstance(error, BlockingIOError):  # an Agent is just probing the lock: another name
                 raise
     raise OSError(errno.EAGAIN, "no free name for a ring")

@@ -38,6 +38,13 @@ class Reader:
         content = os.pread(self.descriptor, header.directory_used, ring.HEADER_BYTES)
         return ring.parse_directory(content, header.directory_count)[0]
 
+    def cell(self, tab: str) -> ring.Cell:
+        """The cell of a Tab that heals."""
+        header = self.header
+        content = os.pread(self.descriptor, header.directory_used, ring.HEADER_BYTES)
+        (entry,) = [entry for entry in ring.parse_directory(content, header.directory_count)[0] if entry.name == tab]
+        return ring.parse_cell(content[entry.cell : entry.cell + ring.CELL_BYTES])
+
     def is_held(self) -> bool:
         """Whether a living process holds the ring's lock."""
         probe = os.open(self.path, os.O_RDONLY)
@@ -73,7 +80,7 @@ class Reader:
             if not commit.flags & ring.FLAG_SKIP:
                 value: Any = struct.unpack("<d", word.to_bytes(8, "little"))[0]
                 if commit.flags & ring.FLAG_BYTES:
-                    begin, length = ring.place_value(word, byte_tail, where)
+                    begin, length = place_value(word, byte_tail)
                     value = msgpack.unpackb(self._bytes(where, begin, length), strict_map_key=False)
                     byte_tail = begin + length
                 events.append(Event(tabs[commit.tab].name, tabs[commit.tab].type, time, value))
@@ -89,6 +96,12 @@ class Reader:
         return os.pread(self.descriptor, first, where.byte_ring_offset + slot) + os.pread(
             self.descriptor, length - first, where.byte_ring_offset
         )
+
+
+def place_value(word: int, byte_tail: int) -> tuple[int, int]:
+    """(byte position counted for ever, length) of a value word, read while `byte_tail` was released."""
+    length, short = ring.split_value(word)
+    return byte_tail + ((short - byte_tail) & ring.BYTE_POSITION_MASK), length
 
 
 def rings(agent: str) -> list[str]:

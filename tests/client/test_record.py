@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import os
+import re
 import signal
 import threading
 import time
@@ -19,12 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba import client, ring
+from taba import bounds, ring
 from taba.bounds import MAX_EXACT_INT, MAX_TIME, MAX_VALUE_BYTES, MAX_VALUE_DEPTH, MIN_RING_BYTES
 from taba.client import encode, identity, pure
 from taba.client.producer import Producer
 from tests.client.cases import _accelerator, both
-from tests.client.reading import rings
+from tests.client.reading import Reader, rings
 
 SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text() | st.binary()
 VALUES = st.recursive(
@@ -79,7 +80,8 @@ class RecordTests:
         before = time.time()
         self.producer().tab("c", "CounterGroup").inc()
         (event,) = self.events()
-        self.assertTrue(before - 1e-3 <= event.time <= time.time() + 1e-3)
+        # the coarse clock lags by its resolution, and more where another takes the processor's time
+        self.assertTrue(before - 0.1 <= event.time <= time.time() + 1e-3)
 
     def test_the_header_says_who_records(self):
         producer = self.producer("web/{env:WORKER}", WORKER="3") if os.environ.setdefault("WORKER", "3") else None
@@ -104,7 +106,7 @@ class RecordTests:
             producer.tab("c", "CounterGroup").inc()
         producer.tab("c", "Gauge").set(1)
         self.assertIs(producer.tab("c", "CounterGroup"), producer.tab("c", "CounterGroup"))
-        self.assertEqual(self.reader(producer).tabs(), [("CounterGroup", "c"), ("Gauge", "c")])
+        self.assertEqual(self.reader(producer).tabs(), [ring.Entry("CounterGroup", "c"), ring.Entry("Gauge", "c")])
 
     def test_values_come_back(self):
         producer = self.producer()
@@ -360,12 +362,12 @@ class FullRingTests:
     def test_a_directory_that_is_full_drops_the_tabs_beyond_it(self):
         producer = self.producer(TABA_RING_BYTES=str(MIN_RING_BYTES))
         for i in range(200):
-            producer.tab(f"{i:046d}", "Buffer").record(1.0)  # 4 + 6 + 46 bytes: 73 of them fit
+            producer.tab(f"{i:046d}", "Buffer").record(1.0)  # 8 + 6 + 46 bytes: 64 of them fit
         for i in range(200):
             producer.tab(f"{i:046d}", "Buffer").record(1.0)
-        self.assertEqual(producer.stats()["dropped_by_reason"], {"directory_full": 254})
-        self.assertEqual(producer.stats()["tabs"], 73)
-        self.assertEqual(len(self.events()), 146)
+        self.assertEqual(producer.stats()["dropped_by_reason"], {"directory_full": 272})
+        self.assertEqual(producer.stats()["tabs"], 64)
+        self.assertEqual(len(self.events()), 128)
 
     def test_a_retired_ring_is_left_and_what_is_unknown_counted(self):
         producer = self.producer()
@@ -438,36 +440,86 @@ class FullRingTests:
 
 @both
 class MakingTests:
-    def test_a_ring_that_does_not_fit_is_halved(self):
-        producer = self.producer(TABA_SHM_BYTES=str(300_000))
-        producer.tab("c", "CounterGroup").inc()
-        self.assertEqual(producer.stats()["ring_bytes"], 1 << 18)
-        self.assertEqual(os.stat(self.reader(producer).path).st_size, 1 << 18)
+    def test_a_ring_takes_an_eighth_of_what_is_left_at_most(self):
+        for bound, size in ((8 << 20, 1 << 20), (4 << 20, 1 << 19), (300_000, MIN_RING_BYTES), (70_000, MIN_RING_BYTES)):
+            producer = self.producer(TABA_SHM_BYTES=str(bound))
+            producer.tab("c", "CounterGroup").inc()
+            self.assertEqual(producer.stats()["ring_bytes"], size)
+            self.assertEqual(os.stat(self.reader(producer).path).st_size, size)
+            self.remove_segments()
 
-    def test_all_rings_of_an_agent_together_are_bounded(self):
+    def test_twenty_processes_have_rings_where_one_alone_would_fill_it(self):
+        producers = [self.producer(TABA_SHM_BYTES=str(4 << 20)) for _ in range(20)]
+        for producer in producers:
+            producer.tab("c", "CounterGroup").inc()
+        self.assertEqual(sum(producer.stats()["recorded"] for producer in producers), 20)
+        self.assertLessEqual(sum(os.stat(os.path.join(ring.SHM_DIRECTORY, name)).st_size for name in rings(self.agent)), 4 << 20)
+
+    def test_beyond_the_bound_of_all_rings_drops_are_counted_where_they_outlive_the_process(self):
         producers = [self.producer(TABA_SHM_BYTES=str(1 << 18), TABA_RING_BYTES=str(1 << 16)) for _ in range(5)]
-        with self.assertLogs("taba.client", "WARNING") as logs:
-            for producer in producers:
-                for _ in range(3):
-                    producer.tab("c", "CounterGroup").inc()
-        self.assertEqual(len(rings(self.agent)), 4)
-        self.assertEqual(len(logs.output), 1)
-        self.assertEqual(producers[4].stats()["dropped_by_reason"], {"no_ring": 3})
-        self.assertEqual(producers[4].stats()["ring_bytes"], 0)
+        for producer in producers:
+            for _ in range(3):
+                producer.tab("c", "CounterGroup").inc()
+        self.assertEqual([producer.stats()["recorded"] for producer in producers], [3, 3, 3, 0, 0])
+        for producer in producers[3:]:
+            stats = producer.stats()
+            self.assertEqual((stats["dropped_by_reason"], stats["ring"], stats["ring_bytes"]), ({"no_ring": 3}, None, 0))
+            self.assertIn("TABA_SHM_BYTES", stats["problem"])
+        counting = []
+        for name in rings(self.agent):
+            reader = Reader(name)
+            self.addCleanup(reader.close)
+            if reader.header.size == ring.COUNTING_BYTES:
+                counting.append(reader)
+        self.assertEqual([(reader.header.drops, reader.is_held()) for reader in counting], 2 * [({"no_ring": 3}, True)])
+        producers[0].stop()
+        os.unlink(os.path.join(ring.SHM_DIRECTORY, next(name for name in rings(self.agent) if os.stat(f"/dev/shm/{name}").st_size > 4096)))
+        producers[3]._next_try = 0.0  # a second passes
+        producers[3].tab("c", "CounterGroup").inc()
+        self.assertEqual((producers[3].stats()["recorded"], producers[3].stats()["problem"]), (1, None))
+        self.assertEqual(sorted(reader.is_held() for reader in counting), [False, True])  # what it counted stays, for the Agent
 
-    def test_without_shared_memory_it_warns_once_and_counts_and_tries_again_later(self):
+    def test_segments_that_only_count_have_a_bound_too(self):
+        bound = 16 * ring.COUNTING_BYTES * 2  # room for two beside no ring at all, and for some in the rest of the bound
+        producers = [self.producer(TABA_SHM_BYTES=str(bound), TABA_RING_BYTES=str(1 << 16)) for _ in range(20)]
+        for producer in producers:
+            producer.tab("c", "CounterGroup").inc()
+        self.assertLessEqual(sum(os.stat(f"/dev/shm/{name}").st_size for name in rings(self.agent)), bound)
+        self.assertEqual({str(producer.stats()["dropped_by_reason"]) for producer in producers[1:]}, {"{'no_ring': 1}"})
+
+    def test_without_shared_memory_it_counts_and_tries_again_later_and_the_making_of_a_tab_warns_once(self):
         producer = self.producer()
         tab = producer.tab("c", "CounterGroup")
-        with self.assertLogs("taba.client", "WARNING") as logs, mock.patch.object(ring, "SHM_DIRECTORY", "/nonexistent"):
-            for _ in range(10):
-                tab.inc()
-            tab.record("x")
+        with mock.patch.object(ring, "SHM_DIRECTORY", "/nonexistent"):
+            with mock.patch("logging.Logger.handle", side_effect=AssertionError):
+                for _ in range(10):
+                    tab.inc()
+                tab.record("x")
+            with self.assertLogs("taba.client", "WARNING") as logs:
+                for _ in range(3):
+                    self.assertIs(producer.tab("c", "CounterGroup"), tab)
+                    tab.inc()
         self.assertEqual(len(logs.output), 1)
-        self.assertEqual(producer.stats()["dropped_by_reason"], {"no_ring": 11})
-        producer._next_try = 0
+        self.assertIn("/nonexistent", logs.output[0])
+        self.assertIn("/nonexistent", producer.stats()["problem"])
+        self.assertEqual(producer.stats()["dropped_by_reason"], {"no_ring": 14})
+        producer._next_try = 0.0
         tab.inc()
         self.assertEqual(len(self.events()), 1)
-        self.assertEqual(self.reader(producer).header.drops, {"no_ring": 11})
+        self.assertEqual(self.reader(producer).header.drops, {"no_ring": 14})
+        self.assertIsNone(producer.stats()["problem"])
+
+    def test_start_warns_of_shared_memory_that_is_not_there_and_again_when_it_went_and_came_back(self):
+        producer = Producer(_accelerator if self.accelerated else pure)
+        self.addCleanup(producer.stop)
+        for _ in range(2):
+            with mock.patch.object(ring, "SHM_DIRECTORY", "/nonexistent"), self.assertLogs("taba.client", "WARNING") as logs:
+                producer.start("x", self.environment)
+                producer.start("y", self.environment)
+                producer.tab("c", "CounterGroup")
+            self.assertEqual(len(logs.output), 1)
+            producer.tab("c", "CounterGroup").inc()
+            producer.stop()
 
     def test_a_ring_is_its_owners_alone_and_with_a_group_the_groups_too(self):
         old = os.umask(0o777)
@@ -554,8 +606,7 @@ class MakingTests:
 class TimerTests:
     def timed(self):
         tab = self.producer().tab("p", "PercentileGroup")
-        timer = client._time(tab) if not hasattr(tab, "time") else tab.time()
-        return tab, timer
+        return tab, tab.time()
 
     def test_a_block_is_timed_also_when_it_raises(self):
         tab, _ = self.timed()
@@ -721,11 +772,16 @@ class SignalTests:
 
 
 class AcceleratorTests(SynchronousTestCase):
-    def test_the_accelerator_has_the_layout_and_bounds_of_the_ring(self):
+    def setUp(self):
         if _accelerator is None:
             self.skipTest("not built")
-        for name in ("DROPS_OFFSET", "TAIL_OFFSET", "BYTE_TAIL_OFFSET", "RETIRED_OFFSET"):
-            self.assertEqual(getattr(_accelerator, name), getattr(ring, name))
-        self.assertEqual(_accelerator.MAX_DEPTH, MAX_VALUE_DEPTH)
-        self.assertEqual(_accelerator.DROP_PLACES, ring.MAX_DROP_REASONS)
-        self.assertEqual(ring.DROP_REASONS[:6], ("ring_full", "bytes_full", "value_too_large", "value_type", "bad_time", "directory_full"))
+
+    def test_every_number_of_the_accelerator_is_the_rings(self):
+        for name, value in _accelerator.LAYOUT.items():
+            self.assertEqual(value, getattr(ring, name, getattr(bounds, name, None)), name)
+        self.assertEqual(_accelerator.REASONS, ring.DROP_REASONS)
+
+    def test_no_number_of_the_layout_stands_outside_what_is_compared(self):
+        with open(os.path.join(os.path.dirname(ring.__file__), "client", "_layout.h")) as file:
+            defined = set(re.findall(r"NUMBER\(([A-Z_]+), [0-9]+\)", file.read()))
+        self.assertEqual(defined | {"MAX_EXACT_INT", "MAX_TIME"}, set(_accelerator.LAYOUT))

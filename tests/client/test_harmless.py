@@ -1,0 +1,392 @@
+"""Never in the way: whatever befell the process, a record raises nothing of its own, runs nobody's code, waits for nobody, writes nowhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from unittest import mock
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+from taba.client import identity
+from taba.client.producer import read_settings
+from taba.names import check_client
+from tests.client.cases import ROOT, both
+
+# what a program does before the lines of a test: recording must find no ring, so that everything rare happens
+BEGIN = """
+import os, sys, signal, threading
+from taba import client
+client.start("harmless/1")
+c, u, b = client.counter("c"), client.updown("u"), client.tab("b", "Buffer")
+def record_all():
+    c.inc(); u.inc(); u.dec(); b.record("text"); b.record([1, {"a": 2}]); c.record(2.0, time=5)
+def clear():  # the rings of earlier steps, so that each step looks at as many
+    for name in os.listdir("/dev/shm"):
+        if name.startswith(f"taba.{os.environ['TABA_AGENT']}."):
+            os.unlink(f"/dev/shm/{name}")
+def drops():
+    return client.stats()["dropped_by_reason"]
+"""
+
+
+@both
+class HarmlessTests:
+    def run_harmless(self, code, **environment):
+        return self.run_python(BEGIN + textwrap.dedent(code), **environment)
+
+    def test_with_no_descriptor_left(self):
+        self.run_harmless(
+            """
+            import resource
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+            record_all()
+            assert client.stats()["recorded"] == 0, client.stats()
+            assert drops() == {"no_ring": 6}, drops()
+            """
+        )
+
+    def test_with_a_few_descriptors_left(self):
+        self.run_harmless(
+            """
+            import resource
+            low = os.open("/dev/null", os.O_RDONLY)
+            os.close(low)
+            for more in range(5):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (low + more, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+                client.stop()
+                client.start("harmless/{slot}")
+                record_all()
+            assert client.stats()["recorded"] + client.stats()["dropped"] == 5 * 6, client.stats()
+            """
+        )
+
+    def test_with_a_log_that_raises_is_locked_and_full(self):
+        self.run_harmless(
+            """
+            import logging
+            class Filter(logging.Filter):
+                def filter(self, record):
+                    raise KeyError("the user's")
+            logger = logging.getLogger("taba.client")
+            handler = logging.StreamHandler()
+            handler.addFilter(Filter())
+            logger.addFilter(Filter())
+            logger.addHandler(handler)
+            held, done = threading.Event(), threading.Event()
+            def hold():
+                logging._acquireLock() if hasattr(logging, "_acquireLock") else logging._lock.acquire()
+                handler.acquire()
+                held.set()
+                done.wait()
+            threading.Thread(target=hold, daemon=True).start()
+            held.wait()
+            from taba import ring
+            ring.SHM_DIRECTORY = "/nonexistent"
+            record_all()
+            assert drops() == {"no_ring": 6}, drops()
+            os._exit(0)
+            """
+        )
+
+    def test_with_standard_error_a_full_pipe(self):
+        self.run_harmless(
+            """
+            import logging
+            logging.basicConfig()
+            read, write = os.pipe()
+            os.set_blocking(write, False)
+            try:
+                while True:
+                    os.write(write, b"x" * 4096)
+            except BlockingIOError:
+                pass
+            os.set_blocking(write, True)
+            os.dup2(write, 2)
+            from taba import ring
+            ring.SHM_DIRECTORY = "/nonexistent"
+            record_all()
+            assert drops() == {"no_ring": 6}, drops()
+            os._exit(0)
+            """
+        )
+
+    def test_no_module_is_imported_and_no_hook_of_imports_asked(self):
+        self.run_harmless(
+            """
+            class Finder:
+                def find_spec(self, *arguments):
+                    raise SystemError("imported")
+            client.stats()
+            before = set(sys.modules)
+            sys.meta_path.insert(0, Finder())
+            __builtins__.__import__ = None
+            record_all()
+            from_now_on = set(sys.modules)
+            assert from_now_on == before, from_now_on - before
+            os._exit(0 if client.stats()["recorded"] == 6 else 7)
+            """
+        )
+
+    def test_at_each_depth_below_the_limit_of_recursion(self):
+        self.run_harmless(
+            """
+            failed = []
+            def deep():
+                try:
+                    deep()
+                except RecursionError:
+                    pass
+                try:
+                    c.record(1.0)
+                except RecursionError as error:
+                    # where there is no stack for the call itself, Python says so before anything of Taba's runs
+                    if error.__traceback__.tb_next is not None:
+                        failed.append(error)
+            sys.setrecursionlimit(200)
+            for again in range(3):
+                deep()
+                client.stop()
+                client.start("harmless/2")
+            sys.setrecursionlimit(1000)
+            assert not failed, failed
+            record_all()
+            assert client.stats()["recorded"] > 100, client.stats()
+            assert set(drops()) <= {"exhausted", "no_ring", "stopped"}, drops()
+            """
+        )
+
+    def test_with_each_allocation_failing(self):
+        try:
+            import _testcapi
+        except ImportError:
+            raise SkipTest("this Python has no _testcapi, which makes allocations fail") from None
+        del _testcapi
+        self.run_harmless(
+            """
+            import _testcapi
+            outcomes = []
+            for start in range(0, 400, 3):
+                client.stop(); client.start("harmless/3")
+                _testcapi.set_nomemory(start, start + 1)
+                try:
+                    c.record(1.0)
+                except MemoryError as error:
+                    _testcapi.remove_mem_hooks()
+                    outcomes.append((start, error))
+                finally:
+                    _testcapi.remove_mem_hooks()
+            assert not outcomes, outcomes[:3]
+            """
+        )
+
+    def test_while_the_interpreter_ends(self):
+        done = self.run_ending(
+            """
+            import atexit
+            class Last:
+                def __init__(self, name): self.name = name
+                def __del__(self):
+                    record_all()
+            last, sys.last_of_all = Last("main"), Last("sys")
+            cycle = Last("cycle"); cycle.itself = cycle
+            __builtins__.kept = Last("builtins")
+            atexit.register(record_all)
+            threading.Thread(target=lambda: threading.main_thread().join() or record_all()).start()
+            """
+        )
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+
+    def test_a_thread_that_records_while_the_interpreter_ends(self):
+        done = self.run_ending(
+            """
+            def go_on():
+                while True: record_all()
+            threading.Thread(target=go_on, daemon=True).start()
+            """
+        )
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+
+    def run_ending(self, code):
+        settings = {**os.environ, **self.environment, "PYTHONPATH": ROOT, "TABA_PURE": "" if self.accelerated else "1"}
+        program = BEGIN + textwrap.dedent(code)
+        return subprocess.run([sys.executable, "-c", program], env=settings, capture_output=True, text=True, timeout=60, check=False)
+
+    def test_stop_start_fork_and_record_in_a_signal_handler_at_each_step_of_a_first_record(self):
+        # a tracer calls the handler before each line of Taba's, as a signal would between any two
+        out = self.run_harmless(
+            """
+            import json, tempfile
+            def stop(): client.stop()
+            def restart(): client.stop(); client.start("harmless/{slot}")
+            def rename(): client.start("harmless/other")
+            def again(): record_all()
+            def fork():
+                child = os.fork()
+                if child == 0:
+                    children.append(1)
+                else:
+                    os.waitpid(child, 0)
+            children, steps = [], 0
+            def traced(handler, at):
+                seen = [0]
+                def trace(frame, event, argument):
+                    if "taba" not in frame.f_code.co_filename or frame.f_code.co_name == "<lambda>":
+                        return None
+                    def line(frame, event, argument):
+                        seen[0] += 1
+                        if seen[0] == at:
+                            sys.settrace(None)
+                            handler()
+                        return line
+                    return line
+                sys.settrace(trace)
+                try:
+                    c.inc(); u.inc(); b.record("text")
+                finally:
+                    sys.settrace(None)
+                return seen[0] >= at
+            for handler in (stop, restart, rename, again, fork):
+                client.stop(); client.start("harmless/{slot}"); clear()
+                at = 1
+                while traced(handler, at):
+                    steps += 1
+                    record_all()
+                    if children:
+                        assert client.stats()["recorded"] + client.stats()["dropped"] <= 9 + 3, client.stats()
+                        os._exit(0)
+                    client.stop(); client.start("harmless/{slot}"); clear()
+                    at += 1 if at < 40 else 7
+                assert at > 10, (handler, at)
+            print(steps)
+            """
+        )
+        self.assertGreater(int(out.split()[-1]), 100)
+
+    def test_an_exception_of_a_signal_handler_passes_whatever_its_class(self):
+        self.run_harmless(
+            """
+            raised = 0
+            def traced(at, error):
+                seen = [0]
+                def handler(number, frame):
+                    raise error
+                def trace(frame, event, argument):
+                    if "taba" not in frame.f_code.co_filename:
+                        return None
+                    def line(frame, event, argument):
+                        seen[0] += 1
+                        if seen[0] == at:
+                            sys.settrace(None)
+                            signal.raise_signal(signal.SIGUSR1)
+                        return line
+                    return line
+                signal.signal(signal.SIGUSR1, handler)
+                sys.settrace(trace)
+                try:
+                    c.inc()
+                    return False, seen[0] < at
+                except type(error):
+                    error.__traceback__ = None  # which would hold what was being made
+                    return True, False
+                finally:
+                    sys.settrace(None)
+            clear()
+            for error in (TimeoutError("the user's"), ValueError("the user's"), KeyError("the user's"), KeyboardInterrupt()):
+                client.stop(); client.start("harmless/{slot}"); clear()
+                at = 1
+                while True:
+                    passed, ended = traced(at, error)
+                    if ended:
+                        break
+                    assert passed, (at, error)
+                    raised += 1
+                    client.stop(); client.start("harmless/{slot}"); clear()
+                    at += 5
+            assert raised > 20, raised
+            record_all()
+            """
+        )
+
+    def test_a_child_of_c_code_counts_its_drops_as_its_own_and_waits_for_no_lock_of_its_parent(self):
+        out = self.run_harmless(
+            """
+            import ctypes
+            record_all()
+            b.record(object())
+            held = threading.Event()
+            def hold():
+                with client._producer._lock:
+                    held.set()
+                    threading.Event().wait()
+            threading.Thread(target=hold, daemon=True).start()
+            held.wait()
+            child = ctypes.PyDLL(None).fork()
+            if child == 0:
+                b.record(object()); b.record({1, 2})
+                c.inc(time="x")
+                assert client.stats()["recorded"] == 0 and drops() == {"value_type": 2, "bad_time": 1}, client.stats()
+                record_all()
+                assert client.stats()["recorded"] == 6 and drops() == {"value_type": 2, "bad_time": 1}, client.stats()
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+            from tests.client.reading import Reader, rings
+            for name in rings(os.environ["TABA_AGENT"]):
+                print(sorted(Reader(name).header.drops.items()))
+            os._exit(0)
+            """
+        )
+        self.assertEqual(sorted(out.splitlines()), ["[('bad_time', 1), ('value_type', 2)]", "[('value_type', 1)]"])
+
+    def test_a_child_of_c_code_that_never_recorded_leaves_its_parent_its_slot(self):
+        self.run_harmless(
+            """
+            import ctypes
+            client.start("harmless/{slot}")
+            c.inc()
+            slot = client.stats()["client"]
+            held = client._producer._slot._path(client._producer._slot.number)
+            child = ctypes.PyDLL(None).fork()
+            if child == 0:
+                sys.exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+            assert os.path.exists(held), held
+            """
+        )
+
+
+class DefaultIdTests(SynchronousTestCase):
+    def default_of(self, host, arguments):
+        with mock.patch("os.uname", return_value=mock.Mock(nodename=host)), mock.patch.object(sys, "argv", arguments):
+            settings = read_settings(None, {})
+            return check_client(identity.expand(settings.client, {}, lambda: identity.MAX_SLOTS))
+
+    def test_a_host_of_any_name_and_a_program_of_any_name_have_a_valid_default(self):
+        for host, arguments, id in (
+            ("taba.example.com", ["web.py"], "taba_example.com:web/10000"),
+            ("taba.taba.taba", ["web.py"], "taba_taba.taba:web/10000"),
+            ("_taba.x", ["web.py"], "taba_x:web/10000"),
+            ("", ["/srv/web/__main__.py"], "host:web/10000"),
+            ("日本", ["日本.py"], "host:python/10000"),
+            ("h" * 300, ["x" * 300], "h" * 64 + ":" + "x" * 100 + "/10000"),
+            ("h", ["-c"], "h:python/10000"),
+            ("h", ["-m"], "h:python/10000"),
+            ("h", ["__main__.py"], "h:python/10000"),
+            ("h", ["__main__"], "h:main__/10000"),
+            ("h", [".py"], "h:python/10000"),
+            ("h", ["taba.web"], "h:taba_web/10000"),
+            ("h", ["\udcff.py"], "h:python/10000"),
+            ("h", [], "h:python/10000"),
+            ("h", [None], "h:python/10000"),
+            ("h", None, "h:python/10000"),
+            ("h", ["a b\n"], "h:a_b_/10000"),
+        ):
+            self.assertEqual(self.default_of(host, arguments), id)
+
+    @given(st.text(max_size=300), st.none() | st.lists(st.none() | st.binary(max_size=9) | st.text(max_size=300), max_size=2))
+    def test_the_default_never_raises(self, host, arguments):
+        self.default_of(host, arguments)

@@ -1,0 +1,63 @@
+"""The C part under those who find what tests alone do not: the address and undefined-behaviour sanitizers, and gcc's analyzer."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+
+import pytest
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+from tests.client.cases import ROOT
+
+SOURCE = os.path.join(ROOT, "taba", "client", "_accelerator.c")
+STRICT = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wstrict-prototypes", "-Wvla", f"-I{sysconfig.get_paths()['include']}"]
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g", "-O1"]
+
+
+def gcc() -> str:
+    found = shutil.which("gcc")
+    if found is None:
+        raise SkipTest("needs gcc; on Debian and Ubuntu: apt-get install gcc")
+    return found
+
+
+@pytest.mark.real
+class SanitizerTests(SynchronousTestCase):
+    def run_all(self, command, **how):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, **how)
+        self.assertEqual(done.returncode, 0, done.stdout[-4000:] + done.stderr[-8000:])
+        return done.stdout
+
+    def test_the_analyzer_and_strict_warnings_find_nothing(self):
+        for level in ("-O1", "-O3"):
+            self.run_all([gcc(), *STRICT, "-fanalyzer", level, "-c", SOURCE, "-o", os.devnull])
+
+    def test_the_sanitizers_find_nothing_in_what_the_tests_of_recording_do(self):
+        folder = os.path.abspath(self.mktemp())
+        for package in ("taba", "taba/client", "tests", "tests/client"):
+            os.makedirs(os.path.join(folder, package))
+            for name in os.listdir(os.path.join(ROOT, package)):
+                if name.endswith((".py", ".h")) and name != "conftest.py":
+                    shutil.copy(os.path.join(ROOT, package, name), os.path.join(folder, package, name))
+        library = os.path.join(folder, "taba", "client", "_accelerator" + sysconfig.get_config_var("EXT_SUFFIX"))
+        self.run_all([gcc(), *STRICT, *SANITIZERS, "-shared", "-fPIC", SOURCE, "-o", library])
+        preload = subprocess.run([gcc(), "-print-file-name=libasan.so"], capture_output=True, text=True, check=True).stdout.strip()
+        settings = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("PYTEST")},
+            "LD_PRELOAD": preload,
+            "ASAN_OPTIONS": "detect_leaks=0",  # the interpreter itself frees little at its end
+            "PYTHONMALLOC": "malloc",  # or the sanitizer sees Python's pools instead of objects
+            "PYTHONPATH": folder,
+        }
+        where = "import taba.client._accelerator as a; print(a.__file__)"
+        self.assertEqual(self.run_all([sys.executable, "-c", where], env=settings, cwd=folder).strip(), library)
+        wanted = "Accelerated and not (system_call or interpreters or no_memory or allocation)"
+        tests = [os.path.join("tests", "client", f"test_{name}.py") for name in ("record", "processes", "harmless", "healing")]
+        tests = [name for name in tests if os.path.exists(os.path.join(folder, name))]
+        pytest_command = [sys.executable, "-m", "pytest", "-q", "-x", "-c", os.devnull, "--rootdir", folder, "-p", "no:cacheprovider"]
+        out = self.run_all([*pytest_command, "-k", wanted, *tests], env=settings, cwd=folder)
+        self.assertIn(" passed", out)
