@@ -1,4 +1,4 @@
-"""Never in the way: whatever befell the process, a record raises nothing of its own, runs nobody's code, waits for nobody, writes nowhere."""
+"""Never in the way: whatever befell the process, a record raises nothing, runs nobody's code, waits for nobody and writes nowhere."""
 
 from __future__ import annotations
 
