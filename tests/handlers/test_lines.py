@@ -14,8 +14,8 @@ from taba.handlers.counter_group import CounterGroup
 from taba.handlers.lookup import find_handlers
 from taba.handlers.percentile_counter import PercentileCounter
 from taba.handlers.percentile_group import PercentileGroup
-from taba.handlers.percentiles import PERMILLES
 from taba.handlers.samples import MAX_POINTS, points
+from taba.handlers.sketch import PERMILLES
 from taba.handlers.totals_counter import TotalsCounter
 from taba.handlers.windows import WINDOWS
 

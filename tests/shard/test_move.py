@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
+from taba.errors import TabaError
 from taba.shard.buckets import MAP_KEY, Owner, decode_owner, dirty_key, encode_map, make_token, owner_key
 from taba.shard.moving import copying, steps
 from taba.shard.moving.move import Moved, forget, move, undo
@@ -524,7 +525,7 @@ class StoresThatDie(MoveCase):
                 try:
                     await self.run_one(0, move(0, source, target, self.token(target)), watch=watch)
                     break
-                except (Overtaken, steps.TabaError):
+                except (Overtaken, TabaError):
                     await deferLater(reactor, 0.1)
         await writer.stop()
         await self.check_settled(0, "")
