@@ -17,7 +17,7 @@ from taba.query import Query
 from taba.server.options import ServerOptions
 from tests.services import ROOT, Services
 
-DOCUMENTS = ("README.md", "docs/guide.md", "docs/reference.md", "docs/operations.md")
+DOCUMENTS = sorted(str(path.relative_to(ROOT)) for place in (ROOT, ROOT / "docs") for path in place.glob("*.md"))
 REFERENCE, OPERATIONS = ROOT / "docs" / "reference.md", ROOT / "docs" / "operations.md"
 
 
