@@ -9,7 +9,7 @@ KiB = 1024
 MiB = 1024 * KiB
 DAY = 86_400.0  # seconds
 
-# --- batches and envelopes (design 5.4) ---
+# --- batches and envelopes ---
 MAX_BATCH_BYTES = 1 * MiB  # a Server folds it whole; larger would hold a bucket's lane for too long
 MAX_BATCH_COLUMNS = 1000  # as many States as a Server takes in one fold cycle
 MAX_ENVELOPE_BYTES = 8 * MiB  # after decompression; eight full batches
@@ -32,7 +32,7 @@ MIN_RING_BYTES = 64 * KiB
 MAX_RING_BYTES = 1024 * MiB  # positions and offsets are checked against it
 DEFAULT_SHM_BYTES = 256 * MiB  # all rings of one Agent's name together
 
-# --- a fold cycle (design 5.7) ---
+# --- a fold cycle ---
 MAX_CYCLE_BYTES = 2 * MiB
 MAX_CYCLE_STATES = 1000
 

@@ -66,7 +66,7 @@ class ServiceOptions(usage.Options):
         self.given: dict[str, list[str]] = {}
 
     def parseOptions(self, options: list[str] | None = None) -> None:
-        """Parse the command line (design 5.1). Exits with one line for what is wrong."""
+        """Parse the command line. Exits with one line for what is wrong."""
         try:
             super().parseOptions(options)
         except (usage.UsageError, ConfigurationError) as error:

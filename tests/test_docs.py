@@ -80,3 +80,13 @@ class Completeness(SynchronousTestCase):
             if path.exists():
                 for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):
                     self.assertTrue((path.parent / target).exists(), f"{name}: {target}")
+
+
+class SpeaksForItself(SynchronousTestCase):
+    def test_no_file_refers_to_papers_that_the_repository_lacks(self) -> None:
+        absent = re.compile(r"\b(?:design|section|issue|rule|plan) ?(?:\.md|#?\d+(?:\.\d+)?)\b", re.IGNORECASE)
+        for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "newsfragments").glob("*.md")]:
+            self.assertEqual(absent.findall(path.read_text()), [], path)
+        for folder in ("taba", "tests", "benchmarks", "demo", "twisted"):
+            for path in [*(ROOT / folder).rglob("*.py"), *(ROOT / folder).rglob("*.[ch]")]:
+                self.assertEqual(absent.findall(path.read_text()), [], path)

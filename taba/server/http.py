@@ -1,4 +1,4 @@
-"""The Server's routes (design 5.6): what each takes and answers. The work is done by ingest, query and status."""
+"""The Server's routes: what each takes and answers. The work is done by ingest, query and status."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options of `twistd taba-server` (design 5.1), defined once."""
+"""The options of `twistd taba-server`, defined once."""
 
 from __future__ import annotations
 

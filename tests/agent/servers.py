@@ -24,7 +24,7 @@ class Store:
         self.orders: list[tuple[bytes, int, int]] = []
 
     def fold(self, follows: int, content: bytes) -> Verdict:
-        """The verdict on one batch, as design section 2 has it."""
+        """The verdict on one batch, as a Server gives it: by the mark alone."""
         batch = codec.decode_batch(content)
         key = (batch.stream, batch.bucket)
         mark = self.marks.get(key, 0)
