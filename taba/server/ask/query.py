@@ -17,6 +17,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from taba.errors import TabaError
+from taba.names import RETIRED_CLIENT
 from taba.server import keys
 from taba.server.ask.filters import Filter, group_name, with_labels
 from taba.server.ask.matching import MatchElsewhere, match
@@ -226,12 +227,12 @@ class Query:
             if total > most:
                 raise QueryRefused(f"more than {most} Projections match; ask with name=, match= or client=")
             if size >= SLICE_STATES:
-                for item in await self._project_lot(lot, types, detail):
+                for item in await self._project_lot(lot, types, wanted, detail):
                     yield item
                     await self._breathe()
                 lot, size = [], 0
         if lot:
-            for item in await self._project_lot(lot, types, detail):
+            for item in await self._project_lot(lot, types, wanted, detail):
                 yield item
                 await self._breathe()
 
@@ -242,7 +243,9 @@ class Query:
             await deferLater(self._clock, 0)
             self._turn_began = self._clock.seconds()
 
-    async def _project_lot(self, lot: Sequence[tuple[str, list[str]]], types: Mapping[str, str], detail: bool) -> list[Projected]:
+    async def _project_lot(
+        self, lot: Sequence[tuple[str, list[str]]], types: Mapping[str, str], wanted: Filter, detail: bool
+    ) -> list[Projected]:
         """The Projections of (Tab, Clients) pairs: one read a shard, one call a Type."""
         fields: dict[int, list[bytes]] = {}
         places: list[tuple[str, str, int, int, int]] = []  # Tab, Client, bucket, the place of its fields, how many
@@ -254,6 +257,9 @@ class Query:
             bucket = bucket_of(tab, self._router.buckets)
             of_bucket = fields.setdefault(bucket, [])
             further = further_parts(self._bench, types[tab])
+            if not wanted.is_about_clients and RETIRED_CLIENT not in clients:
+                # what was merged since the Clients were read is there, in the same command that no longer finds the others
+                clients = [*clients, RETIRED_CLIENT]
             for client in clients:
                 field = keys.state_field(tab, client)
                 places.append((tab, client, bucket, len(of_bucket), 1 + further))
@@ -279,7 +285,7 @@ class Query:
             for (tab, client), projection in zip(owners, await self._project(type, states, detail), strict=True):
                 found.setdefault(tab, {})[client] = projection
         return [
-            Projected(tab, types[tab], {client: found[tab][client] for client in clients if client in found[tab]})
+            Projected(tab, types[tab], {client: found[tab][client] for client in [*clients, RETIRED_CLIENT] if client in found[tab]})
             for tab, clients in lot
             if tab in found
         ]

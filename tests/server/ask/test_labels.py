@@ -6,9 +6,10 @@ from itertools import product
 from typing import Any
 from urllib.parse import urlencode
 
-from taba.names import canonical_name, parse_name
+from taba.names import bucket_of, canonical_name, parse_name
 
-from ..running import ServerCase, asynchronous
+from ..running import BUCKETS, ServerCase, asynchronous, encoded
+from ..samples import column
 
 ODD = ['quo"te', "back\\slash", "line\nfeed", "co,mma", "br}ace", 'x="y"', "a:b", "ünïcode 束", "", " space ", "per%cent&and=plus+"]
 EXCHANGES, SITES = ("adx", "rub", None), ("eu", "us", None)
@@ -51,6 +52,23 @@ class Labels(ServerCase):
         ]
         answer = (await self.post(server, events)).json
         self.assertEqual((answer["accepted"], [one["index"] for one in answer["rejected"]]), (1, list(range(len(bad)))))
+
+    @asynchronous
+    async def test_a_value_with_the_separator_of_keys_is_no_name_wherever_it_comes_in(self) -> None:
+        server = await self.start()
+        bad, good = 't{a="x\0y"}', 't{a="xy"}'
+        posted = await self.post(server, [{"tab": tab, "type": "TotalsCounter", "value": 1} for tab in (bad, good)])
+        self.assertEqual((posted.json["accepted"], [one["index"] for one in posted.json["rejected"]]), (1, [0]))
+        bucket = bucket_of(good, BUCKETS)
+        columns = [column(tab, "TotalsCounter", [1.0], client=client) for tab, client in ((bad, "web/1"), (good, "we\0b"), (good, "web/2"))]
+        await self.send(server, encoded(1, bucket, 1, columns))
+        self.assertEqual(await self.get(server, "/v1/names"), [good])
+        self.assertEqual(await self.get(server, "/v1/clients"), ["web/1", "web/2"])
+        self.assertEqual((await self.get(server, "/v1/status"))["dead_letters_by_reason"], {"bad_column": 2})
+        for route in ("aggregates", "projections", "names"):
+            self.assertFalse(await self.ask_for(server, route, ("name", bad)))
+        answered = await self.ask(server, f"/v1/tabs?{urlencode([('name', bad)])}", "DELETE")
+        self.assertEqual(answered.json, {"tabs": 0, "states": 0})
 
     @asynchronous
     async def test_filters_and_groups_agree_with_their_model_in_all_combinations(self) -> None:

@@ -283,6 +283,47 @@ class Upgrading(KeepingCase):
         self.assertIn("0 States upgraded", (await self.done(server, "/v1/upgrade"))["message"])
 
 
+class Falling(KeepingCase):
+    """No query shows less than there is, at whatever moment of it a job merges Clients."""
+
+    @asynchronous
+    async def test_totals_never_fall_for_a_query_between_whose_reads_clients_are_merged(self) -> None:
+        server = await self.start()
+        for retired in (False, True):
+            clients = [f"web/{retired}/{n}" for n in range(3)]
+            await self.send(server, encoded(1 + retired, 3, 1, [total(A, [20.0], client=client) for client in clients]))
+            await self.age(server, FORGET_SECONDS + 10, *clients)
+            question = "/v1/superaggregate" if retired else "/v1/aggregates"
+            whole = 60.0 * (1 + retired)
+
+            def shown(answer: Any, retired: bool = retired) -> float:
+                return float(answer["total"] if retired else answer[A]["total"])
+
+            self.assertEqual(shown(await self.get(server, question)), whole)
+            original = server.query._clients_of
+
+            async def merging(tabs: Any, original: Any = original) -> Any:
+                found = await original(tabs)
+                self.assertIn("3 merged", (await self.done(server, "/v1/prune"))["message"])
+                return found
+
+            self.patch(server.query, "_clients_of", merging)
+            during = shown(await self.get(server, question))
+            self.patch(server.query, "_clients_of", original)
+            self.assertEqual((during, shown(await self.get(server, question))), (whole, whole))
+            self.assertEqual(await self.get(server, "/v1/clients"), [RETIRED_CLIENT])
+
+    @asynchronous
+    async def test_a_question_about_clients_has_nothing_of_those_that_were_not_asked_for(self) -> None:
+        server = await self.start()
+        await self.send(server, encoded(1, 3, 1, [total(A, [20.0], client=client) for client in ("web/1", "web/2")]))
+        await self.age(server, FORGET_SECONDS + 10, "web/1")
+        await self.done(server, "/v1/prune")
+        self.assertEqual((await self.get(server, "/v1/aggregates?client=web/2"))[A]["total"], 20)
+        self.assertEqual((await self.get(server, "/v1/aggregates?client=_retired"))[A]["total"], 20)
+        self.assertEqual((await self.get(server, "/v1/aggregates"))[A]["total"], 40)
+
+
 class Retrying(KeepingCase):
     @asynchronous
     async def test_dead_letters_are_folded_once_their_cause_is_gone_and_others_left(self) -> None:
