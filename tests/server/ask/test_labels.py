@@ -46,7 +46,7 @@ class Labels(ServerCase):
     @asynchronous
     async def test_what_breaks_the_rules_of_labels_is_rejected_alone(self) -> None:
         server = await self.start()
-        bad: list[Any] = [{"Upper": "x"}, {"1st": "x"}, {"a": "x" * 101}, {"a": 1}, {f"k{n}": "x" for n in range(17)}, ["a"]]
+        bad: list[Any] = [{"a-b": "x"}, {"1st": "x"}, {"le": "x"}, {"a": 1}, {f"k{n}": "x" for n in range(17)}, ["a"]]
         events = [
             {"tab": "t", "type": "TotalsCounter", "value": 1, "labels": labels} for labels in [*bad, {f"k{n}": "x" for n in range(16)}]
         ]
