@@ -3,7 +3,7 @@
 An author needs one line, `from taba.handlers import Handler`. It is cheap: no numpy, no reactor.
 """
 
-from taba.handlers.base import ArrayHandler, Events, Handler, Projection, Sample
+from taba.handlers.base import ArrayHandler, Events, Ever, Handler, History, Projection, Sample
 from taba.handlers.interface import IArrayHandler, IHandler
 
-__all__ = ["ArrayHandler", "Events", "Handler", "IArrayHandler", "IHandler", "Projection", "Sample"]
+__all__ = ["ArrayHandler", "Events", "Ever", "Handler", "History", "IArrayHandler", "IHandler", "Projection", "Sample"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
+import attrs
 import msgpack
 from twisted.plugin import IPlugin
 from zope.interface import implementer
@@ -17,6 +18,7 @@ from taba.handlers.interface import IArrayHandler, IHandler
 from taba.handlers.render import render_text
 
 Projection = dict[str, Any]
+Column = Any  # a sequence of numbers: a list, or a numpy array
 
 
 class Events(NamedTuple):
@@ -43,6 +45,46 @@ class Sample(NamedTuple):
     kind: str
 
 
+@attrs.frozen(eq=False, kw_only=True)
+class Ever:
+    """The all-time figures of several States: columns with an item for each, in their order.
+
+    `count` and `total`; where the Type has them `low` and `high`, and the bins: `bins`, how many each State has, and as flat columns
+    `codes` (see `taba.codes`) and `counts`.
+    """
+
+    count: Column
+    total: Column
+    low: Column | None = None
+    high: Column | None = None
+    bins: Column | None = None
+    codes: Column | None = None
+    counts: Column | None = None
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class History:
+    """What several States know of the past: slots as columns (lists or numpy arrays, equally long, in any order).
+
+    `row` says whose slot it is (0 for the first State); what happened in it lies in `start` ≤ time < `end` (Unix seconds; at `now` for
+    one that is not over): `count`, `total`, and where the Type has them `low`, `high` and the bins, as in `Ever`. What happened before
+    `since` is in the all-time figures alone.
+    """
+
+    since: float
+    row: Column
+    start: Column
+    end: Column
+    count: Column
+    total: Column
+    low: Column | None = None
+    high: Column | None = None
+    bins: Column | None = None
+    codes: Column | None = None
+    counts: Column | None = None
+    ever: Ever
+
+
 @implementer(IHandler, IPlugin)
 class Handler:
     """The base of Handlers: set `type`, write `new_state`, `fold`, `project` and `aggregate`.
@@ -58,8 +100,8 @@ class Handler:
     merge: ClassVar[Callable[..., Any] | None] = None
     # samples(projection) -> [Sample, …]: what exporters show
     samples: ClassVar[Callable[..., Any] | None] = None
-    # series(state, start, end, step) -> {line: [value or None, …]}: what charts show
-    series: ClassVar[Callable[..., Any] | None] = None
+    # history(states, now) -> History: their slots and all-time figures, from which rates and charts are made
+    history: ClassVar[Callable[..., Any] | None] = None
     # detail(state, now) -> Projection: with the slots from which its figures are made, for ?detail=1
     detail: ClassVar[Callable[..., Any] | None] = None
 
@@ -98,11 +140,14 @@ class ArrayHandler(Handler):
     """The base of array Handlers: the plain methods are the array methods on one row, so there is one path to be right.
 
     A plain State is a list: the main part and the further parts, as bytes. `dump` and `load` carry the whole State, and `merge`,
-    `series` and `detail` take it; what the Server keeps part by part goes through `load_array`, `dump_array` and `spill`.
+    `history` and `detail` take it; what the Server keeps part by part goes through `load_array`, `dump_array` and `spill`.
     `upgrade_parts` is its `upgrade`.
     """
 
     further_parts: int = 0
+
+    # aggregate_array(states, parts, groups, total, now) -> [Aggregate, …]: see IOptional
+    aggregate_array: ClassVar[Callable[..., Any] | None] = None
 
     def load_array(self, dumps: Sequence[bytes]) -> Any:
         raise NotImplementedError(f"{type(self).__name__}.load_array")

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from taba.handlers.base import ArrayHandler, Projection, Sample
+from taba.handlers.base import ArrayHandler, Ever, History, Projection, Sample
 from taba.handlers.bins import BinLayout, bin_codes, bins_from, deltas_of
+from taba.handlers.detail import WindowSlots, aggregate_slots
 from taba.handlers.figures import add_figures, finite_events, show_tallies, sum_tallies
-from taba.handlers.lines import Line, WindowSlots, aggregate_slots
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
 from taba.handlers.ragged import (
     Buffer,
@@ -32,9 +32,10 @@ from taba.handlers.ragged import (
     refuse,
     run_lengths,
     run_starts,
+    sum_rows,
 )
 from taba.handlers.samples import count_and_sum, percentile_samples
-from taba.handlers.sketch import bins_per_row, codes_in, codes_of, gather_bins, merge_bins, tally
+from taba.handlers.sketch import bins_per_row, codes_in, codes_of, gather_bins, merge_bins, rows_of, tally
 from taba.handlers.slots import HEADER as BLOCK
 from taba.handlers.slots import (
     HEADER_FIELDS,
@@ -247,17 +248,39 @@ class CounterGroup(ArrayHandler):
         return cut_rows(content, edges)
 
     def project_array(self, states: CounterStates, parts: Sequence[Sequence[bytes]], now: float) -> list[Projection]:
+        return self._project(states, parts, now, np.arange(states.rows), states.rows)
+
+    def aggregate_array(
+        self, states: CounterStates, parts: Sequence[Sequence[bytes]], groups: Ints, total: int, now: float
+    ) -> list[Projection]:
+        head = states.head
+        lows, highs = np.full(total, np.inf), np.full(total, -np.inf)
+        np.minimum.at(lows, groups, head["low"])
+        np.maximum.at(highs, groups, head["high"])
+        with np.errstate(over="ignore", invalid="ignore"):
+            joined = {"total": np.bincount(groups, weights=head["total"], minlength=total), "low": lows, "high": highs}
+        for name in ("refused", "held"):
+            joined[name] = np.zeros(total, dtype=np.int64)
+            np.add.at(joined[name], groups, head[name])
+        bins = gather_bins(groups[rows_of(states.bin_keys)], codes_in(states.bin_keys), states.bin_counts)
+        together = CounterStates(joined, *bins, states.slot_keys, states.slot_counts, states.slot_totals)
+        return self._project(together, parts, now, groups, total)
+
+    def _project(self, states: CounterStates, parts: Sequence[Sequence[bytes]], now: float, groups: Ints, total: int) -> list[Projection]:
+        """The Projections of `total` groups of slots' rows, whose all-time figures are put together already."""
         rows, starts, levels, counts, totals = _all_slots(states, parts)
+        rows = groups[rows]
         windows = []
         for covers in LADDER.covered(starts, levels, now):
-            window_counts, window_totals = grouped_sums(rows, states.rows, covers, counts, totals)
+            with np.errstate(over="ignore", invalid="ignore"):
+                window_counts, window_totals = grouped_sums(rows, total, covers, counts, totals)
             windows.append((window_counts.astype(np.int64).tolist(), window_totals.tolist()))
-        bins = bins_per_row(states.bin_keys, states.rows)
+        bins = bins_per_row(states.bin_keys, total)
         head = states.head
         pct = percentiles(codes_in(states.bin_keys), states.bin_counts, bins, head["total"], head["low"], head["high"])
         refused, held = head["refused"].tolist(), head["held"].tolist()
         projections = []
-        for row in range(states.rows):
+        for row in range(total):
             projection: Projection = {
                 name: _window(counts[row], totals[row]) for name, (counts, totals) in zip(WINDOWS, windows, strict=True)
             }
@@ -290,13 +313,25 @@ class CounterGroup(ArrayHandler):
             found += count_and_sum(projection[name], "_window", {"window": name}, "gauge")
         return found
 
-    def series(self, state: list[bytes], start: float, end: float, step: float) -> dict[str, list[float | None]]:
-        """Lines of count, total and average, in each step."""
-        _, starts, levels, counts, totals = _all_slots(self.load_array(state[:1]), [state[1:]])
-        line = Line(LADDER, starts, levels, start, end, step)
-        lines = {"count": line.sums(counts), "total": line.sums(totals)}
-        lines["average"] = [total / count if count and total is not None else None for count, total in zip(*lines.values(), strict=True)]
-        return lines
+    def history(self, states: Sequence[list[bytes]], now: float) -> History:
+        loaded = self.load_array([state[0] for state in states])
+        rows, starts, levels, counts, totals = _all_slots(loaded, [state[1:] for state in states])
+        since = LADDER.oldest(now)
+        known = starts >= since
+        rows, starts, levels = rows[known], starts[known], levels[known]
+        head, bins, codes = loaded.head, bins_per_row(loaded.bin_keys, loaded.rows), codes_in(loaded.bin_keys)
+        count = sum_rows(loaded.bin_counts, bounds_of(bins))
+        return History(
+            since=since,
+            row=rows,
+            start=starts,
+            end=LADDER.ends(starts, levels, now),
+            count=counts[known],
+            total=totals[known],
+            ever=Ever(
+                count=count, total=head["total"], low=head["low"], high=head["high"], bins=bins, codes=codes, counts=loaded.bin_counts
+            ),
+        )
 
 
 def _window(count: int, total: float) -> dict[str, Any]:

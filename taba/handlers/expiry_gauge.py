@@ -12,7 +12,7 @@ from typing import Any
 
 from taba.bounds import DAY
 from taba.handlers.base import Events, Handler, Projection, Sample
-from taba.handlers.gauge import aggregate_values, latest, value_samples, value_series
+from taba.handlers.gauge import aggregate_values, latest, value_samples
 from taba.handlers.render import as_json
 
 HOLD_SECONDS = DAY  # for a value that says nothing of its own
@@ -63,8 +63,3 @@ class ExpiryGauge(Handler):
 
     def samples(self, projection: Projection) -> list[Sample]:
         return value_samples(projection)
-
-    def series(self, state: Any, start: float, end: float, step: float) -> dict[str, list[float | None]]:
-        if state is None:
-            return value_series(None, math.inf, math.inf, start, end, step)
-        return value_series(state[0], state[1], state[1] + state[2], start, end, step)

@@ -14,7 +14,6 @@ import numpy as np
 
 from taba.handlers.base import Events, Handler, Projection, Sample
 from taba.handlers.render import as_json, as_text
-from taba.handlers.samples import points
 
 MAX_VALUES = 100  # different values that an Aggregate tells apart; one for each Client would be a list of Clients
 MAX_TEXT = 200  # characters of a value in an Aggregate
@@ -52,10 +51,6 @@ class Gauge(Handler):
     def samples(self, projection: Projection) -> list[Sample]:
         return value_samples(projection)
 
-    def series(self, state: Any, start: float, end: float, step: float) -> dict[str, list[float | None]]:
-        value, time = state if state is not None else (None, math.inf)
-        return value_series(value, time, math.inf, start, end, step)
-
 
 def latest(events: Events, now: float, time: float) -> tuple[Any, float] | None:
     """(value, time) of the last of `events` by time, unless a value of a later `time` is there already; then None.
@@ -91,12 +86,6 @@ def value_samples(projection: Projection) -> list[Sample]:
         if projection[name] is not None:
             found.append(Sample("_" + name, {}, projection[name], "gauge"))
     return found
-
-
-def value_series(value: Any, since: float, until: float, start: float, end: float, step: float) -> dict[str, list[float | None]]:
-    """The line of a value that held from `since` until `until`; what there was before it is not known."""
-    line = value if _is_number(value) else None
-    return {"value": [line if since <= time < until else None for time in points(start, end, step)]}
 
 
 def _is_number(value: Any) -> bool:

@@ -67,11 +67,11 @@ class IOptional(Interface):
         """
     )
 
-    series = Attribute(
-        """None, or series(state, start, end, step): lines for charts, `{line: [value or None, …]}`, from what the State still knows.
+    history = Attribute(
+        """None, or history(states, now): the slots and all-time figures of any number of States, as a `History`.
 
-        One value for each of the times start, start + step, … up to and including end (Unix seconds): what happened in the `step`
-        seconds before it, or held at it; None where nothing is known. `end` is taken to be about now.
+        `now` is when one asks, never a range's end. Rates, charts, heat maps, resampling and merging over Clients are made from it outside
+        Handlers. The counts of a State's slots add up to at most its all-time count.
         """
     )
 
@@ -79,6 +79,14 @@ class IOptional(Interface):
         """None, or detail(state, now): the Projection with the slots from which its figures are made, in keys that answers show.
 
         `aggregate` takes these as well, and keeps the slots.
+        """
+    )
+
+    aggregate_array = Attribute(
+        """None, or, of an array Handler, aggregate_array(states, parts, groups, total, now): the Aggregates of `total` groups of rows.
+
+        `groups` (int64) says for each row which group it belongs to; `states` and `parts` as in `project_array`. The same as `aggregate`
+        of the rows' Projections, without making one of each; a group without rows has that of a new State.
         """
     )
 

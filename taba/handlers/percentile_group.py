@@ -1,8 +1,9 @@
-"""PercentileGroup: percentiles over the last 1m, 10m, 1h and 1d.
+"""PercentileGroup: percentiles over the last 1m, 10m, 1h and 1d, and of all values.
 
 As in `taba.handlers.counter_group`, with a sketch in every slot, and so fewer and wider slots. A State's main part is its journal of
-15-second slots, at most JOURNAL_SLOTS; when there are more, those of more than a minute ago move into the further part, the archive:
-blocks of slots of 2 min, 10 min and 1 h.
+15-second slots, at most JOURNAL_SLOTS, with the all-time count and total; when there are more slots, those of more than a minute ago move
+into the further parts: the archive, blocks of slots of 2 min, 10 min and 1 h; and one sketch of all that ever left the journal. So the
+all-time sketch is that one and the journal's, and a fold that spills nothing does not touch it.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from taba.handlers.base import ArrayHandler, Projection, Sample
+from taba.handlers.base import ArrayHandler, Ever, History, Projection, Sample
+from taba.handlers.detail import WindowSlots, aggregate_slots
+from taba.handlers.ever import dump_sketches, load_sketches
 from taba.handlers.figures import finite_events, show_tallies, sum_tallies
-from taba.handlers.lines import Line, WindowSlots, aggregate_slots
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
 from taba.handlers.ragged import (
     Buffer,
@@ -29,9 +31,10 @@ from taba.handlers.ragged import (
     refuse,
     run_lengths,
     run_starts,
+    sum_rows,
 )
 from taba.handlers.samples import percentile_samples
-from taba.handlers.sketch import MAX_BINS, PERMILLES, bins_per_row, codes_in, codes_of, gather_bins, keys_of, rows_of, tally
+from taba.handlers.sketch import MAX_BINS, bins_per_row, codes_in, codes_of, gather_bins, keys_of, merge_bins, rows_of, tally
 from taba.handlers.slots import rows_in, slot_keys, starts_in
 from taba.handlers.spread import HEADER as BLOCK
 from taba.handlers.spread import SpreadLayout, Spreads, Written, join_spreads, read_blocks
@@ -41,8 +44,10 @@ LADDER = Ladder(15, 120, 600, 3600)
 JOURNAL_SLOTS = 18  # after a spill at most 13 are left, so the next is over a minute away
 MAX_TALLY = 2**32 - 1  # where the counts of refused, held and old events stop
 
-_TALLIES = np.dtype([("refused", "<u4"), ("held", "<u4"), ("old", "<u4"), ("mark", "<u4")])  # 16 bytes, before the block's header
-_MARK = 0x4750_5350  # the same in every dump: other bytes are seldom taken for one
+_TALLIES = np.dtype(
+    [("refused", "<u4"), ("held", "<u4"), ("old", "<u4"), ("mark", "<u4"), ("count", "<i8"), ("total", "<f8")]
+)  # 32 bytes, before the block's header
+_MARK = 0x4750_5351  # the same in every dump: other bytes are seldom taken for one
 _HEAD = _TALLIES.itemsize + BLOCK.itemsize
 _LEVELS = 3  # of the archive
 _BLOCKS = _LEVELS * BLOCK.itemsize
@@ -60,40 +65,47 @@ _EMPTY = _empty()
 
 
 class PercentileStates:
-    """Main parts as columns: tallies a row, and the journal's slots."""
+    """Main parts as columns: tallies and the all-time count and total a row, and the journal's slots."""
 
-    __slots__ = ("journal", "now", "rows", "tallies")
+    __slots__ = ("count", "journal", "now", "rows", "tallies", "total")
 
-    def __init__(self, tallies: dict[str, Any], journal: Spreads):
-        self.rows = len(tallies["refused"])
+    def __init__(self, tallies: dict[str, Any], count: Ints, total: Floats, journal: Spreads):
+        self.rows = len(count)
         self.tallies = tallies
+        self.count = count
+        self.total = total
         self.journal = journal
         self.now = np.inf  # of the last fold
 
 
 class PercentileGroup(ArrayHandler):
-    """Percentiles over the last 1m, 10m, 1h, 1d, within 1 %; count, total, least and greatest, exact to the slot."""
+    """Percentiles over the last 1m, 10m, 1h, 1d, and ever, within 1 %; count, total, least and greatest, exact to the slot."""
 
     type = "PercentileGroup"
-    version = 1
-    further_parts = 1
+    version = 2
+    further_parts = 2
 
     def load_array(self, dumps: Sequence[bytes]) -> PercentileStates:
         buffer, starts, lengths = join_rows(dumps, _EMPTY, _HEAD)
         tallies = buffer.headers(_TALLIES, starts)
-        refuse(tallies["mark"] != _MARK, "no State of a PercentileGroup")
+        refuse((tallies["mark"] != _MARK) | (tallies["count"] < 0), "no State of a PercentileGroup")
         header = buffer.headers(BLOCK, starts + _TALLIES.itemsize)
         layout = _layout(header, starts + _HEAD)
         refuse(layout.ends != starts + lengths, "a length that its header does not explain")
         rows = np.arange(len(starts))
         _, _, journal = read_blocks(buffer, header, layout, np.full(len(starts), LADDER.widths[0]), rows)
-        return PercentileStates({name: tallies[name].astype(np.int64) for name in ("refused", "held", "old")}, journal)
+        counted = {name: tallies[name].astype(np.int64) for name in ("refused", "held", "old")}
+        return PercentileStates(counted, tallies["count"].astype(np.int64), tallies["total"].copy(), journal)
 
     def fold_array(self, states: PercentileStates, rows: Ints, times: Floats, values: Floats, now: float) -> PercentileStates:
         states.now = now
         rows, values, times = finite_events(states.tallies["refused"], rows, values, times)
         if not len(rows):
             return states
+        states.count += count_rows(rows, states.rows)
+        first = run_starts(rows)
+        with np.errstate(over="ignore", invalid="ignore"):  # a sum beyond all floats is infinite, and shown as no value
+            states.total[rows[first]] += np.add.reduceat(values, first)
         slots, ahead = LADDER.hold(times, now)
         if ahead.any():
             states.tallies["held"] += count_rows(rows[ahead], states.rows)
@@ -103,26 +115,22 @@ class PercentileGroup(ArrayHandler):
         keys, values = by_rows(slot_keys(rows, slots), values)
         starts = run_starts(keys)
         places = np.arange(len(starts)).repeat(run_lengths(starts, len(keys)))
-        with np.errstate(over="ignore", invalid="ignore"):  # a sum beyond all floats is infinite, and shown as no value
+        with np.errstate(over="ignore", invalid="ignore"):
             totals = np.add.reduceat(values, starts)
             new_bins = tally(places, codes_of(values))
             new = Spreads(keys[starts], totals, np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts), *new_bins)
             states.journal.add(new)
-        self._forget(states, now)
+        self._hold(states, now)
         return states
 
-    def _forget(self, states: PercentileStates, now: float) -> None:
-        """Hold slots to now that a wrong clock put far ahead; leave out those that no window covers any more."""
+    def _hold(self, states: PercentileStates, now: float) -> None:
+        """Hold slots to now that a wrong clock put far ahead. What no window covers any more stays until it is spilled into the sketch."""
         journal = states.journal
         starts = starts_in(journal.keys)
         if starts.max() > now + MAX_AHEAD_SECONDS:
             [slot], _ = LADDER.hold(np.array([now]), now)
             held = np.where(starts > now + MAX_AHEAD_SECONDS, slot, starts)
-            states.journal = journal = journal.renamed(slot_keys(rows_in(journal.keys), held))
-            starts = starts_in(journal.keys)
-        if starts.min() < LADDER.oldest(now):
-            rows = rows_in(journal.keys)
-            states.journal = journal.picked(~LADDER.gone(starts, LADDER.steady(rows, starts, states.rows, now)[rows]))
+            states.journal = journal.renamed(slot_keys(rows_in(journal.keys), held))
 
     def spilling(self, states: PercentileStates) -> Ints:
         return np.flatnonzero(count_rows(rows_in(states.journal.keys), states.rows) > JOURNAL_SLOTS)
@@ -147,16 +155,28 @@ class PercentileGroup(ArrayHandler):
             states.now,
         )
         states.journal = journal.picked(~leaving)
-        return [[content] for content in archives]
+        lows, highs, keys, counts = load_sketches([part[1] for part in parts])
+        left = places[of[leaving]]
+        np.minimum.at(lows, left, moved.lows)
+        np.maximum.at(highs, left, moved.highs)
+        new = gather_bins(left[rows_of(moved.bin_keys)], codes_in(moved.bin_keys), moved.bin_counts)
+        sketches = dump_sketches(lows, highs, *merge_bins(keys, counts, *new))
+        return [[archive, sketch] for archive, sketch in zip(archives, sketches, strict=True)]
 
     def merge(self, states: Sequence[list[bytes]]) -> list[bytes]:
         """The States of several Clients as one."""
         loaded = self.load_array([state[0] for state in states])
         tallies = {name: np.array([column.sum()]) for name, column in loaded.tallies.items()}
-        merged = PercentileStates(tallies, loaded.journal.renamed(starts_in(loaded.journal.keys)))
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = np.array([loaded.total.sum()])
+        journal = loaded.journal.renamed(starts_in(loaded.journal.keys))
+        merged = PercentileStates(tallies, np.array([loaded.count.sum()]), total, journal)
         rows, starts, levels, archive = _load_archives([state[1] for state in states])
         newest = np.array([max(merged.journal.keys.max(initial=0), starts.max(initial=0))], dtype=np.float64)
-        further = _dump_archives(np.zeros_like(rows), starts, levels, archive, newest)
+        [archived] = _dump_archives(np.zeros_like(rows), starts, levels, archive, newest)
+        lows, highs, keys, counts = load_sketches([state[2] for state in states])
+        bins = gather_bins(np.zeros_like(keys), codes_in(keys), counts)
+        further = [archived, *dump_sketches(lows.min(keepdims=True), highs.max(keepdims=True), *bins)]
         if len(self.spilling(merged)):
             [further] = self.spill(merged, np.array([0]), [further])
         return self.dump_array(merged) + further
@@ -171,20 +191,36 @@ class PercentileGroup(ArrayHandler):
         tallies["mark"] = _MARK
         for name, column in states.tallies.items():
             tallies[name] = np.minimum(column, MAX_TALLY)
+        tallies["count"], tallies["total"] = states.count, states.total
         buffer.put_headers(edges[:-1], tallies)
         buffer.put_headers(edges[:-1] + _TALLIES.itemsize, written.headers)
         written.write(buffer, edges[:-1] + _HEAD)
         return cut_rows(content, edges)
 
     def project_array(self, states: PercentileStates, parts: Sequence[Sequence[bytes]], now: float) -> list[Projection]:
-        windows = _Windows(states.rows, now)
+        return self._project(states, parts, now, np.arange(states.rows), states.rows)
+
+    def aggregate_array(
+        self, states: PercentileStates, parts: Sequence[Sequence[bytes]], groups: Ints, total: int, now: float
+    ) -> list[Projection]:
+        return self._project(states, parts, now, groups, total)
+
+    def _project(
+        self, states: PercentileStates, parts: Sequence[Sequence[bytes]], now: float, groups: Ints, total: int
+    ) -> list[Projection]:
+        """The Projections of rows that are put together in `total` groups."""
+        windows = _Windows(total, now)
         journal = states.journal
-        windows.add(rows_in(journal.keys), starts_in(journal.keys), np.zeros(len(journal.keys), dtype=np.int64), journal)
-        windows.add(*_load_archives([part[0] if part else b"" for part in parts]))
+        windows.add(groups[rows_in(journal.keys)], starts_in(journal.keys), np.zeros(len(journal.keys), dtype=np.int64), journal)
+        rows, starts, levels, archive = _load_archives([part[0] if part else b"" for part in parts])
+        windows.add(groups[rows], starts, levels, archive)
         found = iter(windows.percentiles())
-        projections: list[Projection] = [{name: next(found) for name in WINDOWS} for _ in range(states.rows)]
+        ever = _Ever(states, [part[1] if part else b"" for part in parts], groups, total)
+        projections: list[Projection] = [{**{name: next(found) for name in WINDOWS}, "_ever": of_all} for of_all in ever.percentiles()]
         for name, column in states.tallies.items():
-            for projection, count in zip(projections, column.tolist(), strict=True):
+            counted = np.zeros(total, dtype=np.int64)
+            np.add.at(counted, groups, column)
+            for projection, count in zip(projections, counted.tolist(), strict=True):
                 projection["_" + name] = count
         return projections
 
@@ -193,6 +229,7 @@ class PercentileGroup(ArrayHandler):
         for name in WINDOWS:
             windows = [projection[name] for projection in projections]
             aggregate[name] = {**aggregate_percentiles(windows), **aggregate_slots(windows, aggregate_percentiles)}
+        aggregate["_ever"] = aggregate_percentiles([projection["_ever"] for projection in projections])
         return {**aggregate, **sum_tallies(projections)}
 
     def detail(self, state: list[bytes], now: float) -> Projection:
@@ -207,29 +244,74 @@ class PercentileGroup(ArrayHandler):
         return projection
 
     def samples(self, projection: Projection) -> list[Sample]:
-        return [sample for name in WINDOWS for sample in percentile_samples(projection[name], "_window", {"window": name}, "gauge")]
+        windows = [sample for name in WINDOWS for sample in percentile_samples(projection[name], "_window", {"window": name}, "gauge")]
+        return percentile_samples(projection["_ever"]) + windows
 
-    def series(self, state: list[bytes], start: float, end: float, step: float) -> dict[str, list[float | None]]:
-        """Lines of all that P has, in each step."""
-        starts, levels, spreads = self._all_slots(state)
-        line = Line(LADDER, starts, levels, start, end, step)
-        sets, which = line.sets()
-        found = []
-        for chosen in sets:
-            [p] = _grouped(spreads, np.where(chosen, 0, -1), 1)
-            found.append(p)
-        sizes = np.bincount(rows_of(spreads.bin_keys), weights=spreads.bin_counts, minlength=len(starts))
-        lines = {"count": line.sums(sizes), "total": line.sums(spreads.totals)}
-        for name in ("min", "max", *PERMILLES):
-            lines[name] = line.values(found[place][name] for place in which.tolist())
-        return lines
+    def history(self, states: Sequence[list[bytes]], now: float) -> History:
+        loaded = self.load_array([state[0] for state in states])
+        rows, starts, levels, archive = _load_archives([state[1] for state in states])
+        journal = loaded.journal
+        own = starts_in(journal.keys)
+        rows, starts = np.concatenate((rows_in(journal.keys), rows)), np.concatenate((own, starts))
+        levels, spreads = np.concatenate((np.zeros_like(own), levels)), join_spreads(journal, archive)
+        since = LADDER.oldest(now)
+        known = starts >= since
+        if not known.all():
+            rows, starts, levels, spreads = rows[known], starts[known], levels[known], spreads.picked(known)
+        ever = _Ever(loaded, [state[2] for state in states], np.arange(loaded.rows), loaded.rows)
+        bins = bins_per_row(spreads.bin_keys, len(starts))
+        return History(
+            since=since,
+            row=rows,
+            start=starts,
+            end=LADDER.ends(starts, levels, now),
+            count=sum_rows(spreads.bin_counts, bounds_of(bins)),
+            total=spreads.totals,
+            low=spreads.lows,
+            high=spreads.highs,
+            bins=bins,
+            codes=codes_in(spreads.bin_keys),
+            counts=spreads.bin_counts,
+            ever=Ever(
+                count=loaded.count,
+                total=loaded.total,
+                low=ever.lows,
+                high=ever.highs,
+                bins=bins_per_row(ever.keys, loaded.rows),
+                codes=codes_in(ever.keys),
+                counts=ever.counts,
+            ),
+        )
 
     def _all_slots(self, state: list[bytes]) -> tuple[Ints, Ints, Spreads]:
         """(starts, levels, spreads) of all slots of one State."""
         journal = self.load_array(state[:1]).journal
-        _, starts, levels, archive = _load_archives(state[1:])
+        _, starts, levels, archive = _load_archives(state[1:2])
         own = starts_in(journal.keys)
         return np.concatenate((own, starts)), np.concatenate((np.zeros_like(own), levels)), join_spreads(journal, archive)
+
+
+class _Ever:
+    """The all-time figures of rows that are put together in `total` groups: what left the journals, and the journals."""
+
+    def __init__(self, states: PercentileStates, sketches: Sequence[bytes], groups: Ints, total: int):
+        lows, highs, keys, counts = load_sketches(sketches)
+        journal = states.journal
+        rows = rows_in(journal.keys)
+        self.lows, self.highs = np.full(total, np.inf), np.full(total, -np.inf)
+        for of, low, high in ((groups, lows, highs), (groups[rows], journal.lows, journal.highs)):
+            np.minimum.at(self.lows, of, low)
+            np.maximum.at(self.highs, of, high)
+        with np.errstate(over="ignore", invalid="ignore"):
+            self.totals = np.bincount(groups, weights=states.total, minlength=total).astype(np.float64)
+        of_bins = np.concatenate((groups[rows_of(keys)], groups[rows[rows_of(journal.bin_keys)]]))
+        codes = np.concatenate((codes_in(keys), codes_in(journal.bin_keys)))
+        self.keys, self.counts = gather_bins(of_bins, codes, np.concatenate((counts, journal.bin_counts)))
+
+    def percentiles(self) -> list[dict[str, Any]]:
+        """P of each group."""
+        bins = bins_per_row(self.keys, len(self.totals))
+        return percentiles(codes_in(self.keys), self.counts, bins, self.totals, self.lows, self.highs)
 
 
 class _Windows:

@@ -1,10 +1,9 @@
 """Taba's percentile sketch: counts of values in logarithmic bins, for many sketches at once.
 
-1. A finite value v other than 0 lies in bin `key` = ⌈log_γ |v|⌉ of its sign; its estimate is off by at most ACCURACY (relative).
-2. A bin's *code* carries sign and key in an int16, in the order of the values: 0 for zero, ±(key + 16,384) else.
-3. Per sign, at most MAX_BINS neighbouring keys are told apart: whatever lies lower than the greatest key − MAX_BINS + 1 is counted in
+1. A value lies in the bin of its code: see `taba.codes`.
+2. Per sign, at most MAX_BINS neighbouring keys are told apart: whatever lies lower than the greatest key − MAX_BINS + 1 is counted in
    that lowest bin. The greatest key of a union is the greatest of the greatest, so merging is exactly associative and commutative.
-4. Only codes and counts are here: sums, least and greatest values are floats, and kept outside.
+3. Only codes and counts are here: sums, least and greatest values are floats, and kept outside.
 
 After Masson, Rim, Lee: DDSketch, VLDB 2019.
 """
@@ -19,43 +18,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from taba.codes import ACCURACY as ACCURACY
+from taba.codes import codes_of as codes_of
+from taba.codes import estimates_of
 from taba.handlers.ragged import Floats, Ints, count_codes, merge_tables, reduce_table, run_lengths, run_starts
 
-ACCURACY = 0.01  # relative error of a quantile
 MAX_BINS = 2048  # per sign: 17 decades below the greatest value, in at most 16 KiB
-MAX_KEY = 16_383  # magnitudes beyond 10^±141 count as that; so sign and key fit in an int16
 
-_ALPHA = 0.00995  # a little finer than promised, for the rounding of logarithms
-_LOG_GAMMA = math.log((1 + _ALPHA) / (1 - _ALPHA))
-_MIDDLE = 1 - _ALPHA  # 2 / (γ + 1): from a bin's upper edge to the estimate
-_BIAS = MAX_KEY + 1
 _SHIFT = 16  # bits of a code in a table's key
 _HALF = 1 << 15
 
 PERMILLES = {"p25": 250, "p50": 500, "p75": 750, "p90": 900, "p95": 950, "p99": 990, "p99.9": 999}
-
-
-def codes_of(values: Floats) -> Ints:
-    """The codes of finite `values`."""
-    scaled = np.abs(values)
-    with np.errstate(divide="ignore"):  # log(0) is -inf, and the sign of zero takes it away again
-        np.log(scaled, out=scaled)
-    scaled *= 1 / _LOG_GAMMA
-    np.ceil(scaled, out=scaled)
-    np.clip(scaled, -MAX_KEY, MAX_KEY, out=scaled)
-    scaled += _BIAS
-    np.copysign(scaled, values, out=scaled)
-    codes = scaled.astype(np.int64)
-    zero = values == 0
-    if zero.any():
-        codes[zero] = 0
-    return codes
-
-
-def estimates_of(codes: Ints) -> Floats:
-    """The values that stand for `codes`."""
-    sizes = np.exp((np.abs(codes) - _BIAS) * _LOG_GAMMA) * _MIDDLE
-    return np.sign(codes) * sizes
 
 
 def keys_of(rows: Ints, codes: Ints) -> Ints:

@@ -10,8 +10,8 @@ What a test class may set:
 - `values`: a strategy of the values that the Handler accepts; numbers by default.
 - `by_time = True`: which of several Events at one time counts is decided by their order; Events of different times may come in any order.
 - `order_matters = True`: Events in another order rightly give another State. Say so in the Handler's docs, too.
-- `old_dumps`: (version, dump) of every older version, which `upgrade` must read; of an array Handler (version, [part, …]), for
-  `upgrade_parts`.
+- `old_dumps`: (version, dump) of every older version from `first_version` on, which `upgrade` must read; of an array Handler
+  (version, [part, …]), for `upgrade_parts`. What is older than `first_version` must be refused.
 - `max_projection_bytes`: of a Projection's JSON, with its hidden keys.
 
 Sums of floats may differ by 1e-9 (relative). Hidden texts and bytes, such as sketches, are compared by what they show.
@@ -100,6 +100,42 @@ def _is_opaque(key: Any, value: Any) -> bool:
     return isinstance(key, str) and key.startswith("_") and isinstance(value, (str, bytes))
 
 
+def _columns(
+    figures: Any, names: Sequence[str], length: int | None = None
+) -> tuple[dict[str, list[Any]], list[tuple[int, int, int]] | None]:
+    """(columns, bins): the columns of a History or of its all-time figures as lists of one length; (item, code, count) of the bins."""
+    found = {name: list(getattr(figures, name)) for name in names if getattr(figures, name) is not None}
+    assert len({len(column) for column in found.values()} | ({length} if length is not None else set())) == 1, {
+        k: len(v) for k, v in found.items()
+    }
+    if "bins" not in found:
+        return found, None
+    codes, counts = list(figures.codes), list(figures.counts)
+    items = [item for item, bins in enumerate(found["bins"]) for _ in range(bins)]
+    assert all(count > 0 for count in counts)
+    return found, list(zip(items, codes, counts, strict=True))
+
+
+def _listed(history: Any) -> list[list[Any]]:
+    """[row, what there is] of a History, the slots in the order of their times; then the all-time figures."""
+    lines: list[list[Any]] = []
+    for figures, fields in (
+        (history, ("row", "start", "end", "count", "total", "low", "high")),
+        (history.ever, ("count", "total", "low", "high")),
+    ):
+        columns, bins = _columns(figures, (*fields, "bins"))
+        of: dict[int, list[Any]] = {}
+        for item, code, count in bins or ():
+            of.setdefault(item, []).append([code, count])
+        rows = columns["row"] if "row" in columns else range(len(columns["count"]))
+        listed = [
+            [int(row), *(float(columns[name][item]) for name in fields if name != "row" and name in columns), of.get(item, [])]
+            for item, row in enumerate(rows)
+        ]
+        lines += sorted(listed)
+    return lines
+
+
 def _cut(items: Sequence[Any], cuts: Sequence[int]) -> list[Sequence[Any]]:
     """`items` in pieces, which end at `cuts`."""
     bounds = [0, *sorted(min(cut, len(items)) for cut in cuts), len(items)]
@@ -113,6 +149,7 @@ class HandlerContract:
     values: ClassVar[Any] = None
     by_time: ClassVar[bool] = False
     order_matters: ClassVar[bool] = False
+    first_version: ClassVar[int] = 1
     old_dumps: ClassVar[Sequence[tuple[int, Any]]] = ()
     max_projection_bytes: ClassVar[int] = MAX_PROJECTION_BYTES
 
@@ -179,7 +216,14 @@ class HandlerContract:
 
     def test_every_older_version_upgrades_to_the_current_one(self) -> None:
         versions = [version for version, _ in self.old_dumps]
-        assert set(versions) >= set(range(1, self.handler.version)), f"old_dumps has no dump of every version before {self.handler.version}"
+        wanted = range(self.first_version, self.handler.version)
+        assert set(versions) >= set(wanted), f"old_dumps has no dump of every version before {self.handler.version}"
+        for version in range(1, self.first_version):
+            try:
+                upgraded = self.handler.upgrade_parts([b""], version) if self._is_array() else self.handler.upgrade(b"", version)
+            except ValueError:
+                continue
+            raise AssertionError(f"a State of version {version} was read: {upgraded!r:.100}")
         for version, old in self.old_dumps:
             state = self.handler.upgrade(old, version) if isinstance(old, bytes) else self.handler.upgrade_parts(list(old), version)
             current = self.handler.load(self.handler.dump(state))
@@ -270,22 +314,44 @@ class HandlerContract:
 
         self._each(self._clients(), check)
 
-    def test_series_have_a_value_for_each_step(self) -> None:
-        if getattr(self.handler, "series", None) is None:
+    def test_a_history_has_whole_columns_and_knows_no_more_than_there_was(self) -> None:
+        if getattr(self.handler, "history", None) is None:
             return
 
-        def check(drawn: tuple[list[tuple[float, Any]], float, float]) -> None:
-            pairs, span, step = drawn
-            state = self._state(pairs)
-            dump = self.handler.dump(state)
-            lines = self.handler.series(state, NOW - span, NOW, step)
-            for name, line in lines.items():
-                assert isinstance(name, str) and len(line) == math.floor(span / step + 1e-9) + 1, (name, len(line))
-                assert all(value is None or isinstance(value, (int, float)) for value in line), line
-            assert self.handler.dump(state) == dump, "series changed the State"
+        def check(drawn: tuple[list[list[tuple[float, Any]]], float]) -> None:
+            several, age = drawn
+            states = [self._state(pairs) for pairs in several]
+            dumps = [self.handler.dump(state) for state in states]
+            history = self.handler.history(states, NOW + age)
+            assert [self.handler.dump(state) for state in states] == dumps, "history changed a State"
+            slots, bins = _columns(history, ("row", "start", "end", "count", "total", "low", "high", "bins"))
+            assert all(0 <= row < len(states) for row in slots["row"]) and min(slots["count"], default=1) > 0
+            assert all(history.since <= start <= end for start, end in zip(slots["start"], slots["end"], strict=True))
+            ever, ever_bins = _columns(history.ever, ("count", "total", "low", "high", "bins"), len(states))
+            for row in range(len(states)):
+                own = [count for of, count in zip(slots["row"], slots["count"], strict=True) if of == row]
+                assert sum(own) <= ever["count"][row], "the slots hold more than there ever was"
+            for figures, found in ((slots, bins), (ever, ever_bins)):
+                if found is not None:
+                    for row, count in enumerate(figures["count"]):
+                        assert sum(many for of, _, many in found if of == row) == count, "the bins hold something else"
 
         st = _hypothesis().strategies
-        self._each(st.tuples(self._pairs(), st.sampled_from([0.0, 60.0, 7000.0, 100_000.0]), st.sampled_from([15.0, 60.0, 997.0])), check)
+        self._each(st.tuples(self._clients(), st.sampled_from([0.0, 59.0, 4000.0, 90_000.0])), check)
+
+    def test_the_history_of_several_states_is_that_of_each(self) -> None:
+        if getattr(self.handler, "history", None) is None:
+            return
+
+        def check(several: list[list[tuple[float, Any]]]) -> None:
+            states = [self._state(pairs) for pairs in several]
+            together = _listed(self.handler.history(states, NOW))
+            for row, state in enumerate(states):
+                self._same(
+                    [line[1:] for line in together if line[0] == row], [line[1:] for line in _listed(self.handler.history([state], NOW))]
+                )
+
+        self._each(self._clients(), check)
 
     def test_detail_is_the_projection_with_more(self) -> None:
         if getattr(self.handler, "detail", None) is None:
@@ -353,7 +419,29 @@ class HandlerContract:
         st = _hypothesis().strategies
         self._each(st.tuples(self._pairs(), st.integers(0, 2000), st.integers(1, 255), st.integers(1, 400)), check)
 
+    def test_an_aggregate_of_states_is_that_of_their_projections(self) -> None:
+        if getattr(self.handler, "aggregate_array", None) is None:
+            return
+
+        def check(drawn: tuple[list[list[tuple[float, Any]]], list[int], float]) -> None:
+            several, chosen, age = drawn
+            states = [self._state(pairs) for pairs in several]
+            groups = [chosen[place % len(chosen)] for place in range(len(states))]
+            loaded = self.handler.load_array([state[0] for state in states])
+            parts = [state[1:] for state in states]
+            found = self.handler.aggregate_array(loaded, parts, np.array(groups, dtype=np.int64), 3, NOW + age)
+            for group, aggregate in enumerate(found):
+                members = [state for state, of in zip(states, groups, strict=True) if of == group] or [self.handler.new_state()]
+                self._same(aggregate, self.handler.aggregate([self.handler.project(state, NOW + age) for state in members]))
+
+        st = _hypothesis().strategies
+        groups = st.lists(st.integers(0, 2), min_size=1, max_size=4)
+        self._each(st.tuples(self._clients(), groups, st.sampled_from([0.0, 700.0, 90_000.0])), check)
+
     # --- what the rules share ---
+
+    def _is_array(self) -> bool:
+        return bool(IArrayHandler.providedBy(self.handler))
 
     def _state(self, *pieces: Sequence[tuple[float, Any]], now: float = NOW) -> Any:
         """The State after folding `pieces`, through its dump between two of them, as in a Server."""

@@ -96,3 +96,8 @@ class Ladder:
             width = self.widths[np.maximum(levels, level)]
             covers.append(starts // width * width + width > now - _SPANS[level])
         return covers
+
+    def ends(self, starts: Ints, levels: Ints, now: float) -> Floats:
+        """Where what slots hold ends: with the slot, or at `now` for one that is not over."""
+        ends: Floats = np.minimum(starts + self.widths[levels], np.maximum(now, starts))
+        return ends

@@ -60,10 +60,6 @@ class ExpiryGaugeTests(SynchronousTestCase):
         state = fold(gauge, (NOW, "kept"))
         self.assertEqual(gauge.project(fold(gauge, (NOW - 5, "late"), state=state), NOW)["value"], "kept")
 
-    def test_a_line_shows_the_value_while_it_holds(self) -> None:
-        state = fold(gauge, (NOW, {"value": 7, "seconds": 25}))
-        self.assertEqual(gauge.series(state, NOW - 10, NOW + 30, 10), {"value": [None, 7, 7, 7, None]})
-
 
 class BufferTests(SynchronousTestCase):
     def values(self, state: Any, now: float = NOW) -> list[Any]:

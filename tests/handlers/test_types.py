@@ -45,6 +45,7 @@ class UpDownTests(HandlerContract, SynchronousTestCase):
 
 class PercentileGroupTests(HandlerContract, SynchronousTestCase):
     handler = PercentileGroup()
+    first_version = 2
 
 
 class PercentileCounterTests(HandlerContract, SynchronousTestCase):

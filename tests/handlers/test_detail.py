@@ -1,4 +1,4 @@
-"""What exporters, charts and `?detail=1` show of windows: slots that add up to their window, lines that add up to what was recorded."""
+"""What exporters and `?detail=1` show of windows: slots that add up to their window."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from taba.handlers.counter_group import CounterGroup
 from taba.handlers.lookup import find_handlers
 from taba.handlers.percentile_counter import PercentileCounter
 from taba.handlers.percentile_group import PercentileGroup
-from taba.handlers.samples import MAX_POINTS, points
-from taba.handlers.sketch import PERMILLES
 from taba.handlers.totals_counter import TotalsCounter
 from taba.handlers.windows import WINDOWS
 
@@ -69,54 +67,6 @@ class DetailTests(SynchronousTestCase):
             self.assertNotIn("slots", plain["1m"])
 
 
-class SeriesTests(SynchronousTestCase):
-    @given(recorded, st.sampled_from([15, 150, 900, 1800, 37]))
-    @settings(max_examples=60, deadline=None)
-    def test_a_line_adds_up_to_what_was_recorded_in_its_time(self, ages: list[tuple[float, float]], step: int) -> None:
-        span = math.ceil(92_000 / step) * step
-        for handler in (counter, percentile):
-            state = state_of(handler, ages)
-            lines = handler.series(state, NOW - span, NOW, step)
-            project = handler.project(state, NOW)
-            self.assertAlmostEqual(sum(count or 0 for count in lines["count"]), project["1d"]["count"], 6)
-            self.assertAlmostEqual(sum(total or 0 for total in lines["total"]), project["1d"]["total"], 5)
-
-    def test_steps_of_whole_slots_are_exact(self) -> None:
-        end = 1_763_850_600.0  # a multiple of every width up to 10 minutes
-        events = [(end - age, 2.0) for age in (1, 4, 6, 11, 14, 16, 44)]
-        lines = counter.series(fold(counter, events, end), end - 45, end, 15)
-        self.assertEqual(lines, {"count": [0, 1, 1, 5], "total": [0, 2, 2, 10], "average": [None, 2, 2, 2]})
-        self.assertEqual(percentile.series(fold(percentile, events, end), end - 45, end, 15)["count"], [0, 1, 1, 5])
-
-    def test_what_lies_before_the_day_is_not_known(self) -> None:
-        for handler in (counter, percentile):
-            lines = handler.series(fold(handler, [(NOW, 1.0)]), NOW - 2 * 86_400, NOW, 3600)
-            self.assertEqual(lines["count"][:23], [None] * 23)
-            self.assertEqual(lines["count"][-1], 1)
-            self.assertEqual(lines["total"][30], 0)
-
-    def test_percentiles_of_each_step_are_those_of_the_values_in_its_slots(self) -> None:
-        end = 1_763_850_600.0
-        events = [(end - 115 + place % 50, float(place)) for place in range(1000)] + [(end - 10, 7.0)]
-        lines = percentile.series(fold(percentile, events, end), end - 60, end, 60)
-        self.assertEqual((lines["min"], lines["max"], lines["p50"][1]), ([0, 7], [999, 7], 7))
-        self.assertLessEqual(abs(lines["p90"][0] - 899), 9)
-        self.assertEqual(set(lines), {"count", "total", "min", "max", *PERMILLES})
-
-    def test_the_slot_that_is_not_over_counts_whole(self) -> None:
-        lines = counter.series(fold(counter, [(NOW - 0.5, 3.0)]), NOW - 60, NOW, 60)
-        self.assertEqual(lines["count"], [0, 1])
-
-    def test_points_are_bounded_and_a_step_goes_somewhere(self) -> None:
-        self.assertEqual(points(0, 10, 5), [0, 5, 10])
-        self.assertEqual(points(0, 9.9, 5), [0, 5])
-        self.assertEqual(points(5, 0, 5), [])
-        self.assertEqual(len(points(1, MAX_POINTS, 1)), MAX_POINTS)
-        self.assertRaises(ValueError, points, 0, MAX_POINTS, 1)
-        for step in (0, -1, math.nan):
-            self.assertRaises(ValueError, points, 0, 1, step)
-
-
 class SampleTests(SynchronousTestCase):
     def shown(self, handler: Any, projection: Any) -> dict[str, float]:
         lines = {}
@@ -148,7 +98,6 @@ class SampleTests(SynchronousTestCase):
         text = gauge.project(gauge.fold(None, Events([NOW], ["up"]), NOW), NOW)
         self.assertEqual(self.shown(gauge, text), {})
         self.assertEqual(self.shown(gauge, gauge.aggregate([text])), {"_clients": 1})
-        self.assertEqual(gauge.series(states[0], NOW - 20, NOW + 10, 10), {"value": [None, None, 4, 4]})
 
     def test_every_type_but_those_without_figures_has_samples(self) -> None:
         lookup = find_handlers()

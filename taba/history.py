@@ -1,0 +1,280 @@
+"""One curve for all that is asked about the past: rates, increases, charts, heat maps, over any grouping of Clients.
+
+1. A *history* (see `taba.handlers.History`) has the slots of several States as columns, and their all-time figures. C(t), how much there
+   was at or before t, is all-time less what lies after t: exact at the borders of slots, linear within one, never falling for counts.
+2. Every rate and every increase is a difference on that curve. `now` never enters: ranges may end wherever they like.
+3. Before `since` slots do not know everything: C stays level there, and whatever needs it is NaN.
+4. `groups` says for each State which group (0 … total − 1) it belongs to; merging over Clients and grouping by labels are that.
+
+Pure; knows no Type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from itertools import pairwise
+from math import floor
+from typing import Any, TypeAlias
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from taba.codes import Floats, Ints, estimates_of
+
+MAX_POINTS = 11_000  # of one line, as Prometheus' own bound
+
+Column: TypeAlias = NDArray[Any]
+
+
+@attrs.frozen(eq=False)
+class Steps:
+    """What happened in the steps that end at `times`, one row a group, NaN where nothing is known.
+
+    `low`, `high` and the heat map (`codes` and, for each step, how many values lay in each of their bins) are None for a Type without.
+    """
+
+    times: Floats
+    count: Floats
+    total: Floats
+    low: Floats | None
+    high: Floats | None
+    codes: Ints | None
+    heat: Floats | None  # (groups, steps, codes)
+
+
+@attrs.frozen
+class Slot:
+    """One slot of a group at its own width; `bins` are (code, count)."""
+
+    start: float
+    end: float
+    count: int
+    total: float
+    low: float | None
+    high: float | None
+    bins: list[tuple[int, int]] | None
+
+
+def number(keys: Iterable[Hashable]) -> tuple[Ints, list[Any]]:
+    """(groups, names): the number of each key's group, and what the groups are called, in the order of their first."""
+    numbers: dict[Any, int] = {}
+    groups = [numbers.setdefault(key, len(numbers)) for key in keys]
+    return np.array(groups, dtype=np.int64), list(numbers)
+
+
+def points(start: float, end: float, step: float) -> list[float]:
+    """The times start, start + step, … up to and including end. Raises ValueError for a step that goes nowhere, or too many points."""
+    if not step > 0:
+        raise ValueError(f"a step of {step} seconds: takes more than 0")
+    if end < start:
+        return []
+    count = floor((end - start) / step + 1e-9) + 1
+    if count > MAX_POINTS:
+        raise ValueError(f"{count} points: takes at most {MAX_POINTS}")
+    return [start + step * place for place in range(count)]
+
+
+def curve(history: Any, groups: Ints, total: int, times: Sequence[float] | Floats) -> tuple[Floats, Floats]:
+    """C at `times` (rising) of count and of total, (total, len(times)) each."""
+    slots = groups[np.asarray(history.row, dtype=np.int64)]
+    ever = [_grouped(groups, column, total) for column in (history.ever.count, history.ever.total)]
+    count, amount = _cumulated(slots, total, history, [history.count, history.total], ever, np.asarray(times, dtype=np.float64))
+    return count, amount
+
+
+def increases(history: Any, groups: Ints, total: int, begins: Floats, ends: Floats) -> tuple[Floats, Floats]:
+    """How much C of count and of total grew from each of `begins` to the one of `ends` beside it; NaN where it begins before `since`."""
+    times = np.union1d(begins, ends)
+    since, until = np.searchsorted(times, begins), np.searchsorted(times, ends)
+    unknown = np.asarray(begins) < history.since
+    grown = []
+    for line in curve(history, groups, total, times):
+        with np.errstate(invalid="ignore"):  # an infinite total has no increase
+            grown.append(np.where(unknown, np.nan, line[:, until] - line[:, since]))
+    return grown[0], grown[1]
+
+
+def resample(history: Any, groups: Ints, total: int, times: Sequence[float] | Floats, step: float) -> Steps:
+    """What happened in the `step` seconds up to and including each of `times` (rising)."""
+    until = np.asarray(times, dtype=np.float64)
+    since = until - step
+    count, amount = increases(history, groups, total, since, until)
+    unknown = since < history.since
+    low = high = codes = heat = None
+    if history.low is not None:
+        low, high = (
+            np.where(unknown, np.nan, _extremes(history, groups, total, since, until, join, column, empty))
+            for join, column, empty in ((np.minimum, history.low, np.inf), (np.maximum, history.high, -np.inf))
+        )
+    if history.codes is not None:
+        codes, heat = heat_map(history, groups, total, since, until)
+    return Steps(until, count, amount, low, high, codes, heat)
+
+
+def heat_map(history: Any, groups: Ints, total: int, begins: Floats, ends: Floats) -> tuple[Ints, Floats]:
+    """(codes, heat): how many values lay in the bin of each code between each of `begins` and of `ends`; (total, intervals, codes)."""
+    slots = np.arange(len(history.row)).repeat(np.asarray(history.bins, dtype=np.int64))
+    codes, which = np.unique(np.asarray(history.codes, dtype=np.int64), return_inverse=True)
+    of = groups[np.asarray(history.row, dtype=np.int64)[slots]] * len(codes) + which
+    cells = total * len(codes)
+    times = np.union1d(begins, ends)
+    # differences alone are asked for: where the curves begin does not matter
+    [line] = _cumulated(of, cells, history, [history.counts], [np.zeros(cells)], times, slots)
+    grown = line[:, np.searchsorted(times, ends)] - line[:, np.searchsorted(times, begins)]
+    heat = grown.reshape(total, len(codes), len(begins)).transpose(0, 2, 1)
+    return codes, np.where((np.asarray(begins) < history.since)[None, :, None], np.nan, heat)
+
+
+def quantiles(codes: Ints, heat: Floats, ranks: Sequence[float]) -> Floats:
+    """The values below which the shares `ranks` (0 … 1) of a heat map's values lie; (…, len(ranks)), NaN where there are none."""
+    running = np.cumsum(heat, axis=-1)
+    found = np.full((*heat.shape[:-1], len(ranks)), np.nan)
+    if not len(codes):
+        return found
+    whole = running[..., -1]
+    filled = whole > 0  # not so for NaN
+    values = estimates_of(codes)
+    for place, rank in enumerate(ranks):
+        # the item at rank ⌊rank · (n − 1)⌋ of n sorted ones; slots that were shared out leave fractions of items
+        wanted = np.minimum(np.floor(rank * np.maximum(whole - 1, 0) + 1e-9), whole * (1 - 1e-12))
+        at = (running <= wanted[..., None]).sum(axis=-1)
+        found[..., place] = np.where(filled, values[np.minimum(at, len(codes) - 1)], np.nan)
+    return found
+
+
+def joined(history: Any, groups: Ints, total: int) -> Iterator[list[Slot]]:
+    """The slots of each group at their own widths, by start; those of one start and end are one."""
+    row, start, end = (np.asarray(column) for column in (history.row, history.start, history.end))
+    of = groups[row.astype(np.int64)]
+    order = np.lexsort((end, start, of))
+    edges = np.ones(len(order), dtype=np.bool_)
+    for column in (of, start, end):
+        ordered = column[order]
+        edges[1:] &= ordered[1:] == ordered[:-1]
+    edges[:1] = False
+    places = np.empty(len(order), dtype=np.int64)
+    places[order] = np.cumsum(~edges) - 1
+    firsts = order[np.flatnonzero(~edges)]
+    count, amount = _grouped(places, history.count, len(firsts)), _grouped(places, history.total, len(firsts))
+    low = high = None
+    if history.low is not None:
+        low, high = np.full(len(firsts), np.inf), np.full(len(firsts), -np.inf)
+        np.minimum.at(low, places, np.asarray(history.low, dtype=np.float64))
+        np.maximum.at(high, places, np.asarray(history.high, dtype=np.float64))
+    bins: list[dict[int, int]] | None = None
+    if history.codes is not None:
+        bins = [{} for _ in firsts]
+        slots = places.repeat(np.asarray(history.bins, dtype=np.int64)).tolist()
+        for slot, code, many in zip(slots, np.asarray(history.codes).tolist(), np.asarray(history.counts).tolist(), strict=True):
+            bins[slot][code] = bins[slot].get(code, 0) + many
+    found: list[list[Slot]] = [[] for _ in range(total)]
+    for place, first in enumerate(firsts.tolist()):
+        found[int(of[first])].append(
+            Slot(
+                float(start[first]),
+                float(end[first]),
+                int(count[place]),
+                float(amount[place]),
+                None if low is None else float(low[place]),
+                None if high is None else float(high[place]),
+                None if bins is None else sorted(bins[place].items()),
+            )
+        )
+    return iter(found)
+
+
+def _grouped(groups: Ints, column: Any, total: int) -> Floats:
+    with np.errstate(over="ignore", invalid="ignore"):  # a sum beyond all floats is infinite, and shown as no value
+        sums: Floats = np.bincount(groups, weights=np.asarray(column, dtype=np.float64), minlength=total).astype(np.float64)
+    return sums
+
+
+def _cumulated(
+    of: Ints, total: int, history: Any, amounts: Sequence[Any], ever: Sequence[Floats], times: Floats, slots: Ints | None = None
+) -> list[Floats]:
+    """For each column of `amounts` the curves of `total` groups at `times`. `of`: the group of each item; `slots`: its slot."""
+    curves = [np.repeat(whole[:, None], len(times), axis=1) for whole in ever]
+    if not len(times):
+        return curves
+    start, end = (np.asarray(column, dtype=np.float64) for column in (history.start, history.end))
+    late = end > times[0]  # what ended before is in the curve from the first of its points on
+    if slots is None:
+        slots = np.flatnonzero(late)
+        of = of[slots]
+        columns: list[Column] = [np.asarray(column, dtype=np.float64)[slots] for column in amounts]
+    else:
+        kept = late[slots]
+        slots, of = slots[kept], of[kept]
+        columns = [np.asarray(column, dtype=np.float64)[kept] for column in amounts]
+    if not len(slots):
+        return curves
+    start, end = start[slots], end[slots]
+    lane, lanes = _lanes(of, start, end)
+    order = np.lexsort((start, lane, of))
+    of, lane, start, end = of[order], lane[order], start[order], end[order]
+    joins = np.zeros(len(order), dtype=np.bool_)  # of several Clients' slots of one time
+    joins[1:] = (of[1:] == of[:-1]) & (lane[1:] == lane[:-1]) & (start[1:] == start[:-1])
+    firsts = np.flatnonzero(~joins)
+    with np.errstate(over="ignore", invalid="ignore"):
+        columns = [np.add.reduceat(column[order], firsts) for column in columns]
+    of, lane, start, end = of[firsts], lane[firsts], start[firsts], end[firsts]
+    run = np.flatnonzero(np.diff(of * lanes + lane, prepend=-1))
+    bounds = [*run.tolist(), len(of)]
+    for first, last in pairwise(bounds):
+        group = int(of[first])
+        begins, ends = start[first:last], end[first:last]
+        place = begins.searchsorted(times, "right") - 1
+        before = place < 0
+        place[before] = 0
+        widths = ends - begins
+        share = np.minimum((times - begins[place]) / np.where(widths > 0, widths, 1.0)[place], 1.0)
+        share[widths[place] == 0] = 1.0
+        share[before] = 0.0
+        for line, column in zip(curves, columns, strict=True):
+            amount = column[first:last]
+            with np.errstate(over="ignore", invalid="ignore"):
+                sums = np.concatenate(([0.0], amount.cumsum()))
+                reached = sums[place] + np.where(share > 0, amount[place] * share, 0.0)
+                # from all there is, what these slots have not reached yet: exact for counts, as they are whole at borders
+                line[group] -= sums[-1] - np.where(before, 0.0, reached)
+    return curves
+
+
+def _lanes(of: Ints, start: Floats, end: Floats) -> tuple[Ints, int]:
+    """(lane, lanes): the slots of one group and lane do not overlap, or are of one start and end.
+
+    The slots of a Type that has a few widths lie in a lane for each; others are laid where they fit.
+    """
+    widths, lane = np.unique(end - start, return_inverse=True)
+    order = np.lexsort((end, start, lane, of))
+    one, other = order[:-1], order[1:]
+    same = (of[one] == of[other]) & (lane[one] == lane[other])
+    equal = (start[one] == start[other]) & (end[one] == end[other])
+    if not (same & ~equal & (start[other] < end[one])).any():
+        return lane, len(widths)
+    laid = np.zeros(len(of), dtype=np.int64)
+    free: dict[int, list[tuple[float, float]]] = {}
+    for place in np.lexsort((end, start, of)).tolist():
+        last = free.setdefault(int(of[place]), [])
+        span = (float(start[place]), float(end[place]))
+        fits = next((at for at, kept in enumerate(last) if kept == span or (kept[1] <= span[0] and kept[0] < span[0])), len(last))
+        last[fits : fits + 1] = [span]
+        laid[place] = fits
+    return laid, max(map(len, free.values()))
+
+
+def _extremes(history: Any, groups: Ints, total: int, begins: Floats, ends: Floats, join: Any, column: Any, empty: float) -> Floats:
+    """The least or greatest value (by `join`) of all slots that have a share in each interval; NaN where there is none."""
+    found = np.full((total, len(begins)), empty)
+    start, end = (np.asarray(column, dtype=np.float64) for column in (history.start, history.end))
+    first = ends.searchsorted(start, "right")  # the first interval that ends after the slot's start
+    last = np.maximum(begins.searchsorted(end, "left"), first)  # the first that begins at its end or later
+    last = np.where(end == start, np.minimum(ends.searchsorted(start, "left") + 1, len(begins)), last)
+    first = np.where(end == start, ends.searchsorted(start, "left"), first)
+    spans = np.maximum(last - first, 0)
+    slots = np.arange(len(start)).repeat(spans)
+    at = np.arange(len(slots)) - (spans.cumsum() - spans).repeat(spans) + first[slots]
+    of = groups[np.asarray(history.row, dtype=np.int64)[slots]]
+    join.at(found, (of, at), np.asarray(column, dtype=np.float64)[slots])
+    return np.where(np.isfinite(found), found, np.nan)
