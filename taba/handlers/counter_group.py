@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from taba.codes import codes_of
 from taba.handlers.base import ArrayHandler, Ever, History, Projection, Sample
 from taba.handlers.bins import BinLayout, bin_codes, bins_from, deltas_of
 from taba.handlers.detail import WindowSlots, aggregate_slots
@@ -35,7 +36,7 @@ from taba.handlers.ragged import (
     sum_rows,
 )
 from taba.handlers.samples import count_and_sum, percentile_samples
-from taba.handlers.sketch import bins_per_row, codes_in, codes_of, gather_bins, merge_bins, rows_of, tally
+from taba.handlers.sketch import bins_per_row, codes_in, gather_bins, merge_bins, rows_of, tally
 from taba.handlers.slots import HEADER as BLOCK
 from taba.handlers.slots import (
     HEADER_FIELDS,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from taba.codes import codes_of
 from taba.handlers.base import ArrayHandler, Projection, Sample
 from taba.handlers.bins import BinLayout, bin_codes, bins_from, deltas_of
 from taba.handlers.figures import add_figures, finite_events, show_tallies, sum_tallies
@@ -23,7 +24,7 @@ from taba.handlers.ragged import (
     refuse,
 )
 from taba.handlers.samples import percentile_samples
-from taba.handlers.sketch import bins_per_row, codes_in, codes_of, gather_bins, merge_bins, tally
+from taba.handlers.sketch import bins_per_row, codes_in, gather_bins, merge_bins, tally
 
 MAX_TALLY = 2**32 - 1  # where the count of refused events stops
 

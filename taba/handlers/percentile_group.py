@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from taba.codes import codes_of
 from taba.handlers.base import ArrayHandler, Ever, History, Projection, Sample
 from taba.handlers.detail import WindowSlots, aggregate_slots
 from taba.handlers.ever import dump_sketches, load_sketches
@@ -34,7 +35,7 @@ from taba.handlers.ragged import (
     sum_rows,
 )
 from taba.handlers.samples import percentile_samples
-from taba.handlers.sketch import MAX_BINS, bins_per_row, codes_in, codes_of, gather_bins, keys_of, merge_bins, rows_of, tally
+from taba.handlers.sketch import MAX_BINS, bins_per_row, codes_in, gather_bins, keys_of, merge_bins, rows_of, tally
 from taba.handlers.slots import rows_in, slot_keys, starts_in
 from taba.handlers.spread import HEADER as BLOCK
 from taba.handlers.spread import SpreadLayout, Spreads, Written, join_spreads, read_blocks

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.bounds import KiB
+from taba.codes import ACCURACY
 from taba.handlers import Events
 from taba.handlers.percentile_group import JOURNAL_SLOTS, LADDER, PercentileGroup
 from taba.handlers.ragged import MalformedRow
 from taba.handlers.render import shown
-from taba.handlers.sketch import ACCURACY, PERMILLES
+from taba.handlers.sketch import PERMILLES
 from taba.handlers.windows import WINDOWS
 from taba.server.work.folding import MAX_STATE_BYTES
 

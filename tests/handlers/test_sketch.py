@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.handlers.sketch import ACCURACY, MAX_BINS, Sketch, codes_of, estimates_of
+from taba.codes import ACCURACY, codes_of, estimates_of
+from taba.handlers.sketch import MAX_BINS, Sketch
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 values = st.lists(st.one_of(finite, st.floats(-1e6, 1e6), st.integers(-50, 50).map(float)), max_size=60)
