@@ -116,8 +116,9 @@ def check(context: click.Context, server: str, timeout: float, as_json: bool, st
         from taba.shard.moving.check import check as check_store
         from taba.shard.moving.reshard import current_pools
 
-        wrong = await check_store(await current_pools(router.atlas), repair)
-        return wrong, await check_store(await current_pools(router.atlas)) if repair and wrong else wrong
+        signs = router.atlas.standing
+        wrong = await check_store(await current_pools(router.atlas), reactor, repair, signs)
+        return wrong, await check_store(await current_pools(router.atlas), reactor, False, signs) if repair and wrong else wrong
 
     wrong, left = _on_store(url, look)
     if as_json:

@@ -2,7 +2,8 @@
 
 1. A map is total and disjoint: every bucket has exactly one owner, a shard of the map.
 2. A map only says where to look; the owner key, on the shard itself, decides.
-3. A map with a higher epoch is newer; the epoch of an owner key grows with each move of its bucket.
+3. A map with a higher epoch is newer; the epoch of an owner key grows with each move of its bucket, and with each that
+   is undone or begun again. The map keeps it: what is said late, with a lower one, changes nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import attrs
 
 from taba.bounds import MAX_BUCKETS
 
-MAP_VERSION = 1
+MAP_VERSION = 2  # of the map, of the record of a store, and of what stands in its buckets
 MAX_MAP_BYTES = 2 * 1024 * 1024  # 65,536 buckets and 1,000 shards fit
 
 STORE_KEY = b"taba:store"
@@ -55,6 +56,10 @@ class MalformedMap(ValueError):
     """What stands in the store is no map, no record and no owner that this version reads."""
 
 
+class OtherVersion(MalformedMap):
+    """It was written by another version of Taba, which keeps its buckets otherwise."""
+
+
 class Shard(NamedTuple):
     """A shard as the map knows it; `url` has no user and no password."""
 
@@ -66,14 +71,15 @@ class Owner(NamedTuple):
     """An owner key's content.
 
     `open:<epoch>:<shard>`: that shard answers for the bucket; with `:moving:<token>` behind it, writers note what they write.
-    `sealed:<epoch>:<token>`: nobody answers, the last of it is being copied. `moved:<epoch>:<shard>`: it went there.
+    `sealed:<epoch>:<token>`: nobody answers, the last of it is being copied. `moved:<epoch>:<shard>`: it went there; with
+    `:moving:<token>` behind it, its keys are still here, and are being removed.
     `arriving:<epoch>:<token>`: a move is copying it to here. A token begins with the name of its move's target.
     """
 
     state: str
     epoch: int
     name: str  # of a shard; where sealed or arriving, the token
-    moving: str = ""  # the token while open and under way
+    moving: str = ""  # the token while open, or moved, and under way
 
     @property
     def token(self) -> str:
@@ -108,10 +114,11 @@ def decode_owner(content: bytes) -> Owner:
     """Raises MalformedMap for anything that `encode_owner` would not have written."""
     state, _, rest = content.partition(b":")
     epoch, _, name = rest.partition(b":")
-    if state not in (b"open", b"sealed", b"moved", b"arriving") or not epoch.isdigit() or len(epoch) > 18 or not name:
+    is_number = epoch.isdigit() and len(epoch) <= 18 and epoch == b"%d" % int(epoch)
+    if state not in (b"open", b"sealed", b"moved", b"arriving") or not is_number or not name:
         raise MalformedMap(f"owner key {content[:100]!r}")
     moving = b""
-    if state == b"open" and is_moving(content):
+    if state in (b"open", b"moved") and is_moving(content):
         name, _, moving = name.partition(_MOVING.encode())
         if not name or not moving:
             raise MalformedMap(f"owner key {content[:100]!r}")
@@ -135,8 +142,16 @@ class BucketMap:
     shards: tuple[Shard, ...]
     owners: tuple[int, ...] = attrs.field(validator=_is_total)
     named: int = 0  # how many shards ever had a name: none is given twice
+    epochs: tuple[int, ...] = ()  # of the owner key by which each bucket is where it is; 1 for all where none is given
+    draining: tuple[str, ...] = ()  # shards that are to lose all their buckets: none goes there
 
     def __attrs_post_init__(self) -> None:
+        if not self.epochs:
+            object.__setattr__(self, "epochs", (1,) * len(self.owners))
+        if len(self.epochs) != len(self.owners) or min(self.epochs) < 1:
+            raise MalformedMap("a map takes one epoch, at least 1, for each bucket")
+        if len(set(self.draining)) != len(self.draining) or not {shard.name for shard in self.shards} >= set(self.draining):
+            raise MalformedMap("a map drains shards that it has, each once")
         if not self.shards or len({shard.name for shard in self.shards}) != len(self.shards):
             raise MalformedMap("a map takes at least one shard, each name once")
         if not (min(self.owners) >= 0 and max(self.owners) < len(self.shards)):
@@ -149,6 +164,11 @@ class BucketMap:
     def shard_of(self, bucket: int) -> str:
         """The name of the shard that owns `bucket`."""
         return self.shards[self.owners[bucket]].name
+
+    @property
+    def holders(self) -> list[str]:
+        """The names of the shards that buckets may go to."""
+        return [shard.name for shard in self.shards if shard.name not in self.draining]
 
     def owned_by(self, name: str) -> list[int]:
         """The buckets of the shard `name`, in order."""
@@ -179,20 +199,37 @@ def without_shard(map: BucketMap, name: str) -> BucketMap:
         raise MalformedMap(f"shard {name} still has buckets")
     shards = tuple(shard for shard in map.shards if shard.name != name)
     places = {shard.name: index for index, shard in enumerate(shards)}
-    return attrs.evolve(map, epoch=map.epoch + 1, shards=shards, owners=tuple(places[map.shards[owner].name] for owner in map.owners))
+    owners = tuple(places[map.shards[owner].name] for owner in map.owners)
+    draining = tuple(one for one in map.draining if one != name)
+    return attrs.evolve(map, epoch=map.epoch + 1, shards=shards, owners=owners, draining=draining)
 
 
-def with_owner(map: BucketMap, bucket: int, name: str) -> BucketMap:
-    """The next map, in which the shard `name` has `bucket`; `map` where it has it already. KeyError for a shard that is not in it."""
-    if map.shard_of(bucket) == name:
+def with_owner(map: BucketMap, bucket: int, name: str, epoch: int) -> BucketMap:
+    """The next map, in which the shard `name` has `bucket` since `epoch`; `map` where that is old. KeyError for a shard that is not in it.
+
+    What comes late, from whoever slept between opening a bucket and saying so, has a lower epoch and changes nothing.
+    """
+    if epoch <= map.epochs[bucket]:
         return map
     place = {shard.name: index for index, shard in enumerate(map.shards)}[name]
     owners = (*map.owners[:bucket], place, *map.owners[bucket + 1 :])
-    return attrs.evolve(map, epoch=map.epoch + 1, owners=owners)
+    epochs = (*map.epochs[:bucket], epoch, *map.epochs[bucket + 1 :])
+    return attrs.evolve(map, epoch=map.epoch + 1, owners=owners, epochs=epochs)
+
+
+def with_draining(map: BucketMap, name: str, is_draining: bool) -> BucketMap:
+    """The next map, in which the shard `name` is drained, or is not; `map` where that is so, or there is no such shard."""
+    if is_draining == (name in map.draining) or all(shard.name != name for shard in map.shards):
+        return map
+    draining = (*map.draining, name) if is_draining else tuple(one for one in map.draining if one != name)
+    return attrs.evolve(map, epoch=map.epoch + 1, draining=draining)
 
 
 def encode_map(map: BucketMap) -> bytes:
-    fields = {"v": MAP_VERSION, "store": map.store, "epoch": map.epoch, "shards": map.shards, "owners": map.owners, "named": map.named}
+    fields = {
+        **{"v": MAP_VERSION, "store": map.store, "epoch": map.epoch, "shards": map.shards, "owners": map.owners},
+        **{"named": map.named, "epochs": map.epochs, "draining": map.draining},
+    }
     return json.dumps(fields, separators=(",", ":")).encode()
 
 
@@ -209,7 +246,12 @@ def decode_map(content: bytes) -> BucketMap:
     named = fields.get("named", 0)
     if type(named) is not int or named < 0:
         raise MalformedMap("a map's number of names is a whole number")
-    return BucketMap(store, epoch, tuple(Shard(*shard) for shard in shards), tuple(owners), named)
+    epochs, draining = fields.get("epochs"), fields.get("draining")
+    if not isinstance(epochs, list) or not epochs or not all(type(one) is int for one in epochs):
+        raise MalformedMap("a map's epochs are whole numbers")
+    if not isinstance(draining, list) or not all(isinstance(name, str) for name in draining):
+        raise MalformedMap("a map's shards that are drained are names")
+    return BucketMap(store, epoch, tuple(Shard(*shard) for shard in shards), tuple(owners), named, tuple(epochs), tuple(draining))
 
 
 class StoreRecord(NamedTuple):
@@ -244,6 +286,8 @@ def _fields(content: bytes, what: str, most: int) -> dict[str, Any]:
         fields = json.loads(content)
     except (ValueError, RecursionError):
         raise MalformedMap(f"a {what} that is no JSON: {content[:60]!r}") from None
-    if not isinstance(fields, dict) or fields.get("v") != MAP_VERSION:
-        raise MalformedMap(f"a {what} of no known version")
+    if not isinstance(fields, dict):
+        raise MalformedMap(f"a {what} that is no object")
+    if fields.get("v") != MAP_VERSION:
+        raise OtherVersion(f"a {what} of version {str(fields.get('v'))[:20]}, where this Taba reads version {MAP_VERSION}")
     return fields

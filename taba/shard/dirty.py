@@ -1,4 +1,4 @@
-"""What a transaction notes while its bucket is being copied: each key, hash field or set member that it writes. Pure.
+"""What a transaction notes while its bucket is being copied: each key, hash field or member of a set that it writes. Pure.
 
 A note says where to look again, not what is there: whoever copies takes the note first, and reads then. So a note too
 many costs a little copying, and one too few would cost what was written: what is not known to touch one field or member
@@ -14,16 +14,17 @@ from taba.shard.buckets import dirty_key, lease_key
 
 Command = tuple[bytes, ...]
 
-KEY, FIELD, MEMBER = b"k", b"h", b"s"
+KEY, FIELD, MEMBER, SCORED = b"k", b"h", b"s", b"z"
 
 _ALL_ARGUMENTS = frozenset([b"DEL", b"UNLINK"])
 _EVERY_SECOND = frozenset([b"MSET", b"MSETNX"])
 _FIRST_TWO = frozenset([b"RENAME", b"RENAMENX", b"COPY", b"SMOVE", b"LMOVE", b"RPOPLPUSH"])
+_ZADD_WORDS = frozenset([b"NX", b"XX", b"GT", b"LT", b"CH", b"INCR"])
 _READS = frozenset(b"GET MGET HGET HMGET HGETALL SMEMBERS LRANGE EXISTS STRLEN HLEN SCARD LLEN".split())
 
 
 class Note(NamedTuple):
-    """`kind` KEY: the whole of `key`; FIELD or MEMBER: `part` of it alone."""
+    """`kind` KEY: the whole of `key`; FIELD, MEMBER or SCORED (of a sorted set): `part` of it alone."""
 
     kind: bytes
     key: bytes
@@ -37,7 +38,7 @@ def encode_note(note: Note) -> bytes:
 def decode_note(content: bytes) -> Note:
     """Raises ValueError for anything that `encode_note` would not have written."""
     length, colon, rest = content[1:].partition(b":")
-    if content[:1] not in (KEY, FIELD, MEMBER) or not colon or not length.isdigit() or len(length) > 9 or int(length) > len(rest):
+    if content[:1] not in (KEY, FIELD, MEMBER, SCORED) or not colon or not length.isdigit() or len(length) > 9 or int(length) > len(rest):
         raise ValueError(f"a note {content[:60]!r}")
     return Note(content[:1], rest[: int(length)], rest[int(length) :])
 
@@ -58,6 +59,15 @@ def notes_of(commands: Sequence[Command]) -> list[bytes]:
             found = [Note(FIELD, key, field) for field in command[2:]]
         elif name in (b"SADD", b"SREM"):
             found = [Note(MEMBER, key, member) for member in command[2:]]
+        elif name == b"ZADD":
+            pairs = command[2:]
+            while pairs and pairs[0].upper() in _ZADD_WORDS:
+                pairs = pairs[1:]
+            found = [Note(SCORED, key, member) for member in pairs[1::2]]
+        elif name == b"ZREM":
+            found = [Note(SCORED, key, member) for member in command[2:]]
+        elif name == b"ZINCRBY":
+            found = [Note(SCORED, key, member) for member in command[3:4]]
         elif name in _ALL_ARGUMENTS:
             found = [Note(KEY, one) for one in command[1:]]
         elif name in _EVERY_SECOND:

@@ -6,7 +6,7 @@ away keeps an old map, which harms nobody: owner keys decide, and the newest map
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from taba.errors import ConfigurationError, StoreUnavailable
@@ -31,7 +31,7 @@ MOST_CHANGES = 50  # tries to change the map, each lost to somebody who changed 
 ASK_SECONDS = 5.0
 
 
-async def newest_map(pools: Sequence[Pool]) -> BucketMap:
+async def newest_map(pools: Sequence[ShardPool]) -> BucketMap:
     """The newest map that any of `pools` has. Raises StoreUnavailable when none has one."""
     answers = await gather([pool.execute([(b"GET", MAP_KEY)], ASK_SECONDS) for pool in pools])
     maps = []
@@ -58,7 +58,7 @@ async def newer_map(pools: Sequence[ShardPool], map: BucketMap, seconds: float) 
     return map
 
 
-async def change_map(pools: dict[str, Pool], change: Callable[[BucketMap], BucketMap]) -> BucketMap:
+async def change_map(pools: Mapping[str, ShardPool], change: Callable[[BucketMap], BucketMap]) -> BucketMap:
     """Make `change(newest map)` the map on all shards; where it gives the same map, see that all shards have it.
 
     Raises StoreUnavailable when the first shard of the map does not answer, or all tries were lost.
@@ -79,9 +79,9 @@ async def change_map(pools: dict[str, Pool], change: Callable[[BucketMap], Bucke
     raise StoreUnavailable("the map is changed by others all the time")
 
 
-async def _set_map(pool: Pool, map: BucketMap, most: int) -> bool:
+async def _set_map(pool: ShardPool, map: BucketMap, most: int) -> bool:
     """Whether `pool` took `map`; not where an epoch beyond `most` is there (none counts as 0), or somebody was faster."""
-    async with pool.connection() as connection:
+    async with pool.server_of(MAP_KEY).connection() as connection:
         [content] = await connection.watch([MAP_KEY], [(b"GET", MAP_KEY)])
         try:
             epoch = decode_map(content).epoch if isinstance(content, bytes) else 0

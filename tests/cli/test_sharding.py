@@ -210,7 +210,7 @@ class ShardingTests(TestCase):
         first.ask("SET", owner_key(31), "open:1:s1")  # an overlap: the newer one is right
         first.ask("DEL", owner_key(0))  # a gap
         said = self.taba(services, "check", code=1)
-        self.assertIn("bucket 31 is open on s1 and s2\n", said)
+        self.assertIn("bucket 31 is open on s1 and s2: taba check --repair\n", said)
         self.assertIn("bucket 0 is open nowhere; by the map it belongs to s1\n", said)
         self.assertIn(b"open:1:s1", first.ask("GET", owner_key(31)))
         self.assertIn("mended", self.taba(services, "check", "--repair"))

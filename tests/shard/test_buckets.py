@@ -33,7 +33,9 @@ class BucketMapTests(SynchronousTestCase):
     def test_a_map_goes_through_its_bytes_unchanged(self, draw: st.DataObject) -> None:
         shards = tuple(Shard(f"s{n}", f"redis://h{n}:1") for n in range(draw.draw(st.integers(1, 5))))
         owners = draw.draw(st.lists(st.integers(0, len(shards) - 1), min_size=1, max_size=50))
-        map = BucketMap("id", draw.draw(st.integers(1, 10**9)), shards, tuple(owners))
+        epochs = draw.draw(st.lists(st.integers(1, 10**9), min_size=len(owners), max_size=len(owners)))
+        draining = draw.draw(st.sets(st.sampled_from([shard.name for shard in shards])))
+        map = BucketMap("id", draw.draw(st.integers(1, 10**9)), shards, tuple(owners), 0, tuple(epochs), tuple(sorted(draining)))
         self.assertEqual(buckets.decode_map(buckets.encode_map(map)), map)
 
     def test_the_largest_map_fits_its_bound(self) -> None:
@@ -52,7 +54,15 @@ class BucketMapTests(SynchronousTestCase):
         for change in (
             *({"owners": []}, {"owners": [0, 1, 2, 0]}, {"owners": [0, -1, 1, 0]}, {"owners": [0, None, 1]}, {"owners": [True, False]}),
             *({"shards": []}, {"shards": [["s1", "x"], ["s1", "y"]]}, {"shards": [["s1"]]}, {"shards": [["", "x"]]}),
-            *({"epoch": 0}, {"epoch": "1"}, {"store": None}, {"v": 2}),
+            *({"epoch": 0}, {"epoch": "1"}, {"store": None}, {"v": 1}, {"v": 3}),
+            *(
+                {"epochs": []},
+                {"epochs": [1]},
+                {"epochs": [1, 1, 1, 0]},
+                {"epochs": None},
+                {"draining": ["s9"]},
+                {"draining": ["s1", "s1"]},
+            ),
         ):
             with self.assertRaises(MalformedMap):
                 buckets.decode_map(json.dumps({**good, **change}).encode())
@@ -67,7 +77,7 @@ class BucketMapTests(SynchronousTestCase):
         for owner in (Owner("open", 1, "s1"), Owner("sealed", 12, "token:with:colons"), Owner("moved", 3, "s2")):
             self.assertEqual(buckets.decode_owner(buckets.encode_owner(owner)), owner)
         self.assertEqual(buckets.encode_owner(Owner("open", 1, "s1")), b"open:1:s1")
-        for wrong in (b"", b"open", b"open:1", b"open:1:", b"open:x:s1", b"shut:1:s1", b"open:-1:s1", b"open:1:\xff"):
+        for wrong in (b"", b"open", b"open:1", b"open:1:", b"open:x:s1", b"shut:1:s1", b"open:-1:s1", b"open:1:\xff", b"open:01:s1"):
             with self.assertRaises(MalformedMap):
                 buckets.decode_owner(wrong)
 

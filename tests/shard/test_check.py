@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import attrs
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.shard.buckets import BucketMap, Owner, first_map
-from taba.shard.moving.check import Disagreement, compare, standing
+from taba.shard.buckets import BucketMap, Owner, first_map, with_shard
+from taba.shard.moving.check import Disagreement, compare, resolve, standing
 from taba.shard.moving.survey import Survey
 
 MAP = first_map("id", ["redis://a:1", "redis://b:1"], 4)
@@ -19,6 +21,10 @@ def said(**owners: list[Owner | None]) -> Survey:
 def as_made() -> dict[str, list[Owner | None]]:
     one, two = Owner("open", 1, "s1"), Owner("open", 1, "s2")
     return {"s1": [one, one, None, None], "s2": [None, None, two, two]}
+
+
+def resolved(owners: dict[str, list[Owner | None]], bucket: int, **keys: int) -> dict[str, Owner]:
+    return resolve(MAP, bucket, {name: said[bucket] for name, said in owners.items()}, keys)
 
 
 class CheckTests(SynchronousTestCase):
@@ -38,22 +44,30 @@ class CheckTests(SynchronousTestCase):
     def test_of_two_that_have_a_bucket_the_one_that_got_it_last_keeps_it(self) -> None:
         owners = as_made()
         owners["s2"][0] = Owner("open", 2, "s2")
-        self.assertEqual(self.compare(owners), [Disagreement("bucket 0 is open on s1 and s2", 0, "s2", ("s1",))])
+        self.assertEqual(self.compare(owners), [Disagreement("bucket 0 is open on s1 and s2: taba check --repair", 0)])
+        self.assertEqual(resolved(owners, 0), {"s1": Owner("moved", 3, "s2"), "s2": Owner("open", 3, "s2")})
         owners["s2"][0] = Owner("open", 1, "s2")
-        self.assertEqual(self.compare(owners), [Disagreement("bucket 0 is open on s1 and s2", 0, "s1", ("s2",))])
+        self.assertEqual(resolved(owners, 0), {"s2": Owner("moved", 2, "s1"), "s1": Owner("open", 2, "s1")})
+        owners["s1"][0] = Owner("open", 1, "s1", "s2.m-1")  # its mover is gone, and so is its seal
+        owners["s2"][0] = Owner("open", 2, "s2")
+        self.assertEqual(len(self.compare(owners)), 1)
+        self.assertEqual(list(resolved(owners, 0)), ["s1", "s2"])
 
     def test_a_bucket_that_nobody_has_is_told(self) -> None:
         owners = as_made()
         owners["s1"][1] = None
         [gap] = self.compare(owners)
-        self.assertEqual((gap.bucket, gap.shard, gap.losers), (1, "s1", ()))
+        self.assertEqual(gap.bucket, 1)
+        self.assertEqual(resolved(owners, 1), {"s1": Owner("open", 2, "s1")})
+        self.assertEqual(resolved(owners, 1, s2=7), {"s2": Owner("open", 2, "s2")})
         owners["s1"][1] = Owner("moved", 2, "s2")
         self.assertEqual(len(self.compare(owners)), 1)
 
     def test_a_bucket_that_is_elsewhere_than_the_map_says_is_told(self) -> None:
         owners = as_made()
         owners["s1"][1], owners["s2"][1] = Owner("moved", 2, "s2"), Owner("open", 2, "s2")
-        self.assertEqual([(one.bucket, one.shard) for one in self.compare(owners)], [(1, "s2")])
+        self.assertEqual([one.bucket for one in self.compare(owners)], [1])
+        self.assertEqual(resolved(owners, 1), {})  # the map alone is wrong
 
     def test_what_is_on_its_way_is_no_disagreement_while_its_mover_lives(self) -> None:
         owners = as_made()
@@ -68,3 +82,24 @@ class CheckTests(SynchronousTestCase):
         owners["s2"][0] = Owner("arriving", 2, "s2.m-1")
         [stray] = standing(said(**owners), {"other"})
         self.assertIn("bucket 0 was to arrive at s2", stray.text)
+
+    def test_a_shard_that_repeats_what_another_says_has_nothing_open(self) -> None:
+        owners = as_made()
+        owners["s2"][0] = Owner("open", 1, "s1")  # the same server, under another name
+        self.assertEqual(self.compare(owners), [])
+
+    @given(st.data())
+    def test_whatever_owner_keys_say_is_resolved_to_one_holder_with_nothing_left_to_say(self, draw: st.DataObject) -> None:
+        states = st.builds(
+            Owner,
+            st.sampled_from(["open", "sealed", "moved", "arriving"]),
+            st.integers(1, 5),
+            st.sampled_from(["s1", "s2", "s3", "s2.m-1"]),
+        )
+        said = {name: draw.draw(st.none() | states) for name in ("s1", "s2", "s3")}
+        keys = {name: draw.draw(st.integers(0, 3)) for name in said}
+        map = with_shard(MAP, "redis://c:1")
+        changes = resolve(map, 0, said, keys)
+        after = {**said, **changes}
+        self.assertEqual(len([one for name, one in after.items() if one and (one.state, one.name) == ("open", name)]), 1)
+        self.assertEqual(resolve(map, 0, after, keys), {})

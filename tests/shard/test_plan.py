@@ -8,14 +8,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.shard.buckets import BucketMap, MalformedMap, Shard, decode_map, encode_map, first_map, with_owner, with_shard, without_shard
+from taba.shard.buckets import (
+    BucketMap,
+    MalformedMap,
+    Shard,
+    decode_map,
+    encode_map,
+    first_map,
+    with_draining,
+    with_owner,
+    with_shard,
+    without_shard,
+)
 from taba.shard.moving.plan import Move, plan_even, plan_weighed
 
 
 def apply(map: BucketMap, moves: list[Move]) -> BucketMap:
     for move in moves:
         assert map.shard_of(move.bucket) == move.source
-        map = with_owner(map, move.bucket, move.target)
+        map = with_owner(map, move.bucket, move.target, map.epochs[move.bucket] + 1)
     return map
 
 
@@ -74,7 +85,7 @@ class MapTests(SynchronousTestCase):
     def test_names_are_never_given_twice(self) -> None:
         map = first_map("id", ["redis://a:1", "redis://b:1"], 4)
         for bucket in map.owned_by("s2"):
-            map = with_owner(map, bucket, "s1")
+            map = with_owner(map, bucket, "s1", map.epochs[bucket] + 1)
         map = with_shard(without_shard(map, "s2"), "redis://c:1")
         self.assertEqual([shard.name for shard in map.shards], ["s1", "s3"])
         self.assertEqual(decode_map(encode_map(map)), map)
@@ -88,8 +99,28 @@ class MapTests(SynchronousTestCase):
 
     def test_each_change_is_a_newer_map(self) -> None:
         map = first_map("id", ["redis://a:1", "redis://b:1"], 4)
-        moved = with_owner(map, 0, "s2")
+        moved = with_owner(map, 0, "s2", 2)
         self.assertEqual((moved.epoch, moved.shard_of(0), moved.owned_by("s1")), (2, "s2", [1]))
-        self.assertIs(with_owner(moved, 0, "s2"), moved)
+        self.assertIs(with_owner(moved, 0, "s2", 2), moved)
         with self.assertRaises(KeyError):
-            with_owner(map, 0, "s9")
+            with_owner(map, 0, "s9", 2)
+
+    def test_what_is_published_late_changes_nothing(self) -> None:
+        map = with_owner(first_map("id", ["redis://a:1", "redis://b:1", "redis://c:1"], 6), 0, "s2", 2)
+        map = with_owner(map, 0, "s3", 3)
+        for late, epoch in (("s2", 2), ("s1", 1), ("s2", 3), ("s1", 3)):
+            self.assertIs(with_owner(map, 0, late, epoch), map)
+        self.assertEqual(with_owner(map, 0, "s1", 4).shard_of(0), "s1")
+
+    def test_a_shard_that_is_drained_is_no_holder_whoever_plans(self) -> None:
+        map = first_map("id", ["redis://a:1", "redis://b:1", "redis://c:1"], 9)
+        drained = with_draining(map, "s2", True)
+        self.assertEqual((drained.holders, drained.epoch), (["s1", "s3"], 2))
+        self.assertIs(with_draining(drained, "s2", True), drained)
+        self.assertIs(with_draining(map, "s9", True), map)
+        self.assertEqual({move.source for move in plan_even(drained, drained.holders)}, {"s2"})
+        self.assertEqual(decode_map(encode_map(drained)), drained)
+        self.assertEqual(with_draining(drained, "s2", False).draining, ())
+        for bucket in drained.owned_by("s2"):
+            drained = with_owner(drained, bucket, "s1", 2)
+        self.assertEqual(without_shard(drained, "s2").draining, ())

@@ -247,7 +247,7 @@ class ReshardTests(ReshardCase):
 
 class SentinelReshardTests(ReshardCase):
     async def test_masters_of_sentinels_take_and_give_buckets_and_their_replicas_confirm(self) -> None:
-        trio = SentinelTrio(masters=2)
+        trio = SentinelTrio(masters=2, min_replicas_to_write="1")
         self.addCleanup(trio.remove)
         one, two = (f"{trio.url.partition('/?')[0]}/?shards={name}" for name in ("m1", "m2"))
         self.url = one

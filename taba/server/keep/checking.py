@@ -17,7 +17,8 @@ class Check:
     async def __call__(self, job: Job) -> None:
         """Run the job."""
         job.total = 1
-        wrong = await check(await current_pools(self._router.atlas))
+        atlas = self._router.atlas
+        wrong = await check(await current_pools(atlas), atlas.reactor, signs=atlas.standing)
         for one in wrong:
             job.note({"problem": one.text})
         job.done = 1

@@ -1,30 +1,52 @@
 """Finds maps and owner keys that disagree; and mends them, when told to.
 
-Mending never removes content: where two shards say that they have a bucket, the one that does not keep it keeps its keys,
-which nobody reads any more, until the bucket arrives there again.
+1. Whatever is shown can be mended, and says how: a move that nobody makes is undone, or finished where its target is
+   open; then each bucket gets one shard that has it, the map follows, and a shard under two names becomes one.
+2. Mending never removes content of a bucket: where two shards say that they have it, the one that does not keep it keeps
+   its keys, which nobody reads any more, until the bucket arrives there again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
-from taba.errors import StoreUnavailable
-from taba.shard.buckets import MAP_KEY, BucketMap, MalformedMap, Owner, decode_map, decode_owner, encode_owner, owner_key, with_owner
+import attrs
+from twisted.internet.task import deferLater
+
+from taba.errors import StoreUnavailable, TabaError
+from taba.shard.buckets import (
+    MAP_KEY,
+    BucketMap,
+    MalformedMap,
+    Owner,
+    decode_map,
+    decode_owner,
+    encode_owner,
+    owner_key,
+    target_of,
+    with_owner,
+)
 from taba.shard.maps import ASK_SECONDS, change_map, newest_map
-from taba.shard.moving.mover import Mover, mover_of, sign_key
+from taba.shard.moving.move import forget, tidy, undo
+from taba.shard.moving.mover import ALIVE_SECONDS, IDENTITY_READS, SIGNS_KEY, Factory, Mover, identity_of, mover_of
 from taba.shard.moving.survey import Survey, survey
+from taba.shard.patience import Standing
+from taba.shard.servers.cluster import ClusterPool, ShardPool
 from taba.shard.servers.gather import gather
 from taba.shard.servers.pool import Pool
 
+WATCH_SECONDS = 0.5  # between looks at movers' signs of life
+MOST_TRIES = 5  # at one bucket's owner keys, each lost to somebody who changed them meanwhile
+REPAIR = "taba check --repair"
+
 
 class Disagreement(NamedTuple):
-    """`text` says what is wrong. `shard` is to have `bucket`, and `losers` are not; without a shard, nothing is to be mended here."""
+    """`text` says what is wrong, and what to do. `bucket` has it, or -1: a map, or a shard."""
 
     text: str
     bucket: int = -1
-    shard: str = ""
-    losers: tuple[str, ...] = ()
 
 
 def compare(map: BucketMap, told: Mapping[str, BucketMap | None], found: Survey) -> list[Disagreement]:
@@ -32,102 +54,247 @@ def compare(map: BucketMap, told: Mapping[str, BucketMap | None], found: Survey)
     wrong: list[Disagreement] = []
     for name, one in told.items():
         if one is None:
-            wrong.append(Disagreement(f"shard {name} has no map that can be read"))
+            wrong.append(Disagreement(f"shard {name} has no map that can be read: {REPAIR}"))
         elif one != map:
-            wrong.append(Disagreement(f"shard {name} has a map of epoch {one.epoch}; the newest has {map.epoch}"))
+            wrong.append(Disagreement(f"shard {name} has a map of epoch {one.epoch}; the newest has {map.epoch}: {REPAIR}"))
     under_way = found.under_way()
     for bucket in range(map.buckets):
-        said = {name: owners[bucket] for name, owners in found.owners.items()}
-        open_at = {name: owner for name, owner in said.items() if owner is not None and owner.state == "open"}
-        by_map = map.shard_of(bucket)
-        if len(open_at) > 1:
-            # the higher epoch moved last; of equal ones, the one that readers were led to
-            best = max(open_at, key=lambda name: (open_at[name].epoch, name == by_map))
-            losers = tuple(name for name in open_at if name != best)
-            wrong.append(Disagreement(f"bucket {bucket} is open on {' and '.join(sorted(open_at))}", bucket, best, losers))
-        elif not open_at and bucket not in under_way:
-            wrong.append(Disagreement(f"bucket {bucket} is open nowhere; by the map it belongs to {by_map}", bucket, by_map))
-        elif open_at and by_map not in open_at and bucket not in under_way:
-            (holder,) = open_at
-            wrong.append(Disagreement(f"bucket {bucket} is open on {holder}; by the map it belongs to {by_map}", bucket, holder))
+        if bucket in under_way:
+            source, token = under_way[bucket]
+            if found.open_at(bucket).keys() >= {source, target_of(token)}:
+                wrong.append(Disagreement(f"bucket {bucket} is open on {source} and {target_of(token)}: {REPAIR}", bucket))
+            continue
+        by_map, opens = map.shard_of(bucket), found.open_at(bucket)
+        if len(opens) > 1:
+            wrong.append(Disagreement(f"bucket {bucket} is open on {' and '.join(sorted(opens))}: {REPAIR}", bucket))
+        elif not opens:
+            wrong.append(Disagreement(f"bucket {bucket} is open nowhere; by the map it belongs to {by_map}: {REPAIR}", bucket))
+        elif by_map not in opens:
+            [holder] = opens
+            wrong.append(Disagreement(f"bucket {bucket} is open on {holder}; by the map it belongs to {by_map}: {REPAIR}", bucket))
+        elif found.sealed_at(bucket):
+            [holder] = opens
+            wrong.append(Disagreement(f"bucket {bucket} is open on {holder}, and sealed elsewhere: {REPAIR}", bucket))
     return wrong
 
 
 def standing(found: Survey, alive: set[str]) -> list[Disagreement]:
     """The moves that are under way, and whose mover gives no sign of life. Pure."""
-    return [
-        Disagreement(f"bucket {bucket} is on its way from {source}, and nobody moves it: repeat the taba reshard, or --abort it")
+    wrong = [
+        Disagreement(
+            f"bucket {bucket} is on its way from {source}, and nobody moves it: repeat the taba reshard, or taba reshard --abort", bucket
+        )
         for bucket, (source, token) in sorted(found.under_way().items())
         if mover_of(token) not in alive
-    ] + [
-        Disagreement(f"bucket {bucket} was to arrive at {shard}, and never left: taba reshard --abort removes what is there")
+    ]
+    wrong += [
+        Disagreement(f"bucket {bucket} was to arrive at {shard}, and never left: taba reshard --abort removes what is there", bucket)
         for bucket, shard in found.strays()
+        if mover_of(_token_at(found, shard, bucket)) not in alive
+    ]
+    return wrong + [
+        Disagreement(f"bucket {bucket} has left {shard}, and its keys have not: repeat the taba reshard, or --abort it", bucket)
+        for bucket, shard in found.leavings()
+        if mover_of(_token_at(found, shard, bucket)) not in alive
     ]
 
 
-async def check(pools: Mapping[str, Pool], repair: bool = False) -> list[Disagreement]:
-    """What is wrong with the store whose shards are `pools`, by name; with `repair`, what of it can be mended is mended.
+def _token_at(found: Survey, shard: str, bucket: int) -> str:
+    owner = found.owners[shard][bucket]
+    return owner.token if owner is not None else ""
 
-    Raises StoreUnavailable when a shard does not answer: what it has is then not known.
+
+def resolve(map: BucketMap, bucket: int, said: Mapping[str, Owner | None], keys: Mapping[str, int]) -> dict[str, Owner]:
+    """What the owner keys of a bucket that no move has in hand are to say, of those that say otherwise; the new holder's last. Pure.
+
+    `keys`: how much of it each shard has. Who moved last keeps it; where nobody says that he has it, who has most of it.
+    """
+    opens = {name: owner for name, owner in said.items() if owner is not None and owner.state == "open" and owner.name == name}
+    by_map = map.shard_of(bucket)
+    if opens:
+        # of equal epochs, the one that readers were led to
+        best = max(opens, key=lambda name: (opens[name].epoch, name == by_map, name))
+    else:
+        best = max(said, key=lambda name: (keys.get(name, 0), name == by_map, name))
+    wrong = [name for name, owner in said.items() if name != best and owner is not None and owner.state != "moved"]
+    is_open = best in opens and not opens[best].moving
+    if is_open and not wrong and (by_map == best or map.epochs[bucket] < opens[best].epoch):
+        return {}
+    epoch = max([map.epochs[bucket], *(owner.epoch for owner in said.values() if owner is not None)]) + 1
+    return {**{name: Owner("moved", epoch, best) for name in wrong}, best: Owner("open", epoch, best)}
+
+
+async def check(pools: Mapping[str, ShardPool], reactor: Any, repair: bool = False, signs: Standing | None = None) -> list[Disagreement]:
+    """What is wrong with the store whose shards are `pools`, by name; with `repair`, it is mended.
+
+    Takes up to ten seconds where a move is under way: so long a mover is watched before it is taken for gone. `signs`:
+    what was seen of movers before. Raises StoreUnavailable when a shard does not answer: what it has is then not known.
     """
     known = dict(pools)
-    map = await newest_map(list(known.values()))
-    unknown = [shard.name for shard in map.shards if shard.name not in known]
-    if unknown:
-        raise StoreUnavailable(f"shard {', '.join(unknown)} was added just now; check again")
-    found = await survey(known, map.buckets)
-    answers = await gather([pool.execute([(b"GET", MAP_KEY)], ASK_SECONDS) for pool in known.values()])
-    told: dict[str, BucketMap | None] = {}
-    for name, answer in zip(known, answers, strict=True):
-        if isinstance(answer, Exception):
-            raise answer
-        told[name] = _map(answer[0])
-    movers = {mover_of(token) for _, token in found.under_way().values()}
-    alive = {mover for mover in movers if await _is_alive(known, mover)}
-    wrong = compare(map, told, found) + standing(found, alive)
-    if repair:
-        for one in wrong:
-            if one.shard:
-                await _mend(known, one, map)
+    signs = signs or Standing(reactor)
+    phantoms = await _phantoms(known)
+    map, found, wrong = await _look(known, phantoms)
+    alive = await _living(known, {mover_of(token) for token in _tokens(found)}, signs, reactor)
+    wrong += standing(found, alive)
+    if repair and wrong:
+        if phantoms:
+            await _unite(known, map, phantoms)
+            known = {name: pool for name, pool in known.items() if name not in phantoms}
+        await _end_moves(known, found, alive, signs, reactor)
+        for bucket in sorted({one.bucket for one in wrong if one.bucket >= 0}):
+            await _mend(known, bucket)
         await change_map(known, lambda newest: newest)
     return wrong
 
 
-async def _mend(pools: dict[str, Pool], wrong: Disagreement, map: BucketMap) -> None:
-    epoch = 0
-    for pool in pools.values():
-        [content] = await pool.execute([(b"GET", owner_key(wrong.bucket))])
-        owner = _owner(content)
-        epoch = max(epoch, owner.epoch if owner else 0)
-    shard = wrong.shard
-    if not wrong.losers and "nowhere" in wrong.text:
-        # whoever has most of it; the map where nobody has anything
-        mover = Mover(pools, None)
-        sizes = {name: len((await mover.keys(name, [wrong.bucket]))[wrong.bucket]) for name in pools}
-        if max(sizes.values()) > sizes[shard]:
-            shard = max(sizes, key=lambda name: sizes[name])
-    # the losers first: for no moment may two that we have seen be open
-    for name in wrong.losers:
-        await _set_owner(pools[name], wrong.bucket, Owner("moved", epoch + 1, shard), only_open=True)
-    await _set_owner(pools[shard], wrong.bucket, Owner("open", epoch + 1, shard), only_open=bool(wrong.losers))
-    await change_map(pools, lambda newest: with_owner(newest, wrong.bucket, shard))
+async def _look(pools: dict[str, ShardPool], phantoms: Mapping[str, str]) -> tuple[BucketMap, Survey, list[Disagreement]]:
+    map = await newest_map(list(pools.values()))
+    unknown = [shard.name for shard in map.shards if shard.name not in pools]
+    if unknown:
+        raise StoreUnavailable(f"shard {', '.join(unknown)} was added just now; check again")
+    found = await survey({name: pool for name, pool in pools.items() if name not in phantoms}, map.buckets)
+    answers = await gather([pool.execute([(b"GET", MAP_KEY)], ASK_SECONDS) for pool in pools.values()])
+    told: dict[str, BucketMap | None] = {}
+    for name, answer in zip(pools, answers, strict=True):
+        if isinstance(answer, Exception):
+            raise answer
+        told[name] = _map(answer[0])
+    wrong = [
+        Disagreement(f"shard {phantom} is the very server that is shard {real}, under another name: {REPAIR}")
+        for phantom, real in phantoms.items()
+    ]
+    return map, found, wrong + compare(map, told, found)
 
 
-async def _set_owner(pool: Pool, bucket: int, owner: Owner, only_open: bool) -> None:
+def _tokens(found: Survey) -> list[str]:
+    left = [*found.strays(), *found.leavings()]
+    return [token for _, token in found.under_way().values()] + [_token_at(found, shard, bucket) for bucket, shard in left]
+
+
+# --- who moves ---
+
+
+async def _living(pools: Mapping[str, ShardPool], movers: set[str], signs: Standing, reactor: Any) -> set[str]:
+    """Those of `movers` that are seen to raise their sign; the others are watched for ten seconds."""
+    alive: set[str] = set()
+    left = set(movers)
+    seen: dict[str, tuple[bytes | None, ...]] = {}
+    while left:
+        answers = await gather([pool.execute([(b"HGETALL", SIGNS_KEY)], ASK_SECONDS) for pool in pools.values()])
+        said: dict[str, dict[str, bytes]] = {}
+        for pool, answer in zip(pools.values(), answers, strict=True):
+            if isinstance(answer, Exception):
+                raise answer
+            fields = answer[0] if isinstance(answer[0], list) else []
+            pairs = zip(fields[::2], fields[1::2], strict=True)
+            said[pool.address.text] = {mover.decode(errors="replace"): sign for mover, sign in pairs}
+        for mover in list(left):
+            now = tuple(there.get(mover) for there in said.values())
+            stood = [signs.seconds((place, mover.encode()), there[mover]) for place, there in said.items() if mover in there]
+            if seen.setdefault(mover, now) != now:
+                alive.add(mover)
+            if mover in alive or not stood or min(stood) >= ALIVE_SECONDS:
+                left.discard(mover)
+        if left:
+            await deferLater(reactor, WATCH_SECONDS)
+    return alive
+
+
+async def _end_moves(pools: Mapping[str, ShardPool], found: Survey, alive: set[str], signs: Standing, reactor: Any) -> None:
+    """Undo the moves whose movers are gone, or finish them; what remains afterwards is for `_mend`."""
+    plain = {name: pool for name, pool in pools.items() if isinstance(pool, Pool)}
+    ending: dict[int, Factory] = {bucket: partial(forget, bucket, shard) for bucket, shard in found.strays()}
+    ending.update({bucket: partial(tidy, bucket, shard) for bucket, shard in found.leavings()})
+    for bucket, (source, token) in found.under_way().items():
+        if mover_of(token) not in alive and found.open_at(bucket).keys() != {source, target_of(token)}:
+            ending[bucket] = partial(undo, bucket, source)
+    if not ending:
+        return
+    mover = Mover(plain, reactor, standing=signs, without_replicas=True)
+    await mover.start()
+    try:
+        for answer in (await mover.run(ending)).values():
+            if isinstance(answer, Exception) and not isinstance(answer, TabaError):
+                raise answer
+    finally:
+        await mover.stop()
+
+
+# --- one bucket ---
+
+
+async def _mend(pools: Mapping[str, ShardPool], bucket: int) -> None:
     key = owner_key(bucket)
+    for _ in range(MOST_TRIES):
+        map = await newest_map(list(pools.values()))
+        contents: dict[str, Any] = {}
+        for name, pool in pools.items():
+            [contents[name]] = await pool.execute([(b"GET", key)], ASK_SECONDS)
+        said = {name: _owner(content) for name, content in contents.items()}
+        under_way = Survey({name: [owner] for name, owner in said.items()}).under_way()
+        opens = [name for name, owner in said.items() if owner is not None and owner.state == "open"]
+        if under_way and len(opens) < 2:
+            return  # its mover lives, or a shard is away that knows more
+        keys: dict[str, int] = {}
+        if not opens:
+            for name, pool in pools.items():
+                keys[name] = len((await Mover({name: pool.holding(bucket)}, None).keys(name, [bucket]))[bucket])
+        changes = resolve(map, bucket, said, keys)
+        # the losers first: for no moment may two that we have seen be open
+        for name, owner in changes.items():
+            if not await _set_owner(pools[name].holding(bucket), key, contents[name], owner):
+                break
+        else:
+            [(holder, epoch)] = [(name, owner.epoch) for name, owner in {**said, **changes}.items() if owner and owner.state == "open"]
+            await change_map(pools, partial(with_owner, bucket=bucket, name=holder, epoch=epoch))
+            return
+    raise StoreUnavailable(f"bucket {bucket}: others change it all the time; check again")
+
+
+async def _set_owner(pool: Pool, key: bytes, expected: Any, owner: Owner) -> bool:
     async with pool.connection() as connection:
         [content] = await connection.watch([key], [(b"GET", key)])
-        there = _owner(content)
-        is_open = there is not None and there.state == "open"
-        if (only_open and not is_open) or (there is not None and there.token):
-            raise StoreUnavailable(f"bucket {bucket}: changed meanwhile on {pool.address.text}; check again")
-        if not (is_open and owner.state == "open") and await connection.commit([(b"SET", key, encode_owner(owner))]) is None:
-            raise StoreUnavailable(f"bucket {bucket}: changed meanwhile on {pool.address.text}; check again")
+        return content == expected and await connection.commit([(b"SET", key, encode_owner(owner))]) is not None
 
 
-async def _is_alive(pools: Mapping[str, Pool], mover: str) -> bool:
-    answers = await gather([pool.execute([(b"EXISTS", sign_key(mover))], ASK_SECONDS) for pool in pools.values()])
-    return any(isinstance(answer, list) and answer[0] == 1 for answer in answers)
+# --- one server under two names ---
+
+
+async def _phantoms(pools: Mapping[str, ShardPool]) -> dict[str, str]:
+    """Shards whose server is another shard's too: {second name: first name}."""
+    first: dict[str, str] = {}
+    found: dict[str, str] = {}
+    for name, pool in pools.items():
+        if isinstance(pool, ClusterPool):
+            continue
+        run = identity_of(await pool.execute(IDENTITY_READS, ASK_SECONDS)).run
+        if run and first.setdefault(run, name) != name:
+            found[name] = first[run]
+    return found
+
+
+async def _unite(pools: Mapping[str, ShardPool], map: BucketMap, phantoms: Mapping[str, str]) -> None:
+    """Give the buckets of each phantom to the shard that its server is, and take it out of the map."""
+    for phantom, real in phantoms.items():
+        pool = pools[real]
+        for bucket in range(map.buckets):
+            [content] = await pool.execute([(b"GET", owner_key(bucket))], ASK_SECONDS)
+            owner = _owner(content)
+            if owner is not None and owner.state == "open" and owner.name == phantom:
+                await _set_owner(pool.holding(bucket), owner_key(bucket), content, Owner("open", owner.epoch + 1, real))
+        await change_map(dict(pools), lambda newest, phantom=phantom, real=real: _without_phantom(newest, phantom, real))  # type: ignore[misc]
+
+
+def _without_phantom(map: BucketMap, phantom: str, real: str) -> BucketMap:
+    if all(shard.name != phantom for shard in map.shards):
+        return map
+    shards = tuple(shard for shard in map.shards if shard.name != phantom)
+    places = {shard.name: place for place, shard in enumerate(shards)}
+    names = [map.shard_of(bucket) for bucket in range(map.buckets)]
+    owners = tuple(places[real if name == phantom else name] for name in names)
+    epochs = tuple(epoch + (name == phantom) for name, epoch in zip(names, map.epochs, strict=True))
+    draining = tuple(name for name in map.draining if name != phantom)
+    return attrs.evolve(map, epoch=map.epoch + 1, shards=shards, owners=owners, epochs=epochs, draining=draining)
 
 
 def _map(content: object) -> BucketMap | None:

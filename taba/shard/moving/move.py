@@ -1,23 +1,29 @@
 """Moving one bucket from shard to shard while it is written and read; or finishing, or undoing, what another began. Pure.
 
-    target: (nothing) → arriving ───────────────────────────────────────▶ open
-    source: open ────────────────▶ open, moving ──▶ sealed ─────────────────────▶ (map published) ──▶ moved
-                                   copy · copy again   the rest · compare
+    target: (nothing) → arriving ──────────────────────────────────────────────▶ open
+    source: open ────────────────▶ open, moving ──────────▶ sealed ─────────────────────▶ (map published) ──▶ leaving ──▶ moved
+                                   copy · copy again · compare   the rest · compare that                    unlink
+
+`states` has the table. What follows from it:
 
 1. Every step compares the owner key of its shard with what this move left there: whoever was overtaken can do nothing.
 2. Whoever takes over writes at the target first, then at the source: so when the source changes hands or opens again,
    the earlier mover's target can no more be opened.
 3. An open target is only finished, never undone; before, undoing is always safe, because nobody read or wrote there.
-4. Whoever takes over copies from the start, under a new token: nothing that was left half-done is trusted.
+4. Whoever takes over copies from the start, under a new token and a higher epoch: nothing that was left half-done is
+   trusted, and what an earlier mover publishes late is old.
+5. The source's keys go last, once the target is durable wherever a failover may lead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple
 
+from taba.errors import StoreUnavailable
 from taba.shard.buckets import MalformedMap, Owner, decode_owner, dirty_key, encode_owner, lots, owner_key, target_of
 from taba.shard.moving.copying import Copy, Differs
+from taba.shard.moving.states import change
 from taba.shard.moving.steps import (
     UNLINKED_KEYS,
     Command,
@@ -33,9 +39,12 @@ from taba.shard.moving.steps import (
     Steps,
     is_content,
 )
+from taba.shard.servers.connection import TransactionRefused
 
 SEAL_NOTES = 100  # so few notes left, and the rest is copied under the seal: some milliseconds
-MOST_TAKES = 200  # then it is sealed with what is left: writers are as fast as the mover
+SEALED_NOTES = 3000  # so many at the most where writers are as fast as the mover: some tens of milliseconds
+FEW_ROUNDS = 4  # in which the notes that are left must have become fewer at least once
+MOST_ROUNDS = 60
 MOST_CONFIRMATIONS = 10  # of an open target, each as long as a shard may take
 
 
@@ -55,7 +64,8 @@ def move(bucket: int, source: str, target: str, token: str) -> Moving:
     """Move `bucket` to `target`, or finish that where another has begun it. `token` was never used before.
 
     Raises Occupied when a living mover has it in hand, Overtaken when one takes it over or the bucket is not at `source`
-    any more, MoveFailed (after which the bucket is open at the source).
+    any more, MoveFailed (after which the bucket is open at the source). StoreUnavailable is thrown in where a shard does
+    not answer: until the target may be open, the bucket is opened again at the source then, if that can be reached.
     """
     there: Seen = yield Look(target)
     here: Seen = yield Look(source)
@@ -68,40 +78,35 @@ def move(bucket: int, source: str, target: str, token: str) -> Moving:
         raise Overtaken(f"bucket {bucket}: not at {source} any more")
     if (at_source.token and here.is_alive) or (at_target is not None and at_target.token and there.is_alive):
         raise Occupied(f"bucket {bucket}: another mover has it in hand")
-    assert here.content is not None
     if at_source.token and target_of(at_source.token) != target:
         yield from _dispossess(bucket, target_of(at_source.token), at_source.token)
-    epoch = at_source.epoch
-    arriving = encode_owner(Owner("arriving", epoch + 1, token))
-    moving = encode_owner(Owner("open", epoch, source, token))
-    sealed = encode_owner(Owner("sealed", epoch, token))
-    # the target first: from here on, whoever had this move cannot open it
-    yield from _require(bucket, Step("arrive", target, there.content, [_own(bucket, arriving)]))
-    yield from _require(bucket, Step("begin", source, here.content, [_own(bucket, moving), (b"DEL", dirty_key(bucket))]))
-    keys: dict[str, list[bytes]] = yield Scan((source, target))
-    for lot in lots(keys[target], UNLINKED_KEYS):
-        yield from _require(bucket, Step("clear", target, arriving, [(b"UNLINK", *lot)]))
-    copy = Copy(bucket, source, target, token, moving, arriving)
-    opened_again = encode_owner(Owner("open", epoch, source))
+    # whoever takes over is beyond the epoch that the earlier one may have published
+    epoch = at_source.epoch + 1 if at_source.token else at_source.epoch
+    if at_target is not None:
+        epoch = max(epoch, at_target.epoch)
+    arriving = Owner("arriving", epoch + 1, token)
+    moving = Owner("open", epoch, source, token)
+    sealed = Owner("sealed", epoch, token)
+    opened = Owner("open", epoch + 1, target)
+    yield from _change(bucket, "arrive", target, at_target, arriving)
+    yield from _change(bucket, "begin", source, at_source, moving, (b"DEL", dirty_key(bucket)))
+    standing = [moving]  # what may stand at the source
+    copy = Copy(bucket, source, target, token, encode_owner(moving), encode_owner(arriving))
     try:
+        keys: dict[str, list[bytes]] = yield Scan((source, target))
+        for lot in lots(keys[target], UNLINKED_KEYS):
+            yield from _require(bucket, Step("clear", target, encode_owner(arriving), [(b"UNLINK", *lot)]))
         yield from copy.keys(keys[source])
         # a replica that lags, or a slow disk, is better met before the seal than under it
-        done: Done = yield Step("ready", source, moving, [], confirms=True)
+        yield from _confirmed(bucket, Step("ready", source, encode_owner(moving), [], confirms=True), "does not keep what it is told")
+        yield from _converge(copy)
+        yield from copy.compare_all()
+        yield from _converge(copy)
+        copy.judge()
+        standing = [sealed, moving]
+        done: Done = yield _step(bucket, "seal", source, moving, sealed, confirms=True)
         _check(bucket, done)
-        if done.problem:
-            raise MoveFailed(f"shard {source} does not keep what it is told: {done.problem}")
-        for _ in range(MOST_TAKES):
-            taken = yield from copy.take()
-            yield from copy.noted(taken.notes)
-            if taken.left + len(taken.notes) <= SEAL_NOTES:
-                break
-    except MoveFailed as error:
-        yield from _undo(bucket, source, target, opened_again, arriving, moving)
-        raise MoveFailed(f"bucket {bucket}: {error}") from None
-    done = yield Step("seal", source, moving, [_own(bucket, sealed)], confirms=True)
-    _check(bucket, done)
-    copy.here = sealed
-    try:
+        copy.here = encode_owner(sealed)
         if done.problem:
             raise MoveFailed(f"shard {source} does not keep its seal: {done.problem}")
         left = 1
@@ -109,15 +114,21 @@ def move(bucket: int, source: str, target: str, token: str) -> Moving:
             taken = yield from copy.take()
             yield from copy.noted(taken.notes)
             left = taken.left
-        yield from copy.compare()
-    except (Differs, MoveFailed) as error:
-        yield from _undo(bucket, source, target, opened_again, arriving, sealed)
+        yield from copy.compare_sealed()
+        yield from _confirmed(bucket, Step("staged", target, encode_owner(arriving), [], confirms=True), "does not keep what it is told")
+    except (Differs, MoveFailed, StoreUnavailable, TransactionRefused) as error:
+        # the source first: we have not opened the target, and nobody else may who has not written here before
+        yield from _reopen(bucket, source, standing, epoch + 2)
+        try:
+            yield from _change(bucket, "disown", target, arriving, None)
+            yield from _clear(bucket, target)
+        except (StoreUnavailable, TransactionRefused) as left:
+            error = MoveFailed(f"{error}; what was copied is still on {target} ({left}): taba reshard --abort removes it")
         raise MoveFailed(f"bucket {bucket}: {error}") from None
-    opened = encode_owner(Owner("open", epoch + 1, target))
-    yield from _require(bucket, Step("open", target, arriving, [*copy.opening, _own(bucket, opened)]))
-    yield Publish(target)
-    yield from _confirm(bucket, target, opened)
-    yield from _leave(bucket, source, sealed, Owner("moved", epoch + 1, target), keys[source] + list(copy.kinds))
+    yield from _change(bucket, "open", target, arriving, opened, *copy.opening)
+    yield Publish(target, opened.epoch)
+    yield from _confirm(bucket, target, encode_owner(opened))
+    yield from _leave(bucket, source, target, sealed, opened, keys[source] + list(copy.kinds))
     return Moved(bucket, "moved", copy.bytes, len(copy.kinds))
 
 
@@ -134,10 +145,8 @@ def undo(bucket: int, source: str) -> Moving:
     at_target = _decode(bucket, there.content)
     if at_target is not None and at_target.state == "open":
         return (yield from _finish(bucket, source, target, there, here))
-    assert here.content is not None
-    opened = encode_owner(Owner("open", at_source.epoch, source))
-    arriving = there.content if at_target is not None and at_target.token == at_source.token else None
-    yield from _undo(bucket, source, target, opened, arriving, here.content)
+    arriving = at_target if at_target is not None and at_target.token == at_source.token else None
+    yield from _undo(bucket, source, target, at_source, arriving, at_source.epoch + 2)
     return Moved(bucket, "undone")
 
 
@@ -149,7 +158,7 @@ def forget(bucket: int, target: str) -> Moving:
         return Moved(bucket, "nothing")
     if there.is_alive:
         raise Occupied(f"bucket {bucket}: another mover has it in hand; stop that one first")
-    yield from _require(bucket, Step("disown", target, there.content, [(b"DEL", owner_key(bucket))]))
+    yield from _change(bucket, "disown", target, at_target, None)
     yield from _clear(bucket, target)
     return Moved(bucket, "undone")
 
@@ -157,31 +166,77 @@ def forget(bucket: int, target: str) -> Moving:
 # --- the parts that these share ---
 
 
+def _converge(copy: Copy) -> Steps:
+    """Copy what is noted until so little is left that the seal is short; MoveFailed when writers are faster than the mover.
+
+    By construction it ends: each round either leaves fewer notes than any before it, or is one of few that do not.
+    """
+    fewest, rounds_without = 0, 0
+    for number in range(MOST_ROUNDS):
+        left = yield from copy.drain()
+        if left <= SEAL_NOTES:
+            return
+        if number == 0 or left < fewest * 0.9:
+            fewest, rounds_without = left, 0
+        else:
+            rounds_without += 1
+        if rounds_without >= FEW_ROUNDS:
+            break
+    if left > SEALED_NOTES:
+        raise MoveFailed(
+            f"what is written while it is copied grows as fast as it is copied ({left} notes are left): "
+            "it was opened again where it was; move it when less is written"
+        )
+
+
 def _finish(bucket: int, source: str, target: str, there: Seen, here: Seen) -> Moving:
     """The target is open: what is missing is the map, and the end of the source."""
     at_target, at_source = _decode(bucket, there.content), _decode(bucket, here.content)
     assert at_target is not None
     if at_source is not None and at_source.state == "open":
-        raise MoveFailed(f"bucket {bucket}: open on both {source} and {target}; taba check says more")
-    yield Publish(target)
+        raise MoveFailed(f"bucket {bucket}: open on both {source} and {target}: taba check --repair keeps the one that moved last")
+    yield Publish(target, at_target.epoch)
     if at_source is None or at_source.state != "sealed" or target_of(at_source.token) != target:
         return Moved(bucket, "nothing")
-    assert here.content is not None and there.content is not None
-    yield from _confirm(bucket, target, there.content)
+    yield from _confirm(bucket, target, encode_owner(at_target))
     keys: dict[str, list[bytes]] = yield Scan((source,))
-    yield from _leave(bucket, source, here.content, Owner("moved", at_target.epoch, target), keys[source])
+    yield from _leave(bucket, source, target, at_source, at_target, keys[source])
     return Moved(bucket, "finished")
 
 
-def _leave(bucket: int, source: str, sealed: bytes, moved: Owner, keys: list[bytes]) -> Steps:
-    gone = encode_owner(moved)
-    first, *rest = lots(list(dict.fromkeys(keys)), UNLINKED_KEYS) or [[]]
-    unlinking: list[Command] = [(b"UNLINK", *first)] if first else []
-    yield from _require(bucket, Step("leave", source, sealed, [_own(bucket, gone), (b"DEL", dirty_key(bucket)), *unlinking]))
-    for lot in rest:
-        done: Done = yield Step("unlink", source, gone, [(b"UNLINK", *lot)])
-        if done.replies is None:
-            return  # the bucket is on its way back already, and its mover has cleared this
+def tidy(bucket: int, source: str) -> Moving:
+    """Remove what a move that ended at its target has left at its `source`."""
+    here: Seen = yield Look(source)
+    at_source = _decode(bucket, here.content)
+    if at_source is None or at_source.state != "moved" or not at_source.moving:
+        return Moved(bucket, "nothing")
+    if here.is_alive:
+        raise Occupied(f"bucket {bucket}: another mover has it in hand; stop that one first")
+    keys: dict[str, list[bytes]] = yield Scan((source,))
+    yield from _unlink(bucket, source, at_source, keys[source])
+    return Moved(bucket, "finished")
+
+
+def _leave(bucket: int, source: str, target: str, sealed: Owner, opened: Owner, keys: list[bytes]) -> Steps:
+    leaving = Owner("moved", opened.epoch, target, sealed.token)
+    yield from _change(bucket, "leave", source, sealed, leaving, (b"DEL", dirty_key(bucket)))
+    yield from _unlink(bucket, source, leaving, keys)
+
+
+def _unlink(bucket: int, source: str, leaving: Owner, keys: list[bytes]) -> Steps:
+    """Remove `keys` at the source. Asked again first: whatever failed over meanwhile, what is removed here is there.
+
+    Where the bucket is not open any more at the shard that it went to, it went on from there, and was whole then.
+    """
+    there: Seen = yield Look(leaving.name)
+    at_target = _decode(bucket, there.content)
+    if at_target is not None and at_target.state == "open" and at_target.epoch >= leaving.epoch:
+        yield from _confirm(bucket, leaving.name, encode_owner(at_target))
+    elif at_target is None or at_target.state == "arriving" or at_target.epoch < leaving.epoch:
+        raise MoveFailed(f"bucket {bucket}: shard {leaving.name} has lost it, and {source} still has its keys: taba check --repair")
+    for lot in lots(list(dict.fromkeys(keys)), UNLINKED_KEYS):
+        yield from _require(bucket, Step("unlink", source, encode_owner(leaving), [(b"UNLINK", *lot)]))
+    yield from _change(bucket, "left", source, leaving, leaving._replace(moving=""))
 
 
 def _confirm(bucket: int, target: str, opened: bytes) -> Steps:
@@ -194,13 +249,30 @@ def _confirm(bucket: int, target: str, opened: bytes) -> Steps:
     raise MoveFailed(f"bucket {bucket}: shard {target} has it, and does not confirm that it keeps it: {done.problem}; come again")
 
 
-def _undo(bucket: int, source: str, target: str, opened: bytes, arriving: bytes | None, here: bytes) -> Steps:
+def _confirmed(bucket: int, step: Step, what: str) -> Steps:
+    done: Done = yield step
+    _check(bucket, done)
+    if done.problem:
+        raise MoveFailed(f"shard {step.shard} {what}: {done.problem}")
+
+
+def _undo(bucket: int, source: str, target: str, here: Owner, arriving: Owner | None, epoch: int) -> Steps:
     if arriving is not None:
         # the target first: the move that is undone cannot open it any more
-        yield from _require(bucket, Step("disown", target, arriving, [(b"DEL", owner_key(bucket))]))
-    yield from _require(bucket, Step("reopen", source, here, [_own(bucket, opened), (b"DEL", dirty_key(bucket))]))
+        yield from _change(bucket, "disown", target, arriving, None)
+    yield from _reopen(bucket, source, [here], epoch)
     if arriving is not None:
         yield from _clear(bucket, target)
+
+
+def _reopen(bucket: int, source: str, standing: Sequence[Owner], epoch: int) -> Steps:
+    """Open the bucket at the source again, where one of `standing` is what its owner key says."""
+    for here in standing:
+        done: Done = yield _step(bucket, "reopen", source, here, Owner("open", epoch, source), (b"DEL", dirty_key(bucket)))
+        if done.replies is not None:
+            yield Publish(source, epoch)  # so that what is undone here, published late, is old
+            return
+    raise Overtaken(f"bucket {bucket}: another has this move in hand")
 
 
 def _clear(bucket: int, target: str) -> Steps:
@@ -216,12 +288,21 @@ def _dispossess(bucket: int, target: str, token: str) -> Steps:
     if owner is not None and owner.state == "open":
         raise Overtaken(f"bucket {bucket}: shard {target} has it open; that move is to be finished first")
     if owner is not None and owner.token == token:
-        yield from _require(bucket, Step("disown", target, there.content, [(b"DEL", owner_key(bucket))]))
+        yield from _change(bucket, "disown", target, owner, None)
         yield from _clear(bucket, target)
 
 
-def _own(bucket: int, content: bytes) -> Command:
-    return (b"SET", owner_key(bucket), content)
+def _step(
+    bucket: int, name: str, shard: str, before: Owner | None, after: Owner | None, *commands: Command, confirms: bool = False
+) -> Step:
+    """The step that changes an owner key: `before` stood there, `after` does then."""
+    change(name, before, after)
+    own: Command = (b"DEL", owner_key(bucket)) if after is None else (b"SET", owner_key(bucket), encode_owner(after))
+    return Step(name, shard, None if before is None else encode_owner(before), [*commands, own], confirms=confirms)
+
+
+def _change(bucket: int, name: str, shard: str, before: Owner | None, after: Owner | None, *commands: Command) -> Steps:
+    yield from _require(bucket, _step(bucket, name, shard, before, after, *commands))
 
 
 def _require(bucket: int, step: Step) -> Steps:
@@ -239,7 +320,7 @@ def _decode(bucket: int, content: bytes | None) -> Owner | None:
     try:
         return decode_owner(content)
     except MalformedMap as error:
-        raise MoveFailed(f"bucket {bucket}: {error}") from None
+        raise MoveFailed(f"bucket {bucket}: {error}; taba check --repair says what to do") from None
 
 
-__all__ = ["Moved", "Moving", "forget", "is_content", "move", "undo"]
+__all__ = ["Moved", "Moving", "forget", "is_content", "move", "tidy", "undo"]

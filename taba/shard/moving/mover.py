@@ -1,41 +1,50 @@
 """Carries out moves: several buckets of one group at a time, at a bounded rate, with signs of life for other movers.
 
-Buckets of one group begin together, so that one walk over a shard's keys finds the keys of all of them.
+1. Buckets of one group begin together, so that one walk over a shard's keys finds the keys of all of them.
+2. A sign of life is a number that its mover raises; whoever saw it unchanged for long enough, by a clock of its own,
+   takes that mover for gone.
+3. Each step asks, in the same write as its WATCH, which server it talks to. One that is another, or that has become a
+   replica and a primary again, has perhaps lost a part of what was done there: that bucket begins anew.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from twisted.internet.defer import Deferred, DeferredSemaphore, maybeDeferred
 from twisted.internet.task import LoopingCall, deferLater
+from twisted.logger import Logger
 
 from taba.errors import StoreUnavailable
 from taba.shard.buckets import MalformedMap, decode_owner, owner_key, with_owner
 from taba.shard.maps import change_map
 from taba.shard.moving.move import Moved, Moving
-from taba.shard.moving.steps import Done, Look, Publish, Scan, Seen, Step
-from taba.shard.servers.connection import Command, Connection, Reply, raise_for
+from taba.shard.moving.steps import Changed, Done, Look, Publish, Scan, Seen, Step
+from taba.shard.patience import Standing
+from taba.shard.servers.connection import Command, Connection, Reply, TransactionRefused, raise_for
 from taba.shard.servers.gather import gather
 from taba.shard.servers.pool import Pool
+from taba.shard.servers.sentinel import MasterPool
+
+log = Logger()
 
 GROUP_BUCKETS = 32  # that begin together; their writers note what they write until their turn comes
 BUCKETS_AT_ONCE = 2  # of a group: one waits for the disk of its target while another is read
 SCAN_COUNT = 1000  # keys that a shard walks over before it serves others again
-ALIVE_SECONDS = 10.0  # a mover that gave no sign for so long may be taken over from
+ALIVE_SECONDS = 10.0  # a mover whose sign was seen unchanged for so long may be taken over from
 SIGN_SECONDS = 2.0
 CONFIRM_MILLISECONDS = 3000  # for replicas and files to confirm what they keep; a file that is synced every second takes two
+ASK_AGAIN_SECONDS = 0.1  # between looks at which replicas have what was written
 STEP_SECONDS = 10.0
 MOST_CONFLICTS = 100  # of one step; only others that touch the owner key cause them
+MOST_RESTARTS = 5  # of one bucket, because servers changed under it; then its next turn comes with the next round
+
+SIGNS_KEY = b"taba:movers"  # a hash on every shard: mover → a number that it raises while it lives
 
 Watcher = Callable[[int, Any], Any]
-
-
-def sign_key(mover: str) -> bytes:
-    """Where the mover with this id gives signs of life, on every shard."""
-    return b"taba:mover:" + mover.encode()
+Factory = Callable[[], Moving]  # a move, from its beginning
 
 
 def mover_of(token: str) -> str:
@@ -46,6 +55,7 @@ def mover_of(token: str) -> str:
 class Mover:
     """Moves buckets between the shards `pools` (by name). `rate`: bytes per second, None for as fast as it goes.
 
+    `without_replicas`: what no replica has counts as kept, also behind sentinels.
     `watch(bucket, request)` is called, and awaited, before each request of a move is carried out; `copied(bytes)` as copying goes on.
     """
 
@@ -56,16 +66,21 @@ class Mover:
         rate: float | None = None,
         watch: Watcher | None = None,
         copied: Callable[[int], None] | None = None,
+        standing: Standing | None = None,
+        without_replicas: bool = False,
     ):
         self.pools = dict(pools)
         self.id = os.urandom(8).hex()
+        self.standing = standing or Standing(reactor)
+        self._without_replicas = without_replicas
         self._reactor = reactor
         self._rate = rate
         self._watch = watch
         self._copied = copied
         self._tokens = 0
         self._free_at = 0.0
-        self._sealed: set[int] = set()
+        self._met: dict[int, dict[str, Identity]] = {}  # bucket → which server each shard was when its move first met it
+        self._unwanted: set[str] = set()  # replicas that the log was told of, which the sentinels would not promote
         self._signing = LoopingCall(self._sign)
         self._signing.clock = reactor
 
@@ -83,9 +98,20 @@ class Mover:
         """No more signs of life: others need not wait."""
         if self._signing.running:
             self._signing.stop()
-        await gather([pool.execute([(b"DEL", sign_key(self.id))]) for pool in self.pools.values()])
+        await gather([self._forget_signs(pool) for pool in self.pools.values()])
 
-    async def run(self, movings: Mapping[int, Moving]) -> dict[int, Moved | Exception]:
+    async def _forget_signs(self, pool: Pool) -> None:
+        """Remove our sign, and those of movers that we have seen to be gone."""
+        [signs] = await self._checked(pool, [(b"HGETALL", SIGNS_KEY)])
+        gone = [
+            mover
+            for mover, sign in zip(signs[::2], signs[1::2], strict=True)
+            if mover == self.id.encode() or self.standing.seconds((pool.address.text, mover), sign) >= ALIVE_SECONDS
+        ]
+        if gone:
+            await self._checked(pool, [(b"HDEL", SIGNS_KEY, *gone)])
+
+    async def run(self, movings: Mapping[int, Factory]) -> dict[int, Moved | Exception]:
         """Carry out one move for each bucket; what became of each. An exception of one leaves the others alone."""
         found: dict[int, Moved | Exception] = {}
         buckets = list(movings)
@@ -103,18 +129,20 @@ class Mover:
         if isinstance(request, Look):
             return await self._look(bucket, request)
         if isinstance(request, Publish):
-            await change_map(self.pools, lambda map: with_owner(map, bucket, request.shard))
+            await change_map(self.pools, lambda map: with_owner(map, bucket, request.shard, request.epoch))
             return None
         assert isinstance(request, Step)
-        if request.name == "seal":
-            self._sealed.add(bucket)
         done = await self._step(bucket, request)
         if request.size:
             if self._copied is not None:
                 self._copied(request.size)
-            if self._rate and bucket not in self._sealed:
+            if self._rate and request.is_paced:
                 await self._wait_for_rate(request.size)
         return done
+
+    def forget_servers(self, bucket: int) -> None:
+        """The move of `bucket` begins, or is over: it has met no server."""
+        self._met.pop(bucket, None)
 
     async def watched(self, bucket: int, request: Any) -> None:
         if self._watch is not None:
@@ -128,7 +156,8 @@ class Mover:
 
     async def _look(self, bucket: int, look: Look) -> Seen:
         pool = self._pool(look.shard)
-        [content] = await self._checked(pool, [(b"GET", owner_key(bucket))])
+        content, *said = await self._checked(pool, [(b"GET", owner_key(bucket)), *IDENTITY_READS])
+        self._meet(bucket, look.shard, identity_of(said))
         if content is None:
             return Seen(None)
         try:
@@ -137,20 +166,29 @@ class Mover:
             return Seen(content)
         if not mover or mover == self.id:
             return Seen(content)
-        [is_alive] = await self._checked(pool, [(b"EXISTS", sign_key(mover))])
-        return Seen(content, bool(is_alive))
+        [sign] = await self._checked(pool, [(b"HGET", SIGNS_KEY, mover.encode())])
+        where = (pool.address.text, mover.encode())
+        return Seen(content, sign is not None and self.standing.seconds(where, sign) < ALIVE_SECONDS)
+
+    def _meet(self, bucket: int, shard: str, identity: Identity) -> None:
+        """Raises Changed where the shard was another server before, in this move."""
+        known = self._met.setdefault(bucket, {}).setdefault(shard, identity)
+        if known != identity:
+            raise Changed(f"bucket {bucket}: shard {shard} is another server now, or has another history")
 
     async def _step(self, bucket: int, step: Step) -> Done:
         pool = self._pool(step.shard)
         owner = owner_key(bucket)
         async with pool.connection() as connection:
             if step.is_read:
-                replies = await connection.execute([*step.commands, (b"GET", owner)], STEP_SECONDS)
-                if isinstance(replies[-1], Exception):
-                    raise_for(replies[-1], pool.address.text)
-                return Done(replies[:-1] if replies[-1] == step.expects else None)
+                # the servers first: what is read belongs to the history that they tell, or the owner key is another's
+                replies = await connection.execute([*IDENTITY_READS, *step.commands, (b"GET", owner)], STEP_SECONDS)
+                self._meet(bucket, step.shard, identity_of(_told(replies[: len(IDENTITY_READS)], pool)))
+                [content] = _told(replies[-1:], pool)
+                return Done(replies[len(IDENTITY_READS) : -1] if content == step.expects else None)
             for _ in range(MOST_CONFLICTS):
-                [content] = await connection.watch([owner], [(b"GET", owner)], STEP_SECONDS)
+                content, *said = await connection.watch([owner], [(b"GET", owner), *IDENTITY_READS], STEP_SECONDS)
+                self._meet(bucket, step.shard, identity_of(said))
                 if content != step.expects:
                     return Done(None)
                 commands = list(step.commands)
@@ -158,39 +196,66 @@ class Mover:
                     commands.append(self._signal())  # a write, so that there is something to confirm
                 done = await connection.commit(commands, STEP_SECONDS)
                 if done is not None:
-                    return Done(done, await self._confirm(connection) if step.confirms else "")
+                    return Done(done, await self._confirm(bucket, step.shard, pool, connection) if step.confirms else "")
         raise StoreUnavailable(f"{pool.address.text}: bucket {bucket}: {MOST_CONFLICTS} conflicts")
 
-    async def _confirm(self, connection: Connection) -> str:
-        """Wait for what the server has to confirm the last write; "" when all did."""
-        reply, *settings = await connection.execute(
-            [(b"INFO", b"replication"), (b"CONFIG", b"GET", b"appendonly"), (b"CONFIG", b"GET", b"appendfsync")]
-        )
-        lines = reply.decode(errors="replace").splitlines() if isinstance(reply, bytes) else []
-        replicas = sum(line.startswith("slave") and "state=online" in line for line in lines)
-        keeps_file = settings[0] == [b"appendonly", b"yes"] and settings[1] != [b"appendfsync", b"no"]  # that one never tells
+    async def _confirm(self, bucket: int, shard: str, pool: Pool, connection: Connection) -> str:
+        """Wait until what was written is kept by whatever may be the shard next; "" when it is, else what is missing."""
+        wanted = await self._heirs(pool)
+        asked: list[Command] = [(b"INFO", b"replication"), (b"CONFIG", b"GET", b"appendonly"), (b"CONFIG", b"GET", b"appendfsync")]
+        reply, *settings = await connection.execute(asked)
+        replication = Replication.parse(reply)
+        if wanted is not None and not wanted and not self._without_replicas:
+            return "the sentinels know no replica that they would promote (taba reshard --without-replicas moves nevertheless)"
+        keeps_file = settings[0] != [b"appendonly", b"no"]
         limit = b"%d" % CONFIRM_MILLISECONDS
-        asked: list[Command] = [(b"WAIT", b"%d" % replicas, limit)] if replicas else []
+        count = len(replication.replicas) if wanted is None else len(wanted)
+        waits: list[Command] = [(b"WAIT", b"%d" % count, limit)] if count else []  # also makes replicas say at once what they have
+        syncs = settings[1] != [b"appendfsync", b"no"]
         if keeps_file:
-            asked.append((b"WAITAOF", b"1", b"0", limit))
-        replies = await connection.execute(asked, STEP_SECONDS)
-        if replicas:
+            waits.append((b"WAITAOF", b"1", b"0", limit if syncs else b"1"))  # one that never syncs never says so
+        replies = await connection.execute(waits, STEP_SECONDS)
+        if count:
             got = replies.pop(0)
-            if not isinstance(got, int) or got < replicas:
-                return f"{got!r} of {replicas} replicas confirmed within {CONFIRM_MILLISECONDS} ms"
+            if wanted is None and (not isinstance(got, int) or got < count):
+                return f"{got!r} of {count} replicas confirmed within {CONFIRM_MILLISECONDS} ms"
         if keeps_file:
             [got] = replies
-            if isinstance(got, list) and got and got[0] == 0:
+            if isinstance(got, list) and got and got[0] == 0 and syncs:
                 return f"its file was not written within {CONFIRM_MILLISECONDS} ms"
-            # an error: a server before 7.2 cannot tell; its own setting of appendfsync stands
-        return ""
+            if isinstance(got, Exception) and settings[1] != [b"appendfsync", b"always"]:
+                # a server before 7.2 cannot tell when its file is written
+                return "nobody knows when its file is written: set appendfsync always, or take a newer server"
+        return "" if wanted is None else await self._inherited(bucket, shard, pool, connection, replication.offset)
+
+    async def _heirs(self, pool: Pool) -> frozenset[tuple[str, int]] | None:
+        """The replicas that the sentinels would promote; None where there are no sentinels."""
+        if not isinstance(pool, MasterPool):
+            return None
+        heirs, others = await pool.sentinels.replicas(pool.address)
+        for name in others - self._unwanted:
+            self._unwanted.add(name)
+            log.warn("{shard}: the sentinels would not promote {name}: it is not waited for", shard=pool.address.text, name=name)
+        return heirs
+
+    async def _inherited(self, bucket: int, shard: str, pool: Pool, connection: Connection, offset: int) -> str:
+        """Whether all replicas that the sentinels would promote have the primary's stream up to `offset`, as the primary says."""
+        end = self._reactor.seconds() + CONFIRM_MILLISECONDS / 1000
+        while True:
+            said = await connection.execute(IDENTITY_READS)
+            self._meet(bucket, shard, identity_of(_told(said, pool)))
+            replication = Replication.parse(said[1])
+            wanted = await self._heirs(pool) or frozenset()  # asked again: one that came meanwhile may be promoted too
+            missing = [place for place in wanted if replication.replicas.get(place, -1) < offset]
+            if not missing and (wanted or self._without_replicas):
+                return ""
+            if self._reactor.seconds() > end:
+                shown = ", ".join(f"{host}:{port}" for host, port in missing) or "any replica"
+                return f"{shown} did not confirm within {CONFIRM_MILLISECONDS} ms"
+            await deferLater(self._reactor, ASK_AGAIN_SECONDS)
 
     async def _checked(self, pool: Pool, commands: Sequence[Command]) -> list[Any]:
-        replies: list[Reply] = await pool.execute(commands, STEP_SECONDS)
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise_for(reply, pool.address.text)
-        return replies
+        return _told(await pool.execute(commands, STEP_SECONDS), pool)
 
     async def keys(self, shard: str, buckets: Sequence[int]) -> dict[int, list[bytes]]:
         """The keys of `buckets` on `shard`, without owner keys; one walk over all keys there."""
@@ -216,7 +281,7 @@ class Mover:
         await deferLater(self._reactor, self._free_at - now)
 
     def _signal(self) -> Command:
-        return (b"SET", sign_key(self.id), b"1", b"PX", b"%d" % int(ALIVE_SECONDS * 1000))
+        return (b"HINCRBY", SIGNS_KEY, self.id.encode(), b"1")
 
     async def _give_sign(self) -> None:
         await gather([pool.execute([self._signal()], SIGN_SECONDS) for pool in self.pools.values()])
@@ -234,30 +299,46 @@ class _Group:
         self._waiting: list[tuple[int, Scan, Deferred[dict[str, list[bytes]]]]] = []
         self._places = DeferredSemaphore(BUCKETS_AT_ONCE)
 
-    async def carry_out(self, bucket: int, moving: Moving) -> Moved:
+    async def carry_out(self, bucket: int, make: Factory) -> Moved:
+        for restart in range(MOST_RESTARTS + 1):
+            self._mover.forget_servers(bucket)
+            try:
+                return await self._carry_out(bucket, make())
+            except Changed:
+                if restart == MOST_RESTARTS:
+                    raise
+            finally:
+                self._mover.forget_servers(bucket)
+                self._entering.discard(bucket)
+                self._walk()
+        raise AssertionError("the last restart returns or raises")
+
+    async def _carry_out(self, bucket: int, moving: Moving) -> Moved:
         has_place = False
         answer: Any = None
+        error: Exception | None = None
         try:
             while True:
                 try:
-                    request = moving.send(answer)
+                    request = moving.send(answer) if error is None else moving.throw(error)
                 except StopIteration as stop:
                     return cast(Moved, stop.value)
                 await self._mover.watched(bucket, request)
-                if isinstance(request, Scan):
-                    answer = await self._scan(bucket, request)
-                    if not has_place:
-                        await self._places.acquire()
-                        has_place = True
-                else:
-                    answer = await self._mover.perform(bucket, request)
+                answer, error = None, None
+                try:
+                    if isinstance(request, Scan):
+                        answer = await self._scan(bucket, request)
+                        if not has_place:
+                            await self._places.acquire()
+                            has_place = True
+                    else:
+                        answer = await self._mover.perform(bucket, request)
+                except (StoreUnavailable, TransactionRefused) as raised:
+                    error = raised  # the move's own business: it may have something to open again
         finally:
             moving.close()
-            self._mover._sealed.discard(bucket)
             if has_place:
                 self._places.release()
-            self._entering.discard(bucket)
-            self._walk()
 
     def _scan(self, bucket: int, scan: Scan) -> Deferred[dict[str, list[bytes]]]:
         done: Deferred[dict[str, list[bytes]]] = Deferred()
@@ -288,3 +369,55 @@ class _Group:
                 done.callback(keys)
             else:
                 done.errback(error)
+
+
+# --- which server it is ---
+
+
+class Identity(NamedTuple):
+    """A server and its history: the id of its run, and that of the stream of writes that it is the primary of."""
+
+    run: str
+    stream: str
+
+
+class Replication(NamedTuple):
+    """What INFO replication says: how far the primary's stream is, and which replica has it how far."""
+
+    offset: int
+    replicas: dict[tuple[str, int], int]
+
+    @classmethod
+    def parse(cls, reply: Reply) -> Replication:
+        fields = _fields(reply)
+        replicas: dict[tuple[str, int], int] = {}
+        for name, value in fields.items():
+            if name.startswith("slave") and name[5:].isdigit():
+                parts = dict(part.partition("=")[::2] for part in value.split(","))
+                if parts.get("state") == "online" and parts.get("port", "").isdigit() and parts.get("offset", "").isdigit():
+                    replicas[parts.get("ip", ""), int(parts["port"])] = int(parts["offset"])
+        offset = fields.get("master_repl_offset", "")
+        return cls(int(offset) if offset.isdigit() else 0, replicas)
+
+
+IDENTITY_READS: list[Command] = [(b"INFO", b"server"), (b"INFO", b"replication")]
+
+
+def identity_of(replies: Sequence[Reply]) -> Identity:
+    """Who answered IDENTITY_READS. Raises StoreUnavailable where it is no primary."""
+    server, replication = _fields(replies[0]), _fields(replies[1])
+    if replication.get("role", "master") != "master":
+        raise StoreUnavailable("a replica now")
+    return Identity(server.get("run_id", ""), replication.get("master_replid", ""))
+
+
+def _fields(reply: Reply) -> dict[str, str]:
+    text = reply.decode(errors="replace") if isinstance(reply, bytes) else ""
+    return dict(line.partition(":")[::2] for line in text.splitlines() if ":" in line)
+
+
+def _told(replies: list[Reply], pool: Pool) -> list[Any]:
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise_for(reply, pool.address.text)
+    return replies

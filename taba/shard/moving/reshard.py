@@ -7,22 +7,25 @@ store that was away) a repeated call goes on from there; when nothing is left to
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
+import attrs
 from twisted.internet.task import deferLater
 
 from taba.errors import ConfigurationError, StoreUnavailable, TabaError
 from taba.shard.atlas import LEARN_SECONDS, Atlas
-from taba.shard.buckets import BucketMap, lots, make_token, target_of, with_shard, without_shard
+from taba.shard.buckets import BucketMap, lots, make_token, target_of, with_draining, with_shard, without_shard
 from taba.shard.maps import add_shard, change_map, newest_map
-from taba.shard.moving.move import Moved, Moving, forget, move, undo
-from taba.shard.moving.mover import GROUP_BUCKETS, Mover, Watcher, mover_of
+from taba.shard.moving.move import Moved, forget, move, tidy, undo
+from taba.shard.moving.mover import GROUP_BUCKETS, Factory, Mover, Watcher, mover_of
 from taba.shard.moving.plan import Move, plan_even, plan_weighed
 from taba.shard.moving.steps import Occupied, Overtaken
 from taba.shard.moving.survey import Survey, survey
 from taba.shard.servers.gather import gather
 from taba.shard.servers.pool import Pool
+from taba.shard.servers.sentinel import MasterPool
 from taba.shard.servers.url import Address
 
 MOST_STALLS = 12  # rounds in which nothing was achieved; then what stands in the way is said
@@ -41,7 +44,10 @@ class Progress(NamedTuple):
 
 
 class Reshard:
-    """Re-shards the store behind `atlas`, which is connected. `rate`: bytes per second; `report` is called as it goes on."""
+    """Re-shards the store behind `atlas`, which is connected. `rate`: bytes per second; `report` is called as it goes on.
+
+    `without_replicas`: also where sentinels watch over servers that take writes which no replica has.
+    """
 
     def __init__(
         self,
@@ -50,13 +56,15 @@ class Reshard:
         rate: float | None = None,
         report: Callable[[Progress], None] | None = None,
         watch: Watcher | None = None,
+        without_replicas: bool = False,
     ):
         self.moved: list[Moved] = []
+        self._without_replicas = without_replicas
         self._atlas, self._reactor, self._report = atlas, reactor, report
         self._own: dict[str, Pool] = {}
         self._total = 0
         self._bytes = 0
-        self._mover = Mover(pools_of(atlas), reactor, rate, watch, self._copied)
+        self._mover = Mover(pools_of(atlas), reactor, rate, watch, self._copied, atlas.standing, without_replicas)
 
     async def add(self, addresses: Sequence[Address], is_dry: bool = False) -> list[Move]:
         """Make the servers at `addresses` shards, and even out the buckets; the moves that this took, or would take.
@@ -65,6 +73,9 @@ class Reshard:
         """
         map = await self._map()
         for address in addresses:
+            known = next((shard.name for shard in map.shards if shard.url == address.text), "")
+            if known in map.draining:
+                raise ConfigurationError("--add", address.text, f"takes a shard that stays; {known} is being drained: --abort ends that")
             if is_dry:
                 map = with_shard(map, address.text)
             elif all(shard.url != address.text for shard in map.shards):
@@ -88,19 +99,26 @@ class Reshard:
         Raises ConfigurationError where there is no such shard, or no other.
         """
         map = await self._map()
-        others = [shard.name for shard in map.shards if shard.name != name]
-        if len(others) == len(map.shards):
-            raise ConfigurationError("--drain", name, f"takes one of {', '.join(others)}")
-        if not others:
-            raise ConfigurationError("--drain", name, "takes a shard that is not the only one")
+        names = [shard.name for shard in map.shards]
+        if name not in names:
+            raise ConfigurationError("--drain", name, f"takes one of {', '.join(names)}")
+        if not [one for one in map.holders if one != name]:
+            raise ConfigurationError("--drain", name, "takes a shard that is not the only one that stays")
 
         def plan(map: BucketMap) -> Sequence[Move]:
-            holders = [shard.name for shard in map.shards if shard.name != name]
+            holders = [one for one in map.holders if one != name]
+            if not is_dry and name not in map.draining:
+                return []  # somebody ended it
             return [move for move in plan_even(map, holders) if move.source == name]
 
         if is_dry:
             return list(plan(map))
-        moves = await self._until_done(plan, avoid=name)
+        await self._refuse_bare()
+        # in the map, so that whoever else moves buckets at this time moves none to it
+        await change_map(self._mover.pools, lambda map: with_draining(map, name, True))
+        moves = await self._until_done(plan)
+        if name not in (await self._map()).draining:
+            raise StoreUnavailable(f"shard {name} is not drained any more: somebody ended that with --abort")
         await change_map(self._mover.pools, lambda map: without_shard(map, name))
         return moves
 
@@ -109,32 +127,39 @@ class Reshard:
         plan: Planner = _plan_all
         map = await self._map()
         if weights is not None:
-            planned = plan_weighed(map, [shard.name for shard in map.shards], weights)
+            planned = plan_weighed(map, map.holders, weights)
 
             def plan(map: BucketMap) -> Sequence[Move]:
                 # planned once: weights change while buckets move, and a plan that follows them would never end
-                return [move for move in planned if map.shard_of(move.bucket) == move.source]
+                return [move for move in planned if map.shard_of(move.bucket) == move.source and move.target in map.holders]
 
         return list(plan(map)) if is_dry else await self._until_done(plan)
 
     async def abort(self) -> list[Moved]:
-        """Undo the moves that are under way and whose movers are gone; finish those whose target is open."""
+        """Undo the moves that are under way and whose movers are gone; finish those whose target is open; drain nothing any more."""
+
+        def undoing(found: Survey, _: BucketMap, busy: set[int]) -> dict[int, Factory]:
+            return {bucket: partial(undo, bucket, source) for bucket, (source, _) in found.under_way().items() if bucket not in busy}
+
         await self._mover.start()
         try:
-            await self._rounds(
-                lambda found, _, busy: {
-                    bucket: undo(bucket, source) for bucket, (source, _) in found.under_way().items() if bucket not in busy
-                }
-            )
+            await self._rounds(undoing)
+            newest = await change_map(self._mover.pools, _undrained)
+            found = await survey(self._mover.pools, newest.buckets)
         finally:
             await self._mover.stop()
+        if odd := found.unsettled():
+            shown = ", ".join(map(str, odd[:5])) + (" …" if len(odd) > 5 else "")
+            raise StoreUnavailable(f"{len(odd)} buckets ({shown}) are open nowhere, or twice, and nobody moves them: taba check --repair")
         return self.moved
 
     async def give_up(self) -> None:
         """Undo what this very object has under way, after its work was cancelled; finish where a target is open already."""
         map = await self._map()
         found = (await survey(self._mover.pools, map.buckets)).under_way()
-        own = {bucket: undo(bucket, source) for bucket, (source, token) in found.items() if mover_of(token) == self._mover.id}
+        own: dict[int, Factory] = {
+            bucket: partial(undo, bucket, source) for bucket, (source, token) in found.items() if mover_of(token) == self._mover.id
+        }
         await self._mover.run(own)
 
     async def close(self) -> None:
@@ -157,16 +182,32 @@ class Reshard:
 
     # --- rounds ---
 
-    async def _until_done(self, plan: Planner, avoid: str = "") -> list[Move]:
-        moves: dict[int, Move] = {}
+    async def _refuse_bare(self) -> None:
+        """Raises ConfigurationError where sentinels may promote a replica that lacks what its primary acknowledged."""
+        pools = {name: pool for name, pool in self._mover.pools.items() if isinstance(pool, MasterPool)}
+        if self._without_replicas:
+            return
+        for name, pool in pools.items():
+            [found] = await pool.execute([(b"CONFIG", b"GET", b"min-replicas-to-write")])
+            if not isinstance(found, list) or len(found) != 2 or found[1] == b"0":
+                raise ConfigurationError(
+                    "taba reshard",
+                    pool.address.text,
+                    f"takes masters that write only with a replica: on {name}, set min-replicas-to-write 1 (a failover in the middle of "
+                    "a move may lose what no replica has), or give --without-replicas",
+                )
 
-        def movings(found: Survey, map: BucketMap, busy: set[int]) -> dict[int, Moving]:
-            begun: dict[int, Moving] = {}
+    async def _until_done(self, plan: Planner) -> list[Move]:
+        moves: dict[int, Move] = {}
+        await self._refuse_bare()
+
+        def movings(found: Survey, map: BucketMap, busy: set[int]) -> dict[int, Factory]:
+            begun: dict[int, Factory] = {}
             for bucket, (source, token) in found.under_way().items():
                 target = target_of(token)
                 if bucket not in busy:
-                    is_wanted = target != avoid and target in self._mover.pools
-                    begun[bucket] = self._move(bucket, source, target) if is_wanted else undo(bucket, source)
+                    is_wanted = target in map.holders and target in self._mover.pools
+                    begun[bucket] = self._move(bucket, source, target) if is_wanted else partial(undo, bucket, source)
             if begun:
                 return begun  # what is under way comes first: no bucket stays sealed for longer than it must
             planned = {move.bucket: move for move in plan(map) if move.bucket not in busy}
@@ -180,11 +221,12 @@ class Reshard:
             await self._mover.stop()
         return list(moves.values())
 
-    def _move(self, bucket: int, source: str, target: str) -> Moving:
-        return move(bucket, source, target, make_token(target, self._mover.next_token()))
+    def _move(self, bucket: int, source: str, target: str) -> Factory:
+        return lambda: move(bucket, source, target, make_token(target, self._mover.next_token()))
 
-    async def _rounds(self, movings: Callable[[Survey, BucketMap, set[int]], Mapping[int, Moving]]) -> None:
-        stalls, epoch = 0, 0
+    async def _rounds(self, movings: Callable[[Survey, BucketMap, set[int]], Mapping[int, Factory]]) -> None:
+        stalls = 0
+        owners: tuple[int, ...] = ()
         standing: list[TabaError] = []  # in the way, when we last tried
         busy: set[int] = set()  # in the hands of other movers, when we last asked
         while True:
@@ -192,7 +234,10 @@ class Reshard:
             try:
                 map = await self._map()
                 found = await survey(self._mover.pools, map.buckets)
-                tasks = {bucket: forget(bucket, shard) for bucket, shard in found.strays() if bucket not in found.under_way()}
+                tasks: dict[int, Factory] = {
+                    bucket: partial(forget, bucket, shard) for bucket, shard in found.strays() if bucket not in found.under_way()
+                }
+                tasks.update({bucket: partial(tidy, bucket, shard) for bucket, shard in found.leavings()})
                 tasks.update(movings(found, map, busy))
                 if not tasks and not busy:
                     return
@@ -208,8 +253,8 @@ class Reshard:
                     elif answer.how != "nothing":
                         self.moved.append(answer)
                         self._tell()
-                if len(self.moved) > before or map.epoch > epoch:  # by us or by another
-                    stalls, epoch = 0, map.epoch
+                if len(self.moved) > before or map.owners != owners:  # by us or by another
+                    stalls, owners = 0, map.owners
                     continue
             except StoreUnavailable as error:
                 errors.append(error)
@@ -236,7 +281,11 @@ class Reshard:
 
 
 def _plan_all(map: BucketMap) -> Sequence[Move]:
-    return plan_even(map, [shard.name for shard in map.shards])
+    return plan_even(map, map.holders)
+
+
+def _undrained(map: BucketMap) -> BucketMap:
+    return attrs.evolve(map, epoch=map.epoch + 1, draining=()) if map.draining else map
 
 
 async def current_pools(atlas: Atlas) -> dict[str, Pool]:

@@ -28,7 +28,7 @@ class Look(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """An owner key, and whether the mover whose token it holds gave a sign of life lately."""
+    """An owner key, and whether the mover whose token it holds may live: it has not yet been seen to give no sign for long enough."""
 
     content: bytes | None
     is_alive: bool = False
@@ -39,7 +39,9 @@ class Step(NamedTuple):
 
     One that writes is one transaction, which WATCHes the owner key. One that `is_read` reads the owner key after the rest,
     and errors are values among its replies. One that `confirms` then waits until all that the shard took so far is as
-    durable as the shard can make it. `size`: bytes of values on their way, for the rate.
+    durable as the shard can make it. `size`: bytes of values on their way; one that
+    `is_paced` waits for the rate. Each is carried out only by the very server, with the very history, that this move met
+    first on that shard: else it begins anew.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Step(NamedTuple):
     is_read: bool = False
     confirms: bool = False
     size: int = 0
+    is_paced: bool = False
 
 
 class Done(NamedTuple):
@@ -65,12 +68,17 @@ class Scan(NamedTuple):
 
 
 class Publish(NamedTuple):
-    """Have the map say, on all shards, that `shard` owns the bucket; sent None."""
+    """Have the map say, on all shards, that `shard` owns the bucket since `epoch`, unless it says something newer; sent None."""
 
     shard: str
+    epoch: int
 
 
 Steps = Generator[Look | Step | Scan | Publish, Any, Any]
+
+
+class Changed(TabaError):
+    """A shard is another server now, or has another history: what was done there may be gone, in parts. Begin this bucket anew."""
 
 
 class Overtaken(TabaError):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-from taba.shard.buckets import MalformedMap, Owner, decode_owner, lots, owner_key
+from taba.shard.buckets import MalformedMap, Owner, decode_owner, lots, owner_key, target_of
 from taba.shard.maps import ASK_SECONDS
+from taba.shard.servers.cluster import ClusterPool, ShardPool
 from taba.shard.servers.connection import Reply, raise_for
 from taba.shard.servers.gather import gather
-from taba.shard.servers.pool import Pool
 
 ASKED_OWNERS = 10_000  # in one command
 
@@ -19,13 +20,29 @@ class Survey(NamedTuple):
     owners: dict[str, list[Owner | None]]
 
     def under_way(self) -> dict[int, tuple[str, str]]:
-        """bucket → (source, token) of each move that has marked its source and has not ended."""
-        return {
-            bucket: (shard, owner.token)
-            for shard, owners in self.owners.items()
-            for bucket, owner in enumerate(owners)
-            if owner is not None and owner.state in ("open", "sealed") and owner.token
-        }
+        """bucket → (source, token) of each move that has marked its source and has not ended; none that a third shard has open."""
+        found: dict[int, tuple[str, str]] = {}
+        for shard, owners in self.owners.items():
+            for bucket, owner in enumerate(owners):
+                has_left = owner is not None and owner.state in ("open", "sealed") and bool(owner.token)
+                if owner is not None and has_left and not set(self.open_at(bucket)) - {shard, target_of(owner.token)}:
+                    found[bucket] = (shard, owner.token)
+        return found
+
+    def open_at(self, bucket: int) -> dict[str, Owner]:
+        """The shards that say that they themselves have `bucket` open, and what they say."""
+        said = {shard: owners[bucket] for shard, owners in self.owners.items()}
+        return {shard: owner for shard, owner in said.items() if owner is not None and owner.state == "open" and owner.name == shard}
+
+    def sealed_at(self, bucket: int) -> list[str]:
+        """The shards that have `bucket` sealed."""
+        return [shard for shard, owners in self.owners.items() if (owner := owners[bucket]) is not None and owner.state == "sealed"]
+
+    def unsettled(self) -> list[int]:
+        """The buckets that no move has in hand, and that not exactly one shard has open."""
+        under_way = self.under_way()
+        buckets = range(len(next(iter(self.owners.values()), [])))
+        return [one for one in buckets if one not in under_way and (len(self.open_at(one)) != 1 or self.sealed_at(one))]
 
     def strays(self) -> list[tuple[int, str]]:
         """(bucket, shard) where a move has marked its target, and no source has that move's mark."""
@@ -37,8 +54,17 @@ class Survey(NamedTuple):
             if owner is not None and owner.state == "arriving" and (bucket, owner.token) not in marked
         ]
 
+    def leavings(self) -> list[tuple[int, str]]:
+        """(bucket, shard) where a bucket has left, and its keys have not been removed."""
+        return [
+            (bucket, shard)
+            for shard, owners in self.owners.items()
+            for bucket, owner in enumerate(owners)
+            if owner is not None and owner.state == "moved" and owner.moving
+        ]
 
-async def survey(pools: dict[str, Pool], buckets: int) -> Survey:
+
+async def survey(pools: Mapping[str, ShardPool], buckets: int) -> Survey:
     """Ask the shards `pools` by name. Raises StoreUnavailable when one does not answer."""
     answers = await gather([_owners(pool, buckets) for pool in pools.values()])
     found: dict[str, list[Owner | None]] = {}
@@ -49,8 +75,11 @@ async def survey(pools: dict[str, Pool], buckets: int) -> Survey:
     return Survey(found)
 
 
-async def _owners(pool: Pool, buckets: int) -> list[Owner | None]:
+async def _owners(pool: ShardPool, buckets: int) -> list[Owner | None]:
     keys = [owner_key(bucket) for bucket in range(buckets)]
+    if isinstance(pool, ClusterPool):  # one command there is for one slot
+        replies = await pool.execute([(b"GET", key) for key in keys], ASK_SECONDS)
+        return [_owner(content) for content in _checked(pool, replies)]
     replies = await pool.execute([(b"MGET", *lot) for lot in lots(keys, ASKED_OWNERS)], ASK_SECONDS)
     return [_owner(content) for reply in replies for content in _checked(pool, reply)]
 
@@ -62,8 +91,9 @@ def _owner(content: bytes | None) -> Owner | None:
         return None
 
 
-def _checked(pool: Pool, reply: Reply) -> list[bytes | None]:
-    if isinstance(reply, Exception):
-        raise_for(reply, pool.address.text)
+def _checked(pool: ShardPool, reply: Reply | list[Reply]) -> list[Any]:
+    for one in [reply] if isinstance(reply, Exception) else reply if isinstance(reply, list) else []:
+        if isinstance(one, Exception):
+            raise_for(one, pool.address.text)
     assert isinstance(reply, list)
     return reply

@@ -102,6 +102,10 @@ class ClusterPool:
         """The pool of the node that has the slot of `bucket`. Raises StoreUnavailable when none is known to."""
         return self._having(slot_of_bucket(bucket))
 
+    def server_of(self, key: bytes) -> Pool:
+        """The pool of the node that has `key`. Raises StoreUnavailable when none is known to."""
+        return self._having(slot_of(key))
+
     async def refresh(self, seconds: float) -> None:
         """Ask a node which node has which slot; another one where it does not answer.
 

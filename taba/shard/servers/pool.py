@@ -177,6 +177,10 @@ class Pool:
         """The pool of the server that has `bucket`, if the shard has it."""
         return self
 
+    def server_of(self, key: bytes) -> Pool:
+        """The pool of the server that has `key`."""
+        return self
+
     async def refresh(self, seconds: float) -> None:
         """Look again which server has which bucket."""
 

@@ -26,6 +26,7 @@ from taba.shard.servers.url import Address
 
 LOOK_SECONDS = 1.0  # how often the sentinels are asked for every master; a primary cut off alone is left within it
 ASK_SECONDS = 0.5  # for one sentinel's answer; the others stand in for it
+PROMOTED_DOWN_TIMES = 10  # of down-after-milliseconds: a replica whose link was broken for longer is not promoted
 LAST_RETRY_SECONDS = 0.4  # between tries to reach a master: sentinels name the next one after a second or two
 
 
@@ -87,12 +88,62 @@ class Sentinels:
             raise StoreUnavailable(f"{master.text}: no sentinel knows where it is: {why}")
         return max(found, key=lambda one: one[0])[1]
 
+    async def replicas(self, master: Address) -> tuple[frozenset[tuple[str, int]], frozenset[str]]:
+        """(host, port) of the replicas of `master` that any sentinel would promote; and the names of those that none would.
+
+        Raises StoreUnavailable when no sentinel tells.
+        """
+        name = master.master.encode()
+        asked = [pool for pool in self._pools if pool.is_connected] or self._pools
+        question = [(b"SENTINEL", b"REPLICAS", name), (b"SENTINEL", b"MASTER", name)]
+        answers = await gather([pool.execute(question, ASK_SECONDS, ASK_SECONDS) for pool in asked])
+        heirs: set[tuple[str, int]] = set()
+        known: set[tuple[str, int]] = set()
+        why = "none was asked"
+        heard = False
+        for answer in answers:
+            if isinstance(answer, Exception):
+                why = str(answer)
+                continue
+            told, described = answer
+            if not isinstance(told, list) or not isinstance(described, list):
+                why = f"it answers {told!r:.100}"
+                continue
+            heard = True
+            patience = _number(_pairs(described), b"down-after-milliseconds", 30_000) * PROMOTED_DOWN_TIMES
+            for one in told:
+                fields = _pairs(one)
+                place = (fields.get(b"ip", b"").decode(errors="replace"), _number(fields, b"port", 0))
+                known.add(place)
+                if _may_be_promoted(fields, patience):
+                    heirs.add(place)
+        if not heard:
+            raise StoreUnavailable(f"{master.text}: no sentinel tells its replicas: {why}")
+        return frozenset(heirs), frozenset(f"{host}:{port}" for host, port in known - heirs)
+
     async def _look(self) -> None:
         for pool in list(self._followers):
             try:
                 pool.found(await self.locate(pool.address))
             except StoreUnavailable as error:
                 pool.last_error = str(error)  # what we know stands
+
+
+def _pairs(reply: Reply) -> dict[bytes, bytes]:
+    return dict(zip(reply[::2], reply[1::2], strict=False)) if isinstance(reply, list) else {}
+
+
+def _number(fields: dict[bytes, bytes], name: bytes, otherwise: int) -> int:
+    text = fields.get(name, b"")
+    return int(text) if text.isdigit() else otherwise
+
+
+def _may_be_promoted(fields: dict[bytes, bytes], link_milliseconds: int) -> bool:
+    """As sentinels choose: not down, not cut off, of a priority, its link to the primary not broken for long."""
+    flags = set(fields.get(b"flags", b"").split(b","))
+    if flags & {b"s_down", b"o_down", b"disconnected"} or _number(fields, b"slave-priority", 100) == 0:
+        return False
+    return _number(fields, b"master-link-down-time", 0) <= link_milliseconds
 
 
 def _parse(master: Address, answer: Sequence[Reply]) -> tuple[int, Address]:

@@ -1,0 +1,172 @@
+"""Sentinels promote replicas in the middle of moves, as planned or because a primary died: nothing is lost, doubled or left behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from twisted.internet import reactor
+from twisted.internet.defer import ensureDeferred, gatherResults
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import TestCase
+
+from taba.errors import ConfigurationError, StoreUnavailable, TabaError
+from taba.shard.buckets import prefix_of
+from taba.shard.moving.check import check
+from taba.shard.moving.reshard import Reshard, current_pools
+from taba.shard.moving.steps import Step
+from taba.shard.router import Router
+from taba.shard.servers.url import parse_store
+from taba.shard.transaction import Writes
+from tests.shard.load import Load
+from tests.topologies import SentinelTrio, wait_until
+
+BUCKETS = 8
+HISTORY = 300  # fields of each bucket that nobody writes any more: what no writer would bring back
+
+pytestmark = pytest.mark.real
+
+
+class FailoverCase(TestCase):
+    timeout = 300
+
+    async def prepare(self, replicas: int = 2, **settings: str) -> None:
+        self.trio = await deferToThread(
+            lambda: SentinelTrio(masters=2, replicas=replicas, **{"min_replicas_to_write": "1", "min_replicas_max_lag": "5", **settings})
+        )
+        self.addCleanup(self.trio.remove)
+        self.one, self.two = (f"{self.trio.url.partition('/?')[0]}/?shards={name}" for name in ("m1", "m2"))
+        first = await self.router(BUCKETS)
+        for bucket in range(BUCKETS):
+            fields = [part for n in range(HISTORY) for part in (b"f%d" % n, b"%d" % n * 20)]
+            history = prefix_of(bucket) + b"history"
+            await first.transact(bucket, [], lambda _, history=history, fields=fields: Writes([(b"HSET", history, *fields)]))
+        self.routers = [first, await self.router()]
+        self.load = Load(self.routers, list(range(BUCKETS)))
+        self.load.start()
+        await self.load.until(20)
+
+    async def router(self, buckets: int | None = None) -> Router:
+        router = Router(parse_store(self.one), buckets, reactor)
+        self.addCleanup(lambda: ensureDeferred(router.close()))
+        await router.connect()
+        return router
+
+    async def moving(self, watch: Any = None, **options: Any) -> None:
+        """`taba reshard --add`, again and again, until it is done."""
+        while True:
+            work = Reshard((await self.router()).atlas, reactor, watch=watch, **options)
+            try:
+                await work.add(parse_store(self.two).addresses)
+                return
+            except ConfigurationError:
+                raise
+            except TabaError:
+                await deferLater(reactor, 0.5)
+            finally:
+                await work.close()
+
+    def fail_over(self, master: str) -> None:
+        """As an operator does."""
+        sentinel = self.trio.sentinels[0]
+        wait_until(lambda: self.trio.ask_sentinel(sentinel, "SENTINEL", "FAILOVER", master) == b"OK", 30.0)
+
+    async def check(self) -> None:
+        await self.load.stop()
+        fresh = await self.router()
+        self.assertEqual(await self.load.sums(fresh), self.load.done)
+        wrong = await check(await current_pools(fresh.atlas), reactor)
+        self.assertEqual([one.text for one in wrong], [])
+        self.assertEqual({fresh.map.shard_of(bucket) for bucket in range(BUCKETS)}, {"s1", "s2"})
+        for bucket in range(BUCKETS):
+            [count, value] = await fresh.read(
+                bucket, [(b"HLEN", prefix_of(bucket) + b"history"), (b"HGET", prefix_of(bucket) + b"history", b"f7")]
+            )
+            self.assertEqual((count, value), (HISTORY, b"7" * 20), bucket)
+
+
+class PlannedTests(FailoverCase):
+    async def fails_over_at(self, step: str, shard: str, master: str) -> None:
+        await self.prepare()
+        left = [1]
+
+        def watch(_: int, request: Any) -> Any:
+            if isinstance(request, Step) and (request.name, request.shard) == (step, shard) and left[0]:
+                left[0] -= 1
+                return deferToThread(self.fail_over, master)
+            return None
+
+        await self.moving(watch)
+        self.assertEqual(left, [0])
+        await self.check()
+
+    async def test_the_target_is_handed_over_while_it_is_copied_to(self) -> None:
+        await self.fails_over_at("stage", "s2", "m2")
+
+    async def test_the_target_is_handed_over_as_the_bucket_opens_there(self) -> None:
+        await self.fails_over_at("open", "s2", "m2")
+
+    async def test_the_target_is_handed_over_before_it_confirms(self) -> None:
+        await self.fails_over_at("confirm", "s2", "m2")
+
+    async def test_the_source_is_handed_over_as_it_is_sealed(self) -> None:
+        await self.fails_over_at("seal", "s1", "m1")
+
+    async def test_the_source_is_handed_over_under_the_seal(self) -> None:
+        await self.fails_over_at("open", "s2", "m1")
+
+    async def test_the_source_is_handed_over_as_it_lets_go(self) -> None:
+        await self.fails_over_at("leave", "s1", "m1")
+
+
+class CrashTests(FailoverCase):
+    async def crashes_at(self, step: str, shard: str, master: str) -> None:
+        await self.prepare()
+        left = [1]
+
+        def crash() -> None:
+            self.trio.primary(master).kill()
+
+        def watch(_: int, request: Any) -> Any:
+            if isinstance(request, Step) and (request.name, request.shard) == (step, shard) and left[0]:
+                left[0] -= 1
+                return deferToThread(crash)
+            return None
+
+        await self.moving(watch)
+        self.assertEqual(left, [0])
+        await self.check()
+
+    async def test_the_target_dies_while_it_is_copied_to(self) -> None:
+        await self.crashes_at("stage", "s2", "m2")
+
+    async def test_the_target_dies_as_the_bucket_opens_there(self) -> None:
+        await self.crashes_at("open", "s2", "m2")
+
+    async def test_the_source_dies_under_the_seal(self) -> None:
+        await self.crashes_at("open", "s2", "m1")
+
+
+class WithoutReplicasTests(FailoverCase):
+    async def test_masters_that_write_without_a_replica_are_refused_unless_told(self) -> None:
+        await self.prepare(replicas=1, min_replicas_to_write="0")
+        with self.assertRaisesRegex(ConfigurationError, "min-replicas-to-write 1.*--without-replicas"):
+            await self.moving()
+        await self.moving(without_replicas=True)
+        await self.check()
+
+    async def test_a_master_without_any_replica_moves_nothing_unless_told(self) -> None:
+        await self.prepare(replicas=1)
+        for name in ("m1", "m2"):
+            for server in self.trio.servers[name][1:]:
+                server.pause()
+        work = Reshard((await self.router()).atlas, reactor)
+        adding = gatherResults([ensureDeferred(work.add(parse_store(self.two).addresses))], consumeErrors=True)
+        await self.assertFailure(adding.addErrback(lambda failure: failure.value.subFailure), StoreUnavailable, TabaError)
+        await work.close()
+        for name in ("m1", "m2"):
+            for server in self.trio.servers[name][1:]:
+                server.resume()
+        await self.moving()
+        await self.check()
