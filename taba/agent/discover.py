@@ -15,6 +15,7 @@ import stat
 from collections.abc import Sequence
 
 from taba import ring as layouts
+from taba.agent.locks import claim_ring, holder_of
 from taba.agent.outbox import Covered
 from taba.agent.reader import Ring
 from taba.agent.segment import SHM
@@ -73,6 +74,8 @@ class Rings:
         self._directory = directory
         self.open: dict[str, Ring] = {}
         self.problems: dict[str, str] = {}
+        self.taken: set[str] = set()  # rings that another Agent of this name reads
+        self.taken_by = 0  # its process; 0 where that cannot be seen
         self._unmade: dict[str, tuple[int, float]] = {}  # segments without magic: inode, and when it was first seen
         self._changed = -1  # the directory's time of change when it was last scanned
         self._seen: dict[str, tuple[int, int]] = {}  # of what is in problems: inode and owner, so that it is not tried again and again
@@ -96,6 +99,7 @@ class Rings:
             if ring is not None:
                 self.open[name] = ring
                 fresh.append(ring)
+        self.taken &= found
         self._unmade = {name: seen for name, seen in self._unmade.items() if name in found and name not in self.open}
         for name in [name for name in self.problems if name not in found and name not in self.open]:
             self.problems.pop(name)
@@ -127,6 +131,16 @@ class Rings:
         self.open.pop(ring.name, None)
         ring.close()
         self._note(ring.name, reason)
+
+    def release(self, ring: Ring) -> None:
+        """Let go of a ring: whoever comes next may read it."""
+        self.open.pop(ring.name, None)
+        ring.close()
+
+    def close(self) -> None:
+        """Let go of all rings."""
+        for ring in list(self.open.values()):
+            self.release(ring)
 
     def remove(self, ring: Ring) -> None:
         """Unlink a ring that is retired, and let go of it."""
@@ -163,6 +177,12 @@ class Rings:
                 elif now - since > UNMADE_SECONDS and is_abandoned(fd):
                     os.unlink(self.path(name))  # its maker died before the first record: nothing was ever in it
                 return None
+            if not claim_ring(fd):
+                if not self.taken:
+                    self.taken_by = holder_of(self.path(name))
+                self.taken.add(name)
+                return None
+            self.taken.discard(name)
             ring = Ring(fd, name, covered)
             if ring.header.retired and not is_abandoned(fd):
                 return None  # its producer has seen, or will see, that nobody reads it

@@ -70,6 +70,7 @@ class Keeper:
         self._new_stream = new_stream
         self.lanes: dict[tuple[bytes, int], Lane] = {}
         self.schedule = Schedule()
+        self.before_publish: Callable[[], None] = lambda: None  # the owner's: see that the outbox is where it should be
         self._groups: deque[Group] = deque()
         self._cursor: tuple[bytes, int] | None = None
         self._activated = now
@@ -209,6 +210,7 @@ class Keeper:
         Raises TableFull or SpoolFull, having changed nothing, when there is no room. `covered` are all ranges that no tail has
         passed when this returns; None leaves them. Batches of this keeper's own stream count its numbers.
         """
+        self.before_publish()
         totals = self.dropped.copy()
         totals.update(dropped or {})
         ranges = self.covered if covered is None else tuple(covered)
@@ -330,6 +332,7 @@ class Keeper:
         """Publish totals that changed since the last publish: before anything else is sent. Raises SpoolFull where that cannot be."""
         if not self._is_dirty:
             return
+        self.before_publish()
         table = self._table(self.covered, self.recorded, self.dropped)
         try:
             self.outbox.append(table, ())
@@ -534,6 +537,16 @@ class Keeper:
         if self._moving <= self.outbox.released:
             self._moved(now)
         return bool(moving) or end > before
+
+    @property
+    def holds_any(self) -> bool:
+        """Whether anything is in the outbox that would go with it."""
+        return bool(self._groups)
+
+    def spool_all(self, now: float, unix_now: float) -> None:
+        """Move everything to the spool, at once and as far as that has room: the outbox does not outlive this process."""
+        while self._groups and self._move_some(now, unix_now):
+            pass
 
     def _next_to_move(self) -> list[tuple[StoredBatch, HeldBatch, Group]]:
         """The first batches that wait in the groups that move: MOVE_BYTES of them, or one."""

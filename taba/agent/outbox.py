@@ -178,6 +178,10 @@ class Outbox:
 
     def __init__(self, memory: Memory):
         self._memory = memory
+        self._take_up()
+
+    def _take_up(self) -> None:
+        memory = self._memory
         if memory.size < PAGE:
             raise OutboxCorrupt(f"{memory.size} bytes")
         magic, version, _, size, slot, self.id = _HEAD.unpack(memory.read(0, _HEAD.size))
@@ -220,19 +224,21 @@ class Outbox:
 
     def copy_to(self, memory: Memory) -> None:
         """Go on in zeroed `memory` of the same size. Raises OutboxFull, having changed nothing here, where that has no room."""
-        self.format(memory, self.id, int.from_bytes(memory.read(12, 4), "little"))
-        copy = Outbox(memory)
-        first = self.released // PAGE * PAGE
-        for position in range(first, _page_up(self.head), PAGE):
+        self.format(memory, self.id, int.from_bytes(self._memory.read(12, 4), "little"))
+        for position in range(self.released // PAGE * PAGE, _page_up(self.head), PAGE):
             offset = self._area + position % self._area_bytes
             memory.reserve(offset, PAGE)
             memory.write(offset, self._memory.read(offset, PAGE))
         memory.store(RELEASED, self.released)
         memory.store(PUBLISHED, self.head << 1)
-        copy.head = copy._reserved = self.head
-        copy.released = self.released
+        copy = Outbox(memory)
         copy.append(self.table, ())
-        self._memory, self._reserved, self._had, self._slot = copy._memory, copy._reserved, copy._had, copy._slot
+        self.go_on_in(memory)
+
+    def go_on_in(self, memory: Memory) -> None:
+        """Have what is here in `memory`, which holds it all."""
+        self._memory = memory
+        self._take_up()
 
     @property
     def used(self) -> int:

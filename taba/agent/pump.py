@@ -31,6 +31,7 @@ class RingPump:
         self._drain: Drain | None = None
         self._dead: set[str] = set()
         self._next_scan = self._last_drain = 0.0
+        self._is_handing_over = False
         self._is_hot = False  # a ring filled before its time: the next look comes sooner
         self._last_look = 0.0
         self._fills: dict[Ring, Fill] = {}  # of the last look
@@ -114,6 +115,17 @@ class RingPump:
         self._retire(dict(pairs), drained, now)
         return drained.is_cut
 
+    def hand_over(self) -> bool:
+        """Leave the rings to another Agent, and look for no others; True once none is left.
+
+        A ring stays while records behind a hole were read: another one would read them again.
+        """
+        self._is_handing_over = True
+        for ring in [ring for ring in self.rings.open.values() if not ring.covered]:
+            self.rings.release(ring)
+            self._dead.discard(ring.name)
+        return not self.rings.open
+
     def live_drops(self) -> Counter[str]:
         """Events that the clients of open rings dropped, by reason."""
         drops: Counter[str] = Counter()
@@ -126,7 +138,8 @@ class RingPump:
 
     def _scan(self, now: float, liveness: bool) -> None:
         """Look for new rings; with `liveness`, for dead ones too."""
-        self.rings.scan(self._orphans, now)
+        if not self._is_handing_over:
+            self.rings.scan(self._orphans, now)
         if self._orphans:
             known = {ring.key for ring in self.rings.open.values()}
             # while a ring cannot be opened, any range may be its own

@@ -14,16 +14,12 @@ import os
 import struct
 from collections.abc import Callable
 
+from taba.agent.locks import running
 from taba.agent.outbox import DEFAULT_OUTBOX_BYTES, MIN_OUTBOX_BYTES, PAGE, OtherVersion, Outbox, OutboxCorrupt, OutboxFull
-from taba.errors import TabaError
 
 SHM = "/dev/shm"
 FREE_SHARE = 4  # of what would be free without it, an outbox takes this part at the most: rings need the rest
 MAX_ASIDE = 100  # unreadable outboxes that are kept under a name each; the last name is used again
-
-
-class AgentRunning(TabaError):
-    """Another Agent of this name runs on this host."""
 
 
 class Segment:
@@ -34,7 +30,7 @@ class Segment:
     """
 
     def __init__(self, name: str, outbox_bytes: int = DEFAULT_OUTBOX_BYTES, directory: str = SHM):
-        self.name = name
+        self.name, self.directory = name, directory
         self.path = os.path.join(directory, f"taba-agent.{name}")
         self._fd = self._lock()
         try:
@@ -74,14 +70,38 @@ class Segment:
                 if os.stat(self.path, follow_symlinks=False).st_ino == os.fstat(fd).st_ino:
                     return fd
             except OSError as error:
-                pid = os.pread(fd, 16, 0)[12:]
                 os.close(fd)
                 if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                    raise running(self.name, int.from_bytes(pid, "little"), self.path) from None
+                    raise running(self.name, _holder(self.path), self.path) from None
                 if error.errno != errno.ENOENT:
                     raise
                 continue
             os.close(fd)  # somebody removed the name between open and lock: take the new file
+
+    def renew(self, outbox: Outbox) -> Segment:
+        """The name leads here no more: have `outbox` go on in a new segment of this name, and return that; this one is closed.
+
+        Raises AgentRunning when another one has the name by now, OutboxFull or OSError when there is no room; then all is as before.
+        """
+        fresh = Segment(f"{self.name}.new", self.size, self.directory)  # a name that no Agent can have
+        try:
+            outbox.copy_to(fresh)
+        except BaseException:
+            fresh.remove()
+            fresh.close()
+            raise
+        made = fresh.path
+        fresh.name, fresh.path = self.name, self.path
+        try:
+            os.link(made, self.path)  # unlike rename, it never takes another one's place
+        except FileExistsError:
+            outbox.go_on_in(self)
+            fresh.close()
+            raise running(self.name, _holder(self.path), self.path) from None
+        finally:
+            os.unlink(made)
+        self.close()
+        return fresh
 
     def set_aside(self) -> str:
         """Rename what is here out of the way, its bytes kept, so that a new outbox can be made; returns the new path."""
@@ -140,10 +160,13 @@ class Segment:
         os.close(self._fd)
 
 
-def running(name: str, pid: int, path: str) -> AgentRunning:
-    """What to say of an Agent of this name that holds `path`; its pid is 0 where it is not known."""
-    holder = f"process {pid}" if pid else "another process"
-    return AgentRunning(f"an Agent named {name!r} runs already: {holder} holds {path}; give this one another name (--agent)")
+def _holder(path: str) -> int:
+    """The process that wrote itself down in the outbox `path`; 0 where there is none."""
+    try:
+        with open(path, "rb") as file:
+            return int.from_bytes(file.read(16)[12:], "little")
+    except OSError:
+        return 0
 
 
 def open_outbox(

@@ -21,14 +21,14 @@ from twisted.python.failure import Failure
 from taba.agent.discover import Rings, sweep_slots
 from taba.agent.dispatch import Dispatch
 from taba.agent.forward import Forwarder, client_over, connection_pool
-from taba.agent.history import History
+from taba.agent.home import CannotOpen, Home
 from taba.agent.http import Routes
 from taba.agent.keeper import Keeper
+from taba.agent.locks import AgentRunning
 from taba.agent.options import Options
-from taba.agent.outbox import OtherVersion, OutboxCorrupt, OutboxFull
+from taba.agent.outbox import OutboxCorrupt, OutboxFull
 from taba.agent.pump import TICK_SECONDS, RingPump
-from taba.agent.segment import SHM, AgentRunning, open_outbox
-from taba.agent.spool import Spool
+from taba.agent.segment import SHM
 from taba.agent.status import describe
 from taba.bounds import MAX_BUCKETS
 from taba.clocks import make_monotonic
@@ -72,6 +72,8 @@ class AgentService(service.Service):
         self._random = random.SystemRandom()
         self._problems: list[str] = []
         self._loop_problem: str | None = None
+        self._name_problem: str | None = None
+        self._is_ending = False
         self._port: Any = None
         self._call: Any = None
         self._next_keep = self._next_sweep = 0.0
@@ -81,27 +83,22 @@ class AgentService(service.Service):
     def startService(self) -> None:
         super().startService()
         try:
-            outbox, self._segment, problem = open_outbox(self.agent, lambda: os.urandom(16), self._outbox_bytes, self._shm)
-        except (AgentRunning, OtherVersion) as error:
+            self._home = Home(self.agent, self._directory, self._spool_bytes, self._outbox_bytes, self._shm, lambda: os.urandom(16))
+        except CannotOpen as error:
             raise self._exit(f"{error}") from None
-        except (OSError, OutboxFull) as error:
-            raise self._exit(f"no shared memory for the outbox: {error}; make room there") from None
-        if problem:
-            self._problems.append(problem)
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            spool = Spool(str(self._directory / f"{self.agent}.spool"), self._spool_bytes)
-            history = History(str(self._directory / f"{self.agent}.history"))
-        except (OSError, sqlite3.Error) as error:
-            raise self._exit(f"--spool: {str(self._directory)!r}: takes a directory to write in: {error}") from None
-        except OtherVersion as error:
-            raise self._exit(f"{error}") from None
-        if spool.problem:
-            self._problems.append(spool.problem)
+            self._start(self._home)
+        except BaseException:
+            self._home.abandon()
+            raise
+
+    def _start(self, home: Home) -> None:
+        self._problems += home.problems
         _raise_descriptor_limit()
         self._began, self._began_unix = self._reactor.seconds(), self.unix_now()
-        self.keeper = Keeper(outbox, spool, history, lambda: os.urandom(16), self._began, self._began_unix)
+        self.keeper = Keeper(home.outbox, home.spool, home.history, lambda: os.urandom(16), self._began, self._began_unix)
         self.keeper.recover(self._began)
+        self.keeper.before_publish = self._keep_name
         self.rings = Rings(self.agent, self._shm)
         self.pump = RingPump(self.keeper, self.rings)
         self._buckets_path = self._directory / f"{self.agent}.buckets"
@@ -135,11 +132,12 @@ class AgentService(service.Service):
                 while self.pump.drain(*self._clock()):  # what is in the rings is safe in the outbox for the next start
                     pass
             self.keeper.settle_totals()
+            if self._name_problem is not None:
+                self.keeper.spool_all(*self._clock())
         except (OSError, sqlite3.Error, OutboxCorrupt):
             log.failure("the last drain failed")
-        self.keeper.spool.close()
-        self.keeper.history.close()
-        self._segment.close()
+        self.rings.close()
+        self._home.close()
 
     def stopService(self) -> defer.Deferred[None]:
         super().stopService()
@@ -173,6 +171,9 @@ class AgentService(service.Service):
         delay = TICK_SECONDS
         try:
             now, unix_now = self._reactor.seconds(), self.steady_now()
+            self._keep_name()
+            if self._name_problem is not None:
+                self.keeper.spool_all(now, unix_now)  # what lies in memory that nobody finds again
             delay = self.pump.tick(now, unix_now)
             if now >= self._next_keep:
                 self._next_keep = now + KEEP_SECONDS
@@ -184,12 +185,33 @@ class AgentService(service.Service):
             else:
                 self.forwarder.pump()
             self._loop_problem = None
+            if self._is_ending and self.pump.hand_over() and not self.keeper.holds_any:
+                log.critical("taba-agent: {problem}; all that it held is in the spool: it ends", problem=self._name_problem)
+                self._end()
+                return
         except Exception as error:  # a full disk, a segment cut short: shown, and tried again; the rest works on
             if self._loop_problem is None:
                 log.failure("a step of the Agent's loop failed")
             self._loop_problem = _sentence(error)
             delay = 1.0
         self._call = self._reactor.callLater(delay, self._tick)
+
+    def _keep_name(self) -> None:
+        """Before anything is published: the outbox is where the next Agent of this name finds it, or this one ends."""
+        if self._is_ending:
+            return
+        try:
+            if self._home.keep_name():
+                log.warn("the outbox {path} had been removed: it is made anew, with all that it held", path=self._home.segment.path)
+            self._name_problem = None
+        except AgentRunning as error:
+            self._name_problem, self._is_ending = f"{error}", True
+        except (OSError, OutboxFull) as error:
+            path, reason = self._home.segment.path, _sentence(error)
+            self._name_problem = f"{path} was removed and cannot be made anew ({reason}): all goes through the spool; make room there"
+
+    def _end(self) -> None:
+        self._reactor.stop()
 
     def _on_buckets(self, buckets: int) -> None:
         if self.pump.buckets is not None and self.pump.buckets != buckets:
@@ -209,8 +231,8 @@ class AgentService(service.Service):
     def problems(self) -> list[str]:
         """What somebody should look at, in sentences."""
         found = [*self._problems, *self.rings.problems.values()]
-        if not self._segment.is_there:
-            found.append(f"{self._segment.path} was removed: what is not acknowledged yet would not outlive this Agent; restart it")
+        if self._name_problem:
+            found.append(self._name_problem)
         if self._loop_problem:
             found.append(f"a step of the Agent's loop failed and is tried again every second: {self._loop_problem}")
         found += [f"Server {server.url}: {server.problem}" for server in self.dispatch.servers.values() if server.problem]

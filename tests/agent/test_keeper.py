@@ -69,15 +69,21 @@ class StepSpool(Spool):
 class World:
     """A host with rings, a small outbox and a spool, and Agents that come and go; a Server that does what a test wants."""
 
-    def __init__(self, directory: str, spool_bytes: int = 1 << 30, outbox_bytes: int = 512 * 1024):
+    def __init__(
+        self, directory: str, spool_bytes: int = 1 << 30, outbox_bytes: int = 512 * 1024, segment: tuple[Outbox, str] | None = None
+    ):
         self.directory = directory
+        self.outbox: Outbox | None = None
+        self.shm = directory
+        if segment is not None:
+            self.outbox, self.shm = segment
         self.spool_bytes = spool_bytes
         self.store = Store()
         self.refuse: Callable[[BatchId], bool] = lambda id: False
         self.memory = Memory(outbox_bytes)
         Outbox.format(self.memory, b"i" * 16)
         self.now = 0.0
-        self.producers = [Producer(AGENT, f"web/{number}", 65_536, directory) for number in range(2)]
+        self.producers = [Producer(AGENT, f"web/{number}", 65_536, self.shm) for number in range(2)]
         self.recorded = 0
         self.streams = 0
         self.refused: dict[BatchId, int] = {}  # events of what the Server refused at last
@@ -88,10 +94,10 @@ class World:
         self.spool = StepSpool(os.path.join(self.directory, "spool"), self.spool_bytes)
         self.spool.memory = self.memory
         self.history = History(os.path.join(self.directory, "history"))
-        self.keeper = Keeper(Outbox(self.memory), self.spool, self.history, self._stream, self.now, self.now)
+        self.keeper = Keeper(self.outbox or Outbox(self.memory), self.spool, self.history, self._stream, self.now, self.now)
         self.keeper.recover(self.now)
         self.dispatch = Dispatch(self.keeper, ["http://127.0.0.1:8280"], Random(1))
-        self.rings = Rings(AGENT, self.directory)
+        self.rings = Rings(AGENT, self.shm)
         self.pump = RingPump(self.keeper, self.rings)
         self.pump.set_buckets(BUCKETS, self.now)
 

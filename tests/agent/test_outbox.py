@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from taba.agent.locks import AgentRunning
 from taba.agent.outbox import (
     MIN_OUTBOX_BYTES,
     PAGE,
@@ -24,7 +25,7 @@ from taba.agent.outbox import (
     Table,
     group_bytes,
 )
-from taba.agent.segment import AgentRunning, open_outbox
+from taba.agent.segment import open_outbox
 from taba.batch import BatchId
 
 SIZE = 512 * 1024

@@ -61,11 +61,8 @@ class ServiceTests(TestCase):
         service.forwarder.stop()
         self.addCleanup(service._pool.closeCachedConnections)
         self.addCleanup(service._port.stopListening)
-        for ring in service.rings.open.values():
-            ring.close()
-        service.keeper.spool.close()
-        service.keeper.history.close()
-        service._segment.close()
+        service.rings.close()
+        service._home.close()
 
     def producer(self, client: str = "web/1", size: int = 65_536) -> Producer:
         producer = Producer(self.agent, client, size)
@@ -148,11 +145,86 @@ class ServiceTests(TestCase):
         await self.until(lambda: self.server.store.folded == 2)
         self.assertEqual(dict(service.keeper.totals()), {})
 
-    async def test_an_outbox_that_somebody_removed_is_a_problem_that_is_said(self) -> None:
+    async def test_an_outbox_that_somebody_removed_is_made_anew_with_all_that_it_held(self) -> None:
+        producer = self.producer()
+        self.server.verdict = lambda follows, content: Verdict(codec.LATER, 30.0)
         service = self.start()
+        producer.record(producer.tab("bids_won"), 1.0)
+        await self.recorded(service, 1)
+        path = f"/dev/shm/taba-agent.{self.agent}"
+        os.unlink(path)
+        producer.record(producer.tab("bids_won"), 2.0)
+        await self.recorded(service, 2)
+        self.assertTrue(os.path.exists(path))
+        self.assertEqual((await self.ask(service, "GET", "/v1/status"))[1]["problems"], [])
+        self.kill(service)
+        self.server.verdict = None
+        service = self.start()
+        await self.until(lambda: self.server.store.folded == 2)
+        self.assertEqual((service.keeper.recorded, os.listdir("/dev/shm").count(f"taba-agent.{self.agent}.new")), (2, 0))
+
+    async def test_a_second_agent_reads_no_ring_of_the_first_and_says_who_holds_them_whatever_a_cleaner_removes(self) -> None:
+        producer = self.producer()
+        tab = producer.tab("bids_won")
+        first_spool = self.spool
+        first = self.start()
+        for _ in range(100):
+            producer.record(tab, 1.0)
+        await self.until(lambda: self.server.store.folded == 100)
+        self.server.verdict = lambda follows, content: Verdict(codec.LATER, 0.05)
+        for _ in range(100):
+            producer.record(tab, 1.0)
+        await self.recorded(first, 200)
+        first._call.cancel()  # stopped, as SIGSTOP does
         os.unlink(f"/dev/shm/taba-agent.{self.agent}")
-        _, content = await self.ask(service, "GET", "/v1/status")
-        self.assertIn(f"/dev/shm/taba-agent.{self.agent} was removed", str(content["problems"]))
+        for _ in range(100):
+            producer.record(tab, 1.0)
+        self.spool = Path(tempfile.mkdtemp())
+        (self.spool / f"{self.agent}.buckets").write_text("8")
+        second = self.start()
+        await self.until(lambda: second.rings.taken)
+        self.assertEqual((second.rings.taken_by, second.rings.open, second.keeper.recorded), (os.getpid(), {}, 0))
+        ended: list[bool] = []
+        self.patch(first, "_end", lambda: ended.append(True))
+        first._tick()
+        await self.until(lambda: ended)
+        self.assertEqual((first.keeper.holds_any, first.rings.open), (False, {}))
+        await self.stop(first)
+        await self.recorded(second, 100)
+        self.server.verdict = None
+        await self.until(lambda: self.server.store.folded == 200)
+        await self.stop(second)
+        self.spool = first_spool
+        self.start()
+        await self.until(lambda: self.server.store.folded >= 300)
+        await task.deferLater(reactor, 0.3, lambda: None)  # type: ignore[arg-type]
+        self.assertEqual(self.server.store.folded, 300)
+
+    async def test_a_second_agent_on_the_same_spool_ends_though_the_outbox_was_removed(self) -> None:
+        first = self.start()
+        first._call.cancel()
+        os.unlink(f"/dev/shm/taba-agent.{self.agent}")
+        said = io.StringIO()
+        self.patch(sys, "__stderr__", said)
+        self.assertRaises(SystemExit, self.start)
+        self.assertIn(f"process {os.getpid()} holds {self.spool}/{self.agent}.lock", said.getvalue())
+        self.assertFalse(os.path.exists(f"/dev/shm/taba-agent.{self.agent}"))
+        first._tick()
+
+    async def test_an_agent_that_fails_to_start_leaves_nothing_behind(self) -> None:
+        spool = self.spool
+        taken = f"tcp:{self.server.port.getHost().port}:interface=127.0.0.1"
+        self.patch(sys, "__stderr__", io.StringIO())
+        for listen, directory, shm in (
+            (taken, spool / "deep" / "er", "/dev/shm"),
+            ("tcp:0:interface=127.0.0.1", spool / "other", "/dev/shm/no-such-directory"),
+            ("tcp:0:interface=127.0.0.1", Path("/proc/no/such"), "/dev/shm"),
+        ):
+            endpoint = Listen(listen, 0, "127.0.0.1")
+            service = AgentService(reactor, self.agent, [self.server.url], endpoint, directory, 64 << 20, 4 << 20, shm)
+            self.assertRaises(SystemExit, service.startService)
+            self.assertEqual(os.listdir(spool), [])
+            self.assertEqual([name for name in os.listdir("/dev/shm") if self.agent in name], [])
 
     async def test_a_dead_clients_ring_is_drained_counted_and_removed(self) -> None:
         producer = self.producer()

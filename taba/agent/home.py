@@ -1,0 +1,102 @@
+"""What an Agent holds on its host: its name, the outbox, the spool and the history. All of it is opened, or nothing is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+from taba.agent.history import History
+from taba.agent.locks import AgentRunning, NameLock
+from taba.agent.outbox import OtherVersion, OutboxFull
+from taba.agent.segment import open_outbox
+from taba.agent.spool import Spool
+from taba.errors import TabaError
+
+
+class CannotOpen(TabaError):
+    """There can be no Agent here; the one line that says why."""
+
+
+class Home:
+    """The place of the Agent `name`: `directory` for the spool, `shm` for the outbox. Raises CannotOpen.
+
+    `problems` are sentences about what was found broken and set aside.
+    """
+
+    def __init__(self, name: str, directory: Path, spool_bytes: int, outbox_bytes: int, shm: str, new_id: Callable[[], bytes]):
+        self.name = name
+        self._undo: list[Callable[[], object]] = []
+        self.problems: list[str] = []
+        try:
+            try:
+                self._open_directory(directory)
+                self._lock = NameLock(str(directory / f"{name}.lock"), name)
+                self._undo.append(self._lock.close)
+                if self._lock.is_new:
+                    self._undo.append(lambda: os.unlink(self._lock.path))
+                self.spool = self._open_spool(str(directory / f"{name}.spool"), spool_bytes)
+                self.history = self._open_history(str(directory / f"{name}.history"))
+            except (OSError, sqlite3.Error) as error:
+                raise CannotOpen(f"--spool: {str(directory)!r}: takes a directory to write in: {error}") from None
+            try:
+                self.outbox, self.segment, problem = open_outbox(name, new_id, outbox_bytes, shm)
+            except (OSError, OutboxFull) as error:
+                raise CannotOpen(f"no shared memory for the outbox: {error}; make room in {shm}") from None
+            self._undo.append(lambda: self.segment.close())
+            if self.segment.is_fresh:
+                self._undo.append(lambda: self.segment.remove())
+            self.problems += [found for found in (self.spool.problem, problem) if found]
+        except (AgentRunning, OtherVersion) as error:
+            self.abandon()
+            raise CannotOpen(f"{error}") from None
+        except BaseException:
+            self.abandon()
+            raise
+
+    def keep_name(self) -> bool:
+        """Whether the outbox had to be made anew, since its segment was gone.
+
+        Raises AgentRunning when another Agent has the name by now, OutboxFull or OSError when there is no room for a new one:
+        what is held is in memory that goes with this process.
+        """
+        if self.segment.is_there:
+            return False
+        self.segment = self.segment.renew(self.outbox)
+        return True
+
+    def abandon(self) -> None:
+        """Close everything, and remove what was made here: this Agent did not start after all."""
+        for undo in reversed(self._undo):
+            with contextlib.suppress(OSError):  # what cannot be removed is empty
+                undo()
+
+    def close(self) -> None:
+        """Let go of everything; what is held stays for the next Agent."""
+        self.spool.close()
+        self.history.close()
+        self.segment.close()
+        self._lock.close()
+
+    def _open_directory(self, directory: Path) -> None:
+        made = [path for path in (directory, *directory.parents) if not path.exists()]
+        self._undo += [path.rmdir for path in reversed(made)]
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def _open_spool(self, path: str, spool_bytes: int) -> Spool:
+        is_new = not os.path.exists(path)
+        if is_new:
+            self._undo.append(lambda: os.unlink(path))
+        spool = Spool(path, spool_bytes)
+        self._undo.append(spool.close)
+        return spool
+
+    def _open_history(self, path: str) -> History:
+        is_new = not os.path.exists(path)
+        history = History(path)
+        if is_new:
+            self._undo.append(lambda: os.unlink(path))
+        self._undo.append(history.close)
+        return history

@@ -1,0 +1,81 @@
+"""One Agent of a name: what it holds so that a second one keeps away, whatever a cleaner removes.
+
+Three locks: a flock on the outbox (`taba.agent.segment`), one on `<spool>/<name>.lock`, and on each ring that it reads an OFD lock
+on its first byte. (The flock of a ring is its producer's.) Each goes with the process, however that ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+
+from taba.errors import TabaError
+
+_FLOCK = struct.Struct("hhqqi4x")  # struct flock: type, whence, start, length, pid
+MAX_PROCESSES = 65_536  # looked through for the holder of a lock
+
+
+class AgentRunning(TabaError):
+    """Another Agent of this name runs on this host."""
+
+
+def running(name: str, pid: int, path: str) -> AgentRunning:
+    """What to say of an Agent of this name that holds `path`; its pid is 0 where it is not known."""
+    holder = f"process {pid}" if pid else "another process"
+    return AgentRunning(f"an Agent named {name!r} runs already: {holder} holds {path}; give this one another name (--agent)")
+
+
+class NameLock:
+    """The file `path`, locked for as long as this is open. Raises AgentRunning when another process holds it."""
+
+    def __init__(self, path: str, name: str):
+        self.path = path
+        self.is_new = not os.path.exists(path)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            pid = os.pread(self._fd, 20, 0).strip()
+            os.close(self._fd)
+            if error.errno != errno.EWOULDBLOCK:
+                raise
+            raise running(name, int(pid) if pid.isdigit() else 0, path) from None
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def claim_ring(fd: int) -> bool:
+    """Be the one who reads the ring behind this descriptor, which is open for writing, until it is closed; False if another is."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        raise
+    return True
+
+
+def holder_of(path: str) -> int:
+    """The process that holds an OFD lock on the file `path`; 0 where that cannot be seen. Looks through /proc: not for every tick."""
+    try:
+        wanted = os.stat(path)
+        processes = [name for name in os.listdir("/proc") if name.isdigit()][:MAX_PROCESSES]
+    except OSError:
+        return 0
+    for process in processes:
+        try:
+            for descriptor in os.listdir(f"/proc/{process}/fd"):
+                found = os.stat(f"/proc/{process}/fd/{descriptor}")
+                if (found.st_dev, found.st_ino) != (wanted.st_dev, wanted.st_ino):
+                    continue
+                with open(f"/proc/{process}/fdinfo/{descriptor}") as file:
+                    if "OFDLCK" in file.read():
+                        return int(process)
+        except OSError:
+            continue  # another user's, or gone
+    return 0

@@ -1,0 +1,139 @@
+"""What a small or full /dev/shm does, to be run where that is a tmpfs of its own: `python -m tests.agent.small_shm SCENARIO`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from taba.agent.home import CannotOpen, Home
+from taba.agent.outbox import DEFAULT_OUTBOX_BYTES
+from taba.agent.spool import DEFAULT_SPOOL_BYTES
+from tests.agent.test_keeper import AGENT, World
+
+SHM = "/dev/shm"
+RECORD = """
+import sys
+from taba import client
+client.start(sys.argv[1])
+bids, words = client.counter("bids_won"), client.tab("words", type="Buffer")
+for number in range(int(sys.argv[2])):
+    bids.inc()
+    words.record("x" * 100)
+stats = client.stats()
+assert stats["dropped"] == 0, stats
+print(stats["recorded"])
+"""
+
+
+def home(directory: Path) -> Home:
+    return Home(AGENT, directory, DEFAULT_SPOOL_BYTES, DEFAULT_OUTBOX_BYTES, SHM, lambda: os.urandom(16))
+
+
+class Host(World):
+    """A World whose outbox is the real one, as an Agent makes it by default."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp())
+        self.home = home(self.path)
+        super().__init__(str(self.path), segment=(self.home.outbox, SHM))
+
+    def client(self, name: str, events: int) -> None:
+        """A process that records twice so many events, with all defaults, and drops none."""
+        environ = {**os.environ, "TABA_AGENT": AGENT}
+        done = subprocess.run([sys.executable, "-c", RECORD, name, str(events)], env=environ, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        self.recorded += int(done.stdout)
+
+    def free(self) -> int:
+        memory = os.statvfs(SHM)
+        return memory.f_bavail * memory.f_frsize
+
+    def deliver(self) -> None:
+        """Everything is drained, sent and folded, once, and nothing was dropped."""
+        for _ in range(2000):
+            self.tick()
+            self.send()
+            if self.store.folded >= self.recorded and not [name for name in os.listdir(SHM) if name.startswith("taba.")]:
+                break
+        assert (self.store.folded, self.keeper.recorded) == (self.recorded, self.recorded), (self.store.folded, self.recorded)
+        assert not +self.keeper.totals(), self.keeper.totals()
+
+
+def defaults() -> None:
+    """64 MiB, all defaults, the Agent first and no Server: whatever it holds, clients can still record."""
+    host = Host()
+    before = host.free()
+    for number in range(70):
+        host.client(f"web/{number}", 1200)
+        for _ in range(3):
+            host.tick()
+        assert host.free() > 0.7 * before, (host.free(), before)
+    assert host.keeper.moves > 0
+    host.deliver()
+
+
+def tiny() -> None:
+    """2 MiB: rings are small, the outbox has half a MiB, and everything arrives."""
+    host = Host()
+    for number in range(40):
+        host.client(f"web/{number}", 300)
+        host.tick()
+    assert host.keeper.moves > 0
+    host.deliver()
+
+
+def full() -> None:
+    """Full while it runs: what is in rings goes through the spool, and the outbox is used again when there is room."""
+    host = Host()
+    host.client("web/1", 300)
+    host.tick()
+    producer = host.producers[0]
+    filler = os.open(f"{SHM}/filler", os.O_RDWR | os.O_CREAT)
+    os.posix_fallocate(filler, 0, host.free())
+    assert host.free() == 0
+    for value in range(3000):
+        producer.record(producer.tab("bids_won"), float(value))
+        host.recorded += 1
+        if value % 500 == 0:
+            host.tick()
+    host.tick()
+    assert host.keeper._spooled_stream is not None
+    host.die()
+    host.home.close()
+    host.home = home(host.path)
+    host.outbox = host.home.outbox
+    host.born()
+    host.tick()
+    os.ftruncate(filler, 0)
+    producer.record(producer.tab("bids_won"), 0.0)
+    host.recorded += 1
+    host.tick()
+    assert host.keeper.holds_any
+    for other in host.producers:
+        other.die()
+    host.deliver()
+
+
+def none() -> None:
+    """Full before the start: one line, and nothing is left behind."""
+    filler = os.open(f"{SHM}/filler", os.O_RDWR | os.O_CREAT)
+    memory = os.statvfs(SHM)
+    os.posix_fallocate(filler, 0, memory.f_bavail * memory.f_frsize - 8192)
+    directory = Path(tempfile.mkdtemp())
+    try:
+        home(directory)
+    except CannotOpen as error:
+        assert "no shared memory for the outbox" in str(error) and "make room in /dev/shm" in str(error), error
+    else:
+        raise AssertionError("an outbox without memory")
+    assert (os.listdir(directory), os.listdir(SHM)) == ([], ["filler"])
+
+
+SCENARIOS: dict[str, Callable[[], None]] = {"defaults": defaults, "tiny": tiny, "full": full, "none": none}
+
+if __name__ == "__main__":
+    SCENARIOS[sys.argv[1]]()

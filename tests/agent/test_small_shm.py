@@ -1,0 +1,33 @@
+"""A small and a full /dev/shm, each a tmpfs of its own in a mount namespace of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+ROOT = Path(__file__).parents[2]
+
+
+class SmallMemory(SynchronousTestCase):
+    def run_in(self, size: str, scenario: str) -> None:
+        mount = f"mount -t tmpfs -o size={size} tmpfs /dev/shm && exec {sys.executable} -m tests.agent.small_shm {scenario}"
+        alone = ["unshare", "-m"] if os.getuid() == 0 else ["unshare", "-Urm"]  # needs util-linux, and root or user namespaces
+        environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run([*alone, "sh", "-c", mount], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=300)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+
+    def test_with_64_mib_and_all_defaults_clients_can_record_whatever_the_agent_holds(self) -> None:
+        self.run_in("64m", "defaults")
+
+    def test_with_2_mib_everything_arrives(self) -> None:
+        self.run_in("2m", "tiny")
+
+    def test_full_while_it_runs_what_is_fresh_goes_through_the_spool_and_counts_once(self) -> None:
+        self.run_in("2m", "full")
+
+    def test_full_before_the_start_it_ends_with_one_line_and_leaves_nothing_behind(self) -> None:
+        self.run_in("2m", "none")
