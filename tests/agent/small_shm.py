@@ -80,7 +80,7 @@ def tiny() -> None:
     """2 MiB: rings are small, the outbox has half a MiB, and everything arrives."""
     host = Host()
     for number in range(40):
-        host.client(f"web/{number}", 300)
+        host.client(f"web/{number}", 80)
         host.tick()
     assert host.keeper.moves > 0
     host.deliver()
@@ -89,7 +89,7 @@ def tiny() -> None:
 def full() -> None:
     """Full while it runs: what is in rings goes through the spool, and the outbox is used again when there is room."""
     host = Host()
-    host.client("web/1", 300)
+    host.client("web/1", 80)
     host.tick()
     producer = host.producers[0]
     filler = os.open(f"{SHM}/filler", os.O_RDWR | os.O_CREAT)
