@@ -1,8 +1,8 @@
 """HTTP as Server and Agent speak it: requests in, JSON or text out, nothing for strangers. What a peer may hold: `taba.connections`.
 
-Each route names the kind of token that it takes; one that names none takes an administrator's. Browsers reach loopback from any page,
-so on loopback a foreign Host (DNS rebinding) or Origin (cross-site request) is refused; and a request that changes something has the very
-Origin that it asks, or none: other programs of this host serve pages, too.
+What a route takes and who may ask it is defined in a table (`taba.routes`). Browsers reach loopback from any page, so on loopback a
+foreign Host (DNS rebinding) or Origin (cross-site request) is refused; and a request that changes something has the very Origin that it
+asks, or none: other programs of this host serve pages, too.
 """
 
 from __future__ import annotations
@@ -11,22 +11,28 @@ import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, NamedTuple, cast
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from twisted.internet import defer
+from twisted.internet.interfaces import IPushProducer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import http, resource, server
+from zope.interface import implementer
 
-from taba.bounds import MAX_ENVELOPE_BYTES
+from taba.bounds import MAX_ENVELOPE_BYTES, KiB
 from taba.errors import MalformedBatch, StoreUnavailable
 from taba.guard import FAILED_SECONDS, Guard, Refused
 from taba.options import is_loopback
-from taba.tokens import ADMIN, ANY, EVERYTHING, Grant
+from taba.routes import Found, Route, Table
+from taba.tokens import ANY, EVERYTHING, Grant
 
 MAX_BODY_BYTES = MAX_ENVELOPE_BYTES  # the largest thing that anyone may send, after decompression
+MAX_FORM_FIELDS = 100  # of a form; a login has one
+MAX_STREAMS = 32  # answers that are being sent slice by slice at once
+SLICE_BYTES = 64 * KiB  # of such an answer, written at a time: what a peer that does not read may cost
 
 log = Logger()
 
@@ -40,7 +46,11 @@ class HTTPError(Exception):
 
 
 class Answer(NamedTuple):
-    """What a route gives back: JSON-able `content`, or bytes with a `content_type`; `text` is its rendering for people."""
+    """What a route gives back; `text` is its rendering for people.
+
+    `content` is what JSON can say, or with a `content_type` bytes, or an asynchronous iterator of bytes: a stream, of which the next slice
+    is made only when the peer has taken enough of those before.
+    """
 
     content: Any
     status: int = 200
@@ -52,7 +62,7 @@ class Answer(NamedTuple):
 class Call:
     """One request, as routes see it."""
 
-    def __init__(self, request: http.Request, grant: Grant = EVERYTHING):
+    def __init__(self, request: http.Request, grant: Grant = EVERYTHING, found: Found | None = None):
         self._request = request
         self.grant = grant  # what whoever asks may do
         self.arguments: dict[str, list[str]] = {}
@@ -64,6 +74,22 @@ class Call:
                 self.arguments[key.decode()] = [value.decode() for value in values]
             except UnicodeDecodeError:
                 raise HTTPError(400, "bad_request", "the query is not UTF-8") from None
+        self.values: dict[str, Any] = {} if found is None else self._read(*found)
+        """The parameters that the route defines, by name, as `Parameter.read` gives them."""
+
+    def _read(self, route: Route, in_path: Mapping[str, str]) -> dict[str, Any]:
+        in_query = [parameter for parameter in route.parameters if parameter.name not in in_path]
+        unknown = sorted(set(self.arguments) - {parameter.name for parameter in in_query})
+        if unknown:
+            takes = ", ".join(parameter.name for parameter in in_query) or "none"
+            raise HTTPError(400, "bad_request", f"no parameter {unknown[0][:100]!r} here; there are: {takes}")
+        try:
+            return {
+                parameter.name: parameter.read([in_path[parameter.name]] if parameter.name in in_path else self.many(parameter.name))
+                for parameter in route.parameters
+            }
+        except ValueError as error:
+            raise HTTPError(400, "bad_request", str(error)) from None
 
     def header(self, name: str) -> str | None:
         """The last value of a header, or None."""
@@ -72,20 +98,6 @@ class Call:
     def many(self, name: str) -> list[str]:
         """All values of a repeatable parameter."""
         return self.arguments.get(name, [])
-
-    def one(self, name: str) -> str | None:
-        """The value of a parameter that may stand once. Raises HTTPError 400 where it stands more often."""
-        values = self.many(name)
-        if len(values) > 1:
-            raise HTTPError(400, "bad_request", f"{name}= stands {len(values)} times; once at most")
-        return values[0] if values else None
-
-    def only(self, *names: str) -> None:
-        """Raises HTTPError 400 for a parameter that is none of `names`: a filter that is misspelt must not match everything."""
-        unknown = sorted(set(self.arguments) - set(names))
-        if unknown:
-            takes = ", ".join(names) or "none"
-            raise HTTPError(400, "bad_request", f"no parameter {unknown[0]!r} here; there are: {takes}")
 
     def body(self) -> bytes:
         """The body, decompressed (gzip or deflate). Raises HTTPError 400, 413 or 415."""
@@ -115,6 +127,19 @@ class Call:
         except (ValueError, RecursionError) as error:
             raise HTTPError(400, "bad_request", f"the body is not JSON: {error}"[:200]) from None
 
+    def form(self) -> dict[str, str]:
+        """The body as a form: each field once. Raises HTTPError 400."""
+        try:
+            pairs = parse_qsl(
+                self.body().decode(), keep_blank_values=True, strict_parsing=True, max_num_fields=MAX_FORM_FIELDS, errors="strict"
+            )
+        except ValueError as error:  # UnicodeDecodeError is one
+            raise HTTPError(400, "bad_request", f"the body is no form: {error}"[:200]) from None
+        fields = dict(pairs)
+        if len(fields) < len(pairs):
+            raise HTTPError(400, "bad_request", "a field of the form stands more than once")
+        return fields
+
     @property
     def wants_text(self) -> bool:
         """Whether `Accept` asks for text rather than JSON."""
@@ -136,31 +161,18 @@ def _quality(accept: str, kind: str) -> float:
     return quality
 
 
-Route = Callable[[Call], Awaitable[Answer]]
-
-
 class Api(resource.Resource):
-    """The routes of a service: (method, path) → coroutine function of a Call that gives an Answer.
-
-    `kinds` says which kind of token each takes, `guard` who has one; without a guard everybody may ask everything.
-    """
+    """The routes of a service. `guard` says who may ask what; without one everybody may ask everything."""
 
     isLeaf = True
 
-    def __init__(
-        self,
-        routes: Mapping[tuple[str, str], Route],
-        kinds: Mapping[tuple[str, str], str] | None = None,
-        guard: Guard | None = None,
-    ):
+    def __init__(self, routes: Iterable[Route], guard: Guard | None = None):
         super().__init__()
-        self.routes = dict(routes)
+        self.table = Table(routes)
         self.guard = guard
         self.errors: Counter[str] = Counter()  # of this program, by route and kind: the log has the first of each
-        self._kinds = dict(kinds or {})
-        self.methods: dict[str, list[str]] = {}
-        for method, path in self.routes:
-            self.methods.setdefault(path, []).append(method)
+        self.streams = 0
+        """Answers that are being streamed."""
 
     def render(self, request: server.Request) -> int:
         answering = defer.ensureDeferred(self._answer(request))
@@ -171,13 +183,20 @@ class Api(resource.Resource):
 
     async def _answer(self, request: Any) -> None:
         text = False
+        path = request.path.decode("ascii", "replace")
+        method = request.method.decode("ascii", "replace")
+        found = self.table.find(method, path)
         try:
-            path = request.path.decode("ascii", "replace")
-            method = request.method.decode("ascii", "replace")
             _check_origin(request)
-            call = Call(request, self._admit(request, method, path))
+            grant = self._admit(request, found)
+            if found is None:
+                raise self._missed(path)
+            call = Call(request, grant, found)
             text = call.wants_text
-            answer = await self._route(method, path)(call)
+            answer = await found.route.serve(call)
+            if isinstance(answer.content, AsyncIterator):
+                await self._stream(request, answer)
+                return
         except HTTPError as error:
             answer = refusal(error)
         except Refused as error:
@@ -193,31 +212,84 @@ class Api(resource.Resource):
         except Exception:
             # one request's fault must not be the service's: the log has the traceback, the peer the fact
             failure = Failure()
-            where = f"{method} {path if path in self.methods else '(elsewhere)'}: {type(failure.value).__name__}"
-            self.errors[where] += 1
-            if self.errors[where] == 1:  # no peer fills the log
-                log.failure("{where}", failure=failure, where=where)
+            self._note_bug(failure, found)
             answer = refusal(HTTPError(500, "internal", f"{type(failure.value).__name__}; the service's log says more"))
         _send(request, answer, text)
 
-    def _admit(self, request: Any, method: str, path: str) -> Grant:
+    def _note_bug(self, failure: Failure, found: Found | None) -> None:
+        where = f"{found.route.method} {found.route.path}" if found is not None else "elsewhere"
+        where = f"{where}: {type(failure.value).__name__}"
+        self.errors[where] += 1
+        if self.errors[where] == 1:  # no peer fills the log
+            log.failure("{where}", failure=failure, where=where)
+
+    async def _stream(self, request: Any, answer: Answer) -> None:
+        """Send slice after slice, as the peer takes them. What fails before the first is an answer, later ones cut the connection."""
+        if self.streams >= MAX_STREAMS:
+            raise HTTPError(503, "full", f"{MAX_STREAMS} large answers are being sent; try again in a moment", {"retry-after": "1"})
+        self.streams += 1
+        try:
+            slices = answer.content
+            first = await anext(slices, b"")
+            _begin(request, answer, answer.content_type)
+            if request.method == b"HEAD":
+                request.channel.answering(request, 0)
+            else:
+                gate = Gate()
+                request.registerProducer(gate, True)
+                try:
+                    await _send_slices(request, first, slices, gate)
+                except Exception:
+                    self._note_bug(Failure(), None)
+                    request.channel.cut()  # so that nobody takes what came for the whole
+                    return
+                finally:
+                    request.unregisterProducer()
+            request.finish()
+        finally:
+            self.streams -= 1
+
+    def _admit(self, request: Any, found: Found | None) -> Grant:
         """What whoever asks may do. Raises Refused where that is not this."""
-        wanted = self._kinds.get(("GET" if method == "HEAD" else method, path), ADMIN) if path in self.methods else ANY
+        wanted = ANY if found is None else found.route.token
         if self.guard is None or not self.guard.needs_token(wanted):
             return EVERYTHING
         grant: Grant = request.identify()
         self.guard.admit(grant, wanted)
         return grant
 
-    def _route(self, method: str, path: str) -> Route:
-        methods = self.methods.get(path)
-        if methods is None:
-            raise HTTPError(404, "not_found", f"nothing at {path[:200]}")
-        route: Route | None = self.routes.get(("GET" if method == "HEAD" else method, path))
-        if route is None:
-            allowed = ", ".join(sorted({*methods, "HEAD"} if "GET" in methods else methods))
-            raise HTTPError(405, "method_not_allowed", f"{path} takes {allowed}", {"allow": allowed})
-        return route
+    def _missed(self, path: str) -> HTTPError:
+        methods = self.table.methods(path)
+        if not methods:
+            return HTTPError(404, "not_found", f"nothing at {path[:200]}")
+        allowed = ", ".join(methods)
+        return HTTPError(405, "method_not_allowed", f"{path[:200]} takes {allowed}", {"allow": allowed})
+
+
+@implementer(IPushProducer)
+class Gate:
+    """Shut while a peer has more to take than its transport will hold; whoever streams passes it between two slices."""
+
+    def __init__(self) -> None:
+        self._shut: defer.Deferred[None] | None = None
+
+    def pauseProducing(self) -> None:
+        """Shut it."""
+        if self._shut is None:
+            self._shut = defer.Deferred()
+
+    def resumeProducing(self) -> None:
+        """Open it."""
+        shut, self._shut = self._shut, None
+        if shut is not None and not shut.called:
+            shut.callback(None)
+
+    stopProducing = resumeProducing  # the connection is gone: whoever waits is cancelled for that
+
+    async def passed(self) -> None:
+        """Wait until it is open."""
+        while self._shut is not None:
+            await self._shut
 
 
 def refused(error: Refused) -> HTTPError:
@@ -237,17 +309,32 @@ def _send(request: Any, answer: Answer, text: bool) -> None:
         content, content_type = answer.content, answer.content_type
     else:
         content, content_type = json.dumps(answer.content, ensure_ascii=False, allow_nan=False).encode() + b"\n", "application/json"
-    request.setResponseCode(answer.status)
-    for name, value in answer.headers.items():
-        request.setHeader(name, value)
-    request.setHeader("content-type", content_type)
+    _begin(request, answer, content_type)
     request.setHeader("content-length", str(len(content)))
-    request.setHeader("cache-control", "no-store")
-    request.setHeader("x-content-type-options", "nosniff")
     request.channel.answering(request, len(content))
     if request.method != b"HEAD":
         request.write(content)
     request.finish()
+
+
+def _begin(request: Any, answer: Answer, content_type: str) -> None:
+    request.setResponseCode(answer.status)
+    for name, value in answer.headers.items():
+        request.setHeader(name, value)
+    request.setHeader("content-type", content_type)
+    request.setHeader("cache-control", "no-store")
+    request.setHeader("x-content-type-options", "nosniff")
+
+
+async def _send_slices(request: Any, first: bytes, slices: AsyncIterator[bytes], gate: Gate) -> None:
+    content: bytes | None = first
+    while content is not None:
+        for start in range(0, len(content), SLICE_BYTES):
+            part = content[start : start + SLICE_BYTES]
+            request.channel.answering(request, len(part))  # so long has the peer for these
+            request.write(part)
+            await gate.passed()
+        content = await anext(slices, None)
 
 
 def _check_origin(request: server.Request) -> None:

@@ -13,6 +13,8 @@ from twisted.trial.unittest import TestCase
 
 from taba import connections
 from taba.errors import MalformedBatch, StoreUnavailable
+from taba.routes import Parameter, Route, Serve
+from taba.tokens import ADMIN, OPEN, READ, WRITE
 from taba.web import Answer, Api, Call, HTTPError
 
 LIMIT = 1000
@@ -23,8 +25,7 @@ async def echo(call: Call) -> Answer:
 
 
 async def picky(call: Call) -> Answer:
-    call.only("name", "other")
-    return Answer(call.one("name"))
+    return Answer(call.values["name"])
 
 
 async def posted(call: Call) -> Answer:
@@ -38,16 +39,23 @@ def raising(error: Exception) -> Callable[[Call], Any]:
     return route
 
 
-ROUTES = {
-    ("GET", "/echo"): echo,
-    ("POST", "/echo"): echo,
-    ("GET", "/picky"): picky,
-    ("POST", "/json"): posted,
-    ("GET", "/malformed"): raising(MalformedBatch("bad")),
-    ("GET", "/store"): raising(StoreUnavailable("away")),
-    ("GET", "/bug"): raising(KeyError("x")),
-    ("GET", "/teapot"): raising(HTTPError(418, "teapot", "short and stout")),
-}
+LETTERS = tuple(Parameter(name, "Any text.", repeatable=True) for name in "ab")
+
+
+def route(method: str, path: str, serve: Serve, *parameters: Parameter, token: str = ADMIN) -> Route:
+    return Route(method, path, serve, "", token, parameters)
+
+
+ROUTES = [
+    route("GET", "/echo", echo, *LETTERS, token=READ),
+    route("POST", "/echo", echo, *LETTERS, token=WRITE),
+    route("GET", "/picky", picky, Parameter("name", ""), Parameter("other", "")),
+    route("POST", "/json", posted, token=WRITE),
+    route("GET", "/malformed", raising(MalformedBatch("bad"))),
+    route("GET", "/store", raising(StoreUnavailable("away"))),
+    route("GET", "/bug", raising(KeyError("x"))),
+    route("GET", "/teapot", raising(HTTPError(418, "teapot", "short and stout")), token=OPEN),
+]
 
 
 class Served(TestCase):
@@ -58,6 +66,7 @@ class Served(TestCase):
 
     def serve(self, api: Api) -> None:
         """Have these routes answer at `port`."""
+        self.api = api
         self.site = connections.make_site(api, LIMIT)
         port = reactor.listenTCP(0, self.site, interface="127.0.0.1")  # type: ignore[attr-defined]
         self.port = port.getHost().port
@@ -96,12 +105,16 @@ class Served(TestCase):
         self.addCleanup(connection.close)
         return connection
 
+    async def wait(self, seconds: float) -> None:
+        """Let the reactor go on for so long."""
+        waiting: defer.Deferred[None] = defer.Deferred()
+        reactor.callLater(seconds, waiting.callback, None)  # type: ignore[attr-defined]
+        await waiting
+
     async def until(self, is_so: Callable[[], bool]) -> None:
         """Wait until it is."""
         while not is_so():
-            waiting: defer.Deferred[None] = defer.Deferred()
-            reactor.callLater(0.01, waiting.callback, None)  # type: ignore[attr-defined]
-            await waiting
+            await self.wait(0.01)
 
 
 def read_all(connection: socket.socket, *pieces: bytes) -> bytes:

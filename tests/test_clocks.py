@@ -70,7 +70,7 @@ class Reactors(SynchronousTestCase):
             clock.check()
 
     def test_the_date_of_an_access_log_is_a_date(self) -> None:
-        site = make_site(Api({}))
+        site = make_site(Api([]))
         site.reactor = Clock()
         site.startFactory()
         self.addCleanup(site.stopFactory)

@@ -14,7 +14,7 @@ from twisted.logger import LogLevel, globalLogPublisher
 
 from taba import connections
 from taba.web import Answer, Api, Call
-from tests.sites import LIMIT, ROUTES, Served, read_all
+from tests.sites import LIMIT, ROUTES, Served, read_all, route
 
 GET = b"GET /echo HTTP/1.1\r\nHost: localhost\r\n\r\n"
 LAST = b"GET /echo HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -121,7 +121,7 @@ class Places(Served):
             waiting.append(defer.Deferred())
             return await waiting[-1]
 
-        self.serve(Api({("GET", "/echo"): slow}))
+        self.serve(Api([route("GET", "/echo", slow)]))
         self.patch(connections, "MAX_HALL", 2)
         self.patch(connections, "LOCAL_HALL", 0)
         answers = [self.say(LAST), self.say(LAST)]
@@ -180,7 +180,7 @@ class Places(Served):
         self.patch(connections, "ANSWER_SECONDS", 0.1)
         for request, rate in [(GET, 1e12), (LAST, 1e12)]:
             self.patch(connections, "ANSWER_BYTES_PER_SECOND", rate)
-            self.serve(Api({("GET", "/echo"): large}))
+            self.serve(Api([route("GET", "/echo", large)]))
             connection = self.connect()
             connection.sendall(request)
             await self.until(lambda: bool(self.site.refused))

@@ -6,15 +6,20 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any, cast
 
+from twisted.internet import reactor
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from taba import ring
+from taba.agent.http import Routes as AgentRoutes
 from taba.agent.options import Options as AgentOptions
 from taba.cli.commands import command
 from taba.options import variable_of
 from taba.query import Query
 from taba.server.options import ServerOptions
+from taba.server.service import Server
+from taba.shard import parse_store
 from tests.services import ROOT, Services
 
 DOCUMENTS = sorted(str(path.relative_to(ROOT)) for place in (ROOT, ROOT / "docs") for path in place.glob("*.md"))
@@ -64,6 +69,17 @@ class Completeness(SynchronousTestCase):
         text = REFERENCE.read_text()
         questions = [name for name in vars(Query) if not name.startswith("_") and name != "ask"]
         self.assertEqual([name for name in questions if f"{name}(" not in text], [])
+
+    def test_every_route_and_its_parameters_are_in_the_reference(self) -> None:
+        server = Server(
+            ServerOptions.definitions[0].parse("tcp:0:interface=127.0.0.1"), parse_store("redis://127.0.0.1:1"), None, None, reactor
+        )
+        agent = AgentRoutes(*[cast(Any, None)] * 5)
+        text = REFERENCE.read_text()
+        for route in (*server.site.resource.table.routes, *agent.api().table.routes):  # type: ignore[attr-defined]
+            self.assertIn(f"{route.method} {route.path}", text)
+            for parameter in route.parameters:
+                self.assertIn(f"{parameter.name}=", text, route.path)
 
     def test_every_reason_is_in_operations(self) -> None:
         dead = set()

@@ -13,7 +13,7 @@ from taba.guard import Guard, Refused, TokenFile
 from taba.options import listen
 from taba.tokens import ADMIN, ANY, EVERYTHING, OPEN, READ, WRITE, Grant, line_of, new_token
 from taba.web import Answer, Api, Call
-from tests.sites import ROUTES, Served
+from tests.sites import ROUTES, Served, route
 
 LOCAL = listen("tcp:1:interface=127.0.0.1")
 
@@ -129,9 +129,6 @@ class Guards(SynchronousTestCase):
         self.assertIn("'tcp:80' is reached from other hosts without TLS", problem)
 
 
-KINDS = {("GET", "/echo"): READ, ("POST", "/echo"): WRITE, ("POST", "/json"): WRITE, ("GET", "/teapot"): OPEN, ("GET", "/whose"): ANY}
-
-
 async def whose(call: Call) -> Answer:
     return Answer(call.grant.kind)
 
@@ -140,7 +137,7 @@ class Guarded(Served):
     def setUp(self) -> None:
         self.files = Files(self.mktemp())
         self.guard = Guard(self.files.file, None, LOCAL, Clock().seconds)
-        self.serve(Api({**ROUTES, ("GET", "/whose"): whose}, KINDS, self.guard))
+        self.serve(Api([*ROUTES, route("GET", "/whose", whose, token=ANY)], self.guard))
         for module in (web, connections):
             self.patch(module, "FAILED_SECONDS", 0.01)
         self.patch(connections, "LINGER_SECONDS", 0.05)

@@ -1,10 +1,17 @@
 from __future__ import annotations
 
 import gzip
+import http.client
 import zlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from twisted.internet import defer
 
 from taba import web
-from tests.sites import Served
+from taba.routes import FLAG, Parameter
+from taba.web import Answer, Api, Call
+from tests.sites import Served, route
 
 
 class Answers(Served):
@@ -118,3 +125,102 @@ class Decompression(Served):
                 self.assertEqual(status, 400)
         status, _, _ = await self.ask("POST", "/echo", b"x", Content_Encoding="br")
         self.assertEqual(status, 415)
+
+
+def counted(slices: int, size: int, made: list[int], fails_at: int = -1) -> Any:
+    """A route whose answer is made slice by slice."""
+
+    async def serve(call: Call) -> Answer:
+        async def content() -> AsyncIterator[bytes]:
+            for place in range(slices):
+                if place == fails_at:
+                    raise KeyError("slice")
+                made.append(place)
+                yield b"x" * size
+
+        return Answer(content(), content_type="text/plain")
+
+    return serve
+
+
+class Streams(Served):
+    async def test_slices_come_whole_and_in_order(self) -> None:
+        made: list[int] = []
+        self.serve(Api([route("GET", "/stream", counted(5, 200_000, made)), route("GET", "/nothing", counted(0, 1, made))]))
+        status, content, answer = await self.ask("GET", "/stream")
+        self.assertEqual((status, len(content), answer.getheader("content-length")), (200, 1_000_000, None))
+        self.assertEqual((await self.ask("GET", "/nothing"))[:2], (200, ""))
+        self.assertEqual((await self.ask("HEAD", "/stream"))[:2], (200, ""))
+        await self.until(lambda: self.site.connections == 0)
+        self.assertEqual(self.api.streams, 0)
+
+    async def test_a_peer_that_does_not_read_has_nothing_made_for_it(self) -> None:
+        made: list[int] = []
+        self.serve(Api([route("GET", "/stream", counted(10_000, web.SLICE_BYTES, made))]))
+        connection = self.connect()
+        connection.sendall(b"GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        seen = -1
+        while seen != len(made) or not made:  # until no more is made
+            seen = len(made)
+            await self.wait(0.3)
+        self.assertLess(len(made), 200)  # what the kernel holds for both sides, and little more
+        connection.close()
+        await self.until(lambda: self.site.connections == 0)
+        self.assertEqual(self.api.streams, 0)
+
+    async def test_what_fails_before_the_first_slice_is_an_error_and_later_cuts(self) -> None:
+        self.serve(Api([route("GET", "/first", counted(3, 10, [], 0)), route("GET", "/later", counted(3, 10, [], 1))]))
+        status, content, _ = await self.ask("GET", "/first")
+        self.assertEqual((status, content["error"]), (500, "internal"))
+        with self.assertRaises((http.client.IncompleteRead, ConnectionResetError)):
+            await self.ask("GET", "/later")
+        self.assertEqual(len(self.flushLoggedErrors(KeyError)), 2)
+        self.assertEqual(self.api.streams, 0)
+
+    async def test_as_many_as_the_bound_and_one_past_it(self) -> None:
+        self.patch(web, "MAX_STREAMS", 1)
+        held: list[defer.Deferred[None]] = []
+
+        async def slow(call: Call) -> Answer:
+            async def content() -> AsyncIterator[bytes]:
+                yield b"a"
+                held.append(defer.Deferred())
+                await held[-1]
+                yield b"b"
+
+            return Answer(content(), content_type="text/plain")
+
+        self.serve(Api([route("GET", "/slow", slow)]))
+        first = defer.ensureDeferred(self.ask("GET", "/slow"))
+        await self.until(lambda: bool(held))
+        status, content, _ = await self.ask("GET", "/slow")
+        self.assertEqual((status, content["error"]), (503, "full"))
+        held[0].callback(None)
+        self.assertEqual((await first)[:2], (200, "ab"))
+
+
+class Taking(Served):
+    """Forms and parameters in paths."""
+
+    async def test_a_form_is_read_field_by_field(self) -> None:
+        async def login(call: Call) -> Answer:
+            return Answer(call.form())
+
+        self.serve(Api([route("POST", "/login", login)]))
+        status, content, _ = await self.ask("POST", "/login", b"token=a%20b%26c&next=", Content_Type="application/x-www-form-urlencoded")
+        self.assertEqual((status, content), (200, {"token": "a b&c", "next": ""}))
+        self.assertEqual((await self.ask("POST", "/login", b""))[1], {})
+        for bad in (b"token", b"a=1&a=2", b"a=%ff", b"\xff=1", b"&".join(b"f%d=1" % n for n in range(web.MAX_FORM_FIELDS + 1))):
+            self.assertEqual((await self.ask("POST", "/login", bad))[0], 400, bad)
+
+    async def test_a_part_of_a_path_is_a_parameter(self) -> None:
+        async def board(call: Call) -> Answer:
+            return Answer(call.values)
+
+        name, big = Parameter("name", ""), Parameter("big", "", FLAG)
+        self.serve(Api([route("GET", "/boards/{name}", board, name, big), route("GET", "/boards/all", board)]))
+        self.assertEqual((await self.ask("GET", "/boards/my%20first%2Fone?big=1"))[1], {"name": "my first/one", "big": True})
+        self.assertEqual((await self.ask("GET", "/boards/all"))[1], {})
+        for path, expected in (("/boards/", 404), ("/boards/a/b", 404), ("/boards/%ff", 404), ("/boards/{name}?name=x", 400)):
+            self.assertEqual((await self.ask("GET", path))[0], expected, path)
+        self.assertEqual((await self.ask("PUT", "/boards/x"))[0], 405)

@@ -9,6 +9,8 @@ from taba.agent.posting import post
 from taba.agent.pump import RingPump
 from taba.agent.status import as_text
 from taba.events import read_events, stream_of
+from taba.routes import JSON, Route
+from taba.tokens import OPEN, READ, WRITE
 from taba.web import Answer, Api, Call, HTTPError
 
 
@@ -34,21 +36,19 @@ class Routes:
 
     def api(self) -> Api:
         return Api(
-            {
-                ("GET", "/v1/status"): self.status,
-                ("POST", "/v1/events"): self.events,
-                ("GET", "/healthz"): self.healthz,
-                ("GET", "/readyz"): self.readyz,
-            }
+            [
+                Route("GET", "/v1/status", self.status, "how the Agent does, and what needs a person", READ),
+                Route("POST", "/v1/events", self.events, '{"accepted": n, "rejected": [{"index", "reason"}, …]}', WRITE, body=JSON),
+                Route("GET", "/healthz", self.healthz, "200 while the process runs", OPEN),
+                Route("GET", "/readyz", self.readyz, "200 only while it can do its work", OPEN),
+            ]
         )
 
     async def status(self, call: Call) -> Answer:
-        call.only()
         content = self._status()
         return Answer(content, text=lambda: as_text(content))
 
     async def events(self, call: Call) -> Answer:
-        call.only()
         key = call.header("idempotency-key")
         buckets = self._pump.buckets
         if buckets is None:

@@ -25,7 +25,8 @@ from taba.batch import (
 from taba.errors import MalformedBatch, StoreUnavailable
 from taba.events import LOT_BYTES, read_events, stream_of
 from taba.handlers.lookup import Lookup, shown
-from taba.server.ask.filters import MAX_FILTERS, PARAMETERS, Filter, make_filter
+from taba.routes import FLAG, JSON, MSGPACK, WHOLE, Parameter, Route, Serve
+from taba.server.ask.filters import MAX_FILTERS, Filter, make_filter
 from taba.server.ask.query import Aggregated, Query, QueryRefused, Unanswered
 from taba.server.fold.cycle import Waiting
 from taba.server.fold.ingest import AWAY_SECONDS, Ingest
@@ -33,11 +34,32 @@ from taba.server.keep.deleting import delete_clients, delete_tabs
 from taba.server.keep.jobs import JobConflict, Jobs, UnknownJob
 from taba.server.status import Presence, Status
 from taba.shard import Router
-from taba.web import Answer, Call, HTTPError, Route
+from taba.tokens import ADMIN, ANY, OPEN, READ, WRITE
+from taba.web import Answer, Call, HTTPError
 
 POST_SECONDS = 5.0  # for posted events to be folded; the poster waits
 DEAD_LETTERS = 1000  # shown when nobody says how many
 MOST_DEAD_LETTERS = 10_000
+
+
+FILTERS = (
+    Parameter("name", "A Tab's name, exactly.", repeatable=True, most=MAX_FILTERS),
+    Parameter("client", "A Client's id, exactly.", repeatable=True, most=MAX_FILTERS),
+    Parameter("match", "A regular expression that a Tab's whole name matches."),
+    Parameter("client_match", "A regular expression that a Client's whole id matches."),
+    Parameter("label", "key:value of a label that a Tab has.", repeatable=True, most=MAX_FILTERS),
+)
+BY = Parameter("by", "Tabs of one base name are grouped by this label.", repeatable=True)
+DETAIL = Parameter("detail", "1: the slots from which the figures are made, too.", FLAG)
+USES = Parameter("detail", "1: how often this Server used each bucket, too.", FLAG)
+LETTERS = Parameter("limit", "How many at the most.", WHOLE, least=1, most=MOST_DEAD_LETTERS, default=DEAD_LETTERS)
+DRY_RUN = Parameter("dry_run", "1: only say what would be done.", FLAG)
+JOB = Parameter("id", "The id of one job; its record says what it found.")
+
+
+def _exact(name: str) -> Parameter:
+    """What is to be deleted: exact names, at least one, because nothing must never mean everything."""
+    return Parameter(name, "What is to be deleted, exactly.", repeatable=True, is_required=True, most=MAX_FILTERS)
 
 
 class Routes:
@@ -57,30 +79,44 @@ class Routes:
         self._router, self._lookup, self._ingest, self._query = router, lookup, ingest, query
         self._status, self._presence, self._jobs, self._now = status, presence, jobs, now
 
-    def table(self) -> Mapping[tuple[str, str], Route]:
-        """(method, path) → route."""
-        return {
-            ("POST", "/v1/envelopes"): self.envelopes,
-            ("POST", "/v1/events"): self.events,
-            ("GET", "/v1/names"): self.names,
-            ("GET", "/v1/clients"): self.clients,
-            ("GET", "/v1/types"): self.types,
-            ("GET", "/v1/projections"): self.projections,
-            ("GET", "/v1/aggregates"): self.aggregates,
-            ("GET", "/v1/superaggregate"): self.superaggregate,
-            ("GET", "/v1/status"): self.status,
-            ("GET", "/v1/latency"): self.latency,
-            ("GET", "/v1/servers"): self.servers,
-            ("GET", "/v1/shards"): self.shards,
-            ("GET", "/v1/dead-letters"): self.dead_letters,
-            ("DELETE", "/v1/tabs"): self.delete_tabs,
-            ("DELETE", "/v1/clients"): self.delete_clients,
-            **{("POST", f"/v1/{kind}"): self._starter(kind) for kind in self._jobs.kinds},
-            ("GET", "/v1/jobs"): self.jobs,
-            ("DELETE", "/v1/jobs"): self.cancel_job,
-            ("GET", "/healthz"): self.healthz,
-            ("GET", "/readyz"): self.readyz,
-        }
+    def table(self) -> list[Route]:
+        """The definitions."""
+        jobs = [
+            Route(
+                "POST",
+                f"/v1/{name}",
+                self._starter(name),
+                "the record of the job that runs now",
+                ADMIN,
+                (DRY_RUN,) if kind.has_dry_run else (),
+                status=202,
+            )
+            for name, kind in self._jobs.kinds.items()
+        ]
+        return [
+            Route("POST", "/v1/envelopes", self.envelopes, "a verdict on each batch", WRITE, body=MSGPACK, produces=(MSGPACK,)),
+            Route("POST", "/v1/events", self.events, '{"accepted": n, "rejected": [{"index", "reason"}, …]}', WRITE, body=JSON),
+            Route("GET", "/v1/names", self.names, "the names of Tabs, sorted", READ, FILTERS),
+            Route("GET", "/v1/clients", self.clients, "the ids of Clients, sorted", READ, FILTERS),
+            Route("GET", "/v1/types", self.types, "{name: Type}", READ, FILTERS),
+            Route("GET", "/v1/projections", self.projections, "{name: {client: projection}}", READ, (*FILTERS, DETAIL)),
+            Route("GET", "/v1/aggregates", self.aggregates, "{name: aggregate}", READ, (*FILTERS, BY, DETAIL)),
+            Route("GET", "/v1/superaggregate", self.superaggregate, "one aggregate over all that match", READ, (*FILTERS, DETAIL)),
+            Route("GET", "/v1/status", self.status, "how the Server does, and what needs a person", READ),
+            Route("GET", "/v1/latency", self.latency, "seconds from record to visible: p50, p95, p99", READ),
+            Route("GET", "/v1/servers", self.servers, '[{"url", "roles", "started"}, …]', ANY),
+            Route("GET", "/v1/shards", self.shards, '[{"name", "url", "buckets", "keys", "bytes", "ops"}, …]', READ, (USES,)),
+            Route("GET", "/v1/dead-letters", self.dead_letters, "events that cannot be folded, newest first", READ, (LETTERS,)),
+            Route("DELETE", "/v1/tabs", self.delete_tabs, '{"tabs": n, "states": n}', ADMIN, (_exact("name"),)),
+            Route("DELETE", "/v1/clients", self.delete_clients, '{"clients": n, "states": n}', ADMIN, (_exact("client"),)),
+            *jobs,
+            Route("GET", "/v1/jobs", self.jobs, "the records of jobs, newest first", READ, (JOB,)),
+            Route(
+                "DELETE", "/v1/jobs", self.cancel_job, "the record of the job that is cancelled", ADMIN, (JOB._replace(is_required=True),)
+            ),
+            Route("GET", "/healthz", self.healthz, "200 while the process runs", OPEN),
+            Route("GET", "/readyz", self.readyz, "200 only while it can do its work", OPEN),
+        ]
 
     # --- events in ---
 
@@ -112,7 +148,6 @@ class Routes:
 
     async def events(self, call: Call) -> Answer:
         """Events posted as JSON: answers when they are visible. Sent again under the same Idempotency-Key they count once."""
-        call.only()
         key = call.header("idempotency-key")
         try:
             stream = os.urandom(16) if key is None else stream_of(key)
@@ -145,7 +180,7 @@ class Routes:
         return Answer(types, text=lambda: "".join(f"{name}: {type}\n" for name, type in types.items()))
 
     async def projections(self, call: Call) -> Answer:
-        found = await self._refusing(self._query.projections(_filter(call, "detail"), _flag(call, "detail")))
+        found = await self._refusing(self._query.projections(_filter(call), call.values["detail"]))
         content = {item.tab: {client: _shown(projection) for client, projection in item.projections.items()} for item in found}
         lines = []
         for item in found if call.wants_text else ():
@@ -156,13 +191,13 @@ class Routes:
 
     async def aggregates(self, call: Call) -> Answer:
         by = _labels(call)
-        found = await self._refusing(self._query.aggregates(_filter(call, "by", "detail"), by, _flag(call, "detail")))
+        found = await self._refusing(self._query.aggregates(_filter(call), by, call.values["detail"]))
         content = {name: _aggregate(item) for name, item in found.items()}
         lines = [f"{name}: {await self._rendered(item)}\n" for name, item in found.items() if call.wants_text]
         return Answer(content, text=lambda: "".join(lines))
 
     async def superaggregate(self, call: Call) -> Answer:
-        found = await self._refusing(self._query.superaggregate(_filter(call, "detail"), _flag(call, "detail")))
+        found = await self._refusing(self._query.superaggregate(_filter(call), call.values["detail"]))
         if found is None:
             return Answer({}, text=lambda: "")
         rendered = await self._rendered(found) if call.wants_text else ""
@@ -182,18 +217,15 @@ class Routes:
     # --- keeping ---
 
     async def delete_tabs(self, call: Call) -> Answer:
-        return _counted(await delete_tabs(self._router, self._lookup, _names(call, "name")))
+        return _counted(await delete_tabs(self._router, self._lookup, call.values["name"]))
 
     async def delete_clients(self, call: Call) -> Answer:
-        return _counted(await delete_clients(self._router, self._lookup, _names(call, "client")))
+        return _counted(await delete_clients(self._router, self._lookup, call.values["client"]))
 
-    def _starter(self, kind: str) -> Route:
-        has_dry_run = self._jobs.kinds[kind].has_dry_run
-
+    def _starter(self, kind: str) -> Serve:
         async def start(call: Call) -> Answer:
-            call.only(*["dry_run"] * has_dry_run)
             try:
-                record = await self._jobs.start(kind, _flag(call, "dry_run"))
+                record = await self._jobs.start(kind, call.values.get(DRY_RUN.name, False))
             except JobConflict as error:
                 raise HTTPError(409, "conflict", str(error)) from None
             return Answer(record, 202, text=lambda: _job_line(record or {}))
@@ -202,17 +234,15 @@ class Routes:
 
     async def jobs(self, call: Call) -> Answer:
         """All jobs; with `id=` one alone, and what it found."""
-        call.only("id")
         try:
-            records = await self._jobs.list(call.one("id"))
+            records = await self._jobs.list(call.values["id"])
         except UnknownJob as error:
             raise HTTPError(404, "unknown_job", str(error)) from None
         return Answer(records, text=lambda: "".join(map(_job_line, records)))
 
     async def cancel_job(self, call: Call) -> Answer:
-        call.only("id")
         try:
-            record = await self._jobs.cancel(call.one("id") or "")
+            record = await self._jobs.cancel(call.values["id"])
         except UnknownJob as error:
             raise HTTPError(404, "unknown_job", str(error)) from None
         return Answer(record, text=lambda: _job_line(record))
@@ -220,35 +250,27 @@ class Routes:
     # --- about the Server ---
 
     async def status(self, call: Call) -> Answer:
-        call.only()
         content = await self._status.describe()
         return Answer(content, text=lambda: "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in content.items()))
 
     async def latency(self, call: Call) -> Answer:
-        call.only()
         content = self._ingest.latency.percentiles(self._now())
         return Answer(content, text=lambda: "".join(f"{key}: {json.dumps(value)}\n" for key, value in content.items()))
 
     async def servers(self, call: Call) -> Answer:
-        call.only()
         content = await self._presence.servers()
         return Answer(content, text=lambda: "".join(f"{server['url']}\n" for server in content))
 
     async def shards(self, call: Call) -> Answer:
-        call.only("detail")
         content = [attrs.asdict(shard) for shard in await self._router.shards()]
-        if _flag(call, "detail"):
+        if call.values["detail"]:
             # of this Server alone, since it started; who wants them of all asks each
             for shard in content:
                 shard["uses"] = {str(bucket): self._router.uses[bucket] for bucket in self._router.map.owned_by(shard["name"])}
         return Answer(content, text=lambda: "".join(_shard_line(shard) for shard in content))
 
     async def dead_letters(self, call: Call) -> Answer:
-        call.only("limit")
-        limit = call.one("limit") or str(DEAD_LETTERS)
-        if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit) <= MOST_DEAD_LETTERS:
-            raise HTTPError(400, "bad_request", f"limit={limit[:20]!r}: takes a whole number from 1 to {MOST_DEAD_LETTERS}")
-        content = [answerable(event) for event in await self._status.dead_letters(int(limit))]
+        content = [answerable(event) for event in await self._status.dead_letters(call.values["limit"])]
         return Answer(content, text=lambda: "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in content))
 
     async def healthz(self, call: Call) -> Answer:
@@ -260,38 +282,22 @@ class Routes:
         return Answer({"ready": True}, text=lambda: "ready\n")
 
 
-def _filter(call: Call, *others: str) -> Filter:
-    call.only(*PARAMETERS, *others)
+def _filter(call: Call) -> Filter:
+    values = call.values
     try:
-        return make_filter(call.many("name"), call.many("client"), call.one("match"), call.one("client_match"), call.many("label"))
+        return make_filter(values["name"], values["client"], values["match"], values["client_match"], values["label"])
     except ValueError as error:
         raise HTTPError(400, "bad_request", str(error)) from None
 
 
 def _labels(call: Call) -> list[str]:
     """The labels of by=: nothing is grouped by a label that no Tab can have."""
-    labels = call.many("by")
+    labels: list[str] = call.values["by"]
     try:
         names.canonical_name("x", dict.fromkeys(labels, ""))
     except ValueError as error:
         raise HTTPError(400, "bad_request", "by=: " + str(error).removeprefix("Tab name 'x': ")) from None
     return labels
-
-
-def _flag(call: Call, name: str) -> bool:
-    value = call.one(name)
-    if value not in (None, "0", "1"):
-        raise HTTPError(400, "bad_request", f"{name}={value[:20]!r}: takes 0 or 1")
-    return value == "1"
-
-
-def _names(call: Call, parameter: str) -> list[str]:
-    """What is to be deleted: exact names, at least one, because nothing must never mean everything."""
-    call.only(parameter)
-    names = call.many(parameter)
-    if not 1 <= len(names) <= MAX_FILTERS:
-        raise HTTPError(400, "bad_request", f"takes {parameter}= at least once, and at most {MAX_FILTERS} times")
-    return names
 
 
 def _counted(counts: Mapping[str, int]) -> Answer:

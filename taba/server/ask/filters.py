@@ -15,8 +15,6 @@ from taba import names
 MAX_PATTERN = 1000  # characters of a regular expression; who needs more has a list of names
 MAX_FILTERS = 1000  # of one kind in one query
 
-PARAMETERS = ("name", "client", "match", "client_match", "label")
-
 
 class Filter(NamedTuple):
     """What a query asks for. Empty: everything."""
