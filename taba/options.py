@@ -84,6 +84,14 @@ class ServiceOptions(usage.Options):
         for option in self.definitions:
             self[option.name] = self._value(option)
 
+    def as_environment(self) -> dict[str, str]:
+        """The variables that say to a process of the same program what was given on this command line."""
+        by_name = {option.name: option for option in self.definitions}
+        return {
+            variable_of(self.prefix, by_name[name]): ",".join(texts if by_name[name].repeatable else texts[-1:])
+            for name, texts in self.given.items()
+        }
+
     def _value(self, option: Option) -> Any:
         source, texts = "--" + option.name, self.given.get(option.name)
         if texts is None:

@@ -19,7 +19,7 @@ from taba.options import variable_of
 from taba.query import Query
 from taba.server.options import ServerOptions
 from taba.server.service import Server
-from taba.shard import parse_store
+from tests.server.running import options_of
 from tests.services import ROOT, Services
 
 DOCUMENTS = sorted(str(path.relative_to(ROOT)) for place in (ROOT, ROOT / "docs") for path in place.glob("*.md"))
@@ -71,9 +71,7 @@ class Completeness(SynchronousTestCase):
         self.assertEqual([name for name in questions if f"{name}(" not in text], [])
 
     def test_every_route_and_its_parameters_are_in_the_reference(self) -> None:
-        server = Server(
-            ServerOptions.definitions[0].parse("tcp:0:interface=127.0.0.1"), parse_store("redis://127.0.0.1:1"), None, None, reactor
-        )
+        server = Server(options_of(store="redis://127.0.0.1:1"), reactor)
         agent = AgentRoutes(*[cast(Any, None)] * 5)
         text = REFERENCE.read_text()
         for route in (*server.site.resource.table.routes, *agent.api().table.routes):  # type: ignore[attr-defined]

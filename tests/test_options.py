@@ -31,6 +31,29 @@ def parse(*arguments: str, **environ: str) -> Sample:
     return sample
 
 
+class Handing(SynchronousTestCase):
+    def test_what_was_given_reaches_another_process_by_its_environment(self) -> None:
+        given = (
+            "--listen",
+            "tcp:1:interface=127.0.0.1",
+            "--server",
+            "http://a:1",
+            "--server",
+            "http://b:2",
+            "--name",
+            "x",
+            "--spool-bytes",
+            "4096",
+        )
+        here = parse(*given, TABA_SAMPLE_AGENT="web")
+        there = parse(**{**here.environ, **here.as_environment()})
+        self.assertEqual({**there}, {**here})
+        self.assertEqual(there["server"], ["http://a:1", "http://b:2"])
+        # what was given twice counts as it does here, and over what the environment said
+        again = parse("--name", "x", "--name", "y", TABA_NAME="z")
+        self.assertEqual(parse(**{**again.environ, **again.as_environment()})["name"], "y")
+
+
 class Options(SynchronousTestCase):
     def test_an_option_stands_over_the_environment_and_that_over_the_default(self) -> None:
         self.assertEqual(parse()["spool-bytes"], 2**30)

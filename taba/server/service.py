@@ -27,12 +27,12 @@ from taba.connections import make_site
 from taba.errors import ConfigurationError, StoreUnavailable
 from taba.options import Listen, checked_state_directory
 from taba.server.ask.query import Query
-from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
+from taba.server.fold.bounds import Bounds
 from taba.server.fold.ingest import Ingest
 from taba.server.http import Routes
 from taba.server.keep.checking import Check
 from taba.server.keep.jobs import JobConflict, Jobs
-from taba.server.keep.pruning import FORGET_SECONDS, PERIOD_SECONDS, Prune
+from taba.server.keep.pruning import PERIOD_SECONDS, Prune
 from taba.server.keep.retrying import Retry
 from taba.server.keep.upgrading import Upgrade
 from taba.server.options import ServerOptions as Options
@@ -41,7 +41,7 @@ from taba.server.status import PRESENCE_SECONDS, Presence, Status
 from taba.server.work.bench import Bench
 from taba.server.work.probing import find_safely
 from taba.server.work.sandbox import Sandbox
-from taba.shard import EmbeddedStore, Router, StoreURL, parse_store
+from taba.shard import EmbeddedStore, Router, parse_store
 from taba.web import Api
 
 __all__ = ["Options", "makeService"]
@@ -92,15 +92,10 @@ def make_server(options: Options, reactor: Any) -> MultiService:
         directory = store.url.directory or str(checked_state_directory(options.environ) / "store")
         embedded = EmbeddedStore(directory, reactor)
         embedded.setServiceParent(whole)
-        store = Store(embedded.url, parse_store(embedded.url))
+        options["store"] = Store(embedded.url, parse_store(embedded.url))
         shown = f"embedded:{embedded.directory}"
-    if options["workers"] > 1:
-        Workers(options, store, shown, embedded, reactor).setServiceParent(whole)
-    else:
-        replicas = options["wait-replicas"]
-        bounds = Bounds(options["max-tabs"], options["max-clients"])
-        server = Server(options["listen"], store.url, options["buckets"], embedded, reactor, 1, shown, replicas, options["forget"], bounds)
-        server.setServiceParent(whole)
+    kind = Workers if options["workers"] > 1 else Server
+    kind(options, reactor, embedded, shown).setServiceParent(whole)
     return whole
 
 
@@ -124,9 +119,12 @@ def give_up(program: str, failure: ConfigurationError, reactor: Any) -> None:
 class _Connected(Service):
     """What Server and Workers share: the store is started and reached, and what cannot be right ends the process."""
 
-    def __init__(self, store: StoreURL, buckets: int | None, embedded: EmbeddedStore | None, reactor: Any, wait_replicas: int = 0):
-        self.router = Router(store, buckets, reactor, wait_replicas=wait_replicas)
-        self._embedded, self._reactor = embedded, reactor
+    def __init__(self, options: Options, reactor: Any, embedded: EmbeddedStore | None = None, shown: str | None = None):
+        """`shown`: the store's address as people know it, where it is not that of the option."""
+        store: Store = options["store"]
+        self.router = Router(store.url, options["buckets"], reactor, wait_replicas=options["wait-replicas"])
+        self._options, self._embedded, self._reactor = options, embedded, reactor
+        self._shown = shown or store.url.text
 
     def startService(self) -> None:
         super().startService()
@@ -162,22 +160,11 @@ class _Connected(Service):
 class Server(_Connected):
     """One worker: listens, folds, answers."""
 
-    def __init__(
-        self,
-        listen: Listen,
-        store: StoreURL,
-        buckets: int | None,
-        embedded: EmbeddedStore | None,
-        reactor: Any,
-        workers: int = 1,
-        shown: str | None = None,
-        wait_replicas: int = 0,
-        forget_seconds: float = FORGET_SECONDS,
-        bounds: Bounds = DEFAULT_BOUNDS,
-    ):
-        """`shown`: the store's address as people know it, where it is not that of `store`."""
-        super().__init__(store, buckets, embedded, reactor, wait_replicas)
-        self._listen = listen
+    def __init__(self, options: Options, reactor: Any, embedded: EmbeddedStore | None = None, shown: str | None = None, workers: int = 1):
+        """`workers`: how many there are, of which this is one."""
+        super().__init__(options, reactor, embedded, shown)
+        self._listen: Listen = options["listen"]
+        bounds = Bounds(options["max-tabs"], options["max-clients"])
         self.lookup = find_safely()
         for problem in self.lookup.problems:
             log.warn("{problem}", problem=problem)
@@ -187,11 +174,11 @@ class Server(_Connected):
         self.query = Query(self.router, bench, reactor, time.time, self.sandbox.match)
         self.presence = Presence(self.router, time.time)
         self.jobs = Jobs(self.router, time.time, reactor)
-        self.jobs.register(PRUNE, Prune(self.router, bench, time.time, forget_seconds), has_dry_run=True)
+        self.jobs.register(PRUNE, Prune(self.router, bench, time.time, options["forget"]), has_dry_run=True)
         self.jobs.register("check", Check(self.router))
         self.jobs.register("upgrade", Upgrade(self.router, bench))
         self.jobs.register("retry", Retry(self.router, bench, time.time, bounds))
-        about = time.time, workers, shown or store.text, reactor
+        about = time.time, workers, self._shown, reactor
         status = Status(self.router, self.lookup, self.ingest, self.query, self.sandbox, *about)
         routes = Routes(self.router, self.lookup, self.ingest, self.query, status, self.presence, self.jobs, time.time)
         self.site = make_site(Api(routes.table()))
@@ -277,9 +264,8 @@ class Server(_Connected):
 class Workers(_Connected):
     """Several workers, as processes on consecutive ports: restarted when they die, gone when this one is."""
 
-    def __init__(self, options: Options, store: Store, shown: str, embedded: EmbeddedStore | None, reactor: Any):
-        super().__init__(store.url, options["buckets"], embedded, reactor)
-        self._options, self._store, self._shown = options, store, shown
+    def __init__(self, options: Options, reactor: Any, embedded: EmbeddedStore | None = None, shown: str | None = None):
+        super().__init__(options, reactor, embedded, shown)
         monitor: Any = ProcessMonitor(reactor)
         monitor.minRestartDelay = FIRST_RESTART_SECONDS
         monitor.maxRestartDelay = LAST_RESTART_SECONDS
@@ -290,20 +276,15 @@ class Workers(_Connected):
         listen: Listen = self._options["listen"]
         workers: int = self._options["workers"]
         assert listen.port is not None
-        environ = dict(self._options.environ)
-        environ["TABA_SERVER_STORE"] = self._store.text  # not an argument: arguments are for all to see
+        # every option as it was given, and what differs from worker to worker; nothing as an argument: those are for all to see
+        environ = {**self._options.environ, **self._options.as_environment()}
+        environ |= {"TABA_SERVER_STORE": self._options["store"].text, "TABA_SERVER_WORKERS": "1"}
         for port in range(listen.port, listen.port + workers):
             check_free(listen, port)
         for number, port in enumerate(range(listen.port, listen.port + workers)):
             text = listen.text.replace(str(listen.port), str(port), 1)
-            arguments = [sys.executable, "-m", "taba.server.worker", str(os.getpid()), str(workers), self._shown, "--listen", text]
-            if self._options["buckets"] is not None:
-                arguments += ["--buckets", str(self._options["buckets"])]
-            arguments += ["--forget", f"{self._options['forget']:.0f}s"]
-            for bound in ("max-tabs", "max-clients"):
-                arguments += [f"--{bound}", str(self._options[bound])]
-            arguments += ["--wait-replicas", str(self._options["wait-replicas"])]
-            self._monitor.addProcess(f"worker {number}", arguments, env=environ)
+            arguments = [sys.executable, "-m", "taba.server.worker", str(os.getpid()), str(workers), self._shown]
+            self._monitor.addProcess(f"worker {number}", arguments, env={**environ, "TABA_SERVER_LISTEN": text})
         self._monitor.startService()
 
     async def ready(self) -> None:

@@ -1,4 +1,7 @@
-"""One of several workers: `python -m taba.server.worker PARENT WORKERS STORE [OPTION]…`. Started by the parent Server, not by people."""
+"""One of several workers: `python -m taba.server.worker PARENT WORKERS STORE`. Started by the parent Server, not by people.
+
+Its options are in its environment.
+"""
 
 from __future__ import annotations
 
@@ -18,23 +21,21 @@ def without_time(event: LogEvent) -> str | None:
 
 def main(arguments: list[str]) -> None:
     """Run one worker until it is told to stop."""
-    parent, workers, shown, *rest = arguments
+    parent, workers, shown = arguments
     die_with(int(parent))
     globalLogBeginner.beginLoggingTo([cast(Any, FileLogObserver(sys.stdout, without_time))], redirectStandardIO=False)
 
     from twisted.internet import reactor as installed
 
     from taba.clocks import make_monotonic
-    from taba.server.fold.bounds import Bounds
     from taba.server.options import ServerOptions
     from taba.server.service import Server, freeze_when_running
 
     reactor: Any = installed
     make_monotonic(reactor)
     options = ServerOptions()
-    options.parseOptions(rest)
-    kept = options["wait-replicas"], options["forget"], Bounds(options["max-tabs"], options["max-clients"])
-    server = Server(options["listen"], options["store"].url, options["buckets"], None, reactor, int(workers), shown, *kept)
+    options.parseOptions([])
+    server = Server(options, reactor, None, shown, int(workers))
     reactor.callWhenRunning(server.startService)
     freeze_when_running(reactor)
     reactor.addSystemEventTrigger("before", "shutdown", server.stopService)

@@ -17,9 +17,8 @@ from twisted.web.client import HTTPConnectionPool
 
 from taba import connections
 from taba.batch import Column, Verdict, decode_verdicts, encode_batch, encode_envelope
-from taba.options import listen
+from taba.server.options import ServerOptions
 from taba.server.service import Server
-from taba.shard import parse_store
 
 from ..valkey import EphemeralValkey
 
@@ -36,6 +35,14 @@ def asynchronous(method: Callable[[Any], Awaitable[None]]) -> Callable[[Any], De
         return ensureDeferred(method(self))  # type: ignore[arg-type]
 
     return test
+
+
+def options_of(**texts: str) -> ServerOptions:
+    """Options as a command line gives them: a free port, BUCKETS buckets, and these."""
+    options = ServerOptions({})
+    given = {"listen": LOCAL, "buckets": str(BUCKETS), **texts}
+    options.parseOptions([f"--{name.replace('_', '-')}={text}" for name, text in given.items()])
+    return options
 
 
 class Answered:
@@ -67,7 +74,7 @@ class ServerCase(TestCase):
 
     async def start(self, url: str | None = None) -> Server:
         """One more Server, once it is ready."""
-        server = Server(listen(LOCAL), parse_store(url or self.valkey.url), BUCKETS, None, reactor)
+        server = Server(options_of(store=url or self.valkey.url), reactor)
         server.startService()
         self.addCleanup(lambda: ensureDeferred(self.stop(server)))
         while not (server.router.is_ready and server.presence.url):
