@@ -60,10 +60,10 @@ class Services:
                     raise
             time.sleep(0.05)
 
-    def start_agent(self) -> None:
+    def start_agent(self, *more: str) -> None:
         """An Agent that sends to that Server, until it listens."""
         options = ("--agent", self.agent, "--server", self.server_url, "--listen", f"tcp:{self.agent_port}:interface=127.0.0.1")
-        self._start("agent", twistd("taba-agent", *options, "--spool", str(self.directory / "spool")), self.agent_port)
+        self._start("agent", twistd("taba-agent", *options, "--spool", str(self.directory / "spool"), *more), self.agent_port)
 
     def kill_server(self) -> None:
         """kill -9 to the Server; its store goes with it."""
@@ -77,6 +77,17 @@ class Services:
         """kill -9 to the embedded store, which the Server starts again."""
         pid = int(psutil.Process(self._child("server").process.pid).children()[0].pid)
         os.kill(pid, signal.SIGKILL)
+
+    def pid(self, name: str) -> int:
+        """The process id of the `server` or the `agent`."""
+        return self._child(name).process.pid
+
+    def pause(self, name: str) -> None:
+        """SIGSTOP to the `server` or the `agent`: it lives, and does nothing."""
+        os.kill(self.pid(name), signal.SIGSTOP)
+
+    def resume(self, name: str) -> None:
+        os.kill(self.pid(name), signal.SIGCONT)
 
     def run(self, *arguments: str, stdin: str = "", timeout: float = 60.0, **environ: str) -> subprocess.CompletedProcess[str]:
         """Run Python with `arguments` beside these services."""

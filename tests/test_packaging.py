@@ -12,11 +12,11 @@ import zipfile
 from pathlib import Path
 from typing import ClassVar
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.installing import DISTRIBUTION, install_hint
-
-ROOT = Path(__file__).parent.parent
+from tests.sources import copy_sources
 
 RECORD = """
 import sys
@@ -31,6 +31,7 @@ print(stats["accelerated"])
 """
 
 
+@pytest.mark.real
 class Packaging(SynchronousTestCase):
     directory: ClassVar[Path]
     wheel: ClassVar[Path]
@@ -40,14 +41,7 @@ class Packaging(SynchronousTestCase):
     def setUpClass(cls) -> None:
         """Build sdist and wheel once, from a copy of the sources as they are, so that the checkout stays clean."""
         cls.directory = Path(tempfile.mkdtemp(prefix="taba-packaging-"))
-        sources = cls.directory / "sources"
-        listed = subprocess.run(
-            ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout
-        for name in listed.splitlines():
-            if (ROOT / name).is_file():
-                (sources / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, sources / name)
+        sources = copy_sources(cls.directory / "sources")
         cls.call(sys.executable, "-m", "build", "--outdir", str(cls.directory / "dist"), str(sources))
         (cls.wheel,) = (cls.directory / "dist").glob("*.whl")
         (cls.sdist,) = (cls.directory / "dist").glob("*.tar.gz")

@@ -6,10 +6,12 @@ import re
 import time
 from typing import Any
 
+import pytest
+
 from taba.shard.buckets import owner_key
 
 from ..topologies import Cluster, SentinelTrio, wait_until
-from .test_main_job import PATIENCE, Job
+from .job import PATIENCE, Job
 
 
 def lag(master: Any) -> int:
@@ -21,6 +23,7 @@ def lag(master: Any) -> int:
     return int(written[1]) - int(acknowledged[1])
 
 
+@pytest.mark.real
 class SentinelJob(Job):
     def start(self, *options: str) -> SentinelTrio:
         trio = SentinelTrio(masters=2, replicas=1)
@@ -59,6 +62,7 @@ class SentinelJob(Job):
         self.assert_exact(20_000)
 
 
+@pytest.mark.real
 class ClusterJob(Job):
     def test_slots_move_and_a_primary_dies_and_every_event_is_there_once(self) -> None:
         cluster = Cluster()

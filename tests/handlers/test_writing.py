@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
+import venv
 from pathlib import Path
 from typing import ClassVar
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
+from taba.installing import install_command
+
 from ..documents import Block, blocks
+from ..sources import copy_sources
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "writing-handlers.md"
-FILE = re.compile(r"# (\S+\.(?:py|cfg))\n")
+FILE = re.compile(r"# (\S+\.(?:py|toml))\n")
 
 
 class WritingHandlers(SynchronousTestCase):
@@ -34,10 +40,10 @@ class WritingHandlers(SynchronousTestCase):
                 path = cls.directory / named[1]
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(block.code)
-        for package in ("acme", "tests"):
+        for package in ("acme", "tests"):  # its first commands
             (cls.directory / package / "__init__.py").write_text("")
         (cls.directory / "bin").mkdir()
-        for name, module in (("taba", "-m taba.cli.main "), ("python", "")):
+        for name, module in (("taba", "-m taba.cli.main "), ("python", ""), ("pip", "-c pass ")):  # AsAUser installs it
             script = cls.directory / "bin" / name
             script.write_text(f'#!/bin/sh\nexec {sys.executable} {module}"$@"\n')
             script.chmod(0o755)
@@ -54,7 +60,7 @@ class WritingHandlers(SynchronousTestCase):
 
     def test_its_commands_run(self) -> None:
         outputs = [self.run_here("sh", "-e", "-c", block.code) for block in self.found if block.language == "sh"]
-        self.assertIn('{"longest": "coffee"}', outputs[0])
+        self.assertIn('{"longest": "coffee"}', outputs[1])
         self.assertEqual(json.loads(outputs[-1])["aggregate"], {"min": 1, "max": 50_000})
 
     def test_its_plugin_is_found(self) -> None:
@@ -86,3 +92,34 @@ class WritingHandlers(SynchronousTestCase):
         command = [sys.executable, "-c", program]
         done = subprocess.run(command, cwd=self.directory, env=environ, capture_output=True, text=True, timeout=60)
         self.assertIn("the tests of a Handler need Hypothesis; install it with: pip install hypothesis", done.stderr)
+
+
+@pytest.mark.real
+class AsAUser(SynchronousTestCase):
+    def test_the_page_from_its_first_line_to_its_last_in_an_environment_of_its_own(self) -> None:
+        home = Path(tempfile.mkdtemp(prefix="taba-writing-"))
+        self.addCleanup(shutil.rmtree, home)
+        clone, place = copy_sources(home / "clone"), home / "acme-taba"
+        place.mkdir()
+        venv.create(home / "env", with_pip=True)
+        environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "TABA_"))}
+        environ |= {"PATH": f"{home}/env/bin:/usr/bin:/bin", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "XDG_STATE_HOME": str(home / "state")}
+
+        def run(command: str, folder: Path) -> str:
+            done = subprocess.run(["sh", "-e", "-c", command], cwd=folder, env=environ, capture_output=True, text=True, timeout=300)
+            self.assertEqual(done.returncode, 0, f"{command}\n{done.stdout}\n{done.stderr}")
+            return done.stdout
+
+        run(f"{install_command('all')} hypothesis", clone)
+        outputs = []
+        for block in blocks(PAGE.read_text()):
+            if block.language == "sh":
+                outputs.append(run(block.code, place))
+            elif named := FILE.match(block.code):
+                (place / named[1]).parent.mkdir(parents=True, exist_ok=True)
+                (place / named[1]).write_text(block.code)
+        local = next(output for output in outputs if "Longest: version 1" in output)
+        self.assertIn("from entry point longest (acme-taba)", local)
+        # and from elsewhere, where there is no such folder
+        self.assertIn("from entry point longest (acme-taba)", run("taba handlers --local", home))
+        self.assertIn("from plugin acme_handlers", run("taba handlers --local", place))

@@ -1,4 +1,4 @@
-"""The main job with real processes: what was recorded is what is answered, to the last event, whatever is killed meanwhile."""
+"""The main job with real processes, for whatever is done to them meanwhile: what was recorded is what is answered, to the last event."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from twisted.trial.unittest import TestCase
+
+from taba.query import Query
 
 from ..services import ROOT, Services
 from .recorder import TABS, name_of, type_of
@@ -44,6 +47,14 @@ class Job(TestCase):
         self.reports = self.services.directory / "reports"
         self.reports.mkdir()
         self.services.environ["TABA_RING_BYTES"] = str(8 << 20)  # 262,144 records: nothing is dropped while the Agent is away
+
+    def run_recorders(self, events: int, pause: float = 0.0) -> None:
+        """`start_recorders`, and wait for their end."""
+        self.end_recorders(self.start_recorders(events, pause))
+
+    def end_recorders(self, recorders: list[subprocess.Popen[bytes]]) -> None:
+        for recorder in recorders:
+            self.assertEqual(recorder.wait(PATIENCE), 0)
 
     def start_recorders(self, events: int, pause: float) -> list[subprocess.Popen[bytes]]:
         """Eight processes of four threads: two alone, and two that fork two more each, after they recorded."""
@@ -95,42 +106,21 @@ class Job(TestCase):
             sums = [sum(tabs.get(tab, [0, 0])[part] for tabs in recorded.values()) for part in (0, 1)]
             self.assertEqual(figures(TYPE_OF[tab], aggregates[tab]), expected(TYPE_OF[tab], *sums), tab)
 
+    def until(self, condition: Callable[[], Any], what: str = "it did not come about") -> None:
+        """Wait until `condition()` is true."""
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            self.assertLess(time.monotonic(), deadline, what)
+            time.sleep(0.1)
+
+    def problems(self, part: str) -> str:
+        """The sentences of the `Server`'s or `Agent`'s problems, as one text."""
+        url = self.services.agent_url if part == "Agent" else self.services.server_url
+        return "\n".join(Query(url, role=part).status()["problems"])
+
     def assert_rings_are_gone(self) -> None:
         """The Agent retires and unlinks the rings of the dead once they are drained."""
         deadline = time.monotonic() + PATIENCE
         while rings := list(Path("/dev/shm").glob(f"taba.{self.services.agent}.*")):
             self.assertLess(time.monotonic(), deadline, rings)
             time.sleep(0.1)
-
-
-class MainJob(Job):
-    def test_a_million_events_of_eight_processes_are_exact_while_the_agent_is_killed_twenty_times(self) -> None:
-        self.services.start_server()
-        self.services.start_agent()
-        recorders = self.start_recorders(1_000_000, pause=0.15)
-        for _ in range(20):
-            time.sleep(0.25)  # it drains, sends or starts: wherever the kill finds it
-            self.services.kill_agent()
-            self.services.start_agent()
-        for recorder in recorders:
-            self.assertEqual(recorder.wait(PATIENCE), 0)
-        self.assert_exact(1_000_000)
-        self.assert_rings_are_gone()
-
-    def test_agent_server_and_store_are_killed_in_turn_and_every_event_is_there_once(self) -> None:
-        self.services.start_server()
-        self.services.start_agent()
-        recorders = self.start_recorders(200_000, pause=0.4)
-        for turn in range(6):
-            time.sleep(0.4)
-            if turn % 3 == 0:
-                self.services.kill_agent()
-                self.services.start_agent()
-            elif turn % 3 == 1:
-                self.services.kill_server()
-                self.services.start_server()
-            else:
-                self.services.kill_store()
-        for recorder in recorders:
-            self.assertEqual(recorder.wait(PATIENCE), 0)
-        self.assert_exact(200_000)

@@ -1,0 +1,86 @@
+"""P3, nothing lost while the store is away: the Agent spools to disk, bounded, and catches up by itself."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from taba.query import Query
+
+from .job import Job
+
+RECORD = """
+import json, sys, time
+from taba import client
+client.start(sys.argv[1])
+text = client.tab("text", type="Noop")
+for number in range(int(sys.argv[2])):
+    text.record("x" * 2000)
+    if number % 100 == 99:
+        time.sleep(0.02)  # the Agent reads meanwhile
+stats = client.stats()
+print(json.dumps([stats["recorded"], stats["dropped"]]))
+"""
+
+
+class NothingLost(Job):
+    def test_recorded_while_there_is_no_server_is_folded_once_there_is_one(self) -> None:
+        self.services.start_server()  # an Agent that never met one does not know the buckets
+        self.services.start_agent()
+        self.run_recorders(8_000)
+        self.wait_for(8_000)
+        self.services.kill_server()
+        for path in self.reports.iterdir():
+            path.rename(self.services.directory / f"first-{path.name}")
+        self.run_recorders(8_000)
+        self.services.start_server()
+        for path in self.services.directory.glob("first-*.json"):
+            path.rename(self.reports / path.name)
+        self.assertEqual(self.wait_for(16_000)["folded"], 16_000)
+
+    def agent_accounts(self) -> tuple[int, int]:
+        status = Query(self.services.agent_url, role="Agent").status()
+        return status["recorded"], sum(status["dropped_by_reason"].values())
+
+
+@pytest.mark.real
+class NothingLostForLong(NothingLost):
+    def record(self, events: int) -> None:
+        done = self.services.run("-c", RECORD, "web/1", str(events), timeout=300, TABA_RING_BYTES=str(8 << 20))
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assertEqual(json.loads(done.stdout), [events, 0])
+
+    def test_what_the_outbox_cannot_hold_is_on_disk_and_survives_the_agent_and_its_memory(self) -> None:
+        self.services.start_server()
+        self.services.start_agent()
+        self.record(1)
+        self.wait_for(1)
+        self.services.kill_server()
+        self.record(60_000)  # 120 MB, twice what the outbox holds
+        spool = next((self.services.directory / "spool").glob("*.sqlite*"))
+        self.until(lambda: self.spooled(spool) > 1 << 20, "nothing is on disk")
+        self.services.kill_agent()
+        self.services.start_agent()
+        self.services.start_server()
+        self.assertEqual(self.wait_for(60_001)["folded"], 60_001)
+
+    def test_beyond_the_bound_the_newest_are_dropped_and_counted(self) -> None:
+        self.services.start_server()
+        self.services.start_agent("--spool-bytes", str(16 << 20))
+        self.record(1)
+        self.wait_for(1)
+        self.services.kill_server()
+        self.record(80_000)
+        self.until(lambda: self.agent_accounts()[1] > 0, "nothing was dropped")
+        self.services.start_server()
+        self.until(lambda: sum(self.accounts_at_rest()) == 80_001, "the books do not add up")
+
+    def accounts_at_rest(self) -> tuple[int, int]:
+        return self.services.query.status()["folded"] or 0, self.agent_accounts()[1]
+
+    def spooled(self, path: Path) -> int:
+        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+            return int(connection.execute("PRAGMA page_count").fetchone()[0] * 4096)

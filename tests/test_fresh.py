@@ -1,0 +1,62 @@
+"""Each `./run` command in a fresh clone, with an environment made for it alone: what it needs is what it says that it needs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.sources import copy_sources
+
+MINUTES = 15  # for an environment, on a busy machine with cold caches
+
+
+@pytest.mark.real
+class FreshClone(SynchronousTestCase):
+    home: ClassVar[Path]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.home = Path(tempfile.mkdtemp(prefix="taba-fresh-"))
+        cls.addClassCleanup(shutil.rmtree, cls.home)
+
+    def run_in_a_clone(self, *arguments: str) -> str:
+        clone = copy_sources(self.home / arguments[0])
+        self.addCleanup(shutil.rmtree, clone)
+        # without what this run's own environment has: its path, its modules
+        environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "TABA_", "VIRTUAL_ENV", "PYTEST"))}
+        environ["PATH"] = os.pathsep.join(part for part in environ["PATH"].split(os.pathsep) if ".venv" not in part)
+        done = subprocess.run([clone / "run", *arguments], cwd=clone, env=environ, capture_output=True, text=True, timeout=60 * MINUTES)
+        self.assertEqual(done.returncode, 0, f"{arguments}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+        return done.stdout
+
+    def test_demo(self) -> None:
+        self.assertIn("Agent ", self.run_in_a_clone("demo", "--once"))
+
+    def test_test(self) -> None:
+        self.assertIn(
+            "passed", self.run_in_a_clone("test", "tests/test_names.py", "tests/client", "-k", "names or record", "-o", "addopts=")
+        )
+
+    def test_bench(self) -> None:
+        out = self.run_in_a_clone("bench", "--quick", "--only", "record", "states")
+        for peer in ("prometheus", "statsd"):
+            self.assertIn(peer, out.lower())
+
+    def test_lint(self) -> None:
+        self.run_in_a_clone("lint")
+
+    def test_changelog(self) -> None:
+        self.assertIn("## next", self.run_in_a_clone("changelog"))
+
+    def test_without_a_command_it_says_what_there_is(self) -> None:
+        done = subprocess.run(["./run"], cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=60)
+        self.assertEqual(done.returncode, 2)
+        for command in ("demo", "test", "check", "bench", "lint", "matrix", "changelog"):
+            self.assertIn(f"./run {command}", done.stderr)
