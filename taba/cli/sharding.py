@@ -35,7 +35,7 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 CONNECT_SECONDS = 5.0  # for the store to be reached; a person waits
-UNDO_SECONDS = 15.0  # after Ctrl-C, for what is under way to be undone
+UNDO_SECONDS = 5.0  # after Ctrl-C, for what is under way to be undone; what is not by then, Servers undo
 USES_SECONDS = 5.0  # over which uses of buckets are counted; a Server that starts in it counts with all it did
 STORE = click.option(
     "--store",
@@ -79,6 +79,7 @@ def shards(server: str, timeout: float, as_json: bool) -> None:
 @click.option("--abort", is_flag=True, help="Undo moves that were left half-done; what has moved stays.")
 @click.option("--dry-run", is_flag=True, help="Say what would move, and move nothing.")
 @click.option("--rate", type=click.FloatRange(0.01), metavar="MIB_PER_S", help="Copy no faster than this.")
+@click.option("--without-replicas", is_flag=True, help="Move also where masters behind sentinels write what no replica has.")
 @click.option("--yes", is_flag=True, help="Do not ask. Nothing is asked where standard input is no terminal.")
 @STORE
 def reshard(server: str, timeout: float, as_json: bool, store: str | None, **options: Any) -> None:
@@ -114,11 +115,11 @@ def check(context: click.Context, server: str, timeout: float, as_json: bool, st
 
     async def look(router: Router, reactor: Any) -> tuple[list[Any], list[Any]]:
         from taba.shard.moving.check import check as check_store
-        from taba.shard.moving.reshard import current_pools
+        from taba.shard.moving.reshard import current_shards
 
         signs = router.atlas.standing
-        wrong = await check_store(await current_pools(router.atlas), reactor, repair, signs)
-        return wrong, await check_store(await current_pools(router.atlas), reactor, False, signs) if repair and wrong else wrong
+        wrong = await check_store(await current_shards(router.atlas), reactor, repair, signs)
+        return wrong, await check_store(await current_shards(router.atlas), reactor, False, signs) if repair and wrong else wrong
 
     wrong, left = _on_store(url, look)
     if as_json:
@@ -145,6 +146,9 @@ def _store(server: str, timeout: float, store: str | None) -> StoreURL:
         raise click.ClickException(f"this command needs {error.name}; install it with: {install_hint('server', 'cli')}") from None
     try:
         if store is None:
+            told = Query(server, timeout=timeout).status()["store"]["url"]
+            if told.startswith(("redis+", "rediss+")):  # sentinels, or a Cluster: its nodes are no shards
+                return parse_store(told, "--store")
             urls = dict.fromkeys(shard["url"] for shard in Query(server, timeout=timeout).shards())
             return StoreURL(tuple(parse_store(url, "--store").addresses[0] for url in urls))
         found = parse_store(store, "--store")
@@ -236,7 +240,7 @@ async def _plan(router: Router, reactor: Any, options: dict[str, Any]) -> list[M
 
 
 async def _carry_out(router: Router, reactor: Any, options: dict[str, Any], bar: _Bar) -> Reshard | None:
-    from twisted.internet.defer import CancelledError, Deferred
+    from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 
     from taba.shard.moving.reshard import Reshard
 
@@ -245,7 +249,8 @@ async def _carry_out(router: Router, reactor: Any, options: dict[str, Any], bar:
         _show_plan(planned, False)
         if planned:
             _confirm()
-    work = Reshard(router.atlas, reactor, options["rate"] * MiB if options["rate"] else None, bar.start())
+    rate = options["rate"] * MiB if options["rate"] else None
+    work = Reshard(router.atlas, reactor, rate, bar.start(), without_replicas=options["without_replicas"])
     try:
         if options["abort"]:
             await work.abort()
@@ -256,7 +261,10 @@ async def _carry_out(router: Router, reactor: Any, options: dict[str, Any], bar:
         # Ctrl-C: no bucket is left sealed behind
         undoing = Deferred.fromCoroutine(work.give_up())
         undoing.addTimeout(UNDO_SECONDS, reactor)
-        await undoing
+        try:
+            await undoing
+        except (TimeoutError, TabaError) as error:
+            click.echo(f"not all could be undone at once ({error or 'no time left'}): taba reshard --abort, or the Servers do it", err=True)
         raise
     finally:
         await work.close()

@@ -67,6 +67,7 @@ class Atlas:
         self.standing = Standing(reactor)  # leases and locks of others, and movers' signs of life
         self.account = store.addresses[0]
         self.by_name: dict[str, ShardPool] = {}
+        self.in_hand: dict[int, None] = {}  # buckets that we met in a move, for `moving.mending`
         self._lagging: dict[str, tuple[float, str]] = {}  # server → when its replicas were waited for in vain, and what to say of it
         self._problems: list[str] = []
         self._wanted_buckets = buckets
@@ -319,6 +320,8 @@ class Atlas:
             owner = decode_owner(reply)
         except MalformedMap as error:
             raise NotHere(bucket, False, str(error)) from None
+        if owner.token and owner.state in ("open", "sealed"):
+            self.in_hand.setdefault(bucket)
         if owner.state == "moved":
             self._forwarded.setdefault(bucket, {})[name] = (owner.epoch, owner.name)
         if owner.state != "open" or owner.name != name:

@@ -101,6 +101,9 @@ async def add_shard(pools: dict[str, Pool], new: Pool, option: str = "--add") ->
     if not isinstance(ours, bytes) or not isinstance(our_id, bytes):
         raise StoreUnavailable(f"{known.address.text}: is no shard of a store")
     record = decode_record(ours)
+    for name, pool in pools.items():
+        if pool is not new and await run_of(pool) == await run_of(new):
+            raise ConfigurationError(option, url, f"takes a server that is no shard yet; it is shard {name}, known as {pool.address.text}")
     for problem in await settings_problems(new, ASK_SECONDS, option):
         del problem  # said by every Server's status; eviction is refused
     for _ in range(MOST_CHANGES):
@@ -119,3 +122,12 @@ async def add_shard(pools: dict[str, Pool], new: Pool, option: str = "--add") ->
         if any(shard == (name, url) for shard in done.shards):
             return name
     raise StoreUnavailable(f"{url}: others change it all the time")
+
+
+async def run_of(pool: Pool) -> str:
+    """The id of the run of the server behind `pool`: what two names of it share."""
+    [told] = await pool.execute([(b"INFO", b"server")], ASK_SECONDS)
+    if not isinstance(told, bytes):
+        raise StoreUnavailable(f"{pool.address.text}: does not say which server it is: {told!r:.100}")
+    lines = [line.partition(":")[2] for line in told.decode(errors="replace").splitlines() if line.startswith("run_id:")]
+    return lines[0] if lines else pool.address.text

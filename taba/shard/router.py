@@ -20,6 +20,7 @@ from taba.errors import StoreUnavailable
 from taba.shard.atlas import Atlas, NewPool, NotHere
 from taba.shard.buckets import BucketMap, owner_key
 from taba.shard.lock import Lock
+from taba.shard.moving.mending import Mender
 from taba.shard.operations import Operations, Text
 from taba.shard.patience import SEALED_PAUSE_SECONDS, Deadline
 from taba.shard.servers.connection import REPLY_SECONDS, Command, Redirected, Reply, raise_for
@@ -76,6 +77,7 @@ class Router(Operations):
         self.url = store.text
         self.uses: Counter[int] = Counter()
         self._who = Who(self._token, wait_replicas)
+        self._mender = Mender(self.atlas)
 
     # --- the store as a whole ---
 
@@ -87,7 +89,7 @@ class Router(Operations):
     @property
     def problems(self) -> list[str]:
         """What is wrong with the store, in sentences: shards that are away now, settings that may lose events, strangers."""
-        return self.atlas.problems
+        return self.atlas.problems + self._mender.problems
 
     @property
     def map(self) -> BucketMap:
@@ -105,6 +107,7 @@ class Router(Operations):
     def start(self) -> None:
         """Begin to connect, and go on trying for ever."""
         self.atlas.start()
+        self._mender.start()
 
     async def connect(self) -> None:
         """Wait until the store was reached and its map is known, however long that takes.
@@ -112,10 +115,12 @@ class Router(Operations):
         Raises ConfigurationError when the store does not fit: another number of buckets, shards of several stores,
         an eviction policy; StoreUnavailable when the Router is closed meanwhile.
         """
+        self.start()
         await self.atlas.connect()
 
     async def close(self) -> None:
         """Close all connections. Whoever still waits gets StoreUnavailable."""
+        self._mender.stop()
         await self.atlas.close()
 
     def describe(self) -> dict[str, Any]:

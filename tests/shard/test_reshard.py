@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
+from twisted.internet.defer import Deferred, ensureDeferred, gatherResults, succeed
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
-from taba.errors import ConfigurationError
+from taba.errors import ConfigurationError, StoreUnavailable
+from taba.shard import router as router_module
 from taba.shard.buckets import Owner, encode_owner, owner_key
-from taba.shard.moving import mover, reshard
+from taba.shard.moving import mending, mover, reshard
+from taba.shard.moving.mover import Mover
 from taba.shard.moving.reshard import Progress, Reshard
 from taba.shard.moving.steps import MoveFailed, Occupied, Step
 from taba.shard.moving.survey import survey
@@ -285,3 +287,98 @@ class SentinelReshardTests(ReshardCase):
         self.assertIn("0 of 1 replicas", str(caught.exception))
         self.assertEqual(await self.held(first), {"s1": BUCKETS, "s2": 0})
         replica.resume()
+
+
+class OrphanTests(ReshardCase):
+    """What dead movers leave behind is undone by whoever uses the store."""
+
+    async def killed_at(self, step: str, most: int = 1) -> tuple[Router, EphemeralValkey, Mover]:
+        self.patch(mover, "ALIVE_SECONDS", 1.5)
+        self.patch(mending, "LOOK_SECONDS", 0.2)
+        router = await self.prepare()
+        for bucket in range(BUCKETS):
+            await router.transact(bucket, [], lambda _, bucket=bucket: Writes([(b"SET", key(bucket, "t"), b"1")]))
+        new = self.valkey()
+        dead: list[Mover] = []
+
+        def watch(_: int, request: Any) -> None:
+            if isinstance(request, Step) and request.name == step:
+                raise Killed
+
+        work = await self.reshard(watch=watch)
+        self.patch(work._mover, "stop", lambda: dead.append(work._mover) or work._mover._signing.stop() or succeed(None))  # as kill -9
+        with self.assertRaises(Killed):
+            await work.add(parse_store(new.url).addresses)
+        return router, new, dead[0]
+
+    async def test_a_seal_whose_mover_died_is_undone_by_whoever_meets_it(self) -> None:
+        router, _, _ = await self.killed_at("compare")
+        fresh = await self.router(self.url)
+        for bucket in range(BUCKETS):
+            await fresh.transact(bucket, [], lambda _, bucket=bucket: Writes([(b"INCR", key(bucket, "n"))]))
+        while fresh.atlas.in_hand:
+            await deferLater(reactor, 0.05)
+        self.assertGreater(fresh.counts["mended"], 0)
+        found = await survey({name: fresh.atlas.pool_of(name) for name in ("s1", "s2")}, BUCKETS)
+        self.assertEqual((found.under_way(), found.unsettled()), ({}, []))
+        self.assertEqual(await router.read(0, [(b"GET", key(0, "n"))]), [b"1"])
+
+    async def test_a_bucket_that_is_open_at_its_target_is_finished(self) -> None:
+        router, _, _ = await self.killed_at("leave")
+        replies = await router.read_many({bucket: [(b"EXISTS", key(bucket, "t"))] for bucket in range(BUCKETS)})
+        self.assertEqual(len(replies), BUCKETS)
+        while router.atlas.in_hand:
+            await deferLater(reactor, 0.05)
+        fresh = await self.router(self.url)
+        found = await survey({name: fresh.atlas.pool_of(name) for name in ("s1", "s2")}, BUCKETS)
+        self.assertEqual(found.unsettled(), [])
+
+    async def test_a_seal_whose_target_cannot_be_asked_stands_and_is_a_problem(self) -> None:
+        self.patch(mending, "FEW_LOOKS", 1)
+        self.patch(router_module, "READ_SECONDS", 2.0)
+        router, new, _ = await self.killed_at("open")
+        new.kill()
+        with self.assertRaises(StoreUnavailable):
+            await router.read_many({bucket: [(b"EXISTS", key(bucket, "t"))] for bucket in range(BUCKETS)})
+        while not any("nobody moves them" in problem for problem in router.problems):
+            await deferLater(reactor, 0.05)
+        new.start()
+        while router.atlas.in_hand:
+            await deferLater(reactor, 0.05)
+        self.assertEqual(router.problems, [problem for problem in router.problems if "nobody moves" not in problem])
+
+    async def test_a_member_under_another_name_is_no_new_shard(self) -> None:
+        valkey = EphemeralValkey(tcp=True, appendfsync="no")
+        self.addCleanup(valkey.remove)
+        self.url = valkey.url
+        first = Router(parse_store(valkey.url), BUCKETS, reactor)
+        self.addCleanup(lambda: ensureDeferred(first.close()))
+        await first.connect()
+        with self.assertRaisesRegex(ConfigurationError, "it is shard s1, known as redis://127.0.0.1"):
+            await (await self.reshard()).add(parse_store(f"redis://localhost:{valkey.port}").addresses)
+        self.assertEqual(await self.held(first), {"s1": BUCKETS})
+
+    async def test_two_movers_with_opposite_aims_agree(self) -> None:
+        router = await self.prepare(shards=2)
+        writers = self.start_writers([router])
+        new = self.valkey()
+        await gatherResults([ensureDeferred(self.add(new)), ensureDeferred((await self.reshard()).drain("s1"))])
+        held = await self.held(router)
+        self.assertEqual((held.get("s1", 0), sum(held.values())), (0, BUCKETS))
+        await self.stop_writers(writers)
+
+    async def test_abort_ends_a_drain_too(self) -> None:
+        router = await self.prepare(shards=2)
+
+        def watch(_: int, request: Any) -> None:
+            if isinstance(request, Step) and request.name == "seal":
+                raise Killed
+
+        with self.assertRaises(Killed):
+            await (await self.reshard(watch=watch)).drain("s1")
+        self.assertEqual((await self.router(self.url)).map.draining, ("s1",))
+        with self.assertRaisesRegex(ConfigurationError, "is being drained"):
+            await (await self.reshard()).add([parse_store(self.valkeys[0].url).addresses[0]])
+        await (await self.reshard()).abort()
+        self.assertEqual((await self.router(self.url)).map.draining, ())
+        self.assertEqual(sum((await self.held(router)).values()), BUCKETS)

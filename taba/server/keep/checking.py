@@ -5,7 +5,7 @@ from __future__ import annotations
 from taba.server.keep.jobs import Job
 from taba.shard import Router
 from taba.shard.moving.check import check
-from taba.shard.moving.reshard import current_pools
+from taba.shard.moving.reshard import current_shards
 
 
 class Check:
@@ -18,7 +18,7 @@ class Check:
         """Run the job."""
         job.total = 1
         atlas = self._router.atlas
-        wrong = await check(await current_pools(atlas), atlas.reactor, signs=atlas.standing)
+        wrong = await check(await current_shards(atlas), atlas.reactor, signs=atlas.standing)
         for one in wrong:
             job.note({"problem": one.text})
         job.done = 1

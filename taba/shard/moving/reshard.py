@@ -23,6 +23,7 @@ from taba.shard.moving.mover import GROUP_BUCKETS, Factory, Mover, Watcher, move
 from taba.shard.moving.plan import Move, plan_even, plan_weighed
 from taba.shard.moving.steps import Occupied, Overtaken
 from taba.shard.moving.survey import Survey, survey
+from taba.shard.servers.cluster import ShardPool
 from taba.shard.servers.gather import gather
 from taba.shard.servers.pool import Pool
 from taba.shard.servers.sentinel import MasterPool
@@ -292,6 +293,12 @@ async def current_pools(atlas: Atlas) -> dict[str, Pool]:
     """`pools_of`, after a look at the newest map: whoever has nothing to do with a bucket does not notice that it moves."""
     await atlas.learn(LEARN_SECONDS)
     return pools_of(atlas)
+
+
+async def current_shards(atlas: Atlas) -> dict[str, ShardPool]:
+    """`current_pools`, also where the shard is a cluster: for those who only look."""
+    await atlas.learn(LEARN_SECONDS)
+    return {shard.name: atlas.pool_of(shard.name) for shard in atlas.map.shards}
 
 
 def pools_of(atlas: Atlas) -> dict[str, Pool]:

@@ -1,0 +1,94 @@
+"""Whoever uses a store undoes what movers that died left behind: no bucket stays sealed until a person acts.
+
+1. Only buckets that were met in a move are looked at, and a mover only counts as gone once its sign of life was seen
+   unchanged for ten seconds, by our own clock.
+2. Undoing is `undo`: the target first; one that cannot be asked leaves the seal, and a problem says so. A bucket that is
+   open at its target is finished, never undone.
+3. Many do this at once: to be overtaken by another is success.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from taba.errors import TabaError
+from taba.shard.atlas import Atlas
+from taba.shard.moving.move import undo
+from taba.shard.moving.mover import GROUP_BUCKETS, Factory, Mover
+from taba.shard.moving.steps import Occupied, Overtaken
+from taba.shard.servers.pool import Pool
+
+LOOK_SECONDS = 2.0  # between looks at moves that were met
+FEW_LOOKS = 8  # so often an attempt may fail before it is a problem: a shard that restarts is back by then
+
+log = Logger()
+
+
+class Mender:
+    """Looks after the buckets that `atlas` met in a move, from `start` to `stop`."""
+
+    def __init__(self, atlas: Atlas):
+        self._atlas = atlas
+        self._failed: dict[int, tuple[int, str]] = {}  # bucket → how often, and why the last time
+        self._looking = LoopingCall(self._look)
+        self._looking.clock = atlas.reactor
+
+    @property
+    def problems(self) -> list[str]:
+        """What could not be undone, in sentences."""
+        standing = [why for times, why in self._failed.values() if times > FEW_LOOKS]
+        if not standing:
+            return []
+        return [f"{len(standing)} buckets are on their way, and nobody moves them: {standing[0]}; taba check says more"]
+
+    def start(self) -> None:
+        """Begin to look."""
+        if not self._looking.running:
+            self._looking.start(LOOK_SECONDS, now=False)
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._looking.running:
+            self._looking.stop()
+
+    def _look(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self.look())
+
+    async def look(self) -> None:
+        """Look once."""
+        atlas = self._atlas
+        self._failed = {bucket: failed for bucket, failed in self._failed.items() if bucket in atlas.in_hand}
+        if not atlas.in_hand or atlas.known is None:
+            return
+        pools: dict[str, Any] = {name: pool for name, pool in atlas.by_name.items() if isinstance(pool, Pool)}
+        ending: dict[int, Factory] = {
+            bucket: partial(undo, bucket, atlas.map.shard_of(bucket)) for bucket in islice(list(atlas.in_hand), GROUP_BUCKETS)
+        }
+        mover = Mover(pools, atlas.reactor, standing=atlas.standing, without_replicas=True)
+        for bucket, answer in (await mover.run(ending)).items():
+            if isinstance(answer, Occupied):
+                self._failed.pop(bucket, None)
+            elif isinstance(answer, Overtaken):
+                self._done(bucket)
+            elif isinstance(answer, TabaError):
+                times, _ = self._failed.get(bucket, (0, ""))
+                self._failed[bucket] = (times + 1, str(answer))
+                atlas.in_hand[bucket] = atlas.in_hand.pop(bucket)  # others have their turn
+            elif isinstance(answer, Exception):
+                log.error("bucket {bucket}: its move cannot be undone: {answer}", bucket=bucket, answer=answer)
+                self._done(bucket)
+            else:
+                if answer.how != "nothing":
+                    log.warn("bucket {bucket}: its mover gave no sign of life; its move is {how}", bucket=bucket, how=answer.how)
+                    atlas.counts["mended"] += 1
+                self._done(bucket)
+
+    def _done(self, bucket: int) -> None:
+        self._failed.pop(bucket, None)
+        self._atlas.in_hand.pop(bucket, None)
