@@ -29,6 +29,7 @@ from taba.agent.lanes import RETAIN_SECONDS
 from taba.agent.pump import RingPump
 from taba.agent.segment import open_outbox
 from taba.agent.spool import Spool
+from taba.batch import END, NONCE_BYTES, OPEN, Header
 from taba.bounds import DEFAULT_BUCKETS
 from taba.query import Query
 from taba.ring import RECORD_BYTES
@@ -95,7 +96,14 @@ class Draining:
                 lane.queued = False
                 while sends := lane.next(self.now, time.time()):
                     for send in sends:
-                        lane.applied(send.number, self.now)
+                        if not isinstance(send.entry, Header):
+                            lane.applied(send.number, self.now)
+                        elif send.entry.do == END:
+                            lane.ended(self.now)
+                        elif send.entry.do == OPEN:
+                            lane.opened(bytes(NONCE_BYTES), 0, self.now)
+                        else:
+                            lane.applied(send.number, self.now)
             self.now += 2 * RETAIN_SECONDS
             self.keeper.tick(self.now, time.time())
         for lane in list(self.keeper.lanes.values()):

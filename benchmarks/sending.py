@@ -8,19 +8,36 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
+from typing import cast
 from urllib.parse import urlsplit
 
 import msgpack
 
-from taba.agent.drain import encode, first_piece
+from taba.agent.drain import encode, extent, first_piece
+from taba.agent.lanes import HEADER_BYTES
 from taba.agent.outbox import EncodedBatch
-from taba.batch import APPLIED, CONTENT_TYPE, GAP, LATER, Column, decode_verdicts, encode_envelope
+from taba.batch import (
+    APPLIED,
+    CONTENT_TYPE,
+    GAP,
+    LATER,
+    NONCE_BYTES,
+    OPEN,
+    Column,
+    Entry,
+    Header,
+    Sent,
+    Verdict,
+    decode_batch,
+    decode_verdicts,
+    encode_envelope,
+)
 from taba.bounds import MAX_ENVELOPE_BATCHES, MAX_ENVELOPE_BYTES, KiB
 
 CONNECTIONS = 4  # as many envelopes has an Agent under way to a Server
 POST_SECONDS = 60.0
 
-Envelope = list[tuple[int, bytes]]  # (follows, batch) pairs
+Envelope = list[Sent]
 
 
 class NotApplied(Exception):
@@ -50,8 +67,9 @@ def _pieces(columns: Sequence[Column]) -> list[bytes]:
     """Columns in the pieces in which a drain hands them to the encoder."""
     pieces: list[bytes] = []
     for client, tab, type, times, values in columns:
-        pieces += (first_piece(client, tab, type), _header(times), times)
-        pieces += (_header(values), values) if isinstance(values, bytes) else (b"", msgpack.packb(values))
+        more = (_header(times), times, *((_header(values), values) if isinstance(values, bytes) else (b"", msgpack.packb(values))))
+        first = first_piece(client, tab, type)
+        pieces += (extent(len(times) >> 3, len(first) + sum(map(len, more))) + first, *more)
     return pieces
 
 
@@ -64,11 +82,11 @@ def _pack(batches: Sequence[EncodedBatch], most_bytes: int) -> list[Envelope]:
     envelopes: list[Envelope] = []
     size = 0
     for batch in batches:
-        size += len(batch.content) + 16
+        size += len(batch.content) + HEADER_BYTES
         if not envelopes or size > most_bytes - KiB or len(envelopes[-1]) == MAX_ENVELOPE_BATCHES:
             envelopes.append([])
-            size = len(batch.content) + 16
-        envelopes[-1].append((batch.id.number - 1, batch.content))
+            size = len(batch.content) + HEADER_BYTES
+        envelopes[-1].append(Sent(batch.content, batch.id.number - 1, bytes(NONCE_BYTES)))
     return envelopes
 
 
@@ -89,7 +107,7 @@ def send(url: str, dealt: Sequence[Sequence[Envelope]]) -> float:
         for envelopes in dealt:
             connection = stack.enter_context(closing(http.client.HTTPConnection(address, timeout=POST_SECONDS)))
             connection.connect()
-            threads.append(threading.Thread(target=run, args=(connection, envelopes)))
+            threads.append(threading.Thread(target=run, args=(connection, _open(connection, envelopes))))
         start = time.perf_counter()
         for thread in threads:
             thread.start()
@@ -101,21 +119,43 @@ def send(url: str, dealt: Sequence[Sequence[Envelope]]) -> float:
     return seconds
 
 
+def _open(connection: http.client.HTTPConnection, envelopes: Sequence[Envelope]) -> list[Envelope]:
+    """Open the streams of all batches; these with their nonces."""
+    ids = [[decode_batch(sent.batch).id for sent in envelope] for envelope in envelopes]
+    lanes = dict.fromkeys(Header(OPEN, id.stream, id.bucket) for of_one in ids for id in of_one)
+    nonces: dict[tuple[bytes, int], bytes] = {}
+    while left := [header for header in lanes if (header.stream, header.bucket) not in nonces][:MAX_ENVELOPE_BATCHES]:
+        for header, verdict in zip(left, _post(connection, left), strict=True):
+            if verdict.word == OPEN:
+                nonces[header.stream, header.bucket] = cast(bytes, verdict.detail)
+            elif verdict.word != LATER:
+                raise NotApplied(f"{verdict}")
+    return [
+        [sent._replace(nonce=nonces[id.stream, id.bucket]) for sent, id in zip(envelope, of_one, strict=True)]
+        for envelope, of_one in zip(envelopes, ids, strict=True)
+    ]
+
+
+def _post(connection: http.client.HTTPConnection, envelope: Sequence[Entry]) -> list[Verdict]:
+    body = encode_envelope("benchmark", "host", time.time(), None, envelope)
+    connection.request("POST", "/v1/envelopes", body, {"Content-Type": CONTENT_TYPE})
+    answer = connection.getresponse()
+    content = answer.read()
+    if answer.status != 200:
+        raise NotApplied(f"{answer.status}: {content[:200]!r}")
+    return decode_verdicts(content, len(envelope)).verdicts
+
+
 def _send_one(connection: http.client.HTTPConnection, envelope: Envelope) -> None:
     while envelope:
-        connection.request("POST", "/v1/envelopes", encode_envelope("benchmark", "host", envelope), {"Content-Type": CONTENT_TYPE})
-        answer = connection.getresponse()
-        body = answer.read()
-        if answer.status != 200:
-            raise NotApplied(f"{answer.status}: {body[:200]!r}")
         left = []
         pause = 0.0
-        for pair, verdict in zip(envelope, decode_verdicts(body, len(envelope)), strict=True):
+        for entry, verdict in zip(envelope, _post(connection, envelope), strict=True):
             if verdict.word == APPLIED:
                 continue
             if verdict.word not in (LATER, GAP):  # a gap: the one before it has to come later
                 raise NotApplied(f"{verdict}")
-            left.append(pair)
+            left.append(entry)
             pause = max(pause, float(verdict.detail) if verdict.word == LATER else 0.0)
         envelope = left
         time.sleep(pause)

@@ -54,7 +54,7 @@ def _hot(effort: Effort, services: Services) -> list[Row]:
         return dealt
 
     send(services.server_url, encoded())
-    contents = [content for its in encoded_once(made) for envelope in its for _, content in envelope]
+    contents = [entry.batch for its in encoded_once(made) for envelope in its for entry in envelope]
     found = interleave(
         {"fold": lambda: events / meter.measure(lambda: send(services.server_url, encoded())), "floor": lambda: events / _count(contents)},
         effort.pick(2, 7),
@@ -93,7 +93,7 @@ def _count(contents: list[bytes]) -> float:
     """Seconds for what no fold of percentiles can do without."""
     start = time.perf_counter()
     for content in contents:
-        columns = [column for column in decode_batch(content).columns or () if isinstance(column, Column)]
+        columns = [column for column in decode_batch(content).columns if isinstance(column, Column)]
         values = np.frombuffer(b"".join([column.values for column in columns if isinstance(column.values, bytes)]), "<f8")
         np.bincount((np.log(values) * 50).astype(np.int64))
     return time.perf_counter() - start

@@ -28,7 +28,7 @@ STREAM = bytes(16)  # of its own: it disturbs no Server's marks
 async def traffic(router: Router, bucket: int, fields: list[bytes]) -> None:
     """One cycle's traffic."""
     tabs = list(dict.fromkeys(field.partition(b"\0")[0] for field in fields))
-    reads = [(b"MGET", keys.mark(bucket, STREAM)), (b"HMGET", keys.tabs(bucket), *tabs), (b"HMGET", keys.states(bucket), *fields)]
+    reads = [(b"HMGET", keys.marks(bucket), STREAM), (b"HMGET", keys.tabs(bucket), *tabs), (b"HMGET", keys.states(bucket), *fields)]
 
     def update(replies: Sequence[Any]) -> Writes:
         written: list[bytes] = []
@@ -36,7 +36,7 @@ async def traffic(router: Router, bucket: int, fields: list[bytes]) -> None:
             written += (field, state)
         return Writes(
             [
-                (b"SET", keys.mark(bucket, STREAM), b"1", b"EX", b"1209600"),
+                (b"HSET", keys.marks(bucket), STREAM, bytes(20)),
                 (b"HSET", keys.states(bucket), *written),
                 (b"HINCRBY", keys.counts(bucket), b"benchmark", b"%d" % len(fields)),
             ]

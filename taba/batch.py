@@ -1,13 +1,19 @@
 """Batches and envelopes: bytes in, values out. Written by Agents (and for `POST /v1/events`), read by Servers.
 
 1. A batch is encoded once; (stream, bucket, number) is its identity, and its bytes never change.
-2. `follows`, the number before it, travels beside a batch in the envelope, because a replay may change it.
-3. What is wrong with a whole batch is MalformedBatch; what is wrong with a column is that column's own `error`.
+2. What may change when it is sent again travels beside it in the envelope: `follows`, the number before it, and the `nonce` under which
+   its stream is open; beside posted events with a key also which part of which post they are.
+3. What is wrong with a whole batch is MalformedBatch; what is wrong with a column is that column's own `error`. What is of a version
+   that is not read here is UnknownVersion: nothing is wrong with it, and it is never refused.
 
-A batch is msgpack `[1, stream, bucket, number, created, [column, …]]`; without the last item it is a probe, which asks
-for its verdict only. A column is `[client, tab, type, times, values]`: times are little-endian float64 bytes, values
-likewise or, where one is not a float, a list. An envelope is `{"v": 1, "agent": …, "host": …, "batches": [[follows, batch], …]}`,
-its answer `{"verdicts": [[word, detail], …]}` in the same order.
+A batch is msgpack `[2, stream, bucket, number, [events, column, events, column, …]]`. A column is a bin with its number of events before
+it, so that its extent is known when it does not decode; in it is msgpack `[client, tab, type, times, values]`: times are little-endian
+float64 bytes, values likewise or, where one is not a float, a list.
+
+An envelope is `{"v": 2, "agent", "host", "now": the sender's Unix time, "store": the id of the store that the sender knows or nil,
+"entries": [entry, …]}`. An entry is a batch `{"batch", "follows", "nonce", "key"?}`, or a header without
+body `{"do": "open" | "mark" | "end", "stream", "bucket", "nonce"?}`. The answer is `{"verdicts": [[word, detail, why], …],
+"store_age": minutes or nil}`, one verdict an entry, in order.
 """
 
 from __future__ import annotations
@@ -20,21 +26,38 @@ import msgpack
 
 from taba import names
 from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS, MAX_BUCKETS, MAX_ENVELOPE_BATCHES, MAX_ENVELOPE_BYTES
-from taba.errors import MalformedBatch
+from taba.errors import MalformedBatch, UnknownVersion
 
-BATCH_VERSION = 1
-ENVELOPE_VERSION = 1
+BATCH_VERSION = 2
+ENVELOPE_VERSION = 2
 VERDICTS_HEADER = "Taba-Verdicts"  # its presence says that the answer is a Server's own, not a proxy's
 CONTENT_TYPE = "application/msgpack"
 
+STREAM_BYTES = 16
+NONCE_BYTES = 8  # a stream id has 128 bits of its own: a nonce tells two openings of one stream apart
+KEY_BYTES = 36  # of a KeyPart
+
+MAX_LIST_VALUES = 65_536  # values that are no floats, of all columns of a batch: each becomes an object of Python's
 MAX_CACHED_IDS = 10_000  # client ids and Types whose form is known to be right
 MAX_CACHED_NAMES = 131_072  # names of Tabs likewise: all of a large site's …
 MAX_CACHED_NAME = 256  # … of at most so many characters, which bounds the cache to some 50 MiB
+MAX_STORE_ID = 64  # characters
+MAX_STORE_AGE = 2**32 - 2  # minutes: eight thousand years
 
 APPLIED = "applied"  # detail: the mark
-LATER = "later"  # detail: seconds
-GAP = "gap"  # detail: the mark
+LATER = "later"  # detail: seconds; why: a sentence, or nothing
+GAP = "gap"  # detail: the mark; why: one of the next three
 REFUSED = "refused"  # detail: the reason
+OPEN = "open"  # detail: the nonce; why: the mark
+MARK = "mark"  # detail: the mark
+ENDED = "ended"  # detail: 0
+
+NUMBER = "number"  # the mark is another than the one that the batch follows
+NONCE = "nonce"  # the stream was opened anew since
+NOT_OPEN = "not open"  # the bucket knows nothing of the stream
+
+END = "end"
+DOES = (OPEN, MARK, END)
 
 
 class Column(NamedTuple):
@@ -55,10 +78,11 @@ class Column(NamedTuple):
 
 
 class BadColumn(NamedTuple):
-    """A column that does not decode: what is wrong with it, and what was there."""
+    """A column that does not decode: what is wrong with it, what was there, and how many Events its sender says that it holds."""
 
     error: str
-    content: Any
+    content: bytes
+    events: int
 
 
 class BatchId(NamedTuple):
@@ -70,53 +94,107 @@ class BatchId(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One decoded batch. `columns` is None in a probe. `created` is the Agent's Unix time when it was encoded."""
+    """One decoded batch."""
 
     stream: bytes
     bucket: int
     number: int
-    created: float
-    columns: list[Column | BadColumn] | None
+    columns: list[Column | BadColumn]
 
     @property
     def id(self) -> BatchId:
         return BatchId(self.stream, self.bucket, self.number)
 
 
+class KeyPart(NamedTuple):
+    """Which part of which post with an Idempotency-Key a batch is: the key's id, the digest of the request, and from 1 on its place among
+    the request's batches in this bucket."""
+
+    key: bytes
+    digest: bytes
+    lot: int
+
+    def encode(self) -> bytes:
+        return self.key + self.digest + self.lot.to_bytes(4, "big")
+
+    @staticmethod
+    def decode(content: bytes) -> KeyPart:
+        """The inverse of `encode`, of as many bytes as that gives."""
+        return KeyPart(content[:16], content[16:32], int.from_bytes(content[32:], "big"))
+
+
+class Sent(NamedTuple):
+    """A batch in an envelope, and what travels beside it. `key`: the bytes of a KeyPart."""
+
+    batch: bytes
+    follows: int
+    nonce: bytes
+    key: bytes = b""
+
+
+class Header(NamedTuple):
+    """A header without body: what to do with a stream in a bucket. `nonce` only to end what is open under that one, and no other."""
+
+    do: str
+    stream: bytes
+    bucket: int
+    nonce: bytes = b""
+
+
+Entry = Sent | Header
+
+
 class Verdict(NamedTuple):
-    """What became of one batch: `applied` (mark), `later` (seconds), `gap` (mark) or `refused` (reason)."""
+    """What became of one entry; the words above say what `detail` and `why` are."""
 
     word: str
-    detail: int | float | str
+    detail: int | float | str | bytes
+    why: str | int = ""
 
 
-def encode_batch(stream: bytes, bucket: int, number: int, created: float, columns: Sequence[Column] | None) -> bytes:
-    """The bytes of a batch, or with None for columns of a probe. The caller keeps the bounds."""
-    header: list[Any] = [BATCH_VERSION, stream, bucket, number, created]
-    return cast(bytes, msgpack.packb(header if columns is None else [*header, columns]))
+class Answer(NamedTuple):
+    """The verdicts on an envelope's entries, in order, and the store's age in minutes, None where it is not known."""
+
+    verdicts: list[Verdict]
+    store_age: int | None
+
+
+def encode_batch(stream: bytes, bucket: int, number: int, columns: Sequence[Column]) -> bytes:
+    """The bytes of a batch. The caller keeps the bounds."""
+    body: list[Any] = []
+    for column in columns:
+        body += (len(column.times) >> 3, msgpack.packb(column))
+    return cast(bytes, msgpack.packb([BATCH_VERSION, stream, bucket, number, body]))
 
 
 def decode_batch(content: bytes) -> Batch:
-    """The batch in `content`. Raises MalformedBatch where its identity cannot be trusted."""
+    """The batch in `content`. Raises MalformedBatch where its identity cannot be trusted, UnknownVersion where it is not read here."""
     if len(content) > MAX_BATCH_BYTES:
         raise MalformedBatch(f"a batch of {len(content)} bytes; at most {MAX_BATCH_BYTES}")
     fields = _unpack(content, "batch")
-    if not isinstance(fields, list) or not fields or fields[0] != BATCH_VERSION or len(fields) not in (5, 6):
-        raise MalformedBatch("no batch of a known version")
-    _, stream, bucket, number, created, *rest = fields
-    if not isinstance(stream, bytes) or len(stream) != 16:
-        raise MalformedBatch("a stream id takes 16 bytes")
-    if type(bucket) is not int or not 0 <= bucket < MAX_BUCKETS:
-        raise MalformedBatch(f"bucket {bucket!r}")
+    if not isinstance(fields, list) or not fields or type(fields[0]) is not int:
+        raise MalformedBatch("no batch")
+    if fields[0] != BATCH_VERSION:
+        raise UnknownVersion("batch", fields[0], BATCH_VERSION)
+    if len(fields) != 5:
+        raise MalformedBatch(f"a batch of {len(fields)} fields")
+    _, stream, bucket, number, body = fields
+    _check_stream(stream)
+    _check_bucket(bucket)
     if type(number) is not int or not 1 <= number < 2**63:
         raise MalformedBatch(f"batch number {number!r}")
-    if type(created) is not float or not 0 <= created < 2**40:
-        raise MalformedBatch(f"batch created at {created!r}")
-    if not rest:
-        return Batch(stream, bucket, number, created, None)
-    if not isinstance(rest[0], list) or len(rest[0]) > MAX_BATCH_COLUMNS:
-        raise MalformedBatch(f"a batch takes a list of at most {MAX_BATCH_COLUMNS} columns")
-    return Batch(stream, bucket, number, created, [_column(fields) for fields in rest[0]])
+    if not isinstance(body, list) or len(body) % 2 or len(body) > 2 * MAX_BATCH_COLUMNS:
+        raise MalformedBatch(f"a batch takes at most {MAX_BATCH_COLUMNS} columns, each after its number of events")
+    columns: list[Column | BadColumn] = []
+    room = MAX_LIST_VALUES
+    for events, packed in zip(body[::2], body[1::2], strict=True):
+        if not isinstance(packed, bytes) or type(events) is not int or not 1 <= events <= MAX_BATCH_BYTES:
+            raise MalformedBatch("a batch's columns are bins, each after its number of events")
+        column = _column(packed, events, room)
+        if isinstance(column, Column) and isinstance(column.values, list):
+            room -= events
+        columns.append(column)
+    return Batch(stream, bucket, number, columns)
 
 
 # the same names come in every batch; a Server reads 100,000 columns a second
@@ -125,11 +203,12 @@ _check_type = lru_cache(MAX_CACHED_IDS)(names.check_type)
 _check_name = lru_cache(MAX_CACHED_NAMES)(names.parse_name)
 
 
-def _column(fields: Any) -> Column | BadColumn:
-    if not isinstance(fields, list) or len(fields) != 5:
-        return BadColumn("a column takes client, tab, type, times and values", fields)
-    client, tab, type, times, values = fields
+def _column(packed: bytes, events: int, room: int) -> Column | BadColumn:
     try:
+        fields = _unpack(packed, "column", MAX_LIST_VALUES)
+        if not isinstance(fields, list) or len(fields) != 5:
+            raise ValueError("a column takes client, tab, type, times and values")
+        client, tab, type, times, values = fields
         if not isinstance(client, str) or not isinstance(tab, str) or not isinstance(type, str):
             raise ValueError("client, tab and type take text")
         _check_client(client)
@@ -138,81 +217,135 @@ def _column(fields: Any) -> Column | BadColumn:
             _check_name(tab)
         else:
             names.parse_name(tab)
-    except ValueError as error:
-        return BadColumn(str(error), fields)
-    if not isinstance(times, bytes) or len(times) % 8 or not times:
-        return BadColumn("times take float64 bytes", fields)
-    if isinstance(values, bytes):
-        if len(values) != len(times):
-            return BadColumn("as many values as times", fields)
-    elif not isinstance(values, list) or len(values) * 8 != len(times):
-        return BadColumn("values take float64 bytes or a list, as many as times", fields)
+        if not isinstance(times, bytes) or len(times) != 8 * events:
+            raise ValueError("times take float64 bytes, as many as the column's number of events says")
+        if isinstance(values, bytes):
+            if len(values) != len(times):
+                raise ValueError("as many values as times")
+        elif not isinstance(values, list) or len(values) != events:
+            raise ValueError("values take float64 bytes or a list, as many as times")
+        elif events > room:
+            raise ValueError(f"a batch takes at most {MAX_LIST_VALUES} values in lists")
+    except (ValueError, MalformedBatch) as error:
+        return BadColumn(str(error), packed, events)
     return Column(client, tab, type, times, values)
 
 
-def encode_envelope(agent: str, host: str, batches: Sequence[tuple[int, bytes]]) -> bytes:
-    """The bytes of an envelope with (follows, batch) pairs. The caller keeps the bounds."""
-    return cast(bytes, msgpack.packb({"v": ENVELOPE_VERSION, "agent": agent, "host": host, "batches": batches}))
+def encode_envelope(agent: str, host: str, now: float, store: str | None, entries: Sequence[Entry]) -> bytes:
+    """The bytes of an envelope. The caller keeps the bounds."""
+    packed = [
+        {"batch": entry.batch, "follows": entry.follows, "nonce": entry.nonce, **({"key": entry.key} if entry.key else {})}
+        if isinstance(entry, Sent)
+        else {"do": entry.do, "stream": entry.stream, "bucket": entry.bucket, **({"nonce": entry.nonce} if entry.nonce else {})}
+        for entry in entries
+    ]
+    return cast(bytes, msgpack.packb({"v": ENVELOPE_VERSION, "agent": agent, "host": host, "now": now, "store": store, "entries": packed}))
 
 
 class Envelope(NamedTuple):
-    """A decoded envelope; its batches are (follows, bytes) pairs."""
+    """A decoded envelope. `now`: its sender's Unix time when it was sent; `store`: the id of the store that the sender knows."""
 
     agent: str
     host: str
-    batches: list[tuple[int, bytes]]
+    now: float
+    store: str | None
+    entries: list[Entry]
 
 
 def decode_envelope(content: bytes) -> Envelope:
-    """The envelope in `content`. Raises MalformedBatch for what is none."""
+    """The envelope in `content`. Raises MalformedBatch for what is none, UnknownVersion for one that is not read here."""
     if len(content) > MAX_ENVELOPE_BYTES:
         raise MalformedBatch(f"an envelope of {len(content)} bytes; at most {MAX_ENVELOPE_BYTES}")
     fields = _unpack(content, "envelope")
-    if not isinstance(fields, dict) or fields.get("v") != ENVELOPE_VERSION:
-        raise MalformedBatch("no envelope of a known version")
-    agent, host, batches = fields.get("agent"), fields.get("host"), fields.get("batches")
-    if not isinstance(agent, str) or not isinstance(host, str) or len(host) > 255:
+    if not isinstance(fields, dict) or type(fields.get("v")) is not int:
+        raise MalformedBatch("no envelope")
+    if fields["v"] != ENVELOPE_VERSION:
+        raise UnknownVersion("envelope", fields["v"], ENVELOPE_VERSION)
+    agent, host, now, store, entries = (fields.get(name) for name in ("agent", "host", "now", "store", "entries"))
+    if not isinstance(agent, str) or not isinstance(host, str) or len(agent) > 255 or len(host) > 255:
         raise MalformedBatch("an envelope names its Agent and host")
-    if not isinstance(batches, list) or len(batches) > MAX_ENVELOPE_BATCHES:
-        raise MalformedBatch(f"an envelope takes a list of at most {MAX_ENVELOPE_BATCHES} batches")
-    pairs = []
-    for pair in batches:
-        if not isinstance(pair, list) or len(pair) != 2 or type(pair[0]) is not int or not isinstance(pair[1], bytes):
-            raise MalformedBatch("an envelope's batches are [follows, bytes] pairs")
-        pairs.append((pair[0], pair[1]))
-    return Envelope(agent, host, pairs)
+    if not isinstance(now, float) or not 0 <= now < 2.0**40:
+        raise MalformedBatch("an envelope tells its sender's Unix time")
+    if store is not None and (not isinstance(store, str) or len(store) > MAX_STORE_ID):
+        raise MalformedBatch("the id of a store is a text, or nil")
+    if not isinstance(entries, list) or len(entries) > MAX_ENVELOPE_BATCHES:
+        raise MalformedBatch(f"an envelope takes a list of at most {MAX_ENVELOPE_BATCHES} entries")
+    return Envelope(agent, host, now, store, [_entry(entry) for entry in entries])
 
 
-def encode_verdicts(verdicts: Sequence[Verdict]) -> bytes:
+def _entry(fields: Any) -> Entry:
+    if not isinstance(fields, dict):
+        raise MalformedBatch("an entry of an envelope is a map")
+    if "do" in fields:
+        do, stream, bucket, nonce = fields["do"], fields.get("stream"), fields.get("bucket"), fields.get("nonce", b"")
+        if do not in DOES:
+            raise MalformedBatch(f"a header takes {', '.join(DOES)}, not {do!r}"[:200])
+        _check_stream(stream)
+        _check_bucket(bucket)
+        if not isinstance(nonce, bytes) or len(nonce) not in (0, NONCE_BYTES):
+            raise MalformedBatch(f"a nonce takes {NONCE_BYTES} bytes")
+        return Header(do, cast(bytes, stream), cast(int, bucket), nonce)
+    batch, follows, nonce, key = fields.get("batch"), fields.get("follows"), fields.get("nonce", b""), fields.get("key", b"")
+    if not isinstance(batch, bytes) or type(follows) is not int or not 0 <= follows < 2**63:
+        raise MalformedBatch("an entry takes a batch and the number that it follows")
+    if not isinstance(nonce, bytes) or not isinstance(key, bytes) or len(nonce) != NONCE_BYTES or len(key) not in (0, KEY_BYTES):
+        raise MalformedBatch(f"beside a batch stands a nonce of {NONCE_BYTES} bytes, and for posted events a key's part of {KEY_BYTES}")
+    return Sent(batch, follows, nonce, key)
+
+
+def _check_stream(stream: Any) -> None:
+    if not isinstance(stream, bytes) or len(stream) != STREAM_BYTES:
+        raise MalformedBatch(f"a stream id takes {STREAM_BYTES} bytes")
+
+
+def _check_bucket(bucket: Any) -> None:
+    if type(bucket) is not int or not 0 <= bucket < MAX_BUCKETS:
+        raise MalformedBatch(f"bucket {bucket!r}"[:200])
+
+
+def encode_verdicts(verdicts: Sequence[Verdict], store_age: int | None) -> bytes:
     """The body of the answer to an envelope."""
-    return cast(bytes, msgpack.packb({"verdicts": verdicts}))
+    return cast(bytes, msgpack.packb({"verdicts": verdicts, "store_age": store_age}))
 
 
-def decode_verdicts(content: bytes, batches: int) -> list[Verdict]:
-    """The verdicts on an envelope of `batches` batches. Raises MalformedBatch for anything else."""
+_DETAILS: dict[str, tuple[tuple[type, ...], type]] = {  # what a verdict's detail and why may be
+    APPLIED: ((int,), str),
+    LATER: ((int, float), str),
+    GAP: ((int,), str),
+    REFUSED: ((str,), str),
+    OPEN: ((bytes,), int),
+    MARK: ((int,), str),
+    ENDED: ((int,), str),
+}
+
+
+def decode_verdicts(content: bytes, entries: int) -> Answer:
+    """The answer to an envelope of so many entries. Raises MalformedBatch for anything else."""
     fields = _unpack(content, "verdicts")
-    verdicts = fields.get("verdicts") if isinstance(fields, dict) else None
-    if not isinstance(verdicts, list) or len(verdicts) != batches:
-        raise MalformedBatch(f"not the verdicts on {batches} batches")
-    known: dict[str, tuple[type, ...]] = {APPLIED: (int,), LATER: (int, float), GAP: (int,), REFUSED: (str,)}
+    verdicts, age = (fields.get("verdicts"), fields.get("store_age")) if isinstance(fields, dict) else (None, None)
+    if not isinstance(verdicts, list) or len(verdicts) != entries:
+        raise MalformedBatch(f"not the verdicts on {entries} entries")
+    if age is not None and (type(age) is not int or not 0 <= age <= MAX_STORE_AGE):
+        raise MalformedBatch(f"store age {age!r}"[:200])
     for verdict in verdicts:
-        if (
-            not isinstance(verdict, list)
-            or len(verdict) != 2
-            or not isinstance(verdict[0], str)
-            or verdict[0] not in known
-            or not isinstance(verdict[1], known[verdict[0]])
-        ):
-            raise MalformedBatch(f"verdict {verdict!r}")
-    return [Verdict(*verdict) for verdict in verdicts]
+        if not isinstance(verdict, list) or len(verdict) != 3 or not isinstance(verdict[0], str) or verdict[0] not in _DETAILS:
+            raise MalformedBatch(f"verdict {verdict!r}"[:200])
+        word, detail, why = verdict
+        details, whys = _DETAILS[word]
+        if type(detail) not in details or type(why) is not whys or (isinstance(detail, int) and detail < 0):
+            raise MalformedBatch(f"verdict {verdict!r}"[:200])
+        if (word == GAP and why not in (NUMBER, NONCE, NOT_OPEN)) or (word == OPEN and (len(detail) != NONCE_BYTES or cast(int, why) < 0)):
+            raise MalformedBatch(f"verdict {verdict!r}"[:200])
+    return Answer([Verdict(*verdict) for verdict in verdicts], age)
 
 
-def _unpack(content: bytes, what: str) -> Any:
+def _unpack(content: bytes, what: str, most: int | None = None) -> Any:
     # no single item can be longer than the whole, so msgpack's own limits (100 MiB and more) never matter
     size = len(content)
+    items = size if most is None else most
     try:
         return msgpack.unpackb(
-            content, strict_map_key=False, max_bin_len=size, max_str_len=size, max_array_len=size, max_map_len=size, max_ext_len=0
+            content, strict_map_key=False, max_bin_len=size, max_str_len=size, max_array_len=items, max_map_len=items, max_ext_len=0
         )
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:  # TypeError: a list as a key
         raise MalformedBatch(f"{what}: {type(error).__name__}: {error}"[:200]) from None

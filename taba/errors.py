@@ -19,5 +19,13 @@ class MalformedBatch(TabaError):
     """The sender's fault: these bytes are no batch or envelope of a version that this Server reads (HTTP 400)."""
 
 
+class UnknownVersion(MalformedBatch):
+    """Nobody's fault: a batch or envelope of a version that is not read here. It is for later: one of the two is to be upgraded."""
+
+    def __init__(self, what: str, version: int, known: int):
+        super().__init__(f"{what} version {version}; version {known} is read here: upgrade the older side")
+        self.what, self.version = what, version
+
+
 class StoreUnavailable(TabaError):
     """Nobody's fault: the store does not answer, or not for this bucket now; try later (HTTP 503)."""

@@ -9,6 +9,7 @@ tells that it was applied. So there is one rule for that, here; a change to it w
 from __future__ import annotations
 
 import hashlib
+import json
 import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from taba import names
-from taba.batch import Column
+from taba.batch import Column, KeyPart
 from taba.bounds import MAX_BATCH_COLUMNS, MAX_EXACT_INT, MAX_TIME, MAX_VALUE_BYTES, MAX_VALUE_DEPTH, KiB
 from taba.nesting import is_deeper
 
@@ -34,8 +35,10 @@ class Rejection(NamedTuple):
 
 
 class Posted(NamedTuple):
-    """What a request holds: for each bucket the columns of its batches 1, 2, …; how many events were accepted; the rejections in order."""
+    """What a request holds: its Client; for each bucket the columns of its batches 1, 2, …; how many events were accepted; the rejections
+    in order."""
 
+    client: str
     lots: dict[int, list[list[Column]]]
     accepted: int
     rejected: list[Rejection]
@@ -62,7 +65,7 @@ def read_events(content: Any, now: float, buckets: int) -> Posted:
                 of_bucket.append(_Lot())
                 of_bucket[-1].add(client, tab, type, time, value, size)
     columns = {bucket: [lot.columns(client) for lot in of_bucket] for bucket, of_bucket in lots.items()}
-    return Posted(columns, len(events) - len(rejected), rejected)
+    return Posted(client, columns, len(events) - len(rejected), rejected)
 
 
 class _Lot:
@@ -99,11 +102,16 @@ def pack_values(values: Sequence[Any]) -> bytes | list[Any]:
     return list(values)
 
 
-def stream_of(key: str) -> bytes:
-    """The stream id of an Idempotency-Key: its BLAKE2b-128. Raises ValueError for a key that is none."""
+def key_part(client: str, key: str, request: Any) -> KeyPart:
+    """What an Idempotency-Key of a Client is known by, and the digest of its request, decoded. ValueError for what is no key."""
     if not 1 <= len(key) <= MAX_KEY_CHARACTERS:
         raise ValueError(f"Idempotency-Key: takes 1 to {MAX_KEY_CHARACTERS} characters")
-    return hashlib.blake2b(key.encode(), digest_size=16).digest()
+    text = json.dumps(request, sort_keys=True, separators=(",", ":"))  # the same events, however they are spaced
+    return KeyPart(_digest(f"{client}\0{key}"), _digest(text), 0)
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _read_event(event: Any, now: float) -> tuple[str, str, float, Any, int]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import msgpack
 
-from taba.agent.drain import Packed, first_piece
+from taba.agent.drain import Packed, extent, first_piece
 from taba.batch import Column
 
 
@@ -16,8 +16,9 @@ def pack(columns: Mapping[int, Iterable[Column]]) -> Packed:
     for bucket, some in columns.items():
         pieces = packed[bucket] = []
         for client, tab, type, times, values in some:
-            pieces += (first_piece(client, tab, type), _header(times), times)
-            pieces += (_header(values), values) if isinstance(values, bytes) else (b"", msgpack.packb(values))
+            more = (_header(times), times, *((_header(values), values) if isinstance(values, bytes) else (b"", msgpack.packb(values))))
+            first = first_piece(client, tab, type)
+            pieces += (extent(len(times) >> 3, len(first) + sum(map(len, more))) + first, *more)
     return packed
 
 

@@ -1,3 +1,5 @@
+"""Batches, envelopes and verdicts, as bytes."""
+
 from __future__ import annotations
 
 import contextlib
@@ -10,11 +12,28 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba import batch
-from taba.batch import BadColumn, Column, Verdict
+from taba.batch import (
+    END,
+    KEY_BYTES,
+    MARK,
+    MAX_LIST_VALUES,
+    MAX_STORE_AGE,
+    MAX_STORE_ID,
+    NONCE_BYTES,
+    OPEN,
+    Answer,
+    BadColumn,
+    Column,
+    Envelope,
+    Header,
+    Sent,
+    Verdict,
+)
 from taba.bounds import MAX_BATCH_COLUMNS, MAX_ENVELOPE_BATCHES
-from taba.errors import MalformedBatch
+from taba.errors import MalformedBatch, UnknownVersion
 
 STREAM = bytes(range(16))
+NONCE = b"n" * NONCE_BYTES
 FLOATS = struct.pack("<2d", 1.0, 2.0)
 
 
@@ -22,53 +41,78 @@ def column(tab: Any = "bids_won", times: Any = FLOATS, values: Any = FLOATS) -> 
     return Column("web/1", tab, "CounterGroup", times, values)
 
 
+def body(*columns: tuple[Any, Any]) -> list[Any]:
+    return [part for pair in columns for part in pair]
+
+
 class Batches(SynchronousTestCase):
     def test_a_batch_reads_back_as_it_was_written(self) -> None:
         columns = [column(), column('a{b="c"}', values=["x", [1, None, b"y"]])]
-        content = batch.encode_batch(STREAM, 5, 7, 12.5, columns)
-        self.assertEqual(batch.decode_batch(content), batch.Batch(STREAM, 5, 7, 12.5, columns))
+        content = batch.encode_batch(STREAM, 5, 7, columns)
+        self.assertEqual(batch.decode_batch(content), batch.Batch(STREAM, 5, 7, columns))
 
-    def test_a_probe_has_an_identity_and_no_columns(self) -> None:
-        self.assertIsNone(batch.decode_batch(batch.encode_batch(STREAM, 5, 7, 12.5, None)).columns)
-
-    def test_a_bad_column_harms_itself_alone(self) -> None:
-        bad = [
-            column("taba.own"),
-            column("a b"),
-            column(7),
-            column(times=b""),
-            column(times=b"123"),
-            column(values=FLOATS[:8]),
-            column(values=[1]),
-            column(values=7),
+    def test_a_bad_column_harms_itself_alone_and_says_how_many_events_it_holds(self) -> None:
+        bad: list[tuple[int, Any]] = [
+            (2, column("taba.own")),
+            (2, column("a b")),
+            (2, column(7)),
+            (3, column()),
+            (2, column(times=b"123")),
+            (2, column(values=FLOATS[:8])),
+            (2, column(values=[1])),
+            (2, column(values=7)),
+            (2, [1, 2]),
+            (2, "no column"),
         ]
-        content = batch.encode_batch(STREAM, 5, 7, 12.5, [column(), *bad])
-        good, *others = batch.decode_batch(content).columns or []
+        packed = [(events, msgpack.packb(one)) for events, one in bad] + [(5, b""), (6, b"\xc1"), (7, msgpack.packb(column())[:-1])]
+        content = msgpack.packb([2, STREAM, 5, 7, body((2, msgpack.packb(column())), *packed)])
+        good, *others = batch.decode_batch(content).columns
         self.assertEqual(good, column())
-        for other in others:
-            self.assertIsInstance(other, BadColumn)
+        for other, (events, what) in zip(others, packed, strict=True):
+            assert isinstance(other, BadColumn), other
+            self.assertEqual((other.events, other.content), (events, what))
+
+    def test_lists_hold_as_many_values_as_they_may_and_one_more_is_a_bad_column(self) -> None:
+        half = MAX_LIST_VALUES // 2
+        listed = [column(times=bytes(8 * half), values=[None] * half)] * 2
+        decode = batch.decode_batch
+        self.assertEqual([*map(type, decode(batch.encode_batch(STREAM, 5, 7, listed)).columns)], [Column, Column])
+        more = [*listed, column(times=bytes(8), values=[None]), column()]
+        self.assertEqual([*map(type, decode(batch.encode_batch(STREAM, 5, 7, more)).columns)], [Column, Column, BadColumn, Column])
+        one = column(times=bytes(8 * (MAX_LIST_VALUES + 1)), values=[None] * (MAX_LIST_VALUES + 1))
+        self.assertEqual([*map(type, decode(batch.encode_batch(STREAM, 5, 7, [one])).columns)], [BadColumn])
 
     def test_an_identity_that_cannot_be_trusted_is_refused(self) -> None:
-        good: list[Any] = [1, STREAM, 5, 7, 12.5, []]
+        good: list[Any] = [2, STREAM, 5, 7, []]
         batch.decode_batch(msgpack.packb(good))
         for place, bad in [
-            (0, 2),
+            (0, True),
+            (0, "2"),
             (1, b"short"),
             (2, -1),
             (2, 65_536),
             (2, True),
             (3, 0),
             (3, "7"),
-            (4, float("nan")),
-            (5, {}),
-            (5, [[]] * (MAX_BATCH_COLUMNS + 1)),
+            (4, {}),
+            (4, [1]),
+            (4, [0, b""]),
+            (4, [True, b""]),
+            (4, [1, "text"]),
+            (4, body(*[(1, b"")] * (MAX_BATCH_COLUMNS + 1))),
         ]:
             fields = list(good)
             fields[place] = bad
             self.assertRaises(MalformedBatch, batch.decode_batch, msgpack.packb(fields))
-        batch.decode_batch(msgpack.packb([*good[:5], [[]] * MAX_BATCH_COLUMNS]))
+        batch.decode_batch(msgpack.packb([*good[:4], body(*[(1, b"")] * MAX_BATCH_COLUMNS)]))
         for content in [b"", b"\xc1", msgpack.packb(good)[:-1], msgpack.packb(good) + b"x", msgpack.packb({}), b"\x91" * 5000]:
             self.assertRaises(MalformedBatch, batch.decode_batch, content)
+
+    def test_a_batch_of_another_version_is_told_from_what_is_no_batch(self) -> None:
+        for version in (1, 3, 2**40):
+            with self.assertRaises(UnknownVersion) as caught:
+                batch.decode_batch(msgpack.packb([version, "whatever", {}]))
+            self.assertEqual((caught.exception.what, caught.exception.version), ("batch", version))
 
     @given(st.binary(max_size=200))
     def test_any_bytes_are_a_batch_or_malformed(self, content: bytes) -> None:
@@ -79,17 +123,70 @@ class Batches(SynchronousTestCase):
 
 class Envelopes(SynchronousTestCase):
     def test_an_envelope_reads_back_as_it_was_written(self) -> None:
-        content = batch.encode_envelope("default", "host", [(0, b"one"), (6, b"two")])
-        self.assertEqual(batch.decode_envelope(content), batch.Envelope("default", "host", [(0, b"one"), (6, b"two")]))
+        entries = [Sent(b"one", 0, NONCE), Sent(b"two", 6, NONCE, b"k" * KEY_BYTES), Header(OPEN, STREAM, 3), Header(END, STREAM, 3, NONCE)]
+        for store in (None, "4f2a"):
+            content = batch.encode_envelope("default", "host", 12.5, store, entries)
+            self.assertEqual(batch.decode_envelope(content), Envelope("default", "host", 12.5, store, entries))
 
-    def test_as_many_batches_as_allowed_and_one_more(self) -> None:
-        batch.decode_envelope(batch.encode_envelope("a", "h", [(0, b"")] * MAX_ENVELOPE_BATCHES))
-        self.assertRaises(MalformedBatch, batch.decode_envelope, batch.encode_envelope("a", "h", [(0, b"")] * (MAX_ENVELOPE_BATCHES + 1)))
+    def test_as_many_entries_as_allowed_and_one_more(self) -> None:
+        entries = [Header(MARK, STREAM, 1, NONCE)] * MAX_ENVELOPE_BATCHES
+        batch.decode_envelope(batch.encode_envelope("a", "h", 0.0, None, entries))
+        self.assertRaises(MalformedBatch, batch.decode_envelope, batch.encode_envelope("a", "h", 0.0, None, [*entries, entries[0]]))
+
+    def test_what_is_no_envelope_is_malformed_and_one_of_another_version_is_told_from_it(self) -> None:
+        good: dict[str, Any] = {"v": 2, "agent": "a", "host": "h", "now": 1.0, "store": None, "entries": []}
+        batch.decode_envelope(msgpack.packb(good))
+        sent: dict[str, Any] = {"batch": b"", "follows": 0, "nonce": NONCE}
+        beside: list[dict[str, Any]] = [{"nonce": b"x"}, {"key": b"x"}, {"follows": -1}, {"follows": True}, {"batch": ""}]
+        changes: tuple[dict[str, Any], ...] = (
+            {"agent": 7},
+            {"host": "h" * 256},
+            {"agent": "a" * 256},
+            {"now": 1},
+            {"now": float("nan")},
+            {"store": "x" * (MAX_STORE_ID + 1)},
+            {"store": 7},
+            {"entries": {}},
+            *({"entries": [{**sent, **other}]} for other in beside),
+            {"entries": [{"do": "open", "stream": b"x", "bucket": 1}]},
+            {"entries": [{"do": "open", "stream": STREAM, "bucket": 65_536}]},
+            {"entries": [{"do": "close", "stream": STREAM, "bucket": 1}]},
+            {"entries": [{"do": "mark", "stream": STREAM, "bucket": 1, "nonce": b"x"}]},
+            {"entries": [[0, b""]]},
+        )
+        for change in changes:
+            self.assertRaises(MalformedBatch, batch.decode_envelope, msgpack.packb({**good, **change}))
+        for version in (1, 3):
+            self.assertRaises(UnknownVersion, batch.decode_envelope, msgpack.packb({"v": version}))
 
     def test_verdicts_read_back_and_others_are_refused(self) -> None:
-        verdicts = [Verdict("applied", 3), Verdict("later", 0.5), Verdict("gap", 0), Verdict("refused", "malformed")]
-        content = batch.encode_verdicts(verdicts)
-        self.assertEqual(batch.decode_verdicts(content, 4), verdicts)
-        self.assertRaises(MalformedBatch, batch.decode_verdicts, content, 3)
-        for bad in [["applied"], ["applied", "x"], ["perhaps", 1], "applied", [["x"], 1]]:
-            self.assertRaises(MalformedBatch, batch.decode_verdicts, msgpack.packb({"verdicts": [bad]}), 1)
+        verdicts = [
+            Verdict("applied", 3),
+            Verdict("later", 0.5, "why"),
+            Verdict("gap", 0, "not open"),
+            Verdict("refused", "malformed"),
+            Verdict("open", NONCE, 7),
+            Verdict("mark", 7),
+            Verdict("ended", 0),
+        ]
+        for age in (None, 0, MAX_STORE_AGE):
+            content = batch.encode_verdicts(verdicts, age)
+            self.assertEqual(batch.decode_verdicts(content, 7), Answer(verdicts, age))
+            self.assertRaises(MalformedBatch, batch.decode_verdicts, content, 6)
+        for bad_age in (-1, 1.0, "1", True, MAX_STORE_AGE + 1):
+            self.assertRaises(MalformedBatch, batch.decode_verdicts, msgpack.packb({"verdicts": [], "store_age": bad_age}), 0)
+        for bad in [
+            ["applied", 1],
+            ["applied", "x", ""],
+            ["applied", -1, ""],
+            ["applied", True, ""],
+            ["perhaps", 1, ""],
+            "applied",
+            [["x"], 1, ""],
+            ["gap", 1, ""],
+            ["gap", 1, "perhaps"],
+            ["open", b"short", 1],
+            ["open", NONCE, -1],
+            ["open", NONCE, ""],
+        ]:
+            self.assertRaises(MalformedBatch, batch.decode_verdicts, msgpack.packb({"verdicts": [bad], "store_age": None}), 1)

@@ -65,7 +65,7 @@ class LoadTest(SynchronousTestCase):
         cold, streams = Cold(80, 8), Streams()
         streams.envelopes(cold.round(1_800_000_000.0))
         dealt = streams.envelopes(cold.round(1_800_000_005.0))
-        batches = [decode_batch(content) for envelopes in dealt for envelope in envelopes for _, content in envelope]
+        batches = [decode_batch(entry.batch) for envelopes in dealt for envelope in envelopes for entry in envelope]
         self.assertEqual({batch.number for batch in batches}, {2})
         self.assertEqual(sorted(batch.bucket for batch in batches), sorted(cold.names()))
 

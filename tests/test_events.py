@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import struct
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba import events
-from taba.batch import Column, encode_batch
+from taba.batch import KEY_BYTES, Column, encode_batch
 from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS
 from taba.names import bucket_of
 
@@ -53,7 +54,7 @@ class PostedEvents(SynchronousTestCase):
             {**good, "time": True},
             {**good, "time": -1},
             {**good, "time": math.inf},
-            {**good, "labels": {"A": "x"}},
+            {**good, "labels": {"1a": "x"}},
             {**good, "labels": [1]},
             {**good, "tab": 'a{x="1"}', "labels": {"y": "2"}},
             {**good, "value": 2**70},
@@ -86,7 +87,7 @@ class PostedEvents(SynchronousTestCase):
             self.assertGreater(len(lots), 1)
             self.assertEqual(sum(column.events for lot in lots for column in lot), posted.accepted)
             for lot in lots:
-                content = encode_batch(bytes(16), bucket, 1, 1.0, lot)
+                content = encode_batch(bytes(16), bucket, 1, lot)
                 self.assertLessEqual(len(content), min(MAX_BATCH_BYTES, most + 4096))
                 self.assertLessEqual(len(lot), MAX_BATCH_COLUMNS)
             again = events.read_events({"client": "web/1", "events": found}, 200.0, 1)
@@ -103,8 +104,13 @@ class PostedEvents(SynchronousTestCase):
         self.assertEqual([rejection.place for rejection in posted.rejected], [1, 2])
         self.assertIn("at most 32 deep", posted.rejected[0].reason)
 
-    def test_a_key_is_a_stream(self) -> None:
-        self.assertEqual(len(events.stream_of("k")), 16)
-        self.assertNotEqual(events.stream_of("k"), events.stream_of("l"))
+    def test_a_key_belongs_to_its_client_and_its_request_is_known_however_it_is_written(self) -> None:
+        request = {"client": "a", "events": [{"tab": "x", "type": "Gauge", "value": 1}]}
+        again = json.loads(json.dumps(request, indent=2))
+        part = events.key_part("a", "k", request)
+        self.assertEqual((len(part.encode()), events.key_part("a", "k", again)), (KEY_BYTES, part))
+        self.assertEqual(part, part.decode(part.encode()))
+        for client, key, other in (("b", "k", request), ("a", "l", request), ("a", "k", {**request, "events": []})):
+            self.assertNotEqual(events.key_part(client, key, other), part)
         for bad in ["", "x" * 256]:
-            self.assertRaises(ValueError, events.stream_of, bad)
+            self.assertRaises(ValueError, events.key_part, "a", bad, request)

@@ -33,10 +33,8 @@ LOOKUP = ("taba.handlers.lookup", "taba.handlers.interface")  # what of the Hand
 CHANCE = {"time.time", "time.monotonic", "time.perf_counter", "time.sleep", "os.urandom", "random", "secrets", "uuid", "reactor", "clocks"}
 EDGES = {
     "agent/service.py": {"time.time", "os.urandom", "random", "reactor", "clocks"},  # composes the Agent
-    "agent/posting.py": {"os.urandom"},  # a keyless post's stream
-    "server/service.py": {"time.time", "random", "reactor", "clocks"},  # composes the Server
+    "server/service.py": {"time.time", "os.urandom", "random", "reactor", "clocks"},  # composes the Server
     "server/worker.py": {"reactor", "clocks"},  # composes a worker
-    "server/http.py": {"os.urandom"},  # a keyless post's stream
     "server/keep/jobs.py": {"os.urandom"},  # ids of jobs
     "server/work/probing.py": {"time.monotonic"},  # blocks, before the reactor runs
     "shard/router.py": {"os.urandom", "reactor"},  # what `Router(store)` gets where its user passes nothing

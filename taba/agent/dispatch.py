@@ -15,9 +15,9 @@ from random import Random
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from taba.agent.lanes import MAX_RUN_BATCHES, Backoff, Lane, Send
+from taba.agent.lanes import MAX_RUN_BATCHES, Backoff, Lane, Send, obey
 from taba.agent.schedule import Schedule
-from taba.batch import APPLIED, GAP, LATER, Verdict
+from taba.batch import Verdict
 from taba.bounds import MAX_ENVELOPE_BATCHES, MAX_ENVELOPE_BYTES, KiB, MiB
 from taba.options import is_loopback
 
@@ -26,7 +26,6 @@ TRIAL_BYTES = 64 * KiB  # of an envelope to a Server that failed last time
 BACKLOG_BYTES = 2 * MiB  # of an envelope from the spool: fresh ones wait for no more than this
 MAX_SERVERS = 256  # learned; more are a sign of nonsense
 MAX_MISSES = 3  # answered tries without a verdict, before a batch travels alone
-PER_BATCH = 16  # msgpack's own bytes for a batch in an envelope
 ENVELOPE_HEADER = 1 * KiB
 
 
@@ -94,7 +93,7 @@ class Parcel:
 
 
 def _run_bytes(run: Sequence[Send]) -> int:
-    return sum(len(send.content) + PER_BATCH for send in run)
+    return sum(send.size for send in run)
 
 
 class Dispatch:
@@ -140,7 +139,7 @@ class Dispatch:
         server.envelopes += 1
         for send, verdict in zip(parcel.sends, verdicts, strict=True):
             if send.lane.awaits(send):
-                self._obey(send.lane, verdict, now)
+                obey(send, verdict, now, self.backoff)
         for lane in parcel.lanes():
             self._holder.queue(lane, now)
 
@@ -157,7 +156,7 @@ class Dispatch:
             if is_answer:
                 lane.failed(now, self.backoff)
             else:
-                lane.unsent()  # the Server's back-off is enough: the batches may go to another at once
+                lane.unanswered()  # the Server's back-off is enough: the batches may go to another at once
             self._holder.queue(lane, now)
 
     def meet(self, source: ServerPeer, told: Any) -> None:
@@ -232,14 +231,3 @@ class Dispatch:
         if found is None:
             found = cache[bucket] = max(usable, key=lambda server: server.score(bucket))
         return found
-
-    def _obey(self, lane: Lane, verdict: Verdict, now: float) -> None:
-        word, detail = verdict
-        if word == APPLIED:
-            lane.applied(int(detail), now)
-        elif word == GAP:
-            lane.gap(int(detail), now, self.backoff)
-        elif word == LATER:
-            lane.later(float(detail), now)
-        else:
-            lane.refused(str(detail), now)

@@ -16,7 +16,7 @@ import numpy as np
 
 from taba.agent.outbox import EncodedBatch
 from taba.agent.reader import Reading, Ring, Scratch
-from taba.batch import BATCH_VERSION, BatchId, Column, encode_batch
+from taba.batch import BATCH_VERSION, MAX_LIST_VALUES, BatchId, Column, KeyPart, encode_batch
 from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS, KiB, MiB
 from taba.names import bucket_of
 from taba.ring import MalformedRing
@@ -25,9 +25,9 @@ MAX_DRAIN_EVENTS = 524_288  # all records of 16 rings of 1 MiB: 12 MiB to read, 
 MAX_DRAIN_VALUE_BYTES = 8 * MiB  # of values that are no float, in one drain
 MAX_DRAIN_RINGS = 256  # a table names each; the next drain begins where this one ended
 MAX_CACHED_BUCKETS = 65_536  # names whose bucket is remembered
-COLUMN_BYTES = 32  # msgpack's own, the Type, and the lengths; names are added
+COLUMN_BYTES = 44  # msgpack's own, the Type, and the lengths; names are added
 HEADER_BYTES = 64  # of a batch
-PIECES = 5  # of a column: array header, client, Tab and Type; bin header; times; bin header; values (in a list: nothing, the list)
+PIECES = 5  # of a column: its events and extent, client, Tab and Type; bin header; times; bin header; values (in a list: nothing, the list)
 LONGEST_NAMES = 16 * KiB  # of a column: what a batch has no room for beside its events
 
 
@@ -42,6 +42,8 @@ def _bin_header(length: int) -> bytes:
 
 
 _HEADERS = tuple(_bin_header(8 * events) for events in range(2048))  # of short columns, where each nanosecond is many events'
+_COUNTS = tuple(cast(bytes, msgpack.packb(events)) for events in range(2048))
+_EXTENTS = tuple(_bin_header(length) for length in range(4096))
 
 
 class Drained(NamedTuple):
@@ -123,8 +125,14 @@ class Drain:
 
 
 def first_piece(client: str, tab: str, type: str) -> bytes:
-    """A column's first piece."""
+    """A column's first piece, without what `extent` gives."""
     return b"\x95" + cast(bytes, msgpack.packb([client, tab, type]))[1:]
+
+
+def extent(events: int, length: int) -> bytes:
+    """What stands before a column of so many events that takes so many bytes: that it does."""
+    count = _COUNTS[events] if events < len(_COUNTS) else cast(bytes, msgpack.packb(events))
+    return count + (_EXTENTS[length] if length < len(_EXTENTS) else _bin_header(length))
 
 
 def group(ring: Ring, reading: Reading, places: list[tuple[int, bytes] | None], packed: Packed) -> int:
@@ -159,11 +167,13 @@ def group(ring: Ring, reading: Reading, places: list[tuple[int, bytes] | None], 
         else:
             bucket, first = place
             header = headers[count] if count < short else _bin_header(8 * count)
+            length = len(first) + len(header) + 8 * count
             if mixed is None or boxed is None or is_boxed is None or not mixed[at]:
-                packed[bucket] += (first, header, times[start:end], header, values[start:end])
+                before = extent(count, length + len(header) + 8 * count)
+                packed[bucket] += (before + first, header, times[start:end], header, values[start:end])
             else:
                 listed = _listed(values[start:end], boxed[start >> 3 : end >> 3], is_boxed[start >> 3 : end >> 3])
-                packed[bucket] += (first, header, times[start:end], b"", listed)
+                packed[bucket] += (extent(count, length + len(listed)) + first, header, times[start:end], b"", listed)
         start = end
     return unknown
 
@@ -176,7 +186,9 @@ def _listed(words: bytes, boxed: Any, is_boxed: Any) -> bytes:
 
 def unpack(pieces: Sequence[bytes]) -> list[Column]:
     """The columns of one bucket's `pieces`."""
-    return [Column(*msgpack.unpackb(b"".join(pieces[at : at + PIECES]), strict_map_key=False)) for at in range(0, len(pieces), PIECES)]
+    unpacker = msgpack.Unpacker(strict_map_key=False, max_buffer_size=0)
+    unpacker.feed(b"".join(pieces))
+    return [Column(*msgpack.unpackb(item, strict_map_key=False)) for item in unpacker if isinstance(item, bytes)]
 
 
 def encode(packed: Packed, stream: bytes, numbers: Mapping[int, int], created: float, most: int = MAX_BATCH_BYTES) -> list[EncodedBatch]:
@@ -190,16 +202,17 @@ def encode(packed: Packed, stream: bytes, numbers: Mapping[int, int], created: f
         number = numbers.get(bucket, 0)
         pieces = packed[bucket]
         columns = len(pieces) // PIECES
-        if columns <= MAX_BATCH_COLUMNS and sum(map(len, pieces)) <= most - HEADER_BYTES:
+        fits = columns <= MAX_BATCH_COLUMNS and sum(map(len, pieces)) <= most - HEADER_BYTES
+        if fits and _listed_values(pieces) <= MAX_LIST_VALUES:
             events = sum(map(len, pieces[2::PIECES])) >> 3
             id = BatchId(stream, bucket, number + 1)
-            batches.append(EncodedBatch(id, created, events, b"".join((_batch_header(id, created, columns), *pieces))))
+            batches.append(EncodedBatch(id, created, events, b"".join((_batch_header(id, columns), *pieces))))
             continue
         waiting = list(_split(unpack(pieces), most))[::-1]
         while waiting:
             part = waiting.pop()
             id = BatchId(stream, bucket, number + 1)
-            content = encode_batch(*id, created, part)
+            content = encode_batch(*id, part)
             if len(content) > most:  # long values in lists, which the estimate does not see
                 waiting += _halves(part)
                 continue
@@ -210,35 +223,46 @@ def encode(packed: Packed, stream: bytes, numbers: Mapping[int, int], created: f
 
 
 def encode_lots(
-    lots: Mapping[int, Sequence[list[Column]]], stream: bytes, numbers: Mapping[int, int], created: float
+    lots: Mapping[int, Sequence[list[Column]]], stream: bytes, numbers: Mapping[int, int], created: float, key: KeyPart | None = None
 ) -> list[EncodedBatch]:
-    """Batches of posted events: each lot is one, whatever it holds (see taba.events)."""
-    return [
-        EncodedBatch(id, created, sum(column.events for column in lot), encode_batch(*id, created, lot))
-        for bucket in sorted(lots)
-        for number, lot in enumerate(lots[bucket], start=numbers.get(bucket, 0) + 1)
-        for id in (BatchId(stream, bucket, number),)
-    ]
+    """Batches of posted events: each lot is one, whatever it holds (see taba.events). `key`: of a request that has one."""
+    batches = []
+    for bucket in sorted(lots):
+        for place, lot in enumerate(lots[bucket], start=1):
+            id = BatchId(stream, bucket, numbers.get(bucket, 0) + place)
+            part = b"" if key is None else key._replace(lot=place).encode()
+            batches.append(EncodedBatch(id, created, sum(column.events for column in lot), encode_batch(*id, lot), part))
+    return batches
 
 
-def _batch_header(id: BatchId, created: float, columns: int) -> bytes:
-    array = bytes((0x90 | columns,)) if columns < 16 else b"\xdc" + columns.to_bytes(2, "big")
-    return b"".join((b"\x96", cast(bytes, msgpack.packb([BATCH_VERSION, *id, created]))[1:], array))
+def _listed_values(pieces: Sequence[bytes]) -> int:
+    """How many values stand in lists."""
+    if b"" not in pieces[3::PIECES]:
+        return 0
+    return sum(len(times) >> 3 for times, header in zip(pieces[2::PIECES], pieces[3::PIECES], strict=True) if not header)
+
+
+def _batch_header(id: BatchId, columns: int) -> bytes:
+    items = 2 * columns
+    array = bytes((0x90 | items,)) if items < 16 else b"\xdc" + items.to_bytes(2, "big")
+    return b"".join((b"\x95", cast(bytes, msgpack.packb([BATCH_VERSION, *id]))[1:], array))
 
 
 def _split(columns: Iterable[Column], most: int) -> Iterable[list[Column]]:
     """Parts of `columns` that, by estimate, make batches within the bounds. A long column is cut."""
     part: list[Column] = []
-    room = most - HEADER_BYTES
+    room, listed = most - HEADER_BYTES, 0
     for column in columns:
         for piece in _pieces(column, (most - LONGEST_NAMES) // 17):
             # values in a list count as if each were a float
             needed = COLUMN_BYTES + len(column.client) + len(column.tab) + len(column.type) + 17 * piece.events
-            if part and (needed > room or len(part) == MAX_BATCH_COLUMNS):
+            in_list = piece.events if isinstance(piece.values, list) else 0
+            if part and (needed > room or len(part) == MAX_BATCH_COLUMNS or listed + in_list > MAX_LIST_VALUES):
                 yield part
-                part, room = [], most - HEADER_BYTES
+                part, room, listed = [], most - HEADER_BYTES, 0
             part.append(piece)
             room -= needed
+            listed += in_list
     if part:
         yield part
 

@@ -21,7 +21,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
 from taba.agent.dispatch import MAX_IN_FLIGHT, Dispatch, Parcel, ServerPeer
-from taba.batch import CONTENT_TYPE, VERDICTS_HEADER, Verdict, decode_verdicts, encode_envelope
+from taba.batch import CONTENT_TYPE, VERDICTS_HEADER, Answer, Verdict, decode_verdicts, encode_envelope
 from taba.bounds import MAX_BUCKETS, KiB, MiB
 from taba.errors import MalformedBatch, TabaError
 
@@ -57,8 +57,8 @@ def client_over(reactor: Any, pool: HTTPConnectionPool) -> HTTPClient:
 class Forwarder:
     """Sends what `dispatch` has, with `client`, as the Agent `agent` of this `host`.
 
-    `unix_now` tells the Unix time that batches are measured by. `on_buckets` is called with a Server's number of buckets whenever
-    one tells it.
+    `unix_now` tells the Unix time that batches are measured by, `wall` what this host's clock says. `on_buckets` is called with a
+    Server's number of buckets whenever one tells it.
     """
 
     def __init__(
@@ -69,13 +69,14 @@ class Forwarder:
         agent: str,
         host: str,
         unix_now: Callable[[], float],
+        wall: Callable[[], float],
         on_buckets: Callable[[int], None],
     ):
         self._reactor: Any = reactor
         self._client = client
         self._dispatch = dispatch
         self._agent, self._host = agent, host
-        self._unix_now = unix_now
+        self._unix_now, self._wall = unix_now, wall
         self._on_buckets = on_buckets
         self._tasks: set[defer.Deferred[None]] = set()
         self._next_learn = 0.0
@@ -103,8 +104,8 @@ class Forwarder:
         verdicts: list[Verdict] = []
         problem, is_answer = None, False
         try:
-            body = encode_envelope(self._agent, self._host, [(send.follows, send.content) for send in parcel.sends])
-            verdicts = await self._post(parcel.server, body, len(parcel.sends))
+            body = encode_envelope(self._agent, self._host, self._wall(), None, [send.entry for send in parcel.sends])
+            verdicts, _ = await self._post(parcel.server, body, len(parcel.sends))
         except (NoVerdicts, MalformedBatch) as error:
             problem, is_answer = str(error), True
         except Exception as error:  # whatever treq, DNS, TLS or the peer came up with: no verdict, so later
@@ -117,7 +118,7 @@ class Forwarder:
             self._dispatch.failed(parcel, problem, is_answer, self._now())
         self.pump()
 
-    async def _post(self, server: ServerPeer, body: bytes, batches: int) -> list[Verdict]:
+    async def _post(self, server: ServerPeer, body: bytes, entries: int) -> Answer:
         headers = {"Content-Type": CONTENT_TYPE}
         if not server.is_local and len(body) >= COMPRESS_BYTES:
             body = zlib.compress(body, 1)
@@ -125,7 +126,7 @@ class Forwarder:
         status, verdicts_header, content = await self._ask("POST", server.url + "/v1/envelopes", headers, body, POST_SECONDS)
         if status != 200 or not verdicts_header:
             raise NoVerdicts(f"{server.url} answered {status} without verdicts: {content[:100].decode('utf-8', 'replace')!r}")
-        return decode_verdicts(content, batches)
+        return decode_verdicts(content, entries)
 
     # --- asking ---
 

@@ -1,4 +1,4 @@
-"""What an Agent holds on its host: its name, the outbox, the spool and the history. All of it is opened, or nothing is left behind."""
+"""What an Agent holds on its host: its name, outbox, spool, history and keys. All of it is opened, or nothing is left behind."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from taba.agent.history import History
+from taba.agent.keys import Keys
 from taba.agent.locks import AgentRunning, NameLock
 from taba.agent.outbox import OtherVersion, OutboxFull
 from taba.agent.segment import open_outbox
@@ -39,6 +40,7 @@ class Home:
                     self._undo.append(lambda: os.unlink(self._lock.path))
                 self.spool = self._open_spool(str(directory / f"{name}.spool"), spool_bytes)
                 self.history = self._open_history(str(directory / f"{name}.history"))
+                self.keys = self._open_keys(str(directory / f"{name}.keys"))
             except (OSError, sqlite3.Error) as error:
                 raise CannotOpen(f"--spool: {str(directory)!r}: takes a directory to write in: {error}") from None
             try:
@@ -48,7 +50,7 @@ class Home:
             self._undo.append(lambda: self.segment.close())
             if self.segment.is_fresh:
                 self._undo.append(lambda: self.segment.remove())
-            self.problems += [found for found in (self.spool.problem, problem) if found]
+            self.problems += [found for found in (self.spool.problem, self.keys.problem, problem) if found]
         except (AgentRunning, OtherVersion) as error:
             self.abandon()
             raise CannotOpen(f"{error}") from None
@@ -77,6 +79,7 @@ class Home:
         """Let go of everything; what is held stays for the next Agent."""
         self.spool.close()
         self.history.close()
+        self.keys.close()
         self.segment.close()
         self._lock.close()
 
@@ -100,3 +103,10 @@ class Home:
             self._undo.append(lambda: os.unlink(path))
         self._undo.append(history.close)
         return history
+
+    def _open_keys(self, path: str) -> Keys:
+        if not os.path.exists(path):
+            self._undo.append(lambda: os.unlink(path))
+        keys = Keys(path)
+        self._undo.append(keys.close)
+        return keys

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from taba.agent.posting import post
+from taba.agent.keys import Keys
+from taba.agent.posting import OtherRequest, post
 from taba.agent.pump import RingPump
 from taba.agent.status import as_text
-from taba.events import read_events, stream_of
+from taba.events import key_part, read_events
 from taba.routes import JSON, Route
 from taba.tokens import OPEN, READ, WRITE
 from taba.web import Answer, Api, Call, HTTPError
@@ -24,12 +25,13 @@ class Routes:
     def __init__(
         self,
         pump: RingPump,
+        keys: Keys,
         status: Callable[[], dict[str, Any]],
         clock: Callable[[], tuple[float, float]],
         wall: Callable[[], float],
         on_posted: Callable[[], None],
     ):
-        self._pump = pump
+        self._pump, self._keys = pump, keys
         self._status = status
         self._clock, self._wall = clock, wall
         self._on_posted = on_posted
@@ -55,13 +57,17 @@ class Routes:
             raise HTTPError(503, "not_ready", "no Server has told the number of buckets yet; try later")
         content = call.json()
         try:
-            stream = stream_of(key) if key is not None else None
             posted = read_events(content, self._wall(), buckets)
+            part = key_part(posted.client, key, content) if key is not None else None
         except ValueError as error:
             raise HTTPError(400, "bad_request", str(error)) from None
         if posted.accepted:
             now, unix_now = self._clock()
-            if not post(self._pump.keeper, posted.lots, posted.accepted, stream, now, unix_now):
+            try:
+                is_kept = post(self._pump.keeper, self._keys, posted, part, now, unix_now)
+            except OtherRequest as error:
+                raise HTTPError(422, "other_request", str(error)) from None
+            if not is_kept:
                 raise HTTPError(503, "spool_full", "outbox and spool have no room; try later")
             self._on_posted()
         rejected = [{"index": rejection.place, "reason": rejection.reason} for rejection in posted.rejected]

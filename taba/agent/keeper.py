@@ -35,7 +35,7 @@ from taba.agent.outbox import (
 )
 from taba.agent.schedule import Schedule
 from taba.agent.spool import ROW_BYTES, Spool, SpoolFull
-from taba.batch import BatchId
+from taba.batch import BatchId, KeyPart
 from taba.bounds import DAY, MAX_BATCH_BYTES, STREAM_DAYS, KiB, MiB
 
 MAX_RETAINED_BYTES = 64 * MiB  # acknowledged batches that are kept for 60 s: given up first
@@ -46,6 +46,7 @@ MAX_SETTLING = 256  # batches that were dropped and that no table names yet: wit
 MOVE_BYTES = 2 * MiB  # of batches that move to the spool in one transaction: the loop waits for the disk, a tenth of a second
 BATCH_SHARE = 8  # of the outbox a batch takes this part at the most
 MIN_BATCH_BYTES = 64 * KiB  # but never less: the largest event with the longest names fits
+MAX_OPENED = 256  # streams that the table names as open: one each start, and each move to the spool; of 512 buckets 64 bytes each
 REFUSALS_SHOWN = 16
 
 
@@ -92,7 +93,10 @@ class Keeper:
         self.retired: set[bytes] = set()
         self._settling: dict[BatchId, HeldBatch | None] = {}  # dropped and counted: the next table says so
         self._skips: dict[tuple[bytes, int], Skip] = {}
+        self._opened: dict[bytes, int] = {}  # streams that may be open, each with the set of its buckets as bits
+        self._over: list[Lane] = []  # lanes of a stream that takes no more, which had nothing left when it was renewed
         self._is_dirty = False
+        self.keys: list[KeyPart] = []  # of posts that an earlier Agent left; it may not have remembered the last of them
         self.begin_stream(unix_now)
 
     # --- start ---
@@ -108,6 +112,7 @@ class Keeper:
         for found in self.outbox.groups():
             group = Group(found.start, found.end)
             self._groups.append(group)
+            self.keys += [KeyPart.decode(stored.key) for stored in found.batches if stored.key]
             for stored in found.batches:
                 stream, bucket, number = stored.id
                 if stored.is_settled or stored.id in settled:
@@ -118,7 +123,7 @@ class Keeper:
                     if (stream, bucket) not in last:
                         last[stream, bucket] = self.spool.last(stream, bucket) if self.spool.batches else 0
                     if number > last[stream, bucket]:  # else a kill within a move left it in both places: the spool's counts
-                        self._hold(stored, group, self._lane(stored.id, None))
+                        self._hold(stored, group, self._lane(stored.id))
                         continue
                 group.held.append(None)
         for key, number in last.items():
@@ -133,6 +138,12 @@ class Keeper:
             self.history.note(id, 0)
         self._flush_history()
         self._discard_settled()
+        self.keys += [KeyPart.decode(key) for key in self.spool.posted()] if self.spool.batches else []
+        self._opened = {stream: int.from_bytes(buckets, "little") for stream, buckets in table.opened}
+        for stream, buckets in self._opened.items():
+            for bucket in (bucket for bucket in range(buckets.bit_length()) if buckets >> bucket & 1):
+                if (stream, bucket) not in self.lanes and not self.spool.last(stream, bucket):
+                    self._lane(BatchId(stream, bucket, 0))  # nothing of it is left: it is ended
         for lane in list(self.lanes.values()):
             self.queue(lane, now)
         self._activate(now)
@@ -164,8 +175,7 @@ class Keeper:
         self.stream = self._new_stream()
         self.numbers: dict[int, int] = {}
         self._stream_began = unix_now
-        for lane in [lane for lane in self.lanes.values() if lane.is_idle and not lane.queued]:
-            self._retire_lane(lane)
+        self._over += [lane for lane in self.lanes.values() if lane.is_idle and not lane.queued]
 
     # --- in ---
 
@@ -238,10 +248,9 @@ class Keeper:
         self._groups.append(group)
         for stored in found.batches:
             stream, bucket, number = stored.id
-            own = stream == self.stream
-            if own:
+            if stream == self.stream:
                 self.numbers[bucket] = number
-            lane = self._lane(stored.id, 0 if own and number == 1 else None)
+            lane = self._lane(stored.id)
             self._hold(stored, group, lane)
             self.queue(lane, now)
 
@@ -280,11 +289,6 @@ class Keeper:
             else:
                 self._settling.clear()
 
-    def is_spooled(self, stream: bytes) -> bool:
-        """Whether batches of this stream are in the spool: none may be added behind them."""
-        following = self.spool.next_lane((stream, -1))
-        return following is not None and following[0] == stream
-
     # --- out ---
 
     def queue(self, lane: Lane, now: float) -> None:
@@ -293,11 +297,14 @@ class Keeper:
             return
         if not lane.pending and lane.more:
             self._load(lane)
-        if not lane.pending and not lane.probing:
-            if lane.is_idle:
-                self._retire_lane(lane)
-            return
-        self.schedule.put(lane, now)
+        if lane.is_idle and lane.stream != self.stream:  # of the own stream, more may come
+            if self._opened.get(lane.stream, 0) >> lane.bucket & 1:
+                lane.ending = True
+            else:
+                self.lanes.pop((lane.stream, lane.bucket), None)
+                return
+        if lane.has_turn:
+            self.schedule.put(lane, now)
 
     def read(self, lane: Lane, batch: HeldBatch) -> bytes | None:
         """The bytes of a batch; None where the spool's row is gone or torn."""
@@ -307,7 +314,8 @@ class Keeper:
 
     def tick(self, now: float, unix_now: float) -> None:
         """Time passed: wake lanes, ask for probes, release what is forgotten, take up more of the spool, renew the stream."""
-        for lane in self.schedule.wake(now):
+        over, self._over = self._over, []
+        for lane in (*over, *self.schedule.wake(now)):
             self.queue(lane, now)
         for lane in self.schedule.probes(now):
             if self.lanes.get((lane.stream, lane.bucket)) is not lane:
@@ -316,7 +324,7 @@ class Keeper:
             if due is not None:
                 self.schedule.watch(lane, due if due > now else now + PROBE_SLACK_SECONDS)  # asked for; look again, should no verdict come
             self.queue(lane, now)
-        self._bound_lanes()
+        self._bound_lanes(now)
         self._bound_retained()
         self._release(0)
         self._forget_spooled()
@@ -408,6 +416,17 @@ class Keeper:
             except sqlite3.Error as error:  # its bytes are lost to those who would look at them; it is counted all the same
                 self.spool_problem = f"{error}"
 
+    def opening(self, lane: Lane) -> None:
+        # the table names it before the last of its batches is let go of: until then these name it
+        self._opened[lane.stream] = self._opened.get(lane.stream, 0) | 1 << lane.bucket
+        self._is_dirty = True
+
+    def ended(self, lane: Lane) -> None:
+        left = self._opened.pop(lane.stream, 0) & ~(1 << lane.bucket)
+        if left:
+            self._opened[lane.stream] = left
+        self._is_dirty = True
+
     def recall(self, lane: Lane, numbers: Sequence[int]) -> Mapping[int, int]:
         try:
             return self.history.find(lane.stream, lane.bucket, numbers)
@@ -436,7 +455,10 @@ class Keeper:
     def _table(self, covered: tuple[Covered, ...], recorded: int, dropped: Counter[str]) -> Table:
         skipped = tuple(Skipped(BatchId(*key, skip.number), skip.follows, skip.batches, skip.events) for key, skip in self._skips.items())
         retired, totals = tuple(sorted(self.retired)), tuple(sorted((+dropped).items()))
-        return Table(covered, retired, tuple(self._settling), recorded, totals, skipped, self._sequence + 1)
+        # of more, what is open longest is not named: nobody ends it, and Servers forget it in time
+        named = list(self._opened.items())[-MAX_OPENED:]
+        opened = tuple((stream, buckets.to_bytes((buckets.bit_length() + 7) // 8, "little")) for stream, buckets in named)
+        return Table(covered, retired, tuple(self._settling), recorded, totals, skipped, opened, self._sequence + 1)
 
     def _release(self, needed: int) -> None:
         """Release groups from the tail on: those that are forgotten, and for `needed` bytes those that are acknowledged too."""
@@ -487,16 +509,16 @@ class Keeper:
                 lane.give_up_oldest()
             self._spool_retained.popleft()
 
-    def _bound_lanes(self) -> None:
+    def _bound_lanes(self, now: float) -> None:
         if len(self.lanes) < MAX_LANES:
             return
         for lane in list(self.lanes.values()):  # the oldest first
             if len(self.lanes) <= MAX_LANES // 2:
                 break
-            if not (lane.pending or lane.sent or lane.more or lane.queued):
+            if lane.stream != self.stream and not (lane.pending or lane.sent or lane.more or lane.queued):
                 self.given_up += len(lane.retained)
                 lane.give_up_retained()
-                self._retire_lane(lane)
+                self.queue(lane, now)
 
     def _move_some(self, now: float, unix_now: float) -> bool:
         """Move a little from the outbox to the spool; False when nothing can be moved. Begins a move where none is under way."""
@@ -513,7 +535,7 @@ class Keeper:
             if needed > self.spool.free:
                 return False  # before anything is read: it may be so at every drain
         batches = [
-            EncodedBatch(stored.id, stored.created, stored.events, self.outbox.read(stored.position, stored.length))
+            EncodedBatch(stored.id, stored.created, stored.events, self.outbox.read(stored.position, stored.length), stored.key)
             for stored, _, _ in moving
         ]
         if batches:
@@ -614,7 +636,7 @@ class Keeper:
             if key is None:
                 break
             if key not in self.lanes:
-                lane = self.lanes[key] = Lane(*key, self, None, True)
+                lane = self.lanes[key] = Lane(*key, self, True)
                 self.queue(lane, now)
 
     def _forget_spooled(self) -> None:
@@ -631,16 +653,12 @@ class Keeper:
 
     # --- lanes ---
 
-    def _lane(self, id: BatchId, last: int | None) -> Lane:
+    def _lane(self, id: BatchId) -> Lane:
         stream, bucket, _ = id
         lane = self.lanes.get((stream, bucket))
         if lane is None:
-            lane = self.lanes[stream, bucket] = Lane(stream, bucket, self, last)
+            lane = self.lanes[stream, bucket] = Lane(stream, bucket, self)
         return lane
-
-    def _retire_lane(self, lane: Lane) -> None:
-        if lane.stream != self.stream:  # of the own stream, the lane knows what the mark is
-            self.lanes.pop((lane.stream, lane.bucket), None)
 
 
 def _id(lane: Lane, batch: HeldBatch) -> BatchId:

@@ -3,8 +3,11 @@
 1. The first of `pending` are sent next, as one run in one envelope, and nothing else until all of it is answered. `follows` of the
    first is the number that the mark is believed to be, of each other the number before it: a Server folds a run in one cycle.
    Verdicts come in the run's order; the first that neither applies nor refuses ends it, and the rest is sent again.
-2. `applied` retains a batch until the mark, read 60 s later, still covers it; a `gap` brings back what is retained beyond the mark.
-3. Whatever a lane gives up it says to its Ledger once, with the reason: the Ledger counts, and frees the bytes.
+2. A stream is opened in its bucket before its first batch is sent, and its batches carry the nonce that it was given; where the Server
+   knows nothing of it, or another nonce, it is opened again: what the mark does not cover then is sent again. Once nothing of it is left,
+   and nothing more will come, it is ended.
+3. `applied` retains a batch until the mark, read 60 s later, still covers it; a `gap` brings back what is retained beyond the mark.
+4. Whatever a lane gives up it says to its Ledger once, with the reason: the Ledger counts, and frees the bytes.
 
 Where a batch's bytes are is the Ledger's business; a lane knows a HeldBatch for each. Times are the Agent's monotonic seconds,
 except `created`, which is Unix time.
@@ -15,10 +18,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from random import Random
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 from taba.agent.outbox import StoredBatch
-from taba.batch import BatchId, encode_batch
+from taba.batch import APPLIED, END, ENDED, GAP, LATER, MARK, NUMBER, OPEN, REFUSED, Entry, Header, Sent, Verdict
 from taba.bounds import BATCH_DAYS, DAY, MiB
 
 RETAIN_SECONDS = 60.0  # longer than a store takes to fail over and to come back with an older past
@@ -28,6 +31,7 @@ FIRST_BACKOFF_SECONDS = 0.25
 MAX_BACKOFF_SECONDS = 15.0
 MAX_RUN_BATCHES = 16  # of one lane in one envelope; as many as it knows of the spool
 MAX_RUN_BYTES = 1 * MiB  # together; one is always sent
+HEADER_BYTES = 64  # what a header takes in an envelope, at the most
 MAX_HISTORY = 256  # forgotten batches of a lane whose events it knows, should a gap lose them
 MAX_MISSING = 65_536  # batches that a gap looks for; of those before, it counts that they are lost
 
@@ -53,7 +57,7 @@ class Group:
 class HeldBatch:
     """A batch as its lane knows it. `group` is None for one in the spool; `position` and `flag` are its places in the outbox."""
 
-    __slots__ = ("acknowledged", "created", "events", "flag", "group", "is_dropped", "is_pending", "length", "number", "position")
+    __slots__ = ("acknowledged", "created", "events", "flag", "group", "is_dropped", "is_pending", "key", "length", "number", "position")
 
     def __init__(self, stored: StoredBatch, group: Group | None = None):
         self.number = stored.id.number
@@ -62,6 +66,7 @@ class HeldBatch:
         self.created = stored.created
         self.position = stored.position
         self.flag = stored.flag
+        self.key = stored.key
         self.group = group
         self.is_pending = True  # neither acknowledged nor dropped
         self.is_dropped = False  # and counted
@@ -93,19 +98,26 @@ class Ledger(Protocol):
     def brought_back(self, lane: Lane, batch: HeldBatch) -> None: ...
     def forgotten(self, lane: Lane, batch: HeldBatch) -> None: ...
     def gave_up(self, lane: Lane, batch: HeldBatch, reason: str, detail: str, now: float) -> None: ...
+    def opening(self, lane: Lane) -> None: ...
+    def ended(self, lane: Lane) -> None: ...
     def recall(self, lane: Lane, numbers: Sequence[int]) -> Mapping[int, int]: ...
     def skipping(self, lane: Lane, skip: Skip | None) -> None: ...
     def lost(self, lane: Lane, skip: Skip, now: float) -> None: ...
 
 
 class Send(NamedTuple):
-    """One thing that a lane sends: a batch, with its bytes, or with None for the batch a probe of `number`."""
+    """One thing that a lane sends. `batch` is None where it is a header."""
 
     lane: Lane
     batch: HeldBatch | None
     number: int
     follows: int
-    content: bytes
+    entry: Entry
+
+    @property
+    def size(self) -> int:
+        """The bytes that it takes in an envelope, about."""
+        return HEADER_BYTES if isinstance(self.entry, Header) else len(self.entry.batch) + HEADER_BYTES
 
 
 class Backoff:
@@ -125,12 +137,15 @@ class Lane:
     __slots__ = (
         "_history",
         "bucket",
+        "ending",
         "failures",
         "highest",
+        "is_unsure",
         "last",
         "ledger",
         "loaded",
         "more",
+        "nonce",
         "not_before",
         "pending",
         "probing",
@@ -141,9 +156,12 @@ class Lane:
         "stream",
     )
 
-    def __init__(self, stream: bytes, bucket: int, ledger: Ledger, last: int | None = None, more: bool = False):
+    def __init__(self, stream: bytes, bucket: int, ledger: Ledger, more: bool = False):
         self.stream, self.bucket, self.ledger = stream, bucket, ledger
-        self.last = last  # what the mark is believed to be; None while nobody knows
+        self.nonce: bytes | None = None  # under which the stream is open; None while it has to be opened
+        self.ending = False  # nothing of it is left, and nothing more will come: it is to be ended
+        self.is_unsure = False  # something was sent of which nobody knows whether it was applied
+        self.last = 0  # what the mark is believed to be, once the stream is open
         self.pending: deque[HeldBatch] = deque()
         self.retained: deque[HeldBatch] = deque()
         self.sent: deque[Send] = deque()
@@ -161,14 +179,18 @@ class Lane:
         """Take a batch behind all others. False for one that was here before (a replayed request)."""
         if batch.number <= self.highest:
             return False
-        self.highest = batch.number
-        self.pending.append(batch)
+        self._take(batch)
         return True
 
     @property
     def is_idle(self) -> bool:
-        """Whether there is nothing left to do for this lane, now or later."""
+        """Whether nothing is left of this lane's batches."""
         return not (self.pending or self.retained or self.sent or self.more)
+
+    @property
+    def has_turn(self) -> bool:
+        """Whether there is something to send, now or when `not_before` has come."""
+        return bool(self.pending) or self.probing or self.ending
 
     def next(self, now: float, unix_now: float, most: int = 1) -> list[Send]:
         """What to send now, at most so many batches; the lane is busy with them until they are answered.
@@ -177,51 +199,69 @@ class Lane:
         """
         if self.sent or now < self.not_before:
             return []
-        while self.pending and unix_now - self.pending[0].created > BATCH_DAYS * DAY:
-            self._settle(self.pending.popleft(), "too_old", "", now)
-        while self.pending and not self.sent:
-            self._begin_run(most)
-            if not self.sent:
-                self._settle(self.pending.popleft(), "spool_corrupt", "its row in the spool does not match its checksum", now)
-        if self.sent:
-            return list(self.sent)
-        if self.probing and self.retained:
-            number = self.retained[-1].number
-            content = encode_batch(*BatchId(self.stream, self.bucket, number), unix_now, None)
-            self.sent.append(Send(self, None, number, number - 1, content))
+        self.probing = self.probing and bool(self.retained)
+        if not self.has_turn:
+            return []
+        if self.is_idle:
+            self._send_header(END, 0)
+        elif self.nonce is None:
+            self.ledger.opening(self)
+            self._send_header(OPEN, self.retained[-1].number if self.retained else 0)
+        elif not self._drop_old(now, unix_now):
+            self._send_header(MARK, self.pending[0].number)  # what is too old may be folded: then it was not dropped
         else:
-            self.probing = False
+            while self.pending and not self.sent:
+                self._begin_run(most)
+                if not self.sent:
+                    self._settle(self.pending.popleft(), "spool_corrupt", "its row in the spool does not match its checksum", now)
+            if self.probing and not self.sent:
+                self._send_header(MARK, self.retained[-1].number)
         return list(self.sent)
 
     def awaits(self, send: Send) -> bool:
         """Whether the next verdict is the one on `send`; it is not when an earlier verdict ended its run."""
         return bool(self.sent) and self.sent[0] is send
 
-    def applied(self, mark: int, now: float) -> None:
-        """The verdict on what was sent: the store has it, and its mark is `mark`."""
+    def opened(self, nonce: bytes, mark: int, now: float) -> None:
+        """The verdict on an `open`: the stream is open under `nonce`, and the store has all up to `mark`."""
         sent = self._answered()
-        if mark < sent.number:
-            self._gap(mark, now, sent)  # a probe of a store that went back in time
-            return
         self.failures = 0
-        if sent.batch is not None:
-            if not self.pending or self.pending[0] is not sent.batch:
-                return  # an earlier one of the run told of a mark beyond it
-            if self.skip is not None and self.skip.number <= mark:
-                self._lose(self.skip, now)
+        self.nonce = nonce
+        self._gap(mark, now, sent)
+
+    def ended(self, now: float) -> None:
+        """The verdict on an `end`: the Server knows the stream no more."""
+        self._answered()
+        self.failures = 0
+        self.ending, self.nonce = False, None
+        self.ledger.ended(self)
+
+    def applied(self, mark: int, now: float) -> None:
+        """The verdict on what was sent, or on the question for the mark: the store has all up to `mark`."""
+        sent = self._answered()
+        self.failures = 0
+        if mark < sent.number:
+            self._gap(mark, now, sent)  # the mark of a store that went back in time
+            return
+        if sent.batch is not None and (not self.pending or self.pending[0] is not sent.batch):
+            return  # an earlier one of the run told of a mark beyond it
         self._cover(mark, now)
 
-    def gap(self, mark: int, now: float, backoff: Backoff) -> None:
-        """The verdict on what was sent: the store has all up to `mark`, and not what this batch follows."""
+    def gap(self, mark: int, why: str, now: float, backoff: Backoff) -> None:
+        """The verdict on what was sent: the store has all up to `mark`, and not what this batch follows; or the stream is not open so."""
         sent = self._answered()
+        if why != NUMBER:
+            self.sent.clear()
+            self.nonce = None  # with what it has then, the open stream's mark is answered
+            self._again(now, backoff)
+            return
         if sent.follows == mark and sent.batch is not None:  # it was sent so: to send the same at once again would go on for ever
-            self.failures += 1
-            self.not_before = now + backoff.delay(self.failures)
+            self._again(now, backoff)
         self._gap(mark, now, sent)
 
     def later(self, seconds: float, now: float) -> None:
         """The verdict on what was sent: try again in so many seconds."""
-        self.unsent()
+        self.unanswered()
         self.failures = 0
         self.not_before = now + min(max(0.0, seconds), MAX_LATER_SECONDS) if seconds == seconds else now + MAX_LATER_SECONDS
 
@@ -229,7 +269,8 @@ class Lane:
         """The verdict on what was sent: never send it again."""
         sent = self._answered()
         if sent.batch is None:
-            self.not_before = now + MAX_LATER_SECONDS  # a probe: it changes nothing
+            self.sent.clear()
+            self.not_before = now + MAX_LATER_SECONDS  # a header: it changes nothing
             return
         self.failures = 0
         if self.pending and self.pending[0] is sent.batch:
@@ -237,12 +278,16 @@ class Lane:
 
     def failed(self, now: float, backoff: Backoff) -> None:
         """No verdict came: whether the store has the batch, nobody knows. It is sent again, unchanged."""
-        self.unsent()
-        self.failures += 1
-        self.not_before = now + backoff.delay(self.failures)
+        self.unanswered()
+        self._again(now, backoff)
+
+    def unanswered(self) -> None:
+        """Nothing is known of what became of what `next` gave: it is sent again."""
+        self.is_unsure = self.is_unsure or any(send.batch is not None for send in self.sent)
+        self.sent.clear()
 
     def unsent(self) -> None:
-        """What `next` gave was not sent after all, or nothing is known of what became of it: it is sent again."""
+        """What `next` gave was not sent after all."""
         self.sent.clear()
 
     def probe_due(self, now: float) -> float | None:
@@ -288,10 +333,30 @@ class Lane:
         """Take the next batches of this lane from the spool, which was looked through up to the number `last`."""
         for batch in batches:
             if batch.number > self.loaded:
-                self.highest = max(self.highest, batch.number)
-                self.pending.append(batch)
+                self._take(batch)
         self.loaded = max(self.loaded, last)
         self.more = more
+
+    def _take(self, batch: HeldBatch) -> None:
+        self.highest = max(self.highest, batch.number)
+        self.ending = False
+        self.pending.append(batch)
+
+    def _send_header(self, what: str, number: int) -> None:
+        nonce = self.nonce or b""  # a stream that is opened has none; the one that an earlier Agent left open is ended without
+        self.sent.append(Send(self, None, number, 0, Header(what, self.stream, self.bucket, nonce)))
+
+    def _drop_old(self, now: float, unix_now: float) -> bool:
+        """Drop what is too old to be sent; False where the mark must be known first."""
+        while self.pending and unix_now - self.pending[0].created > BATCH_DAYS * DAY:
+            if self.is_unsure:
+                return False
+            self._settle(self.pending.popleft(), "too_old", "", now)
+        return True
+
+    def _again(self, now: float, backoff: Backoff) -> None:
+        self.failures += 1
+        self.not_before = now + backoff.delay(self.failures)
 
     def _answered(self) -> Send:
         if not self.sent:
@@ -320,6 +385,9 @@ class Lane:
     def _cover(self, mark: int, now: float) -> None:
         """The store has all up to `mark`, as of now."""
         self.last = mark
+        self.is_unsure = False
+        if self.skip is not None and self.skip.number <= mark:
+            self._lose(self.skip, now)
         while self.pending and self.pending[0].number <= mark:
             batch = self.pending.popleft()
             batch.acknowledged, batch.is_pending = now, False
@@ -337,9 +405,8 @@ class Lane:
     def _begin_run(self, most: int) -> None:
         """Begin a run with the first of what is pending; nothing where that cannot be read."""
         number = self.pending[0].number
-        follows = number - 1 if self.last is None else min(self.last, number - 1)
-        if self.last is not None:  # else what an earlier Agent left out, if anything, stands
-            self._leave_out(follows, number)
+        follows = min(self.last, number - 1)
+        self._leave_out(follows, number)
         room = MAX_RUN_BYTES
         for batch in self.pending:
             room -= batch.length
@@ -348,7 +415,7 @@ class Lane:
             content = self.ledger.read(self, batch)
             if content is None:
                 break
-            self.sent.append(Send(self, batch, batch.number, follows, content))
+            self.sent.append(Send(self, batch, batch.number, follows, Sent(content, follows, self.nonce or b"", batch.key)))
             follows = batch.number
 
     def _leave_out(self, follows: int, number: int) -> None:
@@ -397,3 +464,26 @@ class Lane:
         for number in range(max(skip.follows + 1, skip.number - MAX_HISTORY), skip.number):
             self._know(number, 0)  # counted: once
         self.ledger.lost(self, skip, now)
+
+
+def obey(send: Send, verdict: Verdict, now: float, backoff: Backoff) -> None:
+    """Have the lane of `send` know the verdict on it."""
+    lane = send.lane
+    word, detail, why = verdict
+    if word == LATER:
+        lane.later(float(detail), now)
+    elif word == REFUSED:
+        lane.refused(str(detail), now)
+    elif word not in _ANSWERS[send.entry.do if isinstance(send.entry, Header) else ""]:
+        lane.failed(now, backoff)  # nonsense: nothing is known of what became of it
+    elif word == GAP:
+        lane.gap(int(detail), str(why), now, backoff)
+    elif word == OPEN:
+        lane.opened(cast(bytes, detail), int(why), now)
+    elif word == ENDED:
+        lane.ended(now)
+    else:
+        lane.applied(int(detail), now)
+
+
+_ANSWERS = {"": (APPLIED, GAP), OPEN: (OPEN,), MARK: (MARK, GAP), END: (ENDED,)}  # besides `later` and `refused`

@@ -19,12 +19,12 @@ from typing import NamedTuple, Protocol, cast
 
 import msgpack
 
-from taba.batch import BatchId
+from taba.batch import KEY_BYTES, BatchId
 from taba.bounds import MAX_BATCH_BYTES, KiB, MiB
 from taba.errors import TabaError
 
 MAGIC = b"TabaOutb"
-VERSION = 2
+VERSION = 3
 PAGE = 4096
 DEFAULT_OUTBOX_BYTES = 64 * MiB  # at the most: a second of the fastest drain, or a minute of a busy host's batches
 MIN_OUTBOX_BYTES = 4 * MiB  # the largest batch, and a table of a thousand rings, several times over
@@ -38,7 +38,8 @@ RELEASED = 256
 _HEAD = struct.Struct("<8sIIQQ16s")  # magic, version, pid of the holder, size, table slot bytes, id
 _TABLE = struct.Struct("<II")  # length, crc32
 _GROUP = struct.Struct("<4sIQII")  # magic, batches, length of the whole, crc32 of the index, 0
-_INDEX = struct.Struct("<16sIIQdII")  # stream, bucket, length, number, created, events, crc32
+_INDEX = struct.Struct("<16sIIQdII36s")  # stream, bucket, length, number, created, events, crc32, KeyPart or zeros
+_NO_KEY = bytes(KEY_BYTES)
 _GROUP_MAGIC = b"GRUP"
 
 
@@ -100,7 +101,8 @@ class Table(NamedTuple):
     """What an Agent must know after a restart, as of one publish.
 
     `retired`: rings whose drop counts are in the totals, but that may still exist. `settled`: batches that were dropped and counted
-    since the publish before, so that they are not sent, or counted, again; `Outbox.settle` then says so beside the batch.
+    since the publish before, so that they are not sent, or counted, again; `Outbox.settle` then says so beside the batch. `opened`:
+    streams that may be open at the Servers, each with the set of its buckets (bit 0 of the first byte for bucket 0).
     """
 
     covered: tuple[Covered, ...] = ()
@@ -109,6 +111,7 @@ class Table(NamedTuple):
     recorded: int = 0
     dropped: tuple[tuple[str, int], ...] = ()
     skipped: tuple[Skipped, ...] = ()
+    opened: tuple[tuple[bytes, bytes], ...] = ()
     sequence: int = 0  # one more at each publish: of two tables the later counts
 
 
@@ -119,7 +122,7 @@ def encode_table(table: Table) -> bytes:
 def decode_table(content: bytes) -> Table:
     """The table in `content`. Raises ValueError for what is none."""
     try:
-        covered, retired, settled, recorded, dropped, skipped, sequence = msgpack.unpackb(content)
+        covered, retired, settled, recorded, dropped, skipped, opened, sequence = msgpack.unpackb(content)
         return Table(
             tuple(Covered(*fields) for fields in covered),
             tuple(retired),
@@ -127,6 +130,7 @@ def decode_table(content: bytes) -> Table:
             recorded,
             tuple(tuple(fields) for fields in dropped),
             tuple(Skipped(BatchId(*id), *fields) for id, *fields in skipped),
+            tuple(tuple(fields) for fields in opened),
             sequence,
         )
     except (TypeError, msgpack.UnpackException) as error:
@@ -134,12 +138,13 @@ def decode_table(content: bytes) -> Table:
 
 
 class EncodedBatch(NamedTuple):
-    """A batch with its bytes, on its way into outbox or spool."""
+    """A batch with its bytes, on its way into outbox or spool. `key`: of posted events with a key, the bytes of their KeyPart."""
 
     id: BatchId
     created: float
     events: int
     content: bytes
+    key: bytes = b""
 
 
 class StoredBatch(NamedTuple):
@@ -156,6 +161,7 @@ class StoredBatch(NamedTuple):
     position: int
     flag: int = -1
     is_settled: bool = False
+    key: bytes = b""
 
 
 class StoredGroup(NamedTuple):
@@ -174,7 +180,10 @@ def group_bytes(batches: Sequence[EncodedBatch]) -> int:
 
 
 class Outbox:
-    """The outbox in `memory`. Raises OutboxCorrupt when that holds something else; call `format` first on zeroed memory."""
+    """The outbox in `memory`; call `format` first on zeroed memory.
+
+    Raises OutboxCorrupt when that holds something else, OtherVersion when it holds an outbox of another version.
+    """
 
     def __init__(self, memory: Memory):
         self._memory = memory
@@ -284,8 +293,8 @@ class Outbox:
             for place, batch in enumerate(batches):
                 crc, length = zlib.crc32(batch.content), len(batch.content)
                 stream, bucket, number = batch.id
-                index.append(_INDEX.pack(stream, bucket, length, number, batch.created, batch.events, crc))
-                stored.append(StoredBatch(batch.id, batch.created, batch.events, length, crc, position, flag + place))
+                index.append(_INDEX.pack(stream, bucket, length, number, batch.created, batch.events, crc, batch.key))
+                stored.append(StoredBatch(batch.id, batch.created, batch.events, length, crc, position, flag + place, False, batch.key))
                 position += length
             joined = b"".join(index)
             header = _GROUP.pack(_GROUP_MAGIC, len(batches), total, zlib.crc32(joined), 0)
@@ -337,11 +346,12 @@ class Outbox:
         flags = self.read(flag, batches)
         stored = []
         for place, fields in enumerate(_INDEX.iter_unpack(index)):
-            stream, bucket, length, number, created, events, content_crc = fields
+            stream, bucket, length, number, created, events, content_crc, key = fields
             if length > MAX_BATCH_BYTES or at + length > position + total:
                 raise OutboxCorrupt(f"a batch of {length} bytes in the group at {position}")
             id = BatchId(stream, bucket, number)
-            stored.append(StoredBatch(id, created, events, length, content_crc, at, flag + place, flags[place] != 0))
+            key = b"" if key == _NO_KEY else key
+            stored.append(StoredBatch(id, created, events, length, content_crc, at, flag + place, flags[place] != 0, key))
             at += length
         return StoredGroup(position, position + total, tuple(stored))
 

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 from taba.agent.drain import encode_lots
 from taba.agent.keeper import Keeper
-from taba.batch import Column
+from taba.agent.keys import Keys
+from taba.batch import KeyPart
+from taba.errors import TabaError
+from taba.events import Posted
 
 
-def post(
-    keeper: Keeper, lots: Mapping[int, Sequence[list[Column]]], events: int, stream: bytes | None, now: float, unix_now: float
-) -> bool:
+class OtherRequest(TabaError):
+    """Another request under an Idempotency-Key that is known."""
+
+
+def post(keeper: Keeper, keys: Keys, posted: Posted, key: KeyPart | None, now: float, unix_now: float) -> bool:
     """Publish posted events; True once they are in the outbox, False where there is no room.
 
-    With a `stream` of the sender's own they count once, however often they are posted.
+    With a `key` they count once, however often they are posted. Raises OtherRequest for another request under that key.
     """
-    if stream is not None and keeper.is_spooled(stream):
-        return True  # it came before, and waits in the spool
-    if stream is not None and any((stream, bucket) in keeper.lanes for bucket in lots):
-        return True
+    if key is not None:
+        known = keys.digest(key.key)
+        if known is not None:
+            if known != key.digest:
+                raise OtherRequest("another request came under this Idempotency-Key before; take a new key for new events")
+            return True
     for _ in range(2):
-        batches = encode_lots(lots, stream or keeper.stream, {} if stream else keeper.numbers, unix_now)
+        batches = encode_lots(posted.lots, keeper.stream, keeper.numbers, unix_now, key)
         before = keeper.stream
         if not keeper.make_room(batches, now, unix_now):
             return False
-        if stream is not None or keeper.stream == before:
-            break
-    keeper.publish(batches, now, recorded=events)
+        if keeper.stream == before:
+            break  # else all before moved to the spool, and fresh batches are of a new stream
+    keeper.publish(batches, now, recorded=posted.accepted)
+    if key is not None:
+        keys.add([key])  # a kill before this: the next Agent finds the key beside the batches
     return True

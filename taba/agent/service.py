@@ -98,6 +98,7 @@ class AgentService(service.Service):
         self._began, self._began_unix = self._reactor.seconds(), self.unix_now()
         self.keeper = Keeper(home.outbox, home.spool, home.history, lambda: os.urandom(16), self._began, self._began_unix)
         self.keeper.recover(self._began)
+        home.keys.add(self.keeper.keys)
         self.keeper.before_publish = self._keep_name
         self.rings = Rings(self.agent, self._shm)
         self.pump = RingPump(self.keeper, self.rings)
@@ -106,11 +107,11 @@ class AgentService(service.Service):
         self.dispatch = Dispatch(self.keeper, self._urls, self._random)
         self._pool = connection_pool(self._reactor)
         client = client_over(self._reactor, self._pool)
-        self.forwarder = Forwarder(self._reactor, client, self.dispatch, self.agent, host, self.steady_now, self._on_buckets)
+        self.forwarder = Forwarder(self._reactor, client, self.dispatch, self.agent, host, self.steady_now, self.unix_now, self._on_buckets)
         kept = _read_buckets(self._buckets_path)
         if kept is not None:
             self.pump.set_buckets(kept, self._began_unix)
-        routes = Routes(self.pump, self.status, self._clock, self.unix_now, self.forwarder.pump)
+        routes = Routes(self.pump, home.keys, self.status, self._clock, self.unix_now, self.forwarder.pump)
         outcome: list[Any] = []
         serverFromString(self._reactor, self._listen.text).listen(make_site(routes.api())).addBoth(outcome.append)
         # TCP and unix endpoints tell at once

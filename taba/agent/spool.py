@@ -23,12 +23,13 @@ ROW_BYTES = 128  # what a row costs beside its content, with its entry in the in
 MAX_ASIDE_ROWS = 100  # refused and corrupt batches that are kept to be looked at
 MAX_ASIDE_BYTES = 16 * MiB
 
-VERSION = 2  # of the file
+VERSION = 3  # of the file
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS batches (
   id INTEGER PRIMARY KEY, stream BLOB NOT NULL, bucket INTEGER NOT NULL, number INTEGER NOT NULL, length INTEGER NOT NULL,
-  created REAL NOT NULL, events INTEGER NOT NULL, crc INTEGER NOT NULL, content BLOB NOT NULL);
+  created REAL NOT NULL, events INTEGER NOT NULL, crc INTEGER NOT NULL, key BLOB NOT NULL,
+  content BLOB NOT NULL);
 CREATE UNIQUE INDEX IF NOT EXISTS identity ON batches (stream, bucket, number, length, events, created);
 CREATE TABLE IF NOT EXISTS aside (
   id INTEGER PRIMARY KEY, stream BLOB, bucket INTEGER, number INTEGER, reason TEXT, content BLOB);
@@ -100,11 +101,11 @@ class Spool:
         needed = sum(len(batch.content) + ROW_BYTES for batch in batches)
         if needed > self.free:
             raise SpoolFull(f"{needed} bytes; {max(self.free, 0)} of {self.bound} are free")
-        rows = ((*batch.id, len(batch.content), batch.created, batch.events, zlib.crc32(batch.content), batch.content) for batch in batches)
+        rows = ((*id, len(content), created, events, zlib.crc32(content), key, content) for id, created, events, content, key in batches)
         try:
             with self._transaction():
                 before = self._database.total_changes
-                self._database.executemany("INSERT OR IGNORE INTO batches VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+                self._database.executemany("INSERT OR IGNORE INTO batches VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
                 added = self._database.total_changes - before
                 if journal is not None:
                     self._database.execute("INSERT OR REPLACE INTO journal VALUES (0, ?, ?)", journal)
@@ -134,10 +135,14 @@ class Spool:
         ).fetchone()
         return None if row is None else (row[0], row[1])
 
+    def posted(self) -> list[bytes]:
+        """The KeyParts of posted events that are here."""
+        return [key for (key,) in self._database.execute("SELECT DISTINCT key FROM batches WHERE length(key)")]
+
     def rows(self, stream: bytes, bucket: int, after: int, limit: int) -> list[StoredBatch]:
         """The first `limit` batches of this lane with numbers beyond `after`, in order."""
         found = self._database.execute(
-            "SELECT number, created, events, length, crc, id FROM batches"
+            "SELECT number, created, events, length, crc, id, key FROM batches"
             " WHERE stream = ? AND bucket = ? AND number > ? ORDER BY number LIMIT ?",
             (stream, bucket, after, limit),
         )

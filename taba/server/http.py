@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
 
 from taba import names
-from taba.batch import (
-    APPLIED,
-    CONTENT_TYPE,
-    LATER,
-    REFUSED,
-    VERDICTS_HEADER,
-    Batch,
-    Verdict,
-    decode_batch,
-    decode_envelope,
-    encode_verdicts,
-)
-from taba.errors import MalformedBatch, StoreUnavailable
-from taba.events import LOT_BYTES, read_events, stream_of
+from taba.batch import APPLIED, CONTENT_TYPE, VERDICTS_HEADER, decode_envelope, encode_verdicts
+from taba.errors import UnknownVersion
+from taba.events import key_part, read_events
 from taba.handlers.lookup import Lookup, shown
 from taba.routes import FLAG, JSON, MSGPACK, WHOLE, Parameter, Route, Serve
 from taba.server.ask.filters import MAX_FILTERS, Filter, make_filter
 from taba.server.ask.query import Aggregated, Query, QueryRefused, Unanswered
-from taba.server.fold.cycle import Waiting
-from taba.server.fold.ingest import AWAY_SECONDS, Ingest
+from taba.server.fold.envelopes import Envelopes
+from taba.server.fold.ingest import Ingest
+from taba.server.fold.posts import OtherRequest, Posts
 from taba.server.keep.deleting import delete_clients, delete_tabs
 from taba.server.keep.jobs import JobConflict, Jobs, UnknownJob
 from taba.server.status import Presence, Status
@@ -70,13 +59,17 @@ class Routes:
         router: Router,
         lookup: Lookup,
         ingest: Ingest,
+        envelopes: Envelopes,
+        posts: Posts,
         query: Query,
         status: Status,
         presence: Presence,
         jobs: Jobs,
         now: Callable[[], float],
+        age: Callable[[], int | None],
     ):
-        self._router, self._lookup, self._ingest, self._query = router, lookup, ingest, query
+        self._age, self._envelopes = age, envelopes
+        self._router, self._lookup, self._ingest, self._posts, self._query = router, lookup, ingest, posts, query
         self._status, self._presence, self._jobs, self._now = status, presence, jobs, now
 
     def table(self) -> list[Route]:
@@ -121,44 +114,29 @@ class Routes:
     # --- events in ---
 
     async def envelopes(self, call: Call) -> Answer:
-        """Batches from an Agent: a verdict on each. Raises MalformedBatch (400) for what is no envelope."""
-        envelope = decode_envelope(call.body())
-        verdicts: list[Verdict | None] = []
-        waiting: list[Waiting] = []
+        """What an Agent sends: a verdict on each entry. Raises MalformedBatch (400) for what is no envelope that this Server reads."""
         try:
-            buckets = self._router.buckets
-        except StoreUnavailable:
-            buckets = 0  # not known yet
-        for follows, content in envelope.batches:
-            try:
-                batch = decode_batch(content)
-                if buckets and batch.bucket >= buckets:
-                    raise MalformedBatch(f"bucket {batch.bucket} of {buckets}")
-            except MalformedBatch as error:
-                verdicts.append(Verdict(REFUSED, str(error)))
-                continue
-            verdicts.append(None if buckets else Verdict(LATER, AWAY_SECONDS))
-            waiting.append(Waiting(follows, batch, len(content)))
-        decided = iter(await self._ingest.submit(waiting) if buckets and waiting else ())
-        return Answer(
-            encode_verdicts([verdict or next(decided) for verdict in verdicts]),
-            content_type=CONTENT_TYPE,
-            headers={VERDICTS_HEADER: "1"},
-        )
+            envelope = decode_envelope(call.body())
+        except UnknownVersion as error:
+            self._envelopes.note_version(error)
+            raise
+        content = encode_verdicts(await self._envelopes.decide(envelope), self._age())
+        return Answer(content, content_type=CONTENT_TYPE, headers={VERDICTS_HEADER: "1"})
 
     async def events(self, call: Call) -> Answer:
         """Events posted as JSON: answers when they are visible. Sent again under the same Idempotency-Key they count once."""
         key = call.header("idempotency-key")
+        content = call.json()
         try:
-            stream = os.urandom(16) if key is None else stream_of(key)
-            posted = read_events(call.json(), self._now(), self._router.buckets)
+            posted = read_events(content, self._now(), self._router.buckets)
+            part = None if key is None else key_part(posted.client, key, content)
         except ValueError as error:
             raise HTTPError(400, "bad_request", str(error)) from None
-        waiting = []
-        for bucket, lots in posted.lots.items():
-            for number, lot in enumerate(lots, start=1):
-                waiting.append(Waiting(number - 1, Batch(stream, bucket, number, self._now(), [*lot]), LOT_BYTES))
-        verdicts = await self._ingest.submit(waiting, POST_SECONDS)
+        try:
+            stream = None if part is None else await self._posts.claim(part, posted.client)
+        except OtherRequest as error:
+            raise HTTPError(422, "other_request", str(error)) from None
+        verdicts = await self._ingest.submit(self._posts.waiting(posted, stream), POST_SECONDS)
         if any(verdict.word != APPLIED for verdict in verdicts):
             advice = "send them again under the same Idempotency-Key" if key else "sent again, some may count twice: use an Idempotency-Key"
             raise HTTPError(503, "store_unavailable", f"not all events were folded in time; {advice}")

@@ -15,9 +15,24 @@ _FRAME = struct.Struct("<HI")
 FRAME_BYTES = _FRAME.size
 
 
-def mark(bucket: int, stream: bytes) -> bytes:
-    """The number of the last batch of `stream` that was applied in this bucket; expires."""
-    return b"taba:{%d}:mark:%b" % (bucket, stream.hex().encode())
+def marks(bucket: int) -> bytes:
+    """Hash: stream → its mark (see fold/marks.py)."""
+    return b"taba:{%d}:marks" % bucket
+
+
+def posted(bucket: int) -> bytes:
+    """Hash: stream of posted events → its mark."""
+    return b"taba:{%d}:posted" % bucket
+
+
+def posts(bucket: int) -> bytes:
+    """Hash: digest of a Client → its Idempotency-Keys (see fold/posts.py)."""
+    return b"taba:{%d}:keys" % bucket
+
+
+def age(bucket: int) -> bytes:
+    """The store's age and when it was raised (see aging.py). In one bucket alone."""
+    return b"taba:{%d}:age" % bucket
 
 
 def tabs(bucket: int) -> bytes:

@@ -26,9 +26,12 @@ from taba.clocks import make_monotonic
 from taba.connections import make_site
 from taba.errors import ConfigurationError, StoreUnavailable
 from taba.options import Listen, checked_state_directory
+from taba.server.aging import LOOK_SECONDS, StoreAge
 from taba.server.ask.query import Query
 from taba.server.fold.bounds import Bounds
+from taba.server.fold.envelopes import Envelopes
 from taba.server.fold.ingest import Ingest
+from taba.server.fold.posts import Posts
 from taba.server.http import Routes
 from taba.server.keep.checking import Check
 from taba.server.keep.jobs import JobConflict, Jobs
@@ -170,22 +173,29 @@ class Server(_Connected):
             log.warn("{problem}", problem=problem)
         self.sandbox = Sandbox(self.lookup, reactor)
         self.bench = bench = Bench(self.lookup, self.sandbox)
-        self.ingest = Ingest(self.router, bench, reactor, time.time, bounds)
+        self.age = StoreAge(self.router, reactor.seconds)
+        self.ingest = Ingest(self.router, bench, reactor, time.time, self.age, bounds)
+        posts = Posts(self.router, self.age, os.urandom)
+        envelopes = Envelopes(self.router, self.ingest, posts, os.urandom, reactor.seconds)
         self.query = Query(self.router, bench, reactor, time.time, self.sandbox.match)
         self.presence = Presence(self.router, time.time)
         self.jobs = Jobs(self.router, time.time, reactor)
         self.jobs.register(PRUNE, Prune(self.router, bench, time.time, options["forget"]), has_dry_run=True)
         self.jobs.register("check", Check(self.router))
         self.jobs.register("upgrade", Upgrade(self.router, bench))
-        self.jobs.register("retry", Retry(self.router, bench, time.time, bounds))
+        self.jobs.register("retry", Retry(self.router, bench, time.time, self.age, bounds))
         about = time.time, workers, self._shown, reactor
-        status = Status(self.router, self.lookup, self.ingest, self.query, self.sandbox, *about)
-        routes = Routes(self.router, self.lookup, self.ingest, self.query, status, self.presence, self.jobs, time.time)
+        status = Status(self.router, self.lookup, self.ingest, envelopes, self.query, self.sandbox, self.age, *about)
+        folding = self.ingest, envelopes, posts
+        routes = Routes(self.router, self.lookup, *folding, self.query, status, self.presence, self.jobs, time.time, self.age)
         self.site = make_site(Api(routes.table()))
         self._port: Any = None
         self._announcement: Deferred[None] | None = None
         self._announcing = LoopingCall(self._begin_announcement)
         self._announcing.clock = reactor
+        self._aging = LoopingCall(self._begin_aging)
+        self._aging.clock = reactor
+        self._age_look: Deferred[None] | None = None
         self._pruning: Any = None
 
     async def open(self) -> None:
@@ -203,6 +213,7 @@ class Server(_Connected):
         log.info("the store is connected: {store}", store=self.router.url)
         for problem in self.router.problems:
             log.warn("{problem}", problem=problem)
+        self._aging.start(LOOK_SECONDS)
         self._announcing.start(PRESENCE_SECONDS)
         self._prune_later()
 
@@ -221,6 +232,20 @@ class Server(_Connected):
         finally:
             if self.running:
                 self._prune_later()
+
+    def _begin_aging(self) -> Deferred[None]:
+        self._age_look = ensureDeferred(self._look_at_age())
+        return self._age_look
+
+    async def _look_at_age(self) -> None:
+        try:
+            await self.age.look()
+        except StoreUnavailable as failure:
+            log.debug("the store's age: {failure}", failure=failure)
+        except CancelledError:
+            log.debug("the store's age: the Server stops")
+        except Exception:
+            log.failure("could not look at the store's age")  # again in a moment
 
     def _begin_announcement(self) -> Deferred[None]:
         self._announcement = ensureDeferred(self._announce())
@@ -241,10 +266,12 @@ class Server(_Connected):
         return ensureDeferred(self._stop())
 
     async def _stop(self) -> None:
-        if self._announcing.running:
-            self._announcing.stop()
-        if self._announcement is not None:
-            self._announcement.cancel()
+        for looping in (self._announcing, self._aging):
+            if looping.running:
+                looping.stop()
+        for under_way in (self._announcement, self._age_look):
+            if under_way is not None:
+                under_way.cancel()
         if self._pruning is not None and self._pruning.active():
             self._pruning.cancel()
         if self._port is not None:

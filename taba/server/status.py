@@ -17,6 +17,7 @@ from taba.handlers.lookup import Lookup
 from taba.server import keys
 from taba.server.ask.query import Query
 from taba.server.fold.deadletters import decode_dead_letter, describe
+from taba.server.fold.envelopes import Envelopes
 from taba.server.fold.ingest import Ingest
 from taba.server.work.sandbox import Sandbox
 from taba.shard import Router, Writes
@@ -41,10 +42,11 @@ class Counts(NamedTuple):
     folded: int
     dead_by_reason: dict[str, int]
     dead_dropped: int
+    known_key: int
     missing: list[str]
 
 
-UNKNOWN = Counts(0, {}, 0, [])  # before anything was read
+UNKNOWN = Counts(0, {}, 0, 0, [])  # before anything was read
 
 
 class Status:
@@ -55,14 +57,17 @@ class Status:
         router: Router,
         lookup: Lookup,
         ingest: Ingest,
+        envelopes: Envelopes,
         query: Query,
         sandbox: Sandbox,
+        age: Callable[[], int | None],
         now: Callable[[], float],
         workers: int,
         store: str,
         clock: Any,
     ):
         self._router, self._lookup, self._ingest, self._query, self._sandbox = router, lookup, ingest, query, sandbox
+        self._envelopes, self._age = envelopes, age
         self._now, self._workers, self._store, self._clock = now, workers, store, clock
         self._looking: Deferred[None] | None = None
         self._waiting: list[Deferred[None]] = []
@@ -85,7 +90,7 @@ class Status:
                     sums[name] += int(count)
                 missing.update(type.decode() for type in types)
             dead = {name[len(_DEAD) :].decode(): count for name, count in sorted(sums.items()) if name.startswith(_DEAD) and count}
-            known = Counts(sums[b"folded"], dead, sums[b"dead_dropped"], sorted(missing))
+            known = Counts(sums[b"folded"], dead, sums[b"dead_dropped"], sums[b"known_key"], sorted(missing))
             self._counts = (now, known)
         return self._counts[1]
 
@@ -128,7 +133,13 @@ class Status:
 
     async def describe(self) -> dict[str, Any]:
         """`/v1/status`. Answers soon with the store away, too; then what is in the store is as it was last known, and 0 before that."""
-        problems = [*self._router.problems, *self._lookup.problems, *self._sandbox.problems]
+        problems = [
+            *self._router.problems,
+            *self._lookup.problems,
+            *self._sandbox.problems,
+            *self._ingest.problems,
+            *self._envelopes.problems,
+        ]
         try:
             if not self._router.is_ready:
                 raise StoreUnavailable("; ".join(self._router.problems) or "not connected")  # at once, not after the Router's patience
@@ -140,6 +151,7 @@ class Status:
             problems.append(f"folded and dead_letters are {age}")
         counts = self._counts[1] if self._counts else UNKNOWN
         types = self._types[1] if self._types else set()
+        dropped = {"dead_letters_full": counts.dead_dropped, "known_key": counts.known_key}
         there = set(self._lookup.types)
         missing = sorted((types | set(counts.missing) | set(self._lookup.missing)) - there)
         if missing:
@@ -156,12 +168,12 @@ class Status:
         }
         return {
             "version": __version__,
-            "store": {**self._router.describe(), "url": self._store},
+            "store": {**self._router.describe(), "url": self._store, "age": self._age()},
             "workers": self._workers,
             "folded": counts.folded,
             "dead_letters": sum(counts.dead_by_reason.values()),
             "dead_letters_by_reason": counts.dead_by_reason,
-            "dropped_by_reason": {"dead_letters_full": counts.dead_dropped} if counts.dead_dropped else {},
+            "dropped_by_reason": {reason: events for reason, events in dropped.items() if events},
             "handlers": handlers,
             "types_missing": missing,
             "latency": self._ingest.latency.percentiles(self._now()),

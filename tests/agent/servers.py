@@ -12,34 +12,60 @@ from twisted.web import resource, server
 
 from taba import batch as codec
 from taba.batch import Verdict
+from taba.server.fold.marks import Marks, decode_mark, encode_mark
 
 
 class Store:
-    """Marks per (stream, bucket), and the events of the batches that were folded."""
+    """Marks per bucket, as a Server's rooms decide them, and the events of the batches that were folded."""
 
     def __init__(self) -> None:
-        self.marks: dict[tuple[bytes, int], int] = {}
+        self.kept: dict[int, dict[bytes, bytes]] = {}
         self.events: dict[tuple[str, str], list[Any]] = {}
-        self.folded = 0
-        self.orders: list[tuple[bytes, int, int]] = []
+        self.folded = self.opens = 0
+        self.ended: list[tuple[bytes, int]] = []
+        self.orders: list[codec.BatchId] = []
+        self.age: int | None = 100
 
-    def fold(self, follows: int, content: bytes) -> Verdict:
-        """The verdict on one batch, as a Server gives it: by the mark alone."""
-        batch = codec.decode_batch(content)
-        key = (batch.stream, batch.bucket)
-        mark = self.marks.get(key, 0)
-        if batch.number <= mark:
-            return Verdict(codec.APPLIED, mark)
-        if follows != mark or batch.columns is None:
-            return Verdict(codec.GAP, mark)
-        self.marks[key] = batch.number
-        self.orders.append((batch.stream, batch.bucket, batch.number))
+    @property
+    def marks(self) -> dict[tuple[bytes, int], int]:
+        """The marks of open streams."""
+        found = {(stream, bucket): decode_mark(content) for bucket, kept in self.kept.items() for stream, content in kept.items()}
+        return {lane: mark.number for lane, mark in found.items() if mark is not None}
+
+    def set_mark(self, stream: bytes, bucket: int, number: int) -> None:
+        """Have the store be as it was then."""
+        mark = decode_mark(self.kept[bucket][stream])
+        assert mark is not None
+        self.kept[bucket][stream] = encode_mark(mark._replace(number=number))
+
+    def decide(self, entry: codec.Entry) -> Verdict:
+        """The verdict on one entry."""
+        if isinstance(entry, codec.Header):
+            kept = self.kept.setdefault(entry.bucket, {})
+            marks = Marks({entry.stream: kept.get(entry.stream)}, self.age, 1)
+            self.opens += entry.do == codec.OPEN
+            verdict = marks.do(entry, self.opens.to_bytes(codec.NONCE_BYTES, "big"))
+            if entry.do == codec.END and marks.removed():
+                self.ended.append((entry.stream, entry.bucket))
+        else:
+            batch = codec.decode_batch(entry.batch)
+            kept = self.kept.setdefault(batch.bucket, {})
+            marks = Marks({batch.stream: kept.get(batch.stream)}, self.age)
+            verdict, is_new = marks.fold(batch.stream, batch.number, entry.follows, entry.nonce)
+            if is_new:
+                self._fold(batch)
+        kept.update(marks.written())
+        for stream in marks.removed():
+            kept.pop(stream, None)
+        return verdict
+
+    def _fold(self, batch: codec.Batch) -> None:
+        self.orders.append(batch.id)
         for column in batch.columns:
             assert isinstance(column, codec.Column), column
             values = column.values if isinstance(column.values, list) else _floats(column.values)
             self.events.setdefault((column.client, column.tab), []).extend(values)
             self.folded += column.events
-        return Verdict(codec.APPLIED, batch.number)
 
 
 def _floats(content: bytes) -> list[float]:
@@ -58,7 +84,7 @@ class Answers(resource.Resource):
         self.envelopes = self.compressed = 0
         self.batches = 0
         self.answer: Callable[[Any, codec.Envelope], Any] | None = None
-        self.verdict: Callable[[int, bytes], Verdict | None] | None = None
+        self.verdict: Callable[[codec.Sent], Verdict | None] | None = None
         self.known: list[str] = []
         self.url = "http://127.0.0.1:8280"
 
@@ -77,18 +103,18 @@ class Answers(resource.Resource):
             self.compressed += 1
         envelope = codec.decode_envelope(content)
         self.envelopes += 1
-        self.batches += len(envelope.batches)
+        self.batches += sum(isinstance(entry, codec.Sent) for entry in envelope.entries)
         if self.answer is not None:
             answered = self.answer(request, envelope)
             if answered is not None:
                 return answered
         verdicts = []
-        for follows, content in envelope.batches:
-            verdict = self.verdict(follows, content) if self.verdict is not None else None
-            verdicts.append(verdict or self.store.fold(follows, content))
+        for entry in envelope.entries:
+            verdict = self.verdict(entry) if self.verdict is not None and isinstance(entry, codec.Sent) else None
+            verdicts.append(verdict or self.store.decide(entry))
         request.setHeader(codec.VERDICTS_HEADER, "1")
         request.setHeader("content-type", codec.CONTENT_TYPE)
-        return codec.encode_verdicts(verdicts)
+        return codec.encode_verdicts(verdicts, self.store.age)
 
 
 class FakeServer(Answers):

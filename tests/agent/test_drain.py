@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.agent.drain import LONGEST_NAMES, encode, unpack
-from taba.batch import Column, decode_batch, encode_batch
+from taba.batch import MAX_LIST_VALUES, Column, decode_batch, encode_batch
 from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS
 
 from ..pieces import pack
@@ -37,7 +37,6 @@ class EncodeTests(SynchronousTestCase):
         for batch in batches:
             self.assertLessEqual(len(batch.content), MAX_BATCH_BYTES)
             decoded = decode_batch(batch.content)
-            assert decoded.columns is not None
             self.assertLessEqual(len(decoded.columns), MAX_BATCH_COLUMNS)
             self.assertEqual(decoded.number, last.get(decoded.bucket, 0) + 1)
             last[decoded.bucket] = decoded.number
@@ -75,13 +74,13 @@ class EncodeTests(SynchronousTestCase):
         pieces = pack({bucket: columns})
         self.assertEqual(unpack(pieces[bucket]), columns)
         (batch,) = encode(pieces, b"s" * 16, {bucket: number}, 1.5)
-        self.assertEqual(batch.content, encode_batch(b"s" * 16, bucket, number + 1, 1.5, columns))
+        self.assertEqual(batch.content, encode_batch(b"s" * 16, bucket, number + 1, columns))
 
     def test_long_columns_are_byte_for_byte_what_the_codec_gives(self) -> None:
         for events in (31, 32, 2047, 2048, 8191, 8192, 60_000):
             columns = [column("a", os.urandom(8 * events))]
             (batch,) = encode(pack({1: columns}), b"s" * 16, {}, 1.5)
-            self.assertEqual(batch.content, encode_batch(b"s" * 16, 1, 1, 1.5, columns))
+            self.assertEqual(batch.content, encode_batch(b"s" * 16, 1, 1, columns))
 
     def test_a_thousand_columns_are_one_batch_and_one_more_two(self) -> None:
         columns = [column(f"tab{number}", bytes(8)) for number in range(MAX_BATCH_COLUMNS)]
@@ -91,6 +90,11 @@ class EncodeTests(SynchronousTestCase):
     def test_a_column_of_more_than_a_batch_is_cut(self) -> None:
         self.assertEqual(self.check({1: [column("a", bytes(8 * PIECE_EVENTS))]}), 1)
         self.assertEqual(self.check({1: [column("a", bytes(8 * 2 * PIECE_EVENTS))]}), 2)
+
+    def test_as_many_values_in_lists_as_a_batch_may_have_are_one_batch_and_one_more_two(self) -> None:
+        half = column("a", ["x"] * (MAX_LIST_VALUES // 2))
+        self.assertEqual(self.check({1: [half, half._replace(tab="b")]}), 1)
+        self.assertEqual(self.check({1: [half, half._replace(tab="b"), column("c", ["x"])]}), 2)
 
     def test_long_values_in_a_list_are_cut_where_the_estimate_misses(self) -> None:
         self.assertGreater(self.check({1: [column("a", ["x" * 30_000] * 100)]}), 2)

@@ -23,7 +23,7 @@ from taba.agent.lanes import RETAIN_SECONDS, Send
 from taba.agent.outbox import PAGE, Outbox
 from taba.agent.pump import RingPump
 from taba.agent.spool import Spool
-from taba.batch import APPLIED, GAP, REFUSED, BatchId, Verdict
+from taba.batch import APPLIED, MARK, OPEN, REFUSED, BatchId, Header, Verdict
 from tests.agent.producers import Producer
 from tests.agent.servers import Store
 from tests.agent.test_outbox import Killed, Memory
@@ -131,22 +131,24 @@ class World:
             assert self.keeper._move_some(self.now, self.now)
 
     def send(self) -> int:
-        """What may go now goes, and is answered. Returns how many batches and probes."""
-        parcels = self.dispatch.parcels(self.now, self.now)
-        for parcel in parcels:
-            self.dispatch.answered(parcel, [self._verdict(send) for send in parcel.sends], self.now)
-        return sum(len(parcel.sends) for parcel in parcels)
+        """What may go now goes, and is answered: streams are opened first. Returns how many batches and probes."""
+        count, is_opening = 0, True
+        while is_opening:
+            parcels = self.dispatch.parcels(self.now, self.now)
+            for parcel in parcels:
+                self.dispatch.answered(parcel, [self._verdict(send) for send in parcel.sends], self.now)
+            sends = [send.entry for parcel in parcels for send in parcel.sends]
+            count += sum(not isinstance(entry, Header) or entry.do == MARK for entry in sends)
+            is_opening = any(isinstance(entry, Header) and entry.do == OPEN for entry in sends)
+        return count
 
     def _verdict(self, send: Send) -> Verdict:
         id = BatchId(send.lane.stream, send.lane.bucket, send.number)
-        if send.batch is None:
-            mark = self.store.marks.get(id[:2], 0)
-            return Verdict(APPLIED if send.number <= mark else GAP, mark)
         before = self.store.marks.get(id[:2], 0)
-        if send.number > before and self.refuse(id):
+        if send.batch is not None and send.number > before and self.refuse(id):
             self.refused[id] = send.batch.events
             return Verdict(REFUSED, "no")
-        verdict = self.store.fold(send.follows, send.content)
+        verdict = self.store.decide(send.entry)
         if verdict.word == APPLIED and send.number > before:
             self.refused.pop(id, None)  # the Agent was killed before it counted, and this time it is taken
         return verdict
@@ -249,7 +251,7 @@ class KeeperTests(SynchronousTestCase):
         world.die()
         world.born()
         (key,) = world.store.marks
-        world.store.marks[key] = 2
+        world.store.set_mark(*key, 2)
         world.store.events["web/0", "bids_won"] = [0.0, 1.0, 2.0]
         world.memory.steps, killed = kill, False
         for _ in range(6):

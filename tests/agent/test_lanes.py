@@ -23,8 +23,10 @@ from taba.agent.lanes import (
     Skip,
 )
 from taba.agent.outbox import StoredBatch
-from taba.batch import BatchId
+from taba.batch import NONCE_BYTES, NUMBER, BatchId
 from taba.bounds import BATCH_DAYS, DAY
+
+NONCE = b"n" * NONCE_BYTES
 
 
 class Recorder:
@@ -37,6 +39,7 @@ class Recorder:
         self.skip: Skip | None = None
         self.recalled: dict[int, int] = {}
         self.torn: set[int] = set()  # what cannot be read back
+        self.is_open = False
 
     def read(self, lane: Lane, batch: HeldBatch) -> bytes | None:
         return None if batch.number in self.torn else b"batch"
@@ -58,6 +61,12 @@ class Recorder:
         self.state[batch.number] = "gave up"
         self.reasons[batch.number] = reason
 
+    def opening(self, lane: Lane) -> None:
+        self.is_open = True
+
+    def ended(self, lane: Lane) -> None:
+        self.is_open = False
+
     def recall(self, lane: Lane, numbers: Sequence[int]) -> Mapping[int, int]:
         return {number: self.recalled[number] for number in numbers if number in self.recalled}
 
@@ -70,9 +79,17 @@ class Recorder:
         self.lost_events += skip.events
 
 
-def make_lane(last: int | None = 0) -> tuple[Lane, Recorder]:
+def make_lane(is_open: bool = True) -> tuple[Lane, Recorder]:
+    """A lane whose stream was just opened, or is not open."""
     recorder = Recorder()
-    return Lane(b"s" * 16, 1, recorder, last), recorder
+    lane = Lane(b"s" * 16, 1, recorder)
+    if is_open:
+        lane.add(entry(1))
+        lane.next(0.0, 0.0)
+        lane.opened(NONCE, 0, 0.0)
+        lane.pending.clear()
+        lane.highest = 0
+    return lane, recorder
 
 
 def entry(number: int, created: float = 0.0) -> HeldBatch:
@@ -125,7 +142,7 @@ class LaneTests(SynchronousTestCase):
                 elif send.number <= (store[-1] if store else 0):
                     lane.applied(store[-1], now)
                 else:
-                    lane.gap(mark, now, backoff)
+                    lane.gap(mark, NUMBER, now, backoff)
             if fate == "lose answer":
                 lane.failed(now, backoff)
             return True
@@ -186,7 +203,7 @@ class LaneTests(SynchronousTestCase):
             lane.applied(number, 0.0)
         lane.probe_due(100.0)
         lane.next(100.0, 0.0)
-        lane.gap(1, 100.0, Backoff(Random(1)))
+        lane.gap(1, NUMBER, 100.0, Backoff(Random(1)))
         (send,) = lane.next(100.0, 0.0)
         self.assertEqual((send.number, send.follows), (2, 1))
         self.assertEqual(recorder.state, {1: "forgotten", 2: "pending", 3: "pending"})
@@ -200,7 +217,7 @@ class LaneTests(SynchronousTestCase):
         lane.give_up_retained()
         lane.add(entry(4))
         self.assertEqual(lane.next(1.0, 0.0)[0].follows, 3)
-        lane.gap(1, 1.0, Backoff(Random(1)))
+        lane.gap(1, NUMBER, 1.0, Backoff(Random(1)))
         self.assertEqual(lane.next(1.0, 0.0)[0].follows, 1)
         self.assertEqual(recorder.lost_batches, 0)
         lane.applied(4, 1.0)
@@ -257,7 +274,7 @@ class LaneTests(SynchronousTestCase):
         lane.next(0.0, 0.0, 3)
         lane.applied(1, 0.0)
         lane.refused("no", 0.0)
-        lane.gap(1, 0.0, Backoff(Random(1)))
+        lane.gap(1, NUMBER, 0.0, Backoff(Random(1)))
         self.assertEqual(lane.next(0.0, 0.0, 3)[0].follows, 1)
         lane.applied(3, 0.0)
         self.assertEqual((recorder.reasons, recorder.lost_batches), ({2: "refused"}, 0))
@@ -266,7 +283,7 @@ class LaneTests(SynchronousTestCase):
         lane, _ = make_lane()
         lane.add(entry(1))
         lane.next(0.0, 0.0)
-        lane.gap(0, 0.0, Backoff(Random(1)))
+        lane.gap(0, NUMBER, 0.0, Backoff(Random(1)))
         self.assertEqual(lane.next(0.0, 0.0), [])
         self.assertTrue(lane.next(MAX_BACKOFF_SECONDS, 0.0))
 

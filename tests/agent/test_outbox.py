@@ -211,7 +211,7 @@ class SegmentTests(SynchronousTestCase):
         _, segment, _ = open_outbox("a", lambda: b"i" * 16, MIN_OUTBOX_BYTES, self.directory)
         segment.write(8, (1).to_bytes(4, "little"))
         segment.close()
-        with self.assertRaisesRegex(OtherVersion, "taba-agent.a is of format 1; this version reads 2"):
+        with self.assertRaisesRegex(OtherVersion, "taba-agent.a is of format 1; this version reads 3"):
             open_outbox("a", lambda: b"i" * 16, MIN_OUTBOX_BYTES, self.directory)
         self.assertEqual(os.listdir(self.directory), ["taba-agent.a"])
 

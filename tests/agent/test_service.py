@@ -112,7 +112,7 @@ class ServiceTests(TestCase):
         producer = self.producer()
         tab = producer.tab("bids_won")
         later = {"on": True}
-        self.server.verdict = lambda follows, content: Verdict(codec.LATER, 0.05) if later["on"] else None
+        self.server.verdict = lambda sent: Verdict(codec.LATER, 0.05) if later["on"] else None
         total = 0
         for round in range(5):
             service = self.start()
@@ -134,7 +134,7 @@ class ServiceTests(TestCase):
         producer = self.producer()
         tab = producer.tab("bids_won")
         later = {"on": True}
-        self.server.verdict = lambda follows, content: Verdict(codec.LATER, 0.05) if later["on"] else None
+        self.server.verdict = lambda sent: Verdict(codec.LATER, 0.05) if later["on"] else None
         service = self.start()
         producer.record(tab, 1.0)
         await self.recorded(service, 1)
@@ -260,7 +260,7 @@ class ServiceTests(TestCase):
         producer = self.producer()
         tab = producer.tab("bids_won")
         refusing = {"on": True}
-        self.server.verdict = lambda follows, content: Verdict(codec.REFUSED, "no") if refusing["on"] else None
+        self.server.verdict = lambda sent: Verdict(codec.REFUSED, "no") if refusing["on"] else None
         service = self.start()
         producer.record(tab, 1.0)
         await self.until(lambda: service.keeper.dropped["refused"] == 1)
@@ -350,7 +350,7 @@ class ServiceTests(TestCase):
         store = self.server.store
         (key,) = store.marks
         self.assertEqual(store.marks[key], 5)
-        store.marks[key] = 2
+        store.set_mark(*key, 2)
         store.events["web/1", "bids_won"] = [0.0, 1.0]
         producer.record(tab, 5.0)
         await self.until(lambda: store.marks[key] == 6)
@@ -396,7 +396,7 @@ class ServiceTests(TestCase):
         poison = producer.tab("poison")
 
         def answer(request: Any, envelope: codec.Envelope) -> bytes | None:
-            if any(b"poison" in content for _, content in envelope.batches):
+            if any(b"poison" in entry.batch for entry in envelope.entries if isinstance(entry, codec.Sent)):
                 request.setResponseCode(500)
                 return b"oops"
             return None

@@ -92,7 +92,7 @@ class SpoolTests(SynchronousTestCase):
         with sqlite3.connect(self.path) as other:
             other.execute("CREATE TABLE batches (id INTEGER PRIMARY KEY)")
         other.close()
-        with self.assertRaisesRegex(OtherVersion, "a.spool is of format 0; this version reads 2"):
+        with self.assertRaisesRegex(OtherVersion, "a.spool is of format 0; this version reads 3"):
             self.open()
         with sqlite3.connect(self.path) as other:
             self.assertEqual(other.execute("SELECT name FROM sqlite_master").fetchall(), [("batches",)])

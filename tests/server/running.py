@@ -16,13 +16,15 @@ from twisted.trial.unittest import TestCase
 from twisted.web.client import HTTPConnectionPool
 
 from taba import connections
-from taba.batch import Column, Verdict, decode_verdicts, encode_batch, encode_envelope
+from taba.batch import Entry, Verdict, decode_verdicts, encode_envelope
 from taba.server.options import ServerOptions
 from taba.server.service import Server
 
+from ..streams import Streams, encoded
 from ..valkey import EphemeralValkey
 
 reactor: Any = installed
+__all__ = ["BUCKETS", "LOCAL", "Answered", "ServerCase", "asynchronous", "encoded", "reactor", "together"]
 LOCAL = "tcp:0:interface=127.0.0.1"
 BUCKETS = 16
 
@@ -70,6 +72,7 @@ class ServerCase(TestCase):
         self.addCleanup(self.valkey.remove)
         self.pool = HTTPConnectionPool(reactor)
         self.pool.maxPersistentPerHost = 50
+        self.streams = Streams()
         self.patch(connections, "LINGER_SECONDS", 0.05)
 
     async def start(self, url: str | None = None) -> Server:
@@ -77,7 +80,7 @@ class ServerCase(TestCase):
         server = Server(options_of(store=url or self.valkey.url), reactor)
         server.startService()
         self.addCleanup(lambda: ensureDeferred(self.stop(server)))
-        while not (server.router.is_ready and server.presence.url):
+        while not (server.router.is_ready and server.presence.url and server.age() is not None):
             await deferLater(reactor, 0.01)
         return server
 
@@ -98,12 +101,19 @@ class ServerCase(TestCase):
         self.assertEqual(answered.status, 200, answered.body)
         return answered.json
 
-    async def send(self, server: Server, *batches: tuple[int, bytes]) -> list[Verdict]:
-        """Send an envelope of (follows, batch) pairs."""
-        answered = await self.ask(server, "/v1/envelopes", "POST", encode_envelope("test", "host", batches))
+    async def send(self, server: Server, *entries: Entry) -> list[Verdict]:
+        """Send an envelope, once the streams of its entries are open."""
+        while headers := self.streams.headers(entries):
+            self.streams.opened(headers, await self.send_raw(server, *headers))
+        return await self.send_raw(server, *self.streams.with_nonces(entries))
+
+    async def send_raw(self, server: Server, *entries: Entry) -> list[Verdict]:
+        """Send an envelope as it is."""
+        body = encode_envelope("test", "host", time.time(), None, entries)
+        answered = await self.ask(server, "/v1/envelopes", "POST", body)
         self.assertEqual(answered.status, 200, answered.body)
         self.assertEqual(answered.headers.getRawHeaders("Taba-Verdicts"), ["1"])
-        return decode_verdicts(answered.body, len(batches))
+        return decode_verdicts(answered.body, len(entries)).verdicts
 
     async def post(self, server: Server, events: Sequence[Any], key: str | None = None, client: str = "web/1") -> Answered:
         body = json.dumps({"client": client, "events": events}).encode()
@@ -116,8 +126,3 @@ class ServerCase(TestCase):
 
 def together(coroutines: Sequence[Any]) -> Deferred[list[Any]]:
     return gatherResults([ensureDeferred(coroutine) for coroutine in coroutines], consumeErrors=True)
-
-
-def encoded(stream: int, bucket: int, number: int, columns: Sequence[Column] | None) -> tuple[int, bytes]:
-    """A batch that follows the number before it, as a sender has it."""
-    return number - 1, encode_batch(bytes([stream]) * 16, bucket, number, time.time(), columns)

@@ -9,15 +9,18 @@ from typing import Any
 
 import numpy
 
-from taba.batch import Batch, Column
+from taba.batch import NONCE_BYTES, Batch, Column, Header
 from taba.handlers import ArrayHandler, Handler
 from taba.handlers.lookup import Found, Lookup
 from taba.names import bucket_of
 from taba.server.fold.bounds import Bounds
 from taba.server.fold.cycle import Cycle, Foreign, Outcome, Reads, Waiting
+from taba.server.fold.marks import Mark, encode_mark
 from taba.server.work.bench import Bench
 
 BUCKETS = 4
+NONCE = b"n" * NONCE_BYTES
+AGE = 100  # minutes
 SPILL_COUNT = 4  # the main part of a Spilling State holds so many values
 
 
@@ -143,23 +146,30 @@ def column(tab: str, type: str, values: Sequence[Any], client: str = "web/1", ti
     return Column(client, tab, type, struct.pack(f"<{len(values)}d", *(times or [1000.0] * len(values))), packed)
 
 
-def batch(stream: int, number: int, columns: Sequence[Any] | None, bucket: int = 0, follows: int | None = None) -> Waiting:
-    content = Batch(bytes([stream]) * 16, bucket, number, 1000.0, None if columns is None else list(columns))
-    return Waiting(number - 1 if follows is None else follows, content, 100)
+def batch(stream: int, number: int, columns: Sequence[Any], bucket: int = 0, follows: int | None = None) -> Waiting:
+    content = Batch(bytes([stream]) * 16, bucket, number, list(columns))
+    return Waiting(number - 1 if follows is None else follows, content, 100, NONCE)
+
+
+def header(do: str, stream: int, nonce: bytes = NONCE, bucket: int = 0, drawn: bytes = NONCE) -> Waiting:
+    id = bytes([stream]) * 16
+    return Waiting(0, Batch(id, bucket, 0, []), 64, drawn, header=Header(do, id, bucket, nonce), agent="web")
 
 
 class MemoryStore:
-    """The keys of a store, and what the commands of a cycle do to them."""
+    """The keys of a store, and what the commands of a cycle do to them. Streams without a mark are `open` under NONCE, or are not."""
 
-    def __init__(self) -> None:
+    def __init__(self, open: bool = True) -> None:
         self.keys: dict[bytes, Any] = {}
+        self.open = encode_mark(Mark(NONCE, 0, 0)) if open else None
 
     def read(self, command: Sequence[bytes]) -> Any:
         name, key, *rest = command
-        if name == b"MGET":
-            return [self.keys.get(one) for one in (key, *rest)]
         if name == b"HMGET":
-            return [self.keys.get(key, {}).get(field) for field in rest]
+            absent = self.open if key.endswith(b":marks") else None
+            return [self.keys.get(key, {}).get(field, absent) for field in rest]
+        if name == b"HGETALL":
+            return [part for pair in self.keys.get(key, {}).items() for part in pair]
         if name == b"LRANGE":
             start, end = int(rest[0]), int(rest[1])
             return self.keys.get(key, [])[start : None if end == -1 else end + 1]
@@ -171,10 +181,7 @@ class MemoryStore:
 
     def write(self, command: Sequence[bytes]) -> None:
         name, key, *rest = command
-        if name == b"SET":
-            assert rest[1] == b"EX" and int(rest[2]) > 0
-            self.keys[key] = rest[0]
-        elif name == b"HSET":
+        if name == b"HSET":
             self.keys.setdefault(key, {}).update(zip(rest[::2], rest[1::2], strict=True))
         elif name == b"HDEL":
             for field in rest:
@@ -194,10 +201,12 @@ class MemoryStore:
     def counts(self, bucket: int = 0) -> Mapping[str, int]:
         return {name.decode(): int(count) for name, count in self.keys.get(b"taba:{%d}:counts" % bucket, {}).items()}
 
-    def cycle(self, lookup: Lookup, waiting: Sequence[Waiting], bucket: int = 0, now: float = 1001.0, **bounds: int) -> Outcome:
+    def cycle(
+        self, lookup: Lookup, waiting: Sequence[Waiting], bucket: int = 0, now: float = 1001.0, age: int | None = AGE, **bounds: int
+    ) -> Outcome:
         """Run one fold cycle as a Server would, with nobody in between."""
         cycle = Cycle(bucket, waiting, BUCKETS)
-        steps = cycle.fold([self.read(command) for command in cycle.reads], bench_of(lookup), now, Bounds(**bounds))
+        steps = cycle.fold([self.read(command) for command in cycle.reads], bench_of(lookup), now, age, Bounds(**bounds))
         sent: Any = None
         while True:
             try:

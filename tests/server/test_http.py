@@ -10,7 +10,7 @@ from urllib.parse import quote
 import msgpack
 from twisted.internet.task import deferLater
 
-from taba.batch import Verdict, encode_envelope
+from taba.batch import MARK, Header, Sent, Verdict, encode_envelope
 from taba.bounds import MAX_ENVELOPE_BYTES
 from taba.names import bucket_of
 from taba.server.ask import query
@@ -131,18 +131,18 @@ class Envelopes(ServerCase):
     async def test_a_gap_names_the_mark_and_a_probe_asks_for_it(self) -> None:
         server = await self.start()
         await self.send(server, encoded(1, 3, 1, [total(A, [1.0])]))
-        verdicts = await self.send(server, encoded(1, 3, 3, [total(A, [1.0])]), encoded(1, 3, 1, None), encoded(1, 3, 2, None))
-        self.assertEqual(verdicts, [Verdict("gap", 1), Verdict("applied", 1), Verdict("gap", 1)])
+        verdicts = await self.send(server, encoded(1, 3, 3, [total(A, [1.0])]), Header(MARK, b"\x01" * 16, 3))
+        self.assertEqual(verdicts, [Verdict("gap", 1, "number"), Verdict("mark", 1)])
 
     @asynchronous
     async def test_what_is_no_batch_is_refused_and_harms_no_other(self) -> None:
         server = await self.start()
         verdicts = await self.send(
             server,
-            (0, b"nonsense"),
+            Sent(b"nonsense", 0, bytes(8)),
             encoded(1, 3, 1, [total(A, [1.0])]),
             encoded(1, BUCKETS, 1, [total(A, [1.0])]),
-            (0, msgpack.packb([9, b"x" * 16, 3, 1, 1.0, []])),
+            Sent(msgpack.packb([2, b"x" * 16, 3, 0, []]), 0, bytes(8)),
         )
         self.assertEqual([verdict.word for verdict in verdicts], ["refused", "applied", "refused", "refused"])
         self.assertEqual((await self.get(server, "/v1/aggregates"))[A]["count"], 1)
@@ -150,9 +150,10 @@ class Envelopes(ServerCase):
     @asynchronous
     async def test_a_column_that_is_none_is_a_dead_letter_and_not_its_batch(self) -> None:
         server = await self.start()
-        columns = [[1, 2], ["web/1", "bad name", "Gauge", b"", b""], list(total(A, [3.0])), list(total(A, [1.0], type="Zork"))]
-        content = [1, b"s" * 16, 3, 1, 1.0, columns]
-        self.assertEqual(await self.send(server, (0, msgpack.packb(content))), [Verdict("applied", 1)])
+        columns = [b"\xc1", ["web/1", "bad name", "Gauge", b"", b""], list(total(A, [3.0])), list(total(A, [1.0], type="Zork"))]
+        body = [part for column in columns for part in (1, column if isinstance(column, bytes) else msgpack.packb(column))]
+        content = msgpack.packb([2, b"s" * 16, 3, 1, body])
+        self.assertEqual(await self.send(server, Sent(content, 0, bytes(8))), [Verdict("applied", 1)])
         status = await self.get(server, "/v1/status")
         self.assertEqual(status["dead_letters_by_reason"], {"bad_column": 2, "type_conflict": 1})
         self.assertEqual(status["folded"], 1)
@@ -169,7 +170,9 @@ class Envelopes(ServerCase):
         self.assertEqual((answered.status, answered.json["error"]), (413, "too_large"))
         bomb = gzip.compress(bytes(MAX_ENVELOPE_BYTES + 1))
         self.assertEqual((await self.ask(server, "/v1/envelopes", "POST", bomb, {"Content-Encoding": ["gzip"]})).status, 413)
-        good = gzip.compress(encode_envelope("test", "host", [encoded(1, 3, 1, [total(A, [1.0])])]))
+        batch = encoded(1, 3, 1, [total(A, [1.0])])
+        self.assertEqual(await self.send(server, batch), [Verdict("applied", 1)])
+        good = gzip.compress(encode_envelope("test", "host", 0.0, None, self.streams.with_nonces([batch])))
         self.assertEqual((await self.ask(server, "/v1/envelopes", "POST", good, {"Content-Encoding": ["gzip"]})).status, 200)
         self.assertEqual((await self.get(server, "/v1/aggregates"))[A]["count"], 1)
 

@@ -20,8 +20,9 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.batch import Verdict, decode_verdicts, encode_envelope
+from taba.batch import MARK, Entry, Header, Verdict, decode_verdicts, encode_envelope
 
+from ..streams import Streams
 from ..valkey import EphemeralValkey, free_port
 from .running import encoded
 from .samples import tab_in
@@ -67,6 +68,7 @@ def lives(pid: int) -> bool:
 
 class Processes(SynchronousTestCase):
     def setUp(self) -> None:
+        self.streams = Streams()
         self.directory = Path(tempfile.mkdtemp(prefix="taba-server-"))
         self.addCleanup(shutil.rmtree, self.directory, True)
 
@@ -96,8 +98,17 @@ class Processes(SynchronousTestCase):
         assert process.stderr is not None
         process.stderr.close()
 
-    def send(self, port: int, *batches: tuple[int, bytes]) -> list[Verdict]:
-        return decode_verdicts(ask(port, "/v1/envelopes", encode_envelope("test", "host", batches)), len(batches))
+    def send(self, port: int, *entries: Entry) -> list[Verdict]:
+        """Send an envelope, once the streams of its entries are open."""
+        end = time.monotonic() + SECONDS
+        while headers := self.streams.headers(entries):
+            self.streams.opened(headers, self.send_raw(port, *headers))
+            assert time.monotonic() < end, "the streams do not open"
+        return self.send_raw(port, *self.streams.with_nonces(entries))
+
+    def send_raw(self, port: int, *entries: Entry) -> list[Verdict]:
+        content = ask(port, "/v1/envelopes", encode_envelope("test", "host", time.time(), None, entries))
+        return decode_verdicts(content, len(entries)).verdicts
 
     def ready(self, port: int) -> bool:
         return bool(ask(port, "/readyz"))
@@ -160,7 +171,7 @@ class Lives(Processes):
         port = free_port()
         self.run_server("--listen", f"tcp:{port}:interface=127.0.0.1", "--store", valkey.url)
         eventually(lambda: ask(port, "/healthz"))
-        self.assertEqual(self.send(port, encoded(1, 3, 1, None))[0].word, "later")
+        self.assertEqual(self.send_raw(port, Header(MARK, bytes(16), 3))[0].word, "later")
         self.assertIn("away", str(ask(port, "/v1/status")["problems"]))
         with self.assertRaises(urllib.error.HTTPError) as caught:
             ask(port, "/v1/names")

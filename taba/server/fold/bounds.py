@@ -8,11 +8,15 @@ DEFAULT_MAX_TABS = 100_000  # in one bucket, also where it is the only one; more
 DEFAULT_MAX_CLIENTS = 100_000  # in one bucket, all its Tabs together; more are a sign of ids that no slot has
 
 
+MAX_STREAMS = 32_768  # open in one bucket: of ten thousand Agents three generations, 2 MiB
+
+
 class Bounds(NamedTuple):
-    """How many Tabs and Clients a bucket has at the most: Events for more become dead letters."""
+    """How many Tabs and Clients a bucket has at the most: Events for more become dead letters. And how many streams: more must wait."""
 
     tabs: int = DEFAULT_MAX_TABS
     clients: int = DEFAULT_MAX_CLIENTS
+    streams: int = MAX_STREAMS
 
 
 DEFAULT_BOUNDS = Bounds()

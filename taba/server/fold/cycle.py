@@ -1,7 +1,6 @@
 """The fold cycle: everything that waits for one bucket, and the bucket's own state, become one transaction. Pure.
 
-1. The mark decides: a number at or below it was applied before; a batch that `follows` it is folded and becomes it; the
-   rest is a gap. Batches of one cycle are taken in the order in which they came.
+1. The marks decide (marks.py), in the transaction in which they are moved. What a cycle has is taken in the order in which it came.
 2. An Event that cannot be folded becomes a dead letter in the same transaction; its State's bytes are not touched.
 3. The first Type of a Tab stands.
 
@@ -20,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy
 
 from taba import names
-from taba.batch import APPLIED, GAP, MAX_CACHED_NAME, MAX_CACHED_NAMES, Batch, Column, Verdict
-from taba.bounds import DAY, MARK_DAYS, MAX_TIME, MAX_VALUE_BYTES, MAX_VALUE_DEPTH
+from taba.batch import MAX_CACHED_NAME, MAX_CACHED_NAMES, OPEN, Batch, Column, Header, KeyPart, Verdict
+from taba.bounds import MAX_TIME, MAX_VALUE_BYTES, MAX_VALUE_DEPTH
 from taba.nesting import is_deeper
 from taba.server import keys
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
@@ -29,18 +28,18 @@ from taba.server.fold.deadletters import (
     MAX_DEAD_LETTERS,
     DeadLetter,
     count_dead_letters,
-    count_events,
     dead_letters_of,
     decode_dead_letter,
     encode_dead_letter,
-    pack,
     packed_bytes,
 )
+from taba.server.fold.marks import FULL, MARK_MINUTES, Marks, stale
 from taba.server.router import Command
 from taba.server.work.bench import Bench
 from taba.server.work.folding import HANDLER_ERROR, Failed, Folded, Folding, ForeignWork, Parts, Work
 from taba.shard import More, Writes
 
+MAX_ARGUMENTS = 1000  # of one command that removes marks
 MAX_MISSING_TYPES = 100  # a bucket's list of Types without a Handler; senders choose them
 LATENCY_SAMPLES = 4096  # Events of a cycle whose latency is measured
 
@@ -55,15 +54,22 @@ BAD_STATE = "bad_state"
 TOO_MANY_TABS = "too_many_tabs"
 TOO_MANY_CLIENTS = "too_many_clients"
 
-_MARK_SECONDS = b"%d" % int(MARK_DAYS * DAY)
-
 
 class Waiting(NamedTuple):
-    """A batch that waits to be folded, the number that it follows, and its size in bytes."""
+    """A batch that waits to be folded, the number that it follows, and its size in bytes; or a header, with a batch of no columns.
+
+    `nonce`: under which its stream is open, or for a header that opens it, the one that was drawn; empty for events that were posted
+    to this Server, whose stream opens itself. `part`: of posted events with a key that come by an Agent, with the stream that was drawn
+    for their post in place of the key. `agent`: who sent it, for people.
+    """
 
     follows: int
     batch: Batch
     size: int
+    nonce: bytes = b""
+    part: KeyPart | None = None
+    header: Header | None = None
+    agent: str = ""
 
 
 class Reads(NamedTuple):
@@ -87,6 +93,7 @@ class Outcome(NamedTuple):
     dead: dict[str, int]
     handler_errors: dict[str, int]  # Events that Handlers failed to fold, by Type
     times: Any  # a sample of the times of what was folded, float64
+    turned_away: tuple[str, ...] = ()  # Agents that may open no more streams here
 
 
 Steps = Generator[Reads | Foreign, Any, Outcome]
@@ -98,14 +105,17 @@ class Cycle:
     def __init__(self, bucket: int, waiting: Sequence[Waiting], buckets: int):
         self.bucket = bucket
         self.waiting = list(waiting)
-        self.streams = list(dict.fromkeys(item.batch.stream for item in self.waiting))
+        self.streams = list(dict.fromkeys(item.batch.stream for item in self.waiting if item.header or item.nonce))
+        direct = [item.batch.stream for item in self.waiting if not (item.header or item.nonce)]
+        self.posted = list(dict.fromkeys((*direct, *(item.part.key for item in self.waiting if item.part))))
+        self.opens = sum(item.header is not None and item.header.do == OPEN for item in self.waiting)
         self.tabs: dict[str, int] = {}
         self.fields: dict[bytes, int] = {}
         self.places: list[list[int]] = []  # per batch, per column: its row in `fields`, or −1
         tabs, fields = self.tabs, self.fields
         for item in self.waiting:
             places = []
-            for column in item.batch.columns or ():
+            for column in item.batch.columns:
                 if not isinstance(column, Column) or bucket_of(column.tab, buckets) != bucket:
                     places.append(-1)
                     continue
@@ -116,15 +126,21 @@ class Cycle:
     @property
     def reads(self) -> list[Command]:
         """What `fold` needs the replies of."""
-        commands: list[Command] = [(b"MGET", *[keys.mark(self.bucket, stream) for stream in self.streams])]
+        commands: list[Command] = []
+        if self.streams:
+            commands.append((b"HMGET", keys.marks(self.bucket), *self.streams))
+        if self.posted:
+            commands.append((b"HMGET", keys.posted(self.bucket), *self.posted))
+        if self.opens:
+            commands.append((b"HLEN", keys.marks(self.bucket)))
         if self.fields:
             commands.append((b"HMGET", keys.tabs(self.bucket), *[tab.encode() for tab in self.tabs]))
             commands.append((b"HMGET", keys.states(self.bucket), *self.fields))
         return commands
 
-    def fold(self, replies: Sequence[Any], bench: Bench, now: float, bounds: Bounds = DEFAULT_BOUNDS) -> Steps:
-        """The Outcome at `now` (Unix seconds), given what the store has."""
-        return Fold(self, replies, bench, now, bounds).run()
+    def fold(self, replies: Sequence[Any], bench: Bench, now: float, age: int | None, bounds: Bounds = DEFAULT_BOUNDS) -> Steps:
+        """The Outcome at `now` (Unix seconds), when the store is `age` minutes old, given what it has."""
+        return Fold(self, replies, bench, now, age, bounds).run()
 
 
 def bucket_of(tab: str, buckets: int) -> int:
@@ -149,14 +165,17 @@ class _Group:
 class Fold:
     """One fold of a Cycle; retrying.py has another, of dead letters."""
 
-    def __init__(self, cycle: Cycle, replies: Sequence[Any], bench: Bench, now: float, bounds: Bounds):
-        self.cycle, self.bench, self.now, self.bounds = cycle, bench, now, bounds
+    def __init__(self, cycle: Cycle, replies: Sequence[Any], bench: Bench, now: float, age: int | None, bounds: Bounds):
+        self.cycle, self.bench, self.now, self.age, self.bounds = cycle, bench, now, age, bounds
         self.room = bounds
         self.new_clients: set[str] = set()
-        self.marks = {stream: int(reply or 0) for stream, reply in zip(cycle.streams, replies[0], strict=True)}
-        types = replies[1] if cycle.fields else ()
+        found = iter(replies)
+        self.kept_marks = dict(zip(cycle.streams, next(found) if cycle.streams else (), strict=True))
+        self.posted = Marks(dict(zip(cycle.posted, next(found) if cycle.posted else (), strict=True)), age)
+        self.open_streams = int(next(found)) if cycle.opens else 0
+        types = next(found) if cycle.fields else ()
         self.types = {tab: type.decode() for tab, type in zip(cycle.tabs, types, strict=True) if type is not None}
-        self.kept: Sequence[bytes | None] = replies[2] if cycle.fields else ()
+        self.kept: Sequence[bytes | None] = next(found) if cycle.fields else ()
         self.fields = list(cycle.fields)
         self.dead: list[DeadLetter] = []
         self.missing: dict[str, None] = {}
@@ -164,14 +183,20 @@ class Fold:
         self.samples: list[bytes] = []
         self.handler_errors: dict[str, int] = {}
         self.folded = 0
+        self.known_key = 0  # Events of posts that came before by another way
 
     def run(self) -> Steps:
-        verdicts, accepted, moved = self._judge()
-        if not moved:
-            return Outcome([], verdicts, 0, {}, {}, numpy.empty(0))
-        commands: list[Command] = [
-            (b"SET", keys.mark(self.cycle.bucket, stream), b"%d" % number, b"EX", _MARK_SECONDS) for stream, number in moved.items()
-        ]
+        key = keys.marks(self.cycle.bucket)
+        gone = yield from self._make_room()
+        marks = Marks(self.kept_marks, self.age, self.bounds.streams - self.open_streams)
+        verdicts, accepted = self._judge(marks)
+        turned_away = tuple({item.agent for item, verdict in zip(self.cycle.waiting, verdicts, strict=True) if verdict is FULL})
+        commands: list[Command] = [(b"HDEL", key, *lot) for lot in _lots([*gone, *marks.removed()])]
+        for name, written in ((key, marks.written()), (keys.posted(self.cycle.bucket), self.posted.written())):
+            if written:
+                commands.append((b"HSET", name, *(part for pair in written.items() for part in pair)))
+        if not commands:
+            return Outcome([], verdicts, 0, {}, {}, numpy.empty(0), turned_away)
         commands += yield from self.fold(accepted)
         commands += yield from self._dead_commands()
         dead: Counter[str] = Counter()
@@ -179,7 +204,9 @@ class Fold:
             dead[letter.reason] += letter.events
         if self.folded:
             commands.append((b"HINCRBY", keys.counts(self.cycle.bucket), b"folded", b"%d" % self.folded))
-        return Outcome(commands, verdicts, self.folded, dead, self.handler_errors, self._sampled())
+        if self.known_key:
+            commands.append((b"HINCRBY", keys.counts(self.cycle.bucket), b"known_key", b"%d" % self.known_key))
+        return Outcome(commands, verdicts, self.folded, dead, self.handler_errors, self._sampled(), turned_away)
 
     def fold(self, accepted: list[int]) -> Generator[Reads | Foreign, Any, list[Command]]:
         """Fold these batches of the cycle: the commands that write States. What cannot be folded is in `dead` then."""
@@ -188,26 +215,40 @@ class Fold:
         yield from self._fold_groups(groups)
         return self._state_commands(groups)
 
-    def _judge(self) -> tuple[list[Verdict], list[int], dict[bytes, int]]:
-        verdicts, accepted, moved = [], [], {}
+    def _make_room(self) -> Generator[Reads | Foreign, Any, list[bytes]]:
+        """Where streams are to be opened and the bucket is full: which have not been touched for so long that they go."""
+        if self.age is None or self.open_streams + self.cycle.opens <= self.bounds.streams:
+            return []
+        [pairs] = yield Reads([(b"HGETALL", keys.marks(self.cycle.bucket))])
+        gone = [stream for stream in stale(pairs, self.age, MARK_MINUTES) if stream not in self.kept_marks]
+        self.open_streams -= len(gone)
+        return gone
+
+    def _judge(self, marks: Marks) -> tuple[list[Verdict], list[int]]:
+        """The verdicts, and which batches are to be folded."""
+        verdicts, accepted = [], []
         for index, item in enumerate(self.cycle.waiting):
             batch = item.batch
-            mark = self.marks[batch.stream]
-            if batch.number <= mark:
-                verdicts.append(Verdict(APPLIED, mark))
-            elif item.follows != mark or batch.columns is None:
-                verdicts.append(Verdict(GAP, mark))
+            if item.header is not None:
+                verdicts.append(marks.do(item.header, item.nonce))
+                continue
+            if item.nonce:
+                verdict, is_new = marks.fold(batch.stream, batch.number, item.follows, item.nonce)
+                if is_new and item.part is not None and not self.posted.fold_posted(item.part.key, item.part.lot)[1]:
+                    is_new = False
+                    self.known_key += sum(column.events for column in batch.columns)
             else:
-                self.marks[batch.stream] = moved[batch.stream] = batch.number
-                verdicts.append(Verdict(APPLIED, batch.number))
+                verdict, is_new = self.posted.fold_posted(batch.stream, batch.number)
+            verdicts.append(verdict)
+            if is_new:
                 accepted.append(index)
-        return verdicts, accepted, moved
+        return verdicts, accepted
 
     def _measure(self, accepted: list[int]) -> Generator[Reads | Foreign, Any, None]:
         """Learn how much room the bucket has, where there will be new States: hot cycles pay nothing for it."""
         clients: dict[str, None] = {}
         for index in accepted:
-            for column, row in zip(self.cycle.waiting[index].batch.columns or (), self.cycle.places[index], strict=True):
+            for column, row in zip(self.cycle.waiting[index].batch.columns, self.cycle.places[index], strict=True):
                 if row >= 0 and self.kept[row] is None:
                     clients[column.client] = None  # type: ignore[union-attr]
         if clients:
@@ -215,12 +256,12 @@ class Fold:
             tabs, size, are_there = yield Reads(
                 [(b"HLEN", keys.tabs(self.cycle.bucket)), (b"SCARD", key), (b"SMISMEMBER", key, *map(str.encode, clients))]
             )
-            self.room = Bounds(self.bounds.tabs - tabs, self.bounds.clients - size)
+            self.room = self.bounds._replace(tabs=self.bounds.tabs - tabs, clients=self.bounds.clients - size)
             self.new_clients = {client for client, is_there in zip(clients, are_there, strict=True) if not is_there}
 
     def _has_room(self, column: Column, is_new_tab: bool) -> bool:
         """Whether a new State of `column` stays within the bounds; else it is buried."""
-        tabs, clients = self.room
+        tabs, clients, _ = self.room
         is_new_client = column.client in self.new_clients
         if is_new_tab and tabs <= 0:
             self._bury(column, TOO_MANY_TABS, f"the bucket has {self.bounds.tabs} Tabs")
@@ -229,7 +270,7 @@ class Fold:
             self._bury(column, TOO_MANY_CLIENTS, f"the bucket has {self.bounds.clients} Clients")
             return False
         self.new_clients.discard(column.client)
-        self.room = Bounds(tabs - is_new_tab, clients - is_new_client)
+        self.room = self.room._replace(tabs=tabs - is_new_tab, clients=clients - is_new_client)
         return True
 
     def _group(self, accepted: list[int]) -> list[_Group]:
@@ -238,7 +279,7 @@ class Fold:
         for index in accepted:
             item = self.cycle.waiting[index]
             large = item.size > MAX_VALUE_BYTES  # else no value in it can be
-            for column, row in zip(item.batch.columns or (), self.cycle.places[index], strict=True):
+            for column, row in zip(item.batch.columns, self.cycle.places[index], strict=True):
                 if row < 0:
                     self._refuse(column)
                     continue
@@ -278,9 +319,7 @@ class Fold:
         if isinstance(column, Column):
             self._bury(column, WRONG_BUCKET, f"the Tab does not live in bucket {self.cycle.bucket}")
         else:
-            content = column.content
-            events = count_events(content)
-            self.dead.append(DeadLetter(self.now, BAD_COLUMN, column.error[:200], "", "", "", events, b"", [], pack(content)))
+            self.dead.append(DeadLetter(self.now, BAD_COLUMN, column.error[:200], "", "", "", column.events, b"", [], column.content))
 
     def _miss(self, column: Column) -> None:
         type = self.types.get(column.tab, column.type)
@@ -509,6 +548,10 @@ class Fold:
             return numpy.empty(0)
         times = numpy.frombuffer(b"".join(self.samples), "<f8")
         return times[:: len(times) // LATENCY_SAMPLES + 1]
+
+
+def _lots(streams: Sequence[bytes]) -> list[Sequence[bytes]]:
+    return [streams[start : start + MAX_ARGUMENTS] for start in range(0, len(streams), MAX_ARGUMENTS)]
 
 
 def _are_times(times: Any) -> Any:

@@ -148,10 +148,3 @@ def packed_bytes(value: Any) -> int:
         return len(msgpack.packb(value))
     except (ValueError, OverflowError, RecursionError):
         return 1 << 62
-
-
-def count_events(content: Any) -> int:
-    """How many Events a column that does not decode seems to hold; 1 where nobody can tell."""
-    if isinstance(content, list) and len(content) == 5 and isinstance(content[3], bytes):
-        return max(1, len(content[3]) >> 3)
-    return 1

@@ -37,6 +37,9 @@ FULL_SECONDS = 0.5  # `later` where a queue is full
 AWAY_SECONDS = 1.0  # `later` where the store is away
 ERROR_SECONDS = 5.0  # `later` where this Server failed; its log says more
 DRAIN_SECONDS = 0.02  # between two looks at whether all cycles have ended
+TURNED_AWAY_SECONDS = 120.0  # for which it is shown that an Agent could open no stream: it tries each half minute
+MAX_TURNED_AWAY = 1000  # such Agents that are remembered
+MAX_NAMED = 5  # of them in a sentence
 CYCLE_FAILED = "fold cycle"
 HANDLERS_AWAY = "start of the process in which Handlers work"
 
@@ -52,6 +55,7 @@ class Ingest:
         bench: Bench,
         clock: Any,
         now: Callable[[], float],
+        age: Callable[[], int | None],
         bounds: Bounds = DEFAULT_BOUNDS,
     ):
         self.latency = Latency()
@@ -60,7 +64,8 @@ class Ingest:
         self.cycles = 0
         self.waiting_bytes = 0
         self._router, self._bench, self._clock, self._now = router, bench, clock, now
-        self._bounds = bounds
+        self._age, self._bounds = age, bounds
+        self._turned_away: dict[str, float] = {}
         self._lanes: dict[int, _Lane] = {}
         self._ready: deque[_Lane] = deque()
         self._held: list[_Lane] = []  # ready, but for a foreign cycle
@@ -88,6 +93,19 @@ class Ingest:
                 envelope.abandoned = True
         return [verdict or Verdict(LATER, BUSY_SECONDS) for verdict in envelope.verdicts]
 
+    @property
+    def problems(self) -> list[str]:
+        """What somebody should look at, in sentences."""
+        since = self._clock.seconds() - TURNED_AWAY_SECONDS
+        agents = sorted(agent for agent, when in self._turned_away.items() if when > since)
+        if not agents:
+            return []
+        named = ", ".join(agents[:MAX_NAMED]) + (", …" if len(agents) > MAX_NAMED else "")
+        bound = self._bounds.streams
+        return [
+            f"a bucket has {bound} open streams, as many as it may; these Agents must wait: {named}. Are their names made anew each time?"
+        ]
+
     async def drain(self, seconds: float) -> None:
         """Begin no more cycles, and wait until those under way have ended, at most so long."""
         self._is_closed = True
@@ -113,7 +131,7 @@ class Ingest:
         return True
 
     def _is_foreign(self, item: Waiting) -> bool:
-        types = {column.type for column in item.batch.columns or () if isinstance(column, Column)}
+        types = {column.type for column in item.batch.columns if isinstance(column, Column)}
         return any(map(self._bench.may_hang, types))
 
     def _start_cycles(self) -> None:
@@ -144,7 +162,7 @@ class Ingest:
             if not entry.envelope.abandoned:
                 if entry.is_foreign and self._foreign >= MAX_FOREIGN_CYCLES:
                     break
-                touched = {(column.client, column.tab) for column in entry.item.batch.columns or () if isinstance(column, Column)}
+                touched = {(column.client, column.tab) for column in entry.item.batch.columns if isinstance(column, Column)}
                 if entries and (size + entry.item.size > MAX_CYCLE_BYTES or len(states | touched) > MAX_CYCLE_STATES):
                     break
                 entries.append(entry)
@@ -176,12 +194,13 @@ class Ingest:
 
     async def _decide(self, bucket: int, items: list[Waiting]) -> list[Verdict]:
         cycle = Cycle(bucket, items, self._router.buckets)
+
+        def fold(replies: Sequence[Any]) -> Any:
+            steps = cycle.fold(replies, self._bench, self._now(), self._age(), self._bounds)
+            return advance(steps, None, self._bench, self._now)
+
         try:
-            outcome: Outcome = await self._router.transact(
-                bucket,
-                cycle.reads,
-                lambda replies: advance(cycle.fold(replies, self._bench, self._now(), self._bounds), None, self._bench, self._now),
-            )
+            outcome: Outcome = await self._router.transact(bucket, cycle.reads, fold)
         except BucketBusy:
             return [Verdict(LATER, BUSY_SECONDS)] * len(items)
         except StoreUnavailable:
@@ -203,12 +222,15 @@ class Ingest:
                     verdicts.append(Verdict(LATER, ERROR_SECONDS))
                     continue
                 verdicts += await self._decide(bucket, [item])
-                if verdicts[-1].word == LATER:
+                if verdicts[-1].word == LATER and item.nonce:
                     failed.add(item.batch.stream)
             return verdicts
         self.latency.add(outcome.times, self._now())
         self.cycles += 1
         self.errors.update(outcome.handler_errors)
+        for agent in outcome.turned_away:
+            if agent in self._turned_away or len(self._turned_away) < MAX_TURNED_AWAY:
+                self._turned_away[agent] = self._clock.seconds()
         return outcome.verdicts
 
 

@@ -39,8 +39,10 @@ _NO_STREAM = bytes(16)  # letters come from no stream, and move no mark
 class Retry:
     """`POST /v1/retry`."""
 
-    def __init__(self, router: IsRouter, bench: Bench, now: Callable[[], float], bounds: Bounds = DEFAULT_BOUNDS):
-        self._router, self._bench, self._now, self._bounds = router, bench, now, bounds
+    def __init__(
+        self, router: IsRouter, bench: Bench, now: Callable[[], float], age: Callable[[], int | None], bounds: Bounds = DEFAULT_BOUNDS
+    ):
+        self._router, self._bench, self._now, self._age, self._bounds = router, bench, now, age, bounds
 
     async def __call__(self, job: Job) -> None:
         """Run the job."""
@@ -76,11 +78,11 @@ class Retry:
             if not columns:
                 dead = sum(letter.events for letter in letters if letter)
                 return Writes([], Outcome([], [], 0, {"": dead}, {}, numpy.empty(0)))
-            waiting = Waiting(0, Batch(_NO_STREAM, bucket, 1, self._now(), list(columns)), sum(map(len, chosen)))
+            waiting = Waiting(0, Batch(_NO_STREAM, bucket, 1, list(columns)), sum(map(len, chosen)))
             cycle = Cycle(bucket, [waiting], self._router.buckets)
 
             def fold(replies: Sequence[Any]) -> Any:
-                again = _FoldAgain(cycle, replies, self._bench, self._now(), self._bounds, kept, letters, len(chosen), length)
+                again = _FoldAgain(cycle, replies, self._bench, self._now(), self._age(), self._bounds, kept, letters, len(chosen), length)
                 return advance(again.run(), None, self._bench, self._now)
 
             return More(cycle.reads, fold)
@@ -104,13 +106,14 @@ class _FoldAgain(Fold):
         replies: Sequence[Any],
         bench: Bench,
         now: float,
+        age: int | None,
         bounds: Bounds,
         kept: int,
         letters: Sequence[DeadLetter | None],
         count: int,
         length: int,
     ):
-        super().__init__(cycle, replies, bench, now, bounds)
+        super().__init__(cycle, replies, bench, now, age, bounds)
         self._kept, self._letters, self._size, self._length = kept, letters, count, length
 
     def run(self) -> Generator[Reads | Foreign, Any, Outcome]:

@@ -21,7 +21,7 @@ from taba.server.latency import MOST_SECONDS, WINDOW_SECONDS, Latency
 from taba.server.work.folding import Folded
 from taba.shard import BucketBusy, More, Writes
 
-from ..samples import BUCKETS, MemoryStore, Spilling, Sum, Words, batch, bench_of, column, lookup_of, tab_in
+from ..samples import AGE, BUCKETS, MemoryStore, Spilling, Sum, Words, batch, bench_of, column, lookup_of, tab_in
 
 
 class HeldRouter:
@@ -62,7 +62,7 @@ class Lanes(SynchronousTestCase):
         async def no_foreign(works: Any, now: float) -> Any:
             raise AssertionError
 
-        self.ingest = Ingest(self.router, bench_of(lookup_of(Sum(), Spilling()), no_foreign), self.clock, lambda: 1001.0)
+        self.ingest = Ingest(self.router, bench_of(lookup_of(Sum(), Spilling()), no_foreign), self.clock, lambda: 1001.0, lambda: AGE)
 
     def submit(self, *items: Waiting) -> Deferred[list[Verdict]]:
         return ensureDeferred(self.ingest.submit(items))
@@ -115,7 +115,7 @@ class Lanes(SynchronousTestCase):
         async def fold(works: Any, now: float) -> Any:
             return [Folded({0: b"\x90"}, {}, {}, {})]
 
-        self.ingest = Ingest(self.router, bench_of(foreign, fold), self.clock, lambda: 1001.0)
+        self.ingest = Ingest(self.router, bench_of(foreign, fold), self.clock, lambda: 1001.0, lambda: AGE)
         self.patch(module, "MAX_FOREIGN_CYCLES", 2)
         theirs = [batch(1, 1, [column(tab_in(bucket), "Words", ["a"])], bucket=bucket) for bucket in range(4)]
         submitted = [self.submit(item) for item in theirs]

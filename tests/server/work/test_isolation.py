@@ -6,7 +6,7 @@ import threading
 import time
 from typing import Any
 
-from taba.batch import LATER, encode_batch
+from taba.batch import LATER
 from taba.server.fold.ingest import ENVELOPE_SECONDS
 
 from ...valkey import free_port
@@ -126,7 +126,7 @@ class Isolation(Processes):
             if bucket == BAD_BUCKET:
                 bad = [column(tab_in(bucket, 3 + place, BUCKETS), type, [1.0], client=f"web/{stream}") for place, type in enumerate(BAD)]
                 columns = [*bad[:4], *columns, *bad[4:]]
-            batch = (number - 1, encode_batch(bytes([stream]) * 16, bucket, number, time.time(), columns))
+            batch = encoded(stream, bucket, number, columns)
             while True:
                 begun = time.monotonic()
                 [verdict] = self.send(self.port, batch)
@@ -197,7 +197,7 @@ longest = Longest()
 
         def send(number: int, *words: str) -> None:
             columns = [column(tab, "Longest", list(words)), column(other, "Longest", list(words), client="web/2")]
-            self.assertEqual(self.send(self.port, encoded(1, 3, number, columns))[0].word, "applied")
+            eventually(lambda: self.send(self.port, encoded(1, 3, number, columns))[0].word == "applied")
 
         def longest(name: str) -> Any:
             return ask(self.port, "/v1/aggregates").get(name)

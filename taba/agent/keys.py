@@ -1,0 +1,64 @@
+"""Which posts with an Idempotency-Key came to this Agent before: each counts once, after a restart too. SQLite, one file an Agent.
+
+It is remembered that a post came after its events are in the outbox, which remembers it meanwhile. What a power cut takes from this file
+it takes from the outbox too, so nothing here is synced.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable
+
+from taba.batch import KeyPart
+
+MAX_KEYS = 100_000  # 10 MiB; of more, the oldest are forgotten, and count anew
+_SCHEMA = "CREATE TABLE IF NOT EXISTS keys (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, digest BLOB NOT NULL)"
+
+
+class Keys:
+    """The keys in the file `path`, the latest `most` of them. Raises sqlite3.Error where no file can be made there.
+
+    A file that is none of its kind is made anew, and `problem` says so: what was posted before may count again.
+    """
+
+    def __init__(self, path: str, most: int = MAX_KEYS):
+        self.path, self._most = path, most
+        self.problem: str | None = None
+        try:
+            self._open()
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise
+            for suffix in ("", "-wal", "-shm"):
+                if os.path.exists(path + suffix):
+                    os.remove(path + suffix)
+            self.problem = f"{path} was unreadable ({error}): events that are posted again under a key of before count again"
+            self._open()
+
+    def _open(self) -> None:
+        if not os.path.exists(self.path):
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        self._database = sqlite3.connect(self.path, isolation_level=None, timeout=1.0)
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute("PRAGMA synchronous=NORMAL")
+        self._database.execute(_SCHEMA)
+        (self.count,) = self._database.execute("SELECT count(*) FROM keys").fetchone()
+
+    def digest(self, key: bytes) -> bytes | None:
+        """The digest of the request that came under this key; None where none did."""
+        row = self._database.execute("SELECT digest FROM keys WHERE key = ?", (key,)).fetchone()
+        return None if row is None else row[0]
+
+    def add(self, parts: Iterable[KeyPart]) -> None:
+        """Remember that these posts came."""
+        run = self._database.execute
+        run("BEGIN IMMEDIATE")
+        for part in parts:
+            self.count += run("INSERT OR IGNORE INTO keys VALUES (NULL, ?, ?)", (part.key, part.digest)).rowcount
+        if self.count > self._most:
+            self.count -= run("DELETE FROM keys WHERE id IN (SELECT id FROM keys ORDER BY id LIMIT ?)", (self.count - self._most,)).rowcount
+        run("COMMIT")
+
+    def close(self) -> None:
+        self._database.close()

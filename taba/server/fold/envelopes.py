@@ -1,0 +1,94 @@
+"""What Agents send: from the entries of an envelope to what waits for its bucket, and back to verdicts in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import DeferredList, ensureDeferred
+
+from taba.batch import LATER, NONCE_BYTES, REFUSED, Batch, Column, Entry, Envelope, Header, KeyPart, Verdict, decode_batch
+from taba.errors import MalformedBatch, StoreUnavailable, UnknownVersion
+from taba.server.fold.cycle import Waiting
+from taba.server.fold.ingest import AWAY_SECONDS, Ingest
+from taba.server.fold.posts import OtherRequest, Posts
+from taba.server.router import IsRouter
+
+VERSION_SECONDS = 30.0  # `later` for a batch of another version: an upgrade takes longer
+VERSION_SHOWN_SECONDS = 120.0  # for which it is shown that one came
+MAX_VERSIONS = 16  # that are told apart
+HEADER_BYTES = 64  # what a header counts as in a queue
+
+
+class Envelopes:
+    """Decides envelopes, with `ingest` and `posts`. `draw` gives so many random bytes; `seconds` is monotonic."""
+
+    def __init__(self, router: IsRouter, ingest: Ingest, posts: Posts, draw: Callable[[int], bytes], seconds: Callable[[], float]):
+        self._router, self._ingest, self._posts, self._draw, self._seconds = router, ingest, posts, draw, seconds
+        self._versions: dict[str, tuple[float, str]] = {}
+
+    async def decide(self, envelope: Envelope) -> list[Verdict]:
+        """The verdicts on its entries, in order."""
+        try:
+            buckets = self._router.buckets
+        except StoreUnavailable:  # not known yet
+            return [Verdict(LATER, AWAY_SECONDS)] * len(envelope.entries)
+        found = [self._read(entry, envelope, buckets) for entry in envelope.entries]
+        await self._draw_streams(found)
+        waiting = [place for place in found if isinstance(place, Waiting)]
+        decided = iter(await self._ingest.submit(waiting) if waiting else ())
+        return [next(decided) if isinstance(place, Waiting) else place for place in found]
+
+    def note_version(self, error: UnknownVersion) -> None:
+        """Have `problems` say that something of a version came that this Server does not read."""
+        what = f"{error.what} {error.version}"
+        if what in self._versions or len(self._versions) < MAX_VERSIONS:
+            self._versions[what] = (self._seconds(), f"an Agent sends what this Server does not read, and keeps it until one can: {error}")
+
+    @property
+    def problems(self) -> list[str]:
+        """What somebody should look at, in sentences."""
+        since = self._seconds() - VERSION_SHOWN_SECONDS
+        return [sentence for when, sentence in self._versions.values() if when > since]
+
+    def _read(self, entry: Entry, envelope: Envelope, buckets: int) -> Waiting | Verdict:
+        try:
+            if isinstance(entry, Header):
+                _check_bucket(entry.bucket, buckets)
+                batch = Batch(entry.stream, entry.bucket, 0, [])
+                return Waiting(0, batch, HEADER_BYTES, self._draw(NONCE_BYTES), header=entry, agent=envelope.agent)
+            batch = decode_batch(entry.batch)
+            _check_bucket(batch.bucket, buckets)
+        except UnknownVersion as error:
+            self.note_version(error)
+            return Verdict(LATER, VERSION_SECONDS, str(error))
+        except MalformedBatch as error:
+            return Verdict(REFUSED, str(error))
+        part = KeyPart.decode(entry.key) if entry.key else None
+        return Waiting(entry.follows, batch, len(entry.batch), entry.nonce, part, agent=envelope.agent)
+
+    async def _draw_streams(self, found: list[Waiting | Verdict]) -> None:
+        """Have each batch of a post with a key know the stream of that post; or be decided already."""
+        claims: dict[tuple[bytes, bytes], Any] = {}
+        for place in found:
+            if isinstance(place, Waiting) and place.part is not None and (place.part.key, place.part.digest) not in claims:
+                client = next((column.client for column in place.batch.columns if isinstance(column, Column)), "")
+                claims[place.part.key, place.part.digest] = ensureDeferred(self._posts.claim(place.part, client))
+        outcomes = dict(zip(claims, await DeferredList(list(claims.values()), consumeErrors=True), strict=True)) if claims else {}
+        for index, place in enumerate(found):
+            if not isinstance(place, Waiting) or place.part is None:
+                continue
+            succeeded, outcome = outcomes[place.part.key, place.part.digest]
+            if succeeded:
+                found[index] = place._replace(part=place.part._replace(key=outcome))
+            elif outcome.check(OtherRequest):
+                found[index] = Verdict(REFUSED, str(outcome.value))
+            elif outcome.check(StoreUnavailable):
+                found[index] = Verdict(LATER, AWAY_SECONDS, str(outcome.value)[:200])
+            else:
+                outcome.raiseException()
+
+
+def _check_bucket(bucket: int, buckets: int) -> None:
+    if bucket >= buckets:
+        raise MalformedBatch(f"bucket {bucket} of {buckets}")
