@@ -49,6 +49,9 @@ class FreshClone(SynchronousTestCase):
         for peer in ("prometheus", "statsd"):
             self.assertIn(peer, out.lower())
 
+    def test_soak(self) -> None:
+        self.assertIn("verdict: every event once", self.run_in_a_clone("soak", "--minutes", "0.2", "--rate", "5000"))
+
     def test_lint(self) -> None:
         self.run_in_a_clone("lint")
 
@@ -58,5 +61,5 @@ class FreshClone(SynchronousTestCase):
     def test_without_a_command_it_says_what_there_is(self) -> None:
         done = subprocess.run(["./run"], cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=60)
         self.assertEqual(done.returncode, 2)
-        for command in ("demo", "test", "check", "bench", "lint", "matrix", "changelog"):
+        for command in ("demo", "test", "check", "bench", "lint", "matrix", "soak", "changelog"):
             self.assertIn(f"./run {command}", done.stderr)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 import time
 
 import pytest
 
+from ..services import ROOT
 from .job import Job
 
 
@@ -65,3 +69,9 @@ class ExactlyOnceForLong(Job):
         self.services.start_agent()  # before the Server that it sends to
         self.services.start_server()
         self.assert_exact(20_000)
+
+    def test_a_soak_of_a_minute_is_exact(self) -> None:
+        command = [sys.executable, "-m", "tests.faults.soak", "--minutes", "1", "--rate", "20000"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertRegex(done.stdout, re.compile(r"^seed: \d+$.*^verdict: every event once, memory flat$", re.MULTILINE | re.DOTALL))
