@@ -15,6 +15,7 @@ from twisted.plugin import IPlugin
 from zope.interface import implementer
 
 from taba.handlers.interface import IArrayHandler, IHandler
+from taba.handlers.numbers import column_of
 from taba.handlers.render import render_text
 
 Projection = dict[str, Any]
@@ -145,6 +146,7 @@ class ArrayHandler(Handler):
     """
 
     further_parts: int = 0
+    pairs: str | None = None
 
     # aggregate_array(states, parts, groups, total, now) -> [Aggregate, …]: see IOptional
     aggregate_array: ClassVar[Callable[..., Any] | None] = None
@@ -178,7 +180,7 @@ class ArrayHandler(Handler):
         import numpy  # authors of plain Handlers do without it
 
         times = numpy.array(events.times, dtype=numpy.float64)
-        values = numpy.array(numbers(events.values), dtype=numpy.float64)
+        values = column_of(events.values, self.pairs)
         states = self.fold_array(self.load_array(state[:1]), numpy.zeros(len(times), dtype=numpy.int64), times, values, now)
         further = list(state[1:])
         rows = self.spilling(states)
@@ -202,12 +204,3 @@ class ArrayHandler(Handler):
             raise ValueError(f"{self.type}: a State takes {1 + self.further_parts} parts of bytes")
         self.load_array(state[:1])
         return state
-
-
-def numbers(values: Sequence[Any]) -> Sequence[Any]:
-    """`values`, if all are numbers that a numeric Handler takes; raises ValueError naming the first that is none."""
-    if getattr(values, "dtype", None) is None:
-        for value in values:
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise ValueError(f"takes numbers, not {value!r}"[:200])
-    return values

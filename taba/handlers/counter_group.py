@@ -16,7 +16,7 @@ from taba.codes import codes_of
 from taba.handlers.base import ArrayHandler, Ever, History, Projection, Sample
 from taba.handlers.bins import BinLayout, bin_codes, bins_from, deltas_of
 from taba.handlers.detail import WindowSlots, aggregate_slots
-from taba.handlers.figures import add_figures, finite_events, show_tallies, sum_tallies
+from taba.handlers.figures import add_figures, finite_pairs, show_tallies, sum_tallies
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
 from taba.handlers.ragged import (
     Buffer,
@@ -109,6 +109,7 @@ class CounterGroup(ArrayHandler):
     type = "CounterGroup"
     version = 1
     further_parts = 1
+    pairs: str | None = "times"
 
     def load_array(self, dumps: Sequence[bytes]) -> CounterStates:
         buffer, starts, lengths = join_rows(dumps, _EMPTY, _HEADER.itemsize)
@@ -133,24 +134,28 @@ class CounterGroup(ArrayHandler):
     def fold_array(self, states: CounterStates, rows: Ints, times: Floats, values: Floats, now: float) -> CounterStates:
         states.now = now
         head = states.head
-        rows, values, times = finite_events(head["refused"], rows, values, times)
-        if not len(rows):
-            return states
-        add_figures(head, rows, values)
-        states.bin_keys, states.bin_counts = merge_bins(states.bin_keys, states.bin_counts, *tally(rows, codes_of(values)))
+        rows, values, times, many = finite_pairs(head["refused"], rows, values, times)
+        if len(rows):
+            add_figures(head, rows, values, many)
+            states.bin_keys, states.bin_counts = merge_bins(states.bin_keys, states.bin_counts, *tally(rows, codes_of(values), many))
+            self.add_slots(states, rows, times, values if many is None else values * many, many, now)
+        return states
 
+    def add_slots(self, states: CounterStates, rows: Ints, times: Floats, amounts: Floats, many: Ints | None, now: float) -> None:
+        """Add sorted `rows`' `amounts`, one or more, to the journals' slots."""
+        states.now = now
         slots, ahead = LADDER.hold(times, now)
         if ahead.any():
-            head["held"] += count_rows(rows[ahead], states.rows)
+            states.head["held"] += count_rows(rows[ahead], states.rows)
         keys = slot_keys(rows, slots)
         runs = run_starts(keys)  # a row's events come nearly in order, so most of one slot stand together
+        counts = run_lengths(runs, len(keys)) if many is None else np.add.reduceat(many, runs)
         with np.errstate(over="ignore", invalid="ignore"):  # a sum beyond all floats is infinite, and shown as no value
-            new_keys, new_columns = reduce_table(keys[runs], [run_lengths(runs, len(keys)), np.add.reduceat(values, runs)])
+            new_keys, new_columns = reduce_table(keys[runs], [counts, np.add.reduceat(amounts, runs)])
             states.slot_keys, [states.slot_counts, states.slot_totals] = merge_tables(
                 states.slot_keys, [states.slot_counts, states.slot_totals], new_keys, new_columns
             )
         self._forget(states, now)
-        return states
 
     def _forget(self, states: CounterStates, now: float) -> None:
         """Hold journal slots to now that a wrong clock put far ahead; leave out those that no window covers any more."""
@@ -291,17 +296,22 @@ class CounterGroup(ArrayHandler):
         return projections
 
     def aggregate(self, projections: Sequence[Projection]) -> Projection:
+        aggregate = self.aggregate_windows(projections)
+        aggregate["pct"] = aggregate_percentiles([projection["pct"] for projection in projections])
+        return {**aggregate, **sum_tallies(projections)}
+
+    def aggregate_windows(self, projections: Sequence[Projection]) -> Projection:
+        """The Aggregate of the windows alone."""
         aggregate: Projection = {}
         for name in WINDOWS:
             windows = [projection[name] for projection in projections]
             aggregate[name] = {**_aggregate_windows(windows), **aggregate_slots(windows, _aggregate_windows)}
-        aggregate["pct"] = aggregate_percentiles([projection["pct"] for projection in projections])
-        return {**aggregate, **sum_tallies(projections)}
+        return aggregate
 
     def detail(self, state: list[bytes], now: float) -> Projection:
         """The Projection, each window with its slots, and how many Events were refused, and held to now."""
         projection = show_tallies(self.project(state, now))
-        _, starts, levels, counts, totals = _all_slots(self.load_array(state[:1]), [state[1:]])
+        _, starts, levels, counts, totals = _all_slots(self.slots_of(state), [state[1:]])
         for level, name in enumerate(WINDOWS):
             slots = WindowSlots(LADDER, starts, levels, now, level)
             columns = zip(slots.sums(counts).astype(np.int64).tolist(), slots.sums(totals).tolist(), strict=True)
@@ -316,23 +326,31 @@ class CounterGroup(ArrayHandler):
 
     def history(self, states: Sequence[list[bytes]], now: float) -> History:
         loaded = self.load_array([state[0] for state in states])
-        rows, starts, levels, counts, totals = _all_slots(loaded, [state[1:] for state in states])
+        head, bins = loaded.head, bins_per_row(loaded.bin_keys, loaded.rows)
+        ever = Ever(
+            count=sum_rows(loaded.bin_counts, bounds_of(bins)),
+            total=head["total"],
+            low=head["low"],
+            high=head["high"],
+            bins=bins,
+            codes=codes_in(loaded.bin_keys),
+            counts=loaded.bin_counts,
+        )
+        return self.slot_history(loaded, [state[1:] for state in states], ever, now)
+
+    def slot_history(self, states: CounterStates, parts: Sequence[Sequence[bytes]], ever: Ever, now: float) -> History:
+        """The History of journals and archives."""
+        rows, starts, levels, counts, totals = _all_slots(states, parts)
         since = LADDER.oldest(now)
         known = starts >= since
-        rows, starts, levels = rows[known], starts[known], levels[known]
-        head, bins, codes = loaded.head, bins_per_row(loaded.bin_keys, loaded.rows), codes_in(loaded.bin_keys)
-        count = sum_rows(loaded.bin_counts, bounds_of(bins))
+        ends = LADDER.ends(starts, levels, now)
         return History(
-            since=since,
-            row=rows,
-            start=starts,
-            end=LADDER.ends(starts, levels, now),
-            count=counts[known],
-            total=totals[known],
-            ever=Ever(
-                count=count, total=head["total"], low=head["low"], high=head["high"], bins=bins, codes=codes, counts=loaded.bin_counts
-            ),
+            since=since, row=rows[known], start=starts[known], end=ends[known], count=counts[known], total=totals[known], ever=ever
         )
+
+    def slots_of(self, state: list[bytes]) -> CounterStates:
+        """The main part of one State, with its journal."""
+        return self.load_array(state[:1])
 
 
 def _window(count: int, total: float) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from taba.handlers.base import Projection
 from taba.handlers.ragged import Floats, Ints, by_rows, count_rows, run_starts
 
-TALLIES = ("refused", "held", "old")  # Events without a number, from the future, and before all windows: as _refused, … in Projections
+# Events without a number, from the future, before all windows, and older than the last of a running total: as _refused, … in Projections
+TALLIES = ("refused", "held", "old", "late")
 
 
 def show_tallies(projection: Projection) -> Projection:
@@ -22,7 +23,7 @@ def show_tallies(projection: Projection) -> Projection:
 def sum_tallies(projections: Sequence[Projection]) -> dict[str, int]:
     """The counts of `projections`, those that detail shows and the hidden ones."""
     sums: dict[str, int] = {}
-    for name in ("_refused", "_held", "_old", *TALLIES):
+    for name in (*("_" + name for name in TALLIES), *TALLIES):
         found = [projection[name] for projection in projections if name in projection]
         if found:
             sums[name] = sum(found)
@@ -39,12 +40,29 @@ def finite_events(refused: Ints, rows: Ints, values: Floats, *columns: NDArray[A
     return (rows[finite], values[finite], *(column[finite] for column in others))
 
 
-def add_figures(figures: Any, rows: Ints, values: Floats) -> None:
-    """Add sorted `rows`' finite `values` to the columns `total`, `low` and `high` of `figures`."""
+def split(values: Floats) -> tuple[Floats, Ints | None]:
+    """(values, times) of a column whose items may be pairs; times is None where each is one value."""
+    if values.ndim == 1:
+        return values, None
+    return np.ascontiguousarray(values[:, 0]), values[:, 1].astype(np.int64)
+
+
+def finite_pairs(refused: Ints, rows: Ints, values: Floats, times: Floats) -> tuple[Ints, Floats, Floats, Ints | None]:
+    """(rows, values, times of the Events, how many times each value is meant), as `finite_events`."""
+    values, many = split(values)
+    if many is None:
+        rows, values, times = finite_events(refused, rows, values, times)
+        return rows, values, times, None
+    rows, values, times, many = finite_events(refused, rows, values, times, many)
+    return rows, values, times, many
+
+
+def add_figures(figures: Any, rows: Ints, values: Floats, many: Ints | None = None) -> None:
+    """Add sorted `rows`' finite `values`, each `many` times, to the columns `total`, `low` and `high` of `figures`."""
     starts = run_starts(rows)
     touched = rows[starts]
     total, low, high = figures["total"], figures["low"], figures["high"]
     with np.errstate(over="ignore", invalid="ignore"):  # a sum beyond all floats is infinite, and shown as no value
-        total[touched] += np.add.reduceat(values, starts)
+        total[touched] += np.add.reduceat(values if many is None else values * many, starts)
     low[touched] = np.minimum(low[touched], np.minimum.reduceat(values, starts))
     high[touched] = np.maximum(high[touched], np.maximum.reduceat(values, starts))

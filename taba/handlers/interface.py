@@ -82,6 +82,12 @@ class IOptional(Interface):
         """
     )
 
+    pairs = Attribute(
+        """None, or, of an array Handler, what an Event's value may be besides a number: "times", for `[value, times]`, or "start", for
+        `[running total, start]`. Then the `values` of `fold_array` may be of shape (n, 2); see `taba.handlers.numbers`.
+        """
+    )
+
     aggregate_array = Attribute(
         """None, or, of an array Handler, aggregate_array(states, parts, groups, total, now): the Aggregates of `total` groups of rows.
 

@@ -24,6 +24,9 @@ from taba import names
 from taba.handlers.base import Events as Events  # the Server reaches Handlers, and what it hands them, through here
 from taba.handlers.interface import IArrayHandler, IHandler
 from taba.handlers.lazy import LazyHandler
+from taba.handlers.numbers import column_of as column_of
+from taba.handlers.numbers import read_number as read_number
+from taba.handlers.numbers import takes as takes
 from taba.handlers.render import shown as shown
 from taba.handlers.shape import check_shape
 

@@ -10,7 +10,7 @@ import numpy as np
 from taba.codes import codes_of
 from taba.handlers.base import ArrayHandler, Projection, Sample
 from taba.handlers.bins import BinLayout, bin_codes, bins_from, deltas_of
-from taba.handlers.figures import add_figures, finite_events, show_tallies, sum_tallies
+from taba.handlers.figures import add_figures, finite_pairs, show_tallies, sum_tallies
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
 from taba.handlers.ragged import (
     Buffer,
@@ -71,6 +71,7 @@ class PercentileCounter(ArrayHandler):
 
     type = "PercentileCounter"
     version = 1
+    pairs = "times"
 
     def load_array(self, dumps: Sequence[bytes]) -> SketchStates:
         buffer, starts, lengths = join_rows(dumps, _EMPTY, _HEADER.itemsize)
@@ -87,10 +88,10 @@ class PercentileCounter(ArrayHandler):
         return SketchStates(head, keys, weights)
 
     def fold_array(self, states: SketchStates, rows: Ints, times: Floats, values: Floats, now: float) -> SketchStates:
-        rows, values = finite_events(states.head["refused"], rows, values)
+        rows, values, _, many = finite_pairs(states.head["refused"], rows, values, times)
         if len(rows):
-            add_figures(states.head, rows, values)
-            states.keys, states.counts = merge_bins(states.keys, states.counts, *tally(rows, codes_of(values)))
+            add_figures(states.head, rows, values, many)
+            states.keys, states.counts = merge_bins(states.keys, states.counts, *tally(rows, codes_of(values), many))
         return states
 
     def merge(self, states: Sequence[list[bytes]]) -> list[bytes]:

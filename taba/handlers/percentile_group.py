@@ -17,7 +17,7 @@ from taba.codes import codes_of
 from taba.handlers.base import ArrayHandler, Ever, History, Projection, Sample
 from taba.handlers.detail import WindowSlots, aggregate_slots
 from taba.handlers.ever import dump_sketches, load_sketches
-from taba.handlers.figures import finite_events, show_tallies, sum_tallies
+from taba.handlers.figures import finite_pairs, show_tallies, sum_tallies
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
 from taba.handlers.ragged import (
     Buffer,
@@ -85,6 +85,7 @@ class PercentileGroup(ArrayHandler):
     type = "PercentileGroup"
     version = 2
     further_parts = 2
+    pairs = "times"
 
     def load_array(self, dumps: Sequence[bytes]) -> PercentileStates:
         buffer, starts, lengths = join_rows(dumps, _EMPTY, _HEAD)
@@ -100,25 +101,33 @@ class PercentileGroup(ArrayHandler):
 
     def fold_array(self, states: PercentileStates, rows: Ints, times: Floats, values: Floats, now: float) -> PercentileStates:
         states.now = now
-        rows, values, times = finite_events(states.tallies["refused"], rows, values, times)
+        rows, values, times, many = finite_pairs(states.tallies["refused"], rows, values, times)
         if not len(rows):
             return states
-        states.count += count_rows(rows, states.rows)
+        if many is None:
+            states.count += count_rows(rows, states.rows)
+        else:
+            np.add.at(states.count, rows, many)
+        amounts = values if many is None else values * many
         first = run_starts(rows)
         with np.errstate(over="ignore", invalid="ignore"):  # a sum beyond all floats is infinite, and shown as no value
-            states.total[rows[first]] += np.add.reduceat(values, first)
+            states.total[rows[first]] += np.add.reduceat(amounts, first)
         slots, ahead = LADDER.hold(times, now)
         if ahead.any():
             states.tallies["held"] += count_rows(rows[ahead], states.rows)
         oldest = LADDER.oldest(now)
         if slots.min() < oldest:
             states.tallies["old"] += count_rows(rows[slots < oldest], states.rows)
-        keys, values = by_rows(slot_keys(rows, slots), values)
+        if many is None:
+            keys, values = by_rows(slot_keys(rows, slots), values)
+            amounts = values
+        else:
+            keys, values, amounts, many = by_rows(slot_keys(rows, slots), values, amounts, many)
         starts = run_starts(keys)
         places = np.arange(len(starts)).repeat(run_lengths(starts, len(keys)))
         with np.errstate(over="ignore", invalid="ignore"):
-            totals = np.add.reduceat(values, starts)
-            new_bins = tally(places, codes_of(values))
+            totals = np.add.reduceat(amounts, starts)
+            new_bins = tally(places, codes_of(values), many)
             new = Spreads(keys[starts], totals, np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts), *new_bins)
             states.journal.add(new)
         self._hold(states, now)

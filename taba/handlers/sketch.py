@@ -42,8 +42,11 @@ def codes_in(keys: Ints) -> Ints:
     return (keys & ((1 << _SHIFT) - 1)) - _HALF
 
 
-def tally(rows: Ints, codes: Ints) -> tuple[Ints, Ints]:
-    """(keys, counts): a table of how often each code occurs in each row. `rows` are sorted; none is empty."""
+def tally(rows: Ints, codes: Ints, many: Ints | None = None) -> tuple[Ints, Ints]:
+    """(keys, counts): a table of how often each code occurs in each row, each `many` times. `rows` are sorted; none is empty."""
+    if many is not None:
+        keys, [counts] = reduce_table(keys_of(rows, codes), [many])
+        return keys, counts
     if len(rows) == 1:
         return keys_of(rows, codes), np.ones(1, dtype=np.int64)
     starts = run_starts(rows)

@@ -33,6 +33,7 @@ from zope.interface.verify import verifyObject
 from taba import names
 from taba.handlers.base import Events
 from taba.handlers.interface import IArrayHandler, IHandler
+from taba.handlers.numbers import column_of
 from taba.handlers.render import shown
 
 NOW = 1_763_850_123.5
@@ -377,7 +378,7 @@ class HandlerContract:
         def check(drawn: list[tuple[int, float, float]]) -> None:
             rows = np.array([row for row, _, _ in drawn], dtype=np.int64)
             stamps = np.array([time for _, time, _ in drawn], dtype=np.float64)
-            values = np.array([value for _, _, value in drawn], dtype=np.float64)
+            values = column_of([value for _, _, value in drawn], getattr(self.handler, "pairs", None))
             for column in (rows, stamps, values):
                 column.flags.writeable = False
             parts = [[b""] * self.handler.further_parts for _ in range(5)]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taba.handlers.base import ArrayHandler, Projection, Sample
-from taba.handlers.figures import add_figures, finite_events, show_tallies, sum_tallies
+from taba.handlers.figures import add_figures, finite_pairs, show_tallies, sum_tallies
 from taba.handlers.ragged import Floats, Ints, MalformedRow, count_rows, refuse
 from taba.handlers.samples import count_and_sum, extremes
 
@@ -31,6 +31,7 @@ class TotalsCounter(ArrayHandler):
 
     type = "TotalsCounter"
     version = 1
+    pairs = "times"
 
     def load_array(self, dumps: Sequence[bytes]) -> NDArray[Any]:
         content = bytearray().join(dump or _EMPTY for dump in dumps)
@@ -42,10 +43,13 @@ class TotalsCounter(ArrayHandler):
         return states
 
     def fold_array(self, states: NDArray[Any], rows: Ints, times: Floats, values: Floats, now: float) -> NDArray[Any]:
-        rows, values = finite_events(states["refused"], rows, values)
+        rows, values, _, many = finite_pairs(states["refused"], rows, values, times)
         if len(rows):
-            add_figures(states, rows, values)
-            states["count"] += count_rows(rows, len(states))
+            add_figures(states, rows, values, many)
+            if many is None:
+                states["count"] += count_rows(rows, len(states))
+            else:
+                np.add.at(states["count"], rows, many)
         return states
 
     def merge(self, states: Sequence[list[bytes]]) -> list[bytes]:

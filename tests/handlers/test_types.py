@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.handlers.buffer import Buffer
 from taba.handlers.cardinality import Cardinality
 from taba.handlers.counter_group import CounterGroup
+from taba.handlers.cumulative import Cumulative
 from taba.handlers.expiry_gauge import ExpiryGauge
 from taba.handlers.gauge import Gauge
 from taba.handlers.noop import Noop
 from taba.handlers.percentile_counter import PercentileCounter
 from taba.handlers.percentile_group import PercentileGroup
 from taba.handlers.render import shown
-from taba.handlers.testing import NOW, HandlerContract, events_of
+from taba.handlers.testing import NOW, HandlerContract, events_of, numbers
 from taba.handlers.topk import TopK
 from taba.handlers.totals_counter import TotalsCounter
 from taba.handlers.updown import UpDown
@@ -33,6 +36,39 @@ expiring = st.one_of(
 
 class CounterGroupTests(HandlerContract, SynchronousTestCase):
     handler = CounterGroup()
+
+
+sampled = st.one_of(numbers(), st.tuples(numbers().filter(math.isfinite), st.integers(1, 1000)).map(list))
+running = st.one_of(
+    st.floats(0, 1e6), st.tuples(st.one_of(st.integers(0, 50), st.floats(0, 1e6)), st.sampled_from([0, NOW - 9000, NOW - 50.5])).map(list)
+)
+
+
+class CounterGroupOfPairsTests(HandlerContract, SynchronousTestCase):
+    handler = CounterGroup()
+    values = sampled
+
+
+class PercentileGroupOfPairsTests(HandlerContract, SynchronousTestCase):
+    handler = PercentileGroup()
+    values = sampled
+    first_version = 2
+
+
+class TotalsCounterOfPairsTests(HandlerContract, SynchronousTestCase):
+    handler = TotalsCounter()
+    values = sampled
+
+
+class PercentileCounterOfPairsTests(HandlerContract, SynchronousTestCase):
+    handler = PercentileCounter()
+    values = sampled
+
+
+class CumulativeTests(HandlerContract, SynchronousTestCase):
+    handler = Cumulative()
+    values = running
+    order_matters = True
 
 
 class TotalsCounterTests(HandlerContract, SynchronousTestCase):

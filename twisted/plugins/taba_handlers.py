@@ -3,6 +3,7 @@
 from taba.handlers.lazy import LazyHandler
 
 counter_group = LazyHandler("taba.handlers.counter_group:CounterGroup")
+cumulative = LazyHandler("taba.handlers.cumulative:Cumulative")
 percentile_group = LazyHandler("taba.handlers.percentile_group:PercentileGroup")
 percentile_counter = LazyHandler("taba.handlers.percentile_counter:PercentileCounter")
 totals_counter = LazyHandler("taba.handlers.totals_counter:TotalsCounter")

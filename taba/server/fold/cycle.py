@@ -21,6 +21,7 @@ import numpy
 from taba import names
 from taba.batch import MAX_CACHED_NAME, MAX_CACHED_NAMES, OPEN, Batch, Column, Header, KeyPart, Verdict
 from taba.bounds import MAX_TIME, MAX_VALUE_BYTES, MAX_VALUE_DEPTH
+from taba.handlers.lookup import read_number, takes
 from taba.nesting import is_deeper
 from taba.server import keys
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
@@ -305,7 +306,7 @@ class Fold:
                         continue
                     group = groups[type] = _Group(type, handler, bench.is_array(type))
                 if isinstance(column.values, list):
-                    good = self._checked(column, group.is_array, large)
+                    good = self._checked(column, group, large)
                     if good is None:
                         continue
                     column = good
@@ -329,8 +330,12 @@ class Fold:
     def _bury(self, column: Column, reason: str, detail: str) -> None:
         self.dead += dead_letters_of(self.now, reason, detail, column)
 
-    def _checked(self, column: Column, numeric: bool, large: bool) -> Column | None:
-        """A column of msgpack values without those that its Handler cannot take; as float64 for an array Handler."""
+    def _checked(self, column: Column, group: _Group, large: bool) -> Column | None:
+        """A column of msgpack values without those that its Handler cannot take.
+
+        As float64 for an array Handler, or where there are pairs as a list of finite floats and pairs of them.
+        """
+        numeric, pairs = group.is_array, getattr(group.handler, "pairs", None)
         good: list[Any] = []
         bad: list[int] = []
         deep: list[int] = []
@@ -338,10 +343,8 @@ class Fold:
         for index, value in enumerate(column.values):
             if numeric:
                 try:
-                    if isinstance(value, bool) or not isinstance(value, (int, float)):
-                        raise ValueError
-                    value = float(value)
-                except (ValueError, OverflowError):
+                    value = read_number(value, pairs)
+                except ValueError:
                     bad.append(index)
                     continue
             elif isinstance(value, (list, dict)):
@@ -359,13 +362,15 @@ class Fold:
         if deep:
             self._bury(_picked(column, deep), BAD_VALUE, f"a value is nested at most {MAX_VALUE_DEPTH} deep")
         if bad:
-            takes = "takes numbers" if numeric else f"a value takes at most {MAX_VALUE_BYTES} bytes"
-            self._bury(_picked(column, bad), BAD_VALUE, takes)
+            wanted = takes(pairs) if numeric else f"a value takes at most {MAX_VALUE_BYTES} bytes"
+            self._bury(_picked(column, bad), BAD_VALUE, wanted)
         if not kept:
             return None
         if len(kept) < len(column.values):
             column = _picked(column, kept)
-        return column._replace(values=numpy.array(good, dtype="<f8").tobytes() if numeric else good)
+        if numeric and not any(isinstance(value, tuple) for value in good):
+            good = numpy.array(good, dtype="<f8").tobytes()  # type: ignore[assignment]
+        return column._replace(values=good)
 
     def _check_times(self, group: _Group) -> None:
         """Bury Events whose time is none, or for an array Handler whose value is no finite number."""
@@ -373,7 +378,8 @@ class Fold:
             return
         all_good = _are_times(numpy.frombuffer(b"".join([column.times for _, column in group.columns]), "<f8")).all()
         if all_good and group.is_array:
-            all_good = numpy.isfinite(numpy.frombuffer(b"".join([column.values for _, column in group.columns]), "<f8")).all()  # type: ignore[misc]
+            flat = [column.values for _, column in group.columns if isinstance(column.values, bytes)]
+            all_good = len(flat) == len(group.columns) and bool(numpy.isfinite(numpy.frombuffer(b"".join(flat), "<f8")).all())
         if all_good:
             return
         columns = []
@@ -383,7 +389,7 @@ class Fold:
                 self._bury(_picked(column, numpy.flatnonzero(~good).tolist()), BAD_TIME, "a time takes Unix seconds from 0 to 2^40")
                 column = _picked(column, numpy.flatnonzero(good).tolist())
             if group.is_array:
-                good = numpy.isfinite(numpy.frombuffer(column.values, "<f8"))  # type: ignore[arg-type]
+                good = _are_finite(column.values)
                 if not good.all():
                     self._bury(_picked(column, numpy.flatnonzero(~good).tolist()), BAD_VALUE, "takes finite numbers")
                     column = _picked(column, numpy.flatnonzero(good).tolist())
@@ -557,6 +563,13 @@ def _lots(streams: Sequence[bytes]) -> list[Sequence[bytes]]:
 def _are_times(times: Any) -> Any:
     """Which of these are times that an Event may have."""
     return (times >= 0) & (times <= MAX_TIME)  # so no NaN
+
+
+def _are_finite(values: bytes | list[Any]) -> Any:
+    """Which of these are finite numbers; of a pair, whose second one was checked, the first counts."""
+    if isinstance(values, bytes):
+        return numpy.isfinite(numpy.frombuffer(values, "<f8"))
+    return numpy.isfinite(numpy.array([value[0] if isinstance(value, tuple) else value for value in values]))
 
 
 def _picked(column: Column, indexes: list[int]) -> Column:

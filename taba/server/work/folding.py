@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy
 
 from taba.bounds import MiB
-from taba.handlers.lookup import Events
+from taba.handlers.lookup import Events, column_of
 from taba.server.keys import ABSENT, Framed
 from taba.server.work.faults import sentence
 
@@ -35,7 +35,7 @@ Values = bytes | list[Any]
 class Work(NamedTuple):
     """What is to be folded: the main parts by row, and the Events as (row, times, values), in order.
 
-    The values of an array Handler are float64 bytes.
+    The values of an array Handler are float64 bytes, or where there are pairs a list.
     """
 
     states: Sequence[Framed]
@@ -310,6 +310,16 @@ def _floats(columns: Sequence[bytes]) -> Any:
     return numpy.frombuffer(columns[0] if len(columns) == 1 else b"".join(columns), "<f8")
 
 
+def _numbers(columns: Sequence[Values], pairs: str | None) -> Any:
+    """The values for `fold_array`: one column, or two where any is a pair."""
+    if all(isinstance(column, bytes) for column in columns):
+        return _floats(columns)  # type: ignore[arg-type]
+    flat: list[Any] = []
+    for column in columns:
+        flat.extend(numpy.frombuffer(column, "<f8").tolist() if isinstance(column, bytes) else column)
+    return column_of(flat, pairs)
+
+
 def _fold_arrays(handler: Any, work: Work, now: float, rows: list[int], folded: Folded) -> Generator[list[int], Parts, None]:
     dumps = [state.dump for state in work.states]
     older = [row for row in rows if 0 < work.states[row].version < handler.version]
@@ -371,7 +381,8 @@ def _fold_lot(handler: Any, dumps: list[bytes], work: Work, now: float, rows: li
     lengths = [len(times) >> 3 for _, times, _ in columns]
     indexes = numpy.repeat(numpy.array([place[row] for row, _, _ in columns], dtype=numpy.int64), lengths)
     states = handler.load_array([dumps[row] for row in rows])
-    times, values = _floats([times for _, times, _ in columns]), _floats([values for _, _, values in columns])  # type: ignore[misc]
+    times = _floats([times for _, times, _ in columns])
+    values = _numbers([values for _, _, values in columns], getattr(handler, "pairs", None))
     states = handler.fold_array(states, indexes, times, values, now)
     spilling = [rows[index] for index in handler.spilling(states)] if handler.further_parts else []
     return _Lot(states, rows, spilling)
