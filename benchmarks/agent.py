@@ -22,6 +22,7 @@ from benchmarks import budgets, machine
 from benchmarks.rows import Beside, Figure, Row, interleave
 from benchmarks.services import Effort, Services, pid_of, remove_segments, running
 from benchmarks.worker import Worker, wait_until
+from taba.agent.ages import Moment
 from taba.agent.discover import Rings
 from taba.agent.history import History
 from taba.agent.keeper import Keeper
@@ -48,6 +49,9 @@ def run(effort: Effort) -> list[Row]:
         return rows + _idle(effort, services)
 
 
+NOW = Moment(0.0, 0, None)  # nothing waits for long
+
+
 class Draining:
     """An Agent's parts in this process, and the clients that fill its rings: each with `tabs` Tabs, which with `apart` are its own."""
 
@@ -67,10 +71,10 @@ class Draining:
         self.now = 0.0
         history = History(f"{directory}/{name}.history")
         stack.callback(history.close)
-        self.keeper = Keeper(outbox, spool, history, lambda: os.urandom(16), self.now, time.time())
+        self.keeper = Keeper(outbox, spool, history, lambda: os.urandom(16), self.now, NOW)
         self.rings = Rings(name)
         self.pump = RingPump(self.keeper, self.rings)
-        self.pump.set_buckets(DEFAULT_BUCKETS, time.time())
+        self.pump.set_buckets(DEFAULT_BUCKETS, NOW)
 
     def fill(self, events: int) -> None:
         """Every client records so many events."""
@@ -83,7 +87,7 @@ class Draining:
     def drain(self) -> float:
         """Seconds to drain all rings."""
         start = time.perf_counter()
-        while self.pump.drain(self.now, time.time()):
+        while self.pump.drain(self.now, NOW):
             pass
         return time.perf_counter() - start
 
@@ -94,7 +98,7 @@ class Draining:
             for lane in lanes:
                 self.keeper.schedule.fresh.clear()
                 lane.queued = False
-                while sends := lane.next(self.now, time.time()):
+                while sends := lane.next(self.now, NOW):
                     for send in sends:
                         if not isinstance(send.entry, Header):
                             lane.applied(send.number, self.now)
@@ -105,10 +109,10 @@ class Draining:
                         else:
                             lane.applied(send.number, self.now)
             self.now += 2 * RETAIN_SECONDS
-            self.keeper.tick(self.now, time.time())
+            self.keeper.tick(self.now, NOW)
         for lane in list(self.keeper.lanes.values()):
             lane.give_up_retained()
-        self.keeper.tick(self.now, time.time())
+        self.keeper.tick(self.now, NOW)
 
 
 def _drain(effort: Effort, environ: dict[str, str], directory: Path, tabs: int, events: int) -> list[Row]:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import msgpack
 
+from taba.agent.ages import Moment
 from taba.agent.drain import encode, extent, first_piece
 from taba.agent.lanes import HEADER_BYTES
 from taba.agent.outbox import EncodedBatch
@@ -34,6 +35,7 @@ from taba.batch import (
 )
 from taba.bounds import MAX_ENVELOPE_BATCHES, MAX_ENVELOPE_BYTES, KiB
 
+NOW = Moment(0.0, 0, None)  # no batch of a benchmark waits for long
 CONNECTIONS = 4  # as many envelopes has an Agent under way to a Server
 POST_SECONDS = 60.0
 
@@ -56,7 +58,7 @@ class Streams:
         dealt = []
         buckets = sorted(columns)
         for place, (stream, numbers) in enumerate(zip(self._streams, self._numbers, strict=True)):
-            batches = encode({bucket: _pieces(columns[bucket]) for bucket in buckets[place::CONNECTIONS]}, stream, numbers, time.time())
+            batches = encode({bucket: _pieces(columns[bucket]) for bucket in buckets[place::CONNECTIONS]}, stream, numbers, NOW)
             for batch in batches:
                 numbers[batch.id.bucket] = batch.id.number
             dealt.append(_pack(batches, most_bytes))

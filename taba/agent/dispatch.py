@@ -15,6 +15,7 @@ from random import Random
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from taba.agent.ages import Moment
 from taba.agent.lanes import MAX_RUN_BATCHES, Backoff, Lane, Send, obey
 from taba.agent.schedule import Schedule
 from taba.batch import Verdict
@@ -108,7 +109,7 @@ class Dispatch:
         self.servers: dict[str, ServerPeer] = {url: ServerPeer(url, True) for url in urls}
         self._preferred: tuple[tuple[str, ...], dict[int, ServerPeer]] = ((), {})
 
-    def parcels(self, now: float, unix_now: float) -> list[Parcel]:
+    def parcels(self, now: float, moment: Moment) -> list[Parcel]:
         """All that may go now: fresh batches first.
 
         What was counted before is safe when this returns: a batch that goes out may move a mark past what was dropped.
@@ -117,9 +118,9 @@ class Dispatch:
         usable = [server for server in self.servers.values() if server.is_usable(now)]
         if not usable or not schedule.has_turns:
             return []
-        parcels = self._fill(schedule.fresh, usable, False, now, unix_now)
+        parcels = self._fill(schedule.fresh, usable, False, now, moment)
         usable = [server for server in usable if server.is_usable(now)]
-        parcels += self._fill(schedule.backlog, usable, True, now, unix_now)
+        parcels += self._fill(schedule.backlog, usable, True, now, moment)
         try:
             self._holder.settle_totals()
         except BaseException:
@@ -175,7 +176,7 @@ class Dispatch:
         for url in [url for url, server in self.servers.items() if not server.is_configured and url not in urls and not server.in_flight]:
             del self.servers[url]
 
-    def _fill(self, queue: deque[Lane], usable: Sequence[ServerPeer], from_spool: bool, now: float, unix_now: float) -> list[Parcel]:
+    def _fill(self, queue: deque[Lane], usable: Sequence[ServerPeer], from_spool: bool, now: float, moment: Moment) -> list[Parcel]:
         full: list[Parcel] = []
         filling: dict[str, Parcel] = {}
         for _ in range(len(queue)):
@@ -186,7 +187,7 @@ class Dispatch:
                 continue
             lane.queued = False
             alone = lane.failures >= MAX_MISSES
-            run = lane.next(now, unix_now, 1 if alone else MAX_RUN_BATCHES)
+            run = lane.next(now, moment, 1 if alone else MAX_RUN_BATCHES)
             if not run:
                 self._holder.queue(lane, now)
                 continue

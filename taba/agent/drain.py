@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import msgpack
 import numpy as np
 
+from taba.agent.ages import Moment
 from taba.agent.outbox import EncodedBatch
 from taba.agent.reader import Reading, Ring, Scratch
 from taba.batch import BATCH_VERSION, MAX_LIST_VALUES, BatchId, Column, KeyPart, encode_batch
@@ -191,7 +192,7 @@ def unpack(pieces: Sequence[bytes]) -> list[Column]:
     return [Column(*msgpack.unpackb(item, strict_map_key=False)) for item in unpacker if isinstance(item, bytes)]
 
 
-def encode(packed: Packed, stream: bytes, numbers: Mapping[int, int], created: float, most: int = MAX_BATCH_BYTES) -> list[EncodedBatch]:
+def encode(packed: Packed, stream: bytes, numbers: Mapping[int, int], created: Moment, most: int = MAX_BATCH_BYTES) -> list[EncodedBatch]:
     """Batches of all columns, in the order of buckets, each within `most` bytes and MAX_BATCH_COLUMNS.
 
     `numbers` are the last numbers of this stream by bucket; the caller keeps count once the batches are published. A single event
@@ -223,7 +224,7 @@ def encode(packed: Packed, stream: bytes, numbers: Mapping[int, int], created: f
 
 
 def encode_lots(
-    lots: Mapping[int, Sequence[list[Column]]], stream: bytes, numbers: Mapping[int, int], created: float, key: KeyPart | None = None
+    lots: Mapping[int, Sequence[list[Column]]], stream: bytes, numbers: Mapping[int, int], created: Moment, key: KeyPart | None = None
 ) -> list[EncodedBatch]:
     """Batches of posted events: each lot is one, whatever it holds (see taba.events). `key`: of a request that has one."""
     batches = []

@@ -20,6 +20,7 @@ from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
+from taba.agent.ages import Moment
 from taba.agent.dispatch import MAX_IN_FLIGHT, Dispatch, Parcel, ServerPeer
 from taba.batch import CONTENT_TYPE, VERDICTS_HEADER, Answer, Verdict, decode_verdicts, encode_envelope
 from taba.bounds import MAX_BUCKETS, KiB, MiB
@@ -57,8 +58,8 @@ def client_over(reactor: Any, pool: HTTPConnectionPool) -> HTTPClient:
 class Forwarder:
     """Sends what `dispatch` has, with `client`, as the Agent `agent` of this `host`.
 
-    `unix_now` tells the Unix time that batches are measured by, `wall` what this host's clock says. `on_buckets` is called with a
-    Server's number of buckets whenever one tells it.
+    `moment` tells what age is told by, `wall` what this host's clock says. `on_buckets` is called with a Server's number of buckets
+    whenever one tells it, `on_store_age` with the store's age.
     """
 
     def __init__(
@@ -68,16 +69,17 @@ class Forwarder:
         dispatch: Dispatch,
         agent: str,
         host: str,
-        unix_now: Callable[[], float],
+        moment: Callable[[], Moment],
         wall: Callable[[], float],
         on_buckets: Callable[[int], None],
+        on_store_age: Callable[[int], None],
     ):
         self._reactor: Any = reactor
         self._client = client
         self._dispatch = dispatch
         self._agent, self._host = agent, host
-        self._unix_now, self._wall = unix_now, wall
-        self._on_buckets = on_buckets
+        self._moment, self._wall = moment, wall
+        self._on_buckets, self._on_store_age = on_buckets, on_store_age
         self._tasks: set[defer.Deferred[None]] = set()
         self._next_learn = 0.0
         self._asking = False
@@ -90,7 +92,7 @@ class Forwarder:
     def pump(self) -> None:
         """Send all that may go now. Called after every publish, verdict and tick."""
         if not self._stopped:
-            for parcel in self._dispatch.parcels(self._now(), self._unix_now()):
+            for parcel in self._dispatch.parcels(self._now(), self._moment()):
                 self._run(self._send(parcel))
 
     def tick(self) -> None:
@@ -105,7 +107,9 @@ class Forwarder:
         problem, is_answer = None, False
         try:
             body = encode_envelope(self._agent, self._host, self._wall(), None, [send.entry for send in parcel.sends])
-            verdicts, _ = await self._post(parcel.server, body, len(parcel.sends))
+            verdicts, age = await self._post(parcel.server, body, len(parcel.sends))
+            if age is not None:
+                self._on_store_age(age)
         except (NoVerdicts, MalformedBatch) as error:
             problem, is_answer = str(error), True
         except Exception as error:  # whatever treq, DNS, TLS or the peer came up with: no verdict, so later

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from taba.agent.ages import Moment
 from taba.agent.keys import Keys
 from taba.agent.posting import OtherRequest, post
 from taba.agent.pump import RingPump
@@ -18,7 +19,7 @@ from taba.web import Answer, Api, Call, HTTPError
 class Routes:
     """The Agent's routes.
 
-    `status` gives what `GET /v1/status` answers; `clock` monotonic seconds, and the Unix time that batches are measured by; `wall`
+    `status` gives what `GET /v1/status` answers; `clock` monotonic seconds, and what age is told by; `wall`
     the Unix time of events that come without one. `on_posted` is called after events were published.
     """
 
@@ -27,7 +28,7 @@ class Routes:
         pump: RingPump,
         keys: Keys,
         status: Callable[[], dict[str, Any]],
-        clock: Callable[[], tuple[float, float]],
+        clock: Callable[[], tuple[float, Moment]],
         wall: Callable[[], float],
         on_posted: Callable[[], None],
     ):
@@ -62,9 +63,9 @@ class Routes:
         except ValueError as error:
             raise HTTPError(400, "bad_request", str(error)) from None
         if posted.accepted:
-            now, unix_now = self._clock()
+            now, moment = self._clock()
             try:
-                is_kept = post(self._pump.keeper, self._keys, posted, part, now, unix_now)
+                is_kept = post(self._pump.keeper, self._keys, posted, part, now, moment)
             except OtherRequest as error:
                 raise HTTPError(422, "other_request", str(error)) from None
             if not is_kept:

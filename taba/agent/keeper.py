@@ -7,7 +7,7 @@
 3. Where the memory has no room at all, what is fresh goes into the spool, with the table that tells where it came from.
 4. The table is complete at every publish. Totals that changed are published before anything else is sent, and before bytes are released.
 
-The keeper knows no socket and no clock. `now` is monotonic seconds, `unix_now` Unix time; both are passed in.
+The keeper knows no socket and no clock. `now` is monotonic seconds, `moment` what age is told by; both are passed in.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from taba.agent.ages import Moment
 from taba.agent.history import History
 from taba.agent.lanes import MAX_RUN_BATCHES, PROBE_SLACK_SECONDS, RETAIN_SECONDS, Group, HeldBatch, Lane, Skip
 from taba.agent.outbox import (
@@ -66,7 +67,7 @@ class Keeper:
     `new_stream` gives the random id of a new stream.
     """
 
-    def __init__(self, outbox: Outbox, spool: Spool, history: History, new_stream: Callable[[], bytes], now: float, unix_now: float):
+    def __init__(self, outbox: Outbox, spool: Spool, history: History, new_stream: Callable[[], bytes], now: float, moment: Moment):
         self.outbox, self.spool, self.history = outbox, spool, history
         self._new_stream = new_stream
         self.lanes: dict[tuple[bytes, int], Lane] = {}
@@ -97,7 +98,7 @@ class Keeper:
         self._over: list[Lane] = []  # lanes of a stream that takes no more, which had nothing left when it was renewed
         self._is_dirty = False
         self.keys: list[KeyPart] = []  # of posts that an earlier Agent left; it may not have remembered the last of them
-        self.begin_stream(unix_now)
+        self.begin_stream(moment)
 
     # --- start ---
 
@@ -170,11 +171,11 @@ class Keeper:
         group.unforgotten += 1
         self._pending_bytes += batch.length
 
-    def begin_stream(self, unix_now: float) -> None:
+    def begin_stream(self, moment: Moment) -> None:
         """From now on fresh batches belong to a new stream, numbered from 1 in each bucket."""
         self.stream = self._new_stream()
         self.numbers: dict[int, int] = {}
-        self._stream_began = unix_now
+        self._stream_began = moment
         self._over += [lane for lane in self.lanes.values() if lane.is_idle and not lane.queued]
 
     # --- in ---
@@ -190,7 +191,7 @@ class Keeper:
         half = self.outbox.limit // 2
         return half if half >= 2 * MIN_BATCH_BYTES else MOVE_BYTES  # for the spool
 
-    def make_room(self, batches: Sequence[EncodedBatch], now: float, unix_now: float) -> bool:
+    def make_room(self, batches: Sequence[EncodedBatch], now: float, moment: Moment) -> bool:
         """Make room for these batches; False when there is none to be had: the events are the caller's to drop.
 
         Where the stream is another one afterwards, they are to be encoded anew.
@@ -199,11 +200,11 @@ class Keeper:
         if needed > self.outbox.free:
             self._release(needed)
         while needed > self.outbox.free:
-            if not self._move_some(now, unix_now):
+            if not self._move_some(now, moment):
                 break
         if needed <= self.outbox.free:
             if self._spooled_stream == self.stream:
-                self.begin_stream(unix_now)  # of each lane the spool has the first batches, not the last
+                self.begin_stream(moment)  # of each lane the spool has the first batches, not the last
             return True
         return not self._groups and sum(len(batch.content) + ROW_BYTES for batch in batches) <= self.spool.free
 
@@ -312,7 +313,7 @@ class Keeper:
             return self.spool.read(_id(lane, batch))
         return self.outbox.read(batch.position, batch.length)
 
-    def tick(self, now: float, unix_now: float) -> None:
+    def tick(self, now: float, moment: Moment) -> None:
         """Time passed: wake lanes, ask for probes, release what is forgotten, take up more of the spool, renew the stream."""
         over, self._over = self._over, []
         for lane in (*over, *self.schedule.wake(now)):
@@ -329,11 +330,11 @@ class Keeper:
         self._release(0)
         self._forget_spooled()
         if self._moving > self.outbox.released or self._pending_bytes > self.outbox.limit // 2:
-            self._move_some(now, unix_now)
+            self._move_some(now, moment)
         if now - self._activated >= 1.0:
             self._activate(now)
-        if unix_now - self._stream_began > STREAM_DAYS * DAY:
-            self.begin_stream(unix_now)
+        if moment.since(self._stream_began) > STREAM_DAYS * DAY:
+            self.begin_stream(moment)
         self.settle_totals()
 
     def settle_totals(self) -> None:
@@ -520,14 +521,14 @@ class Keeper:
                 lane.give_up_retained()
                 self.queue(lane, now)
 
-    def _move_some(self, now: float, unix_now: float) -> bool:
+    def _move_some(self, now: float, moment: Moment) -> bool:
         """Move a little from the outbox to the spool; False when nothing can be moved. Begins a move where none is under way."""
         if self._moving <= self.outbox.released:
             if not self._groups:
                 return False
             self._moving = self.outbox.head
             self.moves += 1
-            self.begin_stream(unix_now)
+            self.begin_stream(moment)
         moving, before = self._next_to_move(), self.outbox.released
         needed = sum(stored.length + ROW_BYTES for stored, _, _ in moving)
         if needed > self.spool.free:
@@ -565,9 +566,9 @@ class Keeper:
         """Whether anything is in the outbox that would go with it."""
         return bool(self._groups)
 
-    def spool_all(self, now: float, unix_now: float) -> None:
+    def spool_all(self, now: float, moment: Moment) -> None:
         """Move everything to the spool, at once and as far as that has room: the outbox does not outlive this process."""
-        while self._groups and self._move_some(now, unix_now):
+        while self._groups and self._move_some(now, moment):
             pass
 
     def _next_to_move(self) -> list[tuple[StoredBatch, HeldBatch, Group]]:

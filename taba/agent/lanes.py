@@ -10,7 +10,7 @@
 4. Whatever a lane gives up it says to its Ledger once, with the reason: the Ledger counts, and frees the bytes.
 
 Where a batch's bytes are is the Ledger's business; a lane knows a HeldBatch for each. Times are the Agent's monotonic seconds,
-except `created`, which is Unix time.
+except `created`, which is what age is told by.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from random import Random
 from typing import NamedTuple, Protocol, cast
 
+from taba.agent.ages import Moment
 from taba.agent.outbox import StoredBatch
 from taba.batch import APPLIED, END, ENDED, GAP, LATER, MARK, NUMBER, OPEN, REFUSED, Entry, Header, Sent, Verdict
 from taba.bounds import BATCH_DAYS, DAY, MiB
@@ -192,7 +193,7 @@ class Lane:
         """Whether there is something to send, now or when `not_before` has come."""
         return bool(self.pending) or self.probing or self.ending
 
-    def next(self, now: float, unix_now: float, most: int = 1) -> list[Send]:
+    def next(self, now: float, moment: Moment, most: int = 1) -> list[Send]:
         """What to send now, at most so many batches; the lane is busy with them until they are answered.
 
         Batches that are too old, or cannot be read back, are dropped here.
@@ -207,7 +208,7 @@ class Lane:
         elif self.nonce is None:
             self.ledger.opening(self)
             self._send_header(OPEN, self.retained[-1].number if self.retained else 0)
-        elif not self._drop_old(now, unix_now):
+        elif not self._drop_old(now, moment):
             self._send_header(MARK, self.pending[0].number)  # what is too old may be folded: then it was not dropped
         else:
             while self.pending and not self.sent:
@@ -346,9 +347,9 @@ class Lane:
         nonce = self.nonce or b""  # a stream that is opened has none; the one that an earlier Agent left open is ended without
         self.sent.append(Send(self, None, number, 0, Header(what, self.stream, self.bucket, nonce)))
 
-    def _drop_old(self, now: float, unix_now: float) -> bool:
+    def _drop_old(self, now: float, moment: Moment) -> bool:
         """Drop what is too old to be sent; False where the mark must be known first."""
-        while self.pending and unix_now - self.pending[0].created > BATCH_DAYS * DAY:
+        while self.pending and moment.since(self.pending[0].created) > BATCH_DAYS * DAY:
             if self.is_unsure:
                 return False
             self._settle(self.pending.popleft(), "too_old", "", now)

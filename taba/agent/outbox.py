@@ -19,12 +19,13 @@ from typing import NamedTuple, Protocol, cast
 
 import msgpack
 
+from taba.agent.ages import Moment
 from taba.batch import KEY_BYTES, BatchId
 from taba.bounds import MAX_BATCH_BYTES, KiB, MiB
 from taba.errors import TabaError
 
 MAGIC = b"TabaOutb"
-VERSION = 3
+VERSION = 4
 PAGE = 4096
 DEFAULT_OUTBOX_BYTES = 64 * MiB  # at the most: a second of the fastest drain, or a minute of a busy host's batches
 MIN_OUTBOX_BYTES = 4 * MiB  # the largest batch, and a table of a thousand rings, several times over
@@ -38,7 +39,7 @@ RELEASED = 256
 _HEAD = struct.Struct("<8sIIQQ16s")  # magic, version, pid of the holder, size, table slot bytes, id
 _TABLE = struct.Struct("<II")  # length, crc32
 _GROUP = struct.Struct("<4sIQII")  # magic, batches, length of the whole, crc32 of the index, 0
-_INDEX = struct.Struct("<16sIIQdII36s")  # stream, bucket, length, number, created, events, crc32, KeyPart or zeros
+_INDEX = struct.Struct("<16sIIQdIIII36s")  # stream, bucket, length, number, created (3), events, crc32, KeyPart or zeros
 _NO_KEY = bytes(KEY_BYTES)
 _GROUP_MAGIC = b"GRUP"
 
@@ -141,7 +142,7 @@ class EncodedBatch(NamedTuple):
     """A batch with its bytes, on its way into outbox or spool. `key`: of posted events with a key, the bytes of their KeyPart."""
 
     id: BatchId
-    created: float
+    created: Moment
     events: int
     content: bytes
     key: bytes = b""
@@ -154,7 +155,7 @@ class StoredBatch(NamedTuple):
     """
 
     id: BatchId
-    created: float
+    created: Moment
     events: int
     length: int
     crc: int
@@ -293,7 +294,7 @@ class Outbox:
             for place, batch in enumerate(batches):
                 crc, length = zlib.crc32(batch.content), len(batch.content)
                 stream, bucket, number = batch.id
-                index.append(_INDEX.pack(stream, bucket, length, number, batch.created, batch.events, crc, batch.key))
+                index.append(_INDEX.pack(stream, bucket, length, number, *batch.created.fields(), batch.events, crc, batch.key))
                 stored.append(StoredBatch(batch.id, batch.created, batch.events, length, crc, position, flag + place, False, batch.key))
                 position += length
             joined = b"".join(index)
@@ -346,11 +347,12 @@ class Outbox:
         flags = self.read(flag, batches)
         stored = []
         for place, fields in enumerate(_INDEX.iter_unpack(index)):
-            stream, bucket, length, number, created, events, content_crc, key = fields
+            stream, bucket, length, number, seconds, boot, age, events, content_crc, key = fields
             if length > MAX_BATCH_BYTES or at + length > position + total:
                 raise OutboxCorrupt(f"a batch of {length} bytes in the group at {position}")
             id = BatchId(stream, bucket, number)
             key = b"" if key == _NO_KEY else key
+            created = Moment.of_fields(seconds, boot, age)
             stored.append(StoredBatch(id, created, events, length, content_crc, at, flag + place, flags[place] != 0, key))
             at += length
         return StoredGroup(position, position + total, tuple(stored))

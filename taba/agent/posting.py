@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from taba.agent.ages import Moment
 from taba.agent.drain import encode_lots
 from taba.agent.keeper import Keeper
 from taba.agent.keys import Keys
@@ -14,7 +15,7 @@ class OtherRequest(TabaError):
     """Another request under an Idempotency-Key that is known."""
 
 
-def post(keeper: Keeper, keys: Keys, posted: Posted, key: KeyPart | None, now: float, unix_now: float) -> bool:
+def post(keeper: Keeper, keys: Keys, posted: Posted, key: KeyPart | None, now: float, moment: Moment) -> bool:
     """Publish posted events; True once they are in the outbox, False where there is no room.
 
     With a `key` they count once, however often they are posted. Raises OtherRequest for another request under that key.
@@ -26,9 +27,9 @@ def post(keeper: Keeper, keys: Keys, posted: Posted, key: KeyPart | None, now: f
                 raise OtherRequest("another request came under this Idempotency-Key before; take a new key for new events")
             return True
     for _ in range(2):
-        batches = encode_lots(posted.lots, keeper.stream, keeper.numbers, unix_now, key)
+        batches = encode_lots(posted.lots, keeper.stream, keeper.numbers, moment, key)
         before = keeper.stream
-        if not keeper.make_room(batches, now, unix_now):
+        if not keeper.make_room(batches, now, moment):
             return False
         if keeper.stream == before:
             break  # else all before moved to the spool, and fresh batches are of a new stream

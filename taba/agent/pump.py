@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from taba.agent.ages import Moment
 from taba.agent.discover import Rings, is_abandoned
 from taba.agent.drain import MAX_DRAIN_EVENTS, Drain, Drained, encode
 from taba.agent.keeper import Keeper
@@ -44,14 +45,14 @@ class RingPump:
     def buckets(self) -> int | None:
         return self._drain.buckets if self._drain is not None else None
 
-    def set_buckets(self, buckets: int, unix_now: float) -> None:
+    def set_buckets(self, buckets: int, moment: Moment) -> None:
         """The store has so many buckets. Where that changed, fresh events go into a new stream."""
         if self._drain is None or self._drain.buckets != buckets:
             if self._drain is not None:
-                self.keeper.begin_stream(unix_now)
+                self.keeper.begin_stream(moment)
             self._drain = Drain(buckets)
 
-    def tick(self, now: float, unix_now: float) -> float:
+    def tick(self, now: float, moment: Moment) -> float:
         """Do what is due; returns the seconds until the next tick."""
         if now >= self._next_scan or self.rings.has_changed():
             self._scan(now, now >= self._next_scan)
@@ -65,12 +66,12 @@ class RingPump:
         if not is_filling and now < self._last_drain + (BUSY_DRAIN_SECONDS if is_busy else DRAIN_SECONDS):
             return FULL_TICK_SECONDS if self._is_hot else TICK_SECONDS
         self._last_drain, self._is_hot = now, is_filling
-        is_cut = self.drain(now, unix_now)
+        is_cut = self.drain(now, moment)
         if is_cut:
             self._last_drain = 0.0  # there is more, now
         return 0.0 if is_cut else FULL_TICK_SECONDS if is_filling else TICK_SECONDS
 
-    def drain(self, now: float, unix_now: float) -> bool:
+    def drain(self, now: float, moment: Moment) -> bool:
         """Read the rings, publish, move tails, retire what is dead and drained. Returns whether there is more at once."""
         drain, keeper = self._drain, self.keeper
         if drain is None:
@@ -85,17 +86,17 @@ class RingPump:
             if not drained.readings:
                 break
             most = keeper.batch_bytes
-            batches = encode(drained.packed, keeper.stream, keeper.numbers, unix_now, most)
+            batches = encode(drained.packed, keeper.stream, keeper.numbers, moment, most)
             if group_bytes(batches) > keeper.group_bytes and self._events > FEWEST_EVENTS:
                 self._events = max(FEWEST_EVENTS, self._events // 4)  # nothing was settled: read less, and again
                 continue
             dropped = {"malformed": drained.malformed} if drained.malformed else {}
             stream = keeper.stream
-            if not keeper.make_room(batches, now, unix_now):
+            if not keeper.make_room(batches, now, moment):
                 dropped["spool_full"] = sum(batch.events for batch in batches)
                 batches = []
             elif keeper.stream != stream:  # all before moves to the spool
-                batches = encode(drained.packed, keeper.stream, keeper.numbers, unix_now, most)
+                batches = encode(drained.packed, keeper.stream, keeper.numbers, moment, most)
             covered = tuple(self._covered(drained.readings))
             try:
                 try:

@@ -9,6 +9,7 @@ import socket
 import sqlite3
 import sys
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from twisted.internet.endpoints import serverFromString
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from taba.agent.ages import Moment
 from taba.agent.discover import Rings, sweep_slots
 from taba.agent.dispatch import Dispatch
 from taba.agent.forward import Forwarder, client_over, connection_pool
@@ -31,7 +33,7 @@ from taba.agent.pump import TICK_SECONDS, RingPump
 from taba.agent.segment import SHM
 from taba.agent.status import describe
 from taba.bounds import MAX_BUCKETS
-from taba.clocks import make_monotonic
+from taba.clocks import boot_id, boot_seconds, make_monotonic
 from taba.connections import make_site
 from taba.errors import TabaError
 from taba.options import Listen
@@ -74,6 +76,7 @@ class AgentService(service.Service):
         self._loop_problem: str | None = None
         self._name_problem: str | None = None
         self._is_ending = False
+        self._store_age: int | None = None  # as the last answer told
         self._port: Any = None
         self._call: Any = None
         self._next_keep = self._next_sweep = 0.0
@@ -95,9 +98,12 @@ class AgentService(service.Service):
     def _start(self, home: Home) -> None:
         self._problems += home.problems
         _raise_descriptor_limit()
-        self._began, self._began_unix = self._reactor.seconds(), self.unix_now()
-        self.keeper = Keeper(home.outbox, home.spool, home.history, lambda: os.urandom(16), self._began, self._began_unix)
-        self.keeper.recover(self._began)
+        boot = boot_id()
+        # where nobody says which boot this is, no other is the same
+        self._boot = zlib.crc32(boot.encode()) if boot else self._random.getrandbits(32)
+        now, moment = self._clock()
+        self.keeper = Keeper(home.outbox, home.spool, home.history, lambda: os.urandom(16), now, moment)
+        self.keeper.recover(now)
         home.keys.add(self.keeper.keys)
         self.keeper.before_publish = self._keep_name
         self.rings = Rings(self.agent, self._shm)
@@ -107,10 +113,12 @@ class AgentService(service.Service):
         self.dispatch = Dispatch(self.keeper, self._urls, self._random)
         self._pool = connection_pool(self._reactor)
         client = client_over(self._reactor, self._pool)
-        self.forwarder = Forwarder(self._reactor, client, self.dispatch, self.agent, host, self.steady_now, self.unix_now, self._on_buckets)
+        times = self.moment, self.unix_now
+        told = self._on_buckets, self._on_store_age
+        self.forwarder = Forwarder(self._reactor, client, self.dispatch, self.agent, host, *times, *told)
         kept = _read_buckets(self._buckets_path)
         if kept is not None:
-            self.pump.set_buckets(kept, self._began_unix)
+            self.pump.set_buckets(kept, moment)
         routes = Routes(self.pump, home.keys, self.status, self._clock, self.unix_now, self.forwarder.pump)
         outcome: list[Any] = []
         serverFromString(self._reactor, self._listen.text).listen(make_site(routes.api())).addBoth(outcome.append)
@@ -144,12 +152,12 @@ class AgentService(service.Service):
         super().stopService()
         return defer.ensureDeferred(self._stop())
 
-    def steady_now(self) -> float:
-        """Unix time as it would be had nobody set the clock since this Agent began: what is fresh must not become too old by that."""
-        return float(self._began_unix + self._reactor.seconds() - self._began)
+    def moment(self) -> Moment:
+        """What age is told by."""
+        return Moment(boot_seconds(), self._boot, self._store_age)
 
-    def _clock(self) -> tuple[float, float]:
-        return self._reactor.seconds(), self.steady_now()
+    def _clock(self) -> tuple[float, Moment]:
+        return self._reactor.seconds(), self.moment()
 
     def unix_now(self) -> float:
         """Unix time."""
@@ -171,14 +179,14 @@ class AgentService(service.Service):
     def _tick(self) -> None:
         delay = TICK_SECONDS
         try:
-            now, unix_now = self._reactor.seconds(), self.steady_now()
+            now, moment = self._clock()
             self._keep_name()
             if self._name_problem is not None:
-                self.keeper.spool_all(now, unix_now)  # what lies in memory that nobody finds again
-            delay = self.pump.tick(now, unix_now)
+                self.keeper.spool_all(now, moment)  # what lies in memory that nobody finds again
+            delay = self.pump.tick(now, moment)
             if now >= self._next_keep:
                 self._next_keep = now + KEEP_SECONDS
-                self.keeper.tick(now, unix_now)
+                self.keeper.tick(now, moment)
                 self.forwarder.tick()
                 if now >= self._next_sweep:
                     self._next_sweep = now + SWEEP_SECONDS
@@ -214,12 +222,15 @@ class AgentService(service.Service):
     def _end(self) -> None:
         self._reactor.stop()
 
+    def _on_store_age(self, age: int) -> None:
+        self._store_age = age
+
     def _on_buckets(self, buckets: int) -> None:
         if self.pump.buckets is not None and self.pump.buckets != buckets:
             self._problems = self._problems[-8:]
             self._problems.append(f"the store has {buckets} buckets; until now this Agent knew {self.pump.buckets}")
         if self.pump.buckets != buckets:
-            self.pump.set_buckets(buckets, self.steady_now())
+            self.pump.set_buckets(buckets, self.moment())
             _write_buckets(self._buckets_path, buckets)
 
     # --- what routes ask for ---
@@ -227,7 +238,7 @@ class AgentService(service.Service):
     def status(self) -> dict[str, Any]:
         """What `GET /v1/status` answers."""
         servers = list(self.dispatch.servers.values())
-        return describe(self.agent, self.keeper, self.pump, servers, self.problems(), self._reactor.seconds(), self.steady_now())
+        return describe(self.agent, self.keeper, self.pump, servers, self.problems(), self._reactor.seconds(), self.unix_now())
 
     def problems(self) -> list[str]:
         """What somebody should look at, in sentences."""

@@ -12,6 +12,7 @@ import sqlite3
 import zlib
 from collections.abc import Iterable, Sequence
 
+from taba.agent.ages import Moment
 from taba.agent.outbox import EncodedBatch, OtherVersion, StoredBatch
 from taba.batch import BatchId
 from taba.bounds import MiB
@@ -23,12 +24,12 @@ ROW_BYTES = 128  # what a row costs beside its content, with its entry in the in
 MAX_ASIDE_ROWS = 100  # refused and corrupt batches that are kept to be looked at
 MAX_ASIDE_BYTES = 16 * MiB
 
-VERSION = 3  # of the file
+VERSION = 4  # of the file
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS batches (
   id INTEGER PRIMARY KEY, stream BLOB NOT NULL, bucket INTEGER NOT NULL, number INTEGER NOT NULL, length INTEGER NOT NULL,
-  created REAL NOT NULL, events INTEGER NOT NULL, crc INTEGER NOT NULL, key BLOB NOT NULL,
+  created REAL NOT NULL, boot INTEGER NOT NULL, age INTEGER NOT NULL, events INTEGER NOT NULL, crc INTEGER NOT NULL, key BLOB NOT NULL,
   content BLOB NOT NULL);
 CREATE UNIQUE INDEX IF NOT EXISTS identity ON batches (stream, bucket, number, length, events, created);
 CREATE TABLE IF NOT EXISTS aside (
@@ -101,11 +102,14 @@ class Spool:
         needed = sum(len(batch.content) + ROW_BYTES for batch in batches)
         if needed > self.free:
             raise SpoolFull(f"{needed} bytes; {max(self.free, 0)} of {self.bound} are free")
-        rows = ((*id, len(content), created, events, zlib.crc32(content), key, content) for id, created, events, content, key in batches)
+        rows = (
+            (*id, len(content), *created.fields(), events, zlib.crc32(content), key, content)
+            for id, created, events, content, key in batches
+        )
         try:
             with self._transaction():
                 before = self._database.total_changes
-                self._database.executemany("INSERT OR IGNORE INTO batches VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+                self._database.executemany("INSERT OR IGNORE INTO batches VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
                 added = self._database.total_changes - before
                 if journal is not None:
                     self._database.execute("INSERT OR REPLACE INTO journal VALUES (0, ?, ?)", journal)
@@ -142,11 +146,14 @@ class Spool:
     def rows(self, stream: bytes, bucket: int, after: int, limit: int) -> list[StoredBatch]:
         """The first `limit` batches of this lane with numbers beyond `after`, in order."""
         found = self._database.execute(
-            "SELECT number, created, events, length, crc, id, key FROM batches"
+            "SELECT number, created, boot, age, events, length, crc, id, key FROM batches"
             " WHERE stream = ? AND bucket = ? AND number > ? ORDER BY number LIMIT ?",
             (stream, bucket, after, limit),
         )
-        return [StoredBatch(BatchId(stream, bucket, number), *row) for number, *row in found]
+        return [
+            StoredBatch(BatchId(stream, bucket, number), Moment.of_fields(*created), events, length, crc, row, key=key)
+            for number, *created, events, length, crc, row, key in found
+        ]
 
     def read(self, id: BatchId) -> bytes | None:
         """The bytes of a batch; None where they are gone or do not match their checksum."""

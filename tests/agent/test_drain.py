@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from taba.agent.drain import LONGEST_NAMES, encode, unpack
 from taba.batch import MAX_LIST_VALUES, Column, decode_batch, encode_batch
 from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS
+from tests.agent.moments import at
 
 from ..pieces import pack
 
@@ -27,7 +28,7 @@ PIECE_EVENTS = (MAX_BATCH_BYTES - LONGEST_NAMES) // 17
 
 class EncodeTests(SynchronousTestCase):
     def check(self, columns: dict[int, list[Column]]) -> int:
-        batches = encode(pack(columns), b"s" * 16, {1: 7}, 5.0)
+        batches = encode(pack(columns), b"s" * 16, {1: 7}, at(5.0))
         expected: dict[tuple[int, str], list[Any]] = {}
         found: dict[tuple[int, str], list[Any]] = {}
         for bucket, some in columns.items():
@@ -73,13 +74,13 @@ class EncodeTests(SynchronousTestCase):
         ]
         pieces = pack({bucket: columns})
         self.assertEqual(unpack(pieces[bucket]), columns)
-        (batch,) = encode(pieces, b"s" * 16, {bucket: number}, 1.5)
+        (batch,) = encode(pieces, b"s" * 16, {bucket: number}, at(1.5))
         self.assertEqual(batch.content, encode_batch(b"s" * 16, bucket, number + 1, columns))
 
     def test_long_columns_are_byte_for_byte_what_the_codec_gives(self) -> None:
         for events in (31, 32, 2047, 2048, 8191, 8192, 60_000):
             columns = [column("a", os.urandom(8 * events))]
-            (batch,) = encode(pack({1: columns}), b"s" * 16, {}, 1.5)
+            (batch,) = encode(pack({1: columns}), b"s" * 16, {}, at(1.5))
             self.assertEqual(batch.content, encode_batch(b"s" * 16, 1, 1, columns))
 
     def test_a_thousand_columns_are_one_batch_and_one_more_two(self) -> None:

@@ -21,6 +21,7 @@ from taba.agent.lanes import MAX_BACKOFF_SECONDS
 from taba.agent.outbox import EncodedBatch, Outbox
 from taba.agent.spool import Spool
 from taba.batch import BatchId, Column, Verdict, encode_batch
+from tests.agent.moments import at
 from tests.agent.servers import Answers
 from tests.agent.test_outbox import Memory
 
@@ -40,20 +41,29 @@ class ForwarderTests(SynchronousTestCase):
         spool, history = Spool(os.path.join(directory, "spool")), History(os.path.join(directory, "history"))
         self.addCleanup(spool.close)
         self.addCleanup(history.close)
-        self.keeper = Keeper(Outbox(memory), spool, history, lambda: b"s" * 16, 0.0, 0.0)
+        self.keeper = Keeper(Outbox(memory), spool, history, lambda: b"s" * 16, 0.0, at(0.0))
         self.dispatch = Dispatch(self.keeper, [self.server.url], Random(1))
         self.buckets: list[int] = []
+        self.ages: list[int] = []
         self.forwarder = Forwarder(
-            self.clock, self.http, self.dispatch, "a", "host", self.clock.seconds, self.clock.seconds, self.buckets.append
+            self.clock,
+            self.http,
+            self.dispatch,
+            "a",
+            "host",
+            lambda: at(self.clock.seconds()),
+            self.clock.seconds,
+            self.buckets.append,
+            self.ages.append,
         )
 
     def publish(self, bucket: int, number: int) -> None:
         id = BatchId(self.keeper.stream, bucket, number)
-        self.keeper.publish([EncodedBatch(id, 0.0, 1, encode_batch(*id, [COLUMN]))], self.clock.seconds(), recorded=1)
+        self.keeper.publish([EncodedBatch(id, at(0.0), 1, encode_batch(*id, [COLUMN]))], self.clock.seconds(), recorded=1)
 
     def pass_time(self, seconds: float) -> None:
         self.clock.advance(seconds)
-        self.keeper.tick(self.clock.seconds(), self.clock.seconds())
+        self.keeper.tick(self.clock.seconds(), at(self.clock.seconds()))
         self.forwarder.pump()
         self.http.flush()
 

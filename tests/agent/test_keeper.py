@@ -24,6 +24,7 @@ from taba.agent.outbox import PAGE, Outbox
 from taba.agent.pump import RingPump
 from taba.agent.spool import Spool
 from taba.batch import APPLIED, MARK, OPEN, REFUSED, BatchId, Header, Verdict
+from tests.agent.moments import at
 from tests.agent.producers import Producer
 from tests.agent.servers import Store
 from tests.agent.test_outbox import Killed, Memory
@@ -94,12 +95,12 @@ class World:
         self.spool = StepSpool(os.path.join(self.directory, "spool"), self.spool_bytes)
         self.spool.memory = self.memory
         self.history = History(os.path.join(self.directory, "history"))
-        self.keeper = Keeper(self.outbox or Outbox(self.memory), self.spool, self.history, self._stream, self.now, self.now)
+        self.keeper = Keeper(self.outbox or Outbox(self.memory), self.spool, self.history, self._stream, self.now, at(self.now))
         self.keeper.recover(self.now)
         self.dispatch = Dispatch(self.keeper, ["http://127.0.0.1:8280"], Random(1))
         self.rings = Rings(AGENT, self.shm)
         self.pump = RingPump(self.keeper, self.rings)
-        self.pump.set_buckets(BUCKETS, self.now)
+        self.pump.set_buckets(BUCKETS, at(self.now))
 
     def _stream(self) -> bytes:
         self.streams += 1
@@ -121,20 +122,20 @@ class World:
 
     def tick(self) -> None:
         self.now += 2.0
-        self.pump.tick(self.now, self.now)
-        self.keeper.tick(self.now, self.now)
+        self.pump.tick(self.now, at(self.now))
+        self.keeper.tick(self.now, at(self.now))
 
     def move(self) -> None:
         """All that is in the outbox goes to the spool."""
         end = self.keeper.outbox.head
         while self.keeper.outbox.released < end:
-            assert self.keeper._move_some(self.now, self.now)
+            assert self.keeper._move_some(self.now, at(self.now))
 
     def send(self) -> int:
         """What may go now goes, and is answered: streams are opened first. Returns how many batches and probes."""
         count, is_opening = 0, True
         while is_opening:
-            parcels = self.dispatch.parcels(self.now, self.now)
+            parcels = self.dispatch.parcels(self.now, at(self.now))
             for parcel in parcels:
                 self.dispatch.answered(parcel, [self._verdict(send) for send in parcel.sends], self.now)
             sends = [send.entry for parcel in parcels for send in parcel.sends]
@@ -395,7 +396,7 @@ class KeeperTests(SynchronousTestCase):
             world.record(200)
             world.tick()
             world.send()
-            world.keeper.tick(world.now, world.now)
+            world.keeper.tick(world.now, at(world.now))
             self.assertLessEqual(world.keeper.retained_bytes, 20_000)
         self.assertGreater(world.keeper.given_up, 0)
         self.assertEqual(world.store.folded, world.recorded)

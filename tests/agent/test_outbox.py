@@ -16,6 +16,7 @@ from taba.agent.outbox import (
     MIN_OUTBOX_BYTES,
     PAGE,
     TABLE_BYTES,
+    VERSION,
     Covered,
     EncodedBatch,
     OtherVersion,
@@ -27,6 +28,7 @@ from taba.agent.outbox import (
 )
 from taba.agent.segment import open_outbox
 from taba.batch import BatchId
+from tests.agent.moments import at
 
 SIZE = 512 * 1024
 
@@ -88,7 +90,7 @@ class Memory:
 
 
 def fresh(number: int, content: bytes) -> EncodedBatch:
-    return EncodedBatch(BatchId(b"s" * 16, number % 7, number), 1.0, len(content), content)
+    return EncodedBatch(BatchId(b"s" * 16, number % 7, number), at(1.0), len(content), content)
 
 
 def formatted(size: int = SIZE) -> tuple[Memory, Outbox]:
@@ -211,7 +213,7 @@ class SegmentTests(SynchronousTestCase):
         _, segment, _ = open_outbox("a", lambda: b"i" * 16, MIN_OUTBOX_BYTES, self.directory)
         segment.write(8, (1).to_bytes(4, "little"))
         segment.close()
-        with self.assertRaisesRegex(OtherVersion, "taba-agent.a is of format 1; this version reads 3"):
+        with self.assertRaisesRegex(OtherVersion, f"taba-agent.a is of format 1; this version reads {VERSION}"):
             open_outbox("a", lambda: b"i" * 16, MIN_OUTBOX_BYTES, self.directory)
         self.assertEqual(os.listdir(self.directory), ["taba-agent.a"])
 

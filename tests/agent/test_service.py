@@ -147,7 +147,7 @@ class ServiceTests(TestCase):
 
     async def test_an_outbox_that_somebody_removed_is_made_anew_with_all_that_it_held(self) -> None:
         producer = self.producer()
-        self.server.verdict = lambda follows, content: Verdict(codec.LATER, 30.0)
+        self.server.verdict = lambda sent: Verdict(codec.LATER, 30.0)
         service = self.start()
         producer.record(producer.tab("bids_won"), 1.0)
         await self.recorded(service, 1)
@@ -171,7 +171,7 @@ class ServiceTests(TestCase):
         for _ in range(100):
             producer.record(tab, 1.0)
         await self.until(lambda: self.server.store.folded == 100)
-        self.server.verdict = lambda follows, content: Verdict(codec.LATER, 0.05)
+        self.server.verdict = lambda sent: Verdict(codec.LATER, 0.05)
         for _ in range(100):
             producer.record(tab, 1.0)
         await self.recorded(first, 200)

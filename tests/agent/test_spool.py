@@ -8,15 +8,17 @@ import tempfile
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from taba.agent.ages import Moment
 from taba.agent.outbox import EncodedBatch, OtherVersion
-from taba.agent.spool import MAX_ASIDE_ROWS, ROW_BYTES, Spool, SpoolFull
-from taba.batch import BatchId
+from taba.agent.spool import MAX_ASIDE_ROWS, ROW_BYTES, VERSION, Spool, SpoolFull
+from taba.batch import KEY_BYTES, BatchId
+from tests.agent.moments import at
 
 S, T = b"s" * 16, b"t" * 16
 
 
 def spooled(number: int, content: bytes = b"content", stream: bytes = S, bucket: int = 3) -> EncodedBatch:
-    return EncodedBatch(BatchId(stream, bucket, number), 1.5, 10, content)
+    return EncodedBatch(BatchId(stream, bucket, number), at(1.5), 10, content)
 
 
 class SpoolTests(SynchronousTestCase):
@@ -88,11 +90,19 @@ class SpoolTests(SynchronousTestCase):
         numbers = [number for _, number, _, _ in spool.aside()]
         self.assertEqual(numbers, list(range(3, MAX_ASIDE_ROWS + 3)))
 
+    def test_a_row_reads_back_with_what_age_is_told_by_and_the_part_of_a_post(self) -> None:
+        spool = self.open()
+        for number, created in enumerate((Moment(1.5, 7, None), Moment(2.5, 2**32 - 1, 0)), start=1):
+            spool.add([EncodedBatch(BatchId(S, 3, number), created, 10, b"x", b"k" * KEY_BYTES)])
+            (row,) = spool.rows(S, 3, number - 1, 1)
+            self.assertEqual((row.created, row.key), (created, b"k" * KEY_BYTES))
+        self.assertEqual(spool.posted(), [b"k" * KEY_BYTES])
+
     def test_a_file_of_another_format_is_refused_and_left_as_it_is(self) -> None:
         with sqlite3.connect(self.path) as other:
             other.execute("CREATE TABLE batches (id INTEGER PRIMARY KEY)")
         other.close()
-        with self.assertRaisesRegex(OtherVersion, "a.spool is of format 0; this version reads 3"):
+        with self.assertRaisesRegex(OtherVersion, f"a.spool is of format 0; this version reads {VERSION}"):
             self.open()
         with sqlite3.connect(self.path) as other:
             self.assertEqual(other.execute("SELECT name FROM sqlite_master").fetchall(), [("batches",)])
