@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from benchmarks.budgets import Budget
@@ -71,6 +72,7 @@ class LoadTest(SynchronousTestCase):
 
 
 class RunTest(SynchronousTestCase):
+    @pytest.mark.real
     def test_a_quick_run_gives_figures_and_leaves_nothing_behind(self) -> None:
         temporary = Path(tempfile.mkdtemp(prefix="taba-test-"))
         self.addCleanup(temporary.rmdir)

@@ -12,7 +12,10 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
+
+pytestmark = pytest.mark.real  # the demo in full, six times
 
 ROOT = Path(__file__).parent.parent
 SHM = Path("/dev/shm")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
 from twisted.internet import reactor
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
@@ -26,6 +27,7 @@ DOCUMENTS = sorted(str(path.relative_to(ROOT)) for place in (ROOT, ROOT / "docs"
 REFERENCE, OPERATIONS = ROOT / "docs" / "reference.md", ROOT / "docs" / "operations.md"
 
 
+@pytest.mark.real
 class Examples(SynchronousTestCase):
     def run_document(self, name: str) -> None:
         if shutil.which("curl") is None:

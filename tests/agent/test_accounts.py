@@ -16,6 +16,8 @@ from tests.services import ROOT, Services
 RECORD = """
 import json, sys, time
 from taba import client
+
+pytestmark = pytest.mark.real  # an Agent that is killed again and again
 client.start(sys.argv[1])
 bids, odd = client.counter("bids_won"), client.tab("odd", type="NoSuchType")
 for number in range(5000):

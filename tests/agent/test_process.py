@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from twisted.internet import reactor, task
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
@@ -96,6 +97,7 @@ class ProcessTests(TestCase):
 
         return await deferToThread(ask)
 
+    @pytest.mark.real
     async def test_killed_again_and_again_while_clients_record_every_event_counts_once(self) -> None:
         server = FakeServer()
         self.addCleanup(server.stop)

@@ -8,11 +8,14 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.clock import WallClock
 from tests.services import Services
 from tests.valkey import EphemeralValkey
+
+pytestmark = pytest.mark.real  # clocks that are set while processes run
 
 HOUR = 3600.0
 PATIENCE_SECONDS = 60.0

@@ -8,9 +8,13 @@ import time
 import urllib.request
 from typing import Any
 
+import pytest
+
 from taba.names import RETIRED_CLIENT
 from tests.server.test_service import Processes, ask, eventually
 from tests.valkey import free_port
+
+pytestmark = pytest.mark.real  # jobs that are killed again and again
 
 TABS = [f"tab/{number}" for number in range(60)]
 CLIENTS = 20

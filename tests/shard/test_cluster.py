@@ -5,6 +5,7 @@ from __future__ import annotations
 from binascii import crc_hqx
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import reactor
@@ -24,6 +25,8 @@ from taba.shard.transaction import Writes
 from tests.shard.load import Load
 from tests.topologies import Cluster, wait_until
 from tests.valkey import EphemeralValkey, free_port
+
+pytestmark = pytest.mark.real  # Clusters that change under it
 
 BUCKETS = 64
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from twisted.internet import reactor
 from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import deferLater
@@ -21,6 +22,8 @@ from taba.shard.transaction import NotReplicated, Writes
 from tests.shard.load import Load
 from tests.topologies import SentinelTrio, wait_until
 from tests.valkey import EphemeralValkey, free_port
+
+pytestmark = pytest.mark.real  # masters and replicas under sentinels, and failovers
 
 BUCKETS = 4  # 0 and 1 on m1, 2 and 3 on m2
 

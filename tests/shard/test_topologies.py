@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from typing import Any
 
+import pytest
 from twisted.internet import reactor
 from twisted.internet.defer import ensureDeferred
 from twisted.trial.unittest import TestCase
@@ -19,6 +20,8 @@ from tests.shard.contract import Contract
 from tests.shard.operations_contract import OperationsContract
 from tests.topologies import Cluster, SentinelTrio
 from tests.valkey import EphemeralValkey
+
+pytestmark = pytest.mark.real  # every contract again, against a Cluster and behind sentinels
 
 BUCKETS = 4
 SAFE = {"min_replicas_to_write": "1"}
