@@ -56,6 +56,15 @@ class Slot:
     bins: list[tuple[int, int]] | None
 
 
+@attrs.frozen
+class Past:
+    """What a group knows of the past: its slots by start, from `since` on; and the all-time figures, as one slot that never began."""
+
+    since: float
+    slots: list[Slot]
+    ever: Slot
+
+
 def number(keys: Iterable[Hashable]) -> tuple[Ints, list[Any]]:
     """(groups, names): the number of each key's group, and what the groups are called, in the order of their first."""
     numbers: dict[Any, int] = {}
@@ -182,6 +191,25 @@ def joined(history: Any, groups: Ints, total: int) -> Iterator[list[Slot]]:
             )
         )
     return iter(found)
+
+
+def pasts(history: Any, groups: Ints, total: int) -> list[Past]:
+    """What each group knows of the past."""
+    ever = history.ever
+    whole = _Whole(np.arange(len(ever.count)), ever)
+    return [
+        Past(float(history.since), slots, of_all)
+        for slots, [of_all] in zip(joined(history, groups, total), joined(whole, groups, total), strict=True)
+    ]
+
+
+class _Whole:
+    """All-time figures as a history of one slot for each State."""
+
+    def __init__(self, row: Ints, ever: Any):
+        self.row, self.start, self.end = row, np.full(len(row), -np.inf), np.full(len(row), np.inf)
+        self.count, self.total, self.low, self.high = ever.count, ever.total, ever.low, ever.high
+        self.bins, self.codes, self.counts = ever.bins, ever.codes, ever.counts
 
 
 def _grouped(groups: Ints, column: Any, total: int) -> Floats:

@@ -22,6 +22,8 @@ from zope.interface.verify import verifyObject
 
 from taba import names
 from taba.handlers.base import Events as Events  # the Server reaches Handlers, and what it hands them, through here
+from taba.handlers.base import Ever as Ever
+from taba.handlers.base import History as History
 from taba.handlers.interface import IArrayHandler, IHandler
 from taba.handlers.lazy import LazyHandler
 from taba.handlers.numbers import column_of as column_of

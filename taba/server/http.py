@@ -7,12 +7,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
+import numpy
 
 from taba import names
 from taba.batch import APPLIED, CONTENT_TYPE, VERDICTS_HEADER, decode_envelope, encode_verdicts
+from taba.codes import uppers_of
 from taba.errors import UnknownVersion
 from taba.events import key_part, read_events
 from taba.handlers.lookup import Lookup, shown
+from taba.history import Past, Slot
 from taba.routes import FLAG, JSON, MSGPACK, WHOLE, Parameter, Route, Serve
 from taba.server.ask.filters import MAX_FILTERS, Filter, make_filter
 from taba.server.ask.query import Aggregated, Query, QueryRefused, Unanswered
@@ -95,6 +98,14 @@ class Routes:
             Route("GET", "/v1/projections", self.projections, "{name: {client: projection}}", READ, (*FILTERS, DETAIL)),
             Route("GET", "/v1/aggregates", self.aggregates, "{name: aggregate}", READ, (*FILTERS, BY, DETAIL)),
             Route("GET", "/v1/superaggregate", self.superaggregate, "one aggregate over all that match", READ, (*FILTERS, DETAIL)),
+            Route(
+                "GET",
+                "/v1/slots",
+                self.slots,
+                '{name: {"since", "slots": [{"start", "end", "count", "total", …}, …], "ever"}}',
+                READ,
+                FILTERS,
+            ),
             Route("GET", "/v1/status", self.status, "how the Server does, and what needs a person", READ),
             Route("GET", "/v1/latency", self.latency, "seconds from record to visible: p50, p95, p99", READ),
             Route("GET", "/v1/servers", self.servers, '[{"url", "roles", "started"}, …]', ANY),
@@ -180,6 +191,11 @@ class Routes:
             return Answer({}, text=lambda: "")
         rendered = await self._rendered(found) if call.wants_text else ""
         return Answer(_aggregate(found), text=lambda: rendered + "\n")
+
+    async def slots(self, call: Call) -> Answer:
+        found = await self._refusing(self._query.slots(_filter(call)))
+        content = {name: _past(past) for name, past in found.items()}
+        return Answer(content, text=lambda: "".join(f"{name}: {json.dumps(past, ensure_ascii=False)}\n" for name, past in content.items()))
 
     async def _rendered(self, item: Aggregated) -> str:
         """An Aggregate, and what is wrong with it, as one line for people."""
@@ -292,6 +308,22 @@ def _job_line(record: Mapping[str, Any]) -> str:
 
 def _shown(projection: Any) -> Any:
     return {"error": projection.error} if isinstance(projection, Unanswered) else answerable(projection)
+
+
+def _past(past: Past | Unanswered) -> Any:
+    if isinstance(past, Unanswered):
+        return {"error": past.error}
+    ever = {key: value for key, value in _slot(past.ever).items() if key not in ("start", "end")}
+    return answerable({"since": past.since, "slots": [_slot(slot) for slot in past.slots], "ever": ever})
+
+
+def _slot(slot: Slot) -> dict[str, Any]:
+    """A slot without what its Type does not have; its bins by the greatest value that each counts."""
+    found = {key: value for key, value in attrs.asdict(slot).items() if value is not None}
+    if slot.bins is not None:
+        uppers = uppers_of(numpy.array([code for code, _ in slot.bins], dtype=numpy.int64)).tolist()
+        found["bins"] = [[upper, count] for upper, (_, count) in zip(uppers, slot.bins, strict=True)]
+    return found
 
 
 def _aggregate(item: Aggregated) -> Any:

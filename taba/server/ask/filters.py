@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from taba import names
+from taba.names import cut_value
 
 MAX_PATTERN = 1000  # characters of a regular expression; who needs more has a list of names
 MAX_FILTERS = 1000  # of one kind in one query
@@ -47,7 +48,10 @@ def make_filter(
         key, colon, value = label.partition(":")
         if not colon or not key:
             raise ValueError(f"label={label[:100]!r}: takes key:value")
-        pairs.append((key, value))
+        try:
+            pairs.append((key, cut_value(value)))  # as it was when it was recorded
+        except UnicodeEncodeError:
+            raise ValueError(f"label={label[:100]!r}: no text") from None
     for parameter, pattern in (("match", match), ("client_match", client_match)):
         if pattern is not None:
             _check_pattern(parameter, pattern)

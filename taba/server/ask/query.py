@@ -17,6 +17,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from taba.errors import TabaError
+from taba.history import Past, number, pasts
 from taba.names import RETIRED_CLIENT
 from taba.server import keys
 from taba.server.ask.filters import Filter, group_name, with_labels
@@ -64,6 +65,9 @@ class Aggregated(NamedTuple):
     type: str
     aggregate: Any
     error: str | None = None
+
+
+Lot = Sequence[tuple[str, list[str]]]  # Tabs and their Clients
 
 
 class Query:
@@ -139,8 +143,12 @@ class Query:
         """
         answer: dict[str, Aggregated] = {}
         if not by:
-            async for item in self._projected(wanted, MAX_STATES, detail):
-                answer[item.tab] = await self._aggregate(item.type, list(item.projections.values()))
+            if detail:
+                async for item in self._projected(wanted, MAX_STATES, detail):
+                    answer[item.tab] = await self._aggregate(item.type, list(item.projections.values()))
+            else:
+                async for lot, types in self._lots(wanted, MAX_STATES):
+                    answer.update(await self._aggregate_lot(lot, types, wanted))
             for name, by_client in (await self._only_dead(wanted, answer)).items():
                 answer[name] = await self._aggregate("", list(by_client.values()))
             return answer
@@ -167,6 +175,16 @@ class Query:
         if not projections:
             return None
         return await self._aggregate(types[0], projections)
+
+    async def slots(self, wanted: Filter) -> dict[str, Past | Unanswered]:
+        """By Tab the slots of all Clients that match, at their own widths. Raises QueryRefused for more than MAX_DETAILED States."""
+        answer: dict[str, Past | Unanswered] = {}
+        async for lot, types in self._lots(wanted, MAX_DETAILED):
+            answer.update(await self._slots_lot(lot, types, wanted))
+            await self._breathe()
+        for name, by_client in (await self._only_dead(wanted, answer)).items():
+            answer[name] = next(iter(by_client.values()))
+        return dict(sorted(answer.items()))
 
     async def render(self, type: str, values: Sequence[Any]) -> list[str]:
         """Projections or Aggregates of one Type, each as one line for people."""
@@ -214,7 +232,13 @@ class Query:
         }
 
     async def _projected(self, wanted: Filter, most: int, detail: bool) -> AsyncIterator[Projected]:
-        most = min(most, MAX_DETAILED) if detail else most
+        async for lot, types in self._lots(wanted, min(most, MAX_DETAILED) if detail else most):
+            for item in await self._project_lot(lot, types, wanted, detail):
+                yield item
+                await self._breathe()
+
+    async def _lots(self, wanted: Filter, most: int) -> AsyncIterator[tuple[Lot, Mapping[str, str]]]:
+        """(lot, Types): (Tab, its Clients that match) of some SLICE_STATES States at a time. Raises QueryRefused for more than `most`."""
         types = await self.types(wanted._replace(clients=(), client_match=None))
         lot: list[tuple[str, list[str]]] = []
         size = total = 0
@@ -227,14 +251,10 @@ class Query:
             if total > most:
                 raise QueryRefused(f"more than {most} Projections match; ask with name=, match= or client=")
             if size >= SLICE_STATES:
-                for item in await self._project_lot(lot, types, wanted, detail):
-                    yield item
-                    await self._breathe()
+                yield lot, types
                 lot, size = [], 0
         if lot:
-            for item in await self._project_lot(lot, types, wanted, detail):
-                yield item
-                await self._breathe()
+            yield lot, types
 
     async def _breathe(self) -> None:
         """Let others have a turn, where this question has had its own."""
@@ -243,10 +263,56 @@ class Query:
             await deferLater(self._clock, 0)
             self._turn_began = self._clock.seconds()
 
-    async def _project_lot(
-        self, lot: Sequence[tuple[str, list[str]]], types: Mapping[str, str], wanted: Filter, detail: bool
-    ) -> list[Projected]:
+    async def _project_lot(self, lot: Lot, types: Mapping[str, str], wanted: Filter, detail: bool) -> list[Projected]:
         """The Projections of (Tab, Clients) pairs: one read a shard, one call a Type."""
+        found, by_type = await self._read_lot(lot, types, wanted)
+        for type, (owners, states) in by_type.items():
+            for (tab, client), projection in zip(owners, await self._project(type, states, detail), strict=True):
+                found.setdefault(tab, {})[client] = projection
+        return [
+            Projected(tab, types[tab], {client: found[tab][client] for client in [*clients, RETIRED_CLIENT] if client in found[tab]})
+            for tab, clients in lot
+            if tab in found
+        ]
+
+    async def _aggregate_lot(self, lot: Lot, types: Mapping[str, str], wanted: Filter) -> dict[str, Aggregated]:
+        """The Aggregates of (Tab, Clients) pairs, without a Projection of each State where the Type can do without."""
+        found, by_type = await self._read_lot(lot, types, wanted)
+        pieces: dict[str, list[Any]] = {tab: list(of_tab.values()) for tab, of_tab in found.items()}
+        clients = {tab: len(of_tab) for tab, of_tab in pieces.items()}
+        for type, (owners, states) in by_type.items():
+            for start in range(0, len(states), SLICE_STATES):
+                some, of_tabs = states[start : start + SLICE_STATES], [tab for tab, _ in owners[start : start + SLICE_STATES]]
+                groups, tabs = number(of_tabs)
+                together = self._bench.aggregate_states(type, some, groups, len(tabs), self._now())
+                if together is None:
+                    together, tabs = await self._project(type, some, False), of_tabs
+                for tab, piece in zip(tabs, together, strict=True):
+                    pieces.setdefault(tab, []).append(piece)
+                for tab in of_tabs:
+                    clients[tab] = clients.get(tab, 0) + 1
+                await self._breathe()
+        return {tab: await self._aggregate(types[tab], pieces[tab], clients[tab]) for tab, _ in lot if tab in pieces}
+
+    async def _slots_lot(self, lot: Lot, types: Mapping[str, str], wanted: Filter) -> dict[str, Past | Unanswered]:
+        found, by_type = await self._read_lot(lot, types, wanted)
+        answer: dict[str, Past | Unanswered] = {tab: next(iter(of_tab.values())) for tab, of_tab in found.items()}
+        for type, (owners, states) in by_type.items():
+            history = await self._bench.history(type, states, self._now())
+            groups, tabs = number(tab for tab, _ in owners)
+            if isinstance(history, str):
+                self._count(type, history)
+                answer.update((tab, Unanswered(history)) for tab in tabs)
+            elif history is None:
+                answer.update((tab, Unanswered(f"Type {type} keeps no slots")) for tab in tabs)
+            else:
+                answer.update((tab, past) for tab, past in zip(tabs, pasts(history, groups, len(tabs)), strict=True) if tab not in answer)
+        return answer
+
+    async def _read_lot(
+        self, lot: Lot, types: Mapping[str, str], wanted: Filter
+    ) -> tuple[dict[str, dict[str, Any]], dict[str, tuple[list[tuple[str, str]], list[list[keys.Framed]]]]]:
+        """(found, by Type): by Tab and Client what cannot be read, as Unanswered; by Type (Tab, Client) and parts of the others."""
         fields: dict[int, list[bytes]] = {}
         places: list[tuple[str, str, int, int, int]] = []  # Tab, Client, bucket, the place of its fields, how many
         found: dict[str, dict[str, Any]] = {}
@@ -281,14 +347,7 @@ class Query:
             owners, states = by_type.setdefault(types[tab], ([], []))
             owners.append((tab, client))
             states.append(parts)
-        for type, (owners, states) in by_type.items():
-            for (tab, client), projection in zip(owners, await self._project(type, states, detail), strict=True):
-                found.setdefault(tab, {})[client] = projection
-        return [
-            Projected(tab, types[tab], {client: found[tab][client] for client in [*clients, RETIRED_CLIENT] if client in found[tab]})
-            for tab, clients in lot
-            if tab in found
-        ]
+        return found, by_type
 
     async def _project(self, type: str, states: list[list[keys.Framed]], detail: bool) -> list[Any]:
         """The Projections of States of one Type; Unanswered for one that its Handler cannot project."""
@@ -304,8 +363,8 @@ class Query:
                 self._count(type, answer)
         return [Unanswered(answer) if isinstance(answer, str) else answer for answer in answers]
 
-    async def _aggregate(self, type: str, projections: list[Any]) -> Aggregated:
-        """The Aggregate of what was answered of `projections`, at least one."""
+    async def _aggregate(self, type: str, projections: list[Any], clients: int | None = None) -> Aggregated:
+        """The Aggregate of what was answered of `projections`, at least one: of `clients` Clients, as many as there are by default."""
         good = [projection for projection in projections if not isinstance(projection, Unanswered)]
         errors = [projection.error for projection in projections if isinstance(projection, Unanswered)]
         if not good:
@@ -316,7 +375,7 @@ class Query:
             return Aggregated(type, None, answer)
         if not errors:
             return Aggregated(type, answer)
-        return Aggregated(type, answer, f"{len(errors)} of {len(projections)} Clients left out: {errors[0]}")
+        return Aggregated(type, answer, f"{len(errors)} of {clients or len(projections)} Clients left out: {errors[0]}")
 
     async def _only_dead(self, wanted: Filter, found: Container[str]) -> dict[str, dict[str, Unanswered]]:
         """Names that were asked for, have no State, and are named by dead letters: by Client why that is."""

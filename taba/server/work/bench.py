@@ -12,7 +12,8 @@ from typing import Any, Protocol
 from taba.server.keys import Framed
 from taba.server.work.folding import Folded, Folding, ForeignWork, IsLookup, Parts, Work, fold_type
 from taba.server.work.keeping import merge_states, prunable_type, upgrade_type
-from taba.server.work.projecting import aggregate_type, checked, project_type, render_one
+from taba.server.work.pasts import history_type, read_history
+from taba.server.work.projecting import aggregate_states, aggregate_type, checked, project_type, render_one
 
 
 class IsSandbox(Protocol):
@@ -21,6 +22,7 @@ class IsSandbox(Protocol):
     def fold(self, works: list[ForeignWork], now: float) -> Awaitable[list[Folded | list[int]]]: ...
     def project(self, type: str, states: Sequence[Any], now: float, detail: bool = False) -> Awaitable[list[Any]]: ...
     def aggregate(self, type: str, projections: Sequence[Any]) -> Awaitable[Any]: ...
+    def history(self, type: str, states: Sequence[Any], now: float) -> Awaitable[Any]: ...
     def render(self, type: str, projections: Sequence[Any]) -> Awaitable[list[str]]: ...
     def upgrade(self, type: str, states: Sequence[Any]) -> Awaitable[list[list[bytes] | str]]: ...
     def prunable(self, type: str, states: Sequence[Any], now: float) -> Awaitable[list[bool | str]]: ...
@@ -70,6 +72,18 @@ class Bench:
         if not self._lookup.own(type):
             return _checked("Aggregate", await self._sandbox.aggregate(type, projections))
         return aggregate_type(self._lookup.get(type), projections)
+
+    def aggregate_states(self, type: str, states: Sequence[Sequence[Framed]], groups: Any, total: int, now: float) -> list[Any] | None:
+        """The Aggregates of `total` groups of States, without a Projection of each; None where the Type cannot, or a State is amiss."""
+        if not (self._lookup.own(type) and self._lookup.is_array(type)):
+            return None
+        return aggregate_states(self._lookup.get(type), states, groups, total, now)
+
+    async def history(self, type: str, states: Sequence[Sequence[Framed]], now: float) -> Any:
+        """The History of States; None where the Type has none; a sentence where there can be none."""
+        if not self._lookup.own(type):
+            return read_history(await self._sandbox.history(type, states, now), len(states))
+        return history_type(self._lookup.get(type), self._lookup.is_array(type), states, now)
 
     async def render(self, type: str, projections: Sequence[Any]) -> list[str]:
         """Each Projection or Aggregate as one line for people."""

@@ -69,6 +69,7 @@ class Child:
             "fold": self.fold,
             "project": self.project,
             "aggregate": self.aggregate,
+            "history": self.history,
             "render": self.render,
             "upgrade": self.upgrade,
             "prunable": self.prunable,
@@ -126,6 +127,11 @@ class Child:
         from taba.server.work.projecting import aggregate_type
 
         yield aggregate_type(self.lookup.get(type), projections)
+
+    def history(self, type: str, now: float, states: list[Any]) -> Iterator[Any]:
+        from taba.server.work.pasts import history_type, pack_history
+
+        yield pack_history(history_type(self.lookup.get(type), self.lookup.is_array(type), _framed(states), now))
 
     def render(self, type: str, projections: list[Any]) -> Iterator[Any]:
         from taba.server.work.projecting import render_one

@@ -48,6 +48,19 @@ def project_type(handler: Any, is_array: bool, states: Sequence[Sequence[Framed]
     return answers
 
 
+def aggregate_states(handler: Any, states: Sequence[Sequence[Framed]], groups: Any, total: int, now: float) -> list[Any] | None:
+    """The Aggregates of `total` groups of an array Handler's States, in one call; None where that cannot be. Raises nothing."""
+    if getattr(handler, "aggregate_array", None) is None:
+        return None
+    if not all(part.version in (0, handler.version) for state in states for part in state):
+        return None
+    try:
+        loaded = handler.load_array([state[0].dump for state in states])
+        return list(handler.aggregate_array(loaded, [[part.dump for part in state[1:]] for state in states], groups, total, now))
+    except Exception:
+        return None  # each State is projected by itself then, and the one that is to blame is named
+
+
 def _project_arrays(handler: Any, states: Sequence[Sequence[Framed]], now: float) -> list[Any]:
     if all(part.version in (0, handler.version) for state in states for part in state):
         try:

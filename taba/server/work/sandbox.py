@@ -139,6 +139,11 @@ class Sandbox:
         [answer] = await self._each(type, [list(projections)], lambda lot: ("aggregate", type, lot[0]))
         return answer
 
+    async def history(self, type: str, states: Sequence[Any], now: float) -> Any:
+        """The History of all States as `pack_history` gives it, or a sentence."""
+        [answer] = await self._each(type, [list(states)], lambda lot: ("history", type, now, lot[0]))
+        return answer
+
     async def render(self, type: str, projections: Sequence[Any]) -> list[str]:
         """Each as one line of text."""
         return [str(line) for line in await self._each(type, list(projections), lambda lot: ("render", type, lot))]

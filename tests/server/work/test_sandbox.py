@@ -21,6 +21,7 @@ from taba.server.keys import ABSENT, Framed
 from taba.server.work import line
 from taba.server.work import sandbox as module
 from taba.server.work.folding import Folded, ForeignWork, Work
+from taba.server.work.pasts import read_history
 from taba.server.work.sandbox import HandlersAway, PatternRefused, Sandbox
 
 from ..running import asynchronous, reactor
@@ -28,7 +29,7 @@ from ..samples import lookup_of
 
 PLUGIN = '''
 import os, time
-from taba.handlers import Handler
+from taba.handlers import Handler, Ever, History
 from tests.server.samples import Spilling
 
 class Odd(Handler):
@@ -58,6 +59,13 @@ class Odd(Handler):
     def aggregate(self, projections):
         return {"words": [word for one in projections for word in one["words"]]}
     def render(self, projection): return "|".join(projection["words"])
+    def history(self, states, now):
+        if states[0] == ["hcrash"]: os.abort()
+        if "rubbish" in states[-1]: raise ValueError("rubbish")
+        n = len(states) + (states[0] == ["hodd"])
+        ones = [1] * n
+        ever = Ever(count=ones, total=ones)
+        return History(since=0, row=range(n), start=[now - 5] * n, end=[now] * n, count=ones, total=ones, ever=ever)
 
 class Crowd(Spilling):
     """All values; crashes at 5."""
@@ -256,6 +264,20 @@ class Hostile(TestCase):
         self.assertEqual([type(answers[index]) for index in (1, 2, 4)], [str] * 3)
         self.assertEqual(await self.sandbox.aggregate("Odd", [answers[0], answers[3]]), {"words": ["a", "b"]})
         self.assertEqual(await self.sandbox.render("Odd", [answers[0], {"words": "xy"}]), ["a", "x|y"])
+
+    @asynchronous
+    async def test_histories_come_whole_and_what_is_none_is_a_sentence(self) -> None:
+        for words, expected in ((["a", "b"], 2), (["a", "rubbish"], None), (["hcrash"], None), (["hodd"], None), (["a"], 1)):
+            self.sandbox._deaths.clear()
+            states = [[Framed(1, 1, Odd().dump([word]))] for word in words]
+            found = read_history(await self.sandbox.history("Odd", states, 50.0), len(states))
+            if expected is None:
+                self.assertIsInstance(found, str, words)
+            else:
+                self.assertEqual(
+                    (found.since, found.row, found.count, found.ever.count), (0.0, [*range(expected)], [1] * expected, [1] * expected)
+                )
+        self.assertIsNone(read_history(await self.sandbox.history("Crowd", [[ABSENT] * 3], 50.0), 1))
 
     @asynchronous
     async def test_a_regular_expression_that_never_ends_is_refused(self) -> None:
