@@ -22,6 +22,7 @@ from taba.server.ask.query import Aggregated, Query, QueryRefused, Unanswered
 from taba.server.fold.envelopes import Envelopes
 from taba.server.fold.ingest import Ingest
 from taba.server.fold.posts import OtherRequest, Posts
+from taba.server.health import Health
 from taba.server.keep.deleting import delete_clients, delete_tabs
 from taba.server.keep.jobs import JobConflict, Jobs, UnknownJob
 from taba.server.status import Presence, Status
@@ -68,12 +69,13 @@ class Routes:
         status: Status,
         presence: Presence,
         jobs: Jobs,
+        health: Health,
         now: Callable[[], float],
         age: Callable[[], int | None],
     ):
         self._age, self._envelopes = age, envelopes
         self._router, self._lookup, self._ingest, self._posts, self._query = router, lookup, ingest, posts, query
-        self._status, self._presence, self._jobs, self._now = status, presence, jobs, now
+        self._status, self._presence, self._jobs, self._health, self._now = status, presence, jobs, health, now
 
     def table(self) -> list[Route]:
         """The definitions."""
@@ -271,8 +273,9 @@ class Routes:
         return Answer({"alive": True}, text=lambda: "alive\n")
 
     async def readyz(self, call: Call) -> Answer:
-        if not self._router.is_ready:
-            raise HTTPError(503, "not_ready", "; ".join(self._router.problems) or "the store is not connected")
+        if not self._router.is_ready or self._health.problems:
+            wrong = [*self._health.problems, *self._router.problems]
+            raise HTTPError(503, "not_ready", "; ".join(wrong) or "the store is not connected")
         return Answer({"ready": True}, text=lambda: "ready\n")
 
 

@@ -70,6 +70,11 @@ def missing(bucket: int) -> bytes:
     return b"taba:{%d}:missing" % bucket
 
 
+def trial(bucket: int) -> bytes:
+    """Written and removed in one transaction, to see whether the shard takes writes."""
+    return b"taba:{%d}:trial" % bucket
+
+
 def servers(bucket: int) -> bytes:
     """Hash: URL of a Server → JSON of what it says of itself. In one bucket alone."""
     return b"taba:{%d}:servers" % bucket

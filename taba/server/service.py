@@ -32,6 +32,7 @@ from taba.server.fold.bounds import Bounds
 from taba.server.fold.envelopes import Envelopes
 from taba.server.fold.ingest import Ingest
 from taba.server.fold.posts import Posts
+from taba.server.health import Health
 from taba.server.http import Routes
 from taba.server.keep.checking import Check
 from taba.server.keep.jobs import JobConflict, Jobs
@@ -40,6 +41,7 @@ from taba.server.keep.retrying import Retry
 from taba.server.keep.upgrading import Upgrade
 from taba.server.options import ServerOptions as Options
 from taba.server.options import Store
+from taba.server.problems import Teller
 from taba.server.status import PRESENCE_SECONDS, Presence, Status
 from taba.server.work.bench import Bench
 from taba.server.work.probing import find_safely
@@ -53,6 +55,7 @@ STOP_SECONDS = 2.0  # for the cycles that are under way, and again to say goodby
 FIRST_RESTART_SECONDS = 0.2
 LAST_RESTART_SECONDS = 5.0
 PRUNE_LOOK_SECONDS = 600.0  # about how often a Server looks whether it is time to prune
+TELL_SECONDS = 10.0  # between two looks at what is wrong, for the log
 PRUNE = "prune"
 STEADY_SECONDS = 5.0  # a worker that lived so long is restarted without growing delay
 
@@ -169,8 +172,6 @@ class Server(_Connected):
         self._listen: Listen = options["listen"]
         bounds = Bounds(options["max-tabs"], options["max-clients"])
         self.lookup = find_safely()
-        for problem in self.lookup.problems:
-            log.warn("{problem}", problem=problem)
         self.sandbox = Sandbox(self.lookup, reactor)
         self.bench = bench = Bench(self.lookup, self.sandbox)
         self.age = StoreAge(self.router, reactor.seconds)
@@ -184,10 +185,23 @@ class Server(_Connected):
         self.jobs.register("check", Check(self.router))
         self.jobs.register("upgrade", Upgrade(self.router, bench))
         self.jobs.register("retry", Retry(self.router, bench, time.time, self.age, bounds))
-        about = time.time, workers, self._shown, reactor
-        status = Status(self.router, self.lookup, self.ingest, envelopes, self.query, self.sandbox, self.age, *about)
-        folding = self.ingest, envelopes, posts
-        routes = Routes(self.router, self.lookup, *folding, self.query, status, self.presence, self.jobs, time.time, self.age)
+        self.health = Health(self.router, reactor)
+        about = time.time, workers, self._shown, reactor, self.health, embedded
+        self.status = Status(self.router, self.lookup, self.ingest, envelopes, self.query, self.sandbox, self.age, *about)
+        routes = Routes(
+            self.router,
+            self.lookup,
+            self.ingest,
+            envelopes,
+            posts,
+            self.query,
+            self.status,
+            self.presence,
+            self.jobs,
+            self.health,
+            time.time,
+            self.age,
+        )
         self.site = make_site(Api(routes.table()))
         self._port: Any = None
         self._announcement: Deferred[None] | None = None
@@ -197,8 +211,12 @@ class Server(_Connected):
         self._aging.clock = reactor
         self._age_look: Deferred[None] | None = None
         self._pruning: Any = None
+        self._teller = Teller(reactor.seconds)
+        self._telling = LoopingCall(lambda: ensureDeferred(self._tell()))
+        self._telling.clock = reactor
 
     async def open(self) -> None:
+        self._telling.start(TELL_SECONDS, now=False)
         self._port = await listen_on(self._listen, self.site, self._reactor)
         if not self.running:
             await self._port.stopListening()
@@ -211,9 +229,8 @@ class Server(_Connected):
 
     async def ready(self) -> None:
         log.info("the store is connected: {store}", store=self.router.url)
-        for problem in self.router.problems:
-            log.warn("{problem}", problem=problem)
         self._aging.start(LOOK_SECONDS)
+        self.health.start()
         self._announcing.start(PRESENCE_SECONDS)
         self._prune_later()
 
@@ -247,6 +264,15 @@ class Server(_Connected):
         except Exception:
             log.failure("could not look at the store's age")  # again in a moment
 
+    async def _tell(self) -> None:
+        try:
+            problems = (await self.status.describe())["problems"]
+        except Exception:
+            log.failure("could not tell what is wrong")  # told again in a moment
+        else:
+            if self.running:
+                self._teller.tell(problems)
+
     def _begin_announcement(self) -> Deferred[None]:
         self._announcement = ensureDeferred(self._announce())
         return self._announcement
@@ -266,9 +292,10 @@ class Server(_Connected):
         return ensureDeferred(self._stop())
 
     async def _stop(self) -> None:
-        for looping in (self._announcing, self._aging):
+        for looping in (self._announcing, self._aging, self._telling):
             if looping.running:
                 looping.stop()
+        self.health.stop()
         for under_way in (self._announcement, self._age_look):
             if under_way is not None:
                 under_way.cancel()

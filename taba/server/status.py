@@ -19,8 +19,10 @@ from taba.server.ask.query import Query
 from taba.server.fold.deadletters import decode_dead_letter, describe
 from taba.server.fold.envelopes import Envelopes
 from taba.server.fold.ingest import Ingest
+from taba.server.health import Health
+from taba.server.problems import Happened, Recent, buried, died, dropped, failed, gapped, late, printed
 from taba.server.work.sandbox import Sandbox
-from taba.shard import Router, Writes
+from taba.shard import EmbeddedStore, Router, Writes
 
 COUNTS_SECONDS = 1.0  # how old the counts in an answer may be: they are read from every bucket
 TYPES_SECONDS = 10.0  # how old the Types of all Tabs may be
@@ -65,10 +67,14 @@ class Status:
         workers: int,
         store: str,
         clock: Any,
+        health: Health,
+        embedded: EmbeddedStore | None = None,
     ):
         self._router, self._lookup, self._ingest, self._query, self._sandbox = router, lookup, ingest, query, sandbox
         self._envelopes, self._age = envelopes, age
         self._now, self._workers, self._store, self._clock = now, workers, store, clock
+        self._health, self._embedded = health, embedded
+        self._recent = Recent(clock.seconds)
         self._looking: Deferred[None] | None = None
         self._waiting: list[Deferred[None]] = []
         self._counts: tuple[float, Counts] | None = None
@@ -133,13 +139,7 @@ class Status:
 
     async def describe(self) -> dict[str, Any]:
         """`/v1/status`. Answers soon with the store away, too; then what is in the store is as it was last known, and 0 before that."""
-        problems = [
-            *self._router.problems,
-            *self._lookup.problems,
-            *self._sandbox.problems,
-            *self._ingest.problems,
-            *self._envelopes.problems,
-        ]
+        problems = self._now_wrong()
         try:
             if not self._router.is_ready:
                 raise StoreUnavailable("; ".join(self._router.problems) or "not connected")  # at once, not after the Router's patience
@@ -161,7 +161,9 @@ class Status:
                 "install what has it and start this Server again"
             )
         errors = self._ingest.errors + self._query.errors
-        problems += [f"{count} failed: {what} (this Server's log says more)" for what, count in sorted(errors.items()) if what not in there]
+        problems += buried(counts.dead_by_reason)
+        problems += late(self._ingest.latency.percentiles(self._now()))
+        problems += self._recent.problems(self._happened(errors))
         handlers = {
             type: {"version": self._lookup.get(type).version, "origin": self._lookup.origin(type), "errors": errors[type]}  # type: ignore[union-attr]
             for type in self._lookup.types
@@ -179,6 +181,36 @@ class Status:
             "latency": self._ingest.latency.percentiles(self._now()),
             "problems": problems,
         }
+
+    def _now_wrong(self) -> list[str]:
+        of_store = [*self._router.problems, *self._health.problems]
+        if (self._health.problems or not self._router.is_ready) and self._ingest.postponed:
+            of_store.append(
+                f"{self._ingest.postponed} batches were turned away since this Server began, as the store took none: Agents keep them"
+            )
+        return [
+            *of_store,
+            *(self._embedded.problems if self._embedded is not None else ()),
+            *self._lookup.problems,
+            *self._sandbox.problems,
+            *self._ingest.problems,
+            *self._envelopes.problems,
+        ]
+
+    def _happened(self, errors: Counter[str]) -> list[Happened]:
+        """What is counted and needs a person where it grows."""
+        there = self._lookup.types
+        return [
+            *(Happened(f"errors of {what}", total, failed(what, what in there)) for what, total in sorted(errors.items())),
+            *(Happened(f"deaths of {type}", total, died(type)) for type, total in sorted(self._sandbox.deaths.items())),
+            Happened("prints", self._sandbox.prints.unlogged, printed),
+            Happened("gaps", self._ingest.gaps, gapped),
+            # not before it is known
+            *(
+                Happened("dead_letters_full", counts.dead_dropped, dropped, is_kept=True)
+                for _, counts in ([self._counts] if self._counts else [])
+            ),
+        ]
 
     async def dead_letters(self, most: int) -> list[dict[str, Any]]:
         """The Events of the newest dead letters of all buckets, newest first, `most` at the most."""

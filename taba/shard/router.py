@@ -229,7 +229,7 @@ class Router(Operations):
 
     # --- transactions ---
 
-    async def transact(self, bucket: int, reads: Sequence[Command], update: Update) -> Any:
+    async def transact(self, bucket: int, reads: Sequence[Command], update: Update, seconds: float = TRANSACT_SECONDS) -> Any:
         """Read, decide, write, as if alone: what `update` returned as `Writes.result`, once its commands are in the store.
 
         `update` gets the replies to `reads` and returns Writes, More, or an awaitable of one; it may be called several
@@ -240,7 +240,7 @@ class Router(Operations):
         (then the writes may have been made), TransactionRefused when the store refuses a command, and whatever `update` raises.
         """
         keys = keys_read(bucket, reads)
-        result = await Attempt(self.atlas, self._who, bucket, keys, reads, update, self.atlas.deadline(TRANSACT_SECONDS)).run()
+        result = await Attempt(self.atlas, self._who, bucket, keys, reads, update, self.atlas.deadline(seconds)).run()
         self.uses[bucket] += 1
         return result
 

@@ -12,7 +12,7 @@ run any number of times with fresh replies. `advance` runs it for the Router.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -95,6 +95,7 @@ class Outcome(NamedTuple):
     handler_errors: dict[str, int]  # Events that Handlers failed to fold, by Type
     times: Any  # a sample of the times of what was folded, float64
     turned_away: tuple[str, ...] = ()  # Agents that may open no more streams here
+    first_errors: Mapping[str, str] = {}  # what the first of them said, by Type
 
 
 Steps = Generator[Reads | Foreign, Any, Outcome]
@@ -183,6 +184,7 @@ class Fold:
         self.new_types: dict[str, str] = {}
         self.samples: list[bytes] = []
         self.handler_errors: dict[str, int] = {}
+        self.first_errors: dict[str, str] = {}
         self.folded = 0
         self.known_key = 0  # Events of posts that came before by another way
 
@@ -207,7 +209,7 @@ class Fold:
             commands.append((b"HINCRBY", keys.counts(self.cycle.bucket), b"folded", b"%d" % self.folded))
         if self.known_key:
             commands.append((b"HINCRBY", keys.counts(self.cycle.bucket), b"known_key", b"%d" % self.known_key))
-        return Outcome(commands, verdicts, self.folded, dead, self.handler_errors, self._sampled(), turned_away)
+        return Outcome(commands, verdicts, self.folded, dead, self.handler_errors, self._sampled(), turned_away, self.first_errors)
 
     def fold(self, accepted: list[int]) -> Generator[Reads | Foreign, Any, list[Command]]:
         """Fold these batches of the cycle: the commands that write States. What cannot be folded is in `dead` then."""
@@ -493,8 +495,7 @@ class Fold:
                         new_tabs += (column.tab.encode(), self.new_types.pop(column.tab).encode())
                 else:
                     reason, detail = failed.get(local) or Failed(HANDLER_ERROR, "the Handler gave no State")
-                    self._bury(column, reason, detail)
-                    self.handler_errors[group.type] = self.handler_errors.get(group.type, 0) + column.events
+                    self._fail(group.type, column, Failed(reason, detail))
         commands: list[Command] = []
         if written:
             commands.append((b"HSET", keys.states(bucket), *written))
@@ -522,9 +523,14 @@ class Fold:
             alike.setdefault(kind, (failed, []))[1].extend(here)
         for failed, here in alike.values():
             if here:
-                self._bury(_picked(column, sorted(here)), *failed)
-                self.handler_errors[group.type] = self.handler_errors.get(group.type, 0) + len(here)
+                self._fail(group.type, _picked(column, sorted(here)), failed)
         return column if len(left) == column.events else _picked(column, [index - place for index in sorted(left)])
+
+    def _fail(self, type: str, column: Column, failed: Failed) -> None:
+        """The Handler could not fold these Events."""
+        self._bury(column, *failed)
+        self.handler_errors[type] = self.handler_errors.get(type, 0) + column.events
+        self.first_errors.setdefault(type, failed.detail)
 
     def _dead_commands(self) -> Generator[Reads | Foreign, Any, list[Command]]:
         commands: list[Command] = []

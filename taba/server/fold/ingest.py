@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from taba.batch import LATER, Column, Verdict
+from taba.batch import GAP, LATER, Column, Verdict
 from taba.bounds import MAX_CYCLE_BYTES, MAX_CYCLE_STATES, MiB
 from taba.errors import StoreUnavailable
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
@@ -36,6 +36,7 @@ BUSY_SECONDS = 0.1  # `later` where another Server holds the bucket, or time was
 FULL_SECONDS = 0.5  # `later` where a queue is full
 AWAY_SECONDS = 1.0  # `later` where the store is away
 ERROR_SECONDS = 5.0  # `later` where this Server failed; its log says more
+SAY_SECONDS = 60.0  # between two lines in the log on one Type whose Handler fails
 DRAIN_SECONDS = 0.02  # between two looks at whether all cycles have ended
 TURNED_AWAY_SECONDS = 120.0  # for which it is shown that an Agent could open no stream: it tries each half minute
 MAX_TURNED_AWAY = 1000  # such Agents that are remembered
@@ -62,6 +63,11 @@ class Ingest:
         self.errors: Counter[str] = Counter()
         """Events that Handlers failed to fold, by Type, and cycles that failed, as `fold cycle`; since this process began."""
         self.cycles = 0
+        self._said: dict[str, float] = {}
+        self.gaps = 0
+        """Batches that followed a number which the store does not know: it went back in time, or lost what it had acknowledged."""
+        self.postponed = 0
+        """Batches that were told `later` because the store was away or took no writes."""
         self.waiting_bytes = 0
         self._router, self._bench, self._clock, self._now = router, bench, clock, now
         self._age, self._bounds = age, bounds
@@ -204,6 +210,7 @@ class Ingest:
         except BucketBusy:
             return [Verdict(LATER, BUSY_SECONDS)] * len(items)
         except StoreUnavailable:
+            self.postponed += len(items)
             return [Verdict(LATER, AWAY_SECONDS)] * len(items)
         except HandlersAway as failure:
             self.errors[HANDLERS_AWAY] += 1
@@ -231,7 +238,19 @@ class Ingest:
         for agent in outcome.turned_away:
             if agent in self._turned_away or len(self._turned_away) < MAX_TURNED_AWAY:
                 self._turned_away[agent] = self._clock.seconds()
+        for type, detail in outcome.first_errors.items():
+            self._say(type, outcome.handler_errors[type], detail)
+        self.gaps += sum(verdict.word == GAP and item.header is None for item, verdict in zip(items, outcome.verdicts, strict=True))
         return outcome.verdicts
+
+    def _say(self, type: str, events: int, detail: str) -> None:
+        """What a Handler did wrong, for its author; not more often than anybody reads."""
+        now = self._clock.seconds()
+        if type not in self._said or now - self._said[type] >= SAY_SECONDS:
+            self._said[type] = now
+            log.error(
+                "the Handler of Type {type} failed, {events} events are dead letters: {detail}", type=type, events=events, detail=detail
+            )
 
 
 class _Lane:

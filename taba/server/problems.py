@@ -1,0 +1,134 @@
+"""What needs a person, in sentences: each with its count and its cure. Empty when nothing does.
+
+1. What is wrong now is a problem while it is. What has happened is one for RECENT_SECONDS after it last did: later nobody can mend it.
+2. Each is said in the log when it begins, again once in REPEAT_SECONDS while it lasts, and when it is over. A sentence whose numbers
+   alone have changed is the same problem.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from twisted.logger import Logger
+
+RECENT_SECONDS = 3600.0  # a person who looks once an hour sees it
+REPEAT_SECONDS = 3600.0  # between two lines of one problem in the log
+MOST_TOLD = 200  # problems that the log remembers; more kinds there are not
+LATE_SECONDS = 5.0  # from record to visible, p99 of the last minute: more than is promised at the highest load
+MAX_LINES = 20  # that one look writes to the log
+
+log = Logger()
+
+
+class Happened(NamedTuple):
+    """Something that is counted. `say` makes a sentence of how often it happened lately. `is_kept`: it was counted before this process."""
+
+    name: str
+    total: int
+    say: Callable[[int], str]
+    is_kept: bool = False
+
+
+class Recent:
+    """How much counts have grown lately. One that is kept is first seen as it is: what happened before that is no news."""
+
+    def __init__(self, seconds: Callable[[], float]):
+        self._seconds = seconds
+        self._seen: dict[str, tuple[int, int, float]] = {}  # name → count, how much of it is recent, when it last grew
+
+    def problems(self, happened: Iterable[Happened]) -> list[str]:
+        """Sentences on those that have grown within RECENT_SECONDS."""
+        now = self._seconds()
+        found = []
+        for name, total, say, is_kept in happened:
+            before, recent, grew = self._seen.get(name, (total if is_kept else 0, 0, now))
+            if total > before:
+                recent, grew = recent + total - before, now
+            elif total < before or now - grew > RECENT_SECONDS:
+                recent = 0
+            self._seen[name] = (total, recent, grew)
+            if recent:
+                found.append(say(recent))
+        return found
+
+
+class Teller:
+    """Tells the log of problems: when one begins, lasts, and ends."""
+
+    def __init__(self, seconds: Callable[[], float]):
+        self._seconds = seconds
+        self._told: dict[str, tuple[float, str]] = {}
+
+    def tell(self, problems: Sequence[str]) -> None:
+        """These are there now."""
+        now = self._seconds()
+        lines = 0
+        there = {_kind(problem): problem for problem in problems}
+        for kind, problem in there.items():
+            told = self._told.get(kind)
+            if (told is None or now - told[0] >= REPEAT_SECONDS) and lines < MAX_LINES and (told or len(self._told) < MOST_TOLD):
+                self._told[kind] = (now, problem)
+                lines += 1
+                log.warn("problem: {problem}", problem=problem)
+        for kind in [kind for kind in self._told if kind not in there]:
+            _, problem = self._told.pop(kind)
+            log.info("no problem any more: {problem}", problem=problem)
+
+
+def _kind(problem: str) -> str:
+    return re.sub(r"\d+(?:\.\d+)?(?:e-?\d+)?", "#", problem)
+
+
+def late(percentiles: Mapping[str, Any]) -> list[str]:
+    """A sentence where events become visible later than is promised."""
+    p99 = percentiles.get("p99")
+    if p99 is None or p99 <= LATE_SECONDS:
+        return []
+    return [
+        f"it takes {p99:.0f} s from record to visible (p99 of the last minute; {LATE_SECONDS:.0f} s are promised at the most): Agents send "
+        "what waited, or clocks of hosts are behind, or Servers or shards are too few (--workers, taba reshard --add)"
+    ]
+
+
+def buried(by_reason: Mapping[str, int]) -> list[str]:
+    """A sentence where Events lie as dead letters."""
+    count = sum(by_reason.values())
+    if not count:
+        return []
+    reasons = ", ".join(f"{reason} {events}" for reason, events in sorted(by_reason.items(), key=lambda item: -item[1]))
+    return [f"{count} events are dead letters ({reasons[:300]}): see taba dead-letters, put right what is wrong, then taba retry"]
+
+
+def failed(what: str, is_handler: bool) -> Callable[[int], str]:
+    """The sentence on a Handler, or a part of the Server, that failed so often lately."""
+    if is_handler:
+        return lambda times: f"the Handler of Type {what} failed {times} times lately: see taba dead-letters and this Server's log"
+    return lambda times: f"{what} failed {times} times lately: this Server's log says why"
+
+
+def died(type: str) -> Callable[[int], str]:
+    """The sentence on children that died at the work of a Type."""
+    return lambda times: (
+        f"the process of Handlers was restarted {times} times lately, because that of Type {type} hung, crashed or was killed: "
+        "this Server's log says how"
+    )
+
+
+def printed(size: int) -> str:
+    """The sentence on Handlers that print."""
+    return f"Handlers print too much, {size} bytes lately that the log has not: take the printing out of them"
+
+
+def gapped(batches: int) -> str:
+    """The sentence on a store that has lost what it had acknowledged."""
+    return (
+        f"the store went back in time: {batches} batches followed on some that it does not know any more. Agents send again what they "
+        "retain, and count as dropped what they do not (see their status): have the store sync its file (appendfsync always)"
+    )
+
+
+def dropped(events: int) -> str:
+    """The sentence on dead letters that are kept no more."""
+    return f"{events} dead letters were dropped lately, because their buckets were full: put right why there are any (taba dead-letters)"
