@@ -65,8 +65,17 @@ def sweep_slots(directory: str = SHM) -> int:
     return removed
 
 
+_CURES = {
+    errno.EMFILE: "raise the Agent's limit of descriptors (LimitNOFILE, ulimit -n): its events wait in it",
+    errno.ENFILE: "raise the host's limit of descriptors (fs.file-max): its events wait in it",
+    errno.ENOMEM: "the host is short of memory: its events wait in it",
+    errno.EACCES: "run the Agent as the user who records, or set TABA_RING_GROUP there to a group of the Agent's",
+    errno.EPERM: "run the Agent as the user who records, or set TABA_RING_GROUP there to a group of the Agent's",
+}
+
+
 class Rings:
-    """The rings of one Agent's name. `open` maps segment names to Rings; `problems` maps others to a sentence each."""
+    """The rings of one Agent's name. `open` maps segment names to Rings; `problems` maps others to what is wrong with them."""
 
     def __init__(self, agent: str, directory: str = SHM):
         self._prefix = layouts.segment_prefix(agent)
@@ -149,20 +158,24 @@ class Rings:
             if not self.vanished(ring):
                 os.unlink(self.path(ring.name))
         except OSError as error:
-            self._note(ring.name, f"retired, but not to be removed: {error.strerror}")
+            self._note(ring.name, f"read to its end, but not to be removed: {error.strerror}; remove it")
         finally:
             ring.close()
 
     def _open(self, name: str, covered: Sequence[Covered], now: float) -> Ring | None:
         if len(self.open) >= MAX_RINGS:
-            self._note(name, f"not read: there are {MAX_RINGS} others", passes=True)
+            self._note(name, f"not read: an Agent reads {MAX_RINGS} at the most; start another of another name", passes=True)
             return None
         try:
             fd = os.open(self.path(name), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
             return None
         except OSError as error:
-            self._note(name, f"cannot be opened: {error.strerror}", error.errno in _PASSING)
+            self._note(
+                name,
+                f"cannot be opened: {error.strerror}; {_CURES.get(error.errno or 0, 'its events wait in it')}",
+                error.errno in _PASSING,
+            )
             return None
         kept = False
         try:
@@ -190,7 +203,7 @@ class Rings:
             self.problems.pop(name, None)
             return ring
         except MalformedRing as error:
-            self._note(name, f"no ring that this version reads: {error}")
+            self._note(name, f"no ring that this version reads: {error}; remove it once its process has ended")
         except OSError as error:
             self._note(name, f"cannot be read: {error.strerror}")
         finally:
@@ -208,7 +221,7 @@ class Rings:
     def _note(self, name: str, reason: str, passes: bool = False) -> None:
         """Show a problem; unless it `passes` by itself, the ring is left alone until it is another file."""
         if name in self.problems or len(self.problems) < MAX_RINGS:
-            self.problems[name] = f"ring {name}: {reason}"
+            self.problems[name] = reason
             if passes:
                 self._seen.pop(name, None)
             else:

@@ -52,6 +52,8 @@ class ServerPeer:
         self.not_before: float = 0.0
         self.envelopes = 0
         self.problem: str | None = None
+        self.failing_since: float | None = None
+        self.is_known = False  # it answered once
         self._scores: dict[int, bytes] = {}
 
     def score(self, bucket: int) -> bytes:
@@ -59,6 +61,16 @@ class ServerPeer:
         if found is None:
             found = self._scores[bucket] = hashlib.blake2b(f"{self.url}|{bucket}".encode(), digest_size=8).digest()
         return found
+
+    def answers(self) -> None:
+        """It answered as a Server does."""
+        self.problem, self.failing_since, self.is_known = None, None, True
+
+    def fails(self, problem: str, now: float) -> None:
+        """It did not, and why."""
+        self.problem = problem
+        if self.failing_since is None:
+            self.failing_since = now
 
     @property
     def is_healthy(self) -> bool:
@@ -136,7 +148,8 @@ class Dispatch:
         """A Server gave its verdicts on a parcel, in order."""
         self._let_go(parcel)
         server = parcel.server
-        server.failures, server.problem = 0, None
+        server.failures = 0
+        server.answers()
         server.envelopes += 1
         for send, verdict in zip(parcel.sends, verdicts, strict=True):
             if send.lane.awaits(send):
@@ -148,7 +161,7 @@ class Dispatch:
         """No verdicts came on a parcel: `is_answer` where the Server said something else instead."""
         self._let_go(parcel)
         server = parcel.server
-        server.problem = problem
+        server.fails(problem, now)
         is_alone = len(parcel.sends) == 1 and parcel.sends[0].lane.failures >= MAX_MISSES
         if not (is_answer and is_alone):
             server.failures += 1

@@ -146,13 +146,13 @@ class Forwarder:
                     self.knows_buckets = True
                     self._on_buckets(buckets)
                     dispatch.meet(server, await self._json(server.url + "/v1/servers"))
-                    server.problem = None
+                    server.answers()
                     if server.failures:
                         server.not_before = self._now()  # it is back: no need to wait any longer
                     self._learn_failures = 0
                     break
                 except Exception as error:  # as in _send; the next one may do better
-                    server.problem = _sentence(error)
+                    server.fails(_sentence(error), self._now())
             else:
                 self._learn_failures += 1
                 delay = min(dispatch.backoff.delay(self._learn_failures), LEARN_SECONDS if self.knows_buckets else 2.0)

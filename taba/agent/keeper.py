@@ -82,6 +82,7 @@ class Keeper:
         self.recorded = 0  # events that were in rings or posted, and those that the clients of retired rings dropped
         self.dropped: Counter[str] = Counter()
         self.given_up = 0  # acknowledged batches that were forgotten before their time
+        self.acknowledged_batches = 0  # since this Agent's start
         self.lost_batches = 0  # that a store lost and nobody had any more; of some nobody knows how many events they held
         self.moves = 0  # to the spool
         self.spool_problem: str | None = None
@@ -236,7 +237,7 @@ class Keeper:
             except OutboxFull as error:
                 if batches:
                     raise SpoolFull(f"{error}") from None
-                self.spool.add((), (self.outbox.id, encode_table(table)))
+                self._spool((), table)
         self.recorded += recorded
         self.dropped, self.covered = totals, ranges
         self._published(table)
@@ -258,7 +259,7 @@ class Keeper:
     def _publish_in_spool(self, table: Table, batches: Sequence[EncodedBatch], now: float) -> None:
         if self._groups:
             raise SpoolFull("nothing fresh goes into the spool before what is in the outbox")
-        self.spool.add(batches, (self.outbox.id, encode_table(table)))
+        self._spool(batches, table)
         self._spooled_stream = self.stream
         for stream, bucket, number in (batch.id for batch in batches):
             if stream == self.stream:
@@ -267,6 +268,16 @@ class Keeper:
             if lane is not None:  # others are taken up in their turn
                 lane.more = True
                 self.queue(lane, now)
+
+    def _spool(self, batches: Sequence[EncodedBatch], table: Table | None = None) -> None:
+        """Keep batches, and a table that the outbox has no room for, in the spool. Raises SpoolFull."""
+        try:
+            self.spool.add(batches, None if table is None else (self.outbox.id, encode_table(table)))
+        except SpoolFull as error:
+            if error.is_disk:
+                self.spool_problem = f"{error}"
+            raise
+        self.spool_problem = None
 
     def _published(self, table: Table) -> None:
         """A table is where a kill does not reach it."""
@@ -289,6 +300,7 @@ class Keeper:
                 self.spool_problem = f"{error}"
             else:
                 self._settling.clear()
+                self.spool_problem = None
 
     # --- out ---
 
@@ -346,7 +358,7 @@ class Keeper:
         try:
             self.outbox.append(table, ())
         except OutboxFull:
-            self.spool.add((), (self.outbox.id, encode_table(table)))
+            self._spool((), table)
         self._published(table)
 
     def totals(self) -> Counter[str]:
@@ -366,6 +378,7 @@ class Keeper:
     # --- what lanes say (Ledger) ---
 
     def acknowledged(self, lane: Lane, batch: HeldBatch, now: float) -> None:
+        self.acknowledged_batches += 1
         if not lane.retained:
             self.schedule.watch(lane, now + RETAIN_SECONDS + PROBE_SLACK_SECONDS)
         if batch.group is None:
@@ -541,9 +554,8 @@ class Keeper:
         ]
         if batches:
             try:
-                self.spool.add(batches)
-            except SpoolFull as error:
-                self.spool_problem = f"{error}"
+                self._spool(batches)
+            except SpoolFull:
                 return False
         # a kill from here on finds them in both places: the spool's count
         for _, batch, group in moving:

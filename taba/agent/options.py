@@ -47,7 +47,7 @@ class Options(ServiceOptions):
         Option(
             "outbox-bytes",
             f"{DEFAULT_OUTBOX_BYTES // MiB} MiB",
-            "Shared memory for batches under way; halved while there is not so much",
+            "Shared memory for batches under way, at the most; a quarter of what is free there",
             byte_count(MIN_OUTBOX_BYTES, MAX_OUTBOX_BYTES),
         ),
     )

@@ -33,6 +33,7 @@ class RingPump:
         self._dead: set[str] = set()
         self._next_scan = self._last_drain = 0.0
         self._is_handing_over = False
+        self._drops: dict[str, dict[str, int]] = {}  # of the last look, by client, where there were any
         self._is_hot = False  # a ring filled before its time: the next look comes sooner
         self._last_look = 0.0
         self._fills: dict[Ring, Fill] = {}  # of the last look
@@ -127,14 +128,23 @@ class RingPump:
             self._dead.discard(ring.name)
         return not self.rings.open
 
+    def worst(self, reason: str) -> str | None:
+        """The client of the open ring that dropped most for this reason."""
+        return max(self._drops, key=lambda client: self._drops[client].get(reason, 0), default=None)
+
     def live_drops(self) -> Counter[str]:
         """Events that the clients of open rings dropped, by reason."""
         drops: Counter[str] = Counter()
+        self._drops = {}
         for ring in list(self.rings.open.values()):
             try:
-                drops.update(ring.drops())
+                own = ring.drops()
             except (MalformedRing, OSError) as error:
                 self._isolate(ring, str(error))
+            else:
+                if own:
+                    self._drops[ring.client] = own
+                    drops.update(own)
         return drops
 
     def _scan(self, now: float, liveness: bool) -> None:

@@ -29,9 +29,11 @@ from taba.agent.keeper import Keeper
 from taba.agent.locks import AgentRunning
 from taba.agent.options import Options
 from taba.agent.outbox import OutboxCorrupt, OutboxFull
+from taba.agent.problems import Problems, Room
 from taba.agent.pump import TICK_SECONDS, RingPump
 from taba.agent.segment import SHM
 from taba.agent.status import describe
+from taba.agent.telling import Teller
 from taba.bounds import MAX_BUCKETS
 from taba.clocks import boot_id, boot_seconds, make_monotonic
 from taba.connections import make_site
@@ -40,6 +42,7 @@ from taba.options import Listen
 
 MAX_DESCRIPTORS = 8192  # a ring takes one
 SWEEP_SECONDS = 60.0  # between looks for the slots of processes that were killed
+LOOK_SECONDS = 1.0  # between looks for problems, and words to the log
 KEEP_SECONDS = 0.05  # between looks at outbox and spool
 
 log = Logger()
@@ -72,14 +75,14 @@ class AgentService(service.Service):
         self._urls, self._listen, self._directory = servers, listen, spool
         self._spool_bytes, self._outbox_bytes, self._shm = spool_bytes, outbox_bytes, shm
         self._random = random.SystemRandom()
-        self._problems: list[str] = []
+        self._own: dict[str, str] = {}  # problems that nobody else knows of
         self._loop_problem: str | None = None
         self._name_problem: str | None = None
         self._is_ending = False
         self._store_age: int | None = None  # as the last answer told
         self._port: Any = None
         self._call: Any = None
-        self._next_keep = self._next_sweep = 0.0
+        self._next_keep = self._next_look = self._next_sweep = 0.0
 
     # --- life ---
 
@@ -96,7 +99,8 @@ class AgentService(service.Service):
             raise
 
     def _start(self, home: Home) -> None:
-        self._problems += home.problems
+        for place, problem in enumerate(home.problems):
+            self._own[f"start {place}"] = problem
         _raise_descriptor_limit()
         boot = boot_id()
         # where nobody says which boot this is, no other is the same
@@ -111,6 +115,8 @@ class AgentService(service.Service):
         self._buckets_path = self._directory / f"{self.agent}.buckets"
         host = socket.gethostname()[:255]
         self.dispatch = Dispatch(self.keeper, self._urls, self._random)
+        self._problems = Problems(self.keeper, self.pump, self.dispatch, self._shm, self._room, now)
+        self._teller = Teller(log, self.keeper, self.dispatch)
         self._pool = connection_pool(self._reactor)
         client = client_over(self._reactor, self._pool)
         times = self.moment, self.unix_now
@@ -127,6 +133,20 @@ class AgentService(service.Service):
             reason = outcome[0].getErrorMessage() if outcome else "no answer"
             raise self._exit(f"--listen: {self._listen.text!r}: cannot listen there: {reason}")
         self._port = outcome[0]
+        log.info(
+            "Agent {agent} reads rings of TABA_AGENT={agent} in {shm} and sends to {urls}; spool {spool}, status at {listen}",
+            agent=self.agent,
+            shm=self._shm,
+            urls=", ".join(self._urls),
+            spool=home.spool.path,
+            listen=self._listen.text,
+        )
+        if self.keeper.unacknowledged or home.spool.batches:
+            log.info(
+                "an earlier Agent left {outbox} batches in the outbox and {spool} in the spool: they are sent",
+                outbox=self.keeper.unacknowledged,
+                spool=home.spool.batches,
+            )
         self._call = self._reactor.callLater(0, self._tick)
 
     async def _stop(self) -> None:
@@ -145,6 +165,12 @@ class AgentService(service.Service):
                 self.keeper.spool_all(*self._clock())
         except (OSError, sqlite3.Error, OutboxCorrupt):
             log.failure("the last drain failed")
+        log.info(
+            "Agent {agent} ends: {outbox} batches are left in the outbox, {spool} in the spool",
+            agent=self.agent,
+            outbox=self.keeper.unacknowledged,
+            spool=self.keeper.spool.batches,
+        )
         self.rings.close()
         self._home.close()
 
@@ -188,6 +214,9 @@ class AgentService(service.Service):
                 self._next_keep = now + KEEP_SECONDS
                 self.keeper.tick(now, moment)
                 self.forwarder.tick()
+                if now >= self._next_look:
+                    self._next_look = now + LOOK_SECONDS
+                    self._teller.tell(self.look(), now)
                 if now >= self._next_sweep:
                     self._next_sweep = now + SWEEP_SECONDS
                     sweep_slots(self._shm)
@@ -227,8 +256,9 @@ class AgentService(service.Service):
 
     def _on_buckets(self, buckets: int) -> None:
         if self.pump.buckets is not None and self.pump.buckets != buckets:
-            self._problems = self._problems[-8:]
-            self._problems.append(f"the store has {buckets} buckets; until now this Agent knew {self.pump.buckets}")
+            self._own["buckets"] = (
+                f"the store has {buckets} buckets; until now this Agent knew {self.pump.buckets}: if that is not meant, see --server"
+            )
         if self.pump.buckets != buckets:
             self.pump.set_buckets(buckets, self.moment())
             _write_buckets(self._buckets_path, buckets)
@@ -240,19 +270,24 @@ class AgentService(service.Service):
         servers = list(self.dispatch.servers.values())
         return describe(self.agent, self.keeper, self.pump, servers, self.problems(), self._reactor.seconds(), self.unix_now())
 
-    def problems(self) -> list[str]:
-        """What somebody should look at, in sentences."""
-        found = [*self._problems, *self.rings.problems.values()]
+    def look(self) -> dict[str, str]:
+        """What needs a person now: sentences, by a key each."""
+        own = dict(self._own)
         if self._name_problem:
-            found.append(self._name_problem)
+            own["name"] = self._name_problem
         if self._loop_problem:
-            found.append(f"a step of the Agent's loop failed and is tried again every second: {self._loop_problem}")
-        found += [f"Server {server.url}: {server.problem}" for server in self.dispatch.servers.values() if server.problem]
-        if self.keeper.spool_problem:
-            found.append(f"the spool {self.keeper.spool.path}: {self.keeper.spool_problem}")
-        if self.pump.buckets is None:
-            found.append("no Server has told the number of buckets yet: rings are not drained")
-        return found
+            own["loop"] = (
+                f"a step of the Agent's loop failed and is tried again every second: {self._loop_problem}; if it goes on, restart it"
+            )
+        return self._problems.look(self._reactor.seconds(), own)
+
+    def problems(self) -> list[str]:
+        """The same sentences, in order."""
+        return list(self.look().values())
+
+    def _room(self) -> Room:
+        memory = os.statvfs(self._shm)
+        return Room(memory.f_bavail * memory.f_frsize, memory.f_blocks * memory.f_frsize)
 
 
 def makeService(options: Options) -> AgentService:

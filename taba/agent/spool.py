@@ -39,7 +39,11 @@ CREATE TABLE IF NOT EXISTS journal (place INTEGER PRIMARY KEY, outbox BLOB NOT N
 
 
 class SpoolFull(TabaError):
-    """The batches do not fit under the spool's bound, or the disk took them not."""
+    """The batches do not fit under the spool's bound, or, with `is_disk`, the disk took them not."""
+
+    def __init__(self, message: str, is_disk: bool = False):
+        super().__init__(message)
+        self.is_disk = is_disk
 
 
 class Spool:
@@ -114,7 +118,7 @@ class Spool:
                 if journal is not None:
                     self._database.execute("INSERT OR REPLACE INTO journal VALUES (0, ?, ?)", journal)
         except sqlite3.Error as error:
-            raise SpoolFull(f"the disk: {error}") from None
+            raise SpoolFull(f"the disk: {error}", is_disk=True) from None
         if added == len(batches):
             self.batches += added
             self.bytes += needed - added * ROW_BYTES

@@ -357,8 +357,8 @@ class KeeperTests(SynchronousTestCase):
         real = world.spool.add
         armed = []
 
-        def add(batches: Any) -> None:
-            real(batches)
+        def add(batches: Any, journal: Any) -> None:
+            real(batches, journal)
             armed.append(world.spool.batches)
             world.memory.steps = 0
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor, task
+from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import TestCase
 from twisted.web import server
 
@@ -275,6 +276,29 @@ class ServiceTests(TestCase):
         await task.deferLater(reactor, 0.5, lambda: None)  # type: ignore[arg-type]
         self.assertEqual(dict(service.keeper.totals()), {"refused": 1})
 
+    async def test_its_log_tells_its_life_and_what_needs_a_person(self) -> None:
+        said: list[str] = []
+
+        def hear(event: Any) -> None:
+            if event.get("log_namespace") == "taba.agent.service":
+                said.append(str(formatEvent(event)))
+
+        globalLogPublisher.addObserver(hear)
+        self.addCleanup(globalLogPublisher.removeObserver, hear)
+        producer = self.producer()
+        producer.record(producer.tab("bids_won"), 1.0)
+        service = self.start()
+        await self.until(lambda: self.server.store.folded == 1)
+        await self.until(lambda: f"found Server {self.server.url}" in said)
+        self.assertIn(f"Agent {self.agent} reads rings of TABA_AGENT={self.agent} in /dev/shm and sends to {self.server.url};", said[0])
+        self.assertEqual([line for line in said if "problem" in line], [])
+        producer.drop("ring_full", 123_456)
+        await self.until(lambda: any("problem: 123456 events dropped as ring_full by Client web/1" in line for line in said))
+        _, content = await self.ask(service, "GET", "/v1/status")
+        self.assertIn("123456 events dropped as ring_full", " ".join(content["problems"]))
+        await self.stop(service)
+        self.assertIn(f"Agent {self.agent} ends: 0 batches are left in the outbox, 0 in the spool", said)
+
     async def test_answers_that_are_no_verdicts_mean_later(self) -> None:
         producer = self.producer()
         tab = producer.tab("bids_won")
@@ -389,7 +413,7 @@ class ServiceTests(TestCase):
             producer.record(producer.tab(f"tab_{number}"), 1.0)
         service = self.start(hanging.url)
         await self.until(lambda: self.server.store.folded == 50)
-        self.assertIn("no answer in time", " ".join(service.problems()))
+        await self.until(lambda: "no answer in time" in " ".join(service.problems()), 20.0)
 
     async def test_a_batch_on_which_the_server_fails_holds_up_no_other(self) -> None:
         producer = self.producer()

@@ -1,0 +1,157 @@
+"""What needs a person: sentences with a count and a cure, by a key each. An empty answer means that nothing does.
+
+No clock and no log: `look` is called about once a second, and what it found last is what a status shows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from taba.agent.dispatch import Dispatch
+from taba.agent.keeper import MIN_BATCH_BYTES, Keeper
+from taba.agent.pump import RingPump
+from taba.bounds import MIN_RING_BYTES, MiB
+
+LOSS_SHOWN_SECONDS = 3600.0  # after its count grew for the last time: long enough to be seen, then it is history
+GRACE_SECONDS = 3.0  # for what mends itself: a Server that starts, or restarts, beside its Agents
+STUCK_SECONDS = 15.0  # that batches wait without one being applied: a Server asks for less patience than this, once
+RING_SHARE = 8  # a ring takes this part of what is free, at the most
+
+# what it means that events were dropped for a reason, and what to do; docs/operations.md has the same reasons
+LOSSES = {
+    "ring_full": "the Agent did not run, or not fast enough: keep it running; a larger TABA_RING_BYTES holds longer",
+    "bytes_full": "values that are no numbers came faster than they were read: record shorter ones, or set a larger TABA_RING_BYTES",
+    "value_too_large": "one value was larger than a ring takes: record less in one value",
+    "value_type": "a value was none that can be sent: convert it to a number, text, bytes, list or dict",
+    "bad_time": "a time was no number of Unix seconds",
+    "directory_full": "one process named more Tabs than its ring can: use fewer label values, or a larger TABA_RING_BYTES",
+    "no_ring": "no ring could be made: make room in /dev/shm, or raise TABA_SHM_BYTES",
+    "stopped": "they were recorded after client.stop(): stop later",
+    "reentrant": "a signal handler recorded while a ring was being made: call client.start() before signals come",
+    "exhausted": "a process had no memory, stack or interpreter left for them: give it more",
+    "unknown": "somebody removed a ring that was being written: see RemoveIPC in the documentation of operations",
+    "spool_full": "no Server took anything for so long that outbox and spool are full: bring one back, or raise --spool-bytes",
+    "malformed": "a ring held records that are none: its process has a fault, or another version of Taba",
+    "refused": "a Server found batches malformed; they are kept aside in the spool: see `refused` in this status",
+    "gap": "the store came back with an older past, and nobody had the batches any more: let it sync each write",
+    "too_old": "no Server took them within 7 days: bring one back sooner",
+    "spool_corrupt": "rows of the spool did not match their checksum: look at its disk",
+}
+
+
+class Room(NamedTuple):
+    """Of shared memory, in bytes; `total` is 0 where it has no bound."""
+
+    free: int
+    total: int
+
+
+class Problems:
+    """Finds the problems of one Agent. `room` tells how full shared memory is; `own` are the owner's, by key."""
+
+    def __init__(self, keeper: Keeper, pump: RingPump, dispatch: Dispatch, shm: str, room: Callable[[], Room], now: float):
+        self._keeper, self._pump, self._dispatch = keeper, pump, dispatch
+        self._shm, self._room = shm, room
+        self._began = self._progress = now
+        self._acknowledged = keeper.acknowledged_batches
+        self._lost: Counter[str] = keeper.totals()  # when it was seen last
+        self._lost_batches = 0
+        self._grew: dict[str, float] = {}
+        self.found: dict[str, str] = {}
+
+    def look(self, now: float, own: Mapping[str, str]) -> dict[str, str]:
+        """The problems as of now."""
+        found = dict(own)
+        self._look_at_losses(now, found)
+        self._look_at_memory(found)
+        self._look_at_spool(found)
+        self._look_at_rings(found)
+        self._look_at_servers(now, found)
+        self.found = found
+        return found
+
+    def _look_at_losses(self, now: float, found: dict[str, str]) -> None:
+        live = self._pump.live_drops()
+        totals = self._keeper.totals() + live
+        for reason, events in totals.items():
+            if events > self._lost[reason]:
+                self._grew[reason] = now
+        self._lost = totals
+        if self._keeper.lost_batches > self._lost_batches:
+            self._grew["gap"], self._lost_batches = now, self._keeper.lost_batches
+        for reason, grew in list(self._grew.items()):
+            if now - grew > LOSS_SHOWN_SECONDS:
+                del self._grew[reason]
+                continue
+            who = self._pump.worst(reason) if reason in live else None
+            by = f" by Client {who}" if who and live[reason] == totals[reason] else f", most of late by Client {who}" if who else ""
+            lost = f"{totals[reason]} events"
+            if reason == "gap" and self._lost_batches:
+                lost += f" in {self._lost_batches} batches, of which some may have more that nobody can count,"
+            found[f"dropped {reason}"] = f"{lost} dropped as {reason}{by}: {LOSSES.get(reason, 'a reason that this version does not know')}"
+
+    def _look_at_memory(self, found: dict[str, str]) -> None:
+        free, total = self._room()
+        if not total:
+            return
+        if free < RING_SHARE * MIN_RING_BYTES:
+            found["shm"] = (
+                f"{self._shm} is full: {free // 1024} of {total // 1024} KiB are free, too few for new rings; remove what else is there,"
+                " or make it larger (in a container --shm-size)"
+            )
+        if self._keeper.outbox.limit < 2 * MIN_BATCH_BYTES:
+            found["outbox"] = (
+                f"the outbox has no room in {self._shm} ({free // 1024} KiB are free): what is fresh goes through the spool, and its disk;"
+                " make room there"
+            )
+
+    def _look_at_spool(self, found: dict[str, str]) -> None:
+        keeper, spool = self._keeper, self._keeper.spool
+        if keeper.spool_problem:
+            found["spool"] = (
+                f"the spool {spool.path} cannot be read or written ({keeper.spool_problem}):"
+                f" {keeper.unacknowledged} batches wait in memory; make room on its disk, or look at that"
+            )
+        if spool.batches and spool.free < MiB:
+            found["spool full"] = (
+                f"the spool {spool.path} is full: {spool.batches} batches, {spool.used} of {spool.bound} bytes; the newest events are"
+                " dropped once the outbox is full as well; bring a Server back, or raise --spool-bytes"
+            )
+
+    def _look_at_rings(self, found: dict[str, str]) -> None:
+        rings = self._pump.rings
+        names: dict[str, list[str]] = {}
+        for name, reason in rings.problems.items():
+            names.setdefault(reason, []).append(name)
+        for reason, those in names.items():
+            what = f"ring {those[0]}" if len(those) == 1 else f"{len(those)} rings, such as {those[0]},"
+            found[f"rings {reason}"] = reason if those[0].startswith("/") else f"{what}: {reason}"
+        if rings.taken:
+            holder = f"process {rings.taken_by}" if rings.taken_by else "another process"
+            found["taken"] = (
+                f"{len(rings.taken)} rings of this name are read by another Agent, {holder}: end one of the two, or give it another name"
+                " (--agent, and TABA_AGENT for its clients)"
+            )
+
+    def _look_at_servers(self, now: float, found: dict[str, str]) -> None:
+        keeper = self._keeper
+        for server in self._dispatch.servers.values():
+            if server.problem is not None and server.failing_since is not None and now - server.failing_since >= GRACE_SECONDS:
+                found[f"server {server.url}"] = (
+                    f"Server {server.url}: {server.problem}, for {now - server.failing_since:.0f} s;"
+                    " what it would take waits in outbox and spool, or goes to other Servers"
+                )
+        if self._pump.buckets is None and now - self._began >= GRACE_SECONDS:
+            found["buckets"] = (
+                "no Server has told the number of buckets yet: rings are not drained; start one, or give its URL with --server"
+            )
+        waiting = sum(len(lane.pending) for lane in keeper.lanes.values())
+        if keeper.acknowledged_batches != self._acknowledged or not waiting:
+            self._acknowledged, self._progress = keeper.acknowledged_batches, now
+        elif now - self._progress >= STUCK_SECONDS:
+            found["stuck"] = (
+                f"{waiting} batches wait, and no Server applied one for {now - self._progress:.0f} s: see what the Servers say of their"
+                " store (taba status)"
+            )

@@ -1,0 +1,260 @@
+"""Whatever needs a person is a sentence with its count and its cure, in the status and once in the log; nothing else is."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from twisted.logger import Logger, formatEvent
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba import batch as codec
+from taba.agent.lanes import RETAIN_SECONDS
+from taba.agent.problems import GRACE_SECONDS, LOSS_SHOWN_SECONDS, LOSSES, STUCK_SECONDS, Problems, Room
+from taba.agent.pump import SCAN_SECONDS
+from taba.agent.telling import REPEAT_SECONDS, Teller
+from taba.batch import Verdict
+from taba.ring import DROP_REASONS
+from tests.agent.producers import Producer
+from tests.agent.test_keeper import AGENT, World
+
+MiB = 1 << 20
+AGENT_REASONS = {"spool_full", "malformed", "refused", "gap", "too_old", "spool_corrupt"}
+
+
+class ProblemTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.directory = tempfile.mkdtemp(dir="/dev/shm")
+        self.addCleanup(shutil.rmtree, self.directory)
+        self.room = Room(100 * MiB, 200 * MiB)
+
+    def world(self, **arguments: Any) -> World:
+        world = World(self.directory, **arguments)
+        self.addCleanup(lambda: [producer.die() for producer in world.producers] and None)
+        self.addCleanup(world.die)
+        self.watch(world)
+        return world
+
+    def watch(self, world: World) -> None:
+        self.world_ = world
+        self.problems = Problems(world.keeper, world.pump, world.dispatch, "/dev/shm", lambda: self.room, world.now)
+
+    def found(self, **own: str) -> dict[str, str]:
+        return self.problems.look(self.world_.now, own)
+
+    def only(self, key: str, *parts: str) -> None:
+        found = self.found()
+        self.assertEqual(list(found), [key], found)
+        for part in parts:
+            self.assertIn(part, found[key])
+
+    def test_an_agent_that_works_has_none(self) -> None:
+        world = self.world()
+        for _ in range(30):
+            world.record(10)
+            world.tick()
+            world.send()
+            self.assertEqual(self.found(), {})
+
+    def test_every_reason_for_a_drop_has_its_cure_here_and_its_line_in_the_documentation(self) -> None:
+        self.assertEqual(set(LOSSES), set(DROP_REASONS) | AGENT_REASONS)
+        page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+        self.assertEqual([reason for reason in LOSSES if f"| `{reason}` |" not in page], [])
+
+    def test_what_clients_drop_is_told_with_count_client_and_cure_for_an_hour_after_the_last(self) -> None:
+        world = self.world()
+        world.producers[1].drop("ring_full", 250_000)
+        world.producers[0].drop("ring_full", 7)
+        world.tick()
+        self.only("dropped ring_full", "250007 events dropped as ring_full by Client web/1", "TABA_RING_BYTES")
+        world.now += LOSS_SHOWN_SECONDS
+        world.tick()
+        self.assertEqual(self.found(), {})
+        world.producers[1].die()
+        for _ in range(3):
+            world.tick()
+        self.assertEqual((self.found(), world.keeper.totals()["ring_full"]), ({}, 250_000))  # retired: no new loss
+
+    def test_what_was_dropped_before_a_restart_is_history_and_what_while_it_was_away_is_not(self) -> None:
+        world = self.world()
+        world.producers[0].drop("ring_full", 5)
+        world.producers[0].die()
+        for _ in range(3):
+            world.tick()
+        world.die()
+        world.producers[1].drop("directory_full", 9)
+        world.born()
+        self.watch(world)
+        world.tick()
+        self.only("dropped directory_full", "9 events")
+
+    def test_refused_and_lost_batches_are_told(self) -> None:
+        world = self.world()
+        world.refuse = lambda id: True
+        world.record(10)
+        world.tick()
+        world.send()
+        self.only("dropped refused", "10 events", "kept aside")
+        world.refuse = lambda id: False
+        world.record(10)
+        world.tick()
+        world.send()
+        world.send()
+        for _ in range(4):
+            world.now += RETAIN_SECONDS
+            world.tick()
+            world.send()
+        for stream, bucket in world.store.marks:
+            world.store.set_mark(stream, bucket, 0)
+        world.record(10)
+        for _ in range(4):
+            world.tick()
+            world.send()
+        self.assertIn("10 events in 3 batches", self.found()["dropped gap"])
+
+    def test_a_full_disk_a_full_spool_and_what_is_dropped_then_are_told_and_end_with_it(self) -> None:
+        world = self.world()
+        world.spool._database.execute("PRAGMA max_page_count=8")
+        while not world.keeper.dropped["spool_full"]:
+            world.record(2000)
+            world.tick()
+        found = self.found()
+        self.assertIn("database or disk is full", found["spool"])
+        self.assertIn("make room on its disk", found["spool"])
+        self.assertIn("--spool-bytes", found["dropped spool_full"])
+        world.spool._database.execute("PRAGMA max_page_count=1000000")
+        world.tick()
+        self.assertEqual((set(self.found()) - {"stuck"}, world.keeper.moves > 0), ({"dropped spool_full"}, True))
+
+    def test_a_spool_at_its_bound_is_told_before_anything_is_dropped(self) -> None:
+        world = self.world(spool_bytes=MiB + 100_000)
+        while not world.keeper.moves:
+            world.record(2000)
+            world.tick()
+        world.move()
+        self.only("spool full", f"{world.spool.batches} batches", "bring a Server back")
+
+    def test_full_shared_memory_is_told_from_where_no_new_ring_has_room(self) -> None:
+        world = self.world()
+        self.room = Room(512 * 1024, 64 * MiB)
+        self.assertEqual(self.found(), {})
+        self.room = Room(512 * 1024 - 1, 64 * MiB)
+        self.only("shm", "511 of 65536 KiB are free", "--shm-size")
+        self.room = Room(0, 0)  # no bound
+        self.assertEqual(self.found(), {})
+        world.memory.pages = 20 * 4096
+        self.room = Room(MiB, 2 * MiB)
+        self.only("outbox", "goes through the spool")
+
+    def test_rings_for_which_there_are_no_descriptors_are_told_together_and_read_once_there_are(self) -> None:
+        world = self.world()
+        others = [Producer(AGENT, f"job/{number}", 65_536, self.directory) for number in range(8)]
+        self.addCleanup(lambda: [producer.die() for producer in others] and None)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+        spare = [os.open("/dev/null", os.O_RDONLY) for _ in range(highest)]  # no place below the limit is free
+        limit = max(spare) + 4
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+        try:
+            world.pump.tick(world.now + SCAN_SECONDS, 0.0)
+            unread = len(world.rings.problems)
+            self.assertTrue(5 < unread < 10, unread)
+            found = self.found()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for fd in spare:
+                os.close(fd)
+        ((_, sentence),) = found.items()
+        self.assertIn(f"{unread} rings, such as taba.{AGENT}.", sentence)
+        self.assertIn("cannot be opened: Too many open files; raise the Agent's limit of descriptors", sentence)
+        world.tick()
+        self.assertEqual((self.found(), len(world.rings.open)), ({}, 10))
+
+    def test_a_server_that_does_not_answer_is_told_after_a_moment_and_no_more_when_it_does(self) -> None:
+        world = self.world()
+        world.record(10)
+        world.tick()
+        (parcel,) = world.dispatch.parcels(world.now, world.now)
+        world.dispatch.failed(parcel, "nothing listens there", False, world.now)
+        self.assertEqual(self.found(), {})
+        world.now += GRACE_SECONDS
+        self.only("server http://127.0.0.1:8280", "nothing listens there, for 3 s", "waits in outbox and spool")
+        world.send()
+        self.assertEqual(self.found(), {})
+
+    def test_batches_that_no_server_applies_are_told_whatever_it_answers(self) -> None:
+        world = self.world()
+        self.patch(world, "_verdict", lambda send: Verdict(codec.LATER, 0.5))
+        world.record(10)
+        world.tick()
+        self.found()
+        for _ in range(int(STUCK_SECONDS / 2)):
+            world.send()
+            self.assertEqual(self.found(), {})
+            world.tick()
+        world.tick()
+        self.only("stuck", "3 batches wait", "see what the Servers say")
+
+    def test_an_agent_that_knows_no_server_is_told_after_a_moment(self) -> None:
+        world = self.world()
+        world.pump._drain = None
+        self.assertEqual(self.found(), {})
+        world.now += GRACE_SECONDS
+        self.only("buckets", "no Server has told the number of buckets yet", "--server")
+
+
+class TellingTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        directory = tempfile.mkdtemp(dir="/dev/shm")
+        self.addCleanup(shutil.rmtree, directory)
+        self.world = World(directory)
+        self.addCleanup(lambda: [producer.die() for producer in self.world.producers] and None)
+        self.addCleanup(self.world.die)
+        self.said: list[str] = []
+        log = Logger("test", observer=lambda said: self.said.append(str(formatEvent(said))))  # type: ignore[arg-type]
+        self.teller = Teller(log, self.world.keeper, self.world.dispatch)
+
+    def tell(self, **problems: str) -> list[str]:
+        before = len(self.said)
+        self.teller.tell(problems, self.world.now)
+        return self.said[before:]
+
+    def test_a_problem_is_told_once_and_its_end_and_again_only_after_a_while(self) -> None:
+        self.assertEqual(self.tell(spool="full (1)"), ["problem: full (1)"])
+        self.assertEqual(self.tell(spool="full (2)"), [])
+        self.assertEqual(self.tell(), ["no problem any more: full (1)"])
+        for _ in range(100):
+            self.assertEqual(self.tell(spool="full (3)") + self.tell(), [])
+        self.world.now += REPEAT_SECONDS
+        self.assertEqual(self.tell(spool="full (4)"), ["problem: full (4)"])
+        self.world.now += REPEAT_SECONDS
+        self.assertEqual(self.tell(spool="full (5)"), ["problem: full (5)"])
+
+    def test_servers_are_found_lost_and_back(self) -> None:
+        (server,) = self.world.dispatch.servers.values()
+        self.assertEqual(self.tell(), [])
+        server.answers()
+        self.assertEqual((self.tell(), self.tell()), ([f"found Server {server.url}"], []))
+        server.fails("no answer in time", self.world.now)
+        self.assertEqual((self.tell(), self.tell()), ([f"lost Server {server.url}: no answer in time"], []))
+        self.world.now += 30.0
+        server.answers()
+        self.assertEqual((self.tell(), self.tell()), ([f"Server {server.url} is back after 30 s"], []))
+        del self.world.dispatch.servers[server.url]
+        self.assertEqual(self.tell(), [f"Server {server.url} is none any more, as the others tell"])
+
+    def test_a_move_to_the_spool_is_told_and_its_end(self) -> None:
+        world = self.world
+        while not world.keeper.moves:
+            world.record(2000)
+            world.tick()
+        (said,) = self.tell()
+        self.assertIn("moves to the spool (move 1;", said)
+        for _ in range(int(3 * RETAIN_SECONDS)):
+            world.tick()
+            world.send()
+        self.assertEqual(self.tell()[-1], "the spool is empty again: Servers have all that was in it")
