@@ -13,6 +13,7 @@ from typing import Any
 from taba.shard.servers.binary import find_store_binary
 
 _TICKS = os.sysconf("SC_CLK_TCK")
+_CLOCK = Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")
 _LIBRARIES = ("datadog", "hiredis", "msgpack", "numpy", "opentelemetry-sdk", "prometheus_client", "statsd", "Twisted", "txredisapi")
 
 
@@ -25,7 +26,7 @@ def describe() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
         "kernel": platform.release(),
-        "clock": Path("/sys/devices/system/clocksource/clocksource0/current_clocksource").read_text().strip(),
+        "clock": _CLOCK.read_text().strip() if _CLOCK.exists() else None,  # a chroot may be without /sys
         "python": platform.python_version(),
         "store": store,
         "load_at_start": os.getloadavg()[0],

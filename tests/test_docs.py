@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 from inspect import signature
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 from twisted.internet import reactor
-from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase
 
 from taba import ring
 from taba.agent.http import Routes as AgentRoutes
@@ -21,6 +20,7 @@ from taba.options import variable_of
 from taba.query import Query
 from taba.server.options import ServerOptions
 from taba.server.service import Server
+from tests.needs import needs_program
 from tests.server.running import options_of
 from tests.services import ROOT, Services
 
@@ -31,8 +31,7 @@ REFERENCE, OPERATIONS = ROOT / "docs" / "reference.md", ROOT / "docs" / "operati
 @pytest.mark.real
 class Examples(SynchronousTestCase):
     def run_document(self, name: str) -> None:
-        if shutil.which("curl") is None:
-            raise SkipTest("the examples use curl")
+        needs_program("curl")
         services = Services()
         self.addCleanup(services.stop)
         services.start_server()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 
@@ -14,6 +13,7 @@ from taba import ring
 from taba.client import identity
 from tests.client.cases import ROOT, both
 from tests.client.reading import Reader, rings
+from tests.needs import needs_program
 
 
 @both
@@ -257,8 +257,7 @@ class ProcessTests:
         self.assertEqual(out.split(), ["taba"])
 
     def test_recording_makes_no_system_call(self):
-        if shutil.which("strace") is None:
-            raise SkipTest("strace is not installed")
+        needs_program("strace")
         if subprocess.run(["strace", "-o", os.devnull, "true"], capture_output=True, check=False).returncode:
             raise SkipTest("strace may not trace here")
         path = os.path.join(self.mktemp_folder(), "calls")

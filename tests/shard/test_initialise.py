@@ -148,7 +148,7 @@ class InitialiseTests(TestCase):
     async def test_one_server_under_two_names_is_found_out(self) -> None:
         valkey = EphemeralValkey(tcp=True)
         self.addCleanup(valkey.remove)
-        url = f"redis://127.0.0.1:{valkey.port},localhost:{valkey.port}"
+        url = f"redis://127.0.0.1:{valkey.port},127.1:{valkey.port}"
         self.assertIn("takes each server once", await self.refused(self.router(url=url)))
 
     async def test_a_server_that_is_no_shard_of_the_store_is_a_problem_and_not_used(self) -> None:

@@ -355,7 +355,7 @@ class OrphanTests(ReshardCase):
         self.addCleanup(lambda: ensureDeferred(first.close()))
         await first.connect()
         with self.assertRaisesRegex(ConfigurationError, "it is shard s1, known as redis://127.0.0.1"):
-            await (await self.reshard()).add(parse_store(f"redis://localhost:{valkey.port}").addresses)
+            await (await self.reshard()).add(parse_store(f"redis://127.1:{valkey.port}").addresses)
         self.assertEqual(await self.held(first), {"s1": BUCKETS})
 
     async def test_two_movers_with_opposite_aims_agree(self) -> None:

@@ -26,6 +26,7 @@ from taba.shard.router import Router
 from taba.shard.servers.pool import Pool
 from taba.shard.servers.url import parse_store
 from taba.shard.transaction import Writes
+from tests.needs import needs_localhost
 from tests.topologies import Cluster, SentinelTrio
 from tests.valkey import EphemeralValkey
 
@@ -82,6 +83,7 @@ class TLSTests(TLSCase):
         self.port = self.proxy(self.valkey.port)
 
     async def test_a_store_behind_tls_with_a_user_works_by_name_and_by_address(self) -> None:
+        needs_localhost()
         self.trust()
         for host in ("localhost", "127.0.0.1"):
             router = self.router(f"rediss://taba:secret@{host}:{self.port.getHost().port}")
@@ -151,6 +153,7 @@ class TopologyTests(TLSCase):
         await self.use(self.router(f"rediss+cluster://taba:secret@127.0.0.1:{secured[0]}"))
 
     async def test_sentinels_and_masters_behind_tls_with_a_user(self) -> None:
+        needs_localhost()
         self.trust()
         trio = await deferToThread(SentinelTrio, 2, 0, "secret", "other")
         self.addCleanup(trio.remove)
