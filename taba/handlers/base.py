@@ -18,6 +18,8 @@ from taba.handlers.interface import IArrayHandler, IHandler
 from taba.handlers.numbers import column_of
 from taba.handlers.render import render_text
 
+EDGE_SECONDS = 60.0  # that the times of a column span which is folded at the edge: a fresh State then has few slots, and spills none
+
 Projection = dict[str, Any]
 Column = Any  # a sequence of numbers: a list, or a numpy array
 
@@ -148,6 +150,12 @@ class ArrayHandler(Handler):
     further_parts: int = 0
     pairs: str | None = None
 
+    # the version of what `edge_array` gives and `merge_array` takes; None for a Type that is folded by Servers alone
+    edge: int | None = None
+    # merge_array(states, rows, dumps, now) -> states, and count_array(dumps) -> Ints: see IOptional
+    merge_array: ClassVar[Callable[..., Any] | None] = None
+    count_array: ClassVar[Callable[..., Any] | None] = None
+
     # aggregate_array(states, parts, groups, total, now) -> [Aggregate, …]: see IOptional
     aggregate_array: ClassVar[Callable[..., Any] | None] = None
 
@@ -168,6 +176,14 @@ class ArrayHandler(Handler):
 
     def project_array(self, states: Any, parts: Sequence[Sequence[bytes]], now: float) -> list[Projection]:
         raise NotImplementedError(f"{type(self).__name__}.project_array")
+
+    def edge_array(self, rows: Any, times: Any, values: Any, total: int) -> list[bytes]:
+        """Fresh States of `total` columns as `merge_array` takes them; only for a Type that has an `edge`.
+
+        Of each column the times span at most EDGE_SECONDS. Nothing is held and nothing forgotten here: only a Server knows what time it is.
+        """
+        states = self.fold_array(self.load_array([b""] * total), rows, times, values, float(times.max(initial=0.0)))
+        return self.dump_array(states)
 
     def upgrade_parts(self, parts: Sequence[bytes], version: int) -> list[bytes]:
         """The parts of one State (the main part first), as this version dumps them, from those of an older `version`."""

@@ -16,7 +16,7 @@ from taba.codes import codes_of
 from taba.handlers.base import ArrayHandler, Ever, History, Projection, Sample
 from taba.handlers.bins import BinLayout, bin_codes, bins_from, deltas_of
 from taba.handlers.detail import WindowSlots, aggregate_slots
-from taba.handlers.figures import add_figures, finite_pairs, show_tallies, sum_tallies
+from taba.handlers.figures import add_figures, add_heads, finite_pairs, show_tallies, sum_tallies
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
 from taba.handlers.ragged import (
     Buffer,
@@ -110,6 +110,7 @@ class CounterGroup(ArrayHandler):
     version = 1
     further_parts = 1
     pairs: str | None = "times"
+    edge: int | None = 1
 
     def load_array(self, dumps: Sequence[bytes]) -> CounterStates:
         buffer, starts, lengths = join_rows(dumps, _EMPTY, _HEADER.itemsize)
@@ -156,6 +157,36 @@ class CounterGroup(ArrayHandler):
                 states.slot_keys, [states.slot_counts, states.slot_totals], new_keys, new_columns
             )
         self._forget(states, now)
+
+    def count_array(self, dumps: Sequence[bytes]) -> Ints:
+        return self._edge(dumps)[1]
+
+    def merge_array(self, states: CounterStates, rows: Ints, dumps: Sequence[bytes], now: float) -> CounterStates:
+        edge, _ = self._edge(dumps)
+        add_heads(states.head, rows, edge.head)
+        new = gather_bins(rows[rows_of(edge.bin_keys)], codes_in(edge.bin_keys), edge.bin_counts)
+        states.bin_keys, states.bin_counts = merge_bins(states.bin_keys, states.bin_counts, *new)
+        states.now = now
+        starts, ahead = LADDER.hold_slots(starts_in(edge.slot_keys), now)
+        of = rows[rows_in(edge.slot_keys)]
+        np.add.at(states.head["held"], of[ahead], edge.slot_counts[ahead])
+        with np.errstate(over="ignore", invalid="ignore"):
+            keys, columns = reduce_table(slot_keys(of, starts), [edge.slot_counts, edge.slot_totals])
+            states.slot_keys, [states.slot_counts, states.slot_totals] = merge_tables(
+                states.slot_keys, [states.slot_counts, states.slot_totals], keys, columns
+            )
+        self._forget(states, now)
+        return states
+
+    def _edge(self, dumps: Sequence[bytes]) -> tuple[CounterStates, Ints]:
+        """(States, how many Events each holds)."""
+        edge = self.load_array(dumps)
+        counts = sum_rows(edge.bin_counts, bounds_of(bins_per_row(edge.bin_keys, edge.rows)))
+        slots = np.zeros(edge.rows, dtype=np.int64)
+        np.add.at(slots, rows_in(edge.slot_keys), edge.slot_counts)
+        odd = (edge.head["refused"] > 0) | (edge.head["held"] > 0) | (counts == 0) | (slots != counts)
+        refuse(odd, "a State that no edge made")
+        return edge, counts
 
     def _forget(self, states: CounterStates, now: float) -> None:
         """Hold journal slots to now that a wrong clock put far ahead; leave out those that no window covers any more."""

@@ -50,6 +50,9 @@ class Cumulative(CounterGroup):
     version = 1
     further_parts = 1
     pairs = "start"
+    edge = None  # an increase depends on what was last seen, which only the State knows
+    merge_array = None  # type: ignore[assignment]
+    count_array = None  # type: ignore[assignment]
 
     def load_array(self, dumps: Sequence[bytes]) -> Any:
         size = _LAST.itemsize

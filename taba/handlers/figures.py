@@ -66,3 +66,12 @@ def add_figures(figures: Any, rows: Ints, values: Floats, many: Ints | None = No
         total[touched] += np.add.reduceat(values if many is None else values * many, starts)
     low[touched] = np.minimum(low[touched], np.minimum.reduceat(values, starts))
     high[touched] = np.maximum(high[touched], np.maximum.reduceat(values, starts))
+
+
+def add_heads(figures: Any, rows: Ints, others: Any, counts: Sequence[str] = ()) -> None:
+    """Add the columns `total`, `low`, `high` and `counts` of `others` to those of `rows`, of which some may be the same."""
+    with np.errstate(over="ignore", invalid="ignore"):  # a sum beyond all floats is infinite, and shown as no value
+        for name in ("total", *counts):
+            np.add.at(figures[name], rows, others[name])
+    np.minimum.at(figures["low"], rows, others["low"])
+    np.maximum.at(figures["high"], rows, others["high"])

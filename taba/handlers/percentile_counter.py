@@ -10,7 +10,7 @@ import numpy as np
 from taba.codes import codes_of
 from taba.handlers.base import ArrayHandler, Projection, Sample
 from taba.handlers.bins import BinLayout, bin_codes, bins_from, deltas_of
-from taba.handlers.figures import add_figures, finite_pairs, show_tallies, sum_tallies
+from taba.handlers.figures import add_figures, add_heads, finite_pairs, show_tallies, sum_tallies
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
 from taba.handlers.ragged import (
     Buffer,
@@ -22,9 +22,10 @@ from taba.handlers.ragged import (
     cut_rows,
     join_rows,
     refuse,
+    sum_rows,
 )
 from taba.handlers.samples import percentile_samples
-from taba.handlers.sketch import bins_per_row, codes_in, gather_bins, merge_bins, tally
+from taba.handlers.sketch import bins_per_row, codes_in, gather_bins, merge_bins, rows_of, tally
 
 MAX_TALLY = 2**32 - 1  # where the count of refused events stops
 
@@ -72,6 +73,7 @@ class PercentileCounter(ArrayHandler):
     type = "PercentileCounter"
     version = 1
     pairs = "times"
+    edge = 1
 
     def load_array(self, dumps: Sequence[bytes]) -> SketchStates:
         buffer, starts, lengths = join_rows(dumps, _EMPTY, _HEADER.itemsize)
@@ -93,6 +95,22 @@ class PercentileCounter(ArrayHandler):
             add_figures(states.head, rows, values, many)
             states.keys, states.counts = merge_bins(states.keys, states.counts, *tally(rows, codes_of(values), many))
         return states
+
+    def count_array(self, dumps: Sequence[bytes]) -> Ints:
+        return self._edge(dumps)[1]
+
+    def merge_array(self, states: SketchStates, rows: Ints, dumps: Sequence[bytes], now: float) -> SketchStates:
+        edge, _ = self._edge(dumps)
+        add_heads(states.head, rows, edge.head)
+        new = gather_bins(rows[rows_of(edge.keys)], codes_in(edge.keys), edge.counts)
+        states.keys, states.counts = merge_bins(states.keys, states.counts, *new)
+        return states
+
+    def _edge(self, dumps: Sequence[bytes]) -> tuple[SketchStates, Ints]:
+        edge = self.load_array(dumps)
+        counts = sum_rows(edge.counts, bounds_of(bins_per_row(edge.keys, edge.rows)))
+        refuse((edge.head["refused"] > 0) | (counts == 0), "a State that no edge made")
+        return edge, counts
 
     def merge(self, states: Sequence[list[bytes]]) -> list[bytes]:
         """The States of several Clients as one."""

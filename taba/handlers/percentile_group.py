@@ -86,6 +86,7 @@ class PercentileGroup(ArrayHandler):
     version = 2
     further_parts = 2
     pairs = "times"
+    edge = 1
 
     def load_array(self, dumps: Sequence[bytes]) -> PercentileStates:
         buffer, starts, lengths = join_rows(dumps, _EMPTY, _HEAD)
@@ -132,6 +133,43 @@ class PercentileGroup(ArrayHandler):
             states.journal.add(new)
         self._hold(states, now)
         return states
+
+    def edge_array(self, rows: Ints, times: Floats, values: Floats, total: int) -> list[bytes]:
+        states = self.fold_array(self.load_array([b""] * total), rows, times, values, float(times.max(initial=0.0)))
+        states.tallies["old"][:] = 0  # what is old, a Server says
+        return self.dump_array(states)
+
+    def count_array(self, dumps: Sequence[bytes]) -> Ints:
+        return self._edge(dumps)[0].count
+
+    def merge_array(self, states: PercentileStates, rows: Ints, dumps: Sequence[bytes], now: float) -> PercentileStates:
+        edge, counts = self._edge(dumps)
+        states.now = now
+        np.add.at(states.count, rows, edge.count)
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.add.at(states.total, rows, edge.total)
+        journal = edge.journal
+        starts, ahead = LADDER.hold_slots(starts_in(journal.keys), now)
+        of = rows[rows_in(journal.keys)]
+        old = starts < LADDER.oldest(now)
+        np.add.at(states.tallies["held"], of[ahead], counts[ahead])
+        np.add.at(states.tallies["old"], of[old], counts[old])
+        with np.errstate(over="ignore", invalid="ignore"):
+            states.journal.add(journal.renamed(slot_keys(of, starts)))
+        self._hold(states, now)
+        return states
+
+    def _edge(self, dumps: Sequence[bytes]) -> tuple[PercentileStates, Ints]:
+        """(States, how many Events each of their slots holds)."""
+        edge = self.load_array(dumps)
+        of_slots = sum_rows(edge.journal.bin_counts, bounds_of(bins_per_row(edge.journal.bin_keys, len(edge.journal.keys))))
+        whole = np.zeros(edge.rows, dtype=np.int64)
+        np.add.at(whole, rows_in(edge.journal.keys), of_slots)
+        odd = (whole == 0) | (whole != edge.count)
+        for column in edge.tallies.values():
+            odd |= column > 0
+        refuse(odd, "a State that no edge made")
+        return edge, of_slots
 
     def _hold(self, states: PercentileStates, now: float) -> None:
         """Hold slots to now that a wrong clock put far ahead. What no window covers any more stays until it is spilled into the sketch."""

@@ -31,7 +31,7 @@ import numpy as np
 from zope.interface.verify import verifyObject
 
 from taba import names
-from taba.handlers.base import Events
+from taba.handlers.base import EDGE_SECONDS, Events
 from taba.handlers.interface import IArrayHandler, IHandler
 from taba.handlers.numbers import column_of
 from taba.handlers.render import shown
@@ -419,6 +419,74 @@ class HandlerContract:
 
         st = _hypothesis().strategies
         self._each(st.tuples(self._pairs(), st.integers(0, 2000), st.integers(1, 255), st.integers(1, 400)), check)
+
+    def test_states_folded_at_the_edge_and_merged_are_those_folded_at_once(self) -> None:
+        if getattr(self.handler, "edge", None) is None:
+            return
+
+        def check(drawn: tuple[list[tuple[int, float, list[tuple[float, float]]]], bool, float]) -> None:
+            drawn_columns, together, age = drawn
+            merged, folded = [self.handler.new_state() for _ in range(3)], [self.handler.new_state() for _ in range(3)]
+            columns = [(row, [(base + offset, value) for offset, value in pairs]) for row, base, pairs in drawn_columns]
+            for lot in [columns] if together else [[column] for column in columns]:
+                merged = self._merged(merged, lot)
+                for row, pairs in lot:
+                    folded[row] = self._fold(folded[row], pairs, NOW)
+            for one, other in zip(merged, folded, strict=True):
+                self._same(self.handler.project(one, NOW + age), self.handler.project(other, NOW + age))
+
+        st = _hypothesis().strategies
+        # of the past and the future, late, at the borders of the day, of a wrong clock: at most a minute each
+        ahead = [0.0, 5.0, 700.0, 3700.0, 40 * 86_400.0]
+        bases = st.sampled_from(
+            [NOW - back for back in (2 * 86_400.0, 86_500.0, 86_400.0, 3000.0, 61.0, 30.0)] + [NOW + lead for lead in ahead]
+        )
+        offsets = st.one_of(st.floats(0, EDGE_SECONDS), st.sampled_from([0.0, 1.0, EDGE_SECONDS]))
+        pairs = st.lists(st.tuples(offsets, numbers().filter(math.isfinite)), min_size=1, max_size=40)
+        columns = st.lists(st.tuples(st.integers(0, 2), bases, pairs), min_size=1, max_size=5)
+        self._each(st.tuples(columns, st.booleans(), st.sampled_from([0.0, 59.0, 5000.0])), check)
+
+    def test_what_no_edge_made_is_refused_or_counted(self) -> None:
+        if getattr(self.handler, "edge", None) is None:
+            return
+
+        def check(drawn: tuple[list[tuple[float, float]], int, int]) -> None:
+            pairs, place, flip = drawn
+            [dump] = self._at_the_edge([(0, [(NOW - offset, value) for offset, value in pairs])])
+            assert self.handler.count_array([dump]).tolist() == [len(pairs)]
+            broken = bytearray(dump)
+            broken[place % len(broken)] ^= flip
+            for content in (bytes(broken), b"", dump[:-8], self.handler.dump_array(self.handler.load_array([b""]))[0]):
+                try:
+                    [count] = self.handler.count_array([content])
+                    states = self.handler.merge_array(self.handler.load_array([b""]), np.array([0]), [content], NOW)
+                except ValueError:
+                    continue
+                assert count > 0
+                self.handler.dump_array(states)
+
+        st = _hypothesis().strategies
+        pairs = st.lists(st.tuples(st.floats(0, EDGE_SECONDS), numbers().filter(math.isfinite)), min_size=1, max_size=40)
+        self._each(st.tuples(pairs, st.integers(0, 2000), st.integers(1, 255)), check)
+
+    def _at_the_edge(self, columns: Sequence[tuple[int, Sequence[tuple[float, float]]]]) -> list[bytes]:
+        rows = np.array([place for place, (_, pairs) in enumerate(columns) for _ in pairs], dtype=np.int64)
+        stamps = np.array([time for _, pairs in columns for time, _ in pairs])
+        values = np.array([value for _, pairs in columns for _, value in pairs])
+        dumps: list[bytes] = self.handler.edge_array(rows, stamps, values, len(columns))
+        return dumps
+
+    def _merged(self, states: list[Any], columns: Sequence[tuple[int, Sequence[tuple[float, float]]]]) -> list[Any]:
+        """`states` after these columns, folded at the edge, were merged into them, as in a Server."""
+        loaded = self.handler.load_array([state[0] for state in states])
+        rows = np.array([row for row, _ in columns], dtype=np.int64)
+        loaded = self.handler.merge_array(loaded, rows, self._at_the_edge(columns), NOW)
+        further = [list(state[1:]) for state in states]
+        full = self.handler.spilling(loaded)
+        if len(full):
+            for row, parts in zip(full, self.handler.spill(loaded, full, [further[row] for row in full]), strict=True):
+                further[row] = parts
+        return [[main, *parts] for main, parts in zip(self.handler.dump_array(loaded), further, strict=True)]
 
     def test_an_aggregate_of_states_is_that_of_their_projections(self) -> None:
         if getattr(self.handler, "aggregate_array", None) is None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taba.handlers.base import ArrayHandler, Projection, Sample
-from taba.handlers.figures import add_figures, finite_pairs, show_tallies, sum_tallies
+from taba.handlers.figures import add_figures, add_heads, finite_pairs, show_tallies, sum_tallies
 from taba.handlers.ragged import Floats, Ints, MalformedRow, count_rows, refuse
 from taba.handlers.samples import count_and_sum, extremes
 
@@ -32,6 +32,7 @@ class TotalsCounter(ArrayHandler):
     type = "TotalsCounter"
     version = 1
     pairs = "times"
+    edge = 1
 
     def load_array(self, dumps: Sequence[bytes]) -> NDArray[Any]:
         content = bytearray().join(dump or _EMPTY for dump in dumps)
@@ -51,6 +52,19 @@ class TotalsCounter(ArrayHandler):
             else:
                 np.add.at(states["count"], rows, many)
         return states
+
+    def count_array(self, dumps: Sequence[bytes]) -> Ints:
+        count: Ints = self._edge(dumps)["count"].astype(np.int64)
+        return count
+
+    def merge_array(self, states: NDArray[Any], rows: Ints, dumps: Sequence[bytes], now: float) -> NDArray[Any]:
+        add_heads(states, rows, self._edge(dumps), ("count",))
+        return states
+
+    def _edge(self, dumps: Sequence[bytes]) -> NDArray[Any]:
+        edge = self.load_array(dumps)
+        refuse((edge["refused"] > 0) | (edge["count"] == 0), "a State that no edge made")
+        return edge
 
     def merge(self, states: Sequence[list[bytes]]) -> list[bytes]:
         """The States of several Clients as one."""

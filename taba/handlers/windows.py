@@ -74,6 +74,12 @@ class Ladder:
         # times long before 1970 have no number to spare, and no window
         return Held(np.floor(np.maximum(times, 0.0) / width).astype(np.int64) * width, ahead)
 
+    def hold_slots(self, starts: Ints, now: float) -> Held:
+        """As `hold`, for slots of level 0 that were made elsewhere."""
+        last = math.floor(max(now, 0.0) / int(self.widths[0])) * int(self.widths[0])
+        ahead = starts > last
+        return Held(np.where(ahead, last, starts), ahead)
+
     def widen(self, starts: Ints, levels: Ints, now: Floats) -> tuple[Ints, Ints]:
         """(starts, levels) of slots after those that may have widened, each as of its own `now`."""
         for level in range(1, self.levels):
