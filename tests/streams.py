@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from taba.batch import NONCE_BYTES, OPEN, Column, Entry, Header, Sent, Verdict, decode_batch, encode_batch
+from taba.batch import LATER, NONCE_BYTES, OPEN, Column, Entry, Header, Sent, Verdict, decode_batch, encode_batch
 from taba.errors import MalformedBatch
 
 NO_NONCE = bytes(NONCE_BYTES)
@@ -29,9 +29,9 @@ class Streams:
     def opened(self, headers: Sequence[Header], verdicts: Sequence[Verdict]) -> None:
         """The verdicts on `headers`."""
         for header, verdict in zip(headers, verdicts, strict=True):
-            if verdict.word == OPEN:
-                assert isinstance(verdict.detail, bytes)
-                self.nonces[header.stream, header.bucket] = verdict.detail
+            if verdict.word != LATER:
+                is_open = verdict.word == OPEN and isinstance(verdict.detail, bytes)
+                self.nonces[header.stream, header.bucket] = verdict.detail if is_open else NO_NONCE  # type: ignore[assignment]
 
     def with_nonces(self, entries: Sequence[Entry]) -> list[Entry]:
         """`entries`, those of streams that are open with their nonce."""
