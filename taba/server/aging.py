@@ -3,21 +3,39 @@
 1. It is a counter in the store. A Server raises it by one after it has seen it unchanged for a minute, under WATCH: so it never runs
    faster than time, however many Servers there are and whatever their clocks and the store's say. While no Server is there it stands.
 2. What is stamped with it is as old as the difference says, or younger; a difference below 0 (the store went back in time) is 0.
+3. Beside the counter stands the Unix time of when it was raised. It goes on by a minute each time: another time is taken only where the
+   Server's clock and the store's agree on it, and where it is far off, only after an hour in which they did.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from taba.batch import MAX_STORE_AGE
 from taba.server import keys
-from taba.server.router import IsRouter
 from taba.shard import Writes
 
 BUCKET = 0  # where the counter lies
 MINUTE_SECONDS = 60.0
 LOOK_SECONDS = 5.0  # between two looks at it
+AGREE_SECONDS = 300.0  # clocks that differ by no more agree
+DOUBT_MINUTES = 60  # for which a time that is far off must stand before it is taken
+
+
+class HasAge(Protocol):
+    """What this needs of taba.shard.Router."""
+
+    def transact(self, bucket: int, reads: Sequence[Any], update: Callable[[Any], Any]) -> Awaitable[Any]: ...
+    def time(self, bucket: int) -> Awaitable[float]: ...
+
+
+class Record(NamedTuple):
+    """What stands in the store: its age in minutes, Unix time then, and for how many minutes Servers have said another time."""
+
+    age: int
+    wall: float
+    doubts: int
 
 
 class Watch:
@@ -33,40 +51,74 @@ class Watch:
         return now - self._seen[1] >= MINUTE_SECONDS
 
 
-class StoreAge:
-    """The age of the store, as this Server knows it. `value` is None until it was read once."""
+def raised(before: Record, wall: float, store_time: float | None) -> Record:
+    """A minute later, by a Server whose clock says `wall` beside a store whose clock says `store_time`. Pure."""
+    expected = before.wall + MINUTE_SECONDS
+    if store_time is None or abs(wall - store_time) > AGREE_SECONDS:
+        return Record(before.age + 1, expected, before.doubts)
+    if abs(wall - expected) <= AGREE_SECONDS or before.doubts + 1 >= DOUBT_MINUTES:
+        return Record(before.age + 1, wall, 0)
+    return Record(before.age + 1, expected, before.doubts + 1)
 
-    def __init__(self, router: IsRouter, seconds: Callable[[], float]):
-        self.value: int | None = None
-        self._router, self._seconds = router, seconds
+
+class StoreAge:
+    """The age of the store, as this Server knows it: None until it was read once. `seconds` is monotonic, `wall` this host's clock.
+
+    `disagreement` says which clocks do not agree on Unix time; None where all do.
+    """
+
+    def __init__(self, router: HasAge, seconds: Callable[[], float], wall: Callable[[], float]):
+        self.record: Record | None = None
+        self.store_time: float | None = None
+        self.disagreement: str | None = "the store has not been asked yet"
+        self._router, self._seconds, self._wall = router, seconds, wall
         self._watch = Watch()
 
     def __call__(self) -> int | None:
         """The age in minutes, or None."""
-        return self.value
+        return None if self.record is None else self.record.age
 
     async def look(self) -> None:
         """Read the counter, and raise it where that is due; make it where there is none. Raises StoreUnavailable."""
+        self.store_time = store_time = await self._router.time(BUCKET)
 
         def update(replies: Sequence[Any]) -> Writes:
-            age = read_age(replies[0])
-            if age is None:
-                return Writes([(b"SET", keys.age(BUCKET), b"0")], 0)
+            record = read_record(replies[0])
+            if record is None:
+                record = Record(0, self._wall(), 0)
+                return Writes([_written(record)], record)
             # a try whose outcome nobody knew finds what it wrote, and that has not stood for a minute
-            if age < MAX_STORE_AGE and self._watch.is_due(age, self._seconds()):
-                return Writes([(b"SET", keys.age(BUCKET), b"%d" % (age + 1))], age + 1)
-            return Writes([], age)
+            if record.age < MAX_STORE_AGE and self._watch.is_due(record.age, self._seconds()):
+                record = raised(record, self._wall(), store_time)
+                return Writes([_written(record)], record)
+            return Writes([], record)
 
-        self.value = await self._router.transact(BUCKET, [(b"GET", keys.age(BUCKET))], update)
+        self.record = record = await self._router.transact(BUCKET, [(b"GET", keys.age(BUCKET))], update)
+        self.disagreement = disagreement(self._wall(), store_time, record)
 
 
-def read_age(content: bytes | None) -> int | None:
-    """The age in `content`; None where there is none. ValueError for what is no age: nobody may forget anything then."""
+def disagreement(wall: float, store_time: float, record: Record) -> str | None:
+    """Which of these do not agree on Unix time, in words; None where all do. Pure."""
+    if abs(wall - store_time) > AGREE_SECONDS:
+        return f"this host's clock and the store's differ by {abs(wall - store_time):.0f} s"
+    off = wall - record.wall
+    if not -AGREE_SECONDS <= off <= AGREE_SECONDS + MINUTE_SECONDS:
+        return f"this host's clock is {off:.0f} s off from what Servers of this store went by until now"
+    return None
+
+
+def read_record(content: bytes | None) -> Record | None:
+    """The record in `content`; None where there is none. ValueError for what is no record: nobody may forget anything then."""
     if content is None:
         return None
-    if not content.isdigit() or int(content) > MAX_STORE_AGE:
-        raise ValueError(f"the store's age is no number: {content[:40]!r}")
-    return int(content)
+    fields = content.split()
+    if len(fields) != 3 or not fields[0].isdigit() or int(fields[0]) > MAX_STORE_AGE or not fields[2].isdigit():
+        raise ValueError(f"the store's age is no record: {content[:60]!r}")
+    return Record(int(fields[0]), float(fields[1]), int(fields[2]))
+
+
+def _written(record: Record) -> tuple[bytes, ...]:
+    return (b"SET", keys.age(BUCKET), b"%d %.3f %d" % record)
 
 
 def passed(since: int, age: int | None) -> int:

@@ -3,7 +3,7 @@
 1. Every key has its bucket in braces, so that all keys of a bucket lie on one shard (and in one slot of a cluster).
 2. A State is one field of the bucket's `states` hash, its further parts are fields beside it: a cycle reads and writes all its
    States with one command each.
-3. Every part begins with a frame: the Handler's version, and the Unix second of the last fold.
+3. Every part begins with a frame: the Handler's version, and the age of the store at the last fold.
 """
 
 from __future__ import annotations
@@ -95,20 +95,23 @@ def part_fields(field: bytes, further_parts: int) -> list[bytes]:
     return [b"%b\0%d" % (field, part) for part in range(1, further_parts + 1)]
 
 
+UNKNOWN_AGE = 0xFFFF_FFFF  # later than any: nothing is forgotten by it
+
+
 class Framed(NamedTuple):
     """One part of a State as it is kept; version 0 and no dump: there is none."""
 
     version: int
-    folded: int
+    age: int  # minutes; UNKNOWN_AGE: it was not known at the last fold
     dump: bytes
 
 
 ABSENT = Framed(0, 0, b"")
 
 
-def frame(version: int, folded: float) -> bytes:
-    """What stands before every dump. `folded`: Unix seconds of the fold."""
-    return _FRAME.pack(version, max(0, min(int(folded), 0xFFFF_FFFF)))
+def frame(version: int, age: int) -> bytes:
+    """What stands before every dump. `age`: the store's at the fold."""
+    return _FRAME.pack(version, age)
 
 
 def unframe(content: bytes | None) -> Framed:
@@ -117,5 +120,5 @@ def unframe(content: bytes | None) -> Framed:
         return ABSENT
     if len(content) < FRAME_BYTES:
         raise ValueError(f"a State of {len(content)} bytes")
-    version, folded = _FRAME.unpack_from(content)
-    return Framed(version, folded, content[FRAME_BYTES:])
+    version, age = _FRAME.unpack_from(content)
+    return Framed(version, age, content[FRAME_BYTES:])

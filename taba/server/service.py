@@ -43,6 +43,7 @@ from taba.server.options import ServerOptions as Options
 from taba.server.options import Store
 from taba.server.problems import Teller
 from taba.server.status import PRESENCE_SECONDS, Presence, Status
+from taba.server.steady import SteadyClock
 from taba.server.work.bench import Bench
 from taba.server.work.probing import find_safely
 from taba.server.work.sandbox import Sandbox
@@ -174,19 +175,20 @@ class Server(_Connected):
         self.lookup = find_safely()
         self.sandbox = Sandbox(self.lookup, reactor)
         self.bench = bench = Bench(self.lookup, self.sandbox)
-        self.age = StoreAge(self.router, reactor.seconds)
-        self.ingest = Ingest(self.router, bench, reactor, time.time, self.age, bounds)
+        self.now = now = SteadyClock(time.time, reactor.seconds)
+        self.age = StoreAge(self.router, reactor.seconds, time.time)
+        self.ingest = Ingest(self.router, bench, reactor, now, self.age, bounds)
         posts = Posts(self.router, self.age, os.urandom)
-        envelopes = Envelopes(self.router, self.ingest, posts, os.urandom, reactor.seconds)
-        self.query = Query(self.router, bench, reactor, time.time, self.sandbox.match)
-        self.presence = Presence(self.router, time.time)
-        self.jobs = Jobs(self.router, time.time, reactor)
-        self.jobs.register(PRUNE, Prune(self.router, bench, time.time, options["forget"]), has_dry_run=True)
+        envelopes = Envelopes(self.router, self.ingest, posts, os.urandom, reactor.seconds, now.heard)
+        self.query = Query(self.router, bench, reactor, now, self.sandbox.match)
+        self.presence = Presence(self.router, now)
+        self.jobs = Jobs(self.router, now, reactor)
+        self.jobs.register(PRUNE, Prune(self.router, bench, self.age, now, options["forget"]), has_dry_run=True)
         self.jobs.register("check", Check(self.router))
         self.jobs.register("upgrade", Upgrade(self.router, bench))
-        self.jobs.register("retry", Retry(self.router, bench, time.time, self.age, bounds))
+        self.jobs.register("retry", Retry(self.router, bench, now, self.age, bounds))
         self.health = Health(self.router, reactor)
-        about = time.time, workers, self._shown, reactor, self.health, embedded
+        about = now, workers, self._shown, reactor, self.health, embedded
         self.status = Status(self.router, self.lookup, self.ingest, envelopes, self.query, self.sandbox, self.age, *about)
         routes = Routes(
             self.router,
@@ -199,7 +201,7 @@ class Server(_Connected):
             self.presence,
             self.jobs,
             self.health,
-            time.time,
+            now,
             self.age,
         )
         self.site = make_site(Api(routes.table()))
@@ -257,6 +259,7 @@ class Server(_Connected):
     async def _look_at_age(self) -> None:
         try:
             await self.age.look()
+            self.now.look(self.age.store_time, self.age.record and self.age.record.wall)
         except StoreUnavailable as failure:
             log.debug("the store's age: {failure}", failure=failure)
         except CancelledError:

@@ -15,12 +15,14 @@ from taba import __version__
 from taba.errors import StoreUnavailable
 from taba.handlers.lookup import Lookup
 from taba.server import keys
+from taba.server.aging import StoreAge
 from taba.server.ask.query import Query
 from taba.server.fold.deadletters import decode_dead_letter, describe
 from taba.server.fold.envelopes import Envelopes
 from taba.server.fold.ingest import Ingest
 from taba.server.health import Health
 from taba.server.problems import Happened, Recent, buried, died, dropped, failed, gapped, late, printed
+from taba.server.steady import SteadyClock
 from taba.server.work.sandbox import Sandbox
 from taba.shard import EmbeddedStore, Router, Writes
 
@@ -62,8 +64,8 @@ class Status:
         envelopes: Envelopes,
         query: Query,
         sandbox: Sandbox,
-        age: Callable[[], int | None],
-        now: Callable[[], float],
+        age: StoreAge,
+        now: SteadyClock,
         workers: int,
         store: str,
         clock: Any,
@@ -193,6 +195,7 @@ class Status:
             *(self._embedded.problems if self._embedded is not None else ()),
             *self._lookup.problems,
             *self._sandbox.problems,
+            *([self._now.problem] if self._now.problem else []),
             *self._ingest.problems,
             *self._envelopes.problems,
         ]

@@ -16,7 +16,7 @@ import attrs
 
 from taba.bounds import MAX_BUCKETS
 
-MAP_VERSION = 2  # of the map, of the record of a store, and of what stands in its buckets
+MAP_VERSION = 3  # of the map, of the record of a store, and of what stands in its buckets
 MAX_MAP_BYTES = 2 * 1024 * 1024  # 65,536 buckets and 1,000 shards fit
 
 STORE_KEY = b"taba:store"

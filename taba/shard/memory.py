@@ -262,6 +262,10 @@ class MemoryServer:
             raise ErrorReply("ERR wrong number of arguments for 'ping' command")
         return text[0] if text else b"PONG"
 
+    def _time(self) -> Reply:
+        now = self._clock.seconds()
+        return [b"%d" % int(now), b"%d" % int(now % 1 * 1_000_000)]
+
     def _info(self, *_: bytes) -> Reply:
         keys = len(self._values)
         return b"used_memory:0\r\ninstantaneous_ops_per_sec:0\r\ndb0:keys=%d,expires=0\r\n" % keys
@@ -324,6 +328,7 @@ _COMMANDS: dict[bytes, tuple[int, int | None, Callable[..., Reply]]] = {
     b"PING": (0, None, _S._ping),
     b"ECHO": (1, 1, lambda s, text: text),
     b"INFO": (0, None, _S._info),
+    b"TIME": (0, 0, _S._time),
     b"CONFIG": (2, 2, _S._config),
     b"GET": (1, 1, lambda s, key: s._get(key, bytes)),
     b"SET": (2, None, _S._set),

@@ -12,7 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
@@ -142,6 +142,17 @@ class Router(Operations):
             shown = name if self.atlas.pool_of(name) is server else f"{name}/{server.address.host}:{server.address.port}"
             reports.append(ShardReport(shown, server.address.text, held[name, server], keys, size, ops))
         return reports
+
+    async def time(self, bucket: int) -> float:
+        """Unix time as the server says that has `bucket`. Raises StoreUnavailable."""
+        deadline = self.atlas.deadline(READ_SECONDS)
+        map = await self.atlas.current_map(deadline)
+        server = self.atlas.pool_of(map.shard_of(bucket)).holding(bucket)
+        [reply] = await server.execute([(b"TIME",)], deadline.left)
+        if isinstance(reply, Exception):
+            raise_for(reply, server.address.text)
+        seconds, microseconds = cast(list[bytes], reply)
+        return int(seconds) + int(microseconds) / 1_000_000
 
     # --- reading ---
 

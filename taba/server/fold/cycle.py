@@ -464,12 +464,15 @@ class Fold:
         new_tabs: list[bytes] = []
         for group in groups:
             assert group.folded is not None
-            frame = keys.frame(group.handler.version, self.now)
+            version, age = group.handler.version, self.age
+            frame = keys.frame(version, keys.UNKNOWN_AGE if age is None else age)
             states, failed = group.folded.states, group.folded.failed
             rows = list(group.rows)
             for local, dump in states.items():
                 row = rows[local]
                 field = self.fields[row]
+                if age is None and self.kept[row] is not None:
+                    frame = keys.frame(version, group.states[local].age)
                 written += (field, frame + dump)
                 if self.kept[row] is None:
                     tab, _, client = field.partition(b"\0")

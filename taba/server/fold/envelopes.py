@@ -21,14 +21,24 @@ HEADER_BYTES = 64  # what a header counts as in a queue
 
 
 class Envelopes:
-    """Decides envelopes, with `ingest` and `posts`. `draw` gives so many random bytes; `seconds` is monotonic."""
+    """Decides envelopes, with `ingest` and `posts`. `draw` gives so many random bytes; `seconds` is monotonic; `heard` is told what the
+    clocks of senders say."""
 
-    def __init__(self, router: IsRouter, ingest: Ingest, posts: Posts, draw: Callable[[int], bytes], seconds: Callable[[], float]):
-        self._router, self._ingest, self._posts, self._draw, self._seconds = router, ingest, posts, draw, seconds
+    def __init__(
+        self,
+        router: IsRouter,
+        ingest: Ingest,
+        posts: Posts,
+        draw: Callable[[int], bytes],
+        seconds: Callable[[], float],
+        heard: Callable[[str, float], None],
+    ):
+        self._router, self._ingest, self._posts, self._draw, self._seconds, self._heard = router, ingest, posts, draw, seconds, heard
         self._versions: dict[str, tuple[float, str]] = {}
 
     async def decide(self, envelope: Envelope) -> list[Verdict]:
         """The verdicts on its entries, in order."""
+        self._heard(f"{envelope.agent} {envelope.host}", envelope.now)
         try:
             buckets = self._router.buckets
         except StoreUnavailable:  # not known yet

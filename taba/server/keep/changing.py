@@ -80,9 +80,9 @@ def _with_fields(wanted: Sequence[tuple[str, str, str]]) -> list[tuple[str, str,
     return [(tab, type, keys.state_field(tab, client)) for tab, type, client in wanted]
 
 
-def framed(field: bytes, parts: Sequence[bytes], version: int, folded: float) -> tuple[dict[bytes, bytes], list[bytes]]:
+def framed(field: bytes, parts: Sequence[bytes], version: int, age: int) -> tuple[dict[bytes, bytes], list[bytes]]:
     """A State's parts as fields to write, and the fields of further parts that are empty and not kept."""
-    frame = keys.frame(version, folded)
+    frame = keys.frame(version, age)
     fields = [field, *keys.part_fields(field, len(parts) - 1)]
     written = {name: frame + part for name, part in zip(fields, parts, strict=True) if part or name == field}
     return written, [name for name in fields if name not in written]

@@ -2,8 +2,10 @@
 
 1. Where a Handler has `merge`, idle States of a Tab become one with that of the Client `_retired`, in the transaction in which
    they go: the Tab's totals never fall. A Client is gone when the last of its States is.
-2. An Event that comes before that transaction keeps its State; one that comes after it begins a new one.
-3. A Tab that is left with `_retired` alone is forgotten much later, so that Tabs that nobody records do not pile up.
+2. What is idle is told by the store's age alone. Handlers, who know Unix time, are asked only where own clock, store and what was recorded
+   there agree on it, and only for States that nobody has touched for a day of that age.
+3. An Event that comes before that transaction keeps its State; one that comes after it begins a new one.
+4. A Tab that is left with `_retired` alone is forgotten much later, so that Tabs that nobody records do not pile up.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ from typing import Any, NamedTuple
 from taba.bounds import DAY
 from taba.names import RETIRED_CLIENT
 from taba.server import keys
+from taba.server.aging import StoreAge, passed
 from taba.server.keep.changing import Change, Kept, change, framed, look, sweep, walk
 from taba.server.keep.jobs import Job
+from taba.server.keep.sweeping import sweep_marks
 from taba.server.keep.upgrading import count_failure, failures
 from taba.server.router import IsRouter
 from taba.server.work.bench import Bench
@@ -23,6 +27,7 @@ from taba.server.work.folding import further_parts
 
 FORGET_SECONDS = 30 * DAY
 RETIRED_TIMES = 12  # as long as others `_retired` is kept in a Tab that has no other Client: about a year
+ASK_MINUTES = int(DAY / 60)  # for which a State must be untouched before its Handler is asked whether it is prunable
 PERIOD_SECONDS = 6 * 3600.0  # between two jobs of this kind that nobody asked for
 MAX_TRIES = 3  # to merge States beside others that do; the next job finds what is left
 
@@ -35,21 +40,21 @@ class _Old(NamedTuple):
 class Prune:
     """`POST /v1/prune`. With `dry_run=1` it only notes what would go: {"tab", "client", "action"}."""
 
-    def __init__(self, router: IsRouter, bench: Bench, now: Callable[[], float], forget_seconds: float):
-        self._router, self._bench, self._now = router, bench, now
-        self._forget_seconds = forget_seconds
+    def __init__(self, router: IsRouter, bench: Bench, age: StoreAge, now: Callable[[], float], forget_seconds: float):
+        self._router, self._bench, self._age, self._now = router, bench, age, now
+        self._forget_minutes = forget_seconds / 60
 
     async def __call__(self, job: Job) -> None:
-        """Run the job."""
-        run = _Run(job, self._router, self._bench, self._now, self._forget_seconds)
+        """Run the job. While the store's age is not known, nothing is idle."""
+        run = _Run(job, self._router, self._bench, self._age, self._now, self._forget_minutes)
         await job.over_buckets(self._router.buckets, run.bucket)
         run.tell()
 
 
 class _Run:
-    def __init__(self, job: Job, router: IsRouter, bench: Bench, now: Callable[[], float], forget_seconds: float):
+    def __init__(self, job: Job, router: IsRouter, bench: Bench, age: StoreAge, now: Callable[[], float], forget_minutes: float):
         self._job, self._router, self._bench = job, router, bench
-        self._now, self._forget_seconds = now, forget_seconds
+        self._age, self._now, self._forget_minutes = age, now, forget_minutes
         self._deleted = self._merged = 0
         self._failed: dict[str, tuple[int, str]] = {}
 
@@ -59,6 +64,8 @@ class _Run:
         self._job.message = f"{self._deleted} States {would}deleted, {self._merged} {would}merged into {RETIRED_CLIENT}" + failures(
             self._failed
         )
+        if self._age.disagreement is not None:
+            self._job.message += f"; no Handler was asked what has nothing more to say, since {self._age.disagreement}"
 
     async def bucket(self, bucket: int) -> None:
         """One step: all of a bucket."""
@@ -68,6 +75,7 @@ class _Run:
             self.tell()
         if not self._job.is_dry_run:
             await sweep(self._router, bucket)
+            await sweep_marks(self._router, bucket, self._age())
 
     async def _lot(self, bucket: int, lot: Sequence[Kept]) -> None:
         gone: list[_Old] = []
@@ -82,18 +90,17 @@ class _Run:
                 continue
             if parts[0].version <= self._bench.get(kept.type).version:  # type: ignore[union-attr]
                 by_type.setdefault(kept.type, []).append(_Old(kept, parts))
-        now = self._now()
         for type, states in by_type.items():
-            answers: list[Any] = await self._bench.prunable(type, [parts for _, parts in states], now)
+            answers = await self._prunable(type, states)
             for old, answer in zip(states, answers, strict=True):
                 if isinstance(answer, str):
                     count_failure(self._failed, type, answer)
                 elif answer:
                     gone.append(old)
                 elif old.kept.client == RETIRED_CLIENT:
-                    if await self._is_forgotten(bucket, old, now):
+                    if await self._is_forgotten(bucket, old):
                         last.append(old)
-                elif now - old.parts[0].folded >= self._forget_seconds:
+                elif self._idle(old) >= self._forget_minutes:
                     if self._bench.can_merge(type):
                         to_merge.setdefault(old.kept.tab, []).append(old)
                     else:
@@ -110,9 +117,22 @@ class _Run:
         for states in to_merge.values():
             await self._merge(bucket, states)
 
-    async def _is_forgotten(self, bucket: int, old: _Old, now: float) -> bool:
+    def _idle(self, old: _Old) -> int:
+        """For how many minutes of the store's age no Event has touched a State."""
+        return passed(old.parts[0].age, self._age())
+
+    async def _prunable(self, type: str, states: Sequence[_Old]) -> list[Any]:
+        """Whether each State has nothing more to say; False for what the Handler is not asked."""
+        idle = [self._idle(old) >= ASK_MINUTES for old in states]
+        asked = [old.parts for old, is_idle in zip(states, idle, strict=True) if is_idle]
+        if not asked or self._age.disagreement is not None:
+            return [False] * len(states)
+        answers = iter(await self._bench.prunable(type, asked, self._now()))
+        return [next(answers) if is_idle else False for is_idle in idle]
+
+    async def _is_forgotten(self, bucket: int, old: _Old) -> bool:
         """Whether `_retired` is all that is left of its Tab, and has been for long."""
-        if now - old.parts[0].folded < RETIRED_TIMES * self._forget_seconds:
+        if self._idle(old) < RETIRED_TIMES * self._forget_minutes:
             return False
         [clients] = await self._router.read(bucket, [(b"SCARD", keys.clients_of(bucket, old.kept.tab.encode()))])
         return bool(clients == 1)
@@ -159,7 +179,8 @@ class _Run:
             seen.update(kept.contents)
             emptied += kept.contents
         version = self._bench.get(first.type).version  # type: ignore[union-attr]
-        written, empty_parts = framed(field, answer, version, self._now())
+        age = self._age()
+        written, empty_parts = framed(field, answer, version, keys.UNKNOWN_AGE if age is None else age)
         come = [] if retired is not None else [RETIRED_CLIENT]
         return Change(first.tab, seen, written, [*emptied, *empty_parts], come, [kept.client for kept, _ in states])
 

@@ -57,7 +57,7 @@ class Upgrade:
                     continue
                 field = keys.state_field(kept.tab, kept.client)
                 # when Events last came stays as it was: an upgrade keeps nothing from being forgotten
-                written, emptied = framed(field, answer, version, parts[0].folded)
+                written, emptied = framed(field, answer, version, parts[0].age)
                 changes.append(Change(kept.tab, kept.contents, written, emptied))
         return changes
 

@@ -115,7 +115,7 @@ class States(SynchronousTestCase):
         self.assertEqual(self.store.keys[keys.clients(0)], {b"web/1", b"web/2"})
         self.assertEqual(self.store.keys[keys.clients_of(0, A.encode())], {b"web/1"})
         self.assertEqual(self.store.counts(), {"folded": 2})
-        self.assertEqual(self.store.keys[keys.states(0)][keys.state_field(A, "web/1")][:6], struct.pack("<HI", 2, 1001))
+        self.assertEqual(self.store.keys[keys.states(0)][keys.state_field(A, "web/1")][:6], struct.pack("<HI", 2, AGE))
 
     def test_the_events_of_a_client_come_in_order_over_batches(self) -> None:
         self.store.cycle(LOOKUP, [batch(1, 1, [column(A, "Words", ["a", 1.0])]), batch(1, 2, [column(A, "Words", [2.0, 3.0])])])
@@ -128,7 +128,7 @@ class States(SynchronousTestCase):
         self.store.keys = {keys.tabs(0): {A.encode(): b"Sum"}, keys.states(0): {field: keys.frame(1, 5) + struct.pack("<q", 7)}}
         self.store.cycle(LOOKUP, [batch(1, 1, [column(A, "Sum", [4.0])])])
         self.assertEqual(sum_of(self.store), (8, 4.0))
-        self.assertEqual(self.store.keys[keys.states(0)][field][:6], keys.frame(2, 1001))
+        self.assertEqual(self.store.keys[keys.states(0)][field][:6], keys.frame(2, AGE))
 
     def test_a_state_of_a_newer_version_is_not_touched(self) -> None:
         field, content = keys.state_field(A, "web/1"), keys.frame(3, 5) + b"whatever"

@@ -1,0 +1,33 @@
+"""What the job that forgets takes out of a bucket besides States: marks, and keys of posts, that nobody has touched for long."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from taba.server import keys
+from taba.server.fold.marks import MARK_MINUTES, POSTED_MINUTES, stale
+from taba.server.fold.posts import is_over
+from taba.server.keep.changing import MAX_ARGUMENTS
+from taba.server.router import IsRouter
+from taba.shard import Writes
+
+
+async def sweep_marks(router: IsRouter, bucket: int, age: int | None) -> None:
+    """Take them out, at this age of the store; nothing where that is not known."""
+    if age is None:
+        return
+
+    def update(replies: Sequence[Any]) -> Writes:
+        found = [
+            (keys.marks(bucket), stale(replies[0], age, MARK_MINUTES)),
+            (keys.posted(bucket), stale(replies[1], age, POSTED_MINUTES)),
+            (keys.posts(bucket), [field for field, kept in zip(replies[2][::2], replies[2][1::2], strict=True) if is_over(kept, age)]),
+        ]
+        return Writes([(b"HDEL", key, *lot) for key, fields in found for lot in _lots(fields)])
+
+    await router.transact(bucket, [(b"HGETALL", name(bucket)) for name in (keys.marks, keys.posted, keys.posts)], update)
+
+
+def _lots(fields: Sequence[bytes]) -> list[Sequence[bytes]]:
+    return [fields[start : start + MAX_ARGUMENTS] for start in range(0, len(fields), MAX_ARGUMENTS)]
