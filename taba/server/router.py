@@ -24,6 +24,14 @@ class IsRouter(Protocol):
         """By bucket the replies."""
         ...
 
-    def transact(self, bucket: int, reads: Sequence[Command], update: Callable[[Any], Any]) -> Awaitable[Any]:
-        """Read, hand the replies to `update`, write what it says, and give its result."""
+    def transact(self, bucket: int, reads: Sequence[Command], update: Callable[[Any], Any], seconds: float | None = None) -> Awaitable[Any]:
+        """Read, hand the replies to `update`, write what it says, and give its result; StoreUnavailable after `seconds`."""
+        ...
+
+    def place_of(self, bucket: int) -> str:
+        """Which server has it, as far as is known."""
+        ...
+
+    def probe(self, bucket: int, seconds: float) -> Awaitable[None]:
+        """Raises StoreUnavailable unless its server takes writes within `seconds`."""
         ...

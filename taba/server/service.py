@@ -60,6 +60,8 @@ TELL_SECONDS = 10.0  # between two looks at what is wrong, for the log
 PRUNE = "prune"
 STEADY_SECONDS = 5.0  # a worker that lived so long is restarted without growing delay
 
+QUERY_AWAY_SECONDS = 1.2  # a question is answered, or told which shard is away, within two seconds
+
 log = Logger()
 
 
@@ -129,7 +131,9 @@ class _Connected(Service):
     def __init__(self, options: Options, reactor: Any, embedded: EmbeddedStore | None = None, shown: str | None = None):
         """`shown`: the store's address as people know it, where it is not that of the option."""
         store: Store = options["store"]
-        self.router = Router(store.url, options["buckets"], reactor, wait_replicas=options["wait-replicas"])
+        self.router = Router(
+            store.url, options["buckets"], reactor, wait_replicas=options["wait-replicas"], away_seconds=QUERY_AWAY_SECONDS
+        )
         self._options, self._embedded, self._reactor = options, embedded, reactor
         self._shown = shown or store.url.text
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from taba.shard.lock import Lock, LockHeld, LockLost
     from taba.shard.operations import Page, bucket_of
+    from taba.shard.patience import BucketAway
     from taba.shard.router import Router
     from taba.shard.servers.connection import Command, ErrorReply, Reply, TransactionRefused
     from taba.shard.servers.embedded import EmbeddedStore
@@ -21,6 +22,7 @@ _HOMES = {
     "ErrorReply": "servers.connection",
     "TransactionRefused": "servers.connection",
     "EmbeddedStore": "servers.embedded",
+    "BucketAway": "patience",
     "BucketBusy": "transaction",
     "Command": "servers.connection",
     "Lock": "lock",
@@ -38,6 +40,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "BucketAway",
     "BucketBusy",
     "Command",
     "EmbeddedStore",

@@ -35,7 +35,7 @@ from taba.shard.servers.connection import Command, ErrorReply, Reply, raise_for
 from taba.shard.servers.gather import gather
 from taba.shard.servers.pool import Pool
 
-ASK_SECONDS = 1.0  # for a connection, when a shard is asked what it is: one that is away must not hold up the others
+ASK_SECONDS = 1.0  # for a connection, and for its answer, when a shard is asked what it is: one that is away must not hold up the others
 
 
 class Testimony(NamedTuple):
@@ -82,7 +82,7 @@ async def learn(
 
 async def _ask(pool: ShardPool, seconds: float) -> Testimony:
     reads = [(b"GET", STORE_KEY), (b"GET", MAP_KEY), (b"GET", INITIALISED_KEY)]
-    replies = await pool.execute(reads, seconds, min(seconds, ASK_SECONDS))
+    replies = await pool.execute(reads, min(seconds, ASK_SECONDS), min(seconds, ASK_SECONDS))
     return _testimony(pool, replies)
 
 
@@ -191,7 +191,7 @@ async def settings_problems(pool: Pool, seconds: float, option: str = "--store",
     """Sentences on what in this server's settings may lose acknowledged events. Eviction is refused: ConfigurationError."""
     text = pool.address.text
     asked = (b"appendonly", b"appendfsync", b"maxmemory", b"maxmemory-policy", b"min-replicas-to-write")
-    replies = await pool.execute([(b"CONFIG", b"GET", name) for name in asked], seconds, min(seconds, ASK_SECONDS))
+    replies = await pool.execute([(b"CONFIG", b"GET", name) for name in asked], min(seconds, ASK_SECONDS), min(seconds, ASK_SECONDS))
     found: dict[str, str] = {}
     for name, reply in zip(asked, replies, strict=True):
         if isinstance(reply, list) and len(reply) == 2 and all(isinstance(part, bytes) for part in reply):

@@ -387,7 +387,7 @@ class MemoryConnection(Transactions):
     def is_idle(self) -> bool:
         return self.is_open and not self.is_watching
 
-    def execute(self, commands: Sequence[Command], seconds: float = REPLY_SECONDS) -> Deferred[list[Reply]]:
+    def execute(self, commands: Sequence[Command], seconds: float = REPLY_SECONDS, quiet: float | None = None) -> Deferred[list[Reply]]:
         if self._server.is_away or not self.is_open:
             self.is_open = False
             return fail(StoreUnavailable(f"{self.where}: away"))

@@ -120,7 +120,7 @@ class Operations:
     async def read(self, bucket: int, reads: Sequence[Command]) -> list[Any]:
         raise NotImplementedError
 
-    async def transact(self, bucket: int, reads: Sequence[Command], update: Update) -> Any:
+    async def transact(self, bucket: int, reads: Sequence[Command], update: Update, seconds: float | None = None) -> Any:
         raise NotImplementedError
 
     async def transact_patiently(self, bucket: int, reads: Sequence[Command], update: Update) -> Any:

@@ -22,6 +22,10 @@ MOST_WATCHED = 100_000  # things of others that one process remembers; those tha
 LOOK_AFTER_TRIES = 10  # on a sealed bucket; its mover may have died between publishing the map and telling the source
 
 
+class BucketAway(StoreUnavailable):
+    """One bucket is sealed, or nobody is known to have it: its servers may be well."""
+
+
 class Pauses:
     """Pauses between tries, which end with StoreUnavailable when whoever tries is closed."""
 
@@ -82,7 +86,7 @@ class Deadline:
             seconds, self._pause = self._pause, min(self._pause * 2, LAST_PAUSE_SECONDS)
         seconds *= 0.5 + self._random.random()
         if self.left <= seconds:
-            raise error if isinstance(error, StoreUnavailable) else StoreUnavailable(str(error))
+            raise error if isinstance(error, StoreUnavailable) else BucketAway(str(error))
         await self._pauses.wait(seconds)
 
 

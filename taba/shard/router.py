@@ -18,7 +18,7 @@ import attrs
 
 from taba.errors import StoreUnavailable
 from taba.shard.atlas import Atlas, NewPool, NotHere
-from taba.shard.buckets import BucketMap, owner_key
+from taba.shard.buckets import BucketMap, owner_key, prefix_of
 from taba.shard.lock import Lock
 from taba.shard.moving.mending import Mender
 from taba.shard.operations import Operations, Text
@@ -52,7 +52,8 @@ class Router(Operations):
 
     `store` must have addresses: an embedded one is started first, and its own `url` given. `buckets`: what the store
     must have, or is made with; None takes what it has, or the default. `wait_replicas`: a transaction is done once so many
-    replicas have it, else NotReplicated. All methods are for the reactor's thread.
+    replicas have it, else NotReplicated. `away_seconds`: how long a read waits for a server that does not answer at all, or takes
+    no connection; it may fail over meanwhile, or nobody may want to wait for it. All methods are for the reactor's thread.
     `counts` has: conflicts, leases, busy, unknown (outcomes of EXEC that nobody knew), retries; `uses`: reads and
     transactions, by bucket.
     """
@@ -67,6 +68,7 @@ class Router(Operations):
         connections: int = POOL_CONNECTIONS,
         wait_replicas: int = 0,
         new_pool: NewPool | None = None,
+        away_seconds: float = READ_SECONDS,
     ):
         if not store.addresses:
             raise ValueError("an embedded store must run first; take the URL of its EmbeddedStore")
@@ -78,6 +80,7 @@ class Router(Operations):
         self.uses: Counter[int] = Counter()
         self._who = Who(self._token, wait_replicas)
         self._mender = Mender(self.atlas)
+        self._away_seconds = away_seconds
 
     # --- the store as a whole ---
 
@@ -164,12 +167,26 @@ class Router(Operations):
         """
         return (await self.read_many({bucket: reads}))[bucket]
 
-    async def read_many(self, reads: Mapping[int, Sequence[Command]]) -> dict[int, list[Any]]:
-        """`read` of many buckets: bucket → replies; one round trip per shard, all shards at once."""
+    async def read_many(self, reads: Mapping[int, Sequence[Command]], away: dict[int, str] | None = None) -> dict[int, list[Any]]:
+        """`read` of many buckets: bucket → replies; one round trip per shard, all shards at once.
+
+        With `away`, what cannot be had in time is not in the answer, and why is in `away`, by bucket.
+        """
         for bucket, commands in reads.items():
             keys_read(bucket, commands)
+        try:
+            return await self._read_many(reads, away)
+        except StoreUnavailable as error:
+            if away is None:
+                raise
+            away.update(dict.fromkeys(reads, str(error)))  # the map itself cannot be had
+            return {}
+
+    async def _read_many(self, reads: Mapping[int, Sequence[Command]], away: dict[int, str] | None) -> dict[int, list[Any]]:
+        began = self._reactor.seconds()
         deadline = self.atlas.deadline(READ_SECONDS)
         replies: dict[int, list[Any]] = {}
+        why: dict[int, str] = {}  # bucket → what we last heard of it, where it was no answer
         left = dict(reads)
         while left:
             error: Exception | None = None
@@ -182,28 +199,35 @@ class Router(Operations):
             is_sealed = True
             if None in by_server:
                 error, is_sealed = StoreUnavailable(self.atlas.where_of(map, by_server.pop(None)[0])), False
+            asked = [(server, here) for server, here in by_server.items() if server is not None]
             answers = await gather(
-                [
-                    self._read_server(server, map, {bucket: left[bucket] for bucket in here}, deadline)
-                    for server, here in by_server.items()
-                    if server is not None
-                ]
+                [self._read_server(server, map, {bucket: left[bucket] for bucket in here}, deadline) for server, here in asked]
             )
-            for answer in answers:
+            for (_, here), answer in zip(asked, answers, strict=True):
                 if isinstance(answer, Exception):
                     if not isinstance(answer, StoreUnavailable):
                         raise answer
-                    error, is_sealed = answer, False
+                    error, is_sealed = StoreUnavailable(f"shard {map.shard_of(here[0])} is away: {answer}"), False
+                    why.update(dict.fromkeys(here, str(error)))
                     continue
                 for bucket, outcome in answer.items():
                     if isinstance(outcome, NotHere):
+                        why[bucket] = str(outcome)
                         error, is_sealed = error or outcome, is_sealed and outcome.is_sealed
                     else:
                         replies[bucket] = outcome
                         del left[bucket]
             if error is not None and left:
                 self.counts["retries"] += 1
-                await deadline.pause(error, SEALED_PAUSE_SECONDS if is_sealed else None)
+                try:
+                    if self._reactor.seconds() - began >= self._away_seconds and isinstance(error, StoreUnavailable):
+                        raise error
+                    await deadline.pause(error, SEALED_PAUSE_SECONDS if is_sealed else None)
+                except StoreUnavailable as given_up:
+                    if away is None:
+                        raise
+                    away.update({bucket: why.get(bucket, str(given_up)) for bucket in left})
+                    break
                 # the owner keys said that the map is old, or a shard does not answer: the others may know a newer map
                 if deadline.is_time_to_look(is_sealed):
                     await self.atlas.refresh(deadline)
@@ -211,7 +235,7 @@ class Router(Operations):
                     if isinstance(answer, dict):
                         self.atlas.believe(map, answer)
         self.uses.update(reads.keys())
-        return {bucket: replies[bucket] for bucket in reads}
+        return {bucket: replies[bucket] for bucket in reads if bucket in replies}
 
     async def _read_server(
         self, server: Pool, map: BucketMap, reads: Mapping[int, Sequence[Command]], deadline: Deadline
@@ -220,7 +244,8 @@ class Router(Operations):
         for bucket, own in reads.items():
             commands += own
             commands.append((b"GET", owner_key(bucket)))  # after the data: what was read was read while it was open here
-        replies = await server.execute(commands, min(deadline.left, REPLY_SECONDS), min(deadline.left, CHECKOUT_SECONDS))
+        patience = min(deadline.left, self._away_seconds)
+        replies = await server.execute(commands, min(deadline.left, REPLY_SECONDS), min(patience, CHECKOUT_SECONDS), patience)
         outcomes: dict[int, list[Any] | NotHere] = {}
         start = 0
         for bucket, own in reads.items():
@@ -240,18 +265,29 @@ class Router(Operations):
 
     # --- transactions ---
 
-    async def transact(self, bucket: int, reads: Sequence[Command], update: Update, seconds: float = TRANSACT_SECONDS) -> Any:
+    def place_of(self, bucket: int) -> str:
+        """The server that has `bucket`, as far as we know, by its address; "" where nobody is known to."""
+        known = self.atlas.known
+        server = None if known is None or bucket >= known.buckets else self.atlas.server_of(known, bucket)
+        return "" if server is None else server.address.text
+
+    async def probe(self, bucket: int, seconds: float) -> None:
+        """Return where the server that has `bucket` takes writes; raises StoreUnavailable where it does not within `seconds`."""
+        await self.transact(bucket, [], lambda _: Writes([(b"SET", prefix_of(bucket) + b"probe", b"1")]), seconds)
+
+    async def transact(self, bucket: int, reads: Sequence[Command], update: Update, seconds: float | None = None) -> Any:
         """Read, decide, write, as if alone: what `update` returned as `Writes.result`, once its commands are in the store.
 
         `update` gets the replies to `reads` and returns Writes, More, or an awaitable of one; it may be called several
         times, each time with fresh replies, and must tell from them when its writes were made before. All keys are keys
-        of `bucket`. Without commands it still makes sure that what was read held at one moment.
+        of `bucket`. Without commands it still makes sure that what was read held at one moment. `seconds`: for all of it; 20 by default.
 
         Raises BucketBusy when another holds the bucket's lease, StoreUnavailable when the store is away or time is up
         (then the writes may have been made), TransactionRefused when the store refuses a command, and whatever `update` raises.
         """
         keys = keys_read(bucket, reads)
-        result = await Attempt(self.atlas, self._who, bucket, keys, reads, update, self.atlas.deadline(seconds)).run()
+        deadline = self.atlas.deadline(TRANSACT_SECONDS if seconds is None else seconds)
+        result = await Attempt(self.atlas, self._who, bucket, keys, reads, update, deadline).run()
         self.uses[bucket] += 1
         return result
 

@@ -3,7 +3,8 @@
 1. A batch waits in its bucket's lane. While a lane's transaction is under way, what comes in waits for the next (group commit).
 2. A verdict is `applied` only after EXEC. What is not decided when its envelope's time is up gets `later`; so does what finds
    a queue full, the bucket busy or the store away. `later` loses nothing: the sender keeps the batch.
-3. Transactions of different buckets run side by side, up to a bound.
+3. Transactions of different buckets run side by side, up to a bound for each server of the store. A server that fails gets
+   one probe at a time, and nothing else, until it takes writes: it holds up nobody whose buckets are elsewhere.
 """
 
 from __future__ import annotations
@@ -25,12 +26,15 @@ from taba.server.latency import Latency
 from taba.server.router import IsRouter
 from taba.server.work.bench import Bench
 from taba.server.work.sandbox import HandlersAway
-from taba.shard import BucketBusy
+from taba.shard import BucketAway, BucketBusy, NotReplicated
 
 MAX_WAITING_BYTES = 64 * MiB  # of batches in all lanes of this process; decoded they take about as much again
 MAX_LANE_BYTES = 16 * MiB  # of batches for one bucket, so that one slow bucket cannot fill the queue for all
 MAX_FOREIGN_CYCLES = 3  # of them with Events for Handlers of others, which may hang: the rest of the lanes go on beside them
-MAX_CYCLES = 6  # transactions under way at a time; the Router has eight connections to a shard, and queries need some
+MAX_CYCLES = 6  # transactions under way at a time on one server; the Router has more connections to each, and queries need some
+CYCLE_SECONDS = 3.0  # for one transaction: its Agents wait for no more than the envelope's time, and come again
+PROBE_SECONDS = 2.0  # for a server that failed to take a write
+PROBE_PAUSE_SECONDS = 0.5  # between probes of one server
 ENVELOPE_SECONDS = 1.5  # to decide an envelope's batches; what takes longer must not hold up the others' verdicts
 BUSY_SECONDS = 0.1  # `later` where another Server holds the bucket, or time was up
 FULL_SECONDS = 0.5  # `later` where a queue is full
@@ -68,12 +72,14 @@ class Ingest:
         """Batches that followed a number which the store does not know: it went back in time, or lost what it had acknowledged."""
         self.postponed = 0
         """Batches that were told `later` because the store was away or took no writes."""
+        self.probes_failed = 0
+        """How often a server that was away was still away."""
         self.waiting_bytes = 0
         self._router, self._bench, self._clock, self._now = router, bench, clock, now
         self._age, self._bounds = age, bounds
         self._turned_away: dict[str, float] = {}
         self._lanes: dict[int, _Lane] = {}
-        self._ready: deque[_Lane] = deque()
+        self._places: dict[str, _Place] = {}
         self._held: list[_Lane] = []  # ready, but for a foreign cycle
         self._running = self._foreign = 0
         self._is_closed = False
@@ -133,30 +139,68 @@ class Ingest:
         self.waiting_bytes += size
         if not lane.is_busy and not lane.is_ready:
             lane.is_ready = True
-            self._ready.append(lane)
+            self._place_of(bucket).ready.append(lane)
         return True
+
+    def _place_of(self, bucket: int) -> _Place:
+        return self._places.setdefault(name := self._router.place_of(bucket), _Place(name))
 
     def _is_foreign(self, item: Waiting) -> bool:
         types = {column.type for column in item.batch.columns if isinstance(column, Column)}
         return any(map(self._bench.may_hang, types))
 
     def _start_cycles(self) -> None:
-        while self._ready and self._running < MAX_CYCLES and not self._is_closed:
-            lane = self._ready.popleft()
-            entries = self._take(lane)
-            if lane.entries and not entries:
-                self._held.append(lane)
-                continue
+        for place in list(self._places.values()):
+            if place.is_away:
+                self._turn_away(place)
+            while place.ready and place.running < MAX_CYCLES and not self._is_closed and not place.is_away:
+                self._start_cycle(place, place.ready.popleft())
+            if not place.ready and not place.running and not place.is_away:
+                del self._places[place.name]
+
+    def _start_cycle(self, place: _Place, lane: _Lane) -> None:
+        entries = self._take(lane)
+        if lane.entries and not entries:
+            self._held.append(lane)
+            return
+        lane.is_ready = False
+        if entries:
+            lane.is_busy = True
+            self._running += 1
+            place.running += 1
+            self._foreign += any(entry.is_foreign for entry in entries)
+            ensureDeferred(self._cycle(place, lane, entries)).addErrback(
+                lambda failure: log.failure("a fold cycle ended without its verdicts", failure=failure)
+            )
+        else:
+            del self._lanes[lane.bucket]
+
+    def _turn_away(self, place: _Place) -> None:
+        """Have everything for a server that is away sent later, and see now and then whether it is back."""
+        bucket = place.ready[0].bucket if place.ready else None
+        while place.ready:
+            lane = place.ready.popleft()
             lane.is_ready = False
-            if entries:
-                lane.is_busy = True
-                self._running += 1
-                self._foreign += any(entry.is_foreign for entry in entries)
-                ensureDeferred(self._cycle(lane, entries)).addErrback(
-                    lambda failure: log.failure("a fold cycle ended without its verdicts", failure=failure)
-                )
-            else:
-                del self._lanes[lane.bucket]
+            for entry in lane.entries:
+                self.waiting_bytes -= entry.item.size
+                entry.decide(Verdict(LATER, AWAY_SECONDS))
+            del self._lanes[lane.bucket]
+        is_time = self._clock.seconds() - place.probed >= PROBE_PAUSE_SECONDS
+        if bucket is not None and not place.is_probing and is_time and not self._is_closed:
+            place.is_probing = True
+            ensureDeferred(self._probe(place, bucket)).addErrback(lambda failure: log.failure("a probe failed", failure=failure))
+
+    async def _probe(self, place: _Place, bucket: int) -> None:
+        try:
+            await self._router.probe(bucket, PROBE_SECONDS)
+            place.is_away = False
+        except (BucketBusy, BucketAway):
+            place.is_away = False  # the server answers; what it says of this bucket is another matter
+        except StoreUnavailable:
+            self.probes_failed += 1
+        finally:
+            place.is_probing, place.probed = False, self._clock.seconds()
+            self._start_cycles()
 
     def _take(self, lane: _Lane) -> list[_Entry]:
         """The next cycle's entries: at most MAX_CYCLE_BYTES and MAX_CYCLE_STATES, but one, unless it must wait as a foreign one."""
@@ -179,26 +223,28 @@ class Ingest:
             self.waiting_bytes -= entry.item.size
         return entries
 
-    async def _cycle(self, lane: _Lane, entries: list[_Entry]) -> None:
+    async def _cycle(self, place: _Place, lane: _Lane, entries: list[_Entry]) -> None:
         try:
-            verdicts = await self._decide(lane.bucket, [entry.item for entry in entries])
+            verdicts = await self._decide(place, lane.bucket, [entry.item for entry in entries])
             for entry, verdict in zip(entries, verdicts, strict=True):
                 entry.decide(verdict)
         finally:
             lane.is_busy = False
             self._running -= 1
+            place.running -= 1
             if any(entry.is_foreign for entry in entries):
                 self._foreign -= 1
-                self._ready.extend(self._held)
-                self._held.clear()
+                held, self._held = self._held, []
+                for one in held:
+                    self._place_of(one.bucket).ready.append(one)
             if lane.entries:
                 lane.is_ready = True
-                self._ready.append(lane)
+                self._place_of(lane.bucket).ready.append(lane)
             else:
                 del self._lanes[lane.bucket]
             self._start_cycles()
 
-    async def _decide(self, bucket: int, items: list[Waiting]) -> list[Verdict]:
+    async def _decide(self, place: _Place, bucket: int, items: list[Waiting]) -> list[Verdict]:
         cycle = Cycle(bucket, items, self._router.buckets)
 
         def fold(replies: Sequence[Any]) -> Any:
@@ -206,11 +252,16 @@ class Ingest:
             return advance(steps, None, self._bench, self._now)
 
         try:
-            outcome: Outcome = await self._router.transact(bucket, cycle.reads, fold)
+            outcome: Outcome = await self._router.transact(bucket, cycle.reads, fold, CYCLE_SECONDS)
         except BucketBusy:
             return [Verdict(LATER, BUSY_SECONDS)] * len(items)
+        except (BucketAway, NotReplicated):
+            self.postponed += len(items)
+            return [Verdict(LATER, AWAY_SECONDS)] * len(items)
         except StoreUnavailable:
             self.postponed += len(items)
+            place.is_away = True
+            self._places[place.name] = place
             return [Verdict(LATER, AWAY_SECONDS)] * len(items)
         except HandlersAway as failure:
             self.errors[HANDLERS_AWAY] += 1
@@ -228,7 +279,7 @@ class Ingest:
                 if item.batch.stream in failed:
                     verdicts.append(Verdict(LATER, ERROR_SECONDS))
                     continue
-                verdicts += await self._decide(bucket, [item])
+                verdicts += await self._decide(place, bucket, [item])
                 if verdicts[-1].word == LATER and item.nonce:
                     failed.add(item.batch.stream)
             return verdicts
@@ -251,6 +302,17 @@ class Ingest:
             log.error(
                 "the Handler of Type {type} failed, {events} events are dead letters: {detail}", type=type, events=events, detail=detail
             )
+
+
+class _Place:
+    """One server of the store: the lanes that are in line for a cycle there, and whether it takes writes."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.ready: deque[_Lane] = deque()
+        self.running = 0
+        self.is_away = self.is_probing = False
+        self.probed = -PROBE_PAUSE_SECONDS
 
 
 class _Lane:

@@ -79,7 +79,7 @@ class Transactions:
     where: str
     is_watching: bool  # keys are WATCHed: UNWATCH before anybody else may have this connection
 
-    def execute(self, commands: Sequence[Command], seconds: float = REPLY_SECONDS) -> Deferred[list[Reply]]:
+    def execute(self, commands: Sequence[Command], seconds: float = REPLY_SECONDS, quiet: float | None = None) -> Deferred[list[Reply]]:
         raise NotImplementedError
 
     def abort(self, reason: str) -> None:
@@ -127,15 +127,16 @@ class Transactions:
 
 
 class _Waiting:
-    """The replies that one write waits for."""
+    """The replies that one write waits for, until `ends`; with `quiet`, no longer than that without hearing anything."""
 
-    __slots__ = ("done", "replies", "timer", "wanted")
+    __slots__ = ("done", "ends", "quiet", "replies", "sent", "timer", "wanted")
 
-    def __init__(self, wanted: int, done: Deferred[list[Reply]], timer: Any):
+    def __init__(self, wanted: int, done: Deferred[list[Reply]], sent: float, seconds: float, quiet: float | None):
         self.wanted = wanted
         self.replies: list[Reply] = []
         self.done = done
-        self.timer = timer
+        self.timer: Any = None
+        self.sent, self.ends, self.quiet = sent, sent + seconds, quiet
 
 
 class Connection(Transactions, txredisapi.HiredisProtocol):  # type: ignore[misc]  # untyped
@@ -149,6 +150,7 @@ class Connection(Transactions, txredisapi.HiredisProtocol):  # type: ignore[misc
         self._waiting: deque[_Waiting] = deque()
         self._lost = lost
         self._is_open = False
+        self._heard = 0.0  # when anything last came
         self._reason = ""
 
     @property
@@ -164,9 +166,10 @@ class Connection(Transactions, txredisapi.HiredisProtocol):  # type: ignore[misc
         """This connection, also when asked through a proxy of Twisted's ClientService."""
         return self
 
-    def execute(self, commands: Sequence[Command], seconds: float = REPLY_SECONDS) -> Deferred[list[Reply]]:
+    def execute(self, commands: Sequence[Command], seconds: float = REPLY_SECONDS, quiet: float | None = None) -> Deferred[list[Reply]]:
         """Send `commands` in one write; the replies, in order, errors among them as ErrorReply values.
 
+        `quiet`: how long nothing at all may come; a server that is stopped is found out by it, one that has much to say is not.
         Fails with ConnectionGone when the connection ends, is closed, or has not answered all within `seconds`; then
         nobody knows what was carried out. Cancelling closes the connection.
         """
@@ -177,10 +180,20 @@ class Connection(Transactions, txredisapi.HiredisProtocol):  # type: ignore[misc
         if not commands:
             done.callback([])
             return done
-        timer = self._clock.callLater(max(seconds, 0.0), self.abort, f"no reply within {seconds:.3g} s")
-        self._waiting.append(_Waiting(len(commands), done, timer))
+        waiting = _Waiting(len(commands), done, self._clock.seconds(), max(seconds, 0.0), quiet)
+        first = waiting.ends - waiting.sent if quiet is None else min(quiet, waiting.ends - waiting.sent)
+        waiting.timer = self._clock.callLater(first, self._is_late, waiting)
+        self._waiting.append(waiting)
         self.transport.write(encode(commands))
         return done
+
+    def _is_late(self, waiting: _Waiting) -> None:
+        now = self._clock.seconds()
+        since = now - max(self._heard, waiting.sent)
+        if waiting.quiet is not None and now < waiting.ends and since < waiting.quiet:
+            waiting.timer = self._clock.callLater(min(waiting.quiet - since, waiting.ends - now), self._is_late, waiting)
+            return
+        self.abort(f"no reply within {now - waiting.sent:.3g} s")
 
     def abort(self, reason: str) -> None:
         """Close at once. What waits for replies fails with ConnectionGone and `reason`."""
@@ -214,6 +227,7 @@ class Connection(Transactions, txredisapi.HiredisProtocol):  # type: ignore[misc
     def dataReceived(self, content: bytes, unpause: bool = False) -> None:
         # not txredisapi's: it looks at each reply for words of its own transactions, and decodes
         self._reader.feed(content)
+        self._heard = self._clock.seconds()
         try:
             while self._is_open and (reply := self._reader.gets()) is not False:
                 self.replyReceived(reply)

@@ -210,11 +210,15 @@ class Pool:
         return Checkout(self, seconds)
 
     async def execute(
-        self, commands: Sequence[Command], seconds: float = REPLY_SECONDS, checkout_seconds: float = CHECKOUT_SECONDS
+        self,
+        commands: Sequence[Command],
+        seconds: float = REPLY_SECONDS,
+        checkout_seconds: float = CHECKOUT_SECONDS,
+        quiet: float | None = None,
     ) -> list[Reply]:
         """`Connection.execute` on any connection. Not for WATCH or MULTI, which want one connection for longer."""
         async with self.connection(checkout_seconds) as connection:
-            return await connection.execute(commands, seconds)
+            return await connection.execute(commands, seconds, quiet)
 
     # --- places ---
 

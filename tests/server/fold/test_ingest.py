@@ -19,7 +19,7 @@ from taba.server.fold.cycle import Waiting
 from taba.server.fold.ingest import ENVELOPE_SECONDS, Ingest
 from taba.server.latency import MOST_SECONDS, WINDOW_SECONDS, Latency
 from taba.server.work.folding import Folded
-from taba.shard import BucketBusy, More, Writes
+from taba.shard import BucketAway, BucketBusy, More, NotReplicated, Writes
 
 from ..samples import AGE, BUCKETS, MemoryStore, Spilling, Sum, Words, batch, bench_of, column, lookup_of, tab_in
 
@@ -32,8 +32,18 @@ class HeldRouter:
     def __init__(self) -> None:
         self.store = MemoryStore()
         self.held: list[tuple[int, Any, Any, Deferred[Any]]] = []
+        self.places: dict[int, str] = {}
+        self.probes: list[Deferred[None]] = []
 
-    async def transact(self, bucket: int, reads: Sequence[Any], update: Any) -> Any:
+    def place_of(self, bucket: int) -> str:
+        return self.places.get(bucket, "one")
+
+    async def probe(self, bucket: int, seconds: float) -> None:
+        probing: Deferred[None] = Deferred()
+        self.probes.append(probing)
+        await probing
+
+    async def transact(self, bucket: int, reads: Sequence[Any], update: Any, seconds: float | None = None) -> Any:
         held: Deferred[Any] = Deferred()
         self.held.append((bucket, reads, update, held))
         return await held
@@ -108,6 +118,49 @@ class Lanes(SynchronousTestCase):
         self.router.commit()
         self.router.commit()
         self.assertEqual([self.words(one) for one in submitted], [["applied"]] * 3)
+
+    def test_the_bound_is_each_servers_own(self) -> None:
+        self.patch(module, "MAX_CYCLES", 2)
+        self.router.places = {bucket: "a" if bucket < 3 else "b" for bucket in range(BUCKETS)}
+        for bucket in range(3):
+            self.submit(self.one(1, bucket=bucket))  # a server that does not answer
+        other = self.submit(self.one(1, bucket=3))
+        self.assertEqual([held[0] for held in self.router.held], [0, 1, 3])
+        self.router.held.insert(0, self.router.held.pop())
+        self.router.commit()
+        self.assertEqual(self.words(other), ["applied"])
+
+    def test_a_server_that_fails_gets_one_probe_at_a_time_until_it_takes_writes(self) -> None:
+        self.router.places = {bucket: "a" if bucket < 3 else "b" for bucket in range(BUCKETS)}
+        first = self.submit(self.one(1))
+        self.router.fail(StoreUnavailable("gone"))
+        self.assertEqual(self.words(first), ["later"])
+        for bucket in (0, 1, 2, 0):
+            self.assertEqual(self.words(self.submit(self.one(2, bucket=bucket))), ["later"])  # at once
+        self.assertEqual((len(self.router.probes), self.router.held), (1, []))
+        other = self.submit(self.one(1, bucket=3))
+        self.router.commit()
+        self.assertEqual(self.words(other), ["applied"])
+        self.router.probes[0].errback(StoreUnavailable("still gone"))
+        self.assertEqual(self.words(self.submit(self.one(2))), ["later"])
+        self.assertEqual((len(self.router.probes), self.ingest.probes_failed), (1, 1))  # not before a while
+        self.clock.advance(module.PROBE_PAUSE_SECONDS)
+        self.assertEqual(self.words(self.submit(self.one(2))), ["later"])
+        self.router.probes[1].callback(None)
+        back = self.submit(self.one(2))
+        self.router.commit()
+        self.assertEqual(self.words(back), ["applied"])
+        self.assertEqual((self.ingest.waiting_bytes, self.ingest._lanes, self.ingest._places), (0, {}, {}))
+
+    def test_a_bucket_that_is_away_says_nothing_of_its_server(self) -> None:
+        for error in (BucketAway("sealed"), BucketBusy("another"), NotReplicated("too few")):
+            first = self.submit(self.one(1))
+            self.router.fail(error)
+            self.assertEqual(self.words(first), ["later"])
+            second = self.submit(self.one(1))
+            self.router.commit()
+            self.assertEqual(self.words(second), ["applied"])
+        self.assertEqual(self.router.probes, [])
 
     def test_cycles_with_handlers_of_others_leave_room_for_the_rest(self) -> None:
         foreign = Lookup({**lookup_of(Sum())._found, **lookup_of(Words(), own=False)._found})
