@@ -181,6 +181,7 @@ class Ingest:
         while place.ready:
             lane = place.ready.popleft()
             lane.is_ready = False
+            self.postponed += len(lane.entries)
             for entry in lane.entries:
                 self.waiting_bytes -= entry.item.size
                 entry.decide(Verdict(LATER, AWAY_SECONDS))
