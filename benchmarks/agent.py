@@ -30,6 +30,7 @@ from taba.agent.lanes import RETAIN_SECONDS
 from taba.agent.pump import RingPump
 from taba.agent.segment import open_outbox
 from taba.agent.spool import Spool
+from taba.agent.sums import Register
 from taba.batch import END, NONCE_BYTES, OPEN, Header
 from taba.bounds import DEFAULT_BUCKETS
 from taba.query import Query
@@ -73,7 +74,9 @@ class Draining:
         stack.callback(history.close)
         self.keeper = Keeper(outbox, spool, history, lambda: os.urandom(16), self.now, NOW)
         self.rings = Rings(name)
-        self.pump = RingPump(self.keeper, self.rings)
+        register = Register(f"{directory}/{name}.sums")
+        stack.callback(register.close)
+        self.pump = RingPump(self.keeper, self.rings, register)
         self.pump.set_buckets(DEFAULT_BUCKETS, NOW)
 
     def fill(self, events: int) -> None:

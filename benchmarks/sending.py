@@ -68,7 +68,7 @@ class Streams:
 def _pieces(columns: Sequence[Column]) -> list[bytes]:
     """Columns in the pieces in which a drain hands them to the encoder."""
     pieces: list[bytes] = []
-    for client, tab, type, times, values in columns:
+    for client, tab, type, times, values, _ in columns:
         more = (_header(times), times, *((_header(values), values) if isinstance(values, bytes) else (b"", msgpack.packb(values))))
         first = first_piece(client, tab, type)
         pieces += (extent(len(times) >> 3, len(first) + sum(map(len, more))) + first, *more)

@@ -8,7 +8,10 @@
 
 A batch is msgpack `[2, stream, bucket, number, [events, column, events, column, …]]`. A column is a bin with its number of events before
 it, so that its extent is known when it does not decode; in it is msgpack `[client, tab, type, times, values]`: times are little-endian
-float64 bytes, values likewise or, where one is not a float, a list.
+float64 bytes, values likewise or, where one is not a float, a list. Where the events that it stands for are not its rows, their number
+is a sixth field. A Type that is `absolute` gets rows `[ring id, position, sum]`: what one process has added up to a position of its ring,
+so that neither loss nor repetition nor order does harm; at RING_ENDED the process is dead, at RING_GONE nothing of that ring is still
+to come.
 
 An envelope is `{"v": 2, "agent", "host", "now": the sender's Unix time, "store": the id of the store that the sender knows or nil,
 "entries": [entry, …]}`. An entry is a batch `{"batch", "follows", "nonce", "key"?}`, or a header without
@@ -60,6 +63,10 @@ END = "end"
 DOES = (OPEN, MARK, END)
 
 
+RING_ENDED = 2**62  # positions beyond those of any record
+RING_GONE = RING_ENDED + 1
+
+
 class Column(NamedTuple):
     """The Events of one (Client, Tab, Type) in one batch.
 
@@ -71,10 +78,16 @@ class Column(NamedTuple):
     type: str
     times: bytes
     values: bytes | list[Any]
+    stands_for: int | None = None
 
     @property
     def events(self) -> int:
         return len(self.times) // 8
+
+    @property
+    def weight(self) -> int:
+        """How many recorded Events this accounts for."""
+        return len(self.times) // 8 if self.stands_for is None else self.stands_for
 
 
 class BadColumn(NamedTuple):
@@ -163,7 +176,7 @@ def encode_batch(stream: bytes, bucket: int, number: int, columns: Sequence[Colu
     """The bytes of a batch. The caller keeps the bounds."""
     body: list[Any] = []
     for column in columns:
-        body += (len(column.times) >> 3, msgpack.packb(column))
+        body += (column.weight, msgpack.packb(column if column.stands_for is not None else column[:5]))
     return cast(bytes, msgpack.packb([BATCH_VERSION, stream, bucket, number, body]))
 
 
@@ -188,11 +201,11 @@ def decode_batch(content: bytes) -> Batch:
     columns: list[Column | BadColumn] = []
     room = MAX_LIST_VALUES
     for events, packed in zip(body[::2], body[1::2], strict=True):
-        if not isinstance(packed, bytes) or type(events) is not int or not 1 <= events <= MAX_BATCH_BYTES:
+        if not isinstance(packed, bytes) or type(events) is not int or not 0 <= events <= MAX_BATCH_BYTES:
             raise MalformedBatch("a batch's columns are bins, each after its number of events")
         column = _column(packed, events, room)
         if isinstance(column, Column) and isinstance(column.values, list):
-            room -= events
+            room -= column.events
         columns.append(column)
     return Batch(stream, bucket, number, columns)
 
@@ -206,9 +219,9 @@ _check_name = lru_cache(MAX_CACHED_NAMES)(names.parse_name)
 def _column(packed: bytes, events: int, room: int) -> Column | BadColumn:
     try:
         fields = _unpack(packed, "column", MAX_LIST_VALUES)
-        if not isinstance(fields, list) or len(fields) != 5:
+        if not isinstance(fields, list) or len(fields) not in (5, 6):
             raise ValueError("a column takes client, tab, type, times and values")
-        client, tab, type, times, values = fields
+        client, tab, type, times, values, *stands_for = fields
         if not isinstance(client, str) or not isinstance(tab, str) or not isinstance(type, str):
             raise ValueError("client, tab and type take text")
         _check_client(client)
@@ -217,18 +230,20 @@ def _column(packed: bytes, events: int, room: int) -> Column | BadColumn:
             _check_name(tab)
         else:
             names.parse_name(tab)
-        if not isinstance(times, bytes) or len(times) != 8 * events:
+        if stands_for and stands_for != [events]:
+            raise ValueError("a column stands for as many events as its number of events says")
+        if not isinstance(times, bytes) or not times or len(times) % 8 or (len(times) != 8 * events and not stands_for):
             raise ValueError("times take float64 bytes, as many as the column's number of events says")
         if isinstance(values, bytes):
             if len(values) != len(times):
                 raise ValueError("as many values as times")
-        elif not isinstance(values, list) or len(values) != events:
+        elif not isinstance(values, list) or len(values) * 8 != len(times):
             raise ValueError("values take float64 bytes or a list, as many as times")
-        elif events > room:
+        elif len(values) > room:
             raise ValueError(f"a batch takes at most {MAX_LIST_VALUES} values in lists")
     except (ValueError, MalformedBatch) as error:
         return BadColumn(str(error), packed, events)
-    return Column(client, tab, type, times, values)
+    return Column(client, tab, type, times, values, *stands_for)
 
 
 def encode_envelope(agent: str, host: str, now: float, store: str | None, entries: Sequence[Entry]) -> bytes:

@@ -32,9 +32,9 @@ a cell, then type, name, unit and description. In a cell stand the sums of a Tab
 | --- | --- | --- |
 | 0 | 8 | producer: float64, what found the ring full, and what earlier rings of this process held |
 | 8 | 8 | producer: u64, how many events of this ring are in it; stored after it |
-| 16, 32 | 16 | Agent: u64 position, float64 sum of the records before it; two copies, written in turn before the tail moves there |
+| 16, 32 | 16 | Agent: u64 records covered, float64 the sum of those of this Tab; two copies, written in turn before a publish |
 
-Of the two copies the one with the greatest position that is not beyond the tail holds, whatever kills the Agent.
+Of the two copies the greatest that covers no more records than the outbox's table and the tail do holds, whatever kills the Agent.
 
 Standard library only: applications import this module.
 """
@@ -76,6 +76,7 @@ CLIENT_OFFSET = 64  # up to 200 bytes of ASCII
 DIRECTORY_COUNT_OFFSET = 512  # u64, producer: entries that are complete; stored after them
 DIRECTORY_USED_OFFSET = 520  # u64, producer: bytes that those entries take
 DROPS_OFFSET = 640  # u64 for each of DROP_REASONS, producer
+OWES_OFFSET = 768  # u64, producer: events owed in all cells together
 TAIL_OFFSET = 1024  # u64, Agent: position of the first record that is not released
 BYTE_TAIL_OFFSET = 1032  # u64, Agent: byte position of the first byte that is not released
 RETIRED_OFFSET = 1040  # u64, Agent: not 0: nobody reads this ring any more
@@ -312,6 +313,7 @@ OWED_OFFSET = 0  # in a cell
 OWED_EVENTS_OFFSET = 8
 SUM_OFFSETS = (16, 32)  # of the two copies
 _CELL = struct.Struct("<dQQdQd")
+_SUM = struct.Struct("<Qd")
 
 
 class Entry(NamedTuple):
@@ -330,23 +332,35 @@ class BadEntry(NamedTuple):
     error: str
 
 
+class Sum(NamedTuple):
+    """What an Agent wrote into a cell: how many records of the ring it had covered, and the sum of this Tab's."""
+
+    covered: int
+    total: float
+
+
 class Cell(NamedTuple):
     """A cell's words."""
 
     owed: float
     owed_events: int
-    sums: tuple[tuple[int, float], tuple[int, float]]  # (position, sum)
+    sums: tuple[Sum, Sum]
 
-    def sum_at(self, tail: int) -> tuple[int, float]:
-        """(copy, sum of the records before `tail`): the copy that holds, and what it says."""
-        at, (position, total) = max(enumerate(self.sums), key=lambda copy: (copy[1][0] if copy[1][0] <= tail else -1, copy[0]))
-        return (at, total) if position <= tail else (0, 0.0)
+    def sum_at(self, covered: int) -> tuple[int, Sum]:
+        """The copy that holds where so many records are covered: its place, and what it says."""
+        held = [(found.covered, at) for at, found in enumerate(self.sums) if found.covered <= covered]
+        return (max(held)[1], self.sums[max(held)[1]]) if held else (0, Sum(0, 0.0))
 
 
 def parse_cell(words: bytes) -> Cell:
     """A cell, from its CELL_BYTES."""
     owed, events, *copies = _CELL.unpack_from(words)
-    return Cell(owed, events, ((copies[0], copies[1]), (copies[2], copies[3])))
+    return Cell(owed, events, (Sum(*copies[:2]), Sum(*copies[2:])))
+
+
+def encode_sum(found: Sum) -> bytes:
+    """A copy, for one of a cell's SUM_OFFSETS."""
+    return _SUM.pack(*found)
 
 
 def encode_entry(type: str, name: str, unit: str = "", description: str = "", has_cell: bool = False) -> bytes:

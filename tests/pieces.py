@@ -15,7 +15,7 @@ def pack(columns: Mapping[int, Iterable[Column]]) -> Packed:
     packed: Packed = {}
     for bucket, some in columns.items():
         pieces = packed[bucket] = []
-        for client, tab, type, times, values in some:
+        for client, tab, type, times, values, _ in some:
             more = (_header(times), times, *((_header(values), values) if isinstance(values, bytes) else (b"", msgpack.packb(values))))
             first = first_piece(client, tab, type)
             pieces += (extent(len(times) >> 3, len(first) + sum(map(len, more))) + first, *more)

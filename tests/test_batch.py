@@ -29,7 +29,7 @@ from taba.batch import (
     Sent,
     Verdict,
 )
-from taba.bounds import MAX_BATCH_COLUMNS, MAX_ENVELOPE_BATCHES
+from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS, MAX_ENVELOPE_BATCHES
 from taba.errors import MalformedBatch, UnknownVersion
 
 STREAM = bytes(range(16))
@@ -63,14 +63,29 @@ class Batches(SynchronousTestCase):
             (2, column(values=7)),
             (2, [1, 2]),
             (2, "no column"),
+            (0, column(times=b"", values=b"")),
+            (2, [*column()[:5], 3]),
+            (2, [*column()[:5], None]),
+            (0, [*column(times=b"", values=[])[:5], 0]),
         ]
-        packed = [(events, msgpack.packb(one)) for events, one in bad] + [(5, b""), (6, b"\xc1"), (7, msgpack.packb(column())[:-1])]
-        content = msgpack.packb([2, STREAM, 5, 7, body((2, msgpack.packb(column())), *packed)])
+        packed = [(events, msgpack.packb(one[:5] if isinstance(one, Column) else one)) for events, one in bad] + [
+            (5, b""),
+            (6, b"\xc1"),
+            (7, msgpack.packb(column()[:5])[:-1]),
+        ]
+        content = msgpack.packb([2, STREAM, 5, 7, body((2, msgpack.packb(column()[:5])), *packed)])
         good, *others = batch.decode_batch(content).columns
         self.assertEqual(good, column())
         for other, (events, what) in zip(others, packed, strict=True):
             assert isinstance(other, BadColumn), other
             self.assertEqual((other.events, other.content), (events, what))
+
+    def test_a_column_that_stands_for_other_events_than_its_rows_says_how_many(self) -> None:
+        for weight in (0, 1, 1000, MAX_BATCH_BYTES):
+            absolute = column(times=bytes(8), values=[[bytes(16), 5, 1.0]])._replace(stands_for=weight)
+            (found,) = batch.decode_batch(batch.encode_batch(STREAM, 5, 7, [absolute])).columns
+            assert isinstance(found, Column)
+            self.assertEqual((found, found.events, found.weight), (absolute, 1, weight))
 
     def test_lists_hold_as_many_values_as_they_may_and_one_more_is_a_bad_column(self) -> None:
         half = MAX_LIST_VALUES // 2
@@ -96,7 +111,7 @@ class Batches(SynchronousTestCase):
             (3, "7"),
             (4, {}),
             (4, [1]),
-            (4, [0, b""]),
+            (4, [-1, b""]),
             (4, [True, b""]),
             (4, [1, "text"]),
             (4, body(*[(1, b"")] * (MAX_BATCH_COLUMNS + 1))),

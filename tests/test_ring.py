@@ -166,11 +166,15 @@ class DirectoryTests(SynchronousTestCase):
         cell = len(before) + ring.ENTRY_BYTES if has_cell else None
         self.assertEqual((entry, used), (ring.Entry("UpDown", "b", unit, description, cell), len(content)))
         if has_cell:
-            self.assertEqual(ring.parse_cell(content[cell : cell + ring.CELL_BYTES]), ring.Cell(0.0, 0, ((0, 0.0), (0, 0.0))))
+            self.assertEqual(ring.parse_cell(content[cell : cell + ring.CELL_BYTES]), ring.Cell(0.0, 0, 2 * (ring.Sum(0, 0.0),)))
 
-    def test_the_sum_that_holds_is_the_last_that_is_not_ahead_of_the_tail(self):
-        cell = ring.Cell(0.0, 0, ((10, 1.0), (20, 2.0)))
-        self.assertEqual([cell.sum_at(tail) for tail in (9, 10, 19, 20, 99)], [(0, 0.0), (0, 1.0), (0, 1.0), (1, 2.0), (1, 2.0)])
+    def test_the_sum_that_holds_is_the_last_that_covers_no_more_than_is_covered(self):
+        sums = (ring.Sum(10, 1.0), ring.Sum(20, 2.0))
+        cell = ring.Cell(0.0, 0, sums)
+        none, first, second = (0, ring.Sum(0, 0.0)), (0, sums[0]), (1, sums[1])
+        self.assertEqual([cell.sum_at(covered) for covered in (9, 10, 19, 20, 99)], [none, first, first, second, second])
+        content = bytes(16) + ring.encode_sum(sums[0]) + ring.encode_sum(sums[1])
+        self.assertEqual(ring.parse_cell(content.ljust(ring.CELL_BYTES, b"\0")), cell)
 
     def test_a_unit_or_description_that_breaks_the_rules_is_a_bad_entry(self):
         for unit, description in (("x" * 65, ""), ("a\nb", ""), ("", "x" * 401), ("", "a\0b")):

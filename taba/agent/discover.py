@@ -80,7 +80,7 @@ class Rings:
     def __init__(self, agent: str, directory: str = SHM):
         self._prefix = layouts.segment_prefix(agent)
         self._agent = agent
-        self._directory = directory
+        self.directory = directory
         self.open: dict[str, Ring] = {}
         self.problems: dict[str, str] = {}
         self.taken: set[str] = set()  # rings that another Agent of this name reads
@@ -93,10 +93,10 @@ class Rings:
         """Look for rings; returns those that are new. `covered` comes from the outbox's table at start, `now` is monotonic seconds."""
         found, fresh = set(), []
         try:
-            self._changed = os.stat(self._directory).st_mtime_ns
-            names = [entry.name for entry in os.scandir(self._directory) if entry.name.startswith(self._prefix)]
+            self._changed = os.stat(self.directory).st_mtime_ns
+            names = [entry.name for entry in os.scandir(self.directory) if entry.name.startswith(self._prefix)]
         except OSError as error:
-            self.problems[self._directory] = f"{self._directory}: {error.strerror}"
+            self.problems[self.directory] = f"{self.directory}: {error.strerror}"
             return []
         for name in names:
             if layouts.segment_agent(name) != self._agent:
@@ -121,7 +121,7 @@ class Rings:
         The clock of such changes ticks a few hundred times a second, so what is missed here a regular scan finds.
         """
         try:
-            return os.stat(self._directory).st_mtime_ns != self._changed
+            return os.stat(self.directory).st_mtime_ns != self._changed
         except OSError:
             return False
 
@@ -133,7 +133,7 @@ class Rings:
             return True
 
     def path(self, name: str) -> str:
-        return os.path.join(self._directory, name)
+        return os.path.join(self.directory, name)
 
     def isolate(self, ring: Ring, reason: str) -> None:
         """Read this ring no more; its bytes stay where they are."""

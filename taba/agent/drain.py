@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import msgpack
@@ -47,10 +48,21 @@ _COUNTS = tuple(cast(bytes, msgpack.packb(events)) for events in range(2048))
 _EXTENTS = tuple(_bin_header(length) for length in range(4096))
 
 
+class Added(NamedTuple):
+    """What one reading adds to the sum of a Tab that heals."""
+
+    ring: Ring
+    place: int  # of the Tab in the ring's directory
+    total: float
+    events: int
+    time: float  # of the last
+
+
 class Drained(NamedTuple):
     """What one drain gives: columns by bucket, the readings to settle once they are safe, and what was found in the rings."""
 
     packed: Packed
+    added: list[Added]  # to Tabs that heal
     readings: list[tuple[Ring, Reading]]
     found: int  # events in the rings, whatever became of them
     malformed: int  # of these, how many could not be read
@@ -80,6 +92,7 @@ class Drain:
     def run(self, rings: Sequence[tuple[Ring, bool]], events: int = MAX_DRAIN_EVENTS) -> Drained:
         """Read (ring, is dead) pairs: at most so many events."""
         packed: Packed = defaultdict(list)
+        added: list[Added] = []
         readings: list[tuple[Ring, Reading]] = []
         empty: list[Ring] = []
         broken: list[tuple[Ring, str]] = []
@@ -101,16 +114,16 @@ class Drain:
                 empty.append(ring)
                 continue
             readings.append((ring, self._detached(reading)))
-            unknown = group(ring, reading, self._places(ring), packed)
+            unknown = group(ring, reading, self.places(ring), packed, added)
             total += len(reading.tabs)
             unread += reading.malformed
             malformed += reading.malformed + unknown
             is_cut = is_cut or reading.is_cut
         if not is_cut:
             self._turn = begin
-        return Drained(packed, readings, total + unread, malformed, empty, broken, is_cut)
+        return Drained(packed, added, readings, total + unread, malformed, empty, broken, is_cut)
 
-    def _places(self, ring: Ring) -> list[tuple[int, bytes] | None]:
+    def places(self, ring: Ring) -> list[tuple[int, bytes] | None]:
         """Bucket and first piece of each Tab in the ring's directory; None for one that is not to be forwarded."""
         if ring.places_of != self.buckets:
             ring.places_of, ring.places = self.buckets, []
@@ -136,8 +149,11 @@ def extent(events: int, length: int) -> bytes:
     return count + (_EXTENTS[length] if length < len(_EXTENTS) else _bin_header(length))
 
 
-def group(ring: Ring, reading: Reading, places: list[tuple[int, bytes] | None], packed: Packed) -> int:
-    """Add one ring's events to `packed`; returns how many belong to Tabs that break the rules for names, and were left out."""
+def group(ring: Ring, reading: Reading, places: list[tuple[int, bytes] | None], packed: Packed, added: list[Added]) -> int:
+    """Add one ring's events to `packed`, and those that are summed to `added`; returns how many were left out.
+
+    Left out are those of Tabs that break the rules for names.
+    """
     tabs = reading.tabs
     if not len(tabs):
         return 0
@@ -167,6 +183,14 @@ def group(ring: Ring, reading: Reading, places: list[tuple[int, bytes] | None], 
             unknown += count
         else:
             bucket, first = place
+            tab = ring.directory[index]
+            if tab is not None and tab.cell is not None:
+                here = slice(start >> 3, end >> 3)
+                flags = is_boxed[here] if is_boxed is not None else None
+                boxes = boxed[here] if boxed is not None else None
+                packed[bucket] += _sum_up(ring, index, first, times[start:end], values[start:end], boxes, flags, added)
+                start = end
+                continue
             header = headers[count] if count < short else _bin_header(8 * count)
             length = len(first) + len(header) + 8 * count
             if mixed is None or boxed is None or is_boxed is None or not mixed[at]:
@@ -177,6 +201,26 @@ def group(ring: Ring, reading: Reading, places: list[tuple[int, bytes] | None], 
                 packed[bucket] += (extent(count, length + len(listed)) + first, header, times[start:end], b"", listed)
         start = end
     return unknown
+
+
+def _sum_up(
+    ring: Ring, index: int, first: bytes, times: bytes, values: bytes, boxed: Any, is_boxed: Any, added: list[Added]
+) -> tuple[bytes, ...]:
+    """Sum the finite numbers of one Tab; gives the column of its other values, which its Handler refuses one by one."""
+    numbers, stamps = np.frombuffer(values, "<f8"), np.frombuffer(times, "<f8")
+    good = np.isfinite(numbers) if is_boxed is None else np.isfinite(numbers) & ~is_boxed
+    summed = numbers[good]
+    if len(summed):
+        added.append(Added(ring, index, float(summed.sum()), len(summed), float(stamps[good][-1])))
+    if good.all():
+        return ()
+    rest = ~good
+    content = stamps[rest].tobytes()
+    boxes, flags = (boxed[rest], is_boxed[rest]) if is_boxed is not None else ([None] * int(rest.sum()), np.zeros(int(rest.sum()), bool))
+    listed = _listed(numbers[rest].tobytes(), boxes, flags)
+    header = _bin_header(len(content))
+    before = extent(len(content) >> 3, len(first) + len(header) + len(content) + len(listed))
+    return (before + first, header, content, b"", listed)
 
 
 def _listed(words: bytes, boxed: Any, is_boxed: Any) -> bytes:
@@ -192,10 +236,26 @@ def unpack(pieces: Sequence[bytes]) -> list[Column]:
     return [Column(*msgpack.unpackb(item, strict_map_key=False)) for item in unpacker if isinstance(item, bytes)]
 
 
-def encode(packed: Packed, stream: bytes, numbers: Mapping[int, int], created: Moment, most: int = MAX_BATCH_BYTES) -> list[EncodedBatch]:
+def absolute_pieces(client: str, tab: str, type: str, time: float, row: Sequence[Any], events: int) -> tuple[bytes, ...]:
+    """The column of one absolute, which stands for so many events."""
+    first = b"\x96" + first_piece(client, tab, type)[1:]
+    header, values = _bin_header(8), cast(bytes, msgpack.packb([row])) + cast(bytes, msgpack.packb(events))
+    before = extent(events, len(first) + len(header) + 8 + len(values))
+    return (before + first, header, np.float64(time).tobytes(), b"", values)
+
+
+def encode(
+    packed: Packed,
+    stream: bytes,
+    numbers: Mapping[int, int],
+    created: Moment,
+    most: int = MAX_BATCH_BYTES,
+    weights: Mapping[int, int] = MappingProxyType({}),
+) -> list[EncodedBatch]:
     """Batches of all columns, in the order of buckets, each within `most` bytes and MAX_BATCH_COLUMNS.
 
-    `numbers` are the last numbers of this stream by bucket; the caller keeps count once the batches are published. A single event
+    `weights`: by bucket, how many more events its columns stand for than they have rows. `numbers` are the last numbers of this stream by
+    bucket; the caller keeps count once the batches are published. A single event
     too large for a batch does not exist: values are bounded. Byte for byte what `encode_batch` gives for the same columns.
     """
     batches = []
@@ -205,7 +265,7 @@ def encode(packed: Packed, stream: bytes, numbers: Mapping[int, int], created: M
         columns = len(pieces) // PIECES
         fits = columns <= MAX_BATCH_COLUMNS and sum(map(len, pieces)) <= most - HEADER_BYTES
         if fits and _listed_values(pieces) <= MAX_LIST_VALUES:
-            events = sum(map(len, pieces[2::PIECES])) >> 3
+            events = (sum(map(len, pieces[2::PIECES])) >> 3) + weights.get(bucket, 0)
             id = BatchId(stream, bucket, number + 1)
             batches.append(EncodedBatch(id, created, events, b"".join((_batch_header(id, columns), *pieces))))
             continue
@@ -218,7 +278,7 @@ def encode(packed: Packed, stream: bytes, numbers: Mapping[int, int], created: M
                 waiting += _halves(part)
                 continue
             number += 1
-            events = sum([len(column.times) for column in part]) >> 3
+            events = sum([column.weight for column in part])
             batches.append(EncodedBatch(id, created, events, content))
     return batches
 

@@ -1,4 +1,4 @@
-"""What an Agent holds on its host: its name, outbox, spool, history and keys. All of it is opened, or nothing is left behind."""
+"""What an Agent holds on its host: name, outbox, spool, history, keys, register. All of it is opened, or nothing is left behind."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from taba.agent.locks import AgentRunning, NameLock
 from taba.agent.outbox import OtherVersion, OutboxFull
 from taba.agent.segment import open_outbox
 from taba.agent.spool import Spool
+from taba.agent.sums import Register
 from taba.errors import TabaError
 
 
@@ -41,6 +42,7 @@ class Home:
                 self.spool = self._open_spool(str(directory / f"{name}.spool"), spool_bytes)
                 self.history = self._open_history(str(directory / f"{name}.history"))
                 self.keys = self._open_keys(str(directory / f"{name}.keys"))
+                self.register = self._open_register(str(directory / f"{name}.sums"))
             except (OSError, sqlite3.Error) as error:
                 raise CannotOpen(f"--spool: {str(directory)!r}: takes a directory to write in: {error}") from None
             try:
@@ -80,6 +82,7 @@ class Home:
         self.spool.close()
         self.history.close()
         self.keys.close()
+        self.register.close()
         self.segment.close()
         self._lock.close()
 
@@ -110,3 +113,10 @@ class Home:
         keys = Keys(path)
         self._undo.append(keys.close)
         return keys
+
+    def _open_register(self, path: str) -> Register:
+        if not os.path.exists(path):
+            self._undo.append(lambda: os.unlink(path))
+        register = Register(path)
+        self._undo.append(register.close)
+        return register

@@ -302,6 +302,12 @@ class Keeper:
                 self._settling.clear()
                 self.spool_problem = None
 
+    def holds_older(self, bucket: int) -> bool:
+        """Whether anything of a stream before this one is held that may still be sent to this bucket."""
+        if self.spool.batches:
+            return True
+        return any(lane.bucket == bucket and lane.stream != self.stream and not lane.is_idle for lane in self.lanes.values())
+
     # --- out ---
 
     def queue(self, lane: Lane, now: float) -> None:

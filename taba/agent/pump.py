@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from taba.agent.ages import Moment
 from taba.agent.discover import Rings, is_abandoned
-from taba.agent.drain import MAX_DRAIN_EVENTS, Drain, Drained, encode
+from taba.agent.drain import MAX_DRAIN_EVENTS, Drain, Drained, Packed, encode
 from taba.agent.keeper import Keeper
 from taba.agent.outbox import Covered, TableFull, group_bytes
 from taba.agent.reader import Fill, Reading, Ring, Scratch
 from taba.agent.spool import SpoolFull
+from taba.agent.sums import ENDING, GOING, Register, Sums
+from taba.batch import RING_ENDED, RING_GONE
 from taba.ring import MalformedRing
 
 SCAN_SECONDS = 1.0  # a dead client's ring is gone within three
@@ -27,8 +29,9 @@ FEWEST_EVENTS = 2  # one drain's, when an outbox is so small: two of the longest
 class RingPump:
     """Drains the Agent's rings into the keeper. Nothing is drained until `set_buckets`."""
 
-    def __init__(self, keeper: Keeper, rings: Rings):
+    def __init__(self, keeper: Keeper, rings: Rings, register: Register):
         self.keeper, self.rings = keeper, rings
+        self.sums = Sums(keeper, register)
         self._drain: Drain | None = None
         self._dead: set[str] = set()
         self._next_scan = self._last_drain = 0.0
@@ -56,9 +59,10 @@ class RingPump:
     def tick(self, now: float, moment: Moment) -> float:
         """Do what is due; returns the seconds until the next tick."""
         if now >= self._next_scan or self.rings.has_changed():
-            self._scan(now, now >= self._next_scan)
+            self._scan(now)  # whose process died is looked at whenever one came, so that many short lives find room
             if now >= self._next_scan:
                 self._next_scan = now + SCAN_SECONDS
+                self._heal(now, moment)
         if self._drain is None or not self.rings.open:
             return TICK_SECONDS
         # a batch costs a Server about the same whatever is in it: when they lag, what waits is drained together
@@ -84,10 +88,18 @@ class RingPump:
             for ring, reason in drained.broken:
                 self._isolate(ring, reason)
             pairs = [(ring, dead) for ring, dead in pairs if ring.name in self.rings.open]
-            if not drained.readings:
+            open_rings = [ring for ring, _ in pairs]
+            sums, broken = self.sums.pending(drain, open_rings, dict(drained.readings), drained.added, drained.packed)
+            if broken:
+                for ring, reason in broken:
+                    self._isolate(ring, reason)
+                pairs = [(ring, dead) for ring, dead in pairs if ring.name in self.rings.open]
+                continue
+            if not drained.readings and not sums.changes:
                 break
+            found = drained.found + sums.events - sum(added.events for added in drained.added)  # with those that were owed
             most = keeper.batch_bytes
-            batches = encode(drained.packed, keeper.stream, keeper.numbers, moment, most)
+            batches = encode(drained.packed, keeper.stream, keeper.numbers, moment, most, sums.weights)
             if group_bytes(batches) > keeper.group_bytes and self._events > FEWEST_EVENTS:
                 self._events = max(FEWEST_EVENTS, self._events // 4)  # nothing was settled: read less, and again
                 continue
@@ -97,24 +109,26 @@ class RingPump:
                 dropped["spool_full"] = sum(batch.events for batch in batches)
                 batches = []
             elif keeper.stream != stream:  # all before moves to the spool
-                batches = encode(drained.packed, keeper.stream, keeper.numbers, moment, most)
-            covered = tuple(self._covered(drained.readings))
+                batches = encode(drained.packed, keeper.stream, keeper.numbers, moment, most, sums.weights)
+            covered = (*self._covered(drained.readings), *self.sums.covered(self.rings.open.values(), sums))
             try:
                 try:
-                    keeper.publish(batches, now, covered, drained.found, dropped)
+                    keeper.publish(batches, now, covered, found, dropped)
                 except SpoolFull:  # the disk is full before the spool's bound is reached
                     dropped["spool_full"] = sum(batch.events for batch in batches)
-                    keeper.publish((), now, covered, drained.found, dropped)
+                    batches = []
+                    keeper.publish((), now, covered, found, dropped)
             except TableFull:
                 worst = max(self.rings.open.values(), key=lambda ring: len(ring.covered))
                 self._isolate(worst, f"{len(worst.covered)} holes: the outbox's table cannot name them all")
                 return True
+            self.sums.published(sums, bool(batches))
             for ring, reading in drained.readings:  # the tails move only now: until here a kill loses nothing
                 self._settle(ring, reading)
             break
         if self._events < MAX_DRAIN_EVENTS:
             self._events = min(MAX_DRAIN_EVENTS, self._events * 2)
-        self._retire(dict(pairs), drained, now)
+        self._retire(dict(pairs), drained, now, moment)
         return drained.is_cut
 
     def hand_over(self) -> bool:
@@ -147,8 +161,8 @@ class RingPump:
                     drops.update(own)
         return drops
 
-    def _scan(self, now: float, liveness: bool) -> None:
-        """Look for new rings; with `liveness`, for dead ones too."""
+    def _scan(self, now: float) -> None:
+        """Look for new rings, and for dead ones."""
         if not self._is_handing_over:
             self.rings.scan(self._orphans, now)
         if self._orphans:
@@ -158,7 +172,7 @@ class RingPump:
         for name, ring in list(self.rings.open.items()):
             if ring.key in self.keeper.retired:  # a kill came between its last publish and its removal
                 self._remove(ring)
-            elif liveness and name not in self._dead and is_abandoned(ring.fd):
+            elif name not in self._dead and is_abandoned(ring.fd):
                 self._dead.add(name)
 
     def _is_filling(self, now: float, part: int) -> bool:
@@ -202,22 +216,63 @@ class RingPump:
         except OSError as error:
             self._isolate(ring, str(error))
 
-    def _retire(self, dead: dict[Ring, bool], drained: Drained, now: float) -> None:
+    def _heal(self, now: float, moment: Moment) -> None:
+        """Send the ends of sums whose rings are gone, and that nothing older of them can arrive any more."""
+        drain = self._drain
+        if drain is None or self._is_handing_over:
+            return
+        lost, gone = self.sums.overdue(drain, self.rings.open.values(), self.rings.directory)
+        for word, position, entries in ((ENDING, RING_ENDED, lost), (GOING, RING_GONE, gone)):
+            packed: Packed = defaultdict(list)
+            weights: dict[int, int] = {}
+            self.sums.pack(drain, packed, weights, entries, position)
+            if entries and self._publish(packed, weights, now, moment):
+                self.sums.register.note(word, entries)
+
+    def _publish(self, packed: Packed, weights: dict[int, int], now: float, moment: Moment) -> bool:
+        """Publish what no ring holds; False where there is no room."""
+        keeper = self.keeper
+        batches = encode(packed, keeper.stream, keeper.numbers, moment, keeper.batch_bytes, weights)
+        stream = keeper.stream
+        if not keeper.make_room(batches, now, moment):
+            return False
+        if keeper.stream != stream:
+            batches = encode(packed, keeper.stream, keeper.numbers, moment, keeper.batch_bytes, weights)
+        try:
+            keeper.publish(batches, now)
+        except (TableFull, SpoolFull):
+            return False
+        return True
+
+    def _retire(self, dead: dict[Ring, bool], drained: Drained, now: float, moment: Moment) -> None:
+        drain = self._drain
+        assert drain is not None
         for ring in drained.empty:
             if not dead.get(ring) or ring.name not in self.rings.open:
                 continue
+            packed: Packed = defaultdict(list)
             try:
                 drops = ring.drops()
+                weights, owed = self.sums.ending(drain, ring, packed)
             except (MalformedRing, OSError) as error:
                 self._isolate(ring, str(error))
                 continue
+            keeper = self.keeper
+            batches = encode(packed, keeper.stream, keeper.numbers, moment, keeper.batch_bytes, weights)
+            stream = keeper.stream
+            if batches and not keeper.make_room(batches, now, moment):
+                continue  # its contribution must go: it waits for room
+            if keeper.stream != stream:
+                batches = encode(packed, keeper.stream, keeper.numbers, moment, keeper.batch_bytes, weights)
             self.keeper.retired.add(ring.key)
-            covered = [*self._orphans, *(found for other in self.rings.open.values() if other is not ring for found in other.covered)]
+            others = [other for other in self.rings.open.values() if other is not ring]
+            covered = [*self._orphans, *(found for other in others for found in other.covered), *self.sums.covered(others)]
             try:
-                self.keeper.publish((), now, covered, sum(drops.values()), drops)
+                self.keeper.publish(batches, now, covered, sum(drops.values()) + owed, drops)
             except (TableFull, SpoolFull):
                 self.keeper.retired.discard(ring.key)
                 continue
+            self.sums.ended(ring)
             self._remove(ring)
 
     def _remove(self, ring: Ring) -> None:

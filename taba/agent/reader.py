@@ -46,6 +46,7 @@ class Tab(NamedTuple):
 
     name: str
     type: str
+    cell: int | None = None  # where in the segment its cell lies, if it heals
 
 
 class Reading(NamedTuple):
@@ -114,6 +115,9 @@ class Ring:
         self.places_of = 0  # … for so many buckets
         self.covered: list[Covered] = []
         self.recorded = 0
+        self.sums: dict[int, Any] = {}  # `taba.agent.sums`: of Tabs that heal, by index in the directory
+        self.summed = 0  # entries of the directory that `sums` knows
+        self.owes = -1  # events owed, as last seen; not yet
         self._looked = self._head = self._byte_head = 0
         mine = sorted(found for found in covered if found.ring == self.key and found.end > self.tail)
         if mine:
@@ -214,6 +218,30 @@ class Ring:
         self.covered = _merge([*self.covered, *reading.ranges])
         self.recorded += len(reading.tabs)
         self._advance()
+
+    def covered_after(self, reading: Reading | None) -> int:
+        """How many records are covered: before the tail, in ranges beyond it, and in this reading. It only grows."""
+        ranges = _merge([*self.covered, *(reading.ranges if reading is not None else ())])
+        end, count = self.tail, self.tail
+        for found in ranges:
+            count += max(0, found.end - max(found.start, end))
+            end = max(end, found.end)
+        return count
+
+    def read_owes(self) -> int:
+        """How many events are owed in all cells together."""
+        return int.from_bytes(os.pread(self.fd, 8, layouts.OWES_OFFSET), "little")
+
+    def read_cell(self, offset: int) -> layouts.Cell:
+        """The cell at an offset that a Tab of the directory has."""
+        words = os.pread(self.fd, layouts.CELL_BYTES, offset)
+        if len(words) != layouts.CELL_BYTES:
+            raise MalformedRing("truncated")
+        return layouts.parse_cell(words)
+
+    def write_sum(self, offset: int, copy: int, found: layouts.Sum) -> None:
+        """Write one of the two copies of the cell at `offset`."""
+        os.pwrite(self.fd, layouts.encode_sum(found), offset + layouts.SUM_OFFSETS[copy])
 
     def drops(self) -> dict[str, int]:
         """The producer's own counts of events that it dropped, by reason."""
@@ -368,7 +396,7 @@ class Ring:
     ) -> Reading:
         """A Reading whose Tabs all stand in the directory."""
         if len(tabs) and int(tabs.max()) >= len(self.directory):
-            self._read_directory()
+            self.read_directory()
             unknown = tabs >= len(self.directory)
             if unknown.any():
                 keep = ~unknown
@@ -380,7 +408,8 @@ class Ring:
             boxed = is_boxed = None
         return Reading(tabs, times, values, boxed, is_boxed, ranges, malformed, is_cut)
 
-    def _read_directory(self) -> None:
+    def read_directory(self) -> None:
+        """Take up what is new in the directory."""
         words = os.pread(self.fd, 16, layouts.DIRECTORY_COUNT_OFFSET)
         if len(words) != 16:
             raise MalformedRing("truncated")
@@ -390,7 +419,11 @@ class Ring:
             return
         content = os.pread(self.fd, used - self._directory_bytes, self.where.directory_offset + self._directory_bytes)
         entries, taken = layouts.parse_directory(content, fresh)
-        self.directory += [None if isinstance(entry, BadEntry) else Tab(entry.name, entry.type) for entry in entries]
+        begin = self.where.directory_offset + self._directory_bytes
+        self.directory += [
+            None if isinstance(entry, BadEntry) else Tab(entry.name, entry.type, None if entry.cell is None else begin + entry.cell)
+            for entry in entries
+        ]
         self._directory_bytes += taken
 
     # --- positions ---

@@ -111,7 +111,7 @@ class AgentService(service.Service):
         home.keys.add(self.keeper.keys)
         self.keeper.before_publish = self._keep_name
         self.rings = Rings(self.agent, self._shm)
-        self.pump = RingPump(self.keeper, self.rings)
+        self.pump = RingPump(self.keeper, self.rings, home.register)
         self._buckets_path = self._directory / f"{self.agent}.buckets"
         host = socket.gethostname()[:255]
         self.dispatch = Dispatch(self.keeper, self._urls, self._random)
@@ -275,6 +275,8 @@ class AgentService(service.Service):
         own = dict(self._own)
         if self._name_problem:
             own["name"] = self._name_problem
+        if self._home.register.problem:
+            own["register"] = self._home.register.problem
         if self._loop_problem:
             own["loop"] = (
                 f"a step of the Agent's loop failed and is tried again every second: {self._loop_problem}; if it goes on, restart it"

@@ -964,6 +964,13 @@ tab_is_healing(Tab *self, void *Py_UNUSED(closure))
 }
 
 static PyObject *
+tab_get_net(Tab *self, void *Py_UNUSED(closure))
+{
+    (void)port_ring(self->port);
+    return PyFloat_FromDouble(*tab_net(self));
+}
+
+static PyObject *
 tab_time(Tab *self, PyObject *Py_UNUSED(ignored))
 {
     State *state = state_of(Py_TYPE(self));
@@ -981,6 +988,7 @@ static PyGetSetDef tab_getset[] = {
     {"name", (getter)tab_name, NULL, "The canonical name.", NULL},
     {"type", (getter)tab_type, NULL, "The Type.", NULL},
     {"is_healing", (getter)tab_is_healing, NULL, "Whether what a process added is gone when it dies.", NULL},
+    {"net", (getter)tab_get_net, NULL, "The sum of what this process recorded, of a Tab that heals.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

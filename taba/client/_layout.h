@@ -28,6 +28,7 @@ _Static_assert(sizeof(double) == 8, "a double takes 8 bytes");
     NUMBER(DIRECTORY_USED_OFFSET, 520)                                                                                                  \
     NUMBER(ENTRY_BYTES, 8)                                                                                                              \
     NUMBER(DROPS_OFFSET, 640)                                                                                                           \
+    NUMBER(OWES_OFFSET, 768)                                                                                                            \
     NUMBER(MAX_DROP_REASONS, 16)                                                                                                        \
     NUMBER(TAIL_OFFSET, 1024)                                                                                                           \
     NUMBER(BYTE_TAIL_OFFSET, 1032)                                                                                                      \

@@ -107,6 +107,8 @@ producer_owe(Producer *self, uint64_t cell, double value)
     atomic_store_explicit(sum, bits, memory_order_relaxed);
     /* release: whoever reads this count finds at least so many events in the sum */
     atomic_store_explicit(events, atomic_load_explicit(events, memory_order_relaxed) + 1, memory_order_release);
+    word_t *owes = word_at(self->base, OWES_OFFSET);
+    atomic_store_explicit(owes, atomic_load_explicit(owes, memory_order_relaxed) + 1, memory_order_release);
     self->before++;
 }
 

@@ -143,6 +143,7 @@ class Producer:
             "UpDown": ports.UpDown,
         }
         self._tabs: dict[tuple[str, str], Any] = {}
+        self._healing: list[Any] = []  # of these, the Tabs that heal
         self._meanings: dict[tuple[str, str], tuple[str, str]] = {}  # unit and description, of Tabs that have them
         self.settings: Settings | None = None
         self._stopped = False
@@ -210,9 +211,11 @@ class Producer:
         if tab is None:
             clock = self.settings.clock if self.settings is not None else ""
             is_coarse = type in COARSE_TYPES and (clock == "coarse" or (clock == "" and self._is_coarse_sound))
-            tab = self._kinds.get(type, self._ports.Tab)(self._port, name, type, is_coarse, type in HEALING_TYPES)
+            made = tab = self._kinds.get(type, self._ports.Tab)(self._port, name, type, is_coarse, type in HEALING_TYPES)
             if len(self._tabs) < MAX_REMEMBERED:
                 tab = self._tabs.setdefault(key, tab)  # one step: another thread may have been first
+                if tab is made and tab.is_healing:
+                    self._healing.append(tab)
         if (unit or description) and (key in self._meanings or len(self._meanings) < MAX_REMEMBERED):
             before = self._meanings.get(key, ("", ""))
             self._meanings[key] = (unit or before[0], description or before[1])
@@ -316,6 +319,9 @@ class Producer:
             reason = self._make_ring()
             if reason is not None:
                 return reason
+            for healing in list(self._healing):  # what earlier rings held is held by this one from its beginning
+                if healing.net and not port.has(healing):
+                    self._enter(healing)
         if not port.has(tab):
             self._enter(tab)
         return None

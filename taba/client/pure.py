@@ -220,7 +220,7 @@ class Port:
         at.content[begin : begin + len(entry)] = entry
         cell = (begin + ring.ENTRY_BYTES) // 8
         if has_cell and isinstance(tab, UpDown):
-            at.times[cell + ring.OWED_OFFSET // 8] = tab.net()
+            at.times[cell + ring.OWED_OFFSET // 8] = tab.net
             tab._cell = cell
         at.words[_USED] = position + len(entry)
         with self.lock:  # orders the stores above before the one below, where the processor does not
@@ -343,6 +343,9 @@ class Port:
         with self.lock:  # orders: whoever reads the count finds at least so many events in the sum
             pass
         at.words[tab._cell + ring.OWED_EVENTS_OFFSET // 8] += 1
+        with self.lock:
+            pass
+        at.words[ring.OWES_OFFSET // 8] += 1
         self._before += 1
 
     def _write_bytes(self, tab: Tab, seconds: float, content: bytes) -> int | None:
@@ -594,13 +597,14 @@ class UpDown(Tab):
         self._net = 0.0
         self._net_life = 0  # the process whose sum `_net` is
 
+    @property
     def net(self) -> float:
         """The sum of what this process recorded."""
         return self._net if self._net_life == self._port.life else 0.0
 
     def add(self, value: float) -> None:
         """Add to the sum; the Port's lock is held."""
-        self._net, self._net_life = self.net() + value, self._port.life
+        self._net, self._net_life = self.net + value, self._port.life
 
     def record(self, value: Any, time: float | None = None) -> None:
         """Add one value; time in Unix seconds, now if None. Never raises and never waits: what cannot be recorded is counted."""

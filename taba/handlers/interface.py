@@ -21,6 +21,11 @@ class IHandler(Interface):
     type = Attribute("The Type that this Handler maps to: a letter and up to 63 more letters, digits or _.")
     version = Attribute("The version of its dumps, 1 … 65535; a State of a greater version is never touched.")
 
+    absolute = Attribute(
+        """Whether a ring's events come as rows `[ring id, position, sum]` (see `taba.batch`) instead of one by one, so that what a process
+        added is gone when it dies. Posted events come one by one all the same."""
+    )
+
     def new_state():
         """The State of a (Client, Tab) with no Event."""
 

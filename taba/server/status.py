@@ -167,8 +167,15 @@ class Status:
         problems += late(self._ingest.latency.percentiles(self._now()))
         problems += self._recent.problems(self._happened(errors))
         handlers = {
-            type: {"version": self._lookup.get(type).version, "origin": self._lookup.origin(type), "errors": errors[type]}  # type: ignore[union-attr]
+            type: {
+                "version": handler.version,
+                "origin": self._lookup.origin(type),
+                "errors": errors[type],
+                "absolute": bool(getattr(handler, "absolute", False)),
+            }
             for type in self._lookup.types
+            for handler in (self._lookup.get(type),)
+            if handler is not None
         }
         return {
             "version": __version__,

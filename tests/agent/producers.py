@@ -25,19 +25,29 @@ class Producer:
         os.pwrite(self.fd, layouts.encode_header(size, 0, os.getpid(), os.urandom(16), 1.0, client), 0)
         os.pwrite(self.fd, layouts.MAGIC.to_bytes(8, "little"), layouts.MAGIC_OFFSET)
         self.head = self.byte_head = 0
+        self.cells: dict[int, int] = {}  # where a Tab's cell lies, if it has one
         self._tabs: dict[tuple[str, str], int] = {}
         self._used = 0
 
-    def tab(self, name: str, type: str = "CounterGroup") -> int:
+    def tab(self, name: str, type: str = "CounterGroup", has_cell: bool = False) -> int:
         """The id of a Tab, put into the directory when it is new."""
         found = self._tabs.get((name, type))
         if found is None:
             found = self._tabs[name, type] = len(self._tabs)
-            entry = layouts.encode_entry(type, name)
+            entry = layouts.encode_entry(type, name, has_cell=has_cell)
+            self.cells[found] = self.where.directory_offset + self._used + layouts.ENTRY_BYTES
             os.pwrite(self.fd, entry, self.where.directory_offset + self._used)
             self._used += len(entry)
             os.pwrite(self.fd, struct.pack("<QQ", len(self._tabs), self._used), layouts.DIRECTORY_COUNT_OFFSET)
         return found
+
+    def owe(self, tab: int, value: float) -> None:
+        """One event that found the ring full."""
+        cell = self.cells[tab]
+        owed, events = struct.unpack("<dQ", os.pread(self.fd, 16, cell))
+        os.pwrite(self.fd, struct.pack("<dQ", owed + value, events + 1), cell)
+        (owes,) = struct.unpack("<Q", os.pread(self.fd, 8, layouts.OWES_OFFSET))
+        os.pwrite(self.fd, struct.pack("<Q", owes + 1), layouts.OWES_OFFSET)
 
     def record(self, tab: int, value: Any, time: float = 1.0) -> None:
         """One committed record."""

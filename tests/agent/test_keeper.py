@@ -23,6 +23,7 @@ from taba.agent.lanes import RETAIN_SECONDS, Send
 from taba.agent.outbox import PAGE, Outbox
 from taba.agent.pump import RingPump
 from taba.agent.spool import Spool
+from taba.agent.sums import Register
 from taba.batch import APPLIED, MARK, OPEN, REFUSED, BatchId, Header, Verdict
 from tests.agent.moments import at
 from tests.agent.producers import Producer
@@ -99,7 +100,7 @@ class World:
         self.keeper.recover(self.now)
         self.dispatch = Dispatch(self.keeper, ["http://127.0.0.1:8280"], Random(1))
         self.rings = Rings(AGENT, self.shm)
-        self.pump = RingPump(self.keeper, self.rings)
+        self.pump = RingPump(self.keeper, self.rings, Register(os.path.join(self.directory, "sums")))
         self.pump.set_buckets(BUCKETS, at(self.now))
 
     def _stream(self) -> bytes:

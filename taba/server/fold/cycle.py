@@ -492,8 +492,9 @@ class Fold:
                     if not column.times:
                         continue
                 if local in states:
-                    self.folded += len(column.times) >> 3
-                    self.samples.append(column.times)
+                    self.folded += column.weight
+                    if column.weight:  # else it tells again what was told before
+                        self.samples.append(column.times)
                     if self.new_types and column.tab in self.new_types:
                         new_tabs += (column.tab.encode(), self.new_types.pop(column.tab).encode())
                 else:
@@ -532,7 +533,7 @@ class Fold:
     def _fail(self, type: str, column: Column, failed: Failed) -> None:
         """The Handler could not fold these Events."""
         self._bury(column, *failed)
-        self.handler_errors[type] = self.handler_errors.get(type, 0) + column.events
+        self.handler_errors[type] = self.handler_errors.get(type, 0) + column.weight
         self.first_errors.setdefault(type, failed.detail)
 
     def _dead_commands(self) -> Generator[Reads | Foreign, Any, list[Command]]:

@@ -43,8 +43,11 @@ class DeadLetter(NamedTuple):
 
 
 def dead_letters_of(now: float, reason: str, detail: str, column: Column) -> Iterator[DeadLetter]:
-    """`column` as dead letters, each within its bound."""
-    client, tab, type, times, values = column
+    """`column` as dead letters, each within its bound; one that stands for other Events than its rows as one, to be read, not folded."""
+    client, tab, type, times, values, stands_for = column
+    if stands_for is not None:  # the next such column of its ring says all that this one says
+        yield DeadLetter(now, reason, detail, client, tab, type, stands_for, b"", [], pack(list(column)))
+        return
     for start, end in _pieces(values):
         part = values[start:end] if isinstance(values, list) else values[8 * start : 8 * end]
         yield DeadLetter(now, reason, detail, client, tab, type, end - start, times[8 * start : 8 * end], part)

@@ -1,0 +1,276 @@
+"""Tabs that heal: their events leave a ring as what its process has added up, so that what a process added goes when it dies.
+
+1. A ring's sum of a Tab stands in the ring, in two copies, each with the number of records that it covers. The copy that a publish
+   will make true is written before it, over the one that does not hold: whatever kills the Agent, one of the two fits what was published.
+2. What is sent is the sum, never a difference: an absolute that is lost is made good by the next, and all are sent again where the
+   Agent began, and where batches were given up.
+3. The register, on disk, names each (ring, Tab) before its first absolute is sent. When the ring's process is dead, or its segment is
+   gone, the Tab is sent as RING_ENDED; when nothing older is left that could still arrive, as RING_GONE, and leaves the register.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from math import isfinite
+from typing import Any, NamedTuple
+
+from taba.agent.drain import Added, Drain, Packed, absolute_pieces
+from taba.agent.keeper import Keeper
+from taba.agent.outbox import Covered
+from taba.agent.reader import Reading, Ring
+from taba.batch import RING_ENDED
+from taba.bounds import MAX_EXACT_INT
+from taba.ring import Cell, MalformedRing
+from taba.ring import Sum as Copy
+
+MAX_TOLD = 1 << 19  # owed events that one publish tells of one Tab; more wait for the next
+MAX_ROWS = 1000  # of the register that are sent at once: a batch's columns
+ENDING, GOING = "ended", "gone"
+
+
+class Entry(NamedTuple):
+    """A (ring, Tab) whose absolutes were sent."""
+
+    ring: str  # the ring's id, as hex
+    segment: str
+    client: str
+    tab: str
+    type: str
+
+
+class Sum:
+    """What is known of one Tab that heals, of one open ring."""
+
+    __slots__ = ("cell", "copy", "is_dirty", "is_noted", "key", "owed", "owed_events", "place", "told")
+
+    def __init__(self, cell: int, place: int, copy: Copy, owed: float, owed_events: int, key: bytes, told: int):
+        self.cell = cell
+        self.key, self.told = key, told  # owed events that were published, as the outbox's table has them: they have no records
+        self.place, self.copy = place, copy  # the copy that holds
+        self.owed, self.owed_events = owed, owed_events
+        self.is_dirty = True  # not sent since this Agent began, or not sure to have arrived
+        self.is_noted = False
+
+
+class Change(NamedTuple):
+    """What a publish will make true of one Sum."""
+
+    ring: Ring
+    place: int  # in the ring's directory
+    copy: Copy
+    told: int
+    events: int
+
+
+class Pending(NamedTuple):
+    """What goes into a publish beside the drain's own columns."""
+
+    changes: list[Change]
+    weights: dict[int, int]
+    events: int
+
+
+class Register:
+    """The file that names what was sent. Lines of JSON, synced before anything of them is sent; a torn last line is none."""
+
+    def __init__(self, path: str):
+        self.path = path
+        self.live: set[Entry] = set()
+        self.ended: set[Entry] = set()
+        self.problem: str | None = None
+        self._file: Any = None
+        for word, entry in _read(path):
+            self.live.discard(entry)
+            self.ended.discard(entry)
+            if word == "sent":
+                self.live.add(entry)
+            elif word == ENDING:
+                self.ended.add(entry)
+        self._begin()
+
+    def note(self, word: str, entries: Iterable[Entry]) -> None:
+        """Write that these were `sent`, `ended` or are `gone`; on disk when this returns, or a problem says why not."""
+        entries = list(entries)
+        for entry in entries:
+            self.live.discard(entry)
+            self.ended.discard(entry)
+            if word != GOING:
+                (self.live if word == "sent" else self.ended).add(entry)
+        try:
+            if self._file is None:
+                self._begin()  # with all that is known
+            else:
+                self._write(self._file, ((word, entry) for entry in entries))
+            self.problem = None
+        except OSError as error:
+            self._file = None
+            self.problem = f"{self.path}: {error.strerror}: after a restart of this host what goes up and down may stay up; make room"
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _begin(self) -> None:
+        """Write the file anew: what is gone is left out."""
+        fresh = open(self.path + ".new", "wb")  # noqa: SIM115
+        try:
+            self._write(fresh, [*(("sent", entry) for entry in self.live), *((ENDING, entry) for entry in self.ended)])
+            os.replace(self.path + ".new", self.path)
+        except OSError:
+            fresh.close()
+            raise
+        self._file = fresh
+
+    @staticmethod
+    def _write(file: Any, lines: Iterable[tuple[str, Entry]]) -> None:
+        file.write(b"".join(json.dumps([word, *entry]).encode() + b"\n" for word, entry in lines))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+class Sums:
+    """The Tabs that heal, of all rings of one Agent."""
+
+    def __init__(self, keeper: Keeper, register: Register):
+        self._keeper = keeper
+        self.register = register
+        self._losses = 0
+        self._told = {found.ring: found.end for found in keeper.covered}
+
+    def pending(
+        self, drain: Drain, rings: Iterable[Ring], readings: dict[Ring, Reading], added: Iterable[Added], packed: Packed
+    ) -> tuple[Pending, list[tuple[Ring, str]]]:
+        """Add the absolutes that are due to `packed`, and write their copies. Returns the rings that turned out to be none, too."""
+        totals = {(found.ring, found.place): found for found in added}
+        changes: list[Change] = []
+        weights: dict[int, int] = {}
+        broken: list[tuple[Ring, str]] = []
+        # where events were given up since the last look, absolutes may be among them: all are sent again
+        losses = sum(self._keeper.dropped.values())
+        is_anew, self._losses = losses != self._losses, losses
+        for ring in rings:
+            try:
+                reading = readings.get(ring)
+                self._look(ring)
+                covered = ring.covered_after(reading) if ring.sums else 0
+                for index, held in ring.sums.items():
+                    held.is_dirty = held.is_dirty or is_anew
+                    found = totals.get((ring, index))
+                    owed_events = min(max(0, held.owed_events - held.told), MAX_TOLD)
+                    if found is None and not owed_events and not held.is_dirty:
+                        continue
+                    copy = Copy(covered, held.copy.total + (found.total if found else 0.0))
+                    events = (found.events if found else 0) + owed_events
+                    ring.write_sum(held.cell, 1 - held.place, copy)
+                    changes.append(Change(ring, index, copy, held.told + owed_events, events))
+                    row = [ring.header.ring_id, min(covered + held.owed_events, RING_ENDED - 1), copy.total + held.owed]
+                    self._pack(drain, packed, weights, self._entry(ring, index), found.time if found else 0.0, row, events)
+            except (MalformedRing, OSError) as error:
+                broken.append((ring, str(error)))
+        fresh = [self._entry(change.ring, change.place) for change in changes if not change.ring.sums[change.place].is_noted]
+        if fresh:
+            self.register.note("sent", [entry for entry in fresh if entry not in self.register.live])
+        return Pending(changes, weights, sum(change.events for change in changes)), broken
+
+    def published(self, pending: Pending, is_sent: bool) -> None:
+        """The publish is made: the copies that were written hold. Where the batches were dropped, the sums go again."""
+        for change in pending.changes:
+            held = change.ring.sums[change.place]
+            held.place, held.copy, held.told = 1 - held.place, change.copy, change.told
+            held.is_dirty, held.is_noted = not is_sent, True
+
+    def ending(self, drain: Drain, ring: Ring, packed: Packed) -> tuple[dict[int, int], int]:
+        """Add to `packed` that this ring's process is dead; returns the weights, and the owed events that no absolute has told."""
+        weights: dict[int, int] = {}
+        total = 0
+        self._look(ring)
+        for index, held in ring.sums.items():
+            events = min(max(0, held.owed_events - held.told), MAX_TOLD)
+            total += events
+            self._pack(drain, packed, weights, self._entry(ring, index), 0.0, [ring.header.ring_id, RING_ENDED, 0.0], events)
+        return weights, total
+
+    def covered(self, rings: Iterable[Ring], pending: Pending | None = None) -> Iterator[Covered]:
+        """How many owed events of each Tab were published, for the outbox's table."""
+        told = {(change.ring, change.place): change.told for change in pending.changes} if pending is not None else {}
+        for ring in rings:
+            for index, held in ring.sums.items():
+                count = told.get((ring, index), held.told)
+                if count:
+                    yield Covered(held.key, 0, count, 0)
+
+    def ended(self, ring: Ring) -> None:
+        """The publish that says so is made."""
+        if ring.sums:
+            self.register.note(ENDING, [self._entry(ring, index) for index in ring.sums])
+
+    def overdue(self, drain: Drain, rings: Iterable[Ring], directory: str) -> tuple[list[Entry], list[Entry]]:
+        """What is to be sent as RING_ENDED because its segment is gone, and as RING_GONE because nothing older can arrive any more."""
+        gone = [entry for entry in self.register.ended if not self._keeper.holds_older(drain.bucket(entry.tab))][:MAX_ROWS]
+        if not self.register.live:
+            return [], gone
+        there = {ring.header.ring_id.hex() for ring in rings}
+        lost = [
+            entry for entry in self.register.live if entry.ring not in there and not os.path.exists(os.path.join(directory, entry.segment))
+        ]
+        return lost[:MAX_ROWS], gone
+
+    def pack(self, drain: Drain, packed: Packed, weights: dict[int, int], entries: Iterable[Entry], position: int) -> None:
+        """Add to `packed` that these are at RING_ENDED or RING_GONE."""
+        for entry in entries:
+            self._pack(drain, packed, weights, entry, 0.0, [bytes.fromhex(entry.ring), position, 0.0], 0)
+
+    @staticmethod
+    def _pack(drain: Drain, packed: Packed, weights: dict[int, int], entry: Entry, time: float, row: list[Any], events: int) -> None:
+        bucket = drain.bucket(entry.tab)
+        packed[bucket] += absolute_pieces(entry.client, entry.tab, entry.type, time, row, events)
+        weights[bucket] = weights.get(bucket, 0) + events - 1
+
+    def _look(self, ring: Ring) -> None:
+        """Take up new Tabs of the directory, and what is owed since the last look."""
+        owes = ring.read_owes()
+        if owes != ring.owes:
+            ring.owes = owes
+            ring.read_directory()
+            for held in ring.sums.values():
+                cell = _checked(ring.read_cell(held.cell))
+                held.owed, held.owed_events = cell.owed, max(held.owed_events, cell.owed_events)
+        if ring.summed < len(ring.directory):
+            covered = ring.covered_after(None)
+            for index in range(ring.summed, len(ring.directory)):
+                tab = ring.directory[index]
+                if tab is not None and tab.cell is not None:
+                    cell = _checked(ring.read_cell(tab.cell))
+                    key = hashlib.blake2b(ring.key + index.to_bytes(4, "big"), digest_size=16).digest()
+                    ring.sums[index] = Sum(tab.cell, *cell.sum_at(covered), cell.owed, cell.owed_events, key, self._told.get(key, 0))
+            ring.summed = len(ring.directory)
+
+    def _entry(self, ring: Ring, index: int) -> Entry:
+        tab = ring.directory[index]
+        assert tab is not None
+        return Entry(ring.header.ring_id.hex(), ring.name, ring.client, tab.name, tab.type)
+
+
+def _checked(cell: Cell) -> Cell:
+    """The cell with numbers that are numbers, and counts that can be added up: whoever wrote it may be hostile."""
+    sums = [Copy(copy.covered, copy.total if isfinite(copy.total) else 0.0) for copy in cell.sums]
+    return Cell(cell.owed if isfinite(cell.owed) else 0.0, min(cell.owed_events, MAX_EXACT_INT), (sums[0], sums[1]))
+
+
+def _read(path: str) -> Iterable[tuple[str, Entry]]:
+    try:
+        with open(path, "rb") as file:
+            lines = file.read().split(b"\n")
+    except FileNotFoundError:
+        return
+    for line in lines:
+        try:
+            word, *fields = json.loads(line)
+            if word in ("sent", ENDING, GOING) and len(fields) == 5 and all(isinstance(field, str) for field in fields):
+                bytes.fromhex(fields[0])
+                yield word, Entry(*fields)
+        except ValueError:
+            continue  # torn by a kill: nothing of it was sent; or no line of a register
