@@ -26,6 +26,7 @@ from taba.server.health import Health
 from taba.server.keep.deleting import delete_clients, delete_tabs
 from taba.server.keep.jobs import JobConflict, Jobs, UnknownJob
 from taba.server.status import Presence, Status
+from taba.server.work.sandbox import Crowded
 from taba.shard import Router
 from taba.tokens import ADMIN, ANY, OPEN, READ, WRITE
 from taba.web import Answer, Call, HTTPError
@@ -209,6 +210,8 @@ class Routes:
             return await asking
         except QueryRefused as error:
             raise HTTPError(400, "bad_request", str(error)) from None
+        except Crowded as error:
+            raise HTTPError(503, "full", str(error), {"retry-after": "1"}) from None
 
     # --- keeping ---
 

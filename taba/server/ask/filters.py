@@ -1,4 +1,4 @@
-"""Which Tabs and Clients a query is about. Pure; regular expressions are matched elsewhere, because they can take for ever.
+"""Which Tabs and Clients a query is about. Pure; regular expressions are compiled and matched elsewhere: both can take for ever.
 
 `name` and `client` are exact and any of several; `match` and `client_match` are regular expressions that match the whole text;
 `label` (key:value) must all hold. What several filters say must all be true.
@@ -6,8 +6,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from taba import names
@@ -53,18 +52,9 @@ def make_filter(
         except UnicodeEncodeError:
             raise ValueError(f"label={label[:100]!r}: no text") from None
     for parameter, pattern in (("match", match), ("client_match", client_match)):
-        if pattern is not None:
-            _check_pattern(parameter, pattern)
+        if pattern is not None and len(pattern) > MAX_PATTERN:
+            raise ValueError(f"{parameter}=: takes at most {MAX_PATTERN} characters, not {len(pattern)}")
     return Filter(tuple(dict.fromkeys(names)), tuple(dict.fromkeys(clients)), match, client_match, tuple(pairs))
-
-
-def _check_pattern(parameter: str, pattern: str) -> None:
-    if len(pattern) > MAX_PATTERN:
-        raise ValueError(f"{parameter}=: takes at most {MAX_PATTERN} characters, not {len(pattern)}")
-    try:
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"{parameter}={pattern[:100]!r}: no regular expression: {error}") from None
 
 
 def labels_of(tab: str) -> tuple[str, dict[str, str]]:
@@ -77,9 +67,19 @@ def labels_of(tab: str) -> tuple[str, dict[str, str]]:
         return tab, {}
 
 
-def with_labels(tabs: Iterable[str], wanted: Sequence[tuple[str, str]]) -> list[str]:
-    """Those of `tabs` that have every one of the labels."""
-    return [tab for tab in tabs if all(labels_of(tab)[1].get(key) == value for key, value in wanted)]
+def has_labels(wanted: Sequence[tuple[str, str]]) -> Callable[[str], bool]:
+    """Whether a Tab has every one of these labels, as a function that parses each name once, however many are wanted."""
+    pairs = dict(wanted)
+    if len(pairs) > names.MAX_LABELS or any(pairs[key] != value for key, value in wanted):
+        return lambda tab: False  # no Tab has so many labels, or two values of one
+
+    def has(tab: str) -> bool:
+        if "{" not in tab:
+            return False
+        labels = labels_of(tab)[1]
+        return all(labels.get(key) == value for key, value in pairs.items())
+
+    return has
 
 
 def group_name(tab: str, by: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ _SPECIAL = frozenset(".^$*+?{}[]\\|()")
 
 Matcher = Callable[[str], bool]
 MatchElsewhere = Callable[[str, Sequence[str]], Awaitable[list[str]]]
+"""Those of the texts that the pattern matches whole, found in another process."""
 
 
 def simple_matcher(pattern: str) -> Matcher | None:
@@ -60,13 +61,3 @@ def _matches(pieces: list[str], text: str) -> bool:
             return False
         position += len(piece)
     return True
-
-
-async def match(pattern: str, texts: Sequence[str], elsewhere: MatchElsewhere) -> list[str]:
-    """Those of `texts` that `pattern` matches whole."""
-    if not texts:
-        return []
-    matches = simple_matcher(pattern)
-    if matches is not None:
-        return [text for text in texts if matches(text)]
-    return await elsewhere(pattern, texts)

@@ -193,6 +193,8 @@ class Line:
         self._lock = DeferredLock()
         self._child: _Child | None = None
         self._living: set[_Child] = set()
+        self.waiting = 0
+        """How many requests wait or are being answered."""
         self.starts = 0
         """How many children were started."""
         self.failed_starts = 0
@@ -209,7 +211,12 @@ class Line:
         request = pack([operation, *arguments])
         if len(request) > MAX_FRAME_BYTES:
             raise ValueError(f"{len(request)} bytes are too much for one request; at most {MAX_FRAME_BYTES}")
-        await self._lock.acquire()
+        self.waiting += 1
+        try:
+            await self._lock.acquire()
+        except BaseException:  # whoever asked has gone
+            self.waiting -= 1
+            raise
         finished = False
         try:
             child = await self._running()
@@ -228,6 +235,7 @@ class Line:
                 # its answers would be taken for those of the next request
                 self._child.kill("its request was given up")
                 self._child = None
+            self.waiting -= 1
             self._lock.release()
 
     async def _running(self) -> _Child:

@@ -41,6 +41,7 @@ from taba.server.work.line import MAX_OUTSIDE, ChildDied, ChildNotStarted, Line,
 
 ITEM_SECONDS = 2.0  # of a child's own time for one item: a State's fold or Projection, an Aggregate; they take microseconds
 MATCH_SECONDS = 1.0  # for one regular expression over all names
+MAX_PATTERNS = 8  # that wait to be matched: the last waits for as many seconds at the most
 MAX_DEATHS = 3  # of the child by one Type …
 SUSPENDED_SECONDS = 60.0  # … within this time; then the Type is suspended for as long
 MAX_STARTS = 3  # tries in a row to start a child, before events for its Handlers become dead letters rather than wait
@@ -50,7 +51,11 @@ log = Logger()
 
 
 class PatternRefused(TabaError):
-    """This regular expression cannot be matched, or not in the time that it has."""
+    """This text is no regular expression, or one that cannot be matched in the time that it has."""
+
+
+class Crowded(TabaError):
+    """Too many ask for what a child process does, which takes one question at a time; ask again in a moment."""
 
 
 class HandlersAway(TabaError):
@@ -84,14 +89,19 @@ class Sandbox:
         ]
 
     async def match(self, pattern: str, texts: Sequence[str]) -> list[str]:
-        """Those of `texts` that the whole pattern matches. Raises PatternRefused when that takes longer than MATCH_SECONDS."""
+        """Those of `texts` that the whole pattern matches.
+
+        Raises PatternRefused for what is no pattern, or takes longer than MATCH_SECONDS, and Crowded where MAX_PATTERNS wait.
+        """
         found: list[int] = []
+        if self._patterns.waiting >= MAX_PATTERNS:
+            raise Crowded(f"{MAX_PATTERNS} regular expressions wait to be matched; ask again in a moment")
         try:
             rest = await self._patterns.ask(MATCH_SECONDS, found.extend, "match", pattern, list(texts))
         except (ChildDied, ChildNotStarted) as died:
             raise PatternRefused(f"the regular expression {pattern[:100]!r} takes too long to match: {died}") from None
         if rest is not None:
-            raise PatternRefused(f"the regular expression {pattern[:100]!r} cannot be matched: {rest}")
+            raise PatternRefused(f"{pattern[:100]!r}: no regular expression: {rest}")
         return [texts[index] for index in found]
 
     async def fold(self, works: list[ForeignWork], now: float) -> list[Folded | list[int]]:

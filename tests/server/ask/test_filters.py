@@ -1,0 +1,86 @@
+"""Filters cost what they must, and hold up nobody: names are parsed once, expressions are compiled elsewhere, others have their turns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import ensureDeferred, succeed
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba import names
+from taba.names import canonical_name
+from taba.server.ask import query
+from taba.server.ask.filters import MAX_PATTERN, has_labels, labels_of, make_filter
+from taba.server.ask.query import Query
+
+from ..running import ServerCase, asynchronous, together
+from ..samples import bench_of, lookup_of
+
+LABELS = st.dictionaries(st.sampled_from("abcd"), st.sampled_from("xyz"), max_size=4)
+
+
+class Labels(SynchronousTestCase):
+    @given(LABELS, st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("xyz")), max_size=5))
+    def test_all_that_are_wanted_must_hold(self, labels: dict[str, str], wanted: list[tuple[str, str]]) -> None:
+        expected = all(labels.get(key) == value for key, value in wanted)
+        tab = canonical_name("t", labels)
+        self.assertEqual(has_labels(wanted)(tab) or not wanted, expected)
+
+    def test_a_name_is_parsed_once_however_many_labels_are_wanted(self) -> None:
+        parsed: list[str] = []
+
+        self.patch(names, "parse_name", lambda text, parse=names.parse_name: (parsed.append(text), parse(text))[1])
+        tab = canonical_name("t", {f"k{n}": "v" for n in range(16)})
+        self.assertTrue(has_labels([(f"k{n}", "v") for n in range(16)] * 12)(tab))
+        self.assertFalse(has_labels([("k1", "v"), ("k1", "w")])(tab))
+        self.assertFalse(has_labels([(f"l{n}", "v") for n in range(200)])(tab))
+        self.assertLessEqual(len(parsed), 1)
+        self.assertEqual(labels_of("t"), ("t", {}))
+
+    def test_nothing_is_compiled_where_everybody_waits(self) -> None:
+        make_filter(match="(" * MAX_PATTERN)  # its own process says that this is none
+        self.assertRaises(ValueError, make_filter, match="(" * (MAX_PATTERN + 1))
+
+
+class Turns(SynchronousTestCase):
+    def test_others_have_their_turn_while_a_filter_looks_at_many_names(self) -> None:
+        turns: list[float] = []
+
+        def turn(clock: Any, seconds: float) -> Any:
+            turns.append(seconds)
+            return succeed(None)
+
+        self.patch(query, "TURN_SECONDS", -1.0)
+        self.patch(query, "deferLater", turn)
+
+        async def elsewhere(pattern: str, texts: Any) -> Any:
+            raise AssertionError(pattern)
+
+        router: Any = None
+        asked = Query(router, bench_of(lookup_of()), Clock(), lambda: 0.0, elsewhere)
+        found = ensureDeferred(asked._those([f"x{n}" for n in range(10 * query.SLICE_NAMES)], lambda text: text.endswith("1")))
+        self.assertEqual((len(self.successResultOf(found)), turns), (query.SLICE_NAMES, [0] * 10))
+
+
+class Expressions(ServerCase):
+    @asynchronous
+    async def test_what_is_no_expression_is_refused_although_there_is_nothing_to_match(self) -> None:
+        server = await self.start()
+        for pattern in ("(", "[", "a**", "(?P<n", "a{99999999999999}"):
+            answered = await self.ask(server, f"/v1/names?match={pattern}")
+            self.assertEqual(answered.status, 400, pattern)
+            self.assertIn("no regular expression", answered.json["detail"])
+
+    @asynchronous
+    async def test_as_many_wait_as_the_bound_lets_and_others_are_told_to_ask_again(self) -> None:
+        server = await self.start()
+        self.patch(query, "simple_matcher", lambda pattern: None)
+        answers = await together([self.ask(server, "/v1/names?match=a") for _ in range(30)])
+        statuses = sorted(answered.status for answered in answers)
+        self.assertEqual(set(statuses), {200, 503})
+        self.assertGreaterEqual(statuses.count(200), 8)
+        self.assertEqual((await self.ask(server, "/v1/names?match=a")).status, 200)
+        self.assertEqual(server.sandbox._patterns.waiting, 0)
