@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 from twisted.web import http, server
 
 from taba.bounds import KiB, MiB
-from taba.guard import FAILED_SECONDS, Refused
+from taba.guard import FAILED_SECONDS, RECENT_SECONDS, Refused
 from taba.options import is_loopback
 from taba.tokens import EVERYTHING, Grant
 from taba.web import MAX_BODY_BYTES, Api, HTTPError, refusal, refused
@@ -64,6 +64,7 @@ class BoundedSite(server.Site):
         self.hall: dict[BoundedChannel, None] = {}  # in the order of coming
         self.receiving = 0  # bytes of bodies for which room is kept
         self.refused: Counter[str] = Counter()
+        self._crowded: dict[str, tuple[float, str]] = {}  # reason → when last, and what to do
 
     @property
     def connections(self) -> int:
@@ -94,6 +95,12 @@ class BoundedSite(server.Site):
     def _cut_one(self, channels: list[BoundedChannel], reason: str) -> bool:
         """Cut the first that waits for nothing but its own peer; whether there was one."""
         self.refused[reason] += 1
+        crowd = (
+            f"more than {MAX_HALL_OF_PEER} at once of {channels[0].peer} waited"
+            if reason == "too_many_of_peer"
+            else f"more than {MAX_HALL} at once waited"
+        ) + " without a whole request; keep away who does that"
+        self._crowded[reason] = cast(Any, self.reactor).seconds(), crowd
         for channel in channels:
             if not channel.is_served:
                 del self.hall[channel]
@@ -116,6 +123,21 @@ class BoundedSite(server.Site):
         """This connection is gone."""
         self.hall.pop(channel, None)
         self.known.discard(channel)
+
+    def describe(self) -> dict[str, Any]:
+        """What a status tells of this."""
+        counts = {"connections": self.connections, "cut": dict(sorted(self.refused.items()))}
+        return counts if self.guard is None else {**self.guard.describe(), **counts}
+
+    def problems(self, unix_now: float) -> list[str]:
+        """What needs a person, in sentences."""
+        found = [] if self.guard is None else self.guard.problems(unix_now)
+        for reason, (seconds, sentence) in self._crowded.items():
+            if cast(Any, self.reactor).seconds() - seconds < RECENT_SECONDS:
+                found.append(f"{self.refused[reason]} connections were cut: {sentence}")
+        errors = cast(Api, self.resource).errors
+        found += [f"{count} requests failed: {what} (the log has the first)" for what, count in sorted(errors.items())]
+        return found
 
     def _updateLogDateTime(self) -> None:
         # twisted.web takes it from the reactor, whose time is no date here

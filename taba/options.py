@@ -30,6 +30,7 @@ class Option(NamedTuple):
     parse: Callable[[str], Any]
     repeatable: bool = False
     variable: str | None = None  # the environment variable, where it is not PREFIX_NAME
+    is_flag: bool = False  # given without a value; in the environment 1 or 0
 
 
 class Listen(NamedTuple):
@@ -119,13 +120,17 @@ def variable_of(prefix: str, option: Option) -> str:
     return option.variable or prefix + option.name.upper().replace("-", "_")
 
 
-def _collector(cls: type[ServiceOptions], option: Option) -> Callable[[ServiceOptions, str], None]:
+def _collector(cls: type[ServiceOptions], option: Option) -> Callable[..., None]:
     def collect(self: ServiceOptions, text: str) -> None:
         self.given.setdefault(option.name, []).append(text)
 
+    def note(self: ServiceOptions) -> None:
+        self.given[option.name] = ["1"]
+
     default = f", default {option.default}" if option.default else ""
-    collect.__doc__ = f"{option.help} [{variable_of(cls.prefix, option)}{default}]"
-    return collect
+    chosen: Callable[..., None] = note if option.is_flag else collect
+    chosen.__doc__ = f"{option.help} [{variable_of(cls.prefix, option)}{default}]"
+    return chosen
 
 
 def state_directory(environ: Mapping[str, str]) -> Path:
@@ -244,7 +249,7 @@ def listen(text: str) -> Listen:
     if scheme == "unix":
         if not first.startswith("/"):
             raise ValueError(takes)
-        return Listen(text, None, "")
+        return Listen(text if "mode" in named else f"{text}:mode=600", None, "")
     if scheme not in ("tcp", "tcp6") or not first.isascii() or not first.isdigit() or int(first) > 65_535:
         raise ValueError(takes)
     interface = named.get("interface", "::" if scheme == "tcp6" else "0.0.0.0")
@@ -256,9 +261,15 @@ def listen(text: str) -> Listen:
     return Listen(text, int(first), interface)
 
 
-def local_listen(text: str) -> Listen:
-    """A parser of an endpoint that only this host reaches: without tokens nothing listens off loopback."""
-    endpoint = listen(text)
-    if not endpoint.is_local:
-        raise ValueError("takes a loopback address only, as this version has no tokens; for example tcp:8300:interface=127.0.0.1")
-    return endpoint
+def file_path(text: str) -> Path:
+    """A parser of a file's path; whoever opens it says what is wrong with it."""
+    if not text or "\0" in text:
+        raise ValueError("takes a file")
+    return Path(text).expanduser().absolute()
+
+
+def yes_or_no(text: str) -> bool:
+    """A parser of what a flag's environment variable may say."""
+    if text not in ("0", "1"):
+        raise ValueError("takes 1 or 0")
+    return text == "1"

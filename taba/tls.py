@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from OpenSSL import SSL, crypto
+from twisted.internet.error import VerifyError
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.internet.ssl import (
     Certificate,
@@ -33,7 +34,7 @@ MAX_PEM_BYTES = 4 * MiB  # the authorities of all the world take a quarter of a 
 EXPIRY_DAYS = 14  # before a certificate's end it is a problem: time enough for a person
 
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.S)
-_BAD_PEM = (SSL.Error, crypto.Error, ValueError)
+_BAD_PEM = (SSL.Error, crypto.Error, VerifyError, ValueError)
 
 
 class Shown(NamedTuple):

@@ -16,9 +16,11 @@ class Sample(ServiceOptions):
     program = "taba-sample"
     prefix = "TABA_SAMPLE_"
     definitions = (
-        Option("listen", "tcp:8300:interface=127.0.0.1", "Where to listen.", options.local_listen),
+        Option("listen", "tcp:8300:interface=127.0.0.1", "Where to listen.", options.listen),
         Option("server", "http://127.0.0.1:8280", "A Server.", options.http_url, repeatable=True),
         Option("spool-bytes", "1GiB", "How large the spool may grow.", options.byte_count(1024, 2**40)),
+        Option("bold", "", "Whether.", options.yes_or_no, is_flag=True),
+        Option("file", "", "Which.", options.file_path),
         Option("name", "default", "Whose.", str, variable="TABA_NAME"),
         Option("agent", "", "Which.", check_agent),
         Option("store", "", "Where.", parse_store),
@@ -65,6 +67,18 @@ class Options(SynchronousTestCase):
         self.assertEqual(parse("--server", "http://a:1/", "--server=https://b")["server"], ["http://a:1", "https://b"])
         self.assertEqual(parse(TABA_SAMPLE_SERVER="http://a:1, http://b:2")["server"], ["http://a:1", "http://b:2"])
 
+    def test_a_flag_takes_no_value_and_its_variable_one_or_zero(self) -> None:
+        self.assertFalse(parse()["bold"])
+        self.assertTrue(parse("--bold")["bold"] and parse(TABA_SAMPLE_BOLD="1")["bold"])
+        self.assertFalse(parse(TABA_SAMPLE_BOLD="0")["bold"])
+        self.assert_line(["TABA_SAMPLE_BOLD: 'yes': takes 1 or 0"], TABA_SAMPLE_BOLD="yes")
+        self.assert_line(["--bold"], "--bold=1")
+
+    def test_a_file_is_a_path_from_here_or_from_home(self) -> None:
+        self.assertEqual(parse("--file", "x")["file"], Path.cwd() / "x")
+        self.assertEqual(parse("--file", "~/x")["file"], Path.home() / "x")
+        self.assert_line(["--file", "takes a file"], "--file", "a\0b")
+
     def assert_line(self, names: list[str], *arguments: str, **environ: str) -> None:
         exit = self.assertRaises(SystemExit, parse, *arguments, **environ)
         line = str(exit.code)
@@ -74,8 +88,6 @@ class Options(SynchronousTestCase):
 
     def test_wrong_configuration_exits_with_one_line_that_names_option_value_and_what_it_takes(self) -> None:
         self.assert_line(["--listen", "tcp:port", "tcp:8300"], "--listen", "tcp:port")
-        self.assert_line(["--listen", "0.0.0.0", "loopback"], "--listen", "tcp:1:interface=0.0.0.0")
-        self.assert_line(["--listen", "loopback"], "--listen", "tcp:1")
         self.assert_line(["--server", "ftp://x", "http"], "--server", "ftp://x")
         self.assert_line(["--spool-bytes", "'x'", "takes"], "--spool-bytes", "x")
         self.assert_line(["TABA_SAMPLE_SPOOL_BYTES", "'1'", "takes"], TABA_SAMPLE_SPOOL_BYTES="1")
@@ -126,6 +138,8 @@ class Parsers(SynchronousTestCase):
         self.assertTrue(options.listen(r"tcp6:8280:interface=\:\:1").is_local)
         self.assertFalse(options.listen("tcp:8280").is_local)
         self.assertTrue(options.listen("unix:/run/taba.sock").is_local)
+        self.assertEqual(options.listen("unix:/run/taba.sock").text, "unix:/run/taba.sock:mode=600")
+        self.assertEqual(options.listen("unix:/run/taba.sock:mode=660").text, "unix:/run/taba.sock:mode=660")
         self.refuses(
             options.listen,
             "",

@@ -184,6 +184,8 @@ class Dispatch:
                 continue
             if is_loopback(parts.hostname) and not source.is_local:
                 continue  # its own host's loopback, not this one's
+            if parts.scheme == "http" and source.url.startswith("https:"):
+                continue  # what is told to one Server under TLS is not told to another for all to read
             if url not in self.servers:
                 self.servers[url] = ServerPeer(url, False)
         for url in [url for url, server in self.servers.items() if not server.is_configured and url not in urls and not server.in_flight]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from treq.client import HTTPClient
@@ -25,6 +25,7 @@ from taba.agent.dispatch import MAX_IN_FLIGHT, Dispatch, Parcel, ServerPeer
 from taba.batch import CONTENT_TYPE, VERDICTS_HEADER, Answer, Verdict, decode_verdicts, encode_envelope
 from taba.bounds import MAX_BUCKETS, KiB, MiB
 from taba.errors import MalformedBatch, TabaError
+from taba.tls import tls_sentence
 
 POST_SECONDS = 30.0  # for an answer, body and all
 ASK_SECONDS = 5.0  # for /v1/status and /v1/servers
@@ -39,6 +40,10 @@ class NoVerdicts(TabaError):
     """The peer answered, but not with verdicts."""
 
 
+class NotAdmitted(TabaError):
+    """A Server does not take this Agent: everything is kept, and tried again later."""
+
+
 def connection_pool(reactor: Any) -> HTTPConnectionPool:
     """Connections to Servers that are kept for the next envelope. Whoever makes it closes it."""
     pool = HTTPConnectionPool(reactor, persistent=True)
@@ -50,16 +55,16 @@ def connection_pool(reactor: Any) -> HTTPConnectionPool:
     return pool
 
 
-def client_over(reactor: Any, pool: HTTPConnectionPool) -> HTTPClient:
-    """What a Forwarder sends with."""
-    return HTTPClient(cast(IAgent, Agent(reactor, pool=pool, connectTimeout=ASK_SECONDS)))
+def client_over(reactor: Any, pool: HTTPConnectionPool, tls: Any) -> HTTPClient:
+    """What a Forwarder sends with; `tls` says which Servers are who they say."""
+    return HTTPClient(cast(IAgent, Agent(reactor, tls, connectTimeout=ASK_SECONDS, pool=pool)))
 
 
 class Forwarder:
     """Sends what `dispatch` has, with `client`, as the Agent `agent` of this `host`.
 
     `moment` tells what age is told by, `wall` what this host's clock says. `on_buckets` is called with a Server's number of buckets
-    whenever one tells it, `on_store_age` with the store's age.
+    whenever one tells it, `on_store_age` with the store's age. `shown` gives the headers that show to a Server who asks.
     """
 
     def __init__(
@@ -73,13 +78,14 @@ class Forwarder:
         wall: Callable[[], float],
         on_buckets: Callable[[int], None],
         on_store_age: Callable[[int], None],
+        shown: Callable[[], Mapping[str, str]] = dict,
     ):
         self._reactor: Any = reactor
         self._client = client
         self._dispatch = dispatch
         self._agent, self._host = agent, host
         self._moment, self._wall = moment, wall
-        self._on_buckets, self._on_store_age = on_buckets, on_store_age
+        self._on_buckets, self._on_store_age, self._shown = on_buckets, on_store_age, shown
         self._tasks: set[defer.Deferred[None]] = set()
         self._next_learn = 0.0
         self._asking = False
@@ -168,10 +174,13 @@ class Forwarder:
 
     async def _ask(self, method: str, url: str, headers: dict[str, str], body: bytes | None, seconds: float) -> tuple[int, bool, bytes]:
         async def converse() -> tuple[int, bool, bytes]:
-            raw = Headers({name: [value] for name, value in headers.items()})
+            raw = Headers({name: [value] for name, value in {**headers, **self._shown()}.items()})
             response = await self._client.request(method, url, headers=raw, data=body, allow_redirects=False, unbuffered=True)
             has_verdicts = bool(response.headers.getRawHeaders(VERDICTS_HEADER))
-            return response.code, has_verdicts, await _collect(response)
+            content = await _collect(response)
+            if response.code in (401, 403):
+                raise NotAdmitted(_why_not(response.code, content))
+            return response.code, has_verdicts, content
 
         # treq's own timeout ends with the headers
         return await defer.ensureDeferred(converse()).addTimeout(seconds, self._reactor)
@@ -236,6 +245,22 @@ def _collect(response: Any) -> defer.Deferred[bytes]:
     return body.done
 
 
+def _why_not(status: int, content: bytes) -> str:
+    """What a Server that does not take this Agent said, and the cure."""
+    try:
+        fields = json.loads(content)
+        error, detail = str(fields["error"]), str(fields["detail"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        error = detail = ""
+    cure = {
+        "no_token": "it takes a token: give one for writing with --token FILE",
+        "unknown_token": "it does not know this token: put one that is in its file of --tokens into the file of --token, and send SIGHUP",
+        "other_token": "this token is not for writing: put one that is into the file of --token, and send SIGHUP",
+        "no_certificate": "it takes a client certificate: give --tls-cert and --tls-key",
+    }.get(error, f"it does not answer this Agent: {detail or 'it says no more'}")
+    return f"{cure} ({status}; nothing is lost, it is tried again)"[:300]
+
+
 def _sentence(error: Exception) -> str:
     """Why a Server did not answer, for people: never a bare exception where it is known what it means."""
     reasons = getattr(error, "reasons", None)  # twisted.web wraps what happened
@@ -249,8 +274,11 @@ def _sentence(error: Exception) -> str:
         return "its name cannot be resolved"
     if isinstance(error, (ConnectionDone, ConnectionLost)):
         return "it closed the connection without an answer"
-    if isinstance(error, NoVerdicts):
-        return f"{error}"[:200]
+    if isinstance(error, (NoVerdicts, NotAdmitted)):
+        return f"{error}"[:300]
+    words = tls_sentence(error)
+    if words is not None:
+        return words
     if isinstance(error, (KeyError, TypeError, ValueError)):
         return f"what it answered is no Server's answer ({type(error).__name__}: {error})"[:200]
     words = " ".join(str(error).split()).rstrip(".")

@@ -11,8 +11,9 @@ from taba.agent.posting import OtherRequest, post
 from taba.agent.pump import RingPump
 from taba.agent.status import as_text
 from taba.events import key_part, read_events
+from taba.guard import Guard
 from taba.routes import JSON, Route
-from taba.tokens import OPEN, READ, WRITE
+from taba.tokens import ANY, OPEN, WRITE
 from taba.web import Answer, Api, Call, HTTPError
 
 
@@ -37,14 +38,15 @@ class Routes:
         self._clock, self._wall = clock, wall
         self._on_posted = on_posted
 
-    def api(self) -> Api:
+    def api(self, guard: Guard | None) -> Api:
         return Api(
             [
-                Route("GET", "/v1/status", self.status, "how the Agent does, and what needs a person", READ),
+                Route("GET", "/v1/status", self.status, "how the Agent does, and what needs a person", ANY),
                 Route("POST", "/v1/events", self.events, '{"accepted": n, "rejected": [{"index", "reason"}, …]}', WRITE, body=JSON),
                 Route("GET", "/healthz", self.healthz, "200 while the process runs", OPEN),
                 Route("GET", "/readyz", self.readyz, "200 only while it can do its work", OPEN),
-            ]
+            ],
+            guard,
         )
 
     async def status(self, call: Call) -> Answer:

@@ -7,8 +7,9 @@ from pathlib import Path
 from taba.agent.outbox import DEFAULT_OUTBOX_BYTES, MAX_OUTBOX_BYTES, MIN_OUTBOX_BYTES
 from taba.agent.spool import DEFAULT_SPOOL_BYTES, MIN_SPOOL_BYTES
 from taba.bounds import MiB
+from taba.listening import LISTENING_OPTIONS
 from taba.names import check_agent
-from taba.options import Option, ServiceOptions, byte_count, checked_state_directory, http_url, local_listen
+from taba.options import Option, ServiceOptions, byte_count, checked_state_directory, file_path, http_url, listen
 
 
 def _directory(text: str) -> Path:
@@ -34,7 +35,10 @@ class Options(ServiceOptions):
             http_url,
             repeatable=True,
         ),
-        Option("listen", "tcp:8279:interface=127.0.0.1", "Where status is asked for and events are posted", local_listen),
+        Option("listen", "tcp:8279:interface=127.0.0.1", "Where status is asked for and events are posted", listen),
+        *LISTENING_OPTIONS,
+        Option("token", "", "File with the token that Servers are shown: one for writing, which only this user can read.", file_path),
+        Option("cacert", "", "File with the authorities of Servers' certificates; default is the system's.", file_path),
         Option(
             "agent",
             "default",

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import os
 import random
-import resource
 import socket
 import sqlite3
 import sys
 import time
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from twisted.application import service
 from twisted.internet import defer
-from twisted.internet.endpoints import serverFromString
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from taba.agent.ages import Moment
+from taba.agent.credentials import Credentials, credentials_of
 from taba.agent.discover import Rings, sweep_slots
 from taba.agent.dispatch import Dispatch
 from taba.agent.forward import Forwarder, client_over, connection_pool
@@ -37,10 +36,9 @@ from taba.agent.telling import Teller
 from taba.bounds import MAX_BUCKETS
 from taba.clocks import boot_id, boot_seconds, make_monotonic
 from taba.connections import make_site
-from taba.errors import TabaError
-from taba.options import Listen
+from taba.errors import ConfigurationError, TabaError
+from taba.listening import Front, front_of, listen_at, on_hangup, raise_descriptor_limit
 
-MAX_DESCRIPTORS = 8192  # a ring takes one
 SWEEP_SECONDS = 60.0  # between looks for the slots of processes that were killed
 LOOK_SECONDS = 1.0  # between looks for problems, and words to the log
 KEEP_SECONDS = 0.05  # between looks at outbox and spool
@@ -62,17 +60,19 @@ class AgentService(service.Service):
         reactor: Any,
         agent: str,
         servers: list[str],
-        listen: Listen,
+        front: Front,
         spool: Path,
         spool_bytes: int,
         outbox_bytes: int,
         shm: str = SHM,
         is_daemon: bool = False,
+        credentials: Credentials | None = None,
     ):
+        self._credentials = credentials or Credentials()
         self._reactor = reactor
         self._is_daemon = is_daemon
         self.agent = agent
-        self._urls, self._listen, self._directory = servers, listen, spool
+        self._urls, self._front, self._directory = servers, front, spool
         self._spool_bytes, self._outbox_bytes, self._shm = spool_bytes, outbox_bytes, shm
         self._random = random.SystemRandom()
         self._own: dict[str, str] = {}  # problems that nobody else knows of
@@ -101,7 +101,7 @@ class AgentService(service.Service):
     def _start(self, home: Home) -> None:
         for place, problem in enumerate(home.problems):
             self._own[f"start {place}"] = problem
-        _raise_descriptor_limit()
+        raise_descriptor_limit()
         boot = boot_id()
         # where nobody says which boot this is, no other is the same
         self._boot = zlib.crc32(boot.encode()) if boot else self._random.getrandbits(32)
@@ -118,20 +118,21 @@ class AgentService(service.Service):
         self._problems = Problems(self.keeper, self.pump, self.dispatch, self._shm, self._room, now)
         self._teller = Teller(log, self.keeper, self.dispatch)
         self._pool = connection_pool(self._reactor)
-        client = client_over(self._reactor, self._pool)
+        client = client_over(self._reactor, self._pool, self._credentials.tls)
         times = self.moment, self.unix_now
         told = self._on_buckets, self._on_store_age
-        self.forwarder = Forwarder(self._reactor, client, self.dispatch, self.agent, host, *times, *told)
+        about = self._reactor, client, self.dispatch, self.agent, host
+        self.forwarder = Forwarder(*about, *times, *told, shown=lambda: self._credentials.headers)
         kept = _read_buckets(self._buckets_path)
         if kept is not None:
             self.pump.set_buckets(kept, moment)
         routes = Routes(self.pump, home.keys, self.status, self._clock, self.unix_now, self.forwarder.pump)
         outcome: list[Any] = []
-        serverFromString(self._reactor, self._listen.text).listen(make_site(routes.api())).addBoth(outcome.append)
+        self._site = make_site(routes.api(self._front.guard))
+        defer.ensureDeferred(listen_at(self._front, self._site, self._reactor)).addBoth(outcome.append)
         # TCP and unix endpoints tell at once
         if not outcome or isinstance(outcome[0], Failure):
-            reason = outcome[0].getErrorMessage() if outcome else "no answer"
-            raise self._exit(f"--listen: {self._listen.text!r}: cannot listen there: {reason}")
+            raise self._exit(outcome[0].getErrorMessage() if outcome else f"--listen: {self._front.listen.text!r}: no answer")
         self._port = outcome[0]
         log.info(
             "Agent {agent} reads rings of TABA_AGENT={agent} in {shm} and sends to {urls}; spool {spool}, status at {listen}",
@@ -139,7 +140,7 @@ class AgentService(service.Service):
             shm=self._shm,
             urls=", ".join(self._urls),
             spool=home.spool.path,
-            listen=self._listen.text,
+            listen=self._front.listen.text,
         )
         if self.keeper.unacknowledged or home.spool.batches:
             log.info(
@@ -273,6 +274,8 @@ class AgentService(service.Service):
     def look(self) -> dict[str, str]:
         """What needs a person now: sentences, by a key each."""
         own = dict(self._own)
+        heard = [*self._site.problems(self.unix_now()), *self._credentials.problems(list(self.dispatch.servers))]
+        own |= {f"strangers {place}": problem for place, problem in enumerate(heard)}
         if self._name_problem:
             own["name"] = self._name_problem
         if self._home.register.problem:
@@ -297,15 +300,21 @@ def makeService(options: Options) -> AgentService:
     from twisted.internet import reactor
 
     make_monotonic(reactor)
+    try:
+        front, credentials = front_of(options, cast(Any, reactor).seconds), credentials_of(options)
+    except ConfigurationError as failure:
+        raise SystemExit(f"{options.program}: {failure}") from None
+    on_hangup(reactor, lambda: [*front.guard.reload(), *credentials.reload()])
     return AgentService(
         reactor,
         options["agent"],
         list(dict.fromkeys(options["server"])),
-        options["listen"],
+        front,
         options["spool"],
         options["spool-bytes"],
         options["outbox-bytes"],
         is_daemon=not (getattr(options, "parent", None) or {}).get("nodaemon", True),
+        credentials=credentials,
     )
 
 
@@ -329,10 +338,3 @@ def _write_buckets(path: Path, buckets: int) -> None:
     fresh = path.with_suffix(".buckets.new")
     fresh.write_text(f"{buckets}\n", "ascii")
     os.replace(fresh, path)
-
-
-def _raise_descriptor_limit() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -109,7 +109,7 @@ class Routes:
                 READ,
                 FILTERS,
             ),
-            Route("GET", "/v1/status", self.status, "how the Server does, and what needs a person", READ),
+            Route("GET", "/v1/status", self.status, "how the Server does, and what needs a person", ANY),
             Route("GET", "/v1/latency", self.latency, "seconds from record to visible: p50, p95, p99", READ),
             Route("GET", "/v1/servers", self.servers, '[{"url", "roles", "started"}, …]', ANY),
             Route("GET", "/v1/shards", self.shards, '[{"name", "url", "buckets", "keys", "bytes", "ops"}, …]', READ, (USES,)),

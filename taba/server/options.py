@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from taba.bounds import DAY, DEFAULT_BUCKETS, MAX_BUCKETS
 from taba.errors import ConfigurationError
-from taba.options import Listen, Option, ServiceOptions, duration, local_listen, whole_number
+from taba.listening import LISTENING_OPTIONS
+from taba.options import Listen, Option, ServiceOptions, duration, http_url, listen, whole_number
 from taba.server.fold.bounds import DEFAULT_MAX_CLIENTS, DEFAULT_MAX_TABS
 from taba.shard import StoreURL, parse_store
 
@@ -37,7 +38,9 @@ class ServerOptions(ServiceOptions):
     prefix = "TABA_SERVER_"
     longdesc = "Folds the events that Agents send into States kept in a store, and answers queries over HTTP."
     definitions = (
-        Option("listen", "tcp:8280:interface=127.0.0.1", "Where to listen: an endpoint on loopback, or unix:PATH.", local_listen),
+        Option("listen", "tcp:8280:interface=127.0.0.1", "Where to listen: an endpoint such as tcp:8280, or unix:PATH.", listen),
+        *LISTENING_OPTIONS,
+        Option("url", "", "How Agents reach this Server; default is what --listen says, with this host's name.", http_url),
         Option(
             "store",
             "embedded:",
@@ -74,7 +77,7 @@ class ServerOptions(ServiceOptions):
 
     def postOptions(self) -> None:
         super().postOptions()
-        listen: Listen = self["listen"]
+        where: Listen = self["listen"]
         workers: int = self["workers"]
-        if workers > 1 and not (listen.port and listen.port + workers - 1 <= 65_535):
-            raise ConfigurationError("--listen", listen.text, f"takes a TCP port with --workers {workers}: the first of {workers} in a row")
+        if workers > 1 and not (where.port and where.port + workers - 1 <= 65_535):
+            raise ConfigurationError("--listen", where.text, f"takes a TCP port with --workers {workers}: the first of {workers} in a row")

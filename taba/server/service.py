@@ -13,18 +13,18 @@ import socket
 import sys
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 from twisted.application.service import MultiService, Service
-from twisted.internet import error
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.runner.procmon import ProcessMonitor
 
 from taba.clocks import make_monotonic
-from taba.connections import make_site
+from taba.connections import BoundedSite, make_site
 from taba.errors import ConfigurationError, StoreUnavailable
+from taba.listening import front_of, listen_at, on_hangup, raise_descriptor_limit
 from taba.options import Listen, checked_state_directory
 from taba.server.aging import LOOK_SECONDS, StoreAge
 from taba.server.ask.query import Query
@@ -104,7 +104,9 @@ def make_server(options: Options, reactor: Any) -> MultiService:
         options["store"] = Store(embedded.url, parse_store(embedded.url))
         shown = f"embedded:{embedded.directory}"
     kind = Workers if options["workers"] > 1 else Server
-    kind(options, reactor, embedded, shown).setServiceParent(whole)
+    serving = kind(options, reactor, embedded, shown)
+    serving.setServiceParent(whole)
+    on_hangup(reactor, serving.hang_up)
     return whole
 
 
@@ -174,9 +176,10 @@ class Server(_Connected):
     def __init__(self, options: Options, reactor: Any, embedded: EmbeddedStore | None = None, shown: str | None = None, workers: int = 1):
         """`workers`: how many there are, of which this is one."""
         super().__init__(options, reactor, embedded, shown)
-        self._listen: Listen = options["listen"]
+        self._front = front_of(options, reactor.seconds)
         bounds = Bounds(options["max-tabs"], options["max-clients"])
         self.lookup = find_safely()
+        self.site: BoundedSite
         self.sandbox = Sandbox(self.lookup, reactor)
         self.bench = bench = Bench(self.lookup, self.sandbox)
         self.now = now = SteadyClock(time.time, reactor.seconds)
@@ -192,7 +195,7 @@ class Server(_Connected):
         self.jobs.register("upgrade", Upgrade(self.router, bench))
         self.jobs.register("retry", Retry(self.router, bench, now, self.age, bounds))
         self.health = Health(self.router, reactor)
-        about = now, workers, self._shown, reactor, self.health, embedded
+        about = now, workers, self._shown, reactor, self.health, lambda: self.site, embedded
         self.status = Status(self.router, self.lookup, self.ingest, envelopes, self.query, self.sandbox, self.age, *about)
         routes = Routes(
             self.router,
@@ -208,7 +211,7 @@ class Server(_Connected):
             now,
             self.age,
         )
-        self.site = make_site(Api(routes.table()))
+        self.site = make_site(Api(routes.table(), self._front.guard))
         self._port: Any = None
         self._announcement: Deferred[None] | None = None
         self._announcing = LoopingCall(self._begin_announcement)
@@ -221,16 +224,21 @@ class Server(_Connected):
         self._telling = LoopingCall(lambda: ensureDeferred(self._tell()))
         self._telling.clock = reactor
 
+    def hang_up(self) -> list[str]:
+        """Read tokens and certificates again; what is wrong with them, in sentences."""
+        return self._front.guard.reload()
+
     async def open(self) -> None:
         self._telling.start(TELL_SECONDS, now=False)
-        self._port = await listen_on(self._listen, self.site, self._reactor)
+        raise_descriptor_limit()
+        self._port = await listen_at(self._front, self.site, self._reactor)
         if not self.running:
             await self._port.stopListening()
             return
-        if self._listen.port is not None:
-            address = self._port.getHost()
-            host = f"[{self._listen.interface}]" if ":" in self._listen.interface else self._listen.interface
-            self.presence.url = f"http://{host}:{address.port}"
+        for problem in self._front.guard.problems(time.time()):
+            log.warn("{problem}", problem=problem)
+        if self._front.listen.port is not None:
+            self.presence.url = self._options["url"] or self._front.url(self._port.getHost().port)
             log.info("listening at {url}", url=self.presence.url)
 
     async def ready(self) -> None:
@@ -332,6 +340,13 @@ class Workers(_Connected):
         monitor.maxRestartDelay = LAST_RESTART_SECONDS
         monitor.threshold = STEADY_SECONDS
         self._monitor = monitor
+        front_of(options, reactor.seconds)  # what is wrong is said once, not by each worker
+
+    def hang_up(self) -> list[str]:
+        """Have the workers read tokens and certificates again; they say themselves what is wrong."""
+        for protocol in self._monitor.protocols.values():
+            protocol.transport.signalProcess("HUP")
+        return []
 
     async def open(self) -> None:
         listen: Listen = self._options["listen"]
@@ -342,9 +357,12 @@ class Workers(_Connected):
         environ |= {"TABA_SERVER_STORE": self._options["store"].text, "TABA_SERVER_WORKERS": "1"}
         for port in range(listen.port, listen.port + workers):
             check_free(listen, port)
+        url: str | None = self._options["url"]
         for number, port in enumerate(range(listen.port, listen.port + workers)):
             text = listen.text.replace(str(listen.port), str(port), 1)
             arguments = [sys.executable, "-m", "taba.server.worker", str(os.getpid()), str(workers), self._shown]
+            if url is not None:
+                environ["TABA_SERVER_URL"] = next_url(url, number)
             self._monitor.addProcess(f"worker {number}", arguments, env={**environ, "TABA_SERVER_LISTEN": text})
         self._monitor.startService()
 
@@ -363,13 +381,11 @@ class Workers(_Connected):
         await self.router.close()
 
 
-async def listen_on(listen: Listen, site: Any, reactor: Any) -> Any:
-    """The listening port. Raises ConfigurationError where nobody can listen."""
-    try:
-        return await serverFromString(reactor, listen.text).listen(site)
-    except (error.CannotListenError, OSError, ValueError) as failure:
-        reason = getattr(failure, "socketError", failure)
-        raise ConfigurationError("--listen", listen.text, f"takes an endpoint that is free: {reason}") from None
+def next_url(url: str, number: int) -> str:
+    """The URL of the worker that is `number` ports further."""
+    parts = urlsplit(url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{parts.scheme}://{host}:{(parts.port or (443 if parts.scheme == 'https' else 80)) + number}"
 
 
 def check_free(listen: Listen, port: int) -> None:

@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from taba import __version__
+from taba.connections import BoundedSite
 from taba.errors import StoreUnavailable
 from taba.handlers.lookup import Lookup
 from taba.server import keys
@@ -70,8 +71,10 @@ class Status:
         store: str,
         clock: Any,
         health: Health,
+        site: Callable[[], BoundedSite],
         embedded: EmbeddedStore | None = None,
     ):
+        self._site = site
         self._router, self._lookup, self._ingest, self._query, self._sandbox = router, lookup, ingest, query, sandbox
         self._envelopes, self._age = envelopes, age
         self._now, self._workers, self._store, self._clock = now, workers, store, clock
@@ -181,6 +184,7 @@ class Status:
             "version": __version__,
             "store": {**self._router.describe(), "url": self._store, "age": self._age()},
             "workers": self._workers,
+            "listening": self._site().describe(),
             "folded": counts.folded,
             "dead_letters": sum(counts.dead_by_reason.values()),
             "dead_letters_by_reason": counts.dead_by_reason,
@@ -205,6 +209,7 @@ class Status:
             *([self._now.problem] if self._now.problem else []),
             *self._ingest.problems,
             *self._envelopes.problems,
+            *self._site().problems(self._now()),
         ]
 
     def _happened(self, errors: Counter[str]) -> list[Happened]:

@@ -28,6 +28,8 @@ def main(arguments: list[str]) -> None:
     from twisted.internet import reactor as installed
 
     from taba.clocks import make_monotonic
+    from taba.errors import ConfigurationError
+    from taba.listening import on_hangup
     from taba.server.options import ServerOptions
     from taba.server.service import Server, freeze_when_running
 
@@ -35,7 +37,11 @@ def main(arguments: list[str]) -> None:
     make_monotonic(reactor)
     options = ServerOptions()
     options.parseOptions([])
-    server = Server(options, reactor, None, shown, int(workers))
+    try:
+        server = Server(options, reactor, None, shown, int(workers))
+    except ConfigurationError as failure:
+        raise SystemExit(f"{options.program}: {failure}") from None
+    on_hangup(reactor, server.hang_up)
     reactor.callWhenRunning(server.startService)
     freeze_when_running(reactor)
     reactor.addSystemEventTrigger("before", "shutdown", server.stopService)

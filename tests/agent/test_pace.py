@@ -16,6 +16,7 @@ from twisted.internet import reactor, task
 from twisted.trial.unittest import TestCase
 
 from taba.agent.service import AgentService
+from taba.listening import open_front
 from taba.options import Listen
 from tests.agent.servers import FakeServer
 
@@ -54,8 +55,8 @@ class PaceTests(TestCase):
                 os.unlink(f"/dev/shm/{name}")
 
     def start(self, url: str, outbox_bytes: int, spool_bytes: int) -> AgentService:
-        listen = Listen("tcp:0:interface=127.0.0.1", 0, "127.0.0.1")
-        service = AgentService(reactor, self.agent, [url], listen, self.directory, spool_bytes, outbox_bytes)
+        front = open_front(Listen("tcp:0:interface=127.0.0.1", 0, "127.0.0.1"), time.monotonic)
+        service = AgentService(reactor, self.agent, [url], front, self.directory, spool_bytes, outbox_bytes)
         service.startService()
         return service
 

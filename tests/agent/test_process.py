@@ -135,7 +135,7 @@ class ProcessTests(TestCase):
             (["--spool", "/proc/no"], "--spool: '/proc/no': takes a directory"),
             (["--spool-bytes", "1"], "--spool-bytes: '1': takes bytes"),
             (["--outbox-bytes", "9 XiB"], "--outbox-bytes"),
-            (["--listen", "tcp:8279:interface=0.0.0.0"], "loopback"),
+            (["--listen", "tcp:8279:interface=0.0.0.0"], "--tokens"),
             (["--statsd", "udp:8125"], "--statsd"),
         ):
             process = self.start(*arguments)
@@ -147,7 +147,7 @@ class ProcessTests(TestCase):
         await self.status()
         for second, says in (
             (self.start(port=self.port + 1), f"process {first.pid} holds"),
-            (self.start("--agent", self.agent + "x"), "cannot listen there"),
+            (self.start("--agent", self.agent + "x"), "takes an endpoint that is free"),
         ):
             _, said = await deferToThread(second.communicate)
             self.assertNotEqual(second.returncode, 0)
@@ -170,7 +170,7 @@ class ProcessTests(TestCase):
             await self.until(lambda: process.poll() is not None)
         assert process.stderr is not None
         self.assertEqual(process.returncode, 1)
-        says = f"taba-agent: --listen: 'tcp:{self.port}:interface=127.0.0.1': cannot listen there"
+        says = f"taba-agent: --listen: 'tcp:{self.port}:interface=127.0.0.1': takes an endpoint that is free"
         self.assertIn(f"--listen: 'tcp:{self.port}", process.stderr.read())  # twistd shows a hundred bytes
         self.assertIn(says, log.read_text())
         self.assertFalse((self.directory / "pid").exists())

@@ -21,6 +21,7 @@ from taba import batch as codec
 from taba.agent import dispatch, forward
 from taba.agent.service import AgentService
 from taba.batch import Verdict
+from taba.listening import open_front
 from taba.options import Listen
 from tests.agent.producers import Producer
 from tests.agent.servers import FakeServer
@@ -45,8 +46,8 @@ class ServiceTests(TestCase):
                 os.unlink(f"/dev/shm/{name}")
 
     def start(self, *urls: str, outbox_bytes: int = 4 << 20, spool_bytes: int = 64 << 20) -> AgentService:
-        listen = Listen("tcp:0:interface=127.0.0.1", 0, "127.0.0.1")
-        service = AgentService(reactor, self.agent, list(urls or (self.server.url,)), listen, self.spool, spool_bytes, outbox_bytes)
+        front = open_front(Listen("tcp:0:interface=127.0.0.1", 0, "127.0.0.1"), time.monotonic)
+        service = AgentService(reactor, self.agent, list(urls or (self.server.url,)), front, self.spool, spool_bytes, outbox_bytes)
         service.startService()
         self.running.append(service)
         return service
@@ -221,7 +222,7 @@ class ServiceTests(TestCase):
             ("tcp:0:interface=127.0.0.1", spool / "other", "/dev/shm/no-such-directory"),
             ("tcp:0:interface=127.0.0.1", Path("/proc/no/such"), "/dev/shm"),
         ):
-            endpoint = Listen(listen, 0, "127.0.0.1")
+            endpoint = open_front(Listen(listen, 0, "127.0.0.1"), time.monotonic)
             service = AgentService(reactor, self.agent, [self.server.url], endpoint, directory, 64 << 20, 4 << 20, shm)
             self.assertRaises(SystemExit, service.startService)
             self.assertEqual(os.listdir(spool), [])

@@ -21,6 +21,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.batch import MARK, Entry, Header, Verdict, decode_verdicts, encode_envelope
+from taba.tokens import READ, line_of, new_token
 
 from ..streams import Streams
 from ..valkey import EphemeralValkey, free_port
@@ -138,6 +139,23 @@ class Configuration(Processes):
         self.assertIn("TABA_SERVER_BUCKETS: 'x'", self.refused(TABA_SERVER_BUCKETS="x"))
         self.assertIn("takes a TCP port with --workers", self.refused("--listen", "unix:/tmp/x.sock", "--workers", "2"))
         self.assertIn("--nonsense", self.refused("--nonsense"))
+
+    def test_off_loopback_it_takes_tokens_and_either_tls_or_a_word_that_none_is_wanted(self) -> None:
+        tokens = self.directory / "tokens"
+        tokens.touch(0o600)
+        tokens.write_text(line_of(new_token(READ)))
+        for listen in ("tcp:0", r"tcp6:0:interface=\:\:", "tcp:0:interface=192.0.2.1"):
+            self.assertIn(f"--listen: {listen!r}: listens off loopback, which takes --tokens", self.refused("--listen", listen))
+            line = self.refused("--listen", listen, "--tokens", str(tokens))
+            self.assertIn(
+                f"--listen: {listen!r}: listens off loopback, which takes --tls-cert FILE and --tls-key FILE, or --insecure", line
+            )
+            self.assertIn("takes --tokens", self.refused("--listen", listen, "--insecure"))
+        self.assertIn("--tls-key: '/nowhere': takes --tls-cert beside it", self.refused("--tls-key", "/nowhere"))
+        self.assertIn("--tls-cert: '/nowhere': takes a file that can be read", self.refused("--tls-cert", "/nowhere"))
+        self.assertIn("--tokens: '/nowhere': takes a file that can be read", self.refused("--tokens", "/nowhere", "--workers", "2"))
+        tokens.chmod(0o644)
+        self.assertRegex(self.refused("--tokens", str(tokens)), "--tokens: '.*': takes a file that only its owner can read")
 
     def test_a_port_that_is_taken(self) -> None:
         valkey = EphemeralValkey()

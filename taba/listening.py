@@ -1,0 +1,119 @@
+"""Listening: what it takes to be reached, from this host and from others, and what is read again on SIGHUP.
+
+1. Nobody listens off loopback without tokens, nor without TLS or an explicit --insecure. On loopback all of it may be given too.
+2. A unix socket is its owner's alone unless `mode=` says otherwise.
+3. SIGHUP reads tokens and certificates again; what is wrong in them is a problem, and what was read before stays.
+"""
+
+from __future__ import annotations
+
+import resource
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.logger import Logger
+
+from taba.errors import ConfigurationError
+from taba.guard import Guard, TokenFile
+from taba.installing import install_hint
+from taba.options import Listen, Option, ServiceOptions, file_path, yes_or_no
+
+MAX_DESCRIPTORS = 8192  # a ring takes one, and so does a connection
+
+LISTENING_OPTIONS = (
+    Option("tokens", "", "File with the tokens that are taken, as `taba token new` makes them; needed off loopback.", file_path),
+    Option("insecure", "", "Listen off loopback without TLS: for all to read on the way.", yes_or_no, is_flag=True),
+    Option("tls-cert", "", "File with this side's certificate and its chain, as PEM: listen with TLS.", file_path),
+    Option("tls-key", "", "File with the certificate's key.", file_path),
+    Option("tls-ca", "", "File with the authorities whose client certificates are taken: ask each peer for one.", file_path),
+)
+
+log = Logger()
+
+
+class Front(NamedTuple):
+    """What strangers meet: the endpoint, who is let in, and TLS, which is a ListeningTls or None."""
+
+    listen: Listen
+    guard: Guard
+    tls: Any = None
+
+    def url(self, port: int) -> str:
+        """How this endpoint is reached at `port`, by whoever can resolve this host's name."""
+        host = self.listen.interface
+        if host in ("0.0.0.0", "::"):
+            host = socket.getfqdn()
+        return f"http{'s' if self.tls else ''}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def open_front(listen: Listen, seconds: Callable[[], float]) -> Front:
+    """A front on loopback that everybody there may use."""
+    return Front(listen, Guard(None, None, listen, seconds))
+
+
+def front_of(options: ServiceOptions, seconds: Callable[[], float]) -> Front:
+    """The front that the LISTENING_OPTIONS and --listen describe. Raises ConfigurationError. `seconds` is a monotonic clock."""
+    listen: Listen = options["listen"]
+    tls = None
+    if options["tls-cert"] is not None:
+        tls = _listening_tls(options["tls-cert"], options["tls-key"] or options["tls-cert"], options["tls-ca"])
+    for option in ("tls-key", "tls-ca"):
+        if options[option] is not None and tls is None:
+            raise ConfigurationError(f"--{option}", str(options[option]), "takes --tls-cert beside it")
+    if not listen.is_local:
+        if options["tokens"] is None:
+            takes = "listens off loopback, which takes --tokens FILE (make one with: taba token new)"
+            raise ConfigurationError("--listen", listen.text, takes)
+        if tls is None and not options["insecure"]:
+            takes = "listens off loopback, which takes --tls-cert FILE and --tls-key FILE, or --insecure"
+            raise ConfigurationError("--listen", listen.text, takes)
+    tokens = None if options["tokens"] is None else TokenFile(options["tokens"])
+    return Front(listen, Guard(tokens, tls, listen, seconds), tls)
+
+
+async def listen_at(front: Front, site: Any, reactor: Any) -> Any:
+    """The listening port. Raises ConfigurationError where nobody can listen."""
+    factory = site
+    if front.tls is not None:
+        from twisted.protocols.tls import TLSMemoryBIOFactory
+
+        factory = TLSMemoryBIOFactory(front.tls, False, site, reactor)
+    try:
+        return await serverFromString(reactor, front.listen.text).listen(factory)
+    except (CannotListenError, OSError, ValueError) as failure:
+        reason = getattr(failure, "socketError", failure)
+        raise ConfigurationError("--listen", front.listen.text, f"takes an endpoint that is free: {reason}") from None
+
+
+def on_hangup(reactor: Any, reload: Callable[[], list[str]]) -> None:
+    """Have SIGHUP call `reload`, in the reactor, and log what it finds wrong. To be called in the main thread."""
+
+    def read_again() -> None:
+        problems = reload()
+        for problem in problems:
+            log.error("{problem}", problem=problem)
+        if not problems:
+            log.info("SIGHUP: tokens and certificates are read again")
+
+    signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(read_again))
+
+
+def raise_descriptor_limit() -> None:
+    """Have this process open as many files and connections as it may, MAX_DESCRIPTORS at the most."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _listening_tls(certificate: Path, key: Path, authorities: Path | None) -> Any:
+    try:
+        from taba.tls import ListeningTls, TlsFiles
+    except ImportError as error:
+        raise ConfigurationError("--tls-cert", str(certificate), f"takes {error.name}: {install_hint('server')}") from None
+    return ListeningTls(TlsFiles(certificate, key, authorities))

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import shutil
+import socket
+import ssl
+import time
+from pathlib import Path
+from typing import Any
+
+import treq
+from cryptography.hazmat.primitives import serialization
+from twisted.internet import defer, reactor, threads
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.web.client import Agent
+
+from taba import connections
+from taba.bounds import DAY
+from taba.errors import ConfigurationError
+from taba.guard import Guard
+from taba.listening import Front, listen_at
+from taba.options import listen
+from taba.routes import Route
+from taba.tls import EXPIRY_DAYS, ListeningTls, SendingTls, TlsFiles, tls_sentence
+from taba.tokens import ANY, OPEN
+from taba.web import Answer, Api, Call
+from tests.certificates import Authority, Pair
+
+LOCAL = listen("tcp:0:interface=127.0.0.1")
+
+
+async def fine(call: Call) -> Answer:
+    return Answer("fine")
+
+
+class Cases:
+    """What both kinds of tests here begin with: an authority, and a certificate for localhost."""
+
+    def prepare(self, directory: str) -> None:
+        self.directory = Path(directory)
+        self.directory.mkdir(parents=True)
+        self.authority = Authority(self.directory)
+        self.own = self.authority.sign("own", "localhost", "127.0.0.1")
+
+
+class Files(Cases, SynchronousTestCase):
+    def setUp(self) -> None:
+        self.prepare(self.mktemp())
+
+    def refusal(self, certificate: Path, key: Path, authorities: Path | None = None) -> str:
+        return str(self.assertRaises(ConfigurationError, ListeningTls, TlsFiles(certificate, key, authorities)))
+
+    def test_files_that_cannot_serve_are_named_with_what_they_take(self) -> None:
+        rubbish, other = self.directory / "rubbish", self.authority.sign("other")
+        rubbish.write_text("-----BEGIN CERTIFICATE-----\nrubbish\n-----END CERTIFICATE-----\n")
+        rubbish.chmod(0o600)
+        own = self.own
+        self.assertRegex(self.refusal(Path("/nowhere"), own.key), "^--tls-cert: '/nowhere': takes a file that can be read: no such")
+        self.assertRegex(self.refusal(rubbish, own.key), "^--tls-cert: .*rubbish': takes a file with certificates")
+        self.assertRegex(self.refusal(own.key, own.key), "^--tls-cert: .*takes a file with certificates")
+        self.assertRegex(self.refusal(own.certificate, rubbish), "^--tls-key: .*rubbish': takes a file with a private key")
+        self.assertRegex(self.refusal(own.certificate, other.key), "^--tls-key: .*takes the key of the certificate in .*own.pem")
+        self.assertRegex(self.refusal(own.certificate, own.key, rubbish), "^--tls-ca: .*rubbish': takes a file with certificates")
+        own.key.chmod(0o644)
+        self.assertRegex(self.refusal(own.certificate, own.key), "^--tls-key: .*chmod 600")
+
+    def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(self) -> None:
+        key = serialization.load_pem_private_key(self.own.key.read_bytes(), None)
+        locked = serialization.BestAvailableEncryption(b"secret")
+        self.own.key.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, locked))
+        self.assertIn("without a passphrase", self.refusal(*self.own))
+
+    def test_one_file_may_have_both_certificate_and_key(self) -> None:
+        both = self.directory / "both"
+        both.touch(0o600)
+        both.write_bytes(self.own.certificate.read_bytes() + self.own.key.read_bytes())
+        self.assertEqual(ListeningTls(TlsFiles(both, both)).problems(time.time()), [])
+
+    def test_a_certificate_near_its_end_is_a_problem(self) -> None:
+        tls = ListeningTls(TlsFiles(*self.authority.sign("soon", days=EXPIRY_DAYS + 5)))
+        self.assertEqual(tls.problems(time.time()), [])
+        self.assertRegex(tls.problems(time.time() + 6 * DAY)[0], "soon.pem ends in 13 days: put a new one there")
+        self.assertRegex(tls.problems(time.time() + 30 * DAY)[0], "is past its end")
+
+    def test_a_reload_that_fails_leaves_what_was_there(self) -> None:
+        tls, trust = ListeningTls(TlsFiles(*self.own)), SendingTls(self.authority.file, TlsFiles(*self.own))
+        expires = tls.expires
+        self.own.certificate.write_text("gone")
+        self.assertRaises(ConfigurationError, tls.reload)
+        self.assertRaises(ConfigurationError, trust.reload)
+        self.assertEqual(tls.expires, expires)
+        self.assertTrue(trust.creatorForNetloc(b"localhost", 1))
+
+
+class Handshakes(Cases, TestCase):
+    """A real listener with TLS on loopback, asked by what an Agent asks with and by Python's own ssl."""
+
+    def setUp(self) -> None:
+        self.prepare(self.mktemp())
+        self.patch(connections, "LINGER_SECONDS", 0.05)
+
+    async def serve(self, pair: Pair, authorities: Path | None = None) -> ListeningTls:
+        tls = ListeningTls(TlsFiles(*pair, authorities))
+        guard = Guard(None, tls, LOCAL, time.monotonic)
+        routes = [Route("GET", "/fine", fine, "", ANY), Route("GET", "/healthz", fine, "", OPEN)]
+        self.site = connections.make_site(Api(routes, guard))
+        port = await listen_at(Front(LOCAL, guard, tls), self.site, reactor)
+        self.addCleanup(port.stopListening)
+        self.port = port.getHost().port
+        return tls
+
+    async def ask(self, host: str = "localhost", shown: Pair | None = None, trusted: Path | None = None, path: str = "fine") -> Any:
+        """Status and body, or what stood in the way."""
+        trust: Any = SendingTls(trusted or self.authority.file, TlsFiles(*shown) if shown else None)
+        try:
+            response = await Agent(reactor, trust).request(b"GET", f"https://{host}:{self.port}/{path}".encode())
+            return response.code, await treq.content(response)
+        except Exception as error:
+            return tls_sentence(error.reasons[0].value) if hasattr(error, "reasons") else tls_sentence(error)
+
+    async def test_a_peer_is_asked_when_authority_and_name_are_right(self) -> None:
+        await self.serve(self.own)
+        for host in ("localhost", "127.0.0.1"):
+            self.assertEqual(await self.ask(host), (200, b'"fine"\n'))
+
+    async def test_a_certificate_of_another_authority_or_for_another_name_ends_it_with_the_cure(self) -> None:
+        await self.serve(self.own)
+        self.assertIn("--cacert", await self.ask(trusted=Authority(self.directory, "strange").file))
+        await self.serve(self.authority.sign("elsewhere", "elsewhere.example"))
+        self.assertIn("for another name", await self.ask())
+        self.assertIn("for another name", await self.ask("127.0.0.1"))
+
+    async def test_without_a_client_certificate_only_what_is_open_is_answered(self) -> None:
+        await self.serve(self.own, self.authority.file)
+        status, body = await self.ask()
+        self.assertEqual(status, 403)
+        self.assertIn(b"no_certificate", body)
+        self.assertEqual((await self.ask(path="healthz"))[0], 200)
+        self.assertEqual((await self.ask(shown=self.authority.sign("agent")))[0], 200)
+
+    async def test_a_client_certificate_of_another_authority_is_refused(self) -> None:
+        await self.serve(self.own, self.authority.file)
+        stranger = Authority(self.directory, "strange").sign("stranger")
+        self.assertNotIsInstance(await self.ask(shown=stranger, path="healthz"), tuple)
+
+    async def test_new_connections_get_the_certificate_that_was_reloaded(self) -> None:
+        tls = await self.serve(self.own)
+        fresh = Authority(self.directory, "fresh")
+        for path, new in zip(self.own, fresh.sign("new", "localhost"), strict=True):
+            shutil.copy(new, path)
+        self.assertEqual((await self.ask())[0], 200)
+        tls.reload()
+        self.assertEqual((await self.ask(trusted=fresh.file))[0], 200)
+        self.assertIn("--cacert", await self.ask())
+
+    async def test_neither_old_protocols_nor_silence_nor_plain_http_hold_a_place(self) -> None:
+        await self.serve(self.own)
+        self.patch(connections, "FIRST_SECONDS", 0.3)
+
+        def handshake(version: ssl.TLSVersion) -> str:
+            context = ssl.create_default_context(cafile=str(self.authority.file))
+            context.minimum_version = context.maximum_version = version
+            connection = socket.create_connection(("127.0.0.1", self.port), timeout=20)
+            with connection, context.wrap_socket(connection, server_hostname="localhost") as wrapped:
+                return wrapped.version() or ""
+
+        self.assertEqual(await threads.deferToThread(handshake, ssl.TLSVersion.TLSv1_3), "TLSv1.3")
+        with self.assertRaises((ssl.SSLError, OSError)):
+            await threads.deferToThread(handshake, ssl.TLSVersion.TLSv1_1)
+
+        def silent(said: bytes) -> bytes:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=20) as connection:
+                connection.sendall(said)
+                try:
+                    return connection.recv(100)
+                except ConnectionResetError:
+                    return b""
+
+        for said in (b"", b"GET /fine HTTP/1.1\r\nHost: localhost\r\n\r\n"):
+            self.assertNotIn(b"HTTP", await threads.deferToThread(silent, said))
+        while self.site.connections:
+            waiting: defer.Deferred[None] = defer.Deferred()
+            reactor.callLater(0.01, waiting.callback, None)  # type: ignore[attr-defined]
+            await waiting
