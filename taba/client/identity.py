@@ -160,6 +160,7 @@ def _lock(path: str, make: bool = True) -> Memory | None:
             if status.st_size == 0:
                 if not make:
                     return None  # its maker was just about to lock it
+                os.fchmod(descriptor, 0o600)  # whatever the umask: the next process of this user opens it, too
                 os.truncate(descriptor, 1)  # something to map
             return Memory(descriptor, 1, writable=False)
         finally:

@@ -8,16 +8,18 @@ import sys
 import time
 from typing import Any
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.query import Query
 from tests.services import ROOT, Services
 
+pytestmark = pytest.mark.real  # an Agent that is killed again and again
+
 RECORD = """
 import json, sys, time
 from taba import client
 
-pytestmark = pytest.mark.real  # an Agent that is killed again and again
 client.start(sys.argv[1])
 bids, odd = client.counter("bids_won"), client.tab("odd", type="NoSuchType")
 for number in range(5000):

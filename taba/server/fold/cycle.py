@@ -158,6 +158,7 @@ class _Group:
 
     def __init__(self, type: str, handler: Any, is_array: bool):
         self.type, self.handler, self.is_array = type, handler, is_array
+        self.is_absolute = bool(getattr(handler, "absolute", False))
         self.rows: dict[int, int] = {}
         self.columns: list[tuple[int, Column]] = []
         self.states: list[keys.Framed] = []
@@ -307,7 +308,11 @@ class Fold:
                         self._miss(column)
                         continue
                     group = groups[type] = _Group(type, handler, bench.is_array(type))
-                if isinstance(column.values, list):
+                if column.stands_for is not None:
+                    if not group.is_absolute:
+                        self._bury(column, BAD_VALUE, f"{type} takes events one by one")
+                        continue
+                elif isinstance(column.values, list):
                     good = self._checked(column, group, large)
                     if good is None:
                         continue
@@ -335,9 +340,9 @@ class Fold:
     def _checked(self, column: Column, group: _Group, large: bool) -> Column | None:
         """A column of msgpack values without those that its Handler cannot take.
 
-        As float64 for an array Handler, or where there are pairs as a list of finite floats and pairs of them.
+        As float64 for an array Handler and of an absolute Type, or where there are pairs as a list of finite floats and pairs of them.
         """
-        numeric, pairs = group.is_array, getattr(group.handler, "pairs", None)
+        numeric, pairs = group.is_array or group.is_absolute, getattr(group.handler, "pairs", None)
         good: list[Any] = []
         bad: list[int] = []
         deep: list[int] = []

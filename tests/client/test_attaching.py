@@ -1,0 +1,108 @@
+"""Segments are such as multiprocessing.shared_memory names and reads; and a stranger's are refused."""
+
+from __future__ import annotations
+
+import os
+import sys
+from multiprocessing import resource_tracker, shared_memory
+from unittest import mock
+
+from twisted.trial.unittest import SkipTest
+
+from taba import ring
+from taba.agent.segment import open_outbox
+from taba.client import identity
+from tests.client.cases import both
+from tests.client.reading import rings
+
+
+def attach(name):
+    """The segment of this name, and nobody who unlinks it afterwards."""
+    if sys.version_info >= (3, 13):
+        return shared_memory.SharedMemory(name, track=False)
+    with mock.patch.object(resource_tracker, "register"):
+        return shared_memory.SharedMemory(name)
+
+
+@both
+class AttachingTests:
+    def attached(self, name):
+        segment = attach(name)
+        self.addCleanup(segment.close)
+        return segment
+
+    def test_rings_slots_and_outbox_are_read_by_their_names_alone(self):
+        producer = self.producer("{host}:{program}/{slot}")
+        tab = producer.tab("c", "CounterGroup")
+        for _ in range(5):
+            tab.inc()
+        segment = self.attached(producer.stats()["ring"])
+        header = ring.parse_header(bytes(segment.buf[: ring.HEADER_BYTES]), segment.size)
+        self.assertEqual((header.client, header.directory_count), (producer.stats()["client"], 1))
+        where = ring.layout(header.size)
+        commit = int.from_bytes(segment.buf[where.record_offset + 16 : where.record_offset + 24], "little")
+        self.assertEqual(ring.split_commit(commit), (0, 0, 1))
+        slot = producer._slot
+        self.assertEqual(self.attached(os.path.basename(slot._path(slot.number))).size, 1)
+        outbox, held, _ = open_outbox(self.agent, lambda: os.urandom(16))
+        self.addCleanup(held.remove)
+        self.addCleanup(held.close)
+        self.assertGreater(self.attached(os.path.basename(held.path)).size, outbox.capacity)
+
+    def test_a_segment_that_only_counts_is_read_too(self):
+        producer = self.producer(TABA_SHM_BYTES=str(16 * ring.COUNTING_BYTES))
+        producer.tab("c", "CounterGroup").inc()
+        (name,) = rings(self.agent)
+        segment = self.attached(name)
+        self.assertEqual(ring.parse_header(bytes(segment.buf[: ring.HEADER_BYTES]), segment.size).drops, {"no_ring": 1})
+
+
+@both
+class StrangerTests:
+    def setUp(self):
+        super().setUp()
+        if os.geteuid():
+            raise SkipTest("needs root, to act as somebody else")
+        patched = mock.patch.object(sys, "argv", [f"program-{self.agent}"])
+        patched.start()
+        self.addCleanup(patched.stop)
+
+    def take(self, path, uid, mode):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        os.fchown(descriptor, uid, uid)
+        os.fchmod(descriptor, mode)
+        os.close(descriptor)
+        self.addCleanup(os.unlink, path)
+
+    def test_slots_are_a_users_own_and_those_of_strangers_are_passed_over(self):
+        first = identity.Slot()
+        self.addCleanup(first.let_go)
+        status = os.stat(first._path(first.number))
+        self.assertEqual((first.number, status.st_uid, status.st_mode & 0o777), (0, 0, 0o600))
+        self.take(first._path(1), 65_534, 0o600)
+        self.take(first._path(2), 0, 0o666)  # anybody could hold its lock
+        os.symlink("/etc/passwd", first._path(3))
+        self.addCleanup(os.unlink, first._path(3))
+        os.mkfifo(first._path(4))
+        self.addCleanup(os.unlink, first._path(4))
+        second = identity.Slot()
+        self.addCleanup(second.let_go)
+        self.assertEqual(second.number, 5)
+        os.seteuid(65_534)
+        try:
+            other = identity.Slot()
+        finally:
+            os.seteuid(0)
+        self.addCleanup(other.let_go)
+        self.assertEqual(other.number, 0)
+        self.assertNotEqual(other._prefix, first._prefix)
+
+    def test_where_strangers_took_all_numbers_the_error_names_them_and_the_cure(self):
+        first = identity.Slot()
+        path = first._path(0)
+        first.let_go()
+        self.take(path, 65_534, 0o600)
+        with mock.patch.object(identity, "MAX_SLOTS", 1):
+            error = self.assertRaises(OSError, identity.Slot)
+        self.assertIn(f"{path} belongs to user 65534", str(error))
+        self.assertIn("TABA_CLIENT_ID", str(error))
