@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, settings
 
 # a busy machine makes each of these checks fail, and says nothing about the code
 _PATIENT = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("certain", derandomize=True, database=None, **_PATIENT)
-settings.register_profile("wide", max_examples=500, **_PATIENT)
+settings.register_profile("certain", derandomize=True, database=None, max_examples=40, **_PATIENT)
+settings.register_profile("wide", max_examples=300, **_PATIENT)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "certain"))
 
 

@@ -127,6 +127,7 @@ class ProcessTests(TestCase):
         status = await self.status()
         self.assertEqual((status["recorded"], status["dropped_by_reason"]), (3 * 20_200, {}))
 
+    @pytest.mark.real
     async def test_wrong_configuration_and_a_second_agent_end_with_one_line(self) -> None:
         for arguments, says in (
             (["--server", "ftp://x"], "--server: 'ftp://x': takes a URL"),

@@ -11,6 +11,7 @@ import threading
 import time
 from typing import Any
 
+import pytest
 from twisted.trial.unittest import TestCase
 
 from taba.names import bucket_of
@@ -101,6 +102,7 @@ class ShardingTests(TestCase):
         shards: list[dict[str, Any]] = json.loads(self.taba(services, "shards", "--json"))
         return {shard["name"]: shard["buckets"] for shard in shards}
 
+    @pytest.mark.real
     def test_a_store_grows_to_four_shards_and_shrinks_to_two_while_a_server_works(self) -> None:
         services, first = self.prepare()
         new = [self.valkey() for _ in range(3)]
@@ -123,6 +125,7 @@ class ShardingTests(TestCase):
         self.assertIn("s2: redis://127.0.0.1:", self.taba(services, "shards"))
         self.assertEqual(first.ask("EXISTS", *(f"taba:{{{bucket}}}:states" for bucket in range(BUCKETS))), b":0\r\n")
 
+    @pytest.mark.real
     def test_one_that_is_killed_or_interrupted_is_repeated(self) -> None:
         services, _ = self.prepare()
         new = self.valkey()
@@ -153,6 +156,7 @@ class ShardingTests(TestCase):
         """What the owner keys say that are on their way."""
         return {said for bucket in range(BUCKETS) if b"moving" in (said := self.first.ask("GET", owner_key(bucket))) or b"sealed" in said}
 
+    @pytest.mark.real
     def test_one_that_is_stopped_is_overtaken_and_harms_nothing_when_it_wakes(self) -> None:
         services, _ = self.prepare()
         new = self.valkey()
@@ -181,6 +185,7 @@ class ShardingTests(TestCase):
         self.assertEqual(load.wrong, [])
         self.assertEqual({content["count"] for content in services.query.aggregates().values()}, {load.sent})
 
+    @pytest.mark.real
     def test_buckets_that_are_used_most_are_spread_over_the_shards(self) -> None:
         services, _ = self.prepare()
         self.taba(services, "reshard", "--add", self.valkey().url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -321,6 +322,8 @@ class SlotTests:
                 process.stdin.write("\n")
                 process.stdin.close()
             process.wait(30)
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
         process.stdout.close()
 
     def slot_files(self):
@@ -387,7 +390,7 @@ class NameTests:
             bad = [
                 lambda: client.counter("a b"), lambda: client.counter(""), lambda: client.counter("_x"), lambda: client.counter("taba.x"),
                 lambda: client.counter(7), lambda: client.tab("a", type="9"), lambda: client.tab("a", type=None),
-                lambda: client.gauge("a", labels={"A": "x"}), lambda: client.gauge("a", labels={"a": 7}), lambda: client.gauge("a{b}"),
+                lambda: client.gauge("a", labels={"A": "x"}), lambda: client.gauge("a", labels={"a": 7.5}), lambda: client.gauge("a{b}"),
                 lambda: client.counter("x" * 201), lambda: client.gauge('a{c="1",b="2"}'),
             ]
             errors = 0

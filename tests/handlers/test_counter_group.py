@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+import pytest
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -51,7 +52,6 @@ class WindowTests(SynchronousTestCase):
         ),
         st.one_of(st.integers(0, 100), st.integers(0, 100_000)),
     )
-    @settings(max_examples=250, deadline=None)
     def test_windows_are_those_of_a_model_that_keeps_every_event(
         self, folds: list[tuple[int, list[tuple[float, float]]]], later: int
     ) -> None:
@@ -66,6 +66,7 @@ class WindowTests(SynchronousTestCase):
         self.assertEqual(windows_of(projection), modelled(kept, now + later))
         self.assertEqual((projection["pct"]["count"], projection["pct"]["total"]), (len(kept), sum(value for _, value in kept)))
 
+    @pytest.mark.real
     def test_a_full_day_of_one_event_in_thirteen_seconds_is_exact_and_small(self) -> None:
         state, kept, mains, now = handler.new_state(), [], [], NOW
         for step in range(0, 91_000, 13):
@@ -81,6 +82,7 @@ class WindowTests(SynchronousTestCase):
             self.assertEqual(projection[name]["count"], model[name]["count"])
             self.assertAlmostEqual(projection[name]["total"], model[name]["total"], 6)
 
+    @pytest.mark.real
     def test_a_busy_day_stays_within_the_budget(self) -> None:
         rng, state, now = np.random.default_rng(3), handler.new_state(), NOW
         states = handler.load_array([b""])
@@ -131,6 +133,7 @@ class WindowTests(SynchronousTestCase):
         self.assertEqual(projection["pct"]["p50"], shown(1e308))
         self.assertEqual(self.flushWarnings(), [])
 
+    @pytest.mark.real
     def test_merged_states_of_a_day_show_what_the_clients_showed(self) -> None:
         rng, states = np.random.default_rng(4), []
         for client in range(4):
@@ -194,6 +197,7 @@ class WindowTests(SynchronousTestCase):
         self.assertEqual(handler.render(one).count("17"), 4 * 2 + 1 + 2 + 7)
         self.assertNotIn("17.", handler.render(one))
 
+    @pytest.mark.real
     def test_a_fold_every_three_seconds_reads_and_writes_at_most_500_bytes(self) -> None:
         rng, main, further, now = np.random.default_rng(1), b"", [b""], NOW
         moved = folds = 0

@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+import pytest
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -57,7 +58,6 @@ class PercentileGroupTests(SynchronousTestCase):
         ),
         st.one_of(st.integers(0, 100), st.integers(0, 100_000)),
     )
-    @settings(max_examples=150, deadline=None)
     def test_windows_are_those_of_a_model_that_keeps_every_event(
         self, folds: list[tuple[int, list[tuple[float, float]]]], later: int
     ) -> None:
@@ -82,6 +82,7 @@ class PercentileGroupTests(SynchronousTestCase):
                 self.assertEqual(shown(handler.project(state, now + later)), shown(handler.project(whole, now + later)))
             self.assertLess(sum(map(len, state)), 6 * KiB)
 
+    @pytest.mark.real
     def test_a_full_day_takes_at_most_6_kib(self) -> None:
         for events in (40, 4000):  # a cycle: every bin in every slot, its count in one byte or in two
             rng, further, now = np.random.default_rng(3), [b""], NOW
@@ -119,6 +120,7 @@ class PercentileGroupTests(SynchronousTestCase):
                 handler.load_array([good, b"", bad, good])
             self.assertEqual(caught.exception.row, 2, bad)
 
+    @pytest.mark.real
     def test_a_day_of_nine_decades_and_the_widest_that_there_is_are_bounded(self) -> None:
         rng = np.random.default_rng(4)
         for decades, signs, most in ((9, [1.0], 160 * KiB), (260, [1.0, -1.0], MAX_STATE_BYTES)):

@@ -58,6 +58,7 @@ class WritingHandlers(SynchronousTestCase):
         for block in self.found:
             self.assertTrue(block.language == "sh" or FILE.match(block.code), f"line {block.line}")
 
+    @pytest.mark.real
     def test_its_commands_run(self) -> None:
         outputs = [self.run_here("sh", "-e", "-c", block.code) for block in self.found if block.language == "sh"]
         self.assertIn('{"longest": "coffee"}', outputs[1])

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.batch import MARK, Entry, Header, Verdict, decode_verdicts, encode_envelope
@@ -157,6 +158,7 @@ class Configuration(Processes):
         tokens.chmod(0o644)
         self.assertRegex(self.refused("--tokens", str(tokens)), "--tokens: '.*': takes a file that only its owner can read")
 
+    @pytest.mark.real
     def test_a_port_that_is_taken(self) -> None:
         valkey = EphemeralValkey()
         self.addCleanup(valkey.remove)
@@ -218,6 +220,7 @@ class Lives(Processes):
         self.assertEqual(ask(port, "/v1/aggregates")[tab]["count"], 3)
         self.assertEqual(self.send(port, encoded(1, 3, 3, [total(tab, [1.0])])), [Verdict("applied", 3)])
 
+    @pytest.mark.real
     def test_workers_are_restarted_when_they_die_and_gone_when_the_parent_is(self) -> None:
         port, tab = free_port(), tab_in(3, 0, 512)
         parent = self.run_server("--listen", f"tcp:{port}:interface=127.0.0.1", "--workers", "2")
@@ -245,6 +248,7 @@ class Lives(Processes):
         for pid in family:
             eventually(lambda: not lives(pid))  # noqa: B023
 
+    @pytest.mark.real
     def test_a_users_own_type_that_hangs_and_crashes_harms_only_itself(self) -> None:
         plugins = self.directory / "site" / "twisted" / "plugins"
         plugins.mkdir(parents=True)

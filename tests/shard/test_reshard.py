@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, ensureDeferred, gatherResults, succeed
 from twisted.internet.task import deferLater
@@ -247,6 +248,7 @@ class ReshardTests(ReshardCase):
         self.assertEqual(await self.held(router), {"s2": BUCKETS})
 
 
+@pytest.mark.real
 class SentinelReshardTests(ReshardCase):
     async def test_masters_of_sentinels_take_and_give_buckets_and_their_replicas_confirm(self) -> None:
         trio = SentinelTrio(masters=2, min_replicas_to_write="1")

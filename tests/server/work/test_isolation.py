@@ -6,6 +6,8 @@ import threading
 import time
 from typing import Any
 
+import pytest
+
 from taba.batch import LATER
 from taba.server.fold.ingest import ENVELOPE_SECONDS
 
@@ -65,6 +67,7 @@ LEAST_BATCHES = 8
 
 
 class Isolation(Processes):
+    @pytest.mark.real
     def test_good_events_are_exact_and_bad_ones_dead_letters_under_load(self) -> None:
         plugins = self.directory / "site" / "twisted" / "plugins"
         plugins.mkdir(parents=True)

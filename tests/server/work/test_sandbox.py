@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import deferLater
@@ -127,6 +128,7 @@ class Hostile(TestCase):
         assert isinstance(folded, Folded)
         return folded
 
+    @pytest.mark.real
     @asynchronous
     async def test_good_states_are_folded_beside_those_that_hang_crash_and_raise(self) -> None:
         for culprit in ("hang", "sleep", "crash", "exit", "quit", "raise", "eat"):
@@ -135,6 +137,7 @@ class Hostile(TestCase):
             self.assertEqual(sorted(folded.states), [0, 1, 3, 4], culprit)
             self.assertEqual((list(folded.failed), folded.failed[2].reason), ([2], "handler_error"), culprit)
 
+    @pytest.mark.real
     @asynchronous
     async def test_a_type_that_dies_again_and_again_is_suspended_and_costs_no_more_time(self) -> None:
         folded = await self.fold("a", "crash", "crash", "b", "crash", "c")
@@ -160,6 +163,7 @@ class Hostile(TestCase):
             self.assertEqual([places for _, places in folded.spoiled[0]], [[2]], culprit)
             self.assertEqual(folded.failed, {})
 
+    @pytest.mark.real
     @asynchronous
     async def test_events_that_crash_are_found_one_after_the_other(self) -> None:
         folded = await self.fold_row("crash", "a", "raise", "crash", "b")
@@ -196,6 +200,7 @@ class Hostile(TestCase):
         self.assertEqual(sorted((await folding).states), [0, 1, 2])
         self.assertEqual((self.sandbox.problems, self.sandbox._deaths), ([], {}))
 
+    @pytest.mark.real
     @asynchronous
     async def test_events_wait_where_no_child_starts_and_are_dead_letters_where_that_lasts(self) -> None:
         self.write("broken_handler", "import os\nos._exit(1)")
@@ -228,6 +233,7 @@ class Hostile(TestCase):
         self.assertLessEqual(sum(map(len, logged)), line.PRINTED_BYTES + 1000)
         self.assertEqual(self.sandbox.prints.unlogged, self.sandbox.prints.bytes - line.PRINTED_BYTES)
 
+    @pytest.mark.real
     @asynchronous
     async def test_an_array_handler_that_crashes_is_given_its_states_one_by_one(self) -> None:
         columns = [(row, struct.pack("<d", 1.0), struct.pack("<d", float(row))) for row in range(8)]
@@ -244,6 +250,7 @@ class Hostile(TestCase):
             self.assertEqual(folded.failed, {})
             self.assertEqual(Odd().load(folded.states[0]), [3.0, 4.5, "x"][: len(some) + 1])
 
+    @pytest.mark.real
     @asynchronous
     async def test_further_parts_are_asked_for_and_given(self) -> None:
         columns = [(0, struct.pack("<6d", *[1.0] * 6), struct.pack("<6d", *[2.0] * 6)), (1, struct.pack("<d", 1.0), struct.pack("<d", 3.0))]
