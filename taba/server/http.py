@@ -9,13 +9,14 @@ from typing import Any
 import attrs
 import numpy
 
-from taba import names
+from taba import __version__, names
 from taba.batch import APPLIED, CONTENT_TYPE, VERDICTS_HEADER, decode_envelope, encode_verdicts
 from taba.codes import uppers_of
 from taba.errors import UnknownVersion
 from taba.events import key_part, read_events
 from taba.handlers.lookup import Lookup, shown
 from taba.history import Past, Slot
+from taba.openapi import describe
 from taba.routes import FLAG, JSON, MSGPACK, WHOLE, Parameter, Route, Serve
 from taba.server.ask.filters import MAX_FILTERS, Filter, make_filter
 from taba.server.ask.query import Aggregated, Query, QueryRefused, Unanswered
@@ -121,6 +122,7 @@ class Routes:
             Route(
                 "DELETE", "/v1/jobs", self.cancel_job, "the record of the job that is cancelled", ADMIN, (JOB._replace(is_required=True),)
             ),
+            Route("GET", "/openapi.json", self.openapi, "this API, as OpenAPI describes it", ANY, produces=(JSON,)),
             Route("GET", "/healthz", self.healthz, "200 while the process runs", OPEN),
             Route("GET", "/readyz", self.readyz, "200 only while it can do its work", OPEN),
         ]
@@ -271,6 +273,9 @@ class Routes:
     async def dead_letters(self, call: Call) -> Answer:
         content = [answerable(event) for event in await self._status.dead_letters(call.values["limit"])]
         return Answer(content, text=lambda: "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in content))
+
+    async def openapi(self, call: Call) -> Answer:
+        return Answer(describe(self.table(), "Taba Server", __version__))
 
     async def healthz(self, call: Call) -> Answer:
         return Answer({"alive": True}, text=lambda: "alive\n")
