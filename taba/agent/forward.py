@@ -22,8 +22,9 @@ from twisted.web.iweb import IAgent
 
 from taba.agent.ages import Moment
 from taba.agent.dispatch import MAX_IN_FLIGHT, Dispatch, Parcel, ServerPeer
+from taba.agent.pin import Store, read_store
 from taba.batch import CONTENT_TYPE, VERDICTS_HEADER, Answer, Verdict, decode_verdicts, encode_envelope
-from taba.bounds import MAX_BUCKETS, KiB, MiB
+from taba.bounds import KiB, MiB
 from taba.errors import MalformedBatch, TabaError
 from taba.tls import tls_sentence
 
@@ -34,6 +35,14 @@ MAX_ANSWER_BYTES = 1 * MiB  # 1,024 verdicts with long reasons
 COMPRESS_BYTES = 1 * KiB  # less is not worth it
 
 log = Logger()
+
+
+class OtherStore(TabaError):
+    """A Server serves another store than the one that this Agent sends to."""
+
+    def __init__(self, id: str):
+        known = "another than this Agent sent to until now"
+        super().__init__(f"it serves the store {id[:8]}…, {known}; if that is meant: taba store --accept")
 
 
 class NoVerdicts(TabaError):
@@ -63,8 +72,9 @@ def client_over(reactor: Any, pool: HTTPConnectionPool, tls: Any) -> HTTPClient:
 class Forwarder:
     """Sends what `dispatch` has, with `client`, as the Agent `agent` of this `host`.
 
-    `moment` tells what age is told by, `wall` what this host's clock says. `on_buckets` is called with a Server's number of buckets
-    whenever one tells it, `on_store_age` with the store's age. `shown` gives the headers that show to a Server who asks.
+    `moment` tells what age is told by, `wall` what this host's clock says, `store_id` which store the Agent knows. `on_store` is told
+    which store a Server serves, and says whether that is the one to send to; `on_store_age` is told the store's age.
+    `shown` gives the headers that show to a Server who asks.
     """
 
     def __init__(
@@ -76,7 +86,8 @@ class Forwarder:
         host: str,
         moment: Callable[[], Moment],
         wall: Callable[[], float],
-        on_buckets: Callable[[int], None],
+        store_id: Callable[[], str | None],
+        on_store: Callable[[Store], bool],
         on_store_age: Callable[[int], None],
         shown: Callable[[], Mapping[str, str]] = dict,
     ):
@@ -85,7 +96,7 @@ class Forwarder:
         self._dispatch = dispatch
         self._agent, self._host = agent, host
         self._moment, self._wall = moment, wall
-        self._on_buckets, self._on_store_age, self._shown = on_buckets, on_store_age, shown
+        self._store_id, self._on_store, self._on_store_age, self._shown = store_id, on_store, on_store_age, shown
         self._tasks: set[defer.Deferred[None]] = set()
         self._next_learn = 0.0
         self._asking = False
@@ -112,7 +123,7 @@ class Forwarder:
         verdicts: list[Verdict] = []
         problem, is_answer = None, False
         try:
-            body = encode_envelope(self._agent, self._host, self._wall(), None, [send.entry for send in parcel.sends])
+            body = encode_envelope(self._agent, self._host, self._wall(), self._store_id(), [send.entry for send in parcel.sends])
             verdicts, age = await self._post(parcel.server, body, len(parcel.sends))
             if age is not None:
                 self._on_store_age(age)
@@ -146,11 +157,10 @@ class Forwarder:
         try:
             for server in sorted(dispatch.servers.values(), key=lambda server: (server.failures, not server.is_configured)):
                 try:
-                    buckets = (await self._json(server.url + "/v1/status"))["store"]["buckets"]
-                    if type(buckets) is not int or not 1 <= buckets <= MAX_BUCKETS:
-                        raise ValueError(f"{buckets!r} buckets")
+                    store = read_store((await self._json(server.url + "/v1/status"))["store"])
+                    if not self._on_store(store):
+                        raise OtherStore(store.id)
                     self.knows_buckets = True
-                    self._on_buckets(buckets)
                     dispatch.meet(server, await self._json(server.url + "/v1/servers"))
                     server.answers()
                     if server.failures:
@@ -274,7 +284,7 @@ def _sentence(error: Exception) -> str:
         return "its name cannot be resolved"
     if isinstance(error, (ConnectionDone, ConnectionLost)):
         return "it closed the connection without an answer"
-    if isinstance(error, (NoVerdicts, NotAdmitted)):
+    if isinstance(error, (NoVerdicts, NotAdmitted, OtherStore)):
         return f"{error}"[:300]
     words = tls_sentence(error)
     if words is not None:

@@ -28,12 +28,12 @@ from taba.agent.keeper import Keeper
 from taba.agent.locks import AgentRunning
 from taba.agent.options import Options
 from taba.agent.outbox import OutboxCorrupt, OutboxFull
+from taba.agent.pin import Pin, Store
 from taba.agent.problems import Problems, Room
 from taba.agent.pump import TICK_SECONDS, RingPump
 from taba.agent.segment import SHM
 from taba.agent.status import describe
 from taba.agent.telling import Teller
-from taba.bounds import MAX_BUCKETS
 from taba.clocks import boot_id, boot_seconds, make_monotonic
 from taba.connections import make_site
 from taba.errors import ConfigurationError, TabaError
@@ -112,7 +112,7 @@ class AgentService(service.Service):
         self.keeper.before_publish = self._keep_name
         self.rings = Rings(self.agent, self._shm)
         self.pump = RingPump(self.keeper, self.rings, home.register)
-        self._buckets_path = self._directory / f"{self.agent}.buckets"
+        self.pin = Pin(self._directory / f"{self.agent}.store")
         host = socket.gethostname()[:255]
         self.dispatch = Dispatch(self.keeper, self._urls, self._random)
         self._problems = Problems(self.keeper, self.pump, self.dispatch, self._shm, self._room, now)
@@ -120,12 +120,12 @@ class AgentService(service.Service):
         self._pool = connection_pool(self._reactor)
         client = client_over(self._reactor, self._pool, self._credentials.tls)
         times = self.moment, self.unix_now
-        told = self._on_buckets, self._on_store_age
         about = self._reactor, client, self.dispatch, self.agent, host
-        self.forwarder = Forwarder(*about, *times, *told, shown=lambda: self._credentials.headers)
-        kept = _read_buckets(self._buckets_path)
-        if kept is not None:
-            self.pump.set_buckets(kept, moment)
+        self.forwarder = Forwarder(
+            *about, *times, self._store_id, self._on_store, self._on_store_age, shown=lambda: self._credentials.headers
+        )
+        if self.pin.store is not None:
+            self.pump.set_buckets(self.pin.store.buckets, moment)
         routes = Routes(self.pump, home.keys, self.status, self._clock, self.unix_now, self.forwarder.pump)
         outcome: list[Any] = []
         self._site = make_site(routes.api(self._front.guard))
@@ -255,14 +255,19 @@ class AgentService(service.Service):
     def _on_store_age(self, age: int) -> None:
         self._store_age = age
 
-    def _on_buckets(self, buckets: int) -> None:
-        if self.pump.buckets is not None and self.pump.buckets != buckets:
+    def _store_id(self) -> str | None:
+        return None if self.pin.store is None else self.pin.store.id
+
+    def _on_store(self, store: Store) -> bool:
+        if not self.pin.meets(store):
+            return False
+        if self.pump.buckets is not None and self.pump.buckets != store.buckets:
             self._own["buckets"] = (
-                f"the store has {buckets} buckets; until now this Agent knew {self.pump.buckets}: if that is not meant, see --server"
+                f"the store has {store.buckets} buckets; until now this Agent knew {self.pump.buckets}: if that is not meant, see --server"
             )
-        if self.pump.buckets != buckets:
-            self.pump.set_buckets(buckets, self.moment())
-            _write_buckets(self._buckets_path, buckets)
+        if self.pump.buckets != store.buckets:
+            self.pump.set_buckets(store.buckets, self.moment())
+        return True
 
     # --- what routes ask for ---
 
@@ -324,17 +329,3 @@ def _sentence(error: Exception) -> str:
         where = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror}{where}"[:200]
     return f"{error}"[:200] if isinstance(error, TabaError) else f"{type(error).__name__}: {error}"[:200]
-
-
-def _read_buckets(path: Path) -> int | None:
-    try:
-        text = path.read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        return None
-    return int(text) if text.isdigit() and 1 <= int(text) <= MAX_BUCKETS else None
-
-
-def _write_buckets(path: Path, buckets: int) -> None:
-    fresh = path.with_suffix(".buckets.new")
-    fresh.write_text(f"{buckets}\n", "ascii")
-    os.replace(fresh, path)

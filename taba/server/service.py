@@ -186,7 +186,7 @@ class Server(_Connected):
         self.age = StoreAge(self.router, reactor.seconds, time.time)
         self.ingest = Ingest(self.router, bench, reactor, now, self.age, bounds)
         posts = Posts(self.router, self.age, os.urandom)
-        envelopes = Envelopes(self.router, self.ingest, posts, os.urandom, reactor.seconds, now.heard)
+        envelopes = Envelopes(self.router, self.ingest, posts, os.urandom, reactor.seconds, now.heard, self._is_served)
         self.query = Query(self.router, bench, reactor, now, self.sandbox.match)
         self.presence = Presence(self.router, now)
         self.jobs = Jobs(self.router, now, reactor)
@@ -240,6 +240,9 @@ class Server(_Connected):
         if self._front.listen.port is not None:
             self.presence.url = self._options["url"] or self._front.url(self._port.getHost().port)
             log.info("listening at {url}", url=self.presence.url)
+
+    def _is_served(self, store: str) -> bool:
+        return store == self.router.store_id
 
     async def ready(self) -> None:
         log.info("the store is connected: {store}", store=self.router.url)

@@ -81,6 +81,7 @@ class Answers(resource.Resource):
         super().__init__()
         self.store = store or Store()
         self.buckets = buckets
+        self.store_id, self.succeeds = "4f2a", list[str]()
         self.envelopes = self.compressed = 0
         self.batches = 0
         self.answer: Callable[[Any, codec.Envelope], Any] | None = None
@@ -90,7 +91,7 @@ class Answers(resource.Resource):
 
     def render_GET(self, request: Any) -> bytes:
         if request.path == b"/v1/status":
-            return json.dumps({"version": "0", "store": {"buckets": self.buckets}}).encode()
+            return json.dumps({"version": "0", "store": {"id": self.store_id, "buckets": self.buckets, "succeeds": self.succeeds}}).encode()
         if request.path == b"/v1/servers":
             return json.dumps([{"url": url, "roles": [], "started": 0} for url in (self.known or [self.url])]).encode()
         request.setResponseCode(404)

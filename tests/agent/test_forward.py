@@ -19,6 +19,7 @@ from taba.agent.history import History
 from taba.agent.keeper import Keeper
 from taba.agent.lanes import MAX_BACKOFF_SECONDS
 from taba.agent.outbox import EncodedBatch, Outbox
+from taba.agent.pin import Store
 from taba.agent.spool import Spool
 from taba.batch import BatchId, Column, Verdict, encode_batch
 from tests.agent.moments import at
@@ -44,6 +45,7 @@ class ForwarderTests(SynchronousTestCase):
         self.keeper = Keeper(Outbox(memory), spool, history, lambda: b"s" * 16, 0.0, at(0.0))
         self.dispatch = Dispatch(self.keeper, [self.server.url], Random(1))
         self.buckets: list[int] = []
+        self.pin: str | None = None
         self.ages: list[int] = []
         self.forwarder = Forwarder(
             self.clock,
@@ -53,9 +55,14 @@ class ForwarderTests(SynchronousTestCase):
             "host",
             lambda: at(self.clock.seconds()),
             self.clock.seconds,
-            self.buckets.append,
+            lambda: self.pin,
+            self.meet,
             self.ages.append,
         )
+
+    def meet(self, store: Store) -> bool:
+        self.buckets.append(store.buckets)
+        return self.pin in (None, store.id)
 
     def publish(self, bucket: int, number: int) -> None:
         id = BatchId(self.keeper.stream, bucket, number)
@@ -84,6 +91,18 @@ class ForwarderTests(SynchronousTestCase):
         self.forwarder.tick()
         self.http.flush()
         self.assertEqual(sorted(self.dispatch.servers), self.server.known)
+
+    def test_a_server_of_another_store_is_a_problem_and_its_buckets_are_not_taken(self) -> None:
+        self.pin = "91cc"
+        self.forwarder.tick()
+        self.http.flush()
+        self.assertFalse(self.forwarder.knows_buckets)
+        self.assertIn("it serves the store 4f2a…", str(self.dispatch.servers[self.server.url].problem))
+        envelopes: list[codec.Envelope] = []
+        self.server.answer = lambda request, envelope: envelopes.append(envelope)
+        self.publish(1, 1)
+        self.pass_time(MAX_BACKOFF_SECONDS)
+        self.assertEqual({envelope.store for envelope in envelopes}, {"91cc"})
 
     def test_an_answer_that_is_none_leaves_all_for_later_and_says_so(self) -> None:
         self.server.answer = lambda request, envelope: (request.setResponseCode(502), b"<html>")[1]

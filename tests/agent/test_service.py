@@ -182,7 +182,7 @@ class ServiceTests(TestCase):
         for _ in range(100):
             producer.record(tab, 1.0)
         self.spool = Path(tempfile.mkdtemp())
-        (self.spool / f"{self.agent}.buckets").write_text("8")
+        (self.spool / f"{self.agent}.store").write_text('{"id": "4f2a", "buckets": 8}')
         second = self.start()
         await self.until(lambda: second.rings.taken)
         self.assertEqual((second.rings.taken_by, second.rings.open, second.keeper.recorded), (os.getpid(), {}, 0))
@@ -323,7 +323,7 @@ class ServiceTests(TestCase):
     async def test_a_full_outbox_moves_to_the_spool_and_both_drain_when_a_server_is_there(self) -> None:
         producer = self.producer(size=1 << 20)
         tab = producer.tab("bids_won")
-        (self.spool / f"{self.agent}.buckets").write_text("8")
+        (self.spool / f"{self.agent}.store").write_text('{"id": "4f2a", "buckets": 8}')
         down = {"on": True}
 
         def answer(request: Any, envelope: codec.Envelope) -> bytes | None:
@@ -352,7 +352,7 @@ class ServiceTests(TestCase):
     async def test_beyond_the_spools_bound_the_newest_events_are_dropped_and_counted(self) -> None:
         producer = self.producer(size=1 << 20)
         tab = producer.tab("bids_won")
-        (self.spool / f"{self.agent}.buckets").write_text("8")
+        (self.spool / f"{self.agent}.store").write_text('{"id": "4f2a", "buckets": 8}')
         self.server.answer = lambda request, envelope: (request.setResponseCode(503), b"away")[1]
         service = self.start(outbox_bytes=4 << 20, spool_bytes=1 << 20)
         total = 0

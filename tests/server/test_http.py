@@ -10,7 +10,7 @@ from urllib.parse import quote
 import msgpack
 from twisted.internet.task import deferLater
 
-from taba.batch import MARK, Header, Sent, Verdict, encode_envelope
+from taba.batch import MARK, OPEN, Header, Sent, Verdict, decode_verdicts, encode_envelope
 from taba.bounds import MAX_ENVELOPE_BYTES
 from taba.names import bucket_of
 from taba.server.ask import query
@@ -146,6 +146,23 @@ class Envelopes(ServerCase):
         )
         self.assertEqual([verdict.word for verdict in verdicts], ["refused", "applied", "refused", "refused"])
         self.assertEqual((await self.get(server, "/v1/aggregates"))[A]["count"], 1)
+
+    @asynchronous
+    async def test_what_is_for_another_store_and_what_is_of_another_version_waits_and_is_a_problem(self) -> None:
+        server = await self.start()
+        batch = encoded(1, 3, 1, [total(A, [1.0])])
+        await self.send(server, Header(OPEN, bytes(16), 3))
+        for store, word in (("91cc", "later"), (server.router.store_id, "gap")):
+            body = encode_envelope("test", "host", 0.0, store, [batch])
+            answer = decode_verdicts((await self.ask(server, "/v1/envelopes", "POST", body)).body, 1)
+            self.assertEqual(answer.verdicts[0].word, word)
+        [verdict] = await self.send(server, Sent(msgpack.packb([3, "of a later version"]), 0, bytes(8)))
+        self.assertEqual(verdict.word, "later")
+        self.assertEqual((await self.ask(server, "/v1/envelopes", "POST", msgpack.packb({"v": 3}))).status, 400)
+        problems = str((await self.get(server, "/v1/status"))["problems"])
+        for says in ("the Agent test sends to the store 91cc…", "batch version 3", "envelope version 3"):
+            self.assertIn(says, problems)
+        self.assertEqual((await self.get(server, "/v1/status"))["folded"], 0)
 
     @asynchronous
     async def test_a_column_that_is_none_is_a_dead_letter_and_not_its_batch(self) -> None:

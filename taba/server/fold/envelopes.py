@@ -14,15 +14,16 @@ from taba.server.fold.ingest import AWAY_SECONDS, Ingest
 from taba.server.fold.posts import OtherRequest, Posts
 from taba.server.router import IsRouter
 
+STRANGER_SECONDS = 5.0  # `later` for an Agent that sends to another store
 VERSION_SECONDS = 30.0  # `later` for a batch of another version: an upgrade takes longer
-VERSION_SHOWN_SECONDS = 120.0  # for which it is shown that one came
-MAX_VERSIONS = 16  # that are told apart
+SHOWN_SECONDS = 120.0  # for which it is shown that something came that had to wait
+MAX_NOTED = 16  # such things that are told apart
 HEADER_BYTES = 64  # what a header counts as in a queue
 
 
 class Envelopes:
     """Decides envelopes, with `ingest` and `posts`. `draw` gives so many random bytes; `seconds` is monotonic; `heard` is told what the
-    clocks of senders say."""
+    clocks of senders say; `is_served` says whether the store of this id is the one that is served, or one that it succeeds."""
 
     def __init__(
         self,
@@ -32,9 +33,11 @@ class Envelopes:
         draw: Callable[[int], bytes],
         seconds: Callable[[], float],
         heard: Callable[[str, float], None],
+        is_served: Callable[[str], bool],
     ):
+        self._is_served = is_served
         self._router, self._ingest, self._posts, self._draw, self._seconds, self._heard = router, ingest, posts, draw, seconds, heard
-        self._versions: dict[str, tuple[float, str]] = {}
+        self._noted: dict[str, tuple[float, str]] = {}
 
     async def decide(self, envelope: Envelope) -> list[Verdict]:
         """The verdicts on its entries, in order."""
@@ -43,6 +46,11 @@ class Envelopes:
             buckets = self._router.buckets
         except StoreUnavailable:  # not known yet
             return [Verdict(LATER, AWAY_SECONDS)] * len(envelope.entries)
+        if envelope.store is not None and not self._is_served(envelope.store):
+            other = "and this Server serves another; if that is meant: taba store --accept"
+            says = f"the Agent {envelope.agent} sends to the store {envelope.store[:8]}…, {other}"
+            self._note("another store", says)
+            return [Verdict(LATER, STRANGER_SECONDS, says)] * len(envelope.entries)
         found = [self._read(entry, envelope, buckets) for entry in envelope.entries]
         await self._draw_streams(found)
         waiting = [place for place in found if isinstance(place, Waiting)]
@@ -51,15 +59,18 @@ class Envelopes:
 
     def note_version(self, error: UnknownVersion) -> None:
         """Have `problems` say that something of a version came that this Server does not read."""
-        what = f"{error.what} {error.version}"
-        if what in self._versions or len(self._versions) < MAX_VERSIONS:
-            self._versions[what] = (self._seconds(), f"an Agent sends what this Server does not read, and keeps it until one can: {error}")
+        says = f"an Agent sends what this Server does not read, and keeps it until one can: {error}"
+        self._note(f"{error.what} {error.version}", says)
+
+    def _note(self, what: str, says: str) -> None:
+        if what in self._noted or len(self._noted) < MAX_NOTED:
+            self._noted[what] = (self._seconds(), says)
 
     @property
     def problems(self) -> list[str]:
         """What somebody should look at, in sentences."""
-        since = self._seconds() - VERSION_SHOWN_SECONDS
-        return [sentence for when, sentence in self._versions.values() if when > since]
+        since = self._seconds() - SHOWN_SECONDS
+        return [sentence for when, sentence in self._noted.values() if when > since]
 
     def _read(self, entry: Entry, envelope: Envelope, buckets: int) -> Waiting | Verdict:
         try:

@@ -1,0 +1,57 @@
+"""Which store an Agent sends to: its id and number of buckets, kept beside the spool. It is learned once, and changed only on purpose."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from taba.batch import MAX_STORE_ID
+from taba.bounds import MAX_BUCKETS
+
+
+class Store(NamedTuple):
+    """A store as a Server tells of it: its id, its number of buckets, and the stores that it succeeds."""
+
+    id: str
+    buckets: int
+    succeeds: tuple[str, ...] = ()
+
+
+def read_store(told: Any) -> Store:
+    """The store in what a Server's `/v1/status` says. Raises ValueError for what tells of none."""
+    if not isinstance(told, dict):
+        raise ValueError("a Server's status tells of its store")
+    id, buckets, succeeds = told.get("id"), told.get("buckets"), told.get("succeeds", [])
+    if type(buckets) is not int or not 1 <= buckets <= MAX_BUCKETS:
+        raise ValueError(f"{buckets!r} buckets")
+    if not isinstance(id, str) or not 1 <= len(id) <= MAX_STORE_ID:
+        raise ValueError(f"{id!r} is no store's id")
+    if not isinstance(succeeds, list) or not all(isinstance(one, str) for one in succeeds):
+        raise ValueError("a store succeeds a list of stores")
+    return Store(id, buckets, tuple(succeeds))
+
+
+class Pin:
+    """The store that is kept in the file `path`; None before one is met. A file that tells of none counts as none."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self.store: Store | None = None
+        try:
+            self.store = read_store(json.loads(path.read_text("utf-8")))
+        except (OSError, ValueError, RecursionError):
+            self.store = None  # the first Server that is met tells
+
+    def meets(self, store: Store) -> bool:
+        """A Server serves `store`: whether that is the one to send to, by now. Raises OSError where it cannot be kept."""
+        known = self.store
+        if known is not None and store.id != known.id and known.id not in store.succeeds:
+            return False
+        if known is None or store[:2] != known[:2]:
+            fresh = self._path.with_suffix(self._path.suffix + ".new")
+            fresh.write_text(json.dumps({"id": store.id, "buckets": store.buckets}) + "\n", "utf-8")
+            os.replace(fresh, self._path)
+            self.store = store
+        return True

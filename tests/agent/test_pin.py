@@ -1,0 +1,45 @@
+"""The store that an Agent sends to is learned once, and another is taken only where it says that it succeeds that one."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba.agent.pin import Pin, Store, read_store
+from taba.batch import MAX_STORE_ID
+from taba.bounds import MAX_BUCKETS
+
+
+class Pins(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.path = Path(tempfile.mkdtemp()) / "a.store"
+
+    def test_the_first_store_is_taken_and_known_after_a_restart(self) -> None:
+        pin = Pin(self.path)
+        self.assertIsNone(pin.store)
+        self.assertTrue(pin.meets(Store("one", 8)))
+        self.assertEqual(Pin(self.path).store, Store("one", 8))
+
+    def test_another_store_is_not_taken_unless_it_succeeds_the_one_that_is_known(self) -> None:
+        pin = Pin(self.path)
+        pin.meets(Store("one", 8))
+        for other in (Store("two", 8), Store("two", 8, ("three",))):
+            self.assertFalse(pin.meets(other))
+            self.assertEqual(Pin(self.path).store, Store("one", 8))
+        self.assertTrue(pin.meets(Store("two", 16, ("zero", "one"))))
+        self.assertEqual(Pin(self.path).store, Store("two", 16))
+        self.assertFalse(pin.meets(Store("one", 8)))
+
+    def test_a_file_that_tells_of_no_store_counts_as_none(self) -> None:
+        for content in (b"", b"8", b"{}", b'{"id": "x", "buckets": 0}', b"\xff", b"[" * 10_000):
+            self.path.write_bytes(content)
+            self.assertIsNone(Pin(self.path).store, content[:20])
+
+    def test_what_tells_of_no_store_is_refused(self) -> None:
+        self.assertEqual(read_store({"id": "x" * MAX_STORE_ID, "buckets": MAX_BUCKETS, "age": 5}), Store("x" * MAX_STORE_ID, MAX_BUCKETS))
+        for told in (None, 8, {"buckets": 8}, {"id": "x", "buckets": MAX_BUCKETS + 1}, {"id": "x" * (MAX_STORE_ID + 1), "buckets": 8}):
+            self.assertRaises(ValueError, read_store, told)
+        for succeeds in (7, "one", [7]):
+            self.assertRaises(ValueError, read_store, {"id": "x", "buckets": 8, "succeeds": succeeds})
