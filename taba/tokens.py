@@ -5,8 +5,7 @@
    replaced by adding the new one first and removing the old one last.
 3. A token that is offered is compared with all that are known, in a time that tells nothing of them.
 
-A line of the file is `KIND sha256:HEX [clients=PREFIX,…] [names=PREFIX,…]`; what follows a `#` is for people. Prefixes bind the token to
-Clients and Tabs whose id or name begins with one of them.
+A line of the file is `KIND sha256:HEX`; what follows a `#` is for people.
 """
 
 from __future__ import annotations
@@ -29,38 +28,21 @@ OPEN, ANY = "open", "any"  # what a route may ask for instead: no token at all; 
 
 TOKEN_BYTES = 32  # of randomness: what makes guessing hopeless, and a plain hash enough
 MAX_TOKENS = 256  # each offered token is compared with all: 50 µs
-MAX_PREFIXES = 64  # of one token, each for Clients and for names
 MAX_TOKENS_BYTES = 1 * MiB  # of the file: far more than MAX_TOKENS lines take
 MAX_TOKEN_FILE_BYTES = 4 * KiB  # of a file with one token
 
 _TOKEN = re.compile(rf"taba_({'|'.join(KINDS)})_[A-Za-z0-9_-]{{43}}")
 _HASH = re.compile(r"sha256:([0-9a-f]{64})")
-_PREFIX = re.compile(r"[A-Za-z0-9_./:@+~%-]{1,200}")
 
 
 class Grant(NamedTuple):
-    """What the bearer of a token may do: its kind, and the prefixes of Clients and of Tabs' names it is bound to (none: all)."""
+    """What the bearer of a token may do."""
 
     kind: str
-    clients: tuple[str, ...] = ()
-    names: tuple[str, ...] = ()
 
     def allows(self, wanted: str) -> bool:
         """Whether a route that asks for a token of the kind `wanted` answers this bearer. An administrator may do everything."""
         return wanted in (OPEN, ANY, self.kind) or self.kind == ADMIN
-
-    @property
-    def is_bound(self) -> bool:
-        """Whether there are Clients or Tabs that it may not touch."""
-        return bool(self.clients or self.names)
-
-    def covers_client(self, client: str) -> bool:
-        """Whether its bearer may touch what this Client recorded."""
-        return not self.clients or client.startswith(self.clients)
-
-    def covers_name(self, name: str) -> bool:
-        """Whether its bearer may touch the Tab of this canonical name."""
-        return not self.names or name.startswith(self.names)
 
 
 EVERYTHING = Grant(ADMIN)  # what everybody may where no tokens are asked for
@@ -94,17 +76,12 @@ def new_token(kind: str, randomness: Callable[[int], str] = secrets.token_urlsaf
     return f"taba_{kind}_{randomness(TOKEN_BYTES)}"
 
 
-def line_of(token: str, clients: tuple[str, ...] = (), names: tuple[str, ...] = ()) -> str:
-    """The line for the file of tokens. Raises ValueError for what is no token, and for prefixes that none can be."""
+def line_of(token: str) -> str:
+    """The line for the file of tokens. Raises ValueError for what is no token."""
     match = _TOKEN.fullmatch(token)
     if match is None:
         raise ValueError("takes a token as `taba token new` makes it")
-    line = f"{match[1]} sha256:{digest_of(token).hex()}"
-    for key, prefixes in (("clients", clients), ("names", names)):
-        if prefixes:
-            line += f" {key}={','.join(prefixes)}"
-    parse_tokens(line)
-    return line
+    return f"{match[1]} sha256:{digest_of(token).hex()}"
 
 
 def is_token(text: str) -> bool:
@@ -119,31 +96,18 @@ def parse_tokens(text: str) -> Tokens:
         kind, *rest = line.partition("#")[0].split() or [""]
         if not kind:
             continue
-        match = _HASH.fullmatch(rest[0]) if rest else None
+        match = _HASH.fullmatch(rest[0]) if len(rest) == 1 else None
         if kind not in KINDS or match is None:
             raise ValueError(f"line {number}: takes {', '.join(KINDS)} and sha256:… as `taba token new` prints them")
         digest = bytes.fromhex(match[1])
         if digest in grants:
             raise ValueError(f"line {number}: has the same token as a line before it")
-        grants[digest] = Grant(kind, **_bindings(number, rest[1:]))
+        grants[digest] = Grant(kind)
         if len(grants) > MAX_TOKENS:
             raise ValueError(f"line {number}: there are more than {MAX_TOKENS} tokens")
     if not grants:
         raise ValueError("there is no token in it; make one with: taba token new")
     return Tokens(grants)
-
-
-def _bindings(number: int, fields: list[str]) -> dict[str, tuple[str, ...]]:
-    bindings: dict[str, tuple[str, ...]] = {}
-    for field in fields:
-        key, _, value = field.partition("=")
-        prefixes = tuple(value.split(","))
-        if key not in ("clients", "names") or key in bindings:
-            raise ValueError(f"line {number}: after the hash takes clients=PREFIX,… and names=PREFIX,…, each once")
-        if len(prefixes) > MAX_PREFIXES or not all(_PREFIX.fullmatch(prefix) for prefix in prefixes):
-            raise ValueError(f"line {number}: {key}= takes up to {MAX_PREFIXES} beginnings of ids or names, with commas")
-        bindings[key] = prefixes
-    return bindings
 
 
 # --- files with secrets ---

@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba import tokens
-from taba.tokens import ADMIN, ANY, KINDS, OPEN, READ, WRITE, Grant, Tokens, line_of, new_token, parse_tokens
-
-PREFIXES = st.lists(st.from_regex(r"[A-Za-z0-9_./:@+~%-]{1,20}", fullmatch=True), max_size=4).map(tuple)
+from taba.tokens import ADMIN, ANY, KINDS, OPEN, READ, WRITE, Grant, line_of, new_token, parse_tokens
 
 
 class Kinds(SynchronousTestCase):
@@ -20,20 +18,17 @@ class Kinds(SynchronousTestCase):
         may = {kind: [wanted for wanted in (OPEN, ANY, *KINDS) if Grant(kind).allows(wanted)] for kind in KINDS}
         self.assertEqual(may, {READ: [OPEN, ANY, READ], WRITE: [OPEN, ANY, WRITE], ADMIN: [OPEN, ANY, *KINDS]})
 
-    def test_a_bound_token_covers_what_begins_with_one_of_its_prefixes(self) -> None:
-        grant = Grant(WRITE, ("web/", "job/"), ("shop.",))
-        self.assertTrue(grant.is_bound and grant.covers_client("job/7") and grant.covers_name('shop.hits{a="b"}'))
-        self.assertFalse(grant.covers_client("webber/1") or grant.covers_client("") or grant.covers_name("shops"))
-        free = Grant(WRITE)
-        self.assertTrue(not free.is_bound and free.covers_client("x") and free.covers_name("y"))
-
 
 class Files(SynchronousTestCase):
-    @given(st.sampled_from(KINDS), PREFIXES, PREFIXES)
-    def test_what_a_line_grants_is_what_it_was_made_for(self, kind: str, clients: tuple[str, ...], names: tuple[str, ...]) -> None:
-        token = new_token(kind)
-        known = parse_tokens(f"# ours\n\n{line_of(token, clients, names)} # a team's\n")
-        self.assertEqual(known.grant_of(token), Grant(kind, clients, names))
+    def test_what_a_line_grants_is_what_it_was_made_for(self) -> None:
+        for kind in KINDS:
+            token = new_token(kind)
+            known = parse_tokens(f"# ours\n\n{line_of(token)} # a team's\n")
+            self.assertEqual(known.grant_of(token), Grant(kind))
+
+    @given(st.text(max_size=200))
+    def test_no_text_is_read_as_tokens_by_chance(self, text: str) -> None:
+        self.assertRaises(ValueError, parse_tokens, text)
 
     def test_several_tokens_of_a_kind_live_at_once_and_no_other_text_is_one(self) -> None:
         mine = [new_token(READ), new_token(READ), new_token(WRITE)]
@@ -66,11 +61,7 @@ class Files(SynchronousTestCase):
             (f"root {good.split()[1]}", "line 2: takes read"),
             (f"{line_of(token)[:-1]}", "line 2: takes read"),
             (good, "line 2: has the same token"),
-            (f"{line_of(token)} hosts=a", "line 2: after the hash takes"),
-            (f"{line_of(token)} names=a names=b", "line 2: after the hash takes"),
-            (f"{line_of(token)} names=", "line 2: names= takes up to 64"),
-            (f"{line_of(token)} clients=a,,b", "line 2: clients= takes up to 64"),
-            (f"{line_of(token)} clients=ä", "line 2: clients= takes up to 64"),
+            (f"{line_of(token)} names=a", "line 2: takes read"),
         ]:
             error = self.assertRaises(ValueError, parse_tokens, f"{good}\n{bad}\n")
             self.assertIn(reason, str(error))
@@ -78,13 +69,10 @@ class Files(SynchronousTestCase):
         for empty in ["", "\n \n", "# nothing\n"]:
             self.assertIn("no token", str(self.assertRaises(ValueError, parse_tokens, empty)))
 
-    def test_as_many_tokens_and_prefixes_as_the_bounds_say_and_not_one_more(self) -> None:
+    def test_as_many_tokens_as_the_bound_says_and_not_one_more(self) -> None:
         lines = [line_of(new_token(READ)) for _ in range(tokens.MAX_TOKENS)]
         self.assertEqual(len(parse_tokens("\n".join(lines))), tokens.MAX_TOKENS)
         self.assertRaises(ValueError, parse_tokens, "\n".join([*lines, line_of(new_token(READ))]))
-        most = tuple(f"p{number}" for number in range(tokens.MAX_PREFIXES))
-        self.assertIsInstance(parse_tokens(line_of(new_token(READ), most)), Tokens)
-        self.assertRaises(ValueError, line_of, new_token(READ), (*most, "x"))
         self.assertRaises(ValueError, line_of, "taba_read_short")
 
 

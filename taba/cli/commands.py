@@ -17,7 +17,8 @@ from taba.cli import show
 from taba.cli.keeping import COMMANDS
 from taba.cli.record import record
 from taba.cli.sharding import COMMANDS as SHARDING
-from taba.cli.sharing import AS_JSON, SERVER, TIMEOUT, print_drawn, print_json
+from taba.cli.sharing import AS_JSON, SERVER, TIMEOUT, print_drawn, print_json, query_of
+from taba.cli.tokens import token
 from taba.cli.trying import handler
 from taba.errors import TabaError
 from taba.installing import install_hint
@@ -83,14 +84,14 @@ def asking(name: str, example: str) -> Callable[[F], click.Command]:
 @filters
 def names(server: str, timeout: float, as_json: bool, **options: Any) -> None:
     """The names of Tabs, one a line; with NAME…, those of them that are there."""
-    _list(Query(server, timeout=timeout).names(**_filters(options)), as_json)
+    _list(query_of(server, timeout=timeout).names(**_filters(options)), as_json)
 
 
 @asking("clients", "  taba clients\n  taba clients bids_won\n  taba clients --client-match 'web/.*'")
 @filters
 def clients(server: str, timeout: float, as_json: bool, **options: Any) -> None:
     """The ids of Clients, one a line; with NAME…, of those that have these Tabs."""
-    _list(Query(server, timeout=timeout).clients(**_filters(options)), as_json)
+    _list(query_of(server, timeout=timeout).clients(**_filters(options)), as_json)
 
 
 @asking("types", "  taba types\n  taba types bids_won --json")
@@ -99,7 +100,7 @@ def types(server: str, timeout: float, as_json: bool, **options: Any) -> None:
     """The Type of each Tab."""
     question = questions.types(_filters(options))
     _answer(
-        Query(server, timeout=timeout),
+        query_of(server, timeout=timeout),
         question,
         as_json,
         lambda content: [show.table(["Tab", "Type"], list(content.items()))] if content else [],
@@ -122,7 +123,7 @@ def agg(server: str, timeout: float, as_json: bool, by: tuple[str, ...], all_in_
     """
     if all_in_one and by:
         raise click.UsageError("--super and --by exclude each other")
-    query, wanted = Query(server, timeout=timeout), _filters(options)
+    query, wanted = query_of(server, timeout=timeout), _filters(options)
     if all_in_one:
         one = questions.superaggregate(wanted, detail)
         _answer(query, one, as_json, lambda content: [show.shape(content)] if content else [])
@@ -142,7 +143,7 @@ def proj(server: str, timeout: float, as_json: bool, detail: bool, **options: An
     A NAME that is not known is an error, except with --json.
     """
     found = _answer(
-        Query(server, timeout=timeout),
+        query_of(server, timeout=timeout),
         questions.projections(_filters(options), detail),
         as_json,
         lambda content: [show.tab(name, projection, client) for name, of in content.items() for client, projection in of.items()],
@@ -153,7 +154,7 @@ def proj(server: str, timeout: float, as_json: bool, detail: bool, **options: An
 @asking("latency", "  taba latency")
 def latency(server: str, timeout: float, as_json: bool) -> None:
     """Seconds from record to visible, of the last minute: p50, p95, p99."""
-    answer = Query(server, timeout=timeout).latency()
+    answer = query_of(server, timeout=timeout).latency()
     if as_json:
         print_json(answer)
     else:
@@ -164,7 +165,7 @@ def latency(server: str, timeout: float, as_json: bool) -> None:
 @click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, metavar="N", help="The newest N.")
 def dead_letters(server: str, timeout: float, as_json: bool, limit: int) -> None:
     """The events that were delivered but cannot be folded, newest first."""
-    answer = Query(server, timeout=timeout).dead_letters(limit)
+    answer = query_of(server, timeout=timeout).dead_letters(limit)
     if as_json:
         print_json(answer)
     elif not sys.stdout.isatty():
@@ -192,8 +193,8 @@ def status(context: click.Context, server: str, timeout: float, as_json: bool, a
     An Agent that does not answer is an error only when its address was given.
     With --json: the Server's status with the Agent's under "agent".
     """
-    of_server = _status(Query(server, timeout=timeout))
-    of_agent = _status(Query(agent_url or questions.DEFAULT_AGENT, timeout=timeout, role="Agent"))
+    of_server = _status(query_of(server, timeout=timeout))
+    of_agent = _status(query_of(agent_url or questions.DEFAULT_AGENT, timeout=timeout, role="Agent"))
     errors = [answer for answer in (of_server, of_agent if agent_url else None) if isinstance(answer, QueryError)]
     if as_json:
         content: dict[str, Any] = {} if isinstance(of_server, QueryError) else dict(of_server)
@@ -218,7 +219,7 @@ def status(context: click.Context, server: str, timeout: float, as_json: bool, a
 @click.option("--local", is_flag=True, help="What is installed here, without asking a Server.")
 def handlers(server: str, timeout: float, as_json: bool, local: bool) -> None:
     """The Types that a Server knows: version, where each comes from; and what failed to load, and why."""
-    content = _local_handlers() if local else _server_handlers(Query(server, timeout=timeout).status())
+    content = _local_handlers() if local else _server_handlers(query_of(server, timeout=timeout).status())
     if as_json:
         print_json(content)
         return
@@ -236,6 +237,7 @@ def handlers(server: str, timeout: float, as_json: bool, local: bool) -> None:
 
 command.add_command(handler)
 command.add_command(record)
+command.add_command(token)
 for further in (*COMMANDS, *SHARDING):
     command.add_command(further)
 

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from taba.cli import show
-from taba.cli.sharing import AS_JSON, SERVER, TIMEOUT, print_drawn, print_json
+from taba.cli.sharing import AS_JSON, SERVER, TIMEOUT, print_drawn, print_json, query_of
 from taba.query import Query
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -47,7 +47,7 @@ def delete(server: str, timeout: float, as_json: bool, what: str, name: tuple[st
         if not sys.stdin.isatty():
             raise click.UsageError("there is no terminal to ask on; --yes deletes without asking")
         click.confirm(f"Delete {_counted(len(name), what[:-1].capitalize())} for ever?", abort=True, err=True)
-    query = Query(server, timeout=timeout)
+    query = query_of(server, timeout=timeout)
     counts = query.delete_tabs(name) if what == "tabs" else query.delete_clients(name)
     if as_json:
         print_json(counts)
@@ -75,7 +75,7 @@ def prune(context: click.Context, server: str, timeout: float, as_json: bool, dr
     Where a Type can, idle States are merged into the Client _retired, so that totals never fall.
     Servers do this by themselves, too, every few hours.
     """
-    record = _follow(context, Query(server, timeout=timeout), "prune", as_json, dry_run)
+    record = _follow(context, query_of(server, timeout=timeout), "prune", as_json, dry_run)
     found = record.get("found") or []
     if not as_json and found:
         if sys.stdout.isatty():
@@ -92,7 +92,7 @@ def upgrade(context: click.Context, server: str, timeout: float, as_json: bool) 
 
     Not needed for right answers: what is read or folded is upgraded on the way.
     """
-    _follow(context, Query(server, timeout=timeout), "upgrade", as_json)
+    _follow(context, query_of(server, timeout=timeout), "upgrade", as_json)
 
 
 @_command("retry", "  taba retry\n  taba dead-letters")
@@ -102,14 +102,14 @@ def retry(context: click.Context, server: str, timeout: float, as_json: bool) ->
 
     What still cannot be folded stays a dead letter.
     """
-    _follow(context, Query(server, timeout=timeout), "retry", as_json)
+    _follow(context, query_of(server, timeout=timeout), "retry", as_json)
 
 
 @_command("jobs", "  taba jobs\n  taba jobs --cancel 5f0e2c9a11b3")
 @click.option("--cancel", metavar="ID", help="End a job at its next step.")
 def jobs(server: str, timeout: float, as_json: bool, cancel: str | None) -> None:
     """The jobs of all Servers, newest first: those that run, and those that ended within a week."""
-    query = Query(server, timeout=timeout)
+    query = query_of(server, timeout=timeout)
     records = [query.cancel_job(cancel)] if cancel else query.jobs()
     if as_json:
         print_json(records)

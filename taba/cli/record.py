@@ -15,6 +15,7 @@ from taba import client, names, ring
 from taba.bounds import MAX_EXACT_INT
 from taba.cli.lines import DEFAULT_TYPE, Line, read_line
 from taba.cli.reading import Interrupted, read_lines
+from taba.cli.sharing import query_of, shown
 from taba.client import identity
 from taba.query import Query, ServerUnavailable, questions
 from taba.query.questions import Event
@@ -202,6 +203,7 @@ Examples:
     metavar="SECONDS",
     help="With --http: how long to try to reach a Server before giving up.",
 )
+@shown
 @click.option("--json", "as_json", is_flag=True, help='At the end print {"recorded": n, "bad_lines": n}.')
 @click.pass_context
 def record(
@@ -231,7 +233,7 @@ def record(
         if over_http:
             # no slot is held for a post: two that run at once are one Client unless they say otherwise
             expanded = identity.expand(client_id or identity.DEFAULT_CLIENT, os.environ, lambda: 0)
-            sink = PostSink(interrupted, Query(server, timeout=min(timeout, questions.DEFAULT_TIMEOUT)), expanded, timeout)
+            sink = PostSink(interrupted, query_of(server, timeout=min(timeout, questions.DEFAULT_TIMEOUT)), expanded, timeout)
         else:
             sink = RingSink(interrupted, client_id)
         for lines in read_lines(sys.stdin.fileno(), interrupted, IDLE_SECONDS):

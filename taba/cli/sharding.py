@@ -19,11 +19,11 @@ from rich.progress import Progress as Bar
 
 from taba.bounds import MiB
 from taba.cli import show
-from taba.cli.sharing import AS_JSON, SERVER, TIMEOUT, print_drawn, print_json
+from taba.cli.sharing import AS_JSON, SERVER, TIMEOUT, print_drawn, print_json, query_of
 from taba.clocks import make_monotonic
 from taba.errors import TabaError
 from taba.installing import install_hint
-from taba.query import Query, questions
+from taba.query import questions
 
 if TYPE_CHECKING:
     from taba.shard.moving.plan import Move
@@ -55,7 +55,7 @@ def _command(name: str, example: str) -> Callable[[F], click.Command]:
 @_command("shards", "  taba shards\n  taba shards --json")
 def shards(server: str, timeout: float, as_json: bool) -> None:
     """The shards of the store: buckets, keys, bytes of memory and operations per second of each."""
-    answer = Query(server, timeout=timeout).shards()
+    answer = query_of(server, timeout=timeout).shards()
     if as_json:
         print_json(answer)
         return
@@ -146,10 +146,10 @@ def _store(server: str, timeout: float, store: str | None) -> StoreURL:
         raise click.ClickException(f"this command needs {error.name}; install it with: {install_hint('server', 'cli')}") from None
     try:
         if store is None:
-            told = Query(server, timeout=timeout).status()["store"]["url"]
+            told = query_of(server, timeout=timeout).status()["store"]["url"]
             if told.startswith(("redis+", "rediss+")):  # sentinels, or a Cluster: its nodes are no shards
                 return parse_store(told, "--store")
-            urls = dict.fromkeys(shard["url"] for shard in Query(server, timeout=timeout).shards())
+            urls = dict.fromkeys(shard["url"] for shard in query_of(server, timeout=timeout).shards())
             return StoreURL(tuple(parse_store(url, "--store").addresses[0] for url in urls))
         found = parse_store(store, "--store")
     except TabaError as error:
@@ -164,8 +164,8 @@ def _uses(server: str, timeout: float) -> dict[int, float]:
 
     def look() -> Counter[int]:
         found: Counter[int] = Counter()
-        for one in Query(server, timeout=timeout).ask(questions.servers()) or [{"url": server}]:
-            for shard in Query(one["url"], timeout=timeout).shards(detail=True):
+        for one in query_of(server, timeout=timeout).ask(questions.servers()) or [{"url": server}]:
+            for shard in query_of(one["url"], timeout=timeout).shards(detail=True):
                 found.update({int(bucket): uses for bucket, uses in shard["uses"].items()})
         return found
 

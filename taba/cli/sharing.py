@@ -5,16 +5,20 @@ from __future__ import annotations
 import io
 import json
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console, RenderableType
 
-from taba.query import questions
+from taba.query import Query, questions
 
 FILE_WIDTH = 200  # columns where nobody knows how wide the reader is
 
-SERVER = click.option(
+_SHOWN = "taba.shown"  # where a command's context keeps what is shown to whom it asks
+F = TypeVar("F", bound=Callable[..., Any])
+
+_SERVER = click.option(
     "--server",
     "-s",
     envvar="TABA_SERVER",
@@ -24,6 +28,53 @@ SERVER = click.option(
     metavar="URL",
     help="Any one Server.",
 )
+
+
+def _keep(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    context.meta.setdefault(_SHOWN, {})[parameter.name] = value
+
+
+SHOWN = (
+    click.option(
+        "--token",
+        metavar="TOKEN|FILE",
+        envvar="TABA_TOKEN",
+        show_envvar=True,
+        expose_value=False,
+        callback=_keep,
+        help="A token, or a file with one: better, as command lines are for all to see.",
+    ),
+    click.option(
+        "--cacert",
+        metavar="FILE",
+        envvar="TABA_CACERT",
+        show_envvar=True,
+        expose_value=False,
+        callback=_keep,
+        help="The authorities of the Server's certificate; default is the system's.",
+    ),
+    click.option("--tls-cert", "certificate", metavar="FILE", expose_value=False, callback=_keep, help="Who a Server is shown that asks."),
+    click.option("--tls-key", "key", metavar="FILE", expose_value=False, callback=_keep, help="The key of --tls-cert."),
+)
+
+
+def shown(function: F) -> F:
+    """The options that say what a Server is shown."""
+    for option in reversed(SHOWN):
+        function = option(function)
+    return function
+
+
+def SERVER(function: F) -> F:
+    """Which Server is asked, and what it is shown."""
+    return _SERVER(shown(function))
+
+
+def query_of(url: str, *, timeout: float, role: str = "Server") -> Query:
+    """Asks the Server or Agent there, with what this command was told to show."""
+    return Query(url, timeout=timeout, role=role, **click.get_current_context().meta.get(_SHOWN, {}))
+
+
 TIMEOUT = click.option(
     "--timeout",
     type=click.FloatRange(0.01, 3600),

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import treq
+from treq.client import HTTPClient
 from twisted.internet import defer, error
 from twisted.python.failure import Failure
 from twisted.web._newclient import ParseError  # nothing public tells it
-from twisted.web.client import RequestGenerationFailed, RequestTransmissionFailed, ResponseFailed, ResponseNeverReceived
+from twisted.web.client import Agent, RequestGenerationFailed, RequestTransmissionFailed, ResponseFailed, ResponseNeverReceived
+from twisted.web.iweb import IAgent
 
+from taba.errors import ConfigurationError
 from taba.query import questions
 from taba.query.questions import DEFAULT_SERVER, DEFAULT_TIMEOUT, MAX_ANSWER_BYTES, ClientFilters, Event, Filters, Question
+from taba.query.showing import Shown
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -36,11 +41,26 @@ class AsyncQuery:
     >>> query = AsyncQuery("http://127.0.0.1:8280")
     >>> (await query.aggregate("bids_won"))["1m"]["count"]
 
-    `http` is treq, or a `treq.client.HTTPClient` of the caller's own.
+    `http` is treq, or a `treq.client.HTTPClient` of the caller's own, which then says itself whom it believes.
     """
 
-    def __init__(self, url: str = DEFAULT_SERVER, *, timeout: float = DEFAULT_TIMEOUT, role: str = "Server", http: Any = treq):
+    def __init__(
+        self,
+        url: str = DEFAULT_SERVER,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        role: str = "Server",
+        http: Any = treq,
+        token: str | None = None,
+        cacert: str | None = None,
+        certificate: str | None = None,
+        key: str | None = None,
+    ):
         self.url, self.timeout, self.role, self._http = questions.check_base(url, role), timeout, role, http
+        shown = Shown(token, cacert, certificate, key)
+        self._headers = shown.headers()
+        if http is treq and shown.has_certificates and self.url.startswith("https:"):
+            self._http = _client_that_believes(shown)
 
     async def names(self, **filters: Unpack[Filters]) -> list[str]:
         """The names of Tabs, sorted."""
@@ -142,9 +162,10 @@ class AsyncQuery:
 
     async def _ask(self, question: Question[T]) -> T:
         # persistent connections save a millisecond and fail a question whenever the Server closed them first
-        options = {"persistent": False} if self._http is treq else {}
+        options: dict[str, Any] = {"persistent": False} if self._http is treq else {}
+        options |= {"unbuffered": True, "allow_redirects": False}  # a token is for the peer that was named
         response = await self._http.request(
-            question.method, question.at(self.url), headers=question.headers, data=question.body, unbuffered=True, **options
+            question.method, question.at(self.url), headers={**question.headers, **self._headers}, data=question.body, **options
         )
         chunks: list[bytes] = []
         size = 0
@@ -160,6 +181,19 @@ class AsyncQuery:
             raise questions.too_large(self.url, self.role)
         content_type = (response.headers.getRawHeaders("content-type") or [""])[0]
         return questions.read_answer(question, self.url, self.role, response.code, content_type, b"".join(chunks))
+
+
+def _client_that_believes(shown: Shown) -> HTTPClient:
+    from twisted.internet import reactor
+
+    from taba.tls import SendingTls, TlsFiles
+
+    own = None if shown.certificate is None else TlsFiles(Path(shown.certificate), Path(shown.key or shown.certificate))
+    try:
+        trust: Any = SendingTls(None if shown.cacert is None else Path(shown.cacert), own)
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from None
+    return HTTPClient(cast(IAgent, Agent(reactor, trust)))
 
 
 def _is_no_http(failure: BaseException) -> bool:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from taba.query import questions
 from taba.query.questions import DEFAULT_SERVER, DEFAULT_TIMEOUT, MAX_ANSWER_BYTES, ClientFilters, Event, Filters, Question
+from taba.query.showing import Shown
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -27,14 +28,30 @@ class Query:
     >>> query = Query("http://127.0.0.1:8280")
     >>> query.aggregate("bids_won")["1m"]["count"]
 
-    `timeout` is the seconds for a whole answer. Raises QueryError's subclasses; ValueError for a URL that is none.
+    `timeout` is the seconds for a whole answer. `token` is a token or a file with one (default: TABA_TOKEN), `cacert` a file with the
+    authorities to believe, `certificate` and `key` what a peer is shown that asks for it. Raises QueryError's subclasses; ValueError for
+    a URL that is none, and for files that are not what they should be.
     """
 
-    def __init__(self, url: str = DEFAULT_SERVER, *, timeout: float = DEFAULT_TIMEOUT, role: str = "Server"):
+    def __init__(
+        self,
+        url: str = DEFAULT_SERVER,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        role: str = "Server",
+        token: str | None = None,
+        cacert: str | None = None,
+        certificate: str | None = None,
+        key: str | None = None,
+    ):
         self.url, self.timeout, self.role = questions.check_base(url, role), timeout, role
         # what listens on this very host is not reached through a proxy, whatever the environment says
-        proxies = [urllib.request.ProxyHandler({})] if _is_loopback(self.url) else []
-        self._opener = urllib.request.build_opener(*proxies)
+        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})] if _is_loopback(self.url) else []
+        shown = Shown(token, cacert, certificate, key)
+        self._headers = shown.headers()
+        if self.url.startswith("https:"):
+            handlers.append(urllib.request.HTTPSHandler(context=shown.context()))
+        self._opener = urllib.request.build_opener(*handlers, _NoRedirect)
 
     def names(self, **filters: Unpack[Filters]) -> list[str]:
         """The names of Tabs, sorted."""
@@ -109,7 +126,8 @@ class Query:
     def ask(self, question: Question[T]) -> T:
         """The answer to any Question. Raises QueryError."""
         deadline = time.monotonic() + self.timeout
-        request = urllib.request.Request(question.at(self.url), question.body, question.headers, method=question.method)
+        headers = {**question.headers, **self._headers}
+        request = urllib.request.Request(question.at(self.url), question.body, headers, method=question.method)
         try:
             try:
                 response = self._opener.open(request, timeout=self.timeout)
@@ -144,6 +162,13 @@ class Query:
         if getattr(response, "length", None):  # read1 does not say that the peer closed too early
             raise http.client.IncompleteRead(b"", response.length)
         return b"".join(chunks)
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Goes nowhere else: a token is for the peer that was named."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
 
 
 def _reason(error: object) -> str:

@@ -222,7 +222,7 @@ def unreachable(base: str, role: str, reason: object) -> ServerUnavailable:
     why = " ".join(str(reason).split())
     cure = START[role]
     if base.startswith("https:") and ("ssl" in why.lower() or "tls" in why.lower()):
-        cure = f"check its certificate, or whether its address is http:{base.partition(':')[2]}"
+        cure = f"name the authority of its certificate with --cacert, or check whether its address is http:{base.partition(':')[2]}"
     return ServerUnavailable(f"no {role} answers at {base} ({why}); {cure}")
 
 
@@ -268,7 +268,8 @@ def _refusal(base: str, role: str, status: int, body: bytes) -> QueryError:
     if status in (502, 503, 504) or status in (408, 429):
         return ServerUnavailable(f"the {role} at {base} cannot answer now: {detail}; try again later")
     if status in (401, 403):
-        return Forbidden(f"the {role} at {base} does not answer this asker: {detail}")
+        cure = "; give one with --token, or in TABA_TOKEN" if error in ("no_token", "unknown_token", "other_token") else ""
+        return Forbidden(f"the {role} at {base} does not answer this asker: {detail}{cure}")
     if not error or (status == 404 and error != "unknown_job"):
         return NotTaba(f"what answers at {base} is no Taba {role} of this version ({detail}); check the address")
     if status >= 500:
