@@ -15,10 +15,10 @@ from unittest.mock import patch
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
-from demo.processes import Child, free_port, twistd, wait_for_port
 from taba.query import Forbidden, Query, QueryError, ServerUnavailable
 from taba.tokens import ADMIN, KINDS, READ, WRITE, line_of, new_token
 from tests.certificates import Authority
+from tests.processes import Process, free_port, twistd, wait_for_port
 from tests.services import START_SECONDS, Services
 
 
@@ -40,8 +40,8 @@ class Secured(SynchronousTestCase):
         path.write_text("".join(f"{line}\n" for line in lines))
         return str(path)
 
-    def start(self, name: str, program: str, port: int, *options: str) -> Child:
-        child = Child(name, twistd(self.services.directory, program, *options), self.services.directory, self.services.environ)
+    def start(self, name: str, program: str, port: int, *options: str) -> Process:
+        child = Process(name, twistd(program, *options), self.services.directory, self.services.environ)
         self.services.children.append(child)
         wait_for_port(child, port, START_SECONDS)
         return child
