@@ -22,6 +22,7 @@ BENCHMARKS = {
     "agent": "The Agent",
     "states": "States in the store",
     "handlers": "What each Type costs, without a store",
+    "history": "The past, and Aggregates, from States",
     "server": "The Server",
     "path": "The whole path",
     "query": "Asking",

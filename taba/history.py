@@ -238,58 +238,76 @@ def _cumulated(
     if not len(slots):
         return curves
     start, end = start[slots], end[slots]
-    lane, lanes = _lanes(of, start, end)
-    order = np.lexsort((start, lane, of))
-    of, lane, start, end = of[order], lane[order], start[order], end[order]
+    run, order = _runs(of, start, end)
+    of, run, start, end = of[order], run[order], start[order], end[order]
     joins = np.zeros(len(order), dtype=np.bool_)  # of several Clients' slots of one time
-    joins[1:] = (of[1:] == of[:-1]) & (lane[1:] == lane[:-1]) & (start[1:] == start[:-1])
+    joins[1:] = (run[1:] == run[:-1]) & (start[1:] == start[:-1])
     firsts = np.flatnonzero(~joins)
     with np.errstate(over="ignore", invalid="ignore"):
         columns = [np.add.reduceat(column[order], firsts) for column in columns]
-    of, lane, start, end = of[firsts], lane[firsts], start[firsts], end[firsts]
-    run = np.flatnonzero(np.diff(of * lanes + lane, prepend=-1))
-    bounds = [*run.tolist(), len(of)]
-    for first, last in pairwise(bounds):
-        group = int(of[first])
-        begins, ends = start[first:last], end[first:last]
-        place = begins.searchsorted(times, "right") - 1
-        before = place < 0
-        place[before] = 0
-        widths = ends - begins
-        share = np.minimum((times - begins[place]) / np.where(widths > 0, widths, 1.0)[place], 1.0)
-        share[widths[place] == 0] = 1.0
-        share[before] = 0.0
-        for line, column in zip(curves, columns, strict=True):
-            amount = column[first:last]
-            with np.errstate(over="ignore", invalid="ignore"):
-                sums = np.concatenate(([0.0], amount.cumsum()))
-                reached = sums[place] + np.where(share > 0, amount[place] * share, 0.0)
-                # from all there is, what these slots have not reached yet: exact for counts, as they are whole at borders
-                line[group] -= sums[-1] - np.where(before, 0.0, reached)
+    of, run, start, end = of[firsts], run[firsts], start[firsts], end[firsts]
+    begins = np.flatnonzero(np.diff(run, prepend=-1))
+    bounds = np.append(begins, len(run))
+    place = np.empty((len(begins), len(times)), dtype=np.int64)
+    for number, (first, last) in enumerate(pairwise(bounds.tolist())):
+        place[number] = start[first:last].searchsorted(times, "right")
+    place += begins[:, None] - 1
+    before = place < begins[:, None]
+    place[before] = 0
+    widths = end - start
+    pointed = widths == 0
+    share = np.minimum((times - start[place]) / np.where(pointed, 1.0, widths)[place], 1.0)
+    if pointed.any():
+        share[pointed[place]] = 1.0
+    share[before] = 0.0
+    groups = of[begins]
+    heads = np.flatnonzero(np.diff(groups, prepend=-1))
+    for line, column in zip(curves, columns, strict=True):
+        sums = np.empty(len(column) + 1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            wholes = np.empty(len(begins))
+            for number, (first, last) in enumerate(pairwise(bounds.tolist())):  # each by itself: an infinite sum spoils no other
+                sums[first] = 0.0
+                np.cumsum(column[first : last - 1], out=sums[first + 1 : last])
+                wholes[number] = sums[last - 1] + column[last - 1]
+            reached = sums[place] + np.where(share > 0, column[place] * share, 0.0)
+            # from all there is, what these slots have not reached yet: exact for counts, as they are whole at borders
+            left = wholes[:, None] - np.where(before, 0.0, reached)
+            line[groups[heads]] -= np.add.reduceat(left, heads, axis=0)
     return curves
 
 
-def _lanes(of: Ints, start: Floats, end: Floats) -> tuple[Ints, int]:
-    """(lane, lanes): the slots of one group and lane do not overlap, or are of one start and end.
+def _runs(of: Ints, start: Floats, end: Floats) -> tuple[Ints, Ints]:
+    """(run, order): the slots of one run are of one group and do not overlap, or are of one start and end; by run, then by start.
 
-    The slots of a Type that has a few widths lie in a lane for each; others are laid where they fit.
+    The slots of a Type that has a few widths are a run for each; others are laid where they fit.
     """
     widths, lane = np.unique(end - start, return_inverse=True)
-    order = np.lexsort((end, start, lane, of))
+    run = of * len(widths) + lane
+    order = _order(run, start)
     one, other = order[:-1], order[1:]
-    same = (of[one] == of[other]) & (lane[one] == lane[other])
-    equal = (start[one] == start[other]) & (end[one] == end[other])
-    if not (same & ~equal & (start[other] < end[one])).any():
-        return lane, len(widths)
-    laid = np.zeros(len(of), dtype=np.int64)
-    free: dict[int, list[tuple[float, float]]] = {}
-    for place in np.lexsort((end, start, of)).tolist():
-        last = free.setdefault(int(of[place]), [])
-        span = (float(start[place]), float(end[place]))
-        fits = next((at for at, kept in enumerate(last) if kept == span or (kept[1] <= span[0] and kept[0] < span[0])), len(last))
-        last[fits : fits + 1] = [span]
-        laid[place] = fits
-    return laid, max(map(len, free.values()))
+    overlap = (run[one] == run[other]) & (start[other] < end[one]) & ((start[one] != start[other]) | (end[one] != end[other]))
+    if overlap.any():
+        lane = np.zeros(len(of), dtype=np.int64)
+        free: dict[int, list[tuple[float, float]]] = {}
+        for place in np.lexsort((end, start, of)).tolist():
+            last = free.setdefault(int(of[place]), [])
+            span = (float(start[place]), float(end[place]))
+            fits = next((at for at, kept in enumerate(last) if kept == span or (kept[1] <= span[0] and kept[0] < span[0])), len(last))
+            last[fits : fits + 1] = [span]
+            lane[place] = fits
+        run = of * max(map(len, free.values())) + lane
+        order = _order(run, start)
+    return run, order
+
+
+def _order(run: Ints, start: Floats) -> Ints:
+    """The order by run, then by start: of whole numbers by one key, which is several times faster."""
+    offsets = start - start.min()
+    whole = offsets.astype(np.int64)
+    if (whole == offsets).all() and whole.max() < 1 << 34 and run.max() < 1 << 28:
+        return np.argsort((run << 34) + whole, kind="stable")
+    return np.lexsort((start, run))
 
 
 def _extremes(history: Any, groups: Ints, total: int, begins: Floats, ends: Floats, join: Any, column: Any, empty: float) -> Floats:
