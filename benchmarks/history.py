@@ -34,7 +34,8 @@ THIN_CLIENTS = 10
 
 def run(effort: Effort) -> list[Row]:
     handlers = find_handlers()
-    counter, percentile = handlers.get("CounterGroup"), handlers.get("PercentileGroup")
+    counter: Any = handlers.get("CounterGroup")
+    percentile: Any = handlers.get("PercentileGroup")
     hours = effort.pick(2, 24)
     spread = np.random.default_rng(1).lognormal(0.0, 1.0, 4096)
     counters, twenties, lognormals = (
