@@ -1,0 +1,49 @@
+"""docs/handlers.md says truly what the past looks like, and its picture is the one that is drawn."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba.handlers import counter_group, percentile_group
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def drawing() -> Any:
+    specification = importlib.util.spec_from_file_location("past", DOCS / "pictures" / "past.py")
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules["past"] = module
+    specification.loader.exec_module(module)
+    return module
+
+
+class PastTests(SynchronousTestCase):
+    def test_the_picture_and_the_figures_are_what_the_types_know(self) -> None:
+        past, text = drawing(), (DOCS / "handlers.md").read_text()
+        self.assertEqual((DOCS / "pictures" / "past.svg").read_text(), past.svg())
+        one, ten, hour, day = past.peaks(counter_group.CounterGroup())
+        self.assertIn(
+            f"at most {one}/s in the last minute, {ten}/s\nin the first ten minutes, {hour}/s within the hour and {day}/s within the day",
+            text,
+        )
+        self.assertIn("a PercentileGroup {}/s, {}/s, {}/s and {}/s".format(*past.peaks(percentile_group.PercentileGroup())), text)
+
+    def test_the_widths_are_those_of_the_slots(self) -> None:
+        text = (DOCS / "handlers.md").read_text()
+        for name, ladder in (("CounterGroup, Cumulative", counter_group.LADDER), ("PercentileGroup", percentile_group.LADDER)):
+            row = next(line for line in text.splitlines() if line.startswith(f"| {name} | ") and " s |" in line)
+            seconds = {"s": 1, "min": 60, "h": 3600}
+            widths = [int(cell.split()[0]) * seconds[cell.split()[1]] for cell in row.split(" | ")[1:5]]
+            self.assertEqual(widths, ladder.widths.tolist(), name)
+
+    def test_no_event_is_missing_from_the_lines(self) -> None:
+        past = drawing()
+        for handler in (counter_group.CounterGroup(), percentile_group.PercentileGroup()):
+            for _, later in past.AGES[:3]:
+                self.assertAlmostEqual(past.known(handler, later).sum(), past.rates().sum(), 6)
