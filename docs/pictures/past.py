@@ -62,8 +62,9 @@ def peaks(handler: Any) -> list[int]:
 
 
 def svg() -> str:
+    size = f"0 0 {WIDTH + LEFT + 20} {TOP + len(AGES) * (HEIGHT + GAP)}"
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH + LEFT + 20} {TOP + len(AGES) * (HEIGHT + GAP)}" font-family="sans-serif" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{size}" font-family="sans-serif" font-size="12">',
         "<title>One stretch of the past, asked at four ages</title>",
         '<rect width="100%" height="100%" fill="#ffffff"/>',
     ]
