@@ -16,7 +16,7 @@ from taba.codes import codes_of
 from taba.handlers.base import ArrayHandler, Ever, History, Projection, Sample
 from taba.handlers.bins import BinLayout, bin_codes, bins_from, deltas_of
 from taba.handlers.detail import WindowSlots, aggregate_slots
-from taba.handlers.figures import add_figures, add_heads, finite_pairs, show_tallies, sum_tallies
+from taba.handlers.figures import add_figures, add_heads, amounts_of, finite_pairs, show_tallies, sum_tallies
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
 from taba.handlers.ragged import (
     Buffer,
@@ -139,7 +139,7 @@ class CounterGroup(ArrayHandler):
         if len(rows):
             add_figures(head, rows, values, many)
             states.bin_keys, states.bin_counts = merge_bins(states.bin_keys, states.bin_counts, *tally(rows, codes_of(values), many))
-            self.add_slots(states, rows, times, values if many is None else values * many, many, now)
+            self.add_slots(states, rows, times, amounts_of(values, many), many, now)
         return states
 
     def add_slots(self, states: CounterStates, rows: Ints, times: Floats, amounts: Floats, many: Ints | None, now: float) -> None:

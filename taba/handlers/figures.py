@@ -57,13 +57,22 @@ def finite_pairs(refused: Ints, rows: Ints, values: Floats, times: Floats) -> tu
     return rows, values, times, many
 
 
+def amounts_of(values: Floats, many: Ints | None) -> Floats:
+    """What each Event adds to a total: its value, so many times."""
+    if many is None:
+        return values
+    with np.errstate(over="ignore"):  # beyond all floats it is infinite, and shown as no value
+        amounts: Floats = values * many
+    return amounts
+
+
 def add_figures(figures: Any, rows: Ints, values: Floats, many: Ints | None = None) -> None:
     """Add sorted `rows`' finite `values`, each `many` times, to the columns `total`, `low` and `high` of `figures`."""
     starts = run_starts(rows)
     touched = rows[starts]
     total, low, high = figures["total"], figures["low"], figures["high"]
     with np.errstate(over="ignore", invalid="ignore"):  # a sum beyond all floats is infinite, and shown as no value
-        total[touched] += np.add.reduceat(values if many is None else values * many, starts)
+        total[touched] += np.add.reduceat(amounts_of(values, many), starts)
     low[touched] = np.minimum(low[touched], np.minimum.reduceat(values, starts))
     high[touched] = np.maximum(high[touched], np.maximum.reduceat(values, starts))
 

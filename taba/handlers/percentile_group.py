@@ -17,7 +17,7 @@ from taba.codes import codes_of
 from taba.handlers.base import ArrayHandler, Ever, History, Projection, Sample
 from taba.handlers.detail import WindowSlots, aggregate_slots
 from taba.handlers.ever import dump_sketches, load_sketches
-from taba.handlers.figures import finite_pairs, show_tallies, sum_tallies
+from taba.handlers.figures import amounts_of, finite_pairs, show_tallies, sum_tallies
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
 from taba.handlers.ragged import (
     Buffer,
@@ -109,7 +109,7 @@ class PercentileGroup(ArrayHandler):
             states.count += count_rows(rows, states.rows)
         else:
             np.add.at(states.count, rows, many)
-        amounts = values if many is None else values * many
+        amounts = amounts_of(values, many)
         first = run_starts(rows)
         with np.errstate(over="ignore", invalid="ignore"):  # a sum beyond all floats is infinite, and shown as no value
             states.total[rows[first]] += np.add.reduceat(amounts, first)

@@ -13,8 +13,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba.handlers import Events
 from taba.handlers.counter_group import JOURNAL_SLOTS, LADDER, CounterGroup
+from taba.handlers.percentile_counter import PercentileCounter
+from taba.handlers.percentile_group import PercentileGroup
 from taba.handlers.ragged import MalformedRow
 from taba.handlers.render import shown
+from taba.handlers.totals_counter import TotalsCounter
 from taba.handlers.windows import MAX_AHEAD_SECONDS, WINDOWS
 
 NOW = 1_763_850_120.0
@@ -134,6 +137,14 @@ class WindowTests(SynchronousTestCase):
         self.assertEqual(self.flushWarnings(), [])
 
     @pytest.mark.real
+    def test_a_pair_beyond_all_floats_is_shown_as_no_value(self) -> None:
+        for of_type in (handler, PercentileGroup(), TotalsCounter(), PercentileCounter()):
+            state = of_type.fold(of_type.new_state(), Events([NOW], [[1e308, 100]]), NOW)
+            projection = shown(of_type.project(state, NOW))
+            found = projection.get("pct", projection.get("1d", projection))
+            self.assertEqual((found["count"], found["total"]), (100, None))
+        self.assertEqual(self.flushWarnings(), [])
+
     def test_merged_states_of_a_day_show_what_the_clients_showed(self) -> None:
         rng, states = np.random.default_rng(4), []
         for client in range(4):
