@@ -135,6 +135,10 @@ class Keeper:
             lane = self.lanes.get(skip.id[:2])
             if lane is not None and skip.id.number <= lane.highest:
                 lane.skip = self._skips[skip.id[:2]] = Skip(skip.follows, skip.id.number, skip.batches, skip.events)
+        for id, events in self.spool.lost.items():
+            self.history.note(id, 0)
+            self.dropped["spool_corrupt"] += events
+            self._is_dirty = True
         self._settling = dict.fromkeys(settled)  # of the spool
         for id in settled:
             self.history.note(id, 0)

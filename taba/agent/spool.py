@@ -1,19 +1,22 @@
 """The spool: where an Agent keeps batches on disk when the outbox ran full, until Servers take them. SQLite, one file an Agent.
 
 1. Batches come in as they are, in one transaction; after it returns they survive a power cut (`synchronous=FULL`).
-2. Each row has its checksum: a row that does not match is counted, kept aside, and harms no other.
+2. Each row has its checksum, of all that it says: a row that does not match is counted, and harms no other.
 3. The sum of the batches' bytes never passes the bound: what does not fit raises SpoolFull before anything is written.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import zlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from taba.agent.ages import Moment
 from taba.agent.outbox import EncodedBatch, OtherVersion, StoredBatch
+from taba.agent.salvage import aside_name, mend_first_page, move, readable_rows
 from taba.batch import BatchId
 from taba.bounds import MiB
 from taba.errors import TabaError
@@ -24,7 +27,7 @@ ROW_BYTES = 128  # what a row costs beside its content, with its entry in the in
 MAX_ASIDE_ROWS = 100  # refused and corrupt batches that are kept to be looked at
 MAX_ASIDE_BYTES = 16 * MiB
 
-VERSION = 4  # of the file
+VERSION = 5  # of the file
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS batches (
@@ -36,6 +39,43 @@ CREATE TABLE IF NOT EXISTS aside (
   id INTEGER PRIMARY KEY, stream BLOB, bucket INTEGER, number INTEGER, reason TEXT, content BLOB);
 CREATE TABLE IF NOT EXISTS journal (place INTEGER PRIMARY KEY, outbox BLOB NOT NULL, content BLOB NOT NULL);
 """
+
+_WHOLE = {"bucket": 0, "number": 1, "length": 0, "boot": 0, "age": -1, "events": 0, "crc": 0}  # columns, and their least values
+_COLUMNS = "stream, bucket, number, length, created, boot, age, events, crc, key, content"
+_TROUBLE = ("unable to open", "is full", "is locked")  # of the disk or the directory, not of the file
+# what no row is that was ever written here
+_MALFORMED = (
+    "typeof(stream) != 'blob' OR length(stream) != 16 OR typeof(key) != 'blob' OR typeof(content) != 'blob' OR length(content) != length"
+    " OR typeof(created) != 'real'"
+    + "".join(f" OR typeof({column}) != 'integer' OR {column} < {least}" for column, least in _WHOLE.items())
+)
+
+
+def _schema_of(database: sqlite3.Connection) -> dict[str, str | None]:
+    return dict(database.execute("SELECT name, sql FROM sqlite_master"))
+
+
+def _expected() -> dict[str, str | None]:
+    with contextlib.closing(sqlite3.connect(":memory:")) as database:
+        database.executescript(_SCHEMA)
+        return _schema_of(database)
+
+
+_EXPECTED = _expected()
+
+
+def _checksum(id: BatchId, created: tuple[float, int, int], events: int, key: bytes, content: bytes) -> int:
+    """Of all that a row says."""
+    return zlib.crc32(content, zlib.crc32(key, zlib.crc32(repr((*id, *created, events)).encode())))
+
+
+def _is_whole(row: tuple[Any, ...]) -> bool:
+    """Whether what was read is what was written."""
+    try:
+        stream, bucket, number, length, *created, events, crc, key, content = row
+        return bool(length == len(content)) and _checksum(BatchId(stream, bucket, number), tuple(created), events, key, content) == crc
+    except (TypeError, ValueError):
+        return False
 
 
 class SpoolFull(TabaError):
@@ -49,46 +89,103 @@ class SpoolFull(TabaError):
 class Spool:
     """The spool in the file `path`, of at most `spool_bytes`.
 
-    A file that is no database is renamed to `<path>.corrupt` and `problem` says so. Raises OtherVersion for one of another format,
-    OSError or sqlite3.Error when the directory takes no file at all.
+    Whatever the bytes of the file are, it opens: of a damaged one all that can be read is brought over into a new one, the rest is
+    named in `lost`, the damaged one is kept beside it, and `problem` says so. Raises OtherVersion for one of another
+    format, OSError or sqlite3.Error when the directory takes no file at all.
     """
 
     def __init__(self, path: str, spool_bytes: int = DEFAULT_SPOOL_BYTES):
         self.path = path
         self.bound = spool_bytes
         self.problem: str | None = None
+        self.lost: dict[BatchId, int] = {}  # events of batches that were here and can be read no more
+        if os.path.exists(path + ".new") and not os.path.exists(path):
+            os.replace(path + ".new", path)  # a kill came at the very end of a salvage
         try:
-            self._open()
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
+            self._open(path)
+        except (sqlite3.DatabaseError, UnicodeDecodeError, OverflowError) as error:  # the latter two of what was in the damage
+            if any(words in f"{error}" for words in _TROUBLE):
                 raise
-            os.replace(path, path + ".corrupt")
-            for suffix in ("-wal", "-shm"):
-                if os.path.exists(path + suffix):
-                    os.replace(path + suffix, path + ".corrupt" + suffix)
-            self.problem = f"the spool was unreadable ({error}); it is kept as {path}.corrupt"
-            self._open()
+            self._salvage(f"{error}")
+        self._count()
 
-    def _open(self) -> None:
-        if not os.path.exists(self.path):
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        self._database = sqlite3.connect(self.path, isolation_level=None, timeout=1.0)
+    def _open(self, path: str) -> None:
+        """Open the file, and make it if need be. Raises sqlite3.DatabaseError where it is no whole spool of this version."""
+        if not os.path.exists(path):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        self._database = sqlite3.connect(path, isolation_level=None, timeout=1.0)
+        try:
+            self._check(path)
+        except BaseException:
+            self._database.close()
+            raise
+
+    def _check(self, path: str) -> None:
         run = self._database.execute
         run("PRAGMA journal_mode=WAL")
         run("PRAGMA synchronous=FULL")
         run(f"PRAGMA journal_size_limit={8 * MiB}")
         run("PRAGMA cache_size=-2000")
         version = run("PRAGMA user_version").fetchone()[0]
-        if version != VERSION:
-            if run("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                self._database.close()
-                raise OtherVersion(
-                    f"{self.path} is of format {version}; this version reads {VERSION}: let that version's Agent send what it holds,"
-                    " or remove it"
-                )
-            run(f"PRAGMA user_version={VERSION}")
-        self._database.executescript(_SCHEMA)
-        self.batches, self.bytes = run("SELECT count(*), coalesce(sum(length), 0) FROM batches").fetchone()
+        schema = _schema_of(self._database)
+        if not schema and run("PRAGMA page_count").fetchone()[0] <= 1:
+            self._database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT")
+        elif version != VERSION and "batches" in schema and schema != _EXPECTED:
+            raise OtherVersion(
+                f"{path} is of format {version}; this version reads {VERSION}: let that version's Agent send what it holds, or remove it"
+            )
+        elif version != VERSION or schema != _EXPECTED:  # one of the two alone is damage, not another format
+            raise sqlite3.DatabaseError("its first page is damaged")
+        with self._transaction():  # it must be to be written as well
+            run("INSERT OR REPLACE INTO journal VALUES (1, x'', x'')")
+        (found,) = run("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise sqlite3.DatabaseError(" ".join(f"{found}".split()))
+        if run(f"SELECT 1 FROM batches WHERE {_MALFORMED} LIMIT 1").fetchone():
+            raise sqlite3.DatabaseError("a row of it is none")
+
+    def _salvage(self, reason: str) -> None:
+        """Bring all rows that can be read of a damaged file over into a new one, and keep the damaged one."""
+        fresh = self.path + ".new"
+        for suffix in ("", "-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):  # of a salvage that was cut off
+                os.unlink(fresh + suffix)
+        self._open(fresh)
+        self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        known: dict[BatchId, int] = {}
+        brought: set[BatchId] = set()
+        try:
+            mend_first_page(self.path, fresh)
+            damaged = sqlite3.connect(self.path, isolation_level=None, timeout=1.0)
+            try:
+                with contextlib.suppress(sqlite3.DatabaseError):  # the index has what the table had, as far as that can be read
+                    for *id, events in damaged.execute("SELECT stream, bucket, number, events FROM batches INDEXED BY identity"):
+                        if isinstance(events, int) and isinstance(id[0], bytes) and isinstance(id[1], int) and isinstance(id[2], int):
+                            known[BatchId(*id)] = events
+                with self._transaction():
+                    for row in readable_rows(damaged, _COLUMNS, "batches"):
+                        if _is_whole(row[1:]):
+                            self._database.execute(f"INSERT OR IGNORE INTO batches VALUES (NULL{', ?' * (len(row) - 1)})", row[1:])
+                            brought.add(BatchId(*row[1:4]))
+                    for row in readable_rows(damaged, "stream, bucket, number, reason, content", "aside"):
+                        self._database.execute("INSERT INTO aside VALUES (NULL, ?, ?, ?, ?, ?)", row[1:])
+                    with contextlib.suppress(sqlite3.DatabaseError):  # a table that the outbox has as well, but for one moment
+                        for row in damaged.execute("SELECT place, outbox, content FROM journal WHERE place = 0"):
+                            self._database.execute("INSERT OR REPLACE INTO journal VALUES (?, ?, ?)", row)
+            finally:
+                damaged.close()
+        except (sqlite3.DatabaseError, UnicodeDecodeError, OverflowError):  # what was found until then is all
+            pass
+        self._database.close()
+        self.lost = {id: events for id, events in known.items() if id not in brought}
+        aside = aside_name(self.path)
+        move(self.path, aside)
+        move(fresh, self.path)
+        self.problem = (
+            f"the spool {self.path} was damaged ({reason}): {len(brought)} batches were brought over, {len(self.lost)} with"
+            f" {sum(self.lost.values())} events could not be read; it is kept as {aside}; look at its disk"
+        )
+        self._open(self.path)
 
     @property
     def used(self) -> int:
@@ -107,7 +204,7 @@ class Spool:
         if needed > self.free:
             raise SpoolFull(f"{needed} bytes; {max(self.free, 0)} of {self.bound} are free")
         rows = (
-            (*id, len(content), *created.fields(), events, zlib.crc32(content), key, content)
+            (*id, len(content), *created.fields(), events, _checksum(id, created.fields(), events, key, content), key, content)
             for id, created, events, content, key in batches
         )
         try:
@@ -162,12 +259,10 @@ class Spool:
     def read(self, id: BatchId) -> bytes | None:
         """The bytes of a batch; None where they are gone or do not match their checksum."""
         try:
-            row = self._database.execute("SELECT content, crc FROM batches WHERE stream = ? AND bucket = ? AND number = ?", id).fetchone()
+            row = self._database.execute(f"SELECT {_COLUMNS} FROM batches WHERE stream = ? AND bucket = ? AND number = ?", id).fetchone()
         except sqlite3.DatabaseError:
             return None  # a torn page: the caller drops the batch and counts it
-        if row is None or not isinstance(row[0], bytes) or zlib.crc32(row[0]) != row[1]:
-            return None
-        return row[0]
+        return row[-1] if row is not None and _is_whole(row) else None
 
     def forget(self, last: Iterable[BatchId]) -> None:
         """Remove each of these batches, and all with lower numbers of its stream and bucket, in one transaction."""

@@ -56,7 +56,7 @@ ROOMS = (PLENTY, 24 * PAGE, 18 * PAGE)  # 17 are had by an empty outbox
 class StepSpool(Spool):
     """A spool whose transactions are steps, too: the Agent dies before one, or after it."""
 
-    memory: Memory
+    memory = Memory(0)  # no step counts before the Agent's own is set
 
     @contextlib.contextmanager
     def _transaction(self) -> Any:  # type: ignore[override]
@@ -112,6 +112,7 @@ class World:
         for ring in self.rings.open.values():
             ring.close()
         self.rings.open.clear()
+        self.pump.sums.register.close()
         self.spool.close()
         self.history.close()
 
@@ -234,6 +235,29 @@ class KeeperTests(SynchronousTestCase):
                 while self._account(self.world(), kill, refused, is_spooled):
                     kill += 1
                 self.assertGreater(kill, 4)
+
+    def test_what_cannot_be_read_of_a_damaged_spool_is_counted_once_and_the_rest_is_folded(self) -> None:
+        world = self.world()
+        for _ in range(40):
+            world.record(50)
+            world.tick()
+        world.move()
+        world.die()
+        path = os.path.join(world.directory, "spool")
+        with open(path, "r+b") as file:
+            file.seek(10 * PAGE)
+            file.write(os.urandom(2 * PAGE))
+        world.born()
+        counted = world.keeper.totals()["spool_corrupt"]
+        self.assertTrue(0 < counted < 1000, world.spool.problem)
+        for _ in range(2):
+            for _ in range(20):
+                world.tick()
+                world.send()
+            self.assertEqual((dict(world.keeper.totals()), world.keeper.recorded), ({"spool_corrupt": counted}, world.recorded))
+            self.assertEqual(world.store.folded, world.recorded - counted)
+            world.die()
+            world.born()
 
     def _lose(self, world: World, kill: int | None) -> bool:
         """Five batches are folded and forgotten, a sixth waits; the store loses all beyond the second. Whether the kill came."""

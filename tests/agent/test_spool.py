@@ -109,9 +109,72 @@ class SpoolTests(SynchronousTestCase):
         other.close()
 
     def test_a_file_that_is_no_database_is_set_aside(self) -> None:
+        for number in (1, 2):  # under a name each
+            with open(self.path, "wb") as file:
+                file.write(os.urandom(10_000))
+            spool = self.open()
+            self.assertIn("was damaged (file is not a database): 0 batches were brought over", str(spool.problem))
+            spool.add([spooled(1)])
+            spool.close()
+            self.assertGreaterEqual(os.path.getsize(f"{self.path}.damaged-{number}"), 10_000)
+            os.unlink(self.path)
+
+    def make(self, batches: int, length: int) -> bytes:
+        """The bytes of a spool with so many batches."""
+        spool = self.open(1 << 30)
+        spool.add([spooled(number, bytes([number % 256]) * length) for number in range(1, batches + 1)])
+        spool.close()
+        with open(self.path, "rb") as file:
+            return file.read()
+
+    def damage(self, content: bytes) -> Spool:
+        for name in os.listdir(os.path.dirname(self.path)):
+            os.unlink(os.path.join(os.path.dirname(self.path), name))
         with open(self.path, "wb") as file:
-            file.write(os.urandom(10_000))
-        spool = self.open()
-        self.assertIn("unreadable", str(spool.problem))
-        spool.add([spooled(1)])
-        self.assertEqual(os.path.getsize(self.path + ".corrupt"), 10_000)
+            file.write(content)
+        spool = self.open(1 << 30)
+        self.addCleanup(spool.close)
+        return spool
+
+    def test_whatever_byte_of_its_first_page_is_wrong_it_opens_and_has_every_batch(self) -> None:
+        good = self.make(20, 700)
+        salvaged = 0
+        for offset in [*range(0, 108), *range(108, 4096, 23)]:
+            for flip in (0xFF, 0x01):
+                content = bytearray(good)
+                content[offset] ^= flip
+                spool = self.damage(bytes(content))
+                read = [spool.read(BatchId(S, 3, number)) for number in range(1, 21)]
+                self.assertEqual(read, [bytes([number]) * 700 for number in range(1, 21)], (offset, flip, spool.problem))
+                spool.add([spooled(21)])
+                self.assertEqual((len(spool.rows(S, 3, 0, 100)), spool.lost), (21, {}))
+                salvaged += spool.problem is not None
+                spool.close()
+        self.assertGreater(salvaged, 100)
+
+    def test_whatever_page_is_torn_it_opens_and_what_is_not_on_that_page_is_there(self) -> None:
+        good = self.make(40, 1500)
+        for page in range(len(good) // 4096):
+            content = bytearray(good)
+            content[4096 * page : 4096 * page + 4096] = os.urandom(4096)
+            spool = self.damage(bytes(content))
+            rows = {row.id.number: spool.read(row.id) for row in spool.rows(S, 3, 0, 100)}
+            there = {number for number, content in rows.items() if content == bytes([number]) * 1500}
+            self.assertEqual(rows.keys() - there, {number for number, content in rows.items() if content is None})
+            if page != 1:  # the root of the table: nobody knows its other pages
+                self.assertGreater(len(there), 30, page)
+            if page != 2:  # the root of the index: nobody knows what was lost
+                self.assertEqual({*rows, *(id.number for id in spool.lost)}, set(range(1, 41)), page)
+            spool.close()
+
+    def test_a_file_that_was_cut_off_keeps_what_is_before_the_cut(self) -> None:
+        good = self.make(40, 1500)
+        for length in (0, 1, 100, 4096, 4097, 5 * 4096, 5 * 4096 + 17, len(good) - 1, len(good) - 4096):
+            spool = self.damage(good[:length])
+            there = [row.id.number for row in spool.rows(S, 3, 0, 100)]
+            read = [spool.read(BatchId(S, 3, number)) for number in there]
+            self.assertLessEqual(read.count(None), 1)  # cut off within its last page: counted when it is sent
+            self.assertTrue(all(content in (None, bytes([number]) * 1500) for number, content in zip(there, read, strict=True)))
+            self.assertEqual(bool(there), length > 6 * 4096, length)
+            spool.add([spooled(41)])
+            spool.close()
