@@ -126,9 +126,10 @@ def parse_name(text: str) -> tuple[str, dict[str, str]]:
     return base, labels
 
 
-def bucket_of(name: str, buckets: int) -> int:
-    """The bucket (0 … buckets − 1) in which every key of the Tab `name` (canonical text) lives."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") % buckets
+def bucket_of(name: str | bytes, buckets: int) -> int:
+    """The bucket (0 … buckets − 1) in which every key of the Tab `name` (canonical text) lives: of BLAKE2b, modulo `buckets`."""
+    content = name.encode() if isinstance(name, str) else name
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big") % buckets
 
 
 def cut_value(value: str) -> str:

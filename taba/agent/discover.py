@@ -18,7 +18,7 @@ from taba import ring as layouts
 from taba.agent.locks import claim_ring, holder_of
 from taba.agent.outbox import Covered
 from taba.agent.reader import Ring
-from taba.agent.segment import SHM
+from taba.ring import SHM_DIRECTORY as SHM
 from taba.ring import MalformedRing
 
 MAX_RINGS = 4096  # descriptors, and the outbox's table

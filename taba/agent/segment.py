@@ -16,8 +16,8 @@ from collections.abc import Callable
 
 from taba.agent.locks import running
 from taba.agent.outbox import DEFAULT_OUTBOX_BYTES, MIN_OUTBOX_BYTES, PAGE, OtherVersion, Outbox, OutboxCorrupt, OutboxFull
+from taba.ring import SHM_DIRECTORY as SHM
 
-SHM = "/dev/shm"
 FREE_SHARE = 4  # of what would be free without it, an outbox takes this part at the most: rings need the rest
 MAX_ASIDE = 100  # unreadable outboxes that are kept under a name each; the last name is used again
 

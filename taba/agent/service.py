@@ -31,13 +31,13 @@ from taba.agent.outbox import OutboxCorrupt, OutboxFull
 from taba.agent.pin import Pin, Store
 from taba.agent.problems import Problems, Room
 from taba.agent.pump import TICK_SECONDS, RingPump
-from taba.agent.segment import SHM
 from taba.agent.status import describe
 from taba.agent.telling import Teller
 from taba.clocks import boot_id, boot_seconds, make_monotonic
 from taba.connections import make_site
 from taba.errors import ConfigurationError, TabaError
 from taba.listening import Front, front_of, listen_at, on_hangup, raise_descriptor_limit
+from taba.ring import SHM_DIRECTORY as SHM
 
 SWEEP_SECONDS = 60.0  # between looks for the slots of processes that were killed
 LOOK_SECONDS = 1.0  # between looks for problems, and words to the log

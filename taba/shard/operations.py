@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 from twisted.internet.defer import CancelledError, DeferredLock
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 
+from taba import names
 from taba.bounds import MiB
 from taba.errors import StoreUnavailable
 from taba.shard.buckets import prefix_of
@@ -76,7 +76,7 @@ def plain_name(name: Text) -> bytes:
 
 def bucket_of(name: Text, buckets: int) -> int:
     """The bucket of `name`: the first 8 bytes of BLAKE2b of its bytes, big endian, modulo `buckets`. As `taba.names.bucket_of`."""
-    return int.from_bytes(hashlib.blake2b(plain_name(name), digest_size=8).digest(), "big") % buckets
+    return names.bucket_of(plain_name(name), buckets)
 
 
 def _names_key(bucket: int) -> bytes:

@@ -54,7 +54,7 @@ class BucketMapTests(SynchronousTestCase):
         for change in (
             *({"owners": []}, {"owners": [0, 1, 2, 0]}, {"owners": [0, -1, 1, 0]}, {"owners": [0, None, 1]}, {"owners": [True, False]}),
             *({"shards": []}, {"shards": [["s1", "x"], ["s1", "y"]]}, {"shards": [["s1"]]}, {"shards": [["", "x"]]}),
-            *({"epoch": 0}, {"epoch": "1"}, {"store": None}, {"v": 1}, {"v": 3}),
+            *({"epoch": 0}, {"epoch": "1"}, {"store": None}, {"v": 1}, {"v": good["v"] + 1}),
             *(
                 {"epochs": []},
                 {"epochs": [1]},

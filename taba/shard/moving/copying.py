@@ -14,12 +14,11 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from taba.shard.buckets import dirty_key, lots
-from taba.shard.dirty import FIELD, KEY, MEMBER, SCORED, Note, decode_note
+from taba.shard.dirty import FIELD, KEY, MEMBER, SCORED, Command, Note, decode_note
 from taba.shard.moving.steps import (
     MAX_CHUNK_BYTES,
     MEASURED_KEYS,
     SMALL_KEY_BYTES,
-    Command,
     Done,
     MoveFailed,
     Overtaken,

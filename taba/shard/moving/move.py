@@ -22,11 +22,11 @@ from typing import Any, NamedTuple
 
 from taba.errors import StoreUnavailable
 from taba.shard.buckets import MalformedMap, Owner, decode_owner, dirty_key, encode_owner, lots, owner_key, target_of
+from taba.shard.dirty import Command
 from taba.shard.moving.copying import Copy, Differs
 from taba.shard.moving.states import change
 from taba.shard.moving.steps import (
     UNLINKED_KEYS,
-    Command,
     Done,
     Look,
     MoveFailed,

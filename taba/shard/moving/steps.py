@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 from taba.bounds import KiB, MiB
 from taba.errors import TabaError
 from taba.shard.buckets import dirty_key, lease_key, owner_key, prefix_of, staging_prefix
-
-Command = tuple[bytes, ...]
+from taba.shard.dirty import Command
 
 MAX_CHUNK_BYTES = 1 * MiB  # of values in one step: a shard answers nobody else for a millisecond or two
 SMALL_KEY_BYTES = 64 * KiB  # a key up to this is copied whole, many in one step

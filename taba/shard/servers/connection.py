@@ -20,10 +20,10 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from taba.errors import StoreUnavailable, TabaError
+from taba.shard.dirty import Command as Command
 
 REPLY_SECONDS = 10.0  # all replies to one write; a store that syncs to a slow disk takes a second, never ten
 
-Command = tuple[bytes, ...]
 ErrorReply: type[Exception] = txredisapi.ResponseError  # what a server answers to a command that it refuses: a value among the replies
 Reply = bytes | int | None | list[Any] | Exception
 
