@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from difflib import get_close_matches
 from typing import Any, TypeVar, cast
 
 import click
@@ -131,7 +132,7 @@ def agg(server: str, timeout: float, as_json: bool, by: tuple[str, ...], all_in_
         found = _answer(
             query, questions.aggregates(wanted, by, detail), as_json, lambda content: [show.tab(*item) for item in content.items()]
         )
-        _check_known(options["name"], found, as_json or bool(by))
+        _check_known(options["name"], found, as_json or bool(by), query.names)
 
 
 @asking("proj", "  taba proj bids_won\n  taba proj bids_won --client web/3 --json")
@@ -142,13 +143,14 @@ def proj(server: str, timeout: float, as_json: bool, detail: bool, **options: An
 
     A NAME that is not known is an error, except with --json.
     """
+    query = query_of(server, timeout=timeout)
     found = _answer(
-        query_of(server, timeout=timeout),
+        query,
         questions.projections(_filters(options), detail),
         as_json,
         lambda content: [show.tab(name, projection, client) for name, of in content.items() for client, projection in of.items()],
     )
-    _check_known(options["name"], found, as_json)
+    _check_known(options["name"], found, as_json, query.names)
 
 
 @asking("latency", "  taba latency")
@@ -260,10 +262,15 @@ def _answer(query: Query, question: Question[Any], as_json: bool, draw: Callable
     return "".join(f"{name}: \n" for name in content)
 
 
-def _check_known(wanted: tuple[str, ...], found: str, accept: bool) -> None:
+MAX_LIKENED = 20_000  # names that one that is not there is compared with: a second
+
+
+def _check_known(wanted: tuple[str, ...], found: str, accept: bool, names: Callable[[], list[str]]) -> None:
     missing = [name for name in wanted if not accept and not any(line.startswith(name + ": ") for line in found.splitlines())]
     if missing:
-        raise click.ClickException(f"no Tab {missing[0]!r} that matches; taba names lists those that are there")
+        near = get_close_matches(missing[0], names()[:MAX_LIKENED], n=3, cutoff=0.7)
+        meant = f"did you mean {' or '.join(near)}?" if near else "taba names lists those that are there"
+        raise click.ClickException(f"no Tab {missing[0]!r} that matches; {meant}")
 
 
 def _list(items: list[str], as_json: bool) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from twisted.logger import Logger
 
 RECENT_SECONDS = 3600.0  # a person who looks once an hour sees it
-REPEAT_SECONDS = 3600.0  # between two lines of one problem in the log
+REPEAT_SECONDS = 600.0  # between two lines of one problem in the log
 MOST_TOLD = 200  # problems that the log remembers; more kinds there are not
 LATE_SECONDS = 5.0  # from record to visible, p99 of the last minute: more than is promised at the highest load
 MAX_LINES = 20  # that one look writes to the log
@@ -59,22 +59,21 @@ class Teller:
 
     def __init__(self, seconds: Callable[[], float]):
         self._seconds = seconds
-        self._told: dict[str, tuple[float, str]] = {}
+        self._told: dict[str, float] = {}  # when each kind was told last; what comes and goes is told no more often than what lasts
+        self._open: dict[str, str] = {}  # those that were told, and are there still
 
     def tell(self, problems: Sequence[str]) -> None:
         """These are there now."""
         now = self._seconds()
-        lines = 0
         there = {_kind(problem): problem for problem in problems}
-        for kind, problem in there.items():
-            told = self._told.get(kind)
-            if (told is None or now - told[0] >= REPEAT_SECONDS) and lines < MAX_LINES and (told or len(self._told) < MOST_TOLD):
-                self._told[kind] = (now, problem)
-                lines += 1
-                log.warn("problem: {problem}", problem=problem)
-        for kind in [kind for kind in self._told if kind not in there]:
-            _, problem = self._told.pop(kind)
-            log.info("no problem any more: {problem}", problem=problem)
+        self._told = {kind: when for kind, when in self._told.items() if now - when < REPEAT_SECONDS}
+        news = [kind for kind in there if kind not in self._told][: min(MAX_LINES, MOST_TOLD - len(self._told))]
+        for kind in news:
+            self._told[kind] = now
+            self._open[kind] = there[kind]
+            log.warn("problem: {problem}", problem=there[kind])
+        for kind in [kind for kind in self._open if kind not in there]:
+            log.info("no problem any more: {problem}", problem=self._open.pop(kind))
 
 
 def _kind(problem: str) -> str:

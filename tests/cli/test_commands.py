@@ -87,6 +87,8 @@ class Commands(SynchronousTestCase):
     def test_an_unknown_name_is_an_error_for_people_and_empty_for_programs(self) -> None:
         self.assertRegex(self.taba("agg", "bids", "nope", code=1, error="no Tab 'nope'.*taba names"), "^bids: ")
         self.assertEqual(self.taba("agg", "nope", "--json"), "{}\n")
+        for command in ("agg", "proj"):
+            self.taba(command, "bidz", code=1, error="no Tab 'bidz' that matches; did you mean bids")
 
     def test_what_the_server_refuses_is_said_in_one_line(self) -> None:
         self.taba("agg", "--match", "(", code=1, error="no regular expression")

@@ -148,8 +148,16 @@ class Telling(SynchronousTestCase):
         for count in (1, 2, 30):
             self.teller.tell([f"{count} events are dead letters"])
         self.teller.tell([])
-        self.teller.tell(["4 events are dead letters"])
-        self.assertEqual(self.lines, ["! 1 events are dead letters", "over: 1 events are dead letters", "! 4 events are dead letters"])
+        self.assertEqual(self.lines, ["! 1 events are dead letters", "over: 1 events are dead letters"])
+
+    def test_one_that_comes_and_goes_is_told_no_more_often_than_one_that_lasts(self) -> None:
+        for _ in range(10):
+            self.teller.tell(["x is wrong"])
+            self.teller.tell([])
+        self.assertEqual(self.lines, ["! x is wrong", "over: x is wrong"])
+        self.clock.advance(REPEAT_SECONDS)
+        self.teller.tell(["x is wrong"])
+        self.assertEqual(self.lines[2:], ["! x is wrong"])
 
     def test_one_that_lasts_is_told_again_once_in_a_while(self) -> None:
         for seconds, lines in ((0.0, 1), (REPEAT_SECONDS - 1, 1), (1.0, 2), (1.0, 2)):

@@ -34,7 +34,9 @@ def find_safely(environ: Mapping[str, str] | None = None) -> Lookup:
 def _probe(excluded: Mapping[str, str], environ: Mapping[str, str] | None) -> tuple[str, str]:
     """The place at which the child hung or crashed, and which of them; DONE where it came to the end."""
     arguments = [sys.executable, "-m", "taba.server.work.probing", str(os.getpid()), json.dumps(dict(excluded))]
-    with subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environ) as child:
+    # what a plugin prints is not kept here: it may be without end, and is printed again where the plugin is imported for good
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(arguments, stdin=quiet, stdout=subprocess.PIPE, stderr=quiet, env=environ) as child:
         assert child.stdout is not None
         said, place = b"", START
         deadline = time.monotonic() + IMPORT_SECONDS
