@@ -21,6 +21,7 @@ from taba import ring
 from taba.bounds import MIN_RING_BYTES
 
 PART = 8  # of what is left a ring takes one such part at most, so that there is something for the next
+MAX_COUNTING_BYTES = 1 << 20  # and of shared memory no more than this: room for the counts of 256 processes
 COUNTING_PART = 16  # of all rings' space, for segments that only count: what is dropped must be told when nothing else fits
 NAME_TRIES = 10  # names that are taken, or whose lock an Agent is just probing
 
@@ -151,10 +152,16 @@ def make_segment(
 
 
 def _left(agent: str, shm_bytes: int) -> int:
+    """What is left for rings: of their bound, and of shared memory."""
+    bound = shm_bytes - shm_bytes // COUNTING_PART - _bytes_of_rings(agent)
+    return max(0, min(bound, _free()))
+
+
+def _free() -> int:
+    """What is free in shared memory but for the part of segments that only count; a tmpfs without a bound has no blocks."""
     status = os.statvfs(ring.SHM_DIRECTORY)
-    free = status.f_bavail * status.f_frsize
-    bound = shm_bytes - _bytes_of_rings(agent)
-    return max(0, min(free, bound) if status.f_blocks else bound)  # a tmpfs without a bound has no blocks
+    kept = min(status.f_blocks * status.f_frsize // COUNTING_PART, MAX_COUNTING_BYTES)
+    return status.f_bavail * status.f_frsize - kept if status.f_blocks else ring.MAX_RING_BYTES * PART
 
 
 def _make(
@@ -175,8 +182,10 @@ def _make(
         os.fchmod(descriptor, 0o600 if group is None else 0o660)  # whatever the umask
         os.posix_fallocate(descriptor, 0, size)  # a full file system raises here, and does not kill at the first write
         # looked at after this one counts: of two processes that ask at once, none gets past the bound
-        bound = shm_bytes if size == ring.COUNTING_BYTES else shm_bytes - shm_bytes // COUNTING_PART
-        if _bytes_of_rings(agent) > bound:
+        counts = size == ring.COUNTING_BYTES
+        if not counts and _free() < 0:
+            raise OSError(errno.ENOSPC, f"{ring.SHM_DIRECTORY} is full")
+        if _bytes_of_rings(agent) > (shm_bytes if counts else shm_bytes - shm_bytes // COUNTING_PART):
             raise OSError(errno.ENOSPC, f"the rings of Agent {agent!r} would take more than TABA_SHM_BYTES ({shm_bytes})")
         identity = _identity(os.fstat(descriptor))
         ring_id = os.urandom(16)

@@ -441,7 +441,13 @@ class FullRingTests:
 @both
 class MakingTests:
     def test_a_ring_takes_an_eighth_of_what_is_left_at_most(self):
-        for bound, size in ((8 << 20, 1 << 20), (4 << 20, 1 << 19), (300_000, MIN_RING_BYTES), (70_000, MIN_RING_BYTES)):
+        for bound, size in (
+            (16 << 20, 1 << 20),
+            (8 << 20, 1 << 19),
+            (4 << 20, 1 << 18),
+            (300_000, MIN_RING_BYTES),
+            (70_000, MIN_RING_BYTES),
+        ):
             producer = self.producer(TABA_SHM_BYTES=str(bound))
             producer.tab("c", "CounterGroup").inc()
             self.assertEqual(producer.stats()["ring_bytes"], size)
