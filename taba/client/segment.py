@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from taba import ring
-from taba.bounds import MIN_RING_BYTES
+from taba.bounds import MAX_RING_BYTES, MIN_RING_BYTES
 
 PART = 8  # of what is left a ring takes one such part at most, so that there is something for the next
 MAX_COUNTING_BYTES = 1 << 20  # and of shared memory no more than this: room for the counts of 256 processes
@@ -161,7 +161,7 @@ def _free() -> int:
     """What is free in shared memory but for the part of segments that only count; a tmpfs without a bound has no blocks."""
     status = os.statvfs(ring.SHM_DIRECTORY)
     kept = min(status.f_blocks * status.f_frsize // COUNTING_PART, MAX_COUNTING_BYTES)
-    return status.f_bavail * status.f_frsize - kept if status.f_blocks else ring.MAX_RING_BYTES * PART
+    return status.f_bavail * status.f_frsize - kept if status.f_blocks else MAX_RING_BYTES * PART
 
 
 def _make(

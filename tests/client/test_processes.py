@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import subprocess
@@ -327,7 +328,8 @@ class SlotTests:
         process.stdout.close()
 
     def slot_files(self):
-        return [name for name in os.listdir(ring.SHM_DIRECTORY) if name.startswith("taba-slot.")]
+        digest = hashlib.blake2b(f"{identity.host()}\0{self.name}\0{os.geteuid()}".encode(), digest_size=8).hexdigest()
+        return [name for name in os.listdir(ring.SHM_DIRECTORY) if name.startswith(f"taba-slot.{digest}.")]
 
     def test_processes_have_the_lowest_free_numbers_and_get_them_again_after_a_restart(self):
         before = set(self.slot_files())
