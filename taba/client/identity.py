@@ -54,23 +54,27 @@ def expand(template: str, environment: Mapping[str, str], slot: Callable[[], int
     if not isinstance(template, str):
         raise ValueError(f"client id {template!r}: takes a text")
 
-    def fill(match: re.Match[str]) -> str:
-        name = match[1]
-        if name == "host":
-            return host()
-        if name == "program":
-            return program()
-        if name == "slot":
-            return str(slot())
-        if name.startswith("env:"):
-            if not name[4:]:
-                raise ValueError(f"client id {template!r}: {{env:}} names no variable of the environment; takes {{env:NAME}}")
-            if name[4:] not in environment:
-                raise ValueError(f"client id {template!r}: the environment has no {name[4:]}")
-            return environment[name[4:]]
-        raise ValueError(f"client id {template!r}: {{{name}}} is none of {{host}} {{program}} {{slot}} {{env:NAME}}")
+    parts, end = [], 0
+    for match in _PLACEHOLDER.finditer(template):
+        parts += [template[end : match.start()], _filled(template, match[1], environment, slot)]
+        end = match.end()
+    return check_client("".join([*parts, template[end:]]))
 
-    return check_client(_PLACEHOLDER.sub(fill, template))
+
+def _filled(template: str, name: str, environment: Mapping[str, str], slot: Callable[[], int]) -> str:
+    if name == "host":
+        return host()
+    if name == "program":
+        return program()
+    if name == "slot":
+        return str(slot())
+    if not name.startswith("env:"):
+        raise ValueError(f"client id {template!r}: {{{name}}} is none of {{host}} {{program}} {{slot}} {{env:NAME}}")
+    if not name[4:]:
+        raise ValueError(f"client id {template!r}: {{env:}} names no variable of the environment; takes {{env:NAME}}")
+    if name[4:] not in environment:
+        raise ValueError(f"client id {template!r}: the environment has no {name[4:]}")
+    return environment[name[4:]]
 
 
 class Slot:
