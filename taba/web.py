@@ -34,6 +34,10 @@ MAX_FORM_FIELDS = 100  # of a form; a login has one
 MAX_STREAMS = 32  # answers that are being sent slice by slice at once
 SLICE_BYTES = 64 * KiB  # of such an answer, written at a time: what a peer that does not read may cost
 
+MAX_JSON_ITEMS = 512 * KiB  # counted before anything is made: an empty list is two bytes of a body and 64 of memory
+
+_JSON_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
+
 log = Logger()
 
 
@@ -121,9 +125,12 @@ class Call:
         return content
 
     def json(self) -> Any:
-        """The body as JSON. Raises HTTPError 400."""
+        """The body as JSON. Raises HTTPError 400, and 413 where it holds more than MAX_JSON_ITEMS."""
+        content = self.body()
+        if _json_items(content) > MAX_JSON_ITEMS and _json_items(_JSON_STRING.sub(b"", content)) > MAX_JSON_ITEMS:
+            raise HTTPError(413, "too_large", f"JSON takes at most {MAX_JSON_ITEMS} lists, objects and items")
         try:
-            return json.loads(self.body(), parse_constant=_no_constant)
+            return json.loads(content, parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:
             raise HTTPError(400, "bad_request", f"the body is not JSON: {error}"[:200]) from None
 
@@ -370,6 +377,11 @@ def _place_of(url: str) -> tuple[str, int]:
         return (parts.hostname or "").lower(), parts.port or {"http": 80, "https": 443}.get(parts.scheme, -1)
     except ValueError:
         return "", -1
+
+
+def _json_items(content: bytes) -> int:
+    """How many values there may be at the most, where no string has a comma or a bracket in it."""
+    return content.count(b",") + content.count(b"[") + content.count(b"{")
 
 
 def _no_constant(name: str) -> float:

@@ -13,13 +13,17 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from twisted.internet import defer, threads
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.query import Forbidden, Query, QueryError, ServerUnavailable
-from taba.tokens import ADMIN, KINDS, READ, WRITE, line_of, new_token
+from taba.query import AsyncQuery, Forbidden, Query, QueryError, ServerUnavailable
+from taba.routes import Route
+from taba.tokens import ADMIN, KINDS, OPEN, READ, WRITE, line_of, new_token
+from taba.web import Answer, Api, Call
 from tests.certificates import Authority
 from tests.processes import Process, free_port, twistd, wait_for_port
 from tests.services import START_SECONDS, Services
+from tests.sites import Served
 
 
 @pytest.mark.real
@@ -154,3 +158,24 @@ class Command(SynchronousTestCase):
             self.assertIn("--token: ", str(error))
         path.chmod(0o644)
         self.assertIn("chmod 600", str(self.assertRaises(ValueError, Query, "http://127.0.0.1:1", token=str(path))))
+
+
+class Redirections(Served):
+    async def test_a_redirection_is_not_followed_and_gets_no_token(self) -> None:
+        asked: list[str] = []
+
+        async def elsewhere(call: Call) -> Answer:
+            asked.append("elsewhere")
+            return Answer([])
+
+        async def away(call: Call) -> Answer:
+            return Answer([], 302, headers={"location": f"http://127.0.0.1:{self.port}/elsewhere"})
+
+        self.serve(Api([Route("GET", "/v1/names", away, "", OPEN), Route("GET", "/elsewhere", elsewhere, "", OPEN)]))
+        query = Query(f"http://127.0.0.1:{self.port}", token=new_token(READ))
+        error = await self.assertFailure(threads.deferToThread(query.names), QueryError)
+        self.assertIn("302", str(error))
+        self.assertEqual(asked, [])
+        asking = AsyncQuery(f"http://127.0.0.1:{self.port}", token=new_token(READ))
+        await self.assertFailure(defer.ensureDeferred(asking.names()), QueryError)
+        self.assertEqual(asked, [])

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import gzip
 import http.client
+import json
+import tracemalloc
 import zlib
 from collections.abc import AsyncIterator
 from typing import Any
@@ -76,6 +78,45 @@ class Answers(Served):
         for body in [b"", b"{", b"NaN", b"\xff", b"[" * 900]:
             status, content, _ = await self.ask("POST", "/json", body)
             self.assertEqual((status, content["error"]), (400, "bad_request"))
+
+
+class Json(Served):
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(web, "MAX_JSON_ITEMS", 100)
+
+    async def refusal(self, body: bytes) -> Any:
+        status, content, _ = await self.ask("POST", "/json", body)
+        return status if status == 200 else (status, content["error"])
+
+    async def test_as_many_items_as_the_bound_says_are_read_and_one_more_is_refused(self) -> None:
+        for body, spare in [(b"[%b]", 1), (b'{"a": [%b]}', 2)]:
+            self.assertEqual(await self.refusal(body % b",".join([b"1"] * (101 - spare))), 200)
+            self.assertEqual(await self.refusal(body % b",".join([b"1"] * (102 - spare))), (413, "too_large"))
+        self.assertEqual(await self.refusal(b"[" * 101), (413, "too_large"))
+        self.assertEqual(await self.refusal(b"[%b]" % b",".join([b"[]"] * 60)), (413, "too_large"))
+
+    async def test_commas_and_brackets_in_texts_are_no_items(self) -> None:
+        for text in [",[{" * 100, "\\,[" * 50, '",' * 60, "\\"]:
+            self.assertEqual(await self.refusal(json.dumps([text, "x"]).encode()), 200, text)
+
+    async def test_what_is_refused_was_never_made(self) -> None:
+        body = b"[" + b",".join([b"[]"] * 300_000) + b"]"
+        self.patch(web, "MAX_JSON_ITEMS", 500_000)
+
+        class Bare(web.Call):
+            def __init__(self) -> None:
+                pass
+
+            def body(self) -> bytes:
+                return body
+
+        tracemalloc.start()
+        try:
+            self.assertRaises(web.HTTPError, Bare().json)
+            self.assertLess(tracemalloc.get_traced_memory()[1], 8 * len(body))
+        finally:
+            tracemalloc.stop()
 
 
 class Strangers(Served):
