@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import urllib.error
 import urllib.request
@@ -92,3 +93,32 @@ class ServersClock(ClockCase):
 
     def test_so_do_workers(self) -> None:
         self.check_set_back_while_the_store_is_away("--workers", "2")
+
+
+class Waiting(ClockCase):
+    def check_waits_while_the_clock_is(self, offset: float) -> None:
+        """What an Agent recorded under such a clock, with no Server there, is all folded, and nothing counts as dropped."""
+        self.services.clocks["agent"] = self.clock
+        self.services.start_server()
+        self.services.start_agent()
+        self.record(1)
+        until(lambda: self.total() == 1, "before")
+        self.services.kill_server()
+        self.record(1)
+        self.clock.offset = offset
+        self.record(1)
+        self.services.kill_agent()
+        self.services.start_agent()
+        self.record(1)
+        self.clock.offset = 0.0
+        self.record(1)
+        self.services.start_server()
+        until(lambda: self.total() == 5, "after")
+        with urllib.request.urlopen(f"{self.services.agent_url}/v1/status", timeout=5) as answer:
+            self.assertEqual(json.load(answer)["dropped_by_reason"], {})
+
+    def test_eight_days_ahead_for_a_while_nothing_is_too_old(self) -> None:
+        self.check_waits_while_the_clock_is(8 * 24 * HOUR)
+
+    def test_nor_in_1970(self) -> None:
+        self.check_waits_while_the_clock_is(-time.time())
