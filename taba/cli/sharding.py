@@ -5,6 +5,7 @@ The last two speak to the store itself: its addresses come from a Server, which 
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -23,7 +24,7 @@ from taba.cli.sharing import AS_JSON, SERVER, TIMEOUT, print_drawn, print_json, 
 from taba.clocks import make_monotonic
 from taba.errors import TabaError
 from taba.installing import install_hint
-from taba.query import questions
+from taba.query import QueryError, questions
 
 if TYPE_CHECKING:
     from taba.shard.moving.plan import Move
@@ -133,7 +134,53 @@ def check(context: click.Context, server: str, timeout: float, as_json: bool, st
         context.exit(1)
 
 
-COMMANDS = (shards, reshard, check)
+@click.command("store", epilog="\b\nExamples:\n  taba store\n  taba store --accept")
+@SERVER
+@TIMEOUT
+@click.option("--accept", is_flag=True, help="The store behind the address follows the one that was served until now.")
+@click.option("--succeeds", multiple=True, metavar="ID", help="Also that one; repeatable. A Server that does not run names it as it ends.")
+@STORE
+def store(server: str, timeout: float, accept: bool, succeeds: tuple[str, ...], store: str | None) -> None:
+    """Which store is served; or, with --accept, that another one is meant from now on. Servers and Agents follow by themselves."""
+    try:
+        from taba.options import state_directory
+        from taba.pins import read_pins
+        from taba.shard.servers.url import parse_store
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"this command needs {error.name}; install it with: {install_hint('server', 'cli')}") from None
+    told = _told(server, timeout, store)
+    if not accept:
+        print(f"{told.get('pinned') or told.get('id') or 'not known'}: {told.get('url')}")
+        return
+    pinned = [told["pinned"]] if told.get("pinned") else [pin.store for pin in read_pins(state_directory(os.environ)).values()]
+    ids = list(dict.fromkeys([*succeeds, *pinned]))
+    if not ids:
+        raise click.ClickException("nobody here knows which store was served until now; give its id: --succeeds ID")
+    url = parse_store(store or told["url"], "--store")
+    if url.is_embedded:
+        raise click.ClickException("--store: takes the address of a store that runs; an embedded one is new where its directory is")
+
+    async def succeed(router: Router, reactor: Any) -> str:
+        from taba.shard.maps import succeed as write
+
+        await write(list(router.atlas.by_name.values()), [one for one in ids if one != router.store_id])
+        return router.store_id
+
+    print(f"store {_on_store(url, succeed, may_make=True)} follows {', '.join(ids)}")
+
+
+def _told(server: str, timeout: float, store: str | None) -> dict[str, Any]:
+    """What the Server says of its store; nothing where it does not run and `store` is named."""
+    try:
+        found: dict[str, Any] = query_of(server, timeout=timeout).status()["store"]
+        return found
+    except QueryError:
+        if store is None:
+            raise
+        return {}
+
+
+COMMANDS = (shards, reshard, check, store)
 
 
 # --- the store ---
@@ -175,7 +222,7 @@ def _uses(server: str, timeout: float) -> dict[int, float]:
     return {bucket: float(after[bucket] - before[bucket]) for bucket in after}
 
 
-def _on_store(url: StoreURL, work: Callable[[Router, Any], Coroutine[Any, Any, T]]) -> T:
+def _on_store(url: StoreURL, work: Callable[[Router, Any], Coroutine[Any, Any, T]], may_make: bool = False) -> T:
     """Run `work` with a Router that is connected to the store, in this process's reactor, which runs once."""
     try:
         from twisted.internet import reactor
@@ -190,7 +237,7 @@ def _on_store(url: StoreURL, work: Callable[[Router, Any], Coroutine[Any, Any, T
     make_monotonic(running)
 
     async def run() -> T:
-        router = Router(url, None, reactor)
+        router = Router(url, None, reactor, may_make=may_make)
         try:
             connecting = Deferred.fromCoroutine(router.connect())
             connecting.addTimeout(CONNECT_SECONDS, running)

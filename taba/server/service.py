@@ -12,6 +12,7 @@ import random
 import socket
 import sys
 import time
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,7 +26,8 @@ from taba.clocks import make_monotonic
 from taba.connections import BoundedSite, make_site
 from taba.errors import ConfigurationError, StoreUnavailable
 from taba.listening import front_of, listen_at, on_hangup, raise_descriptor_limit
-from taba.options import Listen, checked_state_directory
+from taba.options import Listen, checked_state_directory, state_directory
+from taba.pins import Pin, read_pins, write_pin
 from taba.server.aging import LOOK_SECONDS, StoreAge
 from taba.server.ask.query import Query
 from taba.server.fold.bounds import Bounds
@@ -48,6 +50,7 @@ from taba.server.work.bench import Bench
 from taba.server.work.probing import find_safely
 from taba.server.work.sandbox import Sandbox
 from taba.shard import EmbeddedStore, Router, parse_store
+from taba.shard.maps import succeed
 from taba.web import Api
 
 __all__ = ["Options", "makeService"]
@@ -99,6 +102,7 @@ def make_server(options: Options, reactor: Any) -> MultiService:
     shown = store.url.text
     if store.url.is_embedded:
         directory = store.url.directory or str(checked_state_directory(options.environ) / "store")
+        options["is-new-store"] = not (Path(directory) / "appendonlydir").exists()
         embedded = EmbeddedStore(directory, reactor)
         embedded.setServiceParent(whole)
         options["store"] = Store(embedded.url, parse_store(embedded.url))
@@ -133,11 +137,22 @@ class _Connected(Service):
     def __init__(self, options: Options, reactor: Any, embedded: EmbeddedStore | None = None, shown: str | None = None):
         """`shown`: the store's address as people know it, where it is not that of the option."""
         store: Store = options["store"]
-        self.router = Router(
-            store.url, options["buckets"], reactor, wait_replicas=options["wait-replicas"], away_seconds=QUERY_AWAY_SECONDS
-        )
         self._options, self._embedded, self._reactor = options, embedded, reactor
         self._shown = shown or store.url.text
+        # a port that the kernel chooses says of no Server which one it is
+        self._pin = None if options["listen"].port == 0 else read_pins(state_directory(options.environ)).get(options["listen"].text)
+        # an embedded store whose directory is gone is new on purpose; lost while it runs, it never is
+        self._follows = self._pin if options.get("is-new-store") else None
+        pin = self._pin if self._follows is None else None
+        self.router = Router(
+            store.url,
+            options["buckets"],
+            reactor,
+            wait_replicas=options["wait-replicas"],
+            away_seconds=QUERY_AWAY_SECONDS,
+            pinned=pin.store if pin is not None else None,
+            pinned_at=pin.url if pin is not None else "",
+        )
 
     def startService(self) -> None:
         super().startService()
@@ -154,7 +169,22 @@ class _Connected(Service):
                     log.error("{failure}", failure=failure)
         if self.running:
             await self.router.connect()
+            if self._follows is not None and self._follows.store != self.router.store_id:
+                await succeed(list(self.router.atlas.by_name.values()), [self._follows.store])
+                log.warn("a new embedded store: it follows {store}, which was in this directory before", store=self._follows.store)
+            self.remember_store()
             await self.ready()
+
+    def remember_store(self) -> None:
+        """Pin the store that is served, where that has changed."""
+        listen, pin = self._options["listen"], Pin(self.router.atlas.pinned or "", self._shown)
+        if listen.port == 0 or pin == self._pin or not pin.store:
+            return
+        self._pin = pin
+        try:
+            write_pin(state_directory(self._options.environ), listen.text, pin)
+        except OSError as failure:
+            log.warn("which store is served cannot be remembered: {failure}", failure=failure)
 
     async def open(self) -> None:
         """What happens at once, whether or not the store answers."""
@@ -283,6 +313,7 @@ class Server(_Connected):
             log.failure("could not look at the store's age")  # again in a moment
 
     async def _tell(self) -> None:
+        self.remember_store()
         try:
             problems = (await self.status.describe())["problems"]
         except Exception:

@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred, ensureDeferred
 
 from taba.errors import ConfigurationError, StoreUnavailable
 from taba.shard.buckets import STORE_KEY, BucketMap, MalformedMap, Shard, decode_owner, decode_record
-from taba.shard.initialise import ASK_SECONDS, learn, settings_problems
+from taba.shard.initialise import ASK_SECONDS, StoreLost, learn, settings_problems
 from taba.shard.maps import newer_map
 from taba.shard.patience import LAST_PAUSE_SECONDS, Deadline, Pauses, Standing
 from taba.shard.servers.cluster import ClusterPool, ShardPool
@@ -43,8 +43,15 @@ class NotHere(Exception):
         self.redirection = redirection
 
 
+class OtherStore(StoreUnavailable):
+    """Behind the address is another store than the one that was served until now, and it does not say that it follows that one."""
+
+
 class Atlas:
     """The servers of `store` and what they say of it. `new_pool` makes connections where others than the usual are wanted.
+
+    `pinned`: the id of the store that it must be, or one that says that it succeeds that; the first that is found is pinned,
+    where none is given. Only where nothing is pinned, and with `may_make`, is a new store made of empty servers.
 
     `counts` has what happened, for whoever shares this Atlas: a Router and its transactions.
     """
@@ -58,7 +65,15 @@ class Atlas:
         option: str,
         connections: int,
         new_pool: NewPool | None = None,
+        pinned: str | None = None,
+        pinned_at: str = "",
+        may_make: bool = True,
     ):
+        self.pinned = pinned
+        self._pinned_at = f" at {pinned_at}" if pinned_at else ""
+        self.succeeded: frozenset[str] = frozenset()  # ids of the stores that this one follows
+        self._may_make = may_make
+        self._mistaken = ""  # why this is not the store that it must be
         self.url = store.text
         self.reactor = reactor
         self.random = random
@@ -68,6 +83,7 @@ class Atlas:
         self.account = store.addresses[0]
         self.by_name: dict[str, ShardPool] = {}
         self.in_hand: dict[int, None] = {}  # buckets that we met in a move, for `moving.mending`
+        self.on_in_hand: Callable[[], None] = lambda: None  # called when one is met
         self._lagging: dict[str, tuple[float, str]] = {}  # server → when its replicas were waited for in vain, and what to say of it
         self._problems: list[str] = []
         self._wanted_buckets = buckets
@@ -96,7 +112,12 @@ class Atlas:
         away = [f"shard {name} is away: {pool.last_error}" for name, pool in self.by_name.items() if not pool.is_connected]
         now = self.reactor.seconds()
         lagging = [problem for when, problem in self._lagging.values() if now - when < LAGGING_SECONDS]  # it may be no primary any more
-        return away + lagging + self._problems
+        return ([self._mistaken] if self._mistaken else []) + away + lagging + self._problems
+
+    @property
+    def is_certain(self) -> bool:
+        """Nothing was heard, since the map was learned, that it may be another store."""
+        return not self._is_stale
 
     @property
     def known(self) -> BucketMap | None:
@@ -122,6 +143,10 @@ class Atlas:
             try:
                 await self.learn(LEARN_SECONDS)
                 return
+            except (OtherStore, StoreLost) as error:
+                if self.pinned is not None or not self._may_make:
+                    raise ConfigurationError(self._option, self.url, str(error).removeprefix(f"{self.url}: ")) from None
+                raise
             except StoreUnavailable as error:
                 if self._is_closed:
                     raise
@@ -243,7 +268,18 @@ class Atlas:
             # one that does not tell holds up nobody: what is known of it stands
             if isinstance(refreshed, Exception) and not isinstance(refreshed, StoreUnavailable):
                 raise refreshed
-        learned = await learn(self.pools, self._wanted_buckets, lambda: os.urandom(16).hex(), seconds, self._option)
+        may_make = self.pinned is None and self._may_make
+        try:
+            new_id = (lambda: os.urandom(16).hex()) if may_make else None
+            learned = await learn(self.pools, self._wanted_buckets, new_id, seconds, self._option)
+            if self.pinned not in (None, learned.map.store) and self.pinned not in learned.succeeds:
+                raise OtherStore(f"is store {learned.map.store}")
+        except (OtherStore, StoreLost) as error:
+            self._is_stale = True
+            meant = f"; until now this served {self.pinned}{self._pinned_at}. If that is meant: taba store --accept" if self.pinned else ""
+            self._mistaken = f"{self.url}: {str(error).removeprefix(f'{self.url}: ')}{meant}"
+            raise type(error)(self._mistaken) from None
+        self.pinned, self.succeeded, self._mistaken = learned.map.store, learned.succeeds, ""
         there: dict[str, ShardPool] = {name: self.pools[number] for number, name in learned.names.items()}
         map = learned.map
         if self._map is not None and self._map.store == map.store and self._map.epoch > map.epoch:
@@ -322,6 +358,7 @@ class Atlas:
             raise NotHere(bucket, False, str(error)) from None
         if owner.token and owner.state in ("open", "sealed"):
             self.in_hand.setdefault(bucket)
+            self.on_in_hand()
         if owner.state == "moved":
             self._forwarded.setdefault(bucket, {})[name] = (owner.epoch, owner.name)
         if owner.state != "open" or owner.name != name:

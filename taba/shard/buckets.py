@@ -21,6 +21,7 @@ MAX_MAP_BYTES = 2 * 1024 * 1024  # 65,536 buckets and 1,000 shards fit
 
 STORE_KEY = b"taba:store"
 MAP_KEY = b"taba:map"
+SUCCEEDS_KEY = b"taba:succeeds"  # ids of the stores that this one follows, because a person said so; one a line
 INITIALISED_KEY = b"taba:initialised"  # holds the store's id: from then on nothing is made where something is missing
 
 
@@ -255,16 +256,23 @@ def decode_map(content: bytes) -> BucketMap:
 
 
 class StoreRecord(NamedTuple):
-    """What `taba:store` says on each shard: which store this is, which shard of it, and the shards that it began with."""
+    """What `taba:store` says on each shard: which store this is, which shard of it, and the shards that it began with.
+
+    `is_whole`: of a cluster, whose keys lie on many nodes: all of them were made, so what is missing is lost.
+    """
 
     store: str
     buckets: int
     shard: str
     urls: tuple[str, ...]
+    is_whole: bool = False
 
 
 def encode_record(record: StoreRecord) -> bytes:
-    fields = {"v": MAP_VERSION, "store": record.store, "buckets": record.buckets, "shard": record.shard, "urls": record.urls}
+    fields = {
+        **{"v": MAP_VERSION, "store": record.store, "buckets": record.buckets, "shard": record.shard, "urls": record.urls},
+        "whole": record.is_whole,
+    }
     return json.dumps(fields, separators=(",", ":")).encode()
 
 
@@ -276,7 +284,7 @@ def decode_record(content: bytes) -> StoreRecord:
         raise MalformedMap("a record of a store takes store, buckets and shard")
     if not isinstance(urls, list) or not urls or not all(isinstance(url, str) and url for url in urls):
         raise MalformedMap("a record of a store takes the URLs that it began with")
-    return StoreRecord(store, buckets, shard, tuple(urls))
+    return StoreRecord(store, buckets, shard, tuple(urls), fields.get("whole") is True)
 
 
 def _fields(content: bytes, what: str, most: int) -> dict[str, Any]:

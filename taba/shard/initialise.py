@@ -18,8 +18,10 @@ from taba.shard.buckets import (
     INITIALISED_KEY,
     MAP_KEY,
     STORE_KEY,
+    SUCCEEDS_KEY,
     BucketMap,
     MalformedMap,
+    OtherVersion,
     Owner,
     StoreRecord,
     decode_map,
@@ -38,12 +40,25 @@ from taba.shard.servers.pool import Pool
 ASK_SECONDS = 1.0  # for a connection, and for its answer, when a shard is asked what it is: one that is away must not hold up the others
 
 
+class StoreLost(StoreUnavailable):
+    """What was a store is empty, or has lost what says that it is one; nothing is made there unasked."""
+
+
 class Testimony(NamedTuple):
-    """What one server says: its record and its map, None where it has none, and the id of the store that it was initialised for."""
+    """What one server says: its record and its map, None where it has none, and the id of the store that it was initialised for.
+
+    `succeeds`: the stores that it follows.
+    """
 
     record: StoreRecord | None
     map: BucketMap | None
     initialised: str | None
+    succeeds: frozenset[str] = frozenset()
+
+    @property
+    def is_initialised(self) -> bool:
+        """Nothing is made where something is missing: it was there."""
+        return bool(self.initialised) or (self.record is not None and self.record.is_whole)
 
 
 class Learned(NamedTuple):
@@ -52,12 +67,15 @@ class Learned(NamedTuple):
     map: BucketMap
     names: dict[int, str]
     problems: list[str]
+    succeeds: frozenset[str] = frozenset()
 
 
 async def learn(
-    pools: Sequence[ShardPool], buckets: int | None, new_id: Callable[[], str], seconds: float, option: str = "--store"
+    pools: Sequence[ShardPool], buckets: int | None, new_id: Callable[[], str] | None, seconds: float, option: str = "--store"
 ) -> Learned:
     """What the servers behind `pools` say; a store that is new is initialised first, with `buckets` or the default.
+
+    Without `new_id` none is made: StoreLost where none is.
 
     Raises ConfigurationError when they are not the shards of one store or it has another number of buckets,
     StoreUnavailable when too few answer to know.
@@ -72,7 +90,10 @@ async def learn(
     away = [str(answer) for answer in answers if isinstance(answer, StoreUnavailable)]
     if not heard:
         raise StoreUnavailable("; ".join(away)[:1000])
-    if not any(testimony.initialised for testimony in heard.values()):
+    if not any(testimony.is_initialised for testimony in heard.values()):
+        if new_id is None:
+            shown = ",".join(pool.address.text for pool in pools)
+            raise StoreLost(f"{shown}: is no store, or has lost what it held" + ("" if not away else ": " + "; ".join(away)[:1000]))
         if away:
             raise StoreUnavailable("a new store is made only when all of its shards are there: " + "; ".join(away)[:1000])
         await _initialise(pools, heard, buckets or DEFAULT_BUCKETS, new_id, seconds, option)
@@ -81,7 +102,7 @@ async def learn(
 
 
 async def _ask(pool: ShardPool, seconds: float) -> Testimony:
-    reads = [(b"GET", STORE_KEY), (b"GET", MAP_KEY), (b"GET", INITIALISED_KEY)]
+    reads = [(b"GET", STORE_KEY), (b"GET", MAP_KEY), (b"GET", INITIALISED_KEY), (b"GET", SUCCEEDS_KEY)]
     replies = await pool.execute(reads, min(seconds, ASK_SECONDS), min(seconds, ASK_SECONDS))
     return _testimony(pool, replies)
 
@@ -90,13 +111,17 @@ def _testimony(pool: ShardPool, replies: Sequence[Reply]) -> Testimony:
     for reply in replies:
         if isinstance(reply, ErrorReply):
             raise_for(reply, pool.address.text)
-    record, map, initialised = replies
+    record, map, initialised, *more = replies
+    succeeds = more[0] if more and isinstance(more[0], bytes) else b""
     try:
         return Testimony(
             decode_record(record) if isinstance(record, bytes) else None,
             decode_map(map) if isinstance(map, bytes) else None,
             initialised.decode() if isinstance(initialised, bytes) else None,
+            frozenset(succeeds.decode().split()),
         )
+    except OtherVersion as error:
+        raise ConfigurationError("--store", pool.address.text, f"takes a store of this version of Taba; there is {error}") from None
     except (MalformedMap, UnicodeDecodeError) as error:
         raise StoreUnavailable(f"{pool.address.text}: {error}") from None
 
@@ -122,13 +147,17 @@ def _compare(pools: Sequence[ShardPool], heard: dict[int, Testimony], buckets: i
             raise ConfigurationError(option, shown, f"takes each server once; {text} is named twice")
         else:
             names[number] = testimony.record.shard
-    return Learned(map, names, problems)
+    succeeds = frozenset().union(*[testimony.succeeds for testimony in heard.values()])
+    return Learned(map, names, problems, succeeds)
 
 
 async def _initialise(
     pools: Sequence[ShardPool], heard: dict[int, Testimony], buckets: int, new_id: Callable[[], str], seconds: float, option: str
 ) -> None:
     shown = ",".join(pool.address.text for pool in pools)
+    for pool in pools:
+        if isinstance(pool, ClusterPool):
+            await _refuse_remains(pool, heard, buckets, seconds)
     records = [testimony.record for testimony in heard.values() if testimony.record is not None]
     if not records:
         # all who come at once ask the same server first, whatever the order of their URLs: its answer is the plan
@@ -154,9 +183,25 @@ async def _initialise(
         await _furnish(by_url.get(shard.url, pools[0]), map, record, seconds, option, shown)
     for pool in by_url.values():
         if pool.address.text in plan.urls or isinstance(pool, ClusterPool):
-            for reply in await pool.execute([(b"SET", INITIALISED_KEY, plan.store.encode(), b"NX")], seconds, seconds):
+            finished: list[Command] = [(b"SET", INITIALISED_KEY, plan.store.encode(), b"NX")]
+            if isinstance(pool, ClusterPool):
+                finished.append((b"SET", STORE_KEY, encode_record(plan._replace(is_whole=True))))
+            for reply in await pool.execute(finished, seconds, seconds):
                 if isinstance(reply, ErrorReply):
                     raise_for(reply, pool.address.text)
+
+
+async def _refuse_remains(pool: ClusterPool, heard: dict[int, Testimony], buckets: int, seconds: float) -> None:
+    """Raises StoreLost for a cluster where buckets have been in use: a node that lost its keys is never taken for a new one."""
+    record = next((testimony.record for testimony in heard.values() if testimony.record is not None), None)
+    keys = [owner_key(bucket) for bucket in range(record.buckets if record is not None else buckets)]
+    replies = await pool.execute([(b"GET", key) for key in keys], seconds, seconds)
+    found = sum(isinstance(reply, bytes) for reply in replies)
+    # what is begun and not finished has a record, and owner keys as they are made
+    if found and (record is None or any(isinstance(reply, bytes) and not reply.startswith(b"open:1:") for reply in replies)):
+        raise StoreLost(
+            f"{pool.address.text}: has {found} buckets of a store, and has lost what says which: restore it, or empty all nodes"
+        )
 
 
 async def _furnish(pool: ShardPool, map: BucketMap, record: StoreRecord, seconds: float, option: str, shown: str) -> None:

@@ -14,6 +14,7 @@ from taba.shard.buckets import (
     INITIALISED_KEY,
     MAP_KEY,
     STORE_KEY,
+    SUCCEEDS_KEY,
     BucketMap,
     MalformedMap,
     decode_map,
@@ -131,3 +132,16 @@ async def run_of(pool: Pool) -> str:
         raise StoreUnavailable(f"{pool.address.text}: does not say which server it is: {told!r:.100}")
     lines = [line.partition(":")[2] for line in told.decode(errors="replace").splitlines() if line.startswith("run_id:")]
     return lines[0] if lines else pool.address.text
+
+
+async def succeed(pools: Sequence[ShardPool], ids: Sequence[str]) -> None:
+    """Have the store behind `pools` say that it follows the stores `ids`, beside those that it followed before."""
+    for pool in pools:
+        async with pool.server_of(SUCCEEDS_KEY).connection() as connection:
+            for _ in range(MOST_CHANGES):
+                [said] = await connection.watch([SUCCEEDS_KEY], [(b"GET", SUCCEEDS_KEY)])
+                all_ids = list(dict.fromkeys([*(said.decode().split() if isinstance(said, bytes) else []), *ids]))
+                if await connection.commit([(b"SET", SUCCEEDS_KEY, "\n".join(all_ids).encode())]) is not None:
+                    break
+            else:
+                raise StoreUnavailable(f"{pool.address.text}: others change which stores it follows, all the time")

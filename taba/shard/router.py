@@ -53,7 +53,9 @@ class Router(Operations):
     `store` must have addresses: an embedded one is started first, and its own `url` given. `buckets`: what the store
     must have, or is made with; None takes what it has, or the default. `wait_replicas`: a transaction is done once so many
     replicas have it, else NotReplicated. `away_seconds`: how long a read waits for a server that does not answer at all, or takes
-    no connection; it may fail over meanwhile, or nobody may want to wait for it. All methods are for the reactor's thread.
+    no connection; it may fail over meanwhile, or nobody may want to wait for it. `pinned`: the id of the store that it must be,
+    or follow, and `pinned_at` where that was. `may_make`: where nothing is pinned, empty servers become a new store.
+    All methods are for the reactor's thread.
     `counts` has: conflicts, leases, busy, unknown (outcomes of EXEC that nobody knew), retries; `uses`: reads and
     transactions, by bucket.
     """
@@ -69,12 +71,15 @@ class Router(Operations):
         wait_replicas: int = 0,
         new_pool: NewPool | None = None,
         away_seconds: float = READ_SECONDS,
+        pinned: str | None = None,
+        pinned_at: str = "",
+        may_make: bool = True,
     ):
         if not store.addresses:
             raise ValueError("an embedded store must run first; take the URL of its EmbeddedStore")
         if reactor is None:
             from twisted.internet import reactor
-        self.atlas = Atlas(store, buckets, reactor, random or Random(), option, connections, new_pool)
+        self.atlas = Atlas(store, buckets, reactor, random or Random(), option, connections, new_pool, pinned, pinned_at, may_make)
         super().__init__(reactor, self.atlas.pauses, self.atlas.standing, self.atlas.counts, os.urandom(8).hex())
         self.url = store.text
         self.uses: Counter[int] = Counter()
@@ -107,10 +112,13 @@ class Router(Operations):
     def store_id(self) -> str:
         return self.map.store
 
+    def is_or_succeeds(self, store: str) -> bool:
+        """Whether this is the store of that id, or follows it because a person said so."""
+        return store == self.map.store or store in self.atlas.succeeded
+
     def start(self) -> None:
         """Begin to connect, and go on trying for ever."""
         self.atlas.start()
-        self._mender.start()
 
     async def connect(self) -> None:
         """Wait until the store was reached and its map is known, however long that takes.
@@ -118,7 +126,6 @@ class Router(Operations):
         Raises ConfigurationError when the store does not fit: another number of buckets, shards of several stores,
         an eviction policy; StoreUnavailable when the Router is closed meanwhile.
         """
-        self.start()
         await self.atlas.connect()
 
     async def close(self) -> None:
@@ -129,7 +136,8 @@ class Router(Operations):
     def describe(self) -> dict[str, Any]:
         """The `store` of `/v1/status`."""
         known = self.atlas.known
-        return {"url": self.url, "id": known.store if known else None, "buckets": known.buckets if known else None}
+        id, buckets = (known.store, known.buckets) if known else (None, None)
+        return {"url": self.url, "id": id, "buckets": buckets, "pinned": self.atlas.pinned}
 
     async def shards(self) -> list[ShardReport]:
         """What each shard holds and does now; of a cluster, what each of its primaries does."""
@@ -246,6 +254,8 @@ class Router(Operations):
             commands.append((b"GET", owner_key(bucket)))  # after the data: what was read was read while it was open here
         patience = min(deadline.left, self._away_seconds)
         replies = await server.execute(commands, min(deadline.left, REPLY_SECONDS), min(patience, CHECKOUT_SECONDS), patience)
+        if not self.atlas.is_certain:  # it was connected anew, and is perhaps another store's
+            raise StoreUnavailable(f"{server.address.text}: it may be another store's")
         outcomes: dict[int, list[Any] | NotHere] = {}
         start = 0
         for bucket, own in reads.items():

@@ -161,6 +161,8 @@ class Attempt:
         name = map.shard_of(self.bucket)
         server = self.atlas.pool_of(name).holding(self.bucket)
         async with server.connection(min(self.deadline.left, CHECKOUT_SECONDS)) as connection:
+            if not self.atlas.is_certain:  # it was connected anew, and is perhaps another store's
+                raise StoreUnavailable(f"{server.address.text}: it may be another store's")
             if self.conflicts >= LEASE_AFTER_CONFLICTS and not await self._take_lease(connection, name):
                 return False, None
             replies = await connection.watch(self.keys, self.reads, self._seconds())

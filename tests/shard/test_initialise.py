@@ -14,7 +14,6 @@ from taba.shard import router as router_module
 from taba.shard.router import Router
 from taba.shard.servers.pool import Pool
 from taba.shard.servers.url import parse_store
-from taba.shard.transaction import Writes
 from tests.valkey import EphemeralValkey, free_port
 
 
@@ -180,16 +179,6 @@ class InitialiseTests(TestCase):
         self.assertIn("refused", router.problems[0])
         await router.close()
         await self.assertFailure(connecting, StoreUnavailable)
-
-    async def test_a_store_that_lost_everything_is_made_anew_and_used_at_once(self) -> None:
-        (valkey,) = self.valkeys(1)
-        router = self.router(valkey, buckets=4)
-        await router.connect()
-        old = router.store_id
-        valkey.ask("FLUSHALL")
-        self.assertEqual(await router.transact(1, [], lambda _: Writes([(b"SET", b"taba:{1}:a", b"1")], "done")), "done")
-        self.assertNotEqual(router.store_id, old)
-        self.assertEqual(router.buckets, 4)
 
     async def test_a_shard_that_lost_everything_is_not_made_anew_beside_the_others(self) -> None:
         one, two = self.valkeys(2)

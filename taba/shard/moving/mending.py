@@ -13,8 +13,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from twisted.internet.defer import Deferred
-from twisted.internet.task import LoopingCall
+from twisted.internet.defer import ensureDeferred
 from twisted.logger import Logger
 
 from taba.errors import TabaError
@@ -31,13 +30,14 @@ log = Logger()
 
 
 class Mender:
-    """Looks after the buckets that `atlas` met in a move, from `start` to `stop`."""
+    """Looks after the buckets that `atlas` met in a move, as long as there are any, until `stop`."""
 
     def __init__(self, atlas: Atlas):
         self._atlas = atlas
         self._failed: dict[int, tuple[int, str]] = {}  # bucket → how often, and why the last time
-        self._looking = LoopingCall(self._look)
-        self._looking.clock = atlas.reactor
+        self._next: Any = None
+        self._is_looking = self._is_stopped = False
+        atlas.on_in_hand = self._wake
 
     @property
     def problems(self) -> list[str]:
@@ -47,18 +47,28 @@ class Mender:
             return []
         return [f"{len(standing)} buckets are on their way, and nobody moves them: {standing[0]}; taba check says more"]
 
-    def start(self) -> None:
-        """Begin to look."""
-        if not self._looking.running:
-            self._looking.start(LOOK_SECONDS, now=False)
-
     def stop(self) -> None:
         """Look no more."""
-        if self._looking.running:
-            self._looking.stop()
+        self._is_stopped = True
+        if self._next is not None and self._next.active():
+            self._next.cancel()
 
-    def _look(self) -> Deferred[None]:
-        return Deferred.fromCoroutine(self.look())
+    def _wake(self) -> None:
+        is_waiting = self._next is not None and self._next.active()
+        if not is_waiting and not self._is_looking and not self._is_stopped:
+            self._next = self._atlas.reactor.callLater(LOOK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        self._is_looking = True
+        ensureDeferred(self._look_and_go_on()).addErrback(lambda failure: log.failure("moves cannot be looked after", failure=failure))
+
+    async def _look_and_go_on(self) -> None:
+        try:
+            await self.look()
+        finally:
+            self._is_looking = False
+            if self._atlas.in_hand:
+                self._wake()
 
     async def look(self) -> None:
         """Look once."""

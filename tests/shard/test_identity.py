@@ -1,0 +1,125 @@
+"""A store that became another: never adopted, never made anew unasked; what a person says is followed without a restart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import ensureDeferred
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import TestCase
+
+from taba.errors import ConfigurationError, StoreUnavailable
+from taba.shard import router as router_module
+from taba.shard.buckets import MAP_KEY, MAP_VERSION, STORE_KEY, prefix_of
+from taba.shard.maps import succeed
+from taba.shard.router import Router
+from taba.shard.servers.url import parse_store
+from taba.shard.transaction import Writes
+from tests.valkey import EphemeralValkey
+
+BUCKETS = 4
+
+
+def counted(bucket: int) -> Any:
+    return lambda _: Writes([(b"INCR", prefix_of(bucket) + b"n")])
+
+
+class IdentityTests(TestCase):
+    timeout = 120
+
+    def valkey(self, **options: Any) -> EphemeralValkey:
+        valkey = EphemeralValkey(**options)
+        self.addCleanup(valkey.remove)
+        return valkey
+
+    async def router(self, url: str, buckets: int | None = BUCKETS, **options: Any) -> Router:
+        router = Router(parse_store(url), buckets, reactor, **options)
+        self.addCleanup(lambda: ensureDeferred(router.close()))
+        await router.connect()
+        return router
+
+    async def refuses(self, router: Router, says: str) -> None:
+        self.patch(router_module, "TRANSACT_SECONDS", 0.5)
+        self.patch(router_module, "READ_SECONDS", 0.5)
+        with self.assertRaises(StoreUnavailable):
+            await router.transact(0, [], counted(0))
+        with self.assertRaises(StoreUnavailable):
+            await router.read(0, [(b"GET", prefix_of(0) + b"n")])
+        self.assertFalse(router.is_ready)
+        self.assertIn(says, " ".join(router.problems))
+        self.assertIn("taba store --accept", " ".join(router.problems))
+
+    async def test_a_store_that_is_emptied_is_not_made_anew(self) -> None:
+        valkey = self.valkey()
+        router = await self.router(valkey.url)
+        await router.transact(0, [], counted(0))
+        valkey.call("FLUSHALL")
+        await self.refuses(router, "is no store, or has lost what it held")
+        self.assertEqual(valkey.call("DBSIZE"), 0)
+
+    async def test_another_store_behind_the_address_is_not_adopted(self) -> None:
+        one, other = self.valkey(), self.valkey()
+        router = await self.router(one.url)
+        await router.transact(0, [], counted(0))
+        stranger = await self.router(other.url)
+        content = {key: other.call("DUMP", key) for key in other.call("KEYS", "*")}
+        one.call("FLUSHALL")
+        for key, dump in content.items():
+            one.call("RESTORE", key, "0", dump)
+        one.call("CLIENT", "KILL", "TYPE", "normal")  # as when another server takes the address
+        await self.refuses(router, f"is store {stranger.store_id}")
+        self.assertEqual(one.call("GET", prefix_of(0) + b"n"), None)
+
+    async def test_what_succeeds_the_pinned_store_is_followed_without_a_restart(self) -> None:
+        valkey = self.valkey()
+        router = await self.router(valkey.url)
+        old = router.store_id
+        valkey.call("FLUSHALL")
+        await self.refuses(router, "until now this served " + old)
+        new = await self.router(valkey.url)
+        await self.refuses(router, "is store " + new.store_id)
+        await succeed(list(new.atlas.by_name.values()), [old])
+        self.patch(router_module, "TRANSACT_SECONDS", 20.0)
+        await router.transact(0, [], counted(0))
+        self.assertEqual(router.store_id, new.store_id)
+        self.assertTrue(router.is_or_succeeds(old) and router.is_or_succeeds(new.store_id))
+        self.assertFalse(router.is_or_succeeds("another"))
+        self.assertEqual([problem for problem in router.problems if "accept" in problem], [])
+
+    async def test_a_pinned_router_does_not_begin_with_another_store_nor_with_none(self) -> None:
+        valkey = self.valkey()
+        with self.assertRaisesRegex(
+            ConfigurationError, "is no store.*until now this served 91cc at redis://a:6379. If that is meant: taba store"
+        ):
+            await self.router(valkey.url, pinned="91cc", pinned_at="redis://a:6379")
+        self.assertEqual(valkey.call("DBSIZE"), 0)
+        made = await self.router(valkey.url)
+        with self.assertRaisesRegex(ConfigurationError, f"is store {made.store_id}; until now this served 91cc"):
+            await self.router(valkey.url, pinned="91cc")
+        await succeed(list(made.atlas.by_name.values()), ["91cc"])
+        self.assertEqual((await self.router(valkey.url, pinned="91cc")).store_id, made.store_id)
+
+    async def test_who_only_looks_makes_no_store(self) -> None:
+        valkey = self.valkey()
+        with self.assertRaises(ConfigurationError):
+            await self.router(valkey.url, may_make=False)
+        self.assertEqual(valkey.call("DBSIZE"), 0)
+
+    async def test_a_store_of_another_version_is_refused_in_one_line(self) -> None:
+        valkey = self.valkey()
+        await self.router(valkey.url)
+        for key in (STORE_KEY, MAP_KEY):
+            valkey.call("SET", key, valkey.call("GET", key).replace(b'"v":%d' % MAP_VERSION, b'"v":1'))
+        with self.assertRaisesRegex(ConfigurationError, "takes a store of this version of Taba; there is a .* of version 1"):
+            await self.router(valkey.url, None)
+
+    async def test_a_restart_and_an_older_backup_need_nothing(self) -> None:
+        valkey = self.valkey()
+        router = await self.router(valkey.url)
+        await router.transact(0, [], counted(0))
+        valkey.kill()
+        await deferLater(reactor, 0.1)
+        valkey.start()
+        await router.transact(0, [], counted(0))
+        self.assertEqual(await router.read(0, [(b"GET", prefix_of(0) + b"n")]), [b"2"])
