@@ -15,7 +15,10 @@ from typing import Any
 
 from hiredis import Reader, pack_command
 
+from taba.server import keys
+from taba.server.aging import BUCKET
 from taba.shard.servers.binary import find_store_binary
+from taba.shard.servers.embedded import SOCKET_NAME
 from tests.processes import die_with_parent, free_port
 
 START_SECONDS = 10.0
@@ -103,18 +106,7 @@ class EphemeralValkey:
         return self._call([("AUTH", user, password), arguments])
 
     def _call(self, commands: Sequence[tuple[Any, ...]]) -> Any:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(10)
-            connection.connect(self.path)
-            reader = Reader()
-            for command in commands:
-                connection.sendall(pack_command(command))
-                while (reply := reader.gets()) is False:
-                    received = connection.recv(1 << 20)
-                    if not received:
-                        raise ConnectionError("the store ended")
-                    reader.feed(received)
-            return reply
+        return converse(self.path, commands)
 
     def pause(self) -> None:
         """SIGSTOP: it lives and answers nothing."""
@@ -136,3 +128,32 @@ class EphemeralValkey:
         """End it and remove its directory."""
         self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def converse(path: str, commands: Sequence[tuple[Any, ...]]) -> Any:
+    """The whole reply to the last of `commands`, sent one after the other over a connection to the unix socket `path`."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(10)
+        connection.connect(path)
+        reader = Reader()
+        for command in commands:
+            connection.sendall(pack_command(command))
+            while (reply := reader.gets()) is False:
+                received = connection.recv(1 << 20)
+                if not received:
+                    raise ConnectionError("the store ended")
+                reader.feed(received)
+        return reply
+
+
+def make_older(directory: Path, minutes: int) -> int:
+    """Let so many minutes pass for the embedded store in `directory`; its age then. Its Servers see it within seconds."""
+    descriptor = os.open(directory, os.O_PATH)
+    try:
+        path = f"/proc/self/fd/{descriptor}/{SOCKET_NAME}"  # however long the directory's name is
+        age, wall, doubts = converse(path, [("GET", keys.age(BUCKET))]).split()
+        older = int(age) + minutes
+        converse(path, [("SET", keys.age(BUCKET), b"%d %b %b" % (older, wall, doubts))])
+    finally:
+        os.close(descriptor)
+    return older

@@ -13,6 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba.query import BadRequest
 from tests.services import Services
+from tests.topologies import wait_until
+from tests.valkey import make_older
 
 
 class Keeping(SynchronousTestCase):
@@ -29,6 +31,9 @@ class Keeping(SynchronousTestCase):
         events += [{"tab": "odd", "type": "NoSuchType", "value": 1}]
         assert cls.services.query.post_events("web/1", events)["accepted"] == 8
         assert cls.services.query.post_events("web/2", events[3:4])["accepted"] == 1
+        # a Handler is asked about States that nobody has touched for a day
+        age = make_older(cls.services.directory / "store", 24 * 60)
+        wait_until(lambda: cls.services.query.status()["store"]["age"] == age)
 
     def taba(self, *arguments: str, code: int = 0, error: str = "") -> str:
         done = self.services.taba(*arguments)

@@ -12,7 +12,7 @@ import pytest
 
 from taba.names import RETIRED_CLIENT
 from tests.server.test_service import Processes, ask, eventually
-from tests.valkey import free_port
+from tests.valkey import free_port, make_older
 
 pytestmark = pytest.mark.real  # jobs that are killed again and again
 
@@ -73,7 +73,8 @@ class Killed(Processes):
         self.start("--forget", "5s")
         for number in range(CLIENTS):
             self.post("TotalsCounter", f"web/{number}", float(number))
-        time.sleep(6.0)  # the States grow older than --forget
+        age = make_older(self.directory / "state" / "store", 1)  # the States grow older than --forget
+        eventually(lambda: ask(self.port, "/v1/status")["store"]["age"] == age)
         self.killed_while("prune", "--forget", "5s")
         self.assertEqual(ask(self.port, "/v1/clients"), [RETIRED_CLIENT])
         for aggregate in ask(self.port, "/v1/aggregates").values():

@@ -85,7 +85,7 @@ class PercentileGroupTests(SynchronousTestCase):
     @pytest.mark.real
     def test_a_full_day_takes_at_most_6_kib(self) -> None:
         for events in (40, 4000):  # a cycle: every bin in every slot, its count in one byte or in two
-            rng, further, now = np.random.default_rng(3), [b""], NOW
+            rng, further, now = np.random.default_rng(3), [b"", b""], NOW
             states = handler.load_array([b""])
             for step in range(0, 92_000, 15):
                 now = NOW + step
@@ -114,8 +114,9 @@ class PercentileGroupTests(SynchronousTestCase):
         self.assertEqual({projection["1m"][name] for name in ("min", "max", "p25", "p50", "p99.9")}, {12.34})
 
     def test_a_state_that_is_none_is_refused_by_row(self) -> None:
-        [good, _] = fold(handler.new_state(), [(NOW, 1.5), (NOW, 2.0), (NOW - 40, 7.0)], NOW)
-        for bad in (good[:-8], good + bytes(8), b"x", bytes(32), b"\xff" * 32, good[:20] + b"\x09" + good[21:]):
+        [good, *_] = fold(handler.new_state(), [(NOW, 1.5), (NOW, 2.0), (NOW - 40, 7.0)], NOW)
+        odd = [good[:place] + b"\xff" + good[place + 1 :] for place in (12, 23, 36)]  # its mark, its count, the length of a column
+        for bad in (good[:-8], good + bytes(8), b"x", bytes(32), b"\xff" * 32, *odd):
             with self.assertRaises(MalformedRow) as caught:
                 handler.load_array([good, b"", bad, good])
             self.assertEqual(caught.exception.row, 2, bad)
@@ -124,7 +125,7 @@ class PercentileGroupTests(SynchronousTestCase):
     def test_a_day_of_nine_decades_and_the_widest_that_there_is_are_bounded(self) -> None:
         rng = np.random.default_rng(4)
         for decades, signs, most in ((9, [1.0], 160 * KiB), (260, [1.0, -1.0], MAX_STATE_BYTES)):
-            further, now = [b""], NOW
+            further, now = [b"", b""], NOW
             states = handler.load_array([b""])
             for step in range(0, 92_000, 60):  # every key in every slot
                 now = NOW + step
