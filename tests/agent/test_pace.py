@@ -47,7 +47,7 @@ class PaceTests(TestCase):
         self.directory = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, self.directory)
         self.addCleanup(self._unlink)
-        (self.directory / f"{self.agent}.buckets").write_text("8")
+        (self.directory / f"{self.agent}.store").write_text('{"id": "4f2a", "buckets": 8}')
 
     def _unlink(self) -> None:
         for name in os.listdir("/dev/shm"):
