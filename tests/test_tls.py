@@ -4,6 +4,7 @@ import shutil
 import socket
 import ssl
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,9 @@ class Handshakes(Cases, TestCase):
 
         def handshake(version: ssl.TLSVersion) -> str:
             context = ssl.create_default_context(cafile=str(self.authority.file))
-            context.minimum_version = context.maximum_version = version
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # that it is old is what is tried
+                context.minimum_version = context.maximum_version = version
             connection = socket.create_connection(("127.0.0.1", self.port), timeout=20)
             with connection, context.wrap_socket(connection, server_hostname="localhost") as wrapped:
                 return wrapped.version() or ""
