@@ -72,7 +72,6 @@ class OneBadPart(Job):
         status = self.services.query.status()
         self.assertEqual((status["folded"], status["dead_letters"]), (8_001, 2))
         self.assertEqual(self.services.query.aggregate("bad_good"), {"count": 1})
-        self.assertIn("Bad", str(status["handlers"]["Bad"]) + self.problems("Server") + "Bad")
         self.assertGreaterEqual(status["handlers"]["Bad"]["errors"], 1)
         agent = Query(self.services.agent_url, role="Agent").status()
         self.assertEqual(agent["recorded"], 8_000)
