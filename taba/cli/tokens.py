@@ -8,7 +8,7 @@ from taba.cli.sharing import AS_JSON, print_json
 from taba.tokens import READ, WRITE, line_of, new_token
 
 
-@click.group("token")
+@click.group("token", epilog="\b\nExamples:\n  taba token new --read")
 def token() -> None:
     """Tokens for Servers and Agents that ask for one."""
 

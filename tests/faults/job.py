@@ -33,7 +33,8 @@ def figures(type: str, shown: Any) -> list[float]:
 
 
 def expected(type: str, count: int, total: int) -> list[float]:
-    return [total] if type == "UpDown" else [count, total]
+    """What processes that have ended leave: what they had added to an UpDown is gone with them."""
+    return [0] if type == "UpDown" else [count, total]
 
 
 class Job(TestCase):
@@ -89,7 +90,9 @@ class Job(TestCase):
             time.sleep(0.2)
 
     def assert_exact(self, events: int) -> None:
+        """All that the recorders recorded is there, once they have ended."""
         status = self.wait_for(events)
+        self.until(self.are_healed, "an UpDown keeps what processes added that have ended")
         self.assertEqual(status["folded"], events)
         self.assertEqual(status["dead_letters"], 0)
         recorded = self.recorded()
@@ -105,6 +108,10 @@ class Job(TestCase):
         for tab in TYPE_OF:
             sums = [sum(tabs.get(tab, [0, 0])[part] for tabs in recorded.values()) for part in (0, 1)]
             self.assertEqual(figures(TYPE_OF[tab], aggregates[tab]), expected(TYPE_OF[tab], *sums), tab)
+
+    def are_healed(self) -> bool:
+        aggregates = self.services.query.aggregates(match="job.*")
+        return not any(shown["value"] for tab, shown in aggregates.items() if TYPE_OF[tab] == "UpDown")
 
     def until(self, condition: Callable[[], Any], what: str = "it did not come about") -> None:
         """Wait until `condition()` is true."""
