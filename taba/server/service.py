@@ -218,8 +218,8 @@ class Server(_Connected):
         posts = Posts(self.router, self.age, os.urandom)
         envelopes = Envelopes(self.router, self.ingest, posts, os.urandom, reactor.seconds, now.heard, self._is_served)
         self.query = Query(self.router, bench, reactor, now, self.sandbox.match)
-        self.presence = Presence(self.router, now)
-        self.jobs = Jobs(self.router, now, reactor)
+        self.presence = Presence(self.router, now, reactor)
+        self.jobs = Jobs(self.router, now, self.age, reactor)
         self.jobs.register(PRUNE, Prune(self.router, bench, self.age, now, options["forget"]), has_dry_run=True)
         self.jobs.register("check", Check(self.router))
         self.jobs.register("upgrade", Upgrade(self.router, bench))
@@ -329,6 +329,7 @@ class Server(_Connected):
     async def _announce(self) -> None:
         try:
             await self.presence.announce()
+            await self.jobs.look()
         except StoreUnavailable as failure:
             log.debug("presence: {failure}", failure=failure)
         except CancelledError:

@@ -25,7 +25,7 @@ from taba.server.health import Health
 from taba.server.problems import Happened, Recent, buried, died, dropped, failed, gapped, late, printed
 from taba.server.steady import SteadyClock
 from taba.server.work.sandbox import Sandbox
-from taba.shard import EmbeddedStore, Router, Writes
+from taba.shard import EmbeddedStore, Router, Standing, Writes
 
 COUNTS_SECONDS = 1.0  # how old the counts in an answer may be: they are read from every bucket
 TYPES_SECONDS = 10.0  # how old the Types of all Tabs may be
@@ -246,26 +246,36 @@ class Status:
 
 
 class Presence:
-    """Says in the store that this Server is there, and knows which others are."""
+    """Says in the store that this Server is there, and knows which others are.
 
-    def __init__(self, router: Router, now: Callable[[], float]):
-        self._router, self._now = router, now
-        self._started = now()
+    Each raises a number in its entry again and again. An entry that stood unchanged for GONE_SECONDS, by the clock of who looks, is
+    that of a Server that is gone: so whatever the hosts' clocks say, nobody who lives is missing.
+    """
+
+    def __init__(self, router: Router, now: Callable[[], float], clock: Any):
+        self._router, self._clock = router, clock
+        self._started, self._said = now(), 0
+        self._standing = Standing(clock)
         self.url: str | None = None  # None until it listens, or where no URL leads here
 
     async def announce(self) -> None:
         """Say once that this Server is there, and forget those that are gone."""
         if self.url is None:
             return
-        url, now = self.url, self._now()
-        said = json.dumps({"roles": ROLES, "started": self._started, "seen": now}).encode()
+        url = self.url
+        self._said += 1
+        said = json.dumps({"roles": ROLES, "started": self._started, "said": self._said}).encode()
 
         def update(replies: Sequence[Any]) -> Writes:
-            gone = [name for name, entry in _pairs(replies[0]).items() if not _is_there(entry, now)]
+            gone = [name for name, content in _pairs(replies[0]).items() if self._read(name, content) is None]
             commands: list[tuple[bytes, ...]] = [(b"HSET", keys.servers(PRESENCE_BUCKET), url.encode(), said)]
             return Writes(([(b"HDEL", keys.servers(PRESENCE_BUCKET), *gone)] if gone else []) + commands)
 
-        await self._router.transact(PRESENCE_BUCKET, [(b"HGETALL", keys.servers(PRESENCE_BUCKET))], update)
+        try:
+            await self._router.transact(PRESENCE_BUCKET, [(b"HGETALL", keys.servers(PRESENCE_BUCKET))], update)
+        except StoreUnavailable:
+            self._standing = Standing(self._clock)  # nobody could say anything meanwhile
+            raise
 
     async def withdraw(self) -> None:
         """Say that this Server goes."""
@@ -283,14 +293,23 @@ class Presence:
                 [replies] = await self._router.read(PRESENCE_BUCKET, [(b"HGETALL", keys.servers(PRESENCE_BUCKET))])
         except StoreUnavailable as failure:
             log.debug("the other Servers are not known: {failure}", failure=failure)
-        now = self._now()
         for name, content in _pairs(replies).items():
-            if _is_there(content, now) and len(found) < MAX_SERVERS:
-                entry = json.loads(content)
-                found[name.decode()] = {"url": name.decode(), "roles": entry["roles"], "started": entry["started"]}
+            entry = self._read(name, content)
+            if entry is not None and len(found) < MAX_SERVERS:
+                found[name.decode()] = {"url": name.decode(), **entry}
         if self.url is not None:
             found[self.url] = {"url": self.url, "roles": ROLES, "started": self._started}
         return [found[url] for url in sorted(found)]
+
+    def _read(self, name: bytes, content: bytes) -> dict[str, Any] | None:
+        """What the Server at `name` says of itself; None where it is gone, or this is no entry."""
+        if self._standing.seconds(name, content) >= GONE_SECONDS:
+            return None
+        try:
+            entry = json.loads(content)
+            return {"roles": entry["roles"], "started": entry["started"]}
+        except (ValueError, TypeError, KeyError):
+            return None
 
 
 ROLES = ["ingest", "query"]
@@ -298,10 +317,3 @@ ROLES = ["ingest", "query"]
 
 def _pairs(replies: Sequence[bytes]) -> Mapping[bytes, bytes]:
     return dict(zip(replies[::2], replies[1::2], strict=True))
-
-
-def _is_there(content: bytes, now: float) -> bool:
-    try:
-        return bool(abs(now - json.loads(content)["seen"]) < GONE_SECONDS)
-    except (ValueError, TypeError, KeyError):
-        return False

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from taba.shard.lock import Lock, LockHeld, LockLost
     from taba.shard.operations import Page, bucket_of
-    from taba.shard.patience import BucketAway
+    from taba.shard.patience import BucketAway, Standing
     from taba.shard.router import Router
     from taba.shard.servers.connection import Command, ErrorReply, Reply, TransactionRefused
     from taba.shard.servers.embedded import EmbeddedStore
@@ -33,6 +33,7 @@ _HOMES = {
     "Page": "operations",
     "Reply": "servers.connection",
     "Router": "router",
+    "Standing": "patience",
     "Writes": "transaction",
     "bucket_of": "operations",
     "StoreURL": "servers.url",
@@ -53,6 +54,7 @@ __all__ = [
     "Page",
     "Reply",
     "Router",
+    "Standing",
     "StoreURL",
     "TransactionRefused",
     "Writes",

@@ -1,9 +1,10 @@
 """Maintenance as jobs: each runs in one Server, and every Server knows of it.
 
-1. Records lie in one hash of the store. A job says again and again that it lives; one that has not for LOST_SECONDS is lost,
-   because its Server died, and is shown as failed. What a job does can be begun again from the start, and done by two at once.
+1. Records lie in one hash of the store. A job raises a number in its own again and again; one whose record stood unchanged for
+   LOST_SECONDS, by the clock of who looks, is lost, because its Server died, and is shown as failed. What a job does can be begun
+   again from the start, and done by two at once.
 2. One job of a kind runs at a time. Who asks for another gets the one that runs.
-3. The records of what has ended are kept for a while, and not too many.
+3. The records of what has ended are kept for a while of the store's age, and not too many.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from random import Random
 from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -21,14 +21,15 @@ from twisted.logger import Logger
 from taba.bounds import DAY, KiB
 from taba.errors import StoreUnavailable, TabaError
 from taba.server import keys
+from taba.server.aging import passed
 from taba.server.router import IsRouter
-from taba.shard import Writes
+from taba.shard import Standing, Writes
 
 BUCKET = 0  # where the records lie
 MAX_RECORDS = 100  # the oldest that have ended go first
-KEEP_SECONDS = 7 * DAY  # a record of what has ended
+KEEP_MINUTES = int(7 * DAY / 60)  # a record of what has ended
 SAY_SECONDS = 1.0  # between two records of a job's progress
-LOST_SECONDS = 10.0  # a running job that has said nothing for so long has lost its Server
+LOST_SECONDS = 10.0  # a running job that was seen to say nothing for so long has lost its Server
 PATIENCE_SECONDS = 60.0  # for a bucket whose store is away or which others hold, before a job fails
 PAUSE_SECONDS = 0.5  # between two tries of a bucket
 MAX_MESSAGE = 500  # characters
@@ -52,10 +53,11 @@ class UnknownJob(TabaError):
 
 
 class Job:
-    """One job as its work sees it. The work keeps `done`, `total` and `message` true; others read them."""
+    """One job as its work sees it, which keeps `done`, `total` and `message` true; others read them. `age`: the store's at its start."""
 
-    def __init__(self, id: str, kind: str, started: float, is_dry_run: bool, clock: Any):
-        self.id, self.kind, self.started, self.is_dry_run = id, kind, started, is_dry_run
+    def __init__(self, id: str, kind: str, started: float, is_dry_run: bool, clock: Any, age: int = 0):
+        self.id, self.kind, self.started, self.is_dry_run, self.age = id, kind, started, is_dry_run, age
+        self.said = 0
         self.state = RUNNING
         self.done = self.total = 0
         self.message = ""
@@ -107,10 +109,11 @@ class Kind(NamedTuple):
 class Jobs:
     """The kinds of jobs that there are, and the jobs of this Server. `register` kinds before the routes are made."""
 
-    def __init__(self, router: IsRouter, now: Callable[[], float], clock: Any, random: Random | None = None):
+    def __init__(self, router: IsRouter, now: Callable[[], float], age: Callable[[], int | None], clock: Any):
         self.kinds: dict[str, Kind] = {}
-        self._router, self._now, self._clock = router, now, clock
-        self._random = random or Random()
+        self._router, self._now, self._age, self._clock = router, now, age, clock
+        self._standing = Standing(clock)
+        self._ended: set[bytes] = set()
         self._server = os.urandom(8).hex()
         self._mine: dict[str, Job] = {}
         self._working: dict[str, Deferred[None]] = {}
@@ -128,21 +131,23 @@ class Jobs:
         """
         if self._is_closed:
             raise StoreUnavailable("the Server stops")
-        now = self._now()
-        job = Job(os.urandom(6).hex(), kind, now, is_dry_run, self._clock)
+        age = self._age()
+        job = Job(
+            os.urandom(6).hex(), kind, self._now(), is_dry_run, self._clock, age or 0
+        )  # not known: soon forgotten, and in nobody's way
 
         def update(replies: Sequence[Any]) -> Writes:
-            records = [self._as_is(record) for record in _records(replies[0])]
+            records = [self._as_is(content) for content in replies[0][1::2]]
             for record in records:
                 if record["kind"] != kind:
                     continue
                 if record["state"] == RUNNING:
                     return Writes([], record)
-                if not record["dry_run"] and record["state"] == DONE and 0 <= now - record["started"] < quiet_seconds:
+                if not record["dry_run"] and record["state"] == DONE and passed(record["age"], age) * 60 < quiet_seconds:
                     return Writes([], None)
-            ended = sorted((record for record in records if record["state"] != RUNNING), key=lambda record: -record["started"])
+            ended = sorted((record for record in records if record["state"] != RUNNING), key=_newest_first)
             old = [record["id"].encode() for record in ended[MAX_RECORDS - 1 :]]
-            old += [record["id"].encode() for record in ended[: MAX_RECORDS - 1] if now - record["started"] > KEEP_SECONDS]
+            old += [record["id"].encode() for record in ended[: MAX_RECORDS - 1] if passed(record["age"], age) > KEEP_MINUTES]
             commands: list[tuple[bytes, ...]] = [(b"HDEL", keys.jobs(BUCKET), *old)] if old else []
             return Writes([*commands, self._written(job)], self._record(job))
 
@@ -160,13 +165,29 @@ class Jobs:
     async def list(self, id: str | None = None) -> list[dict[str, Any]]:
         """All jobs of all Servers, newest first; with `id` that one, and what it found. Raises UnknownJob."""
         [content] = await self._router.read(BUCKET, [(b"HGETALL", keys.jobs(BUCKET))])
-        records = [self._as_is(record) for record in _records(content)]
+        records = [self._as_is(one) for one in content[1::2]]
         if id is not None:
             records = [record for record in records if record["id"] == id]
             if not records:
                 raise UnknownJob(f"no job {id[:40]!r}")
-        records.sort(key=lambda record: (-record["started"], record["id"]))
+        records.sort(key=_newest_first)
         return [shown(record, id is not None) for record in records]
+
+    async def look(self) -> None:
+        """See which jobs of others live; every few seconds, so that a lost one is known when somebody asks. Raises StoreUnavailable."""
+        try:
+            [ids] = await self._router.read(BUCKET, [(b"HKEYS", keys.jobs(BUCKET))])
+            self._ended.intersection_update(ids)
+            if running := [id for id in ids if id not in self._ended]:  # what has ended never runs again, and may be long
+                [contents] = await self._router.read(BUCKET, [(b"HMGET", keys.jobs(BUCKET), *running)])
+                for id, content in zip(running, contents, strict=True):
+                    if content is not None and _read(content)["state"] != RUNNING:
+                        self._ended.add(id)
+                    elif content is not None:
+                        self._as_is(content)
+        except StoreUnavailable:
+            self._standing = Standing(self._clock)  # nobody could say anything meanwhile
+            raise
 
     async def cancel(self, id: str) -> dict[str, Any]:
         """Have a job end at its next step, on whatever Server it runs; its record. Raises UnknownJob."""
@@ -174,7 +195,7 @@ class Jobs:
         def update(replies: Sequence[Any]) -> Writes:
             if replies[0] is None:
                 return Writes([], None)
-            record = self._as_is(_read(replies[0]))
+            record = self._as_is(replies[0])
             if record["state"] != RUNNING:
                 return Writes([], record)
             record = {**record, "state": CANCELLED}
@@ -223,6 +244,7 @@ class Jobs:
 
     async def _say(self, job: Job) -> bool:
         """Write how far the job is; whether that was possible. Learns here that it is not wanted any more."""
+        job.said += 1
 
         def update(replies: Sequence[Any]) -> Writes:
             record = {} if replies[0] is None else _read(replies[0])
@@ -257,20 +279,22 @@ class Jobs:
             "dry_run": job.is_dry_run,
             "found": job.found if job.state != RUNNING else [],
             "server": self._server,
-            "seen": self._now(),
+            "age": job.age,
+            "said": job.said,
         }
 
     def _written(self, job: Job) -> tuple[bytes, ...]:
         return (b"HSET", keys.jobs(BUCKET), job.id.encode(), json.dumps(self._record(job)).encode())
 
-    def _as_is(self, record: dict[str, Any]) -> dict[str, Any]:
+    def _as_is(self, content: bytes) -> dict[str, Any]:
         """A record as it stands now: fresher where the job runs here, failed where its Server is gone."""
+        record = _read(content)
         job = self._mine.get(record["id"])
         if record["state"] != RUNNING:
             return record
         if job is not None:
             return self._record(job) if job.state == RUNNING else record
-        if not abs(self._now() - record["seen"]) < LOST_SECONDS:
+        if self._standing.seconds(record["id"], content) >= LOST_SECONDS:
             return {**record, "state": FAILED, "message": f"its Server is gone; {record['message']}".rstrip("; ")}
         return record
 
@@ -281,8 +305,8 @@ def shown(record: dict[str, Any], with_found: bool = False) -> dict[str, Any]:
     return {name: record[name] for name in names}
 
 
-def _records(pairs: Sequence[bytes]) -> list[dict[str, Any]]:
-    return [_read(content) for content in pairs[1::2]]
+def _newest_first(record: dict[str, Any]) -> tuple[Any, ...]:
+    return -record["age"], -record["started"], record["id"]
 
 
 def _read(content: bytes) -> dict[str, Any]:

@@ -516,10 +516,13 @@ class Jobs(KeepingCase):
         [record] = await self.get(servers[1], "/v1/jobs")
         self.assertEqual((record["state"], record["message"]), ("failed", "its Server stopped"))
         # and one that could not say goodbye
-        lost = {**record, "state": "running", "server": "x", "seen": time.time() - jobs.LOST_SECONDS - 1, "found": []}
+        lost = {**record, "state": "running", "server": "x", "age": OLD_MINUTES, "said": 1, "found": []}
+        self.patch(jobs, "LOST_SECONDS", 0.2)
         await servers[1].router.transact(
             0, [], lambda _: Writes([(b"HSET", keys.jobs(0), first["id"].encode(), json.dumps(lost).encode())])
         )
+        while (await self.get(servers[1], "/v1/jobs"))[0]["state"] == "running":
+            await deferLater(reactor, 0.01)
         [record] = await self.get(servers[1], "/v1/jobs")
         self.assertEqual(record["state"], "failed")
         self.assertIn("its Server is gone", record["message"])

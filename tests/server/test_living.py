@@ -1,0 +1,202 @@
+"""Which Servers and which jobs live is told by what they say, and by nobody's wall clock."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.task import Clock, deferLater
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba.bounds import DAY
+from taba.errors import StoreUnavailable
+from taba.server import keys
+from taba.server.keep.jobs import KEEP_MINUTES, LOST_SECONDS, SAY_SECONDS, Job, Jobs
+from taba.server.status import GONE_SECONDS, PRESENCE_BUCKET, PRESENCE_SECONDS, Presence
+from taba.shard import Writes
+from taba.shard.memory import MemoryRouter, MemoryServer
+
+NOON = 1_800_000_000.0
+OFFSETS = (0.0, GONE_SECONDS, -GONE_SECONDS, 40 * DAY, -NOON)  # of the other's clock
+
+
+class LivingCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.store = [MemoryServer(self.clock)]
+
+    def router(self) -> Any:
+        router = MemoryRouter(self.store, 4, self.clock)
+        self.successResultOf(ensureDeferred(router.connect()))
+        return router
+
+    def wait(self, awaitable: Any) -> Any:
+        return self.successResultOf(ensureDeferred(awaitable))
+
+
+class Servers(LivingCase):
+    def presence(self, url: str, wall: float) -> Presence:
+        presence = Presence(self.router(), lambda: wall + self.clock.seconds(), self.clock)
+        presence.url = url
+        return presence
+
+    def urls(self, presence: Presence) -> list[str]:
+        return [entry["url"] for entry in self.wait(presence.servers())]
+
+    def test_those_that_say_so_are_there_whatever_their_clocks_say(self) -> None:
+        for offset in OFFSETS:
+            here, there = self.presence("http://a", NOON), self.presence("http://b", NOON + offset)
+            for _ in range(int(3 * GONE_SECONDS / PRESENCE_SECONDS)):
+                for presence in (here, there):
+                    self.wait(presence.announce())
+                for presence in (here, there):
+                    self.assertEqual(self.urls(presence), ["http://a", "http://b"], offset)
+                self.clock.advance(PRESENCE_SECONDS)
+
+    def test_one_that_was_silent_for_as_long_as_the_bound_is_gone_for_who_saw_it_and_not_before(self) -> None:
+        for offset in OFFSETS:
+            here, there = self.presence("http://a", NOON), self.presence("http://b", NOON + offset)
+            self.wait(there.announce())
+            self.wait(here.announce())
+            self.clock.advance(GONE_SECONDS - 1)
+            self.assertEqual(self.urls(here), ["http://a", "http://b"], offset)
+            self.clock.advance(1)
+            self.assertEqual(self.urls(here), ["http://a"], offset)
+            late = self.presence("http://c", NOON)
+            self.assertEqual(self.urls(late), ["http://a", "http://b", "http://c"])  # which has not seen it long enough
+            self.wait(here.announce())
+            self.assertEqual(self.urls(late), ["http://a", "http://c"])  # it was taken out
+            self.wait(there.announce())
+            self.assertEqual(self.urls(here), ["http://a", "http://b"])
+            self.wait(there.withdraw())
+            self.assertEqual(self.urls(here), ["http://a"])
+
+    def test_the_time_in_which_nobody_could_say_anything_does_not_count(self) -> None:
+        here, there = self.presence("http://a", NOON), self.presence("http://b", NOON)
+        self.wait(there.announce())
+        self.wait(here.announce())
+        self.clock.advance(GONE_SECONDS)
+
+        async def away(*_: Any) -> Any:
+            raise StoreUnavailable("away")
+
+        with_store, here._router = here._router, type("Away", (), {"transact": away})()  # type: ignore[assignment]
+        self.failureResultOf(ensureDeferred(here.announce()), StoreUnavailable)
+        here._router = with_store
+        self.assertEqual(self.urls(here), ["http://a", "http://b"])
+
+    def test_what_is_no_entry_is_nobody_and_goes(self) -> None:
+        here = self.presence("http://a", NOON)
+        name = keys.servers(PRESENCE_BUCKET)
+        for bad in (b"", b"[]", b"{}", b"\xff", b'{"roles": []}'):
+            self.wait(here._router.transact(PRESENCE_BUCKET, [], lambda _, bad=bad: Writes([(b"HSET", name, b"http://b", bad)])))  # type: ignore[misc]
+            self.assertEqual(self.urls(here), ["http://a"])
+            self.wait(here.announce())
+            [left] = self.wait(here._router.read(PRESENCE_BUCKET, [(b"HKEYS", name)]))
+            self.assertEqual(left, [b"http://a"])
+
+
+class Living(LivingCase):
+    """Jobs of two Servers on one store."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.age: int | None = 1000
+        self.here, self.there = self.jobs(NOON), self.jobs(NOON)
+
+    def jobs(self, wall: float) -> Jobs:
+        jobs = Jobs(self.router(), lambda: wall + self.clock.seconds(), lambda: self.age, self.clock)
+        jobs.register("hold", self.hold)
+        jobs.register("end", self.end)
+        return jobs
+
+    async def hold(self, job: Job) -> None:
+        await Deferred()
+
+    async def end(self, job: Job) -> None:
+        await deferLater(self.clock, 0)
+
+    def start(self, jobs: Jobs, kind: str = "hold", quiet: float = 0.0) -> Any:
+        record = self.wait(jobs.start(kind, quiet_seconds=quiet))
+        self.clock.advance(0)  # what ends does so
+        return record
+
+    def states(self, jobs: Jobs) -> list[str]:
+        return [record["state"] for record in self.wait(jobs.list())]
+
+    def pass_time(self, seconds: float) -> None:
+        for _ in range(int(seconds / SAY_SECONDS)):
+            self.clock.advance(SAY_SECONDS)
+
+    def test_one_that_says_so_lives_whatever_its_servers_clock_says(self) -> None:
+        for offset in OFFSETS:
+            there, self.age = self.jobs(NOON + offset), (self.age or 0) + 1
+            started = self.start(there)
+            for _ in range(3):
+                self.pass_time(LOST_SECONDS)
+                self.assertEqual(self.states(self.here)[:1], ["running"], offset)
+                self.wait(self.here.look())
+            self.assertEqual(self.start(self.here)["id"], started["id"])
+            self.wait(self.here.cancel(started["id"]))
+
+    def test_one_that_was_silent_for_as_long_as_the_bound_is_lost_for_who_looked_and_another_begins(self) -> None:
+        lost = self.start(self.there)
+        self.die(lost)
+        self.wait(self.here.look())
+        self.clock.advance(LOST_SECONDS - 1)
+        self.assertEqual(self.states(self.here), ["running"])
+        self.clock.advance(1)
+        [record] = self.wait(self.here.list())
+        self.assertEqual((record["state"], record["message"]), ("failed", "its Server is gone"))
+        self.assertEqual(self.states(self.jobs(NOON)), ["running"])  # which has not seen it long enough
+        self.assertNotEqual(self.start(self.here)["id"], lost["id"])
+
+    def die(self, record: Any) -> None:
+        """The Server of this job says no more."""
+        self.assertIn(record["id"], self.there._mine)
+
+        async def away(*_: Any) -> Any:
+            raise StoreUnavailable("away")
+
+        self.there._router = type("Away", (), {"transact": away})()
+
+    def test_the_time_in_which_nobody_could_say_anything_does_not_count(self) -> None:
+        self.die(self.start(self.there))
+        self.wait(self.here.look())
+        self.clock.advance(LOST_SECONDS)
+
+        async def away(*_: Any) -> Any:
+            raise StoreUnavailable("away")
+
+        with_store, self.here._router = self.here._router, type("Away", (), {"read": away})()
+        self.failureResultOf(ensureDeferred(self.here.look()), StoreUnavailable)
+        self.here._router = with_store
+        self.assertEqual(self.states(self.here), ["running"])
+
+    def test_what_has_ended_is_looked_at_once_and_what_is_gone_is_not_remembered(self) -> None:
+        for _ in range(3):
+            self.start(self.there, "end")
+        self.clock.advance(0)
+        self.wait(self.here.look())
+        self.assertEqual(len(self.here._ended), 3)
+        self.age = 1000 + KEEP_MINUTES + 1
+        self.start(self.there, "end")
+        self.wait(self.here.look())
+        self.assertEqual(len(self.here._ended), 1)
+
+    def test_the_quiet_time_and_how_long_records_are_kept_go_by_the_stores_age(self) -> None:
+        for offset in OFFSETS:
+            there = self.jobs(NOON + offset)
+            self.age = (self.age or 0) + 100
+            self.assertIsNotNone(self.start(there, "end"))
+            for passed, is_quiet in ((0, True), (9, True), (10, False)):
+                age, self.age = self.age, self.age + passed
+                self.assertEqual(self.start(self.here, "end", 600.0) is None, is_quiet, (offset, passed))
+                self.age = age
+        self.age = (self.age or 0) + KEEP_MINUTES
+        kept = len(self.states(self.here))
+        self.start(self.here, "end")
+        self.assertEqual(len(self.states(self.here)), kept - 8 + 1)  # the last two are as old as may be
+        self.age = None
+        self.start(self.here, "end")
+        self.assertEqual(len(self.states(self.here)), kept - 8 + 2)
