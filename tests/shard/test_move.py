@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import deferLater
@@ -14,7 +15,7 @@ from twisted.trial.unittest import TestCase
 
 from taba.errors import TabaError
 from taba.shard.buckets import MAP_KEY, Owner, decode_owner, dirty_key, encode_map, make_token, owner_key
-from taba.shard.moving import copying, steps
+from taba.shard.moving import copying, mending, steps
 from taba.shard.moving.move import Moved, forget, move, tidy, undo
 from taba.shard.moving.mover import Mover
 from taba.shard.moving.steps import MoveFailed, Overtaken, Step
@@ -26,6 +27,7 @@ from tests.valkey import EphemeralValkey
 
 BUCKETS = 120
 HALF = BUCKETS // 2
+HOUR = 3600.0
 LATER = 4_000_000_000_000  # Unix milliseconds; expires in 2096
 
 
@@ -125,9 +127,12 @@ class Writer:
 
 class MoveCase(TestCase):
     timeout = 300
+    ends: tuple[type[Exception], ...] = ()  # of a move, besides being killed, after which another has its turn
     sync = "no"  # thousands of steps; what is synced is not what these tests are about
 
     async def prepare(self, shards: int = 2, buckets: int = BUCKETS) -> Router:
+        # the movers here give no sign of life: a writer's Router that looked after what they leave would be one mover more
+        self.patch(mending, "LOOK_SECONDS", HOUR)
         self.valkeys = [EphemeralValkey(appendfsync=self.sync) for _ in range(shards)]
         for valkey in self.valkeys:
             self.addCleanup(valkey.remove)
@@ -140,6 +145,11 @@ class MoveCase(TestCase):
         self.addCleanup(lambda: ensureDeferred(router.close()))
         await router.connect()
         return router
+
+    def keep_writing(self, writer: Writer) -> None:
+        """Until it is stopped, or the test is over, however that ends."""
+        writer.start()
+        self.addCleanup(lambda: ensureDeferred(writer.stop()))
 
     async def fill(self, bucket: int, fields: int = 100, size: int = 50) -> None:
         """Content of every type, large keys among them where `fields` or `size` are large."""
@@ -314,7 +324,7 @@ class MoveTests(MoveCase):
         writers = [Writer(self.router, 0), Writer(self.router, 1)]
         writers[1].router = await self.new_router()
         for writer in writers:
-            writer.start()
+            self.keep_writing(writer)
         for turn in range(6):
             source, target = ("s1", "s2") if turn % 2 == 0 else ("s2", "s1")
             for bucket in (0, 1):
@@ -396,22 +406,26 @@ class MoveTests(MoveCase):
 
         return watch
 
-    async def each_step(self, afterwards: Callable[[int, str], Any]) -> list[str]:
-        """Kill the move of one bucket after another, each a step later, under load; then do `afterwards`. The steps."""
+    async def each_step(self, afterwards: Callable[[int, str], Any], mends_after: float = HOUR) -> list[str]:
+        """Kill the move of one bucket after another, each a step later, under load; then do `afterwards`. The steps.
+
+        `mends_after`: so many seconds more, for each bucket, until the Router of the writers looks after it.
+        """
         await self.prepare(shards=3, buckets=3 * HALF)
         reached: list[str] = []
         for bucket in range(HALF):
+            self.patch(mending, "LOOK_SECONDS", mends_after * (bucket + 1))
             writer = Writer(self.router, bucket, 0.001)
             for _ in range(5):
                 await writer.write()
             await self.fill(bucket)
-            writer.start()
+            self.keep_writing(writer)
             was_killed = False
             try:
                 await self.run_one(bucket, move(bucket, "s1", "s2", self.token()), watch=self.kill_at_new(reached))
-            except Killed:
+            except (Killed, *self.ends) as ended:
                 was_killed = True
-                await afterwards(bucket, reached[-1])
+                await afterwards(bucket, reached[-1] if isinstance(ended, Killed) else "")
             await deferLater(reactor, 0.01)
             await writer.stop()
             await self.check_settled(bucket, reached[-1])
@@ -420,6 +434,8 @@ class MoveTests(MoveCase):
             self.assertEqual((value, count), (b"9" + b"v" * 50, 100), reached[-1])
             if not was_killed:
                 break
+        if self.ends:
+            return reached  # how far a move comes is the others' business
         names = {place.partition(" ")[0] for place in reached}
         self.assertTrue(names >= {"arrive", "begin", "stage", "take", "seal", "compare", "open", "leave"}, reached)
         return reached
@@ -456,6 +472,21 @@ class MoveTests(MoveCase):
 
         await self.each_step(elsewhere)
 
+    async def test_one_that_resumes_is_killed_too(self) -> None:
+        killed = 0
+
+        async def again(bucket: int, place: str) -> None:
+            nonlocal killed
+            try:
+                await self.end_what_is_left(watch=self.kill_at(bucket))  # each a step later, as the first
+            except Killed:
+                killed += 1
+                await self.end_what_is_left()
+
+        await self.each_step(again)
+        self.assertGreater(killed, 10)
+
+    @pytest.mark.real  # as many moves as a move has steps, squared
     async def test_one_that_resumes_is_killed_at_every_step_too(self) -> None:
         async def again(bucket: int, place: str) -> None:
             for later in range(HALF):
@@ -464,8 +495,33 @@ class MoveTests(MoveCase):
                     return
                 except Killed:
                     continue
+            self.fail(f"{place}: killed at {HALF} steps, and never at the end")
 
         await self.each_step(again)
+
+    test_one_that_resumes_is_killed_at_every_step_too.timeout = 550  # type: ignore[attr-defined]
+
+    async def test_whoever_resumes_and_a_router_that_looks_after_dead_movers_overtake_each_other_and_harm_nothing(self) -> None:
+        # the Router of the writers looks later for each bucket, and every mover is dead to it
+        self.ends = (Overtaken, MoveFailed)
+        overtaken = 0
+
+        async def both(bucket: int, place: str) -> None:
+            nonlocal overtaken
+            for _ in range(HALF):
+                try:
+                    ended = await self.end_what_is_left()
+                except self.ends:
+                    overtaken += 1
+                    continue
+                if not ended and not self.router.atlas.in_hand:
+                    return
+                await deferLater(reactor, 0.01)
+            self.fail(f"{place}: bucket {bucket} is still in hand")
+
+        await self.each_step(both, mends_after=0.003)
+        self.assertGreater(self.router.counts["mended"], 5)
+        self.assertGreater(overtaken, 0)
 
     async def sleeps_and_is_overtaken(self, undoing: bool) -> None:
         await self.prepare(buckets=2 * HALF)
@@ -473,7 +529,7 @@ class MoveTests(MoveCase):
         for bucket in range(HALF):
             writer = Writer(self.router, bucket, 0.001)
             await self.fill(bucket)
-            writer.start()
+            self.keep_writing(writer)
             asleep: Deferred[str] = Deferred()
             wake: Deferred[None] = Deferred()
             left = [bucket]
@@ -518,7 +574,7 @@ class StoresThatDie(MoveCase):
         await self.prepare()
         await self.fill(0, fields=2000)
         writer = Writer(self.router, 0, 0.005)
-        writer.start()
+        self.keep_writing(writer)
         for turn in range(6):
             valkey = self.valkeys[turn % 2]
             left = [4 + 3 * turn]
