@@ -6,9 +6,9 @@ enough, by a clock of its own, may take it for abandoned.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Awaitable, Hashable
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
@@ -20,6 +20,9 @@ LAST_PAUSE_SECONDS = 0.5  # … up to this
 SEALED_PAUSE_SECONDS = 0.01  # a sealed bucket opens within milliseconds, elsewhere
 MOST_WATCHED = 100_000  # things of others that one process remembers; those that it looked at longest ago are seen anew
 LOOK_AFTER_TRIES = 10  # on a sealed bucket; its mover may have died between publishing the map and telling the source
+
+
+T = TypeVar("T")
 
 
 class BucketAway(StoreUnavailable):
@@ -74,6 +77,14 @@ class Deadline:
     @property
     def left(self) -> float:
         return float(max(self._end - self._reactor.seconds(), 0.0))
+
+    async def not_counting(self, work: Awaitable[T]) -> T:
+        """What `work` gives. Its time is the caller's own: what is left for the store is as much afterwards as before."""
+        began = self.now
+        try:
+            return await work
+        finally:
+            self._end += self.now - began
 
     def is_time_to_look(self, is_sealed: bool) -> bool:
         """Whether to look for a newer map: where a bucket is sealed only now and then, for its owner key will say when it has moved."""

@@ -290,7 +290,8 @@ class Router(Operations):
 
         `update` gets the replies to `reads` and returns Writes, More, or an awaitable of one; it may be called several
         times, each time with fresh replies, and must tell from them when its writes were made before. All keys are keys
-        of `bucket`. Without commands it still makes sure that what was read held at one moment. `seconds`: for all of it; 20 by default.
+        of `bucket`. Without commands it still makes sure that what was read held at one moment. `seconds`: for all
+        of it, but what `update` has us wait for, which must bound itself; 20 by default.
 
         Raises BucketBusy when another holds the bucket's lease, StoreUnavailable when the store is away or time is up
         (then the writes may have been made), TransactionRefused when the store refuses a command, and whatever `update` raises.

@@ -209,7 +209,7 @@ class Attempt:
         for _ in range(MOST_READ_ROUNDS):
             decision = update(replies)
             if isawaitable(decision):
-                decision = await decision
+                decision = await self.deadline.not_counting(decision)
             if isinstance(decision, Writes):
                 return decision
             assert isinstance(decision, More)

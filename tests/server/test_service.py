@@ -277,7 +277,7 @@ class Lives(Processes):
         self.assertNotIn("bad", aggregates)
         [child] = [pid for pid in children_of(server.pid) if "taba.server.work.child" in Path(f"/proc/{pid}/cmdline").read_text()]
         status = ask(port, "/v1/status")
-        self.assertEqual(status["handlers"]["Odd"], {"version": 1, "origin": "plugin odd_handler", "errors": 3})
+        self.assertEqual(status["handlers"]["Odd"], {"version": 1, "origin": "plugin odd_handler", "errors": 3, "absolute": False})
         self.assertIn("nowhere_to_be_found", str(status["problems"]))
         server.kill()
         server.wait()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from taba.errors import StoreUnavailable
 from taba.shard import router as router_module
 from taba.shard import transaction
 from taba.shard.buckets import BucketMap, Owner, encode_map, encode_owner, lease_key, owner_key
+from taba.shard.patience import Deadline, Pauses
 from taba.shard.router import Router
 from taba.shard.servers.connection import TransactionRefused
 from taba.shard.servers.url import parse_store
@@ -135,6 +137,22 @@ class RouterTests(TestCase):
 
         self.assertEqual(await router.transact(0, [], update), "late")
         self.assertEqual(await router.transact(0, [], lambda _: deferLater(reactor, 0.01, Writes, [], "later")), "later")
+
+    async def test_what_an_update_waits_for_takes_nothing_of_the_stores_time(self) -> None:
+        (router,) = await self.prepare()
+        self.patch(router.atlas, "deadline", lambda seconds: Deadline(clock, Random(1), seconds, Pauses(clock)))
+        clock, tries = Clock(), []
+
+        async def update(replies: list[Any]) -> Writes:
+            tries.append(replies[0])
+            clock.advance(3600.0)
+            if len(tries) == 1:
+                self.valkey.ask("SET", key(0), "changed")  # so that there must be time for a second try as well
+                reactor.callLater(0.1, clock.advance, 0.1)  # type: ignore[attr-defined]
+            return Writes([(b"SET", key(0), b"1")], "late")
+
+        self.assertEqual(await router.transact(0, [(b"GET", key(0))], update, 3.0), "late")
+        self.assertEqual(tries, [None, b"changed"])
 
     async def test_an_update_that_raises_changes_nothing_and_leaves_no_watch(self) -> None:
         (router,) = await self.prepare()

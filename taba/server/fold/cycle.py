@@ -443,7 +443,8 @@ class Fold:
             foldings = [(group, folding) for group, folding, _ in (*wants, *works)]
 
     def _work(self, group: _Group) -> Work:
-        return Work(group.states, [(row, column.times, column.values) for row, column in group.columns])
+        names = [self.fields[row] for row in group.rows] if self.bench.may_hang(group.type) else ()
+        return Work(group.states, [(row, column.times, column.values) for row, column in group.columns], names)
 
     def _read_parts(self, wants: list[tuple[_Group, list[int]]]) -> Generator[Reads | Foreign, Any, list[Parts]]:
         fields: list[bytes] = []

@@ -35,11 +35,13 @@ Values = bytes | list[Any]
 class Work(NamedTuple):
     """What is to be folded: the main parts by row, and the Events as (row, times, values), in order.
 
-    The values of an array Handler are float64 bytes, or where there are pairs a list.
+    The values of an array Handler are float64 bytes, or where there are pairs a list. `names`: by row which State it is, the same
+    in each try of a cycle; only for Handlers that work elsewhere.
     """
 
     states: Sequence[Framed]
     columns: Sequence[tuple[int, bytes, Values]]
+    names: Sequence[bytes] = ()
 
 
 class Failed(NamedTuple):

@@ -4,8 +4,9 @@
    goes on with the rest.
 2. Events are dead letters only where a new child died at them, too: a suspect row is folded again, Event by Event, and the Event at
    which the second child dies is the culprit. What killed a child from outside, or kept it from starting, is nobody's fault here.
-3. A Type that does so again and again is suspended for a while, so that it costs the others no more time.
-4. Here nothing raises for what a Handler does: what fails is a Failed or a sentence.
+3. A culprit is remembered for a while: where its cycle is tried again, after a conflict or a store that was away, no child sees it.
+4. A Type that does so again and again is suspended for a while, so that it costs the others no more time.
+5. Here nothing raises for what a Handler does: what fails is a Failed or a sentence.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from hashlib import blake2b
+from typing import Any, NamedTuple
 
 from twisted.logger import Logger
 
@@ -21,6 +23,7 @@ from taba.bounds import MiB
 from taba.errors import TabaError
 from taba.handlers.lookup import Lookup
 from taba.server.keys import Framed
+from taba.server.work.child import pack
 from taba.server.work.faults import MAX_DETAIL
 from taba.server.work.folding import (
     HANDLER_ERROR,
@@ -44,6 +47,8 @@ MATCH_SECONDS = 1.0  # for one regular expression over all names
 MAX_PATTERNS = 8  # that wait to be matched: the last waits for as many seconds at the most
 MAX_DEATHS = 3  # of the child by one Type …
 SUSPENDED_SECONDS = 60.0  # … within this time; then the Type is suspended for as long
+CULPRIT_SECONDS = 60.0  # for which an Event that was a child's end is remembered; cycles are tried again within seconds
+MAX_CULPRITS = 100  # of one Type that are remembered, the latest; it is suspended long before
 MAX_STARTS = 3  # tries in a row to start a child, before events for its Handlers become dead letters rather than wait
 REQUEST_BYTES = 16 * MiB  # of States and Events in one request, unless one State alone is more; a frame takes four times as many
 
@@ -73,6 +78,7 @@ class Sandbox:
         self._patterns = Line(reactor, environ, lookup.excluded, False, self.prints)
         self._deaths: dict[str, list[float]] = {}
         self.deaths: Counter[str] = Counter()
+        self._culprits: dict[str, dict[bytes, tuple[float, Failed]]] = {}  # by Type and digest of an Event: since when, and why
 
     async def close(self) -> None:
         """End the children."""
@@ -110,6 +116,8 @@ class Sandbox:
 
     async def _fold(self, foreign: ForeignWork, now: float) -> Folded | list[int]:
         folding = _Folding(foreign, self._lookup.is_array(foreign.type))
+        for row, culprits in self._known_culprits(foreign).items():
+            folding.convict(row, culprits)
         outside = 0
         while folding.lots:
             suspended = self._suspension(foreign.type)
@@ -136,8 +144,10 @@ class Sandbox:
             outside += died.outside
             if died.outside and outside <= MAX_OUTSIDE:
                 continue
-            if folding.suspect(died):
+            culprit = folding.suspect(died)
+            if culprit is not None:
                 self._note_death(foreign.type)
+                self._remember(foreign, culprit)
         return folding.wanted or folding.folded
 
     async def project(self, type: str, states: Sequence[Any], now: float, detail: bool = False) -> list[Any]:
@@ -228,6 +238,31 @@ class Sandbox:
         self._deaths.setdefault(type, []).append(self._reactor.seconds())
         del self._deaths[type][:-MAX_DEATHS]
 
+    def _remember(self, foreign: ForeignWork, culprit: _Culprit) -> None:
+        if not foreign.work.names:
+            return
+        run = run_of(foreign.work, culprit.row)
+        known = self._culprits.setdefault(foreign.type, {})
+        known[_digest(foreign.work.names[culprit.row], run, culprit.place)] = (self._reactor.seconds(), culprit.failure)
+        if len(known) > MAX_CULPRITS:
+            del known[next(iter(known))]
+
+    def _known_culprits(self, foreign: ForeignWork) -> dict[int, dict[int, Failed]]:
+        """By row the places of Events that were a child's end a moment ago: the same State's, of the same time and value."""
+        since = self._reactor.seconds() - CULPRIT_SECONDS
+        known = {digest: kept for digest, kept in self._culprits.pop(foreign.type, {}).items() if kept[0] > since}
+        if not known:
+            return {}
+        self._culprits[foreign.type] = known
+        found: dict[int, dict[int, Failed]] = {}
+        for row in dict.fromkeys(row for row, _, _ in foreign.work.columns):
+            run = run_of(foreign.work, row)
+            for place in range(len(run.times) >> 3):
+                _, failure = known.get(_digest(foreign.work.names[row], run, place), (0.0, None))
+                if failure is not None:
+                    found.setdefault(row, {})[place] = failure
+        return found
+
     def _suspension(self, type: str) -> str | None:
         """Why nothing is asked of `type` now."""
         if self._is_suspended(type):
@@ -302,17 +337,26 @@ class _Folding:
         if isinstance(place, int) and place >= 0:
             self._place = place
 
-    def suspect(self, died: ChildDied) -> bool:
+    def convict(self, row: int, culprits: Mapping[int, Failed]) -> None:
+        """These Events of the row, by place, are known as culprits: no child sees them."""
+        count = len(run_of(self._foreign.work, row).times) >> 3
+        self._left[row] = [place for place in range(count) if place not in culprits]
+        self.folded.spoiled[row] = [(failure, [place]) for place, failure in culprits.items()]
+        if not self._left[row]:
+            self.folded.failed[row] = next(iter(culprits.values()))
+            self.lots = [rest for lot in self.lots if (rest := [one for one in lot if one != row])]
+
+    def suspect(self, died: ChildDied) -> _Culprit | None:
         """The child died at the first lot. Whether that makes somebody a culprit: it has happened before at this very place."""
         lot = self.lots[0]
         if len(lot) > 1:
             self.lots[:1] = [[row] for row in lot]
-            return False
+            return None
         [row] = lot
         if not self._singly:
             self._left.setdefault(row, list(range(len(run_of(self._foreign.work, row).times) >> 3)))
             self._singly = True
-            return False
+            return None
         failure = Failed(HANDLER_ERROR, f"the Handler's process died: {died}"[:MAX_DETAIL])
         left = self._left[row]
         culprit = left.pop(min(self._place, len(left) - 1))
@@ -321,13 +365,28 @@ class _Folding:
         if not left:
             self.folded.failed[row] = failure
             self.lots.pop(0)
-        return True
+        return _Culprit(row, culprit, failure)
 
     def fail_rest(self, why: str) -> None:
         """Nothing more is asked: what is left has failed."""
         failure = Failed(HANDLER_ERROR, why[:MAX_DETAIL])
         self.folded.failed.update({row: failure for lot in self.lots for row in lot})
         self.lots = []
+
+
+class _Culprit(NamedTuple):
+    """The Event that was a child's end: its place among those of its row."""
+
+    row: int
+    place: int
+    failure: Failed
+
+
+def _digest(name: bytes, run: Run, place: int) -> bytes:
+    """What an Event is known by: its State's name, its time and its value."""
+    time, value = run.between(place, place + 1)
+    content = value if isinstance(value, bytes) else pack(value)
+    return blake2b(b"%d:%b%b%b" % (len(name), name, time, content), digest_size=16).digest()
 
 
 def _read_folded(lot: list[int], item: Any, left: Mapping[int, list[int]], folded: Folded) -> list[int]:

@@ -17,6 +17,7 @@ from taba.handlers.lookup import Lookup
 from taba.server.fold import ingest as module
 from taba.server.fold.cycle import Waiting
 from taba.server.fold.ingest import ENVELOPE_SECONDS, Ingest
+from taba.server.keys import state_field
 from taba.server.latency import MOST_SECONDS, WINDOW_SECONDS, Latency
 from taba.server.work.folding import Folded
 from taba.shard import BucketAway, BucketBusy, More, NotReplicated, Writes
@@ -187,6 +188,25 @@ class Lanes(SynchronousTestCase):
         self.assertEqual(self.words(own), ["applied"])
         self.assertEqual({self.words(one)[0] for one in submitted}, {"later"})
         self.assertFalse(self.ingest._held or self.ingest._foreign or self.ingest._running)
+
+    def test_a_handler_elsewhere_is_told_the_names_of_its_states_the_same_in_each_try(self) -> None:
+        foreign = Lookup({**lookup_of(Sum())._found, **lookup_of(Words(), own=False)._found})
+        asked: list[Any] = []
+
+        async def fold(works: Any, now: float) -> Any:
+            asked.extend(works)
+            return [Folded({0: b"\x90"}, {}, {}, {})]
+
+        self.ingest = Ingest(self.router, bench_of(foreign, fold), self.clock, lambda: 1001.0, lambda: AGE)
+        numbers, words = column(tab_in(0), "Sum", [1.0]), column(tab_in(0, 1), "Words", ["a"])
+        self.submit(batch(1, 1, [numbers, words]))
+        _, reads, update, _ = self.router.held[0]
+        for _ in range(2):  # as after a conflict
+            step = update([self.router.store.read(command) for command in reads])
+            while isinstance(step, More):
+                step = step.update([self.router.store.read(command) for command in step.reads])
+            self.assertIsInstance(self.successResultOf(ensureDeferred(step)), Writes)
+        self.assertEqual([work.work.names for work in asked], [[state_field(tab_in(0, 1), "web/1")]] * 2)
 
     def test_when_time_is_up_the_decided_are_told_and_the_rest_is_later(self) -> None:
         self.patch(module, "MAX_CYCLES", 2)

@@ -170,6 +170,45 @@ class Hostile(TestCase):
         self.assertEqual(Odd().load(folded.states[0]), ["a", "b"])
         self.assertEqual(sorted(place for _, places in folded.spoiled[0] for place in places), [0, 2, 3])
 
+    async def fold_named(self, name: bytes, *values: Any, time: float = 1.0) -> Folded:
+        """All in one State of this name."""
+        times = struct.pack(f"<{len(values)}d", *[time] * len(values))
+        [folded] = await self.sandbox.fold([ForeignWork("Odd", Work([ABSENT], [(0, times, list(values))], [name]), {})], 1.0)
+        assert isinstance(folded, Folded)
+        return folded
+
+    @asynchronous
+    async def test_a_culprit_costs_no_second_child_where_its_cycle_is_tried_again(self) -> None:
+        first = await self.fold_named(b"one", "a", "hang", "b")
+        died = self.sandbox.deaths["Odd"]
+        self.assertEqual(await self.fold_named(b"one", "a", "hang", "b"), first)
+        alone = await self.fold_named(b"one", "hang")
+        self.assertEqual((alone.states, list(alone.failed), alone.spoiled[0][0][1]), ({}, [0], [0]))
+        mixed = await self.fold_named(b"one", "hang", "raise", "c")
+        self.assertEqual(Odd().load(mixed.states[0]), ["c"])
+        self.assertEqual(sorted(place for _, places in mixed.spoiled[0] for place in places), [0, 1])
+        self.assertEqual(self.sandbox.deaths["Odd"], died)
+        self.assertEqual(self.sandbox.problems, [])
+
+    @asynchronous
+    async def test_a_culprit_is_known_by_state_time_and_value_for_a_while_and_within_a_bound(self) -> None:
+        self.patch(module, "MAX_DEATHS", 100)
+        self.patch(module, "MAX_CULPRITS", 3)
+        await self.fold_named(b"one", "exit")
+        for again in (
+            lambda: self.fold_named(b"two", "exit"),
+            lambda: self.fold_named(b"one", "exit", time=2.0),
+            lambda: self.fold_named(b"one", "crash"),  # the fourth: the first is forgotten
+            lambda: self.fold_named(b"one", "exit"),
+        ):
+            died = self.sandbox.deaths["Odd"]
+            self.assertEqual(list((await again()).failed), [0])
+            self.assertEqual(self.sandbox.deaths["Odd"], died + 2)
+        self.assertEqual(len(self.sandbox._culprits["Odd"]), 3)
+        self.patch(module, "CULPRIT_SECONDS", 0.0)
+        await self.fold_named(b"two", "a")
+        self.assertEqual(self.sandbox._culprits, {})
+
     @asynchronous
     async def test_the_author_is_told_file_and_line(self) -> None:
         folded = await self.fold("raise")
