@@ -19,7 +19,8 @@ class SaysSo(Job):
         self.services.start_agent()
         self.run_recorders(8_000)
         self.assert_exact(8_000)
-        self.assertEqual(self.problems("Server"), "")
+        # on a busy machine a burst takes long from record to visible, and is a problem for a minute
+        self.until(lambda: not self.problems("Server"), "a healthy Server sees a problem")
         self.until(lambda: not self.problems("Agent"), "a healthy Agent sees a problem")
 
         self.services.kill_server()
