@@ -29,7 +29,7 @@ import msgpack
 
 from taba import names
 from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS, MAX_BUCKETS, MAX_ENVELOPE_BATCHES, MAX_ENVELOPE_BYTES
-from taba.errors import MalformedBatch, UnknownVersion
+from taba.errors import MalformedBatch, NoVerdicts, UnknownVersion
 
 BATCH_VERSION = 2
 ENVELOPE_VERSION = 2
@@ -335,22 +335,25 @@ _DETAILS: dict[str, tuple[tuple[type, ...], type]] = {  # what a verdict's detai
 
 
 def decode_verdicts(content: bytes, entries: int) -> Answer:
-    """The answer to an envelope of so many entries. Raises MalformedBatch for anything else."""
-    fields = _unpack(content, "verdicts")
+    """The answer to an envelope of so many entries. Raises NoVerdicts for anything else."""
+    try:
+        fields = _unpack(content, "verdicts")
+    except MalformedBatch as error:
+        raise NoVerdicts(str(error)) from None
     verdicts, age = (fields.get("verdicts"), fields.get("store_age")) if isinstance(fields, dict) else (None, None)
     if not isinstance(verdicts, list) or len(verdicts) != entries:
-        raise MalformedBatch(f"not the verdicts on {entries} entries")
+        raise NoVerdicts(f"not the verdicts on {entries} entries")
     if age is not None and (type(age) is not int or not 0 <= age <= MAX_STORE_AGE):
-        raise MalformedBatch(f"store age {age!r}"[:200])
+        raise NoVerdicts(f"store age {age!r}"[:200])
     for verdict in verdicts:
         if not isinstance(verdict, list) or len(verdict) != 3 or not isinstance(verdict[0], str) or verdict[0] not in _DETAILS:
-            raise MalformedBatch(f"verdict {verdict!r}"[:200])
+            raise NoVerdicts(f"verdict {verdict!r}"[:200])
         word, detail, why = verdict
         details, whys = _DETAILS[word]
         if type(detail) not in details or type(why) is not whys or (isinstance(detail, int) and detail < 0):
-            raise MalformedBatch(f"verdict {verdict!r}"[:200])
+            raise NoVerdicts(f"verdict {verdict!r}"[:200])
         if (word == GAP and why not in (NUMBER, NONCE, NOT_OPEN)) or (word == OPEN and (len(detail) != NONCE_BYTES or cast(int, why) < 0)):
-            raise MalformedBatch(f"verdict {verdict!r}"[:200])
+            raise NoVerdicts(f"verdict {verdict!r}"[:200])
     return Answer([Verdict(*verdict) for verdict in verdicts], age)
 
 

@@ -19,6 +19,10 @@ class MalformedBatch(TabaError):
     """The sender's fault: these bytes are no batch or envelope of a version that this Server reads (HTTP 400)."""
 
 
+class NoVerdicts(TabaError):
+    """The Server's fault, or a proxy's: what came for an answer to an envelope is no verdicts on it. Its batches are for later."""
+
+
 class UnknownVersion(MalformedBatch):
     """Nobody's fault: a batch or envelope of a version that is not read here. It is for later: one of the two is to be upgraded."""
 

@@ -30,7 +30,7 @@ from taba.batch import (
     Verdict,
 )
 from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS, MAX_ENVELOPE_BATCHES
-from taba.errors import MalformedBatch, UnknownVersion
+from taba.errors import MalformedBatch, NoVerdicts, UnknownVersion
 
 STREAM = bytes(range(16))
 NONCE = b"n" * NONCE_BYTES
@@ -132,7 +132,7 @@ class Batches(SynchronousTestCase):
     @given(st.binary(max_size=200))
     def test_any_bytes_are_a_batch_or_malformed(self, content: bytes) -> None:
         for decode in (batch.decode_batch, batch.decode_envelope, lambda c: batch.decode_verdicts(c, 1)):
-            with contextlib.suppress(MalformedBatch):
+            with contextlib.suppress(MalformedBatch, NoVerdicts):
                 decode(content)
 
 
@@ -187,9 +187,9 @@ class Envelopes(SynchronousTestCase):
         for age in (None, 0, MAX_STORE_AGE):
             content = batch.encode_verdicts(verdicts, age)
             self.assertEqual(batch.decode_verdicts(content, 7), Answer(verdicts, age))
-            self.assertRaises(MalformedBatch, batch.decode_verdicts, content, 6)
+            self.assertRaises(NoVerdicts, batch.decode_verdicts, content, 6)
         for bad_age in (-1, 1.0, "1", True, MAX_STORE_AGE + 1):
-            self.assertRaises(MalformedBatch, batch.decode_verdicts, msgpack.packb({"verdicts": [], "store_age": bad_age}), 0)
+            self.assertRaises(NoVerdicts, batch.decode_verdicts, msgpack.packb({"verdicts": [], "store_age": bad_age}), 0)
         for bad in [
             ["applied", 1],
             ["applied", "x", ""],
@@ -204,4 +204,4 @@ class Envelopes(SynchronousTestCase):
             ["open", NONCE, -1],
             ["open", NONCE, ""],
         ]:
-            self.assertRaises(MalformedBatch, batch.decode_verdicts, msgpack.packb({"verdicts": [bad], "store_age": None}), 1)
+            self.assertRaises(NoVerdicts, batch.decode_verdicts, msgpack.packb({"verdicts": [bad], "store_age": None}), 1)

@@ -25,7 +25,7 @@ from taba.agent.dispatch import MAX_IN_FLIGHT, Dispatch, Parcel, ServerPeer
 from taba.agent.pin import Store, read_store
 from taba.batch import CONTENT_TYPE, VERDICTS_HEADER, Answer, Verdict, decode_verdicts, encode_envelope
 from taba.bounds import KiB, MiB
-from taba.errors import MalformedBatch, TabaError
+from taba.errors import NoVerdicts, TabaError
 from taba.tls import tls_sentence
 
 POST_SECONDS = 30.0  # for an answer, body and all
@@ -43,10 +43,6 @@ class OtherStore(TabaError):
     def __init__(self, id: str):
         known = "another than this Agent sent to until now"
         super().__init__(f"it serves the store {id[:8]}…, {known}; if that is meant: taba store --accept")
-
-
-class NoVerdicts(TabaError):
-    """The peer answered, but not with verdicts."""
 
 
 class NotAdmitted(TabaError):
@@ -127,7 +123,7 @@ class Forwarder:
             verdicts, age = await self._post(parcel.server, body, len(parcel.sends))
             if age is not None:
                 self._on_store_age(age)
-        except (NoVerdicts, MalformedBatch) as error:
+        except NoVerdicts as error:
             problem, is_answer = str(error), True
         except Exception as error:  # whatever treq, DNS, TLS or the peer came up with: no verdict, so later
             problem = _sentence(error)
