@@ -37,7 +37,7 @@ class FreshClone(SynchronousTestCase):
         return done.stdout
 
     def test_demo(self) -> None:
-        self.assertIn("Agent ", self.run_in_a_clone("demo", "--once"))
+        self.assertIn('"web.requests"', self.run_in_a_clone("demo", "--seconds", "5", "--once"))
 
     def test_test(self) -> None:
         self.assertIn(

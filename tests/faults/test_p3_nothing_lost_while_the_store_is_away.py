@@ -60,7 +60,7 @@ class NothingLostForLong(NothingLost):
         self.wait_for(1)
         self.services.kill_server()
         self.record(60_000)  # 120 MB, twice what the outbox holds
-        spool = next((self.services.directory / "spool").glob("*.sqlite*"))
+        spool = next((self.services.directory / "spool").glob("*.spool"))
         self.until(lambda: self.spooled(spool) > 1 << 20, "nothing is on disk")
         self.services.kill_agent()
         self.services.start_agent()
