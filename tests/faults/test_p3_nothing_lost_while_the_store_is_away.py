@@ -20,7 +20,7 @@ text = client.tab("text", type="Noop")
 for number in range(int(sys.argv[2])):
     text.record("x" * 2000)
     if number % 100 == 99:
-        time.sleep(0.02)  # the Agent reads meanwhile
+        time.sleep(0.04)  # the Agent reads meanwhile
 stats = client.stats()
 print(json.dumps([stats["recorded"], stats["dropped"]]))
 """
@@ -49,7 +49,7 @@ class NothingLost(Job):
 @pytest.mark.real
 class NothingLostForLong(NothingLost):
     def record(self, events: int) -> None:
-        done = self.services.run("-c", RECORD, "web/1", str(events), timeout=300, TABA_RING_BYTES=str(8 << 20))
+        done = self.services.run("-c", RECORD, "web/1", str(events), timeout=300, TABA_RING_BYTES=str(32 << 20))
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         self.assertEqual(json.loads(done.stdout), [events, 0])
 
