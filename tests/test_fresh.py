@@ -59,5 +59,5 @@ class FreshClone(SynchronousTestCase):
     def test_without_a_command_it_says_what_there_is(self) -> None:
         done = subprocess.run(["./run"], cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=60)
         self.assertEqual(done.returncode, 2)
-        for command in ("demo", "test", "check", "bench", "lint", "matrix", "soak", "changelog"):
+        for command in ("demo", "test", "check", "bench", "lint", "matrix", "soak", "search", "changelog"):
             self.assertIn(f"./run {command}", done.stderr)
