@@ -337,7 +337,7 @@ class HarmlessTests:
             assert os.waitpid(child, 0)[1] == 0
             from tests.client.reading import Reader, rings
             for name in rings(os.environ["TABA_AGENT"]):
-                print(sorted(Reader(name).header.drops.items()))
+                print(sorted(Reader(name).header.drops.items()), flush=True)
             os._exit(0)
             """
         )
