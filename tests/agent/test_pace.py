@@ -105,8 +105,9 @@ class PaceTests(TestCase):
     async def test_texts_and_floats_at_a_modest_rate_are_all_kept_while_no_server_listens(self) -> None:
         await self.check(10, 10, 1500, 3, full=False, outbox_bytes=64 << 20, spool_bytes=1 << 30)
 
-    async def test_bursts_that_nearly_fill_a_byte_ring_are_all_kept(self) -> None:
-        await self.check(60, 0, 2000, 3, full=False, spool_bytes=64 << 20)
+    async def test_bursts_that_take_an_eighth_of_a_byte_ring_are_all_kept(self) -> None:
+        # every 0.1 s; so a busy machine may hold the Agent up for half a second
+        await self.check(60, 0, 2000, 3, full=False, spool_bytes=64 << 20, ring_bytes=4 << 20)
 
     async def test_floats_that_fill_half_a_ring_in_a_second_are_all_kept(self) -> None:
         await self.check(0, 1500, 8, 3, full=False, spool_bytes=64 << 20)
