@@ -63,6 +63,11 @@ class EphemeralValkey:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def is_running(self) -> bool:
+        """Started, and not killed since."""
+        return self._process is not None
+
     def arguments(self) -> list[str]:
         found = [self.binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
         found += ["--unixsocket", self.path, "--unixsocketperm", "700", "--logfile", str(self.directory / "log")]

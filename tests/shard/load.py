@@ -28,6 +28,7 @@ class Load:
         self.longest = 0.0  # seconds that one step took
         self.errors: list[Exception] = []
         self._is_running = False
+        self._rounds: Counter[str] = Counter()  # times that each writer has stepped in every bucket
         self._routers, self._buckets, self._writers = routers, buckets, writers
         self._running: Deferred[Any] | None = None
 
@@ -49,8 +50,17 @@ class Load:
         """Let it run until so many steps more are done."""
         goal = self.done.total() + steps
         while self.done.total() < goal:
-            assert self._running is not None and not self._running.called, "all writers have ended"
-            await deferLater(reactor, 0.01)
+            await self._pause()
+
+    async def another_round(self) -> None:
+        """Let each writer step in every bucket once more: so that each has seen what was lost of its steps, and brought it back."""
+        goals = {name: rounds + 2 for name, rounds in self._rounds.items()}  # the one that it is in began before
+        while any(self._rounds[name] < goal for name, goal in goals.items()):
+            await self._pause()
+
+    async def _pause(self) -> None:
+        assert self._running is not None and not self._running.called, "all writers have ended"
+        await deferLater(reactor, 0.01)
 
     async def sums(self, router: Router) -> Counter[int]:
         """What the store says."""
@@ -59,6 +69,7 @@ class Load:
 
     async def _write(self, router: Router, name: str) -> None:
         step = 0
+        self._rounds[name] = 0
         while self._is_running:
             step += 1
             for bucket in self._buckets:
@@ -75,6 +86,7 @@ class Load:
                         self.refused += 1
                         await deferLater(reactor, 0.01)
                 self.longest = max(self.longest, time.monotonic() - began)
+            self._rounds[name] += 1
 
     async def _step(self, router: Router, bucket: int, name: str, step: int) -> None:
         total_key, mark_key = prefix_of(bucket) + b"sum", prefix_of(bucket) + f"mark:{name}".encode()
