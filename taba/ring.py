@@ -23,7 +23,9 @@ The segment, of S bytes, S a power of two (little-endian, naturally aligned):
 A record at position p (0, 1, 2, … for ever) lies in slot p mod S/32. A value of length L at byte position q (counted for ever)
 lies in bytes q mod S/8 … and wraps. Values lie in the byte ring in the order of their records; there may be gaps between them.
 
-A segment of 4096 bytes has a header alone: it takes no records, and carries the counts of a process that has no ring past its end.
+A segment of 4096 bytes has a header alone: it takes no records, and carries the counts of processes that have no ring past their ends.
+Behind the header's words it has SLOTS places for these, of SLOT_BYTES each. Who counts in one holds an OFD lock on its first byte, by the
+file description that is mapped, and adds to what an earlier holder left; who holds all of them knows that nobody counts here any more.
 
 A directory entry is `u8 type length, u8 flags, u16 name length, u16 unit length, u16 description length`, with the flag CELL 64 bytes of
 a cell, then type, name, unit and description. In a cell stand the sums of a Tab that heals (what a process added is gone when it dies):
@@ -51,7 +53,7 @@ from taba.errors import TabaError
 from taba.names import check_client, check_description, check_type, check_unit, parse_name
 
 MAGIC = int.from_bytes(b"TABARING", "little")
-VERSION = 2
+VERSION = 3
 HEADER_BYTES = 4096
 RECORD_BYTES = 24
 RECORD_WORDS = 3  # time, value, commit
@@ -81,6 +83,12 @@ TAIL_OFFSET = 1024  # u64, Agent: position of the first record that is not relea
 BYTE_TAIL_OFFSET = 1032  # u64, Agent: byte position of the first byte that is not released
 RETIRED_OFFSET = 1040  # u64, Agent: not 0: nobody reads this ring any more
 
+# In a segment that only counts:
+NO_PLACE_OFFSET = 776  # u64, any process: not 0: one more found no place to count in
+SLOTS_OFFSET = 1152
+SLOT_BYTES = 128  # u64 for each of DROP_REASONS
+SLOTS = (COUNTING_BYTES - SLOTS_OFFSET) // SLOT_BYTES
+
 ACCELERATED = 1  # header flag: the producer is the C accelerator (which leaves no holes); else pure Python
 
 # Why an event was not recorded; the index is the place of its count in the header. Append only: a place never changes its meaning.
@@ -93,7 +101,7 @@ DROP_REASONS = (
     "directory_full",  # no room for one more Tab
     "no_ring",  # no shared memory could be had
     "stopped",  # recorded between stop() and start()
-    "reentrant",  # recorded by a signal handler that interrupted the making of a ring or of a place in it
+    "reentrant",  # recorded while a ring, or a place in it, was being made: by a signal handler, or a thread that could not wait so long
     "unknown",  # was in a ring that somebody else removed: perhaps read, perhaps not
     "exhausted",  # the process had no memory, no stack or no interpreter left
 )
@@ -276,7 +284,8 @@ def parse_header(page: bytes, segment_bytes: int) -> Header:
         raise MalformedRing(f"created at {created}")
     tail, byte_tail, retired = _AGENT_WORDS.unpack_from(page, TAIL_OFFSET)
     count, used = parse_directory_words(page[DIRECTORY_COUNT_OFFSET : DIRECTORY_COUNT_OFFSET + _PRODUCER_WORDS.size], where)
-    drops = parse_drops(page[DROPS_OFFSET : DROPS_OFFSET + _DROPS.size])
+    offset, length = drops_range(size)
+    drops = parse_drops(page[offset : offset + length])
     return Header(size, flags, pid, ring_id, created, client, tail, byte_tail, retired != 0, count, used, drops)
 
 
@@ -294,12 +303,17 @@ def parse_directory_words(words: bytes, where: Layout) -> tuple[int, int]:
     return count, used
 
 
+def drops_range(size: int) -> tuple[int, int]:
+    """Where the counts lie in a segment of `size` bytes: (offset, length)."""
+    return (SLOTS_OFFSET, SLOTS * SLOT_BYTES) if size == COUNTING_BYTES else (DROPS_OFFSET, _DROPS.size)
+
+
 def parse_drops(words: bytes) -> dict[str, int]:
-    """The producer's counts by reason, from the 128 bytes at DROPS_OFFSET; reasons with 0 are left out.
+    """The producers' counts by reason, from the bytes of `drops_range`; reasons with 0 are left out.
 
     A count in a place that this version has no name for is `reason_<place>`.
     """
-    counts = _DROPS.unpack(words)
+    counts = [sum(places) for places in zip(*_DROPS.iter_unpack(words), strict=True)]
     return {(DROP_REASONS[place] if place < len(DROP_REASONS) else f"reason_{place}"): count for place, count in enumerate(counts) if count}
 
 

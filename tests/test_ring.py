@@ -188,8 +188,11 @@ class CountingTests(SynchronousTestCase):
     def test_a_segment_of_a_header_alone_takes_no_records_and_counts(self):
         where = ring.layout(ring.COUNTING_BYTES)
         self.assertEqual((where.records, where.directory_bytes, where.byte_ring_bytes), (0, 0, 0))
-        content = page(ring.COUNTING_BYTES, DROPS_OFFSET=7)
-        self.assertEqual(ring.parse_header(bytes(content), 4096).drops, {"ring_full": 7})
+        content = page(ring.COUNTING_BYTES)
+        for place, count in ((0, 7), (ring.SLOTS - 1, 5)):
+            content[ring.SLOTS_OFFSET + ring.SLOT_BYTES * place] = count
+        self.assertEqual(ring.parse_header(bytes(content), 4096).drops, {"ring_full": 12})
+        self.assertEqual((ring.SLOT_BYTES, ring.SLOTS_OFFSET % 128), (8 * ring.MAX_DROP_REASONS, 0))
 
 
 class SegmentNameTests(SynchronousTestCase):

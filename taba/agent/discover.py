@@ -15,7 +15,7 @@ import stat
 from collections.abc import Sequence
 
 from taba import ring as layouts
-from taba.agent.locks import claim_ring, holder_of
+from taba.agent.locks import claim_ring, claim_slots, holder_of
 from taba.agent.outbox import Covered
 from taba.agent.reader import Ring
 from taba.ring import SHM_DIRECTORY as SHM
@@ -35,6 +35,11 @@ def is_abandoned(fd: int) -> bool:
         return False
     fcntl.flock(fd, fcntl.LOCK_UN)
     return True
+
+
+def is_dead(ring: Ring) -> bool:
+    """Whether nobody writes into this ring any more, nor will. One that only counts is held from then on."""
+    return is_abandoned(ring.fd) and (ring.where.records > 0 or claim_slots(ring.fd))
 
 
 def sweep_slots(directory: str = SHM) -> int:

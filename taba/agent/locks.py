@@ -11,6 +11,7 @@ import fcntl
 import os
 import struct
 
+from taba import ring
 from taba.errors import TabaError
 
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock: type, whence, start, length, pid
@@ -53,6 +54,18 @@ def claim_ring(fd: int) -> bool:
     """Be the one who reads the ring behind this descriptor, which is open for writing, until it is closed; False if another is."""
     try:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        raise
+    return True
+
+
+def claim_slots(fd: int) -> bool:
+    """Hold all places of a segment that only counts, so that nobody takes one any more; False while a process has one."""
+    length = ring.SLOTS * ring.SLOT_BYTES
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, ring.SLOTS_OFFSET, length, 0))
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             return False

@@ -29,7 +29,7 @@ LOSSES = {
     "directory_full": "one process named more Tabs than its ring can: use fewer label values, or a larger TABA_RING_BYTES",
     "no_ring": "no ring could be made: make room in /dev/shm, or raise TABA_SHM_BYTES",
     "stopped": "they were recorded after client.stop(): stop later",
-    "reentrant": "a signal handler recorded while a ring was being made: call client.start() before signals come",
+    "reentrant": "a signal handler, or another thread, recorded while a ring was being made: record once before threads and signals come",
     "exhausted": "a process had no memory, stack or interpreter left for them: give it more",
     "unknown": "somebody removed a ring that was being written: see RemoveIPC in the documentation of operations",
     "spool_full": "no Server took anything for so long that outbox and spool are full: bring one back, or raise --spool-bytes",
@@ -122,6 +122,11 @@ class Problems:
 
     def _look_at_rings(self, found: dict[str, str]) -> None:
         rings = self._pump.rings
+        if self._pump.had_no_place:
+            found["no place"] = (
+                f"processes found no room in {self._shm} or TABA_SHM_BYTES, not even to count what they drop: these drops are in no count;"
+                " raise TABA_SHM_BYTES, or make room there"
+            )
         names: dict[str, list[str]] = {}
         for name, reason in rings.problems.items():
             names.setdefault(reason, []).append(name)

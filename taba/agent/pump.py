@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from taba.agent.ages import Moment
-from taba.agent.discover import Rings, is_abandoned
+from taba.agent.discover import Rings, is_dead
 from taba.agent.drain import MAX_DRAIN_EVENTS, Drain, Drained, Packed, encode
 from taba.agent.keeper import Keeper
 from taba.agent.outbox import Covered, TableFull, group_bytes
@@ -37,6 +37,7 @@ class RingPump:
         self._next_scan = self._last_drain = 0.0
         self._is_handing_over = False
         self._drops: dict[str, dict[str, int]] = {}  # of the last look, by client, where there were any
+        self.had_no_place = False  # as of that look: some process found not even a place to count its drops in
         self._is_hot = False  # a ring filled before its time: the next look comes sooner
         self._last_look = 0.0
         self._fills: dict[Ring, Fill] = {}  # of the last look
@@ -149,16 +150,17 @@ class RingPump:
     def live_drops(self) -> Counter[str]:
         """Events that the clients of open rings dropped, by reason."""
         drops: Counter[str] = Counter()
-        self._drops = {}
+        self._drops, self.had_no_place = {}, False
         for ring in list(self.rings.open.values()):
             try:
                 own = ring.drops()
+                self.had_no_place = self.had_no_place or ring.had_no_place()
             except (MalformedRing, OSError) as error:
                 self._isolate(ring, str(error))
             else:
-                if own:
+                drops.update(own)
+                if own and ring.where.records:  # else they are of many clients
                     self._drops[ring.client] = own
-                    drops.update(own)
         return drops
 
     def _scan(self, now: float) -> None:
@@ -172,7 +174,7 @@ class RingPump:
         for name, ring in list(self.rings.open.items()):
             if ring.key in self.keeper.retired:  # a kill came between its last publish and its removal
                 self._remove(ring)
-            elif name not in self._dead and is_abandoned(ring.fd):
+            elif name not in self._dead and is_dead(ring):
                 self._dead.add(name)
 
     def _is_filling(self, now: float, part: int) -> bool:

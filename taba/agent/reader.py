@@ -245,11 +245,16 @@ class Ring:
 
     def drops(self) -> dict[str, int]:
         """The producer's own counts of events that it dropped, by reason."""
-        words = os.pread(self.fd, 8 * layouts.MAX_DROP_REASONS, layouts.DROPS_OFFSET)
-        if len(words) != 8 * layouts.MAX_DROP_REASONS:
+        offset, length = layouts.drops_range(self.where.size)
+        words = os.pread(self.fd, length, offset)
+        if len(words) != length:
             raise MalformedRing("truncated")
         # a hostile count must not end the totals' being numbers
         return {reason: min(count, 2**53) for reason, count in layouts.parse_drops(words).items()}
+
+    def had_no_place(self) -> bool:
+        """Of a ring that only counts: whether some process found no place in it, nor in another, to count in."""
+        return not self.where.records and os.pread(self.fd, 8, layouts.NO_PLACE_OFFSET) != bytes(8)
 
     def retire(self) -> None:
         """Tell a producer, if there is one after all, that nobody reads this ring any more."""

@@ -270,8 +270,12 @@ port_dealloc(Port *self)
 }
 
 static PyObject *
-port_open(Port *self, PyObject *given)
+port_open(Port *self, PyObject *args)
 {
+    PyObject *given;
+    unsigned long long counts = DROPS_OFFSET;
+    if (!PyArg_ParseTuple(args, "O|K:open", &given, &counts))
+        return NULL;
     State *state = state_of(Py_TYPE(self));
     if (state == NULL)
         return NULL;
@@ -284,12 +288,17 @@ port_open(Port *self, PyObject *given)
         PyErr_SetString(PyExc_ValueError, "no ring has this size, or its mapping is closed");
         return NULL;
     }
+    int is_slot = counts >= SLOTS_OFFSET && counts <= HEADER_BYTES - SLOT_BYTES && (counts - SLOTS_OFFSET) % SLOT_BYTES == 0;
+    if (mapping->size == HEADER_BYTES ? !is_slot : counts != DROPS_OFFSET) {
+        PyErr_SetString(PyExc_ValueError, "no counts lie there");
+        return NULL;
+    }
     Producer *ring = port_ring(self);
     port_leave(self);
     Py_INCREF(mapping);
     mapping->exports++;
     self->mapping = mapping;
-    producer_enter(ring, mapping->base, mapping->size);
+    producer_enter(ring, mapping->base, mapping->size, counts);
     Py_RETURN_NONE;
 }
 
@@ -458,7 +467,8 @@ port_is_open(Port *self, void *Py_UNUSED(closure))
 }
 
 static PyMethodDef port_methods[] = {
-    {"open", (PyCFunction)port_open, METH_O, "open(mapping): record into this ring; into one without records, count only."},
+    {"open", (PyCFunction)port_open, METH_VARARGS,
+     "open(mapping, counts): record into this ring, whose counts lie at `counts`; into one without records, count only."},
     {"close", (PyCFunction)port_close, METH_NOARGS, "Leave the ring."},
     {"reset", (PyCFunction)port_reset, METH_NOARGS, "Leave the ring and forget all counts: a forked child begins."},
     {"is_forked", (PyCFunction)port_is_forked, METH_NOARGS, "Whether this process is a child that reset() has not heard of."},

@@ -33,6 +33,8 @@ _Static_assert(sizeof(double) == 8, "a double takes 8 bytes");
     NUMBER(TAIL_OFFSET, 1024)                                                                                                           \
     NUMBER(BYTE_TAIL_OFFSET, 1032)                                                                                                      \
     NUMBER(RETIRED_OFFSET, 1040)                                                                                                        \
+    NUMBER(SLOTS_OFFSET, 1152)                                                                                                          \
+    NUMBER(SLOT_BYTES, 128)                                                                                                             \
     NUMBER(TAB_BITS, 24)                                                                                                                \
     NUMBER(FLAG_BYTES, 1)                                                                                                               \
     NUMBER(LAP_SHIFT, 32)                                                                                                               \

@@ -18,7 +18,8 @@
 #define PREFETCHED 512          /* bytes ahead of the record that is written: eight cache lines, some 20 records */
 
 typedef struct {
-    uint8_t *base; /* of the segment; NULL without one. Without records it is a segment that only counts */
+    uint8_t *base;   /* of the segment; NULL without one. Without records it is a segment that only counts */
+    uint64_t counts; /* where in it the counts lie */
     uint8_t *record_ring;
     uint8_t *byte_ring;
     uint64_t records;
@@ -51,12 +52,13 @@ producer_leave(Producer *self)
     self->base = self->record_ring = self->byte_ring = NULL;
 }
 
-/* Record into a new segment, whose header is written. `size` is one that is_segment_size(). */
+/* Record into a new segment, whose header is written. `size` is one that is_segment_size(), `counts` where its counts lie. */
 static void
-producer_enter(Producer *self, uint8_t *base, uint64_t size)
+producer_enter(Producer *self, uint8_t *base, uint64_t size, uint64_t counts)
 {
     producer_leave(self);
     self->base = base;
+    self->counts = counts;
     if (size > HEADER_BYTES) {
         self->byte_ring_bytes = size / 8;
         self->byte_ring = base + size / 8;
@@ -66,7 +68,8 @@ producer_enter(Producer *self, uint8_t *base, uint64_t size)
         self->max_value = self->byte_ring_bytes / 4 < MAX_VALUE_BYTES ? self->byte_ring_bytes / 4 : MAX_VALUE_BYTES;
     }
     for (unsigned reason = 0; reason < MAX_DROP_REASONS; reason++) {
-        atomic_store_explicit(word_at(base, DROPS_OFFSET + 8 * reason), self->pending[reason], memory_order_relaxed);
+        word_t *place = word_at(base, counts + 8 * reason); /* a place that only counts has what its earlier holders counted */
+        atomic_store_explicit(place, atomic_load_explicit(place, memory_order_relaxed) + self->pending[reason], memory_order_relaxed);
         self->pending[reason] = 0;
     }
 }
@@ -90,7 +93,7 @@ producer_count(Producer *self, unsigned reason, uint64_t times)
         self->pending[reason] += times;
         return;
     }
-    word_t *place = word_at(self->base, DROPS_OFFSET + 8 * reason);
+    word_t *place = word_at(self->base, self->counts + 8 * reason);
     atomic_store_explicit(place, atomic_load_explicit(place, memory_order_relaxed) + times, memory_order_relaxed);
 }
 

@@ -289,7 +289,10 @@ class Producer:
     def attend(self, tab: Any, why: int) -> int | None:
         """Do what is rare, for a record that found no room. None: try again. Else the reason for the drop."""
         self._notice_fork()  # before the lock: a thread that held it is not in this process
-        with self._lock:
+        held = self._lock._is_owned()  # type: ignore[union-attr]
+        try:
+            if not (held or self._lock.acquire(timeout=pure.WAIT_SECONDS)):
+                return _REASON["reentrant"]
             if self._attending:  # a signal handler, or a finalizer, within the lines below
                 return _REASON["reentrant"]
             self._attending = True
@@ -306,6 +309,12 @@ class Producer:
                 if self._wishes != wishes:
                     self._leave()
                 self._attending = False
+        finally:
+            if not held:
+                try:  # noqa: SIM105  # no call before the release, at which a signal handler could raise
+                    self._lock.release()
+                except RuntimeError:
+                    pass  # it was not to be had
 
     def _attend(self, tab: Any, why: int) -> int | None:
         port = self._port
@@ -361,6 +370,8 @@ class Producer:
         wishes, settings = self._wishes, self.settings
         if settings is None:  # only start(), which reads the environment and says what is wrong with it, makes them
             return _REASON["stopped"]
+        before = self._segment  # one that only counts, if there is one; its Agent, and nobody else, may have removed it
+        may_count = before is None or bool(before.words[ring.RETIRED_OFFSET // 8]) or not before.is_named()
         try:
             client = self._client = check_client(identity.expand(settings.client, os.environ, self._take_slot))
             segment = make_segment(
@@ -372,6 +383,7 @@ class Producer:
                 group=settings.group,
                 now=now(),
                 make=self._make,
+                may_count=may_count,
             )
         except (OSError, ValueError) as error:
             if pure._is_foreign(error):
@@ -385,7 +397,7 @@ class Producer:
             self._segment.let_go()
         self._segment = segment
         self._directory_count = self._directory_used = 0
-        self._port.open(segment.memory.mapping)
+        self._port.open(segment.memory.mapping, segment.counts)
         if not segment.where.records:
             return self._fail(f"no room for a ring in {ring.SHM_DIRECTORY} or in TABA_SHM_BYTES ({settings.shm_bytes})")
         self._next_try = 0.0

@@ -8,7 +8,8 @@ How a record is written whole or not at all, with threads and signals about:
 3. The commit word is one aligned 8-byte store. x86-64 shows stores in order; elsewhere, and in a build without the GIL, every record
    passes through the lock instead of the fast path.
 4. What is rare (a new chunk of positions, values in the byte ring, full rings) happens under a lock that the thread may hold already,
-   because it is in a signal handler: then the event is dropped as `reentrant`, never waited for.
+   because it is in a signal handler: then the event is dropped as `reentrant`, never waited for. For another thread it waits, but for no
+   more than WAIT_SECONDS.
 5. A Tab that heals sums what it records, under the lock always: the sum and the ring never disagree. What finds no room is owed: added to
    the Tab's cell in the directory. A new ring's cell begins with the sum.
 6. Nothing raises because of Taba: no memory, no stack, and modules that are gone at the interpreter's end drop the event. What a signal
@@ -39,6 +40,7 @@ from taba.client.timing import track as _track
 CHUNK = 1024  # positions offered at once, at most: often enough for a look at the ring, rarely enough to cost nothing
 LOOK_EVERY = 1.0  # seconds between two looks at a full ring
 MAX_TRIES = 4
+WAIT_SECONDS = 0.1  # for another thread that makes a ring: a hundred times as long as that takes; then the event is dropped
 MAX_LABELLED = 10_000  # sets of labels that a Tab finds again by itself; others are looked up by name
 
 # what attend() is told instead of a drop reason
@@ -50,9 +52,7 @@ _REASON = {reason: place for place, reason in enumerate(ring.DROP_REASONS)}
 _RING_FULL, _BYTES_FULL = _REASON["ring_full"], _REASON["bytes_full"]
 _DIRECTORY_FULL, _REENTRANT, _EXHAUSTED = _REASON["directory_full"], _REASON["reentrant"], _REASON["exhausted"]
 _VALUE_TYPE, _VALUE_TOO_LARGE = _REASON["value_type"], _REASON["value_too_large"]
-_TAIL, _BYTE_TAIL, _RETIRED, _DROPS = (
-    offset // 8 for offset in (ring.TAIL_OFFSET, ring.BYTE_TAIL_OFFSET, ring.RETIRED_OFFSET, ring.DROPS_OFFSET)
-)
+_TAIL, _BYTE_TAIL, _RETIRED = (offset // 8 for offset in (ring.TAIL_OFFSET, ring.BYTE_TAIL_OFFSET, ring.RETIRED_OFFSET))
 _BUILT_IN = frozenset((type(None), bool, int, float, str, bytes, list, tuple, dict))  # no code of theirs is called
 _MADV_WIPEONFORK = 18
 _COUNT, _USED = ring.DIRECTORY_COUNT_OFFSET // 8, ring.DIRECTORY_USED_OFFSET // 8
@@ -63,14 +63,14 @@ _NO_CHUNK: Chunk = (iter(()), 0, None, None, None, (1,))
 
 
 class _Ring:
-    """One ring as its producer sees it. `chunk` is all that the fast path needs: (free, lap word, times, values, commits, guard).
+    """One ring as its producer sees it. `drops`: the word at which its counts begin. `chunk` is all that the fast path needs: (free, lap word, times, values, commits, guard).
 
     `times`, `values` and `commits` are views that begin one word after the other, so that one index fits a record's three words.
     """
 
-    __slots__ = ("byte_head", "chunk", "commits", "content", "free", "lap", "next", "skipped", "times", "values", "where", "words")
+    __slots__ = ("byte_head", "chunk", "commits", "content", "drops", "free", "lap", "next", "skipped", "times", "values", "where", "words")
 
-    def __init__(self, where: ring.Layout | None = None, mapping: Any = None):
+    def __init__(self, where: ring.Layout | None = None, mapping: Any = None, counts: int = ring.DROPS_OFFSET):
         self.chunk: Chunk = _NO_CHUNK
         self.free: Iterator[int] = iter(())
         self.lap = 0
@@ -78,7 +78,7 @@ class _Ring:
         self.byte_head = 0
         self.skipped = 0
         if where is not None:
-            self.where = where
+            self.where, self.drops = where, counts // 8
             self.content = memoryview(mapping)[: where.size]
             self.words = self.content.cast("Q")
             self.times = self.content.cast("d")
@@ -155,12 +155,12 @@ class Port:
 
     # --- one ring after another
 
-    def open(self, mapping: Any) -> None:
-        """Record into this ring; into one without records, count only."""
+    def open(self, mapping: Any, counts: int = ring.DROPS_OFFSET) -> None:
+        """Record into this ring, whose counts lie at `counts`; into one without records, count only."""
         self.close()
-        opened = _Ring(ring.layout(len(memoryview(mapping))), mapping)
+        opened = _Ring(ring.layout(len(memoryview(mapping))), mapping, counts)
         for place, count in enumerate(self._pending):
-            opened.words[_DROPS + place] = count
+            opened.words[opened.drops + place] += count  # a place that only counts has what its earlier holders counted
         self._pending = [0] * ring.MAX_DROP_REASONS
         self._ring = opened
 
@@ -242,7 +242,10 @@ class Port:
         """Count drops, in the header where there is one; exact with threads and signal handlers."""
         self.notice_fork()
         self._uncounted.append((reason, times))
-        with self.lock:
+        held = self.lock._is_owned()  # type: ignore[attr-defined]
+        try:
+            if not (held or self.lock.acquire(timeout=WAIT_SECONDS)):
+                return  # whoever counts next counts this, too
             if self._counting:
                 return  # a signal handler within the loop below, which goes on
             self._counting = True
@@ -253,14 +256,22 @@ class Port:
                     if self._ring is None:
                         self._pending[place] += more
                     else:
-                        self._ring.words[_DROPS + place] += more
+                        self._ring.words[self._ring.drops + place] += more
             finally:
                 self._counting = False
+        finally:
+            if not held:
+                try:  # noqa: SIM105  # no call before the release, at which a signal handler could raise
+                    self.lock.release()
+                except RuntimeError:
+                    pass  # it was not to be had
 
     def totals(self) -> list[int]:
         """Drops of this process by reason."""
         self.notice_fork()
         self._count_exhausted()
+        if self._uncounted:
+            self.count(_REENTRANT, 0)  # with those that a thread could not wait to count
         return list(self._totals)
 
     def _count_exhausted(self) -> None:
@@ -284,12 +295,13 @@ class Port:
         """Record a float, or the bytes of another value, where the fast path found no free position. Never raises because of Taba."""
         try:
             self.notice_fork()  # before the lock: a thread that held it is not in this process
-            with self.lock:
+            held = self.lock._is_owned()  # type: ignore[attr-defined]
+            try:
+                if not (held or self.lock.acquire(timeout=WAIT_SECONDS)):
+                    self._drop_later(tab, value)
+                    return
                 if self._busy:
-                    if value is not None and isinstance(tab, UpDown):
-                        self._later.append((tab, value))
-                    else:
-                        self.count(_REENTRANT)
+                    self._drop_later(tab, value)
                     return
                 self._busy = True
                 try:
@@ -302,6 +314,12 @@ class Port:
                         self._drop(*self._later.popleft(), _REENTRANT)
                 if self.exhausted:
                     self._count_exhausted()
+            finally:
+                if not held:
+                    try:  # noqa: SIM105  # no call before the release, at which a signal handler could raise
+                        self.lock.release()
+                    except RuntimeError:
+                        pass  # it was not to be had
         except (MemoryError, RecursionError):
             self.exhausted += 1  # no call: there is no stack for one
         except Exception as error:
@@ -328,6 +346,13 @@ class Port:
             self.count(_REASON[refusal.reason])
             return
         self.record(tab, seconds, None, content)
+
+    def _drop_later(self, tab: Tab, value: float | None) -> None:
+        """The ring is somebody else's now, who does not come to an end in time: what is summed is owed by him, the rest is dropped."""
+        if value is not None and isinstance(tab, UpDown):
+            self._later.append((tab, value))
+        else:
+            self.count(_REENTRANT)
 
     def _drop(self, tab: Tab, value: float | None, reason: int) -> None:
         """No record was written: counted, or where the Tab sums, owed."""

@@ -13,6 +13,8 @@ import errno
 import fcntl
 import mmap
 import os
+import stat
+import struct
 import sys
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -21,10 +23,12 @@ from taba import ring
 from taba.bounds import MAX_RING_BYTES, MIN_RING_BYTES
 
 PART = 8  # of what is left a ring takes one such part at most, so that there is something for the next
-MAX_COUNTING_BYTES = 1 << 20  # and of shared memory no more than this: room for the counts of 256 processes
+MAX_COUNTING_BYTES = 1 << 20  # and of shared memory no more than this: room for the counts of 5,888 processes
 COUNTING_PART = 16  # of all rings' space, for segments that only count: what is dropped must be told when nothing else fits
+LEAST_COUNTING_BYTES = 1 << 16  # of these there may be so much whatever bounds the rings: room for the counts of 368 processes
 NAME_TRIES = 10  # names that are taken, or whose lock an Agent is just probing
 
+_FLOCK = struct.Struct("hhqqi4x")  # struct flock: type, whence, start, length, pid
 _being_made: set[int] = set()  # descriptors that a child forked at this moment must close, or it would hold the lock
 _UNKNOWN = -1  # a duplicate that could not be found
 _given_up: list[Any] = []  # mappings that cannot be unmapped without closing somebody else's descriptor
@@ -87,10 +91,25 @@ class Memory:
 
 
 class Segment:
-    """One ring's shared memory, header written. `words` is the whole of it as 8-byte words."""
+    """One ring's shared memory, header written. `words` is the whole of it as 8-byte words, `counts` where its drops are counted.
 
-    def __init__(self, name: str, path: str, where: ring.Layout, ring_id: bytes, memory: Memory, identity: tuple[int, int]):
+    A segment that only counts may be others' as well: then `is_shared`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        path: str,
+        where: ring.Layout,
+        ring_id: bytes,
+        memory: Memory,
+        identity: tuple[int, int],
+        counts: int = ring.DROPS_OFFSET,
+        is_shared: bool = False,
+    ):
         self.name = name
+        self.counts = counts
+        self._is_shared = is_shared
         self.where = where
         self.ring_id = ring_id
         self.memory = memory
@@ -114,7 +133,7 @@ class Segment:
 
     def discard(self) -> None:
         """Nothing was recorded here, nor will be. A child that was forked meanwhile leaves the segment to its parent."""
-        if os.getpid() == self._pid:
+        if os.getpid() == self._pid and not self._is_shared:
             os.unlink(self._path)
         self.let_go()
 
@@ -135,25 +154,118 @@ def make_segment(
     group: int | None,
     now: float,
     make: Callable[[int, int], Mapping] | None,
+    may_count: bool = True,
 ) -> Segment:
     """A new ring of at most `ring_bytes`, and at most a part of what is left of shared memory and of `shm_bytes` for all of `agent`.
 
-    Where not even the smallest fits, a segment that only counts. Raises OSError where that does not fit either, or there is no
-    shared memory.
+    Where not even the smallest fits and `may_count`, a place in a segment that only counts: one that there is, or a new one. Raises
+    OSError where that does not fit either, or there is no shared memory.
     """
     size = min(ring.fitting_size(ring_bytes), ring.fitting_size(_left(agent, shm_bytes) // PART))
     while True:
         try:
             return _make(agent, client, size, flags, shm_bytes, group, now, make)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.ENOMEM, errno.EDQUOT, errno.EFBIG) or size == ring.COUNTING_BYTES:
+            if not _is_full(error) or (size == MIN_RING_BYTES and not may_count):
                 raise
-        size = size // 2 if size > MIN_RING_BYTES else ring.COUNTING_BYTES
+        if size == MIN_RING_BYTES:
+            break
+        size //= 2
+    joined = _join(agent, make)
+    if joined is not None:
+        return joined
+    try:
+        return _make(agent, client, ring.COUNTING_BYTES, flags, shm_bytes, group, now, make)
+    except OSError as error:
+        if _is_full(error):
+            _say_full(agent)
+        raise
+
+
+def _is_full(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.ENOMEM, errno.EDQUOT, errno.EFBIG)
+
+
+def _join(agent: str, make: Callable[[int, int], Mapping] | None) -> Segment | None:
+    """A place in a segment of this user's that counts already; None where none is free."""
+    for name, path in _counting(agent):
+        descriptor = _open_own(path)
+        if descriptor is None:
+            continue
+        try:
+            header = ring.parse_header(os.pread(descriptor, ring.HEADER_BYTES, 0), os.fstat(descriptor).st_size)
+            slot = _take_slot(descriptor, os.getpid())
+            # looked at with the lock: who removes the segment has locked all places before it says so
+            if slot is None or int.from_bytes(os.pread(descriptor, 8, ring.RETIRED_OFFSET), "little"):
+                continue
+            identity, memory = _identity(os.fstat(descriptor)), Memory(descriptor, ring.COUNTING_BYTES, make)
+            return Segment(name, path, ring.layout(ring.COUNTING_BYTES), header.ring_id, memory, identity, slot, is_shared=True)
+        except ring.MalformedRing:
+            continue  # it is being made, or it is none
+        finally:
+            _close(descriptor)
+    return None
+
+
+def _take_slot(descriptor: int, first: int) -> int | None:
+    """Where in a segment a place to count in lies, from now on this file description's; None where all are taken."""
+    for turn in range(ring.SLOTS):
+        slot = ring.SLOTS_OFFSET + ring.SLOT_BYTES * ((first + turn) % ring.SLOTS)
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, slot, 1, 0))
+            return slot
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+    return None
+
+
+def _say_full(agent: str) -> None:
+    """Tell the Agent, in a segment that it reads, that there was no place even to count in."""
+    for _, path in _counting(agent):
+        descriptor = _open_own(path)
+        if descriptor is not None:
+            try:
+                os.pwrite(descriptor, (1).to_bytes(8, "little"), ring.NO_PLACE_OFFSET)
+                return
+            finally:
+                _close(descriptor)
+
+
+def _counting(agent: str) -> list[tuple[str, str]]:
+    """Name and path of each segment of an Agent's that only counts, as its size has it."""
+    prefix = ring.segment_prefix(agent)
+    found = []
+    with os.scandir(ring.SHM_DIRECTORY) as entries:
+        for entry in entries:
+            if entry.name.startswith(prefix):
+                try:
+                    if entry.stat(follow_symlinks=False).st_size == ring.COUNTING_BYTES:
+                        found.append((entry.name, entry.path))
+                except FileNotFoundError:
+                    continue  # its Agent removed it just now
+    return found
+
+
+def _open_own(path: str) -> int | None:
+    """A descriptor of this user's own segment; None where it is gone, or somebody else's. Closed by `_close`."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise
+        return None
+    _being_made.add(descriptor)
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and status.st_size == ring.COUNTING_BYTES:
+        return descriptor
+    _close(descriptor)
+    return None
 
 
 def _left(agent: str, shm_bytes: int) -> int:
     """What is left for rings: of their bound, and of shared memory."""
-    bound = shm_bytes - shm_bytes // COUNTING_PART - _bytes_of_rings(agent)
+    bound = shm_bytes - shm_bytes // COUNTING_PART - _bytes_of_rings(agent)[0]
     return max(0, min(bound, _free()))
 
 
@@ -185,12 +297,15 @@ def _make(
         counts = size == ring.COUNTING_BYTES
         if not counts and _free() < 0:
             raise OSError(errno.ENOSPC, f"{ring.SHM_DIRECTORY} is full")
-        if _bytes_of_rings(agent) > (shm_bytes if counts else shm_bytes - shm_bytes // COUNTING_PART):
+        total, counting = _bytes_of_rings(agent)
+        is_beyond = total > (shm_bytes if counts else shm_bytes - shm_bytes // COUNTING_PART)
+        if is_beyond and not (counts and counting <= LEAST_COUNTING_BYTES):
             raise OSError(errno.ENOSPC, f"the rings of Agent {agent!r} would take more than TABA_SHM_BYTES ({shm_bytes})")
         identity = _identity(os.fstat(descriptor))
         ring_id = os.urandom(16)
         header = ring.encode_header(size, flags, os.getpid(), ring_id, now, client)
-        segment = Segment(name, path, ring.layout(size), ring_id, Memory(descriptor, size, make), identity)
+        slot = (_take_slot(descriptor, 0) if counts else None) or ring.DROPS_OFFSET  # of a new segment the first is free
+        segment = Segment(name, path, ring.layout(size), ring_id, Memory(descriptor, size, make), identity, slot)
         segment.content[: len(header)] = header
         segment.words[ring.MAGIC_OFFSET // 8] = ring.MAGIC  # last: until here it is no ring
         return segment
@@ -228,17 +343,20 @@ def _locked_file(agent: str) -> tuple[str, str, int]:
     raise OSError(errno.EAGAIN, "no free name for a ring")
 
 
-def _bytes_of_rings(agent: str) -> int:
+def _bytes_of_rings(agent: str) -> tuple[int, int]:
+    """What all segments of an Agent's take, and of it those that only count."""
     prefix = ring.segment_prefix(agent)
-    total = 0
+    total = counting = 0
     with os.scandir(ring.SHM_DIRECTORY) as entries:
         for entry in entries:
             if entry.name.startswith(prefix):
                 try:
-                    total += entry.stat(follow_symlinks=False).st_size
+                    size = entry.stat(follow_symlinks=False).st_size
                 except FileNotFoundError:
                     continue  # its Agent removed it just now
-    return total
+                total += size
+                counting += size if size == ring.COUNTING_BYTES else 0
+    return total, counting
 
 
 def close_what_was_being_made() -> None:

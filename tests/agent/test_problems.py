@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import shutil
+import struct
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from twisted.logger import Logger, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba import batch as codec
+from taba import ring as layouts
 from taba.agent.lanes import RETAIN_SECONDS
 from taba.agent.problems import GRACE_SECONDS, LOSS_SHOWN_SECONDS, LOSSES, STUCK_SECONDS, Problems, Room
 from taba.agent.pump import SCAN_SECONDS
@@ -78,6 +81,31 @@ class ProblemTests(SynchronousTestCase):
         for _ in range(3):
             world.tick()
         self.assertEqual((self.found(), world.keeper.totals()["ring_full"]), ({}, 250_000))  # retired: no new loss
+
+    def test_processes_that_have_no_ring_are_counted_and_those_that_found_no_place_even_for_that_are_told(self) -> None:
+        world = self.world()
+        path = Path(self.directory, layouts.segment_name(AGENT, bytes(8)))
+        holder = os.open(path, os.O_RDWR | os.O_CREAT)
+        os.ftruncate(holder, layouts.COUNTING_BYTES)
+        os.pwrite(holder, layouts.encode_header(layouts.COUNTING_BYTES, 0, 1, bytes(16), 1.0, "web/9"), 0)
+        os.pwrite(holder, layouts.MAGIC.to_bytes(8, "little"), 0)
+        for place, count in ((0, 3), (layouts.SLOTS - 1, 4)):
+            offset = layouts.SLOTS_OFFSET + layouts.SLOT_BYTES * place
+            os.pwrite(holder, count.to_bytes(8, "little"), offset + 8 * DROP_REASONS.index("no_ring"))
+        lock = struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, layouts.SLOTS_OFFSET + layouts.SLOT_BYTES * 3, 1, 0)
+        fcntl.fcntl(holder, fcntl.F_OFD_SETLK, lock)
+        for _ in range(3):
+            world.tick()
+        self.only("dropped no_ring", "7 events dropped as no_ring: ", "TABA_SHM_BYTES")
+        self.assertTrue(path.exists())  # somebody counts there
+        os.pwrite(holder, b"\1", layouts.NO_PLACE_OFFSET)
+        self.assertIn("raise TABA_SHM_BYTES", self.found()["no place"])
+        os.close(holder)
+        for _ in range(3):
+            world.tick()
+        self.assertFalse(path.exists())
+        self.only("dropped no_ring", "7 events")
+        self.assertEqual((world.keeper.recorded, world.keeper.totals()), (7, {"no_ring": 7}))
 
     def test_what_was_dropped_before_a_restart_is_history_and_what_while_it_was_away_is_not(self) -> None:
         world = self.world()

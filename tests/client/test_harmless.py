@@ -313,6 +313,68 @@ class HarmlessTests:
             """
         )
 
+    def test_a_thread_that_finds_a_ring_being_made_goes_on_before_it_is_made_and_its_drops_count(self):
+        self.run_harmless(
+            """
+            from taba.client import producer
+            making, go_on, make = threading.Event(), threading.Event(), producer.make_segment
+            def make_slowly(*arguments, **more):
+                making.set()
+                assert go_on.wait(60)
+                return make(*arguments, **more)
+            producer.make_segment = make_slowly
+            first = threading.Thread(target=c.inc)
+            first.start()
+            assert making.wait(60)
+            for record in (lambda: c.inc(), lambda: b.record("text"), lambda: b.record(object()), lambda: c.inc(time="x"), lambda: u.inc(7)):
+                other = threading.Thread(target=record)
+                other.start()
+                other.join(60)  # whatever becomes of the first
+                assert not other.is_alive()
+            go_on.set()
+            first.join(60)
+            assert not first.is_alive()
+            record_all()
+            counts = client.stats()
+            dropped = counts["dropped_by_reason"]
+            assert dropped["bad_time"] == 1 and not set(dropped) - {"reentrant", "value_type", "bad_time"}, counts
+            assert sum(dropped.values()) in (4, 5), counts  # an UpDown's is dropped too, or owed
+            assert counts["recorded"] + sum(dropped.values()) == 12, counts
+            from tests.client.reading import Reader, rings
+            (name,) = rings(os.environ["TABA_AGENT"])
+            assert Reader(name).header.drops == dropped
+            """
+        )
+
+    def test_a_signal_handler_that_raises_while_a_lock_is_taken_leaves_it_free(self):
+        self.run_harmless(
+            """
+            class Away(Exception):
+                pass
+            def raises(*_):
+                raise Away
+            signal.signal(signal.SIGALRM, raises)
+            caught = 0
+            for turn in range(2000):
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 1e-5 + turn % 40 * 1e-6)
+                    u.inc(); b.record("text"); b.record(object())
+                    while True:
+                        u.inc()
+                except Away:
+                    caught += 1
+            assert caught == 2000
+            before = client.stats()
+            other = threading.Thread(target=record_all)
+            other.start()
+            other.join(60)
+            assert not other.is_alive()
+            after = client.stats()
+            assert after["dropped_by_reason"].get("reentrant") == before["dropped_by_reason"].get("reentrant"), (before, after)
+            """,
+            TABA_RING_BYTES="65536",
+        )
+
     def test_a_child_of_c_code_counts_its_drops_as_its_own_and_waits_for_no_lock_of_its_parent(self):
         out = self.run_harmless(
             """

@@ -8,11 +8,17 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 from twisted.trial.unittest import SkipTest
 
+from taba import ring
+from taba.agent.locks import claim_slots
 from taba.bounds import KiB, MiB
+from taba.client import segment
+from taba.client.segment import LEAST_COUNTING_BYTES
 from tests.client.cases import ROOT, both
+from tests.client.reading import Reader, rings
 
 # forks children one after the other, each of which records one event and goes; then tells what the segments hold
 FORKS = """
@@ -81,6 +87,74 @@ class SmallMemoryTests:
         self.assertEqual(events + drops["no_ring"], 160)
         self.assertGreater(events, 40)
         self.assertLessEqual(sizes, 4 * MiB)
+
+    def test_of_two_hundred_and_fifty_in_it_too_and_in_less_than_a_ring_takes(self):
+        for bound in (4 * MiB, MiB, 64 * KiB, 0):
+            events, drops, held, sizes = self.forks(250, TABA_SHM_BYTES=str(bound))
+            self.assertEqual((events + drops["no_ring"], held), (500, 0))
+            self.assertLessEqual(sizes, bound + LEAST_COUNTING_BYTES)
+            self.remove_segments()
+
+    def test_a_process_without_a_ring_stays_in_its_place_and_the_next_one_adds_to_what_it_counted(self):
+        for life in range(3):
+            producer = self.producer(TABA_SHM_BYTES="0")
+            tab = producer.tab("c", "CounterGroup")
+            for _ in range(3):
+                tab.inc()
+                producer._next_try = 0.0
+            (name,) = rings(self.agent)
+            reader = Reader(name)
+            self.assertEqual((reader.header.drops, claim_slots(reader.descriptor)), ({"no_ring": 3 * (life + 1)}, False))
+            reader.close()
+            self.assertEqual(producer.stats()["dropped_by_reason"], {"no_ring": 3})
+            producer.stop()
+
+    def test_a_segment_is_shared_by_as_many_as_it_has_places_and_the_next_one_makes_another(self):
+        producers = []
+        for _ in range(ring.SLOTS + 1):
+            producers.append(self.producer(TABA_SHM_BYTES="0"))
+            producers[-1].tab("c", "CounterGroup").inc()
+            self.assertEqual(len(rings(self.agent)), 1 if len(producers) <= ring.SLOTS else 2)
+        self.assertEqual(len({producer._segment.counts for producer in producers[: ring.SLOTS]}), ring.SLOTS)
+
+    def test_where_all_places_are_taken_the_next_one_tells_so_where_the_agent_reads(self):
+        self.patch(segment, "LEAST_COUNTING_BYTES", ring.COUNTING_BYTES)
+        producers = []
+        for _ in range(ring.SLOTS + 1):
+            producers.append(self.producer(TABA_SHM_BYTES="0"))
+            producers[-1].tab("c", "CounterGroup").inc()
+            word = Path(ring.SHM_DIRECTORY, rings(self.agent)[0]).read_bytes()[ring.NO_PLACE_OFFSET :][:8]
+            self.assertEqual(any(word), len(producers) > ring.SLOTS)
+        self.assertEqual(producers[-1].stats()["dropped"], 1)
+        self.assertIn("TABA_SHM_BYTES (0)", producers[-1].stats()["problem"])
+        producers[0].stop()
+        producers[-1]._next_try = 0.0
+        producers[-1].tab("c", "CounterGroup").inc()  # there is a place: what was dropped before counts as well
+        reader = Reader(rings(self.agent)[0])
+        self.addCleanup(reader.close)
+        self.assertEqual(reader.header.drops, {"no_ring": ring.SLOTS + 2})
+
+    def test_no_place_is_taken_in_a_segment_that_its_agent_is_about_to_remove(self):
+        first = self.producer(TABA_SHM_BYTES="0")
+        first.tab("c", "CounterGroup").inc()
+        (name,) = rings(self.agent)
+        first.stop()
+        agent = os.open(os.path.join(ring.SHM_DIRECTORY, name), os.O_RDWR)
+        self.addCleanup(os.close, agent)
+        self.assertTrue(claim_slots(agent))
+        second = self.producer(TABA_SHM_BYTES="0")
+        second.tab("c", "CounterGroup").inc()
+        self.assertEqual(len(rings(self.agent)), 2)
+        self.assertEqual(second.stats()["problem"].split(" in ")[0], "no room for a ring")
+        second.stop()
+        os.unlink(os.path.join(ring.SHM_DIRECTORY, name))
+        third = self.producer(TABA_SHM_BYTES="0")  # a retired one is not joined, either
+        (name,) = rings(self.agent)
+        with open(os.path.join(ring.SHM_DIRECTORY, name), "r+b") as file:
+            file.seek(ring.RETIRED_OFFSET)
+            file.write(b"\1")
+        third.tab("c", "CounterGroup").inc()
+        self.assertEqual(len(rings(self.agent)), 2)
 
     def test_in_a_container_of_64_mib_eighty_processes_at_once_lose_nothing(self):
         events, drops, held, sizes = self.forks(80, size=64 * MiB)
