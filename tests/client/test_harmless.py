@@ -326,8 +326,8 @@ class HarmlessTests:
             first = threading.Thread(target=c.inc)
             first.start()
             assert making.wait(60)
-            for record in (lambda: c.inc(), lambda: b.record("text"), lambda: b.record(object()), lambda: c.inc(time="x"), lambda: u.inc(7)):
-                other = threading.Thread(target=record)
+            for record, value in ((c.inc, 1), (b.record, "text"), (b.record, object()), (lambda _: c.inc(time="x"), 0), (u.inc, 7)):
+                other = threading.Thread(target=record, args=(value,))
                 other.start()
                 other.join(60)  # whatever becomes of the first
                 assert not other.is_alive()
