@@ -65,7 +65,8 @@ _NO_CHUNK: Chunk = (iter(()), 0, None, None, None, (1,))
 class _Ring:
     """One ring as its producer sees it. `chunk` is all that the fast path needs: (free, lap word, times, values, commits, guard).
 
-    `drops` is the word at which its counts begin. `times`, `values` and `commits` are views that begin one word after the other, so that one index fits a record's three words.
+    `drops` is the word at which its counts begin. `times`, `values` and `commits` are views that begin one word after the other, so that
+    one index fits a record's three words.
     """
 
     __slots__ = ("byte_head", "chunk", "commits", "content", "drops", "free", "lap", "next", "skipped", "times", "values", "where", "words")
