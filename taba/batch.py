@@ -6,12 +6,13 @@
 3. What is wrong with a whole batch is MalformedBatch; what is wrong with a column is that column's own `error`. What is of a version
    that is not read here is UnknownVersion: nothing is wrong with it, and it is never refused.
 
-A batch is msgpack `[2, stream, bucket, number, [events, column, events, column, …]]`. A column is a bin with its number of events before
-it, so that its extent is known when it does not decode; in it is msgpack `[client, tab, type, times, values]`: times are little-endian
-float64 bytes, values likewise or, where one is not a float, a list. Where the events that it stands for are not its rows, their number
-is a sixth field. A Type that is `absolute` gets rows `[ring id, position, sum]`: what one process has added up to a position of its ring,
-so that neither loss nor repetition nor order does harm; at RING_ENDED the process is dead, at RING_GONE nothing of that ring is still
-to come.
+A batch is msgpack `[3, stream, bucket, number, [events, column, events, column, …], meanings]`. A column is a bin with its number of
+events before it, so that its extent is known when it does not decode; in it is msgpack `[client, tab, type, times, values]`: times are
+little-endian float64 bytes, values likewise or, where one is not a float, a list. Where the events that it stands for are not its rows,
+their number is a sixth field. A Type that is `absolute` gets rows `[ring id, position, sum]`: what one process has added up to a position
+of its ring, so that neither loss nor repetition nor order does harm; at RING_ENDED the process is dead, at RING_GONE nothing of that ring
+is still to come. `meanings` is a bin, empty or with msgpack `[[tab, unit, description], …]`: what applications say that Tabs mean, each
+said once a stream, and again where it changes. One that does not decode is counted, and harms no Event.
 
 An envelope is `{"v": 2, "agent", "host", "now": the sender's Unix time, "store": the id of the store that the sender knows or nil,
 "entries": [entry, …]}`. An entry is a batch `{"batch", "follows", "nonce", "key"?}`, or a header without
@@ -31,7 +32,7 @@ from taba import names
 from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS, MAX_BUCKETS, MAX_ENVELOPE_BATCHES, MAX_ENVELOPE_BYTES
 from taba.errors import MalformedBatch, NoVerdicts, UnknownVersion
 
-BATCH_VERSION = 2
+BATCH_VERSION = 3
 ENVELOPE_VERSION = 2
 VERDICTS_HEADER = "Taba-Verdicts"  # its presence says that the answer is a Server's own, not a proxy's
 CONTENT_TYPE = "application/msgpack"
@@ -41,6 +42,7 @@ NONCE_BYTES = 8  # a stream id has 128 bits of its own: a nonce tells two openin
 KEY_BYTES = 36  # of a KeyPart
 
 MAX_LIST_VALUES = 65_536  # values that are no floats, of all columns of a batch: each becomes an object of Python's
+MAX_BATCH_MEANINGS = 1000  # as many as Tabs of a batch
 MAX_CACHED_IDS = 10_000  # client ids and Types whose form is known to be right
 MAX_CACHED_NAMES = 131_072  # names of Tabs likewise: all of a large site's …
 MAX_CACHED_NAME = 256  # … of at most so many characters, which bounds the cache to some 50 MiB
@@ -106,13 +108,23 @@ class BatchId(NamedTuple):
     number: int
 
 
+class Meaning(NamedTuple):
+    """What an application says that a Tab is: "" where it says nothing."""
+
+    tab: str
+    unit: str
+    description: str
+
+
 class Batch(NamedTuple):
-    """One decoded batch."""
+    """One decoded batch. `bad_meanings`: how many did not decode."""
 
     stream: bytes
     bucket: int
     number: int
     columns: list[Column | BadColumn]
+    meanings: tuple[Meaning, ...] = ()
+    bad_meanings: int = 0
 
     @property
     def id(self) -> BatchId:
@@ -172,12 +184,17 @@ class Answer(NamedTuple):
     store_age: int | None
 
 
-def encode_batch(stream: bytes, bucket: int, number: int, columns: Sequence[Column]) -> bytes:
+def encode_batch(stream: bytes, bucket: int, number: int, columns: Sequence[Column], meanings: Sequence[Meaning] = ()) -> bytes:
     """The bytes of a batch. The caller keeps the bounds."""
     body: list[Any] = []
     for column in columns:
         body += (column.weight, msgpack.packb(column if column.stands_for is not None else column[:5]))
-    return cast(bytes, msgpack.packb([BATCH_VERSION, stream, bucket, number, body]))
+    return cast(bytes, msgpack.packb([BATCH_VERSION, stream, bucket, number, body, encode_meanings(meanings)]))
+
+
+def encode_meanings(meanings: Sequence[Meaning]) -> bytes:
+    """What stands for them in a batch, before it is a bin."""
+    return cast(bytes, msgpack.packb(meanings)) if meanings else b""
 
 
 def decode_batch(content: bytes) -> Batch:
@@ -189,15 +206,17 @@ def decode_batch(content: bytes) -> Batch:
         raise MalformedBatch("no batch")
     if fields[0] != BATCH_VERSION:
         raise UnknownVersion("batch", fields[0], BATCH_VERSION)
-    if len(fields) != 5:
+    if len(fields) != 6:
         raise MalformedBatch(f"a batch of {len(fields)} fields")
-    _, stream, bucket, number, body = fields
+    _, stream, bucket, number, body, packed_meanings = fields
     _check_stream(stream)
     _check_bucket(bucket)
     if type(number) is not int or not 1 <= number < 2**63:
         raise MalformedBatch(f"batch number {number!r}")
     if not isinstance(body, list) or len(body) % 2 or len(body) > 2 * MAX_BATCH_COLUMNS:
         raise MalformedBatch(f"a batch takes at most {MAX_BATCH_COLUMNS} columns, each after its number of events")
+    if not isinstance(packed_meanings, bytes):
+        raise MalformedBatch("a batch's meanings are a bin")
     columns: list[Column | BadColumn] = []
     room = MAX_LIST_VALUES
     for events, packed in zip(body[::2], body[1::2], strict=True):
@@ -207,7 +226,29 @@ def decode_batch(content: bytes) -> Batch:
         if isinstance(column, Column) and isinstance(column.values, list):
             room -= column.events
         columns.append(column)
-    return Batch(stream, bucket, number, columns)
+    return Batch(stream, bucket, number, columns, *_meanings(packed_meanings))
+
+
+def _meanings(packed: bytes) -> tuple[tuple[Meaning, ...], int]:
+    """Those that decode, and how many do not; where the whole does not, it counts as one."""
+    if not packed:
+        return (), 0
+    try:
+        listed = _unpack(packed, "meanings", MAX_BATCH_MEANINGS)
+    except MalformedBatch:
+        return (), 1
+    if not isinstance(listed, list):
+        return (), 1
+    good: list[Meaning] = []
+    for fields in listed:
+        if not isinstance(fields, list) or len(fields) != 3 or not isinstance(fields[0], str):
+            continue
+        try:
+            names.parse_name(fields[0])
+            good.append(Meaning(fields[0], names.check_unit(fields[1]), names.check_description(fields[2])))
+        except ValueError:
+            continue  # counted below
+    return tuple(good), len(listed) - len(good)
 
 
 # the same names come in every batch; a Server reads 100,000 columns a second

@@ -16,6 +16,7 @@ from taba.batch import (
     END,
     KEY_BYTES,
     MARK,
+    MAX_BATCH_MEANINGS,
     MAX_LIST_VALUES,
     MAX_STORE_AGE,
     MAX_STORE_ID,
@@ -26,6 +27,7 @@ from taba.batch import (
     Column,
     Envelope,
     Header,
+    Meaning,
     Sent,
     Verdict,
 )
@@ -73,7 +75,7 @@ class Batches(SynchronousTestCase):
             (6, b"\xc1"),
             (7, msgpack.packb(column()[:5])[:-1]),
         ]
-        content = msgpack.packb([2, STREAM, 5, 7, body((2, msgpack.packb(column()[:5])), *packed)])
+        content = msgpack.packb([3, STREAM, 5, 7, body((2, msgpack.packb(column()[:5])), *packed), b""])
         good, *others = batch.decode_batch(content).columns
         self.assertEqual(good, column())
         for other, (events, what) in zip(others, packed, strict=True):
@@ -98,7 +100,7 @@ class Batches(SynchronousTestCase):
         self.assertEqual([*map(type, decode(batch.encode_batch(STREAM, 5, 7, [one])).columns)], [BadColumn])
 
     def test_an_identity_that_cannot_be_trusted_is_refused(self) -> None:
-        good: list[Any] = [2, STREAM, 5, 7, []]
+        good: list[Any] = [3, STREAM, 5, 7, [], b""]
         batch.decode_batch(msgpack.packb(good))
         for place, bad in [
             (0, True),
@@ -115,19 +117,52 @@ class Batches(SynchronousTestCase):
             (4, [True, b""]),
             (4, [1, "text"]),
             (4, body(*[(1, b"")] * (MAX_BATCH_COLUMNS + 1))),
+            (5, []),
+            (5, "text"),
         ]:
             fields = list(good)
             fields[place] = bad
             self.assertRaises(MalformedBatch, batch.decode_batch, msgpack.packb(fields))
-        batch.decode_batch(msgpack.packb([*good[:4], body(*[(1, b"")] * MAX_BATCH_COLUMNS)]))
+        batch.decode_batch(msgpack.packb([*good[:4], body(*[(1, b"")] * MAX_BATCH_COLUMNS), b""]))
         for content in [b"", b"\xc1", msgpack.packb(good)[:-1], msgpack.packb(good) + b"x", msgpack.packb({}), b"\x91" * 5000]:
             self.assertRaises(MalformedBatch, batch.decode_batch, content)
 
     def test_a_batch_of_another_version_is_told_from_what_is_no_batch(self) -> None:
-        for version in (1, 3, 2**40):
+        for version in (1, 2, 4, 2**40):
             with self.assertRaises(UnknownVersion) as caught:
                 batch.decode_batch(msgpack.packb([version, "whatever", {}]))
             self.assertEqual((caught.exception.what, caught.exception.version), ("batch", version))
+
+    def test_what_tabs_mean_comes_back_and_what_breaks_the_rules_is_left_out_and_counted(self) -> None:
+        good = [Meaning("a", "s", ""), Meaning('b{c="d"}', "", "ü" * 400), Meaning("a", "x" * 64, "later")]
+        found = batch.decode_batch(batch.encode_batch(STREAM, 5, 7, [column()], good))
+        self.assertEqual((found.meanings, found.bad_meanings, len(found.columns)), (tuple(good), 0, 1))
+        self.assertEqual(batch.decode_batch(batch.encode_batch(STREAM, 5, 7, [], good[:1])).columns, [])
+        bad: list[Any] = [
+            ["a", "s"],
+            ["a", "s", "d", "e"],
+            ["_a", "s", "d"],
+            ["a\0b", "s", "d"],
+            [b"a", "s", "d"],
+            ["a", "s\0", "d"],
+            ["a", "s" * 65, "d"],
+            ["a", 1, "d"],
+            ["a", "s", "d\0"],
+            ["a", "s", "d" * 401],
+            ["a", "s", None],
+            "abc",
+            7,
+        ]
+        found = batch.decode_batch(batch.encode_batch(STREAM, 5, 7, [column()], [good[0], *bad, good[1]]))
+        self.assertEqual((found.meanings, found.bad_meanings, len(found.columns)), ((good[0], good[1]), len(bad), 1))
+        for whole in (b"\xc1", msgpack.packb({}), msgpack.packb("a"), msgpack.packb([list(good[0])]) + b"x"):
+            found = batch.decode_batch(msgpack.packb([3, STREAM, 5, 7, body((2, msgpack.packb(column()[:5]))), whole]))
+            self.assertEqual((found.meanings, found.bad_meanings, len(found.columns)), ((), 1, 1))
+
+    def test_a_batch_takes_a_thousand_meanings_and_of_one_more_none(self) -> None:
+        for count, taken, bad in ((MAX_BATCH_MEANINGS, MAX_BATCH_MEANINGS, 0), (MAX_BATCH_MEANINGS + 1, 0, 1)):
+            found = batch.decode_batch(batch.encode_batch(STREAM, 5, 7, [], [Meaning("a", "s", "")] * count))
+            self.assertEqual((len(found.meanings), found.bad_meanings), (taken, bad))
 
     @given(st.binary(max_size=200))
     def test_any_bytes_are_a_batch_or_malformed(self, content: bytes) -> None:

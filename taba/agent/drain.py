@@ -16,9 +16,10 @@ import msgpack
 import numpy as np
 
 from taba.agent.ages import Moment
+from taba.agent.meanings import Telling
 from taba.agent.outbox import EncodedBatch
 from taba.agent.reader import Reading, Ring, Scratch
-from taba.batch import BATCH_VERSION, MAX_LIST_VALUES, BatchId, Column, KeyPart, encode_batch
+from taba.batch import BATCH_VERSION, MAX_LIST_VALUES, BatchId, Column, KeyPart, Meaning, encode_batch, encode_meanings
 from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS, KiB, MiB
 from taba.names import bucket_of
 from taba.ring import MalformedRing
@@ -68,6 +69,7 @@ class Drained(NamedTuple):
     malformed: int  # of these, how many could not be read
     empty: list[Ring]  # rings that held nothing
     broken: list[tuple[Ring, str]]  # rings that turned out to be none
+    tellings: list[Telling]  # Tabs with events here that were not told of yet
     is_cut: bool  # a limit ended it; there is more to read at once
 
 
@@ -96,6 +98,7 @@ class Drain:
         readings: list[tuple[Ring, Reading]] = []
         empty: list[Ring] = []
         broken: list[tuple[Ring, str]] = []
+        tellings: list[Telling] = []
         total = unread = malformed = 0
         is_cut = False
         value_bytes = MAX_DRAIN_VALUE_BYTES
@@ -114,14 +117,17 @@ class Drain:
                 empty.append(ring)
                 continue
             readings.append((ring, self._detached(reading)))
-            unknown = group(ring, reading, self.places(ring), packed, added)
+            places = self.places(ring)
+            if ring.untold:
+                tellings += _tellings(ring, reading, places)
+            unknown = group(ring, reading, places, packed, added)
             total += len(reading.tabs)
             unread += reading.malformed
             malformed += reading.malformed + unknown
             is_cut = is_cut or reading.is_cut
         if not is_cut:
             self._turn = begin
-        return Drained(packed, added, readings, total + unread, malformed, empty, broken, is_cut)
+        return Drained(packed, added, readings, total + unread, malformed, empty, broken, tellings, is_cut)
 
     def places(self, ring: Ring) -> list[tuple[int, bytes] | None]:
         """Bucket and first piece of each Tab in the ring's directory; None for one that is not to be forwarded."""
@@ -136,6 +142,14 @@ class Drain:
         # what settling needs, without the arrays that the next reading overwrites
         empty = np.broadcast_to(np.uint32(0), len(reading.tabs))
         return reading._replace(tabs=empty, boxed=None, is_boxed=None)
+
+
+def _tellings(ring: Ring, reading: Reading, places: list[tuple[int, bytes] | None]) -> Iterable[Telling]:
+    """The Tabs of this reading that are not known to have been told of, as they stand in the directory."""
+    for index in np.flatnonzero(np.bincount(reading.tabs)).tolist() if len(reading.tabs) else ():
+        place = places[index]
+        if index in ring.untold and place is not None:
+            yield Telling(ring, index, place[0], ring.untold[index])
 
 
 def first_piece(client: str, tab: str, type: str) -> bytes:
@@ -251,29 +265,35 @@ def encode(
     created: Moment,
     most: int = MAX_BATCH_BYTES,
     weights: Mapping[int, int] = MappingProxyType({}),
+    meanings: Mapping[int, Sequence[Meaning]] = MappingProxyType({}),
 ) -> list[EncodedBatch]:
     """Batches of all columns, in the order of buckets, each within `most` bytes and MAX_BATCH_COLUMNS.
 
     `weights`: by bucket, how many more events its columns stand for than they have rows. `numbers` are the last numbers of this stream by
     bucket; the caller keeps count once the batches are published. A single event
     too large for a batch does not exist: values are bounded. Byte for byte what `encode_batch` gives for the same columns.
+    `meanings`, of buckets that have columns here, go into the last batch of each, for a Tab must be there to be told of.
     """
     batches = []
     for bucket in sorted(packed):
         number = numbers.get(bucket, 0)
         pieces = packed[bucket]
         columns = len(pieces) // PIECES
-        fits = columns <= MAX_BATCH_COLUMNS and sum(map(len, pieces)) <= most - HEADER_BYTES
+        told = encode_meanings(meanings.get(bucket, ()))
+        fits = columns <= MAX_BATCH_COLUMNS and sum(map(len, pieces)) + len(told) <= most - HEADER_BYTES
         if fits and _listed_values(pieces) <= MAX_LIST_VALUES:
             events = (sum(map(len, pieces[2::PIECES])) >> 3) + weights.get(bucket, 0)
             id = BatchId(stream, bucket, number + 1)
-            batches.append(EncodedBatch(id, created, events, b"".join((_batch_header(id, columns), *pieces))))
+            batches.append(EncodedBatch(id, created, events, b"".join((_batch_header(id, columns), *pieces, _bin_header(len(told)), told))))
             continue
         waiting = list(_split(unpack(pieces), most))[::-1]
         while waiting:
             part = waiting.pop()
             id = BatchId(stream, bucket, number + 1)
-            content = encode_batch(*id, part)
+            content = encode_batch(*id, part, () if waiting else meanings.get(bucket, ()))
+            if len(content) > most and not waiting and told and part:
+                waiting += ([], part)  # they have a batch of their own
+                continue
             if len(content) > most:  # long values in lists, which the estimate does not see
                 waiting += _halves(part)
                 continue
@@ -306,7 +326,7 @@ def _listed_values(pieces: Sequence[bytes]) -> int:
 def _batch_header(id: BatchId, columns: int) -> bytes:
     items = 2 * columns
     array = bytes((0x90 | items,)) if items < 16 else b"\xdc" + items.to_bytes(2, "big")
-    return b"".join((b"\x95", cast(bytes, msgpack.packb([BATCH_VERSION, *id]))[1:], array))
+    return b"".join((b"\x96", cast(bytes, msgpack.packb([BATCH_VERSION, *id]))[1:], array))
 
 
 def _split(columns: Iterable[Column], most: int) -> Iterable[list[Column]]:

@@ -9,6 +9,7 @@ from taba.agent.ages import Moment
 from taba.agent.discover import Rings, is_dead
 from taba.agent.drain import MAX_DRAIN_EVENTS, Drain, Drained, Packed, encode
 from taba.agent.keeper import Keeper
+from taba.agent.meanings import Meanings
 from taba.agent.outbox import Covered, TableFull, group_bytes
 from taba.agent.reader import Fill, Reading, Ring, Scratch
 from taba.agent.spool import SpoolFull
@@ -32,6 +33,7 @@ class RingPump:
     def __init__(self, keeper: Keeper, rings: Rings, register: Register):
         self.keeper, self.rings = keeper, rings
         self.sums = Sums(keeper, register)
+        self.meanings = Meanings()
         self._drain: Drain | None = None
         self._dead: set[str] = set()
         self._next_scan = self._last_drain = 0.0
@@ -84,6 +86,7 @@ class RingPump:
             return False
         # whether a ring is dead was seen before it is read: what its process wrote is all there
         pairs = [(ring, name in self._dead) for name, ring in self.rings.open.items()]
+        self.meanings.begin(keeper.stream, self.rings.open.values())
         while True:
             drained = drain.run(pairs, self._events)
             for ring, reason in drained.broken:
@@ -100,7 +103,8 @@ class RingPump:
                 break
             found = drained.found + sums.events - sum(added.events for added in drained.added)  # with those that were owed
             most = keeper.batch_bytes
-            batches = encode(drained.packed, keeper.stream, keeper.numbers, moment, most, sums.weights)
+            meanings, told = self.meanings.pending(drained.tellings)
+            batches = encode(drained.packed, keeper.stream, keeper.numbers, moment, most, sums.weights, meanings)
             if group_bytes(batches) > keeper.group_bytes and self._events > FEWEST_EVENTS:
                 self._events = max(FEWEST_EVENTS, self._events // 4)  # nothing was settled: read less, and again
                 continue
@@ -110,7 +114,9 @@ class RingPump:
                 dropped["spool_full"] = sum(batch.events for batch in batches)
                 batches = []
             elif keeper.stream != stream:  # all before moves to the spool
-                batches = encode(drained.packed, keeper.stream, keeper.numbers, moment, most, sums.weights)
+                self.meanings.begin(keeper.stream, self.rings.open.values())
+                meanings, told = self.meanings.pending(drained.tellings)
+                batches = encode(drained.packed, keeper.stream, keeper.numbers, moment, most, sums.weights, meanings)
             covered = (*self._covered(drained.readings), *self.sums.covered(self.rings.open.values(), sums))
             try:
                 try:
@@ -124,6 +130,8 @@ class RingPump:
                 self._isolate(worst, f"{len(worst.covered)} holes: the outbox's table cannot name them all")
                 return True
             self.sums.published(sums, bool(batches))
+            if batches:
+                self.meanings.published(told)
             for ring, reading in drained.readings:  # the tails move only now: until here a kill loses nothing
                 self._settle(ring, reading)
             break

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from taba import ring as layouts
 from taba.agent.outbox import Covered
+from taba.batch import Meaning
 from taba.bounds import MAX_VALUE_DEPTH
 from taba.ring import BYTE_POSITION_BITS, BYTE_POSITION_MASK, FLAG_BYTES, FLAG_SKIP, RECORD_BYTES, BadEntry, Header, Layout, MalformedRing
 
@@ -47,6 +48,7 @@ class Tab(NamedTuple):
     name: str
     type: str
     cell: int | None = None  # where in the segment its cell lies, if it heals
+    meaning: Meaning | None = None  # its unit and description, where its application gave one
 
 
 class Reading(NamedTuple):
@@ -113,6 +115,7 @@ class Ring:
         self._directory_bytes = 0
         self.places: list[tuple[int, bytes] | None] = []  # the drain's, beside `directory`: what it needs of each Tab, …
         self.places_of = 0  # … for so many buckets
+        self.untold: dict[int, Meaning] = {}  # `taba.agent.meanings`: by index in the directory, what is not known to have been said
         self.covered: list[Covered] = []
         self.recorded = 0
         self.sums: dict[int, Any] = {}  # `taba.agent.sums`: of Tabs that heal, by index in the directory
@@ -425,10 +428,14 @@ class Ring:
         content = os.pread(self.fd, used - self._directory_bytes, self.where.directory_offset + self._directory_bytes)
         entries, taken = layouts.parse_directory(content, fresh)
         begin = self.where.directory_offset + self._directory_bytes
-        self.directory += [
-            None if isinstance(entry, BadEntry) else Tab(entry.name, entry.type, None if entry.cell is None else begin + entry.cell)
-            for entry in entries
-        ]
+        for place, entry in enumerate(entries, start=len(self.directory)):
+            if isinstance(entry, BadEntry):
+                self.directory.append(None)
+                continue
+            meaning = Meaning(entry.name, entry.unit, entry.description) if entry.unit or entry.description else None
+            self.directory.append(Tab(entry.name, entry.type, None if entry.cell is None else begin + entry.cell, meaning))
+            if meaning is not None:
+                self.untold[place] = meaning
         self._directory_bytes += taken
 
     # --- positions ---

@@ -259,8 +259,11 @@ class AgentService(service.Service):
         return None if self.pin.store is None else self.pin.store.id
 
     def _on_store(self, store: Store) -> bool:
+        before = self._store_id()
         if not self.pin.meets(store):
             return False
+        if self._store_id() != before:
+            self.pump.meanings.forget()
         if self.pump.buckets is not None and self.pump.buckets != store.buckets:
             self._own["buckets"] = (
                 f"the store has {store.buckets} buckets; until now this Agent knew {self.pump.buckets}: if that is not meant, see --server"

@@ -17,7 +17,7 @@ from typing import Any
 from taba.agent.ages import Moment
 from taba.agent.outbox import EncodedBatch, OtherVersion, StoredBatch
 from taba.agent.salvage import aside_name, mend_first_page, move, readable_rows
-from taba.batch import BatchId
+from taba.batch import BATCH_VERSION, BatchId
 from taba.bounds import MiB
 from taba.errors import TabaError
 
@@ -27,13 +27,13 @@ ROW_BYTES = 128  # what a row costs beside its content, with its entry in the in
 MAX_ASIDE_ROWS = 100  # refused and corrupt batches that are kept to be looked at
 MAX_ASIDE_BYTES = 16 * MiB
 
-VERSION = 5  # of the file
+VERSION = 6  # of the file
 
-_SCHEMA = """
+_SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS batches (
   id INTEGER PRIMARY KEY, stream BLOB NOT NULL, bucket INTEGER NOT NULL, number INTEGER NOT NULL, length INTEGER NOT NULL,
   created REAL NOT NULL, boot INTEGER NOT NULL, age INTEGER NOT NULL, events INTEGER NOT NULL, crc INTEGER NOT NULL, key BLOB NOT NULL,
-  content BLOB NOT NULL);
+  content BLOB NOT NULL /* a batch of version {BATCH_VERSION} */);
 CREATE UNIQUE INDEX IF NOT EXISTS identity ON batches (stream, bucket, number, length, events, created);
 CREATE TABLE IF NOT EXISTS aside (
   id INTEGER PRIMARY KEY, stream BLOB, bucket INTEGER, number INTEGER, reason TEXT, content BLOB);

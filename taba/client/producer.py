@@ -218,7 +218,9 @@ class Producer:
                     self._healing.append(tab)
         if (unit or description) and (key in self._meanings or len(self._meanings) < MAX_REMEMBERED):
             before = self._meanings.get(key, ("", ""))
-            self._meanings[key] = (unit or before[0], description or before[1])
+            meaning = self._meanings[key] = (unit or before[0], description or before[1])
+            if meaning != before:
+                self._say_anew(tab)
         if self._trouble is not None:
             self._warn()
         return tab
@@ -418,8 +420,7 @@ class Producer:
         """Give the Tab its place in the directory, or refuse it one."""
         segment = self._segment
         assert segment is not None
-        unit, description = self._meanings.get((tab.name, tab.type), ("", ""))
-        entry = ring.encode_entry(tab.type, tab.name, unit, description, tab.is_healing)
+        entry = self._entry(tab)
         id, begin = self._directory_count, self._directory_used
         if begin + len(entry) > segment.where.directory_bytes or id >= ring.MAX_TABS:
             self._port.refuse(tab)
@@ -428,6 +429,22 @@ class Producer:
         # never changes
         self._directory_count, self._directory_used = id + 1, begin + len(entry)
         self._port.enter(tab, id, entry, begin, tab.is_healing)
+
+    def _entry(self, tab: Any) -> bytes:
+        return ring.encode_entry(tab.type, tab.name, *self._meanings.get((tab.name, tab.type), ("", "")), tab.is_healing)
+
+    def _say_anew(self, tab: Any) -> None:
+        """Give a Tab that has its place already another one, whose entry has what is said of it by now.
+
+        One that heals stays where it is, for its cell does, and says it in the next ring; so does any once half of the directory is used.
+        """
+        self._notice_fork()
+        with self._lock:
+            segment = self._segment
+            if tab.is_healing or self._attending or segment is None or not segment.where.records or not self._port.has(tab):
+                return
+            if self._directory_used + len(self._entry(tab)) <= segment.where.directory_bytes // 2:
+                self._enter(tab)
 
     # --- forks
 

@@ -19,6 +19,7 @@ from taba.history import Past, Slot
 from taba.openapi import describe
 from taba.routes import FLAG, JSON, MSGPACK, WHOLE, Parameter, Route, Serve
 from taba.server.ask.filters import MAX_FILTERS, Filter, make_filter
+from taba.server.ask.meanings import meanings_of
 from taba.server.ask.query import Aggregated, Query, QueryRefused, Unanswered
 from taba.server.fold.envelopes import Envelopes
 from taba.server.fold.ingest import Ingest
@@ -46,6 +47,7 @@ FILTERS = (
 )
 BY = Parameter("by", "Tabs of one base name are grouped by this label.", repeatable=True)
 DETAIL = Parameter("detail", "1: the slots from which the figures are made, too.", FLAG)
+MEANINGS = Parameter("detail", "1: unit and description, too.", FLAG)
 USES = Parameter("detail", "1: how often this Server used each bucket, too.", FLAG)
 LETTERS = Parameter("limit", "How many at the most.", WHOLE, least=1, most=MOST_DEAD_LETTERS, default=DEAD_LETTERS)
 DRY_RUN = Parameter("dry_run", "1: only say what would be done.", FLAG)
@@ -98,7 +100,7 @@ class Routes:
             Route("POST", "/v1/events", self.events, '{"accepted": n, "rejected": [{"index", "reason"}, …]}', WRITE, body=JSON),
             Route("GET", "/v1/names", self.names, "the names of Tabs, sorted", READ, FILTERS),
             Route("GET", "/v1/clients", self.clients, "the ids of Clients, sorted", READ, FILTERS),
-            Route("GET", "/v1/types", self.types, "{name: Type}", READ, FILTERS),
+            Route("GET", "/v1/types", self.types, "{name: Type}", READ, (*FILTERS, MEANINGS)),
             Route("GET", "/v1/projections", self.projections, "{name: {client: projection}}", READ, (*FILTERS, DETAIL)),
             Route("GET", "/v1/aggregates", self.aggregates, "{name: aggregate}", READ, (*FILTERS, BY, DETAIL)),
             Route("GET", "/v1/superaggregate", self.superaggregate, "one aggregate over all that match", READ, (*FILTERS, DETAIL)),
@@ -171,7 +173,10 @@ class Routes:
 
     async def types(self, call: Call) -> Answer:
         types = await self._refusing(self._query.types(_filter(call)))
-        return Answer(types, text=lambda: "".join(f"{name}: {type}\n" for name, type in types.items()))
+        if not call.values["detail"]:
+            return Answer(types, text=lambda: "".join(f"{name}: {type}\n" for name, type in types.items()))
+        told = await meanings_of(self._router, types)
+        return Answer(told, text=lambda: "".join(f"{name}: {json.dumps(what, ensure_ascii=False)}\n" for name, what in told.items()))
 
     async def projections(self, call: Call) -> Answer:
         found = await self._refusing(self._query.projections(_filter(call), call.values["detail"]))

@@ -40,6 +40,19 @@ def tabs(bucket: int) -> bytes:
     return b"taba:{%d}:tabs" % bucket
 
 
+def meanings(bucket: int) -> bytes:
+    """Hash: Tab and UNIT or DESCRIPTION → text."""
+    return b"taba:{%d}:meanings" % bucket
+
+
+UNIT, DESCRIPTION = b"unit", b"description"
+
+
+def meaning_fields(tab: bytes) -> list[bytes]:
+    """The fields of what a Tab means: of its unit, of its description."""
+    return [b"%b\0%b" % (tab, which) for which in (UNIT, DESCRIPTION)]
+
+
 def states(bucket: int) -> bytes:
     """Hash: State part → frame and dump."""
     return b"taba:{%d}:states" % bucket

@@ -128,6 +128,11 @@ def gapped(batches: int) -> str:
     )
 
 
+def misread(count: int) -> str:
+    """The sentence on units and descriptions that did not decode."""
+    return f"{count} units or descriptions of Tabs were left out, which break the rules: whatever sent them is no Agent of this version"
+
+
 def dropped(events: int) -> str:
     """The sentence on dead letters that are kept no more."""
     return f"{events} dead letters were dropped lately, because their buckets were full: put right why there are any (taba dead-letters)"

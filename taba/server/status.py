@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from taba import __version__
+from taba.batch import BATCH_VERSION
 from taba.connections import BoundedSite
 from taba.errors import StoreUnavailable
 from taba.handlers.lookup import Lookup
@@ -22,7 +23,7 @@ from taba.server.fold.deadletters import decode_dead_letter, describe
 from taba.server.fold.envelopes import Envelopes
 from taba.server.fold.ingest import Ingest
 from taba.server.health import Health
-from taba.server.problems import Happened, Recent, buried, died, dropped, failed, gapped, late, printed
+from taba.server.problems import Happened, Recent, buried, died, dropped, failed, gapped, late, misread, printed
 from taba.server.steady import SteadyClock
 from taba.server.work.sandbox import Sandbox
 from taba.shard import EmbeddedStore, Router, Standing, Writes
@@ -174,6 +175,7 @@ class Status:
                 "version": handler.version,
                 "origin": self._lookup.origin(type),
                 "errors": errors[type],
+                "edge": getattr(handler, "edge", None),
                 "absolute": bool(getattr(handler, "absolute", False)),
             }
             for type in self._lookup.types
@@ -190,6 +192,7 @@ class Status:
             "dead_letters_by_reason": counts.dead_by_reason,
             "dropped_by_reason": {reason: events for reason, events in dropped.items() if events},
             "handlers": handlers,
+            "batch_versions": [BATCH_VERSION],
             "types_missing": missing,
             "latency": self._ingest.latency.percentiles(self._now()),
             "problems": problems,
@@ -220,6 +223,7 @@ class Status:
             *(Happened(f"deaths of {type}", total, died(type)) for type, total in sorted(self._sandbox.deaths.items())),
             Happened("prints", self._sandbox.prints.unlogged, printed),
             Happened("gaps", self._ingest.gaps, gapped),
+            Happened("bad_meanings", self._ingest.bad_meanings, misread),
             # not before it is known
             *(
                 Happened("dead_letters_full", counts.dead_dropped, dropped, is_kept=True)

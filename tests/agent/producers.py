@@ -29,12 +29,12 @@ class Producer:
         self._tabs: dict[tuple[str, str], int] = {}
         self._used = 0
 
-    def tab(self, name: str, type: str = "CounterGroup", has_cell: bool = False) -> int:
+    def tab(self, name: str, type: str = "CounterGroup", has_cell: bool = False, unit: str = "", description: str = "") -> int:
         """The id of a Tab, put into the directory when it is new."""
         found = self._tabs.get((name, type))
         if found is None:
             found = self._tabs[name, type] = len(self._tabs)
-            entry = layouts.encode_entry(type, name, has_cell=has_cell)
+            entry = layouts.encode_entry(type, name, unit, description, has_cell)
             self.cells[found] = self.where.directory_offset + self._used + layouts.ENTRY_BYTES
             os.pwrite(self.fd, entry, self.where.directory_offset + self._used)
             self._used += len(entry)

@@ -21,7 +21,7 @@ from taba.agent.outbox import Outbox
 from taba.agent.pump import RingPump
 from taba.agent.spool import Spool
 from taba.agent.sums import Register
-from taba.batch import RING_GONE, Column, decode_batch
+from taba.batch import RING_GONE, Batch, Column, decode_batch
 from taba.handlers.base import Events
 from taba.handlers.updown import UpDown
 from tests.agent.moments import at
@@ -120,15 +120,14 @@ class World:
         self.spool.close()
         self.born()
 
+    def batches(self) -> list[Batch]:
+        """All batches that the outbox holds, in order."""
+        outbox = Outbox(self.memory)
+        return [decode_batch(outbox.read(stored.position, stored.length)) for group in outbox.groups() for stored in group.batches]
+
     def columns(self) -> list[Column]:
         """All columns that the outbox holds, in order."""
-        outbox = Outbox(self.memory)
-        found = []
-        for group in outbox.groups():
-            for stored in group.batches:
-                batch = decode_batch(outbox.read(stored.position, stored.length))
-                found += [column for column in batch.columns or () if isinstance(column, Column)]
-        return found
+        return [column for batch in self.batches() for column in batch.columns if isinstance(column, Column)]
 
     def close(self) -> None:
         for producer in self.producers:

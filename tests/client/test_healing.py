@@ -209,3 +209,40 @@ class LabelsTests:
         hits.labels(a="b").inc()
         entries = self.reader(producer).tabs()
         self.assertEqual([entry[1:4] for entry in entries], [("hits", "1", "requests served"), ('hits{a="b"}', "1", "requests served")])
+
+    def test_what_is_said_of_a_tab_that_has_its_place_is_said_in_another_one(self):
+        producer = self.producer()
+        hits = producer.tab("hits", "CounterGroup")
+        hits.inc()
+        self.assertIs(producer.tab("hits", "CounterGroup", "1"), hits)
+        hits.inc()
+        producer.tab("hits", "CounterGroup", "1", "requests served")
+        producer.tab("hits", "CounterGroup", "1")  # says nothing new
+        hits.inc()
+        entries = self.reader(producer).tabs()
+        self.assertEqual([entry[1:4] for entry in entries], [("hits", "", ""), ("hits", "1", ""), ("hits", "1", "requests served")])
+        self.assertEqual([(event.tab, event.value) for event in self.events()], [("hits", 1.0)] * 3)
+
+    def test_what_is_said_again_and_again_leaves_half_of_the_directory_to_others(self):
+        producer = self.producer(TABA_RING_BYTES="65536")
+        hits = producer.tab("hits", "CounterGroup")
+        hits.inc()
+        for number in range(1000):
+            producer.tab("hits", "CounterGroup", "1", f"said {number}")
+        hits.inc()
+        header = self.reader(producer).header
+        self.assertLessEqual(header.directory_used, ring.layout(header.size).directory_bytes // 2)
+        for number in range(20):
+            producer.tab(f"other{number}", "CounterGroup").inc()
+        self.assertEqual(producer.stats()["dropped"], 0)
+
+    def test_a_tab_that_heals_keeps_its_place_and_says_it_in_the_next_ring(self):
+        producer = self.producer()
+        busy = producer.tab("busy", "UpDown")
+        busy.inc()
+        producer.tab("busy", "UpDown", "1")
+        busy.inc()
+        self.assertEqual([entry.unit for entry in self.reader(producer).tabs()], [""])
+        producer.start("test/2", {**self.environment})
+        busy.inc()
+        self.assertEqual([entry.unit for entry in self.reader(producer).tabs()], ["1"])

@@ -142,7 +142,7 @@ class Envelopes(ServerCase):
             Sent(b"nonsense", 0, bytes(8)),
             encoded(1, 3, 1, [total(A, [1.0])]),
             encoded(1, BUCKETS, 1, [total(A, [1.0])]),
-            Sent(msgpack.packb([2, b"x" * 16, 3, 0, []]), 0, bytes(8)),
+            Sent(msgpack.packb([3, b"x" * 16, 3, 0, [], b""]), 0, bytes(8)),
         )
         self.assertEqual([verdict.word for verdict in verdicts], ["refused", "applied", "refused", "refused"])
         self.assertEqual((await self.get(server, "/v1/aggregates"))[A]["count"], 1)
@@ -156,11 +156,11 @@ class Envelopes(ServerCase):
             body = encode_envelope("test", "host", 0.0, store, [batch])
             answer = decode_verdicts((await self.ask(server, "/v1/envelopes", "POST", body)).body, 1)
             self.assertEqual(answer.verdicts[0].word, word)
-        [verdict] = await self.send(server, Sent(msgpack.packb([3, "of a later version"]), 0, bytes(8)))
+        [verdict] = await self.send(server, Sent(msgpack.packb([4, "of a later version"]), 0, bytes(8)))
         self.assertEqual(verdict.word, "later")
         self.assertEqual((await self.ask(server, "/v1/envelopes", "POST", msgpack.packb({"v": 3}))).status, 400)
         problems = str((await self.get(server, "/v1/status"))["problems"])
-        for says in ("the Agent test sends to the store 91cc…", "batch version 3", "envelope version 3"):
+        for says in ("the Agent test sends to the store 91cc…", "batch version 4", "envelope version 3"):
             self.assertIn(says, problems)
         self.assertEqual((await self.get(server, "/v1/status"))["folded"], 0)
 
@@ -169,7 +169,7 @@ class Envelopes(ServerCase):
         server = await self.start()
         columns = [b"\xc1", ["web/1", "bad name", "Gauge", b"", b""], list(total(A, [3.0])[:5]), list(total(A, [1.0], type="Zork")[:5])]
         body = [part for column in columns for part in (1, column if isinstance(column, bytes) else msgpack.packb(column))]
-        content = msgpack.packb([2, b"s" * 16, 3, 1, body])
+        content = msgpack.packb([3, b"s" * 16, 3, 1, body, b""])
         self.assertEqual(await self.send(server, Sent(content, 0, bytes(8))), [Verdict("applied", 1)])
         status = await self.get(server, "/v1/status")
         self.assertEqual(status["dead_letters_by_reason"], {"bad_column": 2, "type_conflict": 1})

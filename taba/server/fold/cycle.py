@@ -96,6 +96,7 @@ class Outcome(NamedTuple):
     times: Any  # a sample of the times of what was folded, float64
     turned_away: tuple[str, ...] = ()  # Agents that may open no more streams here
     first_errors: Mapping[str, str] = {}  # what the first of them said, by Type
+    bad_meanings: int = 0  # units and descriptions that did not decode
 
 
 Steps = Generator[Reads | Foreign, Any, Outcome]
@@ -124,6 +125,8 @@ class Cycle:
                 tabs.setdefault(column.tab, len(tabs))
                 places.append(fields.setdefault(keys.state_field(column.tab, column.client), len(fields)))
             self.places.append(places)
+            for meaning in item.batch.meanings:
+                tabs.setdefault(meaning.tab, len(tabs))
 
     @property
     def reads(self) -> list[Command]:
@@ -135,8 +138,9 @@ class Cycle:
             commands.append((b"HMGET", keys.posted(self.bucket), *self.posted))
         if self.opens:
             commands.append((b"HLEN", keys.marks(self.bucket)))
-        if self.fields:
+        if self.tabs:
             commands.append((b"HMGET", keys.tabs(self.bucket), *[tab.encode() for tab in self.tabs]))
+        if self.fields:
             commands.append((b"HMGET", keys.states(self.bucket), *self.fields))
         return commands
 
@@ -176,7 +180,7 @@ class Fold:
         self.kept_marks = dict(zip(cycle.streams, next(found) if cycle.streams else (), strict=True))
         self.posted = Marks(dict(zip(cycle.posted, next(found) if cycle.posted else (), strict=True)), age)
         self.open_streams = int(next(found)) if cycle.opens else 0
-        types = next(found) if cycle.fields else ()
+        types = next(found) if cycle.tabs else ()
         self.types = {tab: type.decode() for tab, type in zip(cycle.tabs, types, strict=True) if type is not None}
         self.kept: Sequence[bytes | None] = next(found) if cycle.fields else ()
         self.fields = list(cycle.fields)
@@ -187,6 +191,7 @@ class Fold:
         self.handler_errors: dict[str, int] = {}
         self.first_errors: dict[str, str] = {}
         self.folded = 0
+        self.bad_meanings = 0  # that did not decode
         self.known_key = 0  # Events of posts that came before by another way
 
     def run(self) -> Steps:
@@ -210,14 +215,16 @@ class Fold:
             commands.append((b"HINCRBY", keys.counts(self.cycle.bucket), b"folded", b"%d" % self.folded))
         if self.known_key:
             commands.append((b"HINCRBY", keys.counts(self.cycle.bucket), b"known_key", b"%d" % self.known_key))
-        return Outcome(commands, verdicts, self.folded, dead, self.handler_errors, self._sampled(), turned_away, self.first_errors)
+        return Outcome(
+            commands, verdicts, self.folded, dead, self.handler_errors, self._sampled(), turned_away, self.first_errors, self.bad_meanings
+        )
 
     def fold(self, accepted: list[int]) -> Generator[Reads | Foreign, Any, list[Command]]:
         """Fold these batches of the cycle: the commands that write States. What cannot be folded is in `dead` then."""
         yield from self._measure(accepted)
         groups = self._group(accepted)
         yield from self._fold_groups(groups)
-        return self._state_commands(groups)
+        return self._state_commands(groups) + self._meaning_commands(accepted)
 
     def _make_room(self) -> Generator[Reads | Foreign, Any, list[bytes]]:
         """Where streams are to be opened and the bucket is full: which have not been touched for so long that they go."""
@@ -518,6 +525,21 @@ class Fold:
         if new:
             commands.append((b"SADD", keys.clients(bucket), *dict.fromkeys(client for clients in new.values() for client in clients)))
         return commands
+
+    def _meaning_commands(self, accepted: list[int]) -> list[Command]:
+        """What Tabs mean, as far as they are there: the later one stands, and what it leaves out stays as it was."""
+        written: dict[bytes, bytes] = {}
+        for index in accepted:
+            batch = self.cycle.waiting[index].batch
+            self.bad_meanings += batch.bad_meanings
+            for meaning in batch.meanings:
+                if meaning.tab not in self.types or meaning.tab in self.new_types:
+                    continue  # the Tab is not there: its events are dead letters, which are counted, or it does not live here
+                fields = keys.meaning_fields(meaning.tab.encode())
+                written.update((field, text.encode()) for field, text in zip(fields, meaning[1:], strict=True) if text)
+        if not written:
+            return []
+        return [(b"HSET", keys.meanings(self.cycle.bucket), *(part for pair in written.items() for part in pair))]
 
     def _without_spoiled(self, group: _Group, row: int, column: Column, place: int) -> Column:
         """`column`, whose first Event is the row's `place`-th, without those that cannot be folded, which are buried."""

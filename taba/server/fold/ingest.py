@@ -72,6 +72,8 @@ class Ingest:
         """Batches that followed a number which the store does not know: it went back in time, or lost what it had acknowledged."""
         self.postponed = 0
         """Batches that were told `later` because the store was away or took no writes."""
+        self.bad_meanings = 0
+        """Units and descriptions of Tabs that did not decode, and were left out."""
         self.probes_failed = 0
         """How often a server that was away was still away."""
         self.waiting_bytes = 0
@@ -290,6 +292,7 @@ class Ingest:
         for agent in outcome.turned_away:
             if agent in self._turned_away or len(self._turned_away) < MAX_TURNED_AWAY:
                 self._turned_away[agent] = self._clock.seconds()
+        self.bad_meanings += outcome.bad_meanings
         for type, detail in outcome.first_errors.items():
             self._say(type, outcome.handler_errors[type], detail)
         self.gaps += sum(verdict.word == GAP and item.header is None for item, verdict in zip(items, outcome.verdicts, strict=True))

@@ -141,6 +141,7 @@ def index_removal(bucket: int, gone: Mapping[str, Sequence[str]], left: Mapping[
             commands.append((b"SREM", keys.clients_of(bucket, name), *some))
         if left[tab] <= 0:
             commands.append((b"HDEL", keys.tabs(bucket), name))
+            commands.append((b"HDEL", keys.meanings(bucket), *keys.meaning_fields(name)))
     return commands
 
 

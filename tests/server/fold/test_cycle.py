@@ -349,7 +349,7 @@ class Anything(SynchronousTestCase):
         store = MemoryStore()
         for number, columns in enumerate(batches, start=1):
             body = [part for one in columns for part in (_events_of(one), msgpack.packb(one))]
-            content = msgpack.packb([2, bytes(16), 0, number, body])
+            content = msgpack.packb([3, bytes(16), 0, number, body, b""])
             decoded = decode_batch(content)
             counted = sum(store.counts().values())
             events = sum(one.events for one in decoded.columns)
