@@ -126,7 +126,7 @@ class Forwarder:
         except NoVerdicts as error:
             problem, is_answer = str(error), True
         except Exception as error:  # whatever treq, DNS, TLS or the peer came up with: no verdict, so later
-            problem = _sentence(error)
+            problem = _reason(error)
         if self._stopped:
             return
         if problem is None:
@@ -164,7 +164,7 @@ class Forwarder:
                     self._learn_failures = 0
                     break
                 except Exception as error:  # as in _send; the next one may do better
-                    server.fails(_sentence(error), self._now())
+                    server.fails(_reason(error), self._now())
             else:
                 self._learn_failures += 1
                 delay = min(dispatch.backoff.delay(self._learn_failures), LEARN_SECONDS if self.knows_buckets else 2.0)
@@ -267,7 +267,7 @@ def _why_not(status: int, content: bytes) -> str:
     return f"{cure} ({status}; nothing is lost, it is tried again)"[:300]
 
 
-def _sentence(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     """Why a Server did not answer, for people: never a bare exception where it is known what it means."""
     reasons = getattr(error, "reasons", None)  # twisted.web wraps what happened
     if reasons:

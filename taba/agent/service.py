@@ -32,7 +32,7 @@ from taba.agent.pin import Pin, Store
 from taba.agent.problems import Problems, Room
 from taba.agent.pump import TICK_SECONDS, RingPump
 from taba.agent.status import describe
-from taba.agent.telling import Teller
+from taba.agent.telling import Life
 from taba.clocks import boot_id, boot_seconds, make_monotonic
 from taba.connections import make_site
 from taba.errors import ConfigurationError, TabaError
@@ -116,7 +116,7 @@ class AgentService(service.Service):
         host = socket.gethostname()[:255]
         self.dispatch = Dispatch(self.keeper, self._urls, self._random)
         self._problems = Problems(self.keeper, self.pump, self.dispatch, self._shm, self._room, now)
-        self._teller = Teller(log, self.keeper, self.dispatch)
+        self._life = Life(log, self.keeper, self.dispatch)
         self._pool = connection_pool(self._reactor)
         client = client_over(self._reactor, self._pool, self._credentials.tls)
         times = self.moment, self.unix_now
@@ -217,7 +217,7 @@ class AgentService(service.Service):
                 self.forwarder.tick()
                 if now >= self._next_look:
                     self._next_look = now + LOOK_SECONDS
-                    self._teller.tell(self.look(), now)
+                    self._life.tell(self.look(), now)
                 if now >= self._next_sweep:
                     self._next_sweep = now + SWEEP_SECONDS
                     sweep_slots(self._shm)
@@ -231,7 +231,7 @@ class AgentService(service.Service):
         except Exception as error:  # a full disk, a segment cut short: shown, and tried again; the rest works on
             if self._loop_problem is None:
                 log.failure("a step of the Agent's loop failed")
-            self._loop_problem = _sentence(error)
+            self._loop_problem = _words(error)
             delay = 1.0
         self._call = self._reactor.callLater(delay, self._tick)
 
@@ -246,7 +246,7 @@ class AgentService(service.Service):
         except AgentRunning as error:
             self._name_problem, self._is_ending = f"{error}", True
         except (OSError, OutboxFull) as error:
-            path, reason = self._home.segment.path, _sentence(error)
+            path, reason = self._home.segment.path, _words(error)
             self._name_problem = f"{path} was removed and cannot be made anew ({reason}): all goes through the spool; make room there"
 
     def _end(self) -> None:
@@ -326,7 +326,7 @@ def makeService(options: Options) -> AgentService:
     )
 
 
-def _sentence(error: Exception) -> str:
+def _words(error: Exception) -> str:
     """What happened, for people: the operating system's words and the file; of anything else its kind, too."""
     if isinstance(error, OSError) and error.strerror:
         where = f" ({error.filename})" if error.filename else ""

@@ -1,25 +1,15 @@
 """What needs a person, in sentences: each with its count and its cure. Empty when nothing does.
 
-1. What is wrong now is a problem while it is. What has happened is one for RECENT_SECONDS after it last did: later nobody can mend it.
-2. Each is said in the log when it begins, again once in REPEAT_SECONDS while it lasts, and when it is over. A sentence whose numbers
-   alone have changed is the same problem.
+What is wrong now is a problem while it is. What has happened is one for RECENT_SECONDS after it last did: later nobody can mend it.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from twisted.logger import Logger
-
 RECENT_SECONDS = 3600.0  # a person who looks once an hour sees it
-REPEAT_SECONDS = 600.0  # between two lines of one problem in the log
-MOST_TOLD = 200  # problems that the log remembers; more kinds there are not
 LATE_SECONDS = 5.0  # from record to visible, p99 of the last minute: more than is promised at the highest load
-MAX_LINES = 20  # that one look writes to the log
-
-log = Logger()
 
 
 class Happened(NamedTuple):
@@ -52,32 +42,6 @@ class Recent:
             if recent:
                 found.append(say(recent))
         return found
-
-
-class Teller:
-    """Tells the log of problems: when one begins, lasts, and ends."""
-
-    def __init__(self, seconds: Callable[[], float]):
-        self._seconds = seconds
-        self._told: dict[str, float] = {}  # when each kind was told last; what comes and goes is told no more often than what lasts
-        self._open: dict[str, str] = {}  # those that were told, and are there still
-
-    def tell(self, problems: Sequence[str]) -> None:
-        """These are there now."""
-        now = self._seconds()
-        there = {_kind(problem): problem for problem in problems}
-        self._told = {kind: when for kind, when in self._told.items() if now - when < REPEAT_SECONDS}
-        news = [kind for kind in there if kind not in self._told][: min(MAX_LINES, MOST_TOLD - len(self._told))]
-        for kind in news:
-            self._told[kind] = now
-            self._open[kind] = there[kind]
-            log.warn("problem: {problem}", problem=there[kind])
-        for kind in [kind for kind in self._open if kind not in there]:
-            log.info("no problem any more: {problem}", problem=self._open.pop(kind))
-
-
-def _kind(problem: str) -> str:
-    return re.sub(r"\d+(?:\.\d+)?(?:e-?\d+)?", "#", problem)
 
 
 def late(percentiles: Mapping[str, Any]) -> list[str]:

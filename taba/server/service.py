@@ -43,7 +43,6 @@ from taba.server.keep.retrying import Retry
 from taba.server.keep.upgrading import Upgrade
 from taba.server.options import ServerOptions as Options
 from taba.server.options import Store
-from taba.server.problems import Teller
 from taba.server.status import PRESENCE_SECONDS, Presence, Status
 from taba.server.steady import SteadyClock
 from taba.server.work.bench import Bench
@@ -51,6 +50,7 @@ from taba.server.work.probing import find_safely
 from taba.server.work.sandbox import Sandbox
 from taba.shard import EmbeddedStore, Router, parse_store
 from taba.shard.maps import succeed
+from taba.telling import Teller, by_kind
 from taba.web import Api
 
 __all__ = ["Options", "makeService"]
@@ -250,7 +250,7 @@ class Server(_Connected):
         self._aging.clock = reactor
         self._age_look: Deferred[None] | None = None
         self._pruning: Any = None
-        self._teller = Teller(reactor.seconds)
+        self._teller = Teller(log)
         self._telling = LoopingCall(lambda: ensureDeferred(self._tell()))
         self._telling.clock = reactor
 
@@ -320,7 +320,7 @@ class Server(_Connected):
             log.failure("could not tell what is wrong")  # told again in a moment
         else:
             if self.running:
-                self._teller.tell(problems)
+                self._teller.tell(by_kind(problems), self._reactor.seconds())
 
     def _begin_announcement(self) -> Deferred[None]:
         self._announcement = ensureDeferred(self._announce())

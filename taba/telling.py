@@ -1,0 +1,53 @@
+"""Problems, as a log hears of them: when one begins, again once in REPEAT_SECONDS while it lasts, and when it is over.
+
+What comes and goes is told no more often than what lasts: a log tells what happened, and never fills a disk.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from twisted.logger import Logger
+
+REPEAT_SECONDS = 600.0  # between two lines on the same thing
+MAX_TOLD = 1000  # things that are remembered as told; more kinds of problems, and Servers, there are not
+MAX_LINES = 20  # that one look writes to the log
+
+
+class Teller:
+    """Tells `log` of problems. Time is any clock's that never goes back."""
+
+    def __init__(self, log: Logger):
+        self._log = log
+        self._told: dict[str, float] = {}  # when each was told last
+        self._open: dict[str, str] = {}  # those that were told, and are there still
+
+    def tell(self, problems: Mapping[str, str], now: float) -> None:
+        """These are there now; one under the same key is the same, whatever its sentence says."""
+        news = [key for key in problems if self._is_news(key, now)]
+        for key in news[:MAX_LINES]:
+            if self.may(key, now):
+                self._open[key] = problems[key]
+                self._log.warn("problem: {problem}", problem=problems[key])
+        for key in [key for key in self._open if key not in problems]:
+            self._log.info("no problem any more: {problem}", problem=self._open.pop(key))
+
+    def may(self, key: str, now: float) -> bool:
+        """Whether this is to be told now; if so, it was."""
+        if not self._is_news(key, now):
+            return False
+        if len(self._told) >= MAX_TOLD:
+            self._told = {key: when for key, when in self._told.items() if now - when < REPEAT_SECONDS}
+            if len(self._told) >= MAX_TOLD:
+                return False
+        self._told[key] = now
+        return True
+
+    def _is_news(self, key: str, now: float) -> bool:
+        return now - self._told.get(key, -REPEAT_SECONDS) >= REPEAT_SECONDS
+
+
+def by_kind(problems: Iterable[str]) -> dict[str, str]:
+    """Problems under what they say without their numbers: a sentence whose numbers alone have changed is the same problem."""
+    return {re.sub(r"\d+(?:\.\d+)?(?:e-?\d+)?", "#", problem): problem for problem in problems}

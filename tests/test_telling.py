@@ -1,0 +1,47 @@
+"""A problem is told to the log when it begins, once in a while, and when it is over; whatever comes and goes, the log does not fill."""
+
+from __future__ import annotations
+
+from twisted.logger import Logger, formatEvent
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba.telling import MAX_LINES, MAX_TOLD, REPEAT_SECONDS, Teller, by_kind
+
+
+class Telling(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.said: list[str] = []
+        self.teller = Teller(Logger("test", observer=lambda event: self.said.append(formatEvent(event))))  # type: ignore[arg-type]
+        self.now = 1_000_000.0
+
+    def tell(self, *problems: str) -> list[str]:
+        """What is told when these are there."""
+        before = len(self.said)
+        self.teller.tell(by_kind(problems), self.now)
+        return self.said[before:]
+
+    def test_it_is_told_when_it_begins_and_ends_whatever_its_numbers(self) -> None:
+        self.assertEqual(self.tell("1 events are dead letters"), ["problem: 1 events are dead letters"])
+        self.assertEqual(self.tell("2 events are dead letters") + self.tell("1.5e-3 events are dead letters"), [])
+        self.assertEqual(self.tell(), ["no problem any more: 1 events are dead letters"])
+
+    def test_one_that_comes_and_goes_is_told_no_more_often_than_one_that_lasts(self) -> None:
+        self.assertEqual(self.tell("x is wrong") + self.tell(), ["problem: x is wrong", "no problem any more: x is wrong"])
+        for _ in range(10):
+            self.assertEqual(self.tell("x is wrong") + self.tell(), [])
+        self.now += REPEAT_SECONDS
+        self.assertEqual(self.tell("x is wrong"), ["problem: x is wrong"])
+
+    def test_one_that_lasts_is_told_again_once_in_a_while(self) -> None:
+        for seconds, lines in ((0.0, 1), (REPEAT_SECONDS - 1, 0), (1.0, 1), (1.0, 0)):
+            self.now += seconds
+            self.assertEqual(len(self.tell("x is wrong")), lines)
+
+    def test_no_number_of_problems_fills_the_log(self) -> None:
+        many = ["x" * number for number in range(1, 3 * MAX_TOLD)]
+        self.assertEqual(len(self.tell(*many)), MAX_LINES)
+        for _ in range(3 * MAX_TOLD // MAX_LINES):
+            self.tell(*many)
+        self.assertEqual(len(self.said), MAX_TOLD)
+        self.now += REPEAT_SECONDS
+        self.assertEqual(len(self.tell(*many)), MAX_LINES)
