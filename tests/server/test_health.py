@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.task import Clock, deferLater
-from twisted.logger import LogLevel, globalLogPublisher
+from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.server import health, problems, service
@@ -99,16 +99,16 @@ class Stores(ServerCase):
 class Others(ServerCase):
     @asynchronous
     async def test_a_first_start_says_nothing(self) -> None:
-        self.patch(service, "TELL_SECONDS", 0.05)
         lines: list[Any] = []
         observe: Any = lambda event: lines.append(event) if event["log_level"] >= LogLevel.warn else None  # noqa: E731
         globalLogPublisher.addObserver(observe)
         self.addCleanup(globalLogPublisher.removeObserver, observe)
         server = await self.start()
+        await server._tell()
         await self.send(server, encoded(1, 3, 1, [column(A, "TotalsCounter", [1.0])]))
-        await deferLater(reactor, 0.5)
+        await server._tell()
         self.assertEqual((await self.get(server, "/v1/status"))["problems"], [])
-        self.assertEqual([event.get("log_format") for event in lines], [])
+        self.assertEqual([formatEvent(event) for event in lines], [])
 
     @asynchronous
     async def test_dead_letters_failing_handlers_and_gaps_are_said_with_their_counts(self) -> None:
