@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from taba.errors import StoreUnavailable, TabaError
 from taba.server import keys
 from taba.shard import BucketBusy, NotReplicated, Router, Writes
+from taba.shard.servers.gather import gather
 
 LOOK_SECONDS = 2.0  # between two looks at all shards
 WRITE_SECONDS = 1.5  # for a shard to take a write; Agents wait for a verdict about as long
@@ -46,6 +47,11 @@ class Health:
         """What is wrong, and its cure."""
         return list(self._refusals.values())
 
+    @property
+    def is_working(self) -> bool:
+        """At least one shard is there and takes writes, as far as is known: there this Server can do its work."""
+        return any(name not in self._refusals for name in self._reached())
+
     def start(self) -> None:
         """Look from now on."""
         self._calls.start(LOOK_SECONDS)
@@ -71,17 +77,23 @@ class Health:
 
     async def look(self) -> None:
         """Ask each shard that has buckets and is connected; one that is away is a problem of the Router's."""
-        if not self._router.is_ready:
-            return
-        map = self._router.map
-        refusals: dict[str, str] = {}
-        for name in [shard.name for shard in map.shards]:
-            owned = map.owned_by(name)
-            if owned:
-                refusal = await self._refusal(owned[0])
-                if refusal is not None:
-                    refusals[name] = f"shard {name} takes no writes, and events wait at their Agents: {refusal}"
-        self._refusals = refusals
+        first = self._reached()
+        # all at once: one that does not answer is waited for, and the others' news is not held up by it
+        answers = await gather([self._refusal(bucket) for bucket in first.values()])
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        self._refusals = {
+            name: f"shard {name} takes no writes, and events wait at their Agents: {refusal}"
+            for name, refusal in zip(first, answers, strict=True)
+            if refusal is not None
+        }
+
+    def _reached(self) -> dict[str, int]:
+        """The shards that have buckets and are connected, and one bucket of each."""
+        map = self._router.atlas.known
+        owned = {} if map is None else {shard.name: map.owned_by(shard.name) for shard in map.shards}
+        return {name: buckets[0] for name, buckets in owned.items() if buckets and self._router.reaches(buckets[0])}
 
     async def _refusal(self, bucket: int) -> str | None:
         key = keys.trial(bucket)

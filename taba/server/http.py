@@ -21,6 +21,7 @@ from taba.routes import FLAG, JSON, MSGPACK, WHOLE, Parameter, Route, Serve
 from taba.server.ask.filters import MAX_FILTERS, Filter, make_filter
 from taba.server.ask.meanings import meanings_of
 from taba.server.ask.query import Aggregated, Query, QueryRefused, Unanswered
+from taba.server.ask.reachable import Reachable
 from taba.server.fold.envelopes import Envelopes
 from taba.server.fold.ingest import Ingest
 from taba.server.fold.posts import OtherRequest, Posts
@@ -45,6 +46,8 @@ FILTERS = (
     Parameter("client_match", "A regular expression that a Client's whole id matches."),
     Parameter("label", "key:value of a label that a Tab has.", repeatable=True, most=MAX_FILTERS),
 )
+PARTIAL = Parameter("partial", "1: what can be reached; the header Taba-Away names the buckets that cannot, and why.", FLAG)
+ASKED = (*FILTERS, PARTIAL)
 BY = Parameter("by", "Tabs of one base name are grouped by this label.", repeatable=True)
 DETAIL = Parameter("detail", "1: the slots from which the figures are made, too.", FLAG)
 MEANINGS = Parameter("detail", "1: unit and description, too.", FLAG)
@@ -98,19 +101,19 @@ class Routes:
         return [
             Route("POST", "/v1/envelopes", self.envelopes, "a verdict on each batch", WRITE, body=MSGPACK, produces=(MSGPACK,)),
             Route("POST", "/v1/events", self.events, '{"accepted": n, "rejected": [{"index", "reason"}, …]}', WRITE, body=JSON),
-            Route("GET", "/v1/names", self.names, "the names of Tabs, sorted", READ, FILTERS),
-            Route("GET", "/v1/clients", self.clients, "the ids of Clients, sorted", READ, FILTERS),
-            Route("GET", "/v1/types", self.types, "{name: Type}", READ, (*FILTERS, MEANINGS)),
-            Route("GET", "/v1/projections", self.projections, "{name: {client: projection}}", READ, (*FILTERS, DETAIL)),
-            Route("GET", "/v1/aggregates", self.aggregates, "{name: aggregate}", READ, (*FILTERS, BY, DETAIL)),
-            Route("GET", "/v1/superaggregate", self.superaggregate, "one aggregate over all that match", READ, (*FILTERS, DETAIL)),
+            Route("GET", "/v1/names", self.names, "the names of Tabs, sorted", READ, ASKED),
+            Route("GET", "/v1/clients", self.clients, "the ids of Clients, sorted", READ, ASKED),
+            Route("GET", "/v1/types", self.types, "{name: Type}", READ, (*ASKED, MEANINGS)),
+            Route("GET", "/v1/projections", self.projections, "{name: {client: projection}}", READ, (*ASKED, DETAIL)),
+            Route("GET", "/v1/aggregates", self.aggregates, "{name: aggregate}", READ, (*ASKED, BY, DETAIL)),
+            Route("GET", "/v1/superaggregate", self.superaggregate, "one aggregate over all that match", READ, (*ASKED, DETAIL)),
             Route(
                 "GET",
                 "/v1/slots",
                 self.slots,
                 '{name: {"since", "slots": [{"start", "end", "count", "total", …}, …], "ever"}}',
                 READ,
-                FILTERS,
+                ASKED,
             ),
             Route("GET", "/v1/status", self.status, "how the Server does, and what needs a person", ANY),
             Route("GET", "/v1/latency", self.latency, "seconds from record to visible: p50, p95, p99", READ),
@@ -164,48 +167,74 @@ class Routes:
     # --- answers out ---
 
     async def names(self, call: Call) -> Answer:
-        names = await self._refusing(self._query.names(_filter(call)))
-        return Answer(names, text=lambda: "".join(f"{name}\n" for name in names))
+        query, reachable = self._asked(call)
+        names = await self._refusing(query.names(_filter(call)))
+        return Answer(names, text=lambda: "".join(f"{name}\n" for name in names), headers=reachable.header())
 
     async def clients(self, call: Call) -> Answer:
-        clients = await self._refusing(self._query.clients(_filter(call)))
-        return Answer(clients, text=lambda: "".join(f"{client}\n" for client in clients))
+        query, reachable = self._asked(call)
+        clients = await self._refusing(query.clients(_filter(call)))
+        return Answer(clients, text=lambda: "".join(f"{client}\n" for client in clients), headers=reachable.header())
 
     async def types(self, call: Call) -> Answer:
-        types = await self._refusing(self._query.types(_filter(call)))
+        query, reachable = self._asked(call)
+        types = await self._refusing(query.types(_filter(call)))
+        away = reachable.header()
         if not call.values["detail"]:
-            return Answer(types, text=lambda: "".join(f"{name}: {type}\n" for name, type in types.items()))
-        told = await meanings_of(self._router, types)
-        return Answer(told, text=lambda: "".join(f"{name}: {json.dumps(what, ensure_ascii=False)}\n" for name, what in told.items()))
+            return Answer(types, text=lambda: "".join(f"{name}: {type}\n" for name, type in types.items()), headers=away)
+        told = await meanings_of(reachable if call.values[PARTIAL.name] else self._router, types)
+        lines = [f"{name}: {json.dumps(what, ensure_ascii=False)}\n" for name, what in told.items()]
+        return Answer(told, text=lambda: "".join(lines), headers=reachable.header())
 
     async def projections(self, call: Call) -> Answer:
-        found = await self._refusing(self._query.projections(_filter(call), call.values["detail"]))
+        query, reachable = self._asked(call)
+        found = await self._refusing(query.projections(_filter(call), call.values["detail"]))
         content = {item.tab: {client: _shown(projection) for client, projection in item.projections.items()} for item in found}
         lines = []
         for item in found if call.wants_text else ():
             rendered = await self._query.render(item.type, list(item.projections.values()))
             of_clients = (f"{client}: {text}" for client, text in zip(item.projections, rendered, strict=True))
             lines.append(f"{item.tab}: {{{', '.join(of_clients)}}}\n")
-        return Answer(content, text=lambda: "".join(lines))
+        return self._partly(call, reachable, content, lines)
 
     async def aggregates(self, call: Call) -> Answer:
         by = _labels(call)
-        found = await self._refusing(self._query.aggregates(_filter(call), by, call.values["detail"]))
+        query, reachable = self._asked(call)
+        found = await self._refusing(query.aggregates(_filter(call), by, call.values["detail"]))
         content = {name: _aggregate(item) for name, item in found.items()}
         lines = [f"{name}: {await self._rendered(item)}\n" for name, item in found.items() if call.wants_text]
-        return Answer(content, text=lambda: "".join(lines))
+        return self._partly(call, reachable, content, lines)
 
     async def superaggregate(self, call: Call) -> Answer:
-        found = await self._refusing(self._query.superaggregate(_filter(call), call.values["detail"]))
+        query, reachable = self._asked(call)
+        found = await self._refusing(query.superaggregate(_filter(call), call.values["detail"]))
+        left_out = reachable.sentence() or None
         if found is None:
-            return Answer({}, text=lambda: "")
+            return Answer({"error": left_out} if left_out else {}, text=lambda: "", headers=reachable.header())
+        found = found._replace(error="; ".join(filter(None, (found.error, left_out))) or None)
         rendered = await self._rendered(found) if call.wants_text else ""
-        return Answer(_aggregate(found), text=lambda: rendered + "\n")
+        return Answer(_aggregate(found), text=lambda: rendered + "\n", headers=reachable.header())
 
     async def slots(self, call: Call) -> Answer:
-        found = await self._refusing(self._query.slots(_filter(call)))
+        query, reachable = self._asked(call)
+        found = await self._refusing(query.slots(_filter(call)))
         content = {name: _past(past) for name, past in found.items()}
-        return Answer(content, text=lambda: "".join(f"{name}: {json.dumps(past, ensure_ascii=False)}\n" for name, past in content.items()))
+        lines = [f"{name}: {json.dumps(past, ensure_ascii=False)}\n" for name, past in content.items() if call.wants_text]
+        return self._partly(call, reachable, content, lines)
+
+    def _asked(self, call: Call) -> tuple[Query, Reachable]:
+        """Whom to ask: with partial=1, whoever can be reached."""
+        reachable = Reachable(self._router)
+        return (self._query.of(reachable) if call.values[PARTIAL.name] else self._query), reachable
+
+    def _partly(self, call: Call, reachable: Reachable, content: dict[str, Any], lines: list[str]) -> Answer:
+        """An answer by name: what was asked for by its name and is away stands in its place too."""
+        for name in _filter(call).names if reachable.away else ():
+            why = reachable.away.get(names.bucket_of(name, reachable.buckets))
+            if why is not None and name not in content:
+                content[name] = {"error": why}
+                lines.append(f"{name}: {json.dumps(content[name])}\n")
+        return Answer(content, text=lambda: "".join(lines), headers=reachable.header())
 
     async def _rendered(self, item: Aggregated) -> str:
         """An Aggregate, and what is wrong with it, as one line for people."""
@@ -286,7 +315,8 @@ class Routes:
         return Answer({"alive": True}, text=lambda: "alive\n")
 
     async def readyz(self, call: Call) -> Answer:
-        if not self._router.is_ready or self._health.problems:
+        # one shard of many that is away is a problem, and no reason to send nobody here
+        if not self._health.is_working:
             wrong = [*self._health.problems, *self._router.problems]
             raise HTTPError(503, "not_ready", "; ".join(wrong) or "the store is not connected")
         return Answer({"ready": True}, text=lambda: "ready\n")

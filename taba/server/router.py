@@ -8,20 +8,24 @@ from typing import Any, Protocol
 Command = tuple[bytes, ...]
 
 
-class IsRouter(Protocol):
-    """taba.shard.Router is one; tests have others."""
+class IsReader(Protocol):
+    """What answers questions needs of a Router."""
 
     @property
     def buckets(self) -> int:
         """How many there are. Raises StoreUnavailable while that is not known."""
         ...
 
-    def read(self, bucket: int, reads: Sequence[Command]) -> Awaitable[list[Any]]:
-        """The replies, of one moment."""
-        ...
-
     def read_many(self, reads: Mapping[int, Sequence[Command]]) -> Awaitable[Mapping[int, Sequence[Any]]]:
         """By bucket the replies."""
+        ...
+
+
+class IsRouter(IsReader, Protocol):
+    """taba.shard.Router is one; tests have others."""
+
+    def read(self, bucket: int, reads: Sequence[Command]) -> Awaitable[list[Any]]:
+        """The replies, of one moment."""
         ...
 
     def transact(self, bucket: int, reads: Sequence[Command], update: Callable[[Any], Any], seconds: float | None = None) -> Awaitable[Any]:

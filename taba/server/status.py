@@ -85,6 +85,8 @@ class Status:
         self._waiting: list[Deferred[None]] = []
         self._counts: tuple[float, Counts] | None = None
         self._cycles = 0
+        self._counted: dict[int, list[Any]] = {}  # bucket → what it said of its counts last
+        self._away: dict[int, str] = {}  # buckets that did not say so when they were asked last
         self._types: tuple[float, set[str]] | None = None
 
     async def counts(self) -> Counts:
@@ -92,12 +94,15 @@ class Status:
         now = self._now()
         if self._counts is None or self._ingest.cycles != self._cycles or not 0 <= now - self._counts[0] < COUNTS_SECONDS:
             self._cycles = self._ingest.cycles  # what this Server itself has folded is in its next answer
-            replies = await self._router.read_many(
-                {b: [(b"HGETALL", keys.counts(b)), (b"LRANGE", keys.missing(b), b"0", b"-1")] for b in range(self._router.buckets)}
-            )
+            self._away = {}
+            reads = {b: [(b"HGETALL", keys.counts(b)), (b"LRANGE", keys.missing(b), b"0", b"-1")] for b in range(self._router.buckets)}
+            # of a bucket that is away, what was known of it last
+            self._counted.update(await self._router.read_many(reads, self._away))
+            if not self._counted:
+                raise StoreUnavailable(next(iter(self._away.values()), "nothing is known"))
             sums: Counter[bytes] = Counter()
             missing: set[str] = set()
-            for pairs, types in replies.values():
+            for pairs, types in self._counted.values():
                 for name, count in zip(pairs[::2], pairs[1::2], strict=True):
                     sums[name] += int(count)
                 missing.update(type.decode() for type in types)
@@ -109,8 +114,10 @@ class Status:
     async def _all_types(self) -> set[str]:
         now = self._now()
         if self._types is None or not 0 <= now - self._types[0] < TYPES_SECONDS:
-            replies = await self._router.read_many({b: [(b"HVALS", keys.tabs(b))] for b in range(self._router.buckets)})
-            self._types = (now, {type.decode() for [types] in replies.values() for type in set(types)})
+            reads = {b: [(b"HVALS", keys.tabs(b))] for b in range(self._router.buckets) if b not in self._away}
+            replies = await self._router.read_many(reads, {})
+            known = self._types[1] if self._away and self._types else set()  # those of what is away are still there
+            self._types = (now, known | {type.decode() for [types] in replies.values() for type in set(types)})
         return self._types[1]
 
     async def _look(self) -> None:
@@ -147,7 +154,7 @@ class Status:
         """`/v1/status`. Answers soon with the store away, too; then what is in the store is as it was last known, and 0 before that."""
         problems = self._now_wrong()
         try:
-            if not self._router.is_ready:
+            if not self._is_reached():
                 raise StoreUnavailable("; ".join(self._router.problems) or "not connected")  # at once, not after the Router's patience
             await self._refresh()
         except StoreUnavailable as error:
@@ -155,6 +162,9 @@ class Status:
                 problems.append(f"the store is away: {error}")
             age = f"of {max(0.0, self._now() - self._counts[0]):.0f} s ago" if self._counts else "not known yet, and shown as 0"
             problems.append(f"folded and dead_letters are {age}")
+        else:
+            if self._away:
+                problems.append(f"folded and dead_letters of {len(self._away)} buckets that are away are as they were last known")
         counts = self._counts[1] if self._counts else UNKNOWN
         types = self._types[1] if self._types else set()
         dropped = {"dead_letters_full": counts.dead_dropped, "known_key": counts.known_key}
@@ -197,6 +207,12 @@ class Status:
             "latency": self._ingest.latency.percentiles(self._now()),
             "problems": problems,
         }
+
+    def _is_reached(self) -> bool:
+        known = self._router.atlas.known
+        return known is not None and any(
+            self._router.reaches(known.owned_by(shard.name)[0]) for shard in known.shards if known.owned_by(shard.name)
+        )
 
     def _now_wrong(self) -> list[str]:
         of_store = [*self._router.problems, *self._health.problems]
@@ -293,7 +309,7 @@ class Presence:
         found: dict[str, dict[str, Any]] = {}
         replies: list[bytes] = []
         try:
-            if self._router.is_ready:
+            if self._router.reaches(PRESENCE_BUCKET):
                 [replies] = await self._router.read(PRESENCE_BUCKET, [(b"HGETALL", keys.servers(PRESENCE_BUCKET))])
         except StoreUnavailable as failure:
             log.debug("the other Servers are not known: {failure}", failure=failure)

@@ -281,6 +281,12 @@ class Router(Operations):
         server = None if known is None or bucket >= known.buckets else self.atlas.server_of(known, bucket)
         return "" if server is None else server.address.text
 
+    def reaches(self, bucket: int) -> bool:
+        """Whether the store is known, and connected where `bucket` is."""
+        known = self.atlas.known
+        server = None if known is None or bucket >= known.buckets or not self.atlas.is_certain else self.atlas.server_of(known, bucket)
+        return server is not None and server.is_connected
+
     async def probe(self, bucket: int, seconds: float) -> None:
         """Return where the server that has `bucket` takes writes; raises StoreUnavailable where it does not within `seconds`."""
         await self.transact(bucket, [], lambda _: Writes([(b"SET", prefix_of(bucket) + b"probe", b"1")]), seconds)

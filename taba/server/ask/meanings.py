@@ -8,12 +8,12 @@ from typing import Any
 from taba.meanings import unit_of
 from taba.server import keys
 from taba.server.fold.cycle import bucket_of
-from taba.server.router import IsRouter
+from taba.server.router import IsReader
 
 SLICE_TABS = 2000  # whose meanings one command reads
 
 
-async def meanings_of(router: IsRouter, types: Mapping[str, str]) -> dict[str, dict[str, str | None]]:
+async def meanings_of(router: IsReader, types: Mapping[str, str]) -> dict[str, dict[str, str | None]]:
     """Tab → {"type", "unit", "description"}, None for what nobody says, of Tab → Type, in its order."""
     by_bucket: dict[int, list[str]] = {}
     for tab in types:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Container, Mapping, Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 from twisted.internet.task import deferLater
@@ -24,7 +25,7 @@ from taba.server.ask.filters import Filter, group_name, has_labels
 from taba.server.ask.matching import MatchElsewhere, simple_matcher
 from taba.server.fold.cycle import bucket_of
 from taba.server.fold.deadletters import decode_dead_letter
-from taba.server.router import IsRouter
+from taba.server.router import IsReader
 from taba.server.work.bench import Bench
 from taba.server.work.folding import further_parts
 from taba.server.work.sandbox import PatternRefused
@@ -76,7 +77,7 @@ class Query:
 
     def __init__(
         self,
-        router: IsRouter,
+        router: IsReader,
         bench: Bench,
         clock: Any,
         now: Callable[[], float],
@@ -87,6 +88,12 @@ class Query:
         self._turn_began = 0.0
         self.errors: Counter[str] = Counter()
         """States and Projections that Handlers failed on, by Type, since this process began."""
+
+    def of(self, router: IsReader) -> Query:
+        """These questions, asked of `router` instead."""
+        other = copy(self)
+        other._router = router
+        return other
 
     async def types(self, wanted: Filter) -> dict[str, str]:
         """Tab → Type of all that match, sorted by name."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from twisted.internet.defer import DeferredList, ensureDeferred
@@ -13,6 +13,7 @@ from taba.server.fold.cycle import Waiting
 from taba.server.fold.ingest import AWAY_SECONDS, Ingest
 from taba.server.fold.posts import OtherRequest, Posts
 from taba.server.router import IsRouter
+from taba.shard.servers.gather import gather
 
 STRANGER_SECONDS = 5.0  # `later` for an Agent that sends to another store
 VERSION_SECONDS = 30.0  # `later` for a batch of another version: an upgrade takes longer
@@ -52,10 +53,27 @@ class Envelopes:
             self._note("another store", says)
             return [Verdict(LATER, STRANGER_SECONDS, says)] * len(envelope.entries)
         found = [self._read(entry, envelope, buckets) for entry in envelope.entries]
-        await self._draw_streams(found)
+        # apart, so that a key whose record is on a server that is away holds up nothing but what came under it
+        keyed = [isinstance(place, Waiting) and place.part is not None for place in found]
+        others = [place for place, has_key in zip(found, keyed, strict=True) if not has_key]
+        posts = [place for place, has_key in zip(found, keyed, strict=True) if has_key]
+        if not posts:
+            return await self._submit(others)
+        verdicts: list[Iterator[Verdict]] = []
+        for outcome in await gather([self._submit(others), self._submit_posts(posts)]):
+            if isinstance(outcome, Exception):
+                raise outcome
+            verdicts.append(iter(outcome))
+        return [next(verdicts[has_key]) for has_key in keyed]
+
+    async def _submit(self, found: Sequence[Waiting | Verdict]) -> list[Verdict]:
         waiting = [place for place in found if isinstance(place, Waiting)]
         decided = iter(await self._ingest.submit(waiting) if waiting else ())
         return [next(decided) if isinstance(place, Waiting) else place for place in found]
+
+    async def _submit_posts(self, found: list[Waiting | Verdict]) -> list[Verdict]:
+        await self._draw_streams(found)
+        return await self._submit(found)
 
     def note_version(self, error: UnknownVersion) -> None:
         """Have `problems` say that something of a version came that this Server does not read."""

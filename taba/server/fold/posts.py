@@ -22,6 +22,7 @@ from taba.server.fold.cycle import Waiting
 from taba.server.router import IsRouter
 from taba.shard import Writes
 
+CLAIM_SECONDS = 1.5  # for the record of a key; where its shard is away, the poster hears so soon
 KEY_MINUTES = int(DAY / 60)  # a key is remembered for so long
 MAX_KEYS = 131_072  # of one Client, in all buckets: three every two seconds …
 MAX_KEYS_HERE = 4096  # … and in one: 200 KiB, which each post of this Client reads and writes there
@@ -84,7 +85,7 @@ class Posts:
             records, stream = claim(kept, part, drawn, age, most)
             return Writes([] if records == kept else [(b"HSET", name, field, records)], stream)
 
-        stream: bytes = await self._router.transact(bucket, [(b"HGET", name, field), (b"HLEN", name)], update)
+        stream: bytes = await self._router.transact(bucket, [(b"HGET", name, field), (b"HLEN", name)], update, CLAIM_SECONDS)
         return stream
 
     def waiting(self, posted: Posted, stream: bytes | None) -> list[Waiting]:

@@ -199,7 +199,7 @@ class Mover:
                     return Done(done, await self._confirm(bucket, step.shard, pool, connection) if step.confirms else "")
         raise StoreUnavailable(f"{pool.address.text}: bucket {bucket}: {MOST_CONFLICTS} conflicts")
 
-    async def _confirm(self, bucket: int, shard: str, pool: Pool, connection: Connection) -> str:
+    async def _confirm(self, bucket: int | None, shard: str, pool: Pool, connection: Connection) -> str:
         """Wait until what was written is kept by whatever may be the shard next; "" when it is, else what is missing."""
         wanted = await self._heirs(pool)
         asked: list[Command] = [(b"INFO", b"replication"), (b"CONFIG", b"GET", b"appendonly"), (b"CONFIG", b"GET", b"appendfsync")]
@@ -238,12 +238,14 @@ class Mover:
             log.warn("{shard}: the sentinels would not promote {name}: it is not waited for", shard=pool.address.text, name=name)
         return heirs
 
-    async def _inherited(self, bucket: int, shard: str, pool: Pool, connection: Connection, offset: int) -> str:
+    async def _inherited(self, bucket: int | None, shard: str, pool: Pool, connection: Connection, offset: int) -> str:
         """Whether all replicas that the sentinels would promote have the primary's stream up to `offset`, as the primary says."""
         end = self._reactor.seconds() + CONFIRM_MILLISECONDS / 1000
         while True:
             said = await connection.execute(IDENTITY_READS)
-            self._meet(bucket, shard, identity_of(_told(said, pool)))
+            identity = identity_of(_told(said, pool))
+            if bucket is not None:
+                self._meet(bucket, shard, identity)
             replication = Replication.parse(said[1])
             wanted = await self._heirs(pool) or frozenset()  # asked again: one that came meanwhile may be promoted too
             missing = [place for place in wanted if replication.replicas.get(place, -1) < offset]
@@ -256,6 +258,25 @@ class Mover:
 
     async def _checked(self, pool: Pool, commands: Sequence[Command]) -> list[Any]:
         return _told(await pool.execute(commands, STEP_SECONDS), pool)
+
+    async def identities(self) -> dict[str, Identity]:
+        """Which server each shard is now. Raises StoreUnavailable where one does not say, or is a replica."""
+        return {name: identity_of(await self._checked(pool, IDENTITY_READS)) for name, pool in self.pools.items()}
+
+    async def keep(self, seen: Mapping[str, Identity]) -> None:
+        """Return once every shard keeps what it was told: what was read of the servers `seen` before is true after a failover too.
+
+        Raises Changed where a shard is another server by now, StoreUnavailable where one does not confirm.
+        """
+        for name, pool in self.pools.items():
+            async with pool.connection() as connection:
+                said = await connection.execute([*IDENTITY_READS, self._signal()], STEP_SECONDS)
+                if identity_of(_told(said, pool)) != seen.get(name):
+                    raise Changed(f"shard {name} is another server now, or has another history")
+                if problem := await self._confirm(None, name, pool, connection):
+                    raise StoreUnavailable(f"shard {name} does not confirm that it keeps what was moved: {problem}")
+                if identity_of(_told(await connection.execute(IDENTITY_READS, STEP_SECONDS), pool)) != seen[name]:
+                    raise Changed(f"shard {name} is another server now, or has another history")
 
     async def keys(self, shard: str, buckets: Sequence[int]) -> dict[int, list[bytes]]:
         """The keys of `buckets` on `shard`, without owner keys; one walk over all keys there."""

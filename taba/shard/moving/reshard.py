@@ -6,7 +6,7 @@ store that was away) a repeated call goes on from there; when nothing is left to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from taba.shard.maps import add_shard, change_map, newest_map
 from taba.shard.moving.move import Moved, forget, move, tidy, undo
 from taba.shard.moving.mover import GROUP_BUCKETS, Factory, Mover, Watcher, mover_of
 from taba.shard.moving.plan import Move, plan_even, plan_weighed
-from taba.shard.moving.steps import Occupied, Overtaken
+from taba.shard.moving.steps import Changed, Occupied, Overtaken
 from taba.shard.moving.survey import Survey, survey
 from taba.shard.servers.cluster import ShardPool
 from taba.shard.servers.gather import gather
@@ -117,11 +117,13 @@ class Reshard:
         await self._refuse_bare()
         # in the map, so that whoever else moves buckets at this time moves none to it
         await change_map(self._mover.pools, lambda map: with_draining(map, name, True))
-        moves = await self._until_done(plan)
-        if name not in (await self._map()).draining:
-            raise StoreUnavailable(f"shard {name} is not drained any more: somebody ended that with --abort")
-        await change_map(self._mover.pools, lambda map: without_shard(map, name))
-        return moves
+
+        async def leave() -> None:
+            if name not in (await self._map()).draining:
+                raise StoreUnavailable(f"shard {name} is not drained any more: somebody ended that with --abort")
+            await self._change_map(lambda map: without_shard(map, name))
+
+        return await self._until_done(plan, leave)
 
     async def rebalance(self, weights: Mapping[int, float] | None = None, is_dry: bool = False) -> list[Move]:
         """Even out the shards: by the number of their buckets, or by what `weights` says that each bucket weighs."""
@@ -145,8 +147,9 @@ class Reshard:
         await self._mover.start()
         try:
             await self._rounds(undoing)
-            newest = await change_map(self._mover.pools, _undrained)
-            found = await survey(self._mover.pools, newest.buckets)
+            if (await self._map()).draining:
+                await self._change_map(_undrained)
+            found = await survey(self._mover.pools, (await self._map()).buckets)
         finally:
             await self._mover.stop()
         if odd := found.unsettled():
@@ -198,7 +201,20 @@ class Reshard:
                     "a move may lose what no replica has), or give --without-replicas",
                 )
 
-    async def _until_done(self, plan: Planner) -> list[Move]:
+    async def _change_map(self, change: Callable[[BucketMap], BucketMap]) -> None:
+        """Change the map on all shards, and see that it stays so whatever fails over."""
+        for tries_left in reversed(range(MOST_STALLS)):
+            try:
+                seen = await self._mover.identities()
+                await change_map(self._mover.pools, change)
+                await self._mover.keep(seen)
+                return
+            except (StoreUnavailable, Changed):
+                if not tries_left:
+                    raise
+            await deferLater(self._reactor, STALL_SECONDS)
+
+    async def _until_done(self, plan: Planner, finish: Callable[[], Awaitable[None]] | None = None) -> list[Move]:
         moves: dict[int, Move] = {}
         await self._refuse_bare()
 
@@ -218,6 +234,8 @@ class Reshard:
         await self._mover.start()
         try:
             await self._rounds(movings)
+            if finish is not None:
+                await finish()
         finally:
             await self._mover.stop()
         return list(moves.values())
@@ -234,6 +252,7 @@ class Reshard:
             errors: list[TabaError] = []
             try:
                 map = await self._map()
+                seen = await self._mover.identities()
                 found = await survey(self._mover.pools, map.buckets)
                 tasks: dict[int, Factory] = {
                     bucket: partial(forget, bucket, shard) for bucket, shard in found.strays() if bucket not in found.under_way()
@@ -241,6 +260,10 @@ class Reshard:
                 tasks.update({bucket: partial(tidy, bucket, shard) for bucket, shard in found.leavings()})
                 tasks.update(movings(found, map, busy))
                 if not tasks and not busy:
+                    if self.moved:
+                        # what a failover took back meanwhile is found in the next round: here, and nowhere later
+                        await change_map(self._mover.pools, lambda map: map)
+                        await self._mover.keep(seen)
                     return
                 self._total = max(self._total, len(self.moved) + len(tasks))
                 before, busy = len(self.moved), set()
@@ -257,7 +280,7 @@ class Reshard:
                 if len(self.moved) > before or map.owners != owners:  # by us or by another
                     stalls, owners = 0, map.owners
                     continue
-            except StoreUnavailable as error:
+            except (StoreUnavailable, Changed) as error:
                 errors.append(error)
             standing = errors or standing
             stalls += 1
