@@ -10,7 +10,7 @@ import attrs
 import numpy
 
 from taba import __version__, names
-from taba.batch import APPLIED, CONTENT_TYPE, VERDICTS_HEADER, decode_envelope, encode_verdicts
+from taba.batch import CONTENT_TYPE, VERDICTS_HEADER, decode_envelope, encode_verdicts
 from taba.codes import uppers_of
 from taba.errors import UnknownVersion
 from taba.events import key_part, read_events
@@ -34,7 +34,6 @@ from taba.shard import Router
 from taba.tokens import ADMIN, ANY, OPEN, READ, WRITE
 from taba.web import Answer, Call, HTTPError
 
-POST_SECONDS = 5.0  # for posted events to be folded; the poster waits
 DEAD_LETTERS = 1000  # shown when nobody says how many
 MOST_DEAD_LETTERS = 10_000
 
@@ -147,9 +146,9 @@ class Routes:
     async def events(self, call: Call) -> Answer:
         """Events posted as JSON: answers when they are visible. Sent again under the same Idempotency-Key they count once."""
         key = call.header("idempotency-key")
-        content = call.json()
+        content, now = call.json(), self._now()
         try:
-            posted = read_events(content, self._now(), self._router.buckets)
+            posted = read_events(content, now, self._router.buckets)
             part = None if key is None else key_part(posted.client, key, content)
         except ValueError as error:
             raise HTTPError(400, "bad_request", str(error)) from None
@@ -157,8 +156,10 @@ class Routes:
             stream = None if part is None else await self._posts.claim(part, posted.client)
         except OtherRequest as error:
             raise HTTPError(422, "other_request", str(error)) from None
-        verdicts = await self._ingest.submit(self._posts.waiting(posted, stream), POST_SECONDS)
-        if any(verdict.word != APPLIED for verdict in verdicts):
+        since = self._posts.time_of(stream, now)
+        if since != now:
+            posted = read_events(content, since, self._router.buckets)
+        if not await self._posts.fold(posted, stream, since):
             advice = "send them again under the same Idempotency-Key" if key else "sent again, some may count twice: use an Idempotency-Key"
             raise HTTPError(503, "store_unavailable", f"not all events were folded in time; {advice}")
         rejected = [{"index": index, "reason": reason} for index, reason in posted.rejected]

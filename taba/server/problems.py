@@ -79,6 +79,15 @@ def died(type: str) -> Callable[[int], str]:
     )
 
 
+def slow(type: str, seconds: float, most: float) -> Callable[[int], str]:
+    """The sentence on a Handler that takes longer than the `most` seconds that a cycle waits."""
+    return lambda times: (
+        f"the Handler of Type {type} is slow: {times} folds lately took more than the {most:g} s that a cycle waits, the last one "
+        f"{seconds:.1f} s; its events wait at their Agents meanwhile. Have its fold do less for an event, or fold arrays "
+        "(docs/writing-handlers.md)"
+    )
+
+
 def printed(size: int) -> str:
     """The sentence on Handlers that print."""
     return f"Handlers print too much, {size} bytes lately that the log has not: take the printing out of them"

@@ -215,7 +215,7 @@ class Server(_Connected):
         self.now = now = SteadyClock(time.time, reactor.seconds)
         self.age = StoreAge(self.router, reactor.seconds, time.time)
         self.ingest = Ingest(self.router, bench, reactor, now, self.age, bounds)
-        posts = Posts(self.router, self.age, os.urandom)
+        posts = Posts(self.router, self.ingest, self.age, os.urandom, reactor)
         envelopes = Envelopes(self.router, self.ingest, posts, os.urandom, reactor.seconds, now.heard, self._is_served)
         self.query = Query(self.router, bench, reactor, now, self.sandbox.match)
         self.presence = Presence(self.router, now, reactor)
@@ -223,7 +223,7 @@ class Server(_Connected):
         self.jobs.register(PRUNE, Prune(self.router, bench, self.age, now, options["forget"]), has_dry_run=True)
         self.jobs.register("check", Check(self.router))
         self.jobs.register("upgrade", Upgrade(self.router, bench))
-        self.jobs.register("retry", Retry(self.router, bench, now, self.age, bounds))
+        self.jobs.register("retry", Retry(self.router, bench, now, self.age, reactor, bounds))
         self.health = Health(self.router, reactor)
         about = now, workers, self._shown, reactor, self.health, lambda: self.site, embedded
         self.status = Status(self.router, self.lookup, self.ingest, envelopes, self.query, self.sandbox, self.age, *about)
@@ -260,6 +260,7 @@ class Server(_Connected):
 
     async def open(self) -> None:
         self._telling.start(TELL_SECONDS, now=False)
+        self.sandbox.start()
         raise_descriptor_limit()
         self._port = await listen_at(self._front, self.site, self._reactor)
         if not self.running:

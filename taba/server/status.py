@@ -23,9 +23,9 @@ from taba.server.fold.deadletters import decode_dead_letter, describe
 from taba.server.fold.envelopes import Envelopes
 from taba.server.fold.ingest import Ingest
 from taba.server.health import Health
-from taba.server.problems import Happened, Recent, buried, died, dropped, failed, gapped, late, misread, printed
+from taba.server.problems import Happened, Recent, buried, died, dropped, failed, gapped, late, misread, printed, slow
 from taba.server.steady import SteadyClock
-from taba.server.work.sandbox import Sandbox
+from taba.server.work.sandbox import FOLD_SECONDS, Sandbox
 from taba.shard import EmbeddedStore, Router, Standing, Writes
 
 COUNTS_SECONDS = 1.0  # how old the counts in an answer may be: they are read from every bucket
@@ -237,6 +237,10 @@ class Status:
         return [
             *(Happened(f"errors of {what}", total, failed(what, what in there)) for what, total in sorted(errors.items())),
             *(Happened(f"deaths of {type}", total, died(type)) for type, total in sorted(self._sandbox.deaths.items())),
+            *(
+                Happened(f"slow folds of {type}", of_type.times, slow(type, of_type.seconds, FOLD_SECONDS))
+                for type, of_type in sorted(self._sandbox.slow.items())
+            ),
             Happened("prints", self._sandbox.prints.unlogged, printed),
             Happened("gaps", self._ingest.gaps, gapped),
             Happened("bad_meanings", self._ingest.bad_meanings, misread),

@@ -60,8 +60,8 @@ class Waiting(NamedTuple):
     """A batch that waits to be folded, the number that it follows, and its size in bytes; or a header, with a batch of no columns.
 
     `nonce`: under which its stream is open, or for a header that opens it, the one that was drawn; empty for events that were posted
-    to this Server, whose stream opens itself. `part`: of posted events with a key that come by an Agent, with the stream that was drawn
-    for their post in place of the key. `agent`: who sent it, for people.
+    to this Server, whose stream opens itself (and where they have no key, `follows` is ANY). `part`: of posted events with a key that come
+    by an Agent, with the stream that was drawn for their post in place of the key. `agent`: who sent it, for people.
     """
 
     follows: int
@@ -249,7 +249,7 @@ class Fold:
                     is_new = False
                     self.known_key += sum(column.events for column in batch.columns)
             else:
-                verdict, is_new = self.posted.fold_posted(batch.stream, batch.number)
+                verdict, is_new = self.posted.fold_posted(batch.stream, batch.number, item.follows)
             verdicts.append(verdict)
             if is_new:
                 accepted.append(index)
@@ -624,7 +624,23 @@ def _unframed(content: bytes | None) -> keys.Framed:
         return keys.Framed(0xFFFF + 1, 0, b"")  # of no version that a Handler has: its State fails, and is kept
 
 
-def advance(steps: Steps, sent: Any, bench: Bench, now: Callable[[], float]) -> Any:
+class Errands:
+    """What one cycle has folded elsewhere, all its tries together: it waits for so many seconds at the most. Raises HandlerSlow then."""
+
+    def __init__(self, bench: Bench, now: Callable[[], float], seconds: Callable[[], float], most: float, is_retry: bool = False):
+        """`seconds` is monotonic; `is_retry`: dead letters are folded again."""
+        self._bench, self._now, self._seconds, self._left, self._is_retry = bench, now, seconds, most, is_retry
+
+    async def run(self, works: list[ForeignWork]) -> list[Folded | list[int]]:
+        """For each work a Folded, or the rows that it wants parts of."""
+        began = self._seconds()
+        try:
+            return await self._bench.fold_elsewhere(works, self._now(), max(0.0, self._left), self._is_retry)
+        finally:
+            self._left -= self._seconds() - began
+
+
+def advance(steps: Steps, sent: Any, errands: Errands) -> Any:
     """Run a fold to its next need, as an update of Router.transact: Writes with its Outcome, More, or an awaitable of one."""
     try:
         need = steps.send(sent)
@@ -632,10 +648,10 @@ def advance(steps: Steps, sent: Any, bench: Bench, now: Callable[[], float]) -> 
         outcome: Outcome = stop.value
         return Writes(outcome.commands, outcome)
     if isinstance(need, Reads):
-        return More(need.commands, lambda replies: advance(steps, replies, bench, now))
-    return _advance_elsewhere(steps, need, bench, now)
+        return More(need.commands, lambda replies: advance(steps, replies, errands))
+    return _advance_elsewhere(steps, need, errands)
 
 
-async def _advance_elsewhere(steps: Steps, need: Foreign, bench: Bench, now: Callable[[], float]) -> Any:
-    step = advance(steps, await bench.fold_elsewhere(need.works, now()), bench, now)
+async def _advance_elsewhere(steps: Steps, need: Foreign, errands: Errands) -> Any:
+    step = advance(steps, await errands.run(need.works), errands)
     return step if isinstance(step, (Writes, More)) else await step

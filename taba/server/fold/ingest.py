@@ -5,6 +5,7 @@
    a queue full, the bucket busy or the store away. `later` loses nothing: the sender keeps the batch.
 3. Transactions of different buckets run side by side, up to a bound for each server of the store. A server that fails gets
    one probe at a time, and nothing else, until it takes writes: it holds up nobody whose buckets are elsewhere.
+4. A Handler of others that takes longer than a cycle waits holds up its own Events alone: they get `later`, and find what it did.
 """
 
 from __future__ import annotations
@@ -21,23 +22,25 @@ from taba.batch import GAP, LATER, Column, Verdict
 from taba.bounds import MAX_CYCLE_BYTES, MAX_CYCLE_STATES, MiB
 from taba.errors import StoreUnavailable
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
-from taba.server.fold.cycle import Cycle, Outcome, Waiting, advance
+from taba.server.fold.cycle import Cycle, Errands, Outcome, Waiting, advance
 from taba.server.latency import Latency
 from taba.server.router import IsRouter
 from taba.server.work.bench import Bench
-from taba.server.work.sandbox import HandlersAway
+from taba.server.work.sandbox import FOLD_SECONDS, HandlersAway, HandlerSlow
 from taba.shard import BucketAway, BucketBusy, NotReplicated
 
 MAX_WAITING_BYTES = 64 * MiB  # of batches in all lanes of this process; decoded they take about as much again
 MAX_LANE_BYTES = 16 * MiB  # of batches for one bucket, so that one slow bucket cannot fill the queue for all
 MAX_FOREIGN_CYCLES = 3  # of them with Events for Handlers of others, which may hang: the rest of the lanes go on beside them
 MAX_CYCLES = 6  # transactions under way at a time on one server; the Router has more connections to each, and queries need some
-CYCLE_SECONDS = 3.0  # of the store's for one transaction; what Handlers of others take has a bound of its own, and says nothing of it
+CYCLE_SECONDS = 3.0  # of the store's for one transaction; FOLD_SECONDS for Handlers of others, which say nothing of it, come to that
 PROBE_SECONDS = 2.0  # for a server that failed to take a write
 PROBE_PAUSE_SECONDS = 0.5  # between probes of one server
 ENVELOPE_SECONDS = 1.5  # to decide an envelope's batches; what takes longer must not hold up the others' verdicts
 BUSY_SECONDS = 0.1  # `later` where another Server holds the bucket, or time was up
 FULL_SECONDS = 0.5  # `later` where a queue is full
+SLOW_SECONDS = 0.5  # `later` where a Handler takes long
+SLOW = "a Handler takes longer than a cycle waits for it, and goes on"  # why of such a verdict: nothing of the batch was folded
 AWAY_SECONDS = 1.0  # `later` where the store is away
 ERROR_SECONDS = 5.0  # `later` where this Server failed; its log says more
 SAY_SECONDS = 60.0  # between two lines in the log on one Type whose Handler fails
@@ -249,10 +252,11 @@ class Ingest:
 
     async def _decide(self, place: _Place, bucket: int, items: list[Waiting]) -> list[Verdict]:
         cycle = Cycle(bucket, items, self._router.buckets)
+        errands = Errands(self._bench, self._now, self._clock.seconds, FOLD_SECONDS)
 
         def fold(replies: Sequence[Any]) -> Any:
             steps = cycle.fold(replies, self._bench, self._now(), self._age(), self._bounds)
-            return advance(steps, None, self._bench, self._now)
+            return advance(steps, None, errands)
 
         try:
             outcome: Outcome = await self._router.transact(bucket, cycle.reads, fold, CYCLE_SECONDS)
@@ -266,6 +270,8 @@ class Ingest:
             place.is_away = True
             self._places[place.name] = place
             return [Verdict(LATER, AWAY_SECONDS)] * len(items)
+        except HandlerSlow as slow:
+            return await self._decide_others(place, bucket, items, slow.type)
         except HandlersAway as failure:
             self.errors[HANDLERS_AWAY] += 1
             log.error("bucket {bucket}: {failure}", bucket=bucket, failure=failure)
@@ -297,6 +303,22 @@ class Ingest:
             self._say(type, outcome.handler_errors[type], detail)
         self.gaps += sum(verdict.word == GAP and item.header is None for item, verdict in zip(items, outcome.verdicts, strict=True))
         return outcome.verdicts
+
+    async def _decide_others(self, place: _Place, bucket: int, items: list[Waiting], slow: str) -> list[Verdict]:
+        """What has no Events of this Type is decided now; the rest, and what follows it in its stream, later."""
+        verdicts: list[Verdict | None] = []
+        late: set[bytes] = set()
+        for item in items:
+            columns = item.batch.columns
+            is_late = item.batch.stream in late or any(isinstance(column, Column) and column.type == slow for column in columns)
+            verdicts.append(Verdict(LATER, SLOW_SECONDS, SLOW) if is_late else None)
+            if is_late and item.nonce:
+                late.add(item.batch.stream)
+        others = [item for item, verdict in zip(items, verdicts, strict=True) if verdict is None]
+        if len(others) == len(items):
+            return [Verdict(LATER, SLOW_SECONDS, SLOW)] * len(items)
+        decided = iter(await self._decide(place, bucket, others) if others else ())
+        return [verdict or next(decided) for verdict in verdicts]
 
     def _say(self, type: str, events: int, detail: str) -> None:
         """What a Handler did wrong, for its author; not more often than anybody reads."""

@@ -4,7 +4,7 @@
    it is given is drawn anew. So what comes late, after the stream was ended or the store has forgotten it, is never folded twice.
 2. A batch is folded when it follows the mark, and then the mark is its number; at or below the mark it was applied before.
 3. Streams of posted events open themselves: those of a key, whose id was drawn when the key's record was written, and a Server's own,
-   which has one writer. What a batch of them follows is not asked.
+   which has one writer and never sends a number again: what a batch of that one follows is not asked.
 4. A mark says at which store age it was touched last, and never an earlier one than it said before.
 
 The marks of open streams lie in one hash of the bucket, those of posted events in another.
@@ -27,6 +27,7 @@ UNKNOWN_SECONDS = 1.0  # `later` where the store's age is not known yet
 
 _MARK = struct.Struct("<8sQI")
 NO_NONCE = bytes(NONCE_BYTES)
+ANY = -1  # what a batch follows whose stream may leave numbers out
 FULL = Verdict(LATER, FULL_SECONDS, "this bucket has as many open streams as it may have")
 _BAD = Verdict(LATER, BAD_SECONDS, "the mark of this stream cannot be read, so nothing of it may be folded")
 
@@ -107,13 +108,15 @@ class Marks:
             return Verdict(GAP, mark.number, NUMBER), False
         return self._apply(stream, mark, number), True
 
-    def fold_posted(self, stream: bytes, number: int) -> tuple[Verdict, bool]:
+    def fold_posted(self, stream: bytes, number: int, follows: int = ANY) -> tuple[Verdict, bool]:
         """The verdict on a batch of posted events, whose stream opens itself, and whether it is to be folded now."""
         if stream in self._bad:
             return _BAD, False
         mark = self._marks[stream] or Mark(NO_NONCE, 0, 0)
         if number <= mark.number:
             return Verdict(APPLIED, mark.number), False
+        if follows > mark.number:  # it would take what came before it, and was not folded, for applied
+            return Verdict(GAP, mark.number, NUMBER), False
         return self._apply(stream, mark, number), True
 
     def _open(self, stream: bytes, mark: Mark | None, drawn: bytes) -> Verdict:

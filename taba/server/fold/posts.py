@@ -3,7 +3,8 @@
 1. A key's record lies in the bucket of Client and key, and is written before any part of its post is folded: it has the digest of the
    request, so that another request under the same key is known wherever its parts lie, and the stream that was drawn for the post.
 2. A record goes after a day of the store's age, or when its Client has too many: then the key counts anew, in another stream.
-3. Posts without a key share one stream of this process, which has one writer: a mark in each bucket, not one a post.
+3. Posts without a key share one stream of this process, which has one writer: a mark in each bucket, not one a post. A number that
+   was not folded for certain is never sent again.
 """
 
 from __future__ import annotations
@@ -13,19 +14,25 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from taba.batch import Batch, KeyPart
+from twisted.internet.task import deferLater
+
+from taba.batch import APPLIED, Batch, KeyPart, Verdict
 from taba.bounds import DAY
 from taba.errors import StoreUnavailable, TabaError
 from taba.events import LOT_BYTES, Posted
 from taba.server import keys
 from taba.server.fold.cycle import Waiting
+from taba.server.fold.ingest import SLOW, SLOW_SECONDS, Ingest
+from taba.server.fold.marks import ANY
 from taba.server.router import IsRouter
 from taba.shard import Writes
 
 CLAIM_SECONDS = 1.5  # for the record of a key; where its shard is away, the poster hears so soon
+POST_SECONDS = 5.0  # for posted events to be folded; the poster waits
 KEY_MINUTES = int(DAY / 60)  # a key is remembered for so long
 MAX_KEYS = 131_072  # of one Client, in all buckets: three every two seconds …
 MAX_KEYS_HERE = 4096  # … and in one: 200 KiB, which each post of this Client reads and writes there
+MAX_UNFINISHED = 1000  # posts whose time is remembered: who sends again does so at once
 MAX_POSTERS = 10_000  # Clients that have keys in one bucket; of more, posts must wait until keys of others have gone
 
 _RECORD = struct.Struct("<16s16s16sI")  # key, digest of its request, stream, age of the store
@@ -63,10 +70,11 @@ def is_over(kept: bytes, age: int) -> bool:
 class Posts:
     """The posts that come to this Server. `draw` gives so many random bytes."""
 
-    def __init__(self, router: IsRouter, age: Callable[[], int | None], draw: Callable[[int], bytes]):
-        self._router, self._age, self._draw = router, age, draw
+    def __init__(self, router: IsRouter, ingest: Ingest, age: Callable[[], int | None], draw: Callable[[int], bytes], clock: Any):
+        self._router, self._ingest, self._age, self._draw, self._clock = router, ingest, age, draw, clock
         self._stream = draw(16)
         self._numbers: dict[int, int] = {}
+        self._unfinished: dict[bytes, float] = {}  # by stream, when what was posted and not folded yet came first
 
     async def claim(self, part: KeyPart, client: str) -> bytes:
         """The stream of the post with this key. Raises OtherRequest, or StoreUnavailable where nobody can tell now."""
@@ -88,13 +96,51 @@ class Posts:
         stream: bytes = await self._router.transact(bucket, [(b"HGET", name, field), (b"HLEN", name)], update, CLAIM_SECONDS)
         return stream
 
-    def waiting(self, posted: Posted, stream: bytes | None) -> list[Waiting]:
-        """The batches of a post, in the stream of its key, or with None in this process's own."""
+    def time_of(self, stream: bytes | None, now: float) -> float:
+        """When events that have no time happened: where a post comes again that was not folded yet, when it first came, so that what
+        Handlers have done of it is found again."""
+        return now if stream is None else self._unfinished.get(stream, now)
+
+    def _note(self, stream: bytes | None, now: float, is_folded: bool) -> bool:
+        if stream is not None:
+            since = self._unfinished.pop(stream, now)
+            if not is_folded:
+                self._unfinished[stream] = since
+                if len(self._unfinished) > MAX_UNFINISHED:
+                    del self._unfinished[next(iter(self._unfinished))]
+        return is_folded
+
+    async def fold(self, posted: Posted, stream: bytes | None, now: float) -> bool:
+        """Fold a post that came `now`, in the stream of its key, or with None in this process's own: whether all of it was folded in time.
+
+        Where a Handler takes long it is asked again: in a key's stream under the same numbers, in this process's under new ones.
+        """
+        end = self._clock.seconds() + POST_SECONDS
+        waiting = self._waiting(posted, stream)
+        while True:
+            verdicts = await self._ingest.submit(waiting, end - self._clock.seconds())
+            left = [(item, verdict) for item, verdict in zip(waiting, verdicts, strict=True) if verdict.word != APPLIED]
+            if not left:
+                return self._note(stream, now, True)
+            if not _is_slow(left, stream is not None) or self._clock.seconds() + SLOW_SECONDS >= end:
+                return self._note(stream, now, False)
+            await deferLater(self._clock, SLOW_SECONDS)
+            waiting = [item if stream else self._renewed(item) for item, _ in left]
+
+    def _waiting(self, posted: Posted, stream: bytes | None) -> list[Waiting]:
         waiting = []
         for bucket, lots in posted.lots.items():
-            first = 1 if stream else self._numbers.get(bucket, 0) + 1
-            for number, lot in enumerate(lots, start=first):
-                waiting.append(Waiting(number - 1, Batch(stream or self._stream, bucket, number, [*lot]), LOT_BYTES))
-                if stream is None:
-                    self._numbers[bucket] = number
+            for number, lot in enumerate(lots, start=1):
+                item = Waiting(number - 1, Batch(stream or self._stream, bucket, number, [*lot]), LOT_BYTES)
+                waiting.append(item if stream else self._renewed(item))
         return waiting
+
+    def _renewed(self, item: Waiting) -> Waiting:
+        """With the next number of this process's stream."""
+        number = self._numbers[item.batch.bucket] = self._numbers.get(item.batch.bucket, 0) + 1
+        return item._replace(follows=ANY, batch=item.batch._replace(number=number))
+
+
+def _is_slow(left: Sequence[tuple[Waiting, Verdict]], has_key: bool) -> bool:
+    """Whether what was not folded may be sent again: without a key only where it is certain that nothing of it was folded."""
+    return any(verdict.why == SLOW for _, verdict in left) if has_key else all(verdict.why == SLOW for _, verdict in left)

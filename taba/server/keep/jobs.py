@@ -23,6 +23,7 @@ from taba.errors import StoreUnavailable, TabaError
 from taba.server import keys
 from taba.server.aging import passed
 from taba.server.router import IsRouter
+from taba.server.work.sandbox import HandlersAway
 from taba.shard import Standing, Writes
 
 BUCKET = 0  # where the records lie
@@ -79,7 +80,7 @@ class Job:
             self.found.append(item)
 
     async def over_buckets(self, buckets: int, step: Callable[[int], Awaitable[None]]) -> None:
-        """`step` for each bucket, again after a pause where the store is away or another holds it; raises when that lasts."""
+        """`step` for each bucket, again after a pause where the store is away, others hold it or no Handler starts; else raises."""
         self.total = buckets
         for bucket in range(buckets):
             deadline = self._clock.seconds() + PATIENCE_SECONDS
@@ -88,7 +89,7 @@ class Job:
                 try:
                     await step(bucket)
                     break
-                except StoreUnavailable:
+                except (StoreUnavailable, HandlersAway):
                     if self._clock.seconds() > deadline:
                         raise
                 await deferLater(self._clock, PAUSE_SECONDS)

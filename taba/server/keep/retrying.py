@@ -3,6 +3,7 @@
 1. A letter goes in the transaction in which its Events are folded: they count once, whatever dies when.
 2. What still cannot be folded stays a dead letter, of the time at which it became one, under the reason that holds now.
    A lot of which nothing can be folded, for the reasons of before, is left as it is.
+3. Every Event is tried anew: what it did a moment ago, and that its Type is suspended, is no reason.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import numpy
+from twisted.internet.task import deferLater
 
 from taba.batch import Batch, Column
 from taba.server import keys
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
-from taba.server.fold.cycle import Cycle, Fold, Foreign, Outcome, Reads, Waiting, advance
+from taba.server.fold.cycle import Cycle, Errands, Fold, Foreign, Outcome, Reads, Waiting, advance
 from taba.server.fold.deadletters import (
     MAX_DEAD_LETTERS,
     DeadLetter,
@@ -25,9 +27,11 @@ from taba.server.fold.deadletters import (
     decode_dead_letter,
     encode_dead_letter,
 )
+from taba.server.fold.ingest import SLOW_SECONDS
 from taba.server.keep.jobs import Job
 from taba.server.router import Command, IsRouter
 from taba.server.work.bench import Bench
+from taba.server.work.sandbox import FOLD_SECONDS, HandlerSlow
 from taba.shard import More, Writes
 
 LOT_LETTERS = 100  # folded again in one transaction: some 400 KiB of Events, and at most as many States
@@ -40,9 +44,15 @@ class Retry:
     """`POST /v1/retry`."""
 
     def __init__(
-        self, router: IsRouter, bench: Bench, now: Callable[[], float], age: Callable[[], int | None], bounds: Bounds = DEFAULT_BOUNDS
+        self,
+        router: IsRouter,
+        bench: Bench,
+        now: Callable[[], float],
+        age: Callable[[], int | None],
+        clock: Any,
+        bounds: Bounds = DEFAULT_BOUNDS,
     ):
-        self._router, self._bench, self._now, self._age, self._bounds = router, bench, now, age, bounds
+        self._router, self._bench, self._now, self._age, self._clock, self._bounds = router, bench, now, age, clock, bounds
 
     async def __call__(self, job: Job) -> None:
         """Run the job."""
@@ -55,7 +65,7 @@ class Retry:
             while looked_at < length:
                 job.check()
                 count = min(LOT_LETTERS, length - looked_at)
-                outcome, stayed = await self._lot(bucket, kept, count)
+                outcome, stayed = await self._patiently(job, bucket, kept, count)
                 folded += outcome.folded
                 left += sum(outcome.dead.values())
                 looked_at += count
@@ -64,6 +74,17 @@ class Retry:
 
         await job.over_buckets(self._router.buckets, step)
         job.message = f"{folded} events folded, {left} still cannot be"
+
+    async def _patiently(self, job: Job, bucket: int, kept: int, count: int) -> tuple[Outcome, int]:
+        """`_lot`, again and again where Handlers take their time: each finds what the last has done."""
+        self._bench.forget()
+        while True:
+            try:
+                return await self._lot(bucket, kept, count)
+            except HandlerSlow as slow:
+                job.check()
+                job.message = str(slow)
+            await deferLater(self._clock, SLOW_SECONDS)
 
     async def _lot(self, bucket: int, kept: int, count: int) -> tuple[Outcome, int]:
         """Fold `count` letters again, the oldest but `kept`; what came of it, and how many letters of them are left."""
@@ -80,10 +101,11 @@ class Retry:
                 return Writes([], Outcome([], [], 0, {"": dead}, {}, numpy.empty(0)))
             waiting = Waiting(0, Batch(_NO_STREAM, bucket, 1, list(columns)), sum(map(len, chosen)))
             cycle = Cycle(bucket, [waiting], self._router.buckets)
+            errands = Errands(self._bench, self._now, self._clock.seconds, FOLD_SECONDS, is_retry=True)
 
             def fold(replies: Sequence[Any]) -> Any:
                 again = _FoldAgain(cycle, replies, self._bench, self._now(), self._age(), self._bounds, kept, letters, len(chosen), length)
-                return advance(again.run(), None, self._bench, self._now)
+                return advance(again.run(), None, errands)
 
             return More(cycle.reads, fold)
 

@@ -19,7 +19,8 @@ from taba.server.work.projecting import aggregate_states, aggregate_type, checke
 class IsSandbox(Protocol):
     """Where Handlers run that are not Taba's own; taba.server.work.sandbox.Sandbox is one."""
 
-    def fold(self, works: list[ForeignWork], now: float) -> Awaitable[list[Folded | list[int]]]: ...
+    def fold(self, works: list[ForeignWork], now: float, seconds: float, is_retry: bool) -> Awaitable[list[Folded | list[int]]]: ...
+    def forget(self) -> None: ...
     def project(self, type: str, states: Sequence[Any], now: float, detail: bool = False) -> Awaitable[list[Any]]: ...
     def aggregate(self, type: str, projections: Sequence[Any]) -> Awaitable[Any]: ...
     def history(self, type: str, states: Sequence[Any], now: float) -> Awaitable[Any]: ...
@@ -57,9 +58,18 @@ class Bench:
             return fold_type(self._lookup.get(type), self._lookup.is_array(type), work, now)
         return _foreign_folding(type, work)
 
-    async def fold_elsewhere(self, works: list[ForeignWork], now: float) -> list[Folded | list[int]]:
-        """For each work that a folding yielded a Folded, or the rows whose further parts its Handler wants."""
-        return await self._sandbox.fold(works, now)
+    async def fold_elsewhere(
+        self, works: list[ForeignWork], now: float, seconds: float, is_retry: bool = False
+    ) -> list[Folded | list[int]]:
+        """For each work that a folding yielded a Folded, or the rows whose further parts its Handler wants; waits at most `seconds`.
+
+        `is_retry`: of Events that were dead letters. Raises HandlerSlow, whose work goes on, and HandlersAway.
+        """
+        return await self._sandbox.fold(works, now, seconds, is_retry)
+
+    def forget(self) -> None:
+        """Have every Event that is folded from now on tried anew, whatever it did before."""
+        self._sandbox.forget()
 
     async def project(self, type: str, states: Sequence[Sequence[Framed]], now: float, detail: bool = False) -> list[Any]:
         """The Projection of each State, or a sentence."""

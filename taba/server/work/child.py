@@ -13,7 +13,8 @@ import os
 import resource
 import struct
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgpack
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from taba.handlers.lookup import Lookup
 
 MAX_FRAME_BYTES = 64 * MiB  # twice a cycle of States and columns at their bounds would not fit; then its States are taken one by one
+TURN_SECONDS = 0.5  # of one request; then its rest is asked for anew, so that others have their turn
 MAX_MEMORY_BYTES = 2048 * MiB  # of the child; a Handler that takes more gets MemoryError
 
 LENGTH = struct.Struct("<I")
@@ -51,10 +53,28 @@ def _plain(value: Any) -> Any:
 
 
 class Child:
-    """What the child can do. `lookup`: the Handlers, where it is to work with them; `at` tells the parent a place."""
+    """What the child can do. `lookup`: the Handlers, where it is to work with them; `at` tells the parent a place; `seconds` is monotonic.
 
-    def __init__(self, lookup: Lookup | None, at: Callable[[int], None]) -> None:
-        self._lookup, self._at = lookup, at
+    What can be done item by item ends where its turn is over: the parent asks for the rest anew.
+    """
+
+    def __init__(self, lookup: Lookup | None, at: Callable[[int], None], seconds: Callable[[], float]) -> None:
+        self._lookup, self._at, self._seconds = lookup, at, seconds
+        self._began = seconds()
+
+    def begin_turn(self) -> None:
+        """A request has come."""
+        self._began = self._seconds()
+
+    def is_over(self) -> bool:
+        """Whether this request has had its turn."""
+        return self._seconds() - self._began >= TURN_SECONDS
+
+    def _in_turn(self, items: Iterable[Any]) -> Iterator[Any]:
+        for item in items:
+            yield item
+            if self.is_over():
+                return
 
     @property
     def lookup(self) -> Lookup:
@@ -85,17 +105,18 @@ class Child:
     def fold(
         self, type: str, now: float, states: list[Any], columns: list[Any], parts: dict[int, Any], lots: list[list[int]], singly: bool
     ) -> Iterator[Any]:
-        """Folds one lot of rows after another; each gives [states, parts, failed, spoiled, wants]."""
+        """Folds one lot of rows after another; each gives [states, parts, failed, spoiled, wants, done]."""
         from taba.server.keys import Framed
-        from taba.server.work.folding import Folded, Work, fold_type
+        from taba.server.work.folding import Folded, Turn, Work, fold_type
 
         handler, is_array = self.lookup.get(type), self.lookup.is_array(type)
         framed = [Framed(*state) for state in states]
         known = {row: [Framed(*part) for part in of_row] for row, of_row in parts.items()}
-        for lot in lots:
+        turn = Turn(self._at, self.is_over) if singly else None
+        for lot in self._in_turn(lots):
             rows = set(lot)
             work = Work(framed, [tuple(column) for column in columns if column[0] in rows])
-            steps = fold_type(handler, is_array, work, now, False, singly, self._at)
+            steps = fold_type(handler, is_array, work, now, False, turn)
             sent: Any = None
             wants: list[int] = []
             try:
@@ -108,9 +129,9 @@ class Child:
             except StopIteration as stop:
                 folded: Folded = stop.value
             if wants:
-                yield [{}, {}, {}, {}, wants]
+                yield [{}, {}, {}, {}, wants, None]
             else:
-                yield [*folded, []]
+                yield [*folded, [], turn.done if turn is not None else None]
 
     def project(self, type: str, now: float, states: list[Any], detail: bool) -> Iterator[Any]:
         from taba.server.work.projecting import project_type
@@ -120,7 +141,7 @@ class Child:
         if is_array:
             yield from project_type(handler, is_array, framed, now, detail)
         else:
-            for state in framed:  # one after the other, so that the parent sees which one is the last
+            for state in self._in_turn(framed):  # one after the other, so that the parent sees which one is the last
                 yield from project_type(handler, is_array, [state], now, detail)
 
     def aggregate(self, type: str, projections: list[Any]) -> Iterator[Any]:
@@ -136,18 +157,18 @@ class Child:
     def render(self, type: str, projections: list[Any]) -> Iterator[Any]:
         from taba.server.work.projecting import render_one
 
-        for projection in projections:
+        for projection in self._in_turn(projections):
             yield render_one(self.lookup.get(type), projection)
 
     def upgrade(self, type: str, states: list[Any]) -> Iterator[Any]:
         from taba.server.work.keeping import upgrade_type
 
-        return upgrade_type(self.lookup.get(type), self.lookup.is_array(type), _framed(states))
+        yield from self._in_turn(upgrade_type(self.lookup.get(type), self.lookup.is_array(type), _framed(states)))
 
     def prunable(self, type: str, now: float, states: list[Any]) -> Iterator[Any]:
         from taba.server.work.keeping import prunable_type
 
-        return prunable_type(self.lookup.get(type), self.lookup.is_array(type), _framed(states), now)
+        yield from self._in_turn(prunable_type(self.lookup.get(type), self.lookup.is_array(type), _framed(states), now))
 
     def merge(self, type: str, states: list[Any]) -> Iterator[Any]:
         from taba.server.work.keeping import merge_states
@@ -168,7 +189,8 @@ def serve(incoming: BinaryIO, outgoing: BinaryIO, excluded: Mapping[str, str], w
         outgoing.write(pack(content))
         outgoing.flush()
 
-    operations = Child(_found(excluded) if with_handlers else None, lambda place: say([None, place])).operations()
+    child = Child(_found(excluded) if with_handlers else None, lambda place: say([None, place]), time.monotonic)
+    operations = child.operations()
     say(READY)
     while True:
         head = incoming.read(LENGTH.size)
@@ -176,6 +198,7 @@ def serve(incoming: BinaryIO, outgoing: BinaryIO, excluded: Mapping[str, str], w
             return
         operation, *arguments = unpack(incoming.read(LENGTH.unpack(head)[0]))
         rest: Any = None
+        child.begin_turn()
         try:
             for item in operations[operation](*arguments):
                 try:

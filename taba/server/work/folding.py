@@ -63,6 +63,13 @@ class Folded(NamedTuple):
     failed: dict[int, Failed]
     spoiled: dict[int, list[tuple[Failed, list[int]]]]
 
+    def take(self, other: Folded) -> None:
+        """What became of other rows, too."""
+        self.states.update(other.states)
+        self.parts.update(other.parts)
+        self.failed.update(other.failed)
+        self.spoiled.update(other.spoiled)
+
 
 def nothing_folded() -> Folded:
     """A Folded to be filled."""
@@ -116,19 +123,27 @@ def further_parts(types: KnowsTypes, type: str) -> int:
     return int(types.get(type).further_parts) if types.is_array(type) else 0  # type: ignore[union-attr]
 
 
+class Turn:
+    """What a child process has for the Events of one row, one by one. `begin` is called with the place of each before it is folded; where
+    `is_over` says so, the rest is left: then `done` is how many were looked at."""
+
+    def __init__(self, begin: Callable[[int], None], is_over: Callable[[], bool]):
+        self.begin, self.is_over = begin, is_over
+        self.done: int | None = None
+
+
 def fold_type(
     handler: Any,
     is_array: bool,
     work: Work,
     now: float,
     is_own: bool = True,
-    singly: bool = False,
-    begin: Callable[[int], None] = lambda place: None,
+    turn: Turn | None = None,
 ) -> FoldingHere:
     """Fold `work`. Yields rows whose further parts it needs, is sent them, returns Folded. Raises nothing.
 
     A plain Handler that is not Taba's own (`is_own`) gets lists of Python's floats, whatever the values: its author knows no numpy.
-    `singly`: each Event of a row is folded by itself. `begin` is called with the place of a run's first Event before it is folded.
+    With `turn` each Event of a row is folded by itself.
     """
     folded = nothing_folded()
     rows = []
@@ -138,7 +153,7 @@ def fold_type(
             folded.failed[row] = Failed(NEWER_STATE, f"the State has version {state.version}, the Handler {handler.version}")
         else:
             rows.append(row)
-    if singly:
+    if turn is not None:
         folded.failed.update(dict.fromkeys(rows, Failed(HANDLER_ERROR, "")))
     elif is_array:
         yield from _fold_arrays(handler, work, now, rows, folded)
@@ -147,7 +162,7 @@ def fold_type(
     tries = MAX_TRIES
     for row in rows:
         if row in folded.failed:
-            search = _Search(handler, is_array, work, row, now, is_own, singly, begin, tries)
+            search = _Search(handler, is_array, work, row, now, is_own, turn, tries)
             yield from search.run(folded)
             tries = search.tries
     return folded
@@ -164,12 +179,11 @@ class _Search:
         row: int,
         now: float,
         is_own: bool,
-        singly: bool,
-        begin: Callable[[int], None],
+        turn: Turn | None,
         tries: int,
     ):
         self.handler, self.is_array, self.row, self.now, self.is_own = handler, is_array, row, now, is_own
-        self.singly, self.begin, self.tries = singly, begin, tries
+        self.turn, self.tries = turn, tries
         self.state = work.states[row]
         self.parts: list[Framed] | None = None  # not known yet
         self.has_new_parts = False
@@ -178,7 +192,7 @@ class _Search:
     def run(self, folded: Folded) -> Generator[list[int], Parts, None]:
         count = len(self.events.times) >> 3
         last = folded.failed[self.row]
-        if count <= 1 and not self.singly:
+        if count <= 1 and self.turn is None:
             return
         failure = self._loads()
         if failure is not None:
@@ -187,13 +201,17 @@ class _Search:
         is_folded = False
         spoiled: list[tuple[Failed, list[int]]] = []
         runs = [(count // 2, count), (0, count // 2)]
-        if self.singly:
+        if self.turn is not None:
             runs = [(place, place + 1) for place in reversed(range(count))]
         while runs:
             start, end = runs.pop()
+            if self.turn is not None and start and self.turn.is_over():
+                self.turn.done = start
+                break
             may_split = self.tries > 0
             self.tries -= may_split
-            self.begin(start)
+            if self.turn is not None:
+                self.turn.begin(start)
             outcome = yield from self._fold(start, end)
             if 0 in outcome.states:
                 is_folded = True

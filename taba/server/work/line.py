@@ -3,7 +3,8 @@
 1. A deadline counts what the child itself takes. It goes by ticks of this process's reactor, so that nothing passes while this process is
    stopped or busy and an answer that is in the pipe is read first; and it leaves out what the child waited for a processor.
 2. A child says that it is ready once it has imported what it will need. One that does not is nobody's fault who has work for it.
-3. What it prints is logged within a bound; the rest is read, counted and thrown away, so that it never waits for a full pipe.
+3. Where one is kept in reserve, a second child is ready by the time that the first has to be killed.
+4. What it prints is logged within a bound; the rest is read, counted and thrown away, so that it never waits for a full pipe.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 import msgpack
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import Deferred, DeferredLock, ensureDeferred
 from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
@@ -25,6 +27,7 @@ from twisted.python.failure import Failure
 from taba.bounds import KiB
 from taba.server.work.child import LENGTH, MAX_FRAME_BYTES, pack, unpack
 
+RESERVE_SECONDS = 1.0  # after a child got to work, until the one in reserve is started: the first has the processor for its first work
 START_SECONDS = 20.0  # for a child to begin; it imports every plugin
 TICK_SECONDS = 0.1  # between two looks at how long a child has taken; passes where the reactor comes to it
 LONGEST_SECONDS = 60.0  # of ticks for one frame, whatever the child waited for: it may have stopped itself
@@ -184,26 +187,57 @@ class _Ticking:
 
 
 class Line:
-    """A child for one kind of work, made when it is needed; one request at a time."""
+    """A child for one kind of work, made when it is needed; one request at a time. With `has_reserve` there is a second one."""
 
-    def __init__(self, reactor: Any, environ: Mapping[str, str], excluded: Mapping[str, str], with_handlers: bool, prints: Prints):
-        self._reactor, self._environ = reactor, environ
+    def __init__(
+        self,
+        reactor: Any,
+        environ: Mapping[str, str],
+        excluded: Mapping[str, str],
+        with_handlers: bool,
+        prints: Prints,
+        has_reserve: bool = False,
+    ):
+        self._reactor, self._environ, self._has_reserve = reactor, environ, has_reserve
         self._about = json.dumps({"excluded": dict(excluded), "with_handlers": with_handlers})
         self._prints = prints
         self._lock = DeferredLock()
         self._child: _Child | None = None
         self._living: set[_Child] = set()
+        self._reserve: Deferred[_Child | None] | None = None
+        self._reserving: Any = None
+        self._is_closed = False
+        self.about: str | None = None
+        """Whose work the child does now."""
+        self.seconds: dict[str, float] = defaultdict(float)
+        """For how long children have worked, by whose work it was."""
         self.waiting = 0
         """How many requests wait or are being answered."""
         self.starts = 0
-        """How many children were started."""
+        """How many children have come to work."""
         self.failed_starts = 0
         """How many of the last in a row did not get ready."""
 
+    async def warm(self) -> None:
+        """Have a child ready before anybody asks. What hinders it is said when somebody does."""
+        await self._lock.acquire()
+        try:
+            await self._running()
+        except ChildNotStarted as failure:
+            log.info("not ready for work yet: {failure}", failure=failure)
+        finally:
+            self._lock.release()
+
     async def ask(
-        self, seconds: float, take: Callable[[Any], None], operation: str, *arguments: Any, at: Callable[[int], None] = lambda place: None
+        self,
+        seconds: float,
+        take: Callable[[Any], None],
+        operation: str,
+        *arguments: Any,
+        at: Callable[[int], None] = lambda place: None,
+        about: str | None = None,
     ) -> Any:
-        """Send a request; `take` gets each item, `at` each place that the child has come to. Returns the rest.
+        """Send a request; `take` gets each item, `at` each place that the child has come to. Returns the rest. `about`: whose work it is.
 
         Raises ChildDied when the child dies before the end, ChildNotStarted when there is none, and TypeError, ValueError or
         OverflowError for what no frame can carry.
@@ -217,9 +251,10 @@ class Line:
         except BaseException:  # whoever asked has gone
             self.waiting -= 1
             raise
-        finished = False
+        finished, began = False, self._reactor.seconds()
         try:
             child = await self._running()
+            self.about, began = about, self._reactor.seconds()
             child.transport.write(request)
             while True:
                 more, item = await child.next_frame(seconds)
@@ -235,30 +270,58 @@ class Line:
                 # its answers would be taken for those of the next request
                 self._child.kill("its request was given up")
                 self._child = None
+            if about is not None:
+                self.seconds[about] += self._reactor.seconds() - began
+            self.about = None
             self.waiting -= 1
             self._lock.release()
 
     async def _running(self) -> _Child:
+        if self._is_closed:
+            raise ChildNotStarted("the Server stops")
         if self._child is None or self._child.reason is not None:
             self.starts += 1
-            child = self._child = _Child(self._reactor, self._prints)
-            self._living.add(child)
-            child.ended.addCallback(lambda _: self._living.discard(child))
-            arguments = [sys.executable, "-m", "taba.server.work.child", str(os.getpid()), self._about]
-            try:
-                self._reactor.spawnProcess(child, sys.executable, arguments, dict(self._environ))
-                await child.next_frame(START_SECONDS)
-            except (ChildDied, OSError) as failure:
-                self._living.discard(child)
-                self._child = None
-                self.failed_starts += 1
-                raise ChildNotStarted(f"the process for it does not start: {failure}") from None
-            self.failed_starts = 0
+            reserve, self._reserve = self._reserve, None
+            child = None if reserve is None else await reserve
+            if child is None or child.reason is not None:
+                child = await self._begin()
+            self._child = child
+            if self._has_reserve and not self._is_closed and not (self._reserving and self._reserving.active()):
+                self._reserving = self._reactor.callLater(RESERVE_SECONDS, self._begin_reserve)
         return self._child
 
+    def _begin_reserve(self) -> None:
+        if self._reserve is None and not self._is_closed:
+            self._reserve = ensureDeferred(self._spared())
+
+    async def _spared(self) -> _Child | None:
+        try:
+            return await self._begin()
+        except ChildNotStarted as failure:
+            log.warn("there is no process in reserve: {failure}", failure=failure)
+            return None
+
+    async def _begin(self) -> _Child:
+        """A new child, ready for work. Raises ChildNotStarted."""
+        child = _Child(self._reactor, self._prints)
+        self._living.add(child)
+        child.ended.addCallback(lambda _: self._living.discard(child))
+        arguments = [sys.executable, "-m", "taba.server.work.child", str(os.getpid()), self._about]
+        try:
+            self._reactor.spawnProcess(child, sys.executable, arguments, dict(self._environ))
+            await child.next_frame(START_SECONDS)
+        except (ChildDied, OSError) as failure:
+            self._living.discard(child)
+            self.failed_starts += 1
+            raise ChildNotStarted(f"the process for it does not start: {failure}") from None
+        self.failed_starts = 0
+        return child
+
     async def close(self) -> None:
-        """End the child."""
-        self._child = None
+        """End the children."""
+        self._child, self._is_closed = None, True
+        if self._reserving is not None and self._reserving.active():
+            self._reserving.cancel()
         for child in list(self._living):
             child.kill("the Server stops")
             await child.ended

@@ -5,8 +5,10 @@
 2. Events are dead letters only where a new child died at them, too: a suspect row is folded again, Event by Event, and the Event at
    which the second child dies is the culprit. What killed a child from outside, or kept it from starting, is nobody's fault here.
 3. A culprit is remembered for a while: where its cycle is tried again, after a conflict or a store that was away, no child sees it.
-4. A Type that does so again and again is suspended for a while, so that it costs the others no more time.
-5. Here nothing raises for what a Handler does: what fails is a Failed or a sentence.
+4. A Type that has culprits again and again is suspended for a while, so that it costs the others no more time.
+5. No cycle waits long: a fold that takes more time than it has goes on without it, and whoever comes again finds what was done. So a
+   Handler may be slow, and holds no bucket; and it takes turns with those of other Types.
+6. Here nothing raises for what a Handler does: what fails is a Failed or a sentence.
 """
 
 from __future__ import annotations
@@ -14,31 +16,18 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from hashlib import blake2b
 from typing import Any, NamedTuple
 
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.logger import Logger
 
-from taba.bounds import MiB
 from taba.errors import TabaError
 from taba.handlers.lookup import Lookup
 from taba.server.keys import Framed
-from taba.server.work.child import pack
+from taba.server.work.answers import KEEP_SECONDS, Answers
+from taba.server.work.errand import REQUEST_BYTES, Culprit, Errand, digest_of
 from taba.server.work.faults import MAX_DETAIL
-from taba.server.work.folding import (
-    HANDLER_ERROR,
-    MAX_STATE_BYTES,
-    REASONS,
-    STATE_TOO_LARGE,
-    Failed,
-    Folded,
-    ForeignWork,
-    Run,
-    further_parts,
-    nothing_folded,
-    picked,
-    run_of,
-)
+from taba.server.work.folding import Failed, Folded, ForeignWork, further_parts, run_of
 from taba.server.work.keeping import check_parts
 from taba.server.work.line import MAX_OUTSIDE, ChildDied, ChildNotStarted, Line, Prints
 
@@ -49,8 +38,13 @@ MAX_DEATHS = 3  # of the child by one Type …
 SUSPENDED_SECONDS = 60.0  # … within this time; then the Type is suspended for as long
 CULPRIT_SECONDS = 60.0  # for which an Event that was a child's end is remembered; cycles are tried again within seconds
 MAX_CULPRITS = 100  # of one Type that are remembered, the latest; it is suspended long before
+FOLD_SECONDS = 0.5  # that a cycle waits for its folds; good Handlers take milliseconds, and others' Events of the bucket wait for it
+KEEP_FROM_SECONDS = 0.1  # a fold that takes so long is not done twice where its cycle is tried again
+ASK_SECONDS = 10.0  # for one question about many States; then what is left of it is not answered
+MAX_CULPRITS_OF_RETRY = 20  # in one lot of dead letters that is folded again, of one Type: 4 s each; the rest of them are not tried then
 MAX_STARTS = 3  # tries in a row to start a child, before events for its Handlers become dead letters rather than wait
-REQUEST_BYTES = 16 * MiB  # of States and Events in one request, unless one State alone is more; a frame takes four times as many
+
+_LATE = object()
 
 log = Logger()
 
@@ -67,6 +61,21 @@ class HandlersAway(TabaError):
     """The process in which Handlers work that are not Taba's own does not start now; try later."""
 
 
+class HandlerSlow(TabaError):
+    """The fold of `type` takes longer than its cycle waits: it goes on, and whoever comes again finds what was done."""
+
+    def __init__(self, type: str):
+        super().__init__(f"the Events of Type {type} wait: Handlers take longer than a cycle waits for them")
+        self.type = type
+
+
+class Slow(NamedTuple):
+    """How often folds of a Type took longer than a cycle waits, and for how long the last did."""
+
+    times: int
+    seconds: float
+
+
 class Sandbox:
     """The child processes of one Server, and which Types are suspended."""
 
@@ -74,14 +83,25 @@ class Sandbox:
         environ = os.environ if environ is None else environ
         self._lookup, self._reactor = lookup, reactor
         self.prints = Prints(reactor)
-        self._handlers = Line(reactor, environ, lookup.excluded, True, self.prints)
+        self._handlers = Line(reactor, environ, lookup.excluded, True, self.prints, has_reserve=True)
         self._patterns = Line(reactor, environ, lookup.excluded, False, self.prints)
         self._deaths: dict[str, list[float]] = {}
         self.deaths: Counter[str] = Counter()
+        self.slow: dict[str, Slow] = {}
         self._culprits: dict[str, dict[bytes, tuple[float, Failed]]] = {}  # by Type and digest of an Event: since when, and why
+        self._answers = Answers()
+        self._behind: Counter[str] = Counter()  # folds that go on although nobody waits for them, by Type
+        self._asked: dict[str, float] = {}  # when a Type was last asked to fold
+        self._is_closed = False
+
+    def start(self) -> None:
+        """Have a process ready before there is work for it, where there will be."""
+        if any(not self._lookup.own(type) for type in self._lookup.types):
+            ensureDeferred(self._handlers.warm()).addErrback(lambda failure: log.failure("no process for Handlers", failure=failure))
 
     async def close(self) -> None:
         """End the children."""
+        self._is_closed = True
         await self._handlers.close()
         await self._patterns.close()
 
@@ -110,45 +130,130 @@ class Sandbox:
             raise PatternRefused(f"{pattern[:100]!r}: no regular expression: {rest}")
         return [texts[index] for index in found]
 
-    async def fold(self, works: list[ForeignWork], now: float) -> list[Folded | list[int]]:
-        """For each work a Folded, or the rows whose further parts its Handler wants. Raises HandlersAway."""
-        return [await self._fold(work, now) for work in works]
+    async def fold(self, works: list[ForeignWork], now: float, seconds: float, is_retry: bool = False) -> list[Folded | list[int]]:
+        """For each work a Folded, or the rows whose further parts its Handler wants; within `seconds` of waiting, else HandlerSlow.
 
-    async def _fold(self, foreign: ForeignWork, now: float) -> Folded | list[int]:
-        folding = _Folding(foreign, self._lookup.is_array(foreign.type))
-        for row, culprits in self._known_culprits(foreign).items():
-            folding.convict(row, culprits)
+        Raises HandlersAway. `is_retry`: Events that were dead letters; no Type is suspended for them, within a bound.
+        """
+        end = self._reactor.seconds() + seconds
+        return [await self._soon(work, now, end, is_retry) for work in works]
+
+    def forget(self) -> None:
+        """Have whatever is folded from now on tried anew: who was a culprit, and what was answered, is forgotten."""
+        self._culprits.clear()
+        self._answers.forget()
+
+    async def _soon(self, foreign: ForeignWork, now: float, end: float, is_retry: bool) -> Folded | list[int]:
+        type, began = foreign.type, self._reactor.seconds()
+        self._asked[type] = began
+        known, wanted, left = self._answers.of(foreign, began)
+        if left.work.columns:
+            if self._behind[type]:
+                raise HandlerSlow(type)
+            errand = Errand(left, self._lookup.is_array(type), self._lookup.get(type).version)  # type: ignore[union-attr]
+            working = ensureDeferred(self._work_on(errand, now, is_retry))
+            if not await self._ends_by(end, working):
+                errand.is_behind = True
+                self._behind[type] += 1
+                working.addErrback(self._failed_behind, type).addBoth(lambda _: self._behind.subtract([type]))
+                raise HandlerSlow(type)
+            wanted += errand.wanted
+            known.take(errand.folded)
+        return wanted or known
+
+    async def _ends_by(self, end: float, working: Deferred[None]) -> bool:
+        """Whether `working` ends before then; raises what it fails with."""
+        outcome: Deferred[Any] = Deferred()
+
+        def ended(result: Any) -> Any:
+            if outcome.called:
+                return result  # nobody waits for it any more
+            outcome.callback(result)
+            return None
+
+        timer = self._reactor.callLater(max(0.0, end - self._reactor.seconds()), outcome.callback, _LATE)
+        working.addBoth(ended)
+        try:
+            return await outcome is not _LATE
+        finally:
+            if timer.active():
+                timer.cancel()
+
+    def _failed_behind(self, failure: Any, type: str) -> None:
+        if failure.check(HandlersAway):
+            log.warn("Type {type}: {failure}", type=type, failure=failure.value)  # whoever comes again begins anew
+        elif not self._is_closed:
+            log.failure("a fold of Type {type} ended", failure=failure, type=type)
+
+    async def _work_on(self, errand: Errand, now: float, is_retry: bool) -> None:
+        """Fold until nothing is left. What was done is kept where that took long. Raises HandlersAway."""
+        began = self._reactor.seconds()
+        for row, culprits in self._known_culprits(errand.foreign).items():
+            errand.convict(row, culprits)
+        try:
+            await self._fold(errand, now, is_retry)
+        finally:
+            ended = self._reactor.seconds()
+            if errand.is_behind or ended - began >= KEEP_FROM_SECONDS:
+                self._answers.keep(errand, ended)
+
+    async def _fold(self, errand: Errand, now: float, is_retry: bool) -> None:
+        foreign = errand.foreign
         outside = 0
-        while folding.lots:
-            suspended = self._suspension(foreign.type)
+        while errand.lots:
+            if errand.is_behind and self._reactor.seconds() - self._asked[foreign.type] > KEEP_SECONDS:
+                log.info("nobody asks for the fold of Type {type} any more", type=foreign.type)
+                return
+            suspended = None if is_retry else self._suspension(foreign.type)
             if suspended is not None:
-                folding.fail_rest(suspended)
-                break
+                errand.fail_rest(suspended)
+                return
+            before, worked = errand.progress, self._handlers.seconds[foreign.type]
             try:
                 rest = await self._handlers.ask(
-                    ITEM_SECONDS, folding.take, "fold", foreign.type, now, *folding.request(), at=folding.come_to
+                    ITEM_SECONDS, errand.take, "fold", foreign.type, now, *errand.request(), at=errand.come_to, about=foreign.type
                 )
                 if rest is not None:
                     raise ChildDied(str(rest))
-                if folding.is_answered:
+                if errand.progress > before:
+                    errand.seconds += self._handlers.seconds[foreign.type] - worked
+                    self._note_slow(errand)
                     continue
                 died = ChildDied("it gave no answer")
             except ChildNotStarted as failure:
-                if self._handlers.failed_starts < MAX_STARTS:
+                if self._is_closed or self._handlers.failed_starts < MAX_STARTS:
                     raise HandlersAway(str(failure)) from None
-                folding.fail_rest(str(failure))
-                break
+                errand.fail_rest(str(failure))
+                return
             except ChildDied as death:
                 died = death
+            if self._is_closed:
+                raise HandlersAway("the Server stops")
+            errand.seconds = 0.0
             self._log_death(foreign.type, died)
             outside += died.outside
             if died.outside and outside <= MAX_OUTSIDE:
                 continue
-            culprit = folding.suspect(died)
-            if culprit is not None:
+            culprit = errand.suspect(died)
+            if culprit is None:
+                continue
+            self._remember(foreign, culprit)
+            if not is_retry:
                 self._note_death(foreign.type)
-                self._remember(foreign, culprit)
-        return folding.wanted or folding.folded
+                continue
+            errand.convicted += 1
+            if errand.convicted >= MAX_CULPRITS_OF_RETRY:
+                errand.fail_rest(f"not tried again, since {errand.convicted} others of the same lot were a process's end: {died}")
+                return
+
+    def _note_slow(self, errand: Errand) -> None:
+        """A cycle does not wait for this one, and it is the Handler that takes the time."""
+        if errand.seconds < FOLD_SECONDS:
+            return
+        type = errand.foreign.type
+        times, seconds = self.slow.get(type, Slow(0, 0.0))
+        self.slow[type] = Slow(times + (not errand.is_slow), errand.seconds if not errand.is_slow else max(seconds, errand.seconds))
+        errand.is_slow = True
 
     async def project(self, type: str, states: Sequence[Any], now: float, detail: bool = False) -> list[Any]:
         """The Projections of States of one Type, or a sentence where there can be none."""
@@ -195,8 +300,12 @@ class Sandbox:
         answers: list[Any] = []
         at_once = len(items)
         outside = 0
+        end = self._reactor.seconds() + ASK_SECONDS
         while len(answers) < len(items):
             suspended = self._suspension(type)
+            if suspended is None and self._reactor.seconds() >= end:
+                missing = len(items) - len(answers)
+                suspended = f"the Handler of Type {type} is slow: {missing} of {len(items)} answers did not come within {ASK_SECONDS:g} s"
             if suspended is not None:
                 answers += [suspended] * (len(items) - len(answers))
                 break
@@ -204,8 +313,8 @@ class Sandbox:
             left = left[: _fitting(left)]
             before = len(answers)
             try:
-                rest = await self._handlers.ask(ITEM_SECONDS, answers.append, *request(left))
-                if rest is None and len(answers) - before == len(left):
+                rest = await self._handlers.ask(ITEM_SECONDS, answers.append, *request(left), about=type)
+                if rest is None and len(answers) > before:
                     continue
                 died = ChildDied(str(rest or "it gave no answer"))
             except ChildNotStarted as failure:
@@ -238,12 +347,12 @@ class Sandbox:
         self._deaths.setdefault(type, []).append(self._reactor.seconds())
         del self._deaths[type][:-MAX_DEATHS]
 
-    def _remember(self, foreign: ForeignWork, culprit: _Culprit) -> None:
+    def _remember(self, foreign: ForeignWork, culprit: Culprit) -> None:
         if not foreign.work.names:
             return
         run = run_of(foreign.work, culprit.row)
         known = self._culprits.setdefault(foreign.type, {})
-        known[_digest(foreign.work.names[culprit.row], run, culprit.place)] = (self._reactor.seconds(), culprit.failure)
+        known[digest_of(foreign.work.names[culprit.row], run, culprit.place)] = (self._reactor.seconds(), culprit.failure)
         if len(known) > MAX_CULPRITS:
             del known[next(iter(known))]
 
@@ -258,7 +367,7 @@ class Sandbox:
         for row in dict.fromkeys(row for row, _, _ in foreign.work.columns):
             run = run_of(foreign.work, row)
             for place in range(len(run.times) >> 3):
-                _, failure = known.get(_digest(foreign.work.names[row], run, place), (0.0, None))
+                _, failure = known.get(digest_of(foreign.work.names[row], run, place), (0.0, None))
                 if failure is not None:
                     found.setdefault(row, {})[place] = failure
         return found
@@ -272,160 +381,6 @@ class Sandbox:
     def _is_suspended(self, type: str) -> bool:
         deaths = self._deaths.get(type, [])
         return len(deaths) >= MAX_DEATHS and self._reactor.seconds() - deaths[0] < SUSPENDED_SECONDS
-
-
-class _Folding:
-    """One Type's fold, while it goes from child to child: what is done, what is left, and who is suspected."""
-
-    def __init__(self, foreign: ForeignWork, is_array: bool):
-        self._foreign = foreign
-        self.folded = nothing_folded()
-        self.wanted: list[int] = []
-        rows = list(dict.fromkeys(row for row, _, _ in foreign.work.columns))
-        # an array Handler folds all its States at once, and where that is its end, each alone
-        self.lots = [rows] if is_array and rows else [[row] for row in rows]
-        self._singly = False  # the first lot, one row, is folded Event by Event
-        self._place = 0  # … and the child has come to this one of what is left of them
-        self._left: dict[int, list[int]] = {}  # by row that was suspected, the places of its Events that are no culprits
-        self._asked: list[list[int]] = []
-        self._answered = 0
-
-    @property
-    def is_answered(self) -> bool:
-        """Whether the child has answered for all that it was asked."""
-        return self._answered == len(self._asked)
-
-    def request(self) -> tuple[Any, ...]:
-        """The next request's arguments: as many lots as fit."""
-        work = self._foreign.work
-        sizes = {row: len(work.states[row].dump) for lot in self.lots for row in lot}
-        for row, times, values in work.columns:
-            if row in sizes:
-                sizes[row] += len(times) + (len(values) if isinstance(values, bytes) else 16 * len(values))
-        asked: list[list[int]] = []
-        room = REQUEST_BYTES
-        for lot in self.lots[: 1 if self._singly else None]:
-            size = sum(sizes[row] for row in lot)
-            if asked and size > room:
-                break
-            if size > REQUEST_BYTES and len(lot) > 1:
-                self.lots[:1] = [lot[: len(lot) // 2], lot[len(lot) // 2 :]]
-                return self.request()
-            asked.append(lot)
-            room -= size
-        self._asked, self._answered, self._place = asked, 0, 0
-        chosen = {row for lot in asked for row in lot}
-        states = [state if row in chosen else (0, 0, b"") for row, state in enumerate(work.states)]
-        columns: list[Any] = [column for column in work.columns if column[0] in chosen and column[0] not in self._left]
-        columns += [(row, *self._events(row)) for row in chosen if row in self._left]
-        return states, columns, self._foreign.parts, asked, self._singly
-
-    def _events(self, row: int) -> Run:
-        return picked(run_of(self._foreign.work, row), self._left[row])
-
-    def take(self, item: Any) -> None:
-        """The child's answer for the next lot."""
-        if self._answered < len(self._asked):
-            lot = self._asked[self._answered]
-            self._answered += 1
-            self.lots.pop(0)
-            self._singly = False
-            self.wanted += _read_folded(lot, item, self._left, self.folded)
-
-    def come_to(self, place: Any) -> None:
-        """The child begins with this Event of the row that it is at."""
-        if isinstance(place, int) and place >= 0:
-            self._place = place
-
-    def convict(self, row: int, culprits: Mapping[int, Failed]) -> None:
-        """These Events of the row, by place, are known as culprits: no child sees them."""
-        count = len(run_of(self._foreign.work, row).times) >> 3
-        self._left[row] = [place for place in range(count) if place not in culprits]
-        self.folded.spoiled[row] = [(failure, [place]) for place, failure in culprits.items()]
-        if not self._left[row]:
-            self.folded.failed[row] = next(iter(culprits.values()))
-            self.lots = [rest for lot in self.lots if (rest := [one for one in lot if one != row])]
-
-    def suspect(self, died: ChildDied) -> _Culprit | None:
-        """The child died at the first lot. Whether that makes somebody a culprit: it has happened before at this very place."""
-        lot = self.lots[0]
-        if len(lot) > 1:
-            self.lots[:1] = [[row] for row in lot]
-            return None
-        [row] = lot
-        if not self._singly:
-            self._left.setdefault(row, list(range(len(run_of(self._foreign.work, row).times) >> 3)))
-            self._singly = True
-            return None
-        failure = Failed(HANDLER_ERROR, f"the Handler's process died: {died}"[:MAX_DETAIL])
-        left = self._left[row]
-        culprit = left.pop(min(self._place, len(left) - 1))
-        self.folded.spoiled.setdefault(row, []).append((failure, [culprit]))
-        self._singly = False
-        if not left:
-            self.folded.failed[row] = failure
-            self.lots.pop(0)
-        return _Culprit(row, culprit, failure)
-
-    def fail_rest(self, why: str) -> None:
-        """Nothing more is asked: what is left has failed."""
-        failure = Failed(HANDLER_ERROR, why[:MAX_DETAIL])
-        self.folded.failed.update({row: failure for lot in self.lots for row in lot})
-        self.lots = []
-
-
-class _Culprit(NamedTuple):
-    """The Event that was a child's end: its place among those of its row."""
-
-    row: int
-    place: int
-    failure: Failed
-
-
-def _digest(name: bytes, run: Run, place: int) -> bytes:
-    """What an Event is known by: its State's name, its time and its value."""
-    time, value = run.between(place, place + 1)
-    content = value if isinstance(value, bytes) else pack(value)
-    return blake2b(b"%d:%b%b%b" % (len(name), name, time, content), digest_size=16).digest()
-
-
-def _read_folded(lot: list[int], item: Any, left: Mapping[int, list[int]], folded: Folded) -> list[int]:
-    """Take an answer of the child's into `folded`; the rows that it wants further parts of. The child is not trusted."""
-    try:
-        states, parts, failed, spoiled, wants = item
-        for row, of_row in spoiled.items():
-            if row in lot:
-                places = left.get(row)
-                for failure, indexes in of_row:
-                    if not all(isinstance(index, int) and index >= 0 for index in indexes):
-                        raise ValueError("not places of Events")
-                    known = [places[index] for index in indexes if index < len(places)] if places is not None else list(indexes)
-                    folded.spoiled.setdefault(row, []).append((_failed(failure), known))
-        for row, dump in states.items():
-            if row not in lot or not isinstance(dump, bytes):
-                raise ValueError("not a State")
-            further = parts.get(row, [])
-            if not all(isinstance(part, bytes) for part in further):
-                raise ValueError("not a further part")
-            if max(map(len, [dump, *further])) > MAX_STATE_BYTES:
-                folded.failed[row] = Failed(STATE_TOO_LARGE, f"a part of the State takes more than {MAX_STATE_BYTES} bytes")
-                continue
-            folded.states[row] = dump
-            if further:
-                folded.parts[row] = list(further)
-        for row, failure in failed.items():
-            if row in lot:
-                folded.failed[row] = _failed(failure)
-        return [row for row in wants if row in lot]
-    except (ValueError, TypeError, AttributeError, IndexError):
-        folded.failed.update(dict.fromkeys(lot, Failed(HANDLER_ERROR, "the Handler's process gave no Folded")))
-        return []
-
-
-def _failed(failure: Any) -> Failed:
-    reason, detail = failure
-    # reasons are counted by name in the store: none of the child's own making
-    return Failed(reason if reason in REASONS else HANDLER_ERROR, str(detail)[:MAX_DETAIL])
 
 
 def _fitting(items: Sequence[Any]) -> int:

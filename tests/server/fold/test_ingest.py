@@ -15,12 +15,14 @@ from taba.bounds import MAX_CYCLE_BYTES, MAX_CYCLE_STATES
 from taba.errors import StoreUnavailable
 from taba.handlers.lookup import Lookup
 from taba.server.fold import ingest as module
-from taba.server.fold.cycle import Waiting
+from taba.server.fold.cycle import Errands, Waiting
 from taba.server.fold.ingest import ENVELOPE_SECONDS, Ingest
 from taba.server.keys import state_field
 from taba.server.latency import MOST_SECONDS, WINDOW_SECONDS, Latency
 from taba.server.work.folding import Folded
+from taba.server.work.sandbox import FOLD_SECONDS, HandlerSlow
 from taba.shard import BucketAway, BucketBusy, More, NotReplicated, Writes
+from taba.shard.transaction import LEASE_SECONDS
 
 from ..samples import AGE, BUCKETS, MemoryStore, Spilling, Sum, Words, batch, bench_of, column, lookup_of, tab_in
 
@@ -61,6 +63,18 @@ class HeldRouter:
         held.callback(step.result)
         return len(step.result.verdicts)
 
+    def commit_elsewhere(self) -> None:
+        """Carry out the oldest transaction, whose fold ends at once elsewhere: what that raises, it raises."""
+        _, reads, update, held = self.held.pop(0)
+
+        async def run() -> Any:
+            step = update([self.store.read(command) for command in reads])
+            while not isinstance(step, Writes):
+                step = step.update([self.store.read(command) for command in step.reads]) if isinstance(step, More) else await step
+            return step.result
+
+        ensureDeferred(run()).chainDeferred(held)
+
     def fail(self, error: Exception) -> None:
         self.held.pop(0)[3].errback(error)
 
@@ -70,7 +84,7 @@ class Lanes(SynchronousTestCase):
         self.clock = Clock()
         self.router = HeldRouter()
 
-        async def no_foreign(works: Any, now: float) -> Any:
+        async def no_foreign(works: Any, now: float, seconds: float, is_retry: bool) -> Any:
             raise AssertionError
 
         self.ingest = Ingest(self.router, bench_of(lookup_of(Sum(), Spilling()), no_foreign), self.clock, lambda: 1001.0, lambda: AGE)
@@ -166,7 +180,7 @@ class Lanes(SynchronousTestCase):
     def test_cycles_with_handlers_of_others_leave_room_for_the_rest(self) -> None:
         foreign = Lookup({**lookup_of(Sum())._found, **lookup_of(Words(), own=False)._found})
 
-        async def fold(works: Any, now: float) -> Any:
+        async def fold(works: Any, now: float, seconds: float, is_retry: bool) -> Any:
             return [Folded({0: b"\x90"}, {}, {}, {})]
 
         self.ingest = Ingest(self.router, bench_of(foreign, fold), self.clock, lambda: 1001.0, lambda: AGE)
@@ -193,7 +207,7 @@ class Lanes(SynchronousTestCase):
         foreign = Lookup({**lookup_of(Sum())._found, **lookup_of(Words(), own=False)._found})
         asked: list[Any] = []
 
-        async def fold(works: Any, now: float) -> Any:
+        async def fold(works: Any, now: float, seconds: float, is_retry: bool) -> Any:
             asked.extend(works)
             return [Folded({0: b"\x90"}, {}, {}, {})]
 
@@ -207,6 +221,57 @@ class Lanes(SynchronousTestCase):
                 step = step.update([self.router.store.read(command) for command in step.reads])
             self.assertIsInstance(self.successResultOf(ensureDeferred(step)), Writes)
         self.assertEqual([work.work.names for work in asked], [[state_field(tab_in(0, 1), "web/1")]] * 2)
+
+    def slowly(self) -> list[float]:
+        """Have an Ingest whose foreign Handler is slow; for how long each of its folds was waited for."""
+        foreign = Lookup({**lookup_of(Sum())._found, **lookup_of(Words(), own=False)._found})
+        waited: list[float] = []
+
+        async def fold(works: Any, now: float, seconds: float, is_retry: bool) -> Any:
+            waited.append(seconds)
+            raise HandlerSlow("Words")
+
+        self.ingest = Ingest(self.router, bench_of(foreign, fold), self.clock, lambda: 1001.0, lambda: AGE)
+        return waited
+
+    def slow(self, stream: int, number: int = 1) -> Waiting:
+        return batch(stream, number, [column(tab_in(0, 1), "Words", ["a"]), column(tab_in(0), "Sum", [1.0])])
+
+    def test_a_slow_handler_holds_up_its_own_events_and_what_follows_them_in_their_stream(self) -> None:
+        waited = self.slowly()
+        self.submit(self.one(9))
+        submitted = self.submit(self.one(1), self.slow(2), self.one(2, 2), self.one(3))
+        self.router.commit()
+        self.router.commit_elsewhere()
+        self.router.commit()
+        verdicts = self.successResultOf(submitted)
+        late = Verdict("later", module.SLOW_SECONDS, module.SLOW)
+        self.assertEqual(verdicts, [Verdict("applied", 1), late, late, Verdict("applied", 1)])
+        self.assertEqual(waited, [FOLD_SECONDS])
+        self.assertEqual((self.router.store.counts(), self.ingest.errors, self.router.held), ({"folded": 3}, {}, []))
+
+    def test_where_nothing_else_came_with_it_all_is_later_and_no_dead_letter(self) -> None:
+        self.slowly()
+        submitted = self.submit(self.slow(2))
+        self.router.commit_elsewhere()
+        self.assertEqual(self.words(submitted), ["later"])
+        self.assertEqual((self.router.store.counts(), self.ingest._running), ({}, 0))
+
+    def test_a_cycle_waits_for_its_handlers_so_long_and_no_longer_in_all_its_tries_together(self) -> None:
+        waited: list[float] = []
+
+        async def fold(works: Any, now: float, seconds: float, is_retry: bool) -> Any:
+            waited.append(seconds)
+            self.clock.advance(0.2)
+            return []
+
+        errands = Errands(bench_of(lookup_of(Words(), own=False), fold), lambda: 1.0, self.clock.seconds, 0.5)
+        for _ in range(4):
+            self.successResultOf(ensureDeferred(errands.run([])))
+        self.assertEqual([round(seconds, 6) for seconds in waited], [0.5, 0.3, 0.1, 0.0])
+
+    def test_a_cycle_ends_before_its_lease_is_taken_for_abandoned(self) -> None:
+        self.assertLess(module.CYCLE_SECONDS + FOLD_SECONDS, LEASE_SECONDS)
 
     def test_when_time_is_up_the_decided_are_told_and_the_rest_is_later(self) -> None:
         self.patch(module, "MAX_CYCLES", 2)

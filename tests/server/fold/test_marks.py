@@ -10,7 +10,7 @@ from taba.batch import END, MARK, OPEN, KeyPart, Verdict
 from taba.server import keys
 from taba.server.fold.bounds import MAX_STREAMS
 from taba.server.fold.cycle import Waiting
-from taba.server.fold.marks import FULL, MARK_MINUTES, NO_NONCE, Mark, Marks, decode_mark, encode_mark, stale
+from taba.server.fold.marks import ANY, FULL, MARK_MINUTES, NO_NONCE, Mark, Marks, decode_mark, encode_mark, stale
 
 from ..samples import AGE, NONCE, MemoryStore, Sum, batch, column, header, lookup_of, tab_in
 
@@ -138,10 +138,22 @@ class PostedEvents(CycleCase):
         item = batch(1, number, [column(A, "Sum", [1.0])])
         return item._replace(nonce=b"", batch=item.batch._replace(stream=stream))
 
-    def test_a_stream_of_posted_events_opens_itself_and_skips_what_it_never_gets(self) -> None:
-        self.assertEqual(self.cycle(self.direct(1), self.direct(1), self.direct(3)), [Verdict("applied", 1)] * 2 + [Verdict("applied", 3)])
+    def test_a_servers_own_stream_opens_itself_and_skips_what_it_never_gets(self) -> None:
+        direct = [self.direct(number)._replace(follows=ANY) for number in (1, 1, 3)]
+        self.assertEqual(self.cycle(*direct), [Verdict("applied", 1)] * 2 + [Verdict("applied", 3)])
         self.assertEqual((self.folded, list(self.store.keys[keys.posted(0)])), (2, [b"s" * 16]))
         self.assertNotIn(keys.marks(0), self.store.keys)
+
+    def test_in_a_keys_stream_nothing_is_folded_before_what_comes_before_it(self) -> None:
+        # else the mark would say of what was not folded, and is posted again, that it was applied
+        for numbers in ((2,), (3, 2), (2, 3)):
+            self.assertEqual({verdict.word for verdict in self.cycle(*map(self.direct, numbers))}, {"gap"})
+        self.assertEqual(self.folded, 0)
+        self.assertEqual(
+            self.cycle(*map(self.direct, (1, 3, 2))), [Verdict("applied", 1), Verdict("gap", 1, "number"), Verdict("applied", 2)]
+        )
+        self.assertEqual(self.cycle(*map(self.direct, (1, 2, 3))), [Verdict("applied", 2)] * 2 + [Verdict("applied", 3)])
+        self.assertEqual(self.folded, 3)
 
     def test_what_came_by_another_way_under_the_same_key_is_counted_and_not_folded_again(self) -> None:
         part = KeyPart(b"p" * 16, b"d" * 16, 1)

@@ -14,7 +14,7 @@ from taba.handlers import ArrayHandler, Handler
 from taba.server.keys import ABSENT, Framed
 from taba.server.work import folding as module
 from taba.server.work.faults import MAX_DETAIL, sentence
-from taba.server.work.folding import Folded, Work, fold_type
+from taba.server.work.folding import Folded, Turn, Work, fold_type
 
 from ..samples import Spilling, Sum
 
@@ -99,7 +99,7 @@ class Culprits(SynchronousTestCase):
 
     @given(st.lists(st.one_of(st.text(max_size=3), st.integers()), min_size=1, max_size=40), st.booleans())
     def test_the_state_is_that_of_the_good_events_alone(self, values: list[Any], singly: bool) -> None:
-        outcome = folded(Lengths(), values, singly=singly)
+        outcome = folded(Lengths(), values, turn=Turn(lambda place: None, lambda: False) if singly else None)
         good = [len(value) for value in values if isinstance(value, str)]
         self.assertEqual(Lengths().load(outcome.states[0]) if 0 in outcome.states else [], good)
         bad = [place for place, value in enumerate(values) if not isinstance(value, str)]
@@ -140,7 +140,7 @@ class Culprits(SynchronousTestCase):
 
     def test_a_state_that_cannot_be_read_is_not_the_fault_of_its_events_and_costs_one_look(self) -> None:
         begun: list[int] = []
-        outcome = folded(Unreadable(), ["a", "b"], states=[Framed(1, 1, b"x")], begin=begun.append)
+        outcome = folded(Unreadable(), ["a", "b"], states=[Framed(1, 1, b"x")], turn=Turn(begun.append, lambda: False))
         self.assertEqual((outcome.states, outcome.spoiled, begun), ({}, {}, []))
         self.assertIn("unreadable", outcome.failed[0].detail)
 
