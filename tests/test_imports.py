@@ -36,6 +36,7 @@ EDGES = {
     "server/service.py": {"time.time", "os.urandom", "random", "reactor", "clocks"},  # composes the Server
     "server/worker.py": {"reactor", "clocks"},  # composes a worker
     "server/keep/jobs.py": {"os.urandom"},  # ids of jobs
+    "server/work/child.py": {"time.monotonic"},  # a process of its own, without a reactor
     "server/work/probing.py": {"time.monotonic"},  # blocks, before the reactor runs
     "shard/router.py": {"os.urandom", "reactor"},  # what `Router(store)` gets where its user passes nothing
     "shard/memory.py": {"random", "reactor"},  # likewise, and SRANDMEMBER

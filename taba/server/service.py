@@ -266,7 +266,7 @@ class Server(_Connected):
         if not self.running:
             await self._port.stopListening()
             return
-        for problem in self._front.guard.problems(time.time()):
+        for problem in self._front.guard.problems(self.now()):
             log.warn("{problem}", problem=problem)
         if self._front.listen.port is not None:
             self.presence.url = self._options["url"] or self._front.url(self._port.getHost().port)

@@ -412,7 +412,7 @@ class Retrying(KeepingCase):
                 [verdict] = await self.send(servers[0], encoded(2, 3, applied + 1, [column(A, "Sum", [1.0]), column(B, "Sum", [9.0])]))
                 applied += verdict.word == "applied"
 
-        retries = [retrying.Retry(server.router, server.bench, time.time, server.age, reactor) for server in servers]
+        retries = [retrying.Retry(server.router, server.bench, server.now, server.age, reactor) for server in servers]
         await together([*[retry(jobs.Job("x", "retry", 0.0, False, reactor)) for retry in retries], send()])
         await self.done(servers[0], "/v1/retry")
         status = await self.get(servers[0], "/v1/status")
