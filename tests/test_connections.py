@@ -5,7 +5,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import defer, threads
 from twisted.internet.task import Clock
@@ -14,6 +14,7 @@ from twisted.logger import LogLevel, globalLogPublisher
 
 from taba import connections
 from taba.web import Answer, Api, Call
+from tests.examples import examples
 from tests.sites import LIMIT, ROUTES, Served, read_all, route
 
 GET = b"GET /echo HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -243,7 +244,7 @@ PIECES = st.lists(st.one_of(st.sampled_from(WORDS), st.binary(max_size=20)), max
 
 
 class Fuzz(Served):
-    @settings(max_examples=300)
+    @examples(300)
     @given(PIECES, st.lists(st.integers(1, 60), max_size=5))
     def test_no_bytes_are_logged_as_an_error(self, pieces: list[bytes], cuts: list[int]) -> None:
         errors: list[Any] = []

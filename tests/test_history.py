@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -15,6 +15,7 @@ from taba.handlers import Events, Ever, History
 from taba.handlers.counter_group import CounterGroup
 from taba.handlers.percentile_group import PercentileGroup
 from taba.history import MAX_POINTS, curve, heat_map, increases, joined, number, points, quantiles, resample
+from tests.examples import examples
 
 NOW = 1_763_850_123.0
 counter, percentile = CounterGroup(), PercentileGroup()
@@ -39,7 +40,7 @@ def one(history: Any, times: list[float], total: int = 1, groups: list[int] | No
 
 class CurveTests(SynchronousTestCase):
     @given(clients, st.lists(st.floats(0, 90_000), max_size=20), st.sampled_from([0.0, 3.0, 700.0, 20_000.0]))
-    @settings(max_examples=100, deadline=None)
+    @examples(100)
     def test_it_is_exact_at_borders_and_nowhere_off_by_more_than_the_slots_it_passes_through(
         self, several: list[list[tuple[float, float]]], asked: list[float], later: float
     ) -> None:
@@ -64,7 +65,7 @@ class CurveTests(SynchronousTestCase):
             self.assertEqual(one(history, [now])[0][0, 0], len(events))
 
     @given(clients, st.floats(0, 20_000), st.sampled_from([5.0, 15.0, 61.0, 900.0]))
-    @settings(max_examples=60, deadline=None)
+    @examples(60)
     def test_merged_clients_have_the_sum_of_their_curves_and_groups_share_nothing(
         self, several: list[list[tuple[float, float]]], end: float, step: float
     ) -> None:
@@ -120,7 +121,7 @@ class CurveTests(SynchronousTestCase):
         st.lists(st.tuples(st.integers(0, 2), st.integers(0, 40), st.integers(0, 12), st.integers(1, 9)), max_size=12),
         st.lists(st.integers(0, 200), min_size=1, max_size=12),
     )
-    @settings(max_examples=150, deadline=None)
+    @examples(150)
     def test_slots_of_any_widths_that_overlap_are_summed(self, slots: list[tuple[int, int, int, int]], quarters: list[int]) -> None:
         history = History(
             since=0.0,
@@ -169,7 +170,7 @@ class StepTests(SynchronousTestCase):
         np.testing.assert_allclose(found[0, 1], [7] * 4, rtol=0.01)
 
     @given(clients, st.floats(0, 4000), st.sampled_from([15.0, 61.0, 900.0]))
-    @settings(max_examples=60, deadline=None)
+    @examples(60)
     def test_a_heat_map_adds_up_to_the_counts(self, several: list[list[tuple[float, float]]], end: float, step: float) -> None:
         history = percentile.history([state_of(percentile, recorded) for recorded in several], NOW)
         times, groups = points(NOW - end - 9 * step, NOW - end, step), np.array([place % 2 for place in range(len(several))])
@@ -207,7 +208,7 @@ class StepTests(SynchronousTestCase):
 
 class SlotTests(SynchronousTestCase):
     @given(clients)
-    @settings(max_examples=60, deadline=None)
+    @examples(60)
     def test_joined_slots_hold_what_all_clients_slots_hold(self, several: list[list[tuple[float, float]]]) -> None:
         for handler in (counter, percentile):
             history = handler.history([state_of(handler, recorded) for recorded in several], NOW)

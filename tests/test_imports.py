@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -48,11 +49,17 @@ EDGES = {
 }
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
 def imports(path: Path) -> set[str]:
     """The absolute names of all modules that a file imports, wherever in it."""
     package = ".".join(path.relative_to(ROOT).with_suffix("").parts[:-1])
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -66,7 +73,7 @@ def imports(path: Path) -> set[str]:
 
 def chance(path: Path) -> set[str]:
     """Which of CHANCE a file uses."""
-    tree, found = ast.parse(path.read_text()), set()
+    tree, found = parsed(path), set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             found |= {f"{node.value.id}.{node.attr}", node.value.id if node.value.id in ("random", "secrets", "uuid") else ""}
@@ -81,8 +88,8 @@ def chance(path: Path) -> set[str]:
 
 def loaded(path: Path) -> set[str]:
     """The modules of Taba that importing a file imports at once: at its top, not for the type checker alone."""
-    found, known = set(), {module_name(one) for one in (ROOT / "taba").rglob("*.py")}
-    for node in ast.parse(path.read_text()).body:
+    found, known = set(), known_modules()
+    for node in parsed(path).body:
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -91,6 +98,11 @@ def loaded(path: Path) -> set[str]:
         for name in names:
             found |= {name if name in known else name.rpartition(".")[0]} & known
     return found
+
+
+@cache
+def known_modules() -> set[str]:
+    return {module_name(path) for path in (ROOT / "taba").rglob("*.py")}
 
 
 def module_name(path: Path) -> str:

@@ -13,6 +13,7 @@ What a test class may set:
 - `old_dumps`: (version, dump) of every older version from `first_version` on, which `upgrade` must read; of an array Handler
   (version, [part, …]), for `upgrade_parts`. What is older than `first_version` must be refused.
 - `max_projection_bytes`: of a Projection's JSON, with its hidden keys.
+- `examples`: how many Hypothesis tries for each rule.
 
 Sums of floats may differ by 1e-9 (relative). Hidden texts and bytes, such as sketches, are compared by what they show.
 """
@@ -153,6 +154,7 @@ class HandlerContract:
     first_version: ClassVar[int] = 1
     old_dumps: ClassVar[Sequence[tuple[int, Any]]] = ()
     max_projection_bytes: ClassVar[int] = MAX_PROJECTION_BYTES
+    examples: ClassVar[int] = EXAMPLES
 
     # --- the rules ---
 
@@ -545,7 +547,7 @@ class HandlerContract:
 
     def _each(self, strategy: Any, check: Any) -> None:
         hypothesis = _hypothesis()
-        quick = hypothesis.settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+        quick = hypothesis.settings(max_examples=self.examples, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
         quick(hypothesis.given(strategy)(check))()
 
 

@@ -6,7 +6,7 @@ import os
 import struct
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -14,6 +14,7 @@ from taba.agent.drain import LONGEST_NAMES, encode, unpack
 from taba.batch import MAX_LIST_VALUES, Column, decode_batch, encode_batch
 from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS
 from tests.agent.moments import at
+from tests.examples import examples
 
 from ..pieces import pack
 
@@ -49,7 +50,7 @@ class EncodeTests(SynchronousTestCase):
         return len(batches)
 
     @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5), st.integers(1, 3), st.booleans(), st.integers(0, 30_000)), max_size=40))
-    @settings(max_examples=30, deadline=None)
+    @examples(30)
     def test_every_event_is_in_one_batch_and_each_batch_within_the_bounds(self, shapes: list[tuple[int, int, int, bool, int]]) -> None:
         columns: dict[int, list[Column]] = {}
         for bucket, tab, events, is_list, length in shapes:
@@ -66,7 +67,7 @@ class EncodeTests(SynchronousTestCase):
         st.integers(0, 65_535),
         st.integers(0, 2**40),
     )
-    @settings(max_examples=60, deadline=None)
+    @examples(60)
     def test_a_batch_is_byte_for_byte_what_the_codec_gives(self, shapes: list[Any], bucket: int, number: int) -> None:
         columns = [
             Column(name[:9] or "c", name, type, os.urandom(8 * events), [name, 1.5, None] * events if is_list else os.urandom(8 * events))

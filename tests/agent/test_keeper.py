@@ -10,7 +10,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from hypothesis import event, given, settings
+from hypothesis import event, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -29,6 +29,7 @@ from tests.agent.moments import at
 from tests.agent.producers import Producer
 from tests.agent.servers import Store
 from tests.agent.test_outbox import Killed, Memory
+from tests.examples import examples
 
 BUCKETS = 4
 AGENT = "keeping"
@@ -300,7 +301,7 @@ class KeeperTests(SynchronousTestCase):
         self.assertGreater(kill, 3)
 
     @given(PHASES)
-    @settings(max_examples=200, deadline=None)
+    @examples(200)
     def test_killed_between_any_two_writes_every_event_is_folded_or_counted_once(self, phases: list[tuple[Any, ...]]) -> None:
         directory = tempfile.mkdtemp(dir="/dev/shm")
         world = World(directory)

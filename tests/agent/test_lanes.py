@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from random import Random
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -29,6 +29,7 @@ from taba.batch import END, MARK, NONCE_BYTES, NOT_OPEN, NUMBER, OPEN, BatchId, 
 from taba.batch import NONCE as NONCE_WRONG
 from taba.bounds import BATCH_DAYS, DAY
 from tests.agent.moments import at
+from tests.examples import examples
 
 NONCE = b"n" * NONCE_BYTES
 NOW = at(0.0)
@@ -116,7 +117,7 @@ STEPS = st.lists(
 
 class LaneTests(SynchronousTestCase):
     @given(STEPS)
-    @settings(max_examples=300, deadline=None)
+    @examples(300)
     def test_each_batch_ends_folded_once_in_order_or_counted_whatever_the_store_does(self, steps: list[tuple[str, int]]) -> None:
         lane, recorder = make_lane()
         backoff = Backoff(Random(1))

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -29,6 +29,7 @@ from taba.agent.outbox import (
 from taba.agent.segment import open_outbox
 from taba.batch import BatchId
 from tests.agent.moments import at
+from tests.examples import examples
 
 SIZE = 512 * 1024
 
@@ -115,7 +116,7 @@ STEPS = st.lists(
 
 class FormatTests(SynchronousTestCase):
     @given(STEPS)
-    @settings(max_examples=200, deadline=None)
+    @examples(200)
     def test_whatever_kills_between_two_steps_a_publish_counts_whole_or_not_at_all(self, steps: list[tuple[str, object, int]]) -> None:
         memory, outbox = formatted()
         model: list[tuple[int, list[tuple[int, bytes]]]] = []  # (end, batches) of each group
@@ -163,7 +164,7 @@ class FormatTests(SynchronousTestCase):
         self.assertEqual((kept(reopened), reopened.table), (kept(outbox), table))
 
     @given(st.lists(st.tuples(st.integers(0, SIZE - 1), st.binary(min_size=1, max_size=9)), min_size=1, max_size=20), st.booleans())
-    @settings(max_examples=300, deadline=None)
+    @examples(300)
     def test_hostile_bytes_are_corrupt_or_read_and_nothing_else(self, patches: list[tuple[int, bytes]], in_header: bool) -> None:
         memory, outbox = formatted()
         outbox.append(Table((), (b"x" * 16,), (), 5), [fresh(1, b"one"), fresh(2, b"two")])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from random import Random
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -17,6 +17,7 @@ from taba.batch import NONCE_BYTES, BatchId, Header, Verdict
 from taba.server.fold.marks import Marks
 from tests.agent.moments import at
 from tests.agent.test_lanes import Recorder
+from tests.examples import examples
 
 STREAM = b"s" * 16
 NOW = at(0.0)
@@ -103,7 +104,7 @@ STEPS = st.lists(
 
 class ProtocolTests(SynchronousTestCase):
     @given(STEPS)
-    @settings(max_examples=400, deadline=None)
+    @examples(400)
     def test_every_batch_is_folded_once_whatever_comes_late_again_or_never(self, steps: list[tuple[str, int]]) -> None:
         world = World()
         for step, number in steps:

@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 import msgpack
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -24,6 +24,7 @@ from taba.agent.reader import MAX_COVERED, Ring, Scratch, decode_value
 from taba.bounds import MAX_VALUE_DEPTH
 from taba.ring import MalformedRing
 from tests.agent.producers import Producer
+from tests.examples import examples
 
 AGENT = "reading"
 
@@ -240,7 +241,7 @@ class ReadingTests(Case):
         st.lists(st.tuples(st.integers(0, 2**24 - 1), st.integers(0, 255), st.integers(0, 2**64 - 1)), max_size=30),
         st.booleans(),
     )
-    @settings(max_examples=300, deadline=None)
+    @examples(300)
     def test_hostile_bytes_harm_nobody(self, patches: list[tuple[int, bytes]], records: list[tuple[int, int, int]], dead: bool) -> None:
         producer = Producer(AGENT, "web/1", 65_536, self.directory)
         other = Producer(AGENT, "web/1", 65_536, self.directory)
@@ -276,7 +277,7 @@ class ReadingTests(Case):
             self.opened.clear()
 
     @given(st.recursive(st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text() | st.binary(), st.lists))
-    @settings(max_examples=100, deadline=None)
+    @examples(100)
     def test_any_value_comes_back_as_it_was(self, value: Any) -> None:
         self.assertEqual(decode_value(msgpack.packb(value)), value)
 

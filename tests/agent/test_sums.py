@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 from unittest import mock
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -27,6 +27,7 @@ from taba.handlers.updown import UpDown
 from tests.agent.moments import at
 from tests.agent.producers import Producer
 from tests.agent.test_outbox import Killed, Memory
+from tests.examples import examples
 
 AGENT = "sums"
 TAB = "in_flight"
@@ -275,7 +276,7 @@ class SumTests(SynchronousTestCase):
         columns = [column for column in world.columns() if column.values[0][0] == os.pread(good.fd, 16, 32)]  # type: ignore[index]
         self.assertEqual(fold(columns)[1], 2.0)
 
-    @settings(max_examples=150, deadline=None)
+    @examples(150)
     @given(
         st.lists(
             st.one_of(

@@ -16,7 +16,7 @@ from unittest import mock
 
 import msgpack
 import numpy
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -27,6 +27,7 @@ from taba.client import encode, identity, pure
 from taba.client.producer import Producer
 from tests.client.cases import _accelerator, both
 from tests.client.reading import Reader, rings
+from tests.examples import examples
 
 SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text() | st.binary()
 VALUES = st.recursive(
@@ -113,7 +114,7 @@ class RecordTests:
         producer = self.producer()
         tab = producer.tab("b", "Buffer")
 
-        @settings(max_examples=150, deadline=None)
+        @examples(150)
         @given(VALUES)
         def comes_back(value):
             tab.record(value)

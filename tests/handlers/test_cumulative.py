@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.handlers import Events
 from taba.handlers.cumulative import Cumulative
+from tests.examples import examples
 
 NOW = 1_763_850_120.0
 handler = Cumulative()
@@ -25,7 +26,7 @@ class CumulativeTests(SynchronousTestCase):
         return float(total)
 
     @given(st.lists(st.tuples(st.integers(0, 50), st.booleans(), st.integers(0, 3)), max_size=30))
-    @settings(max_examples=100, deadline=None)
+    @examples(100)
     def test_it_adds_up_to_what_was_counted_however_often_a_total_is_sent(self, steps: list[tuple[int, bool, int]]) -> None:
         state, counted, running, start = handler.new_state(), 0, 0, NOW - 9000
         for place, (more, restarts, repeats) in enumerate(steps):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -16,6 +16,7 @@ from taba.handlers.percentile_counter import PercentileCounter
 from taba.handlers.percentile_group import PercentileGroup
 from taba.handlers.totals_counter import TotalsCounter
 from taba.handlers.windows import WINDOWS
+from tests.examples import examples
 
 NOW = 1_763_850_123.0
 counter, percentile = CounterGroup(), PercentileGroup()
@@ -40,7 +41,7 @@ def state_of(handler: Any, ages: list[tuple[float, float]]) -> Any:
 
 class DetailTests(SynchronousTestCase):
     @given(recorded, st.sampled_from([0, 7, 100, 4000]))
-    @settings(max_examples=60, deadline=None)
+    @examples(60)
     def test_slots_are_without_gap_of_one_width_and_add_up_to_their_window(self, ages: list[tuple[float, float]], later: int) -> None:
         for handler, ladder in ((counter, counter_group.LADDER), (percentile, percentile_group.LADDER)):
             detail = handler.detail(state_of(handler, ages), NOW + later)

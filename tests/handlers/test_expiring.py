@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.handlers import Events
 from taba.handlers.buffer import MAX_BYTES, MAX_VALUES, Buffer
 from taba.handlers.expiry_gauge import HOLD_SECONDS, ExpiryGauge
+from tests.examples import examples
 
 NOW = 1_763_850_120.0
 LONG = "b" * 20_000  # three of them have room
@@ -95,7 +96,7 @@ class BufferTests(SynchronousTestCase):
         ),
         st.lists(st.integers(0, 150), max_size=4),
     )
-    @settings(max_examples=100, deadline=None)
+    @examples(100)
     def test_pieces_keep_what_the_whole_keeps(self, events: list[tuple[int, Any]], cuts: list[int]) -> None:
         pairs = [(NOW - age, value) for age, value in events]
         whole, pieces, last = fold(buffer, *pairs), buffer.new_state(), 0

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.codes import ACCURACY, codes_of, estimates_of
 from taba.handlers.sketch import MAX_BINS, Sketch
+from tests.examples import examples
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 values = st.lists(st.one_of(finite, st.floats(-1e6, 1e6), st.integers(-50, 50).map(float)), max_size=60)
@@ -46,7 +47,7 @@ class SketchTests(SynchronousTestCase):
         self.assertLessEqual(abs(estimate - value), ACCURACY * abs(value))
 
     @given(values, values, values)
-    @settings(max_examples=150)
+    @examples(150)
     def test_merging_is_associative_and_commutative_to_the_byte(self, a: list[float], b: list[float], c: list[float]) -> None:
         left = sketch_of(a)
         left.merge(sketch_of(b))

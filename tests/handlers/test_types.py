@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -17,10 +18,13 @@ from taba.handlers.noop import Noop
 from taba.handlers.percentile_counter import PercentileCounter
 from taba.handlers.percentile_group import PercentileGroup
 from taba.handlers.render import shown
-from taba.handlers.testing import NOW, HandlerContract, events_of, numbers
+from taba.handlers.testing import EXAMPLES, NOW, HandlerContract, events_of, numbers
 from taba.handlers.topk import TopK
 from taba.handlers.totals_counter import TotalsCounter
 from taba.handlers.updown import UpDown
+from tests.examples import share
+
+pytestmark = pytest.mark.hypothesis  # the contract draws examples
 
 anything = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**63), st.floats(), st.text(max_size=9), st.binary(max_size=9)),
@@ -34,7 +38,11 @@ expiring = st.one_of(
 )
 
 
-class CounterGroupTests(HandlerContract, SynchronousTestCase):
+class Contract(HandlerContract):
+    examples = share(EXAMPLES)
+
+
+class CounterGroupTests(Contract, SynchronousTestCase):
     handler = CounterGroup()
 
 
@@ -44,104 +52,104 @@ running = st.one_of(
 )
 
 
-class CounterGroupOfPairsTests(HandlerContract, SynchronousTestCase):
+class CounterGroupOfPairsTests(Contract, SynchronousTestCase):
     handler = CounterGroup()
     values = sampled
 
 
-class PercentileGroupOfPairsTests(HandlerContract, SynchronousTestCase):
+class PercentileGroupOfPairsTests(Contract, SynchronousTestCase):
     handler = PercentileGroup()
     values = sampled
     first_version = 2
 
 
-class TotalsCounterOfPairsTests(HandlerContract, SynchronousTestCase):
+class TotalsCounterOfPairsTests(Contract, SynchronousTestCase):
     handler = TotalsCounter()
     values = sampled
 
 
-class PercentileCounterOfPairsTests(HandlerContract, SynchronousTestCase):
+class PercentileCounterOfPairsTests(Contract, SynchronousTestCase):
     handler = PercentileCounter()
     values = sampled
 
 
-class CumulativeTests(HandlerContract, SynchronousTestCase):
+class CumulativeTests(Contract, SynchronousTestCase):
     handler = Cumulative()
     values = running
     order_matters = True
 
 
-class TotalsCounterTests(HandlerContract, SynchronousTestCase):
+class TotalsCounterTests(Contract, SynchronousTestCase):
     handler = TotalsCounter()
 
 
-class UpDownTests(HandlerContract, SynchronousTestCase):
+class UpDownTests(Contract, SynchronousTestCase):
     handler = UpDown()
 
 
-class PercentileGroupTests(HandlerContract, SynchronousTestCase):
+class PercentileGroupTests(Contract, SynchronousTestCase):
     handler = PercentileGroup()
     first_version = 2
 
 
-class PercentileCounterTests(HandlerContract, SynchronousTestCase):
+class PercentileCounterTests(Contract, SynchronousTestCase):
     handler = PercentileCounter()
 
 
-class GaugeOfNumbersTests(HandlerContract, SynchronousTestCase):
+class GaugeOfNumbersTests(Contract, SynchronousTestCase):
     handler = Gauge()
     values = st.one_of(st.integers(-1000, 1000).map(float), st.floats(-1e6, 1e6))
     by_time = True
 
 
-class GaugeTests(HandlerContract, SynchronousTestCase):
+class GaugeTests(Contract, SynchronousTestCase):
     handler = Gauge()
     values = anything
     by_time = True
 
 
-class ExpiryGaugeTests(HandlerContract, SynchronousTestCase):
+class ExpiryGaugeTests(Contract, SynchronousTestCase):
     handler = ExpiryGauge()
     values = expiring
     by_time = True
 
 
-class BufferTests(HandlerContract, SynchronousTestCase):
+class BufferTests(Contract, SynchronousTestCase):
     handler = Buffer()
     values = expiring
     by_time = True
 
 
-class BufferOfNumbersTests(HandlerContract, SynchronousTestCase):
+class BufferOfNumbersTests(Contract, SynchronousTestCase):
     handler = Buffer()
     by_time = True
 
 
-class BufferOfLongTextsTests(HandlerContract, SynchronousTestCase):
+class BufferOfLongTextsTests(Contract, SynchronousTestCase):
     handler = Buffer()
     values = st.sampled_from(["a", "b" * 20_000, "c" * 30_000, "d" * 40_000, "e" * 70_000, {"value": "f" * 30_000, "seconds": 100}])
     by_time = True
 
 
-class CardinalityTests(HandlerContract, SynchronousTestCase):
+class CardinalityTests(Contract, SynchronousTestCase):
     handler = Cardinality()
     values = anything
 
 
-class CardinalityOfNumbersTests(HandlerContract, SynchronousTestCase):
+class CardinalityOfNumbersTests(Contract, SynchronousTestCase):
     handler = Cardinality()
 
 
-class TopKTests(HandlerContract, SynchronousTestCase):
+class TopKTests(Contract, SynchronousTestCase):
     handler = TopK()
     values = anything
 
 
-class TopKOfNumbersTests(HandlerContract, SynchronousTestCase):
+class TopKOfNumbersTests(Contract, SynchronousTestCase):
     handler = TopK()
 
 
-class NoopTests(HandlerContract, SynchronousTestCase):
+class NoopTests(Contract, SynchronousTestCase):
     handler = Noop()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import reactor
 from twisted.internet.defer import ensureDeferred
@@ -19,6 +19,7 @@ from taba.shard.memory import MemoryConnection, MemoryRouter, MemoryServer
 from taba.shard.servers.pool import Pool
 from taba.shard.servers.url import parse_store
 from taba.shard.transaction import Writes
+from tests.examples import examples
 from tests.valkey import EphemeralValkey
 
 
@@ -127,7 +128,7 @@ class SameAnswersTests(TestCase):
         pool.start()
         lots: list[list[list[tuple[bytes, ...]]]] = []
 
-        @settings(max_examples=500, deadline=None, database=None, derandomize=True)
+        @examples(500)
         @given(st.lists(commands(), max_size=25), st.booleans())
         def collect(some: list[tuple[bytes, ...]], as_transaction: bool) -> None:
             lots.append([[(b"WATCH", b"k1"), *some[:3], (b"MULTI",), *some[3:], (b"EXEC",)]] if as_transaction else [some])

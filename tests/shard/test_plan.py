@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -39,7 +39,6 @@ def maps(draw: st.DrawFn) -> BucketMap:
 
 
 class PlanTests(SynchronousTestCase):
-    @settings(deadline=None)
     @given(maps(), st.data())
     def test_an_even_plan_is_even_and_moves_least(self, map: BucketMap, data: st.DataObject) -> None:
         names = [shard.name for shard in map.shards]
@@ -56,7 +55,6 @@ class PlanTests(SynchronousTestCase):
         self.assertEqual(len(moves), map.buckets - kept)
         self.assertEqual(plan_even(after, holders), [])
 
-    @settings(deadline=None)
     @given(maps(), st.data())
     def test_a_weighed_plan_never_makes_it_worse_and_ends(self, map: BucketMap, data: st.DataObject) -> None:
         names = [shard.name for shard in map.shards]

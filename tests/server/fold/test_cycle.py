@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 import msgpack
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -21,6 +21,7 @@ from taba.server.fold.deadletters import MAX_DEAD_LETTERS, decode_dead_letter, d
 from taba.server.fold.marks import Mark, decode_mark
 from taba.server.http import answerable
 from taba.server.work import folding
+from tests.examples import examples
 
 from ..samples import AGE, BUCKETS, NONCE, MemoryStore, Spilling, Sum, Words, batch, column, lookup_of, tab_in
 
@@ -73,7 +74,7 @@ class Marks(SynchronousTestCase):
         skipping = batch(1, 3, [column(A, "Sum", [1.0])], follows=0)
         self.assertEqual(words(self.store.cycle(LOOKUP, [skipping])), [("applied", 3)])
 
-    @settings(max_examples=100, deadline=None)
+    @examples(100)
     @given(st.integers(0, 2**32))
     def test_any_order_and_repetition_of_batches_gives_the_same_states(self, seed: int) -> None:
         random = Random(seed)
@@ -343,7 +344,7 @@ class Anything(SynchronousTestCase):
         floats | st.lists(values, max_size=4) | values,
     )
 
-    @settings(max_examples=200, deadline=None)
+    @examples(200)
     @given(st.lists(st.lists(fields.map(list) | values, max_size=6), min_size=1, max_size=4))
     def test_is_folded_or_a_dead_letter(self, batches: list[list[Any]]) -> None:
         store = MemoryStore()
