@@ -16,6 +16,7 @@ import psutil
 
 from taba.query import Query, QueryError
 from tests.clock import WallClock
+from tests.command import run_taba
 from tests.processes import Process, free_port, twistd, wait_for_port
 
 ROOT = Path(__file__).parent.parent
@@ -103,7 +104,7 @@ class Services:
 
     def taba(self, *arguments: str, stdin: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
         """Run the `taba` command."""
-        return self.run("-m", "taba.cli.main", *arguments, stdin=stdin, **environ)
+        return run_taba(*arguments, environ={**self.environ, **environ}, directory=self.directory, stdin=stdin)
 
     def stop(self) -> None:
         """End all, and remove what they made."""

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 ROOT = Path(__file__).parents[2]
@@ -23,9 +24,11 @@ class SmallMemory(SynchronousTestCase):
     def test_with_64_mib_and_all_defaults_clients_can_record_whatever_the_agent_holds(self) -> None:
         self.run_in("64m", "defaults")
 
+    @pytest.mark.real
     def test_with_2_mib_everything_arrives(self) -> None:
         self.run_in("2m", "tiny")
 
+    @pytest.mark.real
     def test_full_while_it_runs_what_is_fresh_goes_through_the_spool_and_counts_once(self) -> None:
         self.run_in("2m", "full")
 

@@ -6,8 +6,10 @@ import os
 import sqlite3
 import tempfile
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
+from taba.agent import salvage
 from taba.agent.ages import Moment
 from taba.agent.outbox import EncodedBatch, OtherVersion
 from taba.agent.spool import MAX_ASIDE_ROWS, ROW_BYTES, VERSION, Spool, SpoolFull
@@ -109,6 +111,7 @@ class SpoolTests(SynchronousTestCase):
         other.close()
 
     def test_a_file_that_is_no_database_is_set_aside(self) -> None:
+        self.patch(salvage, "MAX_TRIES", 1000)  # enough for so few rows
         for number in (1, 2):  # under a name each
             with open(self.path, "wb") as file:
                 file.write(os.urandom(10_000))
@@ -136,6 +139,7 @@ class SpoolTests(SynchronousTestCase):
         self.addCleanup(spool.close)
         return spool
 
+    @pytest.mark.real
     def test_whatever_byte_of_its_first_page_is_wrong_it_opens_and_has_every_batch(self) -> None:
         good = self.make(20, 700)
         salvaged = 0
@@ -168,6 +172,7 @@ class SpoolTests(SynchronousTestCase):
             spool.close()
 
     def test_a_file_that_was_cut_off_keeps_what_is_before_the_cut(self) -> None:
+        self.patch(salvage, "MAX_TRIES", 1000)  # enough for so few rows
         good = self.make(40, 1500)
         for length in (0, 1, 100, 4096, 4097, 5 * 4096, 5 * 4096 + 17, len(good) - 1, len(good) - 4096):
             spool = self.damage(good[:length])

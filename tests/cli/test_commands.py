@@ -17,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 import taba
 from taba.cli.lines import read_line
 from taba.installing import install_hint
+from tests.command import run_here
 from tests.services import ROOT, Services
 
 LINES = """\
@@ -282,6 +283,6 @@ class WithoutServices(SynchronousTestCase):
         from taba.cli.commands import command
 
         for name in sorted(command.commands):
-            done = subprocess.run([sys.executable, "-m", "taba.cli.main", name, "--help"], cwd=ROOT, capture_output=True, text=True)
-            self.assertEqual(done.returncode, 0, name)
+            done = run_here((name, "--help"), os.environ, ROOT)
+            self.assertEqual((done.returncode, done.stderr), (0, ""), name)
             self.assertRegex(done.stdout, f"(?s)Examples:\n.*taba {name}", name)

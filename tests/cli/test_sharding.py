@@ -208,6 +208,7 @@ class ShardingTests(TestCase):
         moved = [bucket for bucket in range(4) if b"moved" in self.first.ask("GET", owner_key(bucket))]
         self.assertEqual(len(moved), 2)
 
+    @pytest.mark.real
     def test_disagreements_are_found_and_mended_only_on_request(self) -> None:
         services, first = self.prepare()
         new = self.valkey()
@@ -223,6 +224,7 @@ class ShardingTests(TestCase):
         self.assertIn(b"moved:3:s2", first.ask("GET", owner_key(31)))
         self.assertIn(b"open:2:s1", first.ask("GET", owner_key(0)))
 
+    @pytest.mark.real
     def test_what_is_wrong_is_said_in_one_line(self) -> None:
         services, first = self.prepare()
         for arguments, says in (

@@ -8,6 +8,7 @@ import sys
 import textwrap
 from unittest import mock
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
@@ -217,6 +218,7 @@ class HarmlessTests:
         program = BEGIN + textwrap.dedent(code)
         return subprocess.run([sys.executable, "-c", program], env=settings, capture_output=True, text=True, timeout=60, check=False)
 
+    @pytest.mark.real
     def test_stop_start_fork_and_record_in_a_signal_handler_at_each_step_of_a_first_record(self):
         # a tracer calls the handler before each line of Taba's, as a signal would between any two
         out = self.run_harmless(

@@ -10,6 +10,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
 from twisted.trial.unittest import SkipTest
 
 from taba import ring
@@ -82,6 +83,7 @@ class SmallMemoryTests:
         self.assertEqual((events, drops, held), (40, {}, 0))
         self.assertLessEqual(sizes, 4 * MiB)
 
+    @pytest.mark.real
     def test_eighty_processes_in_it_account_for_every_event(self):
         events, drops, _, sizes = self.forks(80, TABA_SHM_BYTES=str(4 * MiB))
         self.assertEqual(events + drops["no_ring"], 160)
@@ -161,6 +163,7 @@ class SmallMemoryTests:
         self.assertEqual((events, drops, held), (160, {}, 0))
         self.assertLessEqual(sizes, 64 * MiB)
 
+    @pytest.mark.real
     def test_and_of_two_hundred_every_event_is_accounted_for(self):
         events, drops, _, _ = self.forks(200, size=64 * MiB)
         self.assertEqual(events + drops["no_ring"], 400)

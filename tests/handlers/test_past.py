@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.handlers import counter_group, percentile_group
@@ -24,6 +25,7 @@ def drawing() -> Any:
 
 
 class PastTests(SynchronousTestCase):
+    @pytest.mark.real
     def test_the_picture_and_the_figures_are_what_the_types_know(self) -> None:
         past, text = drawing(), (DOCS / "handlers.md").read_text()
         self.assertEqual((DOCS / "pictures" / "past.svg").read_text(), past.svg())
@@ -42,6 +44,7 @@ class PastTests(SynchronousTestCase):
             widths = [int(cell.split()[0]) * seconds[cell.split()[1]] for cell in row.split(" | ")[1:5]]
             self.assertEqual(widths, ladder.widths.tolist(), name)
 
+    @pytest.mark.real
     def test_no_event_is_missing_from_the_lines(self) -> None:
         past = drawing()
         for _, later in past.AGES:

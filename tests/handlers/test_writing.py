@@ -67,6 +67,7 @@ class WritingHandlers(SynchronousTestCase):
     def test_its_plugin_is_found(self) -> None:
         self.assertIn("Longest: version 1, from plugin acme_handlers", self.run_here("taba", "handlers", "--local"))
 
+    @pytest.mark.real
     def test_the_contract_tells_a_handler_that_breaks_a_rule(self) -> None:
         broken = self.directory / "tests" / "broken.py"
         broken.write_text(

@@ -450,6 +450,7 @@ class MoveTests(MoveCase):
         self.assertEqual(ended["leave at s1, 1"], ["finished"])
         self.assertIn(["moved"], ended.values())
 
+    @pytest.mark.real
     async def test_a_mover_killed_between_any_two_steps_is_undone_by_another(self) -> None:
         holders = {}
 
@@ -462,6 +463,7 @@ class MoveTests(MoveCase):
             is_open = place.startswith(("Publish", "confirm", "leave", "left", "unlink", "Look(shard='s2'), 2"))
             self.assertEqual(holders[place], "s2" if is_open else "s1", place)
 
+    @pytest.mark.real
     async def test_a_mover_killed_between_any_two_steps_is_overruled_by_one_with_another_target(self) -> None:
         async def elsewhere(bucket: int, place: str) -> None:
             try:
@@ -472,6 +474,7 @@ class MoveTests(MoveCase):
 
         await self.each_step(elsewhere)
 
+    @pytest.mark.real
     async def test_one_that_resumes_is_killed_too(self) -> None:
         killed = 0
 
@@ -501,6 +504,7 @@ class MoveTests(MoveCase):
 
     test_one_that_resumes_is_killed_at_every_step_too.timeout = 550  # type: ignore[attr-defined]
 
+    @pytest.mark.real
     async def test_whoever_resumes_and_a_router_that_looks_after_dead_movers_overtake_each_other_and_harm_nothing(self) -> None:
         # the Router of the writers looks later for each bucket, and every mover is dead to it
         self.ends = (Overtaken, MoveFailed)
@@ -560,9 +564,11 @@ class MoveTests(MoveCase):
             await writer.check(self, await self.new_router(), f"{place}: {outcome}")
         self.assertGreater(slept, 15)
 
+    @pytest.mark.real
     async def test_a_mover_that_slept_while_another_moved_the_bucket_harms_nothing(self) -> None:
         await self.sleeps_and_is_overtaken(undoing=False)
 
+    @pytest.mark.real
     async def test_a_mover_that_slept_while_another_undid_the_move_harms_nothing(self) -> None:
         await self.sleeps_and_is_overtaken(undoing=True)
 

@@ -85,6 +85,7 @@ class ReshardCase(TestCase):
 
 
 class ReshardTests(ReshardCase):
+    @pytest.mark.real
     async def test_from_one_shard_to_four_and_back_to_two_nothing_is_lost_and_no_read_has_a_hole(self) -> None:
         first = await self.prepare()
         second = await self.router(self.url)
@@ -162,6 +163,7 @@ class ReshardTests(ReshardCase):
         self.assertEqual(await self.held(router), {"s1": BUCKETS // 2, "s2": BUCKETS // 2})
         await self.stop_writers(writers)
 
+    @pytest.mark.real
     async def test_one_that_died_is_undone_by_abort(self) -> None:
         self.patch(mover, "ALIVE_SECONDS", 0.3)
         self.patch(mover, "SIGN_SECONDS", 0.1)
@@ -335,6 +337,7 @@ class OrphanTests(ReshardCase):
         found = await survey({name: fresh.atlas.pool_of(name) for name in ("s1", "s2")}, BUCKETS)
         self.assertEqual(found.unsettled(), [])
 
+    @pytest.mark.real
     async def test_a_seal_whose_target_cannot_be_asked_stands_and_is_a_problem(self) -> None:
         self.patch(mending, "FEW_LOOKS", 1)
         self.patch(router_module, "READ_SECONDS", 2.0)
@@ -360,6 +363,7 @@ class OrphanTests(ReshardCase):
             await (await self.reshard()).add(parse_store(f"redis://127.1:{valkey.port}").addresses)
         self.assertEqual(await self.held(first), {"s1": BUCKETS})
 
+    @pytest.mark.real
     async def test_two_movers_with_opposite_aims_agree(self) -> None:
         router = await self.prepare(shards=2)
         writers = self.start_writers([router])

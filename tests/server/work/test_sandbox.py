@@ -157,6 +157,7 @@ class Hostile(TestCase):
         assert isinstance(folded, Folded)
         return folded
 
+    @pytest.mark.real
     @asynchronous
     async def test_an_event_that_hangs_or_crashes_is_the_only_one_of_its_state_that_is_lost(self) -> None:
         for culprit in ("hang", "crash", "raise", "quit"):
@@ -179,6 +180,7 @@ class Hostile(TestCase):
         assert isinstance(folded, Folded)
         return folded
 
+    @pytest.mark.real
     @asynchronous
     async def test_a_culprit_costs_no_second_child_where_its_cycle_is_tried_again(self) -> None:
         first = await self.fold_named(b"one", "a", "hang", "b")
@@ -192,6 +194,7 @@ class Hostile(TestCase):
         self.assertEqual(self.sandbox.deaths["Odd"], died)
         self.assertEqual(self.sandbox.problems, [])
 
+    @pytest.mark.real
     @asynchronous
     async def test_a_culprit_is_known_by_state_time_and_value_for_a_while_and_within_a_bound(self) -> None:
         self.patch(module, "MAX_DEATHS", 100)
@@ -217,6 +220,7 @@ class Hostile(TestCase):
         folded = await self.fold("raise")
         self.assertRegex(folded.failed[0].detail, r"ValueError: no \(.*odd_handler.py:\d+, in act\)")
 
+    @pytest.mark.real
     @asynchronous
     async def test_no_time_passes_for_a_child_while_this_process_is_stopped(self) -> None:
         await self.fold("a")
@@ -232,6 +236,7 @@ class Hostile(TestCase):
         self.assertEqual(sorted((await self.fold("a", "b")).states), [0, 1])
         self.assertEqual(self.sandbox._handlers.starts, 1)
 
+    @pytest.mark.real
     @asynchronous
     async def test_no_event_is_at_fault_where_the_child_is_killed_from_outside(self) -> None:
         await self.fold("a")
