@@ -1,10 +1,11 @@
-"""For pytest alone: where temporary directories lie, and how Hypothesis chooses (`tests/examples.py`)."""
+"""For pytest alone: where temporary directories lie, how Hypothesis chooses (`tests/examples.py`), what one process runs of several."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import TestCase
 
 import pytest
 
@@ -20,3 +21,12 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.chdir(tmp_path_factory.mktemp("trial"))
     yield
     os.chdir(here)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a class that prepares something for all of them go to one process together; all others to whichever is free."""
+    for item in items:
+        case = getattr(item, "cls", None)
+        if case is not None and getattr(case, "setUpClass", TestCase.setUpClass).__func__ is not TestCase.setUpClass.__func__:
+            item.add_marker(pytest.mark.xdist_group(case.__qualname__))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import ClassVar
@@ -26,12 +27,13 @@ class FreshClone(SynchronousTestCase):
         cls.home = Path(tempfile.mkdtemp(prefix="taba-fresh-"))
         cls.addClassCleanup(shutil.rmtree, cls.home)
 
-    def run_in_a_clone(self, *arguments: str) -> str:
+    def run_in_a_clone(self, *arguments: str, **others: str) -> str:
         clone = copy_sources(self.home / arguments[0])
         self.addCleanup(shutil.rmtree, clone)
         # without what this run's own environment has: its path, its modules
         environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "TABA_", "VIRTUAL_ENV", "PYTEST"))}
         environ["PATH"] = os.pathsep.join(part for part in environ["PATH"].split(os.pathsep) if ".venv" not in part)
+        environ.update(others)
         done = subprocess.run([clone / "run", *arguments], cwd=clone, env=environ, capture_output=True, text=True, timeout=60 * MINUTES)
         self.assertEqual(done.returncode, 0, f"{arguments}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
         return done.stdout
@@ -56,8 +58,25 @@ class FreshClone(SynchronousTestCase):
     def test_changelog(self) -> None:
         self.assertIn("## next", self.run_in_a_clone("changelog"))
 
+    def test_check(self) -> None:
+        self.assertRegex(self.run_in_a_clone("check", "tests/test_names.py"), r"(?s)Success: no issues found.*[1-9]\d* passed")
+
+    def test_coverage(self) -> None:
+        self.assertRegex(self.run_in_a_clone("coverage", "tests/test_names.py"), r"(?m)^TOTAL .*%$")
+
+    def test_search(self) -> None:
+        self.assertRegex(self.run_in_a_clone("search", "tests/test_names.py"), r"[1-9]\d* passed")
+
+    def test_matrix(self) -> None:
+        # with this interpreter alone: an environment takes its time
+        place = self.home / "one"
+        place.mkdir()
+        (place / "python{}.{}".format(*sys.version_info)).symlink_to(sys.executable)
+        found = self.run_in_a_clone("matrix", "tests/test_names.py", PATH=f"{place}:/usr/bin:/bin", HOME=str(self.home))
+        self.assertIn("passed", found)
+
     def test_without_a_command_it_says_what_there_is(self) -> None:
         done = subprocess.run(["./run"], cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=60)
         self.assertEqual(done.returncode, 2)
-        for command in ("demo", "test", "check", "bench", "lint", "matrix", "soak", "search", "changelog"):
+        for command in ("demo", "test", "check", "bench", "lint", "matrix", "soak", "coverage", "search", "changelog"):
             self.assertIn(f"./run {command}", done.stderr)

@@ -19,9 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.batch import MARK, Entry, Header, Verdict, decode_verdicts, encode_envelope
+from taba.errors import ConfigurationError
+from taba.server.options import ServerOptions
+from taba.server.service import make_server
 from taba.tokens import READ, line_of, new_token
 
 from ..streams import Streams
@@ -124,8 +128,23 @@ class Processes(SynchronousTestCase):
         self.assertEqual(said.count("\n"), 1, said)
         return said
 
+    def refused_here(self, *arguments: str, **environ: str) -> str:
+        """What such a Server says: its options are parsed and its parts made as `twistd` does, in this process."""
+        with self.assertRaises((SystemExit, ConfigurationError)) as caught:
+            options = ServerOptions({"STATE_DIRECTORY": str(self.directory / "state"), **environ})
+            options.parseOptions(list(arguments))
+            make_server(options, Clock())
+        said = str(caught.exception)
+        self.assertNotIn("\n", said)
+        return said
+
 
 class Configuration(Processes):
+    def test_a_process_that_does_not_start_says_one_line(self) -> None:
+        self.assertRegex(self.refused("--buckets", "0"), "^taba-server: --buckets: '0': takes ")
+        self.assertIn("--nonsense", self.refused("--nonsense"))
+        self.assertIn("listens off loopback, which takes --tokens", self.refused("--listen", "tcp:0"))
+
     def test_what_is_wrong_is_said_in_one_line_that_names_option_value_and_what_it_takes(self) -> None:
         for option, value in {
             "--listen": "tcp:8280:interface=0.0.0.0",
@@ -133,30 +152,29 @@ class Configuration(Processes):
             "--buckets": "0",
             "--workers": "none",
         }.items():
-            line = self.refused(option, value)
+            line = self.refused_here(option, value)
             self.assertIn(f"{option}: ", line)
             self.assertIn(value, line)
             self.assertIn("takes", line)
-        self.assertIn("TABA_SERVER_BUCKETS: 'x'", self.refused(TABA_SERVER_BUCKETS="x"))
-        self.assertIn("takes a TCP port with --workers", self.refused("--listen", "unix:/tmp/x.sock", "--workers", "2"))
-        self.assertIn("--nonsense", self.refused("--nonsense"))
+        self.assertIn("TABA_SERVER_BUCKETS: 'x'", self.refused_here(TABA_SERVER_BUCKETS="x"))
+        self.assertIn("takes a TCP port with --workers", self.refused_here("--listen", "unix:/tmp/x.sock", "--workers", "2"))
 
     def test_off_loopback_it_takes_tokens_and_either_tls_or_a_word_that_none_is_wanted(self) -> None:
         tokens = self.directory / "tokens"
         tokens.touch(0o600)
         tokens.write_text(line_of(new_token(READ)))
         for listen in ("tcp:0", r"tcp6:0:interface=\:\:", "tcp:0:interface=192.0.2.1"):
-            self.assertIn(f"--listen: {listen!r}: listens off loopback, which takes --tokens", self.refused("--listen", listen))
-            line = self.refused("--listen", listen, "--tokens", str(tokens))
+            self.assertIn(f"--listen: {listen!r}: listens off loopback, which takes --tokens", self.refused_here("--listen", listen))
+            line = self.refused_here("--listen", listen, "--tokens", str(tokens))
             self.assertIn(
                 f"--listen: {listen!r}: listens off loopback, which takes --tls-cert FILE and --tls-key FILE, or --insecure", line
             )
-            self.assertIn("takes --tokens", self.refused("--listen", listen, "--insecure"))
-        self.assertIn("--tls-key: '/nowhere': takes --tls-cert beside it", self.refused("--tls-key", "/nowhere"))
-        self.assertIn("--tls-cert: '/nowhere': takes a file that can be read", self.refused("--tls-cert", "/nowhere"))
-        self.assertIn("--tokens: '/nowhere': takes a file that can be read", self.refused("--tokens", "/nowhere", "--workers", "2"))
+            self.assertIn("takes --tokens", self.refused_here("--listen", listen, "--insecure"))
+        self.assertIn("--tls-key: '/nowhere': takes --tls-cert beside it", self.refused_here("--tls-key", "/nowhere"))
+        self.assertIn("--tls-cert: '/nowhere': takes a file that can be read", self.refused_here("--tls-cert", "/nowhere"))
+        self.assertIn("--tokens: '/nowhere': takes a file that can be read", self.refused_here("--tokens", "/nowhere", "--workers", "2"))
         tokens.chmod(0o644)
-        self.assertRegex(self.refused("--tokens", str(tokens)), "--tokens: '.*': takes a file that only its owner can read")
+        self.assertRegex(self.refused_here("--tokens", str(tokens)), "--tokens: '.*': takes a file that only its owner can read")
 
     @pytest.mark.real
     def test_a_port_that_is_taken(self) -> None:
