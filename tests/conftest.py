@@ -28,5 +28,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of a class that prepares something for all of them go to one process together; all others to whichever is free."""
     for item in items:
         case = getattr(item, "cls", None)
-        if case is not None and getattr(case, "setUpClass", TestCase.setUpClass).__func__ is not TestCase.setUpClass.__func__:
+        if isinstance(case, type) and any("setUpClass" in vars(base) for base in case.__mro__ if base is not TestCase):
             item.add_marker(pytest.mark.xdist_group(case.__qualname__))
