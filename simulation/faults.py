@@ -1,0 +1,187 @@
+"""The faults: what may befall the parts of a world, drawn from its seed before it begins, each with a number.
+
+A kind of fault that never fires is a hole in the simulator: the counts of what fired are printed, and a test looks at them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection
+from random import Random
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from simulation.world import World
+
+
+class Fault(NamedTuple):
+    """Something that happens at a time."""
+
+    number: int
+    at: float
+    kind: str
+    detail: dict[str, Any]
+
+
+class Kind(NamedTuple):
+    """A kind of fault: `weight`, how often it is drawn; `shape` draws what it needs to know; `happen` does it."""
+
+    weight: float
+    shape: Callable[[Random, World], dict[str, Any]]
+    happen: Callable[[World, Fault], None]
+
+
+def draw(random: Random, world: World, duration: float, kinds: Collection[str], density: float) -> list[Fault]:
+    """The faults of one world: about `density` a second, in its first nine tenths."""
+    names = list(kinds)
+    weights = [KINDS[name].weight for name in names]
+    if not names:
+        return []
+    # worlds differ: some know a few kinds of faults only, so that others do not hide what these do
+    chosen = names if random.random() < 0.5 else random.sample(names, min(len(names), random.randint(2, 5)))
+    weights = [KINDS[name].weight for name in chosen]
+    count = random.randint(1, max(1, int(2 * density * duration)))
+    faults = []
+    for at in sorted(random.uniform(0.5, 0.9 * duration) for _ in range(count)):
+        kind = random.choices(chosen, weights)[0]
+        faults.append(Fault(len(faults), at, kind, KINDS[kind].shape(random, world)))
+    return faults
+
+
+def _nothing(random: Random, world: World) -> dict[str, Any]:
+    return {}
+
+
+def _seconds(least: float, most: float) -> Callable[[Random, World], dict[str, Any]]:
+    return lambda random, world: {"seconds": round(random.uniform(least, most), 3)}
+
+
+def _kill_at_once(group: str) -> Callable[[World, Fault], None]:
+    def happen(world: World, fault: Fault) -> None:
+        parts = getattr(world, group)
+        part = parts[fault.detail["which"] % len(parts)]
+        if part.process is not None:
+            world.fired[f"killed a {part.name.partition('-')[0]}"] += 1
+            world.kill(part.process)
+
+    return happen
+
+
+def _burn(group: str) -> Callable[[World, Fault], None]:
+    def happen(world: World, fault: Fault) -> None:
+        parts = getattr(world, group)
+        part = parts[fault.detail["which"] % len(parts)]
+        if part.process is not None:
+            world.fired[f"lit a fuse in a {part.name.partition('-')[0]}"] += 1
+            part.process.fuse = fault.detail["steps"]
+
+    return happen
+
+
+def _which(random: Random, world: World) -> dict[str, Any]:
+    return {"which": random.randrange(6)}
+
+
+def _fuse(random: Random, world: World) -> dict[str, Any]:
+    return {"which": random.randrange(6), "steps": random.choice((0, 1, 2, 3, 5, 8, 13, 30, 100))}
+
+
+def _kill_store(world: World, fault: Fault) -> None:
+    store = world.stores[fault.detail["which"] % len(world.stores)]
+    world.fired["killed a store"] += 1
+    store.stop()
+    world.later(fault.detail["seconds"], None, store.start)
+
+
+def _store_for(name: str, value: Any, back: Any) -> Callable[[World, Fault], None]:
+    def happen(world: World, fault: Fault) -> None:
+        for store in world.stores:
+            setattr(store, name, value)
+            world.later(fault.detail["seconds"], None, setattr, store, name, back)
+
+    return happen
+
+
+def _weather(name: str) -> Callable[[World, Fault], None]:
+    def happen(world: World, fault: Fault) -> None:
+        setattr(world.network.weather, name, fault.detail["share"])
+        world.later(fault.detail["seconds"], None, setattr, world.network.weather, name, 0.0)
+
+    return happen
+
+
+def _share(random: Random, world: World) -> dict[str, Any]:
+    return {"share": round(random.choice((0.05, 0.2, 0.6)), 2), "seconds": round(random.uniform(0.5, 10.0), 3)}
+
+
+def _cut_off(world: World, fault: Fault) -> None:
+    server = world.servers[fault.detail["which"] % len(world.servers)]
+    world.network.cut.add(server.url)
+    world.fired["cut a server off"] += 1
+    world.later(fault.detail["seconds"], None, world.network.cut.discard, server.url)
+
+
+def _which_for(least: float, most: float) -> Callable[[Random, World], dict[str, Any]]:
+    return lambda random, world: {"which": random.randrange(6), "seconds": round(random.uniform(least, most), 3)}
+
+
+def _full(name: str) -> Callable[[World, Fault], None]:
+    def happen(world: World, fault: Fault) -> None:
+        setattr(world.machine, name, True)
+        if not world.is_quiet:
+            world.later(fault.detail["seconds"], None, setattr, world.machine, name, False)
+
+    return happen
+
+
+def _step_clock(world: World, fault: Fault) -> None:
+    parts = [*world.servers, *world.agents, *world.clients]
+    part = parts[fault.detail["which"] % len(parts)]
+    world.fired["stepped a clock"] += 1
+    world.hosts[part.name] = fault.detail["skew"]
+    if part.process is not None:
+        part.process.skew = fault.detail["skew"]
+
+
+def _step_store_clock(world: World, fault: Fault) -> None:
+    world.fired["stepped the store's clock"] += 1
+    for store in world.stores:
+        store.clock.skew = fault.detail["skew"]
+
+
+def _skew(random: Random, world: World) -> dict[str, Any]:
+    return {"which": random.randrange(8), "skew": random.choice((-1e9, -3600.0, -60.0, 60.0, 3600.0, 40 * 86_400.0))}
+
+
+def _remove_outbox(world: World, fault: Fault) -> None:
+    for name in os.listdir(world.machine.shm):
+        if name.startswith("taba-agent."):
+            os.unlink(os.path.join(world.machine.shm, name))
+            world.fired["removed an outbox"] += 1
+
+
+def _second_agent(world: World, fault: Fault) -> None:
+    world.fired["started a second Agent"] += 1
+    world.agents[0].second()
+
+
+# kinds by name; what each does to the world is said in its detail
+KINDS: dict[str, Kind] = {
+    "kill agent": Kind(2.0, _which, _kill_at_once("agents")),
+    "kill server": Kind(1.0, _which, _kill_at_once("servers")),
+    "kill client": Kind(1.0, _which, _kill_at_once("clients")),
+    "agent's fuse": Kind(4.0, _fuse, _burn("agents")),
+    "server's fuse": Kind(2.0, _fuse, _burn("servers")),
+    "client's fuse": Kind(2.0, _fuse, _burn("clients")),
+    "store dies": Kind(1.0, _which_for(0.1, 8.0), _kill_store),
+    "store cut before": Kind(1.0, _seconds(0.5, 8.0), _store_for("cut_before", 0.2, 0.0)),
+    "store cut after": Kind(1.0, _seconds(0.5, 8.0), _store_for("cut_after", 0.2, 0.0)),
+    "store late": Kind(1.0, _seconds(0.5, 8.0), _store_for("late", 0.1, 0.0)),
+    "store takes no writes": Kind(0.5, _seconds(0.5, 8.0), _store_for("is_reading_only", True, False)),
+    "messages lost": Kind(1.0, _share, _weather("lost")),
+    "messages repeated": Kind(1.0, _share, _weather("repeated")),
+    "messages late": Kind(1.0, _share, _weather("late")),
+    "server cut off": Kind(1.0, _which_for(0.5, 10.0), _cut_off),
+    "clock stepped": Kind(0.7, _skew, _step_clock),
+    "store's clock stepped": Kind(0.5, _skew, _step_store_clock),
+}

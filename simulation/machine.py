@@ -1,0 +1,331 @@
+"""The machine as Taba's modules see it: files, locks, time and chance, each by the names that these modules have for them.
+
+1. Files are real ones, in a folder of the world's own, with the kernel's own locks. What is put in between: a write may be the last thing
+   that a process does, disk or memory may be full, and whoever dies lets go of descriptors and locks.
+2. The modules get it all where they name it: `os`, `sqlite3`, `mmap`, `time` of a module is exchanged for as long as a world lives.
+   There is no other hook in Taba for this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import importlib
+import os
+import shutil
+import sqlite3
+import struct
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from simulation.clockwork import Clockwork, Killed, Process
+from taba import ring
+
+PAGE = 4096
+_UNLOCK = struct.pack("hhqqi4x", fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0)
+
+# whose `os` is exchanged
+WITH_OS = (
+    "taba.agent.discover",
+    "taba.agent.history",
+    "taba.agent.home",
+    "taba.agent.keys",
+    "taba.agent.locks",
+    "taba.agent.pin",
+    "taba.agent.reader",
+    "taba.agent.salvage",
+    "taba.agent.segment",
+    "taba.agent.spool",
+    "taba.agent.sums",
+    "taba.client.producer",
+    "taba.client.segment",
+    "taba.shard.atlas",
+    "taba.shard.lock",
+    "taba.shard.moving.mover",
+    "taba.shard.router",
+)
+
+
+class FileSystem:
+    """What `os` is to a module. What is not here is the real one's."""
+
+    def __init__(self, machine: Machine):
+        self._machine = machine
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(os, name)
+        setattr(self, name, found)  # looked for once
+        return found
+
+    def urandom(self, count: int) -> bytes:
+        return self._machine.process.random.randbytes(count)
+
+    def register_at_fork(self, **_: Any) -> None:
+        """Nobody forks here."""
+
+    def scandir(self, path: Any) -> Any:
+        return _Entries(sorted(os.scandir(path), key=lambda entry: entry.name))
+
+    def open(self, path: Any, flags: int, mode: int = 0o777) -> int:
+        process = self._machine.process
+        if flags & os.O_CREAT:
+            process.write(f"the making of {os.path.basename(path)}")
+        elif not process.is_alive:
+            raise Killed
+        descriptor = os.open(path, flags, mode)
+        process.descriptors[descriptor] = None
+        if not process.is_alive:
+            raise Killed
+        return descriptor
+
+    def close(self, descriptor: int) -> None:
+        process = self._machine.process
+        if not process.is_alive:
+            raise Killed
+        process.descriptors.pop(descriptor, None)
+        os.close(descriptor)
+
+    def pwrite(self, descriptor: int, content: Any, offset: int) -> int:
+        process = self._machine.process
+        when = process.write("a write to a file")
+        if when == "within":
+            # the kernel looks for a kill between two pages, and nowhere else
+            cut = PAGE - offset % PAGE
+            if len(content) > cut:
+                os.pwrite(descriptor, content[: cut + PAGE * process.random.randrange(max(1, (len(content) - cut) // PAGE))], offset)
+            raise Killed
+        written = os.pwrite(descriptor, content, offset)
+        if when:
+            raise Killed
+        return written
+
+    def write(self, descriptor: int, content: bytes) -> int:
+        process = self._machine.process
+        when = process.write("an append to a file")
+        if when == "within":
+            os.write(descriptor, content[: process.random.randrange(len(content))])
+            raise Killed
+        if self._machine.is_disk_full:
+            self._machine.world.fired["disk full"] += 1
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = os.write(descriptor, content)
+        if when:
+            raise Killed
+        return written
+
+    def posix_fallocate(self, descriptor: int, offset: int, length: int) -> None:
+        process = self._machine.process
+        if self._machine.is_memory_full:
+            self._machine.world.fired["shared memory full"] += 1
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if process.write("the having of pages"):
+            os.posix_fallocate(descriptor, offset, length)
+            raise Killed
+        os.posix_fallocate(descriptor, offset, length)
+
+    def fstatvfs(self, descriptor: int) -> Any:
+        return _Room(self._machine)
+
+    def statvfs(self, path: Any) -> Any:
+        return _Room(self._machine)
+
+    def _whole(name: str) -> Any:  # type: ignore[misc]  # noqa: N805
+        def run(self: FileSystem, *arguments: Any, **keywords: Any) -> Any:
+            when = self._machine.process.write(name)
+            if when == "within":
+                raise Killed  # it is one step of the kernel's: done, or not
+            result = getattr(os, name)(*arguments, **keywords)
+            if when:
+                raise Killed
+            return result
+
+        return run
+
+    unlink, rename, replace, link, ftruncate, fsync = map(_whole, ("unlink", "rename", "replace", "link", "ftruncate", "fsync"))
+
+
+class _Entries(list[Any]):
+    """What scandir gives: sorted, so that no file system's order counts."""
+
+    def __enter__(self) -> _Entries:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is open."""
+
+
+class _Room:
+    """How much room there is: plenty, or none."""
+
+    def __init__(self, machine: Machine):
+        self.f_frsize = PAGE
+        self.f_blocks = 1 << 16
+        self.f_bavail = 0 if machine.is_memory_full else 1 << 15
+
+
+class Databases:
+    """What `sqlite3` is to a module."""
+
+    def __init__(self, machine: Machine):
+        self._machine = machine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sqlite3, name)
+
+    def connect(self, path: str, **options: Any) -> Any:
+        if path == ":memory:":
+            return sqlite3.connect(path, **options)
+        process = self._machine.process
+        if not process.is_alive:
+            raise Killed
+        database = sqlite3.connect(path, factory=_Database, **options)
+        database.machine, database.process = self._machine, process
+        self._machine.databases.setdefault(process, []).append(database)
+        return database
+
+
+class _Database(sqlite3.Connection):
+    """One connection; a process that is killed within a transaction has not made it. SQLite itself is trusted with its own files."""
+
+    machine: Machine
+    process: Process
+
+    def execute(self, sql: str, *arguments: Any) -> Any:
+        self._look(sql)
+        return super().execute(sql, *arguments)
+
+    def executemany(self, sql: str, *arguments: Any) -> Any:
+        self._look(sql)
+        return super().executemany(sql, *arguments)
+
+    def _look(self, sql: str) -> None:
+        if not self.process.is_alive:
+            raise Killed
+        word = sql.lstrip()[:6].upper()
+        if word in ("INSERT", "DELETE", "COMMIT"):
+            if self.machine.is_disk_full and word != "DELETE":
+                self.machine.world.fired["disk full"] += 1
+                raise sqlite3.OperationalError("database or disk is full")
+            if self.process.write(f"{word} in the spool"):
+                if word == "COMMIT" and not self.process.is_alive:
+                    super().execute(sql)  # it was killed just after
+                raise Killed
+
+
+class Words:
+    """Shared memory as a process stores words there: each store is a step, and may be its last."""
+
+    __slots__ = ("_process", "_view")
+
+    def __init__(self, view: Any, process: Process):
+        self._view, self._process = view, process
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._view[index]
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        when = self._process.write("a store to shared memory")
+        if when == "within":
+            raise Killed  # a word is stored, or not
+        self._view[index] = value
+        if when:
+            raise Killed
+
+    def __len__(self) -> int:
+        return len(self._view)
+
+    def release(self) -> None:
+        self._view.release()
+
+
+class Machine:
+    """The files of one world, in a folder that goes with it, and the exchanged names."""
+
+    def __init__(self, world: Clockwork, directory: str | None = None):
+        self.world = world
+        self.process: Process = Process(world, "nobody")
+        self.root = tempfile.mkdtemp(prefix="taba-simulation.", dir=directory or memory_directory())
+        self.shm = os.path.join(self.root, "shm")
+        self.disk = os.path.join(self.root, "disk")
+        os.mkdir(self.shm)
+        os.mkdir(self.disk)
+        self.is_memory_full = self.is_disk_full = False
+        self.databases: dict[Process, list[_Database]] = {}
+        self._undo: list[tuple[Any, str, Any]] = []
+
+    @contextlib.contextmanager
+    def exchanged(self) -> Iterator[None]:
+        """Have Taba's modules see this machine."""
+        try:
+            self._exchange()
+            yield
+        finally:
+            for where, name, before in reversed(self._undo):
+                setattr(where, name, before)
+            self._undo.clear()
+            for databases in self.databases.values():
+                for database in databases:
+                    database.close()
+            shutil.rmtree(self.root, ignore_errors=True)
+
+    def _exchange(self) -> None:
+        files, databases = FileSystem(self), Databases(self)
+        for name in WITH_OS:
+            module = importlib.import_module(name)
+            if hasattr(module, "os"):
+                self.put(module, "os", files)
+        from taba.agent import keys, segment, spool
+        from taba.client import producer, pure
+
+        self.put(spool, "sqlite3", databases)
+        self.put(keys, "sqlite3", databases)
+        self.put(ring, "SHM_DIRECTORY", self.shm)
+        for module in (pure, producer):
+            self.put(module, "now", lambda: self.process.wall())
+            self.put(module, "monotonic", lambda: self.process.seconds())
+        make_ring = pure._Ring.__init__
+
+        def with_steps(self_: Any, where: Any = None, mapping: Any = None) -> None:
+            make_ring(self_, where, mapping)
+            if where is not None:
+                # the words before the commit word count as one step with it: nothing reads them before
+                self_.commits = Words(self_.commits, self.process)
+
+        self.put(pure._Ring, "__init__", with_steps)
+        store = segment.Segment.store
+
+        def with_step(self_: Any, offset: int, word: int) -> None:
+            when = self.process.write("a store to the outbox")
+            if when == "within":
+                raise Killed
+            store(self_, offset, word)
+            if when:
+                raise Killed
+
+        self.put(segment.Segment, "store", with_step)
+
+    def put(self, where: Any, name: str, instead: Any) -> None:
+        """Exchange a name until the world ends."""
+        self._undo.append((where, name, getattr(where, name)))
+        setattr(where, name, instead)
+
+    def bury(self, process: Process) -> None:
+        """A process is dead: its transactions are undone, its locks free, its descriptors closed."""
+        for database in self.databases.pop(process, []):
+            with contextlib.suppress(sqlite3.Error):
+                sqlite3.Connection.close(database)
+        for descriptor in process.descriptors:
+            with contextlib.suppress(OSError):
+                # a mapping of it may live on until its memory is collected: the lock must not
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+                fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _UNLOCK)
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        process.descriptors.clear()
+
+
+def memory_directory() -> str | None:
+    """A folder in memory, where there is one: the simulated files are many and small."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

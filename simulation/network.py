@@ -1,0 +1,149 @@
+"""The network between Agents and Servers: what is sent is delivered late, in another order, twice, or never; and so are answers.
+
+The Agent's real Forwarder sends with treq over the IAgent here; what arrives is bytes. A request that was delivered once more, or after its
+sender gave it up, or died, is decided by the Server as any other, and its answer goes to nobody.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionLost, ConnectionRefusedError
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent
+from zope.interface import implementer
+
+from simulation.clockwork import Clockwork, Process
+
+FIRST_SECONDS = 0.0005  # the least that a message takes
+LAST_SECONDS = 0.02  # and the most, where nothing is wrong
+LATE_SECONDS = 45.0  # the most where messages come late: longer than an Agent waits
+
+Handle = Callable[[str, bytes], "Deferred[tuple[int, dict[str, str], bytes]]"]
+
+
+class Weather:
+    """How the network is now: shares of messages."""
+
+    def __init__(self) -> None:
+        self.lost = self.repeated = self.late = 0.0
+
+    def clear(self) -> None:
+        self.lost = self.repeated = self.late = 0.0
+
+
+class Network:
+    """The hosts by their URLs: who listens there, and whether it can be reached."""
+
+    def __init__(self, world: Clockwork):
+        self.world = world
+        self.weather = Weather()
+        self.listening: dict[str, tuple[Process, Handle]] = {}
+        self.cut: set[str] = set()
+
+    def seconds(self) -> float:
+        """How long the next message is on its way."""
+        random = self.world.random
+        if self.weather.late and random.random() < self.weather.late:
+            self.world.fired["message late"] += 1
+            return random.uniform(LAST_SECONDS, LATE_SECONDS)
+        return random.uniform(FIRST_SECONDS, LAST_SECONDS)
+
+    def is_lost(self) -> bool:
+        if self.weather.lost and self.world.random.random() < self.weather.lost:
+            self.world.fired["message lost"] += 1
+            return True
+        return False
+
+    def is_repeated(self) -> bool:
+        if self.weather.repeated and self.world.random.random() < self.weather.repeated:
+            self.world.fired["message repeated"] += 1
+            return True
+        return False
+
+
+@implementer(IAgent)
+class Sender:
+    """The IAgent of one process."""
+
+    def __init__(self, network: Network, process: Process):
+        self._network, self._process = network, process
+
+    def request(self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: Any = None) -> Deferred[Any]:
+        answered: Deferred[Any] = Deferred(lambda _: None)
+        network, world = self._network, self._network.world
+        if not self._process.is_alive:
+            return answered
+        body = bodyProducer._inputFile.getvalue() if bodyProducer is not None else b""
+        if headers is not None and headers.hasHeader("content-encoding"):
+            body = zlib.decompress(body)
+        url, _, path = uri.decode().partition("/v1/")
+        if url in network.cut or url not in network.listening:
+            world.fired["server not reached"] += 1
+            world.later(network.seconds(), self._process, fail, answered, ConnectionRefusedError())
+            return answered
+        if network.is_lost():
+            if world.random.random() < 0.5:  # else nothing is heard until the sender gives up
+                world.later(network.seconds(), self._process, fail, answered, ConnectionLost())
+            return answered
+        world.later(network.seconds(), None, self._arrive, url, path, body, answered)
+        if network.is_repeated():
+            world.later(network.seconds() * 2, None, self._arrive, url, path, body, None)
+        return answered
+
+    def _arrive(self, url: str, path: str, body: bytes, answered: Deferred[Any] | None) -> None:
+        network, world = self._network, self._network.world
+        found = network.listening.get(url)
+        if found is None or url in network.cut:
+            world.later(network.seconds(), self._process, fail, answered, ConnectionLost())
+            return
+        process, handle = found
+        world.steps += 1
+        world.digest = zlib.crc32(body, world.digest)
+
+        def decide() -> None:
+            handle(path, body).addCallbacks(lambda answer: self._send_back(process, answer, answered), lambda failure: None)
+
+        world.run(process, decide)
+
+    def _send_back(self, server: Process, answer: tuple[int, dict[str, str], bytes], answered: Deferred[Any] | None) -> None:
+        network, world = self._network, self._network.world
+        if answered is None or not server.is_alive:
+            return
+        if network.is_lost():
+            world.later(network.seconds(), self._process, fail, answered, ConnectionLost())
+            return
+        world.later(network.seconds(), self._process, self._deliver, answered, answer)
+
+    def _deliver(self, answered: Deferred[Any], answer: tuple[int, dict[str, str], bytes]) -> None:
+        self._network.world.steps += 1
+        if not answered.called:
+            status, headers, content = answer
+            answered.callback(Response(status, Headers({name: [value] for name, value in headers.items()}), content))
+
+
+def fail(answered: Deferred[Any] | None, error: Exception) -> None:
+    """No answer comes."""
+    if answered is not None and not answered.called:
+        answered.errback(Failure(error))
+
+
+class Response:
+    """What of a response of twisted.web's client is used."""
+
+    version = (b"HTTP", 1, 1)
+    phrase = b""
+
+    def __init__(self, code: int, headers: Headers, content: bytes):
+        self.code, self.headers, self._content = code, headers, content
+        self.length = len(content)
+        self.request = self.previousResponse = None
+
+    def deliverBody(self, protocol: Any) -> None:
+        protocol.dataReceived(self._content)
+        protocol.connectionLost(Failure(ResponseDone()))

@@ -1,0 +1,401 @@
+"""The parts of Taba as processes of a world: each is put together of Taba's own code, as its service does it, but for sockets and HTTP.
+
+A part starts, is killed, and starts again on what it left; what it must not lose is in the machine's files or in the store.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from treq.client import HTTPClient
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.task import LoopingCall
+
+from simulation.clockwork import Process
+from simulation.network import Sender
+from simulation.store import StorePool
+from taba.agent.ages import Moment
+from taba.agent.discover import Rings
+from taba.agent.dispatch import Dispatch
+from taba.agent.forward import Forwarder
+from taba.agent.home import CannotOpen, Home
+from taba.agent.keeper import Keeper
+from taba.agent.locks import AgentRunning
+from taba.agent.outbox import OutboxFull
+from taba.agent.pin import Pin, Store
+from taba.agent.posting import OtherRequest as OtherPost
+from taba.agent.posting import post
+from taba.agent.problems import Problems, Room
+from taba.agent.pump import TICK_SECONDS, RingPump
+from taba.agent.service import KEEP_SECONDS, LOOK_SECONDS
+from taba.batch import APPLIED, VERDICTS_HEADER, decode_envelope, encode_verdicts
+from taba.bounds import MiB
+from taba.client import pure
+from taba.client.producer import Producer
+from taba.errors import MalformedBatch, StoreUnavailable
+from taba.events import key_part, read_events
+from taba.server.aging import LOOK_SECONDS as AGE_SECONDS
+from taba.server.aging import StoreAge
+from taba.server.ask.query import Query
+from taba.server.fold.envelopes import Envelopes
+from taba.server.fold.ingest import Ingest
+from taba.server.fold.posts import OtherRequest, Posts
+from taba.server.steady import SteadyClock
+from taba.server.work.bench import Bench
+from taba.shard import Router
+from taba.shard.servers.url import Address, StoreURL
+
+if TYPE_CHECKING:
+    from simulation.world import World
+
+AGENT = "sim"
+RING_BYTES = 64 * 1024
+OUTBOX_BYTES = 4 * MiB
+SPOOL_BYTES = 16 * MiB
+ENVIRONMENT = {"TABA_AGENT": AGENT, "TABA_RING_BYTES": str(RING_BYTES), "TABA_SHM_BYTES": str(64 * MiB)}
+
+
+class Part:
+    """What is started, killed and started again. `process` is its life now, if it lives."""
+
+    restart_seconds = (0.05, 5.0)
+
+    def __init__(self, world: World, name: str):
+        self.world, self.name = world, name
+        self.process: Process | None = None
+        self.lives = 0
+        self.may_start = True
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process is not None and self.process.is_alive
+
+    def start(self) -> None:
+        """Begin a life; it may be killed while it does."""
+        if self.is_alive or not self.may_start:
+            return
+        self.lives += 1
+        self.process = Process(self.world, f"{self.name}#{self.lives}")
+        self.world.parts[self.process] = self
+        self.world.dress(self.process, self)
+        self.world.run(self.process, self.live)
+
+    def live(self) -> None:
+        raise NotImplementedError
+
+    def died(self) -> None:
+        """Its process is dead: what the machine does not know of goes, and it starts again after a while."""
+        self.process = None
+        self.world.later(self.world.random.uniform(*self.restart_seconds), None, self.start)
+
+
+class Client(Part):
+    """An application: it records numbered events into the real ring."""
+
+    def __init__(self, world: World, name: str, tabs: list[tuple[str, str]], rate: float):
+        super().__init__(world, name)
+        self.tabs, self.rate = tabs, rate
+        self.next: dict[tuple[str, str], int] = dict.fromkeys(tabs, 1)
+        self.recorded: dict[tuple[str, str], set[int]] = {tab: set() for tab in tabs}  # record returned, and dropped nothing
+        self.doubtful: dict[tuple[str, str], set[int]] = {tab: set() for tab in tabs}  # a kill came within record
+        self.dropped = 0
+        self.attempts = self.interrupted = 0
+        self.net = 0.0  # of this life, in its UpDown
+        self.producer: Any = None
+
+    def live(self) -> None:
+        self.net = 0.0
+        self.producer = Producer(ports=pure)
+        self.producer.start(None, {**ENVIRONMENT, "TABA_CLIENT_ID": self.name})
+        self._record_later()
+
+    def _record_later(self) -> None:
+        assert self.process is not None
+        if not self.world.is_quiet:
+            self.process.reactor.callLater(self.process.random.expovariate(self.rate), self._record)
+
+    def _record(self) -> None:
+        assert self.process is not None
+        random = self.process.random
+        for _ in range(random.choice((1, 1, 2, 5, 20))):
+            self.record(random.choice(self.tabs), random)
+        self._record_later()
+
+    def record(self, key: tuple[str, str], random: Any) -> None:
+        """Record one event."""
+        name, type = key
+        number = self.next[key]
+        self.next[key] = number + 1
+        port = self.producer._port
+        before = sum(port._totals)
+        self.attempts += 1
+        self.interrupted += 1
+        self.doubtful[key].add(number)
+        value = float(random.choice((-1, 1))) if type == "UpDown" else float(number)
+        tab = self.producer.tab(name, type)
+        tab.record(value)
+        # from here on it counts: the call has returned
+        self.interrupted -= 1
+        self.doubtful[key].discard(number)
+        if type == "UpDown":
+            self.net += value
+            self.recorded[key].add(number)
+        elif sum(port._totals) > before:
+            self.dropped += 1
+        else:
+            self.recorded[key].add(number)
+
+    def died(self) -> None:
+        self.net = 0.0
+        producer, self.producer = self.producer, None
+        if producer is not None:
+            unmap(producer)
+        super().died()
+
+
+def unmap(producer: Any) -> None:
+    """What the kernel does when a process ends: its mappings go, and with them the lock."""
+    held, segment = producer._port._ring, producer._segment
+    if held is not None and hasattr(held, "words"):
+        held.release()
+    if segment is not None:
+        segment.words.release()
+        segment.content.release()
+        segment.memory.mapping.close()
+    producer._port._ring = producer._segment = None
+
+
+class Agent(Part):
+    """An Agent: the real rooms, wired and driven as its service does it."""
+
+    def __init__(self, world: World, name: str, urls: list[str]):
+        super().__init__(world, name)
+        self.urls = urls
+        self.keeper: Keeper | None = None
+        self.problems: dict[str, str] = {}
+        self.posts_done: set[str] = set()
+
+    def live(self) -> None:
+        world, process = self.world, self.process
+        assert process is not None
+        machine = world.machine
+        self.keeper = None
+        try:
+            self.home = Home(AGENT, Path(machine.disk), SPOOL_BYTES, OUTBOX_BYTES, machine.shm, lambda: process.random.randbytes(16))
+        except CannotOpen as error:
+            world.say(f"{process.name} cannot start: {f'{error}'[:80]}")
+            world.fired["a second Agent turned away" if "runs already" in f"{error}" else "an Agent could not start"] += 1
+            world.kill(process)
+            return
+        self.pin = Pin(Path(machine.disk) / f"{AGENT}.store")
+        self.store_age: int | None = None
+        now, moment = self._clock()
+        keeper = self.keeper = Keeper(self.home.outbox, self.home.spool, self.home.history, lambda: process.random.randbytes(16), now, moment)
+        keeper.recover(now)
+        self.home.keys.add(keeper.keys)
+        keeper.before_publish = self._keep_name
+        self.rings = Rings(AGENT, machine.shm)
+        self.pump = RingPump(keeper, self.rings, self.home.register)
+        self.dispatch = Dispatch(keeper, self.urls, process.random)
+        room = Room(64 * MiB, 128 * MiB)
+        self._problems = Problems(keeper, self.pump, self.dispatch, machine.shm, lambda: room, now)
+        client = HTTPClient(Sender(world.network, process))
+        self.forwarder = Forwarder(
+            process.reactor,
+            client,
+            self.dispatch,
+            AGENT,
+            "host",
+            self.moment,
+            process.wall,
+            lambda: None if self.pin.store is None else self.pin.store.id,
+            self._on_store,
+            self._on_store_age,
+        )
+        if self.pin.store is not None:
+            self.pump.set_buckets(self.pin.store.buckets, moment)
+        self._next_keep = self._next_look = 0.0
+        self._is_ending = False
+        self._name_problem: str | None = None
+        process.reactor.callLater(0, self._tick)
+
+    def moment(self) -> Moment:
+        assert self.process is not None
+        return Moment(self.process.seconds(), self.world.boot, self.store_age)
+
+    def _clock(self) -> tuple[float, Moment]:
+        assert self.process is not None
+        return self.process.seconds(), self.moment()
+
+    def _on_store(self, store: Store) -> bool:
+        if not self.pin.meets(store):
+            return False
+        if self.pump.buckets != store.buckets:
+            self.pump.set_buckets(store.buckets, self.moment())
+        return True
+
+    def _on_store_age(self, age: int) -> None:
+        self.store_age = age
+
+    def _tick(self) -> None:
+        assert self.keeper is not None and self.process is not None
+        delay = TICK_SECONDS
+        try:
+            now, moment = self._clock()
+            self._keep_name()
+            if self._name_problem is not None:
+                self.keeper.spool_all(now, moment)
+            delay = self.pump.tick(now, moment)
+            if now >= self._next_keep:
+                self._next_keep = now + KEEP_SECONDS
+                self.keeper.tick(now, moment)
+                self.forwarder.tick()
+                if now >= self._next_look:
+                    self._next_look = now + LOOK_SECONDS
+                    self.problems = self._problems.look(now, {})
+            else:
+                self.forwarder.pump()
+            if self._is_ending and self.pump.hand_over() and not self.keeper.holds_any:
+                self.world.say(f"{self.process.name} ends: another has its name")
+                self.world.kill(self.process)
+                return
+        except Exception as error:
+            self.world.fired[f"a tick failed: {type(error).__name__}"] += 1
+            self.world.say(f"{self.name}: a tick failed: {type(error).__name__}: {error}")
+            self.world.unexpected(error, self.process)
+            delay = 1.0
+        self.process.reactor.callLater(delay, self._tick)
+
+    def _keep_name(self) -> None:
+        if self._is_ending:
+            return
+        try:
+            if self.home.keep_name():
+                self.world.fired["an outbox was made anew"] += 1
+            self._name_problem = None
+        except AgentRunning as error:
+            self._name_problem, self._is_ending = f"{error}", True
+        except (OSError, OutboxFull) as error:
+            self._name_problem = f"{error}"
+
+    def post(self, body: dict[str, Any], key: str | None) -> str:
+        """POST /v1/events as its route does it: `accepted`, `again`, `other`, or `later`. Runs as this Agent's process."""
+        assert self.process is not None
+        buckets = self.pump.buckets if self.keeper is not None else None
+        if buckets is None:
+            return "later"
+        assert self.keeper is not None
+        posted = read_events(body, self.process.wall(), buckets)
+        part = key_part(posted.client, key, body) if key is not None else None
+        try:
+            is_kept = post(self.keeper, self.home.keys, posted, part, *self._clock())
+        except OtherPost:
+            return "other"
+        self.forwarder.pump()
+        return "accepted" if is_kept else "later"
+
+
+class Server(Part):
+    """A Server: Router, fold cycles, marks, posts and questions, as its service wires them."""
+
+    def __init__(self, world: World, name: str, url: str, buckets: int):
+        super().__init__(world, name)
+        self.url, self.buckets = url, buckets
+        self.is_future = False  # it reads the next version of batches alone
+
+    def live(self) -> None:
+        world, process = self.world, self.process
+        assert process is not None
+        reactor: Any = process.reactor
+        stores = {store.name: store for store in world.stores}
+        addresses = tuple(Address(host=name, port=6379) for name in list(stores)[: world.first_stores])
+
+        def new_pool(address: Address) -> StorePool:
+            return StorePool(process, address, stores[address.host])
+
+        self.router = Router(StoreURL(addresses), self.buckets, reactor, process.random, new_pool=new_pool)
+        sandbox: Any = None  # all Handlers here are Taba's own
+        bench = Bench(world.lookup, sandbox)
+        self.now = SteadyClock(process.wall, process.seconds)
+        self.age = StoreAge(self.router, process.seconds, process.wall)
+        self.ingest = Ingest(self.router, bench, reactor, self.now, self.age)
+        self.posts = Posts(self.router, self.age, process.random.randbytes)
+        served = lambda store: store == self.router.store_id  # noqa: E731
+        self.envelopes = Envelopes(
+            self.router, self.ingest, self.posts, process.random.randbytes, process.seconds, self.now.heard, served
+        )
+        self.query = Query(self.router, bench, reactor, self.now, sandbox)
+        ensureDeferred(self._connect()).addErrback(self._failed)
+
+    def _failed(self, failure: Any) -> None:
+        if self.is_alive and not failure.check(StoreUnavailable):
+            self.world.unexpected(failure.value, self.process)
+
+    async def _connect(self) -> None:
+        process = self.process
+        await self.router.connect()
+        if process is None or not process.is_alive:
+            return
+        self._aging = LoopingCall(self._look)
+        self._aging.clock = process.reactor
+        self._aging.start(AGE_SECONDS)
+        self.world.network.listening[self.url] = (process, self.answer)
+
+    def _look(self) -> Deferred[None]:
+        return ensureDeferred(self._look_at_age())
+
+    async def _look_at_age(self) -> None:
+        try:
+            await self.age.look()
+            self.now.look(self.age.store_time, self.age.record and self.age.record.wall)
+        except StoreUnavailable:
+            self.world.fired["a look at the age failed"] += 1
+
+    def died(self) -> None:
+        self.world.network.listening.pop(self.url, None)
+        super().died()
+
+    def answer(self, path: str, body: bytes) -> Deferred[tuple[int, dict[str, str], bytes]]:
+        """What arrives by HTTP."""
+        return ensureDeferred(self._answer(path, body))
+
+    async def _answer(self, path: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        try:
+            if path == "envelopes":
+                content = encode_verdicts(await self.envelopes.decide(decode_envelope(body)), self.age())
+                return 200, {VERDICTS_HEADER: "1"}, content
+            if path == "status":
+                return 200, {}, json.dumps({"store": self.router.describe()}).encode()
+            if path == "servers":
+                urls = [server.url for server in self.world.servers]
+                return 200, {}, json.dumps([{"url": url, "roles": [], "started": 0} for url in urls]).encode()
+            if path.startswith("events/"):
+                return await self._posted(json.loads(body), path.removeprefix("events/"))
+        except MalformedBatch as error:
+            return 400, {}, f"{error}".encode()
+        except StoreUnavailable as error:
+            return 503, {}, f"{error}".encode()
+        return 404, {}, b""
+
+    async def _posted(self, body: dict[str, Any], key: str) -> tuple[int, dict[str, str], bytes]:
+        """POST /v1/events, as its route does it."""
+        posted = read_events(body, self.now(), self.router.buckets)
+        try:
+            stream = await self.posts.claim(key_part(posted.client, key, body), posted.client)
+        except OtherRequest:
+            return 422, {}, b""
+        verdicts = await self.ingest.submit(self.posts.waiting(posted, stream), 5.0)
+        if any(verdict.word != APPLIED for verdict in verdicts):
+            return 503, {}, b""
+        return 200, {}, b""
+
+
+def host_of(url: str) -> str:
+    return urlsplit(url).hostname or ""
+
+
+Starter = Callable[[], None]

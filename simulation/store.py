@@ -1,0 +1,231 @@
+"""The store as Servers reach it: each write of theirs is delivered, carried out and answered as an event of its own, or is not.
+
+1. What is carried out, and when, is decided on delivery: others come between a WATCH and its EXEC.
+2. A connection that is cut may be cut before or after what was sent on it was carried out; who waits never knows.
+3. What a store has acknowledged it keeps, unless it is told to go back in time: that is what Agents keep batches for.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+from zlib import crc32
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.python.failure import Failure
+
+from simulation.clockwork import Clockwork, Process
+from taba.errors import StoreUnavailable
+from taba.shard.memory import MemoryConnection, MemoryServer
+from taba.shard.servers.connection import REPLY_SECONDS, Command, Connection, ConnectionGone, ErrorReply, Reply, Transactions
+from taba.shard.servers.pool import Pool
+from taba.shard.servers.url import Address
+
+FIRST_SECONDS = 0.0002
+LAST_SECONDS = 0.004
+LATE_SECONDS = 8.0  # the most when it answers late: longer than a cycle has
+PAST_SECONDS = 1.0  # between two of its pasts
+MAX_PASTS = 40
+
+# by a server whose disk takes nothing more
+_ANSWERED_ALWAYS = frozenset(
+    b"PING ECHO INFO TIME CONFIG GET STRLEN EXISTS MGET PTTL HGET HMGET HGETALL HKEYS HVALS HLEN HEXISTS SMEMBERS SCARD SISMEMBER"
+    b" SMISMEMBER ZRANGEBYLEX ZRANDMEMBER LRANGE LLEN LINDEX WATCH UNWATCH MULTI EXEC".split()
+)
+
+
+class _Clock:
+    """The clock of the store's host, which may be set; for what expires, and for TIME."""
+
+    def __init__(self, world: Clockwork):
+        self.world, self.skew = world, 0.0
+
+    def seconds(self) -> float:
+        return self.world.unix + self.skew
+
+
+class Store:
+    """One server of the store."""
+
+    def __init__(self, world: Clockwork, name: str):
+        self.world, self.name = world, name
+        self.clock = _Clock(world)
+        self.server = MemoryServer(self.clock)
+        self.is_up = True
+        self.is_reading_only = False  # answers MISCONF to whoever writes
+        self.lives = 0  # of its process: connections end with it
+        self.cut_before = self.cut_after = self.late = 0.0  # shares of what is sent to it
+        self.pasts: deque[tuple[float, Any]] | None = None
+        self.went_back = 0
+
+    def remember(self) -> None:
+        """Keep pasts from now on."""
+        self.pasts = deque(maxlen=MAX_PASTS)
+        self._keep_past()
+
+    def _keep_past(self) -> None:
+        assert self.pasts is not None
+        server = self.server
+        values = {key: value if isinstance(value, bytes) else copy.copy(value) for key, value in server._values.items()}
+        self.pasts.append((self.world.now, (values, dict(server._expires))))
+        self.world.later(PAST_SECONDS, None, self._keep_past)
+
+    def go_back(self, seconds: float) -> float:
+        """Be as it was so many seconds ago, or as far back as it knows; returns how far that is."""
+        assert self.pasts
+        when, (values, expires) = next((past for past in reversed(self.pasts) if past[0] <= self.world.now - seconds), self.pasts[0])
+        server = self.server
+        for key in {*server._values, *values}:
+            server._touch(key)
+        server._values = {key: value if isinstance(value, bytes) else copy.copy(value) for key, value in values.items()}
+        server._expires = dict(expires)
+        while self.pasts and self.pasts[-1][0] > when:
+            self.pasts.pop()
+        self.went_back += 1
+        return self.world.now - when
+
+    def stop(self) -> None:
+        self.is_up = False
+        self.lives += 1
+
+    def start(self) -> None:
+        self.is_up = True
+
+    def seconds(self) -> float:
+        """How long what is sent to it, or its answer, is on its way."""
+        random = self.world.random
+        if self.late and random.random() < self.late:
+            self.world.fired["store answers late"] += 1
+            return random.uniform(LAST_SECONDS, LATE_SECONDS)
+        return random.uniform(FIRST_SECONDS, LAST_SECONDS)
+
+
+class StoreConnection(Transactions):
+    """A conversation of one process with one server of the store."""
+
+    def __init__(self, store: Store, process: Process, where: str):
+        self.where = where
+        self.is_watching = False
+        self.is_open = True
+        self._store, self._process = store, process
+        self._life = store.lives
+        self._session = MemoryConnection(store.server, where)
+        self._waiting: dict[Deferred[list[Reply]], Any] = {}
+
+    @property
+    def is_idle(self) -> bool:
+        return self.is_open and not self._waiting and not self.is_watching
+
+    def itself(self) -> StoreConnection:
+        return self
+
+    def execute(self, commands: Sequence[Command], seconds: float = REPLY_SECONDS, quiet: float | None = None) -> Deferred[list[Reply]]:
+        if not self.is_open:
+            return fail(ConnectionGone(f"{self.where}: not connected"))
+        if not commands:
+            return succeed([])
+        done: Deferred[list[Reply]] = Deferred(lambda _: self.abort("the caller gave up"))
+        world, store = self._store.world, self._store
+        world.awaited.append(done)
+        if not self._process.is_alive:
+            return done
+        patience = seconds if quiet is None else min(seconds, quiet)
+        self._waiting[done] = self._process.reactor.callLater(patience, self.abort, f"no reply within {patience:.3g} s")
+        world.later(store.seconds(), None, self._arrive, list(commands), done)
+        return done
+
+    def _arrive(self, commands: list[Command], done: Deferred[list[Reply]]) -> None:
+        store, world = self._store, self._store.world
+        if not store.is_up or store.lives != self._life:
+            world.fired["store not there"] += 1
+            world.later(0.0005, self._process, self.abort, "the connection was lost")
+            return
+        if store.cut_before and world.random.random() < store.cut_before:
+            world.fired["store cut before"] += 1
+            self._life = -1  # what comes after on this connection does not arrive
+            world.later(store.seconds(), self._process, self.abort, "the connection was lost")
+            return
+        world.steps += 1
+        world.digest = crc32(repr(world.now).encode(), world.digest)
+        replies = [self._one(command) for command in commands]
+        if store.cut_after and world.random.random() < store.cut_after:
+            world.fired["store cut after"] += 1
+            self._life = -1
+            world.later(store.seconds(), self._process, self.abort, "the connection was lost")
+            return
+        world.later(store.seconds(), self._process, self._answer, replies, done)
+
+    def _one(self, command: Command) -> Reply:
+        if self._store.is_reading_only and command[0].upper() not in _ANSWERED_ALWAYS:
+            self._store.world.fired["store takes no writes"] += 1
+            self._session._is_spoilt = self._session._queue is not None
+            return ErrorReply("MISCONF Errors writing to the AOF file: No space left on device")
+        return self._session._one(command)
+
+    def _answer(self, replies: list[Reply], done: Deferred[list[Reply]]) -> None:
+        timer = self._waiting.pop(done, None)
+        if timer is None:
+            return
+        if timer.active():
+            timer.cancel()
+        if self._store.lives != self._life:
+            done.errback(Failure(ConnectionGone(f"{self.where}: the connection was lost")))
+            self.abort("the connection was lost")
+            return
+        # a reply that comes is a step of whoever waits for it, and may be its last
+        if self._process.write("the answer of the store"):
+            return
+        done.callback(replies)
+
+    def abort(self, reason: str) -> None:
+        """What was sent may arrive all the same: it lies in a socket."""
+        if not self.is_open:
+            return
+        self.is_open = False
+        waiting, self._waiting = self._waiting, {}
+        for done, timer in waiting.items():
+            if timer.active():
+                timer.cancel()
+            if not done.called:
+                done.errback(Failure(ConnectionGone(f"{self.where}: {reason}")))
+
+
+class StorePool(Pool):
+    """The connections of one process to one server: as many as it wants, each kept for the next use."""
+
+    def __init__(self, process: Process, address: Address, store: Store):
+        super().__init__(process.reactor, address)
+        self.store, self._process = store, process
+        self.last_error = f"{address.text}: away"
+        self._kept: list[StoreConnection] = []
+
+    @property
+    def is_connected(self) -> bool:
+        return self.store.is_up
+
+    def start(self) -> None:
+        """Nothing to do."""
+
+    async def close(self) -> None:
+        """Nothing to do."""
+
+    def _take(self, seconds: float) -> Deferred[Connection]:
+        if not self.store.is_up:
+            failed: Deferred[Any] = Deferred(lambda _: None)
+            error = StoreUnavailable(self.last_error)
+            self._process.reactor.callLater(min(seconds, 0.05), lambda: None if failed.called else failed.errback(Failure(error)))
+            return failed
+        while self._kept:
+            kept: Any = self._kept.pop()
+            if kept.is_idle and kept._life == self.store.lives:
+                return succeed(kept)
+        made: Any = StoreConnection(self.store, self._process, self.address.text)
+        return succeed(made)
+
+    def _give_back(self, connection: Any) -> None:
+        if connection.is_idle:
+            self._kept.append(connection)
+        else:
+            connection.abort("its user left it in the middle of something")
