@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import logging
 import os
 import sys
 import time
@@ -47,6 +48,7 @@ def kinds(text: str) -> tuple[str, ...]:
 def prepare() -> None:
     """Once a process: logs go nowhere but to the world that looks at them, and what lives for ever is not looked through each time."""
     globalLogBeginner.beginLoggingTo([], redirectStandardIO=False, discardBuffer=True)
+    logging.disable(logging.CRITICAL)
     # coroutines of killed processes are collected in the end, in the middle of what they did
     sys.unraisablehook = lambda unraisable: None
     gc.collect()
@@ -74,6 +76,7 @@ def main(arguments: list[str]) -> int:
             return 1
         if options.trace:
             print("\n".join(result.trace))
+            print(f"digest {result.digest:08x}")
         seed += 1
         if most_seeds is not None and seeds >= most_seeds:
             break

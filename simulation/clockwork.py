@@ -126,7 +126,7 @@ class Clockwork:
         self._queue: list[tuple[float, int, Process | None, Callable[..., Any], tuple[Any, ...]]] = []
         self._made = 0
         # What coroutines wait for; they are kept: whoever is killed does not clean up, and a coroutine that is collected would
-        self.awaited: deque[Any] = deque(maxlen=20_000)
+        self.awaited: list[Any] = []
         self.on_death: Callable[[Process], None] = lambda process: None
 
     @property
@@ -153,6 +153,8 @@ class Clockwork:
             if process is not None:
                 if process.is_alive:
                     self.run(process, function, *arguments)
+                else:
+                    self.awaited.append((function, arguments))
             else:
                 function(*arguments)
         self.now = max(self.now, until)

@@ -5,13 +5,23 @@ A kind of fault that never fires is a hole in the simulator: the counts of what 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 from collections.abc import Callable, Collection
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from simulation.names import AGENT
+
 if TYPE_CHECKING:
     from simulation.world import World
+
+
+SHIELD_SECONDS = 0.5  # after an outbox was removed nobody kills its Agent: what it holds would be lost, and who could count it?
+
+# of faults that do not go together: a store that goes back is made good by what Agents retain, and a full disk or memory takes that
+APART = (frozenset(("store goes back",)), frozenset(("memory full", "disk full", "spool spoilt", "outbox removed")))
 
 
 class Fault(NamedTuple):
@@ -34,11 +44,14 @@ class Kind(NamedTuple):
 def draw(random: Random, world: World, duration: float, kinds: Collection[str], density: float) -> list[Fault]:
     """The faults of one world: about `density` a second, in its first nine tenths."""
     names = list(kinds)
-    weights = [KINDS[name].weight for name in names]
     if not names:
         return []
     # worlds differ: some know a few kinds of faults only, so that others do not hide what these do
     chosen = names if random.random() < 0.5 else random.sample(names, min(len(names), random.randint(2, 5)))
+    one, others = APART
+    if one & set(chosen) and others & set(chosen):
+        taken = one if random.random() < 0.5 else others
+        chosen = [name for name in chosen if name not in taken]
     weights = [KINDS[name].weight for name in chosen]
     count = random.randint(1, max(1, int(2 * density * duration)))
     faults = []
@@ -60,7 +73,7 @@ def _kill_at_once(group: str) -> Callable[[World, Fault], None]:
     def happen(world: World, fault: Fault) -> None:
         parts = getattr(world, group)
         part = parts[fault.detail["which"] % len(parts)]
-        if part.process is not None:
+        if part.process is not None and not (world.is_shielded and group == "agents"):
             world.fired[f"killed a {part.name.partition('-')[0]}"] += 1
             world.kill(part.process)
 
@@ -71,7 +84,7 @@ def _burn(group: str) -> Callable[[World, Fault], None]:
     def happen(world: World, fault: Fault) -> None:
         parts = getattr(world, group)
         part = parts[fault.detail["which"] % len(parts)]
-        if part.process is not None:
+        if part.process is not None and not (world.is_shielded and group == "agents"):
             world.fired[f"lit a fuse in a {part.name.partition('-')[0]}"] += 1
             part.process.fuse = fault.detail["steps"]
 
@@ -128,6 +141,7 @@ def _which_for(least: float, most: float) -> Callable[[Random, World], dict[str,
 def _full(name: str) -> Callable[[World, Fault], None]:
     def happen(world: World, fault: Fault) -> None:
         setattr(world.machine, name, True)
+        world.may_lose = True
         if not world.is_quiet:
             world.later(fault.detail["seconds"], None, setattr, world.machine, name, False)
 
@@ -154,6 +168,11 @@ def _skew(random: Random, world: World) -> dict[str, Any]:
 
 
 def _remove_outbox(world: World, fault: Fault) -> None:
+    holder = world.holder
+    if holder is None or holder.process is None:
+        return  # what nobody holds would be lost, and nobody could count it
+    holder.process.fuse = None
+    world.shielded_until = world.now + SHIELD_SECONDS
     for name in os.listdir(world.machine.shm):
         if name.startswith("taba-agent."):
             os.unlink(os.path.join(world.machine.shm, name))
@@ -162,7 +181,46 @@ def _remove_outbox(world: World, fault: Fault) -> None:
 
 def _second_agent(world: World, fault: Fault) -> None:
     world.fired["started a second Agent"] += 1
-    world.agents[0].second()
+    second = world.agents[1]
+    second.may_start = True
+    second.start()
+
+    def end() -> None:
+        second.may_start = False
+        if second.process is not None and not world.is_shielded:
+            world.kill(second.process)
+
+    world.later(fault.detail["seconds"], None, end)
+
+
+def _go_back(world: World, fault: Fault) -> None:
+    for store in world.stores:
+        back = store.go_back(fault.detail["seconds"])
+        store.stop()  # it is another process now, or another server: connections end
+        store.start()
+        world.say(f"{store.name} is as it was {back:.1f} s ago")
+        world.fired["a store went back in time"] += 1
+
+
+def _spoil_spool(world: World, fault: Fault) -> None:
+    """Flip a byte of what the spool holds."""
+    path = os.path.join(world.machine.disk, f"{AGENT}.spool")
+    if not os.path.exists(path):
+        return
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=0.1)) as database, contextlib.suppress(sqlite3.Error):
+        row = database.execute("SELECT id, content FROM batches ORDER BY id LIMIT 1 OFFSET ?", (fault.detail["which"],)).fetchone()
+        if row is not None:
+            content = bytearray(row[1])
+            content[len(content) // 2] ^= 1 << fault.detail["which"] % 8
+            database.execute("UPDATE batches SET content = ? WHERE id = ?", (bytes(content), row[0]))
+            world.may_lose = True
+            world.fired["flipped a bit in the spool"] += 1
+
+
+def _future(world: World, fault: Fault) -> None:
+    server = world.servers[fault.detail["which"] % len(world.servers)]
+    server.is_future = True
+    world.later(fault.detail["seconds"], None, setattr, server, "is_future", False)
 
 
 # kinds by name; what each does to the world is said in its detail
@@ -184,4 +242,11 @@ KINDS: dict[str, Kind] = {
     "server cut off": Kind(1.0, _which_for(0.5, 10.0), _cut_off),
     "clock stepped": Kind(0.7, _skew, _step_clock),
     "store's clock stepped": Kind(0.5, _skew, _step_store_clock),
+    "store goes back": Kind(0.5, _seconds(0.2, 20.0), _go_back),
+    "memory full": Kind(1.0, _seconds(0.5, 8.0), _full("is_memory_full")),
+    "disk full": Kind(0.5, _seconds(0.2, 4.0), _full("is_disk_full")),
+    "spool spoilt": Kind(0.7, _which, _spoil_spool),
+    "outbox removed": Kind(0.5, _nothing, _remove_outbox),
+    "second Agent": Kind(0.5, _seconds(0.5, 8.0), _second_agent),
+    "other version": Kind(0.7, _which_for(0.5, 8.0), _future),
 }

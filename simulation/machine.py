@@ -17,11 +17,13 @@ import shutil
 import sqlite3
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from simulation.clockwork import Clockwork, Killed, Process
 from taba import ring
+from taba.batch import decode_batch
+from taba.errors import UnknownVersion
 
 PAGE = 4096
 _UNLOCK = struct.pack("hhqqi4x", fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0)
@@ -48,6 +50,12 @@ WITH_OS = (
 )
 
 
+# What the kernel refuses is raised in the module that asked; the client looks at that, and takes others' exceptions for the application's
+_IN_TABA: dict[str, Any] = {"__name__": "taba.client", "os": os}
+exec("def refuse(number):\n    raise OSError(number, os.strerror(number))", _IN_TABA)
+refuse: Callable[[int], None] = _IN_TABA["refuse"]
+
+
 class FileSystem:
     """What `os` is to a module. What is not here is the real one's."""
 
@@ -61,6 +69,9 @@ class FileSystem:
 
     def urandom(self, count: int) -> bytes:
         return self._machine.process.random.randbytes(count)
+
+    def getpid(self) -> int:
+        return 4242  # nobody here asks it to tell two processes apart
 
     def register_at_fork(self, **_: Any) -> None:
         """Nobody forks here."""
@@ -109,7 +120,7 @@ class FileSystem:
             raise Killed
         if self._machine.is_disk_full:
             self._machine.world.fired["disk full"] += 1
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            refuse(errno.ENOSPC)
         written = os.write(descriptor, content)
         if when:
             raise Killed
@@ -119,7 +130,7 @@ class FileSystem:
         process = self._machine.process
         if self._machine.is_memory_full:
             self._machine.world.fired["shared memory full"] += 1
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            refuse(errno.ENOSPC)
         if process.write("the having of pages"):
             os.posix_fallocate(descriptor, offset, length)
             raise Killed
@@ -131,7 +142,7 @@ class FileSystem:
     def statvfs(self, path: Any) -> Any:
         return _Room(self._machine)
 
-    def _whole(name: str) -> Any:  # type: ignore[misc]  # noqa: N805
+    def _whole(name: str) -> Any:  # type: ignore[misc]
         def run(self: FileSystem, *arguments: Any, **keywords: Any) -> Any:
             when = self._machine.process.write(name)
             if when == "within":
@@ -252,6 +263,7 @@ class Machine:
         os.mkdir(self.shm)
         os.mkdir(self.disk)
         self.is_memory_full = self.is_disk_full = False
+        self.reads_other_version: Callable[[Process], bool] = lambda process: False
         self.databases: dict[Process, list[_Database]] = {}
         self._undo: list[tuple[Any, str, Any]] = []
 
@@ -278,6 +290,7 @@ class Machine:
                 self.put(module, "os", files)
         from taba.agent import keys, segment, spool
         from taba.client import producer, pure
+        from taba.server.fold import envelopes
 
         self.put(spool, "sqlite3", databases)
         self.put(keys, "sqlite3", databases)
@@ -294,6 +307,15 @@ class Machine:
                 self_.commits = Words(self_.commits, self.process)
 
         self.put(pure._Ring, "__init__", with_steps)
+        read = decode_batch
+
+        def of_version(content: bytes) -> Any:
+            if self.reads_other_version(self.process):
+                self.world.fired["a batch of another version"] += 1
+                raise UnknownVersion("batch", 2**16, 2)
+            return read(content)
+
+        self.put(envelopes, "decode_batch", of_version)
         store = segment.Segment.store
 
         def with_step(self_: Any, offset: int, word: int) -> None:

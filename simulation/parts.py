@@ -6,16 +6,15 @@ A part starts, is killed, and starts again on what it left; what it must not los
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import LoopingCall
 
 from simulation.clockwork import Process
+from simulation.names import AGENT, ENVIRONMENT, OUTBOX_BYTES, SPOOL_BYTES
 from simulation.network import Sender
 from simulation.store import StorePool
 from taba.agent.ages import Moment
@@ -52,12 +51,6 @@ from taba.shard.servers.url import Address, StoreURL
 if TYPE_CHECKING:
     from simulation.world import World
 
-AGENT = "sim"
-RING_BYTES = 64 * 1024
-OUTBOX_BYTES = 4 * MiB
-SPOOL_BYTES = 16 * MiB
-ENVIRONMENT = {"TABA_AGENT": AGENT, "TABA_RING_BYTES": str(RING_BYTES), "TABA_SHM_BYTES": str(64 * MiB)}
-
 
 class Part:
     """What is started, killed and started again. `process` is its life now, if it lives."""
@@ -90,7 +83,8 @@ class Part:
     def died(self) -> None:
         """Its process is dead: what the machine does not know of goes, and it starts again after a while."""
         self.process = None
-        self.world.later(self.world.random.uniform(*self.restart_seconds), None, self.start)
+        if self.may_start:
+            self.world.later(self.world.random.uniform(*self.restart_seconds), None, self.start)
 
 
 class Client(Part):
@@ -102,10 +96,15 @@ class Client(Part):
         self.next: dict[tuple[str, str], int] = dict.fromkeys(tabs, 1)
         self.recorded: dict[tuple[str, str], set[int]] = {tab: set() for tab in tabs}  # record returned, and dropped nothing
         self.doubtful: dict[tuple[str, str], set[int]] = {tab: set() for tab in tabs}  # a kill came within record
-        self.dropped = 0
+        self.dropped = self.vanished = 0
         self.attempts = self.interrupted = 0
         self.net = 0.0  # of this life, in its UpDown
         self.producer: Any = None
+
+    @property
+    def unknown(self) -> int:
+        """Events that were dropped by processes that had no ring: they told nobody."""
+        return self.vanished + (sum(self.producer._port._pending) if self.producer is not None else 0)
 
     def live(self) -> None:
         self.net = 0.0
@@ -153,6 +152,7 @@ class Client(Part):
         self.net = 0.0
         producer, self.producer = self.producer, None
         if producer is not None:
+            self.vanished += sum(producer._port._pending)  # it had no ring: what it dropped nobody can know
             unmap(producer)
         super().died()
 
@@ -184,17 +184,21 @@ class Agent(Part):
         assert process is not None
         machine = world.machine
         self.keeper = None
+        self._is_ending = False
+        self._name_problem: str | None = None
         try:
             self.home = Home(AGENT, Path(machine.disk), SPOOL_BYTES, OUTBOX_BYTES, machine.shm, lambda: process.random.randbytes(16))
         except CannotOpen as error:
-            world.say(f"{process.name} cannot start: {f'{error}'[:80]}")
+            world.say(f"{process.name} cannot start: {f'{error}'.partition(':')[0]}")
             world.fired["a second Agent turned away" if "runs already" in f"{error}" else "an Agent could not start"] += 1
             world.kill(process)
             return
         self.pin = Pin(Path(machine.disk) / f"{AGENT}.store")
         self.store_age: int | None = None
         now, moment = self._clock()
-        keeper = self.keeper = Keeper(self.home.outbox, self.home.spool, self.home.history, lambda: process.random.randbytes(16), now, moment)
+        keeper = self.keeper = Keeper(
+            self.home.outbox, self.home.spool, self.home.history, lambda: process.random.randbytes(16), now, moment
+        )
         keeper.recover(now)
         self.home.keys.add(keeper.keys)
         keeper.before_publish = self._keep_name
@@ -219,8 +223,6 @@ class Agent(Part):
         if self.pin.store is not None:
             self.pump.set_buckets(self.pin.store.buckets, moment)
         self._next_keep = self._next_look = 0.0
-        self._is_ending = False
-        self._name_problem: str | None = None
         process.reactor.callLater(0, self._tick)
 
     def moment(self) -> Moment:
@@ -325,9 +327,7 @@ class Server(Part):
         self.ingest = Ingest(self.router, bench, reactor, self.now, self.age)
         self.posts = Posts(self.router, self.age, process.random.randbytes)
         served = lambda store: store == self.router.store_id  # noqa: E731
-        self.envelopes = Envelopes(
-            self.router, self.ingest, self.posts, process.random.randbytes, process.seconds, self.now.heard, served
-        )
+        self.envelopes = Envelopes(self.router, self.ingest, self.posts, process.random.randbytes, process.seconds, self.now.heard, served)
         self.query = Query(self.router, bench, reactor, self.now, sandbox)
         ensureDeferred(self._connect()).addErrback(self._failed)
 
@@ -392,10 +392,3 @@ class Server(Part):
         if any(verdict.word != APPLIED for verdict in verdicts):
             return 503, {}, b""
         return 200, {}, b""
-
-
-def host_of(url: str) -> str:
-    return urlsplit(url).hostname or ""
-
-
-Starter = Callable[[], None]

@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 
 from simulation.clockwork import Clockwork, Process
 from taba.errors import StoreUnavailable
+from taba.server import keys
 from taba.shard.memory import MemoryConnection, MemoryServer
 from taba.shard.servers.connection import REPLY_SECONDS, Command, Connection, ConnectionGone, ErrorReply, Reply, Transactions
 from taba.shard.servers.pool import Pool
@@ -67,14 +68,17 @@ class Store:
 
     def _keep_past(self) -> None:
         assert self.pasts is not None
+        self.world.later(PAST_SECONDS, None, self._keep_past)
         server = self.server
+        if keys.age(0) not in server._values:
+            return  # it is not furnished yet: one that is empty again is another store, and is not taken for this one
         values = {key: value if isinstance(value, bytes) else copy.copy(value) for key, value in server._values.items()}
         self.pasts.append((self.world.now, (values, dict(server._expires))))
-        self.world.later(PAST_SECONDS, None, self._keep_past)
 
     def go_back(self, seconds: float) -> float:
         """Be as it was so many seconds ago, or as far back as it knows; returns how far that is."""
-        assert self.pasts
+        if not self.pasts:
+            return 0.0
         when, (values, expires) = next((past for past in reversed(self.pasts) if past[0] <= self.world.now - seconds), self.pasts[0])
         server = self.server
         for key in {*server._values, *values}:

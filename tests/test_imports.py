@@ -178,6 +178,18 @@ class Imports(SynchronousTestCase):
     def test_nothing_under_twisted_is_a_package(self) -> None:
         self.assertEqual(list((ROOT / "twisted").rglob("__init__.py")), [])
 
+    def test_the_simulator_imports_taba_alone_and_nothing_of_taba_knows_of_it(self) -> None:
+        for path in (ROOT / "simulation").rglob("*.py"):
+            self.assertFalse([name for name in imports(path) if name.split(".")[0] in ("tests", "benchmarks", "demo")], path)
+        for folder in ("taba", "twisted", "benchmarks", "demo"):
+            for path in (ROOT / folder).rglob("*.py"):
+                self.assertFalse([name for name in imports(path) if name.split(".")[0] == "simulation"], path)
+
+    def test_the_simulated_world_takes_chance_from_its_seed_and_time_from_nobody(self) -> None:
+        for path in (ROOT / "simulation").rglob("*.py"):
+            wanted = {"__main__.py": {"time.monotonic"}}.get(path.name, set())  # it counts hours
+            self.assertLessEqual(chance(path), wanted, path)
+
     def test_tests_and_benchmarks_share_the_package_alone(self) -> None:
         for path in (ROOT / "benchmarks").rglob("*.py"):
             self.assertFalse([name for name in imports(path) if name.split(".")[0] == "tests"], path)

@@ -155,7 +155,8 @@ class Keeper:
         self._activate(now)
 
     def _last_table(self) -> Table:
-        kept = self.spool.journal(self.outbox.id)
+        # an outbox that is new has nothing to say: the one before it is gone, and what its table said last may be in the spool
+        kept = self.spool.journal(self.outbox.id if self.outbox.table.sequence else None)
         if kept is not None:
             try:
                 table = decode_table(kept)

@@ -222,9 +222,9 @@ class Spool:
         else:
             self._count()  # some were here already: a kill between this transaction and the outbox's release
 
-    def journal(self, outbox: bytes) -> bytes | None:
-        """The table that was kept last for the outbox of this id."""
-        row = self._database.execute("SELECT content FROM journal WHERE outbox = ?", (outbox,)).fetchone()
+    def journal(self, outbox: bytes | None) -> bytes | None:
+        """The table that was kept last, if it was for the outbox of this id; with None, for whichever."""
+        row = self._database.execute("SELECT content FROM journal WHERE place = 0 AND outbox = ifnull(?, outbox)", (outbox,)).fetchone()
         return row[0] if row is not None and isinstance(row[0], bytes) else None
 
     def last(self, stream: bytes, bucket: int) -> int:

@@ -84,6 +84,7 @@ class SpoolTests(SynchronousTestCase):
         spool.close()
         spool = self.open()
         self.assertEqual((spool.journal(b"a"), spool.journal(b"b")), (b"first", None))
+        self.assertEqual(spool.journal(None), b"first")  # for an outbox that is new: the one before is gone
 
     def test_what_is_kept_aside_is_bounded_and_the_latest_stays(self) -> None:
         spool = self.open()

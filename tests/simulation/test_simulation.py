@@ -1,0 +1,67 @@
+"""The simulator itself: a seed says it all, worlds of fixed seeds stay right, every fault befalls somebody, and a trace is made short."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from argparse import ArgumentTypeError
+from pathlib import Path
+
+import pytest
+from twisted.trial.unittest import SynchronousTestCase
+
+from simulation.__main__ import kinds
+from simulation.census import add, numbers
+from simulation.faults import KINDS
+from simulation.shrinking import shrink
+
+ROOT = Path(__file__).parent.parent.parent
+RUN_SECONDS = 400  # a machine that has much else to do, too
+
+
+def simulate(*arguments: str) -> str:
+    """What ./run simulate prints, and how it ended, on the last line."""
+    command = [sys.executable, "-m", "simulation", *arguments]
+    environment = {**os.environ, "PYTHONHASHSEED": "random"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=RUN_SECONDS, check=False, env=environment)
+    return f"{done.stdout}{done.stderr}\nended with {done.returncode}"
+
+
+class SimulationTests(SynchronousTestCase):
+    def test_a_few_worlds_are_right_and_the_same_seed_is_the_same_world_each_time(self) -> None:
+        once, again = simulate("--seed", "3", "--trace"), simulate("--seed", "3", "--trace")
+        self.assertIn("nothing is wrong\n", once)
+        self.assertTrue(once.endswith("ended with 0"), once[-2000:])
+        same = [line for line in once.splitlines() if not line.startswith("seeds ")]  # which has how long it took
+        self.assertEqual(same, [line for line in again.splitlines() if not line.startswith("seeds ")])
+        self.assertIn("digest", once)
+
+    def test_a_kind_of_fault_that_there_is_not_is_said_in_words(self) -> None:
+        with self.assertRaisesRegex(ArgumentTypeError, "'flood': takes kill agent, "):
+            kinds("flood")
+
+    def test_a_trace_is_made_as_short_as_what_makes_it_fail(self) -> None:
+        gone = shrink(range(40), lambda without: not {7, 23} & without)
+        self.assertEqual(set(range(40)) - gone, {7, 23})
+        self.assertEqual(shrink([], lambda without: True), frozenset())
+
+    def test_a_census_knows_what_came_twice_in_any_order(self) -> None:
+        runs: list[int] = []
+        order = [5, 1, 2, 9, 3, 4, 8, 7, 6, 12]
+        self.assertTrue(all(add(runs, number) for number in order))
+        self.assertEqual(runs, [1, 9, 12, 12])
+        self.assertFalse(any(add(runs, number) for number in order))
+        self.assertEqual(numbers(runs), set(order))
+
+
+@pytest.mark.real
+class ManyWorldsTests(SynchronousTestCase):
+    """What `./run check` tries; a night tries some thousand times as much."""
+
+    def test_worlds_of_fixed_seeds_are_right_and_no_kind_of_fault_is_left_out(self) -> None:
+        said = simulate("--seed", "1", "--seeds", "40")
+        self.assertTrue(said.endswith("ended with 0"), said[-4000:])
+        self.assertNotIn("never drawn", said)
+        for kind in KINDS:
+            self.assertIn(f"{kind} ", said)
