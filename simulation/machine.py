@@ -300,9 +300,9 @@ class Machine:
             self.put(module, "monotonic", lambda: self.process.seconds())
         make_ring = pure._Ring.__init__
 
-        def with_steps(self_: Any, where: Any = None, mapping: Any = None) -> None:
-            make_ring(self_, where, mapping)
-            if where is not None:
+        def with_steps(self_: Any, *arguments: Any) -> None:
+            make_ring(self_, *arguments)
+            if arguments:
                 # the words before the commit word count as one step with it: nothing reads them before
                 self_.commits = Words(self_.commits, self.process)
 

@@ -234,8 +234,11 @@ class Agent(Part):
         return self.process.seconds(), self.moment()
 
     def _on_store(self, store: Store) -> bool:
+        before = self.pin.store
         if not self.pin.meets(store):
             return False
+        if before is None or before.id != store.id:
+            self.pump.meanings.forget()
         if self.pump.buckets != store.buckets:
             self.pump.set_buckets(store.buckets, self.moment())
         return True
