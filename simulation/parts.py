@@ -31,7 +31,6 @@ from taba.agent.posting import post
 from taba.agent.problems import Problems, Room
 from taba.agent.pump import TICK_SECONDS, RingPump
 from taba.agent.service import KEEP_SECONDS, LOOK_SECONDS
-from taba.batch import APPLIED, VERDICTS_HEADER, decode_envelope, encode_verdicts
 from taba.bounds import MiB
 from taba.client import pure
 from taba.client.producer import Producer
@@ -42,11 +41,13 @@ from taba.server.aging import StoreAge
 from taba.server.ask.query import Query
 from taba.server.fold.envelopes import Envelopes
 from taba.server.fold.ingest import Ingest
-from taba.server.fold.posts import OtherRequest, Posts
+from taba.server.fold.posts import Posts
+from taba.server.http import Routes
 from taba.server.steady import SteadyClock
 from taba.server.work.bench import Bench
 from taba.shard import Router
 from taba.shard.servers.url import Address, StoreURL
+from taba.web import HTTPError
 
 if TYPE_CHECKING:
     from simulation.world import World
@@ -328,10 +329,13 @@ class Server(Part):
         self.now = SteadyClock(process.wall, process.seconds)
         self.age = StoreAge(self.router, process.seconds, process.wall)
         self.ingest = Ingest(self.router, bench, reactor, self.now, self.age)
-        self.posts = Posts(self.router, self.age, process.random.randbytes)
+        self.posts = Posts(self.router, self.ingest, self.age, process.random.randbytes, reactor)
         served = lambda store: store == self.router.store_id  # noqa: E731
         self.envelopes = Envelopes(self.router, self.ingest, self.posts, process.random.randbytes, process.seconds, self.now.heard, served)
         self.query = Query(self.router, bench, reactor, self.now, sandbox)
+        nobody: Any = None  # these routes are not asked here
+        rooms = self.router, world.lookup, self.ingest, self.envelopes, self.posts, self.query
+        self.routes = Routes(*rooms, nobody, nobody, nobody, nobody, self.now, self.age)
         ensureDeferred(self._connect()).addErrback(self._failed)
 
     def _failed(self, failure: Any) -> None:
@@ -367,31 +371,39 @@ class Server(Part):
         return ensureDeferred(self._answer(path, body))
 
     async def _answer(self, path: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        name, _, key = path.partition("/")
+        call: Any = Request(body, key)
         try:
-            if path == "envelopes":
-                content = encode_verdicts(await self.envelopes.decide(decode_envelope(body)), self.age())
-                return 200, {VERDICTS_HEADER: "1"}, content
-            if path == "status":
+            if name == "envelopes":
+                answer = await self.routes.envelopes(call)
+                return 200, dict(answer.headers), answer.content
+            if name == "status":
                 return 200, {}, json.dumps({"store": self.router.describe()}).encode()
-            if path == "servers":
+            if name == "servers":
                 urls = [server.url for server in self.world.servers]
                 return 200, {}, json.dumps([{"url": url, "roles": [], "started": 0} for url in urls]).encode()
-            if path.startswith("events/"):
-                return await self._posted(json.loads(body), path.removeprefix("events/"))
+            if name == "events":
+                return 200, {}, json.dumps((await self.routes.events(call)).content).encode()
+        except HTTPError as error:
+            return error.status, {}, error.detail.encode()
         except MalformedBatch as error:
             return 400, {}, f"{error}".encode()
         except StoreUnavailable as error:
             return 503, {}, f"{error}".encode()
         return 404, {}, b""
 
-    async def _posted(self, body: dict[str, Any], key: str) -> tuple[int, dict[str, str], bytes]:
-        """POST /v1/events, as its route does it."""
-        posted = read_events(body, self.now(), self.router.buckets)
-        try:
-            stream = await self.posts.claim(key_part(posted.client, key, body), posted.client)
-        except OtherRequest:
-            return 422, {}, b""
-        verdicts = await self.ingest.submit(self.posts.waiting(posted, stream), 5.0)
-        if any(verdict.word != APPLIED for verdict in verdicts):
-            return 503, {}, b""
-        return 200, {}, b""
+
+class Request:
+    """What of `taba.web.Call` these routes ask."""
+
+    def __init__(self, content: bytes, key: str):
+        self._content, self._key = content, key
+
+    def body(self) -> bytes:
+        return self._content
+
+    def json(self) -> Any:
+        return json.loads(self._content)
+
+    def header(self, name: str) -> str | None:
+        return self._key or None if name == "idempotency-key" else None
