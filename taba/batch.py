@@ -9,10 +9,11 @@
 A batch is msgpack `[3, stream, bucket, number, [events, column, events, column, …], meanings]`. A column is a bin with its number of
 events before it, so that its extent is known when it does not decode; in it is msgpack `[client, tab, type, times, values]`: times are
 little-endian float64 bytes, values likewise or, where one is not a float, a list. Where the events that it stands for are not its rows,
-their number is a sixth field. A Type that is `absolute` gets rows `[ring id, position, sum]`: what one process has added up to a position
-of its ring, so that neither loss nor repetition nor order does harm; at RING_ENDED the process is dead, at RING_GONE nothing of that ring
-is still to come. `meanings` is a bin, empty or with msgpack `[[tab, unit, description], …]`: what applications say that Tabs mean, each
-said once a stream, and again where it changes. One that does not decode is counted, and harms no Event.
+their number is a sixth field: 0 for what Agents record themselves. A Type that is `absolute` gets rows `[ring id, position, sum]`: what
+one process has added up to a position of its ring, so that neither loss nor repetition nor order does harm; at RING_ENDED the process is
+dead, at RING_GONE nothing of that ring is still to come. `meanings` is a bin, empty or with msgpack `[[tab, unit, description], …]`: what
+applications say that Tabs mean, each said once a stream, and again where it changes. One that does not decode is counted, and harms no
+Event.
 
 An envelope is `{"v": 2, "agent", "host", "now": the sender's Unix time, "store": the id of the store that the sender knows or nil,
 "entries": [entry, …]}`. An entry is a batch `{"batch", "follows", "nonce", "key"?}`, or a header without
@@ -254,7 +255,7 @@ def _meanings(packed: bytes) -> tuple[tuple[Meaning, ...], int]:
 # the same names come in every batch; a Server reads 100,000 columns a second
 _check_client = lru_cache(MAX_CACHED_IDS)(names.check_client)
 _check_type = lru_cache(MAX_CACHED_IDS)(names.check_type)
-_check_name = lru_cache(MAX_CACHED_NAMES)(names.parse_name)
+_check_name = lru_cache(MAX_CACHED_NAMES)(names.check_tab)
 
 
 def _column(packed: bytes, events: int, room: int) -> Column | BadColumn:
@@ -270,7 +271,7 @@ def _column(packed: bytes, events: int, room: int) -> Column | BadColumn:
         if len(tab) <= MAX_CACHED_NAME:
             _check_name(tab)
         else:
-            names.parse_name(tab)
+            names.check_tab(tab)
         if stands_for and stands_for != [events]:
             raise ValueError("a column stands for as many events as its number of events says")
         if not isinstance(times, bytes) or not times or len(times) % 8 or (len(times) != 8 * events and not stands_for):

@@ -23,6 +23,9 @@ MAX_NAME_BYTES = 200 + 2 + MAX_LABELS * (MAX_LABEL_KEY + 4 + 4 * MAX_LABEL_VALUE
 MAX_UNIT = 64  # characters: `bytes per second` is long for one
 MAX_DESCRIPTION = 400  # characters: a sentence or two, once in each ring's directory
 
+ALIVE_TAB, ALIVE_TYPE = "taba.alive", "ExpiryGauge"  # which processes live; recorded by Agents
+OWN_TABS = (ALIVE_TAB,)  # Taba's own, which nobody else can record
+
 RETIRED_CLIENT = "_retired"  # the Client into which the States of vanished Clients are merged
 
 _BASE = re.compile(r"[A-Za-z0-9_./:@+~%-]{1,200}")
@@ -124,6 +127,13 @@ def parse_name(text: str) -> tuple[str, dict[str, str]]:
     if canonical != text:
         raise ValueError(f"Tab name {text!r}: its canonical text is {canonical!r}")
     return base, labels
+
+
+def check_tab(text: str) -> str:
+    """`text`, if it is a Tab's canonical text or a Tab of Taba's own; else ValueError."""
+    if text not in OWN_TABS:
+        parse_name(text)
+    return text
 
 
 def bucket_of(name: str | bytes, buckets: int) -> int:

@@ -38,6 +38,8 @@ class RingPump:
         self._dead: set[str] = set()
         self._next_scan = self._last_drain = 0.0
         self._is_handing_over = False
+        self.scans = 0  # looks for rings so far
+        self.deaths: set[str] = set()  # clients of which a process was found dead; whoever tells of them clears it
         self._drops: dict[str, dict[str, int]] = {}  # of the last look, by client, where there were any
         self.had_no_place = False  # as of that look: some process found not even a place to count its drops in
         self._is_hot = False  # a ring filled before its time: the next look comes sooner
@@ -140,6 +142,15 @@ class RingPump:
         self._retire(dict(pairs), drained, now, moment)
         return drained.is_cut
 
+    def living(self) -> set[str]:
+        """The clients that have an open ring whose process lives, as of the last look."""
+        return {ring.client for name, ring in self.rings.open.items() if name not in self._dead}
+
+    def bucket_of(self, tab: str) -> int:
+        """The bucket of a Tab; only once `buckets` is known."""
+        assert self._drain is not None
+        return self._drain.bucket(tab)
+
     def hand_over(self) -> bool:
         """Leave the rings to another Agent, and look for no others; True once none is left.
 
@@ -173,6 +184,7 @@ class RingPump:
 
     def _scan(self, now: float) -> None:
         """Look for new rings, and for dead ones."""
+        self.scans += 1
         if not self._is_handing_over:
             self.rings.scan(self._orphans, now)
         if self._orphans:
@@ -184,6 +196,7 @@ class RingPump:
                 self._remove(ring)
             elif name not in self._dead and is_dead(ring):
                 self._dead.add(name)
+                self.deaths.add(ring.client)
 
     def _is_filling(self, now: float, part: int) -> bool:
         """Whether of any ring one of `part` parts is full, of records or of bytes, or it might overflow before the next look."""
@@ -236,10 +249,10 @@ class RingPump:
             packed: Packed = defaultdict(list)
             weights: dict[int, int] = {}
             self.sums.pack(drain, packed, weights, entries, position)
-            if entries and self._publish(packed, weights, now, moment):
+            if entries and self.publish(packed, weights, now, moment):
                 self.sums.register.note(word, entries)
 
-    def _publish(self, packed: Packed, weights: dict[int, int], now: float, moment: Moment) -> bool:
+    def publish(self, packed: Packed, weights: dict[int, int], now: float, moment: Moment) -> bool:
         """Publish what no ring holds; False where there is no room."""
         keeper = self.keeper
         batches = encode(packed, keeper.stream, keeper.numbers, moment, keeper.batch_bytes, weights)

@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from taba.agent.ages import Moment
+from taba.agent.alive import Alive
 from taba.agent.credentials import Credentials, credentials_of
 from taba.agent.discover import Rings, sweep_slots
 from taba.agent.dispatch import Dispatch
@@ -112,6 +113,7 @@ class AgentService(service.Service):
         self.keeper.before_publish = self._keep_name
         self.rings = Rings(self.agent, self._shm)
         self.pump = RingPump(self.keeper, self.rings, home.register)
+        self.alive = Alive(self.pump, self.unix_now)
         self.pin = Pin(self._directory / f"{self.agent}.store")
         host = socket.gethostname()[:255]
         self.dispatch = Dispatch(self.keeper, self._urls, self._random)
@@ -211,6 +213,7 @@ class AgentService(service.Service):
             if self._name_problem is not None:
                 self.keeper.spool_all(now, moment)  # what lies in memory that nobody finds again
             delay = self.pump.tick(now, moment)
+            self.alive.tick(now, moment)
             if now >= self._next_keep:
                 self._next_keep = now + KEEP_SECONDS
                 self.keeper.tick(now, moment)

@@ -88,24 +88,34 @@ def names(server: str, timeout: float, as_json: bool, **options: Any) -> None:
     _list(query_of(server, timeout=timeout).names(**_filters(options)), as_json)
 
 
-@asking("clients", "  taba clients\n  taba clients bids_won\n  taba clients --client-match 'web/.*'")
+@asking("clients", "  taba clients\n  taba clients bids_won\n  taba clients --client-match 'web/.*'\n  taba clients --alive")
 @filters
-def clients(server: str, timeout: float, as_json: bool, **options: Any) -> None:
+@click.option("--alive", is_flag=True, help="Only those of which a process lives.")
+def clients(server: str, timeout: float, as_json: bool, alive: bool, **options: Any) -> None:
     """The ids of Clients, one a line; with NAME…, of those that have these Tabs."""
-    _list(query_of(server, timeout=timeout).clients(**_filters(options)), as_json)
+    query, wanted = query_of(server, timeout=timeout), _filters(options)
+    found = query.clients(**wanted)
+    if alive:
+        living = set(query.alive())
+        found = [client for client in found if client in living]
+    _list(found, as_json)
 
 
-@asking("types", "  taba types\n  taba types bids_won --json")
+@asking("types", "  taba types\n  taba types bids_won --json\n  taba types --detail")
 @filters
-def types(server: str, timeout: float, as_json: bool, **options: Any) -> None:
+@click.option("--detail", is_flag=True, help="With unit and description.")
+def types(server: str, timeout: float, as_json: bool, detail: bool, **options: Any) -> None:
     """The Type of each Tab."""
-    question = questions.types(_filters(options))
-    _answer(
-        query_of(server, timeout=timeout),
-        question,
-        as_json,
-        lambda content: [show.table(["Tab", "Type"], list(content.items()))] if content else [],
-    )
+
+    def shown(content: dict[str, Any]) -> list[Any]:
+        if not content:
+            return []
+        if not detail:
+            return [show.table(["Tab", "Type"], list(content.items()))]
+        rows = [(tab, told["type"], told["unit"] or "", told["description"] or "") for tab, told in content.items()]
+        return [show.table(["Tab", "Type", "Unit", "Description"], rows)]
+
+    _answer(query_of(server, timeout=timeout), questions.types(_filters(options), detail), as_json, shown)
 
 
 @asking(

@@ -70,9 +70,13 @@ class AsyncQuery:
         """The ids of Clients, sorted."""
         return await self.ask(questions.clients(filters))
 
-    async def types(self, **filters: Unpack[Filters]) -> dict[str, str]:
-        """name → Type."""
-        return await self.ask(questions.types(filters))
+    async def types(self, *, detail: bool = False, **filters: Unpack[Filters]) -> dict[str, Any]:
+        """name → Type; with `detail`, name → {"type", "unit", "description"}."""
+        return await self.ask(questions.types(filters, detail))
+
+    async def alive(self, **filters: Unpack[ClientFilters]) -> list[str]:
+        """The ids of Clients of which a process lives, sorted."""
+        return await self.ask(questions.alive(filters))
 
     async def projections(self, *, detail: bool = False, **filters: Unpack[Filters]) -> dict[str, dict[str, Any]]:
         """name → client → Projection."""

@@ -61,9 +61,13 @@ class Query:
         """The ids of Clients, sorted."""
         return self.ask(questions.clients(filters))
 
-    def types(self, **filters: Unpack[Filters]) -> dict[str, str]:
-        """name → Type."""
-        return self.ask(questions.types(filters))
+    def types(self, *, detail: bool = False, **filters: Unpack[Filters]) -> dict[str, Any]:
+        """name → Type; with `detail`, name → {"type", "unit", "description"}."""
+        return self.ask(questions.types(filters, detail))
+
+    def alive(self, **filters: Unpack[ClientFilters]) -> list[str]:
+        """The ids of Clients of which a process lives, sorted."""
+        return self.ask(questions.alive(filters))
 
     def projections(self, *, detail: bool = False, **filters: Unpack[Filters]) -> dict[str, dict[str, Any]]:
         """name → client → Projection."""

@@ -100,9 +100,19 @@ def clients(filters: Filters) -> Question[list[str]]:
     return Question("/v1/clients", _parameters(filters), list, _same)
 
 
-def types(filters: Filters) -> Question[dict[str, str]]:
-    """name → Type."""
-    return Question("/v1/types", _parameters(filters), dict, _same)
+def types(filters: Filters, detail: bool = False) -> Question[dict[str, Any]]:
+    """name → Type; with `detail`, name → {"type", "unit", "description"}."""
+    return Question("/v1/types", _parameters(filters) + _flag("detail", detail), dict, _same)
+
+
+def alive(filters: ClientFilters) -> Question[list[str]]:
+    """The ids of Clients of which a process lives, sorted."""
+    return Question("/v1/projections", (("name", rules.ALIVE_TAB), *_parameters(filters)), dict, _living)
+
+
+def _living(answer: Any) -> list[str]:
+    shown = answer.get(rules.ALIVE_TAB, {})
+    return sorted(client for client, projection in shown.items() if projection.get("value"))
 
 
 def projections(filters: Filters, detail: bool = False) -> Question[dict[str, dict[str, Any]]]:
@@ -119,7 +129,7 @@ def aggregates(filters: Filters, by: str | Iterable[str] = (), detail: bool = Fa
 def aggregate(name: str, labels: Mapping[str, str] | None, filters: ClientFilters, detail: bool = False) -> Question[Any]:
     """The Aggregate of one Tab, or None where nothing is known of it."""
     if labels is None:
-        rules.parse_name(name)  # what can be no Tab's name is a mistake, not a Tab of which nothing is known
+        rules.check_tab(name)  # what can be no Tab's name is a mistake, not a Tab of which nothing is known
         canonical = name
     else:
         canonical = rules.canonical_name(name, labels)

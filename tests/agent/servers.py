@@ -12,6 +12,7 @@ from twisted.web import resource, server
 
 from taba import batch as codec
 from taba.batch import Verdict
+from taba.names import OWN_TABS
 from taba.server.fold.marks import Marks, decode_mark, encode_mark
 
 
@@ -21,6 +22,7 @@ class Store:
     def __init__(self) -> None:
         self.kept: dict[int, dict[bytes, bytes]] = {}
         self.events: dict[tuple[str, str], list[Any]] = {}
+        self.lives: list[tuple[str, Any]] = []  # what was said of who lives
         self.folded = self.opens = 0
         self.ended: list[tuple[bytes, int]] = []
         self.orders: list[codec.BatchId] = []
@@ -64,6 +66,10 @@ class Store:
         for column in batch.columns:
             assert isinstance(column, codec.Column), column
             values = column.values if isinstance(column.values, list) else _floats(column.values)
+            if column.tab in OWN_TABS:
+                assert column.weight == 0, column
+                self.lives += [(column.client, value) for value in values]
+                continue
             self.events.setdefault((column.client, column.tab), []).extend(values)
             self.folded += column.events
 

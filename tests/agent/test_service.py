@@ -22,6 +22,7 @@ from taba.agent import dispatch, forward
 from taba.agent.service import AgentService
 from taba.batch import Verdict
 from taba.listening import open_front
+from taba.names import ALIVE_TAB, bucket_of
 from taba.options import Listen
 from tests.agent.producers import Producer
 from tests.agent.servers import FakeServer
@@ -262,7 +263,7 @@ class ServiceTests(TestCase):
         producer = self.producer()
         tab = producer.tab("bids_won")
         refusing = {"on": True}
-        self.server.verdict = lambda sent: Verdict(codec.REFUSED, "no") if refusing["on"] else None
+        self.server.verdict = lambda sent: Verdict(codec.REFUSED, "no") if refusing["on"] and b"bids_won" in sent.batch else None
         service = self.start()
         producer.record(tab, 1.0)
         await self.until(lambda: service.keeper.dropped["refused"] == 1)
@@ -368,12 +369,14 @@ class ServiceTests(TestCase):
     async def test_a_store_that_went_back_in_time_gets_what_is_retained_again(self) -> None:
         producer = self.producer()
         tab = producer.tab("bids_won")
+        self.server.buckets = 64
         service = self.start()
         for value in range(5):
             producer.record(tab, float(value))
             await self.until(lambda value=value: self.server.store.folded == value + 1)  # type: ignore[misc]
         store = self.server.store
-        (key,) = store.marks
+        (key,) = [key for key in store.marks if key[1] == bucket_of("bids_won", 64)]
+        self.assertNotEqual(key[1], bucket_of(ALIVE_TAB, 64))
         self.assertEqual(store.marks[key], 5)
         store.set_mark(*key, 2)
         store.events["web/1", "bids_won"] = [0.0, 1.0]

@@ -26,6 +26,11 @@ class Filter(NamedTuple):
     labels: tuple[tuple[str, str], ...] = ()
 
     @property
+    def is_about_own(self) -> bool:
+        """Whether Tabs of Taba's own are meant, too: they are there for whoever names them."""
+        return bool(self.names) or (self.match or "").startswith("taba")
+
+    @property
     def is_about_clients(self) -> bool:
         """Whether not every Client of a Tab is meant."""
         return bool(self.clients) or self.client_match is not None

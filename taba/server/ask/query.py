@@ -19,7 +19,7 @@ from twisted.logger import Logger
 
 from taba.errors import TabaError
 from taba.history import Past, number, pasts
-from taba.names import RETIRED_CLIENT
+from taba.names import OWN_TABS, RETIRED_CLIENT
 from taba.server import keys
 from taba.server.ask.filters import Filter, group_name, has_labels
 from taba.server.ask.matching import MatchElsewhere, simple_matcher
@@ -115,7 +115,7 @@ class Query:
             found = {}
             for [pairs] in replies.values():
                 found.update(zip(map(bytes.decode, pairs[::2]), map(bytes.decode, pairs[1::2]), strict=True))
-        chosen = sorted(found)
+        chosen = sorted(tab for tab in found if tab not in OWN_TABS or wanted.is_about_own)
         if wanted.labels:
             chosen = await self._those(chosen, has_labels(wanted.labels))
         if wanted.match is not None:

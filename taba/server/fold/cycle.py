@@ -22,6 +22,7 @@ from taba import names
 from taba.batch import MAX_CACHED_NAME, MAX_CACHED_NAMES, OPEN, Batch, Column, Header, KeyPart, Verdict
 from taba.bounds import MAX_TIME, MAX_VALUE_BYTES, MAX_VALUE_DEPTH
 from taba.handlers.lookup import read_number, takes
+from taba.names import OWN_TABS
 from taba.nesting import is_deeper
 from taba.server import keys
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
@@ -315,11 +316,10 @@ class Fold:
                         self._miss(column)
                         continue
                     group = groups[type] = _Group(type, handler, bench.is_array(type))
-                if column.stands_for is not None:
-                    if not group.is_absolute:
-                        self._bury(column, BAD_VALUE, f"{type} takes events one by one")
-                        continue
-                elif isinstance(column.values, list):
+                if column.stands_for is not None and not group.is_absolute and not (column.tab in OWN_TABS and not column.weight):
+                    self._bury(column, BAD_VALUE, f"{type} takes events one by one")
+                    continue
+                if isinstance(column.values, list) and (column.stands_for is None or not group.is_absolute):
                     good = self._checked(column, group, large)
                     if good is None:
                         continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from taba.names import OWN_TABS
 from taba.server import keys
 from taba.server.fold.cycle import bucket_of
 from taba.server.keep.changing import index_removal, sweep
@@ -83,6 +84,7 @@ async def _delete_clients(router: IsRouter, handlers: KnowsTypes, bucket: int, c
     def choose(replies: Sequence[Any]) -> Writes | More:
         gone: dict[str, list[str]] = {}
         left: dict[str, int] = {}
+        own = 0  # States of Taba's own Tabs: they go too, and are not what was asked about
         room = CHUNK_STATES
         is_whole = True
         for tab, are_there, size in zip(types, replies[::2], replies[1::2], strict=True):
@@ -90,10 +92,11 @@ async def _delete_clients(router: IsRouter, handlers: KnowsTypes, bucket: int, c
             is_whole = is_whole and len(here) <= room
             here = here[:room]
             room -= len(here)
+            own += len(here) * (tab in OWN_TABS)
             if here:
                 gone[tab], left[tab] = here, size - len(here)
         forgotten: list[Command] = [(b"SREM", keys.clients(bucket), *clients)] if is_whole else []
-        return _deleted(handlers, bucket, gone, left, types, forgotten, (CHUNK_STATES - room, is_whole))
+        return _deleted(handlers, bucket, gone, left, types, forgotten, (CHUNK_STATES - room - own, is_whole))
 
     answer: tuple[int, bool] = await router.transact(bucket, [(b"HGETALL", keys.tabs(bucket))], update)
     return answer

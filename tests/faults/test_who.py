@@ -1,0 +1,115 @@
+"""Who lives, and what a Tab is, through real processes that are killed, and buckets that move."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba.names import ALIVE_TAB
+from tests.services import ROOT, Services
+from tests.valkey import EphemeralValkey
+
+PATIENCE_SECONDS = 60.0
+WORK = """
+import sys
+from taba import client
+client.start(sys.argv[1])
+hits = client.counter("hits", unit="1", description=sys.argv[2])
+hits.inc()
+print("recorded", flush=True)
+for line in sys.stdin:
+    hits.inc()
+    print("recorded", flush=True)
+"""
+
+
+@pytest.mark.real
+class Who(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.services = Services()
+        self.addCleanup(self.services.stop)
+
+    def work(self, client: str, description: str = "") -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", WORK, client, description]
+        process = subprocess.Popen(command, env=self.services.environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        self.addCleanup(self.end, process)
+        self.recorded(process)
+        return process
+
+    def recorded(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        self.assertEqual(process.stdout.readline(), "recorded\n")
+
+    def end(self, process: subprocess.Popen[str]) -> None:
+        process.kill()
+        process.wait(30)
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            pipe.close()
+
+    def until(self, condition: Callable[[], Any]) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not condition():
+            assert time.monotonic() < deadline, self.lives()
+            time.sleep(0.05)
+
+    def lives(self) -> dict[str, Any]:
+        """Client → whether it lives; None where nothing is known any more."""
+        found = self.services.query.projections(name=ALIVE_TAB).get(ALIVE_TAB, {})
+        return {client: shown["value"] for client, shown in found.items()}
+
+    def test_a_process_lives_until_it_is_killed_and_lives_again_and_is_in_no_count(self) -> None:
+        self.services.start_server()
+        self.services.start_agent()
+        first, second = self.work("web/1"), self.work("web/2")
+        self.until(lambda: self.lives() == {"web/1": 1, "web/2": 1})
+        first.kill()
+        self.until(lambda: self.lives() == {"web/1": 0, "web/2": 1})
+        listed = self.services.taba("clients", "--alive")
+        self.assertEqual((listed.returncode, listed.stdout), (0, "web/2\n"), listed.stderr)
+        self.assertEqual(self.services.taba("clients").stdout, "web/1\nweb/2\n")
+        self.work("web/1")
+        self.until(lambda: self.lives() == {"web/1": 1, "web/2": 1})
+        self.services.kill_agent()
+        second.kill()
+        self.services.start_agent()
+        self.until(lambda: self.lives() == {"web/1": 1, "web/2": 0})
+        self.until(lambda: self.services.query.status()["folded"] == 3)
+        self.assertEqual(self.services.query.names(), ["hits"])
+        self.assertEqual(list(self.services.query.aggregates()), ["hits"])
+        self.assertEqual(self.services.query.names(match="taba.*"), [ALIVE_TAB])
+        self.assertEqual(self.services.query.status()["dead_letters"], 0)
+
+    def test_what_a_tab_is_survives_kills_and_moves_with_its_bucket(self) -> None:
+        first, second = EphemeralValkey(tcp=True), EphemeralValkey(tcp=True)
+        self.addCleanup(first.remove)
+        self.addCleanup(second.remove)
+        self.services.start_server("--buckets", "2", store=first.url)
+        process = self.work("web/1", "before any Agent")
+        self.services.start_agent()
+        self.until(lambda: self.description() == "before any Agent")
+        self.services.kill_agent()
+        process.kill()
+        self.work("web/1", "while none was there")
+        self.services.start_agent()
+        self.until(lambda: self.description() == "while none was there")
+        moved = self.services.taba("reshard", "--store", first.url, "--add", second.url, "--json")
+        self.assertEqual(moved.returncode, 0, moved.stderr)
+        drained = self.services.taba("reshard", "--store", first.url, "--drain", self.services.query.shards()[0]["name"], "--json")
+        self.assertEqual(drained.returncode, 0, drained.stderr)
+        self.assertEqual(self.description(), "while none was there")
+        self.until(lambda: self.services.query.status()["folded"] == 2)
+
+    def description(self) -> Any:
+        """What is said of `hits`, in its own words; of the unit it is always the same."""
+        found = self.services.query.types(detail=True).get("hits")
+        if found is None:
+            return None
+        self.assertEqual((found["type"], found["unit"] or "1"), ("CounterGroup", "1"))
+        return found["description"]
