@@ -185,7 +185,7 @@ class Status:
                 "version": handler.version,
                 "origin": self._lookup.origin(type),
                 "errors": errors[type],
-                "edge": getattr(handler, "edge", None),
+                "edge": getattr(handler, "edge", None) if self._lookup.own(type) else None,
                 "absolute": bool(getattr(handler, "absolute", False)),
             }
             for type in self._lookup.types
