@@ -299,7 +299,8 @@ class Lives(Processes):
         workers = [pid for pid in children_of(server.pid) if "taba.server.work.child" in Path(f"/proc/{pid}/cmdline").read_text()]
         self.assertTrue(workers)
         status = ask(port, "/v1/status")
-        self.assertEqual(status["handlers"]["Odd"], {"version": 1, "origin": "plugin odd_handler", "errors": 3, "edge": None, "absolute": False})
+        shown = {"version": 1, "origin": "plugin odd_handler", "errors": 3, "edge": None, "absolute": False}
+        self.assertEqual(status["handlers"]["Odd"], shown)
         self.assertIn("nowhere_to_be_found", str(status["problems"]))
         server.kill()
         server.wait()
