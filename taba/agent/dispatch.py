@@ -35,6 +35,10 @@ class Holder(Protocol):
 
     schedule: Schedule
 
+    @property
+    def holds_backlog(self) -> bool:
+        """Whether nothing of the spool may go now."""
+
     def queue(self, lane: Lane, now: float) -> None: ...
     def settle_totals(self) -> None: ...
 
@@ -132,7 +136,8 @@ class Dispatch:
             return []
         parcels = self._fill(schedule.fresh, usable, False, now, moment)
         usable = [server for server in usable if server.is_usable(now)]
-        parcels += self._fill(schedule.backlog, usable, True, now, moment)
+        if not self._holder.holds_backlog:
+            parcels += self._fill(schedule.backlog, usable, True, now, moment)
         try:
             self._holder.settle_totals()
         except BaseException:

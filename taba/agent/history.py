@@ -54,16 +54,29 @@ class History:
     def find(self, stream: bytes, bucket: int, numbers: Iterable[int]) -> dict[int, int]:
         """The events of those of these batches that were noted."""
         wanted = list(numbers)
-        if self._records is None:
-            self._records = np.concatenate([_read(self.path + ".old"), _read(self.path)])
-        records = self._records
+        records = self._read()
         first, second = _STREAM.unpack(stream)
         here = records[(records["second"] == second) & (records["first"] == first) & (records["bucket"] == bucket)]
         found = dict(zip(here["number"].tolist(), here["events"].tolist(), strict=True))
         return {number: found[number] for number in wanted if number in found}
 
+    def last(self, streams: Iterable[bytes]) -> dict[tuple[bytes, int], int]:
+        """Of each bucket of these streams, the highest number that was noted."""
+        records, found = self._read(), dict[tuple[bytes, int], int]()
+        for stream in streams:
+            first, second = _STREAM.unpack(stream)
+            here = records[(records["second"] == second) & (records["first"] == first)]
+            for bucket in np.unique(here["bucket"]).tolist():
+                found[stream, bucket] = int(here["number"][here["bucket"] == bucket].max())
+        return found
+
     def close(self) -> None:
         os.close(self._fd)
+
+    def _read(self) -> Any:
+        if self._records is None:
+            self._records = np.concatenate([_read(self.path + ".old"), _read(self.path)])
+        return self._records
 
     def _open(self) -> int:
         fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

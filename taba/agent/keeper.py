@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from taba.agent.ages import Moment
 from taba.agent.history import History
-from taba.agent.lanes import MAX_RUN_BATCHES, PROBE_SLACK_SECONDS, RETAIN_SECONDS, Group, HeldBatch, Lane, Skip
+from taba.agent.lanes import MAX_HISTORY, MAX_RUN_BATCHES, PROBE_SLACK_SECONDS, RETAIN_SECONDS, Group, HeldBatch, Lane, Skip
 from taba.agent.outbox import (
     Covered,
     EncodedBatch,
@@ -35,9 +35,9 @@ from taba.agent.outbox import (
     group_bytes,
 )
 from taba.agent.schedule import Schedule
-from taba.agent.spool import ROW_BYTES, Spool, SpoolFull
+from taba.agent.spool import ROW_BYTES, Spool, SpoolFull, is_damage
 from taba.batch import BatchId, KeyPart
-from taba.bounds import DAY, MAX_BATCH_BYTES, STREAM_DAYS, KiB, MiB
+from taba.bounds import BATCH_DAYS, DAY, MAX_BATCH_BYTES, STREAM_DAYS, KiB, MiB
 
 MAX_RETAINED_BYTES = 64 * MiB  # acknowledged batches that are kept for 60 s: given up first
 MAX_LANES = 32_768  # some 1 KiB each; an Agent's own streams have one a bucket, posted events with a key one a bucket and key
@@ -48,6 +48,7 @@ MOVE_BYTES = 2 * MiB  # of batches that move to the spool in one transaction: th
 BATCH_SHARE = 8  # of the outbox a batch takes this part at the most
 MIN_BATCH_BYTES = 64 * KiB  # but never less: the largest event with the longest names fits
 MAX_OPENED = 256  # streams that the table names as open: one each start, and each move to the spool; of 512 buckets 64 bytes each
+HEAL_SECONDS = 60.0  # between two tries to mend a spool: each writes all of it anew
 REFUSALS_SHOWN = 16
 
 
@@ -83,7 +84,7 @@ class Keeper:
         self.dropped: Counter[str] = Counter()
         self.given_up = 0  # acknowledged batches that were forgotten before their time
         self.acknowledged_batches = 0  # since this Agent's start
-        self.lost_batches = 0  # that a store lost and nobody had any more; of some nobody knows how many events they held
+        self.lost_batches = 0  # ever, that a store lost and nobody had any more; of some nobody knows how many events they held
         self.moves = 0  # to the spool
         self.spool_problem: str | None = None
         self._moving = 0  # groups that begin before this position move to the spool
@@ -95,7 +96,15 @@ class Keeper:
         self.retired: set[bytes] = set()
         self._settling: dict[BatchId, HeldBatch | None] = {}  # dropped and counted: the next table says so
         self._skips: dict[tuple[bytes, int], Skip] = {}
+        self._counted: list[BatchId] = []  # that a store lost: once a table has their count, the history says so
         self._opened: dict[bytes, int] = {}  # streams that may be open, each with the set of its buckets as bits
+        self._ending: dict[bytes, int] = {}  # of these, where they may have been ended
+        self._newest: Moment | None = None  # when a batch was published last
+        self._born = moment
+        self._salvage = ""  # of the spool's, the last of which the lost batches are counted
+        self._stuck: list[Lane] = []  # that could not be loaded from the spool
+        self._healed = -HEAL_SECONDS  # when it was tried last
+        self._now = now  # of the last tick
         self._over: list[Lane] = []  # lanes of a stream that takes no more, which had nothing left when it was renewed
         self._is_dirty = False
         self.keys: list[KeyPart] = []  # of posts that an earlier Agent left; it may not have remembered the last of them
@@ -106,7 +115,7 @@ class Keeper:
     def recover(self, now: float) -> None:
         """Take up what an earlier Agent left: its batches go out again under their old identity."""
         table = self._last_table()
-        self.recorded, self.dropped = table.recorded, Counter(dict(table.dropped))
+        self.recorded, self.dropped, self.lost_batches = table.recorded, Counter(dict(table.dropped)), table.lost
         self.covered, self.retired = table.covered, set(table.retired)
         self._sequence = table.sequence
         settled = set(table.settled)
@@ -126,33 +135,49 @@ class Keeper:
                         last[stream, bucket] = self.spool.last(stream, bucket) if self.spool.batches else 0
                     if number > last[stream, bucket]:  # else a kill within a move left it in both places: the spool's counts
                         self._hold(stored, group, self._lane(stored.id))
-                        continue
+                    else:
+                        group.held.append(HeldBatch(stored))  # the spool's
+                    continue
                 group.held.append(None)
         for key, number in last.items():
             if number and (lane := self.lanes.get(key)) is not None:
                 lane.precede(HeldBatch(row) for row in self.spool.rows(*key, 0, number))
-        for skip in table.skipped:
-            lane = self.lanes.get(skip.id[:2])
-            if lane is not None and skip.id.number <= lane.highest:
-                lane.skip = self._skips[skip.id[:2]] = Skip(skip.follows, skip.id.number, skip.batches, skip.events)
-        for id, events in self.spool.lost.items():
-            self.history.note(id, 0)
-            self.dropped["spool_corrupt"] += events
-            self._is_dirty = True
+        self._salvage = table.salvage
+        self._count_lost(settled)
         self._settling = dict.fromkeys(settled)  # of the spool
         for id in settled:
             self.history.note(id, 0)
         self._flush_history()
         self._discard_settled()
         self.keys += [KeyPart.decode(key) for key in self.spool.posted()] if self.spool.batches else []
-        self._opened = {stream: int.from_bytes(buckets, "little") for stream, buckets in table.opened}
+        self._opened = {stream: int.from_bytes(buckets, "little") for stream, buckets, _ in table.opened}
+        self._ending = {stream: buckets for stream, _, found in table.opened if (buckets := int.from_bytes(found, "little"))}
+        self._newest = None if table.newest is None else Moment.of_fields(*table.newest)
+        last_known = self._last_known()
         for stream, buckets in self._opened.items():
             for bucket in (bucket for bucket in range(buckets.bit_length()) if buckets >> bucket & 1):
                 if (stream, bucket) not in self.lanes and not self.spool.last(stream, bucket):
-                    self._lane(BatchId(stream, bucket, 0))  # nothing of it is left: it is ended
+                    self._lane(BatchId(stream, bucket, 0)).unproven = last_known.get(
+                        (stream, bucket), 0
+                    )  # nothing of it is left: it is ended
+        for skip in table.skipped:
+            lane = self.lanes.get(skip.id[:2])
+            if lane is not None and (skip.id.number <= lane.highest or not skip.batches):
+                lane.skip = self._skips[skip.id[:2]] = Skip(skip.follows, skip.id.number, skip.batches, skip.events)
         for lane in list(self.lanes.values()):
             self.queue(lane, now)
         self._activate(now)
+
+    def _last_known(self) -> Mapping[tuple[bytes, int], int]:
+        """Of each lane that the store should still know, the last number that was done with: it is asked whether it has it."""
+        if self._newest is None or self._born.since(self._newest) > BATCH_DAYS * DAY:
+            return {}  # for so long nobody keeps a mark
+        try:
+            last = self.history.last(self._opened)
+            return {(stream, bucket): at for (stream, bucket), at in last.items() if not self._ending.get(stream, 0) >> bucket & 1}
+        except OSError as error:  # should the store have lost the last of them, nobody counts it
+            self.spool_problem = f"{error}"
+            return {}
 
     def _last_table(self) -> Table:
         # an outbox that is new has nothing to say: the one before it is gone, and what its table said last may be in the spool
@@ -231,17 +256,21 @@ class Keeper:
         totals = self.dropped.copy()
         totals.update(dropped or {})
         ranges = self.covered if covered is None else tuple(covered)
+        if batches:
+            self._newest = batches[0].created
         table = self._table(ranges, self.recorded + recorded, totals)
-        if batches and group_bytes(batches) > self.outbox.free:
-            self._publish_in_spool(table, batches, now)
-        else:
-            try:
-                self._publish_in_outbox(table, batches, now)
-            except TableFull:
-                raise
-            except OutboxFull as error:
-                if batches:
-                    raise SpoolFull(f"{error}") from None
+        try:
+            if group_bytes(batches) > self.outbox.free:
+                raise OutboxFull("no room for the batches")
+            self._publish_in_outbox(table, batches, now)
+        except TableFull:
+            raise
+        except OutboxFull:
+            if batches:  # nor for their table, maybe: all goes to the spool, and what is fresh behind it
+                self.spool_all(now, batches[0].created)
+                table = self._table(ranges, self.recorded + recorded, totals)
+                self._publish_in_spool(table, batches, now)
+            else:
                 self._spool((), table)
         self.recorded += recorded
         self.dropped, self.covered = totals, ranges
@@ -274,19 +303,58 @@ class Keeper:
                 lane.more = True
                 self.queue(lane, now)
 
+    def _heal(self, error: sqlite3.Error) -> bool:
+        """What to do about an error of the spool's: mend it where it is damaged. True: try again."""
+        self.spool_problem = f"{error}"
+        if not is_damage(error) or self._now - self._healed < HEAL_SECONDS:
+            return False
+        self._healed = self._now
+        try:
+            self.spool.heal(f"{error}")
+        except (OSError, sqlite3.Error) as failure:
+            self.spool_problem = f"{error}; and it cannot be mended: {failure}"
+            return False
+        self.spool_problem = None
+        self._count_lost(set(self._settling))
+        return True
+
+    def _count_lost(self, settled: set[BatchId]) -> None:
+        """Count what a salvage of the spool could not read, once. What a lane has, it finds missing, and counts, itself."""
+        if not self.spool.salvage or self.spool.salvage == self._salvage:
+            return
+        self._salvage = self.spool.salvage
+        for id, events in self.spool.lost.items():
+            lane = self.lanes.get(id[:2])
+            if id in settled or (lane is not None and id.number <= lane.loaded) or id.number <= self._to_forget.get(id[:2], 0):
+                continue
+            self._counted.append(id)
+            self.dropped["spool_corrupt"] += events
+        self._is_dirty = True
+
     def _spool(self, batches: Sequence[EncodedBatch], table: Table | None = None) -> None:
         """Keep batches, and a table that the outbox has no room for, in the spool. Raises SpoolFull."""
+        journal = None if table is None else (self.outbox.id, encode_table(table))
         try:
-            self.spool.add(batches, None if table is None else (self.outbox.id, encode_table(table)))
+            self.spool.add(batches, journal)
         except SpoolFull as error:
             if error.is_disk:
                 self.spool_problem = f"{error}"
-            raise
+            if not (error.is_damaged and self._heal(sqlite3.DatabaseError(f"{error}"))):
+                raise
+            self.spool.add(batches, journal)
         self.spool_problem = None
 
     def _published(self, table: Table) -> None:
         """A table is where a kill does not reach it."""
         self._sequence, self._is_dirty = table.sequence, False
+        for id in self._counted:
+            self.history.note(id, 0)
+        self._counted.clear()
+        if self.spool.salvage and table.salvage == self.spool.salvage:
+            try:
+                self.spool.counted()
+            except sqlite3.Error as error:  # its name keeps it from being counted again
+                self.spool_problem = f"{error}"
         for id in table.settled:
             batch = self._settling[id]
             if batch is not None and batch.group is not None:
@@ -302,7 +370,7 @@ class Keeper:
             try:
                 self.spool.discard(self._settling)
             except sqlite3.Error as error:  # named by the next tables, too, until it is done
-                self.spool_problem = f"{error}"
+                self._heal(error)
             else:
                 self._settling.clear()
                 self.spool_problem = None
@@ -333,11 +401,15 @@ class Keeper:
     def read(self, lane: Lane, batch: HeldBatch) -> bytes | None:
         """The bytes of a batch; None where the spool's row is gone or torn."""
         if batch.group is None:
-            return self.spool.read(_id(lane, batch))
+            try:
+                return self.spool.read(_id(lane, batch))
+            except sqlite3.Error as error:
+                return self.spool.read(_id(lane, batch)) if self._heal(error) else None
         return self.outbox.read(batch.position, batch.length)
 
     def tick(self, now: float, moment: Moment) -> None:
         """Time passed: wake lanes, ask for probes, release what is forgotten, take up more of the spool, renew the stream."""
+        self._now = now
         over, self._over = self._over, []
         for lane in (*over, *self.schedule.wake(now)):
             self.queue(lane, now)
@@ -354,11 +426,14 @@ class Keeper:
         self._forget_spooled()
         if self._moving > self.outbox.released or self._pending_bytes > self.outbox.limit // 2:
             self._move_some(now, moment)
-        if now - self._activated >= 1.0:
+        is_second = now - self._activated >= 1.0
+        if is_second:
             self._activate(now)
         if moment.since(self._stream_began) > STREAM_DAYS * DAY:
             self.begin_stream(moment)
         self.settle_totals()
+        if is_second:
+            self._discard_settled()
 
     def settle_totals(self) -> None:
         """Publish totals that changed since the last publish: before anything else is sent. Raises SpoolFull where that cannot be."""
@@ -380,6 +455,11 @@ class Keeper:
     def is_busy(self) -> bool:
         """Whether Servers have applied less than half of what was published last."""
         return bool(self._groups) and 2 * self._groups[-1].unacknowledged > len(self._groups[-1].held)
+
+    @property
+    def holds_backlog(self) -> bool:
+        """Whether so much of the spool was dropped that its disk does not remove that no more of it is sent before that is done."""
+        return len(self._settling) >= MAX_SETTLING
 
     @property
     def unacknowledged(self) -> int:
@@ -444,12 +524,18 @@ class Keeper:
     def opening(self, lane: Lane) -> None:
         # the table names it before the last of its batches is let go of: until then these name it
         self._opened[lane.stream] = self._opened.get(lane.stream, 0) | 1 << lane.bucket
+        _clear(self._ending, lane)
         self._is_dirty = True
 
+    def ending(self, lane: Lane) -> None:
+        before = self._ending.get(lane.stream, 0)
+        if not before >> lane.bucket & 1:
+            self._ending[lane.stream] = before | 1 << lane.bucket
+            self._is_dirty = True
+
     def ended(self, lane: Lane) -> None:
-        left = self._opened.pop(lane.stream, 0) & ~(1 << lane.bucket)
-        if left:
-            self._opened[lane.stream] = left
+        _clear(self._opened, lane)
+        _clear(self._ending, lane)
         self._is_dirty = True
 
     def recall(self, lane: Lane, numbers: Sequence[int]) -> Mapping[int, int]:
@@ -473,6 +559,8 @@ class Keeper:
         if skip.events:
             self.dropped["gap"] += skip.events
         self._skips.pop((lane.stream, lane.bucket), None)
+        first = max(skip.follows + 1, skip.number - MAX_HISTORY)
+        self._counted += [BatchId(lane.stream, lane.bucket, number) for number in range(first, skip.number)]
         self._is_dirty = True
 
     # --- room ---
@@ -482,8 +570,11 @@ class Keeper:
         retired, totals = tuple(sorted(self.retired)), tuple(sorted((+dropped).items()))
         # of more, what is open longest is not named: nobody ends it, and Servers forget it in time
         named = list(self._opened.items())[-MAX_OPENED:]
-        opened = tuple((stream, buckets.to_bytes((buckets.bit_length() + 7) // 8, "little")) for stream, buckets in named)
-        return Table(covered, retired, tuple(self._settling), recorded, totals, skipped, opened, self._sequence + 1)
+        opened = tuple((stream, _as_bytes(buckets), _as_bytes(self._ending.get(stream, 0))) for stream, buckets in named)
+        newest = None if self._newest is None else self._newest.fields()
+        counts = self._sequence + 1, self.lost_batches, newest, self.spool.salvage
+        settled = tuple(self._settling)
+        return Table(covered, retired, settled, recorded, totals, skipped, opened, *counts)
 
     def _release(self, needed: int) -> None:
         """Release groups from the tail on: those that are forgotten, and for `needed` bytes those that are acknowledged too."""
@@ -638,9 +729,10 @@ class Keeper:
         while lane.more and not lane.pending:
             try:
                 rows = self.spool.rows(lane.stream, lane.bucket, lane.loaded, SPOOL_ROWS)
-            except sqlite3.Error as error:  # nothing of this lane can be had before the next start
-                self.spool_problem = f"{error}"
-                lane.more = False
+            except sqlite3.Error as error:
+                if self._heal(error):
+                    continue
+                self._stuck.append(lane)  # tried again in a second
                 return
             batches = [HeldBatch(row) for row in rows if row.id not in self._settling]  # dropped, but not yet removed
             lane.load(batches, rows[-1].id.number if rows else 0, len(rows) == SPOOL_ROWS)
@@ -648,13 +740,17 @@ class Keeper:
     def _activate(self, now: float) -> None:
         """Take up lanes of the spool until enough are worked on. Walks the spool once a second at the most."""
         self._activated = now
+        stuck, self._stuck = self._stuck, []
+        for lane in stuck:
+            if self.lanes.get((lane.stream, lane.bucket)) is lane:
+                self.queue(lane, now)
         turns = MAX_SPOOL_LANES
         while len(self.schedule.backlog) < MAX_SPOOL_LANES and len(self.lanes) < MAX_LANES and self.spool.batches and turns:
             turns -= 1
             try:
                 key = self.spool.next_lane(self._cursor)
             except sqlite3.Error as error:
-                self.spool_problem = f"{error}"
+                self._heal(error)  # and the next time it is looked at again
                 break
             self._cursor = key
             if key is None:
@@ -670,7 +766,7 @@ class Keeper:
         try:
             self.spool.forget([BatchId(stream, bucket, number) for (stream, bucket), number in self._to_forget.items()])
         except sqlite3.Error as error:  # tried again
-            self.spool_problem = f"{error}"
+            self._heal(error)
         else:
             self._to_forget.clear()
             self.spool_problem = None
@@ -683,6 +779,17 @@ class Keeper:
         if lane is None:
             lane = self.lanes[stream, bucket] = Lane(stream, bucket, self)
         return lane
+
+
+def _clear(sets: dict[bytes, int], lane: Lane) -> None:
+    """Take the lane's bucket out of its stream's set; without the last of them the stream goes."""
+    left = sets.pop(lane.stream, 0) & ~(1 << lane.bucket)
+    if left:
+        sets[lane.stream] = left
+
+
+def _as_bytes(buckets: int) -> bytes:
+    return buckets.to_bytes((buckets.bit_length() + 7) // 8, "little")
 
 
 def _id(lane: Lane, batch: HeldBatch) -> BatchId:

@@ -80,7 +80,10 @@ class HeldBatch:
 
 
 class Skip(NamedTuple):
-    """What is lost once the batch `number` is applied: after the mark `follows` the store lost batches that are here no more."""
+    """What is lost once the batch `number` is applied: after the mark `follows` the store lost batches that are here no more.
+
+    Without batches: what lies between was counted before.
+    """
 
     follows: int
     number: int
@@ -100,6 +103,7 @@ class Ledger(Protocol):
     def forgotten(self, lane: Lane, batch: HeldBatch) -> None: ...
     def gave_up(self, lane: Lane, batch: HeldBatch, reason: str, detail: str, now: float) -> None: ...
     def opening(self, lane: Lane) -> None: ...
+    def ending(self, lane: Lane) -> None: ...
     def ended(self, lane: Lane) -> None: ...
     def recall(self, lane: Lane, numbers: Sequence[int]) -> Mapping[int, int]: ...
     def skipping(self, lane: Lane, skip: Skip | None) -> None: ...
@@ -155,6 +159,7 @@ class Lane:
         "sent",
         "skip",
         "stream",
+        "unproven",
     )
 
     def __init__(self, stream: bytes, bucket: int, ledger: Ledger, more: bool = False):
@@ -172,6 +177,7 @@ class Lane:
         self.more = more  # the spool has, or may have, batches beyond `loaded`
         self.loaded = 0
         self.skip: Skip | None = None  # what the run under way leaves out
+        self.unproven = 0  # of an earlier Agent's, the last number that was done with: whether the store has it is asked before the end
         self.probing = False
         self.queued = False  # the Schedule's: whether it stands in a queue
         self._history: dict[int, int] | None = None  # events of the last batches that are known no more; 0 where they were counted
@@ -203,11 +209,12 @@ class Lane:
         self.probing = self.probing and bool(self.retained)
         if not self.has_turn:
             return []
-        if self.is_idle:
+        if self.is_idle and (not self.unproven or self.nonce is not None):
+            self.ledger.ending(self)
             self._send_header(END, 0)
         elif self.nonce is None:
             self.ledger.opening(self)
-            self._send_header(OPEN, self.retained[-1].number if self.retained else 0)
+            self._send_header(OPEN, self.retained[-1].number if self.retained else self.unproven)
         elif not self._drop_old(now, moment):
             self._send_header(MARK, self.pending[0].number)  # what is too old may be folded: then it was not dropped
         else:
@@ -379,9 +386,12 @@ class Lane:
         self._cover(mark, now)
         self.probing = False
         if not self.pending and not self.more and sent.number > mark:  # a probe of what is here no more
-            missing = self._missing(mark, sent.number + 1)
+            missing = self._between(mark, sent.number + 1)
             if missing.batches:
                 self._lose(missing, now)
+                # with the count it is kept that it was counted: another one may ask
+                self.skip = Skip(mark, sent.number + 1, 0, 0)
+                self.ledger.skipping(self, self.skip)
 
     def _cover(self, mark: int, now: float) -> None:
         """The store has all up to `mark`, as of now."""
@@ -421,14 +431,22 @@ class Lane:
 
     def _leave_out(self, follows: int, number: int) -> None:
         """The run begins with `number`, and the mark is `follows`: what lies between is lost when that is applied."""
-        before = self.skip if self.skip is not None and self.skip.follows == follows and self.skip.number <= number else None
-        missing = self._missing(follows if before is None else before.number - 1, number)
-        if before is not None:  # it knows what may be forgotten since
-            missing = Skip(follows, number, before.batches + missing.batches, before.events + missing.events)
-        skip = missing if missing.batches else None
+        missing = self._between(follows, number)
+        was_counted = self.skip is not None and self.skip.follows == follows
+        skip = missing if missing.batches or was_counted else None
         if skip != self.skip:
             self.skip = skip
             self.ledger.skipping(self, skip)
+
+    def _between(self, follows: int, number: int) -> Skip:
+        """What lies between is lost, but for what was counted."""
+        before = self.skip if self.skip is not None and self.skip.follows == follows and self.skip.number <= number else None
+        missing = self._missing(follows if before is None else before.number - 1, number)
+        if before is None:
+            return missing
+        return Skip(
+            follows, number, before.batches + missing.batches, before.events + missing.events
+        )  # it knows what may be forgotten since
 
     def _let_go(self) -> None:
         """Know no more of retained batches whose bytes were given up."""
@@ -464,7 +482,10 @@ class Lane:
         self.skip = None
         for number in range(max(skip.follows + 1, skip.number - MAX_HISTORY), skip.number):
             self._know(number, 0)  # counted: once
-        self.ledger.lost(self, skip, now)
+        if skip.batches:
+            self.ledger.lost(self, skip, now)
+        else:
+            self.ledger.skipping(self, None)
 
 
 def obey(send: Send, verdict: Verdict, now: float, backoff: Backoff) -> None:

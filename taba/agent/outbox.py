@@ -25,7 +25,7 @@ from taba.bounds import MAX_BATCH_BYTES, KiB, MiB
 from taba.errors import TabaError
 
 MAGIC = b"TabaOutb"
-VERSION = 5
+VERSION = 6
 PAGE = 4096
 DEFAULT_OUTBOX_BYTES = 64 * MiB  # at the most: a second of the fastest drain, or a minute of a busy host's batches
 MIN_OUTBOX_BYTES = 4 * MiB  # the largest batch, and a table of a thousand rings, several times over
@@ -103,7 +103,9 @@ class Table(NamedTuple):
 
     `retired`: rings whose drop counts are in the totals, but that may still exist. `settled`: batches that were dropped and counted
     since the publish before, so that they are not sent, or counted, again; `Outbox.settle` then says so beside the batch. `opened`:
-    streams that may be open at the Servers, each with the set of its buckets (bit 0 of the first byte for bucket 0).
+    streams that may be open at the Servers, each with the set of its buckets (bit 0 of the first byte for bucket 0), and of those in
+    which they may have been ended. `lost`: batches that a store lost, ever. `newest`: the moment of the last batch that was published.
+    `salvage`: of the spool's, the one that counted what it lost.
     """
 
     covered: tuple[Covered, ...] = ()
@@ -112,8 +114,11 @@ class Table(NamedTuple):
     recorded: int = 0
     dropped: tuple[tuple[str, int], ...] = ()
     skipped: tuple[Skipped, ...] = ()
-    opened: tuple[tuple[bytes, bytes], ...] = ()
+    opened: tuple[tuple[bytes, bytes, bytes], ...] = ()
     sequence: int = 0  # one more at each publish: of two tables the later counts
+    lost: int = 0
+    newest: tuple[float, int, int] | None = None
+    salvage: str = ""
 
 
 def encode_table(table: Table) -> bytes:
@@ -123,7 +128,7 @@ def encode_table(table: Table) -> bytes:
 def decode_table(content: bytes) -> Table:
     """The table in `content`. Raises ValueError for what is none."""
     try:
-        covered, retired, settled, recorded, dropped, skipped, opened, sequence = msgpack.unpackb(content)
+        covered, retired, settled, recorded, dropped, skipped, opened, sequence, lost, newest, salvage = msgpack.unpackb(content)
         return Table(
             tuple(Covered(*fields) for fields in covered),
             tuple(retired),
@@ -133,6 +138,9 @@ def decode_table(content: bytes) -> Table:
             tuple(Skipped(BatchId(*id), *fields) for id, *fields in skipped),
             tuple(tuple(fields) for fields in opened),
             sequence,
+            lost,
+            None if newest is None else Moment.of_fields(*newest).fields(),
+            salvage,
         )
     except (TypeError, msgpack.UnpackException) as error:
         raise ValueError(f"{error}") from None

@@ -57,7 +57,7 @@ class Problems:
         self._began = self._progress = now
         self._acknowledged = keeper.acknowledged_batches
         self._lost: Counter[str] = keeper.totals()  # when it was seen last
-        self._lost_batches = 0
+        self._lost_batches = keeper.lost_batches
         self._grew: dict[str, float] = {}
         self.found: dict[str, str] = {}
 

@@ -2,7 +2,9 @@
 
 1. Batches come in as they are, in one transaction; after it returns they survive a power cut (`synchronous=FULL`).
 2. Each row has its checksum, of all that it says: a row that does not match is counted, and harms no other.
-3. The sum of the batches' bytes never passes the bound: what does not fit raises SpoolFull before anything is written.
+3. Of a damaged file all that can be read goes into a new one, at the start and while it is open. What could not be read is named in the new
+   file until its owner has it counted: `lost` and `salvage` are there before the damaged one goes.
+4. The sum of the batches' bytes never passes the bound: what does not fit raises SpoolFull before anything is written.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ ROW_BYTES = 128  # what a row costs beside its content, with its entry in the in
 MAX_ASIDE_ROWS = 100  # refused and corrupt batches that are kept to be looked at
 MAX_ASIDE_BYTES = 16 * MiB
 
-VERSION = 6  # of the file
+VERSION = 7  # of the file, and of the table in it
 
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS batches (
@@ -38,6 +40,7 @@ CREATE UNIQUE INDEX IF NOT EXISTS identity ON batches (stream, bucket, number, l
 CREATE TABLE IF NOT EXISTS aside (
   id INTEGER PRIMARY KEY, stream BLOB, bucket INTEGER, number INTEGER, reason TEXT, content BLOB);
 CREATE TABLE IF NOT EXISTS journal (place INTEGER PRIMARY KEY, outbox BLOB NOT NULL, content BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS lost (id INTEGER PRIMARY KEY, salvage TEXT, stream BLOB, bucket INTEGER, number INTEGER, events INTEGER);
 """
 
 _WHOLE = {"bucket": 0, "number": 1, "length": 0, "boot": 0, "age": -1, "events": 0, "crc": 0}  # columns, and their least values
@@ -79,11 +82,16 @@ def _is_whole(row: tuple[Any, ...]) -> bool:
 
 
 class SpoolFull(TabaError):
-    """The batches do not fit under the spool's bound, or, with `is_disk`, the disk took them not."""
+    """The batches do not fit under the spool's bound, or, with `is_disk`, the disk took them not; `is_damaged`: by the file's fault."""
 
-    def __init__(self, message: str, is_disk: bool = False):
+    def __init__(self, message: str, is_disk: bool = False, is_damaged: bool = False):
         super().__init__(message)
-        self.is_disk = is_disk
+        self.is_disk, self.is_damaged = is_disk, is_damaged
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether the file is at fault, and not its disk, or the moment."""
+    return isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
 
 
 class Spool:
@@ -98,7 +106,8 @@ class Spool:
         self.path = path
         self.bound = spool_bytes
         self.problem: str | None = None
-        self.lost: dict[BatchId, int] = {}  # events of batches that were here and can be read no more
+        self.lost: dict[BatchId, int] = {}  # events of batches that were here and can be read no more, …
+        self.salvage = ""  # … as which salvage found; "" once they are counted
         if os.path.exists(path + ".new") and not os.path.exists(path):
             os.replace(path + ".new", path)  # a kill came at the very end of a salvage
         try:
@@ -143,6 +152,9 @@ class Spool:
             raise sqlite3.DatabaseError(" ".join(f"{found}".split()))
         if run(f"SELECT 1 FROM batches WHERE {_MALFORMED} LIMIT 1").fetchone():
             raise sqlite3.DatabaseError("a row of it is none")
+        found = run("SELECT salvage, stream, bucket, number, events FROM lost").fetchall()
+        self.lost = {BatchId(*row[1:4]): row[4] for row in found}
+        self.salvage = found[0][0] if found else ""
 
     def _salvage(self, reason: str) -> None:
         """Bring all rows that can be read of a damaged file over into a new one, and keep the damaged one."""
@@ -152,6 +164,7 @@ class Spool:
                 os.unlink(fresh + suffix)
         self._open(fresh)
         self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        aside = aside_name(self.path)
         known: dict[BatchId, int] = {}
         brought: set[BatchId] = set()
         try:
@@ -174,18 +187,40 @@ class Spool:
                             self._database.execute("INSERT OR REPLACE INTO journal VALUES (?, ?, ?)", row)
             finally:
                 damaged.close()
-        except (sqlite3.DatabaseError, UnicodeDecodeError, OverflowError):  # what was found until then is all
-            pass
+        except (sqlite3.DatabaseError, UnicodeDecodeError, OverflowError) as error:
+            if any(words in f"{error}" for words in _TROUBLE):
+                raise  # else what was found until then is all
+        lost = {id: events for id, events in known.items() if id not in brought}
+        with self._transaction():
+            self._database.executemany("INSERT INTO lost VALUES (NULL, ?, ?, ?, ?, ?)", ((aside, *id, lost[id]) for id in lost))
         self._database.close()
-        self.lost = {id: events for id, events in known.items() if id not in brought}
-        aside = aside_name(self.path)
         move(self.path, aside)
         move(fresh, self.path)
         self.problem = (
-            f"the spool {self.path} was damaged ({reason}): {len(brought)} batches were brought over, {len(self.lost)} with"
-            f" {sum(self.lost.values())} events could not be read; it is kept as {aside}; look at its disk"
+            f"the spool {self.path} was damaged ({reason}): {len(brought)} batches were brought over, {len(lost)} with"
+            f" {sum(lost.values())} events could not be read; it is kept as {aside}; look at its disk"
         )
         self._open(self.path)
+
+    def heal(self, reason: str) -> None:
+        """Of a file that turned out to be damaged, bring over what can be read, as at the start; `lost` names the rest.
+
+        Takes as long as writing all of it anew. Raises OSError or sqlite3.Error where the disk does not take it: then all is as it was.
+        """
+        self._database.close()
+        try:
+            self._salvage(reason)
+        except (OSError, sqlite3.Error):
+            self._database.close()
+            self._database = sqlite3.connect(self.path, isolation_level=None, timeout=1.0)
+            raise
+        self._count()
+
+    def counted(self) -> None:
+        """What is `lost` is counted where a kill does not reach it."""
+        with self._transaction():
+            self._database.execute("DELETE FROM lost")
+        self.salvage = ""
 
     @property
     def used(self) -> int:
@@ -215,7 +250,7 @@ class Spool:
                 if journal is not None:
                     self._database.execute("INSERT OR REPLACE INTO journal VALUES (0, ?, ?)", journal)
         except sqlite3.Error as error:
-            raise SpoolFull(f"the disk: {error}", is_disk=True) from None
+            raise SpoolFull(f"the disk: {error}", True, is_damage(error)) from None
         if added == len(batches):
             self.batches += added
             self.bytes += needed - added * ROW_BYTES
@@ -257,11 +292,8 @@ class Spool:
         ]
 
     def read(self, id: BatchId) -> bytes | None:
-        """The bytes of a batch; None where they are gone or do not match their checksum."""
-        try:
-            row = self._database.execute(f"SELECT {_COLUMNS} FROM batches WHERE stream = ? AND bucket = ? AND number = ?", id).fetchone()
-        except sqlite3.DatabaseError:
-            return None  # a torn page: the caller drops the batch and counts it
+        """The bytes of a batch; None where they are gone or do not match their checksum. Raises sqlite3.Error where they cannot be read."""
+        row = self._database.execute(f"SELECT {_COLUMNS} FROM batches WHERE stream = ? AND bucket = ? AND number = ?", id).fetchone()
         return row[-1] if row is not None and _is_whole(row) else None
 
     def forget(self, last: Iterable[BatchId]) -> None:

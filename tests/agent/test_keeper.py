@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Callable
 from random import Random
@@ -19,12 +20,13 @@ from taba.agent.discover import Rings
 from taba.agent.dispatch import Dispatch
 from taba.agent.history import History
 from taba.agent.keeper import Keeper
-from taba.agent.lanes import RETAIN_SECONDS, Send
-from taba.agent.outbox import PAGE, Outbox
+from taba.agent.lanes import MAX_RUN_BATCHES, RETAIN_SECONDS, Send
+from taba.agent.outbox import PAGE, Covered, Outbox, OutboxFull
 from taba.agent.pump import RingPump
 from taba.agent.spool import Spool
 from taba.agent.sums import Register
 from taba.batch import APPLIED, MARK, OPEN, REFUSED, BatchId, Header, Verdict
+from taba.bounds import DAY
 from tests.agent.moments import at
 from tests.agent.producers import Producer
 from tests.agent.servers import Store
@@ -225,7 +227,7 @@ class KeeperTests(SynchronousTestCase):
         folded = len(world.store.events.get(("web/0", "bids_won"), []))
         counted = dict(world.keeper.totals())
         self.assertEqual((folded + counted.get("refused", 0), world.keeper.recorded), (3, 3), (kill, refused, counted))
-        self.assertEqual(set(counted) - {"refused"}, set())
+        self.assertEqual(set(counted) - {"refused"}, set(), (kill, refused, is_spooled))
         self.assertEqual(counted.get("refused", 0), sum(world.refused.values()), (kill, refused))
         return killed
 
@@ -259,6 +261,128 @@ class KeeperTests(SynchronousTestCase):
             self.assertEqual(world.store.folded, world.recorded - counted)
             world.die()
             world.born()
+
+    def test_a_spool_that_is_damaged_while_it_is_open_is_mended_and_no_lane_waits_for_a_restart(self) -> None:
+        for what in ("read", "add"):
+            world = self.world()
+            for _ in range(40):
+                world.record(50)
+                world.tick()
+            world.move()
+            for _ in range(3):
+                world.tick()  # its lanes are taken up
+            world.spool._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            path = os.path.join(world.directory, "spool")
+            with open(path, "r+b") as file:
+                file.seek(10 * PAGE)
+                file.write(os.urandom(2 * PAGE))
+            world.spool._database.execute("PRAGMA cache_size=0")
+            world.spool._database.execute("PRAGMA shrink_memory")
+            if what == "add":
+                world.record(50)
+                world.tick()
+                world.move()
+            for _ in range(60):
+                world.now += 2.0
+                world.tick()
+                world.send()
+            counted = world.keeper.totals()["spool_corrupt"]
+            self.assertTrue(0 < counted < 1000, (what, counted, world.keeper.spool_problem))
+            self.assertEqual(
+                (world.store.folded, dict(world.keeper.totals())), (world.recorded - counted, {"spool_corrupt": counted}), what
+            )
+            self.assertEqual((world.keeper.recorded, world.keeper._stuck), (world.recorded, []))
+            self.assertIn("was damaged", str(world.spool.problem))
+            for _ in range(2):
+                world.die()
+                world.born()
+                for _ in range(4):
+                    world.tick()
+                    world.send()
+                self.assertEqual(world.keeper.totals()["spool_corrupt"], counted)
+
+    def test_what_a_salvage_could_not_read_is_counted_once_wherever_a_kill_comes_before_its_count_is_published(self) -> None:
+        for kill in range(12):
+            world = self.world()
+            for _ in range(20):
+                world.record(50)
+                world.tick()
+            world.move()
+            world.die()
+            with open(os.path.join(world.directory, "spool"), "r+b") as file:
+                file.seek(8 * PAGE)
+                file.write(os.urandom(2 * PAGE))
+            world.born()
+            lost = sum(world.spool.lost.values())
+            self.assertGreater(lost, 0)
+            world.memory.steps = kill
+            for _ in range(6):
+                try:
+                    world.tick()
+                    world.send()
+                except Killed:
+                    world.die()
+                    world.born()
+            self.assertEqual((dict(world.keeper.totals()), world.spool.salvage), ({"spool_corrupt": lost}, ""), kill)
+
+    def test_where_the_disk_removes_nothing_so_many_of_the_spool_are_dropped_and_the_fresh_ones_go_on(self) -> None:
+        self.patch(keeping, "MAX_SETTLING", 8)
+        world = self.world()
+        for _ in range(60):
+            world.record(10)
+            world.tick()
+        world.move()
+        old = world.keeper.stream
+
+        def fails(ids: Any) -> None:
+            raise sqlite3.OperationalError("disk I/O error")
+
+        world.spool.discard = fails  # type: ignore[method-assign]
+        world.refuse = lambda id: id.stream != world.keeper.stream
+        for _ in range(20):
+            world.record(10)
+            world.tick()
+            world.send()
+            self.assertLessEqual(len(world.keeper._settling), 8 + MAX_RUN_BATCHES * BUCKETS)
+        self.assertEqual(world.keeper.stream, old)
+        self.assertTrue(world.keeper.holds_backlog)
+        self.assertIn("disk I/O error", str(world.keeper.spool_problem))
+        self.assertEqual(world.store.folded, 200)
+        del world.spool.discard
+        world.refuse = lambda id: False
+        before = world.keeper.totals()["refused"]
+        for _ in range(20):
+            world.tick()
+            world.send()
+        self.assertEqual((world.store.folded, world.keeper.totals()["refused"]), (world.recorded - before, before))
+
+    def test_with_memory_for_the_batches_and_not_for_their_table_all_goes_through_the_spool(self) -> None:
+        world = self.world(outbox_bytes=4 << 20)
+        orphans = [Covered(number.to_bytes(16, "big"), 0, 1, 0) for number in range(2000)]  # 40 KiB of table
+        world.record(40)
+        world.tick()
+        self.assertGreater(world.keeper.unacknowledged, 0)
+        reserve = world.memory.reserve
+
+        def is_full(offset: int, length: int) -> None:
+            if offset < world.keeper.outbox._area:
+                raise OutboxFull("no memory for a table")
+            reserve(offset, length)
+
+        world.memory.reserve = is_full  # type: ignore[method-assign]
+        world.pump._orphans = orphans
+        self.patch(world.pump, "_scan", lambda now: None)  # which finds that nobody asks for them
+        for _ in range(3):
+            world.record(40)
+            world.tick()
+        self.assertEqual((world.keeper.totals(), world.keeper.recorded, world.keeper.holds_any), ({}, 160, False))
+        world.die()
+        world.born()
+        self.assertEqual(set(orphans) - set(world.keeper.covered), set())
+        for _ in range(6):
+            world.tick()
+            world.send()
+        self.assertEqual((world.store.folded, world.keeper.recorded, world.keeper.totals()), (160, 160, {}))
 
     def _lose(self, world: World, kill: int | None) -> bool:
         """Five batches are folded and forgotten, a sixth waits; the store loses all beyond the second. Whether the kill came."""
@@ -299,6 +423,133 @@ class KeeperTests(SynchronousTestCase):
         while self._lose(self.world(), kill):
             kill += 1
         self.assertGreater(kill, 3)
+
+    def _lose_the_end(self, world: World, kill: int | None, is_found_before: bool, is_spooled: bool) -> bool:
+        """Four batches are folded and given up, nothing waits, and the store loses all beyond the second. Whether the kill came."""
+        producer = world.producers[0]
+        for number in range(1, 5):
+            for _ in range(number):
+                producer.record(producer.tab("bids_won"), float(number))
+            world.tick()
+        if is_spooled:
+            world.move()
+            world.tick()
+        world.send()
+        (key,) = world.store.marks
+        lanes = list(world.keeper.lanes.values())
+        if is_found_before:  # a probe is under way while its batches are given up
+            for _ in range(3):
+                world.now += RETAIN_SECONDS
+                for lane in lanes:
+                    lane.probe_due(world.now)
+                    world.keeper.queue(lane, world.now)
+            parcels = world.dispatch.parcels(world.now, at(world.now))
+            self.assertEqual([send.entry.do for parcel in parcels for send in parcel.sends if isinstance(send.entry, Header)], [MARK])
+        world.keeper._release(1 << 30)
+        for lane in lanes:
+            lane.give_up_retained()
+        world.keeper._forget_spooled()
+        self.assertEqual((world.store.folded, world.keeper.holds_any, world.spool.batches), (10, False, 0))
+        world.store.set_mark(*key, 2)
+        world.store.events["web/0", "bids_won"] = [1.0, 2.0, 2.0]
+        world.memory.steps, killed = kill, False
+        try:
+            if is_found_before:
+                for parcel in parcels:
+                    world.dispatch.answered(parcel, [world._verdict(send) for send in parcel.sends], world.now)
+                self.assertEqual(world.keeper.totals(), {"gap": 7})
+                world.tick()
+        except Killed:
+            killed = True
+        world.die()
+        world.born()
+        world.memory.steps = kill
+        for turn in range(8):
+            try:
+                if turn == 3:  # and what comes then counts as well
+                    producer.record(producer.tab("bids_won"), 5.0)
+                world.send()
+                world.tick()
+            except Killed:
+                killed = True
+                world.die()
+                world.born()
+        self.assertEqual((world.keeper.recorded, dict(world.keeper.totals()), world.keeper.lost_batches), (11, {"gap": 7}, 2), kill)
+        self.assertEqual(world.store.events["web/0", "bids_won"], [1.0, 2.0, 2.0, 5.0])
+        self.assertNotIn(key, world.store.marks)  # it is ended
+        self.assertNotIn(key[0], world.keeper._opened)
+        return killed
+
+    def test_a_gap_with_nothing_left_to_send_is_counted_once_wherever_a_kill_comes(self) -> None:
+        for is_found_before in (False, True):
+            for is_spooled in (False, True):
+                self._lose_the_end(self.world(), None, is_found_before, is_spooled)
+                kill = 0
+                while self._lose_the_end(self.world(), kill, is_found_before, is_spooled):
+                    kill += 1
+                self.assertGreater(kill, 2)
+
+    def test_a_gap_that_was_counted_is_not_counted_again_with_the_next_batch_of_its_stream(self) -> None:
+        for kill in (None, *range(12)):
+            world = self.world()
+            producer = world.producers[0]
+            for number in range(1, 5):
+                producer.record(producer.tab("bids_won"), float(number))
+                world.tick()
+                world.send()
+            (lane,) = world.keeper.lanes.values()
+            lane.retained[0].acknowledged = -1e9
+            lane.probe_due(world.now)
+            world.keeper.queue(lane, world.now)
+            (parcel,) = world.dispatch.parcels(world.now, at(world.now))
+            world.keeper._release(1 << 30)
+            world.store.set_mark(lane.stream, lane.bucket, 2)
+            world.store.events["web/0", "bids_won"] = [1.0, 2.0]
+            world.dispatch.answered(parcel, [world._verdict(send) for send in parcel.sends], world.now)
+            world.memory.steps = kill
+            producer.record(producer.tab("bids_won"), 5.0)
+            for _ in range(6):
+                try:
+                    world.tick()
+                    world.send()
+                except Killed:
+                    world.die()
+                    world.born()
+            self.assertEqual((world.keeper.recorded, dict(world.keeper.totals())), (5, {"gap": 2}), kill)
+            self.assertEqual(world.store.events["web/0", "bids_won"], [1.0, 2.0, 5.0], kill)
+
+    def test_a_stream_that_was_ended_and_one_that_nobody_used_for_long_are_not_asked_for_what_the_store_has(self) -> None:
+        world = self.world()
+        world.record(10)
+        world.tick()
+        world.send()
+        world.keeper._release(1 << 30)
+        world.die()
+        world.born()
+        self.assertTrue(all(lane.unproven for lane in world.keeper.lanes.values()))
+        for _ in range(2):  # the streams are opened, and found whole; then they are ended, and it is killed before it knows
+            parcels = world.dispatch.parcels(world.now, at(world.now))
+            verdicts = [[world._verdict(send) for send in parcel.sends] for parcel in parcels]
+            if not _:
+                for parcel, those in zip(parcels, verdicts, strict=True):
+                    world.dispatch.answered(parcel, those, world.now)
+        self.assertEqual(world.store.marks, {})
+        world.die()
+        world.born()
+        self.assertEqual({lane.unproven for lane in world.keeper.lanes.values()}, {0})
+        for _ in range(3):
+            world.send()
+            world.tick()
+        self.assertEqual((world.keeper.totals(), world.keeper._opened), ({}, {}))
+        world.record(10)
+        world.tick()
+        world.send()
+        world.keeper._release(1 << 30)
+        for days, asked in ((7, True), (8, False)):
+            world.die()
+            world.now = days * DAY
+            world.born()
+            self.assertEqual(any(lane.unproven for lane in world.keeper.lanes.values()), asked)
 
     @given(PHASES)
     @examples(200)

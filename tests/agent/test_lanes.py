@@ -46,6 +46,7 @@ class Recorder:
         self.recalled: dict[int, int] = {}
         self.torn: set[int] = set()  # what cannot be read back
         self.is_open = False
+        self.endings = 0
 
     def read(self, lane: Lane, batch: HeldBatch) -> bytes | None:
         return None if batch.number in self.torn else b"batch"
@@ -69,6 +70,9 @@ class Recorder:
 
     def opening(self, lane: Lane) -> None:
         self.is_open = True
+
+    def ending(self, lane: Lane) -> None:
+        self.endings += 1
 
     def ended(self, lane: Lane) -> None:
         self.is_open = False
