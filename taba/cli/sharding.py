@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from taba.bounds import MiB
+from taba.bounds import MAX_BUCKETS, MiB
 from taba.cli import show
 from taba.cli.sharing import AS_JSON, SERVER, TIMEOUT, print_drawn, print_json, query_of
 from taba.clocks import make_monotonic
@@ -139,8 +139,9 @@ def check(context: click.Context, server: str, timeout: float, as_json: bool, st
 @TIMEOUT
 @click.option("--accept", is_flag=True, help="The store behind the address follows the one that was served until now.")
 @click.option("--succeeds", multiple=True, metavar="ID", help="Also that one; repeatable. A Server that does not run names it as it ends.")
+@click.option("--buckets", type=click.IntRange(1, MAX_BUCKETS), help="Of a store that is new; by default as many as the Server has.")
 @STORE
-def store(server: str, timeout: float, accept: bool, succeeds: tuple[str, ...], store: str | None) -> None:
+def store(server: str, timeout: float, accept: bool, succeeds: tuple[str, ...], buckets: int | None, store: str | None) -> None:
     """Which store is served; or, with --accept, that another one is meant from now on. Servers and Agents follow by themselves."""
     try:
         from taba.options import state_directory
@@ -166,7 +167,9 @@ def store(server: str, timeout: float, accept: bool, succeeds: tuple[str, ...], 
         await write(list(router.atlas.by_name.values()), [one for one in ids if one != router.store_id])
         return router.store_id
 
-    print(f"store {_on_store(url, succeed, may_make=True)} follows {', '.join(ids)}")
+    # what is made anew has as many as there were: Agents encode for that number
+    wanted = buckets or told.get("buckets")
+    print(f"store {_on_store(url, succeed, may_make=True, buckets=wanted)} follows {', '.join(ids)}")
 
 
 def _told(server: str, timeout: float, store: str | None) -> dict[str, Any]:
@@ -222,7 +225,9 @@ def _uses(server: str, timeout: float) -> dict[int, float]:
     return {bucket: float(after[bucket] - before[bucket]) for bucket in after}
 
 
-def _on_store(url: StoreURL, work: Callable[[Router, Any], Coroutine[Any, Any, T]], may_make: bool = False) -> T:
+def _on_store(
+    url: StoreURL, work: Callable[[Router, Any], Coroutine[Any, Any, T]], may_make: bool = False, buckets: int | None = None
+) -> T:
     """Run `work` with a Router that is connected to the store, in this process's reactor, which runs once."""
     try:
         from twisted.internet import reactor
@@ -237,7 +242,7 @@ def _on_store(url: StoreURL, work: Callable[[Router, Any], Coroutine[Any, Any, T
     make_monotonic(running)
 
     async def run() -> T:
-        router = Router(url, None, reactor, may_make=may_make)
+        router = Router(url, buckets, reactor, may_make=may_make)
         try:
             connecting = Deferred.fromCoroutine(router.connect())
             connecting.addTimeout(CONNECT_SECONDS, running)

@@ -279,6 +279,12 @@ class Atlas:
             meant = f"; until now this served {self.pinned}{self._pinned_at}. If that is meant: taba store --accept" if self.pinned else ""
             self._mistaken = f"{self.url}: {str(error).removeprefix(f'{self.url}: ')}{meant}"
             raise type(error)(self._mistaken) from None
+        except ConfigurationError as error:
+            if self._map is None:
+                raise
+            # who serves already does not end for it: nothing is taken until a person has put that right
+            self._is_stale, self._mistaken = True, str(error)
+            raise StoreUnavailable(self._mistaken) from None
         self.pinned, self.succeeded, self._mistaken = learned.map.store, learned.succeeds, ""
         there: dict[str, ShardPool] = {name: self.pools[number] for number, name in learned.names.items()}
         map = learned.map

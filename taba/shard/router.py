@@ -199,7 +199,7 @@ class Router(Operations):
         while left:
             error: Exception | None = None
             by_server: dict[Pool | None, list[int]] = {}
-            map = await self.atlas.current_map(deadline)
+            map = await self.atlas.current_map(self.atlas.deadline(min(deadline.left, self._away_seconds)))
             for bucket in left:
                 if bucket >= map.buckets:
                     raise ValueError(f"bucket {bucket} of {map.buckets}")

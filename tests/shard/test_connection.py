@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import reactor
-from twisted.internet.defer import ensureDeferred, gatherResults
+from twisted.internet.defer import CancelledError, ensureDeferred, gatherResults
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs
@@ -58,9 +58,11 @@ class WireTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_a_caller_that_gives_up_closes_the_connection(self) -> None:
-        waiting = self.connection.execute([(b"A",)])
+        before, waiting, after = (self.connection.execute([(b"A",)]) for _ in range(3))
         waiting.cancel()
-        self.failureResultOf(waiting, ConnectionGone)
+        self.failureResultOf(waiting, CancelledError)  # not a store that is away: nobody would end who tries that again
+        self.failureResultOf(before, ConnectionGone)
+        self.failureResultOf(after, ConnectionGone)
         self.assertFalse(self.connection.is_open)
 
     def test_a_reply_that_nobody_asked_for_closes_the_connection(self) -> None:

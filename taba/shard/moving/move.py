@@ -31,6 +31,7 @@ from taba.shard.moving.steps import (
     Look,
     MoveFailed,
     Occupied,
+    Outpaced,
     Overtaken,
     Publish,
     Scan,
@@ -124,7 +125,7 @@ def move(bucket: int, source: str, target: str, token: str) -> Moving:
             yield from _clear(bucket, target)
         except (StoreUnavailable, TransactionRefused) as left:
             error = MoveFailed(f"{error}; what was copied is still on {target} ({left}): taba reshard --abort removes it")
-        raise MoveFailed(f"bucket {bucket}: {error}") from None
+        raise (Outpaced if isinstance(error, Outpaced) else MoveFailed)(f"bucket {bucket}: {error}") from None
     yield from _change(bucket, "open", target, arriving, opened, *copy.opening)
     yield Publish(target, opened.epoch)
     yield from _confirm(bucket, target, encode_owner(opened))
@@ -183,7 +184,7 @@ def _converge(copy: Copy) -> Steps:
         if rounds_without >= FEW_ROUNDS:
             break
     if left > SEALED_NOTES:
-        raise MoveFailed(
+        raise Outpaced(
             f"what is written while it is copied grows as fast as it is copied ({left} notes are left): "
             "it was opened again where it was; move it when less is written"
         )

@@ -81,6 +81,7 @@ class Mover:
         self._free_at = 0.0
         self._met: dict[int, dict[str, Identity]] = {}  # bucket → which server each shard was when its move first met it
         self._unwanted: set[str] = set()  # replicas that the log was told of, which the sentinels would not promote
+        self._signed: set[str] = set()  # shards that know that we live
         self._signing = LoopingCall(self._sign)
         self._signing.clock = reactor
 
@@ -90,9 +91,18 @@ class Mover:
         return f"{self.id}-{self._tokens}"
 
     async def start(self) -> None:
-        """Give the first sign of life; others follow until `stop`."""
-        await self._give_sign()
+        """Give the first sign of life; others follow until `stop`. Raises StoreUnavailable where a shard does not take it."""
+        await self._give_first_signs()
         self._signing.start(SIGN_SECONDS, now=False)
+
+    async def _give_first_signs(self) -> None:
+        """Have each shard know that we live, before anything there says that we move it: without a sign others would take that over."""
+        new = [name for name in self.pools if name not in self._signed]
+        answers = await gather([self._checked(self.pools[name], [self._signal()]) for name in new])
+        for name, answer in zip(new, answers, strict=True):
+            if isinstance(answer, Exception):
+                raise StoreUnavailable(f"shard {name} does not take the sign that this mover lives: {answer}") from None
+            self._signed.add(name)
 
     async def stop(self) -> None:
         """No more signs of life: others need not wait."""
@@ -113,6 +123,8 @@ class Mover:
 
     async def run(self, movings: Mapping[int, Factory]) -> dict[int, Moved | Exception]:
         """Carry out one move for each bucket; what became of each. An exception of one leaves the others alone."""
+        if self._signing.running:
+            await self._give_first_signs()  # also to shards that were added since
         found: dict[int, Moved | Exception] = {}
         buckets = list(movings)
         for start in range(0, len(buckets), GROUP_BUCKETS):

@@ -21,7 +21,7 @@ from taba.shard.maps import add_shard, change_map, newest_map
 from taba.shard.moving.move import Moved, forget, move, tidy, undo
 from taba.shard.moving.mover import GROUP_BUCKETS, Factory, Mover, Watcher, mover_of
 from taba.shard.moving.plan import Move, plan_even, plan_weighed
-from taba.shard.moving.steps import Changed, Occupied, Overtaken
+from taba.shard.moving.steps import Changed, Occupied, Outpaced, Overtaken
 from taba.shard.moving.survey import Survey, survey
 from taba.shard.servers.cluster import ShardPool
 from taba.shard.servers.gather import gather
@@ -247,6 +247,7 @@ class Reshard:
         stalls = 0
         owners: tuple[int, ...] = ()
         standing: list[TabaError] = []  # in the way, when we last tried
+        outpaced: dict[int, Outpaced] = {}  # whose writers were faster than we may copy
         busy: set[int] = set()  # in the hands of other movers, when we last asked
         while True:
             errors: list[TabaError] = []
@@ -258,8 +259,10 @@ class Reshard:
                     bucket: partial(forget, bucket, shard) for bucket, shard in found.strays() if bucket not in found.under_way()
                 }
                 tasks.update({bucket: partial(tidy, bucket, shard) for bucket, shard in found.leavings()})
-                tasks.update(movings(found, map, busy))
+                tasks.update({bucket: make for bucket, make in movings(found, map, busy).items() if bucket not in outpaced})
                 if not tasks and not busy:
+                    if outpaced:
+                        raise next(iter(outpaced.values()))
                     if self.moved:
                         # what a failover took back meanwhile is found in the next round: here, and nowhere later
                         await change_map(self._mover.pools, lambda map: map)
@@ -270,7 +273,9 @@ class Reshard:
                 for bucket, answer in (await self._mover.run(dict(islice(tasks.items(), GROUP_BUCKETS)))).items():
                     if isinstance(answer, Occupied):
                         busy.add(bucket)
-                    if isinstance(answer, TabaError):
+                    if isinstance(answer, Outpaced):
+                        outpaced[bucket] = answer  # left where it is: the same would become of the next try
+                    elif isinstance(answer, TabaError):
                         errors.append(answer)
                     elif isinstance(answer, Exception):
                         raise answer

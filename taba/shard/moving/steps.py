@@ -92,6 +92,10 @@ class MoveFailed(TabaError):
     """This move cannot be made; the bucket is where it was, and open."""
 
 
+class Outpaced(MoveFailed):
+    """Writers are faster than this move copies; the bucket is where it was, and open, and another try would end so too."""
+
+
 def is_content(bucket: int, key: bytes) -> bool:
     """Whether `key` moves with the bucket: it is not one of the shard layer's own."""
     own = (owner_key(bucket), lease_key(bucket), dirty_key(bucket))

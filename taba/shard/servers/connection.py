@@ -171,7 +171,7 @@ class Connection(Transactions, txredisapi.HiredisProtocol):  # type: ignore[misc
 
         `quiet`: how long nothing at all may come; a server that is stopped is found out by it, one that has much to say is not.
         Fails with ConnectionGone when the connection ends, is closed, or has not answered all within `seconds`; then
-        nobody knows what was carried out. Cancelling closes the connection.
+        nobody knows what was carried out. Cancelling closes the connection, and fails with CancelledError.
         """
         done: Deferred[list[Reply]] = Deferred(self._cancelled)
         if not self._is_open:
@@ -234,7 +234,11 @@ class Connection(Transactions, txredisapi.HiredisProtocol):  # type: ignore[misc
         except txredisapi.InvalidData as error:
             self.abort(f"not the protocol of Redis: {error}")
 
-    def _cancelled(self, _: Deferred[list[Reply]]) -> None:
+    def _cancelled(self, done: Deferred[list[Reply]]) -> None:
+        for waiting in [one for one in self._waiting if one.done is done]:
+            # who gave up hears that, not that the store is away: nothing of his is tried again
+            waiting.timer.cancel()
+            self._waiting.remove(waiting)
         self.abort("the caller gave up")
 
     def _end(self, reason: str) -> None:
