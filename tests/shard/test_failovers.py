@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from typing import Any
+from unittest import skipUnless
 
 import pytest
 from twisted.internet import reactor
@@ -23,6 +26,14 @@ from tests.shard.load import Load
 from tests.topologies import SentinelTrio, wait_until
 from tests.valkey import EphemeralValkey
 
+
+def find_redis() -> str:
+    """A Redis 7, or "" where there is none."""
+    found = shutil.which("redis-server")
+    told = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout if found else ""
+    return found if found and "Redis server v=7." in told else ""
+
+
 BUCKETS = 8
 HISTORY = 300  # fields of each bucket that nobody writes any more: what no writer would bring back
 
@@ -31,11 +42,12 @@ pytestmark = pytest.mark.real
 
 class FailoverCase(TestCase):
     timeout = 300
+    binary = ""  # of another server than the usual
 
     async def prepare(self, replicas: int = 2, **settings: str) -> None:
-        self.trio = await deferToThread(
-            lambda: SentinelTrio(masters=2, replicas=replicas, **{"min_replicas_to_write": "1", "min_replicas_max_lag": "5", **settings})
-        )
+        own = {"binary": self.binary} if self.binary else {}
+        options = {"min_replicas_to_write": "1", "min_replicas_max_lag": "5", **settings, **own}
+        self.trio = await deferToThread(lambda: SentinelTrio(masters=2, replicas=replicas, **options))
         self.addCleanup(self.trio.remove)
         self.one, self.two = (f"{self.trio.url.partition('/?')[0]}/?shards={name}" for name in ("m1", "m2"))
         first = await self.router(BUCKETS)
@@ -187,3 +199,18 @@ class WithoutReplicasTests(FailoverCase):
                 server.resume()
         await self.moving()
         await self.check()
+
+
+REDIS = find_redis()
+
+
+@skipUnless(REDIS, "no redis-server of version 7 on this machine: apt-get install redis-server")
+class RedisPlannedTests(PlannedTests):
+    """The same on Redis 7, which cannot say when its file is written (WAITAOF)."""
+
+    binary = REDIS
+
+
+@skipUnless(REDIS, "no redis-server of version 7 on this machine: apt-get install redis-server")
+class RedisCrashTests(CrashTests):
+    binary = REDIS
