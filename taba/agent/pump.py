@@ -36,6 +36,7 @@ class RingPump:
         self.meanings = Meanings()
         self._drain: Drain | None = None
         self._dead: set[str] = set()
+        self._is_ending = False  # the last drain read a ring whose process died: the next one gives it back
         self._next_scan = self._last_drain = 0.0
         self._is_handing_over = False
         self.scans = 0  # looks for rings so far
@@ -63,6 +64,7 @@ class RingPump:
 
     def tick(self, now: float, moment: Moment) -> float:
         """Do what is due; returns the seconds until the next tick."""
+        died = len(self._dead)
         if now >= self._next_scan or self.rings.has_changed():
             self._scan(now)  # whose process died is looked at whenever one came, so that many short lives find room
             if now >= self._next_scan:
@@ -72,7 +74,8 @@ class RingPump:
             return TICK_SECONDS
         # a batch costs a Server about the same whatever is in it: when they lag, what waits is drained together
         is_busy = self.keeper.is_busy
-        is_filling = self._is_filling(now, 2 if is_busy else 4)
+        # whose process died is read at once, so that its place is given back
+        is_filling = self._is_filling(now, 2 if is_busy else 4) or len(self._dead) > died or self._is_ending
         if not is_filling and now < self._last_drain + (BUSY_DRAIN_SECONDS if is_busy else DRAIN_SECONDS):
             return FULL_TICK_SECONDS if self._is_hot else TICK_SECONDS
         self._last_drain, self._is_hot = now, is_filling
@@ -139,6 +142,7 @@ class RingPump:
             break
         if self._events < MAX_DRAIN_EVENTS:
             self._events = min(MAX_DRAIN_EVENTS, self._events * 2)
+        self._is_ending = any(ring.name in self._dead for ring, _ in drained.readings)
         self._retire(dict(pairs), drained, now, moment)
         return drained.is_cut
 

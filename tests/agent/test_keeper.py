@@ -22,7 +22,7 @@ from taba.agent.history import History
 from taba.agent.keeper import Keeper
 from taba.agent.lanes import MAX_RUN_BATCHES, RETAIN_SECONDS, Send
 from taba.agent.outbox import PAGE, Covered, Outbox, OutboxFull
-from taba.agent.pump import RingPump
+from taba.agent.pump import TICK_SECONDS, RingPump
 from taba.agent.spool import Spool
 from taba.agent.sums import Register
 from taba.batch import APPLIED, MARK, OPEN, REFUSED, BatchId, Header, Verdict
@@ -187,6 +187,34 @@ class KeeperTests(SynchronousTestCase):
             world.send()
             world.tick()
         self.assertEqual((world.keeper.recorded, world.keeper.totals(), world.spool.batches), (40, {"refused": 40}, 0))
+
+    def test_bursts_that_nearly_fill_a_byte_ring_are_each_read_before_the_next_look_is_over(self) -> None:
+        world = self.world(outbox_bytes=8 << 20)
+        producer = Producer(AGENT, "web/9", 1 << 20, world.shm)
+        world.producers.append(producer)
+        world.tick()
+        for burst in range(20):
+            for number in range(60):  # 120 of 128 KiB
+                self.assertLessEqual(producer.byte_head + 2003 - producer.byte_tail, producer.where.byte_ring_bytes, (burst, number))
+                producer.record(producer.tab("words", "Buffer"), "x" * 2000)
+            for _ in range(2):  # two looks come in 0.1 s
+                world.now += TICK_SECONDS
+                world.pump.tick(world.now, at(world.now))
+            world.keeper.tick(world.now, at(world.now))
+        self.assertEqual((world.keeper.recorded, world.keeper.totals()), (20 * 60, {}))
+
+    def test_the_ring_of_a_process_that_died_is_read_and_gone_at_the_look_that_sees_it(self) -> None:
+        world = self.world()
+        world.tick()
+        producer = world.producers[0]
+        producer.record(producer.tab("bids_won"), 1.0)
+        producer.die()
+        other = Producer(AGENT, "web/9", 65_536, world.shm)  # something changed in the directory: the dead are looked for
+        world.producers.append(other)
+        for _ in range(3):
+            world.now += TICK_SECONDS
+            world.pump.tick(world.now, at(world.now))
+        self.assertEqual((world.keeper.recorded, os.path.exists(producer.path)), (1, False))
 
     def test_what_moves_to_the_spool_is_not_given_up_and_what_was_acknowledged_is(self) -> None:
         world = self.world()

@@ -41,6 +41,37 @@ for number in range(int(sys.argv[2])):
 assert client.stats()["dropped"] == 0, client.stats()
 """
 
+# so many processes, a few at a time, each of which records ten events and goes
+CHURN = """
+import os, sys
+from taba import client
+client.start("churn/{slot}")
+jobs, words = client.counter("jobs"), client.tab("words", type="Buffer")
+alive = 0
+for number in range(int(sys.argv[1])):
+    if os.fork() == 0:
+        for value in range(9):
+            jobs.inc(number)
+        words.record(str(number))
+        os._exit(0)
+    alive += 1
+    while alive >= int(sys.argv[2]) or (number == int(sys.argv[1]) - 1 and alive):
+        assert os.wait()[1] == 0
+        alive -= 1
+"""
+# records whole numbers, one more each time, until its standard input ends; then tells how many
+ON_AND_ON = """
+import select, sys, time
+from taba import client
+client.start(sys.argv[1])
+tab, value = client.counter("numbers"), 0
+while not select.select([sys.stdin], [], [], 0.001)[0]:
+    tab.inc(value)
+    value += 1
+stats = client.stats()
+assert stats["dropped"] == 0, stats
+print(value)
+"""
 START_SECONDS = 60.0  # for whatever a busy machine is slow with
 
 
@@ -69,8 +100,8 @@ class ProcessTests(TestCase):
             if name.startswith((f"taba.{self.agent}.", f"taba-agent.{self.agent}")):
                 os.unlink(f"/dev/shm/{name}")
 
-    def start(self, *arguments: str, port: int | None = None) -> subprocess.Popen[str]:
-        command = [*TWISTD, "-n", "--pidfile=", "taba-agent", "--spool", str(self.directory)]
+    def start(self, *arguments: str, port: int | None = None, spool: str = "") -> subprocess.Popen[str]:
+        command = [*TWISTD, "-n", "--pidfile=", "taba-agent", "--spool", str(self.directory / spool)]
         command += ["--listen", f"tcp:{port or self.port}:interface=127.0.0.1", *arguments]
         process = subprocess.Popen(command, env=self.environ, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         self.addCleanup(end, process)
@@ -83,12 +114,12 @@ class ProcessTests(TestCase):
                 raise AssertionError("it did not come about")
             await task.deferLater(reactor, 0.05, lambda: None)  # type: ignore[arg-type]
 
-    async def status(self) -> Any:
+    async def status(self, port: int | None = None) -> Any:
         def ask() -> Any:
             deadline = time.monotonic() + START_SECONDS
             while True:
                 try:
-                    with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/v1/status", timeout=5) as answer:
+                    with urllib.request.urlopen(f"http://127.0.0.1:{port or self.port}/v1/status", timeout=5) as answer:
                         return json.load(answer)
                 except OSError:
                     if time.monotonic() > deadline:
@@ -119,13 +150,86 @@ class ProcessTests(TestCase):
             self.assertEqual((client.returncode, client.stderr.read()), (0, b""))
             client.stderr.close()
         await self.until(lambda: server.store.folded >= 3 * 20_200)
-        await self.until(lambda: not [name for name in os.listdir("/dev/shm") if name.startswith(f"taba.{self.agent}.")], 4.0)
+        await self.until(lambda: not self.rings())
         self.assertEqual(server.store.folded, 3 * 20_200)
         for number in range(3):
             self.assertEqual(server.store.events[f"web/{number}", "tab_7"], [float(value) for value in range(7, 20_000, 10)])
             self.assertEqual(server.store.events[f"web/{number}", "words"][-1], "word 19900")
         status = await self.status()
         self.assertEqual((status["recorded"], status["dropped_by_reason"]), (3 * 20_200, {}))
+
+    def rings(self) -> list[str]:
+        return [name for name in os.listdir("/dev/shm") if name.startswith(f"taba.{self.agent}.")]
+
+    @pytest.mark.real
+    async def test_of_hundreds_of_short_lived_processes_every_event_is_folded_or_its_drop_is_counted(self) -> None:
+        server = FakeServer()
+        self.addCleanup(server.stop)
+        self.start("--server", server.url)
+        await self.status()
+        recorded = 0
+        for processes, at_once, bound in ((200, 8, 256 << 20), (200, 60, 4 << 20), (60, 60, 0)):
+            environ = {**self.environ, "TABA_SHM_BYTES": str(bound)}
+            command = [sys.executable, "-c", CHURN, str(processes), str(at_once)]
+            done = await deferToThread(subprocess.run, command, env=environ, cwd=ROOT, capture_output=True, text=True, timeout=300)
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+            recorded += 10 * processes
+            await self.until(lambda: not self.rings())
+            told = await self.status()
+            self.assertEqual((told["recorded"], set(told["dropped_by_reason"]) - {"no_ring"}), (recorded, set()))
+            dropped = told["dropped_by_reason"].get("no_ring", 0)
+            if bound == 256 << 20:  # room for all of them, however late the Agent is
+                self.assertEqual(dropped, 0)
+            await self.until(lambda most=recorded - dropped: server.store.folded >= most)  # type: ignore[misc]
+            self.assertEqual(server.store.folded, recorded - dropped)
+        self.assertGreaterEqual(dropped, 600)  # those of the last had no ring
+
+    @pytest.mark.real
+    async def test_an_agent_that_was_stopped_while_its_outbox_was_removed_and_its_name_taken_counts_nothing_twice(self) -> None:
+        server = FakeServer()
+        self.addCleanup(server.stop)
+        first = self.start("--server", server.url, spool="first")
+        await self.status()
+        clients = []
+
+        def record(name: str) -> None:
+            pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+            client = subprocess.Popen([sys.executable, "-c", ON_AND_ON, name], env=self.environ, cwd=ROOT, **pipes)
+            self.addCleanup(client.kill)
+            clients.append((name, client))
+
+        def folded(name: str) -> list[float]:
+            return [value for (client, tab), values in server.store.events.items() if client == name for value in values]
+
+        record("web/1")
+        await self.until(lambda: folded("web/1"))
+        first.send_signal(signal.SIGSTOP)
+        os.unlink(f"/dev/shm/taba-agent.{self.agent}")
+        same = self.start("--server", server.url, port=self.port + 1, spool="first")
+        _, said = await deferToThread(same.communicate)
+        self.assertIn(f"process {first.pid} holds", said)
+        self.assertEqual(said.count("\n"), 1, said)
+        second = self.start("--server", server.url, port=self.port + 1, spool="second")
+        await self.until(lambda: os.path.exists(f"/dev/shm/taba-agent.{self.agent}"))
+        record("web/2")
+        await self.until(lambda: folded("web/2"))
+        told: Any = {}
+        while f"read by another Agent, process {first.pid}" not in str(told.get("problems")):
+            told = await self.status(self.port + 1)
+        first.send_signal(signal.SIGCONT)
+        said = (await deferToThread(first.communicate))[1]
+        self.assertNotIn("Traceback", said)
+        before = len(folded("web/1"))
+        await self.until(lambda: len(folded("web/1")) > before)  # the second one reads its ring now
+        for _, client in clients:
+            self.addCleanup(client.wait)
+        counts = {name: int((await deferToThread(client.communicate))[0]) for name, client in clients}
+        second.terminate()
+        await deferToThread(second.communicate)
+        self.start("--server", server.url, spool="first")  # what the first one had left in its spool
+        for name, count in counts.items():
+            await self.until(lambda name=name, count=count: len(folded(name)) >= count)  # type: ignore[misc]
+            self.assertEqual(sorted(folded(name)), list(range(count)))
 
     @pytest.mark.real
     async def test_wrong_configuration_and_a_second_agent_end_with_one_line(self) -> None:
