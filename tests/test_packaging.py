@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import venv
 import zipfile
@@ -16,7 +17,7 @@ import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.installing import DISTRIBUTION, install_hint
-from tests.sources import copy_sources
+from tests.sources import ROOT, copy_sources
 
 RECORD = """
 import sys
@@ -101,6 +102,14 @@ class Packaging(SynchronousTestCase):
             for part in ("--listen", "tcp:port", "for example"):
                 self.assertIn(part, line)
         self.assertRegex(self.call(str(binaries / "taba"), "--version").stdout, r"\d+\.\d+\.\d+")
+
+    def test_the_sdist_holds_all_that_the_accelerator_is_made_of(self) -> None:
+        with tarfile.open(self.sdist) as archive:
+            names = {name.partition("/")[2] for name in archive.getnames()}
+        made_of = {str(path.relative_to(ROOT)) for path in (ROOT / "taba/client").glob("*.[ch]")}
+        self.assertGreater(len(made_of), 1)
+        self.assertEqual(made_of - names, set())
+        self.assertLessEqual({"setup.py", "setup.cfg", "pyproject.toml", "LICENSE", "taba/py.typed"}, names)
 
     def test_the_wheel_holds_the_parts_and_nothing_else(self) -> None:
         names = zipfile.ZipFile(self.wheel).namelist()

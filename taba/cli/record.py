@@ -15,7 +15,7 @@ from taba import client, names, ring
 from taba.bounds import MAX_EXACT_INT
 from taba.cli.lines import DEFAULT_TYPE, Line, read_line
 from taba.cli.reading import Interrupted, read_lines
-from taba.cli.sharing import query_of, shown
+from taba.cli.sharing import query_of, server_option, shown
 from taba.client import identity
 from taba.query import Query, ServerUnavailable, questions
 from taba.query.questions import Event
@@ -185,16 +185,7 @@ Examples:
 )
 @click.option("--agent", envvar="TABA_AGENT", show_envvar=True, metavar="NAME", help="Which Agent of this host reads.  [default: default]")
 @click.option("--http", "over_http", is_flag=True, help="Post to a Server instead; needs no Agent.")
-@click.option(
-    "--server",
-    "-s",
-    envvar="TABA_SERVER",
-    default=questions.DEFAULT_SERVER,
-    show_default=True,
-    show_envvar=True,
-    metavar="URL",
-    help="With --http: any one Server.",
-)
+@server_option("With --http: any one Server.")
 @click.option(
     "--timeout",
     type=click.FloatRange(0.01, 3600),

@@ -18,43 +18,42 @@ FILE_WIDTH = 200  # columns where nobody knows how wide the reader is
 _SHOWN = "taba.shown"  # where a command's context keeps what is shown to whom it asks
 F = TypeVar("F", bound=Callable[..., Any])
 
-_SERVER = click.option(
-    "--server",
-    "-s",
-    envvar="TABA_SERVER",
-    default=questions.DEFAULT_SERVER,
-    show_default=True,
-    show_envvar=True,
-    metavar="URL",
-    help="Any one Server.",
-)
+
+def server_option(help: str) -> Callable[[F], F]:
+    """The option that says where a Server is."""
+    return click.option(
+        "--server",
+        "-s",
+        envvar="TABA_SERVER",
+        default=questions.DEFAULT_SERVER,
+        show_default=True,
+        show_envvar=True,
+        metavar="URL",
+        help=help,
+    )
 
 
 def _keep(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
     context.meta.setdefault(_SHOWN, {})[parameter.name] = value
 
 
-SHOWN = (
-    click.option(
+def _kept(*names: str, metavar: str, help: str, envvar: str | None = None) -> Callable[[F], F]:
+    """An option that no command is given: its context keeps it."""
+    return click.option(
+        *names, metavar=metavar, envvar=envvar, show_envvar=envvar is not None, expose_value=False, callback=_keep, help=help
+    )
+
+
+SHOWN: tuple[Callable[[Any], Any], ...] = (
+    _kept(
         "--token",
         metavar="TOKEN|FILE",
         envvar="TABA_TOKEN",
-        show_envvar=True,
-        expose_value=False,
-        callback=_keep,
         help="A token, or a file with one: better, as command lines are for all to see.",
     ),
-    click.option(
-        "--cacert",
-        metavar="FILE",
-        envvar="TABA_CACERT",
-        show_envvar=True,
-        expose_value=False,
-        callback=_keep,
-        help="The authorities of the Server's certificate; default is the system's.",
-    ),
-    click.option("--tls-cert", "certificate", metavar="FILE", expose_value=False, callback=_keep, help="Who a Server is shown that asks."),
-    click.option("--tls-key", "key", metavar="FILE", expose_value=False, callback=_keep, help="The key of --tls-cert."),
+    _kept("--cacert", metavar="FILE", envvar="TABA_CACERT", help="The authorities of the Server's certificate; default is the system's."),
+    _kept("--tls-cert", "certificate", metavar="FILE", help="Who a Server is shown that asks."),
+    _kept("--tls-key", "key", metavar="FILE", help="The key of --tls-cert."),
 )
 
 
@@ -67,7 +66,7 @@ def shown(function: F) -> F:
 
 def SERVER(function: F) -> F:
     """Which Server is asked, and what it is shown."""
-    return _SERVER(shown(function))
+    return server_option("Any one Server.")(shown(function))
 
 
 def query_of(url: str, *, timeout: float, role: str = "Server") -> Query:

@@ -120,6 +120,8 @@ def _plain_values(values: dict[str, Any]) -> RenderableType:
 
 def status(role: str, url: str, answer: Mapping[str, Any]) -> RenderableType:
     """What a Server or Agent says of itself; its problems last, where the eye rests."""
+    if role == "Server" and "agent" in answer and "folded" not in answer:
+        role = "Agent"  # whoever was taken for a Server says what it is
     head = Text(f"{role} ", style="bold").append(plain(url), style="cyan")
     rest = {key: value for key, value in answer.items() if key not in ("problems", "rings", "handlers")}
     parts: list[RenderableType] = [head, Padding(_settings(rest), (0, 0, 0, 2), expand=False)]

@@ -49,12 +49,9 @@ class Sample(NamedTuple):
 
 
 @attrs.frozen(eq=False, kw_only=True)
-class Ever:
-    """The all-time figures of several States: columns with an item for each, in their order.
-
-    `count` and `total`; where the Type has them `low` and `high`, and the bins: `bins`, how many each State has, and as flat columns
-    `codes` (see `taba.codes`) and `counts`.
-    """
+class Figures:
+    """Columns of one length: `count` and `total`; where the Type has them `low` and `high`, and the bins: `bins`, how many each item
+    has, and as flat columns `codes` (see `taba.codes`) and `counts`."""
 
     count: Column
     total: Column
@@ -66,25 +63,22 @@ class Ever:
 
 
 @attrs.frozen(eq=False, kw_only=True)
-class History:
+class Ever(Figures):
+    """The all-time figures of several States: an item for each, in their order."""
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class History(Figures):
     """What several States know of the past: slots as columns (lists or numpy arrays, equally long, in any order).
 
     `row` says whose slot it is (0 for the first State); what happened in it lies in `start` ≤ time < `end` (Unix seconds; at `now` for
-    one that is not over): `count`, `total`, and where the Type has them `low`, `high` and the bins, as in `Ever`. What happened before
-    `since` is in the all-time figures alone.
+    one that is not over). What happened before `since` is in the all-time figures alone, which are `ever`.
     """
 
     since: float
     row: Column
     start: Column
     end: Column
-    count: Column
-    total: Column
-    low: Column | None = None
-    high: Column | None = None
-    bins: Column | None = None
-    codes: Column | None = None
-    counts: Column | None = None
     ever: Ever
 
 

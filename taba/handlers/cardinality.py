@@ -10,8 +10,8 @@ from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from typing import Any
 
-from taba.handlers.base import Events, Handler, Projection, Sample
-from taba.handlers.opaque import count_values, datasketches, identity, pack_sketch, unpack_sketch
+from taba.handlers.base import Events, Projection, Sample
+from taba.handlers.opaque import SketchHandler, count_values, datasketches, identity, pack_sketch, unpack_sketch
 
 LG_REGISTERS = 13
 STANDARD_ERROR = 0.0115  # relative: 1.04 / √(2 ** LG_REGISTERS)
@@ -20,27 +20,20 @@ MAX_STATE_BYTES = 6 * 1024  # half a byte a register, 4 KiB, and those few that 
 _KIND = datasketches.tgt_hll_type.HLL_4
 
 
-class Cardinality(Handler):
+class Cardinality(SketchHandler):
     """How many different values there were."""
 
     type = "Cardinality"
     version = 1
 
-    def new_state(self) -> bytes:
-        return b""
+    def sketch(self, state: bytes) -> Any:
+        return _sketch(state)
 
     def fold(self, state: bytes, events: Events, now: float) -> bytes:
         sketch = _sketch(state)
         for value, _ in count_values(events.values):
             sketch.update(identity(value))
         return pack_sketch(sketch.serialize_compact())
-
-    def dump(self, state: bytes) -> bytes:
-        return state
-
-    def load(self, content: bytes) -> bytes:
-        _sketch(content)
-        return content
 
     def project(self, state: bytes, now: float) -> Projection:
         return _projection([state])

@@ -16,7 +16,7 @@ from taba.codes import codes_of
 from taba.handlers.base import ArrayHandler, Ever, History, Projection, Sample
 from taba.handlers.bins import BinLayout, bin_codes, bins_from, deltas_of
 from taba.handlers.detail import WindowSlots, aggregate_slots
-from taba.handlers.figures import add_figures, add_heads, amounts_of, finite_pairs, show_tallies, sum_tallies
+from taba.handlers.figures import add_figures, add_heads, amounts_of, empty_dump, finite_pairs, show_tallies, sum_tallies
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
 from taba.handlers.ragged import (
     Buffer,
@@ -75,16 +75,7 @@ _MARK = 0x43  # the same in every dump: other bytes are seldom taken for one
 _LEVELS = 3  # of the archive
 _BLOCKS = _LEVELS * BLOCK.itemsize
 _NO_ARCHIVE = bytes(_BLOCKS)
-
-
-def _empty() -> bytes:
-    header = np.zeros(1, dtype=_HEADER)
-    header["mark"] = _MARK
-    header["low"], header["high"] = np.inf, -np.inf
-    return header.tobytes()
-
-
-_EMPTY = _empty()
+_EMPTY = empty_dump(_HEADER, mark=_MARK)
 
 
 class CounterStates:

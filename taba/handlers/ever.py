@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from taba.handlers.bins import BinLayout, bin_codes, bins_from, deltas_of
+from taba.handlers.figures import empty_dump
 from taba.handlers.ragged import Buffer, Floats, Ints, Shape, aligned, bounds_of, cut_rows, join_rows, refuse
 from taba.handlers.sketch import bins_per_row, codes_in
 
@@ -14,15 +15,7 @@ _HEADER = np.dtype(
     [("low", "<f8"), ("high", "<f8"), ("bins", "<u2"), ("first", "<i2"), ("codes", "<u1"), ("mark", "<u1"), ("spare", "<u2")]
 )  # 24 bytes
 _MARK = 0x45  # the same in every dump: other bytes are seldom taken for one
-
-
-def _empty() -> bytes:
-    header = np.zeros(1, dtype=_HEADER)
-    header["low"], header["high"], header["mark"] = np.inf, -np.inf, _MARK
-    return header.tobytes()
-
-
-_EMPTY = _empty()
+_EMPTY = empty_dump(_HEADER, mark=_MARK)
 
 
 def load_sketches(dumps: Sequence[bytes]) -> tuple[Floats, Floats, Ints, Ints]:

@@ -15,6 +15,15 @@ from taba.handlers.ragged import Floats, Ints, by_rows, count_rows, run_starts
 TALLIES = ("refused", "held", "old", "late")
 
 
+def empty_dump(header: np.dtype[Any], **marks: int) -> bytes:
+    """The main part of a State without Events: a header with extremes that any value beats, and the Type's marks."""
+    empty = np.zeros(1, dtype=header)
+    empty["low"], empty["high"] = np.inf, -np.inf
+    for name, mark in marks.items():
+        empty[name] = mark
+    return empty.tobytes()
+
+
 def show_tallies(projection: Projection) -> Projection:
     """`projection` with its hidden counts shown, as detail does."""
     return {**projection, **{name: projection["_" + name] for name in TALLIES if "_" + name in projection}}

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from taba.handlers.base import Handler
 from taba.handlers.render import as_json
 from taba.installing import install_hint
 
@@ -29,6 +30,24 @@ MAX_TEXT = 200  # characters of a text that are kept; a longer one is cut, and t
 DIGEST_BYTES = 6  # two of a billion cut texts of one beginning are alike with a chance of one in 600
 
 _CRC = struct.Struct("<I")
+
+
+class SketchHandler(Handler):
+    """A Handler whose State is a sketch of the library, packed; empty until there is an Event."""
+
+    def sketch(self, state: bytes) -> Any:
+        """The library's sketch of a State. Raises ValueError for bytes that are none."""
+        raise NotImplementedError
+
+    def new_state(self) -> bytes:
+        return b""
+
+    def dump(self, state: bytes) -> bytes:
+        return state
+
+    def load(self, content: bytes) -> bytes:
+        self.sketch(content)
+        return content
 
 
 def pack_sketch(content: bytes) -> bytes:

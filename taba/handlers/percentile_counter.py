@@ -10,7 +10,7 @@ import numpy as np
 from taba.codes import codes_of
 from taba.handlers.base import ArrayHandler, Projection, Sample
 from taba.handlers.bins import BinLayout, bin_codes, bins_from, deltas_of
-from taba.handlers.figures import add_figures, add_heads, finite_pairs, show_tallies, sum_tallies
+from taba.handlers.figures import add_figures, add_heads, empty_dump, finite_pairs, show_tallies, sum_tallies
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
 from taba.handlers.ragged import (
     Buffer,
@@ -43,16 +43,7 @@ _HEADER = np.dtype(
     ]
 )  # 40 bytes
 _MARK = 0x50  # the same in every dump: other bytes are seldom taken for one
-
-
-def _empty() -> bytes:
-    header = np.zeros(1, dtype=_HEADER)
-    header["mark"] = _MARK
-    header["low"], header["high"] = np.inf, -np.inf
-    return header.tobytes()
-
-
-_EMPTY = _empty()
+_EMPTY = empty_dump(_HEADER, mark=_MARK)
 
 
 class SketchStates:

@@ -11,8 +11,8 @@ from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from typing import Any
 
-from taba.handlers.base import Events, Handler, Projection, Sample
-from taba.handlers.opaque import brief_identity, count_values, datasketches, pack_sketch, unpack_sketch
+from taba.handlers.base import Events, Projection, Sample
+from taba.handlers.opaque import SketchHandler, brief_identity, count_values, datasketches, pack_sketch, unpack_sketch
 
 LG_MAP = 9
 CAPACITY = 384  # ¾ of 2 ** LG_MAP
@@ -23,27 +23,20 @@ MAX_SAMPLES = 10  # values that exporters show; each is a series of its own ther
 _ALL = datasketches.frequent_items_error_type.NO_FALSE_NEGATIVES
 
 
-class TopK(Handler):
+class TopK(SketchHandler):
     """The values that occurred most often."""
 
     type = "TopK"
     version = 1
 
-    def new_state(self) -> bytes:
-        return b""
+    def sketch(self, state: bytes) -> Any:
+        return _sketch(state)
 
     def fold(self, state: bytes, events: Events, now: float) -> bytes:
         sketch = _sketch(state)
         for value, count in count_values(events.values):
             sketch.update(brief_identity(value), count)
         return pack_sketch(sketch.serialize())
-
-    def dump(self, state: bytes) -> bytes:
-        return state
-
-    def load(self, content: bytes) -> bytes:
-        _sketch(content)
-        return content
 
     def project(self, state: bytes, now: float) -> Projection:
         return _projection(_sketch(state), state)

@@ -9,21 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taba.handlers.base import ArrayHandler, Projection, Sample
-from taba.handlers.figures import add_figures, add_heads, finite_pairs, show_tallies, sum_tallies
+from taba.handlers.figures import add_figures, add_heads, empty_dump, finite_pairs, show_tallies, sum_tallies
 from taba.handlers.ragged import Floats, Ints, MalformedRow, count_rows, refuse
 from taba.handlers.samples import count_and_sum, extremes
 
 _STATE = np.dtype([("count", "<i8"), ("total", "<f8"), ("low", "<f8"), ("high", "<f8"), ("refused", "<i8")])  # 40 bytes
 _SIZE = _STATE.itemsize
-
-
-def _empty() -> bytes:
-    state = np.zeros(1, dtype=_STATE)
-    state["low"], state["high"] = np.inf, -np.inf
-    return state.tobytes()
-
-
-_EMPTY = _empty()
+_EMPTY = empty_dump(_STATE)
 
 
 class TotalsCounter(ArrayHandler):

