@@ -287,6 +287,8 @@ class Agent(Part):
             self._name_problem, self._is_ending = f"{error}", True
         except (OSError, OutboxFull) as error:
             self._name_problem = f"{error}"
+        assert self.keeper is not None
+        self.keeper.is_homeless = self._name_problem is not None
 
     def post(self, body: dict[str, Any], key: str | None) -> str:
         """POST /v1/events as its route does it: `accepted`, `again`, `other`, or `later`. Runs as this Agent's process."""

@@ -74,6 +74,7 @@ class Keeper:
         self.lanes: dict[tuple[bytes, int], Lane] = {}
         self.schedule = Schedule()
         self.before_publish: Callable[[], None] = lambda: None  # the owner's: see that the outbox is where it should be
+        self.is_homeless = False  # the owner's: it is not, and nobody would find what is published there: all goes into the spool
         self._groups: deque[Group] = deque()
         self._cursor: tuple[bytes, int] | None = None
         self._activated = now
@@ -227,6 +228,9 @@ class Keeper:
 
         Where the stream is another one afterwards, they are to be encoded anew.
         """
+        if self.is_homeless:
+            self.spool_all(now, moment)
+            return self._fits_in_spool(batches)
         needed = group_bytes(batches)
         if needed > self.outbox.free:
             self._release(needed)
@@ -237,6 +241,9 @@ class Keeper:
             if self._spooled_stream == self.stream:
                 self.begin_stream(moment)  # of each lane the spool has the first batches, not the last
             return True
+        return self._fits_in_spool(batches)
+
+    def _fits_in_spool(self, batches: Sequence[EncodedBatch]) -> bool:
         return not self._groups and sum(len(batch.content) + ROW_BYTES for batch in batches) <= self.spool.free
 
     def publish(
@@ -260,6 +267,8 @@ class Keeper:
             self._newest = batches[0].created
         table = self._table(ranges, self.recorded + recorded, totals)
         try:
+            if self.is_homeless:
+                raise OutboxFull("nobody would find it there")
             if group_bytes(batches) > self.outbox.free:
                 raise OutboxFull("no room for the batches")
             self._publish_in_outbox(table, batches, now)
@@ -442,6 +451,8 @@ class Keeper:
         self.before_publish()
         table = self._table(self.covered, self.recorded, self.dropped)
         try:
+            if self.is_homeless:
+                raise OutboxFull("nobody would find it there")
             self.outbox.append(table, ())
         except OutboxFull:
             self._spool((), table)

@@ -251,6 +251,7 @@ class AgentService(service.Service):
         except (OSError, OutboxFull) as error:
             path, reason = self._home.segment.path, _words(error)
             self._name_problem = f"{path} was removed and cannot be made anew ({reason}): all goes through the spool; make room there"
+        self.keeper.is_homeless = self._name_problem is not None
 
     def _end(self) -> None:
         self._reactor.stop()

@@ -739,3 +739,25 @@ class KeeperTests(SynchronousTestCase):
         world.now += 6 * 86_400
         world.tick()
         self.assertNotEqual(world.keeper.stream, first)
+
+
+class HomelessTests(SynchronousTestCase):
+    """The outbox was removed, and there is no room for a new one: what is published there nobody would find."""
+
+    def test_what_is_drained_meanwhile_goes_into_the_spool_at_once_and_outlives_the_agent_with_its_totals(self) -> None:
+        directory = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, directory)
+        world = World(directory)
+        self.addCleanup(lambda: [producer.die() for producer in world.producers] and None)
+        for is_homeless in (False, True):
+            world.keeper.is_homeless = is_homeless
+            world.producers[0].record_many(world.producers[0].tab("a"), [1.0, 2.0])
+            world.tick()
+        self.assertEqual((world.keeper.unacknowledged, world.spool.batches), (0, 2))
+        world.die()
+        world.memory = Memory(512 * 1024)
+        Outbox.format(world.memory, b"n" * 16)  # the next Agent finds no outbox of before
+        world.born()
+        self.assertEqual(world.keeper.recorded, 4)
+        self.assertEqual(world.spool.batches, 2)
+        world.die()

@@ -1,6 +1,6 @@
 """Faults of Taba that a simulator must find: each takes one line of the real code away, or turns it round. For `test_mutations`.
 
-    python -m tests.simulation.mutations [NAME …] [--seed N] [--seeds K]     looks for the first seed that finds each
+python -m tests.simulation.mutations [NAME …] [--seed N] [--seeds K]     looks for the first seed that finds each
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ from typing import Any
 from simulation.__main__ import prepare
 from simulation.world import play
 from taba.agent import discover, locks, segment
-from taba.agent.discover import Rings
 from taba.agent.dispatch import Dispatch
 from taba.agent.drain import Drain
 from taba.agent.keeper import Keeper
 from taba.agent.lanes import Lane
-from taba.agent.outbox import PAGE, PUBLISHED, Table
+from taba.agent.outbox import PAGE, PUBLISHED, Outbox
 from taba.agent.pump import RingPump
 from taba.agent.reader import Ring
 from taba.agent.sums import Sums
-from taba.batch import APPLIED, GAP, Verdict
+from taba.batch import APPLIED, GAP, NOT_OPEN, OPEN, RING_ENDED, Verdict
 from taba.client import pure
 from taba.handlers import updown
 from taba.server import aging
@@ -203,7 +202,7 @@ def a_batch_opens_its_stream_by_itself(put: Any) -> None:
 
 @mutation
 def a_nonce_is_not_compared(put: Any) -> None:
-    put(marks, "_wrong", lambda mark, nonce: Verdict(GAP, 0, marks.NOT_OPEN) if mark is None else None)
+    put(marks, "_wrong", lambda mark, nonce: Verdict(GAP, 0, NOT_OPEN) if mark is None else None)
 
 
 @mutation
@@ -213,7 +212,7 @@ def a_second_open_draws_a_second_nonce(put: Any) -> None:
     def open(self: Any, stream: bytes, mark: Any, drawn: bytes) -> Any:
         if mark is not None:
             self._put(stream, Mark(drawn, 0, mark.age))
-            return Verdict(marks.OPEN, drawn, 0)
+            return Verdict(OPEN, drawn, 0)
         return real(self, stream, mark, drawn)
 
     put(Marks, "_open", open)
@@ -316,7 +315,7 @@ def totals_are_published_late(put: Any) -> None:
 def what_was_settled_is_not_remembered(put: Any) -> None:
     real = Keeper._table
     put(Keeper, "_table", lambda self, *arguments: real(self, *arguments)._replace(settled=()))
-    put(segment.Outbox, "settle", lambda self, flag: None)
+    put(Outbox, "settle", lambda self, flag: None)
 
 
 @mutation
@@ -436,7 +435,7 @@ def a_removed_outbox_is_not_noticed(put: Any) -> None:
 def sums_travel_as_differences(put: Any) -> None:
     def fold(rings: Any, row: list[Any]) -> None:
         ring, position, total = row
-        if position >= updown.RING_ENDED:
+        if position >= RING_ENDED:
             rings[ring] = [position, 0.0]
         else:
             before = rings.get(ring, [0, 0.0])
@@ -445,7 +444,7 @@ def sums_travel_as_differences(put: Any) -> None:
     real = Sums._pack
 
     def pack(drain: Any, packed: Any, weights: Any, entry: Any, time_: float, row: list[Any], events: int) -> None:
-        if row[1] < updown.RING_ENDED:
+        if row[1] < RING_ENDED:
             sent = _SENT.get((row[0], entry.tab), 0.0)
             _SENT[row[0], entry.tab] = row[2]
             row = [row[0], row[1], row[2] - sent]
@@ -556,9 +555,11 @@ def main(arguments: list[str]) -> int:
     return 1 if missed else 0
 
 
-__all__ = ["ALL", "Rings", "Table", "applied", "find"]
+__all__ = ["ALL", "applied", "find"]
 
 if __name__ == "__main__":
     if os.environ.get("PYTHONHASHSEED") != "0":
-        os.execve(sys.executable, [sys.executable, "-m", "tests.simulation.mutations", *sys.argv[1:]], {**os.environ, "PYTHONHASHSEED": "0"})
+        os.execve(
+            sys.executable, [sys.executable, "-m", "tests.simulation.mutations", *sys.argv[1:]], {**os.environ, "PYTHONHASHSEED": "0"}
+        )
     sys.exit(main(sys.argv[1:]))
