@@ -5,7 +5,10 @@ Several sketches of one State may share a *group*, with one choice of widths; se
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from taba.handlers.ragged import COUNTS, Buffer, Ints, MalformedRow, Shape, aligned, count_codes
 from taba.handlers.sketch import keys_of
@@ -30,10 +33,10 @@ class BinLayout:
         self.deltas += by
         self.ends += by
 
-    def read(self, buffer: Buffer) -> tuple[Ints, Ints]:
-        """(weights, deltas) of all bins."""
+    def read(self, buffer: Buffer, to: Any = np.int64) -> tuple[NDArray[Any], Ints]:
+        """(weights, deltas) of all bins; weights as `to`."""
         return (
-            buffer.read(COUNTS, self.weights, self.weight_codes, self.shape, np.int64),
+            buffer.read(COUNTS, self.weights, self.weight_codes, self.shape, to),
             buffer.read(COUNTS, self.deltas, self.delta_codes, self.shape, np.int64),
         )
 
@@ -56,24 +59,58 @@ def deltas_of(codes: Ints, shape: Shape) -> tuple[Ints, Ints]:
     return firsts, deltas
 
 
-def bins_from(rows: Ints, firsts: Ints, deltas: Ints, weights: Ints, shape: Shape, dumps: Ints) -> Ints:
-    """The table keys, by the sketches' `rows`, of the bins that `deltas_of` took apart.
+class Chains:
+    """The bins of sketches as they were read: codes not yet put together with their rows, which is the most of the work.
 
     Raises MalformedRow, with the row out of `dumps`, for a sketch whose bins are out of order, empty, or beyond all codes.
     """
-    if not shape.total:
-        return deltas
-    filled = shape.filled
-    starts = shape.bounds[filled]
-    steps = deltas.copy()
-    steps[starts] = 1 - deltas[starts]  # 1 for the 0 that is right there
-    running = deltas.cumsum()
-    shifts = firsts.copy()
-    shifts[filled] -= running[starts]
-    lasts = shifts[filled] + running[shape.bounds[filled + 1] - 1]  # where all steps are right, codes rise: the outer ones tell
-    if min(steps.min(), weights.min()) <= 0 or lasts.max() > MAX_CODE or firsts[filled].min() < -MAX_CODE:
-        codes = running + shifts.repeat(shape.counts)
-        bad = (steps <= 0) | (weights <= 0) | (np.abs(codes) > MAX_CODE)
-        raise MalformedRow(int(dumps.repeat(shape.counts)[bad][0]), "bins out of order")
-    running += keys_of(rows, shifts).repeat(shape.counts)
-    return running
+
+    def __init__(self, firsts: Ints, deltas: Ints, weights: NDArray[Any], shape: Shape, dumps: Ints):
+        self.shape, self.weights = shape, weights
+        if not shape.total:
+            return
+        filled = shape.filled
+        starts = shape.bounds[filled]
+        steps = deltas.copy()
+        steps[starts] = 1 - deltas[starts]  # 1 for the 0 that is right there
+        self._running = running = deltas.cumsum()
+        self._shifts = firsts.copy()
+        self._shifts[filled] -= running[starts]
+        lasts = self._shifts[filled] + running[shape.bounds[filled + 1] - 1]  # where all steps are right, codes rise: the outer ones tell
+        self._least, self._most = int(firsts[filled].min()), int(lasts.max())
+        if min(steps.min(), weights.min()) <= 0 or self._most > MAX_CODE or self._least < -MAX_CODE:
+            codes = running + self._shifts.repeat(shape.counts)
+            bad = (steps <= 0) | (weights <= 0) | (np.abs(codes) > MAX_CODE)
+            raise MalformedRow(int(dumps.repeat(shape.counts)[bad][0]), "bins out of order")
+
+    def keys(self, rows: Ints) -> Ints:
+        """The table keys of the bins, by the sketches' `rows`. Once, and instead of `counted`."""
+        if not self.shape.total:
+            return np.zeros(0, dtype=np.int64)
+        self._running += keys_of(rows, self._shifts).repeat(self.shape.counts)
+        return self._running
+
+    def counted(self, places: Ints) -> tuple[Ints, Ints]:
+        """(keys, counts) of the bins by `places`, which several sketches may share; in any order, and where that is quick summed up.
+
+        Once, and instead of `keys`.
+        """
+        if not self.shape.total:
+            return self.keys(places), self.weights.astype(np.int64)
+        first, span = int(places.min()), self._most - self._least + 1
+        if not is_dense((int(places.max()) - first + 1) * span, self.weights):
+            return self.keys(places), self.weights.astype(np.int64)
+        self._running += ((places - first) * span + (self._shifts - self._least)).repeat(self.shape.counts)
+        cells = np.bincount(self._running, weights=self.weights)
+        filled = cells.nonzero()[0]
+        return keys_of(filled // span + first, filled % span + self._least), cells[filled].astype(np.int64)
+
+
+def is_dense(cells: int, counts: NDArray[Any]) -> bool:
+    """Where there are not many more cells than bins, counting is faster than sorting; floats count exactly up to 2^53."""
+    return cells <= 8 * len(counts) and int(counts.max()) < (1 << 53) // len(counts)
+
+
+def bins_from(rows: Ints, firsts: Ints, deltas: Ints, weights: Ints, shape: Shape, dumps: Ints) -> Ints:
+    """The table keys, by the sketches' `rows`, of the bins that `deltas_of` took apart. Raises MalformedRow as Chains does."""
+    return Chains(firsts, deltas, weights, shape, dumps).keys(rows)

@@ -8,13 +8,15 @@ all-time sketch is that one and the journal's, and a fold that spills nothing do
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from taba.bounds import KiB
 from taba.codes import codes_of
 from taba.handlers.base import ArrayHandler, Ever, History, Projection, Sample
+from taba.handlers.bins import is_dense
 from taba.handlers.detail import WindowSlots, aggregate_slots
 from taba.handlers.ever import dump_sketches, load_sketches
 from taba.handlers.figures import amounts_of, finite_pairs, show_tallies, sum_tallies
@@ -38,7 +40,7 @@ from taba.handlers.samples import percentile_samples
 from taba.handlers.sketch import MAX_BINS, bins_per_row, codes_in, gather_bins, keys_of, merge_bins, rows_of, tally
 from taba.handlers.slots import rows_in, slot_keys, starts_in
 from taba.handlers.spread import HEADER as BLOCK
-from taba.handlers.spread import SpreadLayout, Spreads, Written, join_spreads, read_blocks
+from taba.handlers.spread import Slots, SpreadLayout, Spreads, Written, join_spreads, read_slots
 from taba.handlers.windows import MAX_AHEAD_SECONDS, WINDOWS, Ladder
 
 LADDER = Ladder(15, 120, 600, 3600)
@@ -53,6 +55,7 @@ _HEAD = _TALLIES.itemsize + BLOCK.itemsize
 _LEVELS = 3  # of the archive
 _BLOCKS = _LEVELS * BLOCK.itemsize
 _NO_ARCHIVE = bytes(_BLOCKS)
+LOT_BYTES = 512 * KiB  # of archives that are looked through at a time: some 250,000 bins, whose columns a cache holds
 _PLACES = len(WINDOWS) + 1  # the windows, and what none of them covers
 
 
@@ -96,7 +99,7 @@ class PercentileGroup(ArrayHandler):
         layout = _layout(header, starts + _HEAD)
         refuse(layout.ends != starts + lengths, "a length that its header does not explain")
         rows = np.arange(len(starts))
-        _, _, journal = read_blocks(buffer, header, layout, np.full(len(starts), LADDER.widths[0]), rows)
+        journal = read_slots(buffer, header, layout, np.full(len(starts), LADDER.widths[0]), rows).spreads()
         counted = {name: tallies[name].astype(np.int64) for name in ("refused", "held", "old")}
         return PercentileStates(counted, tallies["count"].astype(np.int64), tallies["total"].copy(), journal)
 
@@ -259,9 +262,12 @@ class PercentileGroup(ArrayHandler):
         """The Projections of rows that are put together in `total` groups."""
         windows = _Windows(total, now)
         journal = states.journal
-        windows.add(groups[rows_in(journal.keys)], starts_in(journal.keys), np.zeros(len(journal.keys), dtype=np.int64), journal)
-        rows, starts, levels, archive = _load_archives([part[0] if part else b"" for part in parts])
-        windows.add(groups[rows], starts, levels, archive)
+        windows.add(
+            groups[rows_in(journal.keys)], starts_in(journal.keys), np.zeros(len(journal.keys), dtype=np.int64), journal, journal.counted
+        )
+        for begin, archives in _in_lots([part[0] if part else b"" for part in parts]):
+            rows, levels, slots = _read_archives(archives, np.float64)
+            windows.add(groups[begin + rows], slots.starts, levels, slots, slots.chains.counted)
         found = iter(windows.percentiles())
         ever = _Ever(states, [part[1] if part else b"" for part in parts], groups, total)
         projections: list[Projection] = [{**{name: next(found) for name in WINDOWS}, "_ever": of_all} for of_all in ever.percentiles()]
@@ -371,59 +377,64 @@ class _Windows:
 
     def __init__(self, rows: int, now: float):
         self._rows, self._now = rows, now
-        self._slots: list[tuple[Ints, Spreads]] = []
+        self._totals = np.zeros((rows, _PLACES))
+        self._lows, self._highs = np.full(self._totals.shape, np.inf), np.full(self._totals.shape, -np.inf)
+        self._bins: list[tuple[Ints, Ints]] = []
 
-    def add(self, rows: Ints, starts: Ints, levels: Ints, spreads: Spreads) -> None:
-        """Slots of `rows`, which start at `starts`."""
+    def add(self, rows: Ints, starts: Ints, levels: Ints, slots: Spreads | Slots, counted: Callable[[Ints], tuple[Ints, Ints]]) -> None:
+        """Slots of `rows`, which start at `starts`; `counted` gives their bins by the place of each."""
+        if not len(rows):
+            return
         least = len(WINDOWS) - sum(covers.astype(np.int64) for covers in LADDER.covered(starts, levels, self._now))
-        self._slots.append((rows * _PLACES + least, spreads))
+        places = rows * _PLACES + least
+        with np.errstate(over="ignore", invalid="ignore"):  # a sum beyond all floats is infinite, and shown as no value
+            self._totals += np.bincount(places, weights=slots.totals, minlength=self._totals.size).reshape(self._totals.shape)
+            np.minimum.at(self._lows.reshape(-1), places, slots.lows)
+            np.maximum.at(self._highs.reshape(-1), places, slots.highs)
+        self._bins.append(counted(places))
 
     def percentiles(self) -> list[dict[str, Any]]:
         """P of each window of each row, in that order."""
-        totals = np.zeros((self._rows, _PLACES))
-        lows, highs = np.full(totals.shape, np.inf), np.full(totals.shape, -np.inf)
-        with np.errstate(over="ignore", invalid="ignore"):  # a sum beyond all floats is infinite, and shown as no value
-            for places, spreads in self._slots:
-                totals += np.bincount(places, weights=spreads.totals, minlength=totals.size).reshape(totals.shape)
-                np.minimum.at(lows.reshape(-1), places, spreads.lows)
-                np.maximum.at(highs.reshape(-1), places, spreads.highs)
+        with np.errstate(over="ignore", invalid="ignore"):
             figures = [
                 np.ascontiguousarray(join.accumulate(column[:, :-1], axis=1)).reshape(-1)
-                for join, column in ((np.add, totals), (np.minimum, lows), (np.maximum, highs))
+                for join, column in ((np.add, self._totals), (np.minimum, self._lows), (np.maximum, self._highs))
             ]
-        keys, counts = self._bins()
+        keys, counts = self._of_windows()
         return percentiles(codes_in(keys), counts, bins_per_row(keys, len(figures[0])), *figures)
 
-    def _bins(self) -> tuple[Ints, Ints]:
+    def _of_windows(self) -> tuple[Ints, Ints]:
         """A table of all windows' bins; its rows are the windows."""
-        filled_slots = [(of_slots, spreads) for of_slots, spreads in self._slots if len(spreads.bin_keys)]
-        if not filled_slots:
+        if not any(len(keys) for keys, _ in self._bins):
             return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-        slots = [rows_of(spreads.bin_keys) for _, spreads in filled_slots]
-        codes = [codes_in(spreads.bin_keys) for _, spreads in filled_slots]
-        counts = [spreads.bin_counts for _, spreads in filled_slots]
-        total = sum(map(len, codes))
-        least = min(int(some.min()) for some in codes)
-        span = max(int(some.max()) for some in codes) - least + 1
-        most = max(int(some.max()) for some in counts)
-        # where there are not many more cells than bins, counting is faster than sorting; floats count exactly up to 2^53
-        if span < MAX_BINS and self._rows * _PLACES * span <= 8 * total and most < (1 << 53) // total:
-            cells = np.zeros(self._rows * _PLACES * span)
-            for (of_slots, _), slot, code, count in zip(filled_slots, slots, codes, counts, strict=True):
-                code += (of_slots * span - least)[slot]
-                cells += np.bincount(code, weights=count, minlength=len(cells))
+        keys, counts = (np.concatenate(columns) for columns in zip(*self._bins, strict=True))
+        places, codes = rows_of(keys), codes_in(keys)
+        least = int(codes.min())
+        span = int(codes.max()) - least + 1
+        if span < MAX_BINS and is_dense(self._rows * _PLACES * span, counts):
+            cells = np.bincount(places * span + (codes - least), weights=counts, minlength=self._rows * _PLACES * span)
             by_window = cells.reshape(self._rows, _PLACES, span)
             for window in range(1, len(WINDOWS)):
                 by_window[:, window] += by_window[:, window - 1]
             table = by_window[:, :-1].reshape(-1)
             filled = table.nonzero()[0]
             return keys_of(filled // span, filled % span + least), table[filled].astype(np.int64)
-        at = np.concatenate([of_slots[slot] for (of_slots, _), slot in zip(filled_slots, slots, strict=True)])
-        code, count = np.concatenate(codes), np.concatenate(counts)
-        rows, windows = np.divmod(at, _PLACES)
+        rows, windows = np.divmod(places, _PLACES)
         times = len(WINDOWS) - windows  # in how many windows each counts
         later = np.arange(times.sum()) - (times.cumsum() - times).repeat(times)
-        return gather_bins((rows * len(WINDOWS) + windows).repeat(times) + later, code.repeat(times), count.repeat(times))
+        return gather_bins((rows * len(WINDOWS) + windows).repeat(times) + later, codes.repeat(times), counts.repeat(times))
+
+
+def _in_lots(archives: Sequence[bytes]) -> Iterator[tuple[int, Sequence[bytes]]]:
+    """(place of the first, archives), LOT_BYTES at a time."""
+    begin = size = 0
+    for place, archive in enumerate(archives):
+        size += len(archive)
+        if size >= LOT_BYTES:
+            yield begin, archives[begin : place + 1]
+            begin, size = place + 1, 0
+    if begin < len(archives):
+        yield begin, archives[begin:]
 
 
 def _grouped(spreads: Spreads, groups: Ints, total: int) -> list[dict[str, Any]]:
@@ -448,6 +459,12 @@ def _layout(header: Any, starts: Ints) -> SpreadLayout:
 
 def _load_archives(archives: Sequence[bytes]) -> tuple[Ints, Ints, Ints, Spreads]:
     """(rows, starts, levels, spreads) of all slots in archives; b"" is an empty one."""
+    rows, levels, slots = _read_archives(archives)
+    return rows, slots.starts, levels, slots.spreads()
+
+
+def _read_archives(archives: Sequence[bytes], weights: Any = np.int64) -> tuple[Ints, Ints, Slots]:
+    """(rows, levels, slots) of all slots in archives, their bins' counts as `weights`; b"" is an empty one."""
     buffer, starts, lengths = join_rows(archives, _NO_ARCHIVE, _BLOCKS)
     header = buffer.headers(BLOCK, (starts[:, None] + np.arange(_LEVELS) * BLOCK.itemsize).reshape(-1))
     # the blocks of a row follow each other: as if each began at 0, then moved behind those before it
@@ -458,8 +475,8 @@ def _load_archives(archives: Sequence[bytes]) -> tuple[Ints, Ints, Ints, Spreads
     layout.move((starts[:, None] + ends - sizes).reshape(-1))
     levels = np.tile(np.arange(1, _LEVELS + 1), len(archives))
     dumps = np.repeat(np.arange(len(archives)), _LEVELS)
-    blocks, slot_starts, spreads = read_blocks(buffer, header, layout, LADDER.widths[levels], dumps)
-    return dumps[blocks], slot_starts, levels[blocks], spreads
+    slots = read_slots(buffer, header, layout, LADDER.widths[levels], dumps, weights)
+    return dumps[slots.blocks], levels[slots.blocks], slots
 
 
 def _dump_archives(rows: Ints, starts: Ints, levels: Ints, spreads: Spreads, steady: Floats, now: float = np.inf) -> list[bytes]:

@@ -7,12 +7,12 @@ the block's first slot.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from taba.handlers.bins import BinLayout, bin_codes, bins_from, deltas_of
+from taba.handlers.bins import BinLayout, Chains, bin_codes, deltas_of
 from taba.handlers.ragged import (
     COUNTS,
     NUMBERS,
@@ -66,6 +66,10 @@ class Spreads:
             self.bin_keys = _moved(self.bin_keys, np.searchsorted(self.keys, old))
         moved = _moved(other.bin_keys, np.searchsorted(self.keys, other.keys))
         self.bin_keys, self.bin_counts = merge_bins(self.bin_keys, self.bin_counts, moved, other.bin_counts)
+
+    def counted(self, places: Ints) -> tuple[Ints, Ints]:
+        """(keys, counts) of the bins by the slots' `places`, in any order."""
+        return keys_of(places[rows_of(self.bin_keys)], codes_in(self.bin_keys)), self.bin_counts
 
     def picked(self, chosen: NDArray[np.bool_]) -> Spreads:
         """The `chosen` slots alone."""
@@ -135,8 +139,25 @@ class SpreadLayout:
         self.ends += by
 
 
-def read_blocks(buffer: Buffer, header: NDArray[Any], layout: SpreadLayout, widths: Ints, dumps: Ints) -> tuple[Ints, Ints, Spreads]:
-    """(blocks, starts, spreads): for each slot its block and start, and a Spreads whose keys are by block and start.
+class Slots(NamedTuple):
+    """The slots of blocks as they were read: for each its block, start, figures, and in `chains` its bins."""
+
+    blocks: Ints
+    starts: Ints
+    keys: Ints  # by block and start
+    totals: Floats
+    lows: Floats
+    highs: Floats
+    chains: Chains
+
+    def spreads(self) -> Spreads:
+        """As a table."""
+        keys = self.chains.keys(np.arange(len(self.blocks)))
+        return Spreads(self.keys, self.totals, self.lows, self.highs, keys, self.chains.weights)
+
+
+def read_slots(buffer: Buffer, header: NDArray[Any], layout: SpreadLayout, widths: Ints, dumps: Ints, weights: Any = np.int64) -> Slots:
+    """The slots of all blocks, their bins' counts as `weights`.
 
     `widths` are the slots' in each block, `dumps` the row that each block belongs to. Raises MalformedRow for what no dump has.
     """
@@ -153,13 +174,13 @@ def read_blocks(buffer: Buffer, header: NDArray[Any], layout: SpreadLayout, widt
     slot_dumps = dumps[blocks]
     check_slots(keys, starts, sizes, slot_dumps)
     firsts = buffer.read(_FIRSTS, layout.firsts, np.ones_like(slots), shape, np.int64)
-    weights, deltas = layout.bins.read(buffer)
-    bin_keys = bins_from(np.arange(len(blocks)), firsts, deltas, weights, Shape(sizes), slot_dumps)
+    counts, deltas = layout.bins.read(buffer, weights)
+    chains = Chains(firsts, deltas, counts, Shape(sizes), slot_dumps)
     numbers = buffer.read(NUMBERS, layout.at, layout.number_codes, layout.numbers, np.float64).reshape(-1, 3)
     totals, lows, highs = (np.ascontiguousarray(column) for column in numbers.T)
     if not (lows <= highs).all():
         raise MalformedRow(int(slot_dumps[~(lows <= highs)][0]), "least values greater than the greatest")
-    return blocks, starts, Spreads(keys, totals, lows, highs, bin_keys, weights)
+    return Slots(blocks, starts, keys, totals, lows, highs, chains)
 
 
 class Written:

@@ -259,16 +259,25 @@ class Fold:
     def _measure(self, accepted: list[int]) -> Generator[Reads | Foreign, Any, None]:
         """Learn how much room the bucket has, where there will be new States: hot cycles pay nothing for it."""
         clients: dict[str, None] = {}
+        own: dict[str, None] = {}
         for index in accepted:
             for column, row in zip(self.cycle.waiting[index].batch.columns, self.cycle.places[index], strict=True):
                 if row >= 0 and self.kept[row] is None:
                     clients[column.client] = None  # type: ignore[union-attr]
+                    if column.tab in OWN_TABS:  # type: ignore[union-attr]
+                        own[column.tab] = None  # type: ignore[union-attr]
         if clients:
-            key = keys.clients(self.cycle.bucket)
-            tabs, size, are_there = yield Reads(
-                [(b"HLEN", keys.tabs(self.cycle.bucket)), (b"SCARD", key), (b"SMISMEMBER", key, *map(str.encode, clients))]
+            bucket = self.cycle.bucket
+            key = keys.clients(bucket)
+            tabs, are_there, *sizes = yield Reads(
+                [
+                    (b"HLEN", keys.tabs(bucket)),
+                    (b"SMISMEMBER", key, *map(str.encode, clients)),
+                    (b"SCARD", key),
+                    *((b"SCARD", keys.clients_of(bucket, tab.encode())) for tab in own),
+                ]
             )
-            self.room = self.bounds._replace(tabs=self.bounds.tabs - tabs, clients=self.bounds.clients - size)
+            self.room = self.bounds._replace(tabs=self.bounds.tabs - tabs, clients=self.bounds.clients - max(sizes))
             self.new_clients = {client for client, is_there in zip(clients, are_there, strict=True) if not is_there}
 
     def _has_room(self, column: Column, is_new_tab: bool) -> bool:
@@ -522,8 +531,10 @@ class Fold:
             commands.append((b"HSET", keys.tabs(bucket), *new_tabs))
         for tab, clients in new.items():
             commands.append((b"SADD", keys.clients_of(bucket, tab), *clients))
-        if new:
-            commands.append((b"SADD", keys.clients(bucket), *dict.fromkeys(client for clients in new.values() for client in clients)))
+        # a Client is who records: that a process lives is Taba's own to know
+        recording = dict.fromkeys(client for tab, clients in new.items() if tab.decode() not in OWN_TABS for client in clients)
+        if recording:
+            commands.append((b"SADD", keys.clients(bucket), *recording))
         return commands
 
     def _meaning_commands(self, accepted: list[int]) -> list[Command]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from taba.names import OWN_TABS
 from taba.server import keys
 from taba.server.router import Command, IsRouter
 from taba.server.work.folding import KnowsTypes, further_parts
@@ -149,7 +150,7 @@ async def sweep(router: IsRouter, bucket: int) -> None:
     """Take out of the bucket's set of Clients those that have no State in it any more."""
 
     def compare(replies: Sequence[Any]) -> More:
-        of_tabs = [keys.clients_of(bucket, tab) for tab in replies[0]]
+        of_tabs = [keys.clients_of(bucket, tab) for tab in replies[0] if tab.decode() not in OWN_TABS]
         return More([(b"SDIFF", keys.clients(bucket), *of_tabs)], remove)
 
     def remove(replies: Sequence[Any]) -> Writes:

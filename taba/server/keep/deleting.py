@@ -56,11 +56,14 @@ async def delete_clients(router: IsRouter, handlers: KnowsTypes, clients: Iterab
     if not names:
         return {"clients": 0, "states": 0}
     replies = await router.read_many({b: [(b"SMISMEMBER", keys.clients(b), *names)] for b in range(router.buckets)})
+    own = {bucket_of(tab, router.buckets) for tab in OWN_TABS}
     found: set[bytes] = set()
     states = 0
     for bucket, [are_there] in replies.items():
         here = [name for name, is_there in zip(names, are_there, strict=True) if is_there]
         found.update(here)
+        if bucket in own:  # what is known of their lives goes too, whether or not they record anything else there
+            here = names
         is_whole = not here
         while not is_whole:
             deleted, is_whole = await _delete_clients(router, handlers, bucket, here)
