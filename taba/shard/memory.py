@@ -76,7 +76,7 @@ class MemoryServer:
             if not make:
                 return None
             value = self._values[key] = kind()
-        if not isinstance(value, kind):
+        if type(value) is not kind:  # a sorted set is a dict too
             raise ErrorReply(WRONG_TYPE)
         return value
 
@@ -88,12 +88,14 @@ class MemoryServer:
 
     def _set(self, key: bytes, value: bytes, *options: bytes) -> Reply:
         seconds: float | None = None
-        condition = b""
+        condition, is_kept = b"", False
         left = list(options)
         while left:
             word = left.pop(0).upper()
             if word in (b"NX", b"XX") and condition in (b"", word):
                 condition = word
+            elif word == b"KEEPTTL":
+                is_kept = True
             elif word in (b"EX", b"PX") and left and seconds is None:
                 seconds = _integer(left.pop(0)) * (1.0 if word == b"EX" else 0.001)
             else:
@@ -101,7 +103,8 @@ class MemoryServer:
         self._expire(key)
         if condition and (condition == b"NX") == (key in self._values):
             return None
-        self._expires.pop(key, None)
+        if not is_kept:
+            self._expires.pop(key, None)
         if seconds is not None:
             self._expires[key] = self._clock.seconds() + seconds
         self._values[key] = value
@@ -206,20 +209,50 @@ class MemoryServer:
         return [int(member in held) for member in members]
 
     def _zadd(self, key: bytes, *pairs: bytes) -> Reply:
-        if len(pairs) % 2 or any(score != b"0" for score in pairs[::2]):
-            raise ErrorReply("ERR only the score 0 is here")
+        if len(pairs) % 2:
+            raise ErrorReply("ERR syntax error")
+        scores = [_float(score) for score in pairs[::2]]
         held = self._get(key, _SortedSet, make=True)
-        before = len(held)
-        held.update(pairs[1::2])
-        self._changed(key, len(held) > before)
-        return len(held) - before
+        before = dict(held)
+        held.update(zip(pairs[1::2], scores, strict=True))
+        self._changed(key, held != before)
+        return len(held) - len(before)
 
     def _zrem(self, key: bytes, *members: bytes) -> Reply:
         held = self._get(key, _SortedSet) or _SortedSet()
-        before = len(held)
-        held.difference_update(members)
-        self._changed(key, len(held) < before)
-        return before - len(held)
+        removed = sum([held.pop(member, None) is not None for member in members])
+        self._changed(key, bool(removed))
+        return removed
+
+    def _zmscore(self, key: bytes, *members: bytes) -> Reply:
+        held = self._get(key, _SortedSet) or _SortedSet()
+        return [_score(held[member]) if member in held else None for member in members]
+
+    def _zrank(self, key: bytes, member: bytes) -> Reply:
+        held = self._get(key, _SortedSet) or _SortedSet()
+        return held.in_order().index(member) if member in held else None
+
+    def _zrange(self, key: bytes, first: bytes, last: bytes, *words: bytes, is_reverse: bool = False) -> Reply:
+        start, end = _integer(first), _integer(last)
+        held = self._get(key, _SortedSet) or _SortedSet()
+        members = held.in_order()[::-1] if is_reverse else held.in_order()
+        return _shown(held, members[_slice(len(members), start, end)], words)
+
+    def _zrangebyscore(self, key: bytes, low: bytes, high: bytes, *words: bytes) -> Reply:
+        least, most = _float(low or b"0"), _float(high or b"0")  # as a real one takes them
+        held = self._get(key, _SortedSet) or _SortedSet()
+        members = [member for member in held.in_order() if least <= held[member] <= most]
+        limited = [word.upper() for word in words]
+        if b"LIMIT" in limited:
+            place = limited.index(b"LIMIT")
+            members = members[_integer(words[place + 1]) :][: _integer(words[place + 2])]
+            words = (*words[:place], *words[place + 3 :])
+        return _shown(held, members, words)
+
+    def _type(self, key: bytes) -> Reply:
+        self._expire(key)
+        kinds: dict[Any, bytes] = {bytes: b"string", dict: b"hash", _Set: b"set", list: b"list", _SortedSet: b"zset"}
+        return kinds[type(self._values[key])] if key in self._values else b"none"
 
     def _zrangebylex(self, key: bytes, low: bytes, high: bytes, _: bytes, offset: bytes, count: bytes) -> Reply:
         held = sorted(self._get(key, _SortedSet) or ())
@@ -278,8 +311,31 @@ class _Set(set[bytes]):
     """A set's members; a kind of its own beside dict and list."""
 
 
-class _SortedSet(set[bytes]):
-    """The members of a sorted set whose scores are all 0, which is how Taba uses them."""
+class _SortedSet(dict[bytes, float]):
+    """The members of a sorted set, and their scores."""
+
+    def in_order(self) -> list[bytes]:
+        return sorted(self, key=lambda member: (self[member], member))
+
+
+def _shown(held: _SortedSet, members: Sequence[bytes], words: Sequence[bytes]) -> list[bytes]:
+    if [word.upper() for word in words] not in ([], [b"WITHSCORES"]):
+        raise ErrorReply("ERR syntax error")
+    return [part for member in members for part in ((member, _score(held[member])) if words else (member,))]
+
+
+def _float(text: bytes) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise ErrorReply("ERR value is not a valid float") from None
+    if number != number:
+        raise ErrorReply("ERR value is not a valid float")
+    return number
+
+
+def _score(number: float) -> bytes:
+    return b"%d" % number if number.is_integer() and abs(number) < 1e17 else repr(number).encode()
 
 
 def _is_above(member: bytes, low: bytes) -> bool:
@@ -338,6 +394,7 @@ _COMMANDS: dict[bytes, tuple[int, int | None, Callable[..., Reply]]] = {
     b"DEL": (1, None, _S._delete),
     b"UNLINK": (1, None, _S._delete),
     b"EXISTS": (1, None, _S._exists),
+    b"TYPE": (1, 1, _S._type),
     b"MGET": (1, None, _S._mget),
     b"PEXPIRE": (2, 2, _S._pexpire),
     b"PTTL": (1, 1, _S._pttl),
@@ -362,6 +419,13 @@ _COMMANDS: dict[bytes, tuple[int, int | None, Callable[..., Reply]]] = {
     b"ZREM": (2, None, _S._zrem),
     b"ZRANGEBYLEX": (6, 6, _S._zrangebylex),
     b"ZRANDMEMBER": (2, 2, _S._zrandmember),
+    b"ZSCORE": (2, 2, lambda s, key, member: s._zmscore(key, member)[0]),
+    b"ZMSCORE": (2, None, _S._zmscore),
+    b"ZCARD": (1, 1, lambda s, key: len(s._get(key, _SortedSet) or ())),
+    b"ZRANK": (2, 2, _S._zrank),
+    b"ZRANGE": (3, None, _S._zrange),
+    b"ZREVRANGE": (3, None, lambda s, *arguments: s._zrange(*arguments, is_reverse=True)),
+    b"ZRANGEBYSCORE": (3, None, _S._zrangebyscore),
     b"LPUSH": (2, None, lambda s, key, *members: s._push(key, members, True)),
     b"RPUSH": (2, None, lambda s, key, *members: s._push(key, members, False)),
     b"LRANGE": (3, 3, _S._lrange),

@@ -1,4 +1,4 @@
-"""Strings, counters, hashes, sets and lists by key, on whichever shard: what a Router offers to those who want no more.
+"""Strings, counters, hashes, sets, lists and sorted sets by key, on whichever shard: what a Router offers to those who want no more.
 
 1. A key `name` (text or bytes) is in the bucket that the published hash of its bytes says, as `taba:{bucket}:key:name`.
 2. Every write is a transaction on its bucket: it WATCHes what it reads, the owner key too, and is done once. What it
@@ -10,11 +10,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from twisted.internet.defer import CancelledError, DeferredLock
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock, ensureDeferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 
 from taba import names
@@ -23,6 +24,7 @@ from taba.errors import StoreUnavailable
 from taba.shard.buckets import prefix_of
 from taba.shard.patience import Pauses, Standing
 from taba.shard.servers.connection import Command, TransactionRefused
+from taba.shard.servers.gather import gather
 from taba.shard.transaction import BucketBusy, Update, Writes
 
 MAX_NAME_BYTES = 1024  # names are kept twice, and listed
@@ -91,6 +93,16 @@ def _done_key(bucket: int, doer: bytes) -> bytes:
 def _doers_key(bucket: int) -> bytes:
     """A set: whose last writes the bucket remembers."""
     return prefix_of(bucket) + b"doers"
+
+
+class _Write(NamedTuple):
+    """One write by key: what it reads of its key, what it decides by that, and whether the key is there then."""
+
+    name: bytes
+    key: bytes
+    reads: Sequence[Command]
+    decide: Decide
+    after: str
 
 
 class Operations:
@@ -165,6 +177,16 @@ class Operations:
 
         return bool(await self._write(name, [], decide, MAYBE))
 
+    async def ttl(self, name: Text) -> float | None:
+        """Seconds until the key goes, `math.inf` where it never does; None when there is no such key."""
+        left = int(await self._read(name, b"PTTL"))
+        return None if left == -2 else math.inf if left == -1 else left / 1000
+
+    async def type(self, name: Text) -> str | None:
+        """What the key holds: string, hash, set, list or zset; None when there is no such key."""
+        told: bytes = await self._read(name, b"TYPE")
+        return None if told == b"none" else told.decode()
+
     # --- strings and counters ---
 
     async def get(self, name: Text) -> bytes | None:
@@ -186,6 +208,19 @@ class Operations:
 
         return bool(await self._write(name, [], decide))
 
+    async def mset(self, values: Mapping[Text, Text] | Mapping[str, Text] | Mapping[bytes, Text]) -> None:
+        """`set` of each; one transaction a bucket, all buckets at once."""
+        await self.together(lambda within: [within.set(name, value) for name, value in values.items()])
+
+    async def getdel(self, name: Text) -> bytes | None:
+        """The value of `name`, which is removed."""
+
+        def decide(key: bytes, replies: list[Any]) -> tuple[list[Command], bytes | None]:
+            return ([(b"DEL", key)] if replies[0] else []), replies[1]
+
+        found: bytes | None = await self._write(name, [(b"GET",)], decide, GONE)
+        return found
+
     async def incr(self, name: Text, amount: int = 1) -> int:
         """Add to a counter, which begins at 0; the sum."""
 
@@ -193,6 +228,15 @@ class Operations:
             return [(b"INCRBY", key, b"%d" % amount)], _sum(name, replies[1], amount)
 
         return int(await self._write(name, [(b"GET",)], decide))
+
+    async def incrbyfloat(self, name: Text, amount: float) -> float:
+        """Add to a number, which begins at 0; the sum, which is finite. It is written so that it reads back exactly."""
+
+        def decide(key: bytes, replies: list[Any]) -> tuple[list[Command], float]:
+            total = _float_sum(name, replies[1], amount)
+            return [(b"SET", key, _score(total), b"KEEPTTL")], total
+
+        return float(await self._write(name, [(b"GET",)], decide))
 
     # --- hashes ---
 
@@ -205,6 +249,12 @@ class Operations:
 
     async def hgetall(self, name: Text) -> dict[bytes, bytes]:
         return _pairs(await self._read(name, b"HGETALL"))
+
+    async def hlen(self, name: Text) -> int:
+        return int(await self._read(name, b"HLEN"))
+
+    async def hkeys(self, name: Text) -> list[bytes]:
+        return list(await self._read(name, b"HKEYS"))
 
     async def hgetall_many(self, names: Sequence[Text]) -> list[dict[bytes, bytes]]:
         """The whole hashes of `names`, in order; one round trip per shard."""
@@ -286,6 +336,11 @@ class Operations:
     async def llen(self, name: Text) -> int:
         return int(await self._read(name, b"LLEN"))
 
+    async def lindex(self, name: Text, index: int) -> bytes | None:
+        """The element at `index`; a negative one counts from the end. None where there is none."""
+        found: bytes | None = await self._read(name, b"LINDEX", b"%d" % index)
+        return found
+
     async def lpush(self, name: Text, *values: Text) -> int:
         """Put values before the first, one after the other; how many there are then."""
         return await self._push(name, values, b"LPUSH")
@@ -327,6 +382,92 @@ class Operations:
             return ([trim] if replies[1] else []), replies[1]
 
         return list(await self._write(name, [(b"LRANGE", b"%d" % first, b"%d" % last)], decide, MAYBE))
+
+    # --- sorted sets ---
+
+    async def zadd(self, name: Text, scores: Mapping[Text, float] | Mapping[str, float] | Mapping[bytes, float]) -> int:
+        """Give members their scores; how many of them are new."""
+        content = {plain(member): _score(score) for member, score in scores.items()}
+        if not content:
+            return 0
+
+        def decide(key: bytes, replies: list[Any]) -> tuple[list[Command], int]:
+            pairs = [part for member, score in content.items() for part in (score, member)]
+            return [(b"ZADD", key, *pairs)], replies[1].count(None)
+
+        return int(await self._write(name, [(b"ZMSCORE", *content)], decide))
+
+    async def zincrby(self, name: Text, member: Text, amount: float) -> float:
+        """Add to the score of a member, which begins at 0; the sum."""
+        part = plain(member)
+
+        def decide(key: bytes, replies: list[Any]) -> tuple[list[Command], float]:
+            total = _float_sum(name, replies[1], amount)
+            return [(b"ZADD", key, _score(total), part)], total
+
+        return float(await self._write(name, [(b"ZSCORE", part)], decide))
+
+    async def zrem(self, name: Text, *members: Text) -> int:
+        """Remove members; how many were there."""
+        content = list(dict.fromkeys(map(plain, members)))
+        if not content:
+            return 0
+
+        def decide(key: bytes, replies: list[Any]) -> tuple[list[Command], int]:
+            found = [member for member, score in zip(content, replies[1], strict=True) if score is not None]
+            return ([(b"ZREM", key, *found)] if found else []), len(found)
+
+        return int(await self._write(name, [(b"ZMSCORE", *content)], decide, MAYBE))
+
+    async def zscore(self, name: Text, member: Text) -> float | None:
+        found = await self._read(name, b"ZSCORE", plain(member))
+        return None if found is None else float(found)
+
+    async def zcard(self, name: Text) -> int:
+        return int(await self._read(name, b"ZCARD"))
+
+    async def zrank(self, name: Text, member: Text) -> int | None:
+        """How many members come before `member`, by score and then by bytes; None where it is none."""
+        found: int | None = await self._read(name, b"ZRANK", plain(member))
+        return found
+
+    async def zrange(self, name: Text, first: int = 0, last: int = -1, reverse: bool = False) -> list[tuple[bytes, float]]:
+        """(member, score) from `first` to `last`, inclusive, by score; negative ones count from the end. `reverse`: highest first."""
+        command = b"ZREVRANGE" if reverse else b"ZRANGE"
+        return _scored(await self._read(name, command, b"%d" % first, b"%d" % last, b"WITHSCORES"))
+
+    async def zrangebyscore(self, name: Text, low: float, high: float, count: int = MAX_PAGE_NAMES) -> list[tuple[bytes, float]]:
+        """(member, score) of up to `count` members whose scores lie between `low` and `high`, inclusive; the lowest first."""
+        limits = (b"LIMIT", b"0", b"%d" % count)
+        return _scored(await self._read(name, b"ZRANGEBYSCORE", _score(low), _score(high), b"WITHSCORES", *limits))
+
+    # --- several writes at once ---
+
+    async def together(self, make: Callable[[Operations], Sequence[Coroutine[Any, Any, Any]]]) -> list[Any]:
+        """What the writes that `make` begins on its argument come to, in order: `together(lambda r: [r.set("a", "1"), r.incr("b")])`.
+
+        One transaction a bucket, all buckets at once: what lies in one bucket is done as one, or not at all. Each name
+        stands in one of them; reads have no place here. Raises for the first that fails; those of other buckets may be done.
+        """
+        lot = _Lot(self)
+        failures: list[Exception] = []
+
+        async def heard(one: Coroutine[Any, Any, Any]) -> Any:
+            try:
+                return await one
+            except Exception as error:
+                failures.append(error)
+
+        begun = [ensureDeferred(heard(one)) for one in make(lot)]
+        if failures:  # before anything was written
+            for one in begun:
+                one.cancel()
+        else:
+            await lot.write_all()
+        results = [await one for one in begun]
+        if failures:
+            raise failures[0]
+        return results
 
     # --- all names ---
 
@@ -412,25 +553,40 @@ class Operations:
         `after`: whether the key is there then.
         """
         bucket = self.bucket_of(name)
-        key, done = self.key(name, bucket), _done_key(bucket, self._token.encode())
-        watched = [(b"GET", done), (b"EXISTS", key), *((command[0], key, *command[1:]) for command in reads)]
-        results: dict[int, Any] = {}
+        return (await self._write_all(bucket, [_Write(plain_name(name), self.key(name, bucket), reads, decide, after)]))[0]
+
+    async def _write_all(self, bucket: int, writes: Sequence[_Write]) -> list[Any]:
+        """Do what all of `writes`, on different keys of `bucket`, say, once; their results."""
+        done = _done_key(bucket, self._token.encode())
+        watched: list[Command] = [(b"GET", done)]
+        for write in writes:
+            watched += [(b"EXISTS", write.key), *((command[0], write.key, *command[1:]) for command in write.reads)]
+        results: dict[int, list[Any]] = {}
 
         def update(replies: list[Any]) -> Writes:
             applied = int(replies[0] or 0)
             if applied in results:
                 return Writes([], results[applied])  # an earlier try, whose answer was lost
-            commands, result = decide(key, replies[1:])
+            commands: list[Command] = []
+            result: list[Any] = []
+            place = 1
+            for write in writes:
+                own, place = replies[place : place + 1 + len(write.reads)], place + 1 + len(write.reads)
+                wanted, one = write.decide(write.key, own)
+                result.append(one)
+                if not wanted:
+                    continue
+                commands += wanted
+                if write.after == THERE and not own[0]:
+                    commands.append((b"ZADD", _names_key(bucket), b"0", write.name))
+                    self._made += 1
+                elif write.after == GONE:
+                    commands.append((b"ZREM", _names_key(bucket), write.name))
             if not commands:
                 return Writes([], result)
             self._tries += 1
             results[self._tries] = result
-            if after == THERE and not replies[1]:
-                commands = [*commands, (b"ZADD", _names_key(bucket), b"0", plain_name(name))]
-                self._made += 1
-            elif after == GONE:
-                commands = [*commands, (b"ZREM", _names_key(bucket), plain_name(name))]
-            commands = [*commands, (b"SET", done, b"%d" % self._tries)]
+            commands.append((b"SET", done, b"%d" % self._tries))
             if replies[0] is None:
                 commands.append((b"SADD", _doers_key(bucket), self._token.encode()))
             self._done += 1
@@ -438,7 +594,7 @@ class Operations:
 
         lock = await self._take_turn(bucket)
         try:
-            result = await self.transact_patiently(bucket, watched, update)
+            result: list[Any] = await self.transact_patiently(bucket, watched, update)
             if self._made >= SWEEP_AFTER:
                 self._made = 0
                 await self._sweep(bucket)
@@ -503,6 +659,44 @@ class Operations:
             self._turns[bucket] = (lock, users - 1)
 
 
+class _Lot(Operations):
+    """Takes the writes that are begun on it, until `write_all` hands them to `router`, bucket by bucket."""
+
+    def __init__(self, router: Operations):
+        self._router = router
+        self._begun: dict[int, list[tuple[_Write, Deferred[Any]]]] = {}
+        self._names: set[bytes] = set()
+
+    @property
+    def buckets(self) -> int:
+        return self._router.buckets
+
+    async def read_many(self, reads: Mapping[int, Sequence[Command]]) -> dict[int, list[Any]]:
+        raise TypeError("together() takes writes; a read would not see them")
+
+    async def _write(self, name: Text, reads: Sequence[Command], decide: Decide, after: str = THERE) -> Any:
+        bucket, content = self.bucket_of(name), plain_name(name)
+        if content in self._names:
+            raise ValueError(f"together() takes each name once, and {content!r:.60} stands there twice")
+        self._names.add(content)
+        done: Deferred[Any] = Deferred()
+        self._begun.setdefault(bucket, []).append((_Write(content, self.key(name, bucket), reads, decide, after), done))
+        return await done
+
+    async def write_all(self) -> None:
+        """Carry out what was begun, and what that begins; each hears its own result."""
+        while self._begun:
+            begun, self._begun = self._begun, {}
+            lots = list(begun.items())
+            answers = await gather([self._router._write_all(bucket, [write for write, _ in own]) for bucket, own in lots])
+            for (_, own), answer in zip(lots, answers, strict=True):
+                for place, (_, done) in enumerate(own):
+                    if isinstance(answer, Exception):
+                        done.errback(answer)
+                    else:
+                        done.callback(answer[place])
+
+
 def _milliseconds(seconds: float) -> bytes:
     if not 0.001 <= seconds <= 10**9:
         raise ValueError(f"takes 0.001 to 10^9 seconds, not {seconds}")
@@ -517,6 +711,29 @@ def _sum(name: Text, before: bytes | None, amount: int) -> int:
     if not -INT_LIMIT <= number + amount < INT_LIMIT:
         raise TransactionRefused(f"{name!r} would leave the 64 bits of a counter")
     return number + amount
+
+
+def _float_sum(name: Text, before: bytes | None, amount: float) -> float:
+    try:
+        total = float(before or b"0") + amount
+    except ValueError:
+        raise TransactionRefused(f"{name!r} is no number") from None
+    if not math.isfinite(total):
+        raise TransactionRefused(f"{name!r} would be no finite number")
+    return total
+
+
+def _score(number: float) -> bytes:
+    """A number as a server reads it back exactly. ValueError for one that is none."""
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
+        raise TypeError(f"a number is an int or a float, not {number.__class__.__name__}: {number!r:.60}")
+    if math.isnan(number):
+        raise ValueError("a score takes a number")
+    return repr(float(number)).encode()
+
+
+def _scored(reply: Sequence[bytes]) -> list[tuple[bytes, float]]:
+    return [(member, float(score)) for member, score in zip(reply[::2], reply[1::2], strict=True)]
 
 
 def _pairs(reply: Sequence[bytes]) -> dict[bytes, bytes]:

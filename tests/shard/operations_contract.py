@@ -49,6 +49,79 @@ class OperationsContract:
         self.assertEqual(await one.mget(["short", "long", "kept"]), [None, b"x", None])
         self.assertEqual((await one.scan()).names, [b"long"])
 
+    async def test_a_key_tells_its_type_and_how_long_it_stays(self: Any) -> None:
+        (one,) = await self.routers(1)
+        self.assertEqual((await one.ttl("none"), await one.type("none")), (None, None))
+        await one.set("short", "x", seconds=60)
+        self.assertTrue(50 < (await one.ttl("short")) <= 60)
+        await one.together(
+            lambda r: [r.set("text", "x"), r.hset("h", {"a": "1"}), r.sadd("s", "a"), r.rpush("l", "a"), r.zadd("z", {"a": 1})]
+        )
+        self.assertEqual([await one.type(name) for name in ("text", "h", "s", "l", "z")], ["string", "hash", "set", "list", "zset"])
+        self.assertEqual(await one.ttl("text"), float("inf"))
+        self.assertEqual(await one.getdel("text"), b"x")
+        self.assertEqual((await one.getdel("text"), await one.exists("text")), (None, False))
+        with self.assertRaises(TransactionRefused):
+            await one.getdel("h")
+        self.assertEqual((await one.hlen("h"), await one.hkeys("h"), await one.hlen("none"), await one.hkeys("none")), (1, [b"a"], 0, []))
+        await one.rpush("l", "b")
+        self.assertEqual([await one.lindex("l", index) for index in (0, -1, 2, -3)], [b"a", b"b", None, None])
+
+    async def test_fractions_add_up_exactly_as_floats_do_and_keep_their_time(self: Any) -> None:
+        one, two = await self.routers(2)
+        self.assertEqual(await one.incrbyfloat("f", 0.1), 0.1)
+        self.assertEqual(await two.incrbyfloat("f", 0.2), 0.1 + 0.2)
+        self.assertEqual(float(await one.get("f")), 0.1 + 0.2)
+        await one.expire("f", 60)
+        self.assertEqual(await one.incrbyfloat("f", 1e300), 1e300)
+        self.assertTrue(50 < (await one.ttl("f")) <= 60)
+        for amount in (1e308 * 10, float("nan")):
+            with self.assertRaises((TransactionRefused, ValueError)):
+                await one.incrbyfloat("f", amount)
+        await one.set("text", "x")
+        with self.assertRaises(TransactionRefused):
+            await one.incrbyfloat("text", 1)
+
+    async def test_sorted_sets_are_in_the_order_of_their_scores(self: Any) -> None:
+        one, two = await self.routers(2)
+        self.assertEqual(await one.zadd("z", {"b": 2, "a": 2.0, "c": -1.5}), 3)
+        self.assertEqual(await two.zadd("z", {"c": float("inf"), EVERY_BYTE: 0.1}), 1)
+        self.assertEqual(await two.zrange("z"), [(EVERY_BYTE, 0.1), (b"a", 2.0), (b"b", 2.0), (b"c", float("inf"))])
+        self.assertEqual(await two.zrange("z", 0, 1, reverse=True), [(b"c", float("inf")), (b"b", 2.0)])
+        self.assertEqual(await two.zrangebyscore("z", 0.1, 2), [(EVERY_BYTE, 0.1), (b"a", 2.0), (b"b", 2.0)])
+        self.assertEqual(await two.zrangebyscore("z", float("-inf"), float("inf"), count=1), [(EVERY_BYTE, 0.1)])
+        self.assertEqual(sorted(await gatherResults([ensureDeferred(router.zincrby("z", "a", 0.5)) for router in (one, two)])), [2.5, 3.0])
+        self.assertEqual((await one.zscore("z", "a"), await one.zscore("z", "none"), await one.zcard("z")), (3.0, None, 4))
+        self.assertEqual((await one.zrank("z", "b"), await one.zrank("z", "none"), await one.zrank("none", "a")), (1, None, None))
+        self.assertEqual(await one.zrem("z", "a", "a", "none"), 1)
+        self.assertEqual(await one.zrem("z", "b", "c", EVERY_BYTE), 3)
+        self.assertEqual((await one.exists("z"), (await one.scan()).names), (False, []))
+        for score, error in ((float("nan"), ValueError), ("1", TypeError), (True, TypeError)):
+            with self.assertRaises(error):
+                await one.zadd("z", {"a": score})
+
+    async def test_writes_together_are_one_transaction_a_bucket_and_done_once(self: Any) -> None:
+        one, two = await self.routers(2)
+        await one.mset({f"m{n}": str(n) for n in range(40)})
+        self.assertEqual(await two.mget([f"m{n}" for n in range(40)]), [b"%d" % n for n in range(40)])
+        self.assertEqual(sorted((await two.scan(count=1000)).names), sorted(b"m%d" % n for n in range(40)))
+        results = await one.together(
+            lambda r: [r.incr("m1", 5), r.set("m2", "x", new=True), r.delete("m3", "none", "m4"), r.rpush("l", "a")]
+        )
+        self.assertEqual(results, [6, False, 2, 1])
+        self.assertEqual(await one.together(lambda r: []), [])
+        with self.assertRaisesRegex(ValueError, "takes each name once"):
+            await one.together(lambda r: [r.set("m5", "y"), r.incr("m5")])
+        with self.assertRaises(TypeError):
+            await one.together(lambda r: [r.set("m5", "y"), r.get("m6")])
+        with self.assertRaises(TypeError):
+            await one.together(lambda r: [r.set("m5", "y"), r.set("m6", 7)])
+        self.assertEqual(await two.mget(["m3", "m4", "m5", "m6"]), [None, None, b"5", b"6"])
+        same = [name for name in map(str, range(99)) if one.bucket_of(name) == one.bucket_of("m7")][:2]
+        with self.assertRaises(TransactionRefused):  # what lies in one bucket is done as one, or not at all
+            await one.together(lambda r: [r.set(same[0], "y"), r.hset("m7", {"a": "1"}), r.incr(same[1])])
+        self.assertEqual(await two.mget([*same, "m7"]), [None, None, b"7"])
+
     async def test_counters_count_from_many_at_once(self: Any) -> None:
         one, two = await self.routers(2)
         await gatherResults([ensureDeferred(router.incr("n", 2)) for router in (one, two) for _ in range(10)])
