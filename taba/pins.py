@@ -12,6 +12,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from taba.errors import ConfigurationError
+
 FILE_NAME = "stores.json"
 MOST_PINS = 100  # Servers of one host that are remembered; the one that was written longest ago goes first
 MAX_FILE_BYTES = 64 * 1024
@@ -25,13 +27,18 @@ class Pin(NamedTuple):
 
 
 def read_pins(directory: Path) -> dict[str, Pin]:
-    """Where a Server listens → what it served; nothing where that cannot be read."""
+    """Where a Server listens → what it served. Raises ConfigurationError for a file that cannot be read: as if there were none, any store
+    would be taken for the right one."""
+    path = directory / FILE_NAME
     try:
-        with open(directory / FILE_NAME, "rb") as file:
+        with open(path, "rb") as file:
             content = json.loads(file.read(MAX_FILE_BYTES))
         return {listen: Pin(str(store), str(url)) for listen, (store, url) in content.items()}
-    except (OSError, ValueError, AttributeError, TypeError):
+    except FileNotFoundError:
         return {}
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        takes = f"takes a file that says which stores were served, as a Server writes it; remove it to serve what is there now ({error})"
+        raise ConfigurationError("state directory", str(path), takes) from None
 
 
 def write_pin(directory: Path, listen: str, pin: Pin) -> None:

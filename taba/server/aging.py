@@ -64,12 +64,14 @@ def raised(before: Record, wall: float, store_time: float | None) -> Record:
 class StoreAge:
     """The age of the store, as this Server knows it: None until it was read once. `seconds` is monotonic, `wall` this host's clock.
 
-    `disagreement` says which clocks do not agree on Unix time; None where all do.
+    `disagreement` says which clocks do not agree on Unix time; None where all do. `unreadable`: what there is and is no age.
     """
 
     def __init__(self, router: HasAge, seconds: Callable[[], float], wall: Callable[[], float]):
         self.record: Record | None = None
         self.store_time: float | None = None
+        self._differing: str | None = None
+        self.unreadable: str | None = None
         self.disagreement: str | None = "the store has not been asked yet"
         self._router, self._seconds, self._wall = router, seconds, wall
         self._watch = Watch()
@@ -78,9 +80,22 @@ class StoreAge:
         """The age in minutes, or None."""
         return None if self.record is None else self.record.age
 
+    @property
+    def problems(self) -> list[str]:
+        """What needs a person, in sentences."""
+        if self.unreadable is not None:
+            key = keys.age(BUCKET).decode()
+            return [
+                f"{self.unreadable}: Agents that begin must wait, and nothing is forgotten; delete {key} in the store, and it begins anew"
+            ]
+        # what was recorded may be old, where no Server was there for a while: nobody needs to do anything about that
+        apart = self._differing
+        return [f"{apart}: no Handler is asked what may be pruned until they agree; set them right (NTP)"] if apart else []
+
     async def look(self) -> None:
         """Read the counter, and raise it where that is due; make it where there is none. Raises StoreUnavailable."""
         self.store_time = store_time = await self._router.time(BUCKET)
+        self._differing = differ(self._wall(), store_time)
 
         def update(replies: Sequence[Any]) -> Writes:
             record = read_record(replies[0])
@@ -93,18 +108,30 @@ class StoreAge:
                 return Writes([_written(record)], record)
             return Writes([], record)
 
-        self.record = record = await self._router.transact(BUCKET, [(b"GET", keys.age(BUCKET))], update)
+        try:
+            self.record = record = await self._router.transact(BUCKET, [(b"GET", keys.age(BUCKET))], update)
+        except ValueError as error:
+            self.record, self.unreadable = None, str(error)
+            return
+        self.unreadable = None
         self.disagreement = disagreement(self._wall(), store_time, record)
 
 
 def disagreement(wall: float, store_time: float, record: Record) -> str | None:
     """Which of these do not agree on Unix time, in words; None where all do. Pure."""
-    if abs(wall - store_time) > AGREE_SECONDS:
-        return f"this host's clock and the store's differ by {abs(wall - store_time):.0f} s"
+    differing = differ(wall, store_time)
+    if differing is not None:
+        return differing
     off = wall - record.wall
     if not -AGREE_SECONDS <= off <= AGREE_SECONDS + MINUTE_SECONDS:
         return f"this host's clock is {off:.0f} s off from what Servers of this store went by until now"
     return None
+
+
+def differ(wall: float, store_time: float) -> str | None:
+    """That these clocks do not agree, in words; None where they do. Pure."""
+    apart = abs(wall - store_time)
+    return f"this host's clock and the store's differ by {apart:.0f} s" if apart > AGREE_SECONDS else None
 
 
 def read_record(content: bytes | None) -> Record | None:

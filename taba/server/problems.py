@@ -106,6 +106,28 @@ def misread(count: int) -> str:
     return f"{count} units or descriptions of Tabs were left out, which break the rules: whatever sent them is no Agent of this version"
 
 
+def unmarked(batches: int) -> str:
+    """The sentence on batches whose stream has no mark that can be read."""
+    return (
+        f"{batches} batches were told to wait lately, since the mark of their stream is damaged and nobody can tell what of it was folded: "
+        "start their Agents again, which then open new streams; what waits in the old one stays in the spool"
+    )
+
+
+def job_failed(kind: str, why: str) -> Callable[[int], str]:
+    """The sentence on jobs of a kind that fail."""
+    return lambda times: (
+        f"{times} jobs of the kind {kind} failed lately, the last one: {why[:200]}. See taba jobs, and start it again (taba {kind})"
+    )
+
+
+def restarted(worker: int) -> Callable[[int], str]:
+    """The sentence on a worker that dies."""
+    return lambda times: (
+        f"worker {worker} was started again {times} times lately, because it died: the log says how, or the kernel's (dmesg)"
+    )
+
+
 def dropped(events: int) -> str:
     """The sentence on dead letters that are kept no more."""
     return f"{events} dead letters were dropped lately, because their buckets were full: put right why there are any (taba dead-letters)"

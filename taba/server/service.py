@@ -12,6 +12,7 @@ import random
 import socket
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -43,6 +44,8 @@ from taba.server.keep.retrying import Retry
 from taba.server.keep.upgrading import Upgrade
 from taba.server.options import ServerOptions as Options
 from taba.server.options import Store
+from taba.server.problems import Happened, Recent, restarted
+from taba.server.starts import Starts
 from taba.server.status import PRESENCE_SECONDS, Presence, Status
 from taba.server.steady import SteadyClock
 from taba.server.work.bench import Bench
@@ -203,8 +206,16 @@ class _Connected(Service):
 class Server(_Connected):
     """One worker: listens, folds, answers."""
 
-    def __init__(self, options: Options, reactor: Any, embedded: EmbeddedStore | None = None, shown: str | None = None, workers: int = 1):
-        """`workers`: how many there are, of which this is one."""
+    def __init__(
+        self,
+        options: Options,
+        reactor: Any,
+        embedded: EmbeddedStore | None = None,
+        shown: str | None = None,
+        workers: int = 1,
+        restarts: Callable[[], Sequence[int]] = tuple,
+    ):
+        """`workers`: how many there are, of which this is one; `restarts`: how often each of them was started again."""
         super().__init__(options, reactor, embedded, shown)
         self._front = front_of(options, reactor.seconds)
         bounds = Bounds(options["max-tabs"], options["max-clients"])
@@ -225,7 +236,7 @@ class Server(_Connected):
         self.jobs.register("upgrade", Upgrade(self.router, bench))
         self.jobs.register("retry", Retry(self.router, bench, now, self.age, reactor, bounds))
         self.health = Health(self.router, reactor)
-        about = now, workers, self._shown, reactor, self.health, lambda: self.site, embedded
+        about = now, workers, self._shown, reactor, self.health, self.jobs, restarts, lambda: self.site, embedded
         self.status = Status(self.router, self.lookup, self.ingest, envelopes, self.query, self.sandbox, self.age, *about)
         routes = Routes(
             self.router,
@@ -376,6 +387,10 @@ class Workers(_Connected):
         monitor.maxRestartDelay = LAST_RESTART_SECONDS
         monitor.threshold = STEADY_SECONDS
         self._monitor = monitor
+        self._starts = Starts.make(options["workers"])
+        self._recent, self._teller = Recent(reactor.seconds), Teller(log)
+        self._telling = LoopingCall(self._tell)
+        self._telling.clock = reactor
         front_of(options, reactor.seconds)  # what is wrong is said once, not by each worker
 
     def hang_up(self) -> list[str]:
@@ -396,11 +411,19 @@ class Workers(_Connected):
         url: str | None = self._options["url"]
         for number, port in enumerate(range(listen.port, listen.port + workers)):
             text = listen.text.replace(str(listen.port), str(port), 1)
-            arguments = [sys.executable, "-m", "taba.server.worker", str(os.getpid()), str(workers), self._shown]
+            about = [str(os.getpid()), self._starts.path, str(number), str(workers), self._shown]
+            arguments = [sys.executable, "-m", "taba.server.worker", *about]
             if url is not None:
                 environ["TABA_SERVER_URL"] = next_url(url, number)
             self._monitor.addProcess(f"worker {number}", arguments, env={**environ, "TABA_SERVER_LISTEN": text})
         self._monitor.startService()
+        self._telling.start(TELL_SECONDS, now=False)
+
+    def _tell(self) -> None:
+        """Tell the log of workers that die: one that dies at once cannot, and nobody may be left to ask."""
+        again = enumerate(self._starts.again())
+        problems = self._recent.problems(Happened(f"worker {number}", times, restarted(number)) for number, times in again)
+        self._teller.tell(by_kind(problems), self._reactor.seconds())
 
     async def ready(self) -> None:
         log.info("the store is connected: {store}", store=self.router.url)
@@ -410,10 +433,13 @@ class Workers(_Connected):
         return ensureDeferred(self._stop())
 
     async def _stop(self) -> None:
+        if self._telling.running:
+            self._telling.stop()
         if self._monitor.running:
             self._monitor.stopService()  # SIGTERM, and SIGKILL to what does not obey
         while self._monitor.protocols:
             await deferLater(self._reactor, 0.05)
+        self._starts.close()
         await self.router.close()
 
 

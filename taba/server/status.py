@@ -19,11 +19,27 @@ from taba.handlers.lookup import Lookup
 from taba.server import keys
 from taba.server.aging import StoreAge
 from taba.server.ask.query import Query
-from taba.server.fold.deadletters import decode_dead_letter, describe
+from taba.server.fold.deadletters import decode_dead_letter, describe, unreadable
 from taba.server.fold.envelopes import Envelopes
 from taba.server.fold.ingest import Ingest
 from taba.server.health import Health
-from taba.server.problems import Happened, Recent, buried, died, dropped, failed, gapped, late, misread, printed, slow
+from taba.server.keep.jobs import Jobs
+from taba.server.problems import (
+    Happened,
+    Recent,
+    buried,
+    died,
+    dropped,
+    failed,
+    gapped,
+    job_failed,
+    late,
+    misread,
+    printed,
+    restarted,
+    slow,
+    unmarked,
+)
 from taba.server.steady import SteadyClock
 from taba.server.work.sandbox import FOLD_SECONDS, Sandbox
 from taba.shard import EmbeddedStore, Router, Standing, Writes
@@ -72,9 +88,12 @@ class Status:
         store: str,
         clock: Any,
         health: Health,
+        jobs: Jobs,
+        restarts: Callable[[], Sequence[int]],
         site: Callable[[], BoundedSite],
         embedded: EmbeddedStore | None = None,
     ):
+        self._jobs, self._restarts = jobs, restarts
         self._site = site
         self._router, self._lookup, self._ingest, self._query, self._sandbox = router, lookup, ingest, query, sandbox
         self._envelopes, self._age = envelopes, age
@@ -223,6 +242,7 @@ class Status:
         return [
             *of_store,
             *(self._embedded.problems if self._embedded is not None else ()),
+            *self._age.problems,
             *self._lookup.problems,
             *self._sandbox.problems,
             *([self._now.problem] if self._now.problem else []),
@@ -243,6 +263,9 @@ class Status:
             ),
             Happened("prints", self._sandbox.prints.unlogged, printed),
             Happened("gaps", self._ingest.gaps, gapped),
+            Happened("unmarked", self._ingest.unmarked, unmarked),
+            *(Happened(f"failed jobs {kind}", times, job_failed(kind, self._jobs.why[kind])) for kind, times in self._jobs.failed.items()),
+            *(Happened(f"worker {number}", times, restarted(number)) for number, times in enumerate(self._restarts())),
             Happened("bad_meanings", self._ingest.bad_meanings, misread),
             # not before it is known
             *(
@@ -262,8 +285,7 @@ class Status:
             for bucket, [contents] in replies.items():
                 for content in contents:
                     letter = decode_dead_letter(content)
-                    if letter is not None:
-                        newest += describe(bucket, letter)
+                    newest += describe(bucket, letter) if letter is not None else [unreadable(bucket, content)]
             newest.sort(key=lambda event: -event["refused"])
             del newest[most:]
         return newest

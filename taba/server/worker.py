@@ -1,4 +1,4 @@
-"""One of several workers: `python -m taba.server.worker PARENT WORKERS STORE`. Started by the parent Server, not by people.
+"""One of several workers: `python -m taba.server.worker PARENT STARTS NUMBER WORKERS STORE`. Started by the parent Server, not by people.
 
 Its options are in its environment.
 """
@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from twisted.logger import FileLogObserver, LogEvent, formatEventAsClassicLogText, globalLogBeginner
 
+from taba.server.starts import Starts
 from taba.server.tether import die_with
 
 
@@ -21,8 +22,9 @@ def without_time(event: LogEvent) -> str | None:
 
 def main(arguments: list[str]) -> None:
     """Run one worker until it is told to stop."""
-    parent, workers, shown = arguments
+    parent, path, number, workers, shown = arguments
     die_with(int(parent))
+    starts = Starts.join(path, int(number))
     globalLogBeginner.beginLoggingTo([cast(Any, FileLogObserver(sys.stdout, without_time))], redirectStandardIO=False)
 
     from twisted.internet import reactor as installed
@@ -38,7 +40,7 @@ def main(arguments: list[str]) -> None:
     options = ServerOptions()
     options.parseOptions([])
     try:
-        server = Server(options, reactor, None, shown, int(workers))
+        server = Server(options, reactor, None, shown, int(workers), starts.again)
     except ConfigurationError as failure:
         raise SystemExit(f"{options.program}: {failure}") from None
     on_hangup(reactor, server.hang_up)

@@ -24,6 +24,7 @@ from taba.server.aging import (
     read_record,
 )
 from taba.server.steady import DOUBT_SECONDS, HEARD_SECONDS, MAX_SENDERS, SLIGHT_SECONDS, SteadyClock
+from taba.shard import Writes
 from taba.shard.memory import MemoryRouter, MemoryServer
 
 NOON = 1_800_000_000.0
@@ -76,6 +77,36 @@ class Ages(SynchronousTestCase):
             self.pass_time(10 * MINUTE_SECONDS, 0, 1, 2)
         self.assertLessEqual(self.ages[0]() or 0, 30)
         self.assertGreaterEqual(self.ages[0]() or 0, 27)
+
+    def test_clocks_that_do_not_agree_are_a_problem_and_a_long_pause_of_all_servers_is_none(self) -> None:
+        self.look(0)
+        self.pass_time(10 * MINUTE_SECONDS)  # nobody looks
+        self.look(0)
+        self.assertEqual(self.ages[0].problems, [])
+        self.assertIsNotNone(self.ages[0].disagreement)
+        self.store_time = self.walls[0] + AGREE_SECONDS
+        self.look(0)
+        self.assertEqual(self.ages[0].problems, [])
+        self.store_time += 1.0
+        self.look(0)
+        [problem] = self.ages[0].problems
+        self.assertIn("this host's clock and the store's differ by 301 s", problem)
+        self.assertIn("NTP", problem)
+
+    def test_what_is_no_age_is_a_problem_that_names_its_key_and_not_a_failure_every_few_seconds(self) -> None:
+        self.look(0)
+        for bad in (b"x", b"", b"1 2", b"99999999999 1.0 0"):
+            self.put(bad)
+            self.look(0)
+            self.assertIsNone(self.ages[0]())
+            self.assertIn("delete taba:{0}:age", self.ages[0].problems[0])
+        self.put(b"7 %d 0" % NOON)
+        self.look(0)
+        self.assertEqual((self.ages[0](), self.ages[0].problems), (7, []))
+
+    def put(self, content: bytes) -> None:
+        write = Writes([(b"SET", keys.age(0), content)])
+        self.successResultOf(ensureDeferred(self.ages[0]._router.transact(0, [], lambda _: write)))  # type: ignore[arg-type]
 
     def test_a_server_that_was_stopped_raises_it_by_one_at_the_most(self) -> None:
         self.look(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -176,6 +177,14 @@ class Configuration(Processes):
         tokens.chmod(0o644)
         self.assertRegex(self.refused_here("--tokens", str(tokens)), "--tokens: '.*': takes a file that only its owner can read")
 
+    def test_a_damaged_memory_of_stores_is_no_leave_to_serve_any(self) -> None:
+        (self.directory / "state").mkdir()
+        for damaged in ("", "{", "[1]", '{"tcp:8280": 1}', '{"tcp:8280": ["a"]}'):
+            (self.directory / "state" / "stores.json").write_text(damaged)
+            line = self.refused("--store", "redis://127.0.0.1:1", "--listen", f"tcp:{free_port()}:interface=127.0.0.1")
+            self.assertIn("stores.json", line)
+            self.assertIn("remove it", line)
+
     @pytest.mark.real
     def test_a_port_that_is_taken(self) -> None:
         valkey = EphemeralValkey()
@@ -257,6 +266,10 @@ class Lives(Processes):
                 os.kill(worker, signal.SIGKILL)
             eventually(lambda: self.ready(port) and self.ready(port + 1))
         self.assertEqual(ask(port, "/v1/aggregates")[tab]["count"], 4)
+        for worker in (port, port + 1):  # each tells of both
+            problems = ask(worker, "/v1/status")["problems"]
+            told = [problem for problem in problems if re.match(r"worker [01] was started again [12] times lately", problem)]
+            self.assertEqual(len(told), 2, problems)
         # the parent reads what workers log: one time a line
         self.assertRegex((self.directory / "log").read_text(), r"(?m)^20\S+ \[\S+\] \[worker 1\] \[taba\S+\] listening at ")
         family = children_of(parent.pid)

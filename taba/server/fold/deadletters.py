@@ -22,6 +22,7 @@ MAX_DEAD_LETTER_BYTES = 4 * KiB  # of Events in one entry, unless one alone is l
 MAX_DEAD_LETTER_VALUE = 2 * MAX_VALUE_BYTES  # a larger value is cut off: no client may send one
 
 _VERSION = 1
+UNREADABLE = "unreadable"
 _LEFT_OUT = "(what was there is too large or too deep to be kept)"
 _TOO_DEEP = "(nested too deeply to be shown)"
 _EVENTS = MAX_DEAD_LETTER_BYTES // 16  # float64 times and values
@@ -113,6 +114,12 @@ def describe(bucket: int, letter: DeadLetter) -> Iterator[dict[str, Any]]:
     for time, value in zip(times, values, strict=True):
         value = _TOO_DEEP if is_deeper(value) else value
         yield {**common, "client": letter.client, "tab": letter.tab, "type": letter.type, "time": time, "value": value}
+
+
+def unreadable(bucket: int, content: bytes) -> dict[str, Any]:
+    """An entry that is no dead letter of this version, as `/v1/dead-letters` shows it: it is kept, and not folded again."""
+    detail = f"this is no dead letter that this version reads ({len(content)} bytes)"
+    return {"bucket": bucket, "reason": UNREADABLE, "detail": detail, "refused": 0.0, "content": repr(content)[:1000]}
 
 
 def _unpacked(content: bytes) -> Any:

@@ -23,6 +23,7 @@ from taba.bounds import MAX_CYCLE_BYTES, MAX_CYCLE_STATES, MiB
 from taba.errors import StoreUnavailable
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
 from taba.server.fold.cycle import Cycle, Errands, Outcome, Waiting, advance
+from taba.server.fold.marks import BAD
 from taba.server.latency import Latency
 from taba.server.router import IsRouter
 from taba.server.work.bench import Bench
@@ -73,6 +74,8 @@ class Ingest:
         self._said: dict[str, float] = {}
         self.gaps = 0
         """Batches that followed a number which the store does not know: it went back in time, or lost what it had acknowledged."""
+        self.unmarked = 0
+        """Batches that were told `later` because the mark of their stream is none."""
         self.postponed = 0
         """Batches that were told `later` because the store was away or took no writes."""
         self.bad_meanings = 0
@@ -301,6 +304,7 @@ class Ingest:
         self.bad_meanings += outcome.bad_meanings
         for type, detail in outcome.first_errors.items():
             self._say(type, outcome.handler_errors[type], detail)
+        self.unmarked += sum(verdict is BAD for verdict in outcome.verdicts)
         self.gaps += sum(verdict.word == GAP and item.header is None for item, verdict in zip(items, outcome.verdicts, strict=True))
         return outcome.verdicts
 

@@ -29,7 +29,7 @@ _MARK = struct.Struct("<8sQI")
 NO_NONCE = bytes(NONCE_BYTES)
 ANY = -1  # what a batch follows whose stream may leave numbers out
 FULL = Verdict(LATER, FULL_SECONDS, "this bucket has as many open streams as it may have")
-_BAD = Verdict(LATER, BAD_SECONDS, "the mark of this stream cannot be read, so nothing of it may be folded")
+BAD = Verdict(LATER, BAD_SECONDS, "the mark of this stream cannot be read, so nothing of it may be folded")
 
 
 class Mark(NamedTuple):
@@ -81,7 +81,7 @@ class Marks:
     def do(self, header: Header, drawn: bytes) -> Verdict:
         """Do what a header says. `drawn`: the nonce to open under."""
         if header.stream in self._bad:
-            return _BAD
+            return BAD
         mark = self._marks[header.stream]
         if header.do == OPEN:
             return self._open(header.stream, mark, drawn)
@@ -96,7 +96,7 @@ class Marks:
     def fold(self, stream: bytes, number: int, follows: int, nonce: bytes) -> tuple[Verdict, bool]:
         """The verdict on a batch of an open stream, and whether it is to be folded now."""
         if stream in self._bad:
-            return _BAD, False
+            return BAD, False
         mark = self._marks[stream]
         wrong = _wrong(mark, nonce)
         if wrong is not None:
@@ -111,7 +111,7 @@ class Marks:
     def fold_posted(self, stream: bytes, number: int, follows: int = ANY) -> tuple[Verdict, bool]:
         """The verdict on a batch of posted events, whose stream opens itself, and whether it is to be folded now."""
         if stream in self._bad:
-            return _BAD, False
+            return BAD, False
         mark = self._marks[stream] or Mark(NO_NONCE, 0, 0)
         if number <= mark.number:
             return Verdict(APPLIED, mark.number), False

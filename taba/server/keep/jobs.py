@@ -5,12 +5,14 @@
    again from the start, and done by two at once.
 2. One job of a kind runs at a time. Who asks for another gets the one that runs.
 3. The records of what has ended are kept for a while of the store's age, and not too many.
+4. A record that is none of this version is nobody's job: it is not read, told once in the log, and goes with the oldest.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -27,6 +29,7 @@ from taba.server.work.sandbox import HandlersAway
 from taba.shard import Standing, Writes
 
 BUCKET = 0  # where the records lie
+RECORD_VERSION = 1
 MAX_RECORDS = 100  # the oldest that have ended go first
 KEEP_MINUTES = int(7 * DAY / 60)  # a record of what has ended
 SAY_SECONDS = 1.0  # between two records of a job's progress
@@ -100,6 +103,10 @@ class Job:
 Work = Callable[[Job], Awaitable[None]]
 
 
+Records = list[dict[str, Any]]
+Ids = list[bytes]
+
+
 class Kind(NamedTuple):
     """What a kind of job does, and whether it can be tried without doing it."""
 
@@ -112,6 +119,10 @@ class Jobs:
 
     def __init__(self, router: IsRouter, now: Callable[[], float], age: Callable[[], int | None], clock: Any):
         self.kinds: dict[str, Kind] = {}
+        self.failed: Counter[str] = Counter()
+        """Jobs of this Server that failed, and that nobody had cancelled, by kind."""
+        self.why: dict[str, str] = {}
+        self._strange: set[bytes] = set()
         self._router, self._now, self._age, self._clock = router, now, age, clock
         self._standing = Standing(clock)
         self._ended: set[bytes] = set()
@@ -138,7 +149,7 @@ class Jobs:
         )  # not known: soon forgotten, and in nobody's way
 
         def update(replies: Sequence[Any]) -> Writes:
-            records = [self._as_is(content) for content in replies[0][1::2]]
+            records, strange = self._all(replies[0])
             for record in records:
                 if record["kind"] != kind:
                     continue
@@ -147,7 +158,7 @@ class Jobs:
                 if not record["dry_run"] and record["state"] == DONE and passed(record["age"], age) * 60 < quiet_seconds:
                     return Writes([], None)
             ended = sorted((record for record in records if record["state"] != RUNNING), key=_newest_first)
-            old = [record["id"].encode() for record in ended[MAX_RECORDS - 1 :]]
+            old = [*[record["id"].encode() for record in ended], *strange][MAX_RECORDS - 1 :]
             old += [record["id"].encode() for record in ended[: MAX_RECORDS - 1] if passed(record["age"], age) > KEEP_MINUTES]
             commands: list[tuple[bytes, ...]] = [(b"HDEL", keys.jobs(BUCKET), *old)] if old else []
             return Writes([*commands, self._written(job)], self._record(job))
@@ -166,9 +177,11 @@ class Jobs:
     async def list(self, id: str | None = None) -> list[dict[str, Any]]:
         """All jobs of all Servers, newest first; with `id` that one, and what it found. Raises UnknownJob."""
         [content] = await self._router.read(BUCKET, [(b"HGETALL", keys.jobs(BUCKET))])
-        records = [self._as_is(one) for one in content[1::2]]
+        records, strange = self._all(content)
         if id is not None:
             records = [record for record in records if record["id"] == id]
+            if id.encode() in strange:
+                raise UnknownJob(f"the record of job {id[:40]!r} is none that this version reads")
             if not records:
                 raise UnknownJob(f"no job {id[:40]!r}")
         records.sort(key=_newest_first)
@@ -182,10 +195,9 @@ class Jobs:
             if running := [id for id in ids if id not in self._ended]:  # what has ended never runs again, and may be long
                 [contents] = await self._router.read(BUCKET, [(b"HMGET", keys.jobs(BUCKET), *running)])
                 for id, content in zip(running, contents, strict=True):
-                    if content is not None and _read(content)["state"] != RUNNING:
+                    record = None if content is None else self._as_is(id, content)
+                    if content is not None and (record is None or record["state"] != RUNNING):
                         self._ended.add(id)
-                    elif content is not None:
-                        self._as_is(content)
         except StoreUnavailable:
             self._standing = Standing(self._clock)  # nobody could say anything meanwhile
             raise
@@ -196,8 +208,8 @@ class Jobs:
         def update(replies: Sequence[Any]) -> Writes:
             if replies[0] is None:
                 return Writes([], None)
-            record = self._as_is(replies[0])
-            if record["state"] != RUNNING:
+            record = self._as_is(id.encode(), replies[0])
+            if record is None or record["state"] != RUNNING:
                 return Writes([], record)
             record = {**record, "state": CANCELLED}
             return Writes([(b"HSET", keys.jobs(BUCKET), id.encode(), json.dumps(record).encode())], record)
@@ -236,6 +248,9 @@ class Jobs:
             job.state, job.message = FAILED, f"{type(failure).__name__}; the Server's log says more"
         saying.stop()
         await said
+        if job.state == FAILED and job.unwanted is None:
+            self.failed[job.kind] += 1
+            self.why[job.kind] = job.message[:MAX_MESSAGE]
         log.info("job {id} is {state}: {message}", id=job.id, state=job.state, message=job.message)
         for _ in range(3):
             if await self._say(job):
@@ -248,8 +263,8 @@ class Jobs:
         job.said += 1
 
         def update(replies: Sequence[Any]) -> Writes:
-            record = {} if replies[0] is None else _read(replies[0])
-            if record.get("state") == RUNNING and record.get("server") == self._server:
+            record = (read_record(replies[0]) if replies[0] is not None else None) or {}
+            if record.get("state") == RUNNING and record["server"] == self._server:
                 return Writes([self._written(job)], None)
             if record.get("state") == CANCELLED:
                 # that it was cancelled stays; how far it came is of interest
@@ -270,6 +285,7 @@ class Jobs:
 
     def _record(self, job: Job) -> dict[str, Any]:
         return {
+            "v": RECORD_VERSION,
             "id": job.id,
             "kind": job.kind,
             "state": job.state,
@@ -287,9 +303,20 @@ class Jobs:
     def _written(self, job: Job) -> tuple[bytes, ...]:
         return (b"HSET", keys.jobs(BUCKET), job.id.encode(), json.dumps(self._record(job)).encode())
 
-    def _as_is(self, content: bytes) -> dict[str, Any]:
-        """A record as it stands now: fresher where the job runs here, failed where its Server is gone."""
-        record = _read(content)
+    def _all(self, pairs: Sequence[bytes]) -> tuple[Records, Ids]:
+        """The records of a whole hash as they stand now, and the ids of those that are none of this version."""
+        read = {id: self._as_is(id, content) for id, content in zip(pairs[::2], pairs[1::2], strict=True)}
+        self._strange.intersection_update(read)
+        return [record for record in read.values() if record is not None], [id for id, record in read.items() if record is None]
+
+    def _as_is(self, id: bytes, content: bytes) -> dict[str, Any] | None:
+        """A record as it stands now: fresher where the job runs here, failed where its Server is gone; None for what is none."""
+        record = read_record(content)
+        if record is None:
+            if id not in self._strange:
+                self._strange.add(id)
+                log.warn("the record of job {id!r} is none of version {version}: not read", id=id[:40], version=RECORD_VERSION)
+            return None
         job = self._mine.get(record["id"])
         if record["state"] != RUNNING:
             return record
@@ -310,6 +337,28 @@ def _newest_first(record: dict[str, Any]) -> tuple[Any, ...]:
     return -record["age"], -record["started"], record["id"]
 
 
-def _read(content: bytes) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads(content)
-    return record
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "id": str,
+    "kind": str,
+    "state": str,
+    "done": int,
+    "total": int,
+    "started": (int, float),
+    "message": str,
+    "dry_run": bool,
+    "found": list,
+    "server": str,
+    "age": int,
+    "said": int,
+}
+
+
+def read_record(content: bytes) -> dict[str, Any] | None:
+    """The record in `content`; None for what is none of this version."""
+    try:
+        record = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or record.get("v") != RECORD_VERSION:
+        return None
+    return record if all(isinstance(record.get(name), kind) for name, kind in _FIELDS.items()) else None

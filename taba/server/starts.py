@@ -1,0 +1,47 @@
+"""How often each worker was started, in a file without a name that the parent and its workers share. Standard library only.
+
+Each worker counts its own starts, before anything of it can fail, and all read all: so one that dies again and again is a problem that
+the others, and its parent's log, can tell of.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+_COUNT = struct.Struct("<Q")
+
+
+class Starts:
+    """The counts, by the worker's number. `path` leads other processes to them for as long as the parent lives."""
+
+    def __init__(self, descriptor: int, workers: int):
+        self._descriptor, self._workers = descriptor, workers
+        self.path = f"/proc/{os.getpid()}/fd/{descriptor}"
+
+    @classmethod
+    def make(cls, workers: int) -> Starts:
+        """For a parent."""
+        descriptor = os.memfd_create("taba-workers", os.MFD_CLOEXEC)
+        os.ftruncate(descriptor, workers * _COUNT.size)
+        return cls(descriptor, workers)
+
+    @classmethod
+    def join(cls, path: str, number: int) -> Starts:
+        """For the worker of this number, which has started. Raises OSError where the parent has gone."""
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        starts = cls(descriptor, os.fstat(descriptor).st_size // _COUNT.size)
+        os.pwrite(descriptor, _COUNT.pack(starts._count(number) + 1), number * _COUNT.size)
+        return starts
+
+    def again(self) -> list[int]:
+        """How often each worker was started again, since the one before it died."""
+        return [max(0, self._count(number) - 1) for number in range(self._workers)]
+
+    def close(self) -> None:
+        """The parent ends."""
+        os.close(self._descriptor)
+
+    def _count(self, number: int) -> int:
+        (count,) = _COUNT.unpack(os.pread(self._descriptor, _COUNT.size, number * _COUNT.size))
+        return int(count)
