@@ -62,8 +62,10 @@ class Answers:
             self._drop(next(iter(self._kept)))
         if self._kept and foreign.work.names:
             for row in dict.fromkeys(row for row, _, _ in foreign.work.columns):
-                _, _, answer = self._kept.get(_key(foreign, row), (None, None, None))
+                key = _key(foreign, row)
+                _, _, answer = self._kept.pop(key, (None, None, None))
                 if answer is not None:
+                    self._kept[key] = (foreign.type, now, answer)  # whoever comes again and again waits for others, too
                     known.add(row)
                     _add(folded, row, answer)
                     if answer.wants:

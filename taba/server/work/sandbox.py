@@ -76,6 +76,20 @@ class Slow(NamedTuple):
     seconds: float
 
 
+class _Begun(NamedTuple):
+    """A fold of one Type that was asked for: what is known of it from before, the rest, and the work on that where there is any."""
+
+    known: Folded
+    wanted: list[int]
+    errand: Errand
+    working: Deferred[None] | None
+
+    def answer(self) -> Folded | list[int]:
+        """A Folded, or the rows whose further parts are wanted."""
+        self.known.take(self.errand.folded)
+        return [*self.wanted, *self.errand.wanted] or self.known
+
+
 class Sandbox:
     """The child processes of one Server, and which Types are suspended."""
 
@@ -136,30 +150,50 @@ class Sandbox:
         Raises HandlersAway. `is_retry`: Events that were dead letters; no Type is suspended for them, within a bound.
         """
         end = self._reactor.seconds() + seconds
-        return [await self._soon(work, now, end, is_retry) for work in works]
+        begun = [self._begin(work, now, is_retry) for work in works]  # all at once: each has its turns beside the others
+        slow: str | None = None
+        away: HandlersAway | None = None
+        for one in begun:
+            is_done = one.working is None
+            if one.working is not None:
+                try:
+                    is_done = await self._ends_by(end, one.working)
+                except HandlersAway as failure:
+                    away, is_done = failure, True
+                else:
+                    if not is_done:
+                        self._leave_behind(one)
+            elif one.errand.lots:
+                is_done = False  # one that nobody waits for goes on already
+            if not is_done:
+                slow = slow or one.errand.foreign.type
+        if away is not None:
+            raise away
+        if slow is not None:
+            raise HandlerSlow(slow)
+        return [one.answer() for one in begun]
 
     def forget(self) -> None:
         """Have whatever is folded from now on tried anew: who was a culprit, and what was answered, is forgotten."""
         self._culprits.clear()
         self._answers.forget()
 
-    async def _soon(self, foreign: ForeignWork, now: float, end: float, is_retry: bool) -> Folded | list[int]:
+    def _begin(self, foreign: ForeignWork, now: float, is_retry: bool) -> _Begun:
         type, began = foreign.type, self._reactor.seconds()
         self._asked[type] = began
         known, wanted, left = self._answers.of(foreign, began)
-        if left.work.columns:
-            if self._behind[type]:
-                raise HandlerSlow(type)
-            errand = Errand(left, self._lookup.is_array(type), self._lookup.get(type).version)  # type: ignore[union-attr]
+        errand = Errand(left, self._lookup.is_array(type), self._lookup.get(type).version)  # type: ignore[union-attr]
+        working = None
+        if errand.lots and not self._behind[type]:
             working = ensureDeferred(self._work_on(errand, now, is_retry))
-            if not await self._ends_by(end, working):
-                errand.is_behind = True
-                self._behind[type] += 1
-                working.addErrback(self._failed_behind, type).addBoth(lambda _: self._behind.subtract([type]))
-                raise HandlerSlow(type)
-            wanted += errand.wanted
-            known.take(errand.folded)
-        return wanted or known
+        return _Begun(known, wanted, errand, working)
+
+    def _leave_behind(self, one: _Begun) -> None:
+        type = one.errand.foreign.type
+        assert one.working is not None
+        one.errand.is_behind = True
+        self._behind[type] += 1
+        one.working.addErrback(self._failed_behind, type).addBoth(lambda _: self._behind.subtract([type]))
 
     async def _ends_by(self, end: float, working: Deferred[None]) -> bool:
         """Whether `working` ends before then; raises what it fails with."""

@@ -62,8 +62,8 @@ class Hangs(Count):
 count, raises, rubbish, text, huge, exits, segfaults, hangs = Count(), Raises(), Rubbish(), Text(), Huge(), Exits(), Segfaults(), Hangs()
 '''
 BAD = ("Raises", "Rubbish", "Text", "Huge", "Exits", "Segfaults", "Hangs")
-SECONDS = 12.0
-LEAST_BATCHES = 8
+SECONDS = 6.0
+LEAST_BATCHES = 3
 
 
 class Isolation(Processes):
