@@ -1,7 +1,8 @@
 """Finding rings: segments in /dev/shm whose names are this Agent's, and whether somebody still maps them.
 
 A ring's maker holds a flock on the file description that it maps, for life. Whoever gets a shared lock on a description of his
-own therefore knows that no process maps the ring any more. What cannot be read is looked at once, kept in
+own therefore knows that no process maps the ring any more. Rings of this user are read, and those of the group that it was told
+to read, where nobody else may open them; who made it is looked at after it was opened. What cannot be read is looked at once, kept in
 `problems`, and left alone until it is another file; where only descriptors, memory or places are short, it is tried again.
 """
 
@@ -74,15 +75,16 @@ _CURES = {
     errno.EMFILE: "raise the Agent's limit of descriptors (LimitNOFILE, ulimit -n): its events wait in it",
     errno.ENFILE: "raise the host's limit of descriptors (fs.file-max): its events wait in it",
     errno.ENOMEM: "the host is short of memory: its events wait in it",
-    errno.EACCES: "run the Agent as the user who records, or set TABA_RING_GROUP there to a group of the Agent's",
-    errno.EPERM: "run the Agent as the user who records, or set TABA_RING_GROUP there to a group of the Agent's",
+    errno.EACCES: "run the Agent as the user who records, or set TABA_RING_GROUP, for both, to a group of both",
+    errno.EPERM: "run the Agent as the user who records, or set TABA_RING_GROUP, for both, to a group of both",
 }
 
 
 class Rings:
     """The rings of one Agent's name. `open` maps segment names to Rings; `problems` maps others to what is wrong with them."""
 
-    def __init__(self, agent: str, directory: str = SHM):
+    def __init__(self, agent: str, directory: str = SHM, group: int | None = None):
+        self._group = group
         self._prefix = layouts.segment_prefix(agent)
         self._agent = agent
         self.directory = directory
@@ -187,6 +189,9 @@ class Rings:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 raise MalformedRing("no regular file")
+            if (strange := self._is_strange(status)) is not None:
+                self._note(name, strange)
+                return None
             if layouts.is_unmade(os.pread(fd, 8, 0)):
                 self._changed = -1
                 inode, since = self._unmade.get(name, (0, now))
@@ -215,6 +220,17 @@ class Rings:
             if not kept:
                 os.close(fd)
         return None
+
+    def _is_strange(self, status: os.stat_result) -> str | None:
+        """Why a ring is not to be read: it is not one of this user's, or of the group, alone."""
+        if status.st_mode & 0o007:
+            return f"may be opened by every user (mode {stat.S_IMODE(status.st_mode):04o}): it is not read"
+        if status.st_uid == os.geteuid() or (status.st_gid == self._group and status.st_mode & 0o060 == 0o060):
+            return None
+        return (
+            f"belongs to user {status.st_uid}, and this Agent runs as user {os.geteuid()}: it is not read; run the Agent as that user,"
+            " or set TABA_RING_GROUP, for both, to a group of both"
+        )
 
     def _identity(self, name: str) -> tuple[int, int]:
         try:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from taba.agent.history import History
 from taba.agent.keys import Keys
-from taba.agent.locks import AgentRunning, NameLock
+from taba.agent.locks import AgentRunning, NameLock, Stranger, check_owner
 from taba.agent.outbox import OtherVersion, OutboxFull
 from taba.agent.segment import open_outbox
 from taba.agent.spool import Spool
@@ -43,10 +43,14 @@ class Home:
                 self.history = self._open_history(str(directory / f"{name}.history"))
                 self.keys = self._open_keys(str(directory / f"{name}.keys"))
                 self.register = self._open_register(str(directory / f"{name}.sums"))
+            except Stranger as error:
+                raise CannotOpen(f"--spool: {str(directory)!r}: {error.filename} {error.strerror}") from None
             except (OSError, sqlite3.Error) as error:
                 raise CannotOpen(f"--spool: {str(directory)!r}: takes a directory to write in: {error}") from None
             try:
                 self.outbox, self.segment, problem = open_outbox(name, new_id, outbox_bytes, shm)
+            except Stranger as error:
+                raise CannotOpen(f"--agent: {name!r}: {error.filename} {error.strerror}") from None
             except (OSError, OutboxFull) as error:
                 raise CannotOpen(f"no shared memory for the outbox: {error}; make room in {shm}") from None
             self._undo.append(lambda: self.segment.close())
@@ -92,9 +96,11 @@ class Home:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def _open_spool(self, path: str, spool_bytes: int) -> Spool:
-        is_new = not os.path.exists(path)
+        is_new = not os.path.lexists(path)
         if is_new:
             self._undo.append(lambda: os.unlink(path))
+        else:
+            check_owner(os.lstat(path), path)
         spool = Spool(path, spool_bytes)
         self._undo.append(spool.close)
         return spool

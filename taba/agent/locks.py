@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import struct
 
 from taba import ring
@@ -28,13 +29,52 @@ def running(name: str, pid: int, path: str) -> AgentRunning:
     return AgentRunning(f"an Agent named {name!r} runs already: {holder} holds {path}; give this one another name (--agent)")
 
 
+class Stranger(OSError):
+    """A file where the Agent's own should be is somebody else's, or open to others: it is neither used nor removed."""
+
+    def __init__(self, path: str, reason: str):
+        super().__init__(errno.EPERM, f"{reason}; remove it, or give this Agent another name (--agent)", path)
+
+
+def check_own(fd: int, path: str) -> None:
+    """Raise Stranger unless the open file is this user's regular file, and nobody else may open it."""
+    status = os.fstat(fd)
+    check_owner(status, path)
+    if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o077:
+        raise Stranger(path, f"may be opened by others (mode {stat.S_IMODE(status.st_mode):04o})")
+
+
+def check_owner(status: os.stat_result, path: str) -> None:
+    """Raise Stranger unless this is this user's."""
+    if status.st_uid != os.geteuid():
+        raise Stranger(path, f"belongs to user {status.st_uid}, and this Agent runs as user {os.geteuid()}")
+
+
+def open_own(path: str) -> int:
+    """A descriptor of this user's own file, made where there is none. Raises Stranger for anybody else's."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO) and os.path.lexists(path):
+            status = os.lstat(path)
+            check_owner(status, path)
+            raise Stranger(path, "is no file of its own") from None
+        raise
+    try:
+        check_own(fd, path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
 class NameLock:
     """The file `path`, locked for as long as this is open. Raises AgentRunning when another process holds it."""
 
     def __init__(self, path: str, name: str):
         self.path = path
         self.is_new = not os.path.exists(path)
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        self._fd = open_own(path)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 from taba.agent.outbox import DEFAULT_OUTBOX_BYTES, MAX_OUTBOX_BYTES, MIN_OUTBOX_BYTES
 from taba.agent.spool import DEFAULT_SPOOL_BYTES, MIN_SPOOL_BYTES
 from taba.bounds import MiB
+from taba.client.producer import group_of
 from taba.listening import LISTENING_OPTIONS
 from taba.names import check_agent
 from taba.options import Option, ServiceOptions, byte_count, checked_state_directory, file_path, http_url, listen
@@ -19,6 +20,13 @@ def _directory(text: str) -> Path:
     if path.exists() and not path.is_dir():
         raise ValueError("takes a directory")
     return path
+
+
+def _group(text: str) -> int:
+    try:
+        return group_of(text)
+    except ValueError:
+        raise ValueError("takes a group of this host, by name or number") from None
 
 
 class Options(ServiceOptions):
@@ -45,6 +53,13 @@ class Options(ServiceOptions):
             "Name of this Agent; it reads the rings of clients with the same TABA_AGENT",
             check_agent,
             variable="TABA_AGENT",
+        ),
+        Option(
+            "ring-group",
+            "",
+            "Group whose rings are read beside this user's own; clients name it in TABA_RING_GROUP",
+            _group,
+            variable="TABA_RING_GROUP",
         ),
         Option("spool", "", "Directory for batches that no Server takes; default is the state directory", _directory),
         Option("spool-bytes", f"{DEFAULT_SPOOL_BYTES // MiB} MiB", "Bound of the spool", byte_count(MIN_SPOOL_BYTES, 2**50)),

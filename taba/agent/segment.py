@@ -14,7 +14,7 @@ import os
 import struct
 from collections.abc import Callable
 
-from taba.agent.locks import running
+from taba.agent.locks import check_owner, open_own, running
 from taba.agent.outbox import DEFAULT_OUTBOX_BYTES, MIN_OUTBOX_BYTES, PAGE, OtherVersion, Outbox, OutboxCorrupt, OutboxFull
 from taba.ring import SHM_DIRECTORY as SHM
 
@@ -25,8 +25,8 @@ MAX_ASIDE = 100  # unreadable outboxes that are kept under a name each; the last
 class Segment:
     """The memory in the file `path`, which is locked for as long as this is open.
 
-    Raises AgentRunning when another process holds it. An existing one keeps its size. `is_fresh` says that nothing was ever kept
-    here: it needs `Outbox.format`.
+    Raises AgentRunning when another process holds it, Stranger when another user has the name. An existing one keeps its size.
+    `is_fresh` says that nothing was ever kept here: it needs `Outbox.format`.
     """
 
     def __init__(self, name: str, outbox_bytes: int = DEFAULT_OUTBOX_BYTES, directory: str = SHM):
@@ -64,14 +64,14 @@ class Segment:
 
     def _lock(self) -> int:
         while True:
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fd = open_own(self.path)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.stat(self.path, follow_symlinks=False).st_ino == os.fstat(fd).st_ino:
                     return fd
             except OSError as error:
                 os.close(fd)
-                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                if error.errno == errno.EWOULDBLOCK:
                     raise running(self.name, _holder(self.path), self.path) from None
                 if error.errno != errno.ENOENT:
                     raise
@@ -97,6 +97,8 @@ class Segment:
         except FileExistsError:
             outbox.go_on_in(self)
             fresh.close()
+            with contextlib.suppress(FileNotFoundError):
+                check_owner(os.lstat(self.path), self.path)  # a stranger's is no Agent's
             raise running(self.name, _holder(self.path), self.path) from None
         finally:
             os.unlink(made)

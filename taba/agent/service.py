@@ -68,7 +68,9 @@ class AgentService(service.Service):
         shm: str = SHM,
         is_daemon: bool = False,
         credentials: Credentials | None = None,
+        ring_group: int | None = None,
     ):
+        self._ring_group = ring_group
         self._credentials = credentials or Credentials()
         self._reactor = reactor
         self._is_daemon = is_daemon
@@ -111,7 +113,7 @@ class AgentService(service.Service):
         self.keeper.recover(now)
         home.keys.add(self.keeper.keys)
         self.keeper.before_publish = self._keep_name
-        self.rings = Rings(self.agent, self._shm)
+        self.rings = Rings(self.agent, self._shm, self._ring_group)
         self.pump = RingPump(self.keeper, self.rings, home.register)
         self.alive = Alive(self.pump, self.unix_now)
         self.pin = Pin(self._directory / f"{self.agent}.store")
@@ -327,6 +329,7 @@ def makeService(options: Options) -> AgentService:
         options["outbox-bytes"],
         is_daemon=not (getattr(options, "parent", None) or {}).get("nodaemon", True),
         credentials=credentials,
+        ring_group=options["ring-group"],
     )
 
 

@@ -18,7 +18,7 @@ from _thread import RLock
 from collections.abc import Callable, Mapping
 from time import monotonic
 from time import time as now
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from taba import ring
 from taba.bounds import DEFAULT_RING_BYTES, DEFAULT_SHM_BYTES, MAX_RING_BYTES, MIN_RING_BYTES
@@ -42,6 +42,7 @@ HEALING_TYPES = frozenset(("UpDown",))
 CLOCKS = ("coarse", "exact")
 
 _REASON = pure._REASON
+_Checked = TypeVar("_Checked")
 
 
 class Settings(NamedTuple):
@@ -76,15 +77,15 @@ def read_settings(client: str | None, environment: Mapping[str, str]) -> Setting
         agent,
         _number(environment, "TABA_RING_BYTES", DEFAULT_RING_BYTES, MIN_RING_BYTES, MAX_RING_BYTES),
         _number(environment, "TABA_SHM_BYTES", DEFAULT_SHM_BYTES, 0, 1 << 50),
-        _group(group) if group else None,
+        _naming("TABA_RING_GROUP", lambda: group_of(group)) if group else None,
         clock,
     )
 
 
-def _naming(variable: str, check: Callable[[], object]) -> None:
+def _naming(variable: str, check: Callable[[], _Checked]) -> _Checked:
     """`check`, whose ValueError then names the variable of the environment that is at fault."""
     try:
-        check()
+        return check()
     except ValueError as error:
         raise ValueError(f"{variable}: {error}") from None
 
@@ -98,7 +99,8 @@ def _number(environment: Mapping[str, str], name: str, default: int, least: int,
     raise ValueError(f"{name}: {text!r}: takes a number of bytes from {least} to {most}")
 
 
-def _group(text: str) -> int:
+def group_of(text: str) -> int:
+    """The number of a group, by its name or number. Raises ValueError for none."""
     import grp  # rarely asked for
 
     try:
@@ -106,7 +108,7 @@ def _group(text: str) -> int:
             return int(text)  # it need not have a name here: in a container hardly any has
         return grp.getgrnam(text).gr_gid
     except KeyError:
-        raise ValueError(f"TABA_RING_GROUP: {text!r}: there is no such group") from None
+        raise ValueError(f"{text!r}: there is no such group") from None
 
 
 def _call(method: Callable[[], None] | None) -> None:

@@ -161,7 +161,7 @@ def make_segment(
     Where not even the smallest fits and `may_count`, a place in a segment that only counts: one that there is, or a new one. Raises
     OSError where that does not fit either, or there is no shared memory.
     """
-    size = min(ring.fitting_size(ring_bytes), ring.fitting_size(_left(agent, shm_bytes) // PART))
+    size = min(ring.fitting_size(ring_bytes), ring.fitting_size(_left(agent, shm_bytes, group) // PART))
     while True:
         try:
             return _make(agent, client, size, flags, shm_bytes, group, now, make)
@@ -263,9 +263,9 @@ def _open_own(path: str) -> int | None:
     return None
 
 
-def _left(agent: str, shm_bytes: int) -> int:
+def _left(agent: str, shm_bytes: int, group: int | None) -> int:
     """What is left for rings: of their bound, and of shared memory."""
-    bound = shm_bytes - shm_bytes // COUNTING_PART - _bytes_of_rings(agent)[0]
+    bound = shm_bytes - shm_bytes // COUNTING_PART - _bytes_of_rings(agent, group)[0]
     return max(0, min(bound, _free()))
 
 
@@ -297,7 +297,7 @@ def _make(
         counts = size == ring.COUNTING_BYTES
         if not counts and _free() < 0:
             raise OSError(errno.ENOSPC, f"{ring.SHM_DIRECTORY} is full")
-        total, counting = _bytes_of_rings(agent)
+        total, counting = _bytes_of_rings(agent, group)
         is_beyond = total > (shm_bytes if counts else shm_bytes - shm_bytes // COUNTING_PART)
         if is_beyond and not (counts and counting <= LEAST_COUNTING_BYTES):
             raise OSError(errno.ENOSPC, f"the rings of Agent {agent!r} would take more than TABA_SHM_BYTES ({shm_bytes})")
@@ -343,17 +343,20 @@ def _locked_file(agent: str) -> tuple[str, str, int]:
     raise OSError(errno.EAGAIN, "no free name for a ring")
 
 
-def _bytes_of_rings(agent: str) -> tuple[int, int]:
-    """What all segments of an Agent's take, and of it those that only count."""
+def _bytes_of_rings(agent: str, group: int | None) -> tuple[int, int]:
+    """What all segments of an Agent's take, and of it those that only count; not those of strangers, which it does not read."""
     prefix = ring.segment_prefix(agent)
     total = counting = 0
     with os.scandir(ring.SHM_DIRECTORY) as entries:
         for entry in entries:
             if entry.name.startswith(prefix):
                 try:
-                    size = entry.stat(follow_symlinks=False).st_size
+                    status = entry.stat(follow_symlinks=False)
                 except FileNotFoundError:
                     continue  # its Agent removed it just now
+                if status.st_uid != os.geteuid() and (group is None or status.st_gid != group):
+                    continue
+                size = status.st_size
                 total += size
                 counting += size if size == ring.COUNTING_BYTES else 0
     return total, counting
