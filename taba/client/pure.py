@@ -40,7 +40,8 @@ from taba.client.timing import track as _track
 CHUNK = 1024  # positions offered at once, at most: often enough for a look at the ring, rarely enough to cost nothing
 LOOK_EVERY = 1.0  # seconds between two looks at a full ring
 MAX_TRIES = 4
-WAIT_SECONDS = 0.1  # for another thread that makes a ring: a hundred times as long as that takes; then the event is dropped
+WAIT_SECONDS = 1.0  # for another thread that makes a ring: a thousand times as long as that takes; on a host with ten processes a core
+# a tenth of it was too short. Then the event is dropped
 MAX_LABELLED = 10_000  # sets of labels that a Tab finds again by itself; others are looked up by name
 
 # what attend() is told instead of a drop reason

@@ -234,6 +234,7 @@ class SegmentTests(SynchronousTestCase):
         garbage = os.urandom(100_000)
         with open(path, "wb") as file:
             file.write(garbage)
+            os.fchmod(file.fileno(), 0o600)
         outbox, segment, problem = open_outbox("a", lambda: b"i" * 16, MIN_OUTBOX_BYTES, self.directory)
         self.addCleanup(segment.close)
         self.assertIn("unreadable", str(problem))

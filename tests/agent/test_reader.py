@@ -301,6 +301,7 @@ class DiscoverTests(Case):
         path = os.path.join(self.directory, layouts.segment_name(AGENT, os.urandom(8)))
         with open(path, "wb") as file:
             file.write(bytes(65_536))
+            os.fchmod(file.fileno(), 0o600)
             made = os.fstat(file.fileno()).st_ctime
         rings = Rings(AGENT, self.directory)
         rings.scan((), made + 1.0)
