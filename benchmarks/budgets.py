@@ -41,6 +41,7 @@ AGGREGATE = Budget("≤", 20)  # ms, p99, one Tab over 300 Clients
 CURVE = Budget("≤", 10)  # ms, 300 Clients, an hour by 15 s
 CURVES = Budget("≤", 60)  # ms, 100 Tabs of 10 Clients, 241 points
 COUNTER_AGGREGATE = Budget("≤", 10)  # ms, 300 full-day States
+PERCENTILE_WINDOW = Budget("≤", 25)  # ms, an hour of 300 Clients' slots
 PERCENTILE_AGGREGATE = Budget("≤", 50)  # ms, 300 full-day States
 NAMES = Budget("≤", 50)  # ms, a list of 10,000
 SCALE = Budget("≤", 2)  # times the cost per event, as Tabs grow from 100 to 100,000

@@ -17,7 +17,7 @@ from benchmarks.rows import Beside, Figure, Row, interleave
 from benchmarks.services import Effort
 from benchmarks.states import Folded
 from taba.handlers.lookup import find_handlers
-from taba.history import curve, points
+from taba.history import curve, heat_map, points, quantiles
 from taba.server.keys import ABSENT, Framed
 from taba.server.work.folding import Work, fold_type
 from taba.server.work.projecting import aggregate_states
@@ -57,6 +57,9 @@ def run(effort: Effort) -> list[Row]:
 
         return ask
 
+    past: Any = percentile.history(lognormals[:CLIENTS], NOW)
+    begins, ends = np.array([NOW - 3600]), np.array([NOW])
+
     found = interleave(
         {
             "curve": lambda: _timed(lambda: curve(history, one, 1, hour)),
@@ -65,6 +68,7 @@ def run(effort: Effort) -> list[Row]:
             "counter": asked(counter, counters, one, 1),
             "twenty": asked(percentile, twenties, one, 1),
             "lognormal": asked(percentile, lognormals, one, 1),
+            "window": lambda: _timed(lambda: quantiles(*heat_map(past, one, 1, begins, ends), [0.5, 0.99])),
             "alone": asked(counter, counters, one[:1], 1),
             "thick": lambda: _fold(counter, counters, THICK, 0),
             "thick, all": lambda: _fold(counter, counters, THICK, THICK // THIN_CLIENTS),
@@ -82,6 +86,7 @@ def run(effort: Effort) -> list[Row]:
         Row(f"Aggregate of {CLIENTS} CounterGroups, from bytes", figure["counter"], "ms", budgets.COUNTER_AGGREGATE),
         Row(f"Aggregate of {CLIENTS} PercentileGroups, 20 bins", figure["twenty"], "ms", budgets.PERCENTILE_AGGREGATE),
         Row(f"Aggregate of {CLIENTS} PercentileGroups, lognormal", figure["lognormal"], "ms", budgets.PERCENTILE_AGGREGATE),
+        Row("… percentiles of one window of an hour, of their slots", figure["window"], "ms", budgets.PERCENTILE_WINDOW),
         Row("Aggregate of one State for all Clients", figure["alone"], "ms", note="what every question would cost with _all"),
         Row(
             f"fold of {THICK} States and {THICK // THIN_CLIENTS} of all Clients",

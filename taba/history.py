@@ -123,16 +123,53 @@ def resample(history: Any, groups: Ints, total: int, times: Sequence[float] | Fl
 
 def heat_map(history: Any, groups: Ints, total: int, begins: Floats, ends: Floats) -> tuple[Ints, Floats]:
     """(codes, heat): how many values lay in the bin of each code between each of `begins` and of `ends`; (total, intervals, codes)."""
-    slots = np.arange(len(history.row)).repeat(np.asarray(history.bins, dtype=np.int64))
-    codes, which = np.unique(np.asarray(history.codes, dtype=np.int64), return_inverse=True)
-    of = groups[np.asarray(history.row, dtype=np.int64)[slots]] * len(codes) + which
-    cells = total * len(codes)
-    times = np.union1d(begins, ends)
-    # differences alone are asked for: where the curves begin does not matter
-    [line] = _cumulated(of, cells, history, [history.counts], [np.zeros(cells)], times, slots)
-    grown = line[:, np.searchsorted(times, ends)] - line[:, np.searchsorted(times, begins)]
-    heat = grown.reshape(total, len(codes), len(begins)).transpose(0, 2, 1)
-    return codes, np.where((np.asarray(begins) < history.since)[None, :, None], np.nan, heat)
+    row, bins, codes, counts = (np.asarray(column, dtype=np.int64) for column in (history.row, history.bins, history.codes, history.counts))
+    start, end = (np.asarray(column, dtype=np.float64) for column in (history.start, history.end))
+    begins, ends = np.asarray(begins, dtype=np.float64), np.asarray(ends, dtype=np.float64)
+    touched = (end >= begins.min(initial=np.inf)) & (start <= ends.max(initial=-np.inf))
+    first = (bins.cumsum() - bins)[touched]
+    of, start, end, bins = groups[row[touched]], start[touched], end[touched], bins[touched]
+    # Clients' slots of one group and time count together, so that what is left to do grows with times, not with Clients
+    order = np.lexsort((end, start, of))
+    of, start, end, first, bins = of[order], start[order], end[order], first[order], bins[order]
+    fresh = np.ones(len(of), dtype=np.bool_)
+    fresh[1:] = (np.diff(of) > 0) | (np.diff(start) > 0) | (np.diff(end) > 0)
+    unlike = fresh.cumsum() - 1
+    picked = first.repeat(bins) + np.arange(bins.sum()) - (bins.cumsum() - bins).repeat(bins)
+    found, which = _numbered(codes[picked])
+    weights = counts[picked]
+    heat = np.zeros((total, len(begins), len(found)))
+    of_unlike, start, end = of[fresh], start[fresh], end[fresh]
+    edges = np.searchsorted(of_unlike, np.arange(total + 1))
+    slots, limits = unlike.repeat(bins), np.append(0, bins.cumsum())[np.searchsorted(of, np.arange(total + 1))]
+    for group in np.unique(of_unlike).tolist():
+        low, high = edges[group], edges[group + 1]
+        mine = slice(limits[group], limits[group + 1])
+        cells = (slots[mine] - low) * len(found) + which[mine]
+        table = np.bincount(cells, weights=weights[mine], minlength=(high - low) * len(found)).reshape(high - low, len(found))
+        here = start[low:high], end[low:high]
+        heat[group] = (_share(*here, ends) - _share(*here, begins)) @ table
+    return found, np.where((begins < history.since)[None, :, None], np.nan, heat)
+
+
+def _numbered(codes: Ints) -> tuple[Ints, Ints]:
+    """(the different codes, rising; for each of `codes` which of these it is)."""
+    if not len(codes):
+        return codes, codes
+    offsets = codes - codes.min()
+    found = np.bincount(offsets).nonzero()[0]
+    places = np.zeros(int(found[-1]) + 1, dtype=np.int64)
+    places[found] = np.arange(len(found))
+    return found + codes.min(), places[offsets]
+
+
+def _share(start: Floats, end: Floats, times: Floats) -> Floats:
+    """How much of each slot was there at each of `times`: (times, slots), 0 … 1."""
+    widths = end - start
+    late = times[:, None] - start
+    share = np.clip(late / np.where(widths == 0, 1.0, widths), 0.0, 1.0)
+    share[:, widths == 0] = late[:, widths == 0] >= 0
+    return share
 
 
 def quantiles(codes: Ints, heat: Floats, ranks: Sequence[float]) -> Floats:

@@ -179,6 +179,31 @@ class StepTests(SynchronousTestCase):
         np.testing.assert_allclose(steps.heat.sum(axis=2), steps.count, atol=1e-9)
         self.assertTrue((steps.heat >= 0).all())
 
+    @given(clients, st.lists(st.tuples(st.floats(0, 90_000), st.floats(0, 4000)), min_size=1, max_size=5))
+    @examples(60)
+    def test_a_heat_map_of_any_intervals_is_what_each_slot_by_itself_has_in_them(
+        self, several: list[list[tuple[float, float]]], spans: list[tuple[float, float]]
+    ) -> None:
+        history = percentile.history([state_of(percentile, recorded) for recorded in several], NOW)
+        groups = np.array([place % 3 for place in range(len(several))])
+        begins, ends = np.array([NOW - age for age, _ in spans]), np.array([NOW - age + length for age, length in spans])
+        codes, heat = heat_map(history, groups, 3, begins, ends)
+        wanted: dict[tuple[int, int, int], float] = {}
+        bins = iter(zip(history.codes, history.counts, strict=True))  # type: ignore[arg-type]
+        for row, start, end, size in zip(history.row, history.start, history.end, history.bins, strict=True):  # type: ignore[arg-type]
+            for code, count in [next(bins) for _ in range(int(size))]:
+                for place, (begin, until) in enumerate(zip(begins, ends, strict=True)):
+                    share = max(0.0, min(until, end) - max(begin, start)) / (end - start) if end > start else float(begin < start <= until)
+                    key = int(groups[int(row)]), place, int(code)
+                    wanted[key] = wanted.get(key, 0.0) + share * float(count)
+        known = [place for place, begin in enumerate(begins) if begin >= history.since]
+        found = {
+            (group, place, int(code)): heat[group, place, at] for group in range(3) for place in known for at, code in enumerate(codes)
+        }
+        for key in {key for key in wanted if key[1] in known} | set(found):
+            self.assertAlmostEqual(found.get(key, 0.0), wanted.get(key, 0.0), places=6)
+        self.assertTrue(np.isnan(np.delete(heat, known, axis=1)).all())
+
     def test_what_is_empty_or_unknown_has_no_value(self) -> None:
         history = percentile.history([percentile.new_state()], NOW)
         steps = resample(history, np.array([0]), 1, [NOW - 90_000, NOW], 60)
