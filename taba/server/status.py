@@ -221,6 +221,7 @@ class Status:
             "dead_letters_by_reason": counts.dead_by_reason,
             "dropped_by_reason": {reason: events for reason, events in dropped.items() if events},
             "handlers": handlers,
+            "child": self._sandbox.describe(),
             "batch_versions": [BATCH_VERSION],
             "types_missing": missing,
             "latency": self._ingest.latency.percentiles(self._now()),

@@ -3,11 +3,14 @@
 Started by line.py as `python -m taba.server.work.child PARENT ABOUT`. Frames of msgpack, each with its length before it, come on
 standard input: `[operation, argument, …]`. The answer is any number of frames `[True, item]` and `[None, place]` (it has come to this
 place of the item) and one `[False, rest]`; the parent waits for each frame, so that it knows how far the work came when none comes.
-READY is the first frame of all: what the work needs is imported by then.
+READY is the first frame of all: what the work needs is imported by then; it says what the process is kept from.
+
+The limits are against what a Handler does by mistake. It is code of the Server's user, which imports it, too.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import resource
@@ -15,6 +18,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgpack
@@ -28,8 +32,12 @@ MAX_FRAME_BYTES = 64 * MiB  # twice a cycle of States and columns at their bound
 TURN_SECONDS = 0.5  # of one request; then its rest is asked for anew, so that others have their turn
 MAX_MEMORY_BYTES = 2048 * MiB  # of the child; a Handler that takes more gets MemoryError
 
+MAX_FILE_BYTES = 16 * MiB  # of any file that it writes: no Handler fills a disk, nor does a core file
+MAX_FILES = 256  # that it has open; its modules, its pipes and some of its own
+
+CLONE_NEWUSER, CLONE_NEWNET = 0x1000_0000, 0x4000_0000  # from linux/sched.h
+
 LENGTH = struct.Struct("<I")
-READY = [False, "ready"]
 
 
 def pack(content: Any) -> bytes:
@@ -182,7 +190,7 @@ def _framed(states: list[Any]) -> list[Any]:
     return [[Framed(*part) for part in state] for state in states]
 
 
-def serve(incoming: BinaryIO, outgoing: BinaryIO, excluded: Mapping[str, str], with_handlers: bool) -> None:
+def serve(incoming: BinaryIO, outgoing: BinaryIO, excluded: Mapping[str, str], with_handlers: bool, has_network: bool) -> None:
     """Answer requests until the input ends."""
 
     def say(content: Any) -> None:
@@ -191,7 +199,7 @@ def serve(incoming: BinaryIO, outgoing: BinaryIO, excluded: Mapping[str, str], w
 
     child = Child(_found(excluded) if with_handlers else None, lambda place: say([None, place]), time.monotonic)
     operations = child.operations()
-    say(READY)
+    say([False, {"has_network": has_network}])
     while True:
         head = incoming.read(LENGTH.size)
         if len(head) < LENGTH.size:
@@ -222,17 +230,46 @@ def _found(excluded: Mapping[str, str]) -> Lookup:
     return find_handlers(excluded)
 
 
+def confine() -> None:
+    """Bound what this process may take; what goes beyond is an error of the code that does."""
+    for what, most in (
+        (resource.RLIMIT_DATA, MAX_MEMORY_BYTES),
+        (resource.RLIMIT_FSIZE, MAX_FILE_BYTES),
+        (resource.RLIMIT_NOFILE, MAX_FILES),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        _, hard = resource.getrlimit(what)
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(what, (most, most))
+
+
+def leave_network() -> bool:
+    """Have this process, which has one thread, reach no network; whether the kernel lets it: some let root alone, some none."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNET) == 0:
+        return True
+    user, group = os.getuid(), os.getgid()
+    if libc.unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0:
+        return False
+    # without these it would be nobody to itself
+    for name, content in (("setgroups", "deny"), ("gid_map", f"{group} {group} 1"), ("uid_map", f"{user} {user} 1")):
+        with suppress(OSError), open(f"/proc/self/{name}", "w") as file:
+            file.write(content)
+    return True
+
+
 def main(parent: int, about: Mapping[str, Any]) -> None:
     """Run as the child of `parent`, without the Handlers of excluded origins; what Handlers print goes to standard error."""
     from taba.server.tether import die_with
 
     die_with(parent)
-    resource.setrlimit(resource.RLIMIT_DATA, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
+    confine()
+    has_network = not leave_network()
     incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nowhere, 0)
     os.dup2(2, 1)
-    serve(incoming, outgoing, about["excluded"], about["with_handlers"])
+    serve(incoming, outgoing, about["excluded"], about["with_handlers"], has_network)
 
 
 if __name__ == "__main__":

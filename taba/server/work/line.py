@@ -211,6 +211,8 @@ class Line:
         """Whose work the child does now."""
         self.seconds: dict[str, float] = defaultdict(float)
         """For how long children have worked, by whose work it was."""
+        self.has_network: bool | None = None
+        """Whether the last child reaches the network; None before there was one."""
         self.waiting = 0
         """How many requests wait or are being answered."""
         self.starts = 0
@@ -309,12 +311,13 @@ class Line:
         arguments = [sys.executable, "-m", "taba.server.work.child", str(os.getpid()), self._about]
         try:
             self._reactor.spawnProcess(child, sys.executable, arguments, dict(self._environ))
-            await child.next_frame(START_SECONDS)
+            _, told = await child.next_frame(START_SECONDS)
         except (ChildDied, OSError) as failure:
             self._living.discard(child)
             self.failed_starts += 1
             raise ChildNotStarted(f"the process for it does not start: {failure}") from None
         self.failed_starts = 0
+        self.has_network = bool(told.get("has_network", True)) if isinstance(told, dict) else True
         return child
 
     async def close(self) -> None:

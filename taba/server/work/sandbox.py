@@ -25,6 +25,7 @@ from taba.errors import TabaError
 from taba.handlers.lookup import Lookup
 from taba.server.keys import Framed
 from taba.server.work.answers import KEEP_SECONDS, Answers
+from taba.server.work.child import MAX_FILE_BYTES, MAX_FILES, MAX_MEMORY_BYTES
 from taba.server.work.errand import REQUEST_BYTES, Culprit, Errand, digest_of
 from taba.server.work.faults import MAX_DETAIL
 from taba.server.work.folding import Failed, Folded, ForeignWork, further_parts, run_of
@@ -33,7 +34,8 @@ from taba.server.work.line import MAX_OUTSIDE, ChildDied, ChildNotStarted, Line,
 
 ITEM_SECONDS = 2.0  # of a child's own time for one item: a State's fold or Projection, an Aggregate; they take microseconds
 MATCH_SECONDS = 1.0  # for one regular expression over all names
-MAX_PATTERNS = 8  # that wait to be matched: the last waits for as many seconds at the most
+PATTERN_CHILDREN = 3  # that match them side by side: a good one waits behind bad ones only where there are as many of those
+MAX_PATTERNS = 9  # that wait or are being matched: the last waits for as many seconds as each child has before it, two
 MAX_DEATHS = 3  # of the child by one Type …
 SUSPENDED_SECONDS = 60.0  # … within this time; then the Type is suspended for as long
 CULPRIT_SECONDS = 60.0  # for which an Event that was a child's end is remembered; cycles are tried again within seconds
@@ -98,7 +100,7 @@ class Sandbox:
         self._lookup, self._reactor = lookup, reactor
         self.prints = Prints(reactor)
         self._handlers = Line(reactor, environ, lookup.excluded, True, self.prints, has_reserve=True)
-        self._patterns = Line(reactor, environ, lookup.excluded, False, self.prints)
+        self._patterns = [Line(reactor, environ, lookup.excluded, False, self.prints) for _ in range(PATTERN_CHILDREN)]
         self._deaths: dict[str, list[float]] = {}
         self.deaths: Counter[str] = Counter()
         self.slow: dict[str, Slow] = {}
@@ -117,7 +119,13 @@ class Sandbox:
         """End the children."""
         self._is_closed = True
         await self._handlers.close()
-        await self._patterns.close()
+        for line in self._patterns:
+            await line.close()
+
+    def describe(self) -> dict[str, Any]:
+        """What the process of Handlers is kept from, for a status; `network`: whether it reaches any, None before there was one."""
+        network = self._handlers.has_network
+        return {"memory_bytes": MAX_MEMORY_BYTES, "file_bytes": MAX_FILE_BYTES, "files": MAX_FILES, "network": network}
 
     @property
     def problems(self) -> list[str]:
@@ -134,10 +142,10 @@ class Sandbox:
         Raises PatternRefused for what is no pattern, or takes longer than MATCH_SECONDS, and Crowded where MAX_PATTERNS wait.
         """
         found: list[int] = []
-        if self._patterns.waiting >= MAX_PATTERNS:
+        if sum(line.waiting for line in self._patterns) >= MAX_PATTERNS:
             raise Crowded(f"{MAX_PATTERNS} regular expressions wait to be matched; ask again in a moment")
         try:
-            rest = await self._patterns.ask(MATCH_SECONDS, found.extend, "match", pattern, list(texts))
+            rest = await min(self._patterns, key=lambda line: line.waiting).ask(MATCH_SECONDS, found.extend, "match", pattern, list(texts))
         except (ChildDied, ChildNotStarted) as died:
             raise PatternRefused(f"the regular expression {pattern[:100]!r} takes too long to match: {died}") from None
         if rest is not None:

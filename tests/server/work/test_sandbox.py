@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import struct
 import tempfile
 import time
@@ -21,15 +22,16 @@ from taba.server.ask.matching import simple_matcher
 from taba.server.keys import ABSENT, Framed
 from taba.server.work import line
 from taba.server.work import sandbox as module
+from taba.server.work.child import MAX_FILE_BYTES, MAX_FILES
 from taba.server.work.folding import Folded, ForeignWork, Work
 from taba.server.work.pasts import read_history
-from taba.server.work.sandbox import HandlersAway, PatternRefused, Sandbox
+from taba.server.work.sandbox import Crowded, HandlersAway, PatternRefused, Sandbox
 
 from ..running import asynchronous, reactor
 from ..samples import lookup_of
 
 PLUGIN = '''
-import os, time
+import os, socket, tempfile, time
 from taba.handlers import Handler, Ever, History
 from tests.server.samples import Spilling
 
@@ -52,6 +54,12 @@ class Odd(Handler):
         if word == "print": print("\\0" * 1000, flush=True)
         if word == "nap": time.sleep(0.5)
         if word == "eat": bytearray(1 << 40)
+        if word == "connect": socket.create_connection(("127.0.0.1", int(os.environ["TABA_TEST_PORT"])), 10).close()
+        if str(word).startswith("write"):
+            with tempfile.TemporaryFile() as file: file.write(bytes(int(word[5:])))
+        if str(word).startswith("open"):
+            files = [open(os.devnull) for _ in range(int(word[4:]))]
+            for file in files: file.close()
         if isinstance(word, float): assert type(word) is float, type(word)
     def project(self, state, now):
         self.act(state[-1][1:] if state[-1].startswith("p") else "")
@@ -138,6 +146,23 @@ class Hostile(TestCase):
             folded = await self.fold("a", "b", culprit, "c", "print")
             self.assertEqual(sorted(folded.states), [0, 1, 3, 4], culprit)
             self.assertEqual((list(folded.failed), folded.failed[2].reason), ([2], "handler_error"), culprit)
+
+    @asynchronous
+    async def test_no_handler_fills_a_disk_or_takes_all_descriptors(self) -> None:
+        good = (f"write{MAX_FILE_BYTES}", f"open{MAX_FILES // 2}")
+        folded = await self.fold(*good, f"write{MAX_FILE_BYTES + 1}", f"open{MAX_FILES}")
+        self.assertEqual(sorted(folded.states), [0, 1])
+        self.assertEqual(["OSError" in folded.failed[row].detail for row in (2, 3)], [True] * 2, folded.failed)
+        self.assertEqual(self.sandbox.deaths, {})
+
+    @asynchronous
+    async def test_a_handler_reaches_the_network_only_where_the_status_says_so(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            self.sandbox._handlers._environ = {**self.sandbox._handlers._environ, "TABA_TEST_PORT": str(listening.getsockname()[1])}
+            folded = await self.fold("connect", "a")
+        self.assertIn(self.sandbox.describe()["network"], (True, False))
+        self.assertEqual(0 in folded.states, self.sandbox.describe()["network"], folded.failed)
+        self.assertIn(1, folded.states)
 
     @pytest.mark.real
     @asynchronous
@@ -339,6 +364,22 @@ class Hostile(TestCase):
         with self.assertRaises(PatternRefused):
             await self.sandbox.match("(a+)+b", ["a" * 200])
         self.assertEqual(await self.sandbox.match("(a|b)+", ["ab"]), ["ab"])
+
+    @asynchronous
+    async def test_a_good_pattern_waits_for_no_bad_one_while_a_child_is_left(self) -> None:
+        self.patch(module, "MATCH_SECONDS", PATIENT)
+        bad = [_ensured(self.sandbox.match("(a+)+b", ["a" * 200])) for _ in range(module.PATTERN_CHILDREN - 1)]
+        for _ in range(3):
+            self.assertEqual(await self.sandbox.match("(a|b)+", ["ab"]), ["ab"])
+        # and no more wait than there may be
+        more = [_ensured(self.sandbox.match("(a+)+b", ["a" * 200])) for _ in range(module.MAX_PATTERNS - len(bad))]
+        with self.assertRaises(Crowded):
+            await self.sandbox.match("(a|b)+", ["ab"])
+        for one in (*more, *bad):
+            one.addErrback(lambda _: None)
+            one.cancel()
+        self.assertEqual(await self.sandbox.match("(a|b)+", ["ab"]), ["ab"])
+        self.assertEqual(sum(line.waiting for line in self.sandbox._patterns), 0)
 
 
 def _ensured(coroutine: Any) -> Any:
