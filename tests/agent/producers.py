@@ -85,11 +85,11 @@ class Producer:
 
     @property
     def tail(self) -> int:
-        return struct.unpack("<Q", os.pread(self.fd, 8, layouts.TAIL_OFFSET))[0]
+        return int.from_bytes(os.pread(self.fd, 8, layouts.TAIL_OFFSET), "little")
 
     @property
     def byte_tail(self) -> int:
-        return struct.unpack("<Q", os.pread(self.fd, 8, layouts.BYTE_TAIL_OFFSET))[0]
+        return int.from_bytes(os.pread(self.fd, 8, layouts.BYTE_TAIL_OFFSET), "little")
 
     def drop(self, reason: str, count: int) -> None:
         """Set a drop count."""

@@ -21,6 +21,7 @@ class SmallMemory(SynchronousTestCase):
         done = subprocess.run([*alone, "sh", "-c", mount], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=300)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
 
+    @pytest.mark.real
     def test_with_64_mib_and_all_defaults_clients_can_record_whatever_the_agent_holds(self) -> None:
         self.run_in("64m", "defaults")
 

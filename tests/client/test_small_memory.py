@@ -90,6 +90,7 @@ class SmallMemoryTests:
         self.assertGreater(events, 40)
         self.assertLessEqual(sizes, 4 * MiB)
 
+    @pytest.mark.real
     def test_of_two_hundred_and_fifty_in_it_too_and_in_less_than_a_ring_takes(self):
         for bound in (4 * MiB, MiB, 64 * KiB, 0):
             events, drops, held, sizes = self.forks(250, TABA_SHM_BYTES=str(bound))

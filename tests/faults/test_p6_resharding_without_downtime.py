@@ -22,8 +22,15 @@ class Resharding(Job):
 
     def reshard(self, *arguments: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "taba.cli.main", "reshard", "--store", self.first.url, *arguments, "--json"]
-        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        running = subprocess.Popen(command, cwd=ROOT, env=self.services.environ, text=True, **pipes)
+        running = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=self.services.environ,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         self.addCleanup(running.wait)
         self.addCleanup(running.kill)
         return running

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import reactor
-from twisted.internet.defer import ensureDeferred
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -120,7 +120,7 @@ class SameAnswersTests(TestCase):
                 for command, our, their in zip(lot, ours, theirs, strict=True):
                     self.assertEqual(plain(command, our), plain(command, their), (command, lot))
 
-    def test_the_same_commands_get_the_same_answers(self) -> None:
+    def test_the_same_commands_get_the_same_answers(self) -> Deferred[None]:
         valkey = EphemeralValkey(appendfsync="no")
         self.addCleanup(valkey.remove)
         pool = Pool(reactor, parse_store(valkey.url).addresses[0], size=1)

@@ -67,7 +67,8 @@ class RouterTests(TestCase):
                 writes.append((b"SET", key(bucket, "mark"), b"%d" % mark))
             return Writes(writes, total + 1)
 
-        return await router.transact(bucket, [(b"GET", key(bucket)), (b"GET", key(bucket, "mark"))], update)
+        done: int = await router.transact(bucket, [(b"GET", key(bucket)), (b"GET", key(bucket, "mark"))], update)
+        return done
 
     # --- transactions ---
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
 from typing import Any
@@ -166,7 +167,10 @@ longest = Longest()
     def aggregate(self, projections): return max(projections, key=lambda one: len(one["longest"]))
 """
 
-    def started(self, source: str) -> Any:
+    port: int
+    process: subprocess.Popen[str] | None
+
+    def started(self, source: str) -> None:
         """A Server with this plugin, in place of the one before."""
         if self.process is not None:
             self.process.kill()
@@ -190,7 +194,7 @@ longest = Longest()
         return record["message"]
 
     def test_another_version_of_a_plugin_reads_what_was_written_and_folds_what_came_too_early(self) -> None:
-        self.process: Any = None
+        self.process = None
         self.port = free_port()
         tab, other = tab_in(3, 0, BUCKETS), tab_in(3, 1, BUCKETS)
 
