@@ -83,9 +83,9 @@ class CurveTests(SynchronousTestCase):
 
     def test_a_steady_rate_is_steady_in_ranges_that_end_in_the_past(self) -> None:
         state, start = counter.new_state(), NOW // 900 * 900 - 7200
-        for second in range(7200):
-            at = start + second + 0.5
-            state = counter.fold(state, Events([at, at], [1.0, 3.0]), at)
+        for minute in range(120):  # a fold a minute: what a slot holds does not depend on how often one folds
+            stamps = [start + 60 * minute + second + 0.5 for second in range(60) for _ in range(2)]
+            state = counter.fold(state, Events(stamps, [1.0, 3.0] * 60), stamps[-1])
         now = start + 7200.0
         history = counter.history([state], now)
         for end in (now, now - 60, now - 900, now - 3600):

@@ -57,11 +57,11 @@ class Job(TestCase):
         for recorder in recorders:
             self.assertEqual(recorder.wait(PATIENCE), 0)
 
-    def start_recorders(self, events: int, pause: float) -> list[subprocess.Popen[bytes]]:
-        """Eight processes of four threads: two alone, and two that fork two more each, after they recorded."""
+    def start_recorders(self, events: int, pause: float, file: Path | None = None) -> list[subprocess.Popen[bytes]]:
+        """Eight processes of four threads: two alone, and two that fork two more each, after they recorded; the end waits for `file`."""
         recorders = []
         for processes in (1, 1, 3, 3):
-            arguments = [str(self.reports), str(processes), str(events * processes // 8), str(pause)]
+            arguments = [str(self.reports), str(processes), str(events * processes // 8), str(pause), *([str(file)] if file else [])]
             process = subprocess.Popen([sys.executable, "-m", "tests.faults.recorder", *arguments], cwd=ROOT, env=self.services.environ)
             self.addCleanup(process.wait)
             self.addCleanup(process.kill)

@@ -1,8 +1,8 @@
-"""A recording application for tests: `python -m tests.faults.recorder DIRECTORY PROCESSES EVENTS PAUSE`.
+"""A recording application for tests: `python -m tests.faults.recorder DIRECTORY PROCESSES EVENTS PAUSE [FILE]`.
 
 Records EVENTS events over TABS Tabs in all, from a parent that records, and then forks, so that PROCESSES processes of THREADS threads
 each do the rest. What every process recorded is written to DIRECTORY as JSON: {"client", "dropped", "tabs": {name: [count, total]}}.
-PAUSE seconds between bursts spread the work over time.
+PAUSE seconds between bursts spread the work over time; each process records the second half of its events once FILE is there.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from taba import client
 TABS = 1000
 THREADS = 4
 BURST = 250
+PATIENCE = 120.0  # for FILE
 BEFORE_FORK = 1000  # events that the parent records before it forks
 
 TYPES = ["CounterGroup"] * 6 + ["PercentileGroup"] * 2 + ["TotalsCounter", "UpDown"]
@@ -53,7 +54,11 @@ class Recorder:
         self.counts.append([*count, *total])
 
     def run(self, seed: int, events: int, pause: float) -> None:
-        threads = [threading.Thread(target=self.record, args=(seed * 31 + n, events // THREADS, pause)) for n in range(THREADS)]
+        # one thread makes the ring: others that found it half made would wait no longer than a moment, and count what they drop
+        first = min(events, 1)
+        self.record(seed, first, 0)
+        numbers = [events // THREADS - first * (n == 0) for n in range(THREADS)]
+        threads = [threading.Thread(target=self.record, args=(seed * 31 + n, number, pause)) for n, number in enumerate(numbers)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -66,7 +71,18 @@ class Recorder:
         (directory / f"{os.getpid()}.json").write_text(json.dumps({"client": stats["client"], "dropped": stats["dropped"], "tabs": tabs}))
 
 
-def main(directory: str, processes: str, events: str, pause: str) -> None:
+def run(recorder: Recorder, seed: int, events: int, pause: float, file: str) -> None:
+    if file:
+        recorder.run(seed, events - events // 2, pause)
+        deadline = time.monotonic() + PATIENCE
+        while not os.path.exists(file):
+            assert time.monotonic() < deadline, f"{file} did not come"
+            time.sleep(0.02)
+        events //= 2
+    recorder.run(seed, events, pause)
+
+
+def main(directory: str, processes: str, events: str, pause: str, file: str = "") -> None:
     each = int(events) // int(processes)
     recorder = Recorder()
     before = BEFORE_FORK if int(processes) > 1 else 0
@@ -76,11 +92,11 @@ def main(directory: str, processes: str, events: str, pause: str) -> None:
         child = os.fork()
         if not child:
             recorder.counts.clear()
-            recorder.run(number, each, float(pause))
+            run(recorder, number, each, float(pause), file)
             recorder.write(Path(directory))
             os._exit(0)
         children.append(child)
-    recorder.run(0, each - before, float(pause))
+    run(recorder, 0, each - before, float(pause), file)
     recorder.write(Path(directory))
     for child in children:
         assert os.waitpid(child, 0)[1] == 0

@@ -13,9 +13,11 @@ class Fresh(Job):
     def test_what_is_recorded_is_seen_while_recording_goes_on_and_its_way_is_timed(self) -> None:
         self.services.start_server()
         self.services.start_agent()
-        recorders = self.start_recorders(16_000, pause=0.3)
-        self.until(lambda: self.services.query.status()["folded"])
-        self.assertTrue(any(recorder.poll() is None for recorder in recorders), "seen only after all was recorded")
+        enough = self.services.directory / "enough"
+        recorders = self.start_recorders(16_000, pause=0.1, file=enough)
+        self.until(lambda: self.services.query.aggregates(match="job_1.*"))
+        self.assertEqual([recorder.poll() for recorder in recorders], [None] * len(recorders))
+        enough.touch()
         self.end_recorders(recorders)
         self.assert_exact(16_000)
         latency = self.services.query.latency()

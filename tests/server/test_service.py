@@ -227,6 +227,7 @@ class Lives(Processes):
         valkey.start()
         eventually(lambda: self.ready(port))
 
+    @pytest.mark.real
     def test_what_was_acknowledged_survives_kill_9_of_server_and_embedded_store(self) -> None:
         port, tab = free_port(), tab_in(3, 0, 512)
         arguments = ("--listen", f"tcp:{port}:interface=127.0.0.1")

@@ -8,6 +8,7 @@ import time
 from typing import Any
 from urllib.parse import quote
 
+import pytest
 from twisted.internet.task import deferLater
 
 from taba.bounds import DAY
@@ -258,6 +259,7 @@ class Pruning(KeepingCase):
         self.assertEqual(await self.get(server, "/v1/names"), [B])
         self.assertEqual((await self.get(server, f"/v1/aggregates?name={B}"))[B]["count"], 2)
 
+    @pytest.mark.real
     @asynchronous
     async def test_totals_are_exact_while_events_flow_and_clients_vanish(self) -> None:
         server, other = await self.start(), await self.start()

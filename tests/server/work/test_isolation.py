@@ -193,6 +193,7 @@ longest = Longest()
         self.assertEqual(record["state"], "done", record)
         return record["message"]
 
+    @pytest.mark.real
     def test_another_version_of_a_plugin_reads_what_was_written_and_folds_what_came_too_early(self) -> None:
         self.process = None
         self.port = free_port()
