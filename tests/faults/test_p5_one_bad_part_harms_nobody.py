@@ -62,7 +62,7 @@ class OneBadPart(Job):
 
         def is_taken() -> bool:
             try:
-                return self.services.query.post_events("bad/1", [{"tab": tab, "type": "Bad", "value": value}], key=tab)["accepted"] == 1
+                return bool(self.services.query.post_events("bad/1", [{"tab": tab, "type": "Bad", "value": value}], key=tab)["accepted"])
             except ServerUnavailable:
                 return False
 

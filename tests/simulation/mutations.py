@@ -156,7 +156,7 @@ def the_stores_age_is_raised_by_each_server(put: Any) -> None:
         is_due = now - self._seen[1] >= aging.MINUTE_SECONDS
         if is_due:
             self._seen = (age, now)
-        return is_due
+        return bool(is_due)
 
     put(aging.Watch, "is_due", is_due)
 
