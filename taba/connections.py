@@ -12,6 +12,7 @@ A connection is a newcomer until a request of it was admitted, and known from th
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections import Counter
 from typing import Any, cast
@@ -38,6 +39,7 @@ MAX_REQUEST_SECONDS = 30.0  # for a peer to send one request whole
 MAX_IDLE_SECONDS = 120.0  # for a kept-alive connection to say nothing
 ANSWER_SECONDS = 30.0  # for a peer to take an answer …
 ANSWER_BYTES_PER_SECOND = 128 * KiB  # … and longer for a large one, at this rate
+MAX_UNSENT_BYTES = 128 * KiB  # of an answer, that the kernel takes before its peer does; it would take some MiB, and all be made for that
 MAX_RECEIVING_BYTES = 256 * MiB  # of all bodies that are being received: 32 of the largest
 LINGER_SECONDS = 2.0  # after an early refusal, so that a peer that still sends reads the answer rather than a reset
 MAX_LINGER_BYTES = 64 * MiB
@@ -162,6 +164,7 @@ class BoundedChannel(http.HTTPChannel):
 
     def connectionMade(self) -> None:
         super().connectionMade()
+        _bound_unsent(self.transport)
         self.peer = getattr(cast(Connection, self.transport).getPeer(), "host", None) or ""
         self.is_local = not self.peer or is_loopback(self.peer)
         if self.site.enter(self):
@@ -391,6 +394,15 @@ class BoundedRequest(server.Request):
             self.channel.refuse_body()
         elif self.channel.length is not None or self.channel.keep_room(len(data)):
             super().handleContentChunk(data)
+
+
+def _bound_unsent(transport: Any) -> None:
+    handle = getattr(transport, "socket", None)  # the same beneath TLS; none in tests in memory
+    if isinstance(handle, socket.socket) and handle.family in (socket.AF_INET, socket.AF_INET6):
+        handle.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, MAX_UNSENT_BYTES)
+
+
+_TCP_NOTSENT_LOWAT = 25  # of Linux; in Python's socket from 3.12 on
 
 
 def _header_problem(request: http.Request) -> str | None:

@@ -23,7 +23,7 @@ from taba.cli.tokens import token
 from taba.cli.trying import handler
 from taba.errors import TabaError
 from taba.installing import install_hint
-from taba.query import Filters, Query, QueryError, Question, questions
+from taba.query import BadRequest, Filters, Query, QueryError, Question, questions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,10 +31,10 @@ DETAIL = click.option("--detail", is_flag=True, help="With the slots from which 
 
 
 def filters(function: F) -> F:
-    """The options that say which Tabs and Clients are meant."""
+    """The options that say which Tabs and Clients are meant. NAME: a Tab, a base name, or a glob."""
     for option in (
         click.option("--client-match", metavar="REGEX", help="Only Clients whose whole id matches."),
-        click.option("--client", multiple=True, metavar="ID", help="Only this Client; repeatable."),
+        click.option("--client", multiple=True, metavar="ID", help="Only this Client, or those like a glob; repeatable."),
         click.option("--label", multiple=True, metavar="KEY:VALUE", callback=_check_labels, help="Only Tabs with this label; repeatable."),
         click.option("--match", metavar="REGEX", help="Only Tabs whose whole name matches."),
         click.argument("name", nargs=-1),
@@ -120,8 +120,8 @@ def types(server: str, timeout: float, as_json: bool, detail: bool, **options: A
 
 @asking(
     "agg",
-    "  taba agg bids_won winning_bid_price\n  taba agg --match 'web\\..*' --client-match 'eu/.*'\n"
-    "  taba agg --match 'price.*' --by exchange\n  taba agg --match 'price.*' --super --json",
+    "  taba agg bids_won winning_bid_price\n  taba agg 'web.*' --client 'eu/*'\n  taba agg --match 'web\\..*|job\\..*'\n"
+    "  taba agg winning_bid_price --by exchange\n  taba agg winning_bid_price --super --json",
 )
 @filters
 @click.option("--by", multiple=True, metavar="LABEL", help="Group Tabs of one base name by this label; repeatable.")
@@ -130,7 +130,8 @@ def types(server: str, timeout: float, as_json: bool, detail: bool, **options: A
 def agg(server: str, timeout: float, as_json: bool, by: tuple[str, ...], all_in_one: bool, detail: bool, **options: Any) -> None:
     """Aggregates: each Tab over all Clients that match.
 
-    Without NAME… or --match, of every Tab. A NAME that is not known is an error, except with --json.
+    NAME is a Tab; or a base name, which shows its Tabs with labels and, last, their sum; or a glob of * and ?. Without NAME… or --match,
+    every Tab. A NAME that is not known is an error, except with --json.
     """
     if all_in_one and by:
         raise click.UsageError("--super and --by exclude each other")
@@ -142,6 +143,8 @@ def agg(server: str, timeout: float, as_json: bool, by: tuple[str, ...], all_in_
         found = _answer(
             query, questions.aggregates(wanted, by, detail), as_json, lambda content: [show.tab(*item) for item in content.items()]
         )
+        for name in options["name"] if not as_json and not by else ():
+            _sum(query, name, wanted, found, detail)
         _check_known(options["name"], found, as_json or bool(by), query.names)
 
 
@@ -272,15 +275,40 @@ def _answer(query: Query, question: Question[Any], as_json: bool, draw: Callable
     return "".join(f"{name}: \n" for name in content)
 
 
+def _sum(query: Query, name: str, wanted: Filters, found: str, detail: bool) -> None:
+    """Where a base name has found several Tabs of one Type, and is none itself, show them together under it."""
+    of_base = [line for line in found.splitlines() if line.startswith(name + "{")]
+    if len(of_base) < 2 or f"{name}: " in (line[: len(name) + 2] for line in found.splitlines()):
+        return
+    try:
+        question = questions.superaggregate({**wanted, "name": name}, detail)
+        if sys.stdout.isatty():
+            print_drawn(show.tab(name, query.ask(question), f"{len(of_base)} Tabs together"))
+        else:
+            print(f"{name}: {query.ask(question.as_text()).rstrip()}")
+    except BadRequest:
+        pass  # they are of several Types, which have no sum
+
+
 MAX_LIKENED = 20_000  # names that one that is not there is compared with: a second
 
 
 def _check_known(wanted: tuple[str, ...], found: str, accept: bool, names: Callable[[], list[str]]) -> None:
-    missing = [name for name in wanted if not accept and not any(line.startswith(name + ": ") for line in found.splitlines())]
+    lines = found.splitlines()
+    missing = [name for name in wanted if not accept and not is_glob(name) and not any(_is_of(line, name) for line in lines)]
     if missing:
         near = get_close_matches(missing[0], names()[:MAX_LIKENED], n=3, cutoff=0.7)
         meant = f"did you mean {' or '.join(near)}?" if near else "taba names lists those that are there"
         raise click.ClickException(f"no Tab {missing[0]!r} that matches; {meant}")
+
+
+def is_glob(name: str) -> bool:
+    """Whether this stands for whatever looks like it, which may be nothing."""
+    return any(wild in name.partition("{")[0] for wild in "*?")
+
+
+def _is_of(line: str, name: str) -> bool:
+    return line.startswith((name + ": ", name + "{"))
 
 
 def _list(items: list[str], as_json: bool) -> None:

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class ClientFilters(TypedDict, total=False):
-    """Which Clients a question is about; without any, all. `client`: exact, one or several; `client_match`: see Filters."""
+    """Which Clients a question is about; without any, all. `client`: ids or globs, one or several; `client_match`: see Filters."""
 
     client: str | Iterable[str]
     client_match: str
@@ -36,13 +36,16 @@ class ClientFilters(TypedDict, total=False):
 class Filters(ClientFilters, total=False):
     """Which Tabs and Clients a question is about; without any, all.
 
-    `name`, `client`: exact, one or several. `match`, `client_match`: regular expressions that match the whole text.
-    `label`: labels that a Tab must have, a mapping or texts `key:value`.
+    `name`: one or several, in full; a base name, which means its Tabs with labels too; or globs of `*` and `?`. `client`: ids or globs.
+    `match`, `client_match`: regular expressions that match the whole text. `label`: labels that a Tab must have, a mapping or texts
+    `key:value`. `limit`: so many names at the most, those after `cursor`, which is the last name of the answer before.
     """
 
     name: str | Iterable[str]
     match: str
     label: Mapping[str, str] | str | Iterable[str]
+    limit: int
+    cursor: str
 
 
 class Event(TypedDict, total=False):
@@ -291,14 +294,15 @@ def _refusal(base: str, role: str, status: int, body: bytes) -> QueryError:
 
 
 FILTERS = ("name", "match", "label", "client", "client_match")
+PAGES = ("limit", "cursor")
 
 
 def _parameters(filters: Filters | ClientFilters) -> tuple[tuple[str, str], ...]:
-    unknown = set(filters) - set(FILTERS)
+    unknown = set(filters) - {*FILTERS, *PAGES}
     if unknown:
-        raise TypeError(f"no filter {sorted(unknown)[0]!r}; there are: {', '.join(FILTERS)}")
+        raise TypeError(f"no filter {sorted(unknown)[0]!r}; there are: {', '.join((*FILTERS, *PAGES))}")
     parameters = []
-    for key in FILTERS:
+    for key in (*FILTERS, *PAGES):
         value: Any = filters.get(key)
         if value is None:
             continue
@@ -308,8 +312,8 @@ def _parameters(filters: Filters | ClientFilters) -> tuple[tuple[str, str], ...]
     return tuple(parameters)
 
 
-def _many(value: str | Iterable[str]) -> list[str]:
-    return [value] if isinstance(value, str) else list(value)
+def _many(value: int | str | Iterable[str]) -> list[str]:
+    return [str(value)] if isinstance(value, (str, int)) else list(value)
 
 
 def _flag(name: str, value: bool) -> tuple[tuple[str, str], ...]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
+from urllib.parse import quote
 
 import attrs
 import numpy
@@ -18,9 +19,10 @@ from taba.handlers.lookup import Lookup, shown
 from taba.history import Past, Slot
 from taba.openapi import describe
 from taba.routes import FLAG, JSON, MSGPACK, WHOLE, Parameter, Route, Serve
+from taba.server.ask.choosing import QueryRefused
 from taba.server.ask.filters import MAX_FILTERS, Filter, make_filter
 from taba.server.ask.meanings import meanings_of
-from taba.server.ask.query import Aggregated, Query, QueryRefused, Unanswered
+from taba.server.ask.query import Aggregated, Page, Query, Unanswered
 from taba.server.ask.reachable import Reachable
 from taba.server.fold.envelopes import Envelopes
 from taba.server.fold.ingest import Ingest
@@ -32,21 +34,37 @@ from taba.server.status import Presence, Status
 from taba.server.work.sandbox import Crowded
 from taba.shard import Router
 from taba.tokens import ADMIN, ANY, OPEN, READ, WRITE
-from taba.web import Answer, Call, HTTPError
+from taba.web import SLICE_BYTES, Answer, Call, HTTPError
 
 DEAD_LETTERS = 1000  # shown when nobody says how many
 MOST_DEAD_LETTERS = 10_000
 
 
+MOST_NAMES = 1_000_000  # of a page; who wants more has no use for pages
+NEXT_HEADER = "Taba-Next"  # the cursor of the page after this one; absent with the last
+
 FILTERS = (
-    Parameter("name", "A Tab's name, exactly.", repeatable=True, most=MAX_FILTERS),
-    Parameter("client", "A Client's id, exactly.", repeatable=True, most=MAX_FILTERS),
+    Parameter(
+        "name", "A Tab's name; a base name, which means its Tabs with labels too; or a glob of * and ?.", repeatable=True, most=MAX_FILTERS
+    ),
+    Parameter("client", "A Client's id, or a glob of * and ?.", repeatable=True, most=MAX_FILTERS),
     Parameter("match", "A regular expression that a Tab's whole name matches."),
     Parameter("client_match", "A regular expression that a Client's whole id matches."),
     Parameter("label", "key:value of a label that a Tab has.", repeatable=True, most=MAX_FILTERS),
 )
 PARTIAL = Parameter("partial", "1: what can be reached; the header Taba-Away names the buckets that cannot, and why.", FLAG)
+PAGES = (
+    Parameter(
+        "limit",
+        f"How many names at the most; the header {NEXT_HEADER} has the cursor of what comes after them.",
+        WHOLE,
+        least=1,
+        most=MOST_NAMES,
+    ),
+    Parameter("cursor", "The last name of the page before: only names after it."),
+)
 ASKED = (*FILTERS, PARTIAL)
+LISTED = (*ASKED, *PAGES)
 BY = Parameter("by", "Tabs of one base name are grouped by this label.", repeatable=True)
 DETAIL = Parameter("detail", "1: the slots from which the figures are made, too.", FLAG)
 MEANINGS = Parameter("detail", "1: unit and description, too.", FLAG)
@@ -100,11 +118,11 @@ class Routes:
         return [
             Route("POST", "/v1/envelopes", self.envelopes, "a verdict on each batch", WRITE, body=MSGPACK, produces=(MSGPACK,)),
             Route("POST", "/v1/events", self.events, '{"accepted": n, "rejected": [{"index", "reason"}, …]}', WRITE, body=JSON),
-            Route("GET", "/v1/names", self.names, "the names of Tabs, sorted", READ, ASKED),
-            Route("GET", "/v1/clients", self.clients, "the ids of Clients, sorted", READ, ASKED),
-            Route("GET", "/v1/types", self.types, "{name: Type}", READ, (*ASKED, MEANINGS)),
-            Route("GET", "/v1/projections", self.projections, "{name: {client: projection}}", READ, (*ASKED, DETAIL)),
-            Route("GET", "/v1/aggregates", self.aggregates, "{name: aggregate}", READ, (*ASKED, BY, DETAIL)),
+            Route("GET", "/v1/names", self.names, "the names of Tabs, sorted", READ, LISTED),
+            Route("GET", "/v1/clients", self.clients, "the ids of Clients, sorted", READ, LISTED),
+            Route("GET", "/v1/types", self.types, "{name: Type}", READ, (*LISTED, MEANINGS)),
+            Route("GET", "/v1/projections", self.projections, "{name: {client: projection}}", READ, (*LISTED, DETAIL)),
+            Route("GET", "/v1/aggregates", self.aggregates, "{name: aggregate}", READ, (*LISTED, BY, DETAIL)),
             Route("GET", "/v1/superaggregate", self.superaggregate, "one aggregate over all that match", READ, (*ASKED, DETAIL)),
             Route(
                 "GET",
@@ -112,7 +130,7 @@ class Routes:
                 self.slots,
                 '{name: {"since", "slots": [{"start", "end", "count", "total", …}, …], "ever"}}',
                 READ,
-                ASKED,
+                LISTED,
             ),
             Route("GET", "/v1/status", self.status, "how the Server does, and what needs a person", ANY),
             Route("GET", "/v1/latency", self.latency, "seconds from record to visible: p50, p95, p99", READ),
@@ -169,46 +187,64 @@ class Routes:
 
     async def names(self, call: Call) -> Answer:
         query, reachable = self._asked(call)
-        names = await self._refusing(query.names(_filter(call)))
-        return Answer(names, text=lambda: "".join(f"{name}\n" for name in names), headers=reachable.header())
+        paged = await self._refusing(query.names(_filter(call), _page(call)))
+        return _listed(call, paged.names, reachable, paged.next)
 
     async def clients(self, call: Call) -> Answer:
         query, reachable = self._asked(call)
-        clients = await self._refusing(query.clients(_filter(call)))
-        return Answer(clients, text=lambda: "".join(f"{client}\n" for client in clients), headers=reachable.header())
+        paged = await self._refusing(query.clients(_filter(call), _page(call)))
+        return _listed(call, paged.names, reachable, paged.next)
 
     async def types(self, call: Call) -> Answer:
         query, reachable = self._asked(call)
-        types = await self._refusing(query.types(_filter(call)))
-        away = reachable.header()
-        if not call.values["detail"]:
-            return Answer(types, text=lambda: "".join(f"{name}: {type}\n" for name, type in types.items()), headers=away)
-        told = await meanings_of(reachable if call.values[PARTIAL.name] else self._router, types)
-        lines = [f"{name}: {json.dumps(what, ensure_ascii=False)}\n" for name, what in told.items()]
-        return Answer(told, text=lambda: "".join(lines), headers=reachable.header())
+        types, further = await self._refusing(query.types(_filter(call), _page(call)))
+        if call.values["detail"]:
+            told = await meanings_of(reachable if call.values[PARTIAL.name] else self._router, types)
+            return _by_name(call, _each((name, what, dumped(what)) for name, what in told.items()), reachable, further)
+        return _by_name(call, _each((name, type, type) for name, type in types.items()), reachable, further)
 
     async def projections(self, call: Call) -> Answer:
         query, reachable = self._asked(call)
-        found = await self._refusing(query.projections(_filter(call), call.values["detail"]))
-        content = {item.tab: {client: _shown(projection) for client, projection in item.projections.items()} for item in found}
-        lines = []
-        for item in found if call.wants_text else ():
-            rendered = await self._query.render(item.type, list(item.projections.values()))
-            of_clients = (f"{client}: {text}" for client, text in zip(item.projections, rendered, strict=True))
-            lines.append(f"{item.tab}: {{{', '.join(of_clients)}}}\n")
-        return self._partly(call, reachable, content, lines)
+        asked = await self._refusing(query.ask(_filter(call), (), call.values["detail"], _page(call)))
+        pieces = self._projections(query, query.projections(asked), call.wants_text)
+        return _streamed(call, pieces, reachable, asked.next)
+
+    async def _projections(self, query: Query, found: AsyncIterator[Any], wants_text: bool) -> AsyncIterator[str]:
+        """The pieces of an answer by name and Client. A Tab of many Clients comes in several parts."""
+        under_way: str | None = None
+        begin, colon, between, end = ("", ": {", ", ", "}\n") if wants_text else ("{", ": {", ", ", "}")
+        yield begin
+        async for item in found:
+            if under_way != item.tab:
+                head = item.tab if wants_text else json.dumps(item.tab, ensure_ascii=False)
+                yield ("" if under_way is None else end if wants_text else end + between) + head + colon
+            if list(item.projections) == [""]:  # what is away, whoever its Clients are
+                pieces = [json.dumps(_shown(item.projections[""]), ensure_ascii=False)[1:-1]]
+            elif wants_text:
+                rendered = await query.render(item.type, list(item.projections.values()))
+                pieces = [f"{client}: {text}" for client, text in zip(item.projections, rendered, strict=True)]
+            else:
+                pieces = [f"{json.dumps(client)}: {dumped(_shown(shown))}" for client, shown in item.projections.items()]
+            text, under_way = (between if under_way == item.tab else "") + between.join(pieces), item.tab
+            del item, pieces  # ten times as large as their text: nobody holds them for a reader that has stopped reading
+            yield text
+        yield ("" if under_way is None else end) + ("" if wants_text else "}\n")
 
     async def aggregates(self, call: Call) -> Answer:
         by = _labels(call)
         query, reachable = self._asked(call)
-        found = await self._refusing(query.aggregates(_filter(call), by, call.values["detail"]))
-        content = {name: _aggregate(item) for name, item in found.items()}
-        lines = [f"{name}: {await self._rendered(item)}\n" for name, item in found.items() if call.wants_text]
-        return self._partly(call, reachable, content, lines)
+        asked = await self._refusing(query.ask(_filter(call), by, call.values["detail"], _page(call)))
+
+        async def each() -> AsyncIterator[tuple[str, Any, str]]:
+            async for name, item in query.aggregates(asked):
+                yield name, _aggregate(item), await self._rendered(item) if call.wants_text else ""
+
+        return _by_name(call, each(), reachable, asked.next)
 
     async def superaggregate(self, call: Call) -> Answer:
         query, reachable = self._asked(call)
-        found = await self._refusing(query.superaggregate(_filter(call), call.values["detail"]))
+        asked = await self._refusing(query.ask(_filter(call), (), call.values["detail"]))
+        found = await self._refusing(query.superaggregate(asked))
         left_out = reachable.sentence() or None
         if found is None:
             return Answer({"error": left_out} if left_out else {}, text=lambda: "", headers=reachable.header())
@@ -218,24 +254,16 @@ class Routes:
 
     async def slots(self, call: Call) -> Answer:
         query, reachable = self._asked(call)
-        found = await self._refusing(query.slots(_filter(call)))
-        content = {name: _past(past) for name, past in found.items()}
-        lines = [f"{name}: {json.dumps(past, ensure_ascii=False)}\n" for name, past in content.items() if call.wants_text]
-        return self._partly(call, reachable, content, lines)
+        found, further = await self._refusing(query.slots(_filter(call), _page(call)))
+        of_each = (
+            (name, past, json.dumps(past, ensure_ascii=False)) for name, past in ((name, _past(past)) for name, past in found.items())
+        )
+        return _by_name(call, _each(of_each), reachable, further)
 
     def _asked(self, call: Call) -> tuple[Query, Reachable]:
         """Whom to ask: with partial=1, whoever can be reached."""
         reachable = Reachable(self._router)
         return (self._query.of(reachable) if call.values[PARTIAL.name] else self._query), reachable
-
-    def _partly(self, call: Call, reachable: Reachable, content: dict[str, Any], lines: list[str]) -> Answer:
-        """An answer by name: what was asked for by its name and is away stands in its place too."""
-        for name in _filter(call).names if reachable.away else ():
-            why = reachable.away.get(names.bucket_of(name, reachable.buckets))
-            if why is not None and name not in content:
-                content[name] = {"error": why}
-                lines.append(f"{name}: {json.dumps(content[name])}\n")
-        return Answer(content, text=lambda: "".join(lines), headers=reachable.header())
 
     async def _rendered(self, item: Aggregated) -> str:
         """An Aggregate, and what is wrong with it, as one line for people."""
@@ -253,10 +281,16 @@ class Routes:
     # --- keeping ---
 
     async def delete_tabs(self, call: Call) -> Answer:
-        return _counted(await delete_tabs(self._router, self._lookup, call.values["name"]))
+        try:
+            return _counted(await delete_tabs(self._router, self._lookup, call.values["name"]))
+        finally:
+            self._query.index.forget()
 
     async def delete_clients(self, call: Call) -> Answer:
-        return _counted(await delete_clients(self._router, self._lookup, call.values["client"]))
+        try:
+            return _counted(await delete_clients(self._router, self._lookup, call.values["client"]))
+        finally:
+            self._query.index.forget()
 
     def _starter(self, kind: str) -> Serve:
         async def start(call: Call) -> Answer:
@@ -329,6 +363,74 @@ def _filter(call: Call) -> Filter:
         return make_filter(values["name"], values["client"], values["match"], values["client_match"], values["label"])
     except ValueError as error:
         raise HTTPError(400, "bad_request", str(error)) from None
+
+
+def _page(call: Call) -> Page:
+    return Page(call.values["limit"], call.values["cursor"])
+
+
+def dumped(content: Any) -> str:
+    """JSON as answers have it."""
+    return json.dumps(content, ensure_ascii=False, allow_nan=False)
+
+
+def _streamed(call: Call, pieces: AsyncIterator[str], reachable: Reachable, further: str | None) -> Answer:
+    """An answer that is made piece by piece, as it is read."""
+    headers = {**reachable.header(), **({} if further is None else {NEXT_HEADER: quote(further, safe="")})}
+    kind = "text/plain; charset=utf-8" if call.wants_text else "application/json"
+    return Answer(_slices(pieces), content_type=kind, headers=headers, is_joined=True)
+
+
+async def _slices(pieces: AsyncIterator[str]) -> AsyncIterator[bytes]:
+    """Pieces as slices of some SLICE_BYTES."""
+    waiting: list[str] = []
+    size = 0
+    async for piece in pieces:
+        waiting.append(piece)
+        size += len(piece)
+        if size >= SLICE_BYTES:
+            content, waiting, size = "".join(waiting).encode(), [], 0
+            yield content
+    yield "".join(waiting).encode()
+
+
+async def _each(items: Iterable[Any]) -> AsyncIterator[Any]:
+    for item in items:
+        yield item
+
+
+def _by_name(call: Call, items: AsyncIterator[tuple[str, Any, str]], reachable: Reachable, further: str | None) -> Answer:
+    """An answer of (name, what JSON has of it, its text for people), one Tab a line for people."""
+
+    async def pieces() -> AsyncIterator[str]:
+        before = "{"
+        async for name, content, text in items:
+            if call.wants_text:
+                yield f"{name}: {text}\n"
+            else:
+                yield f"{before}{dumped(name)}: {dumped(content)}"
+                before = ", "
+        if not call.wants_text:
+            yield "{}\n" if before == "{" else "}\n"
+
+    return _streamed(call, pieces(), reachable, further)
+
+
+def _listed(call: Call, names: Iterable[str], reachable: Reachable, further: str | None) -> Answer:
+    """An answer that is a list of names."""
+
+    async def pieces() -> AsyncIterator[str]:
+        before = "["
+        for name in names:
+            if call.wants_text:
+                yield f"{name}\n"
+            else:
+                yield before + dumped(name)
+                before = ", "
+        if not call.wants_text:
+            yield "[]\n" if before == "[" else "]\n"
+
+    return _streamed(call, pieces(), reachable, further)
 
 
 def _labels(call: Call) -> list[str]:

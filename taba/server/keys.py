@@ -73,8 +73,16 @@ def dead_letters(bucket: int) -> bytes:
     return b"taba:{%d}:dead" % bucket
 
 
+TAB_CHANGES = b"tabs"
+
+
+def count_tab_changes(bucket: int) -> tuple[bytes, ...]:
+    """The command that goes with every change of `tabs`: who has read it once reads it again only then (see ask/index.py)."""
+    return (b"HINCRBY", counts(bucket), TAB_CHANGES, b"1")
+
+
 def counts(bucket: int) -> bytes:
-    """Hash: `folded`, `dead:<reason>`, `dead_dropped` → decimal numbers of Events."""
+    """Hash: `folded`, `dead:<reason>`, `dead_dropped` → decimal numbers of Events; TAB_CHANGES → how often `tabs` has changed."""
     return b"taba:{%d}:counts" % bucket
 
 

@@ -24,6 +24,12 @@ class IsReader(Protocol):
 class IsRouter(IsReader, Protocol):
     """taba.shard.Router is one; tests have others."""
 
+    def read_many(
+        self, reads: Mapping[int, Sequence[Command]], away: dict[int, str] | None = None
+    ) -> Awaitable[Mapping[int, Sequence[Any]]]:
+        """By bucket the replies; with `away`, what cannot be had is in there instead, and why."""
+        ...
+
     def read(self, bucket: int, reads: Sequence[Command]) -> Awaitable[list[Any]]:
         """The replies, of one moment."""
         ...

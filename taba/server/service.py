@@ -228,7 +228,7 @@ class Server(_Connected):
         self.ingest = Ingest(self.router, bench, reactor, now, self.age, bounds)
         posts = Posts(self.router, self.ingest, self.age, os.urandom, reactor)
         envelopes = Envelopes(self.router, self.ingest, posts, os.urandom, reactor.seconds, now.heard, self._is_served)
-        self.query = Query(self.router, bench, reactor, now, self.sandbox.match)
+        self.query = Query(self.router, bench, reactor, now, self.sandbox.match, lambda: self.ingest.tab_changes)
         self.presence = Presence(self.router, now, reactor)
         self.jobs = Jobs(self.router, now, self.age, reactor)
         self.jobs.register(PRUNE, Prune(self.router, bench, self.age, now, options["forget"]), has_dry_run=True)

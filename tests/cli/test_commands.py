@@ -100,6 +100,17 @@ class Commands(SynchronousTestCase):
         for command in ("agg", "proj"):
             self.taba(command, "bidz", code=1, error="no Tab 'bidz' that matches; did you mean bids")
 
+    def test_a_base_name_shows_its_labelled_tabs_and_their_sum(self) -> None:
+        lines = self.taba("agg", "price").splitlines()
+        self.assertEqual([line.partition(": ")[0] for line in lines], ['price{exchange="adx",side="a"}', 'price{exchange="rub"}', "price"])
+        self.assertIn('"total": 5.5', lines[-1])
+        self.assertEqual(self.taba("agg", "price", "--by", "exchange").splitlines()[0].partition(": ")[0], 'price{exchange="adx"}')
+        self.assertEqual(len(self.taba("agg", "pri*", "bids").splitlines()), 3)
+        self.assertEqual(self.taba("agg", "nothing*"), "")
+        self.assertRegex(self.taba("agg", "odd"), r"^odd: .*dead letters: unknown_type")
+        self.assertIn("unknown_type", json.loads(self.taba("agg", "odd", "--json"))["odd"]["error"])
+        self.assertRegex(self.taba("proj", "odd"), r"^odd: \{shell/1: .*unknown_type")
+
     def test_what_the_server_refuses_is_said_in_one_line(self) -> None:
         self.taba("agg", "--match", "(", code=1, error="no regular expression")
         self.taba("agg", "--super", code=1, error="one Type")

@@ -14,7 +14,7 @@ from taba.batch import MARK, OPEN, Header, Sent, Verdict, decode_verdicts, encod
 from taba.bounds import MAX_ENVELOPE_BYTES
 from taba.names import bucket_of
 from taba.server import status as status_module
-from taba.server.ask import query
+from taba.server.ask import choosing, query
 
 from ..valkey import EphemeralValkey
 from .running import BUCKETS, ServerCase, asynchronous, encoded, reactor, together
@@ -385,25 +385,16 @@ class Questions(ServerCase):
         self.assertEqual(await self.get(server, "/v1/names?name=" + quote('sp ace\n{"\0')), [])
 
     @asynchronous
-    async def test_an_answer_at_its_bound_is_given_and_one_past_it_is_refused(self) -> None:
-        server = await self.filled()
-        self.patch(query, "MAX_PROJECTIONS", 6)
-        self.assertEqual(len(await self.get(server, "/v1/projections")), 5)
-        self.patch(query, "MAX_PROJECTIONS", 5)
-        answered = await self.ask(server, "/v1/projections")
-        self.assertEqual((answered.status, answered.json["error"]), (400, "bad_request"))
-        self.assertIn("name=", answered.json["detail"])
-        self.assertEqual(len(await self.get(server, "/v1/projections?name=hits")), 1)
-
-    @asynchronous
     async def test_big_questions_in_small_slices_give_the_same_answers(self) -> None:
         server = await self.filled()
         questions = ["/v1/aggregates", "/v1/aggregates?match=p.*&by=dc", "/v1/projections"]
         questions += ["/v1/names?client=job/1", "/v1/clients?match=h.*"]
         before = [await self.get(server, question) for question in questions]
         self.patch(query, "SLICE_STATES", 1)
-        self.patch(query, "SLICE_TABS", 2)
-        self.patch(query, "TURN_SECONDS", -1.0)
+        self.patch(query, "SLICE_SHOWN", 1)
+        self.patch(choosing, "FIRST_TABS", 2)
+        self.patch(choosing, "SLICE_CLIENTS", 1)
+        self.patch(choosing, "TURN_SECONDS", -1.0)
         self.assertEqual([await self.get(server, question) for question in questions], before)
 
     @asynchronous

@@ -1,11 +1,13 @@
 """Which Tabs and Clients a query is about. Pure; regular expressions are compiled and matched elsewhere: both can take for ever.
 
-`name` and `client` are exact and any of several; `match` and `client_match` are regular expressions that match the whole text;
+`name` and `client` are any of several: a name that is there, exactly; a base name, which means its Tabs with labels as well; or a glob,
+in which `*` stands for any text and `?` for one character. `match` and `client_match` are regular expressions that match the whole text;
 `label` (key:value) must all hold. What several filters say must all be true.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -14,13 +16,18 @@ from taba.names import cut_value
 
 MAX_PATTERN = 1000  # characters of a regular expression; who needs more has a list of names
 MAX_FILTERS = 1000  # of one kind in one query
+MAX_GLOBS = 20  # of one kind in one query: each is tried on every name
+
+_WILD = re.compile(r"[*?]")
 
 
 class Filter(NamedTuple):
-    """What a query asks for. Empty: everything."""
+    """What a query asks for. Empty: everything. Globs stand apart from names and clients that hold as they are; any of both counts."""
 
     names: tuple[str, ...] = ()
     clients: tuple[str, ...] = ()
+    globs: tuple[str, ...] = ()
+    client_globs: tuple[str, ...] = ()
     match: str | None = None
     client_match: str | None = None
     labels: tuple[tuple[str, str], ...] = ()
@@ -28,12 +35,21 @@ class Filter(NamedTuple):
     @property
     def is_about_own(self) -> bool:
         """Whether Tabs of Taba's own are meant, too: they are there for whoever names them."""
-        return bool(self.names) or (self.match or "").startswith("taba")
+        return bool(self.names) or any(text.startswith("taba") for text in (self.match or "", *self.globs))
 
     @property
     def is_about_clients(self) -> bool:
         """Whether not every Client of a Tab is meant."""
-        return bool(self.clients) or self.client_match is not None
+        return bool(self.clients or self.client_globs) or self.client_match is not None
+
+    @property
+    def is_of_exact_names(self) -> bool:
+        """Whether each Tab that may be meant is named in full: no base name, no glob, not all there are."""
+        return bool(self.names) and not self.globs and all("{" in name for name in self.names)
+
+    def of_tabs(self) -> Filter:
+        """The same without what it says about Clients."""
+        return self._replace(clients=(), client_globs=(), client_match=None)
 
 
 def make_filter(
@@ -59,7 +75,30 @@ def make_filter(
     for parameter, pattern in (("match", match), ("client_match", client_match)):
         if pattern is not None and len(pattern) > MAX_PATTERN:
             raise ValueError(f"{parameter}=: takes at most {MAX_PATTERN} characters, not {len(pattern)}")
-    return Filter(tuple(dict.fromkeys(names)), tuple(dict.fromkeys(clients)), match, client_match, tuple(pairs))
+    exact, globs = _apart("name", names)
+    exact_clients, client_globs = _apart("client", clients)
+    return Filter(exact, exact_clients, globs, client_globs, match, client_match, tuple(pairs))
+
+
+def _apart(parameter: str, values: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(what holds as it is, globs): no name has a star or a question mark before its labels."""
+    globs = tuple(value for value in dict.fromkeys(values) if _WILD.search(value.partition("{")[0]))
+    if len(globs) > MAX_GLOBS:
+        raise ValueError(f"{parameter}= has {len(globs)} globs; at most {MAX_GLOBS}")
+    if sum(map(len, globs)) > MAX_PATTERN:
+        raise ValueError(f"{parameter}=: globs take at most {MAX_PATTERN} characters together")
+    return tuple(value for value in dict.fromkeys(values) if value not in globs), globs
+
+
+def pattern_of(globs: Sequence[str]) -> str:
+    """The regular expression that matches whole what any of `globs` does."""
+    wild = {"*": ".*", "?": "."}
+    return "|".join(re.sub(r"\*+|.", lambda part: wild.get(part[0][0]) or re.escape(part[0]), glob, flags=re.DOTALL) for glob in globs)
+
+
+def base_of(tab: str) -> str:
+    """The name without labels."""
+    return tab.partition("{")[0]
 
 
 def labels_of(tab: str) -> tuple[str, dict[str, str]]:

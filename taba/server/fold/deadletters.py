@@ -93,6 +93,29 @@ def decode_dead_letter(content: bytes) -> DeadLetter | None:
     return DeadLetter(*fields)
 
 
+class Address(NamedTuple):
+    """What a dead letter says of itself before its Events."""
+
+    reason: str
+    detail: str
+    client: str
+    tab: str
+
+
+def address_of(content: bytes) -> Address | None:
+    """The address of a dead letter, without its Events being read; None for bytes that are none (of this version)."""
+    unpacker = msgpack.Unpacker()
+    unpacker.feed(content)
+    try:
+        if unpacker.read_array_header() != 1 + len(DeadLetter._fields) or unpacker.unpack() != _VERSION:
+            return None
+        unpacker.skip()  # its time
+        fields = [unpacker.unpack() for _ in Address._fields]
+    except (ValueError, TypeError, msgpack.UnpackException, RecursionError):
+        return None
+    return Address(*fields) if all(isinstance(field, str) for field in fields) else None
+
+
 def column_of(letter: DeadLetter) -> Column | None:
     """The Events of a dead letter, to be folded; None where they were no column, or were not kept."""
     if not letter.times or letter.content or letter.detail.endswith(_LEFT_OUT):

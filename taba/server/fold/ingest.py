@@ -21,6 +21,7 @@ from twisted.logger import Logger
 from taba.batch import GAP, LATER, Column, Verdict
 from taba.bounds import MAX_CYCLE_BYTES, MAX_CYCLE_STATES, MiB
 from taba.errors import StoreUnavailable
+from taba.server import keys
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
 from taba.server.fold.cycle import Cycle, Errands, Outcome, Waiting, advance
 from taba.server.fold.marks import BAD
@@ -71,6 +72,8 @@ class Ingest:
         self.errors: Counter[str] = Counter()
         """Events that Handlers failed to fold, by Type, and cycles that failed, as `fold cycle`; since this process began."""
         self.cycles = 0
+        self.tab_changes = 0
+        """Cycles after which there were other Tabs than before, since this process began."""
         self._said: dict[str, float] = {}
         self.gaps = 0
         """Batches that followed a number which the store does not know: it went back in time, or lost what it had acknowledged."""
@@ -297,6 +300,7 @@ class Ingest:
             return verdicts
         self.latency.add(outcome.times, self._now())
         self.cycles += 1
+        self.tab_changes += keys.count_tab_changes(bucket) in outcome.commands
         self.errors.update(outcome.handler_errors)
         for agent in outcome.turned_away:
             if agent in self._turned_away or len(self._turned_away) < MAX_TURNED_AWAY:

@@ -141,7 +141,7 @@ def index_removal(bucket: int, gone: Mapping[str, Sequence[str]], left: Mapping[
             some = [client.encode() for client in clients[start : start + MAX_ARGUMENTS]]
             commands.append((b"SREM", keys.clients_of(bucket, name), *some))
         if left[tab] <= 0:
-            commands.append((b"HDEL", keys.tabs(bucket), name))
+            commands += ((b"HDEL", keys.tabs(bucket), name), keys.count_tab_changes(bucket))
             commands.append((b"HDEL", keys.meanings(bucket), *keys.meaning_fields(name)))
     return commands
 

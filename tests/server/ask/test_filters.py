@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import ensureDeferred, succeed
-from twisted.internet.task import Clock
+from twisted.internet.defer import CancelledError, ensureDeferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba import names
 from taba.names import canonical_name
-from taba.server.ask import query
+from taba.server.ask import choosing
+from taba.server.ask.choosing import Chooser
 from taba.server.ask.filters import MAX_PATTERN, has_labels, labels_of, make_filter
-from taba.server.ask.query import Query
 
 from ..running import ServerCase, asynchronous, together
-from ..samples import bench_of, lookup_of
 
 LABELS = st.dictionaries(st.sampled_from("abcd"), st.sampled_from("xyz"), max_size=4)
 
@@ -45,24 +44,70 @@ class Labels(SynchronousTestCase):
         self.assertRaises(ValueError, make_filter, match="(" * (MAX_PATTERN + 1))
 
 
+class Ticks:
+    """A reactor whose time is set, and whose turns are taken, by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1.0
+        self.calls: list[Callable[[], None]] = []
+
+    def seconds(self) -> float:
+        return self.now
+
+    def callLater(self, seconds: float, call: Callable[[], None]) -> None:
+        assert seconds == 0
+        self.calls.append(call)
+
+    def turn(self) -> None:
+        calls, self.calls = self.calls, []
+        for call in calls:
+            call()
+
+
 class Turns(SynchronousTestCase):
     def test_others_have_their_turn_while_a_filter_looks_at_many_names(self) -> None:
-        turns: list[float] = []
-
-        def turn(clock: Any, seconds: float) -> Any:
-            turns.append(seconds)
-            return succeed(None)
-
-        self.patch(query, "TURN_SECONDS", -1.0)
-        self.patch(query, "deferLater", turn)
+        self.patch(choosing, "TURN_SECONDS", -1.0)
+        clock, router = Ticks(), cast(Any, None)
 
         async def elsewhere(pattern: str, texts: Any) -> Any:
             raise AssertionError(pattern)
 
-        router: Any = None
-        asked = Query(router, bench_of(lookup_of()), Clock(), lambda: 0.0, elsewhere)
-        found = ensureDeferred(asked._those([f"x{n}" for n in range(10 * query.SLICE_NAMES)], lambda text: text.endswith("1")))
-        self.assertEqual((len(self.successResultOf(found)), turns), (query.SLICE_NAMES, [0] * 10))
+        asked = Chooser(router, router, choosing.Turns(clock), elsewhere)
+        names = [f"x{n}" for n in range(10 * choosing.SLICE_NAMES)]
+        found = ensureDeferred(asked._those(names, lambda text: text.endswith("1")))
+        for turn in range(10):
+            self.assertNoResult(found)
+            self.assertEqual(len(clock.calls), 1, turn)
+            clock.turn()
+        self.assertEqual(len(self.successResultOf(found)), choosing.SLICE_NAMES)
+
+    def test_of_many_questions_at_once_no_more_work_than_for_one_turn(self) -> None:
+        clock = Ticks()
+        turns = choosing.Turns(clock)
+        done: list[int] = []
+
+        async def work(number: int) -> None:
+            for _ in range(3):
+                await turns.breathe()
+                clock.now += 0.6 * choosing.TURN_SECONDS  # so long it takes
+                done.append(number)
+
+        asked = [ensureDeferred(work(number)) for number in range(5)]
+        worked = [0]
+        while not all(one.called for one in asked):
+            clock.turn()
+            worked.append(len(done))
+            self.assertLessEqual(worked[-1] - worked[-2], 2)
+        self.assertEqual(sorted(done), sorted([*range(5)] * 3))
+
+    def test_a_question_that_is_given_up_holds_up_nobody(self) -> None:
+        clock = Ticks()
+        turns = choosing.Turns(clock)
+        first, second = ensureDeferred(turns.breathe()), ensureDeferred(turns.breathe())
+        first.addErrback(lambda failure: failure.trap(CancelledError))
+        first.cancel()
+        clock.turn()
+        self.successResultOf(second)
 
 
 class Expressions(ServerCase):
@@ -77,7 +122,7 @@ class Expressions(ServerCase):
     @asynchronous
     async def test_as_many_wait_as_the_bound_lets_and_others_are_told_to_ask_again(self) -> None:
         server = await self.start()
-        self.patch(query, "simple_matcher", lambda pattern: None)
+        self.patch(choosing, "simple_matcher", lambda pattern: None)
         answers = await together([self.ask(server, "/v1/names?match=a") for _ in range(30)])
         statuses = sorted(answered.status for answered in answers)
         self.assertEqual(set(statuses), {200, 503})

@@ -90,5 +90,6 @@ class Unanswered(ServerCase):
         await self.send(server, encoded(2, 3, 1, [column(D, "Words", ["bad"])]))
         for answer in (await self.get(server, f"/v1/aggregates?name={D}"), (await self.get(server, f"/v1/projections?name={D}"))):
             self.assertIn("handler_error: ValueError: bad", str(answer[D]))
-        self.assertEqual(list(await self.get(server, "/v1/aggregates")), sorted([A, B, C]))
+        self.assertEqual(list(await self.get(server, "/v1/aggregates")), sorted([A, B, C, D]))
+        self.assertEqual(await self.get(server, "/v1/names"), sorted([A, B, C]))
         self.assertEqual(await self.get(server, "/v1/aggregates?name=never_heard_of"), {})

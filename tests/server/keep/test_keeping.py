@@ -345,16 +345,16 @@ class Falling(KeepingCase):
                 return float(answer["total"] if retired else answer[A]["total"])
 
             self.assertEqual(shown(await self.get(server, question)), whole)
-            original = server.query._clients_of
+            original = server.query._chooser._clients_of
 
             async def merging(tabs: Any, original: Any = original) -> Any:
                 found = await original(tabs)
                 self.assertIn("3 merged", (await self.done(server, "/v1/prune"))["message"])
                 return found
 
-            self.patch(server.query, "_clients_of", merging)
+            self.patch(server.query._chooser, "_clients_of", merging)
             during = shown(await self.get(server, question))
-            self.patch(server.query, "_clients_of", original)
+            self.patch(server.query._chooser, "_clients_of", original)
             self.assertEqual((during, shown(await self.get(server, question))), (whole, whole))
             self.assertEqual(await self.get(server, "/v1/clients"), [RETIRED_CLIENT])
 
