@@ -13,6 +13,7 @@ from taba.batch import NONCE_BYTES, Batch, Column, Header
 from taba.handlers import ArrayHandler, Handler
 from taba.handlers.lookup import Found, Lookup
 from taba.names import bucket_of
+from taba.server import keys
 from taba.server.fold.bounds import Bounds
 from taba.server.fold.cycle import Cycle, Foreign, Outcome, Reads, Waiting
 from taba.server.fold.marks import Mark, encode_mark
@@ -199,7 +200,8 @@ class MemoryStore:
             raise NotImplementedError(name)
 
     def counts(self, bucket: int = 0) -> Mapping[str, int]:
-        return {name.decode(): int(count) for name, count in self.keys.get(b"taba:{%d}:counts" % bucket, {}).items()}
+        counts = self.keys.get(keys.counts(bucket), {}).items()
+        return {name.decode(): int(count) for name, count in counts if name != keys.TAB_CHANGES}
 
     def cycle(
         self, lookup: Lookup, waiting: Sequence[Waiting], bucket: int = 0, now: float = 1001.0, age: int | None = AGE, **bounds: int
