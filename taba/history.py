@@ -121,6 +121,21 @@ def resample(history: Any, groups: Ints, total: int, times: Sequence[float] | Fl
     return Steps(until, count, amount, low, high, codes, heat)
 
 
+def each_group(steps: Steps) -> Iterator[Steps]:
+    """The Steps of each group by itself, each with one row."""
+    for group in range(len(steps.count)):
+        one = slice(group, group + 1)
+        yield Steps(
+            steps.times,
+            steps.count[one],
+            steps.total[one],
+            None if steps.low is None else steps.low[one],
+            None if steps.high is None else steps.high[one],
+            steps.codes,
+            None if steps.heat is None else steps.heat[one],
+        )
+
+
 def heat_map(history: Any, groups: Ints, total: int, begins: Floats, ends: Floats) -> tuple[Ints, Floats]:
     """(codes, heat): how many values lay in the bin of each code between each of `begins` and of `ends`; (total, intervals, codes)."""
     row, bins, codes, counts = (np.asarray(column, dtype=np.int64) for column in (history.row, history.bins, history.codes, history.counts))

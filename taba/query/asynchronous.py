@@ -16,7 +16,7 @@ from twisted.web.iweb import IAgent
 
 from taba.errors import ConfigurationError
 from taba.query import questions
-from taba.query.questions import DEFAULT_SERVER, DEFAULT_TIMEOUT, MAX_ANSWER_BYTES, ClientFilters, Event, Filters, Question
+from taba.query.questions import DEFAULT_SERVER, DEFAULT_TIMEOUT, MAX_ANSWER_BYTES, ClientFilters, Event, Filters, PagedFilters, Question
 from taba.query.showing import Shown
 
 if TYPE_CHECKING:
@@ -62,15 +62,15 @@ class AsyncQuery:
         if http is treq and shown.has_certificates and self.url.startswith("https:"):
             self._http = _client_that_believes(shown)
 
-    async def names(self, **filters: Unpack[Filters]) -> list[str]:
+    async def names(self, **filters: Unpack[PagedFilters]) -> list[str]:
         """The names of Tabs, sorted."""
         return await self.ask(questions.names(filters))
 
-    async def clients(self, **filters: Unpack[Filters]) -> list[str]:
+    async def clients(self, **filters: Unpack[PagedFilters]) -> list[str]:
         """The ids of Clients, sorted."""
         return await self.ask(questions.clients(filters))
 
-    async def types(self, *, detail: bool = False, **filters: Unpack[Filters]) -> dict[str, Any]:
+    async def types(self, *, detail: bool = False, **filters: Unpack[PagedFilters]) -> dict[str, Any]:
         """name → Type; with `detail`, name → {"type", "unit", "description"}."""
         return await self.ask(questions.types(filters, detail))
 
@@ -78,11 +78,11 @@ class AsyncQuery:
         """The ids of Clients of which a process lives, sorted."""
         return await self.ask(questions.alive(filters))
 
-    async def projections(self, *, detail: bool = False, **filters: Unpack[Filters]) -> dict[str, dict[str, Any]]:
+    async def projections(self, *, detail: bool = False, **filters: Unpack[PagedFilters]) -> dict[str, dict[str, Any]]:
         """name → client → Projection."""
         return await self.ask(questions.projections(filters, detail))
 
-    async def aggregates(self, *, by: str | Iterable[str] = (), detail: bool = False, **filters: Unpack[Filters]) -> dict[str, Any]:
+    async def aggregates(self, *, by: str | Iterable[str] = (), detail: bool = False, **filters: Unpack[PagedFilters]) -> dict[str, Any]:
         """name → Aggregate over all Clients that match; `by` groups Tabs of one base name by labels."""
         return await self.ask(questions.aggregates(filters, by, detail))
 
@@ -95,6 +95,16 @@ class AsyncQuery:
     async def superaggregate(self, *, detail: bool = False, **filters: Unpack[Filters]) -> dict[str, Any]:
         """One Aggregate over all Tabs that match, which are of one Type; empty where none does."""
         return await self.ask(questions.superaggregate(filters, detail))
+
+    async def overview(
+        self, *, sort: str = "", limit: int | None = None, offset: int = 0, **filters: Unpack[Filters]
+    ) -> list[dict[str, Any]]:
+        """Rows of what moves, by how many events were folded in the last minute, or by `sort`; `limit` of them after `offset`."""
+        return await self.ask(questions.overview(filters, sort, limit, offset))
+
+    async def who(self, *, path: str | None = None, limit: int | None = None, **filters: Unpack[Filters]) -> dict[str, Any]:
+        """name → which `limit` Clients hold the greatest and the least of the figure at `path`, and each one's share."""
+        return await self.ask(questions.who(filters, path, limit))
 
     async def status(self) -> dict[str, Any]:
         """What the Server (or Agent) says of itself."""

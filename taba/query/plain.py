@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from taba.query import questions
-from taba.query.questions import DEFAULT_SERVER, DEFAULT_TIMEOUT, MAX_ANSWER_BYTES, ClientFilters, Event, Filters, Question
+from taba.query.questions import DEFAULT_SERVER, DEFAULT_TIMEOUT, MAX_ANSWER_BYTES, ClientFilters, Event, Filters, PagedFilters, Question
 from taba.query.showing import Shown
 
 if TYPE_CHECKING:
@@ -53,15 +53,15 @@ class Query:
             handlers.append(urllib.request.HTTPSHandler(context=shown.context()))
         self._opener = urllib.request.build_opener(*handlers, _NoRedirect)
 
-    def names(self, **filters: Unpack[Filters]) -> list[str]:
+    def names(self, **filters: Unpack[PagedFilters]) -> list[str]:
         """The names of Tabs, sorted."""
         return self.ask(questions.names(filters))
 
-    def clients(self, **filters: Unpack[Filters]) -> list[str]:
+    def clients(self, **filters: Unpack[PagedFilters]) -> list[str]:
         """The ids of Clients, sorted."""
         return self.ask(questions.clients(filters))
 
-    def types(self, *, detail: bool = False, **filters: Unpack[Filters]) -> dict[str, Any]:
+    def types(self, *, detail: bool = False, **filters: Unpack[PagedFilters]) -> dict[str, Any]:
         """name → Type; with `detail`, name → {"type", "unit", "description"}."""
         return self.ask(questions.types(filters, detail))
 
@@ -69,11 +69,11 @@ class Query:
         """The ids of Clients of which a process lives, sorted."""
         return self.ask(questions.alive(filters))
 
-    def projections(self, *, detail: bool = False, **filters: Unpack[Filters]) -> dict[str, dict[str, Any]]:
+    def projections(self, *, detail: bool = False, **filters: Unpack[PagedFilters]) -> dict[str, dict[str, Any]]:
         """name → client → Projection."""
         return self.ask(questions.projections(filters, detail))
 
-    def aggregates(self, *, by: str | Iterable[str] = (), detail: bool = False, **filters: Unpack[Filters]) -> dict[str, Any]:
+    def aggregates(self, *, by: str | Iterable[str] = (), detail: bool = False, **filters: Unpack[PagedFilters]) -> dict[str, Any]:
         """name → Aggregate over all Clients that match; `by` groups Tabs of one base name by labels."""
         return self.ask(questions.aggregates(filters, by, detail))
 
@@ -86,6 +86,14 @@ class Query:
     def superaggregate(self, *, detail: bool = False, **filters: Unpack[Filters]) -> dict[str, Any]:
         """One Aggregate over all Tabs that match, which are of one Type; empty where none does."""
         return self.ask(questions.superaggregate(filters, detail))
+
+    def overview(self, *, sort: str = "", limit: int | None = None, offset: int = 0, **filters: Unpack[Filters]) -> list[dict[str, Any]]:
+        """Rows of what moves, by how many events were folded in the last minute, or by `sort`; `limit` of them after `offset`."""
+        return self.ask(questions.overview(filters, sort, limit, offset))
+
+    def who(self, *, path: str | None = None, limit: int | None = None, **filters: Unpack[Filters]) -> dict[str, Any]:
+        """name → which `limit` Clients hold the greatest and the least of the figure at `path`, and each one's share."""
+        return self.ask(questions.who(filters, path, limit))
 
     def status(self) -> dict[str, Any]:
         """What the Server (or Agent) says of itself."""

@@ -38,12 +38,17 @@ class Filters(ClientFilters, total=False):
 
     `name`: one or several, in full; a base name, which means its Tabs with labels too; or globs of `*` and `?`. `client`: ids or globs.
     `match`, `client_match`: regular expressions that match the whole text. `label`: labels that a Tab must have, a mapping or texts
-    `key:value`. `limit`: so many names at the most, those after `cursor`, which is the last name of the answer before.
+    `key:value`.
     """
 
     name: str | Iterable[str]
     match: str
     label: Mapping[str, str] | str | Iterable[str]
+
+
+class PagedFilters(Filters, total=False):
+    """Filters, and which part of the answer: at most `limit` names, those after `cursor`, the last name of the answer before."""
+
     limit: int
     cursor: str
 
@@ -143,6 +148,21 @@ def aggregate(name: str, labels: Mapping[str, str] | None, filters: ClientFilter
 def superaggregate(filters: Filters, detail: bool = False) -> Question[dict[str, Any]]:
     """One Aggregate over all Tabs that match, which are of one Type; empty where none does."""
     return Question("/v1/superaggregate", _parameters(filters) + _flag("detail", detail), dict, _same)
+
+
+def overview(filters: Filters, sort: str = "", limit: int | None = None, offset: int = 0) -> Question[list[dict[str, Any]]]:
+    """Rows of what moves, a dictionary a Tab."""
+    more: list[tuple[str, str]] = [("sort", sort)] if sort else []
+    more += [("limit", str(limit))] if limit is not None else []
+    more += [("offset", str(offset))] if offset else []
+    return Question("/v1/overview", _parameters(filters) + tuple(more), list, _same)
+
+
+def who(filters: Filters, path: str | None = None, limit: int | None = None) -> Question[dict[str, Any]]:
+    """name → which Clients hold the greatest and the least of a figure."""
+    more = [("path", path)] if path is not None else []
+    more += [("limit", str(limit))] if limit is not None else []
+    return Question("/v1/who", _parameters(filters) + tuple(more), dict, _same)
 
 
 def status() -> Question[dict[str, Any]]:

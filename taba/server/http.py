@@ -10,7 +10,7 @@ from urllib.parse import quote
 import attrs
 import numpy
 
-from taba import __version__, names
+from taba import __version__, names, paths
 from taba.batch import CONTENT_TYPE, VERDICTS_HEADER, decode_envelope, encode_verdicts
 from taba.codes import uppers_of
 from taba.errors import UnknownVersion
@@ -22,6 +22,7 @@ from taba.routes import FLAG, JSON, MSGPACK, WHOLE, Parameter, Route, Serve
 from taba.server.ask.choosing import QueryRefused
 from taba.server.ask.filters import MAX_FILTERS, Filter, make_filter
 from taba.server.ask.meanings import meanings_of
+from taba.server.ask.overview import MAX_ROWS, MAX_WHO, MOVES, SORTS, Overview
 from taba.server.ask.query import Aggregated, Page, Query, Unanswered
 from taba.server.ask.reachable import Reachable
 from taba.server.fold.envelopes import Envelopes
@@ -70,6 +71,15 @@ DETAIL = Parameter("detail", "1: the slots from which the figures are made, too.
 MEANINGS = Parameter("detail", "1: unit and description, too.", FLAG)
 USES = Parameter("detail", "1: how often this Server used each bucket, too.", FLAG)
 LETTERS = Parameter("limit", "How many at the most.", WHOLE, least=1, most=MOST_DEAD_LETTERS, default=DEAD_LETTERS)
+ROWS = (
+    Parameter("sort", f"By what, the greatest first: {', '.join(SORTS)}. Figures that only States tell sort what moves most."),
+    Parameter("limit", "How many rows at the most.", WHOLE, least=1, most=MAX_ROWS, default=50),
+    Parameter("offset", "How many rows are left out before the first.", WHOLE, least=0, most=MOST_NAMES, default=0),
+)
+WHO = (
+    Parameter("path", "The figure of which Clients have their shares, such as 1h.count; by default the first that is there."),
+    Parameter("limit", "How many Clients at either end.", WHOLE, least=1, most=MAX_WHO, default=5),
+)
 DRY_RUN = Parameter("dry_run", "1: only say what would be done.", FLAG)
 JOB = Parameter("id", "The id of one job; its record says what it found.")
 
@@ -90,6 +100,7 @@ class Routes:
         envelopes: Envelopes,
         posts: Posts,
         query: Query,
+        overview: Overview,
         status: Status,
         presence: Presence,
         jobs: Jobs,
@@ -99,6 +110,7 @@ class Routes:
     ):
         self._age, self._envelopes = age, envelopes
         self._router, self._lookup, self._ingest, self._posts, self._query = router, lookup, ingest, posts, query
+        self._overview = overview
         self._status, self._presence, self._jobs, self._health, self._now = status, presence, jobs, health, now
 
     def table(self) -> list[Route]:
@@ -131,6 +143,15 @@ class Routes:
                 '{name: {"since", "slots": [{"start", "end", "count", "total", …}, …], "ever"}}',
                 READ,
                 LISTED,
+            ),
+            Route("GET", "/v1/overview", self.overview, "rows of what moves, ranked", READ, (*FILTERS, *ROWS)),
+            Route(
+                "GET",
+                "/v1/who",
+                self.who,
+                "{name: which Clients hold the greatest and the least, and their shares}",
+                READ,
+                (*FILTERS, *WHO),
             ),
             Route("GET", "/v1/status", self.status, "how the Server does, and what needs a person", ANY),
             Route("GET", "/v1/latency", self.latency, "seconds from record to visible: p50, p95, p99", READ),
@@ -259,6 +280,23 @@ class Routes:
             (name, past, json.dumps(past, ensure_ascii=False)) for name, past in ((name, _past(past)) for name, past in found.items())
         )
         return _by_name(call, _each(of_each), reachable, further)
+
+    async def overview(self, call: Call) -> Answer:
+        sort = call.values["sort"] or MOVES
+        if sort not in SORTS:
+            raise HTTPError(400, "bad_request", f"sort={sort[:100]!r}: takes one of {', '.join(SORTS)}")
+        rows = await self._refusing(self._overview.rows(_filter(call), sort, call.values["limit"], call.values["offset"]))
+        meanings = await meanings_of(self._router, {row["name"]: row["type"] for row in rows})
+        content = [answerable({**row, "unit": meanings[row["name"]]["unit"]}) for row in rows]
+        return Answer(content, text=lambda: "".join(f"{row['name']}: {dumped(row)}\n" for row in content))
+
+    async def who(self, call: Call) -> Answer:
+        path = call.values["path"]
+        try:
+            found = await self._refusing(self._overview.who(_filter(call), path and paths.check(path), call.values["limit"]))
+        except ValueError as error:
+            raise HTTPError(400, "bad_request", f"path=: {error}") from None
+        return Answer(found, text=lambda: "".join(f"{name}: {dumped(one)}\n" for name, one in found.items()))
 
     def _asked(self, call: Call) -> tuple[Query, Reachable]:
         """Whom to ask: with partial=1, whoever can be reached."""

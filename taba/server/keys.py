@@ -76,13 +76,18 @@ def dead_letters(bucket: int) -> bytes:
 TAB_CHANGES = b"tabs"
 
 
-def count_tab_changes(bucket: int) -> tuple[bytes, ...]:
+def count_tab_changes(bucket: int, tabs: int = 1) -> tuple[bytes, ...]:
     """The command that goes with every change of `tabs`: who has read it once reads it again only then (see ask/index.py)."""
-    return (b"HINCRBY", counts(bucket), TAB_CHANGES, b"1")
+    return (b"HINCRBY", counts(bucket), TAB_CHANGES, b"%d" % tabs)
+
+
+def is_tab_change(command: tuple[bytes, ...]) -> bool:
+    """Whether a command is one of those."""
+    return command[2:3] == (TAB_CHANGES,) and command[0] == b"HINCRBY"
 
 
 def counts(bucket: int) -> bytes:
-    """Hash: `folded`, `dead:<reason>`, `dead_dropped` → decimal numbers of Events; TAB_CHANGES → how often `tabs` has changed."""
+    """Hash: `folded`, `dead:<reason>`, `dead_dropped` → decimal numbers of Events; TAB_CHANGES → how many Tabs have come and gone."""
     return b"taba:{%d}:counts" % bucket
 
 

@@ -30,6 +30,7 @@ from taba.listening import front_of, listen_at, on_hangup, raise_descriptor_limi
 from taba.options import Listen, checked_state_directory, state_directory
 from taba.pins import Pin, read_pins, write_pin
 from taba.server.aging import LOOK_SECONDS, StoreAge
+from taba.server.ask.overview import Overview
 from taba.server.ask.query import Query
 from taba.server.fold.bounds import Bounds
 from taba.server.fold.envelopes import Envelopes
@@ -229,7 +230,8 @@ class Server(_Connected):
         posts = Posts(self.router, self.ingest, self.age, os.urandom, reactor)
         envelopes = Envelopes(self.router, self.ingest, posts, os.urandom, reactor.seconds, now.heard, self._is_served)
         self.query = Query(self.router, bench, reactor, now, self.sandbox.match, lambda: self.ingest.tab_changes)
-        self.presence = Presence(self.router, now, reactor)
+        self.presence = Presence(self.router, now, reactor, self.ingest.moving)
+        self.overview = Overview(self.query, self.presence.moving, reactor, now)
         self.jobs = Jobs(self.router, now, self.age, reactor)
         self.jobs.register(PRUNE, Prune(self.router, bench, self.age, now, options["forget"]), has_dry_run=True)
         self.jobs.register("check", Check(self.router))
@@ -245,6 +247,7 @@ class Server(_Connected):
             envelopes,
             posts,
             self.query,
+            self.overview,
             self.status,
             self.presence,
             self.jobs,

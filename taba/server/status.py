@@ -24,6 +24,7 @@ from taba.server.fold.envelopes import Envelopes
 from taba.server.fold.ingest import Ingest
 from taba.server.health import Health
 from taba.server.keep.jobs import Jobs
+from taba.server.moving import Moving
 from taba.server.problems import (
     Happened,
     Recent,
@@ -299,8 +300,9 @@ class Presence:
     that of a Server that is gone: so whatever the hosts' clocks say, nobody who lives is missing.
     """
 
-    def __init__(self, router: Router, now: Callable[[], float], clock: Any):
-        self._router, self._clock = router, clock
+    def __init__(self, router: Router, now: Callable[[], float], clock: Any, moving: Moving):
+        self._router, self._clock, self._moving = router, clock, moving
+        self._others: tuple[float, list[Mapping[str, int]]] | None = None
         self._started, self._said = now(), 0
         self._standing = Standing(clock)
         self.url: str | None = None  # None until it listens, or where no URL leads here
@@ -311,7 +313,8 @@ class Presence:
             return
         url = self.url
         self._said += 1
-        said = json.dumps({"roles": ROLES, "started": self._started, "said": self._said}).encode()
+        moving = self._moving.said()
+        said = json.dumps({"roles": ROLES, "started": self._started, "said": self._said, "moving": moving}).encode()
 
         def update(replies: Sequence[Any]) -> Writes:
             gone = [name for name, content in _pairs(replies[0]).items() if self._read(name, content) is None]
@@ -347,6 +350,23 @@ class Presence:
         if self.url is not None:
             found[self.url] = {"url": self.url, "roles": ROLES, "started": self._started}
         return [found[url] for url in sorted(found)]
+
+    async def moving(self) -> Counter[str]:
+        """Tab → Events folded in the last minute: by this Server, and of what moved most at the others, as they last said."""
+        now = self._clock.seconds()
+        if self._others is None or now - self._others[0] >= PRESENCE_SECONDS:
+            [replies] = await self._router.read(PRESENCE_BUCKET, [(b"HGETALL", keys.servers(PRESENCE_BUCKET))])
+            own = (self.url or "").encode()
+            entries = [
+                json.loads(content).get("moving", {})
+                for name, content in _pairs(replies).items()
+                if name != own and self._read(name, content) is not None
+            ]
+            self._others = now, [entry for entry in entries if isinstance(entry, dict)]
+        counts = Counter(self._moving.counts())
+        for entry in self._others[1]:
+            counts.update({tab: events for tab, events in entry.items() if isinstance(events, int)})
+        return counts
 
     def _read(self, name: bytes, content: bytes) -> dict[str, Any] | None:
         """What the Server at `name` says of itself; None where it is gone, or this is no entry."""

@@ -12,6 +12,7 @@ from taba.bounds import DAY
 from taba.errors import StoreUnavailable
 from taba.server import keys
 from taba.server.keep.jobs import KEEP_MINUTES, LOST_SECONDS, SAY_SECONDS, Job, Jobs
+from taba.server.moving import Moving
 from taba.server.status import GONE_SECONDS, PRESENCE_BUCKET, PRESENCE_SECONDS, Presence
 from taba.shard import Writes
 from taba.shard.memory import MemoryRouter, MemoryServer
@@ -36,7 +37,7 @@ class LivingCase(SynchronousTestCase):
 
 class Servers(LivingCase):
     def presence(self, url: str, wall: float) -> Presence:
-        presence = Presence(self.router(), lambda: wall + self.clock.seconds(), self.clock)
+        presence = Presence(self.router(), lambda: wall + self.clock.seconds(), self.clock, Moving(self.clock.seconds))
         presence.url = url
         return presence
 

@@ -72,6 +72,11 @@ class Index:
                 return looked
         return await self.look({})
 
+    def folded(self, bucket: int) -> int:
+        """How many Events were folded in a bucket, at the last look; -1 where that is not known."""
+        known = self._known.get(bucket)
+        return -1 if known is None else known.folded
+
     def forget(self) -> None:
         """Some Tabs were deleted: the last look serves nobody any more."""
         self._last = None

@@ -12,11 +12,11 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from copy import copy
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from twisted.logger import Logger
 
-from taba.history import Past, number, pasts
+from taba.history import Past, Steps, each_group, number, pasts, resample
 from taba.names import RETIRED_CLIENT
 from taba.server import keys
 from taba.server.ask.choosing import Chooser, Chosen, QueryRefused, Turns
@@ -35,6 +35,8 @@ SLICE_SHOWN = 100  # of these where each is shown: some 64 KiB of JSON, which is
 SLICE_DETAILED = 5  # projected at a time with detail; some 10 ms
 SLICE_GROUPED = 200  # names whose groups are looked for between two looks at the time; a long one takes 0.1 ms
 MAX_PIECES = 200  # of one Aggregate, until they are made one
+
+_ByType: TypeAlias = dict[str, tuple[list[tuple[str, str]], list[list[keys.Framed]]]]  # Type → (Tab, Client) and the parts of each State
 
 log = Logger()
 
@@ -98,6 +100,16 @@ class Asked(NamedTuple):
     next: str | None
 
 
+class Summary(NamedTuple):
+    """A Tab in one: its Aggregate, how many Clients, and what happened in steps of time (None for a Type that keeps no slots)."""
+
+    tab: str
+    type: str
+    aggregated: Aggregated
+    clients: int
+    steps: Steps | None
+
+
 class _Part(NamedTuple):
     """Some Clients of a Tab; whether those are the last."""
 
@@ -133,6 +145,11 @@ class Query:
         other._router, other._away = reachable, reachable.away
         other._chooser = Chooser(reachable, self.index, self._turns, self._match_elsewhere, reachable.away)
         return other
+
+    @property
+    def buckets(self) -> int:
+        """How many there are."""
+        return self._router.buckets
 
     # --- names ---
 
@@ -227,6 +244,29 @@ class Query:
             await self._shorten(whole)
         return None if whole is None else await self._aggregated(whole)
 
+    async def summaries(self, asked: Asked, steps: int, step: float) -> AsyncIterator[Summary]:
+        """Each Tab in one, with the last `steps` steps of `step` seconds. Of several Tabs one after the other."""
+        now = self._now()
+        times = [now - step * place for place in range(steps - 1, -1, -1)]
+        async for lot in self._lots(asked.chosen, asked.wanted, SLICE_STATES, is_whole=True):
+            found, by_type = await self._read_lot(lot, asked.chosen, asked.wanted)
+            totals = await self._totalled(found, by_type, asked.chosen)
+            past: dict[str, Steps] = {}
+            for type, (owners, states) in by_type.items():
+                await self._turns.breathe()
+                history = await self._bench.history(type, states, now)
+                if history is None or isinstance(history, str):
+                    continue  # what is wrong with it, its Aggregate tells, too
+                groups, tabs = number(tab for tab, _ in owners)
+                past.update(zip(tabs, each_group(resample(history, groups, len(tabs), times, step)), strict=True))
+            for part in lot:
+                if part.tab in asked.chosen.dead:
+                    errors = list(asked.chosen.dead[part.tab].values())
+                    totals[part.tab] = _Total("", [], len(errors), len(errors), errors[0])
+                total = totals.get(part.tab)
+                if total is not None and not total.is_empty:
+                    yield Summary(part.tab, total.type, await self._aggregated(total), total.clients, past.get(part.tab))
+
     async def slots(self, wanted: Filter, page: Page = WHOLE) -> tuple[dict[str, Past | Unanswered], str | None]:
         """By Tab the slots of all Clients that match, at their own widths; and the next page's cursor.
 
@@ -314,6 +354,9 @@ class Query:
     async def _total_lot(self, lot: Sequence[_Part], chosen: Chosen, wanted: Filter) -> dict[str, _Total]:
         """What the Tabs come to, without a Projection of each State where the Type can do without."""
         found, by_type = await self._read_lot(lot, chosen, wanted)
+        return await self._totalled(found, by_type, chosen)
+
+    async def _totalled(self, found: Mapping[str, Mapping[str, Any]], by_type: _ByType, chosen: Chosen) -> dict[str, _Total]:
         totals = {tab: _Total.of(chosen.type_of(tab), list(of_tab.values())) for tab, of_tab in found.items()}
         for type, (owners, states) in by_type.items():
             for start in range(0, len(states), SLICE_STATES):
@@ -344,9 +387,7 @@ class Query:
                 answer.update((tab, past) for tab, past in zip(tabs, pasts(history, groups, len(tabs)), strict=True) if tab not in answer)
         return answer
 
-    async def _read_lot(
-        self, lot: Sequence[_Part], chosen: Chosen, wanted: Filter
-    ) -> tuple[dict[str, dict[str, Any]], dict[str, tuple[list[tuple[str, str]], list[list[keys.Framed]]]]]:
+    async def _read_lot(self, lot: Sequence[_Part], chosen: Chosen, wanted: Filter) -> tuple[dict[str, dict[str, Any]], _ByType]:
         """(found, by Type): by Tab and Client what cannot be read, as Unanswered; by Type (Tab, Client) and parts of the others."""
         fields: dict[int, list[bytes]] = {}
         places: list[tuple[str, str, str, int, int, int]] = []  # Tab, Type, Client, bucket, the place of its fields, how many
@@ -371,7 +412,7 @@ class Query:
                 if further:
                     of_bucket += keys.part_fields(field, further)
         replies = await self._router.read_many({bucket: [(b"HMGET", keys.states(bucket), *of)] for bucket, of in fields.items() if of})
-        by_type: dict[str, tuple[list[tuple[str, str]], list[list[keys.Framed]]]] = {}
+        by_type: _ByType = {}
         for tab, type, client, bucket, place, count in places:
             contents = replies[bucket][0][place : place + count]
             if contents[0] is None:

@@ -528,7 +528,7 @@ class Fold:
         if emptied:
             commands.append((b"HDEL", keys.states(bucket), *emptied))
         if new_tabs:
-            commands += ((b"HSET", keys.tabs(bucket), *new_tabs), keys.count_tab_changes(bucket))
+            commands += ((b"HSET", keys.tabs(bucket), *new_tabs), keys.count_tab_changes(bucket, len(new_tabs) // 2))
         for tab, clients in new.items():
             commands.append((b"SADD", keys.clients_of(bucket, tab), *clients))
         # a Client is who records: that a process lives is Taba's own to know

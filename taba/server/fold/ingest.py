@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from taba.batch import GAP, LATER, Column, Verdict
+from taba.batch import APPLIED, GAP, LATER, Column, Verdict
 from taba.bounds import MAX_CYCLE_BYTES, MAX_CYCLE_STATES, MiB
 from taba.errors import StoreUnavailable
 from taba.server import keys
@@ -26,6 +26,7 @@ from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
 from taba.server.fold.cycle import Cycle, Errands, Outcome, Waiting, advance
 from taba.server.fold.marks import BAD
 from taba.server.latency import Latency
+from taba.server.moving import Moving
 from taba.server.router import IsRouter
 from taba.server.work.bench import Bench
 from taba.server.work.sandbox import FOLD_SECONDS, HandlersAway, HandlerSlow
@@ -72,6 +73,7 @@ class Ingest:
         self.errors: Counter[str] = Counter()
         """Events that Handlers failed to fold, by Type, and cycles that failed, as `fold cycle`; since this process began."""
         self.cycles = 0
+        self.moving = Moving(clock.seconds)
         self.tab_changes = 0
         """Cycles after which there were other Tabs than before, since this process began."""
         self._said: dict[str, float] = {}
@@ -300,7 +302,10 @@ class Ingest:
             return verdicts
         self.latency.add(outcome.times, self._now())
         self.cycles += 1
-        self.tab_changes += keys.count_tab_changes(bucket) in outcome.commands
+        for item, verdict in zip(items, outcome.verdicts, strict=True):
+            if verdict.word == APPLIED:
+                self.moving.note(column for column in item.batch.columns if isinstance(column, Column))
+        self.tab_changes += any(map(keys.is_tab_change, outcome.commands))
         self.errors.update(outcome.handler_errors)
         for agent in outcome.turned_away:
             if agent in self._turned_away or len(self._turned_away) < MAX_TURNED_AWAY:

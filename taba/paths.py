@@ -1,0 +1,95 @@
+"""Paths into an answer: the one grammar by which commands, routes and pages name a figure of a Projection or Aggregate.
+
+1. `1m.count`: keys joined by dots. At each step the longest key that fits counts, so that `pct.p99.9` is the key `p99.9` of `pct`.
+2. `[0]`, `[-1]`: a place in a list. `["a.b"]`: a key as JSON text, for keys with dots or brackets of which a shorter one is there, too.
+3. A path that leads nowhere finds NOTHING, which is not None: null is something that is there.
+
+Standard library only; pure.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+MAX_PATH = 1000  # characters
+
+_PLACE = re.compile(r"\[(-?[0-9]{1,9})\]")
+_KEY = re.compile(r'\[("(?:[^"\\]|\\.)*")\]')
+
+
+class _Nothing:
+    def __repr__(self) -> str:
+        return "NOTHING"
+
+
+NOTHING: Final = _Nothing()
+
+
+def find(content: Any, path: str) -> Any:
+    """What is at `path`, or NOTHING. Raises ValueError for a text that can be no path."""
+    check(path)
+    return _find(content, path)
+
+
+def check(path: str) -> str:
+    """`path`; ValueError where it can lead nowhere, whatever the answer."""
+    if len(path) > MAX_PATH:
+        raise ValueError(f"path {path[:50]!r}…: takes at most {MAX_PATH} characters")
+    rest = path
+    while rest.startswith("["):
+        match = _PLACE.match(rest) or _KEY.match(rest)
+        if match is None:
+            raise ValueError(f'path {path[:100]!r}: a bracket takes a place, [0], or a key as JSON, ["a.b"]')
+        rest = rest[match.end() :].removeprefix(".") if rest[match.end() :] != "." else "."
+    if not path or rest.startswith(".") or path.endswith("."):
+        raise ValueError(f"path {path[:100]!r}: takes keys joined by dots, such as 1m.count")
+    return path
+
+
+def _find(content: Any, path: str) -> Any:
+    while path:
+        if (match := _PLACE.match(path)) is not None:
+            place = int(match[1])
+            if isinstance(content, (str, bytes)) or not isinstance(content, Sequence) or not -len(content) <= place < len(content):
+                return NOTHING
+            content, path = content[place], _further(path[match.end() :])
+            continue
+        if (match := _KEY.match(path)) is not None:
+            try:
+                key = json.loads(match[1])
+            except ValueError:
+                return NOTHING
+            if not isinstance(content, Mapping) or key not in content:
+                return NOTHING
+            content, path = content[key], _further(path[match.end() :])
+            continue
+        if not isinstance(content, Mapping):
+            return NOTHING
+        # the longest first; one that leads nowhere gives way to a shorter one
+        fitting = [key for key in content if isinstance(key, str) and key and _begins(path, key)]
+        for key in sorted(fitting, key=len, reverse=True):
+            found = _find(content[key], _further(path[len(key) :]))
+            if found is not NOTHING:
+                return found
+        return NOTHING
+    return content
+
+
+def _begins(path: str, key: str) -> bool:
+    return path.startswith(key) and path[len(key) : len(key) + 1] in ("", ".", "[")
+
+
+def _further(rest: str) -> str:
+    return rest.removeprefix(".")
+
+
+def first(content: Any, paths: Sequence[str]) -> Any:
+    """What is at the first of `paths` that leads to a number; None where none does."""
+    for path in paths:
+        found = _find(content, path)
+        if isinstance(found, (int, float)) and not isinstance(found, bool):
+            return found
+    return None

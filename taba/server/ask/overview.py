@@ -1,0 +1,163 @@
+"""What moves, in rows: one a Tab, ranked by how many Events the Servers folded in the last minute; and who holds how much of a Tab.
+
+1. Which Tabs are rows is found without reading a State; States are read of the rows that are asked for, and of no others.
+2. A row is kept for ROW_SECONDS, for all that ask: however many look on, its States are read once. One of which nothing has been folded
+   since is kept for QUIET_SECONDS: its windows move on.
+3. A row is made of what the Handler shows, by shape: nothing here knows a Type.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from taba import paths
+from taba.history import Steps
+from taba.names import bucket_of
+from taba.server.ask.choosing import Chosen
+from taba.server.ask.filters import Filter
+from taba.server.ask.query import Aggregated, Asked, Query, Unanswered
+
+ROW_SECONDS = 2.0
+QUIET_SECONDS = 15.0
+MAX_KEPT_ROWS = 5000  # of all questions, some KiB each
+MAX_ROWS = 1000  # of one answer
+MAX_SORTED = 200  # Tabs that move most, of which the rows are chosen where they are sorted by what only States tell
+STEPS, STEP_SECONDS = 60, 60.0  # of a sparkline: the last hour
+SHORT_SECONDS, LONG_STEPS = 60.0, 10  # a trend is the rate of the last minute over that of the last ten
+MOVES, NAME = "moves", "name"
+FIGURES = ("rate", "trend", "1m", "1h", "p50", "p99", "max", "clients", "value")
+SORTS = (MOVES, NAME, *FIGURES)
+MAX_WHO = 1000  # Clients at either end
+
+_PLACES: Mapping[str, Sequence[str]] = {
+    "1m": ("1m.count",),
+    "1h": ("1h.count",),
+    "p50": ("1h.p50", "pct.p50", "p50"),
+    "p99": ("1h.p99", "pct.p99", "p99"),
+    "max": ("1h.max", "pct.max", "max"),
+    "value": ("value", "sum", "distinct", "total", "1h.total"),
+}
+_SHARED = ("1h.count", "count", "value", "distinct", "sum")  # of which Clients have their shares, where nobody says which figure
+
+
+class _Kept(NamedTuple):
+    made: float  # by the monotonic clock
+    folded: int  # of its bucket, then
+    row: dict[str, Any]
+
+
+class Overview:
+    """Makes rows. `moving`: the counts of all Servers; `clock`: the reactor."""
+
+    def __init__(self, query: Query, moving: Callable[[], Awaitable[Mapping[str, int]]], clock: Any, now: Callable[[], float]):
+        self._query, self._moving, self._clock, self._now = query, moving, clock, now
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+
+    async def rows(self, wanted: Filter, sort: str, limit: int, offset: int = 0) -> list[dict[str, Any]]:
+        """At most `limit` rows after the first `offset`. Raises QueryRefused."""
+        asked = await self._query.ask(wanted)
+        moving = await self._moving()
+        tabs = asked.chosen.tabs
+        if sort == NAME:
+            chosen: Sequence[str] = tabs[offset : offset + limit]
+        else:
+            most = offset + limit if sort == MOVES else max(MAX_SORTED, offset + limit)
+            # names are sorted, and nlargest keeps the order of what is equal
+            chosen = heapq.nlargest(most, tabs, key=lambda tab: moving.get(tab, 0))
+            if sort == MOVES:
+                chosen = chosen[offset:]
+        rows = await self._rows(asked, chosen, moving)
+        if sort in FIGURES:
+            rows.sort(key=lambda row: -math.inf if row.get(sort) is None else row[sort], reverse=True)
+            rows = rows[offset : offset + limit]
+        return rows
+
+    async def who(self, wanted: Filter, path: str | None, limit: int) -> dict[str, Any]:
+        """By Tab which Clients hold the greatest and the least of the figure at `path`, each one's share of all, and how uneven that is."""
+        asked = await self._query.ask(wanted)
+        found: dict[str, list[tuple[float, str]]] = {}
+        errors: dict[str, str] = {}
+        used: dict[str, str] = {}
+        async for item in self._query.projections(asked):
+            of_tab = found.setdefault(item.tab, [])
+            for client, projection in item.projections.items():
+                if isinstance(projection, Unanswered):
+                    errors.setdefault(item.tab, projection.error)
+                    continue
+                at = used.get(item.tab) or path or next((one for one in _SHARED if paths.first(projection, [one]) is not None), "")
+                value = paths.first(projection, [at]) if at else None
+                if value is not None and math.isfinite(value):
+                    used[item.tab] = at
+                    of_tab.append((value, client))
+        return {tab: _shares(used.get(tab), of_tab, limit, errors.get(tab)) for tab, of_tab in found.items()}
+
+    async def _rows(self, asked: Asked, tabs: Sequence[str], moving: Mapping[str, int]) -> list[dict[str, Any]]:
+        folded = self._query.index.folded
+        buckets = self._query.buckets
+        now = self._clock.seconds()
+        rows: dict[str, dict[str, Any]] = {}
+        about_all = not asked.wanted.is_about_clients
+        for tab in tabs if about_all else ():
+            kept = self._kept.get(tab)
+            if kept is not None:
+                is_quiet = kept.folded == folded(bucket_of(tab, buckets))
+                if now - kept.made < (QUIET_SECONDS if is_quiet else ROW_SECONDS):
+                    rows[tab] = kept.row
+        missing = [tab for tab in tabs if tab not in rows]
+        if missing:
+            counts = {tab: folded(bucket_of(tab, buckets)) for tab in missing}  # before they are read
+            chosen = Chosen(missing, asked.chosen.type_of, asked.chosen.dead)
+            async for one in self._query.summaries(asked._replace(chosen=chosen), STEPS, STEP_SECONDS):
+                row = rows[one.tab] = _row(one.tab, one.type, one.aggregated, one.clients, one.steps)
+                if about_all:
+                    self._kept.pop(one.tab, None)
+                    self._kept[one.tab] = _Kept(now, counts[one.tab], row)
+            while len(self._kept) > MAX_KEPT_ROWS:
+                self._kept.popitem(last=False)
+        return [{**rows[tab], "moved": moving.get(tab, 0), **_rated(rows[tab], moving.get(tab, 0))} for tab in tabs if tab in rows]
+
+
+def _row(tab: str, type: str, aggregated: Aggregated, clients: int, steps: Steps | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": tab, "type": type, "rate": None, "trend": None}
+    row |= {key: paths.first(aggregated.aggregate, places) for key, places in _PLACES.items()}
+    row |= {"clients": clients, "sparkline": None}
+    if steps is not None:
+        counts = [None if math.isnan(count) else round(count, 3) for count in steps.count[0].tolist()]
+        row["sparkline"] = counts
+        known = [count for count in counts[-LONG_STEPS:] if count is not None]
+        if row["1m"] is None:
+            row["1m"] = counts[-1]
+        if known and counts[-1] is not None:
+            usual = sum(known) / len(known)
+            row["rate"] = counts[-1] / SHORT_SECONDS
+            row["trend"] = counts[-1] / usual if usual else None
+    if aggregated.error is not None:
+        row["error"] = aggregated.error
+    return row
+
+
+def _rated(row: Mapping[str, Any], moved: int) -> dict[str, Any]:
+    """The rate of a Tab whose Type keeps no slots: of what the Servers have folded."""
+    return {} if row["rate"] is not None else {"rate": moved / SHORT_SECONDS}
+
+
+def _shares(path: str | None, found: list[tuple[float, str]], limit: int, error: str | None) -> dict[str, Any]:
+    found.sort(key=lambda item: (-item[0], item[1]))
+    total = math.fsum(value for value, _ in found)
+    answer: dict[str, Any] = {"path": path, "clients": len(found), "total": total if found else None}
+    values = [value for value, _ in found]
+    middle = len(values) // 2
+    median = None if not values else values[middle] if len(values) % 2 else (values[middle - 1] + values[middle]) / 2
+    answer |= {"median": median, "skew": values[0] / median if median else None}
+
+    def shown(of: Sequence[tuple[float, str]]) -> list[dict[str, Any]]:
+        return [{"client": client, "value": value, "share": value / total if total else None} for value, client in of]
+
+    answer |= {"greatest": shown(found[:limit]), "least": shown(found[::-1][:limit])}
+    if error is not None:
+        answer["error"] = error
+    return answer

@@ -1,0 +1,154 @@
+"""Rows of what moves, by what the Servers folded in the last minute; and who holds how much."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlencode
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba.batch import Column
+from taba.server import moving
+from taba.server.ask import overview
+from taba.server.moving import Moving
+
+from ..running import ServerCase, asynchronous
+
+CLIENTS = [f"web/{number}" for number in range(5)]
+
+
+def events(tab: str, type: str, values: list[Any], **labels: str) -> list[dict[str, Any]]:
+    return [{"tab": tab, "type": type, "value": value, "labels": labels} for value in values]
+
+
+class Movement(SynchronousTestCase):
+    def column(self, tab: str, count: int) -> Column:
+        return Column("web/1", tab, "CounterGroup", bytes(8 * count), bytes(8 * count))
+
+    def test_counts_are_of_the_last_minute(self) -> None:
+        clock = Clock()
+        counted = Moving(clock.seconds)
+        counted.note([self.column("a", 3), self.column("b", 1)])
+        clock.advance(30)
+        counted.note([self.column("a", 2)])
+        self.assertEqual(dict(counted.counts()), {"a": 5, "b": 1})
+        clock.advance(moving.SPAN_SECONDS - 29)
+        self.assertEqual(dict(counted.counts()), {"a": 2})
+        clock.advance(moving.SPAN_SECONDS)
+        self.assertEqual(dict(counted.counts()), {})
+
+    def test_as_many_tabs_as_the_bound_and_one_past_it(self) -> None:
+        self.patch(moving, "MAX_MOVING", 2)
+        counted = Moving(Clock().seconds)
+        counted.note([self.column(tab, 1) for tab in "abcab"])
+        self.assertEqual(dict(counted.counts()), {"a": 2, "b": 2})
+        self.patch(moving, "MAX_SAID", 1)
+        self.assertEqual(len(counted.said()), 1)
+
+
+class Rows(ServerCase):
+    async def filled(self) -> Any:
+        server = await self.start()
+        for place, client in enumerate(CLIENTS):
+            posted = (
+                events("busy", "CounterGroup", [2.0] * 12, exchange="adx")
+                + events("slow", "PercentileGroup", [float(place + 1)] * 6)
+                + events("load", "Gauge", [10.0])
+                + events("sum", "TotalsCounter", [1.0] * 2)
+            )
+            self.assertEqual((await self.post(server, posted, client=client)).json["rejected"], [])
+        return server
+
+    async def rows(self, server: Any, **asked: str) -> Any:
+        return await self.get(server, "/v1/overview?" + urlencode(asked))
+
+    @asynchronous
+    async def test_what_moved_most_comes_first_with_its_figures(self) -> None:
+        server = await self.filled()
+        rows = await self.rows(server)
+        self.assertEqual([row["name"] for row in rows], ['busy{exchange="adx"}', "slow", "sum", "load"])
+        busy, slow, total, load = rows
+        self.assertEqual((busy["moved"], busy["1m"], busy["1h"], busy["clients"], busy["rate"]), (60, 60, 60, 5, 1.0))
+        self.assertEqual((len(busy["sparkline"]), busy["sparkline"][-1], busy["trend"]), (60, 60, 10.0))
+        self.assertEqual((slow["max"], round(slow["p99"]), slow["unit"]), (5, 5, None))
+        self.assertEqual((total["rate"], total["1m"], total["sparkline"], total["value"]), (10 / 60, None, None, 10))
+        self.assertEqual((load["value"], load["max"], load["clients"]), (50, 10, 5))
+        self.assertTrue((await self.ask(server, "/v1/overview", headers={"Accept": ["text/plain"]})).text.startswith("busy{"))
+
+    @asynchronous
+    async def test_rows_are_sorted_filtered_and_limited(self) -> None:
+        server = await self.filled()
+        names = sorted(['busy{exchange="adx"}', "load", "slow", "sum"])
+        for asked, expected in (
+            ({"sort": "name"}, names),
+            ({"sort": "name", "limit": "2", "offset": "1"}, names[1:3]),
+            ({"sort": "max"}, ["load", "slow"]),
+            ({"sort": "p99", "limit": "1"}, ["slow"]),
+            ({"name": "busy"}, names[:1]),
+            ({"match": "s.*"}, ["slow", "sum"]),
+            ({"limit": "1", "offset": "3"}, ["load"]),
+            ({"offset": "4"}, []),
+            ({"name": "nothing"}, []),
+        ):
+            found = [row["name"] for row in await self.rows(server, **asked)]
+            self.assertEqual(found[: len(expected)] if asked.get("sort") == "max" else found, expected, asked)
+        for path in ("sort=x", "limit=0", f"limit={overview.MAX_ROWS + 1}", "offset=-1"):
+            self.assertEqual((await self.ask(server, f"/v1/overview?{path}")).status, 400, path)
+        self.assertEqual([row["clients"] for row in await self.rows(server, name="busy", client="web/[12]")], [])
+        self.assertEqual([row["clients"] for row in await self.rows(server, name="busy", client_match="web/[12]")], [2])
+
+    @asynchronous
+    async def test_states_are_read_of_the_rows_that_are_asked_for_and_once_for_all_who_ask(self) -> None:
+        server = await self.filled()
+        read: list[str] = []
+        original = server.query.summaries
+
+        def summaries(asked: Any, *more: Any) -> Any:
+            read.extend(asked.chosen.tabs)
+            return original(asked, *more)
+
+        self.patch(server.query, "summaries", summaries)
+        await self.rows(server, limit="1")
+        self.assertEqual(read, ['busy{exchange="adx"}'])
+        for _ in range(3):
+            await self.rows(server, limit="2")
+        self.assertEqual(read, ['busy{exchange="adx"}', "slow"])
+        self.patch(overview, "MAX_KEPT_ROWS", 1)
+        self.patch(overview, "QUIET_SECONDS", -1.0)
+        self.patch(overview, "ROW_SECONDS", -1.0)
+        await self.rows(server)
+        self.assertEqual((len(read), len(server.overview._kept)), (6, 1))
+
+    @asynchronous
+    async def test_another_server_ranks_by_what_the_first_one_says(self) -> None:
+        server = await self.filled()
+        other = await self.start()
+        await server.presence.announce()
+        other.presence._others = None
+        self.assertEqual([row["moved"] for row in await self.rows(other)], [60, 30, 10, 5])
+
+    @asynchronous
+    async def test_what_only_dead_letters_know_is_a_row_that_says_so(self) -> None:
+        server = await self.start()
+        await self.post(server, events("odd", "Strange", [1]))
+        [row] = await self.rows(server)
+        self.assertIn("unknown_type", row["error"])
+        self.assertEqual((row["1m"], row["clients"]), (None, 1))
+
+    @asynchronous
+    async def test_who_holds_the_greatest_and_the_least(self) -> None:
+        server = await self.filled()
+        for place, client in enumerate(CLIENTS):
+            await self.post(server, events("held", "TotalsCounter", [1.0] * (place + 1)), client=client)
+        one = (await self.get(server, "/v1/who?name=held&limit=2"))["held"]
+        self.assertEqual((one["path"], one["clients"], one["total"], one["median"]), ("count", 5, 15, 3))
+        self.assertEqual([item["client"] for item in one["greatest"]], ["web/4", "web/3"])
+        self.assertEqual([item["client"] for item in one["least"]], ["web/0", "web/1"])
+        self.assertEqual(one["greatest"][0]["share"], 5 / 15)
+        self.assertAlmostEqual(one["skew"], 5 / 3)
+        self.assertEqual((await self.get(server, "/v1/who?name=slow&path=1h.max&limit=1"))["slow"]["greatest"][0]["value"], 5)
+        nothing = (await self.get(server, "/v1/who?name=slow&path=1h.nothing"))["slow"]
+        self.assertEqual((nothing["clients"], nothing["greatest"], nothing["skew"]), (0, [], None))
+        for bad in ("path=.", "limit=0", f"limit={overview.MAX_WHO + 1}"):
+            self.assertEqual((await self.ask(server, f"/v1/who?{bad}")).status, 400, bad)
