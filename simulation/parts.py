@@ -334,10 +334,10 @@ class Server(Part):
         self.posts = Posts(self.router, self.ingest, self.age, process.random.randbytes, reactor)
         served = lambda store: store == self.router.store_id  # noqa: E731
         self.envelopes = Envelopes(self.router, self.ingest, self.posts, process.random.randbytes, process.seconds, self.now.heard, served)
-        self.query = Query(self.router, bench, reactor, self.now, sandbox)
+        self.query = Query(self.router, bench, reactor, self.now, sandbox, lambda: self.ingest.tab_changes)
         nobody: Any = None  # these routes are not asked here
         rooms = self.router, world.lookup, self.ingest, self.envelopes, self.posts, self.query
-        self.routes = Routes(*rooms, nobody, nobody, nobody, nobody, self.now, self.age)
+        self.routes = Routes(*rooms, nobody, nobody, nobody, nobody, nobody, self.now, self.age)
         ensureDeferred(self._connect()).addErrback(self._failed)
 
     def _failed(self, failure: Any) -> None:
