@@ -40,6 +40,9 @@ from taba.shard.servers.pool import Pool
 ASK_SECONDS = 1.0  # for a connection, and for its answer, when a shard is asked what it is: one that is away must not hold up the others
 
 
+MIN_SERVER = (6, 2)  # SMISMEMBER, ZMSCORE and ZRANDMEMBER; what is newer (WAITAOF, 7.2) is done without where it is not there
+
+
 class StoreLost(StoreUnavailable):
     """What was a store is empty, or has lost what says that it is one; nothing is made there unasked."""
 
@@ -232,9 +235,23 @@ async def _furnish(pool: ShardPool, map: BucketMap, record: StoreRecord, seconds
             raise StoreUnavailable(f"{pool.address.text}: another process is making this store at this moment")
 
 
+def version_of(told: Reply) -> tuple[int, ...] | None:
+    """The version of Redis that a server says it is, or is compatible with; None where it does not say."""
+    text = told.decode(errors="replace") if isinstance(told, bytes) else ""
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        if name == "redis_version" and all(part.isdigit() for part in value.strip().split(".")):
+            return tuple(map(int, value.strip().split(".")))
+    return None
+
+
 async def settings_problems(pool: Pool, seconds: float, option: str = "--store", has_failover: bool = False) -> list[str]:
     """Sentences on what in this server's settings may lose acknowledged events. Eviction is refused: ConfigurationError."""
     text = pool.address.text
+    [about] = await pool.execute([(b"INFO", b"server")], min(seconds, ASK_SECONDS), min(seconds, ASK_SECONDS))
+    version = version_of(about)
+    if version is not None and version < MIN_SERVER:
+        raise ConfigurationError(option, text, f"takes Redis 6.2 or newer, or Valkey 7.2 or newer; this is {'.'.join(map(str, version))}")
     asked = (b"appendonly", b"appendfsync", b"maxmemory", b"maxmemory-policy", b"min-replicas-to-write")
     replies = await pool.execute([(b"CONFIG", b"GET", name) for name in asked], min(seconds, ASK_SECONDS), min(seconds, ASK_SECONDS))
     found: dict[str, str] = {}

@@ -149,7 +149,7 @@ class Router(Operations):
         answers = await gather([server.execute([(b"INFO",)], deadline.left) for _, server in servers])
         reports = []
         for (name, server), answer in zip(servers, answers, strict=True):
-            keys, size, ops = _figures(answer[0]) if isinstance(answer, list) else (None, None, None)
+            keys, size, ops = _figures(answer[0], server.address.database) if isinstance(answer, list) else (None, None, None)
             shown = name if self.atlas.pool_of(name) is server else f"{name}/{server.address.host}:{server.address.port}"
             reports.append(ShardReport(shown, server.address.text, held[name, server], keys, size, ops))
         return reports
@@ -321,14 +321,14 @@ class Router(Operations):
         return Lock(self, name, ttl, wait, self._reactor, self.atlas.random)
 
 
-def _figures(reply: Reply) -> tuple[int | None, int | None, int | None]:
+def _figures(reply: Reply, database: int) -> tuple[int | None, int | None, int | None]:
     """(keys, bytes, operations per second) of an INFO reply."""
     if not isinstance(reply, bytes):
         return None, None, None
     lines = dict(line.partition(":")[::2] for line in reply.decode(errors="replace").splitlines() if ":" in line)
     keys = 0
     for name, value in lines.items():
-        if name.startswith("db") and value.startswith("keys="):
+        if name == f"db{database}" and value.startswith("keys="):
             keys += int(value[5:].partition(",")[0])
     used, ops = lines.get("used_memory", ""), lines.get("instantaneous_ops_per_sec", "")
     return keys, int(used) if used.isdigit() else None, int(ops) if ops.isdigit() else None

@@ -11,6 +11,8 @@ from twisted.trial.unittest import TestCase
 from taba.errors import ConfigurationError, StoreUnavailable
 from taba.shard import buckets, initialise
 from taba.shard import router as router_module
+from taba.shard.moving.check import check
+from taba.shard.moving.reshard import Reshard, current_shards
 from taba.shard.router import Router
 from taba.shard.servers.pool import Pool
 from taba.shard.servers.url import parse_store
@@ -219,6 +221,32 @@ class InitialiseTests(TestCase):
             await router.connect()
             self.assertEqual(len(router.problems), 1)
             self.assertIn(word, router.problems[0])
+
+    async def test_two_stores_share_a_server_in_databases_of_their_own(self) -> None:
+        valkey = EphemeralValkey(tcp=True)
+        self.addCleanup(valkey.remove)
+        first, second = self.router(url=valkey.url, buckets=4), self.router(url=f"{valkey.url}/3", buckets=8)
+        await first.connect()
+        await second.connect()
+        await gatherResults([ensureDeferred(first.set("a", "1")), ensureDeferred(second.set("a", "2"))])
+        self.assertEqual((await first.get("a"), await second.get("a"), first.buckets, second.buckets), (b"1", b"2", 4, 8))
+        self.assertNotEqual(first.store_id, second.store_id)
+        [one], [two] = await first.shards(), await second.shards()
+        self.assertEqual((two.url, two.keys), (f"{valkey.url}/3", valkey.call("INFO", "keyspace").count(b"db3") and two.keys))
+        self.assertNotEqual(one.keys, two.keys)
+        work = Reshard(second.atlas, reactor)
+        self.addCleanup(lambda: ensureDeferred(work.close()))
+        self.assertEqual(len(await work.add(parse_store(f"{valkey.url}/4").addresses)), 4)  # another database of the same server
+        self.assertEqual(await check(await current_shards(second.atlas), reactor), [])
+        self.assertEqual(await second.get("a"), b"2")
+
+    async def test_a_server_that_is_too_old_is_refused(self) -> None:
+        said = {"6.0.16": (6, 0, 16), "6.2.0": (6, 2, 0), "7.2.4": (7, 2, 4), "unstable": None}
+        for text, version in said.items():
+            self.assertEqual(initialise.version_of(f"# Server\r\nredis_version:{text}\r\nx:1\r\n".encode()), version)
+        (valkey,) = self.valkeys(1)
+        self.patch(initialise, "MIN_SERVER", (99,))
+        self.assertRegex(await self.refused(self.router(valkey)), r"takes Redis 6.2 or newer, or Valkey 7.2 or newer; this is 7\.\d+")
 
     async def test_a_good_store_has_no_problems(self) -> None:
         router = self.router(*self.valkeys(1))

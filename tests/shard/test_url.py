@@ -79,6 +79,18 @@ class StoreURLTests(SynchronousTestCase):
         self.assertEqual((address.tls, address.username, address.password, address.topology), (True, "taba", "secret", "cluster"))
         self.assertEqual([one.tls for one in address.via], [True, True])
 
+    def test_a_database_has_a_number_which_a_cluster_does_not_take(self) -> None:
+        store = parse_store("redis://taba:secret@one,two:7/3")
+        self.assertEqual([one.text for one in store.addresses], ["redis://one:6379/3", "redis://two:7/3"])
+        self.assertEqual((store.text, {one.database for one in store.addresses}), ("redis://one:6379,two:7/3", {3}))
+        self.assertEqual(parse_store(store.text).text, store.text)
+        self.assertEqual(parse_store("redis://one/0"), parse_store("redis://one"))
+        sentinels = parse_store("redis+sentinel://one,two/3?shards=east,west")
+        self.assertEqual(sentinels.text, "redis+sentinel://one:26379,two:26379/3?shards=east,west")
+        self.assertEqual(parse_store(sentinels.addresses[1].text).addresses, sentinels.addresses[1:])
+        self.assertIn("a Cluster has database 0 alone, not 3", self.refused("redis+cluster://one/3"))
+        self.assertEqual(parse_store("redis+cluster://one/0"), parse_store("redis+cluster://one"))
+
     def test_what_sentinels_and_clusters_do_not_take(self) -> None:
         for wrong in (
             *("redis+sentinel://one", "redis+sentinel://one/?shards=", "redis+sentinel://one/?shards=a,a"),
@@ -97,7 +109,15 @@ class StoreURLTests(SynchronousTestCase):
     def test_anything_else_is_one_line_that_says_what_it_takes(self) -> None:
         for wrong in (
             *("", "redis", "redis:", "redis:one", "redis://", "redis://one:", "redis://one:0", "redis://one:65536", "redis://one:x"),
-            *("redis://one,,two", "redis://one,", "redis://one/3", "redis://one?x=1", "redis://one#x", "redis://user@one"),
+            *(
+                "redis://one,,two",
+                "redis://one,",
+                "redis://one/x",
+                "redis://one/3/4",
+                "redis://one?x=1",
+                "redis://one#x",
+                "redis://user@one",
+            ),
             "redis://one two",
             *("memcached://one", "unix:relative", "unix:", "redis://[::1", "redis://[x]:1", "embedded", "embedded:\0"),
         ):

@@ -244,7 +244,8 @@ class Pool:
     async def _introduce(self, connection: Connection) -> None:
         """Say who we are, and see that the server is what it should be; raises where it is not."""
         # a user that may not MULTI must be found out here: its commands would be carried out one by one
-        hello = [*authentication(self.address), (b"PING",), (b"MULTI",), (b"EXEC",)]
+        chosen: list[Command] = [(b"SELECT", b"%d" % self.address.database)] if self.address.database else []
+        hello = [*authentication(self.address), *chosen, (b"PING",), (b"MULTI",), (b"EXEC",)]
         for reply in await connection.execute(hello, CONNECT_SECONDS):
             if isinstance(reply, ErrorReply):
                 raise_for(reply, connection.where)

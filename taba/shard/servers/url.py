@@ -20,7 +20,8 @@ MAX_SHARDS = 1000  # addresses in one URL; each is several connections of every 
 SENTINEL = "sentinel"
 CLUSTER = "cluster"
 TAKES = (
-    "takes embedded:[DIR], redis://[user:pass@]host:port[,host:port…], redis+sentinel://[user:pass@]host:port[,…]/?shards=name[,name…], "
+    "takes embedded:[DIR], redis://[user:pass@]host:port[,host:port…][/DB], "
+    "redis+sentinel://[user:pass@]host:port[,…]/[DB]?shards=name[,name…], "
     "redis+cluster://[user:pass@]host:port[,…], or rediss… for TLS; for example redis://127.0.0.1:6379"
 )
 TAKES_SENTINELS = "takes ?shards=name[,name…], the masters as the sentinels know them, and perhaps &sentinels=[user]:pass"
@@ -42,6 +43,7 @@ class Address:
     password: str = attrs.field(default="", repr=False)
     via: tuple[Address, ...] = ()
     master: str = ""
+    database: int = 0
 
     @property
     def topology(self) -> str:
@@ -55,10 +57,14 @@ class Address:
             return f"unix:{self.path}"
         if self.via:
             servers = ",".join(one.text.partition("://")[2] for one in self.via)
-            end = f"/?shards={self.master}" if self.master else ""
+            end = f"{self._path or '/'}?shards={self.master}" if self.master else ""
             return f"{'rediss' if self.tls else 'redis'}+{self.topology}://{servers}{end}"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'rediss' if self.tls else 'redis'}://{host}:{self.port}"
+        return f"{'rediss' if self.tls else 'redis'}://{host}:{self.port}{self._path}"
+
+    @property
+    def _path(self) -> str:
+        return f"/{self.database}" if self.database else ""
 
     def with_account_of(self, other: Address) -> Address:
         """This address with the users and passwords of `other`, another shard of the same store."""
@@ -86,10 +92,10 @@ class StoreURL:
         if first.path:
             return ",".join(address.text for address in self.addresses)
         if first.via:
-            return first.text.partition("/?")[0] + (
-                f"/?shards={','.join(address.master for address in self.addresses)}" if first.master else ""
-            )
-        return f"{'rediss' if first.tls else 'redis'}://" + ",".join(address.text.partition("://")[2] for address in self.addresses)
+            masters = ",".join(address.master for address in self.addresses)
+            return first.text.partition("?")[0] + (f"?shards={masters}" if first.master else "")
+        servers = [attrs.evolve(address, database=0).text.partition("://")[2] for address in self.addresses]
+        return f"{'rediss' if first.tls else 'redis'}://" + ",".join(servers) + (f"/{first.database}" if first.database else "")
 
 
 def parse_store(text: str, option: str = "--store") -> StoreURL:
@@ -115,11 +121,15 @@ def parse_store(text: str, option: str = "--store") -> StoreURL:
     # not urlsplit: it takes the whole list for one host, whose brackets some of its versions then refuse
     authority, path, query, fragment = re.findall(r"//([^/?#]*)([^?#]*)(?:\?([^#]*))?(#.*)?", rest, re.DOTALL)[0]
     tls, topology = bool(form[1]), form[2] or ""
-    if path not in ("", "/") or fragment or (query and topology != SENTINEL):
-        raise ConfigurationError(option, shown, "takes no path, query or fragment after the port; " + TAKES)
+    number = re.fullmatch(r"/?([0-9]{0,5})", path)
+    if number is None or fragment or (query and topology != SENTINEL):
+        raise ConfigurationError(option, shown, "takes a database's number, and no other path, query or fragment after the port; " + TAKES)
+    database = int(number[1] or 0)
+    if database and topology == CLUSTER:
+        raise ConfigurationError(option, shown, f"takes no database's number: a Cluster has database 0 alone, not {database}")
     servers = _servers(authority, tls, DEFAULT_SENTINEL_PORT if topology == SENTINEL else DEFAULT_PORT, option, shown)
     if not topology:
-        return _checked(StoreURL(servers), option, shown)
+        return _checked(StoreURL(tuple(attrs.evolve(one, database=database) for one in servers)), option, shown)
     # in one order, whatever the order in the text: an address is how a shard is known to all Servers
     _checked(StoreURL(servers), option, shown)
     via = tuple(sorted(servers, key=lambda one: one.text))
@@ -127,7 +137,8 @@ def parse_store(text: str, option: str = "--store") -> StoreURL:
     if topology == CLUSTER:
         return StoreURL((attrs.evolve(account, via=via),))
     masters, via = _masters(query, via, option, shown)
-    return _checked(StoreURL(tuple(attrs.evolve(account, via=via, master=master) for master in masters)), option, shown)
+    found = [attrs.evolve(account, via=via, master=master, database=database) for master in masters]
+    return _checked(StoreURL(tuple(found)), option, shown)
 
 
 def _masters(query: str, via: tuple[Address, ...], option: str, shown: str) -> tuple[list[str], tuple[Address, ...]]:
