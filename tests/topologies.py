@@ -9,7 +9,6 @@ from typing import Any
 
 from hiredis import Reader, pack_command
 
-from taba.shard.servers.binary import find_store_binary
 from taba.shard.servers.cluster import SLOTS, slot_of
 from tests.valkey import EphemeralValkey, free_port
 
@@ -126,7 +125,7 @@ class _Sentinel(EphemeralValkey):
         if not path.exists():
             lines = [f"port {self.port}", "bind 127.0.0.1", f'unixsocket "{self.path}"', f"dir {self.directory}"]
             path.write_text("\n".join([*lines, f'logfile "{self.directory / "log"}"', *self._configuration]) + "\n")
-        return [find_store_binary(), str(path), "--sentinel"]
+        return [self.binary, str(path), "--sentinel"]
 
 
 class SentinelTrio:
@@ -156,7 +155,8 @@ class SentinelTrio:
                 f"sentinel failover-timeout {name} 3000",
             ]
         for _ in range(3):
-            self.sentinels.append(_Sentinel(configuration))
+            # of the same make as what they watch: which mixtures understand each other is nobody's promise
+            self.sentinels.append(_Sentinel(configuration, **({"binary": settings["binary"]} if "binary" in settings else {})))
         self._password = sentinel_password
         self._account = f"taba:{password}@" if password else ""
         wait_until(self._is_complete)

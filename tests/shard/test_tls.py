@@ -21,7 +21,7 @@ from twisted.internet.threads import deferToThread
 from twisted.protocols.portforward import ProxyClient, ProxyClientFactory, ProxyFactory, ProxyServer
 from twisted.trial.unittest import TestCase
 
-from taba.errors import StoreUnavailable
+from taba.errors import ConfigurationError, StoreUnavailable
 from taba.shard.router import Router
 from taba.shard.servers.pool import Pool
 from taba.shard.servers.url import parse_store
@@ -94,6 +94,28 @@ class TLSTests(TLSCase):
             self.assertTrue(shard.url.startswith("rediss://"))
             self.assertNotIn("secret", shard.url + router.url + repr(router.map))
             self.assertNotIn(b"secret", self.valkey.ask("GET", "taba:map") + self.valkey.ask("GET", "taba:store"))
+
+    async def test_a_server_that_asks_for_a_certificate_is_shown_the_one_in_the_address(self) -> None:
+        needs_localhost()
+        own = ssl.PrivateCertificate.loadPEM(self.pem)
+        proxy = ProxyFactory("127.0.0.1", self.valkey.port)
+        proxy.noisy = False
+        listening = reactor.listenSSL(0, proxy, own.options(ssl.Certificate.loadPEM(self.pem)), interface="127.0.0.1")
+        self.addCleanup(listening.stopListening)
+        self.trusted.chmod(0o600)
+        url = f"rediss://taba:secret@localhost:{listening.getHost().port}"
+        files = f"cacert={self.trusted}&cert={self.trusted}&key={self.trusted}"
+        router = self.router(f"{url}?{files}")  # nothing else says whom to trust
+        await router.connect()
+        self.assertTrue(await router.set("a", "b"))
+        self.assertNotIn(str(self.trusted), router.url + repr(router.map))
+        stranger = Pool(reactor, parse_store(f"{url}?cacert={self.trusted}").addresses[0])
+        self.addCleanup(lambda: ensureDeferred(stranger.close()))
+        stranger.start()
+        with self.assertRaises(StoreUnavailable):
+            await stranger.execute([(b"PING",)], checkout_seconds=1.0)
+        with self.assertRaisesRegex(ConfigurationError, "/nowhere"):
+            await self.router(f"{url}?cacert=/nowhere").connect()
 
     async def test_a_certificate_that_nobody_vouches_for_is_refused(self) -> None:
         pool = Pool(reactor, parse_store(f"rediss://localhost:{self.port.getHost().port}").addresses[0])

@@ -91,6 +91,25 @@ class StoreURLTests(SynchronousTestCase):
         self.assertIn("a Cluster has database 0 alone, not 3", self.refused("redis+cluster://one/3"))
         self.assertEqual(parse_store("redis+cluster://one/0"), parse_store("redis+cluster://one"))
 
+    def test_certificates_are_files_that_are_the_same_for_all_servers(self) -> None:
+        for text in ("rediss://a,b/3", "rediss+sentinel://a,b/?shards=m", "rediss+cluster://a,b"):
+            more = "&" if "?" in text else "?"
+            store = parse_store(f"{text}{more}cert=/c.pem&key=/k%20.pem&cacert=/ca.pem")
+            for address in store.addresses:
+                for one in (address, *address.via):
+                    self.assertEqual((one.certificate, one.key, one.authorities), ("/c.pem", "/k .pem", "/ca.pem"))
+            self.assertEqual(store.text, parse_store(text).text)  # a shard is the same shard, wherever a host has its files
+            self.assertEqual(parse_store(text).addresses[0].with_account_of(store.addresses[0]), store.addresses[0])
+        self.assertEqual(parse_store("rediss://a?cacert=/ca.pem").addresses[0].authorities, "/ca.pem")
+        for wrong in (
+            "redis://a?cacert=/x",
+            "rediss://a?cert=/x",
+            "rediss://a?key=/x",
+            "rediss://a?cacert=",
+            "rediss://a?cert=/x&cert=/y&key=/z",
+        ):
+            self.assertIn("takes ?cert=FILE&key=FILE", self.refused(wrong))
+
     def test_what_sentinels_and_clusters_do_not_take(self) -> None:
         for wrong in (
             *("redis+sentinel://one", "redis+sentinel://one/?shards=", "redis+sentinel://one/?shards=a,a"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -25,6 +26,7 @@ from zope.interface import implementer
 from taba.errors import StoreUnavailable, TabaError
 from taba.shard.servers.connection import REPLY_SECONDS, Command, Connection, ErrorReply, Reply, raise_for
 from taba.shard.servers.url import Address
+from taba.tls import SendingTls, TlsFiles
 
 POOL_CONNECTIONS = 12  # per server and process: eight fold cycles wait for its disk at a time, and queries need no wait for them
 CHECKOUT_SECONDS = 2.0  # how long a caller waits for a connection; a restarted store is back within it
@@ -71,11 +73,17 @@ class _DeepUNIXEndpoint:
 
 
 def endpoint_of(reactor: Any, address: Address) -> Any:
-    """The endpoint that connects to `address`, with TLS where it asks for it."""
+    """The endpoint that connects to `address`, with TLS where it asks for it. Raises ConfigurationError for files that hold none."""
     if address.path:
         return _DeepUNIXEndpoint(reactor, address.path)
     endpoint: Any = HostnameEndpoint(reactor, address.host, address.port, timeout=CONNECT_SECONDS)
-    return wrapClientTLS(optionsForClientTLS(address.host), endpoint) if address.tls else endpoint
+    if not address.tls:
+        return endpoint
+    if not (address.certificate or address.authorities):
+        return wrapClientTLS(optionsForClientTLS(address.host), endpoint)
+    own = TlsFiles(Path(address.certificate), Path(address.key)) if address.certificate else None
+    sending = SendingTls(Path(address.authorities) if address.authorities else None, own)
+    return wrapClientTLS(sending.creatorForNetloc(address.host.encode(), address.port), endpoint)
 
 
 def authentication(address: Address) -> list[Command]:

@@ -157,7 +157,7 @@ def _parse(master: Address, answer: Sequence[Reply]) -> tuple[int, Address]:
     fields = dict(zip(described[::2], described[1::2], strict=False))
     host, port = place
     try:
-        server = Address(host=host.decode(), port=int(port), tls=master.tls, username=master.username, password=master.password)
+        server = Address(host=host.decode(), port=int(port), tls=master.tls).with_account_of(master)
         return int(fields.get(b"config-epoch", b"0")), server
     except (AttributeError, ValueError):
         raise ValueError(f"it answers {place!r}") from None

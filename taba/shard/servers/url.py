@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 import attrs
@@ -25,6 +26,8 @@ TAKES = (
     "redis+cluster://[user:pass@]host:port[,…], or rediss… for TLS; for example redis://127.0.0.1:6379"
 )
 TAKES_SENTINELS = "takes ?shards=name[,name…], the masters as the sentinels know them, and perhaps &sentinels=[user]:pass"
+FILES = {"cert": "certificate", "key": "key", "cacert": "authorities"}
+TAKES_FILES = "takes ?cert=FILE&key=FILE, and cacert=FILE, with rediss: what is shown to servers that ask, and whom to trust"
 
 
 @attrs.frozen
@@ -44,6 +47,9 @@ class Address:
     via: tuple[Address, ...] = ()
     master: str = ""
     database: int = 0
+    certificate: str = ""  # with `key`, the files of what we show of ourselves; whose certificates we trust are in `authorities`
+    key: str = ""
+    authorities: str = ""
 
     @property
     def topology(self) -> str:
@@ -67,9 +73,10 @@ class Address:
         return f"/{self.database}" if self.database else ""
 
     def with_account_of(self, other: Address) -> Address:
-        """This address with the users and passwords of `other`, another shard of the same store."""
+        """This address with the users, passwords and certificates of `other`, another shard of the same store."""
         via = tuple(one.with_account_of(other.via[0] if other.via else other) for one in self.via)
-        return attrs.evolve(self, username=other.username, password=other.password, via=via)
+        account = attrs.evolve(self, username=other.username, password=other.password, via=via)
+        return attrs.evolve(account, certificate=other.certificate, key=other.key, authorities=other.authorities)
 
 
 @attrs.frozen
@@ -122,35 +129,54 @@ def parse_store(text: str, option: str = "--store") -> StoreURL:
     authority, path, query, fragment = re.findall(r"//([^/?#]*)([^?#]*)(?:\?([^#]*))?(#.*)?", rest, re.DOTALL)[0]
     tls, topology = bool(form[1]), form[2] or ""
     number = re.fullmatch(r"/?([0-9]{0,5})", path)
-    if number is None or fragment or (query and topology != SENTINEL):
-        raise ConfigurationError(option, shown, "takes a database's number, and no other path, query or fragment after the port; " + TAKES)
+    if number is None or fragment:
+        raise ConfigurationError(option, shown, "takes a database's number, and no other path or fragment after the port; " + TAKES)
+    fields = _fields(query, topology, option, shown)
+    files = _files(fields, tls, option, shown)
     database = int(number[1] or 0)
     if database and topology == CLUSTER:
         raise ConfigurationError(option, shown, f"takes no database's number: a Cluster has database 0 alone, not {database}")
-    servers = _servers(authority, tls, DEFAULT_SENTINEL_PORT if topology == SENTINEL else DEFAULT_PORT, option, shown)
+    port = DEFAULT_SENTINEL_PORT if topology == SENTINEL else DEFAULT_PORT
+    servers = tuple(attrs.evolve(one, **files) for one in _servers(authority, tls, port, option, shown))
     if not topology:
         return _checked(StoreURL(tuple(attrs.evolve(one, database=database) for one in servers)), option, shown)
     # in one order, whatever the order in the text: an address is how a shard is known to all Servers
     _checked(StoreURL(servers), option, shown)
     via = tuple(sorted(servers, key=lambda one: one.text))
-    account = Address(tls=tls, username=via[0].username, password=via[0].password)
+    account = Address(tls=tls, username=via[0].username, password=via[0].password, **files)
     if topology == CLUSTER:
         return StoreURL((attrs.evolve(account, via=via),))
-    masters, via = _masters(query, via, option, shown)
+    masters, via = _masters(fields, via, option, shown)
     found = [attrs.evolve(account, via=via, master=master, database=database) for master in masters]
     return _checked(StoreURL(tuple(found)), option, shown)
 
 
-def _masters(query: str, via: tuple[Address, ...], option: str, shown: str) -> tuple[list[str], tuple[Address, ...]]:
-    """The names of the masters, and the sentinels with their own user and password where `query` has them."""
+def _fields(query: str, topology: str, option: str, shown: str) -> dict[str, str]:
+    """What stands behind the question mark."""
+    known = {*FILES, *(("shards", "sentinels") if topology == SENTINEL else ())}
+    takes = f"{TAKES_SENTINELS}, and {TAKES_FILES}" if topology == SENTINEL else f"{TAKES_FILES} after the question mark; {TAKES}"
     try:
-        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True, max_num_fields=2)
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True, max_num_fields=len(known)) if query else []
     except ValueError:
-        raise ConfigurationError(option, shown, TAKES_SENTINELS) from None
-    fields = dict(pairs)
-    masters = fields.pop("shards", "").split(",")
-    user, colon, password = fields.pop("sentinels", ":").partition(":")
-    if fields or len(pairs) != len(dict(pairs)) or not all(re.fullmatch(r"[A-Za-z0-9._-]+", master) for master in masters):
+        raise ConfigurationError(option, shown, takes) from None
+    if len(pairs) != len(dict(pairs)) or not dict(pairs).keys() <= known:
+        raise ConfigurationError(option, shown, takes)
+    return dict(pairs)
+
+
+def _files(fields: dict[str, str], tls: bool, option: str, shown: str) -> dict[str, Any]:
+    """The files of `fields`, by their names in an Address."""
+    files = {name: fields.pop(field) for field, name in FILES.items() if field in fields}
+    if files and (not tls or not all(files.values()) or ("certificate" in files) != ("key" in files) or "\0" in "".join(files.values())):
+        raise ConfigurationError(option, shown, TAKES_FILES)
+    return files
+
+
+def _masters(fields: dict[str, str], via: tuple[Address, ...], option: str, shown: str) -> tuple[list[str], tuple[Address, ...]]:
+    """The names of the masters, and the sentinels with their own user and password where `fields` has them."""
+    masters = fields.get("shards", "").split(",")
+    user, colon, password = fields.get("sentinels", ":").partition(":")
+    if not all(re.fullmatch(r"[A-Za-z0-9._-]+", master) for master in masters):
         raise ConfigurationError(option, shown, TAKES_SENTINELS)
     if not colon or (user and not password):
         raise ConfigurationError(option, shown, TAKES_SENTINELS)
