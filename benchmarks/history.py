@@ -58,6 +58,8 @@ def run(effort: Effort) -> list[Row]:
         return ask
 
     past: Any = percentile.history(lognormals[:CLIENTS], NOW)
+    bins = np.asarray(past.codes, dtype=np.int64) + 32_768
+    slots = np.asarray(history.count, dtype=np.float64)
     begins, ends = np.array([NOW - 3600]), np.array([NOW])
 
     found = interleave(
@@ -69,6 +71,8 @@ def run(effort: Effort) -> list[Row]:
             "twenty": asked(percentile, twenties, one, 1),
             "lognormal": asked(percentile, lognormals, one, 1),
             "window": lambda: _timed(lambda: quantiles(*heat_map(past, one, 1, begins, ends), [0.5, 0.99])),
+            "bins": lambda: _timed(lambda: np.bincount(bins, weights=past.counts)),
+            "slots": lambda: _timed(lambda: slots.cumsum()),
             "alone": asked(counter, counters, one[:1], 1),
             "thick": lambda: _fold(counter, counters, THICK, 0),
             "thick, all": lambda: _fold(counter, counters, THICK, THICK // THIN_CLIENTS),
@@ -80,13 +84,32 @@ def run(effort: Effort) -> list[Row]:
     told = "a full day" if hours == 24 else f"{hours} h (quick)"
     figure = {name: Figure.of(samples) for name, samples in found.items()}
     return [
-        Row(f"one curve of {CLIENTS} Clients, an hour by 15 s", figure["curve"], "ms", budgets.CURVE, note=f"States of {told}"),
+        Row(
+            f"one curve of {CLIENTS} Clients, an hour by 15 s",
+            figure["curve"],
+            "ms",
+            budgets.CURVE,
+            floor=Beside("numpy's sum over as many slots", figure["slots"]),
+            note=f"States of {told}",
+        ),
         Row("… their slots, from bytes", figure["history"], "ms"),
         Row(f"{TABS} curves of 10 Clients each, {len(hour)} points", figure["curves"], "ms", budgets.CURVES),
         Row(f"Aggregate of {CLIENTS} CounterGroups, from bytes", figure["counter"], "ms", budgets.COUNTER_AGGREGATE),
         Row(f"Aggregate of {CLIENTS} PercentileGroups, 20 bins", figure["twenty"], "ms", budgets.PERCENTILE_AGGREGATE),
-        Row(f"Aggregate of {CLIENTS} PercentileGroups, lognormal", figure["lognormal"], "ms", budgets.PERCENTILE_AGGREGATE),
-        Row("… percentiles of one window of an hour, of their slots", figure["window"], "ms", budgets.PERCENTILE_WINDOW),
+        Row(
+            f"Aggregate of {CLIENTS} PercentileGroups, lognormal",
+            figure["lognormal"],
+            "ms",
+            budgets.PERCENTILE_AGGREGATE,
+            floor=Beside("numpy's count of as many bins", figure["bins"]),
+        ),
+        Row(
+            "… percentiles of one window of an hour, of their slots",
+            figure["window"],
+            "ms",
+            budgets.PERCENTILE_WINDOW,
+            floor=Beside("numpy's count of all bins", figure["bins"]),
+        ),
         Row("Aggregate of one State for all Clients", figure["alone"], "ms", note="what every question would cost with _all"),
         Row(
             f"fold of {THICK} States and {THICK // THIN_CLIENTS} of all Clients",
