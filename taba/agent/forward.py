@@ -16,7 +16,7 @@ from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRef
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone
+from twisted.web.client import Agent, HTTPConnectionPool, RequestTransmissionFailed, ResponseDone, ResponseNeverReceived
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
@@ -49,9 +49,21 @@ class NotAdmitted(TabaError):
     """A Server does not take this Agent: everything is kept, and tried again later."""
 
 
-def connection_pool(reactor: Any) -> HTTPConnectionPool:
-    """Connections to Servers that are kept for the next envelope. Whoever makes it closes it."""
-    pool = HTTPConnectionPool(reactor, persistent=True)
+class KeptConnections(HTTPConnectionPool):
+    """Connections to Servers that are kept for the next envelope."""
+
+    was_kept = False  # whether the last connection that was asked for was one that had been used before
+    is_fresh = False  # the next one is to be new
+
+    def getConnection(self, key: Any, endpoint: Any) -> Any:
+        kept: Any = self._connections.get(key, ())
+        self.was_kept = not self.is_fresh and any(connection.state == "QUIESCENT" for connection in kept)
+        return self._newConnection(key, endpoint) if self.is_fresh else super().getConnection(key, endpoint)
+
+
+def connection_pool(reactor: Any) -> KeptConnections:
+    """Connections to Servers. Whoever makes it closes it."""
+    pool = KeptConnections(reactor, persistent=True)
     pool.maxPersistentPerHost = 2 * MAX_IN_FLIGHT
     pool.cachedConnectionTimeout = 60  # less than a Server's own bound for idle connections
     pool.retryAutomatically = False
@@ -70,7 +82,7 @@ class Forwarder:
 
     `moment` tells what age is told by, `wall` what this host's clock says, `store_id` which store the Agent knows. `on_store` is told
     which store a Server serves, and says whether that is the one to send to; `on_store_age` is told the store's age.
-    `shown` gives the headers that show to a Server who asks.
+    `shown` gives the headers that show to a Server who asks. `pool` is what `client` has its connections from.
     """
 
     def __init__(
@@ -86,7 +98,10 @@ class Forwarder:
         on_store: Callable[[Store], bool],
         on_store_age: Callable[[int], None],
         shown: Callable[[], Mapping[str, str]] = dict,
+        pool: KeptConnections | None = None,
     ):
+        self._pool = pool
+        self.second_tries = 0  # since the start: a kept connection had been closed by its Server
         self._reactor: Any = reactor
         self._client = client
         self._dispatch = dispatch
@@ -181,7 +196,7 @@ class Forwarder:
     async def _ask(self, method: str, url: str, headers: dict[str, str], body: bytes | None, seconds: float) -> tuple[int, bool, bytes]:
         async def converse() -> tuple[int, bool, bytes]:
             raw = Headers({name: [value] for name, value in {**headers, **self._shown()}.items()})
-            response = await self._client.request(method, url, headers=raw, data=body, allow_redirects=False, unbuffered=True)
+            response = await self._request(method, url, raw, body)
             has_verdicts = bool(response.headers.getRawHeaders(VERDICTS_HEADER))
             content = await _collect(response)
             if response.code in (401, 403):
@@ -190,6 +205,27 @@ class Forwarder:
 
         # treq's own timeout ends with the headers
         return await defer.ensureDeferred(converse()).addTimeout(seconds, self._reactor)
+
+    async def _request(self, method: str, url: str, headers: Headers, body: bytes | None) -> Any:
+        """The response. On a kept connection that its Server closed before any byte, it is asked once more on a new one.
+
+        No failure of the Server's: it may close what is idle. What is sent twice is folded once.
+        """
+        pool = self._pool
+        asked = self._client.request(method, url, headers=headers, data=body, allow_redirects=False, unbuffered=True)
+        was_kept = pool is not None and pool.was_kept  # the connection is chosen before `request` returns
+        try:
+            return await asked
+        except (ResponseNeverReceived, RequestTransmissionFailed) as error:
+            if pool is None or not was_kept or not any(reason.check(ConnectionDone, ConnectionLost) for reason in error.reasons):
+                raise
+        self.second_tries += 1
+        pool.is_fresh = True
+        try:
+            asked = self._client.request(method, url, headers=headers, data=body, allow_redirects=False, unbuffered=True)
+        finally:
+            pool.is_fresh = False
+        return await asked
 
     # --- life ---
 

@@ -126,7 +126,7 @@ class AgentService(service.Service):
         times = self.moment, self.unix_now
         about = self._reactor, client, self.dispatch, self.agent, host
         self.forwarder = Forwarder(
-            *about, *times, self._store_id, self._on_store, self._on_store_age, shown=lambda: self._credentials.headers
+            *about, *times, self._store_id, self._on_store, self._on_store_age, shown=lambda: self._credentials.headers, pool=self._pool
         )
         if self.pin.store is not None:
             self.pump.set_buckets(self.pin.store.buckets, moment)

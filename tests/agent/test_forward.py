@@ -9,12 +9,15 @@ from random import Random
 from typing import Any
 
 from treq.testing import StubTreq
+from twisted.internet import reactor, task
 from twisted.internet.task import Clock
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.web.client import BrowserLikePolicyForHTTPS
+from twisted.web.server import NOT_DONE_YET
 
 from taba import batch as codec
 from taba.agent.dispatch import Dispatch
-from taba.agent.forward import LEARN_SECONDS, Forwarder
+from taba.agent.forward import LEARN_SECONDS, Forwarder, client_over, connection_pool
 from taba.agent.history import History
 from taba.agent.keeper import Keeper
 from taba.agent.lanes import MAX_BACKOFF_SECONDS
@@ -23,10 +26,70 @@ from taba.agent.pin import Store
 from taba.agent.spool import Spool
 from taba.batch import BatchId, Column, Verdict, encode_batch
 from tests.agent.moments import at
-from tests.agent.servers import Answers
+from tests.agent.servers import Answers, FakeServer
 from tests.agent.test_outbox import Memory
 
 COLUMN = Column("web/1", "bids_won", "CounterGroup", bytes(8), bytes(8))
+
+
+class KeptConnectionTests(TestCase):
+    """Real connections."""
+
+    timeout = 60
+
+    async def test_a_kept_connection_that_was_closed_is_no_failure_and_a_new_one_that_is_closed_is(self) -> None:
+        server = FakeServer()
+        self.addCleanup(server.stop)
+        keeper = made_keeper(self)
+        dispatch = Dispatch(keeper, [server.url], Random(1))
+        pool = connection_pool(reactor)
+        client = client_over(reactor, pool, BrowserLikePolicyForHTTPS())
+        times = (lambda: at(0.0)), (lambda: 0.0)
+        about = reactor, client, dispatch, "a", "host"
+        forwarder = Forwarder(*about, *times, lambda: None, lambda store: True, lambda age: None, pool=pool)
+        self.addCleanup(pool.closeCachedConnections)
+        self.addCleanup(forwarder.stop)
+        (peer,) = dispatch.servers.values()
+        closed = 0
+
+        def close(most: int) -> Any:
+            def answer(request: Any, envelope: Any) -> Any:
+                nonlocal closed
+                if closed >= most or not any(isinstance(entry, codec.Sent) for entry in envelope.entries):
+                    return None
+                closed += 1
+                request.channel.transport.abortConnection()
+                return NOT_DONE_YET
+
+            return answer
+
+        async def deliver(number: int) -> None:
+            id = BatchId(keeper.stream, 1, number)
+            keeper.publish([EncodedBatch(id, at(0.0), 1, encode_batch(*id, [COLUMN]))], 0.0, recorded=1)
+            forwarder.pump()
+            while server.store.folded < number and not peer.failures:
+                await task.deferLater(reactor, 0.01, lambda: None)  # type: ignore[arg-type]
+
+        await deliver(1)
+        self.assertEqual((forwarder.second_tries, peer.failures), (0, 0))
+        server.answer = close(1)  # the connection is a kept one by now
+        await deliver(2)
+        self.assertEqual((closed, forwarder.second_tries, peer.failures, server.store.folded), (1, 1, 0, 2))
+        server.answer, closed = close(2), 0
+        await deliver(3)
+        self.assertEqual((closed, forwarder.second_tries, peer.failures, server.store.folded), (2, 2, 1, 2))
+        self.assertIn("closed the connection without an answer", str(peer.problem))
+
+
+def made_keeper(case: Any) -> Keeper:
+    memory = Memory()
+    Outbox.format(memory, b"i" * 16)
+    directory = tempfile.mkdtemp()
+    case.addCleanup(shutil.rmtree, directory)
+    spool, history = Spool(os.path.join(directory, "spool")), History(os.path.join(directory, "history"))
+    case.addCleanup(spool.close)
+    case.addCleanup(history.close)
+    return Keeper(Outbox(memory), spool, history, lambda: b"s" * 16, 0.0, at(0.0))
 
 
 class ForwarderTests(SynchronousTestCase):
@@ -35,14 +98,7 @@ class ForwarderTests(SynchronousTestCase):
         self.server.known = [self.server.url, "http://10.0.0.2:8280"]
         self.http: Any = StubTreq(self.server)
         self.clock = Clock()
-        memory = Memory()
-        Outbox.format(memory, b"i" * 16)
-        directory = tempfile.mkdtemp()
-        self.addCleanup(shutil.rmtree, directory)
-        spool, history = Spool(os.path.join(directory, "spool")), History(os.path.join(directory, "history"))
-        self.addCleanup(spool.close)
-        self.addCleanup(history.close)
-        self.keeper = Keeper(Outbox(memory), spool, history, lambda: b"s" * 16, 0.0, at(0.0))
+        self.keeper = made_keeper(self)
         self.dispatch = Dispatch(self.keeper, [self.server.url], Random(1))
         self.buckets: list[int] = []
         self.pin: str | None = None
