@@ -73,6 +73,8 @@ class Killed(Processes):
 
     def test_totals_do_not_fall_and_vanished_clients_are_merged_once(self) -> None:
         self.start("--forget", "5s")
+        # what is folded before this Server knows the store's age is idle only from the first look of a job on
+        eventually(lambda: ask(self.port, "/v1/status")["store"]["age"] is not None)
         for number in range(CLIENTS):
             self.post("TotalsCounter", f"web/{number}", float(number))
         age = make_older(self.directory / "state" / "store", 1)  # the States grow older than --forget

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from taba.bounds import DAY
@@ -108,6 +108,7 @@ class _Run:
         if self._job.is_dry_run:
             self._note([*gone, *last], to_merge)
             return
+        await change(self._router, bucket, self._begun([old for states in by_type.values() for old in states]))
         deletions = [
             Change(kept.tab, kept.contents, emptied=list(kept.contents), gone=[kept.client], only_if_last=states is last)
             for states in (gone, last)
@@ -116,6 +117,14 @@ class _Run:
         self._deleted += sum(await change(self._router, bucket, deletions))
         for states in to_merge.values():
             await self._merge(bucket, states)
+
+    def _begun(self, states: Sequence[_Old]) -> list[Change]:
+        """What was folded while the store's age was not known is touched now: else it would never be idle."""
+        age = self._age()
+        if age is None:
+            return []
+        begun = [old.kept for old in states if old.parts[0].age == keys.UNKNOWN_AGE]
+        return [Change(kept.tab, kept.contents, _of_age(kept.contents, age)) for kept in begun]
 
     def _idle(self, old: _Old) -> int:
         """For how many minutes of the store's age no Event has touched a State."""
@@ -191,3 +200,12 @@ class _Run:
                 self._job.note({"tab": kept.tab, "client": kept.client, "action": action})
         self._deleted += len(gone)
         self._merged += len(idle)
+
+
+def _of_age(contents: Mapping[bytes, bytes | None], age: int) -> dict[bytes, bytes]:
+    """The parts of a State, touched at this age of the store."""
+    return {
+        field: keys.frame(keys.unframe(content).version, age) + content[keys.FRAME_BYTES :]
+        for field, content in contents.items()
+        if content is not None
+    }

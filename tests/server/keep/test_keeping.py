@@ -203,6 +203,25 @@ class Pruning(KeepingCase):
         self.assertEqual(await self.get(server, "/v1/clients"), ["web/1"])
 
     @asynchronous
+    async def test_what_was_folded_before_the_stores_age_was_known_is_idle_from_the_next_look_on(self) -> None:
+        server = await self.start()
+        await self.send(server, encoded(1, 3, 1, [column(A, "Gauge", [1.0], client="web/1"), column(B, "CounterGroup", [1.0])]))
+
+        def unknown(replies: Any) -> Writes:
+            pairs = zip(replies[0][::2], replies[0][1::2], strict=True)
+            frames = {
+                field: keys.frame(keys.unframe(content).version, keys.UNKNOWN_AGE) + content[keys.FRAME_BYTES :] for field, content in pairs
+            }
+            return Writes([(b"HSET", keys.states(3), *(item for pair in frames.items() for item in pair))])
+
+        await server.router.transact(3, [(b"HGETALL", keys.states(3))], unknown)
+        before = await self.get(server, "/v1/projections")
+        await self.done(server, "/v1/prune")
+        self.assertEqual(await self.get(server, "/v1/projections"), before)
+        (pairs,) = await server.router.read(3, [(b"HVALS", keys.states(3))])
+        self.assertEqual({keys.unframe(content).age for content in pairs}, {OLD_MINUTES})
+
+    @asynchronous
     async def test_what_its_handler_calls_prunable_goes_and_what_fails_stays(self) -> None:
         self.patch(service, "find_safely", lambda: lookup_of(Worn(), Sum()))
         server = await self.start()
