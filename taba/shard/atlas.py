@@ -29,6 +29,7 @@ from taba.shard.servers.sentinel import MasterPool, shared_sentinels
 from taba.shard.servers.url import CLUSTER, SENTINEL, Address, StoreURL, parse_store
 
 LAGGING_SECONDS = 30.0  # for which replicas that did not keep up are a problem, if nothing is heard of them
+SETTINGS_SECONDS = 60.0  # for which what a server said of its settings stands: a bucket that moves makes every Router look at the map
 LEARN_SECONDS = 5.0  # one look at what the shards say of themselves
 
 NewPool = Callable[[Address], ShardPool]
@@ -86,6 +87,7 @@ class Atlas:
         self.on_in_hand: Callable[[], None] = lambda: None  # called when one is met
         self._lagging: dict[str, tuple[float, str]] = {}  # server → when its replicas were waited for in vain, and what to say of it
         self._problems: list[str] = []
+        self._settings: dict[Pool, tuple[float, list[str]]] = {}  # when each server was asked, and what is wrong with its settings
         self._wanted_buckets = buckets
         self._option = option
         self._connections = connections
@@ -300,21 +302,30 @@ class Atlas:
                 break
             map = newer
         problems = list(learned.problems)
-        servers = [(server, bool(pool.address.topology)) for pool in by_name.values() for server in pool.servers]
-        settings = await gather([settings_problems(server, seconds, self._option, fails_over) for server, fails_over in servers])
-        for answer in settings:
-            if isinstance(answer, StoreUnavailable):
-                continue  # `problems` tells for as long as it is true
-            elif isinstance(answer, Exception):
-                raise answer
-            else:
-                problems += answer
+        problems += await self._settings_problems(by_name, seconds)
         passed, self.by_name = {**before, **self.by_name}, by_name
         self._dismiss(passed.values())
         self._map = self._corrected(map)
         self._good_owners.clear()
         self._problems = problems
         self._is_stale = False
+
+    async def _settings_problems(self, by_name: Mapping[str, ShardPool], seconds: float) -> list[str]:
+        """What is wrong with the settings of all servers; each is asked once a minute."""
+        servers = {server: bool(pool.address.topology) for pool in by_name.values() for server in pool.servers}
+        now = self.reactor.seconds()
+        self._settings = {one: told for one, told in self._settings.items() if one in servers and now - told[0] < SETTINGS_SECONDS}
+        asked = [server for server in servers if server not in self._settings]
+        answers = await gather([settings_problems(server, seconds, self._option, servers[server]) for server in asked])
+        for server, answer in zip(asked, answers, strict=True):
+            if isinstance(answer, StoreUnavailable):
+                continue  # `problems` tells for as long as it is true
+            if isinstance(answer, ConfigurationError) and self._map is not None:
+                answer = [str(answer)]  # who serves already goes on, and says so
+            if isinstance(answer, Exception):
+                raise answer
+            self._settings[server] = (now, answer)
+        return [problem for server in servers for problem in self._settings.get(server, (now, []))[1]]
 
     def _corrected(self, map: BucketMap) -> BucketMap:
         """`map`, where a shard that it names for a bucket has said where that went: the shard knows better."""

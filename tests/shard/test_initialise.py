@@ -9,7 +9,7 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from taba.errors import ConfigurationError, StoreUnavailable
-from taba.shard import buckets, initialise
+from taba.shard import atlas, buckets, initialise
 from taba.shard import router as router_module
 from taba.shard.moving.check import check
 from taba.shard.moving.reshard import Reshard, current_shards
@@ -247,6 +247,23 @@ class InitialiseTests(TestCase):
         (valkey,) = self.valkeys(1)
         self.patch(initialise, "MIN_SERVER", (99,))
         self.assertRegex(await self.refused(self.router(valkey)), r"takes Redis 6.2 or newer, or Valkey 7.2 or newer; this is 7\.\d+")
+
+    async def test_settings_are_asked_once_a_minute_however_often_the_map_is_looked_at(self) -> None:
+        (valkey,) = self.valkeys(1, appendfsync="everysec")
+        router = self.router(valkey)
+        await router.connect()
+        asked = valkey.call("INFO", "commandstats").partition(b"cmdstat_config|get:calls=")[2].partition(b",")[0]
+        for _ in range(5):
+            await router.atlas.learn(5.0)
+        self.assertEqual(valkey.call("INFO", "commandstats").partition(b"cmdstat_config|get:calls=")[2].partition(b",")[0], asked)
+        self.assertEqual(len(router.problems), 1)
+        valkey.call("CONFIG", "SET", "appendfsync", "always")
+        self.patch(atlas, "SETTINGS_SECONDS", 0.0)
+        await router.atlas.learn(5.0)
+        self.assertEqual(router.problems, [])
+        valkey.call("CONFIG", "SET", "maxmemory", "100mb", "maxmemory-policy", "allkeys-lru")
+        await router.atlas.learn(5.0)  # one that begins to evict while it is served is said, and ends nobody
+        self.assertIn("maxmemory-policy noeviction, not allkeys-lru", router.problems[0])
 
     async def test_a_good_store_has_no_problems(self) -> None:
         router = self.router(*self.valkeys(1))

@@ -122,11 +122,15 @@ class Sentinels:
         return frozenset(heirs), frozenset(f"{host}:{port}" for host, port in known - heirs)
 
     async def _look(self) -> None:
-        for pool in list(self._followers):
-            try:
-                pool.found(await self.locate(pool.address))
-            except StoreUnavailable as error:
-                pool.last_error = str(error)  # what we know stands
+        # all at once: a hundred masters, one after the other, would be looked at every hundred waits
+        followers = list(self._followers)
+        for pool, found in zip(followers, await gather([self.locate(pool.address) for pool in followers]), strict=True):
+            if isinstance(found, StoreUnavailable):
+                pool.last_error = str(found)  # what we know stands
+            elif isinstance(found, Exception):
+                raise found
+            else:
+                pool.found(found)
 
 
 def _pairs(reply: Reply) -> dict[bytes, bytes]:
