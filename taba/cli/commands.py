@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from difflib import get_close_matches
+from shutil import get_terminal_size
 from typing import Any, TypeVar, cast
 
 import click
@@ -15,6 +16,8 @@ from rich.text import Text
 
 import taba
 from taba.cli import show
+from taba.cli.figures import COMMANDS as FIGURES
+from taba.cli.figures import print_rows, sum_of
 from taba.cli.keeping import COMMANDS
 from taba.cli.record import record
 from taba.cli.sharding import COMMANDS as SHARDING
@@ -126,17 +129,37 @@ def types(server: str, timeout: float, as_json: bool, detail: bool, **options: A
 @filters
 @click.option("--by", multiple=True, metavar="LABEL", help="Group Tabs of one base name by this label; repeatable.")
 @click.option("--super", "all_in_one", is_flag=True, help="One Aggregate over all that match; they must be of one Type.")
+@click.option("--all", "with_all", is_flag=True, help="On a terminal all figures of each Tab, not one line.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, metavar="N", help="Lines on a terminal.")
 @DETAIL
-def agg(server: str, timeout: float, as_json: bool, by: tuple[str, ...], all_in_one: bool, detail: bool, **options: Any) -> None:
+def agg(
+    server: str,
+    timeout: float,
+    as_json: bool,
+    by: tuple[str, ...],
+    all_in_one: bool,
+    with_all: bool,
+    limit: int,
+    detail: bool,
+    **options: Any,
+) -> None:
     """Aggregates: each Tab over all Clients that match.
 
     NAME is a Tab; or a base name, which shows its Tabs with labels and, last, their sum; or a glob of * and ?. Without NAME… or --match,
-    every Tab. A NAME that is not known is an error, except with --json.
+    every Tab. A NAME that is not known is an error, except with --json. On a terminal one line a Tab, what moves most first, unless --all,
+    --by, --super or --detail is given.
     """
     if all_in_one and by:
         raise click.UsageError("--super and --by exclude each other")
     query, wanted = query_of(server, timeout=timeout), _filters(options)
-    if all_in_one:
+    if sys.stdout.isatty() and not (as_json or all_in_one or by or with_all or detail):
+        rows = query.overview(**wanted, limit=limit)
+        if rows:
+            print_rows([*rows, *_sums(query, options["name"], wanted, rows)], get_terminal_size((79, 24)).columns)
+        else:
+            print_drawn(Text("nothing matches", style="dim"))
+        _check_known(options["name"], "".join(f"{line['name']}: \n" for line in rows), len(rows) == limit, query.names)
+    elif all_in_one:
         one = questions.superaggregate(wanted, detail)
         _answer(query, one, as_json, lambda content: [show.shape(content)] if content else [])
     else:
@@ -253,7 +276,7 @@ def handlers(server: str, timeout: float, as_json: bool, local: bool) -> None:
 command.add_command(handler)
 command.add_command(record)
 command.add_command(token)
-for further in (*COMMANDS, *SHARDING):
+for further in (*COMMANDS, *FIGURES, *SHARDING):
     command.add_command(further)
 
 
@@ -288,6 +311,17 @@ def _sum(query: Query, name: str, wanted: Filters, found: str, detail: bool) -> 
             print(f"{name}: {query.ask(question.as_text()).rstrip()}")
     except BadRequest:
         pass  # they are of several Types, which have no sum
+
+
+def _sums(query: Query, names: tuple[str, ...], wanted: Filters, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each base name that has found several Tabs of one Type, and is none itself, a row of all of them."""
+    sums = []
+    for name in names:
+        of_base = [line for line in rows if line["name"].startswith(name + "{")]
+        if len(of_base) > 1 and len({line["type"] for line in of_base}) == 1 and all(line["name"] != name for line in rows):
+            whole: dict[str, Any] = query.ask(questions.superaggregate({**wanted, "name": name}))
+            sums.append(sum_of(name, of_base, whole))
+    return sums
 
 
 MAX_LIKENED = 20_000  # names that one that is not there is compared with: a second

@@ -234,13 +234,46 @@ class Commands(SynchronousTestCase):
             if name.startswith(f"taba.{agent}."):
                 os.unlink(f"/dev/shm/{name}")
 
-    def test_a_terminal_gets_tables(self) -> None:
+    def test_a_terminal_gets_a_line_a_tab_or_tables(self) -> None:
+        head, *lines = self.on_terminal("agg", "bids", "odd").splitlines()
+        self.assertEqual(head.split(), ["NAME", "RATE", "1H", "P50", "P99", "TREND", "CLIENTS"])
+        self.assertEqual([line.split()[0] for line in lines], ["bids", "odd"])
+        self.assertTrue(all(len(line) <= 79 for line in (head, *lines)), lines)
+        self.assertIn("no event was folded", lines[1])
+        self.assertEqual(self.on_terminal("agg", "price").splitlines()[-1].split()[0], "price")
+        self.assertRegex(self.on_terminal("agg", "bids", "--all"), r"count +total +average")
+
+    def test_one_figure_is_a_number_and_an_exit_status(self) -> None:
+        self.assertEqual(self.taba("get", "bids", "pct.count"), "2\n")
+        self.assertEqual(self.taba("get", "price", "total"), "5.5\n")
+        self.assertEqual(self.taba("get", "bids", "pct.total", "--above", "4.9"), "")
+        self.taba("get", "bids", "pct.total", "--above", "5", code=1)
+        self.taba("get", "nobody", "pct.total", "--above", "5", code=1)
+        self.taba("get", "bids", "pct.nothing", code=1, error="bids has nothing at pct.nothing")
+        self.taba("get", "odd", "count", code=1, error="unknown_type")
+        self.taba("get", "nobody", "count", code=1, error="no Tab 'nobody'")
+        self.taba("get", "bids", ".count", code=2, error="keys joined by dots")
+        self.taba("get", "bids", "count", "--server", "http://127.0.0.1:9", code=2, error="no Server answers")
+
+    def test_watching_ends_when_it_is_so_or_the_time_is_over(self) -> None:
+        self.assertEqual(self.taba("watch", "bids", "--until", "pct.count >= 2"), "2\n")
+        self.taba("watch", "bids", "--until", "pct.count > 1e9", "--within", "0", code=124, error="not pct.count > 1e[+]09 within 0 s")
+        self.taba("watch", "bids", "--until", "pct.count", code=2, error="a comparison|takes PATH")
+        self.taba("watch", "bids", "--until", "x > 1", "--server", "http://127.0.0.1:9", code=2, error="no Server answers")
+
+    def test_who_holds_how_much(self) -> None:
+        self.assertIn("bids: greatest shell/1 2 100.0 %", self.taba("who", "bids", "pct.count"))
+        self.assertEqual(json.loads(self.taba("who", "bids", "--json"))["bids"]["clients"], 1)
+        self.taba("who", "nobody", code=1, error="no Tab 'nobody'")
+
+    def on_terminal(self, *arguments: str) -> str:
+        """What a terminal of 79 columns is shown."""
         main, terminal = pty.openpty()
         process = subprocess.Popen(
-            [sys.executable, "-m", "taba.cli.main", "agg", "bids"],
+            [sys.executable, "-m", "taba.cli.main", *arguments],
             stdout=terminal,
             stderr=subprocess.PIPE,
-            env={**self.services.environ, "TERM": "dumb", "COLUMNS": "80"},
+            env={**self.services.environ, "TERM": "dumb", "COLUMNS": "79"},
         )
         os.close(terminal)
         self.addCleanup(os.close, main)
@@ -252,7 +285,7 @@ class Commands(SynchronousTestCase):
                 break
             shown += chunk
         process.communicate(timeout=30)
-        self.assertRegex(shown.decode(), r"count +total +average")
+        return shown.decode()
 
     def test_a_reader_that_has_enough_is_no_error(self) -> None:
         command = f"{sys.executable} -m taba.cli.main names | true"

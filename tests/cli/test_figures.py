@@ -1,0 +1,62 @@
+"""Rows and figures as people read them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba.cli.figures import ASCII_BLOCKS, COLUMNS, head, row, scaled, sparkline
+
+ROW: dict[str, Any] = {
+    "name": "n",
+    "rate": 1.0,
+    "1h": 3,
+    "p50": 0.0012,
+    "p99": 2.0,
+    "sparkline": [1.0] * 60,
+    "clients": 300,
+    "unit": "seconds",
+}
+
+
+class Figures(SynchronousTestCase):
+    def test_times_are_times_and_sizes_are_sizes(self) -> None:
+        for value, unit, shown in (
+            (0.0012, "seconds", "1.2 ms"),
+            (90.5, "seconds", "90.5 s"),
+            (0, "seconds", "0 s"),
+            (2.5e-7, "seconds", "250 ns"),
+            (600, "seconds", "10 min"),
+            (1023 * 1024, "bytes", "1023KiB"),
+            (1536, "bytes", "1.5 KiB"),
+            (12, "bytes", "12 B"),
+            (12_345, None, "12.3k"),
+            (9_999, None, "9999"),
+            (1.5e9, None, "1.5G"),
+            (0.00001, None, "1e-05"),
+            (None, None, "-"),
+            (True, None, "-"),
+        ):
+            self.assertEqual(scaled(value, unit), shown)
+
+    @given(st.floats(-1e15, 1e15), st.sampled_from([None, "seconds", "bytes"]))
+    def test_what_people_read_is_short(self, value: float, unit: str | None) -> None:
+        self.assertLessEqual(len(scaled(value, unit).removeprefix("-")), 7)
+
+    def test_a_row_has_its_columns_and_no_more(self) -> None:
+        self.assertEqual(len(row(ROW)), 79)
+        self.assertEqual((len(head()), sum(width for _, width in COLUMNS) + len(COLUMNS) - 1), (79, 79))
+        self.assertEqual((len(row(ROW, 120)), len(head(120))), (120, 120))
+        self.assertEqual(len(row({**ROW, "name": "x" * 500})), 79)
+        self.assertNotIn("\x1b", row({**ROW, "name": "x\x1b[2J"}))
+        self.assertEqual(row({**ROW, "name": 'winning_bid_price{exchange="adx"}'})[:26], 'winning_bid_…change="adx"}')
+        self.assertTrue(row({**ROW, "name": "x" * 500}, 79, True).isascii())
+        self.assertIn("! why", row({"name": "n", "error": "why", "1h": None}))
+
+    def test_a_sparkline_is_as_wide_as_it_may_be(self) -> None:
+        self.assertEqual(sparkline([None] * 30 + [0.0] * 25 + [4.0] * 5, 12, True), "      _____#")
+        self.assertEqual(sparkline([0.0] * 60, 12, True), ASCII_BLOCKS[0] * 12)
+        self.assertEqual(sparkline(None, 12), "")
