@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PARTS = ("taba", "twisted", "tests", "docs", "demo", "benchmarks", "deploy", "newsfragments")
+PARTS = ("taba", "twisted", "tests", "docs", "demo", "benchmarks", "simulation", "deploy", "newsfragments")
 MADE_HERE = shutil.ignore_patterns("__pycache__", "*.py[co]", "*.so", "dropin.cache", "_trial_temp*", "*.egg-info")
 
 

@@ -75,8 +75,11 @@ class FreshClone(SynchronousTestCase):
         found = self.run_in_a_clone("matrix", "tests/test_names.py", PATH=f"{place}:/usr/bin:/bin", HOME=str(self.home))
         self.assertIn("passed", found)
 
+    def test_simulate(self) -> None:
+        self.run_in_a_clone("simulate", "--seeds", "1")
+
     def test_without_a_command_it_says_what_there_is(self) -> None:
         done = subprocess.run(["./run"], cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=60)
         self.assertEqual(done.returncode, 2)
-        for command in ("demo", "test", "check", "bench", "lint", "matrix", "soak", "coverage", "search", "changelog"):
+        for command in ("demo", "test", "check", "bench", "lint", "matrix", "simulate", "soak", "coverage", "search", "changelog"):
             self.assertIn(f"./run {command}", done.stderr)
