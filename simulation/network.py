@@ -23,6 +23,7 @@ from simulation.clockwork import Clockwork, Process
 FIRST_SECONDS = 0.0005  # the least that a message takes
 LAST_SECONDS = 0.02  # and the most, where nothing is wrong
 LATE_SECONDS = 45.0  # the most where messages come late: longer than an Agent waits
+VERY_LATE_SECONDS = 160.0  # for one in five of them: longer than an Agent keeps a stream open of which nothing is left
 
 Handle = Callable[[str, bytes], "Deferred[tuple[int, dict[str, str], bytes]]"]
 
@@ -45,13 +46,16 @@ class Network:
         self.weather = Weather()
         self.listening: dict[str, tuple[Process, Handle]] = {}
         self.cut: set[str] = set()
+        self.last_arrival = 0.0  # of what is on its way
 
     def seconds(self) -> float:
         """How long the next message is on its way."""
         random = self.world.random
         if self.weather.late and random.random() < self.weather.late:
             self.world.fired["message late"] += 1
-            return random.uniform(LAST_SECONDS, LATE_SECONDS)
+            late = random.uniform(LAST_SECONDS, LATE_SECONDS) if random.random() < 0.8 else random.uniform(LATE_SECONDS, VERY_LATE_SECONDS)
+            self.last_arrival = max(self.last_arrival, self.world.now + late)
+            return late
         return random.uniform(FIRST_SECONDS, LAST_SECONDS)
 
     def is_lost(self) -> bool:

@@ -6,12 +6,15 @@ A part starts, is killed, and starts again on what it left; what it must not los
 from __future__ import annotations
 
 import json
+import sqlite3
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import LoopingCall
+from twisted.web.client import FileBodyProducer
 
 from simulation.clockwork import Process
 from simulation.names import AGENT, ENVIRONMENT, OUTBOX_BYTES, SPOOL_BYTES
@@ -34,7 +37,7 @@ from taba.agent.service import KEEP_SECONDS, LOOK_SECONDS
 from taba.bounds import MiB
 from taba.client import pure
 from taba.client.producer import Producer
-from taba.errors import MalformedBatch, StoreUnavailable
+from taba.errors import MalformedBatch, StoreUnavailable, TabaError
 from taba.events import key_part, read_events
 from taba.server.aging import LOOK_SECONDS as AGE_SECONDS
 from taba.server.aging import StoreAge
@@ -51,6 +54,9 @@ from taba.web import HTTPError
 
 if TYPE_CHECKING:
     from simulation.world import World
+
+
+UNFIT_SHARE = 0.01  # of what is recorded
 
 
 class Part:
@@ -135,7 +141,9 @@ class Client(Part):
         self.attempts += 1
         self.interrupted += 1
         self.doubtful[key].add(number)
-        value = float(random.choice((-1, 1))) if type == "UpDown" else float(number)
+        value: Any = float(random.choice((-1, 1))) if type == "UpDown" else float(number)
+        if type == "Census" and random.random() < UNFIT_SHARE:
+            value = {number}  # no set can be sent: a drop that the client counts
         tab = self.producer.tab(name, type)
         tab.record(value)
         # from here on it counts: the call has returned
@@ -168,6 +176,83 @@ def unmap(producer: Any) -> None:
         segment.content.release()
         segment.memory.mapping.close()
     producer._port._ring = producer._segment = None
+
+
+class Poster(Part):
+    """A program that posts events under keys, and the same again until it is told that they were accepted; to a Server, or to the Agent."""
+
+    tabs: ClassVar = [("posted1", "Census"), ("posted2", "Census"), ("posted3", "Census")]
+
+    def __init__(self, world: World, name: str, is_for_servers: bool):
+        super().__init__(world, name)
+        self.is_for_servers = is_for_servers
+        self.next = dict.fromkeys(self.tabs, 1)
+        self.recorded: dict[tuple[str, str], set[int]] = {tab: set() for tab in self.tabs}
+        self.doubtful: dict[tuple[str, str], set[int]] = {tab: set() for tab in self.tabs}
+        self.keys = self.accepted = self.under_way = 0
+
+    def live(self) -> None:
+        self.under_way = 0
+        self._post_later()
+
+    def _post_later(self) -> None:
+        assert self.process is not None
+        if not self.world.is_quiet:
+            self.process.reactor.callLater(self.process.random.expovariate(0.4), self._begin)
+
+    def _begin(self) -> None:
+        self._post_later()
+        self.keys += 1
+        numbers: list[tuple[tuple[str, str], int]] = []
+        assert self.process is not None
+        random = self.process.random
+        for _ in range(random.randint(1, 5)):
+            tab = random.choice(self.tabs)
+            numbers.append((tab, self.next[tab]))
+            self.next[tab] += 1
+        for tab, number in numbers:
+            self.doubtful[tab].add(number)
+        self.under_way += 1
+        self._try(f"{self.name}-{self.keys}", self._body(numbers), numbers)
+
+    def _body(self, numbers: list[tuple[tuple[str, str], int]]) -> dict[str, Any]:
+        events = [{"tab": tab, "type": type, "value": number, "time": self.world.began_unix} for (tab, type), number in numbers]
+        return {"client": self.name, "events": events}
+
+    def _try(self, key: str, body: dict[str, Any], numbers: list[tuple[tuple[str, str], int]]) -> None:
+        process, world = self.process, self.world
+        assert process is not None
+
+        def answered(status: int) -> None:
+            if status == 200:
+                if not numbers:
+                    return
+                self.accepted += len(numbers)
+                self.under_way -= 1
+                for tab, number in numbers:
+                    self.doubtful[tab].discard(number)
+                    self.recorded[tab].add(number)
+                if process.random.random() < 0.3:  # it did not hear that, say
+                    self._try(key, body, [])
+                elif process.random.random() < 0.3:  # and another request under a key of before is turned away, wherever its events lie
+                    self._try(key, self._body([(tab, number + 500_000) for tab, number in numbers[:1]]), [])
+            elif status == 422 and numbers:
+                world.errors.append(f"{self.name}: a new key was refused as another request's")
+            elif numbers:
+                process.reactor.callLater(process.random.uniform(0.2, 2.0), self._try, key, body, numbers)
+
+        world.fired["posted"] += 1
+        if self.is_for_servers:
+            url = process.random.choice(world.servers).url
+            content = FileBodyProducer(BytesIO(json.dumps(body).encode()))
+            sending = Sender(world.network, process).request(b"POST", f"{url}/v1/events/{key}".encode(), None, content)
+            sending.addTimeout(20.0, cast(Any, process.reactor))
+            sending.addCallbacks(lambda response: answered(response.code), lambda failure: answered(503))
+            return
+        holder, said = world.holder, ["later"]
+        if holder is not None and holder.process is not None:
+            world.run(holder.process, lambda: said.append(holder.post(body, key)))
+        process.reactor.callLater(0.01, answered, {"accepted": 200, "other": 422, "later": 503}[said[-1]])
 
 
 class Agent(Part):
@@ -303,6 +388,8 @@ class Agent(Part):
             is_kept = post(self.keeper, self.home.keys, posted, part, *self._clock())
         except OtherPost:
             return "other"
+        except (OSError, sqlite3.Error, TabaError):
+            return "later"  # its route answers 500: nothing is known of it
         self.forwarder.pump()
         return "accepted" if is_kept else "later"
 

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 from twisted.logger import formatEvent, globalLogPublisher
 
-from simulation.census import Census, numbers
+from simulation.census import Census, count, numbers
 from simulation.clockwork import Clockwork, Killed, Process
 from simulation.faults import KINDS, Fault, draw
 from simulation.machine import Machine
 from simulation.network import Network
-from simulation.parts import Agent, Client, Part, Server
+from simulation.parts import Agent, Client, Part, Poster, Server
 from simulation.store import Store
 from taba.handlers.lookup import Found, Lookup
 from taba.server import keys
@@ -84,10 +84,14 @@ class World(Clockwork):
         self.shielded_until = 0.0
         tabs = [(f"{type.lower()}{number}", type) for number, type in enumerate(types)]
         self.clients = [Client(self, f"client-{number}", tabs, rate) for number in range(1, shape.choice((1, 2, 3)) + 1)]
+        self.posters = [Poster(self, "poster-server", True), Poster(self, "poster-agent", False)][: shape.choice((0, 2, 2))]
         self.hosts: dict[str, float] = {}  # how far the wall clock of a part's host is off
         self.drifts = {part.name: shape.uniform(0.999, 1.001) for part in (*self.servers, *self.agents, *self.clients)}
         self.errors: list[str] = []
         self.faults = draw(Random(f"faults {seed}"), self, duration, kinds, density)
+        if any(fault.kind == "store goes back" for fault in self.faults):
+            # what a Server has folded of a post nobody retains: it is the poster's to know that a store went back
+            self.posters = [poster for poster in self.posters if not poster.is_for_servers]
         self.may_lose = False  # a fault made it right that something is dropped, counted
 
     # --- what parts need ---
@@ -148,7 +152,7 @@ class World(Clockwork):
         if any(fault.kind == "store goes back" for fault in self.faults):
             for store in self.stores:
                 store.remember()
-        for part in (*self.servers, *self.agents, *self.clients):
+        for part in (*self.servers, *self.agents, *self.clients, *self.posters):
             self.later(self.random.uniform(0.0, 0.5), None, part.start)
         for fault in self.faults:
             if fault.number not in self.without:
@@ -160,6 +164,9 @@ class World(Clockwork):
         while not self.is_settled() and self.now < end:
             self.advance(self.now + LOOK_SECONDS)
         self.check()
+        if self.network.last_arrival > self.now:
+            self.advance(self.network.last_arrival + LOOK_SECONDS)  # what comes later than all else changes nothing
+            self.check()
 
     def _befall(self, fault: Fault) -> None:
         self.steps += 1
@@ -179,7 +186,7 @@ class World(Clockwork):
             store.start()
         for server in self.servers:
             server.is_future = False
-        for part in (*self.servers, self.agents[0], *self.clients):
+        for part in (*self.servers, self.agents[0], *self.clients, *self.posters):
             part.may_start = True
             if part.process is not None:
                 part.process.fuse = None
@@ -212,11 +219,11 @@ class World(Clockwork):
             return False
         if any(ring.look(agent.pump._scratch).records for ring in agent.rings.open.values()):
             return False
-        return self.completed <= self.accounted()
+        return self.completed <= self.accounted() and not any(poster.under_way for poster in self.posters)
 
     def accounted(self) -> int:
         """Events that the books name, however they ended."""
-        figures = self.folded()
+        figures = self.figures()
         return figures["folded"] + figures["dead"] + sum(self.dropped().values())
 
     def dropped(self) -> Counter[str]:
@@ -225,6 +232,16 @@ class World(Clockwork):
         if agent is not None and agent.keeper is not None:
             dropped += agent.keeper.totals() + agent.pump.live_drops()
         return dropped
+
+    def figures(self) -> Counter[str]:
+        """The store's counts of what came by the Agent."""
+        counts, states = self.folded(), self.states()
+        for poster in self.posters:
+            if poster.is_for_servers:
+                for name, _ in poster.tabs:
+                    for _, (again, runs) in states.get((poster.name, name), []):
+                        counts["folded"] -= again + count(runs)
+        return counts
 
     def folded(self) -> Counter[str]:
         """What the store's own counts say."""
@@ -270,13 +287,17 @@ class World(Clockwork):
         return f"{agent.name}: {held}; {self.completed} recorded, {self.accounted()} accounted for"
 
     def _check_books(self) -> None:
-        completed, doubtful = self.completed, sum(client.interrupted for client in self.clients)
+        posted = [poster for poster in self.posters if not poster.is_for_servers]
+        completed = self.completed + sum(poster.accepted for poster in posted)
+        doubtful = sum(client.interrupted for client in self.clients)
+        doubtful += sum(len(numbers) for poster in posted for numbers in poster.doubtful.values())
         agent = self.holder
         assert agent is not None and agent.keeper is not None
         recorded = agent.keeper.recorded + sum(agent.pump.live_drops().values())
-        figures, dropped = self.folded(), self.dropped()
+        figures, dropped = self.figures(), self.dropped()
         accounted = figures["folded"] + figures["dead"] + sum(dropped.values())
         books = f"recorded {recorded}, folded {figures['folded']}, dead {figures['dead']}, dropped {dict(dropped)}"
+        recorded -= figures["known_key"]  # posted again after the Agent had lost their key: they count there, and were folded once
         if not completed <= recorded <= completed + doubtful:
             raise Broken(f"{completed} events were recorded and {doubtful} perhaps; the books: {books}")
         if recorded != accounted:
@@ -289,7 +310,8 @@ class World(Clockwork):
     def _check_identities(self) -> None:
         states = self.states()
         missing = 0
-        for client in self.clients:
+        sources: list[Any] = [*self.clients, *self.posters]
+        for client in sources:
             for (name, type), recorded in client.recorded.items():
                 if type != "Census":
                     continue
@@ -305,7 +327,7 @@ class World(Clockwork):
                     raise Broken(f"{client.name}'s {name}: {sorted(strange)[:5]} were folded and never recorded, or dropped")
                 missing += len(recorded - there)
         dropped = self.dropped()
-        allowed = sum(dropped.values()) + self.folded()["dead"] - sum(client.dropped for client in self.clients)
+        allowed = sum(dropped.values()) + self.figures()["dead"] - sum(client.dropped for client in self.clients)
         if missing > max(0, allowed):
             raise Broken(f"{missing} events were recorded and are nowhere; dropped {dict(dropped)}")
 
