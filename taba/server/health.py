@@ -38,6 +38,7 @@ class Health:
     def __init__(self, router: Router, clock: Any):
         self._router = router
         self._refusals: dict[str, str] = {}
+        self.is_stopped = False
         self._looking: Deferred[None] | None = None
         self._calls = LoopingCall(self._begin)
         self._calls.clock = clock
@@ -57,7 +58,8 @@ class Health:
         self._calls.start(LOOK_SECONDS)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Look no more: the Server stops, and is not ready any more."""
+        self.is_stopped = True
         if self._calls.running:
             self._calls.stop()
         if self._looking is not None:

@@ -388,6 +388,8 @@ class Routes:
         return Answer({"alive": True}, text=lambda: "alive\n")
 
     async def readyz(self, call: Call) -> Answer:
+        if self._health.is_stopped:
+            raise HTTPError(503, "not_ready", "this Server stops")
         # one shard of many that is away is a problem, and no reason to send nobody here
         if not self._health.is_working:
             wrong = [*self._health.problems, *self._router.problems]

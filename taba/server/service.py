@@ -360,24 +360,30 @@ class Server(_Connected):
         for looping in (self._announcing, self._aging, self._telling):
             if looping.running:
                 looping.stop()
+        # readiness goes first, and each answer says that its connection ends; then Agents learn from the others that this one has gone;
+        # what is under way is decided, what waits is told `later`, and only then nobody is listened to any more
         self.health.stop()
+        self.site.is_closing = True
         for under_way in (self._announcement, self._age_look):
             if under_way is not None:
                 under_way.cancel()
         if self._pruning is not None and self._pruning.active():
             self._pruning.cancel()
+        await self._leave(self.presence.withdraw())
+        await self.ingest.drain(STOP_SECONDS)
+        await self._leave(self.jobs.close())
         if self._port is not None:
             await self._port.stopListening()
-        await self.ingest.drain(STOP_SECONDS)
-        for leaving in (self.jobs.close(), self.presence.withdraw()):
-            deferred = ensureDeferred(leaving)
-            deferred.addTimeout(STOP_SECONDS, self._reactor)
-            try:
-                await deferred
-            except Exception as failure:
-                log.info("left without saying so: {failure}", failure=failure)  # the others notice by themselves
         await self.sandbox.close()
         await self.router.close()
+
+    async def _leave(self, leaving: Any) -> None:
+        deferred = ensureDeferred(leaving)
+        deferred.addTimeout(STOP_SECONDS, self._reactor)
+        try:
+            await deferred
+        except Exception as failure:
+            log.info("left without saying so: {failure}", failure=failure)  # the others notice by themselves
 
 
 class Workers(_Connected):

@@ -8,6 +8,9 @@ from typing import Any
 from urllib.parse import quote
 
 import msgpack
+import treq
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.task import deferLater
 
 from taba.batch import MARK, OPEN, Header, Sent, Verdict, decode_verdicts, encode_envelope
@@ -15,9 +18,10 @@ from taba.bounds import MAX_ENVELOPE_BYTES
 from taba.names import bucket_of
 from taba.server import status as status_module
 from taba.server.ask import choosing, query
+from taba.server.fold.ingest import AWAY_SECONDS, STOPS
 
 from ..valkey import EphemeralValkey
-from .running import BUCKETS, ServerCase, asynchronous, encoded, reactor, together
+from .running import BUCKETS, Answered, ServerCase, asynchronous, encoded, reactor, together
 from .samples import column, tab_in
 
 
@@ -211,6 +215,46 @@ class Envelopes(ServerCase):
         while (await self.send(server, batch))[0] != Verdict("applied", 2):
             await deferLater(reactor, 0.05)
         self.assertEqual((await self.ask(server, "/readyz")).status, 200)
+
+    @asynchronous
+    async def test_a_server_that_stops_says_so_first_then_ends_what_is_under_way_and_listens_no_more_at_last(self) -> None:
+        server, other = await self.start(), await self.start()
+        url = server.presence.url or ""
+        self.assertEqual((await self.send(server, encoded(1, 3, 1, [total(A, [1.0])])))[0].word, "applied")
+        gate: Deferred[None] = Deferred()
+        transact = server.router.transact
+
+        async def held(bucket: int, *arguments: Any) -> Any:
+            if bucket == 3:
+                await gate
+            return await transact(bucket, *arguments)
+
+        self.patch(server.router, "transact", held)
+        under_way = ensureDeferred(self.send(server, encoded(1, 3, 2, [total(A, [2.0])])))
+        while not server.ingest._running:
+            await deferLater(reactor, 0.01)
+        waiting = ensureDeferred(self.send_raw(server, Header(MARK, bytes(16), 3)))
+        while not any(lane.entries for lane in server.ingest._lanes.values()):
+            await deferLater(reactor, 0.01)
+        stopping = server.stopService()
+
+        async def asked(path: str, method: str = "GET", body: Any = None) -> Answered:
+            response = await treq.request(method, f"{url}{path}", data=body, pool=self.pool, timeout=20)
+            return Answered(response.code, response.headers, await response.content())
+
+        ready = await asked("/readyz")
+        self.assertEqual((ready.status, ready.json["detail"]), (503, "this Server stops"))
+        body = encode_envelope("test", "host", time.time(), None, [Header(MARK, bytes(16), 3)])
+        late = await asked("/v1/envelopes", "POST", body)
+        self.assertEqual(decode_verdicts(late.body, 1).verdicts, [Verdict("later", AWAY_SECONDS, STOPS)])
+        gate.callback(None)
+        self.assertEqual((await under_way)[0].word, "applied")
+        self.assertEqual(await waiting, [Verdict("later", AWAY_SECONDS, STOPS)])
+        await stopping
+        with self.assertRaises(ConnectionRefusedError):
+            await asked("/healthz")
+        self.assertNotIn(url, [one["url"] for one in await self.get(other, "/v1/servers")])
+        self.assertEqual((await self.get(other, "/v1/aggregates"))[A]["total"], 3.0)
 
     @asynchronous
     async def test_status_answers_soon_and_in_numbers_while_the_store_hangs_and_is_right_again_afterwards(self) -> None:

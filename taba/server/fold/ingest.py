@@ -44,6 +44,7 @@ BUSY_SECONDS = 0.1  # `later` where another Server holds the bucket, or time was
 FULL_SECONDS = 0.5  # `later` where a queue is full
 SLOW_SECONDS = 0.5  # `later` where a Handler takes long
 SLOW = "a Handler takes longer than a cycle waits for it, and goes on"  # why of such a verdict: nothing of the batch was folded
+STOPS = "this Server stops"
 AWAY_SECONDS = 1.0  # `later` where the store is away
 ERROR_SECONDS = 5.0  # `later` where this Server failed; its log says more
 SAY_SECONDS = 60.0  # between two lines in the log on one Type whose Handler fails
@@ -100,6 +101,8 @@ class Ingest:
     async def submit(self, batches: Sequence[Waiting], seconds: float = ENVELOPE_SECONDS) -> list[Verdict]:
         """The verdicts on `batches`, in order, within `seconds`. The caller has checked that their buckets exist."""
         envelope = _Envelope(batches)
+        if self._is_closed:
+            return [Verdict(LATER, AWAY_SECONDS, STOPS)] * len(batches)
         turned_away: set[tuple[bytes, int]] = set()
         for place, item in enumerate(batches):
             entry, lane = _Entry(envelope, place, item, self._is_foreign(item)), (item.batch.stream, item.batch.bucket)
@@ -132,8 +135,11 @@ class Ingest:
         ]
 
     async def drain(self, seconds: float) -> None:
-        """Begin no more cycles, and wait until those under way have ended, at most so long."""
+        """Begin no more cycles, tell what waits for one that it is later, and wait until those under way have ended, at most so long."""
         self._is_closed = True
+        for lane in self._lanes.values():
+            for entry in lane.entries:
+                entry.decide(Verdict(LATER, AWAY_SECONDS, STOPS))
         deadline = self._clock.seconds() + seconds
         while self._running and self._clock.seconds() < deadline:
             await deferLater(self._clock, DRAIN_SECONDS)
