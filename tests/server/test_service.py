@@ -309,7 +309,7 @@ class Lives(Processes):
         aggregates = ask(port, "/v1/aggregates")
         self.assertEqual(aggregates["mine"], {"words": ["a", "b"]})
         self.assertEqual(aggregates["good"]["count"], 4)
-        self.assertNotIn("bad", aggregates)
+        self.assertIn("no event was folded; they are dead letters", aggregates["bad"]["error"])
         workers = [pid for pid in children_of(server.pid) if "taba.server.work.child" in Path(f"/proc/{pid}/cmdline").read_text()]
         self.assertTrue(workers)
         status = ask(port, "/v1/status")
