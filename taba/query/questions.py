@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypedDict, TypeVar
@@ -276,11 +277,16 @@ def too_large(base: str, role: str) -> BadRequest:
     return BadRequest(f"the answer of the {role} at {base} is larger than {MAX_ANSWER_BYTES // MiB} MiB; ask for less, with filters")
 
 
+_HOST_AND_PORT = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}/?")
+
+
 def check_base(url: str, role: str = "Server") -> str:
-    """`url` without a slash at the end, if it can be the base URL of a Server or Agent; else ValueError."""
+    """`url` without a slash at the end, if it can be the base URL of a Server or Agent; else ValueError. `host:port` is one of http."""
     try:
         if not isinstance(url, str):
             raise ValueError(url)
+        if _HOST_AND_PORT.fullmatch(url):
+            url = f"http://{url}"
         parts = urlsplit(url)
         port = parts.port
     except ValueError:

@@ -49,9 +49,12 @@ class Asking(SynchronousTestCase):
 
     def test_an_address_is_checked_when_it_is_given(self) -> None:
         self.assertEqual(questions.check_base("https://taba.example:8443/"), "https://taba.example:8443")
+        self.assertEqual(questions.check_base("localhost:8280"), "http://localhost:8280")
+        self.assertEqual(questions.check_base("[::1]:8280/"), "http://[::1]:8280")
+        for bad in ("localhost", "localhost:99999", "localhost:0", "host:port", ":8280", "a b:1"):
+            self.assertRaises(ValueError, questions.check_base, bad)
         for bad in (
             "",
-            "127.0.0.1:8280",
             "ftp://host",
             "http://",
             "http://host:port",
