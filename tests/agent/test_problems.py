@@ -85,7 +85,7 @@ class ProblemTests(SynchronousTestCase):
     def test_processes_that_have_no_ring_are_counted_and_those_that_found_no_place_even_for_that_are_told(self) -> None:
         world = self.world()
         path = Path(self.directory, layouts.segment_name(AGENT, bytes(8)))
-        holder = os.open(path, os.O_RDWR | os.O_CREAT)
+        holder = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         os.ftruncate(holder, layouts.COUNTING_BYTES)
         os.pwrite(holder, layouts.encode_header(layouts.COUNTING_BYTES, 0, 1, bytes(16), 1.0, "web/9"), 0)
         os.pwrite(holder, layouts.MAGIC.to_bytes(8, "little"), 0)
