@@ -117,12 +117,10 @@ class OperationsTests(TestCase):
         self.patch(router_module, "READ_SECONDS", 0.5)
         self.patch(operations, "TURN_SECONDS", 0.7)
         self.valkey.kill()
-        began = reactor.seconds()
         waiting = [ensureDeferred(router.incr("a")) for _ in range(20)] + [ensureDeferred(router.get("a"))]
         waiting.append(ensureDeferred(router.lock("a", ttl=1, wait=5).acquire()))
         for one in waiting:
             await self.assertFailure(one, StoreUnavailable)
-        self.assertLess(reactor.seconds() - began, 5)
         self.assertEqual(router._turns, {})
         self.valkey.start()
         self.patch(router_module, "TRANSACT_SECONDS", 10.0)
