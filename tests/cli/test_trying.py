@@ -104,7 +104,7 @@ class OfAServer(SynchronousTestCase):
     def test_a_server_says_what_it_has_and_what_it_lacks(self) -> None:
         self.services.query.post_events("web/1", [{"tab": "odd", "type": "NoSuchType", "value": 1}])
         content = json.loads(self.services.taba("handlers", "--json").stdout)
-        self.assertEqual(content["handlers"]["Buffer"], {"version": 1, "origin": "taba", "errors": 0, "absolute": False})
+        self.assertEqual(content["handlers"]["Buffer"], {"version": 1, "origin": "taba", "errors": 0, "edge": None, "absolute": False})
         self.assertEqual(content["types_missing"], ["NoSuchType"])
         text = self.services.taba("handlers").stdout
         self.assertIn("Cardinality: version 1, from taba\n", text)

@@ -158,12 +158,18 @@ class Reshard:
         return self.moved
 
     async def give_up(self) -> None:
-        """Undo what this very object has under way, after its work was cancelled; finish where a target is open already."""
+        """Undo what this very object has under way, after its work was cancelled; finish where a target is open, and what has left."""
         map = await self._map()
-        found = (await survey(self._mover.pools, map.buckets)).under_way()
+        found = await survey(self._mover.pools, map.buckets)
         own: dict[int, Factory] = {
-            bucket: partial(undo, bucket, source) for bucket, (source, token) in found.items() if mover_of(token) == self._mover.id
+            bucket: partial(undo, bucket, source)
+            for bucket, (source, token) in found.under_way().items()
+            if mover_of(token) == self._mover.id
         }
+        for bucket, shard in found.leavings():
+            owner = found.owners[shard][bucket]
+            if owner is not None and mover_of(owner.moving) == self._mover.id:
+                own[bucket] = partial(tidy, bucket, shard)
         await self._mover.run(own)
 
     async def close(self) -> None:
