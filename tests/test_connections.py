@@ -200,6 +200,7 @@ class Places(Served):
 
     async def test_bodies_that_are_received_at_once_are_bounded_together(self) -> None:
         self.patch(connections, "MAX_RECEIVING_BYTES", 1500)
+        self.patch(connections, "LINGER_SECONDS", 0.1)
         head = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
         holding = self.connect()
         holding.sendall(head % 1000)
@@ -222,6 +223,7 @@ class Places(Served):
 
 class Texts(Served):
     async def test_headers_that_are_no_text_are_refused(self) -> None:
+        self.patch(connections, "LINGER_SECONDS", 0.1)
         for header in [b"Accept: \xff", b"Idempotency-Key: \xc3", b"X-Other: a\x80b", b"Host: \xff"]:
             answer = await self.say(b"POST /json HTTP/1.1\r\nHost: localhost\r\n" + header + b"\r\nContent-Length: 2\r\n\r\n{}")
             self.assertIn(b" 400 ", answer.splitlines()[0], header)
@@ -230,6 +232,7 @@ class Texts(Served):
         self.assertIn(b" 200 ", text.splitlines()[0])
 
     async def test_a_length_of_thousands_of_digits_is_too_large_and_nothing_else(self) -> None:
+        self.patch(connections, "LINGER_SECONDS", 0.1)
         for digits in (connections.MAX_LENGTH_DIGITS + 1, 5000):
             answer = await self.say(b"POST /json HTTP/1.1\r\nHost: localhost\r\nContent-Length: " + b"9" * digits + b"\r\n\r\n")
             self.assertIn(b" 413 ", answer.splitlines()[0])

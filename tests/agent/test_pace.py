@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from twisted.internet import reactor, task
 from twisted.trial.unittest import TestCase
 
@@ -102,9 +103,11 @@ class PaceTests(TestCase):
         finally:
             await service.stopService()
 
+    @pytest.mark.real
     async def test_texts_and_floats_at_a_modest_rate_are_all_kept_while_no_server_listens(self) -> None:
         await self.check(10, 10, 1500, 3, full=False, outbox_bytes=64 << 20, spool_bytes=1 << 30)
 
+    @pytest.mark.real
     async def test_bursts_that_take_an_eighth_of_a_byte_ring_are_all_kept(self) -> None:
         # every 0.1 s; so a busy machine may hold the Agent up for half a second
         await self.check(60, 0, 2000, 3, full=False, spool_bytes=64 << 20, ring_bytes=4 << 20)
@@ -112,8 +115,10 @@ class PaceTests(TestCase):
     async def test_floats_that_fill_half_a_ring_in_a_second_are_all_kept(self) -> None:
         await self.check(0, 1500, 8, 3, full=False, spool_bytes=64 << 20)
 
+    @pytest.mark.real
     async def test_texts_beyond_the_spools_bound_are_dropped_there_and_nowhere_else(self) -> None:
         await self.check(200, 20, 2000, 5, full=True, spool_bytes=8 << 20, ring_bytes=4 << 20)
 
+    @pytest.mark.real
     async def test_floats_beyond_the_spools_bound_are_dropped_there_and_nowhere_else(self) -> None:
         await self.check(0, 25_000, 8, 5, full=True, spool_bytes=8 << 20, ring_bytes=4 << 20)

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 import taba
@@ -196,6 +197,7 @@ class Commands(SynchronousTestCase):
             self.assertEqual(self.taba("record", "--client", "{program}/{env:TABA_AGENT}/{slot}", *more, stdin=f"{name} 1\n"), "")
             self.wait(lambda name=name: self.services.query.clients(name=name) == [f"main/{self.services.agent}/0"])
 
+    @pytest.mark.real
     def test_more_lines_than_a_ring_holds_are_all_recorded(self) -> None:
         done = self.services.taba("record", "--client", "shell/3", stdin="many 1\n" * 100_000 + f'many_words "{"x" * 1000}" Gauge\n' * 1000)
         self.assertEqual((done.returncode, done.stderr), (0, ""))

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -151,6 +152,7 @@ class _TranslatingFactory(ProxyFactory):
     protocol = _TranslatingServer
 
 
+@pytest.mark.real
 class TopologyTests(TLSCase):
     async def use(self, router: Router) -> None:
         await router.connect()
