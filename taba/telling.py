@@ -6,6 +6,7 @@ What comes and goes is told no more often than what lasts: a log tells what happ
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from twisted.logger import Logger
@@ -30,8 +31,14 @@ class Teller:
             if self.may(key, now):
                 self._open[key] = problems[key]
                 self._log.warn("problem: {problem}", problem=problems[key])
+        there = set(problems.values())
         for key in [key for key in self._open if key not in problems]:
-            self._log.info("no problem any more: {problem}", problem=self._open.pop(key))
+            ended = self._open.pop(key)
+            if ended in there:  # of several that differ in numbers alone, another one has ended
+                other = next((one for one, sentence in self._open.items() if one in problems and sentence not in there), None)
+                if other is not None:
+                    ended, self._open[other] = self._open[other], ended
+            self._log.info("no problem any more: {problem}", problem=ended)
 
     def may(self, key: str, now: float) -> bool:
         """Whether this is to be told now; if so, it was."""
@@ -49,5 +56,14 @@ class Teller:
 
 
 def by_kind(problems: Iterable[str]) -> dict[str, str]:
-    """Problems under what they say without their numbers: a sentence whose numbers alone have changed is the same problem."""
-    return {re.sub(r"\d+(?:\.\d+)?(?:e-?\d+)?", "#", problem): problem for problem in problems}
+    """Problems under what they say without their numbers: a sentence whose numbers alone have changed is the same problem.
+
+    Of several at once that differ in numbers alone, each has a key of its own, in their order.
+    """
+    found: dict[str, str] = {}
+    seen: Counter[str] = Counter()
+    for problem in problems:
+        kind = re.sub(r"\d+(?:\.\d+)?(?:e-?\d+)?", "#", problem)
+        seen[kind] += 1
+        found[kind if seen[kind] == 1 else f"{kind} ({seen[kind]})"] = problem
+    return found

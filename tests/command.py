@@ -13,7 +13,7 @@ from unittest import mock
 from taba.cli.main import main
 
 # These set signals, run a reactor, record as this process would, or import what lies in the working directory.
-OF_THEIR_OWN = ("record", "reshard", "check", "handler", "handlers")
+OF_THEIR_OWN = ("record", "reshard", "check", "store", "handler", "handlers")
 
 
 def run_here(arguments: tuple[str, ...], environ: Mapping[str, str], directory: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:

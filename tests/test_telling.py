@@ -25,6 +25,11 @@ class Telling(SynchronousTestCase):
         self.assertEqual(self.tell("2 events are dead letters") + self.tell("1.5e-3 events are dead letters"), [])
         self.assertEqual(self.tell(), ["no problem any more: 1 events are dead letters"])
 
+    def test_several_that_differ_in_numbers_alone_are_each_told(self) -> None:
+        self.assertEqual(self.tell("worker 1 died", "worker 3 died"), ["problem: worker 1 died", "problem: worker 3 died"])
+        self.assertEqual(self.tell("worker 3 died"), ["no problem any more: worker 1 died"])
+        self.assertEqual(self.tell(), ["no problem any more: worker 3 died"])
+
     def test_one_that_comes_and_goes_is_told_no_more_often_than_one_that_lasts(self) -> None:
         self.assertEqual(self.tell("x is wrong") + self.tell(), ["problem: x is wrong", "no problem any more: x is wrong"])
         for _ in range(10):

@@ -62,7 +62,8 @@ class Alive:
         if not self._pump.publish(packed, {bucket: -len(saying)}, now, moment):
             return False
         keeper = self._pump.keeper
-        self._last = keeper.stream, keeper.numbers[bucket]
+        number = keeper.numbers.get(bucket)  # none: it went to the spool with the stream that it was of
+        self._last = None if number is None else (keeper.stream, number)
         return True
 
     def _is_waiting(self) -> bool:

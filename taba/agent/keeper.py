@@ -260,12 +260,10 @@ class Keeper:
         passed when this returns; None leaves them. Batches of this keeper's own stream count its numbers.
         """
         self.before_publish()
-        totals = self.dropped.copy()
-        totals.update(dropped or {})
         ranges = self.covered if covered is None else tuple(covered)
         if batches:
             self._newest = batches[0].created
-        table = self._table(ranges, self.recorded + recorded, totals)
+        table = self._table(ranges, self.recorded + recorded, self._totals_with(dropped))
         try:
             if self.is_homeless:
                 raise OutboxFull("nobody would find it there")
@@ -277,13 +275,19 @@ class Keeper:
         except OutboxFull:
             if batches:  # nor for their table, maybe: all goes to the spool, and what is fresh behind it
                 self.spool_all(now, batches[0].created)
-                table = self._table(ranges, self.recorded + recorded, totals)
+                # the totals again: the spool may have been mended on the way, and what was lost there is in them now
+                table = self._table(ranges, self.recorded + recorded, self._totals_with(dropped))
                 self._publish_in_spool(table, batches, now)
             else:
                 self._spool((), table)
         self.recorded += recorded
-        self.dropped, self.covered = totals, ranges
+        self.dropped, self.covered = self._totals_with(dropped), ranges
         self._published(table)
+
+    def _totals_with(self, dropped: Mapping[str, int] | None) -> Counter[str]:
+        totals = self.dropped.copy()
+        totals.update(dropped or {})
+        return totals
 
     def _publish_in_outbox(self, table: Table, batches: Sequence[EncodedBatch], now: float) -> None:
         found = self.outbox.append(table, batches)
@@ -355,7 +359,9 @@ class Keeper:
 
     def _published(self, table: Table) -> None:
         """A table is where a kill does not reach it."""
-        self._sequence, self._is_dirty = table.sequence, False
+        self._sequence = table.sequence
+        # what was lost in a spool that was mended while this table was written is in the next one's totals
+        self._is_dirty = bool(self.spool.salvage) and table.salvage != self.spool.salvage
         for id in self._counted:
             self.history.note(id, 0)
         self._counted.clear()
@@ -403,6 +409,11 @@ class Keeper:
                 lane.ending = True
             else:
                 self.lanes.pop((lane.stream, lane.bucket), None)
+                skip = self._skips.get((lane.stream, lane.bucket))
+                if skip is not None:  # no batch follows any more that would tell the Server of it
+                    self.skipping(lane, None)
+                    if skip.batches:
+                        self.lost(lane, skip, now)
                 return
         if lane.has_turn:
             self.schedule.put(lane, now)
@@ -551,7 +562,9 @@ class Keeper:
 
     def recall(self, lane: Lane, numbers: Sequence[int]) -> Mapping[int, int]:
         try:
-            return self.history.find(lane.stream, lane.bucket, numbers)
+            found = self.history.find(lane.stream, lane.bucket, numbers)
+            # counted already, and noted when that is published
+            return {**found, **{id.number: 0 for id in self._counted if id.stream == lane.stream and id.bucket == lane.bucket}}
         except OSError as error:  # the batches are counted as lost; how many events they held nobody knows
             self.spool_problem = f"{error}"
             return {}

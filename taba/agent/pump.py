@@ -147,8 +147,8 @@ class RingPump:
         return drained.is_cut
 
     def living(self) -> set[str]:
-        """The clients that have an open ring whose process lives, as of the last look."""
-        return {ring.client for name, ring in self.rings.open.items() if name not in self._dead}
+        """The clients that have an open ring whose process lives, as of the last look. Pages to count in are nobody's: many share one."""
+        return {ring.client for name, ring in self.rings.open.items() if name not in self._dead and ring.where.records}
 
     def bucket_of(self, tab: str) -> int:
         """The bucket of a Tab; only once `buckets` is known."""
@@ -200,7 +200,8 @@ class RingPump:
                 self._remove(ring)
             elif name not in self._dead and is_dead(ring):
                 self._dead.add(name)
-                self.deaths.add(ring.client)
+                if ring.where.records:
+                    self.deaths.add(ring.client)
 
     def _is_filling(self, now: float, part: int) -> bool:
         """Whether of any ring one of `part` parts is full, of records or of bytes, or it might overflow before the next look."""
@@ -279,6 +280,8 @@ class RingPump:
                 continue
             packed: Packed = defaultdict(list)
             try:
+                if not ring.where.records:
+                    ring.retire()  # before it is read: nobody begins to count there any more, should a kill keep it from being removed
                 drops = ring.drops()
                 weights, owed = self.sums.ending(drain, ring, packed)
             except (MalformedRing, OSError) as error:

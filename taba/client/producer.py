@@ -441,12 +441,22 @@ class Producer:
         One that heals stays where it is, for its cell does, and says it in the next ring; so does any once half of the directory is used.
         """
         self._notice_fork()
+        if tab.is_healing or not self._port.has(tab):
+            return  # no lock for what is new
         with self._lock:
-            segment = self._segment
-            if tab.is_healing or self._attending or segment is None or not segment.where.records or not self._port.has(tab):
+            if self._attending:
                 return
-            if self._directory_used + len(self._entry(tab)) <= segment.where.directory_bytes // 2:
-                self._enter(tab)
+            self._attending, wishes = True, self._wishes  # a signal handler within these lines places no Tab, and ends no ring
+            try:
+                segment = self._segment
+                if segment is None or not segment.where.records or not self._port.has(tab):
+                    return
+                if self._directory_used + len(self._entry(tab)) <= segment.where.directory_bytes // 2:
+                    self._enter(tab)
+            finally:
+                if self._wishes != wishes:
+                    self._leave()
+                self._attending = False
 
     # --- forks
 

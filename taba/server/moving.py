@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 SPAN_SECONDS = 60.0
 STEP_SECONDS = 5.0  # by which the span moves on
@@ -26,12 +25,11 @@ class Moving:
         self._steps: deque[tuple[float, dict[str, int]]] = deque()
         self._totals: Counter[str] = Counter()
 
-    def note(self, columns: Iterable[Any]) -> None:
-        """These columns of Events were folded."""
+    def note(self, folded: Mapping[str, int]) -> None:
+        """So many Events of these Tabs were folded."""
         self._move_on()
         step, totals = self._step, self._totals
-        for column in columns:
-            tab, events = column.tab, column.events
+        for tab, events in folded.items():
             if tab in step:
                 step[tab] += events
             elif len(step) < MAX_MOVING:

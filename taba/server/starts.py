@@ -13,11 +13,15 @@ _COUNT = struct.Struct("<Q")
 
 
 class Starts:
-    """The counts, by the worker's number. `path` leads other processes to them for as long as the parent lives."""
+    """The counts, by the worker's number."""
 
     def __init__(self, descriptor: int, workers: int):
         self._descriptor, self._workers = descriptor, workers
-        self.path = f"/proc/{os.getpid()}/fd/{descriptor}"
+
+    @property
+    def path(self) -> str:
+        """What leads workers to them for as long as this process lives. Asked for when they are started: a daemon forks before."""
+        return f"/proc/{os.getpid()}/fd/{self._descriptor}"
 
     @classmethod
     def make(cls, workers: int) -> Starts:

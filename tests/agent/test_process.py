@@ -24,6 +24,7 @@ from twisted.trial.unittest import TestCase
 from taba.agent.discover import sweep_slots
 from taba.installing import install_hint
 from tests.agent.servers import FakeServer
+from tests.processes import free_port
 
 ROOT = Path(__file__).parents[2]
 TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
@@ -83,16 +84,14 @@ def end(process: subprocess.Popen[str]) -> None:
 
 
 class ProcessTests(TestCase):
-    timeout = 60
+    timeout = 600  # each wait has a bound of its own; this one is for all of them on a busy machine
 
     def setUp(self) -> None:
         self.agent = "p" + os.urandom(6).hex()
         self.directory = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, self.directory)
         self.addCleanup(self._unlink)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port, self.other_port = free_port(), free_port()
         self.environ = {**os.environ, "TABA_AGENT": self.agent, "PYTHONPATH": str(ROOT)}
 
     def _unlink(self) -> None:
@@ -205,17 +204,17 @@ class ProcessTests(TestCase):
         await self.until(lambda: folded("web/1"))
         first.send_signal(signal.SIGSTOP)
         os.unlink(f"/dev/shm/taba-agent.{self.agent}")
-        same = self.start("--server", server.url, port=self.port + 1, spool="first")
+        same = self.start("--server", server.url, port=self.other_port, spool="first")
         _, said = await deferToThread(same.communicate)
         self.assertIn(f"process {first.pid} holds", said)
         self.assertEqual(said.count("\n"), 1, said)
-        second = self.start("--server", server.url, port=self.port + 1, spool="second")
+        second = self.start("--server", server.url, port=self.other_port, spool="second")
         await self.until(lambda: os.path.exists(f"/dev/shm/taba-agent.{self.agent}"))
         record("web/2")
         await self.until(lambda: folded("web/2"))
         told: Any = {}
         while f"read by another Agent, process {first.pid}" not in str(told.get("problems")):
-            told = await self.status(self.port + 1)
+            told = await self.status(self.other_port)
         first.send_signal(signal.SIGCONT)
         said = (await deferToThread(first.communicate))[1]
         self.assertNotIn("Traceback", said)
@@ -251,7 +250,7 @@ class ProcessTests(TestCase):
         first = self.start("--server", "http://127.0.0.1:1")
         await self.status()
         for second, says in (
-            (self.start(port=self.port + 1), f"process {first.pid} holds"),
+            (self.start(port=self.other_port), f"process {first.pid} holds"),
             (self.start("--agent", self.agent + "x"), "takes an endpoint that is free"),
         ):
             _, said = await deferToThread(second.communicate)

@@ -38,7 +38,7 @@ class SanitizerTests(SynchronousTestCase):
 
     def test_the_sanitizers_find_nothing_in_what_the_tests_of_recording_do(self):
         folder = os.path.abspath(self.mktemp())
-        for package in ("taba", "taba/client", "tests", "tests/client"):
+        for package in ("taba", "taba/client", "taba/agent", "tests", "tests/client"):
             os.makedirs(os.path.join(folder, package))
             for name in os.listdir(os.path.join(ROOT, package)):
                 if name.endswith((".py", ".h")) and name != "conftest.py":

@@ -112,6 +112,8 @@ class Chooser:
                 dead = {**dead, name: {"": why}}
         if wanted.is_about_clients:
             chosen = [tab async for tab, clients in self.each_clients_of(chosen, wanted) if clients]
+        there = set(chosen) if dead else set()  # what went, or came, between two looks
+        dead = {tab: why for tab, why in dead.items() if tab not in there}
         return Chosen(sorted([*chosen, *dead]) if dead else chosen, type_of, dead)
 
     async def clients(self, wanted: Filter) -> list[str]:

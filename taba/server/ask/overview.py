@@ -1,6 +1,7 @@
 """What moves, in rows: one a Tab, ranked by how many Events the Servers folded in the last minute; and who holds how much of a Tab.
 
-1. Which Tabs are rows is found without reading a State; States are read of the rows that are asked for, and of no others.
+1. Which Tabs are rows is found without reading a State; States are read of the rows that are asked for, or, where they are sorted by a
+   figure, of those that move most, MAX_SORTED of them unless more rows are asked for; and of no others.
 2. A row is kept for ROW_SECONDS, for all that ask: however many look on, its States are read once. One of which nothing has been folded
    since is kept for QUIET_SECONDS: its windows move on.
 3. A row is made of what the Handler shows, by shape: nothing here knows a Type.
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 from taba import paths
 from taba.history import Steps
 from taba.names import bucket_of
-from taba.server.ask.choosing import Chosen
+from taba.server.ask.choosing import Chosen, QueryRefused
 from taba.server.ask.filters import Filter
 from taba.server.ask.query import Aggregated, Asked, Query, Unanswered
 
@@ -32,6 +33,7 @@ MOVES, NAME = "moves", "name"
 FIGURES = ("rate", "trend", "1m", "1h", "p50", "p99", "max", "clients", "value")
 SORTS = (MOVES, NAME, *FIGURES)
 MAX_WHO = 1000  # Clients at either end
+MAX_HELD = 100_000  # figures of Clients that one answer looks at: some 20 MB
 
 _PLACES: Mapping[str, Sequence[str]] = {
     "1m": ("1m.count",),
@@ -65,7 +67,7 @@ class Overview:
         if sort == NAME:
             chosen: Sequence[str] = tabs[offset : offset + limit]
         else:
-            most = offset + limit if sort == MOVES else max(MAX_SORTED, offset + limit)
+            most = offset + limit if sort == MOVES else max(MAX_SORTED, min(offset + limit, MAX_ROWS))
             # names are sorted, and nlargest keeps the order of what is equal
             chosen = heapq.nlargest(most, tabs, key=lambda tab: moving.get(tab, 0))
             if sort == MOVES:
@@ -82,6 +84,7 @@ class Overview:
         found: dict[str, list[tuple[float, str]]] = {}
         errors: dict[str, str] = {}
         used: dict[str, str] = {}
+        held = 0
         async for item in self._query.projections(asked):
             of_tab = found.setdefault(item.tab, [])
             for client, projection in item.projections.items():
@@ -89,10 +92,13 @@ class Overview:
                     errors.setdefault(item.tab, projection.error)
                     continue
                 at = used.get(item.tab) or path or next((one for one in _SHARED if paths.first(projection, [one]) is not None), "")
-                value = paths.first(projection, [at]) if at else None
-                if value is not None and math.isfinite(value):
+                value = _finite(paths.first(projection, [at]) if at else None)
+                if value is not None:
                     used[item.tab] = at
                     of_tab.append((value, client))
+                    held += 1
+            if held > MAX_HELD:
+                raise QueryRefused(f"more than {MAX_HELD:,} figures of Clients match: name= or match= fewer Tabs")
         return {tab: _shares(used.get(tab), of_tab, limit, errors.get(tab)) for tab, of_tab in found.items()}
 
     async def _rows(self, asked: Asked, tabs: Sequence[str], moving: Mapping[str, int]) -> list[dict[str, Any]]:
@@ -104,7 +110,7 @@ class Overview:
         for tab in tabs if about_all else ():
             kept = self._kept.get(tab)
             if kept is not None:
-                is_quiet = kept.folded == folded(bucket_of(tab, buckets))
+                is_quiet = kept.folded == folded(bucket_of(tab, buckets)) >= 0  # below: nobody counts what is folded there
                 if now - kept.made < (QUIET_SECONDS if is_quiet else ROW_SECONDS):
                     rows[tab] = kept.row
         missing = [tab for tab in tabs if tab not in rows]
@@ -116,8 +122,8 @@ class Overview:
                 if about_all:
                     self._kept.pop(one.tab, None)
                     self._kept[one.tab] = _Kept(now, counts[one.tab], row)
-            while len(self._kept) > MAX_KEPT_ROWS:
-                self._kept.popitem(last=False)
+                    if len(self._kept) > MAX_KEPT_ROWS:
+                        self._kept.popitem(last=False)
         return [{**rows[tab], "moved": moving.get(tab, 0), **_rated(rows[tab], moving.get(tab, 0))} for tab in tabs if tab in rows]
 
 
@@ -145,17 +151,32 @@ def _rated(row: Mapping[str, Any], moved: int) -> dict[str, Any]:
     return {} if row["rate"] is not None else {"rate": moved / SHORT_SECONDS}
 
 
+def _finite(value: float | None) -> float | None:
+    """`value` as JSON has it; None where it is none, or beyond what a float holds."""
+    try:
+        return None if value is None or not math.isfinite(value) else float(value)
+    except OverflowError:
+        return None
+
+
+def _total(values: Sequence[float]) -> float | None:
+    try:
+        return _finite(math.fsum(values)) if values else None
+    except OverflowError:
+        return None
+
+
 def _shares(path: str | None, found: list[tuple[float, str]], limit: int, error: str | None) -> dict[str, Any]:
     found.sort(key=lambda item: (-item[0], item[1]))
-    total = math.fsum(value for value, _ in found)
-    answer: dict[str, Any] = {"path": path, "clients": len(found), "total": total if found else None}
     values = [value for value, _ in found]
+    total = _total(values)
+    answer: dict[str, Any] = {"path": path, "clients": len(found), "total": total}
     middle = len(values) // 2
-    median = None if not values else values[middle] if len(values) % 2 else (values[middle - 1] + values[middle]) / 2
-    answer |= {"median": median, "skew": values[0] / median if median else None}
+    median = None if not values else values[middle] if len(values) % 2 else values[middle - 1] / 2 + values[middle] / 2
+    answer |= {"median": median, "skew": _finite(values[0] / median) if median else None}
 
     def shown(of: Sequence[tuple[float, str]]) -> list[dict[str, Any]]:
-        return [{"client": client, "value": value, "share": value / total if total else None} for value, client in of]
+        return [{"client": client, "value": value, "share": _finite(value / total) if total else None} for value, client in of]
 
     answer |= {"greatest": shown(found[:limit]), "least": shown(found[::-1][:limit])}
     if error is not None:

@@ -98,6 +98,7 @@ class Outcome(NamedTuple):
     turned_away: tuple[str, ...] = ()  # Agents that may open no more streams here
     first_errors: Mapping[str, str] = {}  # what the first of them said, by Type
     bad_meanings: int = 0  # units and descriptions that did not decode
+    moved: Mapping[str, int] = {}  # Tab → its Events that were folded
 
 
 Steps = Generator[Reads | Foreign, Any, Outcome]
@@ -192,6 +193,7 @@ class Fold:
         self.handler_errors: dict[str, int] = {}
         self.first_errors: dict[str, str] = {}
         self.folded = 0
+        self.moved: Counter[str] = Counter()
         self.bad_meanings = 0  # that did not decode
         self.known_key = 0  # Events of posts that came before by another way
 
@@ -216,9 +218,8 @@ class Fold:
             commands.append((b"HINCRBY", keys.counts(self.cycle.bucket), b"folded", b"%d" % self.folded))
         if self.known_key:
             commands.append((b"HINCRBY", keys.counts(self.cycle.bucket), b"known_key", b"%d" % self.known_key))
-        return Outcome(
-            commands, verdicts, self.folded, dead, self.handler_errors, self._sampled(), turned_away, self.first_errors, self.bad_meanings
-        )
+        said = self.first_errors, self.bad_meanings, self.moved
+        return Outcome(commands, verdicts, self.folded, dead, self.handler_errors, self._sampled(), turned_away, *said)
 
     def fold(self, accepted: list[int]) -> Generator[Reads | Foreign, Any, list[Command]]:
         """Fold these batches of the cycle: the commands that write States. What cannot be folded is in `dead` then."""
@@ -516,6 +517,7 @@ class Fold:
                 if local in states:
                     self.folded += column.weight
                     if column.weight:  # else it tells again what was told before
+                        self.moved[column.tab] += column.weight
                         self.samples.append(column.times)
                     if self.new_types and column.tab in self.new_types:
                         new_tabs += (column.tab.encode(), self.new_types.pop(column.tab).encode())

@@ -54,7 +54,13 @@ class Envelopes:
             return [Verdict(LATER, STRANGER_SECONDS, says)] * len(envelope.entries)
         found = [self._read(entry, envelope, buckets) for entry in envelope.entries]
         # apart, so that a key whose record is on a server that is away holds up nothing but what came under it
-        keyed = [isinstance(place, Waiting) and place.part is not None for place in found]
+        keyed: list[bool] = []
+        behind: set[tuple[bytes, int]] = set()  # what follows it in its lane stays behind it: decided first, it would look like a gap
+        for place in found:
+            lane = (place.batch.stream, place.batch.bucket) if isinstance(place, Waiting) else None
+            if isinstance(place, Waiting) and place.part is not None and lane is not None:
+                behind.add(lane)
+            keyed.append(lane in behind)
         others = [place for place, has_key in zip(found, keyed, strict=True) if not has_key]
         posts = [place for place, has_key in zip(found, keyed, strict=True) if has_key]
         if not posts:
@@ -114,8 +120,15 @@ class Envelopes:
                 client = next((column.client for column in place.batch.columns if isinstance(column, Column)), "")
                 claims[place.part.key, place.part.digest] = ensureDeferred(self._posts.claim(place.part, client))
         outcomes = dict(zip(claims, await DeferredList(list(claims.values()), consumeErrors=True), strict=True)) if claims else {}
+        waits: dict[tuple[bytes, int], Verdict] = {}  # by lane: what follows one that waits, waits
         for index, place in enumerate(found):
-            if not isinstance(place, Waiting) or place.part is None:
+            if not isinstance(place, Waiting):
+                continue
+            lane = place.batch.stream, place.batch.bucket
+            if lane in waits:
+                found[index] = waits[lane]
+                continue
+            if place.part is None:
                 continue
             succeeded, outcome = outcomes[place.part.key, place.part.digest]
             if succeeded:
@@ -123,7 +136,7 @@ class Envelopes:
             elif outcome.check(OtherRequest):
                 found[index] = Verdict(REFUSED, str(outcome.value))
             elif outcome.check(StoreUnavailable):
-                found[index] = Verdict(LATER, AWAY_SECONDS, str(outcome.value)[:200])
+                found[index] = waits[lane] = Verdict(LATER, AWAY_SECONDS, str(outcome.value)[:200])
             else:
                 outcome.raiseException()
 

@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from taba.batch import APPLIED, GAP, LATER, Column, Verdict
+from taba.batch import GAP, LATER, Column, Verdict
 from taba.bounds import MAX_CYCLE_BYTES, MAX_CYCLE_STATES, MiB
 from taba.errors import StoreUnavailable
 from taba.server import keys
@@ -308,9 +308,7 @@ class Ingest:
             return verdicts
         self.latency.add(outcome.times, self._now())
         self.cycles += 1
-        for item, verdict in zip(items, outcome.verdicts, strict=True):
-            if verdict.word == APPLIED:
-                self.moving.note(column for column in item.batch.columns if isinstance(column, Column))
+        self.moving.note(outcome.moved)
         self.tab_changes += any(map(keys.is_tab_change, outcome.commands))
         self.errors.update(outcome.handler_errors)
         for agent in outcome.turned_away:

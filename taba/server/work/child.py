@@ -3,7 +3,7 @@
 Started by line.py as `python -m taba.server.work.child PARENT ABOUT`. Frames of msgpack, each with its length before it, come on
 standard input: `[operation, argument, …]`. The answer is any number of frames `[True, item]` and `[None, place]` (it has come to this
 place of the item) and one `[False, rest]`; the parent waits for each frame, so that it knows how far the work came when none comes.
-READY is the first frame of all: what the work needs is imported by then; it says what the process is kept from.
+The first frame of all says that it is ready, for what the work needs is imported by then, and what the process is kept from.
 
 The limits are against what a Handler does by mistake. It is code of the Server's user, which imports it, too.
 """

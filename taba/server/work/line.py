@@ -316,6 +316,9 @@ class Line:
             self._living.discard(child)
             self.failed_starts += 1
             raise ChildNotStarted(f"the process for it does not start: {failure}") from None
+        except BaseException:  # whoever asked has gone, and nobody else knows of this child
+            child.kill("what it was started for was given up")
+            raise
         self.failed_starts = 0
         self.has_network = bool(told.get("has_network", True)) if isinstance(told, dict) else True
         return child

@@ -8,7 +8,6 @@ from urllib.parse import urlencode
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.batch import Column
 from taba.server import moving
 from taba.server.ask import overview
 from taba.server.moving import Moving
@@ -23,15 +22,12 @@ def events(tab: str, type: str, values: list[Any], **labels: str) -> list[dict[s
 
 
 class Movement(SynchronousTestCase):
-    def column(self, tab: str, count: int) -> Column:
-        return Column("web/1", tab, "CounterGroup", bytes(8 * count), bytes(8 * count))
-
     def test_counts_are_of_the_last_minute(self) -> None:
         clock = Clock()
         counted = Moving(clock.seconds)
-        counted.note([self.column("a", 3), self.column("b", 1)])
+        counted.note({"a": 3, "b": 1})
         clock.advance(30)
-        counted.note([self.column("a", 2)])
+        counted.note({"a": 2})
         self.assertEqual(dict(counted.counts()), {"a": 5, "b": 1})
         clock.advance(moving.SPAN_SECONDS - 29)
         self.assertEqual(dict(counted.counts()), {"a": 2})
@@ -41,7 +37,7 @@ class Movement(SynchronousTestCase):
     def test_as_many_tabs_as_the_bound_and_one_past_it(self) -> None:
         self.patch(moving, "MAX_MOVING", 2)
         counted = Moving(Clock().seconds)
-        counted.note([self.column(tab, 1) for tab in "abcab"])
+        counted.note({"a": 2, "b": 2, "c": 1})
         self.assertEqual(dict(counted.counts()), {"a": 2, "b": 2})
         self.patch(moving, "MAX_SAID", 1)
         self.assertEqual(len(counted.said()), 1)
