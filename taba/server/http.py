@@ -422,16 +422,20 @@ def _streamed(call: Call, pieces: AsyncIterator[str], reachable: Reachable, furt
 
 
 async def _slices(pieces: AsyncIterator[str]) -> AsyncIterator[bytes]:
-    """Pieces as slices of some SLICE_BYTES."""
-    waiting: list[str] = []
+    """Pieces as slices of SLICE_BYTES. What is held while a reader has stopped reading is one of them, and the rest of a piece."""
+    waiting: list[bytes] = []
     size = 0
     async for piece in pieces:
-        waiting.append(piece)
-        size += len(piece)
-        if size >= SLICE_BYTES:
-            content, waiting, size = "".join(waiting).encode(), [], 0
+        waiting.append(piece.encode())
+        size += len(waiting[-1])
+        del piece
+        while size >= SLICE_BYTES:
+            whole = b"".join(waiting)
+            content, rest = whole[:SLICE_BYTES], whole[SLICE_BYTES:]
+            waiting, size = [rest], len(rest)
+            del whole, rest
             yield content
-    yield "".join(waiting).encode()
+    yield b"".join(waiting)
 
 
 async def _each(items: Iterable[Any]) -> AsyncIterator[Any]:

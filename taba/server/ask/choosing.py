@@ -28,8 +28,8 @@ MAX_BURIED = 16  # buckets whose dead letters one question looks through; each m
 MAX_DEAD_TABS = 1000  # that are named for one question
 SLICE_NAMES = 20  # looked at by a filter between two looks at the time; one of 1,000 characters and the longest name take 0.2 ms
 SLICE_LETTERS = 200  # of dead letters read and looked at between two
-FIRST_TABS = 4  # whose Clients are read at first; then as many as have some SLICE_CLIENTS, as far as those before tell
-SLICE_CLIENTS = 500  # names of Clients at a time, some 40 KiB: a reader that has stopped reading has us hold them
+FIRST_TABS = 1  # whose Clients are read at first; then as many as have some SLICE_CLIENTS, as far as those before tell
+SLICE_CLIENTS = 300  # names of Clients at a time, some 24 KiB: a reader that has stopped reading has us hold them
 MAX_SLICE_TABS = 500
 TURN_SECONDS = 0.02  # of work on a question before others have a turn
 

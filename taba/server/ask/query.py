@@ -31,7 +31,7 @@ from taba.server.work.folding import further_parts
 
 MAX_DETAILED = 2000  # Projections with detail in one answer, or behind it; each takes some 10 KiB and 1 ms
 SLICE_STATES = 500  # read and projected at a time; some 10 ms
-SLICE_SHOWN = 100  # of these where each is shown: some 64 KiB of JSON, which is what a reader that has stopped reading holds
+SLICE_SHOWN = 60  # of these where each is shown: some 40 KiB of JSON, which is what a reader that has stopped reading holds
 SLICE_DETAILED = 5  # projected at a time with detail; some 10 ms
 SLICE_GROUPED = 200  # names whose groups are looked for between two looks at the time; a long one takes 0.1 ms
 MAX_PIECES = 200  # of one Aggregate, until they are made one
