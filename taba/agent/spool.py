@@ -166,22 +166,21 @@ class Spool:
         self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         aside = aside_name(self.path)
         known: dict[BatchId, int] = {}
-        brought: set[BatchId] = set()
         try:
             mend_first_page(self.path, fresh)
             damaged = sqlite3.connect(self.path, isolation_level=None, timeout=1.0)
             try:
-                with contextlib.suppress(sqlite3.DatabaseError):  # the index has what the table had, as far as that can be read
-                    for *id, events in damaged.execute("SELECT stream, bucket, number, events FROM batches INDEXED BY identity"):
-                        if isinstance(events, int) and isinstance(id[0], bytes) and isinstance(id[1], int) and isinstance(id[2], int):
-                            known[BatchId(*id)] = events
+                for table in ("batches INDEXED BY identity", "lost"):  # the index has what the table had, as far as that can be read
+                    with contextlib.suppress(sqlite3.DatabaseError):
+                        for *id, events in damaged.execute(f"SELECT stream, bucket, number, events FROM {table}"):
+                            if isinstance(events, int) and isinstance(id[0], bytes) and isinstance(id[1], int) and isinstance(id[2], int):
+                                known[BatchId(*id)] = events
                 with self._transaction():
                     for row in readable_rows(damaged, _COLUMNS, "batches"):
                         if _is_whole(row[1:]):
-                            self._database.execute(f"INSERT OR IGNORE INTO batches VALUES (NULL{', ?' * (len(row) - 1)})", row[1:])
-                            brought.add(BatchId(*row[1:4]))
+                            self._bring(f"INSERT OR IGNORE INTO batches VALUES (NULL{', ?' * (len(row) - 1)})", row[1:])
                     for row in readable_rows(damaged, "stream, bucket, number, reason, content", "aside"):
-                        self._database.execute("INSERT INTO aside VALUES (NULL, ?, ?, ?, ?, ?)", row[1:])
+                        self._bring("INSERT INTO aside VALUES (NULL, ?, ?, ?, ?, ?)", row[1:])
                     with contextlib.suppress(sqlite3.DatabaseError):  # a table that the outbox has as well, but for one moment
                         for row in damaged.execute("SELECT place, outbox, content FROM journal WHERE place = 0"):
                             self._database.execute("INSERT OR REPLACE INTO journal VALUES (?, ?, ?)", row)
@@ -190,6 +189,7 @@ class Spool:
         except (sqlite3.DatabaseError, UnicodeDecodeError, OverflowError) as error:
             if any(words in f"{error}" for words in _TROUBLE):
                 raise  # else what was found until then is all
+        brought = {BatchId(*row) for row in self._database.execute("SELECT stream, bucket, number FROM batches")}
         lost = {id: events for id, events in known.items() if id not in brought}
         with self._transaction():
             self._database.executemany("INSERT INTO lost VALUES (NULL, ?, ?, ?, ?, ?)", ((aside, *id, lost[id]) for id in lost))
@@ -202,6 +202,13 @@ class Spool:
         )
         self._open(self.path)
 
+    def _bring(self, command: str, row: Sequence[Any]) -> None:
+        """Into the new file. Raises OSError where that does not take it: the damaged one has it still."""
+        try:
+            self._database.execute(command, row)
+        except sqlite3.Error as error:
+            raise OSError(f"{self.path}.new cannot be written: {error}") from error
+
     def heal(self, reason: str) -> None:
         """Of a file that turned out to be damaged, bring over what can be read, as at the start; `lost` names the rest.
 
@@ -212,7 +219,12 @@ class Spool:
             self._salvage(reason)
         except (OSError, sqlite3.Error):
             self._database.close()
-            self._database = sqlite3.connect(self.path, isolation_level=None, timeout=1.0)
+            try:
+                self._open(self.path)  # the new one, where that was whole and only its opening failed
+            except (OSError, sqlite3.Error, UnicodeDecodeError, OverflowError, TabaError):
+                self._database = sqlite3.connect(self.path, isolation_level=None, timeout=1.0)
+            else:
+                self._count()
             raise
         self._count()
 

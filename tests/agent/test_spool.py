@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import tempfile
+from typing import Any
 
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
@@ -31,6 +32,23 @@ class SpoolTests(SynchronousTestCase):
         spool = Spool(self.path, bound)
         self.addCleanup(spool.close)
         return spool
+
+    def test_where_the_disk_takes_no_new_file_all_is_as_it_was_and_another_try_brings_it_over(self) -> None:
+        spool = self.open()
+        spool.add([spooled(1, b"one"), spooled(2, b"two")])
+
+        def refuses(command: str, row: Any) -> None:
+            raise OSError("no space left on the device")
+
+        bring, spool._bring = spool._bring, refuses  # type: ignore[method-assign]
+        for _ in range(2):
+            with self.assertRaises(OSError):
+                spool.heal("its disk")
+            self.assertEqual((spool.read(BatchId(S, 3, 2)), spool.lost, spool.batches), (b"two", {}, 2))
+        spool._bring = bring  # type: ignore[method-assign]
+        spool.heal("its disk")
+        self.assertEqual((spool.read(BatchId(S, 3, 1)), spool.lost, spool.batches), (b"one", {}, 2))
+        self.assertIn("2 batches were brought over, 0 with 0 events", str(spool.problem))
 
     def test_batches_come_back_in_order_and_unchanged_after_reopening(self) -> None:
         spool = self.open()
