@@ -5,7 +5,7 @@
     bids = client.counter("bids_won")
     bids.inc()
 
-Tabs are made once and kept. Recording makes no system call, takes no lock that another process can hold, never waits and never raises
+Tabs are made once and kept. Recording makes no system call, takes no lock that another process can hold, waits for none, and never raises
 because of what it is given or because Taba is absent: what cannot be recorded is dropped and counted (`stats()`). The first record makes
 this process's ring in shared memory; a forked child makes its own. No thread and no process is started.
 

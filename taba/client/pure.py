@@ -549,7 +549,7 @@ class Tab:
             return tab
 
     def record(self, value: Any, time: float | None = None) -> None:
-        """Record one Event; time in Unix seconds, now if None. Never raises and never waits: what cannot be recorded is counted."""
+        """Record one Event; time in Unix seconds, now if None. Never raises, waits for no process: what cannot be recorded is counted."""
         try:
             if time is None:
                 seconds = now()
@@ -634,7 +634,7 @@ class UpDown(Tab):
         self._net, self._net_life = self.net + value, self._port.life
 
     def record(self, value: Any, time: float | None = None) -> None:
-        """Add one value; time in Unix seconds, now if None. Never raises and never waits: what cannot be recorded is counted."""
+        """Add one value; time in Unix seconds, now if None. Never raises, waits for no process: what cannot be recorded is counted."""
         try:
             port = self._port
             seconds = now() if time is None else port.time_of(time)
