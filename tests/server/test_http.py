@@ -13,12 +13,14 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.task import deferLater
 
-from taba.batch import MARK, OPEN, Header, Sent, Verdict, decode_verdicts, encode_envelope
+from taba.batch import MARK, OPEN, Header, KeyPart, Sent, Verdict, decode_verdicts, encode_envelope
 from taba.bounds import MAX_ENVELOPE_BYTES
+from taba.errors import StoreUnavailable
 from taba.names import bucket_of
 from taba.server import status as status_module
 from taba.server.ask import choosing, query
 from taba.server.fold.ingest import AWAY_SECONDS, STOPS
+from taba.server.fold.posts import Posts
 
 from ..valkey import EphemeralValkey
 from .running import BUCKETS, Answered, ServerCase, asynchronous, encoded, reactor, together
@@ -151,6 +153,31 @@ class Envelopes(ServerCase):
         )
         self.assertEqual([verdict.word for verdict in verdicts], ["refused", "applied", "refused", "refused"])
         self.assertEqual((await self.get(server, "/v1/aggregates"))[A]["count"], 1)
+
+    @asynchronous
+    async def test_what_follows_a_keyed_batch_in_its_lane_stays_behind_it_and_no_gap_is_seen(self) -> None:
+        server, other = await self.start(), tab_in(4, 0, BUCKETS)
+        keyed = encoded(1, 3, 1, [total(A, [1.0])])._replace(key=KeyPart(b"k" * 16, b"d" * 16, 1).encode())
+        verdicts = await self.send(server, keyed, encoded(1, 3, 2, [total(A, [1.0])]), encoded(2, 4, 1, [total(other, [1.0])]))
+        self.assertEqual(verdicts, [Verdict("applied", 1), Verdict("applied", 2), Verdict("applied", 1)])
+        self.assertEqual((server.ingest.gaps, (await self.get(server, "/v1/aggregates"))[A]["count"]), (0, 2))
+
+        async def away(*_: Any) -> Any:
+            raise StoreUnavailable("the key's record is away")
+
+        self.patch(Posts, "claim", away)
+        keyed = encoded(1, 3, 3, [total(A, [1.0])])._replace(key=KeyPart(b"l" * 16, b"d" * 16, 1).encode())
+        verdicts = await self.send(server, keyed, encoded(1, 3, 4, [total(A, [1.0])]), encoded(2, 4, 2, [total(other, [1.0])]))
+        self.assertEqual([verdict.word for verdict in verdicts], ["later", "later", "applied"])
+        self.assertEqual(server.ingest.gaps, 0)
+
+    @asynchronous
+    async def test_a_batch_that_is_sent_again_moves_nothing(self) -> None:
+        server = await self.start()
+        batch = encoded(1, 3, 1, [total(A, [1.0, 2.0])])
+        for _ in range(3):
+            self.assertEqual(await self.send(server, batch), [Verdict("applied", 1)])
+        self.assertEqual(dict(server.ingest.moving.counts()), {A: 2})
 
     @asynchronous
     async def test_what_is_for_another_store_and_what_is_of_another_version_waits_and_is_a_problem(self) -> None:
