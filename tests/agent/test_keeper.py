@@ -506,6 +506,7 @@ class KeeperTests(SynchronousTestCase):
         self.assertEqual(world.store.events["web/0", "bids_won"], [1.0, 2.0, 2.0, 5.0])
         self.assertNotIn(key, world.store.marks)  # it is ended
         self.assertNotIn(key[0], world.keeper._opened)
+        self.assertEqual(world.keeper._skips, {})  # it has ended: nothing is left to be told of it
         return killed
 
     def test_a_gap_with_nothing_left_to_send_is_counted_once_wherever_a_kill_comes(self) -> None:
