@@ -24,7 +24,7 @@ class FullDisk(SynchronousTestCase):
         alone = ["unshare", "-m"] if os.getuid() == 0 else ["unshare", "-Urm"]  # needs util-linux, and root or user namespaces
         environ = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run([*alone, "sh", "-c", mount], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=900)
-        self.assertEqual((done.returncode, done.stderr), (0, ""), done.stdout)
+        self.assertEqual((done.returncode, done.stderr), (0, ""), done.stdout + done.stderr)
         *said, books = done.stdout.splitlines()
         self.assertIn("make room on its disk", said[0])
         self.assertGreater(json.loads(books)["folded"], 1000)
