@@ -68,7 +68,10 @@ class FailoverCase(TestCase):
         return router
 
     async def moving(self, watch: Any = None, **options: Any) -> None:
-        """`taba reshard --add`, again and again, until it is done; what stood in the way of the last of many tries."""
+        """`taba reshard --add`, again and again, until it is done; what stood in the way of the last of many tries.
+
+        Where it says that a person should, `taba check --repair` first: a target that was replaced may have lost what it had confirmed.
+        """
         for tries_left in reversed(range(MOST_TRIES)):
             work = Reshard((await self.router()).atlas, reactor, watch=watch, **options)
             try:
@@ -76,9 +79,14 @@ class FailoverCase(TestCase):
                 return
             except ConfigurationError:
                 raise
-            except TabaError:
+            except TabaError as failure:
                 if not tries_left:
                     raise
+                if "taba check --repair" in f"{failure}":
+                    try:
+                        await check(await current_pools((await self.router()).atlas), reactor, repair=True)
+                    except StoreUnavailable as away:
+                        print(f"not repaired yet: {away}")
                 await deferLater(reactor, 0.5)
             finally:
                 await work.close()
