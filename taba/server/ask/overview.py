@@ -154,7 +154,7 @@ def _rated(row: Mapping[str, Any], moved: int) -> dict[str, Any]:
 def _finite(value: float | None) -> float | None:
     """`value` as JSON has it; None where it is none, or beyond what a float holds."""
     try:
-        return None if value is None or not math.isfinite(value) else float(value)
+        return value if value is not None and math.isfinite(value) else None
     except OverflowError:
         return None
 
