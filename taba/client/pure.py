@@ -300,7 +300,7 @@ class Port:
             held = self.lock._is_owned()  # type: ignore[attr-defined]
             try:
                 if not (held or self.lock.acquire(timeout=WAIT_SECONDS)):
-                    self._drop_later(tab, value)
+                    self._drop_later(tab, value, has_waited=True)
                     return
                 if self._busy:
                     self._drop_later(tab, value)
@@ -349,10 +349,12 @@ class Port:
             return
         self.record(tab, seconds, None, content)
 
-    def _drop_later(self, tab: Tab, value: float | None) -> None:
+    def _drop_later(self, tab: Tab, value: float | None, has_waited: bool = False) -> None:
         """The ring is somebody else's now, who does not come to an end in time: what is summed is owed by him, the rest is dropped."""
         if value is not None and isinstance(tab, UpDown):
             self._later.append((tab, value))
+        elif has_waited:
+            self._uncounted.append((_REENTRANT, 1))  # whoever counts next counts this, too: for the same lock nobody waits twice
         else:
             self.count(_REENTRANT)
 

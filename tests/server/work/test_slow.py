@@ -119,6 +119,7 @@ class Patience(SlowCase):
 
     @asynchronous
     async def test_within_its_time_nobody_is_sent_away(self) -> None:
+        self.patch(module, "FOLD_SECONDS", SECONDS)
         await self.fold(self.work(0.001))
         self.assertEqual(len((await self.fold(self.work(0.2, first=1), SECONDS)).states), 1)
         self.assertEqual((self.sandbox.slow, self.sandbox.problems), ({}, []))
