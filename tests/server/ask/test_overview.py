@@ -148,3 +148,35 @@ class Rows(ServerCase):
         self.assertEqual((nothing["clients"], nothing["greatest"], nothing["skew"]), (0, [], None))
         for bad in ("path=.", "limit=0", f"limit={overview.MAX_WHO + 1}"):
             self.assertEqual((await self.ask(server, f"/v1/who?{bad}")).status, 400, bad)
+        self.patch(overview, "MAX_HELD", 5)
+        self.assertEqual((await self.get(server, "/v1/who?name=held"))["held"]["clients"], 5)
+        self.patch(overview, "MAX_HELD", 4)
+        refused = await self.ask(server, "/v1/who?name=held")
+        self.assertEqual(refused.status, 400)
+        self.assertIn("more than 4 figures of Clients match", refused.json["detail"])
+
+    @asynchronous
+    async def test_figures_that_no_sum_holds_spoil_nothing_else(self) -> None:
+        server = await self.start()
+        for place, value in enumerate((1.7e308, 1.7e308, -1e-308)):
+            await self.post(server, events("vast", "Gauge", [value]), client=CLIENTS[place])
+        await self.post(server, events("load", "Gauge", [10.0]))
+        found = await self.get(server, "/v1/who?name=vast&name=load&path=value")
+        self.assertEqual((found["vast"]["total"], found["vast"]["clients"], found["vast"]["greatest"][0]["share"]), (None, 3, None))
+        self.assertEqual(found["load"]["total"], 10.0)
+
+    @asynchronous
+    async def test_sorted_by_a_figure_no_offset_has_more_states_read_than_an_answer_may_have_rows(self) -> None:
+        server = await self.filled()
+        self.patch(overview, "MAX_SORTED", 1)
+        self.patch(overview, "MAX_ROWS", 2)
+        asked: list[int] = []
+        summaries = server.query.summaries
+
+        def counting(query: Any, *more: Any) -> Any:
+            asked.append(len(query.chosen.tabs))
+            return summaries(query, *more)
+
+        self.patch(server.query, "summaries", counting)
+        self.assertEqual(await self.get(server, "/v1/overview?sort=p99&offset=1000&limit=1"), [])
+        self.assertEqual(asked, [2])

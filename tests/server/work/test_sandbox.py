@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.defer import CancelledError
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -380,6 +381,17 @@ class Hostile(TestCase):
             one.cancel()
         self.assertEqual(await self.sandbox.match("(a|b)+", ["ab"]), ["ab"])
         self.assertEqual(sum(line.waiting for line in self.sandbox._patterns), 0)
+
+    @asynchronous
+    async def test_who_leaves_while_a_child_starts_leaves_no_child_behind(self) -> None:
+        for _ in range(3):
+            asked = _ensured(self.sandbox.match("(a|b)+", ["ab"]))
+            self.assertEqual(sum(len(line._living) for line in self.sandbox._patterns), 1)
+            asked.addErrback(lambda failure: failure.trap(CancelledError))
+            asked.cancel()
+            while any(line._living for line in self.sandbox._patterns):
+                await deferLater(reactor, 0.01)
+        self.assertEqual(await self.sandbox.match("(a|b)+", ["ab"]), ["ab"])
 
 
 def _ensured(coroutine: Any) -> Any:
