@@ -16,6 +16,16 @@ from typing import Any, Final
 
 MAX_PATH = 1000  # characters
 
+# where Types keep what a row of figures shows, the first that is there: known by its shape, never by a Type's name
+FIGURES: Mapping[str, Sequence[str]] = {
+    "1m": ("1m.count",),
+    "1h": ("1h.count",),
+    "p50": ("1h.p50", "pct.p50", "p50"),
+    "p99": ("1h.p99", "pct.p99", "p99"),
+    "max": ("1h.max", "pct.max", "max"),
+    "value": ("value", "sum", "distinct", "total", "1h.total"),
+}
+
 _PLACE = re.compile(r"\[(-?[0-9]{1,9})\]")
 _KEY = re.compile(r'\[("(?:[^"\\]|\\.)*")\]')
 

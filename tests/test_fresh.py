@@ -62,7 +62,7 @@ class FreshClone(SynchronousTestCase):
         self.assertRegex(self.run_in_a_clone("check", "tests/test_names.py"), r"(?s)Success: no issues found.*[1-9]\d* passed")
 
     def test_coverage(self) -> None:
-        self.assertRegex(self.run_in_a_clone("coverage", "tests/test_names.py"), r"(?m)^TOTAL .*%$")
+        self.assertRegex(self.run_in_a_clone("coverage", "tests/test_names.py"), r"(?ms)[1-9]\d* passed.*^TOTAL .*%$")
 
     def test_search(self) -> None:
         self.assertRegex(self.run_in_a_clone("search", "tests/test_names.py"), r"[1-9]\d* passed")

@@ -155,7 +155,9 @@ def agg(
     if sys.stdout.isatty() and not (as_json or all_in_one or by or with_all or detail):
         rows = query.overview(**wanted, limit=limit)
         if rows:
-            print_rows([*rows, *_sums(query, options["name"], wanted, rows)], get_terminal_size((79, 24)).columns)
+            # where there may be more rows than are shown, what they have together is not known from these
+            sums = _sums(query, options["name"], wanted, rows) if len(rows) < limit else []
+            print_rows([*rows, *sums], get_terminal_size((79, 24)).columns)
         else:
             print_drawn(Text("nothing matches", style="dim"))
         _check_known(options["name"], "".join(f"{line['name']}: \n" for line in rows), len(rows) == limit, query.names)

@@ -15,7 +15,7 @@ import click
 from taba import paths
 from taba.cli import show
 from taba.cli.sharing import AS_JSON, SERVER, TIMEOUT, print_drawn, print_json, query_of
-from taba.query import BadRequest, Query, QueryError
+from taba.query import Query, QueryError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -116,7 +116,8 @@ def sparkline(counts: Sequence[float | None] | None, width: int, is_ascii: bool 
     """Counts as `width` blocks, the greatest the highest; blank where nothing is known."""
     if not counts:
         return ""
-    size = max(1, len(counts) // width)
+    counts = [*[None] * (width - len(counts)), *counts]
+    size = len(counts) // width
     groups = [counts[start : start + size] for start in range(len(counts) - size * width, len(counts), size)]
     sums = [None if all(count is None for count in group) else sum(count or 0 for count in group) for group in groups]
     most = max((total for total in sums if total is not None), default=0)
@@ -141,16 +142,14 @@ def _cut_inside(text: str, width: int, is_ascii: bool) -> str:
 
 def sum_of(name: str, rows: Sequence[Mapping[str, Any]], aggregate: Mapping[str, Any]) -> dict[str, Any]:
     """One row of the Aggregate of several rows' Tabs together."""
-    count = paths.first(aggregate, ["1m.count"])
+    figures = {key: paths.first(aggregate, places) for key, places in paths.FIGURES.items()}
+    count = figures["1m"]
     lines = [line["sparkline"] for line in rows if line.get("sparkline")]
     return {
         "name": name,
         "unit": rows[0].get("unit"),
         "rate": math.fsum(line.get("rate") or 0 for line in rows) if count is None else count / 60,
-        "1h": paths.first(aggregate, ["1h.count"]),
-        "p50": paths.first(aggregate, ["1h.p50", "pct.p50", "p50"]),
-        "p99": paths.first(aggregate, ["1h.p99", "pct.p99", "p99"]),
-        "value": paths.first(aggregate, ["value", "sum", "distinct", "total"]),
+        **{key: figures[key] for key in ("1h", "p50", "p99", "value")},
         "sparkline": [math.fsum(count or 0 for count in counts) for counts in zip(*lines, strict=True)] if lines else None,
     }
 
@@ -215,7 +214,8 @@ def get(context: click.Context, server: str, timeout: float, name: str, path: st
         context.exit(0 if is_number and value > above else NO)
     if value is paths.NOTHING or value is None:
         why = aggregate.get("error") if isinstance(aggregate, dict) else None
-        what = f"no Tab {name!r}" if aggregate is paths.NOTHING else f"{name} has nothing at {path}"
+        nothing = f"{name} has nothing at {path}; taba agg {name} --json shows what it has"
+        what = f"no Tab {name!r}; taba names lists those that are there" if aggregate is paths.NOTHING else nothing
         print(f"taba get: {show.plain(what)}" + (f": {show.plain(why)}" if why else ""), file=sys.stderr)
         context.exit(NO)
     if isinstance(value, str):
@@ -279,8 +279,6 @@ def who(context: click.Context, server: str, timeout: float, name: str, path: st
     """Which Clients hold the greatest and the least of a figure, and what share of all each one has."""
     try:
         found = query_of(server, timeout=timeout).who(name=name, path=path, limit=limit)
-    except BadRequest:
-        raise
     except QueryError as error:
         print(f"taba who: {error}", file=sys.stderr)
         context.exit(COULD_NOT_ASK)
@@ -302,7 +300,7 @@ def who(context: click.Context, server: str, timeout: float, name: str, path: st
         if "error" in one:
             print(f"{show.plain(tab)}: {show.plain(one['error'])}", file=sys.stderr)
     if not found:
-        print(f"taba who: no Tab {show.plain(repr(name))}", file=sys.stderr)
+        print(f"taba who: no Tab {show.plain(repr(name))}; taba names lists those that are there", file=sys.stderr)
         context.exit(NO)
 
 

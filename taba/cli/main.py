@@ -1,6 +1,7 @@
 """The entry point of `taba`. Importable without the extra, so that it can say which one is missing.
 
-Exit codes: 0 success; 1 what was asked for could not be had; 2 wrong usage. Each error is one line on standard error.
+Exit codes: 0 success; 1 what was asked for could not be had; 2 wrong usage; those that answer yes or no: see `figures`. Each error is one
+line on standard error.
 """
 
 from __future__ import annotations

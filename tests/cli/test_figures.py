@@ -58,5 +58,7 @@ class Figures(SynchronousTestCase):
 
     def test_a_sparkline_is_as_wide_as_it_may_be(self) -> None:
         self.assertEqual(sparkline([None] * 30 + [0.0] * 25 + [4.0] * 5, 12, True), "      _____#")
+        self.assertEqual(sparkline([9, 1, 2, 3, 4], 12, True), "       #_.:-")
+        self.assertEqual(len(sparkline([1.0] * 11, 12, True)), 12)
         self.assertEqual(sparkline([0.0] * 60, 12, True), ASCII_BLOCKS[0] * 12)
         self.assertEqual(sparkline(None, 12), "")

@@ -35,14 +35,6 @@ SORTS = (MOVES, NAME, *FIGURES)
 MAX_WHO = 1000  # Clients at either end
 MAX_HELD = 100_000  # figures of Clients that one answer looks at: some 20 MB
 
-_PLACES: Mapping[str, Sequence[str]] = {
-    "1m": ("1m.count",),
-    "1h": ("1h.count",),
-    "p50": ("1h.p50", "pct.p50", "p50"),
-    "p99": ("1h.p99", "pct.p99", "p99"),
-    "max": ("1h.max", "pct.max", "max"),
-    "value": ("value", "sum", "distinct", "total", "1h.total"),
-}
 _SHARED = ("1h.count", "count", "value", "distinct", "sum")  # of which Clients have their shares, where nobody says which figure
 
 
@@ -129,7 +121,7 @@ class Overview:
 
 def _row(tab: str, type: str, aggregated: Aggregated, clients: int, steps: Steps | None) -> dict[str, Any]:
     row: dict[str, Any] = {"name": tab, "type": type, "rate": None, "trend": None}
-    row |= {key: paths.first(aggregated.aggregate, places) for key, places in _PLACES.items()}
+    row |= {key: paths.first(aggregated.aggregate, places) for key, places in paths.FIGURES.items()}
     row |= {"clients": clients, "sparkline": None}
     if steps is not None:
         counts = [None if math.isnan(count) else round(count, 3) for count in steps.count[0].tolist()]
