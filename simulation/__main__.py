@@ -89,7 +89,7 @@ def main(arguments: list[str]) -> int:
     print(f"seeds {options.seed} to {seed - 1}: {steps:,} steps, {folded:,} events folded in {seconds:.1f} s ({pace}); nothing is wrong")
     print("faults, as often as they were drawn: " + ", ".join(f"{kind} {drawn[kind]}" for kind in options.kinds))
     print("what they did: " + ", ".join(f"{what} {count}" for what, count in sorted(fired.items())))
-    holes = [kind for kind in options.kinds if not drawn[kind]]
+    holes = [kind for kind in options.kinds if not drawn[kind]]  # what was drawn and found nothing to do stands above
     if holes:
         print(f"never drawn, so not tried: {', '.join(holes)}")
     return 0

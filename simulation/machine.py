@@ -22,7 +22,7 @@ from typing import Any
 
 from simulation.clockwork import Clockwork, Killed, Process
 from taba import ring
-from taba.batch import decode_batch
+from taba.batch import BATCH_VERSION, decode_batch
 from taba.errors import UnknownVersion
 
 PAGE = 4096
@@ -312,7 +312,7 @@ class Machine:
         def of_version(content: bytes) -> Any:
             if self.reads_other_version(self.process):
                 self.world.fired["a batch of another version"] += 1
-                raise UnknownVersion("batch", 2**16, 2)
+                raise UnknownVersion("batch", 2**16, BATCH_VERSION)
             return read(content)
 
         self.put(envelopes, "decode_batch", of_version)

@@ -479,6 +479,9 @@ class Server(Part):
             return 400, {}, f"{error}".encode()
         except StoreUnavailable as error:
             return 503, {}, f"{error}".encode()
+        except Exception as error:  # to the sender it looks as if no answer came, which it survives
+            self.world.unexpected(error, self.process)
+            raise
         return 404, {}, b""
 
 

@@ -19,7 +19,6 @@ from taba.names import ALIVE_TAB, ALIVE_TYPE
 
 HOLDS_SECONDS = 30.0  # for which a process counts as alive after it was last seen
 REFRESH_SECONDS = 10.0  # so that two in a row may be late
-MAX_DEATHS = 10_000  # clients whose death waits to be told
 ALIVE: dict[str, Any] = {"value": 1, "seconds": HOLDS_SECONDS}
 DEAD = 0  # for a day, as any value that says nothing of its own
 
@@ -50,8 +49,6 @@ class Alive:
             self._told = living
             if is_due:
                 self._refreshed = now
-        elif len(pump.deaths) > MAX_DEATHS:
-            pump.deaths.clear()  # there is no room for long: what was said of them has run out
 
     def _say(self, saying: dict[str, Any], now: float, moment: Moment) -> bool:
         bucket = self._pump.bucket_of(ALIVE_TAB)

@@ -25,6 +25,7 @@ FULL_TICK_SECONDS = 0.01  # while rings fill
 HOLDS = 0.75  # of its room a ring may fill before the next look; one value may need a quarter of the byte ring
 MAX_AHEAD_SECONDS = 1.0  # that the pace looks ahead, however late the loop is
 FEWEST_EVENTS = 2  # one drain's, when an outbox is so small: two of the longest values fit the smallest group
+MAX_DEATHS = 10_000  # clients whose death waits to be told
 
 
 class RingPump:
@@ -200,7 +201,7 @@ class RingPump:
                 self._remove(ring)
             elif name not in self._dead and is_dead(ring):
                 self._dead.add(name)
-                if ring.where.records:
+                if ring.where.records and len(self.deaths) < MAX_DEATHS:  # beyond: what was said of them runs out by itself
                     self.deaths.add(ring.client)
 
     def _is_filling(self, now: float, part: int) -> bool:

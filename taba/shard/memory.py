@@ -213,10 +213,12 @@ class MemoryServer:
             raise ErrorReply("ERR syntax error")
         scores = [_float(score) for score in pairs[::2]]
         held = self._get(key, _SortedSet, make=True)
-        before = dict(held)
-        held.update(zip(pairs[1::2], scores, strict=True))
-        self._changed(key, held != before)
-        return len(held) - len(before)
+        written = dict(zip(pairs[1::2], scores, strict=True))
+        new = len(written.keys() - held.keys())
+        is_changed = bool(new) or any(held[member] != score for member, score in written.items())
+        held.update(written)
+        self._changed(key, is_changed)
+        return new
 
     def _zrem(self, key: bytes, *members: bytes) -> Reply:
         held = self._get(key, _SortedSet) or _SortedSet()
@@ -245,7 +247,8 @@ class MemoryServer:
         limited = [word.upper() for word in words]
         if b"LIMIT" in limited:
             place = limited.index(b"LIMIT")
-            members = members[_integer(words[place + 1]) :][: _integer(words[place + 2])]
+            count = _integer(words[place + 2])
+            members = members[_integer(words[place + 1]) :][: count if count >= 0 else None]
             words = (*words[:place], *words[place + 3 :])
         return _shown(held, members, words)
 

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -437,7 +438,12 @@ class Operations:
         return _scored(await self._read(name, command, b"%d" % first, b"%d" % last, b"WITHSCORES"))
 
     async def zrangebyscore(self, name: Text, low: float, high: float, count: int = MAX_PAGE_NAMES) -> list[tuple[bytes, float]]:
-        """(member, score) of up to `count` members whose scores lie between `low` and `high`, inclusive; the lowest first."""
+        """(member, score) of up to `count` members whose scores lie between `low` and `high`, inclusive; the lowest first.
+
+        Raises ValueError for a `count` below 1: a server takes it for all there are.
+        """
+        if count < 1:
+            raise ValueError(f"count={count}: takes 1 or more")
         limits = (b"LIMIT", b"0", b"%d" % count)
         return _scored(await self._read(name, b"ZRANGEBYSCORE", _score(low), _score(high), b"WITHSCORES", *limits))
 
@@ -713,23 +719,28 @@ def _sum(name: Text, before: bytes | None, amount: int) -> int:
     return number + amount
 
 
+_DECIMAL = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf", re.IGNORECASE)
+
+
 def _float_sum(name: Text, before: bytes | None, amount: float) -> float:
-    try:
-        total = float(before or b"0") + amount
-    except ValueError:
-        raise TransactionRefused(f"{name!r} is no number") from None
+    if before is not None and not _DECIMAL.fullmatch(before):  # what a server takes: Python's float takes more
+        raise TransactionRefused(f"{name!r} is no number")
+    total = float(before or b"0") + amount
     if not math.isfinite(total):
         raise TransactionRefused(f"{name!r} would be no finite number")
     return total
 
 
 def _score(number: float) -> bytes:
-    """A number as a server reads it back exactly. ValueError for one that is none."""
+    """A number as a server reads it back exactly. TypeError for what is no number, ValueError for one that no float holds."""
     if isinstance(number, bool) or not isinstance(number, (int, float)):
         raise TypeError(f"a number is an int or a float, not {number.__class__.__name__}: {number!r:.60}")
     if math.isnan(number):
         raise ValueError("a score takes a number")
-    return repr(float(number)).encode()
+    try:
+        return repr(float(number)).encode()
+    except OverflowError:
+        raise ValueError("a score takes a number that a float holds") from None
 
 
 def _scored(reply: Sequence[bytes]) -> list[tuple[bytes, float]]:

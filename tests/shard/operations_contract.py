@@ -78,9 +78,15 @@ class OperationsContract:
         for amount in (1e308 * 10, float("nan")):
             with self.assertRaises((TransactionRefused, ValueError)):
                 await one.incrbyfloat("f", amount)
-        await one.set("text", "x")
-        with self.assertRaises(TransactionRefused):
-            await one.incrbyfloat("text", 1)
+        with self.assertRaises(ValueError):
+            await one.incrbyfloat("f", 10**400)
+        for text in ("x", "", "1_000", " 7 ", "nan", "0x10"):  # some of which Python takes for numbers
+            await one.set("text", text)
+            with self.assertRaises(TransactionRefused, msg=text):
+                await one.incrbyfloat("text", 1)
+        for text, total in (("1e3", 1001.0), ("-.5", 0.5), ("+2.", 3.0)):
+            await one.set("text", text)
+            self.assertEqual(await one.incrbyfloat("text", 1), total)
 
     async def test_sorted_sets_are_in_the_order_of_their_scores(self: Any) -> None:
         one, two = await self.routers(2)
@@ -90,6 +96,8 @@ class OperationsContract:
         self.assertEqual(await two.zrange("z", 0, 1, reverse=True), [(b"c", float("inf")), (b"b", 2.0)])
         self.assertEqual(await two.zrangebyscore("z", 0.1, 2), [(EVERY_BYTE, 0.1), (b"a", 2.0), (b"b", 2.0)])
         self.assertEqual(await two.zrangebyscore("z", float("-inf"), float("inf"), count=1), [(EVERY_BYTE, 0.1)])
+        with self.assertRaises(ValueError):
+            await two.zrangebyscore("z", 0, 1, count=0)
         self.assertEqual(sorted(await gatherResults([ensureDeferred(router.zincrby("z", "a", 0.5)) for router in (one, two)])), [2.5, 3.0])
         self.assertEqual((await one.zscore("z", "a"), await one.zscore("z", "none"), await one.zcard("z")), (3.0, None, 4))
         self.assertEqual((await one.zrank("z", "b"), await one.zrank("z", "none"), await one.zrank("none", "a")), (1, None, None))

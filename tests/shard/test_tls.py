@@ -118,6 +118,24 @@ class TLSTests(TLSCase):
         with self.assertRaisesRegex(ConfigurationError, "/nowhere"):
             await self.router(f"{url}?cacert=/nowhere").connect()
 
+    async def test_files_that_are_written_anew_are_read_by_the_next_connection_and_while_they_are_none_the_server_is_away(self) -> None:
+        needs_localhost()
+        whole = self.trusted.read_bytes()
+        address = parse_store(f"rediss://taba:secret@localhost:{self.port.getHost().port}?cacert={self.trusted}").addresses[0]
+        pool = Pool(reactor, address)
+        self.addCleanup(lambda: ensureDeferred(pool.close()))
+        pool.start()
+        self.assertEqual(await pool.execute([(b"PING",)], checkout_seconds=30.0), [b"PONG"])
+        self.trusted.write_bytes(b"half written")
+        for connection in list(pool._open):
+            connection.abort("as when the server restarts")
+        for _ in range(2):
+            with self.assertRaises(StoreUnavailable):
+                await pool.execute([(b"PING",)], checkout_seconds=0.5)
+        self.assertFalse(pool._waiters)
+        self.trusted.write_bytes(whole)
+        self.assertEqual(await pool.execute([(b"PING",)], checkout_seconds=30.0), [b"PONG"])
+
     async def test_a_certificate_that_nobody_vouches_for_is_refused(self) -> None:
         pool = Pool(reactor, parse_store(f"rediss://localhost:{self.port.getHost().port}").addresses[0])
         self.addCleanup(lambda: ensureDeferred(pool.close()))

@@ -195,8 +195,12 @@ class Jobs:
             if running := [id for id in ids if id not in self._ended]:  # what has ended never runs again, and may be long
                 [contents] = await self._router.read(BUCKET, [(b"HMGET", keys.jobs(BUCKET), *running)])
                 for id, content in zip(running, contents, strict=True):
-                    record = None if content is None else self._as_is(id, content)
-                    if content is not None and (record is None or record["state"] != RUNNING):
+                    if content is None:
+                        continue
+                    self._as_is(id, content)  # sees whether it changes
+                    stored = read_record(content)
+                    # by what is stored: one that stands still is not over, for whoever takes it for lost may have slept itself
+                    if stored is None or stored["state"] != RUNNING:
                         self._ended.add(id)
         except StoreUnavailable:
             self._standing = Standing(self._clock)  # nobody could say anything meanwhile

@@ -56,6 +56,7 @@ class Retry:
 
     async def __call__(self, job: Job) -> None:
         """Run the job."""
+        self._bench.forget()  # once: what its lots find out, and the answers that other cycles wait for, hold
         folded, left = 0, 0
 
         async def step(bucket: int) -> None:
@@ -77,7 +78,6 @@ class Retry:
 
     async def _patiently(self, job: Job, bucket: int, kept: int, count: int) -> tuple[Outcome, int]:
         """`_lot`, again and again where Handlers take their time: each finds what the last has done."""
-        self._bench.forget()
         while True:
             try:
                 return await self._lot(bucket, kept, count)

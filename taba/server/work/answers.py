@@ -31,14 +31,15 @@ class _Answer(NamedTuple):
     @property
     def size(self) -> int:
         places = sum(len(places) for _, places in self.spoiled)
-        return ROW_BYTES + len(self.state or b"") + sum(map(len, self.parts or ())) + 8 * places
+        whys = [failed for failed, _ in self.spoiled] + ([self.failed] if self.failed is not None else [])
+        return ROW_BYTES + len(self.state or b"") + sum(map(len, self.parts or ())) + 8 * places + sum(len(why.detail) for why in whys)
 
 
 class Answers:
-    """Answers by Type and row. Pure: `now` is monotonic."""
+    """Answers by all that a row is folded from. Pure: `now` is monotonic."""
 
     def __init__(self) -> None:
-        self._kept: dict[bytes, tuple[str, float, _Answer]] = {}  # oldest first
+        self._kept: dict[bytes, tuple[float, _Answer]] = {}  # oldest first
         self.bytes = 0
 
     def keep(self, errand: Errand, now: float) -> None:
@@ -50,7 +51,7 @@ class Answers:
             )
             key = _key(errand.foreign, row)
             self._drop(key)
-            self._kept[key] = (errand.foreign.type, now, answer)
+            self._kept[key] = (now, answer)
             self.bytes += answer.size
         while self.bytes > MAX_BYTES:
             self._drop(next(iter(self._kept)))
@@ -58,14 +59,14 @@ class Answers:
     def of(self, foreign: ForeignWork, now: float) -> tuple[Folded, list[int], ForeignWork]:
         """What is known of a work, the rows that are known to want further parts, and what is left of it."""
         folded, wanted, known = nothing_folded(), [], set()
-        while self._kept and next(iter(self._kept.values()))[1] <= now - KEEP_SECONDS:
+        while self._kept and next(iter(self._kept.values()))[0] <= now - KEEP_SECONDS:
             self._drop(next(iter(self._kept)))
         if self._kept and foreign.work.names:
             for row in dict.fromkeys(row for row, _, _ in foreign.work.columns):
                 key = _key(foreign, row)
-                _, _, answer = self._kept.pop(key, (None, None, None))
+                _, answer = self._kept.pop(key, (None, None))
                 if answer is not None:
-                    self._kept[key] = (foreign.type, now, answer)  # whoever comes again and again waits for others, too
+                    self._kept[key] = (now, answer)  # whoever comes again and again waits for others, too
                     known.add(row)
                     _add(folded, row, answer)
                     if answer.wants:
@@ -79,7 +80,7 @@ class Answers:
         self.bytes = 0
 
     def _drop(self, key: bytes) -> None:
-        _, _, answer = self._kept.pop(key, (None, None, None))
+        _, answer = self._kept.pop(key, (None, None))
         if answer is not None:
             self.bytes -= answer.size
 

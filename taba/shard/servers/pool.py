@@ -14,7 +14,7 @@ from random import Random
 from typing import Any
 
 from twisted.application.internet import ClientService, backoffPolicy
-from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
+from twisted.internet.defer import Deferred, ensureDeferred, fail, gatherResults
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
@@ -73,7 +73,7 @@ class _DeepUNIXEndpoint:
 
 
 def endpoint_of(reactor: Any, address: Address) -> Any:
-    """The endpoint that connects to `address`, with TLS where it asks for it. Raises ConfigurationError for files that hold none."""
+    """The endpoint that connects to `address`, with TLS where it asks for it."""
     if address.path:
         return _DeepUNIXEndpoint(reactor, address.path)
     endpoint: Any = HostnameEndpoint(reactor, address.host, address.port, timeout=CONNECT_SECONDS)
@@ -81,9 +81,35 @@ def endpoint_of(reactor: Any, address: Address) -> Any:
         return endpoint
     if not (address.certificate or address.authorities):
         return wrapClientTLS(optionsForClientTLS(address.host), endpoint)
+    return _WithFiles(address, endpoint)
+
+
+def check_files(address: Address) -> None:
+    """Raises ConfigurationError where the files that `address` names hold no certificates."""
+    if address.certificate or address.authorities:
+        _sending(address)
+
+
+def _sending(address: Address) -> SendingTls:
     own = TlsFiles(Path(address.certificate), Path(address.key)) if address.certificate else None
-    sending = SendingTls(Path(address.authorities) if address.authorities else None, own)
-    return wrapClientTLS(sending.creatorForNetloc(address.host.encode(), address.port), endpoint)
+    return SendingTls(Path(address.authorities) if address.authorities else None, own)
+
+
+@implementer(IStreamClientEndpoint)
+class _WithFiles:
+    """TLS with the certificates that lie in files at the moment: each connection reads them, so that renewed ones hold."""
+
+    def __init__(self, address: Address, endpoint: Any):
+        self._address, self._endpoint = address, endpoint
+
+    def connect(self, factory: Any) -> Deferred[Any]:
+        try:
+            creator = _sending(self._address).creatorForNetloc(self._address.host.encode(), self._address.port)
+        except TabaError:
+            return fail()  # as a server that is away: a file may be half written
+        wrapped: Any = wrapClientTLS(creator, self._endpoint)
+        connecting: Deferred[Any] = wrapped.connect(factory)
+        return connecting
 
 
 def authentication(address: Address) -> list[Command]:
@@ -198,7 +224,8 @@ class Pool:
     # --- life ---
 
     def start(self) -> None:
-        """Begin with one place; more are opened as callers would wait."""
+        """Begin with one place; more are opened as callers would wait. Raises ConfigurationError for files that hold no certificates."""
+        check_files(self.address)
         if not self._services:
             self._add_place()
 
