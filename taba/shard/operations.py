@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,9 +21,10 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from taba import names
 from taba.bounds import MiB
 from taba.errors import StoreUnavailable
+from taba.shard import amounts
 from taba.shard.buckets import prefix_of
 from taba.shard.patience import Pauses, Standing
-from taba.shard.servers.connection import Command, TransactionRefused
+from taba.shard.servers.connection import Command
 from taba.shard.servers.gather import gather
 from taba.shard.transaction import BucketBusy, Update, Writes
 
@@ -40,7 +40,6 @@ BUSY_PAUSE_SECONDS = 0.01  # a transaction that needed the lease takes as long a
 SWEEP_AFTER = 16  # new keys of this Router …
 SWEPT_NAMES = 48  # … so many names are looked at: more than one dead one goes for each that comes, once a third are dead
 THERE, MAYBE, GONE = "there", "maybe", "gone"  # a key after a write
-INT_LIMIT = 2**63
 
 Text = str | bytes
 Decide = Callable[[bytes, list[Any]], tuple[list[Command], Any]]  # key, replies → commands, result
@@ -171,9 +170,10 @@ class Operations:
 
     async def expire(self, name: Text, seconds: float | None) -> bool:
         """Let the key go after `seconds`, or never with None; False when there is no such key."""
+        stays = None if seconds is None else amounts.milliseconds(_what("expire", name), seconds)
 
         def decide(key: bytes, replies: list[Any]) -> tuple[list[Command], bool]:
-            change = (b"PERSIST", key) if seconds is None else (b"PEXPIRE", key, _milliseconds(seconds))
+            change = (b"PERSIST", key) if stays is None else (b"PEXPIRE", key, stays)
             return ([change] if replies[0] else []), bool(replies[0])
 
         return bool(await self._write(name, [], decide, MAYBE))
@@ -201,11 +201,12 @@ class Operations:
     async def set(self, name: Text, value: Text, seconds: float | None = None, new: bool = False) -> bool:
         """Give `name` this value, for `seconds` or for ever. With `new` only where there was none; False when there was."""
         content = plain(value)
+        stays = None if seconds is None else amounts.milliseconds(_what("set", name), seconds)
 
         def decide(key: bytes, replies: list[Any]) -> tuple[list[Command], bool]:
             if new and replies[0]:
                 return [], False
-            return [(b"SET", key, content) if seconds is None else (b"SET", key, content, b"PX", _milliseconds(seconds))], True
+            return [(b"SET", key, content) if stays is None else (b"SET", key, content, b"PX", stays)], True
 
         return bool(await self._write(name, [], decide))
 
@@ -224,18 +225,20 @@ class Operations:
 
     async def incr(self, name: Text, amount: int = 1) -> int:
         """Add to a counter, which begins at 0; the sum."""
+        added = amounts.whole(_what("incr", name), amount)
 
         def decide(key: bytes, replies: list[Any]) -> tuple[list[Command], int]:
-            return [(b"INCRBY", key, b"%d" % amount)], _sum(name, replies[1], amount)
+            return [(b"INCRBY", key, b"%d" % added)], amounts.whole_sum(f"{name!r}", replies[1], added)
 
         return int(await self._write(name, [(b"GET",)], decide))
 
     async def incrbyfloat(self, name: Text, amount: float) -> float:
         """Add to a number, which begins at 0; the sum, which is finite. It is written so that it reads back exactly."""
+        added = amounts.finite(_what("incrbyfloat", name), amount)
 
         def decide(key: bytes, replies: list[Any]) -> tuple[list[Command], float]:
-            total = _float_sum(name, replies[1], amount)
-            return [(b"SET", key, _score(total), b"KEEPTTL")], total
+            total = amounts.finite_sum(f"{name!r}", replies[1], added)
+            return [(b"SET", key, amounts.written(total), b"KEEPTTL")], total
 
         return float(await self._write(name, [(b"GET",)], decide))
 
@@ -288,9 +291,10 @@ class Operations:
     async def hincrby(self, name: Text, field: Text, amount: int = 1) -> int:
         """Add to a counter in a hash; the sum."""
         part = plain(field)
+        added = amounts.whole(_what("hincrby", name, field), amount)
 
         def decide(key: bytes, replies: list[Any]) -> tuple[list[Command], int]:
-            return [(b"HINCRBY", key, part, b"%d" % amount)], _sum(name, replies[1], amount)
+            return [(b"HINCRBY", key, part, b"%d" % added)], amounts.whole_sum(f"{field!r} of {name!r}", replies[1], added)
 
         return int(await self._write(name, [(b"HGET", part)], decide))
 
@@ -332,14 +336,14 @@ class Operations:
 
     async def lrange(self, name: Text, first: int = 0, last: int = -1) -> list[bytes]:
         """The elements from `first` to `last`, inclusive; negative ones count from the end."""
-        return list(await self._read(name, b"LRANGE", b"%d" % first, b"%d" % last))
+        return list(await self._read(name, b"LRANGE", _place("lrange", name, first), _place("lrange", name, last)))
 
     async def llen(self, name: Text) -> int:
         return int(await self._read(name, b"LLEN"))
 
     async def lindex(self, name: Text, index: int) -> bytes | None:
         """The element at `index`; a negative one counts from the end. None where there is none."""
-        found: bytes | None = await self._read(name, b"LINDEX", b"%d" % index)
+        found: bytes | None = await self._read(name, b"LINDEX", _place("lindex", name, index))
         return found
 
     async def lpush(self, name: Text, *values: Text) -> int:
@@ -352,17 +356,20 @@ class Operations:
 
     async def lpop(self, name: Text, count: int = 1) -> list[bytes]:
         """Take up to `count` from the front, in order."""
-        return await self._pop(name, 0, count - 1, count, -1, count)
+        taken = _count("lpop", name, count)
+        return await self._pop(name, 0, taken - 1, taken, -1)
 
     async def rpop(self, name: Text, count: int = 1) -> list[bytes]:
         """Take up to `count` from the end, the last one first."""
-        return (await self._pop(name, -count, -1, 0, -count - 1, count))[::-1]
+        taken = _count("rpop", name, count)
+        return (await self._pop(name, -taken, -1, 0, -taken - 1))[::-1]
 
     async def ltrim(self, name: Text, first: int, last: int) -> None:
         """Keep only the elements from `first` to `last`, inclusive."""
+        span = (_place("ltrim", name, first), _place("ltrim", name, last))
 
         def decide(key: bytes, replies: list[Any]) -> tuple[list[Command], None]:
-            return [(b"LTRIM", key, b"%d" % first, b"%d" % last)], None
+            return [(b"LTRIM", key, *span)], None
 
         await self._write(name, [(b"LLEN",)], decide, MAYBE)
 
@@ -374,10 +381,7 @@ class Operations:
 
         return int(await self._write(name, [(b"LLEN",)], decide, THERE if content else MAYBE))
 
-    async def _pop(self, name: Text, first: int, last: int, keep_first: int, keep_last: int, count: int) -> list[bytes]:
-        if count < 1:
-            raise ValueError(f"takes a count of at least 1, not {count}")
-
+    async def _pop(self, name: Text, first: int, last: int, keep_first: int, keep_last: int) -> list[bytes]:
         def decide(key: bytes, replies: list[Any]) -> tuple[list[Command], list[bytes]]:
             trim = (b"LTRIM", key, b"%d" % keep_first, b"%d" % keep_last)
             return ([trim] if replies[1] else []), replies[1]
@@ -388,7 +392,7 @@ class Operations:
 
     async def zadd(self, name: Text, scores: Mapping[Text, float] | Mapping[str, float] | Mapping[bytes, float]) -> int:
         """Give members their scores; how many of them are new."""
-        content = {plain(member): _score(score) for member, score in scores.items()}
+        content = {plain(member): _score("zadd", name, member, score) for member, score in scores.items()}
         if not content:
             return 0
 
@@ -401,10 +405,11 @@ class Operations:
     async def zincrby(self, name: Text, member: Text, amount: float) -> float:
         """Add to the score of a member, which begins at 0; the sum."""
         part = plain(member)
+        added = amounts.finite(_what("zincrby", name, member), amount)
 
         def decide(key: bytes, replies: list[Any]) -> tuple[list[Command], float]:
-            total = _float_sum(name, replies[1], amount)
-            return [(b"ZADD", key, _score(total), part)], total
+            total = amounts.finite_sum(f"{member!r} of {name!r}", replies[1], added)
+            return [(b"ZADD", key, amounts.written(total), part)], total
 
         return float(await self._write(name, [(b"ZSCORE", part)], decide))
 
@@ -435,17 +440,17 @@ class Operations:
     async def zrange(self, name: Text, first: int = 0, last: int = -1, reverse: bool = False) -> list[tuple[bytes, float]]:
         """(member, score) from `first` to `last`, inclusive, by score; negative ones count from the end. `reverse`: highest first."""
         command = b"ZREVRANGE" if reverse else b"ZRANGE"
-        return _scored(await self._read(name, command, b"%d" % first, b"%d" % last, b"WITHSCORES"))
+        span = (_place("zrange", name, first), _place("zrange", name, last))
+        return _scored(await self._read(name, command, *span, b"WITHSCORES"))
 
     async def zrangebyscore(self, name: Text, low: float, high: float, count: int = MAX_PAGE_NAMES) -> list[tuple[bytes, float]]:
         """(member, score) of up to `count` members whose scores lie between `low` and `high`, inclusive; the lowest first.
 
         Raises ValueError for a `count` below 1: a server takes it for all there are.
         """
-        if count < 1:
-            raise ValueError(f"count={count}: takes 1 or more")
-        limits = (b"LIMIT", b"0", b"%d" % count)
-        return _scored(await self._read(name, b"ZRANGEBYSCORE", _score(low), _score(high), b"WITHSCORES", *limits))
+        limits = (b"LIMIT", b"0", b"%d" % _count("zrangebyscore", name, count))
+        span = (amounts.written(amounts.fraction(_what("zrangebyscore", name), bound)) for bound in (low, high))
+        return _scored(await self._read(name, b"ZRANGEBYSCORE", *span, b"WITHSCORES", *limits))
 
     # --- several writes at once ---
 
@@ -703,44 +708,23 @@ class _Lot(Operations):
                         done.callback(answer[place])
 
 
-def _milliseconds(seconds: float) -> bytes:
-    if not 0.001 <= seconds <= 10**9:
-        raise ValueError(f"takes 0.001 to 10^9 seconds, not {seconds}")
-    return b"%d" % round(seconds * 1000)
+def _what(operation: str, name: Text, part: Text | None = None) -> str:
+    """An operation, as what is wrong with its arguments names it."""
+    return f"{operation} of {name!r:.100}" if part is None else f"{operation} of {part!r:.100} in {name!r:.100}"
 
 
-def _sum(name: Text, before: bytes | None, amount: int) -> int:
-    try:
-        number = int(before or b"0")
-    except ValueError:
-        raise TransactionRefused(f"{name!r} is no counter") from None
-    if not -INT_LIMIT <= number + amount < INT_LIMIT:
-        raise TransactionRefused(f"{name!r} would leave the 64 bits of a counter")
-    return number + amount
+def _place(operation: str, name: Text, index: int) -> bytes:
+    return b"%d" % amounts.whole(_what(operation, name), index)
 
 
-_DECIMAL = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf", re.IGNORECASE)
+def _count(operation: str, name: Text, count: int) -> int:
+    if not 1 <= amounts.whole(_what(operation, name), count) < amounts.INT_LIMIT - 1:
+        raise ValueError(f"{_what(operation, name)} takes a count from 1, not {count}")  # a server takes less for all there are
+    return count
 
 
-def _float_sum(name: Text, before: bytes | None, amount: float) -> float:
-    if before is not None and not _DECIMAL.fullmatch(before):  # what a server takes: Python's float takes more
-        raise TransactionRefused(f"{name!r} is no number")
-    total = float(before or b"0") + amount
-    if not math.isfinite(total):
-        raise TransactionRefused(f"{name!r} would be no finite number")
-    return total
-
-
-def _score(number: float) -> bytes:
-    """A number as a server reads it back exactly. TypeError for what is no number, ValueError for one that no float holds."""
-    if isinstance(number, bool) or not isinstance(number, (int, float)):
-        raise TypeError(f"a number is an int or a float, not {number.__class__.__name__}: {number!r:.60}")
-    if math.isnan(number):
-        raise ValueError("a score takes a number")
-    try:
-        return repr(float(number)).encode()
-    except OverflowError:
-        raise ValueError("a score takes a number that a float holds") from None
+def _score(operation: str, name: Text, member: Text, score: float) -> bytes:
+    return amounts.written(amounts.fraction(_what(operation, name, member), score))
 
 
 def _scored(reply: Sequence[bytes]) -> list[tuple[bytes, float]]:

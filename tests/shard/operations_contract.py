@@ -75,15 +75,18 @@ class OperationsContract:
         await one.expire("f", 60)
         self.assertEqual(await one.incrbyfloat("f", 1e300), 1e300)
         self.assertTrue(50 < (await one.ttl("f")) <= 60)
-        for amount in (1e308 * 10, float("nan")):
-            with self.assertRaises((TransactionRefused, ValueError)):
+        for amount in (float("inf"), float("nan"), 10**400, -(10**400), 10**5000):
+            with self.assertRaisesRegex(ValueError, "incrbyfloat of 'f' takes a"):
                 await one.incrbyfloat("f", amount)
-        with self.assertRaises(ValueError):
-            await one.incrbyfloat("f", 10**400)
-        for text in ("x", "", "1_000", " 7 ", "nan", "0x10"):  # some of which Python takes for numbers
+        await one.incrbyfloat("large", 1.5e308)
+        for amount in (1.5e308, 10**308):  # each is a float, and the sum would be none
+            with self.assertRaisesRegex(TransactionRefused, "'large' holds b'1.5e.308', and with 1.*e.308 it would be no finite number"):
+                await one.incrbyfloat("large", amount)
+        for text in ("x", "", "1_000", " 7 ", "nan", "0x10", "1" * 6000, "1e400", "-inf"):  # Python takes all but the first two for numbers
             await one.set("text", text)
-            with self.assertRaises(TransactionRefused, msg=text):
+            with self.assertRaisesRegex(TransactionRefused, "'text'", msg=text):
                 await one.incrbyfloat("text", 1)
+            self.assertEqual(await one.get("text"), text.encode())
         for text, total in (("1e3", 1001.0), ("-.5", 0.5), ("+2.", 3.0)):
             await one.set("text", text)
             self.assertEqual(await one.incrbyfloat("text", 1), total)
@@ -104,9 +107,24 @@ class OperationsContract:
         self.assertEqual(await one.zrem("z", "a", "a", "none"), 1)
         self.assertEqual(await one.zrem("z", "b", "c", EVERY_BYTE), 3)
         self.assertEqual((await one.exists("z"), (await one.scan()).names), (False, []))
-        for score, error in ((float("nan"), ValueError), ("1", TypeError), (True, TypeError)):
-            with self.assertRaises(error):
+        for score, error in (
+            (float("nan"), ValueError),
+            (10**400, ValueError),
+            (10**5000, ValueError),
+            ("1", TypeError),
+            (True, TypeError),
+        ):
+            with self.assertRaisesRegex(error, "zadd of 'a' in 'z' takes"):
                 await one.zadd("z", {"a": score})
+            with self.assertRaisesRegex(error, "zincrby of 'a' in 'z' takes"):
+                await one.zincrby("z", "a", score)
+            with self.assertRaisesRegex(error, "zrangebyscore of 'z' takes"):
+                await one.zrangebyscore("z", 0, score)
+        await one.zadd("z", {"a": 1.5e308, "b": float("-inf")})
+        for member, amount in (("a", 1.5e308), ("b", 1.0)):
+            with self.assertRaisesRegex(TransactionRefused, f"'{member}' of 'z' holds .*, and with {amount!r:.3}.* it would be no finite"):
+                await one.zincrby("z", member, amount)
+        self.assertEqual(await one.zrange("z"), [(b"b", float("-inf")), (b"a", 1.5e308)])
 
     async def test_writes_together_are_one_transaction_a_bucket_and_done_once(self: Any) -> None:
         one, two = await self.routers(2)
@@ -138,10 +156,26 @@ class OperationsContract:
         await one.set("text", "x")
         with self.assertRaises(TransactionRefused):
             await one.incr("text")
-        await one.set("full", str(2**63 - 1))
-        with self.assertRaises(TransactionRefused):
-            await one.incr("full")
-        self.assertEqual(await one.get("full"), b"9223372036854775807")
+        await one.mset({"full": str(2**63 - 1), "beyond": str(2**63), "padded": " 7", "signed": "+7"})
+        for name, why in (
+            ("full", "would leave the 64 bits"),
+            ("beyond", "no counter"),
+            ("padded", "no counter"),
+            ("signed", "no counter"),
+        ):
+            before = await one.get(name)
+            with self.assertRaisesRegex(TransactionRefused, f"'{name}' .*{why}"):  # whatever stands beside it is not done either
+                await one.incr(name, 1 if name == "full" else -7)
+            self.assertEqual(await one.get(name), before)
+            await one.hset("h", {name: before})
+            with self.assertRaisesRegex(TransactionRefused, f"'{name}' of 'h' .*{why}"):
+                await one.hincrby("h", name, 1 if name == "full" else -7)
+        self.assertEqual(await one.incr("full", 1 - 2**63), 0)
+        for amount, error in ((2**63, ValueError), (-(2**63) - 1, ValueError), (10**5000, ValueError), (1.5, TypeError), (True, TypeError)):
+            for asked in (one.incr("n", amount), one.hincrby("h", "n", amount)):
+                with self.assertRaisesRegex(error, r"h?incr(by)? of 'n'( in 'h')? takes a whole number"):
+                    await asked
+        self.assertEqual((await one.get("n"), await one.hget("h", "n")), (b"-10", None))
 
     async def test_hashes(self: Any) -> None:
         one, two = await self.routers(2)
@@ -178,6 +212,24 @@ class OperationsContract:
         await one.ltrim("l", -3, -1)
         self.assertEqual(await one.rpop("l", 9), [b"8", b"7", b"6"])
         self.assertEqual((await one.lpop("l"), await one.rpush("l"), await one.exists("l")), ([], 0, False))
+        await one.rpush("l", "1")
+        for wrong in (2**63, -(2**63) - 1, 10**5000):
+            for asked in (
+                one.ltrim("l", 0, wrong),
+                one.lrange("l", wrong),
+                one.lindex("l", wrong),
+                one.lpop("l", wrong),
+                one.rpop("l", wrong),
+            ):
+                with self.assertRaisesRegex(ValueError, "of 'l' takes a"):
+                    await asked
+        for count in (0, -1, 2**63 - 1):
+            with self.assertRaisesRegex(ValueError, "of 'l' takes a count from 1"):
+                await one.lpop("l", count)
+        with self.assertRaises(TypeError):
+            await one.ltrim("l", 0.5, 1)
+        await one.ltrim("l", -(2**63), 2**63 - 1)
+        self.assertEqual(await one.lrange("l"), [b"1"])
 
     async def test_a_key_that_holds_something_else_is_refused_and_unchanged(self: Any) -> None:
         (one,) = await self.routers(1)
