@@ -80,6 +80,13 @@ def _kill_at_once(group: str) -> Callable[[World, Fault], None]:
     return happen
 
 
+def _end_agent(world: World, fault: Fault) -> None:
+    agent = world.agents[fault.detail["which"] % len(world.agents)]
+    if agent.process is not None and not world.is_shielded:
+        world.fired["ended an agent in order"] += 1
+        world.run(agent.process, agent.end)
+
+
 def _burn(group: str) -> Callable[[World, Fault], None]:
     def happen(world: World, fault: Fault) -> None:
         parts = getattr(world, group)
@@ -226,6 +233,7 @@ def _future(world: World, fault: Fault) -> None:
 # kinds by name; what each does to the world is said in its detail
 KINDS: dict[str, Kind] = {
     "kill agent": Kind(2.0, _which, _kill_at_once("agents")),
+    "agent ends": Kind(1.0, _which, _end_agent),
     "kill server": Kind(1.0, _which, _kill_at_once("servers")),
     "kill client": Kind(1.0, _which, _kill_at_once("clients")),
     "agent's fuse": Kind(4.0, _fuse, _burn("agents")),
@@ -239,6 +247,7 @@ KINDS: dict[str, Kind] = {
     "messages lost": Kind(1.0, _share, _weather("lost")),
     "messages repeated": Kind(1.0, _share, _weather("repeated")),
     "messages late": Kind(1.0, _share, _weather("late")),
+    "connections closed": Kind(0.7, _share, _weather("stale")),
     "server cut off": Kind(1.0, _which_for(0.5, 10.0), _cut_off),
     "clock stepped": Kind(0.7, _skew, _step_clock),
     "store's clock stepped": Kind(0.5, _skew, _step_store_clock),

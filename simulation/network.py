@@ -13,7 +13,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost, ConnectionRefusedError
 from twisted.python.failure import Failure
-from twisted.web.client import ResponseDone
+from twisted.web.client import ResponseDone, ResponseNeverReceived
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 from zope.interface import implementer
@@ -32,10 +32,10 @@ class Weather:
     """How the network is now: shares of messages."""
 
     def __init__(self) -> None:
-        self.lost = self.repeated = self.late = 0.0
+        self.lost = self.repeated = self.late = self.stale = 0.0
 
     def clear(self) -> None:
-        self.lost = self.repeated = self.late = 0.0
+        self.lost = self.repeated = self.late = self.stale = 0.0
 
 
 class Network:
@@ -73,10 +73,14 @@ class Network:
 
 @implementer(IAgent)
 class Sender:
-    """The IAgent of one process."""
+    """The IAgent of one process, and what its Forwarder asks of the connections that are kept."""
+
+    was_kept = False
+    is_fresh = False
 
     def __init__(self, network: Network, process: Process):
         self._network, self._process = network, process
+        self._kept: set[str] = set()  # where a request was answered, and its connection is kept for the next
 
     def request(self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: Any = None) -> Deferred[Any]:
         answered: Deferred[Any] = Deferred(lambda _: None)
@@ -87,8 +91,15 @@ class Sender:
         if headers is not None and headers.hasHeader("content-encoding"):
             body = zlib.decompress(body)
         url, _, path = uri.decode().partition("/v1/")
+        self.was_kept = url in self._kept and not self.is_fresh
+        if self.was_kept and network.weather.stale and world.random.random() < network.weather.stale:
+            world.fired["kept connection closed"] += 1  # by its Server, before any byte of this came
+            self._kept.discard(url)
+            world.later(network.seconds(), self._process, fail, answered, ConnectionLost())
+            return answered
         if url in network.cut or url not in network.listening:
             world.fired["server not reached"] += 1
+            self._kept.discard(url)
             world.later(network.seconds(), self._process, fail, answered, ConnectionRefusedError())
             return answered
         if network.is_lost():
@@ -111,30 +122,31 @@ class Sender:
         world.digest = zlib.crc32(body, world.digest)
 
         def decide() -> None:
-            handle(path, body).addCallbacks(lambda answer: self._send_back(process, answer, answered), lambda failure: None)
+            handle(path, body).addCallbacks(lambda answer: self._send_back(process, url, answer, answered), lambda failure: None)
 
         world.run(process, decide)
 
-    def _send_back(self, server: Process, answer: tuple[int, dict[str, str], bytes], answered: Deferred[Any] | None) -> None:
+    def _send_back(self, server: Process, url: str, answer: tuple[int, dict[str, str], bytes], answered: Deferred[Any] | None) -> None:
         network, world = self._network, self._network.world
         if answered is None or not server.is_alive:
             return
         if network.is_lost():
             world.later(network.seconds(), self._process, fail, answered, ConnectionLost())
             return
-        world.later(network.seconds(), self._process, self._deliver, answered, answer)
+        world.later(network.seconds(), self._process, self._deliver, answered, url, answer)
 
-    def _deliver(self, answered: Deferred[Any], answer: tuple[int, dict[str, str], bytes]) -> None:
+    def _deliver(self, answered: Deferred[Any], url: str, answer: tuple[int, dict[str, str], bytes]) -> None:
         self._network.world.steps += 1
         if not answered.called:
             status, headers, content = answer
+            self._kept.add(url)
             answered.callback(Response(status, Headers({name: [value] for name, value in headers.items()}), content))
 
 
 def fail(answered: Deferred[Any] | None, error: Exception) -> None:
     """No answer comes."""
     if answered is not None and not answered.called:
-        answered.errback(Failure(error))
+        answered.errback(Failure(ResponseNeverReceived([Failure(error)])))
 
 
 class Response:

@@ -20,20 +20,12 @@ from simulation.clockwork import Process
 from simulation.names import AGENT, ENVIRONMENT, OUTBOX_BYTES, SPOOL_BYTES
 from simulation.network import Sender
 from simulation.store import StorePool
-from taba.agent.ages import Moment
-from taba.agent.discover import Rings
-from taba.agent.dispatch import Dispatch
-from taba.agent.forward import Forwarder
 from taba.agent.home import CannotOpen, Home
 from taba.agent.keeper import Keeper
-from taba.agent.locks import AgentRunning
-from taba.agent.outbox import OutboxFull
-from taba.agent.pin import Pin, Store
+from taba.agent.loop import LAST_DRAIN_FAILS, Loop, Surroundings
 from taba.agent.posting import OtherRequest as OtherPost
 from taba.agent.posting import post
-from taba.agent.problems import Problems, Room
-from taba.agent.pump import TICK_SECONDS, RingPump
-from taba.agent.service import KEEP_SECONDS, LOOK_SECONDS
+from taba.agent.problems import Room
 from taba.bounds import MiB
 from taba.client import pure
 from taba.client.producer import Producer
@@ -256,141 +248,101 @@ class Poster(Part):
 
 
 class Agent(Part):
-    """An Agent: the real rooms, wired and driven as its service does it."""
+    """An Agent: the real loop, over a home of this machine."""
 
     def __init__(self, world: World, name: str, urls: list[str]):
         super().__init__(world, name)
         self.urls = urls
-        self.keeper: Keeper | None = None
+        self.loop: Loop | None = None
         self.problems: dict[str, str] = {}
-        self.posts_done: set[str] = set()
+
+    @property
+    def keeper(self) -> Keeper | None:
+        """Its keeper, once it has begun."""
+        return self.loop.keeper if self.loop is not None else None
 
     def live(self) -> None:
         world, process = self.world, self.process
         assert process is not None
         machine = world.machine
-        self.keeper = None
-        self._is_ending = False
-        self._name_problem: str | None = None
+        self.loop = None
+        new_id = lambda: process.random.randbytes(16)  # noqa: E731
         try:
-            self.home = Home(AGENT, Path(machine.disk), SPOOL_BYTES, OUTBOX_BYTES, machine.shm, lambda: process.random.randbytes(16))
+            home = Home(AGENT, Path(machine.disk), SPOOL_BYTES, OUTBOX_BYTES, machine.shm, new_id)
         except CannotOpen as error:
             world.say(f"{process.name} cannot start: {f'{error}'.partition(':')[0]}")
             world.fired["a second Agent turned away" if "runs already" in f"{error}" else "an Agent could not start"] += 1
             world.kill(process)
             return
-        self.pin = Pin(Path(machine.disk) / f"{AGENT}.store")
-        self.store_age: int | None = None
-        now, moment = self._clock()
-        keeper = self.keeper = Keeper(
-            self.home.outbox, self.home.spool, self.home.history, lambda: process.random.randbytes(16), now, moment
+        sender = Sender(world.network, process)
+        around = Surroundings(
+            reactor=process.reactor,
+            wall=process.wall,
+            since_boot=process.seconds,
+            boot=world.boot,
+            random=process.random,
+            new_id=new_id,
+            client=HTTPClient(sender),
+            kept=sender,
+            shown=dict,
+            host="host",
+            shm=machine.shm,
+            room=lambda: Room(64 * MiB, 128 * MiB),
         )
-        keeper.recover(now)
-        self.home.keys.add(keeper.keys)
-        keeper.before_publish = self._keep_name
-        self.rings = Rings(AGENT, machine.shm)
-        self.pump = RingPump(keeper, self.rings, self.home.register)
-        self.dispatch = Dispatch(keeper, self.urls, process.random)
-        room = Room(64 * MiB, 128 * MiB)
-        self._problems = Problems(keeper, self.pump, self.dispatch, machine.shm, lambda: room, now)
-        client = HTTPClient(Sender(world.network, process))
-        self.forwarder = Forwarder(
-            process.reactor,
-            client,
-            self.dispatch,
-            AGENT,
-            "host",
-            self.moment,
-            process.wall,
-            lambda: None if self.pin.store is None else self.pin.store.id,
-            self._on_store,
-            self._on_store_age,
-        )
-        if self.pin.store is not None:
-            self.pump.set_buckets(self.pin.store.buckets, moment)
-        self._next_keep = self._next_look = 0.0
-        process.reactor.callLater(0, self._tick)
+        self.loop = Loop(home, self.urls, Path(machine.disk) / f"{AGENT}.store", around, self)
+        self.loop.start()
 
-    def moment(self) -> Moment:
+    def end(self) -> None:
+        """As SIGTERM ends it: it publishes what the rings hold. Runs as this Agent's process."""
         assert self.process is not None
-        return Moment(self.process.seconds(), self.world.boot, self.store_age)
+        if self.loop is not None:
+            self.loop.stop()
+            try:
+                self.loop.last_drain()
+            except LAST_DRAIN_FAILS as error:
+                self.world.fired[f"a last drain failed: {type(error).__name__}"] += 1
+            self.loop.close()
+        self.world.kill(self.process)
 
-    def _clock(self) -> tuple[float, Moment]:
+    # --- what its loop tells ---
+
+    def renewed(self) -> None:
+        """The outbox was made anew."""
+        self.world.fired["an outbox was made anew"] += 1
+
+    def failed(self, error: Exception, is_first: bool) -> None:
+        """A step failed."""
+        self.world.fired[f"a tick failed: {type(error).__name__}"] += 1
+        self.world.say(f"{self.name}: a tick failed: {type(error).__name__}: {error}")
+        self.world.unexpected(error, self.process)
+
+    def looks(self, now: float) -> None:
+        """Once a second."""
+        assert self.loop is not None
+        self.problems = self.loop.problems({})
+
+    def ended(self, problem: str) -> None:
+        """Another has its name."""
         assert self.process is not None
-        return self.process.seconds(), self.moment()
-
-    def _on_store(self, store: Store) -> bool:
-        before = self.pin.store
-        if not self.pin.meets(store):
-            return False
-        if before is None or before.id != store.id:
-            self.pump.meanings.forget()
-        if self.pump.buckets != store.buckets:
-            self.pump.set_buckets(store.buckets, self.moment())
-        return True
-
-    def _on_store_age(self, age: int) -> None:
-        self.store_age = age
-
-    def _tick(self) -> None:
-        assert self.keeper is not None and self.process is not None
-        delay = TICK_SECONDS
-        try:
-            now, moment = self._clock()
-            self._keep_name()
-            if self._name_problem is not None:
-                self.keeper.spool_all(now, moment)
-            delay = self.pump.tick(now, moment)
-            if now >= self._next_keep:
-                self._next_keep = now + KEEP_SECONDS
-                self.keeper.tick(now, moment)
-                self.forwarder.tick()
-                if now >= self._next_look:
-                    self._next_look = now + LOOK_SECONDS
-                    self.problems = self._problems.look(now, {})
-            else:
-                self.forwarder.pump()
-            if self._is_ending and self.pump.hand_over() and not self.keeper.holds_any:
-                self.world.say(f"{self.process.name} ends: another has its name")
-                self.world.kill(self.process)
-                return
-        except Exception as error:
-            self.world.fired[f"a tick failed: {type(error).__name__}"] += 1
-            self.world.say(f"{self.name}: a tick failed: {type(error).__name__}: {error}")
-            self.world.unexpected(error, self.process)
-            delay = 1.0
-        self.process.reactor.callLater(delay, self._tick)
-
-    def _keep_name(self) -> None:
-        if self._is_ending:
-            return
-        try:
-            if self.home.keep_name():
-                self.world.fired["an outbox was made anew"] += 1
-            self._name_problem = None
-        except AgentRunning as error:
-            self._name_problem, self._is_ending = f"{error}", True
-        except (OSError, OutboxFull) as error:
-            self._name_problem = f"{error}"
-        assert self.keeper is not None
-        self.keeper.is_homeless = self._name_problem is not None
+        self.world.say(f"{self.process.name} ends: another has its name")
+        self.world.kill(self.process)
 
     def post(self, body: dict[str, Any], key: str | None) -> str:
         """POST /v1/events as its route does it: `accepted`, `again`, `other`, or `later`. Runs as this Agent's process."""
         assert self.process is not None
-        buckets = self.pump.buckets if self.keeper is not None else None
-        if buckets is None:
+        loop = self.loop
+        buckets = loop.pump.buckets if loop is not None else None
+        if loop is None or buckets is None:
             return "later"
-        assert self.keeper is not None
         posted = read_events(body, self.process.wall(), buckets)
         part = key_part(posted.client, key, body) if key is not None else None
         try:
-            is_kept = post(self.keeper, self.home.keys, posted, part, *self._clock())
+            is_kept = post(loop.keeper, loop.home.keys, posted, part, *loop.clock())
         except OtherPost:
             return "other"
         except (OSError, sqlite3.Error, TabaError):
             return "later"  # its route answers 500: nothing is known of it
-        self.forwarder.pump()
+        loop.forwarder.pump()
         return "accepted" if is_kept else "later"
 
 

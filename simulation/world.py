@@ -22,6 +22,7 @@ from simulation.machine import Machine
 from simulation.network import Network
 from simulation.parts import Agent, Client, Part, Poster, Server
 from simulation.store import Store
+from taba.agent.loop import Loop
 from taba.handlers.lookup import Found, Lookup
 from taba.server import keys
 from taba.server.aging import read_record
@@ -159,14 +160,17 @@ class World(Clockwork):
                 self.later(fault.at, None, self._befall, fault)
         self.advance(self.duration)
         self._make_quiet()
-        end = self.now + CALM_SECONDS
         self.advance(self.now + 5.0)
+        self._settle()
+        if self.network.last_arrival > self.now:
+            self.advance(self.network.last_arrival + LOOK_SECONDS)  # what comes later than all else changes nothing
+            self._settle()
+
+    def _settle(self) -> None:
+        end = self.now + CALM_SECONDS
         while not self.is_settled() and self.now < end:
             self.advance(self.now + LOOK_SECONDS)
         self.check()
-        if self.network.last_arrival > self.now:
-            self.advance(self.network.last_arrival + LOOK_SECONDS)  # what comes later than all else changes nothing
-            self.check()
 
     def _befall(self, fault: Fault) -> None:
         self.steps += 1
@@ -202,7 +206,13 @@ class World(Clockwork):
     @property
     def holder(self) -> Agent | None:
         """The Agent that has the name now."""
-        return next((agent for agent in self.agents if agent.is_alive and agent.keeper is not None), None)
+        return next((agent for agent in self.agents if agent.is_alive and agent.loop is not None), None)
+
+    @property
+    def loop(self) -> Loop | None:
+        """Its loop."""
+        holder = self.holder
+        return holder.loop if holder is not None else None
 
     @property
     def completed(self) -> int:
@@ -211,13 +221,13 @@ class World(Clockwork):
 
     def is_settled(self) -> bool:
         """Whether nothing is on its way any more."""
-        agent = self.holder
-        keeper = agent.keeper if agent is not None else None
-        if agent is None or keeper is None or agent.pump.buckets is None:
+        loop = self.loop
+        if loop is None or loop.pump.buckets is None:
             return False
+        keeper = loop.keeper
         if keeper.unacknowledged or keeper.spool.batches or any(lane.pending or lane.sent for lane in keeper.lanes.values()):
             return False
-        if any(ring.look(agent.pump._scratch).records for ring in agent.rings.open.values()):
+        if any(ring.look(loop.pump._scratch).records for ring in loop.rings.open.values()):
             return False
         return self.completed <= self.accounted() and not any(poster.under_way for poster in self.posters)
 
@@ -228,9 +238,9 @@ class World(Clockwork):
 
     def dropped(self) -> Counter[str]:
         dropped: Counter[str] = Counter()
-        agent = self.holder
-        if agent is not None and agent.keeper is not None:
-            dropped += agent.keeper.totals() + agent.pump.live_drops()
+        loop = self.loop
+        if loop is not None:
+            dropped += loop.keeper.totals() + loop.pump.live_drops()
         return dropped
 
     def figures(self) -> Counter[str]:
@@ -278,10 +288,10 @@ class World(Clockwork):
         self._check_updowns()
 
     def _left(self) -> str:
-        agent = self.holder
-        if agent is None or agent.keeper is None:
+        agent, loop = self.holder, self.loop
+        if agent is None or loop is None:
             return "no Agent runs"
-        keeper = agent.keeper
+        keeper = loop.keeper
         waiting = [f"{lane.bucket}:{len(lane.pending)}" for lane in keeper.lanes.values() if lane.pending or lane.sent]
         held = f"outbox {keeper.unacknowledged}, spool {keeper.spool.batches}, lanes {waiting[:5]}, {list(agent.problems.values())[:3]}"
         return f"{agent.name}: {held}; {self.completed} recorded, {self.accounted()} accounted for"
@@ -291,9 +301,9 @@ class World(Clockwork):
         completed = self.completed + sum(poster.accepted for poster in posted)
         doubtful = sum(client.interrupted for client in self.clients)
         doubtful += sum(len(numbers) for poster in posted for numbers in poster.doubtful.values())
-        agent = self.holder
-        assert agent is not None and agent.keeper is not None
-        recorded = agent.keeper.recorded + sum(agent.pump.live_drops().values())
+        loop = self.loop
+        assert loop is not None
+        recorded = loop.keeper.recorded + sum(loop.pump.live_drops().values())
         figures, dropped = self.figures(), self.dropped()
         accounted = figures["folded"] + figures["dead"] + sum(dropped.values())
         books = f"recorded {recorded}, folded {figures['folded']}, dead {figures['dead']}, dropped {dict(dropped)}"
@@ -361,10 +371,11 @@ def project(handler: Any, content: bytes) -> float:
 def lookup() -> Lookup:
     """The Handlers of the world."""
     from taba.handlers.counter_group import CounterGroup
+    from taba.handlers.expiry_gauge import ExpiryGauge
     from taba.handlers.totals_counter import TotalsCounter
     from taba.handlers.updown import UpDown
 
-    made = [Census(), UpDown(), TotalsCounter(), CounterGroup()]
+    made = [Census(), UpDown(), TotalsCounter(), CounterGroup(), ExpiryGauge()]
     return Lookup({handler.type: Found(handler, "taba", True) for handler in made})
 
 

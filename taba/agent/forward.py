@@ -8,12 +8,11 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from treq.client import HTTPClient
-from twisted.internet import defer
+from twisted.internet import defer, protocol
 from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError, DNSLookupError, TimeoutError
-from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, HTTPConnectionPool, RequestTransmissionFailed, ResponseDone, ResponseNeverReceived
@@ -49,11 +48,18 @@ class NotAdmitted(TabaError):
     """A Server does not take this Agent: everything is kept, and tried again later."""
 
 
+class Kept(Protocol):
+    """What a Forwarder asks of the connections that its client keeps."""
+
+    was_kept: bool  # whether the last connection that was asked for was one that had been used before
+    is_fresh: bool  # the next one is to be new
+
+
 class KeptConnections(HTTPConnectionPool):
     """Connections to Servers that are kept for the next envelope."""
 
-    was_kept = False  # whether the last connection that was asked for was one that had been used before
-    is_fresh = False  # the next one is to be new
+    was_kept = False
+    is_fresh = False
 
     def getConnection(self, key: Any, endpoint: Any) -> Any:
         kept: Any = self._connections.get(key, ())
@@ -98,7 +104,7 @@ class Forwarder:
         on_store: Callable[[Store], bool],
         on_store_age: Callable[[int], None],
         shown: Callable[[], Mapping[str, str]] = dict,
-        pool: KeptConnections | None = None,
+        pool: Kept | None = None,
     ):
         self._pool = pool
         self.second_tries = 0  # since the start: a kept connection had been closed by its Server
@@ -250,7 +256,7 @@ class Forwarder:
             task.cancel()
 
 
-class _Body(Protocol):
+class _Body(protocol.Protocol):
     """Collects an answer's body, MAX_ANSWER_BYTES at the most."""
 
     def __init__(self) -> None:
@@ -272,7 +278,7 @@ class _Body(Protocol):
             return
         self.parts.append(data)
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
+    def connectionLost(self, reason: Failure = protocol.connectionDone) -> None:
         if self.done.called:
             return
         if reason.check(ResponseDone):

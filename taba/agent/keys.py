@@ -10,6 +10,7 @@ import os
 import sqlite3
 from collections.abc import Iterable
 
+from taba.agent.database import Transaction
 from taba.batch import KeyPart
 
 MAX_KEYS = 100_000  # 10 MiB; of more, the oldest are forgotten, and count anew
@@ -51,14 +52,14 @@ class Keys:
         return None if row is None else row[0]
 
     def add(self, parts: Iterable[KeyPart]) -> None:
-        """Remember that these posts came."""
-        run = self._database.execute
-        run("BEGIN IMMEDIATE")
-        for part in parts:
-            self.count += run("INSERT OR IGNORE INTO keys VALUES (NULL, ?, ?)", (part.key, part.digest)).rowcount
-        if self.count > self._most:
-            self.count -= run("DELETE FROM keys WHERE id IN (SELECT id FROM keys ORDER BY id LIMIT ?)", (self.count - self._most,)).rowcount
-        run("COMMIT")
+        """Remember that these posts came. Raises sqlite3.Error where the disk does not take it: all is as before then."""
+        run, count = self._database.execute, self.count
+        with Transaction(self._database):
+            for part in parts:
+                count += run("INSERT OR IGNORE INTO keys VALUES (NULL, ?, ?)", (part.key, part.digest)).rowcount
+            if count > self._most:
+                count -= run("DELETE FROM keys WHERE id IN (SELECT id FROM keys ORDER BY id LIMIT ?)", (count - self._most,)).rowcount
+        self.count = count
 
     def close(self) -> None:
         self._database.close()

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from taba.agent.ages import Moment
+from taba.agent.database import Transaction
 from taba.agent.outbox import EncodedBatch, OtherVersion, StoredBatch
 from taba.agent.salvage import aside_name, mend_first_page, move, readable_rows
 from taba.batch import BATCH_VERSION, BatchId
@@ -340,8 +341,8 @@ class Spool:
     def close(self) -> None:
         self._database.close()
 
-    def _transaction(self) -> _Transaction:
-        return _Transaction(self._database)
+    def _transaction(self) -> Transaction:
+        return Transaction(self._database)
 
     def _delete(self, where: str, id: BatchId) -> None:
         run = self._database.execute
@@ -352,19 +353,3 @@ class Spool:
 
     def _count(self) -> None:
         self.batches, self.bytes = self._database.execute("SELECT count(*), coalesce(sum(length), 0) FROM batches").fetchone()
-
-
-class _Transaction:
-    """BEGIN IMMEDIATE … COMMIT, or ROLLBACK when something is raised."""
-
-    def __init__(self, database: sqlite3.Connection):
-        self._database = database
-
-    def __enter__(self) -> None:
-        self._database.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if kind is None:
-            self._database.execute("COMMIT")
-        elif self._database.in_transaction:
-            self._database.execute("ROLLBACK")

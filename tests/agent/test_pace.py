@@ -84,14 +84,14 @@ class PaceTests(TestCase):
         service = self.start("http://127.0.0.1:1", outbox_bytes, spool_bytes)
         try:
             total = await self.record(*arguments, ring_bytes=ring_bytes)
-            await self.until(lambda: not service.rings.open)
+            await self.until(lambda: not service.loop.rings.open)
             status = service.status()
             self.assertEqual(status["recorded"], total)
             dropped = status["dropped_by_reason"]
             self.assertEqual(set(dropped), {"spool_full"} if full else set(), dropped)
             if full:
                 self.assertGreater(status["spool"]["moves"], 0)
-                self.assertLessEqual(service.keeper.spool.used, spool_bytes)
+                self.assertLessEqual(service.loop.keeper.spool.used, spool_bytes)
         finally:
             await service.stopService()
         server = FakeServer()

@@ -60,11 +60,11 @@ class ServiceTests(TestCase):
     def kill(self, service: AgentService) -> None:
         """As kill -9 does: nothing is said, nothing is flushed; the lock is free."""
         self.running.remove(service)
-        service._call.cancel()
-        service.forwarder.stop()
+        service.loop._call.cancel()
+        service.loop.forwarder.stop()
         self.addCleanup(service._pool.closeCachedConnections)
         self.addCleanup(service._port.stopListening)
-        service.rings.close()
+        service.loop.rings.close()
         service._home.close()
 
     def producer(self, client: str = "web/1", size: int = 65_536) -> Producer:
@@ -80,7 +80,7 @@ class ServiceTests(TestCase):
             await task.deferLater(reactor, 0.01, lambda: None)  # type: ignore[arg-type]
 
     async def recorded(self, service: AgentService, total: int) -> None:
-        await self.until(lambda: service.keeper.recorded == total)
+        await self.until(lambda: service.loop.keeper.recorded == total)
 
     async def ask(self, service: AgentService, method: str, path: str, content: Any = None, **headers: str) -> tuple[int, Any]:
         import treq
@@ -103,7 +103,7 @@ class ServiceTests(TestCase):
         self.assertEqual(events["web/1", "words"], ["hello"])
         self.assertEqual(producer.tail, 1001)
         self.assertEqual(producer.byte_tail, 6)
-        await self.until(lambda: service.keeper.unacknowledged == 0)
+        await self.until(lambda: service.loop.keeper.unacknowledged == 0)
         status, content = await self.ask(service, "GET", "/v1/status")
         self.assertEqual(status, 200)
         self.assertEqual(content["recorded"], 1001)
@@ -131,7 +131,7 @@ class ServiceTests(TestCase):
         await self.until(lambda: self.server.store.folded >= total)
         await task.deferLater(reactor, 0.3, lambda: None)  # type: ignore[arg-type]
         self.assertEqual(self.server.store.folded, total)
-        self.assertEqual(service.keeper.recorded, total)
+        self.assertEqual(service.loop.keeper.recorded, total)
 
     async def test_a_clock_that_is_set_forward_makes_nothing_too_old_that_came_before(self) -> None:
         producer = self.producer()
@@ -146,7 +146,7 @@ class ServiceTests(TestCase):
         await self.recorded(service, 2)
         later["on"] = False
         await self.until(lambda: self.server.store.folded == 2)
-        self.assertEqual(dict(service.keeper.totals()), {})
+        self.assertEqual(dict(service.loop.keeper.totals()), {})
 
     async def test_an_outbox_that_somebody_removed_is_made_anew_with_all_that_it_held(self) -> None:
         producer = self.producer()
@@ -164,7 +164,7 @@ class ServiceTests(TestCase):
         self.server.verdict = None
         service = self.start()
         await self.until(lambda: self.server.store.folded == 2)
-        self.assertEqual((service.keeper.recorded, os.listdir("/dev/shm").count(f"taba-agent.{self.agent}.new")), (2, 0))
+        self.assertEqual((service.loop.keeper.recorded, os.listdir("/dev/shm").count(f"taba-agent.{self.agent}.new")), (2, 0))
 
     async def test_a_second_agent_reads_no_ring_of_the_first_and_says_who_holds_them_whatever_a_cleaner_removes(self) -> None:
         producer = self.producer()
@@ -178,20 +178,20 @@ class ServiceTests(TestCase):
         for _ in range(100):
             producer.record(tab, 1.0)
         await self.recorded(first, 200)
-        first._call.cancel()  # stopped, as SIGSTOP does
+        first.loop._call.cancel()  # stopped, as SIGSTOP does
         os.unlink(f"/dev/shm/taba-agent.{self.agent}")
         for _ in range(100):
             producer.record(tab, 1.0)
         self.spool = Path(tempfile.mkdtemp())
         (self.spool / f"{self.agent}.store").write_text('{"id": "4f2a", "buckets": 8}')
         second = self.start()
-        await self.until(lambda: second.rings.taken)
-        self.assertEqual((second.rings.taken_by, second.rings.open, second.keeper.recorded), (os.getpid(), {}, 0))
+        await self.until(lambda: second.loop.rings.taken)
+        self.assertEqual((second.loop.rings.taken_by, second.loop.rings.open, second.loop.keeper.recorded), (os.getpid(), {}, 0))
         ended: list[bool] = []
         self.patch(first, "_end", lambda: ended.append(True))
-        first._tick()
+        first.loop.step()
         await self.until(lambda: ended)
-        self.assertEqual((first.keeper.holds_any, first.rings.open), (False, {}))
+        self.assertEqual((first.loop.keeper.holds_any, first.loop.rings.open), (False, {}))
         await self.stop(first)
         await self.recorded(second, 100)
         self.server.verdict = None
@@ -205,14 +205,14 @@ class ServiceTests(TestCase):
 
     async def test_a_second_agent_on_the_same_spool_ends_though_the_outbox_was_removed(self) -> None:
         first = self.start()
-        first._call.cancel()
+        first.loop._call.cancel()
         os.unlink(f"/dev/shm/taba-agent.{self.agent}")
         said = io.StringIO()
         self.patch(sys, "__stderr__", said)
         self.assertRaises(SystemExit, self.start)
         self.assertIn(f"process {os.getpid()} holds {self.spool}/{self.agent}.lock", said.getvalue())
         self.assertFalse(os.path.exists(f"/dev/shm/taba-agent.{self.agent}"))
-        first._tick()
+        first.loop.step()
 
     async def test_an_agent_that_fails_to_start_leaves_nothing_behind(self) -> None:
         spool = self.spool
@@ -266,17 +266,17 @@ class ServiceTests(TestCase):
         self.server.verdict = lambda sent: Verdict(codec.REFUSED, "no") if refusing["on"] and b"bids_won" in sent.batch else None
         service = self.start()
         producer.record(tab, 1.0)
-        await self.until(lambda: service.keeper.dropped["refused"] == 1)
+        await self.until(lambda: service.loop.keeper.dropped["refused"] == 1)
         refusing["on"] = False
         producer.record(tab, 2.0)
         await self.until(lambda: self.server.store.folded == 1)
         self.assertEqual(self.server.store.events["web/1", "bids_won"], [2.0])
-        self.assertEqual(service.keeper.dropped["gap"], 0)
-        self.assertEqual(len(service.keeper.spool.aside()), 1)
+        self.assertEqual(service.loop.keeper.dropped["gap"], 0)
+        self.assertEqual(len(service.loop.keeper.spool.aside()), 1)
         self.kill(service)
         service = self.start()
         await task.deferLater(reactor, 0.5, lambda: None)  # type: ignore[arg-type]
-        self.assertEqual(dict(service.keeper.totals()), {"refused": 1})
+        self.assertEqual(dict(service.loop.keeper.totals()), {"refused": 1})
 
     async def test_its_log_tells_its_life_and_what_needs_a_person(self) -> None:
         said: list[str] = []
@@ -336,19 +336,19 @@ class ServiceTests(TestCase):
         self.server.answer = answer
         service = self.start(outbox_bytes=4 << 20)
         total = 0
-        while not service.keeper.moves:
+        while not service.loop.keeper.moves:
             for _ in range(20_000):
                 producer.record(tab, 1.0)
             total += 20_000
             await self.recorded(service, total)
-        self.assertGreater(service.keeper.spool.batches, 0)
+        self.assertGreater(service.loop.keeper.spool.batches, 0)
         producer.record(tab, 5.0)
         self.kill(service)
         down["on"] = False
         service = self.start(outbox_bytes=4 << 20)
         await self.until(lambda: self.server.store.folded >= total + 1)
         self.assertEqual(self.server.store.folded, total + 1)
-        self.assertEqual(dict(service.keeper.totals()), {})
+        self.assertEqual(dict(service.loop.keeper.totals()), {})
 
     async def test_beyond_the_spools_bound_the_newest_events_are_dropped_and_counted(self) -> None:
         producer = self.producer(size=1 << 20)
@@ -357,14 +357,14 @@ class ServiceTests(TestCase):
         self.server.answer = lambda request, envelope: (request.setResponseCode(503), b"away")[1]
         service = self.start(outbox_bytes=4 << 20, spool_bytes=1 << 20)
         total = 0
-        while not service.keeper.dropped["spool_full"]:
+        while not service.loop.keeper.dropped["spool_full"]:
             for _ in range(20_000):
                 producer.record(tab, 1.0)
             total += 20_000
             await self.recorded(service, total)
-        self.assertEqual(service.keeper.spool.batches, 0)
+        self.assertEqual(service.loop.keeper.spool.batches, 0)
         self.server.answer = None
-        await self.until(lambda: self.server.store.folded + service.keeper.dropped["spool_full"] == total, 25.0)
+        await self.until(lambda: self.server.store.folded + service.loop.keeper.dropped["spool_full"] == total, 25.0)
 
     async def test_a_store_that_went_back_in_time_gets_what_is_retained_again(self) -> None:
         producer = self.producer()
@@ -383,11 +383,11 @@ class ServiceTests(TestCase):
         producer.record(tab, 5.0)
         await self.until(lambda: store.marks[key] == 6)
         self.assertEqual(store.events["web/1", "bids_won"], [0.0, 1.0, 2.0, 3.0, 4.0, 5.0])
-        self.assertEqual(service.keeper.dropped["gap"], 0)
+        self.assertEqual(service.loop.keeper.dropped["gap"], 0)
 
     async def test_posted_events_are_in_the_outbox_before_the_answer_and_count_once_by_their_key(self) -> None:
         service = self.start()
-        await self.until(lambda: service.pump.buckets)
+        await self.until(lambda: service.loop.pump.buckets)
         good, bad = {"tab": "jobs", "type": "CounterGroup", "value": 2}, {"tab": "!", "type": "X", "value": 1}
         events = {"client": "poster", "events": [good, bad]}
         for _ in range(2):
@@ -453,7 +453,7 @@ class ServiceTests(TestCase):
         await self.until(lambda: producer.tail == 1)
         await self.stop(service)
         service = self.start("http://127.0.0.1:1")
-        self.assertEqual(service.pump.buckets, 8)
+        self.assertEqual(service.loop.pump.buckets, 8)
         self.assertEqual((await self.ask(service, "GET", "/readyz"))[:2], (200, {"ready": True}))
         self.assertEqual((await self.ask(service, "GET", "/healthz"))[:2], (200, {"alive": True}))
         self.assertEqual((await self.ask(service, "POST", "/v1/events?x=1"))[0], 400)

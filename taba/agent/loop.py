@@ -1,0 +1,235 @@
+"""An Agent without sockets, HTTP and log: its rooms over what it holds on this host, and the step that keeps them going.
+
+Clock, chance, connections and room are arguments: the service gives the machine's, the simulator those of its world.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple, Protocol
+
+from treq.client import HTTPClient
+
+from taba.agent.ages import Moment
+from taba.agent.alive import Alive
+from taba.agent.discover import Rings, sweep_slots
+from taba.agent.dispatch import Dispatch
+from taba.agent.forward import Forwarder, Kept
+from taba.agent.home import Home
+from taba.agent.keeper import Keeper
+from taba.agent.locks import AgentRunning
+from taba.agent.outbox import OutboxCorrupt, OutboxFull
+from taba.agent.pin import Pin, Store
+from taba.agent.problems import Problems, Room
+from taba.agent.pump import TICK_SECONDS, RingPump
+from taba.errors import TabaError
+
+SWEEP_SECONDS = 60.0  # between looks for the slots of processes that were killed
+LOOK_SECONDS = 1.0  # between looks for problems, and words to the log
+KEEP_SECONDS = 0.05  # between looks at outbox and spool
+FAILED_SECONDS = 1.0  # after a step that failed
+LAST_DRAIN_FAILS = OSError, sqlite3.Error, OutboxCorrupt  # what keeps `last_drain` from ending
+
+
+class Surroundings(NamedTuple):
+    """What is around an Agent: `reactor` has its monotonic clock and calls later, `wall` tells Unix seconds.
+
+    `since_boot` tells the seconds since the boot of this number, and `boot` the number. `kept` is what `client` keeps of its connections.
+    """
+
+    reactor: Any
+    wall: Callable[[], float]
+    since_boot: Callable[[], float]
+    boot: int
+    random: Random
+    new_id: Callable[[], bytes]  # 16 bytes that nobody else has
+    client: HTTPClient
+    kept: Kept
+    shown: Callable[[], Mapping[str, str]]
+    host: str
+    shm: str
+    room: Callable[[], Room]
+
+
+class Observer(Protocol):
+    """Who is told what an Agent's loop does; it tells the log."""
+
+    def renewed(self) -> None:
+        """The outbox had been removed: it was made anew, with all that it held."""
+
+    def failed(self, error: Exception, is_first: bool) -> None:
+        """A step failed, with this exception that is handled just now; the first one in a row, or another."""
+
+    def looks(self, now: float) -> None:
+        """It is time to look for problems, once a second."""
+
+    def ended(self, problem: str) -> None:
+        """Another Agent has the name, and all that was held here is in the spool: this one is to end."""
+
+
+class Loop:
+    """The Agent of `home`, which sends to the Servers `urls`. Begins to work with `start`."""
+
+    def __init__(self, home: Home, urls: list[str], pin: Path, around: Surroundings, observer: Observer, ring_group: int | None = None):
+        self.home, self._around, self._observer = home, around, observer
+        self._own: dict[str, str] = {f"start {place}": problem for place, problem in enumerate(home.problems)}
+        self._loop_problem: str | None = None
+        self._name_problem: str | None = None
+        self._is_ending = False
+        self._store_age: int | None = None  # as the last answer told
+        self._call: Any = None
+        self._next_keep = self._next_look = self._next_sweep = 0.0
+        now, moment = self.clock()
+        self.keeper = Keeper(home.outbox, home.spool, home.history, around.new_id, now, moment)
+        self.keeper.recover(now)
+        home.keys.add(self.keeper.keys)
+        self.keeper.before_publish = self._keep_name
+        self.rings = Rings(home.name, around.shm, ring_group)
+        self.pump = RingPump(self.keeper, self.rings, home.register)
+        self.alive = Alive(self.pump, around.wall)
+        self.pin = Pin(pin)
+        self.dispatch = Dispatch(self.keeper, urls, around.random)
+        self._problems = Problems(self.keeper, self.pump, self.dispatch, around.shm, around.room, now)
+        self.forwarder = Forwarder(
+            around.reactor,
+            around.client,
+            self.dispatch,
+            home.name,
+            around.host,
+            self.moment,
+            around.wall,
+            self._store_id,
+            self._on_store,
+            self._on_store_age,
+            around.shown,
+            around.kept,
+        )
+        if self.pin.store is not None:
+            self.pump.set_buckets(self.pin.store.buckets, moment)
+
+    def start(self) -> None:
+        """Begin, with the next turn of the reactor."""
+        self._call = self._around.reactor.callLater(0, self.step)
+
+    def stop(self) -> None:
+        """Do nothing more, and send nothing more; `last_drain` may follow."""
+        if self._call is not None and self._call.active():
+            self._call.cancel()
+        self.forwarder.stop()
+
+    def last_drain(self) -> None:
+        """What is in the rings is safe in the outbox for the next start. Raises one of LAST_DRAIN_FAILS."""
+        if self.pump.buckets is not None:
+            while self.pump.drain(*self.clock()):
+                pass
+        self.keeper.settle_totals()
+        if self._name_problem is not None:
+            self.keeper.spool_all(*self.clock())
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self.rings.close()
+        self.home.close()
+
+    def moment(self) -> Moment:
+        """What age is told by."""
+        return Moment(self._around.since_boot(), self._around.boot, self._store_age)
+
+    def clock(self) -> tuple[float, Moment]:
+        """The monotonic clock, and what age is told by."""
+        return self._around.reactor.seconds(), self.moment()
+
+    def problems(self, more: Mapping[str, str]) -> dict[str, str]:
+        """What needs a person now: sentences, by a key each; `more` are those of others."""
+        own = {**self._own, **more}
+        if self._name_problem:
+            own["name"] = self._name_problem
+        if self.home.register.problem:
+            own["register"] = self.home.register.problem
+        if self._loop_problem:
+            own["loop"] = (
+                f"a step of the Agent's loop failed and is tried again every second: {self._loop_problem}; if it goes on, restart it"
+            )
+        return self._problems.look(self._around.reactor.seconds(), own)
+
+    # --- the loop ---
+
+    def step(self) -> None:
+        """Do what is due, and be called again."""
+        delay = TICK_SECONDS
+        try:
+            now, moment = self.clock()
+            self._keep_name()
+            if self._name_problem is not None:
+                self.keeper.spool_all(now, moment)  # what lies in memory that nobody finds again
+            delay = self.pump.tick(now, moment)
+            self.alive.tick(now, moment)
+            if now >= self._next_keep:
+                self._next_keep = now + KEEP_SECONDS
+                self.keeper.tick(now, moment)
+                self.forwarder.tick()
+                if now >= self._next_look:
+                    self._next_look = now + LOOK_SECONDS
+                    self._observer.looks(now)
+                if now >= self._next_sweep:
+                    self._next_sweep = now + SWEEP_SECONDS
+                    sweep_slots(self._around.shm)
+            else:
+                self.forwarder.pump()
+            self._loop_problem = None
+            if self._is_ending and self.pump.hand_over() and not self.keeper.holds_any:
+                self._observer.ended(f"{self._name_problem}")
+                return
+        except Exception as error:  # a full disk, a segment cut short: shown, and tried again; the rest works on
+            self._observer.failed(error, self._loop_problem is None)
+            self._loop_problem = words(error)
+            delay = FAILED_SECONDS
+        self._call = self._around.reactor.callLater(delay, self.step)
+
+    def _keep_name(self) -> None:
+        """Before anything is published: the outbox is where the next Agent of this name finds it, or this one ends."""
+        if self._is_ending:
+            return
+        try:
+            if self.home.keep_name():
+                self._observer.renewed()
+            self._name_problem = None
+        except AgentRunning as error:
+            self._name_problem, self._is_ending = f"{error}", True
+        except (OSError, OutboxFull) as error:
+            path, reason = self.home.segment.path, words(error)
+            self._name_problem = f"{path} was removed and cannot be made anew ({reason}): all goes through the spool; make room there"
+        self.keeper.is_homeless = self._name_problem is not None
+
+    # --- the store ---
+
+    def _on_store_age(self, age: int) -> None:
+        self._store_age = age
+
+    def _store_id(self) -> str | None:
+        return None if self.pin.store is None else self.pin.store.id
+
+    def _on_store(self, store: Store) -> bool:
+        before = self._store_id()
+        if not self.pin.meets(store):
+            return False
+        if self._store_id() != before:
+            self.pump.meanings.forget()
+        if self.pump.buckets is not None and self.pump.buckets != store.buckets:
+            self._own["buckets"] = (
+                f"the store has {store.buckets} buckets; until now this Agent knew {self.pump.buckets}: if that is not meant, see --server"
+            )
+        if self.pump.buckets != store.buckets:
+            self.pump.set_buckets(store.buckets, self.moment())
+        return True
+
+
+def words(error: Exception) -> str:
+    """What happened, for people: the operating system's words and the file; of anything else its kind, too."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f" ({error.filename})" if error.filename else ""
+        return f"{error.strerror}{where}"[:200]
+    return f"{error}"[:200] if isinstance(error, TabaError) else f"{type(error).__name__}: {error}"[:200]
