@@ -5,8 +5,9 @@ A connection is a newcomer until a request of it was admitted, and known from th
 1. Newcomers have a hall of their own; when it is full, who has waited longest in it without a whole request leaves it. So idle
    connections, however many, lock nobody out, and what was served before is never cut to make room.
 2. When as many are known as may be, each answer says `Connection: close`: whoever is served makes room, and newcomers are served all along.
-3. Of the hall's places some are for this host alone, and one address has no more than its share.
-4. A peer has seconds for its first byte, for a whole request, and for reading an answer.
+3. Whoever listens to a broadcast has a place of another kind: however many do, Agents and questions have theirs.
+4. Of the hall's places some are for this host alone, and one address has no more than its share.
+5. A peer has seconds for its first byte, for a whole request, and for reading an answer.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ MAX_KNOWN = 768  # connections that are kept between requests; with the hall, a 
 MAX_HALL = 224  # newcomers, who have not been served yet; the rest of the descriptors is for store, files and children
 LOCAL_HALL = 32  # of these for this host alone: its Agent, its proxy, whoever looks after it
 MAX_HALL_OF_PEER = 64  # of one address
+MAX_LISTENERS = 1000  # connections that hear broadcasts, some 60 KiB each
+LEAST_LISTENERS = 16  # of which so many may be there although there are few descriptors
+SPARE_DESCRIPTORS = 128  # for store, files and children
 FIRST_SECONDS = 10.0  # for the first byte of a connection, TLS handshake included
 MAX_REQUEST_SECONDS = 30.0  # for a peer to send one request whole
 MAX_IDLE_SECONDS = 120.0  # for a kept-alive connection to say nothing
@@ -64,6 +68,8 @@ class BoundedSite(server.Site):
         self.is_closing = False
         self.known: set[BoundedChannel] = set()
         self.hall: dict[BoundedChannel, None] = {}  # in the order of coming
+        self.listening: set[BoundedChannel] = set()
+        self.max_listeners = MAX_LISTENERS
         self.receiving = 0  # bytes of bodies for which room is kept
         self.refused: Counter[str] = Counter()
         self._crowded: dict[str, tuple[float, str]] = {}  # reason → when last, and what to do
@@ -71,7 +77,11 @@ class BoundedSite(server.Site):
     @property
     def connections(self) -> int:
         """How many there are."""
-        return len(self.known) + len(self.hall)
+        return len(self.known) + len(self.hall) + len(self.listening)
+
+    def bound_listeners(self, descriptors: int) -> None:
+        """Have no more places for listeners than this process may have descriptors for, beside those for others."""
+        self.max_listeners = max(LEAST_LISTENERS, min(MAX_LISTENERS, descriptors - MAX_KNOWN - MAX_HALL - SPARE_DESCRIPTORS))
 
     @property
     def is_full(self) -> bool:
@@ -112,6 +122,8 @@ class BoundedSite(server.Site):
 
     def admit(self, channel: BoundedChannel) -> bool:
         """A request of this connection is being served: it is known from now on. Whether it may stay after that."""
+        if channel in self.listening:
+            return False  # it has heard all that it came for when that ends
         if channel in self.known:
             return not self.is_full
         if self.is_full:
@@ -121,14 +133,24 @@ class BoundedSite(server.Site):
             self.known.add(channel)
         return True
 
+    def listen(self, channel: BoundedChannel) -> bool:
+        """A request of this connection hears a broadcast: its place is free for others. Whether it may."""
+        if len(self.listening) >= self.max_listeners:
+            self.refused["listeners_full"] += 1
+            return False
+        self.leave(channel)
+        self.listening.add(channel)
+        return True
+
     def leave(self, channel: BoundedChannel) -> None:
         """This connection is gone."""
+        self.listening.discard(channel)
         self.hall.pop(channel, None)
         self.known.discard(channel)
 
     def describe(self) -> dict[str, Any]:
         """What a status tells of this."""
-        counts = {"connections": self.connections, "cut": dict(sorted(self.refused.items()))}
+        counts = {"connections": self.connections, "listeners": len(self.listening), "cut": dict(sorted(self.refused.items()))}
         return counts if self.guard is None else {**self.guard.describe(), **counts}
 
     def problems(self, unix_now: float) -> list[str]:

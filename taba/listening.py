@@ -103,12 +103,14 @@ def on_hangup(reactor: Any, reload: Callable[[], list[str]]) -> None:
     signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(read_again))
 
 
-def raise_descriptor_limit() -> None:
-    """Have this process open as many files and connections as it may, MAX_DESCRIPTORS at the most."""
+def raise_descriptor_limit() -> int:
+    """Have this process open as many files and connections as it may, MAX_DESCRIPTORS at the most; how many that are."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return MAX_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
 
 
 def _listening_tls(certificate: Path, key: Path, authorities: Path | None) -> Any:

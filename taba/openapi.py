@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from taba.routes import FLAG, FORM, JSON, LINES, WHOLE, Parameter, Route
+from taba.routes import EVENTS, FLAG, FORM, JSON, LINES, WHOLE, Parameter, Route
 from taba.tokens import ANY, OPEN
 
 VERSION = "3.1.0"
@@ -79,7 +79,7 @@ def _parameter(route: Route, parameter: Parameter) -> dict[str, Any]:
 
 
 def _content(kind: str) -> dict[str, Any]:
-    if kind == LINES:
+    if kind in (LINES, EVENTS):
         return {"schema": {"type": "string"}}
     if kind in (JSON, FORM):
         return {"schema": {"type": ["object", "array", "string", "number", "boolean", "null"]} if kind == JSON else {"type": "object"}}

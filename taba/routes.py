@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 TEXT, FLAG, WHOLE = "text", "flag", "whole"  # kinds of parameters: any text; 0 or 1; a whole number from `least` to `most`
 JSON, MSGPACK, FORM, LINES = "application/json", "application/msgpack", "application/x-www-form-urlencoded", "text/plain"
+EVENTS = "text/event-stream"
 MAX_SHOWN = 100  # characters of what somebody sent, in a refusal
 
 

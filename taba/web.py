@@ -24,6 +24,7 @@ from twisted.web import http, resource, server
 from zope.interface import implementer
 
 from taba.bounds import MAX_ENVELOPE_BYTES, KiB
+from taba.broadcast import Broadcast, Listener
 from taba.errors import MalformedBatch, StoreUnavailable
 from taba.guard import FAILED_SECONDS, Guard, Refused
 from taba.options import is_loopback
@@ -58,7 +59,8 @@ class Answer(NamedTuple):
     """What a route gives back; `text` is its rendering for people.
 
     `content` is what JSON can say, or with a `content_type` bytes, or an asynchronous iterator of bytes: a stream, of which the next slice
-    is made only when the peer has taken enough of those before. `is_joined`: slices that come to less than SLICE_BYTES are sent as one.
+    is made only when the peer has taken enough of those before; or a Broadcast, which the peer hears until its end.
+    `is_joined`: slices that come to less than SLICE_BYTES are sent as one.
     """
 
     content: Any
@@ -208,6 +210,9 @@ class Api(resource.Resource):
             call = Call(request, grant, found)
             text = call.wants_text
             answer = await found.route.serve(call)
+            if isinstance(answer.content, Broadcast):
+                await self._listen(request, answer, answer.content)
+                return
             if isinstance(answer.content, AsyncIterator):
                 answer = await self._stream(request, answer)
                 if answer.content is None:
@@ -281,6 +286,37 @@ class Api(resource.Resource):
             self.streams -= 1
         return answer._replace(content=None)
 
+    async def _listen(self, request: Any, answer: Answer, broadcast: Broadcast) -> None:
+        """Have the peer hear a broadcast until its end, or until it goes. Raises HTTPError where too many listen."""
+        if not request.channel.site.listen(request.channel):
+            most = request.channel.site.max_listeners
+            raise HTTPError(503, "full", f"{most} connections listen already; try again in a moment", {"retry-after": "5"})
+        _begin(request, answer, answer.content_type)
+        request.setHeader("x-accel-buffering", "no")  # a proxy hands on what comes when it comes
+        takes_gzip = _compressor(request) is not None
+        if request.method == b"HEAD":
+            request.channel.answering(request, 0)
+            request.finish()
+            return
+        gate = Gate()
+        request.registerProducer(gate, True)
+        listener = Listener(request, gate, takes_gzip)
+        try:
+            broadcast.join(listener)
+            await listener.ended
+        except defer.CancelledError:
+            raise
+        except Exception:
+            self._note_bug(Failure(), None)
+            request.channel.cut()
+            return
+        finally:
+            broadcast.leave(listener)
+            if request.channel is not None:
+                request.unregisterProducer()
+        listener.finish(broadcast.goodbye)
+        request.finish()
+
     def _admit(self, request: Any, found: Found | None) -> Grant:
         """What whoever asks may do. Raises Refused where that is not this."""
         wanted = ANY if found is None else found.route.token
@@ -317,6 +353,11 @@ class Gate:
             shut.callback(None)
 
     stopProducing = resumeProducing  # the connection is gone: whoever waits is cancelled for that
+
+    @property
+    def is_shut(self) -> bool:
+        """Whether the peer has more to take."""
+        return self._shut is not None
 
     async def passed(self) -> None:
         """Wait until it is open."""

@@ -15,12 +15,14 @@ from taba.batch import CONTENT_TYPE, VERDICTS_HEADER, decode_envelope, encode_ve
 from taba.codes import uppers_of
 from taba.errors import UnknownVersion
 from taba.events import key_part, read_events
-from taba.handlers.lookup import Lookup, shown
+from taba.handlers.lookup import Lookup
 from taba.history import Past, Slot
 from taba.openapi import describe
-from taba.routes import FLAG, JSON, MSGPACK, WHOLE, Parameter, Route, Serve
+from taba.routes import EVENTS, FLAG, JSON, MSGPACK, WHOLE, Parameter, Route, Serve
+from taba.server.ask.answering import aggregate_as_json, answerable, dumped
 from taba.server.ask.choosing import QueryRefused
 from taba.server.ask.filters import MAX_FILTERS, Filter, make_filter
+from taba.server.ask.live import MAX_LIVE_TABS, Live, Stopping
 from taba.server.ask.meanings import meanings_of
 from taba.server.ask.overview import MAX_ROWS, MAX_WHO, MOVES, SORTS, Overview
 from taba.server.ask.query import Aggregated, Page, Query, Unanswered
@@ -101,6 +103,7 @@ class Routes:
         posts: Posts,
         query: Query,
         overview: Overview,
+        live: Live,
         status: Status,
         presence: Presence,
         jobs: Jobs,
@@ -110,7 +113,7 @@ class Routes:
     ):
         self._age, self._envelopes = age, envelopes
         self._router, self._lookup, self._ingest, self._posts, self._query = router, lookup, ingest, posts, query
-        self._overview = overview
+        self._overview, self._live = overview, live
         self._status, self._presence, self._jobs, self._health, self._now = status, presence, jobs, health, now
 
     def table(self) -> list[Route]:
@@ -152,6 +155,15 @@ class Routes:
                 "{name: which Clients hold the greatest and the least, and their shares}",
                 READ,
                 (*FILTERS, *WHO),
+            ),
+            Route(
+                "GET",
+                "/v1/stream",
+                self.stream,
+                f"server-sent events, each second: the Aggregates of what matches, {MAX_LIVE_TABS} Tabs at the most",
+                READ,
+                (FILTERS[0]._replace(is_required=True), *FILTERS[1:]),
+                produces=(EVENTS,),
             ),
             Route("GET", "/v1/status", self.status, "how the Server does, and what needs a person", ANY),
             Route("GET", "/v1/latency", self.latency, "seconds from record to visible: p50, p95, p99", READ),
@@ -258,7 +270,7 @@ class Routes:
 
         async def each() -> AsyncIterator[tuple[str, Any, str]]:
             async for name, item in query.aggregates(asked):
-                yield name, _aggregate(item), await self._rendered(item) if call.wants_text else ""
+                yield name, aggregate_as_json(item), await self._rendered(item) if call.wants_text else ""
 
         return _by_name(call, each(), reachable, asked.next)
 
@@ -271,7 +283,7 @@ class Routes:
             return Answer({"error": left_out} if left_out else {}, text=lambda: "", headers=reachable.header())
         found = found._replace(error="; ".join(filter(None, (found.error, left_out))) or None)
         rendered = await self._rendered(found) if call.wants_text else ""
-        return Answer(_aggregate(found), text=lambda: rendered + "\n", headers=reachable.header())
+        return Answer(aggregate_as_json(found), text=lambda: rendered + "\n", headers=reachable.header())
 
     async def slots(self, call: Call) -> Answer:
         query, reachable = self._asked(call)
@@ -297,6 +309,13 @@ class Routes:
         except ValueError as error:
             raise HTTPError(400, "bad_request", f"path=: {error}") from None
         return Answer(found, text=lambda: "".join(f"{name}: {dumped(one)}\n" for name, one in found.items()))
+
+    async def stream(self, call: Call) -> Answer:
+        try:
+            broadcast = await self._refusing(self._live.hear(_filter(call)))
+        except Stopping as error:
+            raise HTTPError(503, "not_ready", str(error), {"retry-after": "1"}) from None
+        return Answer(broadcast, content_type=EVENTS)
 
     def _asked(self, call: Call) -> tuple[Query, Reachable]:
         """Whom to ask: with partial=1, whoever can be reached."""
@@ -409,11 +428,6 @@ def _page(call: Call) -> Page:
     return Page(call.values["limit"], call.values["cursor"])
 
 
-def dumped(content: Any) -> str:
-    """JSON as answers have it."""
-    return json.dumps(content, ensure_ascii=False, allow_nan=False)
-
-
 def _streamed(call: Call, pieces: AsyncIterator[str], reachable: Reachable, further: str | None) -> Answer:
     """An answer that is made piece by piece, as it is read."""
     headers = {**reachable.header(), **({} if further is None else {NEXT_HEADER: quote(further, safe="")})}
@@ -517,29 +531,3 @@ def _slot(slot: Slot) -> dict[str, Any]:
         uppers = uppers_of(numpy.array([code for code, _ in slot.bins], dtype=numpy.int64)).tolist()
         found["bins"] = [[upper, count] for upper, (_, count) in zip(uppers, slot.bins, strict=True)]
     return found
-
-
-def _aggregate(item: Aggregated) -> Any:
-    content = {} if item.aggregate is None else answerable(item.aggregate)
-    return content if item.error is None else {**content, "error": item.error}
-
-
-def answerable(value: Any) -> Any:
-    """What JSON can say of a Projection or Aggregate, without its hidden keys; bytes as text."""
-    return _json(shown(value))
-
-
-def _json(value: Any) -> Any:
-    if isinstance(value, (str, int, float)) or value is None:
-        return value
-    if isinstance(value, dict):
-        return {key if isinstance(key, str) else _key(key): _json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_json(item) for item in value]
-    if isinstance(value, (bytes, bytearray)):
-        return bytes(value).decode("utf-8", "backslashreplace")
-    return str(value)
-
-
-def _key(key: Any) -> str:
-    return key.decode("utf-8", "backslashreplace") if isinstance(key, bytes) else str(key)

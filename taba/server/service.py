@@ -30,6 +30,7 @@ from taba.listening import front_of, listen_at, on_hangup, raise_descriptor_limi
 from taba.options import Listen, checked_state_directory, state_directory
 from taba.pins import Pin, read_pins, write_pin
 from taba.server.aging import LOOK_SECONDS, StoreAge
+from taba.server.ask.live import Live
 from taba.server.ask.overview import Overview
 from taba.server.ask.query import Query
 from taba.server.fold.bounds import Bounds
@@ -232,6 +233,7 @@ class Server(_Connected):
         self.query = Query(self.router, bench, reactor, now, self.sandbox.match, lambda: self.ingest.tab_changes)
         self.presence = Presence(self.router, now, reactor, self.ingest.moving)
         self.overview = Overview(self.query, self.presence.moving, reactor, now)
+        self.live = Live(self.query, self.router, reactor, now)
         self.jobs = Jobs(self.router, now, self.age, reactor)
         self.jobs.register(PRUNE, Prune(self.router, bench, self.age, now, options["forget"]), has_dry_run=True)
         self.jobs.register("check", Check(self.router))
@@ -248,6 +250,7 @@ class Server(_Connected):
             posts,
             self.query,
             self.overview,
+            self.live,
             self.status,
             self.presence,
             self.jobs,
@@ -275,7 +278,7 @@ class Server(_Connected):
     async def open(self) -> None:
         self._telling.start(TELL_SECONDS, now=False)
         self.sandbox.start()
-        raise_descriptor_limit()
+        self.site.bound_listeners(raise_descriptor_limit())
         self._port = await listen_at(self._front, self.site, self._reactor)
         if not self.running:
             await self._port.stopListening()
@@ -364,6 +367,7 @@ class Server(_Connected):
         # what is under way is decided, what waits is told `later`, and only then nobody is listened to any more
         self.health.stop()
         self.site.is_closing = True
+        self.live.close()
         for under_way in (self._announcement, self._age_look):
             if under_way is not None:
                 under_way.cancel()

@@ -30,7 +30,6 @@ class Known(NamedTuple):
     """What one bucket has, at one moment."""
 
     changes: int  # of its Tabs, since ever
-    folded: int  # Events, since ever
     dead: int  # Events that are dead letters now
     types: Mapping[str, str]  # Tab → Type
     labelled: Mapping[str, Sequence[str]]  # base name → its Tabs with labels
@@ -72,11 +71,6 @@ class Index:
                 return looked
         return await self.look({})
 
-    def folded(self, bucket: int) -> int:
-        """How many Events were folded in a bucket, at the last look; -1 where that is not known."""
-        known = self._known.get(bucket)
-        return -1 if known is None else known.folded
-
     def forget(self) -> None:
         """Some Tabs were deleted: the last look serves nobody any more."""
         self._last = None
@@ -110,10 +104,10 @@ class Index:
         found: dict[int, Known] = {}
         changed: list[int] = []
         for bucket, [pairs] in counts.items():
-            changes, folded, dead = _counted(pairs)
+            changes, dead = _counted(pairs)
             known = self._known.get(bucket)
             if known is not None and known.changes == changes:
-                found[bucket] = self._known[bucket] = known._replace(folded=folded, dead=dead)
+                found[bucket] = self._known[bucket] = known._replace(dead=dead)
             else:
                 changed.append(bucket)
         if changed:
@@ -143,14 +137,12 @@ def _same_tabs(one: Looked, other: Looked) -> bool:
     return one.keys() == other.keys() and all(known.types is other[bucket].types for bucket, known in one.items())
 
 
-def _counted(pairs: Sequence[bytes]) -> tuple[int, int, int]:
-    """(changes of Tabs, folded, dead) of a bucket's counts."""
-    changes = folded = dead = 0
+def _counted(pairs: Sequence[bytes]) -> tuple[int, int]:
+    """(changes of Tabs, dead) of a bucket's counts."""
+    changes = dead = 0
     for name, count in zip(pairs[::2], pairs[1::2], strict=True):
         if name == keys.TAB_CHANGES:
             changes = int(count)
-        elif name == b"folded":
-            folded = int(count)
         elif name.startswith(_DEAD):
             dead += int(count)
-    return changes, folded, dead
+    return changes, dead

@@ -94,26 +94,25 @@ class Overview:
         return {tab: _shares(used.get(tab), of_tab, limit, errors.get(tab)) for tab, of_tab in found.items()}
 
     async def _rows(self, asked: Asked, tabs: Sequence[str], moving: Mapping[str, int]) -> list[dict[str, Any]]:
-        folded = self._query.index.folded
-        buckets = self._query.buckets
+        buckets = {tab: bucket_of(tab, self._query.buckets) for tab in tabs}
+        folded = await self._query.folded(set(buckets.values()))  # before anything is read
         now = self._clock.seconds()
         rows: dict[str, dict[str, Any]] = {}
         about_all = not asked.wanted.is_about_clients
         for tab in tabs if about_all else ():
             kept = self._kept.get(tab)
             if kept is not None:
-                is_quiet = kept.folded == folded(bucket_of(tab, buckets)) >= 0  # below: nobody counts what is folded there
+                is_quiet = kept.folded == folded.get(buckets[tab])
                 if now - kept.made < (QUIET_SECONDS if is_quiet else ROW_SECONDS):
                     rows[tab] = kept.row
         missing = [tab for tab in tabs if tab not in rows]
         if missing:
-            counts = {tab: folded(bucket_of(tab, buckets)) for tab in missing}  # before they are read
             chosen = Chosen(missing, asked.chosen.type_of, asked.chosen.dead)
             async for one in self._query.summaries(asked._replace(chosen=chosen), STEPS, STEP_SECONDS):
                 row = rows[one.tab] = _row(one.tab, one.type, one.aggregated, one.clients, one.steps)
                 if about_all:
                     self._kept.pop(one.tab, None)
-                    self._kept[one.tab] = _Kept(now, counts[one.tab], row)
+                    self._kept[one.tab] = _Kept(now, folded.get(buckets[one.tab], -1), row)
                     if len(self._kept) > MAX_KEPT_ROWS:
                         self._kept.popitem(last=False)
         return [{**rows[tab], "moved": moving.get(tab, 0), **_rated(rows[tab], moving.get(tab, 0))} for tab in tabs if tab in rows]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from copy import copy
 from typing import Any, NamedTuple, TypeAlias
 
@@ -150,6 +150,17 @@ class Query:
     def buckets(self) -> int:
         """How many there are."""
         return self._router.buckets
+
+    async def breathe(self) -> None:
+        """Let others have a turn, where this process has worked on questions for long."""
+        await self._turns.breathe()
+
+    async def folded(self, buckets: Collection[int]) -> dict[int, int]:
+        """By bucket how many Events were folded there since ever: a cheap sign of change. Of those that are away, nothing."""
+        if not buckets:
+            return {}
+        replies = await self._router.read_many({bucket: [(b"HMGET", keys.counts(bucket), b"folded")] for bucket in sorted(buckets)})
+        return {bucket: int(count or 0) for bucket, [[count]] in replies.items() if bucket not in self._away}
 
     # --- names ---
 

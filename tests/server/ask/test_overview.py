@@ -133,6 +133,17 @@ class Rows(ServerCase):
         self.assertEqual((row["1m"], row["clients"]), (None, 1))
 
     @asynchronous
+    async def test_a_row_that_is_asked_for_by_its_whole_name_is_made_anew_once_something_was_folded(self) -> None:
+        server = await self.filled()
+        self.patch(overview, "ROW_SECONDS", -1.0)
+        self.patch(overview, "QUIET_SECONDS", 1e9)
+        name = 'busy{exchange="adx"}'
+        await self.rows(server)
+        self.assertEqual([row["1h"] for row in await self.rows(server, name=name)], [60])
+        await self.post(server, events("busy", "CounterGroup", [2.0], exchange="adx"))
+        self.assertEqual([row["1h"] for row in await self.rows(server, name=name)], [61])
+
+    @asynchronous
     async def test_who_holds_the_greatest_and_the_least(self) -> None:
         server = await self.filled()
         for place, client in enumerate(CLIENTS):

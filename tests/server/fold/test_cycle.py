@@ -16,10 +16,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from taba.batch import BadColumn, decode_batch
 from taba.bounds import MAX_TIME, MAX_VALUE_BYTES, MAX_VALUE_DEPTH
 from taba.server import keys
+from taba.server.ask.answering import answerable
 from taba.server.fold.cycle import MAX_MISSING_TYPES, Cycle, Waiting
 from taba.server.fold.deadletters import MAX_DEAD_LETTERS, decode_dead_letter, describe
 from taba.server.fold.marks import Mark, decode_mark
-from taba.server.http import answerable
 from taba.server.work import folding
 from tests.examples import examples
 

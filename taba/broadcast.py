@@ -1,0 +1,141 @@
+"""The same thing said to many at once, over HTTP, as server-sent events.
+
+1. What is said is made once and compressed once, whoever hears it. Compressed, it is deflate blocks that refer to nothing before them:
+   so they are of use to a listener that missed what was said before.
+2. Whoever has more to take than its transport will hold misses what is said meanwhile. Nothing is kept for it.
+3. What is said holds for itself: nobody needs to have heard anything else. The number of an event tells who missed some.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+LEVEL = 3
+AT_ONCE = 100  # listeners that are told before others have a turn: some 2 ms
+
+_GZIP_HEAD = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
+_LAST_BLOCK = b"\x03\x00"
+
+
+class Said:
+    """One thing, as bytes, and as deflate blocks for those that take gzip."""
+
+    def __init__(self, text: str):
+        self.plain = text.encode()
+        self._blocks: bytes | None = None
+
+    @property
+    def blocks(self) -> bytes:
+        if self._blocks is None:
+            compressor = zlib.compressobj(LEVEL, wbits=-zlib.MAX_WBITS)
+            self._blocks = compressor.compress(self.plain) + compressor.flush(zlib.Z_FULL_FLUSH)
+        return self._blocks
+
+
+def event(content: str, name: str = "", number: int | None = None) -> Said:
+    """A server-sent event. `content` has no line breaks."""
+    return Said(
+        (f"id: {number}\n" if number is not None else "") + (f"event: {name}\n" if name else "") + f"data: {content}\n\n",
+    )
+
+
+class IsGate(Protocol):
+    """What says whether a peer has more to take than its transport will hold."""
+
+    @property
+    def is_shut(self) -> bool: ...
+
+
+class Listener:
+    """One request that hears a broadcast until its end: `ended` fires then, or fails. `missed`: how often it had too much to take."""
+
+    def __init__(self, request: Any, gate: IsGate, takes_gzip: bool):
+        self._request, self._gate, self._takes_gzip = request, gate, takes_gzip
+        self._checksum = self._size = 0
+        self._has_begun = False
+        self.missed = 0
+        self.ended: Deferred[None] = Deferred()
+
+    def hear(self, said: Said) -> None:
+        """Write it, or miss it."""
+        if self._gate.is_shut:
+            self.missed += 1
+        else:
+            self._write(said)
+
+    def finish(self, said: Said | None) -> None:
+        """Write the last, whatever is still to be taken, and what a gzip file ends with."""
+        if said is not None:
+            self._write(said)
+        if self._takes_gzip:
+            tail = _LAST_BLOCK + struct.pack("<II", self._checksum, self._size & 0xFFFF_FFFF)
+            self._send(tail if self._has_begun else _GZIP_HEAD + tail)
+
+    def _write(self, said: Said) -> None:
+        if not self._takes_gzip:
+            self._send(said.plain)
+            return
+        self._checksum, self._size = zlib.crc32(said.plain, self._checksum), self._size + len(said.plain)
+        self._send(said.blocks if self._has_begun else _GZIP_HEAD + said.blocks)
+        self._has_begun = True
+
+    def _send(self, content: bytes) -> None:
+        self._request.channel.answering(self._request, len(content))  # so long has the peer for these
+        self._request.write(content)
+
+
+class Broadcast:
+    """Who listens now. `last` is what whoever joins hears first."""
+
+    def __init__(self) -> None:
+        self.listeners: dict[Listener, None] = {}
+        self.last: Said | None = None
+        self.goodbye: Said | None = None
+        self.missed = 0  # by those that have left
+        self.has_ended = False
+
+    def join(self, listener: Listener) -> None:
+        """Hear what is said from now on, and first the last of before. Where all is over, that is what it hears."""
+        if self.has_ended:
+            listener.ended.callback(None)
+            return
+        self.listeners[listener] = None
+        if self.last is not None:
+            listener.hear(self.last)
+
+    def leave(self, listener: Listener) -> None:
+        """Hear no more."""
+        if listener in self.listeners:
+            del self.listeners[listener]
+            self.missed += listener.missed
+
+    async def say(self, said: Said, breathe: Callable[[], Awaitable[None]]) -> None:
+        """Tell all; others have a turn (`breathe`) between some of them."""
+        self.last = said
+        await self.murmur(said, breathe)
+
+    async def murmur(self, said: Said, breathe: Callable[[], Awaitable[None]]) -> None:
+        """Tell all that are there what nobody needs to hear who joins later."""
+        for place, listener in enumerate(list(self.listeners), start=1):
+            if listener in self.listeners:  # some left meanwhile
+                listener.hear(said)
+            if place % AT_ONCE == 0:
+                await breathe()
+
+    def end(self, goodbye: Said) -> None:
+        """All hear this, and then no more."""
+        self.has_ended, self.goodbye = True, goodbye
+        for listener in list(self.listeners):
+            listener.ended.callback(None)
+
+    def fail(self, failure: Failure) -> None:
+        """Nothing more can be said: all are cut off, so that nobody takes silence for peace."""
+        self.has_ended = True
+        for listener in list(self.listeners):
+            listener.ended.errback(failure)
