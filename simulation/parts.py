@@ -334,8 +334,8 @@ class Agent(Part):
         buckets = loop.pump.buckets if loop is not None else None
         if loop is None or buckets is None:
             return "later"
-        posted = read_events(body, self.process.wall(), buckets)
-        part = key_part(posted.client, key, body) if key is not None else None
+        posted = read_events(json.dumps(body).encode(), self.process.wall(), buckets)
+        part = key_part(posted.client, key, posted.digest) if key is not None else None
         try:
             is_kept = post(loop.keeper, loop.home.keys, posted, part, *loop.clock())
         except OtherPost:

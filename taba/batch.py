@@ -25,12 +25,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import islice
 from typing import Any, NamedTuple, cast
 
 import msgpack
 
 from taba import names
-from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS, MAX_BUCKETS, MAX_ENVELOPE_BATCHES, MAX_ENVELOPE_BYTES
+from taba.bounds import (
+    MAX_BATCH_BYTES,
+    MAX_BATCH_COLUMNS,
+    MAX_BUCKETS,
+    MAX_ENVELOPE_BATCHES,
+    MAX_ENVELOPE_BYTES,
+    MAX_VALUE_BYTES,
+    KiB,
+)
+from taba.counting import BAD, OBJECT_BYTES, plain_reader, unpack_counted, unpack_values
 from taba.errors import MalformedBatch, NoVerdicts, UnknownVersion
 
 BATCH_VERSION = 3
@@ -43,6 +53,9 @@ NONCE_BYTES = 8  # a stream id has 128 bits of its own: a nonce tells two openin
 KEY_BYTES = 36  # of a KeyPart
 
 MAX_LIST_VALUES = 65_536  # values that are no floats, of all columns of a batch: each becomes an object of Python's
+MAX_LIST_BYTES = 256 * KiB  # that these take, lists in them and all: made, each byte may be an object of 64
+COLUMN_OBJECT_BYTES = 512  # of a decoded column, beside its times and values
+MAX_FIELDS = 16  # of an envelope or an entry, known here or not
 MAX_BATCH_MEANINGS = 1000  # as many as Tabs of a batch
 MAX_CACHED_IDS = 10_000  # client ids and Types whose form is known to be right
 MAX_CACHED_NAMES = 131_072  # names of Tabs likewise: all of a large site's …
@@ -118,7 +131,7 @@ class Meaning(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One decoded batch. `bad_meanings`: how many did not decode."""
+    """One decoded batch. `bad_meanings`: how many did not decode; `made_bytes`: what was made of it takes so many, about."""
 
     stream: bytes
     bucket: int
@@ -126,6 +139,7 @@ class Batch(NamedTuple):
     columns: list[Column | BadColumn]
     meanings: tuple[Meaning, ...] = ()
     bad_meanings: int = 0
+    made_bytes: int = 0
 
     @property
     def id(self) -> BatchId:
@@ -202,32 +216,39 @@ def decode_batch(content: bytes) -> Batch:
     """The batch in `content`. Raises MalformedBatch where its identity cannot be trusted, UnknownVersion where it is not read here."""
     if len(content) > MAX_BATCH_BYTES:
         raise MalformedBatch(f"a batch of {len(content)} bytes; at most {MAX_BATCH_BYTES}")
-    fields = _unpack(content, "batch")
-    if not isinstance(fields, list) or not fields or type(fields[0]) is not int:
-        raise MalformedBatch("no batch")
-    if fields[0] != BATCH_VERSION:
-        raise UnknownVersion("batch", fields[0], BATCH_VERSION)
-    if len(fields) != 6:
-        raise MalformedBatch(f"a batch of {len(fields)} fields")
-    _, stream, bucket, number, body, packed_meanings = fields
-    _check_stream(stream)
-    _check_bucket(bucket)
-    if type(number) is not int or not 1 <= number < 2**63:
-        raise MalformedBatch(f"batch number {number!r}")
-    if not isinstance(body, list) or len(body) % 2 or len(body) > 2 * MAX_BATCH_COLUMNS:
-        raise MalformedBatch(f"a batch takes at most {MAX_BATCH_COLUMNS} columns, each after its number of events")
+    reader = plain_reader(len(content))
+    reader.feed(content)
+    try:
+        fields = reader.read_array_header()
+        version = reader.unpack() if fields else None
+        if type(version) is not int:
+            raise MalformedBatch("no batch")
+        if version != BATCH_VERSION:
+            raise UnknownVersion("batch", version, BATCH_VERSION)
+        if fields != 6:
+            raise MalformedBatch(f"a batch of {fields} fields")
+        stream, bucket, number = islice(reader, 3)
+        _check_stream(stream)
+        _check_bucket(bucket)
+        if type(number) is not int or not 1 <= number < 2**63:
+            raise MalformedBatch(f"batch number {number!r}"[:200])
+        items = reader.read_array_header()
+        if items % 2 or items > 2 * MAX_BATCH_COLUMNS:
+            raise MalformedBatch(f"a batch takes at most {MAX_BATCH_COLUMNS} columns, each after its number of events")
+        body = list(islice(reader, items))
+        packed_meanings = reader.unpack()
+    except BAD as error:
+        raise MalformedBatch(f"batch: {type(error).__name__}: {error}"[:200]) from None
+    if len(body) != items or reader.tell() != len(content):
+        raise MalformedBatch("a batch that is cut off, or more than one")
     if not isinstance(packed_meanings, bytes):
         raise MalformedBatch("a batch's meanings are a bin")
-    columns: list[Column | BadColumn] = []
-    room = MAX_LIST_VALUES
+    columns = _Columns(len(content))
     for events, packed in zip(body[::2], body[1::2], strict=True):
         if not isinstance(packed, bytes) or type(events) is not int or not 0 <= events <= MAX_BATCH_BYTES:
             raise MalformedBatch("a batch's columns are bins, each after its number of events")
-        column = _column(packed, events, room)
-        if isinstance(column, Column) and isinstance(column.values, list):
-            room -= column.events
-        columns.append(column)
-    return Batch(stream, bucket, number, columns, *_meanings(packed_meanings))
+        columns.read(packed, events)
+    return Batch(stream, bucket, number, columns.found, *_meanings(packed_meanings), columns.made_bytes)
 
 
 def _meanings(packed: bytes) -> tuple[tuple[Meaning, ...], int]:
@@ -235,8 +256,8 @@ def _meanings(packed: bytes) -> tuple[tuple[Meaning, ...], int]:
     if not packed:
         return (), 0
     try:
-        listed = _unpack(packed, "meanings", MAX_BATCH_MEANINGS)
-    except MalformedBatch:
+        listed = unpack_counted(packed, 2, 4 * MAX_BATCH_MEANINGS + 1)  # a list of three each
+    except ValueError:
         return (), 1
     if not isinstance(listed, list):
         return (), 1
@@ -258,12 +279,38 @@ _check_type = lru_cache(MAX_CACHED_IDS)(names.check_type)
 _check_name = lru_cache(MAX_CACHED_NAMES)(names.check_tab)
 
 
-def _column(packed: bytes, events: int, room: int) -> Column | BadColumn:
-    try:
-        fields = _unpack(packed, "column", MAX_LIST_VALUES)
-        if not isinstance(fields, list) or len(fields) not in (5, 6):
-            raise ValueError("a column takes client, tab, type, times and values")
-        client, tab, type, times, values, *stands_for = fields
+_PLAIN_TYPES = {type(None), bool, int, float, str, bytes}
+_BINS = (b"\xc4", b"\xc5", b"\xc6")  # first bytes of bins
+
+
+class _Columns:
+    """The columns of one batch as they are read; what they hold together stays within the bounds of a batch."""
+
+    def __init__(self, size: int):
+        self._size = size
+        self._reader = plain_reader(size)
+        self._room, self._room_bytes = MAX_LIST_VALUES, MAX_LIST_BYTES
+        self.found: list[Column | BadColumn] = []
+        self.made_bytes = 0
+
+    def read(self, packed: bytes, events: int) -> None:
+        """Take one more. What is wrong with it is its own matter."""
+        self.made_bytes += COLUMN_OBJECT_BYTES + len(packed)
+        try:
+            self.found.append(self._column(packed, events))
+        except BAD as error:
+            self._reader = plain_reader(self._size)  # what is left in the other would be taken for the next
+            what = str(error) if isinstance(error, ValueError) else f"column: {type(error).__name__}: {error}"
+            self.found.append(BadColumn(what[:200], packed, events))
+
+    def _column(self, packed: bytes, events: int) -> Column:
+        reader = self._reader
+        begin = reader.tell()
+        reader.feed(packed)
+        fields = reader.read_array_header()
+        if fields not in (5, 6):
+            raise ValueError("takes client, tab, type, times and values")
+        client, tab, type, times = islice(reader, 4)
         if not isinstance(client, str) or not isinstance(tab, str) or not isinstance(type, str):
             raise ValueError("client, tab and type take text")
         _check_client(client)
@@ -272,20 +319,50 @@ def _column(packed: bytes, events: int, room: int) -> Column | BadColumn:
             _check_name(tab)
         else:
             names.check_tab(tab)
-        if stands_for and stands_for != [events]:
-            raise ValueError("a column stands for as many events as its number of events says")
-        if not isinstance(times, bytes) or not times or len(times) % 8 or (len(times) != 8 * events and not stands_for):
+        if not isinstance(times, bytes) or not times or len(times) % 8:
             raise ValueError("times take float64 bytes, as many as the column's number of events says")
-        if isinstance(values, bytes):
+        place = reader.tell() - begin
+        values: Any
+        if packed[place : place + 1] in _BINS:
+            values = reader.unpack()
             if len(values) != len(times):
                 raise ValueError("as many values as times")
-        elif not isinstance(values, list) or len(values) * 8 != len(times):
+        else:
+            values, place = self._listed(packed, place, len(times) // 8)
+            if place:  # they hold others: read without the reader, which begins anew behind them
+                reader = self._reader = plain_reader(self._size)
+                reader.feed(packed[place:])
+                begin = -place
+        stands_for = list(islice(reader, fields - 5))
+        if len(stands_for) != fields - 5 or reader.tell() - begin != len(packed):
+            raise ValueError("cut off, or more than one column")
+        if stands_for != [events] if stands_for else len(times) != 8 * events:
+            raise ValueError("times and stands_for take as many events as the column's number of events says")
+        return Column(client, tab, type, times, values, *stands_for)
+
+    def _listed(self, packed: bytes, place: int, count: int) -> tuple[list[Any], int]:
+        """The values of a list at `place`, within what the batch may hold; and where they end, 0 where the reader is there."""
+        reader = self._reader
+        if reader.read_array_header() != count:
             raise ValueError("values take float64 bytes or a list, as many as times")
-        elif len(values) > room:
+        if count > self._room:
             raise ValueError(f"a batch takes at most {MAX_LIST_VALUES} values in lists")
-    except (ValueError, MalformedBatch) as error:
-        return BadColumn(str(error), packed, events)
-    return Column(client, tab, type, times, values, *stands_for)
+        if len(packed) - place > self._room_bytes:
+            raise ValueError(f"a batch takes at most {MAX_LIST_BYTES} bytes of values in lists")
+        header = 1 if count < 16 else 3 if count < 65_536 else 5
+        end, objects = 0, count
+        try:
+            values = list(islice(reader, count))
+        except BAD:
+            values = []
+        if len(values) != count or not _PLAIN_TYPES.issuperset(map(type, values)):
+            values, end, objects = unpack_values(packed, place + header, count)
+        elif len(packed) > MAX_VALUE_BYTES and any(isinstance(value, (str, bytes)) and len(value) > MAX_VALUE_BYTES for value in values):
+            raise ValueError(f"a value takes at most {MAX_VALUE_BYTES} bytes")
+        self._room -= count
+        self._room_bytes -= len(packed) - place
+        self.made_bytes += OBJECT_BYTES * objects
+        return values, end
 
 
 def encode_envelope(agent: str, host: str, now: float, store: str | None, entries: Sequence[Entry]) -> bytes:
@@ -313,11 +390,19 @@ def decode_envelope(content: bytes) -> Envelope:
     """The envelope in `content`. Raises MalformedBatch for what is none, UnknownVersion for one that is not read here."""
     if len(content) > MAX_ENVELOPE_BYTES:
         raise MalformedBatch(f"an envelope of {len(content)} bytes; at most {MAX_ENVELOPE_BYTES}")
-    fields = _unpack(content, "envelope")
-    if not isinstance(fields, dict) or type(fields.get("v")) is not int:
-        raise MalformedBatch("no envelope")
-    if fields["v"] != ENVELOPE_VERSION:
-        raise UnknownVersion("envelope", fields["v"], ENVELOPE_VERSION)
+    reader = plain_reader(len(content))
+    reader.feed(content)
+    fields: dict[Any, Any] = {}
+    try:
+        for _ in range(_some_fields(reader)):
+            name = reader.unpack()
+            fields[name] = _entries(reader, fields) if name == "entries" else reader.unpack()
+    except BAD as error:
+        _check_version(fields)  # what is wrong may be what is new
+        raise MalformedBatch(f"envelope: {type(error).__name__}: {error}"[:200]) from None
+    _check_version(fields)
+    if reader.tell() != len(content):
+        raise MalformedBatch("more than an envelope")
     agent, host, now, store, entries = (fields.get(name) for name in ("agent", "host", "now", "store", "entries"))
     if not isinstance(agent, str) or not isinstance(host, str) or len(agent) > 255 or len(host) > 255:
         raise MalformedBatch("an envelope names its Agent and host")
@@ -325,14 +410,43 @@ def decode_envelope(content: bytes) -> Envelope:
         raise MalformedBatch("an envelope tells its sender's Unix time")
     if store is not None and (not isinstance(store, str) or len(store) > MAX_STORE_ID):
         raise MalformedBatch("the id of a store is a text, or nil")
-    if not isinstance(entries, list) or len(entries) > MAX_ENVELOPE_BATCHES:
-        raise MalformedBatch(f"an envelope takes a list of at most {MAX_ENVELOPE_BATCHES} entries")
+    if not isinstance(entries, list):
+        raise MalformedBatch("an envelope has entries")
     return Envelope(agent, host, now, store, [_entry(entry) for entry in entries])
 
 
-def _entry(fields: Any) -> Entry:
-    if not isinstance(fields, dict):
-        raise MalformedBatch("an entry of an envelope is a map")
+def _check_version(fields: dict[Any, Any]) -> None:
+    version = fields.get("v")
+    if type(version) is not int:
+        raise MalformedBatch("no envelope")
+    if version != ENVELOPE_VERSION:
+        raise UnknownVersion("envelope", version, ENVELOPE_VERSION)
+
+
+def _some_fields(reader: Any) -> int:
+    count: int = reader.read_map_header()
+    if count > MAX_FIELDS:
+        raise ValueError(f"a map of {count} fields")
+    return count
+
+
+def _entries(reader: Any, fields: dict[Any, Any]) -> list[dict[Any, Any]]:
+    if "v" in fields:
+        _check_version(fields)  # those of another version may be anything
+    count = reader.read_array_header()
+    if count > MAX_ENVELOPE_BATCHES:
+        raise ValueError(f"an envelope takes a list of at most {MAX_ENVELOPE_BATCHES} entries")
+    found = []
+    for _ in range(count):
+        size = _some_fields(reader)
+        items = list(islice(reader, 2 * size))
+        if len(items) != 2 * size:
+            raise ValueError("cut off")
+        found.append(dict(zip(items[::2], items[1::2], strict=True)))
+    return found
+
+
+def _entry(fields: dict[Any, Any]) -> Entry:
     if "do" in fields:
         do, stream, bucket, nonce = fields["do"], fields.get("stream"), fields.get("bucket"), fields.get("nonce", b"")
         if do not in DOES:
@@ -379,9 +493,9 @@ _DETAILS: dict[str, tuple[tuple[type, ...], type]] = {  # what a verdict's detai
 def decode_verdicts(content: bytes, entries: int) -> Answer:
     """The answer to an envelope of so many entries. Raises NoVerdicts for anything else."""
     try:
-        fields = _unpack(content, "verdicts")
-    except MalformedBatch as error:
-        raise NoVerdicts(str(error)) from None
+        fields = unpack_counted(content, 3, 4 * entries + MAX_FIELDS)
+    except ValueError as error:
+        raise NoVerdicts(f"verdicts: {error}"[:200]) from None
     verdicts, age = (fields.get("verdicts"), fields.get("store_age")) if isinstance(fields, dict) else (None, None)
     if not isinstance(verdicts, list) or len(verdicts) != entries:
         raise NoVerdicts(f"not the verdicts on {entries} entries")
@@ -397,15 +511,3 @@ def decode_verdicts(content: bytes, entries: int) -> Answer:
         if (word == GAP and why not in (NUMBER, NONCE, NOT_OPEN)) or (word == OPEN and (len(detail) != NONCE_BYTES or cast(int, why) < 0)):
             raise NoVerdicts(f"verdict {verdict!r}"[:200])
     return Answer([Verdict(*verdict) for verdict in verdicts], age)
-
-
-def _unpack(content: bytes, what: str, most: int | None = None) -> Any:
-    # no single item can be longer than the whole, so msgpack's own limits (100 MiB and more) never matter
-    size = len(content)
-    items = size if most is None else most
-    try:
-        return msgpack.unpackb(
-            content, strict_map_key=False, max_bin_len=size, max_str_len=size, max_array_len=items, max_map_len=items, max_ext_len=0
-        )
-    except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:  # TypeError: a list as a key
-        raise MalformedBatch(f"{what}: {type(error).__name__}: {error}"[:200]) from None

@@ -29,6 +29,7 @@ from taba.bounds import KiB, MiB
 from taba.guard import FAILED_SECONDS, RECENT_SECONDS, Refused
 from taba.options import is_loopback
 from taba.tokens import EVERYTHING, Grant
+from taba.turns import Turns
 from taba.web import MAX_BODY_BYTES, Api, HTTPError, refusal, refused
 
 MAX_KNOWN = 768  # connections that are kept between requests; with the hall, a process's usual 1,024 descriptors
@@ -44,7 +45,7 @@ MAX_IDLE_SECONDS = 120.0  # for a kept-alive connection to say nothing
 ANSWER_SECONDS = 30.0  # for a peer to take an answer …
 ANSWER_BYTES_PER_SECOND = 128 * KiB  # … and longer for a large one, at this rate
 MAX_UNSENT_BYTES = 128 * KiB  # of an answer, that the kernel takes before its peer does; it would take some MiB, and all be made for that
-MAX_RECEIVING_BYTES = 256 * MiB  # of all bodies that are being received: 32 of the largest
+MAX_RECEIVING_BYTES = 256 * MiB  # of all bodies that are being received and read: 32 of the largest
 LINGER_SECONDS = 2.0  # after an early refusal, so that a peer that still sends reads the answer rather than a reset
 MAX_LINGER_BYTES = 64 * MiB
 MAX_LENGTH_DIGITS = 15  # of a Content-Length: Python refuses to read thousands, in a traceback
@@ -70,7 +71,8 @@ class BoundedSite(server.Site):
         self.hall: dict[BoundedChannel, None] = {}  # in the order of coming
         self.listening: set[BoundedChannel] = set()
         self.max_listeners = MAX_LISTENERS
-        self.receiving = 0  # bytes of bodies for which room is kept
+        self.receiving = 0  # bytes of bodies, and of what is made of them, for which room is kept
+        self.turns = Turns(self.reactor)
         self.refused: Counter[str] = Counter()
         self._crowded: dict[str, tuple[float, str]] = {}  # reason → when last, and what to do
 
@@ -254,8 +256,14 @@ class BoundedChannel(http.HTTPChannel):
 
     def keep_room(self, size: int) -> bool:
         """Have the Site keep room for so many bytes of a body; False, and refused, where it has none."""
-        if self.site.receiving + size > MAX_RECEIVING_BYTES:
+        if not self.take_room(size):
             self._refuse(HTTPError(503, "full", "too much is being received at once; try again in a moment", {"retry-after": "1"}))
+            return False
+        return True
+
+    def take_room(self, size: int) -> bool:
+        """Have the Site keep room for so many bytes more until the request is answered; whether it has any."""
+        if self.site.receiving + size > MAX_RECEIVING_BYTES:
             return False
         self.site.receiving += size
         self._room += size

@@ -2,29 +2,43 @@
 
 `{"client": …, "events": [{"tab", "type", "value", "time"?, "labels"?}, …]}`. Each event is accepted or rejected by itself.
 
-What is posted again under its Idempotency-Key, to whichever Server or Agent, must be cut into the same batches: their numbers are what
-tells that it was applied. So there is one rule for that, here; a change to it would double what is repeated across an upgrade.
+1. What is posted again under its Idempotency-Key, to whichever Server or Agent, must be cut into the same batches: their numbers are what
+   tells that it was applied. So there is one rule for that, here; a change to it would double what is repeated across an upgrade.
+2. A request is read event by event, of its text a window at a time: others have their turns between them, what is rejected is gone at
+   once, and what is kept is counted.
 """
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
+import re
 import struct
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import msgpack
 
 from taba import names
-from taba.batch import Column, KeyPart
+from taba.batch import MAX_LIST_BYTES, Column, KeyPart
 from taba.bounds import MAX_BATCH_COLUMNS, MAX_EXACT_INT, MAX_TIME, MAX_VALUE_BYTES, MAX_VALUE_DEPTH, KiB
+from taba.counting import OBJECT_BYTES, measure
 from taba.nesting import is_deeper
 
 MAX_POSTED_EVENTS = 10_000  # in one request; who has more has a ring
 MAX_KEY_CHARACTERS = 255  # of an Idempotency-Key
-LOT_BYTES = 512 * KiB  # a lot ends before it is larger; with the largest value and the longest name it is well within a batch
+MAX_EVENT_CHARACTERS = 256 * KiB  # of the JSON of one: the largest value and the longest labels, each character of them escaped
+MAX_POSTED_OBJECTS = 512 * KiB  # that the values of one request are made of, lists in lists and all: 32 MiB
+WINDOW_BYTES = 64 * KiB  # of a request, read between two looks at the time
+MAX_REFILLS = 16  # of a window before the next value: four times what the largest event takes
+SLICE_EVENTS = 100  # put into columns between two looks at the time
+EVENT_BYTES = 512  # of an event that was read, beside its value, about
+LOT_BYTES = MAX_LIST_BYTES  # a lot ends before it is larger; with the largest value and the longest name it is well within a batch
 COLUMN_BYTES = 64  # of a column without its names, values and times
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+_Result = TypeVar("_Result")
 
 
 class Rejection(NamedTuple):
@@ -36,36 +50,188 @@ class Rejection(NamedTuple):
 
 class Posted(NamedTuple):
     """What a request holds: its Client; for each bucket the columns of its batches 1, 2, …; how many events were accepted; the rejections
-    in order."""
+    in order; and the digest of it all, however it was written."""
 
     client: str
     lots: dict[int, list[list[Column]]]
     accepted: int
     rejected: list[Rejection]
+    digest: bytes
 
 
-def read_events(content: Any, now: float, buckets: int) -> Posted:
-    """The events of a decoded request; those without a time happened `now`. Raises ValueError for a request that is none."""
-    if not isinstance(content, dict) or set(content) != {"client", "events"}:
-        raise ValueError('takes {"client": …, "events": […]}')
-    client = names.check_client(content["client"])
-    events = content["events"]
-    if not isinstance(events, list) or len(events) > MAX_POSTED_EVENTS:
-        raise ValueError(f"events: takes a list of at most {MAX_POSTED_EVENTS}")
-    lots: dict[int, list[_Lot]] = {}
-    rejected: list[Rejection] = []
-    for index, event in enumerate(events):
+class _Event(NamedTuple):
+    tab: str
+    type: str
+    time: float
+    value: Any
+    size: int  # of its value as msgpack
+
+
+def read_events(content: bytes, now: float, buckets: int) -> Posted:
+    """The events of a request; those without a time happened `now`. Raises ValueError for a request that is none."""
+    return finish(reading(content, now, buckets, True))
+
+
+def finish(steps: Generator[Any, None, _Result]) -> _Result:
+    """What `steps` returns, where nobody else waits for a turn."""
+    while True:
         try:
-            tab, type, time, value, size = _read_event(event, now)
+            next(steps)
+        except StopIteration as end:
+            result: _Result = end.value
+            return result
+
+
+def reading(content: bytes, now: float, buckets: int, is_digested: bool) -> Generator[int, None, Posted]:
+    """As `read_events`, in steps of some 10 ms that each yield how many bytes they have made; whether with a digest that is one."""
+    window = _Window(content)
+    fields: dict[str, Any] = {}
+    read = _Events(now, is_digested)
+    for name in window.items("{", "}", 2):
+        if name in fields or name not in ("client", "events"):
+            raise ValueError('takes {"client": …, "events": […]}')
+        if name == "client":
+            fields[name] = names.check_client(window.value())
+            continue
+        fields[name] = None
+        weight = 0
+        for _ in window.items("[", "]", MAX_POSTED_EVENTS):
+            if window.is_due():
+                yield OBJECT_BYTES * (read.objects - weight)
+                weight = read.objects
+            read.add(window.value())
+        yield OBJECT_BYTES * (read.objects - weight)
+    window.end()
+    if set(fields) != {"client", "events"}:
+        raise ValueError('takes {"client": …, "events": […]}')
+    client: str = fields["client"]
+    lots: dict[int, list[_Lot]] = {}
+    for place, event in enumerate(read.accepted):
+        if place % SLICE_EVENTS == 0:
+            yield 0
+        of_bucket = lots.setdefault(names.bucket_of(event.tab, buckets), [_Lot()])
+        if not of_bucket[-1].add(client, event):
+            of_bucket.append(_Lot())
+            of_bucket[-1].add(client, event)
+    columns: dict[int, list[list[Column]]] = {}
+    for bucket, of_bucket in lots.items():
+        columns[bucket] = [lot.columns(client) for lot in of_bucket]
+        yield 0
+    digest = _digest(json.dumps(client) + read.digest.hexdigest())
+    return Posted(client, columns, len(read.accepted), read.rejected, digest)
+
+
+class _Events:
+    """The events of a request as they are read. `objects`: what is kept of them takes so many times OBJECT_BYTES, about."""
+
+    def __init__(self, now: float, is_digested: bool):
+        self._now, self._is_digested = now, is_digested
+        self._places = 0
+        self.accepted: list[_Event] = []
+        self.rejected: list[Rejection] = []
+        self.digest = hashlib.blake2b(digest_size=16)
+        self.objects = 0
+
+    def add(self, event: Any) -> None:
+        """Take one more, or reject it. Raises ValueError where what is kept becomes too much."""
+        if self._is_digested:
+            try:
+                text = json.dumps(event, sort_keys=True, separators=(",", ":"))  # the same event, however it is spaced
+            except RecursionError:
+                raise ValueError(f"event {self._places}: nested too deeply to be read") from None
+            self.digest.update(text.encode("utf-8", "surrogatepass") + b",")
+        try:
+            found, objects = _read_event(event, self._now)
         except ValueError as error:
-            rejected.append(Rejection(index, str(error)))
+            self.rejected.append(Rejection(self._places, str(error)))
+            objects = 0
         else:
-            of_bucket = lots.setdefault(names.bucket_of(tab, buckets), [_Lot()])
-            if not of_bucket[-1].add(client, tab, type, time, value, size):
-                of_bucket.append(_Lot())
-                of_bucket[-1].add(client, tab, type, time, value, size)
-    columns = {bucket: [lot.columns(client) for lot in of_bucket] for bucket, of_bucket in lots.items()}
-    return Posted(client, columns, len(events) - len(rejected), rejected)
+            self.accepted.append(found)
+        self._places += 1
+        self.objects += objects + EVENT_BYTES // OBJECT_BYTES
+        if self.objects - self._places * (EVENT_BYTES // OBJECT_BYTES) > MAX_POSTED_OBJECTS:
+            raise ValueError(f"events: their values take at most {MAX_POSTED_OBJECTS} lists, objects and items")
+
+
+class _Window:
+    """JSON of which only a window is text at any time. Raises ValueError for what is none."""
+
+    def __init__(self, content: bytes):
+        self._content = content.removeprefix(codecs.BOM_UTF8)
+        self._read = 0
+        self._text, self._place = "", 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder(parse_constant=_no_constant).scan_once  # type: ignore[attr-defined]
+        self._is_due = True
+
+    def is_due(self) -> bool:
+        """Whether a window was read since this was asked last."""
+        due, self._is_due = self._is_due, False
+        return due
+
+    def items(self, begin: str, end: str, most: int) -> Generator[str, None, None]:
+        """Come to each item of a list, or to each value of an object, whose names are given; who iterates takes it with `value`."""
+        if self._next() != begin:
+            raise ValueError('takes {"client": …, "events": […]}')
+        self._place += 1
+        count = 0
+        if self._next() == end:
+            self._place += 1
+            return
+        while True:
+            count += 1
+            if count > most:
+                raise ValueError(f"events: takes a list of at most {MAX_POSTED_EVENTS}" if begin == "[" else "takes client and events alone")
+            name = ""
+            if begin == "{":
+                name = self.value()
+                if not isinstance(name, str) or self._next() != ":":
+                    raise ValueError("this is no JSON")
+                self._place += 1
+            yield name
+            found = self._next()
+            self._place += 1
+            if found == end:
+                return
+            if found != ",":
+                raise ValueError("this is no JSON")
+
+    def value(self) -> Any:
+        """The value that comes next."""
+        self._next()
+        try:
+            value, place = self._scan(self._text, self._place)
+        except (StopIteration, RecursionError, ValueError) as error:
+            if self._is_whole:
+                raise ValueError(f"this is no JSON: {error or 'a value is missing'}"[:200]) from None
+            place = len(self._text)
+        if place == len(self._text) and not self._is_whole:
+            raise ValueError(f"an event takes at most {MAX_EVENT_CHARACTERS} characters of JSON, and is JSON")
+        self._place = place
+        return value
+
+    def end(self) -> None:
+        """Make sure that nothing comes any more."""
+        if self._next():
+            raise ValueError("this is more than one JSON value")
+
+    @property
+    def _is_whole(self) -> bool:
+        return self._read >= len(self._content)
+
+    def _next(self) -> str:
+        """The next character that is no space, with MAX_EVENT_CHARACTERS behind it where there are so many; "" at the end."""
+        for _ in range(MAX_REFILLS):
+            space = _SPACE.match(self._text, self._place)
+            self._place = space.end() if space is not None else self._place  # a pattern of * matches always
+            if self._is_whole or len(self._text) - self._place > MAX_EVENT_CHARACTERS:
+                return self._text[self._place : self._place + 1]
+            more = self._content[self._read : self._read + WINDOW_BYTES]
+            self._read += len(more)
+            self._text = self._text[self._place :] + self._decoder.decode(more, self._is_whole)
+            self._place = 0
+            self._is_due = True
+        raise ValueError("this is nearly nothing but space")
 
 
 class _Lot:
@@ -75,8 +241,9 @@ class _Lot:
         self.series: dict[tuple[str, str], tuple[list[float], list[Any]]] = {}
         self.bytes = 0
 
-    def add(self, client: str, tab: str, type: str, time: float, value: Any, size: int) -> bool:
-        """Take one more event, whose value takes `size` bytes; False where the lot has no room. An empty one takes any."""
+    def add(self, client: str, event: _Event) -> bool:
+        """Take one more event; False where the lot has no room. An empty one takes any."""
+        tab, type, time, value, size = event
         size = 8 + max(size, 9)
         if (tab, type) not in self.series:
             size += COLUMN_BYTES + len(client) + len(tab.encode()) + len(type)
@@ -102,19 +269,23 @@ def pack_values(values: Sequence[Any]) -> bytes | list[Any]:
     return list(values)
 
 
-def key_part(client: str, key: str, request: Any) -> KeyPart:
-    """What an Idempotency-Key of a Client is known by, and the digest of its request, decoded. ValueError for what is no key."""
+def key_part(client: str, key: str, digest: bytes) -> KeyPart:
+    """What an Idempotency-Key of a Client is known by, and the digest of its request. ValueError for what is no key."""
     if not 1 <= len(key) <= MAX_KEY_CHARACTERS:
         raise ValueError(f"Idempotency-Key: takes 1 to {MAX_KEY_CHARACTERS} characters")
-    text = json.dumps(request, sort_keys=True, separators=(",", ":"))  # the same events, however they are spaced
-    return KeyPart(_digest(f"{client}\0{key}"), _digest(text), 0)
+    return KeyPart(_digest(f"{client}\0{key}"), digest, 0)
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON value")
 
 
 def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def _read_event(event: Any, now: float) -> tuple[str, str, float, Any, int]:
+def _read_event(event: Any, now: float) -> tuple[_Event, int]:
+    """An event, and how many objects its value is made of."""
     if not isinstance(event, dict) or not {"tab", "type", "value"} <= set(event) <= {"tab", "type", "value", "time", "labels"}:
         raise ValueError('an event takes {"tab", "type", "value", "time"?, "labels"?}')
     tab, labels, time, value = event["tab"], event.get("labels"), event.get("time"), event["value"]
@@ -131,11 +302,14 @@ def _read_event(event: Any, now: float) -> tuple[str, str, float, Any, int]:
     elif isinstance(time, bool) or not isinstance(time, (int, float)) or not 0 <= time <= MAX_TIME:  # so no NaN
         raise ValueError(f"time: takes Unix seconds from 0 to {MAX_TIME:.0f}")
     try:
-        size = len(msgpack.packb(value))
+        packed = msgpack.packb(value)
     except (ValueError, OverflowError, TypeError, RecursionError) as error:
         raise ValueError(f"value: {error}"[:200]) from None
-    if is_deeper(value):
-        raise ValueError(f"value: takes lists and objects nested at most {MAX_VALUE_DEPTH} deep")
+    size, objects = len(packed), 1
+    if isinstance(value, (list, dict)):
+        if is_deeper(value):
+            raise ValueError(f"value: takes lists and objects nested at most {MAX_VALUE_DEPTH} deep")
+        objects = measure(packed)[1]
     if size > MAX_VALUE_BYTES:
         raise ValueError(f"value: takes at most {MAX_VALUE_BYTES} bytes of msgpack")
-    return tab, names.check_type(event["type"]), float(time), value, size
+    return _Event(tab, names.check_type(event["type"]), float(time), value, size), objects

@@ -11,7 +11,7 @@ import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
 from hashlib import blake2b
 from typing import Any, NamedTuple, cast
 from urllib.parse import parse_qsl, urlsplit
@@ -40,9 +40,8 @@ MOST_GZIP_BYTES = 256 * KiB  # of an answer that is compressed in one go, some 3
 GZIP_LEVEL = 3  # of JSON nearly as small as the highest, in a third of the time
 ETAG_BYTES = 12
 
-MAX_JSON_ITEMS = 512 * KiB  # counted before anything is made: an empty list is two bytes of a body and 64 of memory
-
-_JSON_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
+MAX_JSON_BYTES = 64 * KiB  # of a body that is read in one go; an empty list is two of them, and 64 of memory
+INFLATE_BYTES = 256 * KiB  # of a body, inflated between two looks at the time and at the room that is left
 
 log = Logger()
 
@@ -111,41 +110,47 @@ class Call:
         """All values of a repeatable parameter."""
         return self.arguments.get(name, [])
 
-    def body(self) -> bytes:
-        """The body, decompressed (gzip or deflate). Raises HTTPError 400, 413 or 415."""
+    async def breathe(self) -> None:
+        """Let others have a turn where long requests have taken theirs; have this before each piece of some 10 ms of work."""
+        await self._request.channel.site.turns.breathe()  # type: ignore[union-attr]
+
+    async def in_turns(self, steps: Generator[int, None, Any]) -> Any:
+        """What `steps` returns: work of which each yields how many bytes it has made. Raises HTTPError 503 where there is no room."""
+        try:
+            while True:
+                await self.breathe()
+                self._take_room(next(steps))
+        except StopIteration as end:
+            return end.value
+
+    def _take_room(self, size: int) -> None:
+        if not self._request.channel.take_room(size):  # type: ignore[union-attr]
+            raise HTTPError(503, "full", "too much is being received at once; try again in a moment", {"retry-after": "1"})
+
+    async def body(self) -> bytes:
+        """The body, decompressed (gzip or deflate). Raises HTTPError 400, 413 or 415, and 503 where there is no room for it."""
         content = cast(bytes, self._request.content.read())  # type: ignore[union-attr]
         encoding = (self.header("content-encoding") or "identity").lower()
         if encoding == "identity":
             return content
         if encoding not in ("gzip", "deflate"):
             raise HTTPError(415, "unsupported_encoding", f"Content-Encoding {encoding!r}; takes gzip or deflate")
-        decompressor = zlib.decompressobj(wbits=31 if encoding == "gzip" else 15)
-        try:
-            # bounded while decompressing: a bomb of a few KiB would fill the memory otherwise
-            content = decompressor.decompress(content, MAX_BODY_BYTES)
-            beyond = decompressor.unconsumed_tail and decompressor.decompress(decompressor.unconsumed_tail, 1)
-        except zlib.error as error:
-            raise HTTPError(400, "bad_request", f"the body does not decompress: {error}") from None
-        if beyond:
-            raise HTTPError(413, "too_large", f"the body is larger than {MAX_BODY_BYTES} bytes when decompressed")
-        if not decompressor.eof:
-            raise HTTPError(400, "bad_request", "the compressed body is cut off")
-        return content
+        return cast(bytes, await self.in_turns(inflate(content, 31 if encoding == "gzip" else 15, MAX_BODY_BYTES)))
 
-    def json(self) -> Any:
-        """The body as JSON. Raises HTTPError 400, and 413 where it holds more than MAX_JSON_ITEMS."""
-        content = self.body()
-        if _json_items(content) > MAX_JSON_ITEMS and _json_items(_JSON_STRING.sub(b"", content)) > MAX_JSON_ITEMS:
-            raise HTTPError(413, "too_large", f"JSON takes at most {MAX_JSON_ITEMS} lists, objects and items")
+    async def json(self) -> Any:
+        """The body as JSON. Raises HTTPError 400, and 413 where it takes more than MAX_JSON_BYTES."""
+        content = await self.body()
+        if len(content) > MAX_JSON_BYTES:
+            raise HTTPError(413, "too_large", f"JSON takes at most {MAX_JSON_BYTES} bytes here")
         try:
             return json.loads(content, parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:
             raise HTTPError(400, "bad_request", f"the body is not JSON: {error}"[:200]) from None
 
-    def form(self) -> dict[str, str]:
+    async def form(self) -> dict[str, str]:
         """The body as a form: each field once. Raises HTTPError 400."""
         try:
-            text = self.body().decode()
+            text = (await self.body()).decode()
             if not text:
                 return {}  # Python 3.10 takes nothing for a bad field
             pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=True, max_num_fields=MAX_FORM_FIELDS, errors="strict")
@@ -161,6 +166,26 @@ class Call:
         """Whether `Accept` asks for text rather than JSON."""
         accept = (self.header("accept") or "").lower()
         return _quality(accept, "text/plain") > _quality(accept, "application/json")
+
+
+def inflate(content: bytes, wbits: int, most: int) -> Generator[int, None, bytes]:
+    """Returns what `content` decompresses to, at most `most` bytes; yields how many came with each step. Raises HTTPError 400 or 413."""
+    decompressor = zlib.decompressobj(wbits=wbits)
+    whole = bytearray()
+    while not decompressor.eof:
+        try:
+            # bounded while decompressing: a bomb of a few KiB would fill the memory otherwise
+            piece = decompressor.decompress(content, INFLATE_BYTES)
+        except zlib.error as error:
+            raise HTTPError(400, "bad_request", f"the body does not decompress: {error}") from None
+        content = decompressor.unconsumed_tail
+        if len(whole) + len(piece) > most:
+            raise HTTPError(413, "too_large", f"the body is larger than {most} bytes when decompressed")
+        if not piece and not content and not decompressor.eof:
+            raise HTTPError(400, "bad_request", "the compressed body is cut off")
+        whole += piece
+        yield len(piece)
+    return bytes(whole)
 
 
 def _quality(accept: str, kind: str) -> float:
@@ -469,11 +494,6 @@ def _place_of(url: str) -> tuple[str, int]:
         return (parts.hostname or "").lower(), parts.port or {"http": 80, "https": 443}.get(parts.scheme, -1)
     except ValueError:
         return "", -1
-
-
-def _json_items(content: bytes) -> int:
-    """How many values there may be at the most, where no string has a comma or a bracket in it."""
-    return content.count(b",") + content.count(b"[") + content.count(b"{")
 
 
 def _no_constant(name: str) -> float:

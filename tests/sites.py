@@ -21,7 +21,7 @@ LIMIT = 1000
 
 
 async def echo(call: Call) -> Answer:
-    return Answer({"size": len(call.body()), "arguments": call.arguments}, text=lambda: "text\n")
+    return Answer({"size": len(await call.body()), "arguments": call.arguments}, text=lambda: "text\n")
 
 
 async def picky(call: Call) -> Answer:
@@ -29,7 +29,7 @@ async def picky(call: Call) -> Answer:
 
 
 async def posted(call: Call) -> Answer:
-    return Answer(call.json())
+    return Answer(await call.json())
 
 
 def raising(error: Exception) -> Callable[[Call], Any]:

@@ -51,7 +51,7 @@ class Batches(SynchronousTestCase):
     def test_a_batch_reads_back_as_it_was_written(self) -> None:
         columns = [column(), column('a{b="c"}', values=["x", [1, None, b"y"]])]
         content = batch.encode_batch(STREAM, 5, 7, columns)
-        self.assertEqual(batch.decode_batch(content), batch.Batch(STREAM, 5, 7, columns))
+        self.assertEqual(batch.decode_batch(content)._replace(made_bytes=0), batch.Batch(STREAM, 5, 7, columns))
 
     def test_a_bad_column_harms_itself_alone_and_says_how_many_events_it_holds(self) -> None:
         bad: list[tuple[int, Any]] = [

@@ -19,7 +19,17 @@ from taba.agent.ages import Moment
 from taba.agent.meanings import Telling
 from taba.agent.outbox import EncodedBatch
 from taba.agent.reader import Reading, Ring, Scratch
-from taba.batch import BATCH_VERSION, MAX_LIST_VALUES, BatchId, Column, KeyPart, Meaning, encode_batch, encode_meanings
+from taba.batch import (
+    BATCH_VERSION,
+    MAX_LIST_BYTES,
+    MAX_LIST_VALUES,
+    BatchId,
+    Column,
+    KeyPart,
+    Meaning,
+    encode_batch,
+    encode_meanings,
+)
 from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS, KiB, MiB
 from taba.names import bucket_of
 from taba.ring import MalformedRing
@@ -30,6 +40,7 @@ MAX_DRAIN_RINGS = 256  # a table names each; the next drain begins where this on
 MAX_CACHED_BUCKETS = 65_536  # names whose bucket is remembered
 COLUMN_BYTES = 44  # msgpack's own, the Type, and the lengths; names are added
 HEADER_BYTES = 64  # of a batch
+LIST_BYTES = 9  # what may stand behind a column's values: how many events it stands for
 PIECES = 5  # of a column: its events and extent, client, Tab and Type; bin header; times; bin header; values (in a list: nothing, the list)
 LONGEST_NAMES = 16 * KiB  # of a column: what a batch has no room for beside its events
 
@@ -281,7 +292,8 @@ def encode(
         columns = len(pieces) // PIECES
         told = encode_meanings(meanings.get(bucket, ()))
         fits = columns <= MAX_BATCH_COLUMNS and sum(map(len, pieces)) + len(told) <= most - HEADER_BYTES
-        if fits and _listed_values(pieces) <= MAX_LIST_VALUES:
+        values, size = _listed_extent(pieces)
+        if fits and values <= MAX_LIST_VALUES and size <= MAX_LIST_BYTES:
             events = (sum(map(len, pieces[2::PIECES])) >> 3) + weights.get(bucket, 0)
             id = BatchId(stream, bucket, number + 1)
             batches.append(EncodedBatch(id, created, events, b"".join((_batch_header(id, columns), *pieces, _bin_header(len(told)), told))))
@@ -294,7 +306,8 @@ def encode(
             if len(content) > most and not waiting and told and part:
                 waiting += ([], part)  # they have a batch of their own
                 continue
-            if len(content) > most:  # long values in lists, which the estimate does not see
+            # long values in lists, which the estimate does not see
+            if len(content) > most or (len(content) > MAX_LIST_BYTES and _listed_bytes(part) > MAX_LIST_BYTES):
                 waiting += _halves(part)
                 continue
             number += 1
@@ -316,11 +329,21 @@ def encode_lots(
     return batches
 
 
-def _listed_values(pieces: Sequence[bytes]) -> int:
-    """How many values stand in lists."""
+def _listed_extent(pieces: Sequence[bytes]) -> tuple[int, int]:
+    """How many values stand in lists, and how many bytes these take."""
     if b"" not in pieces[3::PIECES]:
-        return 0
-    return sum(len(times) >> 3 for times, header in zip(pieces[2::PIECES], pieces[3::PIECES], strict=True) if not header)
+        return 0, 0
+    listed = [
+        (len(times) >> 3, len(values))
+        for times, header, values in zip(pieces[2::PIECES], pieces[3::PIECES], pieces[4::PIECES], strict=True)
+        if not header
+    ]
+    return sum(values for values, _ in listed), sum(size for _, size in listed)
+
+
+def _listed_bytes(part: Sequence[Column]) -> int:
+    """What the lists of these columns take, with the number that may stand behind each."""
+    return sum(LIST_BYTES + len(msgpack.packb(column.values)) for column in part if isinstance(column.values, list))
 
 
 def _batch_header(id: BatchId, columns: int) -> bytes:

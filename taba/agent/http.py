@@ -10,7 +10,7 @@ from taba.agent.keys import Keys
 from taba.agent.posting import OtherRequest, post
 from taba.agent.pump import RingPump
 from taba.agent.status import as_text
-from taba.events import key_part, read_events
+from taba.events import key_part, reading
 from taba.guard import Guard
 from taba.routes import JSON, Route
 from taba.tokens import ANY, OPEN, WRITE
@@ -58,10 +58,9 @@ class Routes:
         buckets = self._pump.buckets
         if buckets is None:
             raise HTTPError(503, "not_ready", "no Server has told the number of buckets yet; try later")
-        content = call.json()
         try:
-            posted = read_events(content, self._wall(), buckets)
-            part = key_part(posted.client, key, content) if key is not None else None
+            posted = await call.in_turns(reading(await call.body(), self._wall(), buckets, key is not None))
+            part = key_part(posted.client, key, posted.digest) if key is not None else None
         except ValueError as error:
             raise HTTPError(400, "bad_request", str(error)) from None
         if posted.accepted:

@@ -16,14 +16,13 @@ import struct
 from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeAlias
 
-import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
 from taba import ring as layouts
 from taba.agent.outbox import Covered
 from taba.batch import Meaning
-from taba.bounds import MAX_VALUE_DEPTH
+from taba.counting import unpack_counted
 from taba.ring import BYTE_POSITION_BITS, BYTE_POSITION_MASK, FLAG_BYTES, FLAG_SKIP, RECORD_BYTES, BadEntry, Header, Layout, MalformedRing
 
 MAX_COVERED = 64  # ranges a ring: more threads than that were never interrupted at once
@@ -364,7 +363,7 @@ class Ring:
             starts = (ahead[good] - np.uint64(first)).tolist()
             for index, start, length in zip(good.tolist(), starts, lengths[good].tolist(), strict=True):
                 try:
-                    boxed[index] = decode_value(content[start : start + length])
+                    boxed[index] = unpack_counted(content[start : start + length])
                 except ValueError:
                     malformed += 1
                     keep[index] = False
@@ -465,32 +464,6 @@ class Ring:
     def _pread_into(self, view: memoryview, offset: int) -> None:
         if os.preadv(self.fd, [view], offset) != len(view):
             raise MalformedRing("truncated")
-
-
-def decode_value(content: bytes) -> Any:
-    """The one value whose msgpack `content` is. Raises ValueError for anything else, or nested deeper than MAX_VALUE_DEPTH."""
-    size = len(content)
-    try:
-        value = msgpack.unpackb(
-            content, strict_map_key=False, max_bin_len=size, max_str_len=size, max_array_len=size, max_map_len=size, max_ext_len=0
-        )
-    except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
-        raise ValueError(f"{type(error).__name__}: {error}"[:200]) from None
-    if isinstance(value, (list, dict)):
-        _check_depth(value, MAX_VALUE_DEPTH)
-    elif isinstance(value, msgpack.Timestamp):
-        raise ValueError("a timestamp is no value")
-    return value
-
-
-def _check_depth(value: Any, depth: int) -> None:
-    if isinstance(value, msgpack.Timestamp):
-        raise ValueError("a timestamp is no value")
-    if isinstance(value, (list, dict)):
-        if depth == 0:
-            raise ValueError(f"nested deeper than {MAX_VALUE_DEPTH}")
-        for inner in value if isinstance(value, list) else value.values():
-            _check_depth(inner, depth - 1)
 
 
 def _merge(ranges: list[Covered]) -> list[Covered]:

@@ -14,7 +14,7 @@ from taba import __version__, names, paths
 from taba.batch import CONTENT_TYPE, VERDICTS_HEADER, decode_envelope, encode_verdicts
 from taba.codes import uppers_of
 from taba.errors import UnknownVersion
-from taba.events import key_part, read_events
+from taba.events import key_part, reading
 from taba.handlers.lookup import Lookup
 from taba.history import Past, Slot
 from taba.openapi import describe
@@ -187,20 +187,20 @@ class Routes:
     async def envelopes(self, call: Call) -> Answer:
         """What an Agent sends: a verdict on each entry. Raises MalformedBatch (400) for what is no envelope that this Server reads."""
         try:
-            envelope = decode_envelope(call.body())
+            envelope = decode_envelope(await call.body())
         except UnknownVersion as error:
             self._envelopes.note_version(error)
             raise
-        content = encode_verdicts(await self._envelopes.decide(envelope), self._age())
+        content = encode_verdicts(await self._envelopes.decide(envelope, call.breathe), self._age())
         return Answer(content, content_type=CONTENT_TYPE, headers={VERDICTS_HEADER: "1"})
 
     async def events(self, call: Call) -> Answer:
         """Events posted as JSON: answers when they are visible. Sent again under the same Idempotency-Key they count once."""
         key = call.header("idempotency-key")
-        content, now = call.json(), self._now()
+        content, now = await call.body(), self._now()
         try:
-            posted = read_events(content, now, self._router.buckets)
-            part = None if key is None else key_part(posted.client, key, content)
+            posted = await call.in_turns(reading(content, now, self._router.buckets, key is not None))
+            part = None if key is None else key_part(posted.client, key, posted.digest)
         except ValueError as error:
             raise HTTPError(400, "bad_request", str(error)) from None
         try:
@@ -209,7 +209,7 @@ class Routes:
             raise HTTPError(422, "other_request", str(error)) from None
         since = self._posts.time_of(stream, now)
         if since != now:
-            posted = read_events(content, since, self._router.buckets)
+            posted = await call.in_turns(reading(content, since, self._router.buckets, False))
         if not await self._posts.fold(posted, stream, since):
             advice = "send them again under the same Idempotency-Key" if key else "sent again, some may count twice: use an Idempotency-Key"
             raise HTTPError(503, "store_unavailable", f"not all events were folded in time; {advice}")

@@ -20,8 +20,9 @@ from taba.agent import discover
 from taba.agent.discover import Rings
 from taba.agent.drain import Drain, Drained, unpack
 from taba.agent.outbox import Covered
-from taba.agent.reader import MAX_COVERED, Ring, Scratch, decode_value
+from taba.agent.reader import MAX_COVERED, Ring, Scratch
 from taba.bounds import MAX_VALUE_DEPTH
+from taba.counting import unpack_counted
 from taba.ring import MalformedRing
 from tests.agent.producers import Producer
 from tests.examples import examples
@@ -225,8 +226,8 @@ class ReadingTests(Case):
         self.assertEqual(producer.tail, producer.head)
 
     def test_nesting_at_the_bound_is_a_value(self) -> None:
-        decode_value(b"\x91" * MAX_VALUE_DEPTH + b"\x01")
-        self.assertRaises(ValueError, decode_value, b"\x91" * (MAX_VALUE_DEPTH + 1) + b"\x01")
+        unpack_counted(b"\x91" * MAX_VALUE_DEPTH + b"\x01")
+        self.assertRaises(ValueError, unpack_counted, b"\x91" * (MAX_VALUE_DEPTH + 1) + b"\x01")
 
     def test_a_truncated_segment_is_isolated(self) -> None:
         producer = self.producer()
@@ -279,7 +280,7 @@ class ReadingTests(Case):
     @given(st.recursive(st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text() | st.binary(), st.lists))
     @examples(100)
     def test_any_value_comes_back_as_it_was(self, value: Any) -> None:
-        self.assertEqual(decode_value(msgpack.packb(value)), value)
+        self.assertEqual(unpack_counted(msgpack.packb(value)), value)
 
 
 class DiscoverTests(Case):

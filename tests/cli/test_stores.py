@@ -228,7 +228,7 @@ class ClusterTests(StoreCase):
         self.assertTrue(self.problems())
 
     def bucket_of_key(self, key: str) -> int:
-        return int.from_bytes(key_part("c", key, {}).key[:8], "big") % BUCKETS
+        return int.from_bytes(key_part("c", key, b"").key[:8], "big") % BUCKETS
 
     def start_as_far_as_possible(self) -> None:
         """A Server that cannot answer what lies on the empty node."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import time
+import zlib
 from typing import Any
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ from taba.bounds import MAX_ENVELOPE_BYTES
 from taba.errors import StoreUnavailable
 from taba.names import bucket_of
 from taba.server import status as status_module
+from taba import turns as turning
 from taba.server.ask import choosing, query
 from taba.server.fold.ingest import AWAY_SECONDS, STOPS
 from taba.server.fold.posts import Posts
@@ -51,6 +53,15 @@ class Envelopes(ServerCase):
         self.assertEqual((status["folded"], status["dead_letters"], status["store"]["buckets"]), (5, 0, BUCKETS))
         latency = await self.get(server, "/v1/latency")
         self.assertTrue(0 < latency["p50"] <= latency["p95"] <= latency["p99"] < 10, latency)
+
+    @asynchronous
+    async def test_a_dozen_envelopes_of_a_few_bytes_that_would_become_millions_of_lists_are_refused(self) -> None:
+        server = await self.start()
+        body = zlib.compress(b"\xdd\x00\x7f\xff\xf0" + b"\x90" * (MAX_ENVELOPE_BYTES - 16), 9)
+        hostile = [self.ask(server, "/v1/envelopes", "POST", body, {"Content-Encoding": ["deflate"]}) for _ in range(12)]
+        self.assertEqual({answered.status for answered in await together(hostile)}, {400})
+        self.assertEqual(await self.send(server, encoded(1, 3, 1, [total(A, [1.0])])), [Verdict("applied", 1)])
+        self.assertEqual(server.site.receiving, 0)
 
     @asynchronous
     async def test_an_envelope_sent_twice_at_once_and_later_to_one_server_and_to_two_changes_nothing(self) -> None:
@@ -465,7 +476,7 @@ class Questions(ServerCase):
         self.patch(query, "SLICE_SHOWN", 1)
         self.patch(choosing, "FIRST_TABS", 2)
         self.patch(choosing, "SLICE_CLIENTS", 1)
-        self.patch(choosing, "TURN_SECONDS", -1.0)
+        self.patch(turning, "TURN_SECONDS", -1.0)
         self.assertEqual([await self.get(server, question) for question in questions], before)
 
     @asynchronous

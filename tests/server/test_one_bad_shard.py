@@ -97,7 +97,7 @@ class BadShards(ServerCase):
         return [verdict.word for verdict in await self.send(server, *entries)]
 
     def bucket_of_key(self, key: str) -> int:
-        return int.from_bytes(key_part("web/1", key, {}).key[:8], "big") % BUCKETS
+        return int.from_bytes(key_part("web/1", key, b"").key[:8], "big") % BUCKETS
 
     async def asked(self, server: Server, answers_reads: bool) -> None:
         paths = ["/v1/names", "/v1/types", "/v1/clients", "/v1/aggregates", "/v1/projections", "/v1/superaggregate"]

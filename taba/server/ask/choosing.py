@@ -7,12 +7,8 @@
 
 from __future__ import annotations
 
-import math
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
-
-from twisted.internet.defer import Deferred
 
 from taba.errors import TabaError
 from taba.names import OWN_TABS, bucket_of
@@ -23,6 +19,7 @@ from taba.server.ask.matching import MatchElsewhere, simple_matcher
 from taba.server.fold.deadletters import address_of
 from taba.server.router import IsReader
 from taba.server.work.sandbox import PatternRefused
+from taba.turns import Turns
 
 MAX_BURIED = 16  # buckets whose dead letters one question looks through; each may have some MiB of them
 MAX_DEAD_TABS = 1000  # that are named for one question
@@ -31,45 +28,10 @@ SLICE_LETTERS = 200  # of dead letters read and looked at between two
 FIRST_TABS = 1  # whose Clients are read at first; then as many as have some SLICE_CLIENTS, as far as those before tell
 SLICE_CLIENTS = 300  # names of Clients at a time, some 24 KiB: a reader that has stopped reading has us hold them
 MAX_SLICE_TABS = 500
-TURN_SECONDS = 0.02  # of work on a question before others have a turn
 
 
 class QueryRefused(TabaError):
     """The question cannot be answered as it is; says how to ask."""
-
-
-class Turns:
-    """Lets others have a turn where this process has worked on questions for TURN_SECONDS; of several questions one after the other.
-
-    `clock`: the reactor.
-    """
-
-    def __init__(self, clock: Any):
-        self._clock = clock
-        self._began = -math.inf
-        self._waiting: deque[Deferred[None]] = deque()
-
-    async def breathe(self) -> None:
-        """Have this before each piece of work; a piece takes some 10 ms at the most."""
-        if not self._waiting and self._clock.seconds() - self._began <= TURN_SECONDS:
-            return
-        turn: Deferred[None] = Deferred()
-        self._waiting.append(turn)
-        if len(self._waiting) == 1:
-            self._clock.callLater(0, self._next)
-        await turn
-
-    def _next(self) -> None:
-        self._began = self._clock.seconds()
-        while self._waiting:
-            turn = self._waiting[0]
-            if not turn.called:  # who waited may have gone
-                turn.callback(None)
-            self._waiting.popleft()
-            if self._clock.seconds() - self._began > TURN_SECONDS:
-                break
-        if self._waiting:
-            self._clock.callLater(0, self._next)
 
 
 class Chosen(NamedTuple):

@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from taba.history import Past, Steps, each_group, number, pasts, resample
 from taba.names import RETIRED_CLIENT
 from taba.server import keys
-from taba.server.ask.choosing import Chooser, Chosen, QueryRefused, Turns
+from taba.server.ask.choosing import Chooser, Chosen, QueryRefused
 from taba.server.ask.filters import Filter, group_name
 from taba.server.ask.index import Index
 from taba.server.ask.matching import MatchElsewhere
@@ -28,6 +28,7 @@ from taba.server.fold.cycle import bucket_of
 from taba.server.router import IsReader, IsRouter
 from taba.server.work.bench import Bench
 from taba.server.work.folding import further_parts
+from taba.turns import Turns
 
 MAX_DETAILED = 2000  # Projections with detail in one answer, or behind it; each takes some 10 KiB and 1 ms
 SLICE_STATES = 500  # read and projected at a time; some 10 ms

@@ -73,6 +73,11 @@ class Waiting(NamedTuple):
     header: Header | None = None
     agent: str = ""
 
+    @property
+    def charged(self) -> int:
+        """What it counts as in a queue: its bytes, and what was made of them."""
+        return self.size + self.batch.made_bytes
+
 
 class Reads(NamedTuple):
     """What a fold must read in addition; it is sent the replies."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 from twisted.internet.defer import DeferredList, ensureDeferred
 
-from taba.batch import LATER, NONCE_BYTES, REFUSED, Batch, Column, Entry, Envelope, Header, KeyPart, Verdict, decode_batch
+from taba.batch import LATER, NONCE_BYTES, REFUSED, Batch, Column, Entry, Envelope, Header, KeyPart, Sent, Verdict, decode_batch
+from taba.bounds import KiB
 from taba.errors import MalformedBatch, StoreUnavailable, UnknownVersion
 from taba.server.fold.cycle import Waiting
-from taba.server.fold.ingest import AWAY_SECONDS, Ingest
+from taba.server.fold.ingest import AWAY_SECONDS, FULL_SECONDS, MAX_WAITING_BYTES, Ingest
 from taba.server.fold.posts import OtherRequest, Posts
 from taba.server.router import IsRouter
 from taba.shard.servers.gather import gather
@@ -20,6 +21,7 @@ VERSION_SECONDS = 30.0  # `later` for a batch of another version: an upgrade tak
 SHOWN_SECONDS = 120.0  # for which it is shown that something came that had to wait
 MAX_NOTED = 16  # such things that are told apart
 HEADER_BYTES = 64  # what a header counts as in a queue
+SLICE_BYTES = 256 * KiB  # of batches, with what is made of them, read between two looks at the time
 
 
 class Envelopes:
@@ -39,9 +41,10 @@ class Envelopes:
         self._is_served = is_served
         self._router, self._ingest, self._posts, self._draw, self._seconds, self._heard = router, ingest, posts, draw, seconds, heard
         self._noted: dict[str, tuple[float, str]] = {}
+        self._reading = 0  # bytes of batches, and of what was made of them, whose envelopes are not decided yet
 
-    async def decide(self, envelope: Envelope) -> list[Verdict]:
-        """The verdicts on its entries, in order."""
+    async def decide(self, envelope: Envelope, breathe: Callable[[], Awaitable[None]] | None = None) -> list[Verdict]:
+        """The verdicts on its entries, in order. `breathe` lets others have a turn; without it this goes through in one."""
         self._heard(f"{envelope.agent} {envelope.host}", envelope.now)
         try:
             buckets = self._router.buckets
@@ -52,7 +55,28 @@ class Envelopes:
             says = f"the Agent {envelope.agent} sends to the store {envelope.store[:8]}…, {other}"
             self._note("another store", says)
             return [Verdict(LATER, STRANGER_SECONDS, says)] * len(envelope.entries)
-        found = [self._read(entry, envelope, buckets) for entry in envelope.entries]
+        read = 0
+        try:
+            found: list[Waiting | Verdict] = []
+            rest = SLICE_BYTES
+            for entry in envelope.entries:
+                if breathe is not None and rest >= SLICE_BYTES:
+                    rest = 0
+                    await breathe()
+                # the first of those that are being read is always, so that no size is refused for ever
+                if isinstance(entry, Sent) and self._reading and self._reading + len(entry.batch) > MAX_WAITING_BYTES:
+                    break
+                place = self._read(entry, envelope, buckets)
+                size = place.charged if isinstance(place, Waiting) else 0
+                found.append(place)
+                read, rest, self._reading = read + size, rest + size + HEADER_BYTES, self._reading + size
+            # what is left is not read at all: the batches of a lane come in their order
+            found += [Verdict(LATER, FULL_SECONDS)] * (len(envelope.entries) - len(found))
+            return await self._decide(found)
+        finally:
+            self._reading -= read
+
+    async def _decide(self, found: list[Waiting | Verdict]) -> list[Verdict]:
         # apart, so that a key whose record is on a server that is away holds up nothing but what came under it
         keyed: list[bool] = []
         behind: set[tuple[bytes, int]] = set()  # what follows it in its lane stays behind it: decided first, it would look like a gap

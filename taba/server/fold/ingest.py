@@ -32,7 +32,7 @@ from taba.server.work.bench import Bench
 from taba.server.work.sandbox import FOLD_SECONDS, HandlersAway, HandlerSlow
 from taba.shard import BucketAway, BucketBusy, NotReplicated
 
-MAX_WAITING_BYTES = 64 * MiB  # of batches in all lanes of this process; decoded they take about as much again
+MAX_WAITING_BYTES = 64 * MiB  # of batches in all lanes of this process, with all that was made of them
 MAX_LANE_BYTES = 16 * MiB  # of batches for one bucket, so that one slow bucket cannot fill the queue for all
 MAX_FOREIGN_CYCLES = 3  # of them with Events for Handlers of others, which may hang: the rest of the lanes go on beside them
 MAX_CYCLES = 6  # transactions under way at a time on one server; the Router has more connections to each, and queries need some
@@ -146,7 +146,7 @@ class Ingest:
 
     def _enqueue(self, entry: _Entry) -> bool:
         """Whether there was room."""
-        bucket, size = entry.item.batch.bucket, entry.item.size
+        bucket, size = entry.item.batch.bucket, entry.item.charged
         lane = self._lanes.get(bucket)
         if lane is None:
             lane = self._lanes[bucket] = _Lane(bucket)
@@ -202,7 +202,7 @@ class Ingest:
             lane.is_ready = False
             self.postponed += len(lane.entries)
             for entry in lane.entries:
-                self.waiting_bytes -= entry.item.size
+                self.waiting_bytes -= entry.item.charged
                 entry.decide(Verdict(LATER, AWAY_SECONDS))
             del self._lanes[lane.bucket]
         is_time = self._clock.seconds() - place.probed >= PROBE_PAUSE_SECONDS
@@ -239,8 +239,8 @@ class Ingest:
                 size += entry.item.size
                 states |= touched
             lane.entries.popleft()
-            lane.bytes -= entry.item.size
-            self.waiting_bytes -= entry.item.size
+            lane.bytes -= entry.item.charged
+            self.waiting_bytes -= entry.item.charged
         return entries
 
     async def _cycle(self, place: _Place, lane: _Lane, entries: list[_Entry]) -> None:

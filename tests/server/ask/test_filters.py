@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba import names
 from taba.names import canonical_name
+from taba import turns as turning
 from taba.server.ask import choosing
 from taba.server.ask.choosing import Chooser
 from taba.server.ask.filters import MAX_PATTERN, has_labels, labels_of, make_filter
@@ -66,13 +67,13 @@ class Ticks:
 
 class Turns(SynchronousTestCase):
     def test_others_have_their_turn_while_a_filter_looks_at_many_names(self) -> None:
-        self.patch(choosing, "TURN_SECONDS", -1.0)
+        self.patch(turning, "TURN_SECONDS", -1.0)
         clock, router = Ticks(), cast(Any, None)
 
         async def elsewhere(pattern: str, texts: Any) -> Any:
             raise AssertionError(pattern)
 
-        asked = Chooser(router, router, choosing.Turns(clock), elsewhere)
+        asked = Chooser(router, router, turning.Turns(clock), elsewhere)
         names = [f"x{n}" for n in range(10 * choosing.SLICE_NAMES)]
         found = ensureDeferred(asked._those(names, lambda text: text.endswith("1")))
         for turn in range(10):
@@ -83,13 +84,13 @@ class Turns(SynchronousTestCase):
 
     def test_of_many_questions_at_once_no_more_work_than_for_one_turn(self) -> None:
         clock = Ticks()
-        turns = choosing.Turns(clock)
+        turns = turning.Turns(clock)
         done: list[int] = []
 
         async def work(number: int) -> None:
             for _ in range(3):
                 await turns.breathe()
-                clock.now += 0.6 * choosing.TURN_SECONDS  # so long it takes
+                clock.now += 0.6 * turning.TURN_SECONDS  # so long it takes
                 done.append(number)
 
         asked = [ensureDeferred(work(number)) for number in range(5)]
@@ -102,7 +103,7 @@ class Turns(SynchronousTestCase):
 
     def test_a_question_that_is_given_up_holds_up_nobody(self) -> None:
         clock = Ticks()
-        turns = choosing.Turns(clock)
+        turns = turning.Turns(clock)
         first, second = ensureDeferred(turns.breathe()), ensureDeferred(turns.breathe())
         first.addErrback(lambda failure: failure.trap(CancelledError))
         first.cancel()
