@@ -181,7 +181,9 @@ class _Window:
         while True:
             count += 1
             if count > most:
-                raise ValueError(f"events: takes a list of at most {MAX_POSTED_EVENTS}" if begin == "[" else "takes client and events alone")
+                raise ValueError(
+                    f"events: takes a list of at most {MAX_POSTED_EVENTS}" if begin == "[" else "takes client and events alone"
+                )
             name = ""
             if begin == "{":
                 name = self.value()

@@ -112,7 +112,7 @@ class Call:
 
     async def breathe(self) -> None:
         """Let others have a turn where long requests have taken theirs; have this before each piece of some 10 ms of work."""
-        await self._request.channel.site.turns.breathe()  # type: ignore[union-attr]
+        await cast(Any, self._request.channel).site.turns.breathe()
 
     async def in_turns(self, steps: Generator[int, None, Any]) -> Any:
         """What `steps` returns: work of which each yields how many bytes it has made. Raises HTTPError 503 where there is no room."""
@@ -124,7 +124,7 @@ class Call:
             return end.value
 
     def _take_room(self, size: int) -> None:
-        if not self._request.channel.take_room(size):  # type: ignore[union-attr]
+        if not cast(Any, self._request.channel).take_room(size):
             raise HTTPError(503, "full", "too much is being received at once; try again in a moment", {"retry-after": "1"})
 
     async def body(self) -> bytes:

@@ -154,7 +154,9 @@ class Cut(SynchronousTestCase):
             self.assertRaises(MalformedBatch, batch.decode_batch, GOOD[:end])
         for end in range(len(VERDICTS)):
             self.assertRaises(NoVerdicts, batch.decode_verdicts, VERDICTS[:end], 1)
-        body = json.dumps({"client": "a", "events": [{"tab": "x", "type": "T", "value": [1, "é", {"a": 2.5}]}]}, ensure_ascii=False).encode()
+        body = json.dumps(
+            {"client": "a", "events": [{"tab": "x", "type": "T", "value": [1, "é", {"a": 2.5}]}]}, ensure_ascii=False
+        ).encode()
         for end in range(len(body)):
             self.assertRaises(ValueError, events.read_events, body[:end], 1.0, 8)
         self.assertEqual(events.read_events(body, 1.0, 8).accepted, 1)
@@ -214,7 +216,12 @@ def other() -> Column:
 
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(max_size=40) | st.binary(max_size=40),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=40)
+    | st.binary(max_size=40),
     lambda inner: st.lists(inner, max_size=20) | st.dictionaries(st.text(max_size=5), inner, max_size=18),
 )
 

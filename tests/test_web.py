@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import gzip
 import http.client
-import json
 import zlib
 from collections.abc import AsyncIterator
 from typing import Any

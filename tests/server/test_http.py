@@ -14,12 +14,12 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.task import deferLater
 
+from taba import turns as turning
 from taba.batch import MARK, OPEN, Header, KeyPart, Sent, Verdict, decode_verdicts, encode_envelope
 from taba.bounds import MAX_ENVELOPE_BYTES
 from taba.errors import StoreUnavailable
 from taba.names import bucket_of
 from taba.server import status as status_module
-from taba import turns as turning
 from taba.server.ask import choosing, query
 from taba.server.fold.ingest import AWAY_SECONDS, STOPS
 from taba.server.fold.posts import Posts

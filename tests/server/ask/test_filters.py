@@ -11,8 +11,8 @@ from twisted.internet.defer import CancelledError, ensureDeferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba import names
-from taba.names import canonical_name
 from taba import turns as turning
+from taba.names import canonical_name
 from taba.server.ask import choosing
 from taba.server.ask.choosing import Chooser
 from taba.server.ask.filters import MAX_PATTERN, has_labels, labels_of, make_filter
