@@ -194,7 +194,7 @@ class Listed(SynchronousTestCase):
         ]:
             self.assertEqual(self.kinds(self.column(good)), [Column, Column])
             self.assertEqual(self.kinds(self.column(bad)), [BadColumn, Column])
-            self.assertEqual(self.kinds(self.column(1, good, [good] and "")), [Column, Column])
+            self.assertEqual(self.kinds(self.column(1, good, "")), [Column, Column])
 
     def test_a_column_behind_a_bad_one_and_behind_one_with_lists_in_lists_is_read(self) -> None:
         absolute = Column("web/1", "y", "UpDown", TIMES, [[bytes(16), 5, 1.0]], 7)
