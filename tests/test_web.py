@@ -122,8 +122,8 @@ class Strangers(Served):
 
 class Decompression(Served):
     async def test_what_is_inflated_takes_room_while_it_is_read_and_gives_it_back(self) -> None:
-        self.patch(connections, "MAX_RECEIVING_BYTES", 1_000_000)
-        small, large = zlib.compress(bytes(900_000)), zlib.compress(bytes(1_100_000))
+        self.patch(connections, "MAX_RECEIVING_BYTES", 400_000)
+        small, large = zlib.compress(bytes(300_000)), zlib.compress(bytes(500_000))
         for body, expected in [(small, 200), (large, 503), (small, 200)]:
             status, _, _ = await self.ask("POST", "/echo", body, Content_Encoding="deflate")
             self.assertEqual(status, expected)
