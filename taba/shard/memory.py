@@ -7,10 +7,12 @@ Nothing waits: with a `Clock` for reactor, what needs no retry has its result at
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Sequence
+import fnmatch
+import re
+from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import Any
+from zlib import crc32
 
 from twisted.internet.defer import Deferred, fail, succeed
 
@@ -26,10 +28,16 @@ SETTINGS = {b"appendonly": b"yes", b"appendfsync": b"always", b"maxmemory": b"0"
 
 
 class MemoryServer:
-    """One server: its keys, when they expire, and how often each was changed. `is_away`: it answers nobody."""
+    """One server: its keys, when they expire, and how often each was changed. `is_away`: it answers nobody.
 
-    def __init__(self, clock: Any):
+    It is a primary without replicas; `run` and `stream` say which process it is, and which history it has.
+    """
+
+    def __init__(self, clock: Any, random: Random | None = None):
         self.is_away = False
+        self._random = random or Random()
+        self.run_id, self.stream_id = self.new_id(), self.new_id()
+        self.replicas: dict[str, int] = {}  # "host:port" → how much of what was changed it has
         self._clock = clock
         self._values: dict[bytes, Any] = {}
         self._expires: dict[bytes, float] = {}
@@ -40,6 +48,15 @@ class MemoryServer:
         """Grows with each change of `key`, its expiry too."""
         self._expire(key)
         return self._versions.get(key, 0)
+
+    def new_id(self) -> str:
+        """An id as servers have them."""
+        return f"{self._random.getrandbits(160):040x}"
+
+    @property
+    def offset(self) -> int:
+        """How much was changed so far: what a replica has to have."""
+        return self._changes
 
     def run(self, command: Command) -> Reply:
         """The reply to one command, none of a transaction's own."""
@@ -230,27 +247,26 @@ class MemoryServer:
         held = self._get(key, _SortedSet) or _SortedSet()
         return [_score(held[member]) if member in held else None for member in members]
 
-    def _zrank(self, key: bytes, member: bytes) -> Reply:
+    def _zrank(self, key: bytes, member: bytes, *words: bytes) -> Reply:
+        if words:
+            raise ErrorReply("ERR syntax error")
         held = self._get(key, _SortedSet) or _SortedSet()
         return held.in_order().index(member) if member in held else None
 
     def _zrange(self, key: bytes, first: bytes, last: bytes, *words: bytes, is_reverse: bool = False) -> Reply:
+        _check_shown(words)
         start, end = _integer(first), _integer(last)
         held = self._get(key, _SortedSet) or _SortedSet()
         members = held.in_order()[::-1] if is_reverse else held.in_order()
         return _shown(held, members[_slice(len(members), start, end)], words)
 
     def _zrangebyscore(self, key: bytes, low: bytes, high: bytes, *words: bytes) -> Reply:
+        words, (offset, count) = _limited(words)
+        _check_shown(words)
         least, most = _float(low or b"0"), _float(high or b"0")  # as a real one takes them
         held = self._get(key, _SortedSet) or _SortedSet()
         members = [member for member in held.in_order() if least <= held[member] <= most]
-        limited = [word.upper() for word in words]
-        if b"LIMIT" in limited:
-            place = limited.index(b"LIMIT")
-            count = _integer(words[place + 2])
-            members = members[_integer(words[place + 1]) :][: count if count >= 0 else None]
-            words = (*words[:place], *words[place + 3 :])
-        return _shown(held, members, words)
+        return _shown(held, members[offset:][: count if count >= 0 else None], words)
 
     def _type(self, key: bytes) -> Reply:
         self._expire(key)
@@ -264,7 +280,7 @@ class MemoryServer:
 
     def _zrandmember(self, key: bytes, count: bytes) -> Reply:
         held = sorted(self._get(key, _SortedSet) or ())
-        return random.sample(held, min(len(held), _integer(count)))
+        return self._random.sample(held, min(len(held), _integer(count)))
 
     def _push(self, key: bytes, members: Sequence[bytes], at_the_head: bool) -> Reply:
         held = self._get(key, list, make=True)
@@ -302,9 +318,92 @@ class MemoryServer:
         now = self._clock.seconds()
         return [b"%d" % int(now), b"%d" % int(now % 1 * 1_000_000)]
 
-    def _info(self, *_: bytes) -> Reply:
-        keys = len(self._values)
-        return b"used_memory:0\r\ninstantaneous_ops_per_sec:0\r\ndb0:keys=%d,expires=0\r\n" % keys
+    def _info(self, *sections: bytes) -> Reply:
+        parts = {
+            b"server": f"run_id:{self.run_id}",
+            b"memory": "used_memory:0",
+            b"stats": "instantaneous_ops_per_sec:0",
+            b"replication": "\r\n".join(self._replication()),
+            b"keyspace": f"db0:keys={len(self._values)},expires=0",
+        }
+        wanted = [parts[name] for name in map(bytes.lower, sections) if name in parts] if sections else list(parts.values())
+        return "".join(f"{part}\r\n" for part in wanted).encode()
+
+    def _replication(self) -> list[str]:
+        lines = ["role:master", f"connected_slaves:{len(self.replicas)}"]
+        for place, (where, offset) in enumerate(self.replicas.items()):
+            host, _, port = where.rpartition(":")
+            lines.append(f"slave{place}:ip={host},port={port},state=online,offset={offset},lag=0")
+        return [*lines, f"master_replid:{self.stream_id}", f"master_repl_offset:{self.offset}"]
+
+    def _wait(self, count: bytes, milliseconds: bytes) -> Reply:
+        """Nothing waits here: how many replicas have it by now."""
+        del count, milliseconds
+        return sum(offset >= self.offset for offset in self.replicas.values())
+
+    # --- what a walk over keys or elements needs ---
+
+    def _scan(self, cursor: bytes, *options: bytes) -> Reply:
+        for key in list(self._expires):
+            self._expire(key)
+        pattern, count = _scan_options(options)
+        following, keys = _walk(self._values, cursor, count)
+        return [following, [key for key in keys if pattern is None or pattern(key)]]
+
+    def _scan_in(self, kind: type, key: bytes, cursor: bytes, options: Sequence[bytes]) -> Reply:
+        held = self._get(key, kind) or kind()
+        pattern, count = _scan_options(options)
+        following, names = _walk(held, cursor, count)
+        return [following, [part for name in names if pattern is None or pattern(name) for part in _element(held, name)]]
+
+    def _spop(self, key: bytes, *count: bytes) -> Reply:
+        held = self._get(key, _Set)
+        wanted = _integer(count[0]) if count else 1
+        if wanted < 0:
+            raise ErrorReply("ERR value is out of range, must be positive")
+        members = self._random.sample(sorted(held or ()), min(wanted, len(held or ())))
+        if held is not None:
+            held.difference_update(members)
+            self._changed(key, bool(members))
+        return members if count else members[0] if members else None
+
+    def _rename(self, key: bytes, name: bytes) -> Reply:
+        self._expire(key)
+        if key not in self._values:
+            raise ErrorReply("ERR no such key")
+        value, expires = self._values[key], self._expires.get(key)
+        self._remove(key)
+        self._expires.pop(name, None)
+        self._values[name] = value
+        if expires is not None:
+            self._expires[name] = expires
+        self._touch(name)
+        return b"OK"
+
+    def _append(self, key: bytes, more: bytes) -> Reply:
+        value = self._values[key] = (self._get(key, bytes) or b"") + more
+        self._touch(key)
+        return len(value)
+
+    def _getrange(self, key: bytes, first: bytes, last: bytes) -> Reply:
+        start, end = _integer(first), _integer(last)
+        value = self._get(key, bytes) or b""
+        if start < 0 and end < 0 and start > end:
+            return b""
+        first_byte, last_byte = (max(index + len(value), 0) if index < 0 else index for index in (start, end))  # otherwise than a list's
+        return bytes(value[first_byte : last_byte + 1])
+
+    def _memory(self, what: bytes, *arguments: bytes) -> Reply:
+        """About what the key takes: of the very number nobody makes anything."""
+        if what.upper() != b"USAGE" or len(arguments) != 1:
+            raise ErrorReply("ERR syntax error")
+        [key] = arguments
+        self._expire(key)
+        if key not in self._values:
+            return None
+        value = self._values[key]
+        parts = [value] if isinstance(value, bytes) else value.values() if type(value) is dict else ()
+        return 64 + len(key) + sum(map(len, parts)) + sum(len(part) + 16 for part in (() if isinstance(value, bytes) else value))
 
     def _config(self, _: bytes, name: bytes) -> Reply:
         return [name, SETTINGS[name]] if name in SETTINGS else []
@@ -321,10 +420,64 @@ class _SortedSet(dict[bytes, float]):
         return sorted(self, key=lambda member: (self[member], member))
 
 
+def _scan_options(options: Sequence[bytes]) -> tuple[Callable[[bytes], bool] | None, int]:
+    pattern: Callable[[bytes], bool] | None = None
+    count = 10
+    for word, value in zip(options[::2], (*options[1::2], None), strict=False):
+        if word.upper() == b"MATCH" and value is not None:
+            matches = re.compile(fnmatch.translate(value.decode("latin-1")), re.S).match
+            pattern = lambda name, matches=matches: matches(name.decode("latin-1")) is not None  # noqa: E731
+        elif word.upper() == b"COUNT" and value is not None:
+            count = _integer(value)
+            if count < 1:
+                raise ErrorReply("ERR syntax error")
+        else:
+            raise ErrorReply("ERR syntax error")
+    return pattern, count
+
+
+def _walk(names: Iterable[bytes], cursor: bytes, count: int) -> tuple[bytes, list[bytes]]:
+    """About `count` of `names` from `cursor` on, and the next cursor, 0 at the end.
+
+    In the order of their digests, which does not change: what is there all the time is met, whatever comes and goes meanwhile.
+    """
+    try:
+        first = int(cursor)
+    except ValueError:
+        raise ErrorReply("ERR invalid cursor") from None
+    ordered = sorted((crc32(name) + 1, name) for name in names)
+    left = [(place, name) for place, name in ordered if place >= first]
+    if len(left) <= count:
+        return b"0", [name for _, name in left]
+    following = left[count][0]  # those of one digest go together
+    met = [name for place, name in left if place < following]
+    return (b"%d" % following, met) if met else _walk(names, cursor, count + 1)
+
+
+def _element(held: Any, name: bytes) -> tuple[bytes, ...]:
+    if isinstance(held, _Set):
+        return (name,)
+    return (name, _score(held[name])) if isinstance(held, _SortedSet) else (name, held[name])
+
+
 def _shown(held: _SortedSet, members: Sequence[bytes], words: Sequence[bytes]) -> list[bytes]:
+    return [part for member in members for part in ((member, _score(held[member])) if words else (member,))]
+
+
+def _check_shown(words: Sequence[bytes]) -> None:
     if [word.upper() for word in words] not in ([], [b"WITHSCORES"]):
         raise ErrorReply("ERR syntax error")
-    return [part for member in members for part in ((member, _score(held[member])) if words else (member,))]
+
+
+def _limited(words: tuple[bytes, ...]) -> tuple[tuple[bytes, ...], tuple[int, int]]:
+    """`words` without LIMIT, and its offset and count: all, where it is not there."""
+    names = [word.upper() for word in words]
+    if b"LIMIT" not in names:
+        return words, (0, -1)
+    place = names.index(b"LIMIT")
+    if len(words) < place + 3:
+        raise ErrorReply("ERR syntax error")
+    return (*words[:place], *words[place + 3 :]), (_integer(words[place + 1]), _integer(words[place + 2]))
 
 
 def _float(text: bytes) -> float:
@@ -332,7 +485,7 @@ def _float(text: bytes) -> float:
         number = float(text)
     except ValueError:
         raise ErrorReply("ERR value is not a valid float") from None
-    if number != number:
+    if number != number or text != text.strip():
         raise ErrorReply("ERR value is not a valid float")
     return number
 
@@ -389,6 +542,16 @@ _COMMANDS: dict[bytes, tuple[int, int | None, Callable[..., Reply]]] = {
     b"INFO": (0, None, _S._info),
     b"TIME": (0, 0, _S._time),
     b"CONFIG": (2, 2, _S._config),
+    b"WAIT": (2, 2, _S._wait),
+    b"MEMORY": (1, None, _S._memory),
+    b"SCAN": (1, None, _S._scan),
+    b"HSCAN": (2, None, lambda s, key, cursor, *options: s._scan_in(dict, key, cursor, options)),
+    b"SSCAN": (2, None, lambda s, key, cursor, *options: s._scan_in(_Set, key, cursor, options)),
+    b"ZSCAN": (2, None, lambda s, key, cursor, *options: s._scan_in(_SortedSet, key, cursor, options)),
+    b"RENAME": (2, 2, _S._rename),
+    b"APPEND": (2, 2, _S._append),
+    b"GETRANGE": (3, 3, _S._getrange),
+    b"SPOP": (1, 2, _S._spop),
     b"GET": (1, 1, lambda s, key: s._get(key, bytes)),
     b"SET": (2, None, _S._set),
     b"STRLEN": (1, 1, lambda s, key: len(s._get(key, bytes) or b"")),
@@ -425,7 +588,7 @@ _COMMANDS: dict[bytes, tuple[int, int | None, Callable[..., Reply]]] = {
     b"ZSCORE": (2, 2, lambda s, key, member: s._zmscore(key, member)[0]),
     b"ZMSCORE": (2, None, _S._zmscore),
     b"ZCARD": (1, 1, lambda s, key: len(s._get(key, _SortedSet) or ())),
-    b"ZRANK": (2, 2, _S._zrank),
+    b"ZRANK": (2, None, _S._zrank),
     b"ZRANGE": (3, None, _S._zrange),
     b"ZREVRANGE": (3, None, lambda s, *arguments: s._zrange(*arguments, is_reverse=True)),
     b"ZRANGEBYSCORE": (3, None, _S._zrangebyscore),

@@ -16,6 +16,7 @@ from taba.errors import ConfigurationError, StoreUnavailable
 from taba.shard import memory
 from taba.shard.buckets import owner_key
 from taba.shard.memory import MemoryConnection, MemoryRouter, MemoryServer
+from taba.shard.moving.mover import Replication, identity_of
 from taba.shard.servers.pool import Pool
 from taba.shard.servers.url import parse_store
 from taba.shard.transaction import Writes
@@ -79,8 +80,10 @@ def commands() -> st.SearchStrategy[tuple[bytes, ...]]:
     """Any command that MemoryServer knows, mostly with as many arguments as it takes."""
     kinds = []
     for name, (least, most, _) in memory._COMMANDS.items():
-        if name in (b"INFO", b"TIME", b"CONFIG", b"PTTL", b"PEXPIRE", b"ZRANDMEMBER"):
+        if name in (b"INFO", b"TIME", b"CONFIG", b"PTTL", b"PEXPIRE", b"ZRANDMEMBER", b"WAIT", b"MEMORY"):
             continue
+        if name in (b"SCAN", b"HSCAN", b"SSCAN", b"ZSCAN", b"SPOP"):
+            continue  # each server has an order of its own: `WalkTests`
         if name in (b"ZADD", b"ZRANGEBYLEX"):  # as Taba uses them
             ends = st.sampled_from([b"-", b"+", b"[1", b"(1", b"[", b"(x", b"[\xff\r\n"])
             limit = st.tuples(st.just(b"LIMIT"), st.sampled_from([b"0", b"1"]), st.sampled_from([b"1", b"5"]))
@@ -92,10 +95,12 @@ def commands() -> st.SearchStrategy[tuple[bytes, ...]]:
                 else st.tuples(KEYS, ends, ends, limit).map(lambda parts: (b"ZRANGEBYLEX", *parts[:3], *parts[3]))
             )
             continue
-        second = INDICES if name in (b"LRANGE", b"LTRIM", b"LINDEX") else WORDS
+        second = INDICES if name in (b"LRANGE", b"LTRIM", b"LINDEX", b"GETRANGE") else WORDS
         if name == b"SET":
             kinds.append(st.tuples(st.just(name), KEYS, WORDS))
             kinds.append(st.tuples(st.just(name), KEYS, WORDS, st.sampled_from([b"NX", b"xx"])))
+        elif name == b"RENAME":
+            kinds.append(st.tuples(st.just(name), KEYS, KEYS))
         elif name in (b"MGET", b"DEL", b"UNLINK", b"EXISTS"):
             kinds.append(st.lists(KEYS, min_size=1, max_size=3).map(lambda keys, name=name: (name, *keys)))
         elif least == 0:
@@ -140,6 +145,84 @@ class SameAnswersTests(TestCase):
                 await self.compare(pool, lot)
 
         return ensureDeferred(compare_all())
+
+
+class WalkTests(TestCase):
+    """What a move needs of a walk over keys and elements holds here and there: nothing that stays is passed over."""
+
+    timeout = 120
+    names = tuple(b"n%d" % number for number in range(400))
+
+    async def walk(self, connection: Any, command: tuple[bytes, ...], between: list[tuple[bytes, ...]]) -> list[bytes]:
+        """All that a walk meets, while others change what is walked over."""
+        cursor, met = b"0", []
+        for _ in range(10_000):
+            [[cursor, some]] = await connection.execute([(*command, cursor, b"COUNT", b"20")])
+            met += some
+            if between:
+                await connection.execute([between.pop()])
+            if cursor == b"0":
+                return met
+        raise AssertionError("a walk without end")
+
+    async def compare(self, connection: Any) -> None:
+        pairs = [part for name in self.names for part in (name, b"v" * 80)]
+        scores = [part for name in self.names for part in (b"1", name)]
+        filled: list[tuple[bytes, ...]] = [(b"HSET", b"h", *pairs), (b"SADD", b"s", *self.names), (b"ZADD", b"z", *scores)]
+        await connection.execute([*filled, *((b"SET", name, b"v") for name in self.names)])
+        staying = set(self.names[:200])
+        for command, key, removing, stride in ((b"HSCAN", b"h", b"HDEL", 2), (b"SSCAN", b"s", b"SREM", 1), (b"ZSCAN", b"z", b"ZREM", 2)):
+            gone = [(removing, key, name) for name in self.names[200:]]
+            met = (await self.walk(connection, (command, key), gone))[::stride]
+            self.assertEqual((staying - set(met), set(met) - set(self.names)), (set(), set()), command)
+        gone = [(b"DEL", name) for name in self.names[200:]]
+        self.assertEqual(staying - set(await self.walk(connection, (b"SCAN",), gone)), set())
+        found: list[bytes] = []
+        cursor = b"0"
+        while cursor != b"0" or not found:
+            [[cursor, some]] = await connection.execute([(b"SCAN", cursor, b"MATCH", b"n1[01]?", b"COUNT", b"1000")])
+            found += some
+        self.assertEqual(set(found), {b"n%d" % number for number in range(100, 120)})
+        [popped, left, size, nothing] = await connection.execute(
+            [(b"SPOP", b"s", b"150"), (b"SCARD", b"s"), (b"MEMORY", b"USAGE", b"h"), (b"MEMORY", b"USAGE", b"no")]
+        )
+        self.assertEqual((len(set(popped)), left + len(popped) >= 200, size > 80, nothing), (150, True, True, None))
+        [rest, is_there] = await connection.execute([(b"SPOP", b"s", b"1000"), (b"EXISTS", b"s")])
+        self.assertEqual((len(rest), is_there), (left, 0))
+        errors = [
+            (b"SCAN", b"x"),
+            (b"SCAN", b"0", b"COUNT", b"0"),
+            (b"SCAN", b"0", b"ODD", b"1"),
+            (b"SPOP", b"z", b"1"),
+            (b"RENAME", b"q", b"r"),
+        ]
+        replies = await connection.execute(errors)
+        self.assertEqual([str(reply).partition(" ")[0] for reply in replies], ["ERR", "ERR", "ERR", "WRONGTYPE", "ERR"])
+
+    async def test_in_memory(self) -> None:
+        await self.compare(MemoryConnection(MemoryServer(Clock()), "memory"))
+
+    async def test_in_a_real_store(self) -> None:
+        valkey = EphemeralValkey(appendfsync="no")
+        self.addCleanup(valkey.remove)
+        pool = Pool(reactor, parse_store(valkey.url).addresses[0], size=1)
+        self.addCleanup(lambda: ensureDeferred(pool.close()))
+        pool.start()
+        async with pool.connection() as connection:
+            await self.compare(connection)
+
+    async def test_a_server_in_memory_says_who_it_is_and_which_replicas_it_has(self) -> None:
+        server, other = MemoryServer(Clock()), MemoryServer(Clock())
+        asked = [(b"INFO", b"server"), (b"INFO", b"replication")]
+        first, second = [identity_of(await MemoryConnection(one, "memory").execute(asked)) for one in (server, other)]
+        self.assertEqual(len({first.run, second.run, first.stream, second.stream}), 4)
+        server.run((b"SET", b"k", b"v"))
+        server.replicas = {"10.0.0.1:6379": server.offset, "10.0.0.2:6379": server.offset - 1}
+        told = Replication.parse(server.run((b"INFO", b"replication")))
+        self.assertEqual(
+            (told.offset, told.replicas), (server.offset, {("10.0.0.1", 6379): server.offset, ("10.0.0.2", 6379): server.offset - 1})
+        )
+        self.assertEqual(server.run((b"WAIT", b"2", b"0")), 1)
 
 
 def plain(command: tuple[bytes, ...], reply: Any) -> Any:
