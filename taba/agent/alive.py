@@ -2,7 +2,8 @@
 
 1. The events stand for nothing that was recorded: they are in no count.
 2. What is not over is said anew every REFRESH_SECONDS, but not while what was said last still waits here: an hour without a Server
-   leaves one batch of it, and not hundreds. A death, and whoever is new, is said at once.
+   leaves one batch of it, and not hundreds. What went to the spool meanwhile is waited for only until Servers take anything again: fresh
+   batches go beside the backlog, however long that is. A death, and whoever is new, is said at once.
 3. A ring that is given up, or left to another Agent, says nothing of its process: what was said of it runs out.
 """
 
@@ -32,6 +33,7 @@ class Alive:
         self._told: set[str] = set()
         self._refreshed = float("-inf")
         self._last: tuple[bytes, int] | None = None  # stream and number of the last batch
+        self._acknowledged = 0  # batches of any bucket, when that was published
 
     def tick(self, now: float, moment: Moment) -> None:
         """Say what there is to say since the last look for rings."""
@@ -59,16 +61,19 @@ class Alive:
         if not self._pump.publish(packed, {bucket: -len(saying)}, now, moment):
             return False
         keeper = self._pump.keeper
-        number = keeper.numbers.get(bucket)  # none: it went to the spool with the stream that it was of
-        self._last = None if number is None else (keeper.stream, number)
+        number = keeper.numbers.get(bucket)
+        self._last = (b"", 0) if number is None else (keeper.stream, number)  # without one it went to the spool with the stream before
+        self._acknowledged = keeper.acknowledged_batches
         return True
 
     def _is_waiting(self) -> bool:
-        """Whether the last batch is still to be applied."""
+        """Whether the last batch is still to be applied, and another one would come no sooner."""
         if self._last is None:
             return False
         (stream, number), keeper = self._last, self._pump.keeper
+        if stream != keeper.stream:  # it moved to the spool, or is about to
+            return keeper.acknowledged_batches == self._acknowledged and bool(keeper.spool.batches or keeper.holds_any)
         lane = keeper.lanes.get((stream, self._pump.bucket_of(ALIVE_TAB)))
-        if lane is None:
+        if lane is None:  # fresh batches go into the spool, and this one was not yet taken up
             return bool(keeper.spool.batches)
         return bool(lane.more or (lane.pending and lane.pending[0].number <= number))

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from taba.agent.locks import private
 from taba.batch import BatchId
 from taba.bounds import MiB
 
@@ -79,7 +80,7 @@ class History:
         return self._records
 
     def _open(self) -> int:
-        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = private(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         size = os.fstat(fd).st_size
         if size % _RECORD.size:  # a kill came within a write
             os.ftruncate(fd, size // _RECORD.size * _RECORD.size)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from taba.agent.history import History
 from taba.agent.keys import Keys
-from taba.agent.locks import AgentRunning, NameLock, Stranger, check_owner
+from taba.agent.locks import AgentRunning, NameLock, Stranger, check_kept
 from taba.agent.outbox import OtherVersion, OutboxFull
 from taba.agent.segment import open_outbox
 from taba.agent.spool import Spool
@@ -35,6 +35,7 @@ class Home:
         try:
             try:
                 self._open_directory(directory)
+                self._check_files(str(directory / name))
                 self._lock = NameLock(str(directory / f"{name}.lock"), name)
                 self._undo.append(self._lock.close)
                 if self._lock.is_new:
@@ -95,12 +96,21 @@ class Home:
         self._undo += [path.rmdir for path in reversed(made)]
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
+    @staticmethod
+    def _check_files(path: str) -> None:
+        """Raise Stranger where a file that an Agent keeps is somebody else's, or could be. What SQLite keeps beside its own counts, too."""
+        for kept in (".spool", ".spool.new", ".keys"):
+            for beside in ("", "-wal", "-shm", "-journal"):
+                check_kept(f"{path}{kept}{beside}")
+        for kept in (".lock", ".history", ".history.old"):
+            check_kept(path + kept)
+        for kept in (".sums", ".sums.new", ".store", ".store.new"):  # no secrets: others may read them
+            check_kept(path + kept, 0o022)
+
     def _open_spool(self, path: str, spool_bytes: int) -> Spool:
         is_new = not os.path.lexists(path)
         if is_new:
             self._undo.append(lambda: os.unlink(path))
-        else:
-            check_owner(os.lstat(path), path)
         spool = Spool(path, spool_bytes)
         self._undo.append(spool.close)
         return spool

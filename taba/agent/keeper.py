@@ -20,7 +20,18 @@ from typing import NamedTuple
 
 from taba.agent.ages import Moment
 from taba.agent.history import History
-from taba.agent.lanes import MAX_HISTORY, MAX_RUN_BATCHES, PROBE_SLACK_SECONDS, RETAIN_SECONDS, Group, HeldBatch, Lane, Skip
+from taba.agent.lanes import (
+    MAX_HISTORY,
+    MAX_RUN_BATCHES,
+    PROBE_SLACK_SECONDS,
+    RETAIN_SECONDS,
+    Group,
+    HeldBatch,
+    Lane,
+    Send,
+    Skip,
+    Unreadable,
+)
 from taba.agent.outbox import (
     Covered,
     EncodedBatch,
@@ -36,7 +47,7 @@ from taba.agent.outbox import (
 )
 from taba.agent.schedule import Schedule
 from taba.agent.spool import ROW_BYTES, Spool, SpoolFull, is_damage
-from taba.batch import BatchId, KeyPart
+from taba.batch import BatchId, KeyPart, Sent
 from taba.bounds import BATCH_DAYS, DAY, MAX_BATCH_BYTES, STREAM_DAYS, KiB, MiB
 
 MAX_RETAINED_BYTES = 64 * MiB  # acknowledged batches that are kept for 60 s: given up first
@@ -104,6 +115,7 @@ class Keeper:
         self._born = moment
         self._salvage = ""  # of the spool's, the last of which the lost batches are counted
         self._stuck: list[Lane] = []  # that could not be loaded from the spool
+        self.unreadable: dict[BatchId, str] = {}  # in the spool, and why they cannot be read now; of each lane one at the most
         self._healed = -HEAL_SECONDS  # when it was tried last
         self._now = now  # of the last tick
         self._over: list[Lane] = []  # lanes of a stream that takes no more, which had nothing left when it was renewed
@@ -332,17 +344,29 @@ class Keeper:
         return True
 
     def _count_lost(self, settled: set[BatchId]) -> None:
-        """Count what a salvage of the spool could not read, once. What a lane has, it finds missing, and counts, itself."""
+        """Count what a salvage of the spool could not read, once. What of it is under way to a Server is brought back."""
         if not self.spool.salvage or self.spool.salvage == self._salvage:
             return
         self._salvage = self.spool.salvage
+        under_way: list[EncodedBatch] = []
         for id, events in self.spool.lost.items():
-            lane = self.lanes.get(id[:2])
-            if id in settled or (lane is not None and id.number <= lane.loaded) or id.number <= self._to_forget.get(id[:2], 0):
+            if id in settled or id.number <= self._to_forget.get(id[:2], 0):
                 continue
+            lane = self.lanes.get(id[:2])
+            if lane is not None and id.number <= lane.loaded:
+                found = lane.lose(id.number)
+                if isinstance(found, Send) and isinstance(found.entry, Sent) and found.batch is not None:
+                    under_way.append(EncodedBatch(id, found.batch.created, events, found.entry.batch, found.batch.key))
+                if not isinstance(found, HeldBatch):
+                    continue  # done with, or it may be applied yet
             self._counted.append(id)
             self.dropped["spool_corrupt"] += events
         self._is_dirty = True
+        if under_way:
+            try:
+                self.spool.restore(under_way)
+            except (sqlite3.Error, SpoolFull) as error:  # should they not be applied either, they are counted when they are read back
+                self.spool_problem = f"{error}"
 
     def _spool(self, batches: Sequence[EncodedBatch], table: Table | None = None) -> None:
         """Keep batches, and a table that the outbox has no room for, in the spool. Raises SpoolFull."""
@@ -419,13 +443,25 @@ class Keeper:
             self.schedule.put(lane, now)
 
     def read(self, lane: Lane, batch: HeldBatch) -> bytes | None:
-        """The bytes of a batch; None where the spool's row is gone or torn."""
-        if batch.group is None:
-            try:
-                return self.spool.read(_id(lane, batch))
-            except sqlite3.Error as error:
-                return self.spool.read(_id(lane, batch)) if self._heal(error) else None
-        return self.outbox.read(batch.position, batch.length)
+        """The bytes of a batch; None where the spool's row is gone or torn. Raises Unreadable where the disk does not say."""
+        if batch.group is not None:
+            return self.outbox.read(batch.position, batch.length)
+        id = _id(lane, batch)
+        try:
+            content = self._read_spooled(id)
+        except sqlite3.Error as error:
+            self.unreadable[id] = f"{error}"
+            raise Unreadable(f"{error}") from None
+        self.unreadable.pop(id, None)
+        return content
+
+    def _read_spooled(self, id: BatchId) -> bytes | None:
+        try:
+            return self.spool.read(id)
+        except sqlite3.Error as error:
+            if not is_damage(error) or not self._heal(error):
+                raise
+        return self.spool.read(id)
 
     def tick(self, now: float, moment: Moment) -> None:
         """Time passed: wake lanes, ask for probes, release what is forgotten, take up more of the spool, renew the stream."""
@@ -520,13 +556,14 @@ class Keeper:
 
     def gave_up(self, lane: Lane, batch: HeldBatch, reason: str, detail: str, now: float) -> None:
         self.refusals.append(Refusal(lane.bucket, batch.events, reason, detail[:200], now))
-        if reason == "refused":
+        if reason in ("refused", "spool_corrupt"):
             self._keep_aside(lane, batch, detail)
         if batch.group is not None:
             batch.group.unacknowledged -= 1
             batch.group.unforgotten -= 1
             self._pending_bytes -= batch.length
         else:
+            self.unreadable.pop(_id(lane, batch), None)
             self.history.note(_id(lane, batch), 0)
         self.dropped[reason] += batch.events
         self._settling[_id(lane, batch)] = batch
@@ -536,12 +573,12 @@ class Keeper:
                 self.settle_totals()
 
     def _keep_aside(self, lane: Lane, batch: HeldBatch, detail: str) -> None:
-        content = self.read(lane, batch)
-        if content is not None:
-            try:
+        try:
+            content = self.read(lane, batch) or self.spool.torn(_id(lane, batch))
+            if content is not None:
                 self.spool.keep_aside(_id(lane, batch), detail[:200], content)
-            except sqlite3.Error as error:  # its bytes are lost to those who would look at them; it is counted all the same
-                self.spool_problem = f"{error}"
+        except (sqlite3.Error, Unreadable) as error:  # its bytes are lost to those who would look at them; it is counted all the same
+            self.spool_problem = f"{error}"
 
     def opening(self, lane: Lane) -> None:
         # the table names it before the last of its batches is let go of: until then these name it

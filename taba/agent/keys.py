@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterable
 
 from taba.agent.database import Transaction
+from taba.agent.locks import private
 from taba.batch import KeyPart
 
 MAX_KEYS = 100_000  # 10 MiB; of more, the oldest are forgotten, and count anew
@@ -39,7 +40,7 @@ class Keys:
 
     def _open(self) -> None:
         if not os.path.exists(self.path):
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            os.close(private(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
         self._database = sqlite3.connect(self.path, isolation_level=None, timeout=1.0)
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=NORMAL")

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from random import Random
 from typing import NamedTuple, Protocol, cast
 
@@ -24,6 +25,7 @@ from taba.agent.ages import Moment
 from taba.agent.outbox import StoredBatch
 from taba.batch import APPLIED, END, ENDED, GAP, LATER, MARK, NUMBER, OPEN, REFUSED, Entry, Header, Sent, Verdict
 from taba.bounds import BATCH_DAYS, DAY, MiB
+from taba.errors import TabaError
 
 RETAIN_SECONDS = 60.0  # longer than a store takes to fail over and to come back with an older past
 PROBE_SLACK_SECONDS = 5.0  # a later batch's verdict usually tells the mark by then, without a probe
@@ -34,7 +36,12 @@ MAX_RUN_BATCHES = 16  # of one lane in one envelope; as many as it knows of the 
 MAX_RUN_BYTES = 1 * MiB  # together; one is always sent
 HEADER_BYTES = 64  # what a header takes in an envelope, at the most
 MAX_HISTORY = 256  # forgotten batches of a lane whose events it knows, should a gap lose them
+UNREADABLE_SECONDS = 5.0  # between two tries to read a batch back: a disk that had a bad moment has others to serve
 MAX_MISSING = 65_536  # batches that a gap looks for; of those before, it counts that they are lost
+
+
+class Unreadable(TabaError):
+    """The bytes of a batch cannot be read now, by the disk's fault: they stay where they are, and may be read later."""
 
 
 class Group:
@@ -94,7 +101,8 @@ class Skip(NamedTuple):
 class Ledger(Protocol):
     """Who keeps the bytes and the counts. Every batch of a lane ends in exactly one of `forgotten` and `gave_up`, or is gone.
 
-    What it is told it keeps, before anything else is sent, where a kill does not reach it.
+    What it is told it keeps, before anything else is sent, where a kill does not reach it. `read` gives None for bytes that are gone, or
+    not what was written, and raises Unreadable where nobody knows.
     """
 
     def read(self, lane: Lane, batch: HeldBatch) -> bytes | None: ...
@@ -218,10 +226,14 @@ class Lane:
         elif not self._drop_old(now, moment):
             self._send_header(MARK, self.pending[0].number)  # what is too old may be folded: then it was not dropped
         else:
-            while self.pending and not self.sent:
-                self._begin_run(most)
-                if not self.sent:
-                    self._settle(self.pending.popleft(), "spool_corrupt", "its row in the spool does not match its checksum", now)
+            try:
+                while self.pending and not self.sent:
+                    first = self.pending[0]
+                    self._begin_run(most)
+                    if not self.sent and self.pending and self.pending[0] is first:
+                        self._settle(self.pending.popleft(), "spool_corrupt", "its row in the spool does not match its checksum", now)
+            except Unreadable:
+                self.not_before = now + UNREADABLE_SECONDS  # what follows waits behind it, for the order's sake
             if self.probing and not self.sent:
                 self._send_header(MARK, self.retained[-1].number)
         return list(self.sent)
@@ -307,6 +319,20 @@ class Lane:
         if due <= now:
             self.probing = True
         return due
+
+    def lose(self, number: int) -> HeldBatch | Send | None:
+        """The batch of this number is in the spool no more. Returns it, and it is the caller's to count; None where it does not wait.
+
+        Where it is under way, all of it that goes is returned instead, and it waits on: the caller may bring it back.
+        """
+        batch = next((batch for batch in self.pending if batch.number == number and batch.group is None), None)
+        send = next((send for send in self.sent if send.batch is batch), None)
+        if batch is None or send is not None:
+            return send if batch is not None else None
+        self.pending.remove(batch)
+        self._remember(batch, counted=True)
+        batch.is_pending, batch.is_dropped = False, True
+        return batch
 
     def give_up_retained(self) -> None:
         """Forget all that is retained, before its time."""
@@ -419,12 +445,17 @@ class Lane:
         follows = min(self.last, number - 1)
         self._leave_out(follows, number)
         room = MAX_RUN_BYTES
-        for batch in self.pending:
+        for batch in tuple(islice(self.pending, most)):  # what is read may turn out to be lost, with others: see `lose`
             room -= batch.length
-            if self.sent and (len(self.sent) >= most or room < 0):
+            if self.sent and room < 0:
                 break
-            content = self.ledger.read(self, batch)
-            if content is None:
+            try:
+                content = self.ledger.read(self, batch)
+            except Unreadable:
+                if not self.sent:
+                    raise
+                content = None  # its turn comes
+            if content is None or batch.is_dropped:
                 break
             self.sent.append(Send(self, batch, batch.number, follows, Sent(content, follows, self.nonce or b"", batch.key)))
             follows = batch.number

@@ -32,8 +32,8 @@ def running(name: str, pid: int, path: str) -> AgentRunning:
 class Stranger(OSError):
     """A file where the Agent's own should be is somebody else's, or open to others: it is neither used nor removed."""
 
-    def __init__(self, path: str, reason: str):
-        super().__init__(errno.EPERM, f"{reason}; remove it, or give this Agent another name (--agent)", path)
+    def __init__(self, path: str, reason: str, cure: str = "remove it, or give this Agent another name (--agent)"):
+        super().__init__(errno.EPERM, f"{reason}; {cure}", path)
 
 
 def check_own(fd: int, path: str) -> None:
@@ -48,6 +48,25 @@ def check_owner(status: os.stat_result, path: str) -> None:
     """Raise Stranger unless this is this user's."""
     if status.st_uid != os.geteuid():
         raise Stranger(path, f"belongs to user {status.st_uid}, and this Agent runs as user {os.geteuid()}")
+
+
+def check_kept(path: str, strangers: int = 0o077) -> None:
+    """Raise Stranger where the file `path` is there and is no regular one of this user's, or others have a right of `strangers` to it."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return
+    check_owner(status, path)
+    if not stat.S_ISREG(status.st_mode):
+        raise Stranger(path, "is no file of its own")
+    if status.st_mode & strangers:
+        may, mode = "opened" if strangers & 0o044 else "written", stat.S_IMODE(status.st_mode)
+        raise Stranger(path, f"may be {may} by others (mode {mode:04o})", "if nobody else wrote there, chmod 600 it")
+
+
+def private(path: str, flags: int) -> int:
+    """An `opener` of files that are this user's alone, whatever the umask, and lie where they seem to."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def open_own(path: str) -> int:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from taba.agent.locks import private
 from taba.batch import MAX_STORE_ID
 from taba.bounds import MAX_BUCKETS
 
@@ -51,7 +52,8 @@ class Pin:
             return False
         if known is None or store[:2] != known[:2]:
             fresh = self._path.with_suffix(self._path.suffix + ".new")
-            fresh.write_text(json.dumps({"id": store.id, "buckets": store.buckets}) + "\n", "utf-8")
+            with open(fresh, "w", encoding="utf-8", opener=private) as file:
+                file.write(json.dumps({"id": store.id, "buckets": store.buckets}) + "\n")
             os.replace(fresh, self._path)
             self.store = store
         return True

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from taba.agent.dispatch import Dispatch
 from taba.agent.keeper import MIN_BATCH_BYTES, Keeper
+from taba.agent.lanes import UNREADABLE_SECONDS
 from taba.agent.pump import RingPump
 from taba.bounds import MIN_RING_BYTES, MiB
 
@@ -114,6 +115,12 @@ class Problems:
                 f"the spool {spool.path} cannot be read or written ({keeper.spool_problem}):"
                 f" {keeper.unacknowledged} batches wait in memory; make room on its disk, or look at that"
             )
+        if keeper.unreadable:
+            reason = next(iter(keeper.unreadable.values()))
+            found["spool unreadable"] = (
+                f"{len(keeper.unreadable)} batches in the spool {spool.path} cannot be read now ({reason}): they stay there, what follows"
+                f" them waits, and they are tried again every {UNREADABLE_SECONDS:.0f} s; look at its disk"
+            )
         if spool.batches and spool.free < MiB:
             found["spool full"] = (
                 f"the spool {spool.path} is full: {spool.batches} batches, {spool.used} of {spool.bound} bytes; the newest events are"
@@ -152,7 +159,8 @@ class Problems:
             found["buckets"] = (
                 "no Server has told the number of buckets yet: rings are not drained; start one, or give its URL with --server"
             )
-        waiting = sum(len(lane.pending) for lane in keeper.lanes.values())
+        unread = {id[:2] for id in keeper.unreadable}  # that is not the Servers' doing
+        waiting = sum(len(lane.pending) for key, lane in keeper.lanes.items() if key not in unread)
         if keeper.acknowledged_batches != self._acknowledged or not waiting:
             self._acknowledged, self._progress = keeper.acknowledged_batches, now
         elif now - self._progress >= STUCK_SECONDS:

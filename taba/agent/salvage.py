@@ -11,6 +11,8 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
+from taba.agent.locks import private
+
 MAX_TRIES = 20_000  # ranges that are tried: some seconds, however much is damaged
 MAX_ASIDE = 100  # damaged files that are kept under a name each; the last name is used again
 _PAGE = 4096
@@ -26,7 +28,7 @@ def mend_first_page(path: str, fresh: str) -> None:
     with open(path, "r+b") as file:
         first = file.read(_PAGE)
         if not os.path.exists(path + ".first-page"):  # a kill may have come since it was replaced
-            with open(path + ".first-page", "wb") as kept:
+            with open(path + ".first-page", "wb", opener=private) as kept:
                 kept.write(first)
         file.seek(0)
         file.write(page)

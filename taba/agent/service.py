@@ -20,7 +20,7 @@ from taba.agent.credentials import Credentials, credentials_of
 from taba.agent.forward import client_over, connection_pool
 from taba.agent.home import CannotOpen, Home
 from taba.agent.http import Routes
-from taba.agent.loop import LAST_DRAIN_FAILS, Loop, Surroundings
+from taba.agent.loop import LAST_DRAIN_FAILS, Loop, Surroundings, words
 from taba.agent.options import Options
 from taba.agent.problems import Room
 from taba.agent.status import describe
@@ -102,7 +102,10 @@ class AgentService(service.Service):
             shm=self._shm,
             room=self._room,
         )
-        self.loop = loop = Loop(home, self._urls, self._directory / f"{self.agent}.store", around, self, self._ring_group)
+        try:
+            self.loop = loop = Loop(home, self._urls, self._directory / f"{self.agent}.store", around, self, self._ring_group)
+        except LAST_DRAIN_FAILS as error:  # nothing is lost by it: the next start finds it as it was
+            raise self._exit(f"--spool: {str(self._directory)!r}: what an earlier Agent left cannot be read: {words(error)}") from None
         self._life = Life(log, loop.keeper, loop.dispatch)
         routes = Routes(loop.pump, home.keys, self.status, loop.clock, self.unix_now, loop.forwarder.pump)
         outcome: list[Any] = []

@@ -18,6 +18,7 @@ from typing import Any
 
 from taba.agent.ages import Moment
 from taba.agent.database import Transaction
+from taba.agent.locks import private
 from taba.agent.outbox import EncodedBatch, OtherVersion, StoredBatch
 from taba.agent.salvage import aside_name, mend_first_page, move, readable_rows
 from taba.batch import BATCH_VERSION, BatchId
@@ -82,6 +83,11 @@ def _is_whole(row: tuple[Any, ...]) -> bool:
         return False
 
 
+def _is_no_text(error: sqlite3.Error) -> bool:
+    """Whether a row says of a column that it is a text, and it is none: the row's fault, and no trouble of the disk's."""
+    return "decode to UTF-8" in f"{error}"
+
+
 class SpoolFull(TabaError):
     """The batches do not fit under the spool's bound, or, with `is_disk`, the disk took them not; `is_damaged`: by the file's fault."""
 
@@ -122,7 +128,7 @@ class Spool:
     def _open(self, path: str) -> None:
         """Open the file, and make it if need be. Raises sqlite3.DatabaseError where it is no whole spool of this version."""
         if not os.path.exists(path):
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+            os.close(private(path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
         self._database = sqlite3.connect(path, isolation_level=None, timeout=1.0)
         try:
             self._check(path)
@@ -235,6 +241,15 @@ class Spool:
             self._database.execute("DELETE FROM lost")
         self.salvage = ""
 
+    def restore(self, batches: Sequence[EncodedBatch]) -> None:
+        """Keep batches that are among the lost, whose bytes somebody has: they are lost no more. Raises SpoolFull or sqlite3.Error."""
+        with self._transaction():
+            self._database.executemany("DELETE FROM lost WHERE stream = ? AND bucket = ? AND number = ?", (batch.id for batch in batches))
+            self._insert(batches)
+        for batch in batches:
+            self.lost.pop(batch.id, None)
+        self._count()
+
     @property
     def used(self) -> int:
         return int(self.bytes + self.batches * ROW_BYTES)
@@ -251,14 +266,10 @@ class Spool:
         needed = sum(len(batch.content) + ROW_BYTES for batch in batches)
         if needed > self.free:
             raise SpoolFull(f"{needed} bytes; {max(self.free, 0)} of {self.bound} are free")
-        rows = (
-            (*id, len(content), *created.fields(), events, _checksum(id, created.fields(), events, key, content), key, content)
-            for id, created, events, content, key in batches
-        )
         try:
             with self._transaction():
                 before = self._database.total_changes
-                self._database.executemany("INSERT OR IGNORE INTO batches VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+                self._insert(batches)
                 added = self._database.total_changes - before
                 if journal is not None:
                     self._database.execute("INSERT OR REPLACE INTO journal VALUES (0, ?, ?)", journal)
@@ -269,6 +280,13 @@ class Spool:
             self.bytes += needed - added * ROW_BYTES
         else:
             self._count()  # some were here already: a kill between this transaction and the outbox's release
+
+    def _insert(self, batches: Sequence[EncodedBatch]) -> None:
+        rows = (
+            (*id, len(content), *created.fields(), events, _checksum(id, created.fields(), events, key, content), key, content)
+            for id, created, events, content, key in batches
+        )
+        self._database.executemany("INSERT OR IGNORE INTO batches VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def journal(self, outbox: bytes | None) -> bytes | None:
         """The table that was kept last, if it was for the outbox of this id; with None, for whichever."""
@@ -293,21 +311,42 @@ class Spool:
         return [key for (key,) in self._database.execute("SELECT DISTINCT key FROM batches WHERE length(key)")]
 
     def rows(self, stream: bytes, bucket: int, after: int, limit: int) -> list[StoredBatch]:
-        """The first `limit` batches of this lane with numbers beyond `after`, in order."""
+        """The first `limit` batches of this lane with numbers beyond `after`, in order. Raises sqlite3.Error where they cannot be read."""
         found = self._database.execute(
             "SELECT number, created, boot, age, events, length, crc, id, key FROM batches"
             " WHERE stream = ? AND bucket = ? AND number > ? ORDER BY number LIMIT ?",
             (stream, bucket, after, limit),
         )
-        return [
-            StoredBatch(BatchId(stream, bucket, number), Moment.of_fields(*created), events, length, crc, row, key=key)
-            for number, *created, events, length, crc, row, key in found
-        ]
+        try:  # a question that is not asked to its end keeps the file as it was then
+            return [
+                StoredBatch(BatchId(stream, bucket, number), Moment.of_fields(*created), events, length, crc, row, key=key)
+                for number, *created, events, length, crc, row, key in found
+            ]
+        except sqlite3.OperationalError as error:
+            if not _is_no_text(error):
+                raise
+            raise sqlite3.DatabaseError("a row of it is none") from None
+        except (TypeError, ValueError):
+            raise sqlite3.DatabaseError("a row of it is none") from None
+        finally:
+            found.close()
 
     def read(self, id: BatchId) -> bytes | None:
         """The bytes of a batch; None where they are gone or do not match their checksum. Raises sqlite3.Error where they cannot be read."""
-        row = self._database.execute(f"SELECT {_COLUMNS} FROM batches WHERE stream = ? AND bucket = ? AND number = ?", id).fetchone()
+        try:
+            row = self._database.execute(f"SELECT {_COLUMNS} FROM batches WHERE stream = ? AND bucket = ? AND number = ?", id).fetchone()
+        except sqlite3.OperationalError as error:
+            if not _is_no_text(error):
+                raise
+            return None
         return row[-1] if row is not None and _is_whole(row) else None
+
+    def torn(self, id: BatchId) -> bytes | None:
+        """What is in the place of a batch's bytes, whatever it is, to be looked at; None where there is nothing."""
+        row = self._database.execute(
+            "SELECT CAST(content AS BLOB) FROM batches WHERE stream = ? AND bucket = ? AND number = ?", id
+        ).fetchone()
+        return None if row is None else row[0]
 
     def forget(self, last: Iterable[BatchId]) -> None:
         """Remove each of these batches, and all with lower numbers of its stream and bucket, in one transaction."""

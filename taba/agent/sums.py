@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from taba.agent.drain import Added, Drain, Packed, absolute_pieces
 from taba.agent.keeper import Keeper
+from taba.agent.locks import private
 from taba.agent.outbox import Covered
 from taba.agent.reader import Reading, Ring
 from taba.batch import RING_ENDED
@@ -115,7 +116,7 @@ class Register:
 
     def _begin(self) -> None:
         """Write the file anew: what is gone is left out."""
-        fresh = open(self.path + ".new", "wb")  # noqa: SIM115
+        fresh = open(self.path + ".new", "wb", opener=private)  # noqa: SIM115
         try:
             self._write(fresh, [*(("sent", entry) for entry in self.live), *((ENDING, entry) for entry in self.ended)])
             os.replace(self.path + ".new", self.path)

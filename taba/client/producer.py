@@ -195,8 +195,18 @@ class Producer:
     def _wish(self) -> None:
         """What is recorded from now on belongs in another ring, or in none."""
         self._wishes += 1
-        if not self._attending:  # else a signal handler asks, and who makes the ring leaves it
-            self._leave()
+        self._obey()
+
+    def _obey(self) -> None:
+        """Leave the ring that was made for an earlier wish; where a signal handler asks while one is made, who makes it does."""
+        wishes = -1
+        while self._wishes != wishes and not self._attending:  # signal handlers wish at any moment
+            wishes = self._wishes
+            self._attending = True
+            try:
+                self._leave()
+            finally:
+                self._attending = False
 
     def end(self) -> None:
         """At the end of the interpreter: free the slot. The ring stays: what runs later may still record, and the Agent sees the death."""
@@ -299,8 +309,8 @@ class Producer:
                 return _REASON["reentrant"]
             if self._attending:  # a signal handler, or a finalizer, within the lines below
                 return _REASON["reentrant"]
+            wishes = self._wishes  # before the line below: who wishes between the two obeys himself, and it is obeyed again
             self._attending = True
-            wishes = self._wishes
             try:
                 return self._attend(tab, why)
             except Exception as error:
@@ -310,9 +320,9 @@ class Producer:
                     return _REASON["exhausted"]  # and the next record, which may stand on a higher step, tries again
                 return self._fail(f"{type(error).__name__}: {error}")
             finally:
+                self._attending = False  # before the look: who wishes between the two obeys himself
                 if self._wishes != wishes:
-                    self._leave()
-                self._attending = False
+                    self._obey()
         finally:
             if not held:
                 try:  # noqa: SIM105  # no call before the release, at which a signal handler could raise
@@ -446,7 +456,7 @@ class Producer:
         with self._lock:
             if self._attending:
                 return
-            self._attending, wishes = True, self._wishes  # a signal handler within these lines places no Tab, and ends no ring
+            wishes, self._attending = self._wishes, True  # a signal handler within these lines places no Tab, and ends no ring
             try:
                 segment = self._segment
                 if segment is None or not segment.where.records or not self._port.has(tab):
@@ -454,9 +464,9 @@ class Producer:
                 if self._directory_used + len(self._entry(tab)) <= segment.where.directory_bytes // 2:
                     self._enter(tab)
             finally:
-                if self._wishes != wishes:
-                    self._leave()
                 self._attending = False
+                if self._wishes != wishes:
+                    self._obey()
 
     # --- forks
 

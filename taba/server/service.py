@@ -12,7 +12,6 @@ import random
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -215,9 +214,9 @@ class Server(_Connected):
         embedded: EmbeddedStore | None = None,
         shown: str | None = None,
         workers: int = 1,
-        restarts: Callable[[], Sequence[int]] = tuple,
+        starts: Starts | None = None,
     ):
-        """`workers`: how many there are, of which this is one; `restarts`: how often each of them was started again."""
+        """`workers`: how many there are, of which this is one; `starts`: how often each of them was."""
         super().__init__(options, reactor, embedded, shown)
         self._front = front_of(options, reactor.seconds)
         bounds = Bounds(options["max-tabs"], options["max-clients"])
@@ -240,7 +239,7 @@ class Server(_Connected):
         self.jobs.register("upgrade", Upgrade(self.router, bench))
         self.jobs.register("retry", Retry(self.router, bench, now, self.age, reactor, bounds))
         self.health = Health(self.router, reactor)
-        about = now, workers, self._shown, reactor, self.health, self.jobs, restarts, lambda: self.site, embedded
+        about = now, workers, self._shown, reactor, self.health, self.jobs, starts or Starts(None, 0), lambda: self.site, embedded
         self.status = Status(self.router, self.lookup, self.ingest, envelopes, self.query, self.sandbox, self.age, *about)
         routes = Routes(
             self.router,

@@ -13,10 +13,10 @@ _COUNT = struct.Struct("<Q")
 
 
 class Starts:
-    """The counts, by the worker's number."""
+    """The counts, by the worker's number. Where they cannot be had, nothing is known, and `problem` says why."""
 
-    def __init__(self, descriptor: int, workers: int):
-        self._descriptor, self._workers = descriptor, workers
+    def __init__(self, descriptor: int | None, workers: int, problem: str | None = None):
+        self._descriptor, self._workers, self.problem = descriptor, workers, problem
 
     @property
     def path(self) -> str:
@@ -32,10 +32,16 @@ class Starts:
 
     @classmethod
     def join(cls, path: str, number: int) -> Starts:
-        """For the worker of this number, which has started. Raises OSError where the parent has gone."""
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        starts = cls(descriptor, os.fstat(descriptor).st_size // _COUNT.size)
-        os.pwrite(descriptor, _COUNT.pack(starts._count(number) + 1), number * _COUNT.size)
+        """For the worker of this number, which has started. Whatever keeps it from counting costs the count alone."""
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            starts = cls(descriptor, os.fstat(descriptor).st_size // _COUNT.size)
+            os.pwrite(descriptor, _COUNT.pack(starts._count(number) + 1), number * _COUNT.size)
+        except (OSError, struct.error) as error:
+            reason = getattr(error, "strerror", None) or f"{error}"
+            # a process that changed its user, as with twistd --uid, is root's in /proc: its own workers may not look there
+            why = f"workers cannot count how often they are started ({path}: {reason}), so none is told of that dies again and again"
+            return cls(None, 0, f"{why}: start the Server as the user it is to run as (User= in systemd), not with --uid")
         return starts
 
     def again(self) -> list[int]:
@@ -44,8 +50,10 @@ class Starts:
 
     def close(self) -> None:
         """The parent ends."""
-        os.close(self._descriptor)
+        if self._descriptor is not None:
+            os.close(self._descriptor)
 
     def _count(self, number: int) -> int:
+        assert self._descriptor is not None
         (count,) = _COUNT.unpack(os.pread(self._descriptor, _COUNT.size, number * _COUNT.size))
         return int(count)

@@ -41,6 +41,7 @@ from taba.server.problems import (
     slow,
     unmarked,
 )
+from taba.server.starts import Starts
 from taba.server.steady import SteadyClock
 from taba.server.work.sandbox import FOLD_SECONDS, Sandbox
 from taba.shard import EmbeddedStore, Router, Standing, Writes
@@ -90,11 +91,11 @@ class Status:
         clock: Any,
         health: Health,
         jobs: Jobs,
-        restarts: Callable[[], Sequence[int]],
+        starts: Starts,
         site: Callable[[], BoundedSite],
         embedded: EmbeddedStore | None = None,
     ):
-        self._jobs, self._restarts = jobs, restarts
+        self._jobs, self._starts = jobs, starts
         self._site = site
         self._router, self._lookup, self._ingest, self._query, self._sandbox = router, lookup, ingest, query, sandbox
         self._envelopes, self._age = envelopes, age
@@ -245,6 +246,7 @@ class Status:
             *of_store,
             *(self._embedded.problems if self._embedded is not None else ()),
             *self._age.problems,
+            *([self._starts.problem] if self._starts.problem else []),
             *self._lookup.problems,
             *self._sandbox.problems,
             *([self._now.problem] if self._now.problem else []),
@@ -267,7 +269,7 @@ class Status:
             Happened("gaps", self._ingest.gaps, gapped),
             Happened("unmarked", self._ingest.unmarked, unmarked),
             *(Happened(f"failed jobs {kind}", times, job_failed(kind, self._jobs.why[kind])) for kind, times in self._jobs.failed.items()),
-            *(Happened(f"worker {number}", times, restarted(number)) for number, times in enumerate(self._restarts())),
+            *(Happened(f"worker {number}", times, restarted(number)) for number, times in enumerate(self._starts.again())),
             Happened("bad_meanings", self._ingest.bad_meanings, misread),
             # not before it is known
             *(

@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> None:
     options = ServerOptions()
     options.parseOptions([])
     try:
-        server = Server(options, reactor, None, shown, int(workers), starts.again)
+        server = Server(options, reactor, None, shown, int(workers), starts)
     except ConfigurationError as failure:
         raise SystemExit(f"{options.program}: {failure}") from None
     on_hangup(reactor, server.hang_up)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from itertools import pairwise
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.agent.alive import ALIVE, DEAD, HOLDS_SECONDS, REFRESH_SECONDS, Alive
+from taba.agent.keeper import Keeper
+from taba.agent.spool import ROW_BYTES
 from taba.batch import decode_batch
 from taba.names import ALIVE_TAB, ALIVE_TYPE, bucket_of
 
 from .moments import at
 from .producers import Producer
+from .test_keeper import World as Keeping
 from .test_sums import AGENT, BUCKETS, World
 
 NOON = 1_800_000_000.0
@@ -154,3 +159,78 @@ class Sayings(SynchronousTestCase):
             of_own = [column for column in batch.columns if column.tab == ALIVE_TAB]  # type: ignore[union-attr]
             if of_own:
                 self.assertEqual((batch.bucket, one.events), (bucket_of(ALIVE_TAB, BUCKETS), 0))
+
+
+class Backlog(SynchronousTestCase):
+    """What waits in the spool says nothing of who lives now, and does not keep it from being said."""
+
+    def setUp(self) -> None:
+        directory = tempfile.mkdtemp(dir="/dev/shm")
+        self.addCleanup(shutil.rmtree, directory)
+        world = self.world = Keeping(directory)
+        self.addCleanup(lambda: [producer.die() for producer in world.producers] and None)
+        self.addCleanup(world.die)
+        self.alive = Alive(world.pump, lambda: NOON + world.now)
+        self.tick(events=40)
+
+    def tick(self, seconds: float = 2.0, events: int = 0, sends: bool = False) -> None:
+        world = self.world
+        for _ in range(int(seconds / 2)):  # a tick of the world's is two
+            world.record(events)
+            world.tick()
+            self.alive.tick(world.now, at(world.now))
+            if sends:
+                world.send()
+
+    def said(self) -> int:
+        """How often it was said that web/0 lives, as far as Servers know."""
+        return self.world.store.lives.count(("web/0", ALIVE))
+
+    def waiting(self) -> int:
+        """Batches that say who lives, of those that wait."""
+        bucket, keeper = self.world.pump.bucket_of(ALIVE_TAB), self.world.keeper
+        rows = [row.id for key in self.lanes() for row in keeper.spool.rows(*key, 0, 10_000)]
+        contents = [keeper.spool.read(id) for id in rows]
+        contents += [keeper.outbox.read(one.position, one.length) for group in keeper.outbox.groups() for one in group.batches]
+        return sum(
+            column.tab == ALIVE_TAB
+            for content in contents
+            if content is not None and decode_batch(content).bucket == bucket
+            for column in decode_batch(content).columns[:1]  # type: ignore[misc]
+        )
+
+    def lanes(self) -> list[tuple[bytes, int]]:
+        found: list[tuple[bytes, int]] = []
+        while (key := self.world.spool.next_lane(found[-1] if found else None)) is not None:
+            found.append(key)
+        return found
+
+    def test_while_it_drains_those_who_live_are_said_to_live_again_and_again(self) -> None:
+        world = self.world
+        self.assertEqual((self.said(), self.waiting()), (0, 1))
+        world.move()
+        self.patch(Keeper, "holds_backlog", True)  # however long it takes
+        self.tick(2 * HOLDS_SECONDS, events=10, sends=True)
+        self.assertGreater(world.spool.batches, 0)
+        self.assertGreaterEqual(self.said(), 2 * HOLDS_SECONDS / REFRESH_SECONDS - 1)
+        world.move()  # what was said last may be among what moves next
+        before = self.said()
+        self.tick(2 * HOLDS_SECONDS, events=10, sends=True)
+        self.assertGreaterEqual(self.said() - before, 2 * HOLDS_SECONDS / REFRESH_SECONDS - 1)
+
+    def test_without_a_server_a_move_to_the_spool_leaves_one_of_it_and_no_more(self) -> None:
+        self.world.move()
+        self.tick(4 * HOLDS_SECONDS)
+        self.assertEqual(self.waiting(), 1)
+
+    def test_where_all_goes_into_the_spool_it_is_waited_for_there(self) -> None:
+        world = self.world
+        world.keeper.is_homeless = True
+        self.tick(2.0, events=10)
+        self.alive._told.clear()
+        self.tick(4 * HOLDS_SECONDS)
+        self.assertLessEqual(self.waiting(), 3)
+        before = self.said()
+        self.tick(4 * HOLDS_SECONDS, sends=True)  # it comes in its turn, and is said anew then
+        self.assertGreater(self.said() - before, HOLDS_SECONDS / REFRESH_SECONDS)
+        self.assertLess(world.spool.used, 100 * ROW_BYTES)

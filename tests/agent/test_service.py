@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 import os
+import sqlite3
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from twisted.internet import reactor, task
 from twisted.logger import formatEvent, globalLogPublisher
@@ -19,8 +21,11 @@ from twisted.web import server
 
 from taba import batch as codec
 from taba.agent import dispatch, forward
+from taba.agent.ages import Moment
+from taba.agent.outbox import EncodedBatch
 from taba.agent.service import AgentService
-from taba.batch import Verdict
+from taba.agent.spool import Spool
+from taba.batch import BatchId, Verdict
 from taba.listening import open_front
 from taba.names import ALIVE_TAB, bucket_of
 from taba.options import Listen
@@ -228,6 +233,23 @@ class ServiceTests(TestCase):
             self.assertRaises(SystemExit, service.startService)
             self.assertEqual(os.listdir(spool), [])
             self.assertEqual([name for name in os.listdir("/dev/shm") if self.agent in name], [])
+
+    async def test_where_the_disk_cannot_read_what_an_earlier_agent_left_it_ends_with_one_line_and_all_of_it_is_there(self) -> None:
+        spool = Spool(str(self.spool / f"{self.agent}.spool"))
+        spool.add([EncodedBatch(BatchId(b"s" * 16, 1, 1), Moment(0.0, 0, None), 3, b"bytes")])
+        spool.close()
+
+        def fails(spool: Spool) -> list[bytes]:
+            raise sqlite3.OperationalError("disk I/O error")
+
+        said = io.StringIO()
+        self.patch(sys, "__stderr__", said)
+        with mock.patch.object(Spool, "posted", fails):
+            self.assertRaises(SystemExit, self.start)
+        line = f"taba-agent: --spool: {str(self.spool)!r}: what an earlier Agent left cannot be read: OperationalError: disk I/O error\n"
+        self.assertEqual(said.getvalue(), line)
+        self.server.verdict = lambda sent: Verdict(codec.LATER, 30.0)
+        self.assertEqual(self.start().loop.keeper.spool.batches, 1)
 
     async def test_a_dead_clients_ring_is_drained_counted_and_removed(self) -> None:
         producer = self.producer()

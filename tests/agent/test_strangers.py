@@ -17,6 +17,7 @@ from taba.agent.discover import Rings
 from taba.agent.home import CannotOpen, Home
 from taba.agent.locks import Stranger
 from taba.agent.outbox import DEFAULT_OUTBOX_BYTES
+from taba.agent.pin import Pin, Store
 from taba.agent.problems import Problems, Room
 from taba.agent.spool import DEFAULT_SPOOL_BYTES
 from tests.agent.producers import Producer
@@ -24,6 +25,10 @@ from tests.agent.test_keeper import AGENT, World
 
 NOBODY = 65534
 GROUP = 54321  # of both
+KEPT = [
+    *(f"{kept}{beside}" for kept in ("spool", "keys") for beside in ("", "-wal", "-shm", "-journal")),
+    *("spool.new", "lock", "history", "history.old", "sums", "sums.new", "store", "store.new"),
+]
 MiB = 1 << 20
 
 
@@ -121,14 +126,51 @@ class StrangerTests(SynchronousTestCase):
         with self.assertRaisesRegex(CannotOpen, "may be opened by others .mode 0644.; remove it"):
             self.home()
 
-    def test_files_of_a_stranger_beside_the_spool_are_named(self) -> None:
-        for name in (f"{AGENT}.lock", f"{AGENT}.spool"):
-            path = self.spool / name
-            path.touch()
-            os.chown(path, NOBODY, NOBODY)
-            with self.assertRaisesRegex(CannotOpen, f"--spool: .*{path} belongs to user {NOBODY}"):
-                self.home()
-            path.unlink()
+    def test_files_of_a_stranger_beside_the_spool_are_named_and_left_as_they_are(self) -> None:
+        for kept in KEPT:
+            path = self.spool / f"{AGENT}.{kept}"
+            for make in (path.touch, lambda path=path: os.mkfifo(path), lambda path=path: path.symlink_to("/dev/zero")):  # type: ignore[misc]
+                make()
+                os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+                with self.assertRaisesRegex(CannotOpen, f"--spool: .*{path} belongs to user {NOBODY}, and this Agent runs as user 0"):
+                    self.home()
+                self.assertEqual((path.lstat().st_uid, os.listdir(self.spool)), (NOBODY, [path.name]))
+                path.unlink()
+        self.home().close()
+
+    def test_files_of_its_own_that_others_may_open_are_named_with_the_cure(self) -> None:
+        self.home().close()
+        for kept in KEPT:
+            path = self.spool / f"{AGENT}.{kept}"
+            there = path.exists()
+            is_open = kept.startswith(("sums", "store"))  # what is no secret
+            for mode, may in ((0o604, None if is_open else "opened"), (0o640, None if is_open else "opened"), (0o620, "(opened|written)")):
+                path.touch(0o600)
+                path.chmod(mode)
+                if may is None:
+                    self.home().close()
+                else:
+                    with self.assertRaisesRegex(CannotOpen, f"{path} may be {may} by others .mode 0{mode:o}.; .* chmod 600 it"):
+                        self.home()
+                if not there:
+                    path.unlink(missing_ok=True)
+            if there:
+                path.chmod(0o600)
+        self.home().close()
+
+    def test_what_it_makes_is_its_own_whatever_the_umask(self) -> None:
+        before = os.umask(0)
+        try:
+            home = self.home()
+            home.register.note("sent", [])
+            Pin(self.spool / f"{AGENT}.store").meets(Store("4f2a", 8))
+            home.spool.heal("a test")  # what is damaged is kept, too
+            home.close()
+        finally:
+            os.umask(before)
+        modes = {name: os.stat(self.spool / name).st_mode & 0o077 for name in os.listdir(self.spool)}
+        self.assertEqual(modes, dict.fromkeys(modes, 0))
+        self.assertGreaterEqual(len(modes), 7)
 
     def test_a_stranger_who_takes_the_name_of_a_removed_outbox_does_not_end_the_agent(self) -> None:
         home = self.home()

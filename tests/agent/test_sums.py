@@ -50,6 +50,7 @@ class World:
         self.now = 0.0
         self.streams = 0
         self.steps: int | None = None
+        self.kills = 0
         self.born()
 
     def born(self) -> None:
@@ -114,6 +115,7 @@ class World:
                 pass
             self.memory.steps = self.steps = None
             return
+        self.kills += 1
         self.memory.steps = self.steps = None
         for ring in list(self.pump.rings.open.values()):
             ring.close()

@@ -258,7 +258,9 @@ class HarmlessTests:
                 at = 1
                 while traced(handler, at):
                     steps += 1
+                    before = client.stats()["recorded"]
                     record_all()
+                    assert handler is not stop or client.stats()["recorded"] == before, at  # what was stopped stays so
                     if children:
                         assert client.stats()["recorded"] + client.stats()["dropped"] <= 9 + 3, client.stats()
                         os._exit(0)
@@ -269,6 +271,65 @@ class HarmlessTests:
             """
         )
         self.assertGreater(int(out.split()[-1]), 100)
+
+    def test_what_a_signal_handler_does_while_a_tab_is_said_anew_ends_no_ring_under_it_and_loses_no_event(self):
+        # as above: the Tab has its place, and gets another one, with what is said of it by now
+        self.run_harmless(
+            """
+            def stop(): client.stop()
+            def rename(): client.start(f"harmless/{len(steps)}")
+            def again(): record_all()
+            def other(): client.counter("c", unit="other"); client.counter(f"d{len(steps)}").inc()
+            def retire():  # as an Agent that found the ring dead
+                from taba import ring
+                with open(f"/dev/shm/{client.stats()['ring']}", "r+b") as file:
+                    file.seek(ring.RETIRED_OFFSET)
+                    file.write(b"\\1")
+                c.inc()
+            steps = []
+            def said_anew(handler, at):
+                seen = [0]
+                def trace(frame, event, argument):
+                    if "taba" not in frame.f_code.co_filename or frame.f_code.co_name == "<lambda>":
+                        return None
+                    def line(frame, event, argument):
+                        seen[0] += 1
+                        if seen[0] == at:
+                            sys.settrace(None)
+                            handler()
+                        return line
+                    return line
+                sys.settrace(trace)
+                try:
+                    client.counter("c", unit=f"said {len(steps)}")
+                finally:
+                    sys.settrace(None)
+                return seen[0] >= at
+            for handler in (stop, rename, again, other, retire):
+                client.stop(); client.start("harmless/0"); clear()
+                at = 1
+                while True:
+                    record_all()
+                    steps.append(handler)
+                    came = said_anew(handler, at)
+                    before = client.stats()
+                    record_all()
+                    after = client.stats()
+                    if handler is retire:  # of the ring before nobody knows what was read
+                        assert set(drops()) <= {"stopped", "reentrant", "unknown"}, (handler, at, after)
+                        assert after["recorded"] == before["recorded"] + 6, (handler, at, before, after)
+                    elif handler is stop:
+                        assert after["dropped"] == before["dropped"] + 6 or not came, (handler, at, before, after)
+                    else:
+                        assert after["recorded"] == before["recorded"] + 6, (handler, at, before, after)
+                        assert after["dropped"] == before["dropped"], (handler, at, after)
+                    client.stop(); client.start("harmless/0"); clear()
+                    if not came:
+                        break
+                    at += 1
+                assert at > 10, (handler, at)
+            """
+        )
 
     def test_an_exception_of_a_signal_handler_passes_whatever_its_class(self):
         self.run_harmless(

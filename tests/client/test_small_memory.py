@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from twisted.trial.unittest import SkipTest
@@ -136,6 +138,43 @@ class SmallMemoryTests:
         reader = Reader(rings(self.agent)[0])
         self.addCleanup(reader.close)
         self.assertEqual(reader.header.drops, {"no_ring": ring.SLOTS + 2})
+
+    def test_a_segment_that_cannot_be_joined_costs_its_place_and_no_count(self):
+        first = self.producer(TABA_SHM_BYTES="0")
+        first.tab("c", "CounterGroup").inc()
+        (name,) = rings(self.agent)
+        failures = (
+            ("fcntl.fcntl", PermissionError(errno.EPERM, "not permitted")),  # as a kernel, or a file system, that has no such locks
+            ("fcntl.fcntl", OSError(errno.ENOLCK, "no locks available")),
+            ("os.pread", PermissionError(errno.EACCES, "permission denied")),
+            ("os.open", PermissionError(errno.EACCES, "permission denied")),  # another user's
+        )
+        for place, (function, error) in enumerate(failures, start=2):
+            module, called = function.split(".")
+            real = getattr(sys.modules[module], called)
+
+            def fails(target, *arguments, real=real, error=error, name=name):
+                path = target if isinstance(target, str) else os.readlink(f"/proc/self/fd/{target}")
+                if path.endswith(name):
+                    raise error
+                return real(target, *arguments)
+
+            producer = self.producer(TABA_SHM_BYTES="0")
+            tab = producer.tab("c", "CounterGroup")
+            with mock.patch(function, fails), mock.patch.object(segment, "_is_foreign", lambda error: False):
+                tab.inc()
+            found = rings(self.agent)
+            self.assertEqual((len(found), producer.stats()["dropped_by_reason"]), (2, {"no_ring": 1}), function)
+            self.assertIn("no room for a ring", producer.stats()["problem"])
+            self.assertEqual(sum(self.drops(one) for one in found), place)
+            producer.stop()
+
+    def drops(self, name):
+        reader = Reader(name)
+        try:
+            return sum(reader.header.drops.values())
+        finally:
+            reader.close()
 
     def test_no_place_is_taken_in_a_segment_that_its_agent_is_about_to_remove(self):
         first = self.producer(TABA_SHM_BYTES="0")
