@@ -12,7 +12,10 @@ from hiredis import Reader, pack_command
 from taba.shard.servers.cluster import SLOTS, slot_of
 from tests.valkey import EphemeralValkey, free_port
 
-SETTLE_SECONDS = 30.0
+SETTLE_SECONDS = 120.0  # however busy the machine is
+# of sentinels, in milliseconds: what they hear of each other, and tell a master that was replaced, comes in a second instead of ten; and
+# none of them does nothing for half a minute because the machine was busy for two seconds
+PACE = {"publish-period": 200, "info-period": 500, "ask-period": 200, "tilt-trigger": 30_000, "tilt-period": 1000}
 
 
 def wait_until(what: Callable[[], bool], seconds: float = SETTLE_SECONDS) -> None:
@@ -28,7 +31,7 @@ class Cluster:
     """Three primaries and, with `replicas`, a replica for each; every slot assigned. `remove` ends them all."""
 
     def __init__(self, replicas: bool = True, primaries: int = 3, **settings: str):
-        options = {"cluster_enabled": "yes", "cluster_node_timeout": "1000", "cluster_replica_validity_factor": "0", **settings}
+        options = {"cluster_enabled": "yes", "cluster_node_timeout": "2000", "cluster_replica_validity_factor": "0", **settings}
         options = {"repl_diskless_sync_delay": "0", "repl_ping_replica_period": "1", **options}
         count = primaries * 2 if replicas else primaries
         self.nodes = [EphemeralValkey(tcp=True, cluster_port=str(free_port()), **options) for _ in range(count)]
@@ -58,8 +61,14 @@ class Cluster:
         return str(node.call("CLUSTER", "MYID").decode())
 
     def flush(self) -> None:
-        for node in self.primaries:
-            node.call("FLUSHALL")
+        for node in self.nodes:
+            if b"role:master" in node.call("INFO", "replication"):
+                node.call("FLUSHALL")
+
+    def replica_of(self, primary: EphemeralValkey) -> EphemeralValkey:
+        """One that has all of what `primary` has, as that says."""
+        told: bytes = primary.call("INFO", "replication")
+        return next(node for node in self.nodes if b"port=%d,state=online" % node.port in told)
 
     def holder(self, key: bytes) -> EphemeralValkey:
         """The primary that has the slot of `key`."""
@@ -100,8 +109,16 @@ class Cluster:
             source.call("CLUSTER", "SETSLOT", slot, "MIGRATING", self.identity(target))
 
     def settle(self) -> None:
-        """Wait until all nodes agree who has which slot: a primary that dies before its replica knows takes the slot with it."""
+        """Wait until all nodes agree who has which slot: a primary that dies before its replica knows takes the slot with it.
+
+        Where there are replicas, until each primary has one, too.
+        """
         wait_until(lambda: all(_owners(node) == _owners(self.nodes[0]) for node in self.nodes))
+        wait_until(lambda: all(b"cluster_state:ok" in node.call("CLUSTER", "INFO") for node in self.nodes))
+        if len(self.nodes) > len(self.primaries):
+            ports = {port for _, _, port in _owners(self.nodes[0])}
+            holders = [node for node in self.nodes if node.port in ports]
+            wait_until(lambda: all(b"state=online" in node.call("INFO", "replication") for node in holders))
 
     def remove(self) -> None:
         for node in self.nodes:
@@ -159,6 +176,9 @@ class SentinelTrio:
             self.sentinels.append(_Sentinel(configuration, **({"binary": settings["binary"]} if "binary" in settings else {})))
         self._password = sentinel_password
         self._account = f"taba:{password}@" if password else ""
+        for sentinel in self.sentinels:
+            told = self.ask_sentinel(sentinel, "SENTINEL", "DEBUG", *(str(word) for pair in PACE.items() for word in pair))
+            assert told == b"OK", told
         wait_until(self._is_complete)
 
     def _is_complete(self) -> bool:

@@ -83,7 +83,7 @@ class Atlas:
         self.standing = Standing(reactor)  # leases and locks of others, and movers' signs of life
         self.account = store.addresses[0]
         self.by_name: dict[str, ShardPool] = {}
-        self.in_hand: dict[int, None] = {}  # buckets that we met in a move, for `moving.mending`
+        self.in_hand: dict[int, str] = {}  # met in a move: bucket → the shard that it leaves, "" where we do not know; for `moving.mending`
         self.on_in_hand: Callable[[], None] = lambda: None  # called when one is met
         self._lagging: dict[str, tuple[float, str]] = {}  # server → when its replicas were waited for in vain, and what to say of it
         self._problems: list[str] = []
@@ -335,7 +335,7 @@ class Atlas:
             if bucket >= map.buckets or map.shard_of(bucket) not in hops:
                 del self._forwarded[bucket]
                 continue
-            epoch, name = 0, map.shard_of(bucket)
+            epoch, name = map.epochs[bucket], map.shard_of(bucket)
             while name in hops and hops[name][0] > epoch:
                 epoch, name = hops[name]
             if name in places:
@@ -373,8 +373,9 @@ class Atlas:
             owner = decode_owner(reply)
         except MalformedMap as error:
             raise NotHere(bucket, False, str(error)) from None
-        if owner.token and owner.state in ("open", "sealed"):
-            self.in_hand.setdefault(bucket)
+        if owner.token:
+            # where we were led to what has not arrived, a failover may have taken it from there: who knows where it is
+            self.in_hand[bucket] = self.in_hand.get(bucket, "") if owner.state == "arriving" else name
             self.on_in_hand()
         if owner.state == "moved":
             self._forwarded.setdefault(bucket, {})[name] = (owner.epoch, owner.name)

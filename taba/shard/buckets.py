@@ -73,7 +73,7 @@ class Owner(NamedTuple):
 
     `open:<epoch>:<shard>`: that shard answers for the bucket; with `:moving:<token>` behind it, writers note what they write.
     `sealed:<epoch>:<token>`: nobody answers, the last of it is being copied. `moved:<epoch>:<shard>`: it went there; with
-    `:moving:<token>` behind it, its keys are still here, and are being removed.
+    `:moving:<token>` behind it, its keys are still here, all of them; with `:removing:<token>`, they are being removed.
     `arriving:<epoch>:<token>`: a move is copying it to here. A token begins with the name of its move's target.
     """
 
@@ -81,6 +81,7 @@ class Owner(NamedTuple):
     epoch: int
     name: str  # of a shard; where sealed or arriving, the token
     moving: str = ""  # the token while open, or moved, and under way
+    is_removing: bool = False  # moved, and some of its keys may be gone
 
     @property
     def token(self) -> str:
@@ -88,11 +89,11 @@ class Owner(NamedTuple):
         return self.name if self.state in ("sealed", "arriving") else self.moving
 
 
-_MOVING = ":moving:"
+_MOVING, _REMOVING = ":moving:", ":removing:"
 
 
 def encode_owner(owner: Owner) -> bytes:
-    moving = _MOVING + owner.moving if owner.moving else ""
+    moving = (_REMOVING if owner.is_removing else _MOVING) + owner.moving if owner.moving else ""
     return f"{owner.state}:{owner.epoch}:{owner.name}{moving}".encode()
 
 
@@ -119,12 +120,13 @@ def decode_owner(content: bytes) -> Owner:
     if state not in (b"open", b"sealed", b"moved", b"arriving") or not is_number or not name:
         raise MalformedMap(f"owner key {content[:100]!r}")
     moving = b""
-    if state in (b"open", b"moved") and is_moving(content):
-        name, _, moving = name.partition(_MOVING.encode())
+    is_removing = state == b"moved" and _REMOVING.encode() in content
+    if is_removing or (state in (b"open", b"moved") and is_moving(content)):
+        name, _, moving = name.partition((_REMOVING if is_removing else _MOVING).encode())
         if not name or not moving:
             raise MalformedMap(f"owner key {content[:100]!r}")
     try:
-        return Owner(state.decode(), int(epoch), name.decode(), moving.decode())
+        return Owner(state.decode(), int(epoch), name.decode(), moving.decode(), is_removing)
     except UnicodeDecodeError:
         raise MalformedMap(f"owner key {content[:100]!r}") from None
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
+from twisted.internet.defer import Deferred, DeferredList, ensureDeferred, gatherResults
 from twisted.internet.task import deferLater
+from twisted.trial.unittest import TestCase
 
 from taba.errors import StoreUnavailable
 from taba.shard.buckets import prefix_of
@@ -18,29 +19,41 @@ from taba.shard.transaction import BucketBusy, Writes
 
 
 class Load:
-    """`start` it, do to the store what is to be done, `await stop()`; then `sums` must be `done`."""
+    """`start` it, do to the store what is to be done, `await stop()`; then `sums` must be `done`. It ends with `case`."""
 
-    def __init__(self, routers: Sequence[Router], buckets: Sequence[int], writers: int = 2):
+    def __init__(self, case: TestCase, routers: Sequence[Router], buckets: Sequence[int], writers: int = 2):
+        case.addCleanup(self.cancel)
         self.done: Counter[int] = Counter()  # steps that were acknowledged, by bucket
         self.gaps = 0  # a mark that was acknowledged and is gone: the store went back in time
         self.busy = 0  # answers that said: another transaction holds the bucket
         self.refused = 0  # other answers that said: try later
         self.longest = 0.0  # seconds that one step took
         self.errors: list[Exception] = []
-        self._is_running = False
+        self._is_running = self._is_cancelled = False
         self._rounds: Counter[str] = Counter()  # times that each writer has stepped in every bucket
         self._routers, self._buckets, self._writers = routers, buckets, writers
         self._running: Deferred[Any] | None = None
+        self._writing: list[Deferred[None]] = []
 
     def start(self) -> None:
         self._is_running = True
         work = [(router, f"{one}-{number}") for one, router in enumerate(self._routers) for number in range(self._writers)]
-        self._running = gatherResults([ensureDeferred(self._write(router, name)) for router, name in work])
+        self._writing = [ensureDeferred(self._write(router, name)) for router, name in work]
+        self._running = gatherResults(self._writing)
 
     async def stop(self) -> None:
         self._is_running = False
         assert self._running is not None
         await self._running
+
+    def cancel(self) -> Deferred[Any]:
+        """End it at once, wherever it stands."""
+        self._is_running, self._is_cancelled = False, True
+        for one in self._writing:
+            one.cancel()
+        if self._running is not None:
+            self._running.addErrback(lambda _: None)  # said by `stop`, where anybody waits for that
+        return DeferredList(self._writing, consumeErrors=True)
 
     async def run(self, seconds: float) -> None:
         """Let it run for so long."""
@@ -74,7 +87,7 @@ class Load:
             step += 1
             for bucket in self._buckets:
                 began = time.monotonic()
-                while True:
+                while not self._is_cancelled:
                     try:
                         await self._step(router, bucket, name, step)
                         self.done[bucket] += 1

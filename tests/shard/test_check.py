@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.shard.buckets import BucketMap, Owner, first_map, with_shard
+from taba.shard.buckets import BucketMap, Owner, decode_owner, encode_owner, first_map, with_shard
 from taba.shard.moving.check import Disagreement, compare, resolve, standing
 from taba.shard.moving.survey import Survey
 
@@ -63,6 +63,20 @@ class CheckTests(SynchronousTestCase):
         owners["s1"][1] = Owner("moved", 2, "s2")
         self.assertEqual(len(self.compare(owners)), 1)
 
+    def test_who_has_all_of_a_bucket_keeps_it_and_not_who_has_a_copy_of_it(self) -> None:
+        for whole in (Owner("sealed", 1, "s2.m-1"), Owner("moved", 2, "s2", "s2.m-1")):
+            for other in (None, Owner("arriving", 2, "s2.m-1"), Owner("moved", 1, "s1")):
+                owners = as_made()
+                owners["s1"][1], owners["s2"][1] = whole, other
+                changes = resolved(owners, 1, s2=1000)
+                self.assertEqual([name for name, owner in changes.items() if owner.state == "open"], ["s1"], (whole, other))
+        owners["s1"][1], owners["s2"][1] = Owner("moved", 2, "s2", "s2.m-1"), Owner("open", 2, "s2")
+        self.assertEqual(list(resolved(owners, 1, s1=1000)), [])
+        owners["s2"][1] = Owner("open", 1, "s2")  # as it was long ago
+        self.assertEqual(resolved(owners, 1)["s1"].state, "open")
+        owners["s1"][1], owners["s2"][1] = Owner("moved", 2, "s2", "s2.m-1", is_removing=True), None
+        self.assertEqual(resolved(owners, 1, s1=1, s2=2)["s2"].state, "open")  # nobody has all of it
+
     def test_a_bucket_that_is_elsewhere_than_the_map_says_is_told(self) -> None:
         owners = as_made()
         owners["s1"][1], owners["s2"][1] = Owner("moved", 2, "s2"), Owner("open", 2, "s2")
@@ -95,7 +109,9 @@ class CheckTests(SynchronousTestCase):
             st.sampled_from(["open", "sealed", "moved", "arriving"]),
             st.integers(1, 5),
             st.sampled_from(["s1", "s2", "s3", "s2.m-1"]),
-        )
+            st.sampled_from(["", "s2.m-1"]),
+            st.booleans(),
+        ).map(lambda owner: decode_owner(encode_owner(owner)))
         said = {name: draw.draw(st.none() | states) for name in ("s1", "s2", "s3")}
         keys = {name: draw.draw(st.integers(0, 3)) for name in said}
         map = with_shard(MAP, "redis://c:1")

@@ -460,7 +460,7 @@ class MoveTests(MoveCase):
 
         reached = await self.each_step(abort)
         for place in reached:
-            is_open = place.startswith(("Publish", "confirm", "leave", "left", "unlink", "Look(shard='s2'), 2"))
+            is_open = place.startswith(("Publish", "confirm", "leave", "left", "remove", "unlink", "Look(shard='s2'), 2"))
             self.assertEqual(holders[place], "s2" if is_open else "s1", place)
 
     @pytest.mark.real

@@ -59,7 +59,7 @@ class SentinelCase(TestCase):
 class FailoverTests(SentinelCase):
     async def test_a_primary_killed_under_load_is_replaced_and_recovers_by_itself(self) -> None:
         router = await self.prepare()
-        load = Load([router], [0, 2])
+        load = Load(self, [router], [0, 2])
         load.start()
         await load.until(50)
         victim = self.trio.primary("m1")
@@ -74,7 +74,7 @@ class FailoverTests(SentinelCase):
 
     async def test_a_failover_on_demand_is_followed(self) -> None:
         router = await self.prepare(masters=1)
-        load = Load([router], [0, 2])
+        load = Load(self, [router], [0, 2])
         load.start()
         await load.until(20)
         before = self.trio.primary("m1")
@@ -86,7 +86,7 @@ class FailoverTests(SentinelCase):
 
     async def test_a_primary_that_stops_and_wakes_as_a_replica_is_left(self) -> None:
         router = await self.prepare(masters=1)
-        load = Load([router], [0])
+        load = Load(self, [router], [0])
         load.start()
         await load.until(20)
         victim = self.trio.primary("m1")
@@ -204,7 +204,7 @@ class ReplicaTests(SentinelCase):
 
     async def test_what_replicas_had_survives_a_failover(self) -> None:
         router = await self.prepare(masters=1, wait_replicas=1, replicas=2)
-        load = Load([router], [0, 1])
+        load = Load(self, [router], [0, 1])
         load.start()
         await load.until(50)
         victim = self.trio.primary("m1")

@@ -31,6 +31,8 @@ from taba.shard.buckets import (
 from taba.shard.maps import ASK_SECONDS, change_map, newest_map
 from taba.shard.moving.move import forget, tidy, undo
 from taba.shard.moving.mover import ALIVE_SECONDS, IDENTITY_READS, SIGNS_KEY, Factory, Mover, identity_of, mover_of
+from taba.shard.moving.states import LEAVING, SEALED, state_of
+from taba.shard.moving.steps import is_content
 from taba.shard.moving.survey import Survey, survey
 from taba.shard.patience import Standing
 from taba.shard.servers.cluster import ClusterPool, ShardPool
@@ -107,13 +109,15 @@ def _token_at(found: Survey, shard: str, bucket: int) -> str:
 def resolve(map: BucketMap, bucket: int, said: Mapping[str, Owner | None], keys: Mapping[str, int]) -> dict[str, Owner]:
     """What the owner keys of a bucket that no move has in hand are to say, of those that say otherwise; the new holder's last. Pure.
 
-    `keys`: how much of it each shard has. Who moved last keeps it; where nobody says that he has it, who has most of it.
+    `keys`: how much of it each shard has, staged copies not counted. Who has all of it since it moved last keeps it; where nobody
+    says that he has, who has most of it.
     """
     opens = {name: owner for name, owner in said.items() if owner is not None and owner.state == "open" and owner.name == name}
     by_map = map.shard_of(bucket)
-    if opens:
-        # of equal epochs, the one that readers were led to
-        best = max(opens, key=lambda name: (opens[name].epoch, name == by_map, name))
+    whole = {name: owner for name, owner in said.items() if owner is not None and state_of(owner) in (SEALED, LEAVING)} | opens
+    if whole:
+        # of equal epochs, the one that is open, and that readers were led to
+        best = max(whole, key=lambda name: (whole[name].epoch, name in opens, name == by_map, name))
     else:
         best = max(said, key=lambda name: (keys.get(name, 0), name == by_map, name))
     wrong = [name for name, owner in said.items() if name != best and owner is not None and owner.state != "moved"]
@@ -238,7 +242,8 @@ async def _mend(pools: Mapping[str, ShardPool], bucket: int) -> None:
         keys: dict[str, int] = {}
         if not opens:
             for name, pool in pools.items():
-                keys[name] = len((await Mover({name: pool.holding(bucket)}, None).keys(name, [bucket]))[bucket])
+                found = (await Mover({name: pool.holding(bucket)}, None).keys(name, [bucket]))[bucket]
+                keys[name] = sum(is_content(bucket, key) for key in found)
         changes = resolve(map, bucket, said, keys)
         # the losers first: for no moment may two that we have seen be open
         for name, owner in changes.items():

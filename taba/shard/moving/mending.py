@@ -18,7 +18,7 @@ from twisted.logger import Logger
 
 from taba.errors import TabaError
 from taba.shard.atlas import Atlas
-from taba.shard.moving.move import undo
+from taba.shard.moving.move import undo, undo_anywhere
 from taba.shard.moving.mover import GROUP_BUCKETS, Factory, Mover
 from taba.shard.moving.steps import Occupied, Overtaken
 from taba.shard.servers.pool import Pool
@@ -77,8 +77,11 @@ class Mender:
         if not atlas.in_hand or atlas.known is None:
             return
         pools: dict[str, Any] = {name: pool for name, pool in atlas.by_name.items() if isinstance(pool, Pool)}
+        for bucket in [bucket for bucket, shard in atlas.in_hand.items() if shard and shard not in pools]:
+            self._done(bucket)  # that shard has been drained meanwhile, and has nothing any more
         ending: dict[int, Factory] = {
-            bucket: partial(undo, bucket, atlas.map.shard_of(bucket)) for bucket in islice(list(atlas.in_hand), GROUP_BUCKETS)
+            bucket: partial(undo, bucket, shard) if shard else partial(undo_anywhere, bucket)
+            for bucket, shard in islice(list(atlas.in_hand.items()), GROUP_BUCKETS)
         }
         mover = Mover(pools, atlas.reactor, standing=atlas.standing, without_replicas=True)
         for bucket, answer in (await mover.run(ending)).items():

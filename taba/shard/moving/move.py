@@ -1,8 +1,8 @@
 """Moving one bucket from shard to shard while it is written and read; or finishing, or undoing, what another began. Pure.
 
     target: (nothing) → arriving ──────────────────────────────────────────────▶ open
-    source: open ────────────────▶ open, moving ──────────▶ sealed ─────────────────────▶ (map published) ──▶ leaving ──▶ moved
-                                   copy · copy again · compare   the rest · compare that                    unlink
+    source: open ────────────────▶ open, moving ──────────▶ sealed ─────────────────────▶ (map published) ──▶ leaving ──▶ removing ──▶ moved
+                                   copy · copy again · compare   the rest · compare that                                 unlink
 
 `states` has the table. What follows from it:
 
@@ -13,6 +13,7 @@
 4. Whoever takes over copies from the start, under a new token and a higher epoch: nothing that was left half-done is
    trusted, and what an earlier mover publishes late is old.
 5. The source's keys go last, once the target is durable wherever a failover may lead.
+6. A target that has lost the bucket nevertheless, before any key of it is removed, gives it back: it opens at the source again.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from taba.shard.moving.states import change
 from taba.shard.moving.steps import (
     UNLINKED_KEYS,
     Done,
+    Everywhere,
     Look,
+    LookEverywhere,
     MoveFailed,
     Occupied,
     Outpaced,
@@ -129,14 +132,16 @@ def move(bucket: int, source: str, target: str, token: str) -> Moving:
     yield from _change(bucket, "open", target, arriving, opened, *copy.opening)
     yield Publish(target, opened.epoch)
     yield from _confirm(bucket, target, encode_owner(opened))
-    yield from _leave(bucket, source, target, sealed, opened, keys[source] + list(copy.kinds))
-    return Moved(bucket, "moved", copy.bytes, len(copy.kinds))
+    how = yield from _leave(bucket, source, target, sealed, opened, keys[source] + list(copy.kinds), "moved")
+    return Moved(bucket, how, copy.bytes, len(copy.kinds))
 
 
 def undo(bucket: int, source: str) -> Moving:
-    """Undo a move of `bucket` away from `source` that is under way; finish it where its target is open."""
+    """Undo a move of `bucket` away from `source` that is under way; finish it where its target is open, or was and has lost it."""
     here: Seen = yield Look(source)
     at_source = _decode(bucket, here.content)
+    if at_source is not None and at_source.state == "moved":
+        return (yield from tidy(bucket, source))
     if at_source is None or at_source.state not in ("open", "sealed") or not at_source.token:
         return Moved(bucket, "nothing")
     if here.is_alive:
@@ -149,6 +154,16 @@ def undo(bucket: int, source: str) -> Moving:
     arriving = at_target if at_target is not None and at_target.token == at_source.token else None
     yield from _undo(bucket, source, target, at_source, arriving, at_source.epoch + 2)
     return Moved(bucket, "undone")
+
+
+def undo_anywhere(bucket: int) -> Moving:
+    """`undo`, wherever the bucket is to have left from."""
+    found: Everywhere = yield LookEverywhere()
+    for shard, seen in found.seen.items():
+        owner = _decode(bucket, seen.content)
+        if owner is not None and owner.token and owner.state != "arriving":
+            return (yield from undo(bucket, shard))
+    return Moved(bucket, "nothing")
 
 
 def forget(bucket: int, target: str) -> Moving:
@@ -201,43 +216,75 @@ def _finish(bucket: int, source: str, target: str, there: Seen, here: Seen) -> M
         return Moved(bucket, "nothing")
     yield from _confirm(bucket, target, encode_owner(at_target))
     keys: dict[str, list[bytes]] = yield Scan((source,))
-    yield from _leave(bucket, source, target, at_source, at_target, keys[source])
-    return Moved(bucket, "finished")
+    return Moved(bucket, (yield from _leave(bucket, source, target, at_source, at_target, keys[source], "finished")))
 
 
 def tidy(bucket: int, source: str) -> Moving:
-    """Remove what a move that ended at its target has left at its `source`."""
+    """Remove what a move that ended at its target has left at its `source`; or open it there again, if the target has lost it."""
     here: Seen = yield Look(source)
     at_source = _decode(bucket, here.content)
     if at_source is None or at_source.state != "moved" or not at_source.moving:
         return Moved(bucket, "nothing")
     if here.is_alive:
         raise Occupied(f"bucket {bucket}: another mover has it in hand; stop that one first")
-    keys: dict[str, list[bytes]] = yield Scan((source,))
-    yield from _unlink(bucket, source, at_source, keys[source])
-    return Moved(bucket, "finished")
+    return Moved(bucket, (yield from _settle(bucket, source, at_source, None, "finished")))
 
 
-def _leave(bucket: int, source: str, target: str, sealed: Owner, opened: Owner, keys: list[bytes]) -> Steps:
+def _leave(bucket: int, source: str, target: str, sealed: Owner, opened: Owner, keys: list[bytes], how: str) -> Generator[Any, Any, str]:
     leaving = Owner("moved", opened.epoch, target, sealed.token)
     yield from _change(bucket, "leave", source, sealed, leaving, (b"DEL", dirty_key(bucket)))
-    yield from _unlink(bucket, source, leaving, keys)
+    return (yield from _settle(bucket, source, leaving, keys, how))
 
 
-def _unlink(bucket: int, source: str, leaving: Owner, keys: list[bytes]) -> Steps:
-    """Remove `keys` at the source. Asked again first: whatever failed over meanwhile, what is removed here is there.
+def _settle(bucket: int, source: str, leaving: Owner, keys: list[bytes] | None, how: str) -> Generator[Any, Any, str]:
+    """Remove `keys` at the source (None: whatever is there), and say `how`; or open it again, if its target has lost it, and say undone.
 
-    Where the bucket is not open any more at the shard that it went to, it went on from there, and was whole then.
+    Asked again first: whatever failed over meanwhile, what is removed here is there.
     """
     there: Seen = yield Look(leaving.name)
     at_target = _decode(bucket, there.content)
     if at_target is not None and at_target.state == "open" and at_target.epoch >= leaving.epoch:
         yield from _confirm(bucket, leaving.name, encode_owner(at_target))
-    elif at_target is None or at_target.state == "arriving" or at_target.epoch < leaving.epoch:
-        raise MoveFailed(f"bucket {bucket}: shard {leaving.name} has lost it, and {source} still has its keys: taba check --repair")
+    elif (yield from _is_lost(bucket, at_target, leaving)):
+        yield from _return(bucket, source, at_target, leaving)
+        return "undone"
+    removing = leaving._replace(is_removing=True)
+    if not leaving.is_removing:
+        yield from _change(bucket, "remove", source, leaving, removing)
+    if keys is None:
+        found: dict[str, list[bytes]] = yield Scan((source,))
+        keys = found[source]
     for lot in lots(list(dict.fromkeys(keys)), UNLINKED_KEYS):
-        yield from _require(bucket, Step("unlink", source, encode_owner(leaving), [(b"UNLINK", *lot)]))
-    yield from _change(bucket, "left", source, leaving, leaving._replace(moving=""))
+        yield from _require(bucket, Step("unlink", source, encode_owner(removing), [(b"UNLINK", *lot)]))
+    yield from _change(bucket, "left", source, removing, removing._replace(moving="", is_removing=False))
+    return how
+
+
+def _is_lost(bucket: int, at_target: Owner | None, leaving: Owner) -> Generator[Any, Any, bool]:
+    """Whether no shard has the bucket since it left; else it went on from where it went to, and was whole then."""
+    if at_target is not None and at_target.state == "sealed" and at_target.epoch >= leaving.epoch:
+        return False
+    found: Everywhere = yield LookEverywhere()
+    owners = [_decode(bucket, seen.content) for seen in found.seen.values()]
+    return found.epoch <= leaving.epoch and all(owner is None or owner.epoch <= leaving.epoch for owner in owners)
+
+
+def _return(bucket: int, source: str, at_target: Owner | None, leaving: Owner) -> Steps:
+    """Open the bucket again where it was: all of it is there, and a failover took it from its target. Then it may move anew."""
+    target = leaving.name
+    if leaving.is_removing:
+        raise MoveFailed(f"bucket {bucket}: shard {target} has lost it, and {source} has removed a part of it: taba check --repair")
+    if at_target is not None and at_target.state == "arriving":
+        yield from _change(bucket, "disown", target, at_target, None)
+        at_target = None
+    if at_target is not None and at_target.state == "open":
+        raise MoveFailed(f"bucket {bucket}: shard {target} has it as it was long ago, and {source} all of it: taba check --repair")
+    # none of the target's replicas may have it open again, if it is promoted
+    gone = None if at_target is None else encode_owner(at_target)
+    yield from _confirmed(bucket, Step("lost", target, gone, [], confirms=True), "does not confirm that it has lost the bucket")
+    yield from _change(bucket, "return", source, leaving, Owner("open", leaving.epoch + 2, source))
+    yield Publish(source, leaving.epoch + 2)
+    yield from _clear(bucket, target, gone)
 
 
 def _confirm(bucket: int, target: str, opened: bytes) -> Steps:
@@ -276,10 +323,11 @@ def _reopen(bucket: int, source: str, standing: Sequence[Owner], epoch: int) -> 
     raise Overtaken(f"bucket {bucket}: another has this move in hand")
 
 
-def _clear(bucket: int, target: str) -> Steps:
+def _clear(bucket: int, target: str, says: bytes | None = None) -> Steps:
+    """Remove all of the bucket at the target, whose owner key `says` that it does not have it."""
     keys: dict[str, list[bytes]] = yield Scan((target,))
     for lot in lots(keys[target], UNLINKED_KEYS):
-        yield from _require(bucket, Step("clear", target, None, [(b"UNLINK", *lot)]))
+        yield from _require(bucket, Step("clear", target, says, [(b"UNLINK", *lot)]))
 
 
 def _dispossess(bucket: int, target: str, token: str) -> Steps:
@@ -324,4 +372,4 @@ def _decode(bucket: int, content: bytes | None) -> Owner | None:
         raise MoveFailed(f"bucket {bucket}: {error}; taba check --repair says what to do") from None
 
 
-__all__ = ["Moved", "Moving", "forget", "is_content", "move", "tidy", "undo"]
+__all__ = ["Moved", "Moving", "forget", "is_content", "move", "tidy", "undo", "undo_anywhere"]

@@ -19,14 +19,14 @@ from twisted.logger import Logger
 
 from taba.errors import StoreUnavailable
 from taba.shard.buckets import MalformedMap, decode_owner, owner_key, with_owner
-from taba.shard.maps import change_map
+from taba.shard.maps import change_map, newest_map
 from taba.shard.moving.move import Moved, Moving
-from taba.shard.moving.steps import Changed, Done, Look, Publish, Scan, Seen, Step
+from taba.shard.moving.steps import Changed, Done, Everywhere, Look, LookEverywhere, Publish, Scan, Seen, Step
 from taba.shard.patience import Standing
 from taba.shard.servers.connection import Command, Connection, Reply, TransactionRefused, raise_for
 from taba.shard.servers.gather import gather
 from taba.shard.servers.pool import Pool
-from taba.shard.servers.sentinel import MasterPool
+from taba.shard.servers.sentinel import MasterPool, Succession
 
 log = Logger()
 
@@ -91,9 +91,13 @@ class Mover:
         return f"{self.id}-{self._tokens}"
 
     async def start(self) -> None:
-        """Give the first sign of life; others follow until `stop`. Raises StoreUnavailable where a shard does not take it."""
+        """Give the first sign of life; others follow until `stop`. Raises StoreUnavailable where a shard does not take it.
+
+        May be called again, also where shards were added since.
+        """
         await self._give_first_signs()
-        self._signing.start(SIGN_SECONDS, now=False)
+        if not self._signing.running:
+            self._signing.start(SIGN_SECONDS, now=False)
 
     async def _give_first_signs(self) -> None:
         """Have each shard know that we live, before anything there says that we move it: without a sign others would take that over."""
@@ -140,6 +144,13 @@ class Mover:
         """Carry out anything but a Scan."""
         if isinstance(request, Look):
             return await self._look(bucket, request)
+        if isinstance(request, LookEverywhere):
+            answers: Any = await gather([self._look(bucket, Look(shard)) for shard in self.pools])
+            for answer in answers:
+                if isinstance(answer, Exception):
+                    raise answer
+            seen = dict(zip(self.pools, answers, strict=True))
+            return Everywhere(seen, (await newest_map(list(self.pools.values()))).epochs[bucket])
         if isinstance(request, Publish):
             await change_map(self.pools, lambda map: with_owner(map, bucket, request.shard, request.epoch))
             return None
@@ -213,7 +224,7 @@ class Mover:
 
     async def _confirm(self, bucket: int | None, shard: str, pool: Pool, connection: Connection) -> str:
         """Wait until what was written is kept by whatever may be the shard next; "" when it is, else what is missing."""
-        wanted = await self._heirs(pool)
+        wanted = await self._heirs(pool, connection.where)
         asked: list[Command] = [(b"INFO", b"replication"), (b"CONFIG", b"GET", b"appendonly"), (b"CONFIG", b"GET", b"appendfsync")]
         reply, *settings = await connection.execute(asked)
         replication = Replication.parse(reply)
@@ -238,20 +249,25 @@ class Mover:
             if isinstance(got, Exception) and settings[1] != [b"appendfsync", b"always"]:
                 # a server before 7.2 cannot tell when its file is written
                 return "nobody knows when its file is written: set appendfsync always, or take a newer server"
-        return "" if wanted is None else await self._inherited(bucket, shard, pool, connection, replication.offset)
+        return await self._inherited(bucket, shard, pool, connection, replication.offset) if isinstance(pool, MasterPool) else ""
 
-    async def _heirs(self, pool: Pool) -> frozenset[tuple[str, int]] | None:
+    async def _heirs(self, pool: Pool, where: str) -> frozenset[tuple[str, int]] | None:
         """The replicas that the sentinels would promote; None where there are no sentinels."""
-        if not isinstance(pool, MasterPool):
-            return None
-        heirs, others = await pool.sentinels.replicas(pool.address)
-        for name in others - self._unwanted:
+        return (await self._succession(pool, where)).heirs if isinstance(pool, MasterPool) else None
+
+    async def _succession(self, pool: MasterPool, where: str) -> Succession:
+        found = await pool.sentinels.succession(pool.address, where)
+        for name in found.others - self._unwanted:
             self._unwanted.add(name)
             log.warn("{shard}: the sentinels would not promote {name}: it is not waited for", shard=pool.address.text, name=name)
-        return heirs
+        return found
 
-    async def _inherited(self, bucket: int | None, shard: str, pool: Pool, connection: Connection, offset: int) -> str:
-        """Whether all replicas that the sentinels would promote have the primary's stream up to `offset`, as the primary says."""
+    async def _inherited(self, bucket: int | None, shard: str, pool: MasterPool, connection: Connection, offset: int) -> str:
+        """Whether all replicas that the sentinels would promote have the primary's stream up to `offset`, as the primary says.
+
+        The primary first, then the sentinels: a replica that the primary still has is not promoted yet, and one that is being
+        promoted has left it. What the primary says counts only while the sentinels name it, and nobody is replacing it.
+        """
         end = self._reactor.seconds() + CONFIRM_MILLISECONDS / 1000
         while True:
             said = await connection.execute(IDENTITY_READS)
@@ -259,11 +275,13 @@ class Mover:
             if bucket is not None:
                 self._meet(bucket, shard, identity)
             replication = Replication.parse(said[1])
-            wanted = await self._heirs(pool) or frozenset()  # asked again: one that came meanwhile may be promoted too
+            wanted, _, problem = await self._succession(pool, connection.where)  # again: one that came meanwhile may be promoted too
             missing = [place for place in wanted if replication.replicas.get(place, -1) < offset]
-            if not missing and (wanted or self._without_replicas):
+            if not missing and not problem and (wanted or self._without_replicas):
                 return ""
             if self._reactor.seconds() > end:
+                if problem:
+                    return problem
                 shown = ", ".join(f"{host}:{port}" for host, port in missing) or "any replica"
                 return f"{shown} did not confirm within {CONFIRM_MILLISECONDS} ms"
             await deferLater(self._reactor, ASK_AGAIN_SECONDS)

@@ -29,7 +29,8 @@ from taba.shard.servers.pool import Pool
 from taba.shard.servers.sentinel import MasterPool
 from taba.shard.servers.url import Address
 
-MOST_STALLS = 12  # rounds in which nothing was achieved; then what stands in the way is said
+MOST_STALLS = 12  # rounds in which nothing was achieved; then what stands in the way is said …
+FAILOVER_SECONDS = 90.0  # … behind sentinels not before: by default they take a master for dead after 30 s, and then choose another
 STALL_SECONDS = 1.0  # between such rounds: longer, together, than a mover that died is waited for
 WEIGHED_KEYS = 1000  # whose size is asked at a time
 
@@ -144,7 +145,6 @@ class Reshard:
         def undoing(found: Survey, _: BucketMap, busy: set[int]) -> dict[int, Factory]:
             return {bucket: partial(undo, bucket, source) for bucket, (source, _) in found.under_way().items() if bucket not in busy}
 
-        await self._mover.start()
         try:
             await self._rounds(undoing)
             if (await self._map()).draining:
@@ -237,7 +237,6 @@ class Reshard:
             moves.update(planned)
             return {bucket: self._move(*move) for bucket, move in planned.items()}
 
-        await self._mover.start()
         try:
             await self._rounds(movings)
             if finish is not None:
@@ -251,6 +250,7 @@ class Reshard:
 
     async def _rounds(self, movings: Callable[[Survey, BucketMap, set[int]], Mapping[int, Factory]]) -> None:
         stalls = 0
+        stalled_at = self._reactor.seconds()
         owners: tuple[int, ...] = ()
         standing: list[TabaError] = []  # in the way, when we last tried
         outpaced: dict[int, Outpaced] = {}  # whose writers were faster than we may copy
@@ -259,6 +259,7 @@ class Reshard:
             errors: list[TabaError] = []
             try:
                 map = await self._map()
+                await self._mover.start()
                 seen = await self._mover.identities()
                 found = await survey(self._mover.pools, map.buckets)
                 tasks: dict[int, Factory] = {
@@ -289,13 +290,14 @@ class Reshard:
                         self.moved.append(answer)
                         self._tell()
                 if len(self.moved) > before or map.owners != owners:  # by us or by another
-                    stalls, owners = 0, map.owners
+                    stalls, owners, stalled_at = 0, map.owners, self._reactor.seconds()
                     continue
             except (StoreUnavailable, Changed) as error:
                 errors.append(error)
             standing = errors or standing
             stalls += 1
-            if stalls > MOST_STALLS:
+            patience = FAILOVER_SECONDS if any(isinstance(pool, MasterPool) for pool in self._mover.pools.values()) else 0.0
+            if stalls > MOST_STALLS and self._reactor.seconds() - stalled_at >= patience:
                 # a failure says more than that another is at work
                 failures = [error for error in standing if not isinstance(error, (Occupied, Overtaken))]
                 raise next(iter(failures + standing), StoreUnavailable("nothing moves, and nothing says why; taba check may"))

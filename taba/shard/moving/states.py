@@ -2,7 +2,7 @@
 
 A bucket's owner key stands on each shard that has, had or will have it:
 
-    open · open, moving · sealed · leaving · moved    where it is, or was
+    open · open, moving · sealed · leaving · removing · moved    where it is, or was
     nothing · moved · arriving · open                 where it goes
 """
 
@@ -13,7 +13,8 @@ from typing import NamedTuple
 from taba.shard.buckets import Owner
 
 SOURCE, TARGET = "source", "target"
-NOTHING, OPEN, MOVING, SEALED, LEAVING, MOVED, ARRIVING = "nothing", "open", "open, moving", "sealed", "leaving", "moved", "arriving"
+NOTHING, OPEN, MOVING, SEALED, ARRIVING = "nothing", "open", "open, moving", "sealed", "arriving"
+LEAVING, REMOVING, MOVED = "leaving", "removing", "moved"
 
 
 class Change(NamedTuple):
@@ -30,12 +31,16 @@ def _change(side: str, before: str | tuple[str, ...], after: str, why: str) -> C
 
 
 CHANGES = {
-    "arrive": _change(TARGET, (NOTHING, LEAVING, MOVED, ARRIVING), ARRIVING, "first of all: who had this move cannot open it any more"),
+    "arrive": _change(
+        TARGET, (NOTHING, LEAVING, REMOVING, MOVED, ARRIVING), ARRIVING, "first of all: who had this move cannot open it any more"
+    ),
     "begin": _change(SOURCE, (OPEN, MOVING, SEALED), MOVING, "from here on writers note what they write"),
     "seal": _change(SOURCE, MOVING, SEALED, "nobody reads or writes while the last of it is copied"),
     "open": _change(TARGET, ARRIVING, OPEN, "the copy is the bucket now; only finished from here on, never undone"),
     "leave": _change(SOURCE, SEALED, LEAVING, "what is here is nobody's, and still here"),
-    "left": _change(SOURCE, LEAVING, MOVED, "last of all: the target is durable, and the keys here are removed"),
+    "return": _change(SOURCE, LEAVING, OPEN, "the target has lost it, and all of it is here still"),
+    "remove": _change(SOURCE, LEAVING, REMOVING, "the target is durable: from here on a part of it may be gone here"),
+    "left": _change(SOURCE, REMOVING, MOVED, "last of all: the keys here are removed"),
     "disown": _change(TARGET, ARRIVING, NOTHING, "undoing, at the target first: nobody can open it any more"),
     "reopen": _change(SOURCE, (MOVING, SEALED), OPEN, "undoing, at the source: under an epoch that no move of it ever had"),
 }
@@ -45,6 +50,8 @@ def state_of(owner: Owner | None) -> str:
     """What the table calls an owner key."""
     if owner is None:
         return NOTHING
+    if owner.is_removing:
+        return REMOVING
     if owner.moving:
         return {"open": MOVING, "moved": LEAVING}[owner.state]
     return owner.state

@@ -1,6 +1,6 @@
 """What a move asks of the outside, one value at a time. Pure; `mover` carries them out.
 
-A generator yields a Look, Step, Scan or Publish, and is sent what came of it. Nothing else happens in between: a move
+A generator yields a Look, LookEverywhere, Step, Scan or Publish, and is sent what came of it. Nothing else happens in between: a move
 that ends between any two of them, by kill or by sleep, has done all of the one and nothing of the other.
 """
 
@@ -26,11 +26,22 @@ class Look(NamedTuple):
     shard: str
 
 
+class LookEverywhere(NamedTuple):
+    """Read the bucket's owner key on all shards; sent an Everywhere."""
+
+
 class Seen(NamedTuple):
     """An owner key, and whether the mover whose token it holds may live: it has not yet been seen to give no sign for long enough."""
 
     content: bytes | None
     is_alive: bool = False
+
+
+class Everywhere(NamedTuple):
+    """The bucket's owner keys by shard, and the epoch that the newest map gives it."""
+
+    seen: dict[str, Seen]
+    epoch: int
 
 
 class Step(NamedTuple):
@@ -73,7 +84,7 @@ class Publish(NamedTuple):
     epoch: int
 
 
-Steps = Generator[Look | Step | Scan | Publish, Any, Any]
+Steps = Generator[Look | LookEverywhere | Step | Scan | Publish, Any, Any]
 
 
 class Changed(TabaError):

@@ -109,7 +109,7 @@ class ClusterPool:
     async def refresh(self, seconds: float) -> None:
         """Ask a node which node has which slot; another one where it does not answer.
 
-        Raises ConfigurationError when it is none of a cluster, StoreUnavailable when none answers.
+        Raises ConfigurationError where no node has told yet, and one is none of a cluster; StoreUnavailable when none answers.
         """
         errors = []
         known = list(dict.fromkeys([*self.servers, *self._seeds]))
@@ -126,7 +126,9 @@ class ClusterPool:
                 self._take(runs)
                 return
             except TransactionRefused as error:
-                raise ConfigurationError("--store", self.address.text, f"takes nodes of a cluster: {error}") from None
+                if not self.servers:
+                    raise ConfigurationError("--store", self.address.text, f"takes nodes of a cluster: {error}") from None
+                errors.append(str(error))  # another server has the place of a node that is gone
             except (StoreUnavailable, ValueError) as error:
                 errors.append(str(error))
         raise StoreUnavailable(f"{self.address.text}: no node tells the slots: {'; '.join(errors)}"[:1000])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IStreamClientEndpoint
@@ -28,6 +28,18 @@ LOOK_SECONDS = 1.0  # how often the sentinels are asked for every master; a prim
 ASK_SECONDS = 0.5  # for one sentinel's answer; the others stand in for it
 PROMOTED_DOWN_TIMES = 10  # of down-after-milliseconds: a replica whose link was broken for longer is not promoted
 LAST_RETRY_SECONDS = 0.4  # between tries to reach a master: sentinels name the next one after a second or two
+
+
+class Succession(NamedTuple):
+    """What the sentinels say of a master: who may come after it, and whether it is the master still.
+
+    `heirs`: (host, port) of the replicas that any of them would promote; `others`: the names of those that none would.
+    `problem`: why what this server confirms may not be kept; "" where it is the master, and is not being replaced.
+    """
+
+    heirs: frozenset[tuple[str, int]]
+    others: frozenset[str]
+    problem: str
 
 
 class _SentinelPool(Pool):
@@ -88,38 +100,49 @@ class Sentinels:
             raise StoreUnavailable(f"{master.text}: no sentinel knows where it is: {why}")
         return max(found, key=lambda one: one[0])[1]
 
-    async def replicas(self, master: Address) -> tuple[frozenset[tuple[str, int]], frozenset[str]]:
-        """(host, port) of the replicas of `master` that any sentinel would promote; and the names of those that none would.
+    async def succession(self, master: Address, where: str) -> Succession:
+        """Who may come after the server at `where`, which was the `master`. Raises StoreUnavailable when no sentinel tells.
 
-        Raises StoreUnavailable when no sentinel tells.
+        Whoever leads a failover knows of it before the others do, so all are asked, and most must answer: a failover takes most of them.
         """
         name = master.master.encode()
-        asked = [pool for pool in self._pools if pool.is_connected] or self._pools
-        question = [(b"SENTINEL", b"REPLICAS", name), (b"SENTINEL", b"MASTER", name)]
+        question = [(b"SENTINEL", b"REPLICAS", name), (b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", name), (b"SENTINEL", b"MASTER", name)]
+        # one that is away costs nobody the wait for it, as long as most are there
+        connected = [pool for pool in self._pools if pool.is_connected]
+        asked = connected if len(connected) * 2 > len(self._pools) else self._pools
         answers = await gather([pool.execute(question, ASK_SECONDS, ASK_SECONDS) for pool in asked])
         heirs: set[tuple[str, int]] = set()
         known: set[tuple[str, int]] = set()
-        why = "none was asked"
-        heard = False
-        for answer in answers:
+        named: list[tuple[int, Address]] = []
+        problem, why = "", "none was asked"
+        for pool, answer in zip(asked, answers, strict=True):
             if isinstance(answer, Exception):
                 why = str(answer)
                 continue
-            told, described = answer
-            if not isinstance(told, list) or not isinstance(described, list):
-                why = f"it answers {told!r:.100}"
+            told, *place = answer
+            try:
+                named.append(_parse(master, place))
+            except ValueError as error:
+                why = f"{pool.address.text}: {error}"
                 continue
-            heard = True
-            patience = _number(_pairs(described), b"down-after-milliseconds", 30_000) * PROMOTED_DOWN_TIMES
-            for one in told:
+            described = _pairs(place[1])
+            if b"failover_in_progress" in described.get(b"flags", b"").split(b","):
+                problem = f"{pool.address.text} is replacing {where}"
+            patience = _number(described, b"down-after-milliseconds", 30_000) * PROMOTED_DOWN_TIMES
+            for one in told if isinstance(told, list) else []:
                 fields = _pairs(one)
-                place = (fields.get(b"ip", b"").decode(errors="replace"), _number(fields, b"port", 0))
-                known.add(place)
+                replica = (fields.get(b"ip", b"").decode(errors="replace"), _number(fields, b"port", 0))
+                known.add(replica)
                 if _may_be_promoted(fields, patience):
-                    heirs.add(place)
-        if not heard:
+                    heirs.add(replica)
+        if not named:
             raise StoreUnavailable(f"{master.text}: no sentinel tells its replicas: {why}")
-        return frozenset(heirs), frozenset(f"{host}:{port}" for host, port in known - heirs)
+        newest = max(named, key=lambda one: one[0])[1]
+        if newest.text != where:
+            problem = f"{newest.text} is the master now"
+        if len(named) * 2 <= len(self._pools):
+            problem = problem or f"{len(named)} of {len(self._pools)} sentinels answer ({why}): the others may be replacing {where}"
+        return Succession(frozenset(heirs), frozenset(f"{host}:{port}" for host, port in known - heirs), problem)
 
     async def _look(self) -> None:
         # all at once: a hundred masters, one after the other, would be looked at every hundred waits
@@ -143,9 +166,12 @@ def _number(fields: dict[bytes, bytes], name: bytes, otherwise: int) -> int:
 
 
 def _may_be_promoted(fields: dict[bytes, bytes], link_milliseconds: int) -> bool:
-    """As sentinels choose: not down, not cut off, of a priority, its link to the primary not broken for long."""
+    """As sentinels choose: not down, of a priority, its link to the primary not broken for long.
+
+    One that a sentinel just lost its connection to may be the very one that another is promoting, which cuts all connections.
+    """
     flags = set(fields.get(b"flags", b"").split(b","))
-    if flags & {b"s_down", b"o_down", b"disconnected"} or _number(fields, b"slave-priority", 100) == 0:
+    if flags & {b"s_down", b"o_down"} or _number(fields, b"slave-priority", 100) == 0:
         return False
     return _number(fields, b"master-link-down-time", 0) <= link_milliseconds
 
