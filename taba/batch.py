@@ -79,6 +79,10 @@ END = "end"
 DOES = (OPEN, MARK, END)
 
 
+# why a column is not read
+BAD_COLUMN = "bad_column"
+NOT_COVERED = "not_covered"  # by the token of whoever sent it
+
 RING_ENDED = 2**62  # positions beyond those of any record
 RING_GONE = RING_ENDED + 1
 
@@ -107,11 +111,13 @@ class Column(NamedTuple):
 
 
 class BadColumn(NamedTuple):
-    """A column that does not decode: what is wrong with it, what was there, and how many Events its sender says that it holds."""
+    """A column that does not decode, or that its sender may not send: what is wrong with it, what was there, how many Events its sender
+    says that it holds, and the reason under which they are dead letters."""
 
     error: str
     content: bytes
     events: int
+    reason: str = BAD_COLUMN
 
 
 class BatchId(NamedTuple):

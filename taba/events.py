@@ -25,6 +25,7 @@ from taba.batch import MAX_LIST_BYTES, Column, KeyPart
 from taba.bounds import MAX_BATCH_COLUMNS, MAX_EXACT_INT, MAX_TIME, MAX_VALUE_BYTES, MAX_VALUE_DEPTH, KiB
 from taba.counting import OBJECT_BYTES, measure
 from taba.nesting import is_deeper
+from taba.tokens import UNBOUND, Scope
 
 MAX_POSTED_EVENTS = 10_000  # in one request; who has more has a ring
 MAX_KEY_CHARACTERS = 255  # of an Idempotency-Key
@@ -39,6 +40,10 @@ COLUMN_BYTES = 64  # of a column without its names, values and times
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _Result = TypeVar("_Result")
+
+
+class NotCovered(ValueError):
+    """The token is bound to other Clients or names."""
 
 
 class Rejection(NamedTuple):
@@ -82,16 +87,21 @@ def finish(steps: Generator[Any, None, _Result]) -> _Result:
             return result
 
 
-def reading(content: bytes, now: float, buckets: int, is_digested: bool) -> Generator[int, None, Posted]:
-    """As `read_events`, in steps of some 10 ms that each yield how many bytes they have made; whether with a digest that is one."""
+def reading(content: bytes, now: float, buckets: int, is_digested: bool, scope: Scope = UNBOUND) -> Generator[int, None, Posted]:
+    """As `read_events`, in steps of some 10 ms that each yield how many bytes they have made; whether with a digest that is one.
+
+    What is beyond `scope` is rejected; a Client that is raises NotCovered.
+    """
     window = _Window(content)
     fields: dict[str, Any] = {}
-    read = _Events(now, is_digested)
+    read = _Events(now, is_digested, scope)
     for name in window.items("{", "}", 2):
         if name in fields or name not in ("client", "events"):
             raise ValueError('takes {"client": …, "events": […]}')
         if name == "client":
-            fields[name] = names.check_client(window.value())
+            client = fields[name] = names.check_client(window.value())
+            if not scope.covers_client(client):
+                raise NotCovered(f"client: the token is bound to {scope.sentence()}")
             continue
         fields[name] = None
         weight = 0
@@ -104,7 +114,7 @@ def reading(content: bytes, now: float, buckets: int, is_digested: bool) -> Gene
     window.end()
     if set(fields) != {"client", "events"}:
         raise ValueError('takes {"client": …, "events": […]}')
-    client: str = fields["client"]
+    client = fields["client"]
     lots: dict[int, list[_Lot]] = {}
     for place, event in enumerate(read.accepted):
         if place % SLICE_EVENTS == 0:
@@ -124,8 +134,8 @@ def reading(content: bytes, now: float, buckets: int, is_digested: bool) -> Gene
 class _Events:
     """The events of a request as they are read. `objects`: what is kept of them takes so many times OBJECT_BYTES, about."""
 
-    def __init__(self, now: float, is_digested: bool):
-        self._now, self._is_digested = now, is_digested
+    def __init__(self, now: float, is_digested: bool, scope: Scope):
+        self._now, self._is_digested, self._scope = now, is_digested, scope
         self._places = 0
         self.accepted: list[_Event] = []
         self.rejected: list[Rejection] = []
@@ -142,6 +152,8 @@ class _Events:
             self.digest.update(text.encode("utf-8", "surrogatepass") + b",")
         try:
             found, objects = _read_event(event, self._now)
+            if not self._scope.covers_tab(found.tab):
+                raise NotCovered(f"tab: the token is bound to {self._scope.sentence()}")
         except ValueError as error:
             self.rejected.append(Rejection(self._places, str(error)))
             objects = 0

@@ -15,7 +15,7 @@ from typing import Any
 
 from taba.errors import ConfigurationError
 from taba.options import Listen
-from taba.tokens import EVERYTHING, OPEN, Grant, Tokens, read_tokens
+from taba.tokens import EVERYTHING, KINDS, OPEN, Grant, Tokens, read_tokens
 
 FAILED_SECONDS = 1.0  # before a refusal is said: with a place taken for so long nobody asks fast
 RECENT_SECONDS = 600.0  # a failed try is a problem for so long: after that nobody needs to look
@@ -96,6 +96,13 @@ class Guard:
         if not grant.allows(wanted):
             challenge = f'Bearer realm="taba", error="insufficient_scope", scope="{wanted}"'
             raise self._refuse(403, "other_token", f"this takes a token for {wanted}; yours is for {grant.kind}", challenge)
+
+    def admit_bound(self, grant: Grant, is_scoped: bool, wanted: str) -> None:
+        """Raises Refused for a token that is bound, where a route that asks for a kind of token knows no bounds."""
+        if grant.scope.is_bound and not is_scoped and wanted in KINDS:
+            challenge = 'Bearer realm="taba", error="insufficient_scope"'
+            detail = f"this takes a token that is bound to nothing; yours is bound to {grant.scope.sentence()}"
+            raise self._refuse(403, "other_token", detail, challenge)
 
     def needs_token(self, wanted: str) -> bool:
         """Whether a route that asks for `wanted` must know who asks."""

@@ -74,6 +74,8 @@ class Route(NamedTuple):
     body: str | None = None
     produces: tuple[str, ...] = (JSON, LINES)
     status: int = 200
+    is_scoped: bool = False
+    """A token that is bound to Clients or names is answered within its bounds; else it is refused where the route takes a token's kind."""
 
     @property
     def path_names(self) -> list[str]:

@@ -349,6 +349,7 @@ class Api(resource.Resource):
             return EVERYTHING
         grant: Grant = request.identify()
         self.guard.admit(grant, wanted)
+        self.guard.admit_bound(grant, found is not None and found.route.is_scoped, wanted)
         return grant
 
     def _missed(self, path: str) -> HTTPError:

@@ -10,13 +10,47 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba import tokens
-from taba.tokens import ADMIN, ANY, KINDS, OPEN, READ, WRITE, Grant, line_of, new_token, parse_tokens
+from taba.tokens import ADMIN, ANY, KINDS, MAX_SCOPE, OPEN, READ, UNBOUND, WRITE, Grant, Scope, line_of, new_token, parse_tokens
 
 
 class Kinds(SynchronousTestCase):
     def test_a_token_does_what_its_kind_says_and_an_administrator_does_all(self) -> None:
         may = {kind: [wanted for wanted in (OPEN, ANY, *KINDS) if Grant(kind).allows(wanted)] for kind in KINDS}
         self.assertEqual(may, {READ: [OPEN, ANY, READ], WRITE: [OPEN, ANY, WRITE], ADMIN: [OPEN, ANY, *KINDS]})
+
+
+IDS = st.text("ab/", min_size=1, max_size=3)
+
+
+class Scopes(SynchronousTestCase):
+    @given(st.lists(st.text("ab_.", max_size=4), max_size=20), st.lists(st.text("ab_.", min_size=1, max_size=3), min_size=1, max_size=4))
+    def test_the_tabs_within_are_found_among_sorted_ones_as_one_by_one(self, tabs: list[str], prefixes: list[str]) -> None:
+        scope, tabs = Scope((), tuple(prefixes)), sorted(set(tabs))
+        self.assertEqual(list(scope.of_tabs(tabs)), [tab for tab in tabs if scope.covers_tab(tab)])
+        self.assertEqual(UNBOUND.of_tabs(tabs), tabs)
+
+    @given(st.lists(IDS | IDS.map(lambda begin: begin + "*"), min_size=1, max_size=3, unique=True), IDS)
+    def test_a_client_is_within_where_it_is_named_or_begins_as_one_with_a_star(self, bounds: list[str], client: str) -> None:
+        wanted = any(client == bound or (bound[-1] == "*" and client.startswith(bound[:-1])) for bound in bounds)
+        self.assertEqual(Scope(tuple(bounds)).covers_client(client), wanted)
+        self.assertTrue(UNBOUND.covers_client(client))
+
+    def test_a_line_says_what_its_token_is_bound_to_and_as_often_as_it_may(self) -> None:
+        token = new_token(WRITE)
+        scope = Scope(tuple(f"web/{n}*" for n in range(MAX_SCOPE)), ("team_a.", "x"))
+        line = line_of(token, scope)
+        self.assertTrue(line.endswith("client=web/63* prefix=team_a. prefix=x"), line)
+        self.assertEqual(parse_tokens(line + " # theirs").grant_of(token), Grant(WRITE, scope))
+        self.assertRaises(ValueError, parse_tokens, line + " client=one/more")
+
+    def test_what_a_token_cannot_be_bound_to_is_refused(self) -> None:
+        token = new_token(READ)
+        for fields in ["client=", "client=*", "client=a*b", "prefix=", "prefix=a{", "prefix=a*", "name=a", "a", f"client={token}x" * 9]:
+            error = self.assertRaises(ValueError, parse_tokens, f"{line_of(token)} {fields}")
+            self.assertNotIn(token, str(error))
+        for scope in [Scope(("a b",)), Scope(("a#b",)), Scope((), ("a\nb",)), Scope((), ("a", "a"))]:
+            self.assertRaises(ValueError, line_of, token, scope)
+        self.assertRaises(ValueError, line_of, new_token(ADMIN), Scope(("a",)))
 
 
 class Files(SynchronousTestCase):
@@ -61,7 +95,7 @@ class Files(SynchronousTestCase):
             (f"root {good.split()[1]}", "line 2: takes read"),
             (f"{line_of(token)[:-1]}", "line 2: takes read"),
             (good, "line 2: has the same token"),
-            (f"{line_of(token)} names=a", "line 2: takes read"),
+            (f"{line_of(token)} names=a", "line 2: takes client=ID and prefix=NAME"),
         ]:
             error = self.assertRaises(ValueError, parse_tokens, f"{good}\n{bad}\n")
             self.assertIn(reason, str(error))

@@ -10,11 +10,13 @@ from taba.agent.keys import Keys
 from taba.agent.posting import OtherRequest, post
 from taba.agent.pump import RingPump
 from taba.agent.status import as_text
-from taba.events import key_part, reading
+from taba.events import NotCovered, key_part, reading
 from taba.guard import Guard
 from taba.routes import JSON, Route
 from taba.tokens import ANY, OPEN, WRITE
 from taba.web import Answer, Api, Call, HTTPError
+
+EVENTS_ANSWER = '{"accepted": n, "rejected": [{"index", "reason"}, …]}'
 
 
 class Routes:
@@ -42,7 +44,15 @@ class Routes:
         return Api(
             [
                 Route("GET", "/v1/status", self.status, "how the Agent does, and what needs a person", ANY),
-                Route("POST", "/v1/events", self.events, '{"accepted": n, "rejected": [{"index", "reason"}, …]}', WRITE, body=JSON),
+                Route(
+                    "POST",
+                    "/v1/events",
+                    self.events,
+                    '{"accepted": n, "rejected": [{"index", "reason"}, …]}',
+                    WRITE,
+                    body=JSON,
+                    is_scoped=True,
+                ),
                 Route("GET", "/healthz", self.healthz, "200 while the process runs", OPEN),
                 Route("GET", "/readyz", self.readyz, "200 only while it can do its work", OPEN),
             ],
@@ -59,8 +69,10 @@ class Routes:
         if buckets is None:
             raise HTTPError(503, "not_ready", "no Server has told the number of buckets yet; try later")
         try:
-            posted = await call.in_turns(reading(await call.body(), self._wall(), buckets, key is not None))
+            posted = await call.in_turns(reading(await call.body(), self._wall(), buckets, key is not None, call.grant.scope))
             part = key_part(posted.client, key, posted.digest) if key is not None else None
+        except NotCovered as error:
+            raise HTTPError(403, "other_token", str(error)) from None
         except ValueError as error:
             raise HTTPError(400, "bad_request", str(error)) from None
         if posted.accepted:

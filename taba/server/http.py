@@ -14,7 +14,7 @@ from taba import __version__, names, paths
 from taba.batch import CONTENT_TYPE, VERDICTS_HEADER, decode_envelope, encode_verdicts
 from taba.codes import uppers_of
 from taba.errors import UnknownVersion
-from taba.events import key_part, reading
+from taba.events import NotCovered, key_part, reading
 from taba.handlers.lookup import Lookup
 from taba.history import Past, Slot
 from taba.openapi import describe
@@ -130,7 +130,7 @@ class Routes:
             )
             for name, kind in self._jobs.kinds.items()
         ]
-        return [
+        routes = [
             Route("POST", "/v1/envelopes", self.envelopes, "a verdict on each batch", WRITE, body=MSGPACK, produces=(MSGPACK,)),
             Route("POST", "/v1/events", self.events, '{"accepted": n, "rejected": [{"index", "reason"}, …]}', WRITE, body=JSON),
             Route("GET", "/v1/names", self.names, "the names of Tabs, sorted", READ, LISTED),
@@ -181,6 +181,8 @@ class Routes:
             Route("GET", "/healthz", self.healthz, "200 while the process runs", OPEN),
             Route("GET", "/readyz", self.readyz, "200 only while it can do its work", OPEN),
         ]
+        # what takes filters is answered within the bounds of a token
+        return [route._replace(is_scoped=True) if route.body is not None or FILTERS[0] in route.parameters else route for route in routes]
 
     # --- events in ---
 
@@ -191,7 +193,7 @@ class Routes:
         except UnknownVersion as error:
             self._envelopes.note_version(error)
             raise
-        content = encode_verdicts(await self._envelopes.decide(envelope, call.breathe), self._age())
+        content = encode_verdicts(await self._envelopes.decide(envelope, call.breathe, call.grant.scope), self._age())
         return Answer(content, content_type=CONTENT_TYPE, headers={VERDICTS_HEADER: "1"})
 
     async def events(self, call: Call) -> Answer:
@@ -199,8 +201,10 @@ class Routes:
         key = call.header("idempotency-key")
         content, now = await call.body(), self._now()
         try:
-            posted = await call.in_turns(reading(content, now, self._router.buckets, key is not None))
+            posted = await call.in_turns(reading(content, now, self._router.buckets, key is not None, call.grant.scope))
             part = None if key is None else key_part(posted.client, key, posted.digest)
+        except NotCovered as error:
+            raise HTTPError(403, "other_token", str(error)) from None
         except ValueError as error:
             raise HTTPError(400, "bad_request", str(error)) from None
         try:
@@ -209,7 +213,7 @@ class Routes:
             raise HTTPError(422, "other_request", str(error)) from None
         since = self._posts.time_of(stream, now)
         if since != now:
-            posted = await call.in_turns(reading(content, since, self._router.buckets, False))
+            posted = await call.in_turns(reading(content, since, self._router.buckets, False, call.grant.scope))
         if not await self._posts.fold(posted, stream, since):
             advice = "send them again under the same Idempotency-Key" if key else "sent again, some may count twice: use an Idempotency-Key"
             raise HTTPError(503, "store_unavailable", f"not all events were folded in time; {advice}")
@@ -419,7 +423,7 @@ class Routes:
 def _filter(call: Call) -> Filter:
     values = call.values
     try:
-        return make_filter(values["name"], values["client"], values["match"], values["client_match"], values["label"])
+        return make_filter(values["name"], values["client"], values["match"], values["client_match"], values["label"], call.grant.scope)
     except ValueError as error:
         raise HTTPError(400, "bad_request", str(error)) from None
 

@@ -73,11 +73,12 @@ class ServerCase(TestCase):
         self.pool = HTTPConnectionPool(reactor)
         self.pool.maxPersistentPerHost = 50
         self.streams = Streams()
+        self.headers: dict[str, list[str]] = {}  # of envelopes
         self.patch(connections, "LINGER_SECONDS", 0.05)
 
-    async def start(self, url: str | None = None) -> Server:
-        """One more Server, once it is ready."""
-        server = Server(options_of(store=url or self.valkey.url), reactor)
+    async def start(self, url: str | None = None, **texts: str) -> Server:
+        """One more Server, once it is ready; `texts` are further options."""
+        server = Server(options_of(store=url or self.valkey.url, **texts), reactor)
         server.startService()
         self.addCleanup(lambda: ensureDeferred(self.stop(server)))
         while not (server.router.is_ready and server.presence.url and server.age() is not None):
@@ -110,7 +111,7 @@ class ServerCase(TestCase):
     async def send_raw(self, server: Server, *entries: Entry) -> list[Verdict]:
         """Send an envelope as it is."""
         body = encode_envelope("test", "host", time.time(), None, entries)
-        answered = await self.ask(server, "/v1/envelopes", "POST", body)
+        answered = await self.ask(server, "/v1/envelopes", "POST", body, self.headers)
         self.assertEqual(answered.status, 200, answered.body)
         self.assertEqual(answered.headers.getRawHeaders("Taba-Verdicts"), ["1"])
         return decode_verdicts(answered.body, len(entries)).verdicts

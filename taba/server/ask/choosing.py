@@ -68,7 +68,7 @@ class Chooser:
             buried = set() if is_answered else {bucket for bucket, known in looked.items() if known.dead}
         chosen = await self._those_that_match(wanted, names)
         dead = await self._dead(wanted, type_of, buried) if buried else {}
-        for name in wanted.names if self._away else ():
+        for name in wanted.scope.of_tabs(sorted(wanted.names)) if self._away else ():
             why = self._away.get(bucket_of(name, self._router.buckets)) if self._away else None
             if why is not None and name not in types and name not in dead:
                 dead = {**dead, name: {"": why}}
@@ -80,7 +80,7 @@ class Chooser:
 
     async def clients(self, wanted: Filter) -> list[str]:
         """The Clients that have a State of a Tab that matches, sorted."""
-        if wanted.names or wanted.globs or wanted.match is not None or wanted.labels:
+        if wanted.names or wanted.globs or wanted.match is not None or wanted.labels or wanted.scope.prefixes:
             chosen = await self.tabs(wanted.of_tabs())
             tabs = [tab for tab in chosen.tabs if tab not in chosen.dead]
             found = {client async for _, clients in self.each_clients_of(tabs, Filter()) for client in clients}
@@ -143,6 +143,7 @@ class Chooser:
         return sorted(found)
 
     async def _those_that_match(self, wanted: Filter, names: Sequence[str]) -> Sequence[str]:
+        names = wanted.scope.of_tabs(names)
         if wanted.labels:
             names = await self._those(names, has_labels(wanted.labels))
         if wanted.match is not None:
@@ -205,6 +206,8 @@ class Chooser:
         return found
 
     async def _chosen_clients(self, wanted: Filter, clients: list[str]) -> list[str]:
+        if wanted.scope.clients:
+            clients = await self._those(clients, wanted.scope.covers_client)
         if wanted.clients or wanted.client_globs:
             exact = set(wanted.clients)
             if wanted.client_globs:

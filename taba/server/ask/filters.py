@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from taba import names
 from taba.names import cut_value
+from taba.tokens import UNBOUND, Scope
 
 MAX_PATTERN = 1000  # characters of a regular expression; who needs more has a list of names
 MAX_FILTERS = 1000  # of one kind in one query
@@ -31,6 +32,7 @@ class Filter(NamedTuple):
     match: str | None = None
     client_match: str | None = None
     labels: tuple[tuple[str, str], ...] = ()
+    scope: Scope = UNBOUND  # what whoever asks may see
 
     @property
     def is_about_own(self) -> bool:
@@ -40,7 +42,7 @@ class Filter(NamedTuple):
     @property
     def is_about_clients(self) -> bool:
         """Whether not every Client of a Tab is meant."""
-        return bool(self.clients or self.client_globs) or self.client_match is not None
+        return bool(self.clients or self.client_globs or self.scope.clients) or self.client_match is not None
 
     @property
     def is_of_exact_names(self) -> bool:
@@ -49,7 +51,7 @@ class Filter(NamedTuple):
 
     def of_tabs(self) -> Filter:
         """The same without what it says about Clients."""
-        return self._replace(clients=(), client_globs=(), client_match=None)
+        return self._replace(clients=(), client_globs=(), client_match=None, scope=self.scope._replace(clients=()))
 
 
 def make_filter(
@@ -58,6 +60,7 @@ def make_filter(
     match: str | None = None,
     client_match: str | None = None,
     labels: Sequence[str] = (),
+    scope: Scope = UNBOUND,
 ) -> Filter:
     """A Filter from the parameters of a query. Raises ValueError for what they do not take."""
     for parameter, values in (("name", names), ("client", clients), ("label", labels)):
@@ -77,7 +80,7 @@ def make_filter(
             raise ValueError(f"{parameter}=: takes at most {MAX_PATTERN} characters, not {len(pattern)}")
     exact, globs = _apart("name", names)
     exact_clients, client_globs = _apart("client", clients)
-    return Filter(exact, exact_clients, globs, client_globs, match, client_match, tuple(pairs))
+    return Filter(exact, exact_clients, globs, client_globs, match, client_match, tuple(pairs), scope)
 
 
 def _apart(parameter: str, values: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

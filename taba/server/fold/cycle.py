@@ -49,7 +49,6 @@ LATENCY_SAMPLES = 4096  # Events of a cycle whose latency is measured
 UNKNOWN_TYPE = "unknown_type"
 TYPE_CONFLICT = "type_conflict"
 WRONG_BUCKET = "wrong_bucket"
-BAD_COLUMN = "bad_column"
 BAD_VALUE = "bad_value"
 BAD_TIME = "bad_time"
 BAD_STATE = "bad_state"
@@ -349,7 +348,7 @@ class Fold:
         if isinstance(column, Column):
             self._bury(column, WRONG_BUCKET, f"the Tab does not live in bucket {self.cycle.bucket}")
         else:
-            self.dead.append(DeadLetter(self.now, BAD_COLUMN, column.error[:200], "", "", "", column.events, b"", [], column.content))
+            self.dead.append(DeadLetter(self.now, column.reason, column.error[:200], "", "", "", column.events, b"", [], column.content))
 
     def _miss(self, column: Column) -> None:
         type = self.types.get(column.tab, column.type)

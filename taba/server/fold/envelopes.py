@@ -7,14 +7,31 @@ from typing import Any
 
 from twisted.internet.defer import DeferredList, ensureDeferred
 
-from taba.batch import LATER, NONCE_BYTES, REFUSED, Batch, Column, Entry, Envelope, Header, KeyPart, Sent, Verdict, decode_batch
+from taba.batch import (
+    LATER,
+    NONCE_BYTES,
+    NOT_COVERED,
+    REFUSED,
+    BadColumn,
+    Batch,
+    Column,
+    Entry,
+    Envelope,
+    Header,
+    KeyPart,
+    Sent,
+    Verdict,
+    decode_batch,
+)
 from taba.bounds import KiB
 from taba.errors import MalformedBatch, StoreUnavailable, UnknownVersion
 from taba.server.fold.cycle import Waiting
+from taba.server.fold.deadletters import pack
 from taba.server.fold.ingest import AWAY_SECONDS, FULL_SECONDS, MAX_WAITING_BYTES, Ingest
 from taba.server.fold.posts import OtherRequest, Posts
 from taba.server.router import IsRouter
 from taba.shard.servers.gather import gather
+from taba.tokens import UNBOUND, Scope
 
 STRANGER_SECONDS = 5.0  # `later` for an Agent that sends to another store
 VERSION_SECONDS = 30.0  # `later` for a batch of another version: an upgrade takes longer
@@ -43,8 +60,13 @@ class Envelopes:
         self._noted: dict[str, tuple[float, str]] = {}
         self._reading = 0  # bytes of batches, and of what was made of them, whose envelopes are not decided yet
 
-    async def decide(self, envelope: Envelope, breathe: Callable[[], Awaitable[None]] | None = None) -> list[Verdict]:
-        """The verdicts on its entries, in order. `breathe` lets others have a turn; without it this goes through in one."""
+    async def decide(
+        self, envelope: Envelope, breathe: Callable[[], Awaitable[None]] | None = None, scope: Scope = UNBOUND
+    ) -> list[Verdict]:
+        """The verdicts on its entries, in order. `breathe` lets others have a turn; without it this goes through in one.
+
+        Columns beyond `scope` become dead letters that say so.
+        """
         self._heard(f"{envelope.agent} {envelope.host}", envelope.now)
         try:
             buckets = self._router.buckets
@@ -67,6 +89,8 @@ class Envelopes:
                 if isinstance(entry, Sent) and self._reading and self._reading + len(entry.batch) > MAX_WAITING_BYTES:
                     break
                 place = self._read(entry, envelope, buckets)
+                if scope.is_bound and isinstance(place, Waiting):
+                    place = place._replace(batch=within(place.batch, scope))
                 size = place.charged if isinstance(place, Waiting) else 0
                 found.append(place)
                 read, rest, self._reading = read + size, rest + size + HEADER_BYTES, self._reading + size
@@ -163,6 +187,18 @@ class Envelopes:
                 found[index] = waits[lane] = Verdict(LATER, AWAY_SECONDS, str(outcome.value)[:200])
             else:
                 outcome.raiseException()
+
+
+def within(batch: Batch, scope: Scope) -> Batch:
+    """The batch, in which columns beyond `scope` are none; they keep what they hold, and the name of no Tab is taken from them."""
+    columns: list[Column | BadColumn] = []
+    for column in batch.columns:
+        if isinstance(column, Column) and not (scope.covers_client(column.client) and scope.covers_tab(column.tab)):
+            says = f"{column.client} {column.tab}: the sender's token is bound to {scope.sentence()}"
+            column = BadColumn(says[:200], pack([*column]), column.weight, NOT_COVERED)
+        columns.append(column)
+    meanings = tuple(meaning for meaning in batch.meanings if scope.covers_tab(meaning.tab))
+    return batch._replace(columns=columns, meanings=meanings, bad_meanings=batch.bad_meanings + len(batch.meanings) - len(meanings))
 
 
 def _check_bucket(bucket: int, buckets: int) -> None:

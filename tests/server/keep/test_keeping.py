@@ -72,9 +72,9 @@ class KeepingCase(ServerCase):
             name: sorted(one for of in replies.values() for one in of[place]) for place, name in enumerate((b"states", b"tabs", b"clients"))
         }
 
-    async def start(self, url: str | None = None) -> Server:
+    async def start(self, url: str | None = None, **texts: str) -> Server:
         """A Server whose store is old enough to have forgotten much."""
-        server = await super().start(url)
+        server = await super().start(url, **texts)
         self.valkey.call("SET", "taba:{0}:age", f"{OLD_MINUTES} {time.time():.3f} 0")
         await server.age.look()
         return server

@@ -1,0 +1,130 @@
+"""Tokens that are bound to Clients or names: of what is beyond, nothing is taken and nothing is said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from taba.batch import Verdict
+from taba.names import bucket_of
+from taba.server.service import Server
+from taba.tokens import ADMIN, READ, WRITE, Scope, line_of, new_token
+
+from .running import BUCKETS, Answered, ServerCase, asynchronous, encoded
+from .samples import column
+
+TEAMS = {
+    "team": Scope((), ("team_a.",)),
+    "hosts": Scope(("web/*",), ()),
+    "both": Scope(("web/1", "job/*"), ("team_a.", "shared")),
+}
+NAMES = ["shared", "team_a.x", 'team_a.y{z="1"}', "team_b.x", 'team_b.x{z="1"}']
+NAMED = "name=team_a.x&name=team_b.x&name=shared"
+CLIENTS = ["web/1", "web/2", "job/1", "other"]
+
+
+class Bound(ServerCase):
+    async def begin(self) -> Server:
+        self.tokens = {ADMIN: new_token(ADMIN), READ: new_token(READ), WRITE: new_token(WRITE)}
+        lines = [line_of(token) for token in self.tokens.values()]
+        for name, scope in TEAMS.items():
+            for kind in (READ, WRITE):
+                token = self.tokens[f"{name} {kind}"] = new_token(kind)
+                lines.append(line_of(token, scope))
+        path = Path(self.mktemp())
+        path.touch(0o600)
+        path.write_text("\n".join(lines))
+        return await self.start(tokens=str(path))
+
+    async def ask_as(self, who: str, server: Server, path: str, method: str = "GET", body: Any = None) -> Answered:
+        return await self.ask(server, path, method, body, {"Authorization": [f"Bearer {self.tokens[who]}"]})
+
+    async def post_as(self, who: str, server: Server, client: str, names: list[str]) -> Answered:
+        events = [{"tab": name, "type": "TotalsCounter", "value": 1} for name in names]
+        return await self.ask_as(who, server, "/v1/events", "POST", json.dumps({"client": client, "events": events}).encode())
+
+    async def fill(self, server: Server) -> None:
+        for client in CLIENTS:
+            self.assertEqual((await self.post_as(WRITE, server, client, NAMES)).json["accepted"], len(NAMES))
+
+    def within(self, scope: Scope) -> dict[str, list[str]]:
+        clients = sorted(filter(scope.covers_client, CLIENTS))
+        return {name: clients for name in NAMES if scope.covers_tab(name)}
+
+    @asynchronous
+    async def test_a_team_sees_its_own_whatever_it_asks_for(self) -> None:
+        server = await self.begin()
+        await self.fill(server)
+        for team, scope in TEAMS.items():
+            within = self.within(scope)
+            for filters in ("", "match=.*", "name=*", "client=*", "client_match=.*", NAMED):
+                wanted = {name: of for name, of in within.items() if filters != NAMED or not name.startswith("team_a.y")}
+                answers = {}
+                for what in ("names", "clients", "types", "projections", "aggregates", "overview", "who", "slots"):
+                    answered = await self.ask_as(f"{team} {READ}", server, f"/v1/{what}?{filters}")
+                    self.assertEqual(answered.status, 200, (team, what, answered.body))
+                    answers[what] = answered.json
+                self.assertEqual(answers["names"], sorted(wanted), (team, filters))
+                self.assertEqual(answers["clients"], next(iter(wanted.values())), (team, filters))
+                self.assertEqual(sorted(answers["types"]), sorted(wanted))
+                self.assertEqual({name: sorted(of) for name, of in answers["projections"].items()}, wanted, (team, filters))
+                many = {name: len(of) for name, of in wanted.items()}
+                self.assertEqual({name: found["count"] for name, found in answers["aggregates"].items()}, many)
+                self.assertEqual(sorted(row["name"] for row in answers["overview"]), sorted(wanted))
+                self.assertEqual({name: found["clients"] for name, found in answers["who"].items()}, many)
+                self.assertLessEqual(set(answers["slots"]), set(wanted))
+            [count] = {(await self.ask_as(f"{team} {READ}", server, "/v1/superaggregate")).json["count"]}
+            self.assertEqual(count, sum(map(len, within.values())))
+        everything = (await self.ask_as(READ, server, "/v1/names")).json
+        self.assertEqual(everything, sorted(NAMES))
+
+    @asynchronous
+    async def test_a_team_asks_for_another_s_by_name_and_hears_of_nothing(self) -> None:
+        server = await self.begin()
+        await self.fill(server)
+        nothing = {"names": [], "clients": [], "types": {}, "projections": {}, "aggregates": {}, "overview": [], "who": {}}
+        for what, empty in nothing.items():
+            answered = await self.ask_as(f"team {READ}", server, f"/v1/{what}?name=team_b.x")
+            self.assertEqual((answered.status, answered.json), (200, empty), what)
+
+    @asynchronous
+    async def test_what_knows_no_bounds_is_refused_to_bound_tokens_alone(self) -> None:
+        server = await self.begin()
+        for path in ("/v1/dead-letters", "/v1/latency", "/v1/shards", "/v1/jobs"):
+            answered = await self.ask_as(f"team {READ}", server, path)
+            self.assertEqual((answered.status, answered.json["error"]), (403, "other_token"), path)
+            self.assertIn("team_a.", answered.json["detail"])
+            self.assertEqual((await self.ask_as(READ, server, path)).status, 200, path)
+        self.assertEqual((await self.ask_as(f"team {READ}", server, "/v1/status")).status, 200)
+
+    @asynchronous
+    async def test_posted_events_beyond_are_rejected_by_their_place_and_another_client_as_a_whole(self) -> None:
+        server = await self.begin()
+        answered = await self.post_as(f"team {WRITE}", server, "anybody", NAMES)
+        self.assertEqual(answered.json["accepted"], 2)
+        self.assertEqual([rejected["index"] for rejected in answered.json["rejected"]], [0, 3, 4])
+        self.assertIn("names that begin with team_a.", answered.json["rejected"][0]["reason"])
+        answered = await self.post_as(f"hosts {WRITE}", server, "job/1", NAMES)
+        self.assertEqual((answered.status, answered.json["error"]), (403, "other_token"))
+        self.assertEqual((await self.post_as(f"hosts {WRITE}", server, "web/9", NAMES)).json["accepted"], len(NAMES))
+        self.assertEqual((await self.ask_as(READ, server, "/v1/clients")).json, ["anybody", "web/9"])
+
+    @asynchronous
+    async def test_columns_beyond_become_dead_letters_and_those_beside_them_are_folded(self) -> None:
+        server = await self.begin()
+        tab = "team_a.x"
+        bucket = bucket_of(tab, BUCKETS)
+        theirs = next(name for n in range(10_000) if bucket_of(name := f"team_b.{n}", BUCKETS) == bucket)
+        columns = [column(name, "TotalsCounter", [1.0, 2.0], client) for client in ("web/1", "other") for name in (tab, theirs)]
+        self.headers = {"Authorization": [f"Bearer {self.tokens[f'both {WRITE}']}"]}
+        verdicts = await self.send(server, encoded(1, bucket, 1, columns), encoded(1, bucket, 2, columns[:1]))
+        self.assertEqual(verdicts, [Verdict("applied", 1), Verdict("applied", 2)])
+        found = (await self.ask_as(READ, server, "/v1/projections")).json
+        self.assertEqual({name: {client: one["count"] for client, one in of.items()} for name, of in found.items()}, {tab: {"web/1": 4}})
+        status = (await self.ask_as(READ, server, "/v1/status")).json
+        self.assertEqual((status["folded"], status["dead_letters_by_reason"]), (4, {"not_covered": 6}))
+        letters = (await self.ask_as(READ, server, "/v1/dead-letters")).json
+        self.assertTrue(
+            all("bound to Clients web/1, job/* and names that begin with team_a., shared" in one["detail"] for one in letters), letters
+        )
