@@ -20,8 +20,14 @@ if TYPE_CHECKING:
 
 SHIELD_SECONDS = 0.5  # after an outbox was removed nobody kills its Agent: what it holds would be lost, and who could count it?
 
-# of faults that do not go together: a store that goes back is made good by what Agents retain, and a full disk or memory takes that
-APART = (frozenset(("store goes back",)), frozenset(("memory full", "disk full", "spool spoilt", "outbox removed")))
+MOVES = frozenset(("buckets move", "kill mover", "mover's fuse", "mover interrupted"))
+BACK = frozenset(("store goes back", "store fails over", "replica lags"))
+# Faults that do not go together. A store that goes back is made good by what Agents retain: a full disk or memory takes that, and so does
+# a host that boots anew. And one that is as it was before its buckets left has them again: a person repairs that, and some is lost by it
+APART = (
+    (BACK, frozenset(("memory full", "disk full", "spool spoilt", "outbox removed", "host boots"))),
+    (frozenset(("store goes back",)), MOVES),
+)
 
 
 class Fault(NamedTuple):
@@ -48,10 +54,10 @@ def draw(random: Random, world: World, duration: float, kinds: Collection[str], 
         return []
     # worlds differ: some know a few kinds of faults only, so that others do not hide what these do
     chosen = names if random.random() < 0.5 else random.sample(names, min(len(names), random.randint(2, 5)))
-    one, others = APART
-    if one & set(chosen) and others & set(chosen):
-        taken = one if random.random() < 0.5 else others
-        chosen = [name for name in chosen if name not in taken]
+    for one, others in APART:
+        if one & set(chosen) and others & set(chosen):
+            taken = one if random.random() < 0.5 else others
+            chosen = [name for name in chosen if name not in taken]
     weights = [KINDS[name].weight for name in chosen]
     count = random.randint(1, max(1, int(2 * density * duration)))
     faults = []
@@ -230,6 +236,44 @@ def _future(world: World, fault: Fault) -> None:
     world.later(fault.detail["seconds"], None, setattr, server, "is_future", False)
 
 
+def _call_mover(world: World, fault: Fault) -> None:
+    world.fired[f"called {fault.detail['aim']}"] += 1
+    world.movers[fault.detail["which"] % len(world.movers)].call(fault.detail["aim"], fault.detail["shard"])
+
+
+def _aim(random: Random, world: World) -> dict[str, Any]:
+    aim = random.choice(("add", "add", "add", "drain", "drain", "rebalance", "abort", "check", "repair"))
+    return {"which": random.randrange(6), "aim": aim, "shard": random.randrange(6)}
+
+
+def _interrupt(world: World, fault: Fault) -> None:
+    mover = world.movers[fault.detail["which"] % len(world.movers)]
+    if mover.process is not None:
+        world.fired["interrupted a mover"] += 1
+        world.run(mover.process, mover.interrupt)
+
+
+def _fail_over(world: World, fault: Fault) -> None:
+    store = world.stores[fault.detail["which"] % len(world.stores)]
+    lost = store.fail_over()
+    world.say(f"{store.name} is its replica now, which lacked {lost} changes")
+    world.fired["a store failed over" if not lost else "a store failed over to a replica that lagged"] += 1
+    store.stop()
+    world.later(fault.detail["seconds"], None, store.start)
+
+
+def _lag(world: World, fault: Fault) -> None:
+    store = world.stores[fault.detail["which"] % len(world.stores)]
+    before, store.lag = store.lag, fault.detail["seconds"] / 4
+    world.later(fault.detail["seconds"], None, setattr, store, "lag", before)
+
+
+def _boot(world: World, fault: Fault) -> None:
+    """The host of Agent and applications begins anew: shared memory is gone, the disk is as it was."""
+    world.fired["a host booted"] += 1
+    world.boots_anew()
+
+
 # kinds by name; what each does to the world is said in its detail
 KINDS: dict[str, Kind] = {
     "kill agent": Kind(2.0, _which, _kill_at_once("agents")),
@@ -258,4 +302,11 @@ KINDS: dict[str, Kind] = {
     "outbox removed": Kind(0.5, _nothing, _remove_outbox),
     "second Agent": Kind(0.5, _seconds(0.5, 8.0), _second_agent),
     "other version": Kind(0.7, _which_for(0.5, 8.0), _future),
+    "buckets move": Kind(3.0, _aim, _call_mover),
+    "kill mover": Kind(0.5, _which, _kill_at_once("movers")),
+    "mover's fuse": Kind(2.0, _fuse, _burn("movers")),
+    "mover interrupted": Kind(0.5, _which, _interrupt),
+    "store fails over": Kind(0.5, _which_for(0.05, 3.0), _fail_over),
+    "replica lags": Kind(0.7, _which_for(0.5, 10.0), _lag),
+    "host boots": Kind(0.3, _nothing, _boot),
 }

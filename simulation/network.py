@@ -156,10 +156,10 @@ class Response:
     phrase = b""
 
     def __init__(self, code: int, headers: Headers, content: bytes):
-        self.code, self.headers, self._content = code, headers, content
+        self.code, self.headers, self.content = code, headers, content
         self.length = len(content)
         self.request = self.previousResponse = None
 
     def deliverBody(self, protocol: Any) -> None:
-        protocol.dataReceived(self._content)
+        protocol.dataReceived(self.content)
         protocol.connectionLost(Failure(ResponseDone()))

@@ -6,41 +6,42 @@ A part starts, is killed, and starts again on what it left; what it must not los
 from __future__ import annotations
 
 import json
-import sqlite3
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from treq.client import HTTPClient
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.internet.task import LoopingCall
+from twisted.python.failure import Failure
 from twisted.web.client import FileBodyProducer
 
-from simulation.clockwork import Process
+from simulation.clockwork import Killed, Process
 from simulation.names import AGENT, ENVIRONMENT, OUTBOX_BYTES, SPOOL_BYTES
 from simulation.network import Sender
 from simulation.store import StorePool
 from taba.agent.home import CannotOpen, Home
+from taba.agent.http import Routes
 from taba.agent.keeper import Keeper
 from taba.agent.loop import LAST_DRAIN_FAILS, Loop, Surroundings
-from taba.agent.posting import OtherRequest as OtherPost
-from taba.agent.posting import post
 from taba.agent.problems import Room
 from taba.bounds import MiB
 from taba.client import pure
 from taba.client.producer import Producer
 from taba.errors import MalformedBatch, StoreUnavailable, TabaError
-from taba.events import key_part, read_events
 from taba.server.aging import LOOK_SECONDS as AGE_SECONDS
 from taba.server.aging import StoreAge
+from taba.server.ask.filters import Filter
 from taba.server.ask.query import Query
 from taba.server.fold.envelopes import Envelopes
 from taba.server.fold.ingest import Ingest
 from taba.server.fold.posts import Posts
-from taba.server.http import Routes
+from taba.server.http import Routes as ServerRoutes
 from taba.server.steady import SteadyClock
 from taba.server.work.bench import Bench
 from taba.shard import Router
+from taba.shard.moving.check import check
+from taba.shard.moving.reshard import Reshard, current_shards
 from taba.shard.servers.url import Address, StoreURL
 from taba.web import HTTPError
 
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 
 UNFIT_SHARE = 0.01  # of what is recorded
+CONNECT_SECONDS = 10.0  # that a command takes to reach the store, or to undo what it did
 
 
 class Part:
@@ -241,10 +243,10 @@ class Poster(Part):
             sending.addTimeout(20.0, cast(Any, process.reactor))
             sending.addCallbacks(lambda response: answered(response.code), lambda failure: answered(503))
             return
-        holder, said = world.holder, ["later"]
+        holder, said = world.holder, [503]
         if holder is not None and holder.process is not None:
-            world.run(holder.process, lambda: said.append(holder.post(body, key)))
-        process.reactor.callLater(0.01, answered, {"accepted": 200, "other": 422, "later": 503}[said[-1]])
+            world.run(holder.process, lambda: said.append(holder.post(json.dumps(body).encode(), key)))
+        process.reactor.callLater(0.01, answered, said[-1])
 
 
 class Agent(Part):
@@ -278,7 +280,7 @@ class Agent(Part):
         around = Surroundings(
             reactor=process.reactor,
             wall=process.wall,
-            since_boot=process.seconds,
+            since_boot=world.since_boot,
             boot=world.boot,
             random=process.random,
             new_id=new_id,
@@ -327,23 +329,37 @@ class Agent(Part):
         self.world.say(f"{self.process.name} ends: another has its name")
         self.world.kill(self.process)
 
-    def post(self, body: dict[str, Any], key: str | None) -> str:
-        """POST /v1/events as its route does it: `accepted`, `again`, `other`, or `later`. Runs as this Agent's process."""
-        assert self.process is not None
-        loop = self.loop
-        buckets = loop.pump.buckets if loop is not None else None
-        if loop is None or buckets is None:
-            return "later"
-        posted = read_events(json.dumps(body).encode(), self.process.wall(), buckets)
-        part = key_part(posted.client, key, posted.digest) if key is not None else None
-        try:
-            is_kept = post(loop.keeper, loop.home.keys, posted, part, *loop.clock())
-        except OtherPost:
-            return "other"
-        except (OSError, sqlite3.Error, TabaError):
-            return "later"  # its route answers 500: nothing is known of it
-        loop.forwarder.pump()
-        return "accepted" if is_kept else "later"
+    def post(self, content: bytes, key: str) -> int:
+        """The status with which `POST /v1/events` is answered. Runs as this Agent's process."""
+        loop, process = self.loop, self.process
+        if loop is None or process is None:
+            return 503
+        routes = Routes(loop.pump, loop.home.keys, dict, loop.clock, process.wall, loop.forwarder.pump)
+        outcome: list[Any] = []
+        call: Any = Request(content, key)
+        ensureDeferred(routes.events(call)).addBoth(outcome.append)
+        [answer] = outcome  # its routes wait for nothing
+        if not isinstance(answer, Failure):
+            return 200
+        if answer.check(Killed):
+            raise Killed
+        if answer.check(HTTPError):
+            return cast(HTTPError, answer.value).status
+        self.world.fired[f"a post failed: {answer.type.__name__}"] += 1
+        self.world.unexpected(cast(Any, answer.value), process)
+        return 500
+
+
+def router_of(world: World, process: Process, buckets: int | None, may_make: bool = True) -> Router:
+    """A process's Router of the world's store."""
+    stores = {store.name: store for store in world.stores}
+    addresses = tuple(Address(host=name, port=6379) for name in list(stores)[: world.first_stores])
+
+    def new_pool(address: Address) -> StorePool:
+        return StorePool(process, address, stores[address.host])
+
+    reactor: Any = process.reactor
+    return Router(StoreURL(addresses), buckets, reactor, process.random, new_pool=new_pool, may_make=may_make)
 
 
 class Server(Part):
@@ -358,13 +374,7 @@ class Server(Part):
         world, process = self.world, self.process
         assert process is not None
         reactor: Any = process.reactor
-        stores = {store.name: store for store in world.stores}
-        addresses = tuple(Address(host=name, port=6379) for name in list(stores)[: world.first_stores])
-
-        def new_pool(address: Address) -> StorePool:
-            return StorePool(process, address, stores[address.host])
-
-        self.router = Router(StoreURL(addresses), self.buckets, reactor, process.random, new_pool=new_pool)
+        self.router = router_of(world, process, self.buckets)
         sandbox: Any = None  # all Handlers here are Taba's own
         bench = Bench(world.lookup, sandbox)
         self.now = SteadyClock(process.wall, process.seconds)
@@ -376,7 +386,7 @@ class Server(Part):
         self.query = Query(self.router, bench, reactor, self.now, sandbox, lambda: self.ingest.tab_changes)
         nobody: Any = None  # these routes are not asked here
         rooms = self.router, world.lookup, self.ingest, self.envelopes, self.posts, self.query
-        self.routes = Routes(*rooms, nobody, nobody, nobody, nobody, nobody, nobody, self.now, self.age)
+        self.routes = ServerRoutes(*rooms, nobody, nobody, nobody, nobody, nobody, nobody, self.now, self.age)
         ensureDeferred(self._connect()).addErrback(self._failed)
 
     def _failed(self, failure: Any) -> None:
@@ -423,6 +433,8 @@ class Server(Part):
             if name == "servers":
                 urls = [server.url for server in self.world.servers]
                 return 200, {}, json.dumps([{"url": url, "roles": [], "started": 0} for url in urls]).encode()
+            if name == "count":
+                return 200, {}, json.dumps(await self._count(key)).encode()
             if name == "events":
                 return 200, {}, json.dumps((await self.routes.events(call)).content).encode()
         except HTTPError as error:
@@ -436,6 +448,146 @@ class Server(Part):
             raise
         return 404, {}, b""
 
+    async def _count(self, tab: str) -> Any:
+        """The Aggregate of a Census, as `GET /v1/aggregates` has it; None where there is none, or not of all Clients."""
+        asked = await self.query.ask(Filter(names=(tab,)))
+        found = [item async for _, item in self.query.aggregates(asked)]
+        return found[0].aggregate if found and found[0].error is None else None
+
+
+class Asker(Part):
+    """Somebody who looks at totals, one question after the other, and must never see one fall."""
+
+    def __init__(self, world: World, name: str, tabs: list[str]):
+        super().__init__(world, name)
+        self.tabs = tabs
+        self.seen: dict[str, int] = dict.fromkeys(tabs, 0)
+
+    def live(self) -> None:
+        assert self.process is not None
+        self.process.reactor.callLater(self.process.random.uniform(0.2, 1.5), self._ask)
+
+    def _ask(self) -> None:
+        process, world = self.process, self.world
+        assert process is not None
+        tab = process.random.choice(self.tabs)
+        url = process.random.choice(world.servers).url
+        asking = Sender(world.network, process).request(b"GET", f"{url}/v1/count/{tab}".encode())
+        asking.addTimeout(20.0, cast(Any, process.reactor))
+        asking.addCallbacks(lambda response: self._answered(tab, response), lambda failure: None)
+        asking.addBoth(lambda _: self.live())
+
+    def _answered(self, tab: str, response: Any) -> None:
+        if response.code != 200:
+            return
+        aggregate = json.loads(response.content)
+        if aggregate is None:
+            return
+        self.world.fired["asked for a total"] += 1
+        if aggregate["again"]:
+            self.world.errors.append(f"{tab}: {aggregate['again']} events were folded twice, a question shows")
+        if aggregate["count"] < self.seen[tab] and not self.world.goes_back:
+            self.world.errors.append(f"{tab} fell from {self.seen[tab]} to {aggregate['count']}, questions show")
+        self.seen[tab] = aggregate["count"]
+
+
+class Mover(Part):
+    """Somebody who moves buckets: `taba reshard` or `taba check`, as the command runs them, again where it was killed."""
+
+    restart_seconds = (0.5, 15.0)
+
+    def __init__(self, world: World, name: str):
+        super().__init__(world, name)
+        self.may_start = False  # until somebody calls the command
+        self.aim: tuple[str, int] = ("rebalance", 0)
+        self._work: Deferred[Any] | None = None
+        self.is_done = False
+
+    def call(self, aim: str, which: int) -> None:
+        """Somebody calls the command; not while it runs already."""
+        if self.process is None:
+            self.aim, self.may_start, self.is_done = (aim, which), True, False
+            self.start()
+
+    def interrupt(self) -> None:
+        """As Ctrl-C does. Runs as this process."""
+        if self._work is not None:
+            self._work.cancel()
+
+    def live(self) -> None:
+        process = self.process
+        assert process is not None
+        self._work = ensureDeferred(self._run(process))
+        self._work.addErrback(self._failed)
+        self._work.addBoth(lambda _: self._end(process))
+
+    def _failed(self, failure: Any) -> None:
+        if failure.check(TabaError):
+            self.world.fired[f"{self.aim[0]} ended with {failure.type.__name__}"] += 1
+            self.world.say(f"{self.name}: {self.aim[0]}: {failure.value}")
+        elif not failure.check(CancelledError):
+            self.world.unexpected(failure.value, self.process)
+
+    def _end(self, process: Process) -> None:
+        if process.is_alive:
+            self.may_start = not self.is_done and self.world.is_quiet  # in the end it is repeated until it is done
+            self.world.kill(process)
+
+    def died(self) -> None:
+        self._work = None
+        if not self.world.is_quiet:
+            self.may_start = self.may_start and self.world.random.random() < 0.7  # else nobody calls it again
+        super().died()
+
+    async def _run(self, process: Process) -> None:
+        world, (aim, which) = self.world, self.aim
+        router = router_of(world, process, None, may_make=False)
+        reactor: Any = process.reactor
+        connecting: Deferred[None] = ensureDeferred(router.connect())
+        await connecting.addTimeout(CONNECT_SECONDS, reactor)
+        if aim in ("check", "repair"):
+            wrong = await check(await current_shards(router.atlas), reactor, aim == "repair", router.atlas.standing)
+            world.fired["checked, and all was well" if not wrong else f"{aim}: something was wrong"] += 1
+        else:
+            work = Reshard(router.atlas, reactor)
+            try:
+                await self._reshard(work, router, aim, which)
+            except CancelledError:
+                await ensureDeferred(work.give_up()).addTimeout(CONNECT_SECONDS, reactor)
+                world.fired["a mover gave up, as it was told"] += 1
+                raise
+            finally:
+                world.fired["buckets moved"] += sum(moved.how == "moved" for moved in work.moved)
+                world.fired["moves of others ended"] += sum(moved.how != "moved" for moved in work.moved)
+                await work.close()
+            if aim == "settle":
+                await self._look_whether_all_is_well(router, reactor)
+        self.is_done = True
+
+    async def _reshard(self, work: Reshard, router: Router, aim: str, which: int) -> None:
+        if aim == "add":
+            stores = [store.name for store in self.world.stores]
+            await work.add([Address(host=stores[which % len(stores)], port=6379)])
+        elif aim == "drain":
+            names = [shard.name for shard in router.map.shards]
+            await work.drain(names[which % len(names)])
+        elif aim == "abort":
+            await work.abort()
+        else:
+            await work.rebalance()
+
+    async def _look_whether_all_is_well(self, router: Router, reactor: Any) -> None:
+        signs = router.atlas.standing
+        wrong = await check(await current_shards(router.atlas), reactor, False, signs)
+        if wrong and not self.world.goes_back:
+            self.world.errors.append(f"after all moves have ended, check says: {[one.text for one in wrong]}")
+        if wrong:
+            self.world.fired["a person had to repair"] += 1
+            await check(await current_shards(router.atlas), reactor, True, signs)
+            wrong = await check(await current_shards(router.atlas), reactor, False, signs)
+            if wrong:
+                raise StoreUnavailable(f"repaired, and check says: {[one.text for one in wrong]}")
+
 
 class Request:
     """What of `taba.web.Call` these routes ask."""
@@ -443,10 +595,21 @@ class Request:
     def __init__(self, content: bytes, key: str):
         self._content, self._key = content, key
 
-    def body(self) -> bytes:
+    async def breathe(self) -> None:
+        """What is asked here is short."""
+
+    async def in_turns(self, steps: Any) -> Any:
+        """What `steps` returns."""
+        try:
+            while True:
+                next(steps)
+        except StopIteration as end:
+            return end.value
+
+    async def body(self) -> bytes:
         return self._content
 
-    def json(self) -> Any:
+    async def json(self) -> Any:
         return json.loads(self._content)
 
     def header(self, name: str) -> str | None:

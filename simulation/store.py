@@ -2,15 +2,17 @@
 
 1. What is carried out, and when, is decided on delivery: others come between a WATCH and its EXEC.
 2. A connection that is cut may be cut before or after what was sent on it was carried out; who waits never knows.
-3. What a store has acknowledged it keeps, unless it is told to go back in time: that is what Agents keep batches for.
+3. What a store has acknowledged it keeps, unless it is told to go back in time, or its replica, which lags, takes its place: that is what
+   Agents keep batches for.
 """
 
 from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Any, NamedTuple
 from zlib import crc32
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -29,11 +31,14 @@ LAST_SECONDS = 0.004
 LATE_SECONDS = 8.0  # the most when it answers late: longer than a cycle has
 PAST_SECONDS = 1.0  # between two of its pasts
 MAX_PASTS = 40
+REPLICA = "replica:6379"
+REPLICA_SECONDS = 0.002  # that its replica is behind, where nothing is wrong
 
 # by a server whose disk takes nothing more
 _ANSWERED_ALWAYS = frozenset(
     b"PING ECHO INFO TIME CONFIG GET STRLEN EXISTS MGET PTTL HGET HMGET HGETALL HKEYS HVALS HLEN HEXISTS SMEMBERS SCARD SISMEMBER"
-    b" SMISMEMBER ZRANGEBYLEX ZRANDMEMBER LRANGE LLEN LINDEX WATCH UNWATCH MULTI EXEC".split()
+    b" SMISMEMBER ZRANGEBYLEX ZRANDMEMBER LRANGE LLEN LINDEX WATCH UNWATCH MULTI EXEC"
+    b" SCAN HSCAN SSCAN ZSCAN GETRANGE MEMORY WAIT TYPE ZRANGE".split()
 )
 
 
@@ -47,19 +52,106 @@ class _Clock:
         return self.world.unix + self.skew
 
 
-class Store:
-    """One server of the store."""
+class Server(MemoryServer):
+    """A server that remembers which keys were changed since somebody looked."""
 
-    def __init__(self, world: Clockwork, name: str):
-        self.world, self.name = world, name
+    def __init__(self, clock: Any, random: Random):
+        super().__init__(clock, random)
+        self.touched: set[bytes] = set()
+
+    def _touch(self, key: bytes) -> None:
+        self._changes += 1
+        self._versions[key] = self._changes
+        self.touched.add(key)
+
+
+class Image(NamedTuple):
+    """What keys were after a change, on its way to the replica, which has it `at` a time."""
+
+    at: float
+    offset: int
+    content: dict[bytes, tuple[Any, float | None]]
+
+
+class Store:
+    """One server of the store, and its replica once that is wanted."""
+
+    def __init__(self, world: Clockwork, name: str, changed: Callable[[Store, set[bytes]], None]):
+        self.world, self.name, self._changed = world, name, changed
         self.clock = _Clock(world)
-        self.server = MemoryServer(self.clock)
+        self.server = Server(self.clock, Random(world.random.getrandbits(64)))
         self.is_up = True
         self.is_reading_only = False  # answers MISCONF to whoever writes
         self.lives = 0  # of its process: connections end with it
         self.cut_before = self.cut_after = self.late = 0.0  # shares of what is sent to it
         self.pasts: deque[tuple[float, Any]] | None = None
-        self.went_back = 0
+        self.lag = REPLICA_SECONDS  # of its replica
+        self._replica: tuple[dict[bytes, Any], dict[bytes, float]] | None = None
+        self._on_its_way: deque[Image] = deque()
+
+    # --- its replica ---
+
+    def follow(self) -> None:
+        """Have a replica from now on, which is as this one is."""
+        server = self.server
+        self._replica = ({key: _copied(value) for key, value in server._values.items()}, dict(server._expires))
+        self._on_its_way.clear()
+        server.replicas = {REPLICA: server.offset}
+
+    def settle(self) -> None:
+        """After commands: what they changed is on its way to the replica, and the world looks at it."""
+        server = self.server
+        touched = server.touched
+        if not touched:
+            return
+        if self._replica is not None:
+            content = {key: (_copied(server._values.get(key)), server._expires.get(key)) for key in touched}
+            last = self._on_its_way[-1].at if self._on_its_way else 0.0
+            self._on_its_way.append(Image(max(last, self.world.now + self.lag), server.offset, content))
+        server.touched = set()
+        self._changed(self, touched)
+
+    def replicate(self) -> None:
+        """What has come to the replica by now is there."""
+        if self._replica is None:
+            return
+        values, expires = self._replica
+        while self._on_its_way and self._on_its_way[0].at <= self.world.now:
+            image = self._on_its_way.popleft()
+            for key, (value, end) in image.content.items():
+                if value is None:
+                    values.pop(key, None)
+                    expires.pop(key, None)
+                else:
+                    values[key] = value
+                    expires.pop(key, None)
+                    if end is not None:
+                        expires[key] = end
+            self.server.replicas[REPLICA] = image.offset
+
+    def waits(self, milliseconds: int) -> tuple[int, float]:
+        """WAIT: how many replicas have all by the end of it, and how long that takes."""
+        if self._replica is None:
+            return 0, 0.0
+        left = self._on_its_way[-1].at - self.world.now if self._on_its_way else 0.0
+        return (1, max(left, 0.0)) if left <= milliseconds / 1000 else (0, milliseconds / 1000)
+
+    def fail_over(self) -> int:
+        """Its replica is the server now; how many changes it lacked."""
+        assert self._replica is not None
+        self.replicate()
+        server = self.server
+        lost = len(self._on_its_way)
+        for image in self._on_its_way:
+            for key in image.content:
+                server._touch(key)
+        server._values, server._expires = self._replica
+        server.run_id, server.stream_id = server.new_id(), server.new_id()
+        self.follow()
+        self.settle()
+        return lost
+
+    # --- its past ---
 
     def remember(self) -> None:
         """Keep pasts from now on."""
@@ -72,7 +164,7 @@ class Store:
         server = self.server
         if keys.age(0) not in server._values:
             return  # it is not furnished yet: one that is empty again is another store, and is not taken for this one
-        values = {key: value if isinstance(value, bytes) else copy.copy(value) for key, value in server._values.items()}
+        values = {key: _copied(value) for key, value in server._values.items()}
         self.pasts.append((self.world.now, (values, dict(server._expires))))
 
     def go_back(self, seconds: float) -> float:
@@ -83,11 +175,11 @@ class Store:
         server = self.server
         for key in {*server._values, *values}:
             server._touch(key)
-        server._values = {key: value if isinstance(value, bytes) else copy.copy(value) for key, value in values.items()}
+        server._values = {key: _copied(value) for key, value in values.items()}
         server._expires = dict(expires)
+        self.settle()
         while self.pasts and self.pasts[-1][0] > when:
             self.pasts.pop()
-        self.went_back += 1
         return self.world.now - when
 
     def stop(self) -> None:
@@ -104,6 +196,10 @@ class Store:
             self.world.fired["store answers late"] += 1
             return random.uniform(LAST_SECONDS, LATE_SECONDS)
         return random.uniform(FIRST_SECONDS, LAST_SECONDS)
+
+
+def _copied(value: Any) -> Any:
+    return value if value is None or isinstance(value, bytes) else copy.copy(value)
 
 
 class StoreConnection(Transactions):
@@ -153,13 +249,23 @@ class StoreConnection(Transactions):
             return
         world.steps += 1
         world.digest = crc32(repr(world.now).encode(), world.digest)
-        replies = [self._one(command) for command in commands]
+        store.replicate()
+        delay = 0.0
+        replies: list[Reply] = []
+        for command in commands:
+            if command[0] == b"WAIT" and self._session._queue is None:
+                count, seconds = store.waits(int(command[2]))
+                replies.append(count)
+                delay += seconds
+            else:
+                replies.append(self._one(command))
+        store.settle()
         if store.cut_after and world.random.random() < store.cut_after:
             world.fired["store cut after"] += 1
             self._life = -1
             world.later(store.seconds(), self._process, self.abort, "the connection was lost")
             return
-        world.later(store.seconds(), self._process, self._answer, replies, done)
+        world.later(delay + store.seconds(), self._process, self._answer, replies, done)
 
     def _one(self, command: Command) -> Reply:
         if self._store.is_reading_only and command[0].upper() not in _ANSWERED_ALWAYS:

@@ -6,7 +6,9 @@ without some of them: that is how a trace is made short.
 
 from __future__ import annotations
 
+import errno
 import gc
+import os
 import traceback
 from collections import Counter
 from collections.abc import Collection
@@ -17,17 +19,23 @@ from twisted.logger import formatEvent, globalLogPublisher
 
 from simulation.census import Census, count, numbers
 from simulation.clockwork import Clockwork, Killed, Process
-from simulation.faults import KINDS, Fault, draw
+from simulation.faults import BACK, KINDS, MOVES, Fault, draw
 from simulation.machine import Machine
 from simulation.network import Network
-from simulation.parts import Agent, Client, Part, Poster, Server
+from simulation.parts import Agent, Asker, Client, Mover, Part, Poster, Server
 from simulation.store import Store
 from taba.agent.loop import Loop
 from taba.handlers.lookup import Found, Lookup
 from taba.server import keys
 from taba.server.aging import read_record
+from taba.shard.buckets import STORE_KEY, decode_owner, decode_record, owner_key
 
 BUCKETS = 4
+STORES = 3  # servers of the store; it begins with one or two
+NOWHERE_SECONDS = 60.0  # a mover that died is waited for, a Server comes by, and shards that were away are back
+FILLING = frozenset(("memory full", "disk full", "spool spoilt"))
+# keys that the world looks at whenever they change: (bucket, whether it is its owner key)
+WATCHED = {key: (bucket, key == owner_key(bucket)) for bucket in range(BUCKETS) for key in (owner_key(bucket), keys.counts(bucket))}
 CALM_SECONDS = 240.0  # after the last fault: by then all is folded, and no problem left
 LOOK_SECONDS = 1.0  # between two looks whether all is folded
 
@@ -75,8 +83,14 @@ class World(Clockwork):
         self.boot = 1
         self.is_quiet = False  # nothing more is recorded
         self.on_death = self._bury
-        self.first_stores = 1
-        self.stores = [Store(self, f"memory-{number}") for number in range(1, self.first_stores + 1)]
+        self._boot_base = self.random.uniform(100.0, 100_000.0)
+        self.first_stores = shape.choice((1, 1, 2))
+        self.stores = [Store(self, f"memory-{number}", self._changed) for number in range(1, STORES + 1)]
+        self._names: dict[str, bytes] = {}  # what of a store its record says
+        self._open: dict[int, str] = {}  # bucket → the store that has it open
+        self._nowhere = dict.fromkeys(range(BUCKETS), 0.0)  # for how long nobody had it open while nothing was wrong
+        self._booked = dict.fromkeys(range(BUCKETS), 0)  # bucket → how many events its counts name
+        self.unsure = 0  # events that went with a host that booted anew
         self.lookup = lookup()
         urls = [f"http://server-{number}:8280" for number in range(1, shape.choice((1, 2, 2)) + 1)]
         self.servers = [Server(self, f"server-{number}", url, BUCKETS) for number, url in enumerate(urls, 1)]
@@ -85,17 +99,41 @@ class World(Clockwork):
         self.shielded_until = 0.0
         tabs = [(f"{type.lower()}{number}", type) for number, type in enumerate(types)]
         self.clients = [Client(self, f"client-{number}", tabs, rate) for number in range(1, shape.choice((1, 2, 3)) + 1)]
+        self.movers = [Mover(self, f"mover-{number}") for number in (1, 2)]
         self.posters = [Poster(self, "poster-server", True), Poster(self, "poster-agent", False)][: shape.choice((0, 2, 2))]
         self.hosts: dict[str, float] = {}  # how far the wall clock of a part's host is off
         self.drifts = {part.name: shape.uniform(0.999, 1.001) for part in (*self.servers, *self.agents, *self.clients)}
         self.errors: list[str] = []
         self.faults = draw(Random(f"faults {seed}"), self, duration, kinds, density)
-        if any(fault.kind == "store goes back" for fault in self.faults):
+        drawn = {fault.kind for fault in self.faults}
+        self.goes_back = bool(drawn & BACK)  # what a store has acknowledged it may lose
+        if self.goes_back:
             # what a Server has folded of a post nobody retains: it is the poster's to know that a store went back
             self.posters = [poster for poster in self.posters if not poster.is_for_servers]
+        sources: list[Client | Poster] = [*self.clients, *self.posters]
+        names = list(dict.fromkeys(name for source in sources for name, type in source.tabs if type == "Census"))
+        self.askers = [Asker(self, "asker", names)][: shape.choice((0, 1, 1))]
+        self.may_move = bool(drawn & MOVES)
         self.may_lose = False  # a fault made it right that something is dropped, counted
+        self.may_fill = bool(drawn & FILLING)  # that what is written may find no room
 
     # --- what parts need ---
+
+    def since_boot(self) -> float:
+        """Seconds since the Agent's host began."""
+        return self.now + self._boot_base
+
+    def boots_anew(self) -> None:
+        """The host of Agent and applications loses power: its processes end, its shared memory is gone, its disk is as it was."""
+        for part in (*self.agents, *self.clients):
+            if part.process is not None:
+                self.kill(part.process)
+        for name in os.listdir(self.machine.shm):
+            os.unlink(os.path.join(self.machine.shm, name))
+        self.boot += 1
+        self._boot_base = -self.now
+        self.unsure = max(0, self._all_recorded() - sum(self._booked.values()))
+        self.may_lose = True
 
     def dress(self, process: Process, part: Part) -> None:
         """Give a new process its clocks."""
@@ -117,7 +155,8 @@ class World(Clockwork):
 
     def unexpected(self, error: BaseException, process: Process | None) -> None:
         """Code of Taba raised what nobody expects."""
-        if isinstance(error, OSError) or type(error).__name__ in ("OperationalError", "SpoolFull", "OutboxFull"):
+        has_no_room = getattr(error, "errno", None) == errno.ENOSPC or type(error).__name__ in ("SpoolFull", "OutboxFull")
+        if self.may_fill and (has_no_room or f"{error}" == "database or disk is full"):
             return
         if process is not None and not process.is_alive:
             return
@@ -150,14 +189,18 @@ class World(Clockwork):
         return result
 
     def _play(self) -> None:
-        if any(fault.kind == "store goes back" for fault in self.faults):
-            for store in self.stores:
+        kinds = {fault.kind for fault in self.faults}
+        for store in self.stores:
+            if "store goes back" in kinds:
                 store.remember()
-        for part in (*self.servers, *self.agents, *self.clients, *self.posters):
+            if kinds & {"store fails over", "replica lags"}:
+                store.follow()
+        for part in (*self.servers, *self.agents, *self.clients, *self.posters, *self.askers):
             self.later(self.random.uniform(0.0, 0.5), None, part.start)
         for fault in self.faults:
             if fault.number not in self.without:
                 self.later(fault.at, None, self._befall, fault)
+        self._look_at_buckets()
         self.advance(self.duration)
         self._make_quiet()
         self.advance(self.now + 5.0)
@@ -187,6 +230,7 @@ class World(Clockwork):
         for store in self.stores:
             store.is_reading_only = False
             store.cut_before = store.cut_after = store.late = 0.0
+            store.lag = min(store.lag, 0.1)
             store.start()
         for server in self.servers:
             server.is_future = False
@@ -195,8 +239,71 @@ class World(Clockwork):
             if part.process is not None:
                 part.process.fuse = None
             self.later(0.01, None, part.start)
+        if self.may_move:
+            for mover in self.movers:
+                mover.may_start = False
+                if mover.process is not None:
+                    self.kill(mover.process)
+            self.later(0.01, None, self.movers[0].call, "settle", 0)
 
-    # --- what is true ---
+    # --- what is true at every step ---
+
+    def _changed(self, store: Store, touched: set[bytes]) -> None:
+        """A store has changed these keys."""
+        for key in touched:
+            found = WATCHED.get(key)
+            if found is None:
+                continue
+            bucket, is_owner = found
+            if is_owner:
+                opens = [one.name for one in self.stores if self._has_open(one, bucket)]
+                if len(opens) > 1:
+                    self.errors.append(f"bucket {bucket} is open on {' and on '.join(opens)}")
+                if opens:
+                    self._open[bucket] = opens[0]
+                else:
+                    self._open.pop(bucket, None)
+                if opens and opens[0] != store.name:
+                    continue
+            if self._open.get(bucket) == store.name:
+                self._book(store, bucket)
+
+    def _has_open(self, store: Store, bucket: int) -> bool:
+        content = store.server._values.get(owner_key(bucket))
+        if content is None or not content.startswith(b"open:"):
+            return False
+        record = store.server._values.get(STORE_KEY)
+        return record is not None and decode_owner(content).name == decode_record(record).shard
+
+    def _book(self, store: Store, bucket: int) -> None:
+        """What a bucket's counts name is never more than there was, and never less than it was."""
+        content = store.server._values.get(keys.counts(bucket)) or {}
+        booked = sum(int(number) for name, number in content.items() if name == b"folded" or name.startswith(b"dead"))
+        if booked < self._booked[bucket] and not self.goes_back:
+            self.errors.append(f"bucket {bucket} names {booked} events, and named {self._booked[bucket]} before")
+        self._booked[bucket] = booked
+        if sum(self._booked.values()) > self._all_recorded():
+            self.errors.append(f"{sum(self._booked.values())} events are in the books; {self._all_recorded()} were recorded")
+
+    def _all_recorded(self) -> int:
+        """Events that somebody began to record or to post."""
+        posted = sum(len(numbers) for poster in self.posters for of in (poster.recorded, poster.doubtful) for numbers in of.values())
+        return sum(client.attempts for client in self.clients) + posted
+
+    def _look_at_buckets(self) -> None:
+        """A bucket that is open nowhere is open soon, while nothing else is wrong."""
+        self.later(LOOK_SECONDS, None, self._look_at_buckets)
+        stores_are_well = all(store.is_up and not (store.is_reading_only or store.late or store.cut_before) for store in self.stores)
+        weather = self.network.weather
+        if not stores_are_well or weather.lost or weather.late or all(server.url in self.network.cut for server in self.servers):
+            return
+        for bucket in range(BUCKETS):
+            is_somewhere = bucket in self._open or not self._booked[bucket]  # what nobody used may not be made yet
+            self._nowhere[bucket] = 0.0 if is_somewhere else self._nowhere[bucket] + LOOK_SECONDS
+            if self._nowhere[bucket] > NOWHERE_SECONDS:
+                self.errors.append(f"bucket {bucket} is open nowhere for {self._nowhere[bucket]:.0f} s in which nothing was wrong")
+
+    # --- what is true in the end ---
 
     @property
     def is_shielded(self) -> bool:
@@ -227,9 +334,11 @@ class World(Clockwork):
         keeper = loop.keeper
         if keeper.unacknowledged or keeper.spool.batches or any(lane.pending or lane.sent for lane in keeper.lanes.values()):
             return False
+        if self.may_move and not self.movers[0].is_done:
+            return False
         if any(ring.look(loop.pump._scratch).records for ring in loop.rings.open.values()):
             return False
-        return self.completed <= self.accounted() and not any(poster.under_way for poster in self.posters)
+        return self.completed <= self.accounted() + self.unsure and not any(poster.under_way for poster in self.posters)
 
     def accounted(self) -> int:
         """Events that the books name, however they ended."""
@@ -256,24 +365,27 @@ class World(Clockwork):
     def folded(self) -> Counter[str]:
         """What the store's own counts say."""
         counts: Counter[str] = Counter()
-        for store in self.stores:
-            for bucket in range(BUCKETS):
-                for name, number in (store.server._values.get(keys.counts(bucket)) or {}).items():
-                    word = name.decode()
-                    counts["dead" if word.startswith("dead") else word] += int(number)
+        for bucket, store in self._holders():
+            for name, number in (store.server._values.get(keys.counts(bucket)) or {}).items():
+                word = name.decode()
+                counts["dead" if word.startswith("dead") else word] += int(number)
         return counts
+
+    def _holders(self) -> list[tuple[int, Store]]:
+        """(bucket, store that has it open)"""
+        stores = {store.name: store for store in self.stores}
+        return [(bucket, stores[name]) for bucket, name in sorted(self._open.items())]
 
     def states(self) -> dict[tuple[str, str], list[tuple[str, Any]]]:
         """(Client, Tab) → where each of its States is and what it says."""
         found: dict[tuple[str, str], list[tuple[str, Any]]] = {}
-        for store in self.stores:
-            for bucket in range(BUCKETS):
-                types = store.server._values.get(keys.tabs(bucket)) or {}
-                for field, content in (store.server._values.get(keys.states(bucket)) or {}).items():
-                    tab, _, client = field.decode().partition("\0")
-                    handler: Any = self.lookup.get(types[tab.encode()].decode())
-                    state = handler.load(keys.unframe(content).dump) if types[tab.encode()] == b"Census" else content
-                    found.setdefault((client, tab), []).append((f"{store.name} bucket {bucket}", state))
+        for bucket, store in self._holders():
+            types = store.server._values.get(keys.tabs(bucket)) or {}
+            for field, content in (store.server._values.get(keys.states(bucket)) or {}).items():
+                tab, _, client = field.decode().partition("\0")
+                handler: Any = self.lookup.get(types[tab.encode()].decode())
+                state = handler.load(keys.unframe(content).dump) if types[tab.encode()] == b"Census" else content
+                found.setdefault((client, tab), []).append((f"{store.name} bucket {bucket}", state))
         return found
 
     def check(self) -> None:
@@ -308,6 +420,10 @@ class World(Clockwork):
         accounted = figures["folded"] + figures["dead"] + sum(dropped.values())
         books = f"recorded {recorded}, folded {figures['folded']}, dead {figures['dead']}, dropped {dict(dropped)}"
         recorded -= figures["known_key"]  # posted again after the Agent had lost their key: they count there, and were folded once
+        if self.unsure:
+            if accounted > completed + doubtful + figures["known_key"]:
+                raise Broken(f"{completed} events were recorded, {doubtful} perhaps, and a host booted anew; the books: {books}")
+            return
         if not completed <= recorded <= completed + doubtful:
             raise Broken(f"{completed} events were recorded and {doubtful} perhaps; the books: {books}")
         if recorded != accounted:
@@ -338,7 +454,7 @@ class World(Clockwork):
                 missing += len(recorded - there)
         dropped = self.dropped()
         allowed = sum(dropped.values()) + self.figures()["dead"] - sum(client.dropped for client in self.clients)
-        if missing > max(0, allowed):
+        if missing > max(0, allowed) + self.unsure:
             raise Broken(f"{missing} events were recorded and are nowhere; dropped {dict(dropped)}")
 
     def _check_age(self) -> None:
