@@ -43,7 +43,7 @@ from taba.shard import Router
 from taba.shard.moving.check import check
 from taba.shard.moving.reshard import Reshard, current_shards
 from taba.shard.servers.url import Address, StoreURL
-from taba.web import HTTPError
+from taba.web import Call, HTTPError
 
 if TYPE_CHECKING:
     from simulation.world import World
@@ -336,8 +336,7 @@ class Agent(Part):
             return 503
         routes = Routes(loop.pump, loop.home.keys, dict, loop.clock, process.wall, loop.forwarder.pump)
         outcome: list[Any] = []
-        call: Any = Request(content, key)
-        ensureDeferred(routes.events(call)).addBoth(outcome.append)
+        ensureDeferred(routes.events(call_of(content, key))).addBoth(outcome.append)
         [answer] = outcome  # its routes wait for nothing
         if not isinstance(answer, Failure):
             return 200
@@ -423,7 +422,7 @@ class Server(Part):
 
     async def _answer(self, path: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
         name, _, key = path.partition("/")
-        call: Any = Request(body, key)
+        call = call_of(body, key)
         try:
             if name == "envelopes":
                 answer = await self.routes.envelopes(call)
@@ -589,28 +588,27 @@ class Mover(Part):
                 raise StoreUnavailable(f"repaired, and check says: {[one.text for one in wrong]}")
 
 
-class Request:
-    """What of `taba.web.Call` these routes ask."""
+class Arrived:
+    """A request that came, its channel and its site: what a `Call` asks of them. What is asked here is short, and takes no turns."""
+
+    uri = b""
+    args: ClassVar[dict[bytes, list[bytes]]] = {}
 
     def __init__(self, content: bytes, key: str):
-        self._content, self._key = content, key
+        self.content, self._key = BytesIO(content), key
+        self.channel = self.site = self.turns = self
+
+    def getHeader(self, name: str) -> str | None:
+        return self._key or None if name == "idempotency-key" else None
+
+    def take_room(self, size: int) -> bool:
+        """There is."""
+        return True
 
     async def breathe(self) -> None:
-        """What is asked here is short."""
+        """Nobody waits."""
 
-    async def in_turns(self, steps: Any) -> Any:
-        """What `steps` returns."""
-        try:
-            while True:
-                next(steps)
-        except StopIteration as end:
-            return end.value
 
-    async def body(self) -> bytes:
-        return self._content
-
-    async def json(self) -> Any:
-        return json.loads(self._content)
-
-    def header(self, name: str) -> str | None:
-        return self._key or None if name == "idempotency-key" else None
+def call_of(content: bytes, key: str) -> Call:
+    """The real call that a route gets."""
+    return Call(cast(Any, Arrived(content, key)))
