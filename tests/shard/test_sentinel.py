@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from twisted.internet import reactor
-from twisted.internet.defer import ensureDeferred
-from twisted.internet.task import deferLater
+from twisted.internet.defer import ensureDeferred, fail, succeed
+from twisted.internet.task import Clock, deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -16,7 +16,7 @@ from taba.shard import router as router_module
 from taba.shard import transaction
 from taba.shard.buckets import owner_key, prefix_of
 from taba.shard.router import Router
-from taba.shard.servers.sentinel import _parse
+from taba.shard.servers.sentinel import Sentinels, Succession, _parse
 from taba.shard.servers.url import Address, parse_store
 from taba.shard.transaction import NotReplicated, Writes
 from tests.shard.load import Load
@@ -36,6 +36,55 @@ class ParseTests(SynchronousTestCase):
         for wrong in ([None, []], [[b"h"], []], [[b"h", b"x"], []], [[b"h", b"1"], None], [b"h", b"1"], [ValueError("no"), []]):
             with self.assertRaises(ValueError):
                 _parse(master, wrong)
+
+
+class SuccessionTests(SynchronousTestCase):
+    """Whether what a master confirms is kept, by what three sentinels say: here each says what it is told to."""
+
+    def ask(self, *said: Any, where: str = "redis://h:1") -> Succession:
+        master = parse_store("redis+sentinel://s1,s2,s3/?shards=m1").addresses[0]
+        sentinels = Sentinels(Clock(), master.via)
+        for pool, one in zip(sentinels._pools, said, strict=True):
+            self.patch(pool, "execute", lambda *_, one=one: fail(StoreUnavailable("away")) if one is None else succeed(one))
+        found: Succession = self.successResultOf(ensureDeferred(sentinels.succession(master, where)))
+        return found
+
+    def sentinel(self, port: int = 1, epoch: int = 0, flags: str = "master", **replicas: str) -> Any:
+        """What a sentinel says whose master is at h:`port`; a replica at rN:N has the flags that stand under rN."""
+        described = [b"name", b"m1", b"config-epoch", b"%d" % epoch, b"flags", flags.encode(), b"down-after-milliseconds", b"1000"]
+        told = [[b"ip", name.encode(), b"port", name[1:].encode(), b"flags", words.encode()] for name, words in replicas.items()]
+        return [told, [b"h", b"%d" % port], described]
+
+    def test_whoever_any_sentinel_might_promote_is_an_heir(self) -> None:
+        found = self.ask(
+            self.sentinel(r2="slave", r3="slave,s_down", r4="slave,s_down"),
+            self.sentinel(r2="slave,s_down", r3="slave,disconnected", r4="slave,o_down"),
+            self.sentinel(r2="slave", r3="slave,s_down", r4="s_down,slave,disconnected"),
+        )
+        self.assertEqual(found, (frozenset([("r2", 2), ("r3", 3)]), frozenset(["r4:4"]), ""))
+
+    def test_one_that_is_being_promoted_is_an_heir_although_its_connections_were_cut(self) -> None:
+        cut = self.sentinel(r2="slave,disconnected", r3="slave")
+        self.assertIn(("r2", 2), self.ask(cut, cut, cut).heirs)
+
+    def test_a_master_that_is_being_replaced_or_was_confirms_nothing(self) -> None:
+        usual = self.sentinel(r2="slave")
+        self.assertEqual(self.ask(usual, usual, usual).problem, "")
+        self.assertIn("is replacing redis://h:1", self.ask(usual, self.sentinel(flags="master,failover_in_progress"), usual).problem)
+        self.assertEqual(self.ask(usual, usual, self.sentinel(port=2, epoch=1)).problem, "redis://h:2 is the master now")
+        self.assertEqual(self.ask(usual, usual, self.sentinel(port=2, epoch=1), where="redis://h:2").problem, "")
+
+    def test_most_sentinels_must_answer(self) -> None:
+        usual = self.sentinel(r2="slave")
+        self.assertEqual(self.ask(usual, None, usual).problem, "")
+        self.assertIn("1 of 3 sentinels answer", self.ask(usual, None, [None, None, None]).problem)
+        self.failureResultOf(ensureDeferred(self.ask_nobody()), StoreUnavailable)
+
+    async def ask_nobody(self) -> None:
+        master = parse_store("redis+sentinel://s1/?shards=m1").addresses[0]
+        sentinels = Sentinels(Clock(), master.via)
+        self.patch(sentinels._pools[0], "execute", lambda *_: succeed([[], None, []]))
+        await sentinels.succession(master, "redis://h:1")
 
 
 class SentinelCase(TestCase):
