@@ -132,7 +132,18 @@ class SendingTls:
         return optionsForClientTLS(hostname.decode("ascii"), self._trust, own, extraCertificateOptions=extra)
 
 
-def tls_sentence(error: Exception) -> str | None:
+class TlsWords(NamedTuple):
+    """What people write where: whom we trust, what we show, and how the address of a peer without TLS begins."""
+
+    authorities: str = "--cacert"
+    own: str = "--tls-cert and --tls-key"
+    plain: str = "http:"
+
+
+OPTIONS = TlsWords()
+
+
+def tls_sentence(error: BaseException | None, words: TlsWords = OPTIONS) -> str | None:
     """What a failed handshake means, for people; None for what is none."""
     if type(error).__name__ == "VerificationError":  # of service_identity, whose message is a list of objects
         return "its certificate is for another name than this address has"
@@ -140,11 +151,11 @@ def tls_sentence(error: Exception) -> str | None:
         return None
     reasons = " ".join(str(part) for item in (error.args[0] if error.args else []) for part in item if part)
     if "verify failed" in reasons:
-        return "its certificate is signed by nobody who is trusted here; name its authority with --cacert"
+        return f"its certificate is signed by nobody who is trusted here; name its authority with {words.authorities}"
     if "certificate required" in reasons or "handshake failure" in reasons:
-        return "it takes a client certificate: --tls-cert and --tls-key"
+        return f"it takes a client certificate: {words.own}"
     if "wrong version" in reasons or "record layer" in reasons or "packet length" in reasons:
-        return "it speaks no TLS; check whether its address begins with http:"
+        return f"it speaks no TLS; check whether its address begins with {words.plain}"
     return f"TLS: {reasons or 'the handshake failed'}"[:200]
 
 

@@ -36,11 +36,14 @@ NewPool = Callable[[Address], ShardPool]
 
 
 class NotHere(Exception):
-    """The bucket is not open on the server that was asked; `is_sealed`: it is on its way. `redirection`: a cluster's words."""
+    """The bucket is not open on the server that was asked; `is_sealed`: it is on its way. `redirection`: a cluster's words.
 
-    def __init__(self, bucket: int, is_sealed: bool, text: str, redirection: str = ""):
+    `is_forwarded`: the server said where it went, and the map says so by now: nobody else need be asked.
+    """
+
+    def __init__(self, bucket: int, is_sealed: bool, text: str, redirection: str = "", is_forwarded: bool = False):
         super().__init__(f"bucket {bucket} is {text}")
-        self.is_sealed = is_sealed
+        self.is_sealed, self.is_forwarded = is_sealed, is_forwarded
         self.redirection = redirection
 
 
@@ -361,14 +364,14 @@ class Atlas:
             if id(pool) not in wanted:
                 ensureDeferred(pool.close())
 
-    def check_owner(self, bucket: int, name: str, reply: Reply) -> None:
-        """Raise NotHere unless `reply`, the owner key, says that the shard `name` has the bucket open."""
+    def check_owner(self, bucket: int, name: str, reply: Reply, where: str) -> None:
+        """Raise NotHere unless `reply`, the owner key, says that the shard `name` has the bucket open; asked was the server at `where`."""
         if isinstance(reply, Exception):
-            raise_for(reply, f"bucket {bucket}")
+            raise_for(reply, f"{where}: bucket {bucket}")
         if (name, reply) == self._good_owners.get(bucket):
             return
         if not isinstance(reply, bytes):
-            raise NotHere(bucket, False, f"not on shard {name}")
+            raise NotHere(bucket, False, f"not on shard {name}, at {where}")
         try:
             owner = decode_owner(reply)
         except MalformedMap as error:
@@ -377,10 +380,15 @@ class Atlas:
             # where we were led to what has not arrived, a failover may have taken it from there: who knows where it is
             self.in_hand[bucket] = self.in_hand.get(bucket, "") if owner.state == "arriving" else name
             self.on_in_hand()
+        is_forwarded = False
         if owner.state == "moved":
             self._forwarded.setdefault(bucket, {})[name] = (owner.epoch, owner.name)
+            if self._map is not None:
+                self._map = self._corrected(self._map)
+                is_forwarded = self._map.shard_of(bucket) != name
         if owner.state != "open" or owner.name != name:
-            raise NotHere(bucket, owner.state == "sealed", f"{owner.state} ({owner.name}) on shard {name}")
+            where = f"{owner.state} ({owner.name}) on shard {name}, at {where}"
+            raise NotHere(bucket, owner.state == "sealed", where, is_forwarded=is_forwarded)
         self._good_owners[bucket] = (name, reply)
 
     # --- replicas ---

@@ -204,9 +204,10 @@ class Router(Operations):
                 if bucket >= map.buckets:
                     raise ValueError(f"bucket {bucket} of {map.buckets}")
                 by_server.setdefault(self.atlas.server_of(map, bucket), []).append(bucket)
-            is_sealed = True
+            is_sealed = is_forwarded = True
             if None in by_server:
                 error, is_sealed = StoreUnavailable(self.atlas.where_of(map, by_server.pop(None)[0])), False
+                is_forwarded = False
             asked = [(server, here) for server, here in by_server.items() if server is not None]
             answers = await gather(
                 [self._read_server(server, map, {bucket: left[bucket] for bucket in here}, deadline) for server, here in asked]
@@ -216,12 +217,14 @@ class Router(Operations):
                     if not isinstance(answer, StoreUnavailable):
                         raise answer
                     error, is_sealed = StoreUnavailable(f"shard {map.shard_of(here[0])} is away: {answer}"), False
+                    is_forwarded = False
                     why.update(dict.fromkeys(here, str(error)))
                     continue
                 for bucket, outcome in answer.items():
                     if isinstance(outcome, NotHere):
                         why[bucket] = str(outcome)
                         error, is_sealed = error or outcome, is_sealed and outcome.is_sealed
+                        is_forwarded = is_forwarded and outcome.is_forwarded
                     else:
                         replies[bucket] = outcome
                         del left[bucket]
@@ -230,14 +233,14 @@ class Router(Operations):
                 try:
                     if self._reactor.seconds() - began >= self._away_seconds and isinstance(error, StoreUnavailable):
                         raise error
-                    await deadline.pause(error, SEALED_PAUSE_SECONDS if is_sealed else None)
+                    await deadline.pause(error, 0.0 if is_forwarded else SEALED_PAUSE_SECONDS if is_sealed else None)
                 except StoreUnavailable as given_up:
                     if away is None:
                         raise
                     away.update({bucket: why.get(bucket, str(given_up)) for bucket in left})
                     break
                 # the owner keys said that the map is old, or a shard does not answer: the others may know a newer map
-                if deadline.is_time_to_look(is_sealed):
+                if not is_forwarded and deadline.is_time_to_look(is_sealed):
                     await self.atlas.refresh(deadline)
                 for answer in answers:
                     if isinstance(answer, dict):
@@ -261,11 +264,11 @@ class Router(Operations):
         for bucket, own in reads.items():
             end = start + len(own)
             try:
-                self.atlas.check_owner(bucket, map.shard_of(bucket), replies[end])
+                self.atlas.check_owner(bucket, map.shard_of(bucket), replies[end], server.address.text)
                 outcomes[bucket] = replies[start:end]
                 for reply in replies[start:end]:
                     if isinstance(reply, Exception):
-                        raise_for(reply, server.address.text)
+                        raise_for(reply, f"{server.address.text}: bucket {bucket}")
             except NotHere as error:
                 outcomes[bucket] = error
             except Redirected as error:

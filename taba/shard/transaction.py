@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from inspect import isawaitable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from taba.errors import StoreUnavailable
 from taba.shard.atlas import Atlas, NotHere
@@ -19,7 +19,15 @@ from taba.shard.buckets import is_moving, lease_key, owner_key, prefix_of
 from taba.shard.dirty import noting
 from taba.shard.patience import SEALED_PAUSE_SECONDS, Deadline
 from taba.shard.servers.cluster import ShardPool
-from taba.shard.servers.connection import REPLY_SECONDS, Command, Connection, ConnectionGone, Redirected, raise_for
+from taba.shard.servers.connection import (
+    REPLY_SECONDS,
+    Command,
+    Connection,
+    ConnectionGone,
+    Redirected,
+    TransactionRefused,
+    raise_for,
+)
 from taba.shard.servers.pool import CHECKOUT_SECONDS
 
 LEASE_AFTER_CONFLICTS = 3  # then this transaction is the slow one, and would starve
@@ -27,6 +35,8 @@ MOST_CONFLICTS = 12  # in one transaction; the lease makes so many impossible, u
 LEASE_SECONDS = 5.0  # longer than any cycle takes; a lease that stood unchanged for so long is nobody's any more
 WAIT_SECONDS = 1.0  # for the replicas' acknowledgement, where the Router waits for it; a replica that lags more is as good as none
 MOST_READ_ROUNDS = 8  # `More` in one try; a cycle takes two
+
+T = TypeVar("T")
 
 _READS_OF_ONE_KEY = frozenset(
     b"GET STRLEN GETRANGE TYPE TTL PTTL HGET HMGET HGETALL HKEYS HVALS HLEN HEXISTS HSTRLEN HSCAN "
@@ -123,8 +133,8 @@ class Attempt:
                 await self.deadline.pause(BucketBusy(f"bucket {self.bucket}: still in conflict"))
             except NotHere as error:
                 counts["retries"] += 1
-                await self.deadline.pause(error, SEALED_PAUSE_SECONDS if error.is_sealed else None)
-                if self.deadline.is_time_to_look(error.is_sealed):
+                await self.deadline.pause(error, 0.0 if error.is_forwarded else SEALED_PAUSE_SECONDS if error.is_sealed else None)
+                if not error.is_forwarded and self.deadline.is_time_to_look(error.is_sealed):
                     await self.atlas.refresh(self.deadline)
             except Redirected as error:
                 counts["redirected"] += 1
@@ -166,8 +176,8 @@ class Attempt:
                 raise StoreUnavailable(f"{server.address.text}: it may be another store's")
             if self.conflicts >= LEASE_AFTER_CONFLICTS and not await self._take_lease(connection, name):
                 return False, None
-            replies = await connection.watch(self.keys, self.reads, self._seconds())
-            self._check(name, replies)
+            replies = await self._told(connection.watch(self.keys, self.reads, self._seconds()))
+            self._check(name, replies, connection.where)
             decision = await self._decide(connection, self.update, replies[2:])
             commands = decision.commands
             check_keys(self.bucket, commands)
@@ -179,7 +189,7 @@ class Attempt:
             if self.held is not None or self.is_lease_abandoned:
                 commands = [*commands, (b"DEL", self.lease)]
             self.is_committing = True
-            if await connection.commit(commands, self._seconds()) is None:
+            if await self._told(connection.commit(commands, self._seconds())) is None:
                 return False, None
             self.held = None
             if self.who.wait_replicas:
@@ -214,12 +224,20 @@ class Attempt:
             if isinstance(decision, Writes):
                 return decision
             assert isinstance(decision, More)
-            replies = await connection.watch(keys_read(self.bucket, decision.reads) or [self.owner], decision.reads, self._seconds())
+            keys = keys_read(self.bucket, decision.reads) or [self.owner]
+            replies = await self._told(connection.watch(keys, decision.reads, self._seconds()))
             update = decision.update
         raise ValueError(f"an update that asks for more than {MOST_READ_ROUNDS} times")
 
-    def _check(self, name: str, replies: Sequence[Any]) -> None:
-        self.atlas.check_owner(self.bucket, name, replies[0])
+    async def _told(self, asking: Awaitable[T]) -> T:
+        """What the server says; a refusal names the bucket beside the server."""
+        try:
+            return await asking
+        except TransactionRefused as error:
+            raise TransactionRefused(f"bucket {self.bucket}: {error}") from None
+
+    def _check(self, name: str, replies: Sequence[Any], where: str) -> None:
+        self.atlas.check_owner(self.bucket, name, replies[0], where)
         lease = replies[1]
         self.is_lease_abandoned = False
         if lease == self.held:
@@ -237,7 +255,7 @@ class Attempt:
 
         Each try takes it anew, under another number: so others see that its holder lives.
         """
-        self._check(name, await connection.watch([self.owner, self.lease], self.guards, self._seconds()))
+        self._check(name, await connection.watch([self.owner, self.lease], self.guards, self._seconds()), connection.where)
         before, self.held = self.held, self.who.next_lease()  # from here on it may be ours, also when the answer is lost
         if await connection.commit([(b"SET", self.lease, self.held)], self._seconds()) is None:
             self.held = before

@@ -239,6 +239,22 @@ class MoveTests(MoveCase):
         self.assertEqual(await self.owners(0), {"s1": Owner("moved", 2, "s2"), "s2": Owner("open", 2, "s2")})
         self.assertEqual(await self.router.read(0, [(b"HGET", key(0, "states"), b"f7")]), [b"7" + b"v" * 50])
 
+    async def test_whoever_is_told_where_a_bucket_went_asks_there_and_nobody_else(self) -> None:
+        await self.prepare(shards=3)
+        others = [await self.new_router() for _ in range(2)]
+        for target, source in (("s2", "s1"), ("s3", "s2"), ("s1", "s3")):
+            await self.run_one(0, move(0, source, target, self.token(target)))
+        looks: list[Any] = []
+        for router in others:
+            self.patch(router.atlas, "learn", looks.append)
+        self.assertEqual(await others[0].read(0, [(b"GET", key(0, "a"))]), [None])
+        await others[1].transact(0, [], lambda _: Writes([(b"SET", key(0, "a"), b"1")]))
+        for bucket in (1, 2):
+            await self.run_one(bucket, move(bucket, "s1", "s2", self.token()))
+        replies = await others[0].read_many({bucket: [(b"GET", key(bucket, "a"))] for bucket in range(BUCKETS)})
+        self.assertEqual((replies[0], len(replies), looks), ([b"1"], BUCKETS, []))
+        self.assertEqual([others[0].map.shard_of(bucket) for bucket in range(3)], ["s1", "s2", "s2"])
+
     async def test_large_keys_travel_in_chunks(self) -> None:
         self.patch(copying, "MAX_CHUNK_BYTES", 10_000)
         self.patch(copying, "SMALL_KEY_BYTES", 2_000)

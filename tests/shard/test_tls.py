@@ -142,7 +142,19 @@ class TLSTests(TLSCase):
         pool.start()
         with self.assertRaises(StoreUnavailable) as caught:
             await pool.execute([(b"PING",)], checkout_seconds=1.0)
-        self.assertIn("certificate verify failed", str(caught.exception))
+        self.assertIn("signed by nobody who is trusted here; name its authority with ?cacert=FILE", str(caught.exception))
+
+    async def test_a_file_of_the_address_that_holds_none_is_named_as_it_stands_there(self) -> None:
+        self.trusted.chmod(0o600)
+        none = self.trusted.parent / "none.pem"
+        none.write_text("nothing")
+        none.chmod(0o600)
+        files = {"cacert": str(self.trusted), "cert": str(self.trusted), "key": str(self.trusted)}
+        for wrong in files:
+            query = "&".join(f"{name}={none if name == wrong else path}" for name, path in files.items())
+            with self.assertRaises(ConfigurationError) as caught:
+                Pool(reactor, parse_store(f"rediss://localhost:1?{query}").addresses[0]).start()
+            self.assertIn(f"--store: '?{wrong}={none}': takes a file with", str(caught.exception))
 
 
 ports: dict[int, int] = {}  # a server's → that of the TLS before it

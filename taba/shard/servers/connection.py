@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 
 from taba.errors import StoreUnavailable, TabaError
 from taba.shard.dirty import Command as Command
+from taba.tls import TlsWords, tls_sentence
 
 REPLY_SECONDS = 10.0  # all replies to one write; a store that syncs to a slow disk takes a second, never ten
 
@@ -35,6 +36,9 @@ _PASSING = frozenset(
         *("NOAUTH", "WRONGPASS", "NOPERM"),  # until somebody corrects the user's rights
     ]
 )
+
+
+WORDS = TlsWords("?cacert=FILE in the store's address", "?cert=FILE&key=FILE in the store's address", "redis:")
 
 
 class ConnectionGone(StoreUnavailable):
@@ -209,7 +213,11 @@ class Connection(Transactions, txredisapi.HiredisProtocol):  # type: ignore[misc
 
     def connectionLost(self, why: Any = None) -> None:
         super().connectionLost(why)
-        self._end("the connection was lost" if why is None else f"the connection was lost: {why.getErrorMessage()}")
+        self._end(
+            "the connection was lost"
+            if why is None
+            else f"the connection was lost: {tls_sentence(why.value, WORDS) or why.getErrorMessage()}"
+        )
         if self._lost is not None:
             self._lost(self)
 

@@ -23,10 +23,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from taba.errors import StoreUnavailable, TabaError
-from taba.shard.servers.connection import REPLY_SECONDS, Command, Connection, ErrorReply, Reply, raise_for
+from taba.errors import ConfigurationError, StoreUnavailable, TabaError
+from taba.shard.servers.connection import REPLY_SECONDS, WORDS, Command, Connection, ErrorReply, Reply, raise_for
 from taba.shard.servers.url import Address
-from taba.tls import SendingTls, TlsFiles
+from taba.tls import SendingTls, TlsFiles, tls_sentence
 
 POOL_CONNECTIONS = 12  # per server and process: eight fold cycles wait for its disk at a time, and queries need no wait for them
 CHECKOUT_SECONDS = 2.0  # how long a caller waits for a connection; a restarted store is back within it
@@ -36,6 +36,8 @@ FIRST_RETRY_SECONDS = 0.05
 LAST_RETRY_SECONDS = 2.0
 UNWATCH_SECONDS = 2.0
 UNIX_PATH_BYTES = 107  # what the kernel takes for the path of a unix socket
+
+PARAMETERS = {"--tls-cert": "cert", "--tls-key": "key", "--cacert": "cacert"}  # of an address, for what is an option elsewhere
 
 Greeting = Callable[[Connection], Awaitable[None]]
 
@@ -85,14 +87,17 @@ def endpoint_of(reactor: Any, address: Address) -> Any:
 
 
 def check_files(address: Address) -> None:
-    """Raises ConfigurationError where the files that `address` names hold no certificates."""
+    """Raises ConfigurationError, which names the part of the address, where the files that it names hold no certificates."""
     if address.certificate or address.authorities:
         _sending(address)
 
 
 def _sending(address: Address) -> SendingTls:
     own = TlsFiles(Path(address.certificate), Path(address.key)) if address.certificate else None
-    return SendingTls(Path(address.authorities) if address.authorities else None, own)
+    try:
+        return SendingTls(Path(address.authorities) if address.authorities else None, own)
+    except ConfigurationError as error:
+        raise ConfigurationError("--store", f"?{PARAMETERS[error.option]}={error.value}", error.takes) from None
 
 
 @implementer(IStreamClientEndpoint)
@@ -307,7 +312,7 @@ class Pool:
             self._give_back(connection)
 
     def _note(self, failure: Failure) -> None:
-        self._fail_with(f"{self.address.text}: {failure.getErrorMessage()}")
+        self._fail_with(f"{self.address.text}: {tls_sentence(failure.value, WORDS) or failure.getErrorMessage()}")
 
     def _fail_with(self, why: str) -> None:
         self.last_error = why
