@@ -5,6 +5,8 @@ Standard library only: applications import this module.
 
 from __future__ import annotations
 
+import re
+
 KiB = 1024
 MiB = 1024 * KiB
 DAY = 86_400.0  # seconds
@@ -39,3 +41,16 @@ MAX_CYCLE_STATES = 1000
 # --- buckets ---
 DEFAULT_BUCKETS = 512
 MAX_BUCKETS = 65_536
+
+# --- answers ---
+MAX_ROWS = 1000  # of one overview
+MAX_WHO = 1000  # Clients at either end of one figure
+MAX_LETTERS = 10_000  # dead letters in one answer
+
+_SIZE = re.compile(r"([0-9]{1,19}) ?(|b|[kmg](?:ib)?)", re.IGNORECASE)
+
+
+def size_of(text: str) -> int | None:
+    """How many bytes a size says that people write, such as 65536, 64K, 64 MiB, 1g: steps of 1,024. None for what is none."""
+    match = _SIZE.fullmatch(text) if text.isascii() else None
+    return None if match is None else int(match[1]) * {"k": KiB, "m": MiB, "g": KiB * MiB}.get(match[2][:1].lower(), 1)

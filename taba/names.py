@@ -163,3 +163,12 @@ def _escape(base: str, key: str, value: str) -> str:
     except UnicodeEncodeError as error:
         raise ValueError(f"Tab name {base!r}: label {key}: {error.reason}") from None
     return re.sub(r'[\\"\n]', lambda match: _ESCAPES[match[0]], value)
+
+
+HOST_AND_PORT = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}/?")
+"""An address as people write it, which stands for that of HTTP."""
+
+
+def is_glob(text: str) -> bool:
+    """Whether this stands for whatever looks like it: no name or id has a star or a question mark before any labels."""
+    return any(wild in text.partition("{")[0] for wild in "*?")

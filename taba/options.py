@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 
 from twisted.python import usage
 
-from taba.bounds import KiB, MiB
+from taba import names
+from taba.bounds import KiB, MiB, size_of
 from taba.errors import ConfigurationError
 
 
@@ -198,16 +199,14 @@ def duration(least: int, most: int) -> Callable[[str], float]:
 
 
 def byte_count(least: int, most: int) -> Callable[[str], int]:
-    """A parser of sizes: bytes, or a whole number with KiB, MiB or GiB, in `least` … `most` bytes."""
-    units = {"": 1, "kib": KiB, "mib": MiB, "gib": 1024 * MiB}
+    """A parser of sizes: bytes, or a whole number with K, M or G, in `least` … `most` bytes."""
 
     def parse(text: str) -> int:
-        digits = text.rstrip("abikmgABIKMG").strip()
-        unit = text[len(digits) :].strip().lower()
-        if not digits.isascii() or not digits.isdigit() or unit not in units or not least <= int(digits) * units[unit] <= most:
+        size = size_of(text)
+        if size is None or not least <= size <= most:
             example = shown_bytes(min(most, 16 * least))
             raise ValueError(f"takes bytes, or KiB, MiB or GiB, from {shown_bytes(least)} to {shown_bytes(most)}; for example {example}")
-        return int(digits) * units[unit]
+        return size
 
     return parse
 
@@ -221,9 +220,11 @@ def shown_bytes(count: int) -> str:
 
 
 def http_url(text: str) -> str:
-    """A parser of a Server's base URL; without a slash at the end."""
+    """A parser of a Server's base URL; without a slash at the end. `host:port` is one of http."""
     takes = "takes a URL such as http://127.0.0.1:8280"
     try:
+        if names.HOST_AND_PORT.fullmatch(text):
+            text = f"http://{text}"
         parts = urlsplit(text)
         port = parts.port
     except ValueError:

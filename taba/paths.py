@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 MAX_PATH = 1000  # characters
@@ -94,6 +94,33 @@ def _begins(path: str, key: str) -> bool:
 
 def _further(rest: str) -> str:
     return rest.removeprefix(".")
+
+
+def leaves(content: Any) -> Iterator[tuple[str, Any]]:
+    """(path, what is there) of everything in `content` that holds nothing by key: numbers, texts, lists. Each path leads back there."""
+
+    seen: set[str] = set()
+
+    def walk(value: Any, plain: str, exact: str) -> Iterator[tuple[str, Any]]:
+        if not isinstance(value, Mapping) or not value:
+            path = plain if plain not in seen and _leads(content, plain, value) else exact
+            seen.add(path)
+            yield path, value
+            return
+        for key, inner in value.items():
+            name = str(key)
+            yield from walk(inner, f"{plain}.{name}" if plain else name, f"{exact}[{json.dumps(name, ensure_ascii=False)}]")
+
+    if isinstance(content, Mapping):
+        for key, inner in content.items():
+            yield from walk(inner, str(key), f"[{json.dumps(str(key), ensure_ascii=False)}]")
+
+
+def _leads(content: Any, path: str, value: Any) -> bool:
+    try:
+        return find(content, path) is value
+    except ValueError:
+        return False  # no path at all
 
 
 def first(content: Any, paths: Sequence[str]) -> Any:

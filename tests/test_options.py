@@ -156,6 +156,8 @@ class Parsers(SynchronousTestCase):
 
     def test_urls(self) -> None:
         self.assertEqual(options.http_url("http://[::1]:8280/"), "http://[::1]:8280")
+        for written in ("localhost:8280", "10.0.0.7:8280/", "[::1]:80"):
+            self.assertEqual(options.http_url(written), "http://" + written.rstrip("/"))
         self.refuses(
             options.http_url,
             "",
@@ -175,7 +177,7 @@ class Parsers(SynchronousTestCase):
         self.assertEqual([parse("1"), parse("5")], [1, 5])
         self.refuses(parse, "0", "6", "-1", "1.0", "", "x", "²")
         size = options.byte_count(1024, 2**30)
-        self.assertEqual([size("1024"), size("1 KiB"), size("1GiB")], [1024, 1024, 2**30])
+        self.assertEqual([size("1024"), size("1 KiB"), size("1GiB"), size("1k"), size("64M")], [1024, 1024, 2**30, 1024, 2**26])
         self.refuses(size, "1023", "2GiB", "1KB", "KiB", "", "-5KiB", "1.5MiB")
 
 

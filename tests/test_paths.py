@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.paths import MAX_PATH, NOTHING, check, find, first
+from taba.paths import MAX_PATH, NOTHING, check, find, first, leaves
 
 ANSWER = {
     "1m": {"count": 3, "total": None},
@@ -70,3 +70,24 @@ class Paths(SynchronousTestCase):
             at = at[key]
         if path:
             self.assertEqual(find(answer, path), at)
+
+    @given(
+        st.dictionaries(
+            st.text('a.["0', min_size=1, max_size=4),
+            st.recursive(st.integers(0, 3), lambda inner: st.dictionaries(st.text('a.["0', min_size=1, max_size=4), inner, max_size=3)),
+            max_size=4,
+        )
+    )
+    def test_the_leaves_are_all_there_is_and_each_path_leads_to_its_own(self, answer: Any) -> None:
+        def count(content: Any) -> int:
+            return sum(map(count, content.values())) if isinstance(content, dict) and content else 1
+
+        found = list(leaves(answer))
+        self.assertEqual(len(found), count(answer) if answer else 0)
+        self.assertEqual(len({path for path, _ in found}), len(found))
+        for path, value in found:
+            self.assertEqual(find(answer, path), value, path)
+
+    def test_leaves_have_the_paths_that_people_write(self) -> None:
+        content = {"1m": {"count": 1}, "pct": {"p99.9": 2.5, "p50": None}, "top": [["a", 1, 0]], "a": {"b": 1}, "a.b": 1}
+        self.assertEqual([path for path, _ in leaves(content)], ["1m.count", "pct.p99.9", "pct.p50", "top", "a.b", '["a.b"]'])

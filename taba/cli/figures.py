@@ -8,19 +8,20 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import click
 
 from taba import paths
+from taba.bounds import MAX_WHO
 from taba.cli import show
-from taba.cli.sharing import AS_JSON, SERVER, TIMEOUT, print_drawn, print_json, query_of
+from taba.cli.sharing import FORMATS, SERVER, TIMEOUT, complete_names, form, meant_by, print_drawn, print_json, print_rows, query_of
+from taba.cli.units import scaled
 from taba.query import Query, QueryError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 NO, COULD_NOT_ASK, TIMED_OUT = 1, 2, 124  # how commands end that answer a question; 0: yes
-COLUMNS = (("NAME", 26), ("RATE", 8), ("1H", 8), ("P50", 7), ("P99", 7), ("TREND", 12), ("CLIENTS", 5))  # 79 with a blank between
 BLOCKS, ASCII_BLOCKS = "▁▂▃▄▅▆▇█", "_.:-=+*#"
 WATCH_SECONDS = 1.0  # between two looks
 
@@ -38,78 +39,72 @@ _COMPARE: Mapping[str, Callable[[float, float], bool]] = {
 # --- rows ---
 
 
-def row(line: Mapping[str, Any], columns: int = 79, is_ascii: bool = False) -> str:
-    """A row of an overview as one line of `columns` characters at the most; the name has what is left over."""
-    spare = max(0, columns - 79)
-    name = _cut_inside(show.plain(line["name"]), COLUMNS[0][1] + spare, is_ascii)
-    if "error" in line and line.get("value") is None and line.get("1h") is None:
-        return _cut(f"{name.ljust(COLUMNS[0][1] + spare)} ! {show.plain(line['error'])}", columns, is_ascii)
-    unit = line.get("unit")
-    cells = (
-        scaled(line.get("rate")),
-        scaled(line.get("1h")) if line.get("1h") is not None else scaled(line.get("value"), unit),
-        scaled(line.get("p50"), unit),
-        scaled(line.get("p99"), unit),
-        sparkline(line.get("sparkline"), COLUMNS[5][1], is_ascii),
-        scaled(line.get("clients")),
-    )
-    shown = [cell.rjust(width) for cell, (_, width) in zip(cells, COLUMNS[1:], strict=True)]
-    shown[4] = cells[4].ljust(COLUMNS[5][1])
-    return _cut(" ".join([name.ljust(COLUMNS[0][1] + spare), *shown]), columns, is_ascii)
+class Column(NamedTuple):
+    """One column of a table of Tabs or Clients; `least`: of how many columns a terminal has to be for it to have room."""
+
+    title: str
+    width: int
+    show: Callable[[Mapping[str, Any], bool], str]
+    least: int = 0
 
 
-def head(columns: int = 79) -> str:
-    """The names of the columns, as `row` places them."""
-    spare = max(0, columns - 79)
-    shown = [name.rjust(width) for name, width in COLUMNS[1:5]]
-    last = COLUMNS[6][0]  # longer than its column, and so above some of the one before
-    trend = COLUMNS[5][0].ljust(COLUMNS[5][1] + 1 + COLUMNS[6][1] - len(last)) + last
-    return " ".join([COLUMNS[0][0].ljust(COLUMNS[0][1] + spare), *shown, trend])
+def _value(key: str) -> Callable[[Mapping[str, Any], bool], str]:
+    return lambda line, is_ascii: scaled(line.get(key), line.get("unit"))
 
 
-def scaled(value: Any, unit: str | None = None) -> str:
-    """A number in at most seven characters and its sign, as people read it: 1.2 ms, 3.4 MiB, 12k; nothing is a dash."""
-    text = _scaled(value, unit)
-    return text if len(text.removeprefix("-")) <= 7 else text.replace(" ", "")
+def _count(key: str) -> Callable[[Mapping[str, Any], bool], str]:
+    return lambda line, is_ascii: scaled(line.get(key))
 
 
-def _scaled(value: Any, unit: str | None) -> str:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return "-"
-    if not math.isfinite(value):
-        return str(value)
-    if unit == "seconds":
-        for least, size, name in _TIMES:
-            if abs(value) >= least:
-                return f"{_digits(value / size)} {name}"
-        return "0 s"
-    steps = [(1024.0**power, f" {name}iB") for power, name in ((4, "T"), (3, "G"), (2, "M"), (1, "K"))] if unit == "bytes" else []
-    steps = steps or [(1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")]
-    for size, name in steps:
-        if abs(value) >= size:
-            return _digits(value / (1e3 if name == "k" else size)) + name
-    if value and abs(value) < 1e-3:
-        return f"{value:.0e}"
-    return _digits(value) + (" B" if unit == "bytes" else "")
+def _hour(line: Mapping[str, Any], is_ascii: bool) -> str:
+    return scaled(line.get("1h")) if line.get("1h") is not None else scaled(line.get("value"), line.get("unit"))
 
 
-_TIMES = (
-    (172_800.0, 86_400.0, "d"),
-    (7200.0, 3600.0, "h"),
-    (120.0, 60.0, "min"),
-    (1.0, 1.0, "s"),
-    (1e-3, 1e-3, "ms"),
-    (1e-6, 1e-6, "us"),
-    (1e-9, 1e-9, "ns"),
+def _trend(line: Mapping[str, Any], is_ascii: bool) -> str:
+    return sparkline(line.get("sparkline"), TREND, is_ascii).ljust(TREND)
+
+
+NAME, TREND = 26, 12
+OF_TABS = (  # 79 with the name and a blank between
+    Column("RATE", 8, _count("rate")),
+    Column("1M", 8, _count("1m"), 97),
+    Column("1H", 8, _hour),
+    Column("P50", 7, _value("p50")),
+    Column("P99", 7, _value("p99")),
+    Column("MAX", 7, _value("max"), 97),
+    Column("TREND", TREND, _trend),
+    Column("CLIENTS", 5, _count("clients")),
+)
+OF_CLIENTS = (
+    Column("1M", 8, _count("1m")),
+    Column("1H", 8, _count("1h")),
+    Column("P50", 7, _value("p50")),
+    Column("P99", 7, _value("p99")),
+    Column("MAX", 7, _value("max")),
+    Column("VALUE", 10, _value("value")),
 )
 
 
-def _digits(value: float) -> str:
-    if abs(value) >= 1e4:
-        return f"{value:.0e}"
-    if abs(value) >= 100 or value == int(value):
-        return f"{value:.0f}"
-    return f"{value:.3g}"
+def row(line: Mapping[str, Any], columns: int = 79, is_ascii: bool = False, shown: Sequence[Column] = OF_TABS) -> str:
+    """A row of figures as one line of `columns` characters at the most; the name has what is left over."""
+    there = [column for column in shown if column.least <= columns]
+    room = max(NAME, columns - sum(column.width + 1 for column in there))
+    name = _cut_inside(show.plain(line["name"]), room, is_ascii).ljust(room)
+    if "error" in line and line.get("value") is None and line.get("1h") is None:
+        return _cut(f"{name} ! {show.plain(line['error'])}", columns, is_ascii)
+    return _cut(" ".join([name, *(column.show(line, is_ascii).rjust(column.width) for column in there)]), columns, is_ascii)
+
+
+def head(columns: int = 79, shown: Sequence[Column] = OF_TABS, name: str = "NAME") -> str:
+    """The names of the columns, as `row` places them."""
+    there = [column for column in shown if column.least <= columns]
+    cells = [name.ljust(max(NAME, columns - sum(column.width + 1 for column in there)))]
+    for column in there:
+        title = column.title.ljust(column.width) if column.show is _trend else column.title.rjust(column.width)
+        # one that is longer than its column stands above some of the one before
+        cells[-1] = cells[-1][: len(cells[-1]) - (len(title) - column.width)]
+        cells.append(title)
+    return " ".join(cells)
 
 
 def sparkline(counts: Sequence[float | None] | None, width: int, is_ascii: bool = False) -> str:
@@ -154,16 +149,43 @@ def sum_of(name: str, rows: Sequence[Mapping[str, Any]], aggregate: Mapping[str,
     }
 
 
-def print_rows(rows: Sequence[Mapping[str, Any]], columns: int) -> None:
+def print_table(rows: Sequence[Mapping[str, Any]], columns: int, shown: Sequence[Column] = OF_TABS, name: str = "NAME") -> None:
     """Rows under their head, on a terminal."""
+    is_ascii = knows_ascii_only()
+    print(head(columns, shown, name))
+    for line in rows:
+        print(row(line, columns, is_ascii, shown))
+
+
+def knows_ascii_only() -> bool:
+    """Whether what reads this has no blocks."""
     try:
         (BLOCKS + "…").encode(sys.stdout.encoding or "ascii")
-        is_ascii = False
     except UnicodeEncodeError:
-        is_ascii = True
-    print(head(columns))
-    for line in rows:
-        print(row(line, columns, is_ascii))
+        return True
+    return False
+
+
+def print_clients(tab: str, by_client: Mapping[str, Any], unit: str | None, limit: int, columns: int) -> None:
+    """The Clients of a Tab as rows, those with the greatest first."""
+    rows = [_client_row(client, projection, unit) for client, projection in by_client.items()]
+    rows.sort(key=lambda line: -math.inf if line["rank"] is None else line["rank"], reverse=True)
+    print(show.plain(tab))
+    print_table(rows[:limit], columns, OF_CLIENTS, "CLIENT")
+    if len(rows) > limit:
+        print(f"{len(rows) - limit} more; --limit shows them")
+    print()
+
+
+def _client_row(client: str, projection: Any, unit: str | None) -> dict[str, Any]:
+    figures: dict[str, Any] = {key: paths.first(projection, places) for key, places in paths.FIGURES.items()}
+    if isinstance(projection, Mapping):
+        if figures["value"] is None and isinstance(projection.get("value"), str):
+            figures["value"] = projection["value"]
+        if "error" in projection:
+            figures["error"] = str(projection["error"])
+    rank = next((figures[key] for key in ("1h", "value", "p99") if isinstance(figures[key], (int, float))), None)
+    return {"name": client, "unit": unit, "rank": rank, **figures}
 
 
 # --- one figure ---
@@ -194,7 +216,7 @@ def aggregate_of(query: Query, name: str) -> Any:
 
 
 @_command("get", "  taba get bids_won 1m.count\n  taba get render_seconds 1h.p99 --above 0.25 && echo slow\n  taba get price 'pct.p99.9'")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_names)
 @click.argument("path", callback=_path)
 @click.option("--above", type=float, metavar="N", help="Print nothing; end with 0 where the figure is above N, else with 1.")
 @click.pass_context
@@ -204,9 +226,10 @@ def get(context: click.Context, server: str, timeout: float, name: str, path: st
     Ends with 0; with 1 where nothing is there (or it is not above N); with 2 where it could not be asked.
     """
     try:
-        aggregate = aggregate_of(query_of(server, timeout=timeout), name)
+        query = query_of(server, timeout=timeout)
+        aggregate = aggregate_of(query, name)
     except QueryError as error:
-        print(f"taba get: {error}", file=sys.stderr)
+        print(f"taba get: {show.plain(error)}", file=sys.stderr)
         context.exit(COULD_NOT_ASK)
     value = paths.NOTHING if aggregate is paths.NOTHING else paths.find(aggregate, path)
     if above is not None:
@@ -215,7 +238,7 @@ def get(context: click.Context, server: str, timeout: float, name: str, path: st
     if value is paths.NOTHING or value is None:
         why = aggregate.get("error") if isinstance(aggregate, dict) else None
         nothing = f"{name} has nothing at {path}; taba agg {name} --json shows what it has"
-        what = f"no Tab {name!r}; taba names lists those that are there" if aggregate is paths.NOTHING else nothing
+        what = f"no Tab {name!r}; {meant_by(name, query)}" if aggregate is paths.NOTHING else nothing
         print(f"taba get: {show.plain(what)}" + (f": {show.plain(why)}" if why else ""), file=sys.stderr)
         context.exit(NO)
     if isinstance(value, str):
@@ -237,7 +260,7 @@ def _until(context: click.Context, parameter: click.Parameter, value: str | None
 
 
 @_command("watch", "  taba watch bids_won --until '1m.count > 100'\n  taba watch queue_depth --until 'sum == 0' --within 60")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_names)
 @click.option("--until", required=True, metavar="EXPRESSION", callback=_until, help="PATH, a comparison and a number.")
 @click.option("--within", type=click.FloatRange(0, 1e9), metavar="SECONDS", help="How long to wait; without, for ever.")
 @click.pass_context
@@ -249,11 +272,16 @@ def watch(context: click.Context, server: str, timeout: float, name: str, until:
     query, deadline = query_of(server, timeout=timeout), None if within is None else time.monotonic() + within
     path, sign, number = until
     shown: Any = paths.NOTHING
+    is_told = False
     while True:
         try:
             aggregate = aggregate_of(query, name)
+            if aggregate is paths.NOTHING and not is_told:
+                is_told = True
+                waiting = f"no Tab {name!r} yet, which is waited for; {meant_by(name, query)}"
+                print(f"taba watch: {show.plain(waiting)}", file=sys.stderr, flush=True)
         except QueryError as error:
-            print(f"taba watch: {error}", file=sys.stderr)
+            print(f"taba watch: {show.plain(error)}", file=sys.stderr)
             context.exit(COULD_NOT_ASK)
         value = paths.NOTHING if aggregate is paths.NOTHING else paths.find(aggregate, path)
         if value is not shown and value != shown and value is not paths.NOTHING:
@@ -270,38 +298,48 @@ def watch(context: click.Context, server: str, timeout: float, name: str, until:
 
 
 @_command("who", "  taba who bids_won\n  taba who render_seconds 1h.p99 --limit 3")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_names)
 @click.argument("path", required=False, callback=_path)
-@click.option("--limit", type=click.IntRange(1, 1000), default=5, show_default=True, metavar="N", help="How many Clients at either end.")
-@AS_JSON
+@click.option("--limit", type=click.IntRange(1, MAX_WHO), default=5, show_default=True, metavar="N", help="How many Clients at either end.")
+@FORMATS
 @click.pass_context
 def who(context: click.Context, server: str, timeout: float, name: str, path: str | None, limit: int, as_json: bool) -> None:
     """Which Clients hold the greatest and the least of a figure, and what share of all each one has."""
     try:
-        found = query_of(server, timeout=timeout).who(name=name, path=path, limit=limit)
+        query = query_of(server, timeout=timeout)
+        found = query.who(name=name, path=path, limit=limit)
     except QueryError as error:
-        print(f"taba who: {error}", file=sys.stderr)
+        print(f"taba who: {show.plain(error)}", file=sys.stderr)
         context.exit(COULD_NOT_ASK)
     if as_json:
         print_json(found)
         return
-    for tab, one in found.items():
+    if form() is not None:
+        ends = ((tab, end, item, one) for tab, one in found.items() for end in ("greatest", "least") for item in one[end])
+        columns = ("tab", "path", "end", "client", "value", "share")
+        print_rows(columns, ([tab, one["path"], end, item["client"], item["value"], item["share"]] for tab, end, item, one in ends))
+    for tab, one in found.items() if form() is None else ():
         told = (
             f"{one['path'] or path or 'no figure'}, {one['clients']} Client{'' if one['clients'] == 1 else 's'}, skew {scaled(one['skew'])}"
         )
         if sys.stdout.isatty():
-            rows = [[end, item["client"], item["value"], _share(item)] for end in ("greatest", "least") for item in one[end]]
+            rows = [[end, item["client"], _figure(one, item["value"]), _share(item)] for end in ("greatest", "least") for item in one[end]]
             print(f"{show.plain(tab)}: {told}")
             print_drawn(show.table(["", "client", "value", "share"], rows))
         else:
             for end in ("greatest", "least"):
                 for item in one[end]:
-                    print(f"{tab}: {end} {item['client']} {item['value']} {_share(item)}")
+                    print(show.plain(f"{tab}: {end} {item['client']} {item['value']} {_share(item)}"))
         if "error" in one:
             print(f"{show.plain(tab)}: {show.plain(one['error'])}", file=sys.stderr)
     if not found:
-        print(f"taba who: no Tab {show.plain(repr(name))}; taba names lists those that are there", file=sys.stderr)
+        print(f"taba who: {show.plain(f'no Tab {name!r}; {meant_by(name, query)}')}", file=sys.stderr)
         context.exit(NO)
+
+
+def _figure(one: Mapping[str, Any], value: Any) -> str:
+    """A figure with its unit, where its path is not that of a count."""
+    return show.number(show.figure(str(one["path"] or "").rpartition(".")[2], value, one.get("unit")))
 
 
 def _share(item: Mapping[str, Any]) -> str:

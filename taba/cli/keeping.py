@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from typing import Any, TypeVar
 
 import click
@@ -15,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from taba.cli import show
-from taba.cli.sharing import AS_JSON, SERVER, TIMEOUT, print_drawn, print_json, query_of
+from taba.cli.sharing import AS_JSON, FORMATS, SERVER, TIMEOUT, form, print_drawn, print_json, print_rows, query_of
+from taba.cli.units import moment
 from taba.query import Query
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -29,6 +29,10 @@ def _command(name: str, example: str) -> Callable[[F], click.Command]:
         return click.command(name, epilog="\b\nExamples:\n" + example)(SERVER(AS_JSON(TIMEOUT(function))))
 
     return decorate
+
+
+def _rows_command(name: str, example: str) -> Callable[[F], click.Command]:
+    return lambda function: click.command(name, epilog="\b\nExamples:\n" + example)(SERVER(FORMATS(TIMEOUT(function))))
 
 
 # --- delete ---
@@ -75,14 +79,14 @@ def prune(context: click.Context, server: str, timeout: float, as_json: bool, dr
     Where a Type can, idle States are merged into the Client _retired, so that totals never fall.
     Servers do this by themselves, too, every few hours.
     """
-    record = _follow(context, query_of(server, timeout=timeout), "prune", as_json, dry_run)
+    record = follow(context, query_of(server, timeout=timeout), "prune", as_json, dry_run)
     found = record.get("found") or []
     if not as_json and found:
         if sys.stdout.isatty():
             print_drawn(show.table(["action", "tab", "client"], [[one["action"], one["tab"], one["client"]] for one in found[:MAX_SHOWN]]))
         else:
             for one in found[:MAX_SHOWN]:
-                print(f"{one['action']} {one['tab']} {one['client']}")
+                print(show.plain(f"{one['action']} {one['tab']} {one['client']}"))
 
 
 @_command("upgrade", "  taba upgrade")
@@ -92,7 +96,7 @@ def upgrade(context: click.Context, server: str, timeout: float, as_json: bool) 
 
     Not needed for right answers: what is read or folded is upgraded on the way.
     """
-    _follow(context, query_of(server, timeout=timeout), "upgrade", as_json)
+    follow(context, query_of(server, timeout=timeout), "upgrade", as_json)
 
 
 @_command("retry", "  taba retry\n  taba dead-letters")
@@ -102,10 +106,10 @@ def retry(context: click.Context, server: str, timeout: float, as_json: bool) ->
 
     What still cannot be folded stays a dead letter.
     """
-    _follow(context, query_of(server, timeout=timeout), "retry", as_json)
+    follow(context, query_of(server, timeout=timeout), "retry", as_json)
 
 
-@_command("jobs", "  taba jobs\n  taba jobs --cancel 5f0e2c9a11b3")
+@_rows_command("jobs", "  taba jobs\n  taba jobs --cancel 5f0e2c9a11b3")
 @click.option("--cancel", metavar="ID", help="End a job at its next step.")
 def jobs(server: str, timeout: float, as_json: bool, cancel: str | None) -> None:
     """The jobs of all Servers, newest first: those that run, and those that ended within a week."""
@@ -113,6 +117,9 @@ def jobs(server: str, timeout: float, as_json: bool, cancel: str | None) -> None
     records = [query.cancel_job(cancel)] if cancel else query.jobs()
     if as_json:
         print_json(records)
+    elif form() is not None:
+        columns = ("id", "kind", "state", "done", "total", "started", "message")
+        print_rows(columns, ([record[column] for column in columns] for record in records))
     elif not sys.stdout.isatty():
         for record in records:
             print(line_of(record))
@@ -125,7 +132,7 @@ def jobs(server: str, timeout: float, as_json: bool, cancel: str | None) -> None
                 record["kind"],
                 record["state"],
                 f"{record['done']}/{record['total']}",
-                datetime.fromtimestamp(record["started"]).strftime("%Y-%m-%d %H:%M:%S"),
+                moment(record["started"]) or record["started"],
                 record["message"],
             ]
             for record in records
@@ -141,7 +148,7 @@ def line_of(record: dict[str, Any]) -> str:
     return show.plain(f"{record['id']} {record['kind']} {record['state']} {record['done']}/{record['total']} {record['message']}".rstrip())
 
 
-def _follow(context: click.Context, query: Query, kind: str, as_json: bool, dry_run: bool = False) -> dict[str, Any]:
+def follow(context: click.Context, query: Query, kind: str, as_json: bool, dry_run: bool = False) -> dict[str, Any]:
     """Start a job, show how it goes, and end with failure where it does; its last record."""
     record = query.start_job(kind, dry_run=dry_run)
     with _progress(kind, as_json) as tell:

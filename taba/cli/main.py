@@ -30,8 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(command: object, arguments: list[str]) -> int:
     import click
 
+    from taba.cli.terminal import prepare
     from taba.query import QueryError
 
+    prepare()
     assert isinstance(command, click.Command)
     try:
         # not standalone: click's own errors take three lines and hide the cure in the first
@@ -67,7 +69,9 @@ def _forget_output() -> None:
 
 
 def _fail(program: str, message: str, code: int) -> int:
-    print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
+    from taba.cli.show import plain
+
+    print(f"{program}: {plain(' '.join(message.split()))}", file=sys.stderr)
     return code
 
 

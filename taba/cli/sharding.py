@@ -20,7 +20,7 @@ from rich.progress import Progress as Bar
 
 from taba.bounds import MAX_BUCKETS, MiB
 from taba.cli import show
-from taba.cli.sharing import AS_JSON, SERVER, TIMEOUT, print_drawn, print_json, query_of
+from taba.cli.sharing import AS_JSON, FORMATS, SERVER, TIMEOUT, form, print_drawn, print_json, print_rows, query_of
 from taba.clocks import make_monotonic
 from taba.errors import TabaError
 from taba.installing import install_hint
@@ -53,7 +53,10 @@ def _command(name: str, example: str) -> Callable[[F], click.Command]:
     return decorate
 
 
-@_command("shards", "  taba shards\n  taba shards --json")
+@click.command("shards", epilog="\b\nExamples:\n  taba shards\n  taba shards --json")
+@SERVER
+@FORMATS
+@TIMEOUT
 def shards(server: str, timeout: float, as_json: bool) -> None:
     """The shards of the store: buckets, keys, bytes of memory and operations per second of each."""
     answer = query_of(server, timeout=timeout).shards()
@@ -61,11 +64,21 @@ def shards(server: str, timeout: float, as_json: bool) -> None:
         print_json(answer)
         return
     columns = ["name", "url", "buckets", "keys", "bytes", "ops"]
+    if form() is not None:
+        print_rows(columns, ([shard.get(column) for column in columns] for shard in answer))
+        return
     if sys.stdout.isatty():
-        print_drawn(show.table(["shard", *columns[1:-1], "ops/s"], ([shard.get(column) for column in columns] for shard in answer)))
+        print_drawn(
+            show.table(
+                ["shard", *columns[1:-1], "ops/s"], ([show.figure("", shard.get(column), column) for column in columns] for shard in answer)
+            )
+        )
     else:
         for shard in answer:
-            print(f"{shard['name']}: {shard['url']} " + " ".join(f"{column}={_plain(shard.get(column))}" for column in columns[2:]))
+            print(
+                show.plain(f"{shard['name']}: {shard['url']} ")
+                + " ".join(f"{column}={_plain(shard.get(column))}" for column in columns[2:])
+            )
 
 
 @_command(

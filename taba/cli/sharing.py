@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
+from itertools import chain
 from typing import Any, TypeVar
 
 import click
 from rich.console import Console, RenderableType
 
-from taba.query import Query, questions
+from taba import paths
+from taba.cli import show
+from taba.query import Query, QueryError, questions
 
 FILE_WIDTH = 200  # columns where nobody knows how wide the reader is
 
+COMPLETE_SECONDS = 1.0  # for names that a shell completes
+MAX_COMPLETED = 200
+MAX_LIKENED = 20_000  # names that one that is not there is compared with: a second
+
+_FORM = "taba.form"  # where a command's context keeps which form was asked for
 _SHOWN = "taba.shown"  # where a command's context keeps what is shown to whom it asks
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -82,12 +93,66 @@ TIMEOUT = click.option(
     metavar="SECONDS",
     help="How long to wait for an answer.",
 )
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document, for programs.")
+JSON_HELP = "One JSON document, for programs."
+AS_JSON = click.option("--json", "as_json", is_flag=True, help=JSON_HELP)
+TSV, CSV = "--tsv", "--csv"
+
+
+def _keep_form(context: click.Context, parameter: click.Parameter, value: bool) -> bool:
+    if value:
+        form = parameter.opts[0]
+        if context.meta.setdefault(_FORM, form) != form:
+            raise click.UsageError(f"{context.meta[_FORM]} and {form} exclude each other")
+    return value
+
+
+def FORMATS(function: F) -> F:
+    """The options that say in which form programs get an answer."""
+    for form, separator in ((CSV, "commas"), (TSV, "tabs")):
+        help = f"Rows under the names of their columns, with {separator} between: raw numbers in base units."
+        function = click.option(form, is_flag=True, expose_value=False, callback=_keep_form, help=help)(function)
+    return click.option("--json", "as_json", is_flag=True, callback=_keep_form, help=JSON_HELP)(function)
+
+
+def form() -> str | None:
+    """TSV, CSV, or None where neither was asked for."""
+    found = click.get_current_context().meta.get(_FORM)
+    return found if found in (TSV, CSV) else None
+
+
+def print_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Rows in the form that was asked for, under the names of their columns."""
+    if form() == CSV:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(map(_cell, columns))
+        writer.writerows([_cell(value) for value in row] for row in rows)
+        return
+    for row in chain([columns], rows):
+        print("\t".join(map(_cell, row)))
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return show.plain(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
+
+
+def print_leaves(first: Sequence[str], items: Iterable[tuple[Sequence[Any], Any]]) -> None:
+    """A row for each (cells of the columns `first`, content), with a column for each path that any content has."""
+    rows = [(cells, dict(paths.leaves(content))) for cells, content in items]
+    columns = list(dict.fromkeys(path for _, leaves in rows for path in leaves))
+    print_rows([*first, *columns], ([*cells, *(leaves.get(column) for column in columns)] for cells, leaves in rows))
 
 
 def print_json(content: Any) -> None:
     """One JSON document: indented for people."""
-    print(json.dumps(content, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+    print(show.escaped(json.dumps(content, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None)))
+
+
+def print_lines(text: str) -> None:
+    """Lines that a Server has made for people, or their programs; what would move a cursor is escaped."""
+    for line in text.removesuffix("\n").split("\n") if text else ():
+        print(show.plain(line))
 
 
 def print_drawn(drawn: RenderableType) -> None:
@@ -99,3 +164,28 @@ def print_drawn(drawn: RenderableType) -> None:
     Console(file=out, highlight=False, width=FILE_WIDTH).print(drawn)
     for line in out.getvalue().splitlines():
         print(line.rstrip())
+
+
+def named(names: Sequence[str]) -> tuple[str, ...]:
+    """The names that were given; - stands for those on standard input, one a line."""
+    if "-" not in names:
+        return tuple(names)
+    lines = (line.strip() for line in sys.stdin)
+    return (*(name for name in names if name != "-"), *(line for line in lines if line))
+
+
+def complete_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Names of Tabs that begin so, for a shell; none where no Server answers at once."""
+    url = context.params.get("server") or os.environ.get("TABA_SERVER") or questions.DEFAULT_SERVER
+    try:
+        query = Query(url, timeout=COMPLETE_SECONDS, **context.meta.get(_SHOWN, {}))
+        found = query.names(name=f"{incomplete.partition('{')[0]}*", limit=MAX_COMPLETED)
+    except (QueryError, ValueError):
+        return []  # nothing may be printed there
+    return [name for name in found if name.startswith(incomplete)]
+
+
+def meant_by(name: str, query: Query) -> str:
+    """What somebody may have meant who wrote a name that is not there."""
+    near = get_close_matches(name, query.names()[:MAX_LIKENED], n=3, cutoff=0.7)
+    return f"did you mean {' or '.join(near)}?" if near else "taba names lists those that are there"

@@ -19,14 +19,28 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from taba.cli import units
+
 LONG_KEY = 6  # characters; what is longer is no name of a field but somebody's value
 MEASURED = 10_000  # columns: more than any terminal has, so that a table tells how wide it would like to be
 MAX_ROWS = 20  # of one list inside a Projection; --json has them all
 
+_UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+
 
 def plain(text: object) -> str:
     """`text` with every control character written as an escape."""
-    return "".join(repr(c)[1:-1] if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c for c in str(text))
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(repr(c)[1:-1] if unicodedata.category(c) in _UNSEEN else c for c in text)
+
+
+def escaped(text: str) -> str:
+    """JSON text without control characters, which stand as escapes of JSON then: it means the same."""
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(json.dumps(c)[1:-1] if c != "\n" and unicodedata.category(c) in _UNSEEN else c for c in text)
 
 
 def number(value: Any) -> str:
@@ -40,12 +54,31 @@ def number(value: Any) -> str:
     return f"{value:,.0f}"
 
 
-def tab(title: str, content: Any, note: str = "") -> RenderableType:
-    """One Projection or Aggregate under its name."""
+def tab(title: str, content: Any, note: str = "", unit: str | None = None) -> RenderableType:
+    """One Projection or Aggregate under its name. `unit`: of its values, which are shown as people read them."""
     head = Text(plain(title), style="bold")
     if note:
         head.append(f"  {plain(note)}", style="not bold cyan")
-    return Group(head, Padding(shape(content), (0, 0, 1, 2), expand=False))
+    return Group(head, Padding(shape(_with_unit(content, unit)), (0, 0, 1, 2), expand=False))
+
+
+class Figure(str):
+    """A number as people read it: stands right in a table."""
+
+
+def figure(key: str, value: Any, unit: str | None) -> Any:
+    """What is shown of the figure `key`: a duration, a size or a moment as such, another value as it is."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return value
+    if key in units.TIMES:
+        return units.moment(value) or value
+    return Figure(units.scaled(value, unit)) if unit in (units.SECONDS, units.BYTES) and key not in units.COUNTS else value
+
+
+def _with_unit(content: Any, unit: str | None, key: str = "") -> Any:
+    if isinstance(content, Mapping):
+        return {name: _with_unit(value, unit, str(name)) for name, value in content.items()}
+    return figure(key, content, unit)
 
 
 def shape(content: Any) -> RenderableType:
@@ -88,7 +121,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
     rows = [list(row) for row in rows]
     result = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold dim", show_edge=False)
     for index, column in enumerate(columns):
-        numeric = all(row[index] is None or isinstance(row[index], (int, float)) for row in rows) and bool(rows)
+        numeric = all(row[index] is None or isinstance(row[index], (int, float, Figure)) for row in rows) and bool(rows)
         result.add_column(Text(plain(column)), justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
     for row in rows:
         result.add_row(*(Text(number(value)) for value in row))

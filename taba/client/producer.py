@@ -21,7 +21,7 @@ from time import time as now
 from typing import Any, NamedTuple, TypeVar
 
 from taba import ring
-from taba.bounds import DEFAULT_RING_BYTES, DEFAULT_SHM_BYTES, MAX_RING_BYTES, MIN_RING_BYTES
+from taba.bounds import DEFAULT_RING_BYTES, DEFAULT_SHM_BYTES, MAX_RING_BYTES, MIN_RING_BYTES, size_of
 from taba.client import identity, pure
 from taba.client.segment import Segment, close_what_was_being_made, make_segment
 from taba.names import canonical_name, check_agent, check_client, parse_name
@@ -94,9 +94,10 @@ def _number(environment: Mapping[str, str], name: str, default: int, least: int,
     text = environment.get(name)
     if not text:
         return default
-    if text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most:
-        return int(text)
-    raise ValueError(f"{name}: {text!r}: takes a number of bytes from {least} to {most}")
+    size = size_of(text)
+    if size is not None and least <= size <= most:
+        return size
+    raise ValueError(f"{name}: {text!r}: takes a number of bytes from {least} to {most}, or such as 64M")
 
 
 def group_of(text: str) -> int:

@@ -111,6 +111,14 @@ class Query:
         """The events that could not be folded and are kept, newest first; `limit` of them at the most."""
         return self.ask(questions.dead_letters(limit))
 
+    def notes(self) -> list[dict[str, Any]]:
+        """What was noted in the last day: time and text, the latest first."""
+        return self.ask(questions.notes())
+
+    def note(self, text: str, time: float | None = None) -> dict[str, Any]:
+        """Keep a note for a day, of what happened at `time`, or now: the note as it is kept."""
+        return self.ask(questions.note(text, time))
+
     def post_events(self, client: str, events: Sequence[Event], key: str | None = None) -> dict[str, Any]:
         """Send events over HTTP, for what has no ring; `key` makes a repetition harmless for 14 days."""
         return self.ask(questions.post_events(client, events, key))
@@ -124,7 +132,7 @@ class Query:
         return self.ask(questions.delete_clients(clients))
 
     def start_job(self, kind: str, *, dry_run: bool = False) -> dict[str, Any]:
-        """Start maintenance (`prune`, `upgrade`, `retry`), or join the job of its kind that runs: the job's record."""
+        """Start maintenance (`prune`, `upgrade`, `retry`, `discard`, `check`), or join the job of its kind that runs: the job's record."""
         return self.ask(questions.start_job(kind, dry_run))
 
     def jobs(self, id: str | None = None) -> list[dict[str, Any]]:

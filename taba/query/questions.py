@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypedDict, TypeVar
@@ -191,6 +190,17 @@ def dead_letters(limit: int | None = None) -> Question[list[dict[str, Any]]]:
     return Question("/v1/dead-letters", () if limit is None else (("limit", str(limit)),), list, _same)
 
 
+def notes() -> Question[list[dict[str, Any]]]:
+    """What was noted in the last day: time and text, the latest first."""
+    return Question("/v1/notes", (), list, _same)
+
+
+def note(text: str, time: float | None = None) -> Question[dict[str, Any]]:
+    """Not a question but something to be kept for a day: what happened at `time`, or now. The answer is the note."""
+    body = json.dumps({"text": text} if time is None else {"text": text, "time": time}, allow_nan=False).encode()
+    return Question("/v1/notes", (), dict, _same, body=body)
+
+
 def post_events(client: str, events: Sequence[Event], key: str | None = None) -> Question[dict[str, Any]]:
     """Not a question but its opposite: events of `client`. The answer is {"accepted": n, "rejected": [{"index", "reason"}, …]}."""
     rules.check_client(client)
@@ -209,7 +219,7 @@ def delete_clients(clients: str | Iterable[str]) -> Question[dict[str, int]]:
 
 
 def start_job(kind: str, dry_run: bool = False) -> Question[dict[str, Any]]:
-    """Start maintenance (`prune`, `upgrade`, `retry`), or join the job of its kind that runs: the job's record."""
+    """Start maintenance (`prune`, `upgrade`, `retry`, `discard`, `check`), or join the job of its kind that runs: the job's record."""
     if not kind.isidentifier():
         raise ValueError(f"{kind!r} is no kind of job")
     return Question(f"/v1/{kind}", _flag("dry_run", dry_run), dict, _same, verb="POST")
@@ -277,15 +287,12 @@ def too_large(base: str, role: str) -> BadRequest:
     return BadRequest(f"the answer of the {role} at {base} is larger than {MAX_ANSWER_BYTES // MiB} MiB; ask for less, with filters")
 
 
-_HOST_AND_PORT = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}/?")
-
-
 def check_base(url: str, role: str = "Server") -> str:
     """`url` without a slash at the end, if it can be the base URL of a Server or Agent; else ValueError. `host:port` is one of http."""
     try:
         if not isinstance(url, str):
             raise ValueError(url)
-        if _HOST_AND_PORT.fullmatch(url):
+        if rules.HOST_AND_PORT.fullmatch(url):
             url = f"http://{url}"
         parts = urlsplit(url)
         port = parts.port

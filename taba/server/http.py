@@ -12,6 +12,7 @@ import numpy
 
 from taba import __version__, names, paths
 from taba.batch import CONTENT_TYPE, VERDICTS_HEADER, decode_envelope, encode_verdicts
+from taba.bounds import MAX_LETTERS, MAX_ROWS, MAX_WHO
 from taba.codes import uppers_of
 from taba.errors import UnknownVersion
 from taba.events import NotCovered, key_part, reading
@@ -22,9 +23,10 @@ from taba.routes import EVENTS, FLAG, JSON, MSGPACK, WHOLE, Parameter, Route, Se
 from taba.server.ask.answering import aggregate_as_json, answerable, dumped
 from taba.server.ask.choosing import QueryRefused
 from taba.server.ask.filters import MAX_FILTERS, Filter, make_filter
+from taba.server.ask.letters import newest_letters
 from taba.server.ask.live import MAX_LIVE_TABS, Live, Stopping
-from taba.server.ask.meanings import meanings_of
-from taba.server.ask.overview import MAX_ROWS, MAX_WHO, MOVES, SORTS, Overview
+from taba.server.ask.meanings import each_meaning, meanings_of, with_units
+from taba.server.ask.overview import MOVES, SORTS, Overview
 from taba.server.ask.query import Aggregated, Page, Query, Unanswered
 from taba.server.ask.reachable import Reachable
 from taba.server.fold.envelopes import Envelopes
@@ -33,6 +35,7 @@ from taba.server.fold.posts import OtherRequest, Posts
 from taba.server.health import Health
 from taba.server.keep.deleting import delete_clients, delete_tabs
 from taba.server.keep.jobs import JobConflict, Jobs, UnknownJob
+from taba.server.notes import Notes, read_note
 from taba.server.status import Presence, Status
 from taba.server.work.sandbox import Crowded
 from taba.shard import Router
@@ -40,7 +43,6 @@ from taba.tokens import ADMIN, ANY, OPEN, READ, WRITE
 from taba.web import SLICE_BYTES, Answer, Call, HTTPError
 
 DEAD_LETTERS = 1000  # shown when nobody says how many
-MOST_DEAD_LETTERS = 10_000
 
 
 MOST_NAMES = 1_000_000  # of a page; who wants more has no use for pages
@@ -72,7 +74,7 @@ BY = Parameter("by", "Tabs of one base name are grouped by this label.", repeata
 DETAIL = Parameter("detail", "1: the slots from which the figures are made, too.", FLAG)
 MEANINGS = Parameter("detail", "1: unit and description, too.", FLAG)
 USES = Parameter("detail", "1: how often this Server used each bucket, too.", FLAG)
-LETTERS = Parameter("limit", "How many at the most.", WHOLE, least=1, most=MOST_DEAD_LETTERS, default=DEAD_LETTERS)
+LETTERS = Parameter("limit", "How many at the most.", WHOLE, least=1, most=MAX_LETTERS, default=DEAD_LETTERS)
 ROWS = (
     Parameter("sort", f"By what, the greatest first: {', '.join(SORTS)}. Figures that only States tell sort what moves most."),
     Parameter("limit", "How many rows at the most.", WHOLE, least=1, most=MAX_ROWS, default=50),
@@ -107,6 +109,7 @@ class Routes:
         status: Status,
         presence: Presence,
         jobs: Jobs,
+        notes: Notes,
         health: Health,
         now: Callable[[], float],
         age: Callable[[], int | None],
@@ -115,6 +118,7 @@ class Routes:
         self._router, self._lookup, self._ingest, self._posts, self._query = router, lookup, ingest, posts, query
         self._overview, self._live = overview, live
         self._status, self._presence, self._jobs, self._health, self._now = status, presence, jobs, health, now
+        self._notes = notes
 
     def table(self) -> list[Route]:
         """The definitions."""
@@ -170,6 +174,8 @@ class Routes:
             Route("GET", "/v1/servers", self.servers, '[{"url", "roles", "started"}, …]', ANY),
             Route("GET", "/v1/shards", self.shards, '[{"name", "url", "buckets", "keys", "bytes", "ops"}, …]', READ, (USES,)),
             Route("GET", "/v1/dead-letters", self.dead_letters, "events that cannot be folded, newest first", READ, (LETTERS,)),
+            Route("GET", "/v1/notes", self.notes, '[{"time", "text"}, …] of the last day, the latest first', READ),
+            Route("POST", "/v1/notes", self.note, "the note that is kept", WRITE, body=JSON),
             Route("DELETE", "/v1/tabs", self.delete_tabs, '{"tabs": n, "states": n}', ADMIN, (_exact("name"),)),
             Route("DELETE", "/v1/clients", self.delete_clients, '{"clients": n, "states": n}', ADMIN, (_exact("client"),)),
             *jobs,
@@ -236,8 +242,8 @@ class Routes:
         query, reachable = self._asked(call)
         types, further = await self._refusing(query.types(_filter(call), _page(call)))
         if call.values["detail"]:
-            told = await meanings_of(reachable if call.values[PARTIAL.name] else self._router, types)
-            return _by_name(call, _each((name, what, dumped(what)) for name, what in told.items()), reachable, further)
+            told = each_meaning(reachable if call.values[PARTIAL.name] else self._router, types)
+            return _by_name(call, ((name, what, dumped(what)) async for name, what in told), reachable, further)
         return _by_name(call, _each((name, type, type) for name, type in types.items()), reachable, further)
 
     async def projections(self, call: Call) -> Answer:
@@ -307,12 +313,13 @@ class Routes:
         return Answer(content, text=lambda: "".join(f"{row['name']}: {dumped(row)}\n" for row in content))
 
     async def who(self, call: Call) -> Answer:
-        path = call.values["path"]
         try:
-            found = await self._refusing(self._overview.who(_filter(call), path and paths.check(path), call.values["limit"]))
+            path = call.values["path"] and paths.check(call.values["path"])
         except ValueError as error:
             raise HTTPError(400, "bad_request", f"path=: {error}") from None
-        return Answer(found, text=lambda: "".join(f"{name}: {dumped(one)}\n" for name, one in found.items()))
+        asked = await self._refusing(self._query.ask(_filter(call)))
+        found = with_units(self._router, asked.chosen, self._overview.who(asked, path, call.values["limit"]))
+        return _by_name(call, ((name, one, dumped(one)) async for name, one in found))
 
     async def stream(self, call: Call) -> Answer:
         try:
@@ -369,7 +376,7 @@ class Routes:
             records = await self._jobs.list(call.values["id"])
         except UnknownJob as error:
             raise HTTPError(404, "unknown_job", str(error)) from None
-        return Answer(records, text=lambda: "".join(map(_job_line, records)))
+        return _rows(call, _each((record, _job_line(record)) for record in records))
 
     async def cancel_job(self, call: Call) -> Answer:
         try:
@@ -401,8 +408,26 @@ class Routes:
         return Answer(content, text=lambda: "".join(_shard_line(shard) for shard in content))
 
     async def dead_letters(self, call: Call) -> Answer:
-        content = [answerable(event) for event in await self._status.dead_letters(call.values["limit"])]
-        return Answer(content, text=lambda: "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in content))
+        letters = newest_letters(self._router, call.values["limit"], self._query.breathe)
+
+        async def pieces() -> AsyncIterator[tuple[Any, str]]:
+            async for event in letters:
+                content = answerable(event)
+                yield content, dumped(content) + "\n"
+
+        return _rows(call, pieces())
+
+    async def notes(self, call: Call) -> Answer:
+        found = [note.shown() for note in await self._notes.list()]
+        return _rows(call, _each((note, f"{note['time']:.3f} {dumped(note['text'])}\n") for note in found))
+
+    async def note(self, call: Call) -> Answer:
+        try:
+            time, text = read_note(call.json(), self._now())
+        except ValueError as error:
+            raise HTTPError(400, "bad_request", str(error)) from None
+        note = (await self._notes.add(time, text)).shown()
+        return Answer(note, text=lambda: f"{note['time']:.3f} {dumped(note['text'])}\n")
 
     async def openapi(self, call: Call) -> Answer:
         return Answer(describe(self.table(), "Taba Server", __version__))
@@ -432,9 +457,9 @@ def _page(call: Call) -> Page:
     return Page(call.values["limit"], call.values["cursor"])
 
 
-def _streamed(call: Call, pieces: AsyncIterator[str], reachable: Reachable, further: str | None) -> Answer:
+def _streamed(call: Call, pieces: AsyncIterator[str], reachable: Reachable | None = None, further: str | None = None) -> Answer:
     """An answer that is made piece by piece, as it is read."""
-    headers = {**reachable.header(), **({} if further is None else {NEXT_HEADER: quote(further, safe="")})}
+    headers = {**({} if reachable is None else reachable.header()), **({} if further is None else {NEXT_HEADER: quote(further, safe="")})}
     kind = "text/plain; charset=utf-8" if call.wants_text else "application/json"
     return Answer(_slices(pieces), content_type=kind, headers=headers, is_joined=True)
 
@@ -461,7 +486,9 @@ async def _each(items: Iterable[Any]) -> AsyncIterator[Any]:
         yield item
 
 
-def _by_name(call: Call, items: AsyncIterator[tuple[str, Any, str]], reachable: Reachable, further: str | None) -> Answer:
+def _by_name(
+    call: Call, items: AsyncIterator[tuple[str, Any, str]], reachable: Reachable | None = None, further: str | None = None
+) -> Answer:
     """An answer of (name, what JSON has of it, its text for people), one Tab a line for people."""
 
     async def pieces() -> AsyncIterator[str]:
@@ -480,14 +507,19 @@ def _by_name(call: Call, items: AsyncIterator[tuple[str, Any, str]], reachable: 
 
 def _listed(call: Call, names: Iterable[str], reachable: Reachable, further: str | None) -> Answer:
     """An answer that is a list of names."""
+    return _rows(call, _each((name, f"{name}\n") for name in names), reachable, further)
+
+
+def _rows(call: Call, rows: AsyncIterator[tuple[Any, str]], reachable: Reachable | None = None, further: str | None = None) -> Answer:
+    """An answer that is a list, of (what JSON has of one, its line for people)."""
 
     async def pieces() -> AsyncIterator[str]:
         before = "["
-        for name in names:
+        async for content, text in rows:
             if call.wants_text:
-                yield f"{name}\n"
+                yield text
             else:
-                yield before + dumped(name)
+                yield before + dumped(content)
                 before = ", "
         if not call.wants_text:
             yield "[]\n" if before == "[" else "]\n"

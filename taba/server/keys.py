@@ -74,6 +74,7 @@ def dead_letters(bucket: int) -> bytes:
 
 
 TAB_CHANGES = b"tabs"
+DISCARDED = b"dead_discarded"  # Events that were dead letters, and given up by a person
 
 
 def count_tab_changes(bucket: int, tabs: int = 1) -> tuple[bytes, ...]:
@@ -87,7 +88,9 @@ def is_tab_change(command: tuple[bytes, ...]) -> bool:
 
 
 def counts(bucket: int) -> bytes:
-    """Hash: `folded`, `dead:<reason>`, `dead_dropped` → decimal numbers of Events; TAB_CHANGES → how many Tabs have come and gone."""
+    """Hash: `folded`, `dead:<reason>`, `dead_dropped`, DISCARDED → decimal numbers of Events;
+    TAB_CHANGES → how many Tabs have come and gone.
+    """
     return b"taba:{%d}:counts" % bucket
 
 
@@ -109,6 +112,11 @@ def servers(bucket: int) -> bytes:
 def jobs(bucket: int) -> bytes:
     """Hash: id of a job → JSON of what is known of it. In one bucket alone."""
     return b"taba:{%d}:jobs" % bucket
+
+
+def notes(bucket: int) -> bytes:
+    """List: JSON of notes, the latest that was said first. In one bucket alone."""
+    return b"taba:{%d}:notes" % bucket
 
 
 def state_field(tab: str, client: str) -> bytes:

@@ -39,10 +39,12 @@ from taba.server.fold.posts import Posts
 from taba.server.health import Health
 from taba.server.http import Routes
 from taba.server.keep.checking import Check
+from taba.server.keep.discarding import Discard
 from taba.server.keep.jobs import JobConflict, Jobs
 from taba.server.keep.pruning import PERIOD_SECONDS, Prune
 from taba.server.keep.retrying import Retry
 from taba.server.keep.upgrading import Upgrade
+from taba.server.notes import Notes
 from taba.server.options import ServerOptions as Options
 from taba.server.options import Store
 from taba.server.problems import Happened, Recent, restarted
@@ -238,6 +240,8 @@ class Server(_Connected):
         self.jobs.register("check", Check(self.router))
         self.jobs.register("upgrade", Upgrade(self.router, bench))
         self.jobs.register("retry", Retry(self.router, bench, now, self.age, reactor, bounds))
+        self.jobs.register("discard", Discard(self.router), has_dry_run=True)
+        self.notes = Notes(self.router, self.age, os.urandom)
         self.health = Health(self.router, reactor)
         about = now, workers, self._shown, reactor, self.health, self.jobs, starts or Starts(None, 0), lambda: self.site, embedded
         self.status = Status(self.router, self.lookup, self.ingest, envelopes, self.query, self.sandbox, self.age, *about)
@@ -253,6 +257,7 @@ class Server(_Connected):
             self.status,
             self.presence,
             self.jobs,
+            self.notes,
             self.health,
             now,
             self.age,

@@ -19,7 +19,6 @@ from taba.handlers.lookup import Lookup
 from taba.server import keys
 from taba.server.aging import StoreAge
 from taba.server.ask.query import Query
-from taba.server.fold.deadletters import decode_dead_letter, describe, unreadable
 from taba.server.fold.envelopes import Envelopes
 from taba.server.fold.ingest import Ingest
 from taba.server.health import Health
@@ -53,7 +52,6 @@ PRESENCE_SECONDS = 5.0  # how often a Server says that it is there
 GONE_SECONDS = 20.0  # a Server that has not said so for this long is not
 MAX_SERVERS = 1000  # in the list
 PRESENCE_BUCKET = 0
-DEAD_LETTER_BUCKETS = 16  # whose dead letters are read at a time
 
 _DEAD = b"dead:"
 
@@ -66,11 +64,12 @@ class Counts(NamedTuple):
     folded: int
     dead_by_reason: dict[str, int]
     dead_dropped: int
+    discarded: int
     known_key: int
     missing: list[str]
 
 
-UNKNOWN = Counts(0, {}, 0, 0, [])  # before anything was read
+UNKNOWN = Counts(0, {}, 0, 0, 0, [])  # before anything was read
 
 
 class Status:
@@ -128,7 +127,7 @@ class Status:
                     sums[name] += int(count)
                 missing.update(type.decode() for type in types)
             dead = {name[len(_DEAD) :].decode(): count for name, count in sorted(sums.items()) if name.startswith(_DEAD) and count}
-            known = Counts(sums[b"folded"], dead, sums[b"dead_dropped"], sums[b"known_key"], sorted(missing))
+            known = Counts(sums[b"folded"], dead, sums[b"dead_dropped"], sums[keys.DISCARDED], sums[b"known_key"], sorted(missing))
             self._counts = (now, known)
         return self._counts[1]
 
@@ -188,7 +187,7 @@ class Status:
                 problems.append(f"folded and dead_letters of {len(self._away)} buckets that are away are as they were last known")
         counts = self._counts[1] if self._counts else UNKNOWN
         types = self._types[1] if self._types else set()
-        dropped = {"dead_letters_full": counts.dead_dropped, "known_key": counts.known_key}
+        dropped = {"dead_letters_full": counts.dead_dropped, "discarded": counts.discarded, "known_key": counts.known_key}
         there = set(self._lookup.types)
         missing = sorted((types | set(counts.missing) | set(self._lookup.missing)) - there)
         if missing:
@@ -277,22 +276,6 @@ class Status:
                 for _, counts in ([self._counts] if self._counts else [])
             ),
         ]
-
-    async def dead_letters(self, most: int) -> list[dict[str, Any]]:
-        """The Events of the newest dead letters of all buckets, newest first, `most` at the most."""
-        lengths = await self._router.read_many({b: [(b"LLEN", keys.dead_letters(b))] for b in range(self._router.buckets)})
-        filled = [bucket for bucket, [length] in lengths.items() if length]
-        newest: list[dict[str, Any]] = []
-        for start in range(0, len(filled), DEAD_LETTER_BUCKETS):
-            lot = filled[start : start + DEAD_LETTER_BUCKETS]
-            replies = await self._router.read_many({b: [(b"LRANGE", keys.dead_letters(b), b"0", b"%d" % (most - 1))] for b in lot})
-            for bucket, [contents] in replies.items():
-                for content in contents:
-                    letter = decode_dead_letter(content)
-                    newest += describe(bucket, letter) if letter is not None else [unreadable(bucket, content)]
-            newest.sort(key=lambda event: -event["refused"])
-            del newest[most:]
-        return newest
 
 
 class Presence:

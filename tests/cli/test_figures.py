@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.cli.figures import ASCII_BLOCKS, COLUMNS, head, row, scaled, sparkline
+from taba.cli.figures import ASCII_BLOCKS, NAME, OF_CLIENTS, OF_TABS, head, row, sparkline
+from taba.cli.units import scaled
 
 ROW: dict[str, Any] = {
     "name": "n",
@@ -48,7 +49,12 @@ class Figures(SynchronousTestCase):
 
     def test_a_row_has_its_columns_and_no_more(self) -> None:
         self.assertEqual(len(row(ROW)), 79)
-        self.assertEqual((len(head()), sum(width for _, width in COLUMNS) + len(COLUMNS) - 1), (79, 79))
+        self.assertEqual(len(head()), 79)
+        self.assertEqual(NAME + sum(column.width + 1 for column in OF_TABS if not column.least), 79)
+        self.assertEqual((len(head(79, OF_CLIENTS, "CLIENT")), len(row(ROW, 79, False, OF_CLIENTS))), (79, 79))
+        self.assertNotIn("1M", head(96))
+        self.assertEqual(head(97).split(), ["NAME", "RATE", "1M", "1H", "P50", "P99", "MAX", "TREND", "CLIENTS"])
+        self.assertTrue(head().endswith(" CLIENTS"))
         self.assertEqual((len(row(ROW, 120)), len(head(120))), (120, 120))
         self.assertEqual(len(row({**ROW, "name": "x" * 500})), 79)
         self.assertNotIn("\x1b", row({**ROW, "name": "x\x1b[2J"}))

@@ -19,8 +19,6 @@ MAX_PATTERN = 1000  # characters of a regular expression; who needs more has a l
 MAX_FILTERS = 1000  # of one kind in one query
 MAX_GLOBS = 20  # of one kind in one query: each is tried on every name
 
-_WILD = re.compile(r"[*?]")
-
 
 class Filter(NamedTuple):
     """What a query asks for. Empty: everything. Globs stand apart from names and clients that hold as they are; any of both counts."""
@@ -85,7 +83,7 @@ def make_filter(
 
 def _apart(parameter: str, values: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(what holds as it is, globs): no name has a star or a question mark before its labels."""
-    globs = tuple(value for value in dict.fromkeys(values) if _WILD.search(value.partition("{")[0]))
+    globs = tuple(value for value in dict.fromkeys(values) if names.is_glob(value))
     if len(globs) > MAX_GLOBS:
         raise ValueError(f"{parameter}= has {len(globs)} globs; at most {MAX_GLOBS}")
     if sum(map(len, globs)) > MAX_PATTERN:

@@ -12,28 +12,27 @@ from __future__ import annotations
 import heapq
 import math
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from taba import paths
+from taba.bounds import MAX_ROWS
 from taba.history import Steps
 from taba.names import bucket_of
-from taba.server.ask.choosing import Chosen, QueryRefused
+from taba.server.ask.choosing import Chosen
 from taba.server.ask.filters import Filter
 from taba.server.ask.query import Aggregated, Asked, Query, Unanswered
 
 ROW_SECONDS = 2.0
 QUIET_SECONDS = 15.0
 MAX_KEPT_ROWS = 5000  # of all questions, some KiB each
-MAX_ROWS = 1000  # of one answer
 MAX_SORTED = 200  # Tabs that move most, of which the rows are chosen where they are sorted by what only States tell
 STEPS, STEP_SECONDS = 60, 60.0  # of a sparkline: the last hour
 SHORT_SECONDS, LONG_STEPS = 60.0, 10  # a trend is the rate of the last minute over that of the last ten
 MOVES, NAME = "moves", "name"
 FIGURES = ("rate", "trend", "1m", "1h", "p50", "p99", "max", "clients", "value")
 SORTS = (MOVES, NAME, *FIGURES)
-MAX_WHO = 1000  # Clients at either end
-MAX_HELD = 100_000  # figures of Clients that one answer looks at: some 20 MB
+MAX_HELD = 100_000  # Clients of one Tab whose figures are compared: some 20 MB
 
 _SHARED = ("1h.count", "count", "value", "distinct", "sum")  # of which Clients have their shares, where nobody says which figure
 
@@ -70,28 +69,32 @@ class Overview:
             rows = rows[offset : offset + limit]
         return rows
 
-    async def who(self, wanted: Filter, path: str | None, limit: int) -> dict[str, Any]:
+    async def who(self, asked: Asked, path: str | None, limit: int) -> AsyncIterator[tuple[str, dict[str, Any]]]:
         """By Tab which Clients hold the greatest and the least of the figure at `path`, each one's share of all, and how uneven that is."""
-        asked = await self._query.ask(wanted)
-        found: dict[str, list[tuple[float, str]]] = {}
-        errors: dict[str, str] = {}
-        used: dict[str, str] = {}
-        held = 0
+        tab: str | None = None
+        used: str | None = None
+        error: str | None = None
+        found: list[tuple[float, str]] = []
         async for item in self._query.projections(asked):
-            of_tab = found.setdefault(item.tab, [])
+            if item.tab != tab:
+                if tab is not None:
+                    yield tab, _shares(used, found, limit, error)
+                tab, used, error, found = item.tab, None, None, []
             for client, projection in item.projections.items():
                 if isinstance(projection, Unanswered):
-                    errors.setdefault(item.tab, projection.error)
+                    error = error or projection.error
                     continue
-                at = used.get(item.tab) or path or next((one for one in _SHARED if paths.first(projection, [one]) is not None), "")
+                at = used or path or next((one for one in _SHARED if paths.first(projection, [one]) is not None), "")
                 value = _finite(paths.first(projection, [at]) if at else None)
-                if value is not None:
-                    used[item.tab] = at
-                    of_tab.append((value, client))
-                    held += 1
-            if held > MAX_HELD:
-                raise QueryRefused(f"more than {MAX_HELD:,} figures of Clients match: name= or match= fewer Tabs")
-        return {tab: _shares(used.get(tab), of_tab, limit, errors.get(tab)) for tab, of_tab in found.items()}
+                if value is None:
+                    continue
+                if len(found) >= MAX_HELD:
+                    error = f"more than {MAX_HELD:,} Clients: those after them are left out; client= or client_match= says which are meant"
+                    continue
+                used = at
+                found.append((value, client))
+        if tab is not None:
+            yield tab, _shares(used, found, limit, error)
 
     async def _rows(self, asked: Asked, tabs: Sequence[str], moving: Mapping[str, int]) -> list[dict[str, Any]]:
         buckets = {tab: bucket_of(tab, self._query.buckets) for tab in tabs}

@@ -1,0 +1,68 @@
+"""Numbers as people read them, in few characters; programs get them raw, in base units."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+from typing import Any
+
+SECONDS, BYTES = "seconds", "bytes"  # the units that are written in steps
+COUNTS = frozenset({"count", "clients", "distinct", "events"})  # keys of figures that have no unit, whatever their Tab's is
+TIMES = frozenset({"time", "started", "refused"})  # keys of moments
+
+
+def scaled(value: Any, unit: str | None = None) -> str:
+    """A number in at most seven characters and its sign, as people read it: 1.2 ms, 3.4 MiB, 12k; nothing is a dash."""
+    text = _scaled(value, unit)
+    if isinstance(value, str):
+        return text[:9] + "…" if len(text) > 10 else text
+    return text if len(text.removeprefix("-")) <= 7 else text.replace(" ", "")
+
+
+def _scaled(value: Any, unit: str | None) -> str:
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return "-"
+    if not math.isfinite(value):
+        return str(value)
+    if unit == SECONDS:
+        for least, size, name in _TIMES:
+            if abs(value) >= least:
+                return f"{_digits(value / size)} {name}"
+        return "0 s"
+    steps = [(1024.0**power, f" {name}iB") for power, name in ((4, "T"), (3, "G"), (2, "M"), (1, "K"))] if unit == BYTES else []
+    steps = steps or [(1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")]
+    for size, name in steps:
+        if abs(value) >= size:
+            return _digits(value / (1e3 if name == "k" else size)) + name
+    if value and abs(value) < 1e-3:
+        return f"{value:.0e}"
+    return _digits(value) + (" B" if unit == BYTES else "")
+
+
+_TIMES = (
+    (172_800.0, 86_400.0, "d"),
+    (7200.0, 3600.0, "h"),
+    (120.0, 60.0, "min"),
+    (1.0, 1.0, "s"),
+    (1e-3, 1e-3, "ms"),
+    (1e-6, 1e-6, "us"),
+    (1e-9, 1e-9, "ns"),
+)
+
+
+def _digits(value: float) -> str:
+    if abs(value) >= 1e4:
+        return f"{value:.0e}"
+    if abs(value) >= 100 or value == int(value):
+        return f"{value:.0f}"
+    return f"{value:.3g}"
+
+
+def moment(seconds: Any) -> str | None:
+    """Unix seconds as the time of this place; None for what is no such time."""
+    try:
+        return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
+    except (TypeError, ValueError, OverflowError, OSError):
+        return None

@@ -1,0 +1,86 @@
+"""The job that gives dead letters up: those that are there when it looks at their bucket, for ever, and counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from taba.server import keys
+from taba.server.fold.deadletters import decode_dead_letter
+from taba.server.keep.jobs import Job
+from taba.server.router import Command, IsRouter
+from taba.shard import Writes
+
+LOT_LETTERS = 200  # given up in one transaction: some 800 KiB are read for it
+_DEAD = b"dead:"
+
+
+class Discard:
+    """`POST /v1/discard`."""
+
+    def __init__(self, router: IsRouter):
+        self._router = router
+
+    async def __call__(self, job: Job) -> None:
+        """Run the job."""
+        gone = 0
+
+        async def step(bucket: int) -> None:
+            nonlocal gone
+            [left] = await self._router.read(bucket, [(b"LLEN", keys.dead_letters(bucket))])
+            while left > 0:
+                job.check()
+                count = min(LOT_LETTERS, left)
+                gone += await self._lot(bucket, count)
+                left -= count
+                job.message = said(gone, job.is_dry_run)
+
+        async def count(bucket: int) -> None:
+            nonlocal gone
+            job.check()
+            [pairs] = await self._router.read(bucket, [(b"HGETALL", keys.counts(bucket))])
+            gone += sum(_dead(pairs).values())
+            job.message = said(gone, job.is_dry_run)
+
+        await job.over_buckets(self._router.buckets, count if job.is_dry_run else step)
+        job.message = said(gone, job.is_dry_run)
+
+    async def _lot(self, bucket: int, count: int) -> int:
+        """Give up the oldest `count` letters; how many Events that were."""
+        key = keys.dead_letters(bucket)
+
+        def update(replies: Sequence[Any]) -> Writes:
+            letters, length, pairs = replies
+            if not letters:
+                return Writes([], 0)
+            if len(letters) == length:
+                by_reason = _dead(pairs)  # all of them, whatever can be read of each
+            else:
+                by_reason = Counter()
+                for letter in map(decode_dead_letter, letters):
+                    if letter is not None:
+                        by_reason[letter.reason.encode()] += letter.events
+            events = sum(by_reason.values())
+            counts = keys.counts(bucket)
+            # new ones come in at the head
+            commands: list[Command] = [(b"LTRIM", key, b"0", b"%d" % -(len(letters) + 1))]
+            commands += [(b"HINCRBY", counts, _DEAD + reason, b"%d" % -number) for reason, number in by_reason.items()]
+            if events:
+                commands.append((b"HINCRBY", counts, keys.DISCARDED, b"%d" % events))
+            return Writes(commands, events)
+
+        reads: list[Command] = [(b"LRANGE", key, b"%d" % -count, b"-1"), (b"LLEN", key), (b"HGETALL", keys.counts(bucket))]
+        events: int = await self._router.transact(bucket, reads, update)
+        return events
+
+
+def said(events: int, is_dry_run: bool) -> str:
+    """What came of it."""
+    return f"{events} dead letters would be given up" if is_dry_run else f"{events} dead letters given up"
+
+
+def _dead(pairs: Sequence[bytes]) -> Counter[bytes]:
+    """By reason the Events of a bucket's counts that are dead letters."""
+    counted = zip(pairs[::2], pairs[1::2], strict=True)
+    return Counter({name[len(_DEAD) :]: int(count) for name, count in counted if name.startswith(_DEAD) and int(count)})

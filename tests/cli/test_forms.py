@@ -1,0 +1,208 @@
+"""In which form commands answer: tables on a terminal, lines elsewhere, and rows or documents of raw numbers for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from typing import Any, ClassVar
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.command import run_here
+from tests.services import ROOT, Services
+
+CONTROL = "\x1b[2J\x9b\u202e"
+
+
+class Forms(SynchronousTestCase):
+    services: ClassVar[Services]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.services = Services()
+        cls.addClassCleanup(cls.services.stop)
+        cls.services.start_server()
+        render: list[Any] = [{"tab": "render_seconds", "type": "PercentileGroup", "value": 0.0012}] * 3
+        hits: list[Any] = [{"tab": "hits", "type": "CounterGroup", "value": 2, "labels": {"page": page}} for page in "ab"]
+        odd: list[Any] = [
+            {"tab": "odd", "type": "NoSuchType", "value": 1},
+            {"tab": "said", "type": "Gauge", "value": CONTROL, "labels": {"by": CONTROL}},
+            {"tab": "mixed", "type": "Gauge", "value": 1, "labels": {"kind": "a"}},
+            {"tab": "mixed", "type": "TotalsCounter", "value": 1, "labels": {"kind": "b"}},
+        ]
+        for number, client in enumerate(("web/1", "web/2")):
+            cls.services.query.post_events(client, [*render, *hits, *(odd if number == 0 else ())])
+
+    def taba(self, *arguments: str, stdin: str = "", code: int = 0, error: str = "^$") -> str:
+        done = self.services.taba(*arguments, stdin=stdin)
+        self.assertEqual(done.returncode, code, done)
+        self.assertRegex(done.stderr, error)
+        return done.stdout
+
+    def on_terminal(self, *arguments: str, said: bytes = b"", **environ: str) -> str:
+        main, terminal = pty.openpty()
+        self.addCleanup(os.close, main)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "taba.cli.main", *arguments],
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+            env={**self.services.environ, "TERM": "xterm-256color", "COLUMNS": "100", **environ},
+        )
+        os.close(terminal)
+        os.write(main, said)
+        shown = b""
+        while True:
+            try:
+                chunk = os.read(main, 65_536)
+            except OSError:  # the other end is closed
+                break
+            shown += chunk
+        process.wait(30)
+        return shown.decode()
+
+    def test_rows_for_programs_have_raw_numbers_under_paths(self) -> None:
+        head, *rows = [line.split("\t") for line in self.taba("agg", "hits", "render_seconds", "--tsv").splitlines()]
+        self.assertEqual(head[0], "tab")
+        by_name = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+        self.assertEqual(by_name['hits{page="a"}']["1h.count"], "2")
+        self.assertAlmostEqual(float(by_name["render_seconds"]["1h.p99"]), 0.0012, delta=0.0001)
+        self.assertEqual(by_name["render_seconds"]["1h.count"], "6")
+        found = list(csv.DictReader(io.StringIO(self.taba("agg", "hits", "--csv"))))
+        self.assertEqual([(row["tab"], row["1h.total"]) for row in found], [('hits{page="a"}', "4"), ('hits{page="b"}', "4")])
+        self.assertEqual(self.taba("agg", "nothing*", "--tsv"), "tab\n")
+
+    def test_whatever_has_rows_gives_them(self) -> None:
+        for arguments, head in (
+            (("names",), "tab"),
+            (("clients",), "client"),
+            (("types",), "tab\ttype"),
+            (("types", "--detail"), "tab\ttype\tunit\tdescription"),
+            (("agg", "mixed", "--super", "--label", "kind:a"), "values.1"),
+            (("proj", "hits"), "tab\tclient\t1m.count"),
+            (("who", "hits"), "tab\tpath\tend\tclient\tvalue\tshare"),
+            (("dead-letters",), "reason\ttab\ttype\tclient\ttime\tvalue\tdetail"),
+            (("jobs",), "id\tkind\tstate"),
+            (("note",), "time\ttext"),
+            (("shards",), "name\turl\tbuckets"),
+            (("handlers", "--local"), "type\tversion\torigin\terrors"),
+        ):
+            shown = self.taba(*arguments, "--tsv")
+            self.assertTrue(shown.startswith(head), (arguments, shown[:200]))
+            self.assertTrue(self.taba(*arguments, "--csv").startswith(head.replace("\t", ",")), arguments)
+            self.assertEqual({len(line.split("\t")) for line in shown.splitlines()}, {len(shown.partition("\n")[0].split("\t"))}, arguments)
+        self.taba("names", "--tsv", "--csv", code=2, error="exclude each other")
+        self.taba("names", "--tsv", "--json", code=2, error="exclude each other")
+
+    def test_names_come_from_standard_input_and_none_is_not_all(self) -> None:
+        names = self.taba("names", "hits")
+        self.assertEqual(self.taba("types", "-", stdin=names).count("CounterGroup"), 2)
+        for command in ("names", "clients", "types", "agg", "proj"):
+            self.assertEqual(self.taba(command, "-", stdin=""), "", command)
+
+    def test_no_control_character_reaches_a_reader(self) -> None:
+        for arguments in (
+            ("names",),
+            ("types",),
+            ("agg",),
+            ("proj",),
+            ("names", "--json"),
+            ("agg", "--json"),
+            ("proj", "--tsv"),
+            ("agg", "--csv"),
+            ("who", "said", "--json"),
+            ("agg", CONTROL),
+            ("watch", CONTROL, "--until", "1m.count > 1", "--within", "0"),
+        ):
+            done = self.services.taba(*arguments)
+            self.assertNotRegex(done.stdout + done.stderr, "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", arguments)
+        self.assertEqual(next(iter(json.loads(self.taba("agg", "said", "--json")).values()))["values"], {CONTROL: 1})
+
+    def test_a_terminal_has_times_with_units_and_a_line_a_client(self) -> None:
+        shown = self.on_terminal("proj", "render_seconds", "hits")
+        self.assertRegex(shown, r"CLIENT +1M +1H +P50 +P99 +MAX +VALUE\s")
+        self.assertRegex(shown, r"web/2 +3 +3 +1\.2 ms +1\.2 ms")
+        self.assertRegex(self.on_terminal("proj", "hits", "--limit", "1"), "1 more; --limit shows them")
+        self.assertRegex(self.on_terminal("agg", "render_seconds", "--all"), r"1\.2 ms")
+        self.assertRegex(self.on_terminal("who", "render_seconds", "1h.p99"), r"1\.2 ms")
+        self.assertRegex(self.on_terminal("agg", "render_seconds"), r"1M.*MAX.*TREND")
+        self.assertRegex(self.on_terminal("proj", "mixed", "--all", TERM="dumb"), r"time +20\d\d-\d\d-\d\d")
+
+    def test_a_terminal_that_knows_ascii_alone_gets_ascii_and_one_without_colours_none(self) -> None:
+        for arguments in (("agg",), ("agg", "--all"), ("proj",), ("status",), ("latency",), ("dead-letters",), ("help",)):
+            shown = self.on_terminal(*arguments, PYTHONIOENCODING="ascii", NO_COLOR="1")
+            self.assertTrue(shown.isascii(), (arguments, shown))
+            self.assertNotRegex(shown, "\x1b\\[[0-9;]*3[0-9]", arguments)
+            self.assertNotIn("Traceback", shown)
+
+    def test_types_that_have_no_sum_are_shown_without_one(self) -> None:
+        self.assertEqual(len(self.taba("agg", "mixed").splitlines()), 2)
+        self.assertEqual(self.taba("agg", "hits").splitlines()[-1].partition(":")[0], "hits")
+
+    def test_a_name_that_is_not_there_is_said_once_and_waited_for(self) -> None:
+        done = self.services.taba("watch", "render_second", "--until", "1m.count > 1", "--within", "0.01")
+        self.assertEqual(done.returncode, 124)
+        self.assertEqual(done.stderr.count("no Tab 'render_second' yet"), 1)
+        self.assertIn("did you mean render_seconds?", done.stderr)
+        self.taba("get", "render_second", "count", code=1, error=r"did you mean render_seconds\?")
+
+    def test_a_note_is_kept_and_shown(self) -> None:
+        self.assertEqual(self.taba("note", "deploy", "1.4"), "")
+        self.taba("note", "-", "--time", "1763850000", stdin="from a hook\n")
+        lines = self.taba("note").splitlines()
+        self.assertEqual([line.partition("  ")[2] for line in lines], ["deploy 1.4", "from a hook"])
+        self.assertEqual(json.loads(self.taba("note", "--json"))[1]["time"], 1763850000)
+        self.taba("note", "--time", "1", code=2, error="no TEXT")
+
+    def test_dead_letters_are_given_up_when_a_person_says_so(self) -> None:
+        self.services.query.post_events("web/9", [{"tab": "odd2", "type": "NoSuchType", "value": 1}])
+        self.taba("dead-letters", "--discard", code=2, error="--yes")
+        self.taba("dead-letters", "--yes", code=2, error="go with --discard")
+        self.assertRegex(self.taba("dead-letters", "--discard", "--dry-run"), r"^discard: [12] dead letters would be given up\n")
+        self.assertRegex(self.on_terminal("dead-letters", "--discard", said=b"n\n"), r"for ever\?")
+        self.assertIn("odd2", self.taba("dead-letters"))
+        self.assertRegex(self.on_terminal("dead-letters", "--discard", said=b"y\n"), r"discard: [12] dead letters given up")
+        self.assertEqual(self.taba("dead-letters"), "")
+        self.services.query.post_events("web/1", [{"tab": "odd", "type": "NoSuchType", "value": 1}])
+
+    def test_an_address_needs_no_scheme(self) -> None:
+        address = self.services.server_url.removeprefix("http://")
+        self.assertIn("render_seconds", self.taba("names", "--server", address))
+
+    def test_a_shell_completes_commands_and_names(self) -> None:
+        def completed(*words: str) -> list[str]:
+            environ = {"_TABA_COMPLETE": "fish_complete", "COMP_WORDS": " ".join(words), "COMP_CWORD": words[-1]}
+            done = self.services.taba(*words, **environ)
+            return re.findall(r"plain,([^\t\n]*)", done.stdout)
+
+        self.assertEqual(completed("taba", "dead"), ["dead-letters"])
+        self.assertEqual(completed("taba", "agg", "rend"), ["render_seconds"])
+        self.assertEqual(completed("taba", "get", "rend"), ["render_seconds"])
+
+
+class Help(SynchronousTestCase):
+    def test_help_groups_all_commands_by_whom_they_are_for(self) -> None:
+        from taba.cli.commands import Grouped, command
+
+        grouped = [name for names in Grouped.groups.values() for name in names]
+        self.assertEqual(sorted(grouped), sorted(command.commands))
+        shown = run_here(("help",), os.environ, ROOT).stdout
+        self.assertEqual(shown, run_here(("--help",), os.environ, ROOT).stdout)
+        places = [shown.index(f"{title}:") for title in Grouped.groups]
+        self.assertEqual(places, sorted(places))
+        self.assertIn("Usage: taba agg", run_here(("help", "agg"), os.environ, ROOT).stdout)
+        self.assertIn("Usage: taba handler try", run_here(("help", "handler", "try"), os.environ, ROOT).stdout)
+        wrong = run_here(("help", "nothing"), os.environ, ROOT)
+        self.assertEqual((wrong.returncode, wrong.stdout), (2, ""))
+
+    def test_each_shell_has_its_completion(self) -> None:
+        for shell in ("bash", "zsh", "fish"):
+            shown = run_here(("completion", shell), os.environ, ROOT)
+            self.assertEqual((shown.returncode, shown.stderr), (0, ""))
+            self.assertIn("_TABA_COMPLETE", shown.stdout)
