@@ -69,6 +69,11 @@ class Listener:
         else:
             self._write(said)
 
+    def end(self) -> None:
+        """It has listened for long enough."""
+        if not self.ended.called:
+            self.ended.callback(None)
+
     def finish(self, said: Said | None) -> None:
         """Write the last, whatever is still to be taken, and what a gzip file ends with."""
         if said is not None:
@@ -103,7 +108,7 @@ class Broadcast:
     def join(self, listener: Listener) -> None:
         """Hear what is said from now on, and first the last of before. Where all is over, that is what it hears."""
         if self.has_ended:
-            listener.ended.callback(None)
+            listener.end()
             return
         self.listeners[listener] = None
         if self.last is not None:
@@ -132,7 +137,7 @@ class Broadcast:
         """All hear this, and then no more."""
         self.has_ended, self.goodbye = True, goodbye
         for listener in list(self.listeners):
-            listener.ended.callback(None)
+            listener.end()
 
     def fail(self, failure: Failure) -> None:
         """Nothing more can be said: all are cut off, so that nobody takes silence for peace."""

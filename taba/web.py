@@ -33,6 +33,7 @@ from taba.tokens import ANY, EVERYTHING, Grant
 
 MAX_BODY_BYTES = MAX_ENVELOPE_BYTES  # the largest thing that anyone may send, after decompression
 MAX_FORM_FIELDS = 100  # of a form; a login has one
+MAX_LISTEN_SECONDS = 3600.0  # to a broadcast; who goes on listening asks anew, with a token that is still known
 MAX_STREAMS = 32  # answers that are being sent slice by slice at once
 SLICE_BYTES = 64 * KiB  # of such an answer, written at a time: what a peer that does not read may cost
 LEAST_GZIP_BYTES = KiB  # a smaller answer fits in a packet as it is
@@ -326,6 +327,7 @@ class Api(resource.Resource):
         gate = Gate()
         request.registerProducer(gate, True)
         listener = Listener(request, gate, takes_gzip)
+        over = request.channel.callLater(MAX_LISTEN_SECONDS, listener.end)
         try:
             broadcast.join(listener)
             await listener.ended
@@ -336,6 +338,8 @@ class Api(resource.Resource):
             request.channel.cut()
             return
         finally:
+            if over.active():
+                over.cancel()
             broadcast.leave(listener)
             if request.channel is not None:
                 request.unregisterProducer()

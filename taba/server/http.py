@@ -46,6 +46,7 @@ DEAD_LETTERS = 1000  # shown when nobody says how many
 
 
 MOST_NAMES = 1_000_000  # of a page; who wants more has no use for pages
+TAKES_EVENTS = ("/v1/envelopes", "/v1/events")
 NEXT_HEADER = "Taba-Next"  # the cursor of the page after this one; absent with the last
 
 FILTERS = (
@@ -187,8 +188,8 @@ class Routes:
             Route("GET", "/healthz", self.healthz, "200 while the process runs", OPEN),
             Route("GET", "/readyz", self.readyz, "200 only while it can do its work", OPEN),
         ]
-        # what takes filters is answered within the bounds of a token
-        return [route._replace(is_scoped=True) if route.body is not None or FILTERS[0] in route.parameters else route for route in routes]
+        # what takes filters, or events, is within the bounds of a token; notes are everybody's, and for tokens that are not bound
+        return [route._replace(is_scoped=route.path in TAKES_EVENTS or FILTERS[1] in route.parameters) for route in routes]
 
     # --- events in ---
 
@@ -423,7 +424,7 @@ class Routes:
 
     async def note(self, call: Call) -> Answer:
         try:
-            time, text = read_note(call.json(), self._now())
+            time, text = read_note(await call.json(), self._now())
         except ValueError as error:
             raise HTTPError(400, "bad_request", str(error)) from None
         note = (await self._notes.add(time, text)).shown()

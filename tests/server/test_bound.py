@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from taba import web
 from taba.batch import Verdict
 from taba.names import bucket_of
 from taba.server.service import Server
@@ -89,9 +90,22 @@ class Bound(ServerCase):
             self.assertEqual((answered.status, answered.json), (200, empty), what)
 
     @asynchronous
+    async def test_a_team_listens_to_its_own(self) -> None:
+        self.patch(web, "MAX_LISTEN_SECONDS", 0.05)
+        server = await self.begin()
+        await self.fill(server)
+        for team, scope in TEAMS.items():
+            answered = await self.ask_as(f"{team} {READ}", server, "/v1/stream?name=*")
+            [heard] = [json.loads(line[6:]) for line in answered.text.splitlines() if line.startswith("data: ")]
+            self.assertEqual(
+                {name: one["count"] for name, one in heard["aggregates"].items()},
+                {name: len(of) for name, of in self.within(scope).items()},
+            )
+
+    @asynchronous
     async def test_what_knows_no_bounds_is_refused_to_bound_tokens_alone(self) -> None:
         server = await self.begin()
-        for path in ("/v1/dead-letters", "/v1/latency", "/v1/shards", "/v1/jobs"):
+        for path in ("/v1/dead-letters", "/v1/latency", "/v1/shards", "/v1/jobs", "/v1/notes"):
             answered = await self.ask_as(f"team {READ}", server, path)
             self.assertEqual((answered.status, answered.json["error"]), (403, "other_token"), path)
             self.assertIn("team_a.", answered.json["detail"])

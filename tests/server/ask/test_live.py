@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 from twisted.internet.protocol import ClientCreator, Protocol, connectionDone
 from twisted.internet.task import deferLater
 
-from taba import broadcast, connections
+from taba import broadcast, connections, web
 from taba.errors import StoreUnavailable
 from taba.server.ask import live
 from taba.server.service import Server
@@ -287,6 +287,16 @@ class Listening(ServerCase):
                 await deferLater(reactor, 0.01)
             self.assertTrue(hearing.received.endswith(b"0\r\n\r\n"))
             self.assertTrue(hearing.body.endswith(b'event: end\ndata: {"why": "this Server stops"}\n\n'))
+
+    @asynchronous
+    async def test_who_has_listened_for_long_asks_anew(self) -> None:
+        self.patch(web, "MAX_LISTEN_SECONDS", 0.05)
+        server = await self.start()
+        hearing = await self.hear(server, "Accept-Encoding: gzip")
+        while not hearing.is_over:
+            await deferLater(reactor, 0.01)
+        self.assertEqual(len(hearing.events), 1)
+        self.assertTrue(hearing.received.endswith(b"0\r\n\r\n"))
 
     @asynchronous
     async def test_a_fault_while_it_looks_cuts_who_listens_and_is_counted(self) -> None:
