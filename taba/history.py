@@ -86,22 +86,34 @@ def points(start: float, end: float, step: float) -> list[float]:
 
 def curve(history: Any, groups: Ints, total: int, times: Sequence[float] | Floats) -> tuple[Floats, Floats]:
     """C at `times` (rising) of count and of total, (total, len(times)) each."""
-    slots = groups[np.asarray(history.row, dtype=np.int64)]
-    ever = [_grouped(groups, column, total) for column in (history.ever.count, history.ever.total)]
-    count, amount = _cumulated(slots, total, history, [history.count, history.total], ever, np.asarray(times, dtype=np.float64))
+    count, amount = curves(history, groups, total, times, [(history.count, history.ever.count), (history.total, history.ever.total)])
     return count, amount
+
+
+def curves(history: Any, groups: Ints, total: int, times: Sequence[float] | Floats, amounts: Sequence[tuple[Any, Any]]) -> list[Floats]:
+    """C at `times` (rising) of each of `amounts`, which are (column of the slots, column of the States' all-time figures)."""
+    slots = groups[np.asarray(history.row, dtype=np.int64)]
+    ever = [_grouped(groups, whole, total) for _, whole in amounts]
+    return _cumulated(slots, total, history, [column for column, _ in amounts], ever, np.asarray(times, dtype=np.float64))
 
 
 def increases(history: Any, groups: Ints, total: int, begins: Floats, ends: Floats) -> tuple[Floats, Floats]:
     """How much C of count and of total grew from each of `begins` to the one of `ends` beside it; NaN where it begins before `since`."""
+    amounts = [(history.count, history.ever.count), (history.total, history.ever.total)]
+    count, amount = grown(history, groups, total, begins, ends, amounts)
+    return count, amount
+
+
+def grown(history: Any, groups: Ints, total: int, begins: Floats, ends: Floats, amounts: Sequence[tuple[Any, Any]]) -> list[Floats]:
+    """How much C of each of `amounts` (see `curves`) grew from each of `begins` to the one of `ends` beside it; NaN likewise."""
     times = np.union1d(begins, ends)
     since, until = np.searchsorted(times, begins), np.searchsorted(times, ends)
     unknown = np.asarray(begins) < history.since
-    grown = []
-    for line in curve(history, groups, total, times):
+    found = []
+    for line in curves(history, groups, total, times, amounts):
         with np.errstate(invalid="ignore"):  # an infinite total has no increase
-            grown.append(np.where(unknown, np.nan, line[:, until] - line[:, since]))
-    return grown[0], grown[1]
+            found.append(np.where(unknown, np.nan, line[:, until] - line[:, since]))
+    return found
 
 
 def resample(history: Any, groups: Ints, total: int, times: Sequence[float] | Floats, step: float) -> Steps:

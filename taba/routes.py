@@ -76,6 +76,7 @@ class Route(NamedTuple):
     status: int = 200
     is_scoped: bool = False
     """A token that is bound to Clients or names is answered within its bounds; else it is refused where the route takes a token's kind."""
+    is_lenient: bool = False  # parameters that it does not name are ignored, as Prometheus does; of one that stands twice the first counts
 
     @property
     def path_names(self) -> list[str]:

@@ -28,7 +28,7 @@ from taba.broadcast import Broadcast, Listener
 from taba.errors import MalformedBatch, StoreUnavailable
 from taba.guard import FAILED_SECONDS, Guard, Refused
 from taba.options import is_loopback
-from taba.routes import Found, Route, Table
+from taba.routes import Found, Parameter, Route, Table
 from taba.tokens import ANY, EVERYTHING, Grant
 
 MAX_BODY_BYTES = MAX_ENVELOPE_BYTES  # the largest thing that anyone may send, after decompression
@@ -92,16 +92,22 @@ class Call:
     def _read(self, route: Route, in_path: Mapping[str, str]) -> dict[str, Any]:
         in_query = [parameter for parameter in route.parameters if parameter.name not in in_path]
         unknown = sorted(set(self.arguments) - {parameter.name for parameter in in_query})
-        if unknown:
+        if unknown and not route.is_lenient:
             takes = ", ".join(parameter.name for parameter in in_query) or "none"
             raise HTTPError(400, "bad_request", f"no parameter {unknown[0][:100]!r} here; there are: {takes}")
         try:
             return {
-                parameter.name: parameter.read([in_path[parameter.name]] if parameter.name in in_path else self.many(parameter.name))
+                parameter.name: parameter.read(
+                    [in_path[parameter.name]] if parameter.name in in_path else self._values(parameter, route.is_lenient)
+                )
                 for parameter in route.parameters
             }
         except ValueError as error:
             raise HTTPError(400, "bad_request", str(error)) from None
+
+    def _values(self, parameter: Parameter, is_lenient: bool) -> list[str]:
+        values = self.many(parameter.name)
+        return values if parameter.repeatable or not is_lenient else values[:1]
 
     def header(self, name: str) -> str | None:
         """The last value of a header, or None."""

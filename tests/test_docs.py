@@ -55,6 +55,9 @@ class Examples(SynchronousTestCase):
     def test_operations_run(self) -> None:
         self.run_document("docs/operations.md")
 
+    def test_prometheus_and_grafana_run(self) -> None:
+        self.run_document("docs/prometheus.md")
+
 
 class Completeness(SynchronousTestCase):
     def check(self, path: Path, words: list[str]) -> None:

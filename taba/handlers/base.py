@@ -92,6 +92,7 @@ class Handler:
     type: str = ""
     version: int = 1
     absolute: bool = False  # see IHandler
+    shown: tuple[str, ...] | None = None  # see IHandler
 
     # Optional methods (see IOptional); None says that a Handler does not have them.
     # merge(states) -> State: the States of vanished Clients as one, so that totals never fall

@@ -28,6 +28,7 @@ class Buffer(Handler):
 
     type = "Buffer"
     version = 1
+    shown = ()
 
     def new_state(self) -> list[Any]:
         return [0.0, []]

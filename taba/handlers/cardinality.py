@@ -25,6 +25,7 @@ class Cardinality(SketchHandler):
 
     type = "Cardinality"
     version = 1
+    shown = ("distinct",)
 
     def sketch(self, state: bytes) -> Any:
         return _sketch(state)

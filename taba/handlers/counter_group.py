@@ -99,6 +99,7 @@ class CounterGroup(ArrayHandler):
 
     type = "CounterGroup"
     version = 1
+    shown: tuple[str, ...] = ("total", "events")
     further_parts = 1
     pairs: str | None = "times"
     edge: int | None = 1

@@ -48,6 +48,7 @@ class Cumulative(CounterGroup):
 
     type = "Cumulative"
     version = 1
+    shown = ("total",)
     further_parts = 1
     pairs = "start"
     edge = None  # an increase depends on what was last seen, which only the State knows

@@ -32,6 +32,7 @@ class ExpiryGauge(Handler):
 
     type = "ExpiryGauge"
     version = 1
+    shown = ("held",)
 
     def new_state(self) -> None:
         return None

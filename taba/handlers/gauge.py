@@ -25,6 +25,7 @@ class Gauge(Handler):
 
     type = "Gauge"
     version = 1
+    shown = ("latest",)
 
     def new_state(self) -> None:
         return None

@@ -80,6 +80,13 @@ class IOptional(Interface):
         """
     )
 
+    shown = Attribute(
+        """The figures (`taba.series.FIGURES`) that exporters and PromQL show of the Type, or None: then its `samples`, as they are now.
+
+        `total` and `events` take `count` and `total` of a `history`, or of a Projection; `distribution` bins besides.
+        """
+    )
+
     detail = Attribute(
         """None, or detail(state, now): the Projection with the slots from which its figures are made, in keys that answers show.
 

@@ -12,6 +12,7 @@ class Noop(Handler):
     """Keeps nothing."""
 
     type = "Noop"
+    shown = ()
 
     def new_state(self) -> None:
         return None

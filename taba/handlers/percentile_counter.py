@@ -63,6 +63,7 @@ class PercentileCounter(ArrayHandler):
 
     type = "PercentileCounter"
     version = 1
+    shown = ("distribution",)
     pairs = "times"
     edge = 1
 

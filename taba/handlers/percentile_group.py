@@ -87,6 +87,7 @@ class PercentileGroup(ArrayHandler):
 
     type = "PercentileGroup"
     version = 2
+    shown = ("distribution",)
     further_parts = 2
     pairs = "times"
     edge = 1

@@ -28,6 +28,7 @@ class TopK(SketchHandler):
 
     type = "TopK"
     version = 1
+    shown = ("top",)
 
     def sketch(self, state: bytes) -> Any:
         return _sketch(state)

@@ -23,6 +23,7 @@ class TotalsCounter(ArrayHandler):
 
     type = "TotalsCounter"
     version = 1
+    shown = ("total", "events")
     pairs = "times"
     edge = 1
 

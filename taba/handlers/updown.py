@@ -31,6 +31,7 @@ class UpDown(Handler):
 
     type = "UpDown"
     version = 1
+    shown = ("value",)
     absolute = True
 
     def new_state(self) -> State:

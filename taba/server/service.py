@@ -48,6 +48,8 @@ from taba.server.notes import Notes
 from taba.server.options import ServerOptions as Options
 from taba.server.options import Store
 from taba.server.problems import Happened, Recent, restarted
+from taba.server.prometheus.api import PrometheusApi
+from taba.server.prometheus.catalogue import Catalogues
 from taba.server.starts import Starts
 from taba.server.status import PRESENCE_SECONDS, Presence, Status
 from taba.server.steady import SteadyClock
@@ -243,8 +245,21 @@ class Server(_Connected):
         self.jobs.register("discard", Discard(self.router), has_dry_run=True)
         self.notes = Notes(self.router, self.age, os.urandom)
         self.health = Health(self.router, reactor)
-        about = now, workers, self._shown, reactor, self.health, self.jobs, starts or Starts(None, 0), lambda: self.site, embedded
+        self.catalogues = Catalogues(self.router, self.query.index, self.query.turns, self.query.shown, reactor.seconds)
+        about = (
+            now,
+            workers,
+            self._shown,
+            reactor,
+            self.health,
+            self.jobs,
+            starts or Starts(None, 0),
+            lambda: self.site,
+            embedded,
+            lambda: self.catalogues.problems,
+        )
         self.status = Status(self.router, self.lookup, self.ingest, envelopes, self.query, self.sandbox, self.age, *about)
+        prometheus = PrometheusApi(self.query, self.catalogues, self.sandbox.parse, self.sandbox.rewrite, now)
         routes = Routes(
             self.router,
             self.lookup,
@@ -261,6 +276,7 @@ class Server(_Connected):
             self.health,
             now,
             self.age,
+            prometheus,
         )
         self.site = make_site(Api(routes.table(), self._front.guard))
         self._port: Any = None

@@ -93,7 +93,10 @@ class Status:
         starts: Starts,
         site: Callable[[], BoundedSite],
         embedded: EmbeddedStore | None = None,
+        series: Callable[[], Sequence[str]] = tuple,
     ):
+        """`series`: what is wrong with the names under which Prometheus knows Tabs."""
+        self._series = series
         self._jobs, self._starts = jobs, starts
         self._site = site
         self._router, self._lookup, self._ingest, self._query, self._sandbox = router, lookup, ingest, query, sandbox
@@ -251,6 +254,7 @@ class Status:
             *([self._now.problem] if self._now.problem else []),
             *self._ingest.problems,
             *self._envelopes.problems,
+            *self._series(),
             *self._site().problems(self._now()),
         ]
 

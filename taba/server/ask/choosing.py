@@ -138,7 +138,7 @@ class Chooser:
                     found.update(known.labelled.get(base, ()))
         if wanted.globs:
             texts = sorted({*names, *map(base_of, names)})
-            matching = set(await self._match(pattern_of(wanted.globs), texts))
+            matching = set(await self.match(pattern_of(wanted.globs), texts))
             found.update(name for name in names if name in matching or base_of(name) in matching)
         return sorted(found)
 
@@ -147,7 +147,7 @@ class Chooser:
         if wanted.labels:
             names = await self._those(names, has_labels(wanted.labels))
         if wanted.match is not None:
-            names = await self._match(wanted.match, names)
+            names = await self.match(wanted.match, names)
         return names
 
     async def _dead(self, wanted: Filter, type_of: Callable[[str], str], buried: set[int]) -> dict[str, dict[str, str]]:
@@ -159,7 +159,7 @@ class Chooser:
                     found.setdefault(tab, {}).setdefault(client, why)
         names: Sequence[str] = sorted(await self._without_states(found))
         if wanted.names or wanted.globs:
-            globbed = set(await self._match(pattern_of(wanted.globs), sorted({*names, *map(base_of, names)}))) if wanted.globs else set()
+            globbed = set(await self.match(pattern_of(wanted.globs), sorted({*names, *map(base_of, names)}))) if wanted.globs else set()
             meant = globbed.union(wanted.names)
             names = [name for name in names if name in meant or base_of(name) in meant]
         names = await self._those_that_match(wanted, names)
@@ -188,7 +188,8 @@ class Chooser:
             if len(contents) < SLICE_LETTERS:
                 return
 
-    async def _match(self, pattern: str, texts: Sequence[str]) -> list[str]:
+    async def match(self, pattern: str, texts: Sequence[str]) -> list[str]:
+        """Those of `texts` that the whole pattern matches. Raises QueryRefused."""
         matches = simple_matcher(pattern)
         if matches is not None:
             return await self._those(texts, matches)
@@ -211,10 +212,10 @@ class Chooser:
         if wanted.clients or wanted.client_globs:
             exact = set(wanted.clients)
             if wanted.client_globs:
-                exact.update(await self._match(pattern_of(wanted.client_globs), clients))
+                exact.update(await self.match(pattern_of(wanted.client_globs), clients))
             clients = [client for client in clients if client in exact]
         if wanted.client_match is not None:
-            clients = await self._match(wanted.client_match, clients)
+            clients = await self.match(wanted.client_match, clients)
         return clients
 
     async def _clients_of(self, tabs: Sequence[str]) -> dict[str, list[str]]:

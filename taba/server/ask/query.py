@@ -18,6 +18,7 @@ from twisted.logger import Logger
 
 from taba.history import Past, Steps, each_group, number, pasts, resample
 from taba.names import RETIRED_CLIENT
+from taba.series import FIGURES
 from taba.server import keys
 from taba.server.ask.choosing import Chooser, Chosen, QueryRefused
 from taba.server.ask.filters import Filter, group_name
@@ -111,6 +112,13 @@ class Summary(NamedTuple):
     steps: Steps | None
 
 
+class Lot(NamedTuple):
+    """Some States: by Tab and Client those that cannot be read, and by Type (Tab, Client) and parts of the others."""
+
+    unread: Mapping[str, Mapping[str, Any]]
+    by_type: _ByType
+
+
 class _Part(NamedTuple):
     """Some Clients of a Tab; whether those are the last."""
 
@@ -133,9 +141,9 @@ class Query:
     ):
         self._router: IsReader = router
         self._bench, self._now, self._match_elsewhere = bench, now, match_elsewhere
-        self._turns = Turns(clock)
+        self.turns = Turns(clock)
         self.index = Index(router, clock.seconds, changes)
-        self._chooser = Chooser(router, self.index, self._turns, match_elsewhere)
+        self._chooser = Chooser(router, self.index, self.turns, match_elsewhere)
         self._away: Mapping[int, str] = {}
         self.errors: Counter[str] = Counter()
         """States and Projections that Handlers failed on, by Type, since this process began."""
@@ -144,8 +152,20 @@ class Query:
         """These questions, of what can be reached."""
         other = copy(self)
         other._router, other._away = reachable, reachable.away
-        other._chooser = Chooser(reachable, self.index, self._turns, self._match_elsewhere, reachable.away)
+        other._chooser = Chooser(reachable, self.index, self.turns, self._match_elsewhere, reachable.away)
         return other
+
+    def type_has_past(self, type: str) -> bool:
+        """Whether the Type keeps slots."""
+        return getattr(self._bench.get(type), "history", None) is not None
+
+    def shown(self, type: str) -> tuple[str, ...] | None:
+        """The figures that are shown of a Type (`taba.series`), or None: its samples; nothing where it has no Handler."""
+        handler = self._bench.get(type)
+        if handler is None:
+            return ()
+        shown = getattr(handler, "shown", None)
+        return None if shown is None else tuple(figure for figure in shown if figure in FIGURES)
 
     @property
     def buckets(self) -> int:
@@ -154,7 +174,7 @@ class Query:
 
     async def breathe(self) -> None:
         """Let others have a turn, where this process has worked on questions for long."""
-        await self._turns.breathe()
+        await self.turns.breathe()
 
     async def folded(self, buckets: Collection[int]) -> dict[int, int]:
         """By bucket how many Events were folded there since ever: a cheap sign of change. Of those that are away, nothing."""
@@ -172,7 +192,7 @@ class Query:
         found: dict[str, str] = {}
         for start in range(0, len(paged.names), SLICE_STATES):
             found.update((tab, chosen.type_of(tab)) for tab in paged.names[start : start + SLICE_STATES])
-            await self._turns.breathe()
+            await self.turns.breathe()
         return found, paged.next
 
     async def names(self, wanted: Filter, page: Page = WHOLE) -> Paged:
@@ -198,7 +218,7 @@ class Query:
             for start in range(0, len(chosen.tabs), SLICE_GROUPED):
                 for tab in chosen.tabs[start : start + SLICE_GROUPED]:
                     found.setdefault(group_name(tab, by), []).append(tab)
-                await self._turns.breathe()
+                await self.turns.breathe()
             paged = Paged.of(sorted(found), page)
             groups = {name: found[name] for name in paged.names}
             chosen = chosen._replace(tabs=[tab for of in groups.values() for tab in of])
@@ -224,7 +244,7 @@ class Query:
                     yield Projected(part.tab, asked.chosen.type_of(part.tab), by_tab.pop(part.tab))
                 elif (why := self._why_away(part.tab)) is not None:
                     yield Projected(part.tab, "", {"": Unanswered(why)})
-            await self._turns.breathe()
+            await self.turns.breathe()
 
     async def aggregates(self, asked: Asked) -> AsyncIterator[tuple[str, Aggregated]]:
         """The Aggregate of each Tab, or of each group. A group of Tabs of several Types has none."""
@@ -265,7 +285,7 @@ class Query:
             totals = await self._totalled(found, by_type, asked.chosen)
             past: dict[str, Steps] = {}
             for type, (owners, states) in by_type.items():
-                await self._turns.breathe()
+                await self.turns.breathe()
                 history = await self._bench.history(type, states, now)
                 if history is None or isinstance(history, str):
                     continue  # what is wrong with it, its Aggregate tells, too
@@ -288,10 +308,54 @@ class Query:
         answer: dict[str, Past | Unanswered] = {}
         async for lot in self._lots(asked.chosen, wanted, SLICE_STATES, is_whole=True):
             answer.update(await self._slots_lot(lot, asked.chosen, wanted))
-            await self._turns.breathe()
+            await self.turns.breathe()
         for tab, by_client in asked.chosen.dead.items():
             answer[tab] = Unanswered(next(iter(by_client.values())))
         return {tab: answer[tab] for tab in asked.chosen.tabs if tab in answer}, asked.next
+
+    async def lots(self, tabs: Sequence[str], type_of: Callable[[str], str], wanted: Filter, most: int) -> AsyncIterator[Lot]:
+        """The States of `tabs`, some `most` at a time; no Tab is divided."""
+        chosen = Chosen(tabs, type_of, {})
+        async for lot in self._lots(chosen, wanted, most, is_whole=True):
+            yield Lot(*await self._read_lot(lot, chosen, wanted))
+            await self.turns.breathe()
+
+    async def history(self, type: str, states: list[list[keys.Framed]], now: float) -> Any:
+        """The History of States as of `now`, None where the Type has none, or Unanswered."""
+        history = await self._bench.history(type, states, now)
+        if isinstance(history, str):
+            self._count(type, history)
+            return Unanswered(history)
+        return history
+
+    async def aggregate(self, type: str, projections: Sequence[Any]) -> Any:
+        """One Aggregate of Projections, or Unanswered."""
+        answer = await self._bench.aggregate(type, projections)
+        if isinstance(answer, str):
+            self._count(type, answer)
+            return Unanswered(answer)
+        return answer
+
+    async def project(self, type: str, states: list[list[keys.Framed]]) -> list[Any]:
+        """The Projections, or Unanswered."""
+        return await self._project(type, states, False)
+
+    async def samples(self, type: str, projections: Sequence[Any]) -> list[Any]:
+        """For each Projection what exporters show, or Unanswered."""
+        answers = await self._bench.samples(type, projections)
+        for answer in answers:
+            if isinstance(answer, str):
+                self._count(type, answer)
+        return [Unanswered(answer) if isinstance(answer, str) else answer for answer in answers]
+
+    async def match(self, pattern: str, texts: Sequence[str]) -> list[str]:
+        """Those of `texts` that the whole pattern matches. Raises QueryRefused."""
+        return await self._chooser.match(pattern, texts)
+
+    async def clients_of(self, tabs: Sequence[str]) -> AsyncIterator[tuple[str, list[str]]]:
+        """(Tab, its Clients), in the order of `tabs`."""
+        async for tab, clients in self._chooser.each_clients_of(tabs, Filter()):
+            yield tab, clients
 
     async def render(self, type: str, values: Sequence[Any]) -> list[str]:
         """Projections or Aggregates of one Type, each as one line for people."""
@@ -345,7 +409,7 @@ class Query:
                         total.add(Unanswered(why))
                 if with_empty or not total.is_empty:
                     yield part.tab, total
-            await self._turns.breathe()
+            await self.turns.breathe()
 
     async def _project_lot(self, lot: Sequence[_Part], chosen: Chosen, wanted: Filter, detail: bool) -> dict[str, dict[str, Any]]:
         """By Tab and Client the Projections: one read a shard, one call a Type."""
@@ -374,7 +438,7 @@ class Query:
             for start in range(0, len(states), SLICE_STATES):
                 some, of_tabs = states[start : start + SLICE_STATES], [tab for tab, _ in owners[start : start + SLICE_STATES]]
                 groups, tabs = number(of_tabs)
-                await self._turns.breathe()
+                await self.turns.breathe()
                 together = self._bench.aggregate_states(type, some, groups, len(tabs), self._now())
                 counts = Counter(of_tabs)
                 if together is None:
@@ -387,7 +451,7 @@ class Query:
         found, by_type = await self._read_lot(lot, chosen, wanted)
         answer: dict[str, Past | Unanswered] = {tab: next(iter(of_tab.values())) for tab, of_tab in found.items()}
         for type, (owners, states) in by_type.items():
-            await self._turns.breathe()
+            await self.turns.breathe()
             history = await self._bench.history(type, states, self._now())
             groups, tabs = number(tab for tab, _ in owners)
             if isinstance(history, str):
@@ -446,7 +510,7 @@ class Query:
         now = self._now()
         at_once = SLICE_DETAILED if detail else SLICE_STATES
         for start in range(0, len(states), at_once):
-            await self._turns.breathe()
+            await self.turns.breathe()
             answers += await self._bench.project(type, states[start : start + at_once], now, detail)
         for answer in answers:
             if isinstance(answer, str):

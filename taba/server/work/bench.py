@@ -13,7 +13,7 @@ from taba.server.keys import Framed
 from taba.server.work.folding import Folded, Folding, ForeignWork, IsLookup, Parts, Work, fold_type
 from taba.server.work.keeping import merge_states, prunable_type, upgrade_type
 from taba.server.work.pasts import history_type, read_history
-from taba.server.work.projecting import aggregate_states, aggregate_type, checked, project_type, render_one
+from taba.server.work.projecting import aggregate_states, aggregate_type, checked, project_type, render_one, samples_one
 
 
 class IsSandbox(Protocol):
@@ -25,6 +25,7 @@ class IsSandbox(Protocol):
     def aggregate(self, type: str, projections: Sequence[Any]) -> Awaitable[Any]: ...
     def history(self, type: str, states: Sequence[Any], now: float) -> Awaitable[Any]: ...
     def render(self, type: str, projections: Sequence[Any]) -> Awaitable[list[str]]: ...
+    def samples(self, type: str, projections: Sequence[Any]) -> Awaitable[list[Any]]: ...
     def upgrade(self, type: str, states: Sequence[Any]) -> Awaitable[list[list[bytes] | str]]: ...
     def prunable(self, type: str, states: Sequence[Any], now: float) -> Awaitable[list[bool | str]]: ...
     def merge(self, type: str, states: Sequence[Any]) -> Awaitable[list[bytes] | str]: ...
@@ -101,6 +102,13 @@ class Bench:
             return await self._sandbox.render(type, projections)
         handler = self._lookup.get(type)
         return [render_one(handler, projection) for projection in projections]
+
+    async def samples(self, type: str, projections: Sequence[Any]) -> list[Any]:
+        """For each Projection what exporters show, as lists `[suffix, labels, value, kind]`; or a sentence."""
+        if not self._lookup.own(type):
+            return await self._sandbox.samples(type, projections)
+        handler = self._lookup.get(type)
+        return [samples_one(handler, projection) for projection in projections]
 
     async def upgrade(self, type: str, states: Sequence[Sequence[Framed]]) -> list[list[bytes] | str]:
         """The parts of each State as the Handler's version dumps them."""

@@ -94,6 +94,9 @@ class Child:
         """What a request may ask for."""
         return {
             "match": self.match,
+            "rewrite": self.rewrite,
+            "parse": self.parse,
+            "samples": self.samples,
             "fold": self.fold,
             "project": self.project,
             "aggregate": self.aggregate,
@@ -109,6 +112,27 @@ class Child:
 
         matches = re.compile(pattern).fullmatch
         yield [index for index, text in enumerate(texts) if matches(text)]
+
+    def rewrite(self, pattern: str, template: str, texts: list[str]) -> Iterator[Any]:
+        """Of each text that the whole pattern matches the template with its groups in it, as `$1` or `${name}`; else None."""
+        import re
+
+        expression = re.compile(pattern)
+        for text in self._in_turn(texts):
+            match = expression.fullmatch(text)
+            yield None if match is None else expanded(match, template)
+
+    def parse(self, text: str) -> Iterator[Any]:
+        """The nodes of a PromQL text."""
+        from taba.server.prometheus.syntax import flattened
+
+        yield flattened(text)
+
+    def samples(self, type: str, projections: list[Any]) -> Iterator[Any]:
+        from taba.server.work.projecting import samples_one
+
+        for projection in self._in_turn(projections):
+            yield samples_one(self.lookup.get(type), projection)
 
     def fold(
         self, type: str, now: float, states: list[Any], columns: list[Any], parts: dict[int, Any], lots: list[list[int]], singly: bool
@@ -182,6 +206,22 @@ class Child:
         from taba.server.work.keeping import merge_states
 
         yield merge_states(self.lookup.get(type), self.lookup.is_array(type), _framed(states))
+
+
+def expanded(match: Any, template: str) -> str:
+    """A template with a match's groups in place of `$1`, `${1}`, `$name` and `${name}`; `$$` is a dollar, and what is no group nothing."""
+    import re
+
+    def group(found: Any) -> str:
+        if found[0] == "$$":
+            return "$"
+        name = found[1] or found[2]
+        try:
+            return match[int(name) if name.isdigit() else name] or ""
+        except IndexError:
+            return ""
+
+    return re.sub(r"\$\$|\$\{(\w+)\}|\$(\w+)", group, template)
 
 
 def _framed(states: list[Any]) -> list[Any]:

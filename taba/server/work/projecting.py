@@ -111,3 +111,16 @@ def render_one(handler: Any, projection: Any) -> str:
         return str(handler.render(projection)).replace("\n", " ")
     except BaseException as error:
         return f"({sentence(error)})"
+
+
+def samples_one(handler: Any, projection: Any) -> Any:
+    """What a Handler's `samples` are of a Projection, as lists `[suffix, labels, value, kind]`; or a sentence. Raises nothing."""
+    if getattr(handler, "samples", None) is None:
+        return []
+    try:
+        return [
+            [str(suffix), {str(key): str(text) for key, text in labels.items()}, float(value), str(kind)]
+            for suffix, labels, value, kind in handler.samples(projection)
+        ]
+    except BaseException as error:
+        return sentence(error)

@@ -142,15 +142,43 @@ class Sandbox:
         Raises PatternRefused for what is no pattern, or takes longer than MATCH_SECONDS, and Crowded where MAX_PATTERNS wait.
         """
         found: list[int] = []
-        if sum(line.waiting for line in self._patterns) >= MAX_PATTERNS:
-            raise Crowded(f"{MAX_PATTERNS} regular expressions wait to be matched; ask again in a moment")
         try:
-            rest = await min(self._patterns, key=lambda line: line.waiting).ask(MATCH_SECONDS, found.extend, "match", pattern, list(texts))
+            rest = await self._pattern_line().ask(MATCH_SECONDS, found.extend, "match", pattern, list(texts))
         except (ChildDied, ChildNotStarted) as died:
             raise PatternRefused(f"the regular expression {pattern[:100]!r} takes too long to match: {died}") from None
         if rest is not None:
             raise PatternRefused(f"{pattern[:100]!r}: no regular expression: {rest}")
         return [texts[index] for index in found]
+
+    async def rewrite(self, pattern: str, template: str, texts: Sequence[str]) -> list[str | None]:
+        """Of each of `texts` that the whole pattern matches `template` with its groups, else None. Raises as `match` does."""
+        found: list[str | None] = []
+        try:
+            rest = await self._pattern_line().ask(MATCH_SECONDS, found.append, "rewrite", pattern, template, list(texts))
+        except (ChildDied, ChildNotStarted) as died:
+            raise PatternRefused(f"the regular expression {pattern[:100]!r} takes too long to match: {died}") from None
+        if rest is not None:
+            raise PatternRefused(f"{pattern[:100]!r}: no regular expression: {rest}")
+        if len(found) < len(texts):
+            raise PatternRefused(f"the regular expression {pattern[:100]!r} takes too long for {len(texts)} texts")
+        return found
+
+    async def parse(self, text: str) -> list[Any]:
+        """The nodes of a PromQL text (`taba.server.prometheus.syntax`). Raises PatternRefused for what is none, and Crowded."""
+        found: list[Any] = []
+        try:
+            rest = await self._pattern_line().ask(MATCH_SECONDS, found.append, "parse", text)
+        except (ChildDied, ChildNotStarted) as died:
+            raise PatternRefused(f"the query could not be parsed: {died}") from None
+        if rest is not None or not found or isinstance(found[0], str):
+            raise PatternRefused(f"the query cannot be parsed: {rest or (found[0] if found else 'no answer')}")
+        return list(found[0])
+
+    def _pattern_line(self) -> Line:
+        """The line with the fewest that wait. Raises Crowded."""
+        if sum(line.waiting for line in self._patterns) >= MAX_PATTERNS:
+            raise Crowded(f"{MAX_PATTERNS} regular expressions wait to be matched; ask again in a moment")
+        return min(self._patterns, key=lambda line: line.waiting)
 
     async def fold(self, works: list[ForeignWork], now: float, seconds: float, is_retry: bool = False) -> list[Folded | list[int]]:
         """For each work a Folded, or the rows whose further parts its Handler wants; within `seconds` of waiting, else HandlerSlow.
@@ -315,6 +343,11 @@ class Sandbox:
         """Each as one line of text."""
         return [str(line) for line in await self._each(type, list(projections), lambda lot: ("render", type, lot))]
 
+    async def samples(self, type: str, projections: Sequence[Any]) -> list[Any]:
+        """For each what exporters show, as lists `[suffix, labels, value, kind]`; or a sentence."""
+        answers = await self._each(type, list(projections), lambda lot: ("samples", type, lot))
+        return [answer if isinstance(answer, str) or _are_samples(answer) else "samples gave none" for answer in answers]
+
     async def upgrade(self, type: str, states: Sequence[Any]) -> list[list[bytes] | str]:
         """The parts of each State as its Handler's version dumps them, or a sentence."""
         answers = await self._each(type, list(states), lambda lot: ("upgrade", type, lot))
@@ -434,3 +467,17 @@ def _fitting(items: Sequence[Any]) -> int:
         if size > REQUEST_BYTES and count:
             return count
     return len(items)
+
+
+def _are_samples(answer: Any) -> bool:
+    """Whether a child's answer is a list of `[suffix, labels, value, kind]`."""
+    return isinstance(answer, list) and all(
+        isinstance(sample, list)
+        and len(sample) == 4
+        and isinstance(sample[0], str)
+        and isinstance(sample[1], dict)
+        and all(isinstance(text, str) for pair in sample[1].items() for text in pair)
+        and isinstance(sample[2], float)
+        and isinstance(sample[3], str)
+        for sample in answer
+    )

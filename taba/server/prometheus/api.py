@@ -1,0 +1,539 @@
+"""`/api/v1/…`: the HTTP API of Prometheus as Grafana, promtool and vmalert call it.
+
+1. Parameters stand in a URL, in the form of a POST, or in both; what is not known is ignored, as Prometheus does.
+2. An answer is `{"status": "success", "data": …, "infos": […], "warnings": […]}`; what cannot be answered is an error that says why: 400
+   for what is no question, 422 for what Taba does not answer, 503 while it cannot.
+3. Whatever takes long is done in slices between which others have their turn, the text of an answer too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import datetime, timezone
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
+
+import numpy as np
+
+from taba import __version__
+from taba.codes import Floats, uppers_of
+from taba.errors import StoreUnavailable
+from taba.history import MAX_POINTS, points
+from taba.routes import FORM, JSON, Parameter, Route
+from taba.series import BUCKET, DEFAULT_BOUNDS, FIGURES, HISTOGRAM, NET, TEXT, number_text, plain
+from taba.server.ask.choosing import QueryRefused
+from taba.server.ask.filters import Filter
+from taba.server.ask.query import Query
+from taba.server.prometheus.catalogue import Catalogue, Catalogues, Series
+from taba.server.prometheus.evaluate import Scalar, Value, evaluate
+from taba.server.prometheus.reading import Leaf, Reading, Told, accepted
+from taba.server.prometheus.syntax import EQUAL, Node, Selector, check, nodes_of
+from taba.server.prometheus.vectors import NAME, Labels, Refused, Vector
+from taba.server.work.sandbox import Crowded, PatternRefused
+from taba.tokens import READ
+from taba.web import SLICE_BYTES, Answer, Call, HTTPError
+
+MAX_PARSED = 200  # texts whose nodes are kept: those of a few dashboards
+MAX_BOUNDS = 50  # of le=
+MAX_SELECTORS = 20  # of match[]
+MAX_LISTED = 100_000  # series of one answer, some 20 MiB
+MAX_PARAMETERS = 1000  # of a form
+SLICE_VALUES = 2000  # written between two looks at the time, some 2 ms
+API_VERSION = "2.55.0"  # of Prometheus, whose API this is as far as it goes: what Grafana looks at
+
+_DURATION = re.compile(r"(?:(\d+)y)?(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?(?:(\d+)ms)?")
+_SECONDS = (31_536_000.0, 604_800.0, 86_400.0, 3600.0, 60.0, 1.0, 0.001)
+
+QUERY = Parameter("query", "An expression of PromQL.")
+TIME = Parameter("time", "When: Unix seconds, or RFC 3339; by default now.")
+START = Parameter("start", "From when: Unix seconds, or RFC 3339.")
+END = Parameter("end", "Until when: Unix seconds, or RFC 3339.")
+STEP = Parameter("step", f"How far from one point to the next: seconds, or a duration as 15s; at most {MAX_POINTS} points.")
+LE = Parameter("le", "A bound of the buckets of distributions, instead of the default ones.", repeatable=True)
+MATCH = Parameter("match[]", "A selector of series.", repeatable=True)
+LIMIT = Parameter("limit", "How many at the most; a warning says that there are more.")
+METRIC = Parameter("metric", "The name of which to tell.")
+LABEL = Parameter("name", "The label.")
+
+
+class BadRequest(ValueError):
+    """This is no question."""
+
+
+class Asked:
+    """The parameters of one call, from URL and form."""
+
+    def __init__(self, call: Call):
+        self._all: dict[str, list[str]] = {name: list(values) for name, values in call.arguments.items()}
+        try:
+            body = call.body().decode()
+            for name, value in parse_qsl(body, keep_blank_values=True, max_num_fields=MAX_PARAMETERS, errors="strict") if body else ():
+                self._all.setdefault(name, []).append(value)
+        except ValueError as error:
+            raise BadRequest(f"the body is no form: {error}"[:200]) from None
+
+    def with_name(self, name: str) -> Asked:
+        """This, with what stands in the path."""
+        self._all["name"] = [name]
+        return self
+
+    def many(self, name: str) -> list[str]:
+        """All values of a parameter, those in the URL first."""
+        return self._all.get(name, [])
+
+    def text(self, name: str) -> str:
+        """The value of one that is required."""
+        values = self.many(name)
+        if not values or not values[0]:
+            raise BadRequest(f"takes {name}=")
+        return values[0]
+
+    def time(self, name: str, default: float | None = None) -> float:
+        """A time. Raises BadRequest."""
+        if default is not None and not (self.many(name) or [""])[0]:
+            return default
+        text = self.text(name)
+        try:
+            found = float(text)
+        except ValueError:
+            try:
+                moment = datetime.fromisoformat(text.replace("Z", "+00:00").replace("z", "+00:00"))
+            except ValueError:
+                raise BadRequest(f"{name}={text[:100]!r}: takes Unix seconds, or a time as 2026-01-31T12:00:00Z") from None
+            found = (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+        if not abs(found) <= 2.0**40:
+            raise BadRequest(f"{name}={text[:100]!r}: takes a time within 2^40 seconds")
+        return found
+
+    def duration(self, name: str) -> float:
+        """A duration of more than 0 seconds. Raises BadRequest."""
+        text = self.text(name)
+        try:
+            found = float(text)
+        except ValueError:
+            match = _DURATION.fullmatch(text)
+            found = 0.0 if match is None else sum(int(part) * unit for part, unit in zip(match.groups(), _SECONDS, strict=True) if part)
+        if not 0 < found <= 2.0**40:
+            raise BadRequest(f"{name}={text[:100]!r}: takes seconds above 0, or a duration as 15s or 1h30m")
+        return found
+
+    def limit(self) -> int | None:
+        """The limit; None where there is none, or 0."""
+        text = (self.many("limit") or ["0"])[0]
+        if not text.isascii() or not text.isdigit() or len(text) > 18:
+            raise BadRequest(f"limit={text[:100]!r}: takes a whole number")
+        return int(text) or None
+
+    def bounds(self) -> Sequence[float]:
+        """The buckets' bounds. Raises BadRequest."""
+        texts = self.many("le")
+        if len(texts) > MAX_BOUNDS:
+            raise BadRequest(f"le= stands {len(texts)} times; at most {MAX_BOUNDS}")
+        try:
+            found = sorted({float(text) for text in texts})
+        except ValueError:
+            raise BadRequest("le= takes numbers") from None
+        if any(math.isnan(bound) or bound == -math.inf for bound in found):
+            raise BadRequest("le= takes numbers")
+        return found or DEFAULT_BOUNDS
+
+
+class _Said(NamedTuple):
+    """What an answer is made of."""
+
+    pieces: AsyncIterator[str]
+    told: Told
+
+
+Serve = Callable[[Asked], Awaitable[_Said]]
+
+
+class Parses:
+    """What texts of PromQL mean: parsed in another process, and kept."""
+
+    def __init__(self, parse: Callable[[str], Awaitable[list[Any]]]):
+        self._parse = parse
+        self._kept: OrderedDict[str, list[Node]] = OrderedDict()
+
+    async def nodes(self, text: str) -> list[Node]:
+        """Raises BadRequest for what is no PromQL, and Crowded."""
+        kept = self._kept.get(text)
+        if kept is None:
+            try:
+                check(text)
+                kept = nodes_of(await self._parse(text))
+            except (ValueError, PatternRefused) as error:
+                raise BadRequest(str(error)) from None
+            self._kept[text] = kept
+            if len(self._kept) > MAX_PARSED:
+                self._kept.popitem(last=False)
+        else:
+            self._kept.move_to_end(text)
+        return kept
+
+
+class PrometheusApi:
+    """The routes. `parse` and `rewrite` are done in another process; `now` is Unix seconds."""
+
+    def __init__(
+        self,
+        query: Query,
+        catalogues: Catalogues,
+        parse: Callable[[str], Awaitable[list[Any]]],
+        rewrite: Callable[[str, str, Sequence[str]], Awaitable[list[str | None]]],
+        now: Callable[[], float],
+    ):
+        self._query, self._catalogues, self._now = query, catalogues, now
+        self._parses, self._rewrite = Parses(parse), rewrite
+
+    def routes(self) -> list[Route]:
+        """The definitions."""
+        asked: list[tuple[str, Serve, str, tuple[Parameter, ...], bool]] = [
+            ("query", self.instant, "what an expression is at one time", (QUERY, TIME, LIMIT, LE), True),
+            ("query_range", self.range, "what an expression is at each step", (QUERY, START, END, STEP, LIMIT, LE), True),
+            ("labels", self.labels, "the names of labels", (MATCH, START, END, LIMIT), True),
+            ("label/{name}/values", self.values, "the values of a label", (LABEL, MATCH, START, END, LIMIT), False),
+            ("series", self.series, "the series that selectors mean", (MATCH, START, END, LIMIT), True),
+            ("metadata", self.metadata, "type, help and unit of each name", (METRIC, LIMIT), False),
+            ("status/buildinfo", self.buildinfo, "whose API this is", (), False),
+            ("rules", self.rules, "no rules: vmalert or Prometheus have them", (), False),
+            ("alerts", self.alerts, "no alerts: vmalert or Prometheus have them", (), False),
+            ("query_exemplars", self.exemplars, "no exemplars", (QUERY, START, END), True),
+        ]
+        found = []
+        for name, serve, answer, parameters, also_post in asked:
+            path, served = f"/api/v1/{name}", self._served(serve, name.startswith("label/"))
+            found.append(Route("GET", path, served, answer, READ, parameters, produces=(JSON,), is_lenient=True))
+            if also_post:
+                found.append(Route("POST", path, served, answer, READ, parameters, body=FORM, produces=(JSON,), is_lenient=True))
+        return found
+
+    def _served(self, serve: Serve, has_label: bool) -> Callable[[Call], Awaitable[Answer]]:
+        async def served(call: Call) -> Answer:
+            try:
+                asked = Asked(call)
+                said = await serve(asked.with_name(call.values["name"]) if has_label else asked)
+            except (BadRequest, HTTPError) as error:
+                status = error.status if isinstance(error, HTTPError) else 400
+                return _failed(status, "bad_data", error.detail if isinstance(error, HTTPError) else str(error))
+            except (Refused, QueryRefused) as error:
+                return _failed(422, "execution", str(error))
+            except Crowded as error:
+                return _failed(503, "unavailable", str(error))._replace(headers={"retry-after": "1"})
+            except StoreUnavailable as error:
+                return _failed(503, "unavailable", str(error))
+            return Answer(_slices(_whole(said)), content_type=JSON, is_joined=True)
+
+        return served
+
+    # --- expressions ---
+
+    async def instant(self, asked: Asked) -> _Said:
+        """One time."""
+        nodes = await self._parses.nodes(asked.text("query"))
+        now = self._now()
+        times = np.array([asked.time("time", now)])
+        value, told = await self._evaluated(nodes, times, asked, now)
+        return _Said(self._instant(value, float(times[0]), asked.limit(), told), told)
+
+    async def range(self, asked: Asked) -> _Said:
+        """Many times."""
+        nodes = await self._parses.nodes(asked.text("query"))
+        start, end, step = asked.time("start"), asked.time("end"), asked.duration("step")
+        if end < start:
+            raise BadRequest("end= is before start=")
+        try:
+            times = np.array(points(start, end, step))
+        except ValueError as error:
+            raise BadRequest(f"{error}; take a longer step") from None
+        value, told = await self._evaluated(nodes, times, asked, self._now())
+        if isinstance(value, str):
+            raise BadRequest("a text has no range")
+        return _Said(self._range(value, times, asked.limit(), told), told)
+
+    async def _evaluated(self, nodes: Sequence[Node], times: Floats, asked: Asked, now: float) -> tuple[Value, Told]:
+        told = Told()
+        reads = any(isinstance(node, Selector) for node in nodes)
+        catalogue = await self._catalogues.look() if reads else Catalogue({}, (), {}, ())
+        reading = Reading(self._query, catalogue, times, now, told, asked.bounds())
+        return await evaluate(nodes, times, _Asking(reading, self._query, self._rewrite)), told
+
+    async def _instant(self, value: Value, time: float, limit: int | None, told: Told) -> AsyncIterator[str]:
+        if not isinstance(value, Vector):
+            kind, text = ("string", value) if isinstance(value, str) else ("scalar", number_text(float(value.values[0])))
+            yield f'{{"resultType":"{kind}","result":[{_time(time)},{_json(text)}]}}'
+            return
+        yield '{"resultType":"vector","result":['
+        rows = np.flatnonzero(value.there[:, 0]).tolist()
+        if limit is not None and len(rows) > limit:
+            rows = rows[:limit]
+            told.warn("results truncated due to limit")
+        for place, row in enumerate(rows):
+            comma = "," if place else ""
+            if value.spread is None:
+                sample = f'"value":[{_time(time)},{_json(number_text(float(value.values[row, 0])))}]'
+            else:
+                sample = f'"histogram":[{_time(time)},{_histogram(value, row, 0)}]'
+            yield f'{comma}{{"metric":{_json(_metric(value.labels[row]))},{sample}}}'
+            if place % SLICE_VALUES == SLICE_VALUES - 1:
+                await self._query.turns.breathe()
+        yield "]}"
+
+    async def _range(self, value: Vector | Scalar, times: Floats, limit: int | None, told: Told) -> AsyncIterator[str]:
+        if isinstance(value, Scalar):
+            value = Vector([{}], value.values[None, :], np.ones((1, len(times)), dtype=np.bool_))
+        yield '{"resultType":"matrix","result":['
+        written = 0
+        for shown, row in enumerate(np.flatnonzero(value.there.any(axis=1)).tolist()):
+            if shown == limit:
+                told.warn("results truncated due to limit")
+                break
+            at = np.flatnonzero(value.there[row])
+            kind = "values" if value.spread is None else "histograms"
+            yield f'{"," if shown else ""}{{"metric":{_json(_metric(value.labels[row]))},"{kind}":['
+            size = SLICE_VALUES if value.spread is None else 10
+            for start in range(0, len(at), size):
+                some = at[start : start + size]
+                if value.spread is None:
+                    texts = [f'"{number_text(number)}"' for number in value.values[row, some].tolist()]
+                else:
+                    texts = [_histogram(value, row, place) for place in some.tolist()]
+                yield ("," if start else "") + ",".join(
+                    f"[{_time(time)},{text}]" for time, text in zip(times[some].tolist(), texts, strict=True)
+                )
+                written += len(some)
+                if written >= size:
+                    written = 0
+                    await self._query.turns.breathe()
+            yield "]}"
+        yield "]}"
+
+    # --- what there is ---
+
+    async def labels(self, asked: Asked) -> _Said:
+        """The names of all labels."""
+        told = Told()
+        names: set[str] = {NAME}
+        for series in await self._selected(asked.many("match[]"), told):
+            names.update(series.labels)
+            if series.figure:
+                about = FIGURES[series.figure]
+                names.add("client")
+                names.update(about.labels if about.kind != HISTOGRAM or series.part == BUCKET else ())
+        return _Said(self._listed(_limited(sorted(names), asked.limit(), told)), told)
+
+    async def values(self, asked: Asked) -> _Said:
+        """The values of a label."""
+        told = Told()
+        name = _label_name(asked.text("name"))
+        selectors = asked.many("match[]")
+        found: set[str] = set()
+        if name == "client" and not selectors:
+            found = set((await self._query.clients(Filter())).names)
+        else:
+            chosen = await self._selected(selectors, told)
+            if name == "client":
+                async for _, clients in self._query.clients_of(sorted({series.tab for series in chosen})):
+                    found.update(clients)
+            elif name == "le":
+                found = {number_text(bound) for bound in (*DEFAULT_BOUNDS, math.inf) if any(series.part == BUCKET for series in chosen)}
+            else:
+                found = {plain(series.name) if name == NAME else series.labels[name] for series in chosen if name in (NAME, *series.labels)}
+        return _Said(self._listed(_limited(sorted(found), asked.limit(), told)), told)
+
+    async def series(self, asked: Asked) -> _Said:
+        """The series that selectors mean: over all Clients, or each Client's where a selector asks for Clients."""
+        told = Told()
+        if not asked.many("match[]"):
+            raise BadRequest("takes match[]= at least once")
+        found: dict[Any, Labels] = {}
+        limit = min(asked.limit() or MAX_LISTED, MAX_LISTED)
+        for text in asked.many("match[]"):
+            selector = await self._selector(text)
+            reading = Reading(self._query, await self._catalogues.look(), np.zeros(0), self._now(), told)
+            exact = {matcher.value for matcher in selector.matchers if matcher.name == NAME and matcher.op == EQUAL}
+            of_clients = [matcher for matcher in selector.matchers if matcher.name == "client"]
+            for one in await reading.chosen(selector.matchers):
+                if len(found) > limit:
+                    break
+                if one.figure in (NET, TEXT) and not exact:
+                    continue
+                labels = {NAME: plain(one.name), **one.labels}
+                by_client = bool(one.figure) and FIGURES[one.figure].by_client
+                if not of_clients and not by_client:
+                    found.setdefault(tuple(sorted(labels.items())), labels)
+                    continue
+                async for _, clients in self._query.clients_of([one.tab]):
+                    meant = dict.fromkeys(clients, True)
+                    for matcher in of_clients:
+                        verdicts = await accepted(self._query, matcher, clients)
+                        meant = {client: is_meant and verdicts[client] for client, is_meant in meant.items()}
+                    for client in (client for client, is_meant in meant.items() if is_meant):
+                        of_client = {**labels, "client": client}
+                        found.setdefault(tuple(sorted(of_client.items())), of_client)
+        rows = [labels for _, labels in sorted(found.items())]
+        if len(rows) > limit:
+            rows = rows[:limit]
+            told.warn("results truncated due to limit")
+        return _Said(self._listed(rows), told)
+
+    async def _selected(self, selectors: Sequence[str], told: Told) -> list[Series]:
+        """The series that any of the selectors means; all where there is none. What only States tell is there for whoever names it."""
+        if len(selectors) > MAX_SELECTORS:
+            raise BadRequest(f"match[]= stands {len(selectors)} times; at most {MAX_SELECTORS}")
+        catalogue = await self._catalogues.look()
+        reading = Reading(self._query, catalogue, np.zeros(0), self._now(), told)
+        found: dict[Any, Series] = {}
+        for matchers in [(await self._selector(text)).matchers for text in selectors] or [()]:
+            for series in await reading.chosen(matchers):
+                if series.figure not in (NET, TEXT) or any(matcher == (EQUAL, NAME, series.name) for matcher in matchers):
+                    found.setdefault((series.tab, series.name, series.part), series)
+            await self._query.turns.breathe()
+        return list(found.values())
+
+    async def _selector(self, text: str) -> Selector:
+        nodes = await self._parses.nodes(text)
+        if len(nodes) != 1 or not isinstance(nodes[0], Selector) or nodes[0].range is not None:
+            raise BadRequest(f"match[]={text[:100]!r}: takes a selector of series")
+        return nodes[0]
+
+    async def metadata(self, asked: Asked) -> _Said:
+        """Type, help and unit."""
+        told = Told()
+        wanted = (asked.many("metric") or [""])[0]
+        families = (await self._catalogues.look()).families
+        chosen = {name: family for name, family in families.items() if not wanted or wanted in (name, family.name)}
+        names = _limited(sorted(chosen), asked.limit(), told)
+
+        async def pieces() -> AsyncIterator[str]:
+            yield "{"
+            for place, name in enumerate(names):
+                family = chosen[name]
+                about = [{"type": family.kind, "help": family.help, "unit": family.unit}]
+                yield f"{',' if place else ''}{_json(name)}:{_json(about)}"
+                if place % SLICE_VALUES == SLICE_VALUES - 1:
+                    await self._query.turns.breathe()
+            yield "}"
+
+        return _Said(pieces(), told)
+
+    async def buildinfo(self, asked: Asked) -> _Said:
+        """What Grafana looks at to know what it may ask."""
+        about = {"version": API_VERSION, "revision": f"taba {__version__}", "branch": "", "buildUser": "", "buildDate": "", "goVersion": ""}
+        return _Said(_at_once({**about, "application": "taba"}), Told())
+
+    async def rules(self, asked: Asked) -> _Said:
+        """None."""
+        return _Said(_at_once({"groups": []}), Told())
+
+    async def alerts(self, asked: Asked) -> _Said:
+        """None."""
+        return _Said(_at_once({"alerts": []}), Told())
+
+    async def exemplars(self, asked: Asked) -> _Said:
+        """None."""
+        return _Said(_at_once([]), Told())
+
+    async def _listed(self, items: Sequence[Any]) -> AsyncIterator[str]:
+        yield "["
+        for place, item in enumerate(items):
+            yield ("," if place else "") + _json(item)
+            if place % SLICE_VALUES == SLICE_VALUES - 1:
+                await self._query.turns.breathe()
+        yield "]"
+
+
+class _Asking:
+    """What one question needs of others."""
+
+    def __init__(self, reading: Reading, query: Query, rewrite: Callable[[str, str, Sequence[str]], Awaitable[list[str | None]]]):
+        self._reading, self._query, self._rewrite = reading, query, rewrite
+
+    async def read(self, leaf: Leaf) -> Vector:
+        return await self._reading.read(leaf)
+
+    async def breathe(self) -> None:
+        await self._query.turns.breathe()
+
+    async def rewrite(self, pattern: str, template: str, texts: Sequence[str]) -> list[str | None]:
+        try:
+            return await self._rewrite(pattern, template, texts)
+        except PatternRefused as error:
+            raise Refused(str(error)) from None
+
+
+def _limited(items: list[Any], limit: int | None, told: Told) -> list[Any]:
+    most = min(limit or MAX_LISTED, MAX_LISTED)
+    if len(items) > most:
+        told.warn("results truncated due to limit")
+    return items[:most]
+
+
+def _label_name(text: str) -> str:
+    """A label's name as it is: Prometheus 3 writes what is no plain one as U__…, with _hex_ for each other character."""
+    if not text.startswith("U__"):
+        return text
+    return re.sub(r"__|_([0-9a-fA-F]{1,6})_", lambda part: "_" if part[0] == "__" else chr(min(int(part[1], 16), 0x10FFFF)), text[3:])
+
+
+def _metric(labels: Labels) -> Labels:
+    return {name: value for name, value in labels.items() if value}
+
+
+def _time(time: float) -> str:
+    """A time as JSON, to the millisecond."""
+    rounded = round(time, 3)
+    return str(int(rounded)) if rounded == int(rounded) else repr(rounded)
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+
+
+def _histogram(vector: Vector, row: int, place: int) -> str:
+    """One distribution as Prometheus writes a native histogram: [how its bounds count, from, to, how many]."""
+    spread = vector.distributions("")
+    heat = spread.heat[row, place]
+    used = np.flatnonzero(heat)
+    codes = spread.codes[used]
+    lower, upper = -uppers_of(-codes), uppers_of(codes)
+    buckets = [
+        [3 if code == 0 else 0 if code > 0 else 1, number_text(low), number_text(high), number_text(count)]
+        for code, low, high, count in zip(codes.tolist(), lower.tolist(), upper.tolist(), heat[used].tolist(), strict=True)
+    ]
+    figures = {"count": number_text(float(spread.count[row, place])), "sum": number_text(float(spread.total[row, place]))}
+    return _json({**figures, "buckets": buckets})
+
+
+async def _at_once(content: Any) -> AsyncIterator[str]:
+    yield _json(content)
+
+
+async def _whole(said: _Said) -> AsyncIterator[str]:
+    yield '{"status":"success","data":'
+    async for piece in said.pieces:
+        yield piece
+    for what, sentences in (("warnings", said.told.warnings), ("infos", said.told.infos)):
+        if sentences:
+            yield f',"{what}":{_json(list(sentences))}'
+    yield "}\n"
+
+
+async def _slices(pieces: AsyncIterator[str]) -> AsyncIterator[bytes]:
+    waiting: list[str] = []
+    size = 0
+    async for piece in pieces:
+        waiting.append(piece)
+        size += len(piece)
+        if size >= SLICE_BYTES:
+            yield "".join(waiting).encode()
+            waiting, size = [], 0
+    yield "".join(waiting).encode()
+
+
+def _failed(status: int, kind: str, sentence: str) -> Answer:
+    return Answer({"status": "error", "errorType": kind, "error": sentence}, status)

@@ -1,0 +1,171 @@
+"""Which series there are: made of the names of Tabs, their Types and units, bucket by bucket, and kept while a bucket's Tabs are the same.
+
+1. A look at all buckets comes before each answer (`taba.server.ask.index`), so that a Tab that has come is there.
+2. Units are read with a bucket's Tabs, and again after MEANING_SECONDS: a unit that is told later renames series, in so much time.
+3. Of two Tabs with one series the first in canonical order stays; the other is a problem.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from taba.names import OWN_TABS
+from taba.series import BUCKET, COUNT, FIGURES, HISTOGRAM, OTHERWISE, SUM, family_of, labels_shown, plain
+from taba.server.ask.choosing import Turns
+from taba.server.ask.filters import labels_of
+from taba.server.ask.index import Index, Known
+from taba.server.ask.meanings import meanings_of
+from taba.server.router import IsReader
+
+MEANING_SECONDS = 10.0
+SLICE_TABS = 50  # whose series are named between two looks at the time, some milliseconds
+MAX_PROBLEMS = 5  # Tabs that are named in the sentence
+
+
+class Series(NamedTuple):
+    """One figure of a Tab: one series over all Clients, or one for each. `name` is its name as it is, `labels` are the Tab's.
+
+    `part`: BUCKET, COUNT or SUM of a distribution, "" for the distribution itself and for all else.
+    """
+
+    name: str
+    tab: str
+    type: str
+    figure: str
+    labels: Mapping[str, str]
+    part: str = ""
+
+
+class Family(NamedTuple):
+    """What is said of a name: kind, help, and the word of the unit."""
+
+    name: str
+    kind: str
+    help: str
+    unit: str
+
+
+class Catalogue(NamedTuple):
+    """`by_name`: the series of each name, which is as it is or plain; `own`: the Tabs (with their labels) of Types that show `samples`.
+
+    `families`: of each plain name of a family what is said of it. `problems`: sentences.
+    """
+
+    by_name: Mapping[str, Sequence[Series]]
+    own: Sequence[Series]
+    families: Mapping[str, Family]
+    problems: Sequence[str]
+
+
+class _Bucket(NamedTuple):
+    types: Mapping[str, str]
+    made: float
+    series: Sequence[tuple[Series, Family]]
+
+
+class Catalogues:
+    """Makes catalogues. `shown`: the figures of a Type (None: its samples), or ("",) where it has no Handler."""
+
+    def __init__(
+        self,
+        router: IsReader,
+        index: Index,
+        turns: Turns,
+        shown: Callable[[str], tuple[str, ...] | None],
+        seconds: Callable[[], float],
+    ):
+        self._router, self._index, self._turns, self._shown, self._seconds = router, index, turns, shown, seconds
+        self._buckets: dict[int, _Bucket] = {}
+        self._last: tuple[dict[int, _Bucket], Catalogue] | None = None
+
+    @property
+    def problems(self) -> Sequence[str]:
+        """Of the last catalogue."""
+        return () if self._last is None else self._last[1].problems
+
+    async def look(self) -> Catalogue:
+        """The series that there are now. Raises StoreUnavailable."""
+        looked = await self._index.look()
+        now = self._seconds()
+        stale = {
+            bucket: known
+            for bucket, known in looked.items()
+            if (kept := self._buckets.get(bucket)) is None or kept.types is not known.types or now - kept.made >= MEANING_SECONDS
+        }
+        if stale:
+            await self._read(stale, now)
+        current = {bucket: self._buckets[bucket] for bucket in looked if bucket in self._buckets}
+        if self._last is not None and _are_same(self._last[0], current):
+            return self._last[1]
+        catalogue = await self._joined(current)
+        self._last = current, catalogue
+        return catalogue
+
+    async def _read(self, stale: Mapping[int, Known], now: float) -> None:
+        types = {tab: type for known in stale.values() for tab, type in known.types.items() if tab not in OWN_TABS}
+        meanings = await meanings_of(self._router, types)
+        for bucket, known in stale.items():
+            found: list[tuple[Series, Family]] = []
+            for place, (tab, type) in enumerate(known.types.items()):
+                if tab in meanings:
+                    found += _series_of(tab, type, self._shown(type), meanings[tab])
+                if place % SLICE_TABS == SLICE_TABS - 1:
+                    await self._turns.breathe()
+            kept = self._buckets.get(bucket)
+            # what is said again as it was is the same, so that nothing is made anew of it
+            same = kept is not None and kept.types is known.types and kept.series == found
+            self._buckets[bucket] = _Bucket(known.types, now, kept.series if same and kept is not None else found)
+            await self._turns.breathe()
+
+    async def _joined(self, buckets: Mapping[int, _Bucket]) -> Catalogue:
+        every = sorted((item for kept in buckets.values() for item in kept.series), key=lambda item: item[0].tab)
+        by_name: dict[str, list[Series]] = {}
+        own: list[Series] = []
+        families: dict[str, Family] = {}
+        taken: dict[Any, str] = {}
+        doubles: list[tuple[str, str, str]] = []
+        for place, (series, family) in enumerate(every):
+            if place % (10 * SLICE_TABS) == 0:
+                await self._turns.breathe()
+            if not series.figure:
+                own.append(series)
+                continue
+            name = plain(family.name)
+            known = families.setdefault(name, family)
+            parts = ("", BUCKET, COUNT, SUM) if family.kind == HISTOGRAM else ("",)
+            key = name, tuple(sorted(series.labels.items()))
+            first = taken.setdefault(key, series.tab)
+            if known.kind != family.kind or first != series.tab:
+                doubles.append((series.tab, name, first))
+                continue
+            for part in parts:
+                for called in dict.fromkeys((series.name + part, plain(series.name + part))):
+                    by_name.setdefault(called, []).append(series._replace(name=series.name + part, part=part))
+        return Catalogue(by_name, own, families, _sentences(doubles))
+
+
+def _series_of(tab: str, type: str, shown: tuple[str, ...] | None, meaning: Mapping[str, str | None]) -> Iterable[tuple[Series, Family]]:
+    base, labels = labels_of(tab)
+    if shown is None:
+        return [(Series(base, tab, type, "", labels_shown(labels)), Family(base, "", "", ""))]
+    found = []
+    for figure in shown:
+        for called in (figure, *OTHERWISE.get(figure, ())):
+            about = FIGURES[called]
+            name = family_of(base, meaning["unit"], called)
+            family = Family(name, about.kind, meaning["description"] or about.help, (meaning["unit"] or "") if about.has_unit else "")
+            found.append((Series(name, tab, type, called, labels_shown(labels, about.labels)), family))
+    return found
+
+
+def _sentences(doubles: Sequence[tuple[str, str, str]]) -> list[str]:
+    if not doubles:
+        return []
+    shown = "; ".join(f"{tab[:100]} as {name[:100]}, which {first[:100]} has" for tab, name, first in doubles[:MAX_PROBLEMS])
+    more = f" and {len(doubles) - MAX_PROBLEMS} more" if len(doubles) > MAX_PROBLEMS else ""
+    return [f"{len(doubles)} series are not shown to Prometheus, since others have their names: {shown}{more}; rename one of each two Tabs"]
+
+
+def _are_same(one: Mapping[int, _Bucket], other: Mapping[int, _Bucket]) -> bool:
+    return one.keys() == other.keys() and all(kept.series is other[bucket].series for bucket, kept in one.items())

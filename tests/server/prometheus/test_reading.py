@@ -1,0 +1,175 @@
+"""What a selector comes to, against the raw events."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba.handlers import Events
+from taba.handlers.counter_group import CounterGroup
+from taba.handlers.percentile_group import PercentileGroup
+from taba.server.ask.query import Lot
+from taba.server.prometheus.catalogue import Catalogue, Series
+from taba.server.prometheus.evaluate import evaluate
+from taba.server.prometheus.reading import Leaf, Reading, Told
+from taba.server.prometheus.syntax import flattened, nodes_of
+from taba.server.prometheus.vectors import Vector
+from tests.examples import examples
+
+NOW = 1_763_850_123.0
+HANDLERS: dict[str, Any] = {"CounterGroup": CounterGroup(), "PercentileGroup": PercentileGroup()}
+
+ages = st.one_of(st.floats(0, 50), st.floats(0, 4000), st.floats(0, 80_000), st.integers(0, 9000).map(float))
+recorded = st.lists(st.tuples(ages, st.integers(0, 50).map(float)), max_size=40)
+
+
+class Turns:
+    async def breathe(self) -> None:
+        return None
+
+
+class States:
+    """A Query of one Tab, whose Clients' States are given."""
+
+    turns = Turns()
+
+    def __init__(self, type: str, states: dict[str, Any], now: float):
+        self.type, self.states, self.now = type, states, now
+
+    def type_has_past(self, type: str) -> bool:
+        return True
+
+    async def lots(self, tabs: Any, type_of: Any, wanted: Any, most: int) -> AsyncIterator[Lot]:
+        owners = [("x", client) for client in self.states]
+        yield Lot({}, {self.type: (owners, list(self.states.values()))})
+
+    async def history(self, type: str, states: Any, now: float) -> Any:
+        return HANDLERS[type].history(states, now)
+
+    async def match(self, pattern: str, texts: Any) -> list[str]:
+        import re
+
+        return [text for text in texts if re.fullmatch(pattern, text)]
+
+
+class Answers:
+    def __init__(self, reading: Reading):
+        self.reading = reading
+
+    async def read(self, leaf: Leaf) -> Vector:
+        return await self.reading.read(leaf)
+
+    async def breathe(self) -> None:
+        return None
+
+    async def rewrite(self, *arguments: Any) -> Any:
+        raise AssertionError
+
+
+def asked(type: str, clients: list[list[tuple[float, float]]], text: str, times: list[float], now: float) -> tuple[dict[str, Any], Told]:
+    """By Client (or "") what an expression is at `times`, None where there is nothing."""
+    states = {}
+    for number, of_client in enumerate(clients):
+        state = HANDLERS[type].new_state()
+        for time, value in sorted((NOW - age, value) for age, value in of_client):
+            state = HANDLERS[type].fold(state, Events([time], [value]), time)
+        states[f"web/{number}"] = state
+    figures = ("total", "events") if type == "CounterGroup" else ("distribution",)
+    names = {"total": "x_total", "events": "x_events_total", "distribution": "x"}
+    catalogue = Catalogue({names[figure]: [Series(names[figure], "x", type, figure, {})] for figure in figures}, (), {}, ())
+    if type == "PercentileGroup":
+        by_part = {"x" + part: [Series("x" + part, "x", type, "distribution", {}, part)] for part in ("", "_bucket", "_count", "_sum")}
+        catalogue = catalogue._replace(by_name=by_part)
+    query: Any = States(type, states, now)
+    told = Told()
+    at = np.array(times)
+    working = evaluate(nodes_of(flattened(text)), at, Answers(Reading(query, catalogue, at, now, told)))
+    try:
+        working.send(None)
+    except StopIteration as stop:
+        vector: Vector = stop.value
+    else:
+        raise AssertionError("it waits for somebody")
+    return {
+        labels.get("client", "") + labels.get("le", ""): [
+            value if is_there else None for value, is_there in zip(of_row.tolist(), there.tolist(), strict=True)
+        ]
+        for labels, of_row, there in zip(vector.labels, vector.values, vector.there, strict=True)
+    }, told
+
+
+class Increases(SynchronousTestCase):
+    @given(
+        st.lists(recorded, min_size=1, max_size=3),
+        st.sampled_from([60, 300, 3600, 20_000]),
+        st.floats(0, 90_000),
+        st.floats(1, 5000),
+        st.integers(1, 12),
+        st.sampled_from([0.0, 5.0, 700.0, 20_000.0]),
+        st.sampled_from(["CounterGroup", "PercentileGroup"]),
+    )
+    @examples(100)
+    def test_an_increase_is_off_by_no_more_than_what_lies_in_the_slots_at_its_two_ends(
+        self, clients: list[list[tuple[float, float]]], window: int, age: float, step: float, steps: int, later: float, type: str
+    ) -> None:
+        now = NOW + later
+        times = [now - age - step * place for place in range(steps)][::-1]
+        name = "x_total" if type == "CounterGroup" else "x_sum"
+        rows, _ = asked(type, clients, f"increase({name}[{window}s])", times, now)
+        single, _ = asked(type, clients, f'increase({name}{{client=~".+"}}[{window}s])', times, now)
+        summed, _ = asked(type, clients, f"sum(increase({name}[{window}s]))", times, now)
+        self.assertEqual(summed, rows)
+        events = [(NOW - ago, value) for of_client in clients for ago, value in of_client]
+        widest = {"CounterGroup": 900, "PercentileGroup": 3600}[type]
+        for place, (time, value) in enumerate(zip(times, rows[""], strict=True)):
+            begin = time - window
+            if value is None:
+                self.assertLess(begin, now - 80_000)  # before what is known of the day
+                continue
+            widths = [widest_of(type, now - edge) for edge in (begin, time)]
+            self.assertLessEqual(max(widths), widest)
+            between = sum(amount for at, amount in events if begin + widths[0] <= at < time - widths[1])
+            within = sum(amount for at, amount in events if begin - widths[0] <= at <= time + widths[1])
+            self.assertTrue(between - 1e-6 <= value <= within + 1e-6, (between, value, within))
+            self.assertAlmostEqual(sum(of_client[place] for of_client in single.values()), value, places=6)
+
+    def test_a_first_event_counts_and_what_is_whole_is_exact(self) -> None:
+        rows, told = asked("CounterGroup", [[(10.0, 3.0), (20.0, 4.0)], [(30.0, 5.0)]], "increase(x_total[5m])", [NOW - 300, NOW], NOW)
+        self.assertEqual(rows, {"": [0.0, 12.0]})
+        self.assertEqual(list(told.infos), [])
+        rows, _ = asked("CounterGroup", [[(10.0, 3.0)]], "x_total", [NOW - 100, NOW, NOW + 200, NOW + 400, NOW - 100_000], NOW)
+        self.assertEqual(rows, {"": [0.0, 3.0, 3.0, None, None]})
+
+    def test_where_slots_are_wider_than_the_window_their_average_is_given_and_it_is_said(self) -> None:
+        many = [(7.0 * place, 1.0) for place in range(1100)]
+        rows, told = asked("CounterGroup", [many], "increase(x_total[15s])", [NOW - 7000 - 15 * place for place in range(20)][::-1], NOW)
+        self.assertTrue(all(value is not None and value <= 15 for value in rows[""]))
+        self.assertEqual(len(told.infos), 1)
+        self.assertRegex(next(iter(told.infos)), r"^resolution (150|900) s")
+
+    @given(recorded.filter(bool), st.floats(0, 3000))
+    @examples(50)
+    def test_buckets_and_count_and_the_distribution_agree(self, events: list[tuple[float, float]], age: float) -> None:
+        times = [NOW - age]
+        buckets, _ = asked("PercentileGroup", [events], "x_bucket", times, NOW)
+        count, _ = asked("PercentileGroup", [events], "x_count", times, NOW)
+        whole, _ = asked("PercentileGroup", [events], "histogram_count(x)", times, NOW)
+        self.assertAlmostEqual(buckets["+Inf"][0], count[""][0], places=6)
+        self.assertAlmostEqual(whole[""][0], count[""][0], places=6)
+        values = [row[0] for _, row in sorted(buckets.items(), key=lambda item: float(item[0]))]
+        self.assertTrue(all(one <= other + 1e-9 for one, other in pairwise(values)))
+
+
+def widest_of(type: str, age: float) -> float:
+    """How wide slots of that age may be; one that has just grown too old for its width may not have spilt yet."""
+    widths = {"CounterGroup": (5, 30, 150, 900), "PercentileGroup": (15, 120, 600, 3600)}[type]
+    for limit, width in zip((60, 600, 3600), widths, strict=False):
+        if age <= limit:
+            return float(width)
+    return float(widths[-1])
