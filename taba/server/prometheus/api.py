@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
@@ -67,10 +67,10 @@ class BadRequest(ValueError):
 class Asked:
     """The parameters of one call, from URL and form."""
 
-    def __init__(self, call: Call):
-        self._all: dict[str, list[str]] = {name: list(values) for name, values in call.arguments.items()}
+    def __init__(self, in_url: Mapping[str, Sequence[str]], form: bytes):
+        self._all: dict[str, list[str]] = {name: list(values) for name, values in in_url.items()}
         try:
-            body = call.body().decode()
+            body = form.decode()
             for name, value in parse_qsl(body, keep_blank_values=True, max_num_fields=MAX_PARAMETERS, errors="strict") if body else ():
                 self._all.setdefault(name, []).append(value)
         except ValueError as error:
@@ -215,7 +215,7 @@ class PrometheusApi:
     def _served(self, serve: Serve, has_label: bool) -> Callable[[Call], Awaitable[Answer]]:
         async def served(call: Call) -> Answer:
             try:
-                asked = Asked(call)
+                asked = Asked(call.arguments, await call.body())
                 said = await serve(asked.with_name(call.values["name"]) if has_label else asked)
             except (BadRequest, HTTPError) as error:
                 status = error.status if isinstance(error, HTTPError) else 400

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 from taba.names import OWN_TABS
 from taba.series import BUCKET, COUNT, FIGURES, HISTOGRAM, OTHERWISE, SUM, family_of, labels_shown, plain
-from taba.server.ask.choosing import Turns
 from taba.server.ask.filters import labels_of
 from taba.server.ask.index import Index, Known
 from taba.server.ask.meanings import meanings_of
 from taba.server.router import IsReader
+from taba.turns import Turns
 
 MEANING_SECONDS = 10.0
 SLICE_TABS = 50  # whose series are named between two looks at the time, some milliseconds

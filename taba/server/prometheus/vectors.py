@@ -254,7 +254,7 @@ def aggregated(node: Aggregation, vector: Vector, parameter: Floats | None) -> P
 
 
 def _reduced(op: str, values: Floats, there: Bools, parameter: Floats | None) -> Floats:
-    counts = there.sum(axis=0).astype(np.float64)
+    counts: Floats = np.asarray(there.sum(axis=0), dtype=np.float64)
     with np.errstate(all="ignore"):
         if op == "group":
             return np.ones(len(counts))
