@@ -385,7 +385,7 @@ class Server(Part):
         self.query = Query(self.router, bench, reactor, self.now, sandbox, lambda: self.ingest.tab_changes)
         nobody: Any = None  # these routes are not asked here
         rooms = self.router, world.lookup, self.ingest, self.envelopes, self.posts, self.query
-        self.routes = ServerRoutes(*rooms, nobody, nobody, nobody, nobody, nobody, nobody, nobody, self.now, self.age, nobody)
+        self.routes = ServerRoutes(*rooms, nobody, nobody, nobody, nobody, nobody, nobody, nobody, self.now, self.age, ())
         ensureDeferred(self._connect()).addErrback(self._failed)
 
     def _failed(self, failure: Any) -> None:

@@ -95,6 +95,11 @@ def labels_shown(labels: Mapping[str, str], taken: tuple[str, ...] = ()) -> dict
     return found
 
 
+def bound_text(bound: float) -> str:
+    """A bucket's bound as the label `le` has it, canonical as in OpenMetrics: 0.5, 10.0, +Inf."""
+    return number_text(bound) if bound in (float("inf"), float("-inf")) else repr(float(bound))
+
+
 def number_text(value: float) -> str:
     """A number as Prometheus writes it."""
     if value != value:

@@ -9,11 +9,12 @@ from taba.agent.ages import Moment
 from taba.agent.keys import Keys
 from taba.agent.posting import OtherRequest, post
 from taba.agent.pump import RingPump
-from taba.agent.status import as_text
+from taba.agent.status import as_families, as_text
 from taba.events import NotCovered, key_part, reading
+from taba.exposition import NotInstalled, of_process, writer_for
 from taba.guard import Guard
-from taba.routes import JSON, Route
-from taba.tokens import ANY, OPEN, WRITE
+from taba.routes import JSON, LINES, Route
+from taba.tokens import ANY, OPEN, READ, WRITE
 from taba.web import Answer, Api, Call, HTTPError
 
 EVENTS_ANSWER = '{"accepted": n, "rejected": [{"index", "reason"}, …]}'
@@ -53,6 +54,9 @@ class Routes:
                     body=JSON,
                     is_scoped=True,
                 ),
+                Route(
+                    "GET", "/metrics", self.metrics, "the Agent's health as Prometheus scrapes it", READ, produces=(LINES,), is_lenient=True
+                ),
                 Route("GET", "/healthz", self.healthz, "200 while the process runs", OPEN),
                 Route("GET", "/readyz", self.readyz, "200 only while it can do its work", OPEN),
             ],
@@ -62,6 +66,14 @@ class Routes:
     async def status(self, call: Call) -> Answer:
         content = self._status()
         return Answer(content, text=lambda: as_text(content))
+
+    async def metrics(self, call: Call) -> Answer:
+        try:
+            writer = writer_for(call.header("accept") or "")
+            families = [*as_families(self._status()), *of_process()]
+        except NotInstalled as error:
+            raise HTTPError(501, "not_installed", str(error)) from None
+        return Answer(b"".join(map(writer.write, families)) + writer.end, content_type=writer.content_type)
 
     async def events(self, call: Call) -> Answer:
         key = call.header("idempotency-key")

@@ -10,6 +10,8 @@ import taba
 from taba.agent.dispatch import ServerPeer
 from taba.agent.keeper import Keeper
 from taba.agent.pump import RingPump
+from taba.exposition import Exposed, Point, counter, gauge
+from taba.series import GAUGE
 
 MAX_RINGS_SHOWN = 1000
 
@@ -72,6 +74,27 @@ def describe(
         ],
         "problems": problems,
     }
+
+
+def as_families(content: dict[str, Any]) -> list[Exposed]:
+    """The same as families that Prometheus scrapes: figures, without what names a ring or a Client."""
+    outbox, spool, servers = content["outbox"], content["spool"], content["servers"]
+    about = {"version": content["version"], "part": "agent", "agent": content["agent"]}
+    return [
+        Exposed("taba_build_info", GAUGE, "Which version this is.", [Point("taba_build_info", about, 1.0)]),
+        counter("taba_recorded_events_total", "Events that this Agent's rings held, those dropped included.", content["recorded"]),
+        counter("taba_dropped_events_total", "Events that were dropped, by reason.", content["dropped_by_reason"], "reason"),
+        gauge("taba_rings", "Rings that are open.", content["rings_open"]),
+        gauge("taba_outbox_used_bytes", "Bytes of batches that wait in shared memory.", outbox["used_bytes"]),
+        gauge("taba_outbox_bytes", "Room for them.", outbox["bytes"]),
+        gauge("taba_outbox_batches", "Batches that are not acknowledged yet.", outbox["batches"]),
+        gauge("taba_spool_used_bytes", "Bytes of batches that wait on disk.", spool["used_bytes"]),
+        gauge("taba_spool_bytes", "Room for them.", spool["bytes"]),
+        gauge("taba_spool_batches", "Batches that wait on disk.", spool["batches"]),
+        gauge("taba_servers_healthy", "Servers that answer.", sum(bool(server["healthy"]) for server in servers)),
+        gauge("taba_servers", "Servers that are known.", len(servers)),
+        gauge("taba_problems", "Sentences of taba status: what needs a person.", len(content["problems"])),
+    ]
 
 
 def as_text(content: dict[str, Any]) -> str:

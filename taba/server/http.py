@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -36,7 +36,6 @@ from taba.server.health import Health
 from taba.server.keep.deleting import delete_clients, delete_tabs
 from taba.server.keep.jobs import JobConflict, Jobs, UnknownJob
 from taba.server.notes import Notes, read_note
-from taba.server.prometheus.api import PrometheusApi
 from taba.server.status import Presence, Status
 from taba.server.work.sandbox import Crowded
 from taba.shard import Router
@@ -115,9 +114,10 @@ class Routes:
         health: Health,
         now: Callable[[], float],
         age: Callable[[], int | None],
-        prometheus: PrometheusApi,
+        others: Sequence[Route],
     ):
-        self._prometheus = prometheus
+        """`others`: routes of further rooms."""
+        self._others = others
         self._age, self._envelopes = age, envelopes
         self._router, self._lookup, self._ingest, self._posts, self._query = router, lookup, ingest, posts, query
         self._overview, self._live = overview, live
@@ -187,7 +187,7 @@ class Routes:
             Route(
                 "DELETE", "/v1/jobs", self.cancel_job, "the record of the job that is cancelled", ADMIN, (JOB._replace(is_required=True),)
             ),
-            *self._prometheus.routes(),
+            *self._others,
             Route("GET", "/openapi.json", self.openapi, "this API, as OpenAPI describes it", ANY, produces=(JSON,)),
             Route("GET", "/healthz", self.healthz, "200 while the process runs", OPEN),
             Route("GET", "/readyz", self.readyz, "200 only while it can do its work", OPEN),

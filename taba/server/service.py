@@ -50,6 +50,7 @@ from taba.server.options import Store
 from taba.server.problems import Happened, Recent, restarted
 from taba.server.prometheus.api import PrometheusApi
 from taba.server.prometheus.catalogue import Catalogues
+from taba.server.prometheus.metrics import Metrics
 from taba.server.starts import Starts
 from taba.server.status import PRESENCE_SECONDS, Presence, Status
 from taba.server.steady import SteadyClock
@@ -276,7 +277,7 @@ class Server(_Connected):
             self.health,
             now,
             self.age,
-            prometheus,
+            [*prometheus.routes(), *Metrics(self.query, self.catalogues, self.status, now).routes()],
         )
         self.site = make_site(Api(routes.table(), self._front.guard))
         self._port: Any = None

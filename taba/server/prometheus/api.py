@@ -24,7 +24,7 @@ from taba.codes import Floats, uppers_of
 from taba.errors import StoreUnavailable
 from taba.history import MAX_POINTS, points
 from taba.routes import FORM, JSON, Parameter, Route
-from taba.series import BUCKET, DEFAULT_BOUNDS, FIGURES, HISTOGRAM, NET, TEXT, number_text, plain
+from taba.series import BUCKET, DEFAULT_BOUNDS, FIGURES, HISTOGRAM, NET, TEXT, bound_text, number_text, plain
 from taba.server.ask.choosing import QueryRefused
 from taba.server.ask.filters import Filter
 from taba.server.ask.query import Query
@@ -130,16 +130,20 @@ class Asked:
 
     def bounds(self) -> Sequence[float]:
         """The buckets' bounds. Raises BadRequest."""
-        texts = self.many("le")
-        if len(texts) > MAX_BOUNDS:
-            raise BadRequest(f"le= stands {len(texts)} times; at most {MAX_BOUNDS}")
-        try:
-            found = sorted({float(text) for text in texts})
-        except ValueError:
-            raise BadRequest("le= takes numbers") from None
-        if any(math.isnan(bound) or bound == -math.inf for bound in found):
-            raise BadRequest("le= takes numbers")
-        return found or DEFAULT_BOUNDS
+        return bounds_of(self.many("le"))
+
+
+def bounds_of(texts: Sequence[str]) -> Sequence[float]:
+    """The buckets' bounds that le= asks for; the default ones where it asks for none. Raises BadRequest."""
+    if len(texts) > MAX_BOUNDS:
+        raise BadRequest(f"le= stands {len(texts)} times; at most {MAX_BOUNDS}")
+    try:
+        found = sorted({float(text) for text in texts})
+    except ValueError:
+        raise BadRequest("le= takes numbers") from None
+    if any(math.isnan(bound) or bound == -math.inf for bound in found):
+        raise BadRequest("le= takes numbers")
+    return found or DEFAULT_BOUNDS
 
 
 class _Said(NamedTuple):
@@ -340,7 +344,7 @@ class PrometheusApi:
                 async for _, clients in self._query.clients_of(sorted({series.tab for series in chosen})):
                     found.update(clients)
             elif name == "le":
-                found = {number_text(bound) for bound in (*DEFAULT_BOUNDS, math.inf) if any(series.part == BUCKET for series in chosen)}
+                found = {bound_text(bound) for bound in (*DEFAULT_BOUNDS, math.inf) if any(series.part == BUCKET for series in chosen)}
             else:
                 found = {plain(series.name) if name == NAME else series.labels[name] for series in chosen if name in (NAME, *series.labels)}
         return _Said(self._listed(_limited(sorted(found), asked.limit(), told)), told)

@@ -36,6 +36,7 @@ from taba.series import (
     TOP,
     TOTAL,
     VALUE,
+    bound_text,
     number_text,
     plain,
 )
@@ -77,6 +78,8 @@ class Told:
         self.infos: dict[str, None] = {}
         self.warnings: dict[str, None] = {}
         self.unread = 0
+        self.kinds: dict[str, str] = {}
+        """Of the names of samples, as their Handlers say it."""
 
     def info(self, sentence: str) -> None:
         """Say so, once."""
@@ -187,7 +190,10 @@ class Reading:
 
     async def read(self, leaf: Leaf) -> Vector:
         """The series of a selector. Raises Refused, QueryRefused and StoreUnavailable."""
-        chosen = await self.chosen(leaf.matchers)
+        return await self.read_chosen(await self.chosen(leaf.matchers), leaf)
+
+    async def read_chosen(self, chosen: Sequence[Series], leaf: Leaf) -> Vector:
+        """The series that `chosen` names, of which the leaf's other matchers still tell some apart. Raises as `read` does."""
         rows = _Rows(leaf, len(self._times))
         wanted = _Wanted(self._query, leaf.matchers)
         await wanted.look_at_bounds(self._bounds)
@@ -323,7 +329,7 @@ class Reading:
         if part == BUCKET:
             for bound in wanted.bounds:
                 columns.append(_below(history, bound))
-                names.append({"le": number_text(bound)})
+                names.append({"le": bound_text(bound)})
         else:
             ever = history.ever
             columns.append((history.total, ever.total) if figure in (TOTAL, NET) or part == SUM else (history.count, ever.count))
@@ -475,7 +481,10 @@ class Reading:
                 if isinstance(samples, Unanswered):
                     self._told.leave_out(series.tab, samples.error)
                     continue
-                found += [({**labels, **extra, NAME: plain(series.name + suffix)}, value) for suffix, extra, value, _ in samples]
+                for suffix, extra, value, kind in samples:
+                    name = plain(series.name + suffix)
+                    self._told.kinds[name] = kind
+                    found.append(({**labels, **extra, NAME: name}, value))
                 continue
             try:
                 found += [({**labels, **extra}, value) for extra, value in _now_of(series, projection, wanted.bounds)]
@@ -547,8 +556,8 @@ class _Wanted:
             if matcher.name != "le":
                 continue
             if matcher.op in (MATCHES, UNMATCHED):
-                verdicts = await accepted(self._query, matcher, [number_text(bound) for bound in bounds])
-                bounds = [bound for bound in bounds if verdicts[number_text(bound)]]
+                verdicts = await accepted(self._query, matcher, [bound_text(bound) for bound in bounds])
+                bounds = [bound for bound in bounds if verdicts[bound_text(bound)]]
             else:
                 bounds = [bound for bound in bounds if _is_bound(matcher.value, bound) == (matcher.op == EQUAL)]
         self.bounds = bounds
@@ -675,7 +684,7 @@ def _now_of(series: Series, projection: Mapping[str, Any], bounds: Sequence[floa
         found: list[tuple[Labels, float]] = []
         for bound in bounds:
             last = np.inf if math.isinf(bound) else int(codes_of(np.array([bound]))[0])
-            found.append(({"le": number_text(bound)}, float(pairs[pairs[:, 0] <= last, 1].sum())))
+            found.append(({"le": bound_text(bound)}, float(pairs[pairs[:, 0] <= last, 1].sum())))
         return found
     raise ValueError(f"no figure {figure!r} of what is known now")
 

@@ -84,10 +84,10 @@ class Expressions(Asking):
             ("users_distinct", {(("__name__", "users_distinct"),): 1.0}),
             ("sizes_total", {(("__name__", "sizes_total"),): 4.0}),
             ("sizes_events_total", {(("__name__", "sizes_events_total"),): 1.0}),
-            ('spent_bucket{le="5.0"}', {(("__name__", "spent_bucket"), ("le", "5")): 1.0}),
+            ('spent_bucket{le="5.0"}', {(("__name__", "spent_bucket"), ("le", "5.0")): 1.0}),
             (
-                'spent_bucket{le=~"2.5|1"}',
-                {(("__name__", "spent_bucket"), ("le", "1")): 0.0, (("__name__", "spent_bucket"), ("le", "2.5")): 0.0},
+                'spent_bucket{le=~"2.5|1.0"}',
+                {(("__name__", "spent_bucket"), ("le", "1.0")): 0.0, (("__name__", "spent_bucket"), ("le", "2.5")): 0.0},
             ),
             ("histogram_count(spent)", {(): 1.0}),
             ("sent_total", {(("__name__", "sent_total"),): 4.0}),

@@ -1,0 +1,155 @@
+"""`/metrics` of a Server: its own health, and, where `match=` asks for them, Tabs as they are now.
+
+1. All-time figures alone are scraped: whoever scrapes makes rates of them.
+2. Tabs are read as PromQL reads them, at one instant, and a family is written whole: others have their turns between two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from taba import __version__
+from taba.exposition import UNKNOWN, Exposed, NotInstalled, Point, counter, gauge, of_process, writer_for
+from taba.routes import LINES, Parameter, Route
+from taba.series import BUCKET, COUNT, COUNTER, FIGURES, GAUGE, HISTOGRAM, SUM, plain, word_of
+from taba.server.ask.choosing import QueryRefused
+from taba.server.ask.filters import MAX_PATTERN
+from taba.server.ask.query import Query
+from taba.server.prometheus.api import LE, bounds_of
+from taba.server.prometheus.catalogue import Catalogue, Catalogues, Series
+from taba.server.prometheus.reading import Leaf, Reading, Told
+from taba.server.prometheus.vectors import NAME, Refused, Vector
+from taba.server.status import Status
+from taba.server.work.sandbox import Crowded
+from taba.tokens import READ
+from taba.web import SLICE_BYTES, Answer, Call, HTTPError
+
+MAX_EXPOSED = 200_000  # samples of one scrape, some 40 MB; a match= that is narrower has less
+OPENMETRICS = "application/openmetrics-text"
+
+MATCH = Parameter("match", "A regular expression that a Tab's whole name matches: these Tabs, too.")
+
+
+class Metrics:
+    """The route. `now`: Unix seconds."""
+
+    def __init__(self, query: Query, catalogues: Catalogues, status: Status, now: Callable[[], float]):
+        self._query, self._catalogues, self._status, self._now = query, catalogues, status, now
+
+    def routes(self) -> list[Route]:
+        """The definition."""
+        answer = "the Server's health as Prometheus scrapes it, and with match= Tabs"
+        return [Route("GET", "/metrics", self.metrics, answer, READ, (MATCH, LE), produces=(LINES, OPENMETRICS), is_lenient=True)]
+
+    async def metrics(self, call: Call) -> Answer:
+        """Text, or OpenMetrics, as Accept says."""
+        try:
+            writer = writer_for(call.header("accept") or "")
+            families = [*_health(await self._status.describe()), *of_process()]
+        except NotInstalled as error:
+            raise HTTPError(501, "not_installed", str(error)) from None
+        pattern = call.values["match"]
+        if pattern is not None:
+            try:
+                families += await self._tabs(pattern, bounds_of(call.values["le"]))
+            except (Refused, QueryRefused, ValueError) as error:
+                raise HTTPError(400, "bad_request", str(error)) from None
+            except Crowded as error:
+                raise HTTPError(503, "full", str(error), {"retry-after": "1"}) from None
+
+        async def slices() -> AsyncIterator[bytes]:
+            waiting: list[bytes] = []
+            size = 0
+            for family in families:
+                waiting.append(writer.write(family))
+                size += len(waiting[-1])
+                await self._query.turns.breathe()
+                if size >= SLICE_BYTES:
+                    yield b"".join(waiting)
+                    waiting, size = [], 0
+            yield b"".join(waiting) + writer.end
+
+        return Answer(slices(), content_type=writer.content_type, is_joined=True)
+
+    async def _tabs(self, pattern: str, bounds: Sequence[float]) -> list[Exposed]:
+        if len(pattern) > MAX_PATTERN:
+            raise ValueError(f"match=: takes at most {MAX_PATTERN} characters, not {len(pattern)}")
+        catalogue = await self._catalogues.look()
+        every = {(series.tab, series.name): series for of_name in catalogue.by_name.values() for series in of_name}
+        tabs = sorted({series.tab for series in (*every.values(), *catalogue.own)})
+        matching = set(await self._query.match(pattern, tabs))
+        chosen = [series for series in (*every.values(), *catalogue.own) if series.tab in matching and _is_scraped(series)]
+        told = Told()
+        now = self._now()
+        reading = Reading(self._query, catalogue, np.array([now]), now, told, bounds)
+        vector = await reading.read_chosen(chosen, Leaf((), 0.0, None, 0.0))
+        if len(vector.labels) > MAX_EXPOSED:
+            raise Refused(f"more than {MAX_EXPOSED} samples: take a narrower match=")
+        families = _families(vector, catalogue, told.kinds)
+        return [*families, gauge("taba_scrape_left_out", "States and Tabs of this scrape that could not be read.", told.unread)]
+
+
+def _is_scraped(series: Series) -> bool:
+    """Whether it is a series of its own: a distribution is by its parts."""
+    return not series.figure or bool(series.part) or FIGURES[series.figure].kind != HISTOGRAM
+
+
+def _families(vector: Vector, catalogue: Catalogue, kinds: Mapping[str, str]) -> list[Exposed]:
+    """The rows of a vector by family; of a histogram the buckets of each series together, then its count and sum."""
+    rows: dict[str, list[tuple[Any, Point]]] = {}
+    about: dict[str, tuple[str, str, str]] = {}
+    for labels, value, there in zip(vector.labels, vector.values[:, 0].tolist(), vector.there[:, 0].tolist(), strict=True):
+        if not there:
+            continue
+        name = labels[NAME]
+        own = {key: text for key, text in labels.items() if key != NAME}
+        found = next((series for series in catalogue.by_name.get(name, ()) if _is_scraped(series)), None)
+        if found is None or name in kinds:
+            kind = kinds.get(name, UNKNOWN)
+            is_right = kind == GAUGE or (kind == COUNTER and name.endswith("_total"))
+            family = name
+            about.setdefault(family, (kind if is_right else UNKNOWN, "What its Handler's samples show.", ""))
+        else:
+            family = plain(found.name.removesuffix(found.part))
+            known = catalogue.families[family]
+            about.setdefault(family, (known.kind, known.help, word_of(known.unit)))
+        suffix = name.removeprefix(family)
+        rest = tuple(sorted((key, text) for key, text in own.items() if key != "le"))
+        place = (BUCKET, COUNT, SUM).index(suffix) if suffix in (BUCKET, COUNT, SUM) else 0
+        rows.setdefault(family, []).append(((rest, place, float(own["le"]) if suffix == BUCKET else 0.0), Point(name, own, value)))
+    found_families = []
+    for family in sorted(rows):
+        kind, help, unit = about[family]
+        points = [point for _, point in sorted(rows[family], key=lambda row: row[0])]
+        found_families.append(Exposed(family, kind, help, points, unit))
+    return found_families
+
+
+def _health(status: Mapping[str, Any]) -> list[Exposed]:
+    """The Server's own health, from what `/v1/status` says. Whatever needs a person is counted in taba_problems."""
+    latency = {rank: value for rank, value in status["latency"].items() if isinstance(value, (int, float))}
+    handlers = status["handlers"]
+    about_this = {"version": __version__, "part": "server"}
+    found = [
+        Exposed("taba_build_info", GAUGE, "Which version this is.", [Point("taba_build_info", about_this, 1.0)]),
+        counter("taba_folded_events_total", "Events that all Servers of the store folded, ever.", status["folded"]),
+        gauge("taba_dead_letters", "Events that cannot be folded now, by reason.", status["dead_letters_by_reason"], "reason"),
+        counter("taba_dropped_events_total", "Events that Servers gave up, by reason.", status["dropped_by_reason"], "reason"),
+        counter(
+            "taba_handler_errors_total",
+            "Errors of Handlers since this Server began, by Type.",
+            {type: about["errors"] for type, about in handlers.items()},
+            "type",
+        ),
+        gauge("taba_visible_seconds", "Seconds from record to visible, lately, by quantile.", latency, "quantile"),
+        gauge("taba_missing_types", "Types of Tabs for which there is no Handler.", len(status["types_missing"])),
+        gauge("taba_problems", "Sentences of taba status: what needs a person.", len(status["problems"])),
+        gauge("taba_workers", "Workers of this Server.", status["workers"]),
+    ]
+    age = status["store"].get("age")
+    if age is not None:
+        found.append(gauge("taba_store_age_minutes", "Minutes that passed for the store.", age))
+    return found

@@ -1,0 +1,52 @@
+"""`/metrics` of an Agent, read by Prometheus' own parser."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from prometheus_client.parser import text_string_to_metric_families
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba.agent.http import Routes
+
+STATUS = {
+    "version": "1.2",
+    "agent": "blue",
+    "rings_open": 3,
+    "recorded": 17,
+    "dropped_by_reason": {"full": 2},
+    "outbox": {"bytes": 100, "used_bytes": 10, "batches": 4},
+    "spool": {"bytes": 1000, "used_bytes": 20, "batches": 5},
+    "servers": [{"healthy": True}, {"healthy": False}],
+    "problems": ["one", "two"],
+}
+
+
+class Asks:
+    def header(self, name: str) -> str | None:
+        return None
+
+
+class Scrapes(SynchronousTestCase):
+    def test_an_agent_tells_how_it_does_in_figures(self) -> None:
+        nothing = cast(Any, None)
+        routes = Routes(nothing, nothing, lambda: STATUS, nothing, nothing, nothing)
+        working = routes.metrics(cast(Any, Asks()))
+        with self.assertRaises(StopIteration) as stopped:
+            working.send(None)
+        answer = stopped.exception.value
+        families = text_string_to_metric_families(answer.content.decode())
+        found = {(sample.name, tuple(sample.labels.values())): sample.value for family in families for sample in family.samples}
+        for name, labels, value in (
+            ("taba_build_info", ("blue", "agent", "1.2"), 1.0),
+            ("taba_recorded_events_total", (), 17.0),
+            ("taba_dropped_events_total", ("full",), 2.0),
+            ("taba_rings", (), 3.0),
+            ("taba_outbox_used_bytes", (), 10.0),
+            ("taba_spool_batches", (), 5.0),
+            ("taba_servers_healthy", (), 1.0),
+            ("taba_servers", (), 2.0),
+            ("taba_problems", (), 2.0),
+        ):
+            self.assertEqual(found.get((name, labels)), value, name)
+        self.assertTrue(any(name == "process_resident_memory_bytes" for name, _ in found))

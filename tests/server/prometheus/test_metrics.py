@@ -1,0 +1,86 @@
+"""`/metrics` of a Server, read by Prometheus' own parsers."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+from prometheus_client.openmetrics import parser as openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba.exposition import Exposed, Point, writer_for
+from taba.series import COUNTER
+
+from ..running import ServerCase, asynchronous
+from .test_api import event
+
+OPENMETRICS = {"Accept": ["application/openmetrics-text; version=1.0.0"]}
+
+
+def samples(families: Any) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    return {(sample.name, tuple(sorted(sample.labels.items()))): sample.value for family in families for sample in family.samples}
+
+
+class Writing(SynchronousTestCase):
+    def test_families_written_one_after_the_other_are_one_document(self) -> None:
+        families = [
+            Exposed("a_seconds_total", COUNTER, "Of a\nkind \\ .", [Point("a_seconds_total", {"x": 'say "hi"\n\\'}, 2.5)], "seconds"),
+            Exposed("b", "gauge", "", [Point("b", {}, float("inf"))]),
+            Exposed("c", "unknown", "", []),
+        ]
+        for accept, parse in (("", text_string_to_metric_families), (OPENMETRICS["Accept"][0], openmetrics.text_string_to_metric_families)):
+            writer = writer_for(accept)
+            text = (b"".join(map(writer.write, families)) + writer.end).decode()
+            found = samples(parse(text))
+            self.assertEqual(found, {("a_seconds_total", (("x", 'say "hi"\n\\'),)): 2.5, ("b", ()): float("inf")})
+        self.assertTrue(text.endswith("# EOF\n"))
+        self.assertEqual(text.count("# EOF"), 1)
+        self.assertIn("# UNIT a_seconds seconds", text)
+
+
+class Scrapes(ServerCase):
+    @asynchronous
+    async def test_health_is_there_and_tabs_where_they_are_asked_for(self) -> None:
+        server = await self.start()
+        events = [
+            event("hits", "CounterGroup", 2, route="/a"),
+            event("wait_seconds", "PercentileGroup", 0.3),
+            event("depth", "Gauge", 7),
+            event("phase", "Gauge", "up"),
+            event("balance", "CounterGroup", -1),
+            event("other", "CounterGroup", 1),
+            event("jobs", "TopK", "x"),
+        ]
+        await self.post(server, events)
+        for headers, parse in (({}, text_string_to_metric_families), (OPENMETRICS, openmetrics.text_string_to_metric_families)):
+            health = await self.ask(server, "/metrics", headers=headers)
+            self.assertEqual(health.status, 200, health.text)
+            found = samples(parse(health.text))
+            self.assertEqual(found[("taba_problems", ())], len((await self.get(server, "/v1/status"))["problems"]))
+            self.assertEqual(found[("taba_folded_events_total", ())], 7.0)
+            self.assertIn(("process_resident_memory_bytes", ()), found)
+            self.assertFalse([name for name, _ in found if name.startswith("hits")])
+            answered = await self.ask(server, "/metrics?whatever=1&le=0.5&match=" + quote("(?!other).*"), headers=headers)
+            self.assertEqual(answered.status, 200, answered.text)
+            families = list(parse(answered.text))
+            found = samples(families)
+            kinds = {family.name: family.type for family in families}
+            self.assertEqual((kinds["hits"], kinds["wait_seconds"], kinds["depth"]), ("counter", "histogram", "gauge"))
+            client = ("client", "web/1")
+            for name, labels, value in (
+                ("hits_total", [("route", "/a")], 2.0),
+                ("hits_events_total", [("route", "/a")], 1.0),
+                ("wait_seconds_bucket", [("le", "0.5")], 1.0),
+                ("wait_seconds_bucket", [("le", "+Inf")], 1.0),
+                ("wait_seconds_sum", [], 0.3),
+                ("depth", [client], 7.0),
+                ("phase_info", [client, ("value", "up")], 1.0),
+                ("balance_sum", [], -1.0),
+                ("jobs_top", [("value", "x")], 1.0),
+                ("taba_scrape_left_out", [], 0.0),
+            ):
+                self.assertEqual(found.get((name, tuple(labels))), value, name)
+            self.assertFalse([name for name, _ in found if name.startswith(("other", "balance_total", "hits_sum"))])
+        for bad in ("match=" + quote("("), "match=" + "x" * 1001, "match=x&le=x"):
+            self.assertEqual((await self.ask(server, "/metrics?" + bad)).status, 400, bad)
