@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from taba.shard.keys.listing import Page
+    from taba.shard.keys.places import bucket_of
     from taba.shard.lock import Lock, LockHeld, LockLost
-    from taba.shard.operations import Page, bucket_of
     from taba.shard.patience import BucketAway, Standing
     from taba.shard.router import Router
     from taba.shard.servers.connection import Command, ErrorReply, Reply, TransactionRefused
@@ -30,12 +31,12 @@ _HOMES = {
     "LockLost": "lock",
     "More": "transaction",
     "NotReplicated": "transaction",
-    "Page": "operations",
+    "Page": "keys.listing",
     "Reply": "servers.connection",
     "Router": "router",
     "Standing": "patience",
     "Writes": "transaction",
-    "bucket_of": "operations",
+    "bucket_of": "keys.places",
     "StoreURL": "servers.url",
     "parse_store": "servers.url",
 }

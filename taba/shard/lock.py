@@ -17,7 +17,8 @@ from twisted.internet.task import deferLater
 
 from taba.errors import StoreUnavailable, TabaError
 from taba.shard.buckets import prefix_of
-from taba.shard.operations import Operations, Text, bucket_of, plain_name
+from taba.shard.keys.places import Text, bucket_of, plain_name
+from taba.shard.operations import Operations
 from taba.shard.transaction import NotReplicated, Writes
 
 MIN_TTL_SECONDS = 0.01

@@ -19,9 +19,10 @@ import attrs
 from taba.errors import StoreUnavailable
 from taba.shard.atlas import Atlas, NewPool, NotHere
 from taba.shard.buckets import BucketMap, owner_key, prefix_of
+from taba.shard.keys.places import Text
 from taba.shard.lock import Lock
 from taba.shard.moving.mending import Mender
-from taba.shard.operations import Operations, Text
+from taba.shard.operations import Operations
 from taba.shard.patience import SEALED_PAUSE_SECONDS, Deadline
 from taba.shard.servers.connection import REPLY_SECONDS, Command, Redirected, Reply, raise_for
 from taba.shard.servers.gather import gather

@@ -8,8 +8,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import ensureDeferred, gatherResults
 from twisted.internet.task import deferLater
 
+from taba.shard.keys.places import MAX_CONTENT_BYTES, MAX_NAME_BYTES, MAX_PAGE_NAMES
 from taba.shard.lock import LockHeld, LockLost
-from taba.shard.operations import MAX_CONTENT_BYTES, MAX_NAME_BYTES, MAX_PAGE_NAMES
 from taba.shard.servers.connection import TransactionRefused
 from taba.shard.transaction import Writes
 

@@ -13,11 +13,12 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from taba import names
 from taba.errors import StoreUnavailable
-from taba.shard import operations, transaction
 from taba.shard import router as router_module
+from taba.shard import transaction
 from taba.shard.buckets import lease_key
+from taba.shard.keys import writing
+from taba.shard.keys.places import bucket_of, end_of
 from taba.shard.memory import MemoryRouter, MemoryServer
-from taba.shard.operations import _end_of, bucket_of
 from taba.shard.router import Router
 from taba.shard.servers.connection import Connection
 from taba.shard.servers.url import parse_store
@@ -38,7 +39,7 @@ class PlaceTests(SynchronousTestCase):
 
     @given(st.binary(max_size=5), st.binary(max_size=5))
     def test_the_range_of_a_prefix_has_what_begins_with_it_and_no_more(self, prefix: bytes, name: bytes) -> None:
-        end = _end_of(prefix)
+        end = end_of(prefix)
         is_inside = name >= prefix and (end == b"+" or name < end[1:])
         self.assertEqual(is_inside, name.startswith(prefix))
 
@@ -115,7 +116,7 @@ class OperationsTests(TestCase):
         router = await self.prepare()
         self.patch(router_module, "TRANSACT_SECONDS", 0.5)
         self.patch(router_module, "READ_SECONDS", 0.5)
-        self.patch(operations, "TURN_SECONDS", 0.7)
+        self.patch(writing, "TURN_SECONDS", 0.7)
         self.valkey.kill()
         waiting = [ensureDeferred(router.incr("a")) for _ in range(20)] + [ensureDeferred(router.get("a"))]
         waiting.append(ensureDeferred(router.lock("a", ttl=1, wait=5).acquire()))

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.shard import amounts
+from taba.shard.keys import amounts
 from taba.shard.servers.connection import TransactionRefused
 
 ANY_NUMBER = st.integers() | st.floats() | st.integers(-(10**400), 10**400)

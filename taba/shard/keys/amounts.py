@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 
+from taba.shard.keys.places import Text
 from taba.shard.servers.connection import TransactionRefused
 
 INT_LIMIT = 2**63  # a server's whole numbers lie from -INT_LIMIT to INT_LIMIT - 1
@@ -82,6 +83,21 @@ def finite_sum(where: str, before: bytes | None, amount: float) -> float:
     if not math.isfinite(total):
         raise TransactionRefused(f"{where} holds {_shown(before or b'0')}, and with {amount!r} it would be no finite number")
     return total
+
+
+def what_of(operation: str, name: Text, part: Text | None = None) -> str:
+    """An operation, as what is wrong with its arguments names it."""
+    return f"{operation} of {name!r:.100}" if part is None else f"{operation} of {part!r:.100} in {name!r:.100}"
+
+
+def place_of(operation: str, name: Text, index: int) -> bytes:
+    return b"%d" % whole(what_of(operation, name), index)
+
+
+def count_of(operation: str, name: Text, count: int) -> int:
+    if not 1 <= whole(what_of(operation, name), count) < INT_LIMIT - 1:
+        raise ValueError(f"{what_of(operation, name)} takes a count from 1, not {count}")  # a server takes less for all there are
+    return count
 
 
 def _shown(given: object) -> str:

@@ -1,0 +1,242 @@
+"""One write by key, made once; reads of one key and of many. What every type of key stands on.
+
+A write is a transaction on its bucket. What it answers is computed from what it read; whether it was made, when nobody
+knows, from a key that it writes along. The writes of one Router to one bucket take turns.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from twisted.internet.defer import CancelledError, DeferredLock
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+
+from taba.errors import StoreUnavailable
+from taba.shard.buckets import prefix_of
+from taba.shard.keys.places import Text, bucket_of, doers_key, done_key, names_key, plain_name
+from taba.shard.patience import Pauses, Standing
+from taba.shard.servers.connection import Command
+from taba.shard.transaction import BucketBusy, Update, Writes
+
+DONE_SECONDS = 120.0  # how long what a Router did last is remembered after it was seen unchanged; a write is tried for less
+FEW_DOERS = 32  # Routers whose last write one bucket remembers without looking whether they still write
+DONE_SWEEP_AFTER = 256  # writes of this Router; then it looks after those that write no more
+TURN_SECONDS = 20.0  # how long a write waits for the writes of this Router to its bucket before it
+BUSY_PAUSE_SECONDS = 0.01  # a transaction that needed the lease takes as long as one that did not
+SWEEP_AFTER = 16  # new keys of this Router …
+SWEPT_NAMES = 48  # … so many names are looked at: more than one dead one goes for each that comes, once a third are dead
+THERE, MAYBE, GONE = "there", "maybe", "gone"  # a key after a write
+
+Decide = Callable[[bytes, list[Any]], tuple[list[Command], Any]]  # key, replies → commands, result
+
+
+class Write(NamedTuple):
+    """One write by key: what it reads of its key, what it decides by that, and whether the key is there then."""
+
+    name: bytes
+    key: bytes
+    reads: Sequence[Command]
+    decide: Decide
+    after: str
+
+
+class Writing:
+    """What a Router has, and how it reads and writes by key."""
+
+    def __init__(self, reactor: Any, pauses: Pauses, standing: Standing, counts: Counter[str], token: str):
+        self.counts = counts
+        self.standing = standing
+        self._reactor = reactor
+        self._pauses = pauses
+        self._token = token
+        self._tries = 0
+        self._made = 0  # keys, since the last sweep
+        self._done = 0  # writes, since we last looked after other Routers'
+        self._turns: dict[int, tuple[DeferredLock, int]] = {}
+
+    # what a Router has
+
+    @property
+    def buckets(self) -> int:
+        raise NotImplementedError
+
+    async def read_many(self, reads: Mapping[int, Sequence[Command]]) -> dict[int, list[Any]]:
+        raise NotImplementedError
+
+    async def read(self, bucket: int, reads: Sequence[Command]) -> list[Any]:
+        raise NotImplementedError
+
+    async def transact(self, bucket: int, reads: Sequence[Command], update: Update, seconds: float | None = None) -> Any:
+        raise NotImplementedError
+
+    async def transact_patiently(self, bucket: int, reads: Sequence[Command], update: Update) -> Any:
+        """`transact`, and where another transaction holds the bucket's lease, again when that is over."""
+        end = self._reactor.seconds() + TURN_SECONDS
+        while True:
+            try:
+                return await self.transact(bucket, reads, update)
+            except BucketBusy:
+                if self._reactor.seconds() > end:
+                    raise
+                await self._pauses.wait(BUSY_PAUSE_SECONDS)
+
+    # --- where a key is ---
+
+    def bucket_of(self, name: Text) -> int:
+        """The bucket of the key `name`."""
+        return bucket_of(name, self.buckets)
+
+    def key(self, name: Text, bucket: int | None = None) -> bytes:
+        """`name` as the store has it, for `read` and `transact`; with `bucket`, in that one, beside others there."""
+        return prefix_of(self.bucket_of(name) if bucket is None else bucket) + b"key:" + plain_name(name)
+
+    # --- one operation ---
+
+    async def _read(self, name: Text, command: bytes, *arguments: bytes) -> Any:
+        bucket = self.bucket_of(name)
+        return (await self.read_many({bucket: [(command, self.key(name, bucket), *arguments)]}))[bucket][0]
+
+    async def _read_each(self, names: Sequence[Text], command: bytes) -> list[Any]:
+        places: list[tuple[int, int]] = []
+        reads: dict[int, list[Command]] = {}
+        for name in names:
+            bucket = self.bucket_of(name)
+            own = reads.setdefault(bucket, [])
+            places.append((bucket, len(own)))
+            own.append((command, self.key(name, bucket)))
+        replies = await self.read_many(reads)
+        return [replies[bucket][number] for bucket, number in places]
+
+    async def _write(self, name: Text, reads: Sequence[Command], decide: Decide, after: str = THERE) -> Any:
+        """Do what `decide` says, once, and return its result.
+
+        `reads` have no key yet. `decide` gets the key and the replies: whether the key is there, then those to `reads`.
+        `after`: whether the key is there then.
+        """
+        bucket = self.bucket_of(name)
+        return (await self._write_all(bucket, [Write(plain_name(name), self.key(name, bucket), reads, decide, after)]))[0]
+
+    async def _write_all(self, bucket: int, writes: Sequence[Write]) -> list[Any]:
+        """Do what all of `writes`, on different keys of `bucket`, say, once; their results."""
+        done = done_key(bucket, self._token.encode())
+        watched: list[Command] = [(b"GET", done)]
+        for write in writes:
+            watched += [(b"EXISTS", write.key), *((command[0], write.key, *command[1:]) for command in write.reads)]
+        results: dict[int, list[Any]] = {}
+
+        def update(replies: list[Any]) -> Writes:
+            applied = int(replies[0] or 0)
+            if applied in results:
+                return Writes([], results[applied])  # an earlier try, whose answer was lost
+            commands: list[Command] = []
+            result: list[Any] = []
+            place = 1
+            for write in writes:
+                own, place = replies[place : place + 1 + len(write.reads)], place + 1 + len(write.reads)
+                wanted, one = write.decide(write.key, own)
+                result.append(one)
+                if not wanted:
+                    continue
+                commands += wanted
+                if write.after == THERE and not own[0]:
+                    commands.append((b"ZADD", names_key(bucket), b"0", write.name))
+                    self._made += 1
+                elif write.after == GONE:
+                    commands.append((b"ZREM", names_key(bucket), write.name))
+            if not commands:
+                return Writes([], result)
+            self._tries += 1
+            results[self._tries] = result
+            commands.append((b"SET", done, b"%d" % self._tries))
+            if replies[0] is None:
+                commands.append((b"SADD", doers_key(bucket), self._token.encode()))
+            self._done += 1
+            return Writes(commands, result)
+
+        lock = await self._take_turn(bucket)
+        try:
+            result: list[Any] = await self.transact_patiently(bucket, watched, update)
+            if self._made >= SWEEP_AFTER:
+                self._made = 0
+                await self._sweep(bucket)
+            if self._done >= DONE_SWEEP_AFTER:
+                self._done = 0
+                await self._sweep_doers(bucket)
+            return result
+        finally:
+            self._end_turn(bucket, lock)
+
+    async def _sweep(self, bucket: int) -> None:
+        """Take out of the list of names what has expired: of some at random, so many that there are never more dead than living."""
+        try:
+            (names,) = await self.read(bucket, [(b"ZRANDMEMBER", names_key(bucket), b"%d" % SWEPT_NAMES)])
+            await self._still_there({bucket: names})
+        except StoreUnavailable:
+            self.counts["sweeps_left"] += 1  # what was asked for is done; the next one will
+
+    async def _sweep_doers(self, bucket: int) -> None:
+        """Forget what Routers did last that write no more: none of them is in the middle of a write that began so long ago."""
+        try:
+            (doers,) = await self.read(bucket, [(b"SMEMBERS", doers_key(bucket))])
+            others = [doer for doer in doers if doer != self._token.encode()] if len(doers) > FEW_DOERS else []
+            said = await self.read(bucket, [(b"GET", done_key(bucket, doer)) for doer in others])
+            gone = [
+                (doer, content)
+                for doer, content in zip(others, said, strict=True)
+                if self.standing.seconds((bucket, doer), content) >= DONE_SECONDS
+            ]
+            if not gone:
+                return
+
+            def forget(replies: list[Any]) -> Writes:
+                same = [doer for (doer, content), now in zip(gone, replies, strict=True) if now == content]
+                keys = [done_key(bucket, doer) for doer in same]
+                return Writes([(b"DEL", *keys), (b"SREM", doers_key(bucket), *same)] if same else [])
+
+            await self.transact(bucket, [(b"GET", done_key(bucket, doer)) for doer, _ in gone], forget)
+        except StoreUnavailable:
+            self.counts["sweeps_left"] += 1  # what was asked for is done; the next one will
+
+    async def _take_turn(self, bucket: int) -> DeferredLock:
+        # one write of this Router to a bucket at a time: `done` is one key, and the others would only meet its WATCH
+        lock, users = self._turns.get(bucket, (DeferredLock(), 0))
+        self._turns[bucket] = (lock, users + 1)
+        try:
+            await lock.acquire().addTimeout(TURN_SECONDS, self._reactor)
+        except (DeferredTimeout, CancelledError):
+            self._leave(bucket)
+            raise StoreUnavailable(f"bucket {bucket}: earlier writes are not done within {TURN_SECONDS:g} s") from None
+        return lock
+
+    def _end_turn(self, bucket: int, lock: DeferredLock) -> None:
+        self._leave(bucket)
+        lock.release()
+
+    def _leave(self, bucket: int) -> None:
+        lock, users = self._turns[bucket]
+        if users == 1:
+            del self._turns[bucket]
+        else:
+            self._turns[bucket] = (lock, users - 1)
+
+    async def _still_there(self, page: Mapping[int, list[bytes]]) -> list[bytes]:
+        """The names of keys that have not expired or become empty; those that have are taken out of the list of names."""
+        reads = {bucket: [(b"EXISTS", self.key(name, bucket)) for name in names] for bucket, names in page.items() if names}
+        there: list[bytes] = []
+        for bucket, replies in (await self.read_many(reads)).items():
+            gone = [name for name, found in zip(page[bucket], replies, strict=True) if not found]
+            there += [name for name, found in zip(page[bucket], replies, strict=True) if found]
+            if gone:
+                await self.transact_patiently(
+                    bucket, [(b"EXISTS", self.key(name, bucket)) for name in gone], self._forgetting(bucket, gone)
+                )
+        return there
+
+    def _forgetting(self, bucket: int, names: Sequence[bytes]) -> Callable[[list[Any]], Writes]:
+        def update(replies: list[Any]) -> Writes:
+            gone = [name for name, found in zip(names, replies, strict=True) if not found]
+            return Writes([(b"ZREM", names_key(bucket), *gone)] if gone else [])
+
+        return update
