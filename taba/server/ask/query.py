@@ -37,6 +37,7 @@ SLICE_SHOWN = 60  # of these where each is shown: some 40 KiB of JSON, which is 
 SLICE_DETAILED = 5  # projected at a time with detail; some 10 ms
 SLICE_GROUPED = 200  # names whose groups are looked for between two looks at the time; a long one takes 0.1 ms
 MAX_PIECES = 200  # of one Aggregate, until they are made one
+MOST_MERGES = 5  # into `_retired`, each while a Tab of many Clients was read in slices; then it is read at one stroke
 
 _ByType: TypeAlias = dict[str, tuple[list[tuple[str, str]], list[list[keys.Framed]]]]  # Type → (Tab, Client) and the parts of each State
 
@@ -394,9 +395,13 @@ class Query:
 
     async def _totals(self, chosen: Chosen, wanted: Filter, detail: bool, with_empty: bool = False) -> AsyncIterator[tuple[str, _Total]]:
         """What each Tab comes to; one of which nothing is there is left out, or empty."""
-        # all States of a Tab are read at one moment: a job that merges Clients must not have some of them counted twice, or not at all
+        # all States of a Tab are as of one moment: a job that merges Clients must not have some of them counted twice, or not at all
         async for lot in self._lots(chosen, wanted, SLICE_STATES, is_whole=True):
-            found: dict[str, _Total] = await (self._detail_lot if detail else self._total_lot)(lot, chosen, wanted)
+            large = [part for part in lot if len(part.clients) > SLICE_STATES and part.tab not in chosen.dead and not detail]
+            others = [part for part in lot if part not in large] if large else lot
+            found: dict[str, _Total] = await (self._detail_lot if detail else self._total_lot)(others, chosen, wanted)
+            for part in large:
+                found.update(await self._total_in_slices(part, chosen, wanted))
             for part in lot:
                 if part.tab in chosen.dead:
                     errors = list(chosen.dead[part.tab].values())
@@ -431,6 +436,31 @@ class Query:
         """What the Tabs come to, without a Projection of each State where the Type can do without."""
         found, by_type = await self._read_lot(lot, chosen, wanted)
         return await self._totalled(found, by_type, chosen)
+
+    async def _total_in_slices(self, part: _Part, chosen: Chosen, wanted: Filter) -> dict[str, _Total]:
+        """What a Tab of many Clients comes to, slice by slice: no more than one slice of its States is held at a time.
+
+        `_retired` is read with each slice, and counted with the last: where it is another than with the first, Clients were
+        merged meanwhile, and all is read again.
+        """
+        clients = part.clients if wanted.is_about_clients else [client for client in part.clients if client != RETIRED_CLIENT]
+        for _ in range(MOST_MERGES):
+            totals: dict[str, _Total] = {}
+            merged: Any = None
+            for start in range(0, len(clients), SLICE_STATES):
+                some = clients[start : start + SLICE_STATES]
+                found, by_type = await self._read_lot([_Part(part.tab, some, True)], chosen, wanted)
+                if not wanted.is_about_clients:
+                    retired = _take_client(part.tab, RETIRED_CLIENT, found, by_type, is_kept=start + SLICE_STATES >= len(clients))
+                    if start and retired != merged:
+                        break
+                    merged = retired
+                for tab, total in (await self._totalled(found, by_type, chosen)).items():
+                    totals[tab] = totals[tab].with_other(total) if tab in totals else total
+                    await self._shorten(totals[tab])
+            else:
+                return totals
+        return await self._total_lot([part], chosen, wanted)
 
     async def _totalled(self, found: Mapping[str, Mapping[str, Any]], by_type: _ByType, chosen: Chosen) -> dict[str, _Total]:
         totals = {tab: _Total.of(chosen.type_of(tab), list(of_tab.values())) for tab, of_tab in found.items()}
@@ -544,6 +574,21 @@ class Query:
         if not self.errors[type]:
             log.warn("Type {type}: {error}", type=type, error=error)
         self.errors[type] += 1
+
+
+def _take_client(tab: str, client: str, found: dict[str, dict[str, Any]], by_type: _ByType, is_kept: bool) -> tuple[Any, Any]:
+    """What `_read_lot` found of one Client, which is taken out of it unless `is_kept`: why it cannot be read, and its State."""
+    unread = found.get(tab, {}).get(client)
+    if unread is not None and not is_kept:
+        del found[tab][client]
+    for owners, states in by_type.values():
+        if (tab, client) in owners:
+            place = owners.index((tab, client))
+            state = states[place]
+            if not is_kept:
+                del owners[place], states[place]
+            return unread, state
+    return unread, None
 
 
 class _Total:

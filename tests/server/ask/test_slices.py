@@ -1,0 +1,89 @@
+"""A Tab of more Clients than are read at a time: slice by slice, and as of one moment all the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from taba.names import RETIRED_CLIENT
+from taba.server import keys
+from taba.server.ask import query
+from taba.server.fold.cycle import bucket_of
+
+from ..running import BUCKETS, ServerCase, asynchronous
+
+TABS = {"sums": "TotalsCounter", "days": "CounterGroup"}
+CLIENTS = [f"web/{number:02}" for number in range(30)]
+
+
+class Slices(ServerCase):
+    async def filled(self) -> Any:
+        server = await self.start()
+        for number, client in enumerate(CLIENTS):  # none has the State of another
+            await self.post(server, [{"tab": tab, "type": type, "value": number} for tab, type in TABS.items()], client=client)
+        self.patch(query, "SLICE_STATES", 4)
+        return server
+
+    def counted(self, answer: Any) -> list[int]:
+        return [answer["sums"]["count"], answer["days"]["1d"]["count"]]
+
+    def merge(self, tab: str, clients: list[str]) -> None:
+        """One of `clients` after the other into `_retired`, as pruning does: here each has the State that `_retired` is to have."""
+        states = keys.states(bucket_of(tab, BUCKETS)).decode()
+        for client in clients:
+            state = self.valkey.call("HGET", states, keys.state_field(tab, client))
+            self.valkey.call("HSET", states, keys.state_field(tab, RETIRED_CLIENT), state)
+            self.valkey.call("HDEL", states, keys.state_field(tab, client))
+
+    def watch(self, server: Any, at: dict[int, list[str]], tab: str = "sums") -> list[int]:
+        """How many States each read asks for; before the reads with the numbers in `at`, Clients are merged."""
+        sizes: list[int] = []
+        original = query.Query._read_lot
+
+        async def read(asking: Any, lot: Any, *rest: Any) -> Any:
+            if any(part.tab == tab for part in lot):
+                self.merge(tab, at.get(len(sizes), []))
+                sizes.append(sum(len(part.clients) for part in lot))
+            return await original(asking, lot, *rest)
+
+        self.patch(query.Query, "_read_lot", read)
+        return sizes
+
+    @asynchronous
+    async def test_no_more_than_a_slice_is_read_at_a_time_and_all_are_counted(self) -> None:
+        server = await self.filled()
+        sizes = self.watch(server, {})
+        self.assertEqual(self.counted(await self.get(server, "/v1/aggregates")), [30, 30])
+        self.assertEqual(sizes, [4] * 7 + [2])
+        filtered = await self.get(server, "/v1/aggregates?client_match=web/[012].*")
+        self.assertEqual(self.counted(filtered), [30, 30])
+        some = await self.get(server, "/v1/superaggregate?name=sums&client_match=web/0.*")
+        self.assertEqual(some["count"], 10)
+
+    @asynchronous
+    async def test_a_client_that_is_merged_between_two_slices_is_counted_once(self) -> None:
+        server = await self.filled()
+        before = len(CLIENTS)
+        for client in (CLIENTS[0], CLIENTS[-1]):  # counted already, and not yet
+            sizes = self.watch(server, {3: [client]})
+            self.assertEqual(self.counted(await self.get(server, "/v1/aggregates")), [before, 30])
+            self.assertEqual(sizes[:4], [4] * 4)
+            self.assertGreater(len(sizes), 8)  # from the beginning again
+            before -= 1  # `merge` keeps what the last one had
+
+    @asynchronous
+    async def test_where_clients_are_merged_all_the_time_they_are_read_at_one_stroke(self) -> None:
+        server = await self.filled()
+        self.patch(query, "MOST_MERGES", 1)
+        sizes = self.watch(server, {1: [CLIENTS[0]]})
+        self.assertEqual(self.counted(await self.get(server, "/v1/aggregates")), [30, 30])
+        self.assertEqual(sizes, [4, 4, 30])
+
+    @asynchronous
+    async def test_what_was_merged_before_is_counted_with_the_last_slice(self) -> None:
+        server = await self.filled()
+        self.merge("sums", [CLIENTS[5]])
+        self.assertEqual(self.counted(await self.get(server, "/v1/aggregates")), [30, 30])
+        states = keys.states(bucket_of("sums", BUCKETS)).decode()
+        self.valkey.call("HSET", states, keys.state_field("sums", RETIRED_CLIENT), b"broken")
+        answer = await self.get(server, "/v1/aggregates")
+        self.assertEqual(answer["sums"]["count"], 29)
