@@ -10,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from taba.agent.home import CannotOpen, Home
-from taba.agent.outbox import DEFAULT_OUTBOX_BYTES
+from taba.agent.outbox import DEFAULT_OUTBOX_BYTES, TABLE_BYTES
+from taba.agent.reader import MAX_COVERED
 from taba.agent.spool import DEFAULT_SPOOL_BYTES
+from tests.agent.producers import Producer
 from tests.agent.test_keeper import AGENT, World
 
 SHM = "/dev/shm"
@@ -118,6 +120,47 @@ def full() -> None:
     host.deliver()
 
 
+def table() -> None:
+    """Full while a table of what was read past holes takes more than an outbox has from its beginning: it goes through the spool, too."""
+    host = Host()
+    holed = [Producer(AGENT, f"holed/{number}", 65_536, SHM) for number in range(30)]
+    host.producers += holed
+    for producer in holed:
+        for hole in range(MAX_COVERED - 4):
+            producer.reserve()
+            producer.record(producer.tab("bids_won"), float(hole))
+            host.recorded += 1
+    filler = os.open(f"{SHM}/filler", os.O_RDWR | os.O_CREAT)
+    os.posix_fallocate(filler, 0, host.free())
+    assert host.free() == 0
+    host.tick()
+    covered = host.keeper.covered
+    kept = host.spool.journal(None)
+    assert kept is not None and len(kept) > TABLE_BYTES, kept and len(kept)
+    assert (len(covered), host.keeper.recorded) == (30 * (MAX_COVERED - 4), host.recorded), (len(covered), host.keeper.recorded)
+    host.producers[0].die()
+    for _ in range(3):  # a table alone, that a ring is no more
+        host.tick()
+    assert host.spool.journal(None) != kept and not os.path.exists(host.producers[0].path)
+    for _ in range(2):  # whoever comes next reads none of it again
+        host.die()
+        host.home.close()
+        host.home = home(host.path)
+        host.outbox = host.home.outbox
+        host.born()
+        host.tick()
+        assert set(host.keeper.covered) == set(covered)
+        assert (host.keeper.recorded, +host.keeper.totals()) == (host.recorded, {}), host.keeper.totals()
+    os.ftruncate(filler, 0)
+    holed[0].record(holed[0].tab("bids_won"), 0.0)
+    host.recorded += 1
+    host.tick()
+    assert host.keeper.holds_any
+    for producer in host.producers:
+        producer.die()
+    host.deliver()
+
+
 def none() -> None:
     """Full before the start: one line, and nothing is left behind."""
     filler = os.open(f"{SHM}/filler", os.O_RDWR | os.O_CREAT)
@@ -133,7 +176,7 @@ def none() -> None:
     assert (os.listdir(directory), os.listdir(SHM)) == ([], ["filler"])
 
 
-SCENARIOS: dict[str, Callable[[], None]] = {"defaults": defaults, "tiny": tiny, "full": full, "none": none}
+SCENARIOS: dict[str, Callable[[], None]] = {"defaults": defaults, "tiny": tiny, "full": full, "table": table, "none": none}
 
 if __name__ == "__main__":
     SCENARIOS[sys.argv[1]]()

@@ -33,5 +33,8 @@ class SmallMemory(SynchronousTestCase):
     def test_full_while_it_runs_what_is_fresh_goes_through_the_spool_and_counts_once(self) -> None:
         self.run_in("2m", "full")
 
+    def test_full_while_a_table_needs_more_than_its_first_pages_it_goes_through_the_spool_and_counts_once(self) -> None:
+        self.run_in("8m", "table")
+
     def test_full_before_the_start_it_ends_with_one_line_and_leaves_nothing_behind(self) -> None:
         self.run_in("2m", "none")
