@@ -385,21 +385,26 @@ def encode_entry(type: str, name: str, unit: str = "", description: str = "", ha
     return content + bytes(-len(content) % 8)
 
 
-def parse_directory(content: bytes, count: int) -> tuple[list[Entry | BadEntry], int]:
+def parse_directory(content: bytes, count: int, is_part: bool = False) -> tuple[list[Entry | BadEntry], int]:
     """The next `count` entries in `content`, a part of the directory that begins with an entry; and the bytes that they take.
 
     So a reader that knows the first k entries, which take b bytes, reads the directory from b on and asks for the rest. Raises
-    MalformedRing when the entries do not fit into `content`; one that fits and breaks the rules for names is a BadEntry.
+    MalformedRing when the entries do not fit into `content`; one that fits and breaks the rules for names is a BadEntry. With `is_part`
+    more follows behind `content`: what does not fit any more is left out.
     """
     entries: list[Entry | BadEntry] = []
     position = 0
     for _ in range(count):
         if position + _ENTRY.size > len(content):
+            if is_part and entries:
+                break
             raise MalformedRing(f"{count} directory entries in {len(content)} bytes")
         type_length, flags, *lengths = _ENTRY.unpack_from(content, position)
         cell = position + _ENTRY.size if flags & CELL else None
         ends = list(accumulate([position + _ENTRY.size + (CELL_BYTES if flags & CELL else 0), type_length, *lengths]))
         end = ends[-1]
+        if end > len(content) and is_part and entries:
+            break
         if end > len(content):
             raise MalformedRing(f"a directory entry of {end - position} bytes in {len(content) - position}")
         entries.append(_entry([content[low:high] for low, high in pairwise(ends)], cell))

@@ -16,6 +16,7 @@ import stat
 from collections.abc import Sequence
 
 from taba import ring as layouts
+from taba.agent.admission import Admission
 from taba.agent.locks import claim_ring, claim_slots, holder_of
 from taba.agent.outbox import Covered
 from taba.agent.reader import Ring
@@ -85,6 +86,7 @@ class Rings:
 
     def __init__(self, agent: str, directory: str = SHM, group: int | None = None):
         self._group = group
+        self.admission = Admission()
         self._prefix = layouts.segment_prefix(agent)
         self._agent = agent
         self.directory = directory
@@ -206,7 +208,7 @@ class Rings:
                 self.taken.add(name)
                 return None
             self.taken.discard(name)
-            ring = Ring(fd, name, covered)
+            ring = Ring(fd, name, covered, self.admission)
             if ring.header.retired and not is_abandoned(fd):
                 return None  # its producer has seen, or will see, that nobody reads it
             kept = True

@@ -7,7 +7,7 @@ publishes what it gives, and only then has the rings settle.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias, cast
@@ -16,9 +16,10 @@ import msgpack
 import numpy as np
 
 from taba.agent.ages import Moment
+from taba.agent.fairness import EVENT_BYTES, TAB_BYTES
 from taba.agent.meanings import Telling
 from taba.agent.outbox import EncodedBatch
-from taba.agent.reader import Reading, Ring, Scratch
+from taba.agent.reader import MAX_FRESH_TABS, Reading, Ring, Scratch
 from taba.batch import (
     BATCH_VERSION,
     MAX_LIST_BYTES,
@@ -37,6 +38,8 @@ from taba.ring import MalformedRing
 MAX_DRAIN_EVENTS = 524_288  # all records of 16 rings of 1 MiB: 12 MiB to read, a tenth of a second to group
 MAX_DRAIN_VALUE_BYTES = 8 * MiB  # of values that are no float, in one drain
 MAX_DRAIN_RINGS = 256  # a table names each; the next drain begins where this one ended
+MIN_SHARE = 2048  # events of one ring in a drain that cannot take all: the smallest ring whole
+DRAIN_TABS = 4 * MAX_FRESH_TABS  # names that one drain reads of directories: 60 ms, of as many rings as name new ones
 MAX_CACHED_BUCKETS = 65_536  # names whose bucket is remembered
 COLUMN_BYTES = 44  # msgpack's own, the Type, and the lengths; names are added
 HEADER_BYTES = 64  # of a batch
@@ -78,6 +81,10 @@ class Drained(NamedTuple):
     readings: list[tuple[Ring, Reading]]
     found: int  # events in the rings, whatever became of them
     malformed: int  # of these, how many could not be read
+    refused: int  # and of how many there is no Tab: their Clients have named too many
+    lost: dict[str, Counter[str]]  # both, by client and reason
+    held_back: Counter[str]  # events that were read and are not among the columns, of clients that were to be left out
+    taken: Counter[str]  # bytes that the others take, about
     empty: list[Ring]  # rings that held nothing
     broken: list[tuple[Ring, str]]  # rings that turned out to be none
     tellings: list[Telling]  # Tabs with events here that were not told of yet
@@ -85,7 +92,8 @@ class Drained(NamedTuple):
 
 
 class Drain:
-    """Reads rings, fairly: where one drain ends, for its limits, the next begins. `buckets` is the store's number of them."""
+    """Reads rings, fairly: none takes more than its share where not all of it can be had, and where one drain ends, for its limits, the
+    next begins. `buckets` is the store's number of them."""
 
     def __init__(self, buckets: int):
         self.buckets = buckets
@@ -102,25 +110,39 @@ class Drain:
             found = self._cache[name] = bucket_of(name, self.buckets)
         return found
 
-    def run(self, rings: Sequence[tuple[Ring, bool]], events: int = MAX_DRAIN_EVENTS) -> Drained:
-        """Read (ring, is dead) pairs: at most so many events."""
+    def run(
+        self,
+        rings: Sequence[tuple[Ring, bool]],
+        events: int = MAX_DRAIN_EVENTS,
+        waiting: Iterable[int] = (),
+        spent: frozenset[str] = frozenset(),
+    ) -> Drained:
+        """Read (ring, is dead) pairs: at most so many events. `waiting`: how many there are in each ring, as was seen last.
+
+        What clients in `spent` recorded is read and left out, but for what goes up and down.
+        """
         packed: Packed = defaultdict(list)
         added: list[Added] = []
         readings: list[tuple[Ring, Reading]] = []
         empty: list[Ring] = []
         broken: list[tuple[Ring, str]] = []
         tellings: list[Telling] = []
-        total = unread = malformed = 0
+        total = unread = malformed = refused = 0
+        lost: dict[str, Counter[str]] = defaultdict(Counter)
+        held_back: Counter[str] = Counter()
+        taken: Counter[str] = Counter()
         is_cut = False
         value_bytes = MAX_DRAIN_VALUE_BYTES
+        self._scratch.fresh_tabs = DRAIN_TABS
+        share = fair_share(waiting, events)
         begin = self._turn % len(rings) if rings else 0
         for ring, dead in (*rings[begin:], *rings[:begin]):
-            if total >= events or len(readings) >= MAX_DRAIN_RINGS:
+            if total >= events or len(readings) >= MAX_DRAIN_RINGS or value_bytes <= 0:
                 is_cut = True
                 break
             self._turn += 1
             try:
-                reading = ring.read(self._scratch, events - total, value_bytes, dead)
+                reading = ring.read(self._scratch, min(share, events - total), value_bytes, dead)
             except (MalformedRing, OSError) as error:
                 broken.append((ring, str(error)))
                 continue
@@ -131,21 +153,40 @@ class Drain:
             places = self.places(ring)
             if ring.untold:
                 tellings += _tellings(ring, reading, places)
-            unknown = group(ring, reading, places, packed, added)
+            sums = len(added)
+            if ring.client in spent:
+                unknown = group(ring, reading, places, defaultdict(list), added)
+                held_back[ring.client] += len(reading.tabs) - unknown - sum(found.events for found in added[sums:])
+            else:
+                unknown = group(ring, reading, places, packed, added)
             total += len(reading.tabs)
-            unread += reading.malformed
+            unread += reading.malformed + reading.refused
             malformed += reading.malformed + unknown
+            refused += reading.refused
+            if reading.malformed or unknown or reading.refused:
+                lost[ring.client].update({"malformed": reading.malformed + unknown, "too_many_tabs": reading.refused})
+            length = max((found.byte_end - ring.byte_tail for found in reading.ranges if found.byte_end), default=0)
+            value_bytes -= length
+            taken[ring.client] += EVENT_BYTES * len(reading.tabs) + length + TAB_BYTES * min(len(reading.tabs), len(ring.directory))
             is_cut = is_cut or reading.is_cut
         if not is_cut:
             self._turn = begin
-        return Drained(packed, added, readings, total + unread, malformed, empty, broken, tellings, is_cut)
+        elif self._scratch.fresh_tabs <= 0:
+            self._turn = begin + 1  # so that whoever names very many is not always the first
+        return Drained(packed, added, readings, total + unread, malformed, refused, lost, held_back, taken, empty, broken, tellings, is_cut)
 
     def places(self, ring: Ring) -> list[tuple[int, bytes] | None]:
         """Bucket and first piece of each Tab in the ring's directory; None for one that is not to be forwarded."""
         if ring.places_of != self.buckets:
-            ring.places_of, ring.places = self.buckets, []
+            ring.places_of, ring.places, ring.summed_places = self.buckets, [], {}
         for tab in ring.directory[len(ring.places) :]:
-            ring.places.append(None if tab is None else (self.bucket(tab.name), first_piece(ring.client, tab.name, tab.type)))
+            if tab is not None and tab.is_overflow:
+                place = ring.summed_places.get((tab.name, tab.type))
+                if place is None:
+                    place = ring.summed_places[tab.name, tab.type] = self.bucket(tab.name), first_piece(ring.client, tab.name, tab.type)
+                ring.places.append(place)
+            else:
+                ring.places.append(None if tab is None else (self.bucket(tab.name), first_piece(ring.client, tab.name, tab.type)))
         return ring.places
 
     @staticmethod
@@ -153,6 +194,18 @@ class Drain:
         # what settling needs, without the arrays that the next reading overwrites
         empty = np.broadcast_to(np.uint32(0), len(reading.tabs))
         return reading._replace(tabs=empty, boxed=None, is_boxed=None)
+
+
+def fair_share(waiting: Iterable[int], events: int) -> int:
+    """How many events of one ring a drain of so many takes, where these wait: who has few gets all, and the others the same."""
+    left = events
+    counts = sorted(count for count in waiting if count > 0)
+    for place, count in enumerate(counts):
+        share = left // (len(counts) - place)
+        if count > share:
+            return max(MIN_SHARE, share)
+        left -= count
+    return events
 
 
 def _tellings(ring: Ring, reading: Reading, places: list[tuple[int, bytes] | None]) -> Iterable[Telling]:

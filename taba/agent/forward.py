@@ -24,6 +24,7 @@ from taba.agent.dispatch import MAX_IN_FLIGHT, Dispatch, Parcel, ServerPeer
 from taba.agent.pin import Store, read_store
 from taba.batch import CONTENT_TYPE, VERDICTS_HEADER, Answer, Verdict, decode_verdicts, encode_envelope
 from taba.bounds import KiB, MiB
+from taba.caps import Caps, read_caps
 from taba.errors import NoVerdicts, TabaError
 from taba.tls import tls_sentence
 
@@ -87,7 +88,7 @@ class Forwarder:
     """Sends what `dispatch` has, with `client`, as the Agent `agent` of this `host`.
 
     `moment` tells what age is told by, `wall` what this host's clock says, `store_id` which store the Agent knows. `on_store` is told
-    which store a Server serves, and says whether that is the one to send to; `on_store_age` is told the store's age.
+    which store a Server serves, and says whether that is the one to send to; `on_store_age` is told the store's age, `on_caps` the caps.
     `shown` gives the headers that show to a Server who asks. `pool` is what `client` has its connections from.
     """
 
@@ -105,8 +106,9 @@ class Forwarder:
         on_store_age: Callable[[int], None],
         shown: Callable[[], Mapping[str, str]] = dict,
         pool: Kept | None = None,
+        on_caps: Callable[[Caps], None] = lambda caps: None,
     ):
-        self._pool = pool
+        self._pool, self._on_caps = pool, on_caps
         self.second_tries = 0  # since the start: a kept connection had been closed by its Server
         self._reactor: Any = reactor
         self._client = client
@@ -174,9 +176,11 @@ class Forwarder:
         try:
             for server in sorted(dispatch.servers.values(), key=lambda server: (server.failures, not server.is_configured)):
                 try:
-                    store = read_store((await self._json(server.url + "/v1/status"))["store"])
+                    told = await self._json(server.url + "/v1/status")
+                    store, caps = read_store(told["store"]), read_caps(told.get("caps"))
                     if not self._on_store(store):
                         raise OtherStore(store.id)
+                    self._on_caps(caps)
                     self.knows_buckets = True
                     dispatch.meet(server, await self._json(server.url + "/v1/servers"))
                     server.answers()

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from taba.agent.ages import Moment
+from taba.agent.fairness import RESERVE_SHARE
 from taba.agent.history import History
 from taba.agent.lanes import (
     MAX_HISTORY,
@@ -51,6 +52,8 @@ from taba.batch import BatchId, KeyPart, Sent
 from taba.bounds import BATCH_DAYS, DAY, MAX_BATCH_BYTES, STREAM_DAYS, KiB, MiB
 
 MAX_RETAINED_BYTES = 64 * MiB  # acknowledged batches that are kept for 60 s: given up first
+MAX_PENDING_BATCHES = 65_536  # in the outbox, whatever their bytes: some 0.5 KiB each beside them. With more all moves to the spool
+MAX_RETAINED_BATCHES = 65_536  # likewise, acknowledged: the oldest are given up first
 MAX_LANES = 32_768  # some 1 KiB each; an Agent's own streams have one a bucket, posted events with a key one a bucket and key
 MAX_SPOOL_LANES = 1024  # lanes of the spool that are worked on at once; the others wait on disk
 SPOOL_ROWS = MAX_RUN_BATCHES  # batches that a lane knows ahead of the spool; a run under way is among them
@@ -91,7 +94,7 @@ class Keeper:
         self._activated = now
         self._spool_retained: deque[tuple[Lane, HeldBatch]] = deque()
         self._to_forget: dict[tuple[bytes, int], int] = {}
-        self.retained_bytes = 0
+        self.retained_bytes = self.retained_batches = 0
         self.recorded = 0  # events that were in rings or posted, and those that the clients of retired rings dropped
         self.dropped: Counter[str] = Counter()
         self.given_up = 0  # acknowledged batches that were forgotten before their time
@@ -100,7 +103,7 @@ class Keeper:
         self.moves = 0  # to the spool
         self.spool_problem: str | None = None
         self._moving = 0  # groups that begin before this position move to the spool
-        self._pending_bytes = 0  # of batches in the outbox that are not acknowledged
+        self._pending_bytes = self._pending_batches = 0  # of batches in the outbox that are not acknowledged
         self._sequence = 0  # of the last table
         self._spooled_stream: bytes | None = None  # fresh batches of this stream went into the spool
         self.refusals: deque[Refusal] = deque(maxlen=REFUSALS_SHOWN)
@@ -214,6 +217,7 @@ class Keeper:
         group.unacknowledged += 1
         group.unforgotten += 1
         self._pending_bytes += batch.length
+        self._pending_batches += 1
 
     def begin_stream(self, moment: Moment) -> None:
         """From now on fresh batches belong to a new stream, numbered from 1 in each bucket."""
@@ -480,7 +484,7 @@ class Keeper:
         self._bound_retained()
         self._release(0)
         self._forget_spooled()
-        if self._moving > self.outbox.released or self._pending_bytes > self.outbox.limit // 2:
+        if self._moving > self.outbox.released or self._is_half_full:
             self._move_some(now, moment)
         is_second = now - self._activated >= 1.0
         if is_second:
@@ -510,6 +514,21 @@ class Keeper:
         return self.dropped.copy()
 
     @property
+    def _is_half_full(self) -> bool:
+        return self._pending_bytes > self.outbox.limit // 2 or self._pending_batches > MAX_PENDING_BATCHES
+
+    @property
+    def reserve(self) -> int:
+        """The last bytes of the spool, which Clients share."""
+        return self.spool.bound // RESERVE_SHARE
+
+    @property
+    def is_short(self) -> bool:
+        """Whether Servers take too little for what comes, and no more than the last part of the spool is left for it."""
+        is_spooling = self._is_half_full or self._spooled_stream == self.stream
+        return is_spooling and self.spool.free - self._pending_bytes < self.reserve
+
+    @property
     def is_busy(self) -> bool:
         """Whether Servers have applied less than half of what was published last."""
         return bool(self._groups) and 2 * self._groups[-1].unacknowledged > len(self._groups[-1].held)
@@ -536,17 +555,22 @@ class Keeper:
             batch.group.unacknowledged -= 1
             batch.group.retained += batch.length
             self._pending_bytes -= batch.length
+            self._pending_batches -= 1
         self.retained_bytes += batch.length
+        self.retained_batches += 1
 
     def brought_back(self, lane: Lane, batch: HeldBatch) -> None:
         if batch.group is not None:
             batch.group.unacknowledged += 1
             batch.group.retained -= batch.length
             self._pending_bytes += batch.length
+            self._pending_batches += 1
         self.retained_bytes -= batch.length
+        self.retained_batches -= 1
 
     def forgotten(self, lane: Lane, batch: HeldBatch) -> None:
         self.retained_bytes -= batch.length
+        self.retained_batches -= 1
         if batch.group is None:
             self.history.note(_id(lane, batch), batch.events)
             self._to_forget[lane.stream, lane.bucket] = batch.number
@@ -562,6 +586,7 @@ class Keeper:
             batch.group.unacknowledged -= 1
             batch.group.unforgotten -= 1
             self._pending_bytes -= batch.length
+            self._pending_batches -= 1
         else:
             self.unreadable.pop(_id(lane, batch), None)
             self.history.note(_id(lane, batch), 0)
@@ -669,10 +694,15 @@ class Keeper:
         group.released = True
         self.given_up += group.unforgotten
         self.retained_bytes -= group.retained
+        self.retained_batches -= group.unforgotten
+
+    @property
+    def _retains_too_much(self) -> bool:
+        return self.retained_bytes > MAX_RETAINED_BYTES or self.retained_batches > MAX_RETAINED_BATCHES
 
     def _bound_retained(self) -> None:
         end = self.outbox.released
-        while self.retained_bytes > MAX_RETAINED_BYTES and self._groups and not self._groups[0].unacknowledged:
+        while self._retains_too_much and self._groups and not self._groups[0].unacknowledged:
             group = self._groups.popleft()
             self._give_up(group)
             end = group.end
@@ -680,7 +710,7 @@ class Keeper:
         while self._spool_retained:
             lane, batch = self._spool_retained[0]
             if lane.retained and lane.retained[0] is batch:
-                if self.retained_bytes <= MAX_RETAINED_BYTES:
+                if not self._retains_too_much:
                     break
                 self.given_up += 1
                 lane.give_up_oldest()
@@ -725,6 +755,7 @@ class Keeper:
             group.unacknowledged -= 1
             group.unforgotten -= 1
             self._pending_bytes -= batch.length
+            self._pending_batches -= 1
             batch.group, batch.position, batch.flag = None, -1, -1
         end = self.outbox.released
         while self._groups and self._groups[0].start < self._moving and not self._groups[0].unacknowledged:

@@ -25,6 +25,7 @@ from taba.agent.outbox import OutboxCorrupt, OutboxFull
 from taba.agent.pin import Pin, Store
 from taba.agent.problems import Problems, Room
 from taba.agent.pump import TICK_SECONDS, RingPump
+from taba.caps import Caps
 from taba.errors import TabaError
 
 SWEEP_SECONDS = 60.0  # between looks for the slots of processes that were killed
@@ -106,6 +107,7 @@ class Loop:
             self._on_store_age,
             around.shown,
             around.kept,
+            self._on_caps,
         )
         if self.pin.store is not None:
             self.pump.set_buckets(self.pin.store.buckets, moment)
@@ -208,6 +210,9 @@ class Loop:
 
     def _on_store_age(self, age: int) -> None:
         self._store_age = age
+
+    def _on_caps(self, caps: Caps) -> None:
+        self.rings.admission.caps = caps
 
     def _store_id(self) -> str | None:
         return None if self.pin.store is None else self.pin.store.id

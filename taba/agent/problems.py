@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from taba.agent.admission import MAX_SHOWN
 from taba.agent.dispatch import Dispatch
 from taba.agent.keeper import MIN_BATCH_BYTES, Keeper
 from taba.agent.lanes import UNREADABLE_SECONDS
@@ -34,6 +35,7 @@ LOSSES = {
     "exhausted": "a process had no memory, stack or interpreter left for them: give it more",
     "unknown": "somebody removed a ring that was being written: see RemoveIPC in the documentation of operations",
     "spool_full": "no Server took anything for so long that outbox and spool are full: bring one back, or raise --spool-bytes",
+    "too_many_tabs": "one Client named so many Tabs, of so many base names, that there is no sum for them: look for data in their names",
     "malformed": "a ring held records that are none: its process has a fault, or another version of Taba",
     "refused": "a Server found batches malformed; they are kept aside in the spool: see `refused` in this status",
     "gap": "the store came back with an older past, and nobody had the batches any more: let it sync each write",
@@ -133,6 +135,12 @@ class Problems:
             found["no place"] = (
                 f"processes found no room in {self._shm} or TABA_SHM_BYTES, not even to count what they drop: these drops are in no count;"
                 " raise TABA_SHM_BYTES, or make room there"
+            )
+        for one in rings.admission.overflowing()[:MAX_SHOWN]:
+            where = f'most of them in {one.base}{{overflow="true"}}' if one.base else "as far as there are not too many base names"
+            found[f"overflow {one.client}"] = (
+                f"Client {one.client} names {one.cap}: {one.tabs} Tabs do not go under their own names but are summed up, {where};"
+                " look for ids, times or paths in names and labels, or raise that option of the Servers and restart this Agent"
             )
         names: dict[str, list[str]] = {}
         for name, reason in rings.problems.items():

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from taba.agent.ages import Moment
 from taba.agent.discover import Rings, is_dead
 from taba.agent.drain import MAX_DRAIN_EVENTS, Drain, Drained, Packed, encode
+from taba.agent.fairness import Drops, Reserve
 from taba.agent.keeper import Keeper
 from taba.agent.meanings import Meanings
 from taba.agent.outbox import Covered, TableFull, group_bytes
@@ -42,7 +43,9 @@ class RingPump:
         self._is_handing_over = False
         self.scans = 0  # looks for rings so far
         self.deaths: set[str] = set()  # clients of which a process was found dead; whoever tells of them clears it
-        self._drops: dict[str, dict[str, int]] = {}  # of the last look, by client, where there were any
+        self._drops: dict[str, Counter[str]] = {}  # of the last look, by client, where there were any
+        self.drops = Drops()
+        self._reserve = Reserve()
         self.had_no_place = False  # as of that look: some process found not even a place to count its drops in
         self._is_hot = False  # a ring filled before its time: the next look comes sooner
         self._last_look = 0.0
@@ -65,6 +68,7 @@ class RingPump:
 
     def tick(self, now: float, moment: Moment) -> float:
         """Do what is due; returns the seconds until the next tick."""
+        self.rings.admission.now = now
         died = len(self._dead)
         if now >= self._next_scan or self.rings.has_changed():
             self._scan(now)  # whose process died is looked at whenever one came, so that many short lives find room
@@ -94,7 +98,8 @@ class RingPump:
         pairs = [(ring, name in self._dead) for name, ring in self.rings.open.items()]
         self.meanings.begin(keeper.stream, self.rings.open.values())
         while True:
-            drained = drain.run(pairs, self._events)
+            spent = self._reserve.spent(keeper.is_short, keeper.reserve, {ring.client for ring, _ in pairs})
+            drained = drain.run(pairs, self._events, [fill.records for fill in self._fills.values()], spent)
             for ring, reason in drained.broken:
                 self._isolate(ring, reason)
             pairs = [(ring, dead) for ring, dead in pairs if ring.name in self.rings.open]
@@ -115,9 +120,14 @@ class RingPump:
                 self._events = max(FEWEST_EVENTS, self._events // 4)  # nothing was settled: read less, and again
                 continue
             dropped = {"malformed": drained.malformed} if drained.malformed else {}
+            if drained.refused:
+                dropped["too_many_tabs"] = drained.refused
+            if drained.held_back:
+                dropped["spool_full"] = drained.held_back.total()
             stream = keeper.stream
-            if not keeper.make_room(batches, now, moment):
-                dropped["spool_full"] = sum(batch.events for batch in batches)
+            is_taken = keeper.make_room(batches, now, moment)
+            if not is_taken:
+                dropped["spool_full"] = dropped.get("spool_full", 0) + sum(batch.events for batch in batches)
                 batches = []
             elif keeper.stream != stream:  # all before moves to the spool
                 self.meanings.begin(keeper.stream, self.rings.open.values())
@@ -128,13 +138,14 @@ class RingPump:
                 try:
                     keeper.publish(batches, now, covered, found, dropped)
                 except SpoolFull:  # the disk is full before the spool's bound is reached
-                    dropped["spool_full"] = sum(batch.events for batch in batches)
-                    batches = []
+                    dropped["spool_full"] = dropped.get("spool_full", 0) + sum(batch.events for batch in batches)
+                    batches, is_taken = [], False
                     keeper.publish((), now, covered, found, dropped)
             except TableFull:
                 worst = max(self.rings.open.values(), key=lambda ring: len(ring.covered))
                 self._isolate(worst, f"{len(worst.covered)} holes: the outbox's table cannot name them all")
                 return True
+            self._tell_clients(drained, is_taken)
             self.sums.published(sums, bool(batches))
             if batches:
                 self.meanings.published(told)
@@ -146,6 +157,19 @@ class RingPump:
         self._is_ending = any(ring.name in self._dead for ring, _ in drained.readings)
         self._retire(dict(pairs), drained, now, moment)
         return drained.is_cut
+
+    def _tell_clients(self, drained: Drained, is_taken: bool) -> None:
+        """Whose events were dropped by this drain, and who took how much of what is left."""
+        for client, lost in drained.lost.items():
+            self.drops.count(client, lost)
+        for client, events in drained.held_back.items():
+            self.drops.count(client, {"spool_full": events})
+        for client, length in drained.taken.items():
+            self._reserve.use(client, length)
+        if not is_taken:
+            for ring, reading in drained.readings:
+                if ring.client not in drained.held_back:
+                    self.drops.count(ring.client, {"spool_full": len(reading.tabs)})
 
     def living(self) -> set[str]:
         """The clients that have an open ring whose process lives, as of the last look. Pages to count in are nobody's: many share one."""
@@ -171,6 +195,10 @@ class RingPump:
         """The client of the open ring that dropped most for this reason."""
         return max(self._drops, key=lambda client: self._drops[client].get(reason, 0), default=None)
 
+    def drops_by_client(self) -> dict[str, dict[str, int]]:
+        """Of the Clients that dropped most since this Agent began, how many by reason, as of the last look."""
+        return self.drops.worst(self._drops)
+
     def live_drops(self) -> Counter[str]:
         """Events that the clients of open rings dropped, by reason."""
         drops: Counter[str] = Counter()
@@ -184,7 +212,7 @@ class RingPump:
             else:
                 drops.update(own)
                 if own and ring.where.records:  # else they are of many clients
-                    self._drops[ring.client] = own
+                    self._drops.setdefault(ring.client, Counter()).update(own)
         return drops
 
     def _scan(self, now: float) -> None:
@@ -284,10 +312,14 @@ class RingPump:
                 if not ring.where.records:
                     ring.retire()  # before it is read: nobody begins to count there any more, should a kill keep it from being removed
                 drops = ring.drops()
-                weights, owed = self.sums.ending(drain, ring, packed)
+                ending = self.sums.ending(drain, ring, packed)
             except (MalformedRing, OSError) as error:
                 self._isolate(ring, str(error))
                 continue
+            if ending is None:
+                self._is_ending = True
+                continue
+            weights, owed = ending
             keeper = self.keeper
             batches = encode(packed, keeper.stream, keeper.numbers, moment, keeper.batch_bytes, weights)
             stream = keeper.stream
@@ -304,6 +336,9 @@ class RingPump:
                 self.keeper.retired.discard(ring.key)
                 continue
             self.sums.ended(ring)
+            if ring.where.records:
+                self.drops.count(ring.client, drops)
+                self._drops.pop(ring.client, None)  # the next look tells of its other rings
             self._remove(ring)
 
     def _remove(self, ring: Ring) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -20,13 +21,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taba import ring as layouts
+from taba.agent.admission import Admission
 from taba.agent.outbox import Covered
 from taba.batch import Meaning
+from taba.bounds import KiB
 from taba.counting import unpack_counted
 from taba.ring import BYTE_POSITION_BITS, BYTE_POSITION_MASK, FLAG_BYTES, FLAG_SKIP, RECORD_BYTES, BadEntry, Header, Layout, MalformedRing
 
 MAX_COVERED = 64  # ranges a ring: more threads than that were never interrupted at once
-MAX_RING_TABS = 262_144  # a directory's entries cost the Agent about 500 bytes each
+MAX_RING_TABS = 1 << 20  # of which the Agent knows more than that there are too many: each costs 20 bytes at least
+MAX_FRESH_TABS = 2048  # names of a directory that are read at once: some 15 ms. What is recorded for the next ones waits in its ring
+FRESH_BYTES = 256 * KiB  # of a directory that are read at once: several times the longest name with its description
+MAX_RING_SUMS = 16_384  # Tabs of a ring that heal, and are looked at each time
 FEW_RECORDS = 8  # that tell whether there is anything new: more threads than that are not interrupted at once
 FIRST_LOOK = 256  # records that a look reads first
 FIRST_CHUNK = 256  # records; an idle ring costs one read of 6 KiB
@@ -39,6 +45,7 @@ _TAILS = struct.Struct("<QQ")
 _U64 = np.dtype("<u8")
 _U32 = np.dtype("<u4")
 _F64 = np.dtype("<f8")
+_NO_TAB = np.uint32(2**32 - 1)  # in place of one: what is recorded for it is dropped and counted
 
 
 class Tab(NamedTuple):
@@ -48,6 +55,7 @@ class Tab(NamedTuple):
     type: str
     cell: int | None = None  # where in the segment its cell lies, if it heals
     meaning: Meaning | None = None  # its unit and description, where its application gave one
+    is_overflow: bool = False  # it stands for others of its base name, of which there are too many
 
 
 class Reading(NamedTuple):
@@ -65,6 +73,7 @@ class Reading(NamedTuple):
     ranges: list[Covered]
     malformed: int
     is_cut: bool  # the limit ended it; there is more
+    refused: int = 0  # events of so many Tabs that there is not even a sum for them
 
 
 class Fill(NamedTuple):
@@ -85,6 +94,7 @@ class Scratch:
     """Buffers that all rings' reads share, so that a drain touches the same memory again and again."""
 
     def __init__(self) -> None:
+        self.fresh_tabs = MAX_FRESH_TABS  # that may still be read of directories before the next drain
         self.commits = bytearray(MAX_CHUNK * RECORD_BYTES)
         self.records = bytearray(MAX_CHUNK * RECORD_BYTES)
 
@@ -100,8 +110,16 @@ class Ring:
     `covered` are the ranges that an earlier Agent's table names for rings; those of this one are never read again.
     """
 
-    def __init__(self, fd: int, name: str, covered: Iterable[Covered] = ()):
+    def __init__(self, fd: int, name: str, covered: Iterable[Covered] = (), admission: Admission | None = None):
         self.fd, self.name = fd, name
+        self._admission = admission or Admission()
+        self._is_admitted = False  # its Client knows of it
+        self._own: list[str] = []  # Tabs that go under their own names, …
+        self._summed: Counter[str] = Counter()  # … and how many do not, by base name
+        self._overflows: dict[tuple[str, str], tuple[int, Tab]] = {}  # name and Type → its first place, and the Tab
+        self._leads: NDArray[np.uint32] | None = None  # by place, which one's column its events go to; None while each has its own
+        self._healing = 0
+        self.is_behind = False  # its directory has names that were not read yet
         page = os.pread(fd, layouts.HEADER_BYTES, 0)
         self.header: Header = layouts.parse_header(page, os.fstat(fd).st_size)
         self.where: Layout = layouts.layout(self.header.size)
@@ -111,8 +129,9 @@ class Ring:
         if max(self.tail, self.byte_tail) > MAX_POSITION:
             raise MalformedRing(f"tails {self.tail} and {self.byte_tail}")
         self.directory: list[Tab | None] = []
-        self._directory_bytes = 0
+        self._directory_bytes = self._published = 0
         self.places: list[tuple[int, bytes] | None] = []  # the drain's, beside `directory`: what it needs of each Tab, …
+        self.summed_places: dict[tuple[str, str], tuple[int, bytes]] = {}  # likewise, of Tabs that stand for others
         self.places_of = 0  # … for so many buckets
         self.untold: dict[int, Meaning] = {}  # `taba.agent.meanings`: by index in the directory, what is not known to have been said
         self.covered: list[Covered] = []
@@ -203,12 +222,20 @@ class Ring:
         low_half = np.ascontiguousarray(halves[:, 4])
         self._confirm(runs, halves[:, 5])
         flags = low_half >> np.uint32(layouts.FLAGS_SHIFT)
+        has_flags = bool(flags.any())
+        tabs = low_half & np.uint32(layouts.TAB_MASK) if has_flags else low_half
+        if int(tabs.max()) >= len(self.directory):
+            scratch.fresh_tabs -= self.read_directory(scratch.fresh_tabs)
+            if self.is_behind and len(unread := np.flatnonzero(tabs >= len(self.directory))):
+                cut = int(unread[0])  # its turn comes when its name is read
+                runs, words, tabs, flags, is_cut = _cut_runs(runs, cut), words[:cut], tabs[:cut], flags[:cut], True
+                if not cut:
+                    return Reading(tabs, words.view(_F64)[:, 0], words[:, 1], None, None, [], 0, True)
         times = words.view(_F64)[:, 0]
-        if not flags.any():
+        if not has_flags:
             ranges = [Covered(self.key, start, end, 0) for start, end in runs]
-            reading = self._known(low_half, times, words[:, 1], None, None, ranges, 0, is_cut)
+            reading = self._known(tabs, times, words[:, 1], None, None, ranges, 0, is_cut)
         else:
-            tabs = low_half & np.uint32(layouts.TAB_MASK)
             reading = self._read_flagged(runs, tabs, flags, times, words[:, 1], byte_limit, is_cut)
         if dead:  # all before the last run's end was looked through
             byte_end = max(found.byte_end for found in reading.ranges)
@@ -263,6 +290,10 @@ class Ring:
         os.pwrite(self.fd, (1).to_bytes(8, "little"), layouts.RETIRED_OFFSET)
 
     def close(self) -> None:
+        """Let go of it."""
+        if self._is_admitted:
+            self._is_admitted = False
+            self._admission.end(self.client, self._own, self._summed)
         os.close(self.fd)
 
     # --- finding ---
@@ -401,41 +432,95 @@ class Ring:
         malformed: int,
         is_cut: bool,
     ) -> Reading:
-        """A Reading whose Tabs all stand in the directory."""
+        """A Reading whose Tabs all stand in the directory, those that are summed up as the one that stands for them."""
+        refused = 0
         if len(tabs) and int(tabs.max()) >= len(self.directory):
-            self.read_directory()
             unknown = tabs >= len(self.directory)
-            if unknown.any():
-                keep = ~unknown
-                malformed += int(unknown.sum())
-                tabs, times, values = tabs[keep], times[keep], values[keep]
-                if boxed is not None and is_boxed is not None:
-                    boxed, is_boxed = boxed[keep], is_boxed[keep]
+            refused = int((unknown & (tabs < self._published)).sum())  # named, but behind all that are looked at
+            malformed += int(unknown.sum()) - refused
+            tabs, times, values, boxed, is_boxed = _kept(~unknown, tabs, times, values, boxed, is_boxed)
+        if self._leads is not None and len(tabs):
+            tabs = self._leads[tabs]
+            if (without := tabs == _NO_TAB).any():
+                refused += int(without.sum())
+                tabs, times, values, boxed, is_boxed = _kept(~without, tabs, times, values, boxed, is_boxed)
         if is_boxed is not None and not is_boxed.any():
             boxed = is_boxed = None
-        return Reading(tabs, times, values, boxed, is_boxed, ranges, malformed, is_cut)
+        return Reading(tabs, times, values, boxed, is_boxed, ranges, malformed, is_cut, refused)
 
-    def read_directory(self) -> None:
-        """Take up what is new in the directory."""
+    def read_directory(self, most: int = MAX_FRESH_TABS) -> int:
+        """Take up what is new in the directory, at most so many names and MAX_FRESH_TABS; returns how many. `is_behind`: there are more."""
         words = os.pread(self.fd, 16, layouts.DIRECTORY_COUNT_OFFSET)
         if len(words) != 16:
             raise MalformedRing("truncated")
-        count, used = layouts.parse_directory_words(words, self.where)
-        fresh = min(count, MAX_RING_TABS) - len(self.directory)
-        if fresh <= 0 or used <= self._directory_bytes:
-            return
-        content = os.pread(self.fd, used - self._directory_bytes, self.where.directory_offset + self._directory_bytes)
-        entries, taken = layouts.parse_directory(content, fresh)
+        self._published, used = layouts.parse_directory_words(words, self.where)
+        fresh = min(self._published, MAX_RING_TABS) - len(self.directory)
+        unread = used - self._directory_bytes
+        if fresh <= 0 or unread <= 0 or most <= 0:
+            self.is_behind = fresh > 0 and unread > 0
+            return 0
+        length = min(unread, FRESH_BYTES)
+        content = os.pread(self.fd, length, self.where.directory_offset + self._directory_bytes)
+        entries, taken = layouts.parse_directory(content, min(fresh, most, MAX_FRESH_TABS), length < unread)
         begin = self.where.directory_offset + self._directory_bytes
+        if not self._is_admitted:
+            self._admission.begin(self.client)
+            self._is_admitted = True
         for place, entry in enumerate(entries, start=len(self.directory)):
             if isinstance(entry, BadEntry):
                 self.directory.append(None)
-                continue
-            meaning = Meaning(entry.name, entry.unit, entry.description) if entry.unit or entry.description else None
-            self.directory.append(Tab(entry.name, entry.type, None if entry.cell is None else begin + entry.cell, meaning))
-            if meaning is not None:
-                self.untold[place] = meaning
+            elif self._has_own_name(entry):
+                meaning = Meaning(entry.name, entry.unit, entry.description) if entry.unit or entry.description else None
+                self.directory.append(Tab(entry.name, entry.type, None if entry.cell is None else begin + entry.cell, meaning))
+                if meaning is not None:
+                    self.untold[place] = meaning
+            else:
+                self._sum_up(place, entry, begin)
+        if self._leads is not None:
+            self._lead(len(self.directory) - 1, None)
         self._directory_bytes += taken
+        self.is_behind = len(entries) < fresh
+        return len(entries)
+
+    @property
+    def overflowing(self) -> int:
+        """How many of its Tabs do not go under their own names."""
+        return sum(self._summed.values())
+
+    def _has_own_name(self, entry: layouts.Entry) -> bool:
+        if entry.cell is not None:
+            self._healing += 1
+            return self._admission.heals_under_its_name(self.client, self._healing - 1)
+        if not self._admission.admit(self.client, entry.name):
+            return False
+        self._own.append(entry.name)
+        return True
+
+    def _sum_up(self, place: int, entry: layouts.Entry, begin: int) -> None:
+        """Give an entry that is one too many the Tab that stands for it."""
+        name = None
+        if entry.cell is None or self._healing <= MAX_RING_SUMS:
+            name = self._admission.overflow(self.client, entry.name, entry.type)
+        self._summed[self._admission.count(self.client, entry.name, name is not None)] += 1
+        if name is None:
+            self.directory.append(None)
+            self._lead(place, _NO_TAB)
+        elif entry.cell is not None:  # each has a sum of its own in the ring
+            self.directory.append(Tab(name, entry.type, begin + entry.cell, None, True))
+        else:
+            first, tab = self._overflows.setdefault((name, entry.type), (place, Tab(name, entry.type, None, None, True)))
+            self.directory.append(tab)
+            self._lead(place, np.uint32(first))
+
+    def _lead(self, place: int, to: np.uint32 | None) -> None:
+        leads = self._leads
+        if leads is None or place >= len(leads):
+            grown = np.arange(max(1024, 2 * place), dtype=np.uint32)
+            if leads is not None:
+                grown[: len(leads)] = leads
+            self._leads = leads = grown
+        if to is not None:
+            leads[place] = to
 
     # --- positions ---
 
@@ -464,6 +549,20 @@ class Ring:
     def _pread_into(self, view: memoryview, offset: int) -> None:
         if os.preadv(self.fd, [view], offset) != len(view):
             raise MalformedRing("truncated")
+
+
+def _kept(
+    keep: NDArray[np.bool_],
+    tabs: NDArray[np.uint32],
+    times: Floats,
+    values: Words,
+    boxed: NDArray[np.object_] | None,
+    is_boxed: NDArray[np.bool_] | None,
+) -> tuple[NDArray[np.uint32], Floats, Words, NDArray[np.object_] | None, NDArray[np.bool_] | None]:
+    """Of each array what is to be kept."""
+    if boxed is not None and is_boxed is not None:
+        boxed, is_boxed = boxed[keep], is_boxed[keep]
+    return tabs[keep], times[keep], values[keep], boxed, is_boxed
 
 
 def _merge(ranges: list[Covered]) -> list[Covered]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import taba
+from taba.agent.admission import MAX_SHOWN
 from taba.agent.dispatch import ServerPeer
 from taba.agent.keeper import Keeper
 from taba.agent.pump import RingPump
@@ -29,6 +30,7 @@ def describe(
             "bytes": ring.header.size,
             "accelerated": ring.header.is_accelerated,
             "tabs": len(ring.directory),
+            "overflow": ring.overflowing,
             "recorded": ring.recorded,
             "holes": len(ring.covered),
         }
@@ -44,10 +46,15 @@ def describe(
         # folded, dead-lettered or dropped, sooner or later: what clients dropped counts too
         "recorded": keeper.recorded + sum(live.values()),
         "dropped_by_reason": dict(sorted((keeper.totals() + live).items())),
+        "dropped_by_client": pump.drops_by_client(),
+        "tabs": rings.admission.total,
+        "caps": rings.admission.caps._asdict(),
+        "overflow": {one.client: {"tabs": one.tabs, "base": one.base} for one in rings.admission.overflowing()[:MAX_SHOWN]},
         "outbox": {
             "bytes": keeper.outbox.capacity,
             "used_bytes": keeper.outbox.used,
             "batches": keeper.unacknowledged,
+            "retained_batches": keeper.retained_batches,
             "retained_bytes": keeper.retained_bytes,
             "given_up": keeper.given_up,
         },

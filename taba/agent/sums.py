@@ -157,6 +157,7 @@ class Sums:
                 reading = readings.get(ring)
                 self._look(ring)
                 covered = ring.covered_after(reading) if ring.sums else 0
+                summed: dict[tuple[str, str], list[Any]] = {}  # of Tabs that stand for others, in which something changes
                 for index, held in ring.sums.items():
                     held.is_dirty = held.is_dirty or is_anew
                     found = totals.get((ring, index))
@@ -167,14 +168,45 @@ class Sums:
                     events = (found.events if found else 0) + owed_events
                     ring.write_sum(held.cell, 1 - held.place, copy)
                     changes.append(Change(ring, index, copy, held.told + owed_events, events))
+                    tab = ring.directory[index]
+                    if tab is not None and tab.is_overflow:
+                        change = summed.setdefault((tab.name, tab.type), [index, 0.0, 0])
+                        change[1], change[2] = max(change[1], found.time if found else 0.0), change[2] + events
+                        continue
                     row = [ring.header.ring_id, min(covered + held.owed_events, RING_ENDED - 1), copy.total + held.owed]
                     self._pack(drain, packed, weights, self._entry(ring, index), found.time if found else 0.0, row, events)
+                if summed:
+                    self._pack_summed(drain, packed, weights, ring, summed, covered, changes)
             except (MalformedRing, OSError) as error:
                 broken.append((ring, str(error)))
         fresh = [self._entry(change.ring, change.place) for change in changes if not change.ring.sums[change.place].is_noted]
         if fresh:
             self.register.note("sent", [entry for entry in fresh if entry not in self.register.live])
         return Pending(changes, weights, sum(change.events for change in changes)), broken
+
+    def _pack_summed(
+        self,
+        drain: Drain,
+        packed: Packed,
+        weights: dict[int, int],
+        ring: Ring,
+        summed: dict[tuple[str, str], list[Any]],
+        covered: int,
+        changes: Iterable[Change],
+    ) -> None:
+        """Add to `packed` what Tabs that stand for others are by now: of each all sums in the ring, those that do not change as well."""
+        fresh = {change.place: change.copy for change in changes if change.ring is ring}
+        totals: dict[tuple[str, str], list[Any]] = {key: [0.0, covered] for key in summed}
+        for index, held in ring.sums.items():
+            tab = ring.directory[index]
+            if tab is None or not tab.is_overflow or (total := totals.get((tab.name, tab.type))) is None:
+                continue
+            total[0] += fresh.get(index, held.copy).total + held.owed
+            total[1] += held.owed_events
+        for key, (index, time, events) in summed.items():
+            total, position = totals[key]
+            row = [ring.header.ring_id, min(position, RING_ENDED - 1), total]
+            self._pack(drain, packed, weights, self._entry(ring, index), time, row, events)
 
     def published(self, pending: Pending, is_sent: bool) -> None:
         """The publish is made: the copies that were written hold. Where the batches were dropped, the sums go again."""
@@ -183,11 +215,16 @@ class Sums:
             held.place, held.copy, held.told = 1 - held.place, change.copy, change.told
             held.is_dirty, held.is_noted = not is_sent, True
 
-    def ending(self, drain: Drain, ring: Ring, packed: Packed) -> tuple[dict[int, int], int]:
-        """Add to `packed` that this ring's process is dead; returns the weights, and the owed events that no absolute has told."""
+    def ending(self, drain: Drain, ring: Ring, packed: Packed) -> tuple[dict[int, int], int] | None:
+        """Add to `packed` that this ring's process is dead; returns the weights, and the owed events that no absolute has told.
+
+        None where not all of its Tabs are known yet.
+        """
         weights: dict[int, int] = {}
         total = 0
         self._look(ring)
+        if ring.owes and ring.is_behind:
+            return None
         for index, held in ring.sums.items():
             events = min(max(0, held.owed_events - held.told), MAX_TOLD)
             total += events
@@ -233,7 +270,7 @@ class Sums:
     def _look(self, ring: Ring) -> None:
         """Take up new Tabs of the directory, and what is owed since the last look."""
         owes = ring.read_owes()
-        if owes != ring.owes:
+        if owes != ring.owes or (owes and ring.is_behind):
             ring.owes = owes
             ring.read_directory()
             for held in ring.sums.values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from taba.bounds import DAY, DEFAULT_BUCKETS, MAX_BUCKETS
+from taba.caps import DEFAULT_AGENT_TABS, DEFAULT_CLIENT_TABS, DEFAULT_NEW_TABS, MAX_CAP
 from taba.errors import ConfigurationError
 from taba.listening import LISTENING_OPTIONS
 from taba.options import Listen, Option, ServiceOptions, duration, http_url, listen, whole_number
@@ -71,6 +72,19 @@ class ServerOptions(ServiceOptions):
             str(DEFAULT_MAX_CLIENTS),
             "How many Clients one bucket takes; events of more become dead letters.",
             whole_number(1, MAX_OF_BUCKET),
+        ),
+        Option(
+            "max-client-tabs",
+            str(DEFAULT_CLIENT_TABS),
+            "How many Tabs of one Client at once Agents forward under their own names; the others are summed up by base name.",
+            whole_number(1, MAX_CAP),
+        ),
+        Option("max-agent-tabs", str(DEFAULT_AGENT_TABS), "Likewise of all Clients of one Agent together.", whole_number(1, MAX_CAP)),
+        Option(
+            "max-new-tabs",
+            str(DEFAULT_NEW_TABS),
+            "How many new Tabs a second of one Client, once it has named as many as it may at once.",
+            whole_number(1, MAX_CAP),
         ),
         Option("forget", "30d", "After how long without an event a State is pruned; such as 12h or 600s.", duration(1, MAX_FORGET)),
     )

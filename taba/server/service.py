@@ -22,6 +22,7 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.runner.procmon import ProcessMonitor
 
+from taba.caps import Caps
 from taba.clocks import make_monotonic
 from taba.connections import BoundedSite, make_site
 from taba.errors import ConfigurationError, StoreUnavailable
@@ -225,6 +226,7 @@ class Server(_Connected):
         super().__init__(options, reactor, embedded, shown)
         self._front = front_of(options, reactor.seconds)
         bounds = Bounds(options["max-tabs"], options["max-clients"])
+        caps = Caps(options["max-client-tabs"], options["max-agent-tabs"], options["max-new-tabs"])
         self.lookup = find_safely()
         self.site: BoundedSite
         self.sandbox = Sandbox(self.lookup, reactor)
@@ -255,6 +257,8 @@ class Server(_Connected):
             self.health,
             self.jobs,
             starts or Starts(None, 0),
+            bounds,
+            caps,
             lambda: self.site,
             embedded,
             lambda: self.catalogues.problems,

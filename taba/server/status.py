@@ -13,12 +13,14 @@ from twisted.python.failure import Failure
 
 from taba import __version__
 from taba.batch import BATCH_VERSION
+from taba.caps import Caps
 from taba.connections import BoundedSite
 from taba.errors import StoreUnavailable
 from taba.handlers.lookup import Lookup
 from taba.server import keys
 from taba.server.aging import StoreAge
 from taba.server.ask.query import Query
+from taba.server.fold.bounds import Bounds
 from taba.server.fold.envelopes import Envelopes
 from taba.server.fold.ingest import Ingest
 from taba.server.health import Health
@@ -91,6 +93,8 @@ class Status:
         health: Health,
         jobs: Jobs,
         starts: Starts,
+        bounds: Bounds,
+        caps: Caps,
         site: Callable[[], BoundedSite],
         embedded: EmbeddedStore | None = None,
         series: Callable[[], Sequence[str]] = tuple,
@@ -98,6 +102,7 @@ class Status:
         """`series`: what is wrong with the names under which Prometheus knows Tabs."""
         self._series = series
         self._jobs, self._starts = jobs, starts
+        self._caps = {**caps._asdict(), "bucket_tabs": bounds.tabs, "bucket_clients": bounds.clients}
         self._site = site
         self._router, self._lookup, self._ingest, self._query, self._sandbox = router, lookup, ingest, query, sandbox
         self._envelopes, self._age = envelopes, age
@@ -227,6 +232,7 @@ class Status:
             "handlers": handlers,
             "child": self._sandbox.describe(),
             "batch_versions": [BATCH_VERSION],
+            "caps": self._caps,
             "types_missing": missing,
             "latency": self._ingest.latency.percentiles(self._now()),
             "problems": problems,

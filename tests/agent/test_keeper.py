@@ -716,6 +716,9 @@ class KeeperTests(SynchronousTestCase):
             self.assertEqual(len(found) + refused, world.recorded)
             self.assertEqual((world.keeper.recorded, world.keeper.totals()["refused"]), (world.recorded, refused))
             self.assertEqual(sum(world.keeper.totals().values()), refused)
+            retained = [batch for lane in world.keeper.lanes.values() for batch in lane.retained if not batch.is_gone]
+            self.assertEqual((world.keeper.retained_batches, world.keeper.retained_bytes), (len(retained), sum(b.length for b in retained)))
+            self.assertEqual(world.keeper._pending_batches, world.keeper.unacknowledged)
         finally:
             world.die()
             for producer in world.producers:
@@ -907,7 +910,7 @@ class HomelessTests(SynchronousTestCase):
         self.addCleanup(shutil.rmtree, directory)
         world = World(directory)
         self.addCleanup(lambda: [producer.die() for producer in world.producers] and None)
-        for _ in range(20):
+        for _ in range(12):
             world.record(50)
             world.tick()
         world.keeper.is_homeless = True
@@ -942,9 +945,11 @@ class HomelessTests(SynchronousTestCase):
         world.memory = Memory(512 * 1024)
         Outbox.format(world.memory, b"n" * 16)  # the next Agent finds no outbox of before
         world.born()
-        for _ in range(40):
+        for _ in range(60):
             world.tick()
             world.send()
+            if not world.spool.batches and not world.spool.salvage:
+                break
         totals = world.keeper.totals()
         self.assertGreater(totals["spool_corrupt"], 0)
         self.assertEqual((world.spool.batches, world.spool.salvage), (0, ""))
@@ -953,9 +958,8 @@ class HomelessTests(SynchronousTestCase):
         return killed
 
     def test_what_a_spool_lost_that_is_mended_within_a_publish_is_counted_once_wherever_a_kill_comes(self) -> None:
-        for batches in (True, False):
-            self._mended(None, batches)
-            kill = 0
-            while self._mended(kill, batches):
-                kill += 1
-            self.assertGreaterEqual(kill, 3)
+        self._mended(None, False)
+        kill = 0
+        while self._mended(kill, True):
+            kill += 1
+        self.assertGreaterEqual(kill, 3)

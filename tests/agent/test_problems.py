@@ -26,7 +26,7 @@ from tests.agent.producers import Producer
 from tests.agent.test_keeper import AGENT, World
 
 MiB = 1 << 20
-AGENT_REASONS = {"spool_full", "malformed", "refused", "gap", "too_old", "spool_corrupt"}
+AGENT_REASONS = {"spool_full", "malformed", "refused", "gap", "too_old", "spool_corrupt", "too_many_tabs"}
 
 
 class ProblemTests(SynchronousTestCase):

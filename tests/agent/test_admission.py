@@ -1,0 +1,403 @@
+"""Too many Tabs of one Client: their sums stay right under one name, the others have theirs, and nobody waits for it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba.agent import admission, reader
+from taba.agent import keeper as keeping
+from taba.agent.admission import MAX_KNOWN, MAX_OVERFLOWS, Admission
+from taba.agent.drain import DRAIN_TABS, MIN_SHARE, fair_share
+from taba.agent.fairness import MAX_DROPPERS, OTHERS, Drops, Reserve
+from taba.agent.fairness import MAX_SHOWN as MAX_DROPPERS_SHOWN
+from taba.agent.problems import Problems, Room
+from taba.agent.reader import MAX_FRESH_TABS
+from taba.caps import DEFAULT_CLIENT_TABS, MAX_CAP, Caps, read_caps
+
+from ..examples import examples
+from .moments import at
+from .producers import Producer
+from .test_keeper import AGENT, World
+
+OVER = 'bids{overflow="true"}'
+
+
+def label(number: int, base: str = "bids") -> str:
+    return f'{base}{{user="{number}"}}'
+
+
+class Deciding(SynchronousTestCase):
+    """Which Tabs go under their own names."""
+
+    def make(self, *caps: int, clients: int = 1) -> Admission:
+        made = Admission(Caps(*caps))
+        for number in range(clients):
+            made.begin(f"web/{number}")
+        return made
+
+    def test_as_many_as_a_client_may_have_and_one_more(self) -> None:
+        made = self.make(3, 100, 100)
+        self.assertEqual([made.admit("web/0", label(number)) for number in range(4)], [True] * 3 + [False])
+        self.assertTrue(made.admit("web/0", label(0)))  # in another of its rings
+        self.assertEqual(made.overflow("web/0", label(3), "CounterGroup"), OVER)
+
+    def test_as_many_as_an_agent_may_have_of_all_clients_and_one_more(self) -> None:
+        made = self.make(3, 5, 100, clients=2)
+        self.assertEqual([made.admit(f"web/{number % 2}", label(number)) for number in range(6)], [True] * 5 + [False])
+        made.end("web/0", [label(0), label(2), label(4)], made._clients["web/0"].bases)
+        self.assertTrue(made.admit("web/1", label(5)))  # what no ring names makes room
+        self.assertEqual(made.total, 3)
+        made.begin("web/0")
+        self.assertTrue(made.admit("web/0", label(0)))
+
+    def test_new_ones_come_by_the_second_once_a_client_has_named_as_many_as_it_may(self) -> None:
+        made = self.make(10, 1000, 2)
+        for number in range(10):
+            self.assertTrue(made.admit("web/0", label(number)))
+        made.end("web/0", [label(number) for number in range(10)], made._clients["web/0"].bases)
+        made.begin("web/0")
+        self.assertFalse(made.admit("web/0", label(10)))
+        self.assertTrue(made.admit("web/0", label(9)))  # it was known by that
+        made.now = 1.0
+        self.assertEqual([made.admit("web/0", label(number)) for number in range(11, 14)], [True, True, False])
+        made.now = 1e6
+        self.assertEqual(sum(made.admit("web/0", label(number)) for number in range(20, 50)), 10 - 3)  # never more than fit
+
+    def test_a_base_name_too_many_has_no_overflow_tab(self) -> None:
+        made = self.make()
+        found = [made.overflow("web/0", label(1, f"base{number}"), "CounterGroup") for number in range(MAX_OVERFLOWS + 1)]
+        self.assertEqual((found[-2], found[-1]), (f'base{MAX_OVERFLOWS - 1}{{overflow="true"}}', None))
+        self.assertIsNotNone(made.overflow("web/0", label(2, "base0"), "CounterGroup"))
+        self.assertIsNone(made.overflow("web/0", label(2, "base0"), "Gauge"))  # of another Type it is another one
+
+    def test_clients_that_come_and_go_are_forgotten_in_their_turn(self) -> None:
+        made = self.make()
+        made.admit("web/0", "stays")
+        for number in range(1, MAX_KNOWN + 50):
+            made.begin(f"web/{number}")
+            made.admit(f"web/{number}", "goes")
+            made.end(f"web/{number}", ["goes"], made._clients[f"web/{number}"].bases)
+        self.assertEqual((len(made._clients), made.total), (MAX_KNOWN, MAX_KNOWN))
+        self.assertIn("web/0", made._clients)
+
+    @given(
+        st.lists(st.tuples(st.sampled_from(("open", "close", "name", "wait")), st.integers(0, 2), st.integers(0, 12)), max_size=80),
+        st.integers(1, 6),
+        st.integers(1, 12),
+    )
+    @examples(100)
+    def test_whatever_comes_and_goes_no_bound_is_passed_and_counts_are_right(
+        self, steps: list[tuple[str, int, int]], client_tabs: int, agent_tabs: int
+    ) -> None:
+        made = Admission(Caps(client_tabs, agent_tabs, 1))
+        rings: list[tuple[str, list[str], Any]] = []
+        for step, who, number in steps:
+            client = f"web/{who}"
+            own = [ring for ring in rings if ring[0] == client]
+            if step == "open":
+                made.begin(client)
+                rings.append((client, [], type(made._clients[client].bases)()))
+            elif step == "close" and own:
+                rings.remove(own[0])
+                made.end(*own[0])
+            elif step == "name" and own and label(number) not in own[-1][1]:
+                if made.admit(client, label(number)):
+                    own[-1][1].append(label(number))
+                else:
+                    own[-1][2][made.count(client, label(number), True)] += 1
+            elif step == "wait":
+                made.now += number
+            known = {name: set(of.names) for name, of in made._clients.items()}
+            self.assertTrue(all(len(names) <= client_tabs for names in known.values()))
+            self.assertTrue(sum(map(len, known.values())) == made.total <= agent_tabs)
+            for name, names, _ in rings:
+                self.assertLessEqual(set(names), known[name])
+            summed = {one.client: one.tabs for one in made.overflowing()}
+            self.assertEqual(sum(summed.values()), sum(sum(bases.values()) for _, _, bases in rings))
+
+    def test_caps_are_what_a_server_tells_or_the_usual_ones_and_never_nonsense(self) -> None:
+        self.assertEqual(read_caps(None), Caps())
+        self.assertEqual(read_caps({"client_tabs": 1, "agent_tabs": MAX_CAP, "more": "x"}), Caps(1, MAX_CAP))
+        for told in ([], "x", *({"client_tabs": cap} for cap in (0, -1, MAX_CAP + 1, 1.0, True, None, "1"))):
+            with self.assertRaises(ValueError):
+                read_caps(told)
+
+
+class Shares(SynchronousTestCase):
+    def test_who_has_few_is_read_whole_and_the_others_share_what_is_left(self) -> None:
+        self.assertEqual(fair_share([], 100_000), 100_000)
+        self.assertEqual(fair_share([50_000, 50_000], 100_000), 100_000)
+        self.assertEqual(fair_share([50_000, 50_001], 100_000), 50_000)
+        self.assertEqual(fair_share([10_000, 0, 1_000_000, 1_000_000], 100_000), 45_000)
+        self.assertEqual(fair_share([10**9] * 4096, 100_000), MIN_SHARE)
+
+
+class Hosted(SynchronousTestCase):
+    """With rings, an outbox and a store."""
+
+    spool_bytes = 1 << 30
+    outbox_bytes = 8 << 20
+
+    def setUp(self) -> None:
+        directory = tempfile.mkdtemp(dir="/dev/shm")
+        self.addCleanup(shutil.rmtree, directory)
+        world = self.world = World(directory, outbox_bytes=self.outbox_bytes, spool_bytes=self.spool_bytes)
+        self.addCleanup(lambda: [producer.die() for producer in world.producers] and None)
+        self.addCleanup(world.die)
+        self.looking = Problems(world.keeper, world.pump, world.dispatch, world.shm, lambda: Room(0, 0), world.now)
+
+    def client(self, size: int = 1 << 20, name: str = "web/flood") -> Producer:
+        producer = Producer(AGENT, name, size, self.world.shm)
+        self.world.producers.append(producer)
+        return producer
+
+    def cap(self, *caps: int) -> None:
+        self.world.rings.admission.caps = Caps(*caps)
+
+    def drain(self) -> None:
+        for _ in range(50):
+            self.world.tick()
+            self.world.send()
+
+    def sums(self, client: str = "web/flood") -> dict[str, float]:
+        events = self.world.store.events.items()
+        return {tab: sum(value for value in values if isinstance(value, float)) for (who, tab), values in events if who == client}
+
+    def problems(self) -> list[str]:
+        return list(self.looking.look(self.world.now, {}).values())
+
+
+class Flooding(Hosted):
+    """Names without end."""
+
+    def test_beyond_the_cap_sums_stay_right_per_base_name_in_order_and_a_sentence_names_the_culprit(self) -> None:
+        self.cap(10, 1000, 1)
+        producer = self.client()
+        for number in range(100):
+            producer.record(producer.tab(label(number % 50)), float(number))
+            producer.record(producer.tab(label(number % 5, "clicks"), "PercentileGroup"), 1.0)
+        producer.record(producer.tab(label(49)), "no number")
+        self.drain()
+        sums = {tab: value for tab, value in self.sums().items() if not tab.startswith("clicks") and tab != OVER}
+        self.assertEqual(sums, {label(number): 2.0 * number + 50 for number in range(5)})
+        over = self.world.store.events["web/flood", OVER]
+        self.assertEqual(over, [*[float(number) for number in range(5, 50)], *[float(number) for number in range(55, 100)], "no number"])
+        self.assertEqual(self.sums()["clicks" + '{user="4"}'], 20.0)
+        self.assertEqual((self.world.keeper.recorded, self.world.keeper.totals()), (201, {}))
+        (sentence,) = self.problems()
+        self.assertIn("Client web/flood names more than 10 Tabs at once (--max-client-tabs): 45 Tabs do not go under", sentence)
+        self.assertIn(f"most of them in {OVER}", sentence)
+        producer.die()
+        self.drain()
+        self.assertEqual(self.problems(), [])
+
+    def test_another_agent_goes_on_and_every_event_is_in_one_tab(self) -> None:
+        world = self.world
+        self.cap(10, 1000, 1)
+        producer = self.client()
+        for number in range(60):
+            producer.record(producer.tab(label(number % 20)), 1.0)
+            if number % 15 == 14:
+                world.tick()
+                world.die()
+                world.born()
+                self.cap(10, 1000, 1)
+        self.drain()
+        self.assertEqual((sum(self.sums().values()), world.keeper.recorded, world.keeper.totals()), (60.0, 60, {}))
+
+    def test_tabs_that_go_up_and_down_are_summed_up_as_one_that_heals(self) -> None:
+        self.patch(admission, "MAX_HEALING", 2)
+        world = self.world
+        producer = self.client()
+        tabs = [producer.tab(label(number, "busy"), "UpDown", has_cell=True) for number in range(6)]
+        for place, tab in enumerate(tabs):
+            producer.record(tab, float(10**place))
+        self.drain()
+        producer.owe(tabs[4], 7.0)
+        producer.record(tabs[5], -100_000.0)
+        self.drain()
+        over = 'busy{overflow="true"}'
+        rows = world.store.events["web/flood", over]
+        self.assertEqual([row[2] for row in rows], [111_100.0, 11_107.0])
+        self.assertEqual(sorted(row[1] for row in rows), [row[1] for row in rows])
+        self.assertEqual({tab for _, tab in world.store.events if tab.startswith("busy")}, {label(0, "busy"), label(1, "busy"), over})
+        world.die()
+        world.born()
+        producer.record(tabs[3], 1.0)
+        self.drain()
+        rows = world.store.events["web/flood", over]
+        self.assertEqual(rows[-1][2], 11_108.0)
+        self.assertGreater(rows[-1][1], rows[1][1])
+        self.assertEqual((world.keeper.recorded, world.keeper.totals()), (9, {}))
+        producer.die()
+        self.drain()
+        self.assertEqual({row[2] for row in world.store.events["web/flood", over][-2:]}, {0.0})
+
+    def test_base_names_without_end_are_dropped_counted_and_told(self) -> None:
+        self.patch(admission, "MAX_OVERFLOWS", 3)
+        self.cap(2, 1000, 1)
+        producer = self.client()
+        for number in range(10):
+            producer.record(producer.tab(label(1, f"base{number}")), 1.0)
+            producer.record(producer.tab(f"word{number}", "Buffer"), "text")
+        self.drain()
+        folded = sum(len(values) for (who, _), values in self.world.store.events.items() if who == "web/flood")
+        self.assertEqual((folded, self.world.keeper.recorded, self.world.keeper.totals()), (5, 20, {"too_many_tabs": 15}))
+        self.assertTrue(any("too_many_tabs" in sentence for sentence in self.problems()))
+
+    def test_very_many_names_are_read_a_part_at_a_time_and_cost_the_others_nothing(self) -> None:
+        self.patch(reader, "MAX_FRESH_TABS", 100)
+        world = self.world
+        self.cap(50, 1000, 1)
+        producer = self.client(1 << 20)
+        for number in range(950):
+            producer.record(producer.tab(label(number)), 1.0)
+        world.pump._scan(world.now)
+        passes = 0
+        while sum(self.sums().values()) < 950:
+            world.record(2)
+            before = world.keeper.recorded
+            world.now += 2.0
+            world.pump.drain(world.now, at(world.now))
+            world.keeper.tick(world.now, at(world.now))
+            # the others' events, and those of what was named so far: the sums look at the directory, too
+            self.assertTrue(2 <= world.keeper.recorded - before <= 2 + 200, passes)
+            world.send()
+            passes += 1
+        self.assertTrue(8 <= passes <= 10, passes)
+        self.assertEqual((self.sums()[OVER], world.keeper.totals()), (900.0, {}))
+        self.assertEqual(world.store.folded, world.recorded + 950)
+
+    def test_of_a_process_that_died_every_name_is_read_before_its_ring_goes(self) -> None:
+        self.patch(reader, "MAX_FRESH_TABS", 10)
+        producer = self.client()
+        for number in range(95):
+            producer.record(producer.tab(label(number)), 1.0)
+        tabs = [producer.tab(f"busy{number}", "UpDown", has_cell=True) for number in range(35)]
+        producer.owe(tabs[-1], 5.0)
+        producer.die()
+        self.drain()
+        self.assertEqual((self.world.keeper.recorded, self.world.keeper.totals()), (96, {}))
+        self.assertEqual(sum(value for tab, value in self.sums().items() if tab.startswith("bids")), 95.0)
+
+    def test_names_beyond_all_that_are_looked_at_are_too_many_and_not_malformed(self) -> None:
+        self.patch(reader, "MAX_RING_TABS", 20)
+        producer = self.client()
+        for number in range(25):
+            producer.record(producer.tab(label(number)), 1.0)
+        self.drain()
+        self.assertEqual((self.world.keeper.recorded, self.world.keeper.totals()), (25, {"too_many_tabs": 5}))
+
+    def test_the_usual_bounds_stand_in_proportion(self) -> None:
+        self.assertLess(MAX_FRESH_TABS, DRAIN_TABS)
+        self.assertLess(DEFAULT_CLIENT_TABS, reader.MAX_RING_TABS)
+
+
+class Full(Hosted):
+    """No Server takes anything, and the spool nears its bound."""
+
+    spool_bytes = 400_000
+    outbox_bytes = 512 * 1024
+
+    def record(self, producer: Producer, events: int) -> int:
+        for _ in range(events):
+            producer.record(producer.tab("flood"), 1.0)
+        return events
+
+    def test_who_floods_is_dropped_in_the_last_part_and_the_others_lose_nothing(self) -> None:
+        world = self.world
+        flood, recorded = self.client(65_536), 0
+        for _ in range(60):
+            recorded += self.record(flood, 1500)
+            world.record(4)  # of web/0 and web/1
+            world.tick()
+        dropped = world.keeper.totals()
+        self.assertEqual((set(dropped), world.keeper.recorded), ({"spool_full"}, recorded + world.recorded))
+        by_client = world.pump.drops_by_client()
+        self.assertEqual(by_client, {"web/flood": {"spool_full": dropped["spool_full"]}})
+        self.assertGreater(world.spool.free, 0)
+        for _ in range(40):  # and when Servers take it again all is as before
+            world.tick()
+            world.send()
+        before = world.keeper.totals()
+        for _ in range(5):
+            recorded += self.record(flood, 1500)
+            world.tick()
+            world.send()
+        self.assertEqual(world.keeper.totals(), before)
+        self.assertEqual(world.store.folded + before["spool_full"], recorded + world.recorded)
+        events = sum(len(found) for (client, _), found in world.store.events.items() if client != "web/flood")
+        self.assertEqual(events, world.recorded)
+
+    def test_what_goes_up_and_down_stays_right_though_its_client_has_spent_its_share(self) -> None:
+        world = self.world
+        flood = self.client(65_536)
+        busy = flood.tab("busy", "UpDown", has_cell=True)
+        total = 0.0
+        for number in range(60):
+            self.record(flood, 1500)
+            flood.record(busy, float(number))
+            total += number
+            world.tick()
+        self.assertGreater(world.keeper.totals()["spool_full"], 0)
+        for _ in range(40):
+            world.tick()
+            world.send()
+        self.assertEqual(max(world.store.events["web/flood", "busy"], key=lambda row: row[1])[2], total)
+        folded = sum(len(found) for (_, tab), found in world.store.events.items() if tab != "busy")
+        self.assertEqual(folded + 60 + world.keeper.totals()["spool_full"], world.keeper.recorded)
+
+
+class Known(SynchronousTestCase):
+    def test_shares_are_of_those_who_are_there_and_begin_anew_once_there_is_room(self) -> None:
+        reserve = Reserve()
+        for spent, used in ((frozenset[str](), 49), (frozenset[str](), 1), (frozenset({"a"}), 0)):
+            self.assertEqual(reserve.spent(True, 100, ["a", "b", "b"]), spent)
+            reserve.use("a", used)
+        self.assertEqual(reserve.spent(True, 100, ["a"]), frozenset())  # alone it has all
+        reserve.use("a", 50)
+        self.assertEqual(reserve.spent(True, 100, ["a"]), {"a"})
+        self.assertEqual(reserve.spent(False, 100, ["a"]), frozenset())
+        self.assertEqual(reserve.spent(True, 100, ["a"]), frozenset())
+
+    def test_as_many_clients_as_may_be_known_are_and_one_more_is_one_of_the_others(self) -> None:
+        drops = Drops()
+        for number in range(MAX_DROPPERS + 1):
+            drops.count(f"web/{number}", {"ring_full": number + 1, "malformed": 0})
+        drops.count("web/none", {"malformed": 0})
+        worst = drops.worst({"web/7": {"no_ring": 10**6}})
+        self.assertEqual((len(worst), worst["web/7"]), (MAX_DROPPERS_SHOWN, {"no_ring": 10**6, "ring_full": 8}))
+        self.assertEqual(len(drops._counts), MAX_DROPPERS + 1)
+        self.assertEqual(drops._counts[OTHERS], {"ring_full": MAX_DROPPERS + 1, "malformed": 0})
+
+
+class Held(Hosted):
+    def test_as_many_thin_batches_as_may_wait_in_memory_do_and_more_move_to_the_spool(self) -> None:
+        self.patch(keeping, "MAX_PENDING_BATCHES", 12)
+        world = self.world
+        while world.keeper.unacknowledged < 12:
+            world.record(5)
+            world.tick()
+        self.assertEqual((world.keeper.unacknowledged, world.keeper.moves), (12, 0))
+        world.record(5)
+        world.tick()
+        world.tick()
+        self.assertEqual((world.keeper.unacknowledged, world.keeper.moves), (0, 1))
+        self.drain()
+        self.assertEqual((world.store.folded, world.keeper.totals()), (world.recorded, {}))
+
+    def test_as_many_thin_batches_as_may_be_retained_are_and_the_oldest_are_given_up_for_more(self) -> None:
+        self.patch(keeping, "MAX_RETAINED_BATCHES", 9)
+        world = self.world
+        for _ in range(6):
+            world.record(5)
+            world.tick()
+            world.send()
+        world.tick()
+        self.assertEqual((world.keeper.retained_batches, world.keeper.given_up), (9, 9))
