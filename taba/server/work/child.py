@@ -10,32 +10,28 @@ The limits are against what a Handler does by mistake. It is code of the Server'
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import resource
 import struct
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgpack
 
 from taba.bounds import MiB
+from taba.counting import measure
+from taba.server.work.boxing import Box, bound_processor, enter
 
 if TYPE_CHECKING:
     from taba.handlers.lookup import Lookup
 
 MAX_FRAME_BYTES = 64 * MiB  # twice a cycle of States and columns at their bounds would not fit; then its States are taken one by one
 TURN_SECONDS = 0.5  # of one request; then its rest is asked for anew, so that others have their turn
-MAX_MEMORY_BYTES = 2048 * MiB  # of the child; a Handler that takes more gets MemoryError
-
-MAX_FILE_BYTES = 16 * MiB  # of any file that it writes: no Handler fills a disk, nor does a core file
-MAX_FILES = 256  # that it has open; its modules, its pipes and some of its own
-
-CLONE_NEWUSER, CLONE_NEWNET = 0x1000_0000, 0x4000_0000  # from linux/sched.h
+MAX_FRAME_ITEMS = 262_144  # that a frame from a child is made of: 16 MiB, and 50 ms of the Server's
+MAX_FRAME_DEPTH = 80  # of the same, a Projection of 64 within it: whatever walks a deeper one recurses
+MATCHES = 10_000  # places of a pattern's matches in one frame
 
 LENGTH = struct.Struct("<I")
 
@@ -50,6 +46,13 @@ def unpack(content: bytes) -> Any:
     """What a frame holds, after its length."""
     size = len(content)
     return msgpack.unpackb(content, strict_map_key=False, max_bin_len=size, max_str_len=size, max_array_len=size, max_map_len=size)
+
+
+def unpack_answer(content: bytes, is_wanted: bool = True) -> Any:
+    """What a frame from a child holds, after its length, counted before it is made. ValueError for one that is none, or too much."""
+    if measure(content, 0, MAX_FRAME_DEPTH, MAX_FRAME_ITEMS)[0] != len(content):
+        raise ValueError("more than one value")
+    return unpack(content) if is_wanted else None
 
 
 def _plain(value: Any) -> Any:
@@ -111,7 +114,9 @@ class Child:
         import re
 
         matches = re.compile(pattern).fullmatch
-        yield [index for index, text in enumerate(texts) if matches(text)]
+        found = [index for index, text in enumerate(texts) if matches(text)]
+        for start in range(0, len(found), MATCHES):
+            yield found[start : start + MATCHES]
 
     def rewrite(self, pattern: str, template: str, texts: list[str]) -> Iterator[Any]:
         """Of each text that the whole pattern matches the template with its groups in it, as `$1` or `${name}`; else None."""
@@ -230,7 +235,7 @@ def _framed(states: list[Any]) -> list[Any]:
     return [[Framed(*part) for part in state] for state in states]
 
 
-def serve(incoming: BinaryIO, outgoing: BinaryIO, excluded: Mapping[str, str], with_handlers: bool, has_network: bool) -> None:
+def serve(incoming: BinaryIO, outgoing: BinaryIO, excluded: Mapping[str, str], with_handlers: bool, box: Box) -> None:
     """Answer requests until the input ends."""
 
     def say(content: Any) -> None:
@@ -239,18 +244,20 @@ def serve(incoming: BinaryIO, outgoing: BinaryIO, excluded: Mapping[str, str], w
 
     child = Child(_found(excluded) if with_handlers else None, lambda place: say([None, place]), time.monotonic)
     operations = child.operations()
-    say([False, {"has_network": has_network}])
+    say([False, box._asdict()])
     while True:
         head = incoming.read(LENGTH.size)
         if len(head) < LENGTH.size:
             return
         operation, *arguments = unpack(incoming.read(LENGTH.unpack(head)[0]))
         rest: Any = None
+        bound_processor()
         child.begin_turn()
         try:
             for item in operations[operation](*arguments):
                 try:
                     frame = pack([True, item])
+                    unpack_answer(frame[LENGTH.size :], False)
                 except (TypeError, ValueError, OverflowError, RecursionError) as error:
                     frame = pack([True, f"{type(error).__name__}: {error}"[:200]])
                 outgoing.write(frame)
@@ -270,46 +277,17 @@ def _found(excluded: Mapping[str, str]) -> Lookup:
     return find_handlers(excluded)
 
 
-def confine() -> None:
-    """Bound what this process may take; what goes beyond is an error of the code that does."""
-    for what, most in (
-        (resource.RLIMIT_DATA, MAX_MEMORY_BYTES),
-        (resource.RLIMIT_FSIZE, MAX_FILE_BYTES),
-        (resource.RLIMIT_NOFILE, MAX_FILES),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        _, hard = resource.getrlimit(what)
-        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(what, (most, most))
-
-
-def leave_network() -> bool:
-    """Have this process, which has one thread, reach no network; whether the kernel lets it: some let root alone, some none."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(CLONE_NEWNET) == 0:
-        return True
-    user, group = os.getuid(), os.getgid()
-    if libc.unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0:
-        return False
-    # without these it would be nobody to itself
-    for name, content in (("setgroups", "deny"), ("gid_map", f"{group} {group} 1"), ("uid_map", f"{user} {user} 1")):
-        with suppress(OSError), open(f"/proc/self/{name}", "w") as file:
-            file.write(content)
-    return True
-
-
 def main(parent: int, about: Mapping[str, Any]) -> None:
     """Run as the child of `parent`, without the Handlers of excluded origins; what Handlers print goes to standard error."""
     from taba.server.tether import die_with
 
     die_with(parent)
-    confine()
-    has_network = not leave_network()
+    box = enter()
     incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nowhere, 0)
     os.dup2(2, 1)
-    serve(incoming, outgoing, about["excluded"], about["with_handlers"], has_network)
+    serve(incoming, outgoing, about["excluded"], about["with_handlers"], box)
 
 
 if __name__ == "__main__":

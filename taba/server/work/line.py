@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -25,7 +26,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from taba.bounds import KiB
-from taba.server.work.child import LENGTH, MAX_FRAME_BYTES, pack, unpack
+from taba.server.work.boxing import Box
+from taba.server.work.child import LENGTH, MAX_FRAME_BYTES, pack, unpack_answer
 
 RESERVE_SECONDS = 1.0  # after a child got to work, until the one in reserve is started: the first has the processor for its first work
 START_SECONDS = 20.0  # for a child to begin; it imports every plugin
@@ -89,7 +91,12 @@ class _Child(ProcessProtocol):
         self.received = 0
         self.reason: str | None = None
         self.was_outside = False
+        self.box = Box(True, True)
+        self._number: int | None = None
         self.ended: Deferred[None] = Deferred()
+
+    def connectionMade(self) -> None:
+        self._number = getattr(self.transport, "pid", None)
 
     def outReceived(self, data: bytes) -> None:
         self.received += len(data)
@@ -104,7 +111,7 @@ class _Child(ProcessProtocol):
             content = bytes(self._buffer[LENGTH.size : LENGTH.size + size])
             del self._buffer[: LENGTH.size + size]
             try:
-                more, item = unpack(content)
+                more, item = unpack_answer(content)
             except (ValueError, TypeError, msgpack.UnpackException, RecursionError):
                 self.kill("it sent something that is no frame")
                 return
@@ -128,6 +135,12 @@ class _Child(ProcessProtocol):
         with suppress(ProcessExitedAlready):
             self.transport.signalProcess("KILL")
         self._wake()
+
+    def processExited(self, reason: Failure) -> None:
+        # what it has left behind, where it could start processes, is of its session, which has its number; it holds the pipes open, too
+        if self.box.has_processes and self._number is not None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._number, signal.SIGKILL)
 
     async def next_frame(self, seconds: float) -> Any:
         """(more, item). Raises ChildDied; a child that takes more than `seconds` of its own time is killed."""
@@ -211,8 +224,8 @@ class Line:
         """Whose work the child does now."""
         self.seconds: dict[str, float] = defaultdict(float)
         """For how long children have worked, by whose work it was."""
-        self.has_network: bool | None = None
-        """Whether the last child reaches the network; None before there was one."""
+        self.box: Box | None = None
+        """What the kernel left to the last child; None before there was one."""
         self.waiting = 0
         """How many requests wait or are being answered."""
         self.starts = 0
@@ -320,7 +333,8 @@ class Line:
             child.kill("what it was started for was given up")
             raise
         self.failed_starts = 0
-        self.has_network = bool(told.get("has_network", True)) if isinstance(told, dict) else True
+        told = told if isinstance(told, dict) else {}
+        self.box = child.box = Box(*(told.get(name) is not False for name in Box._fields))
         return child
 
     async def close(self) -> None:

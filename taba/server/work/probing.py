@@ -64,7 +64,7 @@ def main(parent: int, excluded: Mapping[str, str]) -> None:
     import resource
 
     from taba.server.tether import die_with
-    from taba.server.work.child import MAX_MEMORY_BYTES
+    from taba.server.work.boxing import MAX_MEMORY_BYTES
 
     die_with(parent)
     resource.setrlimit(resource.RLIMIT_DATA, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))

@@ -25,7 +25,7 @@ from taba.errors import TabaError
 from taba.handlers.lookup import Lookup
 from taba.server.keys import Framed
 from taba.server.work.answers import KEEP_SECONDS, Answers
-from taba.server.work.child import MAX_FILE_BYTES, MAX_FILES, MAX_MEMORY_BYTES
+from taba.server.work.boxing import MAX_FILE_BYTES, MAX_FILES, MAX_MEMORY_BYTES, MAX_PROCESSOR_SECONDS
 from taba.server.work.errand import REQUEST_BYTES, Culprit, Errand, digest_of
 from taba.server.work.faults import MAX_DETAIL
 from taba.server.work.folding import Failed, Folded, ForeignWork, further_parts, run_of
@@ -123,9 +123,17 @@ class Sandbox:
             await line.close()
 
     def describe(self) -> dict[str, Any]:
-        """What the process of Handlers is kept from, for a status; `network`: whether it reaches any, None before there was one."""
-        network = self._handlers.has_network
-        return {"memory_bytes": MAX_MEMORY_BYTES, "file_bytes": MAX_FILE_BYTES, "files": MAX_FILES, "network": network}
+        """What the process of Handlers is kept from, for a status; `network`: whether it reaches any, `processes`: whether it can start
+        others; None before there was one."""
+        box = self._handlers.box
+        return {
+            "memory_bytes": MAX_MEMORY_BYTES,
+            "file_bytes": MAX_FILE_BYTES,
+            "files": MAX_FILES,
+            "processor_seconds": MAX_PROCESSOR_SECONDS,
+            "network": None if box is None else box.has_network,
+            "processes": None if box is None else box.has_processes,
+        }
 
     @property
     def problems(self) -> list[str]:

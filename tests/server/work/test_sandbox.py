@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import socket
 import struct
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -21,9 +23,9 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from taba.handlers import ArrayHandler, Handler
 from taba.server.ask.matching import simple_matcher
 from taba.server.keys import ABSENT, Framed
-from taba.server.work import line
+from taba.server.work import boxing, line
 from taba.server.work import sandbox as module
-from taba.server.work.child import MAX_FILE_BYTES, MAX_FILES
+from taba.server.work.boxing import MAX_FILE_BYTES, MAX_FILES
 from taba.server.work.folding import Folded, ForeignWork, Work
 from taba.server.work.pasts import read_history
 from taba.server.work.sandbox import Crowded, HandlersAway, PatternRefused, Sandbox
@@ -32,7 +34,7 @@ from ..running import asynchronous, reactor
 from ..samples import lookup_of
 
 PLUGIN = '''
-import os, socket, tempfile, time
+import os, socket, subprocess, tempfile, threading, time
 from taba.handlers import Handler, Ever, History
 from tests.server.samples import Spilling
 
@@ -54,6 +56,14 @@ class Odd(Handler):
         if word == "raise": raise ValueError("no")
         if word == "print": print("\\0" * 1000, flush=True)
         if word == "nap": time.sleep(0.5)
+        if word == "fork":
+            pid = os.fork()
+            if not pid: os._exit(0)
+            os.waitpid(pid, 0)
+        if word == "run": subprocess.run(["true"], check=True)
+        if word == "thread":
+            made = threading.Thread(target=lambda: None)
+            made.start(); made.join()
         if word == "eat": bytearray(1 << 40)
         if word == "connect": socket.create_connection(("127.0.0.1", int(os.environ["TABA_TEST_PORT"])), 10).close()
         if str(word).startswith("write"):
@@ -65,6 +75,11 @@ class Odd(Handler):
     def project(self, state, now):
         self.act(state[-1][1:] if state[-1].startswith("p") else "")
         if "rubbish" in state: return 17
+        if "many" in state: return {"words": [[] for _ in range(300_000)]}
+        if "deep" in state:
+            nested = []
+            for _ in range(70): nested = [nested]
+            return {"words": nested}
         return {"words": state}
     def aggregate(self, projections):
         return {"words": [word for one in projections for word in one["words"]]}
@@ -103,6 +118,13 @@ def work(*words: str) -> ForeignWork:
     """One State for each word."""
     columns = [(row, struct.pack("<d", 1.0), [word]) for row, word in enumerate(words)]
     return ForeignWork("Odd", Work([ABSENT] * len(words), columns), {})
+
+
+def is_alive(number: int) -> bool:
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 class Logged:
@@ -164,6 +186,50 @@ class Hostile(TestCase):
         self.assertIn(self.sandbox.describe()["network"], (True, False))
         self.assertEqual(0 in folded.states, self.sandbox.describe()["network"], folded.failed)
         self.assertIn(1, folded.states)
+
+    @asynchronous
+    async def test_a_handler_starts_threads_and_processes_only_where_the_status_says_so(self) -> None:
+        folded = await self.fold("thread", "fork", "run", "a")
+        processes = self.sandbox.describe()["processes"]
+        self.assertIn(processes, (True, False))
+        self.assertEqual(sorted(folded.states), [0, 1, 2, 3] if processes else [0, 3], folded.failed)
+        for row in () if processes else (1, 2):
+            self.assertIn("PermissionError", folded.failed[row].detail)
+        self.assertEqual(self.sandbox.deaths, {})
+
+    @asynchronous
+    async def test_what_a_child_left_behind_ends_with_it_where_it_may_start_processes(self) -> None:
+        leaves = "import os, signal, sys, time; os.setsid(); os.fork() and signal.pause(); print(os.getpid(), flush=True); signal.pause()"
+        left: list[bytes] = []
+        one = line._Child(reactor, self.sandbox.prints)
+        self.patch(line._Child, "outReceived", lambda _, content: left.append(content))
+        reactor.spawnProcess(one, sys.executable, [sys.executable, "-c", leaves], os.environ)
+        while b"\n" not in b"".join(left):
+            await deferLater(reactor, 0.02)
+        number = int(b"".join(left))
+        one.kill("the test says so")
+        await one.ended
+        while is_alive(number):
+            await deferLater(reactor, 0.02)
+
+    def test_the_processor_is_bounded_from_now_on_whatever_was_used_before(self) -> None:
+        before = resource.getrlimit(resource.RLIMIT_CPU)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_CPU, before)
+        boxing.bound_processor()
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        soft, hard = resource.getrlimit(resource.RLIMIT_CPU)
+        self.assertEqual(hard, before[1])
+        self.assertLessEqual(soft, used.ru_utime + used.ru_stime + boxing.MAX_PROCESSOR_SECONDS)
+        self.assertGreater(soft, used.ru_utime + used.ru_stime + boxing.MAX_PROCESSOR_SECONDS - 30)
+
+    @asynchronous
+    async def test_a_projection_of_too_many_values_or_too_deep_is_none_and_harms_no_other(self) -> None:
+        states = [[Framed(1, 1, Odd().dump([word]))] for word in ("many", "deep", "a")]
+        many, deep, good = await self.sandbox.project("Odd", states, 1.0)
+        self.assertEqual(good, {"words": ["a"]})
+        self.assertIn("more than 262144 items", str(many))
+        self.assertIn("nested more than 64 deep", str(deep))
+        self.assertEqual(self.sandbox.deaths, {})
 
     @pytest.mark.real
     @asynchronous
