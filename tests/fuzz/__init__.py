@@ -1,0 +1,1 @@
+"""Bytes that strangers choose, by the million: see `./run fuzz --help`."""

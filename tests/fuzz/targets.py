@@ -1,0 +1,265 @@
+"""What is fuzzed: each target takes any bytes, and raises only what it says that it does; and good bytes, to begin with."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgpack
+
+from taba import batch, counting, events, nesting
+from taba import ring as layouts
+from taba.agent.drain import Drain
+from taba.agent.reader import Ring
+from taba.agent.spool import OtherVersion, Spool
+from taba.batch import Column, Header, Meaning, Sent, Verdict
+from taba.errors import MalformedBatch, NoVerdicts
+from taba.ring import MalformedRing
+from taba.tokens import parse_tokens
+from tests.agent.producers import Producer
+
+STREAM, NONCE, TIMES = bytes(range(16)), b"n" * 8, struct.pack("<2d", 1.0, 2.0)
+
+
+class Target(NamedTuple):
+    """`take` has any bytes. `seeds` gives what is right. `slowness`: one input costs as much as so many of others."""
+
+    take: Callable[[bytes], None]
+    seeds: Callable[[], list[bytes]]
+    slowness: int = 1
+
+
+# --- what travels ---
+
+
+def _batches() -> list[bytes]:
+    columns = [
+        Column("web/1", "bids_won", "CounterGroup", TIMES, TIMES),
+        Column("web/1", 'price{a="b"}', "Buffer", TIMES, ["text", [1, {"a": None}]]),
+        Column("web/1", "busy", "UpDown", TIMES[:8], [[bytes(16), 5, 1.0]], 3),
+    ]
+    return [
+        batch.encode_batch(STREAM, 5, 7, columns, [Meaning("bids_won", "1", "bids that were won")]),
+        batch.encode_batch(STREAM, 5, 7, columns[:1]),
+        batch.encode_batch(STREAM, 5, 7, []),
+    ]
+
+
+def take_batch(content: bytes) -> None:
+    try:
+        found = batch.decode_batch(content)
+    except MalformedBatch:
+        return
+    for column in found.columns:
+        if isinstance(column, Column):
+            assert column.events * 8 == len(column.times) and column.weight >= 0
+            if isinstance(column.values, list):
+                assert not any(map(nesting.is_deeper, column.values)), "a value that is nested too deep was made"
+    good = [column for column in found.columns if isinstance(column, Column)]
+    again = batch.encode_batch(*found.id, good, found.meanings)
+    assert batch.decode_batch(again)._replace(made_bytes=0, columns=[]) == found._replace(made_bytes=0, bad_meanings=0, columns=[])
+    assert repr(batch.decode_batch(again).columns) == repr(good)  # not ==: there may be NaN
+
+
+def _envelopes() -> list[bytes]:
+    entries = [Sent(_batches()[1], 6, NONCE), Header("open", STREAM, 5), Header("end", STREAM, 5, NONCE), Sent(b"x", 0, NONCE, bytes(36))]
+    return [batch.encode_envelope("default", "host", 1.5, "store", entries), batch.encode_envelope("a", "h", 0.0, None, [])]
+
+
+def take_envelope(content: bytes) -> None:
+    try:
+        found = batch.decode_envelope(content)
+    except MalformedBatch:
+        return
+    assert repr(batch.decode_envelope(batch.encode_envelope(*found))) == repr(found)
+
+
+def _verdicts() -> list[bytes]:
+    verdicts = [Verdict("applied", 7), Verdict("later", 0.5, "why"), Verdict("gap", 3, "nonce"), Verdict("open", NONCE, 0)]
+    return [batch.encode_verdicts(verdicts, 12), batch.encode_verdicts([], None)]
+
+
+def take_verdicts(content: bytes) -> None:
+    for entries in (0, 4):
+        try:
+            batch.decode_verdicts(content, entries)
+        except NoVerdicts:
+            continue
+
+
+def _posts() -> list[bytes]:
+    some: list[dict[str, Any]] = [
+        {"tab": "a", "type": "T", "value": 1, "time": 5.5, "labels": {"x": "1"}},
+        {"tab": "b", "type": "Buffer", "value": [1, "é", {"k": [None, True]}]},
+        {"tab": "a b"},
+    ]
+    return [
+        json.dumps({"client": "web/1", "events": some}).encode(),
+        json.dumps({"events": some, "client": "web/1"}, ensure_ascii=False, indent=1).encode(),
+        b'{"client": "a", "events": []}',
+    ]
+
+
+def take_events(content: bytes) -> None:
+    try:
+        found = events.read_events(content, 1.0, 8)
+    except ValueError:
+        found = None
+    try:
+        whole = json.loads(content, parse_constant=_none) if not content.startswith((b"\xef\xbb\xbf", b"\xfe", b"\xff")) else None
+        is_post = isinstance(whole, dict) and set(whole) == {"client", "events"}
+    except (ValueError, RecursionError):
+        is_post = False
+    # what is read in windows is what is read at once
+    assert found is None or is_post or b"\0" in content or content.startswith(b"\xef\xbb\xbf"), "what is no JSON was read"
+    if found is not None and is_post:
+        assert found.accepted + len(found.rejected) == len(whole["events"])
+
+
+def _none(name: str) -> float:
+    raise ValueError(name)
+
+
+def take_value(content: bytes) -> None:
+    try:
+        value = counting.unpack_counted(content)
+    except ValueError:
+        return
+    assert not nesting.is_deeper(value)
+    assert repr(counting.unpack_counted(msgpack.packb(value))) == repr(value)
+
+
+def _values() -> list[bytes]:
+    return [msgpack.packb(value) for value in (1, "text", [1, [2.5, None]], {"a": {"b": b"c"}}, [[]] * 20, 2**63)]
+
+
+def take_tokens(content: bytes) -> None:
+    try:
+        parse_tokens(content.decode("utf-8", "replace"))
+    except ValueError:
+        return
+
+
+def _tokens() -> list[bytes]:
+    return [b"# ours\nread sha256:" + b"0a" * 32 + b" client=web/* prefix=a.\nadmin sha256:" + b"1b" * 32 + b"\n"]
+
+
+# --- what lies in shared memory and on disk: an input is what is written over a good one, as (offset, length, bytes) … ---
+
+RING_BYTES = 65_536
+
+
+def _patches() -> list[bytes]:
+    return [struct.pack("<HB", offset, 8) + word for offset in (0, 64, 128, 192, 256, 4096, 8192) for word in (bytes(8), b"\xff" * 8)]
+
+
+def _patch(content: bytes, size: int) -> list[tuple[int, bytes]]:
+    found, at = [], 0
+    while at + 3 < len(content) and len(found) < 64:
+        offset, length = struct.unpack_from("<HB", content, at)
+        at += 3
+        found.append((offset % size, content[at : at + length]))
+        at += length
+    return found
+
+
+def take_ring(content: bytes) -> None:
+    directory = tempfile.mkdtemp()
+    rings: list[Ring] = []
+    producers = [Producer("fuzz", "web/1", RING_BYTES, directory) for _ in range(2)]
+    try:
+        bad, good = producers
+        for value in (1.0, "text", [1], 2.0):
+            bad.record(bad.tab(f"tab{value}"), value)
+        good.record(good.tab("good"), 5.0)
+        rings.append(Ring(os.open(good.path, os.O_RDWR), good.name))
+        for offset, patch in _patch(content, RING_BYTES):
+            os.pwrite(bad.fd, patch[: RING_BYTES - offset], offset)
+        fd = os.open(bad.path, os.O_RDWR)
+        try:
+            rings.append(Ring(fd, bad.name))
+        except MalformedRing:
+            os.close(fd)
+        for dead in (False, True):
+            for ring, reading in Drain(8).run([(ring, dead) for ring in rings]).readings:
+                ring.settle(reading)
+        assert rings[0].recorded == 1, "a ring's neighbour lost its event"
+    finally:
+        for ring in rings:
+            ring.close()
+        for producer in producers:
+            producer.remove()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def take_directory(content: bytes) -> None:
+    for count in (0, 1, 5, 10_000):
+        try:
+            found, used = layouts.parse_directory(content, count)
+        except MalformedRing:
+            continue
+        assert len(found) <= count and 0 <= used <= len(content)
+
+
+def _directories() -> list[bytes]:
+    return [
+        layouts.encode_entry("T", "a") + layouts.encode_entry("Gauge", 'b{c="d"}', "s", "how long"),
+        layouts.encode_entry("UpDown", "busy", has_cell=True),
+    ]
+
+
+_SPOOL: list[bytes] = []
+
+
+def _spool_file() -> bytes:
+    if not _SPOOL:
+        directory = tempfile.mkdtemp()
+        try:
+            path = os.path.join(directory, "fuzz.spool")
+            spool = Spool(path)
+            spool._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            spool.close()
+            with open(path, "rb") as file:
+                _SPOOL.append(file.read())
+        finally:
+            shutil.rmtree(directory)
+    return _SPOOL[0]
+
+
+def take_spool(content: bytes) -> None:
+    """… and the first byte says, where it is odd, that the file is cut off there."""
+    whole = bytearray(_spool_file())
+    for offset, patch in _patch(content[1:], min(len(whole), 65_536)):
+        whole[offset : offset + len(patch)] = patch
+    if content[:1] and content[0] & 1:
+        del whole[len(whole) * content[0] // 256 :]
+    directory = tempfile.mkdtemp()
+    try:
+        path = os.path.join(directory, "fuzz.spool")
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
+            file.write(whole)
+        try:
+            Spool(path).close()
+        except OtherVersion:
+            return
+        Spool(path).close()  # what was mended opens
+    finally:
+        shutil.rmtree(directory)
+
+
+TARGETS = {
+    "batch": Target(take_batch, _batches),
+    "envelope": Target(take_envelope, _envelopes),
+    "verdicts": Target(take_verdicts, _verdicts),
+    "events": Target(take_events, _posts),
+    "value": Target(take_value, _values),
+    "tokens": Target(take_tokens, _tokens),
+    "directory": Target(take_directory, _directories),
+    "ring": Target(take_ring, _patches, 20),
+    "spool": Target(take_spool, lambda: [b"\0" + patch for patch in _patches()], 200),
+}
