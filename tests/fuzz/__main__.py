@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import os
 import random
@@ -10,6 +11,7 @@ import sys
 import time
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 from tests.fuzz.driver import CORPUS_BYTES, CORPUS_FILES, Found, fuzz, smaller
 from tests.fuzz.targets import TARGETS
@@ -82,7 +84,7 @@ def atheris(name: str, minutes: float) -> int:
     if importlib.util.find_spec("atheris") is None:
         print("./run fuzz: --atheris: is not installed here; pip install atheris", file=sys.stderr)
         return 2
-    import atheris as library  # type: ignore[import-not-found,unused-ignore]
+    library: Any = importlib.import_module("atheris")
 
     directory = CORPUS / name
     directory.mkdir(parents=True, exist_ok=True)

@@ -15,8 +15,9 @@ import msgpack
 from taba import batch, counting, events, nesting
 from taba import ring as layouts
 from taba.agent.drain import Drain
+from taba.agent.outbox import OtherVersion
 from taba.agent.reader import Ring
-from taba.agent.spool import OtherVersion, Spool
+from taba.agent.spool import Spool
 from taba.batch import Column, Header, Meaning, Sent, Verdict
 from taba.errors import MalformedBatch, NoVerdicts
 from taba.ring import MalformedRing

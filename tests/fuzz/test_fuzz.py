@@ -12,7 +12,7 @@ from tests.fuzz.__main__ import corpus_of
 from tests.fuzz.driver import CORPUS_BYTES, CORPUS_FILES, Found, fuzz, mutate, smaller
 from tests.fuzz.targets import TARGETS
 
-SHORT = 8000  # inputs of a target that costs as little as most do
+SHORT = 3000  # inputs of a target that costs as little as most do
 
 
 class Corpus(SynchronousTestCase):
