@@ -126,12 +126,12 @@ async def add_shard(pools: dict[str, Pool], new: Pool, option: str = "--add") ->
 
 
 async def run_of(pool: Pool) -> str:
-    """The id of the run of the server behind `pool`, and its database: what two names of one shard share."""
+    """The id of the run of the server behind `pool`, its database and prefix: what two names of one shard share."""
     [told] = await pool.execute([(b"INFO", b"server")], ASK_SECONDS)
     if not isinstance(told, bytes):
         raise StoreUnavailable(f"{pool.address.text}: does not say which server it is: {told!r:.100}")
     lines = [line.partition(":")[2] for line in told.decode(errors="replace").splitlines() if line.startswith("run_id:")]
-    return f"{lines[0]}/{pool.address.database}" if lines else pool.address.text
+    return f"{lines[0]}/{pool.address.database}/{pool.address.prefix}" if lines else pool.address.text
 
 
 async def succeed(pools: Sequence[ShardPool], ids: Sequence[str]) -> None:

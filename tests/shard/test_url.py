@@ -91,6 +91,21 @@ class StoreURLTests(SynchronousTestCase):
         self.assertIn("a Cluster has database 0 alone, not 3", self.refused("redis+cluster://one/3"))
         self.assertEqual(parse_store("redis+cluster://one/0"), parse_store("redis+cluster://one"))
 
+    def test_a_prefix_is_a_part_of_each_shards_address(self) -> None:
+        for text, shards in (
+            ("redis://one:1,two:2/3?prefix=shop", ["redis://one:1/3?prefix=shop", "redis://two:2/3?prefix=shop"]),
+            ("redis+sentinel://one:1/?shards=a,b&prefix=shop", [f"redis+sentinel://one:1/?shards={name}&prefix=shop" for name in "ab"]),
+            ("redis+cluster://one:1,two:2?prefix=shop", ["redis+cluster://one:1,two:2?prefix=shop"]),
+        ):
+            store = parse_store(text)
+            self.assertEqual((store.text, [one.text for one in store.addresses]), (text, shards))
+            self.assertEqual([parse_store(one).addresses for one in shards], [(one,) for one in store.addresses])
+            self.assertEqual({one.prefix for address in store.addresses for one in address.via} | {"taba"}, {"taba"})
+        self.assertEqual(parse_store("redis://one?prefix=taba"), parse_store("redis://one"))
+        self.assertEqual(parse_store(f"redis://one?prefix={'p' * 64}").addresses[0].prefix, "p" * 64)
+        for wrong in ("", "a b", "{a}", "a:b", "*", "p" * 65, "é"):
+            self.assertIn("takes", self.refused(f"redis://one?prefix={wrong}"))
+
     def test_certificates_are_files_that_are_the_same_for_all_servers(self) -> None:
         for text in ("rediss://a,b/3", "rediss+sentinel://a,b/?shards=m", "rediss+cluster://a,b"):
             more = "&" if "?" in text else "?"

@@ -273,7 +273,7 @@ async def _phantoms(pools: Mapping[str, ShardPool]) -> dict[str, str]:
         if isinstance(pool, ClusterPool):
             continue
         run = identity_of(await pool.execute(IDENTITY_READS, ASK_SECONDS)).run
-        run = f"{run}/{pool.address.database}" if run else ""  # two databases of one server are two shards
+        run = f"{run}/{pool.address.database}/{pool.address.prefix}" if run else ""  # two databases of one server are two shards
         if run and first.setdefault(run, name) != name:
             found[name] = first[run]
     return found

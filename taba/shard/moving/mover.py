@@ -26,6 +26,7 @@ from taba.shard.patience import Standing
 from taba.shard.servers.connection import Command, Connection, Reply, TransactionRefused, raise_for
 from taba.shard.servers.gather import gather
 from taba.shard.servers.pool import Pool
+from taba.shard.servers.prefix import from_the_wire
 from taba.shard.servers.sentinel import MasterPool, Succession
 
 log = Logger()
@@ -312,11 +313,12 @@ class Mover:
         """The keys of `buckets` on `shard`, without owner keys; one walk over all keys there."""
         pool = self._pool(shard)
         found: dict[int, set[bytes]] = {bucket: set() for bucket in buckets}
-        pattern = b"taba:{%d}:*" % buckets[0] if len(buckets) == 1 else b"taba:{*"
+        prefix = pool.address.prefix
+        pattern = prefix.encode() + (b":{%d}:*" % buckets[0] if len(buckets) == 1 else b":{*")
         cursor = b"0"
         while True:
             [[cursor, keys]] = await self._checked(pool, [(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % SCAN_COUNT)])
-            for key in keys:
+            for key in [from_the_wire(one, prefix) for one in keys]:
                 number, brace, _ = key[6:].partition(b"}:")
                 if brace and number.isdigit() and int(number) in found:
                     found[int(number)].add(key)

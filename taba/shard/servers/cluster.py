@@ -21,6 +21,7 @@ from taba.errors import ConfigurationError, StoreUnavailable
 from taba.shard.servers.connection import REPLY_SECONDS, Command, ErrorReply, Redirected, Reply, TransactionRefused, raise_for
 from taba.shard.servers.gather import gather
 from taba.shard.servers.pool import CHECKOUT_SECONDS, Pool
+from taba.shard.servers.prefix import on_the_wire
 from taba.shard.servers.url import Address
 
 SLOTS = 16_384
@@ -104,7 +105,7 @@ class ClusterPool:
 
     def server_of(self, key: bytes) -> Pool:
         """The pool of the node that has `key`. Raises StoreUnavailable when none is known to."""
-        return self._having(slot_of(key))
+        return self._having(self._slot_of(key))
 
     async def refresh(self, seconds: float) -> None:
         """Ask a node which node has which slot; another one where it does not answer.
@@ -168,7 +169,7 @@ class ClusterPool:
             by_node: dict[Pool, list[int]] = {}
             for number, command in enumerate(commands):
                 if number not in replies:
-                    by_node.setdefault(self._having(slot_of(command[1])), []).append(number)
+                    by_node.setdefault(self._having(self._slot_of(command[1])), []).append(number)
             answers = await gather(
                 [pool.execute([commands[one] for one in here], seconds, checkout_seconds) for pool, here in by_node.items()]
             )
@@ -191,6 +192,9 @@ class ClusterPool:
         raise redirection or StoreUnavailable(f"{self.address.text}: no command to send")
 
     # --- nodes ---
+
+    def _slot_of(self, key: bytes) -> int:
+        return slot_of(on_the_wire(key, self.address.prefix))
 
     def _having(self, slot: int) -> Pool:
         pool = self._slots[slot]

@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 
 from taba.errors import StoreUnavailable, TabaError
 from taba.shard.dirty import Command as Command
+from taba.shard.servers.prefix import USUAL, with_prefix
 from taba.tls import TlsWords, tls_sentence
 
 REPLY_SECONDS = 10.0  # all replies to one write; a store that syncs to a slow disk takes a second, never ten
@@ -144,11 +145,15 @@ class _Waiting:
 
 
 class Connection(Transactions, txredisapi.HiredisProtocol):  # type: ignore[misc]  # untyped
-    """One connection. `execute` may be called again before the replies to an earlier call are there."""
+    """One connection, to a server where keys begin with `prefix`.
 
-    def __init__(self, clock: Any, where: str, lost: Callable[[Connection], None] | None = None):
+    `execute` may be called again before the replies to an earlier call are there.
+    """
+
+    def __init__(self, clock: Any, where: str, lost: Callable[[Connection], None] | None = None, prefix: str = USUAL):
         super().__init__(charset=None, convertNumbers=False)
         self.where = where
+        self._prefix = prefix
         self.is_watching = False
         self._clock = clock
         self._waiting: deque[_Waiting] = deque()
@@ -188,7 +193,7 @@ class Connection(Transactions, txredisapi.HiredisProtocol):  # type: ignore[misc
         first = waiting.ends - waiting.sent if quiet is None else min(quiet, waiting.ends - waiting.sent)
         waiting.timer = self._clock.callLater(first, self._is_late, waiting)
         self._waiting.append(waiting)
-        self.transport.write(encode(commands))
+        self.transport.write(encode(commands if self._prefix == USUAL else with_prefix(commands, self._prefix)))
         return done
 
     def _is_late(self, waiting: _Waiting) -> None:

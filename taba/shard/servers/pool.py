@@ -263,7 +263,7 @@ class Pool:
     # --- places ---
 
     def _add_place(self) -> None:
-        factory: Any = Factory.forProtocol(lambda: Connection(self._reactor, self.address.text, self._lost))
+        factory: Any = Factory.forProtocol(lambda: Connection(self._reactor, self.address.text, self._lost, self.address.prefix))
         factory.noisy = False
         policy = backoffPolicy(FIRST_RETRY_SECONDS, self.last_retry_seconds, 1.7, lambda: self._random.uniform(0, FIRST_RETRY_SECONDS))
         # ClientService knows failures to connect; a server that lets us connect and turns us away is one too

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, unquote
 import attrs
 
 from taba.errors import ConfigurationError
+from taba.shard.servers.prefix import USUAL
 
 DEFAULT_PORT = 6379
 DEFAULT_SENTINEL_PORT = 26379
@@ -21,11 +22,12 @@ MAX_SHARDS = 1000  # addresses in one URL; each is several connections of every 
 SENTINEL = "sentinel"
 CLUSTER = "cluster"
 TAKES = (
-    "takes embedded:[DIR], redis://[user:pass@]host:port[,host:port…][/DB], "
+    "takes embedded:[DIR], redis://[user:pass@]host:port[,host:port…][/DB][?prefix=NAME], "
     "redis+sentinel://[user:pass@]host:port[,…]/[DB]?shards=name[,name…], "
     "redis+cluster://[user:pass@]host:port[,…], or rediss… for TLS; for example redis://127.0.0.1:6379"
 )
 TAKES_SENTINELS = "takes ?shards=name[,name…], the masters as the sentinels know them, and perhaps &sentinels=[user]:pass"
+TAKES_PREFIX = "takes ?prefix=NAME of letters, digits, dots, _ and -, up to 64: what the keys begin with instead of taba"
 FILES = {"cert": "certificate", "key": "key", "cacert": "authorities"}
 TAKES_FILES = "takes ?cert=FILE&key=FILE, and cacert=FILE, with rediss: what is shown to servers that ask, and whom to trust"
 
@@ -50,6 +52,7 @@ class Address:
     certificate: str = ""  # with `key`, the files of what we show of ourselves; whose certificates we trust are in `authorities`
     key: str = ""
     authorities: str = ""
+    prefix: str = USUAL  # that its keys begin with
 
     @property
     def topology(self) -> str:
@@ -64,9 +67,9 @@ class Address:
         if self.via:
             servers = ",".join(one.text.partition("://")[2] for one in self.via)
             end = f"{self._path or '/'}?shards={self.master}" if self.master else ""
-            return f"{'rediss' if self.tls else 'redis'}+{self.topology}://{servers}{end}"
+            return f"{'rediss' if self.tls else 'redis'}+{self.topology}://{servers}{_query(end, self.prefix)}"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'rediss' if self.tls else 'redis'}://{host}:{self.port}{self._path}"
+        return _query(f"{'rediss' if self.tls else 'redis'}://{host}:{self.port}{self._path}", self.prefix)
 
     @property
     def _path(self) -> str:
@@ -100,9 +103,14 @@ class StoreURL:
             return ",".join(address.text for address in self.addresses)
         if first.via:
             masters = ",".join(address.master for address in self.addresses)
-            return first.text.partition("?")[0] + (f"?shards={masters}" if first.master else "")
-        servers = [attrs.evolve(address, database=0).text.partition("://")[2] for address in self.addresses]
-        return f"{'rediss' if first.tls else 'redis'}://" + ",".join(servers) + (f"/{first.database}" if first.database else "")
+            return _query(first.text.partition("?")[0] + (f"?shards={masters}" if first.master else ""), first.prefix)
+        servers = [attrs.evolve(address, database=0, prefix=USUAL).text.partition("://")[2] for address in self.addresses]
+        scheme = "rediss" if first.tls else "redis"
+        return _query(f"{scheme}://{','.join(servers)}" + (f"/{first.database}" if first.database else ""), first.prefix)
+
+
+def _query(text: str, prefix: str) -> str:
+    return text if prefix == USUAL else f"{text}{'&' if '?' in text else '?'}prefix={prefix}"
 
 
 def parse_store(text: str, option: str = "--store") -> StoreURL:
@@ -133,17 +141,20 @@ def parse_store(text: str, option: str = "--store") -> StoreURL:
         raise ConfigurationError(option, shown, "takes a database's number, and no other path or fragment after the port; " + TAKES)
     fields = _fields(query, topology, option, shown)
     files = _files(fields, tls, option, shown)
+    prefix = fields.get("prefix", USUAL)
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", prefix):
+        raise ConfigurationError(option, shown, TAKES_PREFIX)
     database = int(number[1] or 0)
     if database and topology == CLUSTER:
         raise ConfigurationError(option, shown, f"takes no database's number: a Cluster has database 0 alone, not {database}")
     port = DEFAULT_SENTINEL_PORT if topology == SENTINEL else DEFAULT_PORT
     servers = tuple(attrs.evolve(one, **files) for one in _servers(authority, tls, port, option, shown))
     if not topology:
-        return _checked(StoreURL(tuple(attrs.evolve(one, database=database) for one in servers)), option, shown)
+        return _checked(StoreURL(tuple(attrs.evolve(one, database=database, prefix=prefix) for one in servers)), option, shown)
     # in one order, whatever the order in the text: an address is how a shard is known to all Servers
     _checked(StoreURL(servers), option, shown)
     via = tuple(sorted(servers, key=lambda one: one.text))
-    account = Address(tls=tls, username=via[0].username, password=via[0].password, **files)
+    account = Address(tls=tls, username=via[0].username, password=via[0].password, prefix=prefix, **files)
     if topology == CLUSTER:
         return StoreURL((attrs.evolve(account, via=via),))
     masters, via = _masters(fields, via, option, shown)
@@ -153,8 +164,12 @@ def parse_store(text: str, option: str = "--store") -> StoreURL:
 
 def _fields(query: str, topology: str, option: str, shown: str) -> dict[str, str]:
     """What stands behind the question mark."""
-    known = {*FILES, *(("shards", "sentinels") if topology == SENTINEL else ())}
-    takes = f"{TAKES_SENTINELS}, and {TAKES_FILES}" if topology == SENTINEL else f"{TAKES_FILES} after the question mark; {TAKES}"
+    known = {"prefix", *FILES, *(("shards", "sentinels") if topology == SENTINEL else ())}
+    takes = (
+        f"{TAKES_SENTINELS}, and {TAKES_FILES}"
+        if topology == SENTINEL
+        else f"{TAKES_FILES}, or prefix=NAME after the question mark; {TAKES}"
+    )
     try:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True, max_num_fields=len(known)) if query else []
     except ValueError:
