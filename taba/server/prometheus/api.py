@@ -290,6 +290,7 @@ class PrometheusApi:
     async def _range(self, value: Vector | Scalar, times: Floats, limit: int | None, told: Told) -> AsyncIterator[str]:
         if isinstance(value, Scalar):
             value = Vector([{}], value.values[None, :], np.ones((1, len(times)), dtype=np.bool_))
+        stamps = [_time(time) for time in times.tolist()]
         yield '{"resultType":"matrix","result":['
         written = 0
         for shown, row in enumerate(np.flatnonzero(value.there.any(axis=1)).tolist()):
@@ -306,9 +307,7 @@ class PrometheusApi:
                     texts = [f'"{number_text(number)}"' for number in value.values[row, some].tolist()]
                 else:
                     texts = [_histogram(value, row, place) for place in some.tolist()]
-                yield ("," if start else "") + ",".join(
-                    f"[{_time(time)},{text}]" for time, text in zip(times[some].tolist(), texts, strict=True)
-                )
+                yield ("," if start else "") + ",".join(f"[{stamps[at]},{text}]" for at, text in zip(some.tolist(), texts, strict=True))
                 written += len(some)
                 if written >= size:
                     written = 0

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from taba.names import OWN_TABS
 from taba.series import BUCKET, COUNT, FIGURES, HISTOGRAM, OTHERWISE, SUM, family_of, labels_shown, plain
 from taba.server.ask.filters import labels_of
 from taba.server.ask.index import Index, Known
@@ -20,6 +19,7 @@ from taba.turns import Turns
 
 MEANING_SECONDS = 10.0
 SLICE_TABS = 50  # whose series are named between two looks at the time, some milliseconds
+LOT_TABS = 1000  # whose meanings are read at a time, some 5 ms
 MAX_PROBLEMS = 5  # Tabs that are named in the sentence
 
 
@@ -60,6 +60,7 @@ class Catalogue(NamedTuple):
 
 class _Bucket(NamedTuple):
     types: Mapping[str, str]
+    meanings: Mapping[str, Mapping[str, str | None]]
     made: float
     series: Sequence[tuple[Series, Family]]
 
@@ -103,19 +104,29 @@ class Catalogues:
         return catalogue
 
     async def _read(self, stale: Mapping[int, Known], now: float) -> None:
-        types = {tab: type for known in stale.values() for tab, type in known.types.items() if tab not in OWN_TABS}
-        meanings = await meanings_of(self._router, types)
-        for bucket, known in stale.items():
-            found: list[tuple[Series, Family]] = []
-            for place, (tab, type) in enumerate(known.types.items()):
-                if tab in meanings:
-                    found += _series_of(tab, type, self._shown(type), meanings[tab])
-                if place % SLICE_TABS == SLICE_TABS - 1:
-                    await self._turns.breathe()
+        lot: dict[int, Known] = {}
+        size = 0
+        for number, (bucket, known) in enumerate(stale.items(), 1):
+            lot[bucket] = known
+            size += len(known.types)
+            if size >= LOT_TABS or number == len(stale):
+                await self._read_lot(lot, now)
+                lot, size = {}, 0
+
+    async def _read_lot(self, lot: Mapping[int, Known], now: float) -> None:
+        meanings = await meanings_of(self._router, {tab: type for known in lot.values() for tab, type in known.types.items()})
+        for bucket, known in lot.items():
+            said = {tab: meanings[tab] for tab in known.types}
             kept = self._buckets.get(bucket)
-            # what is said again as it was is the same, so that nothing is made anew of it
-            same = kept is not None and kept.types is known.types and kept.series == found
-            self._buckets[bucket] = _Bucket(known.types, now, kept.series if same and kept is not None else found)
+            if kept is not None and kept.types is known.types and kept.meanings == said:
+                self._buckets[bucket] = kept._replace(made=now)  # what is as it was stays the same, and nothing is made anew of it
+                continue
+            found: list[tuple[Series, Family]] = []
+            for place, (tab, type) in enumerate(known.types.items(), 1):
+                found += _series_of(tab, type, self._shown(type), said[tab])
+                if place % SLICE_TABS == 0:
+                    await self._turns.breathe()
+            self._buckets[bucket] = _Bucket(known.types, said, now, found)
             await self._turns.breathe()
 
     async def _joined(self, buckets: Mapping[int, _Bucket]) -> Catalogue:

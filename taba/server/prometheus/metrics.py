@@ -28,6 +28,7 @@ from taba.tokens import READ
 from taba.web import SLICE_BYTES, Answer, Call, HTTPError
 
 MAX_EXPOSED = 200_000  # samples of one scrape, some 40 MB; a match= that is narrower has less
+SLICE_ROWS = 200  # sorted to families between two looks at the time, some 3 ms
 OPENMETRICS = "application/openmetrics-text"
 
 MATCH = Parameter("match", "A regular expression that a Tab's whole name matches: these Tabs, too.")
@@ -78,7 +79,11 @@ class Metrics:
         if len(pattern) > MAX_PATTERN:
             raise ValueError(f"match=: takes at most {MAX_PATTERN} characters, not {len(pattern)}")
         catalogue = await self._catalogues.look()
-        every = {(series.tab, series.name): series for of_name in catalogue.by_name.values() for series in of_name}
+        every: dict[tuple[str, str], Series] = {}
+        for number, of_name in enumerate(catalogue.by_name.values()):
+            every.update(((series.tab, series.name), series) for series in of_name)
+            if number % SLICE_ROWS == 0:
+                await self._query.turns.breathe()
         tabs = sorted({series.tab for series in (*every.values(), *catalogue.own)})
         matching = set(await self._query.match(pattern, tabs))
         chosen = [series for series in (*every.values(), *catalogue.own) if series.tab in matching and _is_scraped(series)]
@@ -88,44 +93,57 @@ class Metrics:
         vector = await reading.read_chosen(chosen, Leaf((), 0.0, None, 0.0))
         if len(vector.labels) > MAX_EXPOSED:
             raise Refused(f"more than {MAX_EXPOSED} samples: take a narrower match=")
-        families = _families(vector, catalogue, told.kinds)
+        families = await self._families(vector, catalogue, told.kinds)
         return [*families, gauge("taba_scrape_left_out", "States and Tabs of this scrape that could not be read.", told.unread)]
+
+    async def _families(self, vector: Vector, catalogue: Catalogue, kinds: Mapping[str, str]) -> list[Exposed]:
+        """The rows of a vector by family; of a histogram the buckets of each series together, then its count and sum."""
+        rows: dict[str, list[tuple[Any, Point]]] = {}
+        about: dict[str, tuple[str, str, str]] = {}
+        family_of: dict[str, str] = {}
+        values, there = vector.values[:, 0].tolist(), vector.there[:, 0].tolist()
+        for number, labels in enumerate(vector.labels):
+            if number % SLICE_ROWS == 0:
+                await self._query.turns.breathe()
+            if not there[number]:
+                continue
+            name = labels[NAME]
+            family = family_of.get(name)
+            if family is None:
+                family = family_of[name] = _family(name, catalogue, kinds, about)
+            own = {key: text for key, text in labels.items() if key != NAME}
+            suffix = name[len(family) :]
+            rest = tuple(sorted((key, text) for key, text in own.items() if key != "le"))
+            place = (BUCKET, COUNT, SUM).index(suffix) if suffix in (BUCKET, COUNT, SUM) else 0
+            bound = float(own["le"]) if suffix == BUCKET else 0.0
+            rows.setdefault(family, []).append(((rest, place, bound), Point(name, own, values[number])))
+        found = []
+        for number, family in enumerate(sorted(rows)):
+            if number % SLICE_ROWS == 0:
+                await self._query.turns.breathe()
+            kind, help, unit = about[family]
+            points = [point for _, point in sorted(rows[family], key=lambda row: row[0])]
+            found.append(Exposed(family, kind, help, points, unit))
+        return found
+
+
+def _family(name: str, catalogue: Catalogue, kinds: Mapping[str, str], about: dict[str, tuple[str, str, str]]) -> str:
+    """The family to which a name belongs; what is to be said of it is added to `about`."""
+    found = next((series for series in catalogue.by_name.get(name, ()) if _is_scraped(series)), None)
+    if found is None or name in kinds:
+        kind = kinds.get(name, UNKNOWN)
+        is_right = kind == GAUGE or (kind == COUNTER and name.endswith("_total"))
+        about.setdefault(name, (kind if is_right else UNKNOWN, "What its Handler's samples show.", ""))
+        return name
+    family = plain(found.name.removesuffix(found.part))
+    known = catalogue.families[family]
+    about.setdefault(family, (known.kind, known.help, word_of(known.unit)))
+    return family
 
 
 def _is_scraped(series: Series) -> bool:
     """Whether it is a series of its own: a distribution is by its parts."""
     return not series.figure or bool(series.part) or FIGURES[series.figure].kind != HISTOGRAM
-
-
-def _families(vector: Vector, catalogue: Catalogue, kinds: Mapping[str, str]) -> list[Exposed]:
-    """The rows of a vector by family; of a histogram the buckets of each series together, then its count and sum."""
-    rows: dict[str, list[tuple[Any, Point]]] = {}
-    about: dict[str, tuple[str, str, str]] = {}
-    for labels, value, there in zip(vector.labels, vector.values[:, 0].tolist(), vector.there[:, 0].tolist(), strict=True):
-        if not there:
-            continue
-        name = labels[NAME]
-        own = {key: text for key, text in labels.items() if key != NAME}
-        found = next((series for series in catalogue.by_name.get(name, ()) if _is_scraped(series)), None)
-        if found is None or name in kinds:
-            kind = kinds.get(name, UNKNOWN)
-            is_right = kind == GAUGE or (kind == COUNTER and name.endswith("_total"))
-            family = name
-            about.setdefault(family, (kind if is_right else UNKNOWN, "What its Handler's samples show.", ""))
-        else:
-            family = plain(found.name.removesuffix(found.part))
-            known = catalogue.families[family]
-            about.setdefault(family, (known.kind, known.help, word_of(known.unit)))
-        suffix = name.removeprefix(family)
-        rest = tuple(sorted((key, text) for key, text in own.items() if key != "le"))
-        place = (BUCKET, COUNT, SUM).index(suffix) if suffix in (BUCKET, COUNT, SUM) else 0
-        rows.setdefault(family, []).append(((rest, place, float(own["le"]) if suffix == BUCKET else 0.0), Point(name, own, value)))
-    found_families = []
-    for family in sorted(rows):
-        kind, help, unit = about[family]
-        points = [point for _, point in sorted(rows[family], key=lambda row: row[0])]
-        found_families.append(Exposed(family, kind, help, points, unit))
-    return found_families
 
 
 def _health(status: Mapping[str, Any]) -> list[Exposed]:
