@@ -13,6 +13,7 @@ from taba.cli.letters import dead_letters
 from taba.cli.noting import note
 from taba.cli.record import record
 from taba.cli.tokens import token
+from taba.cli.top import top
 from taba.cli.trying import handler
 
 COMPLETE_VARIABLE = "_TABA_COMPLETE"  # as click has it
@@ -83,7 +84,7 @@ def completion(shell: str) -> None:
 
 
 Grouped.groups = {
-    "To ask": ("names", "clients", "types", "agg", "proj", "get", "watch", "who"),
+    "To ask": ("names", "clients", "types", "agg", "proj", "get", "watch", "who", "top"),
     "To tell": ("record", "note"),
     "To operate": (
         "status",
@@ -110,6 +111,7 @@ for one in (
     *about.COMMANDS,
     *keeping.COMMANDS,
     *sharding.COMMANDS,
+    top,
     dead_letters,
     note,
     record,
