@@ -38,6 +38,19 @@ EVENT_BYTES = 512  # of an event that was read, beside its value, about
 LOT_BYTES = MAX_LIST_BYTES  # a lot ends before it is larger; with the largest value and the longest name it is well within a batch
 COLUMN_BYTES = 64  # of a column without its names, values and times
 
+EVENTS_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "client": {"type": "string", "pattern": r"^(?!taba\.|_)[A-Za-z0-9_./:@+-]{1,200}$"},
+        "events": {
+            "type": "array",
+            "maxItems": MAX_POSTED_EVENTS,
+            "items": {"description": '{"tab", "type", "value", "time"?, "labels"?}: each is accepted or rejected by itself.'},
+        },
+    },
+    "required": ["client", "events"],
+}
+
 _SPACE = re.compile(r"[ \t\n\r]*")
 _Result = TypeVar("_Result")
 

@@ -16,6 +16,13 @@ ERROR = {
     "required": ["error", "detail"],
 }
 
+PROMETHEUS_ERROR = {
+    "type": "object",
+    "description": "What went wrong, as Prometheus says it.",
+    "properties": {"status": {"const": "error"}, "errorType": {"type": "string"}, "error": {"type": "string"}},
+    "required": ["status", "errorType", "error"],
+}
+
 
 def describe(routes: Sequence[Route], title: str, version: str) -> dict[str, Any]:
     """The document. `version`: of the service."""
@@ -27,7 +34,7 @@ def describe(routes: Sequence[Route], title: str, version: str) -> dict[str, Any
         "info": {"title": title, "version": version},
         "paths": paths,
         "components": {
-            "schemas": {"Error": ERROR},
+            "schemas": {"Error": ERROR, "PrometheusError": PROMETHEUS_ERROR},
             "securitySchemes": {
                 "token": {"type": "http", "scheme": "bearer", "description": "A token of the kind that the operation names."}
             },
@@ -36,6 +43,7 @@ def describe(routes: Sequence[Route], title: str, version: str) -> dict[str, Any
 
 
 def _operation(route: Route) -> dict[str, Any]:
+    errors = [{"$ref": f"#/components/schemas/{name}"} for name in (["Error", "PrometheusError"] if route.is_lenient else ["Error"])]
     operation: dict[str, Any] = {
         "operationId": f"{route.method.lower()}{''.join(part.capitalize() for part in _words(route.path))}",
         "summary": route.answer,
@@ -43,17 +51,18 @@ def _operation(route: Route) -> dict[str, Any]:
             str(route.status): {"description": route.answer, "content": {kind: _content(kind) for kind in route.produces}},
             "default": {
                 "description": "Anything else.",
-                "content": {JSON: {"schema": {"$ref": "#/components/schemas/Error"}}},
+                "content": {JSON: {"schema": errors[0] if len(errors) == 1 else {"anyOf": errors}}},
             },
         },
     }
     if route.parameters:
         operation["parameters"] = [_parameter(route, parameter) for parameter in route.parameters]
     if route.body is not None:
-        operation["requestBody"] = {"required": True, "content": {route.body: _content(route.body)}}
+        content = _content(route.body) if route.body_schema is None else {"schema": dict(route.body_schema)}
+        operation["requestBody"] = {"required": not route.is_lenient, "content": {route.body: content}}
     if route.token != OPEN:
         kind = "any kind" if route.token == ANY else f"the kind {route.token}"
-        operation["security"] = [{"token": []}]
+        operation["security"] = [{"token": []}, {}]  # on loopback none need be asked for
         operation["description"] = f"Where tokens are asked for, takes one of {kind}."
     return operation
 

@@ -72,6 +72,7 @@ class Route(NamedTuple):
     token: str = ADMIN  # the kind it takes; who forgets to say it lets nobody in
     parameters: tuple[Parameter, ...] = ()
     body: str | None = None
+    body_schema: Mapping[str, Any] | None = None  # of a body that is JSON, for the document
     produces: tuple[str, ...] = (JSON, LINES)
     status: int = 200
     is_scoped: bool = False

@@ -35,7 +35,7 @@ class Documents(SynchronousTestCase):
         self.assertEqual(get["parameters"][2]["schema"], {"type": "integer", "minimum": 1, "maximum": 9, "default": 3})
         self.assertNotIn("security", get)
         delete = document["paths"]["/v1/clients"]["delete"]
-        self.assertEqual((delete["security"], list(delete["responses"])), ([{"token": []}], ["202", "default"]))
+        self.assertEqual((delete["security"], list(delete["responses"])), ([{"token": []}, {}], ["202", "default"]))
         self.assertEqual(delete["parameters"][0]["schema"]["maxItems"], 10)
 
 

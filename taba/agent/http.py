@@ -10,7 +10,7 @@ from taba.agent.keys import Keys
 from taba.agent.posting import OtherRequest, post
 from taba.agent.pump import RingPump
 from taba.agent.status import as_families, as_text
-from taba.events import NotCovered, key_part, reading
+from taba.events import EVENTS_SCHEMA, NotCovered, key_part, reading
 from taba.exposition import NotInstalled, of_process, writer_for
 from taba.guard import Guard
 from taba.routes import JSON, LINES, Route
@@ -52,6 +52,7 @@ class Routes:
                     '{"accepted": n, "rejected": [{"index", "reason"}, …]}',
                     WRITE,
                     body=JSON,
+                    body_schema=EVENTS_SCHEMA,
                     is_scoped=True,
                 ),
                 Route(

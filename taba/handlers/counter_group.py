@@ -22,6 +22,7 @@ from taba.handlers.ragged import (
     Buffer,
     Floats,
     Ints,
+    MalformedRow,
     Shape,
     aligned,
     bounds_of,
@@ -209,7 +210,8 @@ class CounterGroup(ArrayHandler):
         leaving = chosen[of] & LADDER.leaves(starts, steady[of])
         places = np.zeros(states.rows, dtype=np.int64)
         places[rows] = np.arange(len(rows))
-        old_rows, old_starts, old_levels, old_counts, old_totals = _load_archives([part[0] for part in parts])
+        with MalformedRow.among(rows):
+            old_rows, old_starts, old_levels, old_counts, old_totals = _load_archives([part[0] for part in parts])
         moved = int(leaving.sum())
         merged = _dump_archives(
             np.concatenate((old_rows, places[of[leaving]])),

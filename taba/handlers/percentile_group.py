@@ -25,6 +25,7 @@ from taba.handlers.ragged import (
     Buffer,
     Floats,
     Ints,
+    MalformedRow,
     Shape,
     bounds_of,
     by_rows,
@@ -197,7 +198,8 @@ class PercentileGroup(ArrayHandler):
         places[rows] = np.arange(len(rows))
         leaving = chosen[of] & LADDER.leaves(starts, steady[of])
         moved = journal.picked(leaving)
-        archive_rows, archive_starts, archive_levels, archive = _load_archives([part[0] for part in parts])
+        with MalformedRow.among(rows):
+            archive_rows, archive_starts, archive_levels, archive = _load_archives([part[0] for part in parts])
         archives = _dump_archives(
             np.concatenate((archive_rows, places[of[leaving]])),
             np.concatenate((archive_starts, starts[leaving])),
@@ -207,7 +209,8 @@ class PercentileGroup(ArrayHandler):
             states.now,
         )
         states.journal = journal.picked(~leaving)
-        lows, highs, keys, counts = load_sketches([part[1] for part in parts])
+        with MalformedRow.among(rows):
+            lows, highs, keys, counts = load_sketches([part[1] for part in parts])
         left = places[of[leaving]]
         np.minimum.at(lows, left, moved.lows)
         np.maximum.at(highs, left, moved.highs)
@@ -267,7 +270,8 @@ class PercentileGroup(ArrayHandler):
             groups[rows_in(journal.keys)], starts_in(journal.keys), np.zeros(len(journal.keys), dtype=np.int64), journal, journal.counted
         )
         for begin, archives in _in_lots([part[0] if part else b"" for part in parts]):
-            rows, levels, slots = _read_archives(archives, np.float64)
+            with MalformedRow.among(np.arange(begin, begin + len(archives))):
+                rows, levels, slots = _read_archives(archives, np.float64)
             windows.add(groups[begin + rows], slots.starts, levels, slots, slots.chains.counted)
         found = iter(windows.percentiles())
         ever = _Ever(states, [part[1] if part else b"" for part in parts], groups, total)

@@ -10,7 +10,8 @@ A *table* is rows of unique, sorted int64 keys with columns beside them; `merge_
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, TypeAlias
 
@@ -210,7 +211,16 @@ class MalformedRow(ValueError):
 
     def __init__(self, row: int, reason: str):
         super().__init__(f"row {row}: {reason}")
-        self.row = row
+        self.row, self.reason = row, reason
+
+    @classmethod
+    @contextmanager
+    def among(cls, rows: Ints) -> Iterator[None]:
+        """Have what is wrong with one of a part of the rows, which are these, name the row among all."""
+        try:
+            yield
+        except cls as error:
+            raise cls(int(rows[error.row]), error.reason) from None
 
 
 def refuse(bad: NDArray[np.bool_], reason: str) -> None:

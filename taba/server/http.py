@@ -15,7 +15,7 @@ from taba.batch import CONTENT_TYPE, VERDICTS_HEADER, decode_envelope, encode_ve
 from taba.bounds import MAX_LETTERS, MAX_ROWS, MAX_WHO
 from taba.codes import uppers_of
 from taba.errors import UnknownVersion
-from taba.events import NotCovered, key_part, reading
+from taba.events import EVENTS_SCHEMA, NotCovered, key_part, reading
 from taba.handlers.lookup import Lookup
 from taba.history import Past, Slot
 from taba.openapi import describe
@@ -35,7 +35,7 @@ from taba.server.fold.posts import OtherRequest, Posts
 from taba.server.health import Health
 from taba.server.keep.deleting import delete_clients, delete_tabs
 from taba.server.keep.jobs import JobConflict, Jobs, UnknownJob
-from taba.server.notes import Notes, read_note
+from taba.server.notes import NOTE_SCHEMA, Notes, read_note
 from taba.server.status import Presence, Status
 from taba.server.work.sandbox import Crowded
 from taba.shard import Router
@@ -47,6 +47,7 @@ DEAD_LETTERS = 1000  # shown when nobody says how many
 
 MOST_NAMES = 1_000_000  # of a page; who wants more has no use for pages
 TAKES_EVENTS = ("/v1/envelopes", "/v1/events")
+POSTED = '{"accepted": n, "rejected": [{"index", "reason"}, …]}'
 NEXT_HEADER = "Taba-Next"  # the cursor of the page after this one; absent with the last
 
 FILTERS = (
@@ -140,7 +141,15 @@ class Routes:
         ]
         routes = [
             Route("POST", "/v1/envelopes", self.envelopes, "a verdict on each batch", WRITE, body=MSGPACK, produces=(MSGPACK,)),
-            Route("POST", "/v1/events", self.events, '{"accepted": n, "rejected": [{"index", "reason"}, …]}', WRITE, body=JSON),
+            Route(
+                "POST",
+                "/v1/events",
+                self.events,
+                '{"accepted": n, "rejected": [{"index", "reason"}, …]}',
+                WRITE,
+                body=JSON,
+                body_schema=EVENTS_SCHEMA,
+            ),
             Route("GET", "/v1/names", self.names, "the names of Tabs, sorted", READ, LISTED),
             Route("GET", "/v1/clients", self.clients, "the ids of Clients, sorted", READ, LISTED),
             Route("GET", "/v1/types", self.types, "{name: Type}", READ, (*LISTED, MEANINGS)),
@@ -179,7 +188,7 @@ class Routes:
             Route("GET", "/v1/shards", self.shards, '[{"name", "url", "buckets", "keys", "bytes", "ops"}, …]', READ, (USES,)),
             Route("GET", "/v1/dead-letters", self.dead_letters, "events that cannot be folded, newest first", READ, (LETTERS,)),
             Route("GET", "/v1/notes", self.notes, '[{"time", "text"}, …] of the last day, the latest first', READ),
-            Route("POST", "/v1/notes", self.note, "the note that is kept", WRITE, body=JSON),
+            Route("POST", "/v1/notes", self.note, "the note that is kept", WRITE, body=JSON, body_schema=NOTE_SCHEMA),
             Route("DELETE", "/v1/tabs", self.delete_tabs, '{"tabs": n, "states": n}', ADMIN, (_exact("name"),)),
             Route("DELETE", "/v1/clients", self.delete_clients, '{"clients": n, "states": n}', ADMIN, (_exact("client"),)),
             *jobs,

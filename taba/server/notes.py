@@ -21,6 +21,16 @@ KEEP_MINUTES = int(DAY / 60)
 MAX_NOTES = 1000  # 600 KiB at the most; of more, those that were noted first go
 MAX_NOTE = 500  # characters
 
+NOTE_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "text": {"type": "string", "minLength": 1, "maxLength": MAX_NOTE, "pattern": r"^[^\x00]*[^\s\x00][^\x00]*$"},
+        "time": {"type": "number", "minimum": 0, "maximum": MAX_TIME},
+    },
+    "required": ["text"],
+    "additionalProperties": False,
+}
+
 
 class Note(NamedTuple):
     """What was said about a moment. `age`: the store's when it was said."""

@@ -193,6 +193,12 @@ class WindowTests(SynchronousTestCase):
                 handler.load_array([good, b"", bad, good])
             self.assertEqual(caught.exception.row, 2, bad)
 
+    def test_what_is_wrong_further_on_names_the_row_among_all(self) -> None:
+        handler_states = handler.load_array([b""] * 5)
+        with self.assertRaises(MalformedRow) as caught:
+            handler.spill(handler_states, np.array([1, 4]), [[b"", b""], [bytes(8), b""]])
+        self.assertEqual(caught.exception.row, 4)
+
     def test_whole_numbers_are_exact_up_to_2_to_the_53(self) -> None:
         big = float(2**52)
         state = fold(fold(handler.new_state(), [(NOW, big)], NOW), [(NOW, big - 1)], NOW)

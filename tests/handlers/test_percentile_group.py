@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba.bounds import KiB
 from taba.codes import ACCURACY
-from taba.handlers import Events
+from taba.handlers import Events, percentile_group
 from taba.handlers.percentile_group import JOURNAL_SLOTS, LADDER, PercentileGroup
 from taba.handlers.ragged import MalformedRow
 from taba.handlers.render import shown
@@ -120,6 +120,24 @@ class PercentileGroupTests(SynchronousTestCase):
             with self.assertRaises(MalformedRow) as caught:
                 handler.load_array([good, b"", bad, good])
             self.assertEqual(caught.exception.row, 2, bad)
+
+    def test_what_is_wrong_further_on_names_the_row_among_all(self) -> None:
+        handler_states = handler.load_array([b""] * 5)
+        with self.assertRaises(MalformedRow) as caught:
+            handler.spill(handler_states, np.array([1, 4]), [[b"", b""], [bytes(8), b""]])
+        self.assertEqual(caught.exception.row, 4)
+        self.patch(percentile_group, "LOT_BYTES", 1)
+        state = handler.new_state()
+        for step in range(60):
+            state = fold(state, [(NOW - 3600 + 60 * step, 1.0)], NOW - 3600 + 60 * step)
+        further = state[1:]
+        self.assertTrue(further[0])
+        for place in range(3):
+            parts = [further] * 3
+            parts[place] = [further[0] + bytes(8), further[1]]
+            with self.assertRaises(MalformedRow) as caught:
+                handler.aggregate_array(handler.load_array([b""] * 3), parts, np.zeros(3, dtype=np.int64), 1, NOW)
+            self.assertEqual(caught.exception.row, place)
 
     @pytest.mark.real
     def test_a_day_of_nine_decades_and_the_widest_that_there_is_are_bounded(self) -> None:
