@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import math
+import re
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.handlers.lookup import find_handlers
-from taba.series import DISTRIBUTION, EVENTS, FIGURES, LATEST, NET, TOTAL, VALUE, family_of, labels_shown, number_text, plain, word_of
+from taba.series import (
+    BUCKET,
+    COUNT,
+    DISTRIBUTION,
+    EVENTS,
+    FIGURES,
+    LATEST,
+    NET,
+    SUM,
+    TOTAL,
+    VALUE,
+    family_of,
+    labels_shown,
+    number_text,
+    plain,
+    word_of,
+)
+from taba.server.prometheus.evaluate import AGGREGATIONS, FUNCTIONS
 from tests.examples import examples
+from tests.services import ROOT
 
 
 class NamesOfSeries(SynchronousTestCase):
@@ -53,3 +72,15 @@ class NamesOfSeries(SynchronousTestCase):
         shown = {type: lookup.get(type).shown for type in lookup.types if lookup.own(type)}  # type: ignore[union-attr]
         self.assertEqual([type for type, figures in shown.items() if figures is None], [])
         self.assertEqual({figure for figures in shown.values() for figure in figures or ()} - set(FIGURES), set())
+
+
+class Documents(SynchronousTestCase):
+    def test_every_figure_function_and_aggregation_is_in_the_docs(self) -> None:
+        text = (ROOT / "docs" / "prometheus.md").read_text()
+        words = {word for part in re.findall(r"`([^`\n]+)`", text) for word in re.findall(r"\w+", part)}
+        self.assertEqual(sorted(set(FUNCTIONS) - words), [])
+        self.assertEqual(sorted(set(AGGREGATIONS) - words), [])
+        suffixes = {"x" + figure.suffix for figure in FIGURES.values()} | {"x" + part for part in (BUCKET, COUNT, SUM)}
+        self.assertEqual(sorted(suffixes - words), [])
+        lookup = find_handlers({})
+        self.assertEqual([type for type in lookup.types if lookup.own(type) and type not in text], [])

@@ -264,7 +264,7 @@ class Server(_Connected):
             lambda: self.catalogues.problems,
         )
         self.status = Status(self.router, self.lookup, self.ingest, envelopes, self.query, self.sandbox, self.age, *about)
-        prometheus = PrometheusApi(self.query, self.catalogues, self.sandbox.parse, self.sandbox.rewrite, now)
+        prometheus = PrometheusApi(self.query, self.catalogues, self.sandbox.parse, self.sandbox.rewrite, now, self.notes)
         routes = Routes(
             self.router,
             self.lookup,

@@ -21,6 +21,7 @@ from taba.agent.spool import Spool
 from taba.batch import Column, Header, Meaning, Sent, Verdict
 from taba.errors import MalformedBatch, NoVerdicts
 from taba.ring import MalformedRing
+from taba.server.prometheus import syntax
 from taba.tokens import parse_tokens
 from tests.agent.producers import Producer
 
@@ -253,12 +254,35 @@ def take_spool(content: bytes) -> None:
         shutil.rmtree(directory)
 
 
+# --- what is asked ---
+
+
+def _questions() -> list[bytes]:
+    return [
+        b'sum by (a) (rate(x_total{b!~"c.*", client=""}[5m] offset -1m)) / on(a) group_left(z) y > bool -3e4',
+        b"histogram_quantile(0.9, sum(rate(x[5m]))) or topk(3, {'a.b', le=`0.5`} unless ignoring(q) -z ^ 2 % NaN) # so",
+        b'label_replace(absent(x) and y, "a", "$1", "b", "(.*)") @ end() * x[5m:1m]',
+    ]
+
+
+def take_question(content: bytes) -> None:
+    try:
+        text = content.decode()
+        syntax.check(text)
+        nodes = syntax.nodes_of(syntax.flattened(text))
+    except ValueError:
+        return
+    for place, node in enumerate(nodes):
+        assert all(place < part < len(nodes) for part in getattr(node, "parts", ())), "a part does not stand behind what is made of it"
+
+
 TARGETS = {
     "batch": Target(take_batch, _batches),
     "envelope": Target(take_envelope, _envelopes),
     "verdicts": Target(take_verdicts, _verdicts),
     "events": Target(take_events, _posts),
     "value": Target(take_value, _values),
+    "question": Target(take_question, _questions),
     "tokens": Target(take_tokens, _tokens),
     "directory": Target(take_directory, _directories),
     "ring": Target(take_ring, _patches, 20),

@@ -28,9 +28,10 @@ from taba.series import BUCKET, DEFAULT_BOUNDS, FIGURES, HISTOGRAM, NET, TEXT, b
 from taba.server.ask.choosing import QueryRefused
 from taba.server.ask.filters import Filter
 from taba.server.ask.query import Query
+from taba.server.notes import Notes
 from taba.server.prometheus.catalogue import Catalogue, Catalogues, Series
 from taba.server.prometheus.evaluate import Scalar, Value, evaluate
-from taba.server.prometheus.reading import Leaf, Reading, Told, accepted
+from taba.server.prometheus.reading import NOTES, Leaf, Reading, Told, accepted, noted
 from taba.server.prometheus.syntax import EQUAL, Node, Selector, check, nodes_of
 from taba.server.prometheus.vectors import NAME, Labels, Refused, Vector
 from taba.server.work.sandbox import Crowded, PatternRefused
@@ -190,8 +191,9 @@ class PrometheusApi:
         parse: Callable[[str], Awaitable[list[Any]]],
         rewrite: Callable[[str, str, Sequence[str]], Awaitable[list[str | None]]],
         now: Callable[[], float],
+        notes: Notes,
     ):
-        self._query, self._catalogues, self._now = query, catalogues, now
+        self._query, self._catalogues, self._now, self._notes = query, catalogues, now, notes
         self._parses, self._rewrite = Parses(parse), rewrite
 
     def routes(self) -> list[Route]:
@@ -264,7 +266,7 @@ class PrometheusApi:
         reads = any(isinstance(node, Selector) for node in nodes)
         catalogue = await self._catalogues.look() if reads else Catalogue({}, (), {}, ())
         reading = Reading(self._query, catalogue, times, now, told, asked.bounds())
-        return await evaluate(nodes, times, _Asking(reading, self._query, self._rewrite)), told
+        return await evaluate(nodes, times, _Asking(reading, self._query, self._rewrite, self._notes, times)), told
 
     async def _instant(self, value: Value, time: float, limit: int | None, told: Told) -> AsyncIterator[str]:
         if not isinstance(value, Vector):
@@ -453,10 +455,21 @@ class PrometheusApi:
 class _Asking:
     """What one question needs of others."""
 
-    def __init__(self, reading: Reading, query: Query, rewrite: Callable[[str, str, Sequence[str]], Awaitable[list[str | None]]]):
-        self._reading, self._query, self._rewrite = reading, query, rewrite
+    def __init__(
+        self,
+        reading: Reading,
+        query: Query,
+        rewrite: Callable[[str, str, Sequence[str]], Awaitable[list[str | None]]],
+        notes: Notes,
+        times: Floats,
+    ):
+        self._reading, self._query, self._rewrite, self._notes, self._times = reading, query, rewrite, notes, times
 
     async def read(self, leaf: Leaf) -> Vector:
+        if (EQUAL, NAME, NOTES) in leaf.matchers:
+            if len(leaf.matchers) > 1 or leaf.function is not None or leaf.offset or leaf.sums:
+                raise Refused(f"{NOTES} is asked for as it is: no labels, no range, no offset, no sum")
+            return noted([(note.time, note.text) for note in await self._notes.list()], self._times)
         return await self._reading.read(leaf)
 
     async def breathe(self) -> None:

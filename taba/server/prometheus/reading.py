@@ -55,6 +55,8 @@ LOT_HEAT = 4_000  # … of distributions, of some 300 bins each
 MAX_WARNINGS = 10  # Tabs that are named because they cannot be read
 SLICE_LABELS = 500  # series whose labels are looked at between two looks at the time
 
+NOTES = "taba_note"  # the name under which notes are asked for, as annotations
+
 RANGED = ("rate", "irate", "increase", "delta")
 OVER_TIME = ("sum_over_time", "count_over_time", "avg_over_time", "min_over_time", "max_over_time", "last_over_time")
 
@@ -178,6 +180,24 @@ def _joined(codes: Ints, heat: Floats, other: Ints, further: Floats) -> tuple[In
         heat = wide
     heat[:, np.searchsorted(both, other)] += further
     return both, heat
+
+
+def noted(notes: Iterable[tuple[float, str]], times: Floats) -> Vector:
+    """Notes as series, one a text: at the step that ends at or after a note's time its time, in milliseconds, as annotations take it.
+
+    Of one time alone the notes of the FRESH_SECONDS before it.
+    """
+    step = float(times[1] - times[0]) if len(times) > 1 else FRESH_SECONDS
+    found: dict[str, tuple[Floats, Bools]] = {}
+    for time, text in sorted(notes):
+        at = (times - step < time) & (time <= times)
+        if at.any():
+            values, there = found.get(text, (np.zeros(len(times)), np.zeros(len(times), dtype=np.bool_)))
+            found[text] = np.where(at, time * 1000, values), there | at
+    if not found:
+        return Vector.empty(len(times))
+    values, there = (np.array([row[at] for row in found.values()]) for at in (0, 1))
+    return Vector([{NAME: NOTES, "text": text} for text in found], values, there.astype(np.bool_))
 
 
 class Reading:

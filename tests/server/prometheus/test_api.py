@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from taba.server.prometheus import api
 from taba.server.service import Server
+from taba.server.work.sandbox import PatternRefused
 
 from ..running import ServerCase, asynchronous
 
@@ -259,3 +261,32 @@ class WhatThereIs(Asking):
         answered = await self.ask(server, "/api/v1/query?query=1%2B1", "POST", b"time=4", form)
         self.assertEqual(answered.json["data"]["result"], [4, "2"])
         self.assertEqual((await self.ask(server, "/api/v1/query", "POST", b"\xff=%zz", form)).status, 400)
+
+    @asynchronous
+    async def test_notes_are_annotations(self) -> None:
+        server = await self.start()
+        now = time.time()
+        for text, ago in (("deploy 1.4", 100.0), ("deploy 1.5", 1000.0), ("deploy 1.4", 2000.0)):
+            body = json.dumps({"text": text, "time": now - ago}).encode()
+            self.assertLess((await self.ask(server, "/v1/notes", "POST", body)).status, 300)
+        asked = {"query": "taba_note", "start": now - 3600, "end": now, "step": 60}
+        found = await self.get(server, "/api/v1/query_range?" + urlencode(asked))
+        rows = {row["metric"]["text"]: row["values"] for row in found["data"]["result"]}
+        self.assertEqual({text: len(values) for text, values in rows.items()}, {"deploy 1.4": 2, "deploy 1.5": 1})
+        [(at, milliseconds)] = rows["deploy 1.5"]
+        self.assertAlmostEqual(float(milliseconds) / 1000, now - 1000, places=2)
+        self.assertTrue(at - 60 < now - 1000 <= at)
+        self.assertEqual(list(await self.instant(server, "count(taba_note)")), [()])
+        self.assertIn("as it is", await self.refused(server, "rate(taba_note[5m])"))
+
+    @asynchronous
+    async def test_expressions_that_would_take_for_ever_or_end_their_process_harm_nobody(self) -> None:
+        server = await self.start()
+        await self.post(server, [event("hits", "CounterGroup", 2, route="a" * 60 + "!")])
+        with self.assertRaises(PatternRefused):
+            await server.sandbox.parse("abs(" * 8000)
+        slow = '"(a+)+"'
+        self.assertIn("takes too long", await self.refused(server, f'label_replace(hits_total, "x", "$1", "route", {slow})'))
+        self.assertIn("no regular expression", await self.refused(server, 'label_replace(hits_total, "x", "$1", "route", "(")'))
+        self.assertIn("illegal regex", await self.refused(server, 'hits_total{route=~"(?P<"}', 400))
+        self.assertEqual(len(await self.instant(server, "hits_total")), 1)
