@@ -141,6 +141,9 @@ class Drain:
                 is_cut = True
                 break
             self._turn += 1
+            if ring.is_blocked and self._scratch.fresh_tabs <= 0:
+                is_cut = True  # the next drain begins with another one
+                continue
             try:
                 reading = ring.read(self._scratch, min(share, events - total), value_bytes, dead)
             except (MalformedRing, OSError) as error:

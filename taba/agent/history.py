@@ -75,9 +75,10 @@ class History:
         os.close(self._fd)
 
     def _read(self) -> Any:
+        """All that was noted, written or not."""
         if self._records is None:
             self._records = np.concatenate([_read(self.path + ".old"), _read(self.path)])
-        return self._records
+        return np.concatenate([self._records, np.frombuffer(b"".join(self._noted), _DTYPE)]) if self._noted else self._records
 
     def _open(self) -> int:
         fd = private(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

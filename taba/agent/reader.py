@@ -30,7 +30,8 @@ from taba.ring import BYTE_POSITION_BITS, BYTE_POSITION_MASK, FLAG_BYTES, FLAG_S
 
 MAX_COVERED = 64  # ranges a ring: more threads than that were never interrupted at once
 MAX_RING_TABS = 1 << 20  # of which the Agent knows more than that there are too many: each costs 20 bytes at least
-MAX_FRESH_TABS = 2048  # names of a directory that are read at once: some 15 ms. What is recorded for the next ones waits in its ring
+MAX_FRESH_TABS = 1024  # names of a directory that are read at once: some 15 ms. What is recorded for the next ones waits in its ring
+BEHIND_RECORDS = 16_384  # that are read at once of a ring whose names are not all read: behind the next new one nothing can be used
 FRESH_BYTES = 256 * KiB  # of a directory that are read at once: several times the longest name with its description
 MAX_RING_SUMS = 16_384  # Tabs of a ring that heal, and are looked at each time
 FEW_RECORDS = 8  # that tell whether there is anything new: more threads than that are not interrupted at once
@@ -120,6 +121,7 @@ class Ring:
         self._leads: NDArray[np.uint32] | None = None  # by place, which one's column its events go to; None while each has its own
         self._healing = 0
         self.is_behind = False  # its directory has names that were not read yet
+        self.is_blocked = False  # the last read ended before an event of one of these
         page = os.pread(fd, layouts.HEADER_BYTES, 0)
         self.header: Header = layouts.parse_header(page, os.fstat(fd).st_size)
         self.where: Layout = layouts.layout(self.header.size)
@@ -206,7 +208,7 @@ class Ring:
         With `dead` (no process maps it any more) the whole ring is looked through, and holes, which nobody will ever fill, are covered
         with what is behind them: so none is left out, however many holes there are.
         """
-        runs, is_cut = self._find_runs(scratch, limit, dead)
+        runs, is_cut = self._find_runs(scratch, min(limit, BEHIND_RECORDS) if self.is_behind else limit, dead)
         if not runs:
             return None
         total = sum(end - start for start, end in runs)
@@ -224,10 +226,11 @@ class Ring:
         flags = low_half >> np.uint32(layouts.FLAGS_SHIFT)
         has_flags = bool(flags.any())
         tabs = low_half & np.uint32(layouts.TAB_MASK) if has_flags else low_half
+        self.is_blocked = False
         if int(tabs.max()) >= len(self.directory):
             scratch.fresh_tabs -= self.read_directory(scratch.fresh_tabs)
             if self.is_behind and len(unread := np.flatnonzero(tabs >= len(self.directory))):
-                cut = int(unread[0])  # its turn comes when its name is read
+                cut, self.is_blocked = int(unread[0]), True  # its turn comes when its name is read
                 runs, words, tabs, flags, is_cut = _cut_runs(runs, cut), words[:cut], tabs[:cut], flags[:cut], True
                 if not cut:
                     return Reading(tabs, words.view(_F64)[:, 0], words[:, 1], None, None, [], 0, True)

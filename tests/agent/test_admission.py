@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.agent import admission, reader
+from taba.agent import drain as draining
 from taba.agent import keeper as keeping
 from taba.agent.admission import MAX_KNOWN, MAX_OVERFLOWS, Admission
 from taba.agent.drain import DRAIN_TABS, MIN_SHARE, fair_share
@@ -273,6 +274,26 @@ class Flooding(Hosted):
         self.assertTrue(8 <= passes <= 10, passes)
         self.assertEqual((self.sums()[OVER], world.keeper.totals()), (900.0, {}))
         self.assertEqual(world.store.folded, world.recorded + 950)
+
+    def test_however_many_name_very_many_each_has_its_turn(self) -> None:
+        self.patch(reader, "MAX_FRESH_TABS", 10)
+        self.patch(draining, "DRAIN_TABS", 20)
+        world = self.world
+        floods = [self.client(65_536, f"web/flood{number}") for number in range(6)]
+        for producer in floods:
+            for number in range(100):
+                producer.record(producer.tab(label(number)), 1.0)
+        late = self.client(65_536, "web/late")
+        world.pump._scan(world.now)
+        passes = 0
+        late.record(late.tab("late"), 1.0)
+        while not any(client == "web/late" for client, _ in world.store.events):
+            passes += 1
+            self.assertLess(passes, 10)  # as many as there are rings, whatever stands before it
+            self.assertTrue(world.pump.drain(world.now, at(world.now)))
+            world.send()
+        self.drain()
+        self.assertEqual((world.keeper.recorded, world.keeper.totals()), (601, {}))
 
     def test_of_a_process_that_died_every_name_is_read_before_its_ring_goes(self) -> None:
         self.patch(reader, "MAX_FRESH_TABS", 10)

@@ -34,6 +34,7 @@ class HistoryTests(SynchronousTestCase):
         again = self.open()
         self.assertEqual(again.find(S, 1, range(5)), {1: 10, 2: 0})
         self.assertEqual((again.find(S, 2, [1]), again.find(T, 1, [1, 2]), again.find(T, 2, [1])), ({1: 30}, {1: 40}, {}))
+        self.assertEqual((history.find(S, 1, [2, 3]), history.last([S])), ({2: 0, 3: 50}, {(S, 1): 3, (S, 2): 1}))  # not yet written
         history.flush()
         self.assertEqual(self.open().find(S, 1, [3]), {3: 50})
 

@@ -18,6 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba import ring as layouts
 from taba.agent import keeper as keeping
+from taba.agent import spool as spooling
 from taba.agent.discover import Rings
 from taba.agent.dispatch import Dispatch
 from taba.agent.history import History
@@ -275,6 +276,46 @@ class KeeperTests(SynchronousTestCase):
             for is_spooled in (False, True):
                 self.kills(lambda world, kill, those=refused, where=is_spooled: self._account(world, kill, those, where), 5)  # type: ignore[misc]
 
+    def _give_up(self, world: World, kill: int, reason: str) -> bool:
+        """Of four batches in the spool two are given up for this reason, and a kill comes. Whether it did."""
+        producer = world.producers[0]
+        for value in range(4):
+            producer.record(producer.tab("bids_won"), float(value))
+            world.tick()
+        world.move()
+        numbers = (2, 3) if reason == "spool_corrupt" else (1, 2)  # what is too old comes first
+        with sqlite3.connect(world.spool.path) as other:
+            change = {"spool_corrupt": "content = x'00' || content", "too_old": "created = -1e7"}[reason]
+            other.execute(f"UPDATE batches SET {change} WHERE number IN {numbers}")
+            if reason == "too_old":  # as one that was written so
+                for *id, created, boot, age, events, key, content in other.execute(
+                    f"SELECT stream, bucket, number, created, boot, age, events, key, content FROM batches WHERE number IN {numbers}"
+                ).fetchall():
+                    crc = spooling._checksum(BatchId(*id), (created, boot, age), events, key, content)
+                    other.execute("UPDATE batches SET crc = ? WHERE stream = ? AND bucket = ? AND number = ?", (crc, *id))
+        other.close()
+        world.memory.steps, killed = kill, False
+        for _ in range(8):
+            try:
+                world.send()
+                world.tick()
+                world.now += 10.0
+            except Killed:
+                killed = True
+                world.die()
+                world.born()
+        world.memory.steps = None
+        for _ in range(4):
+            world.send()
+            world.tick()
+        self.assertEqual(world.store.events["web/0", "bids_won"], [number - 1.0 for number in range(1, 5) if number not in numbers], kill)
+        self.assertEqual((dict(world.keeper.totals()), world.keeper.recorded, world.keeper.lost_batches), ({reason: 2}, 4, 0), kill)
+        return killed
+
+    def test_what_is_too_old_and_what_is_torn_is_counted_once_wherever_a_kill_comes(self) -> None:
+        for reason in ("spool_corrupt", "too_old"):
+            self.kills(lambda world, kill, why=reason: self._give_up(world, kill, why))  # type: ignore[misc]
+
     def test_what_cannot_be_read_of_a_damaged_spool_is_counted_once_and_the_rest_is_folded(self) -> None:
         world = self.world()
         for _ in range(40):
@@ -425,6 +466,34 @@ class KeeperTests(SynchronousTestCase):
         self.assertEqual((world.store.events["web/0", "bids_won"], world.keeper.totals()), ([0.0, 2.0], {"spool_corrupt": 1}))
         ((_, number, _, content),) = world.spool.aside()
         self.assertEqual((number, content[:2]), (2, b"\0\x11"))
+
+    def test_what_a_mended_spool_lost_is_brought_back_where_it_is_under_way_and_counted_at_once_where_it_waits(self) -> None:
+        for is_under_way in (True, False):
+            world = self._unreadable([])
+            world.tick()  # the lane is taken up
+            parcels = []
+            if is_under_way:
+                (opening,) = world.dispatch.parcels(world.now, at(world.now))
+                world.dispatch.answered(opening, [world._verdict(send) for send in opening.sends], world.now)
+                parcels = world.dispatch.parcels(world.now, at(world.now))
+                self.assertEqual([send.number for parcel in parcels for send in parcel.sends], [1, 2, 3])
+            with sqlite3.connect(world.spool.path) as other:
+                other.execute("UPDATE batches SET crc = crc + 1 WHERE number > 1")
+            other.close()
+            self.assertTrue(world.keeper._heal(sqlite3.DatabaseError("malformed")))
+            lost = 0 if is_under_way else 2
+            self.assertEqual((world.keeper.totals()["spool_corrupt"], sum(world.spool.lost.values())), (lost, lost))
+            world.keeper.settle_totals()
+            for parcel in parcels:
+                world.dispatch.failed(parcel, "no answer in time", False, world.now)
+            world.die()  # nobody knows but what is on disk
+            world.born()
+            for _ in range(8):
+                world.now += 10.0
+                world.tick()
+                world.send()
+            self.assertEqual(world.store.events["web/0", "bids_won"], [0.0, 1.0, 2.0] if is_under_way else [0.0])
+            self.assertEqual((+world.keeper.totals(), world.keeper.lost_batches), ({"spool_corrupt": 2} if lost else {}, 0))
 
     def test_what_can_never_be_read_is_too_old_one_day_and_counted(self) -> None:
         world = self._unreadable([sqlite3.OperationalError("disk I/O error") for _ in range(1000)])
