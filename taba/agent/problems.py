@@ -62,6 +62,7 @@ class Problems:
         self._lost: Counter[str] = keeper.totals()  # when it was seen last
         self._lost_batches = keeper.lost_batches
         self._grew: dict[str, float] = {}
+        self._overflowed: dict[str, tuple[str, float]] = {}  # by Client, what was said of it, and when last
         self.found: dict[str, str] = {}
 
     def look(self, now: float, own: Mapping[str, str]) -> dict[str, str]:
@@ -70,7 +71,7 @@ class Problems:
         self._look_at_losses(now, found)
         self._look_at_memory(found)
         self._look_at_spool(found)
-        self._look_at_rings(found)
+        self._look_at_rings(now, found)
         self._look_at_servers(now, found)
         self.found = found
         return found
@@ -129,19 +130,25 @@ class Problems:
                 " dropped once the outbox is full as well; bring a Server back, or raise --spool-bytes"
             )
 
-    def _look_at_rings(self, found: dict[str, str]) -> None:
+    def _look_at_rings(self, now: float, found: dict[str, str]) -> None:
         rings = self._pump.rings
         if self._pump.had_no_place:
             found["no place"] = (
                 f"processes found no room in {self._shm} or TABA_SHM_BYTES, not even to count what they drop: these drops are in no count;"
                 " raise TABA_SHM_BYTES, or make room there"
             )
+        for client, (_, seen) in list(self._overflowed.items()):
+            if now - seen > LOSS_SHOWN_SECONDS or len(self._overflowed) > MAX_SHOWN:
+                del self._overflowed[client]  # the one that was seen first, first
         for one in rings.admission.overflowing()[:MAX_SHOWN]:
+            self._overflowed.pop(one.client, None)
             where = f'most of them in {one.base}{{overflow="true"}}' if one.base else "as far as there are not too many base names"
-            found[f"overflow {one.client}"] = (
+            sentence = (
                 f"Client {one.client} names {one.cap}: {one.tabs} Tabs do not go under their own names but are summed up, {where};"
                 " look for ids, times or paths in names and labels, or raise that option of the Servers and restart this Agent"
             )
+            self._overflowed[one.client] = sentence, now
+        found.update((f"overflow {client}", sentence) for client, (sentence, _) in self._overflowed.items())
         names: dict[str, list[str]] = {}
         for name, reason in rings.problems.items():
             names.setdefault(reason, []).append(name)

@@ -17,7 +17,7 @@ from taba.agent.admission import MAX_KNOWN, MAX_OVERFLOWS, Admission
 from taba.agent.drain import DRAIN_TABS, MIN_SHARE, fair_share
 from taba.agent.fairness import MAX_DROPPERS, OTHERS, Drops, Reserve
 from taba.agent.fairness import MAX_SHOWN as MAX_DROPPERS_SHOWN
-from taba.agent.problems import Problems, Room
+from taba.agent.problems import LOSS_SHOWN_SECONDS, Problems, Room
 from taba.agent.reader import MAX_FRESH_TABS
 from taba.caps import DEFAULT_CLIENT_TABS, MAX_CAP, Caps, read_caps
 
@@ -196,6 +196,8 @@ class Flooding(Hosted):
         self.assertIn(f"most of them in {OVER}", sentence)
         producer.die()
         self.drain()
+        self.assertEqual(self.problems(), [sentence])  # also of who came and went
+        self.world.now += LOSS_SHOWN_SECONDS
         self.assertEqual(self.problems(), [])
 
     def test_another_agent_goes_on_and_every_event_is_in_one_tab(self) -> None:

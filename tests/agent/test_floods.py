@@ -1,0 +1,83 @@
+"""Real processes: one names Tabs without end, by caps that its Server tells; another one beside it loses nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba.query import Query
+from tests.services import ROOT, Services
+
+pytestmark = pytest.mark.real  # a Server, an Agent and two clients
+
+# names so many Tabs, one event each, and goes
+FLOOD = """
+import sys
+from taba import client
+client.start("web/flood")
+for number in range(int(sys.argv[1])):
+    client.counter("clicks", labels={"user": str(number)}).inc()
+assert client.stats()["dropped"] == 0, client.stats()
+"""
+# records until its standard input ends, into a small ring; then tells how many
+BESIDE = """
+import select, sys
+from taba import client
+client.start("web/beside")
+bids, count = client.counter("bids_won"), 0
+while not select.select([sys.stdin], [], [], 0.002)[0]:
+    bids.inc()
+    count += 1
+assert client.stats()["dropped"] == 0, client.stats()
+print(count)
+"""
+MANY, OWN = 8_000, 100
+
+
+class Floods(SynchronousTestCase):
+    def test_sums_stay_right_the_culprit_is_named_and_who_records_beside_it_loses_nothing(self) -> None:
+        services = Services()
+        self.addCleanup(services.stop)
+        services.start_server("--max-client-tabs", str(OWN))
+        services.start_agent()
+        agent = Query(services.agent_url, role="Agent")
+        deadline = time.monotonic() + 60
+        while agent.status()["caps"]["client_tabs"] != OWN:
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.05)
+        environ = {**services.environ, "PYTHONPATH": str(ROOT)}
+        beside = subprocess.Popen(
+            [sys.executable, "-c", BESIDE],
+            env={**environ, "TABA_RING_BYTES": "65536"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        flood = subprocess.Popen([sys.executable, "-c", FLOOD, str(MANY)], env={**environ, "TABA_RING_BYTES": str(64 << 20)})
+        self.assertEqual(flood.wait(60), 0)
+        told: set[str] = set()
+        while True:
+            ours: Any = agent.status()
+            told |= {problem for problem in ours["problems"] if "web/flood" in problem}
+            if ours["recorded"] >= MANY and [ring["client"] for ring in ours["rings"]] == ["web/beside"]:
+                break
+            self.assertLess(time.monotonic(), deadline, ours)
+            time.sleep(0.05)
+        recorded = int(beside.communicate("\n", timeout=60)[0])
+        self.assertEqual(beside.returncode, 0)
+        while True:
+            ours, theirs = agent.status(), services.query.status()
+            if not ours["rings_open"] and ours["recorded"] == theirs["folded"]:
+                break
+            self.assertLess(time.monotonic(), deadline, (ours, theirs))
+            time.sleep(0.05)
+        self.assertEqual((ours["recorded"], ours["dropped_by_reason"], theirs["dead_letters"]), (MANY + recorded, {}, 0))
+        sums = services.query.aggregates(name='clicks{overflow="true"}')
+        self.assertEqual(sums['clicks{overflow="true"}']["1d"]["count"], MANY - OWN)
+        self.assertEqual(len(services.query.names(name="clicks")), OWN + 1)
+        self.assertTrue(any("more than 100 Tabs at once (--max-client-tabs)" in problem for problem in told), told)
