@@ -26,6 +26,7 @@ from taba.names import OWN_TABS
 from taba.nesting import is_deeper
 from taba.server import keys
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
+from taba.server.fold.culprits import Beyond
 from taba.server.fold.deadletters import (
     MAX_DEAD_LETTERS,
     DeadLetter,
@@ -103,6 +104,7 @@ class Outcome(NamedTuple):
     first_errors: Mapping[str, str] = {}  # what the first of them said, by Type
     bad_meanings: int = 0  # units and descriptions that did not decode
     moved: Mapping[str, int] = {}  # Tab → its Events that were folded
+    beyond: Mapping[Beyond, int] = {}  # Events for which the bucket had no room
 
 
 Steps = Generator[Reads | Foreign, Any, Outcome]
@@ -199,6 +201,7 @@ class Fold:
         self.folded = 0
         self.moved: Counter[str] = Counter()
         self.bad_meanings = 0  # that did not decode
+        self.beyond: Counter[Beyond] = Counter()
         self.known_key = 0  # Events of posts that came before by another way
 
     def run(self) -> Steps:
@@ -222,7 +225,7 @@ class Fold:
             commands.append((b"HINCRBY", keys.counts(self.cycle.bucket), b"folded", b"%d" % self.folded))
         if self.known_key:
             commands.append((b"HINCRBY", keys.counts(self.cycle.bucket), b"known_key", b"%d" % self.known_key))
-        said = self.first_errors, self.bad_meanings, self.moved
+        said = self.first_errors, self.bad_meanings, self.moved, self.beyond
         return Outcome(commands, verdicts, self.folded, dead, self.handler_errors, self._sampled(), turned_away, *said)
 
     def fold(self, accepted: list[int]) -> Generator[Reads | Foreign, Any, list[Command]]:
@@ -290,9 +293,11 @@ class Fold:
         tabs, clients, _ = self.room
         is_new_client = column.client in self.new_clients
         if is_new_tab and tabs <= 0:
+            self.beyond[Beyond("Tabs", column.tab.partition("{")[0], column.client)] += column.weight
             self._bury(column, TOO_MANY_TABS, f"the bucket has {self.bounds.tabs} Tabs")
             return False
         if is_new_client and clients <= 0:
+            self.beyond[Beyond("Clients", column.tab.partition("{")[0], column.client)] += column.weight
             self._bury(column, TOO_MANY_CLIENTS, f"the bucket has {self.bounds.clients} Clients")
             return False
         self.new_clients.discard(column.client)

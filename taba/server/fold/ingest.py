@@ -23,6 +23,7 @@ from taba.bounds import MAX_CYCLE_BYTES, MAX_CYCLE_STATES, MiB
 from taba.errors import StoreUnavailable
 from taba.server import keys
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
+from taba.server.fold.culprits import Culprits
 from taba.server.fold.cycle import Cycle, Errands, Outcome, Waiting, advance
 from taba.server.fold.marks import BAD
 from taba.server.latency import Latency
@@ -92,6 +93,7 @@ class Ingest:
         self._router, self._bench, self._clock, self._now = router, bench, clock, now
         self._age, self._bounds = age, bounds
         self._turned_away: dict[str, float] = {}
+        self._culprits = Culprits(bounds, clock.seconds)
         self._lanes: dict[int, _Lane] = {}
         self._places: dict[str, _Place] = {}
         self._held: list[_Lane] = []  # ready, but for a foreign cycle
@@ -127,11 +129,12 @@ class Ingest:
         since = self._clock.seconds() - TURNED_AWAY_SECONDS
         agents = sorted(agent for agent, when in self._turned_away.items() if when > since)
         if not agents:
-            return []
+            return self._culprits.problems
         named = ", ".join(agents[:MAX_NAMED]) + (", …" if len(agents) > MAX_NAMED else "")
         bound = self._bounds.streams
         return [
-            f"a bucket has {bound} open streams, as many as it may; these Agents must wait: {named}. Are their names made anew each time?"
+            *self._culprits.problems,
+            f"a bucket has {bound} open streams, as many as it may; these Agents must wait: {named}. Are their names made anew each time?",
         ]
 
     async def drain(self, seconds: float) -> None:
@@ -309,6 +312,7 @@ class Ingest:
         self.latency.add(outcome.times, self._now())
         self.cycles += 1
         self.moving.note(outcome.moved)
+        self._culprits.note(outcome.beyond)
         self.tab_changes += any(map(keys.is_tab_change, outcome.commands))
         self.errors.update(outcome.handler_errors)
         for agent in outcome.turned_away:

@@ -1,0 +1,59 @@
+"""Who sends more Tabs or Clients than a bucket takes: counted by base name and Client, and named where a person looks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from taba.server.fold.bounds import Bounds
+
+MAX_CULPRITS = 1000  # pairs of base name and Client that are told apart; those of others count without a name
+MAX_NAMED = 3  # of them in a sentence
+CULPRIT_SECONDS = 600.0  # for which it is a problem: after that nobody needs to look
+
+
+class Beyond(NamedTuple):
+    """What a bucket had no room for: new Tabs, or new Clients, of a base name by a Client."""
+
+    what: str  # Tabs or Clients
+    base: str
+    client: str
+
+
+NOBODY = Beyond("", "", "")
+
+
+class Culprits:
+    """`seconds` is monotonic."""
+
+    def __init__(self, bounds: Bounds, seconds: Callable[[], float]):
+        self._bounds, self._seconds = bounds, seconds
+        self.events: Counter[Beyond] = Counter()
+        self._last: dict[str, float] = {}
+
+    def note(self, beyond: Mapping[Beyond, int]) -> None:
+        """A cycle had no room for these Events."""
+        for one, events in beyond.items():
+            known = one if one in self.events or len(self.events) < MAX_CULPRITS else NOBODY._replace(what=one.what)
+            self.events[known] += events
+            self._last[one.what] = self._seconds()
+
+    @property
+    def problems(self) -> list[str]:
+        """Sentences, with the culprits that sent most."""
+        now = self._seconds()
+        return [self._sentence(what) for what, last in sorted(self._last.items()) if now - last < CULPRIT_SECONDS]
+
+    def _sentence(self, what: str) -> str:
+        of = Counter({one: events for one, events in self.events.items() if one.what == what})
+        named = [f"{one.base} by {one.client} ({events})" for one, events in of.most_common(MAX_NAMED) if one.client]
+        bound, cure = (
+            (self._bounds.tabs, "take what differs in each name out of names and labels, or raise --max-tabs")
+            if what == "Tabs"
+            else (self._bounds.clients, "have programs keep their client ids, or raise --max-clients")
+        )
+        return (
+            f"{of.total()} events found no room, since a bucket takes {bound} {what}, and are dead letters; "
+            f"most are of {', '.join(named)}: {cure}; then taba retry"
+        )

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba.server.fold import culprits
+from taba.server.fold.bounds import Bounds
+from taba.server.fold.culprits import CULPRIT_SECONDS, Beyond, Culprits
+
+
+class Named(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.now = 0.0
+        self.culprits = Culprits(Bounds(tabs=7, clients=9), lambda: self.now)
+
+    def test_who_sent_most_is_named_with_the_bound_and_the_cure(self) -> None:
+        self.culprits.note({Beyond("Tabs", f"x{n}", "web/1"): n for n in range(1, 6)})
+        self.culprits.note({Beyond("Tabs", "x5", "web/1"): 5, Beyond("Clients", "y", "job/77"): 3})
+        clients, tabs = self.culprits.problems
+        self.assertIn("20 events found no room, since a bucket takes 7 Tabs", tabs)
+        self.assertIn("x5 by web/1 (10), x4 by web/1 (4), x3 by web/1 (3): ", tabs)
+        self.assertIn("--max-tabs", tabs)
+        self.assertIn("3 events found no room, since a bucket takes 9 Clients", clients)
+        self.assertIn("y by job/77 (3): ", clients)
+
+    def test_it_is_a_problem_for_a_while(self) -> None:
+        self.culprits.note({Beyond("Tabs", "x", "web/1"): 1})
+        self.now = CULPRIT_SECONDS
+        self.assertEqual(self.culprits.problems, [])
+
+    def test_as_many_are_told_apart_as_the_bound_says_and_none_is_left_out_of_the_count(self) -> None:
+        self.patch(culprits, "MAX_CULPRITS", 3)
+        for n in range(10):
+            self.culprits.note({Beyond("Tabs", f"x{n}", "web/1"): 1})
+        self.assertEqual(len(self.culprits.events), 4)
+        self.assertIn("10 events", self.culprits.problems[0])

@@ -1,0 +1,30 @@
+"""Caps on Tabs and Clients of a bucket: what is beyond is a dead letter, and who sent it is named."""
+
+from __future__ import annotations
+
+from .running import ServerCase, asynchronous
+
+
+class Capped(ServerCase):
+    @asynchronous
+    async def test_who_sends_ever_new_names_is_named_and_the_others_go_on(self) -> None:
+        server = await self.start(max_tabs="3", max_clients="4")
+        good = [{"tab": f"good{n}", "type": "TotalsCounter", "value": 1} for n in range(3)]
+        self.assertEqual((await self.post(server, good)).status, 200)
+        names = [{"tab": "request", "labels": {"id": str(n)}, "type": "TotalsCounter", "value": 1} for n in range(200)]
+        self.assertEqual((await self.post(server, names, client="web/2")).status, 200)
+        self.assertEqual((await self.post(server, good)).status, 200)
+        for n in range(8):
+            self.assertEqual((await self.post(server, good[:1], client=f"pod/{n}")).status, 200)
+        self.assertEqual((await self.get(server, "/v1/projections?name=good0"))["good0"]["web/1"]["total"], 2)
+        status = await self.get(server, "/v1/status")
+        dead = status["dead_letters_by_reason"]
+        self.assertGreater(dead["too_many_tabs"], 100)
+        self.assertGreaterEqual(dead["too_many_clients"], 4)
+        self.assertEqual(status["folded"] + sum(dead.values()), 3 + 200 + 3 + 8)
+        self.assertEqual((status["caps"]["bucket_tabs"], status["caps"]["bucket_clients"]), (3, 4))
+        [tabs] = [problem for problem in status["problems"] if "takes 3 Tabs" in problem]
+        self.assertIn(f"{dead['too_many_tabs']} events found no room", tabs)
+        self.assertIn("request by web/2", tabs)
+        [clients] = [problem for problem in status["problems"] if "takes 4 Clients" in problem]
+        self.assertIn("good0 by pod/", clients)

@@ -1,0 +1,30 @@
+"""`./run sbom` and `./run audit`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from taba import __version__
+from tests.supply.audit import audit, sentences, shown
+from tests.supply.sbom import bill, needed
+
+
+def main(what: str, *arguments: str) -> int:
+    extra = "all"
+    found = needed(extra)
+    if what == "sbom":
+        content = shown(bill([part for name, part in found.items() if part is not None and name != "taba-metrics"], __version__))
+        if arguments:
+            Path(arguments[0]).write_text(content, "utf-8")
+        else:
+            sys.stdout.write(content)
+        return 0
+    outcome = audit({name: None if part is None else part.version for name, part in found.items() if name != "taba-metrics"})
+    for line in sentences(outcome):
+        print(f"audit: {line}")
+    return 1 if outcome.wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

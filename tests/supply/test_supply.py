@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import json
+from importlib.metadata import distribution
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba.installing import DISTRIBUTION
+from tests.supply.audit import audit, sentences
+from tests.supply.sbom import bill, canonical, needed
+
+
+class Bill(SynchronousTestCase):
+    def test_all_that_runs_is_on_it_with_what_that_needs_in_turn(self) -> None:
+        found = needed("all")
+        self.assertLessEqual({"twisted", "treq", "msgpack", "numpy", "txredisapi", "hiredis", "zope-interface", "incremental"}, set(found))
+        self.assertNotIn("pytest", found)
+        parts = [part for part in found.values() if part is not None]
+        made = bill(parts, "1.2")
+        self.assertEqual((made["bomFormat"], made["metadata"]["component"]["version"]), ("CycloneDX", "1.2"))
+        by_name = {part["name"]: part for part in made["components"]}
+        version = distribution("twisted").version
+        self.assertEqual((by_name["twisted"]["version"], by_name["twisted"]["purl"]), (version, f"pkg:pypi/twisted@{version}"))
+        self.assertIn(canonical(DISTRIBUTION), by_name)
+        json.dumps(made)
+
+    def test_the_client_alone_needs_nothing(self) -> None:
+        self.assertEqual(set(needed("")), {canonical(DISTRIBUTION)})
+
+
+class Audits(SynchronousTestCase):
+    def test_what_is_known_to_be_wrong_is_named_and_what_is_not_installed_is_said(self) -> None:
+        def ask(body: bytes) -> bytes:
+            asked = [query["package"]["name"] for query in json.loads(body)["queries"]]
+            self.assertEqual(asked, ["bad", "good"])
+            return json.dumps({"results": [{"vulns": [{"id": "X-1"}, {"id": "X-2"}]}, {}]}).encode()
+
+        found = audit({"good": "1", "bad": "2", "gone": None}, ask)
+        self.assertEqual(found.wrong, {"bad 2": ["X-1", "X-2"]})
+        self.assertEqual(sentences(found), ["bad 2: X-1, X-2", "not installed here, so not looked up: gone"])
+
+    def test_what_cannot_be_looked_up_is_said_and_is_no_success(self) -> None:
+        def away(body: bytes) -> bytes:
+            raise OSError("no route")
+
+        answers: list[Any] = [
+            away,
+            *(lambda body, text=text: text for text in (b"", b"{}", b'{"results": []}', b'{"results": [1]}', b"[]")),
+        ]
+        for ask in answers:
+            found = audit({"one": "1"}, ask)
+            self.assertEqual(found.wrong, {})
+            [said] = sentences(found)
+            self.assertTrue(said.startswith("not looked up, 1 distributions: "), said)
