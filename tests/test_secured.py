@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import ssl
 import sys
 import tempfile
 import time
@@ -120,6 +121,37 @@ class Secured(SynchronousTestCase):
         self.write("tokens", line_of(self.tokens[WRITE]))
         os.kill(server.process.pid, signal.SIGHUP)
         self.until(lambda: _raises(reader.names, Forbidden))
+
+    def test_workers_read_tokens_and_certificates_again_each_of_them(self) -> None:
+        port = free_port()
+        urls = [f"https://localhost:{port + number}" for number in range(2)]
+        certificate, key = (self.directory / name for name in ("shown.pem", "shown.key"))
+        certificate.write_bytes(self.own.certificate.read_bytes())
+        key.touch(0o600)
+        key.write_bytes(self.own.key.read_bytes())
+        files = ("--tokens", self.file, "--tls-cert", str(certificate), "--tls-key", str(key))
+        store = f"embedded:{self.services.directory / 'store'}"
+        server = self.start(
+            "server", "taba-server", port, "--listen", f"tcp:{port}", "--store", store, "--url", urls[0], "--workers", "2", *files
+        )
+        old, other = self.tokens[READ], self.authority.sign("other", "localhost", "127.0.0.1")
+        for url in urls:
+            self.until(lambda url=url: self.query(READ, url).names() == [])
+            self.assertRaises(Forbidden, self.query(None, url).names)
+        self.tokens[READ] = new_token(READ)
+        self.write("tokens", line_of(self.tokens[READ]))
+        certificate.write_bytes(other.certificate.read_bytes())
+        key.write_bytes(other.key.read_bytes())
+        os.kill(server.process.pid, signal.SIGHUP)
+        for url in urls:
+            self.until(lambda url=url: self.query(READ, url).names() == [])
+            self.assertRaises(Forbidden, Query(url, token=old, cacert=str(self.authority.file)).names)
+            self.assertEqual(self.shown(url), other.certificate.read_text())
+
+    def shown(self, url: str) -> str:
+        """The certificate that a listener shows."""
+        host, _, port = url.removeprefix("https://").partition(":")
+        return ssl.get_server_certificate((host, int(port)))
 
 
 def _raises(function: Callable[[], Any], kind: type[Exception]) -> bool:

@@ -12,12 +12,14 @@ import random
 import socket
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
+from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.runner.procmon import ProcessMonitor
@@ -433,8 +435,9 @@ class Workers(_Connected):
 
     def hang_up(self) -> list[str]:
         """Have the workers read tokens and certificates again; they say themselves what is wrong."""
-        for protocol in self._monitor.protocols.values():
-            protocol.transport.signalProcess("HUP")
+        for protocol in list(self._monitor.protocols.values()):
+            with suppress(ProcessExitedAlready):  # it is started again, and reads them then
+                protocol.transport.signalProcess("HUP")
         return []
 
     async def open(self) -> None:
