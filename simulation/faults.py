@@ -189,6 +189,7 @@ def _remove_outbox(world: World, fault: Fault) -> None:
     for name in os.listdir(world.machine.shm):
         if name.startswith("taba-agent."):
             os.unlink(os.path.join(world.machine.shm, name))
+            world.machine.notes_change()
             world.fired["removed an outbox"] += 1
 
 

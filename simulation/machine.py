@@ -18,7 +18,7 @@ import sqlite3
 import struct
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from simulation.clockwork import Clockwork, Killed, Process
 from taba import ring
@@ -26,6 +26,8 @@ from taba.batch import BATCH_VERSION, decode_batch
 from taba.errors import UnknownVersion
 
 PAGE = 4096
+KERNEL_TICK_SECONDS = 0.004  # of its coarse clock
+_NOTHING = object()  # a name that a module takes from the builtins
 _UNLOCK = struct.pack("hhqqi4x", fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0)
 
 # whose `os` is exchanged
@@ -76,6 +78,11 @@ class FileSystem:
     def register_at_fork(self, **_: Any) -> None:
         """Nobody forks here."""
 
+    def stat(self, path: Any, **options: Any) -> Any:
+        if path == self._machine.shm:
+            return _Changed(self._machine.changed)  # the kernel's clock is not the world's
+        return os.stat(path, **options)
+
     def scandir(self, path: Any) -> Any:
         return _Entries(sorted(os.scandir(path), key=lambda entry: entry.name))
 
@@ -83,6 +90,7 @@ class FileSystem:
         process = self._machine.process
         if flags & os.O_CREAT:
             process.write(f"the making of {os.path.basename(path)}")
+            self._machine.notes_change()
         elif not process.is_alive:
             raise Killed
         descriptor = os.open(path, flags, mode)
@@ -148,6 +156,7 @@ class FileSystem:
             if when == "within":
                 raise Killed  # it is one step of the kernel's: done, or not
             result = getattr(os, name)(*arguments, **keywords)
+            self._machine.notes_change()
             if when:
                 raise Killed
             return result
@@ -155,6 +164,35 @@ class FileSystem:
         return run
 
     unlink, rename, replace, link, ftruncate, fsync = map(_whole, ("unlink", "rename", "replace", "link", "ftruncate", "fsync"))
+
+
+class File:
+    """A file that is written, as `open` gives one: each write is a step. Whoever dies leaves no object that closes it later."""
+
+    def __init__(self, files: FileSystem, path: str, opener: Callable[[str, int], int], is_text: bool):
+        self._files, self._is_text = files, is_text
+        self._descriptor = opener(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC)
+
+    def write(self, content: Any) -> None:
+        """All of it."""
+        left = content.encode() if self._is_text else content
+        while left:
+            left = left[self._files.write(self._descriptor, left) :]
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def close(self) -> None:
+        self._files.close(self._descriptor)
+
+    def __enter__(self) -> File:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class _Entries(list[Any]):
@@ -165,6 +203,12 @@ class _Entries(list[Any]):
 
     def __exit__(self, *_: object) -> None:
         """Nothing is open."""
+
+
+class _Changed(NamedTuple):
+    """When something was last made or removed in a folder."""
+
+    st_mtime_ns: int
 
 
 class _Room:
@@ -263,6 +307,7 @@ class Machine:
         os.mkdir(self.shm)
         os.mkdir(self.disk)
         self.is_memory_full = self.is_disk_full = False
+        self.changed = 0  # ticks of the kernel's clock until the last change of a folder
         self.reads_other_version: Callable[[Process], bool] = lambda process: False
         self.databases: dict[Process, list[_Database]] = {}
         self._undo: list[tuple[Any, str, Any]] = []
@@ -275,7 +320,10 @@ class Machine:
             yield
         finally:
             for where, name, before in reversed(self._undo):
-                setattr(where, name, before)
+                if before is _NOTHING:
+                    delattr(where, name)
+                else:
+                    setattr(where, name, before)
             self._undo.clear()
             for databases in self.databases.values():
                 for database in databases:
@@ -288,10 +336,15 @@ class Machine:
             module = importlib.import_module(name)
             if hasattr(module, "os"):
                 self.put(module, "os", files)
-        from taba.agent import keys, segment, spool
+        from taba.agent import keys, pin, segment, spool, sums
         from taba.client import producer, pure
         from taba.server.fold import envelopes
 
+        def open_file(path: str, mode: str, encoding: str | None = None, opener: Any = None) -> Any:
+            return File(files, path, opener, "b" not in mode) if "w" in mode else open(path, mode, encoding=encoding)
+
+        for module in (sums, pin):
+            self.put(module, "open", open_file)
         self.put(spool, "sqlite3", databases)
         self.put(keys, "sqlite3", databases)
         self.put(ring, "SHM_DIRECTORY", self.shm)
@@ -328,9 +381,13 @@ class Machine:
 
         self.put(segment.Segment, "store", with_step)
 
+    def notes_change(self) -> None:
+        """A file was made, or removed."""
+        self.changed = int(self.world.now / KERNEL_TICK_SECONDS) + 1
+
     def put(self, where: Any, name: str, instead: Any) -> None:
         """Exchange a name until the world ends."""
-        self._undo.append((where, name, getattr(where, name)))
+        self._undo.append((where, name, getattr(where, name, _NOTHING)))
         setattr(where, name, instead)
 
     def bury(self, process: Process) -> None:

@@ -130,6 +130,7 @@ class World(Clockwork):
                 self.kill(part.process)
         for name in os.listdir(self.machine.shm):
             os.unlink(os.path.join(self.machine.shm, name))
+        self.machine.notes_change()
         self.boot += 1
         self._boot_base = -self.now
         self.unsure = max(0, self._all_recorded() - sum(self._booked.values()))
