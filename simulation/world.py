@@ -37,6 +37,7 @@ FILLING = frozenset(("memory full", "disk full", "spool spoilt"))
 # keys that the world looks at whenever they change: (bucket, whether it is its owner key)
 WATCHED = {key: (bucket, key == owner_key(bucket)) for bucket in range(BUCKETS) for key in (owner_key(bucket), keys.counts(bucket))}
 CALM_SECONDS = 240.0  # after the last fault: by then all is folded, and no problem left
+RATES = (4.0, 30.0, 60.0)  # how often a second a Client records a few events: rings that are sparse, and that fill
 LOOK_SECONDS = 1.0  # between two looks whether all is folded
 
 
@@ -69,7 +70,7 @@ class World(Clockwork):
         kinds: Collection[str] = tuple(KINDS),
         directory: str | None = None,
         types: Collection[str] = ("Census", "Census", "UpDown"),
-        rate: float = 4.0,
+        rate: float | None = None,
         density: float = 0.5,
     ):
         super().__init__(seed)
@@ -97,6 +98,7 @@ class World(Clockwork):
         self.agents = [Agent(self, "agent", urls[:1]), Agent(self, "other-agent", urls[:1])]
         self.agents[1].may_start = False  # until somebody starts it
         self.shielded_until = 0.0
+        rate = rate if rate is not None else shape.choice(RATES)
         tabs = [(f"{type.lower()}{number}", type) for number, type in enumerate(types)]
         self.clients = [Client(self, f"client-{number}", tabs, rate) for number in range(1, shape.choice((1, 2, 3)) + 1)]
         self.movers = [Mover(self, f"mover-{number}") for number in (1, 2)]
@@ -502,9 +504,11 @@ def lookup() -> Lookup:
 
 def play(seed: int, without: Collection[int] = (), **options: Any) -> Result:
     """One run, and nothing of it left behind."""
+    gc.disable()  # what coroutines of killed processes left is collected between worlds, where it does no harm
     world = World(seed, without, **options)
     try:
         return world.play()
     finally:
         del world
         gc.collect()
+        gc.enable()

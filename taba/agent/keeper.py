@@ -188,6 +188,8 @@ class Keeper:
         """Of each lane that the store should still know, the last number that was done with: it is asked whether it has it."""
         if self._newest is None or self._born.since(self._newest) > BATCH_DAYS * DAY:
             return {}  # for so long nobody keeps a mark
+        if not self.outbox.table.sequence:
+            return {}  # the outbox is new: which streams were ended since the spool's table, and so have no mark, the lost one knew
         try:
             last = self.history.last(self._opened)
             return {(stream, bucket): at for (stream, bucket), at in last.items() if not self._ending.get(stream, 0) >> bucket & 1}
@@ -423,6 +425,10 @@ class Keeper:
         if self.spool.batches:
             return True
         return any(lane.bucket == bucket and lane.stream != self.stream and not lane.is_idle for lane in self.lanes.values())
+
+    def waits(self, bucket: int) -> bool:
+        """Whether anything is still to be applied in this bucket."""
+        return bool(self.spool.batches) or any(lane.bucket == bucket and (lane.pending or lane.more) for lane in self.lanes.values())
 
     # --- out ---
 

@@ -284,7 +284,8 @@ class RingPump:
             weights: dict[int, int] = {}
             self.sums.pack(drain, packed, weights, entries, position)
             if entries and self.publish(packed, weights, now, moment):
-                self.sums.register.note(word, entries)
+                self.sums.told(word, entries)
+        self.sums.forget(drain)
 
     def publish(self, packed: Packed, weights: dict[int, int], now: float, moment: Moment) -> bool:
         """Publish what no ring holds; False where there is no room."""

@@ -5,7 +5,8 @@
 2. What is sent is the sum, never a difference: an absolute that is lost is made good by the next, and all are sent again where the
    Agent began, and where batches were given up.
 3. The register, on disk, names each (ring, Tab) before its first absolute is sent. When the ring's process is dead, or its segment is
-   gone, the Tab is sent as RING_ENDED; when nothing older is left that could still arrive, as RING_GONE, and leaves the register.
+   gone, the Tab is sent as RING_ENDED; when nothing older is left that could still arrive, as RING_GONE. It leaves the register once
+   nothing of its bucket waits any more: a host that boots anew loses the outbox, and then all that is still there is sent again.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -139,6 +140,7 @@ class Sums:
         self._keeper = keeper
         self.register = register
         self._losses = 0
+        self._going: set[Entry] = set()  # RING_GONE was published, and may wait yet
         self._told = {found.ring: found.end for found in keeper.covered}
 
     def pending(
@@ -247,7 +249,8 @@ class Sums:
 
     def overdue(self, drain: Drain, rings: Iterable[Ring], directory: str) -> tuple[list[Entry], list[Entry]]:
         """What is to be sent as RING_ENDED because its segment is gone, and as RING_GONE because nothing older can arrive any more."""
-        gone = [entry for entry in self.register.ended if not self._keeper.holds_older(drain.bucket(entry.tab))][:MAX_ROWS]
+        left = self.register.ended - self._going
+        gone = sorted(entry for entry in left if not self._keeper.holds_older(drain.bucket(entry.tab)))[:MAX_ROWS]
         if not self.register.live:
             return [], gone
         there = {ring.header.ring_id.hex() for ring in rings}
@@ -255,6 +258,20 @@ class Sums:
             entry for entry in self.register.live if entry.ring not in there and not os.path.exists(os.path.join(directory, entry.segment))
         ]
         return lost[:MAX_ROWS], gone
+
+    def told(self, word: str, entries: Sequence[Entry]) -> None:
+        """These were published as RING_ENDED, or as RING_GONE."""
+        if word == GOING:
+            self._going.update(entries)
+        else:
+            self.register.note(word, entries)
+
+    def forget(self, drain: Drain) -> None:
+        """Take out of the register what was sent as RING_GONE, and waits no more."""
+        arrived = sorted(entry for entry in self._going if not self._keeper.waits(drain.bucket(entry.tab)))
+        if arrived:
+            self._going.difference_update(arrived)
+            self.register.note(GOING, arrived)
 
     def pack(self, drain: Drain, packed: Packed, weights: dict[int, int], entries: Iterable[Entry], position: int) -> None:
         """Add to `packed` that these are at RING_ENDED or RING_GONE."""
