@@ -8,6 +8,7 @@ DEFAULT_MAX_TABS = 100_000  # in one bucket, also where it is the only one; more
 DEFAULT_MAX_CLIENTS = 100_000  # in one bucket, all its Tabs together; more are a sign of ids that no slot has
 
 
+MEANINGS_OF_ABSENT = 100  # Tabs that are not there, of which a bucket keeps unit and description: they may come, or come back
 MAX_STREAMS = 32_768  # open in one bucket: of ten thousand Agents three generations, 2 MiB
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import lru_cache
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy
@@ -25,7 +26,7 @@ from taba.handlers.lookup import read_number, takes
 from taba.names import OWN_TABS
 from taba.nesting import is_deeper
 from taba.server import keys
-from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
+from taba.server.fold.bounds import DEFAULT_BOUNDS, MEANINGS_OF_ABSENT, Bounds
 from taba.server.fold.culprits import Beyond
 from taba.server.fold.deadletters import (
     MAX_DEAD_LETTERS,
@@ -114,7 +115,7 @@ class Cycle:
     """The batches of one cycle of `bucket`, planned: which keys they touch."""
 
     def __init__(self, bucket: int, waiting: Sequence[Waiting], buckets: int):
-        self.bucket = bucket
+        self.bucket, self.buckets = bucket, buckets
         self.waiting = list(waiting)
         self.streams = list(dict.fromkeys(item.batch.stream for item in self.waiting if item.header or item.nonce))
         direct = [item.batch.stream for item in self.waiting if not (item.header or item.nonce)]
@@ -233,7 +234,9 @@ class Fold:
         yield from self._measure(accepted)
         groups = self._group(accepted)
         yield from self._fold_groups(groups)
-        return self._state_commands(groups) + self._meaning_commands(accepted)
+        commands = self._state_commands(groups)
+        commands += yield from self._meaning_commands(accepted)
+        return commands
 
     def _make_room(self) -> Generator[Reads | Foreign, Any, list[bytes]]:
         """Where streams are to be opened and the bucket is full: which have not been touched for so long that they go."""
@@ -548,20 +551,31 @@ class Fold:
             commands.append((b"SADD", keys.clients(bucket), *recording))
         return commands
 
-    def _meaning_commands(self, accepted: list[int]) -> list[Command]:
-        """What Tabs mean, as far as they are there: the later one stands, and what it leaves out stays as it was."""
+    def _meaning_commands(self, accepted: list[int]) -> Generator[Reads | Foreign, Any, list[Command]]:
+        """What Tabs mean: the later one stands, and what it leaves out stays as it was.
+
+        Of Tabs that are not there, because they were pruned or their Events are dead letters, as far as MEANINGS_OF_ABSENT leaves room.
+        """
         written: dict[bytes, bytes] = {}
+        absent: dict[bytes, bytes] = {}
         for index in accepted:
             batch = self.cycle.waiting[index].batch
             self.bad_meanings += batch.bad_meanings
             for meaning in batch.meanings:
-                if meaning.tab not in self.types or meaning.tab in self.new_types:
-                    continue  # the Tab is not there: its events are dead letters, which are counted, or it does not live here
+                is_there = meaning.tab in self.types and meaning.tab not in self.new_types
+                if not is_there and bucket_of(meaning.tab, self.cycle.buckets) != self.cycle.bucket:
+                    continue  # it does not live here: its Events are dead letters, which are counted
                 fields = keys.meaning_fields(meaning.tab.encode())
-                written.update((field, text.encode()) for field, text in zip(fields, meaning[1:], strict=True) if text)
+                said = {field: text.encode() for field, text in zip(fields, meaning[1:], strict=True) if text}
+                (written if is_there else absent).update(said)
+        bucket = self.cycle.bucket
+        if absent:
+            kept, tabs = yield Reads([(b"HLEN", keys.meanings(bucket)), (b"HLEN", keys.tabs(bucket))])
+            room = 2 * (tabs + MEANINGS_OF_ABSENT) - kept
+            written |= dict(islice(absent.items(), max(0, room)))
         if not written:
             return []
-        return [(b"HSET", keys.meanings(self.cycle.bucket), *(part for pair in written.items() for part in pair))]
+        return [(b"HSET", keys.meanings(bucket), *(part for pair in written.items() for part in pair))]
 
     def _without_spoiled(self, group: _Group, row: int, column: Column, place: int) -> Column:
         """`column`, whose first Event is the row's `place`-th, without those that cannot be folded, which are buried."""

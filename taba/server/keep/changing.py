@@ -132,8 +132,11 @@ def _commands(bucket: int, changes: Sequence[Change], sizes: Mapping[str, int]) 
     return commands + index_removal(bucket, gone, left)
 
 
-def index_removal(bucket: int, gone: Mapping[str, Sequence[str]], left: Mapping[str, int]) -> list[Command]:
-    """The commands that take Tab → Clients out of the index. `left`: how many Clients each Tab then still has."""
+def index_removal(bucket: int, gone: Mapping[str, Sequence[str]], left: Mapping[str, int], forgets: bool = False) -> list[Command]:
+    """The commands that take Tab → Clients out of the index. `left`: how many Clients each Tab then still has.
+
+    `forgets`: what a Tab means goes with it; else it stays for when the Tab comes back, and goes with sweep_meanings.
+    """
     commands: list[Command] = []
     for tab, clients in gone.items():
         name = tab.encode()
@@ -142,7 +145,8 @@ def index_removal(bucket: int, gone: Mapping[str, Sequence[str]], left: Mapping[
             commands.append((b"SREM", keys.clients_of(bucket, name), *some))
         if left[tab] <= 0:
             commands += ((b"HDEL", keys.tabs(bucket), name), keys.count_tab_changes(bucket))
-            commands.append((b"HDEL", keys.meanings(bucket), *keys.meaning_fields(name)))
+            if forgets:
+                commands.append((b"HDEL", keys.meanings(bucket), *keys.meaning_fields(name)))
     return commands
 
 

@@ -122,7 +122,7 @@ def _deleted(
         of_unknown = [field for field in fields if b"\0".join(field.split(b"\0")[:2]) in unknown]
         emptied = [one for field, type in known if field not in unknown for one in _all_fields(handlers, field, type)] + of_unknown
         commands: list[Command] = [(b"HDEL", keys.states(bucket), *emptied)] if emptied else []
-        return Writes(commands + index_removal(bucket, gone, left) + others, result)
+        return Writes(commands + index_removal(bucket, gone, left, forgets=True) + others, result)
 
     if unknown:
         return More([(b"HKEYS", keys.states(bucket))], lambda replies: write(replies[0]))

@@ -19,7 +19,7 @@ from taba.server import keys
 from taba.server.aging import StoreAge, passed
 from taba.server.keep.changing import Change, Kept, change, framed, look, sweep, walk
 from taba.server.keep.jobs import Job
-from taba.server.keep.sweeping import sweep_marks
+from taba.server.keep.sweeping import sweep_marks, sweep_meanings
 from taba.server.keep.upgrading import count_failure, failures
 from taba.server.router import IsRouter
 from taba.server.work.bench import Bench
@@ -76,6 +76,7 @@ class _Run:
         if not self._job.is_dry_run:
             await sweep(self._router, bucket)
             await sweep_marks(self._router, bucket, self._age())
+            await sweep_meanings(self._router, bucket)
 
     async def _lot(self, bucket: int, lot: Sequence[Kept]) -> None:
         gone: list[_Old] = []

@@ -1,4 +1,5 @@
-"""What the job that forgets takes out of a bucket besides States: marks, and keys of posts, that nobody has touched for long."""
+"""What the job that forgets takes out of a bucket besides States: marks, and keys of posts, that nobody has touched for long, and what Tabs
+mean that are not there, where that is too much."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from taba.server import keys
+from taba.server.fold.bounds import MEANINGS_OF_ABSENT
 from taba.server.fold.marks import MARK_MINUTES, POSTED_MINUTES, stale
 from taba.server.fold.posts import is_over
 from taba.server.keep.changing import MAX_ARGUMENTS
@@ -27,6 +29,18 @@ async def sweep_marks(router: IsRouter, bucket: int, age: int | None) -> None:
         return Writes([(b"HDEL", key, *lot) for key, fields in found for lot in _lots(fields)])
 
     await router.transact(bucket, [(b"HGETALL", name(bucket)) for name in (keys.marks, keys.posted, keys.posts)], update)
+
+
+async def sweep_meanings(router: IsRouter, bucket: int) -> None:
+    """Take out what Tabs mean that are not there, but for MEANINGS_OF_ABSENT of them."""
+
+    def update(replies: Sequence[Any]) -> Writes:
+        there = set(replies[1])
+        absent = sorted({field.partition(b"\0")[0] for field in replies[0]} - there)[MEANINGS_OF_ABSENT:]
+        fields = [field for tab in absent for field in keys.meaning_fields(tab)]
+        return Writes([(b"HDEL", keys.meanings(bucket), *lot) for lot in _lots(fields)])
+
+    await router.transact(bucket, [(b"HKEYS", keys.meanings(bucket)), (b"HKEYS", keys.tabs(bucket))], update)
 
 
 def _lots(fields: Sequence[bytes]) -> list[Sequence[bytes]]:

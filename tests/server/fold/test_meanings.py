@@ -8,6 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba.batch import Meaning
 from taba.server import keys
+from taba.server.fold import cycle
 
 from ..samples import MemoryStore, Sum, Words, batch, column, lookup_of, tab_in
 
@@ -42,7 +43,7 @@ class Meanings(SynchronousTestCase):
         outcome = self.store.cycle(LOOKUP, [saying(1, [column(A, "Sum", [1.0])], Meaning(A, "s", "old"))])
         self.assertEqual((outcome.commands, self.fields(A)), ([], [b"s", b"new"]))
 
-    def test_nothing_is_kept_of_a_tab_that_is_not_there(self) -> None:
+    def test_what_a_tab_means_whose_events_are_dead_letters_is_kept_for_when_it_is_there(self) -> None:
         elsewhere = tab_in(1)
         self.store.cycle(
             LOOKUP,
@@ -50,11 +51,21 @@ class Meanings(SynchronousTestCase):
                 saying(
                     1,
                     [column(A, "Zork", [1.0]), column(B, "Words", ["bad"]), column(elsewhere, "Sum", [1.0])],
-                    *[Meaning(tab, "s", "d") for tab in (A, B, elsewhere, tab_in(0, 2))],
+                    *[Meaning(tab, "s", "d") for tab in (A, B, elsewhere)],
                 )
             ],
         )
-        self.assertEqual(self.kept(), {})
+        self.assertEqual((self.fields(A), self.fields(B), self.fields(elsewhere)), ([b"s", b"d"], [b"s", b"d"], [None, None]))
+
+    def test_of_tabs_that_are_not_there_no_more_is_kept_than_the_bound(self) -> None:
+        self.patch(cycle, "MEANINGS_OF_ABSENT", 2)
+        tabs = [tab_in(0, number) for number in range(5)]
+        self.store.cycle(LOOKUP, [saying(1, [column(A, "Sum", [1.0])], *[Meaning(tab, "s", "d") for tab in tabs])])
+        # the one that is there, and as many as it and the bound leave room for
+        self.assertEqual(self.fields(A), [b"s", b"d"])
+        self.assertEqual(len(self.kept()), 2 + 2 * 2)
+        self.store.cycle(LOOKUP, [saying(2, [column(B, "Sum", [1.0])], Meaning(tabs[4], "x", "y"), Meaning(B, "m", "n"))])
+        self.assertEqual((self.fields(B), len(self.kept())), ([b"m", b"n"], 6))
 
     def test_what_did_not_decode_is_counted_once(self) -> None:
         outcome = self.store.cycle(LOOKUP, [saying(1, [column(A, "Sum", [1.0])], Meaning(A, "s", ""), bad=3)])
