@@ -16,10 +16,11 @@ import msgpack
 import numpy as np
 
 from taba.agent.ages import Moment
+from taba.agent.directory import MAX_FRESH_TABS
 from taba.agent.fairness import EVENT_BYTES, TAB_BYTES
 from taba.agent.meanings import Telling
 from taba.agent.outbox import EncodedBatch
-from taba.agent.reader import MAX_FRESH_TABS, Reading, Ring, Scratch
+from taba.agent.reader import Reading, Ring, Scratch
 from taba.batch import (
     BATCH_VERSION,
     MAX_LIST_BYTES,
@@ -154,7 +155,7 @@ class Drain:
                 continue
             readings.append((ring, self._detached(reading)))
             places = self.places(ring)
-            if ring.untold:
+            if ring.names.untold:
                 tellings += _tellings(ring, reading, places)
             sums = len(added)
             if ring.client in spent:
@@ -215,8 +216,8 @@ def _tellings(ring: Ring, reading: Reading, places: list[tuple[int, bytes] | Non
     """The Tabs of this reading that are not known to have been told of, as they stand in the directory."""
     for index in np.flatnonzero(np.bincount(reading.tabs)).tolist() if len(reading.tabs) else ():
         place = places[index]
-        if index in ring.untold and place is not None:
-            yield Telling(ring, index, place[0], ring.untold[index])
+        if index in ring.names.untold and place is not None:
+            yield Telling(ring, index, place[0], ring.names.untold[index])
 
 
 def first_piece(client: str, tab: str, type: str) -> bytes:

@@ -40,7 +40,9 @@ class Meanings:
         self._stream = stream
         self._said.clear()
         for ring in rings:
-            ring.untold = {place: tab.meaning for place, tab in enumerate(ring.directory) if tab is not None and tab.meaning is not None}
+            ring.names.untold = {
+                place: tab.meaning for place, tab in enumerate(ring.directory) if tab is not None and tab.meaning is not None
+            }
 
     def forget(self) -> None:
         """Nothing is known to have been said: another store is there."""
@@ -71,4 +73,4 @@ class Meanings:
             if meaning.tab not in self._said and len(self._said) >= MAX_SAID:
                 self._said.clear()
             self._said[meaning.tab] = meaning
-            ring.untold.pop(place, None)
+            ring.names.untold.pop(place, None)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -22,18 +21,13 @@ from numpy.typing import NDArray
 
 from taba import ring as layouts
 from taba.agent.admission import Admission
+from taba.agent.directory import MAX_FRESH_TABS, NO_TAB, Directory, Tab
 from taba.agent.outbox import Covered
-from taba.batch import Meaning
-from taba.bounds import KiB
 from taba.counting import unpack_counted
-from taba.ring import BYTE_POSITION_BITS, BYTE_POSITION_MASK, FLAG_BYTES, FLAG_SKIP, RECORD_BYTES, BadEntry, Header, Layout, MalformedRing
+from taba.ring import BYTE_POSITION_BITS, BYTE_POSITION_MASK, FLAG_BYTES, FLAG_SKIP, RECORD_BYTES, Header, Layout, MalformedRing
 
 MAX_COVERED = 64  # ranges a ring: more threads than that were never interrupted at once
-MAX_RING_TABS = 1 << 20  # of which the Agent knows more than that there are too many: each costs 20 bytes at least
-MAX_FRESH_TABS = 1024  # names of a directory that are read at once: some 15 ms. What is recorded for the next ones waits in its ring
 BEHIND_RECORDS = 16_384  # that are read at once of a ring whose names are not all read: behind the next new one nothing can be used
-FRESH_BYTES = 256 * KiB  # of a directory that are read at once: several times the longest name with its description
-MAX_RING_SUMS = 16_384  # Tabs of a ring that heal, and are looked at each time
 FEW_RECORDS = 8  # that tell whether there is anything new: more threads than that are not interrupted at once
 FIRST_LOOK = 256  # records that a look reads first
 FIRST_CHUNK = 256  # records; an idle ring costs one read of 6 KiB
@@ -46,17 +40,6 @@ _TAILS = struct.Struct("<QQ")
 _U64 = np.dtype("<u8")
 _U32 = np.dtype("<u4")
 _F64 = np.dtype("<f8")
-_NO_TAB = np.uint32(2**32 - 1)  # in place of one: what is recorded for it is dropped and counted
-
-
-class Tab(NamedTuple):
-    """One entry of a ring's directory that may be forwarded."""
-
-    name: str
-    type: str
-    cell: int | None = None  # where in the segment its cell lies, if it heals
-    meaning: Meaning | None = None  # its unit and description, where its application gave one
-    is_overflow: bool = False  # it stands for others of its base name, of which there are too many
 
 
 class Reading(NamedTuple):
@@ -113,15 +96,7 @@ class Ring:
 
     def __init__(self, fd: int, name: str, covered: Iterable[Covered] = (), admission: Admission | None = None):
         self.fd, self.name = fd, name
-        self._admission = admission or Admission()
-        self._is_admitted = False  # its Client knows of it
-        self._own: list[str] = []  # Tabs that go under their own names, …
-        self._summed: Counter[str] = Counter()  # … and how many do not, by base name
-        self._overflows: dict[tuple[str, str], tuple[int, Tab]] = {}  # name and Type → its first place, and the Tab
-        self._leads: NDArray[np.uint32] | None = None  # by place, which one's column its events go to; None while each has its own
-        self._healing = 0
-        self.is_behind = False  # its directory has names that were not read yet
-        self.is_blocked = False  # the last read ended before an event of one of these
+        self.is_blocked = False  # the last read ended before an event of a Tab whose name was not read yet
         page = os.pread(fd, layouts.HEADER_BYTES, 0)
         self.header: Header = layouts.parse_header(page, os.fstat(fd).st_size)
         self.where: Layout = layouts.layout(self.header.size)
@@ -130,12 +105,10 @@ class Ring:
         self.tail, self.byte_tail = self.header.tail, self.header.byte_tail
         if max(self.tail, self.byte_tail) > MAX_POSITION:
             raise MalformedRing(f"tails {self.tail} and {self.byte_tail}")
-        self.directory: list[Tab | None] = []
-        self._directory_bytes = self._published = 0
+        self.names = Directory(fd, self.where, self.header.client, admission or Admission())
         self.places: list[tuple[int, bytes] | None] = []  # the drain's, beside `directory`: what it needs of each Tab, …
         self.summed_places: dict[tuple[str, str], tuple[int, bytes]] = {}  # likewise, of Tabs that stand for others
         self.places_of = 0  # … for so many buckets
-        self.untold: dict[int, Meaning] = {}  # `taba.agent.meanings`: by index in the directory, what is not known to have been said
         self.covered: list[Covered] = []
         self.recorded = 0
         self.sums: dict[int, Any] = {}  # `taba.agent.sums`: of Tabs that heal, by index in the directory
@@ -150,6 +123,11 @@ class Ring:
     @property
     def client(self) -> str:
         return self.header.client
+
+    @property
+    def directory(self) -> list[Tab | None]:
+        """Its Tabs by place, as far as they were read."""
+        return self.names.entries
 
     @property
     def frontier(self) -> int:
@@ -208,7 +186,7 @@ class Ring:
         With `dead` (no process maps it any more) the whole ring is looked through, and holes, which nobody will ever fill, are covered
         with what is behind them: so none is left out, however many holes there are.
         """
-        runs, is_cut = self._find_runs(scratch, min(limit, BEHIND_RECORDS) if self.is_behind else limit, dead)
+        runs, is_cut = self._find_runs(scratch, min(limit, BEHIND_RECORDS) if self.names.is_behind else limit, dead)
         if not runs:
             return None
         total = sum(end - start for start, end in runs)
@@ -228,8 +206,8 @@ class Ring:
         tabs = low_half & np.uint32(layouts.TAB_MASK) if has_flags else low_half
         self.is_blocked = False
         if int(tabs.max()) >= len(self.directory):
-            scratch.fresh_tabs -= self.read_directory(scratch.fresh_tabs)
-            if self.is_behind and len(unread := np.flatnonzero(tabs >= len(self.directory))):
+            scratch.fresh_tabs -= self.names.read(scratch.fresh_tabs)
+            if self.names.is_behind and len(unread := np.flatnonzero(tabs >= len(self.directory))):
                 cut, self.is_blocked = int(unread[0]), True  # its turn comes when its name is read
                 runs, words, tabs, flags, is_cut = _cut_runs(runs, cut), words[:cut], tabs[:cut], flags[:cut], True
                 if not cut:
@@ -294,9 +272,7 @@ class Ring:
 
     def close(self) -> None:
         """Let go of it."""
-        if self._is_admitted:
-            self._is_admitted = False
-            self._admission.end(self.client, self._own, self._summed)
+        self.names.close()
         os.close(self.fd)
 
     # --- finding ---
@@ -439,91 +415,17 @@ class Ring:
         refused = 0
         if len(tabs) and int(tabs.max()) >= len(self.directory):
             unknown = tabs >= len(self.directory)
-            refused = int((unknown & (tabs < self._published)).sum())  # named, but behind all that are looked at
+            refused = int((unknown & (tabs < self.names.published)).sum())  # named, but behind all that are looked at
             malformed += int(unknown.sum()) - refused
             tabs, times, values, boxed, is_boxed = _kept(~unknown, tabs, times, values, boxed, is_boxed)
-        if self._leads is not None and len(tabs):
-            tabs = self._leads[tabs]
-            if (without := tabs == _NO_TAB).any():
+        if self.names.leads is not None and len(tabs):
+            tabs = self.names.leads[tabs]
+            if (without := tabs == NO_TAB).any():
                 refused += int(without.sum())
                 tabs, times, values, boxed, is_boxed = _kept(~without, tabs, times, values, boxed, is_boxed)
         if is_boxed is not None and not is_boxed.any():
             boxed = is_boxed = None
         return Reading(tabs, times, values, boxed, is_boxed, ranges, malformed, is_cut, refused)
-
-    def read_directory(self, most: int = MAX_FRESH_TABS) -> int:
-        """Take up what is new in the directory, at most so many names and MAX_FRESH_TABS; returns how many. `is_behind`: there are more."""
-        words = os.pread(self.fd, 16, layouts.DIRECTORY_COUNT_OFFSET)
-        if len(words) != 16:
-            raise MalformedRing("truncated")
-        self._published, used = layouts.parse_directory_words(words, self.where)
-        fresh = min(self._published, MAX_RING_TABS) - len(self.directory)
-        unread = used - self._directory_bytes
-        if fresh <= 0 or unread <= 0 or most <= 0:
-            self.is_behind = fresh > 0 and unread > 0
-            return 0
-        length = min(unread, FRESH_BYTES)
-        content = os.pread(self.fd, length, self.where.directory_offset + self._directory_bytes)
-        entries, taken = layouts.parse_directory(content, min(fresh, most, MAX_FRESH_TABS), length < unread)
-        begin = self.where.directory_offset + self._directory_bytes
-        if not self._is_admitted:
-            self._admission.begin(self.client)
-            self._is_admitted = True
-        for place, entry in enumerate(entries, start=len(self.directory)):
-            if isinstance(entry, BadEntry):
-                self.directory.append(None)
-            elif self._has_own_name(entry):
-                meaning = Meaning(entry.name, entry.unit, entry.description) if entry.unit or entry.description else None
-                self.directory.append(Tab(entry.name, entry.type, None if entry.cell is None else begin + entry.cell, meaning))
-                if meaning is not None:
-                    self.untold[place] = meaning
-            else:
-                self._sum_up(place, entry, begin)
-        if self._leads is not None:
-            self._lead(len(self.directory) - 1, None)
-        self._directory_bytes += taken
-        self.is_behind = len(entries) < fresh
-        return len(entries)
-
-    @property
-    def overflowing(self) -> int:
-        """How many of its Tabs do not go under their own names."""
-        return sum(self._summed.values())
-
-    def _has_own_name(self, entry: layouts.Entry) -> bool:
-        if entry.cell is not None:
-            self._healing += 1
-            return self._admission.heals_under_its_name(self.client, self._healing - 1)
-        if not self._admission.admit(self.client, entry.name):
-            return False
-        self._own.append(entry.name)
-        return True
-
-    def _sum_up(self, place: int, entry: layouts.Entry, begin: int) -> None:
-        """Give an entry that is one too many the Tab that stands for it."""
-        name = None
-        if entry.cell is None or self._healing <= MAX_RING_SUMS:
-            name = self._admission.overflow(self.client, entry.name, entry.type)
-        self._summed[self._admission.count(self.client, entry.name, name is not None)] += 1
-        if name is None:
-            self.directory.append(None)
-            self._lead(place, _NO_TAB)
-        elif entry.cell is not None:  # each has a sum of its own in the ring
-            self.directory.append(Tab(name, entry.type, begin + entry.cell, None, True))
-        else:
-            first, tab = self._overflows.setdefault((name, entry.type), (place, Tab(name, entry.type, None, None, True)))
-            self.directory.append(tab)
-            self._lead(place, np.uint32(first))
-
-    def _lead(self, place: int, to: np.uint32 | None) -> None:
-        leads = self._leads
-        if leads is None or place >= len(leads):
-            grown = np.arange(max(1024, 2 * place), dtype=np.uint32)
-            if leads is not None:
-                grown[: len(leads)] = leads
-            self._leads = leads = grown
-        if to is not None:
-            leads[place] = to
 
     # --- positions ---
 

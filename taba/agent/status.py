@@ -30,7 +30,7 @@ def describe(
             "bytes": ring.header.size,
             "accelerated": ring.header.is_accelerated,
             "tabs": len(ring.directory),
-            "overflow": ring.overflowing,
+            "overflow": ring.names.overflowing,
             "recorded": ring.recorded,
             "holes": len(ring.covered),
         }

@@ -225,7 +225,7 @@ class Sums:
         weights: dict[int, int] = {}
         total = 0
         self._look(ring)
-        if ring.owes and ring.is_behind:
+        if ring.owes and ring.names.is_behind:
             return None
         for index, held in ring.sums.items():
             events = min(max(0, held.owed_events - held.told), MAX_TOLD)
@@ -287,9 +287,9 @@ class Sums:
     def _look(self, ring: Ring) -> None:
         """Take up new Tabs of the directory, and what is owed since the last look."""
         owes = ring.read_owes()
-        if owes != ring.owes or (owes and ring.is_behind):
+        if owes != ring.owes or (owes and ring.names.is_behind):
             ring.owes = owes
-            ring.read_directory()
+            ring.names.read()
             for held in ring.sums.values():
                 cell = _checked(ring.read_cell(held.cell))
                 held.owed, held.owed_events = cell.owed, max(held.owed_events, cell.owed_events)

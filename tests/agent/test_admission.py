@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.agent import admission, reader
+from taba.agent import admission, directory
 from taba.agent import drain as draining
 from taba.agent import keeper as keeping
 from taba.agent.admission import MAX_KNOWN, MAX_OVERFLOWS, Admission
+from taba.agent.directory import MAX_FRESH_TABS
 from taba.agent.drain import DRAIN_TABS, MIN_SHARE, fair_share
 from taba.agent.fairness import MAX_DROPPERS, OTHERS, Drops, Reserve
 from taba.agent.fairness import MAX_SHOWN as MAX_DROPPERS_SHOWN
 from taba.agent.problems import LOSS_SHOWN_SECONDS, Problems, Room
-from taba.agent.reader import MAX_FRESH_TABS
 from taba.caps import DEFAULT_CLIENT_TABS, MAX_CAP, Caps, read_caps
 
 from ..examples import examples
@@ -255,7 +255,7 @@ class Flooding(Hosted):
         self.assertTrue(any("too_many_tabs" in sentence for sentence in self.problems()))
 
     def test_very_many_names_are_read_a_part_at_a_time_and_cost_the_others_nothing(self) -> None:
-        self.patch(reader, "MAX_FRESH_TABS", 100)
+        self.patch(directory, "MAX_FRESH_TABS", 100)
         world = self.world
         self.cap(50, 1000, 1)
         producer = self.client(1 << 20)
@@ -278,7 +278,7 @@ class Flooding(Hosted):
         self.assertEqual(world.store.folded, world.recorded + 950)
 
     def test_however_many_name_very_many_each_has_its_turn(self) -> None:
-        self.patch(reader, "MAX_FRESH_TABS", 10)
+        self.patch(directory, "MAX_FRESH_TABS", 10)
         self.patch(draining, "DRAIN_TABS", 20)
         world = self.world
         floods = [self.client(65_536, f"web/flood{number}") for number in range(6)]
@@ -298,7 +298,7 @@ class Flooding(Hosted):
         self.assertEqual((world.keeper.recorded, world.keeper.totals()), (601, {}))
 
     def test_of_a_process_that_died_every_name_is_read_before_its_ring_goes(self) -> None:
-        self.patch(reader, "MAX_FRESH_TABS", 10)
+        self.patch(directory, "MAX_FRESH_TABS", 10)
         producer = self.client()
         for number in range(95):
             producer.record(producer.tab(label(number)), 1.0)
@@ -310,7 +310,7 @@ class Flooding(Hosted):
         self.assertEqual(sum(value for tab, value in self.sums().items() if tab.startswith("bids")), 95.0)
 
     def test_names_beyond_all_that_are_looked_at_are_too_many_and_not_malformed(self) -> None:
-        self.patch(reader, "MAX_RING_TABS", 20)
+        self.patch(directory, "MAX_RING_TABS", 20)
         producer = self.client()
         for number in range(25):
             producer.record(producer.tab(label(number)), 1.0)
@@ -319,7 +319,7 @@ class Flooding(Hosted):
 
     def test_the_usual_bounds_stand_in_proportion(self) -> None:
         self.assertLess(MAX_FRESH_TABS, DRAIN_TABS)
-        self.assertLess(DEFAULT_CLIENT_TABS, reader.MAX_RING_TABS)
+        self.assertLess(DEFAULT_CLIENT_TABS, directory.MAX_RING_TABS)
 
 
 class Full(Hosted):

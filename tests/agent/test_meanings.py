@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import count
+from types import SimpleNamespace
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -121,7 +122,7 @@ class Bounds(SynchronousTestCase):
         self.assertEqual(len(world.said()), 100)
 
     def test_of_more_tabs_than_are_known_to_be_said_some_are_said_again(self) -> None:
-        ring: object = type("Untold", (), {"untold": {}, "directory": []})()
+        ring: object = SimpleNamespace(names=SimpleNamespace(untold={}), directory=[])
         meanings = Meanings()
         meanings.begin(b"s", [])
         tellings = [Telling(ring, number, 0, Meaning(f"t{number}", "s", "")) for number in range(MAX_SAID + 1)]  # type: ignore[arg-type]

@@ -1,0 +1,136 @@
+"""The Tabs of one ring, as its directory names them: read a part at a time, and each decided on, once, whether it keeps its name.
+
+All of it is hostile: sizes, counts and names are checked. What a part costs is bounded; what is recorded for a Tab whose name was not
+read yet waits in the ring.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taba import ring as layouts
+from taba.agent.admission import Admission
+from taba.batch import Meaning
+from taba.bounds import KiB
+from taba.ring import BadEntry, Entry, Layout, MalformedRing
+
+MAX_RING_TABS = 1 << 20  # of which the Agent knows more than that there are too many: each costs 20 bytes at least
+MAX_FRESH_TABS = 1024  # names that are read at once: some 15 ms
+FRESH_BYTES = 256 * KiB  # that are read at once: several times the longest name with its description
+MAX_RING_SUMS = 16_384  # Tabs of a ring that heal, and are looked at each time
+NO_TAB = np.uint32(2**32 - 1)  # in place of one: what is recorded for it is dropped and counted
+
+
+class Tab(NamedTuple):
+    """One entry of a ring's directory that may be forwarded."""
+
+    name: str
+    type: str
+    cell: int | None = None  # where in the segment its cell lies, if it heals
+    meaning: Meaning | None = None  # its unit and description, where its application gave one
+    is_overflow: bool = False  # it stands for others of its base name, of which there are too many
+
+
+class Directory:
+    """The directory of the ring behind `fd`, of the layout `where`, whose Client is `client`.
+
+    `entries` are its Tabs by place, as far as they were read; None for one whose name breaks the rules, or that nothing stands for.
+    """
+
+    def __init__(self, fd: int, where: Layout, client: str, admission: Admission):
+        self._fd, self._where, self._client, self._admission = fd, where, client, admission
+        self.entries: list[Tab | None] = []
+        self.untold: dict[int, Meaning] = {}  # `taba.agent.meanings`: by place, what is not known to have been said
+        self.is_behind = False  # there are names that were not read yet
+        self.published = 0  # how many there are
+        self._bytes = 0  # that the entries take
+        self._is_admitted = False  # its Client knows of it
+        self._own: list[str] = []  # Tabs that go under their own names, …
+        self._summed: Counter[str] = Counter()  # … and how many do not, by base name
+        self._overflows: dict[tuple[str, str], tuple[int, Tab]] = {}  # name and Type → its first place, and the Tab
+        self.leads: NDArray[np.uint32] | None = None  # by place, which one's column its events go to; None while each has its own
+        self._healing = 0
+
+    @property
+    def overflowing(self) -> int:
+        """How many of its Tabs do not go under their own names."""
+        return sum(self._summed.values())
+
+    def read(self, most: int = MAX_FRESH_TABS) -> int:
+        """Take up what is new, at most so many names and MAX_FRESH_TABS; returns how many. Raises MalformedRing."""
+        words = os.pread(self._fd, 16, layouts.DIRECTORY_COUNT_OFFSET)
+        if len(words) != 16:
+            raise MalformedRing("truncated")
+        self.published, used = layouts.parse_directory_words(words, self._where)
+        fresh = min(self.published, MAX_RING_TABS) - len(self.entries)
+        unread = used - self._bytes
+        if fresh <= 0 or unread <= 0 or most <= 0:
+            self.is_behind = fresh > 0 and unread > 0
+            return 0
+        length, begin = min(unread, FRESH_BYTES), self._where.directory_offset + self._bytes
+        content = os.pread(self._fd, length, begin)
+        entries, taken = layouts.parse_directory(content, min(fresh, most, MAX_FRESH_TABS), length < unread)
+        if not self._is_admitted:
+            self._admission.begin(self._client)
+            self._is_admitted = True
+        for place, entry in enumerate(entries, start=len(self.entries)):
+            if isinstance(entry, BadEntry):
+                self.entries.append(None)
+            elif self._has_own_name(entry):
+                meaning = Meaning(entry.name, entry.unit, entry.description) if entry.unit or entry.description else None
+                self.entries.append(Tab(entry.name, entry.type, None if entry.cell is None else begin + entry.cell, meaning))
+                if meaning is not None:
+                    self.untold[place] = meaning
+            else:
+                self._sum_up(place, entry, begin)
+        if self.leads is not None:
+            self._fit(len(self.entries) - 1)
+        self._bytes += taken
+        self.is_behind = len(entries) < fresh
+        return len(entries)
+
+    def close(self) -> None:
+        """The ring is let go of."""
+        if self._is_admitted:
+            self._is_admitted = False
+            self._admission.end(self._client, self._own, self._summed)
+
+    def _has_own_name(self, entry: Entry) -> bool:
+        if entry.cell is not None:
+            self._healing += 1
+            return self._admission.heals_under_its_name(self._client, self._healing - 1)
+        if not self._admission.admit(self._client, entry.name):
+            return False
+        self._own.append(entry.name)
+        return True
+
+    def _sum_up(self, place: int, entry: Entry, begin: int) -> None:
+        """Give an entry that is one too many the Tab that stands for it."""
+        name = None
+        if entry.cell is None or self._healing <= MAX_RING_SUMS:
+            name = self._admission.overflow(self._client, entry.name, entry.type)
+        self._summed[self._admission.count(self._client, entry.name, name is not None)] += 1
+        if name is None:
+            self.entries.append(None)
+            self._fit(place)[place] = NO_TAB
+        elif entry.cell is not None:  # each has a sum of its own in the ring
+            self.entries.append(Tab(name, entry.type, begin + entry.cell, None, True))
+        else:
+            first, tab = self._overflows.setdefault((name, entry.type), (place, Tab(name, entry.type, None, None, True)))
+            self.entries.append(tab)
+            self._fit(place)[place] = first
+
+    def _fit(self, place: int) -> NDArray[np.uint32]:
+        """`leads`, with this place in it."""
+        leads = self.leads
+        if leads is None or place >= len(leads):
+            grown = np.arange(max(1024, 2 * place), dtype=np.uint32)
+            if leads is not None:
+                grown[: len(leads)] = leads
+            self.leads = leads = grown
+        return leads
