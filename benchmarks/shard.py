@@ -71,8 +71,10 @@ def _overhead(worker: Worker, rounds: int, gets: int) -> list[Row]:
         return 100 * float(min(found["round"]) / min(found["direct"]) - 1)
 
     cases: dict[str, Callable[[], float]] = {"excess": excess}
-    for name in ("gets", "direct_gets", "increments"):
+    for name in ("gets", "direct_gets", "increments", "direct_increments"):
         cases[name] = lambda name=name: worker.ask(name, gets) / gets * 1e6  # type: ignore[misc]
+    for name in ("many", "direct_many"):
+        cases[name] = lambda name=name: worker.ask(name, gets // 50) / (gets // 50) * 1e3  # type: ignore[misc]
     found = interleave(cases, rounds)
     return [
         Row(f"routing a cycle of {STATES} States, over plain connections", Figure.of(found["excess"]), "% more time", budgets.ROUTING),
@@ -87,7 +89,15 @@ def _overhead(worker: Worker, rounds: int, gets: int) -> list[Row]:
             "an increment of one counter, one after the other",
             Figure.of(found["increments"]),
             "µs",
-            note="two round trips",
+            floor=Beside("the same INCR over a plain connection", Figure.of(found["direct_increments"])),
+            note="two round trips, and done once whatever is lost",
+        ),
+        Row(
+            "2,000 small keys at once (mget)",
+            Figure.of(found["many"]),
+            "ms",
+            floor=Beside("the same GETs in one write over a plain connection", Figure.of(found["direct_many"])),
+            note="with the owner keys of their buckets",
         ),
     ]
 

@@ -1,8 +1,9 @@
 """Fold cycles' traffic through a Router, or without one: `python -m benchmarks.shard_worker STORE_URL FIRST_BUCKET REPLICAS`.
 
 Commands: `round`, all cycles through `Router.transact`; `direct`, the same commands and as many at a time over plain connections, without
-owner key, lease and map; `gets` and `direct_gets`, so many reads of one small key, one after the other; `increments`, likewise by
-key. Each answers the seconds that it took. REPLICAS are waited for after each cycle.
+owner key, lease and map; `gets` and `direct_gets`, so many reads of one small key, one after the other; `increments` and
+`direct_increments`, likewise; `many` and `direct_many`, so many times 2,000 small keys at once. Each answers the seconds that it
+took. REPLICAS are waited for after each cycle.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from taba.shard.servers.pool import Pool
 
 BUCKETS = 64  # of one worker; a cycle for each in a round
 STATES = 500  # in a cycle
+NAMES = [f"benchmark.{number}" for number in range(2000)]
 STATE = bytes(range(200)) * 2  # a CounterGroup's in its first minutes
 
 
@@ -76,7 +78,23 @@ class Traffic:
 
     async def increments(self, count: int) -> None:
         for _ in range(count):
-            await self._router.incr("benchmark")
+            await self._router.incr("benchmark.counter")
+
+    async def direct_increments(self, count: int) -> None:
+        key = self._router.key("benchmark.direct")
+        async with self._pool.connection() as connection:
+            for _ in range(count):
+                await connection.execute([(b"INCR", key)])
+
+    async def many(self, count: int) -> None:
+        for _ in range(count):
+            await self._router.mget(NAMES)
+
+    async def direct_many(self, count: int) -> None:
+        keys = [self._router.key(name) for name in NAMES]
+        async with self._pool.connection() as connection:
+            for _ in range(count):
+                await connection.execute([(b"GET", key) for key in keys])
 
 
 async def main(reactor: Any, store: str, first: str, replicas: str) -> None:
@@ -93,6 +111,9 @@ async def main(reactor: Any, store: str, first: str, replicas: str) -> None:
         "gets": traffic.gets,
         "direct_gets": traffic.direct_gets,
         "increments": traffic.increments,
+        "direct_increments": traffic.direct_increments,
+        "many": traffic.many,
+        "direct_many": traffic.direct_many,
     }
     while line := await deferToThread(sys.stdin.readline):
         name, *arguments = json.loads(line)

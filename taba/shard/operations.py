@@ -66,6 +66,7 @@ class _Lot(Operations):
 
     def __init__(self, router: Operations):
         self._router = router
+        self._places = router._places
         self._begun: dict[int, list[tuple[Write, Deferred[Any]]]] = {}
         self._names: set[bytes] = set()
 

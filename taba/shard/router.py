@@ -191,6 +191,9 @@ class Router(Operations):
             away.update(dict.fromkeys(reads, str(error)))  # the map itself cannot be had
             return {}
 
+    async def _read_own(self, reads: Mapping[int, Sequence[Command]]) -> dict[int, list[Any]]:
+        return await self._read_many(reads, None)  # whose commands need no look
+
     async def _read_many(self, reads: Mapping[int, Sequence[Command]], away: dict[int, str] | None) -> dict[int, list[Any]]:
         began = self._reactor.seconds()
         deadline = self.atlas.deadline(READ_SECONDS)
@@ -246,7 +249,8 @@ class Router(Operations):
                 for answer in answers:
                     if isinstance(answer, dict):
                         self.atlas.believe(map, answer)
-        self.uses.update(reads.keys())
+        for bucket in reads:
+            self.uses[bucket] += 1
         return {bucket: replies[bucket] for bucket in reads if bucket in replies}
 
     async def _read_server(
@@ -261,15 +265,16 @@ class Router(Operations):
         if not self.atlas.is_certain:  # it was connected anew, and is perhaps another store's
             raise StoreUnavailable(f"{server.address.text}: it may be another store's")
         outcomes: dict[int, list[Any] | NotHere] = {}
+        has_errors = any(issubclass(kind, Exception) for kind in {type(reply) for reply in replies})
         start = 0
         for bucket, own in reads.items():
             end = start + len(own)
             try:
-                self.atlas.check_owner(bucket, map.shard_of(bucket), replies[end], server.address.text)
+                self.atlas.check_owner(bucket, map.shard_of(bucket), replies[end], server.text)
                 outcomes[bucket] = replies[start:end]
-                for reply in replies[start:end]:
+                for reply in replies[start:end] if has_errors else ():
                     if isinstance(reply, Exception):
-                        raise_for(reply, f"{server.address.text}: bucket {bucket}")
+                        raise_for(reply, f"{server.text}: bucket {bucket}")
             except NotHere as error:
                 outcomes[bucket] = error
             except Redirected as error:

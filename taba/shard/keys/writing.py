@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from twisted.internet.defer import CancelledError, DeferredLock
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 
+from taba import names
 from taba.errors import StoreUnavailable
 from taba.shard.buckets import prefix_of
 from taba.shard.keys.places import Text, bucket_of, doers_key, done_key, names_key, plain_name
@@ -25,6 +26,7 @@ FEW_DOERS = 32  # Routers whose last write one bucket remembers without looking 
 DONE_SWEEP_AFTER = 256  # writes of this Router; then it looks after those that write no more
 TURN_SECONDS = 20.0  # how long a write waits for the writes of this Router to its bucket before it
 BUSY_PAUSE_SECONDS = 0.01  # a transaction that needed the lease takes as long as one that did not
+MAX_PLACES = 16_384  # names whose places a Router remembers: some 4 MiB; then it begins anew
 SWEEP_AFTER = 16  # new keys of this Router …
 SWEPT_NAMES = 48  # … so many names are looked at: more than one dead one goes for each that comes, once a third are dead
 THERE, MAYBE, GONE = "there", "maybe", "gone"  # a key after a write
@@ -55,6 +57,7 @@ class Writing:
         self._made = 0  # keys, since the last sweep
         self._done = 0  # writes, since we last looked after other Routers'
         self._turns: dict[int, tuple[DeferredLock, int]] = {}
+        self._places: dict[Text, tuple[int, bytes, int]] = {}  # name → its bucket and key, of how many buckets; names come again
 
     # what a Router has
 
@@ -94,19 +97,40 @@ class Writing:
 
     # --- one operation ---
 
-    async def _read(self, name: Text, command: bytes, *arguments: bytes) -> Any:
-        bucket = self.bucket_of(name)
-        return (await self.read_many({bucket: [(command, self.key(name, bucket), *arguments)]}))[bucket][0]
+    def _place(self, name: Text, buckets: int) -> tuple[int, bytes]:
+        """The bucket, of `buckets`, and the key of `name`."""
+        is_kept = isinstance(name, (str, bytes))
+        if is_kept and (known := self._places.get(name)) is not None and known[2] == buckets:
+            return known[:2]
+        content = plain_name(name)
+        bucket = names.bucket_of(content, buckets)
+        key = prefix_of(bucket) + b"key:" + content
+        if is_kept:
+            if len(self._places) >= MAX_PLACES:
+                self._places.clear()
+            self._places[name] = bucket, key, buckets
+        return bucket, key
 
-    async def _read_each(self, names: Sequence[Text], command: bytes) -> list[Any]:
+    async def _read_own(self, reads: Mapping[int, Sequence[Command]]) -> dict[int, list[Any]]:
+        """`read_many` of what was made here."""
+        return await self.read_many(reads)
+
+    async def _read(self, name: Text, command: bytes, *arguments: bytes) -> Any:
+        bucket, key = self._place(name, self.buckets)
+        return (await self._read_own({bucket: [(command, key, *arguments)]}))[bucket][0]
+
+    async def _read_each(self, wanted: Sequence[Text], command: bytes) -> list[Any]:
         places: list[tuple[int, int]] = []
         reads: dict[int, list[Command]] = {}
-        for name in names:
-            bucket = self.bucket_of(name)
-            own = reads.setdefault(bucket, [])
+        buckets = self.buckets
+        for name in wanted:
+            bucket, key = self._place(name, buckets)
+            own = reads.get(bucket)
+            if own is None:
+                own = reads[bucket] = []
             places.append((bucket, len(own)))
-            own.append((command, self.key(name, bucket)))
-        replies = await self.read_many(reads)
+            own.append((command, key))
+        replies = await self._read_own(reads)
         return [replies[bucket][number] for bucket, number in places]
 
     async def _write(self, name: Text, reads: Sequence[Command], decide: Decide, after: str = THERE) -> Any:
@@ -115,8 +139,8 @@ class Writing:
         `reads` have no key yet. `decide` gets the key and the replies: whether the key is there, then those to `reads`.
         `after`: whether the key is there then.
         """
-        bucket = self.bucket_of(name)
-        return (await self._write_all(bucket, [Write(plain_name(name), self.key(name, bucket), reads, decide, after)]))[0]
+        bucket, key = self._place(name, self.buckets)
+        return (await self._write_all(bucket, [Write(plain_name(name), key, reads, decide, after)]))[0]
 
     async def _write_all(self, bucket: int, writes: Sequence[Write]) -> list[Any]:
         """Do what all of `writes`, on different keys of `bucket`, say, once; their results."""

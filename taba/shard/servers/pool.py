@@ -179,6 +179,7 @@ class Pool:
         self, reactor: Any, address: Address, greet: Greeting | None = None, size: int = POOL_CONNECTIONS, random: Random | None = None
     ):
         self.address = address
+        self.text = address.text
         self.size = size
         self.last_error = "not connected yet"
         self._logged = ""  # the reason that the log gave last, since a connection was up
