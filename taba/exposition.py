@@ -54,7 +54,10 @@ def writer_for(accept: str) -> Writer:
         from prometheus_client.metrics_core import Metric
     except ImportError as error:
         raise NotInstalled(f"/metrics takes the package prometheus_client: {install_hint('prometheus')} ({error})") from None
-    encode, content_type = choose_encoder(accept)
+    try:
+        encode, content_type = choose_encoder(accept)
+    except (TypeError, ValueError):  # a version that is no number
+        encode, content_type = choose_encoder("")
 
     def write(exposed: Exposed) -> bytes:
         content: bytes = encode(_Families([_metric(Metric, exposed)]))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from taba.series import BUCKET, COUNT, FIGURES, HISTOGRAM, OTHERWISE, SUM, family_of, labels_shown, plain
+from taba.server.ask.choosing import QueryRefused
 from taba.server.ask.filters import labels_of
 from taba.server.ask.index import Index, Known
 from taba.server.ask.meanings import meanings_of
@@ -19,6 +20,7 @@ from taba.turns import Turns
 
 MEANING_SECONDS = 10.0
 SLICE_TABS = 50  # whose series are named between two looks at the time, some milliseconds
+MAX_TABS = 200_000  # whose series are kept, some 300 MB; as many as names are
 LOT_TABS = 1000  # whose meanings are read at a time, some 5 ms
 MAX_PROBLEMS = 5  # Tabs that are named in the sentence
 
@@ -89,6 +91,9 @@ class Catalogues:
         """The series that there are now. Raises StoreUnavailable."""
         looked = await self._index.look()
         now = self._seconds()
+        tabs = sum(len(known.types) for known in looked.values())
+        if tabs > MAX_TABS:
+            raise QueryRefused(f"Prometheus' names are kept of at most {MAX_TABS} Tabs, and there are {tabs}")
         stale = {
             bucket: known
             for bucket, known in looked.items()

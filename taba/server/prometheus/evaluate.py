@@ -37,12 +37,12 @@ from taba.server.prometheus.vectors import (
     Vector,
     aggregated,
     bucket_quantiles,
-    checked_unique,
     matched,
     operated,
     set_operated,
     spread_fraction,
     spread_quantiles,
+    uniquely,
     with_scalar,
     without,
 )
@@ -182,7 +182,7 @@ class _Work:
             return parts[0]
         if isinstance(node, Negated):
             [part] = parts
-            return Scalar(-part.values) if isinstance(part, Scalar) else self._plain(np.negative, self._vector(part, "-"))
+            return Scalar(-part.values) if isinstance(part, Scalar) else await self._plain(np.negative, self._vector(part, "-"))
         if isinstance(node, Binary):
             return await self._binary(node, *parts)
         if isinstance(node, Aggregation):
@@ -199,6 +199,9 @@ class _Work:
                 return cast(Vector, stop.value)
             await self._asking.breathe()
 
+    async def _unique(self, vector: Vector) -> Vector:
+        return await self._through(uniquely(vector))
+
     async def _binary(self, node: Binary, left: Value, right: Value) -> Value:
         if node.op not in COMPARISONS and node.op not in ARITHMETIC and node.op not in SETS:
             raise Refused(f"{node.op} is not answered")
@@ -209,9 +212,9 @@ class _Work:
         if isinstance(left, Scalar) or isinstance(right, Scalar):
             vector, scalar = (right, left) if isinstance(left, Scalar) else (left, right)
             assert isinstance(vector, Vector) and isinstance(scalar, Scalar)
-            return checked_unique(self._scaled(node, vector, scalar, isinstance(left, Vector)))
+            return await self._through(uniquely(self._scaled(node, vector, scalar, isinstance(left, Vector))))
         if node.op in SETS:
-            return set_operated(node, left, right)
+            return await self._through(set_operated(node, left, right))
         return await self._through(matched(node, left, right))
 
     def _scaled(self, node: Binary, vector: Vector, scalar: Scalar, is_left: bool) -> Vector:
@@ -240,9 +243,10 @@ class _Work:
             raise Refused(f"{what} takes a number")
         return part.values
 
-    def _plain(self, function: Callable[[Floats], Floats], vector: Vector, what: str = "-") -> Vector:
+    async def _plain(self, function: Callable[[Floats], Floats], vector: Vector, what: str = "-") -> Vector:
         with np.errstate(all="ignore"):
-            return checked_unique(vector.with_values(function(vector.numbers(what).values)))
+            found = vector.with_values(function(vector.numbers(what).values))
+        return await self._through(uniquely(found))
 
     async def _called(self, node: Called, parts: Sequence[Value], nodes: Sequence[Node]) -> Value:
         name = node.name
@@ -260,7 +264,8 @@ class _Work:
         if name == "histogram_quantile":
             return await self._quantile(self._scalar(parts[0], name), self._vector(parts[1], name))
         if name == "histogram_fraction":
-            return checked_unique(spread_fraction(self._vector(parts[2], name), self._scalar(parts[0], name), self._scalar(parts[1], name)))
+            lower, upper = self._scalar(parts[0], name), self._scalar(parts[1], name)
+            return await self._unique(spread_fraction(self._vector(parts[2], name), lower, upper))
         if name == "label_replace":
             return await self._label_replace(parts)
         vector = self._vector(parts[0], name)
@@ -270,28 +275,28 @@ class _Work:
             with np.errstate(invalid="ignore"):
                 return Scalar(np.where(alone, np.where(numbers.there, numbers.values, 0.0).sum(axis=0), np.nan))
         if name == "timestamp":
-            return checked_unique(vector.with_values(np.broadcast_to(self._times, vector.there.shape).copy()))
+            return await self._unique(vector.with_values(np.broadcast_to(self._times, vector.there.shape).copy()))
         if name in ("histogram_count", "histogram_sum", "histogram_avg"):
             spread = vector.distributions(name)
             with np.errstate(all="ignore"):
                 values = {"count": spread.count, "sum": spread.total}.get(name[10:], spread.total / spread.count)
-            return checked_unique(vector.with_values(values))
+            return await self._unique(vector.with_values(values))
         if name in PLAIN:
-            return self._plain(PLAIN[name], vector, name)
+            return await self._plain(PLAIN[name], vector, name)
         others = [self._scalar(part, name) for part in parts[1:]]
         if name == "round":
             to = others[0] if others else np.ones(steps)
-            return self._plain(lambda values: np.floor(values / to + 0.5) * to, vector, name)
+            return await self._plain(lambda values: np.floor(values / to + 0.5) * to, vector, name)
         if name not in ("clamp", "clamp_min", "clamp_max"):
             raise Refused(f"{name} takes a range, as {name}(x[5m])")
         least = others[0] if name != "clamp_max" else np.full(steps, -np.inf)
         most = others[-1] if name != "clamp_min" else np.full(steps, np.inf)
-        clamped = self._plain(lambda values: np.minimum(np.maximum(values, least), most), vector, name)
+        clamped = await self._plain(lambda values: np.minimum(np.maximum(values, least), most), vector, name)
         return Vector(clamped.labels, clamped.values, clamped.there & (least <= most))
 
     async def _quantile(self, ranks: Floats, vector: Vector) -> Vector:
         if vector.spread is not None:
-            return checked_unique(spread_quantiles(vector, ranks))
+            return await self._unique(spread_quantiles(vector, ranks))
         return await self._through(bucket_quantiles(vector, ranks))
 
     async def _label_replace(self, parts: Sequence[Value]) -> Vector:
@@ -308,7 +313,7 @@ class _Work:
                 replaced.append(labels)
             else:
                 replaced.append({**without(labels, (target,)), **({target: text} if text else {})})
-        return checked_unique(Vector(replaced, vector.values, vector.there, vector.spread))
+        return await self._unique(Vector(replaced, vector.values, vector.there, vector.spread))
 
 
 def _absent_labels(node: Node) -> Labels:

@@ -27,7 +27,6 @@ from taba.server.work.sandbox import Crowded
 from taba.tokens import READ
 from taba.web import SLICE_BYTES, Answer, Call, HTTPError
 
-MAX_EXPOSED = 200_000  # samples of one scrape, some 40 MB; a match= that is narrower has less
 SLICE_ROWS = 200  # sorted to families between two looks at the time, some 3 ms
 OPENMETRICS = "application/openmetrics-text"
 
@@ -91,8 +90,6 @@ class Metrics:
         now = self._now()
         reading = Reading(self._query, catalogue, np.array([now]), now, told, bounds)
         vector = await reading.read_chosen(chosen, Leaf((), 0.0, None, 0.0))
-        if len(vector.labels) > MAX_EXPOSED:
-            raise Refused(f"more than {MAX_EXPOSED} samples: take a narrower match=")
         families = await self._families(vector, catalogue, told.kinds)
         return [*families, gauge("taba_scrape_left_out", "States and Tabs of this scrape that could not be read.", told.unread)]
 

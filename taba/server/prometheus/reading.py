@@ -50,6 +50,9 @@ FRESH_SECONDS = 300.0  # as far from now a value that has no past is shown, as P
 NOW_SECONDS = 1.0  # as near to now is now: a question is under way, and so are events
 IRATE_SECONDS = 15.0  # of which irate is the slope: the finest slots of a PercentileGroup
 MAX_VALUES = 4_000_000  # of one selector, series times steps, and bins where there are distributions: some 36 MB
+ROW_VALUES = 50  # as which a series counts at least, for its labels: so there are at most 80,000
+TOO_MANY = f"more than {MAX_VALUES} values of one selector: take a longer step, fewer series, or sum() right around it"
+STEPS_AT_ONCE = 250  # of distributions between two looks at the time; the slots of a day and 300 bins make that some 20 ms
 LOT_VALUES = 100_000  # series times steps that are made at a time, some 10 ms
 LOT_HEAT = 4_000  # … of distributions, of some 300 bins each
 MAX_WARNINGS = 10  # Tabs that are named because they cannot be read
@@ -119,14 +122,14 @@ class _Rows:
     def _take(self, size: int) -> None:
         self._size += size
         if self._size > MAX_VALUES:
-            raise Refused(f"more than {MAX_VALUES} values of one selector: take a longer step, fewer series, or sum() right around it")
+            raise Refused(TOO_MANY)
 
     def add(self, labels: Labels, values: Floats, there: Bools) -> None:
         """One series of numbers."""
         key, labels = self._place(labels)
         row = self._rows.get(key)
         if row is None:
-            self._take(self._steps)
+            self._take(max(self._steps, ROW_VALUES))
             self._rows[key] = [labels, np.where(there, values, 0.0), there]
         elif self._leaf.sums:
             with np.errstate(invalid="ignore", over="ignore"):
@@ -145,7 +148,7 @@ class _Rows:
         count, total = np.where(there, count, 0.0), np.where(there, total, 0.0)
         row = self._spreads.get(key)
         if row is None:
-            self._take(heat.size)
+            self._take(max(heat.size, ROW_VALUES))
             self._spreads[key] = [labels, codes, heat, count, total, there]
             return
         if not self._leaf.sums:
@@ -221,15 +224,16 @@ class Reading:
         now: list[Series] = []
         for series in chosen:
             (past if self._query.type_has_past(series.type) and series.figure else now).append(series)
-        if leaf.function is not None and chosen and not past:
+        if leaf.function is not None and any(series.figure for series in now) and not past:
             raise Refused(
-                f"{leaf.function} of {chosen[0].name}: Type {chosen[0].type} keeps no past: it is known as it is now; "
+                f"{leaf.function} of {now[0].name}: Type {now[0].type} keeps no past: it is known as it is now; "
                 "long histories are what scrapes /metrics"
             )
         if past:
             await self._read_past(leaf, past, wanted, rows)
-        if now and leaf.function is not None:
-            self._told.info(f"{now[0].name} has no past, and no {leaf.function}")
+        if leaf.function is not None:
+            for series in now[:1]:
+                self._told.info(f"{series.name} has no past, and no {leaf.function}")
         elif now:
             await self._read_now(leaf, now, wanted, rows)
         return rows.vector()
@@ -293,7 +297,8 @@ class Reading:
             for type, (owners, states) in lot.by_type.items():
                 history = await self._query.history(type, states, self._now)
                 if isinstance(history, Unanswered):
-                    self._told.leave_out(owners[0][0], history.error)
+                    for tab in dict.fromkeys(tab for tab, _ in owners):
+                        self._told.leave_out(tab, history.error)
                     continue
                 accepts = await wanted.clients([client for _, client in owners])
                 keys = [(tab, client if wanted.is_about_clients else "") for tab, client in owners]
@@ -311,10 +316,10 @@ class Reading:
                         renumbered = np.full(len(names), len(some), dtype=np.int64)
                         renumbered[some] = np.arange(len(some))
                         clients = [names[at][1] for at in some]
-                        self._add_past(leaf, history, renumbered[groups], about, clients, figure, part, wanted, rows)
+                        await self._add_past(leaf, history, renumbered[groups], about, clients, figure, part, wanted, rows)
                         await self._query.turns.breathe()
 
-    def _add_past(
+    async def _add_past(
         self,
         leaf: Leaf,
         history: Any,
@@ -342,7 +347,7 @@ class Reading:
         known = (since if leaf.function is not None else until) >= history.since
         known &= until <= self._now + FRESH_SECONDS
         if figure == DISTRIBUTION and part == "":
-            self._add_spreads(leaf, history, groups, labels, since, until, known, rows)
+            await self._add_spreads(leaf, history, groups, labels, since, until, known, rows)
             return
         columns: list[tuple[Any, Any]] = []
         names: list[Labels] = []
@@ -356,29 +361,54 @@ class Reading:
             names.append({})
         if not columns:
             return
-        for extra, lines in zip(names, self._lines(leaf, history, groups, len(about) + 1, since, until, columns, figure), strict=True):
-            for at in kept:
-                rows.add({**labels[at], **extra}, lines[at], known)
+        if len(kept) * len(columns) * len(until) > MAX_VALUES:
+            raise Refused(TOO_MANY)
+        lines = await self._lines(leaf, history, groups, len(about) + 1, since, until, columns, figure)
+        for extra, of_column in zip(names, lines, strict=True):
+            for place, at in enumerate(kept):
+                rows.add({**labels[at], **extra}, of_column[at], known)
+                if place % SLICE_LABELS == SLICE_LABELS - 1:
+                    await self._query.turns.breathe()
 
-    def _lines(
+    async def _lines(
         self, leaf: Leaf, history: Any, groups: Ints, total: int, since: Floats, until: Floats, columns: Sequence[Any], figure: str
     ) -> list[Floats]:
+        """By column (groups, steps), some steps at a time."""
         function = leaf.function
-        if function in (None, "last_over_time"):
-            return curves(history, groups, total, until, columns)
-        if function in ("min_over_time", "max_over_time") and figure != NET:
-            return curves(history, groups, total, since if function == "min_over_time" else until, columns)  # it never falls
-        if function in OVER_TIME:
+        is_least = function == "min_over_time" and figure != NET  # what never falls is least where a range begins, and most where it ends
+        is_point = function in (None, "last_over_time") or is_least or (function == "max_over_time" and figure != NET)
+        if function in OVER_TIME and not is_point:
             raise Refused(
                 f"{function} of a running total has no meaning here, where it has no samples: "
                 "use increase or rate, or ask the distribution itself (x, not x_count)"
             )
-        lines = grown(history, groups, total, since, until, columns)
-        if function in ("rate", "irate"):
-            lines = [line / (min(leaf.range, IRATE_SECONDS) if function == "irate" else leaf.range) for line in lines]
-        return lines
+        width = max(1, 2 * LOT_VALUES // (total * len(columns)))
+        found: list[list[Floats]] = []
+        for start in range(0, len(until), width):
+            some = slice(start, start + width)
+            if is_point:
+                found.append(curves(history, groups, total, (since if is_least else until)[some], columns))
+            else:
+                found.append(grown(history, groups, total, since[some], until[some], columns))
+            await self._query.turns.breathe()
+        lines = [np.concatenate(parts, axis=1) for parts in zip(*found, strict=True)]
+        seconds = {"rate": leaf.range, "irate": min(leaf.range, IRATE_SECONDS)}.get(function or "", 1.0)
+        return [line / seconds for line in lines]
 
-    def _add_spreads(
+    async def _heat(self, history: Any, groups: Ints, total: int, begins: Floats, ends: Floats) -> tuple[Ints, Floats]:
+        """As `heat_map`, some steps at a time. Raises Refused where that would be too much."""
+        codes = np.unique(np.asarray(history.codes, dtype=np.int64))
+        if (total - 1) * len(begins) * len(codes) > MAX_VALUES:
+            raise Refused(TOO_MANY)
+        heat = np.zeros((total, len(begins), len(codes)))
+        for start in range(0, len(begins), STEPS_AT_ONCE):
+            some = slice(start, start + STEPS_AT_ONCE)
+            found, part = heat_map(history, groups, total, begins[some], ends[some])
+            heat[:, some, np.searchsorted(codes, found)] = part
+            await self._query.turns.breathe()
+        return codes, heat
+
+    async def _add_spreads(
         self, leaf: Leaf, history: Any, groups: Ints, labels: Sequence[Labels], since: Floats, until: Floats, known: Bools, rows: _Rows
     ) -> None:
         if history.codes is None:
@@ -396,11 +426,11 @@ class Reading:
         function = leaf.function
         if function is None:
             count, amount = curves(history, merged, total + 1, until, columns)
-            codes, after = heat_map(history, merged, total + 1, np.maximum(until, history.since), np.full(len(until), 1e300))
+            codes, after = await self._heat(history, merged, total + 1, np.maximum(until, history.since), np.full(len(until), 1e300))
             codes, heat = _ever_less(ever, merged, total + 1, codes, after)
         elif function in RANGED or (function in OVER_TIME and function != "last_over_time"):
             count, amount = grown(history, merged, total + 1, since, until, columns)
-            codes, heat = heat_map(history, merged, total + 1, since, until)
+            codes, heat = await self._heat(history, merged, total + 1, since, until)
         else:
             raise Refused(f"{function} of a distribution: ask for x as it is, or for its rate or increase")
         if function in OVER_TIME:

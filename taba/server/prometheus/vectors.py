@@ -22,6 +22,7 @@ Labels: TypeAlias = dict[str, str]
 Piecewise: TypeAlias = Generator[None, None, "Vector"]
 
 NAME = "__name__"
+PIECE_ROWS = 2000  # whose labels are looked at between two yields, some milliseconds
 PIECE_VALUES = 200_000  # worked on between two yields, some milliseconds
 
 COMPARISONS = {
@@ -100,14 +101,16 @@ def grouped(labels: Labels, by: tuple[str, ...] | None, left_out: tuple[str, ...
     return without(labels, (NAME, *left_out))
 
 
-def checked_unique(vector: Vector) -> Vector:
+def uniquely(vector: Vector) -> Piecewise:
     """`vector`, if no two of its series have the same labels at one step. Raises Refused."""
     seen: dict[Any, Bools] = {}
-    for labels, there in zip(vector.labels, vector.there, strict=True):
+    for place, (labels, there) in enumerate(zip(vector.labels, vector.there, strict=True)):
         key = key_of(labels)
         if key in seen and (seen[key] & there).any():
             raise Refused(f"several series of the answer have the same labels {dict(key)}")
         seen[key] = seen[key] | there if key in seen else there
+        if place % PIECE_ROWS == PIECE_ROWS - 1:
+            yield
     return vector
 
 
@@ -137,20 +140,29 @@ def match_key(node: Binary, labels: Labels) -> Any:
     return key_of(without(labels, (NAME, *node.ignoring)))
 
 
-def set_operated(node: Binary, left: Vector, right: Vector) -> Vector:
+def set_operated(node: Binary, left: Vector, right: Vector) -> Piecewise:
     """and, or, unless."""
     others, kept = (left, right) if node.op == "or" else (right, left)
+    if not kept.labels or not others.labels:
+        # `and` needs both; the other two lose nothing to what is empty
+        return left if not kept.labels else Vector.empty(kept.there.shape[1]) if node.op == "and" else kept
     found: dict[Any, Bools] = {}
-    for labels, there in zip(others.labels, others.there, strict=True):
+    for place, (labels, there) in enumerate(zip(others.labels, others.there, strict=True)):
         key = match_key(node, labels)
         found[key] = found[key] | there if key in found else there
-    nowhere = np.zeros(kept.there.shape[1], dtype=np.bool_)
-    masks = np.array([found.get(match_key(node, labels), nowhere) for labels in kept.labels], dtype=np.bool_).reshape(kept.there.shape)
-    there = kept.there & (masks if node.op == "and" else ~masks)
+        if place % PIECE_ROWS == PIECE_ROWS - 1:
+            yield
+    there = kept.there.copy()
+    for place, labels in enumerate(kept.labels):
+        mask = found.get(match_key(node, labels))
+        if node.op == "and":
+            there[place] &= False if mask is None else mask
+        elif mask is not None:
+            there[place] &= ~mask
+        if place % PIECE_ROWS == PIECE_ROWS - 1:
+            yield
     if node.op != "or":
         return Vector(kept.labels, kept.values, there, kept.spread)
-    if not kept.labels or not left.labels:
-        return Vector(kept.labels, kept.values, there, kept.spread) if not left.labels else left
     values = np.concatenate((left.numbers("or").values, kept.numbers("or").values))
     return Vector([*left.labels, *kept.labels], values, np.concatenate((left.there, there)))
 
@@ -186,7 +198,7 @@ def matched(node: Binary, left: Vector, right: Vector) -> Piecewise:
             yield
     if not found_labels:
         return Vector.empty(left.values.shape[1])
-    return checked_unique(Vector(found_labels, np.array(found_values), np.array(found_there)))
+    return (yield from uniquely(Vector(found_labels, np.array(found_values), np.array(found_there))))
 
 
 def _merged(node: Binary, vector: Vector, side: str) -> Generator[None, None, dict[Any, tuple[Labels, Floats, Bools]]]:
@@ -233,6 +245,8 @@ def aggregated(node: Aggregation, vector: Vector, parameter: Floats | None) -> P
         key = key_of(group)
         groups.setdefault(key, []).append(row)
         labels[key] = group
+        if row % PIECE_ROWS == PIECE_ROWS - 1:
+            yield
     if vector.spread is not None:
         return (yield from _aggregated_spreads(node, vector, vector.spread, groups, labels))
     steps = vector.values.shape[1]
@@ -383,6 +397,8 @@ def bucket_quantiles(vector: Vector, ranks: Floats) -> Piecewise:
             continue  # as Prometheus: what has no bound is no bucket
         rest = without(labels, (NAME, "le"))
         groups.setdefault(key_of(rest), (rest, []))[1].append((bound, row))
+        if row % PIECE_ROWS == PIECE_ROWS - 1:
+            yield
     steps = vector.values.shape[1]
     values, there = np.full((len(groups), steps), np.nan), np.zeros((len(groups), steps), dtype=np.bool_)
     for place, (_, buckets) in enumerate(groups.values()):

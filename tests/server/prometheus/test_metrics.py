@@ -34,6 +34,8 @@ class Writing(SynchronousTestCase):
             text = (b"".join(map(writer.write, families)) + writer.end).decode()
             found = samples(parse(text))
             self.assertEqual(found, {("a_seconds_total", (("x", 'say "hi"\n\\'),)): 2.5, ("b", ()): float("inf")})
+        for garbled in ("application/openmetrics-text; version=abc", "text/plain;version=x.y", ",;=,"):
+            self.assertTrue(writer_for(garbled).write(families[1]))
         self.assertTrue(text.endswith("# EOF\n"))
         self.assertEqual(text.count("# EOF"), 1)
         self.assertIn("# UNIT a_seconds seconds", text)
