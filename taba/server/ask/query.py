@@ -166,7 +166,9 @@ class Query:
         if handler is None:
             return ()
         shown = getattr(handler, "shown", None)
-        return None if shown is None else tuple(figure for figure in shown if figure in FIGURES)
+        if not isinstance(shown, (list, tuple)):
+            return None
+        return tuple(figure for figure in shown if isinstance(figure, str) and figure in FIGURES)
 
     @property
     def buckets(self) -> int:

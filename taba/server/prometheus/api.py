@@ -265,7 +265,7 @@ class PrometheusApi:
     async def _evaluated(self, nodes: Sequence[Node], times: Floats, asked: Asked, now: float) -> tuple[Value, Told]:
         told = Told()
         reads = any(isinstance(node, Selector) for node in nodes)
-        catalogue = await self._catalogues.look() if reads else Catalogue({}, (), {}, ())
+        catalogue = await self._catalogues.look() if reads else Catalogue({}, (), {}, {}, ())
         reading = Reading(self._query, catalogue, times, now, told, asked.bounds())
         return await evaluate(nodes, times, _Asking(reading, self._query, self._rewrite, self._notes, times)), told
 
@@ -411,7 +411,8 @@ class PrometheusApi:
         """Type, help and unit."""
         told = Told()
         wanted = (asked.many("metric") or [""])[0]
-        families = (await self._catalogues.look()).families
+        catalogue = await self._catalogues.look()
+        families = {**catalogue.families, **catalogue.others} if wanted else catalogue.families
         chosen = {name: family for name, family in families.items() if not wanted or wanted in (name, family.name)}
         names = _limited(sorted(chosen), asked.limit(), told)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from taba.series import BUCKET, COUNT, FIGURES, HISTOGRAM, OTHERWISE, SUM, family_of, labels_shown, plain
+from taba.series import BUCKET, COUNT, FIGURES, HISTOGRAM, NET, OTHERWISE, SUM, TEXT, family_of, labels_shown, plain
 from taba.server.ask.choosing import QueryRefused
 from taba.server.ask.filters import labels_of
 from taba.server.ask.index import Index, Known
@@ -51,12 +51,14 @@ class Family(NamedTuple):
 class Catalogue(NamedTuple):
     """`by_name`: the series of each name, which is as it is or plain; `own`: the Tabs (with their labels) of Types that show `samples`.
 
-    `families`: of each plain name of a family what is said of it. `problems`: sentences.
+    `families`: of each plain name of a family what is said of it; `others`: of those of which only States tell whether they are there.
+    `problems`: sentences.
     """
 
     by_name: Mapping[str, Sequence[Series]]
     own: Sequence[Series]
     families: Mapping[str, Family]
+    others: Mapping[str, Family]
     problems: Sequence[str]
 
 
@@ -139,6 +141,8 @@ class Catalogues:
         by_name: dict[str, list[Series]] = {}
         own: list[Series] = []
         families: dict[str, Family] = {}
+        others: dict[str, Family] = {}
+        owners: dict[str, str] = {}
         taken: dict[Any, str] = {}
         doubles: list[tuple[str, str, str]] = []
         for place, (series, family) in enumerate(every):
@@ -148,17 +152,21 @@ class Catalogues:
                 own.append(series)
                 continue
             name = plain(family.name)
-            known = families.setdefault(name, family)
+            is_other = series.figure in (NET, TEXT)  # of those only States tell whether they are there
+            known = (others if is_other else families).setdefault(name, family)
+            owner = owners.setdefault(name, series.tab)
             parts = ("", BUCKET, COUNT, SUM) if family.kind == HISTOGRAM else ("",)
-            key = name, tuple(sorted(series.labels.items()))
-            first = taken.setdefault(key, series.tab)
-            if known.kind != family.kind or first != series.tab:
-                doubles.append((series.tab, name, first))
-                continue
+            if not is_other:
+                labels = tuple(sorted(series.labels.items()))
+                firsts = [taken.setdefault((plain(series.name + part), labels), series.tab) for part in parts]
+                first = next((first for first in firsts if first != series.tab), series.tab if known.kind == family.kind else owner)
+                if first != series.tab:
+                    doubles.append((series.tab, name, first))
+                    continue
             for part in parts:
                 for called in dict.fromkeys((series.name + part, plain(series.name + part))):
                     by_name.setdefault(called, []).append(series._replace(name=series.name + part, part=part))
-        return Catalogue(by_name, own, families, _sentences(doubles))
+        return Catalogue(by_name, own, families, others, _sentences(doubles))
 
 
 def _series_of(tab: str, type: str, shown: tuple[str, ...] | None, meaning: Mapping[str, str | None]) -> Iterable[tuple[Series, Family]]:

@@ -89,9 +89,10 @@ class Metrics:
         told = Told()
         now = self._now()
         reading = Reading(self._query, catalogue, np.array([now]), now, told, bounds)
-        vector = await reading.read_chosen(chosen, Leaf((), 0.0, None, 0.0))
+        vector = await reading.read_chosen(chosen, Leaf((), 0.0, None, 0.0, keeps_first=True))
         families = await self._families(vector, catalogue, told.kinds)
-        return [*families, gauge("taba_scrape_left_out", "States and Tabs of this scrape that could not be read.", told.unread)]
+        help = "What of this scrape could not be read, or has the name and labels of another."
+        return [*families, gauge("taba_scrape_left_out", help, told.unread)]
 
     async def _families(self, vector: Vector, catalogue: Catalogue, kinds: Mapping[str, str]) -> list[Exposed]:
         """The rows of a vector by family; of a histogram the buckets of each series together, then its count and sum."""
@@ -133,7 +134,7 @@ def _family(name: str, catalogue: Catalogue, kinds: Mapping[str, str], about: di
         about.setdefault(name, (kind if is_right else UNKNOWN, "What its Handler's samples show.", ""))
         return name
     family = plain(found.name.removesuffix(found.part))
-    known = catalogue.families[family]
+    known = catalogue.families.get(family) or catalogue.others[family]
     about.setdefault(family, (known.kind, known.help, word_of(known.unit)))
     return family
 

@@ -74,6 +74,7 @@ class Leaf(NamedTuple):
     sums: bool = False
     by: tuple[str, ...] | None = None
     without: tuple[str, ...] = ()
+    keeps_first: bool = False  # of several series with the same labels, instead of refusing the question
 
 
 class Told:
@@ -109,6 +110,8 @@ class _Rows:
     def __init__(self, leaf: Leaf, steps: int):
         self._leaf, self._steps = leaf, steps
         self._size = 0
+        self.doubles = 0
+        """Series that another one's labels kept out."""
         self._rows: dict[Any, list[Any]] = {}  # of numbers: labels, values, there
         self._spreads: dict[Any, list[Any]] = {}  # labels, [(codes, heat)], count, total, there
 
@@ -137,6 +140,9 @@ class _Rows:
             row[2] = row[2] | there
         else:
             if (row[2] & there).any():
+                if self._leaf.keeps_first:
+                    self.doubles += 1
+                    return
                 raise Refused(f"several series have the same labels {dict(key)} once their names are gone: ask for one name at a time")
             row[1], row[2] = np.where(there, values, row[1]), row[2] | there
 
@@ -236,6 +242,7 @@ class Reading:
                 self._told.info(f"{series.name} has no past, and no {leaf.function}")
         elif now:
             await self._read_now(leaf, now, wanted, rows)
+        self._told.unread += rows.doubles
         return rows.vector()
 
     # --- which series ---
@@ -411,7 +418,7 @@ class Reading:
     async def _add_spreads(
         self, leaf: Leaf, history: Any, groups: Ints, labels: Sequence[Labels], since: Floats, until: Floats, known: Bools, rows: _Rows
     ) -> None:
-        if history.codes is None:
+        if history.codes is None or history.ever.codes is None:
             raise Refused("a Type that says it shows distributions has a history without bins")
         merged = groups
         total = len(labels)
@@ -478,13 +485,27 @@ class Reading:
                         projections.setdefault(tab, {})[client] = projection
                 for tab, of_tab in projections.items():
                     for series in by_tab[tab]:
-                        if series.figure == DISTRIBUTION and not series.part:
-                            await self._add_spreads_now(series, of_tab, wanted, fresh, rows)
-                            continue
-                        for labels, value in await self._figures_now(series, of_tab, wanted):
-                            if series.figure not in ("", TEXT, TOP) or await self._is_meant(leaf.matchers, labels):
-                                rows.add(labels, np.full(len(fresh), value), fresh)
+                        try:
+                            await self._add_now(leaf, series, of_tab, wanted, fresh, rows)
+                        except Refused:
+                            raise
+                        except (AttributeError, KeyError, TypeError, ValueError) as error:
+                            # what a Handler of somebody's own says it shows, its Projections need not have
+                            why = f"{series.figure or 'samples'} of its Projection: {type(error).__name__}: {error}"[:200]
+                            self._told.leave_out(tab, why)
                     await self._query.turns.breathe()
+
+    async def _add_now(
+        self, leaf: Leaf, series: Series, projections: Mapping[str, Any], wanted: _Wanted, fresh: Bools, rows: _Rows
+    ) -> None:
+        if series.figure == DISTRIBUTION and not series.part:
+            await self._add_spreads_now(series, projections, wanted, fresh, rows)
+            return
+        # what States tell beside names
+        told = [matcher for matcher in leaf.matchers if not series.figure or (series.figure in (TEXT, TOP) and matcher.name == "value")]
+        for labels, value in await self._figures_now(series, projections, wanted):
+            if await self._is_meant(told, labels):
+                rows.add(labels, np.full(len(fresh), value), fresh)
 
     async def _pieces(self, series: Series, projections: Mapping[str, Any], by_client: bool) -> Mapping[str, Any]:
         """The Projections by Client, or "" and what they come to together; nothing where that cannot be."""
@@ -536,15 +557,14 @@ class Reading:
                     self._told.kinds[name] = kind
                     found.append(({**labels, **extra, NAME: name}, value))
                 continue
-            try:
-                found += [({**labels, **extra}, value) for extra, value in _now_of(series, projection, wanted.bounds)]
-            except (KeyError, TypeError, ValueError) as error:
-                self._told.leave_out(series.tab, f"{series.figure} of its Projection: {type(error).__name__}: {error}"[:200])
+            found += [({**labels, **extra}, value) for extra, value in _now_of(series, projection, wanted.bounds)]
         return found
 
     async def _is_meant(self, matchers: Sequence[Matcher], labels: Labels) -> bool:
         for matcher in matchers:
             value = labels.get(matcher.name, "")
+            if matcher.name == NAME and matcher.op == EQUAL:
+                matcher = matcher._replace(value=plain(matcher.value))  # asked for as it is, shown plain
             if matcher.name != "client" and not (await self._accepted(matcher, [value]))[value]:
                 return False
         return True

@@ -212,6 +212,8 @@ class WhatThereIs(Asking):
         self.assertEqual(metadata["hits_total"], [{"type": "counter", "help": "Sum of all values ever.", "unit": ""}])
         self.assertEqual(metadata["wait_seconds"][0]["type"], "histogram")
         self.assertEqual(list(await told("metadata?metric=depth")), ["depth"])
+        self.assertEqual(sorted(metadata), ["depth", "hits_events_total", "hits_total", "wait_seconds"])
+        self.assertEqual(list(await told("metadata?metric=hits_sum")), ["hits_sum"])
         self.assertEqual(await told("rules"), {"groups": []})
         self.assertEqual(await told("alerts"), {"alerts": []})
         self.assertEqual(await told("query_exemplars?query=x"), [])

@@ -82,7 +82,7 @@ def asked(type: str, clients: list[list[tuple[float, float]]], text: str, times:
         states[f"web/{number}"] = state
     figures = ("total", "events") if type == "CounterGroup" else ("distribution",)
     names = {"total": "x_total", "events": "x_events_total", "distribution": "x"}
-    catalogue = Catalogue({names[figure]: [Series(names[figure], "x", type, figure, {})] for figure in figures}, (), {}, ())
+    catalogue = Catalogue({names[figure]: [Series(names[figure], "x", type, figure, {})] for figure in figures}, (), {}, {}, ())
     if type == "PercentileGroup":
         by_part = {"x" + part: [Series("x" + part, "x", type, "distribution", {}, part)] for part in ("", "_bucket", "_count", "_sum")}
         catalogue = catalogue._replace(by_name=by_part)
