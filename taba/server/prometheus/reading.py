@@ -491,7 +491,7 @@ class Reading:
                             raise
                         except (AttributeError, KeyError, TypeError, ValueError) as error:
                             # what a Handler of somebody's own says it shows, its Projections need not have
-                            why = f"{series.figure or 'samples'} of its Projection: {type(error).__name__}: {error}"[:200]
+                            why = f"{series.figure or 'samples'} of its Projection: {error.__class__.__name__}: {error}"[:200]
                             self._told.leave_out(tab, why)
                     await self._query.turns.breathe()
 

@@ -46,7 +46,7 @@ class States:
         return True
 
     async def lots(self, tabs: Any, type_of: Any, wanted: Any, most: int) -> AsyncIterator[Lot]:
-        owners = [("x", client) for client in self.states]
+        owners = [(tabs[0], client) for client in self.states]
         yield Lot({}, {self.type: (owners, list(self.states.values()))})
 
     async def history(self, type: str, states: Any, now: float) -> Any:
@@ -173,3 +173,61 @@ def widest_of(type: str, age: float) -> float:
         if age <= limit:
             return float(width)
     return float(widths[-1])
+
+
+class Now(States):
+    """A Query of one Tab without a past, whose Projections are given by Client."""
+
+    def type_has_past(self, type: str) -> bool:
+        return False
+
+    async def project(self, type: str, states: Any) -> list[Any]:
+        return list(states)
+
+    async def aggregate(self, type: str, projections: Any) -> Any:
+        return {"value": sum(projection["value"] for projection in projections)}
+
+    async def samples(self, type: str, projections: Any) -> list[Any]:
+        return [[["_length", {"of": "all"}, 4.0, "gauge"], ["_seen_total", {}, 3.0, "counter"]] for _ in projections]
+
+
+class WithoutPast(SynchronousTestCase):
+    def read(self, text: str, figure: str, states: dict[str, Any], **labels: str) -> tuple[Vector, Told]:
+        query: Any = Now("X", states, NOW)
+        series = Series("x.y", "x.y", "X", figure, labels)
+        by_name = {"x.y": [series], "x_y": [series]} if figure else {}
+        catalogue = Catalogue(by_name, () if figure else (series,), {}, {}, ())
+        told = Told()
+        reading = Reading(query, catalogue, np.array([NOW]), NOW, told)
+        working = evaluate(nodes_of(flattened(text)), np.array([NOW]), Answers(reading))
+        try:
+            working.send(None)
+        except StopIteration as stop:
+            vector: Vector = stop.value
+            return vector, told
+        raise AssertionError("it waits for somebody")
+
+    def test_what_a_handler_says_it_shows_and_does_not_have_is_left_out_and_said(self) -> None:
+        for figure, projection in (("value", {}), ("top", {"top": 7}), ("value", {"value": None}), ("distinct", {"distinct": "many"})):
+            vector, told = self.read("x_y", figure, {"web/1": projection})
+            self.assertEqual((len(vector.labels), told.unread), (0, 1), figure)
+            self.assertIn(f"{figure} of its Projection", next(iter(told.warnings)))
+
+    def test_clients_are_one_or_each_as_they_are_asked(self) -> None:
+        states = {"web/1": {"value": 2}, "web/2": {"value": 3}}
+        self.assertEqual(self.read("x_y", "value", states)[0].values.tolist(), [[5.0]])
+        self.assertEqual(self.read('x_y{client="web/2"}', "value", states)[0].values.tolist(), [[3.0]])
+        self.assertEqual(self.read('{"x.y", client!="web/2"}', "value", states)[0].values.tolist(), [[2.0]])
+
+    def test_samples_are_found_by_their_whole_names_and_labels(self) -> None:
+        states = {"web/1": {}}
+        for text, values in (
+            ("x_y_length", [[4.0]]),
+            ('x_y_length{of="all"}', [[4.0]]),
+            ('x_y_length{of="none"}', []),
+            ('{"x.y_seen_total"}', [[3.0]]),
+            ("x_y", []),
+            ('{__name__=~"x_y_.*"}', [[4.0], [3.0]]),
+        ):
+            self.assertEqual(self.read(text, "", states)[0].values.tolist(), values, text)
+        self.assertEqual(len(self.read("rate(x_y_seen_total[5m])", "", states)[0].labels), 0)
