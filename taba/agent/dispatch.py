@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from taba.agent.ages import Moment
 from taba.agent.lanes import MAX_RUN_BATCHES, Backoff, Lane, Send, obey
 from taba.agent.schedule import Schedule
-from taba.batch import Verdict
+from taba.batch import LATER, Verdict
 from taba.bounds import MAX_ENVELOPE_BATCHES, MAX_ENVELOPE_BYTES, KiB, MiB
 from taba.options import is_loopback
 
@@ -26,6 +26,8 @@ MAX_IN_FLIGHT = 4  # envelopes to one Server: it folds one while the next is on 
 TRIAL_BYTES = 64 * KiB  # of an envelope to a Server that failed last time
 BACKLOG_BYTES = 2 * MiB  # of an envelope from the spool: fresh ones wait for no more than this
 MAX_SERVERS = 256  # learned; more are a sign of nonsense
+MAX_WHY = 300  # characters of why a Server takes something later
+POSTPONED_SECONDS = 5.0  # `later` by so much is not over by itself in a moment: another version, another store, a mark that cannot be read
 MAX_MISSES = 3  # answered tries without a verdict, before a batch travels alone
 ENVELOPE_HEADER = 1 * KiB
 
@@ -58,6 +60,7 @@ class ServerPeer:
         self.problem: str | None = None
         self.failing_since: float | None = None
         self.is_known = False  # it answered once
+        self.postponing: tuple[str, float] | None = None  # why it takes some batches for later, and when it last said so
         self._scores: dict[int, bytes] = {}
 
     def score(self, bucket: int) -> bytes:
@@ -69,6 +72,10 @@ class ServerPeer:
     def answers(self) -> None:
         """It answered as a Server does."""
         self.problem, self.failing_since, self.is_known = None, None, True
+
+    def postpones(self, why: str, now: float) -> None:
+        """It takes some batches for so much later that a person should know why."""
+        self.postponing = why[:MAX_WHY], now
 
     def fails(self, problem: str, now: float) -> None:
         """It did not, and why."""
@@ -157,6 +164,8 @@ class Dispatch:
         server.answers()
         server.envelopes += 1
         for send, verdict in zip(parcel.sends, verdicts, strict=True):
+            if verdict.word == LATER and verdict.why and isinstance(verdict.detail, (int, float)) and verdict.detail >= POSTPONED_SECONDS:
+                server.postpones(str(verdict.why), now)
             if send.lane.awaits(send):
                 obey(send, verdict, now, self.backoff)
         for lane in parcel.lanes():

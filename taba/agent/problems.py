@@ -17,6 +17,7 @@ from taba.agent.pump import RingPump
 from taba.bounds import MIN_RING_BYTES, MiB
 
 LOSS_SHOWN_SECONDS = 3600.0  # after its count grew for the last time: long enough to be seen, then it is history
+POSTPONING_SECONDS = 60.0  # for which it is shown that a Server takes batches later: they are sent again each half minute
 GRACE_SECONDS = 3.0  # for what mends itself: a Server that starts, or restarts, beside its Agents
 STUCK_SECONDS = 15.0  # that batches wait without one being applied: a Server asks for less patience than this, once
 RING_SHARE = 8  # a ring takes this part of what is free, at the most
@@ -169,6 +170,10 @@ class Problems:
                 found[f"server {server.url}"] = (
                     f"Server {server.url}: {server.problem}, for {now - server.failing_since:.0f} s;"
                     " what it would take waits in outbox and spool, or goes to other Servers"
+                )
+            if server.postponing is not None and now - server.postponing[1] < POSTPONING_SECONDS:
+                found[f"postponing {server.url}"] = (
+                    f"Server {server.url} takes some batches later: {server.postponing[0]}; they wait in outbox and spool until then"
                 )
         if self._pump.buckets is None and now - self._began >= GRACE_SECONDS:
             found["buckets"] = (

@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from taba import batch as codec
 from taba import ring as layouts
 from taba.agent.lanes import RETAIN_SECONDS
-from taba.agent.problems import GRACE_SECONDS, LOSS_SHOWN_SECONDS, LOSSES, STUCK_SECONDS, Problems, Room
+from taba.agent.problems import GRACE_SECONDS, LOSS_SHOWN_SECONDS, LOSSES, POSTPONING_SECONDS, STUCK_SECONDS, Problems, Room
 from taba.agent.pump import SCAN_SECONDS
 from taba.agent.telling import Life
 from taba.batch import Verdict
@@ -213,6 +213,23 @@ class ProblemTests(SynchronousTestCase):
         self.only("server http://127.0.0.1:8280", "nothing listens there, for 3 s", "waits in outbox and spool")
         world.send()
         self.assertEqual(self.found(), {})
+
+    def test_what_a_server_takes_much_later_is_told_with_its_reason_and_what_is_over_in_a_moment_is_not(self) -> None:
+        world = self.world()
+        key, peer = "postponing http://127.0.0.1:8280", next(iter(world.dispatch.servers.values()))
+        verdicts = [Verdict(codec.LATER, 4.9, "a Handler takes long"), Verdict(codec.LATER, 5.0), Verdict(codec.LATER, 5.0, "x" * 1000)]
+        for place, verdict in enumerate(verdicts):
+            self.patch(world, "_verdict", lambda send, verdict=verdict: verdict)
+            world.record(10)
+            world.tick()
+            world.send()
+            self.assertEqual(key in self.found(), place == 2)
+            world.now += 5.1
+        self.assertGreaterEqual(peer.envelopes, 3)
+        self.assertIn("takes some batches later: xxx", self.found()[key])
+        self.assertLess(len(self.found()[key]), 500)
+        world.now += POSTPONING_SECONDS
+        self.assertNotIn(key, self.found())
 
     def test_batches_that_no_server_applies_are_told_whatever_it_answers(self) -> None:
         world = self.world()
