@@ -355,7 +355,7 @@ class _Columns:
             raise ValueError(f"a batch takes at most {MAX_LIST_VALUES} values in lists")
         if len(packed) - place > self._room_bytes:
             raise ValueError(f"a batch takes at most {MAX_LIST_BYTES} bytes of values in lists")
-        header = 1 if count < 16 else 3 if count < 65_536 else 5
+        header = {0xDC: 3, 0xDD: 5}.get(packed[place], 1)  # as it was written, which need not be the shortest
         end, objects = 0, count
         try:
             values = list(islice(reader, count))

@@ -203,6 +203,14 @@ class Listed(SynchronousTestCase):
             content = batch.encode_batch(STREAM, 5, 1, [column, absolute, column, other()])
             self.assertEqual(batch.decode_batch(content).columns, [column, absolute, column, other()])
 
+    def test_a_list_whose_count_takes_more_bytes_than_it_must_is_read_all_the_same(self) -> None:
+        head = b"\x95" + b"".join(map(msgpack.packb, ("web/1", "x", "Buffer", TIMES)))
+        for count in (b"\x91", b"\xdc\x00\x01", b"\xdd\x00\x00\x00\x01"):
+            for value in ("text", [1, [2]]):
+                packed = head + count + msgpack.packb(value)
+                (found,) = batch.decode_batch(msgpack.packb([3, STREAM, 5, 1, [1, packed], b""])).columns
+                self.assertEqual(found, Column("web/1", "x", "Buffer", TIMES, [value]))
+
     def test_what_is_made_is_charged(self) -> None:
         few, many = batch.decode_batch(self.column("x" * 20_000)), batch.decode_batch(self.column([[]] * 20_000))
         self.assertLess(few.made_bytes, 30_000)
