@@ -26,6 +26,7 @@ BENCHMARKS = {
     "server": "The Server",
     "path": "The whole path",
     "query": "Asking",
+    "asking": "Looking on",
     "prometheus": "PromQL and scrapes",
     "shard": "The shard layer",
     "scale": "As Tabs grow",
