@@ -1,6 +1,7 @@
 """Which batches go to which Server, how many at once, and what an answer means: decides, and performs nothing.
 
-1. A bucket goes to the healthy Server that rendezvous hashing prefers; one that fails is left alone, longer each time.
+1. A bucket goes to the healthy Server that rendezvous hashing prefers, of those that are near; one that fails is left alone, longer
+   each time. Near are a few, the same for all Agents of a host: with many Agents and Servers each Server hears of few Agents.
 2. Fresh batches go first; the spool's have one envelope a Server under way, beside them.
 3. A batch with which three answered tries failed travels alone, so that it holds nobody else up.
 4. What is no answer with as many verdicts as batches means later, for all of them.
@@ -25,6 +26,7 @@ from taba.options import is_loopback
 MAX_IN_FLIGHT = 4  # envelopes to one Server: it folds one while the next is on its way
 TRIAL_BYTES = 64 * KiB  # of an envelope to a Server that failed last time
 BACKLOG_BYTES = 2 * MiB  # of an envelope from the spool: fresh ones wait for no more than this
+NEAR_SERVERS = 8  # that a host sends to, while one of them is well: thousands of Agents × hundreds of Servers would be too many envelopes
 MAX_SERVERS = 256  # learned; more are a sign of nonsense
 MAX_WHY = 300  # characters of why a Server takes something later
 POSTPONED_SECONDS = 5.0  # `later` by so much is not over by itself in a moment: another version, another store, a mark that cannot be read
@@ -123,14 +125,32 @@ def _run_bytes(run: Sequence[Send]) -> int:
 class Dispatch:
     """Who gets what of the holder's lanes. `urls` are the configured Servers; `meet` adds those that they tell of.
 
-    What `parcels` gives is under way until `answered` or `failed` hears of it.
+    What `parcels` gives is under way until `answered` or `failed` hears of it. `host`: all of one name have the same Servers near.
     """
 
-    def __init__(self, holder: Holder, urls: Sequence[str], random: Random):
+    def __init__(self, holder: Holder, urls: Sequence[str], random: Random, host: str = ""):
         self._holder = holder
         self.backoff = Backoff(random)
         self.servers: dict[str, ServerPeer] = {url: ServerPeer(url, True) for url in urls}
         self._preferred: tuple[tuple[str, ...], dict[int, ServerPeer]] = ((), {})
+        self._host = int.from_bytes(hashlib.blake2b(host.encode(), digest_size=8).digest(), "big")
+        self._near: tuple[tuple[str, ...], frozenset[str]] = ((), frozenset())  # of which Servers, and their addresses
+
+    def near(self, usable: Sequence[ServerPeer]) -> Sequence[ServerPeer]:
+        """Those of `usable` that are near this host; all of them where none is.
+
+        All Servers, in an order that no list tells, are cut into runs of NEAR_SERVERS at the most, as even as can be: so each Server
+        is near as many hosts as any other, and a bucket is written by one Server of each run.
+        """
+        urls = tuple(sorted(self.servers))
+        if len(urls) <= NEAR_SERVERS:
+            return usable
+        if self._near[0] != urls:
+            ordered = sorted(urls, key=lambda url: hashlib.blake2b(url.encode(), digest_size=8).digest())
+            runs = -(-len(ordered) // NEAR_SERVERS)
+            run = self._host % runs
+            self._near = urls, frozenset(ordered[run * len(ordered) // runs : (run + 1) * len(ordered) // runs])
+        return [server for server in usable if server.url in self._near[1]] or usable
 
     def parcels(self, now: float, moment: Moment) -> list[Parcel]:
         """All that may go now: fresh batches first.
@@ -138,7 +158,7 @@ class Dispatch:
         What was counted before is safe when this returns: a batch that goes out may move a mark past what was dropped.
         """
         schedule = self._holder.schedule
-        usable = [server for server in self.servers.values() if server.is_usable(now)]
+        usable = self.near([server for server in self.servers.values() if server.is_usable(now)])
         if not usable or not schedule.has_turns:
             return []
         parcels = self._fill(schedule.fresh, usable, False, now, moment)

@@ -92,7 +92,7 @@ class Loop:
         self.pump = RingPump(self.keeper, self.rings, home.register)
         self.alive = Alive(self.pump, around.wall)
         self.pin = Pin(pin)
-        self.dispatch = Dispatch(self.keeper, urls, around.random)
+        self.dispatch = Dispatch(self.keeper, urls, around.random, around.host)
         self._problems = Problems(self.keeper, self.pump, self.dispatch, around.shm, around.room, now)
         self.forwarder = Forwarder(
             around.reactor,
