@@ -155,7 +155,7 @@ class Drain:
                 continue
             readings.append((ring, self._detached(reading)))
             places = self.places(ring)
-            if ring.names.untold:
+            if ring.names.untold and ring.client not in spent:  # a Tab must be there to be told of
                 tellings += _tellings(ring, reading, places)
             sums = len(added)
             if ring.client in spent:

@@ -51,6 +51,11 @@ class Drops:
             client = OTHERS
         self._counts.setdefault(client, Counter()).update(dropped)
 
+    def most(self, reason: str) -> str | None:
+        """The Client that dropped most for this reason; None where nobody knows."""
+        known = {client: counts[reason] for client, counts in self._counts.items() if client != OTHERS and counts[reason]}
+        return max(known, key=lambda client: known[client], default=None)
+
     def worst(self, live: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
         """Of those that dropped most, with what their open rings tell, the counts by reason."""
         totals = {client: counts.copy() for client, counts in self._counts.items()}

@@ -32,6 +32,7 @@ SWEEP_SECONDS = 60.0  # between looks for the slots of processes that were kille
 LOOK_SECONDS = 1.0  # between looks for problems, and words to the log
 KEEP_SECONDS = 0.05  # between looks at outbox and spool
 FAILED_SECONDS = 1.0  # after a step that failed
+MAX_LAST_DRAINS = 64  # at the end: all events of rings of 256 MiB several times over; rings outlive the Agent
 LAST_DRAIN_FAILS = OSError, sqlite3.Error, OutboxCorrupt  # what keeps `last_drain` from ending
 
 
@@ -123,10 +124,11 @@ class Loop:
         self.forwarder.stop()
 
     def last_drain(self) -> None:
-        """What is in the rings is safe in the outbox for the next start. Raises one of LAST_DRAIN_FAILS."""
+        """What is in the rings is in the outbox for the next start, unless that takes too long. Raises one of LAST_DRAIN_FAILS."""
         if self.pump.buckets is not None:
-            while self.pump.drain(*self.clock()):
-                pass
+            for _ in range(MAX_LAST_DRAINS):
+                if not self.pump.drain(*self.clock()):
+                    break
         self.keeper.settle_totals()
         if self._name_problem is not None:
             self.keeper.spool_all(*self.clock())

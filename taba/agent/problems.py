@@ -90,7 +90,7 @@ class Problems:
             if now - grew > LOSS_SHOWN_SECONDS:
                 del self._grew[reason]
                 continue
-            who = self._pump.worst(reason) if reason in live else None
+            who = self._pump.worst(reason) if reason in live else self._pump.drops.most(reason)
             by = f" by Client {who}" if who and live[reason] == totals[reason] else f", most of late by Client {who}" if who else ""
             lost = f"{totals[reason]} events"
             if reason == "gap" and self._lost_batches:

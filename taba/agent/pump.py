@@ -146,6 +146,7 @@ class RingPump:
                 self._isolate(worst, f"{len(worst.covered)} holes: the outbox's table cannot name them all")
                 return True
             self._tell_clients(drained, is_taken)
+            self.sums.spares(drained.malformed + drained.refused + drained.held_back.total())
             self.sums.published(sums, bool(batches))
             if batches:
                 self.meanings.published(told)

@@ -210,6 +210,10 @@ class Sums:
             row = [ring.header.ring_id, min(position, RING_ENDED - 1), total]
             self._pack(drain, packed, weights, self._entry(ring, index), time, row, events)
 
+    def spares(self, events: int) -> None:
+        """So many events were given up that no absolute was among: none is sent again for them."""
+        self._losses += events
+
     def published(self, pending: Pending, is_sent: bool) -> None:
         """The publish is made: the copies that were written hold. Where the batches were dropped, the sums go again."""
         for change in pending.changes:

@@ -342,13 +342,23 @@ class Full(Hosted):
             world.tick()
         dropped = world.keeper.totals()
         self.assertEqual((set(dropped), world.keeper.recorded), ({"spool_full"}, recorded + world.recorded))
+        self.assertTrue(any("dropped as spool_full, most of late by Client web/flood" in sentence for sentence in self.problems()))
         by_client = world.pump.drops_by_client()
         self.assertEqual(by_client, {"web/flood": {"spool_full": dropped["spool_full"]}})
         self.assertGreater(world.spool.free, 0)
+        late = flood.tab("late", unit="s")
+        flood.record(late, 1.0)
+        recorded += 1
+        world.tick()
+        self.assertNotIn("late", world.pump.meanings._said)  # its events were left out: nobody would hear of it
         for _ in range(40):  # and when Servers take it again all is as before
             world.tick()
             world.send()
         before = world.keeper.totals()
+        flood.record(late, 1.0)
+        recorded += 1
+        world.tick()
+        self.assertIn("late", world.pump.meanings._said)
         for _ in range(5):
             recorded += self.record(flood, 1500)
             world.tick()
@@ -372,7 +382,8 @@ class Full(Hosted):
         for _ in range(40):
             world.tick()
             world.send()
-        self.assertEqual(max(world.store.events["web/flood", "busy"], key=lambda row: row[1])[2], total)
+        rows = world.store.events["web/flood", "busy"]
+        self.assertEqual((max(rows, key=lambda row: row[1])[2], len(rows)), (total, 60))  # each once, whatever was dropped beside it
         folded = sum(len(found) for (_, tab), found in world.store.events.items() if tab != "busy")
         self.assertEqual(folded + 60 + world.keeper.totals()["spool_full"], world.keeper.recorded)
 
