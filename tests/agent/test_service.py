@@ -22,6 +22,7 @@ from twisted.web import server
 from taba import batch as codec
 from taba.agent import dispatch, forward
 from taba.agent.ages import Moment
+from taba.agent.loop import MAX_LAST_DRAINS
 from taba.agent.outbox import EncodedBatch
 from taba.agent.service import AgentService
 from taba.agent.spool import Spool
@@ -233,6 +234,18 @@ class ServiceTests(TestCase):
             self.assertRaises(SystemExit, service.startService)
             self.assertEqual(os.listdir(spool), [])
             self.assertEqual([name for name in os.listdir("/dev/shm") if self.agent in name], [])
+
+    async def test_at_its_end_it_drains_no_longer_than_it_takes_to_read_every_ring(self) -> None:
+        for more, drains in ((MAX_LAST_DRAINS - 1, MAX_LAST_DRAINS), (MAX_LAST_DRAINS, MAX_LAST_DRAINS), (2, 3)):
+            service = self.start()
+            await self.until(lambda service=service: service.loop.pump.buckets is not None)  # type: ignore[misc]
+            said = iter([True] * more + [False])
+            called: list[bool] = []
+            with mock.patch.object(
+                service.loop.pump, "drain", lambda *clock, said=said, called=called: called.append(next(said)) or called[-1]
+            ):
+                await self.stop(service)
+            self.assertEqual(len(called), drains)
 
     async def test_where_the_disk_cannot_read_what_an_earlier_agent_left_it_ends_with_one_line_and_all_of_it_is_there(self) -> None:
         spool = Spool(str(self.spool / f"{self.agent}.spool"))
