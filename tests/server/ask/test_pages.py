@@ -112,7 +112,7 @@ LOOKS = 8  # in which nothing changes: a busy machine may stand still for some
 class Slow(ServerCase):
     """Peers that ask for everything and do not read it."""
 
-    timeout = 120
+    timeout = 400
     clients, tabs = 300, 60
 
     async def filled(self) -> Any:
