@@ -239,13 +239,9 @@ class ServiceTests(TestCase):
         for more, drains in ((MAX_LAST_DRAINS - 1, MAX_LAST_DRAINS), (MAX_LAST_DRAINS, MAX_LAST_DRAINS), (2, 3)):
             service = self.start()
             await self.until(lambda service=service: service.loop.pump.buckets is not None)  # type: ignore[misc]
-            said = iter([True] * more + [False])
-            called: list[bool] = []
-            with mock.patch.object(
-                service.loop.pump, "drain", lambda *clock, said=said, called=called: called.append(next(said)) or called[-1]
-            ):
+            with mock.patch.object(service.loop.pump, "drain", side_effect=[True] * more + [False]) as called:
                 await self.stop(service)
-            self.assertEqual(len(called), drains)
+            self.assertEqual(called.call_count, drains)
 
     async def test_where_the_disk_cannot_read_what_an_earlier_agent_left_it_ends_with_one_line_and_all_of_it_is_there(self) -> None:
         spool = Spool(str(self.spool / f"{self.agent}.spool"))
