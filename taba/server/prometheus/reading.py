@@ -238,7 +238,7 @@ class Reading:
         if past:
             await self._read_past(leaf, past, wanted, rows)
         if leaf.function is not None:
-            for series in now[:1]:
+            for series in [series for series in now if series.figure or not past][:1]:
                 self._told.info(f"{series.name} has no past, and no {leaf.function}")
         elif now:
             await self._read_now(leaf, now, wanted, rows)
