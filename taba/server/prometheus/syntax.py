@@ -20,8 +20,9 @@ MAX_TIME = 2.0**40  # seconds: whatever offset or range is longer than all of ti
 
 EQUAL, UNEQUAL, MATCHES, UNMATCHED = "=", "!=", "=~", "!~"
 
+# a text without its end reaches to the end of all: looked for again from each quote within it, it would take for ever
 _TOKEN = re.compile(
-    r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'|`[^`]*`|#[^\n]*|[A-Za-z_:][A-Za-z0-9_:]*|[-+*/%^<>=!]=?~?|[(\[{]|[)\]}]', re.DOTALL
+    r'"(?:[^"\\]|\\.)*"?|\'(?:[^\'\\]|\\.)*\'?|`[^`]*`?|#[^\n]*|[A-Za-z_:][A-Za-z0-9_:]*|[-+*/%^<>=!]=?~?|[(\[{]|[)\]}]', re.DOTALL
 )
 _WORDS = frozenset(("and", "or", "unless", "atan2", "bool", "offset"))
 _OPENS, _CLOSES = frozenset("([{"), frozenset(")]}")

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.server.prometheus.syntax import (
+    _TOKEN,
     MAX_NESTING,
     MAX_OPERATORS,
     MAX_TEXT,
@@ -49,6 +50,14 @@ class Bounds(SynchronousTestCase):
     def test_what_stands_in_texts_and_comments_is_no_bracket(self) -> None:
         for text in ('x{a="' + "(" * 200 + '"}', "x{a='" + "[" * 200 + "'}", "x{a=`" + "{" * 200 + "`}", "x # " + "(" * 200):
             check(text)
+
+    def test_a_text_without_its_end_is_gone_through_once(self) -> None:
+        looked = 0
+        for quote in "\"'`":
+            text = quote + ("\\" + quote if quote != "`" else "a") * ((MAX_TEXT - 1) // 2)
+            looked += sum(1 for _ in _TOKEN.finditer(text))
+            check(text)
+        self.assertEqual(looked, 3)
 
     @given(st.text(alphabet="abx(){}[]\"'`\\#+-*/=!~<>^% \n1.5m", max_size=60))
     @examples(200)
