@@ -20,6 +20,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 
 from taba import __version__
+from taba.bounds import KiB
 from taba.codes import Floats, uppers_of
 from taba.errors import StoreUnavailable
 from taba.history import MAX_POINTS, points
@@ -42,6 +43,7 @@ MAX_PARSED = 200  # texts whose nodes are kept: those of a few dashboards
 MAX_BOUNDS = 50  # of le=
 MAX_SELECTORS = 20  # of match[]
 MAX_LISTED = 100_000  # series of one answer, some 20 MiB
+MAX_FORM_BYTES = 256 * KiB  # a query at its bound, each character of it twelve bytes, and selectors beside it; read in some 15 ms
 MAX_PARAMETERS = 1000  # of a form
 SLICE_VALUES = 2000  # written between two looks at the time, some 2 ms
 API_VERSION = "2.55.0"  # of Prometheus, whose API this is as far as it goes: what Grafana looks at
@@ -70,6 +72,8 @@ class Asked:
     """The parameters of one call, from URL and form."""
 
     def __init__(self, in_url: Mapping[str, Sequence[str]], form: bytes):
+        if len(form) > MAX_FORM_BYTES:
+            raise HTTPError(413, "too_large", f"a form takes at most {MAX_FORM_BYTES} bytes, not {len(form)}")
         self._all: dict[str, list[str]] = {name: list(values) for name, values in in_url.items()}
         try:
             body = form.decode()

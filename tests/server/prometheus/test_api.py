@@ -269,6 +269,10 @@ class WhatThereIs(Asking):
         answered = await self.ask(server, "/api/v1/query?query=1%2B1", "POST", b"time=4", form)
         self.assertEqual(answered.json["data"]["result"], [4, "2"])
         self.assertEqual((await self.ask(server, "/api/v1/query", "POST", b"\xff=%zz", form)).status, 400)
+        room = api.MAX_FORM_BYTES - len(b"query=1&x=")
+        for size, status in ((room, 200), (room + 1, 413)):
+            answered = await self.ask(server, "/api/v1/query", "POST", b"query=1&x=" + b"y" * size, form)
+            self.assertEqual(answered.status, status, answered.text)
 
     @asynchronous
     async def test_notes_are_annotations(self) -> None:
