@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 from importlib.metadata import distribution
+from pathlib import Path
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.installing import DISTRIBUTION
 from tests.supply.audit import audit, sentences
+from tests.supply.lock import locked
 from tests.supply.sbom import bill, canonical, needed
 
 
@@ -27,6 +29,20 @@ class Bill(SynchronousTestCase):
 
     def test_the_client_alone_needs_nothing(self) -> None:
         self.assertEqual(set(needed("")), {canonical(DISTRIBUTION)})
+
+
+class Lock(SynchronousTestCase):
+    def test_each_part_is_locked_by_the_hash_of_its_file_and_taba_itself_is_left_out(self) -> None:
+        one = {"metadata": {"name": "One", "version": "1.0"}, "download_info": {"archive_info": {"hashes": {"sha256": "ab"}}}}
+        own = {"metadata": {"name": DISTRIBUTION, "version": "1"}, "download_info": {"dir_info": {}}}
+        self.assertEqual(locked({"install": [own, one]}).splitlines()[1:], ["one==1.0 --hash=sha256:ab"])
+        one["download_info"] = {"archive_info": {}}
+        self.assertRaises(ValueError, locked, {"install": [one]})
+
+    def test_what_is_locked_here_has_a_hash_in_each_line(self) -> None:
+        for path in (Path(__file__).parent.parent.parent / ".ci").glob("locked-*.txt"):
+            for line in path.read_text("utf-8").splitlines():
+                self.assertRegex(line, r"^(#.*|[a-z0-9_.-]+==[^ ]+ --hash=sha256:[0-9a-f]{64})$")
 
 
 class Audits(SynchronousTestCase):
