@@ -30,6 +30,7 @@ BENCHMARKS = {
     "prometheus": "PromQL and scrapes",
     "shard": "The shard layer",
     "scale": "As Tabs grow",
+    "wide": "Many Agents, Servers and shards",
     "reshard": "Moving buckets between shards",
     "reshard_load": "Moving buckets under load",
 }
