@@ -467,9 +467,8 @@ async def _send_slices(request: Any, first: bytes, slices: AsyncIterator[bytes],
                 request.channel.answering(request, len(part))  # so long has the peer for these
                 request.write(part)
                 await gate.passed()
-            await request.channel.pause(
-                0.0
-            )  # a peer that takes all at once, and is given it compressed, must not have the process for itself
+            # a peer that takes all at once must not have the process for itself
+            await request.channel.pause(0.0)
         content = await anext(slices, None)
     if compressor is not None:
         request.write(compressor.flush())

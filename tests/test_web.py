@@ -6,7 +6,7 @@ import zlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-from twisted.internet import defer
+from twisted.internet import defer, reactor
 
 from taba import connections, web
 from taba.routes import FLAG, Parameter
@@ -169,6 +169,29 @@ class Streams(Served):
         self.assertEqual((await self.ask("HEAD", "/stream"))[:2], (200, ""))
         await self.until(lambda: self.site.connections == 0)
         self.assertEqual(self.api.streams, 0)
+
+    async def test_others_have_a_turn_between_two_slices_however_quickly_they_are_taken(self) -> None:
+        turn = [0]
+
+        def on() -> None:
+            turn[0] += 1
+            self.next = reactor.callLater(0, on)  # type: ignore[attr-defined]
+
+        on()
+        self.addCleanup(lambda: self.next.cancel())
+        seen: list[int] = []
+
+        async def serve(call: Call) -> Answer:
+            async def content() -> AsyncIterator[bytes]:
+                for _ in range(8):
+                    seen.append(turn[0])
+                    yield b"x" * 100
+
+            return Answer(content(), content_type="text/plain")
+
+        self.serve(Api([route("GET", "/stream", serve)]))
+        self.assertEqual((await self.ask("GET", "/stream"))[:2], (200, "x" * 800))
+        self.assertEqual(len(set(seen[1:])), 7)
 
     async def test_a_peer_that_does_not_read_has_nothing_made_for_it(self) -> None:
         made: list[int] = []
