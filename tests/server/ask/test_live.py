@@ -8,6 +8,7 @@ import zlib
 from typing import Any
 from urllib.parse import urlencode
 
+import pytest
 from twisted.internet.protocol import ClientCreator, Protocol, connectionDone
 from twisted.internet.task import deferLater
 
@@ -194,6 +195,7 @@ class Listening(ServerCase):
         await hearing.until(lambda events: events[-1]["aggregates"]['hits{page="a"}']["count"] == 5)
         self.assertEqual(len(hearing.events), 2)
 
+    @pytest.mark.real
     @asynchronous
     async def test_a_peer_that_reads_nothing_is_cut_in_the_end(self) -> None:
         server = await self.start()
