@@ -660,6 +660,33 @@ class KeeperTests(SynchronousTestCase):
         self.assertEqual(world.keeper._skips, {})  # it has ended: nothing is left to be told of it
         return killed
 
+    def test_a_host_that_boots_anew_has_no_proof_that_a_store_lost_what_only_the_lost_outbox_knew_had_ended(self) -> None:
+        world = self.world()
+        producer = world.producers[0]
+        world.keeper.is_homeless = True  # so that the spool's table names the stream as open
+        for number in range(1, 5):
+            producer.record(producer.tab("bids_won"), float(number))
+            world.tick()
+            world.send()
+        (key,) = world.store.marks
+        self.assertEqual(world.store.folded, 4)
+        for lane in world.keeper.lanes.values():
+            lane.give_up_retained()
+        world.keeper._forget_spooled()
+        world.keeper.tick(world.now, at(world.now))
+        self.assertEqual(world.keeper.history.last([key[0]]), {key: 4})
+        world.store.marks.pop(key)  # it was ended, and only the outbox that is gone says so
+        world.die()
+        world.memory = Memory(512 * 1024)
+        Outbox.format(world.memory, b"n" * 16)
+        world.born()
+        self.assertIn(key[0], world.keeper._opened)
+        self.assertEqual({lane.unproven for lane in world.keeper.lanes.values()}, {0})
+        for _ in range(6):
+            world.send()
+            world.tick()
+        self.assertEqual((dict(world.keeper.totals()), world.store.folded), ({}, 4))
+
     def test_a_gap_with_nothing_left_to_send_is_counted_once_wherever_a_kill_comes(self) -> None:
         for is_found_before in (False, True):
             for is_spooled in (False, True):
