@@ -34,6 +34,7 @@ class Process:
         self.random = Random(world.random.getrandbits(64))
         self.is_alive = True
         self.fuse: int | None = None  # so many steps more, then it is killed
+        self.wakes = 0.0  # until then it is stopped: what it is to do waits, and its clock goes on
         self.descriptors: dict[int, None] = {}
         self.drift = 1.0
         self.skew = 0.0
@@ -151,7 +152,9 @@ class Clockwork:
         while queue and queue[0][0] <= until:
             self.now, _, process, function, arguments = heapq.heappop(queue)
             if process is not None:
-                if process.is_alive:
+                if process.wakes > self.now:
+                    self.later(process.wakes - self.now, process, function, *arguments)
+                elif process.is_alive:
                     self.run(process, function, *arguments)
                 else:
                     self.awaited.append((function, arguments))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SHIELD_SECONDS = 0.5  # after an outbox was removed nobody kills its Agent: what it holds would be lost, and who could count it?
 
-MOVES = frozenset(("buckets move", "kill mover", "mover's fuse", "mover interrupted"))
+MOVES = frozenset(("buckets move", "kill mover", "mover's fuse", "mover interrupted", "mover stopped"))
 BACK = frozenset(("store goes back", "store fails over", "replica lags"))
 # Faults that do not go together. A store that goes back is made good by what Agents retain: a full disk or memory takes that, and so does
 # a host that boots anew. And one that is as it was before its buckets left has them again: a person repairs that, and some is lost by it
@@ -88,7 +88,7 @@ def _kill_at_once(group: str) -> Callable[[World, Fault], None]:
 
 def _end_agent(world: World, fault: Fault) -> None:
     agent = world.agents[fault.detail["which"] % len(world.agents)]
-    if agent.process is not None and not world.is_shielded:
+    if agent.process is not None and agent.process.wakes <= world.now and not world.is_shielded:
         world.fired["ended an agent in order"] += 1
         world.run(agent.process, agent.end)
 
@@ -249,9 +249,22 @@ def _aim(random: Random, world: World) -> dict[str, Any]:
 
 def _interrupt(world: World, fault: Fault) -> None:
     mover = world.movers[fault.detail["which"] % len(world.movers)]
-    if mover.process is not None:
+    if mover.process is not None and mover.process.wakes <= world.now:
         world.fired["interrupted a mover"] += 1
         world.run(mover.process, mover.interrupt)
+
+
+def _stop(groups: tuple[str, ...]) -> Callable[[World, Fault], None]:
+    """SIGSTOP, and SIGCONT after a while: whoever sleeps in the middle of something wakes in a world that went on."""
+
+    def happen(world: World, fault: Fault) -> None:
+        parts = [part for group in groups for part in getattr(world, group)]
+        part = parts[fault.detail["which"] % len(parts)]
+        if part.process is not None:
+            world.fired[f"stopped a {part.name.partition('-')[0]}"] += 1
+            part.process.wakes = world.now + fault.detail["seconds"]
+
+    return happen
 
 
 def _fail_over(world: World, fault: Fault) -> None:
@@ -306,6 +319,8 @@ KINDS: dict[str, Kind] = {
     "buckets move": Kind(3.0, _aim, _call_mover),
     "kill mover": Kind(0.5, _which, _kill_at_once("movers")),
     "mover's fuse": Kind(2.0, _fuse, _burn("movers")),
+    "process stopped": Kind(1.0, _which_for(0.5, 20.0), _stop(("servers", "agents", "clients"))),
+    "mover stopped": Kind(1.0, _which_for(0.5, 40.0), _stop(("movers",))),
     "mover interrupted": Kind(0.5, _which, _interrupt),
     "store fails over": Kind(0.5, _which_for(0.05, 3.0), _fail_over),
     "replica lags": Kind(0.7, _which_for(0.5, 10.0), _lag),

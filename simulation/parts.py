@@ -244,7 +244,7 @@ class Poster(Part):
             sending.addCallbacks(lambda response: answered(response.code), lambda failure: answered(503))
             return
         holder, said = world.holder, [503]
-        if holder is not None and holder.process is not None:
+        if holder is not None and holder.process is not None and holder.process.wakes <= world.now:
             world.run(holder.process, lambda: said.append(holder.post(json.dumps(body).encode(), key)))
         process.reactor.callLater(0.01, answered, said[-1])
 

@@ -32,6 +32,7 @@ from taba.shard.buckets import STORE_KEY, decode_owner, decode_record, owner_key
 
 BUCKETS = 4
 STORES = 3  # servers of the store; it begins with one or two
+CENSUS_SECONDS = 5.0  # between two looks at each State's identities
 NOWHERE_SECONDS = 60.0  # a mover that died is waited for, a Server comes by, and shards that were away are back
 FILLING = frozenset(("memory full", "disk full", "spool spoilt"))
 # keys that the world looks at whenever they change: (bucket, whether it is its owner key)
@@ -91,6 +92,7 @@ class World(Clockwork):
         self._open: dict[int, str] = {}  # bucket → the store that has it open
         self._nowhere = dict.fromkeys(range(BUCKETS), 0.0)  # for how long nobody had it open while nothing was wrong
         self._booked = dict.fromkeys(range(BUCKETS), 0)  # bucket → how many events its counts name
+        self._next_census = CENSUS_SECONDS
         self.unsure = 0  # events that went with a host that booted anew
         self.lookup = lookup()
         urls = [f"http://server-{number}:8280" for number in range(1, shape.choice((1, 2, 2)) + 1)]
@@ -208,18 +210,31 @@ class World(Clockwork):
             if fault.number not in self.without:
                 self.later(fault.at, None, self._befall, fault)
         self._look_at_buckets()
-        self.advance(self.duration)
+        self._pass(self.duration)
         self._make_quiet()
-        self.advance(self.now + 5.0)
+        self._pass(self.now + 5.0)
         self._settle()
         if self.network.last_arrival > self.now:
-            self.advance(self.network.last_arrival + LOOK_SECONDS)  # what comes later than all else changes nothing
+            self._pass(self.network.last_arrival + LOOK_SECONDS)  # what comes later than all else changes nothing
             self._settle()
+
+    def _pass(self, until: float) -> None:
+        """Have time pass, and end at the first thing that is wrong."""
+        while self.now < until:
+            self.advance(min(self.now + LOOK_SECONDS, until))
+            self._raise_for_errors()
+            if self.now >= self._next_census:
+                self._next_census = self.now + CENSUS_SECONDS
+                self._check_doubles()
+
+    def _raise_for_errors(self) -> None:
+        if self.errors:
+            raise Broken(self.errors[0])
 
     def _settle(self) -> None:
         end = self.now + CALM_SECONDS
         while not self.is_settled() and self.now < end:
-            self.advance(self.now + LOOK_SECONDS)
+            self._pass(self.now + LOOK_SECONDS)
         self.check()
 
     def _befall(self, fault: Fault) -> None:
@@ -397,8 +412,7 @@ class World(Clockwork):
 
     def check(self) -> None:
         """What must be true in the end. Raises Broken."""
-        if self.errors:
-            raise Broken(self.errors[0])
+        self._raise_for_errors()
         if not self.is_settled():
             raise Broken(f"{CALM_SECONDS:.0f} s after the last fault not all is folded: {self._left()}")
         self._check_books()
@@ -440,7 +454,8 @@ class World(Clockwork):
         if lost and not self.may_lose:
             raise Broken(f"nothing had to be dropped, and was: {books}; by the clients themselves: {own}")
 
-    def _check_identities(self) -> None:
+    def _check_doubles(self) -> int:
+        """Each event is in one State, once, or nowhere yet; how many are nowhere."""
         states = self.states()
         missing = 0
         sources: list[Any] = [*self.clients, *self.posters]
@@ -459,6 +474,10 @@ class World(Clockwork):
                 if strange:
                     raise Broken(f"{client.name}'s {name}: {sorted(strange)[:5]} were folded and never recorded, or dropped")
                 missing += len(recorded - there)
+        return missing
+
+    def _check_identities(self) -> None:
+        missing = self._check_doubles()
         dropped = self.dropped()
         allowed = sum(dropped.values()) + self.figures()["dead"] - sum(client.dropped for client in self.clients)
         if missing > max(0, allowed) + self.unsure:

@@ -18,6 +18,30 @@ from simulation.faults import KINDS
 from simulation.shrinking import shrink
 
 ROOT = Path(__file__).parent.parent.parent
+# modules of the simulated parts that reach the machine as it is, and why that is all the same to a world
+UNTOUCHED = {
+    "taba.agent.status": "a status shows a process id",
+    "taba.client": "the environment of a real process",
+    "taba.client.identity": "slots; Clients here have names",
+    "taba.client.pure": "which machine it is",
+    "taba.handlers.lookup": "Handlers come from the world",
+    "taba.options": "no options are read",
+    "taba.server.keep.jobs": "no jobs run",
+    "taba.server.starts": "no workers",
+    "taba.server.work.boxing": "no child processes",
+    "taba.server.work.child": "no child processes",
+    "taba.server.work.faults": "no child processes",
+    "taba.server.work.line": "no child processes",
+    "taba.server.work.sandbox": "no child processes",
+    "taba.shard.servers.binary": "no server is started",
+    "taba.shard.servers.embedded": "no server is started",
+    "taba.shard.servers.launch": "no server is started",
+    "taba.shard.servers.pool": "no real connections",
+    "taba.tokens": "no tokens",
+}
+FIRST_SEED, SEEDS = 168, 14  # so few in which every kind of fault is drawn
+# worlds that found something once: what an Agent of a host that boots anew takes for ended, and for lost
+FOUND = ((3001, "host boots,server cut off"), (4001, "host boots,server cut off,kill agent,agent's fuse,memory full"))
 RUN_SECONDS = 400  # a machine that has much else to do, too
 
 
@@ -37,6 +61,17 @@ class SimulationTests(SynchronousTestCase):
         same = [line for line in once.splitlines() if not line.startswith("seeds ")]  # which has how long it took
         self.assertEqual(same, [line for line in again.splitlines() if not line.startswith("seeds ")])
         self.assertIn("digest", once)
+
+    def test_no_module_of_the_simulated_parts_reaches_the_machine_unseen(self) -> None:
+        code = (
+            "import os, sys, simulation.world, simulation.machine as machine;"
+            "print(*[name for name, module in sys.modules.items() if name.startswith('taba') and getattr(module, 'os', None) is os]);"
+            "print(*machine.WITH_OS)"
+        )
+        ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=RUN_SECONDS)
+        reaching, exchanged = (set(line.split()) for line in ran.stdout.splitlines())
+        self.assertEqual(reaching - exchanged - UNTOUCHED.keys(), set(), "list them in simulation/machine.py, or here with a reason")
+        self.assertEqual((UNTOUCHED.keys() - reaching, exchanged - reaching), (set(), set()))
 
     def test_a_kind_of_fault_that_there_is_not_is_said_in_words(self) -> None:
         with self.assertRaisesRegex(ArgumentTypeError, "'flood': takes kill agent, "):
@@ -61,7 +96,10 @@ class ManyWorldsTests(SynchronousTestCase):
     """What `./run check` tries; a night tries some thousand times as much."""
 
     def test_worlds_of_fixed_seeds_are_right_and_no_kind_of_fault_is_left_out(self) -> None:
-        said = simulate("--seed", "1", "--seeds", "40")
+        for seed, of in FOUND:
+            said = simulate("--seed", str(seed), "--kinds", of)
+            self.assertTrue(said.endswith("ended with 0"), said[-4000:])
+        said = simulate("--seed", str(FIRST_SEED), "--seeds", str(SEEDS))
         self.assertTrue(said.endswith("ended with 0"), said[-4000:])
         self.assertNotIn("never drawn", said)
         for kind in KINDS:
