@@ -32,6 +32,7 @@ _UNLOCK = struct.pack("hhqqi4x", fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0)
 
 # whose `os` is exchanged
 WITH_OS = (
+    "taba.agent.directory",
     "taba.agent.discover",
     "taba.agent.history",
     "taba.agent.home",
