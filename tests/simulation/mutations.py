@@ -505,7 +505,7 @@ PINNED = {
     "the_stores_age_is_raised_by_each_server": 2,
     "what_a_batch_follows_is_ignored": 1,
     "a_number_at_the_mark_is_folded_again": 3,
-    "a_batch_opens_its_stream_by_itself": 1,
+    "a_batch_opens_its_stream_by_itself": 36,
     "a_second_open_draws_a_second_nonce": 1,
     "events_of_a_cycle_beside_the_first_are_left_out": 2,
     "a_posts_key_is_not_remembered": 4,
