@@ -40,7 +40,7 @@ UNTOUCHED = {
     "taba.tokens": "no tokens",
 }
 FIRST_SEED, SEEDS = 168, 14  # so few in which every kind of fault is drawn
-# worlds that found something once: what an Agent of a host that boots anew takes for ended, and for lost
+# worlds of the kinds that found something once: what an Agent of a host that boots anew takes for ended, and for lost
 FOUND = ((3001, "host boots,server cut off"), (4001, "host boots,server cut off,kill agent,agent's fuse,memory full"))
 RUN_SECONDS = 400  # a machine that has much else to do, too
 
