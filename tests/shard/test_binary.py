@@ -15,8 +15,9 @@ class Programs(SynchronousTestCase):
         self.directory = Path(tempfile.mkdtemp())
         self.addCleanup(rmtree, self.directory)
         self.patch(binary, "_bundled", lambda: None)
-        self.addCleanup(mock.patch.dict("os.environ", {"PATH": str(self.directory)}).stop)
-        mock.patch.dict("os.environ", {"PATH": str(self.directory)}).start()
+        alone = mock.patch.dict("os.environ", {"PATH": str(self.directory)})
+        alone.start()
+        self.addCleanup(alone.stop)
 
     def program(self, name: str, says: str) -> str:
         path = self.directory / name
