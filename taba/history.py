@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from itertools import pairwise
-from math import floor
+from math import floor, inf, isfinite
 from typing import Any, TypeAlias
 
 import attrs
@@ -74,13 +74,18 @@ def number(keys: Iterable[Hashable]) -> tuple[Ints, list[Any]]:
 
 def points(start: float, end: float, step: float) -> list[float]:
     """The times start, start + step, … up to and including end. Raises ValueError for a step that goes nowhere, or too many points."""
-    if not step > 0:
+    if not 0 < step < inf:
         raise ValueError(f"a step of {step} seconds: takes more than 0")
     if end < start:
         return []
-    count = floor((end - start) / step + 1e-9) + 1
-    if count > MAX_POINTS:
-        raise ValueError(f"{count} points: takes at most {MAX_POINTS}")
+    steps = (end - start) / step  # infinite for a step that is small enough
+    if not isfinite(start) or not isfinite(end):
+        raise ValueError(f"from {start} to {end}: takes two times")
+    if not steps + 1e-9 < MAX_POINTS:
+        raise ValueError(f"{steps + 1:.15g} points: takes at most {MAX_POINTS}")
+    count = floor(steps + 1e-9) + 1
+    if count > 1 and (start + step == start or end - step == end):
+        raise ValueError(f"a step of {step} seconds: goes nowhere from {start} on")
     return [start + step * place for place in range(count)]
 
 

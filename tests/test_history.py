@@ -223,8 +223,13 @@ class StepTests(SynchronousTestCase):
         self.assertEqual(points(5, 0, 5), [])
         self.assertEqual(len(points(1, MAX_POINTS, 1)), MAX_POINTS)
         self.assertRaises(ValueError, points, 0, MAX_POINTS, 1)
-        for step in (0, -1, math.nan):
-            self.assertRaises(ValueError, points, 0, 1, step)
+        for step in (0, -1, math.nan, 1e-310, 5e-324, -5e-324, -math.inf, math.inf):
+            self.assertRaises(ValueError, points, 0, 3600, step)
+        self.assertEqual(points(7, 7, 5e-324), [7])
+        for start, end in ((0, math.inf), (-math.inf, 0), (math.nan, 1), (0, math.nan), (-1e308, 1e308), (-math.inf, math.inf)):
+            self.assertRaises(ValueError, points, start, end, 1)
+        # 2^40 seconds are told to a quarter of a millisecond, and so small a step ends where it began
+        self.assertRaisesRegex(ValueError, "goes nowhere", points, 2.0**40 - 0.001, 2.0**40, 1e-5)
 
     def test_groups_are_numbered_by_their_first(self) -> None:
         groups, names = number(["b", "a", "b", "c"])

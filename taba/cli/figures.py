@@ -318,23 +318,27 @@ def who(context: click.Context, server: str, timeout: float, name: str, path: st
         ends = ((tab, end, item, one) for tab, one in found.items() for end in ("greatest", "least") for item in one[end])
         columns = ("tab", "path", "end", "client", "value", "share")
         print_rows(columns, ([tab, one["path"], end, item["client"], item["value"], item["share"]] for tab, end, item, one in ends))
-    for tab, one in found.items() if form() is None else ():
-        told = (
-            f"{one['path'] or path or 'no figure'}, {one['clients']} Client{'' if one['clients'] == 1 else 's'}, skew {scaled(one['skew'])}"
-        )
-        if sys.stdout.isatty():
-            rows = [[end, item["client"], _figure(one, item["value"]), _share(item)] for end in ("greatest", "least") for item in one[end]]
-            print(f"{show.plain(tab)}: {told}")
-            print_drawn(show.table(["", "client", "value", "share"], rows))
-        else:
-            for end in ("greatest", "least"):
-                for item in one[end]:
-                    print(show.plain(f"{tab}: {end} {item['client']} {item['value']} {_share(item)}"))
+    for tab, one in found.items():
+        if form() is None:
+            _print_ends(tab, one, path)
         if "error" in one:
             print(f"{show.plain(tab)}: {show.plain(one['error'])}", file=sys.stderr)
     if not found:
         print(f"taba who: {show.plain(f'no Tab {name!r}; {meant_by(name, query)}')}", file=sys.stderr)
         context.exit(NO)
+
+
+def _print_ends(tab: str, one: Mapping[str, Any], path: str | None) -> None:
+    """The Clients at either end of one Tab's figure, for people."""
+    if not sys.stdout.isatty():
+        for end in ("greatest", "least"):
+            for item in one[end]:
+                print(show.plain(f"{tab}: {end} {item['client']} {item['value']} {_share(item)}"))
+        return
+    told = f"{one['path'] or path or 'no figure'}, {one['clients']} Client{'' if one['clients'] == 1 else 's'}, skew {scaled(one['skew'])}"
+    rows = [[end, item["client"], _figure(one, item["value"]), _share(item)] for end in ("greatest", "least") for item in one[end]]
+    print(f"{show.plain(tab)}: {told}")
+    print_drawn(show.table(["", "client", "value", "share"], rows))
 
 
 def _figure(one: Mapping[str, Any], value: Any) -> str:

@@ -100,6 +100,15 @@ class Forms(SynchronousTestCase):
         self.taba("names", "--tsv", "--csv", code=2, error="exclude each other")
         self.taba("names", "--tsv", "--json", code=2, error="exclude each other")
 
+    def test_what_cannot_be_answered_is_said_beside_the_rows_in_every_form(self) -> None:
+        for form in ("--tsv", "--csv"):
+            rows = self.taba("who", "odd", form, error="(?s)^odd: .*NoSuchType")
+            self.assertEqual(len(rows.splitlines()), 1, form)
+        self.taba("who", "odd", error="(?s)^odd: .*NoSuchType")
+        self.assertIn("NoSuchType", json.loads(self.taba("who", "odd", "--json"))["odd"]["error"])
+        for command in ("agg", "proj"):
+            self.assertIn("NoSuchType", self.taba(command, "odd", "--tsv"), command)
+
     def test_names_come_from_standard_input_and_none_is_not_all(self) -> None:
         names = self.taba("names", "hits")
         self.assertEqual(self.taba("types", "-", stdin=names).count("CounterGroup"), 2)

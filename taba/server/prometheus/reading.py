@@ -49,9 +49,9 @@ from taba.server.prometheus.vectors import NAME, Bools, Labels, Refused, Spread,
 FRESH_SECONDS = 300.0  # as far from now a value that has no past is shown, as Prometheus' look-back
 NOW_SECONDS = 1.0  # as near to now is now: a question is under way, and so are events
 IRATE_SECONDS = 15.0  # of which irate is the slope: the finest slots of a PercentileGroup
-MAX_VALUES = 4_000_000  # of one selector, series times steps, and bins where there are distributions: some 36 MB
+MAX_VALUES = 4_000_000  # of one question's selectors, series times steps, and bins where there are distributions: some 36 MB
 ROW_VALUES = 50  # as which a series counts at least, for its labels: so there are at most 80,000
-TOO_MANY = f"more than {MAX_VALUES} values of one selector: take a longer step, fewer series, or sum() right around it"
+TOO_MANY = f"more than {MAX_VALUES} values of one question: take a longer step, fewer series, or sum() right around a selector"
 STEPS_AT_ONCE = 250  # of distributions between two looks at the time; the slots of a day and 300 bins make that some 20 ms
 LOT_VALUES = 100_000  # series times steps that are made at a time, some 10 ms
 LOT_HEAT = 4_000  # … of distributions, of some 300 bins each
@@ -61,6 +61,7 @@ SLICE_LABELS = 500  # series whose labels are looked at between two looks at the
 NOTES = "taba_note"  # the name under which notes are asked for, as annotations
 
 RANGED = ("rate", "irate", "increase", "delta")
+EXTREMES = ("avg_over_time", "max_over_time", "min_over_time")  # of which a sum is not that of all values together
 OVER_TIME = ("sum_over_time", "count_over_time", "avg_over_time", "min_over_time", "max_over_time", "last_over_time")
 
 
@@ -104,12 +105,24 @@ class Told:
             self.warn("… and more that cannot be read: /v1/projections names each")
 
 
+class Room:
+    """How much one question may hold: MAX_VALUES of all its selectors together."""
+
+    def __init__(self) -> None:
+        self._taken = 0
+
+    def take(self, values: int) -> None:
+        """So many more. Raises Refused."""
+        self._taken += values
+        if self._taken > MAX_VALUES:
+            raise Refused(TOO_MANY)
+
+
 class _Rows:
     """Series as they come; with `leaf.sums`, those of one group as one."""
 
-    def __init__(self, leaf: Leaf, steps: int):
-        self._leaf, self._steps = leaf, steps
-        self._size = 0
+    def __init__(self, leaf: Leaf, steps: int, room: Room):
+        self._leaf, self._steps, self._room = leaf, steps, room
         self.doubles = 0
         """Series that another one's labels kept out."""
         self._rows: dict[Any, list[Any]] = {}  # of numbers: labels, values, there
@@ -122,17 +135,12 @@ class _Rows:
             labels = grouped(labels, self._leaf.by, self._leaf.without)
         return key_of(labels), labels
 
-    def _take(self, size: int) -> None:
-        self._size += size
-        if self._size > MAX_VALUES:
-            raise Refused(TOO_MANY)
-
     def add(self, labels: Labels, values: Floats, there: Bools) -> None:
         """One series of numbers."""
         key, labels = self._place(labels)
         row = self._rows.get(key)
         if row is None:
-            self._take(max(self._steps, ROW_VALUES))
+            self._room.take(max(self._steps, ROW_VALUES))
             self._rows[key] = [labels, np.where(there, values, 0.0), there]
         elif self._leaf.sums:
             with np.errstate(invalid="ignore", over="ignore"):
@@ -154,11 +162,12 @@ class _Rows:
         count, total = np.where(there, count, 0.0), np.where(there, total, 0.0)
         row = self._spreads.get(key)
         if row is None:
-            self._take(max(heat.size, ROW_VALUES))
+            self._room.take(max(heat.size, ROW_VALUES))
             self._spreads[key] = [labels, codes, heat, count, total, there]
             return
         if not self._leaf.sums:
             raise Refused(f"several distributions have the same labels {dict(key)} once their names are gone: ask for one name at a time")
+        self._room.take(self._steps * len(np.setdiff1d(codes, row[1])))
         row[1], row[2] = _joined(row[1], row[2], codes, heat)
         row[3], row[4], row[5] = row[3] + count, row[4] + total, row[5] | there
 
@@ -173,7 +182,7 @@ class _Rows:
             return Vector([row[0] for row in rows], np.array([row[1] for row in rows]), np.array([row[2] for row in rows]))
         spreads = list(self._spreads.values())
         codes = np.unique(np.concatenate([row[1] for row in spreads]))
-        self._take(len(spreads) * self._steps * len(codes))
+        self._room.take(len(spreads) * self._steps * len(codes))
         heat = np.zeros((len(spreads), self._steps, len(codes)))
         for place, row in enumerate(spreads):
             heat[place][:, np.searchsorted(codes, row[1])] = row[2]
@@ -191,16 +200,18 @@ def _joined(codes: Ints, heat: Floats, other: Ints, further: Floats) -> tuple[In
     return both, heat
 
 
-def noted(notes: Iterable[tuple[float, str]], times: Floats) -> Vector:
+def noted(notes: Iterable[tuple[float, str]], times: Floats, room: Room) -> Vector:
     """Notes as series, one a text: at the step that ends at or after a note's time its time, in milliseconds, as annotations take it.
 
-    Of one time alone the notes of the FRESH_SECONDS before it.
+    Of one time alone the notes of the FRESH_SECONDS before it. Raises Refused.
     """
     step = float(times[1] - times[0]) if len(times) > 1 else FRESH_SECONDS
     found: dict[str, tuple[Floats, Bools]] = {}
     for time, text in sorted(notes):
         at = (times - step < time) & (time <= times)
         if at.any():
+            if text not in found:
+                room.take(max(len(times), ROW_VALUES))
             values, there = found.get(text, (np.zeros(len(times)), np.zeros(len(times), dtype=np.bool_)))
             found[text] = np.where(at, time * 1000, values), there | at
     if not found:
@@ -216,6 +227,7 @@ class Reading:
         self._query, self._catalogue, self._times, self._now, self._told = query, catalogue, times, now, told
         self._bounds = (*(bound for bound in bounds if bound != math.inf), math.inf)
         self._living: dict[str, bool] | None = None
+        self.room = Room()
 
     async def read(self, leaf: Leaf) -> Vector:
         """The series of a selector. Raises Refused, QueryRefused and StoreUnavailable."""
@@ -223,7 +235,7 @@ class Reading:
 
     async def read_chosen(self, chosen: Sequence[Series], leaf: Leaf) -> Vector:
         """The series that `chosen` names, of which the leaf's other matchers still tell some apart. Raises as `read` does."""
-        rows = _Rows(leaf, len(self._times))
+        rows = _Rows(leaf, len(self._times), self.room)
         wanted = _Wanted(self._query, leaf.matchers)
         await wanted.look_at_bounds(self._bounds)
         past: list[Series] = []
@@ -347,14 +359,19 @@ class Reading:
                 return
         asked = self._times - leaf.offset
         since = asked - leaf.range
-        # the slot that is not over would give a part of itself for what was asked a moment ago
-        until = np.where(np.abs(asked - self._now) <= NOW_SECONDS, np.maximum(asked, self._now), asked)
+        until = asked.copy()
+        if len(asked) and abs(asked[-1] - self._now) <= NOW_SECONDS:
+            # the slot that is not over would give a part of itself for what was asked a moment ago; of the steps before the last this is
+            # true, too, but then the same moment would count in several of them
+            until[-1] = max(asked[-1], self._now)
+        seconds = {"rate": leaf.range, "irate": min(leaf.range, IRATE_SECONDS)}.get(leaf.function or "")
+        lasting = np.ones(len(asked)) if seconds is None else seconds + (until - asked)
         if leaf.function == "irate":
             since = np.maximum(since, asked - IRATE_SECONDS)
         known = (since if leaf.function is not None else until) >= history.since
         known &= until <= self._now + FRESH_SECONDS
         if figure == DISTRIBUTION and part == "":
-            await self._add_spreads(leaf, history, groups, labels, since, until, known, rows)
+            await self._add_spreads(leaf, history, groups, labels, since, until, lasting, known, rows)
             return
         columns: list[tuple[Any, Any]] = []
         names: list[Labels] = []
@@ -370,7 +387,7 @@ class Reading:
             return
         if len(kept) * len(columns) * len(until) > MAX_VALUES:
             raise Refused(TOO_MANY)
-        lines = await self._lines(leaf, history, groups, len(about) + 1, since, until, columns, figure)
+        lines = [line / lasting for line in await self._lines(leaf, history, groups, len(about) + 1, since, until, columns, figure)]
         for extra, of_column in zip(names, lines, strict=True):
             for place, at in enumerate(kept):
                 rows.add({**labels[at], **extra}, of_column[at], known)
@@ -398,9 +415,7 @@ class Reading:
             else:
                 found.append(grown(history, groups, total, since[some], until[some], columns))
             await self._query.turns.breathe()
-        lines = [np.concatenate(parts, axis=1) for parts in zip(*found, strict=True)]
-        seconds = {"rate": leaf.range, "irate": min(leaf.range, IRATE_SECONDS)}.get(function or "", 1.0)
-        return [line / seconds for line in lines]
+        return [np.concatenate(parts, axis=1) for parts in zip(*found, strict=True)]
 
     async def _heat(self, history: Any, groups: Ints, total: int, begins: Floats, ends: Floats) -> tuple[Ints, Floats]:
         """As `heat_map`, some steps at a time. Raises Refused where that would be too much."""
@@ -416,14 +431,23 @@ class Reading:
         return codes, heat
 
     async def _add_spreads(
-        self, leaf: Leaf, history: Any, groups: Ints, labels: Sequence[Labels], since: Floats, until: Floats, known: Bools, rows: _Rows
+        self,
+        leaf: Leaf,
+        history: Any,
+        groups: Ints,
+        labels: Sequence[Labels],
+        since: Floats,
+        until: Floats,
+        lasting: Floats,
+        known: Bools,
+        rows: _Rows,
     ) -> None:
         if history.codes is None or history.ever.codes is None:
             raise Refused("a Type that says it shows distributions has a history without bins")
         merged = groups
         total = len(labels)
-        if leaf.sums:
-            # what is summed is one group from the start
+        if leaf.sums and leaf.function not in EXTREMES:
+            # what adds up is one group from the start; a greatest or an average of each Tab is none of all their values
             numbers, found = number(key_of(grouped(of_one, leaf.by, leaf.without)) for of_one in labels)
             table = np.append(numbers, len(found))
             merged, labels = table[groups], [dict(key) for key in found]
@@ -446,9 +470,8 @@ class Reading:
                     values, filled = _figure_of(function or "", codes, heat[at], count[at], amount[at])
                     rows.add(of_one, values, known & filled)
             return
-        seconds = {"rate": leaf.range, "irate": min(leaf.range, IRATE_SECONDS)}.get(function or "", 1.0)
         for at, of_one in enumerate(labels):
-            rows.add_spread(of_one, codes, heat[at] / seconds, count[at] / seconds, amount[at] / seconds, known)
+            rows.add_spread(of_one, codes, heat[at] / lasting[:, None], count[at] / lasting, amount[at] / lasting, known)
 
     def _say_resolution(self, leaf: Leaf, history: Any) -> None:
         if leaf.function is None or not len(history.start) or not len(self._times):

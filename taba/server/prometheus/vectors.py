@@ -78,8 +78,10 @@ class Vector:
         return self
 
     def distributions(self, what: str) -> Spread:
-        """Its distributions. Raises Refused."""
+        """Its distributions; none where there are no series, which are of no kind. Raises Refused."""
         if self.spread is None:
+            if not self.labels:
+                return Spread(np.zeros(0, dtype=np.int64), np.zeros((*self.values.shape, 0)), self.values, self.values)
             raise Refused(f"{what} takes a distribution")
         return self.spread
 

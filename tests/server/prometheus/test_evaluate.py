@@ -255,6 +255,15 @@ class Distributions(SynchronousTestCase):
                 answer(text, given)
         self.assertEqual(rows(answer("count(x)", given)), {(): [1.0, 1.0]})
 
+    def test_of_nothing_there_is_nothing(self) -> None:
+        given = Given(x=Vector.empty(2))
+        asked = ("histogram_count(x)", "histogram_sum(x)", "histogram_avg(x)", "histogram_fraction(0, 1, x)", "histogram_quantile(0.5, x)")
+        for text in (*asked, "sum(histogram_count(x))", "histogram_count(sum(x))"):
+            self.assertEqual(rows(answer(text, given)), {}, text)
+        for text in asked[:4]:
+            with self.assertRaisesRegex(Refused, "takes a distribution"):
+                answer(text, GIVEN)
+
     def test_buckets_are_reckoned_as_prometheus_does(self) -> None:
         # of Prometheus' own tests: 5 values up to 0.1, 3 more up to 0.2, 2 above
         buckets = vector(*(({NAME: "x_bucket", "le": le}, [count, count]) for le, count in (("0.1", 5.0), ("0.2", 8.0), ("+Inf", 10.0))))

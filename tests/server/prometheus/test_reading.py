@@ -15,11 +15,12 @@ from taba.handlers import Events
 from taba.handlers.counter_group import CounterGroup
 from taba.handlers.percentile_group import PercentileGroup
 from taba.server.ask.query import Lot
+from taba.server.prometheus import reading as reading_module
 from taba.server.prometheus.catalogue import Catalogue, Series
 from taba.server.prometheus.evaluate import evaluate
-from taba.server.prometheus.reading import Leaf, Reading, Told
+from taba.server.prometheus.reading import ROW_VALUES, Leaf, Reading, Room, Told, _Rows, noted
 from taba.server.prometheus.syntax import flattened, nodes_of
-from taba.server.prometheus.vectors import Vector
+from taba.server.prometheus.vectors import Refused, Vector
 from tests.examples import examples
 
 NOW = 1_763_850_123.0
@@ -72,6 +73,16 @@ class Answers:
         raise AssertionError
 
 
+def evaluated(text: str, reading: Reading, times: list[float]) -> Vector:
+    working = evaluate(nodes_of(flattened(text)), np.array(times), Answers(reading))
+    try:
+        working.send(None)
+    except StopIteration as stop:
+        vector: Vector = stop.value
+        return vector
+    raise AssertionError("it waits for somebody")
+
+
 def asked(type: str, clients: list[list[tuple[float, float]]], text: str, times: list[float], now: float) -> tuple[dict[str, Any], Told]:
     """By Client (or "") what an expression is at `times`, None where there is nothing."""
     states = {}
@@ -89,13 +100,7 @@ def asked(type: str, clients: list[list[tuple[float, float]]], text: str, times:
     query: Any = States(type, states, now)
     told = Told()
     at = np.array(times)
-    working = evaluate(nodes_of(flattened(text)), at, Answers(Reading(query, catalogue, at, now, told)))
-    try:
-        working.send(None)
-    except StopIteration as stop:
-        vector: Vector = stop.value
-    else:
-        raise AssertionError("it waits for somebody")
+    vector = evaluated(text, Reading(query, catalogue, at, now, told), times)
     return {
         labels.get("client", "") + labels.get("le", ""): [
             value if is_there else None for value, is_there in zip(of_row.tolist(), there.tolist(), strict=True)
@@ -166,6 +171,85 @@ class Increases(SynchronousTestCase):
         self.assertTrue(all(one <= other + 1e-9 for one, other in pairwise(values)))
 
 
+class Several(States):
+    """A Query of several Tabs of one Client each, in one lot or each in one of its own."""
+
+    def __init__(self, type: str, states: dict[str, Any], now: float, by_lots: bool):
+        super().__init__(type, states, now)
+        self.by_lots = by_lots
+
+    async def lots(self, tabs: Any, type_of: Any, wanted: Any, most: int) -> AsyncIterator[Lot]:
+        for some in [[tab] for tab in tabs] if self.by_lots else [tabs]:
+            yield Lot({}, {self.type: ([(tab, "web/1") for tab in some], [self.states[tab] for tab in some])})
+
+
+class OfSeveralTabs(SynchronousTestCase):
+    def test_a_sum_of_what_does_not_add_up_is_of_each_tabs_own(self) -> None:
+        values = {"x{a=1}": [1.0], "x{a=2}": [5.0, 3.0]}
+        handler = HANDLERS["PercentileGroup"]
+        states = {tab: handler.fold(handler.new_state(), Events([NOW - 60] * len(of), of), NOW) for tab, of in values.items()}
+        series = [Series("x", tab, "PercentileGroup", "distribution", {"a": tab}) for tab in values]
+        catalogue = Catalogue({"x": series}, (), {}, {}, ())
+        for by_lots in (False, True):
+            for function, expected in (("max", 6.0), ("min", 4.0), ("avg", 5.0), ("sum", 9.0), ("count", 3.0)):
+                query: Any = Several("PercentileGroup", states, NOW, by_lots)
+                reading = Reading(query, catalogue, np.array([NOW]), NOW, Told())
+                [[value]] = evaluated(f"sum({function}_over_time(x[5m]))", reading, [NOW]).values.tolist()
+                self.assertLessEqual(abs(value - expected), 0.02 * expected, (function, by_lots, value))
+
+
+class Rooms(SynchronousTestCase):
+    def test_all_selectors_of_a_question_share_its_room_which_ends_at_its_bound(self) -> None:
+        times = [NOW - 10.0 * place for place in range(60)][::-1]
+        for room, is_refused in ((120, False), (119, True)):
+            self.patch(reading_module, "MAX_VALUES", room)
+            text = "x_total + on() x_events_total"
+            if is_refused:
+                self.assertRaisesRegex(Refused, "values of one question", asked, "CounterGroup", [[(1.0, 2.0)]], text, times, NOW)
+            else:
+                self.assertEqual(len(asked("CounterGroup", [[(1.0, 2.0)]], text, times, NOW)[0]), 1)
+
+    def test_so_do_notes_and_bins_that_come_with_a_further_tab(self) -> None:
+        times = np.array([NOW - 1.0, NOW])
+        self.patch(reading_module, "MAX_VALUES", 2 * ROW_VALUES)
+        notes = [(NOW, text) for text in ("one", "two", "two", "three")]
+        self.assertEqual(len(noted(notes[:3], times, Room()).labels), 2)
+        self.assertRaises(Refused, noted, notes, times, Room())
+        leaf = Leaf((), 0.0, None, 0.0, sums=True)
+        there = np.ones(2, dtype=np.bool_)
+        for bins, is_refused in ((26, True), (25, False)):
+            rows = _Rows(leaf, 2, Room())
+            rows.add_spread({}, np.arange(25), np.ones((2, 25)), np.ones(2), np.ones(2), there)
+            further = np.arange(25, 25 + bins), np.ones((2, bins)), np.ones(2), np.ones(2), there
+            if is_refused:
+                self.assertRaises(Refused, rows.add_spread, {}, *further)
+            else:
+                rows.add_spread({}, *further)
+
+
+class LastSecond(SynchronousTestCase):
+    def test_it_counts_once_and_in_the_last_step(self) -> None:
+        clients = [[(0.3 * place, 1.0 + place % 3) for place in range(100)]]
+        for type, name in (("CounterGroup", "x_total"), ("PercentileGroup", "x_sum")):
+            for last in (NOW, NOW - 0.4, NOW - 1.0):
+                times = [last - 0.25 * place for place in range(8)][::-1]
+                parts = asked(type, clients, f"increase({name}[250ms])", times, NOW)[0][""]
+                [whole] = asked(type, clients, f"increase({name}[2s])", [last], NOW)[0][""]
+                self.assertAlmostEqual(sum(parts), whole, places=5)
+                [rate] = asked(type, clients, f"rate({name}[2s])", [last], NOW)[0][""]
+                self.assertAlmostEqual(rate * (2 + NOW - last), whole, places=5)
+                [steep] = asked(type, clients, f"irate({name}[60s])", [last], NOW)[0][""]
+                [grown] = asked(type, clients, f"increase({name}[15s])", [last], NOW)[0][""]
+                self.assertAlmostEqual(steep * (15 + NOW - last), grown, places=5)
+
+    def test_so_it_does_of_a_distribution(self) -> None:
+        clients = [[(0.3 * place, 2.0) for place in range(100)]]
+        for last in (NOW, NOW - 0.9):
+            [rate] = asked("PercentileGroup", clients, "histogram_count(rate(x[2s]))", [last], NOW)[0][""]
+            [whole] = asked("PercentileGroup", clients, "histogram_count(increase(x[2s]))", [last], NOW)[0][""]
+            self.assertAlmostEqual(rate * (2 + NOW - last), whole, places=5)
+
+
 def widest_of(type: str, age: float) -> float:
     """How wide slots of that age may be; one that has just grown too old for its width may not have spilt yet."""
     widths = {"CounterGroup": (5, 30, 150, 900), "PercentileGroup": (15, 120, 600, 3600)}[type]
@@ -199,13 +283,7 @@ class WithoutPast(SynchronousTestCase):
         catalogue = Catalogue(by_name, () if figure else (series,), {}, {}, ())
         told = Told()
         reading = Reading(query, catalogue, np.array([NOW]), NOW, told)
-        working = evaluate(nodes_of(flattened(text)), np.array([NOW]), Answers(reading))
-        try:
-            working.send(None)
-        except StopIteration as stop:
-            vector: Vector = stop.value
-            return vector, told
-        raise AssertionError("it waits for somebody")
+        return evaluated(text, reading, [NOW]), told
 
     def test_what_a_handler_says_it_shows_and_does_not_have_is_left_out_and_said(self) -> None:
         for figure, projection in (("value", {}), ("top", {"top": 7}), ("value", {"value": None}), ("distinct", {"distinct": "many"})):
