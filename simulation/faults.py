@@ -13,6 +13,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from simulation.names import AGENT
+from simulation.store import REPLICA_SECONDS
 
 if TYPE_CHECKING:
     from simulation.world import World
@@ -278,8 +279,13 @@ def _fail_over(world: World, fault: Fault) -> None:
 
 def _lag(world: World, fault: Fault) -> None:
     store = world.stores[fault.detail["which"] % len(world.stores)]
-    before, store.lag = store.lag, fault.detail["seconds"] / 4
-    world.later(fault.detail["seconds"], None, setattr, store, "lag", before)
+    store.lag = lag = fault.detail["seconds"] / 4
+
+    def catch_up() -> None:
+        if store.lag == lag and not world.is_quiet:  # else another one began meanwhile, and ends by itself
+            store.lag = REPLICA_SECONDS
+
+    world.later(fault.detail["seconds"], None, catch_up)
 
 
 def _boot(world: World, fault: Fault) -> None:

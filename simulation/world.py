@@ -23,7 +23,7 @@ from simulation.faults import BACK, KINDS, MOVES, Fault, draw
 from simulation.machine import Machine
 from simulation.network import Network
 from simulation.parts import Agent, Asker, Client, Mover, Part, Poster, Server
-from simulation.store import Store
+from simulation.store import REPLICA_SECONDS, Store
 from taba.agent.loop import Loop
 from taba.handlers.lookup import Found, Lookup
 from taba.server import keys
@@ -252,7 +252,7 @@ class World(Clockwork):
         for store in self.stores:
             store.is_reading_only = False
             store.cut_before = store.cut_after = store.late = 0.0
-            store.lag = min(store.lag, 0.1)
+            store.lag = REPLICA_SECONDS
             store.start()
         for server in self.servers:
             server.is_future = False

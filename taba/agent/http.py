@@ -88,6 +88,8 @@ class Routes:
             raise HTTPError(403, "other_token", str(error)) from None
         except ValueError as error:
             raise HTTPError(400, "bad_request", str(error)) from None
+        if self._pump.buckets != buckets:  # while it was read; it was cut up for as many as there were
+            raise HTTPError(503, "not_ready", "the store has another number of buckets by now; try again")
         if posted.accepted:
             now, moment = self._clock()
             try:

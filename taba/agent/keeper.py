@@ -365,6 +365,7 @@ class Keeper:
                     under_way.append(EncodedBatch(id, found.batch.created, events, found.entry.batch, found.batch.key))
                 if not isinstance(found, HeldBatch):
                     continue  # done with, or it may be applied yet
+            self.unreadable.pop(id, None)
             self._counted.append(id)
             self.dropped["spool_corrupt"] += events
         self._is_dirty = True
@@ -556,6 +557,7 @@ class Keeper:
         if not lane.retained:
             self.schedule.watch(lane, now + RETAIN_SECONDS + PROBE_SLACK_SECONDS)
         if batch.group is None:
+            self.unreadable.pop(_id(lane, batch), None)  # its mark tells that the store has it: it is read no more
             self._spool_retained.append((lane, batch))
         else:
             batch.group.unacknowledged -= 1

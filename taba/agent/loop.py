@@ -25,6 +25,7 @@ from taba.agent.outbox import OutboxCorrupt, OutboxFull
 from taba.agent.pin import Pin, Store
 from taba.agent.problems import Problems, Room
 from taba.agent.pump import TICK_SECONDS, RingPump
+from taba.agent.spool import SpoolFull
 from taba.caps import Caps
 from taba.errors import TabaError
 
@@ -33,7 +34,7 @@ LOOK_SECONDS = 1.0  # between looks for problems, and words to the log
 KEEP_SECONDS = 0.05  # between looks at outbox and spool
 FAILED_SECONDS = 1.0  # after a step that failed
 MAX_LAST_DRAINS = 64  # at the end: all events of rings of 256 MiB several times over; rings outlive the Agent
-LAST_DRAIN_FAILS = OSError, sqlite3.Error, OutboxCorrupt  # what keeps `last_drain` from ending
+LAST_DRAIN_FAILS = OSError, sqlite3.Error, OutboxCorrupt, OutboxFull, SpoolFull  # what keeps `last_drain` from ending: a full disk, too
 
 
 class Surroundings(NamedTuple):
@@ -125,13 +126,17 @@ class Loop:
 
     def last_drain(self) -> None:
         """What is in the rings is in the outbox for the next start, unless that takes too long. Raises one of LAST_DRAIN_FAILS."""
-        if self.pump.buckets is not None:
-            for _ in range(MAX_LAST_DRAINS):
-                if not self.pump.drain(*self.clock()):
-                    break
-        self.keeper.settle_totals()
-        if self._name_problem is not None:
-            self.keeper.spool_all(*self.clock())
+        try:
+            if self.pump.buckets is not None:
+                for _ in range(MAX_LAST_DRAINS):
+                    if not self.pump.drain(*self.clock()):
+                        break
+        finally:
+            try:
+                self.keeper.settle_totals()
+            finally:  # whatever there was no room for: what nobody finds again has a place of its own to go to
+                if self._name_problem is not None:
+                    self.keeper.spool_all(*self.clock())
 
     def close(self) -> None:
         """Let go of everything."""

@@ -6,6 +6,8 @@ from taba.agent.ages import Moment
 from taba.agent.drain import encode_lots
 from taba.agent.keeper import Keeper
 from taba.agent.keys import Keys
+from taba.agent.outbox import TableFull
+from taba.agent.spool import SpoolFull
 from taba.batch import KeyPart
 from taba.errors import TabaError
 from taba.events import Posted
@@ -33,7 +35,10 @@ def post(keeper: Keeper, keys: Keys, posted: Posted, key: KeyPart | None, now: f
             return False
         if keeper.stream == before:
             break  # else all before moved to the spool, and fresh batches are of a new stream
-    keeper.publish(batches, now, recorded=posted.accepted)
+    try:
+        keeper.publish(batches, now, recorded=posted.accepted)
+    except (TableFull, SpoolFull):  # of the disk, before the spool's bound is reached
+        return False
     if key is not None:
         keys.add([key])  # a kill before this: the next Agent finds the key beside the batches
     return True

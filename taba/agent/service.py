@@ -140,14 +140,15 @@ class AgentService(service.Service):
             self.loop.last_drain()
         except LAST_DRAIN_FAILS:
             log.failure("the last drain failed")
-        keeper = self.loop.keeper
-        log.info(
-            "Agent {agent} ends: {outbox} batches are left in the outbox, {spool} in the spool",
-            agent=self.agent,
-            outbox=keeper.unacknowledged,
-            spool=keeper.spool.batches,
-        )
-        self.loop.close()
+        finally:
+            keeper = self.loop.keeper
+            log.info(
+                "Agent {agent} ends: {outbox} batches are left in the outbox, {spool} in the spool",
+                agent=self.agent,
+                outbox=keeper.unacknowledged,
+                spool=keeper.spool.batches,
+            )
+            self.loop.close()
 
     def stopService(self) -> defer.Deferred[None]:
         super().stopService()

@@ -495,6 +495,31 @@ class KeeperTests(SynchronousTestCase):
             self.assertEqual(world.store.events["web/0", "bids_won"], [0.0, 1.0, 2.0] if is_under_way else [0.0])
             self.assertEqual((+world.keeper.totals(), world.keeper.lost_batches), ({"spool_corrupt": 2} if lost else {}, 0))
 
+    def test_what_could_not_be_read_is_no_problem_once_it_turns_out_to_be_applied_or_is_counted_as_lost(self) -> None:
+        for is_lost in (False, True):
+            world = self._unreadable([sqlite3.OperationalError("disk I/O error") for _ in range(1000)])
+            for _ in range(3):
+                world.tick()
+                world.send()
+            ((stream, bucket, number),) = world.keeper.unreadable
+            if is_lost:
+                with sqlite3.connect(world.spool.path) as other:
+                    other.execute("UPDATE batches SET crc = crc + 1 WHERE number = ?", (number,))
+                other.close()
+                self.assertTrue(world.keeper._heal(sqlite3.DatabaseError("malformed")))
+                self.assertEqual(world.keeper.totals(), {"spool_corrupt": 1})
+            else:
+                world.store.set_mark(stream, bucket, number)  # it was sent before, and no answer came
+                lane = world.keeper.lanes[stream, bucket]
+                lane.nonce = None  # it is opened anew when it is tried again, and that tells the mark
+                while lane.nonce is None:
+                    world.tick()
+                    world.send()
+                    self.assertLess(world.now, 1000.0)
+            self.assertEqual(world.keeper.unreadable, {}, is_lost)
+            problems = Problems(world.keeper, world.pump, world.dispatch, world.shm, lambda: Room(0, 0), world.now)
+            self.assertNotIn("spool unreadable", problems.look(world.now, {}))
+
     def test_what_can_never_be_read_is_too_old_one_day_and_counted(self) -> None:
         world = self._unreadable([sqlite3.OperationalError("disk I/O error") for _ in range(1000)])
         for _ in range(3):

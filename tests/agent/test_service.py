@@ -23,9 +23,9 @@ from taba import batch as codec
 from taba.agent import dispatch, forward
 from taba.agent.ages import Moment
 from taba.agent.loop import MAX_LAST_DRAINS
-from taba.agent.outbox import EncodedBatch
+from taba.agent.outbox import EncodedBatch, OutboxFull
 from taba.agent.service import AgentService
-from taba.agent.spool import Spool
+from taba.agent.spool import Spool, SpoolFull
 from taba.batch import BatchId, Verdict
 from taba.listening import open_front
 from taba.names import ALIVE_TAB, bucket_of
@@ -242,6 +242,28 @@ class ServiceTests(TestCase):
             with mock.patch.object(service.loop.pump, "drain", side_effect=[True] * more + [False]) as called:
                 await self.stop(service)
             self.assertEqual(called.call_count, drains)
+
+    async def test_a_full_disk_at_its_end_keeps_it_from_nothing_else_and_the_next_one_starts(self) -> None:
+        for fails, where in ((SpoolFull("the disk is full", True), "drain"), (OutboxFull("no room"), "settle_totals")):
+            said: list[str] = []
+
+            def hear(event: Any, said: list[str] = said) -> None:
+                said.append(str(formatEvent(event)))
+
+            service = self.start()
+            loop = service.loop
+            await self.until(lambda loop=loop: loop.pump.buckets is not None)  # type: ignore[misc]
+            globalLogPublisher.addObserver(hear)
+            self.addCleanup(globalLogPublisher.removeObserver, hear)
+            part = loop.pump if where == "drain" else loop.keeper
+            with mock.patch.object(part, where, side_effect=fails), mock.patch.object(loop.keeper, "spool_all") as spooled:
+                loop._name_problem = "its outbox is nobody's"
+                await self.stop(service)
+            globalLogPublisher.removeObserver(hear)
+            self.assertEqual(spooled.call_count, 1)  # what nobody would find again
+            self.assertIn("the last drain failed", " ".join(said))
+            self.assertIn(f"Agent {self.agent} ends: 0 batches are left in the outbox, 0 in the spool", said)
+            self.flushLoggedErrors(type(fails))
 
     async def test_where_the_disk_cannot_read_what_an_earlier_agent_left_it_ends_with_one_line_and_all_of_it_is_there(self) -> None:
         spool = Spool(str(self.spool / f"{self.agent}.spool"))

@@ -7,15 +7,19 @@ import re
 import subprocess
 import sys
 from argparse import ArgumentTypeError
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from simulation.__main__ import kinds
 from simulation.census import add, numbers
-from simulation.faults import KINDS
+from simulation.faults import KINDS, Fault
 from simulation.shrinking import shrink
+from simulation.store import REPLICA_SECONDS
 
 ROOT = Path(__file__).parent.parent.parent
 # modules of the simulated parts that reach the machine as it is, and why that is all the same to a world
@@ -72,6 +76,20 @@ class SimulationTests(SynchronousTestCase):
         reaching, exchanged = (set(line.split()) for line in ran.stdout.splitlines())
         self.assertEqual(reaching - exchanged - UNTOUCHED.keys(), set(), "list them in simulation/machine.py, or here with a reason")
         self.assertEqual((UNTOUCHED.keys() - reaching, exchanged - reaching), (set(), set()))
+
+    def test_of_replicas_that_lag_twice_at_once_none_lags_for_ever(self) -> None:
+        for seconds in ((4.0, 8.0), (8.0, 4.0), (8.0, 8.0)):
+            ends: list[tuple[float, Callable[[], None]]] = []
+            store = SimpleNamespace(lag=REPLICA_SECONDS)
+            world: Any = SimpleNamespace(
+                stores=[store], is_quiet=False, later=lambda after, process, call, ends=ends: ends.append((after, call))
+            )
+            for number, lasting in enumerate(seconds):
+                KINDS["replica lags"].happen(world, Fault(number, 0.0, "replica lags", {"which": 0, "seconds": lasting}))
+                self.assertEqual(store.lag, lasting / 4)
+            for _, call in sorted(ends, key=lambda end: end[0]):
+                call()
+            self.assertEqual(store.lag, REPLICA_SECONDS)
 
     def test_a_kind_of_fault_that_there_is_not_is_said_in_words(self) -> None:
         with self.assertRaisesRegex(ArgumentTypeError, "'flood': takes kill agent, "):
