@@ -101,6 +101,17 @@ def _one(name: str, kind: str, help: str, values: Mapping[str, float] | float, l
     return Exposed(name, kind, help, [Point(name, {}, float(values))])
 
 
+OF_PROCESS = (
+    "process_cpu_seconds",
+    "process_max_fds",
+    "process_open_fds",
+    "process_resident_memory_bytes",
+    "process_start_time_seconds",
+    "process_virtual_memory_bytes",
+)
+"""The names of these, without _total."""
+
+
 def of_process() -> list[Exposed]:
     """What this process takes of the machine, as every Prometheus client tells it: processor, memory, descriptors. Raises NotInstalled."""
     try:

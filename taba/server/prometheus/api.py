@@ -32,8 +32,8 @@ from taba.server.ask.query import Query
 from taba.server.notes import Notes
 from taba.server.prometheus.catalogue import Catalogue, Catalogues, Series
 from taba.server.prometheus.evaluate import Scalar, Value, evaluate
-from taba.server.prometheus.reading import NOTES, Leaf, Reading, Told, accepted, noted
-from taba.server.prometheus.syntax import EQUAL, Node, Selector, check, nodes_of
+from taba.server.prometheus.reading import NOTES, Leaf, Reading, Told, Wanted, noted
+from taba.server.prometheus.syntax import EQUAL, Matcher, Node, Selector, check, nodes_of
 from taba.server.prometheus.vectors import NAME, Labels, Refused, Vector
 from taba.server.work.sandbox import Crowded, PatternRefused
 from taba.tokens import READ
@@ -328,7 +328,9 @@ class PrometheusApi:
         """The names of all labels."""
         told = Told()
         names: set[str] = {NAME}
-        for series in await self._selected(asked.many("match[]"), told):
+        for place, series in enumerate(await self._selected(asked.many("match[]"), told)):
+            if place % SLICE_VALUES == SLICE_VALUES - 1:
+                await self._query.turns.breathe()
             names.update(series.labels)
             if series.figure:
                 about = FIGURES[series.figure]
@@ -352,7 +354,11 @@ class PrometheusApi:
             elif name == "le":
                 found = {bound_text(bound) for bound in (*DEFAULT_BOUNDS, math.inf) if any(series.part == BUCKET for series in chosen)}
             else:
-                found = {plain(series.name) if name == NAME else series.labels[name] for series in chosen if name in (NAME, *series.labels)}
+                for start in range(0, len(chosen), SLICE_VALUES):
+                    some = chosen[start : start + SLICE_VALUES]
+                    found.update(plain(series.name) if name == NAME else series.labels.get(name, "") for series in some)
+                    await self._query.turns.breathe()
+                found.discard("")
         return _Said(self._listed(_limited(sorted(found), asked.limit(), told)), told)
 
     async def series(self, asked: Asked) -> _Said:
@@ -362,29 +368,33 @@ class PrometheusApi:
             raise BadRequest("takes match[]= at least once")
         found: dict[Any, Labels] = {}
         limit = min(asked.limit() or MAX_LISTED, MAX_LISTED)
-        for text in asked.many("match[]"):
-            selector = await self._selector(text)
-            reading = Reading(self._query, await self._catalogues.look(), np.zeros(0), self._now(), told)
-            exact = {matcher.value for matcher in selector.matchers if matcher.name == NAME and matcher.op == EQUAL}
-            of_clients = [matcher for matcher in selector.matchers if matcher.name == "client"]
-            for one in await reading.chosen(selector.matchers):
+        selectors = self._few(asked.many("match[]"))
+        reading = Reading(self._query, await self._catalogues.look(), np.zeros(0), self._now(), told)
+        for matchers in [(await self._selector(text)).matchers for text in selectors]:
+            wanted = Wanted(self._query, matchers)
+            by_tab: dict[str, list[Series]] = {}  # of what is each Client's
+            for place, one in enumerate(await self._shown(reading, matchers)):
+                if wanted.is_about_clients or (one.figure and FIGURES[one.figure].by_client):
+                    by_tab.setdefault(one.tab, []).append(one)
+                elif len(found) <= limit:
+                    labels = {NAME: plain(one.name), **one.labels}
+                    found.setdefault(tuple(sorted(labels.items())), labels)
+                if place % SLICE_VALUES == SLICE_VALUES - 1:
+                    await self._query.turns.breathe()
+            if wanted.refuses_each or len(found) > limit or not by_tab:
+                continue
+            async for tab, clients in self._query.clients_of(sorted(by_tab)):
+                accepts = await wanted.clients(clients)
+                for place, client in enumerate(client for client in clients if accepts.get(client, True)):
+                    for one in by_tab[tab]:
+                        labels = {NAME: plain(one.name), **one.labels, "client": client}
+                        found.setdefault(tuple(sorted(labels.items())), labels)
+                    if place % SLICE_VALUES == SLICE_VALUES - 1:
+                        await self._query.turns.breathe()
+                    if len(found) > limit:
+                        break
                 if len(found) > limit:
                     break
-                if one.figure in (NET, TEXT) and not exact:
-                    continue
-                labels = {NAME: plain(one.name), **one.labels}
-                by_client = bool(one.figure) and FIGURES[one.figure].by_client
-                if not of_clients and not by_client:
-                    found.setdefault(tuple(sorted(labels.items())), labels)
-                    continue
-                async for _, clients in self._query.clients_of([one.tab]):
-                    meant = dict.fromkeys(clients, True)
-                    for matcher in of_clients:
-                        verdicts = await accepted(self._query, matcher, clients)
-                        meant = {client: is_meant and verdicts[client] for client, is_meant in meant.items()}
-                    for client in (client for client, is_meant in meant.items() if is_meant):
-                        of_client = {**labels, "client": client}
-                        found.setdefault(tuple(sorted(of_client.items())), of_client)
         rows = [labels for _, labels in sorted(found.items())]
         if len(rows) > limit:
             rows = rows[:limit]
@@ -393,17 +403,30 @@ class PrometheusApi:
 
     async def _selected(self, selectors: Sequence[str], told: Told) -> list[Series]:
         """The series that any of the selectors means; all where there is none. What only States tell is there for whoever names it."""
-        if len(selectors) > MAX_SELECTORS:
-            raise BadRequest(f"match[]= stands {len(selectors)} times; at most {MAX_SELECTORS}")
+        self._few(selectors)
         catalogue = await self._catalogues.look()
         reading = Reading(self._query, catalogue, np.zeros(0), self._now(), told)
         found: dict[Any, Series] = {}
         for matchers in [(await self._selector(text)).matchers for text in selectors] or [()]:
-            for series in await reading.chosen(matchers):
-                if series.figure not in (NET, TEXT) or any(matcher == (EQUAL, NAME, series.name) for matcher in matchers):
-                    found.setdefault((series.tab, series.name, series.part), series)
-            await self._query.turns.breathe()
+            for place, series in enumerate(await self._shown(reading, matchers)):
+                key = (series.tab, series.name, series.part if series.figure else tuple(sorted(series.labels.items())))
+                found.setdefault(key, series)
+                if place % SLICE_VALUES == SLICE_VALUES - 1:
+                    await self._query.turns.breathe()
         return list(found.values())
+
+    @staticmethod
+    def _few(selectors: Sequence[str]) -> Sequence[str]:
+        if len(selectors) > MAX_SELECTORS:
+            raise BadRequest(f"match[]= stands {len(selectors)} times; at most {MAX_SELECTORS}")
+        return selectors
+
+    @staticmethod
+    async def _shown(reading: Reading, matchers: Sequence[Matcher]) -> list[Series]:
+        """The series that are meant; of those of which only States tell whether they are there, what is asked for by name."""
+        is_named = any(matcher.name == NAME and matcher.op == EQUAL for matcher in matchers)
+        chosen = await reading.chosen(matchers)
+        return await reading.named([series for series in chosen if is_named or series.figure not in (NET, TEXT)], matchers)
 
     async def _selector(self, text: str) -> Selector:
         nodes = await self._parses.nodes(text)

@@ -2,7 +2,7 @@
 
 1. A look at all buckets comes before each answer (`taba.server.ask.index`), so that a Tab that has come is there.
 2. Units are read with a bucket's Tabs, and again after MEANING_SECONDS: a unit that is told later renames series, in so much time.
-3. Of two Tabs with one series the first in canonical order stays; the other is a problem.
+3. Of two Tabs with one series the first in canonical order stays; the other is a problem. So is one with a name of Taba's own.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from taba.exposition import OF_PROCESS
+from taba.names import OWN_TABS
 from taba.series import BUCKET, COUNT, FIGURES, HISTOGRAM, NET, OTHERWISE, SUM, TEXT, family_of, labels_shown, plain
 from taba.server.ask.choosing import QueryRefused
 from taba.server.ask.filters import labels_of
@@ -23,6 +25,8 @@ SLICE_TABS = 50  # whose series are named between two looks at the time, some mi
 MAX_TABS = 200_000  # whose series are kept, some 300 MB; as many as names are
 LOT_TABS = 1000  # whose meanings are read at a time, some 5 ms
 MAX_PROBLEMS = 5  # Tabs that are named in the sentence
+TABA = "Taba itself"
+PREFIX = "taba_"  # of all names of Taba's own but those of its process
 
 
 class Series(NamedTuple):
@@ -148,11 +152,15 @@ class Catalogues:
         for place, (series, family) in enumerate(every):
             if place % (10 * SLICE_TABS) == 0:
                 await self._turns.breathe()
+            name = plain(family.name)
+            is_other = series.figure in (NET, TEXT)  # of those only States tell whether they are there
+            if is_tabas(name) and series.tab not in OWN_TABS:
+                if not is_other:
+                    doubles.append((series.tab, name, TABA))
+                continue
             if not series.figure:
                 own.append(series)
                 continue
-            name = plain(family.name)
-            is_other = series.figure in (NET, TEXT)  # of those only States tell whether they are there
             known = (others if is_other else families).setdefault(name, family)
             owner = owners.setdefault(name, series.tab)
             parts = ("", BUCKET, COUNT, SUM) if family.kind == HISTOGRAM else ("",)
@@ -167,6 +175,11 @@ class Catalogues:
                 for called in dict.fromkeys((series.name + part, plain(series.name + part))):
                     by_name.setdefault(called, []).append(series._replace(name=series.name + part, part=part))
         return Catalogue(by_name, own, families, others, _sentences(doubles))
+
+
+def is_tabas(name: str) -> bool:
+    """Whether a plain name is one under which Servers and Agents tell of themselves, now or some day."""
+    return name.startswith(PREFIX) or name.removesuffix("_total") in OF_PROCESS
 
 
 def _series_of(tab: str, type: str, shown: tuple[str, ...] | None, meaning: Mapping[str, str | None]) -> Iterable[tuple[Series, Family]]:
@@ -188,7 +201,7 @@ def _sentences(doubles: Sequence[tuple[str, str, str]]) -> list[str]:
         return []
     shown = "; ".join(f"{tab[:100]} as {name[:100]}, which {first[:100]} has" for tab, name, first in doubles[:MAX_PROBLEMS])
     more = f" and {len(doubles) - MAX_PROBLEMS} more" if len(doubles) > MAX_PROBLEMS else ""
-    return [f"{len(doubles)} series are not shown to Prometheus, since others have their names: {shown}{more}; rename one of each two Tabs"]
+    return [f"{len(doubles)} series are not shown to Prometheus, since others have their names: {shown}{more}; rename one of each two"]
 
 
 def _are_same(one: Mapping[int, _Bucket], other: Mapping[int, _Bucket]) -> bool:

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,7 +42,7 @@ from taba.series import (
 )
 from taba.server.ask.filters import MAX_PATTERN, Filter
 from taba.server.ask.query import SLICE_STATES, Query, Unanswered
-from taba.server.prometheus.catalogue import Catalogue, Series
+from taba.server.prometheus.catalogue import Catalogue, Series, is_tabas
 from taba.server.prometheus.syntax import EQUAL, MATCHES, UNEQUAL, UNMATCHED, Matcher
 from taba.server.prometheus.vectors import NAME, Bools, Labels, Refused, Spread, Vector, grouped, key_of, without
 
@@ -59,6 +59,9 @@ MAX_WARNINGS = 10  # Tabs that are named because they cannot be read
 SLICE_LABELS = 500  # series whose labels are looked at between two looks at the time
 
 NOTES = "taba_note"  # the name under which notes are asked for, as annotations
+
+# what a Handler of somebody's own says it shows, its Projections need not have
+BAD_PROJECTION = (AttributeError, KeyError, TypeError, ValueError)
 
 RANGED = ("rate", "irate", "increase", "delta")
 EXTREMES = ("avg_over_time", "max_over_time", "min_over_time")  # of which a sum is not that of all values together
@@ -236,7 +239,7 @@ class Reading:
     async def read_chosen(self, chosen: Sequence[Series], leaf: Leaf) -> Vector:
         """The series that `chosen` names, of which the leaf's other matchers still tell some apart. Raises as `read` does."""
         rows = _Rows(leaf, len(self._times), self.room)
-        wanted = _Wanted(self._query, leaf.matchers)
+        wanted = Wanted(self._query, leaf.matchers)
         await wanted.look_at_bounds(self._bounds)
         past: list[Series] = []
         now: list[Series] = []
@@ -298,12 +301,35 @@ class Reading:
             await self._query.turns.breathe()
         return found
 
+    async def named(self, chosen: Sequence[Series], matchers: Sequence[Matcher]) -> list[Series]:
+        """`chosen`, and where names are asked for, in place of each Tab that shows samples those samples that are meant.
+
+        What these are called only States tell. Raises as `read` does.
+        """
+        own = [series for series in chosen if not series.figure]
+        if not own or all(matcher.name != NAME for matcher in matchers):
+            return list(chosen)
+        found: dict[Any, Series] = {(series.tab, series.name, series.part): series for series in chosen if series.figure}
+        wanted = Wanted(self._query, matchers)
+        by_tab = {series.tab: [series] for series in own}
+        async for [series], projections in self._projections(by_tab, wanted):
+            try:
+                samples = await self._figures_now(series, projections, wanted)
+            except BAD_PROJECTION as error:
+                self._leave_out_bad(series, error)
+                continue
+            for labels, _ in samples:
+                if await self._is_meant(matchers, labels):
+                    rest = without(labels, (NAME, "client"))
+                    found[series.tab, labels[NAME], key_of(rest)] = series._replace(name=labels[NAME], labels=rest)
+        return list(found.values())
+
     async def _accepted(self, matcher: Matcher, values: Sequence[str]) -> dict[str, bool]:
         return await accepted(self._query, matcher, values)
 
     # --- the past ---
 
-    async def _read_past(self, leaf: Leaf, chosen: Sequence[Series], wanted: _Wanted, rows: _Rows) -> None:
+    async def _read_past(self, leaf: Leaf, chosen: Sequence[Series], wanted: Wanted, rows: _Rows) -> None:
         by_tab: dict[str, list[Series]] = {}
         for series in chosen:
             by_tab.setdefault(series.tab, []).append(series)
@@ -347,7 +373,7 @@ class Reading:
         clients: Sequence[str],
         figure: str,
         part: str,
-        wanted: _Wanted,
+        wanted: Wanted,
         rows: _Rows,
     ) -> None:
         labels = [_labels(series, client) for series, client in zip(about, clients, strict=True)]
@@ -486,7 +512,7 @@ class Reading:
 
     # --- what has no past ---
 
-    async def _read_now(self, leaf: Leaf, chosen: Sequence[Series], wanted: _Wanted, rows: _Rows) -> None:
+    async def _read_now(self, leaf: Leaf, chosen: Sequence[Series], wanted: Wanted, rows: _Rows) -> None:
         fresh = np.abs(self._times - leaf.offset - self._now) <= FRESH_SECONDS
         if not fresh.all():
             self._told.info(f"{chosen[0].name} is known as it is now: there is none of it more than {FRESH_SECONDS:.0f} s from now")
@@ -495,8 +521,20 @@ class Reading:
         by_tab: dict[str, list[Series]] = {}
         for series in chosen:
             by_tab.setdefault(series.tab, []).append(series)
-        types = {series.tab: series.type for series in chosen}
-        async for lot in self._query.lots(sorted(by_tab), types.__getitem__, wanted.filter, SLICE_STATES):
+        async for of_tab, projections in self._projections(by_tab, wanted):
+            for series in of_tab:
+                try:
+                    await self._add_now(leaf, series, projections, wanted, fresh, rows)
+                except Refused:
+                    raise
+                except BAD_PROJECTION as error:
+                    self._leave_out_bad(series, error)
+
+    async def _projections(
+        self, by_tab: Mapping[str, Sequence[Series]], wanted: Wanted
+    ) -> AsyncIterator[tuple[Sequence[Series], dict[str, Any]]]:
+        """(its series, its Projections by Client that is meant) of each Tab."""
+        async for lot in self._query.lots(sorted(by_tab), lambda tab: by_tab[tab][0].type, wanted.filter, SLICE_STATES):
             self._leave_out(lot.unread)
             for type, (owners, states) in lot.by_type.items():
                 accepts = await wanted.clients([client for _, client in owners])
@@ -507,20 +545,14 @@ class Reading:
                     elif not wanted.is_about_clients or accepts[client]:
                         projections.setdefault(tab, {})[client] = projection
                 for tab, of_tab in projections.items():
-                    for series in by_tab[tab]:
-                        try:
-                            await self._add_now(leaf, series, of_tab, wanted, fresh, rows)
-                        except Refused:
-                            raise
-                        except (AttributeError, KeyError, TypeError, ValueError) as error:
-                            # what a Handler of somebody's own says it shows, its Projections need not have
-                            why = f"{series.figure or 'samples'} of its Projection: {error.__class__.__name__}: {error}"[:200]
-                            self._told.leave_out(tab, why)
+                    yield by_tab[tab], of_tab
                     await self._query.turns.breathe()
 
-    async def _add_now(
-        self, leaf: Leaf, series: Series, projections: Mapping[str, Any], wanted: _Wanted, fresh: Bools, rows: _Rows
-    ) -> None:
+    def _leave_out_bad(self, series: Series, error: Exception) -> None:
+        why = f"{series.figure or 'samples'} of its Projection: {error.__class__.__name__}: {error}"[:200]
+        self._told.leave_out(series.tab, why)
+
+    async def _add_now(self, leaf: Leaf, series: Series, projections: Mapping[str, Any], wanted: Wanted, fresh: Bools, rows: _Rows) -> None:
         if series.figure == DISTRIBUTION and not series.part:
             await self._add_spreads_now(series, projections, wanted, fresh, rows)
             return
@@ -542,7 +574,7 @@ class Reading:
             return {}
         return {"": aggregate}
 
-    async def _add_spreads_now(self, series: Series, projections: Mapping[str, Any], wanted: _Wanted, fresh: Bools, rows: _Rows) -> None:
+    async def _add_spreads_now(self, series: Series, projections: Mapping[str, Any], wanted: Wanted, fresh: Bools, rows: _Rows) -> None:
         for client, projection in (await self._pieces(series, projections, wanted.is_about_clients)).items():
             pairs = np.asarray(list(projection["_bins"]), dtype=np.int64).reshape(-1, 2)
             codes, places = np.unique(pairs[:, 0], return_inverse=True)
@@ -552,7 +584,7 @@ class Reading:
             count, total = (np.full(len(fresh), float(projection[name])) for name in ("count", "total"))
             rows.add_spread(_labels(series, client), codes.astype(np.int64), heat, count, total, fresh)
 
-    async def _figures_now(self, series: Series, projections: Mapping[str, Any], wanted: _Wanted) -> list[tuple[Labels, float]]:
+    async def _figures_now(self, series: Series, projections: Mapping[str, Any], wanted: Wanted) -> list[tuple[Labels, float]]:
         """(labels, value) of a Tab's series that has no past."""
         by_client = series.figure != "" and FIGURES[series.figure].by_client
         pieces = await self._pieces(series, projections, by_client or wanted.is_about_clients)
@@ -577,6 +609,9 @@ class Reading:
                     continue
                 for suffix, extra, value, kind in samples:
                     name = plain(series.name + suffix)
+                    if is_tabas(name):
+                        self._told.leave_out(series.tab, f"it shows {name}, which is a name of Taba's own")
+                        continue
                     self._told.kinds[name] = kind
                     found.append(({**labels, **extra, NAME: name}, value))
                 continue
@@ -609,7 +644,7 @@ class Reading:
                 self._told.leave_out(tab, why.error)
 
 
-class _Wanted:
+class Wanted:
     """What matchers say of Clients, bounds and values, which no name tells."""
 
     def __init__(self, query: Query, matchers: Sequence[Matcher]):

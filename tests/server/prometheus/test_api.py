@@ -233,6 +233,41 @@ class WhatThereIs(Asking):
         self.assertTrue(any("a/b as a_b_total, which a.b has" in problem for problem in problems), problems)
 
     @asynchronous
+    async def test_what_is_listed_is_what_was_asked_for(self) -> None:
+        server = await self.start()
+        await self.post(server, [event("hits", "CounterGroup", 2), event("hit", "Buffer", "x"), event("depth", "Gauge", 2)])
+        await self.post(server, [event("depth", "Gauge", 3), event("height", "Gauge", 3)], client="web/2")
+        looks = 0
+        clients_of = server.query.clients_of
+
+        def counted(tabs: Any) -> Any:
+            nonlocal looks
+            looks += 1
+            return clients_of(tabs)
+
+        self.patch(server.query, "clients_of", counted)
+        for text, names in (
+            ('{__name__=~"hits.*"}', ["hits_events_total", "hits_total"]),
+            ("hits_total", ["hits_total"]),
+            ('{__name__=~".*t.*", client="web/2"}', ["depth", "height"]),
+            ('{__name__=~".*th", client=~".*"}', ["depth", "depth"]),
+            ('hits_total{client=""}', ["hits_total"]),
+            ('depth{client=""}', []),
+        ):
+            found = await self.get(server, "/api/v1/series?match[]=" + quote(text))
+            self.assertEqual(sorted(row["__name__"] for row in found["data"]), names, text)
+            found = await self.get(server, "/api/v1/label/__name__/values?match[]=" + quote(text))
+            self.assertNotIn("hit", found["data"], text)
+        self.assertEqual(looks, 2)  # once for all Tabs of a selector
+        for many, status in ((api.MAX_SELECTORS, 200), (api.MAX_SELECTORS + 1, 400)):
+            for path in ("series", "labels", "label/x/values"):
+                answered = await self.ask(server, f"/api/v1/{path}?" + "&".join(["match[]=depth"] * many))
+                self.assertEqual(answered.status, status, (path, many))
+        for step in ("1e-310", "5e-324", "nan", "inf", "-1", "0"):
+            answered = await self.ask(server, f"/api/v1/query_range?query=1&start=0&end=3600&step={step}")
+            self.assertEqual(answered.status, 400, (step, answered.text))
+
+    @asynchronous
     async def test_what_grafanas_data_source_sends_is_answered(self) -> None:
         server = await self.start()
         now = int(time.time())

@@ -9,7 +9,7 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.exposition import Exposed, Point, writer_for
+from taba.exposition import OF_PROCESS, Exposed, Point, of_process, writer_for
 from taba.series import COUNTER
 
 from ..running import ServerCase, asynchronous
@@ -42,6 +42,25 @@ class Writing(SynchronousTestCase):
 
 
 class Scrapes(ServerCase):
+    @asynchronous
+    async def test_no_tab_has_a_name_of_the_servers_own(self) -> None:
+        self.assertEqual({family.name.removesuffix("_total") for family in of_process()} - set(OF_PROCESS), set())
+        server = await self.start()
+        tabs = ("taba_problems", "taba/of/tomorrow", "process_open_fds", "process.resident.memory_bytes")
+        await self.post(server, [event(tab, "Gauge", 7) for tab in (*tabs, "tabard", "process_open")])
+        await self.post(server, [event("process_cpu_seconds", "CounterGroup", 7), event("taba_workers", "PercentileGroup", 7)])
+        for headers, parse in (({}, text_string_to_metric_families), (OPENMETRICS, openmetrics.text_string_to_metric_families)):
+            answered = await self.ask(server, "/metrics?match=.*", headers=headers)
+            families = list(parse(answered.text))
+            names = [family.name for family in families]
+            self.assertEqual(len(names), len(set(names)))
+            found = [sample.value for family in families for sample in family.samples if family.name == "taba_problems"]
+            self.assertEqual(len(found), 1)
+            self.assertTrue({"tabard", "process_open"} <= set(names))
+        [problem] = [text for text in (await self.get(server, "/v1/status"))["problems"] if "Prometheus" in text]
+        self.assertRegex(problem, "^6 series")
+        self.assertIn("taba/of/tomorrow as taba_of_tomorrow, which Taba itself has", problem)
+
     @asynchronous
     async def test_health_is_there_and_tabs_where_they_are_asked_for(self) -> None:
         server = await self.start()

@@ -74,12 +74,19 @@ class Answers:
 
 
 def evaluated(text: str, reading: Reading, times: list[float]) -> Vector:
-    working = evaluate(nodes_of(flattened(text)), np.array(times), Answers(reading))
+    vector: Vector = result_of(evaluate(nodes_of(flattened(text)), np.array(times), Answers(reading)))
+    return vector
+
+
+async def answered(answer: Any) -> Any:
+    return answer
+
+
+def result_of(working: Any) -> Any:
     try:
         working.send(None)
     except StopIteration as stop:
-        vector: Vector = stop.value
-        return vector
+        return stop.value
     raise AssertionError("it waits for somebody")
 
 
@@ -309,3 +316,35 @@ class WithoutPast(SynchronousTestCase):
         ):
             self.assertEqual(self.read(text, "", states)[0].values.tolist(), values, text)
         self.assertEqual(len(self.read("rate(x_y_seen_total[5m])", "", states)[0].labels), 0)
+
+    def test_samples_are_listed_by_the_names_that_they_have(self) -> None:
+        query: Any = Now("X", {"web/1": {}, "web/2": {}}, NOW)
+        query.aggregate = lambda type, projections: answered({})
+        own, other = Series("x.y", "x.y", "X", "", {"a": "b"}), Series("x.y.top", "x.y.top", "X", "top", {})
+        catalogue = Catalogue({"x.y.top": [other], "x_y_top": [other]}, (own,), {}, {}, ())
+        for text, names in (
+            ('{__name__=~"x_y_le.*"}', ["x_y_length"]),
+            ('{__name__=~"x_y.*"}', ["x_y_length", "x_y_seen_total", "x.y.top"]),
+            ('{__name__=~"y.*"}', []),
+            ('{__name__!~"x_y_.*", a="b"}', []),
+            ("x_y_length", ["x_y_length"]),
+            ('x_y_length{of="none"}', []),
+            ("x_y_other", []),
+            ("x_y", []),
+            ("x_y_top", ["x.y.top"]),
+            ('{a="b"}', ["x.y"]),  # no name is asked for, and no State is read for it
+        ):
+            reading = Reading(query, catalogue, np.zeros(0), NOW, Told())
+            [node] = nodes_of(flattened(text))
+            found = result_of(reading.chosen(node.matchers))
+            found = result_of(reading.named(found, node.matchers))
+            self.assertEqual(sorted(series.name for series in found), sorted(names), text)
+
+    def test_a_sample_with_a_name_of_tabas_own_is_left_out_and_said(self) -> None:
+        for tab, left_out in (("taba", 2), ("process.resident.memory", 0), ("process", 1), ("tabard", 0)):
+            query: Any = Now("X", {"web/1": {}}, NOW)
+            query.samples = lambda type, projections: answered([[[suffix, {}, 1.0, "gauge"] for suffix in ("_problems", "_open_fds")]])
+            catalogue = Catalogue({}, (Series(tab, tab, "X", "", {}),), {}, {}, ())
+            told = Told()
+            vector = evaluated('{__name__=~".+"}', Reading(query, catalogue, np.array([NOW]), NOW, told), [NOW])
+            self.assertEqual((told.unread, len(vector.labels)), (left_out, 2 - left_out), tab)
