@@ -112,12 +112,13 @@ class Column(NamedTuple):
 
 class BadColumn(NamedTuple):
     """A column that does not decode, or that its sender may not send: what is wrong with it, what was there, how many Events its sender
-    says that it holds, and the reason under which they are dead letters."""
+    says that it holds, and the reason under which they are dead letters; and its Client, where it decodes."""
 
     error: str
     content: bytes
     events: int
     reason: str = BAD_COLUMN
+    client: str = ""
 
 
 class BatchId(NamedTuple):
@@ -355,6 +356,9 @@ class _Columns:
             raise ValueError(f"a batch takes at most {MAX_LIST_VALUES} values in lists")
         if len(packed) - place > self._room_bytes:
             raise ValueError(f"a batch takes at most {MAX_LIST_BYTES} bytes of values in lists")
+        # also where it fails below: what it costs to find that out is the same
+        self._room -= count
+        self._room_bytes -= len(packed) - place
         header = {0xDC: 3, 0xDD: 5}.get(packed[place], 1)  # as it was written, which need not be the shortest
         end, objects = 0, count
         try:
@@ -365,8 +369,6 @@ class _Columns:
             values, end, objects = unpack_values(packed, place + header, count)
         elif len(packed) > MAX_VALUE_BYTES and any(isinstance(value, (str, bytes)) and len(value) > MAX_VALUE_BYTES for value in values):
             raise ValueError(f"a value takes at most {MAX_VALUE_BYTES} bytes")
-        self._room -= count
-        self._room_bytes -= len(packed) - place
         self.made_bytes += OBJECT_BYTES * objects
         return values, end
 

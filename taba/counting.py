@@ -46,13 +46,18 @@ def _items() -> list[tuple[int, int]]:
 _ITEMS = _items()
 
 
-def measure(content: bytes, start: int = 0, most_depth: int = MAX_VALUE_DEPTH, most: float = math.inf) -> tuple[int, int]:
+def measure(
+    content: bytes, start: int = 0, most_depth: int = MAX_VALUE_DEPTH, most: float = math.inf, most_bytes: int | None = None
+) -> tuple[int, int]:
     """Where the value that begins at `start` ends, and what making it takes, in OBJECT_BYTES. Makes nothing, and does not recurse.
 
     Raises ValueError for one that is cut off, nested more than `most_depth` deep (17 is nested 0 deep, [17] 1), of no type that Events
-    have, or that takes more than `most`; at most so much of it is looked at.
+    have, or that takes more than `most`, or more than `most_bytes`; at most so much of it is looked at.
     """
-    size, position, weight = len(content), start, 0
+    is_bounded = most_bytes is not None and start + most_bytes < len(content)
+    size = start + most_bytes if most_bytes is not None and is_bounded else len(content)
+    short = f"a value takes at most {most_bytes} bytes" if is_bounded else "cut off"
+    position, weight = start, 0
     left = 1  # items of the innermost container that are still to come …
     outer: list[int] = []  # … and of those around it
     while True:
@@ -63,7 +68,7 @@ def measure(content: bytes, start: int = 0, most_depth: int = MAX_VALUE_DEPTH, m
                 return position, weight
             left = outer.pop()
         if position >= size:
-            raise ValueError("cut off")
+            raise ValueError(short)
         kind, extent = _ITEMS[content[position]]
         if kind == _FIXED:
             if extent == 1:
@@ -89,7 +94,7 @@ def measure(content: bytes, start: int = 0, most_depth: int = MAX_VALUE_DEPTH, m
                 count *= 2
                 weight += MAP_OBJECTS
             if count > size - position:
-                raise ValueError("cut off")
+                raise ValueError(short)
             if len(outer) >= most_depth:
                 raise ValueError(f"nested deeper than {most_depth}")
             outer.append(left - 1)
@@ -97,7 +102,7 @@ def measure(content: bytes, start: int = 0, most_depth: int = MAX_VALUE_DEPTH, m
             weight += 1
             continue
         if position > size:
-            raise ValueError("cut off")
+            raise ValueError(short)
         left -= 1
         weight += 1
 
@@ -130,9 +135,7 @@ def unpack_values(content: bytes, start: int, count: int) -> tuple[list[Any], in
     """
     end, weight = start, 0
     for _ in range(count):
-        begin, (end, objects) = end, measure(content, end)
-        if end - begin > MAX_VALUE_BYTES:
-            raise ValueError(f"a value of {end - begin} bytes; takes at most {MAX_VALUE_BYTES}")
+        end, objects = measure(content, end, most_bytes=MAX_VALUE_BYTES)
         weight += objects
     return _unpack(b"\xdd" + count.to_bytes(4, "big") + content[start:end]), end, weight
 

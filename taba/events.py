@@ -32,8 +32,8 @@ MAX_KEY_CHARACTERS = 255  # of an Idempotency-Key
 MAX_EVENT_CHARACTERS = 256 * KiB  # of the JSON of one: the largest value and the longest labels, each character of them escaped
 MAX_POSTED_OBJECTS = 512 * KiB  # that the values of one request are made of, lists in lists and all: 32 MiB
 WINDOW_BYTES = 64 * KiB  # of a request, read between two looks at the time
-MAX_REFILLS = 16  # of a window before the next value: four times what the largest event takes
-SLICE_EVENTS = 100  # put into columns between two looks at the time
+MAX_SPACE_CHARACTERS = 256 * KiB  # in a row: with what the largest event takes, all that is read before the next value
+SLICE_EVENTS = 100  # read, or put into columns, between two looks at the time
 EVENT_BYTES = 512  # of an event that was read, beside its value, about
 LOT_BYTES = MAX_LIST_BYTES  # a lot ends before it is larger; with the largest value and the longest name it is well within a batch
 COLUMN_BYTES = 64  # of a column without its names, values and times
@@ -118,8 +118,8 @@ def reading(content: bytes, now: float, buckets: int, is_digested: bool, scope: 
             continue
         fields[name] = None
         weight = 0
-        for _ in window.items("[", "]", MAX_POSTED_EVENTS):
-            if window.is_due():
+        for place, _ in enumerate(window.items("[", "]", MAX_POSTED_EVENTS)):
+            if window.is_due() or place % SLICE_EVENTS == 0:
                 yield OBJECT_BYTES * (read.objects - weight)
                 weight = read.objects
             read.add(window.value())
@@ -162,7 +162,9 @@ class _Events:
                 text = json.dumps(event, sort_keys=True, separators=(",", ":"))  # the same event, however it is spaced
             except RecursionError:
                 raise ValueError(f"event {self._places}: nested too deeply to be read") from None
-            self.digest.update(text.encode("utf-8", "surrogatepass") + b",")
+            for start in range(0, len(text), WINDOW_BYTES):  # escaped, of 256 Ki characters it is MiB: no second copy of them at once
+                self.digest.update(text[start : start + WINDOW_BYTES].encode("ascii"))
+            self.digest.update(b",")
         try:
             found, objects = _read_event(event, self._now)
             if not self._scope.covers_tab(found.tab):
@@ -188,10 +190,13 @@ class _Window:
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder(parse_constant=_no_constant).scan_once  # type: ignore[attr-defined]
         self._is_due = True
+        self._passed = 0
 
     def is_due(self) -> bool:
-        """Whether a window was read since this was asked last."""
-        due, self._is_due = self._is_due, False
+        """Whether a window was read since this was asked last, or values as long as one were taken: the last windows come at once."""
+        due = self._is_due or self._passed >= WINDOW_BYTES
+        if due:
+            self._is_due, self._passed = False, 0
         return due
 
     def items(self, begin: str, end: str, most: int) -> Generator[str, None, None]:
@@ -234,6 +239,7 @@ class _Window:
             place = len(self._text)
         if place == len(self._text) and not self._is_whole:
             raise ValueError(f"an event takes at most {MAX_EVENT_CHARACTERS} characters of JSON, and is JSON")
+        self._passed += place - self._place
         self._place = place
         return value
 
@@ -248,9 +254,14 @@ class _Window:
 
     def _next(self) -> str:
         """The next character that is no space, with MAX_EVENT_CHARACTERS behind it where there are so many; "" at the end."""
-        for _ in range(MAX_REFILLS):
+        spaces = 0
+        while True:
             space = _SPACE.match(self._text, self._place)
-            self._place = space.end() if space is not None else self._place  # a pattern of * matches always
+            end = space.end() if space is not None else self._place  # a pattern of * matches always
+            spaces += end - self._place
+            self._place = end
+            if spaces > MAX_SPACE_CHARACTERS:
+                raise ValueError(f"takes at most {MAX_SPACE_CHARACTERS} characters of space in a row")
             if self._is_whole or len(self._text) - self._place > MAX_EVENT_CHARACTERS:
                 return self._text[self._place : self._place + 1]
             more = self._content[self._read : self._read + WINDOW_BYTES]
@@ -258,7 +269,6 @@ class _Window:
             self._text = self._text[self._place :] + self._decoder.decode(more, self._is_whole)
             self._place = 0
             self._is_due = True
-        raise ValueError("this is nearly nothing but space")
 
 
 class _Lot:
@@ -333,10 +343,10 @@ def _read_event(event: Any, now: float) -> tuple[_Event, int]:
     except (ValueError, OverflowError, TypeError, RecursionError) as error:
         raise ValueError(f"value: {error}"[:200]) from None
     size, objects = len(packed), 1
+    if size > MAX_VALUE_BYTES:
+        raise ValueError(f"value: takes at most {MAX_VALUE_BYTES} bytes of msgpack")
     if isinstance(value, (list, dict)):
         if is_deeper(value):
             raise ValueError(f"value: takes lists and objects nested at most {MAX_VALUE_DEPTH} deep")
         objects = measure(packed)[1]
-    if size > MAX_VALUE_BYTES:
-        raise ValueError(f"value: takes at most {MAX_VALUE_BYTES} bytes of msgpack")
     return _Event(tab, names.check_type(event["type"]), float(time), value, size), objects

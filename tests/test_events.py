@@ -108,6 +108,37 @@ class PostedEvents(SynchronousTestCase):
         self.assertEqual([rejection.place for rejection in posted.rejected], [1, 2])
         self.assertIn("at most 32 deep", posted.rejected[0].reason)
 
+    def test_the_largest_events_are_read_however_many_bytes_a_character_takes(self) -> None:
+        """What a window must hold before a value is counted in characters, what comes in bytes."""
+        for character in ("x", "\u00e9", "\u20ac", "\U0001f600"):
+            value = character * (32_000 // len(character.encode()))
+            request = {"client": "web/1", "events": [{"tab": "a", "type": "T", "value": value}] * 60}
+            for begin in (b"", b" " * 100_000):
+                content = begin + json.dumps(request, ensure_ascii=False).encode()
+                self.assertEqual(events.read_events(content, 100.0, 512).accepted, 60)
+
+    def test_space_in_a_row_is_taken_up_to_its_bound(self) -> None:
+        good = b'{"client": "web/1", "events": [%s{"tab": "a", "type": "T", "value": 1}]}'
+        for most in (events.MAX_SPACE_CHARACTERS, 3 * events.MAX_SPACE_CHARACTERS):
+            content = good % (b" " * most)
+            if most == events.MAX_SPACE_CHARACTERS:
+                self.assertEqual(events.read_events(content, 100.0, 512).accepted, 1)
+                content = good % (b" " * (most + 1))
+            with self.assertRaisesRegex(ValueError, "of space in a row"):
+                events.read_events(content, 100.0, 512)
+
+    def test_others_have_their_turn_after_some_events_and_after_some_bytes(self) -> None:
+        read: list[int] = []
+        original = events._read_event
+        self.patch(events, "_read_event", lambda event, now: (read.append(1), original(event, now))[1])
+        small, large = {"tab": "a", "type": "T", "value": 1}, {"tab": "a", "type": "T", "value": "x" * 30_000}
+        for event, count, most in ((small, 1000, events.SLICE_EVENTS), (large, 8, 3), (5, 1000, events.SLICE_EVENTS)):
+            content = json.dumps({"client": "web/1", "events": [event] * count}).encode()
+            before = len(read)
+            for _ in events.reading(content, 100.0, 512, True):
+                self.assertLessEqual(len(read) - before, most)
+                before = len(read)
+
     def test_a_key_belongs_to_its_client_and_its_request_is_known_however_it_is_written(self) -> None:
         request = {"client": "a", "events": [{"tab": "x", "type": "Gauge", "value": 1}]}
         digest = read(request).digest

@@ -34,6 +34,7 @@ class Culprits:
 
     def note(self, beyond: Mapping[Beyond, int]) -> None:
         """A cycle had no room for these Events."""
+        self._forget()
         for one, events in beyond.items():
             known = one if one in self.events or len(self.events) < MAX_CULPRITS else NOBODY._replace(what=one.what)
             self.events[known] += events
@@ -42,18 +43,26 @@ class Culprits:
     @property
     def problems(self) -> list[str]:
         """Sentences, with the culprits that sent most."""
+        self._forget()
+        return [self._sentence(what) for what in sorted(self._last)]
+
+    def _forget(self) -> None:
+        # who sent too much then has no part in what is wrong now, and takes the name of nobody else
         now = self._seconds()
-        return [self._sentence(what) for what, last in sorted(self._last.items()) if now - last < CULPRIT_SECONDS]
+        for what in [what for what, last in self._last.items() if now - last >= CULPRIT_SECONDS]:
+            del self._last[what]
+            for one in [one for one in self.events if one.what == what]:
+                del self.events[one]
 
     def _sentence(self, what: str) -> str:
         of = Counter({one: events for one, events in self.events.items() if one.what == what})
         named = [f"{one.base} by {one.client} ({events})" for one, events in of.most_common(MAX_NAMED) if one.client]
+        most = f"most are of {', '.join(named)}: " if named else ""
         bound, cure = (
             (self._bounds.tabs, "take what differs in each name out of names and labels, or raise --max-tabs")
             if what == "Tabs"
             else (self._bounds.clients, "have programs keep their client ids, or raise --max-clients")
         )
         return (
-            f"{of.total()} events found no room, since a bucket takes {bound} {what}, and are dead letters; "
-            f"most are of {', '.join(named)}: {cure}; then taba retry"
+            f"{of.total()} events found no room, since a bucket takes {bound} {what}, and are dead letters; {most}{cure}; then taba retry"
         )

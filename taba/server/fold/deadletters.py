@@ -77,7 +77,9 @@ def encode_dead_letter(letter: DeadLetter) -> bytes:
     is_deep = any(map(is_deeper, letter.values)) if isinstance(letter.values, list) else False
     packed = b"" if is_deep else pack([_VERSION, *letter])
     if not 1 < len(packed) <= MAX_DEAD_LETTER_VALUE:
-        letter = letter._replace(values=[None] * letter.events, content=b"", detail=f"{letter.detail} {_LEFT_OUT}")
+        # one for each time: of what is no column, `events` is what its sender says, and nothing of it need have come
+        values = [None] * (len(letter.times) // 8)
+        letter = letter._replace(values=values, content=b"", detail=f"{letter.detail} {_LEFT_OUT}")
         packed = pack([_VERSION, *letter])
     return packed
 

@@ -165,7 +165,8 @@ class Envelopes:
         claims: dict[tuple[bytes, bytes], Any] = {}
         for place in found:
             if isinstance(place, Waiting) and place.part is not None and (place.part.key, place.part.digest) not in claims:
-                client = next((column.client for column in place.batch.columns if isinstance(column, Column)), "")
+                # also of what the sender may not send: the records of a post's key are its Client's, whoever sends the post
+                client = next((column.client for column in place.batch.columns if column.client), "")
                 claims[place.part.key, place.part.digest] = ensureDeferred(self._posts.claim(place.part, client))
         outcomes = dict(zip(claims, await DeferredList(list(claims.values()), consumeErrors=True), strict=True)) if claims else {}
         waits: dict[tuple[bytes, int], Verdict] = {}  # by lane: what follows one that waits, waits
@@ -190,12 +191,13 @@ class Envelopes:
 
 
 def within(batch: Batch, scope: Scope) -> Batch:
-    """The batch, in which columns beyond `scope` are none; they keep what they hold, and the name of no Tab is taken from them."""
+    """The batch, in which columns beyond `scope` are none: of each is kept what it holds, up to what a dead letter takes, to be read and
+    never folded; and the name of no Tab is taken from them."""
     columns: list[Column | BadColumn] = []
     for column in batch.columns:
         if isinstance(column, Column) and not (scope.covers_client(column.client) and scope.covers_tab(column.tab)):
             says = f"{column.client} {column.tab}: the sender's token is bound to {scope.sentence()}"
-            column = BadColumn(says[:200], pack([*column]), column.weight, NOT_COVERED)
+            column = BadColumn(says[:200], pack([*column]), column.weight, NOT_COVERED, column.client)
         columns.append(column)
     meanings = tuple(meaning for meaning in batch.meanings if scope.covers_tab(meaning.tab))
     return batch._replace(columns=columns, meanings=meanings, bad_meanings=batch.bad_meanings + len(batch.meanings) - len(meanings))

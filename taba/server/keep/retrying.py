@@ -159,7 +159,8 @@ class _FoldAgain(Fold):
         gone = sum(command[0] == b"LSET" for command in commands)
         over = max(0, self._length - gone + len(left) - MAX_DEAD_LETTERS)
         dropped, left = left[:over], left[over:]
-        dead.subtract(Counter(letter.reason for letter in dropped for _ in range(letter.events)))
+        for letter in dropped:
+            dead[letter.reason] -= letter.events
         if left:
             commands.append((b"RPUSH", key, *[encode_dead_letter(letter) for letter in reversed(left)]))
         commands += count_dead_letters(bucket, dead, sum(letter.events for letter in dropped))

@@ -27,6 +27,23 @@ class Named(SynchronousTestCase):
         self.now = CULPRIT_SECONDS
         self.assertEqual(self.culprits.problems, [])
 
+    def test_who_sent_too_much_then_has_no_part_in_what_is_wrong_now(self) -> None:
+        self.patch(culprits, "MAX_CULPRITS", 2)
+        self.culprits.note({Beyond("Tabs", "then", "web/1"): 900, Beyond("Clients", "y", "job/1"): 1})
+        self.now = CULPRIT_SECONDS - 1
+        self.culprits.note({Beyond("Clients", "y", "job/1"): 1})
+        self.now = CULPRIT_SECONDS
+        self.culprits.note({Beyond("Tabs", "now", "web/2"): 1})
+        clients, tabs = self.culprits.problems
+        self.assertTrue(clients.startswith("2 events found no room"), clients)
+        self.assertTrue(tabs.startswith("1 events found no room"), tabs)
+        self.assertIn("most are of now by web/2 (1): ", tabs)
+
+    def test_where_nobody_is_told_apart_nobody_is_named(self) -> None:
+        self.patch(culprits, "MAX_CULPRITS", 0)
+        self.culprits.note({Beyond("Tabs", "x", "web/1"): 1})
+        self.assertIn("are dead letters; take what differs", self.culprits.problems[0])
+
     def test_as_many_are_told_apart_as_the_bound_says_and_none_is_left_out_of_the_count(self) -> None:
         self.patch(culprits, "MAX_CULPRITS", 3)
         for n in range(10):

@@ -18,7 +18,7 @@ from taba.bounds import MAX_TIME, MAX_VALUE_BYTES, MAX_VALUE_DEPTH
 from taba.server import keys
 from taba.server.ask.answering import answerable
 from taba.server.fold.cycle import MAX_MISSING_TYPES, Cycle, Waiting
-from taba.server.fold.deadletters import MAX_DEAD_LETTERS, decode_dead_letter, describe
+from taba.server.fold.deadletters import MAX_DEAD_LETTER_VALUE, MAX_DEAD_LETTERS, decode_dead_letter, describe
 from taba.server.fold.marks import Mark, decode_mark
 from taba.server.work import folding
 from tests.examples import examples
@@ -237,6 +237,17 @@ class DeadLetters(SynchronousTestCase):
             [batch(1, 1, [column(A, "Words", ["a", deep]), BadColumn("odd", b"\x91" * 500 + b"\xc0", 1), column(B, "Nowhere", [deep])])],
         )
         self.assertEqual(self.store.counts(), {"folded": 1, "dead:bad_value": 1, "dead:bad_column": 1, "dead:unknown_type": 1})
+
+    def test_what_is_no_column_takes_no_room_for_events_that_its_sender_only_claims(self) -> None:
+        for number, size in enumerate((10, MAX_DEAD_LETTER_VALUE, 1_000_000), start=1):
+            self.store.cycle(LOOKUP, [batch(1, number, [BadColumn("odd", bytes(size), 1_048_576)])])
+            kept = self.store.keys[keys.dead_letters(0)][0]
+            self.assertLess(len(kept), 200)
+            letter = decode_dead_letter(kept)
+            assert letter is not None
+            self.assertEqual((letter.events, len(letter.content)), (1_048_576, size if size == 10 else 0))
+            self.assertEqual(next(describe(0, letter))["events"], 1_048_576)
+        self.assertEqual(self.store.counts(), {"dead:bad_column": 3 * 1_048_576})
 
     def test_a_state_at_its_bound_is_kept_and_one_past_it_is_not_written(self) -> None:
         self.patch(folding, "MAX_STATE_BYTES", 12)
