@@ -274,7 +274,7 @@ class Fold:
         for index in accepted:
             for column, row in zip(self.cycle.waiting[index].batch.columns, self.cycle.places[index], strict=True):
                 if row >= 0 and self.kept[row] is None:
-                    clients[column.client] = None  # type: ignore[union-attr]
+                    clients[column.client] = None
                     if column.tab in OWN_TABS:  # type: ignore[union-attr]
                         own[column.tab] = None  # type: ignore[union-attr]
         if clients:
