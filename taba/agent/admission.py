@@ -51,7 +51,7 @@ class _Client:
 
 
 class Admission:
-    """Decides, for all rings of one Agent, within `caps`, which may change: a change holds for what is named from then on."""
+    """Decides, for all rings of one Agent, within `caps`, which `change`: it holds for what is named from then on."""
 
     def __init__(self, caps: Caps = Caps()):  # noqa: B008  # a value
         self.caps = caps
@@ -59,6 +59,14 @@ class Admission:
         self._clients: dict[str, _Client] = {}
         self._resting: dict[str, None] = {}  # Clients without a ring, the one that went first first
         self.total = 0
+
+    def change(self, caps: Caps) -> None:
+        """From now on these are the caps. Who has named some already may name as many more as the cap is higher, or fewer."""
+        more = caps.client_tabs - self.caps.client_tabs
+        for of in self._clients.values():
+            self._refill(of)
+            of.tokens += more  # below 0 where more were named than may be by now: they count, should the cap be higher again
+        self.caps = caps
 
     def begin(self, client: str) -> None:
         """A ring of this Client is open."""
@@ -94,8 +102,7 @@ class Admission:
                 del of.idle[name]
             return True
         caps = self.caps
-        of.tokens = min(caps.client_tabs, of.tokens + (self.now - of.refilled) * caps.new_tabs)
-        of.refilled = self.now
+        self._refill(of)
         if len(of.names) >= caps.client_tabs and not of.idle:
             of.why = f"more than {caps.client_tabs} Tabs at once (--max-client-tabs)"
         elif of.tokens < 1:
@@ -141,6 +148,10 @@ class Admission:
             if of.summed
         ]
         return sorted(found, key=lambda one: -one.tabs)
+
+    def _refill(self, of: _Client) -> None:
+        of.tokens = min(self.caps.client_tabs, of.tokens + (self.now - of.refilled) * self.caps.new_tabs)
+        of.refilled = self.now
 
     def _has_room(self, of: _Client) -> bool:
         """Whether one more may be known, of this Client and in all; what no ring names goes for it."""

@@ -179,6 +179,10 @@ class Drain:
             self._turn = begin + 1  # so that whoever names very many is not always the first
         return Drained(packed, added, readings, total + unread, malformed, refused, lost, held_back, taken, empty, broken, tellings, is_cut)
 
+    def read_names(self, ring: Ring) -> None:
+        """Take up new names of this ring's directory: of DRAIN_TABS those that this drain has not read."""
+        self._scratch.fresh_tabs -= ring.names.read(self._scratch.fresh_tabs)
+
     def places(self, ring: Ring) -> list[tuple[int, bytes] | None]:
         """Bucket and first piece of each Tab in the ring's directory; None for one that is not to be forwarded."""
         if ring.places_of != self.buckets:

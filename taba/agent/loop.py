@@ -94,6 +94,7 @@ class Loop:
         self.pump = RingPump(self.keeper, self.rings, home.register)
         self.alive = Alive(self.pump, around.wall)
         self.pin = Pin(pin)
+        self.rings.admission.change(self.pin.caps)  # before anything is read
         self.dispatch = Dispatch(self.keeper, urls, around.random, around.host)
         self._problems = Problems(self.keeper, self.pump, self.dispatch, around.shm, around.room, now)
         self.forwarder = Forwarder(
@@ -219,7 +220,15 @@ class Loop:
         self._store_age = age
 
     def _on_caps(self, caps: Caps) -> None:
-        self.rings.admission.caps = caps
+        self.rings.admission.change(caps)
+        try:
+            self.pin.keep(caps)
+            self._own.pop("caps", None)
+        except OSError as error:
+            self._own["caps"] = (
+                f"how many Tabs Servers let this Agent name cannot be kept for its next start ({words(error)}): until it ends that holds;"
+                " make room there"
+            )
 
     def _store_id(self) -> str | None:
         return None if self.pin.store is None else self.pin.store.id

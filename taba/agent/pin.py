@@ -1,4 +1,7 @@
-"""Which store an Agent sends to: its id and number of buckets, kept beside the spool. It is learned once, and changed only on purpose."""
+"""Which store an Agent sends to: its id and number of buckets, kept beside the spool. It is learned once, and changed only on purpose.
+
+The caps that its Servers told last are kept with it: what an Agent reads before it hears of them is decided on by them.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any, NamedTuple
 from taba.agent.locks import private
 from taba.batch import MAX_STORE_ID
 from taba.bounds import MAX_BUCKETS
+from taba.caps import Caps, read_caps
 
 
 class Store(NamedTuple):
@@ -35,13 +39,15 @@ def read_store(told: Any) -> Store:
 
 
 class Pin:
-    """The store that is kept in the file `path`; None before one is met. A file that tells of none counts as none."""
+    """The store that is kept in the file `path`, and its `caps`; None before one is met. A file that tells of none counts as none."""
 
     def __init__(self, path: Path):
         self._path = path
         self.store: Store | None = None
+        self.caps = Caps()
         try:
-            self.store = read_store(json.loads(path.read_text("utf-8")))
+            told = json.loads(path.read_text("utf-8"))
+            self.store, self.caps = read_store(told), read_caps(told.get("caps"))
         except (OSError, ValueError, RecursionError):
             self.store = None  # the first Server that is met tells
 
@@ -51,9 +57,18 @@ class Pin:
         if known is not None and store.id != known.id and known.id not in store.succeeds:
             return False
         if known is None or store[:2] != known[:2]:
-            fresh = self._path.with_suffix(self._path.suffix + ".new")
-            with open(fresh, "w", encoding="utf-8", opener=private) as file:
-                file.write(json.dumps({"id": store.id, "buckets": store.buckets}) + "\n")
-            os.replace(fresh, self._path)
+            self._write(store, self.caps)
             self.store = store
         return True
+
+    def keep(self, caps: Caps) -> None:
+        """The Servers of the store that is known tell these caps. Raises OSError where they cannot be kept: then it is tried again."""
+        if self.store is not None and caps != self.caps:
+            self._write(self.store, caps)
+            self.caps = caps
+
+    def _write(self, store: Store, caps: Caps) -> None:
+        fresh = self._path.with_suffix(self._path.suffix + ".new")
+        with open(fresh, "w", encoding="utf-8", opener=private) as file:
+            file.write(json.dumps({"id": store.id, "buckets": store.buckets, "caps": caps._asdict()}) + "\n")
+        os.replace(fresh, self._path)

@@ -14,7 +14,7 @@ from taba.agent.meanings import Meanings
 from taba.agent.outbox import Covered, TableFull, group_bytes
 from taba.agent.reader import Fill, Reading, Ring, Scratch
 from taba.agent.spool import SpoolFull
-from taba.agent.sums import ENDING, GOING, Register, Sums
+from taba.agent.sums import ENDING, GOING, Pending, Register, Sums
 from taba.batch import RING_ENDED, RING_GONE
 from taba.ring import MalformedRing
 
@@ -145,7 +145,7 @@ class RingPump:
                 worst = max(self.rings.open.values(), key=lambda ring: len(ring.covered))
                 self._isolate(worst, f"{len(worst.covered)} holes: the outbox's table cannot name them all")
                 return True
-            self._tell_clients(drained, is_taken)
+            self._tell_clients(drained, sums, is_taken)
             self.sums.spares(drained.malformed + drained.refused + drained.held_back.total())
             self.sums.published(sums, bool(batches))
             if batches:
@@ -159,7 +159,7 @@ class RingPump:
         self._retire(dict(pairs), drained, now, moment)
         return drained.is_cut
 
-    def _tell_clients(self, drained: Drained, is_taken: bool) -> None:
+    def _tell_clients(self, drained: Drained, sums: Pending, is_taken: bool) -> None:
         """Whose events were dropped by this drain, and who took how much of what is left."""
         for client, lost in drained.lost.items():
             self.drops.count(client, lost)
@@ -168,9 +168,18 @@ class RingPump:
         for client, length in drained.taken.items():
             self._reserve.use(client, length)
         if not is_taken:
+            batched: Counter[str] = Counter()  # as the total counts them: what was read, without what is counted above, and what was owed
             for ring, reading in drained.readings:
-                if ring.client not in drained.held_back:
-                    self.drops.count(ring.client, {"spool_full": len(reading.tabs)})
+                batched[ring.client] += len(reading.tabs) + reading.malformed + reading.refused
+            for added in drained.added:
+                batched[added.ring.client] -= added.events  # the changes have them
+            for change in sums.changes:
+                batched[change.ring.client] += change.events
+            for client, counted in drained.lost.items():
+                batched[client] -= sum(counted.values())
+            batched.subtract(drained.held_back)
+            for client, left in batched.items():
+                self.drops.count(client, {"spool_full": left})
 
     def living(self) -> set[str]:
         """The clients that have an open ring whose process lives, as of the last look. Pages to count in are nobody's: many share one."""
@@ -313,7 +322,7 @@ class RingPump:
             try:
                 if not ring.where.records:
                     ring.retire()  # before it is read: nobody begins to count there any more, should a kill keep it from being removed
-                drops = ring.drops()
+                drops = Counter(ring.drops())
                 ending = self.sums.ending(drain, ring, packed)
             except (MalformedRing, OSError) as error:
                 self._isolate(ring, str(error))
@@ -321,7 +330,9 @@ class RingPump:
             if ending is None:
                 self._is_ending = True
                 continue
-            weights, owed = ending
+            weights, owed, unknown = ending
+            if unknown:
+                drops["too_many_tabs"] += unknown
             keeper = self.keeper
             batches = encode(packed, keeper.stream, keeper.numbers, moment, keeper.batch_bytes, weights)
             stream = keeper.stream

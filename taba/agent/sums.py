@@ -157,7 +157,7 @@ class Sums:
         for ring in rings:
             try:
                 reading = readings.get(ring)
-                self._look(ring)
+                self._look(drain, ring)
                 covered = ring.covered_after(reading) if ring.sums else 0
                 summed: dict[tuple[str, str], list[Any]] = {}  # of Tabs that stand for others, in which something changes
                 for index, held in ring.sums.items():
@@ -221,21 +221,24 @@ class Sums:
             held.place, held.copy, held.told = 1 - held.place, change.copy, change.told
             held.is_dirty, held.is_noted = not is_sent, True
 
-    def ending(self, drain: Drain, ring: Ring, packed: Packed) -> tuple[dict[int, int], int] | None:
-        """Add to `packed` that this ring's process is dead; returns the weights, and the owed events that no absolute has told.
+    def ending(self, drain: Drain, ring: Ring, packed: Packed) -> tuple[dict[int, int], int, int] | None:
+        """Add to `packed` that this ring's process is dead; returns the weights, the owed events that no absolute has told, and how
+        many are owed for Tabs that have no sum: there were too many.
 
         None where not all of its Tabs are known yet.
         """
         weights: dict[int, int] = {}
-        total = 0
-        self._look(ring)
+        total = known = 0
+        self._look(drain, ring)
         if ring.owes and ring.names.is_behind:
             return None
         for index, held in ring.sums.items():
             events = min(max(0, held.owed_events - held.told), MAX_TOLD)
             total += events
+            known += held.owed_events
             self._pack(drain, packed, weights, self._entry(ring, index), 0.0, [ring.header.ring_id, RING_ENDED, 0.0], events)
-        return weights, total
+        owed = min(ring.owes, MAX_EXACT_INT) if ring.where.records else 0
+        return weights, total, max(0, owed - known)
 
     def covered(self, rings: Iterable[Ring], pending: Pending | None = None) -> Iterator[Covered]:
         """How many owed events of each Tab were published, for the outbox's table."""
@@ -288,12 +291,14 @@ class Sums:
         packed[bucket] += absolute_pieces(entry.client, entry.tab, entry.type, time, row, events)
         weights[bucket] = weights.get(bucket, 0) + events - 1
 
-    def _look(self, ring: Ring) -> None:
-        """Take up new Tabs of the directory, and what is owed since the last look."""
+    def _look(self, drain: Drain, ring: Ring) -> None:
+        """Take up new Tabs of the directory, as many as this drain may, and what is owed since the last look."""
         owes = ring.read_owes()
-        if owes != ring.owes or (owes and ring.names.is_behind):
-            ring.owes = owes
-            ring.names.read()
+        is_changed, ring.owes = owes != ring.owes, owes
+        # for the first time, too: an earlier Agent may have sent its sums; of a blocked ring the drain reads them, in its turn
+        if is_changed or (ring.names.is_behind and not ring.is_blocked):
+            drain.read_names(ring)
+        if is_changed:
             for held in ring.sums.values():
                 cell = _checked(ring.read_cell(held.cell))
                 held.owed, held.owed_events = cell.owed, max(held.owed_events, cell.owed_events)

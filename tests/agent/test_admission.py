@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from typing import Any
+from unittest import mock
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -69,6 +70,22 @@ class Deciding(SynchronousTestCase):
         self.assertEqual([made.admit("web/0", label(number)) for number in range(11, 14)], [True, True, False])
         made.now = 1e6
         self.assertEqual(sum(made.admit("web/0", label(number)) for number in range(20, 50)), 10 - 3)  # never more than fit
+
+    def test_as_many_more_may_be_named_as_a_cap_is_higher_and_what_was_named_counts_for_a_lower_one(self) -> None:
+        made = self.make(3, 1000, 1)
+        self.assertEqual(sum(made.admit("web/0", label(number)) for number in range(10)), 3)
+        made.change(Caps(8, 1000, 1))
+        self.assertEqual(sum(made.admit("web/0", label(number)) for number in range(20)) - 3, 5)
+        made.change(Caps(5, 1000, 1))
+        made.end("web/0", [label(number) for number in range(8)], made._clients["web/0"].bases)
+        made.begin("web/0")
+        for number in range(8):
+            made.admit("web/0", label(number))  # it is known by these
+        for caps in (Caps(8, 1000, 1), Caps(5, 1000, 1), Caps(8, 1000, 1)):  # whoever tells them in turn
+            made.change(caps)
+            self.assertFalse(made.admit("web/0", label(100)))
+        made.begin("web/1")
+        self.assertEqual(sum(made.admit("web/1", label(number)) for number in range(20)), 8)
 
     def test_a_base_name_too_many_has_no_overflow_tab(self) -> None:
         made = self.make()
@@ -296,6 +313,62 @@ class Flooding(Hosted):
             world.send()
         self.drain()
         self.assertEqual((world.keeper.recorded, world.keeper.totals()), (601, {}))
+
+    def test_however_many_rings_there_are_one_drain_reads_no_more_names_than_it_may(self) -> None:
+        self.patch(directory, "MAX_FRESH_TABS", 10)
+        self.patch(draining, "DRAIN_TABS", 25)
+        world = self.world
+        for number in range(6):  # of these nothing is recorded: an earlier Agent may have read it
+            producer = self.client(65_536, f"web/{number}")
+            tabs = [producer.tab(label(place, "busy"), "UpDown", has_cell=True) for place in range(40)]
+            producer.owe(tabs[-1], 1.0)
+        world.pump._scan(world.now)
+        named = 0
+        for _ in range(100):
+            world.now += 2.0
+            world.pump.drain(world.now, at(world.now))
+            known = sum(len(ring.directory) for ring in world.rings.open.values())
+            self.assertLessEqual(known - named, 25)
+            named = known
+        self.assertEqual(named, 240)
+        self.assertEqual((world.keeper.recorded, world.keeper.totals()), (6, {}))
+
+    def test_what_is_owed_for_tabs_of_which_there_are_too_many_is_counted_when_the_ring_goes(self) -> None:
+        self.patch(admission, "MAX_HEALING", 1)
+        self.patch(directory, "MAX_RING_SUMS", 2)
+        producer = self.client()
+        tabs = [producer.tab(label(number, "busy"), "UpDown", has_cell=True) for number in range(4)]
+        for tab, events in ((tabs[0], 2), (tabs[1], 3), (tabs[2], 4), (tabs[3], 5)):
+            for _ in range(events):
+                producer.owe(tab, 1.0)
+        self.drain()
+        self.assertEqual((self.world.keeper.recorded, self.world.keeper.totals()), (5, {}))
+        producer.die()
+        self.drain()
+        self.assertEqual((self.world.keeper.recorded, self.world.keeper.totals()), (14, {"too_many_tabs": 9}))
+        self.assertEqual(self.world.pump.drops_by_client(), {"web/flood": {"too_many_tabs": 9}})
+
+    def test_what_is_dropped_for_want_of_room_is_as_much_by_client_as_in_all(self) -> None:
+        world = self.world
+        self.patch(admission, "MAX_OVERFLOWS", 0)
+        self.cap(2, 1000, 1)
+        producer = self.client()
+        busy, bad = producer.tab("busy", "UpDown", has_cell=True), producer.tab("", "CounterGroup")
+        for _ in range(5):
+            producer.record(producer.tab("bids"), 1.0)
+            producer.record(busy, 1.0)
+            producer.record(bad, 1.0)
+            producer.owe(busy, 1.0)
+            producer.owe(busy, 1.0)
+            producer.record(producer.tab("asks"), "text")
+            producer.record(producer.tab("more"), 1.0)
+        world.record(2)
+        with mock.patch.object(world.keeper, "make_room", return_value=False):
+            world.tick()
+        expected = {"malformed": 5, "spool_full": 25, "too_many_tabs": 5}
+        self.assertEqual(world.keeper.totals(), {**expected, "spool_full": 27})
+        by_client = world.pump.drops_by_client()
+        self.assertEqual(by_client, {"web/flood": expected, "web/0": {"spool_full": 1}, "web/1": {"spool_full": 1}})
 
     def test_of_a_process_that_died_every_name_is_read_before_its_ring_goes(self) -> None:
         self.patch(directory, "MAX_FRESH_TABS", 10)

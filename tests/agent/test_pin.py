@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from taba.agent.pin import Pin, Store, read_store
 from taba.batch import MAX_STORE_ID
 from taba.bounds import MAX_BUCKETS
+from taba.caps import Caps
 
 
 class Pins(SynchronousTestCase):
@@ -31,6 +32,18 @@ class Pins(SynchronousTestCase):
         self.assertTrue(pin.meets(Store("two", 16, ("zero", "one"))))
         self.assertEqual(Pin(self.path).store, Store("two", 16))
         self.assertFalse(pin.meets(Store("one", 8)))
+
+    def test_caps_are_kept_with_the_store_and_survive_another_number_of_buckets(self) -> None:
+        caps = Caps(7, 70, 3)
+        pin = Pin(self.path)
+        pin.keep(caps)  # of no store yet
+        self.assertEqual((pin.caps, self.path.exists()), (Caps(), False))
+        pin.meets(Store("one", 8))
+        self.assertEqual(Pin(self.path).caps, Caps())
+        pin.keep(caps)
+        self.assertEqual((pin.caps, Pin(self.path).caps, Pin(self.path).store), (caps, caps, Store("one", 8)))
+        pin.meets(Store("one", 16))
+        self.assertEqual((Pin(self.path).caps, Pin(self.path).store), (caps, Store("one", 16)))
 
     def test_a_file_that_tells_of_no_store_counts_as_none(self) -> None:
         for content in (b"", b"8", b"{}", b'{"id": "x", "buckets": 0}', b"\xff", b"[" * 10_000):

@@ -24,9 +24,11 @@ from taba.agent import dispatch, forward
 from taba.agent.ages import Moment
 from taba.agent.loop import MAX_LAST_DRAINS
 from taba.agent.outbox import EncodedBatch, OutboxFull
+from taba.agent.pin import Pin
 from taba.agent.service import AgentService
 from taba.agent.spool import Spool, SpoolFull
 from taba.batch import BatchId, Verdict
+from taba.caps import Caps
 from taba.listening import open_front
 from taba.names import ALIVE_TAB, bucket_of
 from taba.options import Listen
@@ -510,6 +512,26 @@ class ServiceTests(TestCase):
         self.assertEqual((await self.ask(service, "GET", "/readyz"))[:2], (200, {"ready": True}))
         self.assertEqual((await self.ask(service, "GET", "/healthz"))[:2], (200, {"alive": True}))
         self.assertEqual((await self.ask(service, "POST", "/v1/events?x=1"))[0], 400)
+
+    async def test_caps_are_those_that_were_told_last_before_anything_is_read_and_are_kept_for_the_next_start(self) -> None:
+        service = self.start()
+        await self.until(lambda: service.loop.pin.store is not None)
+        await self.stop(service)
+        path = self.spool / f"{self.agent}.store"
+        told = json.loads(path.read_text())
+        told["caps"]["client_tabs"] = 7
+        path.write_text(json.dumps(told))
+        again = self.start()
+        self.assertEqual(again.loop.rings.admission.caps, Caps(client_tabs=7))
+        await self.until(lambda: again.loop.rings.admission.caps == Caps())  # as the Server tells it
+        self.assertEqual(Pin(path).caps, Caps())
+        with mock.patch.object(Pin, "keep", side_effect=OSError(28, "No space left on device", str(path))):
+            again.loop._on_caps(Caps(client_tabs=9))
+        self.assertEqual(again.loop.rings.admission.caps, Caps(client_tabs=9))
+        self.assertIn(f"cannot be kept for its next start (No space left on device ({path}))", again.loop.problems({})["caps"])
+        again.loop._on_caps(Caps(client_tabs=9))
+        self.assertNotIn("caps", again.loop.problems({}))
+        self.assertEqual(Pin(path).caps, Caps(client_tabs=9))
 
     async def test_one_slow_server_and_a_dead_one_hold_up_nobody(self) -> None:
         producer = self.producer()
