@@ -21,23 +21,26 @@ from taba.names import canonical_name
 OVERFLOW = {"overflow": "true"}
 MAX_OVERFLOWS = 1000  # overflow Tabs of a Client: base names and Types; more base names are data themselves
 MAX_HEALING = 1000  # Tabs of one ring that heal and keep their names
+RAISE = "raise that option of the Servers and, once this Agent's status shows it, restart this Agent"
 MAX_KNOWN = 10_000  # Clients: more than twice as many as an Agent reads rings
 MAX_SHOWN = 20  # Clients that overflow, in a status
 
 
 class Overflowing(NamedTuple):
-    """A Client that named more than it may: how many Tabs are summed up or dropped, the worst base name, and the cap that it met."""
+    """A Client that named more than it may."""
 
     client: str
-    tabs: int
-    base: str
-    cap: str
+    tabs: int  # that do not go under their own names: they are summed up, or …
+    dropped: int  # … there is not even a sum for them
+    base: str  # that most of those that are summed up have
+    why: str  # what it names
+    cure: str
 
 
 class _Client:
     """What is known of one Client. `names` maps its Tabs to how many of its open rings name each; those of none are `idle`, too."""
 
-    __slots__ = ("bases", "idle", "names", "overflows", "refilled", "rings", "summed", "tokens", "why")
+    __slots__ = ("bases", "cure", "idle", "names", "overflows", "refilled", "rings", "summed", "tokens", "why")
 
     def __init__(self, tokens: float, now: float):
         self.names: dict[str, int] = {}
@@ -47,7 +50,7 @@ class _Client:
         self.overflows: dict[tuple[str, str], str] = {}  # base name and Type → the overflow Tab
         self.bases: Counter[str] = Counter()  # of open rings, Tabs that are not forwarded under their names
         self.summed = 0
-        self.why = ""
+        self.why = self.cure = ""
 
 
 class Admission:
@@ -104,11 +107,11 @@ class Admission:
         caps = self.caps
         self._refill(of)
         if len(of.names) >= caps.client_tabs and not of.idle:
-            of.why = f"more than {caps.client_tabs} Tabs at once (--max-client-tabs)"
+            of.why, of.cure = f"more than {caps.client_tabs} Tabs at once (--max-client-tabs)", RAISE
         elif of.tokens < 1:
-            of.why = f"new Tabs faster than {caps.new_tabs} a second (--max-new-tabs)"
+            of.why, of.cure = f"new Tabs faster than {caps.new_tabs} a second (--max-new-tabs)", RAISE
         elif not self._has_room(of):
-            of.why = f"new Tabs while those of all Clients of this Agent are {caps.agent_tabs} (--max-agent-tabs)"
+            of.why, of.cure = f"new Tabs while those of all Clients of this Agent are {caps.agent_tabs} (--max-agent-tabs)", RAISE
         else:
             of.tokens -= 1
             of.names[name] = 1
@@ -136,14 +139,15 @@ class Admission:
     def heals_under_its_name(self, client: str, place: int) -> bool:
         """Whether the Tab that is the `place`th of those that heal in its ring, from 0, goes under its own name."""
         if place >= MAX_HEALING:
-            self._clients[client].why = f"more than {MAX_HEALING} Tabs in one process that go up and down"
+            of = self._clients[client]
+            of.why, of.cure = f"more than {MAX_HEALING} Tabs in one process that go up and down", "have more processes name fewer each"
             return False
         return True
 
     def overflowing(self) -> list[Overflowing]:
         """The Clients that name more than they may, the worst first."""
         found = [
-            Overflowing(client, of.summed, max(of.bases, key=lambda base: of.bases[base], default=""), of.why)
+            Overflowing(client, of.summed, of.bases[""], max(filter(None, of.bases), key=of.bases.__getitem__, default=""), of.why, of.cure)
             for client, of in self._clients.items()
             if of.summed
         ]

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from taba.agent.ages import Moment
-from taba.agent.fairness import RESERVE_SHARE
+from taba.agent.fairness import RESERVE_SHARE, Rest
 from taba.agent.history import History
 from taba.agent.lanes import (
     MAX_HISTORY,
@@ -98,7 +98,7 @@ class Keeper:
         self.recorded = 0  # events that were in rings or posted, and those that the clients of retired rings dropped
         self.dropped: Counter[str] = Counter()
         self.given_up = 0  # acknowledged batches that were forgotten before their time
-        self.acknowledged_batches = 0  # since this Agent's start
+        self.acknowledged_batches = self.acknowledged_bytes = 0  # since this Agent's start
         self.lost_batches = 0  # ever, that a store lost and nobody had any more; of some nobody knows how many events they held
         self.moves = 0  # to the spool
         self.spool_problem: str | None = None
@@ -530,10 +530,11 @@ class Keeper:
         return self.spool.bound // RESERVE_SHARE
 
     @property
-    def is_short(self) -> bool:
-        """Whether Servers take too little for what comes, and no more than the last part of the spool is left for it."""
+    def rest(self) -> Rest:
+        """What there is for what comes."""
         is_spooling = self._is_half_full or self._spooled_stream == self.stream
-        return is_spooling and self.spool.free - self._pending_bytes < self.reserve
+        room = max(0, self.spool.free) + max(0, self.outbox.limit - self._pending_bytes)
+        return Rest(is_spooling, self.spool.free - self._pending_bytes, room, self.reserve, self.acknowledged_bytes)
 
     @property
     def is_busy(self) -> bool:
@@ -554,6 +555,7 @@ class Keeper:
 
     def acknowledged(self, lane: Lane, batch: HeldBatch, now: float) -> None:
         self.acknowledged_batches += 1
+        self.acknowledged_bytes += batch.length
         if not lane.retained:
             self.schedule.watch(lane, now + RETAIN_SECONDS + PROBE_SLACK_SECONDS)
         if batch.group is None:

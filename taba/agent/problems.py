@@ -90,8 +90,10 @@ class Problems:
             if now - grew > LOSS_SHOWN_SECONDS:
                 del self._grew[reason]
                 continue
-            who = self._pump.worst(reason) if reason in live else self._pump.drops.most(reason)
-            by = f" by Client {who}" if who and live[reason] == totals[reason] else f", most of late by Client {who}" if who else ""
+            who, most = self._pump.worst(reason)
+            by = f" by Client {who}" if who else ""
+            if who and most < totals[reason]:  # others, or nobody knows who, or before this Agent
+                by = f", most{by} ({most}) as far as this Agent knows since it began"
             lost = f"{totals[reason]} events"
             if reason == "gap" and self._lost_batches:
                 lost += f" in {self._lost_batches} batches, of which some may have more that nobody can count,"
@@ -143,10 +145,13 @@ class Problems:
                 del self._overflowed[client]  # the one that was seen first, first
         for one in rings.admission.overflowing()[:MAX_SHOWN]:
             self._overflowed.pop(one.client, None)
-            where = f'most of them in {one.base}{{overflow="true"}}' if one.base else "as far as there are not too many base names"
+            summed = one.tabs - one.dropped
+            parts = [f'{summed} are summed up, most of them in {one.base}{{overflow="true"}}'] if summed else []
+            if one.dropped:
+                parts.append(f"{one.dropped} have not even a sum, and what is recorded for them is dropped as too_many_tabs")
             sentence = (
-                f"Client {one.client} names {one.cap}: {one.tabs} Tabs do not go under their own names but are summed up, {where};"
-                " look for ids, times or paths in names and labels, or raise that option of the Servers and restart this Agent"
+                f"Client {one.client} names {one.why}: {one.tabs} Tabs do not go under their own names, {'; '.join(parts)};"
+                f" look for ids, times or paths in names and labels, or {one.cure}"
             )
             self._overflowed[one.client] = sentence, now
         found.update((f"overflow {client}", sentence) for client, (sentence, _) in self._overflowed.items())

@@ -98,7 +98,7 @@ class RingPump:
         pairs = [(ring, name in self._dead) for name, ring in self.rings.open.items()]
         self.meanings.begin(keeper.stream, self.rings.open.values())
         while True:
-            spent = self._reserve.spent(keeper.is_short, keeper.reserve, {ring.client for ring, _ in pairs})
+            spent = self._reserve.spent(keeper.rest, {ring.client for ring, _ in pairs})
             drained = drain.run(pairs, self._events, [fill.records for fill in self._fills.values()], spent)
             for ring, reason in drained.broken:
                 self._isolate(ring, reason)
@@ -201,9 +201,9 @@ class RingPump:
             self._dead.discard(ring.name)
         return not self.rings.open
 
-    def worst(self, reason: str) -> str | None:
-        """The client of the open ring that dropped most for this reason."""
-        return max(self._drops, key=lambda client: self._drops[client].get(reason, 0), default=None)
+    def worst(self, reason: str) -> tuple[str, int]:
+        """The client that dropped most for this reason since this Agent began, as of the last look, and how many; "" where nobody knows."""
+        return self.drops.most(reason, self._drops)
 
     def drops_by_client(self) -> dict[str, dict[str, int]]:
         """Of the Clients that dropped most since this Agent began, how many by reason, as of the last look."""

@@ -49,7 +49,9 @@ def describe(
         "dropped_by_client": pump.drops_by_client(),
         "tabs": rings.admission.total,
         "caps": rings.admission.caps._asdict(),
-        "overflow": {one.client: {"tabs": one.tabs, "base": one.base} for one in rings.admission.overflowing()[:MAX_SHOWN]},
+        "overflow": {
+            one.client: {"tabs": one.tabs, "dropped": one.dropped, "base": one.base} for one in rings.admission.overflowing()[:MAX_SHOWN]
+        },
         "outbox": {
             "bytes": keeper.outbox.capacity,
             "used_bytes": keeper.outbox.used,

@@ -17,7 +17,7 @@ from taba.agent import keeper as keeping
 from taba.agent.admission import MAX_KNOWN, MAX_OVERFLOWS, Admission
 from taba.agent.directory import MAX_FRESH_TABS
 from taba.agent.drain import DRAIN_TABS, MIN_SHARE, fair_share
-from taba.agent.fairness import MAX_DROPPERS, OTHERS, Drops, Reserve
+from taba.agent.fairness import MAX_DROPPERS, OTHERS, Drops, Reserve, Rest
 from taba.agent.fairness import MAX_SHOWN as MAX_DROPPERS_SHOWN
 from taba.agent.problems import LOSS_SHOWN_SECONDS, Problems, Room
 from taba.caps import DEFAULT_CLIENT_TABS, MAX_CAP, Caps, read_caps
@@ -209,8 +209,9 @@ class Flooding(Hosted):
         self.assertEqual(self.sums()["clicks" + '{user="4"}'], 20.0)
         self.assertEqual((self.world.keeper.recorded, self.world.keeper.totals()), (201, {}))
         (sentence,) = self.problems()
-        self.assertIn("Client web/flood names more than 10 Tabs at once (--max-client-tabs): 45 Tabs do not go under", sentence)
-        self.assertIn(f"most of them in {OVER}", sentence)
+        self.assertIn("Client web/flood names more than 10 Tabs at once (--max-client-tabs): 45 Tabs do not go under their own", sentence)
+        self.assertIn(f"names, 45 are summed up, most of them in {OVER}; look", sentence)
+        self.assertIn("raise that option of the Servers and,", sentence)
         producer.die()
         self.drain()
         self.assertEqual(self.problems(), [sentence])  # also of who came and went
@@ -247,6 +248,10 @@ class Flooding(Hosted):
         self.assertEqual([row[2] for row in rows], [111_100.0, 11_107.0])
         self.assertEqual(sorted(row[1] for row in rows), [row[1] for row in rows])
         self.assertEqual({tab for _, tab in world.store.events if tab.startswith("busy")}, {label(0, "busy"), label(1, "busy"), over})
+        (sentence,) = self.problems()
+        self.assertIn("names more than 2 Tabs in one process that go up and down: 4 Tabs", sentence)
+        self.assertIn("or have more processes name fewer each", sentence)  # there is no option
+        self.assertNotIn("option", sentence)
         world.die()
         world.born()
         producer.record(tabs[3], 1.0)
@@ -269,6 +274,10 @@ class Flooding(Hosted):
         self.drain()
         folded = sum(len(values) for (who, _), values in self.world.store.events.items() if who == "web/flood")
         self.assertEqual((folded, self.world.keeper.recorded, self.world.keeper.totals()), (5, 20, {"too_many_tabs": 15}))
+        (one,) = self.world.rings.admission.overflowing()
+        self.assertEqual((one.tabs, one.dropped), (18, 15))
+        self.assertTrue(any("18 Tabs do not go under their own names, 3 are summed up" in sentence for sentence in self.problems()))
+        self.assertTrue(any("15 have not even a sum" in sentence for sentence in self.problems()))
         self.assertTrue(any("too_many_tabs" in sentence for sentence in self.problems()))
 
     def test_very_many_names_are_read_a_part_at_a_time_and_cost_the_others_nothing(self) -> None:
@@ -415,7 +424,7 @@ class Full(Hosted):
             world.tick()
         dropped = world.keeper.totals()
         self.assertEqual((set(dropped), world.keeper.recorded), ({"spool_full"}, recorded + world.recorded))
-        self.assertTrue(any("dropped as spool_full, most of late by Client web/flood" in sentence for sentence in self.problems()))
+        self.assertTrue(any("dropped as spool_full by Client web/flood: " in sentence for sentence in self.problems()))
         by_client = world.pump.drops_by_client()
         self.assertEqual(by_client, {"web/flood": {"spool_full": dropped["spool_full"]}})
         self.assertGreater(world.spool.free, 0)
@@ -441,6 +450,25 @@ class Full(Hosted):
         events = sum(len(found) for (client, _), found in world.store.events.items() if client != "web/flood")
         self.assertEqual(events, world.recorded)
 
+    def test_who_floods_gets_no_new_share_with_each_part_that_moves_to_the_spool(self) -> None:
+        self.patch(keeping, "MOVE_BYTES", 16 * 1024)  # of an outbox that is far larger than the last part
+        world = self.world
+        flood, recorded, clears, is_short = self.client(65_536), 0, 0, False
+        for _ in range(60):
+            recorded += self.record(flood, 1500)
+            world.record(4)
+            world.tick()
+            was, is_short = is_short, world.pump._reserve._is_short
+            clears += was and not is_short
+        self.assertEqual((is_short, clears), (True, 0))
+        dropped = world.keeper.totals()
+        self.assertEqual((set(dropped), world.keeper.recorded), ({"spool_full"}, recorded + world.recorded))
+        self.assertEqual(world.pump.drops_by_client(), {"web/flood": {"spool_full": dropped["spool_full"]}})
+        for _ in range(60):
+            world.tick()
+            world.send()
+        self.assertEqual(world.store.folded + dropped["spool_full"], recorded + world.recorded)
+
     def test_what_goes_up_and_down_stays_right_though_its_client_has_spent_its_share(self) -> None:
         world = self.world
         flood = self.client(65_536)
@@ -464,14 +492,28 @@ class Full(Hosted):
 class Known(SynchronousTestCase):
     def test_shares_are_of_those_who_are_there_and_begin_anew_once_there_is_room(self) -> None:
         reserve = Reserve()
+        short = Rest(True, 99, 1000, 100, 0)
         for spent, used in ((frozenset[str](), 49), (frozenset[str](), 1), (frozenset({"a"}), 0)):
-            self.assertEqual(reserve.spent(True, 100, ["a", "b", "b"]), spent)
+            self.assertEqual(reserve.spent(short, ["a", "b", "b"]), spent)
             reserve.use("a", used)
-        self.assertEqual(reserve.spent(True, 100, ["a"]), frozenset())  # alone it has all
+        self.assertEqual(reserve.spent(short, ["a"]), frozenset())  # alone it has all
         reserve.use("a", 50)
-        self.assertEqual(reserve.spent(True, 100, ["a"]), {"a"})
-        self.assertEqual(reserve.spent(False, 100, ["a"]), frozenset())
-        self.assertEqual(reserve.spent(True, 100, ["a"]), frozenset())
+        self.assertEqual(reserve.spent(short, ["a"]), {"a"})
+        self.assertEqual(reserve.spent(short._replace(is_spooling=False), ["a"]), {"a"})  # all of it moved to the spool just now
+        self.assertEqual(reserve.spent(short._replace(left=100), ["a"]), frozenset())
+        self.assertEqual(reserve.spent(short._replace(is_spooling=False), ["a"]), frozenset())
+        self.assertEqual(reserve.spent(short, ["a"]), frozenset())
+
+    def test_shares_are_of_the_room_that_there_is_and_what_servers_take_may_be_recorded_again(self) -> None:
+        reserve, short = Reserve(), Rest(True, 0, 40, 100, 7)
+        self.assertEqual(reserve.spent(short, ["a", "b"]), frozenset())
+        reserve.use("a", 19)
+        self.assertEqual(reserve.spent(short._replace(room=21), ["a", "b"]), frozenset())
+        reserve.use("a", 1)
+        self.assertEqual(reserve.spent(short._replace(room=20), ["a", "b"]), {"a"})
+        self.assertEqual(reserve.spent(short._replace(room=21, taken=8), ["a", "b"]), frozenset())
+        reserve.use("a", 1)
+        self.assertEqual(reserve.spent(short._replace(room=20, taken=8), ["a", "b"]), {"a"})
 
     def test_as_many_clients_as_may_be_known_are_and_one_more_is_one_of_the_others(self) -> None:
         drops = Drops()

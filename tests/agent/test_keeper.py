@@ -973,7 +973,7 @@ class KeeperTests(SynchronousTestCase):
         world.producers[0].drop("ring_full", 1)
         world.tick()
         self.assertEqual((len(world.rings.open), world.pump.living()), (3, {"web/0", "web/1"}))
-        self.assertEqual((dict(world.pump.live_drops()), world.pump.worst("ring_full")), ({"ring_full": 10}, "web/0"))
+        self.assertEqual((dict(world.pump.live_drops()), world.pump.worst("ring_full")), ({"ring_full": 10}, ("web/0", 1)))
         segment.let_go()
         world.producers[1].die()
         for _ in range(3):

@@ -73,7 +73,10 @@ class ProblemTests(SynchronousTestCase):
         world.producers[1].drop("ring_full", 250_000)
         world.producers[0].drop("ring_full", 7)
         world.tick()
-        self.only("dropped ring_full", "250007 events dropped as ring_full by Client web/1", "TABA_RING_BYTES")
+        self.only(
+            "dropped ring_full",
+            "250007 events dropped as ring_full, most by Client web/1 (250000) as far as this Agent knows since it began: ",
+        )
         world.now += LOSS_SHOWN_SECONDS
         world.tick()
         self.assertEqual(self.found(), {})
@@ -81,6 +84,24 @@ class ProblemTests(SynchronousTestCase):
         for _ in range(3):
             world.tick()
         self.assertEqual((self.found(), world.keeper.totals()["ring_full"]), ({}, 250_000))  # retired: no new loss
+
+    def test_who_dropped_most_is_told_of_all_that_was_dropped_since_the_agent_began_and_of_no_shorter_time(self) -> None:
+        world = self.world()
+        world.producers[1].drop("ring_full", 10)
+        world.producers[1].die()
+        for _ in range(3):
+            world.tick()
+        self.only("dropped ring_full", "10 events dropped as ring_full by Client web/1: ", "TABA_RING_BYTES")
+        world.producers[0].drop("ring_full", 7)
+        world.tick()
+        self.only(
+            "dropped ring_full", "17 events dropped as ring_full, most by Client web/1 (10) as far as this Agent knows since it began: "
+        )
+        world.producers[0].drop("ring_full", 11)
+        world.tick()
+        self.only(
+            "dropped ring_full", "21 events dropped as ring_full, most by Client web/0 (11) as far as this Agent knows since it began: "
+        )
 
     def test_processes_that_have_no_ring_are_counted_and_those_that_found_no_place_even_for_that_are_told(self) -> None:
         world = self.world()
@@ -143,6 +164,7 @@ class ProblemTests(SynchronousTestCase):
             world.tick()
             world.send()
         self.assertIn("10 events in 3 batches", self.found()["dropped gap"])
+        self.assertNotIn("Client", self.found()["dropped gap"])
 
     def test_a_full_disk_a_full_spool_and_what_is_dropped_then_are_told_and_end_with_it(self) -> None:
         world = self.world()
