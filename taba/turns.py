@@ -1,12 +1,16 @@
-"""Turns: long work in slices, between which others have theirs."""
+"""Turns: long work in slices, between which others have theirs; and work that is done once for all that wait for it."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.python.failure import Failure
+
+T = TypeVar("T")
 
 TURN_SECONDS = 0.02  # of work before others have a turn
 
@@ -43,3 +47,34 @@ class Turns:
                 break
         if self._waiting:
             self._clock.callLater(0, self._next)
+
+
+class Together(Generic[T]):
+    """Work that is the same for all that wait for it. It begins after they came; those that come meanwhile share the next time."""
+
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, T]]):
+        self._work = work
+        self._waiting: list[Deferred[T]] = []
+        self._is_working = False
+
+    async def done(self) -> T:
+        """What it comes to. Raises what it raises. Who waits may be cancelled: the work goes on for the others."""
+        waiting: Deferred[T] = Deferred()
+        self._waiting.append(waiting)
+        if not self._is_working:
+            self._begin()
+        return await waiting
+
+    def _begin(self) -> None:
+        asked, self._waiting = self._waiting, []
+        self._is_working = True
+
+        def answered(outcome: Any) -> None:
+            self._is_working = False
+            if self._waiting:
+                self._begin()
+            for waiting in asked:
+                if not waiting.called:  # who asked may be gone
+                    (waiting.errback if isinstance(outcome, Failure) else waiting.callback)(outcome)
+
+        ensureDeferred(self._work()).addBoth(answered)

@@ -9,15 +9,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
-
-from twisted.internet.defer import Deferred, ensureDeferred
-from twisted.python.failure import Failure
+from typing import NamedTuple
 
 from taba.errors import StoreUnavailable
 from taba.names import OWN_TABS
 from taba.server import keys
 from taba.server.router import IsRouter
+from taba.turns import Together
 
 MAX_KEPT = 200_000  # names: some 40 MiB; those of further buckets are read for each question
 LATELY_SECONDS = 1.0  # a look so old serves who only wants to know of further Tabs: so fresh is what is promised
@@ -47,16 +45,11 @@ class Index:
         self._all: tuple[Looked, Sequence[str]] | None = None
         self._known: dict[int, Known] = {}
         self._kept = 0
-        self._waiting: list[Deferred[tuple[Looked, dict[int, str]]]] = []
-        self._is_looking = False
+        self._looks: Together[tuple[Looked, dict[int, str]]] = Together(self._look)
 
     async def look(self, away: dict[int, str] | None = None) -> Looked:
         """All buckets as they are now. Raises StoreUnavailable; with `away`, what cannot be had is in there instead, and why."""
-        waiting: Deferred[tuple[Looked, dict[int, str]]] = Deferred()
-        self._waiting.append(waiting)
-        if not self._is_looking:
-            self._begin()
-        found, gone = await waiting
+        found, gone = await self._looks.done()
         if gone and away is None:
             raise StoreUnavailable(next(iter(gone.values())))
         if away is not None:
@@ -82,20 +75,6 @@ class Index:
         names = sorted(tab for known in looked.values() for tab in known.types if tab not in OWN_TABS)
         self._all = (looked, names) if len(names) <= MAX_KEPT else None
         return names
-
-    def _begin(self) -> None:
-        asked, self._waiting = self._waiting, []
-        self._is_looking = True
-
-        def answered(outcome: Any) -> None:
-            self._is_looking = False
-            if self._waiting:
-                self._begin()
-            for waiting in asked:
-                if not waiting.called:  # who asked may be gone
-                    (waiting.errback if isinstance(outcome, Failure) else waiting.callback)(outcome)
-
-        ensureDeferred(self._look()).addBoth(answered)
 
     async def _look(self) -> tuple[Looked, dict[int, str]]:
         away: dict[int, str] = {}

@@ -14,10 +14,11 @@ import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
 import numpy as np
+from twisted.internet.defer import DeferredSemaphore
 
 from taba import __version__
 from taba.bounds import KiB
@@ -42,6 +43,8 @@ from taba.web import SLICE_BYTES, Answer, Call, HTTPError
 MAX_PARSED = 200  # texts whose nodes are kept: those of a few dashboards
 MAX_BOUNDS = 50  # of le=
 MAX_SELECTORS = 20  # of match[]
+MAX_QUESTIONS = 10  # evaluated at the same time: each holds MAX_VALUES values at the most, and what is made of them
+MAX_WAITING = 200  # for that: the panels of a few dashboards
 MAX_LISTED = 100_000  # series of one answer, some 20 MiB
 MAX_FORM_BYTES = 256 * KiB  # a query at its bound, each character of it twelve bytes, and selectors beside it; read in some 15 ms
 MAX_PARAMETERS = 1000  # of a form
@@ -159,6 +162,7 @@ class _Said(NamedTuple):
     told: Told
 
 
+T = TypeVar("T")
 Serve = Callable[[Asked], Awaitable[_Said]]
 
 
@@ -186,6 +190,23 @@ class Parses:
         return kept
 
 
+class Seats:
+    """How many questions are evaluated at the same time, and how many wait for that."""
+
+    def __init__(self) -> None:
+        self._free = DeferredSemaphore(MAX_QUESTIONS)
+
+    async def within(self, work: Callable[[], Awaitable[T]]) -> T:
+        """What `work` comes to, once there is a seat for it. Raises Crowded."""
+        if len(self._free.waiting) >= MAX_WAITING:
+            raise Crowded(f"{MAX_QUESTIONS} questions are being answered and {MAX_WAITING} wait; try again in a moment")
+        await self._free.acquire()
+        try:
+            return await work()
+        finally:
+            self._free.release()
+
+
 class PrometheusApi:
     """The routes. `parse` and `rewrite` are done in another process; `now` is Unix seconds."""
 
@@ -199,7 +220,7 @@ class PrometheusApi:
         notes: Notes,
     ):
         self._query, self._catalogues, self._now, self._notes = query, catalogues, now, notes
-        self._parses, self._rewrite = Parses(parse), rewrite
+        self._parses, self._rewrite, self._seats = Parses(parse), rewrite, Seats()
 
     def routes(self) -> list[Route]:
         """The definitions."""
@@ -267,6 +288,9 @@ class PrometheusApi:
         return _Said(self._range(value, times, asked.limit(), told), told)
 
     async def _evaluated(self, nodes: Sequence[Node], times: Floats, asked: Asked, now: float) -> tuple[Value, Told]:
+        return await self._seats.within(lambda: self._evaluate(nodes, times, asked, now))
+
+    async def _evaluate(self, nodes: Sequence[Node], times: Floats, asked: Asked, now: float) -> tuple[Value, Told]:
         told = Told()
         reads = any(isinstance(node, Selector) for node in nodes)
         catalogue = await self._catalogues.look() if reads else Catalogue({}, (), {}, {}, ())

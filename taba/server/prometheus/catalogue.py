@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from heapq import merge
 from typing import Any, NamedTuple
 
 from taba.exposition import OF_PROCESS
@@ -18,7 +19,7 @@ from taba.server.ask.filters import labels_of
 from taba.server.ask.index import Index, Known
 from taba.server.ask.meanings import meanings_of
 from taba.server.router import IsReader
-from taba.turns import Turns
+from taba.turns import Together, Turns
 
 MEANING_SECONDS = 10.0
 SLICE_TABS = 50  # whose series are named between two looks at the time, some milliseconds
@@ -70,7 +71,7 @@ class _Bucket(NamedTuple):
     types: Mapping[str, str]
     meanings: Mapping[str, Mapping[str, str | None]]
     made: float
-    series: Sequence[tuple[Series, Family]]
+    series: Sequence[tuple[Series, Family]]  # by Tab
 
 
 class Catalogues:
@@ -87,6 +88,7 @@ class Catalogues:
         self._router, self._index, self._turns, self._shown, self._seconds = router, index, turns, shown, seconds
         self._buckets: dict[int, _Bucket] = {}
         self._last: tuple[dict[int, _Bucket], Catalogue] | None = None
+        self._looks: Together[Catalogue] = Together(self._look)
 
     @property
     def problems(self) -> Sequence[str]:
@@ -94,7 +96,10 @@ class Catalogues:
         return () if self._last is None else self._last[1].problems
 
     async def look(self) -> Catalogue:
-        """The series that there are now. Raises StoreUnavailable."""
+        """The series that there are now: made once for all that ask at the same time. Raises StoreUnavailable and QueryRefused."""
+        return await self._looks.done()
+
+    async def _look(self) -> Catalogue:
         looked = await self._index.look()
         now = self._seconds()
         tabs = sum(len(known.types) for known in looked.values())
@@ -133,7 +138,7 @@ class Catalogues:
                 self._buckets[bucket] = kept._replace(made=now)  # what is as it was stays the same, and nothing is made anew of it
                 continue
             found: list[tuple[Series, Family]] = []
-            for place, (tab, type) in enumerate(known.types.items(), 1):
+            for place, (tab, type) in enumerate(sorted(known.types.items()), 1):
                 found += _series_of(tab, type, self._shown(type), said[tab])
                 if place % SLICE_TABS == 0:
                     await self._turns.breathe()
@@ -141,7 +146,7 @@ class Catalogues:
             await self._turns.breathe()
 
     async def _joined(self, buckets: Mapping[int, _Bucket]) -> Catalogue:
-        every = sorted((item for kept in buckets.values() for item in kept.series), key=lambda item: item[0].tab)
+        every = merge(*(kept.series for kept in buckets.values()), key=lambda item: item[0].tab)
         by_name: dict[str, list[Series]] = {}
         own: list[Series] = []
         families: dict[str, Family] = {}

@@ -33,18 +33,21 @@ from taba.server.prometheus.vectors import (
     NAME,
     SETS,
     Labels,
+    Piecewise,
     Refused,
     Vector,
     aggregated,
     bucket_quantiles,
     matched,
     operated,
+    scaled,
     set_operated,
     spread_fraction,
     spread_quantiles,
     uniquely,
     with_scalar,
     without,
+    worked,
 )
 
 PLAIN: dict[str, Callable[[Floats], Floats]] = {
@@ -212,17 +215,15 @@ class _Work:
         if isinstance(left, Scalar) or isinstance(right, Scalar):
             vector, scalar = (right, left) if isinstance(left, Scalar) else (left, right)
             assert isinstance(vector, Vector) and isinstance(scalar, Scalar)
-            return await self._through(uniquely(self._scaled(node, vector, scalar, isinstance(left, Vector))))
+            return await self._unique(await self._through(self._scaled(node, vector, scalar, isinstance(left, Vector))))
         if node.op in SETS:
             return await self._through(set_operated(node, left, right))
         return await self._through(matched(node, left, right))
 
-    def _scaled(self, node: Binary, vector: Vector, scalar: Scalar, is_left: bool) -> Vector:
+    def _scaled(self, node: Binary, vector: Vector, scalar: Scalar, is_left: bool) -> Piecewise:
         if vector.spread is not None and (node.op == "*" or (node.op == "/" and is_left)):
-            by = scalar.values if node.op == "*" else 1 / scalar.values
-            spread = vector.spread
-            scaled = type(spread)(spread.codes, spread.heat * by[:, None], spread.count * by, spread.total * by)
-            return Vector([without(labels, (NAME,)) for labels in vector.labels], vector.values, vector.there, scaled)
+            by = scalar.values if node.op == "*" else operated("/", np.ones(len(scalar.values)), scalar.values)
+            return scaled(vector, vector.spread, by)
         return with_scalar(node, vector, scalar.values, is_left)
 
     async def _aggregation(self, node: Aggregation, parts: Sequence[Value]) -> Vector:
@@ -244,9 +245,7 @@ class _Work:
         return part.values
 
     async def _plain(self, function: Callable[[Floats], Floats], vector: Vector, what: str = "-") -> Vector:
-        with np.errstate(all="ignore"):
-            found = vector.with_values(function(vector.numbers(what).values))
-        return await self._through(uniquely(found))
+        return await self._unique(await self._through(worked(function, vector, what)))
 
     async def _called(self, node: Called, parts: Sequence[Value], nodes: Sequence[Node]) -> Value:
         name = node.name
@@ -265,7 +264,7 @@ class _Work:
             return await self._quantile(self._scalar(parts[0], name), self._vector(parts[1], name))
         if name == "histogram_fraction":
             lower, upper = self._scalar(parts[0], name), self._scalar(parts[1], name)
-            return await self._unique(spread_fraction(self._vector(parts[2], name), lower, upper))
+            return await self._unique(await self._through(spread_fraction(self._vector(parts[2], name), lower, upper)))
         if name == "label_replace":
             return await self._label_replace(parts)
         vector = self._vector(parts[0], name)
@@ -296,7 +295,7 @@ class _Work:
 
     async def _quantile(self, ranks: Floats, vector: Vector) -> Vector:
         if vector.spread is not None:
-            return await self._unique(spread_quantiles(vector, ranks))
+            return await self._unique(await self._through(spread_quantiles(vector, ranks)))
         return await self._through(bucket_quantiles(vector, ranks))
 
     async def _label_replace(self, parts: Sequence[Value]) -> Vector:

@@ -405,6 +405,7 @@ class Reading:
             for bound in wanted.bounds:
                 columns.append(_below(history, bound))
                 names.append({"le": bound_text(bound)})
+                await self._query.turns.breathe()
         else:
             ever = history.ever
             columns.append((history.total, ever.total) if figure in (TOTAL, NET) or part == SUM else (history.count, ever.count))

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import attrs
@@ -126,10 +126,45 @@ def operated(op: str, left: Floats, right: Floats) -> Floats:
     return np.asarray(found, dtype=np.float64)
 
 
-def with_scalar(node: Binary, vector: Vector, scalar: Floats, is_left: bool) -> Vector:
+def _pieces(rows: int, steps: int, depth: int) -> Iterator[tuple[slice, slice]]:
+    """(rows, steps) that have some PIECE_VALUES values each, `depth` of them at each step."""
+    width = max(1, PIECE_VALUES // max(1, depth))
+    many = max(1, width // max(1, steps))
+    for row in range(0, rows, many):
+        for step in range(0, steps, width):
+            yield slice(row, row + many), slice(step, step + width)
+
+
+def worked(function: Callable[[Floats], Floats], vector: Vector, what: str) -> Piecewise:
+    """Each number by itself; `function` gets all steps of some series. Raises Refused."""
+    values = vector.numbers(what).values
+    found = np.empty(values.shape)
+    for rows, _ in _pieces(len(values), 1, values.shape[1]):
+        with np.errstate(all="ignore"):
+            found[rows] = function(values[rows])
+        yield
+    return vector.with_values(found)
+
+
+def scaled(vector: Vector, spread: Spread, by: Floats) -> Piecewise:
+    """Distributions of so many times as many values, by a number a step."""
+    heat = np.empty(spread.heat.shape)
+    for rows, steps in _pieces(*spread.heat.shape):
+        with np.errstate(all="ignore"):
+            heat[rows, steps] = spread.heat[rows, steps] * by[steps, None]
+        yield
+    with np.errstate(all="ignore"):
+        of_all = Spread(spread.codes, heat, spread.count * by, spread.total * by)
+    return Vector([without(labels, (NAME,)) for labels in vector.labels], vector.values, vector.there, of_all)
+
+
+def with_scalar(node: Binary, vector: Vector, scalar: Floats, is_left: bool) -> Piecewise:
     """Every series with one number a step; `is_left`: the vector stands on the left."""
     values = vector.numbers(node.op).values
-    found = operated(node.op, values, scalar) if is_left else operated(node.op, scalar, values)
+    found = np.empty(values.shape)
+    for rows, _ in _pieces(len(values), 1, values.shape[1]):
+        found[rows] = operated(node.op, values[rows], scalar) if is_left else operated(node.op, scalar, values[rows])
+        yield
     if node.op not in COMPARISONS or node.returns_bool:
         return vector.with_values(found)
     return vector.with_values(values, vector.there & (found > 0), keeps_name=True)
@@ -348,31 +383,30 @@ def _aggregated_spreads(
 # --- distributions ---
 
 
-def spread_quantiles(vector: Vector, ranks: Floats) -> Vector:
+def spread_quantiles(vector: Vector, ranks: Floats) -> Piecewise:
     """histogram_quantile of distributions, within 1 %."""
     spread = vector.distributions("histogram_quantile")
     values = np.full(vector.values.shape, np.nan)
-    for rank in np.unique(ranks[~np.isnan(ranks)]).tolist():
-        at = ranks == rank
-        if 0 <= rank <= 1:
-            values[:, at] = _estimates(spread.codes, spread.heat[:, at], rank)
-        else:
-            values[:, at] = -np.inf if rank < 0 else np.inf
+    shares = np.clip(np.nan_to_num(ranks), 0, 1)
+    for rows, steps in _pieces(*spread.heat.shape):
+        values[rows, steps] = _estimates(spread.codes, spread.heat[rows, steps], shares[steps])
+        yield
+    values = np.where(ranks < 0, -np.inf, np.where(ranks > 1, np.inf, np.where(np.isnan(ranks), np.nan, values)))
     return vector.with_values(values)
 
 
-def _estimates(codes: Ints, heat: Floats, rank: float) -> Floats:
-    """The values up to which a share `rank` of the values lies: of counts, and of rates, which are no whole ones."""
+def _estimates(codes: Ints, heat: Floats, ranks: Floats) -> Floats:
+    """The values up to which the share of each step's rank lies: of counts, and of rates, which are no whole ones."""
     if not len(codes):
         return np.full(heat.shape[:-1], np.nan)
     running = np.cumsum(heat, axis=-1)
     whole = running[..., -1]
-    wanted = np.maximum(rank * whole * (1 - 1e-9), np.finfo(np.float64).tiny)  # sums of shares are not exact
+    wanted = np.maximum(ranks * whole * (1 - 1e-9), np.finfo(np.float64).tiny)  # sums of shares are not exact
     at = np.minimum((running < wanted[..., None]).sum(axis=-1), len(codes) - 1)
     return np.asarray(np.where(whole > 0, estimates_of(codes)[at], np.nan), dtype=np.float64)
 
 
-def spread_fraction(vector: Vector, lower: Floats, upper: Floats) -> Vector:
+def spread_fraction(vector: Vector, lower: Floats, upper: Floats) -> Piecewise:
     """histogram_fraction: the share of values beyond `lower` up to `upper`, linear within a bin."""
     spread = vector.distributions("histogram_fraction")
     tops, bottoms = uppers_of(spread.codes), -uppers_of(-spread.codes)
@@ -383,9 +417,13 @@ def spread_fraction(vector: Vector, lower: Floats, upper: Floats) -> Vector:
         share = np.where(tops > bottoms, np.clip((at - bottoms) / widths, 0, 1), at >= tops)
         return np.where(np.isposinf(at), 1.0, np.where(np.isneginf(at), 0.0, share))
 
-    with np.errstate(all="ignore"):
-        shares = np.maximum(below(upper) - below(lower), 0.0)
-        values = (spread.heat * shares).sum(axis=-1) / spread.heat.sum(axis=-1)
+    values = np.full(vector.values.shape, np.nan)
+    for rows, steps in _pieces(*spread.heat.shape):
+        heat = spread.heat[rows, steps]
+        with np.errstate(all="ignore"):
+            shares = np.maximum(below(upper[steps]) - below(lower[steps]), 0.0)
+            values[rows, steps] = (heat * shares).sum(axis=-1) / heat.sum(axis=-1)
+        yield
     return vector.with_values(np.where(np.isnan(lower) | np.isnan(upper), np.nan, values))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from hypothesis import given
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.codes import codes_of
+from taba.server.prometheus import vectors
 from taba.server.prometheus.evaluate import Scalar, Value, evaluate
 from taba.server.prometheus.reading import Leaf
 from taba.server.prometheus.syntax import Aggregation, flattened, nodes_of
@@ -44,6 +46,7 @@ class Given:
     def __init__(self, **series: Vector):
         self.series = series
         self.leaves: list[Leaf] = []
+        self.turns = 0
 
     async def read(self, leaf: Leaf) -> Vector:
         self.leaves.append(leaf)
@@ -52,7 +55,7 @@ class Given:
         return summed(vector, leaf) if leaf.sums else vector
 
     async def breathe(self) -> None:
-        return None
+        self.turns += 1
 
     async def rewrite(self, pattern: str, template: str, texts: Sequence[str]) -> list[str | None]:
         import re
@@ -254,6 +257,32 @@ class Distributions(SynchronousTestCase):
             with self.assertRaisesRegex(Refused, "distributions"):
                 answer(text, given)
         self.assertEqual(rows(answer("count(x)", given)), {(): [1.0, 1.0]})
+
+    def test_whatever_the_pieces_are_the_answer_is_the_same_and_others_have_turns_between_them(self) -> None:
+        values = [float(value) for value in range(1, 60)]
+        sketches = spread(({"a": "1"}, values[:9]), ({"a": "2"}, values), ({"a": "3"}, values[30:]))
+        numbers = vector(*(({"a": str(place)}, [float(place), GONE if place == 1 else -2.5]) for place in range(4)))
+        for text in (
+            "abs(n)",
+            "-n",
+            "n > 1",
+            "2 ^ n",
+            "round(n, time())",
+            "clamp(n, time() / 10, 2)",
+            "histogram_quantile(0.5, x)",
+            "histogram_quantile(time() / 10, x)",
+            "histogram_quantile(time() - 5, x)",
+            "histogram_quantile(0 / time(), x)",
+            "histogram_fraction(time(), 20, x)",
+            "histogram_count(x / 3)",
+            "histogram_avg(x * time())",
+            "histogram_fraction(0, 20, x / 0)",
+        ):
+            whole, pieces = (Given(x=sketches, n=numbers) for _ in range(2))
+            expected = rows(answer(text, whole))
+            with mock.patch.object(vectors, "PIECE_VALUES", 1):
+                self.assertEqual(str(rows(answer(text, pieces))), str(expected), text)
+            self.assertGreaterEqual(pieces.turns, whole.turns + 2, text)
 
     def test_of_nothing_there_is_nothing(self) -> None:
         given = Given(x=Vector.empty(2))
