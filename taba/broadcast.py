@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 LEVEL = 3
+COMPRESSED_AT_ONCE = 131_072  # bytes, some 3 ms
 AT_ONCE = 100  # listeners that are told before others have a turn: some 2 ms
 
 _GZIP_HEAD = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
@@ -33,9 +34,23 @@ class Said:
     @property
     def blocks(self) -> bytes:
         if self._blocks is None:
-            compressor = zlib.compressobj(LEVEL, wbits=-zlib.MAX_WBITS)
-            self._blocks = compressor.compress(self.plain) + compressor.flush(zlib.Z_FULL_FLUSH)
+            for _ in self._compressing():
+                pass
+        assert self._blocks is not None
         return self._blocks
+
+    async def compress(self, breathe: Callable[[], Awaitable[None]]) -> None:
+        """Make `blocks`; others have a turn (`breathe`) between some of them."""
+        for _ in self._compressing():
+            await breathe()
+
+    def _compressing(self) -> Iterator[None]:
+        compressor = zlib.compressobj(LEVEL, wbits=-zlib.MAX_WBITS)
+        found: list[bytes] = []
+        for start in range(0, len(self.plain), COMPRESSED_AT_ONCE):
+            found.append(compressor.compress(self.plain[start : start + COMPRESSED_AT_ONCE]))
+            yield
+        self._blocks = b"".join([*found, compressor.flush(zlib.Z_FULL_FLUSH)])
 
 
 def event(content: str, name: str = "", number: int | None = None) -> Said:
@@ -122,6 +137,7 @@ class Broadcast:
 
     async def say(self, said: Said, breathe: Callable[[], Awaitable[None]]) -> None:
         """Tell all; others have a turn (`breathe`) between some of them."""
+        await said.compress(breathe)  # who joins meanwhile hears what was said before, and this with all others
         self.last = said
         await self.murmur(said, breathe)
 

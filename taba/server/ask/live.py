@@ -17,6 +17,7 @@ from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from taba.bounds import KiB, MiB
 from taba.broadcast import Broadcast, Said, event
 from taba.errors import StoreUnavailable, TabaError
 from taba.names import bucket_of
@@ -36,6 +37,8 @@ CHOOSE_SECONDS = 5.0  # after which a question is asked anew which Tabs it means
 QUIET_SECONDS = 15.0
 MURMUR_SECONDS = 10.0  # of silence, before something that means nothing is sent: proxies and peers cut what says nothing
 MAX_LIVE_TABS = 200  # of one question; some 150 KiB an event
+MAX_TAB_CHARS = 256 * KiB  # of one Tab's Aggregate in an event
+MAX_EVENT_CHARS = 2 * MiB  # of all of them: each that is slow to take it holds one
 MAX_LIVE = 64  # questions
 MURMUR = Said(":\n\n")
 
@@ -185,10 +188,20 @@ class _Question:
             chosen = asked.chosen._replace(tabs=stale)
             async for name, item in query.aggregates(asked._replace(chosen=chosen)):
                 text = f"{dumped(name)}: {dumped(aggregate_as_json(item))}"
+                if len(text) > MAX_TAB_CHARS:
+                    text = _left_out(name, f"its Aggregate takes {len(text)} characters; in an event one Tab has {MAX_TAB_CHARS}")
                 made[name] = _Kept(now, folded.get(buckets[name], -1), text)
         read = set(stale)
         self._kept = {tab: kept for tab in tabs if (kept := made.get(tab) if tab in read else self._kept.get(tab)) is not None}
-        return [kept.text for kept in self._kept.values()]
+        texts: list[str] = []
+        size = 0
+        for tab, kept in self._kept.items():
+            if size + len(kept.text) <= MAX_EVENT_CHARS:
+                size += len(kept.text)
+                texts.append(kept.text)
+            else:
+                texts.append(_left_out(tab, f"no room for it in the {MAX_EVENT_CHARS} characters of an event: listen to fewer Tabs"))
+        return texts
 
     @staticmethod
     def _is_stale(kept: _Kept | None, folded: int, now: float) -> bool:
@@ -207,3 +220,8 @@ class _Question:
         head = dumped({"time": self._now(), "every": round(self.every, 1), **({"error": wrong} if wrong is not None else {})})
         content = f'{head[:-1]}, "aggregates": {{{", ".join(texts)}}}}}'
         await self.broadcast.say(event(content, number=self._number), self._query.breathe)
+
+
+def _left_out(tab: str, why: str) -> str:
+    """What stands for a Tab of which an event has no Aggregate."""
+    return f"{dumped(tab)}: {dumped({'error': why})}"

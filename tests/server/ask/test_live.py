@@ -6,15 +6,19 @@ import json
 import socket
 import zlib
 from typing import Any
+from unittest import mock
 from urllib.parse import urlencode
 
 import pytest
+from twisted.internet.defer import ensureDeferred
 from twisted.internet.protocol import ClientCreator, Protocol, connectionDone
 from twisted.internet.task import deferLater
+from twisted.trial.unittest import SynchronousTestCase
 
 from taba import broadcast, connections, web
 from taba.errors import StoreUnavailable
 from taba.server.ask import live
+from taba.server.ask.answering import dumped
 from taba.server.service import Server
 
 from ..running import ServerCase, asynchronous, reactor
@@ -73,6 +77,25 @@ class Hearing:
                 raise AssertionError(f"cut after {self.received!r}")
             await deferLater(reactor, 0.01)
         return self.events[-1]
+
+
+class Saying(SynchronousTestCase):
+    def test_what_is_long_is_compressed_in_turns_to_what_it_would_be_at_one_stroke(self) -> None:
+        for length in (0, 1, 1000, 1001):
+            text = "".join(chr(97 + place * place % 26) for place in range(length))
+            turns = 0
+
+            async def breathe() -> None:
+                nonlocal turns
+                turns += 1
+
+            whole, said = broadcast.Said(text), broadcast.Said(text)
+            expected = whole.blocks
+            with mock.patch.object(broadcast, "COMPRESSED_AT_ONCE", 100):
+                self.successResultOf(ensureDeferred(said.compress(breathe)))
+            self.assertEqual(turns, -(-length // 100))
+            self.assertEqual(zlib.decompressobj(wbits=-zlib.MAX_WBITS).decompress(said.blocks).decode(), text)
+            self.assertEqual(zlib.decompressobj(wbits=-zlib.MAX_WBITS).decompress(expected).decode(), text)
 
 
 class Listening(ServerCase):
@@ -239,6 +262,27 @@ class Listening(ServerCase):
         for bad in ("name=hit*", "name=hits&client=x&match=(", "", "match=hits"):
             self.assertEqual((await self.ask(server, f"/v1/stream?{bad}")).status, 400, bad)
         self.assertEqual((await self.get(server, "/v1/status"))["listening"]["listeners"], 2)
+
+    @asynchronous
+    async def test_an_event_has_a_bound_and_so_has_each_tab_in_it_and_what_has_no_room_says_so(self) -> None:
+        server = await self.start()
+        tabs = ("d0", "d1", "d2")
+        await self.post(server, [{"tab": tab, "type": "Gauge", "value": tab} for tab in tabs])
+        texts = await (await self.hear(server, name="d*")).until(lambda events: len(events[-1]["aggregates"]) == 3)
+        lengths = [len(f"{dumped(tab)}: {dumped(texts['aggregates'][tab])}") for tab in tabs]
+        self.assertEqual(len(set(lengths)), 1)
+        for name, bound, those in (
+            ("MAX_TAB_CHARS", lengths[0], []),
+            ("MAX_TAB_CHARS", lengths[0] - 1, ["d0", "d1", "d2"]),
+            ("MAX_EVENT_CHARS", 3 * lengths[0], []),
+            ("MAX_EVENT_CHARS", 3 * lengths[0] - 1, ["d2"]),
+            ("MAX_EVENT_CHARS", lengths[0] - 1, ["d0", "d1", "d2"]),
+        ):
+            with mock.patch.object(live, name, bound):
+                # a question of its own each time
+                hearing = await self.hear(server, name=["d?", f"{name}{bound}"])
+                event = await hearing.until(lambda events: len(events[-1]["aggregates"]) == 3)
+            self.assertEqual([tab for tab, one in event["aggregates"].items() if "error" in one], those, (name, bound))
 
     @asynchronous
     async def test_a_look_that_takes_long_is_the_cause_of_fewer_and_says_so(self) -> None:
