@@ -102,6 +102,7 @@ class Atlas:
         self._is_closed = False
         self._good_owners: dict[int, tuple[str, bytes]] = {}
         self._forwarded: dict[int, dict[str, tuple[int, str]]] = {}  # bucket → which shard said, of what epoch, where it went
+        self._has_news = False  # in `_forwarded`, which the map does not say yet
         self._learning: list[Deferred[None]] | None = None
 
     # --- the store as a whole ---
@@ -126,15 +127,19 @@ class Atlas:
 
     @property
     def known(self) -> BucketMap | None:
-        """The map as last learned, if it was."""
+        """The map as last learned, if it was; where owner keys have said since that a bucket went elsewhere, it says so."""
+        if self._has_news and self._map is not None:
+            self._has_news = False
+            self._map = self._corrected(self._map)
         return self._map
 
     @property
     def map(self) -> BucketMap:
         """The map as last learned. Raises StoreUnavailable before `connect` has ended."""
-        if self._map is None:
+        map = self.known
+        if map is None:
             raise StoreUnavailable(f"{self.url}: not reached yet: {self.pools[0].last_error}")
-        return self._map
+        return map
 
     def start(self) -> None:
         """Begin to connect, and go on trying for ever."""
@@ -234,7 +239,7 @@ class Atlas:
                 await self.learn(deadline.left)
             except StoreUnavailable as error:
                 await deadline.pause(error)
-        return self._map
+        return self.map
 
     async def refresh(self, deadline: Deadline) -> None:
         """Look for a newer map; where nobody tells one, the old one stands."""
@@ -308,7 +313,7 @@ class Atlas:
         problems += await self._settings_problems(by_name, seconds)
         passed, self.by_name = {**before, **self.by_name}, by_name
         self._dismiss(passed.values())
-        self._map = self._corrected(map)
+        self._map, self._has_news = self._corrected(map), False
         self._good_owners.clear()
         self._problems = problems
         self._is_stale = False
@@ -338,9 +343,7 @@ class Atlas:
             if bucket >= map.buckets or map.shard_of(bucket) not in hops:
                 del self._forwarded[bucket]
                 continue
-            epoch, name = map.epochs[bucket], map.shard_of(bucket)
-            while name in hops and hops[name][0] > epoch:
-                epoch, name = hops[name]
+            name = _led(map, bucket, hops)
             if name in places:
                 owners[bucket] = places[name]
         return attrs.evolve(map, owners=tuple(owners)) if self._forwarded else map
@@ -382,10 +385,14 @@ class Atlas:
             self.on_in_hand()
         is_forwarded = False
         if owner.state == "moved":
-            self._forwarded.setdefault(bucket, {})[name] = (owner.epoch, owner.name)
-            if self._map is not None:
-                self._map = self._corrected(self._map)
-                is_forwarded = self._map.shard_of(bucket) != name
+            hops = self._forwarded.setdefault(bucket, {})
+            hops[name] = (owner.epoch, owner.name)
+            # one reply may say so of each of its buckets: the map, which has them all, is made anew once, when it is asked for next
+            self._has_news = True
+            if self._map is not None and bucket < self._map.buckets:
+                led = _led(self._map, bucket, hops)
+                is_known = any(shard.name == led for shard in self._map.shards)
+                is_forwarded = (led if is_known else self._map.shard_of(bucket)) != name
         if owner.state != "open" or owner.name != name:
             where = f"{owner.state} ({owner.name}) on shard {name}, at {where}"
             raise NotHere(bucket, owner.state == "sealed", where, is_forwarded=is_forwarded)
@@ -400,3 +407,11 @@ class Atlas:
     def kept_up(self, where: str) -> None:
         """The replicas of the server at `where` acknowledged what they should."""
         self._lagging.pop(where, None)
+
+
+def _led(map: BucketMap, bucket: int, hops: Mapping[str, tuple[int, str]]) -> str:
+    """The shard to which `bucket` went from the one that `map` names, by what shards said: from which, in what epoch, whereto."""
+    epoch, name = map.epochs[bucket], map.shard_of(bucket)
+    while name in hops and hops[name][0] > epoch:
+        epoch, name = hops[name]
+    return name

@@ -50,7 +50,12 @@ class Operations(Strings, Hashes, Sets, Lists, Listing):
             for one in begun:
                 one.cancel()
         else:
-            await lot.write_all()
+            try:
+                await lot.write_all()
+            except BaseException:  # cancelled: what was begun hears that too, and does not wait for ever
+                for one in begun:
+                    one.cancel()
+                raise
         results = [await one for one in begun]
         if failures:
             raise failures[0]

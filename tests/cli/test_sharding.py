@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from twisted.trial.unittest import TestCase
 
+from taba.bounds import KiB
 from taba.names import bucket_of
 from taba.query import QueryError
-from taba.shard.buckets import owner_key
+from taba.shard.buckets import owner_key, prefix_of
 from tests.services import ROOT, Services
 from tests.valkey import EphemeralValkey
 
@@ -128,6 +129,7 @@ class ShardingTests(TestCase):
     @pytest.mark.real
     def test_one_that_is_killed_or_interrupted_is_repeated(self) -> None:
         services, _ = self.prepare()
+        self.weigh_down()
         new = self.valkey()
         with Load(services) as load:
             for number in (signal.SIGKILL, signal.SIGINT):
@@ -138,10 +140,13 @@ class ShardingTests(TestCase):
                     cwd=ROOT,
                     stdin=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
+                    # whoever started these tests in the background has SIGINT ignored, in all that they start
+                    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
                 )
-                deadline = time.monotonic() + 30
-                while not self.under_way() - before and time.monotonic() < deadline:
+                deadline = time.monotonic() + 60
+                while not self.under_way() - before and process.poll() is None and time.monotonic() < deadline:
                     time.sleep(0.005)
+                self.assertIsNone(process.poll())  # at its rate, what is to be moved takes minutes
                 os.kill(process.pid, number)
                 self.assertEqual(process.wait(), -9 if number == signal.SIGKILL else 130)
                 if number == signal.SIGINT:
@@ -151,6 +156,11 @@ class ShardingTests(TestCase):
         self.assertEqual(load.wrong, [])
         answer = services.query.aggregates()
         self.assertEqual({content["count"] for content in answer.values()}, {load.sent})
+
+    def weigh_down(self) -> None:
+        """Give each bucket so much that to move half of them takes minutes at the rates used here."""
+        for bucket in range(BUCKETS):
+            self.first.ask("SET", prefix_of(bucket) + b"ballast", b"x" * 256 * KiB)
 
     def under_way(self) -> set[bytes]:
         """What the owner keys say that are on their way."""

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.defer import ensureDeferred
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.shard.buckets import BucketMap, Owner, decode_owner, encode_owner, first_map, with_shard
+from taba.shard.atlas import NotHere
+from taba.shard.buckets import BucketMap, Owner, decode_owner, encode_owner, first_map, owner_key, with_shard
+from taba.shard.maps import newest_map
+from taba.shard.memory import MemoryRouter, MemoryServer
+from taba.shard.moving import check as check_module
 from taba.shard.moving.check import Disagreement, compare, resolve, standing
 from taba.shard.moving.survey import Survey
 
@@ -119,3 +127,54 @@ class CheckTests(SynchronousTestCase):
         after = {**said, **changes}
         self.assertEqual(len([one for name, one in after.items() if one and (one.state, one.name) == ("open", name)]), 1)
         self.assertEqual(resolve(map, 0, after, keys), {})
+
+
+class Meanwhile(SynchronousTestCase):
+    """What somebody else does between what is read and what is written."""
+
+    def test_what_a_third_shard_opens_while_the_losers_are_written_is_seen_before_the_holder_is(self) -> None:
+        servers = [MemoryServer(Clock()) for _ in range(3)]
+        router = MemoryRouter(servers, 3, Clock())
+        self.successResultOf(ensureDeferred(router.connect()))
+        pools = {shard.name: router.atlas.pool_of(shard.name) for shard in router.map.shards}
+        key = owner_key(0)
+
+        def owners() -> dict[str, Owner | None]:
+            found = {name: self.successResultOf(ensureDeferred(pool.execute([(b"GET", key)])))[0] for name, pool in pools.items()}
+            return {name: content and decode_owner(content) for name, content in found.items()}
+
+        def put(name: str, owner: Owner) -> None:
+            self.successResultOf(ensureDeferred(pools[name].execute([(b"SET", key, encode_owner(owner))])))
+
+        put("s1", Owner("open", 1, "s1"))
+        put("s2", Owner("open", 2, "s2"))
+        original = check_module._set_owner
+        is_awake = [True]
+
+        async def set_owner(pool: Any, key: bytes, expected: Any, owner: Owner) -> bool:
+            done = await original(pool, key, expected, owner)
+            if is_awake.pop() if is_awake else False:
+                put("s3", Owner("open", 9, "s3"))
+            return done
+
+        self.patch(check_module, "_set_owner", set_owner)
+        self.successResultOf(ensureDeferred(check_module._mend(pools, 0)))
+        found = owners()
+        self.assertEqual([name for name, owner in found.items() if owner is not None and owner.state == "open"], ["s3"], found)
+        self.assertEqual(self.successResultOf(ensureDeferred(newest_map(list(pools.values())))).shard_of(0), "s3")
+
+
+class Forwarded(SynchronousTestCase):
+    def test_a_reply_that_says_of_all_its_buckets_that_they_moved_makes_the_map_anew_once(self) -> None:
+        buckets = 64
+        router = MemoryRouter([MemoryServer(Clock()), MemoryServer(Clock())], buckets, Clock())
+        self.successResultOf(ensureDeferred(router.connect()))
+        atlas, made = router.atlas, []
+        original = atlas._corrected
+        self.patch(atlas, "_corrected", lambda map: (made.append(1), original(map))[1])
+        for bucket in atlas.map.owned_by("s1"):
+            with self.assertRaises(NotHere) as caught:
+                atlas.check_owner(bucket, "s1", encode_owner(Owner("moved", 2, "s2")), "here")
+            self.assertTrue(caught.exception.is_forwarded)
+        self.assertEqual({atlas.map.shard_of(bucket) for bucket in range(buckets)}, {"s2"})
+        self.assertEqual(len(made), 1)

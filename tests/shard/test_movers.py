@@ -107,3 +107,28 @@ class PaceTests(ReshardCase):
             self.assertFalse(b"sealed" in content or b"moving" in content, content)
         await stop()
         self.assertEqual(await check(await current_shards(router.atlas), reactor), [])
+
+    async def test_one_that_is_interrupted_before_it_marked_its_source_leaves_nothing_at_its_target(self) -> None:
+        await self.prepare()
+        new = self.valkey()
+        waiting: Deferred[None] = Deferred()
+        marked: list[int] = []
+
+        def watch(bucket: int, request: Any) -> Any:
+            if isinstance(request, Step) and request.name == "begin":  # the target is marked by now
+                marked.append(bucket)
+                if not waiting.called:
+                    waiting.callback(None)
+                return Deferred()  # for ever, or until it is cancelled
+            return None
+
+        work = await self.reshard(watch=watch)
+        adding = ensureDeferred(work.add(parse_store(new.url).addresses))
+        await waiting
+        await deferLater(reactor, 0.0)  # as Ctrl-C comes: from the reactor, while all of it waits
+        adding.cancel()
+        await self.assertFailure(adding, CancelledError)
+        for bucket in marked:
+            self.assertIn(b"arriving", new.call("GET", owner_key(bucket)))
+        await work.give_up()
+        self.assertEqual([new.call("GET", owner_key(bucket)) for bucket in marked], [None] * len(marked))

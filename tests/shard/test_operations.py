@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import reactor
-from twisted.internet.defer import ensureDeferred
+from twisted.internet.defer import CancelledError, ensureDeferred
 from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -161,6 +161,50 @@ class MemoryOperationsTests(SynchronousTestCase):
         self.assertNotIn(b"session:2999", server._values[b"taba:{0}:names"])
         names = self.successResultOf(ensureDeferred(router.scan(count=10_000))).names
         self.assertEqual(sorted(names), sorted(f"session:{number}".encode() for number in range(2901, 2999)))
+
+    def memory_router(self) -> MemoryRouter:
+        clock = Clock()
+        router = MemoryRouter([MemoryServer(clock)], BUCKETS, clock)
+        self.successResultOf(ensureDeferred(router.connect()))
+        return router
+
+    def test_who_is_cancelled_while_it_waits_for_its_turn_hears_that_and_keeps_no_place(self) -> None:
+        router = self.memory_router()
+        bucket = router.bucket_of("a")
+        turn = self.successResultOf(ensureDeferred(router._take_turn(bucket)))
+        waiting = ensureDeferred(router.incr("a"))
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError)
+        late = ensureDeferred(router.incr("a"))
+        router._reactor.advance(writing.TURN_SECONDS)
+        self.assertIn("earlier writes are not done", str(self.failureResultOf(late, StoreUnavailable).value))
+        router._end_turn(bucket, turn)
+        self.assertEqual(router._turns, {})
+        self.assertEqual(self.successResultOf(ensureDeferred(router.incr("a"))), 1)
+
+    def test_what_was_begun_together_hears_when_that_is_cancelled(self) -> None:
+        router = self.memory_router()
+        names = ["a", next(f"b{n}" for n in range(100) if router.bucket_of(f"b{n}") != router.bucket_of("a"))]
+        for count in (1, 2):
+            turns = [
+                (router.bucket_of(name), self.successResultOf(ensureDeferred(router._take_turn(router.bucket_of(name))))) for name in names
+            ]
+            heard: list[str] = []
+
+            async def one(within: Any, name: str, heard: list[str] = heard) -> None:
+                try:
+                    await within.incr(name)
+                except CancelledError:
+                    heard.append(name)
+                    raise
+
+            waiting = ensureDeferred(router.together(lambda within, one=one, count=count: [one(within, name) for name in names[:count]]))  # type: ignore[misc]
+            waiting.cancel()
+            self.failureResultOf(waiting, CancelledError)
+            self.assertEqual(heard, names[:count])
+            for bucket, turn in turns:
+                router._end_turn(bucket, turn)
+        self.assertEqual(router._turns, {})
 
     def test_fences_are_kept_when_the_lock_is_gone(self) -> None:
         clock = Clock()

@@ -1,4 +1,4 @@
-"""`./run sbom` and `./run audit`."""
+"""`./run sbom`; and `./run audit`: 1 where something is known to be wrong, 2 where something could not be looked up."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def main(what: str, *arguments: str) -> int:
     outcome = audit({name: None if part is None else part.version for name, part in found.items() if name != canonical(DISTRIBUTION)})
     for line in sentences(outcome):
         print(f"audit: {line}")
-    return 1 if outcome.wrong else 0
+    return 1 if outcome.wrong else 2 if outcome.unknown else 0
 
 
 if __name__ == "__main__":

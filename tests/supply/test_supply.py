@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import json
+from contextlib import redirect_stdout
 from importlib.metadata import distribution
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.installing import DISTRIBUTION
-from tests.supply.audit import audit, sentences
+from tests.supply import __main__ as supply
+from tests.supply.audit import Audit, audit, sentences
 from tests.supply.lock import locked
 from tests.supply.sbom import bill, canonical, needed
 
@@ -55,6 +58,20 @@ class Audits(SynchronousTestCase):
         found = audit({"good": "1", "bad": "2", "gone": None}, ask)
         self.assertEqual(found.wrong, {"bad 2": ["X-1", "X-2"]})
         self.assertEqual(sentences(found), ["bad 2: X-1, X-2", "not installed here, so not looked up: gone"])
+
+    def test_the_exit_code_tells_what_is_wrong_from_what_is_not_known_and_both_from_good(self) -> None:
+        for wrong, unknown, code in [
+            ({}, [], 0),
+            ({}, ["not looked up"], 2),
+            ({"one 1": ["X-1"]}, [], 1),
+            ({"one 1": ["X-1"]}, ["and more"], 1),
+        ]:
+            found = Audit(wrong, unknown)
+            self.patch(supply, "audit", lambda _, found=found: found)  # type: ignore[misc]
+            printed = StringIO()
+            with redirect_stdout(printed):
+                self.assertEqual(supply.main("audit"), code)
+            self.assertEqual(printed.getvalue().splitlines(), [f"audit: {line}" for line in sentences(found)])
 
     def test_what_cannot_be_looked_up_is_said_and_is_no_success(self) -> None:
         def away(body: bytes) -> bytes:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from twisted.internet.defer import CancelledError, DeferredLock
+from twisted.internet.defer import DeferredLock
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 
 from taba import names
@@ -229,9 +229,12 @@ class Writing:
         self._turns[bucket] = (lock, users + 1)
         try:
             await lock.acquire().addTimeout(TURN_SECONDS, self._reactor)
-        except (DeferredTimeout, CancelledError):
+        except DeferredTimeout:
             self._leave(bucket)
             raise StoreUnavailable(f"bucket {bucket}: earlier writes are not done within {TURN_SECONDS:g} s") from None
+        except BaseException:  # cancelled by who waited: nothing is wrong with the store
+            self._leave(bucket)
+            raise
         return lock
 
     def _end_turn(self, bucket: int, lock: DeferredLock) -> None:

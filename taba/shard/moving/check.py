@@ -231,9 +231,7 @@ async def _mend(pools: Mapping[str, ShardPool], bucket: int) -> None:
     key = owner_key(bucket)
     for _ in range(MOST_TRIES):
         map = await newest_map(list(pools.values()))
-        contents: dict[str, Any] = {}
-        for name, pool in pools.items():
-            [contents[name]] = await pool.execute([(b"GET", key)], ASK_SECONDS)
+        contents = await _said(pools, key)
         said = {name: _owner(content) for name, content in contents.items()}
         under_way = Survey({name: [owner] for name, owner in said.items()}).under_way()
         opens = [name for name, owner in said.items() if owner is not None and owner.state == "open"]
@@ -247,13 +245,24 @@ async def _mend(pools: Mapping[str, ShardPool], bucket: int) -> None:
         changes = resolve(map, bucket, said, keys)
         # the losers first: for no moment may two that we have seen be open
         for name, owner in changes.items():
+            if owner.state == "open" and await _said(pools, key) != contents:
+                break  # a mover that woke may have opened it elsewhere meanwhile: begin anew with what is said now
             if not await _set_owner(pools[name].holding(bucket), key, contents[name], owner):
                 break
+            contents[name] = encode_owner(owner)
         else:
             [(holder, epoch)] = [(name, owner.epoch) for name, owner in {**said, **changes}.items() if owner and owner.state == "open"]
             await change_map(pools, partial(with_owner, bucket=bucket, name=holder, epoch=epoch))
             return
     raise StoreUnavailable(f"bucket {bucket}: others change it all the time; check again")
+
+
+async def _said(pools: Mapping[str, ShardPool], key: bytes) -> dict[str, Any]:
+    """What the owner key `key` holds on each shard."""
+    contents: dict[str, Any] = {}
+    for name, pool in pools.items():
+        [contents[name]] = await pool.execute([(b"GET", key)], ASK_SECONDS)
+    return contents
 
 
 async def _set_owner(pool: Pool, key: bytes, expected: Any, owner: Owner) -> bool:

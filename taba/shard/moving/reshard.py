@@ -170,6 +170,10 @@ class Reshard:
             owner = found.owners[shard][bucket]
             if owner is not None and mover_of(owner.moving) == self._mover.id:
                 own[bucket] = partial(tidy, bucket, shard)
+        for bucket, shard in found.strays():  # interrupted between the two: the target was marked, and the source was not
+            owner = found.owners[shard][bucket]
+            if owner is not None and mover_of(owner.token) == self._mover.id:
+                own.setdefault(bucket, partial(forget, bucket, shard))
         await self._mover.run(own)
 
     async def close(self) -> None:
