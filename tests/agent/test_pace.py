@@ -112,6 +112,7 @@ class PaceTests(TestCase):
         # every 0.1 s; so a busy machine may hold the Agent up for half a second
         await self.check(60, 0, 2000, 3, full=False, spool_bytes=64 << 20, ring_bytes=4 << 20)
 
+    @pytest.mark.real
     async def test_floats_that_fill_half_a_ring_in_a_second_are_all_kept(self) -> None:
         await self.check(0, 1500, 8, 3, full=False, spool_bytes=64 << 20)
 

@@ -177,6 +177,7 @@ class Configuration(Processes):
         tokens.chmod(0o644)
         self.assertRegex(self.refused_here("--tokens", str(tokens)), "--tokens: '.*': takes a file that only its owner can read")
 
+    @pytest.mark.real
     def test_a_damaged_memory_of_stores_is_no_leave_to_serve_any(self) -> None:
         (self.directory / "state").mkdir()
         for damaged in ("", "{", "[1]", '{"tcp:8280": 1}', '{"tcp:8280": ["a"]}'):

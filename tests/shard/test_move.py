@@ -456,6 +456,7 @@ class MoveTests(MoveCase):
         self.assertTrue(names >= {"arrive", "begin", "stage", "take", "seal", "compare", "open", "leave"}, reached)
         return reached
 
+    @pytest.mark.real
     async def test_a_mover_killed_between_any_two_steps_is_resumed_by_another(self) -> None:
         ended = {}
 
