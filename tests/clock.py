@@ -13,6 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.needs import needs_program
+
 SOURCE = Path(__file__).with_name("clock.c")
 LOOK = "import json, time; print(json.dumps([time.time(), time.monotonic(), time.clock_gettime(time.CLOCK_BOOTTIME)]))"
 
@@ -20,16 +22,14 @@ LOOK = "import json, time; print(json.dumps([time.time(), time.monotonic(), time
 class WallClock:
     """Processes that are started with `environ` have a wall clock that is `offset` seconds off, whatever it is at the time.
 
-    Needs a C compiler (RuntimeError says so). Hand `remove` to addCleanup.
+    A test that has one needs a C compiler. Hand `remove` to addCleanup.
     """
 
     def __init__(self, offset: float = 0.0):
-        compiler = shutil.which("cc")
-        if compiler is None:
-            raise RuntimeError("a wall clock of a test's own takes a C compiler, `cc`, on the path")
+        needs_program("cc")
         self.directory = Path(tempfile.mkdtemp(prefix="taba-clock-"))
         library, words = self.directory / "clock.so", self.directory / "offset"
-        subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", str(library), str(SOURCE)], check=True)
+        subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", str(library), str(SOURCE)], check=True)
         words.write_bytes(bytes(mmap.PAGESIZE))
         with open(words, "r+b") as file:
             self._map = mmap.mmap(file.fileno(), mmap.PAGESIZE)

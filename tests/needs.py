@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
+import subprocess
 
 from twisted.trial.unittest import SkipTest
 
@@ -20,3 +22,13 @@ def needs_localhost() -> None:
         socket.getaddrinfo("localhost", 1, socket.AF_INET)
     except OSError as error:
         raise SkipTest(f"needs a machine that knows localhost by name: {error}") from None
+
+
+def needs_mounts() -> list[str]:
+    """The words before a command that may mount over this machine's directories for itself alone; skip where there are none for us."""
+    needs_program("unshare")
+    alone = ["unshare", "-m"] if os.getuid() == 0 else ["unshare", "-Urm"]
+    tried = subprocess.run([*alone, "true"], capture_output=True, text=True, timeout=60)
+    if tried.returncode:
+        raise SkipTest(f"needs mounts of its own: {tried.stderr.strip()}")
+    return alone

@@ -25,6 +25,7 @@ from taba.tls import EXPIRY_DAYS, ListeningTls, SendingTls, TlsFiles, tls_senten
 from taba.tokens import ANY, OPEN
 from taba.web import Answer, Api, Call
 from tests.certificates import Authority, Pair
+from tests.needs import needs_localhost
 
 LOCAL = listen("tcp:0:interface=127.0.0.1")
 
@@ -119,11 +120,13 @@ class Handshakes(Cases, TestCase):
             return tls_sentence(error.reasons[0].value) if hasattr(error, "reasons") else tls_sentence(error)
 
     async def test_a_peer_is_asked_when_authority_and_name_are_right(self) -> None:
+        needs_localhost()
         await self.serve(self.own)
         for host in ("localhost", "127.0.0.1"):
             self.assertEqual(await self.ask(host), (200, b'"fine"\n'))
 
     async def test_a_certificate_of_another_authority_or_for_another_name_ends_it_with_the_cure(self) -> None:
+        needs_localhost()
         await self.serve(self.own)
         self.assertIn("--cacert", await self.ask(trusted=Authority(self.directory, "strange").file))
         await self.serve(self.authority.sign("elsewhere", "elsewhere.example"))
@@ -131,6 +134,7 @@ class Handshakes(Cases, TestCase):
         self.assertIn("for another name", await self.ask("127.0.0.1"))
 
     async def test_without_a_client_certificate_only_what_is_open_is_answered(self) -> None:
+        needs_localhost()
         await self.serve(self.own, self.authority.file)
         status, body = await self.ask()
         self.assertEqual(status, 403)
@@ -144,6 +148,7 @@ class Handshakes(Cases, TestCase):
         self.assertNotIsInstance(await self.ask(shown=stranger, path="healthz"), tuple)
 
     async def test_new_connections_get_the_certificate_that_was_reloaded(self) -> None:
+        needs_localhost()
         tls = await self.serve(self.own)
         fresh = Authority(self.directory, "fresh")
         for path, new in zip(self.own, fresh.sign("new", "localhost"), strict=True):

@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.needs import needs_mounts
+
 ROOT = Path(__file__).parents[2]
 
 
 class SmallMemory(SynchronousTestCase):
     def run_in(self, size: str, scenario: str) -> None:
         mount = f"mount -t tmpfs -o size={size} tmpfs /dev/shm && exec {sys.executable} -m tests.agent.small_shm {scenario}"
-        alone = ["unshare", "-m"] if os.getuid() == 0 else ["unshare", "-Urm"]  # needs util-linux, and root or user namespaces
+        alone = needs_mounts()
         environ = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run([*alone, "sh", "-c", mount], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=300)
         self.assertEqual((done.returncode, done.stderr), (0, ""))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import subprocess
 import sys
 import textwrap
@@ -13,7 +12,6 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from twisted.trial.unittest import SkipTest
 
 from taba import ring
 from taba.agent.locks import claim_slots
@@ -22,6 +20,7 @@ from taba.client import segment
 from taba.client.segment import LEAST_COUNTING_BYTES
 from tests.client.cases import ROOT, both
 from tests.client.reading import Reader, rings
+from tests.needs import needs_mounts
 
 # forks children one after the other, each of which records one event and goes; then tells what the segments hold
 FORKS = """
@@ -72,10 +71,9 @@ class SmallMemoryTests:
         }
         command = [sys.executable, "-c", textwrap.dedent(FORKS), str(count)]
         if size is not None:
-            if shutil.which("unshare") is None or subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
-                raise SkipTest("a shared memory of a size of its own takes `unshare -m`, which is not allowed here")
+            alone = needs_mounts()
             mount = f'mount -t tmpfs -o size={size} none /dev/shm && exec "$@"'
-            command = ["unshare", "-m", "sh", "-c", mount, "sh", *command]
+            command = [*alone, "sh", "-c", mount, "sh", *command]
         done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=120, check=False)
         self.assertEqual(done.returncode, 0, done.stderr)
         return json.loads(done.stdout)

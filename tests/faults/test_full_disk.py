@@ -11,6 +11,7 @@ import tempfile
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
+from ..needs import needs_mounts
 from ..services import ROOT
 
 pytestmark = pytest.mark.real
@@ -21,7 +22,7 @@ class FullDisk(SynchronousTestCase):
         directory = tempfile.mkdtemp()
         self.addCleanup(os.rmdir, directory)
         mount = f"mount -t tmpfs -o size=24m tmpfs {directory} && TMPDIR={directory} exec {sys.executable} -m tests.faults.full_disk"
-        alone = ["unshare", "-m"] if os.getuid() == 0 else ["unshare", "-Urm"]  # needs util-linux, and root or user namespaces
+        alone = needs_mounts()
         environ = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run([*alone, "sh", "-c", mount], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=900)
         self.assertEqual((done.returncode, done.stderr), (0, ""), done.stdout + done.stderr)

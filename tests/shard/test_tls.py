@@ -137,6 +137,7 @@ class TLSTests(TLSCase):
         self.assertEqual(await pool.execute([(b"PING",)], checkout_seconds=30.0), [b"PONG"])
 
     async def test_a_certificate_that_nobody_vouches_for_is_refused(self) -> None:
+        needs_localhost()
         pool = Pool(reactor, parse_store(f"rediss://localhost:{self.port.getHost().port}").addresses[0])
         self.addCleanup(lambda: ensureDeferred(pool.close()))
         pool.start()
