@@ -11,15 +11,15 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from urllib.parse import urlsplit
 
 from benchmarks import budgets, machine
 from benchmarks.cold import spread
-from benchmarks.query import ASK_SECONDS, p99
+from benchmarks.query import p99
 from benchmarks.rows import Beside, Figure, Row, interleave
 from benchmarks.sending import Streams, send
-from benchmarks.services import Effort, pid_of, running
+from benchmarks.services import ASK_SECONDS, Effort, asking, pid_of, running
 
 ROWS = 50
 MANY = 1000  # Aggregates in one answer
@@ -38,27 +38,16 @@ def run(effort: Effort) -> list[Row]:
             send(services.server_url, streams.envelopes(spread(tabs, min(some, clients - start), now)))
         place = urlsplit(services.server_url)
         server = pid_of(services, "server")
-        with closing(http.client.HTTPConnection(place.netloc, timeout=ASK_SECONDS)) as connection:
-
-            def ask(path: str) -> float:
-                start = time.perf_counter()
-                connection.request("GET", path)
-                answer = connection.getresponse()
-                body = answer.read()
-                took = time.perf_counter() - start
-                if answer.status != 200:
-                    raise RuntimeError(f"{path}: {answer.status} {body[:200]!r}")
-                return took * 1000
-
+        with asking(services.server_url) as ask:
             overview = f"/v1/overview?limit={ROWS}"
             many = f"/v1/aggregates?name={BASE}*&limit={MANY}"
             for path in (overview, many):
                 ask(path)  # names are read once
             found = interleave(
-                {"overview": lambda: ask(overview), "many": lambda: ask(many), "floor": lambda: ask("/healthz")},
+                {"overview": lambda: ask(overview)[0], "many": lambda: ask(many)[0], "floor": lambda: ask("/healthz")[0]},
                 asked,
             )
-            waits = _beside(lambda: ask("/healthz"), services.server_url, f"/v1/aggregates?name={BASE}*", asked)
+            waits = _beside(lambda: ask("/healthz")[0], services.server_url, f"/v1/aggregates?name={BASE}*", asked)
         page = f"/v1/stream?name={BASE}.0000*"
         pages = _used(server, place.hostname or "", place.port or 80, page, PAGES, seconds)
         crowd = _used(server, place.hostname or "", place.port or 80, page, listeners, seconds)
@@ -82,21 +71,19 @@ def _beside(ask: Callable[[], float], url: str, path: str, least: int) -> list[f
 
     def other() -> None:
         try:
-            with closing(http.client.HTTPConnection(urlsplit(url).netloc, timeout=10 * ASK_SECONDS)) as connection:
-                connection.request("GET", path)
-                answer = connection.getresponse()
-                answer.read()
-                if answer.status != 200:
-                    failed.append(f"{path}: {answer.status}")
+            with asking(url) as ask_all:
+                ask_all(path)
+        except (OSError, RuntimeError, http.client.HTTPException) as error:
+            failed.append(f"{path}: {error}")
         finally:
             done.set()
 
-    asking = threading.Thread(target=other)
-    asking.start()
+    thread = threading.Thread(target=other)
+    thread.start()
     found: list[float] = []
     while not done.is_set() or len(found) < least:
         found.append(ask())
-    asking.join()
+    thread.join()
     if failed:
         raise RuntimeError(failed[0])
     return found

@@ -6,12 +6,10 @@ scrape of 2,000 Tabs goes a second connection that asks for `/healthz` again and
 
 from __future__ import annotations
 
-import http.client
 import json
 import threading
 import time
-from contextlib import closing
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import numpy as np
 
@@ -19,14 +17,13 @@ from benchmarks import budgets
 from benchmarks.cold import DAY_TIMES, ByBucket
 from benchmarks.rows import Figure, Row, interleave
 from benchmarks.sending import Streams, send
-from benchmarks.services import Effort, running
+from benchmarks.services import Effort, asking, running
 from taba.batch import Column
 from taba.bounds import DEFAULT_BUCKETS
 from taba.names import bucket_of
 
 TABS, CLIENTS = 100, 10
 SCRAPED = 2000
-ASK_SECONDS = 60.0
 
 
 def run(effort: Effort) -> list[Row]:
@@ -42,21 +39,16 @@ def run(effort: Effort) -> list[Row]:
             _columns("scraped", "CounterGroup", scraped, 1, np.array([now])),
         ):
             send(services.server_url, streams.envelopes(columns))
-        place = urlsplit(services.server_url).netloc
-        with closing(http.client.HTTPConnection(place, timeout=ASK_SECONDS)) as connection:
+        with asking(services.server_url) as ask:
 
-            def ask(path: str) -> float:
-                start = time.perf_counter()
-                connection.request("GET", path)
-                answer = connection.getresponse()
-                body = answer.read()
-                seconds = time.perf_counter() - start
-                if answer.status != 200 or (path.startswith("/api") and not json.loads(body)["data"]["result"]):
-                    raise RuntimeError(f"{path}: {answer.status} {body[:200]!r}")
-                return seconds * 1000
+            def answered(path: str) -> float:
+                took, body = ask(path)
+                if not json.loads(body)["data"]["result"]:
+                    raise RuntimeError(f"{path}: nothing: {body[:200]!r}")
+                return took
 
             def hour(text: str) -> float:
-                return ask(f"/api/v1/query_range?query={quote(text)}&start={now - 3600}&end={now}&step=15")
+                return answered(f"/api/v1/query_range?query={quote(text)}&start={now - 3600}&end={now}&step=15")
 
             found = interleave(
                 {
@@ -64,7 +56,7 @@ def run(effort: Effort) -> list[Row]:
                     "each": lambda: hour("rate(counted_total[1m])"),
                     "one": lambda: hour('rate(counted_total{tab="0000"}[1m])'),
                     "quantile": lambda: hour("histogram_quantile(0.9, sum(rate(measured_seconds[1m])))"),
-                    "health": lambda: ask("/api/v1/query?query=1%2B1"),
+                    "health": lambda: answered("/api/v1/query?query=1%2B1"),
                 },
                 asked,
             )
@@ -72,18 +64,14 @@ def run(effort: Effort) -> list[Row]:
             ended = threading.Event()
 
             def others() -> None:
-                with closing(http.client.HTTPConnection(place, timeout=ASK_SECONDS)) as other:
-                    while not ended.is_set():
-                        start = time.perf_counter()
-                        other.request("GET", "/healthz")
-                        other.getresponse().read()
-                        waits.append((time.perf_counter() - start) * 1000)
-                        ended.wait(0.005)
+                with asking(services.server_url) as other:
+                    while not ended.wait(0.005):
+                        waits.append(other("/healthz")[0])
 
             thread = threading.Thread(target=others)
             thread.start()
             try:
-                scrapes = [ask("/metrics?match=scraped.*") for _ in range(asked)]
+                scrapes = [ask("/metrics?match=scraped.*")[0] for _ in range(asked)]
             finally:
                 ended.set()
                 thread.join()

@@ -6,12 +6,8 @@ same connection: what HTTP itself takes.
 
 from __future__ import annotations
 
-import http.client
 import json
 import time
-from contextlib import closing
-from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -19,14 +15,13 @@ from benchmarks import budgets
 from benchmarks.cold import Cold
 from benchmarks.rows import Beside, Figure, Row, interleave
 from benchmarks.sending import Streams, send
-from benchmarks.services import Effort, running
+from benchmarks.services import Effort, asking, running
 from taba.batch import Column
 from taba.bounds import DEFAULT_BUCKETS
 from taba.names import bucket_of
 
 CLIENTS = 300
 NAMES = 10_000
-ASK_SECONDS = 30.0
 
 
 def run(effort: Effort) -> list[Row]:
@@ -37,18 +32,7 @@ def run(effort: Effort) -> list[Row]:
         for columns in (cold.day(now), cold.journals(now), cold.round(now), _names(effort.pick(1000, NAMES))):
             send(services.server_url, streams.envelopes(columns))
         [[(_, tab), *_]] = cold.names().values()
-        with closing(http.client.HTTPConnection(urlsplit(services.server_url).netloc, timeout=ASK_SECONDS)) as connection:
-
-            def ask(path: str) -> tuple[float, Any]:
-                start = time.perf_counter()
-                connection.request("GET", path)
-                answer = connection.getresponse()
-                body = answer.read()
-                seconds = time.perf_counter() - start
-                if answer.status != 200:
-                    raise RuntimeError(f"{path}: {answer.status} {body[:200]!r}")
-                return seconds * 1000, body
-
+        with asking(services.server_url) as ask:
             _, body = ask(f"/v1/aggregates?name={tab}")
             if json.loads(body)[tab]["1d"]["count"] < CLIENTS:
                 raise RuntimeError(f"an Aggregate of too few events: {body[:200]!r}")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 from benchmarks import machine
 from demo.processes import Child, free_port, remove_free_slot, twistd, wait_for_port
@@ -20,6 +22,7 @@ from taba.ring import SHM_DIRECTORY
 ROOT = Path(__file__).parent.parent
 SHM = Path(SHM_DIRECTORY)
 START_SECONDS = 60.0
+ASK_SECONDS = 60.0  # for one answer
 SLOTS = "taba-slot.*"  # the numbers of equal processes; one that was killed leaves its file, empty
 
 T = TypeVar("T")
@@ -103,6 +106,24 @@ def running(server: bool = True, agent: bool = False, **environ: str) -> Iterato
         services.stop()
         for slot in set(SHM.glob(SLOTS)) - before:
             remove_free_slot(slot)  # others on this host may hold theirs
+
+
+@contextmanager
+def asking(url: str) -> Iterator[Callable[[str], tuple[float, bytes]]]:
+    """`ask(path)` over one kept connection: milliseconds until the last byte, and the body. RuntimeError says of any answer but 200."""
+    with closing(http.client.HTTPConnection(urlsplit(url).netloc, timeout=ASK_SECONDS)) as connection:
+
+        def ask(path: str) -> tuple[float, bytes]:
+            start = time.perf_counter()
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            body = answer.read()
+            took = time.perf_counter() - start
+            if answer.status != 200:
+                raise RuntimeError(f"{path}: {answer.status} {body[:200]!r}")
+            return took * 1000, body
+
+        yield ask
 
 
 def remove_segments(agent: str) -> None:

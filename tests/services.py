@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import secrets
 import shutil
 import signal
@@ -105,6 +106,30 @@ class Services:
     def taba(self, *arguments: str, stdin: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
         """Run the `taba` command."""
         return run_taba(*arguments, environ={**self.environ, **environ}, directory=self.directory, stdin=stdin)
+
+    def on_terminal(self, *arguments: str, said: bytes = b"", **environ: str) -> tuple[int, str]:
+        """The exit code of the `taba` command on a terminal where `said` is typed, and everything that the terminal shows."""
+        main, terminal = pty.openpty()
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "taba.cli.main", *arguments],
+                stdin=terminal,
+                stdout=terminal,
+                stderr=terminal,
+                env={**self.environ, "TERM": "xterm", "COLUMNS": "120", **environ},
+            )
+            os.close(terminal)
+            os.write(main, said)
+            shown = b""
+            while True:
+                try:
+                    chunk = os.read(main, 65_536)
+                except OSError:  # the other end is closed
+                    break
+                shown += chunk
+            return process.wait(30), shown.decode()
+        finally:
+            os.close(main)
 
     def stop(self) -> None:
         """End all, and remove what they made."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import pty
 import signal
 import struct
 import subprocess
@@ -274,24 +273,7 @@ class Commands(SynchronousTestCase):
 
     def on_terminal(self, *arguments: str) -> str:
         """What a terminal of 79 columns is shown."""
-        main, terminal = pty.openpty()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "taba.cli.main", *arguments],
-            stdout=terminal,
-            stderr=subprocess.PIPE,
-            env={**self.services.environ, "TERM": "dumb", "COLUMNS": "79"},
-        )
-        os.close(terminal)
-        self.addCleanup(os.close, main)
-        shown = b""
-        while True:
-            try:
-                chunk = os.read(main, 65_536)
-            except OSError:  # the other end is closed
-                break
-            shown += chunk
-        process.communicate(timeout=30)
-        return shown.decode()
+        return self.services.on_terminal(*arguments, TERM="dumb", COLUMNS="79")[1]
 
     def test_a_reader_that_has_enough_is_no_error(self) -> None:
         command = f"{sys.executable} -m taba.cli.main names | true"

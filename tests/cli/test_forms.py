@@ -6,10 +6,7 @@ import csv
 import io
 import json
 import os
-import pty
 import re
-import subprocess
-import sys
 from typing import Any, ClassVar
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -46,26 +43,7 @@ class Forms(SynchronousTestCase):
         return done.stdout
 
     def on_terminal(self, *arguments: str, said: bytes = b"", **environ: str) -> str:
-        main, terminal = pty.openpty()
-        self.addCleanup(os.close, main)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "taba.cli.main", *arguments],
-            stdin=terminal,
-            stdout=terminal,
-            stderr=terminal,
-            env={**self.services.environ, "TERM": "xterm-256color", "COLUMNS": "100", **environ},
-        )
-        os.close(terminal)
-        os.write(main, said)
-        shown = b""
-        while True:
-            try:
-                chunk = os.read(main, 65_536)
-            except OSError:  # the other end is closed
-                break
-            shown += chunk
-        process.wait(30)
-        return shown.decode()
+        return self.services.on_terminal(*arguments, said=said, **{"TERM": "xterm-256color", "COLUMNS": "100", **environ})[1]
 
     def test_rows_for_programs_have_raw_numbers_under_paths(self) -> None:
         head, *rows = [line.split("\t") for line in self.taba("agg", "hits", "render_seconds", "--tsv").splitlines()]

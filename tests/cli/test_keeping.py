@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import subprocess
-import sys
 from typing import Any, ClassVar
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -41,34 +37,12 @@ class Keeping(SynchronousTestCase):
         self.assertRegex(done.stderr, f"^{error}\n$" if error else "^$")
         return done.stdout
 
-    def on_a_terminal(self, *arguments: str, said: bytes = b"") -> tuple[int, str]:
-        """The exit code and everything that a terminal shows."""
-        main, terminal = pty.openpty()
-        self.addCleanup(os.close, main)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "taba.cli.main", *arguments],
-            stdin=terminal,
-            stdout=terminal,
-            stderr=terminal,
-            env={**self.services.environ, "TERM": "xterm", "COLUMNS": "120"},
-        )
-        os.close(terminal)
-        os.write(main, said)
-        shown = b""
-        while True:
-            try:
-                chunk = os.read(main, 65_536)
-            except OSError:  # the other end is closed
-                break
-            shown += chunk
-        return process.wait(30), shown.decode()
-
     def test_what_would_be_pruned_is_said_and_then_pruned(self) -> None:
         lines = self.taba("prune", "--dry-run").splitlines()
         self.assertRegex(lines[0], "^prune: 3 States would be deleted")
         self.assertEqual(sorted(lines[1:]), [f"delete brief{n} web/1" for n in range(3)])
         self.assertEqual(len(json.loads(self.taba("prune", "--dry-run", "--json"))["found"]), 3)
-        code, shown = self.on_a_terminal("prune", "--dry-run")
+        code, shown = self.services.on_terminal("prune", "--dry-run")
         self.assertEqual(code, 0)
         self.assertRegex(shown, "(?s)3 States would be deleted.*action.*tab.*client.*brief1")
         self.assertIn("brief1", self.services.query.names())
@@ -83,17 +57,17 @@ class Keeping(SynchronousTestCase):
         records = json.loads(self.taba("jobs", "--json"))
         self.assertLessEqual({"id", "kind", "state", "done", "total", "started", "message"}, set(records[0]))
         self.taba("jobs", "--cancel", "nonsense", code=1, error="taba: .* no job 'nonsense'")
-        code, shown = self.on_a_terminal("retry")
+        code, shown = self.services.on_terminal("retry")
         self.assertEqual(code, 0)
         self.assertIn("1 still cannot be", shown)
 
     def test_deleting_asks_on_a_terminal_and_needs_yes_elsewhere(self) -> None:
         self.taba("delete", "tabs", "lasting0", code=2, error="taba delete: .*--yes.*")
-        code, shown = self.on_a_terminal("delete", "tabs", "lasting0", said=b"n\n")
+        code, shown = self.services.on_terminal("delete", "tabs", "lasting0", said=b"n\n")
         self.assertEqual(code, 130)
         self.assertIn("for ever?", shown)
         self.assertIn("lasting0", self.services.query.names())
-        code, shown = self.on_a_terminal("delete", "tabs", "lasting0", said=b"y\n")
+        code, shown = self.services.on_terminal("delete", "tabs", "lasting0", said=b"y\n")
         self.assertEqual(code, 0)
         self.assertRegex(shown, "1 Tab deleted, 2 States")
         self.assertNotIn("lasting0", self.services.query.names())
