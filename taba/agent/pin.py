@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,9 +48,11 @@ class Pin:
         self.caps = Caps()
         try:
             told = json.loads(path.read_text("utf-8"))
-            self.store, self.caps = read_store(told), read_caps(told.get("caps"))
+            self.store = read_store(told)
         except (OSError, ValueError, RecursionError):
-            self.store = None  # the first Server that is met tells
+            return  # the first Server that is met tells
+        with suppress(ValueError):  # the store is known nevertheless; its Servers tell the caps again
+            self.caps = read_caps(told.get("caps"))
 
     def meets(self, store: Store) -> bool:
         """A Server serves `store`: whether that is the one to send to, by now. Raises OSError where it cannot be kept."""
@@ -71,4 +74,6 @@ class Pin:
         fresh = self._path.with_suffix(self._path.suffix + ".new")
         with open(fresh, "w", encoding="utf-8", opener=private) as file:
             file.write(json.dumps({"id": store.id, "buckets": store.buckets, "caps": caps._asdict()}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave an empty file under the name, and any store would do
         os.replace(fresh, self._path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 
@@ -44,6 +45,13 @@ class Pins(SynchronousTestCase):
         self.assertEqual((pin.caps, Pin(self.path).caps, Pin(self.path).store), (caps, caps, Store("one", 8)))
         pin.meets(Store("one", 16))
         self.assertEqual((Pin(self.path).caps, Pin(self.path).store), (caps, Store("one", 16)))
+
+    def test_caps_that_nobody_understands_do_not_unpin_the_store(self) -> None:
+        for caps in (None, 7, {}, {"client_tabs": -1}, {"client_tabs": "many", "agent_tabs": 1, "new_tabs": 1}):
+            self.path.write_text(json.dumps({"id": "one", "buckets": 8, "caps": caps}))
+            pin = Pin(self.path)
+            self.assertEqual((pin.store, pin.caps), (Store("one", 8), Caps()))
+            self.assertFalse(pin.meets(Store("two", 8)))
 
     def test_a_file_that_tells_of_no_store_counts_as_none(self) -> None:
         for content in (b"", b"8", b"{}", b'{"id": "x", "buckets": 0}', b"\xff", b"[" * 10_000):
