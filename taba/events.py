@@ -38,6 +38,7 @@ EVENT_BYTES = 512  # of an event that was read, beside its value, about
 LOT_BYTES = MAX_LIST_BYTES  # a lot ends before it is larger; with the largest value and the longest name it is well within a batch
 COLUMN_BYTES = 64  # of a column without its names, values and times
 
+EVENTS_ANSWER = '{"accepted": n, "rejected": [{"index", "reason"}, …]}'
 EVENTS_SCHEMA = {
     "type": "object",
     "properties": {

@@ -10,14 +10,12 @@ from taba.agent.keys import Keys
 from taba.agent.posting import OtherRequest, post
 from taba.agent.pump import RingPump
 from taba.agent.status import as_families, as_text
-from taba.events import EVENTS_SCHEMA, NotCovered, key_part, reading
+from taba.events import EVENTS_ANSWER, EVENTS_SCHEMA, NotCovered, key_part, reading
 from taba.exposition import NotInstalled, of_process, writer_for
 from taba.guard import Guard
 from taba.routes import JSON, LINES, Route
 from taba.tokens import ANY, OPEN, READ, WRITE
 from taba.web import Answer, Api, Call, HTTPError
-
-EVENTS_ANSWER = '{"accepted": n, "rejected": [{"index", "reason"}, …]}'
 
 
 class Routes:
@@ -49,7 +47,7 @@ class Routes:
                     "POST",
                     "/v1/events",
                     self.events,
-                    '{"accepted": n, "rejected": [{"index", "reason"}, …]}',
+                    EVENTS_ANSWER,
                     WRITE,
                     body=JSON,
                     body_schema=EVENTS_SCHEMA,

@@ -10,6 +10,7 @@ from typing import Any
 import click
 from rich.text import Text
 
+from taba.bounds import MAX_LETTERS
 from taba.cli import show
 from taba.cli.keeping import follow
 from taba.cli.sharing import FORMATS, SERVER, TIMEOUT, form, print_drawn, print_json, print_rows, query_of
@@ -29,7 +30,7 @@ Examples:
 @SERVER
 @FORMATS
 @TIMEOUT
-@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, metavar="N", help="The newest N.")
+@click.option("--limit", type=click.IntRange(1, MAX_LETTERS), default=100, show_default=True, metavar="N", help="The newest N.")
 @click.option("--discard", is_flag=True, help="Give up all that are there, for ever; how many, status goes on telling.")
 @click.option("--dry-run", is_flag=True, help="With --discard: only say how many.")
 @click.option("--yes", is_flag=True, help="With --discard: do not ask; needed where standard input is no terminal.")

@@ -33,7 +33,7 @@ from taba.query import Query, QueryError, questions
 
 EVERY_SECONDS = 1.0
 STATUS_SECONDS = 5.0  # between two looks at problems and drops
-SORTS = ("moves", "rate", "trend", "1h", "p99", "max", "clients", "value", "name")
+SORTS = ("moves", "rate", "trend", "1m", "1h", "p50", "p99", "max", "clients", "value", "name")
 MAX_PROBLEMS = 3  # lines at the bottom; taba status has them all
 MAX_FILTER = 200  # characters
 KEYS = {

@@ -15,7 +15,7 @@ from taba.batch import CONTENT_TYPE, VERDICTS_HEADER, decode_envelope, encode_ve
 from taba.bounds import MAX_LETTERS, MAX_ROWS, MAX_WHO
 from taba.codes import uppers_of
 from taba.errors import UnknownVersion
-from taba.events import EVENTS_SCHEMA, NotCovered, key_part, reading
+from taba.events import EVENTS_ANSWER, EVENTS_SCHEMA, NotCovered, key_part, reading
 from taba.handlers.lookup import Lookup
 from taba.history import Past, Slot
 from taba.openapi import describe
@@ -47,7 +47,6 @@ DEAD_LETTERS = 1000  # shown when nobody says how many
 
 MOST_NAMES = 1_000_000  # of a page; who wants more has no use for pages
 TAKES_EVENTS = ("/v1/envelopes", "/v1/events")
-POSTED = '{"accepted": n, "rejected": [{"index", "reason"}, …]}'
 NEXT_HEADER = "Taba-Next"  # the cursor of the page after this one; absent with the last
 
 FILTERS = (
@@ -145,7 +144,7 @@ class Routes:
                 "POST",
                 "/v1/events",
                 self.events,
-                '{"accepted": n, "rejected": [{"index", "reason"}, …]}',
+                EVENTS_ANSWER,
                 WRITE,
                 body=JSON,
                 body_schema=EVENTS_SCHEMA,

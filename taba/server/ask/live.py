@@ -175,7 +175,10 @@ class _Question:
         if self._asked is None or now - self._chosen_at >= CHOOSE_SECONDS:
             asked = await query.ask(self._wanted)
             if len(asked.chosen.tabs) > MAX_LIVE_TABS:
-                raise QueryRefused(f"{len(asked.chosen.tabs)} Tabs match; at most {MAX_LIVE_TABS} can be listened to at once")
+                raise QueryRefused(
+                    f"{len(asked.chosen.tabs)} Tabs match; at most {MAX_LIVE_TABS} can be listened to at once: "
+                    "narrow name=, label= or match=, or ask /v1/overview"
+                )
             self._asked, self._chosen_at = (asked if not reachable.away else None), now
         else:
             asked = self._asked

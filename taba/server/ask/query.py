@@ -272,7 +272,7 @@ class Query:
         """The Aggregate over everything that matches; None where nothing does. Raises QueryRefused for several Types."""
         types = sorted({asked.chosen.type_of(tab) for tab in asked.chosen.tabs if tab not in asked.chosen.dead})
         if len(types) > 1:
-            raise QueryRefused(f"a superaggregate is over one Type; these match: {', '.join(types)[:500]}")
+            raise QueryRefused(f"a superaggregate is over one Type; these match: {', '.join(types)[:500]}; narrow name=, label= or match=")
         whole: _Total | None = None
         async for _, total in self._totals(asked.chosen, asked.wanted, asked.detail):
             whole = total if whole is None else whole.with_other(total)

@@ -34,7 +34,7 @@ from taba.server.notes import Notes
 from taba.server.prometheus.catalogue import Catalogue, Catalogues, Series
 from taba.server.prometheus.evaluate import Scalar, Value, evaluate
 from taba.server.prometheus.reading import NOTES, Leaf, Reading, Told, Wanted, noted
-from taba.server.prometheus.syntax import EQUAL, Matcher, Node, Selector, check, nodes_of
+from taba.server.prometheus.syntax import EQUAL, MAX_TIME, Matcher, Node, Selector, check, nodes_of
 from taba.server.prometheus.vectors import NAME, Labels, Refused, Vector
 from taba.server.work.sandbox import Crowded, PatternRefused
 from taba.tokens import READ
@@ -48,6 +48,7 @@ MAX_WAITING = 200  # for that: the panels of a few dashboards
 MAX_LISTED = 100_000  # series of one answer, some 20 MiB
 MAX_FORM_BYTES = 256 * KiB  # a query at its bound, each character of it twelve bytes, and selectors beside it; read in some 15 ms
 MAX_PARAMETERS = 1000  # of a form
+SLICE_SPREADS = 10  # distributions, of which each has hundreds of bins
 SLICE_VALUES = 2000  # written between two looks at the time, some 2 ms
 API_VERSION = "2.55.0"  # of Prometheus, whose API this is as far as it goes: what Grafana looks at
 
@@ -114,7 +115,7 @@ class Asked:
                 found = (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
             except (ValueError, OverflowError):
                 raise BadRequest(f"{name}={text[:100]!r}: takes Unix seconds, or a time as 2026-01-31T12:00:00Z") from None
-        if not abs(found) <= 2.0**40:
+        if not abs(found) <= MAX_TIME:
             raise BadRequest(f"{name}={text[:100]!r}: takes a time within 2^40 seconds")
         return found
 
@@ -126,7 +127,7 @@ class Asked:
         except ValueError:
             match = _DURATION.fullmatch(text)
             found = 0.0 if match is None else sum(int(part) * unit for part, unit in zip(match.groups(), _SECONDS, strict=True) if part)
-        if not 0 < found <= 2.0**40:
+        if not 0 < found <= MAX_TIME:
             raise BadRequest(f"{name}={text[:100]!r}: takes seconds above 0, or a duration as 15s or 1h30m")
         return found
 
@@ -331,7 +332,7 @@ class PrometheusApi:
             at = np.flatnonzero(value.there[row])
             kind = "values" if value.spread is None else "histograms"
             yield f'{"," if shown else ""}{{"metric":{_json(_metric(value.labels[row]))},"{kind}":['
-            size = SLICE_VALUES if value.spread is None else 10
+            size = SLICE_VALUES if value.spread is None else SLICE_SPREADS
             for start in range(0, len(at), size):
                 some = at[start : start + size]
                 if value.spread is None:

@@ -104,7 +104,9 @@ class Catalogues:
         now = self._seconds()
         tabs = sum(len(known.types) for known in looked.values())
         if tabs > MAX_TABS:
-            raise QueryRefused(f"Prometheus' names are kept of at most {MAX_TABS} Tabs, and there are {tabs}")
+            raise QueryRefused(
+                f"Prometheus' names are kept of at most {MAX_TABS} Tabs, and there are {tabs}: taba delete or taba prune some"
+            )
         stale = {
             bucket: known
             for bucket, known in looked.items()

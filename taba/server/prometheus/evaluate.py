@@ -137,7 +137,7 @@ def _leaves(nodes: Sequence[Node]) -> dict[int, Leaf | None]:
             continue
         many += 1
         if many > MAX_LEAVES:
-            raise Refused(f"more than {MAX_LEAVES} selectors in one query")
+            raise Refused(f"more than {MAX_LEAVES} selectors in one query: ask several")
         at, below = place, [place]
         leaf = Leaf(node.matchers, node.offset, None, node.range or 0.0)
         if node.range is not None:
@@ -236,12 +236,12 @@ class _Work:
 
     def _vector(self, part: Value, what: str) -> Vector:
         if not isinstance(part, Vector):
-            raise Refused(f"{what} takes series")
+            raise Refused(f"{what} takes series: a selector, or what is made of one")
         return part
 
     def _scalar(self, part: Value, what: str) -> Floats:
         if not isinstance(part, Scalar):
-            raise Refused(f"{what} takes a number")
+            raise Refused(f"{what} takes a number: of series, scalar() makes one")
         return part.values
 
     async def _plain(self, function: Callable[[Floats], Floats], vector: Vector, what: str = "-") -> Vector:

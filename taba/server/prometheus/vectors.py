@@ -109,7 +109,7 @@ def uniquely(vector: Vector) -> Piecewise:
     for place, (labels, there) in enumerate(zip(vector.labels, vector.there, strict=True)):
         key = key_of(labels)
         if key in seen and (seen[key] & there).any():
-            raise Refused(f"several series of the answer have the same labels {dict(key)}")
+            raise Refused(f"several series of the answer have the same labels {dict(key)}: ask for one name at a time, or sum by (…)")
         seen[key] = seen[key] | there if key in seen else there
         if place % PIECE_ROWS == PIECE_ROWS - 1:
             yield
