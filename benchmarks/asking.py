@@ -106,6 +106,7 @@ def _used(pid: int, host: str, port: int, path: str, listeners: int, seconds: fl
                 try:
                     while connection.recv(1 << 20):
                         pass
+                    raise RuntimeError(f"{path}: the Server ended it")
                 except BlockingIOError:
                     continue  # all that came is read
         return (machine.cpu_seconds([pid]) - before) / (time.monotonic() - began)

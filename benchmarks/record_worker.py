@@ -85,7 +85,7 @@ _kept: list[Any] = []
 
 
 def _datadog(aggregates: bool) -> tuple[Any, Call, Any]:
-    from datadog.dogstatsd import DogStatsd
+    from datadog.dogstatsd.base import DogStatsd
 
     made = DogStatsd(
         host="127.0.0.1", port=_deaf_port(), disable_buffering=False, disable_aggregation=not aggregates, disable_telemetry=True

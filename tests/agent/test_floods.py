@@ -58,8 +58,13 @@ class Floods(SynchronousTestCase):
             stdout=subprocess.PIPE,
             text=True,
         )
+        self.addCleanup(beside.wait, 60)
+        self.addCleanup(beside.kill)
         flood = subprocess.Popen([sys.executable, "-c", FLOOD, str(MANY)], env={**environ, "TABA_RING_BYTES": str(64 << 20)})
+        self.addCleanup(flood.wait, 60)
+        self.addCleanup(flood.kill)
         self.assertEqual(flood.wait(60), 0)
+        deadline = time.monotonic() + 60
         told: set[str] = set()
         while True:
             ours: Any = agent.status()
@@ -70,6 +75,7 @@ class Floods(SynchronousTestCase):
             time.sleep(0.05)
         recorded = int(beside.communicate("\n", timeout=60)[0])
         self.assertEqual(beside.returncode, 0)
+        deadline = time.monotonic() + 60
         while True:
             ours, theirs = agent.status(), services.query.status()
             if not ours["rings_open"] and ours["recorded"] == theirs["folded"]:

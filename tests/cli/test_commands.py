@@ -273,7 +273,9 @@ class Commands(SynchronousTestCase):
 
     def on_terminal(self, *arguments: str) -> str:
         """What a terminal of 79 columns is shown."""
-        return self.services.on_terminal(*arguments, TERM="dumb", COLUMNS="79")[1]
+        code, shown = self.services.on_terminal(*arguments, TERM="dumb", COLUMNS="79")
+        self.assertEqual(code, 0, shown)
+        return shown
 
     def test_a_reader_that_has_enough_is_no_error(self) -> None:
         command = f"{sys.executable} -m taba.cli.main names | true"

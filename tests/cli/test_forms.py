@@ -42,8 +42,10 @@ class Forms(SynchronousTestCase):
         self.assertRegex(done.stderr, error)
         return done.stdout
 
-    def on_terminal(self, *arguments: str, said: bytes = b"", **environ: str) -> str:
-        return self.services.on_terminal(*arguments, said=said, **{"TERM": "xterm-256color", "COLUMNS": "100", **environ})[1]
+    def on_terminal(self, *arguments: str, said: bytes = b"", code: int = 0, **environ: str) -> str:
+        ended, shown = self.services.on_terminal(*arguments, said=said, **{"TERM": "xterm-256color", "COLUMNS": "100", **environ})
+        self.assertEqual(ended, code, shown)
+        return shown
 
     def test_rows_for_programs_have_raw_numbers_under_paths(self) -> None:
         head, *rows = [line.split("\t") for line in self.taba("agg", "hits", "render_seconds", "--tsv").splitlines()]
@@ -123,7 +125,8 @@ class Forms(SynchronousTestCase):
 
     def test_a_terminal_that_knows_ascii_alone_gets_ascii_and_one_without_colours_none(self) -> None:
         for arguments in (("agg",), ("agg", "--all"), ("proj",), ("status",), ("latency",), ("dead-letters",), ("help",)):
-            shown = self.on_terminal(*arguments, PYTHONIOENCODING="ascii", NO_COLOR="1")
+            without_agent = arguments == ("status",)
+            shown = self.on_terminal(*arguments, code=int(without_agent), PYTHONIOENCODING="ascii", NO_COLOR="1")
             self.assertTrue(shown.isascii(), (arguments, shown))
             self.assertNotRegex(shown, "\x1b\\[[0-9;]*3[0-9]", arguments)
             self.assertNotIn("Traceback", shown)
@@ -152,7 +155,7 @@ class Forms(SynchronousTestCase):
         self.taba("dead-letters", "--discard", code=2, error="--yes")
         self.taba("dead-letters", "--yes", code=2, error="go with --discard")
         self.assertRegex(self.taba("dead-letters", "--discard", "--dry-run"), r"^discard: [12] dead letters would be given up\n")
-        self.assertRegex(self.on_terminal("dead-letters", "--discard", said=b"n\n"), r"for ever\?")
+        self.assertRegex(self.on_terminal("dead-letters", "--discard", said=b"n\n", code=130), r"for ever\?")
         self.assertIn("odd2", self.taba("dead-letters"))
         self.assertRegex(self.on_terminal("dead-letters", "--discard", said=b"y\n"), r"discard: [12] dead letters given up")
         self.assertEqual(self.taba("dead-letters"), "")

@@ -19,6 +19,7 @@ from taba.names import bucket_of
 from taba.query import QueryError
 from taba.shard.buckets import owner_key, prefix_of
 from tests.services import ROOT, Services
+from tests.topologies import wait_until
 from tests.valkey import EphemeralValkey
 
 BUCKETS = 32
@@ -144,8 +145,9 @@ class ShardingTests(TestCase):
                     preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
                 )
                 deadline = time.monotonic() + 60
-                while not self.under_way() - before and process.poll() is None and time.monotonic() < deadline:
+                while not (begun := self.under_way() - before) and process.poll() is None and time.monotonic() < deadline:
                     time.sleep(0.005)
+                self.assertTrue(begun)
                 self.assertIsNone(process.poll())  # at its rate, what is to be moved takes minutes
                 os.kill(process.pid, number)
                 self.assertEqual(process.wait(), -9 if number == signal.SIGKILL else 130)
@@ -179,8 +181,7 @@ class ShardingTests(TestCase):
                 stdout=subprocess.DEVNULL,
             )
             try:
-                while not self.under_way():
-                    time.sleep(0.005)
+                wait_until(lambda: bool(self.under_way()))
                 process.send_signal(signal.SIGSTOP)
                 self.taba(services, "reshard", "--add", new.url)
                 self.assertEqual(self.held(services), {"s1": BUCKETS // 2, "s2": BUCKETS // 2})

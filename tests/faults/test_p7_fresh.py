@@ -26,7 +26,7 @@ class Fresh(Job):
 
 @pytest.mark.real
 class FreshForLong(Job):
-    def test_at_a_steady_rate_what_is_seen_keeps_up_with_what_is_recorded(self) -> None:
+    def test_at_a_steady_rate_what_is_recorded_is_seen_while_it_goes_on(self) -> None:
         """Seen while it is recorded, look after look: had it to wait for the end, the last look would show what the first did."""
         self.services.start_server()
         self.services.start_agent()

@@ -6,12 +6,16 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+import taba
+
+TABA = os.path.dirname(taba.__file__) + os.sep
 TRACED = 16  # one input of so many is traced, which takes as long as some ten that are not
 MOST_BYTES = 4096  # of an input
 MOST_CORPUS = 400  # inputs to begin from
@@ -62,7 +66,7 @@ def reached(take: Callable[[bytes], None], content: bytes) -> set[tuple[str, int
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         name = frame.f_code.co_filename
-        if "/taba/" not in name:
+        if not name.startswith(TABA):
             return None
         lines.add((name, frame.f_lineno))
         return trace

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import traceback
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
@@ -54,6 +55,8 @@ class Counts(SynchronousTestCase):
                 else:
                     starts = Starts.join(path, 0)  # of a process that has changed its user
                     code = 0 if starts.again() == [] and "Permission denied" in str(starts.problem) else 2
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(code)
         self.assertEqual(os.waitpid(child, 0)[1], 0)
@@ -68,6 +71,8 @@ class Counts(SynchronousTestCase):
             try:
                 worker = Starts.join(parent.path, 0)
                 code = 0 if parent.path.startswith(f"/proc/{os.getpid()}/") and worker.again() == [0] else 2
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(code)
         self.assertEqual(os.waitpid(child, 0)[1], 0)

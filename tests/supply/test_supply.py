@@ -43,7 +43,9 @@ class Lock(SynchronousTestCase):
         self.assertRaises(ValueError, locked, {"install": [one]})
 
     def test_what_is_locked_here_has_a_hash_in_each_line(self) -> None:
-        for path in (Path(__file__).parent.parent.parent / ".ci").glob("locked-*.txt"):
+        paths = list((Path(__file__).parent.parent.parent / ".ci").glob("locked-*.txt"))
+        self.assertTrue(paths)
+        for path in paths:
             for line in path.read_text("utf-8").splitlines():
                 self.assertRegex(line, r"^(#.*|[a-z0-9_.-]+==[^ ]+ --hash=sha256:[0-9a-f]{64})$")
 

@@ -132,6 +132,7 @@ class Clients(SynchronousTestCase):
         scraped = time.time()
         for text in ALIKE:
             ours, theirs = vector(self.services.server_url, text, scraped), vector(prometheus, text, scraped)
+            self.assertTrue(ours, text)
             self.assertEqual(ours.keys(), theirs.keys(), text)
             for key, value in ours.items():
                 self.assertAlmostEqual(value, theirs[key], places=9, msg=f"{text} {key}")
