@@ -28,9 +28,9 @@ from taba.agent.history import History
 from taba.agent.keeper import Keeper
 from taba.agent.lanes import RETAIN_SECONDS
 from taba.agent.pump import RingPump
+from taba.agent.register import Register
 from taba.agent.segment import open_outbox
 from taba.agent.spool import Spool
-from taba.agent.sums import Register
 from taba.batch import END, NONCE_BYTES, OPEN, Header
 from taba.bounds import DEFAULT_BUCKETS
 from taba.query import Query

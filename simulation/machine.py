@@ -40,6 +40,7 @@ WITH_OS = (
     "taba.agent.locks",
     "taba.agent.pin",
     "taba.agent.reader",
+    "taba.agent.register",
     "taba.agent.salvage",
     "taba.agent.segment",
     "taba.agent.spool",
@@ -337,14 +338,14 @@ class Machine:
             module = importlib.import_module(name)
             if hasattr(module, "os"):
                 self.put(module, "os", files)
-        from taba.agent import keys, pin, segment, spool, sums
+        from taba.agent import keys, pin, register, segment, spool
         from taba.client import producer, pure
         from taba.server.fold import envelopes
 
         def open_file(path: str, mode: str, encoding: str | None = None, opener: Any = None) -> Any:
             return File(files, path, opener, "b" not in mode) if "w" in mode else open(path, mode, encoding=encoding)
 
-        for module in (sums, pin):
+        for module in (register, pin):
             self.put(module, "open", open_file)
         self.put(spool, "sqlite3", databases)
         self.put(keys, "sqlite3", databases)

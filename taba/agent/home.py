@@ -12,9 +12,9 @@ from taba.agent.history import History
 from taba.agent.keys import Keys
 from taba.agent.locks import AgentRunning, NameLock, Stranger, check_kept
 from taba.agent.outbox import OtherVersion, OutboxFull
+from taba.agent.register import Register
 from taba.agent.segment import open_outbox
 from taba.agent.spool import Spool
-from taba.agent.sums import Register
 from taba.errors import TabaError
 
 

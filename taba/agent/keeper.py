@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from taba.agent.ages import Moment
@@ -49,7 +49,7 @@ from taba.agent.outbox import (
 from taba.agent.schedule import Schedule
 from taba.agent.spool import ROW_BYTES, Spool, SpoolFull, is_damage
 from taba.batch import BatchId, KeyPart, Sent
-from taba.bounds import BATCH_DAYS, DAY, MAX_BATCH_BYTES, STREAM_DAYS, KiB, MiB
+from taba.bounds import BATCH_DAYS, DAY, MAX_BATCH_BYTES, MAX_BUCKETS, STREAM_DAYS, KiB, MiB
 
 MAX_RETAINED_BYTES = 64 * MiB  # acknowledged batches that are kept for 60 s: given up first
 MAX_PENDING_BATCHES = 65_536  # in the outbox, whatever their bytes: some 0.5 KiB each beside them. With more all moves to the spool
@@ -99,6 +99,7 @@ class Keeper:
         self.dropped: Counter[str] = Counter()
         self.given_up = 0  # acknowledged batches that were forgotten before their time
         self.acknowledged_batches = self.acknowledged_bytes = 0  # since this Agent's start
+        self.holes = 0  # gaps that a store showed and that nothing retained fills, since this Agent's start; counted or not
         self.lost_batches = 0  # ever, that a store lost and nobody had any more; of some nobody knows how many events they held
         self.moves = 0  # to the spool
         self.spool_problem: str | None = None
@@ -123,6 +124,7 @@ class Keeper:
         self._now = now  # of the last tick
         self._over: list[Lane] = []  # lanes of a stream that takes no more, which had nothing left when it was renewed
         self._is_dirty = False
+        self._is_outbox_new = not outbox.table.sequence  # the one before it is gone, with what it knew
         self.keys: list[KeyPart] = []  # of posts that an earlier Agent left; it may not have remembered the last of them
         self.begin_stream(moment)
 
@@ -188,7 +190,7 @@ class Keeper:
         """Of each lane that the store should still know, the last number that was done with: it is asked whether it has it."""
         if self._newest is None or self._born.since(self._newest) > BATCH_DAYS * DAY:
             return {}  # for so long nobody keeps a mark
-        if not self.outbox.table.sequence:
+        if self._is_outbox_new:
             return {}  # the outbox is new: which streams were ended since the spool's table, and so have no mark, the lost one knew
         try:
             last = self.history.last(self._opened)
@@ -421,15 +423,42 @@ class Keeper:
                 self._settling.clear()
                 self.spool_problem = None
 
-    def holds_older(self, bucket: int) -> bool:
-        """Whether anything of a stream before this one is held that may still be sent to this bucket."""
+    def older_buckets(self) -> Container[int]:
+        """Those to which something of a stream before this one may still go, or in which such a stream may be open."""
         if self.spool.batches:
-            return True
-        return any(lane.bucket == bucket and lane.stream != self.stream and not lane.is_idle for lane in self.lanes.values())
+            return range(MAX_BUCKETS)
+        bits = 0
+        for stream, buckets in self._opened.items():
+            bits |= buckets if stream != self.stream else 0
+        older = {bucket for bucket in range(bits.bit_length()) if bits >> bucket & 1}
+        return older.union(lane.bucket for lane in self.lanes.values() if lane.stream != self.stream and not lane.is_idle)
 
-    def waits(self, bucket: int) -> bool:
-        """Whether anything is still to be applied in this bucket."""
-        return bool(self.spool.batches) or any(lane.bucket == bucket and (lane.pending or lane.more) for lane in self.lanes.values())
+    def waiting_buckets(self) -> Container[int]:
+        """Those in which something is still to be applied."""
+        if self.spool.batches:
+            return range(MAX_BUCKETS)
+        return {lane.bucket for lane in self.lanes.values() if lane.pending or lane.more}
+
+    def left_open(self, stream: bytes, buckets: Iterable[int]) -> None:
+        """An earlier Agent may have left this stream open in these buckets: it is ended, unless the outbox or the spool told of it."""
+        if stream == self.stream or not self._is_outbox_new:
+            return
+        for bucket in buckets:
+            try:
+                is_held = (stream, bucket) in self.lanes or self.spool.last(stream, bucket) > 0
+            except sqlite3.Error as error:  # what the spool may hold of it is sent before it is ended
+                self.spool_problem = f"{error}"
+                return
+            if not is_held:
+                self._opened[stream] = self._opened.get(stream, 0) | 1 << bucket
+                self._is_dirty = True
+                self.queue(self._lane(BatchId(stream, bucket, 0)), self._now)
+
+    def is_known(self, stream: bytes) -> bool:
+        """Whether something of this stream is here, or it may be open somewhere."""
+        if stream == self.stream or stream in self._opened or self.spool.batches:
+            return True
+        return any(lane.stream == stream for lane in self.lanes.values())
 
     # --- out ---
 
@@ -658,6 +687,9 @@ class Keeper:
         first = max(skip.follows + 1, skip.number - MAX_HISTORY)
         self._counted += [BatchId(lane.stream, lane.bucket, number) for number in range(first, skip.number)]
         self._is_dirty = True
+
+    def misses(self, lane: Lane) -> None:
+        self.holes += 1
 
     # --- room ---
 

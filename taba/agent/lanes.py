@@ -116,6 +116,7 @@ class Ledger(Protocol):
     def recall(self, lane: Lane, numbers: Sequence[int]) -> Mapping[int, int]: ...
     def skipping(self, lane: Lane, skip: Skip | None) -> None: ...
     def lost(self, lane: Lane, skip: Skip, now: float) -> None: ...
+    def misses(self, lane: Lane) -> None: ...
 
 
 class Send(NamedTuple):
@@ -411,6 +412,9 @@ class Lane:
         self.pending.extendleft(back)  # from the highest number to the lowest: they end in order
         self._cover(mark, now)
         self.probing = False
+        first = self.pending[0].number if self.pending else self.loaded + 1 if self.more else sent.number + 1
+        if first > mark + 1:
+            self.ledger.misses(self)
         if not self.pending and not self.more and sent.number > mark:  # a probe of what is here no more
             missing = self._between(mark, sent.number + 1)
             if missing.batches:

@@ -13,8 +13,9 @@ from taba.agent.keeper import Keeper
 from taba.agent.meanings import Meanings
 from taba.agent.outbox import Covered, TableFull, group_bytes
 from taba.agent.reader import Fill, Reading, Ring, Scratch
+from taba.agent.register import ENDED, GONE, Register
 from taba.agent.spool import SpoolFull
-from taba.agent.sums import ENDING, GOING, Pending, Register, Sums
+from taba.agent.sums import Pending, Sums
 from taba.batch import RING_ENDED, RING_GONE
 from taba.ring import MalformedRing
 
@@ -65,6 +66,7 @@ class RingPump:
             if self._drain is not None:
                 self.keeper.begin_stream(moment)
             self._drain = Drain(buckets)
+            self.sums.take_up(self._drain)
 
     def tick(self, now: float, moment: Moment) -> float:
         """Do what is due; returns the seconds until the next tick."""
@@ -134,6 +136,8 @@ class RingPump:
                 meanings, told = self.meanings.pending(drained.tellings)
                 batches = encode(drained.packed, keeper.stream, keeper.numbers, moment, most, sums.weights, meanings)
             covered = (*self._covered(drained.readings), *self.sums.covered(self.rings.open.values(), sums))
+            if sums.changes:
+                self.sums.sending(batches)
             try:
                 try:
                     keeper.publish(batches, now, covered, found, dropped)
@@ -288,14 +292,14 @@ class RingPump:
         drain = self._drain
         if drain is None or self._is_handing_over:
             return
-        lost, gone = self.sums.overdue(drain, self.rings.open.values(), self.rings.directory)
-        for word, position, entries in ((ENDING, RING_ENDED, lost), (GOING, RING_GONE, gone)):
+        lost, gone = self.sums.overdue(drain, self.rings.open.values(), self.rings.directory, now)
+        for word, position, entries in ((ENDED, RING_ENDED, lost), (GONE, RING_GONE, gone)):
             packed: Packed = defaultdict(list)
             weights: dict[int, int] = {}
             self.sums.pack(drain, packed, weights, entries, position)
             if entries and self.publish(packed, weights, now, moment):
                 self.sums.told(word, entries)
-        self.sums.forget(drain)
+        self.sums.forget(drain, now)
 
     def publish(self, packed: Packed, weights: dict[int, int], now: float, moment: Moment) -> bool:
         """Publish what no ring holds; False where there is no room."""
@@ -306,6 +310,7 @@ class RingPump:
             return False
         if keeper.stream != stream:
             batches = encode(packed, keeper.stream, keeper.numbers, moment, keeper.batch_bytes, weights)
+        self.sums.sending(batches)
         try:
             keeper.publish(batches, now)
         except (TableFull, SpoolFull):
@@ -330,9 +335,11 @@ class RingPump:
             if ending is None:
                 self._is_ending = True
                 continue
-            weights, owed, unknown = ending
-            if unknown:
-                drops["too_many_tabs"] += unknown
+            weights = ending.weights
+            if ending.unknown:
+                drops["too_many_tabs"] += ending.unknown
+            if ending.beyond:
+                drops["ring_full"] += ending.beyond  # where they went: only a ring that says nonsense has so many
             keeper = self.keeper
             batches = encode(packed, keeper.stream, keeper.numbers, moment, keeper.batch_bytes, weights)
             stream = keeper.stream
@@ -340,15 +347,17 @@ class RingPump:
                 continue  # its contribution must go: it waits for room
             if keeper.stream != stream:
                 batches = encode(packed, keeper.stream, keeper.numbers, moment, keeper.batch_bytes, weights)
+            self.sums.sending(batches)
             self.keeper.retired.add(ring.key)
             others = [other for other in self.rings.open.values() if other is not ring]
             covered = [*self._orphans, *(found for other in others for found in other.covered), *self.sums.covered(others)]
             try:
-                self.keeper.publish(batches, now, covered, sum(drops.values()) + owed, drops)
+                self.keeper.publish(batches, now, covered, drops.total() + ending.told, drops)
             except (TableFull, SpoolFull):
                 self.keeper.retired.discard(ring.key)
                 continue
             self.sums.ended(ring)
+            self.sums.spares(drops.total())
             if ring.where.records:
                 self.drops.count(ring.client, drops)
                 self._drops.pop(ring.client, None)  # the next look tells of its other rings

@@ -5,14 +5,16 @@
 2. What is sent is the sum, never a difference: an absolute that is lost is made good by the next, and all are sent again where the
    Agent began, and where batches were given up.
 3. The register, on disk, names each (ring, Tab) before its first absolute is sent. When the ring's process is dead, or its segment is
-   gone, the Tab is sent as RING_ENDED; when nothing older is left that could still arrive, as RING_GONE. It leaves the register once
-   nothing of its bucket waits any more: a host that boots anew loses the outbox, and then all that is still there is sent again.
+   gone, the Tab is sent as RING_ENDED; when nothing older is left that could still arrive, as RING_GONE, and once more when the batch
+   of the first is retained no longer. It leaves the register once nothing of its bucket waits any more: a host that boots anew loses
+   the outbox, and then all that is still there is sent again.
+4. The register names the streams, too. A host that boots anew knows from it which ones the lost outbox had open, and ends them: what
+   of them is still on its way to a Server is folded as long as they are open, and would come after RING_GONE.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from math import isfinite
@@ -20,27 +22,19 @@ from typing import Any, NamedTuple
 
 from taba.agent.drain import Added, Drain, Packed, absolute_pieces
 from taba.agent.keeper import Keeper
-from taba.agent.locks import private
-from taba.agent.outbox import Covered
+from taba.agent.lanes import PROBE_SLACK_SECONDS, RETAIN_SECONDS
+from taba.agent.outbox import Covered, EncodedBatch
 from taba.agent.reader import Reading, Ring
+from taba.agent.register import ENDED, GONE, SENT, Entry, Register
 from taba.batch import RING_ENDED
 from taba.bounds import MAX_EXACT_INT
 from taba.ring import Cell, MalformedRing
 from taba.ring import Sum as Copy
 
 MAX_TOLD = 1 << 19  # owed events that one publish tells of one Tab; more wait for the next
-MAX_ROWS = 1000  # of the register that are sent at once: a batch's columns
-ENDING, GOING = "ended", "gone"
-
-
-class Entry(NamedTuple):
-    """A (ring, Tab) whose absolutes were sent."""
-
-    ring: str  # the ring's id, as hex
-    segment: str
-    client: str
-    tab: str
-    type: str
+MAX_ROWS = 1000  # of the register that are sent at once, or of a ring at its end beside one a Tab: a batch's columns
+AGAIN_SECONDS = RETAIN_SECONDS + PROBE_SLACK_SECONDS  # until RING_GONE is sent once more: a store that went back in time may have lost it
+MAX_RESTING = 10_000  # (ring, Tab)s that wait for that, some 5 MB; those beyond leave the register without
 
 
 class Sum:
@@ -75,62 +69,13 @@ class Pending(NamedTuple):
     events: int
 
 
-class Register:
-    """The file that names what was sent. Lines of JSON, synced before anything of them is sent; a torn last line is none."""
+class Ending(NamedTuple):
+    """What goes into the publish that a ring's process is dead, beside the weights: owed events that no absolute has told before."""
 
-    def __init__(self, path: str):
-        self.path = path
-        self.live: set[Entry] = set()
-        self.ended: set[Entry] = set()
-        self.problem: str | None = None
-        self._file: Any = None
-        for word, entry in _read(path):
-            self.live.discard(entry)
-            self.ended.discard(entry)
-            if word == "sent":
-                self.live.add(entry)
-            elif word == ENDING:
-                self.ended.add(entry)
-        self._begin()
-
-    def note(self, word: str, entries: Iterable[Entry]) -> None:
-        """Write that these were `sent`, `ended` or are `gone`; on disk when this returns, or a problem says why not."""
-        entries = list(entries)
-        for entry in entries:
-            self.live.discard(entry)
-            self.ended.discard(entry)
-            if word != GOING:
-                (self.live if word == "sent" else self.ended).add(entry)
-        try:
-            if self._file is None:
-                self._begin()  # with all that is known
-            else:
-                self._write(self._file, ((word, entry) for entry in entries))
-            self.problem = None
-        except OSError as error:
-            self._file = None
-            self.problem = f"{self.path}: {error.strerror}: after a restart of this host what goes up and down may stay up; make room"
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def _begin(self) -> None:
-        """Write the file anew: what is gone is left out."""
-        fresh = open(self.path + ".new", "wb", opener=private)  # noqa: SIM115
-        try:
-            self._write(fresh, [*(("sent", entry) for entry in self.live), *((ENDING, entry) for entry in self.ended)])
-            os.replace(self.path + ".new", self.path)
-        except OSError:
-            fresh.close()
-            raise
-        self._file = fresh
-
-    @staticmethod
-    def _write(file: Any, lines: Iterable[tuple[str, Entry]]) -> None:
-        file.write(b"".join(json.dumps([word, *entry]).encode() + b"\n" for word, entry in lines))
-        file.flush()
-        os.fsync(file.fileno())
+    weights: dict[int, int]
+    told: int
+    beyond: int  # that no column tells: there are more than MAX_ROWS columns stand for
+    unknown: int  # of Tabs that have no sum: there were too many
 
 
 class Sums:
@@ -141,6 +86,9 @@ class Sums:
         self.register = register
         self._losses = 0
         self._going: set[Entry] = set()  # RING_GONE was published, and may wait yet
+        self._resting: dict[Entry, float] = {}  # it arrived; when it is to be sent once more
+        self._repeated: set[Entry] = set()  # and was
+        self._anew: set[Entry] = set()  # RING_ENDED was published, and may be lost: it is to be sent once more
         self._told = {found.ring: found.end for found in keeper.covered}
 
     def pending(
@@ -151,9 +99,11 @@ class Sums:
         changes: list[Change] = []
         weights: dict[int, int] = {}
         broken: list[tuple[Ring, str]] = []
-        # where events were given up since the last look, absolutes may be among them: all are sent again
-        losses = sum(self._keeper.dropped.values())
+        # where events were given up since the last look, or a store lost batches, absolutes may be among them: all are sent again
+        losses = sum(self._keeper.dropped.values()) + self._keeper.holes
         is_anew, self._losses = losses != self._losses, losses
+        if is_anew:
+            self._anew |= self.register.ended - self._going - self._resting.keys()
         for ring in rings:
             try:
                 reading = readings.get(ring)
@@ -183,7 +133,7 @@ class Sums:
                 broken.append((ring, str(error)))
         fresh = [self._entry(change.ring, change.place) for change in changes if not change.ring.sums[change.place].is_noted]
         if fresh:
-            self.register.note("sent", [entry for entry in fresh if entry not in self.register.live])
+            self.register.note(SENT, [entry for entry in fresh if entry not in self.register.live])
         return Pending(changes, weights, sum(change.events for change in changes)), broken
 
     def _pack_summed(
@@ -221,24 +171,28 @@ class Sums:
             held.place, held.copy, held.told = 1 - held.place, change.copy, change.told
             held.is_dirty, held.is_noted = not is_sent, True
 
-    def ending(self, drain: Drain, ring: Ring, packed: Packed) -> tuple[dict[int, int], int, int] | None:
-        """Add to `packed` that this ring's process is dead; returns the weights, the owed events that no absolute has told, and how
-        many are owed for Tabs that have no sum: there were too many.
-
-        None where not all of its Tabs are known yet.
-        """
+    def ending(self, drain: Drain, ring: Ring, packed: Packed) -> Ending | None:
+        """Add to `packed` that this ring's process is dead. None where not all of its Tabs are known yet."""
         weights: dict[int, int] = {}
-        total = known = 0
+        told = beyond = known = 0
         self._look(drain, ring)
         if ring.owes and ring.names.is_behind:
             return None
+        more = MAX_ROWS
         for index, held in ring.sums.items():
-            events = min(max(0, held.owed_events - held.told), MAX_TOLD)
-            total += events
+            left = max(0, held.owed_events - held.told)
             known += held.owed_events
-            self._pack(drain, packed, weights, self._entry(ring, index), 0.0, [ring.header.ring_id, RING_ENDED, 0.0], events)
+            entry, row = self._entry(ring, index), [ring.header.ring_id, RING_ENDED, 0.0]
+            while True:  # a column stands for so many events at the most; to say a second time that it is ended does no harm
+                events = min(left, MAX_TOLD)
+                self._pack(drain, packed, weights, entry, 0.0, row, events)
+                told, left = told + events, left - events
+                if not left or not more:
+                    break
+                more -= 1
+            beyond += left
         owed = min(ring.owes, MAX_EXACT_INT) if ring.where.records else 0
-        return weights, total, max(0, owed - known)
+        return Ending(weights, told, beyond, max(0, owed - known))
 
     def covered(self, rings: Iterable[Ring], pending: Pending | None = None) -> Iterator[Covered]:
         """How many owed events of each Tab were published, for the outbox's table."""
@@ -252,33 +206,61 @@ class Sums:
     def ended(self, ring: Ring) -> None:
         """The publish that says so is made."""
         if ring.sums:
-            self.register.note(ENDING, [self._entry(ring, index) for index in ring.sums])
+            self.register.note(ENDED, [self._entry(ring, index) for index in ring.sums])
 
-    def overdue(self, drain: Drain, rings: Iterable[Ring], directory: str) -> tuple[list[Entry], list[Entry]]:
+    def sending(self, batches: Sequence[EncodedBatch]) -> None:
+        """These, which have absolutes, are about to be published."""
+        if batches:  # all of one stream
+            self.register.begin(batches[0].id.stream)
+
+    def take_up(self, drain: Drain) -> None:
+        """Have ended what an earlier Agent may have left open and the keeper knows nothing of, since its outbox is new."""
+        buckets = {drain.bucket(entry.tab) for entry in self.register.live | self.register.ended}
+        for stream in self.register.streams:
+            self._keeper.left_open(stream, buckets)
+
+    def overdue(self, drain: Drain, rings: Iterable[Ring], directory: str, now: float) -> tuple[list[Entry], list[Entry]]:
         """What is to be sent as RING_ENDED because its segment is gone, and as RING_GONE because nothing older can arrive any more."""
-        left = self.register.ended - self._going
-        gone = sorted(entry for entry in left if not self._keeper.holds_older(drain.bucket(entry.tab)))[:MAX_ROWS]
-        if not self.register.live:
-            return [], gone
-        there = {ring.header.ring_id.hex() for ring in rings}
-        lost = [
-            entry for entry in self.register.live if entry.ring not in there and not os.path.exists(os.path.join(directory, entry.segment))
-        ]
-        return lost[:MAX_ROWS], gone
+        gone = [entry for entry, again in self._resting.items() if again <= now]
+        left = self.register.ended - self._going - self._resting.keys()
+        if left:
+            older = self._keeper.older_buckets()
+            gone += sorted(entry for entry in left if drain.bucket(entry.tab) not in older)
+        self._anew &= left  # what is gone is ended, too
+        lost = list(self._anew)
+        if self.register.live:
+            there = {ring.header.ring_id.hex() for ring in rings}
+            lost += (
+                entry
+                for entry in self.register.live
+                if entry.ring not in there and not os.path.exists(os.path.join(directory, entry.segment))
+            )
+        return sorted(lost)[:MAX_ROWS], gone[:MAX_ROWS]
 
     def told(self, word: str, entries: Sequence[Entry]) -> None:
         """These were published as RING_ENDED, or as RING_GONE."""
-        if word == GOING:
+        if word == GONE:
+            self._repeated.update(entry for entry in entries if self._resting.pop(entry, None) is not None)
             self._going.update(entries)
         else:
+            self._anew.difference_update(entries)
             self.register.note(word, entries)
 
-    def forget(self, drain: Drain) -> None:
-        """Take out of the register what was sent as RING_GONE, and waits no more."""
-        arrived = sorted(entry for entry in self._going if not self._keeper.waits(drain.bucket(entry.tab)))
-        if arrived:
+    def forget(self, drain: Drain, now: float) -> None:
+        """Take out of the register what was sent as RING_GONE, and waits no more, and streams of which nothing can be folded."""
+        if self._going:
+            waiting = self._keeper.waiting_buckets()
+            arrived = sorted(entry for entry in self._going if drain.bucket(entry.tab) not in waiting)
             self._going.difference_update(arrived)
-            self.register.note(GOING, arrived)
+            gone = []
+            for entry in arrived:
+                if entry in self._repeated or len(self._resting) >= MAX_RESTING:
+                    self._repeated.discard(entry)
+                    gone.append(entry)
+                else:
+                    self._resting[entry] = now + AGAIN_SECONDS
+            self.register.note(GONE, gone)
+        self.register.over([stream for stream in self.register.streams if not self._keeper.is_known(stream)])
 
     def pack(self, drain: Drain, packed: Packed, weights: dict[int, int], entries: Iterable[Entry], position: int) -> None:
         """Add to `packed` that these are at RING_ENDED or RING_GONE."""
@@ -322,19 +304,3 @@ def _checked(cell: Cell) -> Cell:
     """The cell with numbers that are numbers, and counts that can be added up: whoever wrote it may be hostile."""
     sums = [Copy(copy.covered, copy.total if isfinite(copy.total) else 0.0) for copy in cell.sums]
     return Cell(cell.owed if isfinite(cell.owed) else 0.0, min(cell.owed_events, MAX_EXACT_INT), (sums[0], sums[1]))
-
-
-def _read(path: str) -> Iterable[tuple[str, Entry]]:
-    try:
-        with open(path, "rb") as file:
-            lines = file.read().split(b"\n")
-    except FileNotFoundError:
-        return
-    for line in lines:
-        try:
-            word, *fields = json.loads(line)
-            if word in ("sent", ENDING, GOING) and len(fields) == 5 and all(isinstance(field, str) for field in fields):
-                bytes.fromhex(fields[0])
-                yield word, Entry(*fields)
-        except ValueError:
-            continue  # torn by a kill: nothing of it was sent; or no line of a register

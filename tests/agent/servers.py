@@ -23,7 +23,7 @@ class Store:
         self.kept: dict[int, dict[bytes, bytes]] = {}
         self.events: dict[tuple[str, str], list[Any]] = {}
         self.lives: list[tuple[str, Any]] = []  # what was said of who lives
-        self.folded = self.opens = 0
+        self.folded = self.weight = self.opens = 0  # rows, and events that columns stand for
         self.ended: list[tuple[bytes, int]] = []
         self.orders: list[codec.BatchId] = []
         self.age: int | None = 100
@@ -72,6 +72,7 @@ class Store:
                 continue
             self.events.setdefault((column.client, column.tab), []).extend(values)
             self.folded += column.events
+            self.weight += column.weight
 
 
 def _floats(content: bytes) -> list[float]:

@@ -27,8 +27,8 @@ from taba.agent.lanes import MAX_RUN_BATCHES, RETAIN_SECONDS, Send
 from taba.agent.outbox import PAGE, Covered, Outbox, OutboxFull
 from taba.agent.problems import Problems, Room
 from taba.agent.pump import TICK_SECONDS, RingPump
+from taba.agent.register import Register
 from taba.agent.spool import Spool, SpoolFull
-from taba.agent.sums import Register
 from taba.batch import APPLIED, MARK, OPEN, REFUSED, BatchId, Header, Verdict
 from taba.bounds import DAY
 from taba.client.segment import make_segment

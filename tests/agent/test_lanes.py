@@ -41,7 +41,7 @@ class Recorder:
     def __init__(self) -> None:
         self.state: dict[int, str] = {}
         self.reasons: dict[int, str] = {}
-        self.lost_batches = self.lost_events = 0
+        self.lost_batches = self.lost_events = self.missed = 0
         self.skip: Skip | None = None
         self.recalled: dict[int, int] = {}
         self.torn: set[int] = set()  # what cannot be read back
@@ -82,6 +82,9 @@ class Recorder:
 
     def skipping(self, lane: Lane, skip: Skip | None) -> None:
         self.skip = skip
+
+    def misses(self, lane: Lane) -> None:
+        self.missed += 1
 
     def lost(self, lane: Lane, skip: Skip, now: float) -> None:
         self.skip = None

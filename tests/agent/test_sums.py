@@ -19,8 +19,9 @@ from taba.agent.history import History
 from taba.agent.keeper import Keeper
 from taba.agent.outbox import Outbox
 from taba.agent.pump import RingPump
+from taba.agent.register import Register
 from taba.agent.spool import Spool
-from taba.agent.sums import Register
+from taba.agent.sums import AGAIN_SECONDS
 from taba.batch import RING_GONE, Batch, Column, decode_batch
 from taba.handlers.base import Events
 from taba.handlers.updown import UpDown
@@ -177,6 +178,10 @@ class SumTests(SynchronousTestCase):
         self.assertTrue(world.register.ended)  # a host that boots anew may lose it yet
         for lane in world.keeper.lanes.values():
             lane.pending.clear()  # all of it is applied
+        for after in (1.0, AGAIN_SECONDS, 1.0):  # and once it has been said again
+            world.tick(after)
+            for lane in world.keeper.lanes.values():
+                lane.pending.clear()
         world.tick()
         self.assertFalse(world.register.live | world.register.ended)
         self.assertTrue(UpDown().prunable(state, 1.0))
@@ -228,6 +233,7 @@ class SumTests(SynchronousTestCase):
             world.born()
             for _ in range(number % 3):
                 world.tick()
+        world.keeper._opened.clear()  # the streams of the lost outboxes are ended
         world.tick()
         state, value = fold(arrived + world.columns())
         self.assertEqual((value, state[2]), (0.0, {}))

@@ -21,7 +21,7 @@ from taba.agent.keeper import Keeper
 from taba.agent.outbox import PAGE, PUBLISHED
 from taba.agent.pump import RingPump
 from taba.agent.reader import Ring
-from taba.agent.sums import Sums
+from taba.agent.sums import Ending, Sums
 from taba.batch import APPLIED, OPEN, RING_ENDED, Verdict
 from taba.client import pure
 from taba.handlers import updown
@@ -454,13 +454,13 @@ _SENT: dict[tuple[bytes, str], float] = {}
 
 @focused("kill client,server cut off,memory full,messages late")
 def an_ended_sum_goes_while_older_ones_are_on_their_way(put: Any) -> None:
-    put(Keeper, "holds_older", lambda self, bucket: False)
+    put(Keeper, "older_buckets", lambda self: ())
 
 
 @focused(CLIENT)
 def the_end_of_a_process_is_not_told(put: Any) -> None:
-    put(Sums, "ending", lambda self, drain, ring, packed: ({}, 0))
-    put(Sums, "overdue", lambda self, drain, rings, directory: ([], []))
+    put(Sums, "ending", lambda self, drain, ring, packed: Ending({}, 0, 0, 0))
+    put(Sums, "overdue", lambda self, drain, rings, directory, now: ([], []))
 
 
 # --- the client

@@ -1,0 +1,146 @@
+"""The file that names what was sent of Tabs that heal, so that it can be taken back when memory and processes are gone.
+
+1. A line is on the disk before anything of what it names is sent; a torn last line is none.
+2. (ring, Tab) is "sent" from its first sum on, "ended" once its end was published, and "gone" when that has arrived for good.
+3. A stream is named from the first sum in it on, until it is over: what of it is still on its way is folded as long as it is open.
+4. The file is written anew when most of it is history.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from taba.agent.locks import private
+from taba.batch import STREAM_BYTES
+
+SENT, ENDED, GONE = "sent", "ended", "gone"  # an Entry's
+STREAM, OVER = "stream", "over"
+MAX_STREAMS = 256  # that may be open; as many as an outbox's table names. Of more the oldest is left to Servers, which forget it in time
+SPARE_LINES = 10_000  # some 2 MB of history that the file may have, and as many lines again as there are entries
+
+
+class Entry(NamedTuple):
+    """A (ring, Tab) of which a sum was sent."""
+
+    ring: str  # the ring's id, as hex
+    segment: str
+    client: str
+    tab: str
+    type: str
+
+
+class Register:
+    """The register at `path`. Raises OSError where it cannot be written at first; later `problem` says so."""
+
+    def __init__(self, path: str):
+        self.path = path
+        self.live: set[Entry] = set()
+        self.ended: set[Entry] = set()
+        self.streams: dict[bytes, None] = {}  # in the order of their begin
+        self.problem: str | None = None
+        self._file: Any = None
+        self._lines = 0  # of the file
+        for word, named in _read(path):
+            self._know(word, named)
+        self._begin()
+
+    def note(self, word: str, entries: Iterable[Entry]) -> None:
+        """Write that these were `sent`, `ended` or are `gone`; on disk when this returns, or a problem says why not."""
+        self._note([(word, entry) for entry in entries])
+
+    def begin(self, stream: bytes) -> None:
+        """Sums are about to be sent in this stream."""
+        if stream not in self.streams:
+            oldest = list(self.streams)[: max(0, len(self.streams) + 1 - MAX_STREAMS)]
+            self._note([(STREAM, stream), *((OVER, other) for other in oldest)])
+
+    def over(self, streams: Iterable[bytes]) -> None:
+        """Nothing of these streams can be folded any more."""
+        self._note([(OVER, stream) for stream in streams])
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _know(self, word: str, named: Entry | bytes) -> None:
+        if isinstance(named, bytes):
+            self.streams.pop(named, None)
+            if word == STREAM:
+                self.streams[named] = None
+            return
+        self.live.discard(named)
+        self.ended.discard(named)
+        if word != GONE:
+            (self.live if word == SENT else self.ended).add(named)
+
+    def _note(self, lines: list[tuple[str, Entry | bytes]]) -> None:
+        if not lines:
+            return
+        for word, named in lines:
+            self._know(word, named)
+        try:
+            known = len(self.live) + len(self.ended) + len(self.streams)
+            if self._file is None or self._lines + len(lines) > SPARE_LINES + 2 * known:
+                self._begin()  # with all that is known
+            else:
+                self._write(self._file, lines)
+                self._lines += len(lines)
+            self.problem = None
+        except OSError as error:
+            self.close()
+            self._file = None
+            self.problem = f"{self.path}: {error.strerror}: after a restart of this host what goes up and down may stay up; make room"
+
+    def _begin(self) -> None:
+        """Write the file anew: what is gone is left out."""
+        lines: list[tuple[str, Entry | bytes]] = [(STREAM, stream) for stream in self.streams]
+        lines += ((SENT, entry) for entry in self.live)
+        lines += ((ENDED, entry) for entry in self.ended)
+        fresh = open(self.path + ".new", "wb", opener=private)  # noqa: SIM115
+        try:
+            self._write(fresh, lines)
+            os.replace(self.path + ".new", self.path)
+            _sync_directory(self.path)  # else a power cut may bring back the old file, without what is written from now on
+        except OSError:
+            fresh.close()
+            raise
+        self.close()
+        self._file, self._lines = fresh, len(lines)
+
+    @staticmethod
+    def _write(file: Any, lines: Iterable[tuple[str, Entry | bytes]]) -> None:
+        fields = ((word, named.hex()) if isinstance(named, bytes) else (word, *named) for word, named in lines)
+        file.write(b"".join(json.dumps(line).encode() + b"\n" for line in fields))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(path: str) -> None:
+    fd = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _read(path: str) -> Iterator[tuple[str, Entry | bytes]]:
+    try:
+        with open(path, "rb") as file:
+            lines = file.read().split(b"\n")
+    except FileNotFoundError:
+        return
+    for line in lines:
+        try:
+            word, *fields = json.loads(line)
+            if not all(isinstance(field, str) for field in fields):
+                continue
+            if word in (SENT, ENDED, GONE) and len(fields) == len(Entry._fields):
+                bytes.fromhex(fields[0])
+                yield word, Entry(*fields)
+            elif word in (STREAM, OVER) and len(fields) == 1 and len(stream := bytes.fromhex(fields[0])) == STREAM_BYTES:
+                yield word, stream
+        except (ValueError, TypeError, RecursionError):
+            continue  # torn by a kill: nothing of it was sent; or no line of a register
