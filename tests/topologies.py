@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hiredis import Reader, pack_command
@@ -17,6 +17,9 @@ SETTLE_SECONDS = 120.0  # however busy the machine is
 # none of them does nothing for half a minute because the machine was busy for two seconds
 PACE = {"publish-period": 200, "info-period": 500, "ask-period": 200, "tilt-trigger": 30_000, "tilt-period": 1000}
 
+HAND_OVER_SECONDS = 6.0  # a server gives up a failover on demand after five
+DOWN_AFTER_MILLISECONDS = 2000  # a master whose disk is slow for so long is one that died, to sentinels
+
 
 def wait_until(what: Callable[[], bool], seconds: float = SETTLE_SECONDS) -> None:
     """Return once `what()` is true; not for the thread of a running reactor."""
@@ -25,6 +28,28 @@ def wait_until(what: Callable[[], bool], seconds: float = SETTLE_SECONDS) -> Non
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {seconds:g} s: {what}")
         time.sleep(0.05)
+
+
+def wait_replicated(primary: EphemeralValkey, others: Sequence[EphemeralValkey]) -> None:
+    """Return once those of `others` that are replicas of `primary`, at least one, have all that it has by now.
+
+    Who kills a primary sooner takes with it what was just written: of a store that was just made, the store. That a replica is
+    "online" says only that it was sent what there was when it came. Not for the thread of a running reactor.
+    """
+    wanted = _offset(primary.call("INFO", "replication"), b"master_repl_offset")
+
+    def have_it() -> bool:
+        told = [one.call("INFO", "replication") for one in others if one is not primary and one.is_running]
+        replicas = [one for one in told if b"master_port:%d\r\n" % primary.port in one]
+        return bool(replicas) and all(
+            b"master_link_status:up\r\n" in one and _offset(one, b"slave_repl_offset") >= wanted for one in replicas
+        )
+
+    wait_until(have_it)
+
+
+def _offset(told: bytes, name: bytes) -> int:
+    return next((int(line.partition(b":")[2]) for line in told.splitlines() if line.startswith(name + b":")), -1)
 
 
 class Cluster:
@@ -50,8 +75,8 @@ class Cluster:
             identity = self.identity(primary)
             wait_until(lambda replica=replica, identity=identity: replica.call("CLUSTER", "REPLICATE", identity) == b"OK")
         wait_until(lambda: all(b"cluster_state:ok" in node.call("CLUSTER", "INFO") for node in self.nodes))
-        if replicas:
-            wait_until(lambda: all(b"state=online" in node.call("INFO", "replication") for node in self.primaries))
+        for node in self.primaries if replicas else ():
+            wait_replicated(node, self.nodes)
 
     @property
     def url(self) -> str:
@@ -96,6 +121,20 @@ class Cluster:
         assert target.call("CLUSTER", "SETSLOT", slot, "NODE", identity) == b"OK"
         return bool(source.call("CLUSTER", "SETSLOT", slot, "NODE", identity) == b"OK")
 
+    def hand_over(self, replica: EphemeralValkey) -> None:
+        """Have `replica` take its primary's place, with all that it has; again where a busy machine made that too long.
+
+        Not for the thread of a running reactor.
+        """
+        while True:
+            replica.call("CLUSTER", "FAILOVER")
+            try:
+                wait_until(lambda: replica.call("ROLE")[0] == b"master", HAND_OVER_SECONDS)
+            except TimeoutError:
+                continue  # the server gave it up by itself
+            wait_until(lambda: any(port == replica.port for _, _, port in _owners(self.nodes[0])))
+            return
+
     def move(self, key: bytes) -> None:
         """Move the slot of `key` to another primary, in the classic way; not for the thread of a running reactor."""
         slot, source = slot_of(key), self.holder(key)
@@ -111,14 +150,14 @@ class Cluster:
     def settle(self) -> None:
         """Wait until all nodes agree who has which slot: a primary that dies before its replica knows takes the slot with it.
 
-        Where there are replicas, until each primary has one, too.
+        Where there are replicas, until each primary has one, too, which has what the primary had when this was called.
         """
         wait_until(lambda: all(_owners(node) == _owners(self.nodes[0]) for node in self.nodes))
         wait_until(lambda: all(b"cluster_state:ok" in node.call("CLUSTER", "INFO") for node in self.nodes))
         if len(self.nodes) > len(self.primaries):
             ports = {port for _, _, port in _owners(self.nodes[0])}
-            holders = [node for node in self.nodes if node.port in ports]
-            wait_until(lambda: all(b"state=online" in node.call("INFO", "replication") for node in holders))
+            for holder in [node for node in self.nodes if node.port in ports]:
+                wait_replicated(holder, self.nodes)
 
     def remove(self) -> None:
         for node in self.nodes:
@@ -168,7 +207,7 @@ class SentinelTrio:
                     server.call("ACL", "SETUSER", "taba", "on", ">" + password, "~*", "&*", "+@all")
             configuration += [
                 f"sentinel monitor {name} 127.0.0.1 {master.port} 2",
-                f"sentinel down-after-milliseconds {name} 500",
+                f"sentinel down-after-milliseconds {name} {DOWN_AFTER_MILLISECONDS}",
                 f"sentinel failover-timeout {name} 3000",
             ]
         for _ in range(3):
@@ -180,6 +219,13 @@ class SentinelTrio:
             told = self.ask_sentinel(sentinel, "SENTINEL", "DEBUG", *(str(word) for pair in PACE.items() for word in pair))
             assert told == b"OK", told
         wait_until(self._is_complete)
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until the replicas have what their masters had when this was called. Not for the thread of a running reactor."""
+        for name, group in self.servers.items():
+            if len(group) > 1:
+                wait_replicated(self.primary(name), group)
 
     def _is_complete(self) -> bool:
         for name, group in self.servers.items():
@@ -218,6 +264,26 @@ class SentinelTrio:
     def primary_by(self, sentinel: int, name: str) -> EphemeralValkey:
         port = int(self.ask_sentinel(self.sentinels[sentinel], "SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)[1])
         return next(server for server in self.servers[name] if server.port == port)
+
+    def hand_over(self, name: str) -> None:
+        """Have the sentinels promote a replica, as an operator does, and see that they do: a failover that a busy machine made too long
+        is given up, and asked for anew. Not for the thread of a running reactor.
+        """
+        first = self.primary(name)
+
+        def is_over() -> bool:
+            told = self._described(self.sentinels[0], name)
+            if b"failover_in_progress" not in told[b"flags"] and int(told[b"port"]) == first.port:
+                self.ask_sentinel(self.sentinels[0], "SENTINEL", "FAILOVER", name)
+            return int(told[b"port"]) != first.port
+
+        wait_until(is_over)
+
+    def has_yielded(self, name: str, first: EphemeralValkey) -> bool:
+        """Whether every sentinel names another than `first`, and `first`, if it lives, takes no writes any more."""
+        if any(self.primary_by(sentinel, name) is first for sentinel in range(len(self.sentinels))):
+            return False
+        return not first.is_running or b"role:slave" in first.call("INFO", "replication")
 
     def flush(self) -> None:
         for name in self.servers:

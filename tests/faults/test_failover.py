@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from typing import Any
 
 import pytest
@@ -35,7 +34,8 @@ class SentinelJob(Job):
     def test_a_failover_that_lost_acknowledged_writes_loses_no_event(self) -> None:
         trio = self.start()
         recorders = self.start_recorders(100_000, pause=0.2)
-        time.sleep(2)
+        wait_until(lambda: (self.services.query.status()["folded"] or 0) > 5000)
+        trio.settle()  # one that had nothing yet would be the loss of the store
         replica = trio.servers["m1"][1]
         replica.pause()  # it gets nothing more, and its primary does not wait for it
         master = trio.primary("m1")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet import reactor
@@ -16,6 +16,12 @@ from taba.errors import StoreUnavailable
 from taba.shard.buckets import prefix_of
 from taba.shard.router import Router
 from taba.shard.transaction import BucketBusy, Writes
+
+
+async def until(is_so: Callable[[], Any]) -> None:
+    """Return once it is so; the test's own timeout is what ends this otherwise."""
+    while not is_so():
+        await deferLater(reactor, 0.02)
 
 
 class Load:

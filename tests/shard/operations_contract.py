@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import ensureDeferred, gatherResults
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock, deferLater
 
 from taba.shard.keys.places import MAX_CONTENT_BYTES, MAX_NAME_BYTES, MAX_PAGE_NAMES
-from taba.shard.lock import LockHeld, LockLost
+from taba.shard.lock import Lock, LockHeld, LockLost
 from taba.shard.servers.connection import TransactionRefused
 from taba.shard.transaction import Writes
 
@@ -40,8 +41,9 @@ class OperationsContract:
     async def test_keys_expire(self: Any) -> None:
         (one,) = await self.routers(1)
         await one.set("short", "x", seconds=0.05)
-        await one.set("long", "x", seconds=0.05)
+        await one.set("long", "x", seconds=60)
         self.assertTrue(await one.expire("long", None))
+        self.assertEqual(await one.ttl("long"), float("inf"))
         self.assertFalse(await one.expire("none", 1))
         await one.set("kept", "x")
         self.assertTrue(await one.expire("kept", 0.05))
@@ -52,8 +54,8 @@ class OperationsContract:
     async def test_a_key_tells_its_type_and_how_long_it_stays(self: Any) -> None:
         (one,) = await self.routers(1)
         self.assertEqual((await one.ttl("none"), await one.type("none")), (None, None))
-        await one.set("short", "x", seconds=60)
-        self.assertTrue(50 < (await one.ttl("short")) <= 60)
+        await one.set("short", "x", seconds=60_000)
+        self.assertTrue(50_000 < (await one.ttl("short")) <= 60_000)
         await one.together(
             lambda r: [r.set("text", "x"), r.hset("h", {"a": "1"}), r.sadd("s", "a"), r.rpush("l", "a"), r.zadd("z", {"a": 1})]
         )
@@ -297,7 +299,7 @@ class OperationsContract:
         fences = []
 
         async def hold(router: Any) -> None:
-            async with router.lock("job", ttl=5, wait=20) as lock:
+            async with router.lock("job", ttl=600, wait=600) as lock:
                 inside.append(1)
                 self.assertEqual((len(inside), lock.is_held), (1, True))
                 fences.append(lock.fence)
@@ -309,42 +311,63 @@ class OperationsContract:
 
     async def test_a_lock_that_another_holds_is_held(self: Any) -> None:
         one, two = await self.routers(2)
-        async with one.lock("job", ttl=5):
+        async with one.lock("job", ttl=600):
             with self.assertRaises(LockHeld):
-                await two.lock("job", ttl=5, wait=0.1).acquire()
-            async with two.lock("other", ttl=5) as other:
+                await two.lock("job", ttl=600, wait=0.1).acquire()
+            async with two.lock("other", ttl=600) as other:
                 self.assertEqual(other.fence, 1)
+
+    def timed(self: Any) -> tuple[Clock, Callable[[Any], Lock]]:
+        """A clock, and what makes a lock of a router, all of which go by it alone."""
+        clock = Clock()
+
+        def lock(router: Any) -> Lock:
+            router.standing._reactor = clock
+            made: Lock = router.lock("job", ttl=60)
+            made._reactor = clock
+            return made
+
+        return clock, lock
 
     async def test_a_lock_is_lost_when_its_time_is_over_and_the_next_holders_stays(self: Any) -> None:
         one, two = await self.routers(2)
-        slow = one.lock("job", ttl=0.1)
+        clock, lock = self.timed()
+        slow, fast = lock(one), lock(two)
         await slow.acquire()
+        with self.assertRaises(LockHeld):
+            await fast.acquire()
+        clock.advance(59.9)
         self.assertTrue(slow.is_held)
-        fast = two.lock("job", ttl=5, wait=5)
+        with self.assertRaises(LockHeld):
+            await fast.acquire()
+        clock.advance(0.2)
         await fast.acquire()
         self.assertEqual((slow.is_held, fast.is_held, fast.fence - slow.fence), (False, True, 1))
         for late in (slow.extend(), slow.release(), slow.release()):
             with self.assertRaises(LockLost):
                 await late
         with self.assertRaises(LockHeld):
-            await one.lock("job", ttl=5).acquire()
+            await lock(one).acquire()
         await fast.release()
         with self.assertRaises(LockLost):
-            async with one.lock("job", ttl=0.05):
-                await deferLater(reactor, 0.1)
+            async with lock(one):
+                clock.advance(60.1)
 
     async def test_a_lock_is_extended(self: Any) -> None:
         one, two = await self.routers(2)
-        lock = one.lock("job", ttl=0.4)
-        await lock.acquire()
+        clock, lock = self.timed()
+        mine = lock(one)
+        await mine.acquire()
         for _ in range(4):
-            await deferLater(reactor, 0.15)
-            await lock.extend()
+            with self.assertRaises(LockHeld):
+                await lock(two).acquire()
+            clock.advance(40)
+            await mine.extend()
         with self.assertRaises(LockHeld):
-            await two.lock("job", ttl=1).acquire()
-        self.assertTrue(lock.is_held)
-        await lock.release()
-        self.assertFalse(lock.is_held)
+            await lock(two).acquire()
+        self.assertTrue(mine.is_held)
+        await mine.release()
+        self.assertFalse(mine.is_held)
         for wrong in (0, 10**6):
             with self.assertRaises(ValueError):
                 one.lock("job", ttl=wrong)

@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import ensureDeferred
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
 from taba.shard import transaction
@@ -25,7 +25,7 @@ HOUR = 3600.0
 
 
 class StoreClockTests(TestCase):
-    timeout = 120
+    timeout = 300
 
     def setUp(self) -> None:
         if shutil.which("cc") is None:
@@ -44,18 +44,22 @@ class StoreClockTests(TestCase):
 
     def set_clock(self, offset: float) -> None:
         self.clock.offset = offset
-        wait_until(lambda: abs(int(self.valkey.call("TIME")[0]) - self.clock.now) < 30, 5.0)  # it looks at its clock now and then
+        wait_until(lambda: abs(int(self.valkey.call("TIME")[0]) - self.clock.now) < 30)  # it looks at its clock now and then
 
     async def lease_is_replaced(self, offset: float) -> None:
         router = await self.router()
-        self.patch(transaction, "LEASE_SECONDS", 1.0)
+        own = Clock()
+        router.standing._reactor = own
         self.valkey.call("SET", lease_key(0), "somebody:1")
         with self.assertRaises(BucketBusy):
             await router.transact(0, [], lambda _: Writes([]))
         self.set_clock(offset)
         with self.assertRaises(BucketBusy):
             await router.transact(0, [], lambda _: Writes([]))
-        await deferLater(reactor, 1.1)
+        own.advance(transaction.LEASE_SECONDS - 0.1)
+        with self.assertRaises(BucketBusy):
+            await router.transact(0, [], lambda _: Writes([]))
+        own.advance(0.2)
         self.assertEqual(await router.transact(0, [], lambda _: Writes([(b"SET", prefix_of(0) + b"key:a", b"1")], "done")), "done")
 
     async def test_a_lease_stands_no_longer_when_the_stores_clock_is_set_back(self) -> None:
@@ -66,14 +70,25 @@ class StoreClockTests(TestCase):
 
     async def lock_is_replaced(self, offset: float) -> None:
         holder, other = await self.router(), await self.router()
-        lock = holder.lock("job", ttl=2)
+        own = Clock()
+        holder.standing._reactor = other.standing._reactor = own
+        lock, next_lock = holder.lock("job", ttl=60), other.lock("job", ttl=60)
+        lock._reactor = next_lock._reactor = own
         self.assertEqual(await lock.acquire(), 1)
         self.set_clock(offset)
-        with self.assertRaises(LockHeld):
-            await other.lock("job", ttl=2, wait=0.5).acquire()
-        self.assertTrue(lock.is_held)
+        for seconds in (0, 59):
+            own.advance(seconds)
+            with self.assertRaises(LockHeld):
+                await next_lock.acquire()
         await lock.extend()
-        self.assertEqual(await other.lock("job", ttl=2, wait=60).acquire(), 2)
+        with self.assertRaises(LockHeld):
+            await next_lock.acquire()
+        own.advance(59)
+        with self.assertRaises(LockHeld):
+            await next_lock.acquire()
+        self.assertTrue(lock.is_held)
+        own.advance(2)
+        self.assertEqual(await next_lock.acquire(), 2)
         self.assertFalse(lock.is_held)
 
     async def test_a_lock_lives_no_longer_when_the_stores_clock_is_set_back(self) -> None:

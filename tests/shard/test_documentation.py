@@ -27,7 +27,7 @@ DOCUMENT = ROOT / "docs" / "shard.md"
 
 
 class ExampleTests(TestCase):
-    timeout = 60
+    timeout = 300
 
     def setUp(self) -> None:
         self.valkey = EphemeralValkey(tcp=True)

@@ -44,7 +44,7 @@ def wait_until_gone(pid: int, seconds: float = 10.0) -> bool:
 
 
 class EmbeddedStoreTests(TestCase):
-    timeout = 60
+    timeout = 300
 
     def setUp(self) -> None:
         self.directory = tempfile.mkdtemp(prefix="taba-embedded-")

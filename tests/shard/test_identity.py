@@ -26,7 +26,7 @@ def counted(bucket: int) -> Any:
 
 
 class IdentityTests(TestCase):
-    timeout = 120
+    timeout = 300
 
     def valkey(self, **options: Any) -> EphemeralValkey:
         valkey = EphemeralValkey(**options)
@@ -42,12 +42,14 @@ class IdentityTests(TestCase):
     async def refuses(self, router: Router, says: str) -> None:
         self.patch(router_module, "TRANSACT_SECONDS", 0.5)
         self.patch(router_module, "READ_SECONDS", 0.5)
-        with self.assertRaises(StoreUnavailable):
-            await router.transact(0, [], counted(0))
-        with self.assertRaises(StoreUnavailable):
-            await router.read(0, [(b"GET", prefix_of(0) + b"n")])
+        while True:  # half a second may be too little to look
+            with self.assertRaises(StoreUnavailable):
+                await router.transact(0, [], counted(0))
+            with self.assertRaises(StoreUnavailable):
+                await router.read(0, [(b"GET", prefix_of(0) + b"n")])
+            if says in " ".join(router.problems):
+                break
         self.assertFalse(router.is_ready)
-        self.assertIn(says, " ".join(router.problems))
         self.assertIn("taba store --accept", " ".join(router.problems))
 
     async def test_a_store_that_is_emptied_is_not_made_anew(self) -> None:
@@ -80,7 +82,7 @@ class IdentityTests(TestCase):
         new = await self.router(valkey.url)
         await self.refuses(router, "is store " + new.store_id)
         await succeed(list(new.atlas.by_name.values()), [old])
-        self.patch(router_module, "TRANSACT_SECONDS", 20.0)
+        self.patch(router_module, "TRANSACT_SECONDS", 60.0)
         await router.transact(0, [], counted(0))
         self.assertEqual(router.store_id, new.store_id)
         self.assertTrue(router.is_or_succeeds(old) and router.is_or_succeeds(new.store_id))

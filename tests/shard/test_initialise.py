@@ -5,7 +5,6 @@ from __future__ import annotations
 import attrs
 from twisted.internet import reactor
 from twisted.internet.defer import ensureDeferred, gatherResults
-from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from taba.errors import ConfigurationError, StoreUnavailable
@@ -16,11 +15,12 @@ from taba.shard.moving.reshard import Reshard, current_shards
 from taba.shard.router import Router
 from taba.shard.servers.pool import Pool
 from taba.shard.servers.url import parse_store
+from tests.shard.load import until
 from tests.valkey import EphemeralValkey, free_port
 
 
 class InitialiseTests(TestCase):
-    timeout = 60
+    timeout = 300
 
     def valkeys(self, count: int, **settings: str) -> list[EphemeralValkey]:
         valkeys = []
@@ -115,7 +115,7 @@ class InitialiseTests(TestCase):
         there.kill()
         router = self.router(here, there)
         connecting = ensureDeferred(router.connect())
-        await deferLater(reactor, 1.5)
+        await until(lambda: "a new store is made only when all" in " ".join(router.problems))
         self.assertFalse(connecting.called)
         self.assertEqual(here.ask("DBSIZE"), b":0\r\n")
         self.assertIn("away", router.problems[0])
@@ -165,9 +165,8 @@ class InitialiseTests(TestCase):
         valkey.kill()
         router = self.router(valkey)
         connecting = ensureDeferred(router.connect())
-        await deferLater(reactor, 1.2)
+        await until(lambda: "away" in " ".join(router.problems))
         self.assertFalse(router.is_ready)
-        self.assertIn("away", router.problems[0])
         with self.assertRaises(StoreUnavailable):
             router.map  # noqa: B018
         valkey.start()
@@ -177,8 +176,7 @@ class InitialiseTests(TestCase):
     async def test_nothing_listens_there_at_all(self) -> None:
         router = self.router(url=f"redis://127.0.0.1:{free_port()}")
         connecting = ensureDeferred(router.connect())
-        await deferLater(reactor, 1.2)
-        self.assertIn("refused", router.problems[0])
+        await until(lambda: "refused" in " ".join(router.problems))
         await router.close()
         await self.assertFailure(connecting, StoreUnavailable)
 
@@ -187,9 +185,11 @@ class InitialiseTests(TestCase):
         router = self.router(one, two, buckets=4)
         await router.connect()
         two.ask("FLUSHALL")
-        self.patch(router_module, "READ_SECONDS", 0.3)
+        short = self.patch(router_module, "READ_SECONDS", 0.3)
         with self.assertRaises(StoreUnavailable):
             await router.read(3, [(b"GET", b"taba:{3}:a")])
+        short.restore()
+        await until(lambda: "has lost what it held" in " ".join(router.problems))
         self.assertEqual(await router.read(0, [(b"GET", b"taba:{0}:a")]), [None])
         self.assertIn("has lost what it held", router.problems[0])
         self.assertEqual(two.ask("DBSIZE"), b":0\r\n")

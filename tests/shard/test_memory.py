@@ -113,7 +113,7 @@ def commands() -> st.SearchStrategy[tuple[bytes, ...]]:
 
 
 class SameAnswersTests(TestCase):
-    timeout = 120
+    timeout = 300
 
     async def compare(self, real: Pool, lots: list[list[tuple[bytes, ...]]]) -> None:
         server = MemoryServer(reactor)
@@ -150,7 +150,7 @@ class SameAnswersTests(TestCase):
 class WalkTests(TestCase):
     """What a move needs of a walk over keys and elements holds here and there: nothing that stays is passed over."""
 
-    timeout = 120
+    timeout = 300
     names = tuple(b"n%d" % number for number in range(400))
 
     async def walk(self, connection: Any, command: tuple[bytes, ...], between: list[tuple[bytes, ...]]) -> list[bytes]:

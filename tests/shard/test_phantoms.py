@@ -23,7 +23,7 @@ BUCKETS = 8
 
 
 class PhantomTests(TestCase):
-    timeout = 120
+    timeout = 300
 
     async def router(self, url: str) -> Router:
         router = Router(parse_store(url), BUCKETS, reactor)

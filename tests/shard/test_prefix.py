@@ -50,7 +50,7 @@ class WireTests(SynchronousTestCase):
 
 
 class SharedTests(TestCase):
-    timeout = 120
+    timeout = 300
 
     async def router(self, url: str) -> Router:
         router = Router(parse_store(url), BUCKETS, reactor)

@@ -17,7 +17,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from twisted.internet import reactor, ssl
 from twisted.internet.defer import ensureDeferred
-from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.protocols.portforward import ProxyClient, ProxyClientFactory, ProxyFactory, ProxyServer
 from twisted.trial.unittest import TestCase
@@ -28,6 +27,7 @@ from taba.shard.servers.pool import Pool
 from taba.shard.servers.url import parse_store
 from taba.shard.transaction import Writes
 from tests.needs import needs_localhost
+from tests.shard.load import until
 from tests.topologies import Cluster, SentinelTrio
 from tests.valkey import EphemeralValkey
 
@@ -47,7 +47,7 @@ def make_certificate() -> bytes:
 
 
 class TLSCase(TestCase):
-    timeout = 60
+    timeout = 300
 
     def setUp(self) -> None:
         directory = tempfile.mkdtemp(prefix="taba-tls-")
@@ -221,8 +221,7 @@ class TopologyTests(TLSCase):
         unknown = self.router(f"rediss+sentinel://taba:secret@{servers}/?shards=m1&sentinels=:wrong")
         connecting = ensureDeferred(unknown.connect())
         connecting.addErrback(lambda failure: failure.trap(StoreUnavailable))
-        await deferLater(reactor, 1.5)
-        self.assertIn("NOAUTH", " ".join(unknown.problems))
+        await until(lambda: "NOAUTH" in " ".join(unknown.problems))
         self.assertNotIn("wrong", " ".join(unknown.problems))
         await unknown.close()
         await connecting

@@ -39,7 +39,7 @@ class _RealContract(Contract, OperationsContract):
 
 
 class PlainTests(_RealContract, TestCase):
-    timeout = 60
+    timeout = 300
 
     def spread(self) -> dict[str, int]:
         return {"s1": 1, "s2": 1, "s3": 1, "s4": 1}
@@ -52,7 +52,7 @@ class PlainTests(_RealContract, TestCase):
 
 
 class EmbeddedTests(_RealContract, TestCase):
-    timeout = 60
+    timeout = 300
 
     def spread(self) -> dict[str, int]:
         return {"s1": 4}
@@ -68,7 +68,7 @@ class EmbeddedTests(_RealContract, TestCase):
 
 
 class SentinelTests(_RealContract, TestCase):
-    timeout = 60
+    timeout = 300
     trio: SentinelTrio
 
     @classmethod
@@ -85,7 +85,7 @@ class SentinelTests(_RealContract, TestCase):
 
 
 class ClusterTests(_RealContract, TestCase):
-    timeout = 60
+    timeout = 300
     cluster: Cluster
 
     @classmethod
@@ -109,7 +109,7 @@ class ClusterTests(_RealContract, TestCase):
 
 
 class MemoryTests(Contract, OperationsContract, TestCase):
-    timeout = 60
+    timeout = 300
 
     async def routers(self, count: int) -> list[MemoryRouter]:
         servers = [MemoryServer(reactor) for _ in range(2)]
