@@ -33,9 +33,12 @@ from taba.server.ask.query import Query
 from taba.server.notes import Notes
 from taba.server.prometheus.catalogue import Catalogue, Catalogues, Series
 from taba.server.prometheus.evaluate import Scalar, Value, evaluate
-from taba.server.prometheus.reading import NOTES, Leaf, Reading, Told, Wanted, noted
+from taba.server.prometheus.leaf import Leaf
+from taba.server.prometheus.reading import NOTES, Reading, noted
 from taba.server.prometheus.syntax import EQUAL, MAX_TIME, Matcher, Node, Selector, check, nodes_of
+from taba.server.prometheus.told import Told
 from taba.server.prometheus.vectors import NAME, Labels, Refused, Vector
+from taba.server.prometheus.wanted import Wanted
 from taba.server.work.sandbox import Crowded, PatternRefused
 from taba.tokens import READ
 from taba.web import SLICE_BYTES, Answer, Call, HTTPError

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, cast
 import numpy as np
 
 from taba.codes import Floats
-from taba.server.prometheus.reading import OVER_TIME, RANGED, Leaf
+from taba.server.prometheus.leaf import OVER_TIME, RANGED, Leaf
 from taba.server.prometheus.syntax import (
     EQUAL,
     Aggregation,

@@ -20,7 +20,9 @@ from taba.server.ask.filters import MAX_PATTERN
 from taba.server.ask.query import Query
 from taba.server.prometheus.api import LE, bounds_of
 from taba.server.prometheus.catalogue import Catalogue, Catalogues, Series
-from taba.server.prometheus.reading import Leaf, Reading, Told
+from taba.server.prometheus.leaf import Leaf
+from taba.server.prometheus.reading import Reading
+from taba.server.prometheus.told import Told
 from taba.server.prometheus.vectors import NAME, Refused, Vector
 from taba.server.status import Status
 from taba.server.work.sandbox import Crowded
@@ -92,7 +94,7 @@ class Metrics:
         vector = await reading.read_chosen(chosen, Leaf((), 0.0, None, 0.0, keeps_first=True))
         families = await self._families(vector, catalogue, told.kinds)
         help = "What of this scrape could not be read, or has the name and labels of another."
-        return [*families, gauge("taba_scrape_left_out", help, told.unread)]
+        return [*families, gauge("taba_scrape_left_out", help, told.left_out)]
 
     async def _families(self, vector: Vector, catalogue: Catalogue, kinds: Mapping[str, str]) -> list[Exposed]:
         """The rows of a vector by family; of a histogram the buckets of each series together, then its count and sum."""

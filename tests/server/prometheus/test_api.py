@@ -7,7 +7,7 @@ import time
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from taba.server.prometheus import api
+from taba.server.prometheus import api, rows
 from taba.server.service import Server
 from taba.server.work.sandbox import PatternRefused
 
@@ -42,8 +42,8 @@ class Expressions(Asking):
         self.assertEqual(await self.instant(server, "hits_total"), whole)
         self.assertEqual(await self.instant(server, 'hits_total{client=""}'), whole)
         self.assertEqual(await self.instant(server, 'hits_total{client="web/2"}'), {(name, ("client", "web/2"), ("route", "/a")): 5.0})
-        for text, rows in (('client=~"web/.*"', 3), ('client!="web/1"', 1), ('client=~"nobody"', 0), ('client=~".+",route="/a"', 2)):
-            self.assertEqual(len(await self.instant(server, f"hits_total{{{text}}}")), rows, text)
+        for text, count in (('client=~"web/.*"', 3), ('client!="web/1"', 1), ('client=~"nobody"', 0), ('client=~".+",route="/a"', 2)):
+            self.assertEqual(len(await self.instant(server, f"hits_total{{{text}}}")), count, text)
         # a first event counts, and nothing is extrapolated
         self.assertEqual(await self.instant(server, "sum(increase(hits_total[5m]))"), {(): 10.0})
         self.assertEqual(await self.instant(server, "sum(increase(hits_events_total[5m]))"), {(): 3.0})
@@ -177,9 +177,7 @@ class Expressions(Asking):
         self.patch(api, "MAX_LISTED", 3)
         found = await self.get(server, "/api/v1/series?match[]=hits_total")
         self.assertEqual((len(found["data"]), found["warnings"]), (3, ["results truncated due to limit"]))
-        from taba.server.prometheus import reading
-
-        self.patch(reading, "MAX_VALUES", 4 * reading.ROW_VALUES)
+        self.patch(rows, "MAX_VALUES", 4 * rows.ROW_VALUES)
         self.assertIn("longer step", await self.refused(server, "hits_total"))
         self.assertEqual(await self.instant(server, "sum(hits_total)"), {(): 5.0})
 

@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from taba.codes import codes_of
 from taba.server.prometheus import vectors
 from taba.server.prometheus.evaluate import Scalar, Value, evaluate
-from taba.server.prometheus.reading import Leaf
+from taba.server.prometheus.leaf import Leaf
 from taba.server.prometheus.syntax import Aggregation, flattened, nodes_of
 from taba.server.prometheus.vectors import NAME, Refused, Spread, Vector, aggregated
 from taba.server.work.child import expanded

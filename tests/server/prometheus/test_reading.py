@@ -15,11 +15,14 @@ from taba.handlers import Events
 from taba.handlers.counter_group import CounterGroup
 from taba.handlers.percentile_group import PercentileGroup
 from taba.server.ask.query import Lot
-from taba.server.prometheus import reading as reading_module
+from taba.server.prometheus import rows as rows_module
 from taba.server.prometheus.catalogue import Catalogue, Series
 from taba.server.prometheus.evaluate import evaluate
-from taba.server.prometheus.reading import ROW_VALUES, Leaf, Reading, Room, Told, _Rows, noted
+from taba.server.prometheus.leaf import Leaf
+from taba.server.prometheus.reading import Reading, noted
+from taba.server.prometheus.rows import ROW_VALUES, Room, Rows
 from taba.server.prometheus.syntax import flattened, nodes_of
+from taba.server.prometheus.told import Told
 from taba.server.prometheus.vectors import Refused, Vector
 from tests.examples import examples
 
@@ -209,7 +212,7 @@ class Rooms(SynchronousTestCase):
     def test_all_selectors_of_a_question_share_its_room_which_ends_at_its_bound(self) -> None:
         times = [NOW - 10.0 * place for place in range(60)][::-1]
         for room, is_refused in ((120, False), (119, True)):
-            self.patch(reading_module, "MAX_VALUES", room)
+            self.patch(rows_module, "MAX_VALUES", room)
             text = "x_total + on() x_events_total"
             if is_refused:
                 self.assertRaisesRegex(Refused, "values of one question", asked, "CounterGroup", [[(1.0, 2.0)]], text, times, NOW)
@@ -218,14 +221,14 @@ class Rooms(SynchronousTestCase):
 
     def test_so_do_notes_and_bins_that_come_with_a_further_tab(self) -> None:
         times = np.array([NOW - 1.0, NOW])
-        self.patch(reading_module, "MAX_VALUES", 2 * ROW_VALUES)
+        self.patch(rows_module, "MAX_VALUES", 2 * ROW_VALUES)
         notes = [(NOW, text) for text in ("one", "two", "two", "three")]
         self.assertEqual(len(noted(notes[:3], times, Room()).labels), 2)
         self.assertRaises(Refused, noted, notes, times, Room())
         leaf = Leaf((), 0.0, None, 0.0, sums=True)
         there = np.ones(2, dtype=np.bool_)
         for bins, is_refused in ((26, True), (25, False)):
-            rows = _Rows(leaf, 2, Room())
+            rows = Rows(leaf, 2, Room())
             rows.add_spread({}, np.arange(25), np.ones((2, 25)), np.ones(2), np.ones(2), there)
             further = np.arange(25, 25 + bins), np.ones((2, bins)), np.ones(2), np.ones(2), there
             if is_refused:
@@ -295,7 +298,7 @@ class WithoutPast(SynchronousTestCase):
     def test_what_a_handler_says_it_shows_and_does_not_have_is_left_out_and_said(self) -> None:
         for figure, projection in (("value", {}), ("top", {"top": 7}), ("value", {"value": None}), ("distinct", {"distinct": "many"})):
             vector, told = self.read("x_y", figure, {"web/1": projection})
-            self.assertEqual((len(vector.labels), told.unread), (0, 1), figure)
+            self.assertEqual((len(vector.labels), told.left_out), (0, 1), figure)
             self.assertIn(f"{figure} of its Projection", next(iter(told.warnings)))
 
     def test_clients_are_one_or_each_as_they_are_asked(self) -> None:
@@ -347,4 +350,4 @@ class WithoutPast(SynchronousTestCase):
             catalogue = Catalogue({}, (Series(tab, tab, "X", "", {}),), {}, {}, ())
             told = Told()
             vector = evaluated('{__name__=~".+"}', Reading(query, catalogue, np.array([NOW]), NOW, told), [NOW])
-            self.assertEqual((told.unread, len(vector.labels)), (left_out, 2 - left_out), tab)
+            self.assertEqual((told.left_out, len(vector.labels)), (left_out, 2 - left_out), tab)
