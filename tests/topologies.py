@@ -103,9 +103,18 @@ class Cluster:
                 return next(node for node in self.nodes if node.port == port)
         raise LookupError(slot)
 
+    def assign(self, node: EphemeralValkey, slot: int, *words: Any) -> Any:
+        """What `node` answers to CLUSTER SETSLOT once its replicas have heard of it: those of a busy machine may need a second try."""
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while "NOREPLICAS" in str(reply := node.call("CLUSTER", "SETSLOT", slot, *words)):
+            assert time.monotonic() < deadline, reply
+        return reply
+
     def begin_migration(self, slot: int, source: EphemeralValkey, target: EphemeralValkey) -> None:
-        assert target.call("CLUSTER", "SETSLOT", slot, "IMPORTING", self.identity(source)) == b"OK"
-        assert source.call("CLUSTER", "SETSLOT", slot, "MIGRATING", self.identity(target)) == b"OK"
+        reply = self.assign(target, slot, "IMPORTING", self.identity(source))
+        assert reply == b"OK", reply
+        reply = self.assign(source, slot, "MIGRATING", self.identity(target))
+        assert reply == b"OK", reply
 
     def move_some(self, slot: int, source: EphemeralValkey, target: EphemeralValkey, most: int = 2) -> int:
         """Move up to `most` keys of a slot whose migration has begun; how many there were."""
@@ -118,8 +127,9 @@ class Cluster:
     def end_migration(self, slot: int, source: EphemeralValkey, target: EphemeralValkey) -> bool:
         """Give the slot to the target; False when a writer made a new key meanwhile."""
         identity = self.identity(target)
-        assert target.call("CLUSTER", "SETSLOT", slot, "NODE", identity) == b"OK"
-        return bool(source.call("CLUSTER", "SETSLOT", slot, "NODE", identity) == b"OK")
+        reply = self.assign(target, slot, "NODE", identity)
+        assert reply == b"OK", reply
+        return bool(self.assign(source, slot, "NODE", identity) == b"OK")
 
     def hand_over(self, replica: EphemeralValkey) -> None:
         """Have `replica` take its primary's place, with all that it has; again where a busy machine made that too long.
@@ -145,7 +155,7 @@ class Cluster:
                 pass
             if self.end_migration(slot, source, target):
                 return
-            source.call("CLUSTER", "SETSLOT", slot, "MIGRATING", self.identity(target))
+            self.assign(source, slot, "MIGRATING", self.identity(target))
 
     def settle(self) -> None:
         """Wait until all nodes agree who has which slot: a primary that dies before its replica knows takes the slot with it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -92,8 +93,8 @@ class Job(TestCase):
     def assert_exact(self, events: int) -> None:
         """All that the recorders recorded is there, once they have ended."""
         status = self.wait_for(events)
-        self.until(self.are_healed, "an UpDown keeps what processes added that have ended")
-        self.assertEqual(status["folded"], events)
+        self.assertEqual(status["folded"], events, self.story())
+        self.wait_until_healed()
         self.assertEqual(status["dead_letters"], 0)
         recorded = self.recorded()
         self.assertEqual(sum(count for tabs in recorded.values() for count, _ in tabs.values()), events)
@@ -109,12 +110,33 @@ class Job(TestCase):
             sums = [sum(tabs.get(tab, [0, 0])[part] for tabs in recorded.values()) for part in (0, 1)]
             self.assertEqual(figures(TYPE_OF[tab], aggregates[tab]), expected(TYPE_OF[tab], *sums), tab)
 
-    def are_healed(self) -> bool:
+    def wait_until_healed(self) -> None:
+        """What processes added to an UpDown that have ended goes."""
+        deadline = time.monotonic() + PATIENCE
+        while unhealed := self.unhealed():
+            if time.monotonic() > deadline:
+                self.fail(f"what processes added that have ended stays: {unhealed}\n{self.story()}")
+            time.sleep(0.1)
+
+    def unhealed(self) -> str:
+        """The UpDowns that are not 0, with their Clients, or why nobody answers."""
         try:
             aggregates = self.services.query.aggregates(match="job.*")
-        except ServerUnavailable:
-            return False  # a failover that is not over
-        return not any(shown["value"] for tab, shown in aggregates.items() if TYPE_OF[tab] == "UpDown")
+            names = [tab for tab, shown in aggregates.items() if TYPE_OF[tab] == "UpDown" and shown["value"]]
+            projections = self.services.query.projections(match="|".join(re.escape(name) for name in names[:10])) if names else {}
+        except ServerUnavailable as error:
+            return f"{error}"  # a failover that is not over
+        return f"{len(names)} Tabs, such as {projections}" if names else ""
+
+    def story(self) -> str:
+        """What Agent and Server say of themselves, for a test that fails."""
+        said = []
+        for role, url in (("Agent", self.services.agent_url), ("Server", self.services.server_url)):
+            try:
+                said.append(f"{role}: {json.dumps(Query(url, role=role).status(), indent=1)}")
+            except ServerUnavailable as error:
+                said.append(f"{role}: {error}")
+        return "\n".join(said)
 
     def until(self, condition: Callable[[], Any], what: str = "it did not come about") -> None:
         """Wait until `condition()` is true."""
