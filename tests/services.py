@@ -34,7 +34,8 @@ class Services:
         self.agent = f"test-{secrets.token_hex(6)}"
         self.server_port, self.agent_port = free_port(), free_port()
         self.server_url, self.agent_url = f"http://127.0.0.1:{self.server_port}", f"http://127.0.0.1:{self.agent_port}"
-        self.query = Query(self.server_url)
+        self.query = Query(self.server_url, timeout=START_SECONDS)
+        self.agent_query = Query(self.agent_url, timeout=START_SECONDS, role="Agent")
         self.children: list[Process] = []
         clean = {key: value for key, value in os.environ.items() if not key.startswith("TABA_") and key != "STATE_DIRECTORY"}
         self.environ = {

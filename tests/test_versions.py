@@ -10,7 +10,7 @@ import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.batch import BATCH_VERSION
-from taba.query import Query, QueryError
+from taba.query import QueryError
 from tests.processes import twistd
 from tests.services import Services
 
@@ -30,7 +30,7 @@ class Versions(SynchronousTestCase):
     def setUp(self) -> None:
         self.services = Services()
         self.addCleanup(self.services.stop)
-        self.agent = Query(self.services.agent_url, role="Agent")
+        self.agent = self.services.agent_query
 
     def start(self, name: str, newer: int) -> None:
         """Start it as one of a version that is `newer` by so much: only its number is another."""

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.query import Query
 from tests.services import ROOT, Services
 
 pytestmark = pytest.mark.real  # an Agent that is killed again and again
@@ -56,7 +55,7 @@ class Accounts(SynchronousTestCase):
         told = [json.loads(client.communicate(timeout=60)[0]) for client in clients]
         self.assertEqual([client.returncode for client in clients], [0, 0])
         recorded, dropped = (sum(column) for column in zip(*told, strict=True))
-        agent = Query(services.agent_url, role="Agent")
+        agent = services.agent_query
         deadline = time.monotonic() + 60
         while True:
             ours: Any = agent.status()

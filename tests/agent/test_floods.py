@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.query import Query
 from tests.services import ROOT, Services
 
 pytestmark = pytest.mark.real  # a Server, an Agent and two clients
@@ -45,7 +44,7 @@ class Floods(SynchronousTestCase):
         self.addCleanup(services.stop)
         services.start_server("--max-client-tabs", str(OWN))
         services.start_agent()
-        agent = Query(services.agent_url, role="Agent")
+        agent = services.agent_query
         deadline = time.monotonic() + 60
         while agent.status()["caps"]["client_tabs"] != OWN:
             self.assertLess(time.monotonic(), deadline)

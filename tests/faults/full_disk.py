@@ -57,7 +57,7 @@ def fill(directory: Path) -> None:
 
 def main() -> None:
     services = Services()
-    agent = Query(services.agent_url, role="Agent")
+    agent = services.agent_query
     recorded = 0
 
     def record(client: str, events: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from twisted.trial.unittest import TestCase
 
-from taba.query import Query, ServerUnavailable
+from taba.query import ServerUnavailable
 
 from ..services import ROOT, Services
 from .recorder import TABS, name_of, type_of
@@ -131,11 +131,11 @@ class Job(TestCase):
     def story(self) -> str:
         """What Agent and Server say of themselves, for a test that fails."""
         said = []
-        for role, url in (("Agent", self.services.agent_url), ("Server", self.services.server_url)):
+        for query in (self.services.agent_query, self.services.query):
             try:
-                said.append(f"{role}: {json.dumps(Query(url, role=role).status(), indent=1)}")
+                said.append(f"{query.role}: {json.dumps(query.status(), indent=1)}")
             except ServerUnavailable as error:
-                said.append(f"{role}: {error}")
+                said.append(f"{query.role}: {error}")
         return "\n".join(said)
 
     def until(self, condition: Callable[[], Any], what: str = "it did not come about") -> None:
@@ -147,8 +147,8 @@ class Job(TestCase):
 
     def problems(self, part: str) -> str:
         """The sentences of the `Server`'s or `Agent`'s problems, as one text."""
-        url = self.services.agent_url if part == "Agent" else self.services.server_url
-        return "\n".join(Query(url, role=part).status()["problems"])
+        query = self.services.agent_query if part == "Agent" else self.services.query
+        return "\n".join(query.status()["problems"])
 
     def assert_rings_are_gone(self) -> None:
         """The Agent retires and unlinks the rings of the dead once they are drained."""

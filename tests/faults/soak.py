@@ -142,7 +142,7 @@ class Soak:
 
     def _books(self) -> Books:
         counted = sum(int.from_bytes(path.read_bytes(), sys.byteorder) for path in self._counts)
-        agent, server = Query(self.services.agent_url, role="Agent").status(), self.services.query.status()
+        agent, server = self.services.agent_query.status(), self.services.query.status()
         shown = self.services.query.projections(name="soak").get("soak", {})
         folded = sum(int(projection["count"]) for projection in shown.values())
         return Books(counted, folded, server["dead_letters"] or 0, agent["dropped_by_reason"])

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.query import Query
 from tests.services import Services
 
 PATIENCE_SECONDS = 60.0
@@ -81,7 +80,7 @@ class HealingTests(SynchronousTestCase):
         self.expect(3)
         self.end(other)
         self.expect(0)
-        agent = Query(self.services.agent_url)
+        agent = self.services.agent_query
         until(lambda: agent.status()["recorded"] == 19, agent.status)
         until(lambda: self.services.query.status()["folded"] == 19, self.services.query.status)
         self.assertTrue(self.services.query.status()["handlers"]["UpDown"]["absolute"])

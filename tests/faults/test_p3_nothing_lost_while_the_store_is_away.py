@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from taba.query import Query
-
 from .job import Job
 
 RECORD = """
@@ -43,7 +41,7 @@ class NothingLost(Job):
         self.assertEqual(self.wait_for(16_000)["folded"], 16_000)
 
     def agent_accounts(self) -> tuple[int, int]:
-        status = Query(self.services.agent_url, role="Agent").status()
+        status = self.services.agent_query.status()
         return status["recorded"], sum(status["dropped_by_reason"].values())
 
 

@@ -9,7 +9,6 @@ import psutil
 import pytest
 
 from taba.bounds import MAX_ENVELOPE_BYTES, MiB
-from taba.query import Query
 
 from .job import Job
 
@@ -76,5 +75,5 @@ class BoundedForLong(Bounded):
         after = process.memory_info()
         private = (after.rss - after.shared) - (before.rss - before.shared)
         self.assertLess(private, 128 * MiB)
-        status = Query(self.services.agent_url, role="Agent").status()
+        status = self.services.agent_query.status()
         self.assertGreater(status["dropped_by_reason"]["ring_full"], 0)

@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from taba.query import Query, ServerUnavailable
+from taba.query import ServerUnavailable
 
 from .job import Job
 
@@ -84,6 +84,6 @@ class OneBadPart(Job):
         self.assertEqual((status["folded"], status["dead_letters"]), (8_001, 2))
         self.assertEqual(self.services.query.aggregate("bad_good"), {"count": 1})
         self.assertGreaterEqual(status["handlers"]["Bad"]["errors"], 1)
-        agent = Query(self.services.agent_url, role="Agent").status()
+        agent = self.services.agent_query.status()
         self.assertEqual(agent["recorded"], 8_000)
         self.assertEqual(sum(count for tabs in self.recorded().values() for count, _ in tabs.values()), 8_000)
