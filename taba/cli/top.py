@@ -219,14 +219,17 @@ class Asker(threading.Thread):
         super().__init__(daemon=True)
         self._query, self._agent, self._is_agent_meant, self._tell = query, agent, is_agent_meant, tell
         self.wanted, self.seen = wanted, Seen()
-        self.at_once = threading.Event()
+        self._woken, self._wake = os.pipe()
+
+    def ask_at_once(self) -> None:
+        """What is wanted changed."""
+        os.write(self._wake, b".")
 
     def run(self) -> None:
         asked_status = -STATUS_SECONDS
         drops = ""
         problems: tuple[str, ...] = ()
         while True:
-            self.at_once.clear()
             wanted, began = self.wanted, time.monotonic()
             try:
                 seen = ask(self._query, wanted)
@@ -237,7 +240,9 @@ class Asker(threading.Thread):
             except (QueryError, ValueError) as error:
                 self.seen = self.seen._replace(error=str(error))
             os.write(self._tell, b".")
-            self.at_once.wait(max(0.0, EVERY_SECONDS - (time.monotonic() - began)))
+            # not an Event, which waits by the wall clock where the C library has no other way
+            if select.select([self._woken], [], [], max(0.0, EVERY_SECONDS - (time.monotonic() - began)))[0]:
+                os.read(self._woken, 4096)
 
     def _status(self) -> tuple[str, tuple[str, ...]]:
         server, agent = self._query.status(), {}
@@ -327,7 +332,7 @@ def run(screen: Screen, query: Query, agent: Query, is_agent_meant: bool) -> Non
                 wanted = screen.wanted(size.lines)
                 if wanted != asker.wanted:
                     asker.wanted = wanted
-                    asker.at_once.set()
+                    asker.ask_at_once()
     except KeyboardInterrupt:
         pass  # as good a way to end it as any
     finally:

@@ -306,7 +306,7 @@ class Producer:
         self._notice_fork()  # before the lock: a thread that held it is not in this process
         held = self._lock._is_owned()  # type: ignore[union-attr]
         try:
-            if not (held or self._lock.acquire(timeout=pure.WAIT_SECONDS)):
+            if not (held or pure.acquire_within(self._lock, pure.WAIT_SECONDS)):
                 return _REASON["reentrant"]
             if self._attending:  # a signal handler, or a finalizer, within the lines below
                 return _REASON["reentrant"]

@@ -27,7 +27,7 @@ from _thread import RLock  # not threading's, which others replace
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from time import monotonic
+from time import monotonic, sleep
 from time import time as now
 from typing import Any
 
@@ -42,6 +42,7 @@ LOOK_EVERY = 1.0  # seconds between two looks at a full ring
 MAX_TRIES = 4
 WAIT_SECONDS = 1.0  # for another thread that makes a ring: a thousand times as long as that takes; on a host with ten processes a core
 # a tenth of it was too short. Then the event is dropped
+FIRST_PAUSE, MOST_PAUSE = 0.0001, 0.01  # seconds between two looks whether a lock is free
 MAX_LABELLED = 10_000  # sets of labels that a Tab finds again by itself; others are looked up by name
 
 # what attend() is told instead of a drop reason
@@ -246,7 +247,7 @@ class Port:
         self._uncounted.append((reason, times))
         held = self.lock._is_owned()  # type: ignore[attr-defined]
         try:
-            if not (held or self.lock.acquire(timeout=WAIT_SECONDS)):
+            if not (held or acquire_within(self.lock, WAIT_SECONDS)):
                 return  # whoever counts next counts this, too
             if self._counting:
                 return  # a signal handler within the loop below, which goes on
@@ -299,7 +300,7 @@ class Port:
             self.notice_fork()  # before the lock: a thread that held it is not in this process
             held = self.lock._is_owned()  # type: ignore[attr-defined]
             try:
-                if not (held or self.lock.acquire(timeout=WAIT_SECONDS)):
+                if not (held or acquire_within(self.lock, WAIT_SECONDS)):
                     self._drop_later(tab, value, has_waited=True)
                     return
                 if self._busy:
@@ -466,6 +467,23 @@ class Port:
                 raise
             if not at.refill(self._guard):
                 return _RING_FULL
+
+
+def acquire_within(lock: Any, seconds: float) -> bool:
+    """Whether the lock was taken within so long, by a clock that nobody sets.
+
+    Its own wait goes by the wall clock where the C library has no sem_clockwait, or Python was built for an older one: set back by an hour
+    meanwhile, it waits an hour.
+    """
+    if lock.acquire(False):
+        return True
+    deadline, pause = monotonic() + seconds, FIRST_PAUSE
+    while monotonic() < deadline:
+        sleep(pause)
+        if lock.acquire(False):
+            return True
+        pause = min(2 * pause, MOST_PAUSE)
+    return False
 
 
 def _is_foreign(error: BaseException) -> bool:

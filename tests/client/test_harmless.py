@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from taba.client import identity
+from taba.client import identity, pure
 from taba.client.producer import read_settings
 from taba.names import check_client
 from tests.client.cases import ROOT, both
@@ -483,6 +485,35 @@ class HarmlessTests:
             assert os.path.exists(held), held
             """
         )
+
+
+class LockTests(SynchronousTestCase):
+    """What holds a lock too long is not waited for; no clock that can be set says how long that is."""
+
+    class Held:
+        """A lock that is free after so many looks; a wait of its own might go by the wall clock."""
+
+        def __init__(self, looks):
+            self.looks = looks
+
+        def acquire(self, blocking):
+            assert blocking is False
+            self.looks -= 1
+            return self.looks < 0
+
+    def test_a_lock_that_is_free_soon_enough_is_taken(self):
+        for looks in (0, 1, 5):
+            self.assertTrue(pure.acquire_within(self.Held(looks), 60.0))
+
+    def test_one_that_is_not_is_left(self):
+        self.assertFalse(pure.acquire_within(self.Held(1_000_000), 0.01))
+        self.assertFalse(pure.acquire_within(self.Held(1), 0.0))
+
+    def test_nothing_of_the_client_or_the_command_waits_in_another_way(self):
+        timed = re.compile(r"acquire\((?:timeout|True)|threading\.(?:Event|Condition|Semaphore)|(?:join|get)\(timeout")
+        for room in ("client", "cli", "query"):
+            for path in Path(ROOT, "taba", room).glob("*.py"):
+                self.assertEqual(timed.findall(path.read_text()), [], path)
 
 
 class DefaultIdTests(SynchronousTestCase):
