@@ -21,7 +21,7 @@ from twisted.web.iweb import IAgent
 
 from taba.agent.ages import Moment
 from taba.agent.dispatch import MAX_IN_FLIGHT, Dispatch, Parcel, ServerPeer
-from taba.agent.pin import Store, read_store
+from taba.agent.pin import Store, StoreUnknown, read_store
 from taba.batch import CONTENT_TYPE, VERDICTS_HEADER, Answer, Verdict, decode_verdicts, encode_envelope
 from taba.bounds import KiB, MiB
 from taba.caps import Caps, read_caps
@@ -326,7 +326,7 @@ def _reason(error: Exception) -> str:
         return "its name cannot be resolved"
     if isinstance(error, (ConnectionDone, ConnectionLost)):
         return "it closed the connection without an answer"
-    if isinstance(error, (NoVerdicts, NotAdmitted, OtherStore)):
+    if isinstance(error, (NoVerdicts, NotAdmitted, OtherStore, StoreUnknown)):
         return f"{error}"[:300]
     words = tls_sentence(error)
     if words is not None:

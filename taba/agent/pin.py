@@ -15,6 +15,7 @@ from taba.agent.locks import private
 from taba.batch import MAX_STORE_ID
 from taba.bounds import MAX_BUCKETS
 from taba.caps import Caps, read_caps
+from taba.errors import TabaError
 
 
 class Store(NamedTuple):
@@ -25,11 +26,17 @@ class Store(NamedTuple):
     succeeds: tuple[str, ...] = ()
 
 
+class StoreUnknown(TabaError, ValueError):
+    """A Server does not know its store yet."""
+
+
 def read_store(told: Any) -> Store:
     """The store in what a Server's `/v1/status` says. Raises ValueError for what tells of none."""
     if not isinstance(told, dict):
         raise ValueError("a Server's status tells of its store")
     id, buckets, succeeds = told.get("id"), told.get("buckets"), told.get("succeeds", [])
+    if buckets is None and "buckets" in told:
+        raise StoreUnknown("it has not reached its store yet, and nothing is sent before it has: see what it says (taba status)")
     if type(buckets) is not int or not 1 <= buckets <= MAX_BUCKETS:
         raise ValueError(f"{buckets!r} buckets")
     if not isinstance(id, str) or not 1 <= len(id) <= MAX_STORE_ID:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.agent.pin import Pin, Store, read_store
+from taba.agent.forward import _reason
+from taba.agent.pin import Pin, Store, StoreUnknown, read_store
 from taba.batch import MAX_STORE_ID
 from taba.bounds import MAX_BUCKETS
 from taba.caps import Caps
@@ -57,6 +58,15 @@ class Pins(SynchronousTestCase):
         for content in (b"", b"8", b"{}", b'{"id": "x", "buckets": 0}', b"\xff", b"[" * 10_000):
             self.path.write_bytes(content)
             self.assertIsNone(Pin(self.path).store, content[:20])
+
+    def test_a_server_that_has_not_reached_its_store_says_so_and_not_nonsense(self) -> None:
+        for id in (None, "4f2a"):
+            with self.assertRaises(StoreUnknown) as raised:
+                read_store({"id": id, "buckets": None})
+            self.assertIn("has not reached its store yet", _reason(raised.exception))
+        with self.assertRaises(ValueError) as other:
+            read_store({"id": "4f2a"})
+        self.assertIn("is no Server's answer", _reason(other.exception))
 
     def test_what_tells_of_no_store_is_refused(self) -> None:
         self.assertEqual(read_store({"id": "x" * MAX_STORE_ID, "buckets": MAX_BUCKETS, "age": 5}), Store("x" * MAX_STORE_ID, MAX_BUCKETS))
