@@ -16,6 +16,7 @@ from taba.cli import show
 from taba.cli.figures import print_clients, print_table, sum_of
 from taba.cli.sharing import (
     FORMATS,
+    PARTIAL,
     SERVER,
     TIMEOUT,
     complete_names,
@@ -41,6 +42,7 @@ DETAIL = click.option("--detail", is_flag=True, help="With the slots from which 
 def filters(function: F) -> F:
     """The options that say which Tabs and Clients are meant. NAME: a Tab, a base name, a glob, or - for names on standard input."""
     for option in (
+        PARTIAL,
         click.option("--client-match", metavar="REGEX", help="Only Clients whose whole id matches."),
         click.option("--client", multiple=True, metavar="ID", help="Only this Client, or those like a glob; repeatable."),
         click.option("--label", multiple=True, metavar="KEY:VALUE", callback=_check_labels, help="Only Tabs with this label; repeatable."),

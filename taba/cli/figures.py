@@ -15,7 +15,19 @@ import click
 from taba import paths
 from taba.bounds import MAX_WHO
 from taba.cli import show
-from taba.cli.sharing import FORMATS, SERVER, TIMEOUT, complete_names, form, meant_by, print_drawn, print_json, print_rows, query_of
+from taba.cli.sharing import (
+    FORMATS,
+    PARTIAL,
+    SERVER,
+    TIMEOUT,
+    complete_names,
+    form,
+    meant_by,
+    print_drawn,
+    print_json,
+    print_rows,
+    query_of,
+)
 from taba.cli.units import scaled
 from taba.query import Query, QueryError
 
@@ -301,6 +313,7 @@ def watch(context: click.Context, server: str, timeout: float, name: str, until:
 @click.argument("name", shell_complete=complete_names)
 @click.argument("path", required=False, callback=_path)
 @click.option("--limit", type=click.IntRange(1, MAX_WHO), default=5, show_default=True, metavar="N", help="How many Clients at either end.")
+@PARTIAL
 @FORMATS
 @click.pass_context
 def who(context: click.Context, server: str, timeout: float, name: str, path: str | None, limit: int, as_json: bool) -> None:

@@ -26,6 +26,7 @@ MAX_COMPLETED = 200
 MAX_LIKENED = 20_000  # names that one that is not there is compared with: a second
 
 _FORM = "taba.form"  # where a command's context keeps which form was asked for
+_PARTIAL = "taba.partial"  # where a command's context keeps whether it takes what can be reached
 _SHOWN = "taba.shown"  # where a command's context keeps what is shown to whom it asks
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -80,9 +81,31 @@ def SERVER(function: F) -> F:
     return server_option("Any one Server.")(shown(function))
 
 
-def query_of(url: str, *, timeout: float, role: str = "Server") -> Query:
-    """Asks the Server or Agent there, with what this command was told to show."""
-    return Query(url, timeout=timeout, role=role, **click.get_current_context().meta.get(_SHOWN, {}))
+def query_of(url: str, *, timeout: float, role: str = "Server", away: Callable[[str], object] | None = None) -> Query:
+    """Asks the Server or Agent there, with what this command was told to show; with --partial, or `away`, for what can be reached."""
+    context = click.get_current_context()
+    told: set[str] = set()
+
+    def tell(left_out: str) -> None:
+        if left_out not in told:
+            told.add(left_out)
+            print(f"{context.command_path}: {show.plain(left_out)}", file=sys.stderr)
+
+    away = away or (tell if context.meta.get(_PARTIAL) else None)
+    return Query(url, timeout=timeout, role=role, away=away, **context.meta.get(_SHOWN, {}))
+
+
+def _keep_partial(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    context.meta[_PARTIAL] = value
+
+
+PARTIAL = click.option(
+    "--partial",
+    is_flag=True,
+    expose_value=False,
+    callback=_keep_partial,
+    help="While a shard is away: what can be reached; standard error names the rest.",
+)
 
 
 TIMEOUT = click.option(

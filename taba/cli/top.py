@@ -215,8 +215,9 @@ def drops_of(*statuses: Mapping[str, Any]) -> str:
 class Asker(threading.Thread):
     """Asks again and again for what is `wanted` now; each answer is `seen`, and said by a byte in the pipe."""
 
-    def __init__(self, query: Query, agent: Query, is_agent_meant: bool, wanted: Wanted, tell: int):
+    def __init__(self, query: Query, agent: Query, is_agent_meant: bool, wanted: Wanted, tell: int, left_out: list[str]):
         super().__init__(daemon=True)
+        self._left_out = left_out  # what `query` says is left out of an answer, which is not there for long
         self._query, self._agent, self._is_agent_meant, self._tell = query, agent, is_agent_meant, tell
         self.wanted, self.seen = wanted, Seen()
         self._woken, self._wake = os.pipe()
@@ -231,12 +232,13 @@ class Asker(threading.Thread):
         problems: tuple[str, ...] = ()
         while True:
             wanted, began = self.wanted, time.monotonic()
+            self._left_out.clear()
             try:
                 seen = ask(self._query, wanted)
                 if began - asked_status >= STATUS_SECONDS:
                     asked_status = began
                     drops, problems = self._status()
-                self.seen = seen._replace(drops=drops, problems=problems)
+                self.seen = seen._replace(drops=drops, problems=(*self._left_out, *problems))
             except (QueryError, ValueError) as error:
                 self.seen = self.seen._replace(error=str(error))
             os.write(self._tell, b".")
@@ -303,17 +305,18 @@ def top(server: str, timeout: float, name: str | None, sort: str, agent_url: str
         raise click.UsageError("takes a terminal; elsewhere taba agg --tsv gives rows")
     screen = Screen()
     screen.sort, screen.match = sort, name or ""
-    query = query_of(server, timeout=timeout)
+    left_out: list[str] = []
+    query = query_of(server, timeout=timeout, away=left_out.append)
     agent = query_of(agent_url or questions.DEFAULT_AGENT, timeout=min(timeout, 1.0), role="Agent")
-    run(screen, query, agent, agent_url is not None)
+    run(screen, query, agent, agent_url is not None, left_out)
 
 
-def run(screen: Screen, query: Query, agent: Query, is_agent_meant: bool) -> None:
-    """Show it until a key ends it."""
+def run(screen: Screen, query: Query, agent: Query, is_agent_meant: bool, left_out: list[str]) -> None:
+    """Show it until a key ends it. `left_out`: where `query` says what is left out of an answer."""
     typed, is_ascii = sys.stdin.fileno(), knows_ascii_only()
     told, tell = os.pipe()
     console = Console(highlight=False)
-    asker = Asker(query, agent, is_agent_meant, screen.wanted(get_terminal_size().lines), tell)
+    asker = Asker(query, agent, is_agent_meant, screen.wanted(get_terminal_size().lines), tell, left_out)
     resized = signal.signal(signal.SIGWINCH, lambda *_: os.write(tell, b"w"))
     try:
         with _raw(typed), Live(console=console, screen=True, auto_refresh=False, transient=True) as live:

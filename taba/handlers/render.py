@@ -11,8 +11,11 @@ MAX_WHOLE = 2.0**63  # a float beyond this is an estimate, and shown as one (1e+
 
 def shown(value: Any) -> Any:
     """`value` as an answer shows it: no key that begins with `_`, 17 for 17.0, null for NaN and infinities; deep."""
+    kind = type(value)
+    if kind is int or kind is str or value is None:  # the most, of a thousand Aggregates
+        return value
     if isinstance(value, dict):
-        return {key: shown(item) for key, item in value.items() if not (isinstance(key, str) and key.startswith("_"))}
+        return {key: shown(item) for key, item in value.items() if not (isinstance(key, str) and key[:1] == "_")}
     if isinstance(value, (list, tuple)):
         return [shown(item) for item in value]
     if isinstance(value, float):

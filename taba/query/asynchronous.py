@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import treq
 from treq.client import HTTPClient
 from twisted.internet import defer, error
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.web._newclient import ParseError  # nothing public tells it
-from twisted.web.client import Agent, RequestGenerationFailed, RequestTransmissionFailed, ResponseFailed, ResponseNeverReceived
+from twisted.web.client import (
+    Agent,
+    RequestGenerationFailed,
+    RequestTransmissionFailed,
+    ResponseDone,
+    ResponseFailed,
+    ResponseNeverReceived,
+)
 from twisted.web.iweb import IAgent
 
 from taba.errors import ConfigurationError
-from taba.query import questions
+from taba.query import listening, questions
+from taba.query.errors import NotTaba, QueryError, ServerUnavailable
 from taba.query.questions import DEFAULT_SERVER, DEFAULT_TIMEOUT, MAX_ANSWER_BYTES, ClientFilters, Event, Filters, PagedFilters, Question
 from taba.query.showing import Shown
 
@@ -55,8 +66,10 @@ class AsyncQuery:
         cacert: str | None = None,
         certificate: str | None = None,
         key: str | None = None,
+        away: Callable[[str], object] | None = None,
     ):
         self.url, self.timeout, self.role, self._http = questions.check_base(url, role), timeout, role, http
+        self._away = away
         shown = Shown(token, cacert, certificate, key)
         self._headers = shown.headers()
         if http is treq and shown.has_certificates and self.url.startswith("https:"):
@@ -101,6 +114,15 @@ class AsyncQuery:
     ) -> list[dict[str, Any]]:
         """Rows of what moves, by how many events were folded in the last minute, or by `sort`; `limit` of them after `offset`."""
         return await self.ask(questions.overview(filters, sort, limit, offset))
+
+    def stream(self, *, patience: float = listening.PATIENCE_SECONDS, **filters: Unpack[Filters]) -> AsyncGenerator[dict[str, Any], None]:
+        """What `aggregates` answers, now and each time something of it has changed: {"time", "every", "aggregates", "error"?}, without end.
+
+        Each has all that matches, and whoever is slow misses some; there is at most one a second. `error` says what is away. A connection
+        that breaks is made anew, and for `patience` seconds a Server that is gone is asked for again; then, and at once where it does not
+        answer the first time, ServerUnavailable is raised; other QueryErrors as everywhere. `aclose()` ends it.
+        """
+        return self._listen(questions.stream(filters), patience)
 
     async def who(self, *, path: str | None = None, limit: int | None = None, **filters: Unpack[Filters]) -> dict[str, Any]:
         """name → which `limit` Clients hold the greatest and the least of the figure at `path`, and each one's share."""
@@ -156,9 +178,13 @@ class AsyncQuery:
 
     async def ask(self, question: Question[T]) -> T:
         """The answer to any Question. Raises QueryError."""
+        return await self._in_time(self._ask(question if self._away is None else question.of_what_is_there()))
+
+    async def _in_time(self, work: Coroutine[Any, Any, T]) -> T:
+        """What `work` comes to, within the timeout. Raises QueryError."""
         from twisted.internet import reactor
 
-        asking = defer.ensureDeferred(self._ask(question))
+        asking = defer.ensureDeferred(work)
         is_late = False
 
         def give_up() -> None:
@@ -183,12 +209,22 @@ class AsyncQuery:
                 deadline.cancel()
 
     async def _ask(self, question: Question[T]) -> T:
+        response = await self._request(question)
+        answer = await self._answer(question, response)
+        left_out = questions.away((response.headers.getRawHeaders(questions.AWAY_HEADER) or [None])[0])
+        if self._away is not None and left_out is not None:
+            self._away(left_out)
+        return answer
+
+    async def _request(self, question: Question[Any]) -> Any:
         # persistent connections save a millisecond and fail a question whenever the Server closed them first
         options: dict[str, Any] = {"persistent": False} if self._http is treq else {}
         options |= {"unbuffered": True, "allow_redirects": False}  # a token is for the peer that was named
-        response = await self._http.request(
+        return await self._http.request(
             question.method, question.at(self.url), headers={**question.headers, **self._headers}, data=question.body, **options
         )
+
+    async def _answer(self, question: Question[T], response: Any) -> T:
         chunks: list[bytes] = []
         size = 0
 
@@ -201,8 +237,106 @@ class AsyncQuery:
         await treq.collect(response, collect)
         if size > MAX_ANSWER_BYTES:
             raise questions.too_large(self.url, self.role)
-        content_type = (response.headers.getRawHeaders("content-type") or [""])[0]
-        return questions.read_answer(question, self.url, self.role, response.code, content_type, b"".join(chunks))
+        return questions.read_answer(question, self.url, self.role, response.code, _content_type(response), b"".join(chunks))
+
+    async def _listen(self, question: Question[dict[str, Any]], patience: float) -> AsyncGenerator[dict[str, Any], None]:
+        from twisted.internet import reactor
+
+        clock = cast(Any, reactor)
+        again = listening.Again(Random(), patience)
+        while True:
+            hearing: _Hearing | None = None
+            try:
+                response = await self._in_time(self._begun(question))
+                hearing = _Hearing(listening.Sse(question, self.url, self.role), self.url, clock)
+                response.deliverBody(hearing)
+                while (content := await hearing.next()) is not None:
+                    again.heard()
+                    yield content
+                failure = questions.no_longer_heard(self.url)
+            except ServerUnavailable as why:
+                failure = why
+            finally:
+                if hearing is not None:
+                    hearing.stop()
+            pause = again.pause(clock.seconds())
+            if pause is None:
+                raise failure
+            await deferLater(clock, pause)
+
+    async def _begun(self, question: Question[dict[str, Any]]) -> Any:
+        """A response that is events, of which none is read yet."""
+        response = await self._request(question)
+        if not listening.Sse.is_heard(response.code, _content_type(response)):
+            await self._answer(question, response)
+            raise questions.no_answer(question, self.url, self.role)
+        return response
+
+
+class _Hearing(Protocol):
+    """What one connection says. Of several events that nobody has taken yet the latest is kept: it has all."""
+
+    def __init__(self, sse: listening.Sse, url: str, clock: Any):
+        self._sse, self._url = sse, url
+        self._latest: dict[str, Any] | None = None
+        self._ended: QueryError | None = None
+        self._has_ended = False
+        self._waiting: defer.Deferred[None] | None = None
+        self._silence = clock.callLater(listening.SILENCE_SECONDS, self._give_up)
+
+    async def next(self) -> dict[str, Any] | None:
+        """The next event; None after the last. Raises what ended it otherwise."""
+        while self._latest is None and not self._has_ended:
+            self._waiting = defer.Deferred()
+            await self._waiting
+        found, self._latest = self._latest, None
+        if found is None and self._ended is not None:
+            raise self._ended
+        return found
+
+    def stop(self) -> None:
+        """Hear no more."""
+        self._end(None)
+        if self.transport is not None:
+            cast(Any, self.transport).loseConnection()
+
+    def dataReceived(self, data: bytes) -> None:
+        """More of it."""
+        if self._has_ended:
+            return
+        self._silence.reset(listening.SILENCE_SECONDS)
+        try:
+            found = self._sse.feed(data)
+        except NotTaba as error:
+            self._end(error)
+            return
+        if found:
+            self._latest = found[-1]
+            self._wake()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The end."""
+        self._end(None if reason.check(ResponseDone) else questions.unreachable(self._url, "Server", _reason(reason.value)))
+
+    def _give_up(self) -> None:
+        self._end(questions.too_slow(self._url, "Server", listening.SILENCE_SECONDS))
+
+    def _end(self, error: QueryError | None) -> None:
+        if self._has_ended:
+            return
+        self._has_ended, self._ended = True, error
+        if self._silence.active():
+            self._silence.cancel()
+        self._wake()
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and not waiting.called:
+            waiting.callback(None)
+
+
+def _content_type(response: Any) -> str:
+    return str((response.headers.getRawHeaders("content-type") or [""])[0])
 
 
 def _client_that_believes(shown: Shown) -> HTTPClient:

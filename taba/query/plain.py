@@ -6,12 +6,15 @@ import http.client
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from ipaddress import ip_address
+from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from taba.query import questions
+from taba.query import listening, questions
+from taba.query.errors import ServerUnavailable
 from taba.query.questions import DEFAULT_SERVER, DEFAULT_TIMEOUT, MAX_ANSWER_BYTES, ClientFilters, Event, Filters, PagedFilters, Question
 from taba.query.showing import Shown
 
@@ -29,8 +32,9 @@ class Query:
     >>> query.aggregate("bids_won")["1m"]["count"]
 
     `timeout` is the seconds for a whole answer. `token` is a token or a file with one (default: TABA_TOKEN), `cacert` a file with the
-    authorities to believe, `certificate` and `key` what a peer is shown that asks for it. Raises QueryError's subclasses; ValueError for
-    a URL that is none, and for files that are not what they should be.
+    authorities to believe, `certificate` and `key` what a peer is shown that asks for it. With `away` a question is answered from what
+    can be reached, and `away` is called with a sentence about what is left out; without it that question raises ServerUnavailable.
+    Raises QueryError's subclasses; ValueError for a URL that is none, and for files that are not what they should be.
     """
 
     def __init__(
@@ -43,8 +47,10 @@ class Query:
         cacert: str | None = None,
         certificate: str | None = None,
         key: str | None = None,
+        away: Callable[[str], object] | None = None,
     ):
         self.url, self.timeout, self.role = questions.check_base(url, role), timeout, role
+        self._away = away
         # what listens on this very host is not reached through a proxy, whatever the environment says
         handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})] if _is_loopback(self.url) else []
         shown = Shown(token, cacert, certificate, key)
@@ -90,6 +96,15 @@ class Query:
     def overview(self, *, sort: str = "", limit: int | None = None, offset: int = 0, **filters: Unpack[Filters]) -> list[dict[str, Any]]:
         """Rows of what moves, by how many events were folded in the last minute, or by `sort`; `limit` of them after `offset`."""
         return self.ask(questions.overview(filters, sort, limit, offset))
+
+    def stream(self, *, patience: float = listening.PATIENCE_SECONDS, **filters: Unpack[Filters]) -> Generator[dict[str, Any], None, None]:
+        """What `aggregates` answers, now and each time something of it has changed: {"time", "every", "aggregates", "error"?}, without end.
+
+        Each has all that matches, and whoever is slow misses some; there is at most one a second. `error` says what is away. A connection
+        that breaks is made anew, and for `patience` seconds a Server that is gone is asked for again; then, and at once where it does not
+        answer the first time, ServerUnavailable is raised; other QueryErrors as everywhere. `close()` ends it.
+        """
+        return self._listen(questions.stream(filters), patience)
 
     def who(self, *, path: str | None = None, limit: int | None = None, **filters: Unpack[Filters]) -> dict[str, Any]:
         """name → which `limit` Clients hold the greatest and the least of the figure at `path`, and each one's share."""
@@ -146,22 +161,38 @@ class Query:
     def ask(self, question: Question[T]) -> T:
         """The answer to any Question. Raises QueryError."""
         deadline = time.monotonic() + self.timeout
+        question = question if self._away is None else question.of_what_is_there()
+        with self._telling(self.timeout), self._open(question, self.timeout) as response:
+            answer = self._answer(question, response, deadline)
+        left_out = questions.away(response.headers.get(questions.AWAY_HEADER))
+        if self._away is not None and left_out is not None:
+            self._away(left_out)
+        return answer
+
+    def _open(self, question: Question[Any], timeout: float) -> Any:
+        """The response, of whatever status. `timeout`: of each wait."""
         headers = {**question.headers, **self._headers}
         request = urllib.request.Request(question.at(self.url), question.body, headers, method=question.method)
         try:
-            try:
-                response = self._opener.open(request, timeout=self.timeout)
-            except urllib.error.HTTPError as error:
-                response = error  # an answer like any other
-            with response:
-                body = self._read(response, deadline)
-                content_type = response.headers.get("content-type", "")
-                return questions.read_answer(question, self.url, self.role, response.status or 0, content_type, body)
+            return self._opener.open(request, timeout=timeout)
+        except urllib.error.HTTPError as error:
+            return error  # an answer like any other
+
+    def _answer(self, question: Question[T], response: Any, deadline: float) -> T:
+        body = self._read(response, deadline)
+        kind = response.headers.get("content-type", "")
+        return questions.read_answer(question, self.url, self.role, response.status or 0, kind, body)
+
+    @contextmanager
+    def _telling(self, seconds: float) -> Generator[None, None, None]:
+        """Raise what went wrong as a QueryError that says it; `seconds`: how long was waited."""
+        try:
+            yield
         except TimeoutError:
-            raise questions.too_slow(self.url, self.role, self.timeout) from None
+            raise questions.too_slow(self.url, self.role, seconds) from None
         except urllib.error.URLError as error:
             if isinstance(error.reason, TimeoutError):
-                raise questions.too_slow(self.url, self.role, self.timeout) from None
+                raise questions.too_slow(self.url, self.role, seconds) from None
             raise questions.unreachable(self.url, self.role, _reason(error.reason)) from None
         except http.client.RemoteDisconnected as error:
             raise questions.unreachable(self.url, self.role, _reason(error)) from None
@@ -169,6 +200,39 @@ class Query:
             raise questions.no_http(self.url, self.role) from None
         except (OSError, http.client.HTTPException) as error:
             raise questions.unreachable(self.url, self.role, _reason(error)) from None
+
+    def _listen(self, question: Question[dict[str, Any]], patience: float) -> Generator[dict[str, Any], None, None]:
+        again = listening.Again(Random(), patience)
+        while True:
+            try:
+                for content in self._heard(question):
+                    again.heard()
+                    yield content
+                error = questions.no_longer_heard(self.url)
+            except ServerUnavailable as why:
+                error = why
+            pause = again.pause(time.monotonic())
+            if pause is None:
+                raise error
+            time.sleep(pause)
+
+    def _heard(self, question: Question[dict[str, Any]]) -> Generator[dict[str, Any], None, None]:
+        """What one connection says until its end."""
+        waiting = max(self.timeout, listening.SILENCE_SECONDS)
+        sse = listening.Sse(question, self.url, self.role)
+        with self._telling(waiting):
+            response = self._open(question, waiting)
+        with response:
+            if not sse.is_heard(response.status or 0, response.headers.get("content-type", "")):
+                with self._telling(self.timeout):
+                    self._answer(question, response, time.monotonic() + self.timeout)
+                raise questions.no_answer(question, self.url, self.role)
+            while True:
+                with self._telling(waiting):
+                    chunk = response.read1(CHUNK_BYTES)
+                if not chunk:
+                    return
+                yield from sse.feed(chunk)
 
     def _read(self, response: Any, deadline: float) -> bytes:
         chunks, size = [], 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypedDict, TypeVar
 from urllib.parse import urlencode, urlsplit
 
@@ -22,7 +22,7 @@ DEFAULT_SERVER = "http://127.0.0.1:8280"
 DEFAULT_AGENT = "http://127.0.0.1:8279"
 DEFAULT_TIMEOUT = 10.0  # seconds for a whole answer
 
-JSON, TEXT = "application/json", "text/plain"
+JSON, TEXT, LIVE = "application/json", "text/plain", "text/event-stream"
 T = TypeVar("T")
 
 
@@ -75,6 +75,7 @@ class Question(Generic[T]):
     body: bytes | None = None
     key: str | None = None  # the Idempotency-Key of a body
     verb: str | None = None  # the HTTP method, where it is neither GET nor, with a body, POST
+    takes_partial: bool = False  # whether it may be answered from what can be reached alone
 
     @property
     def method(self) -> str:
@@ -95,27 +96,31 @@ class Question(Generic[T]):
 
     def as_text(self) -> Question[str]:
         """The same question, answered as text for people: one Tab a line."""
-        return Question(self.path, self.parameters, str, str, TEXT)
+        return Question(self.path, self.parameters, str, str, TEXT, takes_partial=self.takes_partial)
+
+    def of_what_is_there(self) -> Question[T]:
+        """The same question, answered from what can be reached, where that can be asked."""
+        return replace(self, parameters=(*self.parameters, ("partial", "1"))) if self.takes_partial else self
 
 
 def names(filters: Filters) -> Question[list[str]]:
     """The names of Tabs, sorted."""
-    return Question("/v1/names", _parameters(filters), list, _same)
+    return Question("/v1/names", _parameters(filters), list, _same, takes_partial=True)
 
 
 def clients(filters: Filters) -> Question[list[str]]:
     """The ids of Clients, sorted."""
-    return Question("/v1/clients", _parameters(filters), list, _same)
+    return Question("/v1/clients", _parameters(filters), list, _same, takes_partial=True)
 
 
 def types(filters: Filters, detail: bool = False) -> Question[dict[str, Any]]:
     """name → Type; with `detail`, name → {"type", "unit", "description"}."""
-    return Question("/v1/types", _parameters(filters) + _flag("detail", detail), dict, _same)
+    return Question("/v1/types", _parameters(filters) + _flag("detail", detail), dict, _same, takes_partial=True)
 
 
 def alive(filters: ClientFilters) -> Question[list[str]]:
     """The ids of Clients of which a process lives, sorted."""
-    return Question("/v1/projections", (("name", rules.ALIVE_TAB), *_parameters(filters)), dict, _living)
+    return Question("/v1/projections", (("name", rules.ALIVE_TAB), *_parameters(filters)), dict, _living, takes_partial=True)
 
 
 def _living(answer: Any) -> list[str]:
@@ -125,13 +130,13 @@ def _living(answer: Any) -> list[str]:
 
 def projections(filters: Filters, detail: bool = False) -> Question[dict[str, dict[str, Any]]]:
     """name → client → Projection."""
-    return Question("/v1/projections", _parameters(filters) + _flag("detail", detail), dict, _same)
+    return Question("/v1/projections", _parameters(filters) + _flag("detail", detail), dict, _same, takes_partial=True)
 
 
 def aggregates(filters: Filters, by: str | Iterable[str] = (), detail: bool = False) -> Question[dict[str, Any]]:
     """name → Aggregate; with `by`, Tabs of one base name that agree in those labels are one."""
     parameters = _parameters(filters) + tuple(("by", label) for label in _many(by)) + _flag("detail", detail)
-    return Question("/v1/aggregates", parameters, dict, _same)
+    return Question("/v1/aggregates", parameters, dict, _same, takes_partial=True)
 
 
 def aggregate(name: str, labels: Mapping[str, str] | None, filters: ClientFilters, detail: bool = False) -> Question[Any]:
@@ -142,12 +147,12 @@ def aggregate(name: str, labels: Mapping[str, str] | None, filters: ClientFilter
     else:
         canonical = rules.canonical_name(name, labels)
     parameters = (("name", canonical), *_parameters(filters), *_flag("detail", detail))
-    return Question("/v1/aggregates", parameters, dict, lambda answer: answer.get(canonical))
+    return Question("/v1/aggregates", parameters, dict, lambda answer: answer.get(canonical), takes_partial=True)
 
 
 def superaggregate(filters: Filters, detail: bool = False) -> Question[dict[str, Any]]:
     """One Aggregate over all Tabs that match, which are of one Type; empty where none does."""
-    return Question("/v1/superaggregate", _parameters(filters) + _flag("detail", detail), dict, _same)
+    return Question("/v1/superaggregate", _parameters(filters) + _flag("detail", detail), dict, _same, takes_partial=True)
 
 
 def overview(filters: Filters, sort: str = "", limit: int | None = None, offset: int = 0) -> Question[list[dict[str, Any]]]:
@@ -155,14 +160,19 @@ def overview(filters: Filters, sort: str = "", limit: int | None = None, offset:
     more: list[tuple[str, str]] = [("sort", sort)] if sort else []
     more += [("limit", str(limit))] if limit is not None else []
     more += [("offset", str(offset))] if offset else []
-    return Question("/v1/overview", _parameters(filters) + tuple(more), list, _same)
+    return Question("/v1/overview", _parameters(filters) + tuple(more), list, _same, takes_partial=True)
+
+
+def stream(filters: Filters) -> Question[dict[str, Any]]:
+    """Aggregates as they change: not one answer but many."""
+    return Question("/v1/stream", _parameters(filters), dict, _same, LIVE)
 
 
 def who(filters: Filters, path: str | None = None, limit: int | None = None) -> Question[dict[str, Any]]:
     """name → which Clients hold the greatest and the least of a figure."""
     more = [("path", path)] if path is not None else []
     more += [("limit", str(limit))] if limit is not None else []
-    return Question("/v1/who", _parameters(filters) + tuple(more), dict, _same)
+    return Question("/v1/who", _parameters(filters) + tuple(more), dict, _same, takes_partial=True)
 
 
 def status() -> Question[dict[str, Any]]:
@@ -237,13 +247,29 @@ def cancel_job(id: str) -> Question[dict[str, Any]]:
 
 # --- answers ---
 
+AWAY_HEADER = "Taba-Away"
+
+
+def away(header: str | None) -> str | None:
+    """What the header AWAY_HEADER of an answer says is left out of it, as a sentence; None where there is none."""
+    if header is None:
+        return None
+    try:
+        shards = json.loads(header)
+        told = [f"buckets {said['buckets']} of shard {name} ({said['why']})" for name, said in shards.items() if name != "more"]
+        told += [f"those of {shards['more']} more shards"] if "more" in shards else []
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        told = [header[:200]]
+    return "left out is what is away: " + "; ".join(told)
+
+
 START = {"Server": "start one with: twistd -n taba-server", "Agent": "start one with: twistd -n taba-agent"}
 
 
 def read_answer(question: Question[T], base: str, role: str, status: int, content_type: str, body: bytes) -> T:
     """The value that the answer holds. Raises QueryError, always of a subclass that says whose fault it is."""
     if status not in (200, 202):
-        raise _refusal(base, role, status, body)
+        raise refusal(base, role, status, body)
     if question.accept == TEXT and content_type.startswith(TEXT):
         return question.take(body.decode(errors="replace"))
     try:
@@ -255,10 +281,20 @@ def read_answer(question: Question[T], base: str, role: str, status: int, conten
         if not isinstance(content, question.shape):
             raise ValueError(f"a {type(content).__name__}")
     except (ValueError, RecursionError):
-        raise NotTaba(
-            f"what answers at {base} is no Taba {role} of this version ({question.path} is not what it should be); check the address"
-        ) from None
+        raise no_answer(question, base, role) from None
     return question.take(content)
+
+
+def no_answer(question: Question[Any], base: str, role: str) -> NotTaba:
+    """The error for an answer that is none to this question."""
+    return NotTaba(
+        f"what answers at {base} is no Taba {role} of this version ({question.path} is not what it should be); check the address"
+    )
+
+
+def no_longer_heard(base: str) -> ServerUnavailable:
+    """The error for a Server that was listened to, ended its answer, and cannot be heard again."""
+    return ServerUnavailable(f"the Server at {base} says nothing any more; {START['Server']}")
 
 
 def unreachable(base: str, role: str, reason: object) -> ServerUnavailable:
@@ -304,7 +340,8 @@ def check_base(url: str, role: str = "Server") -> str:
     return url.rstrip("/")
 
 
-def _refusal(base: str, role: str, status: int, body: bytes) -> QueryError:
+def refusal(base: str, role: str, status: int, body: bytes) -> QueryError:
+    """The error for an answer of another status than 200."""
     error, detail = "", ""
     try:
         content = json.loads(body)

@@ -36,6 +36,7 @@ from taba.server.health import Health
 from taba.server.keep.deleting import delete_clients, delete_tabs
 from taba.server.keep.jobs import JobConflict, Jobs, UnknownJob
 from taba.server.notes import NOTE_SCHEMA, Notes, read_note
+from taba.server.router import IsReader
 from taba.server.status import Presence, Status
 from taba.server.work.sandbox import Crowded
 from taba.shard import Router
@@ -163,14 +164,14 @@ class Routes:
                 READ,
                 LISTED,
             ),
-            Route("GET", "/v1/overview", self.overview, "rows of what moves, ranked", READ, (*FILTERS, *ROWS)),
+            Route("GET", "/v1/overview", self.overview, "rows of what moves, ranked", READ, (*ASKED, *ROWS)),
             Route(
                 "GET",
                 "/v1/who",
                 self.who,
                 "{name: which Clients hold the greatest and the least, and their shares}",
                 READ,
-                (*FILTERS, *WHO),
+                (*ASKED, *WHO),
             ),
             Route(
                 "GET",
@@ -255,7 +256,7 @@ class Routes:
         query, reachable = self._asked(call)
         types, further = await self._refusing(query.types(_filter(call), _page(call)))
         if call.values["detail"]:
-            told = each_meaning(reachable if call.values[PARTIAL.name] else self._router, types)
+            told = each_meaning(self._reader(call, reachable), types)
             return _by_name(call, ((name, what, dumped(what)) async for name, what in told), reachable, further)
         return _by_name(call, _each((name, type, type) for name, type in types.items()), reachable, further)
 
@@ -291,9 +292,11 @@ class Routes:
         query, reachable = self._asked(call)
         asked = await self._refusing(query.ask(_filter(call), by, call.values["detail"], _page(call)))
 
+        wants_text = call.wants_text
+
         async def each() -> AsyncIterator[tuple[str, Any, str]]:
             async for name, item in query.aggregates(asked):
-                yield name, aggregate_as_json(item), await self._rendered(item) if call.wants_text else ""
+                yield name, None if wants_text else aggregate_as_json(item), await self._rendered(item) if wants_text else ""
 
         return _by_name(call, each(), reachable, asked.next)
 
@@ -320,19 +323,22 @@ class Routes:
         sort = call.values["sort"] or MOVES
         if sort not in SORTS:
             raise HTTPError(400, "bad_request", f"sort={sort[:100]!r}: takes one of {', '.join(SORTS)}")
-        rows = await self._refusing(self._overview.rows(_filter(call), sort, call.values["limit"], call.values["offset"]))
-        meanings = await meanings_of(self._router, {row["name"]: row["type"] for row in rows})
+        query, reachable = self._asked(call)
+        rows = await self._refusing(self._overview.of(query).rows(_filter(call), sort, call.values["limit"], call.values["offset"]))
+        meanings = await meanings_of(self._reader(call, reachable), {row["name"]: row["type"] for row in rows})
         content = [answerable({**row, "unit": meanings[row["name"]]["unit"]}) for row in rows]
-        return Answer(content, text=lambda: "".join(f"{row['name']}: {dumped(row)}\n" for row in content))
+        return Answer(content, text=lambda: "".join(f"{row['name']}: {dumped(row)}\n" for row in content), headers=reachable.header())
 
     async def who(self, call: Call) -> Answer:
         try:
             path = call.values["path"] and paths.check(call.values["path"])
         except ValueError as error:
             raise HTTPError(400, "bad_request", f"path=: {error}") from None
-        asked = await self._refusing(self._query.ask(_filter(call)))
-        found = with_units(self._router, asked.chosen, self._overview.who(asked, path, call.values["limit"]))
-        return _by_name(call, ((name, one, dumped(one)) async for name, one in found))
+        query, reachable = self._asked(call)
+        asked = await self._refusing(query.ask(_filter(call)))
+        shares = self._overview.of(query).who(asked, path, call.values["limit"])
+        found = with_units(self._reader(call, reachable), asked.chosen, shares)
+        return _by_name(call, ((name, one, dumped(one)) async for name, one in found), reachable)
 
     async def stream(self, call: Call) -> Answer:
         try:
@@ -345,6 +351,10 @@ class Routes:
         """Whom to ask: with partial=1, whoever can be reached."""
         reachable = Reachable(self._router)
         return (self._query.of(reachable) if call.values[PARTIAL.name] else self._query), reachable
+
+    def _reader(self, call: Call, reachable: Reachable) -> IsReader:
+        """What reads for it."""
+        return reachable if call.values[PARTIAL.name] else self._router
 
     async def _rendered(self, item: Aggregated) -> str:
         """An Aggregate, and what is wrong with it, as one line for people."""
@@ -504,15 +514,17 @@ def _by_name(
 ) -> Answer:
     """An answer of (name, what JSON has of it, its text for people), one Tab a line for people."""
 
+    wants_text = call.wants_text
+
     async def pieces() -> AsyncIterator[str]:
         before = "{"
         async for name, content, text in items:
-            if call.wants_text:
+            if wants_text:
                 yield f"{name}: {text}\n"
             else:
                 yield f"{before}{dumped(name)}: {dumped(content)}"
                 before = ", "
-        if not call.wants_text:
+        if not wants_text:
             yield "{}\n" if before == "{" else "}\n"
 
     return _streamed(call, pieces(), reachable, further)
@@ -526,15 +538,17 @@ def _listed(call: Call, names: Iterable[str], reachable: Reachable, further: str
 def _rows(call: Call, rows: AsyncIterator[tuple[Any, str]], reachable: Reachable | None = None, further: str | None = None) -> Answer:
     """An answer that is a list, of (what JSON has of one, its line for people)."""
 
+    wants_text = call.wants_text
+
     async def pieces() -> AsyncIterator[str]:
         before = "["
         async for content, text in rows:
-            if call.wants_text:
+            if wants_text:
                 yield text
             else:
                 yield before + dumped(content)
                 before = ", "
-        if not call.wants_text:
+        if not wants_text:
             yield "[]\n" if before == "[" else "]\n"
 
     return _streamed(call, pieces(), reachable, further)

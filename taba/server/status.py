@@ -347,21 +347,34 @@ class Presence:
         return [found[url] for url in sorted(found)]
 
     async def moving(self) -> Counter[str]:
-        """Tab → Events folded in the last minute: by this Server, and of what moved most at the others, as they last said."""
+        """Tab → Events folded in the last minute: by this Server, and of what moved most at the others, as they last said.
+
+        While what they say cannot be read, it is what is known of them, or nothing: that ranks, and is no answer to anybody.
+        """
         now = self._clock.seconds()
         if self._others is None or now - self._others[0] >= PRESENCE_SECONDS:
-            [replies] = await self._router.read(PRESENCE_BUCKET, [(b"HGETALL", keys.servers(PRESENCE_BUCKET))])
-            own = (self.url or "").encode()
-            entries = [
-                json.loads(content).get("moving", {})
-                for name, content in _pairs(replies).items()
-                if name != own and self._read(name, content) is not None
-            ]
-            self._others = now, [entry for entry in entries if isinstance(entry, dict)]
+            self._others = now, await self._moving_elsewhere()
         counts = Counter(self._moving.counts())
         for entry in self._others[1]:
             counts.update({tab: events for tab, events in entry.items() if isinstance(events, int)})
         return counts
+
+    async def _moving_elsewhere(self) -> list[Mapping[str, int]]:
+        known = [] if self._others is None else self._others[1]
+        if not self._router.reaches(PRESENCE_BUCKET):
+            return known
+        try:
+            [replies] = await self._router.read(PRESENCE_BUCKET, [(b"HGETALL", keys.servers(PRESENCE_BUCKET))])
+        except StoreUnavailable as error:
+            log.debug("what moves at other Servers is not known: {error}", error=error)
+            return known
+        own = (self.url or "").encode()
+        entries = [
+            json.loads(content).get("moving", {})
+            for name, content in _pairs(replies).items()
+            if name != own and self._read(name, content) is not None
+        ]
+        return [entry for entry in entries if isinstance(entry, dict)]
 
     def _read(self, name: bytes, content: bytes) -> dict[str, Any] | None:
         """What the Server at `name` says of itself; None where it is gone, or this is no entry."""

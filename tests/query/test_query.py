@@ -81,6 +81,24 @@ class AgainstAServer(TestCase):
         for answer in (await deferToThread(self.services.query.shards), await AsyncQuery(self.services.server_url).shards()):
             self.assertEqual([shard["name"] for shard in answer], ["s1"])
 
+    async def test_what_changes_is_heard(self) -> None:
+        plain, other = (
+            self.services.query.stream(name=["bids", "heard"]),
+            AsyncQuery(self.services.server_url).stream(name=["bids", "heard"]),
+        )
+        first = await deferToThread(next, plain)
+        self.assertEqual(first["aggregates"], (await anext(other))["aggregates"])
+        self.assertEqual(list(first["aggregates"]), ["bids"])
+        await deferToThread(self.services.query.post_events, "web/1", [{"tab": "heard", "type": "TotalsCounter", "value": 7}])
+        while "heard" not in (found := await deferToThread(next, plain))["aggregates"]:
+            continue  # whatever else has changed
+        while "heard" not in (await anext(other))["aggregates"]:
+            continue
+        self.assertEqual(found["aggregates"]["heard"]["total"], 7)
+        plain.close()
+        await other.aclose()
+        await deferToThread(self.services.query.delete_tabs, "heard")
+
     async def test_a_question_that_breaks_a_rule_is_the_askers_fault(self) -> None:
         for question in (lambda query: query.names(match="("), lambda query: query.superaggregate(), lambda query: query.names(label="x")):
             with self.assertRaises(BadRequest) as plain:
@@ -91,12 +109,12 @@ class AgainstAServer(TestCase):
 
 
 class Stranger:
-    """Something that listens, reads a request, says `answer`, and then waits or closes."""
+    """Something that listens, reads a request, says an answer (one after the other, the last again and again), and then waits or closes."""
 
-    def __init__(self, answer: bytes, close: bool = True):
+    def __init__(self, *answers: bytes, close: bool = True):
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
-        self.answer, self.close = answer, close
+        self.answers, self.close = list(answers), close
         self.open: list[socket.socket] = []
         self.thread = threading.Thread(target=self._serve, daemon=True)
         self.thread.start()
@@ -108,7 +126,7 @@ class Stranger:
             except OSError:
                 return
             peer.recv(65_536)
-            peer.sendall(self.answer)
+            peer.sendall(self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
             if self.close:
                 peer.close()
             else:

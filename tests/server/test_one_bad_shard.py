@@ -100,7 +100,16 @@ class BadShards(ServerCase):
         return int.from_bytes(key_part("web/1", key, b"").key[:8], "big") % BUCKETS
 
     async def asked(self, server: Server, answers_reads: bool) -> None:
-        paths = ["/v1/names", "/v1/types", "/v1/clients", "/v1/aggregates", "/v1/projections", "/v1/superaggregate"]
+        paths = [
+            "/v1/names",
+            "/v1/types",
+            "/v1/clients",
+            "/v1/aggregates",
+            "/v1/projections",
+            "/v1/superaggregate",
+            "/v1/overview",
+            "/v1/who",
+        ]
         whole = await together([self.ask(server, path) for path in paths])
         partly = await together([self.ask(server, f"{path}?partial=1") for path in paths])
         for path, refused, part in zip(paths, whole, partly, strict=True):
@@ -116,6 +125,8 @@ class BadShards(ServerCase):
         self.assertEqual(partly[0].json, sorted(GOOD))
         self.assertEqual(sorted(partly[3].json), sorted(GOOD))
         self.assertIn("4 of 16 buckets are away and left out (4-7)", partly[5].json["error"])
+        self.assertEqual(sorted(row["name"] for row in partly[6].json), sorted(GOOD))
+        self.assertEqual(sorted(partly[7].json), sorted(GOOD))
         named = (await self.ask(server, f"/v1/aggregates?partial=1&name={TABS[5]}&name={GOOD[1]}")).json
         self.assertEqual((sorted(named), "s2" in named[TABS[5]]["error"]), (sorted([TABS[5], GOOD[1]]), True))
 

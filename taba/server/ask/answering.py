@@ -25,11 +25,14 @@ def answerable(value: Any) -> Any:
     return _json(shown(value))
 
 
+PLAIN = frozenset((str, int, float, bool, type(None)))
+
+
 def _json(value: Any) -> Any:
-    if isinstance(value, (str, int, float)) or value is None:
+    if type(value) in PLAIN or isinstance(value, (str, int, float)):
         return value
     if isinstance(value, dict):
-        return {key if isinstance(key, str) else _key(key): _json(item) for key, item in value.items()}
+        return {key if isinstance(key, str) else _key(key): item if type(item) in PLAIN else _json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_json(item) for item in value]
     if isinstance(value, (bytes, bytearray)):

@@ -13,6 +13,7 @@ import heapq
 import math
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 from taba import paths
@@ -49,6 +50,12 @@ class Overview:
     def __init__(self, query: Query, moving: Callable[[], Awaitable[Mapping[str, int]]], clock: Any, now: Callable[[], float]):
         self._query, self._moving, self._clock, self._now = query, moving, clock, now
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
+
+    def of(self, query: Query) -> Overview:
+        """These rows, asked for by `query`."""
+        other = copy(self)
+        other._query = query
+        return other
 
     async def rows(self, wanted: Filter, sort: str, limit: int, offset: int = 0) -> list[dict[str, Any]]:
         """At most `limit` rows after the first `offset`. Raises QueryRefused."""

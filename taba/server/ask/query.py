@@ -473,10 +473,11 @@ class Query:
                 await self.turns.breathe()
                 together = self._bench.aggregate_states(type, some, groups, len(tabs), self._now())
                 counts = Counter(of_tabs)
+                is_made = together is not None
                 if together is None:
                     together, tabs, counts = await self._project(type, some, False), of_tabs, Counter()
                 for tab, piece in zip(tabs, together, strict=True):
-                    totals.setdefault(tab, _Total(type)).add(piece, counts[tab] or 1)
+                    totals.setdefault(tab, _Total(type)).add(piece, counts[tab] or 1, is_made)
         return totals
 
     async def _slots_lot(self, lot: Sequence[_Part], chosen: Chosen, wanted: Filter) -> dict[str, Past | Unanswered]:
@@ -557,14 +558,17 @@ class Query:
                 self._count(total.type, answer)
                 total.fail(answer)
             else:
-                total.pieces = [answer]
+                total.pieces, total.made = [answer], 1
 
     async def _aggregated(self, total: _Total) -> Aggregated:
         if total.differs:
             return Aggregated("", None, f"Types differ: {', '.join(sorted(total.differs))}"[:500])
         if not total.pieces:
             return Aggregated(total.type, None, total.error)
-        answer = await self._bench.aggregate(total.type, total.pieces)
+        if total.is_made:
+            [answer] = total.pieces
+        else:
+            answer = await self._bench.aggregate(total.type, total.pieces)
         if isinstance(answer, str):
             self._count(total.type, answer)
             return Aggregated(total.type, None, answer)
@@ -599,6 +603,7 @@ class _Total:
     def __init__(self, type: str, pieces: list[Any] | None = None, clients: int = 0, left_out: int = 0, error: str | None = None):
         self.type, self.clients, self.left_out, self.error = type, clients, left_out, error
         self.pieces: list[Any] = [] if pieces is None else pieces
+        self.made = 0  # of the pieces, those that are Aggregates
         self.differs: set[str] = set()  # the Types, where there are several
 
     @classmethod
@@ -613,18 +618,24 @@ class _Total:
     def is_empty(self) -> bool:
         return not self.clients
 
-    def add(self, projection: Any, clients: int = 1) -> None:
-        """One more Client's, or the Aggregate of several."""
+    @property
+    def is_made(self) -> bool:
+        """Whether it is one Aggregate already, which nothing is to be added to."""
+        return len(self.pieces) == 1 == self.made
+
+    def add(self, projection: Any, clients: int = 1, is_made: bool = False) -> None:
+        """One more Client's, or, if it `is_made`, the Aggregate of several."""
         self.clients += clients
         if isinstance(projection, Unanswered):
             self.left_out += 1
             self.error = self.error or projection.error
         else:
             self.pieces.append(projection)
+            self.made += is_made
 
     def fail(self, error: str) -> None:
         """There is none, and why."""
-        self.pieces, self.left_out, self.error = [], self.clients, error
+        self.pieces, self.made, self.left_out, self.error = [], 0, self.clients, error
 
     def with_other(self, other: _Total) -> _Total:
         """Both together."""
@@ -634,5 +645,5 @@ class _Total:
         self.clients += other.clients
         self.left_out += other.left_out
         self.error = self.error or other.error
-        self.pieces = [] if self.differs else self.pieces + other.pieces
+        self.pieces, self.made = ([], 0) if self.differs else (self.pieces + other.pieces, self.made + other.made)
         return self

@@ -1,0 +1,133 @@
+"""Listening: bytes that are events, when one asks anew, and both variants against what breaks."""
+
+from __future__ import annotations
+
+import json
+from random import Random
+from typing import Any
+
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from taba.query import AsyncQuery, BadRequest, NotTaba, Query, ServerUnavailable, listening, questions
+from tests.query.test_query import Stranger
+
+FIRST, SECOND = {"time": 1.0, "every": 1.0, "aggregates": {"ä": {"value": 1}}}, {"time": 2.0, "every": 1.0, "aggregates": {}}
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+FULL = b'HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n\r\n{"error": "full", "detail": "later"}'
+
+
+def event(content: Any) -> bytes:
+    return b"id: 7\ndata: " + json.dumps(content, ensure_ascii=False).encode() + b"\n\n"
+
+
+def chunk(content: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(content), content)
+
+
+def sse() -> listening.Sse:
+    return listening.Sse(questions.stream({}), "http://127.0.0.1:8280", "Server")
+
+
+class Bytes(SynchronousTestCase):
+    def test_events_are_the_same_however_the_bytes_come(self) -> None:
+        said = event(FIRST) + b":\n\n" + event(SECOND) + b'event: end\ndata: {"why": "this Server stops"}\n\n' + event(FIRST)[:-1]
+        for size in (1, 2, 3, len(said)):
+            events = sse()
+            found = [one for start in range(0, len(said), size) for one in events.feed(said[start : start + size])]
+            self.assertEqual(found, [FIRST, SECOND])
+            self.assertEqual(events.feed(b"\n"), [FIRST])
+
+    def test_what_no_server_says_is_not_taken_for_an_event(self) -> None:
+        for said in (
+            b"data: {\n\n",
+            b"data: []\n\n",
+            b'data: {"aggregates": []}\n\n',
+            b"data: \xff\n\n",
+            b"data: " + b"[" * 100_000 + b"\n\n",
+        ):
+            self.assertRaises(NotTaba, sse().feed, said)
+
+    def test_an_event_has_a_bound(self) -> None:
+        self.patch(listening, "MAX_EVENT_BYTES", 20)
+        self.assertEqual(sse().feed(b"data: " + b"0" * 14), [])
+        self.assertRaises(NotTaba, sse().feed, b"data: " + b"0" * 15)
+
+
+class WhenAgain(SynchronousTestCase):
+    def test_who_was_never_heard_is_not_asked_again(self) -> None:
+        self.assertIsNone(listening.Again(Random(1), 60.0).pause(0.0))
+
+    def test_pauses_double_to_a_bound_and_patience_ends_with_its_last_moment(self) -> None:
+        again = listening.Again(Random(1), 60.0)
+        again.heard()
+        now, pauses = 100.0, []
+        while (pause := again.pause(now)) is not None:
+            pauses.append(pause)
+            now += pause
+        self.assertEqual(now, 160.0)
+        for number, pause in enumerate(pauses[:-1]):
+            most = min(listening.MOST_PAUSE, listening.FIRST_PAUSE * 2**number)
+            self.assertTrue(most / 2 <= pause <= most, pauses)
+        again.heard()
+        self.assertLessEqual(again.pause(now) or 0.0, listening.FIRST_PAUSE)
+
+
+class Breaks(TestCase):
+    timeout = 30
+
+    def setUp(self) -> None:
+        self.patch(listening, "FIRST_PAUSE", 0.001)
+
+    def stranger(self, *answers: bytes) -> str:
+        stranger = Stranger(*answers)
+        self.addCleanup(stranger.stop)
+        return stranger.url
+
+    async def both(self, *answers: bytes, patience: float = 60.0) -> Any:
+        """What both variants hear until they end, and the error with which they do."""
+
+        def plain(url: str) -> Any:
+            found: list[Any] = []
+            try:
+                for one in Query(url).stream(name="t", patience=patience):
+                    found.append(one)
+            except Exception as error:
+                return found, type(error), str(error).replace(url, "")
+            return found
+
+        async def other(url: str) -> Any:
+            found: list[Any] = []
+            try:
+                async for one in AsyncQuery(url).stream(name="t", patience=patience):
+                    found.append(one)
+            except Exception as error:
+                return found, type(error), str(error).replace(url, "")
+            return found
+
+        heard = await deferToThread(plain, self.stranger(*answers))
+        self.assertEqual(heard, await other(self.stranger(*answers)))
+        return heard
+
+    async def test_a_connection_that_breaks_is_made_anew_and_one_that_is_refused_too(self) -> None:
+        refused = b'HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\n\r\n{"error": "bad_request", "detail": "no"}'
+        cut = HEAD + chunk(event(FIRST)) + chunk(event(SECOND)[:-5])
+        ended = HEAD + chunk(event(SECOND)) + b"0\r\n\r\n"
+        heard, error, sentence = await self.both(cut, FULL, b"", ended, cut[: len(HEAD)], ended, refused)
+        self.assertEqual((heard, error, sentence), ([FIRST, SECOND, SECOND], BadRequest, "the Server at  refuses: no"))
+
+    async def test_who_does_not_come_back_is_given_up_with_what_was_wrong(self) -> None:
+        ended = HEAD + chunk(event(FIRST)) + b"0\r\n\r\n"
+        heard, error, sentence = await self.both(ended, *[FULL] * 3, patience=0.0)
+        self.assertEqual((heard, error), ([FIRST], ServerUnavailable))
+        self.assertIn("says nothing any more", sentence)
+
+    async def test_who_is_not_there_at_first_is_said_at_once(self) -> None:
+        heard, error, sentence = await self.both(FULL)
+        self.assertEqual((heard, error), ([], ServerUnavailable))
+        self.assertIn("later", sentence)
+
+    async def test_an_answer_that_is_no_stream_is_none(self) -> None:
+        page = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+        self.assertEqual((await self.both(page))[:2], ([], NotTaba))
+        self.assertEqual((await self.both(HEAD + chunk(event([]))))[:2], ([], NotTaba))
