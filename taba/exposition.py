@@ -42,9 +42,16 @@ class Exposed(NamedTuple):
 class Writer(NamedTuple):
     """Writes families in one format: `write` each, `end` after the last."""
 
-    write: Callable[[Exposed], bytes]
+    encode: Callable[[Exposed], bytes]
     end: bytes
     content_type: str
+
+    def write(self, exposed: Exposed, is_more: bool = False) -> bytes:
+        """A family; or, if it `is_more`, further points of the one that was written last."""
+        content = self.encode(exposed)
+        if not is_more:
+            return content
+        return b"\n".join(line for line in content.split(b"\n") if not line.startswith(b"#"))
 
 
 def writer_for(accept: str) -> Writer:
@@ -59,11 +66,11 @@ def writer_for(accept: str) -> Writer:
     except (TypeError, ValueError):  # a version that is no number
         encode, content_type = choose_encoder("")
 
-    def write(exposed: Exposed) -> bytes:
+    def encode_one(exposed: Exposed) -> bytes:
         content: bytes = encode(_Families([_metric(Metric, exposed)]))
         return content.removesuffix(_END)
 
-    return Writer(write, _END if encode(_Families([])).endswith(_END) else b"", content_type)
+    return Writer(encode_one, _END if encode(_Families([])).endswith(_END) else b"", content_type)
 
 
 class _Families:

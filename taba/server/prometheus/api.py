@@ -197,13 +197,13 @@ class Parses:
 class Seats:
     """How many questions are evaluated at the same time, and how many wait for that."""
 
-    def __init__(self) -> None:
-        self._free = DeferredSemaphore(MAX_QUESTIONS)
+    def __init__(self, questions: int = MAX_QUESTIONS, waiting: int = MAX_WAITING) -> None:
+        self._free, self._questions, self._waiting = DeferredSemaphore(questions), questions, waiting
 
     async def within(self, work: Callable[[], Awaitable[T]]) -> T:
         """What `work` comes to, once there is a seat for it. Raises Crowded."""
-        if len(self._free.waiting) >= MAX_WAITING:
-            raise Crowded(f"{MAX_QUESTIONS} questions are being answered and {MAX_WAITING} wait; try again in a moment")
+        if len(self._free.waiting) >= self._waiting:
+            raise Crowded(f"{self._questions} questions are being answered and {self._waiting} wait; try again in a moment")
         await self._free.acquire()
         try:
             return await work()

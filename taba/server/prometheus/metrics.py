@@ -1,24 +1,26 @@
 """`/metrics` of a Server: its own health, and, where `match=` asks for them, Tabs as they are now.
 
 1. All-time figures alone are scraped: whoever scrapes makes rates of them.
-2. Tabs are read as PromQL reads them, at one instant, and a family is written whole: others have their turns between two.
+2. Tabs are read as PromQL reads them, as of one instant, lot by lot while they are sent; what one lot holds is all that a scrape holds.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any
+from functools import partial
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from taba import __version__
-from taba.exposition import UNKNOWN, Exposed, NotInstalled, Point, counter, gauge, of_process, writer_for
+from taba.exposition import UNKNOWN, Exposed, NotInstalled, Point, Writer, counter, gauge, of_process, writer_for
 from taba.routes import LINES, Parameter, Route
 from taba.series import BUCKET, COUNT, COUNTER, FIGURES, GAUGE, HISTOGRAM, SUM, plain, word_of
 from taba.server.ask.choosing import QueryRefused
 from taba.server.ask.filters import MAX_PATTERN
 from taba.server.ask.query import Query
-from taba.server.prometheus.api import LE, bounds_of
+from taba.server.prometheus.api import LE, Seats, bounds_of
 from taba.server.prometheus.catalogue import Catalogue, Catalogues, Series
 from taba.server.prometheus.leaf import Leaf
 from taba.server.prometheus.reading import Reading
@@ -29,10 +31,21 @@ from taba.server.work.sandbox import Crowded
 from taba.tokens import READ
 from taba.web import SLICE_BYTES, Answer, Call, HTTPError
 
+LOT_TABS = 200  # read at a time: some hundred KiB, and 20 ms in turns with others
+MAX_READ = 4  # lots that are read at the same time, of however many scrapes
+MAX_WAITING = 64  # scrapes that wait for that; more than are sent at once
+OWN = "of its Handler"  # stands for the families of Tabs that show samples, whose names only States tell: no name has a blank
 SLICE_ROWS = 200  # sorted to families between two looks at the time, some 3 ms
 OPENMETRICS = "application/openmetrics-text"
 
 MATCH = Parameter("match", "A regular expression that a Tab's whole name matches: these Tabs, too.")
+
+
+class _Lot(NamedTuple):
+    """Series that are read together. `family`: where they are a part of one alone."""
+
+    series: Sequence[Series]
+    family: str | None = None
 
 
 class Metrics:
@@ -40,6 +53,7 @@ class Metrics:
 
     def __init__(self, query: Query, catalogues: Catalogues, status: Status, now: Callable[[], float]):
         self._query, self._catalogues, self._status, self._now = query, catalogues, status, now
+        self._seats = Seats(MAX_READ, MAX_WAITING)
 
     def routes(self) -> list[Route]:
         """The definition."""
@@ -54,21 +68,22 @@ class Metrics:
         except NotInstalled as error:
             raise HTTPError(501, "not_installed", str(error)) from None
         pattern = call.values["match"]
-        if pattern is not None:
-            try:
-                families += await self._tabs(pattern, bounds_of(call.values["le"]))
-            except (Refused, QueryRefused, ValueError) as error:
-                raise HTTPError(400, "bad_request", str(error)) from None
-            except Crowded as error:
-                raise HTTPError(503, "full", str(error), {"retry-after": "1"}) from None
+        if pattern is None:
+            return Answer(b"".join(map(writer.write, families)) + writer.end, content_type=writer.content_type)
+        try:
+            scraped = self._scraped(writer, await self._chosen(pattern), bounds_of(call.values["le"]))
+            first = await anext(scraped)  # what cannot be answered is said before anything is sent
+        except (QueryRefused, ValueError) as error:
+            raise HTTPError(400, "bad_request", str(error)) from None
+        except Crowded as error:
+            raise HTTPError(503, "full", str(error), {"retry-after": "1"}) from None
 
         async def slices() -> AsyncIterator[bytes]:
-            waiting: list[bytes] = []
-            size = 0
-            for family in families:
-                waiting.append(writer.write(family))
-                size += len(waiting[-1])
-                await self._query.turns.breathe()
+            waiting = [*map(writer.write, families), first]
+            size = sum(map(len, waiting))
+            async for piece in scraped:
+                waiting.append(piece)
+                size += len(piece)
                 if size >= SLICE_BYTES:
                     yield b"".join(waiting)
                     waiting, size = [], 0
@@ -76,25 +91,95 @@ class Metrics:
 
         return Answer(slices(), content_type=writer.content_type, is_joined=True)
 
-    async def _tabs(self, pattern: str, bounds: Sequence[float]) -> list[Exposed]:
+    async def _chosen(self, pattern: str) -> tuple[Catalogue, list[Series]]:
+        """The series of the Tabs whose names match. Raises QueryRefused and Crowded."""
         if len(pattern) > MAX_PATTERN:
-            raise ValueError(f"match=: takes at most {MAX_PATTERN} characters, not {len(pattern)}")
+            raise QueryRefused(f"match= takes at most {MAX_PATTERN} characters, not {len(pattern)}")
         catalogue = await self._catalogues.look()
-        every: dict[tuple[str, str], Series] = {}
-        for number, of_name in enumerate(catalogue.by_name.values()):
-            every.update(((series.tab, series.name), series) for series in of_name)
-            if number % SLICE_ROWS == 0:
-                await self._query.turns.breathe()
-        tabs = sorted({series.tab for series in (*every.values(), *catalogue.own)})
+        every = dict.fromkeys(series for of_name in catalogue.by_name.values() for series in of_name)
+        await self._query.turns.breathe()
+        tabs = sorted({series.tab for series in (*every, *catalogue.own)})
         matching = set(await self._query.match(pattern, tabs))
-        chosen = [series for series in (*every.values(), *catalogue.own) if series.tab in matching and _is_scraped(series)]
+        return catalogue, [series for series in (*every, *catalogue.own) if series.tab in matching and _is_scraped(series)]
+
+    async def _scraped(self, writer: Writer, found: tuple[Catalogue, Sequence[Series]], bounds: Sequence[float]) -> AsyncIterator[bytes]:
+        """The families of the series, lot by lot: a lot is gone before the next is read, and nothing is read for a peer that does not."""
+        catalogue, chosen = found
         told = Told()
         now = self._now()
+        written: set[str] = set()
+        leaf = Leaf((), 0.0, None, 0.0, keeps_first=True)
         reading = Reading(self._query, catalogue, np.array([now]), now, told, bounds)
-        vector = await reading.read_chosen(chosen, Leaf((), 0.0, None, 0.0, keeps_first=True))
-        families = await self._families(vector, catalogue, told.kinds)
+        waiting = [lot async for lot in self._lots(chosen)][::-1]
+        while waiting:
+            lot = waiting.pop()
+            reading.room.free()
+            try:
+                vector = await self._seats.within(partial(reading.read_chosen, lot.series, leaf))
+            except Refused:
+                parts = _parts(lot)  # too much at once, or one of them is what it should not be
+                if not parts:
+                    told.left_out += len(lot.series)
+                waiting += reversed(parts)
+                continue
+            for family in await self._families(vector, catalogue, told.kinds):
+                is_more = family.name in written
+                if is_more and lot.family != family.name:
+                    told.left_out += len(family.points)  # of a Type of one's own, which says late what it is called
+                    continue
+                written.add(family.name)
+                yield writer.write(family, is_more)
+                await self._query.turns.breathe()
         help = "What of this scrape could not be read, or has the name and labels of another."
-        return [*families, gauge("taba_scrape_left_out", help, told.left_out)]
+        yield writer.write(gauge("taba_scrape_left_out", help, told.left_out))
+
+    async def _lots(self, chosen: Sequence[Series]) -> AsyncIterator[_Lot]:
+        """Lots of some LOT_TABS Tabs, in which each family is whole; of a family of more Tabs one part after the other.
+
+        Families that Tabs share are in one lot, so that a Tab is read once for all that it shows.
+        """
+        by_family: dict[str, list[Series]] = {}
+        first_of: dict[str, str] = {}  # Tab → the first of its families
+        together: dict[str, str] = {}  # family → one that is in the same lot; itself for the first
+
+        def root(family: str) -> str:
+            while together[family] != family:
+                together[family] = family = together[together[family]]
+            return family
+
+        for place, series in enumerate(chosen):
+            family = _stem(series)
+            by_family.setdefault(family, []).append(series)
+            together.setdefault(family, family)
+            one, other = sorted((root(family), root(first_of.setdefault(series.tab, family))))
+            together[other] = one
+            if place % SLICE_ROWS == SLICE_ROWS - 1:
+                await self._query.turns.breathe()
+        groups: dict[str, list[str]] = {}
+        for family in sorted(by_family):
+            groups.setdefault(root(family), []).append(family)
+        lot: list[Series] = []
+        tabs = 0
+        for families in groups.values():
+            of_group = [series for family in families for series in by_family[family]]
+            size = len({series.tab for series in of_group})
+            if lot and tabs + size > LOT_TABS:
+                yield _Lot(lot)
+                lot, tabs = [], 0
+            if size <= LOT_TABS or any(not series.figure for series in of_group):
+                lot += of_group
+                tabs += size
+                continue
+            for family in families:
+                by_tab: dict[str, list[Series]] = {}
+                for series in by_family[family]:
+                    by_tab.setdefault(series.tab, []).append(series)
+                of_tabs = iter(sorted(by_tab.items()))
+                while some := [series for _, of_tab in islice(of_tabs, LOT_TABS) for series in of_tab]:
+                    yield _Lot(some, family)
+                    await self._query.turns.breathe()
+        if lot:
+            yield _Lot(lot)
 
     async def _families(self, vector: Vector, catalogue: Catalogue, kinds: Mapping[str, str]) -> list[Exposed]:
         """The rows of a vector by family; of a histogram the buckets of each series together, then its count and sum."""
@@ -125,6 +210,25 @@ class Metrics:
             points = [point for _, point in sorted(rows[family], key=lambda row: row[0])]
             found.append(Exposed(family, kind, help, points, unit))
         return found
+
+
+def _stem(series: Series) -> str:
+    """The family of a series; of one whose name only States tell, what stands for all of that Tab's."""
+    return plain(series.name.removesuffix(series.part)) if series.figure else f"{plain(series.name)} {OWN}"
+
+
+def _parts(lot: _Lot) -> list[_Lot]:
+    """A lot in smaller ones: its families, or of one family the Tabs; nothing where it is one Tab's already."""
+    by_family: dict[str, list[Series]] = {}
+    for series in lot.series:
+        by_family.setdefault(_stem(series), []).append(series)
+    if len(by_family) > 1:
+        return [_Lot(of_family, None if OWN in family else family) for family, of_family in by_family.items()]
+    tabs = sorted({series.tab for series in lot.series})
+    if len(tabs) < 2:
+        return []
+    first = set(tabs[: len(tabs) // 2])
+    return [lot._replace(series=[series for series in lot.series if (series.tab in first) == is_first]) for is_first in (True, False)]
 
 
 def _family(name: str, catalogue: Catalogue, kinds: Mapping[str, str], about: dict[str, tuple[str, str, str]]) -> str:

@@ -28,6 +28,10 @@ class Room:
         self._taken += values
         self.look_at(self._taken)
 
+    def free(self) -> None:
+        """What was taken is held no more."""
+        self._taken = 0
+
     @staticmethod
     def look_at(values: int) -> None:
         """Raises Refused where so many, for a moment, are more than a question may hold."""

@@ -11,6 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba.exposition import OF_PROCESS, Exposed, Point, of_process, writer_for
 from taba.series import COUNTER
+from taba.server.prometheus import metrics, rows
+from taba.server.prometheus.reading import Reading
 
 from ..running import ServerCase, asynchronous
 from .test_api import event
@@ -40,6 +42,13 @@ class Writing(SynchronousTestCase):
         self.assertEqual(text.count("# EOF"), 1)
         self.assertIn("# UNIT a_seconds seconds", text)
 
+    def test_more_of_a_family_has_no_head_whatever_its_labels_hold(self) -> None:
+        first, more = (Exposed("b", "gauge", "help", [Point("b", {"x": label}, 1.0)]) for label in ("one", "two\r# no head\n# none"))
+        writer = writer_for("")
+        text = (writer.write(first) + writer.write(more, is_more=True)).decode()
+        self.assertEqual(text.count("# "), 2 + 2)
+        self.assertEqual(writer.write(more).endswith(writer.write(more, is_more=True)), True)
+
 
 class Scrapes(ServerCase):
     @asynchronous
@@ -60,6 +69,43 @@ class Scrapes(ServerCase):
         [problem] = [text for text in (await self.get(server, "/v1/status"))["problems"] if "Prometheus" in text]
         self.assertRegex(problem, "^6 series")
         self.assertIn("taba/of/tomorrow as taba_of_tomorrow, which Taba itself has", problem)
+
+    @asynchronous
+    async def test_many_tabs_are_read_in_lots_and_no_family_is_torn(self) -> None:
+        server = await self.start()
+        for route in "abcde":
+            await self.post(server, [event("hits", "CounterGroup", 2, route=route), event("wait", "PercentileGroup", 0.3, route=route)])
+        await self.post(server, [event("hits_total", "CounterGroup", 3, route="f"), event("alone", "Gauge", 3)])
+        path = "/metrics?match=hits.*%7Cwait.*%7Calone"
+
+        async def scraped() -> Any:
+            answered = await self.ask(server, path, headers=OPENMETRICS)
+            return {
+                found: value
+                for found, value in samples(openmetrics.text_string_to_metric_families(answered.text)).items()
+                if not found[0].startswith(("taba_", "process_"))
+            }
+
+        whole = await scraped()
+        self.assertEqual(len(whole), 6 + 6 + 5 * 17 + 1)
+        read: list[int] = []
+        read_chosen = Reading.read_chosen
+
+        def counting(reading: Reading, chosen: Any, leaf: Any) -> Any:
+            read.append(len({series.tab for series in chosen}))
+            return read_chosen(reading, chosen, leaf)
+
+        self.patch(Reading, "read_chosen", counting)
+        for most, values, largest in ((1, 10**6, 1), (2, 10**6, 2), (10, 900, 10), (200, 10**6, 12)):
+            read.clear()
+            self.patch(metrics, "LOT_TABS", most)
+            self.patch(rows, "MAX_VALUES", values)
+            self.assertEqual(await scraped(), whole, most)
+            self.assertEqual(max(read), largest)
+        self.patch(rows, "MAX_VALUES", 600)  # not even one Tab's buckets
+        lacking = (await self.ask(server, path)).text
+        self.assertIn("taba_scrape_left_out 15.0", lacking)
+        self.assertIn('hits_total{route="a"} 2.0', lacking)
 
     @asynchronous
     async def test_health_is_there_and_tabs_where_they_are_asked_for(self) -> None:
