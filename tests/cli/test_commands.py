@@ -54,7 +54,7 @@ class Commands(SynchronousTestCase):
         cls.wait(lambda: cls.services.query.status()["folded"] == 5 and cls.services.query.status()["dead_letters"] == 1)
 
     @staticmethod
-    def wait(condition: Any, seconds: float = 20.0) -> Any:
+    def wait(condition: Any, seconds: float = 120.0) -> Any:
         """What `condition` gives, once that is true."""
         deadline = time.monotonic() + seconds
         while not (found := condition()):

@@ -96,11 +96,14 @@ class Metrics:
         if len(pattern) > MAX_PATTERN:
             raise QueryRefused(f"match= takes at most {MAX_PATTERN} characters, not {len(pattern)}")
         catalogue = await self._catalogues.look()
-        every = dict.fromkeys(series for of_name in catalogue.by_name.values() for series in of_name)
-        await self._query.turns.breathe()
-        tabs = sorted({series.tab for series in (*every, *catalogue.own)})
+        every: dict[tuple[str, str], Series] = {}  # each stands under its name as it is, and under the plain one
+        for number, of_name in enumerate(catalogue.by_name.values()):
+            every.update(((series.tab, series.name), series) for series in of_name)
+            if number % SLICE_ROWS == 0:
+                await self._query.turns.breathe()
+        tabs = sorted({series.tab for series in (*every.values(), *catalogue.own)})
         matching = set(await self._query.match(pattern, tabs))
-        return catalogue, [series for series in (*every, *catalogue.own) if series.tab in matching and _is_scraped(series)]
+        return catalogue, [series for series in (*every.values(), *catalogue.own) if series.tab in matching and _is_scraped(series)]
 
     async def _scraped(self, writer: Writer, found: tuple[Catalogue, Sequence[Series]], bounds: Sequence[float]) -> AsyncIterator[bytes]:
         """The families of the series, lot by lot: a lot is gone before the next is read, and nothing is read for a peer that does not."""
@@ -227,8 +230,10 @@ def _parts(lot: _Lot) -> list[_Lot]:
     tabs = sorted({series.tab for series in lot.series})
     if len(tabs) < 2:
         return []
+    [family] = by_family
     first = set(tabs[: len(tabs) // 2])
-    return [lot._replace(series=[series for series in lot.series if (series.tab in first) == is_first]) for is_first in (True, False)]
+    halves = ([series for series in lot.series if (series.tab in first) == is_first] for is_first in (True, False))
+    return [_Lot(half, None if OWN in family else family) for half in halves]
 
 
 def _family(name: str, catalogue: Catalogue, kinds: Mapping[str, str], about: dict[str, tuple[str, str, str]]) -> str:
