@@ -1,12 +1,21 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
 from contextlib import redirect_stdout
 from importlib.metadata import distribution
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.installing import DISTRIBUTION
@@ -48,6 +57,58 @@ class Lock(SynchronousTestCase):
         for path in paths:
             for line in path.read_text("utf-8").splitlines():
                 self.assertRegex(line, r"^(#.*|[a-z0-9_.-]+==[^ ]+ --hash=sha256:[0-9a-f]{64})$")
+
+
+@pytest.mark.real
+class Locked(SynchronousTestCase):
+    """`TABA_LOCKED=1 ./run` where pip finds one wheel, in a folder of its own."""
+
+    def run_with(self, version: str, hash: str | None) -> str:
+        """What `./run test` says where `one` of this version is locked by this hash, or by the right one; it has nothing else to install."""
+        there = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, there)
+        wheel = there / "one-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(wheel, "w") as parts:
+            parts.writestr("one.py", "")
+            parts.writestr("one-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: one\nVersion: 1.0\n")
+            parts.writestr("one-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            parts.writestr("one-1.0.dist-info/RECORD", "")
+        python = "%d.%d" % sys.version_info[:2]
+        binaries = there / f".venv-{python}" / "bin"
+        binaries.mkdir(parents=True)
+        (binaries / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+        (binaries / "python").chmod(0o755)
+        (there / ".ci").mkdir()
+        hash = hash or hashlib.sha256(wheel.read_bytes()).hexdigest()
+        (there / ".ci" / f"locked-{python}-{platform.machine()}.txt").write_text(f"one=={version} --hash=sha256:{hash}\n")
+        shutil.copy(Path(__file__).parent.parent.parent / "run", there)
+        pip = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": os.fspath(there), "PIP_TARGET": os.fspath(there / "installed")}
+        environ = {**os.environ, **pip, "TABA_LOCKED": "1", "TABA_PYTHON": sys.executable}
+        ran = subprocess.run([there / "run", "test"], env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+        self.assertEqual(ran.returncode, 1, ran.stderr)
+        self.installed = (there / "installed" / "one.py").exists()
+        return ran.stderr
+
+    NOTHING_ELSE = "pip could not install taba[test]"  # there is none in that folder: pip was asked to choose
+
+    def test_another_file_under_a_locked_name_ends_the_run(self) -> None:
+        said = self.run_with("1.0", "0" * 64)
+        self.assertIn("find out who changed it", said)
+        self.assertNotIn(self.NOTHING_ELSE, said)
+        self.assertNotIn("pip chooses", said)
+        self.assertFalse(self.installed)
+
+    def test_where_a_locked_file_cannot_be_had_pip_chooses_and_that_is_said(self) -> None:
+        said = self.run_with("2.0", None)
+        self.assertIn("can be had here: pip chooses", said)
+        self.assertIn(self.NOTHING_ELSE, said)
+        self.assertFalse(self.installed)
+
+    def test_the_very_file_is_installed_without_a_word(self) -> None:
+        said = self.run_with("1.0", None)
+        self.assertNotIn("pip chooses", said)
+        self.assertIn(self.NOTHING_ELSE, said)
+        self.assertTrue(self.installed)
 
 
 class Audits(SynchronousTestCase):
