@@ -281,7 +281,7 @@ def _meanings(packed: bytes) -> tuple[tuple[Meaning, ...], int]:
 
 
 # the same names come in every batch; a Server reads 100,000 columns a second
-_check_client = lru_cache(MAX_CACHED_IDS)(names.check_client)
+_check_client = lru_cache(MAX_CACHED_IDS)(names.check_sender)
 _check_type = lru_cache(MAX_CACHED_IDS)(names.check_type)
 _check_name = lru_cache(MAX_CACHED_NAMES)(names.check_tab)
 

@@ -16,7 +16,7 @@ import json
 import re
 import struct
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgpack
 
@@ -86,6 +86,19 @@ class _Event(NamedTuple):
     size: int  # of its value as msgpack
 
 
+class Naming(Protocol):
+    """Under which names the events of one post go."""
+
+    def sent_as(self, tab: str, type: str) -> tuple[str, str] | None:
+        """The Client and the Tab that they go to; None where they go nowhere."""
+
+    def refusal(self) -> str:
+        """Why some go nowhere."""
+
+    def close(self) -> None:
+        """The post was read, or given up."""
+
+
 def read_events(content: bytes, now: float, buckets: int) -> Posted:
     """The events of a request; those without a time happened `now`. Raises ValueError for a request that is none."""
     return finish(reading(content, now, buckets, True))
@@ -101,10 +114,18 @@ def finish(steps: Generator[Any, None, _Result]) -> _Result:
             return result
 
 
-def reading(content: bytes, now: float, buckets: int, is_digested: bool, scope: Scope = UNBOUND) -> Generator[int, None, Posted]:
+def reading(
+    content: bytes,
+    now: float,
+    buckets: int,
+    is_digested: bool,
+    scope: Scope = UNBOUND,
+    begin: Callable[[str, bytes], Naming | None] = lambda client, digest: None,
+) -> Generator[int, None, Posted]:
     """As `read_events`, in steps of some 10 ms that each yield how many bytes they have made; whether with a digest that is one.
 
-    What is beyond `scope` is rejected; a Client that is raises NotCovered.
+    What is beyond `scope` is rejected; a Client that is raises NotCovered. `begin` is told Client and digest, and gives the names under
+    which all goes: None where those are its own. It raises what it raises.
     """
     window = _Window(content)
     fields: dict[str, Any] = {}
@@ -129,20 +150,42 @@ def reading(content: bytes, now: float, buckets: int, is_digested: bool, scope: 
     if set(fields) != {"client", "events"}:
         raise ValueError('takes {"client": …, "events": […]}')
     client = fields["client"]
-    lots: dict[int, list[_Lot]] = {}
-    for place, event in enumerate(read.accepted):
-        if place % SLICE_EVENTS == 0:
-            yield 0
-        of_bucket = lots.setdefault(names.bucket_of(event.tab, buckets), [_Lot()])
-        if not of_bucket[-1].add(client, event):
-            of_bucket.append(_Lot())
-            of_bucket[-1].add(client, event)
+    digest = _digest(json.dumps(client) + read.digest.hexdigest())
+    naming = begin(client, digest)
+    try:
+        lots = yield from _cutting(read, client, buckets, naming)
+    finally:
+        if naming is not None:
+            naming.close()
     columns: dict[int, list[list[Column]]] = {}
     for bucket, of_bucket in lots.items():
-        columns[bucket] = [lot.columns(client) for lot in of_bucket]
+        columns[bucket] = [lot.columns() for lot in of_bucket]
         yield 0
-    digest = _digest(json.dumps(client) + read.digest.hexdigest())
-    return Posted(client, columns, len(read.accepted), read.rejected, digest)
+    return Posted(client, columns, len(read.accepted), sorted(read.rejected), digest)
+
+
+def _cutting(read: _Events, client: str, buckets: int, naming: Naming | None) -> Generator[int, None, dict[int, list[_Lot]]]:
+    """The lots of each bucket. What has no name to go to is rejected, too."""
+    lots: dict[int, list[_Lot]] = {}
+    refused: list[int] = []
+    for number, (place, event) in enumerate(zip(read.places, read.accepted, strict=True)):
+        if number % SLICE_EVENTS == 0:
+            yield 0
+        names_of = client, event.tab
+        if naming is not None:
+            found = naming.sent_as(event.tab, event.type)
+            if found is None:
+                refused.append(number)
+                read.rejected.append(Rejection(place, naming.refusal()))
+                continue
+            names_of = found
+        of_bucket = lots.setdefault(names.bucket_of(names_of[1], buckets), [_Lot()])
+        if not of_bucket[-1].add(*names_of, event):
+            of_bucket.append(_Lot())
+            of_bucket[-1].add(*names_of, event)
+    for number in reversed(refused):
+        del read.accepted[number]
+    return lots
 
 
 class _Events:
@@ -152,6 +195,7 @@ class _Events:
         self._now, self._is_digested, self._scope = now, is_digested, scope
         self._places = 0
         self.accepted: list[_Event] = []
+        self.places: list[int] = []  # of those
         self.rejected: list[Rejection] = []
         self.digest = hashlib.blake2b(digest_size=16)
         self.objects = 0
@@ -175,6 +219,7 @@ class _Events:
             objects = 0
         else:
             self.accepted.append(found)
+            self.places.append(self._places)
         self._places += 1
         self.objects += objects + EVENT_BYTES // OBJECT_BYTES
         if self.objects - self._places * (EVENT_BYTES // OBJECT_BYTES) > MAX_POSTED_OBJECTS:
@@ -276,27 +321,27 @@ class _Lot:
     """The events of one batch, as they come."""
 
     def __init__(self) -> None:
-        self.series: dict[tuple[str, str], tuple[list[float], list[Any]]] = {}
+        self.series: dict[tuple[str, str, str], tuple[list[float], list[Any]]] = {}
         self.bytes = 0
 
-    def add(self, client: str, event: _Event) -> bool:
-        """Take one more event; False where the lot has no room. An empty one takes any."""
-        tab, type, time, value, size = event
+    def add(self, client: str, tab: str, event: _Event) -> bool:
+        """Take one more event, of this Client and Tab; False where the lot has no room. An empty one takes any."""
+        _, type, time, value, size = event
         size = 8 + max(size, 9)
-        if (tab, type) not in self.series:
+        if (client, tab, type) not in self.series:
             size += COLUMN_BYTES + len(client) + len(tab.encode()) + len(type)
         if self.series and (self.bytes + size > LOT_BYTES or len(self.series) == MAX_BATCH_COLUMNS):
             return False
         self.bytes += size
-        times, values = self.series.setdefault((tab, type), ([], []))
+        times, values = self.series.setdefault((client, tab, type), ([], []))
         times.append(time)
         values.append(value)
         return True
 
-    def columns(self, client: str) -> list[Column]:
+    def columns(self) -> list[Column]:
         return [
             Column(client, tab, type, struct.pack(f"<{len(times)}d", *times), pack_values(values))
-            for (tab, type), (times, values) in self.series.items()
+            for (client, tab, type), (times, values) in self.series.items()
         ]
 
 

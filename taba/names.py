@@ -27,6 +27,7 @@ ALIVE_TAB, ALIVE_TYPE = "taba.alive", "ExpiryGauge"  # which processes live; rec
 OWN_TABS = (ALIVE_TAB,)  # Taba's own, which nobody else can record
 
 RETIRED_CLIENT = "_retired"  # the Client into which the States of vanished Clients are merged
+OVERFLOW_CLIENT = "_overflow"  # the Client under which an Agent sums up what it has too many Clients for
 
 _BASE = re.compile(r"[A-Za-z0-9_./:@+~%-]{1,200}")
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -62,6 +63,11 @@ def check_client(client: str) -> str:
     if client.startswith(("taba.", "_")):
         raise ValueError(f"client id {client!r}: 'taba.' and '_' at the start are reserved")
     return client
+
+
+def check_sender(client: str) -> str:
+    """`client`, if it may be a client id in a batch; else ValueError."""
+    return client if client == OVERFLOW_CLIENT else check_client(client)
 
 
 def check_agent(agent: str) -> str:

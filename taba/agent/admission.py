@@ -1,4 +1,5 @@
-"""Which Tabs are forwarded under their own names: so many of a Client, so many of an Agent, and new ones so quickly. Others are summed up.
+"""Which Tabs and Clients are forwarded under their own names: so many of a Client, so many of an Agent, and new ones so quickly. Others are
+summed up.
 
 1. It is decided once for a Tab of a ring, when its name is read and before anything of it is encoded. What is recorded for the others goes,
    in its order, to `base{overflow="true"}` of the same Client and Type: a sum over all Tabs of the base name stays right.
@@ -6,6 +7,8 @@
    while a ring names it. Who has named as many new ones as it may gets more by the second.
 3. A Tab that heals is decided on by its place in its ring alone: its sum lies there, and another Agent must decide likewise.
 4. There are overflow Tabs for so many base names; of more, events are dropped and counted.
+5. It is decided once for a Client, while it has a ring. All that one too many records is summed up under one Client, but for what heals.
+6. What is posted is decided on by the same rules, in the moment in which it comes: its names count as those of a ring that is closed again.
 
 `now` is monotonic seconds, and passed in.
 """
@@ -16,14 +19,16 @@ from collections import Counter
 from typing import NamedTuple
 
 from taba.caps import Caps
-from taba.names import canonical_name
+from taba.names import OVERFLOW_CLIENT, canonical_name
 
 OVERFLOW = {"overflow": "true"}
 MAX_OVERFLOWS = 1000  # overflow Tabs of a Client: base names and Types; more base names are data themselves
 MAX_HEALING = 1000  # Tabs of one ring that heal and keep their names
-RAISE = "raise that option of the Servers and, once this Agent's status shows it, restart this Agent"
-MAX_KNOWN = 10_000  # Clients: more than twice as many as an Agent reads rings
+LOOK = "look for ids, times or paths in names and labels, or "
+RAISE = LOOK + "raise that option of the Servers and, once this Agent's status shows it, restart this Agent"
 MAX_SHOWN = 20  # Clients that overflow, in a status
+POSTED_SECONDS = 60.0  # for which it is shown that a post named more than it may
+MANY_CLIENTS = "have programs keep their client ids, or raise that option of the Servers"
 
 
 class Overflowing(NamedTuple):
@@ -33,16 +38,17 @@ class Overflowing(NamedTuple):
     tabs: int  # that do not go under their own names: they are summed up, or …
     dropped: int  # … there is not even a sum for them
     base: str  # that most of those that are summed up have
-    why: str  # what it names
+    why: str  # what it does
     cure: str
 
 
 class _Client:
     """What is known of one Client. `names` maps its Tabs to how many of its open rings name each; those of none are `idle`, too."""
 
-    __slots__ = ("bases", "cure", "idle", "names", "overflows", "refilled", "rings", "summed", "tokens", "why")
+    __slots__ = ("bases", "cure", "idle", "is_own", "names", "overflows", "refilled", "rings", "summed", "tokens", "why")
 
-    def __init__(self, tokens: float, now: float):
+    def __init__(self, tokens: float, now: float, is_own: bool):
+        self.is_own = is_own  # it goes under its own id
         self.names: dict[str, int] = {}
         self.idle: dict[str, None] = {}  # the one that went first comes first
         self.rings = 0
@@ -61,7 +67,11 @@ class Admission:
         self.now = 0.0
         self._clients: dict[str, _Client] = {}
         self._resting: dict[str, None] = {}  # Clients without a ring, the one that went first first
+        self._beyond: dict[tuple[str, str], str] = {}  # the overflow Tabs of all Clients that are too many
+        self._posted: dict[str, tuple[float, Overflowing]] = {}  # by Client, when a post named too many, and what
+        self._new, self._renewed = float(caps.agent_clients), 0.0  # Clients that may be named now, as of when
         self.total = 0
+        self.clients = 0  # that go under their own ids
 
     def change(self, caps: Caps) -> None:
         """From now on these are the caps. Who has named some already may name as many more as the cap is higher, or fewer."""
@@ -69,17 +79,21 @@ class Admission:
         for of in self._clients.values():
             self._refill(of)
             of.tokens += more  # below 0 where more were named than may be by now: they count, should the cap be higher again
+        self._renew()
+        self._new += caps.agent_clients - self.caps.agent_clients
         self.caps = caps
 
     def begin(self, client: str) -> None:
         """A ring of this Client is open."""
         of = self._clients.get(client)
         if of is None:
-            while len(self._clients) >= MAX_KNOWN and self._resting:
-                self._forget_one()
-            of = self._clients[client] = _Client(self.caps.client_tabs, self.now)
+            of = self._clients[client] = self._meet()
         self._resting.pop(client, None)
         of.rings += 1
+
+    def client_of(self, client: str) -> str:
+        """Under which id its events go, but for what heals. It has an open ring."""
+        return client if self._clients[client].is_own else OVERFLOW_CLIENT
 
     def end(self, client: str, names: list[str], summed: Counter[str]) -> None:
         """A ring is closed that named these under their own names; of those that it did not, so many by base name."""
@@ -91,9 +105,26 @@ class Admission:
                 of.idle[name] = None
         of.bases -= summed
         of.summed -= sum(summed.values())
-        if not of.rings:
+        if not of.rings and not of.is_own:
+            del self._clients[client]  # who is too many takes the place of nobody
+        elif not of.rings:
             of.overflows.clear()
             self._resting[client] = None
+
+    def sentence(self, client: str) -> str:
+        """Why not all that this Client names goes under its own name, and the cure. It has an open ring, or a post."""
+        of = self._clients[client]
+        return f"Client {client} {of.why}: {of.cure}"
+
+    def end_post(self, client: str, names: list[str], summed: Counter[str]) -> None:
+        """As `end`, for a post. Where it named more than it may, that is shown for a while."""
+        if summed:
+            of = self._clients[client]
+            self._posted.pop(client, None)
+            self._posted[client] = self.now, _overflowing(client, sum(summed.values()), summed, of)
+            if len(self._posted) > MAX_SHOWN:
+                del self._posted[next(iter(self._posted))]
+        self.end(client, names, summed)
 
     def admit(self, client: str, name: str) -> bool:
         """Whether this Tab goes under its own name. Its Client has an open ring."""
@@ -104,14 +135,16 @@ class Admission:
             if not held:
                 del of.idle[name]
             return True
+        if not of.is_own:
+            return False
         caps = self.caps
         self._refill(of)
         if len(of.names) >= caps.client_tabs and not of.idle:
-            of.why, of.cure = f"more than {caps.client_tabs} Tabs at once (--max-client-tabs)", RAISE
+            of.why, of.cure = f"names more than {caps.client_tabs} Tabs at once (--max-client-tabs)", RAISE
         elif of.tokens < 1:
-            of.why, of.cure = f"new Tabs faster than {caps.new_tabs} a second (--max-new-tabs)", RAISE
+            of.why, of.cure = f"names new Tabs faster than {caps.new_tabs} a second (--max-new-tabs)", RAISE
         elif not self._has_room(of):
-            of.why, of.cure = f"new Tabs while those of all Clients of this Agent are {caps.agent_tabs} (--max-agent-tabs)", RAISE
+            of.why, of.cure = f"names new Tabs while those of all Clients of this Agent are {caps.agent_tabs} (--max-agent-tabs)", RAISE
         else:
             of.tokens -= 1
             of.names[name] = 1
@@ -119,13 +152,14 @@ class Admission:
             return True
         return False
 
-    def overflow(self, client: str, name: str, type: str) -> str | None:
+    def overflow(self, client: str, name: str, type: str, heals: bool = False) -> str | None:
         """The Tab to which this one's events go; None where they are dropped."""
         of = self._clients[client]
+        known = of.overflows if of.is_own or heals else self._beyond
         base = name.partition("{")[0]
-        found = of.overflows.get((base, type))
-        if found is None and len(of.overflows) < MAX_OVERFLOWS:
-            found = of.overflows[base, type] = canonical_name(base, OVERFLOW)
+        found = known.get((base, type))
+        if found is None and len(known) < MAX_OVERFLOWS:
+            found = known[base, type] = canonical_name(base, OVERFLOW)
         return found
 
     def count(self, client: str, name: str, is_summed: bool) -> str:
@@ -140,18 +174,38 @@ class Admission:
         """Whether the Tab that is the `place`th of those that heal in its ring, from 0, goes under its own name."""
         if place >= MAX_HEALING:
             of = self._clients[client]
-            of.why, of.cure = f"more than {MAX_HEALING} Tabs in one process that go up and down", "have more processes name fewer each"
+            of.why = f"names more than {MAX_HEALING} Tabs in one process that go up and down"
+            of.cure = f"{LOOK}have more processes name fewer each"
             return False
         return True
 
     def overflowing(self) -> list[Overflowing]:
         """The Clients that name more than they may, the worst first."""
-        found = [
-            Overflowing(client, of.summed, of.bases[""], max(filter(None, of.bases), key=of.bases.__getitem__, default=""), of.why, of.cure)
-            for client, of in self._clients.items()
-            if of.summed
-        ]
-        return sorted(found, key=lambda one: -one.tabs)
+        found = {client: one for client, (when, one) in self._posted.items() if self.now - when < POSTED_SECONDS}
+        found.update((client, _overflowing(client, of.summed, of.bases, of)) for client, of in self._clients.items() if of.summed)
+        return sorted(found.values(), key=lambda one: -one.tabs)
+
+    def _meet(self) -> _Client:
+        """A Client that is not known, with its own id if there may be one more."""
+        caps = self.caps
+        self._renew()
+        made = _Client(caps.client_tabs, self.now, True)
+        if self._new < 1:
+            made.why = f"is new while this Agent has new Clients faster than {caps.new_clients} a second (--max-new-clients)"
+        else:
+            while self.clients >= caps.agent_clients and self._resting:
+                self._forget_one()
+            if self.clients < caps.agent_clients:
+                self._new -= 1
+                self.clients += 1
+                return made
+            made.why = f"is new while this Agent has {caps.agent_clients} Clients (--max-agent-clients)"
+        made.is_own, made.cure = False, MANY_CLIENTS
+        return made
+
+    def _renew(self) -> None:
+        self._new = min(self.caps.agent_clients, self._new + (self.now - self._renewed) * self.caps.new_clients)
+        self._renewed = self.now
 
     def _refill(self, of: _Client) -> None:
         of.tokens = min(self.caps.client_tabs, of.tokens + (self.now - of.refilled) * self.caps.new_tabs)
@@ -174,4 +228,9 @@ class Admission:
     def _forget_one(self) -> None:
         client = next(iter(self._resting))
         del self._resting[client]
+        self.clients -= 1
         self.total -= len(self._clients.pop(client).names)
+
+
+def _overflowing(client: str, tabs: int, bases: Counter[str], of: _Client) -> Overflowing:
+    return Overflowing(client, tabs, bases[""], max(filter(None, bases), key=bases.__getitem__, default=""), of.why, of.cure)

@@ -49,12 +49,19 @@ class Directory:
         self.is_behind = False  # there are names that were not read yet
         self.published = 0  # how many there are
         self._bytes = 0  # that the entries take
-        self._is_admitted = False  # its Client knows of it
+        self._is_admitted = self._is_closed = False  # its Client knows of it; it is let go of
         self._own: list[str] = []  # Tabs that go under their own names, …
         self._summed: Counter[str] = Counter()  # … and how many do not, by base name
         self._overflows: dict[tuple[str, str], tuple[int, Tab]] = {}  # name and Type → its first place, and the Tab
+        self._sent_as = client
         self.leads: NDArray[np.uint32] | None = None  # by place, which one's column its events go to; None while each has its own
         self._healing = 0
+
+    @property
+    def client(self) -> str:
+        """Under which client id its overflow Tabs go: its own, or the one for all that are too many."""
+        self._admit()
+        return self._sent_as
 
     @property
     def overflowing(self) -> int:
@@ -75,9 +82,7 @@ class Directory:
         length, begin = min(unread, FRESH_BYTES), self._where.directory_offset + self._bytes
         content = os.pread(self._fd, length, begin)
         entries, taken = layouts.parse_directory(content, min(fresh, most, MAX_FRESH_TABS), length < unread)
-        if not self._is_admitted:
-            self._admission.begin(self._client)
-            self._is_admitted = True
+        self._admit()
         for place, entry in enumerate(entries, start=len(self.entries)):
             if isinstance(entry, BadEntry):
                 self.entries.append(None)
@@ -96,9 +101,16 @@ class Directory:
 
     def close(self) -> None:
         """The ring is let go of."""
-        if self._is_admitted:
-            self._is_admitted = False
+        if self._is_admitted and not self._is_closed:
             self._admission.end(self._client, self._own, self._summed)
+        self._is_closed = True
+
+    def _admit(self) -> None:
+        """Have its Client decided on, once."""
+        if not self._is_admitted and not self._is_closed:
+            self._is_admitted = True
+            self._admission.begin(self._client)
+            self._sent_as = self._admission.client_of(self._client)
 
     def _has_own_name(self, entry: Entry) -> bool:
         if entry.cell is not None:
@@ -113,7 +125,7 @@ class Directory:
         """Give an entry that is one too many the Tab that stands for it."""
         name = None
         if entry.cell is None or self._healing <= MAX_RING_SUMS:
-            name = self._admission.overflow(self._client, entry.name, entry.type)
+            name = self._admission.overflow(self._client, entry.name, entry.type, heals=entry.cell is not None)
         self._summed[self._admission.count(self._client, entry.name, name is not None)] += 1
         if name is None:
             self.entries.append(None)

@@ -191,7 +191,8 @@ class Drain:
             if tab is not None and tab.is_overflow:
                 place = ring.summed_places.get((tab.name, tab.type))
                 if place is None:
-                    place = ring.summed_places[tab.name, tab.type] = self.bucket(tab.name), first_piece(ring.client, tab.name, tab.type)
+                    piece = first_piece(ring.names.client, tab.name, tab.type)
+                    place = ring.summed_places[tab.name, tab.type] = self.bucket(tab.name), piece
                 ring.places.append(place)
             else:
                 ring.places.append(None if tab is None else (self.bucket(tab.name), first_piece(ring.client, tab.name, tab.type)))

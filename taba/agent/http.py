@@ -7,7 +7,7 @@ from typing import Any
 
 from taba.agent.ages import Moment
 from taba.agent.keys import Keys
-from taba.agent.posting import OtherRequest, post
+from taba.agent.posting import OtherRequest, PostNaming, TooManyNames, post
 from taba.agent.pump import RingPump
 from taba.agent.status import as_families, as_text
 from taba.events import EVENTS_ANSWER, EVENTS_SCHEMA, NotCovered, key_part, reading
@@ -80,10 +80,15 @@ class Routes:
         if buckets is None:
             raise HTTPError(503, "not_ready", "no Server has told the number of buckets yet; try later")
         try:
-            posted = await call.in_turns(reading(await call.body(), self._wall(), buckets, key is not None, call.grant.scope))
+            body = await call.body()
+            posted = await call.in_turns(
+                reading(body, self._wall(), buckets, key is not None, call.grant.scope, lambda *what: self._begin(key, *what))
+            )
             part = key_part(posted.client, key, posted.digest) if key is not None else None
         except NotCovered as error:
             raise HTTPError(403, "other_token", str(error)) from None
+        except TooManyNames as error:
+            raise HTTPError(429, "too_many_tabs", str(error), {"retry-after": "1"}) from None
         except ValueError as error:
             raise HTTPError(400, "bad_request", str(error)) from None
         if self._pump.buckets != buckets:  # while it was read; it was cut up for as many as there were
@@ -99,6 +104,12 @@ class Routes:
             self._on_posted()
         rejected = [{"index": rejection.place, "reason": rejection.reason} for rejection in posted.rejected]
         return Answer({"accepted": posted.accepted, "rejected": rejected})
+
+    def _begin(self, key: str | None, client: str, digest: bytes) -> PostNaming | None:
+        """Under which names a post goes: of one that came before all is decided."""
+        if key is not None and self._keys.digest(key_part(client, key, digest).key) is not None:
+            return None
+        return PostNaming(self._pump.rings.admission, client, key is not None)
 
     async def healthz(self, call: Call) -> Answer:
         return Answer({"alive": True}, text=lambda: "alive\n")

@@ -1,7 +1,14 @@
-"""Events that are posted to an Agent: published to its outbox before they are answered."""
+"""Events that are posted to an Agent: published to its outbox before they are answered.
+
+Their names are decided on as those of a ring are (`taba.agent.admission`). What came under an Idempotency-Key must be cut into the same
+batches wherever it is posted again: it is taken under its own names, or not at all.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+
+from taba.agent.admission import Admission
 from taba.agent.ages import Moment
 from taba.agent.drain import encode_lots
 from taba.agent.keeper import Keeper
@@ -15,6 +22,42 @@ from taba.events import Posted
 
 class OtherRequest(TabaError):
     """Another request under an Idempotency-Key that is known."""
+
+
+class TooManyNames(TabaError):
+    """A post with an Idempotency-Key names more Tabs than go under their own names; none of it was taken."""
+
+
+class PostNaming:
+    """The names of one post of `client`. One with a key raises TooManyNames for a name that does not stay as it is."""
+
+    def __init__(self, admission: Admission, client: str, has_key: bool):
+        self._admission, self._client, self._has_key = admission, client, has_key
+        self._names: dict[str, bool] = {}  # that go as they are
+        self._sums: dict[tuple[str, str], tuple[str, str] | None] = {}
+        self._summed: Counter[str] = Counter()
+        admission.begin(client)
+
+    def sent_as(self, tab: str, type: str) -> tuple[str, str] | None:
+        admission, client = self._admission, self._client
+        is_own = self._names.get(tab)
+        if is_own is None:
+            is_own = self._names[tab] = admission.admit(client, tab)
+        if is_own:
+            return client, tab
+        if (tab, type) not in self._sums:
+            name = None if self._has_key else admission.overflow(client, tab, type)
+            self._summed[admission.count(client, tab, name is not None)] += 1
+            self._sums[tab, type] = None if name is None else (admission.client_of(client), name)
+        if self._has_key:
+            raise TooManyNames(f"none of it was taken: {admission.sentence(client)}")
+        return self._sums[tab, type]
+
+    def refusal(self) -> str:
+        return f"too_many_tabs: {self._admission.sentence(self._client)}"
+
+    def close(self) -> None:
+        self._admission.end_post(self._client, [name for name, is_own in self._names.items() if is_own], self._summed)
 
 
 def post(keeper: Keeper, keys: Keys, posted: Posted, key: KeyPart | None, now: float, moment: Moment) -> bool:

@@ -149,10 +149,7 @@ class Problems:
             parts = [f'{summed} are summed up, most of them in {one.base}{{overflow="true"}}'] if summed else []
             if one.dropped:
                 parts.append(f"{one.dropped} have not even a sum, and what is recorded for them is dropped as too_many_tabs")
-            sentence = (
-                f"Client {one.client} names {one.why}: {one.tabs} Tabs do not go under their own names, {'; '.join(parts)};"
-                f" look for ids, times or paths in names and labels, or {one.cure}"
-            )
+            sentence = f"Client {one.client} {one.why}: {one.tabs} Tabs do not go under their own names, {'; '.join(parts)}; {one.cure}"
             self._overflowed[one.client] = sentence, now
         found.update((f"overflow {client}", sentence) for client, (sentence, _) in self._overflowed.items())
         names: dict[str, list[str]] = {}

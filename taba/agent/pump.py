@@ -186,8 +186,13 @@ class RingPump:
                 self.drops.count(client, {"spool_full": left})
 
     def living(self) -> set[str]:
-        """The clients that have an open ring whose process lives, as of the last look. Pages to count in are nobody's: many share one."""
-        return {ring.client for name, ring in self.rings.open.items() if name not in self._dead and ring.where.records}
+        """The clients that have an open ring whose process lives, as of the last look. Pages to count in are nobody's: many share one; and
+        who is one of too many is not told of one by one."""
+        return {
+            ring.client
+            for name, ring in self.rings.open.items()
+            if name not in self._dead and ring.where.records and ring.names.client == ring.client
+        }
 
     def bucket_of(self, tab: str) -> int:
         """The bucket of a Tab; only once `buckets` is known."""
@@ -243,7 +248,8 @@ class RingPump:
                 self._remove(ring)
             elif name not in self._dead and is_dead(ring):
                 self._dead.add(name)
-                if ring.where.records and len(self.deaths) < MAX_DEATHS:  # beyond: what was said of them runs out by itself
+                is_told = ring.where.records and ring.names.client == ring.client
+                if is_told and len(self.deaths) < MAX_DEATHS:  # beyond: what was said of them runs out by itself
                     self.deaths.add(ring.client)
 
     def _is_filling(self, now: float, part: int) -> bool:

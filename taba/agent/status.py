@@ -48,6 +48,7 @@ def describe(
         "dropped_by_reason": dict(sorted((keeper.totals() + live).items())),
         "dropped_by_client": pump.drops_by_client(),
         "tabs": rings.admission.total,
+        "clients": rings.admission.clients,
         "caps": rings.admission.caps._asdict(),
         "overflow": {
             one.client: {"tabs": one.tabs, "dropped": one.dropped, "base": one.base} for one in rings.admission.overflowing()[:MAX_SHOWN]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from taba.bounds import DAY, DEFAULT_BUCKETS, MAX_BUCKETS
-from taba.caps import DEFAULT_AGENT_TABS, DEFAULT_CLIENT_TABS, DEFAULT_NEW_TABS, MAX_CAP
+from taba.caps import DEFAULT_AGENT_CLIENTS, DEFAULT_AGENT_TABS, DEFAULT_CLIENT_TABS, DEFAULT_NEW_CLIENTS, DEFAULT_NEW_TABS, MAX_CAP
 from taba.errors import ConfigurationError
 from taba.listening import LISTENING_OPTIONS
 from taba.options import Listen, Option, ServiceOptions, duration, http_url, listen, whole_number
@@ -84,6 +84,18 @@ class ServerOptions(ServiceOptions):
             "max-new-tabs",
             str(DEFAULT_NEW_TABS),
             "How many new Tabs a second of one Client, once it has named as many as it may at once.",
+            whole_number(1, MAX_CAP),
+        ),
+        Option(
+            "max-agent-clients",
+            str(DEFAULT_AGENT_CLIENTS),
+            "How many Clients of one Agent at once go under their own ids; what others record is summed up.",
+            whole_number(1, MAX_CAP),
+        ),
+        Option(
+            "max-new-clients",
+            str(DEFAULT_NEW_CLIENTS),
+            "How many new Clients a second of one Agent, once it has named as many as it may at once.",
             whole_number(1, MAX_CAP),
         ),
         Option("forget", "30d", "After how long without an event a State is pruned; such as 12h or 600s.", duration(1, MAX_FORGET)),

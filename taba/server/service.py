@@ -228,7 +228,7 @@ class Server(_Connected):
         super().__init__(options, reactor, embedded, shown)
         self._front = front_of(options, reactor.seconds)
         bounds = Bounds(options["max-tabs"], options["max-clients"])
-        caps = Caps(options["max-client-tabs"], options["max-agent-tabs"], options["max-new-tabs"])
+        caps = Caps(*(options[f"max-{name}"] for name in ("client-tabs", "agent-tabs", "new-tabs", "agent-clients", "new-clients")))
         self.lookup = find_safely()
         self.site: BoundedSite
         self.sandbox = Sandbox(self.lookup, reactor)

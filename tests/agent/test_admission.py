@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import Counter
 from typing import Any
 from unittest import mock
 
@@ -14,13 +15,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from taba.agent import admission, directory
 from taba.agent import drain as draining
 from taba.agent import keeper as keeping
-from taba.agent.admission import MAX_KNOWN, MAX_OVERFLOWS, Admission
+from taba.agent.admission import MAX_OVERFLOWS, Admission
 from taba.agent.directory import MAX_FRESH_TABS
 from taba.agent.drain import DRAIN_TABS, MIN_SHARE, fair_share
 from taba.agent.fairness import MAX_DROPPERS, OTHERS, Drops, Reserve, Rest
 from taba.agent.fairness import MAX_SHOWN as MAX_DROPPERS_SHOWN
 from taba.agent.problems import LOSS_SHOWN_SECONDS, Problems, Room
-from taba.caps import DEFAULT_CLIENT_TABS, MAX_CAP, Caps, read_caps
+from taba.caps import DEFAULT_AGENT_CLIENTS, DEFAULT_CLIENT_TABS, MAX_CAP, Caps, read_caps
+from taba.names import OVERFLOW_CLIENT
 
 from ..examples import examples
 from .moments import at
@@ -87,6 +89,54 @@ class Deciding(SynchronousTestCase):
         made.begin("web/1")
         self.assertEqual(sum(made.admit("web/1", label(number)) for number in range(20)), 8)
 
+    def test_as_many_clients_as_an_agent_may_have_and_one_more_and_who_is_too_many_takes_no_place(self) -> None:
+        made = Admission(Caps(agent_clients=3, new_clients=1))
+        for number in range(5):
+            made.begin(f"web/{number}")
+        ids = [made.client_of(f"web/{number}") for number in range(5)]
+        self.assertEqual((ids, made.clients), (["web/0", "web/1", "web/2", OVERFLOW_CLIENT, OVERFLOW_CLIENT], 3))
+        self.assertFalse(made.admit("web/3", "hits"))
+        self.assertEqual(made.overflow("web/3", "hits", "CounterGroup"), 'hits{overflow="true"}')
+        for number in range(2, 5):
+            made.end(f"web/{number}", [], Counter())
+        self.assertEqual(set(made._clients), {"web/0", "web/1", "web/2"})
+        made.now = 1.0
+        made.begin("web/3")  # the one that has no ring makes room
+        self.assertEqual((made.client_of("web/3"), set(made._clients), made.clients), ("web/3", {"web/0", "web/1", "web/3"}, 3))
+        made.begin("web/0")
+        self.assertEqual(made.client_of("web/0"), "web/0")  # it is known
+
+    def test_new_clients_come_by_the_second_once_there_were_as_many_as_may_be(self) -> None:
+        made = Admission(Caps(agent_clients=10, new_clients=2))
+
+        def own(first: int, last: int) -> int:
+            found = 0
+            for number in range(first, last):
+                made.begin(f"job/{number}")
+                found += made.client_of(f"job/{number}") != OVERFLOW_CLIENT
+                made.end(f"job/{number}", [], Counter())
+            return found
+
+        self.assertEqual((own(0, 20), made.clients), (10, 10))
+        self.assertEqual((own(0, 10), own(20, 25)), (10, 0))  # who was known costs nothing
+        made.now = 1.0
+        self.assertEqual((own(30, 40), made.clients), (2, 10))
+        made.now = 1e6
+        self.assertEqual(own(50, 80), 10)
+        made.change(Caps(agent_clients=13, new_clients=2))
+        self.assertEqual((own(100, 120), made.clients), (3, 13))
+
+    def test_all_clients_that_are_too_many_share_their_overflow_tabs_for_as_long_as_the_agent_runs(self) -> None:
+        made = Admission(Caps(agent_clients=1))
+        made.begin("web/0")
+        found = []
+        for number in range(MAX_OVERFLOWS + 1):
+            made.begin(f"job/{number}")
+            found.append(made.overflow(f"job/{number}", f"base{number}", "CounterGroup"))
+            made.end(f"job/{number}", [], Counter())
+        self.assertEqual((found[-2], found[-1]), (f'base{MAX_OVERFLOWS - 1}{{overflow="true"}}', None))
+        self.assertIsNotNone(made.overflow("web/0", "base", "CounterGroup"))
+
     def test_a_base_name_too_many_has_no_overflow_tab(self) -> None:
         made = self.make()
         found = [made.overflow("web/0", label(1, f"base{number}"), "CounterGroup") for number in range(MAX_OVERFLOWS + 1)]
@@ -97,11 +147,12 @@ class Deciding(SynchronousTestCase):
     def test_clients_that_come_and_go_are_forgotten_in_their_turn(self) -> None:
         made = self.make()
         made.admit("web/0", "stays")
-        for number in range(1, MAX_KNOWN + 50):
+        for number in range(1, DEFAULT_AGENT_CLIENTS + 50):
+            made.now += 1
             made.begin(f"web/{number}")
             made.admit(f"web/{number}", "goes")
             made.end(f"web/{number}", ["goes"], made._clients[f"web/{number}"].bases)
-        self.assertEqual((len(made._clients), made.total), (MAX_KNOWN, MAX_KNOWN))
+        self.assertEqual((len(made._clients), made.total), (DEFAULT_AGENT_CLIENTS, DEFAULT_AGENT_CLIENTS))
         self.assertIn("web/0", made._clients)
 
     @given(
@@ -142,7 +193,9 @@ class Deciding(SynchronousTestCase):
     def test_caps_are_what_a_server_tells_or_the_usual_ones_and_never_nonsense(self) -> None:
         self.assertEqual(read_caps(None), Caps())
         self.assertEqual(read_caps({"client_tabs": 1, "agent_tabs": MAX_CAP, "more": "x"}), Caps(1, MAX_CAP))
-        for told in ([], "x", *({"client_tabs": cap} for cap in (0, -1, MAX_CAP + 1, 1.0, True, None, "1"))):
+        self.assertEqual(read_caps(Caps(1, 2, 3, 4, 5)._asdict()), Caps(1, 2, 3, 4, 5))
+        bad = (0, -1, MAX_CAP + 1, 1.0, True, None, "1")
+        for told in ([], "x", *({name: cap} for name in ("client_tabs", "agent_clients") for cap in bad)):
             with self.assertRaises(ValueError):
                 read_caps(told)
 
@@ -217,6 +270,30 @@ class Flooding(Hosted):
         self.assertEqual(self.problems(), [sentence])  # also of who came and went
         self.world.now += LOSS_SHOWN_SECONDS
         self.assertEqual(self.problems(), [])
+
+    def test_of_clients_without_end_sums_stay_right_and_nobody_is_told_of_one_by_one(self) -> None:
+        world = self.world
+        world.rings.admission.change(Caps(agent_clients=2, new_clients=1))
+        world.rings.admission._new = 2.0
+        producers = [self.client(65_536, f"job/{number}") for number in range(5)]
+        for producer in producers:
+            for _ in range(3):
+                producer.record(producer.tab("hits"), 2.0)
+            producer.record(producer.tab("busy", "UpDown", has_cell=True), 1.0)
+        self.drain()
+        own = {client for client, tab in world.store.events if tab == "hits"}
+        self.assertEqual(len(own), 2)
+        self.assertEqual(self.sums(OVERFLOW_CLIENT), {'hits{overflow="true"}': 18.0})
+        # what heals is decided on by its ring alone: the next Agent must decide likewise
+        self.assertEqual({client for client, tab in world.store.events if tab == "busy"}, {f"job/{number}" for number in range(5)})
+        self.assertEqual(world.pump.living(), own)
+        self.assertEqual((world.keeper.recorded, world.keeper.totals()), (20, {}))
+        self.assertEqual(sum("(--max-new-clients)" in said or "(--max-agent-clients)" in said for said in self.problems()), 3)
+        for producer in producers:
+            producer.die()
+        self.drain()
+        self.assertLessEqual(world.pump.deaths, own)
+        self.assertEqual(world.rings.admission.clients, 2)
 
     def test_another_agent_goes_on_and_every_event_is_in_one_tab(self) -> None:
         world = self.world

@@ -12,9 +12,13 @@ from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from taba.agent import admission
+from taba.agent.admission import POSTED_SECONDS
 from taba.agent.http import Routes
 from taba.agent.keys import Keys
 from taba.agent.spool import SpoolFull
+from taba.caps import Caps
+from taba.names import ALIVE_TAB, OVERFLOW_CLIENT
 from taba.tokens import EVERYTHING
 from taba.web import Answer, HTTPError
 
@@ -29,14 +33,14 @@ class Asking:
 
     grant = EVERYTHING
 
-    def __init__(self, meanwhile: Any = lambda: None):
-        self._meanwhile = meanwhile
+    def __init__(self, meanwhile: Any = lambda: None, body: bytes = BODY, key: str | None = None):
+        self._meanwhile, self._body, self._key = meanwhile, body, key
 
-    def header(self, name: str) -> None:
-        return None
+    def header(self, name: str) -> str | None:
+        return self._key
 
     async def body(self) -> bytes:
-        return BODY
+        return self._body
 
     async def in_turns(self, steps: Generator[int, None, Any]) -> Any:
         while True:
@@ -47,7 +51,7 @@ class Asking:
                 return end.value
 
 
-class Posting(SynchronousTestCase):
+class Hosted(SynchronousTestCase):
     def setUp(self) -> None:
         directory = tempfile.mkdtemp(dir="/dev/shm")
         self.addCleanup(shutil.rmtree, directory)
@@ -58,8 +62,8 @@ class Posting(SynchronousTestCase):
         self.addCleanup(keys.close)
         self.routes = Routes(world.pump, keys, dict, lambda: (world.now, at(world.now)), lambda: 1.0, lambda: None)
 
-    def post(self, meanwhile: Any = lambda: None) -> Answer:
-        asking = self.routes.events(cast(Any, Asking(meanwhile)))
+    def post(self, meanwhile: Any = lambda: None, body: bytes = BODY, key: str | None = None) -> Answer:
+        asking = self.routes.events(cast(Any, Asking(meanwhile, body, key)))
         try:
             asking.send(None)
         except StopIteration as end:
@@ -70,6 +74,8 @@ class Posting(SynchronousTestCase):
         error = self.assertRaises(HTTPError, self.post, meanwhile)
         return error.status, error.error
 
+
+class Posting(Hosted):
     def test_where_the_store_has_another_number_of_buckets_by_then_nothing_is_kept_and_the_next_try_is(self) -> None:
         world = self.world
         said = self.refused(lambda: world.pump.set_buckets(BUCKETS * 2, at(world.now)))
@@ -80,3 +86,69 @@ class Posting(SynchronousTestCase):
     def test_where_the_disk_is_full_before_the_spools_bound_is_reached_it_is_to_be_tried_later(self) -> None:
         with mock.patch.object(self.world.keeper, "publish", side_effect=SpoolFull("the disk is full", True)):
             self.assertEqual(self.refused(), (503, "spool_full"))
+
+
+def body(*tabs: str, client: str = "web/1") -> bytes:
+    return json.dumps({"client": client, "events": [{"tab": tab, "type": "CounterGroup", "value": 1.0} for tab in tabs]}).encode()
+
+
+class Capped(Hosted):
+    """Posted names are decided on as those of rings are."""
+
+    def cap(self, **caps: int) -> None:
+        self.world.rings.admission.change(Caps(**caps))
+
+    def sent(self) -> dict[tuple[str, str], float]:
+        for _ in range(10):
+            self.world.tick()
+            self.world.send()
+        return {key: sum(values) for key, values in self.world.store.events.items() if key[1] != ALIVE_TAB}
+
+    def test_beyond_the_cap_what_is_posted_goes_to_the_overflow_tab_and_a_sentence_names_the_client(self) -> None:
+        self.cap(client_tabs=2, new_tabs=1)
+        names = [f'hits{{user="{number}"}}' for number in range(5)]
+        answer = self.post(body=body(*names, *names))
+        self.assertEqual(cast(Any, answer.content), {"accepted": 10, "rejected": []})
+        self.assertEqual(self.sent(), {("web/1", names[0]): 2.0, ("web/1", names[1]): 2.0, ("web/1", 'hits{overflow="true"}'): 6.0})
+        (one,) = self.world.rings.admission.overflowing()
+        self.assertEqual((one.client, one.tabs, one.base), ("web/1", 3, "hits"))
+        self.world.rings.admission.now += POSTED_SECONDS
+        self.assertEqual(self.world.rings.admission.overflowing(), [])
+
+    def test_a_post_with_a_key_is_taken_under_its_own_names_or_not_at_all(self) -> None:
+        self.cap(client_tabs=2, new_tabs=1)
+        error = self.assertRaises(HTTPError, self.post, body=body("a", "b", "c"), key="once")
+        self.assertEqual((error.status, error.error), (429, "too_many_tabs"))
+        self.assertIn("none of it was taken: Client web/1 names more than 2 Tabs at once (--max-client-tabs)", error.detail)
+        self.assertEqual((self.sent(), self.world.keeper.recorded), ({}, 0))
+        self.world.rings.admission.now += 1.0  # a second later it may: what was named before costs nothing
+        self.cap(client_tabs=3, new_tabs=1)
+        self.post(body=body("a", "b", "c"), key="once")
+        for tab in ("d", "e", "f"):
+            self.post(body=body(tab))  # the Client's names are used up
+        answer = self.post(body=body("a", "b", "c"), key="once")  # it came before: there is nothing to decide
+        self.assertEqual(cast(Any, answer.content), {"accepted": 3, "rejected": []})
+        self.assertEqual({key: count for key, count in self.sent().items() if key[1] in "abc"}, {("web/1", tab): 1.0 for tab in "abc"})
+
+    def test_where_there_is_not_even_a_sum_events_are_rejected_one_by_one(self) -> None:
+        self.patch(admission, "MAX_OVERFLOWS", 1)
+        self.cap(client_tabs=1, new_tabs=1)
+        answer = cast(Any, self.post(body=body("a", "b", "c", "a", "b", "c")).content)
+        self.assertEqual((answer["accepted"], [one["index"] for one in answer["rejected"]]), (4, [2, 5]))
+        self.assertIn("too_many_tabs: Client web/1 names", answer["rejected"][0]["reason"])
+        self.assertEqual(self.sent(), {("web/1", "a"): 2.0, ("web/1", 'b{overflow="true"}'): 2.0})
+
+    def test_clients_without_end_are_summed_up_under_one(self) -> None:
+        self.cap(agent_clients=2, new_clients=1)
+        self.world.rings.admission._new = 2.0
+        for number in range(5):
+            self.post(body=body("hits", client=f"job/{number}"))
+        sums = {("job/0", "hits"): 1.0, ("job/1", "hits"): 1.0, (OVERFLOW_CLIENT, 'hits{overflow="true"}'): 3.0}
+        self.assertEqual(self.sent(), sums)
+        self.assertEqual(len(self.world.rings.admission.overflowing()), 3)
+
+    def test_a_request_that_is_none_leaves_no_client_open(self) -> None:
+        with self.assertRaises(HTTPError):
+            self.post(body=b'{"client": "web/1", "events": [1')
+        self.post(body=body("a"))
+        self.assertEqual(self.world.rings.admission._clients["web/1"].rings, 0)

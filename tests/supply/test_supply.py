@@ -73,7 +73,7 @@ class Locked(SynchronousTestCase):
             parts.writestr("one-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: one\nVersion: 1.0\n")
             parts.writestr("one-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
             parts.writestr("one-1.0.dist-info/RECORD", "")
-        python = "%d.%d" % sys.version_info[:2]
+        python = ".".join(map(str, sys.version_info[:2]))
         binaries = there / f".venv-{python}" / "bin"
         binaries.mkdir(parents=True)
         (binaries / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
