@@ -64,7 +64,7 @@ class Locked(SynchronousTestCase):
     """`TABA_LOCKED=1 ./run` where pip finds one wheel, in a folder of its own."""
 
     def run_with(self, version: str, hash: str | None) -> str:
-        """What `./run test` says where `one` of this version is locked by this hash, or by the right one; it has nothing else to install."""
+        """What `./run test` says where `one` of this version is locked by this hash, or the right one; nothing else is there."""
         there = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, there)
         wheel = there / "one-1.0-py3-none-any.whl"
