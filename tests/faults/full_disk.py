@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from taba.query import Query, QueryError
+from tests.faults.patience import until
 from tests.services import Services
 
-PATIENCE_SECONDS = 120.0
 RECORD = """
 import sys
 from taba import client
@@ -27,21 +23,6 @@ for number in range(int(sys.argv[2])):
 stats = client.stats()
 assert stats["dropped"] == 0, stats
 """
-
-
-def until(condition: Callable[[], Any], what: str) -> Any:
-    end = time.monotonic() + PATIENCE_SECONDS
-    while not (found := condition()):
-        assert time.monotonic() < end, what
-        time.sleep(0.1)
-    return found
-
-
-def ask(query: Query) -> dict[str, Any]:
-    try:
-        return query.status()
-    except QueryError:
-        return {}
 
 
 def fill(directory: Path) -> None:
@@ -70,20 +51,20 @@ def main() -> None:
         services.start_server()
         services.start_agent("--outbox-bytes", str(4 << 20))
         record("web/1", 500)
-        until(lambda: ask(services.query).get("folded") == recorded, "what was recorded at first is not folded")
+        until(lambda: services.query.status()["folded"] == recorded, "what was recorded at first is not folded")
         fill(services.directory)
         for number in range(8):  # 12 MB: more than the outbox holds
             record(f"web/{2 + number}", 1500)
-        told = until(lambda: [said for said in ask(agent).get("problems", []) if "the spool" in said], "the Agent says nothing")
+        told = until(lambda: [said for said in agent.status()["problems"] if "the spool" in said], "the Agent says nothing")
         print(told[0])
-        said = until(lambda: ask(services.query).get("problems"), "the Server says nothing")
+        said = until(lambda: services.query.status()["problems"], "the Server says nothing")
         print(said[0])
         os.unlink(services.directory / "filler")
         until(lambda: not [name for name in os.listdir("/dev/shm") if name.startswith(f"taba.{services.agent}.")], "rings are left")
 
         def books() -> dict[str, int] | None:
-            ours, theirs = ask(agent), ask(services.query)
-            if not ours or theirs.get("folded") is None:
+            ours, theirs = agent.status(), services.query.status()
+            if theirs["folded"] is None:  # its store is on its way up
                 return None
             assert ours["recorded"] <= recorded, ours
             if ours["recorded"] < recorded:  # the last of it was not drained yet
@@ -92,10 +73,10 @@ def main() -> None:
             assert set(ours["dropped_by_reason"]) <= {"spool_full"} and dropped + lost <= recorded, (ours, theirs)
             return {"recorded": recorded, "folded": lost, "dropped": dropped} if dropped + lost == recorded else None
 
-        print(json.dumps(until(books, f"the books do not add up: {recorded}, {ask(agent)}, {ask(services.query)}")))
+        print(json.dumps(until(books, lambda: f"the books do not add up: {recorded}, {agent.status()}, {services.query.status()}")))
         record("web/1", 500)
         until(books, "what comes afterwards is not folded")
-        until(lambda: not [said for said in ask(agent)["problems"] if "cannot be read or written" in said], "what is mended is still said")
+        until(lambda: "cannot be read or written" not in str(agent.status()["problems"]), "what is mended is still said")
     finally:
         services.stop()
 

@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,11 @@ from twisted.trial.unittest import TestCase
 from taba.query import ServerUnavailable
 
 from ..services import ROOT, Services
+from .patience import PATIENCE_SECONDS, until
 from .recorder import TABS, name_of, type_of
 
 TYPE_OF = {name_of(tab): type_of(tab) for tab in range(TABS)}
-PATIENCE = 120.0  # for the last event to arrive; only a loss takes longer
+PATIENCE = PATIENCE_SECONDS
 
 
 def figures(type: str, shown: Any) -> list[float]:
@@ -82,13 +82,18 @@ class Job(TestCase):
         return recorded
 
     def wait_for(self, events: int) -> dict[str, Any]:
-        """Server's status once so many events are folded, or no more come."""
-        deadline = time.monotonic() + PATIENCE
+        """Server's status once so many events are folded; fails, with what Agent and Server say, once no more of them come."""
+        found = -1
         while True:
-            status = self.services.query.status()
-            if (status["folded"] or 0) >= events or time.monotonic() > deadline:
+            said = lambda before=found: f"of {events} events {before} came, and no more do: {self.story()}"  # noqa: E731
+            status: dict[str, Any] = until(lambda before=found: self._with_more(before), said)
+            found = status["folded"]
+            if found >= events:
                 return status
-            time.sleep(0.2)
+
+    def _with_more(self, folded: int) -> dict[str, Any] | None:
+        status: dict[str, Any] = self.services.query.status()
+        return status if status["folded"] is not None and status["folded"] > folded else None
 
     def assert_exact(self, events: int) -> None:
         """All that the recorders recorded is there, once they have ended."""
@@ -112,11 +117,7 @@ class Job(TestCase):
 
     def wait_until_healed(self) -> None:
         """What processes added to an UpDown that have ended goes."""
-        deadline = time.monotonic() + PATIENCE
-        while unhealed := self.unhealed():
-            if time.monotonic() > deadline:
-                self.fail(f"what processes added that have ended stays: {unhealed}\n{self.story()}")
-            time.sleep(0.1)
+        until(lambda: not self.unhealed(), lambda: f"what processes added that have ended stays: {self.unhealed()}\n{self.story()}")
 
     def unhealed(self) -> str:
         """The UpDowns that are not 0, with their Clients, or why nobody answers."""
@@ -140,10 +141,7 @@ class Job(TestCase):
 
     def until(self, condition: Callable[[], Any], what: str = "it did not come about") -> None:
         """Wait until `condition()` is true."""
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            self.assertLess(time.monotonic(), deadline, what)
-            time.sleep(0.1)
+        until(condition, lambda: f"{what}: {self.story()}")
 
     def problems(self, part: str) -> str:
         """The sentences of the `Server`'s or `Agent`'s problems, as one text."""
@@ -152,7 +150,4 @@ class Job(TestCase):
 
     def assert_rings_are_gone(self) -> None:
         """The Agent retires and unlinks the rings of the dead once they are drained."""
-        deadline = time.monotonic() + PATIENCE
-        while rings := list(Path("/dev/shm").glob(f"taba.{self.services.agent}.*")):
-            self.assertLess(time.monotonic(), deadline, rings)
-            time.sleep(0.1)
+        until(lambda: not list(Path("/dev/shm").glob(f"taba.{self.services.agent}.*")), "rings of the dead are left")

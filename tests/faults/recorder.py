@@ -19,7 +19,7 @@ from taba import client
 TABS = 1000
 THREADS = 4
 BURST = 250
-PATIENCE = 120.0  # for FILE
+PATIENCE = 600.0  # for FILE: longer than whoever makes it waits for anything
 BEFORE_FORK = 1000  # events that the parent records before it forks
 
 TYPES = ["CounterGroup"] * 6 + ["PercentileGroup"] * 2 + ["TotalsCounter", "UpDown"]

@@ -2,6 +2,8 @@
 
 Each client counts, in a file that outlives it, the record calls that it completed: one killed between the call and its count may have
 recorded one event more. So what is folded, dead-lettered and dropped must be what was counted, and at most one more for each killed client.
+With --load it is found out first how many events a second this machine folds, and so many times that are recorded: what has no place is
+dropped, and counted, and no part grows.
 """
 
 from __future__ import annotations
@@ -21,24 +23,30 @@ from typing import Any, NamedTuple
 import psutil
 
 from taba.bounds import MiB
-from taba.query import Query, QueryError
+from taba.query import QueryError
+from tests.faults.patience import PATIENCE_SECONDS, until
 from tests.services import ROOT, Services
 
 CLIENTS = 4
 PAUSE_SECONDS = (0.5, 4.0)  # between two kills
-LOOK_SECONDS = 5.0  # between two looks at memory
-REST_SECONDS = 180.0  # for the last event to arrive
+LINES = 20  # of a run, at the most: what was seen until then …
+LOOK_SECONDS = 5.0  # … and no more often than the parts are looked at
+PROBE_SECONDS = 10.0  # in which it is found out what is folded
+RUSH = 4_000_000.0  # events a second, more than any machine folds
+SPOOL_BYTES = 64 * MiB  # where more is recorded than is folded: it is full soon, and so is everything else
+STAY_SECONDS = 2.0  # that books which add up must stay so
+SHOWN_TIMES = 12  # of a part's memory
 GROWTH = 1.5  # of a part's memory from the first third to the last, beyond which it is not flat …
 SLACK_BYTES = 64 * MiB  # … and so much more
 PARTS = ("client", "agent", "server", "store")
 
 
 def record(name: str, path: str, rate: float) -> None:
-    """Be a client: record for ever, `rate` events a second, and count them in the file at `path`."""
+    """Be a client: record for ever, `rate` events a second, and count them in the file at `path`. What goes up is taken back at once."""
     from taba import client
 
     client.start(name)
-    hits = client.tab("soak", type="TotalsCounter")
+    hits, busy = client.tab("soak", type="TotalsCounter"), client.updown("soak_busy")
     with open(path, "r+b") as file:
         counted = memoryview(mmap.mmap(file.fileno(), 8)).cast("Q")
     ended: list[int] = []
@@ -46,73 +54,114 @@ def record(name: str, path: str, rate: float) -> None:
     burst = max(1, int(rate / 100))
     due = time.monotonic()
     while not ended:
+        busy.inc()
         for _ in range(burst):
             hits.record(1)
             counted[0] += 1
+        busy.dec()
         due = max(due + burst / rate, time.monotonic() - 1.0)
         time.sleep(max(0.0, due - time.monotonic()))
 
 
 class Books(NamedTuple):
-    """What was recorded, and what became of it."""
+    """What was recorded, and what became of it. Of what goes up and down there is `busy`, which is 0 once every client has ended."""
 
     counted: int
     folded: int
     dead_letters: int
     dropped: dict[str, int]
+    busy: float
 
     @property
     def found(self) -> int:
         return self.folded + self.dead_letters + sum(self.dropped.values())
 
+    @property
+    def said(self) -> str:
+        waiting = max(0, self.counted - self.found)
+        dropped = sum(self.dropped.values())
+        return f"{self.counted:,} counted, {self.folded:,} folded, {self.dead_letters:,} dead, {dropped:,} dropped, {waiting:,} under way"
+
 
 class Soak:
-    """One run."""
+    """One run. `load`: of what this machine folds, recorded instead of `rate`; 0: that."""
 
-    def __init__(self, seconds: float, rate: float, seed: int):
+    def __init__(self, seconds: float, rate: float, seed: int, load: float = 0.0):
         self.services, self.random = Services(), random.Random(seed)
-        self._seconds, self._rate = seconds, rate
+        self._seconds, self._rate, self._load = seconds, rate, load
         self.kills: Counter[str] = Counter()
         self.memory: dict[str, list[int]] = defaultdict(list)
         self._clients: list[subprocess.Popen[bytes]] = []
         self._counts: list[Path] = []
+        self._began = 0.0
 
     def run(self) -> bool:
         try:
             self.services.environ["TABA_RING_BYTES"] = str(8 * MiB)
             self.services.start_server()
-            self.services.start_agent()
+            self._start_agent()
             for number in range(CLIENTS):
                 path = self.services.directory / f"counted-{number}"
                 path.write_bytes(bytes(8))
                 self._counts.append(path)
-                self._clients.append(self._client(number))
+            if self._load:
+                self._rate = self._load * self._measured()
+                print(f"{self._load:g} times as much is recorded: {self._rate:,.0f} events a second", flush=True)
+            self._begin()
             self._disturb()
-            for client in self._clients:
-                client.terminate()
-                client.wait()
+            self._end(signal.SIGTERM)
             return self._verdict(self._rest())
         finally:
-            for client in self._clients:
-                client.kill()
-                client.wait()
+            self._end(signal.SIGKILL)
             self.services.stop()
+
+    # --- clients ---
+
+    def _begin(self) -> None:
+        self._clients = [self._client(number) for number in range(CLIENTS)]
+
+    def _end(self, number: int) -> None:
+        for client in self._clients:
+            client.send_signal(number)
+        for client in self._clients:
+            client.wait()
+        self._clients = []
 
     def _client(self, number: int) -> subprocess.Popen[bytes]:
         arguments = ["record", f"soak/{number}", str(self._counts[number]), str(self._rate / CLIENTS)]
         return subprocess.Popen([sys.executable, "-m", "tests.faults.soak", *arguments], cwd=ROOT, env=self.services.environ)
 
+    def _measured(self) -> float:
+        """How many events a second are folded while clients record all that they can."""
+        self._rate = RUSH
+        self._begin()
+        began, before = until(lambda: (books := self._books()).folded and (time.monotonic(), books.folded), "nothing is folded")
+        time.sleep(PROBE_SECONDS)
+        folded, ended = self._books().folded, time.monotonic()
+        self._end(signal.SIGTERM)
+        found = (folded - before) / (ended - began)
+        print(f"it holds {found:,.0f} events a second, while clients record all that they can", flush=True)
+        return float(found)
+
+    # --- what is done to them ---
+
+    def _start_agent(self) -> None:
+        self.services.start_agent(*(("--spool-bytes", str(SPOOL_BYTES)) if self._load else ()))
+
     def _disturb(self) -> None:
-        end, looked = time.monotonic() + self._seconds, 0.0
+        self._began = time.monotonic()
+        end, looked, told = self._began + self._seconds, 0.0, self._began
         while (now := time.monotonic()) < end:
-            if now - looked > LOOK_SECONDS:
+            if now - looked >= LOOK_SECONDS:
                 looked = now
                 self._look()
+            if now - told >= max(LOOK_SECONDS, self._seconds / LINES):
+                told = now
+                self._tell(now)
             time.sleep(min(self.random.uniform(*PAUSE_SECONDS), max(0.0, end - now)))
             self._kill(self.random.choice(PARTS))
 
     def _kill(self, part: str) -> None:
-        self.kills[part] += 1
         if part == "client":
             number = self.random.randrange(CLIENTS)
             self._clients[number].kill()
@@ -120,70 +169,103 @@ class Soak:
             self._clients[number] = self._client(number)
         elif part == "agent":
             self.services.kill_agent()
-            self.services.start_agent()
+            self._start_agent()
         elif part == "server":
             self.services.kill_server()
             self.services.start_server()
-        elif psutil.Process(self.services.pid("server")).children():  # its store may be on its way up
+        elif psutil.Process(self.services.pid("server")).children():
             self.services.kill_store()
+        else:
+            return  # its store is on its way up
+        self.kills[part] += 1
+
+    # --- what is seen of them ---
 
     def _look(self) -> None:
         server = psutil.Process(self.services.pid("server"))
-        processes = {"agent": psutil.Process(self.services.pid("agent")), "server": server}
-        processes |= {f"client {number}": psutil.Process(client.pid) for number, client in enumerate(self._clients)}
-        for child in server.children()[:1]:
-            processes["store"] = child
-        for name, process in processes.items():
+        processes = [("agent", psutil.Process(self.services.pid("agent"))), ("server", server)]
+        processes += [("client", psutil.Process(client.pid)) for client in self._clients]
+        processes += [("store", child) for child in server.children()[:1]]
+        for part, process in processes:
             try:
                 memory: Any = process.memory_info()
             except psutil.Error:  # it was killed just now
                 continue
-            self.memory[name.split()[0]].append(memory.rss - memory.shared)
+            self.memory[part].append(memory.rss - memory.shared)
+
+    def _tell(self, now: float) -> None:
+        memory = ", ".join(f"{part} {self.memory[part][-1] / MiB:.0f}" for part in PARTS if self.memory[part])
+        try:
+            said = self._books().said
+        except QueryError as error:
+            said = f"no answer ({error})"
+        print(f"{now - self._began:5.0f} s: {sum(self.kills.values())} kills; {said}; MiB: {memory}", flush=True)
 
     def _books(self) -> Books:
         counted = sum(int.from_bytes(path.read_bytes(), sys.byteorder) for path in self._counts)
         agent, server = self.services.agent_query.status(), self.services.query.status()
-        shown = self.services.query.projections(name="soak").get("soak", {})
-        folded = sum(int(projection["count"]) for projection in shown.values())
-        return Books(counted, folded, server["dead_letters"] or 0, agent["dropped_by_reason"])
+        shown = self.services.query.projections(match="soak.*")
+        folded = sum(int(projection["count"]) for projection in shown.get("soak", {}).values())
+        busy = sum(float(projection["value"]) for projection in shown.get("soak_busy", {}).values())
+        return Books(counted, folded, server["dead_letters"] or 0, agent["dropped_by_reason"], busy)
+
+    # --- what became of it ---
+
+    def _is_whole(self, books: Books) -> bool:
+        return bool(books.counted) and 0 <= books.found - books.counted <= self.kills["client"] and books.busy == 0
 
     def _rest(self) -> Books:
-        """The books once they add up, or no more time is given."""
-        deadline = time.monotonic() + REST_SECONDS
-        books = Books(0, 0, 0, {})
-        while time.monotonic() < deadline:
+        """The books once they add up, or once no more comes."""
+        books = Books(0, 0, 0, {}, 0.0)
+        patient_until = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < patient_until:
             try:
-                books = self._books()
-                if books.counted and 0 <= books.found - books.counted <= self.kills["client"]:
-                    # and stay so: nothing comes twice
-                    time.sleep(2.0)
+                found = self._books()
+                if self._is_whole(found):
+                    time.sleep(STAY_SECONDS)  # and stay so: nothing comes twice
                     return self._books()
             except QueryError:
                 pass  # the store is on its way up
+            else:
+                if found != books:
+                    patient_until = time.monotonic() + PATIENCE_SECONDS
+                books = found
             time.sleep(0.5)
         return books
 
     def _verdict(self, books: Books) -> bool:
+        wrong = []
         more = books.found - books.counted
-        is_exact = bool(books.counted) and 0 <= more <= self.kills["client"]
         print(f"kills: {sum(self.kills.values())} ({', '.join(f'{part} {self.kills[part]}' for part in PARTS)})")
-        dropped = sum(books.dropped.values())
-        print(f"events: {books.counted:,} counted, {books.folded:,} folded, {books.dead_letters:,} dead letters, {dropped:,} dropped")
+        print(f"events: {books.said}")
         for reason, count in sorted(books.dropped.items()):
             print(f"  dropped, {reason}: {count:,}")
-        print(f"more than counted, by clients that were killed: {more} (of {self.kills['client']} at the most)")
-        is_flat = True
-        for name, samples in self.memory.items():
-            third = max(1, len(samples) // 3)
-            first, last = statistics.median(samples[:third]), statistics.median(samples[-third:])
-            flat = last <= first * GROWTH + SLACK_BYTES
-            is_flat = is_flat and flat
-            print(f"memory, {name}: {first / MiB:.1f} MiB in the first third, {last / MiB:.1f} in the last{'' if flat else ': it grows'}")
-        for part, url in (("Agent", self.services.agent_url), ("Server", self.services.server_url)):
-            for problem in Query(url, role=part).status()["problems"]:
+        print(f"more than counted, by clients that were killed: {more:,} (of {self.kills['client']} at the most)")
+        print(f"what goes up and down, once all have ended: {books.busy:g}")
+        if not self._is_whole(books):
+            wrong.append("NOT EXACT")
+        if self._load > 1 and not books.dropped:
+            wrong.append("NOTHING DROPPED: the load was not too high")
+        for part in PARTS:
+            wrong += self._grows(part)
+        for part, query in (("Agent", self.services.agent_query), ("Server", self.services.query)):
+            for problem in query.status()["problems"]:
                 print(f"problem of the {part}: {problem}")
-        print("verdict: " + ("every event once, memory flat" if is_exact and is_flat else "NOT EXACT" if not is_exact else "MEMORY GROWS"))
-        return is_exact and is_flat
+        print("verdict: " + ("; ".join(wrong) or "every event once, memory flat"))
+        return not wrong
+
+    def _grows(self, part: str) -> list[str]:
+        """Whether its memory does, as a verdict; prints it over time."""
+        samples = self.memory[part]
+        if not samples:
+            return [f"NOTHING SEEN of the {part}"]
+        size = max(1, -(-len(samples) // SHOWN_TIMES))
+        over_time = " ".join(f"{statistics.median(samples[at : at + size]) / MiB:.0f}" for at in range(0, len(samples), size))
+        third = max(1, len(samples) // 3)
+        first, last = statistics.median(samples[:third]), statistics.median(samples[-third:])
+        is_flat = last <= first * GROWTH + SLACK_BYTES
+        print(f"memory of the {part} over time, MiB: {over_time}; at the most {max(samples) / MiB:.0f}{'' if is_flat else ': IT GROWS'}")
+        return [] if is_flat else [f"MEMORY GROWS: {part}"]
 
 
 def main(arguments: list[str]) -> int:
@@ -193,11 +275,12 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="./run soak", description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--minutes", type=float, default=10.0, help="how long to kill (default 10)")
     parser.add_argument("--rate", type=float, default=100_000.0, help="events a second, of all clients together (default 100000)")
+    parser.add_argument("--load", type=float, default=0.0, metavar="N", help="N times what this machine folds, instead of --rate")
     parser.add_argument("--seed", type=int, default=None, help="of the kills; each run tells its own")
     options = parser.parse_args(arguments)
     seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
     print(f"seed: {seed}", flush=True)
-    return 0 if Soak(options.minutes * 60, options.rate, seed).run() else 1
+    return 0 if Soak(options.minutes * 60, options.rate, seed, options.load).run() else 1
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ class FullDisk(SynchronousTestCase):
         mount = f"mount -t tmpfs -o size=24m tmpfs {directory} && TMPDIR={directory} exec {sys.executable} -m tests.faults.full_disk"
         alone = needs_mounts()
         environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run([*alone, "sh", "-c", mount], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=900)
+        done = subprocess.run([*alone, "sh", "-c", mount], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=1800)
         self.assertEqual((done.returncode, done.stderr), (0, ""), done.stdout + done.stderr)
         *said, books = done.stdout.splitlines()
         self.assertIn("make room on its disk", said[0])

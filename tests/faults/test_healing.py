@@ -5,8 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,7 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.services import Services
 
-PATIENCE_SECONDS = 60.0
+from .patience import until
+
 HOLD = """
 import sys
 from taba import client
@@ -27,14 +26,6 @@ print("held", flush=True)
 for line in sys.stdin:
     busy.dec(float(line))
 """
-
-
-def until(condition: Callable[[], Any], what: Callable[[], Any]) -> None:
-    """Wait until `condition` holds."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.05)
 
 
 @pytest.mark.real
@@ -65,7 +56,7 @@ class HealingTests(SynchronousTestCase):
         return found["busy"]["value"] if "busy" in found else None
 
     def expect(self, value: float) -> None:
-        until(lambda: self.value() == value, lambda: (self.value(), value))
+        until(lambda: self.value() == value, lambda: f"the value is {self.value()}, and should be {value}")
 
     def test_a_killed_worker_a_stopped_one_and_one_that_goes_on(self) -> None:
         killed, stopped, other = self.hold("web/1", 3), self.hold("web/2", 4), self.hold("web/2", 5)

@@ -2,15 +2,71 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import pytest
 
-from ..services import ROOT
-from .job import Job
+from taba.agent.outbox import MIN_OUTBOX_BYTES
+from tests.valkey import EphemeralValkey
+
+from ..services import ROOT, SHM
+from .job import PATIENCE, Job
+
+WAVES, CHILDREN = 10, 20
+# goes up, and is told to record more than an outbox holds
+HOLD = """
+import sys
+from taba import client
+client.start("host/1")
+busy, texts = client.updown("busy"), client.tab("texts", type="Noop")
+for _ in range(3):
+    busy.inc()
+for line in sys.stdin:
+    for number in range(4000):
+        texts.record("x" * 2000)
+"""
+# forks wave after wave of processes that live for one event, each with a child that does the same
+STORM = """
+import os, sys
+from taba import client
+
+def record():
+    before = client.stats()
+    storm.record(1)
+    assert client.stats()["dropped"] == before["dropped"], client.stats()
+
+def child(work):
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        work()
+    except BaseException:
+        import traceback
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+def end(pids):
+    for pid in pids:
+        assert os.waitpid(pid, 0)[1] == 0
+
+def fork_once_more():
+    record()
+    end([child(record)])
+
+client.start("storm/1")
+storm = client.tab("storm", type="TotalsCounter")
+record()
+for wave in range(int(sys.argv[1])):
+    end([child(fork_once_more) for number in range(int(sys.argv[2]))])
+"""
 
 
 class ExactlyOnce(Job):
@@ -60,15 +116,89 @@ class ExactlyOnceForLong(Job):
         self.end_recorders(recorders)
         self.assert_exact(200_000)
 
-    def test_everything_is_killed_and_started_again_in_another_order(self) -> None:
+    def test_everything_is_killed_and_comes_back_in_any_order(self) -> None:
+        valkey = EphemeralValkey(tcp=True)
+        self.addCleanup(valkey.remove)
+        start: dict[str, Callable[[], None]] = {
+            "agent": self.services.start_agent,
+            "server": lambda: self.services.start_server(store=valkey.url, until_it_answers=False),
+            "store": valkey.start,
+        }
+        self.services.start_server(store=valkey.url)
+        self.services.start_agent()
+        enough = self.services.directory / "enough"
+        recorders = self.start_recorders(40_000, pause=0.1, file=enough)
+        self.until(lambda: self.services.query.status()["folded"])
+        # each but the first before what it needs
+        for order in (
+            ("store", "server", "agent"),
+            ("agent", "server", "store"),
+            ("server", "agent", "store"),
+            ("agent", "store", "server"),
+        ):
+            self.services.kill_agent()
+            self.services.kill_server()
+            valkey.kill()
+            for part in order:
+                start[part]()
+        enough.touch()
+        self.end_recorders(recorders)
+        self.assert_exact(40_000)
+
+    def test_a_host_that_boots_anew_folds_what_lay_on_its_disk_once_and_nothing_stays_up(self) -> None:
+        """Its shared memory is gone, with the rings of its processes and what the Agent held there; what was in the spool is not."""
+        self.services.start_server()
+        self.services.start_agent("--outbox-bytes", str(MIN_OUTBOX_BYTES))
+        command = [sys.executable, "-c", HOLD]
+        environ = {**self.services.environ, "TABA_RING_BYTES": str(16 << 20)}
+        process = subprocess.Popen(command, cwd=ROOT, env=environ, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        assert process.stdin is not None
+        self.addCleanup(process.stdin.close)
+        self.until(lambda: self.busy() == 3.0, "what goes up is not seen")
+        folded = self.wait_for(3)["folded"]
+        self.services.kill_server()
+        process.stdin.write(b"more\n")
+        process.stdin.flush()
+        self.until(self.spooled, "nothing goes to the disk")
+        process.kill()
+        self.services.kill_agent()
+        spooled = self.spooled()
+        for segment in SHM.glob(f"taba*{self.services.agent}*"):
+            segment.unlink()
         self.services.start_server()
         self.services.start_agent()
-        self.run_recorders(20_000)
-        self.services.kill_server()
-        self.services.kill_agent()
-        self.services.start_agent()  # before the Server that it sends to
+        self.assertEqual(self.wait_for(folded + spooled)["folded"], folded + spooled)
+        self.until(lambda: not self.spooled(), "the spool is not emptied")
+        self.until(lambda: self.busy() == 0.0, "what a process added that went with its host stays up")
+        self.assertEqual(self.services.query.status()["folded"], folded + spooled)
+
+    def busy(self) -> float | None:
+        shown = self.services.query.aggregates(name="busy")
+        return float(shown["busy"]["value"]) if "busy" in shown else None
+
+    def spooled(self) -> int:
+        """How many events wait in the Agent's spool."""
+        (path,) = (self.services.directory / "spool").glob("*.spool")
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+            return int(connection.execute("SELECT coalesce(sum(events), 0) FROM batches").fetchone()[0])
+
+    def test_a_storm_of_forks_is_exact_while_the_agent_is_killed(self) -> None:
         self.services.start_server()
-        self.assert_exact(20_000)
+        self.services.start_agent()
+        command = [sys.executable, "-c", STORM, str(WAVES), str(CHILDREN)]
+        storm = subprocess.Popen(command, cwd=ROOT, env={**self.services.environ, "TABA_RING_BYTES": "65536"})
+        self.addCleanup(storm.wait)
+        self.addCleanup(storm.kill)
+        self.until(lambda: self.services.query.status()["folded"], "nothing of the storm arrives")
+        self.services.kill_agent()
+        self.services.start_agent()
+        self.assertEqual(storm.wait(PATIENCE), 0)
+        events = 1 + 2 * WAVES * CHILDREN
+        self.assertEqual(self.wait_for(events)["folded"], events)
+        self.assertEqual(self.services.query.aggregates(name="storm")["storm"]["total"], events)
+        self.assert_rings_are_gone()
 
     def test_a_soak_of_a_minute_is_exact(self) -> None:
         command = [sys.executable, "-m", "tests.faults.soak", "--minutes", "1", "--rate", "20000"]

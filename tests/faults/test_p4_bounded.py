@@ -11,6 +11,7 @@ import pytest
 from taba.bounds import MAX_ENVELOPE_BYTES, MiB
 
 from .job import Job
+from .patience import PATIENCE_SECONDS
 
 FLOOD = """
 import json, os, resource, sys
@@ -29,22 +30,24 @@ print(json.dumps([stats["ring_bytes"], grown, stats["recorded"] + stats["dropped
 """
 
 
-class Bounded(Job):
+class Floods(Job):
     def flood(self, events: int) -> dict[str, int]:
         """Record twice as many events as `events` into a ring of 64 KiB; the drops by reason."""
-        done = self.services.run("-c", FLOOD, str(events), timeout=300, TABA_RING_BYTES="65536")
+        done = self.services.run("-c", FLOOD, str(events), timeout=PATIENCE_SECONDS, TABA_RING_BYTES="65536")
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         ring_bytes, grown_kib, accounted, drops = json.loads(done.stdout)
         self.assertEqual((ring_bytes, accounted), (65_536, 10 + 2 * events))
         self.assertLess(grown_kib, 8 * 1024)
         return dict(drops)
 
+
+class Bounded(Floods):
     def test_a_ring_that_nobody_reads_stays_as_it_is_and_counts_what_has_no_place(self) -> None:
         drops = self.flood(20_000)
         self.assertGreater(drops["ring_full"] + drops.get("bytes_full", 0), 30_000)
 
     def post(self, path: str, length: int, body: bytes) -> int:
-        connection = http.client.HTTPConnection("127.0.0.1", self.services.server_port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.services.server_port, timeout=PATIENCE_SECONDS)
         self.addCleanup(connection.close)
         connection.putrequest("POST", path)
         connection.putheader("Content-Length", str(length))
@@ -61,7 +64,7 @@ class Bounded(Job):
 
 
 @pytest.mark.real
-class BoundedForLong(Bounded):
+class BoundedForLong(Floods):
     def test_an_agent_whose_server_is_away_grows_by_no_more_than_its_bounds(self) -> None:
         self.services.start_server()
         self.services.start_agent("--spool-bytes", str(32 * MiB))

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
 
+import pytest
+
 from taba.query import ServerUnavailable
 
+from ..services import ROOT
 from .job import Job
+from .patience import PATIENCE_SECONDS
 
 # fold raises, hangs, or ends the process, as the value says
 BAD_HANDLER = """
@@ -30,6 +37,30 @@ class Bad(Handler):
     def aggregate(self, projections): return {"count": sum(one["count"] for one in projections)}
 
 bad = Bad()
+"""
+
+# one that behaves: each line has it record ten thousand events more, and say what became of them
+GOOD = """
+import json, sys
+from taba import client
+client.start(sys.argv[1])
+hits = client.tab("hits", type="TotalsCounter")
+hits.record(1)
+for line in sys.stdin:
+    for number in range(10_000):
+        hits.record(1)
+    stats = client.stats()
+    print(json.dumps([stats["recorded"], stats["dropped"]]), flush=True)
+"""
+# one that does not: names Tabs without end, and records more than its ring holds
+HOSTILE = """
+import itertools
+from taba import client
+client.start("hostile/1")
+for number in itertools.count():
+    tab = client.tab(f"flood_{number}", type="Buffer")
+    for _ in range(20):
+        tab.record("x" * 1000)
 """
 
 
@@ -53,7 +84,7 @@ class OneBadPart(Job):
         for body in (b"", os.urandom(1000), b"\xdc\xff\xff" * 10, b"\x93" * 5000):
             request = urllib.request.Request(f"{self.services.server_url}/v1/envelopes", body, {"Content-Type": "application/msgpack"})
             with self.assertRaises(urllib.error.HTTPError) as caught:
-                urllib.request.urlopen(request, timeout=30)
+                urllib.request.urlopen(request, timeout=PATIENCE_SECONDS)
             self.assertLess(caught.exception.code, 500)
             caught.exception.close()
 
@@ -79,11 +110,65 @@ class OneBadPart(Job):
             self.post_bad(f"bad_{value}", value)
         self.post_bad("bad_good", "good")
         self.end_recorders(recorders)
-        self.until(lambda: (self.services.query.status()["folded"] or 0) >= 8_001)
-        status = self.services.query.status()
+        status = self.wait_for(8_001)
         self.assertEqual((status["folded"], status["dead_letters"]), (8_001, 2))
-        self.assertEqual(self.services.query.aggregate("bad_good"), {"count": 1})
+        # its child may be on its way up
+        self.until(lambda: self.services.query.aggregate("bad_good") == {"count": 1}, "the good event is not there")
         self.assertGreaterEqual(status["handlers"]["Bad"]["errors"], 1)
         agent = self.services.agent_query.status()
         self.assertEqual(agent["recorded"], 8_000)
         self.assertEqual(sum(count for tabs in self.recorded().values() for count, _ in tabs.values()), 8_000)
+
+
+@pytest.mark.real
+class Neighbours(Job):
+    def begin(self, code: str, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", code, *arguments]
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=self.services.environ,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        self.addCleanup(process.communicate)
+        self.addCleanup(process.kill)
+        return process
+
+    def more(self, process: subprocess.Popen[str]) -> int:
+        """Have a good one record more; how many events it recorded in all, none of which was dropped."""
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write("more\n")
+        process.stdin.flush()
+        recorded, dropped = json.loads(process.stdout.readline())
+        self.assertEqual(dropped, 0)
+        return int(recorded)
+
+    def counts(self) -> dict[str, int]:
+        """How many events of each Client are there."""
+        shown = self.services.query.projections(name="hits").get("hits", {})
+        return {client: int(projection["count"]) for client, projection in shown.items()}
+
+    def ring_of(self, process: subprocess.Popen[str]) -> Path:
+        """Its segment, by its mappings."""
+        maps = Path(f"/proc/{process.pid}/maps").read_text()
+        (found,) = {line.split()[5] for line in maps.splitlines() if f"/dev/shm/taba.{self.services.agent}." in line}
+        return Path(found)
+
+    def test_beside_those_that_flood_and_segments_that_somebody_cuts_and_removes_a_good_one_loses_nothing(self) -> None:
+        self.services.start_server()
+        self.services.start_agent()
+        good, removed, cut = (self.begin(GOOD, name) for name in ("good/1", "removed/1", "cut/1"))
+        hostile = self.begin(HOSTILE)
+        self.until(lambda: self.counts() == {"good/1": 1, "removed/1": 1, "cut/1": 1}, "not all are seen")
+        self.ring_of(removed).unlink()
+        cut_ring = self.ring_of(cut)
+        os.truncate(cut_ring, 4096)
+        recorded = {"good/1": self.more(good), "removed/1": self.more(removed)}
+        self.until(lambda: cut_ring.name in self.problems("Agent"), "nobody says that a segment was cut")
+        recorded["good/1"] = self.more(good)
+        self.until(lambda: {client: self.counts()[client] for client in recorded} == recorded, f"not all of {recorded} is there")
+        self.assertIsNone(hostile.poll())
+        self.until(lambda: "hostile/1" in self.problems("Agent"), "nobody says who floods")

@@ -14,7 +14,7 @@ from ..services import ROOT
 from .job import PATIENCE, Job
 
 
-class Resharding(Job):
+class Moves(Job):
     def store(self) -> EphemeralValkey:
         valkey = EphemeralValkey(tcp=True)
         self.addCleanup(valkey.remove)
@@ -45,6 +45,8 @@ class Resharding(Job):
         self.services.start_server("--buckets", str(buckets), store=self.first.url)
         self.services.start_agent()
 
+
+class Resharding(Moves):
     def test_a_shard_is_added_while_events_flow_and_every_event_counts_once(self) -> None:
         self.start(16)
         recorders = self.start_recorders(20_000, pause=0.1)
@@ -59,7 +61,7 @@ class Resharding(Job):
 
 
 @pytest.mark.real
-class ReshardingForLong(Resharding):
+class ReshardingForLong(Moves):
     def test_its_mover_and_the_agent_are_killed_again_and_again_and_it_ends_all_the_same(self) -> None:
         self.start(64)
         recorders = self.start_recorders(100_000, pause=0.3)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from typing import Any
 
 import pytest
@@ -13,7 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.services import Services
 
-PATIENCE = 90.0  # seconds for whatever comes in the end
+from .patience import PATIENCE_SECONDS, until
+
 RECORDS = """
 import select, sys, time
 from taba import client
@@ -41,17 +41,14 @@ class Stopping(SynchronousTestCase):
         """SIGTERM, and all that it is given is its own bound and a machine's slowness."""
         child = self.services._child(name)
         child.process.terminate()
-        self.assertIn(child.process.wait(PATIENCE), (0, -signal.SIGTERM), child.log.read_text(errors="replace")[-2000:])
+        self.assertIn(child.process.wait(PATIENCE_SECONDS), (0, -signal.SIGTERM), child.log.read_text(errors="replace")[-2000:])
         self.services.children.remove(child)
 
     def count(self) -> Any:
         return self.services.query.aggregates(name="hits").get("hits", {}).get("count", 0)
 
-    def until(self, least: int) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while self.count() < least:
-            self.assertLess(time.monotonic(), deadline, self.count())
-            time.sleep(0.05)
+    def expect(self, least: int) -> None:
+        until(lambda: self.count() >= least, lambda: f"{self.count()} are folded, and {least} should be")
 
     def test_server_and_agent_stop_under_load_and_everything_counts_once(self) -> None:
         self.services.start_server()
@@ -63,15 +60,15 @@ class Stopping(SynchronousTestCase):
         for last in (load.stdout.close, load.stdin.close, load.wait, load.kill):
             self.addCleanup(last)
         self.assertEqual(load.stdout.readline(), "begun\n")
-        self.until(1)
+        self.expect(1)
         before = self.count()
         self.terminate("server")  # what it has under way is decided; the Agent keeps the rest, …
         self.terminate("agent")  # … also over its own end
         self.services.start_agent()
         self.services.start_server()
-        self.until(before + 1)
+        self.expect(before + 1)
         load.stdin.write("enough\n")
         load.stdin.flush()
         recorded, dropped = map(int, load.stdout.readline().split())
-        self.until(recorded - dropped)
+        self.expect(recorded - dropped)
         self.assertEqual(self.count(), recorded - dropped)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,7 +13,8 @@ from taba.names import ALIVE_TAB
 from tests.services import ROOT, Services
 from tests.valkey import EphemeralValkey
 
-PATIENCE_SECONDS = 60.0
+from .patience import until
+
 WORK = """
 import sys
 from taba import client
@@ -53,34 +52,31 @@ class Who(SynchronousTestCase):
             assert pipe is not None
             pipe.close()
 
-    def until(self, condition: Callable[[], Any]) -> None:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not condition():
-            assert time.monotonic() < deadline, self.lives()
-            time.sleep(0.05)
-
     def lives(self) -> dict[str, Any]:
         """Client → whether it lives; None where nothing is known any more."""
         found = self.services.query.projections(name=ALIVE_TAB).get(ALIVE_TAB, {})
         return {client: shown["value"] for client, shown in found.items()}
 
+    def expect_lives(self, lives: dict[str, int]) -> None:
+        until(lambda: self.lives() == lives, lambda: f"{self.lives()} live, and {lives} should")
+
     def test_a_process_lives_until_it_is_killed_and_lives_again_and_is_in_no_count(self) -> None:
         self.services.start_server()
         self.services.start_agent()
         first, second = self.work("web/1"), self.work("web/2")
-        self.until(lambda: self.lives() == {"web/1": 1, "web/2": 1})
+        self.expect_lives({"web/1": 1, "web/2": 1})
         first.kill()
-        self.until(lambda: self.lives() == {"web/1": 0, "web/2": 1})
+        self.expect_lives({"web/1": 0, "web/2": 1})
         listed = self.services.taba("clients", "--alive")
         self.assertEqual((listed.returncode, listed.stdout), (0, "web/2\n"), listed.stderr)
         self.assertEqual(self.services.taba("clients").stdout, "web/1\nweb/2\n")
         self.work("web/1")
-        self.until(lambda: self.lives() == {"web/1": 1, "web/2": 1})
+        self.expect_lives({"web/1": 1, "web/2": 1})
         self.services.kill_agent()
         second.kill()
         self.services.start_agent()
-        self.until(lambda: self.lives() == {"web/1": 1, "web/2": 0})
-        self.until(lambda: self.services.query.status()["folded"] == 3)
+        self.expect_lives({"web/1": 1, "web/2": 0})
+        until(lambda: self.services.query.status()["folded"] == 3, "what was recorded is not folded")
         self.assertEqual(self.services.query.names(), ["hits"])
         self.assertEqual(list(self.services.query.aggregates()), ["hits"])
         self.assertEqual(self.services.query.names(match="taba.*"), [ALIVE_TAB])
@@ -93,18 +89,18 @@ class Who(SynchronousTestCase):
         self.services.start_server("--buckets", "2", store=first.url)
         process = self.work("web/1", "before any Agent")
         self.services.start_agent()
-        self.until(lambda: self.description() == "before any Agent")
+        until(lambda: self.description() == "before any Agent", "what the Tab is is not told")
         self.services.kill_agent()
         process.kill()
         self.work("web/1", "while none was there")
         self.services.start_agent()
-        self.until(lambda: self.description() == "while none was there")
+        until(lambda: self.description() == "while none was there", "what the Tab is is not told")
         moved = self.services.taba("reshard", "--store", first.url, "--add", second.url, "--json")
         self.assertEqual(moved.returncode, 0, moved.stderr)
         drained = self.services.taba("reshard", "--store", first.url, "--drain", self.services.query.shards()[0]["name"], "--json")
         self.assertEqual(drained.returncode, 0, drained.stderr)
         self.assertEqual(self.description(), "while none was there")
-        self.until(lambda: self.services.query.status()["folded"] == 2)
+        until(lambda: self.services.query.status()["folded"] == 2, "what was recorded is not folded")
 
     def description(self) -> Any:
         """What is said of `hits`, in its own words; of the unit it is always the same."""

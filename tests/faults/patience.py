@@ -1,0 +1,29 @@
+"""Waiting for what must come: as long as the slowest machine needs, and with words for what did not come."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from taba.query import QueryError
+
+PATIENCE_SECONDS = 300.0  # it only ends a hang: whatever goes right takes far less
+PAUSE_SECONDS = 0.05
+
+
+def until(condition: Callable[[], Any], what: str | Callable[[], Any]) -> Any:
+    """The first answer of `condition` that is true; where whoever is asked does not answer, it is asked again.
+
+    Raises AssertionError with `what`, or with what that returns, and with the last answer.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            if found := condition():
+                return found
+        except QueryError as error:
+            found = error
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what if isinstance(what, str) else what()}; the last answer: {found}")
+        time.sleep(PAUSE_SECONDS)
