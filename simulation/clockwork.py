@@ -123,7 +123,7 @@ class Clockwork:
         self.digest = 0  # of all that was said: the same for the same seed
         self.fired: Counter[str] = Counter()
         self.said: deque[str] = deque(maxlen=KEPT_LINES)
-        self.running: Process | None = None
+        self.running: Process  # who does something now; who nobody is says the machine
         self._queue: list[tuple[float, int, Process | None, Callable[..., Any], tuple[Any, ...]]] = []
         self._made = 0
         # What coroutines wait for; they are kept: whoever is killed does not clean up, and a coroutine that is collected would
@@ -170,9 +170,9 @@ class Clockwork:
         except Killed:
             process.is_alive = False
         finally:
-            self.running = before
             if not process.is_alive:
                 self.on_death(process)
+            self.running = before
 
     def kill(self, process: Process) -> None:
         """kill -9 between two of its steps."""

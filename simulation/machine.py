@@ -64,7 +64,7 @@ class FileSystem:
     """What `os` is to a module. What is not here is the real one's."""
 
     def __init__(self, machine: Machine):
-        self._machine = machine
+        self._machine, self._world = machine, machine.world
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(os, name)
@@ -72,7 +72,7 @@ class FileSystem:
         return found
 
     def urandom(self, count: int) -> bytes:
-        return self._machine.process.random.randbytes(count)
+        return self._world.running.random.randbytes(count)
 
     def getpid(self) -> int:
         return 4242  # nobody here asks it to tell two processes apart
@@ -89,7 +89,7 @@ class FileSystem:
         return _Entries(sorted(os.scandir(path), key=lambda entry: entry.name))
 
     def open(self, path: Any, flags: int, mode: int = 0o777) -> int:
-        process = self._machine.process
+        process = self._world.running
         if flags & os.O_CREAT:
             process.write(f"the making of {os.path.basename(path)}")
             self._machine.notes_change()
@@ -102,14 +102,14 @@ class FileSystem:
         return descriptor
 
     def close(self, descriptor: int) -> None:
-        process = self._machine.process
+        process = self._world.running
         if not process.is_alive:
             raise Killed
         process.descriptors.pop(descriptor, None)
         os.close(descriptor)
 
     def pwrite(self, descriptor: int, content: Any, offset: int) -> int:
-        process = self._machine.process
+        process = self._world.running
         when = process.write("a write to a file")
         if when == "within":
             # the kernel looks for a kill between two pages, and nowhere else
@@ -123,7 +123,7 @@ class FileSystem:
         return written
 
     def write(self, descriptor: int, content: bytes) -> int:
-        process = self._machine.process
+        process = self._world.running
         when = process.write("an append to a file")
         if when == "within":
             os.write(descriptor, content[: process.random.randrange(len(content))])
@@ -137,7 +137,7 @@ class FileSystem:
         return written
 
     def posix_fallocate(self, descriptor: int, offset: int, length: int) -> None:
-        process = self._machine.process
+        process = self._world.running
         if self._machine.is_memory_full:
             self._machine.world.fired["shared memory full"] += 1
             refuse(errno.ENOSPC)
@@ -154,7 +154,7 @@ class FileSystem:
 
     def _whole(name: str) -> Any:  # type: ignore[misc]
         def run(self: FileSystem, *arguments: Any, **keywords: Any) -> Any:
-            when = self._machine.process.write(name)
+            when = self._world.running.write(name)
             if when == "within":
                 raise Killed  # it is one step of the kernel's: done, or not
             result = getattr(os, name)(*arguments, **keywords)
@@ -226,7 +226,7 @@ class Databases:
     """What `sqlite3` is to a module."""
 
     def __init__(self, machine: Machine):
-        self._machine = machine
+        self._machine, self._world = machine, machine.world
 
     def __getattr__(self, name: str) -> Any:
         return getattr(sqlite3, name)
@@ -234,7 +234,7 @@ class Databases:
     def connect(self, path: str, **options: Any) -> Any:
         if path == ":memory:":
             return sqlite3.connect(path, **options)
-        process = self._machine.process
+        process = self._world.running
         if not process.is_alive:
             raise Killed
         database = sqlite3.connect(path, factory=_Database, **options)
@@ -302,7 +302,7 @@ class Machine:
 
     def __init__(self, world: Clockwork, directory: str | None = None):
         self.world = world
-        self.process: Process = Process(world, "nobody")
+        world.running = Process(world, "nobody")
         self.root = tempfile.mkdtemp(prefix="taba-simulation.", dir=directory or memory_directory())
         self.shm = os.path.join(self.root, "shm")
         self.disk = os.path.join(self.root, "disk")
@@ -333,7 +333,7 @@ class Machine:
             shutil.rmtree(self.root, ignore_errors=True)
 
     def _exchange(self) -> None:
-        files, databases = FileSystem(self), Databases(self)
+        world, files, databases = self.world, FileSystem(self), Databases(self)
         for name in WITH_OS:
             module = importlib.import_module(name)
             if hasattr(module, "os"):
@@ -351,21 +351,21 @@ class Machine:
         self.put(keys, "sqlite3", databases)
         self.put(ring, "SHM_DIRECTORY", self.shm)
         for module in (pure, producer):
-            self.put(module, "now", lambda: self.process.wall())
-            self.put(module, "monotonic", lambda: self.process.seconds())
+            self.put(module, "now", lambda: world.running.wall())
+            self.put(module, "monotonic", lambda: world.running.seconds())
         make_ring = pure._Ring.__init__
 
         def with_steps(self_: Any, *arguments: Any) -> None:
             make_ring(self_, *arguments)
             if arguments:
                 # the words before the commit word count as one step with it: nothing reads them before
-                self_.commits = Words(self_.commits, self.process)
+                self_.commits = Words(self_.commits, world.running)
 
         self.put(pure._Ring, "__init__", with_steps)
         read = decode_batch
 
         def of_version(content: bytes) -> Any:
-            if self.reads_other_version(self.process):
+            if self.reads_other_version(world.running):
                 self.world.fired["a batch of another version"] += 1
                 raise UnknownVersion("batch", 2**16, BATCH_VERSION)
             return read(content)
@@ -374,7 +374,7 @@ class Machine:
         store = segment.Segment.store
 
         def with_step(self_: Any, offset: int, word: int) -> None:
-            when = self.process.write("a store to the outbox")
+            when = world.running.write("a store to the outbox")
             if when == "within":
                 raise Killed
             store(self_, offset, word)

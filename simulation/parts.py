@@ -120,9 +120,10 @@ class Client(Part):
 
     def _record(self) -> None:
         assert self.process is not None
-        random = self.process.random
-        for _ in range(random.choice((1, 1, 2, 5, 20))):
-            self.record(random.choice(self.tabs), random)
+        random, tabs = self.process.random, self.tabs
+        below = random._randbelow  # type: ignore[attr-defined]  # what `choice` asks, without its own words: it is asked most of all
+        for _ in range((1, 1, 2, 5, 20)[below(5)]):
+            self.record(tabs[below(len(tabs))], random)
         self._record_later()
 
     def record(self, key: tuple[str, str], random: Any) -> None:
@@ -130,26 +131,30 @@ class Client(Part):
         name, type = key
         number = self.next[key]
         self.next[key] = number + 1
-        port = self.producer._port
-        before = sum(port._totals)
+        producer = self.producer
+        is_updown = type == "UpDown"
         self.attempts += 1
         self.interrupted += 1
-        self.doubtful[key].add(number)
-        value: Any = float(random.choice((-1, 1))) if type == "UpDown" else float(number)
-        if type == "Census" and random.random() < UNFIT_SHARE:
+        doubtful = self.doubtful[key]
+        doubtful.add(number)
+        value: Any
+        if is_updown:
+            value = (-1.0, 1.0)[random._randbelow(2)]
+        elif type == "Census" and random.random() < UNFIT_SHARE:
             value = {number}  # no set can be sent: a drop that the client counts
-        tab = self.producer.tab(name, type)
-        tab.record(value)
+        else:
+            value = float(number)
+        before = 0 if is_updown else sum(producer._port._totals)
+        producer.tab(name, type).record(value)
         # from here on it counts: the call has returned
         self.interrupted -= 1
-        self.doubtful[key].discard(number)
-        if type == "UpDown":
+        doubtful.discard(number)
+        if is_updown:
             self.net += value
-            self.recorded[key].add(number)
-        elif sum(port._totals) > before:
+        elif sum(producer._port._totals) > before:
             self.dropped += 1
-        else:
-            self.recorded[key].add(number)
+            return
+        self.recorded[key].add(number)
 
     def died(self) -> None:
         self.net = 0.0

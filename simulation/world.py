@@ -149,13 +149,6 @@ class World(Clockwork):
         process.drift = self.drifts.get(part.name, 1.0)
         process.skew = self.hosts.get(part.name, 0.0)
 
-    def run(self, process: Process, function: Any, *arguments: Any) -> None:
-        before, self.machine.process = self.machine.process, process
-        try:
-            super().run(process, function, *arguments)
-        finally:
-            self.machine.process = before
-
     def _bury(self, process: Process) -> None:
         part = self.parts.pop(process, None)
         if part is not None:
@@ -176,7 +169,7 @@ class World(Clockwork):
         failure = event.get("log_failure")
         if failure is None or failure.check(Killed, GeneratorExit) or "GeneratorExit" in f"{failure.value}":
             return
-        if self.machine.process.is_alive:
+        if self.running.is_alive:
             self.errors.append(f"{formatEvent(event)}\n{failure.getTraceback()}"[-1500:])
 
     # --- the run ---
