@@ -16,6 +16,8 @@ from zlib import crc32
 
 from twisted.internet.error import AlreadyCalled, AlreadyCancelled
 
+from simulation.names import part_of
+
 KEPT_LINES = 400  # of what happened last, for people
 
 
@@ -62,7 +64,7 @@ class Process:
             return ""
         when = self.random.choice(("before", "within", "after"))
         self.world.say(f"{self.name} is killed {when} {what}")
-        self.world.fired[f"killed {when} a write"] += 1
+        self.world.fired[f"killed {when} a write: {part_of(self.name)}"] += 1
         self.is_alive = False
         if when == "before":
             raise Killed

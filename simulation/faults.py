@@ -1,6 +1,6 @@
 """The faults: what may befall the parts of a world, drawn from its seed before it begins, each with a number.
 
-A kind of fault that never fires is a hole in the simulator: the counts of what fired are printed, and a test looks at them.
+A kind of fault that never fires is a hole in the simulator: the counts of what fired are printed, and those that did nothing are named.
 """
 
 from __future__ import annotations
@@ -8,14 +8,15 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from simulation.names import AGENT
+from simulation.names import AGENT, part_of
 from simulation.store import REPLICA_SECONDS
 
 if TYPE_CHECKING:
+    from simulation.parts import Part
     from simulation.world import World
 
 
@@ -41,11 +42,15 @@ class Fault(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """A kind of fault: `weight`, how often it is drawn; `shape` draws what it needs to know; `happen` does it."""
+    """A kind of fault: `weight`, how often it is drawn; `shape` draws what it needs to know; `happen` does it.
+
+    Something was done where one of `counted` was, in a world's `fired`.
+    """
 
     weight: float
     shape: Callable[[Random, World], dict[str, Any]]
     happen: Callable[[World, Fault], None]
+    counted: tuple[str, ...]
 
 
 def draw(random: Random, world: World, duration: float, kinds: Collection[str], density: float) -> list[Fault]:
@@ -76,12 +81,17 @@ def _seconds(least: float, most: float) -> Callable[[Random, World], dict[str, A
     return lambda random, world: {"seconds": round(random.uniform(least, most), 3)}
 
 
+def _one(part: Part) -> str:
+    name = part_of(part.name)
+    return f"an {name}" if name == "agent" else f"a {name}"
+
+
 def _kill_at_once(group: str) -> Callable[[World, Fault], None]:
     def happen(world: World, fault: Fault) -> None:
         parts = getattr(world, group)
         part = parts[fault.detail["which"] % len(parts)]
         if part.process is not None and not (world.is_shielded and group == "agents"):
-            world.fired[f"killed a {part.name.partition('-')[0]}"] += 1
+            world.fired[f"killed {_one(part)}"] += 1
             world.kill(part.process)
 
     return happen
@@ -99,7 +109,7 @@ def _burn(group: str) -> Callable[[World, Fault], None]:
         parts = getattr(world, group)
         part = parts[fault.detail["which"] % len(parts)]
         if part.process is not None and not (world.is_shielded and group == "agents"):
-            world.fired[f"lit a fuse in a {part.name.partition('-')[0]}"] += 1
+            world.fired[f"lit a fuse in {_one(part)}"] += 1
             part.process.fuse = fault.detail["steps"]
 
     return happen
@@ -262,7 +272,7 @@ def _stop(groups: tuple[str, ...]) -> Callable[[World, Fault], None]:
         parts = [part for group in groups for part in getattr(world, group)]
         part = parts[fault.detail["which"] % len(parts)]
         if part.process is not None:
-            world.fired[f"stopped a {part.name.partition('-')[0]}"] += 1
+            world.fired[f"stopped {_one(part)}"] += 1
             part.process.wakes = world.now + fault.detail["seconds"]
 
     return happen
@@ -279,6 +289,7 @@ def _fail_over(world: World, fault: Fault) -> None:
 
 def _lag(world: World, fault: Fault) -> None:
     store = world.stores[fault.detail["which"] % len(world.stores)]
+    world.fired["a replica lagged"] += 1
     store.lag = lag = fault.detail["seconds"] / 4
 
     def catch_up() -> None:
@@ -294,41 +305,67 @@ def _boot(world: World, fault: Fault) -> None:
     world.boots_anew()
 
 
+def _burnt(part: str) -> tuple[str, ...]:
+    return tuple(f"killed {when} a write: {part}" for when in ("before", "within", "after"))
+
+
+def silent(kinds: Collection[str], fired: Mapping[str, int]) -> list[str]:
+    """Those that did nothing, whether they were drawn or not: holes."""
+    return [kind for kind in kinds if not any(fired.get(word) for word in KINDS[kind].counted)]
+
+
 # kinds by name; what each does to the world is said in its detail
 KINDS: dict[str, Kind] = {
-    "kill agent": Kind(2.0, _which, _kill_at_once("agents")),
-    "agent ends": Kind(1.0, _which, _end_agent),
-    "kill server": Kind(1.0, _which, _kill_at_once("servers")),
-    "kill client": Kind(1.0, _which, _kill_at_once("clients")),
-    "agent's fuse": Kind(4.0, _fuse, _burn("agents")),
-    "server's fuse": Kind(2.0, _fuse, _burn("servers")),
-    "client's fuse": Kind(2.0, _fuse, _burn("clients")),
-    "store dies": Kind(1.0, _which_for(0.1, 8.0), _kill_store),
-    "store cut before": Kind(1.0, _seconds(0.5, 8.0), _store_for("cut_before", 0.2, 0.0)),
-    "store cut after": Kind(1.0, _seconds(0.5, 8.0), _store_for("cut_after", 0.2, 0.0)),
-    "store late": Kind(1.0, _seconds(0.5, 8.0), _store_for("late", 0.1, 0.0)),
-    "store takes no writes": Kind(0.5, _seconds(0.5, 8.0), _store_for("is_reading_only", True, False)),
-    "messages lost": Kind(1.0, _share, _weather("lost")),
-    "messages repeated": Kind(1.0, _share, _weather("repeated")),
-    "messages late": Kind(1.0, _share, _weather("late")),
-    "connections closed": Kind(0.7, _share, _weather("stale")),
-    "server cut off": Kind(1.0, _which_for(0.5, 10.0), _cut_off),
-    "clock stepped": Kind(0.7, _skew, _step_clock),
-    "store's clock stepped": Kind(0.5, _skew, _step_store_clock),
-    "store goes back": Kind(0.5, _seconds(0.2, 20.0), _go_back),
-    "memory full": Kind(1.0, _seconds(0.5, 8.0), _full("is_memory_full")),
-    "disk full": Kind(0.5, _seconds(0.2, 4.0), _full("is_disk_full")),
-    "spool spoilt": Kind(0.7, _which, _spoil_spool),
-    "outbox removed": Kind(0.5, _nothing, _remove_outbox),
-    "second Agent": Kind(0.5, _seconds(0.5, 8.0), _second_agent),
-    "other version": Kind(0.7, _which_for(0.5, 8.0), _future),
-    "buckets move": Kind(3.0, _aim, _call_mover),
-    "kill mover": Kind(0.5, _which, _kill_at_once("movers")),
-    "mover's fuse": Kind(2.0, _fuse, _burn("movers")),
-    "process stopped": Kind(1.0, _which_for(0.5, 20.0), _stop(("servers", "agents", "clients"))),
-    "mover stopped": Kind(1.0, _which_for(0.5, 40.0), _stop(("movers",))),
-    "mover interrupted": Kind(0.5, _which, _interrupt),
-    "store fails over": Kind(0.5, _which_for(0.05, 3.0), _fail_over),
-    "replica lags": Kind(0.7, _which_for(0.5, 10.0), _lag),
-    "host boots": Kind(0.3, _nothing, _boot),
+    "kill agent": Kind(2.0, _which, _kill_at_once("agents"), ("killed an agent",)),
+    "agent ends": Kind(1.0, _which, _end_agent, ("ended an agent in order",)),
+    "kill server": Kind(1.0, _which, _kill_at_once("servers"), ("killed a server",)),
+    "kill client": Kind(1.0, _which, _kill_at_once("clients"), ("killed a client",)),
+    "agent's fuse": Kind(4.0, _fuse, _burn("agents"), (*_burnt("agent"),)),
+    "server's fuse": Kind(2.0, _fuse, _burn("servers"), (*_burnt("server"),)),
+    "client's fuse": Kind(2.0, _fuse, _burn("clients"), (*_burnt("client"),)),
+    "store dies": Kind(1.0, _which_for(0.1, 8.0), _kill_store, ("killed a store",)),
+    "store cut before": Kind(1.0, _seconds(0.5, 8.0), _store_for("cut_before", 0.2, 0.0), ("store cut before",)),
+    "store cut after": Kind(1.0, _seconds(0.5, 8.0), _store_for("cut_after", 0.2, 0.0), ("store cut after",)),
+    "store late": Kind(1.0, _seconds(0.5, 8.0), _store_for("late", 0.1, 0.0), ("store answers late",)),
+    "store takes no writes": Kind(0.5, _seconds(0.5, 8.0), _store_for("is_reading_only", True, False), ("store takes no writes",)),
+    "messages lost": Kind(1.0, _share, _weather("lost"), ("message lost",)),
+    "messages repeated": Kind(1.0, _share, _weather("repeated"), ("message repeated",)),
+    "messages late": Kind(1.0, _share, _weather("late"), ("message late",)),
+    "connections closed": Kind(0.7, _share, _weather("stale"), ("kept connection closed",)),
+    "server cut off": Kind(1.0, _which_for(0.5, 10.0), _cut_off, ("server not reached",)),
+    "clock stepped": Kind(0.7, _skew, _step_clock, ("stepped a clock",)),
+    "store's clock stepped": Kind(0.5, _skew, _step_store_clock, ("stepped the store's clock",)),
+    "store goes back": Kind(0.5, _seconds(0.2, 20.0), _go_back, ("a store went back in time",)),
+    "memory full": Kind(1.0, _seconds(0.5, 8.0), _full("is_memory_full"), ("shared memory full",)),
+    "disk full": Kind(0.5, _seconds(0.2, 4.0), _full("is_disk_full"), ("disk full",)),
+    "spool spoilt": Kind(0.7, _which, _spoil_spool, ("flipped a bit in the spool",)),
+    "outbox removed": Kind(0.5, _nothing, _remove_outbox, ("removed an outbox",)),
+    "second Agent": Kind(0.5, _seconds(0.5, 8.0), _second_agent, ("started a second Agent",)),
+    "other version": Kind(0.7, _which_for(0.5, 8.0), _future, ("a batch of another version",)),
+    "buckets move": Kind(3.0, _aim, _call_mover, ("buckets moved",)),
+    "kill mover": Kind(0.5, _which, _kill_at_once("movers"), ("killed a mover",)),
+    "mover's fuse": Kind(2.0, _fuse, _burn("movers"), (*_burnt("mover"),)),
+    "process stopped": Kind(
+        1.0,
+        _which_for(0.5, 20.0),
+        _stop(("servers", "agents", "clients")),
+        (
+            "stopped a server",
+            "stopped an agent",
+            "stopped a client",
+        ),
+    ),
+    "mover stopped": Kind(1.0, _which_for(0.5, 40.0), _stop(("movers",)), ("stopped a mover",)),
+    "mover interrupted": Kind(0.5, _which, _interrupt, ("interrupted a mover",)),
+    "store fails over": Kind(
+        0.5,
+        _which_for(0.05, 3.0),
+        _fail_over,
+        (
+            "a store failed over",
+            "a store failed over to a replica that lagged",
+        ),
+    ),
+    "replica lags": Kind(0.7, _which_for(0.5, 10.0), _lag, ("a replica lagged",)),
+    "host boots": Kind(0.3, _nothing, _boot, ("a host booted",)),
 }

@@ -39,6 +39,7 @@ from taba.server.fold.posts import Posts
 from taba.server.http import Routes as ServerRoutes
 from taba.server.steady import SteadyClock
 from taba.server.work.bench import Bench
+from taba.server.work.folding import Folding, Work
 from taba.shard import Router
 from taba.shard.moving.check import check
 from taba.shard.moving.reshard import Reshard, current_shards
@@ -366,6 +367,18 @@ def router_of(world: World, process: Process, buckets: int | None, may_make: boo
     return Router(StoreURL(addresses), buckets, reactor, process.random, new_pool=new_pool, may_make=may_make)
 
 
+class CountingBench(Bench):
+    """The real one, which counts the folds of States."""
+
+    def __init__(self, world: World, sandbox: Any):
+        super().__init__(world.lookup, sandbox)
+        self._world = world
+
+    def folding(self, type: str, work: Work, now: float) -> Folding:
+        self._world.folds += len(work.states)
+        return super().folding(type, work, now)
+
+
 class Server(Part):
     """A Server: Router, fold cycles, marks, posts and questions, as its service wires them."""
 
@@ -380,7 +393,7 @@ class Server(Part):
         reactor: Any = process.reactor
         self.router = router_of(world, process, self.buckets)
         sandbox: Any = None  # all Handlers here are Taba's own
-        bench = Bench(world.lookup, sandbox)
+        bench = CountingBench(world, sandbox)
         self.now = SteadyClock(process.wall, process.seconds)
         self.age = StoreAge(self.router, process.seconds, process.wall)
         self.ingest = Ingest(self.router, bench, reactor, self.now, self.age)

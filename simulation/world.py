@@ -57,7 +57,8 @@ class Result(NamedTuple):
     fired: Counter[str]
     faults: list[Fault]
     trace: list[str]
-    folded: int
+    folded: int  # events
+    folds: int  # of States
 
 
 class World(Clockwork):
@@ -93,6 +94,7 @@ class World(Clockwork):
         self._nowhere = dict.fromkeys(range(BUCKETS), 0.0)  # for how long nobody had it open while nothing was wrong
         self._booked = dict.fromkeys(range(BUCKETS), 0)  # bucket → how many events its counts name
         self._next_census = CENSUS_SECONDS
+        self.folds = 0  # of States
         self.unsure = 0  # events that went with a host that booted anew
         self.lookup = lookup()
         urls = [f"http://server-{number}:8280" for number in range(1, shape.choice((1, 2, 2)) + 1)]
@@ -186,7 +188,16 @@ class World(Clockwork):
             finally:
                 globalLogPublisher.removeObserver(self._hear)
         result = Result(
-            self.seed, error, self.steps, self.now, self.digest, self.fired, self.faults, list(self.said), self.folded()["folded"]
+            self.seed,
+            error,
+            self.steps,
+            self.now,
+            self.digest,
+            self.fired,
+            self.faults,
+            list(self.said),
+            self.folded()["folded"],
+            self.folds,
         )
         return result
 
