@@ -272,6 +272,75 @@ def pasts(history: Any, groups: Ints, total: int) -> list[Past]:
     ]
 
 
+@attrs.frozen(eq=False)
+class _Ever:
+    """The all-time figures of one State."""
+
+    count: Column
+    total: Column
+    low: Column | None
+    high: Column | None
+    bins: Column | None
+    codes: Column | None
+    counts: Column | None
+
+
+@attrs.frozen(eq=False)
+class _Together(_Ever):
+    """A history of one State."""
+
+    since: float
+    row: Column
+    start: Column
+    end: Column
+    ever: _Ever
+
+
+def together(histories: Sequence[Any]) -> Any:
+    """Histories of one Type, one at least, as that of a single State: what all of them were, slots of the same time being one.
+
+    So what is asked of States lot by lot is no larger than what one State knows.
+    """
+    start, end = (np.concatenate([np.asarray(getattr(one, name), dtype=np.float64) for one in histories]) for name in ("start", "end"))
+    order = np.lexsort((end, start))
+    start, end = start[order], end[order]
+    is_first = np.ones(len(order), dtype=np.bool_)
+    is_first[1:] = (np.diff(start) != 0) | (np.diff(end) != 0)
+    slots = np.empty(len(order), dtype=np.int64)
+    slots[order] = np.cumsum(is_first) - 1  # of each slot, as it stood, which one it becomes
+    evers = [one.ever for one in histories]
+    ever = _summed(evers, np.zeros(sum(len(one.count) for one in evers), dtype=np.int64), 1)
+    found = _summed(histories, slots, int(is_first.sum()))
+    row = np.zeros(len(found["count"]), dtype=np.int64)
+    since = max(float(one.since) for one in histories)
+    return _Together(**found, since=since, row=row, start=start[is_first], end=end[is_first], ever=_Ever(**ever))
+
+
+def _summed(several: Sequence[Any], of: Ints, total: int) -> dict[str, Any]:
+    """The figures of several histories one after the other, added up: item by item `of` says into which of `total`."""
+    found: dict[str, Any] = {}
+    with np.errstate(over="ignore", invalid="ignore"):  # a sum beyond all floats is infinite, and shown as no value
+        for name in ("count", "total"):
+            column = np.concatenate([np.asarray(getattr(one, name), dtype=np.float64) for one in several])
+            found[name] = np.bincount(of, weights=column, minlength=total).astype(np.float64)
+    for name, join in (("low", np.fmin), ("high", np.fmax)):
+        found[name] = None
+        if all(getattr(one, name) is not None for one in several):
+            found[name] = np.full(total, np.nan)
+            join.at(found[name], of, np.concatenate([np.asarray(getattr(one, name), dtype=np.float64) for one in several]))
+    found |= {"bins": None, "codes": None, "counts": None}
+    if all(one.codes is not None for one in several):
+        bins, codes, counts = (
+            np.concatenate([np.asarray(getattr(one, name), dtype=np.int64) for one in several]) for name in ("bins", "codes", "counts")
+        )
+        used, places = np.unique(codes, return_inverse=True)
+        cells = of.repeat(bins) * len(used) + places
+        weights = np.bincount(cells, weights=counts, minlength=total * len(used)).reshape(total, len(used))
+        filled = weights > 0
+        found |= {"bins": filled.sum(axis=1), "codes": np.broadcast_to(used, weights.shape)[filled], "counts": weights[filled]}
+    return found
+
+
 class _Whole:
     """All-time figures as a history of one slot for each State."""
 

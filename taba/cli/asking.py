@@ -162,7 +162,8 @@ def agg(
         elif form() is not None:
             print_leaves([], [([], whole)] if whole else [])
         else:
-            print_drawn(show.shape(whole) if whole else NOTHING)
+            each = set(_units(query, wanted).values()) if whole else set()
+            print_drawn(show.shape(show.with_unit(whole, each.pop() if len(each) == 1 else None)) if whole else NOTHING)
         return
     elif is_people and is_shown and not (by or with_all or detail):
         rows = query.overview(**wanted, limit=limit)
@@ -189,7 +190,7 @@ def agg(
     elif is_shown:
         units = _units(query, wanted) if found else {}
         for name, content in found.items():
-            print_drawn(show.tab(name, content, unit=units.get(name)))
+            print_drawn(show.tab(name, content, unit=units.get(name) or _unit_of_base(units, name)))
         if not found:
             print_drawn(NOTHING)
     if not by and is_people:
@@ -257,6 +258,13 @@ def _names_of(text: str) -> list[str]:
 def _units(query: Query, wanted: Filters) -> dict[str, str | None]:
     """The unit of each Tab."""
     return {tab: told["unit"] for tab, told in query.types(detail=True, **wanted).items()}
+
+
+def _unit_of_base(units: Mapping[str, str | None], name: str) -> str | None:
+    """The unit of a group of Tabs: theirs, where all with its base name have one."""
+    base = name.partition("{")[0]
+    found = {unit for tab, unit in units.items() if tab.partition("{")[0] == base}
+    return found.pop() if len(found) == 1 else None
 
 
 def _of_base(name: str, found: Mapping[str, Any] | Sequence[str]) -> list[str]:

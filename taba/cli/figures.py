@@ -37,6 +37,7 @@ NO, COULD_NOT_ASK, TIMED_OUT = 1, 2, 124  # how commands end that answer a quest
 BLOCKS, ASCII_BLOCKS = "▁▂▃▄▅▆▇█", "_.:-=+*#"
 WATCH_SECONDS = 1.0  # between two looks
 
+_LABEL = re.compile(r'([A-Za-z_][A-Za-z0-9_]*)="((?:[^"\\]|\\.)*)"')
 _EXPRESSION = re.compile(r"\s*(\S.*?)\s*(>=|<=|==|!=|>|<)\s*(\S+)\s*")
 _COMPARE: Mapping[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -101,7 +102,7 @@ def row(line: Mapping[str, Any], columns: int = 79, is_ascii: bool = False, show
     """A row of figures as one line of `columns` characters at the most; the name has what is left over."""
     there = [column for column in shown if column.least <= columns]
     room = max(NAME, columns - sum(column.width + 1 for column in there))
-    name = _cut_inside(show.plain(line["name"]), room, is_ascii).ljust(room)
+    name = _cut_inside(_without_keys(show.plain(line["name"]), room), room, is_ascii).ljust(room)
     if "error" in line and line.get("value") is None and line.get("1h") is None:
         return _cut(f"{name} ! {show.plain(line['error'])}", columns, is_ascii)
     return _cut(" ".join([name, *(column.show(line, is_ascii).rjust(column.width) for column in there)]), columns, is_ascii)
@@ -137,6 +138,14 @@ def _cut(text: str, width: int, is_ascii: bool) -> str:
         return text
     mark = "~" if is_ascii else "…"
     return text[: width - 1] + mark
+
+
+def _without_keys(name: str, width: int) -> str:
+    """A Tab's name; where that is too long its labels' values alone, which tell it from others of its base name."""
+    if len(name) <= width or not name.endswith("}"):
+        return name
+    base = name.partition("{")[0]
+    return f"{base}{{{','.join(value for _, value in _LABEL.findall(name[len(base) :]))}}}"
 
 
 def _cut_inside(text: str, width: int, is_ascii: bool) -> str:

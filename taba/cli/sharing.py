@@ -210,5 +210,6 @@ def complete_names(context: click.Context, parameter: click.Parameter, incomplet
 
 def meant_by(name: str, query: Query) -> str:
     """What somebody may have meant who wrote a name that is not there."""
-    near = get_close_matches(name, query.names()[:MAX_LIKENED], n=3, cutoff=0.7)
+    names = query.names()[:MAX_LIKENED]
+    near = get_close_matches(name, dict.fromkeys([*(known.partition("{")[0] for known in names), *names]), n=3, cutoff=0.7)
     return f"did you mean {' or '.join(near)}?" if near else "taba names lists those that are there"

@@ -59,7 +59,7 @@ def tab(title: str, content: Any, note: str = "", unit: str | None = None) -> Re
     head = Text(plain(title), style="bold")
     if note:
         head.append(f"  {plain(note)}", style="not bold cyan")
-    return Group(head, Padding(shape(_with_unit(content, unit)), (0, 0, 1, 2), expand=False))
+    return Group(head, Padding(shape(with_unit(content, unit)), (0, 0, 1, 2), expand=False))
 
 
 class Figure(str):
@@ -75,9 +75,10 @@ def figure(key: str, value: Any, unit: str | None) -> Any:
     return Figure(units.scaled(value, unit)) if unit in (units.SECONDS, units.BYTES) and key not in units.COUNTS else value
 
 
-def _with_unit(content: Any, unit: str | None, key: str = "") -> Any:
+def with_unit(content: Any, unit: str | None, key: str = "") -> Any:
+    """A Projection or Aggregate whose figures are shown in `unit`."""
     if isinstance(content, Mapping):
-        return {name: _with_unit(value, unit, str(name)) for name, value in content.items()}
+        return {name: with_unit(value, unit, str(name)) for name, value in content.items()}
     return figure(key, content, unit)
 
 
@@ -180,7 +181,7 @@ def _settings(values: Mapping[str, Any]) -> RenderableType:
 
 def _one_line(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{plain(key)} {_one_line(item)}" for key, item in value.items()) or "none"
+        return ", ".join(f"{plain(key)} {item if key == 'pid' else _one_line(item)}" for key, item in value.items()) or "none"
     if isinstance(value, list):
         return ", ".join(_one_line(item) for item in value) or "none"
     return number(value)
@@ -194,10 +195,30 @@ def _listing(key: str, content: Any) -> RenderableType:
         rows = [item if isinstance(item, Mapping) else {key: item} for item in content]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     cells = (
-        [_one_line(value) if isinstance(value := row.get(column), (Mapping, list)) else value for column in columns]
+        [
+            str(value) if column == "pid" else _one_line(value) if isinstance(value, (Mapping, list)) else value
+            for column, value in ((column, row.get(column)) for column in columns)
+        ]
         for row in rows[:MAX_ROWS]
     )
-    drawn = table([column.replace("_", " ") for column in columns], cells)
+    drawn: RenderableType = Listing(table([column.replace("_", " ") for column in columns], cells), rows[:MAX_ROWS])
     if len(rows) > MAX_ROWS:
         return Group(drawn, Text(f"… {len(rows) - MAX_ROWS} more", style="dim"))
     return drawn
+
+
+class Listing:
+    """Things as rows of a table; where that is too wide, each under the name of its Client, or else its first."""
+
+    def __init__(self, wide: Table, rows: Sequence[Mapping[str, Any]]):
+        self.wide, self.rows = wide, rows
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if Measurement.get(console, options.update(max_width=MEASURED), self.wide).maximum <= options.max_width:
+            yield self.wide
+            return
+        for row in self.rows:
+            key = "client" if row.get("client") else next(iter(row), "")
+            head = Text(f"{plain(key)} ", style="dim").append(plain(row.get(key, "")), style="not dim cyan")
+            yield head
+            yield Padding(Text(_one_line({name: value for name, value in row.items() if name != key})), (0, 0, 0, 2))

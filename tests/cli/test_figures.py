@@ -58,7 +58,9 @@ class Figures(SynchronousTestCase):
         self.assertEqual((len(row(ROW, 120)), len(head(120))), (120, 120))
         self.assertEqual(len(row({**ROW, "name": "x" * 500})), 79)
         self.assertNotIn("\x1b", row({**ROW, "name": "x\x1b[2J"}))
-        self.assertEqual(row({**ROW, "name": 'winning_bid_price{exchange="adx"}'})[:26], 'winning_bid_…change="adx"}')
+        self.assertEqual(row({**ROW, "name": 'winning_bid_price{exchange="adx"}'})[:26], "winning_bid_price{adx}    ")
+        codes = [row({**ROW, "name": f'page_hits_served{{code="{code}",page="/c}}\\"a"}}'})[:26] for code in (200, 500)]
+        self.assertEqual(codes, ['page_hits_se…d{200,/c}\\"a}', 'page_hits_se…d{500,/c}\\"a}'])
         self.assertTrue(row({**ROW, "name": "x" * 500}, 79, True).isascii())
         self.assertIn("! why", row({"name": "n", "error": "why", "1h": None}))
 

@@ -32,6 +32,15 @@ class Shapes(SynchronousTestCase):
         self.assertRegex(narrow, r"1m +10m +1h +1d")
         self.assertRegex(narrow, r"p99\.9 +0\.12346 +0\.12346 +0\.12346 +0\.12346")
 
+    def test_rings_are_a_table_where_there_is_room_and_else_each_stands_under_its_client(self) -> None:
+        ring = {"name": "taba.default." + "0" * 32, "client": "web/1", "pid": 2005, "bytes": 1_048_576, "accelerated": True, "recorded": 15}
+        status = show.status("Agent", "http://127.0.0.1:8279", {"rings": [ring, {**ring, "client": "web/2"}]})
+        self.assertRegex(drawn(status, 150), r"name +client +pid")
+        narrow = drawn(status, 60)
+        self.assertRegex(narrow, r"(?m)^ +client web/1 *$")
+        self.assertIn("pid 2005,", " ".join(narrow.split()))
+        self.assertLessEqual(max(map(len, narrow.splitlines())), 60)
+
     def test_any_shape_can_be_shown(self) -> None:
         for content in (
             {},

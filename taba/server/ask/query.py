@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from copy import copy
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 from twisted.logger import Logger
 
-from taba.history import Past, Steps, each_group, number, pasts, resample
+from taba.history import Past, Steps, each_group, number, pasts, resample, together
 from taba.names import RETIRED_CLIENT
 from taba.series import FIGURES
 from taba.server import keys
@@ -114,10 +115,17 @@ class Summary(NamedTuple):
 
 
 class Lot(NamedTuple):
-    """Some States: by Tab and Client those that cannot be read, and by Type (Tab, Client) and parts of the others."""
+    """Some States: by Tab and Client those that cannot be read, and by Type (Tab, Client) and parts of the others.
+
+    `large`: of each Tab of many Clients what was made of its slices, in the place of its States.
+    """
 
     unread: Mapping[str, Mapping[str, Any]]
     by_type: _ByType
+    large: Mapping[str, Sequence[Any]] = {}
+
+
+Take: TypeAlias = Callable[[Lot], Awaitable[Any]]  # what is to be made of one slice of a Tab of many Clients
 
 
 class _Part(NamedTuple):
@@ -283,8 +291,20 @@ class Query:
         """Each Tab in one, with the last `steps` steps of `step` seconds. Of several Tabs one after the other."""
         now = self._now()
         times = [now - step * place for place in range(steps - 1, -1, -1)]
+
+        async def take(lot: Lot) -> tuple[dict[str, _Total], Any]:
+            """What one slice comes to, and its history."""
+            totals = await self._totalled(lot.unread, lot.by_type, asked.chosen)
+            for type, (_, states) in lot.by_type.items():  # one Tab has one
+                await self.turns.breathe()
+                history = await self._bench.history(type, states, now)
+                return totals, None if history is None or isinstance(history, str) else together([history])
+            return totals, None
+
         async for lot in self._lots(asked.chosen, asked.wanted, SLICE_STATES, is_whole=True):
-            found, by_type = await self._read_lot(lot, asked.chosen, asked.wanted)
+            large = [part for part in lot if len(part.clients) > SLICE_STATES and part.tab not in asked.chosen.dead]
+            others = [part for part in lot if part not in large] if large else lot
+            found, by_type = await self._read_lot(others, asked.chosen, asked.wanted)
             totals = await self._totalled(found, by_type, asked.chosen)
             past: dict[str, Steps] = {}
             for type, (owners, states) in by_type.items():
@@ -294,6 +314,15 @@ class Query:
                     continue  # what is wrong with it, its Aggregate tells, too
                 groups, tabs = number(tab for tab, _ in owners)
                 past.update(zip(tabs, each_group(resample(history, groups, len(tabs), times, step)), strict=True))
+            for part in large:
+                slices = await self._in_slices(part, asked.chosen, asked.wanted, take)
+                for of_slice, _ in slices:
+                    for tab, total in of_slice.items():
+                        totals[tab] = totals[tab].with_other(total) if tab in totals else total
+                        await self._shorten(totals[tab])
+                histories = [history for _, history in slices if history is not None]
+                if histories:
+                    [past[part.tab]] = each_group(resample(together(histories), np.zeros(1, dtype=np.int64), 1, times, step))
             for part in lot:
                 if part.tab in asked.chosen.dead:
                     errors = list(asked.chosen.dead[part.tab].values())
@@ -316,11 +345,22 @@ class Query:
             answer[tab] = Unanswered(next(iter(by_client.values())))
         return {tab: answer[tab] for tab in asked.chosen.tabs if tab in answer}, asked.next
 
-    async def lots(self, tabs: Sequence[str], type_of: Callable[[str], str], wanted: Filter, most: int) -> AsyncIterator[Lot]:
-        """The States of `tabs`, some `most` at a time; no Tab is divided."""
+    async def lots(
+        self, tabs: Sequence[str], type_of: Callable[[str], str], wanted: Filter, most: int, take: Take | None
+    ) -> AsyncIterator[Lot]:
+        """The States of `tabs`, some `most` at a time. With `take` no Tab is divided, but into slices of which `take` makes something.
+
+        Without it a Tab's Clients may come in several lots; one that is merged meanwhile may be in two of them, with `_retired`.
+        """
         chosen = Chosen(tabs, type_of, {})
-        async for lot in self._lots(chosen, wanted, most, is_whole=True):
-            yield Lot(*await self._read_lot(lot, chosen, wanted))
+        async for lot in self._lots(chosen, wanted, most, is_whole=take is not None):
+            made: dict[str, Sequence[Any]] = {}
+            others = [part for part in lot if take is None or len(part.clients) <= SLICE_STATES]
+            if take is not None:
+                for part in lot:
+                    if len(part.clients) > SLICE_STATES:
+                        made[part.tab] = await self._in_slices(part, chosen, wanted, take)
+            yield Lot(*await self._read_lot(others, chosen, wanted), made)
             await self.turns.breathe()
 
     async def history(self, type: str, states: list[list[keys.Framed]], now: float) -> Any:
@@ -440,14 +480,27 @@ class Query:
         return await self._totalled(found, by_type, chosen)
 
     async def _total_in_slices(self, part: _Part, chosen: Chosen, wanted: Filter) -> dict[str, _Total]:
-        """What a Tab of many Clients comes to, slice by slice: no more than one slice of its States is held at a time.
+        """What a Tab of many Clients comes to."""
+
+        async def take(lot: Lot) -> dict[str, _Total]:
+            return await self._totalled(lot.unread, lot.by_type, chosen)
+
+        totals: dict[str, _Total] = {}
+        for of_slice in await self._in_slices(part, chosen, wanted, take):
+            for tab, total in of_slice.items():
+                totals[tab] = totals[tab].with_other(total) if tab in totals else total
+                await self._shorten(totals[tab])
+        return totals
+
+    async def _in_slices(self, part: _Part, chosen: Chosen, wanted: Filter, take: Take) -> list[Any]:
+        """What `take` makes of a Tab of many Clients, slice by slice: no more than one slice of its States is held at a time.
 
         `_retired` is read with each slice, and counted with the last: where it is another than with the first, Clients were
         merged meanwhile, and all is read again.
         """
         clients = part.clients if wanted.is_about_clients else [client for client in part.clients if client != RETIRED_CLIENT]
         for _ in range(MOST_MERGES):
-            totals: dict[str, _Total] = {}
+            made: list[Any] = []
             merged: Any = None
             for start in range(0, len(clients), SLICE_STATES):
                 some = clients[start : start + SLICE_STATES]
@@ -457,12 +510,11 @@ class Query:
                     if start and retired != merged:
                         break
                     merged = retired
-                for tab, total in (await self._totalled(found, by_type, chosen)).items():
-                    totals[tab] = totals[tab].with_other(total) if tab in totals else total
-                    await self._shorten(totals[tab])
+                made.append(await take(Lot(found, by_type)))
+                await self.turns.breathe()
             else:
-                return totals
-        return await self._total_lot([part], chosen, wanted)
+                return made
+        return [await take(Lot(*await self._read_lot([part], chosen, wanted)))]
 
     async def _totalled(self, found: Mapping[str, Mapping[str, Any]], by_type: _ByType, chosen: Chosen) -> dict[str, _Total]:
         totals = {tab: _Total.of(chosen.type_of(tab), list(of_tab.values())) for tab, of_tab in found.items()}

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from taba.codes import Floats, Ints, codes_of, estimates_of
-from taba.history import curves, grown, heat_map, number
+from taba.history import curves, grown, heat_map, number, together
 from taba.series import BUCKET, DISTRIBUTION, NET, SUM, TOTAL, bound_text, number_text
-from taba.server.ask.query import SLICE_STATES, Query, Unanswered
+from taba.server.ask.query import SLICE_STATES, Lot, Query, Unanswered
 from taba.server.prometheus.catalogue import Series
 from taba.server.prometheus.leaf import EXTREMES, FRESH_SECONDS, OVER_TIME, RANGED, Leaf
 from taba.server.prometheus.rows import Room, Rows, labels_of
@@ -41,33 +41,64 @@ class Past:
         types = {series.tab: series.type for series in chosen}
         is_spread = any(series.figure == DISTRIBUTION and series.part in ("", BUCKET) for series in chosen)
         steps = max(1, len(self._times))
+        is_over_clients = not wanted.is_about_clients
         most = max(1, min(SLICE_STATES, (LOT_HEAT if is_spread else LOT_VALUES) // steps))
-        async for lot in self._query.lots(sorted(by_tab), types.__getitem__, wanted.filter, most):
+        async for lot in self._query.lots(sorted(by_tab), types.__getitem__, wanted.filter, most, self._take if is_over_clients else None):
             self._told.leave_out_unread(lot.unread)
             for type, (owners, states) in lot.by_type.items():
-                history = await self._query.history(type, states, self._now)
-                if isinstance(history, Unanswered):
-                    for tab in dict.fromkeys(tab for tab, _ in owners):
-                        self._told.leave_out(tab, history.error)
-                    continue
-                accepts = await wanted.clients([client for _, client in owners])
-                keys = [(tab, client if wanted.is_about_clients else "") for tab, client in owners]
-                groups, names = number(keys)
-                self._say_resolution(leaf, history)
-                for place in range(max(len(by_tab[tab]) for tab, _ in names)):
-                    # a Tab's first figure that is meant, then its second: mostly all have one and the same
-                    figures: dict[tuple[str, str], list[int]] = {}
-                    for at, (tab, client) in enumerate(names):
-                        if place < len(by_tab[tab]) and (not wanted.is_about_clients or accepts[client]):
-                            figures.setdefault((by_tab[tab][place].figure, by_tab[tab][place].part), []).append(at)
-                    for (figure, part), some in figures.items():
-                        about = [by_tab[names[at][0]][place] for at in some]
-                        # States that are not meant count in a group of their own, that nobody looks at
-                        renumbered = np.full(len(names), len(some), dtype=np.int64)
-                        renumbered[some] = np.arange(len(some))
-                        clients = [names[at][1] for at in some]
-                        await self._add_past(leaf, history, renumbered[groups], about, clients, figure, part, wanted, rows)
-                        await self._query.turns.breathe()
+                history = await self._history(type, states, dict.fromkeys(tab for tab, _ in owners))
+                if history is not None:
+                    await self._add(leaf, history, owners, by_tab, wanted, rows)
+            for tab, slices in lot.large.items():
+                histories = [history for history in slices if history is not None]
+                if histories:
+                    await self._add(leaf, together(histories), [(tab, "")], by_tab, wanted, rows)
+
+    async def _history(self, type: str, states: Any, tabs: Iterable[str]) -> Any:
+        """The history of States of these Tabs; None where there is none, which is told."""
+        history = await self._query.history(type, states, self._now)
+        if isinstance(history, Unanswered):
+            for tab in tabs:
+                self._told.leave_out(tab, history.error)
+            return None
+        return history
+
+    async def _take(self, lot: Lot) -> Any:
+        """The history of a slice of one Tab, as that of one State."""
+        self._told.leave_out_unread(lot.unread)
+        for type, (owners, states) in lot.by_type.items():
+            history = await self._history(type, states, [owners[0][0]])
+            return None if history is None else together([history])
+        return None
+
+    async def _add(
+        self,
+        leaf: Leaf,
+        history: Any,
+        owners: Sequence[tuple[str, str]],
+        by_tab: Mapping[str, Sequence[Series]],
+        wanted: Wanted,
+        rows: Rows,
+    ) -> None:
+        """What States of these Tabs and Clients come to."""
+        accepts = await wanted.clients([client for _, client in owners])
+        keys = [(tab, client if wanted.is_about_clients else "") for tab, client in owners]
+        groups, names = number(keys)
+        self._say_resolution(leaf, history)
+        for place in range(max(len(by_tab[tab]) for tab, _ in names)):
+            # a Tab's first figure that is meant, then its second: mostly all have one and the same
+            figures: dict[tuple[str, str], list[int]] = {}
+            for at, (tab, client) in enumerate(names):
+                if place < len(by_tab[tab]) and (not wanted.is_about_clients or accepts[client]):
+                    figures.setdefault((by_tab[tab][place].figure, by_tab[tab][place].part), []).append(at)
+            for (figure, part), some in figures.items():
+                about = [by_tab[names[at][0]][place] for at in some]
+                # States that are not meant count in a group of their own, that nobody looks at
+                renumbered = np.full(len(names), len(some), dtype=np.int64)
+                renumbered[some] = np.arange(len(some))
+                clients = [names[at][1] for at in some]
+                await self._add_past(leaf, history, renumbered[groups], about, clients, figure, part, wanted, rows)
+                await self._query.turns.breathe()
 
     async def _add_past(
         self,

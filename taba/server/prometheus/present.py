@@ -30,7 +30,7 @@ from taba.series import (
     plain,
 )
 from taba.server.ask.filters import Filter
-from taba.server.ask.query import SLICE_STATES, Query, Unanswered
+from taba.server.ask.query import SLICE_STATES, Lot, Query, Unanswered
 from taba.server.prometheus.catalogue import Series, is_tabas
 from taba.server.prometheus.leaf import FRESH_SECONDS, Leaf
 from taba.server.prometheus.rows import Rows, labels_of
@@ -85,20 +85,52 @@ class Present:
     async def _projections(
         self, by_tab: Mapping[str, Sequence[Series]], wanted: Wanted
     ) -> AsyncIterator[tuple[Sequence[Series], dict[str, Any]]]:
-        """(its series, its Projections by Client that is meant) of each Tab."""
-        async for lot in self._query.lots(sorted(by_tab), lambda tab: by_tab[tab][0].type, wanted.filter, SLICE_STATES):
-            self._told.leave_out_unread(lot.unread)
-            for type, (owners, states) in lot.by_type.items():
-                accepts = await wanted.clients([client for _, client in owners])
-                projections: dict[str, dict[str, Any]] = {}
-                for (tab, client), projection in zip(owners, await self._query.project(type, states), strict=True):
-                    if isinstance(projection, Unanswered):
-                        self._told.leave_out(tab, projection.error)
-                    elif not wanted.is_about_clients or accepts[client]:
-                        projections.setdefault(tab, {})[client] = projection
-                for tab, of_tab in projections.items():
-                    yield by_tab[tab], of_tab
+        """(its series, its Projections by Client that is meant) of each Tab.
+
+        Of a Tab of many Clients what is each Client's comes part after part, and what is all Clients' as one Aggregate, for the Client "".
+        """
+
+        def of_each(series: Series) -> bool:
+            return wanted.is_about_clients or (series.figure != "" and FIGURES[series.figure].by_client)
+
+        for is_of_each in (True, False):
+            some = {tab: kept for tab, of_tab in by_tab.items() if (kept := [one for one in of_tab if of_each(one) == is_of_each])}
+            if not some:
+                continue
+            take = None if is_of_each else self._take
+            async for lot in self._query.lots(sorted(some), lambda tab: by_tab[tab][0].type, wanted.filter, SLICE_STATES, take):
+                for tab, of_tab in (await self._projected(lot, wanted)).items():
+                    yield some[tab], of_tab
                     await self._query.turns.breathe()
+                for tab, slices in lot.large.items():
+                    pieces = {str(place): piece for place, piece in enumerate(slices) if piece is not None}
+                    if pieces:
+                        yield some[tab], pieces
+                        await self._query.turns.breathe()
+
+    async def _projected(self, lot: Lot, wanted: Wanted) -> dict[str, dict[str, Any]]:
+        """By Tab and Client that is meant its Projection; of what cannot be read it is told."""
+        self._told.leave_out_unread(lot.unread)
+        found: dict[str, dict[str, Any]] = {}
+        for type, (owners, states) in lot.by_type.items():
+            accepts = await wanted.clients([client for _, client in owners])
+            for (tab, client), projection in zip(owners, await self._query.project(type, states), strict=True):
+                if isinstance(projection, Unanswered):
+                    self._told.leave_out(tab, projection.error)
+                elif not wanted.is_about_clients or accepts[client]:
+                    found.setdefault(tab, {})[client] = projection
+        return found
+
+    async def _take(self, lot: Lot) -> Any:
+        """What a slice of one Tab comes to, over its Clients; None where nothing of it can be read."""
+        for tab, projections in (await self._projected(lot, Wanted(self._query, ()))).items():
+            [type] = lot.by_type
+            aggregate = await self._query.aggregate(type, list(projections.values()))
+            if isinstance(aggregate, Unanswered):
+                self._told.leave_out(tab, aggregate.error)
+                return None
+            return aggregate
+        return None
 
     def _leave_out_bad(self, series: Series, error: Exception) -> None:
         why = f"{series.figure or 'samples'} of its Projection: {error.__class__.__name__}: {error}"[:200]
@@ -174,7 +206,7 @@ class Present:
         """By Client whether it lives, of those of which Agents say so."""
         if self._living is None:
             self._living = {}
-            async for lot in self._query.lots([ALIVE_TAB], lambda _: ALIVE_TYPE, Filter(), SLICE_STATES):
+            async for lot in self._query.lots([ALIVE_TAB], lambda _: ALIVE_TYPE, Filter(), SLICE_STATES, None):
                 for owners, states in lot.by_type.values():
                     for (_, client), projection in zip(owners, await self._query.project(ALIVE_TYPE, states), strict=True):
                         if isinstance(projection, dict) and projection["value"] is not None:

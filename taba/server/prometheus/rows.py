@@ -50,7 +50,7 @@ class Rows:
         self._spreads: dict[Any, list[Any]] = {}  # labels, [(codes, heat)], count, total, there
 
     def _place(self, labels: Labels) -> tuple[Any, Labels]:
-        if self._leaf.function is not None:
+        if self._leaf.function not in (None, "last_over_time"):  # which is a sample of the series itself
             labels = without(labels, (NAME,))
         if self._leaf.sums:
             labels = grouped(labels, self._leaf.by, self._leaf.without)

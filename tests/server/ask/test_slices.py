@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 from taba.names import RETIRED_CLIENT
 from taba.server import keys
-from taba.server.ask import query
+from taba.server.ask import overview, query
 from taba.server.fold.cycle import bucket_of
+from taba.server.prometheus import past, present
 
 from ..running import BUCKETS, ServerCase, asynchronous
 
 TABS = {"sums": "TotalsCounter", "days": "CounterGroup"}
+OTHERS = {"waits": "PercentileGroup", "loads": "Gauge", "kinds": "Cardinality"}
 CLIENTS = [f"web/{number:02}" for number in range(30)]
 
 
@@ -87,3 +90,38 @@ class Slices(ServerCase):
         self.valkey.call("HSET", states, keys.state_field("sums", RETIRED_CLIENT), b"broken")
         answer = await self.get(server, "/v1/aggregates")
         self.assertEqual(answer["sums"]["count"], 29)
+
+    @asynchronous
+    async def test_rows_and_promql_read_slices_and_come_to_the_same(self) -> None:
+        server = await self.start()
+        for number, client in enumerate(CLIENTS):
+            events = [{"tab": tab, "type": type, "value": number} for tab, type in {**TABS, **OTHERS}.items()]
+            await self.post(server, events, client=client)
+        texts = [
+            "sums_total",
+            "days_total",
+            'sum(days_total{client=~".+"})',
+            "histogram_quantile(0.5,waits)",
+            "sum(loads)",
+            "kinds_distinct",
+        ]
+
+        async def asked() -> Any:
+            self.patch(overview, "ROW_SECONDS", 0.0)
+            self.patch(overview, "QUIET_SECONDS", 0.0)
+            rows = await self.get(server, "/v1/overview?sort=name")
+            now = (await self.get(server, "/api/v1/query?query=time()"))["data"]["result"][0]
+            answers = [(await self.get(server, f"/api/v1/query?time={now}&query={quote(text)}"))["data"]["result"] for text in texts]
+            return (
+                [{key: row[key] for key in ("name", "clients", "1h", "p50", "value")} for row in rows],
+                [[(row["metric"], round(float(row["value"][1]), 6)) for row in answer] for answer in answers],
+            )
+
+        whole = await asked()
+        self.assertEqual([len(answer) for answer in whole[1]], [1] * len(texts))
+        for module in (query, past, present):
+            self.patch(module, "SLICE_STATES", 4)
+        for tab in (*TABS, *OTHERS):
+            sizes = self.watch(server, {}, tab)
+            self.assertEqual(await asked(), whole)
+            self.assertLessEqual(max(sizes), 5, tab)  # with _retired

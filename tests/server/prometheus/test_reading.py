@@ -39,19 +39,24 @@ class Turns:
 
 
 class States:
-    """A Query of one Tab, whose Clients' States are given."""
+    """A Query of one Tab, whose Clients' States are given; `slice`: how many come at a time, where they are taken together."""
 
     turns = Turns()
 
-    def __init__(self, type: str, states: dict[str, Any], now: float):
-        self.type, self.states, self.now = type, states, now
+    def __init__(self, type: str, states: dict[str, Any], now: float, slice: int | None = None):
+        self.type, self.states, self.now, self.slice = type, states, now, slice
 
     def type_has_past(self, type: str) -> bool:
         return True
 
-    async def lots(self, tabs: Any, type_of: Any, wanted: Any, most: int) -> AsyncIterator[Lot]:
-        owners = [(tabs[0], client) for client in self.states]
-        yield Lot({}, {self.type: (owners, list(self.states.values()))})
+    async def lots(self, tabs: Any, type_of: Any, wanted: Any, most: int, take: Any) -> AsyncIterator[Lot]:
+        owners, states = [(tabs[0], client) for client in self.states], list(self.states.values())
+        if take is None or self.slice is None:
+            yield Lot({}, {self.type: (owners, states)})
+            return
+        starts = range(0, len(owners), self.slice)
+        parts = [(owners[start : start + self.slice], states[start : start + self.slice]) for start in starts]
+        yield Lot({}, {}, {tabs[0]: [await take(Lot({}, {self.type: part})) for part in parts]})
 
     async def history(self, type: str, states: Any, now: float) -> Any:
         return HANDLERS[type].history(states, now)
@@ -93,7 +98,9 @@ def result_of(working: Any) -> Any:
     raise AssertionError("it waits for somebody")
 
 
-def asked(type: str, clients: list[list[tuple[float, float]]], text: str, times: list[float], now: float) -> tuple[dict[str, Any], Told]:
+def asked(
+    type: str, clients: list[list[tuple[float, float]]], text: str, times: list[float], now: float, slice: int | None = None
+) -> tuple[dict[str, Any], Told]:
     """By Client (or "") what an expression is at `times`, None where there is nothing."""
     states = {}
     for number, of_client in enumerate(clients):
@@ -107,7 +114,7 @@ def asked(type: str, clients: list[list[tuple[float, float]]], text: str, times:
     if type == "PercentileGroup":
         by_part = {"x" + part: [Series("x" + part, "x", type, "distribution", {}, part)] for part in ("", "_bucket", "_count", "_sum")}
         catalogue = catalogue._replace(by_name=by_part)
-    query: Any = States(type, states, now)
+    query: Any = States(type, states, now, slice)
     told = Told()
     at = np.array(times)
     vector = evaluated(text, Reading(query, catalogue, at, now, told), times)
@@ -140,6 +147,9 @@ class Increases(SynchronousTestCase):
         single, _ = asked(type, clients, f'increase({name}{{client=~".+"}}[{window}s])', times, now)
         summed, _ = asked(type, clients, f"sum(increase({name}[{window}s]))", times, now)
         self.assertEqual(summed, rows)
+        for slice in (1, 2):
+            sliced, _ = asked(type, clients, f"increase({name}[{window}s])", times, now, slice)
+            self.assert_alike(sliced, rows)
         events = [(NOW - ago, value) for of_client in clients for ago, value in of_client]
         widest = {"CounterGroup": 900, "PercentileGroup": 3600}[type]
         for place, (time, value) in enumerate(zip(times, rows[""], strict=True)):
@@ -153,6 +163,33 @@ class Increases(SynchronousTestCase):
             within = sum(amount for at, amount in events if begin - widths[0] <= at <= time + widths[1])
             self.assertTrue(between - 1e-6 <= value <= within + 1e-6, (between, value, within))
             self.assertAlmostEqual(sum(of_client[place] for of_client in single.values()), value, places=6)
+
+    def assert_alike(self, found: dict[str, Any], other: dict[str, Any]) -> None:
+        """The same, but for the order in which floats are added."""
+        self.assertEqual(found.keys(), other.keys())
+        for key, values in found.items():
+            for one, two in zip(values, other[key], strict=True):
+                self.assertEqual((one is None, one != one), (two is None, two != two))
+                if one is not None and one == one:
+                    self.assertAlmostEqual(one, two, delta=1e-9 * max(1.0, abs(two)))
+
+    @given(st.lists(recorded.filter(bool), min_size=2, max_size=4), st.floats(0, 5000), st.integers(1, 3))
+    @examples(30)
+    def test_clients_that_are_read_in_slices_come_to_the_same(
+        self, clients: list[list[tuple[float, float]]], age: float, slice: int
+    ) -> None:
+        times = [NOW - age - 600, NOW - age]
+        for text in (
+            "x_bucket",
+            "x_sum",
+            "histogram_quantile(0.9, sum(increase(x[1h])))",
+            "max_over_time(x[10m])",
+            "avg_over_time(x[1h])",
+            "histogram_count(x)",
+        ):
+            self.assert_alike(*(asked("PercentileGroup", clients, text, times, NOW, at_once)[0] for at_once in (slice, None)))
+        for text in ("x_total", "x_events_total", "rate(x_total[5m])"):
+            self.assert_alike(*(asked("CounterGroup", clients, text, times, NOW, at_once)[0] for at_once in (slice, None)))
 
     def test_a_first_event_counts_and_what_is_whole_is_exact(self) -> None:
         rows, told = asked("CounterGroup", [[(10.0, 3.0), (20.0, 4.0)], [(30.0, 5.0)]], "increase(x_total[5m])", [NOW - 300, NOW], NOW)
@@ -188,7 +225,7 @@ class Several(States):
         super().__init__(type, states, now)
         self.by_lots = by_lots
 
-    async def lots(self, tabs: Any, type_of: Any, wanted: Any, most: int) -> AsyncIterator[Lot]:
+    async def lots(self, tabs: Any, type_of: Any, wanted: Any, most: int, take: Any) -> AsyncIterator[Lot]:
         for some in [[tab] for tab in tabs] if self.by_lots else [tabs]:
             yield Lot({}, {self.type: ([(tab, "web/1") for tab in some], [self.states[tab] for tab in some])})
 
