@@ -73,7 +73,7 @@ class Owner(NamedTuple):
 
     `open:<epoch>:<shard>`: that shard answers for the bucket; with `:moving:<token>` behind it, writers note what they write.
     `sealed:<epoch>:<token>`: nobody answers, the last of it is being copied. `moved:<epoch>:<shard>`: it went there; with
-    `:moving:<token>` behind it, its keys are still here, all of them; with `:removing:<token>`, they are being removed.
+    `:leaving:<token>` behind it, its keys are still here, all of them; with `:removing:<token>`, they are being removed.
     `arriving:<epoch>:<token>`: a move is copying it to here. A token begins with the name of its move's target.
     """
 
@@ -89,11 +89,12 @@ class Owner(NamedTuple):
         return self.name if self.state in ("sealed", "arriving") else self.moving
 
 
-_MOVING, _REMOVING = ":moving:", ":removing:"
+_MOVING, _LEAVING, _REMOVING = ":moving:", ":leaving:", ":removing:"
 
 
 def encode_owner(owner: Owner) -> bytes:
-    moving = (_REMOVING if owner.is_removing else _MOVING) + owner.moving if owner.moving else ""
+    word = _REMOVING if owner.is_removing else _LEAVING if owner.state == "moved" else _MOVING
+    moving = word + owner.moving if owner.moving else ""
     return f"{owner.state}:{owner.epoch}:{owner.name}{moving}".encode()
 
 
@@ -121,10 +122,13 @@ def decode_owner(content: bytes) -> Owner:
         raise MalformedMap(f"owner key {content[:100]!r}")
     moving = b""
     is_removing = state == b"moved" and _REMOVING.encode() in content
-    if is_removing or (state in (b"open", b"moved") and is_moving(content)):
-        name, _, moving = name.partition((_REMOVING if is_removing else _MOVING).encode())
+    words = {b"open": [_MOVING], b"moved": [_REMOVING, _LEAVING]}.get(state, [])
+    if word := next((word.encode() for word in words if word.encode() in content), b""):
+        name, _, moving = name.partition(word)
         if not name or not moving:
             raise MalformedMap(f"owner key {content[:100]!r}")
+    if state == b"moved" and is_moving(content):
+        raise MalformedMap(f"owner key {content[:100]!r}: of an earlier version, which did not say whether all of it is there")
     try:
         return Owner(state.decode(), int(epoch), name.decode(), moving.decode(), is_removing)
     except UnicodeDecodeError:

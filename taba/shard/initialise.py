@@ -97,6 +97,13 @@ async def learn(
         if new_id is None:
             shown = ",".join(pool.address.text for pool in pools)
             raise StoreLost(f"{shown}: is no store, or has lost what it held" + ("" if not away else ": " + "; ".join(away)[:1000]))
+        for number, testimony in heard.items():
+            # the record is written before the map, or with it; a cluster, where each lies on a node of its own, is looked at below
+            if testimony.map is not None and testimony.record is None and not isinstance(pools[number], ClusterPool):
+                raise StoreLost(
+                    f"{pools[number].address.text}: is a shard of store {testimony.map.store} and has lost what says so: "
+                    "taba check --repair, with --store naming another of its shards"
+                )
         if away:
             raise StoreUnavailable("a new store is made only when all of its shards are there: " + "; ".join(away)[:1000])
         await _initialise(pools, heard, buckets or DEFAULT_BUCKETS, new_id, seconds, option)

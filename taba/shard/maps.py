@@ -17,6 +17,7 @@ from taba.shard.buckets import (
     SUCCEEDS_KEY,
     BucketMap,
     MalformedMap,
+    StoreRecord,
     decode_map,
     decode_record,
     encode_map,
@@ -24,7 +25,8 @@ from taba.shard.buckets import (
     with_shard,
 )
 from taba.shard.initialise import settings_problems
-from taba.shard.servers.cluster import ShardPool
+from taba.shard.servers.cluster import ClusterPool, ShardPool
+from taba.shard.servers.connection import Command, raise_for
 from taba.shard.servers.gather import gather
 from taba.shard.servers.pool import Pool
 
@@ -123,6 +125,48 @@ async def add_shard(pools: dict[str, Pool], new: Pool, option: str = "--add") ->
         if any(shard == (name, url) for shard in done.shards):
             return name
     raise StoreUnavailable(f"{url}: others change it all the time")
+
+
+async def without_record(pools: Mapping[str, ShardPool]) -> list[str]:
+    """Those of the shards `pools`, by name, that do not say which one of which store they are: a failover took that from them.
+
+    Whoever knew such a shard alone would take it for a server that is new.
+    """
+    answers = await gather([pool.execute([(b"GET", STORE_KEY)], ASK_SECONDS) for pool in pools.values()])
+    lost = []
+    for (name, pool), answer in zip(pools.items(), answers, strict=True):
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(answer[0], Exception):
+            raise_for(answer[0], pool.address.text)
+        if answer[0] is None:
+            lost.append(name)
+    return lost
+
+
+async def restore_records(pools: Mapping[str, ShardPool]) -> None:
+    """Have each of the shards `pools`, by name, say again which one it is of which store. For those that have what else is theirs."""
+    lost = await without_record(pools)
+    if not lost:
+        return
+    map = await newest_map(list(pools.values()))
+    answers = await gather([pool.execute([(b"GET", SUCCEEDS_KEY)], ASK_SECONDS) for pool in pools.values()])
+    followed = [id for answer in answers if isinstance(answer, list) and isinstance(answer[0], bytes) for id in answer[0].split()]
+    urls = tuple(shard.url for shard in map.shards)
+    for name in lost:
+        pool = pools[name]
+        record = encode_record(StoreRecord(map.store, map.buckets, name, urls, isinstance(pool, ClusterPool)))
+        async with pool.server_of(STORE_KEY).connection() as connection:
+            [there] = await connection.watch([STORE_KEY], [(b"GET", STORE_KEY)])
+            if there is None and await connection.commit([(b"SET", STORE_KEY, record)]) is None:
+                raise StoreUnavailable(f"{pool.address.text}: somebody else makes it a shard at this moment")
+        # keys that lie on other nodes of a cluster
+        others: list[Command] = [(b"SET", INITIALISED_KEY, map.store.encode(), b"NX")]
+        if followed:
+            others.append((b"SET", SUCCEEDS_KEY, b"\n".join(dict.fromkeys(followed)), b"NX"))
+        for reply in await pool.execute(others, ASK_SECONDS):
+            if isinstance(reply, Exception):
+                raise_for(reply, pool.address.text)
 
 
 async def run_of(pool: Pool) -> str:

@@ -12,11 +12,23 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.shard.atlas import NotHere
-from taba.shard.buckets import BucketMap, Owner, decode_owner, encode_owner, first_map, owner_key, with_shard
+from taba.shard.buckets import (
+    MAP_KEY,
+    STORE_KEY,
+    BucketMap,
+    Owner,
+    decode_owner,
+    decode_record,
+    encode_owner,
+    first_map,
+    owner_key,
+    prefix_of,
+    with_shard,
+)
 from taba.shard.maps import newest_map
 from taba.shard.memory import MemoryRouter, MemoryServer
 from taba.shard.moving import check as check_module
-from taba.shard.moving.check import Disagreement, compare, resolve, standing
+from taba.shard.moving.check import Disagreement, check, compare, resolve, standing
 from taba.shard.moving.survey import Survey
 
 MAP = first_map("id", ["redis://a:1", "redis://b:1"], 4)
@@ -99,6 +111,21 @@ class CheckTests(SynchronousTestCase):
         self.assertEqual(standing(said(**owners), {"m"}), [])
         self.assertEqual(len(standing(said(**owners), set())), 2)
 
+    def test_what_has_left_is_a_persons_only_where_a_move_may_not_end_it(self) -> None:
+        def shown(there: Owner | None, is_removing: bool = False) -> str:
+            owners = as_made()
+            owners["s1"][1], owners["s2"][1] = Owner("moved", 2, "s2", "s2.m-1", is_removing), there
+            [one] = standing(said(**owners), set())
+            return one.text.rpartition(": ")[2]
+
+        again, person = "repeat the taba reshard, or --abort it", "taba check --repair"
+        self.assertEqual(shown(Owner("open", 2, "s2")), again)
+        self.assertEqual(shown(Owner("open", 2, "s2"), True), again)
+        self.assertEqual(shown(None), again)  # all of it is here
+        self.assertEqual(shown(None, True), person)
+        self.assertEqual(shown(Owner("open", 1, "s2")), person)  # as it was long ago
+        self.assertEqual(shown(Owner("moved", 3, "s3"), True), again)  # it went on from there
+
     def test_what_never_left_is_told(self) -> None:
         owners = as_made()
         owners["s2"][0] = Owner("arriving", 2, "s2.m-1")
@@ -127,6 +154,75 @@ class CheckTests(SynchronousTestCase):
         after = {**said, **changes}
         self.assertEqual(len([one for name, one in after.items() if one and (one.state, one.name) == ("open", name)]), 1)
         self.assertEqual(resolve(map, 0, after, keys), {})
+
+
+SHARDS = ("s1", "s2", "s3")
+GONE = "s9"  # a shard that is in no map any more
+
+
+@st.composite
+def contents(draw: st.DrawFn, shard: str) -> bytes | None:
+    """What a failover, a backup or a dead mover may have left in a bucket's owner key on `shard`; None for nothing."""
+    others = [one for one in SHARDS if one != shard]
+    epoch = draw(st.integers(1, 4))
+    aims = st.sampled_from([f"{one}.m-1" for one in (*others, GONE)])
+    kinds = {
+        "missing": st.none(),
+        "unreadable": st.sampled_from([b"x", b"moved:2:s2:moving:s2.m-1"]),
+        "open": st.builds(lambda token: encode_owner(Owner("open", epoch, shard, token)), st.just("") | aims),
+        "sealed": st.builds(lambda token: encode_owner(Owner("sealed", epoch, token)), aims),
+        "arriving": st.just(encode_owner(Owner("arriving", epoch, f"{shard}.m-1"))),
+        "moved": st.builds(
+            lambda to, has_keys, is_removing: encode_owner(
+                Owner("moved", epoch, to, f"{to}.m-1" if has_keys else "", has_keys and is_removing)
+            ),
+            st.sampled_from(others),
+            st.booleans(),
+            st.booleans(),
+        ),
+    }
+    return draw(kinds[draw(st.sampled_from(sorted(kinds)))])
+
+
+class Mendable(SynchronousTestCase):
+    """Whatever `check` shows is mended by `--repair`, at once; nothing that is right is changed."""
+
+    def now(self, work: Any, clock: Clock) -> Any:
+        done = ensureDeferred(work)
+        for _ in range(400):  # half seconds, in which nobody gives a sign of life
+            if done.called:
+                break
+            clock.advance(0.5)
+        return self.successResultOf(done)
+
+    @given(st.data())
+    def test_all_that_owner_keys_maps_and_records_may_say_is_mended_at_once(self, draw: st.DataObject) -> None:
+        clock = Clock()
+        router = MemoryRouter([MemoryServer(clock) for _ in SHARDS], len(SHARDS), clock)
+        self.now(router.connect(), clock)
+        pools = {shard.name: router.atlas.pool_of(shard.name) for shard in router.map.shards}
+
+        def do(name: str, *command: bytes) -> Any:
+            return self.now(pools[name].execute([command]), clock)[0]
+
+        for bucket in range(len(SHARDS)):
+            for name in SHARDS:
+                content = draw.draw(contents(name))
+                do(name, *((b"DEL", owner_key(bucket)) if content is None else (b"SET", owner_key(bucket), content)))
+                for number in range(draw.draw(st.integers(0, 2))):
+                    do(name, b"SET", prefix_of(bucket) + b"key:%d" % number, b"1")
+        for name, key in draw.draw(st.sets(st.tuples(st.sampled_from(SHARDS[1:]), st.sampled_from([STORE_KEY, MAP_KEY])))):
+            do(name, b"DEL", key)
+        shown = self.now(check(pools, clock, repair=True), clock)
+        self.assertEqual(self.now(check(pools, clock), clock), [], shown)
+        map = self.now(newest_map(list(pools.values())), clock)
+        for bucket in range(len(SHARDS)):
+            said = {name: do(name, b"GET", owner_key(bucket)) for name in SHARDS}
+            owners = {name: decode_owner(content) for name, content in said.items() if content is not None}
+            self.assertEqual([name for name, owner in owners.items() if owner.state == "open"], [map.shard_of(bucket)], said)
+            self.assertEqual([owner for owner in owners.values() if owner.token], [], said)
+        for name in SHARDS:
+            self.assertEqual(decode_record(do(name, b"GET", STORE_KEY)).shard, name)
 
 
 class Meanwhile(SynchronousTestCase):

@@ -61,6 +61,16 @@ class OwnerTests(SynchronousTestCase):
         self.assertEqual(owner.token, name if state in ("sealed", "arriving") else owner.moving)
 
     def test_what_is_no_owner_is_refused(self) -> None:
-        for wrong in (b"", b"open:1:", b"open:1:s1:moving:", b"open:1::moving:t", b"shut:1:s1", b"open:x:s1", b"open:1:\xff"):
+        for wrong in (
+            b"",
+            b"open:1:",
+            b"open:1:s1:moving:",
+            b"open:1::moving:t",
+            b"moved:2:s2:moving:t",
+            b"moved:2:s2:leaving:",
+            b"shut:1:s1",
+            b"open:x:s1",
+            b"open:1:\xff",
+        ):
             with self.assertRaises(MalformedMap):
                 decode_owner(wrong)

@@ -114,7 +114,7 @@ class FailoverCase(TestCase):
         await self.check(master)
 
     async def fails_over_at(self, step: str, shard: str, master: str) -> None:
-        await self.interrupted(step, shard, master, self.trio.hand_over)
+        await self.interrupted(step, shard, master, lambda name: self.trio.hand_over(name))
 
     async def crashes_at(self, step: str, shard: str, master: str) -> None:
         await self.interrupted(step, shard, master, lambda name: self.trio.primary(name).kill())

@@ -12,10 +12,12 @@ from twisted.trial.unittest import TestCase
 
 from taba.errors import ConfigurationError, StoreUnavailable
 from taba.shard import router as router_module
-from taba.shard.buckets import Owner, encode_owner, owner_key
+from taba.shard.buckets import INITIALISED_KEY, STORE_KEY, Owner, decode_record, encode_owner, owner_key
+from taba.shard.initialise import StoreLost
 from taba.shard.moving import mending, mover, reshard
+from taba.shard.moving.check import check
 from taba.shard.moving.mover import Mover
-from taba.shard.moving.reshard import Progress, Reshard
+from taba.shard.moving.reshard import Progress, Reshard, current_shards
 from taba.shard.moving.steps import MoveFailed, Occupied, Step
 from taba.shard.moving.survey import survey
 from taba.shard.router import Router
@@ -25,7 +27,7 @@ from tests.shard.test_move import Killed, Writer, key
 from tests.topologies import SentinelTrio
 from tests.valkey import EphemeralValkey
 
-BUCKETS = 24
+BUCKETS = 12
 
 
 class ReshardCase(TestCase):
@@ -61,7 +63,7 @@ class ReshardCase(TestCase):
         return len(await (await self.reshard(**options)).add([parse_store(valkey.url).addresses[0] for valkey in valkeys]))
 
     def start_writers(self, routers: list[Router]) -> list[Writer]:
-        writers = [Writer(routers[bucket % len(routers)], bucket, 0.005) for bucket in range(BUCKETS)]
+        writers = [Writer(routers[bucket % len(routers)], bucket, 0.02) for bucket in range(BUCKETS)]
         for writer in writers:
             writer.start()
         return writers
@@ -149,7 +151,7 @@ class ReshardTests(ReshardCase):
         router = await self.prepare()
         writers = self.start_writers([router])
         new = self.valkey()
-        for place in (3, 50, 120):
+        for place in (3, 40, 80):
             left = [place]
 
             def watch(_: int, request: Any, left=left) -> None:
@@ -184,6 +186,45 @@ class ReshardTests(ReshardCase):
         self.assertEqual([one for found in (await survey(pools, BUCKETS)).owners["s2"] if (one := found) and one.state == "arriving"], [])
         self.assertEqual(await (await self.reshard()).abort(), [])
         await self.stop_writers(writers)
+
+    async def test_a_target_that_a_failover_emptied_as_it_was_copied_to_is_a_shard_of_the_store_afterwards(self) -> None:
+        router = await self.prepare()
+        for bucket in range(BUCKETS):
+            await router.transact(bucket, [], lambda _, bucket=bucket: Writes([(b"SET", key(bucket, "t"), b"%d" % bucket)]))
+        new = self.valkey()
+        left = [1]
+
+        def watch(_: int, request: Any) -> None:
+            if isinstance(request, Step) and request.name == "stage" and left[0]:
+                left[0] -= 1
+                new.call("FLUSHALL")  # as of a replica that was promoted before it had anything
+
+        await self.add(new, watch=watch)
+        self.assertEqual((left, await self.held(router)), ([0], {"s1": BUCKETS // 2, "s2": BUCKETS // 2}))
+        both = await self.router(f"{self.url},{new.url}")
+        self.assertEqual([problem for problem in both.problems if "no shard of this store" in problem], [])
+        self.assertEqual(await check(await current_shards(both.atlas), reactor), [])
+        alone = await self.router(new.url)
+        self.assertEqual(alone.store_id, router.store_id)
+        for bucket in range(BUCKETS):
+            self.assertEqual(await alone.read(bucket, [(b"GET", key(bucket, "t"))]), [b"%d" % bucket])
+
+    async def test_a_shard_that_lost_what_says_whose_it_is_is_never_made_a_new_store_and_is_mended(self) -> None:
+        router = await self.prepare(shards=3)
+        two = self.valkeys[1]
+        record = two.call("GET", STORE_KEY)
+        for names in ((STORE_KEY, INITIALISED_KEY), (STORE_KEY,)):
+            two.call("DEL", *names)
+            if len(names) == 2:
+                with self.assertRaisesRegex(StoreLost, f"is a shard of store {router.store_id} and has lost what says so: taba check"):
+                    await self.router(two.url)
+            [wrong] = await check(await current_shards((await self.router(self.url)).atlas), reactor, repair=True)
+            self.assertEqual(wrong.text, "shard s2 does not say any more which store it is of: taba check --repair")
+            self.assertEqual(await check(await current_shards((await self.router(self.url)).atlas), reactor), [])
+            self.assertEqual(decode_record(two.call("GET", STORE_KEY)), decode_record(record))
+            self.assertEqual(two.call("GET", INITIALISED_KEY).decode(), router.store_id)
+            self.assertEqual((await self.router(two.url)).store_id, router.store_id)
+        self.assertEqual(sum((await self.held(router)).values()), BUCKETS)
 
     async def test_two_at_once_share_the_work(self) -> None:
         router = await self.prepare()

@@ -22,18 +22,17 @@ from taba.shard.buckets import (
     MalformedMap,
     Owner,
     decode_map,
-    decode_owner,
     encode_owner,
     owner_key,
     target_of,
     with_owner,
 )
-from taba.shard.maps import ASK_SECONDS, change_map, newest_map
+from taba.shard.maps import ASK_SECONDS, change_map, newest_map, restore_records, without_record
 from taba.shard.moving.move import forget, tidy, undo
 from taba.shard.moving.mover import ALIVE_SECONDS, IDENTITY_READS, SIGNS_KEY, Factory, Mover, identity_of, mover_of
-from taba.shard.moving.states import LEAVING, SEALED, state_of
+from taba.shard.moving.states import LEAVING, REMOVING, SEALED, state_of
 from taba.shard.moving.steps import is_content
-from taba.shard.moving.survey import Survey, survey
+from taba.shard.moving.survey import Survey, read_owner, survey
 from taba.shard.patience import Standing
 from taba.shard.servers.cluster import ClusterPool, ShardPool
 from taba.shard.servers.gather import gather
@@ -59,6 +58,10 @@ def compare(map: BucketMap, told: Mapping[str, BucketMap | None], found: Survey)
             wrong.append(Disagreement(f"shard {name} has no map that can be read: {REPAIR}"))
         elif one != map:
             wrong.append(Disagreement(f"shard {name} has a map of epoch {one.epoch}; the newest has {map.epoch}: {REPAIR}"))
+    wrong += [
+        Disagreement(f"shard {shard} says of bucket {bucket} what cannot be read: {REPAIR}", bucket)
+        for bucket, shard in sorted(found.unreadable)
+    ]
     under_way = found.under_way()
     for bucket in range(map.buckets):
         if bucket in under_way:
@@ -94,11 +97,28 @@ def standing(found: Survey, alive: set[str]) -> list[Disagreement]:
         for bucket, shard in found.strays()
         if mover_of(_token_at(found, shard, bucket)) not in alive
     ]
-    return wrong + [
-        Disagreement(f"bucket {bucket} has left {shard}, and its keys have not: repeat the taba reshard, or --abort it", bucket)
-        for bucket, shard in found.leavings()
-        if mover_of(_token_at(found, shard, bucket)) not in alive
+    for bucket, shard in found.leavings():
+        if mover_of(_token_at(found, shard, bucket)) not in alive:
+            what = f"bucket {bucket} has left {shard}, and its keys have not: repeat the taba reshard, or --abort it"
+            if target := _lost_at(found, bucket, shard):
+                what = f"bucket {bucket} has left {shard}, and {target} has lost it: {REPAIR}"
+            wrong.append(Disagreement(what, bucket))
+    return wrong
+
+
+def _lost_at(found: Survey, bucket: int, source: str) -> str:
+    """Where a bucket that has left `source` was lost so that no move may say what becomes of it: a part of it is gone at the source, or
+    where it went it is open as it was before. "" where a move may, or it went on from there.
+    """
+    owner = found.owners[source][bucket]
+    assert owner is not None
+    there = found.owners.get(owner.name, [None] * (bucket + 1))[bucket]
+    later = [
+        one for name, owners in found.owners.items() if (one := owners[bucket]) is not None and one.epoch >= owner.epoch and name != source
     ]
+    if any(one.epoch > owner.epoch or one.state in ("open", "sealed") for one in later):
+        return ""
+    return owner.name if owner.is_removing or (there is not None and there.state == "open") else ""
 
 
 def _token_at(found: Survey, shard: str, bucket: int) -> str:
@@ -122,7 +142,10 @@ def resolve(map: BucketMap, bucket: int, said: Mapping[str, Owner | None], keys:
         best = max(said, key=lambda name: (keys.get(name, 0), name == by_map, name))
     wrong = [name for name, owner in said.items() if name != best and owner is not None and owner.state != "moved"]
     is_open = best in opens and not opens[best].moving
-    if is_open and not wrong and (by_map == best or map.epochs[bucket] < opens[best].epoch):
+    # who has left waits for where it went, or for whoever has the bucket since: under a later epoch
+    left = [owner for name, owner in said.items() if name != best and state_of(owner) in (LEAVING, REMOVING) and owner is not None]
+    is_last = is_open and all(opens[best].epoch >= owner.epoch + (owner.name != best) for owner in left)
+    if is_last and not wrong and (by_map == best or map.epochs[bucket] < opens[best].epoch):
         return {}
     epoch = max([map.epochs[bucket], *(owner.epoch for owner in said.values() if owner is not None)]) + 1
     return {**{name: Owner("moved", epoch, best) for name in wrong}, best: Owner("open", epoch, best)}
@@ -136,22 +159,48 @@ async def check(pools: Mapping[str, ShardPool], reactor: Any, repair: bool = Fal
     """
     known = dict(pools)
     signs = signs or Standing(reactor)
-    phantoms = await _phantoms(known)
-    map, found, wrong = await _look(known, phantoms)
-    alive = await _living(known, {mover_of(token) for token in _tokens(found)}, signs, reactor)
-    wrong += standing(found, alive)
-    if repair and wrong:
-        if phantoms:
-            await _unite(known, map, phantoms)
-            known = {name: pool for name, pool in known.items() if name not in phantoms}
-        await _end_moves(known, found, alive, signs, reactor)
-        for bucket in sorted({one.bucket for one in wrong if one.bucket >= 0}):
-            await _mend(known, bucket)
-        await change_map(known, lambda newest: newest)
+    left = await _look(known, signs, reactor)
+    wrong = left.wrong
+    tries = MOST_TRIES if repair else 0
+    while left.wrong and tries:
+        tries -= 1
+        await _mend_all(known, left, signs, reactor)
+        known = {name: pool for name, pool in known.items() if name not in left.phantoms}
+        left = await _look(known, signs, reactor)  # what several had left of one bucket comes to light one by one
     return wrong
 
 
-async def _look(pools: dict[str, ShardPool], phantoms: Mapping[str, str]) -> tuple[BucketMap, Survey, list[Disagreement]]:
+class _Look(NamedTuple):
+    """A look at all shards: `phantoms` {second name of a server: its first}, the movers that are `alive`, and what is `wrong`."""
+
+    phantoms: dict[str, str]
+    map: BucketMap
+    found: Survey
+    alive: set[str]
+    wrong: list[Disagreement]
+
+
+async def _look(pools: dict[str, ShardPool], signs: Standing, reactor: Any) -> _Look:
+    phantoms = await _phantoms(pools)
+    map, found, wrong = await _compared(pools, phantoms)
+    alive = await _living(pools, {mover_of(token) for token in _tokens(found)}, signs, reactor)
+    return _Look(phantoms, map, found, alive, wrong + standing(found, alive))
+
+
+async def _mend_all(pools: dict[str, ShardPool], seen: _Look, signs: Standing, reactor: Any) -> None:
+    if seen.phantoms:
+        await _unite(pools, seen.map, seen.phantoms)
+        pools = {name: pool for name, pool in pools.items() if name not in seen.phantoms}
+    for bucket, shard in seen.found.unreadable:
+        await _forget(pools[shard].holding(bucket), owner_key(bucket))
+    await _end_moves(pools, seen.found, seen.alive, signs, reactor)
+    for bucket in sorted({one.bucket for one in seen.wrong if one.bucket >= 0}):
+        await _mend(pools, bucket)
+    await change_map(pools, lambda newest: newest)
+    await restore_records(pools)
+
+
+async def _compared(pools: dict[str, ShardPool], phantoms: Mapping[str, str]) -> tuple[BucketMap, Survey, list[Disagreement]]:
     map = await newest_map(list(pools.values()))
     unknown = [shard.name for shard in map.shards if shard.name not in pools]
     if unknown:
@@ -163,7 +212,8 @@ async def _look(pools: dict[str, ShardPool], phantoms: Mapping[str, str]) -> tup
         if isinstance(answer, Exception):
             raise answer
         told[name] = _map(answer[0])
-    wrong = [
+    wrong = [Disagreement(f"shard {name} does not say any more which store it is of: {REPAIR}") for name in await without_record(pools)]
+    wrong += [
         Disagreement(f"shard {phantom} is the very server that is shard {real}, under another name: {REPAIR}")
         for phantom, real in phantoms.items()
     ]
@@ -232,11 +282,12 @@ async def _mend(pools: Mapping[str, ShardPool], bucket: int) -> None:
     for _ in range(MOST_TRIES):
         map = await newest_map(list(pools.values()))
         contents = await _said(pools, key)
-        said = {name: _owner(content) for name, content in contents.items()}
+        said = {name: read_owner(content) for name, content in contents.items()}
         under_way = Survey({name: [owner] for name, owner in said.items()}).under_way()
         opens = [name for name, owner in said.items() if owner is not None and owner.state == "open"]
-        if under_way and len(opens) < 2:
-            return  # its mover lives, or a shard is away that knows more
+        shards = {shard.name for shard in map.shards}
+        if under_way and len(opens) < 2 and all(target_of(token) in shards for _, token in under_way.values()):
+            return  # its mover lives, or a shard is away that knows more; not where it goes to a shard that is none any more
         keys: dict[str, int] = {}
         if not opens:
             for name, pool in pools.items():
@@ -263,6 +314,14 @@ async def _said(pools: Mapping[str, ShardPool], key: bytes) -> dict[str, Any]:
     for name, pool in pools.items():
         [contents[name]] = await pool.execute([(b"GET", key)], ASK_SECONDS)
     return contents
+
+
+async def _forget(pool: Pool, key: bytes) -> None:
+    """Remove an owner key that cannot be read: a missing one means no, as nobody could know that it does not."""
+    async with pool.connection() as connection:
+        [content] = await connection.watch([key], [(b"GET", key)])
+        if content is not None and read_owner(content) is None:
+            await connection.commit([(b"DEL", key)])  # where somebody wrote it meanwhile, the next look tells
 
 
 async def _set_owner(pool: Pool, key: bytes, expected: Any, owner: Owner) -> bool:
@@ -294,7 +353,7 @@ async def _unite(pools: Mapping[str, ShardPool], map: BucketMap, phantoms: Mappi
         pool = pools[real]
         for bucket in range(map.buckets):
             [content] = await pool.execute([(b"GET", owner_key(bucket))], ASK_SECONDS)
-            owner = _owner(content)
+            owner = read_owner(content)
             if owner is not None and owner.state == "open" and owner.name == phantom:
                 await _set_owner(pool.holding(bucket), owner_key(bucket), content, Owner("open", owner.epoch + 1, real))
         await change_map(dict(pools), lambda newest, phantom=phantom, real=real: _without_phantom(newest, phantom, real))  # type: ignore[misc]
@@ -315,12 +374,5 @@ def _without_phantom(map: BucketMap, phantom: str, real: str) -> BucketMap:
 def _map(content: object) -> BucketMap | None:
     try:
         return decode_map(content) if isinstance(content, bytes) else None
-    except MalformedMap:
-        return None
-
-
-def _owner(content: object) -> Owner | None:
-    try:
-        return decode_owner(content) if isinstance(content, bytes) else None
     except MalformedMap:
         return None

@@ -17,7 +17,7 @@ from twisted.internet.task import deferLater
 from taba.errors import ConfigurationError, StoreUnavailable, TabaError
 from taba.shard.atlas import LEARN_SECONDS, Atlas
 from taba.shard.buckets import BucketMap, lots, make_token, target_of, with_draining, with_shard, without_shard
-from taba.shard.maps import add_shard, change_map, newest_map
+from taba.shard.maps import add_shard, change_map, newest_map, restore_records
 from taba.shard.moving.move import Moved, forget, move, tidy, undo
 from taba.shard.moving.mover import GROUP_BUCKETS, Factory, Mover, Watcher, mover_of
 from taba.shard.moving.plan import Move, plan_even, plan_weighed
@@ -266,6 +266,8 @@ class Reshard:
                 await self._mover.start()
                 seen = await self._mover.identities()
                 found = await survey(self._mover.pools, map.buckets)
+                if not found.unsettled():  # else a shard may have lost more than that, and a person must know
+                    await restore_records(self._mover.pools)
                 tasks: dict[int, Factory] = {
                     bucket: partial(forget, bucket, shard) for bucket, shard in found.strays() if bucket not in found.under_way()
                 }

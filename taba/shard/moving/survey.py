@@ -18,6 +18,7 @@ class Survey(NamedTuple):
     """`owners[shard][bucket]`: what the owner key there says, None where it is missing or says nothing that we can read."""
 
     owners: dict[str, list[Owner | None]]
+    unreadable: frozenset[tuple[int, str]] = frozenset()  # (bucket, shard) where it says what cannot be read
 
     def under_way(self) -> dict[int, tuple[str, str]]:
         """bucket → (source, token) of each move that has marked its source and has not ended; none that a third shard has open."""
@@ -66,27 +67,31 @@ class Survey(NamedTuple):
 
 async def survey(pools: Mapping[str, ShardPool], buckets: int) -> Survey:
     """Ask the shards `pools` by name. Raises StoreUnavailable when one does not answer."""
-    answers = await gather([_owners(pool, buckets) for pool in pools.values()])
+    answers = await gather([_contents(pool, buckets) for pool in pools.values()])
     found: dict[str, list[Owner | None]] = {}
+    unreadable: list[tuple[int, str]] = []
     for name, answer in zip(pools, answers, strict=True):
         if isinstance(answer, Exception):
             raise answer
-        found[name] = answer
-    return Survey(found)
+        found[name] = list(map(read_owner, answer))
+        pairs = enumerate(zip(answer, found[name], strict=True))
+        unreadable += [(bucket, name) for bucket, (content, owner) in pairs if owner is None and content is not None]
+    return Survey(found, frozenset(unreadable))
 
 
-async def _owners(pool: ShardPool, buckets: int) -> list[Owner | None]:
+async def _contents(pool: ShardPool, buckets: int) -> list[bytes | None]:
     keys = [owner_key(bucket) for bucket in range(buckets)]
     if isinstance(pool, ClusterPool):  # one command there is for one slot
         replies = await pool.execute([(b"GET", key) for key in keys], ASK_SECONDS)
-        return [_owner(content) for content in _checked(pool, replies)]
+        return _checked(pool, replies)
     replies = await pool.execute([(b"MGET", *lot) for lot in lots(keys, ASKED_OWNERS)], ASK_SECONDS)
-    return [_owner(content) for reply in replies for content in _checked(pool, reply)]
+    return [content for reply in replies for content in _checked(pool, reply)]
 
 
-def _owner(content: bytes | None) -> Owner | None:
+def read_owner(content: object) -> Owner | None:
+    """What an owner key says; None where it is missing, or cannot be read."""
     try:
-        return None if content is None else decode_owner(content)
+        return decode_owner(content) if isinstance(content, bytes) else None
     except MalformedMap:
         return None
 
