@@ -31,6 +31,7 @@ BENCHMARKS = {
     "shard": "The shard layer",
     "scale": "As Tabs grow",
     "wide": "Many Agents, Servers and shards",
+    "strangers": "Requests of the worst shapes",
     "reshard": "Moving buckets between shards",
     "reshard_load": "Moving buckets under load",
 }

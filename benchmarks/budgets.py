@@ -47,6 +47,7 @@ PROMQL_COUNTERS = Budget("≤", 100)  # ms, an hour at 15 s over 100 CounterGrou
 PROMQL_PERCENTILES = Budget("≤", 400)  # ms, likewise of PercentileGroup
 PROMQL_HEALTH = Budget("≤", 5)  # ms, what Grafana asks to see whether somebody is there
 SCRAPE = Budget("≤", 300)  # ms, /metrics of 2,000 Tabs
+STRANGERS_TAKE = Budget("≤", 8)  # times the largest body that anybody may send, of memory, of one request
 SCRAPE_WAIT = Budget("≤", 50)  # ms that any other request waits meanwhile
 NAMES = Budget("≤", 50)  # ms, a list of 10,000
 OVERVIEW = Budget("≤", 100)  # ms, 50 rows of 10,000 Tabs × 50 Clients, warm

@@ -47,6 +47,7 @@ class Services:
         self.server_url, self.agent_url = (f"http://127.0.0.1:{port}" for port in self._ports.values())
         self.query = Query(self.server_url)
         self.children: list[Child] = []
+        self.before = ""  # code that the processes begin with
         clean = {key: value for key, value in os.environ.items() if not key.startswith("TABA_") and key != "STATE_DIRECTORY"}
         self.environ = {
             **clean,
@@ -77,7 +78,9 @@ class Services:
     def _start(self, name: str, *options: str) -> Child:
         port = self._ports[name]
         listen = ("--listen", f"tcp:{port}:interface=127.0.0.1")
-        child = Child(name, twistd(self.directory, f"taba-{name}", *listen, *options), self.directory, self.environ)
+        command = twistd(self.directory, f"taba-{name}", *listen, *options)
+        command[command.index("-c") + 1] = self.before + command[command.index("-c") + 1]
+        child = Child(name, command, self.directory, self.environ)
         self.children.append(child)
         wait_for_port(child, port, START_SECONDS)
         return child

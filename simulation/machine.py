@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from simulation.clockwork import Clockwork, Killed, Process
 from taba import ring
-from taba.batch import BATCH_VERSION, decode_batch
+from taba.batch import BATCH_VERSION, reading_batch
 from taba.errors import UnknownVersion
 
 PAGE = 4096
@@ -362,7 +362,7 @@ class Machine:
                 self_.commits = Words(self_.commits, world.running)
 
         self.put(pure._Ring, "__init__", with_steps)
-        read = decode_batch
+        read = reading_batch
 
         def of_version(content: bytes) -> Any:
             if self.reads_other_version(world.running):
@@ -370,7 +370,7 @@ class Machine:
                 raise UnknownVersion("batch", 2**16, BATCH_VERSION)
             return read(content)
 
-        self.put(envelopes, "decode_batch", of_version)
+        self.put(envelopes, "reading_batch", of_version)
         store = segment.Segment.store
 
         def with_step(self_: Any, offset: int, word: int) -> None:

@@ -23,7 +23,7 @@ body `{"do": "open" | "mark" | "end", "stream", "bucket", "nonce"?}`. The answer
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from functools import lru_cache
 from itertools import islice
 from typing import Any, NamedTuple, cast
@@ -42,6 +42,7 @@ from taba.bounds import (
 )
 from taba.counting import BAD, OBJECT_BYTES, plain_reader, unpack_counted, unpack_values
 from taba.errors import MalformedBatch, NoVerdicts, UnknownVersion
+from taba.steps import finish
 
 BATCH_VERSION = 3
 ENVELOPE_VERSION = 2
@@ -52,8 +53,9 @@ STREAM_BYTES = 16
 NONCE_BYTES = 8  # a stream id has 128 bits of its own: a nonce tells two openings of one stream apart
 KEY_BYTES = 36  # of a KeyPart
 
-MAX_LIST_VALUES = 65_536  # values that are no floats, of all columns of a batch: each becomes an object of Python's
-MAX_LIST_BYTES = 256 * KiB  # that these take, lists in them and all: made, each byte may be an object of 64
+MAX_LIST_VALUES = 16_384  # values that are no floats, of all columns of a batch: each becomes an object of Python's
+MAX_LIST_BYTES = 64 * KiB  # that these take, lists in them and all: made, each byte may be an object of 64, and a fold walks them
+READ_BYTES = 64 * KiB  # of columns, read between two looks at the time: of the longest names some 5 ms
 COLUMN_OBJECT_BYTES = 512  # of a decoded column, beside its times and values
 MAX_FIELDS = 16  # of an envelope or an entry, known here or not
 MAX_BATCH_MEANINGS = 1000  # as many as Tabs of a batch
@@ -221,6 +223,11 @@ def encode_meanings(meanings: Sequence[Meaning]) -> bytes:
 
 def decode_batch(content: bytes) -> Batch:
     """The batch in `content`. Raises MalformedBatch where its identity cannot be trusted, UnknownVersion where it is not read here."""
+    return finish(reading_batch(content))
+
+
+def reading_batch(content: bytes) -> Generator[int, None, Batch]:
+    """As `decode_batch`, in steps of some 10 ms that each yield how many bytes have been made until then."""
     if len(content) > MAX_BATCH_BYTES:
         raise MalformedBatch(f"a batch of {len(content)} bytes; at most {MAX_BATCH_BYTES}")
     reader = plain_reader(len(content))
@@ -251,10 +258,15 @@ def decode_batch(content: bytes) -> Batch:
     if not isinstance(packed_meanings, bytes):
         raise MalformedBatch("a batch's meanings are a bin")
     columns = _Columns(len(content))
+    unread = 0
     for events, packed in zip(body[::2], body[1::2], strict=True):
+        if unread >= READ_BYTES:
+            unread = 0
+            yield columns.made_bytes
         if not isinstance(packed, bytes) or type(events) is not int or not 0 <= events <= MAX_BATCH_BYTES:
             raise MalformedBatch("a batch's columns are bins, each after its number of events")
         columns.read(packed, events)
+        unread += len(packed)
     return Batch(stream, bucket, number, columns.found, *_meanings(packed_meanings), columns.made_bytes)
 
 

@@ -37,6 +37,7 @@ DEFAULT_SHM_BYTES = 256 * MiB  # all rings of one Agent's name together
 # --- a fold cycle ---
 MAX_CYCLE_BYTES = 2 * MiB
 MAX_CYCLE_STATES = 1000
+MAX_CYCLE_MADE = 6 * MiB  # of what batches were decoded to, in a cycle of several: a fold walks it; of lists in lists one batch and a half
 
 # --- buckets ---
 DEFAULT_BUCKETS = 512

@@ -107,6 +107,15 @@ def measure(
         weight += 1
 
 
+def is_nested_within(packed: bytes, depth: int) -> bool:
+    """Whether the value whose msgpack `packed` is, is nested at most so deep. Quicker than to walk what was made of it."""
+    try:
+        measure(packed, 0, depth)
+    except ValueError:
+        return False
+    return True
+
+
 def plain_reader(most: int) -> msgpack.Unpacker:
     """Reads values that hold no others, of content of at most `most` bytes: a list or map that is not empty, or an extension, raises.
 

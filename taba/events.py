@@ -15,8 +15,8 @@ import hashlib
 import json
 import re
 import struct
-from collections.abc import Callable, Generator, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import msgpack
 
@@ -24,7 +24,7 @@ from taba import names
 from taba.batch import MAX_LIST_BYTES, Column, KeyPart
 from taba.bounds import MAX_BATCH_COLUMNS, MAX_EXACT_INT, MAX_TIME, MAX_VALUE_BYTES, MAX_VALUE_DEPTH, KiB
 from taba.counting import OBJECT_BYTES, measure
-from taba.nesting import is_deeper
+from taba.steps import finish
 from taba.tokens import UNBOUND, Scope
 
 MAX_POSTED_EVENTS = 10_000  # in one request; who has more has a ring
@@ -53,7 +53,6 @@ EVENTS_SCHEMA = {
 }
 
 _SPACE = re.compile(r"[ \t\n\r]*")
-_Result = TypeVar("_Result")
 
 
 class NotCovered(ValueError):
@@ -76,6 +75,7 @@ class Posted(NamedTuple):
     accepted: int
     rejected: list[Rejection]
     digest: bytes
+    made: Mapping[int, list[int]] = {}  # of each batch, how many bytes it takes in memory, about
 
 
 class _Event(NamedTuple):
@@ -84,6 +84,7 @@ class _Event(NamedTuple):
     time: float
     value: Any
     size: int  # of its value as msgpack
+    objects: int  # that its value is made of
 
 
 class Naming(Protocol):
@@ -102,16 +103,6 @@ class Naming(Protocol):
 def read_events(content: bytes, now: float, buckets: int) -> Posted:
     """The events of a request; those without a time happened `now`. Raises ValueError for a request that is none."""
     return finish(reading(content, now, buckets, True))
-
-
-def finish(steps: Generator[Any, None, _Result]) -> _Result:
-    """What `steps` returns, where nobody else waits for a turn."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: _Result = end.value
-            return result
 
 
 def reading(
@@ -159,9 +150,12 @@ def reading(
             naming.close()
     columns: dict[int, list[list[Column]]] = {}
     for bucket, of_bucket in lots.items():
-        columns[bucket] = [lot.columns() for lot in of_bucket]
-        yield 0
-    return Posted(client, columns, len(read.accepted), sorted(read.rejected), digest)
+        columns[bucket] = []
+        for lot in of_bucket:
+            columns[bucket].append(lot.columns())
+            yield 0
+    made = {bucket: [lot.made for lot in of_bucket] for bucket, of_bucket in lots.items()}
+    return Posted(client, columns, len(read.accepted), sorted(read.rejected), digest, made)
 
 
 def _cutting(read: _Events, client: str, buckets: int, naming: Naming | None) -> Generator[int, None, dict[int, list[_Lot]]]:
@@ -211,7 +205,8 @@ class _Events:
                 self.digest.update(text[start : start + WINDOW_BYTES].encode("ascii"))
             self.digest.update(b",")
         try:
-            found, objects = _read_event(event, self._now)
+            found = _read_event(event, self._now)
+            objects = found.objects
             if not self._scope.covers_tab(found.tab):
                 raise NotCovered(f"tab: the token is bound to {self._scope.sentence()}")
         except ValueError as error:
@@ -322,17 +317,18 @@ class _Lot:
 
     def __init__(self) -> None:
         self.series: dict[tuple[str, str, str], tuple[list[float], list[Any]]] = {}
-        self.bytes = 0
+        self.bytes = self.made = 0
 
     def add(self, client: str, tab: str, event: _Event) -> bool:
         """Take one more event, of this Client and Tab; False where the lot has no room. An empty one takes any."""
-        _, type, time, value, size = event
+        _, type, time, value, size, objects = event
         size = 8 + max(size, 9)
         if (client, tab, type) not in self.series:
             size += COLUMN_BYTES + len(client) + len(tab.encode()) + len(type)
         if self.series and (self.bytes + size > LOT_BYTES or len(self.series) == MAX_BATCH_COLUMNS):
             return False
         self.bytes += size
+        self.made += size + OBJECT_BYTES * objects
         times, values = self.series.setdefault((client, tab, type), ([], []))
         times.append(time)
         values.append(value)
@@ -367,8 +363,7 @@ def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def _read_event(event: Any, now: float) -> tuple[_Event, int]:
-    """An event, and how many objects its value is made of."""
+def _read_event(event: Any, now: float) -> _Event:
     if not isinstance(event, dict) or not {"tab", "type", "value"} <= set(event) <= {"tab", "type", "value", "time", "labels"}:
         raise ValueError('an event takes {"tab", "type", "value", "time"?, "labels"?}')
     tab, labels, time, value = event["tab"], event.get("labels"), event.get("time"), event["value"]
@@ -392,7 +387,8 @@ def _read_event(event: Any, now: float) -> tuple[_Event, int]:
     if size > MAX_VALUE_BYTES:
         raise ValueError(f"value: takes at most {MAX_VALUE_BYTES} bytes of msgpack")
     if isinstance(value, (list, dict)):
-        if is_deeper(value):
-            raise ValueError(f"value: takes lists and objects nested at most {MAX_VALUE_DEPTH} deep")
-        objects = measure(packed)[1]
-    return _Event(tab, names.check_type(event["type"]), float(time), value, size), objects
+        try:
+            objects = measure(packed)[1]
+        except ValueError:
+            raise ValueError(f"value: takes lists and objects nested at most {MAX_VALUE_DEPTH} deep") from None
+    return _Event(tab, names.check_type(event["type"]), float(time), value, size, objects)

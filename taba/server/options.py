@@ -9,12 +9,13 @@ from taba.caps import DEFAULT_AGENT_CLIENTS, DEFAULT_AGENT_TABS, DEFAULT_CLIENT_
 from taba.errors import ConfigurationError
 from taba.listening import LISTENING_OPTIONS
 from taba.options import Listen, Option, ServiceOptions, duration, http_url, listen, whole_number
-from taba.server.fold.bounds import DEFAULT_MAX_CLIENTS, DEFAULT_MAX_TABS
+from taba.server.fold.bounds import DEFAULT_ALL_CLIENTS, DEFAULT_ALL_TABS, DEFAULT_MAX_CLIENTS, DEFAULT_MAX_TABS
 from taba.shard import StoreURL, parse_store
 
 MAX_WAIT_REPLICAS = 16  # more replicas of one primary nobody has
 MAX_WORKERS = 64  # processes, each with its own connections to every shard
 MAX_OF_BUCKET = 10_000_000  # Tabs or Clients; more would be too much for one transaction's look at them
+MAX_IN_ALL = 1_000_000_000  # likewise of all buckets
 MAX_FORGET = 36_500 * int(DAY)  # seconds; who wants more wants for ever
 
 
@@ -72,6 +73,18 @@ class ServerOptions(ServiceOptions):
             str(DEFAULT_MAX_CLIENTS),
             "How many Clients one bucket takes; events of more become dead letters.",
             whole_number(1, MAX_OF_BUCKET),
+        ),
+        Option(
+            "max-all-tabs",
+            str(DEFAULT_ALL_TABS),
+            "How many Tabs all buckets together take; events for more become dead letters.",
+            whole_number(1, MAX_IN_ALL),
+        ),
+        Option(
+            "max-all-clients",
+            str(DEFAULT_ALL_CLIENTS),
+            "How many Clients all buckets together take, each counted in each bucket that has it; events of more become dead letters.",
+            whole_number(1, MAX_IN_ALL),
         ),
         Option(
             "max-client-tabs",

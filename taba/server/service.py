@@ -227,7 +227,9 @@ class Server(_Connected):
         """`workers`: how many there are, of which this is one; `starts`: how often each of them was."""
         super().__init__(options, reactor, embedded, shown)
         self._front = front_of(options, reactor.seconds)
-        bounds = Bounds(options["max-tabs"], options["max-clients"])
+        bounds = Bounds(
+            options["max-tabs"], options["max-clients"], all_tabs=options["max-all-tabs"], all_clients=options["max-all-clients"]
+        )
         caps = Caps(*(options[f"max-{name}"] for name in ("client-tabs", "agent-tabs", "new-tabs", "agent-clients", "new-clients")))
         self.lookup = find_safely()
         self.site: BoundedSite
@@ -246,7 +248,7 @@ class Server(_Connected):
         self.jobs.register(PRUNE, Prune(self.router, bench, self.age, now, options["forget"]), has_dry_run=True)
         self.jobs.register("check", Check(self.router))
         self.jobs.register("upgrade", Upgrade(self.router, bench))
-        self.jobs.register("retry", Retry(self.router, bench, now, self.age, reactor, bounds))
+        self.jobs.register("retry", Retry(self.router, bench, now, self.age, reactor, bounds, self.ingest.in_all))
         self.jobs.register("discard", Discard(self.router), has_dry_run=True)
         self.notes = Notes(self.router, self.age, os.urandom)
         self.health = Health(self.router, reactor)

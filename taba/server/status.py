@@ -102,7 +102,8 @@ class Status:
         """`series`: what is wrong with the names under which Prometheus knows Tabs."""
         self._series = series
         self._jobs, self._starts = jobs, starts
-        self._caps = {**caps._asdict(), "bucket_tabs": bounds.tabs, "bucket_clients": bounds.clients}
+        self._caps = {**caps._asdict(), "bucket_tabs": bounds.tabs, "bucket_clients": bounds.clients, "all_tabs": bounds.all_tabs}
+        self._caps["all_clients"] = bounds.all_clients
         self._site = site
         self._router, self._lookup, self._ingest, self._query, self._sandbox = router, lookup, ingest, query, sandbox
         self._envelopes, self._age = envelopes, age
@@ -123,17 +124,28 @@ class Status:
         if self._counts is None or self._ingest.cycles != self._cycles or not 0 <= now - self._counts[0] < COUNTS_SECONDS:
             self._cycles = self._ingest.cycles  # what this Server itself has folded is in its next answer
             self._away = {}
-            reads = {b: [(b"HGETALL", keys.counts(b)), (b"LRANGE", keys.missing(b), b"0", b"-1")] for b in range(self._router.buckets)}
+            reads = {
+                b: [
+                    (b"HGETALL", keys.counts(b)),
+                    (b"LRANGE", keys.missing(b), b"0", b"-1"),
+                    (b"HLEN", keys.tabs(b)),
+                    (b"SCARD", keys.clients(b)),
+                ]
+                for b in range(self._router.buckets)
+            }
             # of a bucket that is away, what was known of it last
             self._counted.update(await self._router.read_many(reads, self._away))
             if not self._counted:
                 raise StoreUnavailable(next(iter(self._away.values()), "nothing is known"))
             sums: Counter[bytes] = Counter()
             missing: set[str] = set()
-            for pairs, types in self._counted.values():
+            tabs = clients = 0
+            for pairs, types, of_tabs, of_clients in self._counted.values():
+                tabs, clients = tabs + of_tabs, clients + of_clients
                 for name, count in zip(pairs[::2], pairs[1::2], strict=True):
                     sums[name] += int(count)
                 missing.update(type.decode() for type in types)
+            self._ingest.in_all.learn(tabs, clients)
             dead = {name[len(_DEAD) :].decode(): count for name, count in sorted(sums.items()) if name.startswith(_DEAD) and count}
             known = Counts(sums[b"folded"], dead, sums[b"dead_dropped"], sums[keys.DISCARDED], sums[b"known_key"], sorted(missing))
             self._counts = (now, known)
@@ -233,6 +245,7 @@ class Status:
             "child": self._sandbox.describe(),
             "batch_versions": [BATCH_VERSION],
             "caps": self._caps,
+            "in_all": {"tabs": self._ingest.in_all.tabs, "clients": self._ingest.in_all.clients},
             "types_missing": missing,
             "latency": self._ingest.latency.percentiles(self._now()),
             "problems": problems,

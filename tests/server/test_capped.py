@@ -28,3 +28,24 @@ class Capped(ServerCase):
         self.assertIn("request by web/2", tabs)
         [clients] = [problem for problem in status["problems"] if "takes 4 Clients" in problem]
         self.assertIn("good0 by pod/", clients)
+
+    @asynchronous
+    async def test_all_buckets_together_take_as_many_as_they_may_and_the_status_shows_how_many_there_are(self) -> None:
+        server = await self.start(max_all_tabs="5", max_all_clients="7")
+        names = [{"tab": f"tab{n}", "type": "TotalsCounter", "value": 1} for n in range(6)]
+        for name in names:  # one after the other: cycles of several buckets at once each have the same room
+            self.assertEqual((await self.post(server, [name])).status, 200)
+        status = await self.get(server, "/v1/status")
+        self.assertEqual((status["in_all"]["tabs"], status["dead_letters_by_reason"]), (5, {"too_many_tabs": 1}))
+        for n in range(8):
+            self.assertEqual((await self.post(server, names[:1], client=f"pod/{n}")).status, 200)
+        status = await self.get(server, "/v1/status")
+        self.assertEqual(status["in_all"]["tabs"], 5)
+        self.assertEqual(status["folded"] + sum(status["dead_letters_by_reason"].values()), 6 + 8)
+        self.assertLessEqual(status["in_all"]["clients"], 7)
+        self.assertGreaterEqual(status["dead_letters_by_reason"].get("too_many_clients", 0), 1)
+        self.assertEqual((status["caps"]["all_tabs"], status["caps"]["all_clients"]), (5, 7))
+        [said] = [problem for problem in status["problems"] if "all buckets together take 5 Tabs" in problem]
+        self.assertIn("by web/1 (1): ", said)
+        [said] = [problem for problem in status["problems"] if "all buckets together take 7 Clients" in problem]
+        self.assertIn("by pod/", said)

@@ -13,10 +13,17 @@ MAX_NAMED = 3  # of them in a sentence
 CULPRIT_SECONDS = 600.0  # for which it is a problem: after that nobody needs to look
 
 
-class Beyond(NamedTuple):
-    """What a bucket had no room for: new Tabs, or new Clients, of a base name by a Client."""
+TABS, CLIENTS = "Tabs", "Clients"  # of a bucket …
+ALL_TABS, ALL_CLIENTS = "all Tabs", "all Clients"  # … of all …
+NEW_TABS, NEW_CLIENTS = "new Tabs", "new Clients"  # … and such as come too fast
+CLOSER = "take what differs in each name out of names and labels, or raise "
+KEPT_IDS = "have programs keep their client ids, or raise "
 
-    what: str  # Tabs or Clients
+
+class Beyond(NamedTuple):
+    """What there was no room for: new Tabs, or new Clients, of a base name by a Client."""
+
+    what: str  # one of the words above
     base: str
     client: str
 
@@ -58,11 +65,20 @@ class Culprits:
         of = Counter({one: events for one, events in self.events.items() if one.what == what})
         named = [f"{one.base} by {one.client} ({events})" for one, events in of.most_common(MAX_NAMED) if one.client]
         most = f"most are of {', '.join(named)}: " if named else ""
-        bound, cure = (
-            (self._bounds.tabs, "take what differs in each name out of names and labels, or raise --max-tabs")
-            if what == "Tabs"
-            else (self._bounds.clients, "have programs keep their client ids, or raise --max-clients")
-        )
-        return (
-            f"{of.total()} events found no room, since a bucket takes {bound} {what}, and are dead letters; {most}{cure}; then taba retry"
-        )
+        why, cure = why_of(what, self._bounds)
+        return f"{of.total()} events found no room, since {why}, and are dead letters; {most}{cure}; then taba retry"
+
+
+def why_of(what: str, bounds: Bounds) -> tuple[str, str]:
+    """What bound was met, and the cure."""
+    return {
+        TABS: (f"a bucket takes {bounds.tabs} Tabs", f"{CLOSER}--max-tabs"),
+        CLIENTS: (f"a bucket takes {bounds.clients} Clients", f"{KEPT_IDS}--max-clients"),
+        ALL_TABS: (f"all buckets together take {bounds.all_tabs} Tabs", f"{CLOSER}--max-all-tabs"),
+        ALL_CLIENTS: (
+            f"all buckets together take {bounds.all_clients} Clients, each as often as buckets have it",
+            f"{KEPT_IDS}--max-all-clients",
+        ),
+        NEW_TABS: (f"this Server takes {bounds.new_tabs} new Tabs a second by now", f"{CLOSER}--max-all-tabs"),
+        NEW_CLIENTS: (f"this Server takes {bounds.new_clients} new Clients a second by now", f"{KEPT_IDS}--max-all-clients"),
+    }[what]

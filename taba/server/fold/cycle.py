@@ -24,10 +24,9 @@ from taba.batch import MAX_CACHED_NAME, MAX_CACHED_NAMES, OPEN, Batch, Column, H
 from taba.bounds import MAX_TIME, MAX_VALUE_BYTES, MAX_VALUE_DEPTH
 from taba.handlers.lookup import read_number, takes
 from taba.names import OWN_TABS
-from taba.nesting import is_deeper
 from taba.server import keys
 from taba.server.fold.bounds import DEFAULT_BOUNDS, MEANINGS_OF_ABSENT, Bounds
-from taba.server.fold.culprits import Beyond
+from taba.server.fold.culprits import ALL_CLIENTS, ALL_TABS, CLIENTS, NEW_CLIENTS, NEW_TABS, TABS, Beyond, why_of
 from taba.server.fold.deadletters import (
     MAX_DEAD_LETTERS,
     DeadLetter,
@@ -35,8 +34,10 @@ from taba.server.fold.deadletters import (
     dead_letters_of,
     decode_dead_letter,
     encode_dead_letter,
+    is_too_deep,
     packed_bytes,
 )
+from taba.server.fold.in_all import ENDLESS, Room
 from taba.server.fold.marks import FULL, MARK_MINUTES, Marks, stale
 from taba.server.router import Command
 from taba.server.work.bench import Bench
@@ -105,7 +106,8 @@ class Outcome(NamedTuple):
     first_errors: Mapping[str, str] = {}  # what the first of them said, by Type
     bad_meanings: int = 0  # units and descriptions that did not decode
     moved: Mapping[str, int] = {}  # Tab → its Events that were folded
-    beyond: Mapping[Beyond, int] = {}  # Events for which the bucket had no room
+    beyond: Mapping[Beyond, int] = {}  # Events for which there was no room
+    made: tuple[int, int] = (0, 0)  # new Tabs, and new Clients of the bucket
 
 
 Steps = Generator[Reads | Foreign, Any, Outcome]
@@ -153,9 +155,11 @@ class Cycle:
             commands.append((b"HMGET", keys.states(self.bucket), *self.fields))
         return commands
 
-    def fold(self, replies: Sequence[Any], bench: Bench, now: float, age: int | None, bounds: Bounds = DEFAULT_BOUNDS) -> Steps:
-        """The Outcome at `now` (Unix seconds), when the store is `age` minutes old, given what it has."""
-        return Fold(self, replies, bench, now, age, bounds).run()
+    def fold(
+        self, replies: Sequence[Any], bench: Bench, now: float, age: int | None, bounds: Bounds = DEFAULT_BOUNDS, in_all: Room = ENDLESS
+    ) -> Steps:
+        """The Outcome at `now` (Unix seconds), when the store is `age` minutes old, given what it has, and the room in all."""
+        return Fold(self, replies, bench, now, age, bounds, in_all).run()
 
 
 def bucket_of(tab: str, buckets: int) -> int:
@@ -181,7 +185,11 @@ class _Group:
 class Fold:
     """One fold of a Cycle; retrying.py has another, of dead letters."""
 
-    def __init__(self, cycle: Cycle, replies: Sequence[Any], bench: Bench, now: float, age: int | None, bounds: Bounds):
+    def __init__(
+        self, cycle: Cycle, replies: Sequence[Any], bench: Bench, now: float, age: int | None, bounds: Bounds, in_all: Room = ENDLESS
+    ):
+        self.in_all = in_all
+        self.made_tabs = self.made_clients = 0
         self.cycle, self.bench, self.now, self.age, self.bounds = cycle, bench, now, age, bounds
         self.room = bounds
         self.new_clients: set[str] = set()
@@ -226,7 +234,7 @@ class Fold:
             commands.append((b"HINCRBY", keys.counts(self.cycle.bucket), b"folded", b"%d" % self.folded))
         if self.known_key:
             commands.append((b"HINCRBY", keys.counts(self.cycle.bucket), b"known_key", b"%d" % self.known_key))
-        said = self.first_errors, self.bad_meanings, self.moved, self.beyond
+        said = self.first_errors, self.bad_meanings, self.moved, self.beyond, (self.made_tabs, self.made_clients)
         return Outcome(commands, verdicts, self.folded, dead, self.handler_errors, self._sampled(), turned_away, *said)
 
     def fold(self, accepted: list[int]) -> Generator[Reads | Foreign, Any, list[Command]]:
@@ -293,19 +301,29 @@ class Fold:
 
     def _has_room(self, column: Column, is_new_tab: bool) -> bool:
         """Whether a new State of `column` stays within the bounds; else it is buried."""
-        tabs, clients, _ = self.room
         is_new_client = column.client in self.new_clients
-        if is_new_tab and tabs <= 0:
-            self.beyond[Beyond("Tabs", column.tab.partition("{")[0], column.client)] += column.weight
-            self._bury(column, TOO_MANY_TABS, f"the bucket has {self.bounds.tabs} Tabs")
-            return False
-        if is_new_client and clients <= 0:
-            self.beyond[Beyond("Clients", column.tab.partition("{")[0], column.client)] += column.weight
-            self._bury(column, TOO_MANY_CLIENTS, f"the bucket has {self.bounds.clients} Clients")
+        what = self._beyond(is_new_tab, is_new_client)
+        if what is not None:
+            self.beyond[Beyond(what, column.tab.partition("{")[0], column.client)] += column.weight
+            self._bury(column, TOO_MANY_TABS if what in (TABS, ALL_TABS, NEW_TABS) else TOO_MANY_CLIENTS, why_of(what, self.bounds)[0])
             return False
         self.new_clients.discard(column.client)
-        self.room = self.room._replace(tabs=tabs - is_new_tab, clients=clients - is_new_client)
+        self.made_tabs += is_new_tab
+        self.made_clients += is_new_client
         return True
+
+    def _beyond(self, is_new_tab: bool, is_new_client: bool) -> str | None:
+        """What there is no room for; None where there is."""
+        room, in_all = self.room, self.in_all
+        if is_new_tab and self.made_tabs >= room.tabs:
+            return TABS
+        if is_new_client and self.made_clients >= room.clients:
+            return CLIENTS
+        if is_new_tab and self.made_tabs >= in_all.tabs:
+            return NEW_TABS if in_all.is_fast[0] else ALL_TABS
+        if is_new_client and self.made_clients >= in_all.clients:
+            return NEW_CLIENTS if in_all.is_fast[1] else ALL_CLIENTS
+        return None
 
     def _group(self, accepted: list[int]) -> list[_Group]:
         groups: dict[str, _Group] = {}
@@ -384,7 +402,7 @@ class Fold:
                     bad.append(index)
                     continue
             elif isinstance(value, (list, dict)):
-                if is_deeper(value):
+                if is_too_deep(value):
                     deep.append(index)
                     continue
                 if packed_bytes(value) > MAX_VALUE_BYTES:

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import msgpack
 
 from taba.batch import Column
-from taba.bounds import MAX_VALUE_BYTES, KiB
+from taba.bounds import MAX_VALUE_BYTES, MAX_VALUE_DEPTH, KiB
+from taba.counting import is_nested_within
 from taba.nesting import is_deeper
 from taba.server import keys
 from taba.server.router import Command
@@ -63,7 +64,7 @@ def _pieces(values: bytes | list[Any]) -> Iterator[tuple[int, int]]:
     start = size = 0
     for index, value in enumerate(values):
         # one that is not kept has a letter of its own, so that it takes no other with it
-        value_bytes = MAX_DEAD_LETTER_VALUE if is_deeper(value) else 8 + packed_bytes(value)
+        value_bytes = MAX_DEAD_LETTER_VALUE if is_too_deep(value) else 8 + packed_bytes(value)
         if index > start and size + value_bytes > MAX_DEAD_LETTER_BYTES:
             yield start, index
             start, size = index, 0
@@ -74,7 +75,7 @@ def _pieces(values: bytes | list[Any]) -> Iterator[tuple[int, int]]:
 
 def encode_dead_letter(letter: DeadLetter) -> bytes:
     """The bytes under which a dead letter is kept; a value or content beyond the bound is left out, and the detail says so."""
-    is_deep = any(map(is_deeper, letter.values)) if isinstance(letter.values, list) else False
+    is_deep = any(map(is_too_deep, letter.values)) if isinstance(letter.values, list) else False
     packed = b"" if is_deep else pack([_VERSION, *letter])
     if not 1 < len(packed) <= MAX_DEAD_LETTER_VALUE:
         # one for each time: of what is no column, `events` is what its sender says, and nothing of it need have come
@@ -179,7 +180,22 @@ def pack(content: Any) -> bytes:
 
 def packed_bytes(value: Any) -> int:
     """The size of a value as msgpack; more than any bound for one that is nested too deeply to be packed."""
+    packed = _packed_or_none(value)
+    return 1 << 62 if packed is None else len(packed)
+
+
+def is_too_deep(value: Any) -> bool:
+    """Whether a value is nested deeper than one may be."""
+    if not isinstance(value, (list, tuple, dict)):
+        return False
+    packed = _packed_or_none(value)
+    return packed is None or not is_nested_within(packed, MAX_VALUE_DEPTH)
+
+
+def _packed_or_none(value: Any) -> bytes | None:
+    """A value as msgpack; None for one that is nested too deeply to be packed."""
     try:
-        return len(msgpack.packb(value))
+        packed: bytes = msgpack.packb(value)
     except (ValueError, OverflowError, RecursionError):
-        return 1 << 62
+        return None
+    return packed

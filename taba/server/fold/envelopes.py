@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from typing import Any
 
 from twisted.internet.defer import DeferredList, ensureDeferred
@@ -21,7 +21,7 @@ from taba.batch import (
     KeyPart,
     Sent,
     Verdict,
-    decode_batch,
+    reading_batch,
 )
 from taba.bounds import KiB
 from taba.errors import MalformedBatch, StoreUnavailable, UnknownVersion
@@ -31,6 +31,7 @@ from taba.server.fold.ingest import AWAY_SECONDS, FULL_SECONDS, MAX_WAITING_BYTE
 from taba.server.fold.posts import OtherRequest, Posts
 from taba.server.router import IsRouter
 from taba.shard.servers.gather import gather
+from taba.steps import finish
 from taba.tokens import UNBOUND, Scope
 
 STRANGER_SECONDS = 5.0  # `later` for an Agent that sends to another store
@@ -38,7 +39,7 @@ VERSION_SECONDS = 30.0  # `later` for a batch of another version: an upgrade tak
 SHOWN_SECONDS = 120.0  # for which it is shown that something came that had to wait
 MAX_NOTED = 16  # such things that are told apart
 HEADER_BYTES = 64  # what a header counts as in a queue
-SLICE_BYTES = 256 * KiB  # of batches, with what is made of them, read between two looks at the time
+SLICE_BYTES = 64 * KiB  # of batches, with what is made of them, read between two looks at the time
 
 
 class Envelopes:
@@ -88,7 +89,7 @@ class Envelopes:
                 # the first of those that are being read is always, so that no size is refused for ever
                 if isinstance(entry, Sent) and self._reading and self._reading + len(entry.batch) > MAX_WAITING_BYTES:
                     break
-                place = self._read(entry, envelope, buckets)
+                place = await self._read(entry, envelope, buckets, breathe)
                 if scope.is_bound and isinstance(place, Waiting):
                     place = place._replace(batch=within(place.batch, scope))
                 size = place.charged if isinstance(place, Waiting) else 0
@@ -144,13 +145,15 @@ class Envelopes:
         since = self._seconds() - SHOWN_SECONDS
         return [sentence for when, sentence in self._noted.values() if when > since]
 
-    def _read(self, entry: Entry, envelope: Envelope, buckets: int) -> Waiting | Verdict:
+    async def _read(
+        self, entry: Entry, envelope: Envelope, buckets: int, breathe: Callable[[], Awaitable[None]] | None
+    ) -> Waiting | Verdict:
         try:
             if isinstance(entry, Header):
                 _check_bucket(entry.bucket, buckets)
                 batch = Batch(entry.stream, entry.bucket, 0, [])
                 return Waiting(0, batch, HEADER_BYTES, self._draw(NONCE_BYTES), header=entry, agent=envelope.agent)
-            batch = decode_batch(entry.batch)
+            batch = await _in_turns(reading_batch(entry.batch), breathe)
             _check_bucket(batch.bucket, buckets)
         except UnknownVersion as error:
             self.note_version(error)
@@ -201,6 +204,19 @@ def within(batch: Batch, scope: Scope) -> Batch:
         columns.append(column)
     meanings = tuple(meaning for meaning in batch.meanings if scope.covers_tab(meaning.tab))
     return batch._replace(columns=columns, meanings=meanings, bad_meanings=batch.bad_meanings + len(batch.meanings) - len(meanings))
+
+
+async def _in_turns(steps: Generator[Any, None, Batch], breathe: Callable[[], Awaitable[None]] | None) -> Batch:
+    """What `steps` returns; others have their turns between them."""
+    if breathe is None:
+        return finish(steps)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            batch: Batch = end.value
+            return batch
+        await breathe()
 
 
 def _check_bucket(bucket: int, buckets: int) -> None:

@@ -19,12 +19,13 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from taba.batch import GAP, LATER, Column, Verdict
-from taba.bounds import MAX_CYCLE_BYTES, MAX_CYCLE_STATES, MiB
+from taba.bounds import MAX_CYCLE_BYTES, MAX_CYCLE_MADE, MAX_CYCLE_STATES, MiB
 from taba.errors import StoreUnavailable
 from taba.server import keys
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
 from taba.server.fold.culprits import Culprits
 from taba.server.fold.cycle import Cycle, Errands, Outcome, Waiting, advance
+from taba.server.fold.in_all import InAll
 from taba.server.fold.marks import BAD
 from taba.server.latency import Latency
 from taba.server.moving import Moving
@@ -94,6 +95,7 @@ class Ingest:
         self._age, self._bounds = age, bounds
         self._turned_away: dict[str, float] = {}
         self._culprits = Culprits(bounds, clock.seconds)
+        self.in_all = InAll(bounds, clock.seconds)
         self._lanes: dict[int, _Lane] = {}
         self._places: dict[str, _Place] = {}
         self._held: list[_Lane] = []  # ready, but for a foreign cycle
@@ -226,9 +228,10 @@ class Ingest:
             self._start_cycles()
 
     def _take(self, lane: _Lane) -> list[_Entry]:
-        """The next cycle's entries: at most MAX_CYCLE_BYTES and MAX_CYCLE_STATES, but one, unless it must wait as a foreign one."""
+        """The next cycle's entries: at most MAX_CYCLE_BYTES, MAX_CYCLE_MADE and MAX_CYCLE_STATES, but one, unless it must wait as a
+        foreign one."""
         entries: list[_Entry] = []
-        size = 0
+        size = made = 0
         states: set[tuple[str, str]] = set()
         while lane.entries:
             entry = lane.entries[0]
@@ -236,10 +239,12 @@ class Ingest:
                 if entry.is_foreign and self._foreign >= MAX_FOREIGN_CYCLES:
                     break
                 touched = {(column.client, column.tab) for column in entry.item.batch.columns if isinstance(column, Column)}
-                if entries and (size + entry.item.size > MAX_CYCLE_BYTES or len(states | touched) > MAX_CYCLE_STATES):
+                is_larger = size + entry.item.size > MAX_CYCLE_BYTES or made + entry.item.batch.made_bytes > MAX_CYCLE_MADE
+                if entries and (is_larger or len(states | touched) > MAX_CYCLE_STATES):
                     break
                 entries.append(entry)
                 size += entry.item.size
+                made += entry.item.batch.made_bytes
                 states |= touched
             lane.entries.popleft()
             lane.bytes -= entry.item.charged
@@ -272,7 +277,7 @@ class Ingest:
         errands = Errands(self._bench, self._now, self._clock.seconds, FOLD_SECONDS)
 
         def fold(replies: Sequence[Any]) -> Any:
-            steps = cycle.fold(replies, self._bench, self._now(), self._age(), self._bounds)
+            steps = cycle.fold(replies, self._bench, self._now(), self._age(), self._bounds, self.in_all.room())
             return advance(steps, None, errands)
 
         try:
@@ -313,6 +318,7 @@ class Ingest:
         self.cycles += 1
         self.moving.note(outcome.moved)
         self._culprits.note(outcome.beyond)
+        self.in_all.made(*outcome.made)
         self.tab_changes += any(map(keys.is_tab_change, outcome.commands))
         self.errors.update(outcome.handler_errors)
         for agent in outcome.turned_away:

@@ -131,7 +131,8 @@ class Posts:
         waiting = []
         for bucket, lots in posted.lots.items():
             for number, lot in enumerate(lots, start=1):
-                item = Waiting(number - 1, Batch(stream or self._stream, bucket, number, [*lot]), LOT_BYTES)
+                made = posted.made[bucket][number - 1]
+                item = Waiting(number - 1, Batch(stream or self._stream, bucket, number, [*lot], made_bytes=made), LOT_BYTES)
                 waiting.append(item if stream else self._renewed(item))
         return waiting
 

@@ -27,6 +27,7 @@ from taba.server.fold.deadletters import (
     decode_dead_letter,
     encode_dead_letter,
 )
+from taba.server.fold.in_all import InAll, Room
 from taba.server.fold.ingest import SLOW_SECONDS
 from taba.server.keep.jobs import Job
 from taba.server.router import Command, IsRouter
@@ -51,7 +52,9 @@ class Retry:
         age: Callable[[], int | None],
         clock: Any,
         bounds: Bounds = DEFAULT_BOUNDS,
+        in_all: InAll | None = None,
     ):
+        self._in_all = in_all or InAll(bounds, clock.seconds)
         self._router, self._bench, self._now, self._age, self._clock, self._bounds = router, bench, now, age, clock, bounds
 
     async def __call__(self, job: Job) -> None:
@@ -104,7 +107,19 @@ class Retry:
             errands = Errands(self._bench, self._now, self._clock.seconds, FOLD_SECONDS, is_retry=True)
 
             def fold(replies: Sequence[Any]) -> Any:
-                again = _FoldAgain(cycle, replies, self._bench, self._now(), self._age(), self._bounds, kept, letters, len(chosen), length)
+                again = _FoldAgain(
+                    cycle,
+                    replies,
+                    self._bench,
+                    self._now(),
+                    self._age(),
+                    self._bounds,
+                    self._in_all.room(),
+                    kept,
+                    letters,
+                    len(chosen),
+                    length,
+                )
                 return advance(again.run(), None, errands)
 
             return More(cycle.reads, fold)
@@ -114,6 +129,7 @@ class Retry:
         outcome: Outcome = await self._router.transact(bucket, [read, (b"LLEN", key)], update)
         if not outcome.commands:
             return outcome, len(chosen)
+        self._in_all.made(*outcome.made)
         came = sum(len(command) - 2 for command in outcome.commands if command[0] == b"RPUSH")
         gone = sum(command[0] == b"LSET" for command in outcome.commands)
         return outcome, len(chosen) - gone + came
@@ -130,12 +146,13 @@ class _FoldAgain(Fold):
         now: float,
         age: int | None,
         bounds: Bounds,
+        in_all: Room,
         kept: int,
         letters: Sequence[DeadLetter | None],
         count: int,
         length: int,
     ):
-        super().__init__(cycle, replies, bench, now, age, bounds)
+        super().__init__(cycle, replies, bench, now, age, bounds, in_all)
         self._kept, self._letters, self._size, self._length = kept, letters, count, length
 
     def run(self) -> Generator[Reads | Foreign, Any, Outcome]:
@@ -166,7 +183,8 @@ class _FoldAgain(Fold):
         commands += count_dead_letters(bucket, dead, sum(letter.events for letter in dropped))
         if self.folded:
             commands.append((b"HINCRBY", keys.counts(bucket), b"folded", b"%d" % self.folded))
-        return Outcome(commands, [], self.folded, shown, self.handler_errors, numpy.empty(0))
+        made = self.made_tabs, self.made_clients
+        return Outcome(commands, [], self.folded, shown, self.handler_errors, numpy.empty(0), made=made)
 
     def _as_before(self, letter: DeadLetter) -> DeadLetter:
         """A letter that could not be folded again, with the time at which it became one."""
