@@ -24,12 +24,15 @@ ROOT = Path(__file__).parent.parent
 START_SECONDS = 180.0  # these only end hangs: a busy machine is slow with all of it
 ANSWER_SECONDS = 60.0
 SHM = Path("/dev/shm")
+BUCKETS = 16  # enough to be many; a question of all Tabs reads each of them
+USUAL_BUCKETS = 512  # a Server's own number
 
 
 class Services:
     """Starts what a test asks for; hand `stop` to addCleanup. `environ` is for the processes that use them."""
 
-    def __init__(self) -> None:
+    def __init__(self, buckets: int = BUCKETS) -> None:
+        self.buckets = buckets
         self.clocks: dict[str, WallClock] = {}  # of "server" (and its store) or "agent", where theirs is not the machine's
         self.directory = Path(tempfile.mkdtemp(prefix="taba-test-"))
         self.agent = f"test-{secrets.token_hex(6)}"
@@ -51,7 +54,9 @@ class Services:
     def start_server(self, *more: str, store: str = "", until_it_answers: bool = True) -> None:
         """A Server on an embedded store, or on `store`, until it answers; or only until it listens: its store may be away."""
         store = store or f"embedded:{self.directory / 'store'}"
-        options = ("--listen", f"tcp:{self.server_port}:interface=127.0.0.1", "--store", store, *more)
+        options = ["--listen", f"tcp:{self.server_port}:interface=127.0.0.1", "--store", store, *more]
+        if "--buckets" not in more:
+            options += ["--buckets", str(self.buckets)]
         child = self._start("server", twistd("taba-server", *options), self.server_port)
         if not until_it_answers:
             return

@@ -8,6 +8,7 @@ import sys
 from multiprocessing import resource_tracker, shared_memory
 from unittest import mock
 
+import pytest
 from twisted.trial.unittest import SkipTest
 
 from taba import ring
@@ -58,6 +59,7 @@ class AttachingTests:
         segment = self.attached(name)
         self.assertEqual(ring.parse_header(bytes(segment.buf[: ring.HEADER_BYTES]), segment.size).drops, {"no_ring": 1})
 
+    @pytest.mark.real  # a process of each
     def test_with_every_python_that_is_here_and_they_outlive_whoever_attached(self):
         producer = self.producer("{host}:{program}/{slot}")
         producer.tab("c", "CounterGroup").inc()

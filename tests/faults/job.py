@@ -14,7 +14,7 @@ from twisted.trial.unittest import TestCase
 
 from taba.query import ServerUnavailable
 
-from ..services import ROOT, Services
+from ..services import BUCKETS, ROOT, USUAL_BUCKETS, Services
 from .patience import PATIENCE_SECONDS, until
 from .recorder import TABS, name_of, type_of
 
@@ -42,9 +42,11 @@ class Job(TestCase):
     """Records with many processes, and compares what is answered with what each of them says that it recorded."""
 
     timeout = 400
+    tabs = TABS
+    buckets = USUAL_BUCKETS
 
     def setUp(self) -> None:
-        self.services = Services()
+        self.services = Services(self.buckets)
         self.addCleanup(self.services.stop)
         self.reports = self.services.directory / "reports"
         self.reports.mkdir()
@@ -62,7 +64,14 @@ class Job(TestCase):
         """Eight processes of four threads: two alone, and two that fork two more each, after they recorded; the end waits for `file`."""
         recorders = []
         for processes in (1, 1, 3, 3):
-            arguments = [str(self.reports), str(processes), str(events * processes // 8), str(pause), *([str(file)] if file else [])]
+            arguments = [
+                str(self.reports),
+                str(processes),
+                str(events * processes // 8),
+                str(self.tabs),
+                str(pause),
+                *([str(file)] if file else []),
+            ]
             process = subprocess.Popen([sys.executable, "-m", "tests.faults.recorder", *arguments], cwd=ROOT, env=self.services.environ)
             self.addCleanup(process.wait)
             self.addCleanup(process.kill)
@@ -111,7 +120,7 @@ class Job(TestCase):
         wanted = {client: {tab: expected(TYPE_OF[tab], *of_tab) for tab, of_tab in tabs.items()} for client, tabs in recorded.items()}
         self.assertEqual(shown, wanted)
         aggregates = self.services.query.aggregates(match="job.*")
-        for tab in TYPE_OF:
+        for tab in map(name_of, range(self.tabs)):
             sums = [sum(tabs.get(tab, [0, 0])[part] for tabs in recorded.values()) for part in (0, 1)]
             self.assertEqual(figures(TYPE_OF[tab], aggregates[tab]), expected(TYPE_OF[tab], *sums), tab)
 
@@ -151,3 +160,10 @@ class Job(TestCase):
     def assert_rings_are_gone(self) -> None:
         """The Agent retires and unlinks the rings of the dead once they are drained."""
         until(lambda: not list(Path("/dev/shm").glob(f"taba.{self.services.agent}.*")), "rings of the dead are left")
+
+
+class ShortJob(Job):
+    """The same over fewer Tabs and buckets: of every Type that is recorded, with and without labels."""
+
+    tabs = 60
+    buckets = BUCKETS

@@ -1,4 +1,4 @@
-"""A recording application for tests: `python -m tests.faults.recorder DIRECTORY PROCESSES EVENTS PAUSE [FILE]`.
+"""A recording application for tests: `python -m tests.faults.recorder DIRECTORY PROCESSES EVENTS TABS PAUSE [FILE]`.
 
 Records EVENTS events over TABS Tabs in all, from a parent that records, and then forks, so that PROCESSES processes of THREADS threads
 each do the rest. What every process recorded is written to DIRECTORY as JSON: {"client", "dropped", "tabs": {name: [count, total]}}.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from taba import client
 
-TABS = 1000
+TABS = 1000  # at the most
 THREADS = 4
 BURST = 250
 PATIENCE = 600.0  # for FILE: longer than whoever makes it waits for anything
@@ -36,15 +36,16 @@ def name_of(tab: int) -> str:
 class Recorder:
     """What one process recorded; forked, it begins anew."""
 
-    def __init__(self) -> None:
-        self.tabs = [client.tab(name_of(tab), type=type_of(tab)) for tab in range(TABS)]
+    def __init__(self, tabs: int) -> None:
+        self.tabs = [client.tab(name_of(tab), type=type_of(tab)) for tab in range(tabs)]
         self.counts: list[list[int]] = []
 
     def record(self, first: int, events: int, pause: float) -> None:
         """Record values that differ by Tab, thread and turn, whole numbers so that every total is exact."""
-        count, total = [0] * TABS, [0] * TABS
+        tabs = len(self.tabs)
+        count, total = [0] * tabs, [0] * tabs
         for turn in range(events):
-            tab = (first + turn * 7) % TABS
+            tab = (first + turn * 7) % tabs
             value = (first + turn) % 1009
             self.tabs[tab].record(value)
             count[tab] += 1
@@ -66,7 +67,8 @@ class Recorder:
 
     def write(self, directory: Path) -> None:
         sums = [sum(column) for column in zip(*self.counts, strict=True)]
-        tabs = {name_of(tab): [sums[tab], sums[TABS + tab]] for tab in range(TABS) if sums[tab]}
+        length = len(self.tabs)
+        tabs = {name_of(tab): [sums[tab], sums[length + tab]] for tab in range(length) if sums[tab]}
         stats = client.stats()
         (directory / f"{os.getpid()}.json").write_text(json.dumps({"client": stats["client"], "dropped": stats["dropped"], "tabs": tabs}))
 
@@ -82,9 +84,9 @@ def run(recorder: Recorder, seed: int, events: int, pause: float, file: str) -> 
     recorder.run(seed, events, pause)
 
 
-def main(directory: str, processes: str, events: str, pause: str, file: str = "") -> None:
+def main(directory: str, processes: str, events: str, tabs: str, pause: str, file: str = "") -> None:
     each = int(events) // int(processes)
-    recorder = Recorder()
+    recorder = Recorder(int(tabs))
     before = BEFORE_FORK if int(processes) > 1 else 0
     recorder.record(5, before, 0)
     children = []

@@ -25,7 +25,7 @@ import psutil
 from taba.bounds import MiB
 from taba.query import QueryError
 from tests.faults.patience import PATIENCE_SECONDS, until
-from tests.services import ROOT, Services
+from tests.services import ROOT, USUAL_BUCKETS, Services
 
 CLIENTS = 4
 PAUSE_SECONDS = (0.5, 4.0)  # between two kills
@@ -87,7 +87,7 @@ class Soak:
     """One run. `load`: of what this machine folds, recorded instead of `rate`; 0: that."""
 
     def __init__(self, seconds: float, rate: float, seed: int, load: float = 0.0):
-        self.services, self.random = Services(), random.Random(seed)
+        self.services, self.random = Services(USUAL_BUCKETS), random.Random(seed)
         self._seconds, self._rate, self._load = seconds, rate, load
         self.kills: Counter[str] = Counter()
         self.memory: dict[str, list[int]] = defaultdict(list)

@@ -15,8 +15,8 @@ import pytest
 from taba.agent.outbox import MIN_OUTBOX_BYTES
 from tests.valkey import EphemeralValkey
 
-from ..services import ROOT, SHM
-from .job import PATIENCE, Job
+from ..services import ROOT, SHM, USUAL_BUCKETS
+from .job import PATIENCE, Job, ShortJob
 
 WAVES, CHILDREN = 10, 20
 # goes up, and is told to record more than an outbox holds
@@ -69,7 +69,9 @@ for wave in range(int(sys.argv[1])):
 """
 
 
-class ExactlyOnce(Job):
+class ExactlyOnce(ShortJob):
+    buckets = USUAL_BUCKETS
+
     def test_agent_server_and_store_are_each_killed_and_every_event_counts_once(self) -> None:
         self.services.start_server()
         self.services.start_agent()

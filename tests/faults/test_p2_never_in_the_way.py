@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from .job import Job
+from .job import ShortJob
 
 # records more than the ring holds, then says what became of it and of its process
 RECORD = """
@@ -25,7 +25,7 @@ print(json.dumps([stats["recorded"], stats["dropped"], len(os.listdir("/proc/sel
 """
 
 
-class NeverInTheWay(Job):
+class NeverInTheWay(ShortJob):
     def check_it_records(self) -> None:
         """200,000 records into a ring of 2,048 places end, each counted, with no thread or process beside."""
         done = self.services.run("-c", RECORD, TABA_RING_BYTES="65536")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .job import Job
+from .job import Job, ShortJob
 from .patience import PATIENCE_SECONDS
 
 RECORD = """
@@ -26,7 +26,7 @@ print(json.dumps([stats["recorded"], stats["dropped"]]))
 """
 
 
-class NothingLost(Job):
+class NothingLost(ShortJob):
     def test_recorded_while_there_is_no_server_is_folded_once_there_is_one(self) -> None:
         self.services.start_server()  # an Agent that never met one does not know the buckets
         self.services.start_agent()

@@ -10,7 +10,7 @@ import pytest
 
 from taba.bounds import MAX_ENVELOPE_BYTES, MiB
 
-from .job import Job
+from .job import ShortJob
 from .patience import PATIENCE_SECONDS
 
 FLOOD = """
@@ -30,7 +30,7 @@ print(json.dumps([stats["ring_bytes"], grown, stats["recorded"] + stats["dropped
 """
 
 
-class Floods(Job):
+class Floods(ShortJob):
     def flood(self, events: int) -> dict[str, int]:
         """Record twice as many events as `events` into a ring of 64 KiB; the drops by reason."""
         done = self.services.run("-c", FLOOD, str(events), timeout=PATIENCE_SECONDS, TABA_RING_BYTES="65536")

@@ -15,7 +15,7 @@ import pytest
 from taba.query import ServerUnavailable
 
 from ..services import ROOT
-from .job import Job
+from .job import Job, ShortJob
 from .patience import PATIENCE_SECONDS
 
 # fold raises, hangs, or ends the process, as the value says
@@ -64,7 +64,7 @@ for number in itertools.count():
 """
 
 
-class OneBadPart(Job):
+class OneBadPart(ShortJob):
     def bad_handler(self) -> None:
         plugins = self.services.directory / "twisted" / "plugins"
         plugins.mkdir(parents=True)

@@ -11,7 +11,7 @@ import pytest
 from tests.valkey import EphemeralValkey
 
 from ..services import ROOT
-from .job import PATIENCE, Job
+from .job import PATIENCE, Job, ShortJob
 
 
 class Moves(Job):
@@ -47,6 +47,8 @@ class Moves(Job):
 
 
 class Resharding(Moves):
+    tabs = ShortJob.tabs
+
     def test_a_shard_is_added_while_events_flow_and_every_event_counts_once(self) -> None:
         self.start(16)
         recorders = self.start_recorders(20_000, pause=0.1)

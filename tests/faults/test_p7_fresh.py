@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .job import TYPE_OF, Job, figures
+from .job import TYPE_OF, Job, ShortJob, figures
 from .patience import until
 
 
@@ -16,6 +16,8 @@ class Timed(Job):
 
 
 class Fresh(Timed):
+    tabs, buckets = ShortJob.tabs, ShortJob.buckets
+
     def test_what_is_recorded_is_seen_while_recording_goes_on_and_its_way_is_timed(self) -> None:
         self.services.start_server()
         self.services.start_agent()

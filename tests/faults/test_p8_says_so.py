@@ -6,7 +6,7 @@ import pytest
 
 from tests.valkey import EphemeralValkey
 
-from .job import Job
+from .job import Job, ShortJob
 
 RECORD = """
 import sys
@@ -18,7 +18,7 @@ client.tab("odd", type="NoSuchType").record(1)
 SLOW = "from record to visible"
 
 
-class SaysSo(Job):
+class SaysSo(ShortJob):
     def test_a_server_that_is_away_and_a_type_that_nobody_has_are_said_and_what_is_mended_is_said_no_more(self) -> None:
         self.services.start_server()
         self.services.start_agent()

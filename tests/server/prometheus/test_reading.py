@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -98,16 +99,20 @@ def result_of(working: Any) -> Any:
     raise AssertionError("it waits for somebody")
 
 
+@lru_cache(maxsize=20)  # what is asked next is mostly about the same events
+def folded(type: str, of_client: tuple[tuple[float, float], ...]) -> Any:
+    """The State of these (age, value)."""
+    state = HANDLERS[type].new_state()
+    for time, value in sorted((NOW - age, value) for age, value in of_client):
+        state = HANDLERS[type].fold(state, Events([time], [value]), time)
+    return state
+
+
 def asked(
     type: str, clients: list[list[tuple[float, float]]], text: str, times: list[float], now: float, slice: int | None = None
 ) -> tuple[dict[str, Any], Told]:
     """By Client (or "") what an expression is at `times`, None where there is nothing."""
-    states = {}
-    for number, of_client in enumerate(clients):
-        state = HANDLERS[type].new_state()
-        for time, value in sorted((NOW - age, value) for age, value in of_client):
-            state = HANDLERS[type].fold(state, Events([time], [value]), time)
-        states[f"web/{number}"] = state
+    states = {f"web/{number}": folded(type, tuple(of_client)) for number, of_client in enumerate(clients)}
     figures = ("total", "events") if type == "CounterGroup" else ("distribution",)
     names = {"total": "x_total", "events": "x_events_total", "distribution": "x"}
     catalogue = Catalogue({names[figure]: [Series(names[figure], "x", type, figure, {})] for figure in figures}, (), {}, {}, ())

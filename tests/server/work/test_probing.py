@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -41,6 +42,7 @@ class Probing(SynchronousTestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         return done.stdout
 
+    @pytest.mark.real  # six processes, one of which is waited for
     def test_what_hangs_crashes_or_exits_is_left_out_and_said(self) -> None:
         found = self.find(
             {
