@@ -367,7 +367,7 @@ class Machine:
         def of_version(content: bytes) -> Any:
             if self.reads_other_version(world.running):
                 self.world.fired["a batch of another version"] += 1
-                raise UnknownVersion("batch", 2**16, BATCH_VERSION)
+                raise UnknownVersion("batch", 2**16, [BATCH_VERSION])
             return read(content)
 
         self.put(envelopes, "reading_batch", of_version)

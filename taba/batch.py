@@ -30,7 +30,7 @@ from typing import Any, NamedTuple, cast
 
 import msgpack
 
-from taba import names
+from taba import names, versions
 from taba.bounds import (
     MAX_BATCH_BYTES,
     MAX_BATCH_COLUMNS,
@@ -44,7 +44,7 @@ from taba.counting import BAD, OBJECT_BYTES, plain_reader, unpack_counted, unpac
 from taba.errors import MalformedBatch, NoVerdicts, UnknownVersion
 from taba.steps import finish
 
-BATCH_VERSION = 3
+BATCH_VERSION = 3  # of what is described above; which of them are read and written: taba.versions
 ENVELOPE_VERSION = 2
 VERDICTS_HEADER = "Taba-Verdicts"  # its presence says that the answer is a Server's own, not a proxy's
 CONTENT_TYPE = "application/msgpack"
@@ -208,12 +208,19 @@ class Answer(NamedTuple):
     store_age: int | None
 
 
-def encode_batch(stream: bytes, bucket: int, number: int, columns: Sequence[Column], meanings: Sequence[Meaning] = ()) -> bytes:
+def encode_batch(
+    stream: bytes,
+    bucket: int,
+    number: int,
+    columns: Sequence[Column],
+    meanings: Sequence[Meaning] = (),
+    version: int = BATCH_VERSION,
+) -> bytes:
     """The bytes of a batch. The caller keeps the bounds."""
     body: list[Any] = []
     for column in columns:
         body += (column.weight, msgpack.packb(column if column.stands_for is not None else column[:5]))
-    return cast(bytes, msgpack.packb([BATCH_VERSION, stream, bucket, number, body, encode_meanings(meanings)]))
+    return cast(bytes, msgpack.packb([version, stream, bucket, number, body, encode_meanings(meanings)]))
 
 
 def encode_meanings(meanings: Sequence[Meaning]) -> bytes:
@@ -237,8 +244,8 @@ def reading_batch(content: bytes) -> Generator[int, None, Batch]:
         version = reader.unpack() if fields else None
         if type(version) is not int:
             raise MalformedBatch("no batch")
-        if version != BATCH_VERSION:
-            raise UnknownVersion("batch", version, BATCH_VERSION)
+        if version not in versions.HERE.batches:
+            raise UnknownVersion("batch", version, versions.HERE.batches)
         if fields != 6:
             raise MalformedBatch(f"a batch of {fields} fields")
         stream, bucket, number = islice(reader, 3)
@@ -385,7 +392,9 @@ class _Columns:
         return values, end
 
 
-def encode_envelope(agent: str, host: str, now: float, store: str | None, entries: Sequence[Entry]) -> bytes:
+def encode_envelope(
+    agent: str, host: str, now: float, store: str | None, entries: Sequence[Entry], version: int = ENVELOPE_VERSION
+) -> bytes:
     """The bytes of an envelope. The caller keeps the bounds."""
     packed = [
         {"batch": entry.batch, "follows": entry.follows, "nonce": entry.nonce, **({"key": entry.key} if entry.key else {})}
@@ -393,7 +402,7 @@ def encode_envelope(agent: str, host: str, now: float, store: str | None, entrie
         else {"do": entry.do, "stream": entry.stream, "bucket": entry.bucket, **({"nonce": entry.nonce} if entry.nonce else {})}
         for entry in entries
     ]
-    return cast(bytes, msgpack.packb({"v": ENVELOPE_VERSION, "agent": agent, "host": host, "now": now, "store": store, "entries": packed}))
+    return cast(bytes, msgpack.packb({"v": version, "agent": agent, "host": host, "now": now, "store": store, "entries": packed}))
 
 
 class Envelope(NamedTuple):
@@ -439,8 +448,8 @@ def _check_version(fields: dict[Any, Any]) -> None:
     version = fields.get("v")
     if type(version) is not int:
         raise MalformedBatch("no envelope")
-    if version != ENVELOPE_VERSION:
-        raise UnknownVersion("envelope", version, ENVELOPE_VERSION)
+    if version not in versions.HERE.envelopes:
+        raise UnknownVersion("envelope", version, versions.HERE.envelopes)
 
 
 def _some_fields(reader: Any) -> int:

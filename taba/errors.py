@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class TabaError(Exception):
     """The base of Taba's own errors."""
@@ -26,8 +28,9 @@ class NoVerdicts(TabaError):
 class UnknownVersion(MalformedBatch):
     """Nobody's fault: a batch or envelope of a version that is not read here. It is for later: one of the two is to be upgraded."""
 
-    def __init__(self, what: str, version: int, known: int):
-        super().__init__(f"{what} version {version}; version {known} is read here: upgrade the older side")
+    def __init__(self, what: str, version: int, known: Sequence[int]):
+        reads = ", ".join(map(str, known))
+        super().__init__(f"{what} version {version}; version {reads} is read here: upgrade the older side")
         self.what, self.version = what, version
 
 

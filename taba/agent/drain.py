@@ -339,6 +339,7 @@ def encode(
     most: int = MAX_BATCH_BYTES,
     weights: Mapping[int, int] = MappingProxyType({}),
     meanings: Mapping[int, Sequence[Meaning]] = MappingProxyType({}),
+    version: int = BATCH_VERSION,
 ) -> list[EncodedBatch]:
     """Batches of all columns, in the order of buckets, each within `most` bytes and MAX_BATCH_COLUMNS.
 
@@ -358,13 +359,14 @@ def encode(
         if fits and values <= MAX_LIST_VALUES and size <= MAX_LIST_BYTES:
             events = (sum(map(len, pieces[2::PIECES])) >> 3) + weights.get(bucket, 0)
             id = BatchId(stream, bucket, number + 1)
-            batches.append(EncodedBatch(id, created, events, b"".join((_batch_header(id, columns), *pieces, _bin_header(len(told)), told))))
+            parts = _batch_header(id, columns, version), *pieces, _bin_header(len(told)), told
+            batches.append(EncodedBatch(id, created, events, b"".join(parts)))
             continue
         waiting = list(_split(unpack(pieces), most))[::-1]
         while waiting:
             part = waiting.pop()
             id = BatchId(stream, bucket, number + 1)
-            content = encode_batch(*id, part, () if waiting else meanings.get(bucket, ()))
+            content = encode_batch(*id, part, () if waiting else meanings.get(bucket, ()), version)
             if len(content) > most and not waiting and told and part:
                 waiting += ([], part)  # they have a batch of their own
                 continue
@@ -379,7 +381,12 @@ def encode(
 
 
 def encode_lots(
-    lots: Mapping[int, Sequence[list[Column]]], stream: bytes, numbers: Mapping[int, int], created: Moment, key: KeyPart | None = None
+    lots: Mapping[int, Sequence[list[Column]]],
+    stream: bytes,
+    numbers: Mapping[int, int],
+    created: Moment,
+    key: KeyPart | None = None,
+    version: int = BATCH_VERSION,
 ) -> list[EncodedBatch]:
     """Batches of posted events: each lot is one, whatever it holds (see taba.events). `key`: of a request that has one."""
     batches = []
@@ -387,7 +394,7 @@ def encode_lots(
         for place, lot in enumerate(lots[bucket], start=1):
             id = BatchId(stream, bucket, numbers.get(bucket, 0) + place)
             part = b"" if key is None else key._replace(lot=place).encode()
-            batches.append(EncodedBatch(id, created, sum(column.events for column in lot), encode_batch(*id, lot), part))
+            batches.append(EncodedBatch(id, created, sum(column.events for column in lot), encode_batch(*id, lot, version=version), part))
     return batches
 
 
@@ -408,10 +415,10 @@ def _listed_bytes(part: Sequence[Column]) -> int:
     return sum(LIST_BYTES + len(msgpack.packb(column.values)) for column in part if isinstance(column.values, list))
 
 
-def _batch_header(id: BatchId, columns: int) -> bytes:
+def _batch_header(id: BatchId, columns: int, version: int) -> bytes:
     items = 2 * columns
     array = bytes((0x90 | items,)) if items < 16 else b"\xdc" + items.to_bytes(2, "big")
-    return b"".join((b"\x96", cast(bytes, msgpack.packb([BATCH_VERSION, *id]))[1:], array))
+    return b"".join((b"\x96", cast(bytes, msgpack.packb([version, *id]))[1:], array))
 
 
 def _split(columns: Iterable[Column], most: int) -> Iterable[list[Column]]:

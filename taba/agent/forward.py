@@ -19,6 +19,7 @@ from twisted.web.client import Agent, HTTPConnectionPool, RequestTransmissionFai
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
+from taba import versions
 from taba.agent.ages import Moment
 from taba.agent.dispatch import MAX_IN_FLIGHT, Dispatch, Parcel, ServerPeer
 from taba.agent.pin import Store, StoreUnknown, read_store
@@ -27,6 +28,7 @@ from taba.bounds import KiB, MiB
 from taba.caps import Caps, read_caps
 from taba.errors import NoVerdicts, TabaError
 from taba.tls import tls_sentence
+from taba.versions import Chosen
 
 POST_SECONDS = 30.0  # for an answer, body and all
 ASK_SECONDS = 5.0  # for /v1/status and /v1/servers
@@ -88,7 +90,8 @@ class Forwarder:
     """Sends what `dispatch` has, with `client`, as the Agent `agent` of this `host`.
 
     `moment` tells what age is told by, `wall` what this host's clock says, `store_id` which store the Agent knows. `on_store` is told
-    which store a Server serves, and says whether that is the one to send to; `on_store_age` is told the store's age, `on_caps` the caps.
+    which store a Server serves, and says whether that is the one to send to; `on_store_age` is told the store's age, `on_caps` the caps,
+    `on_versions` in which versions all Servers read what is written here.
     `shown` gives the headers that show to a Server who asks. `pool` is what `client` has its connections from.
     """
 
@@ -107,8 +110,10 @@ class Forwarder:
         shown: Callable[[], Mapping[str, str]] = dict,
         pool: Kept | None = None,
         on_caps: Callable[[Caps], None] = lambda caps: None,
+        on_versions: Callable[[Chosen], None] = lambda chosen: None,
     ):
-        self._pool, self._on_caps = pool, on_caps
+        self._pool, self._on_caps, self._on_versions = pool, on_caps, on_versions
+        self.envelope_version = versions.HERE.envelopes[-1]  # whoever reads any that is written here reads the earliest
         self.second_tries = 0  # since the start: a kept connection had been closed by its Server
         self._reactor: Any = reactor
         self._client = client
@@ -142,7 +147,8 @@ class Forwarder:
         verdicts: list[Verdict] = []
         problem, is_answer = None, False
         try:
-            body = encode_envelope(self._agent, self._host, self._wall(), self._store_id(), [send.entry for send in parcel.sends])
+            entries = [send.entry for send in parcel.sends]
+            body = encode_envelope(self._agent, self._host, self._wall(), self._store_id(), entries, self.envelope_version)
             verdicts, age = await self._post(parcel.server, body, len(parcel.sends))
             if age is not None:
                 self._on_store_age(age)
@@ -182,7 +188,9 @@ class Forwarder:
                         raise OtherStore(store.id)
                     self._on_caps(caps)
                     self.knows_buckets = True
-                    dispatch.meet(server, await self._json(server.url + "/v1/servers"))
+                    listed = await self._json(server.url + "/v1/servers")
+                    dispatch.meet(server, listed)
+                    self._choose(server.url, told, listed)
                     server.answers()
                     if server.failures:
                         server.not_before = self._now()  # it is back: no need to wait any longer
@@ -196,6 +204,13 @@ class Forwarder:
         finally:
             self._asking = False
             self._next_learn = self._now() + delay
+
+    def _choose(self, url: str, told: Any, listed: Any) -> None:
+        """What is written from now on: what the Server that told, and all that it lists, read. Raises ValueError for nonsense."""
+        read = {str(one.get("url")): versions.read_told(one) for one in listed if isinstance(one, dict)}
+        chosen = versions.choose(versions.HERE, {**read, url: versions.read_told(told)}.items())
+        self.envelope_version = chosen.envelope
+        self._on_versions(chosen)
 
     async def _json(self, url: str) -> Any:
         status, _, content = await self._ask("GET", url, {"Accept": "application/json"}, None, ASK_SECONDS)

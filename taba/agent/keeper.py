@@ -48,7 +48,7 @@ from taba.agent.outbox import (
 )
 from taba.agent.schedule import Schedule
 from taba.agent.spool import ROW_BYTES, Spool, SpoolFull, is_damage
-from taba.batch import BatchId, KeyPart, Sent
+from taba.batch import BATCH_VERSION, BatchId, KeyPart, Sent
 from taba.bounds import BATCH_DAYS, DAY, MAX_BATCH_BYTES, MAX_BUCKETS, STREAM_DAYS, KiB, MiB
 
 MAX_RETAINED_BYTES = 64 * MiB  # acknowledged batches that are kept for 60 s: given up first
@@ -226,6 +226,7 @@ class Keeper:
     def begin_stream(self, moment: Moment) -> None:
         """From now on fresh batches belong to a new stream, numbered from 1 in each bucket."""
         self.stream = self._new_stream()
+        self.version = BATCH_VERSION  # in which batches are written
         self.numbers: dict[int, int] = {}
         self._stream_began = moment
         self._over += [lane for lane in self.lanes.values() if lane.is_idle and not lane.queued]

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from treq.client import HTTPClient
 
+from taba import versions
 from taba.agent.ages import Moment
 from taba.agent.alive import Alive
 from taba.agent.discover import Rings, sweep_slots
@@ -28,6 +29,7 @@ from taba.agent.pump import TICK_SECONDS, RingPump
 from taba.agent.spool import SpoolFull
 from taba.caps import Caps
 from taba.errors import TabaError
+from taba.versions import Chosen
 
 SWEEP_SECONDS = 60.0  # between looks for the slots of processes that were killed
 LOOK_SECONDS = 1.0  # between looks for problems, and words to the log
@@ -111,7 +113,11 @@ class Loop:
             around.shown,
             around.kept,
             self._on_caps,
+            self._on_versions,
         )
+        # as all Servers read lately; else the earliest, which whoever reads any that is written here reads
+        kept = self.pin.version
+        self.keeper.version = kept if kept in versions.HERE.batches else versions.HERE.batches[-1]
         if self.pin.store is not None:
             self.pump.set_buckets(self.pin.store.buckets, moment)
 
@@ -229,6 +235,17 @@ class Loop:
                 f"how many Tabs Servers let this Agent name cannot be kept for its next start ({words(error)}): until it ends that holds;"
                 " make room there"
             )
+
+    def _on_versions(self, chosen: Chosen) -> None:
+        self.keeper.version = chosen.batch
+        self._own.pop("versions", None)
+        if chosen.problem is not None:
+            self._own["versions"] = chosen.problem
+        try:
+            self.pin.keep_version(chosen.batch)
+        except OSError as error:
+            # the next start begins with the earliest, which is as good until it has met a Server
+            self._own["versions"] = f"in which version batches are written cannot be kept ({words(error)}): make room there"
 
     def _store_id(self) -> str | None:
         return None if self.pin.store is None else self.pin.store.id

@@ -1,6 +1,7 @@
 """Which store an Agent sends to: its id and number of buckets, kept beside the spool. It is learned once, and changed only on purpose.
 
-The caps that its Servers told last are kept with it: what an Agent reads before it hears of them is decided on by them.
+The caps that its Servers told last are kept with it, and the version in which batches were written: what an Agent reads before it hears
+of them is decided on by these.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class Pin:
         self._path = path
         self.store: Store | None = None
         self.caps = Caps()
+        self.version: int | None = None
         try:
             told = json.loads(path.read_text("utf-8"))
             self.store = read_store(told)
@@ -60,6 +62,8 @@ class Pin:
             return  # the first Server that is met tells
         with suppress(ValueError):  # the store is known nevertheless; its Servers tell the caps again
             self.caps = read_caps(told.get("caps"))
+        version = told.get("batch_version")
+        self.version = version if type(version) is int else None
 
     def meets(self, store: Store) -> bool:
         """A Server serves `store`: whether that is the one to send to, by now. Raises OSError where it cannot be kept."""
@@ -67,20 +71,27 @@ class Pin:
         if known is not None and store.id != known.id and known.id not in store.succeeds:
             return False
         if known is None or store[:2] != known[:2]:
-            self._write(store, self.caps)
+            self._write(store, self.caps, self.version)
             self.store = store
         return True
 
     def keep(self, caps: Caps) -> None:
         """The Servers of the store that is known tell these caps. Raises OSError where they cannot be kept: then it is tried again."""
         if self.store is not None and caps != self.caps:
-            self._write(self.store, caps)
+            self._write(self.store, caps, self.version)
             self.caps = caps
 
-    def _write(self, store: Store, caps: Caps) -> None:
+    def keep_version(self, version: int) -> None:
+        """Batches are written in this one. Raises OSError where it cannot be kept: then it is tried again."""
+        if self.store is not None and version != self.version:
+            self._write(self.store, self.caps, version)
+            self.version = version
+
+    def _write(self, store: Store, caps: Caps, version: int | None) -> None:
         fresh = self._path.with_suffix(self._path.suffix + ".new")
         with open(fresh, "w", encoding="utf-8", opener=private) as file:
-            file.write(json.dumps({"id": store.id, "buckets": store.buckets, "caps": caps._asdict()}) + "\n")
+            kept = {"id": store.id, "buckets": store.buckets, "caps": caps._asdict(), "batch_version": version}
+            file.write(json.dumps(kept) + "\n")
             file.flush()
             os.fsync(file.fileno())  # else a power cut may leave an empty file under the name, and any store would do
         os.replace(fresh, self._path)

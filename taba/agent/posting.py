@@ -72,7 +72,7 @@ def post(keeper: Keeper, keys: Keys, posted: Posted, key: KeyPart | None, now: f
                 raise OtherRequest("another request came under this Idempotency-Key before; take a new key for new events")
             return True
     for _ in range(2):
-        batches = encode_lots(posted.lots, keeper.stream, keeper.numbers, moment, key)
+        batches = encode_lots(posted.lots, keeper.stream, keeper.numbers, moment, key, keeper.version)
         before = keeper.stream
         if not keeper.make_room(batches, now, moment):
             return False

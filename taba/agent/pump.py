@@ -117,7 +117,7 @@ class RingPump:
             found = drained.found + sums.events - sum(added.events for added in drained.added)  # with those that were owed
             most = keeper.batch_bytes
             meanings, told = self.meanings.pending(drained.tellings)
-            batches = encode(drained.packed, keeper.stream, keeper.numbers, moment, most, sums.weights, meanings)
+            batches = encode(drained.packed, keeper.stream, keeper.numbers, moment, most, sums.weights, meanings, keeper.version)
             if group_bytes(batches) > keeper.group_bytes and self._events > FEWEST_EVENTS:
                 self._events = max(FEWEST_EVENTS, self._events // 4)  # nothing was settled: read less, and again
                 continue
@@ -134,7 +134,9 @@ class RingPump:
             elif keeper.stream != stream:  # all before moves to the spool
                 self.meanings.begin(keeper.stream, self.rings.open.values())
                 meanings, told = self.meanings.pending(drained.tellings)
-                batches = encode(drained.packed, keeper.stream, keeper.numbers, moment, most, sums.weights, meanings)
+                batches = encode(
+                    drained.packed, keeper.stream, keeper.numbers, moment, most, sums.weights, meanings, version=keeper.version
+                )
             covered = (*self._covered(drained.readings), *self.sums.covered(self.rings.open.values(), sums))
             if sums.changes:
                 self.sums.sending(batches)
@@ -310,12 +312,12 @@ class RingPump:
     def publish(self, packed: Packed, weights: dict[int, int], now: float, moment: Moment) -> bool:
         """Publish what no ring holds; False where there is no room."""
         keeper = self.keeper
-        batches = encode(packed, keeper.stream, keeper.numbers, moment, keeper.batch_bytes, weights)
+        batches = encode(packed, keeper.stream, keeper.numbers, moment, keeper.batch_bytes, weights, version=keeper.version)
         stream = keeper.stream
         if not keeper.make_room(batches, now, moment):
             return False
         if keeper.stream != stream:
-            batches = encode(packed, keeper.stream, keeper.numbers, moment, keeper.batch_bytes, weights)
+            batches = encode(packed, keeper.stream, keeper.numbers, moment, keeper.batch_bytes, weights, version=keeper.version)
         self.sums.sending(batches)
         try:
             keeper.publish(batches, now)
@@ -347,12 +349,12 @@ class RingPump:
             if ending.beyond:
                 drops["ring_full"] += ending.beyond  # where they went: only a ring that says nonsense has so many
             keeper = self.keeper
-            batches = encode(packed, keeper.stream, keeper.numbers, moment, keeper.batch_bytes, weights)
+            batches = encode(packed, keeper.stream, keeper.numbers, moment, keeper.batch_bytes, weights, version=keeper.version)
             stream = keeper.stream
             if batches and not keeper.make_room(batches, now, moment):
                 continue  # its contribution must go: it waits for room
             if keeper.stream != stream:
-                batches = encode(packed, keeper.stream, keeper.numbers, moment, keeper.batch_bytes, weights)
+                batches = encode(packed, keeper.stream, keeper.numbers, moment, keeper.batch_bytes, weights, version=keeper.version)
             self.sums.sending(batches)
             self.keeper.retired.add(ring.key)
             others = [other for other in self.rings.open.values() if other is not ring]

@@ -47,6 +47,7 @@ def describe(
         "recorded": keeper.recorded + sum(live.values()),
         "dropped_by_reason": dict(sorted((keeper.totals() + live).items())),
         "dropped_by_client": pump.drops_by_client(),
+        "batch_version": keeper.version,
         "tabs": rings.admission.total,
         "clients": rings.admission.clients,
         "caps": rings.admission.caps._asdict(),

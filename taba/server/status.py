@@ -11,8 +11,7 @@ from twisted.internet.defer import Deferred, TimeoutError, ensureDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from taba import __version__
-from taba.batch import BATCH_VERSION
+from taba import __version__, versions
 from taba.caps import Caps
 from taba.connections import BoundedSite
 from taba.errors import StoreUnavailable
@@ -243,7 +242,7 @@ class Status:
             "dropped_by_reason": {reason: events for reason, events in dropped.items() if events},
             "handlers": handlers,
             "child": self._sandbox.describe(),
-            "batch_versions": [BATCH_VERSION],
+            **versions.HERE.told(),
             "caps": self._caps,
             "in_all": {"tabs": self._ingest.in_all.tabs, "clients": self._ingest.in_all.clients},
             "types_missing": missing,
@@ -322,7 +321,7 @@ class Presence:
         url = self.url
         self._said += 1
         moving = self._moving.said()
-        said = json.dumps({"roles": ROLES, "started": self._started, "said": self._said, "moving": moving}).encode()
+        said = json.dumps({"roles": ROLES, "started": self._started, **versions.HERE.told(), "said": self._said, "moving": moving}).encode()
 
         def update(replies: Sequence[Any]) -> Writes:
             gone = [name for name, content in _pairs(replies[0]).items() if self._read(name, content) is None]
@@ -356,7 +355,7 @@ class Presence:
             if entry is not None and len(found) < MAX_SERVERS:
                 found[name.decode()] = {"url": name.decode(), **entry}
         if self.url is not None:
-            found[self.url] = {"url": self.url, "roles": ROLES, "started": self._started}
+            found[self.url] = {"url": self.url, "roles": ROLES, "started": self._started, **versions.HERE.told()}
         return [found[url] for url in sorted(found)]
 
     async def moving(self) -> Counter[str]:
@@ -395,7 +394,7 @@ class Presence:
             return None
         try:
             entry = json.loads(content)
-            return {"roles": entry["roles"], "started": entry["started"]}
+            return {"roles": entry["roles"], "started": entry["started"], **versions.read_told(entry).told()}
         except (ValueError, TypeError, KeyError):
             return None
 
