@@ -93,7 +93,7 @@ class Routes:
             raise HTTPError(400, "bad_request", str(error)) from None
         if self._pump.buckets != buckets:  # while it was read; it was cut up for as many as there were
             raise HTTPError(503, "not_ready", "the store has another number of buckets by now; try again")
-        if posted.accepted:
+        if posted.accepted or part is not None:  # a key stands for its request, whatever became of that
             now, moment = self._clock()
             try:
                 is_kept = post(self._pump.keeper, self._keys, posted, part, now, moment)

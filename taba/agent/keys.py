@@ -15,6 +15,7 @@ from taba.agent.locks import private
 from taba.batch import KeyPart
 
 MAX_KEYS = 100_000  # 10 MiB; of more, the oldest are forgotten, and count anew
+MAX_UNWRITTEN = 10_000  # that the disk did not take, some 2 MiB; of more, the oldest are forgotten
 _SCHEMA = "CREATE TABLE IF NOT EXISTS keys (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, digest BLOB NOT NULL)"
 
 
@@ -27,6 +28,8 @@ class Keys:
     def __init__(self, path: str, most: int = MAX_KEYS):
         self.path, self._most = path, most
         self.problem: str | None = None
+        self.write_problem: str | None = None
+        self._unwritten: dict[bytes, KeyPart] = {}
         try:
             self._open()
         except sqlite3.DatabaseError as error:
@@ -49,11 +52,29 @@ class Keys:
 
     def digest(self, key: bytes) -> bytes | None:
         """The digest of the request that came under this key; None where none did."""
+        if (unwritten := self._unwritten.get(key)) is not None:
+            return unwritten.digest
         row = self._database.execute("SELECT digest FROM keys WHERE key = ?", (key,)).fetchone()
         return None if row is None else row[0]
 
     def add(self, parts: Iterable[KeyPart]) -> None:
-        """Remember that these posts came. Raises sqlite3.Error where the disk does not take it: all is as before then."""
+        """Remember that these posts came. Where the disk does not take it, in memory until it does: their events are published."""
+        for part in parts:
+            self._unwritten.setdefault(part.key, part)
+        try:
+            self._write(self._unwritten.values())
+        except sqlite3.Error as error:
+            count = len(self._unwritten)
+            self.write_problem = (
+                f"{self.path} cannot be written ({error}): {count} keys of posts are known until this Agent ends; make room"
+            )
+            while len(self._unwritten) > MAX_UNWRITTEN:
+                del self._unwritten[next(iter(self._unwritten))]
+        else:
+            self.write_problem = None
+            self._unwritten.clear()
+
+    def _write(self, parts: Iterable[KeyPart]) -> None:
         run, count = self._database.execute, self.count
         with Transaction(self._database):
             for part in parts:

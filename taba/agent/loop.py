@@ -163,6 +163,8 @@ class Loop:
         own = {**self._own, **more}
         if self._name_problem:
             own["name"] = self._name_problem
+        if self.home.keys.write_problem:
+            own["keys"] = self.home.keys.write_problem
         if self.home.register.problem:
             own["register"] = self.home.register.problem
         if self._loop_problem:

@@ -71,6 +71,9 @@ def post(keeper: Keeper, keys: Keys, posted: Posted, key: KeyPart | None, now: f
             if known != key.digest:
                 raise OtherRequest("another request came under this Idempotency-Key before; take a new key for new events")
             return True
+        if not posted.accepted:
+            keys.add([key])
+            return True
     for _ in range(2):
         batches = encode_lots(posted.lots, keeper.stream, keeper.numbers, moment, key, keeper.version)
         before = keeper.stream

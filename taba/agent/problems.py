@@ -38,7 +38,7 @@ LOSSES = {
     "spool_full": "no Server took anything for so long that outbox and spool are full: bring one back, or raise --spool-bytes",
     "too_many_tabs": "one Client named so many Tabs, of so many base names, that there is no sum for them: look for data in their names",
     "malformed": "a ring held records that are none: its process has a fault, or another version of Taba",
-    "refused": "a Server found batches malformed; they are kept aside in the spool: see `refused` in this status",
+    "refused": "a Server found batches malformed, or has another request under their key; kept aside, see `refused` in this status",
     "gap": "the store came back with an older past, and nobody had the batches any more: let it sync each write",
     "too_old": "no Server took them within 7 days: bring one back sooner",
     "spool_corrupt": "rows of the spool did not match their checksum: look at its disk",

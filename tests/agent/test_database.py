@@ -6,9 +6,11 @@ import os
 import sqlite3
 import tempfile
 from typing import Any
+from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from taba.agent import keys as module
 from taba.agent.database import Transaction
 from taba.agent.keys import Keys
 from taba.batch import KeyPart
@@ -63,12 +65,27 @@ class KeysTests(SynchronousTestCase):
         self.keys = Keys(os.path.join(tempfile.mkdtemp(), "keys"))
         self.addCleanup(lambda: self.keys.close())
 
-    def test_a_disk_that_was_full_keeps_no_later_post_from_being_remembered(self) -> None:
-        (pages,) = self.keys._database.execute("PRAGMA page_count").fetchone()
-        self.keys._database.execute(f"PRAGMA max_page_count={pages + 1}")  # SQLite's own full disk
-        with self.assertRaises(sqlite3.OperationalError):
-            self.keys.add([part(number) for number in range(10_000)])
-        self.assertEqual(self.keys.count, 0)
-        self.keys._database.execute("PRAGMA max_page_count=1000000")
-        self.keys.add([part(1), part(2), part(1)])
-        self.assertEqual((self.keys.count, self.keys.digest(part(2).key), self.keys.digest(part(3).key)), (2, b"d" * 16, None))
+    def fill(self, pages: int) -> None:
+        """Let the file have so many pages more: SQLite's own full disk."""
+        (used,) = self.keys._database.execute("PRAGMA page_count").fetchone()
+        self.keys._database.execute(f"PRAGMA max_page_count={used + pages}")
+
+    def test_a_disk_that_was_full_keeps_no_later_post_from_being_remembered_and_forgets_none(self) -> None:
+        self.fill(1)
+        self.keys.add([part(number) for number in range(10_000)])
+        self.assertIn("10000 keys of posts are known until this Agent ends", str(self.keys.write_problem))
+        self.assertEqual((self.keys.count, self.keys.digest(part(9_999).key)), (0, b"d" * 16))
+        self.fill(1_000_000)
+        self.keys.add([part(1), part(10_001), part(1)])
+        self.assertEqual((self.keys.count, self.keys.write_problem), (10_001, None))
+        self.keys.close()
+        self.keys = Keys(self.keys.path)
+        found = [self.keys.digest(part(number).key) for number in (2, 10_001, 10_002)]
+        self.assertEqual(found, [b"d" * 16, b"d" * 16, None])
+
+    def test_of_what_a_full_disk_does_not_take_so_many_are_known_and_one_past_them_is_not(self) -> None:
+        self.patch(module, "MAX_UNWRITTEN", 3)
+        with mock.patch.object(Keys, "_write", side_effect=sqlite3.OperationalError("database or disk is full")):
+            for number in range(4):
+                self.keys.add([part(number)])
+        self.assertEqual([self.keys.digest(part(number).key) is None for number in range(4)], [True, False, False, False])

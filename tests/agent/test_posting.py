@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Generator
 from typing import Any, cast
@@ -29,7 +30,7 @@ BODY = json.dumps({"client": "web/1", "events": [{"tab": "bids_won", "type": "Co
 
 
 class Asking:
-    """A request with BODY, in which `meanwhile` happens while it is read."""
+    """A request with a body and a key, in which `meanwhile` happens while it is read."""
 
     grant = EVERYTHING
 
@@ -70,8 +71,8 @@ class Hosted(SynchronousTestCase):
             return cast(Answer, end.value)
         raise AssertionError("it waits")
 
-    def refused(self, meanwhile: Any = lambda: None) -> tuple[int, str]:
-        error = self.assertRaises(HTTPError, self.post, meanwhile)
+    def refused(self, *request: Any) -> tuple[int, str]:
+        error = self.assertRaises(HTTPError, self.post, *request)
         return error.status, error.error
 
 
@@ -86,6 +87,31 @@ class Posting(Hosted):
     def test_where_the_disk_is_full_before_the_spools_bound_is_reached_it_is_to_be_tried_later(self) -> None:
         with mock.patch.object(self.world.keeper, "publish", side_effect=SpoolFull("the disk is full", True)):
             self.assertEqual(self.refused(), (503, "spool_full"))
+
+    def post_under(self, key: str, *events: Any) -> int:
+        """The status of the answer."""
+        body = json.dumps({"client": "web/1", "events": events}).encode()
+        try:
+            self.post(lambda: None, body, key)
+        except HTTPError as error:
+            return error.status
+        return 200
+
+    def test_a_key_stands_for_its_request_also_where_nothing_of_it_was_accepted(self) -> None:
+        good, bad = {"tab": "t", "type": "CounterGroup", "value": 1.0}, {"tab": "_t", "type": "CounterGroup", "value": 1.0}
+        for key, first in (("empty", []), ("rejected", [bad]), ("both", [bad, good])):
+            recorded = self.world.keeper.recorded
+            self.assertEqual(self.post_under(key, *first), 200)
+            self.assertEqual(self.post_under(key, good), 422)
+            self.assertEqual(self.post_under(key, *first), 200)
+            self.assertEqual(self.world.keeper.recorded - recorded, first.count(good))
+
+    def test_where_the_disk_does_not_take_the_key_the_events_are_accepted_and_count_once(self) -> None:
+        good = {"tab": "t", "type": "CounterGroup", "value": 1.0}
+        with mock.patch.object(Keys, "_write", side_effect=sqlite3.OperationalError("database or disk is full")):
+            answers = [self.post_under("one", *events) for events in ((good,), (good,), (good, good))]
+            self.assertEqual(answers, [200, 200, 422])
+        self.assertEqual([self.post_under("one", good), self.world.keeper.recorded], [200, 1])
 
 
 def body(*tabs: str, client: str = "web/1") -> bytes:
