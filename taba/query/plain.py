@@ -198,7 +198,7 @@ class Query:
             raise questions.unreachable(self.url, self.role, _reason(error)) from None
         except (http.client.BadStatusLine, http.client.LineTooLong, http.client.UnknownProtocol):
             raise questions.no_http(self.url, self.role) from None
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, UnicodeError) as error:  # a host of a name that no host can have
             raise questions.unreachable(self.url, self.role, _reason(error)) from None
 
     def _listen(self, question: Question[dict[str, Any]], patience: float) -> Generator[dict[str, Any], None, None]:

@@ -334,8 +334,11 @@ def check_base(url: str, role: str = "Server") -> str:
         port = parts.port
     except ValueError:
         parts, port = urlsplit(""), 0
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or parts.query or parts.fragment or url.split() != [url]:
+    is_odd = port == 0 or parts.query or parts.fragment or parts.username is not None or url.split() != [url]
+    if parts.scheme not in ("http", "https") or not parts.hostname or is_odd:
         example = {"Server": DEFAULT_SERVER, "Agent": DEFAULT_AGENT}[role]
+        if parts.password:
+            url = url.replace(f":{parts.password}@", ":…@")
         raise ValueError(f"{url!r} is no address of {'an' if role == 'Agent' else 'a'} {role}; it takes a URL such as {example}")
     return url.rstrip("/")
 

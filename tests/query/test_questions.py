@@ -5,7 +5,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.query import BadRequest, Forbidden, NotTaba, ServerFailed, ServerUnavailable, questions
+from taba.query import BadRequest, Forbidden, NotTaba, Query, ServerFailed, ServerUnavailable, questions
 
 BASE = "http://127.0.0.1:8280"
 
@@ -61,6 +61,7 @@ class Asking(SynchronousTestCase):
             "http://host/?a=b",
             "http://ho st",
             "http://host:99999",
+            "http://user@host",
             5,
             None,
         ):
@@ -68,6 +69,15 @@ class Asking(SynchronousTestCase):
                 questions.check_base(bad)
             self.assertIn("http://127.0.0.1:8280", str(raised.exception))
         self.assertRaisesRegex(ValueError, "no address of an Agent.*:8279", questions.check_base, "foo", "Agent")
+        with self.assertRaises(ValueError) as raised:
+            questions.check_base("http://user:secret@host:1")
+        self.assertNotIn("secret", str(raised.exception))
+
+    def test_a_host_of_a_name_that_no_host_can_have_is_one_that_does_not_answer(self) -> None:
+        for host in ("a" * 64, "a" * 300 + ".example", "a..b", "ü" * 70):
+            with self.assertRaises(ServerUnavailable) as raised:
+                Query(f"http://{host}:1").names()
+            self.assertIn("no Server answers at", str(raised.exception))
 
 
 class Answers(SynchronousTestCase):
