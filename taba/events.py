@@ -53,6 +53,7 @@ EVENTS_SCHEMA = {
 }
 
 _SPACE = re.compile(r"[ \t\n\r]*")
+_NESTS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)  # a text, in which brackets are none, or a bracket
 
 
 class NotCovered(ValueError):
@@ -135,7 +136,8 @@ def reading(
             if window.is_due() or place % SLICE_EVENTS == 0:
                 yield OBJECT_BYTES * (read.objects - weight)
                 weight = read.objects
-            read.add(window.value())
+            event = window.event()
+            read.add(event, window.taken)
         yield OBJECT_BYTES * (read.objects - weight)
     window.end()
     if set(fields) != {"client", "events"}:
@@ -182,6 +184,12 @@ def _cutting(read: _Events, client: str, buckets: int, naming: Naming | None) ->
     return lots
 
 
+class _TooDeep(NamedTuple):
+    """What stands in place of an event that nests deeper than a decoder can."""
+
+    text: str
+
+
 class _Events:
     """The events of a request as they are read. `objects`: what is kept of them takes so many times OBJECT_BYTES, about."""
 
@@ -194,13 +202,13 @@ class _Events:
         self.digest = hashlib.blake2b(digest_size=16)
         self.objects = 0
 
-    def add(self, event: Any) -> None:
-        """Take one more, or reject it. Raises ValueError where what is kept becomes too much."""
+    def add(self, event: Any, taken: Callable[[], str]) -> None:
+        """Take one more, which was `taken` from this text, or reject it. Raises ValueError where what is kept becomes too much."""
         if self._is_digested:
             try:
                 text = json.dumps(event, sort_keys=True, separators=(",", ":"))  # the same event, however it is spaced
             except RecursionError:
-                raise ValueError(f"event {self._places}: nested too deeply to be read") from None
+                text = json.dumps(taken())  # spaced like this, then
             for start in range(0, len(text), WINDOW_BYTES):  # escaped, of 256 Ki characters it is MiB: no second copy of them at once
                 self.digest.update(text[start : start + WINDOW_BYTES].encode("ascii"))
             self.digest.update(b",")
@@ -231,7 +239,7 @@ class _Window:
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder(parse_constant=_no_constant).scan_once  # type: ignore[attr-defined]
         self._is_due = True
-        self._passed = 0
+        self._passed = self._began = 0
 
     def is_due(self) -> bool:
         """Whether a window was read since this was asked last, or values as long as one were taken: the last windows come at once."""
@@ -269,12 +277,45 @@ class _Window:
             if found != ",":
                 raise ValueError("this is no JSON")
 
+    def event(self) -> Any:
+        """The value that comes next; a _TooDeep where it nests too deeply to be decoded: it spoils no other."""
+        try:
+            return self._value()
+        except RecursionError:
+            end = self._after_brackets()
+            self._passed += end - self._place
+            self._place = end
+            return _TooDeep(self.taken())
+
+    def taken(self) -> str:
+        """The text of the value that was taken last."""
+        return self._text[self._began : self._place]
+
+    def _after_brackets(self) -> int:
+        """Where what begins here with a bracket ends, be it JSON or not."""
+        depth = 0
+        for found in _NESTS.finditer(self._text, self._place):
+            depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
+            if depth == 0:
+                return found.end()
+        raise ValueError(
+            "this is no JSON" if self._is_whole else f"an event takes at most {MAX_EVENT_CHARACTERS} characters of JSON, and is JSON"
+        )
+
     def value(self) -> Any:
         """The value that comes next."""
+        try:
+            return self._value()
+        except RecursionError:
+            raise ValueError("this is nested too deeply to be read") from None
+
+    def _value(self) -> Any:
+        """The value that comes next. Raises RecursionError, and it is still to come, where it nests too deeply to be decoded."""
         self._next()
+        self._began = self._place
         try:
             value, place = self._scan(self._text, self._place)
-        except (StopIteration, RecursionError, ValueError) as error:
+        except (StopIteration, ValueError) as error:
             if self._is_whole:
                 raise ValueError(f"this is no JSON: {error or 'a value is missing'}"[:200]) from None
             place = len(self._text)
@@ -364,6 +405,8 @@ def _digest(text: str) -> bytes:
 
 
 def _read_event(event: Any, now: float) -> _Event:
+    if isinstance(event, _TooDeep):
+        raise ValueError(f"value: takes lists and objects nested at most {MAX_VALUE_DEPTH} deep")
     if not isinstance(event, dict) or not {"tab", "type", "value"} <= set(event) <= {"tab", "type", "value", "time", "labels"}:
         raise ValueError('an event takes {"tab", "type", "value", "time"?, "labels"?}')
     tab, labels, time, value = event["tab"], event.get("labels"), event.get("time"), event["value"]

@@ -11,6 +11,7 @@ from taba import events
 from taba.batch import KEY_BYTES, Column, encode_batch
 from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS
 from taba.names import bucket_of
+from taba.steps import finish
 
 
 def post(*found: Any) -> events.Posted:
@@ -107,6 +108,39 @@ class PostedEvents(SynchronousTestCase):
         self.assertEqual(posted.accepted, 1)
         self.assertEqual([rejection.place for rejection in posted.rejected], [1, 2])
         self.assertIn("at most 32 deep", posted.rejected[0].reason)
+
+    def test_what_is_nested_deeper_than_a_decoder_can_spoils_only_itself(self) -> None:
+        good = '{"tab": "a", "type": "T", "value": 1}'
+        for deep in ("[" * 5000 + "]" * 5000, '{"a":' * 20_000 + "1" + "}" * 20_000, "[" * 130_000 + "]" * 130_000):
+            for event in (
+                deep,
+                '{"tab": "]", "type": "\\"}", "value": ' + deep + "}",
+                '{"tab": "a", "labels": ' + deep + ', "type": "T", "value": 1}',
+            ):
+                for is_digested in (False, True):
+                    content = f'{{"client": "web/1", "events": [{good}, {event}, {good}]}}'.encode()
+                    posted = finish(events.reading(content, 100.0, 512, is_digested))
+                    self.assertEqual((posted.accepted, [rejection.place for rejection in posted.rejected]), (2, [1]))
+                    self.assertIn("at most 32 deep", posted.rejected[0].reason)
+
+    def test_such_a_request_has_a_digest_of_its_own(self) -> None:
+        digests = set()
+        for depth in (400, 900, 950, 990, 5000, 5001):
+            content = b'{"client": "web/1", "events": [{"tab": "a", "type": "T", "value": ' + b"[" * depth + b"]" * depth + b"}]}"
+            digests.add(events.read_events(content, 100.0, 512).digest)
+        self.assertEqual(len(digests), 6)
+
+    def test_what_does_not_end_or_stands_elsewhere_is_refused_as_a_whole(self) -> None:
+        for content in (
+            '{"client": "web/1", "events": [' + "[" * 5000 + "]" * 4999 + "]}",
+            '{"client": "web/1", "events": [' + "[" * 5000 + ']"',
+            '{"client": ' + "[" * 5000 + "]" * 5000 + ', "events": []}',
+            '{"client": "web/1", "events": [' + "[" * 200_000 + "]" * 200_000 + "]}",
+            "[" * 5000 + "]" * 5000,
+        ):
+            with self.assertRaises(ValueError) as raised:
+                events.read_events(content.encode(), 100.0, 512)
+            self.assertLess(len(str(raised.exception)), 300)
 
     def test_the_largest_events_are_read_however_many_bytes_a_character_takes(self) -> None:
         """What a window must hold before a value is counted in characters, what comes in bytes."""
