@@ -21,7 +21,8 @@ from twisted.python.failure import Failure
 from simulation.clockwork import Clockwork, Process
 from taba.errors import StoreUnavailable
 from taba.server import keys
-from taba.shard.memory import MemoryConnection, MemoryServer
+from taba.shard.memory.router import MemoryConnection
+from taba.shard.memory.server import MemoryServer
 from taba.shard.servers.connection import REPLY_SECONDS, Command, Connection, ConnectionGone, ErrorReply, Reply, Transactions
 from taba.shard.servers.pool import Pool
 from taba.shard.servers.url import Address

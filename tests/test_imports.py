@@ -40,7 +40,7 @@ EDGES = {
     "server/work/child.py": {"time.monotonic"},  # a process of its own, without a reactor
     "server/work/probing.py": {"time.monotonic"},  # blocks, before the reactor runs
     "shard/router.py": {"os.urandom", "reactor"},  # what `Router(store)` gets where its user passes nothing
-    "shard/memory.py": {"reactor"},  # likewise
+    "shard/memory/router.py": {"reactor"},  # likewise
     "shard/atlas.py": {"os.urandom"},  # a new store's id
     "shard/lock.py": {"os.urandom"},  # a holder's token
     "shard/moving/mover.py": {"os.urandom"},  # a mover's id

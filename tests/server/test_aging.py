@@ -25,7 +25,8 @@ from taba.server.aging import (
 )
 from taba.server.steady import DOUBT_SECONDS, HEARD_SECONDS, MAX_SENDERS, SLIGHT_SECONDS, SteadyClock
 from taba.shard import Writes
-from taba.shard.memory import MemoryRouter, MemoryServer
+from taba.shard.memory.router import MemoryRouter
+from taba.shard.memory.server import MemoryServer
 
 NOON = 1_800_000_000.0
 DAY = 86_400.0

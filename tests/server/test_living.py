@@ -15,7 +15,8 @@ from taba.server.keep.jobs import KEEP_MINUTES, LOST_SECONDS, SAY_SECONDS, Job, 
 from taba.server.moving import Moving
 from taba.server.status import GONE_SECONDS, PRESENCE_BUCKET, PRESENCE_SECONDS, Presence
 from taba.shard import Writes
-from taba.shard.memory import MemoryRouter, MemoryServer
+from taba.shard.memory.router import MemoryRouter
+from taba.shard.memory.server import MemoryServer
 
 NOON = 1_800_000_000.0
 OFFSETS = (0.0, GONE_SECONDS, -GONE_SECONDS, 40 * DAY, -NOON)  # of the other's clock

@@ -26,7 +26,8 @@ from taba.shard.buckets import (
     with_shard,
 )
 from taba.shard.maps import newest_map
-from taba.shard.memory import MemoryRouter, MemoryServer
+from taba.shard.memory.router import MemoryRouter
+from taba.shard.memory.server import MemoryServer
 from taba.shard.moving import check as check_module
 from taba.shard.moving.check import Disagreement, check, compare, resolve, standing
 from taba.shard.moving.survey import Survey

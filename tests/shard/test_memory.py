@@ -13,9 +13,9 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from taba.errors import ConfigurationError, StoreUnavailable
-from taba.shard import memory
 from taba.shard.buckets import owner_key
-from taba.shard.memory import MemoryConnection, MemoryRouter, MemoryServer
+from taba.shard.memory.router import MemoryConnection, MemoryRouter
+from taba.shard.memory.server import COMMANDS, MemoryServer
 from taba.shard.moving.mover import Replication, identity_of
 from taba.shard.servers.pool import Pool
 from taba.shard.servers.url import parse_store
@@ -79,7 +79,7 @@ INDICES = st.sampled_from([b"0", b"1", b"-1", b"-2", b"5", b"-9", b"x"])
 def commands() -> st.SearchStrategy[tuple[bytes, ...]]:
     """Any command that MemoryServer knows, mostly with as many arguments as it takes."""
     kinds = []
-    for name, (least, most, _) in memory._COMMANDS.items():
+    for name, (least, most, _) in COMMANDS.items():
         if name in (b"INFO", b"TIME", b"CONFIG", b"PTTL", b"PEXPIRE", b"ZRANDMEMBER", b"WAIT", b"MEMORY"):
             continue
         if name in (b"SCAN", b"HSCAN", b"SSCAN", b"ZSCAN", b"SPOP"):

@@ -18,7 +18,8 @@ from taba.shard import transaction
 from taba.shard.buckets import lease_key
 from taba.shard.keys import writing
 from taba.shard.keys.places import bucket_of, end_of
-from taba.shard.memory import MemoryRouter, MemoryServer
+from taba.shard.memory.router import MemoryRouter
+from taba.shard.memory.server import MemoryServer
 from taba.shard.router import Router
 from taba.shard.servers.connection import Connection
 from taba.shard.servers.url import parse_store

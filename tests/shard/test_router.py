@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from random import Random
 from typing import Any
 
@@ -169,12 +170,17 @@ class RouterTests(TestCase):
     async def test_a_command_that_the_store_refuses_is_an_error_at_once(self) -> None:
         (router,) = await self.prepare()
         self.valkey.ask("SET", key(0), "text")
-        with self.assertRaises(TransactionRefused):
+        where = re.escape(self.valkey.url)
+        with self.assertRaisesRegex(TransactionRefused, f"^bucket 0: {where}: ERR wrong number of arguments"):
             await router.transact(0, [], lambda _: Writes([(b"HSET", key(0))]))
-        with self.assertRaises(TransactionRefused):
+        with self.assertRaisesRegex(TransactionRefused, f"^bucket 0: {where}: LPUSH: WRONGTYPE"):  # refused only as it is carried out
+            await router.transact(0, [], lambda _: Writes([(b"LPUSH", key(0), b"x")]))
+        with self.assertRaisesRegex(TransactionRefused, f"^bucket 0: {where}: WRONGTYPE"):
             await router.transact(0, [(b"HGETALL", key(0))], lambda _: Writes([]))
-        with self.assertRaises(TransactionRefused):
+        with self.assertRaisesRegex(TransactionRefused, f"^{where}: bucket 0: WRONGTYPE"):
             await router.read(0, [(b"HGETALL", key(0))])
+        with self.assertRaisesRegex(TransactionRefused, f"^{where}: bucket 0: WRONGTYPE"):
+            await router.read_many({1: [(b"GET", key(1))], 0: [(b"GET", key(0)), (b"HGETALL", key(0))]})
 
     async def test_binary_values_go_through_a_transaction_unchanged(self) -> None:
         (router,) = await self.prepare()

@@ -11,7 +11,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import ensureDeferred
 from twisted.trial.unittest import TestCase
 
-from taba.shard.memory import MemoryRouter, MemoryServer
+from taba.shard.memory.router import MemoryRouter
+from taba.shard.memory.server import MemoryServer
 from taba.shard.router import Router
 from taba.shard.servers.cluster import slot_of_bucket
 from taba.shard.servers.embedded import EmbeddedStore
