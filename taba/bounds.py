@@ -55,3 +55,6 @@ def size_of(text: str) -> int | None:
     """How many bytes a size says that people write, such as 65536, 64K, 64 MiB, 1g: steps of 1,024. None for what is none."""
     match = _SIZE.fullmatch(text) if text.isascii() else None
     return None if match is None else int(match[1]) * {"k": KiB, "m": MiB, "g": KiB * MiB}.get(match[2][:1].lower(), 1)
+
+
+MAX_PATTERN = 1000  # characters of a regular expression over names; who needs more has a list of them

@@ -14,6 +14,8 @@ from taba.series import COUNTER, GAUGE
 
 UNKNOWN = "unknown"  # the kind of what its Handler calls neither counter nor gauge
 
+PREFIX = "taba_"  # of all names of Taba's own but those of its process
+
 _END = b"# EOF\n"  # of OpenMetrics; its text ends there
 
 
@@ -117,6 +119,11 @@ OF_PROCESS = (
     "process_virtual_memory_bytes",
 )
 """The names of these, without _total."""
+
+
+def is_tabas(name: str) -> bool:
+    """Whether a plain name is one under which Servers and Agents tell of themselves, now or some day."""
+    return name.startswith(PREFIX) or name.removesuffix("_total") in OF_PROCESS
 
 
 def of_process() -> list[Exposed]:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
+COUNTER, GAUGE, HISTOGRAM, SUMMARY = "counter", "gauge", "histogram", "summary"
 
 TOTAL, EVENTS, DISTRIBUTION, VALUE, LATEST, HELD, DISTINCT, TOP = (
     "total",
@@ -57,6 +57,13 @@ FIGURES: dict[str, Figure] = {
     TEXT: Figure("_info", GAUGE, False, "1 for the text that each Client's value is.", by_client=True, labels=("value",)),
     DISTINCT: Figure("_distinct", GAUGE, False, "Distinct values."),
     TOP: Figure("_top", GAUGE, False, f"How often the {MAX_TOP} most frequent values came.", labels=("value",)),
+}
+# what an Agent, which has no Handlers, shows of these Types: figures that are sums of what was recorded; of distributions count and sum
+ADDITIVE: dict[str, tuple[str, ...]] = {
+    "CounterGroup": (TOTAL, EVENTS),
+    "TotalsCounter": (TOTAL, EVENTS),
+    "PercentileGroup": (DISTRIBUTION,),
+    "PercentileCounter": (DISTRIBUTION,),
 }
 OTHERWISE = {TOTAL: (NET,), LATEST: (TEXT,), HELD: (TEXT,)}  # what a figure may be instead: only States tell
 

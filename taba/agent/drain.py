@@ -21,6 +21,7 @@ from taba.agent.fairness import EVENT_BYTES, TAB_BYTES
 from taba.agent.meanings import Telling
 from taba.agent.outbox import EncodedBatch
 from taba.agent.reader import Reading, Ring, Scratch
+from taba.agent.tallies import Tally, tally_of
 from taba.batch import (
     BATCH_VERSION,
     MAX_LIST_BYTES,
@@ -89,6 +90,7 @@ class Drained(NamedTuple):
     empty: list[Ring]  # rings that held nothing
     broken: list[tuple[Ring, str]]  # rings that turned out to be none
     tellings: list[Telling]  # Tabs with events here that were not told of yet
+    tallies: list[Tally]  # what all of it comes to, by Tab
     is_cut: bool  # a limit ended it; there is more to read at once
 
 
@@ -128,6 +130,7 @@ class Drain:
         empty: list[Ring] = []
         broken: list[tuple[Ring, str]] = []
         tellings: list[Telling] = []
+        tallies: list[Tally] = []
         total = unread = malformed = refused = 0
         lost: dict[str, Counter[str]] = defaultdict(Counter)
         held_back: Counter[str] = Counter()
@@ -159,10 +162,10 @@ class Drain:
                 tellings += _tellings(ring, reading, places)
             sums = len(added)
             if ring.client in spent:
-                unknown = group(ring, reading, places, defaultdict(list), added)
+                unknown = group(ring, reading, places, defaultdict(list), added, tallies)
                 held_back[ring.client] += len(reading.tabs) - unknown - sum(found.events for found in added[sums:])
             else:
-                unknown = group(ring, reading, places, packed, added)
+                unknown = group(ring, reading, places, packed, added, tallies)
             total += len(reading.tabs)
             unread += reading.malformed + reading.refused
             malformed += reading.malformed + unknown
@@ -177,7 +180,8 @@ class Drain:
             self._turn = begin
         elif self._scratch.fresh_tabs <= 0:
             self._turn = begin + 1  # so that whoever names very many is not always the first
-        return Drained(packed, added, readings, total + unread, malformed, refused, lost, held_back, taken, empty, broken, tellings, is_cut)
+        found = total + unread
+        return Drained(packed, added, readings, found, malformed, refused, lost, held_back, taken, empty, broken, tellings, tallies, is_cut)
 
     def read_names(self, ring: Ring) -> None:
         """Take up new names of this ring's directory: of DRAIN_TABS those that this drain has not read."""
@@ -236,8 +240,10 @@ def extent(events: int, length: int) -> bytes:
     return count + (_EXTENTS[length] if length < len(_EXTENTS) else _bin_header(length))
 
 
-def group(ring: Ring, reading: Reading, places: list[tuple[int, bytes] | None], packed: Packed, added: list[Added]) -> int:
-    """Add one ring's events to `packed`, and those that are summed to `added`; returns how many were left out.
+def group(
+    ring: Ring, reading: Reading, places: list[tuple[int, bytes] | None], packed: Packed, added: list[Added], tallies: list[Tally]
+) -> int:
+    """Add one ring's events to `packed`, those that heal to `added`, and what all come to to `tallies`; returns how many were left out.
 
     Left out are those of Tabs that break the rules for names.
     """
@@ -248,19 +254,22 @@ def group(ring: Ring, reading: Reading, places: list[tuple[int, bytes] | None], 
     present = np.flatnonzero(counts)
     counts = counts[present]
     boxed, is_boxed = reading.boxed, reading.is_boxed
+    numbers = reading.values
     if len(present) == 1:
-        times, values = reading.times.tobytes(), reading.values.tobytes()
+        times, values = reading.times.tobytes(), numbers.tobytes()
     else:
         # numpy's stable sort of 16-bit keys is a radix sort; of wider ones it is not
         keys = tabs.astype(np.uint16) if int(present[-1]) < 65_536 else tabs
         order = np.argsort(keys, kind="stable")
-        times, values = reading.times[order].tobytes(), reading.values[order].tobytes()
+        numbers = numbers[order]
+        times, values = reading.times[order].tobytes(), numbers.tobytes()
         if boxed is not None and is_boxed is not None:
             boxed, is_boxed = boxed[order], is_boxed[order]
     if boxed is not None and is_boxed is not None:
         mixed = np.add.reduceat(is_boxed, np.cumsum(counts) - counts, dtype=np.int64).tolist()
     else:
         mixed = None
+    tallies.append(tally_of(ring, present, counts, numbers.view("<f8"), boxed, is_boxed))
     headers, short = _HEADERS, len(_HEADERS)
     unknown = start = 0
     for at, (index, count) in enumerate(zip(present.tolist(), counts.tolist(), strict=True)):

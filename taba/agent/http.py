@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from taba.agent.ages import Moment
@@ -10,12 +10,16 @@ from taba.agent.keys import Keys
 from taba.agent.posting import OtherRequest, PostNaming, TooManyNames, post
 from taba.agent.pump import RingPump
 from taba.agent.status import as_families, as_text
+from taba.bounds import MAX_PATTERN
 from taba.events import EVENTS_ANSWER, EVENTS_SCHEMA, NotCovered, key_part, reading
 from taba.exposition import NotInstalled, of_process, writer_for
 from taba.guard import Guard
-from taba.routes import JSON, LINES, Route
+from taba.matching import simple_matcher
+from taba.routes import JSON, LINES, Parameter, Route
 from taba.tokens import ANY, OPEN, READ, WRITE
 from taba.web import Answer, Api, Call, HTTPError
+
+MATCH = Parameter("match", "Names, .* and |, of which a Tab's whole name matches one: these Tabs, too.")
 
 
 class Routes:
@@ -54,7 +58,14 @@ class Routes:
                     is_scoped=True,
                 ),
                 Route(
-                    "GET", "/metrics", self.metrics, "the Agent's health as Prometheus scrapes it", READ, produces=(LINES,), is_lenient=True
+                    "GET",
+                    "/metrics",
+                    self.metrics,
+                    "the Agent's health as Prometheus scrapes it, and with match= what its rings have held since it began",
+                    READ,
+                    (MATCH,),
+                    produces=(LINES,),
+                    is_lenient=True,
                 ),
                 Route("GET", "/healthz", self.healthz, "200 while the process runs", OPEN),
                 Route("GET", "/readyz", self.readyz, "200 only while it can do its work", OPEN),
@@ -72,7 +83,22 @@ class Routes:
             families = [*as_families(self._status()), *of_process()]
         except NotInstalled as error:
             raise HTTPError(501, "not_installed", str(error)) from None
-        return Answer(b"".join(map(writer.write, families)) + writer.end, content_type=writer.content_type)
+        pattern = call.values["match"]
+        if pattern is None:
+            return Answer(b"".join(map(writer.write, families)) + writer.end, content_type=writer.content_type)
+        matches = simple_matcher(pattern) if len(pattern) <= MAX_PATTERN else None
+        if matches is None:
+            simple = f"match=: an Agent takes names with .* and | between them, {MAX_PATTERN} characters at the most"
+            raise HTTPError(400, "bad_request", f"{simple}; a Server takes any regular expression")
+        families += await self._pump.tallies.families(matches, call.breathe)
+
+        async def pieces() -> AsyncIterator[bytes]:
+            for family in families:
+                yield writer.write(family)
+                await call.breathe()
+            yield writer.end
+
+        return Answer(pieces(), content_type=writer.content_type, is_joined=True)
 
     async def events(self, call: Call) -> Answer:
         key = call.header("idempotency-key")

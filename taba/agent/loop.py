@@ -93,7 +93,7 @@ class Loop:
         home.keys.add(self.keeper.keys)
         self.keeper.before_publish = self._keep_name
         self.rings = Rings(home.name, around.shm, ring_group)
-        self.pump = RingPump(self.keeper, self.rings, home.register)
+        self.pump = RingPump(self.keeper, self.rings, home.register, around.wall())
         self.alive = Alive(self.pump, around.wall)
         self.pin = Pin(pin)
         self.rings.admission.change(self.pin.caps)  # before anything is read

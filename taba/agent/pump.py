@@ -16,6 +16,7 @@ from taba.agent.reader import Fill, Reading, Ring, Scratch
 from taba.agent.register import ENDED, GONE, Register
 from taba.agent.spool import SpoolFull
 from taba.agent.sums import Pending, Sums
+from taba.agent.tallies import Tallies
 from taba.batch import RING_ENDED, RING_GONE
 from taba.ring import MalformedRing
 
@@ -31,12 +32,13 @@ MAX_DEATHS = 10_000  # clients whose death waits to be told
 
 
 class RingPump:
-    """Drains the Agent's rings into the keeper. Nothing is drained until `set_buckets`."""
+    """Drains the Agent's rings into the keeper. Nothing is drained until `set_buckets`. `began`: when the Agent did, in Unix seconds."""
 
-    def __init__(self, keeper: Keeper, rings: Rings, register: Register):
+    def __init__(self, keeper: Keeper, rings: Rings, register: Register, began: float = 0.0):
         self.keeper, self.rings = keeper, rings
         self.sums = Sums(keeper, register)
         self.meanings = Meanings()
+        self.tallies = Tallies(began)
         self._drain: Drain | None = None
         self._dead: set[str] = set()
         self._is_ending = False  # the last drain read a ring whose process died: the next one gives it back
@@ -156,6 +158,7 @@ class RingPump:
             self.sums.published(sums, bool(batches))
             if batches:
                 self.meanings.published(told)
+            self.tallies.add(drained.tallies)
             for ring, reading in drained.readings:  # the tails move only now: until here a kill loses nothing
                 self._settle(ring, reading)
             break
@@ -239,6 +242,7 @@ class RingPump:
     def _scan(self, now: float) -> None:
         """Look for new rings, and for dead ones."""
         self.scans += 1
+        self.tallies.keep(self.rings.open.values())
         if not self._is_handing_over:
             self.rings.scan(self._orphans, now)
         if self._orphans:

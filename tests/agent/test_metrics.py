@@ -8,6 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.agent.http import Routes
+from taba.web import HTTPError
 
 STATUS = {
     "version": "1.2",
@@ -23,6 +24,12 @@ STATUS = {
 
 
 class Asks:
+    def __init__(self, match: str | None = None):
+        self.values = {"match": match}
+
+    async def breathe(self) -> None:
+        return None
+
     def header(self, name: str) -> str | None:
         return None
 
@@ -50,3 +57,12 @@ class Scrapes(SynchronousTestCase):
         ):
             self.assertEqual(found.get((name, labels)), value, name)
         self.assertTrue(any(name == "process_resident_memory_bytes" for name, _ in found))
+
+    def test_an_expression_that_may_take_for_ever_is_refused_with_what_is_taken(self) -> None:
+        nothing = cast(Any, None)
+        routes = Routes(nothing, nothing, lambda: STATUS, nothing, nothing, nothing)
+        for match in ("(a*)*b", "x" * 1001, "[ab]"):
+            with self.assertRaises(HTTPError) as raised:
+                routes.metrics(cast(Any, Asks(match))).send(None)
+            self.assertEqual(raised.exception.status, 400)
+            self.assertIn("names with .* and |", raised.exception.detail)

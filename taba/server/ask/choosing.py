@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from taba.errors import TabaError
+from taba.matching import MatchElsewhere, simple_matcher
 from taba.names import OWN_TABS, bucket_of
 from taba.server import keys
 from taba.server.ask.filters import Filter, base_of, has_labels, pattern_of
 from taba.server.ask.index import Index, Looked
-from taba.server.ask.matching import MatchElsewhere, simple_matcher
 from taba.server.fold.deadletters import address_of
 from taba.server.router import IsReader
 from taba.server.work.sandbox import PatternRefused

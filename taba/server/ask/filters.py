@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from taba import names
+from taba.bounds import MAX_PATTERN
 from taba.names import cut_value
 from taba.tokens import UNBOUND, Scope
 
-MAX_PATTERN = 1000  # characters of a regular expression; who needs more has a list of names
 MAX_FILTERS = 1000  # of one kind in one query
 MAX_GLOBS = 20  # of one kind in one query: each is tried on every name
 

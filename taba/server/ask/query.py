@@ -18,13 +18,13 @@ import numpy as np
 from twisted.logger import Logger
 
 from taba.history import Past, Steps, each_group, number, pasts, resample, together
+from taba.matching import MatchElsewhere
 from taba.names import RETIRED_CLIENT
 from taba.series import FIGURES
 from taba.server import keys
 from taba.server.ask.choosing import Chooser, Chosen, QueryRefused
 from taba.server.ask.filters import Filter, group_name
 from taba.server.ask.index import Index
-from taba.server.ask.matching import MatchElsewhere
 from taba.server.ask.reachable import Reachable
 from taba.server.fold.cycle import bucket_of
 from taba.server.router import IsReader, IsRouter

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import merge
 from typing import Any, NamedTuple
 
-from taba.exposition import OF_PROCESS
+from taba.exposition import is_tabas
 from taba.names import OWN_TABS
 from taba.series import BUCKET, COUNT, FIGURES, HISTOGRAM, NET, OTHERWISE, SUM, TEXT, family_of, labels_shown, plain
 from taba.server.ask.choosing import QueryRefused
@@ -27,7 +27,6 @@ MAX_TABS = 200_000  # whose series are kept, some 300 MB; as many as names are
 LOT_TABS = 1000  # whose meanings are read at a time, some 5 ms
 MAX_PROBLEMS = 5  # Tabs that are named in the sentence
 TABA = "Taba itself"
-PREFIX = "taba_"  # of all names of Taba's own but those of its process
 
 
 class Series(NamedTuple):
@@ -182,11 +181,6 @@ class Catalogues:
                 for called in dict.fromkeys((series.name + part, plain(series.name + part))):
                     by_name.setdefault(called, []).append(series._replace(name=series.name + part, part=part))
         return Catalogue(by_name, own, families, others, _sentences(doubles))
-
-
-def is_tabas(name: str) -> bool:
-    """Whether a plain name is one under which Servers and Agents tell of themselves, now or some day."""
-    return name.startswith(PREFIX) or name.removesuffix("_total") in OF_PROCESS
 
 
 def _series_of(tab: str, type: str, shown: tuple[str, ...] | None, meaning: Mapping[str, str | None]) -> Iterable[tuple[Series, Family]]:

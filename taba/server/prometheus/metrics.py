@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from taba import __version__
+from taba.bounds import MAX_PATTERN
 from taba.exposition import UNKNOWN, Exposed, NotInstalled, Point, Writer, counter, gauge, of_process, writer_for
 from taba.routes import LINES, Parameter, Route
 from taba.series import BUCKET, COUNT, COUNTER, FIGURES, GAUGE, HISTOGRAM, SUM, plain, word_of
 from taba.server.ask.choosing import QueryRefused
-from taba.server.ask.filters import MAX_PATTERN
 from taba.server.ask.query import Query
 from taba.server.prometheus.api import LE, Seats, bounds_of
 from taba.server.prometheus.catalogue import Catalogue, Catalogues, Series

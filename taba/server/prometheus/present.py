@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from taba.codes import Floats, codes_of
+from taba.exposition import is_tabas
 from taba.names import ALIVE_TAB, ALIVE_TYPE
 from taba.series import (
     BUCKET,
@@ -31,7 +32,7 @@ from taba.series import (
 )
 from taba.server.ask.filters import Filter
 from taba.server.ask.query import SLICE_STATES, Lot, Query, Unanswered
-from taba.server.prometheus.catalogue import Series, is_tabas
+from taba.server.prometheus.catalogue import Series
 from taba.server.prometheus.leaf import FRESH_SECONDS, Leaf
 from taba.server.prometheus.rows import Rows, labels_of
 from taba.server.prometheus.syntax import Matcher

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from taba.bounds import MAX_PATTERN
 from taba.series import BUCKET, FIGURES, bound_text, plain
-from taba.server.ask.filters import MAX_PATTERN, Filter
+from taba.server.ask.filters import Filter
 from taba.server.ask.query import Query
 from taba.server.prometheus.catalogue import Series
 from taba.server.prometheus.syntax import EQUAL, MATCHES, UNEQUAL, UNMATCHED, Matcher

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from taba.matching import simple_matcher
 from taba.names import bucket_of, canonical_name
 from taba.server import service
 from taba.server.ask import choosing, index
 from taba.server.ask.filters import MAX_GLOBS, make_filter, pattern_of
-from taba.server.ask.matching import simple_matcher
 
 from ..running import BUCKETS, ServerCase, asynchronous, together
 from ..samples import Sum, Words, lookup_of

@@ -12,10 +12,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba import names
 from taba import turns as turning
+from taba.bounds import MAX_PATTERN
 from taba.names import canonical_name
 from taba.server.ask import choosing
 from taba.server.ask.choosing import Chooser
-from taba.server.ask.filters import MAX_PATTERN, has_labels, labels_of, make_filter
+from taba.server.ask.filters import has_labels, labels_of, make_filter
 
 from ..running import ServerCase, asynchronous, together
 

@@ -21,7 +21,7 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from taba.handlers import ArrayHandler, Handler
-from taba.server.ask.matching import simple_matcher
+from taba.matching import simple_matcher
 from taba.server.keys import ABSENT, Framed
 from taba.server.work import boxing, line
 from taba.server.work import sandbox as module
