@@ -33,6 +33,7 @@ from taba.agent.lanes import (
     Skip,
     Unreadable,
 )
+from taba.agent.openings import Openings
 from taba.agent.outbox import (
     Covered,
     EncodedBatch,
@@ -61,7 +62,6 @@ MAX_SETTLING = 256  # batches that were dropped and that no table names yet: wit
 MOVE_BYTES = 2 * MiB  # of batches that move to the spool in one transaction: the loop waits for the disk, a tenth of a second
 BATCH_SHARE = 8  # of the outbox a batch takes this part at the most
 MIN_BATCH_BYTES = 64 * KiB  # but never less: the largest event with the longest names fits
-MAX_OPENED = 256  # streams that the table names as open: one each start, and each move to the spool; of 512 buckets 64 bytes each
 HEAL_SECONDS = 60.0  # between two tries to mend a spool: each writes all of it anew
 REFUSALS_SHOWN = 16
 
@@ -113,8 +113,7 @@ class Keeper:
         self._settling: dict[BatchId, HeldBatch | None] = {}  # dropped and counted: the next table says so
         self._skips: dict[tuple[bytes, int], Skip] = {}
         self._counted: list[BatchId] = []  # that a store lost: once a table has their count, the history says so
-        self._opened: dict[bytes, int] = {}  # streams that may be open, each with the set of its buckets as bits
-        self._ending: dict[bytes, int] = {}  # of these, where they may have been ended
+        self.openings = Openings()
         self._newest: Moment | None = None  # when a batch was published last
         self._born = moment
         self._salvage = ""  # of the spool's, the last of which the lost batches are counted
@@ -168,16 +167,12 @@ class Keeper:
         self._flush_history()
         self._discard_settled()
         self.keys += [KeyPart.decode(key) for key in self.spool.posted()] if self.spool.batches else []
-        self._opened = {stream: int.from_bytes(buckets, "little") for stream, buckets, _ in table.opened}
-        self._ending = {stream: buckets for stream, _, found in table.opened if (buckets := int.from_bytes(found, "little"))}
+        self.openings = Openings(table.opened)
         self._newest = None if table.newest is None else Moment.of_fields(*table.newest)
         last_known = self._last_known()
-        for stream, buckets in self._opened.items():
-            for bucket in (bucket for bucket in range(buckets.bit_length()) if buckets >> bucket & 1):
-                if (stream, bucket) not in self.lanes and not self.spool.last(stream, bucket):
-                    self._lane(BatchId(stream, bucket, 0)).unproven = last_known.get(
-                        (stream, bucket), 0
-                    )  # nothing of it is left: it is ended
+        for stream, bucket in self.openings.lanes():
+            if (stream, bucket) not in self.lanes and not self.spool.last(stream, bucket):  # nothing of it is left: it is ended
+                self._lane(BatchId(stream, bucket, 0)).unproven = last_known.get((stream, bucket), 0)
         for skip in table.skipped:
             lane = self.lanes.get(skip.id[:2])
             if lane is not None and (skip.id.number <= lane.highest or not skip.batches):
@@ -193,8 +188,8 @@ class Keeper:
         if self._is_outbox_new:
             return {}  # the outbox is new: which streams were ended since the spool's table, and so have no mark, the lost one knew
         try:
-            last = self.history.last(self._opened)
-            return {(stream, bucket): at for (stream, bucket), at in last.items() if not self._ending.get(stream, 0) >> bucket & 1}
+            last = self.history.last(self.openings)
+            return {lane: at for lane, at in last.items() if not self.openings.is_ending(*lane)}
         except OSError as error:  # should the store have lost the last of them, nobody counts it
             self.spool_problem = f"{error}"
             return {}
@@ -428,10 +423,7 @@ class Keeper:
         """Those to which something of a stream before this one may still go, or in which such a stream may be open."""
         if self.spool.batches:
             return range(MAX_BUCKETS)
-        bits = 0
-        for stream, buckets in self._opened.items():
-            bits |= buckets if stream != self.stream else 0
-        older = {bucket for bucket in range(bits.bit_length()) if bits >> bucket & 1}
+        older = self.openings.buckets_of_others(self.stream)
         return older.union(lane.bucket for lane in self.lanes.values() if lane.stream != self.stream and not lane.is_idle)
 
     def waiting_buckets(self) -> Container[int]:
@@ -451,13 +443,13 @@ class Keeper:
                 self.spool_problem = f"{error}"
                 return
             if not is_held:
-                self._opened[stream] = self._opened.get(stream, 0) | 1 << bucket
+                self.openings.open(stream, bucket)
                 self._is_dirty = True
                 self.queue(self._lane(BatchId(stream, bucket, 0)), self._now)
 
     def is_known(self, stream: bytes) -> bool:
         """Whether something of this stream is here, or it may be open somewhere."""
-        if stream == self.stream or stream in self._opened or self.spool.batches:
+        if stream == self.stream or stream in self.openings or self.spool.batches:
             return True
         return any(lane.stream == stream for lane in self.lanes.values())
 
@@ -470,7 +462,7 @@ class Keeper:
         if not lane.pending and lane.more:
             self._load(lane)
         if lane.is_idle and lane.stream != self.stream:  # of the own stream, more may come
-            if self._opened.get(lane.stream, 0) >> lane.bucket & 1:
+            if self.openings.is_open(lane.stream, lane.bucket):
                 lane.ending = True
             else:
                 self.lanes.pop((lane.stream, lane.bucket), None)
@@ -647,19 +639,14 @@ class Keeper:
 
     def opening(self, lane: Lane) -> None:
         # the table names it before the last of its batches is let go of: until then these name it
-        self._opened[lane.stream] = self._opened.get(lane.stream, 0) | 1 << lane.bucket
-        _clear(self._ending, lane)
+        self.openings.open(lane.stream, lane.bucket)
         self._is_dirty = True
 
     def ending(self, lane: Lane) -> None:
-        before = self._ending.get(lane.stream, 0)
-        if not before >> lane.bucket & 1:
-            self._ending[lane.stream] = before | 1 << lane.bucket
-            self._is_dirty = True
+        self._is_dirty = self.openings.end(lane.stream, lane.bucket) or self._is_dirty
 
     def ended(self, lane: Lane) -> None:
-        _clear(self._opened, lane)
-        _clear(self._ending, lane)
+        self.openings.ended(lane.stream, lane.bucket)
         self._is_dirty = True
 
     def recall(self, lane: Lane, numbers: Sequence[int]) -> Mapping[int, int]:
@@ -697,13 +684,10 @@ class Keeper:
     def _table(self, covered: tuple[Covered, ...], recorded: int, dropped: Counter[str]) -> Table:
         skipped = tuple(Skipped(BatchId(*key, skip.number), skip.follows, skip.batches, skip.events) for key, skip in self._skips.items())
         retired, totals = tuple(sorted(self.retired)), tuple(sorted((+dropped).items()))
-        # of more, what is open longest is not named: nobody ends it, and Servers forget it in time
-        named = list(self._opened.items())[-MAX_OPENED:]
-        opened = tuple((stream, _as_bytes(buckets), _as_bytes(self._ending.get(stream, 0))) for stream, buckets in named)
         newest = None if self._newest is None else self._newest.fields()
         counts = self._sequence + 1, self.lost_batches, newest, self.spool.salvage
         settled = tuple(self._settling)
-        return Table(covered, retired, settled, recorded, totals, skipped, opened, *counts)
+        return Table(covered, retired, settled, recorded, totals, skipped, self.openings.fields(), *counts)
 
     def _release(self, needed: int) -> None:
         """Release groups from the tail on: those that are forgotten, and for `needed` bytes those that are acknowledged too."""
@@ -914,17 +898,6 @@ class Keeper:
         if lane is None:
             lane = self.lanes[stream, bucket] = Lane(stream, bucket, self)
         return lane
-
-
-def _clear(sets: dict[bytes, int], lane: Lane) -> None:
-    """Take the lane's bucket out of its stream's set; without the last of them the stream goes."""
-    left = sets.pop(lane.stream, 0) & ~(1 << lane.bucket)
-    if left:
-        sets[lane.stream] = left
-
-
-def _as_bytes(buckets: int) -> bytes:
-    return buckets.to_bytes((buckets.bit_length() + 7) // 8, "little")
 
 
 def _id(lane: Lane, batch: HeldBatch) -> BatchId:

@@ -681,7 +681,7 @@ class KeeperTests(SynchronousTestCase):
         self.assertEqual((world.keeper.recorded, dict(world.keeper.totals()), world.keeper.lost_batches), (11, {"gap": 7}, 2), kill)
         self.assertEqual(world.store.events["web/0", "bids_won"], [1.0, 2.0, 2.0, 5.0])
         self.assertNotIn(key, world.store.marks)  # it is ended
-        self.assertNotIn(key[0], world.keeper._opened)
+        self.assertNotIn(key[0], world.keeper.openings)
         self.assertEqual(world.keeper._skips, {})  # it has ended: nothing is left to be told of it
         return killed
 
@@ -705,7 +705,7 @@ class KeeperTests(SynchronousTestCase):
         world.memory = Memory(512 * 1024)
         Outbox.format(world.memory, b"n" * 16)
         world.born()
-        self.assertIn(key[0], world.keeper._opened)
+        self.assertIn(key[0], world.keeper.openings)
         self.assertEqual({lane.unproven for lane in world.keeper.lanes.values()}, {0})
         for _ in range(6):
             world.send()
@@ -774,7 +774,7 @@ class KeeperTests(SynchronousTestCase):
         for _ in range(3):
             world.send()
             world.tick()
-        self.assertEqual((world.keeper.totals(), world.keeper._opened), ({}, {}))
+        self.assertEqual((world.keeper.totals(), list(world.keeper.openings)), ({}, []))
         world.record(10)
         world.tick()
         world.send()

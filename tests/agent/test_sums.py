@@ -17,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from taba.agent.discover import Rings
 from taba.agent.history import History
 from taba.agent.keeper import Keeper
+from taba.agent.openings import Openings
 from taba.agent.outbox import Outbox
 from taba.agent.pump import RingPump
 from taba.agent.register import Register
@@ -233,7 +234,7 @@ class SumTests(SynchronousTestCase):
             world.born()
             for _ in range(number % 3):
                 world.tick()
-        world.keeper._opened.clear()  # the streams of the lost outboxes are ended
+        world.keeper.openings = Openings()  # the streams of the lost outboxes are ended
         world.tick()
         state, value = fold(arrived + world.columns())
         self.assertEqual((value, state[2]), (0.0, {}))
