@@ -118,7 +118,8 @@ class World(Clockwork):
             self.posters = [poster for poster in self.posters if not poster.is_for_servers]
         sources: list[Client | Poster] = [*self.clients, *self.posters]
         names = list(dict.fromkeys(name for source in sources for name, type in source.tabs if type == "Census"))
-        self.askers = [Asker(self, "asker", names)][: shape.choice((0, 1, 1))]
+        # nobody asks where there is no Tab whose numbers an answer shows
+        self.askers = [Asker(self, "asker", names)][: min(shape.choice((0, 1, 1)), len(names))]
         self.may_move = bool(drawn & MOVES)
         self.may_lose = False  # a fault made it right that something is dropped, counted
         self.may_fill = bool(drawn & FILLING)  # that what is written may find no room
