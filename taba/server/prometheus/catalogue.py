@@ -87,11 +87,14 @@ class Catalogues:
         self._router, self._index, self._turns, self._shown, self._seconds = router, index, turns, shown, seconds
         self._buckets: dict[int, _Bucket] = {}
         self._last: tuple[dict[int, _Bucket], Catalogue] | None = None
+        self._too_many: str | None = None
         self._looks: Together[Catalogue] = Together(self._look)
 
     @property
     def problems(self) -> Sequence[str]:
-        """Of the last catalogue."""
+        """Of the last catalogue; that there is none where Tabs are too many for one."""
+        if self._too_many is not None:
+            return (self._too_many,)
         return () if self._last is None else self._last[1].problems
 
     async def look(self) -> Catalogue:
@@ -102,10 +105,10 @@ class Catalogues:
         looked = await self._index.look()
         now = self._seconds()
         tabs = sum(len(known.types) for known in looked.values())
+        self._too_many = None
         if tabs > MAX_TABS:
-            raise QueryRefused(
-                f"Prometheus' names are kept of at most {MAX_TABS} Tabs, and there are {tabs}: taba delete or taba prune some"
-            )
+            self._too_many = f"Prometheus' names are kept of at most {MAX_TABS} Tabs, and there are {tabs}: taba delete or taba prune some"
+            raise QueryRefused(self._too_many)
         stale = {
             bucket: known
             for bucket, known in looked.items()

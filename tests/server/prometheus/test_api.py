@@ -7,7 +7,7 @@ import time
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from taba.server.prometheus import api, rows
+from taba.server.prometheus import api, catalogue, rows
 from taba.server.service import Server
 from taba.server.work.sandbox import PatternRefused
 
@@ -229,6 +229,19 @@ class WhatThereIs(Asking):
         self.assertEqual(list((await self.instant(server, "a_b_total")).values()), [2.0])
         problems = (await self.get(server, "/v1/status"))["problems"]
         self.assertTrue(any("a/b as a_b_total, which a.b has" in problem for problem in problems), problems)
+
+    @asynchronous
+    async def test_more_tabs_than_names_are_kept_of_are_a_problem_and_one_less_is_none(self) -> None:
+        server = await self.start()
+        await self.post(server, [event("one", "Gauge", 1), event("two", "Gauge", 1)])
+        for most, is_answered in ((1, False), (2, True)):
+            self.patch(catalogue, "MAX_TABS", most)
+            answered = await self.ask(server, "/api/v1/query?query=one")
+            self.assertEqual(answered.status, 200 if is_answered else 422)
+            problems = [text for text in (await self.get(server, "/v1/status"))["problems"] if "Prometheus' names" in text]
+            self.assertEqual(len(problems), 0 if is_answered else 1)
+            scraped = await self.ask(server, "/metrics?match=.*")
+            self.assertEqual(scraped.status, 200 if is_answered else 400)
 
     @asynchronous
     async def test_what_is_listed_is_what_was_asked_for(self) -> None:
