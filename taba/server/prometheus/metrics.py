@@ -17,7 +17,7 @@ from taba import __version__
 from taba.bounds import MAX_PATTERN
 from taba.exposition import UNKNOWN, Exposed, NotInstalled, Point, Writer, counter, gauge, of_process, writer_for
 from taba.routes import LINES, Parameter, Route
-from taba.series import BUCKET, COUNT, COUNTER, FIGURES, GAUGE, HISTOGRAM, SUM, plain, word_of
+from taba.series import BUCKET, COUNT, COUNTER, FIGURES, GAUGE, HISTOGRAM, NET, SUM, TEXT, plain, word_of
 from taba.server.ask.choosing import QueryRefused
 from taba.server.ask.query import Query
 from taba.server.prometheus.api import LE, Seats, bounds_of
@@ -31,7 +31,7 @@ from taba.server.work.sandbox import Crowded
 from taba.tokens import READ
 from taba.web import SLICE_BYTES, Answer, Call, HTTPError
 
-LOT_TABS = 200  # read at a time: some hundred KiB, and 20 ms in turns with others
+LOT_ROWS = 4000  # samples that are read and written at a time, some 4 MB: 2,000 CounterGroups, or 235 distributions with their buckets
 MAX_READ = 4  # lots that are read at the same time, of however many scrapes
 MAX_WAITING = 64  # scrapes that wait for that; more than are sent at once
 OWN = "of its Handler"  # stands for the families of Tabs that show samples, whose names only States tell: no name has a blank
@@ -113,7 +113,7 @@ class Metrics:
         written: set[str] = set()
         leaf = Leaf((), 0.0, None, 0.0, keeps_first=True)
         reading = Reading(self._query, catalogue, np.array([now]), now, told, bounds)
-        waiting = [lot async for lot in self._lots(chosen)][::-1]
+        waiting = [lot async for lot in self._lots(chosen, len(bounds) + 1)][::-1]
         while waiting:
             lot = waiting.pop()
             reading.room.free()
@@ -136,8 +136,8 @@ class Metrics:
         help = "What of this scrape could not be read, or has the name and labels of another."
         yield writer.write(gauge("taba_scrape_left_out", help, told.left_out))
 
-    async def _lots(self, chosen: Sequence[Series]) -> AsyncIterator[_Lot]:
-        """Lots of some LOT_TABS Tabs, in which each family is whole; of a family of more Tabs one part after the other.
+    async def _lots(self, chosen: Sequence[Series], buckets: int) -> AsyncIterator[_Lot]:
+        """Lots of some LOT_ROWS samples, in which each family is whole; of a larger family one part after the other.
 
         Families that Tabs share are in one lot, so that a Tab is read once for all that it shows.
         """
@@ -162,23 +162,24 @@ class Metrics:
         for family in sorted(by_family):
             groups.setdefault(root(family), []).append(family)
         lot: list[Series] = []
-        tabs = 0
+        rows = 0
         for families in groups.values():
             of_group = [series for family in families for series in by_family[family]]
-            size = len({series.tab for series in of_group})
-            if lot and tabs + size > LOT_TABS:
+            size = sum(_rows_of(series, buckets) for series in of_group)
+            if lot and rows + size > LOT_ROWS:
                 yield _Lot(lot)
-                lot, tabs = [], 0
-            if size <= LOT_TABS or any(not series.figure for series in of_group):
+                lot, rows = [], 0
+            if size <= LOT_ROWS or any(not series.figure for series in of_group):
                 lot += of_group
-                tabs += size
+                rows += size
                 continue
             for family in families:
                 by_tab: dict[str, list[Series]] = {}
                 for series in by_family[family]:
                     by_tab.setdefault(series.tab, []).append(series)
+                of_each = max(1, *(sum(_rows_of(series, buckets) for series in of_tab) for of_tab in by_tab.values()))
                 of_tabs = iter(sorted(by_tab.items()))
-                while some := [series for _, of_tab in islice(of_tabs, LOT_TABS) for series in of_tab]:
+                while some := [series for _, of_tab in islice(of_tabs, max(1, LOT_ROWS // of_each)) for series in of_tab]:
                     yield _Lot(some, family)
                     await self._query.turns.breathe()
         if lot:
@@ -218,6 +219,11 @@ class Metrics:
 def _stem(series: Series) -> str:
     """The family of a series; of one whose name only States tell, what stands for all of that Tab's."""
     return plain(series.name.removesuffix(series.part)) if series.figure else f"{plain(series.name)} {OWN}"
+
+
+def _rows_of(series: Series, buckets: int) -> int:
+    """How many samples it comes to, over all Clients; what stands in the place of another series counts with that."""
+    return 0 if series.figure in (NET, TEXT) else buckets if series.part == BUCKET else 1
 
 
 def _parts(lot: _Lot) -> list[_Lot]:

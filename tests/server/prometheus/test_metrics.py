@@ -96,9 +96,9 @@ class Scrapes(ServerCase):
             return read_chosen(reading, chosen, leaf)
 
         self.patch(Reading, "read_chosen", counting)
-        for most, values, largest in ((1, 10**6, 1), (2, 10**6, 2), (10, 900, 7), (200, 10**6, 12)):
+        for most, values, largest in ((1, 10**6, 1), (4, 10**6, 4), (13, 900, 7), (4000, 10**6, 12)):
             read.clear()
-            self.patch(metrics, "LOT_TABS", most)
+            self.patch(metrics, "LOT_ROWS", most)
             self.patch(rows, "MAX_VALUES", values)
             self.assertEqual(await scraped(), whole, most)
             self.assertEqual(max(read), largest)
