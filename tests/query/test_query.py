@@ -163,6 +163,16 @@ class WithoutAServer(TestCase):
         self.addCleanup(stranger.stop)
         await self.both(NotTaba, stranger.url)
 
+    async def test_who_takes_what_can_be_reached_is_told_what_is_left_out(self) -> None:
+        head = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTaba-Away: {"s2": {"buckets": "4-7", "why": "gone"}}\r\n'
+        stranger = Stranger(head + b'Content-Length: 5\r\n\r\n["a"]')
+        self.addCleanup(stranger.stop)
+        told: list[str] = []
+        self.assertEqual(await deferToThread(Query(stranger.url, away=told.append).names), ["a"])
+        self.assertEqual(await AsyncQuery(stranger.url, away=told.append).names(), ["a"])
+        self.assertEqual(told, ["left out is what is away: buckets 4-7 of shard s2 (gone)"] * 2)
+        self.assertEqual(await deferToThread(Query(stranger.url).names), ["a"])
+
     async def test_a_peer_that_speaks_something_else_is_no_server(self) -> None:
         for answer in (b"nonsense\r\n\r\n", b"220 mail.example ESMTP\r\n", b"-ERR unknown command 'GET'\r\n"):
             stranger = Stranger(answer)

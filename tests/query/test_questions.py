@@ -112,3 +112,18 @@ class Answers(SynchronousTestCase):
     def test_text_comes_as_it_is_and_json_where_there_is_no_text(self) -> None:
         self.assertEqual(read(questions.names({}).as_text(), b"a\nb\n", 200, "text/plain; charset=utf-8"), "a\nb\n")
         self.assertEqual(read(questions.names({}).as_text(), ["a"]), '["a"]\n')
+
+
+class WhatIsAway(SynchronousTestCase):
+    def test_what_is_left_out_is_a_sentence_whatever_the_header_holds(self) -> None:
+        header = json.dumps({"s2": {"buckets": "4-7", "why": "refused"}, "more": 3})
+        self.assertEqual(questions.away(header), "left out is what is away: buckets 4-7 of shard s2 (refused); those of 3 more shards")
+        self.assertIsNone(questions.away(None))
+        for garbled in ("", "[1]", "{", '{"s2": 1}', "[" * 100_000):
+            self.assertTrue(str(questions.away(garbled)).startswith("left out is what is away: "))
+
+    def test_only_what_can_be_answered_in_part_is_asked_so(self) -> None:
+        for question in (questions.names({}), questions.overview({}), questions.who({}), questions.aggregates({}).as_text()):
+            self.assertIn("partial=1", question.of_what_is_there().at(BASE))
+        for question in (questions.status(), questions.note("x"), questions.stream({}), questions.delete_tabs("x")):
+            self.assertIs(question.of_what_is_there(), question)
