@@ -457,6 +457,11 @@ def an_ended_sum_goes_while_older_ones_are_on_their_way(put: Any) -> None:
     put(Keeper, "older_buckets", lambda self: ())
 
 
+@focused("host boots,process stopped,messages late,messages repeated,server cut off,kill server", 40.0)
+def streams_of_a_lost_outbox_stay_open(put: Any) -> None:
+    put(Keeper, "left_open", lambda self, stream, buckets: None)
+
+
 @focused(CLIENT)
 def the_end_of_a_process_is_not_told(put: Any) -> None:
     put(Sums, "ending", lambda self, drain, ring, packed: Ending({}, 0, 0, 0))
@@ -523,6 +528,7 @@ PINNED = {
     "a_live_ring_is_removed_when_it_is_empty": 1,
     "a_removed_outbox_is_not_noticed": 1,
     "an_ended_sum_goes_while_older_ones_are_on_their_way": 5,
+    "streams_of_a_lost_outbox_stay_open": 2,
     "the_end_of_a_process_is_not_told": 2,
     "a_commit_word_is_stored_before_the_value": 1,
     "sums_travel_as_differences": 1,
