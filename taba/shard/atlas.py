@@ -154,9 +154,7 @@ class Atlas:
                 await self.learn(LEARN_SECONDS)
                 return
             except (OtherStore, StoreLost) as error:
-                if self.pinned is not None or not self._may_make:
-                    raise ConfigurationError(self._option, self.url, str(error).removeprefix(f"{self.url}: ")) from None
-                raise
+                raise ConfigurationError(self._option, self.url, str(error).removeprefix(f"{self.url}: ")) from None
             except StoreUnavailable as error:
                 if self._is_closed:
                     raise
