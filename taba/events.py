@@ -24,6 +24,7 @@ from taba import names
 from taba.batch import MAX_LIST_BYTES, Column, KeyPart
 from taba.bounds import MAX_BATCH_COLUMNS, MAX_EXACT_INT, MAX_TIME, MAX_VALUE_BYTES, MAX_VALUE_DEPTH, KiB
 from taba.counting import OBJECT_BYTES, measure
+from taba.nesting import no_constant
 from taba.steps import finish
 from taba.tokens import UNBOUND, Scope
 
@@ -237,7 +238,7 @@ class _Window:
         self._read = 0
         self._text, self._place = "", 0
         self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self._scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder(parse_constant=_no_constant).scan_once  # type: ignore[attr-defined]
+        self._scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder(parse_constant=no_constant).scan_once  # type: ignore[attr-defined]
         self._is_due = True
         self._passed = self._began = 0
 
@@ -394,10 +395,6 @@ def key_part(client: str, key: str, digest: bytes) -> KeyPart:
     if not 1 <= len(key) <= MAX_KEY_CHARACTERS:
         raise ValueError(f"Idempotency-Key: takes 1 to {MAX_KEY_CHARACTERS} characters")
     return KeyPart(_digest(f"{client}\0{key}"), digest, 0)
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON value")
 
 
 def _digest(text: str) -> bytes:

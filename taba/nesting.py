@@ -1,4 +1,7 @@
-"""How deep a value is nested: checked wherever one comes in, because whatever walks a deeper one recurses. Standard library only."""
+"""What is looked at wherever a value comes in: how deep it is nested, because whatever walks a deeper one recurses, and that it is JSON.
+
+Standard library only.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,11 @@ def is_deeper(value: Any, most: int = MAX_VALUE_DEPTH) -> bool:
             return False
         containers = _containers(item for container in containers for item in _items(container))
     return bool(containers)
+
+
+def no_constant(name: str) -> float:
+    """For `parse_constant` of json, which takes NaN and Infinity otherwise. Raises ValueError."""
+    raise ValueError(f"{name} is no JSON value")
 
 
 def _containers(items: Iterable[Any]) -> list[Any]:

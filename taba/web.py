@@ -27,6 +27,7 @@ from taba.bounds import MAX_ENVELOPE_BYTES, KiB
 from taba.broadcast import Broadcast, Listener
 from taba.errors import MalformedBatch, StoreUnavailable
 from taba.guard import FAILED_SECONDS, Guard, Refused
+from taba.nesting import no_constant
 from taba.options import is_loopback
 from taba.routes import Found, Parameter, Route, Table
 from taba.tokens import ANY, EVERYTHING, Grant
@@ -150,7 +151,7 @@ class Call:
         if len(content) > MAX_JSON_BYTES:
             raise HTTPError(413, "too_large", f"JSON takes at most {MAX_JSON_BYTES} bytes here")
         try:
-            return json.loads(content, parse_constant=_no_constant)
+            return json.loads(content, parse_constant=no_constant)
         except (ValueError, RecursionError) as error:
             raise HTTPError(400, "bad_request", f"the body is not JSON: {error}"[:200]) from None
 
@@ -456,6 +457,23 @@ def _begin(request: Any, answer: Answer, content_type: str) -> None:
     request.setHeader("x-content-type-options", "nosniff")
 
 
+async def sliced(pieces: AsyncIterator[str]) -> AsyncIterator[bytes]:
+    """Pieces as slices of SLICE_BYTES. What is held while a reader has stopped reading is one of them, and the rest of a piece."""
+    waiting: list[bytes] = []
+    size = 0
+    async for piece in pieces:
+        waiting.append(piece.encode())
+        size += len(waiting[-1])
+        del piece
+        while size >= SLICE_BYTES:
+            whole = b"".join(waiting)
+            content, rest = whole[:SLICE_BYTES], whole[SLICE_BYTES:]
+            waiting, size = [rest], len(rest)
+            del whole, rest
+            yield content
+    yield b"".join(waiting)
+
+
 async def _send_slices(request: Any, first: bytes, slices: AsyncIterator[bytes], gate: Gate, compressor: Any) -> None:
     content: bytes | None = first
     while content is not None:
@@ -507,7 +525,3 @@ def _place_of(url: str) -> tuple[str, int]:
         return (parts.hostname or "").lower(), parts.port or {"http": 80, "https": 443}.get(parts.scheme, -1)
     except ValueError:
         return "", -1
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON value")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,3 +21,9 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.chdir(tmp_path_factory.mktemp("trial"))
     yield
     os.chdir(here)
+
+
+def pytest_collection_finish() -> None:
+    """All modules and tests are there and stay: no later look for garbage goes through them again."""
+    gc.collect()
+    gc.freeze()

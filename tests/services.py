@@ -12,8 +12,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import psutil
+from twisted.trial.unittest import SynchronousTestCase
 
 from taba.query import Query, QueryError
 from tests.clock import WallClock
@@ -164,3 +166,15 @@ class Services:
         self.children.append(child)
         wait_for_port(child, port, START_SECONDS)
         return child
+
+
+class BesideAServer(SynchronousTestCase):
+    """Tests that share one Server, and leave it as the others can bear it."""
+
+    services: ClassVar[Services]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.services = Services()
+        cls.addClassCleanup(cls.services.stop)
+        cls.services.start_server()

@@ -7,7 +7,6 @@ import signal
 import ssl
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from taba.routes import Route
 from taba.tokens import ADMIN, KINDS, OPEN, READ, WRITE, line_of, new_token
 from taba.web import Answer, Api, Call
 from tests.certificates import Authority
+from tests.faults.patience import until
 from tests.processes import Process, free_port, twistd, wait_for_port
 from tests.services import START_SECONDS, Services
 from tests.sites import Served
@@ -51,17 +51,6 @@ class Secured(SynchronousTestCase):
         wait_for_port(child, port, START_SECONDS)
         return child
 
-    def until(self, what: Callable[[], Any]) -> Any:
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                if answer := what():
-                    return answer
-            except QueryError as error:
-                answer = error
-            self.assertLess(time.monotonic(), deadline, str(answer))
-            time.sleep(0.05)
-
     def query(self, kind: str | None, url: str, **more: Any) -> Query:
         return Query(url, token=self.tokens.get(kind or ""), cacert=str(self.authority.file), **more)
 
@@ -79,7 +68,7 @@ class Secured(SynchronousTestCase):
 
         certificates = {"certificate": str(self.agent_own.certificate), "key": str(self.agent_own.key)}
         reader, nobody = self.query(READ, url, **certificates), self.query(None, url, **certificates)
-        self.until(lambda: reader.names() == [])
+        until(lambda: reader.names() == [])
         self.assertRaises(Forbidden, nobody.names)
         self.assertRaises(Forbidden, self.query(READ, url).names)  # without a certificate
         self.assertRaises(ServerUnavailable, Query(url, token=self.tokens[READ]).names)  # believing the system's authorities alone
@@ -92,12 +81,12 @@ class Secured(SynchronousTestCase):
         recorded = self.services.run("-c", "from taba import client; client.start('web/1'); client.counter('hits').inc(3)")
         self.assertEqual(recorded.returncode, 0, recorded.stderr)
         asking_agent = self.query(READ, agent_url, role="Agent", **certificates)
-        problem = self.until(lambda: [one for one in asking_agent.status()["problems"] if "not for writing" in one])
+        problem = until(lambda: [one for one in asking_agent.status()["problems"] if "not for writing" in one])
         self.assertIn("nothing is lost", problem[0])
         self.write("token", self.tokens[WRITE])
         os.kill(agent.process.pid, signal.SIGHUP)
-        self.until(lambda: reader.names() == ["hits"])
-        self.until(lambda: asking_agent.status()["problems"] == [])
+        until(lambda: reader.names() == ["hits"])
+        until(lambda: asking_agent.status()["problems"] == [])
 
         # the command takes a file, and a token that was taken back is good no more
         options = (
@@ -120,7 +109,7 @@ class Secured(SynchronousTestCase):
         self.assertRegex(refused.stderr, r"^taba: .*takes a token.*--token, or in TABA_TOKEN\n$")
         self.write("tokens", line_of(self.tokens[WRITE]))
         os.kill(server.process.pid, signal.SIGHUP)
-        self.until(lambda: _raises(reader.names, Forbidden))
+        until(lambda: _raises(reader.names, Forbidden))
 
     def test_workers_read_tokens_and_certificates_again_each_of_them(self) -> None:
         port = free_port()
@@ -136,7 +125,7 @@ class Secured(SynchronousTestCase):
         )
         old, other = self.tokens[READ], self.authority.sign("other", "localhost", "127.0.0.1")
         for url in urls:
-            self.until(lambda url=url: self.query(READ, url).names() == [])
+            until(lambda url=url: self.query(READ, url).names() == [])
             self.assertRaises(Forbidden, self.query(None, url).names)
         self.tokens[READ] = new_token(READ)
         self.write("tokens", line_of(self.tokens[READ]))
@@ -144,7 +133,7 @@ class Secured(SynchronousTestCase):
         key.write_bytes(other.key.read_bytes())
         os.kill(server.process.pid, signal.SIGHUP)
         for url in urls:
-            self.until(lambda url=url: self.query(READ, url).names() == [])
+            until(lambda url=url: self.query(READ, url).names() == [])
             self.assertRaises(Forbidden, Query(url, token=old, cacert=str(self.authority.file)).names)
             self.assertEqual(self.shown(url), other.certificate.read_text())
 

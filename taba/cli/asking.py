@@ -19,6 +19,7 @@ from taba.cli.sharing import (
     PARTIAL,
     SERVER,
     TIMEOUT,
+    command_with,
     complete_names,
     form,
     meant_by,
@@ -65,11 +66,7 @@ def _filters(options: Mapping[str, Any]) -> Filters:
     return cast(Filters, {key: options[key] for key in questions.FILTERS if options.get(key)})
 
 
-def _command(name: str, example: str) -> Callable[[F], click.Command]:
-    def decorate(function: F) -> click.Command:
-        return click.command(name, epilog="\b\nExamples:\n" + example)(SERVER(FORMATS(TIMEOUT(function))))
-
-    return decorate
+_command = command_with(SERVER, FORMATS, TIMEOUT)
 
 
 @_command("names", "  taba names\n  taba names --match 'price.*' --label exchange:adx\n  taba names --client web/3")

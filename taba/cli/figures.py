@@ -8,7 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import click
 
@@ -20,6 +20,7 @@ from taba.cli.sharing import (
     PARTIAL,
     SERVER,
     TIMEOUT,
+    command_with,
     complete_names,
     form,
     meant_by,
@@ -30,8 +31,6 @@ from taba.cli.sharing import (
 )
 from taba.cli.units import scaled
 from taba.query import Query, QueryError
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 NO, COULD_NOT_ASK, TIMED_OUT = 1, 2, 124  # how commands end that answer a question; 0: yes
 BLOCKS, ASCII_BLOCKS = "▁▂▃▄▅▆▇█", "_.:-=+*#"
@@ -212,11 +211,7 @@ def _client_row(client: str, projection: Any, unit: str | None) -> dict[str, Any
 # --- one figure ---
 
 
-def _command(name: str, example: str) -> Callable[[F], click.Command]:
-    def decorate(function: F) -> click.Command:
-        return click.command(name, epilog="\b\nExamples:\n" + example)(SERVER(TIMEOUT(function)))
-
-    return decorate
+_command = command_with(SERVER, TIMEOUT)
 
 
 def _path(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from rich.console import Console
@@ -14,25 +14,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from taba.cli import show
-from taba.cli.sharing import AS_JSON, FORMATS, SERVER, TIMEOUT, form, print_drawn, print_json, print_rows, query_of
+from taba.cli.sharing import AS_JSON, FORMATS, SERVER, TIMEOUT, ask_first, command_with, form, print_drawn, print_json, print_rows, query_of
 from taba.cli.units import moment
 from taba.query import Query
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 POLL_SECONDS = 0.2  # between two looks at a job
 MAX_SHOWN = 1000  # of what a dry run found; --json has all that the Server kept
 
 
-def _command(name: str, example: str) -> Callable[[F], click.Command]:
-    def decorate(function: F) -> click.Command:
-        return click.command(name, epilog="\b\nExamples:\n" + example)(SERVER(AS_JSON(TIMEOUT(function))))
-
-    return decorate
-
-
-def _rows_command(name: str, example: str) -> Callable[[F], click.Command]:
-    return lambda function: click.command(name, epilog="\b\nExamples:\n" + example)(SERVER(FORMATS(TIMEOUT(function))))
+_command = command_with(SERVER, AS_JSON, TIMEOUT)
+_rows_command = command_with(SERVER, FORMATS, TIMEOUT)
 
 
 # --- delete ---
@@ -48,9 +39,7 @@ def delete(server: str, timeout: float, as_json: bool, what: str, name: tuple[st
     What is recorded afterwards begins anew.
     """
     if not yes:
-        if not sys.stdin.isatty():
-            raise click.UsageError("there is no terminal to ask on; --yes deletes without asking")
-        click.confirm(f"Delete {_counted(len(name), what[:-1].capitalize())} for ever?", abort=True, err=True)
+        ask_first(f"Delete {_counted(len(name), what[:-1].capitalize())} for ever?", "deletes")
     query = query_of(server, timeout=timeout)
     counts = query.delete_tabs(name) if what == "tabs" else query.delete_clients(name)
     if as_json:

@@ -13,7 +13,7 @@ from rich.text import Text
 from taba.bounds import MAX_LETTERS
 from taba.cli import show
 from taba.cli.keeping import follow
-from taba.cli.sharing import FORMATS, SERVER, TIMEOUT, form, print_drawn, print_json, print_rows, query_of
+from taba.cli.sharing import FORMATS, SERVER, TIMEOUT, ask_first, form, print_drawn, print_json, print_rows, query_of
 from taba.cli.units import moment
 
 COLUMNS = ("reason", "tab", "type", "client", "time", "value", "detail")
@@ -47,9 +47,7 @@ def dead_letters(
     query = query_of(server, timeout=timeout)
     if discard:
         if not (yes or dry_run):
-            if not sys.stdin.isatty():
-                raise click.UsageError("there is no terminal to ask on; --yes gives them up without asking")
-            click.confirm("Give up all dead letters for ever?", abort=True, err=True)
+            ask_first("Give up all dead letters for ever?", "gives them up")
         follow(context, query, "discard", as_json, dry_run)
         return
     answer = query.dead_letters(limit)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from taba import names
 from taba.bounds import MAX_TIME
+from taba.nesting import no_constant
 
 MAX_LINE_CHARACTERS = 64 * 1024  # twice the largest value; a longer line is no line but a file without any
 DEFAULT_TYPE = "CounterGroup"
@@ -92,7 +93,7 @@ def _read_name(text: str) -> tuple[str, dict[str, str]]:
 def _read_value(text: str) -> tuple[Any, str]:
     if text[0] in '"{[':
         try:
-            value, end = json.JSONDecoder(parse_constant=_no_constant).raw_decode(text)
+            value, end = json.JSONDecoder(parse_constant=no_constant).raw_decode(text)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"value {text[:50]!r}: is no JSON ({getattr(error, 'msg', error)}); {QUOTE_IT}"[:300]) from None
         if text[end : end + 1].strip():
@@ -115,7 +116,3 @@ def _read_time(text: str) -> float:
     if not _NUMBER.fullmatch(text) or not 0 <= float(text) <= MAX_TIME:
         raise ValueError(f"time {text[:50]!r}: takes Unix seconds, such as 1763850000.5")
     return float(text)
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(name)

@@ -20,7 +20,7 @@ from rich.progress import Progress as Bar
 
 from taba.bounds import MAX_BUCKETS, MiB
 from taba.cli import show
-from taba.cli.sharing import AS_JSON, FORMATS, SERVER, TIMEOUT, form, print_drawn, print_json, print_rows, query_of
+from taba.cli.sharing import AS_JSON, FORMATS, SERVER, TIMEOUT, command_with, form, print_drawn, print_json, print_rows, query_of
 from taba.clocks import make_monotonic
 from taba.errors import TabaError
 from taba.installing import install_hint
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from taba.shard.servers.url import StoreURL
 
 T = TypeVar("T")
-F = TypeVar("F", bound=Callable[..., Any])
 
 CONNECT_SECONDS = 5.0  # for the store to be reached; a person waits
 UNDO_SECONDS = 5.0  # after Ctrl-C, for what is under way to be undone; what is not by then, Servers undo
@@ -46,11 +45,7 @@ STORE = click.option(
 )
 
 
-def _command(name: str, example: str) -> Callable[[F], click.Command]:
-    def decorate(function: F) -> click.Command:
-        return click.command(name, epilog="\b\nExamples:\n" + example)(SERVER(TIMEOUT(AS_JSON(function))))
-
-    return decorate
+_command = command_with(SERVER, TIMEOUT, AS_JSON)
 
 
 @click.command("shards", epilog="\b\nExamples:\n  taba shards\n  taba shards --json")

@@ -213,3 +213,25 @@ def meant_by(name: str, query: Query) -> str:
     names = query.names()[:MAX_LIKENED]
     near = get_close_matches(name, dict.fromkeys([*(known.partition("{")[0] for known in names), *names]), n=3, cutoff=0.7)
     return f"did you mean {' or '.join(near)}?" if near else "taba names lists those that are there"
+
+
+def command_with(*options: Callable[[Any], Any]) -> Callable[[str, str], Callable[[F], click.Command]]:
+    """What makes commands that take these options, listed in this order after their own: of a name and examples, then of a function."""
+
+    def named_so(name: str, examples: str) -> Callable[[F], click.Command]:
+        def decorate(function: F) -> click.Command:
+            decorated: Any = function
+            for option in reversed(options):
+                decorated = option(decorated)
+            return click.command(name, epilog="\b\nExamples:\n" + examples)(decorated)
+
+        return decorate
+
+    return named_so
+
+
+def ask_first(question: str, does: str) -> None:
+    """Ask on a terminal; elsewhere say that --yes `does` so without. Raises click.Abort and click.UsageError."""
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"there is no terminal to ask on; --yes {does} without asking")
+    click.confirm(question, abort=True, err=True)

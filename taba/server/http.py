@@ -41,7 +41,7 @@ from taba.server.status import Presence, Status
 from taba.server.work.sandbox import Crowded
 from taba.shard import Router
 from taba.tokens import ADMIN, ANY, OPEN, READ, WRITE
-from taba.web import SLICE_BYTES, Answer, Call, HTTPError
+from taba.web import Answer, Call, HTTPError, sliced
 
 DEAD_LETTERS = 1000  # shown when nobody says how many
 
@@ -484,24 +484,7 @@ def _streamed(call: Call, pieces: AsyncIterator[str], reachable: Reachable | Non
     """An answer that is made piece by piece, as it is read."""
     headers = {**({} if reachable is None else reachable.header()), **({} if further is None else {NEXT_HEADER: quote(further, safe="")})}
     kind = "text/plain; charset=utf-8" if call.wants_text else "application/json"
-    return Answer(_slices(pieces), content_type=kind, headers=headers, is_joined=True)
-
-
-async def _slices(pieces: AsyncIterator[str]) -> AsyncIterator[bytes]:
-    """Pieces as slices of SLICE_BYTES. What is held while a reader has stopped reading is one of them, and the rest of a piece."""
-    waiting: list[bytes] = []
-    size = 0
-    async for piece in pieces:
-        waiting.append(piece.encode())
-        size += len(waiting[-1])
-        del piece
-        while size >= SLICE_BYTES:
-            whole = b"".join(waiting)
-            content, rest = whole[:SLICE_BYTES], whole[SLICE_BYTES:]
-            waiting, size = [rest], len(rest)
-            del whole, rest
-            yield content
-    yield b"".join(waiting)
+    return Answer(sliced(pieces), content_type=kind, headers=headers, is_joined=True)
 
 
 async def _each(items: Iterable[Any]) -> AsyncIterator[Any]:

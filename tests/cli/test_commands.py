@@ -12,7 +12,7 @@ import sys
 import termios
 import time
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import IO, Any
 
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
@@ -21,7 +21,7 @@ import taba
 from taba.cli.lines import read_line
 from taba.installing import install_hint
 from tests.command import run_here
-from tests.services import ROOT, Services
+from tests.services import ROOT, BesideAServer
 
 LINES = """\
 # what was recorded
@@ -40,14 +40,10 @@ def waiting_in(pipe: IO[bytes]) -> int:
     return int(count)
 
 
-class Commands(SynchronousTestCase):
-    services: ClassVar[Services]
-
+class Commands(BesideAServer):
     @classmethod
     def setUpClass(cls) -> None:
-        cls.services = Services()
-        cls.addClassCleanup(cls.services.stop)
-        cls.services.start_server()
+        super().setUpClass()
         cls.services.start_agent()
         done = cls.services.taba("record", "--client", "shell/1", stdin=LINES)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), done

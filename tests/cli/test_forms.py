@@ -7,24 +7,20 @@ import io
 import json
 import os
 import re
-from typing import Any, ClassVar
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.command import run_here
-from tests.services import ROOT, Services
+from tests.services import ROOT, BesideAServer
 
 CONTROL = "\x1b[2J\x9b\u202e"
 
 
-class Forms(SynchronousTestCase):
-    services: ClassVar[Services]
-
+class Forms(BesideAServer):
     @classmethod
     def setUpClass(cls) -> None:
-        cls.services = Services()
-        cls.addClassCleanup(cls.services.stop)
-        cls.services.start_server()
+        super().setUpClass()
         render: list[Any] = [{"tab": "render_seconds", "type": "PercentileGroup", "value": 0.0012}] * 3
         hits: list[Any] = [{"tab": "hits", "type": "CounterGroup", "value": 2, "labels": {"page": page}} for page in "ab"]
         odd: list[Any] = [

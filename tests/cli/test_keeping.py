@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Any, ClassVar
-
-from twisted.trial.unittest import SynchronousTestCase
+from typing import Any
 
 from taba.query import BadRequest
-from tests.services import Services
+from tests.services import BesideAServer
 from tests.topologies import wait_until
 from tests.valkey import make_older
 
 
-class Keeping(SynchronousTestCase):
-    services: ClassVar[Services]
-
+class Keeping(BesideAServer):
     @classmethod
     def setUpClass(cls) -> None:
-        cls.services = Services()
-        cls.addClassCleanup(cls.services.stop)
-        cls.services.start_server()
+        super().setUpClass()
         # ExpiryGauge: has nothing more to say after its seconds
         events: Any = [{"tab": f"brief{n}", "type": "ExpiryGauge", "value": {"value": 1, "seconds": 0.001}} for n in range(3)]
         events += [{"tab": f"lasting{n}", "type": "TotalsCounter", "value": 1} for n in range(4)]

@@ -7,12 +7,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import ClassVar
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.cli.lines import MAX_LINE_CHARACTERS, read_value
-from tests.services import Services
+from tests.services import BesideAServer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -92,15 +91,7 @@ class Trying(SynchronousTestCase):
         self.assertEqual(content["handlers"]["TopK"], {"version": 1, "origin": "taba", "errors": 0})
 
 
-class OfAServer(SynchronousTestCase):
-    services: ClassVar[Services]
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        cls.services = Services()
-        cls.addClassCleanup(cls.services.stop)
-        cls.services.start_server()
-
+class OfAServer(BesideAServer):
     def test_a_server_says_what_it_has_and_what_it_lacks(self) -> None:
         self.services.query.post_events("web/1", [{"tab": "odd", "type": "NoSuchType", "value": 1}])
         content = json.loads(self.services.taba("handlers", "--json").stdout)

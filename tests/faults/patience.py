@@ -12,7 +12,7 @@ PATIENCE_SECONDS = 300.0  # it only ends a hang: whatever goes right takes far l
 PAUSE_SECONDS = 0.05
 
 
-def until(condition: Callable[[], Any], what: str | Callable[[], Any]) -> Any:
+def until(condition: Callable[[], Any], what: str | Callable[[], Any] = "it did not come about") -> Any:
     """The first answer of `condition` that is true; where whoever is asked does not answer, it is asked again.
 
     Raises AssertionError with `what`, or with what that returns, and with the last answer.

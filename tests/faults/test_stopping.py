@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
+from taba.query import Query
 from tests.services import Services
 
 from .patience import PATIENCE_SECONDS, until
@@ -47,6 +48,10 @@ class Stopping(SynchronousTestCase):
     def count(self) -> Any:
         return self.services.query.aggregates(name="hits").get("hits", {}).get("count", 0)
 
+    def waiting(self) -> Any:
+        status = Query(self.services.agent_url, role="Agent").status()
+        return status["outbox"]["batches"] + status["spool"]["batches"]
+
     def expect(self, least: int) -> None:
         until(lambda: self.count() >= least, lambda: f"{self.count()} are folded, and {least} should be")
 
@@ -71,4 +76,5 @@ class Stopping(SynchronousTestCase):
         load.stdin.flush()
         recorded, dropped = map(int, load.stdout.readline().split())
         self.expect(recorded - dropped)
+        until(lambda: not self.waiting(), "batches wait at the Agent")  # of which one might count twice
         self.assertEqual(self.count(), recorded - dropped)

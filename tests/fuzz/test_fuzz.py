@@ -29,7 +29,7 @@ class Corpus(SynchronousTestCase):
 
 
 class Driver(SynchronousTestCase):
-    def test_what_a_target_does_not_bear_is_found_from_lines_that_are_reached_and_made_small(self) -> None:
+    def test_what_a_target_does_not_bear_is_found_and_made_small(self) -> None:
         def take(content: bytes) -> None:
             if len(content) > 3 and 0xC1 in content[:4]:
                 raise KeyError(content)

@@ -24,7 +24,7 @@ from taba.names import bucket_of
 from taba.server.ask.answering import aggregate_as_json, dumped
 from taba.server.ask.choosing import QueryRefused
 from taba.server.ask.filters import Filter
-from taba.server.ask.query import Asked, Query
+from taba.server.ask.query import QUIET_SECONDS, Asked, Query
 from taba.server.ask.reachable import Reachable
 from taba.server.work.sandbox import Crowded
 from taba.shard import Router
@@ -34,7 +34,6 @@ COSTLY_SECONDS = 0.2
 SLOWEST_SECONDS = 30.0  # between two looks, however long one takes
 TOLD_SECONDS = 0.5  # by which the time between two looks differs before that alone is an event
 CHOOSE_SECONDS = 5.0  # after which a question is asked anew which Tabs it means: so soon a further one is heard of
-QUIET_SECONDS = 15.0
 MURMUR_SECONDS = 10.0  # of silence, before something that means nothing is sent: proxies and peers cut what says nothing
 MAX_LIVE_TABS = 200  # of one question; some 150 KiB an event
 MAX_TAB_CHARS = 256 * KiB  # of one Tab's Aggregate in an event

@@ -22,10 +22,9 @@ from taba.history import Steps
 from taba.names import bucket_of
 from taba.server.ask.choosing import Chosen
 from taba.server.ask.filters import Filter
-from taba.server.ask.query import Aggregated, Asked, Query, Unanswered
+from taba.server.ask.query import QUIET_SECONDS, Aggregated, Asked, Query, Unanswered
 
 ROW_SECONDS = 2.0
-QUIET_SECONDS = 15.0
 MAX_KEPT_ROWS = 5000  # of all questions, some KiB each
 MAX_SORTED = 200  # Tabs that move most, of which the rows are chosen where they are sorted by what only States tell
 STEPS, STEP_SECONDS = 60, 60.0  # of a sparkline: the last hour

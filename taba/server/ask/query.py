@@ -34,6 +34,7 @@ from taba.turns import Turns
 
 MAX_DETAILED = 2000  # Projections with detail in one answer, or behind it; each takes some 10 KiB and 1 ms
 SLICE_STATES = 500  # read and projected at a time; some 10 ms
+QUIET_SECONDS = 15.0  # an answer so old is made anew though nothing was folded: windows move on where nothing happens
 SLICE_SHOWN = 60  # of these where each is shown: some 40 KiB of JSON, which is what a reader that has stopped reading holds
 SLICE_DETAILED = 5  # projected at a time with detail; some 10 ms
 SLICE_GROUPED = 200  # names whose groups are looked for between two looks at the time; a long one takes 0.1 ms

@@ -41,8 +41,9 @@ from taba.server.prometheus.vectors import NAME, Labels, Refused, Vector
 from taba.server.prometheus.wanted import Wanted
 from taba.server.work.sandbox import Crowded, PatternRefused
 from taba.tokens import READ
-from taba.web import SLICE_BYTES, Answer, Call, HTTPError
+from taba.web import Answer, Call, HTTPError, sliced
 
+TRUNCATED = "results truncated due to limit"  # as Prometheus says it
 MAX_PARSED = 200  # texts whose nodes are kept: those of a few dashboards
 MAX_BOUNDS = 50  # of le=
 MAX_SELECTORS = 20  # of match[]
@@ -262,7 +263,7 @@ class PrometheusApi:
                 return _failed(503, "unavailable", str(error))._replace(headers={"retry-after": "1"})
             except StoreUnavailable as error:
                 return _failed(503, "unavailable", str(error))
-            return Answer(_slices(_whole(said)), content_type=JSON, is_joined=True)
+            return Answer(sliced(_whole(said)), content_type=JSON, is_joined=True)
 
         return served
 
@@ -310,7 +311,7 @@ class PrometheusApi:
         rows = np.flatnonzero(value.there[:, 0]).tolist()
         if limit is not None and len(rows) > limit:
             rows = rows[:limit]
-            told.warn("results truncated due to limit")
+            told.warn(TRUNCATED)
         for place, row in enumerate(rows):
             comma = "," if place else ""
             if value.spread is None:
@@ -330,7 +331,7 @@ class PrometheusApi:
         written = 0
         for shown, row in enumerate(np.flatnonzero(value.there.any(axis=1)).tolist()):
             if shown == limit:
-                told.warn("results truncated due to limit")
+                told.warn(TRUNCATED)
                 break
             at = np.flatnonzero(value.there[row])
             kind = "values" if value.spread is None else "histograms"
@@ -426,7 +427,7 @@ class PrometheusApi:
         rows = [labels for _, labels in sorted(found.items())]
         if len(rows) > limit:
             rows = rows[:limit]
-            told.warn("results truncated due to limit")
+            told.warn(TRUNCATED)
         return _Said(self._listed(rows), told)
 
     async def _selected(self, selectors: Sequence[str], told: Told) -> list[Series]:
@@ -547,7 +548,7 @@ def _with_fraction(text: str) -> str:
 def _limited(items: list[Any], limit: int | None, told: Told) -> list[Any]:
     most = min(limit or MAX_LISTED, MAX_LISTED)
     if len(items) > most:
-        told.warn("results truncated due to limit")
+        told.warn(TRUNCATED)
     return items[:most]
 
 
@@ -599,18 +600,6 @@ async def _whole(said: _Said) -> AsyncIterator[str]:
         if sentences:
             yield f',"{what}":{_json(list(sentences))}'
     yield "}\n"
-
-
-async def _slices(pieces: AsyncIterator[str]) -> AsyncIterator[bytes]:
-    waiting: list[str] = []
-    size = 0
-    async for piece in pieces:
-        waiting.append(piece)
-        size += len(piece)
-        if size >= SLICE_BYTES:
-            yield "".join(waiting).encode()
-            waiting, size = [], 0
-    yield "".join(waiting).encode()
 
 
 def _failed(status: int, kind: str, sentence: str) -> Answer:

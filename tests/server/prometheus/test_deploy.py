@@ -9,6 +9,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.server.prometheus.evaluate import FUNCTIONS, _leaves
+from taba.server.prometheus.metrics import MATCH
 from taba.server.prometheus.syntax import Called, check, flattened, nodes_of
 from tests.services import ROOT
 
@@ -46,3 +47,17 @@ class Shipped(SynchronousTestCase):
         self.assertEqual(len(texts), rules.count("alert:"))
         for text in texts:
             is_answered(text)
+
+    def test_what_prometheus_is_told_to_scrape_and_to_watch_is_there(self) -> None:
+        scraped, rules = ((DEPLOY / "prometheus" / name).read_text() for name in ("prometheus.yml", "rules.yml"))
+        texts = re.findall(r"^ +expr: (.*)$", rules, re.MULTILINE)
+        self.assertEqual(len(texts), rules.count("alert:"))
+        written = "".join(path.read_text() for path in (ROOT / "taba").rglob("*.py"))
+        for text in texts:
+            check(text)
+            for name in re.findall(r"\btaba_\w+", text):
+                self.assertIn(f'"{name}"', written)
+        jobs = set(re.findall(r"job_name: (\S+)", scraped))
+        for pattern in re.findall(r'job=~"([^"]*)"', rules):
+            self.assertTrue([job for job in jobs if re.fullmatch(pattern, job)], pattern)
+        self.assertIn(f"params:\n      {MATCH.name}:", scraped)
