@@ -21,7 +21,7 @@ from taba.agent.fairness import EVENT_BYTES, TAB_BYTES
 from taba.agent.meanings import Telling
 from taba.agent.outbox import EncodedBatch
 from taba.agent.reader import Reading, Ring, Scratch
-from taba.agent.tallies import Tally, tally_of
+from taba.agent.tallies import Plain, Tally, tally_of
 from taba.batch import (
     BATCH_VERSION,
     MAX_LIST_BYTES,
@@ -90,7 +90,7 @@ class Drained(NamedTuple):
     empty: list[Ring]  # rings that held nothing
     broken: list[tuple[Ring, str]]  # rings that turned out to be none
     tellings: list[Telling]  # Tabs with events here that were not told of yet
-    tallies: list[Tally]  # what all of it comes to, by Tab
+    tallies: list[Tally | Plain]  # what all of it comes to, by Tab
     is_cut: bool  # a limit ended it; there is more to read at once
 
 
@@ -130,7 +130,7 @@ class Drain:
         empty: list[Ring] = []
         broken: list[tuple[Ring, str]] = []
         tellings: list[Telling] = []
-        tallies: list[Tally] = []
+        tallies: list[Tally | Plain] = []
         total = unread = malformed = refused = 0
         lost: dict[str, Counter[str]] = defaultdict(Counter)
         held_back: Counter[str] = Counter()
@@ -241,7 +241,7 @@ def extent(events: int, length: int) -> bytes:
 
 
 def group(
-    ring: Ring, reading: Reading, places: list[tuple[int, bytes] | None], packed: Packed, added: list[Added], tallies: list[Tally]
+    ring: Ring, reading: Reading, places: list[tuple[int, bytes] | None], packed: Packed, added: list[Added], tallies: list[Tally | Plain]
 ) -> int:
     """Add one ring's events to `packed`, those that heal to `added`, and what all come to to `tallies`; returns how many were left out.
 
@@ -254,22 +254,21 @@ def group(
     present = np.flatnonzero(counts)
     counts = counts[present]
     boxed, is_boxed = reading.boxed, reading.is_boxed
-    numbers = reading.values
     if len(present) == 1:
-        times, values = reading.times.tobytes(), numbers.tobytes()
+        times, values = reading.times.tobytes(), reading.values.tobytes()
     else:
         # numpy's stable sort of 16-bit keys is a radix sort; of wider ones it is not
         keys = tabs.astype(np.uint16) if int(present[-1]) < 65_536 else tabs
         order = np.argsort(keys, kind="stable")
-        numbers = numbers[order]
-        times, values = reading.times[order].tobytes(), numbers.tobytes()
+        times, values = reading.times[order].tobytes(), reading.values[order].tobytes()
         if boxed is not None and is_boxed is not None:
             boxed, is_boxed = boxed[order], is_boxed[order]
     if boxed is not None and is_boxed is not None:
         mixed = np.add.reduceat(is_boxed, np.cumsum(counts) - counts, dtype=np.int64).tolist()
     else:
         mixed = None
-    tallies.append(tally_of(ring, present, counts, numbers.view("<f8"), boxed, is_boxed))
+    floats = np.frombuffer(values, "<f8")  # which stay, whatever the next reading overwrites
+    tallies.append(Plain(ring, present, counts, floats) if is_boxed is None else tally_of(ring, present, counts, floats, boxed, is_boxed))
     headers, short = _HEADERS, len(_HEADERS)
     unknown = start = 0
     for at, (index, count) in enumerate(zip(present.tolist(), counts.tolist(), strict=True)):

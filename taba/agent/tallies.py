@@ -1,7 +1,7 @@
 """What this host recorded since its Agent began, by Tab: sums for whoever scrapes the Agent. No promise rests on them.
 
-1. Summed is what adds up without a Handler: values of the Types in ADDITIVE. A drain sums its columns with a few numpy operations a ring,
-   and what it was given is counted once it is published, whatever becomes of it then.
+1. Summed is what adds up without a Handler: values of the Types in ADDITIVE. What a drain was given is summed
+   in one go and counted once it is published, whatever becomes of it then.
 2. A ring's sums are columns beside its directory; once it is gone they are kept by Tab, for so many.
 3. A restart is a reset: `since` is the Agent's own start, and every counter says so (`_created`).
 """
@@ -47,15 +47,24 @@ Floats = NDArray[np.float64]
 
 
 class Tally(NamedTuple):
-    """What one reading adds: of the Tabs at `places` of its ring's directory how many values, what they sum up to, and the least of each
-    where any is negative, else 0.
+    """What one reading adds: of the Tabs at `places` of its ring's directory how many values, what they sum up to, and the least of each;
+    None where none is negative.
     """
 
     ring: Ring
     places: Ints
     counts: Ints
     totals: Floats
-    least: Floats
+    least: Floats | None
+
+
+class Plain(NamedTuple):
+    """A reading of floats alone, in the order of its Tabs, which is not summed yet: `counts` of them at each of `places`."""
+
+    ring: Ring
+    places: Ints
+    counts: Ints
+    values: Floats
 
 
 class _Tab(NamedTuple):
@@ -76,10 +85,11 @@ def tally_of(ring: Ring, places: Ints, counts: Ints, values: Floats, boxed: Any,
             good = finite if good is None else good & finite
             totals = np.add.reduceat(np.where(good, values, 0.0), starts)
     numbers = values if good is None else np.where(good, values, 0.0)
-    least = np.minimum.reduceat(numbers, starts) if numbers.min() < 0 else np.zeros(len(starts))
+    least = np.minimum.reduceat(numbers, starts) if numbers.min() < 0 else None
     counted = counts if good is None else np.add.reduceat(good, starts, dtype=np.int64)
     if is_boxed is not None:
-        counted, totals, least = (np.array(column) for column in (counted, totals, least))
+        counted, totals = np.array(counted), np.array(totals)
+        least = np.zeros(len(starts)) if least is None else least
         for at in np.flatnonzero(np.add.reduceat(is_boxed, starts, dtype=np.int64)).tolist():
             tab = ring.directory[places[at]]
             if tab is None or tab.type not in ADDITIVE:
@@ -91,6 +101,25 @@ def tally_of(ring: Ring, places: Ints, counts: Ints, values: Floats, boxed: Any,
                 totals[at] += times * amount
                 least[at] = min(least[at], amount)
     return Tally(ring, places, counted, totals, least)
+
+
+def tallies_of(plain: Sequence[Plain]) -> Iterable[Tally]:
+    """What readings add, summed in one go: a few numpy operations for as many rings as there are, not for each."""
+    if not plain:
+        return
+    whole = tally_of(
+        plain[0].ring,
+        np.concatenate([one.places for one in plain]),
+        np.concatenate([one.counts for one in plain]),
+        np.concatenate([one.values for one in plain]),
+        None,
+        None,
+    )
+    start = 0
+    for one in plain:
+        here = slice(start, start + len(one.places))
+        yield Tally(one.ring, one.places, whole.counts[here], whole.totals[here], None if whole.least is None else whole.least[here])
+        start = here.stop
 
 
 def _amount(value: Any) -> tuple[int, float]:
@@ -118,20 +147,22 @@ class Tallies:
         self._rings: dict[Ring, list[Any]] = {}  # counts, totals, least
         self._gone: dict[tuple[str, str], _Tab] = {}
 
-    def add(self, tallies: Iterable[Tally]) -> None:
+    def add(self, readings: Sequence[Tally | Plain]) -> None:
         """These readings were published."""
-        for ring, places, counts, totals, least in tallies:
-            columns = self._rings.get(ring)
-            size = len(ring.directory)
-            if columns is None:
-                columns = self._rings[ring] = [np.zeros(size) for _ in range(3)]
-            elif len(columns[0]) < size:
-                for at, column in enumerate(columns):
-                    columns[at] = np.concatenate([column, np.zeros(max(size, 2 * len(column)) - len(column))])
-            with np.errstate(over="ignore", invalid="ignore"):
+        tallies = [*(one for one in readings if isinstance(one, Tally)), *tallies_of([one for one in readings if isinstance(one, Plain)])]
+        with np.errstate(over="ignore", invalid="ignore"):
+            for ring, places, counts, totals, least in tallies:
+                columns = self._rings.get(ring)
+                size = len(ring.directory)
+                if columns is None:
+                    columns = self._rings[ring] = [np.zeros(size) for _ in range(3)]
+                elif len(columns[0]) < size:
+                    for at, column in enumerate(columns):
+                        columns[at] = np.concatenate([column, np.zeros(max(size, 2 * len(column)) - len(column))])
                 columns[0][places] += counts
                 columns[1][places] += totals
-                columns[2][places] = np.minimum(columns[2][places], least)
+                if least is not None:
+                    columns[2][places] = np.minimum(columns[2][places], least)
 
     def keep(self, rings: Iterable[Ring]) -> None:
         """`rings` are open; of all others the sums are kept by Tab."""

@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba.agent import tallies
 from taba.agent.directory import Tab
-from taba.agent.tallies import Tallies, tally_of
+from taba.agent.tallies import Plain, Tallies, tallies_of, tally_of
 from taba.batch import Meaning
 from taba.exposition import writer_for
 from taba.handlers.lookup import find_handlers
@@ -96,7 +96,23 @@ class Sums(SynchronousTestCase):
             self.assertEqual(tally.counts[at], sum(times for times, _ in amounts))
             total = math.fsum(times * amount for times, amount in amounts)
             self.assertAlmostEqual(tally.totals[at], total, delta=1e-6 * max(1.0, *(abs(t * a) for t, a in [*amounts, (0, 0.0)])))
-            self.assertEqual(min(0.0, float(tally.least[at])), min([0.0, *(amount for _, amount in amounts)]))
+            least = 0.0 if tally.least is None else float(tally.least[at])
+            self.assertEqual(min(0.0, least), min([0.0, *(amount for _, amount in amounts)]))
+
+    def test_readings_that_are_summed_in_one_go_are_summed_each_by_itself(self) -> None:
+        rings: list[Any] = [Directory(*[Tab(f"t{place}", "CounterGroup") for place in range(3)]) for _ in range(3)]
+        plain = [
+            Plain(rings[0], np.array([0, 2]), np.array([1, 2]), np.array([1.0, 2.0, 3.0])),
+            Plain(rings[1], np.array([1]), np.array([3]), np.array([-5.0, math.nan, 7.0])),
+            Plain(rings[2], np.array([0, 1, 2]), np.array([1, 1, 1]), np.array([1e300, 1.0, 2.0])),
+        ]
+        for one, tally in zip(plain, tallies_of(plain), strict=True):
+            alone = tally_of(one.ring, one.places, one.counts, one.values, None, None)
+            self.assertIs(tally.ring, one.ring)
+            self.assertEqual((tally.counts.tolist(), tally.totals.tolist()), (alone.counts.tolist(), alone.totals.tolist()))
+            least = np.zeros(len(one.places)) if alone.least is None else alone.least
+            self.assertEqual(np.minimum(cast(Any, tally.least), 0).tolist(), np.minimum(least, 0).tolist())
+        self.assertEqual(list(tallies_of([])), [])
 
     @staticmethod
     def amount(value: Any) -> tuple[int, float] | None:
@@ -114,7 +130,7 @@ class Sums(SynchronousTestCase):
         counts = np.array([len(column) for column in columns])
         present = np.flatnonzero(counts)
         numbers = np.array([value for column in columns for value in column])
-        sums.add([tally_of(ring, present, counts[present], numbers, None, None)])
+        sums.add([Plain(ring, present, counts[present], numbers)])
 
     def test_names_kinds_and_since_when_are_shown_and_types_that_do_not_add_up_are_not(self) -> None:
         sums = Tallies(since=1000.0)
