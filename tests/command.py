@@ -12,6 +12,7 @@ from unittest import mock
 
 from taba.cli.main import main
 
+PATIENCE = 300.0  # seconds; however busy the machine is
 # These set signals, run a reactor, record as this process would, or import what lies in the working directory.
 OF_THEIR_OWN = ("record", "reshard", "check", "store", "handler", "handlers")
 
@@ -45,4 +46,4 @@ def run_taba(*arguments: str, environ: Mapping[str, str], directory: Path, stdin
     if arguments[:1] and arguments[0] not in OF_THEIR_OWN:
         return run_here(arguments, environ, directory, stdin)
     command = [sys.executable, "-m", "taba.cli.main", *arguments]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, env=environ, cwd=directory)
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=PATIENCE, env=environ, cwd=directory)
