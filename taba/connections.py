@@ -49,6 +49,7 @@ MAX_RECEIVING_BYTES = 256 * MiB  # of all bodies that are being received and rea
 LINGER_SECONDS = 2.0  # after an early refusal, so that a peer that still sends reads the answer rather than a reset
 MAX_LINGER_BYTES = 64 * MiB
 MAX_LENGTH_DIGITS = 15  # of a Content-Length: Python refuses to read thousands, in a traceback
+TLS_HANDSHAKE = b"\x16"  # the first byte of one
 LOG_DATE_SECONDS = 1.0  # how old the date of a line in an access log may be
 
 
@@ -223,6 +224,10 @@ class BoundedChannel(http.HTTPChannel):
         if self._is_silent:
             self._is_silent = False
             self._stop_deadline()
+            if data[:1] == TLS_HANDSHAKE and not self.isSecure():
+                # it would wait for an answer until it is cut; so it hears at once that this is not what it speaks
+                self._refuse(HTTPError(400, "bad_request", "this is TLS, and none is spoken here: ask http:"))
+                return
         if self._deadline is None and not self._handlingRequest:
             self._deadline = self.callLater(MAX_REQUEST_SECONDS, self._too_slow)
         super().dataReceived(data)

@@ -151,7 +151,9 @@ def tls_sentence(error: BaseException | None, words: TlsWords = OPTIONS) -> str 
         return None
     reasons = " ".join(str(part) for item in (error.args[0] if error.args else []) for part in item if part)
     if "verify failed" in reasons:
-        return f"its certificate is signed by nobody who is trusted here; name its authority with {words.authorities}"
+        # the library does not say which of the two
+        trust = f"its certificate is signed by nobody who is trusted here; name its authority with {words.authorities}"
+        return f"{trust}, or have it renewed if it is past its end"
     if "certificate required" in reasons or "handshake failure" in reasons:
         return f"it takes a client certificate: {words.own}"
     if "wrong version" in reasons or "record layer" in reasons or "packet length" in reasons:

@@ -228,6 +228,6 @@ def read_owned(path: Path, most: int) -> str:
     if len(content) > most:
         raise ValueError(f"takes a file of at most {most} bytes")
     try:
-        return content.decode()
+        return content.decode("utf-8-sig")  # some editors begin with a mark that nobody sees
     except UnicodeDecodeError:
         raise ValueError("takes a file of UTF-8 text") from None

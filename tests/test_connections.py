@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import LogLevel, globalLogPublisher
 
 from taba import connections
+from taba.query.questions import unreachable
 from taba.web import Answer, Api, Call
 from tests.examples import examples
 from tests.sites import LIMIT, ROUTES, Served, read_all, route
@@ -58,6 +60,23 @@ class Bounds(Served):
     async def test_a_refused_body_of_any_length_is_answered_before_it_is_sent(self) -> None:
         answer = await self.say(b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n", b"x" * 100_000)
         self.assertIn(b" 413 ", answer.splitlines()[0])
+
+    async def test_who_speaks_tls_where_none_is_spoken_hears_so_at_once(self) -> None:
+        self.patch(connections, "FIRST_SECONDS", 3600.0)
+        self.patch(connections, "MAX_REQUEST_SECONDS", 3600.0)
+        self.patch(connections, "LINGER_SECONDS", 0.1)
+        answer = await self.say(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+        self.assertIn(b" 400 ", answer.splitlines()[0])
+        self.assertIn("none is spoken here: ask http:", json.loads(answer.partition(b"\r\n\r\n")[2])["detail"])
+
+        def shake_hands() -> None:
+            with socket.create_connection(("127.0.0.1", self.port), 60) as connection:
+                ssl._create_unverified_context().wrap_socket(connection)
+
+        with self.assertRaises(ssl.SSLError) as caught:
+            await threads.deferToThread(shake_hands)
+        said = str(unreachable("https://localhost:8280", "Server", caught.exception))
+        self.assertIn("it speaks no TLS: check whether its address is http://localhost:8280", said)
 
     async def test_a_peer_that_drips_its_request_is_refused_in_time(self) -> None:
         self.patch(connections, "MAX_REQUEST_SECONDS", 0.3)

@@ -129,6 +129,8 @@ class Handshakes(Cases, TestCase):
         needs_localhost()
         await self.serve(self.own)
         self.assertIn("--cacert", await self.ask(trusted=Authority(self.directory, "strange").file))
+        await self.serve(self.authority.sign("past", "localhost", days=-1))
+        self.assertIn("renewed if it is past its end", await self.ask())
         await self.serve(self.authority.sign("elsewhere", "elsewhere.example"))
         self.assertIn("for another name", await self.ask())
         self.assertIn("for another name", await self.ask("127.0.0.1"))

@@ -149,6 +149,10 @@ class OwnedFiles(SynchronousTestCase):
         token = new_token(WRITE)
         self.path.write_text(f"{token}\n")
         self.assertEqual(tokens.read_token(self.path), token)
+        self.path.write_bytes(b"\xef\xbb\xbf" + f"{token}\r\n".encode())  # as some editors write it
+        self.assertEqual(tokens.read_token(self.path), token)
+        self.path.write_bytes(b"\xef\xbb\xbf" + f"{line_of(token)}\r\n".encode())
+        self.assertEqual(len(tokens.read_tokens(self.path)), 1)
         for text in ["", f"{token} {token}", line_of(token), "secret"]:
             self.path.write_text(text)
             error = self.assertRaises(ValueError, tokens.read_token, self.path)

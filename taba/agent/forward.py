@@ -155,7 +155,7 @@ class Forwarder:
         except NoVerdicts as error:
             problem, is_answer = str(error), True
         except Exception as error:  # whatever treq, DNS, TLS or the peer came up with: no verdict, so later
-            problem = _reason(error)
+            problem = _reason(error, parcel.server.url)
         if self._stopped:
             return
         if problem is None:
@@ -197,7 +197,7 @@ class Forwarder:
                     self._learn_failures = 0
                     break
                 except Exception as error:  # as in _send; the next one may do better
-                    server.fails(_reason(error), self._now())
+                    server.fails(_reason(error, server.url), self._now())
             else:
                 self._learn_failures += 1
                 delay = min(dispatch.backoff.delay(self._learn_failures), LEARN_SECONDS if self.knows_buckets else 2.0)
@@ -328,8 +328,8 @@ def _why_not(status: int, content: bytes) -> str:
     return f"{cure} ({status}; nothing is lost, it is tried again)"[:300]
 
 
-def _reason(error: Exception) -> str:
-    """Why a Server did not answer, for people: never a bare exception where it is known what it means."""
+def _reason(error: Exception, url: str = "") -> str:
+    """Why the Server at `url` did not answer, for people: never a bare exception where it is known what it means."""
     reasons = getattr(error, "reasons", None)  # twisted.web wraps what happened
     if reasons:
         error = reasons[0].value
@@ -340,7 +340,8 @@ def _reason(error: Exception) -> str:
     if isinstance(error, DNSLookupError):
         return "its name cannot be resolved"
     if isinstance(error, (ConnectionDone, ConnectionLost)):
-        return "it closed the connection without an answer"
+        hint = "" if url.startswith("https:") else "; if it speaks TLS, its address begins with https:"
+        return f"it closed the connection without an answer{hint}"
     if isinstance(error, (NoVerdicts, NotAdmitted, OtherStore, StoreUnknown)):
         return f"{error}"[:300]
     words = tls_sentence(error)

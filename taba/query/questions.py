@@ -301,8 +301,17 @@ def unreachable(base: str, role: str, reason: object) -> ServerUnavailable:
     """The error for a connection that cannot be made or broke."""
     why = " ".join(str(reason).split())
     cure = START[role]
-    if base.startswith("https:") and ("ssl" in why.lower() or "tls" in why.lower()):
+    said = why.lower()
+    if base.startswith("https:") and ("ssl" in said or "tls" in said):
         cure = f"name the authority of its certificate with --cacert, or check whether its address is http:{base.partition(':')[2]}"
+        if "has expired" in said:
+            cure = "have its certificate renewed, and send it SIGHUP"
+        elif "hostname mismatch" in said or "not valid for" in said:
+            cure = "use the address that its certificate names"
+        elif "wrong version" in said or "record layer" in said or "packet length" in said:
+            cure = f"it speaks no TLS: check whether its address is http:{base.partition(':')[2]}"
+    elif base.startswith("http:") and ("closed connection" in said or "closed the connection" in said or "connection lost" in said):
+        cure = f"if it speaks TLS, its address is https:{base.partition(':')[2]}; else {START[role]}"
     return ServerUnavailable(f"no {role} answers at {base} ({why}); {cure}")
 
 

@@ -78,7 +78,7 @@ class KeptConnectionTests(TestCase):
         server.answer, closed = close(2), 0
         await deliver(3)
         self.assertEqual((closed, forwarder.second_tries, peer.failures, server.store.folded), (2, 2, 1, 2))
-        self.assertIn("closed the connection without an answer", str(peer.problem))
+        self.assertIn("closed the connection without an answer; if it speaks TLS, its address begins with https:", str(peer.problem))
 
 
 def made_keeper(case: Any) -> Keeper:

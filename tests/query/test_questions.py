@@ -127,3 +127,27 @@ class WhatIsAway(SynchronousTestCase):
             self.assertIn("partial=1", question.of_what_is_there().at(BASE))
         for question in (questions.status(), questions.note("x"), questions.stream({}), questions.delete_tabs("x")):
             self.assertIs(question.of_what_is_there(), question)
+
+
+class Unreachable(SynchronousTestCase):
+    def test_what_stands_in_the_way_is_told_with_what_helps_against_that(self) -> None:
+        refused, closed, unverified = (
+            "Connection refused",
+            "Remote end closed connection without response",
+            "[SSL: CERTIFICATE_VERIFY_FAILED]",
+        )
+        for base, reason, cure in (
+            ("https://a:1", f"{unverified} unable to get local issuer certificate", "name the authority of its certificate"),
+            ("https://a:1", f"{unverified} certificate has expired", "have its certificate renewed"),
+            ("https://a:1", f"{unverified} Hostname mismatch", "use the address that its certificate names"),
+            (
+                "https://a:1",
+                "[SSL: WRONG_VERSION_NUMBER] wrong version number",
+                "it speaks no TLS: check whether its address is http://a:1",
+            ),
+            ("https://a:1", refused, "start one with"),
+            ("http://a:1", closed, "if it speaks TLS, its address is https://a:1; else start one with"),
+            ("http://a:1", refused, "start one with"),
+        ):
+            said = str(questions.unreachable(base, "Server", reason))
+            self.assertIn(f"({reason}); {cure}", said)
