@@ -198,7 +198,8 @@ class AgentService(service.Service):
         """What `GET /v1/status` answers."""
         loop = self.loop
         servers = list(loop.dispatch.servers.values())
-        return describe(self.agent, loop.keeper, loop.pump, servers, self.problems(), self._reactor.seconds(), self.unix_now())
+        now, keys = self._reactor.seconds(), loop.home.keys.count
+        return describe(self.agent, loop.keeper, loop.pump, servers, self.problems(), now, self.unix_now(), keys)
 
     def look(self) -> dict[str, str]:
         """What needs a person now: sentences, by a key each."""

@@ -9,7 +9,8 @@ from typing import Any
 import taba
 from taba.agent.admission import MAX_SHOWN
 from taba.agent.dispatch import ServerPeer
-from taba.agent.keeper import Keeper
+from taba.agent.keeper import MAX_LANES, Keeper
+from taba.agent.keys import MAX_KEYS
 from taba.agent.pump import RingPump
 from taba.exposition import Exposed, Point, counter, gauge
 from taba.series import GAUGE
@@ -18,9 +19,16 @@ MAX_RINGS_SHOWN = 1000
 
 
 def describe(
-    agent: str, keeper: Keeper, pump: RingPump, servers: Sequence[ServerPeer], problems: list[str], now: float, unix_now: float
+    agent: str,
+    keeper: Keeper,
+    pump: RingPump,
+    servers: Sequence[ServerPeer],
+    problems: list[str],
+    now: float,
+    unix_now: float,
+    keys: int = 0,
 ) -> dict[str, Any]:
-    """The content of `GET /v1/status`."""
+    """The content of `GET /v1/status`; `keys`: how many Idempotency-Keys are remembered."""
     rings, live = pump.rings, pump.live_drops()
     shown = [
         {
@@ -48,6 +56,8 @@ def describe(
         "dropped_by_reason": dict(sorted((keeper.totals() + live).items())),
         "dropped_by_client": pump.drops_by_client(),
         "batch_version": keeper.version,
+        "keys": {"count": keys, "most": MAX_KEYS},
+        "lanes": {"count": len(keeper.lanes), "most": MAX_LANES},
         "tabs": rings.admission.total,
         "clients": rings.admission.clients,
         "caps": rings.admission.caps._asdict(),

@@ -22,6 +22,7 @@ from taba.server.ask.query import Query
 from taba.server.fold.bounds import Bounds
 from taba.server.fold.envelopes import Envelopes
 from taba.server.fold.ingest import Ingest
+from taba.server.fold.posts import MAX_POSTERS
 from taba.server.health import Health
 from taba.server.keep.jobs import Jobs
 from taba.server.moving import Moving
@@ -70,6 +71,7 @@ class Counts(NamedTuple):
     missing: list[str]
 
 
+HELD = ("tabs", "clients", "streams", "keyed_streams", "posters")  # of all buckets; posters: Clients that post with a key
 UNKNOWN = Counts(0, {}, 0, 0, 0, [])  # before anything was read
 
 
@@ -102,7 +104,7 @@ class Status:
         self._series = series
         self._jobs, self._starts = jobs, starts
         self._caps = {**caps._asdict(), "bucket_tabs": bounds.tabs, "bucket_clients": bounds.clients, "all_tabs": bounds.all_tabs}
-        self._caps["all_clients"] = bounds.all_clients
+        self._caps |= {"all_clients": bounds.all_clients, "bucket_streams": bounds.streams, "bucket_posters": MAX_POSTERS}
         self._site = site
         self._router, self._lookup, self._ingest, self._query, self._sandbox = router, lookup, ingest, query, sandbox
         self._envelopes, self._age = envelopes, age
@@ -113,6 +115,7 @@ class Status:
         self._waiting: list[Deferred[None]] = []
         self._counts: tuple[float, Counts] | None = None
         self._cycles = 0
+        self._held: dict[str, int] = {}  # of HELD, how many all buckets have
         self._counted: dict[int, list[Any]] = {}  # bucket → what it said of its counts last
         self._away: dict[int, str] = {}  # buckets that did not say so when they were asked last
         self._types: tuple[float, set[str]] | None = None
@@ -129,6 +132,9 @@ class Status:
                     (b"LRANGE", keys.missing(b), b"0", b"-1"),
                     (b"HLEN", keys.tabs(b)),
                     (b"SCARD", keys.clients(b)),
+                    (b"HLEN", keys.marks(b)),
+                    (b"HLEN", keys.posted(b)),
+                    (b"HLEN", keys.posts(b)),
                 ]
                 for b in range(self._router.buckets)
             }
@@ -138,13 +144,14 @@ class Status:
                 raise StoreUnavailable(next(iter(self._away.values()), "nothing is known"))
             sums: Counter[bytes] = Counter()
             missing: set[str] = set()
-            tabs = clients = 0
-            for pairs, types, of_tabs, of_clients in self._counted.values():
-                tabs, clients = tabs + of_tabs, clients + of_clients
+            held: Counter[str] = Counter()
+            for pairs, types, *there in self._counted.values():
+                held.update(dict(zip(HELD, there, strict=True)))
                 for name, count in zip(pairs[::2], pairs[1::2], strict=True):
                     sums[name] += int(count)
                 missing.update(type.decode() for type in types)
-            self._ingest.in_all.learn(tabs, clients)
+            self._held = dict(held)
+            self._ingest.in_all.learn(held["tabs"], held["clients"])
             dead = {name[len(_DEAD) :].decode(): count for name, count in sorted(sums.items()) if name.startswith(_DEAD) and count}
             known = Counts(sums[b"folded"], dead, sums[b"dead_dropped"], sums[keys.DISCARDED], sums[b"known_key"], sorted(missing))
             self._counts = (now, known)
@@ -244,7 +251,7 @@ class Status:
             "child": self._sandbox.describe(),
             **versions.HERE.told(),
             "caps": self._caps,
-            "in_all": {"tabs": self._ingest.in_all.tabs, "clients": self._ingest.in_all.clients},
+            "in_all": {**self._held, "tabs": self._ingest.in_all.tabs, "clients": self._ingest.in_all.clients},
             "types_missing": missing,
             "latency": self._ingest.latency.percentiles(self._now()),
             "problems": problems,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from taba.server.fold.bounds import MAX_STREAMS
+from taba.server.fold.posts import MAX_POSTERS
+
 from .running import ServerCase, asynchronous
 
 
@@ -44,6 +47,9 @@ class Capped(ServerCase):
         self.assertEqual(status["folded"] + sum(status["dead_letters_by_reason"].values()), 6 + 8)
         self.assertLessEqual(status["in_all"]["clients"], 7)
         self.assertGreaterEqual(status["dead_letters_by_reason"].get("too_many_clients", 0), 1)
+        self.assertEqual((status["in_all"]["streams"], status["in_all"]["posters"]), (0, 0))
+        self.assertGreater(status["in_all"]["keyed_streams"], 0)  # what is posted without a key has one for each Server
+        self.assertEqual((status["caps"]["bucket_streams"], status["caps"]["bucket_posters"]), (MAX_STREAMS, MAX_POSTERS))
         self.assertEqual((status["caps"]["all_tabs"], status["caps"]["all_clients"]), (5, 7))
         [said] = [problem for problem in status["problems"] if "all buckets together take 5 Tabs" in problem]
         self.assertIn("by web/1 (1): ", said)
