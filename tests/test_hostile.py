@@ -12,6 +12,7 @@ from typing import Any
 import msgpack
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet import defer
 from twisted.internet.defer import ensureDeferred
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -341,6 +342,32 @@ class Read(SynchronousTestCase):
 
         self.successResultOf(ensureDeferred(envelopes.decide(self.envelope(6), breathe)))
         self.assertEqual(len(breaths), 6)
+
+    def test_a_batch_of_long_columns_is_read_in_turns_and_what_is_half_read_counts_so_that_few_are_at_once(self) -> None:
+        lists = Column("web/1", "x", "Buffer", TIMES, [[[]] * 20_000])
+        long = [Column("web/1", f"y{n}", "T", TIMES * 5000, TIMES * 5000) for n in range(4)]
+        content = batch.encode_batch(STREAM, 5, 1, [lists, *long])
+        most = batch.decode_batch(content).made_bytes
+        self.patch(envelopes_module, "MAX_WAITING_BYTES", 2 * most)
+        envelopes, _ = self.make()
+        waiting: list[defer.Deferred[None]] = []
+
+        def breathe() -> defer.Deferred[None]:
+            waiting.append(defer.Deferred())
+            return waiting[-1]
+
+        deciding = [
+            ensureDeferred(envelopes.decide(batch.Envelope("a", "h", 1.0, None, [Sent(content, 0, NONCE)]), breathe)) for _ in range(9)
+        ]
+        turns = 0
+        while waiting:
+            waiting.pop(0).callback(None)
+            turns += 1
+        words = [self.successResultOf(one)[0].word for one in deciding]
+        self.assertEqual(set(words), {"applied", "later"})
+        self.assertTrue(1 <= words.count("applied") <= 3, words)
+        self.assertGreaterEqual(turns, 9 + 2 * words.count("applied"))
+        self.assertEqual(envelopes._reading, 0)
 
     def test_a_post_is_its_client_s_also_where_nothing_of_it_may_be_sent(self) -> None:
         envelopes, waits = self.make()

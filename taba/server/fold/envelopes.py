@@ -153,7 +153,7 @@ class Envelopes:
                 _check_bucket(entry.bucket, buckets)
                 batch = Batch(entry.stream, entry.bucket, 0, [])
                 return Waiting(0, batch, HEADER_BYTES, self._draw(NONCE_BYTES), header=entry, agent=envelope.agent)
-            batch = await _in_turns(reading_batch(entry.batch), breathe)
+            batch = await self._in_turns(reading_batch(entry.batch), breathe)
             _check_bucket(batch.bucket, buckets)
         except UnknownVersion as error:
             self.note_version(error)
@@ -162,6 +162,23 @@ class Envelopes:
             return Verdict(REFUSED, str(error))
         part = KeyPart.decode(entry.key) if entry.key else None
         return Waiting(entry.follows, batch, len(entry.batch), entry.nonce, part, agent=envelope.agent)
+
+    async def _in_turns(self, steps: Generator[int, None, Batch], breathe: Callable[[], Awaitable[None]] | None) -> Batch:
+        """What `steps` returns; others have their turns between them. What was made until then counts as being read."""
+        if breathe is None:
+            return finish(steps)
+        charged = 0
+        try:
+            while True:
+                try:
+                    made = next(steps)
+                except StopIteration as end:
+                    batch: Batch = end.value
+                    return batch
+                self._reading, charged = self._reading + made - charged, made
+                await breathe()
+        finally:
+            self._reading -= charged
 
     async def _draw_streams(self, found: list[Waiting | Verdict]) -> None:
         """Have each batch of a post with a key know the stream of that post; or be decided already."""
@@ -204,19 +221,6 @@ def within(batch: Batch, scope: Scope) -> Batch:
         columns.append(column)
     meanings = tuple(meaning for meaning in batch.meanings if scope.covers_tab(meaning.tab))
     return batch._replace(columns=columns, meanings=meanings, bad_meanings=batch.bad_meanings + len(batch.meanings) - len(meanings))
-
-
-async def _in_turns(steps: Generator[Any, None, Batch], breathe: Callable[[], Awaitable[None]] | None) -> Batch:
-    """What `steps` returns; others have their turns between them."""
-    if breathe is None:
-        return finish(steps)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            batch: Batch = end.value
-            return batch
-        await breathe()
 
 
 def _check_bucket(bucket: int, buckets: int) -> None:
