@@ -177,7 +177,8 @@ class Real(SynchronousTestCase):
         self.writes(3)
         self.more()
         self.end(load)
-        self.assertEqual(self.agent.status()["dropped_by_reason"], {})
+        # while its Agent is away a ring may fill: that is in the books above
+        self.assertLessEqual(set(self.agent.status()["dropped_by_reason"]), {"ring_full"})
 
     def test_where_nothing_fits_both_say_so_everything_waits_and_counts_once_when_the_older_side_is_upgraded(self) -> None:
         self.start("server", OLDER)
