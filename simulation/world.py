@@ -365,7 +365,11 @@ class World(Clockwork):
             return False
         if any(ring.look(loop.pump._scratch).records for ring in loop.rings.open.values()):
             return False
-        return self.completed <= self.accounted() + self.unsure and not any(poster.under_way for poster in self.posters)
+        if any(poster.under_way for poster in self.posters):
+            return False
+        # what a store lost comes again only when its mark is asked for
+        posted = sum(poster.accepted for poster in self.posters if not poster.is_for_servers)
+        return self.completed + posted <= self.accounted() + self.unsure
 
     def accounted(self) -> int:
         """Events that the books name, however they ended."""
