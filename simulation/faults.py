@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from simulation.world import World
 
 
+MOVE_SECONDS = 0.3  # about as long as a command takes that moves a bucket or two
 SHIELD_SECONDS = 0.5  # after an outbox was removed nobody kills its Agent: what it holds would be lost, and who could count it?
 
 MOVES = frozenset(("buckets move", "kill mover", "mover's fuse", "mover interrupted", "mover stopped"))
@@ -258,6 +259,19 @@ def _aim(random: Random, world: World) -> dict[str, Any]:
     return {"which": random.randrange(6), "aim": aim, "shard": random.randrange(6)}
 
 
+def _on_mover(do: Callable[[World, Fault], None]) -> Callable[[World, Fault], None]:
+    """To a command that runs: commands are short, so that one is called where none is."""
+
+    def happen(world: World, fault: Fault) -> None:
+        mover = world.movers[fault.detail["which"] % len(world.movers)]
+        if mover.process is None:
+            mover.call("add" if fault.number % 2 else "drain", fault.number)
+        # at some moment of its life, which follows from the fault's own
+        world.later(fault.at * 7919 % MOVE_SECONDS, None, lambda: None if world.is_quiet else do(world, fault))
+
+    return happen
+
+
 def _interrupt(world: World, fault: Fault) -> None:
     mover = world.movers[fault.detail["which"] % len(world.movers)]
     if mover.process is not None and mover.process.wakes <= world.now:
@@ -343,8 +357,8 @@ KINDS: dict[str, Kind] = {
     "second Agent": Kind(0.5, _seconds(0.5, 8.0), _second_agent, ("started a second Agent",)),
     "other version": Kind(0.7, _which_for(0.5, 8.0), _future, ("a batch of another version",)),
     "buckets move": Kind(3.0, _aim, _call_mover, ("buckets moved",)),
-    "kill mover": Kind(0.5, _which, _kill_at_once("movers"), ("killed a mover",)),
-    "mover's fuse": Kind(2.0, _fuse, _burn("movers"), (*_burnt("mover"),)),
+    "kill mover": Kind(0.5, _which, _on_mover(_kill_at_once("movers")), ("killed a mover",)),
+    "mover's fuse": Kind(2.0, _fuse, _on_mover(_burn("movers")), (*_burnt("mover"),)),
     "process stopped": Kind(
         1.0,
         _which_for(0.5, 20.0),
@@ -355,8 +369,8 @@ KINDS: dict[str, Kind] = {
             "stopped a client",
         ),
     ),
-    "mover stopped": Kind(1.0, _which_for(0.5, 40.0), _stop(("movers",)), ("stopped a mover",)),
-    "mover interrupted": Kind(0.5, _which, _interrupt, ("interrupted a mover",)),
+    "mover stopped": Kind(1.0, _which_for(0.5, 40.0), _on_mover(_stop(("movers",))), ("stopped a mover",)),
+    "mover interrupted": Kind(0.5, _which, _on_mover(_interrupt), ("interrupted a mover",)),
     "store fails over": Kind(
         0.5,
         _which_for(0.05, 3.0),

@@ -147,9 +147,11 @@ class FileSystem:
         os.posix_fallocate(descriptor, offset, length)
 
     def fstatvfs(self, descriptor: int) -> Any:
-        return _Room(self._machine)
+        return self.statvfs(descriptor)
 
     def statvfs(self, path: Any) -> Any:
+        if self._machine.is_memory_full:
+            self._world.fired["shared memory full"] += 1
         return _Room(self._machine)
 
     def _whole(name: str) -> Any:  # type: ignore[misc]

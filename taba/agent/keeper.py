@@ -121,7 +121,7 @@ class Keeper:
         self.unreadable: dict[BatchId, str] = {}  # in the spool, and why they cannot be read now; of each lane one at the most
         self._healed = -HEAL_SECONDS  # when it was tried last
         self._now = now  # of the last tick
-        self._over: list[Lane] = []  # lanes of a stream that takes no more, which had nothing left when it was renewed
+        self._over: dict[Lane, None] = {}  # lanes of a stream that takes no more, which have nothing left: the next tick ends them
         self._is_dirty = False
         self._is_outbox_new = not outbox.table.sequence  # the one before it is gone, with what it knew
         self.keys: list[KeyPart] = []  # of posts that an earlier Agent left; it may not have remembered the last of them
@@ -224,7 +224,7 @@ class Keeper:
         self.version = BATCH_VERSION  # in which batches are written
         self.numbers: dict[int, int] = {}
         self._stream_began = moment
-        self._over += [lane for lane in self.lanes.values() if lane.is_idle and not lane.queued]
+        self._over.update((lane, None) for lane in self.lanes.values() if lane.is_idle and not lane.queued)
 
     # --- in ---
 
@@ -462,6 +462,9 @@ class Keeper:
         if not lane.pending and lane.more:
             self._load(lane)
         if lane.is_idle and lane.stream != self.stream:  # of the own stream, more may come
+            if (lane.stream, lane.bucket) in self._to_forget:
+                self._over[lane] = None  # first the disk lets go of what is folded: found there once its mark is gone, it would fold again
+                return
             if self.openings.is_open(lane.stream, lane.bucket):
                 lane.ending = True
             else:
@@ -499,7 +502,7 @@ class Keeper:
     def tick(self, now: float, moment: Moment) -> None:
         """Time passed: wake lanes, ask for probes, release what is forgotten, take up more of the spool, renew the stream."""
         self._now = now
-        over, self._over = self._over, []
+        over, self._over = self._over, {}
         for lane in (*over, *self.schedule.wake(now)):
             self.queue(lane, now)
         for lane in self.schedule.probes(now):

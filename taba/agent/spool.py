@@ -350,15 +350,11 @@ class Spool:
 
     def forget(self, last: Iterable[BatchId]) -> None:
         """Remove each of these batches, and all with lower numbers of its stream and bucket, in one transaction."""
-        with self._transaction():
-            for id in last:
-                self._delete("stream = ? AND bucket = ? AND number <= ?", id)
+        self._remove("stream = ? AND bucket = ? AND number <= ?", last)
 
     def discard(self, ids: Iterable[BatchId]) -> None:
         """Remove these batches, as far as they are here, in one transaction: they were counted elsewhere."""
-        with self._transaction():
-            for id in ids:
-                self._delete("stream = ? AND bucket = ? AND number = ?", id)
+        self._remove("stream = ? AND bucket = ? AND number = ?", ids)
 
     def keep_aside(self, id: BatchId, reason: str, content: bytes) -> None:
         """Keep the bytes of a batch that will not be sent again, the latest 100 and 16 MiB of them."""
@@ -383,12 +379,15 @@ class Spool:
     def _transaction(self) -> Transaction:
         return Transaction(self._database)
 
-    def _delete(self, where: str, id: BatchId) -> None:
-        run = self._database.execute
-        batches, length = run(f"SELECT count(*), coalesce(sum(length), 0) FROM batches WHERE {where}", id).fetchone()
-        run(f"DELETE FROM batches WHERE {where}", id)
-        self.batches -= batches
-        self.bytes -= length
+    def _remove(self, where: str, ids: Iterable[BatchId]) -> None:
+        """Remove these in one transaction; what is left is counted once it is over: a full disk undoes all of it."""
+        run, batches, length = self._database.execute, self.batches, self.bytes
+        with self._transaction():
+            for id in ids:
+                found = run(f"SELECT count(*), coalesce(sum(length), 0) FROM batches WHERE {where}", id).fetchone()
+                run(f"DELETE FROM batches WHERE {where}", id)
+                batches, length = batches - found[0], length - found[1]
+        self.batches, self.bytes = batches, length
 
     def _count(self) -> None:
         self.batches, self.bytes = self._database.execute("SELECT count(*), coalesce(sum(length), 0) FROM batches").fetchone()

@@ -563,6 +563,31 @@ class KeeperTests(SynchronousTestCase):
             world.send()
         self.assertEqual((world.store.folded, world.keeper.totals()["refused"]), (world.recorded - before, before))
 
+    def test_what_is_folded_and_the_disk_does_not_let_go_of_is_not_sent_again_and_its_streams_end_once_it_does(self) -> None:
+        world = self.world()
+        for _ in range(4):
+            world.record(10)
+            world.tick()
+        world.move()
+
+        def fails(last: Any) -> None:
+            raise sqlite3.OperationalError("database or disk is full")
+
+        world.spool.forget = fails  # type: ignore[method-assign]
+        for _ in range(12):
+            world.tick()
+            world.send()
+            world.now += 10.0  # beyond the time for which they are retained
+        self.assertEqual((world.store.folded, world.spool.batches > 0), (40, True))
+        self.assertTrue(world.keeper._to_forget)
+        del world.spool.forget
+        for _ in range(12):
+            world.tick()
+            world.send()
+            world.now += 10.0
+        self.assertEqual((world.store.folded, world.spool.batches), (40, 0))
+        self.assertEqual({lane.stream for lane in world.keeper.lanes.values()} - {world.keeper.stream}, set())
+
     def test_with_memory_for_the_batches_and_not_for_their_table_all_goes_through_the_spool(self) -> None:
         world = self.world(outbox_bytes=4 << 20)
         orphans = [Covered(number.to_bytes(16, "big"), 0, 1, 0) for number in range(2000)]  # 40 KiB of table

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import tempfile
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
@@ -22,6 +22,21 @@ S, T = b"s" * 16, b"t" * 16
 
 def spooled(number: int, content: bytes = b"content", stream: bytes = S, bucket: int = 3) -> EncodedBatch:
     return EncodedBatch(BatchId(stream, bucket, number), at(1.5), 10, content)
+
+
+class Full:
+    """A database whose disk is full: nothing is committed."""
+
+    def __init__(self, database: sqlite3.Connection):
+        self._database = database
+
+    def execute(self, command: str, *arguments: Any) -> Any:
+        if command == "COMMIT":
+            raise sqlite3.OperationalError("database or disk is full")
+        return self._database.execute(command, *arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
 
 
 class SpoolTests(SynchronousTestCase):
@@ -114,6 +129,18 @@ class SpoolTests(SynchronousTestCase):
         spool.discard([BatchId(S, 3, 2), BatchId(S, 3, 7)])
         self.assertEqual([row.id.number for row in spool.rows(S, 3, 0, 10)], [1])
         self.assertEqual((spool.last(S, 3), spool.last(T, 3), spool.batches), (1, 0, 1))
+
+    def test_what_a_full_disk_does_not_remove_is_counted_as_it_was(self) -> None:
+        spool = self.open()
+        spool.add([spooled(1), spooled(2)])
+        database, spool._database = spool._database, cast(Any, Full(spool._database))
+        for remove in (spool.forget, spool.discard):
+            with self.assertRaises(sqlite3.OperationalError):
+                remove([BatchId(S, 3, 1), BatchId(S, 3, 2)])
+            self.assertEqual((spool.batches, spool.bytes, [row.id.number for row in spool.rows(S, 3, 0, 10)]), (2, 14, [1, 2]))
+        spool._database = database
+        spool.forget([BatchId(S, 3, 2)])
+        self.assertEqual((spool.batches, spool.bytes, spool.used), (0, 0, 0))
 
     def test_a_table_is_kept_with_the_batches_that_it_tells_of_and_belongs_to_one_outbox(self) -> None:
         spool = self.open(ROW_BYTES + 7)
