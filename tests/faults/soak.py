@@ -36,6 +36,7 @@ RUSH = 4_000_000.0  # events a second, more than any machine folds
 SPOOL_BYTES = 64 * MiB  # where more is recorded than is folded: it is full soon, and so is everything else
 STAY_SECONDS = 2.0  # that books which add up must stay so
 SHOWN_TIMES = 12  # of a part's memory
+SHOWN_LETTERS = 100  # of why nobody answers
 GROWTH = 1.5  # of a part's memory from the first third to the last, beyond which it is not flat …
 SLACK_BYTES = 64 * MiB  # … and so much more
 PARTS = ("client", "agent", "server", "store")
@@ -198,7 +199,7 @@ class Soak:
         try:
             said = self._books().said
         except QueryError as error:
-            said = f"no answer ({error})"
+            said = f"no answer ({error})"[:SHOWN_LETTERS]
         print(f"{now - self._began:5.0f} s: {sum(self.kills.values())} kills; {said}; MiB: {memory}", flush=True)
 
     def _books(self) -> Books:
@@ -251,7 +252,8 @@ class Soak:
         for part, query in (("Agent", self.services.agent_query), ("Server", self.services.query)):
             for problem in query.status()["problems"]:
                 print(f"problem of the {part}: {problem}")
-        print("verdict: " + ("; ".join(wrong) or "every event once, memory flat"))
+        once = "every event once, or dropped and counted" if books.dropped else "every event once"
+        print("verdict: " + ("; ".join(wrong) or f"{once}; memory flat"))
         return not wrong
 
     def _grows(self, part: str) -> list[str]:

@@ -18,6 +18,7 @@ from tests.valkey import EphemeralValkey
 from ..services import ROOT, SHM, USUAL_BUCKETS
 from .job import PATIENCE, Job, ShortJob
 
+SOAK_SECONDS = 1800.0  # it only ends a hang
 WAVES, CHILDREN = 10, 20
 # goes up, and is told to record more than an outbox holds
 HOLD = """
@@ -202,8 +203,8 @@ class ExactlyOnceForLong(Job):
         self.assertEqual(self.services.query.aggregates(name="storm")["storm"]["total"], events)
         self.assert_rings_are_gone()
 
-    def test_a_soak_of_a_minute_is_exact(self) -> None:
-        command = [sys.executable, "-m", "tests.faults.soak", "--minutes", "1", "--rate", "20000"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    def test_a_soak_is_exact(self) -> None:
+        command = [sys.executable, "-m", "tests.faults.soak", "--minutes", "0.4", "--rate", "20000"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SOAK_SECONDS)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-        self.assertRegex(done.stdout, re.compile(r"^seed: \d+$.*^verdict: every event once, memory flat$", re.MULTILINE | re.DOTALL))
+        self.assertRegex(done.stdout, re.compile(r"^seed: \d+$.*^verdict: every event once; memory flat$", re.MULTILINE | re.DOTALL))

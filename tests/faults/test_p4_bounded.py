@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import http.client
 import json
+import subprocess
+import sys
 
 import psutil
 import pytest
 
 from taba.bounds import MAX_ENVELOPE_BYTES, MiB
 
+from ..services import ROOT
 from .job import ShortJob
 from .patience import PATIENCE_SECONDS
 
@@ -65,6 +68,12 @@ class Bounded(Floods):
 
 @pytest.mark.real
 class BoundedForLong(Floods):
+    def test_of_twice_what_it_can_hold_each_event_is_folded_or_its_drop_counted_and_no_part_grows(self) -> None:
+        command = [sys.executable, "-m", "tests.faults.soak", "--minutes", "0.3", "--load", "2"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=6 * PATIENCE_SECONDS)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn("verdict: every event once, or dropped and counted; memory flat\n", done.stdout)
+
     def test_an_agent_whose_server_is_away_grows_by_no_more_than_its_bounds(self) -> None:
         self.services.start_server()
         self.services.start_agent("--spool-bytes", str(32 * MiB))
