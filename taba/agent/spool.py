@@ -381,13 +381,14 @@ class Spool:
 
     def _remove(self, where: str, ids: Iterable[BatchId]) -> None:
         """Remove these in one transaction; what is left is counted once it is over: a full disk undoes all of it."""
-        run, batches, length = self._database.execute, self.batches, self.bytes
+        run, batches, length = self._database.execute, 0, 0
         with self._transaction():
             for id in ids:
                 found = run(f"SELECT count(*), coalesce(sum(length), 0) FROM batches WHERE {where}", id).fetchone()
                 run(f"DELETE FROM batches WHERE {where}", id)
-                batches, length = batches - found[0], length - found[1]
-        self.batches, self.bytes = batches, length
+                batches, length = batches + found[0], length + found[1]
+        self.batches -= batches
+        self.bytes -= length
 
     def _count(self) -> None:
         self.batches, self.bytes = self._database.execute("SELECT count(*), coalesce(sum(length), 0) FROM batches").fetchone()
