@@ -192,7 +192,8 @@ class _Question:
                 text = f"{dumped(name)}: {dumped(aggregate_as_json(item))}"
                 if len(text) > MAX_TAB_CHARS:
                     text = _left_out(name, f"its Aggregate takes {len(text)} characters; in an event one Tab has {MAX_TAB_CHARS}")
-                made[name] = _Kept(now, folded.get(buckets[name], -1), text)
+                # of one that is away the text says why, and it is looked for again
+                made[name] = _Kept(now, folded.get(buckets[name], -1) if query.why_away(name) is None else -1, text)
         read = set(stale)
         self._kept = {tab: kept for tab in tabs if (kept := made.get(tab) if tab in read else self._kept.get(tab)) is not None}
         texts: list[str] = []

@@ -119,7 +119,7 @@ class Overview:
             chosen = Chosen(missing, asked.chosen.type_of, asked.chosen.dead)
             async for one in self._query.summaries(asked._replace(chosen=chosen), STEPS, STEP_SECONDS):
                 row = rows[one.tab] = _row(one.tab, one.type, one.aggregated, one.clients, one.steps)
-                if about_all:
+                if about_all and self._query.why_away(one.tab) is None:  # others may reach it
                     self._kept.pop(one.tab, None)
                     self._kept[one.tab] = _Kept(now, folded.get(buckets[one.tab], -1), row)
                     if len(self._kept) > MAX_KEPT_ROWS:

@@ -184,6 +184,10 @@ class Query:
         """How many there are."""
         return self._router.buckets
 
+    def why_away(self, tab: str) -> str | None:
+        """Why a Tab that was there when the question began is so no longer; None where it is."""
+        return self._away.get(bucket_of(tab, self._router.buckets)) if self._away else None
+
     async def breathe(self) -> None:
         """Let others have a turn, where this process has worked on questions for long."""
         await self.turns.breathe()
@@ -254,7 +258,7 @@ class Query:
                     yield Projected(part.tab, "", of_dead)
                 elif part.tab in by_tab:
                     yield Projected(part.tab, asked.chosen.type_of(part.tab), by_tab.pop(part.tab))
-                elif (why := self._why_away(part.tab)) is not None:
+                elif (why := self.why_away(part.tab)) is not None:
                     yield Projected(part.tab, "", {"": Unanswered(why)})
             await self.turns.breathe()
 
@@ -293,14 +297,14 @@ class Query:
         now = self._now()
         times = [now - step * place for place in range(steps - 1, -1, -1)]
 
-        async def take(lot: Lot) -> tuple[dict[str, _Total], Any]:
-            """What one slice comes to, and its history."""
+        async def take(lot: Lot) -> tuple[dict[str, _Total], list[Any]]:
+            """What one slice comes to, and its history: none where there are no States, None where it cannot be had."""
             totals = await self._totalled(lot.unread, lot.by_type, asked.chosen)
             for type, (_, states) in lot.by_type.items():  # one Tab has one
                 await self.turns.breathe()
                 history = await self._bench.history(type, states, now)
-                return totals, None if history is None or isinstance(history, str) else together([history])
-            return totals, None
+                return totals, [None if history is None or isinstance(history, str) else together([history])]
+            return totals, []
 
         async for lot in self._lots(asked.chosen, asked.wanted, SLICE_STATES, is_whole=True):
             large = [part for part in lot if len(part.clients) > SLICE_STATES and part.tab not in asked.chosen.dead]
@@ -321,8 +325,8 @@ class Query:
                     for tab, total in of_slice.items():
                         totals[tab] = totals[tab].with_other(total) if tab in totals else total
                         await self._shorten(totals[tab])
-                histories = [history for _, history in slices if history is not None]
-                if histories:
+                histories = [history for _, of_slice in slices for history in of_slice]
+                if histories and all(history is not None for history in histories):  # without one of them the others are not the whole
                     [past[part.tab]] = each_group(resample(together(histories), np.zeros(1, dtype=np.int64), 1, times, step))
             for part in lot:
                 if part.tab in asked.chosen.dead:
@@ -409,10 +413,6 @@ class Query:
 
     # --- lots ---
 
-    def _why_away(self, tab: str) -> str | None:
-        """Why a Tab that was there when the question began is so no longer."""
-        return self._away.get(bucket_of(tab, self._router.buckets)) if self._away else None
-
     async def _check_detailed(self, chosen: Chosen, wanted: Filter) -> None:
         total = 0
         async for _, clients in self._chooser.each_clients_of([tab for tab in chosen.tabs if tab not in chosen.dead], wanted):
@@ -453,7 +453,7 @@ class Query:
                     total = found.pop(part.tab)
                 else:
                     total = _Total(chosen.type_of(part.tab))
-                    if (why := self._why_away(part.tab)) is not None:
+                    if (why := self.why_away(part.tab)) is not None:
                         total.add(Unanswered(why))
                 if with_empty or not total.is_empty:
                     yield part.tab, total
@@ -497,7 +497,7 @@ class Query:
         """What `take` makes of a Tab of many Clients, slice by slice: no more than one slice of its States is held at a time.
 
         `_retired` is read with each slice, and counted with the last: where it is another than with the first, Clients were
-        merged meanwhile, and all is read again.
+        merged meanwhile, and all is read again. Nothing of a Tab that went away between two slices: a part is not the whole.
         """
         clients = part.clients if wanted.is_about_clients else [client for client in part.clients if client != RETIRED_CLIENT]
         for _ in range(MOST_MERGES):
@@ -506,6 +506,8 @@ class Query:
             for start in range(0, len(clients), SLICE_STATES):
                 some = clients[start : start + SLICE_STATES]
                 found, by_type = await self._read_lot([_Part(part.tab, some, True)], chosen, wanted)
+                if self.why_away(part.tab) is not None:
+                    return []
                 if not wanted.is_about_clients:
                     retired = _take_client(part.tab, RETIRED_CLIENT, found, by_type, is_kept=start + SLICE_STATES >= len(clients))
                     if start and retired != merged:

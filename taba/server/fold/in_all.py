@@ -50,5 +50,5 @@ class InAll:
         self._new_tabs = min(bounds.all_tabs, self._new_tabs + passed * bounds.new_tabs)
         self._new_clients = min(bounds.all_clients, self._new_clients + passed * bounds.new_clients)
         tabs, clients = bounds.all_tabs - self.tabs, bounds.all_clients - self.clients
-        is_fast = self._new_tabs < min(1, tabs), self._new_clients < min(1, clients)
-        return Room(min(tabs, int(self._new_tabs)), min(clients, int(self._new_clients)), is_fast)
+        new_tabs, new_clients = max(0, int(self._new_tabs)), max(0, int(self._new_clients))
+        return Room(min(tabs, new_tabs), min(clients, new_clients), (new_tabs < tabs, new_clients < clients))

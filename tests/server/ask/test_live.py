@@ -19,6 +19,7 @@ from taba import broadcast, connections, web
 from taba.errors import StoreUnavailable
 from taba.server.ask import live
 from taba.server.ask.answering import dumped
+from taba.server.ask.filters import Filter
 from taba.server.service import Server
 
 from ..running import ServerCase, asynchronous, reactor
@@ -319,6 +320,27 @@ class Listening(ServerCase):
         server.router.read_many = original  # type: ignore[method-assign]
         event = await hearing.until(lambda events: "error" not in events[-1])
         self.assertEqual(event["aggregates"]['hits{page="a"}']["count"], 1)
+
+    @asynchronous
+    async def test_of_what_goes_away_between_two_reads_of_a_look_no_text_is_kept(self) -> None:
+        server = await self.start()
+        await self.post(server, HITS)
+        question = live._Question(Filter(names=("hits",)), server.query, server.router, reactor, reactor.seconds)
+        original = server.router.read_many
+
+        async def away(reads: Any, gone: Any = None) -> Any:
+            if any(command[1].endswith(b":states") for commands in reads.values() for command in commands):
+                gone.update(dict.fromkeys(reads, "it is away"))
+                return {}
+            return await original(reads, gone)
+
+        server.router.read_many = away  # type: ignore[method-assign]
+        self.addCleanup(setattr, server.router, "read_many", original)
+        await question.look(is_first=True)
+        self.assertEqual(["it is away" in text for text in question._said[0]], [True, True])
+        server.router.read_many = original  # type: ignore[method-assign]
+        await question.look()
+        self.assertEqual(["it is away" in text for text in question._said[0]], [False, False])
 
     @asynchronous
     async def test_a_server_that_stops_says_so_and_ends_what_it_sends_in_order(self) -> None:

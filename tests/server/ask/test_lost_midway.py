@@ -59,6 +59,25 @@ class LostMidway(ServerCase):
                 server.router.__dict__.pop("read_many")
 
     @asynchronous
+    async def test_of_a_tab_that_is_lost_between_two_slices_there_is_no_part(self) -> None:
+        server = await self.filled()
+        for most in range(5):
+            self.lose_after(server, most)
+            whole = TABS[: most // 2]  # each Tab is read in two slices
+            found = await self.get(server, "/v1/aggregates?name=t&partial=1")
+            self.assertEqual([tab for tab in TABS if "error" not in found[tab]], whole)
+            self.assertEqual({found[tab]["count"] for tab in whole} - {2}, set())
+            server.router.__dict__.pop("read_many")
+            self.lose_after(server, most)
+            rows = await self.get(server, "/v1/overview?name=t&sort=name&partial=1")
+            self.assertEqual([(row["name"], row["clients"]) for row in rows], [(tab, 2) for tab in whole])
+            server.router.__dict__.pop("read_many")
+            # nobody is told afterwards what was known in part
+            rows = await self.get(server, "/v1/overview?name=t&sort=name")
+            self.assertEqual([(row["name"], row["clients"]) for row in rows], [(tab, 2) for tab in TABS])
+            server.overview._kept.clear()
+
+    @asynchronous
     async def test_an_answer_that_is_to_be_whole_is_none_at_all(self) -> None:
         server = await self.filled()
         self.lose_after(server, 5)

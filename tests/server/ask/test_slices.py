@@ -125,3 +125,22 @@ class Slices(ServerCase):
             sizes = self.watch(server, {}, tab)
             self.assertEqual(await asked(), whole)
             self.assertLessEqual(max(sizes), 5, tab)  # with _retired
+
+    @asynchronous
+    async def test_where_the_past_of_one_slice_is_not_known_that_of_the_others_is_not_shown_for_it(self) -> None:
+        server = await self.filled()
+        self.patch(overview, "ROW_SECONDS", -1.0)
+        self.patch(overview, "QUIET_SECONDS", -1.0)
+        original, seen = server.query._bench.history, [0]
+
+        async def history(*of: Any) -> Any:
+            seen[0] += 1
+            return "the sandbox is full" if seen[0] == 3 else await original(*of)
+
+        for is_known in (True, False):
+            if not is_known:
+                self.patch(server.query._bench, "history", history)
+            [row] = await self.get(server, "/v1/overview?name=days")
+            self.assertEqual(row["clients"], len(CLIENTS))
+            self.assertEqual((row["sparkline"] is not None, row["rate"] is not None), (is_known, True))
+        self.assertGreater(seen[0], 3)

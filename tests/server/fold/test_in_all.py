@@ -35,6 +35,13 @@ class Rooms(SynchronousTestCase):
         self.made.learn(0, 0)
         self.assertEqual(self.made.room(), Room(10, 20))
 
+    def test_what_is_said_is_the_bound_that_is_met_first(self) -> None:
+        for left, new, is_fast in ((3, 2, True), (2, 2, False), (2, 3, False), (1, 0, True), (0, 0, False), (-1, 0, False)):
+            made = InAll(self.bounds, lambda: self.now)
+            made.made(10 - new, 20 - new)
+            made.learn(10 - left, 20 - left)
+            self.assertEqual(made.room(), Room(min(left, new), min(left, new), (is_fast, is_fast)), (left, new))
+
     def test_each_bound_has_a_sentence_with_its_number_and_a_cure(self) -> None:
         said = {what: why_of(what, self.bounds) for what in (TABS, CLIENTS, ALL_TABS, ALL_CLIENTS, NEW_TABS, NEW_CLIENTS)}
         self.assertEqual(len(set(said.values())), 6)
