@@ -2,13 +2,16 @@
 
 1. All-time figures alone are scraped: whoever scrapes makes rates of them.
 2. Tabs are read as PromQL reads them, as of one instant, lot by lot while they are sent; what one lot holds is all that a scrape holds.
+   A lot is some thousand samples, or all of one Tab: of a Gauge one for each Client.
+3. However much a lot is, it is sorted and written piece by piece, and others are served between two.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
-from itertools import islice
+from heapq import merge
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +34,8 @@ from taba.server.work.sandbox import Crowded
 from taba.tokens import READ
 from taba.web import SLICE_BYTES, Answer, Call, HTTPError
 
-LOT_ROWS = 4000  # samples that are read and written at a time, some 4 MB: 2,000 CounterGroups, or 235 distributions with their buckets
+LOT_ROWS = 4000  # samples read at a time, some 4 MB: 2,000 CounterGroups, 235 distributions with their buckets, or one Tab that has more
+WRITE_ROWS = 1000  # samples written at a time, some 10 ms
 MAX_READ = 4  # lots that are read at the same time, of however many scrapes
 MAX_WAITING = 64  # scrapes that wait for that; more than are sent at once
 OWN = "of its Handler"  # stands for the families of Tabs that show samples, whose names only States tell: no name has a blank
@@ -117,10 +121,12 @@ class Metrics:
         while waiting:
             lot = waiting.pop()
             reading.room.free()
+            left_out = told.left_out
             try:
                 vector = await self._seats.within(partial(reading.read_chosen, lot.series, leaf))
             except Refused:
                 parts = _parts(lot)  # too much at once, or one of them is what it should not be
+                told.left_out = left_out  # what was left out of it is so again when it is read again
                 if not parts:
                     told.left_out += len(lot.series)
                 waiting += reversed(parts)
@@ -131,16 +137,27 @@ class Metrics:
                     told.left_out += len(family.points)  # of a Type of one's own, which says late what it is called
                     continue
                 written.add(family.name)
-                yield writer.write(family, is_more)
-                await self._query.turns.breathe()
+                for start in range(0, len(family.points), WRITE_ROWS):
+                    some = family._replace(points=family.points[start : start + WRITE_ROWS])
+                    yield writer.write(some, is_more or start > 0)
+                    await self._query.turns.breathe()
         help = "What of this scrape could not be read, or has the name and labels of another."
         yield writer.write(gauge("taba_scrape_left_out", help, told.left_out))
 
     async def _lots(self, chosen: Sequence[Series], buckets: int) -> AsyncIterator[_Lot]:
         """Lots of some LOT_ROWS samples, in which each family is whole; of a larger family one part after the other.
 
-        Families that Tabs share are in one lot, so that a Tab is read once for all that it shows.
+        Families that Tabs share are in one lot, so that a Tab is read once for all that it shows. No Tab is divided: of one that alone has
+        more, each family is a lot.
         """
+        of_clients = {series.tab for series in chosen if series.figure and FIGURES[series.figure].by_client}
+        clients: dict[str, int] = {}
+        async for tab, of_tab in self._query.clients_of(sorted(of_clients)):
+            clients[tab] = len(of_tab)
+
+        def size_of(some: Sequence[Series]) -> int:
+            return sum(_rows_of(series, buckets, clients) for series in some)
+
         by_family: dict[str, list[Series]] = {}
         first_of: dict[str, str] = {}  # Tab → the first of its families
         together: dict[str, str] = {}  # family → one that is in the same lot; itself for the first
@@ -165,7 +182,7 @@ class Metrics:
         rows = 0
         for families in groups.values():
             of_group = [series for family in families for series in by_family[family]]
-            size = sum(_rows_of(series, buckets) for series in of_group)
+            size = size_of(of_group)
             if lot and rows + size > LOT_ROWS:
                 yield _Lot(lot)
                 lot, rows = [], 0
@@ -177,11 +194,17 @@ class Metrics:
                 by_tab: dict[str, list[Series]] = {}
                 for series in by_family[family]:
                     by_tab.setdefault(series.tab, []).append(series)
-                of_each = max(1, *(sum(_rows_of(series, buckets) for series in of_tab) for of_tab in by_tab.values()))
-                of_tabs = iter(sorted(by_tab.items()))
-                while some := [series for _, of_tab in islice(of_tabs, max(1, LOT_ROWS // of_each)) for series in of_tab]:
-                    yield _Lot(some, family)
-                    await self._query.turns.breathe()
+                some: list[Series] = []
+                of_some = 0
+                for _, of_one in sorted(by_tab.items()):
+                    size = max(1, size_of(of_one))
+                    if some and of_some + size > LOT_ROWS:
+                        yield _Lot(some, family)
+                        await self._query.turns.breathe()
+                        some, of_some = [], 0
+                    some += of_one
+                    of_some += size
+                yield _Lot(some, family)
         if lot:
             yield _Lot(lot)
 
@@ -211,9 +234,21 @@ class Metrics:
             if number % SLICE_ROWS == 0:
                 await self._query.turns.breathe()
             kind, help, unit = about[family]
-            points = [point for _, point in sorted(rows[family], key=lambda row: row[0])]
-            found.append(Exposed(family, kind, help, points, unit))
+            found.append(Exposed(family, kind, help, await self._in_order(rows.pop(family)), unit))
         return found
+
+    async def _in_order(self, rows: list[tuple[Any, Point]]) -> list[Point]:
+        """The points, sorted by what stands before each; many in pieces, with a turn between two."""
+        pieces = []
+        for start in range(0, len(rows), WRITE_ROWS):
+            pieces.append(sorted(rows[start : start + WRITE_ROWS], key=itemgetter(0)))
+            await self._query.turns.breathe()
+        points: list[Point] = []
+        for number, (_, point) in enumerate(merge(*pieces, key=itemgetter(0))):
+            if number % WRITE_ROWS == WRITE_ROWS - 1:
+                await self._query.turns.breathe()
+            points.append(point)
+        return points
 
 
 def _stem(series: Series) -> str:
@@ -221,25 +256,32 @@ def _stem(series: Series) -> str:
     return plain(series.name.removesuffix(series.part)) if series.figure else f"{plain(series.name)} {OWN}"
 
 
-def _rows_of(series: Series, buckets: int) -> int:
-    """How many samples it comes to, over all Clients; what stands in the place of another series counts with that."""
-    return 0 if series.figure in (NET, TEXT) else buckets if series.part == BUCKET else 1
+def _rows_of(series: Series, buckets: int, clients: Mapping[str, int]) -> int:
+    """How many samples it comes to at the most; what stands in the place of another series counts with that. `clients`: how many by Tab."""
+    return 0 if series.figure in (NET, TEXT) else buckets if series.part == BUCKET else clients.get(series.tab, 1)
 
 
 def _parts(lot: _Lot) -> list[_Lot]:
-    """A lot in smaller ones: its families, or of one family the Tabs; nothing where it is one Tab's already."""
+    """A lot in two: half of its families each, or of one family half of the Tabs; nothing where it is one Tab's already."""
     by_family: dict[str, list[Series]] = {}
     for series in lot.series:
         by_family.setdefault(_stem(series), []).append(series)
     if len(by_family) > 1:
-        return [_Lot(of_family, None if OWN in family else family) for family, of_family in by_family.items()]
+        families = list(by_family)
+        middle = len(families) // 2
+        return [_of_families({family: by_family[family] for family in half}) for half in (families[:middle], families[middle:])]
     tabs = sorted({series.tab for series in lot.series})
     if len(tabs) < 2:
         return []
-    [family] = by_family
     first = set(tabs[: len(tabs) // 2])
     halves = ([series for series in lot.series if (series.tab in first) == is_first] for is_first in (True, False))
-    return [_Lot(half, None if OWN in family else family) for half in halves]
+    return [_of_families(dict.fromkeys(by_family, half)) for half in halves]
+
+
+def _of_families(by_family: Mapping[str, Sequence[Series]]) -> _Lot:
+    """The lot of these series; of one family alone it may be a part."""
+    family = next(iter(by_family)) if len(by_family) == 1 else OWN
+    return _Lot([series for of_family in by_family.values() for series in of_family], None if OWN in family else family)
 
 
 def _family(name: str, catalogue: Catalogue, kinds: Mapping[str, str], about: dict[str, tuple[str, str, str]]) -> str:

@@ -9,12 +9,15 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.exposition import OF_PROCESS, Exposed, Point, of_process, writer_for
+from taba.exposition import OF_PROCESS, Exposed, Point, Writer, of_process, writer_for
 from taba.series import COUNTER
+from taba.server import keys
+from taba.server.fold.cycle import bucket_of
 from taba.server.prometheus import metrics, rows
+from taba.server.prometheus.catalogue import Series
 from taba.server.prometheus.reading import Reading
 
-from ..running import ServerCase, asynchronous
+from ..running import BUCKETS, ServerCase, asynchronous
 from .test_api import event
 
 OPENMETRICS = {"Accept": ["application/openmetrics-text; version=1.0.0"]}
@@ -151,3 +154,76 @@ class Scrapes(ServerCase):
             self.assertFalse([name for name, _ in found if name.startswith(("other", "balance_total", "hits_sum"))])
         for bad in ("match=" + quote("("), "match=" + "x" * 1001, "match=x&le=x"):
             self.assertEqual((await self.ask(server, "/metrics?" + bad)).status, 400, bad)
+
+    @asynchronous
+    async def test_a_tab_of_many_clients_is_a_lot_and_written_piece_by_piece(self) -> None:
+        server = await self.start()
+        for number in range(7):
+            gauges = [event(f"depth_{which}", "Gauge", number) for which in "abcd"]
+            await self.post(server, [*gauges, event("hits", "CounterGroup", 1)], client=f"web/{number}")
+        path = "/metrics?match=depth.*%7Chits"
+        read: list[list[str]] = []
+        written: list[int] = []
+        read_chosen, write = Reading.read_chosen, Writer.write
+
+        def reading(of: Reading, chosen: Any, leaf: Any) -> Any:
+            read.append(sorted({series.tab for series in chosen}))
+            return read_chosen(of, chosen, leaf)
+
+        def writing(of: Writer, exposed: Exposed, is_more: bool = False) -> bytes:
+            if exposed.name.startswith(("depth", "hits")):
+                written.append(len(exposed.points))
+            return write(of, exposed, is_more)
+
+        whole = (await self.ask(server, path)).text
+        self.assertEqual(whole.count("\ndepth_a{"), 7)
+        self.patch(Reading, "read_chosen", reading)
+        self.patch(Writer, "write", writing)
+        lots = [["depth_a", "depth_b"], ["depth_c", "depth_d"], ["hits"]]
+        for rows_read, expected in ((14, lots), (13, [["depth_a"], ["depth_b"], ["depth_c"], ["depth_d", "hits"]])):
+            self.patch(metrics, "LOT_ROWS", rows_read)
+            for at_once in (1, 3, 6, 7, 8):
+                self.patch(metrics, "WRITE_ROWS", at_once)
+                read.clear()
+                written.clear()
+                text = (await self.ask(server, path)).text
+                self.assertEqual(text[text.index("# HELP depth") :], whole[whole.index("# HELP depth") :])
+                self.assertEqual(read, expected)
+                self.assertEqual((sum(written), max(written) <= at_once), (4 * 7 + 2, True), written)
+
+    @asynchronous
+    async def test_what_is_left_out_of_a_lot_that_is_read_again_is_counted_once(self) -> None:
+        server = await self.start()
+        for route in "abcd":
+            await self.post(server, [event("wait", "PercentileGroup", 0.3, route=route), event("hits", "CounterGroup", 2, route=route)])
+        tab = 'hits{route="a"}'
+        states = keys.states(bucket_of(tab, BUCKETS)).decode()
+        self.valkey.call("HSET", states, keys.state_field(tab, "web/1"), b"x")
+
+        async def left_out() -> str:
+            [line] = [
+                line for line in (await self.ask(server, "/metrics?match=hits.*")).text.splitlines() if line.startswith("taba_scrape_left")
+            ]
+            return line
+
+        self.assertEqual(await left_out(), "taba_scrape_left_out 1.0")
+        self.patch(rows, "ROW_VALUES", 100)
+        self.patch(rows, "MAX_VALUES", 400)  # of 3 Tabs two series each
+        self.assertEqual(await left_out(), "taba_scrape_left_out 2.0")  # each family is read by itself
+
+
+class Parts(SynchronousTestCase):
+    def test_a_lot_that_is_too_much_is_halved_until_it_is_one_tabs(self) -> None:
+        lot = metrics._Lot([Series(f"hits_{number}_total", f"hits_{number % 3}", "CounterGroup", "count", {}) for number in range(9)])
+        self.assertEqual([len(part.series) for part in metrics._parts(lot)], [4, 5])
+        waiting, found = [lot], []
+        while waiting:
+            one = waiting.pop()
+            parts = metrics._parts(one)
+            self.assertIn(len(parts), (0, 2))
+            found += [] if parts else [one]
+            waiting += parts[::-1]
+        self.assertEqual([series for one in found for series in one.series], list(lot.series))
+        self.assertEqual([one.family for one in found], [f"hits_{number}_total" for number in range(9)])
+        tabs = metrics._Lot([Series("hits_total", f"hits_{number}", "CounterGroup", "count", {}) for number in range(5)], "hits_total")
+        self.assertEqual([(len(part.series), part.family) for part in metrics._parts(tabs)], [(2, "hits_total"), (3, "hits_total")])
