@@ -34,6 +34,7 @@ MAX_EVENT_CHARACTERS = 256 * KiB  # of the JSON of one: the largest value and th
 MAX_POSTED_OBJECTS = 512 * KiB  # that the values of one request are made of, lists in lists and all: 32 MiB
 WINDOW_BYTES = 64 * KiB  # of a request, read between two looks at the time
 MAX_SPACE_CHARACTERS = 256 * KiB  # in a row: with what the largest event takes, all that is read before the next value
+SLICE_NESTS = 10_000  # texts and brackets of an event that no decoder takes, some 5 ms
 SLICE_EVENTS = 100  # read, or put into columns, between two looks at the time
 EVENT_BYTES = 512  # of an event that was read, beside its value, about
 LOT_BYTES = MAX_LIST_BYTES  # a lot ends before it is larger; with the largest value and the longest name it is well within a batch
@@ -54,7 +55,10 @@ EVENTS_SCHEMA = {
 }
 
 _SPACE = re.compile(r"[ \t\n\r]*")
-_NESTS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)  # a text, in which brackets are none, or a bracket
+# a text, in which brackets are none, or a bracket. One that does not end takes all that is left: wherever one begins something is found, so
+# no character is looked at twice
+_NESTS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
+_DEEPER = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 
 class NotCovered(ValueError):
@@ -137,7 +141,7 @@ def reading(
             if window.is_due() or place % SLICE_EVENTS == 0:
                 yield OBJECT_BYTES * (read.objects - weight)
                 weight = read.objects
-            event = window.event()
+            event = yield from window.event()
             read.add(event, window.taken)
         yield OBJECT_BYTES * (read.objects - weight)
     window.end()
@@ -278,12 +282,12 @@ class _Window:
             if found != ",":
                 raise ValueError("this is no JSON")
 
-    def event(self) -> Any:
-        """The value that comes next; a _TooDeep where it nests too deeply to be decoded: it spoils no other."""
+    def event(self) -> Generator[int, None, Any]:
+        """The value that comes next; a _TooDeep where it nests too deeply to be decoded: it spoils no other, and is passed in steps."""
         try:
             return self._value()
         except RecursionError:
-            end = self._after_brackets()
+            end = yield from self._after_brackets()
             self._passed += end - self._place
             self._place = end
             return _TooDeep(self.taken())
@@ -292,13 +296,15 @@ class _Window:
         """The text of the value that was taken last."""
         return self._text[self._began : self._place]
 
-    def _after_brackets(self) -> int:
+    def _after_brackets(self) -> Generator[int, None, int]:
         """Where what begins here with a bracket ends, be it JSON or not."""
         depth = 0
-        for found in _NESTS.finditer(self._text, self._place):
-            depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
+        for count, found in enumerate(_NESTS.finditer(self._text, self._place), 1):
+            depth += _DEEPER.get(found[0], 0)
             if depth == 0:
                 return found.end()
+            if count % SLICE_NESTS == 0:
+                yield 0
         raise ValueError(
             "this is no JSON" if self._is_whole else f"an event takes at most {MAX_EVENT_CHARACTERS} characters of JSON, and is JSON"
         )

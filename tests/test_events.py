@@ -3,8 +3,11 @@ from __future__ import annotations
 import json
 import math
 import struct
+from itertools import pairwise
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba import events
@@ -12,6 +15,7 @@ from taba.batch import KEY_BYTES, Column, encode_batch
 from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS
 from taba.names import bucket_of
 from taba.steps import finish
+from tests.examples import examples
 
 
 def post(*found: Any) -> events.Posted:
@@ -122,6 +126,42 @@ class PostedEvents(SynchronousTestCase):
                     posted = finish(events.reading(content, 100.0, 512, is_digested))
                     self.assertEqual((posted.accepted, [rejection.place for rejection in posted.rejected]), (2, [1]))
                     self.assertIn("at most 32 deep", posted.rejected[0].reason)
+
+    @given(st.text(alphabet='"\\[]{}a\n', max_size=40))
+    @examples(200)
+    def test_texts_and_brackets_are_found_as_a_scanner_of_single_characters_finds_them(self, text: str) -> None:
+        expected: list[tuple[int, int]] = []
+        place = 0
+        while place < len(text):
+            end = place + 1
+            if text[place] == '"':
+                while end < len(text) and text[end] != '"':
+                    end += 2 if text[end] == "\\" else 1
+                end = min(end + 1, len(text))
+            if text[place] in '"[]{}':
+                expected.append((place, end))
+            place = end
+        self.assertEqual([found.span() for found in events._NESTS.finditer(text)], expected)
+
+    def test_no_character_behind_a_deep_nest_is_looked_at_twice_and_others_have_their_turns(self) -> None:
+        self.patch(events, "SLICE_NESTS", 500)
+        for deep in (
+            "[" * 2000 + '"' + '\\"' * 3000,  # a text that does not end, and as many beginnings of one
+            "[" * 2000 + '"' * 3001,
+            "[" * 2000 + '"' + "\\" * 3001,
+            "[" * 2000 + '"]",' * 1000 + '"',
+            '{"a":[' * 3000,
+            "[" * 2000 + '"[{' * 1000,
+        ):
+            found = list(events._NESTS.finditer(deep))
+            for one, other in pairwise(found):  # between two that are found stands no beginning that was tried in vain
+                self.assertNotIn('"', deep[one.end() : other.start()])
+            self.assertNotIn('"', deep[found[-1].end() :])
+            turns = 0
+            with self.assertRaises(ValueError):
+                for _ in events.reading(f'{{"client":"a","events":[{deep}'.encode(), 100.0, 512, True):
+                    turns += 1
+            self.assertGreaterEqual(turns, len(found) // events.SLICE_NESTS)
 
     def test_such_a_request_has_a_digest_of_its_own(self) -> None:
         digests = set()

@@ -14,6 +14,7 @@ from taba.agent.dispatch import Dispatch
 from taba.agent.keeper import MIN_BATCH_BYTES, Keeper
 from taba.agent.lanes import UNREADABLE_SECONDS
 from taba.agent.pump import RingPump
+from taba.agent.tallies import MAX_CUT, MAX_GONE
 from taba.bounds import MIN_RING_BYTES, MiB
 
 LOSS_SHOWN_SECONDS = 3600.0  # after its count grew for the last time: long enough to be seen, then it is history
@@ -152,6 +153,13 @@ class Problems:
             sentence = f"Client {one.client} {one.why}: {one.tabs} Tabs do not go under their own names, {'; '.join(parts)}; {one.cure}"
             self._overflowed[one.client] = sentence, now
         found.update((f"overflow {client}", sentence) for client, (sentence, _) in self._overflowed.items())
+        sums = self._pump.tallies
+        if sums.cut and sums.is_asked:
+            found["sums"] = (
+                f"{sums.cut} Tabs{' or more' if sums.cut >= MAX_CUT else ''} are not among the sums that match= of this Agent's /metrics"
+                f" shows: it keeps those of {MAX_GONE} Tabs of processes that ended, and {sums.left_out} events of others had no room;"
+                " scrape a Server for them; where their names hold data take that out, and restart the Agent: its sums begin anew"
+            )
         names: dict[str, list[str]] = {}
         for name, reason in rings.problems.items():
             names.setdefault(reason, []).append(name)

@@ -73,6 +73,7 @@ class RingPump:
     def tick(self, now: float, moment: Moment) -> float:
         """Do what is due; returns the seconds until the next tick."""
         self.rings.admission.now = now
+        self.tallies.move_some()
         died = len(self._dead)
         if now >= self._next_scan or self.rings.has_changed():
             self._scan(now)  # whose process died is looked at whenever one came, so that many short lives find room
@@ -158,9 +159,9 @@ class RingPump:
             self.sums.published(sums, bool(batches))
             if batches:
                 self.meanings.published(told)
-            self.tallies.add(drained.tallies)
             for ring, reading in drained.readings:  # the tails move only now: until here a kill loses nothing
                 self._settle(ring, reading)
+            self.tallies.add(drained.tallies)  # no promise rests on these: nothing of what was published waits for them
             break
         if self._events < MAX_DRAIN_EVENTS:
             self._events = min(MAX_DRAIN_EVENTS, self._events * 2)

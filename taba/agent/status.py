@@ -12,6 +12,7 @@ from taba.agent.dispatch import ServerPeer
 from taba.agent.keeper import MAX_LANES, Keeper
 from taba.agent.keys import MAX_KEYS
 from taba.agent.pump import RingPump
+from taba.agent.tallies import MAX_GONE
 from taba.exposition import Exposed, Point, counter, gauge
 from taba.series import GAUGE
 
@@ -59,6 +60,12 @@ def describe(
         "keys": {"count": keys, "most": MAX_KEYS},
         "lanes": {"count": len(keeper.lanes), "most": MAX_LANES},
         "tabs": rings.admission.total,
+        "sums": {
+            "kept": pump.tallies.kept,
+            "most": MAX_GONE,
+            "cut": pump.tallies.cut,
+            "left_out": {"no_room": pump.tallies.left_out, "not_finite": pump.tallies.beyond},
+        },
         "clients": rings.admission.clients,
         "caps": rings.admission.caps._asdict(),
         "overflow": {
@@ -112,6 +119,12 @@ def as_families(content: dict[str, Any]) -> list[Exposed]:
         gauge("taba_spool_used_bytes", "Bytes of batches that wait on disk.", spool["used_bytes"]),
         gauge("taba_spool_bytes", "Room for them.", spool["bytes"]),
         gauge("taba_spool_batches", "Batches that wait on disk.", spool["batches"]),
+        counter(
+            "taba_sums_left_out_events_total",
+            "Events that are not among the sums of match=: of Tabs of ended processes without room, or with a sum beyond all floats.",
+            content["sums"]["left_out"],
+            "reason",
+        ),
         gauge("taba_servers_healthy", "Servers that answer.", sum(bool(server["healthy"]) for server in servers)),
         gauge("taba_servers", "Servers that are known.", len(servers)),
         gauge("taba_problems", "Sentences of taba status: what needs a person.", len(content["problems"])),

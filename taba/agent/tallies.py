@@ -2,15 +2,20 @@
 
 1. Summed is what adds up without a Handler: values of the Types in ADDITIVE. What a drain was given is summed
    in one go and counted once it is published, whatever becomes of it then.
-2. A ring's sums are columns beside its directory; once it is gone they are kept by Tab, for so many.
-3. A restart is a reset: `since` is the Agent's own start, and every counter says so (`_created`).
+2. A ring's sums are a block of columns beside its directory: what a drain adds is numpy's for all rings at once, and nothing for a ring
+   that held nothing. Once a ring is gone its sums are kept by Tab, for so many, some in each turn of the loop.
+3. A Tab of which a part was dropped is shown no more: no sum ever falls.
+4. A restart is a reset: `since` is the Agent's own start, and every counter says so (`_created`).
 """
 
 from __future__ import annotations
 
+import heapq
 import math
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,16 +44,23 @@ from taba.series import (
 )
 
 MAX_GONE = 50_000  # Tabs of rings that are gone, some 15 MB
+MAX_CUT = 200_000  # Tabs that are known to lack a part, some 15 MB; with more, only those that were kept are known to be whole
 SLICE_TABS = 500  # looked at between two looks at the time, some 2 ms
+SORTED_TABS = 2000  # put in order between two looks at the time, some 2 ms
+MOVED_PART = 64  # of what waits to be kept this part is at each tick, and SLICE_TABS at least: however many rings end at once
+SPARE_PLACES = 4096  # of columns, that no ring needs and that are left
 CREATED = "_created"
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Key: TypeAlias = tuple[str, str]  # a Tab's name and Type
+_Part: TypeAlias = tuple[Sequence[Any], Floats, "Ints | None"]  # a directory, its columns, the places in them; None: wherever something is
+_Item = TypeVar("_Item")
 
 
 class Tally(NamedTuple):
     """What one reading adds: of the Tabs at `places` of its ring's directory how many values, what they sum up to, and the least of each;
-    None where none is negative.
+    None where none is negative. `beyond`: how many values are not among them, for with them a sum were beyond all floats.
     """
 
     ring: Ring
@@ -56,6 +68,7 @@ class Tally(NamedTuple):
     counts: Ints
     totals: Floats
     least: Floats | None
+    beyond: int = 0
 
 
 class Plain(NamedTuple):
@@ -74,6 +87,14 @@ class _Tab(NamedTuple):
     unit: str
 
 
+class _Ended(NamedTuple):
+    """What is left of a ring that is gone: its directory, its columns, and the places in them that are still to be kept."""
+
+    directory: Sequence[Any]
+    sums: Floats
+    places: Ints
+
+
 def tally_of(ring: Ring, places: Ints, counts: Ints, values: Floats, boxed: Any, is_boxed: Any) -> Tally:
     """Of a reading in the order of its Tabs: `counts` of them at `places`; `values`, of which those that `is_boxed` are in `boxed`."""
     starts = np.cumsum(counts) - counts
@@ -87,6 +108,7 @@ def tally_of(ring: Ring, places: Ints, counts: Ints, values: Floats, boxed: Any,
     numbers = values if good is None else np.where(good, values, 0.0)
     least = np.minimum.reduceat(numbers, starts) if numbers.min() < 0 else None
     counted = counts if good is None else np.add.reduceat(good, starts, dtype=np.int64)
+    beyond = 0
     if is_boxed is not None:
         counted, totals = np.array(counted), np.array(totals)
         least = np.zeros(len(starts)) if least is None else least
@@ -97,29 +119,14 @@ def tally_of(ring: Ring, places: Ints, counts: Ints, values: Floats, boxed: Any,
             here = slice(starts[at], starts[at] + counts[at])
             for value in boxed[here][is_boxed[here]]:
                 times, amount = _amount(value)
+                total = float(totals[at]) + times * amount
+                if not math.isfinite(total):
+                    beyond += times
+                    continue
                 counted[at] += times
-                totals[at] += times * amount
+                totals[at] = total
                 least[at] = min(least[at], amount)
-    return Tally(ring, places, counted, totals, least)
-
-
-def tallies_of(plain: Sequence[Plain]) -> Iterable[Tally]:
-    """What readings add, summed in one go: a few numpy operations for as many rings as there are, not for each."""
-    if not plain:
-        return
-    whole = tally_of(
-        plain[0].ring,
-        np.concatenate([one.places for one in plain]),
-        np.concatenate([one.counts for one in plain]),
-        np.concatenate([one.values for one in plain]),
-        None,
-        None,
-    )
-    start = 0
-    for one in plain:
-        here = slice(start, start + len(one.places))
-        yield Tally(one.ring, one.places, whole.counts[here], whole.totals[here], None if whole.least is None else whole.least[here])
-        start = here.stop
+    return Tally(ring, places, counted, totals, least, beyond)
 
 
 def _amount(value: Any) -> tuple[int, float]:
@@ -143,44 +150,125 @@ class Tallies:
     def __init__(self, since: float = 0.0):
         self.since = since
         self.left_out = 0
-        """Values of Tabs for which there was no room."""
-        self._rings: dict[Ring, list[Any]] = {}  # counts, totals, least
-        self._gone: dict[tuple[str, str], _Tab] = {}
+        """Values of Tabs for which there was no room, of rings that are gone."""
+        self.beyond = 0
+        """Values with which a sum were beyond all floats: they are in none."""
+        self.is_asked = False
+        """Whether anybody asked for sums."""
+        self._sums: Floats = np.zeros((3, 0))  # counts, totals and least of all rings; never moved within, so that who reads them may wait
+        self._blocks: dict[Ring, tuple[int, int]] = {}  # where in them each ring's begin, and how many
+        self._used = 0
+        self._ended: deque[_Ended] = deque()
+        self._waiting = 0  # places of those
+        self._gone: dict[Key, _Tab] = {}
+        self._cut: set[int] = set()  # hashes of the Tabs that lack a part
+
+    @property
+    def kept(self) -> int:
+        """How many Tabs of rings that are gone are kept."""
+        return len(self._gone)
+
+    @property
+    def cut(self) -> int:
+        """How many Tabs are shown no more, for a part of them had no room; from MAX_CUT on there are others."""
+        return len(self._cut)
 
     def add(self, readings: Sequence[Tally | Plain]) -> None:
-        """These readings were published."""
-        tallies = [*(one for one in readings if isinstance(one, Tally)), *tallies_of([one for one in readings if isinstance(one, Plain)])]
+        """These readings, of a ring one at most, were published."""
+        plain = [one for one in readings if isinstance(one, Plain)]
+        if plain:
+            places = np.concatenate([one.places for one in plain])
+            counts = np.concatenate([one.counts for one in plain])
+            values = np.concatenate([one.values for one in plain])
+            starts = np.repeat([self._start(one.ring) for one in plain], [len(one.places) for one in plain])
+            self._sum(plain, starts + places, tally_of(plain[0].ring, places, counts, values, None, None))
+        for one in readings:
+            if isinstance(one, Tally):
+                self._sum([one], self._start(one.ring) + one.places, one)
+
+    def _start(self, ring: Ring) -> int:
+        """Where the columns of a ring begin, which have room for all of its directory."""
+        start, room = self._blocks.get(ring, (0, -1))
+        size = len(ring.directory)
+        if size <= room:
+            return start
+        begin, room = self._used, max(size, 2 * room)
+        self._used += room
+        if self._used > self._sums.shape[1]:
+            self._sums = _grown(self._sums, max(self._used, 2 * self._sums.shape[1]))
+        if ring in self._blocks:
+            length = self._blocks[ring][1]
+            self._sums[:, begin : begin + length] = self._sums[:, start : start + length]
+        self._blocks[ring] = begin, room
+        return begin
+
+    def _sum(self, readings: Sequence[Tally | Plain], where: Ints, tally: Tally) -> None:
+        """Add what `readings` come to at these places of the columns."""
+        counts, totals, least = self._sums
+        counted, low = tally.counts, tally.least
         with np.errstate(over="ignore", invalid="ignore"):
-            for ring, places, counts, totals, least in tallies:
-                columns = self._rings.get(ring)
-                size = len(ring.directory)
-                if columns is None:
-                    columns = self._rings[ring] = [np.zeros(size) for _ in range(3)]
-                elif len(columns[0]) < size:
-                    for at, column in enumerate(columns):
-                        columns[at] = np.concatenate([column, np.zeros(max(size, 2 * len(column)) - len(column))])
-                columns[0][places] += counts
-                columns[1][places] += totals
-                if least is not None:
-                    columns[2][places] = np.minimum(columns[2][places], least)
+            summed = totals[where] + tally.totals
+        good = np.isfinite(summed)
+        if not good.all():  # for ever, if it were taken
+            self.beyond += sum(int(counted[at]) for at in np.flatnonzero(~good).tolist() if _is_additive(readings, at))
+            where, counted, summed, low = where[good], counted[good], summed[good], None if low is None else low[good]
+        self.beyond += tally.beyond
+        counts[where] += counted
+        totals[where] = summed
+        if low is not None:
+            least[where] = np.minimum(least[where], low)
 
     def keep(self, rings: Iterable[Ring]) -> None:
-        """`rings` are open; of all others the sums are kept by Tab."""
-        if self._rings.keys() <= (there := set(rings)):
+        """`rings` are open; of all others the sums are kept by Tab: `move_some` sees to that."""
+        if self._blocks.keys() <= (there := set(rings)):
             return
-        for ring in [ring for ring in self._rings if ring not in there]:
-            for key, tab in _tabs_of(ring, self._rings.pop(ring)):
+        for ring in [ring for ring in self._blocks if ring not in there]:
+            start, room = self._blocks.pop(ring)
+            sums = self._sums[:, start : start + room].copy()
+            places = np.flatnonzero(sums[0])
+            if len(places):
+                self._ended.append(_Ended(ring.directory, sums, places))
+                self._waiting += len(places)
+        if self._used > 2 * sum(room for _, room in self._blocks.values()) + SPARE_PLACES:
+            self._close_ranks()
+
+    def _close_ranks(self) -> None:
+        """Give back what the columns have room for and no ring needs."""
+        blocks, self._used = self._blocks, 0
+        self._blocks = {}
+        for ring, (_, room) in blocks.items():
+            self._blocks[ring] = self._used, room
+            self._used += room
+        parts = [self._sums[:, start : start + room] for start, room in blocks.values()]
+        self._sums = np.concatenate([np.zeros((3, 0)), *parts], axis=1)
+
+    def move_some(self) -> None:
+        """Keep by Tab some of what waits for that: to be called at each tick."""
+        most = max(SLICE_TABS, self._waiting // MOVED_PART)
+        while self._ended and most:
+            ended = self._ended.popleft()
+            here, rest = ended.places[:most], ended.places[most:]
+            for key, tab in _tabs_of(ended.directory, ended.sums, here):
                 if key in self._gone or len(self._gone) < MAX_GONE:
                     self._gone[key] = _joined(self._gone.get(key), tab)
                 else:
                     self.left_out += int(tab.events)
+                    if len(self._cut) < MAX_CUT:
+                        self._cut.add(hash(key))
+            self._waiting -= len(here)
+            most -= len(here)
+            if len(rest):
+                self._ended.appendleft(ended._replace(places=rest))
+
+    def _is_whole(self, key: Key) -> bool:
+        """Whether no part of a Tab was dropped; of some nobody knows, once there were too many."""
+        return key in self._gone or (len(self._cut) < MAX_CUT and hash(key) not in self._cut)
 
     async def families(self, matches: Matcher, breathe: Callable[[], Awaitable[None]]) -> list[Exposed]:
         """The families of all Tabs whose whole name matches; of two with one series the first in canonical order stays."""
-        found: dict[tuple[str, str], _Tab] = {}
-        place = 0
-        async for key, tab in self._all():
-            place += 1
+        self.is_asked = True
+        found: dict[Key, _Tab] = {}
+        for place, (key, tab) in enumerate(self._all()):
             if place % SLICE_TABS == 0:
                 await breathe()
             if matches(key[0]):
@@ -189,9 +277,11 @@ class Tallies:
         points: dict[str, list[Point]] = {}
         taken: set[Any] = set()
         left_out = 0
-        for place, ((name, type), tab) in enumerate(sorted(found.items())):
-            if place % SLICE_TABS == 0:
-                await breathe()
+        async for key, tab in _in_order(found.items(), breathe):
+            name, type = key
+            if not self._is_whole(key):
+                left_out += 1
+                continue
             base, labels = parse_name(name)
             shown = labels_shown(labels)
             for exposed in _exposed(base, shown, type, tab, self.since):
@@ -202,25 +292,54 @@ class Tallies:
                     continue
                 taken.add(series)
                 points.setdefault(exposed.name, []).extend(exposed.points)
-        help = "Series of this scrape that have the name and labels of another, or a name of Taba's own."
-        return [
-            *(families[name]._replace(points=points[name]) for name in sorted(points)),
-            gauge("taba_scrape_left_out", help, left_out),
-        ]
+        help = "Series of this scrape that have the name and labels of another or a name of Taba's own, and Tabs that lack a part."
+        answer = [families[name]._replace(points=its) async for name, its in _in_order(points.items(), breathe)]
+        return [*answer, gauge("taba_scrape_left_out", help, left_out)]
 
-    async def _all(self) -> AsyncIterator[tuple[tuple[str, str], _Tab]]:
-        for item in list(self._gone.items()):
-            yield item
-        for ring, columns in list(self._rings.items()):
-            for found in _tabs_of(ring, columns):
-                yield found
+    def _all(self) -> Iterable[tuple[Key, _Tab]]:
+        """All that is summed, as of now: who goes through it may wait in between, whatever ends meanwhile, for that is in it once."""
+        parts: list[_Part] = [(one.directory, one.sums, one.places) for one in self._ended]
+        parts += [(ring.directory, self._sums[:, start : start + room], None) for ring, (start, room) in self._blocks.items()]
+        return _listed([*self._gone.items()], parts)
 
 
-def _tabs_of(ring: Ring, columns: Sequence[Floats]) -> Iterable[tuple[tuple[str, str], _Tab]]:
-    """The Tabs of a ring of which something was counted, of Types that add up."""
-    counts, totals, lows = columns
-    for place in np.flatnonzero(counts).tolist():
-        tab = ring.directory[place] if place < len(ring.directory) else None
+def _is_additive(readings: Sequence[Tally | Plain], at: int) -> bool:
+    """Whether of the Tabs of these readings, all in a row, the one at `at` has a Type that adds up."""
+    for one in readings:
+        if at < len(one.places):
+            tab = one.ring.directory[one.places[at]]
+            return tab is not None and tab.type in ADDITIVE
+        at -= len(one.places)
+    return False
+
+
+def _listed(gone: list[tuple[Key, _Tab]], parts: Iterable[_Part]) -> Iterable[tuple[Key, _Tab]]:
+    yield from gone
+    for directory, sums, places in parts:
+        yield from _tabs_of(directory, sums, np.flatnonzero(sums[0]) if places is None else places)
+
+
+async def _in_order(items: Iterable[_Item], breathe: Callable[[], Awaitable[None]]) -> AsyncIterator[_Item]:
+    """`items` sorted, no more than some of them between two looks at the time."""
+    left, runs = iter(items), []
+    while run := sorted(islice(left, SORTED_TABS)):  # type: ignore[type-var]
+        runs.append(run)
+        await breathe()
+    for place, item in enumerate(heapq.merge(*runs)):  # type: ignore[type-var]
+        if place % SLICE_TABS == 0:
+            await breathe()
+        yield item
+
+
+def _grown(columns: Floats, room: int) -> Floats:
+    return np.concatenate([columns, np.zeros((len(columns), room - columns.shape[1]))], axis=1)
+
+
+def _tabs_of(directory: Sequence[Any], sums: Floats, places: Ints) -> Iterable[tuple[Key, _Tab]]:
+    """The Tabs at these places of a ring's directory, of Types that add up."""
+    counts, totals, lows = sums
+    for place in places.tolist():
+        tab = directory[place] if place < len(directory) else None
         if tab is not None and tab.type in ADDITIVE:
             unit = tab.meaning.unit if tab.meaning is not None else ""
             yield (tab.name, tab.type), _Tab(float(counts[place]), float(totals[place]), float(lows[place]), unit)

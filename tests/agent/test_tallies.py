@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
+import warnings
 from typing import Any, cast
+from unittest import mock
 
 import numpy as np
 from hypothesis import given
@@ -15,7 +17,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba.agent import tallies
 from taba.agent.directory import Tab
-from taba.agent.tallies import Plain, Tallies, tallies_of, tally_of
+from taba.agent.problems import Problems, Room
+from taba.agent.status import describe
+from taba.agent.tallies import Plain, Tallies, tally_of
 from taba.batch import Meaning
 from taba.exposition import writer_for
 from taba.handlers.lookup import find_handlers
@@ -106,13 +110,17 @@ class Sums(SynchronousTestCase):
             Plain(rings[1], np.array([1]), np.array([3]), np.array([-5.0, math.nan, 7.0])),
             Plain(rings[2], np.array([0, 1, 2]), np.array([1, 1, 1]), np.array([1e300, 1.0, 2.0])),
         ]
-        for one, tally in zip(plain, tallies_of(plain), strict=True):
-            alone = tally_of(one.ring, one.places, one.counts, one.values, None, None)
-            self.assertIs(tally.ring, one.ring)
-            self.assertEqual((tally.counts.tolist(), tally.totals.tolist()), (alone.counts.tolist(), alone.totals.tolist()))
-            least = np.zeros(len(one.places)) if alone.least is None else alone.least
-            self.assertEqual(np.minimum(cast(Any, tally.least), 0).tolist(), np.minimum(least, 0).tolist())
-        self.assertEqual(list(tallies_of([])), [])
+        together, alone = Tallies(), Tallies()
+        together.add(plain)
+        for one in plain:
+            alone.add([tally_of(one.ring, one.places, one.counts, one.values, None, None)])
+        self.assertEqual(shown(together), shown(alone))
+        self.assertEqual(
+            {key: value for key, value in shown(together).items() if key[0] in ("t0_total", "t1_sum", "t2_total", "t1_events_total")},
+            {("t0_total",): 1e300, ("t1_sum",): 3.0, ("t2_total",): 7.0, ("t1_events_total",): 3.0},
+        )
+        together.add([])
+        self.assertEqual(shown(together), shown(alone))
 
     @staticmethod
     def amount(value: Any) -> tuple[int, float] | None:
@@ -161,6 +169,11 @@ class Sums(SynchronousTestCase):
         parts = {(f"wait_seconds_{part}",) for part in ("count", "sum", "created")}
         self.assertEqual(set(shown(sums, "wait|nothing")), {*parts, ("taba_scrape_left_out",)})
 
+    def ended(self, sums: Tallies, *open: Any) -> None:
+        sums.keep(open)
+        while sums._waiting:
+            sums.move_some()
+
     def test_rings_of_one_tab_are_summed_also_when_they_are_gone_and_of_two_names_the_first_stays(self) -> None:
         self.patch(tallies, "MAX_GONE", 1)
         sums = Tallies()
@@ -172,12 +185,162 @@ class Sums(SynchronousTestCase):
         self.tallied(sums, two, [10.0], [100.0])
         before = shown(sums)
         self.assertEqual((before[("hits_total",)], before[("late_total",)], before[("taba_scrape_left_out",)]), (12.0, 5.0, 2.0))
-        sums.keep([two])
+        self.ended(sums, two)
         self.assertEqual(shown(sums)[("hits_total",)], 12.0)
-        self.assertEqual(sums.left_out, 1)  # of `late`, for which there is no room
+        self.assertEqual((sums.left_out, sums.cut), (1, 1))  # of `late`, for which there is no room
         self.assertNotIn(("late_total",), shown(sums))
-        sums.keep([])
+        self.ended(sums)
         self.assertEqual(shown(sums)[("hits_total",)], 12.0)
+
+    def test_at_the_bound_all_is_shown_and_one_past_it_a_shared_tab_that_lacks_a_part_is_never_shown_again(self) -> None:
+        self.patch(tallies, "MAX_GONE", 2)
+        sums = Tallies()
+        one, two, three = (Directory(Tab(f"t{number}", "CounterGroup"), Tab("shared", "CounterGroup")) for number in range(3))
+        for ring in (one, two):
+            self.tallied(sums, ring, [1.0], [10.0])
+        self.ended(sums, two)  # t0 and shared: two are kept
+        self.assertEqual((sums.kept, sums.cut, shown(sums)[("shared_total",)]), (2, 0, 20.0))
+        self.ended(sums)  # t1 is one too many; what is kept of is kept whole
+        found = shown(sums)
+        self.assertEqual((sums.cut, sums.left_out, found[("shared_total",)], found[("taba_scrape_left_out",)]), (1, 1, 20.0, 0.0))
+        late: Any = Directory(Tab("t1", "CounterGroup"), Tab("fresh", "CounterGroup"))
+        for ring in (three, late):
+            self.tallied(sums, ring, [5.0], [10.0])
+        found = shown(sums)
+        self.assertNotIn(("t1_total",), found)  # 5 where it was 1 would be no fall, but without its first part it is wrong
+        self.assertEqual((found[("shared_total",)], found[("fresh_total",)], found[("t2_total",)]), (30.0, 10.0, 5.0))
+        self.assertEqual(found[("taba_scrape_left_out",)], 1.0)
+        self.ended(sums, late)  # t2, which nobody else has
+        self.assertEqual((shown(sums)[("shared_total",)], sums.cut), (30.0, 2))
+
+    def test_of_tabs_that_two_rings_share_the_sum_is_never_seen_to_fall_at_the_bound(self) -> None:
+        self.patch(tallies, "MAX_GONE", 1)
+        sums = Tallies()
+        full, one, two = Directory(Tab("first", "CounterGroup")), *(Directory(Tab("shared", "CounterGroup")) for _ in range(2))
+        for ring in (full, one, two):
+            self.tallied(sums, ring, [5.0])
+        self.ended(sums, one, two)
+        self.assertEqual(shown(sums)[("shared_total",)], 10.0)
+        self.ended(sums, two)
+        self.assertNotIn(("shared_total",), shown(sums))
+        self.tallied(sums, two, [50.0])
+        self.assertNotIn(("shared_total",), shown(sums))
+
+    def test_once_too_many_tabs_lack_a_part_only_those_are_shown_of_which_it_is_known_that_they_are_whole(self) -> None:
+        self.patch(tallies, "MAX_GONE", 1)
+        self.patch(tallies, "MAX_CUT", 2)
+        sums = Tallies()
+        open: Any = Directory(Tab("kept", "CounterGroup"), Tab("other", "CounterGroup"))
+        self.tallied(sums, open, [1.0], [1.0])
+        for name, others in (("kept", 1), ("cut0", 1), ("cut1", 0)):
+            self.tallied(sums, Directory(Tab(name, "CounterGroup")), [1.0])
+            self.ended(sums, open)
+            self.assertEqual(("other_total",) in shown(sums), bool(others), name)
+        self.assertEqual(shown(sums)[("kept_total",)], 2.0)
+
+    def test_rings_that_end_while_a_scrape_is_written_are_in_it_once(self) -> None:
+        self.patch(tallies, "SLICE_TABS", 1)
+        for after in range(12):
+            sums = Tallies()
+            rings: list[Any] = [Directory(Tab("hits", "CounterGroup"), Tab(f"own{number}", "CounterGroup")) for number in range(3)]
+            for ring in rings:
+                self.tallied(sums, ring, [1.0], [1.0])
+            sums.keep(rings[1:])
+            turns = 0
+
+            async def turn(sums: Tallies = sums, rings: list[Any] = rings, after: int = after) -> None:
+                nonlocal turns
+                turns += 1
+                if turns == after:
+                    sums.keep(rings[2:])
+                    self.tallied(sums, Directory(*[Tab(f"n{number}", "CounterGroup") for number in range(100)]), *[[1.0]] * 100)
+                if turns > after:
+                    sums.keep([])
+                    sums.move_some()
+
+            matcher = simple_matcher("hits|own.*")
+            assert matcher is not None
+            families = {family.name: family.points[0].value for family in result_of(sums.families(matcher, turn))}
+            self.assertEqual([families[name] for name in ("hits_total", "own0_total", "own1_total", "own2_total")], [3, 1, 1, 1])
+
+    def test_what_rings_leave_is_kept_and_sorted_some_in_each_turn_whatever_ends_at_once(self) -> None:
+        self.patch(tallies, "SLICE_TABS", 10)
+        self.patch(tallies, "SORTED_TABS", 10)
+        sums = Tallies()
+        for number in range(5):
+            ring = Directory(*[Tab(f"t{place:03}.{number}", "CounterGroup") for place in range(200)])
+            self.tallied(sums, ring, *[[1.0]] * 200)
+        parsed: list[int] = []
+        original = tallies._tabs_of
+
+        def counting(directory: Any, columns: Any, places: Any) -> Any:
+            for item in original(directory, columns, places):
+                parsed.append(1)
+                yield item
+
+        self.patch(tallies, "_tabs_of", counting)
+        sums.keep([])
+        self.assertEqual(len(parsed), 0)
+        ticks = 0
+        while sums._waiting:
+            before = len(parsed)
+            sums.move_some()
+            ticks += 1
+            self.assertLessEqual(len(parsed) - before, max(10, 1000 // tallies.MOVED_PART))
+        self.assertEqual((sums.kept, len(parsed)), (1000, 1000))
+        most: list[int] = []
+        real = sorted
+        counted = mock.patch.object(tallies, "sorted", lambda items: (found := real(items), most.append(len(found)))[0], create=True)
+        turns: list[int] = []
+
+        async def turn() -> None:
+            turns.append(1)
+
+        matcher = simple_matcher(".*")
+        assert matcher is not None
+        with counted:
+            names = [family.name for family in result_of(sums.families(matcher, turn))][:-1]
+        self.assertEqual((names, len(names)), (real(names), 2000))
+        self.assertLessEqual(max(len_ for len_ in most if len_ > 3), 10)
+        self.assertGreaterEqual(len(turns), 3 * 1000 // 10)
+
+    def test_a_ring_that_names_more_keeps_its_sums_and_the_room_of_rings_that_ended_is_given_back(self) -> None:
+        self.patch(tallies, "SPARE_PLACES", 8)
+        sums = Tallies()
+        stays: Any = Directory(Tab("stays", "CounterGroup"))
+        for turn in range(20):
+            short: Any = Directory(*[Tab(f"t{place}", "CounterGroup") for place in range(10)])
+            stays.directory.append(Tab(f"s{turn}", "CounterGroup"))
+            self.tallied(sums, short, *[[1.0]] * 10)
+            self.tallied(sums, stays, [1.0], *[[]] * turn, [2.0])
+            sums.keep([stays])
+            sums.move_some()
+            self.assertLessEqual(sums._used, 2 * 64 + 8)
+            found = shown(sums)
+            self.assertEqual((found[("stays_total",)], found[("t3_total",)]), (turn + 1.0, turn + 1.0))
+            self.assertTrue(all(found[(f"s{number}_total",)] == 2.0 for number in range(turn + 1)))
+
+    def test_what_would_make_a_sum_infinite_is_in_none_and_counted(self) -> None:
+        ring: Any = Directory(Tab("a", "CounterGroup"), Tab("b", "CounterGroup"), Tab("gauge", "Gauge"))
+
+        def boxed(sums: Tallies, *values: Any) -> None:
+            found = np.empty(len(values), dtype=object)
+            found[:] = values
+            count = np.array([len(values)])
+            sums.add([tally_of(ring, np.array([0]), count, np.full(len(values), math.nan), found, np.ones(len(values), bool))])
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            sums = Tallies()
+            boxed(sums, [1e308, 10], [2.0, 3], 4.0)
+            self.assertEqual((shown(sums)[("a_total",)], shown(sums)[("a_events_total",)], sums.beyond), (10.0, 4.0, 10))
+            boxed(sums, [1e308, 1], 1e308)
+            self.assertEqual((shown(sums)[("a_total",)], sums.beyond), (1e308, 11))
+            self.tallied(sums, ring, [1e308], [1.0])  # with what was there before it were too much
+            self.tallied(sums, ring, [], [1e308, 1e308], [1e308, 1e308])  # each by itself; of a gauge there is no sum
+            boxed(sums, [-1e308, 1], [-1e308, 10])
+            found = shown(sums)
+        self.assertEqual((found[("a_sum",)], found[("b_total",)], found[("b_events_total",)], sums.beyond), (0.0, 1.0, 1.0, 24))
 
 
 class Drained(SynchronousTestCase):
@@ -200,3 +363,40 @@ class Drained(SynchronousTestCase):
             world.tick()
         self.assertEqual(world.rings.open, {})
         self.assertEqual(shown(world.pump.tallies), found)
+
+    def test_whatever_the_sums_raise_what_was_published_is_read_and_counted_once(self) -> None:
+        directory = tempfile.mkdtemp(dir="/dev/shm")
+        self.addCleanup(shutil.rmtree, directory)
+        world = World(directory)
+        self.addCleanup(world.die)
+        self.addCleanup(lambda: [producer.die() for producer in world.producers] and None)
+        world.record(100)
+        with mock.patch.object(world.pump.tallies, "add", side_effect=FloatingPointError):
+            self.assertRaises(FloatingPointError, world.tick)
+        self.assertEqual(world.keeper.recorded, 100)
+        for _ in range(3):
+            world.tick()
+        self.assertEqual(world.keeper.recorded, 100)
+        world.send()
+        self.assertEqual(world.store.folded, 100)
+
+    def test_sums_without_room_are_a_problem_for_who_scrapes_them(self) -> None:
+        self.patch(tallies, "MAX_GONE", 1)
+        directory = tempfile.mkdtemp(dir="/dev/shm")
+        self.addCleanup(shutil.rmtree, directory)
+        world = World(directory)
+        self.addCleanup(world.die)
+        problems = Problems(world.keeper, world.pump, world.dispatch, world.shm, lambda: Room(0, 0), world.now)
+        world.record(10)
+        world.tick()
+        for producer in world.producers:
+            producer.die()
+        for _ in range(3):
+            world.tick()
+        self.assertNotIn("sums", problems.look(world.now, {}))
+        shown(world.pump.tallies)
+        sentence = problems.look(world.now, {})["sums"]
+        self.assertIn("4 Tabs are not among the sums", sentence)
+        self.assertIn("8 events of others had no room; scrape a Server", sentence)
+        told = describe("a", world.keeper, world.pump, [], [], world.now, 0.0)["sums"]
+        self.assertEqual((told["kept"], told["cut"], told["left_out"]), (1, 4, {"no_room": 8, "not_finite": 0}))
