@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sqlite3
 import zlib
 from collections.abc import Iterable, Sequence
@@ -21,7 +22,7 @@ from taba.agent.database import Transaction
 from taba.agent.locks import private
 from taba.agent.outbox import EncodedBatch, OtherVersion, StoredBatch
 from taba.agent.salvage import aside_name, mend_first_page, move, readable_rows
-from taba.batch import BATCH_VERSION, BatchId
+from taba.batch import BatchId
 from taba.bounds import MiB
 from taba.errors import TabaError
 
@@ -33,11 +34,11 @@ MAX_ASIDE_BYTES = 16 * MiB
 
 VERSION = 7  # of the file, and of the table in it
 
-_SCHEMA = f"""
+_SCHEMA = """
 CREATE TABLE IF NOT EXISTS batches (
   id INTEGER PRIMARY KEY, stream BLOB NOT NULL, bucket INTEGER NOT NULL, number INTEGER NOT NULL, length INTEGER NOT NULL,
   created REAL NOT NULL, boot INTEGER NOT NULL, age INTEGER NOT NULL, events INTEGER NOT NULL, crc INTEGER NOT NULL, key BLOB NOT NULL,
-  content BLOB NOT NULL /* a batch of version {BATCH_VERSION} */);
+  content BLOB NOT NULL);
 CREATE UNIQUE INDEX IF NOT EXISTS identity ON batches (stream, bucket, number, length, events, created);
 CREATE TABLE IF NOT EXISTS aside (
   id INTEGER PRIMARY KEY, stream BLOB, bucket INTEGER, number INTEGER, reason TEXT, content BLOB);
@@ -45,6 +46,7 @@ CREATE TABLE IF NOT EXISTS journal (place INTEGER PRIMARY KEY, outbox BLOB NOT N
 CREATE TABLE IF NOT EXISTS lost (id INTEGER PRIMARY KEY, salvage TEXT, stream BLOB, bucket INTEGER, number INTEGER, events INTEGER);
 """
 
+_COMMENT = re.compile(r"\s*/\*[^*]*\*/")
 _WHOLE = {"bucket": 0, "number": 1, "length": 0, "boot": 0, "age": -1, "events": 0, "crc": 0}  # columns, and their least values
 _COLUMNS = "stream, bucket, number, length, created, boot, age, events, crc, key, content"
 _TROUBLE = ("unable to open", "is full", "is locked")  # of the disk or the directory, not of the file
@@ -57,7 +59,9 @@ _MALFORMED = (
 
 
 def _schema_of(database: sqlite3.Connection) -> dict[str, str | None]:
-    return dict(database.execute("SELECT name, sql FROM sqlite_master"))
+    """By name, without comments: what a batch says of itself, such as its version, is no part of the file's format."""
+    found = database.execute("SELECT name, sql FROM sqlite_master")
+    return {name: _COMMENT.sub("", sql) if isinstance(sql, str) else sql for name, sql in found}
 
 
 def _expected() -> dict[str, str | None]:

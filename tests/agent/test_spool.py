@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import tempfile
@@ -94,6 +95,26 @@ class SpoolTests(SynchronousTestCase):
         spool.add([spooled(2), spooled(3)])
         self.assertEqual((spool.batches, spool.bytes), (3, 21))
 
+    def test_what_a_comment_of_the_file_says_is_no_part_of_its_format(self) -> None:
+        for number, said in enumerate((" /* a batch of version 3 */", " /* a batch of version 41 */", "")):
+            spool = self.open()
+            spool.add([spooled(number + 1, stream=T)])
+            spool.close()
+            self.assertNotIn("version", self.sql())
+            self.change(
+                "PRAGMA writable_schema=ON",
+                f"UPDATE sqlite_master SET sql = replace(sql, 'content BLOB NOT NULL)', 'content BLOB NOT NULL{said})')",
+            )
+            self.assertIn(said, self.sql())
+            spool = self.open()
+            self.assertEqual((spool.problem, spool.batches), (None, 1))
+            spool.close()
+            os.unlink(self.path)
+
+    def sql(self) -> str:
+        with contextlib.closing(sqlite3.connect(self.path)) as other:
+            return str(other.execute("SELECT sql FROM sqlite_master WHERE name = 'batches'").fetchone()[0])
+
     def test_a_row_that_does_not_match_its_checksum_is_none_and_the_others_are_there(self) -> None:
         spool = self.open()
         spool.add([spooled(1), spooled(2)])
@@ -117,10 +138,11 @@ class SpoolTests(SynchronousTestCase):
                     spool.rows(S, 3, 0, 10)
                 self.assertTrue(is_damage(raised.exception))
 
-    def change(self, command: str) -> None:
+    def change(self, *commands: str) -> None:
         """Damage a row as a disk might."""
         with sqlite3.connect(self.path) as other:
-            other.execute(command)
+            for command in commands:
+                other.execute(command)
         other.close()
 
     def test_what_was_counted_elsewhere_is_removed_as_far_as_it_is_here(self) -> None:
