@@ -38,6 +38,7 @@ class Overflowing(NamedTuple):
     tabs: int  # that do not go under their own names: they are summed up, or …
     dropped: int  # … there is not even a sum for them
     base: str  # that most of those that are summed up have
+    is_own: bool  # it goes under its own id; else what is summed up goes under OVERFLOW_CLIENT, but for what heals
     why: str  # what it does
     cure: str
 
@@ -233,4 +234,5 @@ class Admission:
 
 
 def _overflowing(client: str, tabs: int, bases: Counter[str], of: _Client) -> Overflowing:
-    return Overflowing(client, tabs, bases[""], max(filter(None, bases), key=bases.__getitem__, default=""), of.why, of.cure)
+    base = max(filter(None, bases), key=bases.__getitem__, default="")
+    return Overflowing(client, tabs, bases[""], base, of.is_own, of.why, of.cure)

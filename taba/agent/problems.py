@@ -16,6 +16,7 @@ from taba.agent.lanes import UNREADABLE_SECONDS
 from taba.agent.pump import RingPump
 from taba.agent.tallies import MAX_CUT, MAX_GONE
 from taba.bounds import MIN_RING_BYTES, MiB
+from taba.names import OVERFLOW_CLIENT
 
 LOSS_SHOWN_SECONDS = 3600.0  # after its count grew for the last time: long enough to be seen, then it is history
 POSTPONING_SECONDS = 60.0  # for which it is shown that a Server takes batches later: they are sent again each half minute
@@ -147,7 +148,8 @@ class Problems:
         for one in rings.admission.overflowing()[:MAX_SHOWN]:
             self._overflowed.pop(one.client, None)
             summed = one.tabs - one.dropped
-            parts = [f'{summed} are summed up, most of them in {one.base}{{overflow="true"}}'] if summed else []
+            under = "" if one.is_own else f" under the Client {OVERFLOW_CLIENT} (but for what goes up and down)"
+            parts = [f'{summed} are summed up{under}, most of them in {one.base}{{overflow="true"}}'] if summed else []
             if one.dropped:
                 parts.append(f"{one.dropped} have not even a sum, and what is recorded for them is dropped as too_many_tabs")
             sentence = f"Client {one.client} {one.why}: {one.tabs} Tabs do not go under their own names, {'; '.join(parts)}; {one.cure}"
