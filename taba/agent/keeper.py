@@ -436,16 +436,23 @@ class Keeper:
         """An earlier Agent may have left this stream open in these buckets: it is ended, unless the outbox or the spool told of it."""
         if stream == self.stream or not self._is_outbox_new:
             return
+        can_ask = True
         for bucket in buckets:
+            if (stream, bucket) in self.lanes:
+                continue
             try:
-                is_held = (stream, bucket) in self.lanes or self.spool.last(stream, bucket) > 0
-            except sqlite3.Error as error:  # what the spool may hold of it is sent before it is ended
-                self.spool_problem = f"{error}"
-                return
-            if not is_held:
+                if can_ask and self.spool.last(stream, bucket):
+                    continue
+            except sqlite3.Error as error:  # nobody knows: it stays open until the spool can be read, which is tried each second, …
+                self.spool_problem, can_ask = f"{error}", False
+            lane = self.lanes[stream, bucket] = Lane(stream, bucket, self, not can_ask)
+            if not self.openings.is_open(stream, bucket):
                 self.openings.open(stream, bucket)
                 self._is_dirty = True
-                self.queue(self._lane(BatchId(stream, bucket, 0)), self._now)
+            if can_ask:
+                self.queue(lane, self._now)
+            else:
+                self._stuck.append(lane)  # … and what that has of it is sent before it is ended
 
     def is_known(self, stream: bytes) -> bool:
         """Whether something of this stream is here, or it may be open somewhere."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import struct
 from copy import deepcopy
 from random import Random
@@ -17,6 +18,7 @@ from taba.agent.dispatch import Dispatch
 from taba.agent.keeper import Keeper
 from taba.agent.outbox import Outbox
 from taba.agent.register import ENDED, GONE, SENT, Entry, Register
+from taba.agent.spool import Spool
 from taba.agent.sums import AGAIN_SECONDS, MAX_TOLD
 from taba.batch import RING_ENDED, RING_GONE, Sent
 from taba.handlers.base import Events
@@ -158,6 +160,40 @@ class LateTests(SynchronousTestCase):
             world.tick()  # no Server answers
         rows = [row for column in world.columns() for row in column.values]
         self.assertEqual({row[1] for row in rows}, {RING_ENDED})  # type: ignore[index]
+
+    def test_where_the_spool_cannot_say_what_it_holds_of_it_that_is_asked_again_and_nothing_is_gone_before(self) -> None:
+        world, late = self.world, self.on_its_way(3.0)
+        with (
+            mock.patch.object(Spool, "last", side_effect=sqlite3.OperationalError("disk I/O error")),
+            mock.patch.object(Spool, "rows", side_effect=sqlite3.OperationalError("disk I/O error")),
+        ):
+            world.boot()
+            world.live_on(10)
+            self.assertNotIn(RING_GONE, world.positions)
+            self.assertEqual(len(world.register.streams), 2)
+            world.lose_memory()  # and again
+            world.live_on(5)
+        world.live_on(2 * RESTS)
+        self.assertIn(RING_GONE, world.positions)
+        self.wake(late)
+        self.assertEqual((world.value, list(world.register.streams)), (0.0, [world.keeper.stream]))
+
+    def test_what_is_undecided_is_ended_by_the_next_agent_as_well(self) -> None:
+        world, late = self.world, self.on_its_way(3.0)
+        with (
+            mock.patch.object(Spool, "last", side_effect=sqlite3.OperationalError("disk I/O error")),
+            mock.patch.object(Spool, "rows", side_effect=sqlite3.OperationalError("disk I/O error")),
+        ):
+            world.boot()
+            world.live_on(5)
+        for ring in list(world.pump.rings.open.values()):
+            ring.close()
+        world.register.close()
+        world.spool.close()
+        world.born()
+        world.live_on(2 * RESTS)
+        self.wake(late)
+        self.assertEqual((world.value, list(world.register.streams)), (0.0, [world.keeper.stream]))
 
     def test_where_only_the_outbox_was_removed_the_process_goes_on_with_its_sum_until_it_dies(self) -> None:
         world, late = self.world, self.on_its_way(3.0)
