@@ -16,6 +16,7 @@ from taba.batch import KeyPart
 
 MAX_KEYS = 100_000  # 10 MiB; of more, the oldest are forgotten, and count anew
 MAX_UNWRITTEN = 10_000  # that the disk did not take, some 2 MiB; of more, the oldest are forgotten
+RETRY_SECONDS = 5.0  # between two tries to write what the disk did not take: each writes all of that, a tenth of a second
 _SCHEMA = "CREATE TABLE IF NOT EXISTS keys (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, digest BLOB NOT NULL)"
 
 
@@ -28,8 +29,10 @@ class Keys:
     def __init__(self, path: str, most: int = MAX_KEYS):
         self.path, self._most = path, most
         self.problem: str | None = None
-        self.write_problem: str | None = None
+        self.forgotten = 0  # keys that the disk did not take, and for which memory had no room
         self._unwritten: dict[bytes, KeyPart] = {}
+        self._failure: str | None = None  # of the last try
+        self._not_before = 0.0  # the next one
         try:
             self._open()
         except sqlite3.DatabaseError as error:
@@ -57,22 +60,37 @@ class Keys:
         row = self._database.execute("SELECT digest FROM keys WHERE key = ?", (key,)).fetchone()
         return None if row is None else row[0]
 
-    def add(self, parts: Iterable[KeyPart]) -> None:
+    def add(self, parts: Iterable[KeyPart], now: float) -> None:
         """Remember that these posts came. Where the disk does not take it, in memory until it does: their events are published."""
         for part in parts:
             self._unwritten.setdefault(part.key, part)
+        self.tick(now)
+        while len(self._unwritten) > MAX_UNWRITTEN:
+            del self._unwritten[next(iter(self._unwritten))]
+            self.forgotten += 1
+
+    def tick(self, now: float) -> None:
+        """Write what the disk has not taken yet, unless that was tried a moment ago. `now` is monotonic seconds."""
+        if not self._unwritten or (self._failure is not None and now < self._not_before):
+            return
         try:
             self._write(self._unwritten.values())
         except sqlite3.Error as error:
-            count = len(self._unwritten)
-            self.write_problem = (
-                f"{self.path} cannot be written ({error}): {count} keys of posts are known until this Agent ends; make room"
-            )
-            while len(self._unwritten) > MAX_UNWRITTEN:
-                del self._unwritten[next(iter(self._unwritten))]
+            self._failure, self._not_before = f"{error}", now + RETRY_SECONDS
         else:
-            self.write_problem = None
+            self._failure = None
             self._unwritten.clear()
+
+    @property
+    def write_problem(self) -> str | None:
+        """What the disk does not take, for people."""
+        if self._failure is None:
+            return None
+        forgotten = f", and {self.forgotten} that came before them are not: posted again they count again" if self.forgotten else ""
+        return (
+            f"{self.path} cannot be written ({self._failure}): {len(self._unwritten)} keys of posts are known until this Agent ends"
+            f"{forgotten}; make room"
+        )
 
     def _write(self, parts: Iterable[KeyPart]) -> None:
         run, count = self._database.execute, self.count

@@ -90,7 +90,7 @@ class Loop:
         now, moment = self.clock()
         self.keeper = Keeper(home.outbox, home.spool, home.history, around.new_id, now, moment)
         self.keeper.recover(now)
-        home.keys.add(self.keeper.keys)
+        home.keys.add(self.keeper.keys, now)
         self.keeper.before_publish = self._keep_name
         self.rings = Rings(home.name, around.shm, ring_group)
         self.pump = RingPump(self.keeper, self.rings, home.register, around.wall())
@@ -191,6 +191,7 @@ class Loop:
                 self.forwarder.tick()
                 if now >= self._next_look:
                     self._next_look = now + LOOK_SECONDS
+                    self.home.keys.tick(now)
                     self._observer.looks(now)
                 if now >= self._next_sweep:
                     self._next_sweep = now + SWEEP_SECONDS

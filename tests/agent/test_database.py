@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba.agent import keys as module
 from taba.agent.database import Transaction
-from taba.agent.keys import Keys
+from taba.agent.keys import RETRY_SECONDS, Keys
 from taba.batch import KeyPart
 
 
@@ -72,11 +72,11 @@ class KeysTests(SynchronousTestCase):
 
     def test_a_disk_that_was_full_keeps_no_later_post_from_being_remembered_and_forgets_none(self) -> None:
         self.fill(1)
-        self.keys.add([part(number) for number in range(10_000)])
+        self.keys.add([part(number) for number in range(10_000)], 0.0)
         self.assertIn("10000 keys of posts are known until this Agent ends", str(self.keys.write_problem))
         self.assertEqual((self.keys.count, self.keys.digest(part(9_999).key)), (0, b"d" * 16))
         self.fill(1_000_000)
-        self.keys.add([part(1), part(10_001), part(1)])
+        self.keys.add([part(1), part(10_001), part(1)], RETRY_SECONDS)
         self.assertEqual((self.keys.count, self.keys.write_problem), (10_001, None))
         self.keys.close()
         self.keys = Keys(self.keys.path)
@@ -87,5 +87,25 @@ class KeysTests(SynchronousTestCase):
         self.patch(module, "MAX_UNWRITTEN", 3)
         with mock.patch.object(Keys, "_write", side_effect=sqlite3.OperationalError("database or disk is full")):
             for number in range(4):
-                self.keys.add([part(number)])
+                self.keys.add([part(number)], 0.0)
+        self.assertIn("3 keys of posts are known until this Agent ends, and 1 that came before them are not", str(self.keys.write_problem))
         self.assertEqual([self.keys.digest(part(number).key) is None for number in range(4)], [True, False, False, False])
+
+    def test_a_full_disk_is_tried_again_after_a_while_by_the_clock_that_is_passed_in_and_without_another_post(self) -> None:
+        tries = []
+
+        def write(parts: Any) -> None:
+            tries.append(len(list(parts)))
+            raise sqlite3.OperationalError("database or disk is full")
+
+        with mock.patch.object(self.keys, "_write", write):
+            for number in range(5):
+                self.keys.add([part(number)], 100.0)
+                self.keys.tick(100.0 + RETRY_SECONDS - 0.001)
+                self.assertIn(f"{number + 1} keys of posts are known until this Agent ends; make room", str(self.keys.write_problem))
+            self.assertEqual(tries, [1])
+            self.keys.tick(100.0 + RETRY_SECONDS)
+            self.keys.tick(100.0 + RETRY_SECONDS)
+            self.assertEqual(tries, [1, 5])
+        self.keys.tick(100.0 + 2 * RETRY_SECONDS)
+        self.assertEqual((self.keys.count, self.keys.write_problem), (5, None))
