@@ -22,6 +22,19 @@ from tests.services import Services
 SOONER = "import taba.server.fold.envelopes as envelopes; envelopes.VERSION_SECONDS = 5.0"  # else half a minute for an upgrade
 PATIENCE = 90.0  # seconds for whatever comes in the end
 OLDER, NEWER, LATEST = HERE, Versions((4, 3), (3, 2)), Versions((5, 4), (4, 3))  # who pretends differs in its numbers alone
+# what a later version has in its source: before anything else has these by name, or as the default of an argument
+PRETENDS = """
+import taba.batch as batch, taba.versions as versions
+versions.HERE = here = versions.Versions({0}, {1})
+batch.BATCH_VERSION, batch.ENVELOPE_VERSION = here.batches[0], here.envelopes[0]
+batch.encode_batch.__defaults__ = (*batch.encode_batch.__defaults__[:-1], here.batches[0])
+batch.encode_envelope.__defaults__ = (here.envelopes[0],)
+"""
+ASKS = """
+import taba.agent.drain as drain, taba.agent.keeper as keeper
+print(batch.BATCH_VERSION, keeper.BATCH_VERSION, drain.encode.__defaults__[-1], drain.encode_lots.__defaults__[-1])
+print(batch.encode_batch(bytes(16), 5, 1, [])[1], batch.encode_envelope("a", "h", 1.0, None, [])[3])
+"""
 RECORDS = """
 import select, sys, time
 from taba import client
@@ -98,6 +111,12 @@ class Choosing(SynchronousTestCase):
         self.assertEqual((HERE.batches[0], HERE.envelopes[0]), (batch.BATCH_VERSION, batch.ENVELOPE_VERSION))
 
 
+class Pretending(SynchronousTestCase):
+    def test_who_pretends_has_the_later_numbers_wherever_they_stand(self) -> None:
+        told = subprocess.run([sys.executable, "-c", PRETENDS.format(*NEWER) + ASKS], capture_output=True, text=True, timeout=60)
+        self.assertEqual(told.stdout.split(), ["4"] * 5 + ["3"], told.stderr)
+
+
 @pytest.mark.real
 class Real(SynchronousTestCase):
     def setUp(self) -> None:
@@ -117,7 +136,7 @@ class Real(SynchronousTestCase):
             options += ["--spool", str(services.directory / "spool")]
         python, flag, code, *rest = twistd(f"taba-{name}", *options)
         sooner = "import taba.agent.forward as forward; forward.LEARN_SECONDS = 0.5" if name == "agent" else SOONER
-        pretends = f"import taba.versions as v; v.HERE = v.Versions({here.batches}, {here.envelopes}); {sooner}; {code}"
+        pretends = f"{PRETENDS.format(*here)}\n{sooner}\n{code}"
         services._start(name, [python, flag, pretends, *rest], port)
 
     def until(self, what: Callable[[], Any]) -> Any:

@@ -28,7 +28,7 @@ from taba.bounds import KiB, MiB
 from taba.caps import Caps, read_caps
 from taba.errors import NoVerdicts, TabaError
 from taba.tls import tls_sentence
-from taba.versions import Chosen
+from taba.versions import Chosen, Versions
 
 POST_SECONDS = 30.0  # for an answer, body and all
 ASK_SECONDS = 5.0  # for /v1/status and /v1/servers
@@ -91,7 +91,7 @@ class Forwarder:
 
     `moment` tells what age is told by, `wall` what this host's clock says, `store_id` which store the Agent knows. `on_store` is told
     which store a Server serves, and says whether that is the one to send to; `on_store_age` is told the store's age, `on_caps` the caps,
-    `on_versions` in which versions all Servers read what is written here.
+    `on_versions` in which versions all Servers read what is written here, and whether all of them were asked: else it is no later one.
     `shown` gives the headers that show to a Server who asks. `pool` is what `client` has its connections from.
     """
 
@@ -110,10 +110,11 @@ class Forwarder:
         shown: Callable[[], Mapping[str, str]] = dict,
         pool: Kept | None = None,
         on_caps: Callable[[Caps], None] = lambda caps: None,
-        on_versions: Callable[[Chosen], None] = lambda chosen: None,
+        on_versions: Callable[[Chosen, bool], None] = lambda chosen, is_complete: None,
     ):
         self._pool, self._on_caps, self._on_versions = pool, on_caps, on_versions
         self.envelope_version = versions.HERE.envelopes[-1]  # whoever reads any that is written here reads the earliest
+        self._reads: dict[str, Versions] = {}  # by URL: what all Servers read, as they were listed completely the last time
         self.second_tries = 0  # since the start: a kept connection had been closed by its Server
         self._reactor: Any = reactor
         self._client = client
@@ -189,8 +190,10 @@ class Forwarder:
                     self._on_caps(caps)
                     self.knows_buckets = True
                     listed = await self._json(server.url + "/v1/servers")
-                    dispatch.meet(server, listed)
-                    self._choose(server.url, told, listed)
+                    is_complete = _is_complete(listed)
+                    if is_complete:  # else nobody new is among them, and nobody is gone
+                        dispatch.meet(server, listed)
+                    self._choose(server.url, told, listed, is_complete)
                     server.answers()
                     if server.failures:
                         server.not_before = self._now()  # it is back: no need to wait any longer
@@ -205,12 +208,22 @@ class Forwarder:
             self._asking = False
             self._next_learn = self._now() + delay
 
-    def _choose(self, url: str, told: Any, listed: Any) -> None:
-        """What is written from now on: what the Server that told, and all that it lists, read. Raises ValueError for nonsense."""
-        read = {str(one.get("url")): versions.read_told(one) for one in listed if isinstance(one, dict)}
-        chosen = versions.choose(versions.HERE, {**read, url: versions.read_told(told)}.items())
-        self.envelope_version = chosen.envelope
-        self._on_versions(chosen)
+    def _choose(self, url: str, told: Any, listed: Any, is_complete: bool) -> None:
+        """What is written from now on: what the Server that told, and all that it lists, read. Raises ValueError for nonsense.
+
+        A Server that does not know all others lists itself alone: those that were known last count then, too, and nothing later than
+        until now is written.
+        """
+        reads = {} if is_complete else dict(self._reads)
+        reads.update((str(one.get("url")), versions.read_told(one)) for one in listed if isinstance(one, dict))
+        reads[url] = versions.read_told(told)
+        chosen = versions.choose(versions.HERE, reads.items())
+        if is_complete:
+            self._reads = reads
+            self.envelope_version = chosen.envelope
+        else:
+            self.envelope_version = min(chosen.envelope, self.envelope_version)
+        self._on_versions(chosen, is_complete)
 
     async def _json(self, url: str) -> Any:
         status, _, content = await self._ask("GET", url, {"Accept": "application/json"}, None, ASK_SECONDS)
@@ -304,6 +317,11 @@ class _Body(protocol.Protocol):
             self.done.callback(b"".join(self.parts))
         else:
             self.done.errback(reason)
+
+
+def _is_complete(listed: Any) -> bool:
+    """Whether a Server listed all Servers: else one of the entries says that it is not all."""
+    return not isinstance(listed, list) or not any(isinstance(one, dict) and one.get("complete") is False for one in listed)
 
 
 def _collect(response: Any) -> defer.Deferred[bytes]:

@@ -85,6 +85,7 @@ class Keeper:
     def __init__(self, outbox: Outbox, spool: Spool, history: History, new_stream: Callable[[], bytes], now: float, moment: Moment):
         self.outbox, self.spool, self.history = outbox, spool, history
         self._new_stream = new_stream
+        self.version = BATCH_VERSION  # in which batches are written: the owner's, who knows what Servers read
         self.lanes: dict[tuple[bytes, int], Lane] = {}
         self.schedule = Schedule()
         self.before_publish: Callable[[], None] = lambda: None  # the owner's: see that the outbox is where it should be
@@ -221,7 +222,6 @@ class Keeper:
     def begin_stream(self, moment: Moment) -> None:
         """From now on fresh batches belong to a new stream, numbered from 1 in each bucket."""
         self.stream = self._new_stream()
-        self.version = BATCH_VERSION  # in which batches are written
         self.numbers: dict[int, int] = {}
         self._stream_began = moment
         self._over.update((lane, None) for lane in self.lanes.values() if lane.is_idle and not lane.queued)

@@ -239,13 +239,13 @@ class Loop:
                 " make room there"
             )
 
-    def _on_versions(self, chosen: Chosen) -> None:
-        self.keeper.version = chosen.batch
+    def _on_versions(self, chosen: Chosen, is_complete: bool) -> None:
+        version = self.keeper.version = chosen.batch if is_complete else min(chosen.batch, self.keeper.version)
         self._own.pop("versions", None)
         if chosen.problem is not None:
             self._own["versions"] = chosen.problem
         try:
-            self.pin.keep_version(chosen.batch)
+            self.pin.keep_version(version)
         except OSError as error:
             # the next start begins with the earliest, which is as good until it has met a Server
             self._own["versions"] = f"in which version batches are written cannot be kept ({words(error)}): make room there"

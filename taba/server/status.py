@@ -349,20 +349,27 @@ class Presence:
             await self._router.transact(PRESENCE_BUCKET, [(b"HGET", keys.servers(PRESENCE_BUCKET), url.encode())], lambda _: gone)
 
     async def servers(self) -> list[dict[str, Any]]:
-        """All Servers of this store that are there, this one among them, by URL; this one alone while the store is away."""
+        """All Servers of this store that are there, this one among them, by URL.
+
+        While the store is away it is this one alone, and its entry says that it is not all: `complete` is False.
+        """
         found: dict[str, dict[str, Any]] = {}
         replies: list[bytes] = []
+        is_complete = self._router.reaches(PRESENCE_BUCKET)
         try:
-            if self._router.reaches(PRESENCE_BUCKET):
+            if is_complete:
                 [replies] = await self._router.read(PRESENCE_BUCKET, [(b"HGETALL", keys.servers(PRESENCE_BUCKET))])
         except StoreUnavailable as failure:
             log.debug("the other Servers are not known: {failure}", failure=failure)
+            is_complete = False
         for name, content in _pairs(replies).items():
             entry = self._read(name, content)
             if entry is not None and len(found) < MAX_SERVERS:
                 found[name.decode()] = {"url": name.decode(), **entry}
         if self.url is not None:
             found[self.url] = {"url": self.url, "roles": ROLES, "started": self._started, **versions.HERE.told()}
+            if not is_complete:
+                found[self.url]["complete"] = False
         return [found[url] for url in sorted(found)]
 
     async def moving(self) -> Counter[str]:

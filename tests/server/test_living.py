@@ -87,6 +87,22 @@ class Servers(LivingCase):
         here._router = with_store
         self.assertEqual(self.urls(here), ["http://a", "http://b"])
 
+    def test_while_the_store_is_away_it_is_this_one_alone_and_says_that_it_is_not_all(self) -> None:
+        here, there = self.presence("http://a", NOON), self.presence("http://b", NOON)
+        for presence in (here, there):
+            self.wait(presence.announce())
+        self.assertEqual([entry.get("complete") for entry in self.wait(here.servers())], [None, None])
+
+        async def away(*_: Any) -> Any:
+            raise StoreUnavailable("away")
+
+        with_store = here._router
+        for reaches in (True, False):
+            here._router = type("Away", (), {"reaches": lambda *_, reaches=reaches: reaches, "read": away})()  # type: ignore[assignment]
+            self.assertEqual([(entry["url"], entry["complete"]) for entry in self.wait(here.servers())], [("http://a", False)])
+        here._router = with_store
+        self.assertEqual(self.urls(here), ["http://a", "http://b"])
+
     def test_what_is_no_entry_is_nobody_and_goes(self) -> None:
         here = self.presence("http://a", NOON)
         name = keys.servers(PRESENCE_BUCKET)
