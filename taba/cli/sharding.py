@@ -115,7 +115,7 @@ def reshard(server: str, timeout: float, as_json: bool, store: str | None, **opt
 
 
 @_command("check", "  taba check\n  taba check --repair")
-@click.option("--repair", is_flag=True, help="Mend what can be mended; nothing is removed.")
+@click.option("--repair", is_flag=True, help="Mend what can be mended; no content is removed.")
 @STORE
 @click.pass_context
 def check(context: click.Context, server: str, timeout: float, as_json: bool, store: str | None, repair: bool) -> None:
@@ -134,12 +134,16 @@ def check(context: click.Context, server: str, timeout: float, as_json: bool, st
     if as_json:
         print_json([one.text for one in left])
     else:
-        for one in wrong:
-            print(f"{one.text}{'' if one in left else ': mended'}")
-        if not wrong:
-            print("all maps and owner keys agree")
+        for line in _found_lines([one.text for one in wrong], [one.text for one in left]):
+            print(line)
     if left:
         context.exit(1)
+
+
+def _found_lines(wrong: Sequence[str], left: Sequence[str]) -> list[str]:
+    """For people, what was wrong and whether it is mended, and what is left: that may be what has come to light since."""
+    lines = [text if text in left else f"{text}: mended" for text in wrong] + [text for text in left if text not in wrong]
+    return list(dict.fromkeys(lines)) or ["all maps and owner keys agree"]
 
 
 @click.command("store", epilog="\b\nExamples:\n  taba store\n  taba store --accept")

@@ -238,7 +238,7 @@ class Asker(threading.Thread):
                 if began - asked_status >= STATUS_SECONDS:
                     asked_status = began
                     drops, problems = self._status()
-                self.seen = seen._replace(drops=drops, problems=(*self._left_out, *problems))
+                self.seen = seen._replace(drops=drops, problems=(*dict.fromkeys(self._left_out), *problems))
             except (QueryError, ValueError) as error:
                 self.seen = self.seen._replace(error=str(error))
             os.write(self._tell, b".")

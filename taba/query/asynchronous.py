@@ -251,7 +251,7 @@ class AsyncQuery:
                 hearing = _Hearing(listening.Sse(question, self.url, self.role), self.url, clock)
                 response.deliverBody(hearing)
                 while (content := await hearing.next()) is not None:
-                    again.heard()
+                    again.heard(clock.seconds())
                     yield content
                 failure = questions.no_longer_heard(self.url)
             except ServerUnavailable as why:

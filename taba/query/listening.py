@@ -19,7 +19,9 @@ from taba.query.questions import LIVE, Question
 MAX_EVENT_BYTES = 32 * MiB  # a Server's bound is 2 Mi characters, of four bytes each, beside what stands for Tabs that found no room
 SILENCE_SECONDS = 60.0  # after which nobody is there: two looks of a Server are 30 s apart at the most
 PATIENCE_SECONDS = 60.0  # for a Server that was there and is not heard any more
-FIRST_PAUSE, MOST_PAUSE = 0.5, 10.0  # seconds between two attempts to be heard again
+LEAST_PAUSE = 1.0  # before a further attempt, whose first event may come at once: one a second is what a listener is promised
+FIRST_PAUSE, MOST_PAUSE = 2.0, 10.0  # seconds between two attempts to be heard again, before they are jittered
+STEADY_SECONDS = 10.0  # that a connection lasts after its first event, before the pauses begin anew
 
 
 class Sse:
@@ -75,6 +77,7 @@ def _read(text: str) -> dict[str, Any] | None:
 class Again:
     """Whether to ask anew, and when: after pauses that double, jittered, up to MOST_PAUSE, for `patience` seconds of silence.
 
+    No pause is shorter than LEAST_PAUSE, and whoever says something and is gone again is asked as seldom as whoever says nothing.
     Who was never heard is not asked again.
     """
 
@@ -82,18 +85,23 @@ class Again:
         self._random, self._patience = random, patience
         self._pause = FIRST_PAUSE
         self._since: float | None = None  # since when nobody is heard; None: somebody is
+        self._first: float | None = None  # when this attempt was first heard
         self._was_heard = False
 
-    def heard(self) -> None:
+    def heard(self, now: float) -> None:
         """Somebody was."""
-        self._was_heard, self._since, self._pause = True, None, FIRST_PAUSE
+        self._was_heard, self._since = True, None
+        self._first = now if self._first is None else self._first
 
     def pause(self, now: float) -> float | None:
         """Seconds until the next attempt, `now` being when the last one ended; None where there is to be none."""
         if self._since is None:
             self._since = now
+        if self._first is not None and now - self._first >= STEADY_SECONDS:
+            self._pause = FIRST_PAUSE
+        self._first = None
         left = self._since + self._patience - now
         if not self._was_heard or left <= 0:
             return None
         pause, self._pause = self._pause, min(MOST_PAUSE, 2 * self._pause)
-        return min(left, pause * self._random.uniform(0.5, 1.0))
+        return max(LEAST_PAUSE, min(left, pause * self._random.uniform(0.5, 1.0)))

@@ -206,7 +206,7 @@ class Query:
         while True:
             try:
                 for content in self._heard(question):
-                    again.heard()
+                    again.heard(time.monotonic())
                     yield content
                 error = questions.no_longer_heard(self.url)
             except ServerUnavailable as why:
@@ -217,16 +217,18 @@ class Query:
             time.sleep(pause)
 
     def _heard(self, question: Question[dict[str, Any]]) -> Generator[dict[str, Any], None, None]:
-        """What one connection says until its end."""
+        """What one connection says until its end. It begins within the timeout, and may be silent for longer afterwards."""
         waiting = max(self.timeout, listening.SILENCE_SECONDS)
         sse = listening.Sse(question, self.url, self.role)
-        with self._telling(waiting):
-            response = self._open(question, waiting)
+        deadline = time.monotonic() + self.timeout
+        with self._telling(self.timeout):
+            response = self._open(question, self.timeout)
         with response:
             if not sse.is_heard(response.status or 0, response.headers.get("content-type", "")):
                 with self._telling(self.timeout):
-                    self._answer(question, response, time.monotonic() + self.timeout)
+                    self._answer(question, response, deadline)
                 raise questions.no_answer(question, self.url, self.role)
+            response.fp.raw._sock.settimeout(waiting)  # urllib has no word for it
             while True:
                 with self._telling(waiting):
                     chunk = response.read1(CHUNK_BYTES)

@@ -36,6 +36,7 @@ from taba.shard.servers.cluster import ClusterPool, ShardPool
 from taba.shard.servers.connection import Command, ErrorReply, Reply, raise_for
 from taba.shard.servers.gather import gather
 from taba.shard.servers.pool import Pool
+from taba.shard.servers.prefix import USUAL
 
 ASK_SECONDS = 1.0  # for a connection, and for its answer, when a shard is asked what it is: one that is away must not hold up the others
 
@@ -100,15 +101,20 @@ async def learn(
         for number, testimony in heard.items():
             # the record is written before the map, or with it; a cluster, where each lies on a node of its own, is looked at below
             if testimony.map is not None and testimony.record is None and not isinstance(pools[number], ClusterPool):
-                raise StoreLost(
-                    f"{pools[number].address.text}: is a shard of store {testimony.map.store} and has lost what says so: "
-                    "taba check --repair, with --store naming another of its shards"
-                )
+                raise StoreLost(_lost_record(pools[number], testimony.map))
         if away:
             raise StoreUnavailable("a new store is made only when all of its shards are there: " + "; ".join(away)[:1000])
         await _initialise(pools, heard, buckets or DEFAULT_BUCKETS, new_id, seconds, option)
         return await learn(pools, buckets, new_id, seconds, option)
     return _compare(pools, heard, buckets, option)
+
+
+def _lost_record(pool: ShardPool, map: BucketMap) -> str:
+    cure = "taba check --repair, with --store naming another of its shards"
+    if len(map.shards) == 1:  # there is none that could tell; with this key the map counts again, and the rest can be mended
+        key = pool.address.prefix + INITIALISED_KEY.decode().removeprefix(USUAL)
+        cure = f"it is the only one: SET {key} {map.store} there, then taba check --repair"
+    return f"{pool.address.text}: is a shard of store {map.store} and has lost what says so: {cure}"
 
 
 async def _ask(pool: ShardPool, seconds: float) -> Testimony:

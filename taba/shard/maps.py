@@ -155,18 +155,19 @@ async def restore_records(pools: Mapping[str, ShardPool]) -> None:
     urls = tuple(shard.url for shard in map.shards)
     for name in lost:
         pool = pools[name]
-        record = encode_record(StoreRecord(map.store, map.buckets, name, urls, isinstance(pool, ClusterPool)))
-        async with pool.server_of(STORE_KEY).connection() as connection:
-            [there] = await connection.watch([STORE_KEY], [(b"GET", STORE_KEY)])
-            if there is None and await connection.commit([(b"SET", STORE_KEY, record)]) is None:
-                raise StoreUnavailable(f"{pool.address.text}: somebody else makes it a shard at this moment")
-        # keys that lie on other nodes of a cluster
+        # before the record, whose lack is what is looked for: who is cut in between is finished by the next; in a cluster they lie on
+        # other nodes
         others: list[Command] = [(b"SET", INITIALISED_KEY, map.store.encode(), b"NX")]
         if followed:
             others.append((b"SET", SUCCEEDS_KEY, b"\n".join(dict.fromkeys(followed)), b"NX"))
         for reply in await pool.execute(others, ASK_SECONDS):
             if isinstance(reply, Exception):
                 raise_for(reply, pool.address.text)
+        record = encode_record(StoreRecord(map.store, map.buckets, name, urls, isinstance(pool, ClusterPool)))
+        async with pool.server_of(STORE_KEY).connection() as connection:
+            [there] = await connection.watch([STORE_KEY], [(b"GET", STORE_KEY)])
+            if there is None and await connection.commit([(b"SET", STORE_KEY, record)]) is None:
+                raise StoreUnavailable(f"{pool.address.text}: somebody else makes it a shard at this moment")
 
 
 async def run_of(pool: Pool) -> str:

@@ -12,9 +12,10 @@ import time
 from typing import Any
 
 import pytest
-from twisted.trial.unittest import TestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from taba.bounds import KiB
+from taba.cli.sharding import _found_lines
 from taba.names import bucket_of
 from taba.query import QueryError
 from taba.shard.buckets import owner_key, prefix_of
@@ -78,6 +79,18 @@ class Load:
                 self.wrong.append(f"a hole: {len(counts)} Tabs, {min(counts)} after {before}")
             before = min(counts, default=0)
             self.asked += 1
+
+
+class Found(SynchronousTestCase):
+    def test_what_is_left_is_said_whether_it_was_there_at_first_or_not(self) -> None:
+        for wrong, left, lines in (
+            ([], [], ["all maps and owner keys agree"]),
+            (["a", "b"], [], ["a: mended", "b: mended"]),
+            (["a", "b"], ["b"], ["a: mended", "b"]),
+            (["a"], ["c"], ["a: mended", "c"]),
+            (["a", "a"], ["a", "c", "c"], ["a", "c"]),
+        ):
+            self.assertEqual(_found_lines(wrong, left), lines)
 
 
 class ShardingTests(TestCase):

@@ -17,7 +17,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.cli.top import MAX_FILTER, MAX_PROBLEMS, SORTS, Screen, Seen, Wanted, drops_of, keys_of
+from taba.cli.top import MAX_FILTER, MAX_PROBLEMS, SORTS, Asker, Screen, Seen, Wanted, drops_of, keys_of
 from tests.services import Services
 
 HEIGHT = 20
@@ -110,6 +110,25 @@ class Looks(SynchronousTestCase):
         self.assertRegex(text, r"web/1 +1\.2 ms +75\.0% █████")
         self.assertTrue("█" not in "\n".join(self.draw(screen, Seen(Wanted("moves", "", 0, ROOM, screen.tab), who=who), is_ascii=True)))
         self.assertNotIn("web/1", "\n".join(self.draw(screen, Seen(Wanted("moves", "", 0, ROOM, "other"), who=who))))
+
+
+class Asks(SynchronousTestCase):
+    def test_what_several_answers_leave_out_is_said_once(self) -> None:
+        left_out: list[str] = []
+
+        class Server:
+            def overview(self, **_: Any) -> list[dict[str, Any]]:
+                left_out.extend(["1 of 2 buckets is away", "another", "1 of 2 buckets is away"])
+                return []
+
+            def status(self) -> dict[str, Any]:
+                return {}
+
+        asker = Asker(Server(), Server(), False, Wanted("moves", "", 0, ROOM), -1, left_out)  # type: ignore[arg-type]
+        self.addCleanup(os.close, asker._woken)
+        self.addCleanup(os.close, asker._wake)
+        self.assertRaises(OSError, asker.run)  # nobody is there to be told of the first answer
+        self.assertEqual(asker.seen.problems, ("1 of 2 buckets is away", "another"))
 
 
 class OnATerminal(SynchronousTestCase):

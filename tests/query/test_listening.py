@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -60,17 +62,34 @@ class WhenAgain(SynchronousTestCase):
 
     def test_pauses_double_to_a_bound_and_patience_ends_with_its_last_moment(self) -> None:
         again = listening.Again(Random(1), 60.0)
-        again.heard()
+        again.heard(40.0)
         now, pauses = 100.0, []
         while (pause := again.pause(now)) is not None:
             pauses.append(pause)
             now += pause
-        self.assertEqual(now, 160.0)
+        self.assertTrue(160.0 <= now < 160.0 + listening.LEAST_PAUSE, now)
         for number, pause in enumerate(pauses[:-1]):
             most = min(listening.MOST_PAUSE, listening.FIRST_PAUSE * 2**number)
             self.assertTrue(most / 2 <= pause <= most, pauses)
-        again.heard()
-        self.assertLessEqual(again.pause(now) or 0.0, listening.FIRST_PAUSE)
+        again.heard(now)
+        self.assertGreater(again.pause(now + listening.STEADY_SECONDS - 0.1) or 0.0, listening.FIRST_PAUSE)
+        again.heard(now)
+        self.assertLessEqual(again.pause(now + listening.STEADY_SECONDS) or 60.0, listening.FIRST_PAUSE)
+
+    def test_who_ends_each_connection_after_one_event_is_heard_once_a_second_at_the_most_and_ever_less_often(self) -> None:
+        for seed in range(20):
+            again, now, times = listening.Again(Random(seed), 60.0), 0.0, []
+            for _ in range(10):
+                times.append(now)
+                again.heard(now)
+                now += again.pause(now) or 0.0
+            between = [after - before for before, after in pairwise(times)]
+            self.assertGreaterEqual(min(between), 1.0, seed)
+            self.assertGreaterEqual(min(between[4:]), listening.MOST_PAUSE / 2, seed)
+        short = listening.Again(Random(1), 0.5)
+        short.heard(0.0)
+        self.assertEqual(short.pause(0.0), 1.0)
+        self.assertIsNone(short.pause(1.0))
 
 
 class Breaks(TestCase):
@@ -78,6 +97,7 @@ class Breaks(TestCase):
 
     def setUp(self) -> None:
         self.patch(listening, "FIRST_PAUSE", 0.001)
+        self.patch(listening, "LEAST_PAUSE", 0.0)
 
     def stranger(self, *answers: bytes) -> str:
         stranger = Stranger(*answers)
@@ -121,6 +141,37 @@ class Breaks(TestCase):
         heard, error, sentence = await self.both(ended, *[FULL] * 3, patience=0.0)
         self.assertEqual((heard, error), ([FIRST], ServerUnavailable))
         self.assertIn("says nothing any more", sentence)
+
+    async def test_who_takes_a_connection_and_says_nothing_is_given_up_within_the_timeout(self) -> None:
+        refusal = FULL.replace(b"\r\n\r\n", b"\r\nContent-Length: 1000\r\n\r\n")
+        waits: list[Any] = []
+        settimeout = socket.socket.settimeout
+
+        def seen(of: socket.socket, seconds: Any) -> None:
+            waits.append(seconds)
+            settimeout(of, 0.01 if seconds == 77.0 else seconds)
+
+        self.patch(socket.socket, "settimeout", seen)
+        self.patch(listening, "SILENCE_SECONDS", 77.0)
+        for answer, heard, timeout, last in (
+            (b"", [], 0.05, 0.05),
+            (HEAD[:20], [], 0.05, 0.05),
+            (refusal, [], 0.05, 0.05),
+            (HEAD + chunk(event(FIRST)), [FIRST], 25.0, 77.0),
+        ):
+            stranger = Stranger(answer, close=False)
+            self.addCleanup(stranger.stop)
+            waits.clear()
+            found: list[Any] = []
+
+            def listen(url: str = stranger.url, timeout: float = timeout, found: list[Any] = found) -> None:
+                for one in Query(url, timeout=timeout).stream(name="t", patience=0.0):
+                    found.append(one)
+
+            with self.assertRaises(ServerUnavailable) as raised:
+                await deferToThread(listen)
+            self.assertEqual((found, str(raised.exception)), (heard, str(questions.too_slow(stranger.url, "Server", last))), answer)
+            self.assertEqual((waits[0], max(waits)), (timeout, last))
 
     async def test_who_is_not_there_at_first_is_said_at_once(self) -> None:
         heard, error, sentence = await self.both(FULL)

@@ -11,10 +11,13 @@ from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from taba.errors import StoreUnavailable
 from taba.shard.atlas import NotHere
 from taba.shard.buckets import (
+    INITIALISED_KEY,
     MAP_KEY,
     STORE_KEY,
+    SUCCEEDS_KEY,
     BucketMap,
     Owner,
     decode_owner,
@@ -25,7 +28,7 @@ from taba.shard.buckets import (
     prefix_of,
     with_shard,
 )
-from taba.shard.maps import newest_map
+from taba.shard.maps import newest_map, restore_records
 from taba.shard.memory.router import MemoryRouter
 from taba.shard.memory.server import MemoryServer
 from taba.shard.moving import check as check_module
@@ -224,6 +227,34 @@ class Mendable(SynchronousTestCase):
             self.assertEqual([owner for owner in owners.values() if owner.token], [], said)
         for name in SHARDS:
             self.assertEqual(decode_record(do(name, b"GET", STORE_KEY)).shard, name)
+
+
+class Records(SynchronousTestCase):
+    def test_the_record_of_a_shard_comes_last_so_that_who_is_cut_before_is_finished_by_the_next(self) -> None:
+        router = MemoryRouter([MemoryServer(Clock()) for _ in range(3)], 3, Clock())
+        self.successResultOf(ensureDeferred(router.connect()))
+        pools = {shard.name: router.atlas.pool_of(shard.name) for shard in router.map.shards}
+
+        def do(name: str, *command: bytes) -> Any:
+            return self.successResultOf(ensureDeferred(pools[name].execute([command])))[0]
+
+        do("s1", b"SET", SUCCEEDS_KEY, b"another")
+        record = do("s2", b"GET", STORE_KEY)
+        names = (STORE_KEY, INITIALISED_KEY, SUCCEEDS_KEY)
+        do("s2", b"DEL", *names)
+        execute = pools["s2"].execute
+
+        async def cut(commands: Any, *more: Any) -> Any:
+            if commands[0][0] == b"SET":
+                raise StoreUnavailable("cut")
+            return await execute(commands, *more)
+
+        pools["s2"].execute = cut  # type: ignore[method-assign]
+        self.failureResultOf(ensureDeferred(restore_records(pools)), StoreUnavailable)
+        pools["s2"].execute = execute  # type: ignore[method-assign]
+        self.successResultOf(ensureDeferred(restore_records(pools)))
+        self.assertEqual(decode_record(do("s2", b"GET", STORE_KEY)), decode_record(record))
+        self.assertEqual([do("s2", b"GET", name) for name in names[1:]], [router.map.store.encode(), b"another"])
 
 
 class Meanwhile(SynchronousTestCase):

@@ -227,6 +227,23 @@ class ReshardTests(ReshardCase):
             self.assertEqual((await self.router(two.url)).store_id, router.store_id)
         self.assertEqual(sum((await self.held(router)).values()), BUCKETS)
 
+    async def test_the_only_shard_that_lost_what_says_whose_it_is_is_mended_as_the_refusal_says(self) -> None:
+        router = await self.prepare(shards=1)
+        [one] = self.valkeys
+        record = one.call("GET", STORE_KEY)
+        one.call("DEL", STORE_KEY, INITIALISED_KEY)
+        with self.assertRaises(ConfigurationError) as refused:
+            await self.router(one.url)
+        cure = re.search(r"it is the only one: (SET \S+ \S+) there, then taba check --repair", str(refused.exception))
+        assert cure is not None, str(refused.exception)
+        one.call(*cure[1].split())
+        again = await self.router(one.url)
+        self.assertEqual(again.store_id, router.store_id)
+        self.assertEqual(len(await check(await current_shards(again.atlas), reactor, repair=True)), 1)
+        self.assertEqual(await check(await current_shards(again.atlas), reactor), [])
+        self.assertEqual(decode_record(one.call("GET", STORE_KEY)), decode_record(record)._replace(is_whole=False))
+        self.assertEqual(sum((await self.held(router)).values()), BUCKETS)
+
     async def test_two_at_once_share_the_work(self) -> None:
         router = await self.prepare()
         writers = self.start_writers([router])

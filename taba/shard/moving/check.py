@@ -154,8 +154,9 @@ def resolve(map: BucketMap, bucket: int, said: Mapping[str, Owner | None], keys:
 async def check(pools: Mapping[str, ShardPool], reactor: Any, repair: bool = False, signs: Standing | None = None) -> list[Disagreement]:
     """What is wrong with the store whose shards are `pools`, by name; with `repair`, it is mended.
 
-    Takes up to ten seconds where a move is under way: so long a mover is watched before it is taken for gone. `signs`:
-    what was seen of movers before. Raises StoreUnavailable when a shard does not answer: what it has is then not known.
+    Where a move is under way its mover is watched for ten seconds before it is taken for gone, beside what the shards take
+    to answer; a repair looks again after each try. `signs`: what was seen of movers before. Raises StoreUnavailable when
+    a shard does not answer: what it has is then not known.
     """
     known = dict(pools)
     signs = signs or Standing(reactor)
