@@ -10,6 +10,7 @@ from taba.agent.keys import Keys
 from taba.agent.posting import OtherRequest, PostNaming, TooManyNames, post
 from taba.agent.pump import RingPump
 from taba.agent.status import as_families, as_text
+from taba.agent.tallies import lots_of
 from taba.bounds import MAX_PATTERN
 from taba.events import EVENTS_ANSWER, EVENTS_SCHEMA, NotCovered, key_part, reading
 from taba.exposition import NotInstalled, of_process, writer_for
@@ -94,8 +95,9 @@ class Routes:
 
         async def pieces() -> AsyncIterator[bytes]:
             for family in families:
-                yield writer.write(family)
-                await call.breathe()
+                for lot, is_more in lots_of(family, is_grouped=not writer.end):
+                    yield writer.write(lot, is_more)
+                    await call.breathe()
             yield writer.end
 
         return Answer(pieces(), content_type=writer.content_type, is_joined=True)

@@ -46,6 +46,7 @@ from taba.series import (
 MAX_GONE = 50_000  # Tabs of rings that are gone, some 15 MB
 MAX_CUT = 200_000  # Tabs that are known to lack a part, some 15 MB; with more, only those that were kept are known to be whole
 SLICE_TABS = 500  # looked at between two looks at the time, some 2 ms
+LOT_POINTS = 1000  # of one family, written between two looks at the time, some 10 ms
 SORTED_TABS = 2000  # put in order between two looks at the time, some 2 ms
 MOVED_PART = 64  # of what waits to be kept this part is at each tick, and SLICE_TABS at least: however many rings end at once
 SPARE_PLACES = 4096  # of columns, that no ring needs and that are left
@@ -210,7 +211,7 @@ class Tallies:
             summed = totals[where] + tally.totals
         good = np.isfinite(summed)
         if not good.all():  # for ever, if it were taken
-            self.beyond += sum(int(counted[at]) for at in np.flatnonzero(~good).tolist() if _is_additive(readings, at))
+            self.beyond += sum(int(counted[at]) for at in _additive(readings, np.flatnonzero(~good)))
             where, counted, summed, low = where[good], counted[good], summed[good], None if low is None else low[good]
         self.beyond += tally.beyond
         counts[where] += counted
@@ -303,14 +304,14 @@ class Tallies:
         return _listed([*self._gone.items()], parts)
 
 
-def _is_additive(readings: Sequence[Tally | Plain], at: int) -> bool:
-    """Whether of the Tabs of these readings, all in a row, the one at `at` has a Type that adds up."""
-    for one in readings:
-        if at < len(one.places):
-            tab = one.ring.directory[one.places[at]]
-            return tab is not None and tab.type in ADDITIVE
-        at -= len(one.places)
-    return False
+def _additive(readings: Sequence[Tally | Plain], bad: Ints) -> Iterable[int]:
+    """Of the Tabs of these readings, all in a row, those of `bad` whose Type adds up."""
+    ends = np.cumsum([len(one.places) for one in readings])
+    for at, of in zip(bad.tolist(), np.searchsorted(ends, bad, side="right").tolist(), strict=True):
+        one = readings[of]
+        tab = one.ring.directory[one.places[at - int(ends[of]) + len(one.places)]]
+        if tab is not None and tab.type in ADDITIVE:
+            yield at
 
 
 def _listed(gone: list[tuple[Key, _Tab]], parts: Iterable[_Part]) -> Iterable[tuple[Key, _Tab]]:
@@ -329,6 +330,22 @@ async def _in_order(items: Iterable[_Item], breathe: Callable[[], Awaitable[None
         if place % SLICE_TABS == 0:
             await breathe()
         yield item
+
+
+def lots_of(family: Exposed, is_grouped: bool) -> Iterable[tuple[Exposed, bool]]:
+    """A family in lots of some 10 ms to write, each with whether it is more of the one before. `is_grouped`: in the format that has no
+    `_created` of a counter, which is a gauge there, all lines of one name in a row.
+    """
+    parts = [family]
+    if is_grouped and any(point.name.endswith(CREATED) for point in family.points):
+        since = [point for point in family.points if point.name.endswith(CREATED)]
+        parts = [
+            family._replace(points=[point for point in family.points if not point.name.endswith(CREATED)]),
+            Exposed(family.name.removesuffix("_total") + CREATED, GAUGE, family.help, since),
+        ]
+    for part in parts:
+        for start in range(0, max(1, len(part.points)), LOT_POINTS):
+            yield part._replace(points=part.points[start : start + LOT_POINTS]), start > 0
 
 
 def _grown(columns: Floats, room: int) -> Floats:

@@ -19,7 +19,7 @@ from taba.agent import tallies
 from taba.agent.directory import Tab
 from taba.agent.problems import Problems, Room
 from taba.agent.status import describe
-from taba.agent.tallies import Plain, Tallies, tally_of
+from taba.agent.tallies import Plain, Tallies, lots_of, tally_of
 from taba.batch import Meaning
 from taba.exposition import writer_for
 from taba.handlers.lookup import find_handlers
@@ -304,6 +304,27 @@ class Sums(SynchronousTestCase):
         self.assertLessEqual(max(len_ for len_ in most if len_ > 3), 10)
         self.assertGreaterEqual(len(turns), 3 * 1000 // 10)
 
+    def test_a_large_family_is_written_in_lots_of_which_no_line_is_elsewhere(self) -> None:
+        sums = Tallies(since=5.0)
+        tabs = [
+            Tab(f'{name}{{page="{page}"}}', type)
+            for page in range(7)
+            for name, type in (("hits", "CounterGroup"), ("wait", "PercentileGroup"))
+        ]
+        self.tallied(sums, Directory(*tabs), *[[1.0, 2.0]] * len(tabs))
+        matcher = simple_matcher(".*")
+        assert matcher is not None
+        families = result_of(sums.families(matcher, breathe))
+        for accept, openmetrics in (("application/openmetrics-text; version=1.0.0", True), ("text/plain", False)):
+            writer = writer_for(accept)
+            self.assertEqual(bool(writer.end), openmetrics)
+            for most in (3, 7, 1000):
+                self.patch(tallies, "LOT_POINTS", most)
+                lots = [lot for family in families for lot in lots_of(family, not writer.end)]
+                self.assertLessEqual(max(len(lot.points) for lot, _ in lots), most)
+                text = b"".join([*(writer.write(*lot) for lot in lots), writer.end])
+                self.assertEqual(text, b"".join([*map(writer.write, families), writer.end]))
+
     def test_a_ring_that_names_more_keeps_its_sums_and_the_room_of_rings_that_ended_is_given_back(self) -> None:
         self.patch(tallies, "SPARE_PLACES", 8)
         sums = Tallies()
@@ -340,7 +361,12 @@ class Sums(SynchronousTestCase):
             self.tallied(sums, ring, [], [1e308, 1e308], [1e308, 1e308])  # each by itself; of a gauge there is no sum
             boxed(sums, [-1e308, 1], [-1e308, 10])
             found = shown(sums)
-        self.assertEqual((found[("a_sum",)], found[("b_total",)], found[("b_events_total",)], sums.beyond), (0.0, 1.0, 1.0, 24))
+            tabs = [Tab("level", "Gauge"), Tab("c", "CounterGroup")]
+            rings: list[Any] = [Directory(*tabs), Directory(*tabs)]
+            before = sums.beyond
+            sums.add([Plain(of, np.array([0, 1]), np.array([3, 2]), np.full(5, 1e308)) for of in rings])
+            self.assertEqual(sums.beyond - before, 4)
+        self.assertEqual((found[("a_sum",)], found[("b_total",)], found[("b_events_total",)], before), (0.0, 1.0, 1.0, 24))
 
 
 class Drained(SynchronousTestCase):
