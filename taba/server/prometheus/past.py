@@ -50,8 +50,8 @@ class Past:
                 if history is not None:
                     await self._add(leaf, history, owners, by_tab, wanted, rows)
             for tab, slices in lot.large.items():
-                histories = [history for history in slices if history is not None]
-                if histories:
+                histories = [history for of_slice in slices for history in of_slice]
+                if histories and all(history is not None for history in histories):  # without one of them the others are not the whole
                     await self._add(leaf, together(histories), [(tab, "")], by_tab, wanted, rows)
 
     async def _history(self, type: str, states: Any, tabs: Iterable[str]) -> Any:
@@ -63,13 +63,13 @@ class Past:
             return None
         return history
 
-    async def _take(self, lot: Lot) -> Any:
-        """The history of a slice of one Tab, as that of one State."""
+    async def _take(self, lot: Lot) -> list[Any]:
+        """The history of a slice of one Tab, as that of one State: none where there are no States, None where it cannot be had."""
         self._told.leave_out_unread(lot.unread)
         for type, (owners, states) in lot.by_type.items():
             history = await self._history(type, states, [owners[0][0]])
-            return None if history is None else together([history])
-        return None
+            return [None if history is None else together([history])]
+        return []
 
     async def _add(
         self,

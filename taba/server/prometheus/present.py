@@ -104,8 +104,8 @@ class Present:
                     yield some[tab], of_tab
                     await self._query.turns.breathe()
                 for tab, slices in lot.large.items():
-                    pieces = {str(place): piece for place, piece in enumerate(slices) if piece is not None}
-                    if pieces:
+                    pieces = {str(place): piece for place, of_slice in enumerate(slices) for piece in of_slice}
+                    if pieces and all(piece is not None for piece in pieces.values()):  # without one the others are not the whole
                         yield some[tab], pieces
                         await self._query.turns.breathe()
 
@@ -122,16 +122,16 @@ class Present:
                     found.setdefault(tab, {})[client] = projection
         return found
 
-    async def _take(self, lot: Lot) -> Any:
-        """What a slice of one Tab comes to, over its Clients; None where nothing of it can be read."""
+    async def _take(self, lot: Lot) -> list[Any]:
+        """What a slice of one Tab comes to, over its Clients: nothing where none of it can be read, None where it comes to nothing."""
         for tab, projections in (await self._projected(lot, Wanted(self._query, ()))).items():
             [type] = lot.by_type
             aggregate = await self._query.aggregate(type, list(projections.values()))
             if isinstance(aggregate, Unanswered):
                 self._told.leave_out(tab, aggregate.error)
-                return None
-            return aggregate
-        return None
+                return [None]
+            return [aggregate]
+        return []
 
     def _leave_out_bad(self, series: Series, error: Exception) -> None:
         why = f"{series.figure or 'samples'} of its Projection: {error.__class__.__name__}: {error}"[:200]

@@ -144,3 +144,23 @@ class Slices(ServerCase):
             self.assertEqual(row["clients"], len(CLIENTS))
             self.assertEqual((row["sparkline"] is not None, row["rate"] is not None), (is_known, True))
         self.assertGreater(seen[0], 3)
+
+    @asynchronous
+    async def test_of_a_tab_of_which_a_slice_comes_to_nothing_promql_has_no_part(self) -> None:
+        server = await self.filled()
+        for module in (past, present):
+            self.patch(module, "SLICE_STATES", 4)
+        for text, name in (("days_total", "history"), ("sums_total", "aggregate")):
+            original, seen, is_broken = getattr(server.query._bench, name), [0], [False]
+
+            async def once(*of: Any, original: Any = original, seen: Any = seen, is_broken: Any = is_broken) -> Any:
+                seen[0] += 1
+                return "the sandbox is full" if is_broken[0] and seen[0] == 3 else await original(*of)
+
+            self.patch(server.query._bench, name, once)
+            for is_broken[0] in (False, True):
+                seen[0] = 0
+                answer = await self.get(server, f"/api/v1/query?query={text}")
+                self.assertEqual([row["value"][1] for row in answer["data"]["result"]], [] if is_broken[0] else ["435"], text)
+                self.assertEqual("the sandbox is full" in str(answer.get("warnings")), is_broken[0], text)
+                self.assertGreater(seen[0], 3)
