@@ -1,7 +1,8 @@
 """`./run soak`: kill -9 to clients, Agent, Server and store at random while events flow; then the books, the memory, the verdict.
 
 Each client counts, in a file that outlives it, the record calls that it completed: one killed between the call and its count may have
-recorded one event more. So what is folded, dead-lettered and dropped must be what was counted, and at most one more for each killed client.
+recorded one event more. So what is folded, dead-lettered and dropped must be what was counted, and at most one more for each killed client;
+and what is folded must be what the States have, but for what goes up and down, which has a value and no count.
 With --load it is found out first how many events a second this machine folds, and so many times that are recorded: what has no place is
 dropped, and counted, and no part grows.
 """
@@ -13,6 +14,7 @@ import mmap
 import random
 import signal
 import statistics
+import struct
 import subprocess
 import sys
 import time
@@ -39,6 +41,7 @@ SHOWN_TIMES = 12  # of a part's memory
 SHOWN_LETTERS = 100  # of why nobody answers
 GROWTH = 1.5  # of a part's memory from the first third to the last, beyond which it is not flat …
 SLACK_BYTES = 64 * MiB  # … and so much more
+COUNTS_BYTES = 16
 PARTS = ("client", "agent", "server", "store")
 
 
@@ -49,26 +52,30 @@ def record(name: str, path: str, rate: float) -> None:
     client.start(name)
     hits, busy = client.tab("soak", type="TotalsCounter"), client.updown("soak_busy")
     with open(path, "r+b") as file:
-        counted = memoryview(mmap.mmap(file.fileno(), 8)).cast("Q")
+        counted = memoryview(mmap.mmap(file.fileno(), COUNTS_BYTES)).cast("Q")  # of hits, and of what goes up and down
     ended: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
     burst = max(1, int(rate / 100))
     due = time.monotonic()
     while not ended:
         busy.inc()
+        counted[1] += 1
         for _ in range(burst):
             hits.record(1)
             counted[0] += 1
         busy.dec()
+        counted[1] += 1
         due = max(due + burst / rate, time.monotonic() - 1.0)
         time.sleep(max(0.0, due - time.monotonic()))
 
 
 class Books(NamedTuple):
-    """What was recorded, and what became of it. Of what goes up and down there is `busy`, which is 0 once every client has ended."""
+    """What was recorded, and what became of it: of what goes up and down, too, whose value `busy` is 0 once every client has ended."""
 
     counted: int
+    ups: int  # of these, what went up or down
     folded: int
+    hits: int  # that the States have
     dead_letters: int
     dropped: dict[str, int]
     busy: float
@@ -103,7 +110,7 @@ class Soak:
             self._start_agent()
             for number in range(CLIENTS):
                 path = self.services.directory / f"counted-{number}"
-                path.write_bytes(bytes(8))
+                path.write_bytes(bytes(COUNTS_BYTES))
                 self._counts.append(path)
             if self._load:
                 self._rate = self._load * self._measured()
@@ -203,21 +210,25 @@ class Soak:
         print(f"{now - self._began:5.0f} s: {sum(self.kills.values())} kills; {said}; MiB: {memory}", flush=True)
 
     def _books(self) -> Books:
-        counted = sum(int.from_bytes(path.read_bytes(), sys.byteorder) for path in self._counts)
+        counted = [struct.unpack("2Q", path.read_bytes()) for path in self._counts]
+        ups = sum(of_client[1] for of_client in counted)
         agent, server = self.services.agent_query.status(), self.services.query.status()
         shown = self.services.query.projections(match="soak.*")
-        folded = sum(int(projection["count"]) for projection in shown.get("soak", {}).values())
+        hits = sum(int(projection["count"]) for projection in shown.get("soak", {}).values())
         busy = sum(float(projection["value"]) for projection in shown.get("soak_busy", {}).values())
-        return Books(counted, folded, server["dead_letters"] or 0, agent["dropped_by_reason"], busy)
+        folded, letters, dropped = server["folded"] or 0, server["dead_letters"] or 0, agent["dropped_by_reason"]
+        return Books(sum(map(sum, counted)), ups, folded, hits, letters, dropped, busy)
 
     # --- what became of it ---
 
     def _is_whole(self, books: Books) -> bool:
-        return bool(books.counted) and 0 <= books.found - books.counted <= self.kills["client"] and books.busy == 0
+        killed = self.kills["client"]
+        in_states = 0 <= books.folded - books.hits <= books.ups + killed
+        return bool(books.counted) and 0 <= books.found - books.counted <= killed and in_states and books.busy == 0
 
     def _rest(self) -> Books:
         """The books once they add up, or once no more comes."""
-        books = Books(0, 0, 0, {}, 0.0)
+        books = Books(0, 0, 0, 0, 0, {}, 0.0)
         patient_until = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < patient_until:
             try:
@@ -242,6 +253,7 @@ class Soak:
         for reason, count in sorted(books.dropped.items()):
             print(f"  dropped, {reason}: {count:,}")
         print(f"more than counted, by clients that were killed: {more:,} (of {self.kills['client']} at the most)")
+        print(f"in States: {books.hits:,}, and of what goes up and down {books.folded - books.hits:,} of {books.ups:,}")
         print(f"what goes up and down, once all have ended: {books.busy:g}")
         if not self._is_whole(books):
             wrong.append("NOT EXACT")
