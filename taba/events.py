@@ -24,7 +24,7 @@ from taba import names
 from taba.batch import MAX_LIST_BYTES, Column, KeyPart
 from taba.bounds import MAX_BATCH_COLUMNS, MAX_EXACT_INT, MAX_TIME, MAX_VALUE_BYTES, MAX_VALUE_DEPTH, KiB
 from taba.counting import OBJECT_BYTES, measure
-from taba.nesting import no_constant
+from taba.nesting import is_deeper, no_constant
 from taba.steps import finish
 from taba.tokens import UNBOUND, Scope
 
@@ -54,6 +54,7 @@ EVENTS_SCHEMA = {
     "required": ["client", "events"],
 }
 
+TOO_DEEP = f"value: takes lists and objects nested at most {MAX_VALUE_DEPTH} deep"
 _SPACE = re.compile(r"[ \t\n\r]*")
 # a text, in which brackets are none, or a bracket. One that does not end takes all that is left: wherever one begins something is found, so
 # no character is looked at twice
@@ -409,13 +410,15 @@ def _digest(text: str) -> bytes:
 
 def _read_event(event: Any, now: float) -> _Event:
     if isinstance(event, _TooDeep):
-        raise ValueError(f"value: takes lists and objects nested at most {MAX_VALUE_DEPTH} deep")
+        raise ValueError(TOO_DEEP)
     if not isinstance(event, dict) or not {"tab", "type", "value"} <= set(event) <= {"tab", "type", "value", "time", "labels"}:
-        raise ValueError('an event takes {"tab", "type", "value", "time"?, "labels"?}')
+        raise ValueError(TOO_DEEP if is_deeper(event) else 'an event takes {"tab", "type", "value", "time"?, "labels"?}')
     tab, labels, time, value = event["tab"], event.get("labels"), event.get("time"), event["value"]
     if not isinstance(tab, str):
         raise ValueError("tab: takes a text")
     if labels:
+        if is_deeper(labels):  # how deep a decoder goes depends on the Python
+            raise ValueError(TOO_DEEP)
         if not isinstance(labels, dict):
             raise ValueError("labels: takes an object")
         tab = names.canonical_name(tab, labels)
@@ -428,7 +431,7 @@ def _read_event(event: Any, now: float) -> _Event:
     try:
         packed = msgpack.packb(value)
     except (ValueError, OverflowError, TypeError, RecursionError) as error:
-        raise ValueError(f"value: {error}"[:200]) from None
+        raise ValueError(TOO_DEEP if is_deeper(value) else f"value: {error}"[:200]) from None
     size, objects = len(packed), 1
     if size > MAX_VALUE_BYTES:
         raise ValueError(f"value: takes at most {MAX_VALUE_BYTES} bytes of msgpack")
@@ -436,5 +439,5 @@ def _read_event(event: Any, now: float) -> _Event:
         try:
             objects = measure(packed)[1]
         except ValueError:
-            raise ValueError(f"value: takes lists and objects nested at most {MAX_VALUE_DEPTH} deep") from None
+            raise ValueError(TOO_DEEP) from None
     return _Event(tab, names.check_type(event["type"]), float(time), value, size, objects)

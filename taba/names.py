@@ -43,25 +43,27 @@ _UNESCAPES = {"\\\\": "\\", '\\"': '"', "\\n": "\n"}
 def check_base(name: str) -> str:
     """`name`, if it may be a Tab's name without labels; else ValueError."""
     if not isinstance(name, str) or not _BASE.fullmatch(name):
-        raise ValueError(f"Tab name {name!r}: takes 1 to 200 characters of A-Z a-z 0-9 _ . / : @ + ~ % -")
+        raise ValueError(f"Tab name {name!r:.210}: takes 1 to 200 characters of A-Z a-z 0-9 _ . / : @ + ~ % -")
     if name.startswith(("taba.", "_")):
-        raise ValueError(f"Tab name {name!r}: 'taba.' and '_' at the start are reserved")
+        raise ValueError(f"Tab name {name!r:.210}: 'taba.' and '_' at the start are reserved")
     return name
 
 
 def check_type(type: str) -> str:
     """`type`, if it may be a Type; else ValueError. Whether a Handler of that Type exists is the Server's business."""
     if not isinstance(type, str) or not _TYPE.fullmatch(type):
-        raise ValueError(f"Type {type!r}: takes a letter and up to 63 more letters, digits or _")
+        raise ValueError(f"Type {type!r:.210}: takes a letter and up to 63 more letters, digits or _")
     return type
 
 
 def check_client(client: str) -> str:
     """`client`, if it may be a client id; else ValueError."""
-    if not isinstance(client, str) or not _CLIENT.fullmatch(client):
-        raise ValueError(f"client id {client!r}: takes 1 to 200 characters of A-Z a-z 0-9 _ . / : @ + -")
+    if not isinstance(client, str):
+        raise ValueError("client id: takes a text")
+    if not _CLIENT.fullmatch(client):
+        raise ValueError(f"client id {client!r:.210}: takes 1 to 200 characters of A-Z a-z 0-9 _ . / : @ + -")
     if client.startswith(("taba.", "_")):
-        raise ValueError(f"client id {client!r}: 'taba.' and '_' at the start are reserved")
+        raise ValueError(f"client id {client!r:.210}: 'taba.' and '_' at the start are reserved")
     return client
 
 
@@ -73,7 +75,7 @@ def check_sender(client: str) -> str:
 def check_agent(agent: str) -> str:
     """`agent`, if it may be an Agent's name; else ValueError."""
     if not isinstance(agent, str) or not _AGENT.fullmatch(agent):
-        raise ValueError(f"Agent name {agent!r}: takes 1 to 64 characters of A-Z a-z 0-9 _ -")
+        raise ValueError(f"Agent name {agent!r:.210}: takes 1 to 64 characters of A-Z a-z 0-9 _ -")
     return agent
 
 
@@ -103,11 +105,11 @@ def canonical_name(base: str, labels: Mapping[str, str] | None = None) -> str:
     """
     check_base(base)
     if labels is not None and not isinstance(labels, Mapping):
-        raise ValueError(f"Tab name {base!r}: labels {labels!r:.100}: takes a mapping of texts, such as {{'exchange': 'adx'}}")
+        raise ValueError(f"Tab name {base!r:.210}: labels {labels!r:.100}: takes a mapping of texts, such as {{'exchange': 'adx'}}")
     if not labels:
         return base
     if len(labels) > MAX_LABELS:
-        raise ValueError(f"Tab name {base!r}: takes at most {MAX_LABELS} labels, not {len(labels)}")
+        raise ValueError(f"Tab name {base!r:.210}: takes at most {MAX_LABELS} labels, not {len(labels)}")
     return base + "{" + ",".join(f'{key}="{_escape(base, key, labels[key])}"' for key in sorted(labels, key=str)) + "}"
 
 
@@ -120,18 +122,18 @@ def parse_name(text: str) -> tuple[str, dict[str, str]]:
         while True:
             match = _LABEL.match(rest, position, end)
             if match is None:
-                raise ValueError(f'Tab name {text!r}: labels are written {{key="value",…}}')
+                raise ValueError(f'Tab name {text!r:.210}: labels are written {{key="value",…}}')
             key, value = match.groups()
             labels[key] = re.sub(r"\\.", lambda escape: _UNESCAPES[escape[0]], value)
             position = match.end()
             if position == end and rest[end] == "}":
                 break
             if rest[position : position + 1] != ",":
-                raise ValueError(f'Tab name {text!r}: labels are written {{key="value",…}}')
+                raise ValueError(f'Tab name {text!r:.210}: labels are written {{key="value",…}}')
             position += 1
     canonical = canonical_name(base, labels)
     if canonical != text:
-        raise ValueError(f"Tab name {text!r}: its canonical text is {canonical!r}")
+        raise ValueError(f"Tab name {text!r:.210}: its canonical text is {canonical!r}")
     return base, labels
 
 
@@ -158,16 +160,20 @@ def cut_value(value: str) -> str:
 
 def _escape(base: str, key: str, value: str) -> str:
     if not isinstance(key, str) or len(key) > MAX_LABEL_KEY or not _KEY.fullmatch(key):
-        raise ValueError(f"Tab name {base!r}: label key {key!r:.200}: takes letters, 0-9 and _, not a digit first, at most {MAX_LABEL_KEY}")
+        raise ValueError(
+            f"Tab name {base!r:.210}: label key {key!r:.200}: takes letters, 0-9 and _, not a digit first, at most {MAX_LABEL_KEY}"
+        )
     if key.startswith("__") or key in _TAKEN_KEYS:
-        raise ValueError(f"Tab name {base!r}: label key {key!r}: {', '.join(_TAKEN_KEYS)} and what begins with __ are Prometheus' own")
+        raise ValueError(
+            f"Tab name {base!r:.210}: label key {key!r:.210}: {', '.join(_TAKEN_KEYS)} and what begins with __ are Prometheus' own"
+        )
     if not isinstance(value, str) or "\0" in value:
-        raise ValueError(f"Tab name {base!r}: label {key}: takes a text without NUL")  # NUL separates a Tab from its Client
+        raise ValueError(f"Tab name {base!r:.210}: label {key}: takes a text without NUL")  # NUL separates a Tab from its Client
     try:
         value = cut_value(value)
         value.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"Tab name {base!r}: label {key}: {error.reason}") from None
+        raise ValueError(f"Tab name {base!r:.210}: label {key}: {error.reason}") from None
     return re.sub(r'[\\"\n]', lambda match: _ESCAPES[match[0]], value)
 
 

@@ -12,6 +12,18 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+_SIGNS = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
+
 
 class Pair(NamedTuple):
     """Files with a certificate and with its key."""
@@ -28,6 +40,9 @@ class Authority:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._serial = 1
         own = _certificate(self._name, self._name, self._key, 1, 365).add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        # Pythons from 3.13 on want to be told what a key is for, and whose key signed
+        own = own.add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), False)
+        own = own.add_extension(_SIGNS, True)
         self.file = directory / f"{name}.pem"
         self.file.write_bytes(own.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
@@ -36,6 +51,7 @@ class Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         self._serial += 1
         builder = _certificate(_name(name), self._name, key, self._serial, days)
+        builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), False)
         if hosts:
             builder = builder.add_extension(x509.SubjectAlternativeName([_host(host) for host in hosts]), False)
         pair = Pair(self._directory / f"{name}.pem", self._directory / f"{name}.key")
