@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from hypothesis import HealthCheck, settings
 
@@ -21,20 +22,18 @@ def share(number: int) -> int:
     return max(FEWEST, round(number * SHARES[PROFILE]))
 
 
+def _how() -> dict[str, Any]:
+    # no deadline, and patience: a busy machine says nothing about the code
+    is_random = PROFILE == "wide"
+    how = {"derandomize": not is_random, "deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+    return how if is_random else {**how, "database": None}
+
+
 def examples(number: int) -> settings:
-    """For a test that needs another number than the usual one."""
-    return settings(max_examples=share(number))
+    """For a test that needs another number than the usual one. Says all, for where no profile was loaded: the sanitizers' run has none."""
+    return settings(max_examples=share(number), **_how())
 
 
 def load_profile() -> None:
-    # no deadline, and patience: a busy machine says nothing about the code
-    is_random = PROFILE == "wide"
-    settings.register_profile(
-        PROFILE,
-        derandomize=not is_random,
-        max_examples=share(USUAL),
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow],
-        **({} if is_random else {"database": None}),
-    )
+    settings.register_profile(PROFILE, max_examples=share(USUAL), **_how())
     settings.load_profile(PROFILE)
