@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
@@ -14,13 +11,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from taba import batch, versions
 from taba.batch import Column, Header, decode_batch, decode_envelope, encode_batch, encode_envelope
 from taba.errors import UnknownVersion
-from taba.query import Query, QueryError
 from taba.versions import FIRST, HERE, Chosen, Versions, choose, read_told
 from tests.processes import twistd
 from tests.services import Services
 
+from .faults.load import Load
+from .faults.patience import until
+
 SOONER = "import taba.server.fold.envelopes as envelopes; envelopes.VERSION_SECONDS = 5.0"  # else half a minute for an upgrade
-PATIENCE = 90.0  # seconds for whatever comes in the end
 OLDER, NEWER, LATEST = HERE, Versions((4, 3), (3, 2)), Versions((5, 4), (4, 3))  # who pretends differs in its numbers alone
 # what a later version has in its source: before anything else has these by name, or as the default of an argument
 PRETENDS = """
@@ -34,21 +32,6 @@ ASKS = """
 import taba.agent.drain as drain, taba.agent.keeper as keeper
 print(batch.BATCH_VERSION, keeper.BATCH_VERSION, drain.encode.__defaults__[-1], drain.encode_lots.__defaults__[-1])
 print(batch.encode_batch(bytes(16), 5, 1, [])[1], batch.encode_envelope("a", "h", 1.0, None, [])[3])
-"""
-RECORDS = """
-import select, sys, time
-from taba import client
-client.start("load/1")
-hits = client.tab("hits", type="TotalsCounter")
-count = 0
-print("begun", flush=True)
-while not select.select([sys.stdin], [], [], 0)[0]:
-    for _ in range(100):
-        hits.record(1.0)
-    count += 100
-    time.sleep(0.01)
-stats = client.stats()
-print(count, stats["dropped"], flush=True)
 """
 
 
@@ -122,7 +105,7 @@ class Real(SynchronousTestCase):
     def setUp(self) -> None:
         self.services = Services()
         self.addCleanup(self.services.stop)
-        self.agent = Query(self.services.agent_url, role="Agent")
+        self.agent = self.services.agent_query
 
     def start(self, name: str, here: Versions) -> None:
         """Start it as one that reads and writes these."""
@@ -139,52 +122,28 @@ class Real(SynchronousTestCase):
         pretends = f"{PRETENDS.format(*here)}\n{sooner}\n{code}"
         services._start(name, [python, flag, pretends, *rest], port)
 
-    def until(self, what: Callable[[], Any]) -> Any:
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                if answer := what():
-                    return answer
-            except QueryError as error:
-                answer = error
-            self.assertLess(time.monotonic(), deadline, str(answer))
-            time.sleep(0.05)
-
     def count(self) -> int:
         return int(self.services.query.aggregates(name="hits").get("hits", {}).get("count", 0))
 
-    def begin(self) -> subprocess.Popen[str]:
-        load = subprocess.Popen(
-            [sys.executable, "-c", RECORDS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.services.environ
-        )
-        assert load.stdout is not None and load.stdin is not None
-        for last in (load.stdout.close, load.stdin.close, load.wait, load.kill):
-            self.addCleanup(last)
-        self.assertEqual(load.stdout.readline(), "begun\n")
-        return load
-
     def more(self) -> None:
         """Events that are recorded from now on come through."""
-        [before] = self.until(lambda: [self.count()])
-        self.until(lambda: self.count() > before + 100)
+        [before] = until(lambda: [self.count()])
+        until(lambda: self.count() > before + 100)
 
-    def end(self, load: subprocess.Popen[str]) -> None:
+    def end(self, load: Load) -> None:
         """Everything that was recorded counts, once."""
-        assert load.stdout is not None and load.stdin is not None
-        load.stdin.write("enough\n")
-        load.stdin.flush()
-        recorded, dropped = map(int, load.stdout.readline().split())
-        self.until(lambda: self.count() >= recorded - dropped)
-        self.assertEqual(self.count(), recorded - dropped)
+        recorded = load.end()
+        until(lambda: self.count() >= recorded)
+        self.assertEqual(self.count(), recorded)
         self.assertEqual(self.services.query.status()["dead_letters"], 0)
 
     def writes(self, version: int) -> None:
-        self.until(lambda: self.agent.status()["batch_version"] == version)
+        until(lambda: self.agent.status()["batch_version"] == version)
 
     def test_either_side_is_upgraded_first_under_load_and_everything_counts_once(self) -> None:
         self.start("server", OLDER)
         self.start("agent", NEWER)
-        load = self.begin()
+        load = Load(self, self.services)
         self.more()
         self.writes(3)
         self.services.kill_server()
@@ -202,15 +161,13 @@ class Real(SynchronousTestCase):
     def test_where_nothing_fits_both_say_so_everything_waits_and_counts_once_when_the_older_side_is_upgraded(self) -> None:
         self.start("server", OLDER)
         self.start("agent", LATEST)
-        load = self.begin()
+        load = Load(self, self.services)
         agent_says = f"batches are written here in version 5, 4, and not all Servers read one of these: {self.services.server_url} reads 3;"
-        self.until(lambda: [one for one in self.agent.status()["problems"] if agent_says in one])
-        self.until(
-            lambda: [one for one in self.services.query.status()["problems"] if "an Agent sends what this Server does not read" in one]
-        )
+        until(lambda: [one for one in self.agent.status()["problems"] if agent_says in one])
+        until(lambda: [one for one in self.services.query.status()["problems"] if "an Agent sends what this Server does not read" in one])
         self.assertEqual(self.count(), 0)
         self.services.kill_server()
         self.start("server", Versions((5, 4, 3), (4, 3, 2)))
         self.more()
         self.end(load)
-        self.until(lambda: not [one for one in self.agent.status()["problems"] if "are written here in version" in one])
+        until(lambda: not [one for one in self.agent.status()["problems"] if "are written here in version" in one])

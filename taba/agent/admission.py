@@ -1,5 +1,4 @@
-"""Which Tabs and Clients are forwarded under their own names: so many of a Client, so many of an Agent, and new ones so quickly. Others are
-summed up.
+"""Which Tabs and Clients are forwarded under their own names: so many at once, and new ones so quickly. Others are summed up.
 
 1. It is decided once for a Tab of a ring, when its name is read and before anything of it is encoded. What is recorded for the others goes,
    in its order, to `base{overflow="true"}` of the same Client and Type: a sum over all Tabs of the base name stays right.

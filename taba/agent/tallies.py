@@ -176,13 +176,13 @@ class Tallies:
 
     def add(self, readings: Sequence[Tally | Plain]) -> None:
         """These readings, of a ring one at most, were published."""
-        plain = [one for one in readings if isinstance(one, Plain)]
-        if plain:
-            places = np.concatenate([one.places for one in plain])
-            counts = np.concatenate([one.counts for one in plain])
-            values = np.concatenate([one.values for one in plain])
-            starts = np.repeat([self._start(one.ring) for one in plain], [len(one.places) for one in plain])
-            self._sum(plain, starts + places, tally_of(plain[0].ring, places, counts, values, None, None))
+        floats = [one for one in readings if isinstance(one, Plain)]
+        if floats:
+            places = np.concatenate([one.places for one in floats])
+            counts = np.concatenate([one.counts for one in floats])
+            values = np.concatenate([one.values for one in floats])
+            starts = np.repeat([self._start(one.ring) for one in floats], [len(one.places) for one in floats])
+            self._sum(floats, starts + places, tally_of(floats[0].ring, places, counts, values, None, None))
         for one in readings:
             if isinstance(one, Tally):
                 self._sum([one], self._start(one.ring) + one.places, one)

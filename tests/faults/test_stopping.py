@@ -4,34 +4,16 @@ from __future__ import annotations
 
 import http.client
 import signal
-import subprocess
-import sys
 from typing import Any
 
 import psutil
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.query import Query
 from tests.services import Services
 
+from .load import Load
 from .patience import PATIENCE_SECONDS, until
-
-RECORDS = """
-import select, sys, time
-from taba import client
-client.start("load/1")
-hits = client.tab("hits", type="TotalsCounter")
-count = 0
-print("begun", flush=True)
-while not select.select([sys.stdin], [], [], 0)[0]:
-    for _ in range(200):
-        hits.record(1.0)
-    count += 200
-    time.sleep(0.01)
-stats = client.stats()
-print(count, stats["dropped"], flush=True)
-"""
 
 
 @pytest.mark.real
@@ -51,7 +33,7 @@ class Stopping(SynchronousTestCase):
         return self.services.query.aggregates(name="hits").get("hits", {}).get("count", 0)
 
     def waiting(self) -> Any:
-        status = Query(self.services.agent_url, role="Agent").status()
+        status = self.services.agent_query.status()
         return status["outbox"]["batches"] + status["spool"]["batches"]
 
     def expect(self, least: int) -> None:
@@ -62,29 +44,17 @@ class Stopping(SynchronousTestCase):
         answer = connection.getresponse()
         return answer.status, answer.read().decode()
 
-    def begin(self) -> subprocess.Popen[str]:
-        load = subprocess.Popen(
-            [sys.executable, "-c", RECORDS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.services.environ
-        )
-        assert load.stdout is not None and load.stdin is not None
-        for last in (load.stdout.close, load.stdin.close, load.wait, load.kill):
-            self.addCleanup(last)
-        self.assertEqual(load.stdout.readline(), "begun\n")
-        return load
-
-    def end(self, load: subprocess.Popen[str]) -> None:
-        assert load.stdout is not None and load.stdin is not None
-        load.stdin.write("enough\n")
-        load.stdin.flush()
-        recorded, dropped = map(int, load.stdout.readline().split())
-        self.expect(recorded - dropped)
+    def end(self, load: Load) -> None:
+        """Everything that was recorded counts, once."""
+        recorded = load.end()
+        self.expect(recorded)
         until(lambda: not self.waiting(), "batches wait at the Agent")  # of which one might count twice
-        self.assertEqual(self.count(), recorded - dropped)
+        self.assertEqual(self.count(), recorded)
 
     def test_readiness_goes_first_while_the_server_still_answers_and_finishes(self) -> None:
         self.services.start_server()
         self.services.start_agent()
-        load = self.begin()
+        load = Load(self, self.services)
         self.expect(1)
         server = self.services._child("server")
         [store] = psutil.Process(server.process.pid).children()
@@ -109,7 +79,7 @@ class Stopping(SynchronousTestCase):
     def test_server_and_agent_stop_under_load_and_everything_counts_once(self) -> None:
         self.services.start_server()
         self.services.start_agent()
-        load = self.begin()
+        load = Load(self, self.services)
         self.expect(1)
         before = self.count()
         self.terminate("server")  # what it has under way is decided; the Agent keeps the rest, …
