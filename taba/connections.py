@@ -7,7 +7,8 @@ A connection is a newcomer until a request of it was admitted, and known from th
 2. When as many are known as may be, each answer says `Connection: close`: whoever is served makes room, and newcomers are served all along.
 3. Whoever listens to a broadcast has a place of another kind: however many do, Agents and questions have theirs.
 4. Of the hall's places some are for this host alone, and one address has no more than its share.
-5. A peer has seconds for its first byte, for a whole request, and for reading an answer.
+5. Who comes while all in the hall are being served is told so; of these some are told at once, and who comes beyond them is cut.
+6. A peer has seconds for its first byte, for a whole request, and for reading an answer.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ MAX_KNOWN = 768  # connections that are kept between requests; with the hall, a 
 MAX_HALL = 224  # newcomers, who have not been served yet; the rest of the descriptors is for store, files and children
 LOCAL_HALL = 32  # of these for this host alone: its Agent, its proxy, whoever looks after it
 MAX_HALL_OF_PEER = 64  # of one address
+MAX_TOLD = 32  # newcomers for whom there is no room, that are being told; who comes beyond them is cut without a word
 MAX_LISTENERS = 1000  # connections that hear broadcasts, some 60 KiB each
 LEAST_LISTENERS = 16  # of which so many may be there although there are few descriptors
 SPARE_DESCRIPTORS = 128  # for store, files and children
@@ -71,16 +73,17 @@ class BoundedSite(server.Site):
         self.known: set[BoundedChannel] = set()
         self.hall: dict[BoundedChannel, None] = {}  # in the order of coming
         self.listening: set[BoundedChannel] = set()
+        self.told: set[BoundedChannel] = set()  # that there is no room
         self.max_listeners = MAX_LISTENERS
         self.receiving = 0  # bytes of bodies, and of what is made of them, for which room is kept
         self.turns = Turns(self.reactor)
         self.refused: Counter[str] = Counter()
-        self._crowded: dict[str, tuple[float, str]] = {}  # reason → when last, and what to do
+        self._crowded: dict[str, tuple[float, str]] = {}  # reason → when last, and what was done, why, and what to do
 
     @property
     def connections(self) -> int:
         """How many there are."""
-        return len(self.known) + len(self.hall) + len(self.listening)
+        return len(self.known) + len(self.hall) + len(self.listening) + len(self.told)
 
     def bound_listeners(self, descriptors: int) -> None:
         """Have no more places for listeners than this process may have descriptors for, beside those for others."""
@@ -109,19 +112,19 @@ class BoundedSite(server.Site):
 
     def _cut_one(self, channels: list[BoundedChannel], reason: str) -> bool:
         """Cut the first that waits for nothing but its own peer; whether there was one."""
+        waiting = next((channel for channel in channels if not channel.is_served), None)
+        whose = f" of {channels[0].peer}" if reason == "too_many_of_peer" else ""
+        most = MAX_HALL_OF_PEER if whose else MAX_HALL
+        if waiting is None:
+            reason = "busy"
+            sentence = f"turned away: as many as {most} newcomers{whose} waited for answers at once; ask less, or start further Servers"
+        else:
+            sentence = f"cut: more than {most} at once{whose} waited without a whole request; keep away who does that"
+            del self.hall[waiting]
+            waiting.cut()
         self.refused[reason] += 1
-        crowd = (
-            f"more than {MAX_HALL_OF_PEER} at once of {channels[0].peer} waited"
-            if reason == "too_many_of_peer"
-            else f"more than {MAX_HALL} at once waited"
-        ) + " without a whole request; keep away who does that"
-        self._crowded[reason] = cast(Any, self.reactor).seconds(), crowd
-        for channel in channels:
-            if not channel.is_served:
-                del self.hall[channel]
-                channel.cut()
-                return True
-        return False
+        self._crowded[reason] = cast(Any, self.reactor).seconds(), sentence
+        return waiting is not None
 
     def admit(self, channel: BoundedChannel) -> bool:
         """A request of this connection is being served: it is known from now on. Whether it may stay after that."""
@@ -136,8 +139,17 @@ class BoundedSite(server.Site):
             self.known.add(channel)
         return True
 
+    def tell(self, channel: BoundedChannel) -> bool:
+        """Whether a newcomer for whom there is no room may stay until it has read so: it holds a descriptor until then."""
+        if len(self.told) >= MAX_TOLD:
+            return False
+        self.told.add(channel)
+        return True
+
     def listen(self, channel: BoundedChannel) -> bool:
         """A request of this connection hears a broadcast: its place is free for others. Whether it may."""
+        if channel in self.listening:
+            return True
         if len(self.listening) >= self.max_listeners:
             self.refused["listeners_full"] += 1
             return False
@@ -148,6 +160,7 @@ class BoundedSite(server.Site):
     def leave(self, channel: BoundedChannel) -> None:
         """This connection is gone."""
         self.listening.discard(channel)
+        self.told.discard(channel)
         self.hall.pop(channel, None)
         self.known.discard(channel)
 
@@ -161,7 +174,7 @@ class BoundedSite(server.Site):
         found = [] if self.guard is None else self.guard.problems(unix_now)
         for reason, (seconds, sentence) in self._crowded.items():
             if cast(Any, self.reactor).seconds() - seconds < RECENT_SECONDS:
-                found.append(f"{self.refused[reason]} connections were cut: {sentence}")
+                found.append(f"{self.refused[reason]} connections were {sentence}")
         errors = cast(Api, self.resource).errors
         found += [f"{count} requests failed: {what} (the log has the first)" for what, count in sorted(errors.items())]
         return found
@@ -194,8 +207,10 @@ class BoundedChannel(http.HTTPChannel):
         self.is_local = not self.peer or is_loopback(self.peer)
         if self.site.enter(self):
             self._deadline = self.callLater(FIRST_SECONDS, self._silent)
+        elif self.site.tell(self):
+            self._refuse(HTTPError(503, "full", "too many requests are being answered; try again in a moment", {"retry-after": "1"}))
         else:
-            self.cut()  # without a word: whoever is told something holds a descriptor until it has read that
+            self.cut()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.site.leave(self)

@@ -131,6 +131,10 @@ class Call:
         except StopIteration as end:
             return end.value
 
+    def listen(self) -> None:
+        """Take a listener's place before it is known what there is to hear: so many may come at once. Raises HTTPError 503 where too many do."""
+        _take_place(self._request.channel)
+
     def _take_room(self, size: int) -> None:
         if not cast(Any, self._request.channel).take_room(size):
             raise HTTPError(503, "full", "too much is being received at once; try again in a moment", {"retry-after": "1"})
@@ -174,6 +178,13 @@ class Call:
         """Whether `Accept` asks for text rather than JSON."""
         accept = (self.header("accept") or "").lower()
         return _quality(accept, "text/plain") > _quality(accept, "application/json")
+
+
+def _take_place(channel: Any) -> None:
+    """Count a connection among those that listen. Raises HTTPError where too many do."""
+    if not channel.site.listen(channel):
+        most = channel.site.max_listeners
+        raise HTTPError(503, "full", f"{most} connections listen already; try again in a moment", {"retry-after": "5"})
 
 
 def inflate(content: bytes, wbits: int, most: int) -> Generator[int, None, bytes]:
@@ -321,9 +332,7 @@ class Api(resource.Resource):
 
     async def _listen(self, request: Any, answer: Answer, broadcast: Broadcast) -> None:
         """Have the peer hear a broadcast until its end, or until it goes. Raises HTTPError where too many listen."""
-        if not request.channel.site.listen(request.channel):
-            most = request.channel.site.max_listeners
-            raise HTTPError(503, "full", f"{most} connections listen already; try again in a moment", {"retry-after": "5"})
+        _take_place(request.channel)
         _begin(request, answer, answer.content_type)
         request.setHeader("x-accel-buffering", "no")  # a proxy hands on what comes when it comes
         takes_gzip = _compressor(request) is not None

@@ -134,7 +134,7 @@ class Places(Served):
         self.assertIn(b" 200 ", await self.served(kept))
         self.assertEqual(len(self.site.known), 1)
 
-    async def test_who_waits_for_an_answer_is_not_cut_and_beyond_that_a_newcomer_is(self) -> None:
+    async def test_who_waits_for_an_answer_is_not_cut_and_newcomers_beyond_that_are_told_so_as_long_as_few_are(self) -> None:
         waiting: list[defer.Deferred[Answer]] = []
 
         async def slow(call: Call) -> Answer:
@@ -147,12 +147,25 @@ class Places(Served):
         answers = [self.say(LAST), self.say(LAST)]
         running = [defer.ensureDeferred(answer) for answer in answers]
         await self.until(lambda: len(waiting) == 2)
+        self.patch(connections, "MAX_TOLD", 2)
+        self.patch(connections, "LINGER_SECONDS", 3600.0)
+        told = await self.idle(2)
         self.assertIn(await self.say(LAST), (b"", b"(cut)"))
+        self.assertEqual((self.site.connections, self.site.refused), (4, {"busy": 3}))
+        for connection in told:
+            said = (await threads.deferToThread(connection.recv, 65536)).decode()
+            self.assertIn(" 503 ", said.splitlines()[0])
+            self.assertIn("Retry-After: 1", said.title())
+            self.assertIn("too many requests are being answered", said)
+        [problem] = self.site.problems(0.0)
+        self.assertIn("3 connections were turned away: as many as 2 newcomers waited for answers at once", problem)
+        for connection in told:
+            connection.close()
+        await self.until(lambda: not self.site.told)
         for answer in waiting:
             answer.callback(Answer("late"))
         for one in running:
             self.assertIn(b" 200 ", await one)
-        self.assertEqual(self.site.refused, {"hall_full": 1})
 
     async def test_one_address_has_its_share_of_the_hall_and_takes_it_from_itself_alone(self) -> None:
         self.patch(connections, "MAX_HALL_OF_PEER", 3)

@@ -341,6 +341,7 @@ class Routes:
         return _by_name(call, ((name, one, dumped(one)) async for name, one in found), reachable)
 
     async def stream(self, call: Call) -> Answer:
+        call.listen()  # a newcomer's place would be held for the whole first look
         try:
             broadcast = await self._refusing(self._live.hear(_filter(call)))
         except Stopping as error:

@@ -10,7 +10,7 @@ from unittest import mock
 from urllib.parse import urlencode
 
 import pytest
-from twisted.internet.defer import ensureDeferred
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.protocol import ClientCreator, Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
@@ -263,6 +263,30 @@ class Listening(ServerCase):
         for bad in ("name=hit*", "name=hits&client=x&match=(", "", "match=hits"):
             self.assertEqual((await self.ask(server, f"/v1/stream?{bad}")).status, 400, bad)
         self.assertEqual((await self.get(server, "/v1/status"))["listening"]["listeners"], 2)
+
+    @asynchronous
+    async def test_more_come_to_listen_at_once_than_newcomers_have_places_and_all_hear(self) -> None:
+        server = await self.start()
+        await self.post(server, HITS)
+        self.patch(connections, "MAX_HALL", 4)
+        self.patch(connections, "LOCAL_HALL", 0)
+        hear, first = server.live.hear, Deferred()
+
+        async def slowly(wanted: Filter) -> broadcast.Broadcast:
+            if not first.called:
+                waiting: Deferred[None] = Deferred()
+                first.chainDeferred(waiting)
+                await waiting
+            return await hear(wanted)
+
+        self.patch(server.live, "hear", slowly)
+        hearings = [await self.hear(server) for _ in range(20)]
+        while len(server.site.listening) < 20:
+            self.assertEqual(server.site.refused, {})
+            await deferLater(reactor, 0.01)
+        first.callback(None)
+        for hearing in hearings:
+            await hearing.until(len)
 
     @asynchronous
     async def test_an_event_has_a_bound_and_so_has_each_tab_in_it_and_what_has_no_room_says_so(self) -> None:
