@@ -132,7 +132,7 @@ class Call:
             return end.value
 
     def listen(self) -> None:
-        """Take a listener's place before it is known what there is to hear: so many may come at once. Raises HTTPError 503 where too many do."""
+        """Take a listener's place before it is known what there is to hear. Raises HTTPError 503 where too many listen."""
         _take_place(self._request.channel)
 
     def _take_room(self, size: int) -> None:
