@@ -27,9 +27,10 @@ from twisted.python.failure import Failure
 from twisted.web import http, server
 
 from taba.bounds import KiB, MiB
-from taba.guard import FAILED_SECONDS, RECENT_SECONDS, Refused
+from taba.guard import Refused
 from taba.options import is_loopback
-from taba.tokens import EVERYTHING, Grant
+from taba.tokens import EVERYTHING, OPEN, Grant
+from taba.tries import RECENT_SECONDS
 from taba.turns import Turns
 from taba.web import MAX_BODY_BYTES, Api, HTTPError, refusal, refused
 
@@ -47,6 +48,7 @@ MAX_IDLE_SECONDS = 120.0  # for a kept-alive connection to say nothing
 ANSWER_SECONDS = 30.0  # for a peer to take an answer …
 ANSWER_BYTES_PER_SECOND = 128 * KiB  # … and longer for a large one, at this rate
 MAX_UNSENT_BYTES = 128 * KiB  # of an answer, that the kernel takes before its peer does; it would take some MiB, and all be made for that
+MAX_OPEN_BODY_BYTES = 4 * KiB  # of a body that anybody may send where tokens are asked for: a form with a token
 MAX_RECEIVING_BYTES = 256 * MiB  # of all bodies that are being received and read: 32 of the largest
 LINGER_SECONDS = 2.0  # after an early refusal, so that a peer that still sends reads the answer rather than a reset
 MAX_LINGER_BYTES = 64 * MiB
@@ -68,6 +70,7 @@ class BoundedSite(server.Site):
         self.protocol = BoundedChannel  # type: ignore[method-assign,assignment]
         self.displayTracebacks = False
         self.max_body_bytes = max_body_bytes
+        self.table = api.table
         self.guard = api.guard
         self.is_closing = False
         self.known: set[BoundedChannel] = set()
@@ -199,6 +202,7 @@ class BoundedChannel(http.HTTPChannel):
     _taking: DelayedCall | None = None  # for what it must read
     _lingering = -1  # bytes that may still be read and thrown away; -1: not refused
     _room = 0  # bytes of a body for which the Site keeps room
+    _is_refused = False  # it waits to be told that nobody knows it
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -221,8 +225,8 @@ class BoundedChannel(http.HTTPChannel):
 
     @property
     def is_served(self) -> bool:
-        """Whether a request of it is there whole, and its answer is not."""
-        return bool(self._handlingRequest)
+        """Whether a request of it is there whole, and its answer, which is no refusal of a stranger, is not."""
+        return bool(self._handlingRequest) and not self._is_refused
 
     def cut(self) -> None:
         """Close at once."""
@@ -260,17 +264,26 @@ class BoundedChannel(http.HTTPChannel):
         problem = _header_problem(request)
         if problem is not None:
             self._refuse(HTTPError(400, "bad_request", problem))
-        elif self.length is not None and self.length > self.site.max_body_bytes:
-            self.refuse_body()
-        elif (self.length == 0 or self._may_send_body(request)) and self.keep_room(self.length or 0):
-            super().allHeadersReceived()
+        elif self.length == 0 or self._may_send_body(request):
+            if self.length is not None and self.length > request.max_body_bytes:
+                self.refuse_body(request.max_body_bytes)
+            elif self.keep_room(self.length or 0):
+                super().allHeadersReceived()
 
     def _may_send_body(self, request: BoundedRequest) -> bool:
-        """Whether a body is read from this peer at all: not from one that nobody knows."""
+        """Whether a body is read from this peer at all: from one that nobody knows only where a route takes one, and little of it."""
+        guard = self.site.guard
+        if guard is None or not guard.is_closed:
+            return True
+        method, address = (cast(bytes, part).decode("ascii", "replace") for part in (self._command, self._path))
+        found = self.site.table.find(method, address.partition("?")[0])
+        if found is not None and found.route.token == OPEN and found.route.body is not None:
+            request.max_body_bytes = min(MAX_OPEN_BODY_BYTES, self.site.max_body_bytes)
+            return True
         try:
             request.identify()
         except Refused as error:
-            self._refuse(refused(error), FAILED_SECONDS)
+            self._refuse(refused(error), error.wait_seconds)
             return False
         return True
 
@@ -299,6 +312,7 @@ class BoundedChannel(http.HTTPChannel):
             super().allContentReceived()
 
     def requestDone(self, request: http.Request) -> None:
+        self._is_refused = False
         self._give_room_back()
         super().requestDone(request)
 
@@ -320,6 +334,11 @@ class BoundedChannel(http.HTTPChannel):
             request.setHeader("connection", "close")
             self.persistent = False
         self._give_time(size)
+
+    async def wait_refused(self, seconds: float) -> None:
+        """Let so long pass before a stranger is told that it is one; meanwhile its place is the first to be given to another."""
+        self._is_refused = True
+        await self.pause(seconds)
 
     def pause(self, seconds: float) -> Deferred[None]:
         """Fires after so long."""
@@ -360,9 +379,9 @@ class BoundedChannel(http.HTTPChannel):
         takes = f"{self.totalHeadersSize} bytes and {self.maxHeaders} lines"
         self._refuse(HTTPError(431, "too_large", f"request line and headers take at most {takes}"))
 
-    def refuse_body(self) -> None:
-        """Answer 413 and close, without reading the rest."""
-        self._refuse(HTTPError(413, "too_large", f"a body takes at most {self.site.max_body_bytes} bytes"))
+    def refuse_body(self, most: int | None = None) -> None:
+        """Answer 413 and close, without reading the rest. `most`: bytes that this one may take."""
+        self._refuse(HTTPError(413, "too_large", f"a body takes at most {most or self.site.max_body_bytes} bytes"))
 
     def _silent(self) -> None:
         self._deadline = None
@@ -414,7 +433,12 @@ class BoundedRequest(server.Request):
 
     channel: BoundedChannel
     received = 0
+    max_body_bytes: int
     _grant: Grant | None = None
+
+    def __init__(self, channel: BoundedChannel, *arguments: Any, **named: Any):
+        super().__init__(channel, *arguments, **named)
+        self.max_body_bytes = channel.site.max_body_bytes
 
     def identify(self) -> Grant:
         """What whoever asks may do. Raises Refused."""
@@ -425,7 +449,7 @@ class BoundedRequest(server.Request):
             else:
                 certificate = getattr(self.channel.transport, "getPeerCertificate", lambda: None)()
                 offered = [value.decode("utf-8", "replace") for value in self.requestHeaders.getRawHeaders(b"authorization") or ()]
-                self._grant = guard.identify(offered, certificate is not None, self.channel.peer or "this host")
+                self._grant = guard.identify(offered, certificate is not None, self.channel.peer)
         return self._grant
 
     @property
@@ -440,8 +464,8 @@ class BoundedRequest(server.Request):
 
     def handleContentChunk(self, data: bytes) -> None:
         self.received += len(data)
-        if self.received > self.channel.site.max_body_bytes:
-            self.channel.refuse_body()
+        if self.received > self.max_body_bytes:
+            self.channel.refuse_body(self.max_body_bytes)
         elif self.channel.length is not None or self.channel.keep_room(len(data)):
             super().handleContentChunk(data)
 

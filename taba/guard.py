@@ -1,7 +1,7 @@
 """The guard of a listener: which token and which certificate a peer must show, before anything is done for it.
 
 1. A request without a token, or with one that is not known, is refused before its body is read; the answer takes a while, and keeps its
-   connection for as long, so that tries are as many as connections are.
+   connection for as long, so that tries are as many as connections are. How long grows with the tries of one address.
 2. A token that is known is never slowed by those that are not, whoever sent them.
 3. Nothing of a token is ever logged, shown or kept, other than its hash.
 """
@@ -16,24 +16,18 @@ from typing import Any
 from taba.errors import ConfigurationError
 from taba.options import Listen
 from taba.tokens import EVERYTHING, KINDS, OPEN, Grant, Tokens, read_tokens
-
-FAILED_SECONDS = 1.0  # before a refusal is said: with a place taken for so long nobody asks fast
-RECENT_SECONDS = 600.0  # a failed try is a problem for so long: after that nobody needs to look
+from taba.tries import FAILED_SECONDS, Tries
 
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/=-]{1,512}) *", re.I)
 
 
 class Refused(Exception):
-    """A peer that may not ask this: status, error and detail of the answer, and what it takes (`WWW-Authenticate`)."""
+    """A peer that may not ask this: status, error and detail of the answer, what it takes (`WWW-Authenticate`), and how long the answer
+    takes where nobody knows this peer."""
 
-    def __init__(self, status: int, error: str, detail: str, challenge: str | None = None):
+    def __init__(self, status: int, error: str, detail: str, challenge: str | None = None, wait_seconds: float = 0.0):
         super().__init__(detail)
-        self.status, self.error, self.detail, self.challenge = status, error, detail, challenge
-
-    @property
-    def is_stranger(self) -> bool:
-        """Whether nobody knows this peer, so that its answer takes a while."""
-        return self.error != "other_token"
+        self.status, self.error, self.detail, self.challenge, self.wait_seconds = status, error, detail, challenge, wait_seconds
 
 
 class TokenFile:
@@ -55,10 +49,9 @@ class Guard:
     """Decides who may ask, by `tokens` and by `tls` where they are given (None: everybody may). `seconds` is a monotonic clock."""
 
     def __init__(self, tokens: TokenFile | None, tls: Any, listen: Listen, seconds: Callable[[], float]):
-        self._tokens, self._tls, self._listen, self._seconds = tokens, tls, listen, seconds
+        self._tokens, self._tls, self._listen = tokens, tls, listen
         self.refused = 0  # requests: no token, an unknown one, no certificate, or a token of another kind
-        self.unknown = 0  # tokens that nobody gave out
-        self._last_unknown: tuple[float, str] | None = None
+        self.tries = Tries(seconds)  # of tokens that nobody gave out
         self._failures: dict[str, str] = {}  # option → why its file could not be read again
 
     @property
@@ -83,26 +76,31 @@ class Guard:
         if bearer is None:
             challenge = 'Bearer realm="taba", error="invalid_request"'
             raise self._refuse(401, "no_token", "takes one Authorization header, Bearer and a token", challenge)
-        grant = self._tokens.tokens.grant_of(bearer[1])
+        return self.grant_of(bearer[1], peer)
+
+    def grant_of(self, token: str, peer: str) -> Grant:
+        """What the bearer of this token may do, wherever it was shown: each way counts failed tries in one place. Raises Refused."""
+        if self._tokens is None:
+            return EVERYTHING
+        grant = self._tokens.tokens.grant_of(token)
         if grant is None:
-            self.unknown += 1
-            self._last_unknown = self._seconds(), peer
             challenge = 'Bearer realm="taba", error="invalid_token"'
-            raise self._refuse(401, "unknown_token", "this token is not known here; get one that is in the file of --tokens", challenge)
+            detail = "this token is not known here; get one that is in the file of --tokens"
+            raise self._refuse(401, "unknown_token", detail, challenge, self.tries.failed(peer))
         return grant
 
     def admit(self, grant: Grant, wanted: str) -> None:
         """Raises Refused where a route asks for a kind of token that this is not."""
         if not grant.allows(wanted):
             challenge = f'Bearer realm="taba", error="insufficient_scope", scope="{wanted}"'
-            raise self._refuse(403, "other_token", f"this takes a token for {wanted}; yours is for {grant.kind}", challenge)
+            raise self._refuse(403, "other_token", f"this takes a token for {wanted}; yours is for {grant.kind}", challenge, 0.0)
 
     def admit_bound(self, grant: Grant, is_scoped: bool, wanted: str) -> None:
         """Raises Refused for a token that is bound, where a route that asks for a kind of token knows no bounds."""
         if grant.scope.is_bound and not is_scoped and wanted in KINDS:
             challenge = 'Bearer realm="taba", error="insufficient_scope"'
             detail = f"this takes a token that is bound to nothing; yours is bound to {grant.scope.sentence()}"
-            raise self._refuse(403, "other_token", detail, challenge)
+            raise self._refuse(403, "other_token", detail, challenge, 0.0)
 
     def needs_token(self, wanted: str) -> bool:
         """Whether a route that asks for `wanted` must know who asks."""
@@ -129,18 +127,14 @@ class Guard:
             )
         if self._tls is not None:
             found += self._tls.problems(unix_now)
-        if self._last_unknown is not None and self._seconds() - self._last_unknown[0] < RECENT_SECONDS:
-            found.append(
-                f"{self.unknown} requests had a token that is not known, the last from {self._last_unknown[1]}: give it a token of the"
-                " file, or keep it away"
-            )
-        return found
+        return found + self.tries.problems()
 
     def describe(self) -> dict[str, Any]:
         """What a status tells of this."""
         tokens = None if self._tokens is None else len(self._tokens.tokens)
-        return {"tokens": tokens, "tls": self._tls is not None, "refused": self.refused, "unknown_tokens": self.unknown}
+        tries = {"unknown_tokens": self.tries.count, "tried_from": len(self.tries.recent()), "tries_forgotten": self.tries.forgotten}
+        return {"tokens": tokens, "tls": self._tls is not None, "refused": self.refused, **tries}
 
-    def _refuse(self, status: int, error: str, detail: str, challenge: str | None = None) -> Refused:
+    def _refuse(self, status: int, error: str, detail: str, challenge: str | None = None, wait: float | None = None) -> Refused:
         self.refused += 1
-        return Refused(status, error, detail, challenge)
+        return Refused(status, error, detail, challenge, FAILED_SECONDS if wait is None else wait)

@@ -26,7 +26,7 @@ from zope.interface import implementer
 from taba.bounds import MAX_ENVELOPE_BYTES, KiB
 from taba.broadcast import Broadcast, Listener
 from taba.errors import MalformedBatch, StoreUnavailable
-from taba.guard import FAILED_SECONDS, Guard, Refused
+from taba.guard import Guard, Refused
 from taba.nesting import no_constant
 from taba.options import is_loopback
 from taba.routes import Found, Parameter, Route, Table
@@ -109,6 +109,12 @@ class Call:
     def _values(self, parameter: Parameter, is_lenient: bool) -> list[str]:
         values = self.many(parameter.name)
         return values if parameter.repeatable or not is_lenient else values[:1]
+
+    def grant_of(self, token: str) -> Grant:
+        """What the bearer of `token` may do, which was shown otherwise than as a header; a failed try counts like any. Raises Refused."""
+        channel = cast(Any, self._request.channel)
+        guard: Guard | None = channel.site.guard
+        return EVERYTHING if guard is None else guard.grant_of(token, channel.peer)
 
     def header(self, name: str) -> str | None:
         """The last value of a header, or None."""
@@ -264,8 +270,8 @@ class Api(resource.Resource):
         except HTTPError as error:
             answer = refusal(error)
         except Refused as error:
-            if error.is_stranger:
-                await request.channel.pause(FAILED_SECONDS)
+            if error.wait_seconds:
+                await request.channel.wait_refused(error.wait_seconds)
             answer = refusal(refused(error))
         except MalformedBatch as error:
             answer = refusal(HTTPError(400, "malformed", str(error)))

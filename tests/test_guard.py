@@ -7,15 +7,20 @@ from typing import Any
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba import connections, guard, web
+from taba import connections, guard, tries
+from taba.connections import BoundedChannel
 from taba.errors import ConfigurationError
 from taba.guard import Guard, Refused, TokenFile
 from taba.options import listen
+from taba.routes import Parameter
 from taba.tokens import ADMIN, ANY, EVERYTHING, OPEN, READ, WRITE, Grant, line_of, new_token
 from taba.web import Answer, Api, Call
-from tests.sites import ROUTES, Served, route
+from tests.sites import ROUTES, Served, echo, route
 
 LOCAL = listen("tcp:1:interface=127.0.0.1")
+
+
+WAIT = 0.01
 
 
 class Certificates:
@@ -54,7 +59,7 @@ class Guards(SynchronousTestCase):
 
     def refusal(self, *authorizations: str, certificate: bool = False) -> tuple[int, str]:
         error = self.assertRaises(Refused, self.guard.identify, authorizations, certificate, "10.0.0.1")
-        self.assertTrue(error.is_stranger)
+        self.assertGreater(error.wait_seconds, 0)
         return error.status, error.error
 
     def test_a_known_token_is_granted_what_its_line_says(self) -> None:
@@ -68,19 +73,22 @@ class Guards(SynchronousTestCase):
         self.assertEqual(self.guard.problems(0), [])
         self.assertEqual(self.refusal("Bearer taba_read_x"), (401, "unknown_token"))
         self.assertEqual(self.refusal(f"Bearer {new_token(ADMIN)}"), (401, "unknown_token"))
-        self.assertEqual(self.guard.describe(), {"tokens": 3, "tls": False, "refused": 8, "unknown_tokens": 2})
+        self.assertEqual(
+            self.guard.describe(),
+            {"tokens": 3, "tls": False, "refused": 8, "unknown_tokens": 2, "tried_from": 1, "tries_forgotten": 0},
+        )
 
     def test_unknown_tokens_are_a_problem_for_a_while(self) -> None:
         self.refusal("Bearer x")
         [problem] = self.guard.problems(0)
-        self.assertIn("1 requests had a token that is not known, the last from 10.0.0.1", problem)
-        self.clock.advance(guard.RECENT_SECONDS)
+        self.assertIn("1 tries of tokens that are not known, 1 from 10.0.0.1: ", problem)
+        self.clock.advance(tries.RECENT_SECONDS)
         self.assertEqual(self.guard.problems(0), [])
 
     def test_a_route_of_another_kind_names_the_kind_it_takes(self) -> None:
         self.guard.admit(Grant(READ), READ)
         error = self.assertRaises(Refused, self.guard.admit, Grant(READ), WRITE)
-        self.assertEqual((error.status, error.error, error.is_stranger), (403, "other_token", False))
+        self.assertEqual((error.status, error.error, error.wait_seconds), (403, "other_token", 0))
         self.assertIn("takes a token for write; yours is for read", error.detail)
         self.assertIn('scope="write"', error.challenge or "")
 
@@ -133,13 +141,23 @@ async def whose(call: Call) -> Answer:
     return Answer(call.grant.kind)
 
 
+async def login(call: Call) -> Answer:
+    return Answer(call.grant_of(call.values["name"]).kind)
+
+
 class Guarded(Served):
     def setUp(self) -> None:
         self.files = Files(self.mktemp())
         self.guard = Guard(self.files.file, None, LOCAL, Clock().seconds)
-        self.serve(Api([*ROUTES, route("GET", "/whose", whose, token=ANY)], self.guard))
-        for module in (web, connections):
-            self.patch(module, "FAILED_SECONDS", 0.01)
+        more = [
+            route("GET", "/whose", whose, token=ANY),
+            route("GET", "/login/{name}", login, Parameter("name", ""), token=OPEN),
+            route("POST", "/open", echo, token=OPEN)._replace(body="Any."),
+            route("POST", "/shut", echo, token=OPEN),
+        ]
+        self.serve(Api([*ROUTES, *more], self.guard))
+        self.patch(guard, "FAILED_SECONDS", WAIT)  # of no token
+        self.patch(tries, "FAILED_SECONDS", WAIT)
         self.patch(connections, "LINGER_SECONDS", 0.05)
 
     async def status(self, method: str, path: str, kind: str, body: Any = None) -> int:
@@ -190,7 +208,48 @@ class Guarded(Served):
         self.assertEqual(waits, [])
         await self.ask("GET", "/echo")
         await self.ask("GET", "/echo", Authorization="Bearer x")
-        self.assertEqual(waits, [0.01, 0.01])
+        self.assertEqual(waits, [WAIT, WAIT])
+
+    async def test_each_further_try_of_an_address_waits_longer_whichever_way_it_comes_and_a_known_token_never(self) -> None:
+        tried = [*range(tries.FREE_TRIES + 2)]
+        waits = [await self.waited(f"/login/{new_token(READ)}" if number % 2 else "/echo") for number in tried]
+        self.assertEqual(waits, [WAIT] * (tries.FREE_TRIES + 1) + [2 * WAIT])
+        self.assertEqual(self.guard.tries.recent(), {"127.0.0.1": len(tried)})
+        self.assertEqual(await self.waited(f"/login/{self.files.tokens[READ]}"), 0)
+        self.assertEqual(await self.waited("/echo", self.files.tokens[READ]), 0)
+
+    async def waited(self, path: str, token: str = "none") -> float:
+        """How long the answer was held back."""
+        found: list[float] = []
+        original = BoundedChannel.wait_refused
+        self.patch(BoundedChannel, "wait_refused", lambda channel, seconds: found.append(seconds) or original(channel, seconds))
+        await self.ask("GET", path, **({} if path.startswith("/login") else {"Authorization": f"Bearer {token}"}))
+        return sum(found)
+
+    async def test_who_waits_to_be_refused_makes_room_for_who_comes(self) -> None:
+        for module in (guard, tries):
+            self.patch(module, "FAILED_SECONDS", 60.0)
+        self.patch(connections, "MAX_HALL", 3)
+        for number in range(3):
+            self.connect().sendall(b"GET /echo HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await self.until(lambda at_least=number + 1: self.guard.refused == at_least)
+        self.assertEqual(await self.status("GET", "/echo", READ), 200)
+        self.assertEqual(self.site.refused["hall_full"], 1)
+        await self.until(lambda: len(self.site.hall) == 2)
+
+    async def test_where_a_route_is_open_anybody_may_send_a_little(self) -> None:
+        most = connections.MAX_OPEN_BODY_BYTES
+        self.site.max_body_bytes = 10 * most
+        self.assertEqual(await self.ask_size("/open", b"x" * most), (200, most))
+        self.assertEqual((await self.ask("POST", "/open", b"x" * (most + 1)))[0], 413)
+        head = b"POST /open HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        self.assertIn(b" 413 ", await self.say(head + b"%x\r\n%b\r\n1\r\nx\r\n0\r\n\r\n" % (most, b"x" * most)))
+        self.assertEqual((await self.ask("POST", "/shut", b"x"))[0], 401)  # open, and takes no body
+        self.assertEqual(await self.status("POST", "/echo", WRITE, b"x" * 2 * most), 200)
+
+    async def ask_size(self, path: str, body: bytes) -> tuple[int, int]:
+        status, content, _ = await self.ask("POST", path, body)
+        return status, content["size"]
 
     async def test_only_a_known_peer_gets_a_place_that_lasts(self) -> None:
         stranger, known = self.connect(), self.connect()
