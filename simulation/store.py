@@ -322,16 +322,21 @@ class StorePool(Pool):
     async def close(self) -> None:
         """Nothing to do."""
 
+    def idle(self) -> Connection | None:
+        while self._kept and self.store.is_up:
+            kept: Any = self._kept.pop()
+            if kept.is_idle and kept._life == self.store.lives:
+                return kept  # type: ignore[no-any-return]  # has what a Connection has
+        return None
+
     def _take(self, seconds: float) -> Deferred[Connection]:
         if not self.store.is_up:
             failed: Deferred[Any] = Deferred(lambda _: None)
             error = StoreUnavailable(self.last_error)
             self._process.reactor.callLater(min(seconds, 0.05), lambda: None if failed.called else failed.errback(Failure(error)))
             return failed
-        while self._kept:
-            kept: Any = self._kept.pop()
-            if kept.is_idle and kept._life == self.store.lives:
-                return succeed(kept)
+        if (kept := self.idle()) is not None:
+            return succeed(kept)
         made: Any = StoreConnection(self.store, self._process, self.address.text)
         return succeed(made)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -200,6 +200,34 @@ class Atlas:
         except StoreUnavailable:
             return None
 
+    def at_hand(self, bucket: int) -> tuple[BucketMap | None, Pool | None]:
+        """The map, and the server that has `bucket`, where that is known, and certain, and nothing need be looked up for it."""
+        map = self._map
+        if map is None or self._is_stale or self._has_news or bucket >= len(map.owners):
+            return None, None
+        return map, self.server_of(map, bucket)
+
+    def by_server(self, map: BucketMap, buckets: Iterable[int]) -> dict[Pool | None, list[int]]:
+        """`buckets` by `server_of`, in order. Raises ValueError for one that the map has not."""
+        found: dict[Pool | None, list[int]] = {}
+        whole: dict[int, list[int]] = {}  # by the place in the map of a shard that is one server
+        owners, shards = map.owners, map.shards
+        for bucket in buckets:
+            if bucket >= len(owners):
+                raise ValueError(f"bucket {bucket} of {map.buckets}")
+            here = whole.get(owners[bucket])
+            if here is None:
+                server = self.server_of(map, bucket)
+                here = found.setdefault(server, [])
+                if server is not None and server is self.by_name.get(shards[owners[bucket]].name):
+                    whole[owners[bucket]] = here
+            here.append(bucket)
+        return found
+
+    def is_whole(self, map: BucketMap, bucket: int, server: Pool) -> bool:
+        """Whether `server`, which has `bucket`, is all of its shard: it takes commands on keys of many buckets."""
+        return self.by_name.get(map.shard_of(bucket)) is server
+
     def where_of(self, map: BucketMap, bucket: int) -> str:
         """What to say where `server_of` knows none."""
         return f"bucket {bucket}: no server of shard {map.shard_of(bucket)} is known to have it"
@@ -364,6 +392,15 @@ class Atlas:
         for pool in pools:
             if id(pool) not in wanted:
                 ensureDeferred(pool.close())
+
+    def are_open(self, map: BucketMap, buckets: Collection[int], replies: Sequence[Reply]) -> bool:
+        """Whether `replies`, the owner keys, all say what they said before: that the shards of `map` have `buckets` open.
+
+        False where one says anything else, or the store may be another: then `check_owner` tells.
+        """
+        shards, owners = map.shards, map.owners
+        said = [(shards[owners[bucket]].name, reply) for bucket, reply in zip(buckets, replies, strict=True)]
+        return not self._is_stale and said == [self._good_owners.get(bucket) for bucket in buckets]
 
     def check_owner(self, bucket: int, name: str, reply: Reply, where: str) -> None:
         """Raise NotHere unless `reply`, the owner key, says that the shard `name` has the bucket open; asked was the server at `where`."""

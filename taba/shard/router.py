@@ -174,7 +174,8 @@ class Router(Operations):
         Raises StoreUnavailable when they cannot be had in time, TransactionRefused when the store refuses one,
         ValueError for what is no read of this bucket.
         """
-        return (await self.read_many({bucket: reads}))[bucket]
+        keys_read(bucket, reads)
+        return await self._read_here(bucket, reads)
 
     async def read_many(self, reads: Mapping[int, Sequence[Command]], away: dict[int, str] | None = None) -> dict[int, list[Any]]:
         """`read` of many buckets: bucket → replies; one round trip per shard, all shards at once.
@@ -194,20 +195,40 @@ class Router(Operations):
     async def _read_own(self, reads: Mapping[int, Sequence[Command]]) -> dict[int, list[Any]]:
         return await self._read_many(reads, None)  # whose commands need no look
 
-    async def _read_many(self, reads: Mapping[int, Sequence[Command]], away: dict[int, str] | None) -> dict[int, list[Any]]:
+    async def _read_here(self, bucket: int, reads: Sequence[Command]) -> list[Any]:
+        """The usual case of `_read_many`: the server is known, has a connection free and answers. All else is left to that."""
         began = self._reactor.seconds()
-        deadline = self.atlas.deadline(READ_SECONDS)
+        map, server = self.atlas.at_hand(bucket)
+        connection = None if server is None else server.idle()
+        if map is not None and server is not None and connection is not None:
+            seconds = min(READ_SECONDS, REPLY_SECONDS)
+            try:
+                *replies, owner = await connection.execute([*reads, (b"GET", owner_key(bucket))], seconds, min(seconds, self._away_seconds))
+            except StoreUnavailable as error:
+                if self._reactor.seconds() - began >= self._away_seconds:
+                    raise StoreUnavailable(f"shard {map.shard_of(bucket)} is away: {error}") from None
+                self.counts["retries"] += 1  # what it means is found out there
+            else:
+                if self.atlas.are_open(map, (bucket,), (owner,)) and not any(isinstance(reply, Exception) for reply in replies):
+                    self.uses[bucket] += 1
+                    return replies
+            finally:
+                server.release(connection)
+        return (await self._read_many({bucket: reads}, None, self._reactor.seconds() - began))[bucket]
+
+    async def _read_many(
+        self, reads: Mapping[int, Sequence[Command]], away: dict[int, str] | None, passed: float = 0.0
+    ) -> dict[int, list[Any]]:
+        """`passed`: how many of its seconds are over."""
+        began = self._reactor.seconds() - passed
+        deadline = self.atlas.deadline(READ_SECONDS - passed)
         replies: dict[int, list[Any]] = {}
         why: dict[int, str] = {}  # bucket → what we last heard of it, where it was no answer
         left = dict(reads)
         while left:
             error: Exception | None = None
-            by_server: dict[Pool | None, list[int]] = {}
             map = await self.atlas.current_map(self.atlas.deadline(min(deadline.left, self._away_seconds)))
-            for bucket in left:
-                if bucket >= map.buckets:
-                    raise ValueError(f"bucket {bucket} of {map.buckets}")
-                by_server.setdefault(self.atlas.server_of(map, bucket), []).append(bucket)
+            by_server = self.atlas.by_server(map, left)
             is_sealed = is_forwarded = True
             if None in by_server:
                 error, is_sealed = StoreUnavailable(self.atlas.where_of(map, by_server.pop(None)[0])), False
@@ -249,28 +270,34 @@ class Router(Operations):
                 for answer in answers:
                     if isinstance(answer, dict):
                         self.atlas.believe(map, answer)
-        for bucket in reads:
-            self.uses[bucket] += 1
+        self.uses.update(iter(reads))
         return {bucket: replies[bucket] for bucket in reads if bucket in replies}
 
     async def _read_server(
         self, server: Pool, map: BucketMap, reads: Mapping[int, Sequence[Command]], deadline: Deadline
     ) -> dict[int, list[Any] | NotHere]:
-        commands: list[Command] = []
-        for bucket, own in reads.items():
-            commands += own
-            commands.append((b"GET", owner_key(bucket)))  # after the data: what was read was read while it was open here
+        # the owner keys after the data: what was read was read while the bucket was open here
+        owners = [owner_key(bucket) for bucket in reads]
+        commands = [command for own in reads.values() for command in own]
+        is_whole = self.atlas.is_whole(map, next(iter(reads)), server)
+        # many at once where they need not be of one slot: one command and one reply, instead of one a bucket
+        commands += [(b"MGET", *owners)] if is_whole else [(b"GET", owner) for owner in owners]
         patience = min(deadline.left, self._away_seconds)
         replies = await server.execute(commands, min(deadline.left, REPLY_SECONDS), min(patience, CHECKOUT_SECONDS), patience)
         if not self.atlas.is_certain:  # it was connected anew, and is perhaps another store's
             raise StoreUnavailable(f"{server.address.text}: it may be another store's")
         outcomes: dict[int, list[Any] | NotHere] = {}
+        told: Sequence[Reply] = replies[-1:] if is_whole else replies[-len(owners) :]
+        if is_whole:
+            told = told[0] if isinstance(told[0], list) else [told[0]] * len(owners)  # refused for all of them
         has_errors = any(issubclass(kind, Exception) for kind in {type(reply) for reply in replies})
-        start = 0
-        for bucket, own in reads.items():
-            end = start + len(own)
+        end = 0
+        are_open = self.atlas.are_open(map, reads, told)
+        for (bucket, own), owner in zip(reads.items(), told, strict=True):
+            start, end = end, end + len(own)
             try:
-                self.atlas.check_owner(bucket, map.shard_of(bucket), replies[end], server.text)
+                if not are_open:
+                    self.atlas.check_owner(bucket, map.shard_of(bucket), owner, server.text)
                 outcomes[bucket] = replies[start:end]
                 for reply in replies[start:end] if has_errors else ():
                     if isinstance(reply, Exception):
@@ -279,7 +306,6 @@ class Router(Operations):
                 outcomes[bucket] = error
             except Redirected as error:
                 outcomes[bucket] = NotHere(bucket, error.is_settling, str(error), error.redirection)
-            start = end + 1
         return outcomes
 
     # --- transactions ---

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from inspect import isawaitable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from taba.errors import StoreUnavailable
 from taba.shard.atlas import Atlas, NotHere
@@ -35,8 +35,6 @@ MOST_CONFLICTS = 12  # in one transaction; the lease makes so many impossible, u
 LEASE_SECONDS = 5.0  # longer than any cycle takes; a lease that stood unchanged for so long is nobody's any more
 WAIT_SECONDS = 1.0  # for the replicas' acknowledgement, where the Router waits for it; a replica that lags more is as good as none
 MOST_READ_ROUNDS = 8  # `More` in one try; a cycle takes two
-
-T = TypeVar("T")
 
 _READS_OF_ONE_KEY = frozenset(
     b"GET STRLEN GETRANGE TYPE TTL PTTL HGET HMGET HGETALL HKEYS HVALS HLEN HEXISTS HSTRLEN HSCAN "
@@ -108,7 +106,7 @@ class Attempt:
         self.owner = owner_key(bucket)
         self.lease = lease_key(bucket)
         self.keys = [self.owner, self.lease, *keys]
-        self.guards: list[Command] = [(b"GET", self.owner), (b"GET", self.lease)]
+        self.guards: list[Command] = [(b"MGET", self.owner, self.lease)]  # of one slot
         self.reads = [*self.guards, *reads]
 
     async def run(self) -> Any:
@@ -176,20 +174,24 @@ class Attempt:
                 raise StoreUnavailable(f"{server.address.text}: it may be another store's")
             if self.conflicts >= LEASE_AFTER_CONFLICTS and not await self._take_lease(connection, name):
                 return False, None
-            replies = await self._told(connection.watch(self.keys, self.reads, self._seconds()))
-            self._check(name, replies, connection.where)
-            decision = await self._decide(connection, self.update, replies[2:])
+            guards, *replies = await self._watch(connection, self.keys, self.reads)
+            self._check(name, guards, connection.where)
+            decision = await self._decide(connection, self.update(replies))
             commands = decision.commands
             check_keys(self.bucket, commands)
             if self.who.wait_replicas and not commands:
                 # what was read may be on no replica yet, and WAIT waits for what this connection wrote
                 commands = [(b"SET", prefix_of(self.bucket) + b"waited", b"1")]
-            if is_moving(replies[0]):
+            if is_moving(guards[0]):
                 commands = [*commands, *noting(self.bucket, commands)]
             if self.held is not None or self.is_lease_abandoned:
                 commands = [*commands, (b"DEL", self.lease)]
             self.is_committing = True
-            if await self._told(connection.commit(commands, self._seconds())) is None:
+            try:
+                is_done = await connection.commit(commands, self._seconds()) is not None
+            except TransactionRefused as error:
+                raise self._named(error) from None
+            if not is_done:
                 return False, None
             self.held = None
             if self.who.wait_replicas:
@@ -216,29 +218,31 @@ class Attempt:
             self.atlas.lagged(connection.where, problem)
             raise NotReplicated(problem)
 
-    async def _decide(self, connection: Connection, update: Update, replies: list[Any]) -> Writes:
+    async def _decide(self, connection: Connection, decision: Writes | More | Awaitable[Writes | More]) -> Writes:
+        """What comes of what `update` answered first."""
         for _ in range(MOST_READ_ROUNDS):
-            decision = update(replies)
             if isawaitable(decision):
                 decision = await self.deadline.not_counting(decision)
             if isinstance(decision, Writes):
                 return decision
             assert isinstance(decision, More)
             keys = keys_read(self.bucket, decision.reads) or [self.owner]
-            replies = await self._told(connection.watch(keys, decision.reads, self._seconds()))
-            update = decision.update
+            decision = decision.update(await self._watch(connection, keys, decision.reads))
         raise ValueError(f"an update that asks for more than {MOST_READ_ROUNDS} times")
 
-    async def _told(self, asking: Awaitable[T]) -> T:
-        """What the server says; a refusal names the bucket beside the server."""
+    async def _watch(self, connection: Connection, keys: Sequence[bytes], reads: Sequence[Command]) -> list[Any]:
         try:
-            return await asking
+            return await connection.watch(keys, reads, self._seconds())
         except TransactionRefused as error:
-            raise TransactionRefused(f"bucket {self.bucket}: {error}") from None
+            raise self._named(error) from None
 
-    def _check(self, name: str, replies: Sequence[Any], where: str) -> None:
-        self.atlas.check_owner(self.bucket, name, replies[0], where)
-        lease = replies[1]
+    def _named(self, refusal: TransactionRefused) -> TransactionRefused:
+        """What the server says, and the bucket beside the server."""
+        return TransactionRefused(f"bucket {self.bucket}: {refusal}")
+
+    def _check(self, name: str, guards: Any, where: str) -> None:
+        owner, lease = guards
+        self.atlas.check_owner(self.bucket, name, owner, where)
         self.is_lease_abandoned = False
         if lease == self.held:
             return
@@ -255,7 +259,8 @@ class Attempt:
 
         Each try takes it anew, under another number: so others see that its holder lives.
         """
-        self._check(name, await connection.watch([self.owner, self.lease], self.guards, self._seconds()), connection.where)
+        (guards,) = await connection.watch([self.owner, self.lease], self.guards, self._seconds())
+        self._check(name, guards, connection.where)
         before, self.held = self.held, self.who.next_lease()  # from here on it may be ours, also when the answer is lost
         if await connection.commit([(b"SET", self.lease, self.held)], self._seconds()) is None:
             self.held = before
@@ -267,8 +272,8 @@ class Attempt:
         held, self.held = self.held, None
         try:
             async with self._pool().holding(self.bucket).connection(CHECKOUT_SECONDS) as connection:
-                replies = await connection.watch([self.owner, self.lease], self.guards)
-                if replies[1] == held:
+                (found,) = await connection.watch([self.owner, self.lease], self.guards)
+                if isinstance(found, list) and found[1] == held:
                     await connection.commit([(b"DEL", self.lease)])
         except StoreUnavailable:
             self.atlas.counts["leases_left"] += 1  # others see that it stands still
@@ -279,7 +284,9 @@ def keys_read(bucket: int, reads: Sequence[Command]) -> list[bytes]:
     prefix = prefix_of(bucket)
     keys: list[bytes] = []
     for command in reads:
-        name = command[0].upper()
+        name = command[0]
+        if name not in _READS_OF_ONE_KEY:
+            name = name.upper()
         if name in _READS_OF_ONE_KEY and len(command) > 1:
             keys.append(command[1])
         elif name in _READS_OF_MANY_KEYS and len(command) > 1:

@@ -415,11 +415,33 @@ class RouterTests(TestCase):
                 connection.execute = lambda commands, *rest, original=original: (writes.append(commands), original(commands, *rest))[1]
         replies = await router.read_many({bucket: [(b"GET", key(bucket)), (b"STRLEN", key(bucket))] for bucket in (3, 0, 2, 1)})
         self.assertEqual(list(replies.items()), [(bucket, [b"1", 1]) for bucket in (3, 0, 2, 1)])
-        self.assertEqual([len(commands) for commands in writes], [6, 6])
-        for commands in writes:  # the owner key after the data: what was read before it was read while the bucket was here
-            self.assertEqual([command[1].rpartition(b":")[2] for command in commands], [b"sum", b"sum", b"owner"] * 2)
+        self.assertEqual([len(commands) for commands in writes], [5, 5])
+        for commands, buckets in zip(writes, ((3, 2), (0, 1)), strict=True):
+            # the owner keys after the data: what was read before was read while the bucket was here
+            self.assertEqual([command[1].rpartition(b":")[2] for command in commands[:-1]], [b"sum"] * 4)
+            self.assertEqual(commands[-1], (b"MGET", *[key(bucket, "owner") for bucket in buckets]))
         self.assertEqual(await router.read_many({}), {})
         self.assertEqual(await router.read(0, []), [])
+
+    async def test_what_is_read_of_one_bucket_is_believed_only_where_its_owner_key_says_so(self) -> None:
+        (router,) = await self.prepare(shards=2)
+        valkey = self.valkeys[0]
+        await self.count_up(router, 0)
+        self.assertEqual(await router.read(0, [(b"GET", key(0))]), [b"1"])
+        retries = router.counts["retries"]
+        for owner in (b"sealed:1:s2.token", b"open:1:s2", b"arriving:1:s1.token", b"nonsense", None):
+            valkey.call("SET", key(0, "owner"), owner) if owner else valkey.call("DEL", key(0, "owner"))
+            reading = ensureDeferred(router.read(0, [(b"GET", key(0))]))
+            while router.counts["retries"] < retries + 2:  # it was looked at twice and more, and not believed
+                await deferLater(reactor, 0.005)
+            self.assertFalse(reading.called, owner)
+            valkey.call("SET", key(0, "owner"), b"open:1:s1")
+            self.assertEqual(await reading, [b"1"], owner)
+            await router.read(0, [(b"GET", key(0))])
+            retries = router.counts["retries"]
+        with self.assertRaisesRegex(TransactionRefused, "bucket 0: WRONGTYPE"):
+            await router.read(0, [(b"GET", key(0)), (b"HGETALL", key(0))])
+        self.assertEqual(await router.read(0, [(b"GET", key(0))]), [b"1"])
 
     async def test_what_each_shard_holds(self) -> None:
         (router,) = await self.prepare(shards=2)

@@ -29,6 +29,7 @@ BUSY_PAUSE_SECONDS = 0.01  # a transaction that needed the lease takes as long a
 MAX_PLACES = 16_384  # names whose places a Router remembers: some 4 MiB; then it begins anew
 SWEEP_AFTER = 16  # new keys of this Router …
 SWEPT_NAMES = 48  # … so many names are looked at: more than one dead one goes for each that comes, once a third are dead
+_KEPT = frozenset([str, bytes])  # names of these types may be looked up by themselves
 THERE, MAYBE, GONE = "there", "maybe", "gone"  # a key after a write
 
 Decide = Callable[[bytes, list[Any]], tuple[list[Command], Any]]  # key, replies → commands, result
@@ -97,11 +98,11 @@ class Writing:
 
     # --- one operation ---
 
-    def _place(self, name: Text, buckets: int) -> tuple[int, bytes]:
-        """The bucket, of `buckets`, and the key of `name`."""
-        is_kept = isinstance(name, (str, bytes))
+    def _place(self, name: Text, buckets: int) -> tuple[int, bytes, int]:
+        """The bucket, of `buckets`, and the key of `name`; and `buckets`."""
+        is_kept = type(name) in _KEPT
         if is_kept and (known := self._places.get(name)) is not None and known[2] == buckets:
-            return known[:2]
+            return known
         content = plain_name(name)
         bucket = names.bucket_of(content, buckets)
         key = prefix_of(bucket) + b"key:" + content
@@ -109,29 +110,37 @@ class Writing:
             if len(self._places) >= MAX_PLACES:
                 self._places.clear()
             self._places[name] = bucket, key, buckets
-        return bucket, key
+        return bucket, key, buckets
 
     async def _read_own(self, reads: Mapping[int, Sequence[Command]]) -> dict[int, list[Any]]:
         """`read_many` of what was made here."""
         return await self.read_many(reads)
 
+    async def _read_here(self, bucket: int, reads: Sequence[Command]) -> list[Any]:
+        """`read` of what was made here."""
+        return await self.read(bucket, reads)
+
     async def _read(self, name: Text, command: bytes, *arguments: bytes) -> Any:
-        bucket, key = self._place(name, self.buckets)
-        return (await self._read_own({bucket: [(command, key, *arguments)]}))[bucket][0]
+        bucket, key, _ = self._place(name, self.buckets)
+        return (await self._read_here(bucket, [(command, key, *arguments)]))[0]
 
     async def _read_each(self, wanted: Sequence[Text], command: bytes) -> list[Any]:
-        places: list[tuple[int, int]] = []
-        reads: dict[int, list[Command]] = {}
         buckets = self.buckets
-        for name in wanted:
-            bucket, key = self._place(name, buckets)
-            own = reads.get(bucket)
-            if own is None:
-                own = reads[bucket] = []
-            places.append((bucket, len(own)))
-            own.append((command, key))
+        known, place = self._places, self._place
+        places = [
+            found if type(name) in _KEPT and (found := known.get(name)) is not None and found[2] == buckets else place(name, buckets)
+            for name in wanted
+        ]
+        reads: dict[int, list[Command]] = {}
+        for one in places:
+            bucket = one[0]
+            if bucket in reads:
+                reads[bucket].append((command, one[1]))
+            else:
+                reads[bucket] = [(command, one[1])]
         replies = await self._read_own(reads)
-        return [replies[bucket][number] for bucket, number in places]
+        in_turn = {bucket: iter(own) for bucket, own in replies.items()}  # a bucket's own come in the order in which they were asked for
+        return [next(in_turn[one[0]]) for one in places]
 
     async def _write(self, name: Text, reads: Sequence[Command], decide: Decide, after: str = THERE) -> Any:
         """Do what `decide` says, once, and return its result.
@@ -139,7 +148,7 @@ class Writing:
         `reads` have no key yet. `decide` gets the key and the replies: whether the key is there, then those to `reads`.
         `after`: whether the key is there then.
         """
-        bucket, key = self._place(name, self.buckets)
+        bucket, key, _ = self._place(name, self.buckets)
         return (await self._write_all(bucket, [Write(plain_name(name), key, reads, decide, after)]))[0]
 
     async def _write_all(self, bucket: int, writes: Sequence[Write]) -> list[Any]:
@@ -225,10 +234,11 @@ class Writing:
 
     async def _take_turn(self, bucket: int) -> DeferredLock:
         # one write of this Router to a bucket at a time: `done` is one key, and the others would only meet its WATCH
-        lock, users = self._turns.get(bucket, (DeferredLock(), 0))
+        lock, users = self._turns.get(bucket) or (DeferredLock(), 0)
         self._turns[bucket] = (lock, users + 1)
+        turn = lock.acquire()
         try:
-            await lock.acquire().addTimeout(TURN_SECONDS, self._reactor)
+            await (turn.addTimeout(TURN_SECONDS, self._reactor) if users else turn)
         except DeferredTimeout:
             self._leave(bucket)
             raise StoreUnavailable(f"bucket {bucket}: earlier writes are not done within {TURN_SECONDS:g} s") from None

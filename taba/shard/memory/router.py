@@ -95,11 +95,13 @@ class _MemoryPool(Pool):
     def start(self) -> None:
         """Nothing to do."""
 
+    def idle(self) -> Connection | None:
+        connection: Any = None if self.server.is_away else MemoryConnection(self.server, self.address.text)
+        return connection  # type: ignore[no-any-return]  # has what a Connection has
+
     def _take(self, seconds: float) -> Deferred[Connection]:
-        if self.server.is_away:
-            return fail(StoreUnavailable(self.last_error))
-        connection: Any = MemoryConnection(self.server, self.address.text)
-        return succeed(connection)
+        connection = self.idle()
+        return fail(StoreUnavailable(self.last_error)) if connection is None else succeed(connection)
 
     def _give_back(self, connection: Connection) -> None:
         """It is not used again."""

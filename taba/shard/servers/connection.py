@@ -226,24 +226,26 @@ class Connection(Transactions, txredisapi.HiredisProtocol):  # type: ignore[misc
         if self._lost is not None:
             self._lost(self)
 
-    def replyReceived(self, reply: Any) -> None:
-        if not self._waiting:
-            self.abort("a reply that nobody asked for")
-            return
-        waiting = self._waiting[0]
-        waiting.replies.append(reply)
-        if len(waiting.replies) == waiting.wanted:
-            self._waiting.popleft()
-            waiting.timer.cancel()
-            waiting.done.callback(waiting.replies)
-
     def dataReceived(self, content: bytes, unpause: bool = False) -> None:
         # not txredisapi's: it looks at each reply for words of its own transactions, and decodes
         self._reader.feed(content)
         self._heard = self._clock.seconds()
+        gets = self._reader.gets
         try:
-            while self._is_open and (reply := self._reader.gets()) is not False:
-                self.replyReceived(reply)
+            while self._is_open and (reply := gets()) is not False:
+                if not self._waiting:
+                    self.abort("a reply that nobody asked for")
+                    return
+                waiting = self._waiting[0]
+                replies, missing = waiting.replies, waiting.wanted - len(waiting.replies) - 1
+                replies.append(reply)
+                while missing and (reply := gets()) is not False:
+                    replies.append(reply)
+                    missing -= 1
+                if not missing:
+                    self._waiting.popleft()
+                    waiting.timer.cancel()
+                    waiting.done.callback(replies)
         except txredisapi.InvalidData as error:
             self.abort(f"not the protocol of Redis: {error}")
 

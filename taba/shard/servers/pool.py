@@ -155,7 +155,7 @@ class Checkout:
         self._connection: Connection | None = None
 
     async def __aenter__(self) -> Connection:
-        self._connection = await self._pool._take(self._seconds)
+        self._connection = self._pool.idle() or await self._pool._take(self._seconds)
         return self._connection
 
     async def __aexit__(self, *_: object) -> None:
@@ -258,8 +258,23 @@ class Pool:
         quiet: float | None = None,
     ) -> list[Reply]:
         """`Connection.execute` on any connection. Not for WATCH or MULTI, which want one connection for longer."""
-        async with self.connection(checkout_seconds) as connection:
+        connection = self.idle() or await self._take(checkout_seconds)
+        try:
             return await connection.execute(commands, seconds, quiet)
+        finally:
+            self.release(connection)
+
+    def idle(self) -> Connection | None:
+        """A connection that is free now, for the caller alone until `release`; None where there is none."""
+        while self._idle and not self._is_closed:
+            connection = self._idle.pop()  # the one used last: the others' buffers stay cold, and may be closed
+            if connection.is_idle:
+                return connection
+        return None
+
+    def release(self, connection: Connection) -> None:
+        """The caller of `idle` needs it no more; nothing is WATCHed on it."""
+        self._give_back(connection)
 
     # --- places ---
 
@@ -342,11 +357,9 @@ class Pool:
         if self._is_closed:
             taken.errback(StoreUnavailable(f"{self.address.text}: closed"))
             return taken
-        while self._idle:
-            connection = self._idle.pop()  # the one used last: the others' buffers stay cold, and may be closed
-            if connection.is_idle:
-                taken.callback(connection)
-                return taken
+        if (connection := self.idle()) is not None:
+            taken.callback(connection)
+            return taken
         if len(self._waiters) >= CHECKOUT_WAITERS:
             taken.errback(StoreUnavailable(f"{self.address.text}: {CHECKOUT_WAITERS} callers wait for a connection already"))
             return taken
