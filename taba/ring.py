@@ -104,6 +104,7 @@ DROP_REASONS = (
     "reentrant",  # recorded while a ring, or a place in it, was being made: by a signal handler, or a thread that could not wait so long
     "unknown",  # was in a ring that somebody else removed: perhaps read, perhaps not
     "exhausted",  # the process had no memory, no stack or no interpreter left
+    "function_raised",  # what a Gauge's set_function() was given raised instead of giving a value
 )
 MAX_DROP_REASONS = 16  # places in the header
 

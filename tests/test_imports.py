@@ -172,6 +172,15 @@ class Imports(SynchronousTestCase):
         loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
         self.assertEqual(set(loaded) & {"twisted", "numpy", "msgpack", "zope", "attr"}, set())
 
+    def test_each_framework_imports_its_own_library_and_the_client_alone(self) -> None:
+        for path in modules("frameworks"):
+            for name in imports(path):
+                first, second, *_ = [*name.split("."), ""]
+                if first == "taba":
+                    self.assertIn(second, ("client", "frameworks"), f"{path}: {name}")
+                else:
+                    self.assertTrue(first in sys.stdlib_module_names or first == path.stem, f"{path}: {name}")
+
     def test_only_one_module_speaks_to_the_store_and_none_pickles(self) -> None:
         for path in (ROOT / "taba").rglob("*.py"):
             found = imports(path)

@@ -36,6 +36,7 @@ LOSSES = {
     "stopped": "they were recorded after client.stop(): stop later",
     "reentrant": "a signal handler, or another thread, recorded while a ring was being made: record once before threads and signals come",
     "exhausted": "a process had no memory, stack or interpreter left for them: give it more",
+    "function_raised": "what gauge.set_function() was given raises: stats()['function_problem'] says of which Tab; mend it",
     "unknown": "somebody removed a ring that was being written: see RemoveIPC in the documentation of operations",
     "spool_full": "no Server took anything for so long that outbox and spool are full: bring one back, or raise --spool-bytes",
     "too_many_tabs": "one Client named so many Tabs, of so many base names, that there is no sum for them: look for data in their names",

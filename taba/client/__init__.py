@@ -9,9 +9,9 @@ Tabs are made once and kept. Recording makes no system call, takes no lock that 
 because of what it is given or because Taba is absent: what cannot be recorded is dropped and counted (`stats()`). The first record makes
 this process's ring in shared memory; a forked child makes its own. No thread and no process is started.
 
-No path of a record runs foreign code, logs, imports or writes to a descriptor; the one exception is what a value itself says of its
-number (`__index__`, `__float__`). Where no shared memory can be had, start() or the making of a Tab warns, once, and stats() tells the
-`problem`.
+No path of a record runs foreign code, logs, imports or writes to a descriptor; the exceptions are what a value itself says of its
+number (`__index__`, `__float__`), and what you gave to a Gauge's set_function(). Where no shared memory can be had, start() or the making
+of a Tab warns, once, and stats() tells the `problem`.
 
 With the C accelerator (`stats()["accelerated"]`) a record costs some 20 ns; without it the same is done in pure Python. Events without a
 time carry the coarse clock where that is sound (`stats()["clock"]`, up to a few milliseconds old), except those of Gauge, ExpiryGauge,
@@ -37,9 +37,10 @@ from taba.client import pure as _pure
 from taba.client.producer import Producer as _Producer
 
 if TYPE_CHECKING:
+    from taba.client import testing
     from taba.client.pure import Counter, Gauge, Percentile, Tab, UpDown
 
-__all__ = ["counter", "gauge", "histogram", "percentile", "start", "stats", "stop", "tab", "updown"]
+__all__ = ["counter", "gauge", "histogram", "percentile", "start", "stats", "stop", "tab", "testing", "updown"]
 
 
 def _ports() -> Any:
@@ -76,7 +77,9 @@ def stats() -> dict[str, Any]:
 
 
 def tab(name: str, type: str, labels: Mapping[str, str] | None = None, *, unit: str = "", description: str = "") -> Tab:
-    """The Tab of this name, labels and Type; the same object each time. Raises ValueError for names that break the rules.
+    """The Tab of this name, labels and Type; the same object each time.
+
+    Raises ValueError for names that break the rules, and where this process has a Tab of this name with another Type.
 
     `name` is a base name, or with its labels the canonical text. `unit` and `description` travel once, and the later ones stand.
     """
@@ -94,7 +97,7 @@ def tab(name: str, type: str, labels: Mapping[str, str] | None = None, *, unit: 
 
 
 def counter(name: str, labels: Mapping[str, str] | None = None, *, unit: str = "", description: str = "") -> Counter:
-    """A Tab of the Type CounterGroup: `inc(n=1)`."""
+    """A Tab of the Type CounterGroup: `inc(n=1)`, `with tab.count_exceptions(): …`."""
     return tab(name, "CounterGroup", labels, unit=unit, description=description)  # type: ignore[return-value]
 
 
@@ -107,13 +110,23 @@ histogram = percentile
 
 
 def gauge(name: str, labels: Mapping[str, str] | None = None, *, unit: str = "", description: str = "") -> Gauge:
-    """A Tab of the Type Gauge: `set(value)`."""
+    """A Tab of the Type Gauge: `set(value)`, `inc(n=1)`, `dec(n=1)`, `set_function(function)`."""
     return tab(name, "Gauge", labels, unit=unit, description=description)  # type: ignore[return-value]
 
 
 def updown(name: str, labels: Mapping[str, str] | None = None, *, unit: str = "", description: str = "") -> UpDown:
     """A Tab of the Type UpDown: `inc(n=1)`, `dec(n=1)`, `with tab.track(): …`. What a process added is gone within 3 s of its death."""
     return tab(name, "UpDown", labels, unit=unit, description=description)  # type: ignore[return-value]
+
+
+if not TYPE_CHECKING:  # a type checker would take any name for one of this module's
+
+    def __getattr__(name):
+        if name == "testing":  # only tests pay for it
+            import importlib
+
+            return importlib.import_module("taba.client.testing")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @atexit.register

@@ -29,14 +29,16 @@
 #define CACHED_LABELS 64    /* sets of labels that a Tab finds again at once; a power of two */
 #define MAX_CACHED_LABELS 8 /* labels in such a set; a Tab has one or two */
 
-/* what attend() is told where it is no reason for a drop: pure.NO_PLACE, pure.RETIRED */
-enum { NO_PLACE = -1, RETIRED = -2 };
+#define READ_EVERY 1000000000LL /* ns between two readings of what set_function() was given */
+
+/* what attend() is told where it is no reason for a drop: pure.NO_PLACE, pure.RETIRED, pure.DUE */
+enum { NO_PLACE = -1, RETIRED = -2, DUE = -4 };
 /* what became of a look for room where it is no reason for a drop */
 enum { ROOM = -1, RAISED = -2 };
 
 typedef struct {
-    PyTypeObject *mapping, *port, *tab;
-    PyObject *timer, *track; /* of taba.client.timing */
+    PyTypeObject *mapping, *port, *tab, *gauge;
+    PyObject *timer, *track, *exceptions; /* of taba.client.timing */
 } State;
 
 /* The module's state, from one of its types or a subclass; NULL with an exception once the module was taken apart. */
@@ -47,7 +49,7 @@ state_of(PyTypeObject *type)
         State *state = NULL;
         if (type->tp_flags & Py_TPFLAGS_HEAPTYPE && ((PyHeapTypeObject *)type)->ht_module != NULL)
             state = PyType_GetModuleState(type);
-        if (state != NULL && state->track != NULL)
+        if (state != NULL && state->exceptions != NULL)
             return state;
     }
     PyErr_SetString(PyExc_RuntimeError, "the interpreter ends");
@@ -155,10 +157,13 @@ typedef struct {
     uint64_t generation; /* of the ring; a Tab with another generation has no place in it */
     uint64_t life;       /* of the process: a forked child's is another */
     int is_orphan;       /* a forked child has left its parent's ring; attend() has not heard of it */
+    int is_reading;      /* there are functions to read: each record looks whether it is time */
+    int64_t read_at;     /* monotonic ns of the last reading */
     Producer ring;
     Mapping *mapping;
     PyObject *attend;
     PyObject *label;
+    PyObject *follow;
     size_t page;
 } Port;
 
@@ -173,6 +178,7 @@ typedef struct {
     uint64_t generation;
     uint32_t id;
     int is_healing;    /* its values are summed: what finds the ring full is owed, and a new ring begins with the sum */
+    int is_kept;       /* `net` is kept: one that heals keeps the sum, a Gauge the last number */
     clockid_t clock;   /* of events without a time */
     uint64_t cell;     /* where in the ring its cell lies, while `generation` is the ring's; 0 without one */
     uint64_t net_life; /* the process whose sum `net` is */
@@ -213,8 +219,8 @@ port_ring(Port *self)
 static PyObject *
 port_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
 {
-    PyObject *attend, *label;
-    if (!PyArg_ParseTuple(args, "OO:Port", &attend, &label))
+    PyObject *attend, *label, *follow;
+    if (!PyArg_ParseTuple(args, "OOO:Port", &attend, &label, &follow))
         return NULL;
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     void *guard = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -237,6 +243,8 @@ port_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
     self->attend = attend;
     Py_INCREF(label);
     self->label = label;
+    Py_INCREF(follow);
+    self->follow = follow;
     return (PyObject *)self;
 }
 
@@ -246,6 +254,7 @@ port_traverse(Port *self, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->attend);
     Py_VISIT(self->label);
+    Py_VISIT(self->follow);
     return 0; /* a mapping refers to nothing */
 }
 
@@ -254,6 +263,7 @@ port_clear(Port *self)
 {
     Py_CLEAR(self->attend);
     Py_CLEAR(self->label);
+    Py_CLEAR(self->follow);
     return 0;
 }
 
@@ -267,6 +277,37 @@ port_dealloc(Port *self)
     munmap((void *)self->guard, self->page);
     type->tp_free(self);
     Py_DECREF(type);
+}
+
+/* While there are functions to read: what is known of the tail is a hint, and with this one each record goes by find_room(). */
+static inline void
+port_look_each_time(Port *self)
+{
+    if (self->is_reading)
+        self->ring.tail = self->ring.head - self->ring.records;
+}
+
+/* Whether a second has gone since the functions were read; then they are, now. */
+static int
+port_reading_is_due(Port *self)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now); /* vDSO: no system call */
+    int64_t nanoseconds = now.tv_sec * 1000000000LL + now.tv_nsec;
+    if (self->read_at != 0 && nanoseconds - self->read_at < READ_EVERY)
+        return 0;
+    self->read_at = nanoseconds;
+    return 1;
+}
+
+static PyObject *
+port_read_often(Port *self, PyObject *given)
+{
+    self->is_reading = PyObject_IsTrue(given) == 1;
+    (void)port_ring(self);
+    (void)port_reading_is_due(self); /* what is given is read by whoever gives it */
+    port_look_each_time(self);
+    Py_RETURN_NONE;
 }
 
 static PyObject *
@@ -299,6 +340,7 @@ port_open(Port *self, PyObject *args)
     mapping->exports++;
     self->mapping = mapping;
     producer_enter(ring, mapping->base, mapping->size, counts);
+    port_look_each_time(self);
     Py_RETURN_NONE;
 }
 
@@ -359,7 +401,7 @@ port_tab(Port *self, PyObject *given)
     return (Tab *)given;
 }
 
-/* The sum of what this process recorded of a healing Tab. */
+/* What this process keeps of a Tab: of a healing one the sum of what it recorded, of a Gauge the last value (0 where it is no number). */
 static double *
 tab_net(Tab *self)
 {
@@ -368,6 +410,16 @@ tab_net(Tab *self)
         self->net = 0;
     }
     return &self->net;
+}
+
+static void
+tab_keep(Tab *self, double value)
+{
+    double *net = tab_net(self);
+    if (!self->is_healing)
+        *net = isfinite(value) ? value : 0;
+    else if (isfinite(value))
+        *net += value;
 }
 
 /* One step, as seen from Python: a signal handler finds the Tab in the ring and in its directory, or in neither. */
@@ -476,6 +528,7 @@ static PyMethodDef port_methods[] = {
     {"enter", (PyCFunction)port_enter, METH_VARARGS, "enter(tab, id, entry, position, has_cell): publish the Tab's entry, and give it its place."},
     {"refuse", (PyCFunction)port_refuse, METH_O, "refuse(tab): the directory has no room for it."},
     {"has", (PyCFunction)port_has, METH_O, "Whether the Tab has been given its place in this ring, or been refused one."},
+    {"read_often", (PyCFunction)port_read_often, METH_O, "Whether there are functions to read: attend(tab, DUE), once a second."},
     {"totals", (PyCFunction)port_totals, METH_NOARGS, "Drops of this process by reason."},
     {NULL, NULL, 0, NULL},
 };
@@ -488,7 +541,8 @@ static PyGetSetDef port_getset[] = {
 };
 
 static PyType_Slot port_slots[] = {
-    {Py_tp_doc, "Port(attend, label): the producer's side of a ring; attend(tab, why) does what is rare, label(tab, labels) gives Tabs."},
+    {Py_tp_doc, "Port(attend, label, follow): the producer's side of a ring; attend(tab, why) does what is rare, label(tab, labels) gives Tabs, "
+                "follow(tab, function) keeps what set_function() is given."},
     {Py_tp_new, port_new},
     {Py_tp_dealloc, port_dealloc},
     {Py_tp_traverse, port_traverse},
@@ -549,10 +603,16 @@ find_room(Tab *tab)
             answer = ask(tab, RETIRED);
         else if (tab->id == NO_TAB)
             return DIRECTORY_FULL;
-        else if (producer_finds_room(ring))
-            return ROOM;
-        else
+        else if (!producer_finds_room(ring))
             answer = full(tab, RING_FULL);
+        else if (LIKELY(!port->is_reading))
+            return ROOM;
+        else {
+            port_look_each_time(port);
+            if (!port_reading_is_due(port))
+                return ROOM;
+            answer = ask(tab, DUE);
+        }
         if (answer != ROOM)
             return answer;
     }
@@ -583,10 +643,10 @@ dropped(Tab *tab, int reason)
 static PyObject *
 dropped_number(Tab *tab, int reason, double value)
 {
-    if (!tab->is_healing || reason == RAISED || !isfinite(value))
+    if (!tab->is_kept || reason == RAISED || !isfinite(value))
         return dropped(tab, reason);
     Producer *ring = port_ring(tab->port);
-    *tab_net(tab) += value;
+    tab_keep(tab, value);
     if (tab->cell == 0 || tab->generation != tab->port->generation || producer_is_retired(ring))
         return dropped(tab, reason);
     producer_owe(ring, tab->cell, value);
@@ -657,6 +717,18 @@ time_of(Tab *tab, PyObject *given, double *time)
     return *time >= 0 ? ROOM : PyErr_Occurred() ? RAISED : BAD_TIME;
 }
 
+/* There is room. */
+static inline PyObject *
+commit_number(Tab *tab, double time, double value)
+{
+    uint64_t bits;
+    memcpy(&bits, &value, 8);
+    producer_commit(&tab->port->ring, tab->id, time, bits, 0);
+    if (tab->is_kept)
+        tab_keep(tab, value);
+    Py_RETURN_NONE;
+}
+
 static inline PyObject *
 record_number(Tab *tab, double value, PyObject *given)
 {
@@ -667,18 +739,18 @@ record_number(Tab *tab, double value, PyObject *given)
     room = has_room(tab);
     if (!LIKELY(room == ROOM))
         return dropped_number(tab, room, value);
-    uint64_t bits;
-    memcpy(&bits, &value, 8);
-    producer_commit(&tab->port->ring, tab->id, time, bits, 0);
-    if (tab->is_healing && isfinite(value))
-        *tab_net(tab) += value;
-    Py_RETURN_NONE;
+    return commit_number(tab, time, value);
 }
 
 static PyObject *
 record_bytes(Tab *tab, PyObject *value, PyObject *given)
 {
     double time;
+    if (tab->is_kept && !tab->is_healing) { /* a Gauge, and no number that a float holds exactly */
+        double large = PyLong_Check(value) && !PyBool_Check(value) ? PyLong_AsDouble(value) : 0;
+        PyErr_Clear();
+        tab_keep(tab, large);
+    }
     int room = time_of(tab, given, &time);
     Producer *ring = &tab->port->ring;
     for (int tries = 0; room == ROOM && tries < MAX_TRIES; tries++) {
@@ -811,6 +883,56 @@ tab_dec(Tab *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
     return outcome;
 }
 
+/* inc() and dec() of a Gauge: the number that this process set last, and so much more. No code runs between it and the record. */
+static PyObject *
+gauge_change(Tab *self, PyObject *const *args, Py_ssize_t count, PyObject *names, double sign)
+{
+    PyObject *value = count == 1 ? args[0] : NULL, *given = NULL, *number = NULL;
+    if (!LIKELY(count <= 1 && names == NULL) && !arguments("n", args, count, names, &value, &given))
+        return NULL;
+    double n = 1.0, time;
+    if (value != NULL) {
+        if (!PyFloat_Check(value) && !PyLong_Check(value))
+            value = number = says_number(value) ? as_number(value) : NULL;
+        if (value == NULL || PyBool_Check(value))
+            return dropped(self, PyErr_Occurred() ? RAISED : VALUE_TYPE);
+        n = PyFloat_Check(value) ? PyFloat_AS_DOUBLE(value) : PyLong_AsDouble(value);
+        Py_XDECREF(number);
+        if (PyErr_Occurred()) { /* beyond all floats */
+            PyErr_Clear();
+            return dropped(self, VALUE_TYPE);
+        }
+    }
+    int room = time_of(self, given, &time);
+    if (room != ROOM)
+        return dropped(self, room);
+    room = has_room(self);
+    double changed = *tab_net(self) + sign * n;
+    return LIKELY(room == ROOM) ? commit_number(self, time, changed) : dropped_number(self, room, changed);
+}
+
+static PyObject *
+gauge_inc(Tab *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
+{
+    return gauge_change(self, args, count, names, 1.0);
+}
+
+static PyObject *
+gauge_dec(Tab *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
+{
+    return gauge_change(self, args, count, names, -1.0);
+}
+
+static PyObject *
+gauge_set_function(Tab *self, PyObject *function)
+{
+    if (self->port->follow == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "the interpreter ends");
+        return NULL;
+    }
+    return PyObject_CallFunctionObjArgs(self->port->follow, self, function, NULL);
+}
+
 /* --- Tabs: labels -------------------------------------------------------------------------------------------------------------- */
 
 static inline Labelled *
@@ -903,6 +1025,7 @@ tab_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
     self->id = NO_TAB;
     self->clock = is_coarse ? CLOCK_REALTIME_COARSE : CLOCK_REALTIME;
     self->is_healing = is_healing;
+    self->is_kept = is_healing || type == state->gauge;
     Py_INCREF(port);
     Py_INCREF(name);
     Py_INCREF(tab_type);
@@ -994,11 +1117,23 @@ tab_track(Tab *self, PyObject *Py_UNUSED(ignored))
     return state == NULL ? NULL : PyObject_CallOneArg(state->track, (PyObject *)self);
 }
 
+static PyObject *
+tab_count_exceptions(Tab *self, PyObject *args, PyObject *kwargs)
+{
+    State *state = state_of(Py_TYPE(self));
+    PyObject *first = state == NULL ? NULL : PyTuple_Pack(1, self);
+    PyObject *all = first == NULL ? NULL : PySequence_Concat(first, args);
+    PyObject *made = all == NULL ? NULL : PyObject_Call(state->exceptions, all, kwargs);
+    Py_XDECREF(first);
+    Py_XDECREF(all);
+    return made;
+}
+
 static PyGetSetDef tab_getset[] = {
     {"name", (getter)tab_name, NULL, "The canonical name.", NULL},
     {"type", (getter)tab_type, NULL, "The Type.", NULL},
     {"is_healing", (getter)tab_is_healing, NULL, "Whether what a process added is gone when it dies.", NULL},
-    {"net", (getter)tab_get_net, NULL, "The sum of what this process recorded, of a Tab that heals.", NULL},
+    {"net", (getter)tab_get_net, NULL, "Of a Tab that heals the sum of what this process recorded; of a Gauge the last number.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -1010,13 +1145,25 @@ static PyMethodDef tab_methods[] = {
     METHOD("labels", tab_labels, "labels(key=value, ...): the Tab of this name with these labels too; the same object each time."),
     END,
 };
-static PyMethodDef counter_methods[] = {METHOD("inc", tab_inc, "inc(n=1, time=None): count n."), END};
+static PyMethodDef counter_methods[] = {
+    METHOD("inc", tab_inc, "inc(n=1, time=None): count n."),
+    {"count_exceptions", (PyCFunction)(void (*)(void))tab_count_exceptions, METH_VARARGS | METH_KEYWORDS,
+     "count_exceptions(kinds=Exception): `with tab.count_exceptions(): ...`, or a decorator: one for each that passes."},
+    END,
+};
 static PyMethodDef percentile_methods[] = {
     METHOD("observe", tab_record, "observe(value, time=None): record one value."),
     {"time", (PyCFunction)tab_time, METH_NOARGS, "A Timer: `with tab.time(): ...`, or a decorator."},
     END,
 };
-static PyMethodDef gauge_methods[] = {METHOD("set", tab_record, "set(value, time=None): the value from now on."), END};
+static PyMethodDef gauge_methods[] = {
+    METHOD("set", tab_record, "set(value, time=None): the value from now on."),
+    METHOD("inc", gauge_inc, "inc(n=1, time=None): n more than the number that this process set last."),
+    METHOD("dec", gauge_dec, "dec(n=1, time=None): n less than the number that this process set last."),
+    {"set_function", (PyCFunction)gauge_set_function, METH_O,
+     "set_function(function): what it returns is the value, read once a second while this process records; None for no function."},
+    END,
+};
 static PyMethodDef updown_methods[] = {
     METHOD("inc", tab_inc, "inc(n=1, time=None): n more."),
     METHOD("dec", tab_dec, "dec(n=1, time=None): n fewer."),
@@ -1144,8 +1291,9 @@ module_exec(PyObject *module)
         return -1;
     state->timer = PyObject_GetAttrString(timing, "Timer");
     state->track = state->timer == NULL ? NULL : PyObject_GetAttrString(timing, "Track");
+    state->exceptions = state->track == NULL ? NULL : PyObject_GetAttrString(timing, "Exceptions");
     Py_DECREF(timing);
-    if (state->track == NULL || add_type(module, "Mapping", &mapping_spec, NULL, &state->mapping) < 0 ||
+    if (state->exceptions == NULL || add_type(module, "Mapping", &mapping_spec, NULL, &state->mapping) < 0 ||
         add_type(module, "Port", &port_spec, NULL, &state->port) < 0 || add_type(module, "Tab", &tab_spec, NULL, &state->tab) < 0)
         return -1;
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
@@ -1155,7 +1303,8 @@ module_exec(PyObject *module)
         };
         unsigned flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE;
         PyType_Spec spec = {kinds[i].full_name, sizeof(Tab), 0, flags, slots};
-        if (add_type(module, kinds[i].name, &spec, state->tab, NULL) < 0)
+        int is_gauge = kinds[i].methods == gauge_methods;
+        if (add_type(module, kinds[i].name, &spec, state->tab, is_gauge ? &state->gauge : NULL) < 0)
             return -1;
     }
     PyObject *coarse = is_coarse_sound() ? Py_True : Py_False;
@@ -1169,8 +1318,10 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->mapping);
     Py_VISIT(state->port);
     Py_VISIT(state->tab);
+    Py_VISIT(state->gauge);
     Py_VISIT(state->timer);
     Py_VISIT(state->track);
+    Py_VISIT(state->exceptions);
     return 0;
 }
 
@@ -1181,8 +1332,10 @@ module_clear(PyObject *module)
     Py_CLEAR(state->mapping);
     Py_CLEAR(state->port);
     Py_CLEAR(state->tab);
+    Py_CLEAR(state->gauge);
     Py_CLEAR(state->timer);
     Py_CLEAR(state->track);
+    Py_CLEAR(state->exceptions);
     return 0;
 }
 

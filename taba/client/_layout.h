@@ -60,7 +60,8 @@ enum { LAYOUT(NUMBER_OF) };
     REASON(STOPPED, "stopped")                                                                                                          \
     REASON(REENTRANT, "reentrant")                                                                                                      \
     REASON(UNKNOWN, "unknown")                                                                                                          \
-    REASON(EXHAUSTED, "exhausted")
+    REASON(EXHAUSTED, "exhausted")                                                                                                      \
+    REASON(FUNCTION_RAISED, "function_raised")
 
 #define REASON_PLACE(name, text) name,
 enum { REASONS(REASON_PLACE) REASONS_KNOWN };

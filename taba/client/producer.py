@@ -7,14 +7,17 @@
    told by stats(), and warned of by the next start() or making of a Tab: a record runs no foreign code, of which logging is full.
 5. What a signal handler asks for while a ring is being made (stop, start, fork) holds as soon as the making ends: `_wishes` counts them,
    and a ring that was made for an earlier wish is left at once.
+6. What set_function() is given is called from a record of this process, once a second at most, before that record takes its place and
+   while no lock of Taba's is held: the one code of the application's that a record runs.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import sys
 import weakref
-from _thread import RLock
+from _thread import RLock, allocate_lock
 from collections.abc import Callable, Mapping
 from time import monotonic
 from time import time as now
@@ -31,6 +34,8 @@ HOLE_AFTER = 0.9  # seconds for which a record is not committed that the tail wa
 # Tabs remembered, so that the same call gives the same Tab; more than fit into the directory of a ring of 4 MiB. Beyond it a
 # call gives a new Tab each time, and the directory's own bound drops what it records.
 MAX_REMEMBERED = 100_000
+CAPTURED = "captured"  # the Client of what a test captures
+MAX_FUNCTIONS = 1_000  # that set_function() takes: one record a second calls all of them
 MAX_GROUP = 2**32 - 1  # the one number that no group has: "leave it as it is"
 
 # The coarse clock lies up to a few milliseconds behind: no matter where values are added up, but the last of some values is told by
@@ -117,6 +122,21 @@ def _call(method: Callable[[], None] | None) -> None:
         method()
 
 
+def _is_of_a_signal(error: BaseException) -> bool:
+    """Whether a signal handler raised this, which ran while something else was called: it is meant for whoever runs the thread."""
+    signal = sys.modules.get("signal")  # whoever set a handler imported it
+    if signal is None:
+        return False
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    codes = {getattr(getattr(handler, "__func__", handler), "__code__", None) for handler in handlers if callable(handler)} - {None}
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code in codes:
+            return True
+        trace = trace.tb_next
+    return False
+
+
 def label_text(key: str, value: Any) -> str:
     """A label's value as text: bool and int are taken too. Raises ValueError for others."""
     if isinstance(value, bool):
@@ -136,7 +156,7 @@ class Producer:
         self._make = getattr(ports, "Mapping", None)  # the accelerator's keeps no descriptor
         self.is_accelerated = ports is not pure
         self._is_coarse_sound = bool(getattr(ports, "IS_COARSE_SOUND", False))
-        self._port = ports.Port(self.attend, self.labelled)
+        self._port = ports.Port(self.attend, self.labelled, self.follow)
         self._kinds = {
             "CounterGroup": ports.Counter,
             "TotalsCounter": ports.Counter,
@@ -145,10 +165,13 @@ class Producer:
             "Gauge": ports.Gauge,
             "UpDown": ports.UpDown,
         }
-        self._tabs: dict[tuple[str, str], Any] = {}
+        self._tabs: dict[str, Any] = {}
         self._healing: list[Any] = []  # of these, the Tabs that heal
-        self._meanings: dict[tuple[str, str], tuple[str, str]] = {}  # unit and description, of Tabs that have them
+        self._meanings: dict[str, tuple[str, str]] = {}  # unit and description, of Tabs that have them
+        self._functions: dict[Any, Callable[[], Any]] = {}  # what set_function() was given, by Gauge
+        self._function_problem: str | None = None  # which of them raised last, and what
         self.settings: Settings | None = None
+        self._divert: Callable[[Any], Segment] | None = None
         self._stopped = False
         self._wishes = 0
         self._segment: Segment | None = None
@@ -162,6 +185,7 @@ class Producer:
         self._last_client: str | None = None
         self._lock = getattr(self._port, "lock", None) or RLock()
         self._attending = False
+        self._reading = allocate_lock()
         self._directory_count = 0
         self._directory_used = 0
         self._next_try = 0.0
@@ -181,7 +205,7 @@ class Producer:
                 self._wish()
             self.settings, self._stopped = settings, False
             self._next_try = 0.0
-            if self._trouble is None and not self._port.is_open:
+            if self._trouble is None and not self._port.is_open and self._divert is None:
                 self._trouble = self._foresee(settings)
         self._warn()
 
@@ -192,6 +216,25 @@ class Producer:
             self._stopped = True
             self._wish()
             self.end()
+
+    def divert(self, make: Callable[[Any], Segment] | None, afresh: bool = False) -> Callable[[Any], Segment] | None:
+        """Record from now on into what `make` makes, instead of a ring for an Agent; None: as ever. Returns what it was before. For tests.
+
+        `afresh`: counts, sums and Gauges of this process begin anew. `make` is given what maps (a descriptor, so many bytes), or None.
+        """
+        self._notice_fork()
+        with self._lock:
+            before, self._divert = self._divert, make
+            self._wish()
+            if afresh:
+                self._port.reset()
+                self._start_afresh()
+        return before
+
+    def remembered(self) -> dict[Any, float]:
+        """What each Tab keeps that goes up and down: a sum, or the last number; where that is not 0."""
+        kept = [(tab, getattr(tab, "net", 0.0)) for tab in list(self._tabs.values())]
+        return {tab: net for tab, net in kept if net}
 
     def _wish(self) -> None:
         """What is recorded from now on belongs in another ring, or in none."""
@@ -218,20 +261,24 @@ class Producer:
                 slot.let_go()
 
     def tab(self, name: str, type: str, unit: str = "", description: str = "") -> Any:
-        """The Tab of this canonical name and Type: the same object each time. Unit and description hold from now on, if given."""
-        key = (name, type)
-        tab = self._tabs.get(key)
+        """The Tab of this canonical name and Type: the same object each time. Unit and description hold from now on, if given.
+
+        Raises ValueError where this process has a Tab of that name and another Type.
+        """
+        tab = self._tabs.get(name)
         if tab is None:
             clock = self.settings.clock if self.settings is not None else ""
             is_coarse = type in COARSE_TYPES and (clock == "coarse" or (clock == "" and self._is_coarse_sound))
             made = tab = self._kinds.get(type, self._ports.Tab)(self._port, name, type, is_coarse, type in HEALING_TYPES)
             if len(self._tabs) < MAX_REMEMBERED:
-                tab = self._tabs.setdefault(key, tab)  # one step: another thread may have been first
+                tab = self._tabs.setdefault(name, tab)  # one step: another thread may have been first
                 if tab is made and tab.is_healing:
                     self._healing.append(tab)
-        if (unit or description) and (key in self._meanings or len(self._meanings) < MAX_REMEMBERED):
-            before = self._meanings.get(key, ("", ""))
-            meaning = self._meanings[key] = (unit or before[0], description or before[1])
+        if tab.type != type:
+            raise ValueError(f"Tab name {name!r:.210}: is of Type {tab.type} in this process, and no Tab is of two: not also of {type}")
+        if (unit or description) and (name in self._meanings or len(self._meanings) < MAX_REMEMBERED):
+            before = self._meanings.get(name, ("", ""))
+            meaning = self._meanings[name] = (unit or before[0], description or before[1])
             if meaning != before:
                 self._say_anew(tab)
         if self._trouble is not None:
@@ -242,7 +289,46 @@ class Producer:
         """The Tab of this Tab's name and Type, with these labels too. Raises ValueError for labels that break the rules."""
         base, own = parse_name(tab.name)
         name = canonical_name(base, {**own, **{key: label_text(key, value) for key, value in labels.items()}})
-        return self.tab(name, tab.type, *self._meanings.get((tab.name, tab.type), ("", "")))
+        return self.tab(name, tab.type, *self._meanings.get(tab.name, ("", "")))
+
+    def follow(self, gauge: Any, function: Callable[[], Any] | None) -> None:
+        """Have a Gauge follow what `function` returns: now, and once a second from what this process records. None: no more.
+
+        Raises TypeError for what cannot be called, ValueError for one more than MAX_FUNCTIONS. What the function raises is counted.
+        """
+        if function is not None and not callable(function):
+            raise TypeError(f"set_function: {function!r:.100}: takes a function without arguments, or None")
+        functions = self._functions  # each line below is one step of it: no lock, for a signal handler may come by
+        if function is None:
+            functions.pop(gauge, None)
+        elif gauge in functions or len(functions) < MAX_FUNCTIONS:
+            functions[gauge] = function
+        else:
+            raise ValueError(f"set_function: {gauge.name!r:.210} is one more than the {MAX_FUNCTIONS} functions that a process may have")
+        self._port.read_often(bool(functions))
+        if function is not None:
+            self._read(gauge, function)
+
+    def read_functions(self) -> None:
+        """Have each Gauge that follows a function say what it returns; not while that is being done."""
+        reading = self._reading  # a child that one of the functions forks has another
+        if reading.acquire(False):
+            try:
+                for gauge, function in list(self._functions.items()):
+                    self._read(gauge, function)
+            finally:
+                reading.release()
+
+    def _read(self, gauge: Any, function: Callable[[], Any]) -> None:
+        try:
+            value = function()
+        except Exception as error:
+            if _is_of_a_signal(error):
+                raise
+            self._function_problem = f"{gauge.name}: {type(error).__name__}"
+            self._port.count(_REASON["function_raised"])
+            return
+        gauge.set(value)
 
     def stats(self) -> dict[str, Any]:
         """What this process recorded and dropped since it began (a forked child: since the fork)."""
@@ -264,10 +350,14 @@ class Producer:
             "agent": settings.agent if settings is not None else os.environ.get("TABA_AGENT") or "default",
             "tabs": self._directory_count if segment is not None else 0,
             "problem": self._trouble,
+            "functions": len(self._functions),
+            "function_problem": self._function_problem,
         }
 
     def _client_id(self) -> str:
         """The client id with which this process records, or would. A slot that it has is taken now, as by the first record."""
+        if self._divert is not None:
+            return CAPTURED
         with self._lock:
             if self._client is None and not self._attending:
                 template = identity.DEFAULT_CLIENT
@@ -304,6 +394,9 @@ class Producer:
     def attend(self, tab: Any, why: int) -> int | None:
         """Do what is rare, for a record that found no room. None: try again. Else the reason for the drop."""
         self._notice_fork()  # before the lock: a thread that held it is not in this process
+        if why == pure.DUE:
+            self.read_functions()
+            return None
         held = self._lock._is_owned()  # type: ignore[union-attr]
         try:
             if not (held or pure.acquire_within(self._lock, pure.WAIT_SECONDS)):
@@ -383,6 +476,10 @@ class Producer:
         if monotonic() < self._next_try:
             return _REASON["no_ring"]
         wishes, settings = self._wishes, self.settings
+        if self._divert is not None:
+            self._client = CAPTURED
+            self._record_into(self._divert(self._make))
+            return None
         if settings is None:  # only start(), which reads the environment and says what is wrong with it, makes them
             return _REASON["stopped"]
         before = self._segment  # one that only counts, if there is one; its Agent, and nobody else, may have removed it
@@ -410,14 +507,18 @@ class Producer:
         if self._segment is not None:  # one that only counted
             self._port.close()
             self._segment.let_go()
+        self._record_into(segment)
+        if not segment.where.records:
+            return self._fail(f"no room for a ring in {ring.SHM_DIRECTORY} or in TABA_SHM_BYTES ({settings.shm_bytes})")
+        return None
+
+    def _record_into(self, segment: Segment) -> None:
         self._segment = segment
         self._directory_count = self._directory_used = 0
         self._port.open(segment.memory.mapping, segment.counts)
-        if not segment.where.records:
-            return self._fail(f"no room for a ring in {ring.SHM_DIRECTORY} or in TABA_SHM_BYTES ({settings.shm_bytes})")
-        self._next_try = 0.0
-        self._trouble = self._told = None
-        return None
+        if segment.where.records:
+            self._next_try = 0.0
+            self._trouble = self._told = None
 
     def _fail(self, trouble: str) -> int:
         self._trouble = trouble
@@ -444,7 +545,7 @@ class Producer:
         self._port.enter(tab, id, entry, begin, tab.is_healing)
 
     def _entry(self, tab: Any) -> bytes:
-        return ring.encode_entry(tab.type, tab.name, *self._meanings.get((tab.name, tab.type), ("", "")), tab.is_healing)
+        return ring.encode_entry(tab.type, tab.name, *self._meanings.get(tab.name, ("", "")), tab.is_healing)
 
     def _say_anew(self, tab: Any) -> None:
         """Give a Tab that has its place already another one, whose entry has what is said of it by now.

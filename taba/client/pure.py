@@ -34,6 +34,7 @@ from typing import Any
 from taba import ring
 from taba.bounds import MAX_EXACT_INT, MAX_TIME, MAX_VALUE_BYTES
 from taba.client.encode import Refused, encode
+from taba.client.timing import count_exceptions as _count_exceptions
 from taba.client.timing import time as _time
 from taba.client.timing import track as _track
 
@@ -43,12 +44,14 @@ MAX_TRIES = 4
 WAIT_SECONDS = 1.0  # for another thread that makes a ring: a thousand times as long as that takes; on a host with ten processes a core
 # a tenth of it was too short. Then the event is dropped
 FIRST_PAUSE, MOST_PAUSE = 0.0001, 0.01  # seconds between two looks whether a lock is free
+READ_EVERY = 1.0  # seconds between two readings of what set_function() was given
 MAX_LABELLED = 10_000  # sets of labels that a Tab finds again by itself; others are looked up by name
 
 # what attend() is told instead of a drop reason
 NO_PLACE = -1
 RETIRED = -2
 HALF_FULL = -3
+DUE = -4  # what set_function() was given is to be read
 
 _REASON = {reason: place for place, reason in enumerate(ring.DROP_REASONS)}
 _RING_FULL, _BYTES_FULL = _REASON["ring_full"], _REASON["bytes_full"]
@@ -103,8 +106,8 @@ class _Ring:
             view.release()
         self.forget()
 
-    def refill(self, guard: Any) -> bool:
-        """Offer the next chunk of free positions; False where the ring is full."""
+    def refill(self, guard: Any, is_fast: bool) -> bool:
+        """Offer the next chunk of free positions, also to the fast path; False where the ring is full."""
         where = self.where
         free = where.records - (self.next - self.words[_TAIL])
         if not 0 < free <= where.records:
@@ -115,7 +118,7 @@ class _Ring:
         self.lap = ring.commit_word(0, 0, ring.lap_of(self.next, where.records))
         self.next += count
         self.free = iter(range(first, first + ring.RECORD_WORDS * count, ring.RECORD_WORDS))
-        if _IS_ORDERED:
+        if _IS_ORDERED and is_fast:
             self.chunk = (self.free, self.lap, self.times, self.values, self.commits, guard)
         return True
 
@@ -127,12 +130,21 @@ _NO_ROOM = _Ring()  # where a Tab is that the directory has no room for
 class Port:
     """The producer's side of one ring after another. Same interface as the accelerator's.
 
-    attend(tab, why) does what is rare, and returns None to try again, or the reason for the drop; label(tab, labels) gives Tabs.
+    attend(tab, why) does what is rare, and returns None to try again, or the reason for the drop; label(tab, labels) gives Tabs;
+    follow(tab, function) keeps what set_function() is given.
     """
 
-    def __init__(self, attend: Callable[[Any, int], int | None], label: Callable[[Any, dict[str, Any]], Any]):
+    def __init__(
+        self,
+        attend: Callable[[Any, int], int | None],
+        label: Callable[[Any, dict[str, Any]], Any],
+        follow: Callable[[Any, Callable[[], Any] | None], None],
+    ):
         self._attend = attend
         self.label = label
+        self.follow = follow
+        self._read_at = -math.inf
+        self._is_reading = False  # there are functions to read: no record takes the fast path, each looks whether it is time
         self._ring: _Ring | None = None
         self.life = 0
         self.exhausted = 0  # events that could not even be counted where they were dropped
@@ -234,6 +246,15 @@ class Port:
         """The directory has no room for this Tab."""
         tab._place = (_NO_ROOM, self._ring)
 
+    def read_often(self, is_reading: bool) -> None:
+        """Whether there are functions to read: attend(tab, DUE), once a second, from what records."""
+        with self.lock:
+            self._is_reading = is_reading
+            if monotonic() - self._read_at >= READ_EVERY:
+                self._read_at = monotonic()  # what is given is read by whoever gives it
+            if is_reading and self._ring is not None:
+                self._ring.chunk = _NO_CHUNK
+
     def has(self, tab: Tab) -> bool:
         """Whether the Tab has been given its place in this ring, or been refused one."""
         at, word = tab._place
@@ -299,6 +320,9 @@ class Port:
         try:
             self.notice_fork()  # before the lock: a thread that held it is not in this process
             held = self.lock._is_owned()  # type: ignore[attr-defined]
+            if self._is_reading and not held and monotonic() - self._read_at >= READ_EVERY:
+                self._read_at = monotonic()
+                self._attend(tab, DUE)  # no lock is held: it calls what is the application's
             try:
                 if not (held or acquire_within(self.lock, WAIT_SECONDS)):
                     self._drop_later(tab, value, has_waited=True)
@@ -349,6 +373,29 @@ class Port:
             self.count(_REASON[refusal.reason])
             return
         self.record(tab, seconds, None, content)
+
+    def change(self, gauge: Gauge, n: float, seconds: float) -> None:
+        """Record what a Gauge is with n more: one after the other, with threads and signal handlers."""
+        self.notice_fork()
+        gauge._changes.append(n)
+        held = self.lock._is_owned()  # type: ignore[attr-defined]
+        try:
+            if not (held or acquire_within(self.lock, WAIT_SECONDS)):
+                return  # whoever changes it next adds this, too
+            if gauge._is_changing:
+                return  # a signal handler within the loop below, which goes on
+            gauge._is_changing = True
+            try:
+                while gauge._changes:
+                    gauge.record(gauge.net + gauge._changes.popleft(), seconds)
+            finally:
+                gauge._is_changing = False
+        finally:
+            if not held:
+                try:  # noqa: SIM105  # no call before the release, at which a signal handler could raise
+                    self.lock.release()
+                except RuntimeError:
+                    pass  # it was not to be had
 
     def _drop_later(self, tab: Tab, value: float | None, has_waited: bool = False) -> None:
         """The ring is somebody else's now, who does not come to an end in time: what is summed is owed by him, the rest is dropped."""
@@ -422,7 +469,7 @@ class Port:
                 self._half_looked = monotonic()
                 # why is it so full? a hole is left behind before it costs an event
                 reason = self._attend(tab, HALF_FULL)
-            elif not at.refill(self._guard):
+            elif not at.refill(self._guard, not self._is_reading):
                 reason = self._look(tab, _RING_FULL)
             if reason is not None:
                 return reason
@@ -465,7 +512,7 @@ class Port:
                     at.commits[index] = ring.FLAG_SKIP << ring.FLAGS_SHIFT | at.lap
                     at.skipped += 1
                 raise
-            if not at.refill(self._guard):
+            if not at.refill(self._guard, not self._is_reading):
                 return _RING_FULL
 
 
@@ -602,6 +649,9 @@ class Tab:
             self._port.exhausted += 1
 
 
+_record = Tab.record
+
+
 class Counter(Tab):
     """Counts."""
 
@@ -614,6 +664,8 @@ class Counter(Tab):
         except RecursionError:  # no stack for the call
             self._port.exhausted += 1
 
+    count_exceptions = _count_exceptions
+
 
 class Percentile(Tab):
     """Percentiles of values."""
@@ -625,11 +677,65 @@ class Percentile(Tab):
 
 
 class Gauge(Tab):
-    """The last value."""
+    """The last value. inc() and dec() go by the number that this process set last, 0 before the first.
 
-    __slots__ = ()
+    Where one thread sets while another changes it, either may be the last that is read; what the next change goes by is right.
+    """
 
-    set = Tab.record
+    __slots__ = ("_changes", "_is_changing", "_last", "_last_life")
+
+    def __init__(self, port: Port, name: str, type: str, is_coarse: bool = False, is_healing: bool = False):
+        super().__init__(port, name, type)
+        self._changes: deque[float] = deque()
+        self._is_changing = False
+        self._last: Any = 0.0
+        self._last_life = 0  # the process that set it
+
+    @property
+    def net(self) -> float:
+        """The number that this process set last."""
+        if self._last_life != self._port.life:
+            return 0.0
+        number = _as_sum(self._last)
+        return number if number is not None and math.isfinite(number) else 0.0
+
+    def record(self, value: Any, time: float | None = None) -> None:
+        """The value from now on. Never raises, waits for no process: what cannot be recorded is counted."""
+        try:
+            self._last, self._last_life = value, self._port.life
+            _record(self, value, time)
+        except RecursionError:
+            self._port.exhausted += 1
+
+    set = record
+
+    def inc(self, n: Any = 1.0, time: float | None = None) -> None:
+        """n more."""
+        self._change(n, time, 1.0)
+
+    def dec(self, n: Any = 1.0, time: float | None = None) -> None:
+        """n less."""
+        self._change(n, time, -1.0)
+
+    def _change(self, n: Any, time: float | None, sign: float) -> None:
+        try:
+            number = _as_sum(n)
+            if number is None:
+                self._port.count(_VALUE_TYPE)
+                return
+            seconds = now() if time is None else self._port.time_of(time)
+            if seconds is not None:
+                self._port.change(self, sign * number, seconds)
+        except (MemoryError, RecursionError):
+            self._port.exhausted += 1
+        except Exception as error:
+            if _is_foreign is not None and _is_foreign(error):
+                raise
+            self._port.exhausted += 1
+
+    def set_function(self, function: Callable[[], Any] | None) -> None:
+        """What it returns is the value, read once a second while this process records; None for no function."""
+        self._port.follow(self, function)
 
 
 class UpDown(Tab):

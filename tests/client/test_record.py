@@ -106,9 +106,9 @@ class RecordTests:
         producer = self.producer()
         for _ in range(3):
             producer.tab("c", "CounterGroup").inc()
-        producer.tab("c", "Gauge").set(1)
+        producer.tab("d", "Gauge").set(1)
         self.assertIs(producer.tab("c", "CounterGroup"), producer.tab("c", "CounterGroup"))
-        self.assertEqual(self.reader(producer).tabs(), [ring.Entry("CounterGroup", "c"), ring.Entry("Gauge", "c")])
+        self.assertEqual(self.reader(producer).tabs(), [ring.Entry("CounterGroup", "c"), ring.Entry("Gauge", "d")])
 
     def test_values_come_back(self):
         producer = self.producer()

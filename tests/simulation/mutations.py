@@ -475,8 +475,8 @@ def the_end_of_a_process_is_not_told(put: Any) -> None:
 def a_commit_word_is_stored_before_the_value(put: Any) -> None:
     real = pure._Ring.refill
 
-    def refill(self: Any, guard: Any) -> bool:
-        done = real(self, guard)
+    def refill(self: Any, guard: Any, is_fast: bool) -> bool:
+        done = real(self, guard, is_fast)
         # the place of the record before: what a reader sees is committed, and not yet written
         if done and self.chunk[2] is not None:
             free, lap, times, values, commits, own = self.chunk
