@@ -40,7 +40,7 @@ from taba.bounds import (
     MAX_VALUE_BYTES,
     KiB,
 )
-from taba.counting import BAD, OBJECT_BYTES, plain_reader, unpack_counted, unpack_values
+from taba.counting import BAD, OBJECT_BYTES, measure_values, plain_reader, unpack_counted, unpack_list
 from taba.errors import MalformedBatch, NoVerdicts, UnknownVersion
 from taba.steps import finish
 
@@ -89,18 +89,42 @@ RING_ENDED = 2**62  # positions beyond those of any record
 RING_GONE = RING_ENDED + 1
 
 
+class Packed:
+    """Values of which some hold others, of which each is within its bounds: as their msgpack, one after the other.
+
+    They are made only for what needs them, a fold: what lies in a queue as lists in lists is walked by each collection of garbage.
+    """
+
+    __slots__ = ("content", "count")
+
+    def __init__(self, content: bytes, count: int):
+        self.content, self.count = content, count
+
+    def values(self) -> list[Any]:
+        """Make them."""
+        return unpack_list(self.content, self.count)
+
+
 class Column(NamedTuple):
     """The Events of one (Client, Tab, Type) in one batch.
 
-    `times` are n little-endian float64 Unix seconds; `values` n little-endian float64, or a list of n msgpack values.
+    `times` are n little-endian float64 Unix seconds; `values` n little-endian float64, or a list of n msgpack values, or these Packed.
     """
 
     client: str
     tab: str
     type: str
     times: bytes
-    values: bytes | list[Any]
+    values: bytes | list[Any] | Packed
     stands_for: int | None = None
+
+    def made(self) -> bytes | list[Any]:
+        """Its values, all made."""
+        return self.values.values() if isinstance(self.values, Packed) else self.values
+
+    def opened(self) -> Column:
+        """The same, and its values are made."""
+        return self._replace(values=self.made()) if isinstance(self.values, Packed) else self
 
     @property
     def events(self) -> int:
@@ -140,7 +164,7 @@ class Meaning(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One decoded batch. `bad_meanings`: how many did not decode; `made_bytes`: what was made of it takes so many, about."""
+    """One decoded batch. `bad_meanings`: how many did not decode; `made_bytes`: what a fold makes of it takes so many, about."""
 
     stream: bytes
     bucket: int
@@ -219,8 +243,18 @@ def encode_batch(
     """The bytes of a batch. The caller keeps the bounds."""
     body: list[Any] = []
     for column in columns:
-        body += (column.weight, msgpack.packb(column if column.stands_for is not None else column[:5]))
+        body += (column.weight, encode_column(column))
     return cast(bytes, msgpack.packb([version, stream, bucket, number, body, encode_meanings(meanings)]))
+
+
+def encode_column(column: Column) -> bytes:
+    """What stands for it in a batch, before it is a bin."""
+    fields = column if column.stands_for is not None else column[:5]
+    if not isinstance(column.values, Packed):
+        return cast(bytes, msgpack.packb(fields))
+    packer = msgpack.Packer()
+    head = (packer.pack_array_header(len(fields)), *map(packer.pack, fields[:4]), packer.pack_array_header(column.values.count))
+    return b"".join((*head, column.values.content, *map(packer.pack, fields[5:])))
 
 
 def encode_meanings(meanings: Sequence[Meaning]) -> bytes:
@@ -229,12 +263,15 @@ def encode_meanings(meanings: Sequence[Meaning]) -> bytes:
 
 
 def decode_batch(content: bytes) -> Batch:
-    """The batch in `content`. Raises MalformedBatch where its identity cannot be trusted, UnknownVersion where it is not read here."""
-    return finish(reading_batch(content))
+    """The batch in `content`, all values made. Raises MalformedBatch where its identity cannot be trusted, UnknownVersion where it is not
+    read here."""
+    batch = finish(reading_batch(content))
+    return batch._replace(columns=[column.opened() if isinstance(column, Column) else column for column in batch.columns])
 
 
 def reading_batch(content: bytes) -> Generator[int, None, Batch]:
-    """As `decode_batch`, in steps of some 10 ms that each yield how many bytes have been made until then."""
+    """As `decode_batch`, with values that hold others Packed, in steps of some 10 ms that each yield how many bytes were charged until
+    then: what a fold makes of it is."""
     if len(content) > MAX_BATCH_BYTES:
         raise MalformedBatch(f"a batch of {len(content)} bytes; at most {MAX_BATCH_BYTES}")
     reader = plain_reader(len(content))
@@ -366,7 +403,7 @@ class _Columns:
             raise ValueError("times and stands_for take as many events as the column's number of events says")
         return Column(client, tab, type, times, values, *stands_for)
 
-    def _listed(self, packed: bytes, place: int, count: int) -> tuple[list[Any], int]:
+    def _listed(self, packed: bytes, place: int, count: int) -> tuple[list[Any] | Packed, int]:
         """The values of a list at `place`, within what the batch may hold; and where they end, 0 where the reader is there."""
         reader = self._reader
         if reader.read_array_header() != count:
@@ -380,12 +417,15 @@ class _Columns:
         self._room_bytes -= len(packed) - place
         header = {0xDC: 3, 0xDD: 5}.get(packed[place], 1)  # as it was written, which need not be the shortest
         end, objects = 0, count
+        values: list[Any] | Packed
         try:
             values = list(islice(reader, count))
         except BAD:
             values = []
         if len(values) != count or not _PLAIN_TYPES.issuperset(map(type, values)):
-            values, end, objects = unpack_values(packed, place + header, count)
+            end, objects = measure_values(packed, place + header, count)
+            values = Packed(packed[place + header : end], count)
+            values.values()  # whatever else is wrong with one is wrong now
         elif len(packed) > MAX_VALUE_BYTES and any(isinstance(value, (str, bytes)) and len(value) > MAX_VALUE_BYTES for value in values):
             raise ValueError(f"a value takes at most {MAX_VALUE_BYTES} bytes")
         self.made_bytes += OBJECT_BYTES * objects

@@ -137,16 +137,22 @@ def unpack_counted(content: bytes, most_depth: int = MAX_VALUE_DEPTH, most: floa
     return _unpack(content)
 
 
-def unpack_values(content: bytes, start: int, count: int) -> tuple[list[Any], int, int]:
-    """`count` values that begin at `start`, where they end, and what making them takes, in OBJECT_BYTES.
+def measure_values(content: bytes, start: int, count: int) -> tuple[int, int]:
+    """Where `count` values that begin at `start` end, and what making them takes, in OBJECT_BYTES. Makes none.
 
-    Each takes at most MAX_VALUE_BYTES and is nested at most MAX_VALUE_DEPTH deep; else ValueError, before any is made.
+    Each takes at most MAX_VALUE_BYTES and is nested at most MAX_VALUE_DEPTH deep; else ValueError.
     """
     end, weight = start, 0
     for _ in range(count):
         end, objects = measure(content, end, most_bytes=MAX_VALUE_BYTES)
         weight += objects
-    return _unpack(b"\xdd" + count.to_bytes(4, "big") + content[start:end]), end, weight
+    return end, weight
+
+
+def unpack_list(content: bytes, count: int) -> list[Any]:
+    """The values that `content`, which was measured, is one after the other. Raises ValueError where they are not `count`, or none."""
+    values: list[Any] = _unpack(b"\xdd" + count.to_bytes(4, "big") + content)
+    return values
 
 
 def _unpack(content: bytes) -> Any:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol
 import msgpack
 
 from taba import names
-from taba.batch import MAX_LIST_BYTES, Column, KeyPart
+from taba.batch import MAX_LIST_BYTES, Column, KeyPart, Packed
 from taba.bounds import MAX_BATCH_COLUMNS, MAX_EXACT_INT, MAX_TIME, MAX_VALUE_BYTES, MAX_VALUE_DEPTH, KiB
 from taba.counting import OBJECT_BYTES, measure
 from taba.nesting import is_deeper, no_constant
@@ -89,7 +89,7 @@ class _Event(NamedTuple):
     tab: str
     type: str
     time: float
-    value: Any
+    value: Any  # where it holds others, its msgpack
     size: int  # of its value as msgpack
     objects: int  # that its value is made of
 
@@ -108,8 +108,10 @@ class Naming(Protocol):
 
 
 def read_events(content: bytes, now: float, buckets: int) -> Posted:
-    """The events of a request; those without a time happened `now`. Raises ValueError for a request that is none."""
-    return finish(reading(content, now, buckets, True))
+    """The events of a request, all values made; those without a time happened `now`. Raises ValueError for a request that is none."""
+    posted = finish(reading(content, now, buckets, True))
+    lots = {bucket: [[column.opened() for column in lot] for lot in of_bucket] for bucket, of_bucket in posted.lots.items()}
+    return posted._replace(lots=lots)
 
 
 def reading(
@@ -120,7 +122,8 @@ def reading(
     scope: Scope = UNBOUND,
     begin: Callable[[str, bytes], Naming | None] = lambda client, digest: None,
 ) -> Generator[int, None, Posted]:
-    """As `read_events`, in steps of some 10 ms that each yield how many bytes they have made; whether with a digest that is one.
+    """As `read_events`, with values that hold others Packed, in steps of some 10 ms that each yield how many bytes they have charged: what
+    is made of them at last takes these. Whether with a digest that is one.
 
     What is beyond `scope` is rejected; a Client that is raises NotCovered. `begin` is told Client and digest, and gives the names under
     which all goes: None where those are its own. It raises what it raises.
@@ -390,10 +393,13 @@ class _Lot:
         ]
 
 
-def pack_values(values: Sequence[Any]) -> bytes | list[Any]:
-    """A column's values: float64 bytes where every one is a number that a float holds exactly, else a list of them all."""
+def pack_values(values: Sequence[Any]) -> bytes | list[Any] | Packed:
+    """A column's values: float64 bytes where every one is a number that a float holds exactly, else a list of them all; where some hold
+    others, whose msgpack stands for them, Packed."""
     if all(type(value) is float or (type(value) is int and abs(value) <= MAX_EXACT_INT) for value in values):
         return struct.pack(f"<{len(values)}d", *values)
+    if any(type(value) is bytes for value in values):
+        return Packed(b"".join(value if type(value) is bytes else msgpack.packb(value) for value in values), len(values))
     return list(values)
 
 
@@ -440,4 +446,5 @@ def _read_event(event: Any, now: float) -> _Event:
             objects = measure(packed)[1]
         except ValueError:
             raise ValueError(TOO_DEEP) from None
+        value = packed  # JSON has no bytes: what is some is of one that holds others
     return _Event(tab, names.check_type(event["type"]), float(time), value, size, objects)

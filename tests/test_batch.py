@@ -47,6 +47,13 @@ def body(*columns: tuple[Any, Any]) -> list[Any]:
     return [part for pair in columns for part in pair]
 
 
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=3) | st.floats(allow_nan=False),
+    lambda inner: st.lists(inner, max_size=20) | st.dictionaries(st.text(max_size=2), inner, max_size=3),
+    max_leaves=20,
+)
+
+
 class Batches(SynchronousTestCase):
     def test_a_batch_reads_back_as_it_was_written(self) -> None:
         columns = [column(), column('a{b="c"}', values=["x", [1, None, b"y"]])]
@@ -163,6 +170,14 @@ class Batches(SynchronousTestCase):
         for count, taken, bad in ((MAX_BATCH_MEANINGS, MAX_BATCH_MEANINGS, 0), (MAX_BATCH_MEANINGS + 1, 0, 1)):
             found = batch.decode_batch(batch.encode_batch(STREAM, 5, 7, [], [Meaning("a", "s", "")] * count))
             self.assertEqual((len(found.meanings), found.bad_meanings), (taken, bad))
+
+    @given(st.lists(VALUES, min_size=1, max_size=20), st.none() | st.integers(0, 99))
+    def test_packed_values_are_encoded_as_if_they_were_made(self, values: list[Any], stands_for: int | None) -> None:
+        made = Column("a", "t", "Buffer", bytes(8 * len(values)), values, stands_for)
+        packed = made._replace(values=batch.Packed(b"".join(map(msgpack.packb, values)), len(values)))
+        self.assertEqual(batch.encode_column(packed), batch.encode_column(made))
+        self.assertEqual(packed.opened(), made)
+        self.assertEqual(batch.encode_batch(STREAM, 5, 1, [packed]), batch.encode_batch(STREAM, 5, 1, [made]))
 
     @given(st.binary(max_size=200))
     def test_any_bytes_are_a_batch_or_malformed(self, content: bytes) -> None:

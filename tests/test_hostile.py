@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import struct
 import tracemalloc
@@ -234,13 +235,24 @@ class Listed(SynchronousTestCase):
             packed = msgpack.packb([1, value, 2])
             broken = packed[: MAX_VALUE_BYTES + 200] + b"\xc1" * (len(packed) - MAX_VALUE_BYTES - 200)
             with self.assertRaisesRegex(ValueError, f"a value takes at most {MAX_VALUE_BYTES} bytes"):
-                counting.unpack_values(broken, 1, 3)
+                counting.measure_values(broken, 1, 3)
         for size in (MAX_VALUE_BYTES - 3, MAX_VALUE_BYTES - 2):  # with its header one of the bound, and one past it
             packed = msgpack.packb([1, "x" * size, [2]])
             if size == MAX_VALUE_BYTES - 3:
-                self.assertEqual(counting.unpack_values(packed, 1, 3)[:2], ([1, "x" * size, [2]], len(packed)))
+                self.assertEqual(counting.measure_values(packed, 1, 3)[0], len(packed))
+                self.assertEqual(counting.unpack_list(packed[1:], 3), [1, "x" * size, [2]])
             else:
-                self.assertRaises(ValueError, counting.unpack_values, packed, 1, 3)
+                self.assertRaises(ValueError, counting.measure_values, packed, 1, 3)
+
+    def test_what_waits_to_be_folded_is_no_objects_that_a_collection_of_garbage_walks(self) -> None:
+        content = self.column([[]] * 20_000)
+        body = b'{"client": "a", "events": [%b]}' % b",".join([b'{"tab": "t", "type": "Buffer", "value": [%b[]]}' % (b"[]," * 9000)] * 4)
+        before = len(gc.get_objects())
+        kept = [finish(batch.reading_batch(content)) for _ in range(5)]
+        posted = finish(events.reading(body, 1.0, 8, False))
+        self.assertLess(len(gc.get_objects()) - before, 1000)
+        self.assertEqual((len(kept), posted.accepted), (5, 4))
+        self.assertGreater(sum(made for of_bucket in posted.made.values() for made in of_bucket), 64 * 4 * 9000)
 
     def test_what_is_made_is_charged(self) -> None:
         few, many = batch.decode_batch(self.column("x" * 20_000)), batch.decode_batch(self.column([[]] * 20_000))

@@ -465,5 +465,6 @@ def _halves(part: list[Column]) -> list[list[Column]]:
 
 
 def _slice(column: Column, start: int, end: int) -> Column:
-    values = column.values[8 * start : 8 * end] if isinstance(column.values, bytes) else column.values[start:end]
+    values = column.made()
+    values = values[8 * start : 8 * end] if isinstance(values, bytes) else values[start:end]
     return column._replace(times=column.times[8 * start : 8 * end], values=values)

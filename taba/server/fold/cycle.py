@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy
 
 from taba import names
-from taba.batch import MAX_CACHED_NAME, MAX_CACHED_NAMES, OPEN, Batch, Column, Header, KeyPart, Verdict
+from taba.batch import MAX_CACHED_NAME, MAX_CACHED_NAMES, OPEN, Batch, Column, Header, KeyPart, Packed, Verdict
 from taba.bounds import MAX_TIME, MAX_VALUE_BYTES, MAX_VALUE_DEPTH
 from taba.handlers.lookup import read_number, takes
 from taba.names import OWN_TABS
@@ -332,6 +332,9 @@ class Fold:
             item = self.cycle.waiting[index]
             large = item.size > MAX_VALUE_BYTES  # else no value in it can be
             for column, row in zip(item.batch.columns, self.cycle.places[index], strict=True):
+                is_measured = isinstance(column, Column) and isinstance(column.values, Packed)
+                if is_measured:
+                    column = column.opened()  # type: ignore[union-attr]  # until here nothing walked it; it is gone when this fold is over
                 if row < 0:
                     self._refuse(column)
                     continue
@@ -360,7 +363,7 @@ class Fold:
                     self._bury(column, BAD_VALUE, f"{type} takes events one by one")
                     continue
                 if isinstance(column.values, list) and (column.stands_for is None or not group.is_absolute):
-                    good = self._checked(column, group, large)
+                    good = self._checked(column, group, large, is_measured)
                     if good is None:
                         continue
                     column = good
@@ -384,8 +387,8 @@ class Fold:
     def _bury(self, column: Column, reason: str, detail: str) -> None:
         self.dead += dead_letters_of(self.now, reason, detail, column)
 
-    def _checked(self, column: Column, group: _Group, large: bool) -> Column | None:
-        """A column of msgpack values without those that its Handler cannot take.
+    def _checked(self, column: Column, group: _Group, large: bool, is_measured: bool) -> Column | None:
+        """A column of msgpack values without those that its Handler cannot take. `is_measured`: each is within its bounds.
 
         As float64 for an array Handler and of an absolute Type, or where there are pairs as a list of finite floats and pairs of them.
         """
@@ -394,13 +397,16 @@ class Fold:
         bad: list[int] = []
         deep: list[int] = []
         kept: list[int] = []
-        for index, value in enumerate(column.values):
+        values = column.made()
+        for index, value in enumerate(values):
             if numeric:
                 try:
                     value = read_number(value, pairs)
                 except ValueError:
                     bad.append(index)
                     continue
+            elif is_measured:
+                pass
             elif isinstance(value, (list, dict)):
                 if is_too_deep(value):
                     deep.append(index)
@@ -420,7 +426,7 @@ class Fold:
             self._bury(_picked(column, bad), BAD_VALUE, wanted)
         if not kept:
             return None
-        if len(kept) < len(column.values):
+        if len(kept) < len(values):
             column = _picked(column, kept)
         if numeric and not any(isinstance(value, tuple) for value in good):
             good = numpy.array(good, dtype="<f8").tobytes()  # type: ignore[assignment]
@@ -443,7 +449,7 @@ class Fold:
                 self._bury(_picked(column, numpy.flatnonzero(~good).tolist()), BAD_TIME, "a time takes Unix seconds from 0 to 2^40")
                 column = _picked(column, numpy.flatnonzero(good).tolist())
             if group.is_array:
-                good = _are_finite(column.values)
+                good = _are_finite(column.made())
                 if not good.all():
                     self._bury(_picked(column, numpy.flatnonzero(~good).tolist()), BAD_VALUE, "takes finite numbers")
                     column = _picked(column, numpy.flatnonzero(good).tolist())
@@ -491,7 +497,7 @@ class Fold:
 
     def _work(self, group: _Group) -> Work:
         names = [self.fields[row] for row in group.rows] if self.bench.may_hang(group.type) else ()
-        return Work(group.states, [(row, column.times, column.values) for row, column in group.columns], names)
+        return Work(group.states, [(row, column.times, column.made()) for row, column in group.columns], names)
 
     def _read_parts(self, wants: list[tuple[_Group, list[int]]]) -> Generator[Reads | Foreign, Any, list[Parts]]:
         fields: list[bytes] = []
@@ -665,10 +671,10 @@ def _are_finite(values: bytes | list[Any]) -> Any:
 
 
 def _picked(column: Column, indexes: list[int]) -> Column:
-    times = numpy.frombuffer(column.times, "<f8")[indexes].tobytes()
-    if isinstance(column.values, bytes):
-        return column._replace(times=times, values=numpy.frombuffer(column.values, "<f8")[indexes].tobytes())
-    return column._replace(times=times, values=[column.values[index] for index in indexes])
+    times, values = numpy.frombuffer(column.times, "<f8")[indexes].tobytes(), column.made()
+    if isinstance(values, bytes):
+        return column._replace(times=times, values=numpy.frombuffer(values, "<f8")[indexes].tobytes())
+    return column._replace(times=times, values=[values[index] for index in indexes])
 
 
 def _unframed(content: bytes | None) -> keys.Framed:

@@ -46,9 +46,10 @@ class DeadLetter(NamedTuple):
 
 def dead_letters_of(now: float, reason: str, detail: str, column: Column) -> Iterator[DeadLetter]:
     """`column` as dead letters, each within its bound; one that stands for other Events than its rows as one, to be read, not folded."""
-    client, tab, type, times, values, stands_for = column
+    client, tab, type, times, _, stands_for = column
+    values = column.made()
     if stands_for is not None:  # the next such column of its ring says all that this one says
-        yield DeadLetter(now, reason, detail, client, tab, type, stands_for, b"", [], pack(list(column)))
+        yield DeadLetter(now, reason, detail, client, tab, type, stands_for, b"", [], pack(list(column.opened())))
         return
     for start, end in _pieces(values):
         part = values[start:end] if isinstance(values, list) else values[8 * start : 8 * end]

@@ -217,7 +217,7 @@ def within(batch: Batch, scope: Scope) -> Batch:
     for column in batch.columns:
         if isinstance(column, Column) and not (scope.covers_client(column.client) and scope.covers_tab(column.tab)):
             says = f"{column.client} {column.tab}: the sender's token is bound to {scope.sentence()}"
-            column = BadColumn(says[:200], pack([*column]), column.weight, NOT_COVERED, column.client)
+            column = BadColumn(says[:200], pack([*column.opened()]), column.weight, NOT_COVERED, column.client)
         columns.append(column)
     meanings = tuple(meaning for meaning in batch.meanings if scope.covers_tab(meaning.tab))
     return batch._replace(columns=columns, meanings=meanings, bad_meanings=batch.bad_meanings + len(batch.meanings) - len(meanings))
