@@ -1,7 +1,7 @@
 """Paths into an answer: the one grammar by which commands, routes and pages name a figure of a Projection or Aggregate.
 
 1. `1m.count`: keys joined by dots. At each step the longest key that fits counts, so that `pct.p99.9` is the key `p99.9` of `pct`.
-2. `[0]`, `[-1]`: a place in a list. `["a.b"]`: a key as JSON text, for keys with dots or brackets of which a shorter one is there, too.
+2. `[0]`, `[-1]`: a place in a list. `["a.b"]`: a key as JSON text, for keys with brackets, and with dots where a shorter one is there, too.
 3. A path that leads nowhere finds NOTHING, which is not None: null is something that is there.
 
 Standard library only; pure.
@@ -27,6 +27,7 @@ FIGURES: Mapping[str, Sequence[str]] = {
 }
 
 _PLACE = re.compile(r"\[(-?[0-9]{1,9})\]")
+_PLAIN = re.compile(r"[^\[\].]+")
 _KEY = re.compile(r'\[("(?:[^"\\]|\\.)*")\]')
 
 
@@ -49,13 +50,23 @@ def check(path: str) -> str:
     if len(path) > MAX_PATH:
         raise ValueError(f"path {path[:50]!r}…: takes at most {MAX_PATH} characters")
     rest = path
-    while rest.startswith("["):
-        match = _PLACE.match(rest) or _KEY.match(rest)
-        if match is None:
-            raise ValueError(f'path {path[:100]!r}: a bracket takes a place, [0], or a key as JSON, ["a.b"]')
-        rest = rest[match.end() :].removeprefix(".") if rest[match.end() :] != "." else "."
-    if not path or rest.startswith(".") or path.endswith("."):
-        raise ValueError(f"path {path[:100]!r}: takes keys joined by dots, such as 1m.count")
+    while rest:
+        if (match := _PLACE.match(rest) or _KEY.match(rest)) is not None:
+            if match.re is _KEY and _key(match[1]) is None:
+                raise ValueError(f"path {path[:100]!r}: {match[1][:100]} is no text as JSON has it")
+        elif (match := _PLAIN.match(rest)) is None:
+            raise ValueError(
+                f'path {path[:100]!r}: a bracket takes a place, [0], or a key as JSON, ["a.b"]'
+                if rest[0] in "[]"
+                else f"path {path[:100]!r}: takes keys joined by dots, such as 1m.count"
+            )
+        rest = rest[match.end() :]
+        if rest.startswith(".") and len(rest) > 1 and rest[1] != "[":
+            rest = rest[1:]
+        elif rest and rest[0] not in "[]":
+            raise ValueError(f"path {path[:100]!r}: takes keys joined by dots, such as 1m.count")
+    if not path:
+        raise ValueError("a path takes keys joined by dots, such as 1m.count")
     return path
 
 
@@ -68,10 +79,7 @@ def _find(content: Any, path: str) -> Any:
             content, path = content[place], _further(path[match.end() :])
             continue
         if (match := _KEY.match(path)) is not None:
-            try:
-                key = json.loads(match[1])
-            except ValueError:
-                return NOTHING
+            key = _key(match[1])  # a key with brackets before it may have begun within a text
             if not isinstance(content, Mapping) or key not in content:
                 return NOTHING
             content, path = content[key], _further(path[match.end() :])
@@ -86,6 +94,15 @@ def _find(content: Any, path: str) -> Any:
                 return found
         return NOTHING
     return content
+
+
+def _key(text: str) -> str | None:
+    """The key that JSON text stands for; None where it is none."""
+    try:
+        key: str = json.loads(text)
+    except ValueError:
+        return None
+    return key
 
 
 def _begins(path: str, key: str) -> bool:

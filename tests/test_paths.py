@@ -19,6 +19,9 @@ ANSWER = {
 }
 
 
+BROKEN = ("x[", "x]", "1m.count[", "1m[a]", 'x["a]', "x[0", "x[0]y", "x[0]]", "x.[0]", "a..b", 'x["\\x"]', "x['a']", "x[1.5]", "x[0].")
+
+
 class Paths(SynchronousTestCase):
     def test_what_stands_at_a_path_is_found(self) -> None:
         for path, expected in {
@@ -44,9 +47,12 @@ class Paths(SynchronousTestCase):
             self.assertIs(find(ANSWER, path), NOTHING, path)
 
     def test_what_can_be_no_path_is_refused(self) -> None:
-        for path in ("", ".", ".a", "a.", "[", "[a]", '["a]', "[0].", "x" * (MAX_PATH + 1)):
+        for path in ("", ".", ".a", "a.", "[", "[a]", '["a]', "[0].", *BROKEN, "x" * (MAX_PATH + 1)):
             self.assertRaises(ValueError, check, path)
         check("x" * MAX_PATH)
+
+    def test_a_key_with_brackets_in_an_answer_makes_no_path_an_error(self) -> None:
+        self.assertIs(find({'a["p': {}}, 'a["p["].\\x["]"]'), NOTHING)
 
     def test_the_first_number_counts(self) -> None:
         self.assertEqual(first(ANSWER, ["1m.total", "values", "pct.p99"]), 1.0)

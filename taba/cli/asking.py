@@ -141,7 +141,7 @@ def agg(
 
     NAME is a Tab; or a base name, which shows its Tabs with labels and, last, their sum; or a glob of * and ?; or -, for names on standard
     input. Without NAME… or --match, every Tab. A NAME that is not known is an error, except with --json. On a terminal one line a Tab, what
-    moves most first, unless --all, --by, --super or --detail is given.
+    moves most first, unless --all, --by, --super or --detail is given; =17 below 1H is what a Tab without windows has now.
     """
     if all_in_one and by:
         raise click.UsageError("--super and --by exclude each other")

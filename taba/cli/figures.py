@@ -69,7 +69,11 @@ def _count(key: str) -> Callable[[Mapping[str, Any], bool], str]:
 
 
 def _hour(line: Mapping[str, Any], is_ascii: bool) -> str:
-    return scaled(line.get("1h")) if line.get("1h") is not None else scaled(line.get("value"), line.get("unit"))
+    """What came within the hour; of a Type without windows what it is now, marked as that."""
+    if line.get("1h") is not None:
+        return scaled(line["1h"])
+    now = line.get("value")
+    return scaled(now, line.get("unit")) if now is None else f"={scaled(now, line.get('unit'))}"
 
 
 def _trend(line: Mapping[str, Any], is_ascii: bool) -> str:
@@ -234,7 +238,7 @@ def aggregate_of(query: Query, name: str) -> Any:
 @_command("get", "  taba get bids_won 1m.count\n  taba get render_seconds 1h.p99 --above 0.25 && echo slow\n  taba get price 'pct.p99.9'")
 @click.argument("name", shell_complete=complete_names)
 @click.argument("path", callback=_path)
-@click.option("--above", type=float, metavar="N", help="Print nothing; end with 0 where the figure is above N, else with 1.")
+@click.option("--above", type=float, metavar="N", help="Print no figure; end with 0 where it is above N, else with 1.")
 @click.pass_context
 def get(context: click.Context, server: str, timeout: float, name: str, path: str, above: float | None) -> None:
     """One figure of a Tab's Aggregate, as a raw number in base units.
@@ -248,19 +252,33 @@ def get(context: click.Context, server: str, timeout: float, name: str, path: st
         print(f"taba get: {show.plain(error)}", file=sys.stderr)
         context.exit(COULD_NOT_ASK)
     value = paths.NOTHING if aggregate is paths.NOTHING else paths.find(aggregate, path)
-    if above is not None:
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        context.exit(0 if is_number and value > above else NO)
-    if value is paths.NOTHING or value is None:
-        why = aggregate.get("error") if isinstance(aggregate, dict) else None
-        nothing = f"{name} has nothing at {path}; taba agg {name} --json shows what it has"
-        what = f"no Tab {name!r}; {meant_by(name, query)}" if aggregate is paths.NOTHING else nothing
-        print(f"taba get: {show.plain(what)}" + (f": {show.plain(why)}" if why else ""), file=sys.stderr)
+    wrong = _why_nothing(query, name, path, aggregate, value, wants_number=above is not None)
+    if wrong is not None:
+        print(f"taba get: {show.plain(wrong)}", file=sys.stderr)
         context.exit(NO)
+    if above is not None:
+        context.exit(0 if value > above else NO)
     if isinstance(value, str):
         print(show.plain(value) if sys.stdout.isatty() else value)
     else:
         print_json(value)
+
+
+def _why_nothing(query: Query, name: str, path: str, aggregate: Any, value: Any, wants_number: bool) -> str | None:
+    """What is wrong with the figure at a path, or None."""
+    if aggregate is paths.NOTHING:
+        return f"no Tab {name!r}; {meant_by(name, query)}"
+    why = f": {aggregate['error']}" if isinstance(aggregate, Mapping) and aggregate.get("error") else ""
+    if value is paths.NOTHING or value is None:
+        return f"{name} has nothing at {path}; taba agg {name} --json shows what it has{why}"
+    if wants_number and not is_number(value):
+        return f"{name} has no number at {path}; taba agg {name} --json shows what it has{why}"
+    return None
+
+
+def is_number(value: Any) -> bool:
+    """Whether it can be compared with one."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _until(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, str, float] | None:
@@ -292,19 +310,19 @@ def watch(context: click.Context, server: str, timeout: float, name: str, until:
     while True:
         try:
             aggregate = aggregate_of(query, name)
-            if aggregate is paths.NOTHING and not is_told:
+            value = paths.NOTHING if aggregate is paths.NOTHING else paths.find(aggregate, path)
+            if not (is_number(value) or is_told):
                 is_told = True
-                waiting = f"no Tab {name!r} yet, which is waited for; {meant_by(name, query)}"
-                print(f"taba watch: {show.plain(waiting)}", file=sys.stderr, flush=True)
+                wrong = _why_nothing(query, name, path, aggregate, value, wants_number=True)
+                print(f"taba watch: waiting: {show.plain(wrong)}", file=sys.stderr, flush=True)
         except QueryError as error:
             print(f"taba watch: {show.plain(error)}", file=sys.stderr)
             context.exit(COULD_NOT_ASK)
-        value = paths.NOTHING if aggregate is paths.NOTHING else paths.find(aggregate, path)
         if value is not shown and value != shown and value is not paths.NOTHING:
             print_json(value)
             sys.stdout.flush()
             shown = value
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and _COMPARE[sign](value, number):
+        if is_number(value) and _COMPARE[sign](value, number):
             return
         left = WATCH_SECONDS if deadline is None else min(WATCH_SECONDS, deadline - time.monotonic())
         if left <= 0:
@@ -321,7 +339,10 @@ def watch(context: click.Context, server: str, timeout: float, name: str, until:
 @FORMATS
 @click.pass_context
 def who(context: click.Context, server: str, timeout: float, name: str, path: str | None, limit: int, as_json: bool) -> None:
-    """Which Clients hold the greatest and the least of a figure, and what share of all each one has."""
+    """Which Clients hold the greatest and the least of a figure, and what share of all each one has.
+
+    Ends with 0; with 1 where no Client has such a figure; with 2 where it could not be asked.
+    """
     try:
         query = query_of(server, timeout=timeout)
         found = query.who(name=name, path=path, limit=limit)
@@ -337,23 +358,29 @@ def who(context: click.Context, server: str, timeout: float, name: str, path: st
         print_rows(columns, ([tab, one["path"], end, item["client"], item["value"], item["share"]] for tab, end, item, one in ends))
     for tab, one in found.items():
         if form() is None:
-            _print_ends(tab, one, path)
+            _print_ends(tab, one)
         if "error" in one:
             print(f"{show.plain(tab)}: {show.plain(one['error'])}", file=sys.stderr)
-    if not found:
-        print(f"taba who: {show.plain(f'no Tab {name!r}; {meant_by(name, query)}')}", file=sys.stderr)
+    if not any(one["clients"] for one in found.values()):
+        if not found:
+            print(f"taba who: {show.plain(f'no Tab {name!r}; {meant_by(name, query)}')}", file=sys.stderr)
         context.exit(NO)
 
 
-def _print_ends(tab: str, one: Mapping[str, Any], path: str | None) -> None:
+def _print_ends(tab: str, one: Mapping[str, Any]) -> None:
     """The Clients at either end of one Tab's figure, for people."""
+    if not one["clients"]:
+        return  # the reason is told beside
     if not sys.stdout.isatty():
         for end in ("greatest", "least"):
             for item in one[end]:
                 print(show.plain(f"{tab}: {end} {item['client']} {item['value']} {_share(item)}"))
         return
-    told = f"{one['path'] or path or 'no figure'}, {one['clients']} Client{'' if one['clients'] == 1 else 's'}, skew {scaled(one['skew'])}"
-    rows = [[end, item["client"], _figure(one, item["value"]), _share(item)] for end in ("greatest", "least") for item in one[end]]
+    told = f"{one['path']}, {one['clients']} Client{'' if one['clients'] == 1 else 's'}, skew {scaled(one['skew'])}"
+    greatest = {item["client"] for item in one["greatest"]}
+    least = [item for item in one["least"] if item["client"] not in greatest]  # of few Clients nobody stands at both ends
+    ends = (("greatest", one["greatest"]), ("least", least[::-1]))
+    rows = [[end, item["client"], _figure(one, item["value"]), _share(item)] for end, items in ends for item in items]
     print(f"{show.plain(tab)}: {told}")
     print_drawn(show.table(["", "client", "value", "share"], rows))
 

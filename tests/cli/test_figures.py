@@ -63,6 +63,8 @@ class Figures(SynchronousTestCase):
         self.assertEqual(codes, ['page_hits_se…d{200,/c}\\"a}', 'page_hits_se…d{500,/c}\\"a}'])
         self.assertTrue(row({**ROW, "name": "x" * 500}, 79, True).isascii())
         self.assertIn("! why", row({"name": "n", "error": "why", "1h": None}))
+        now = row({"name": "n", "1h": None, "value": 45, "rate": 1.0})
+        self.assertEqual((len(now), now.split()), (79, ["n", "1", "=45", "-", "-", "-"]))
 
     def test_a_sparkline_is_as_wide_as_it_may_be(self) -> None:
         self.assertEqual(sparkline([None] * 30 + [0.0] * 25 + [4.0] * 5, 12, True), "      _____#")

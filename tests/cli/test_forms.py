@@ -78,9 +78,9 @@ class Forms(BesideAServer):
 
     def test_what_cannot_be_answered_is_said_beside_the_rows_in_every_form(self) -> None:
         for form in ("--tsv", "--csv"):
-            rows = self.taba("who", "odd", form, error="(?s)^odd: .*NoSuchType")
+            rows = self.taba("who", "odd", form, code=1, error="(?s)^odd: .*NoSuchType")
             self.assertEqual(len(rows.splitlines()), 1, form)
-        self.taba("who", "odd", error="(?s)^odd: .*NoSuchType")
+        self.taba("who", "odd", code=1, error="(?s)^odd: .*NoSuchType")
         self.assertIn("NoSuchType", json.loads(self.taba("who", "odd", "--json"))["odd"]["error"])
         for command in ("agg", "proj"):
             self.assertIn("NoSuchType", self.taba(command, "odd", "--tsv"), command)
@@ -134,8 +134,18 @@ class Forms(BesideAServer):
     def test_a_name_that_is_not_there_is_said_once_and_waited_for(self) -> None:
         done = self.services.taba("watch", "render_second", "--until", "1m.count > 1", "--within", "0.01")
         self.assertEqual(done.returncode, 124)
-        self.assertEqual(done.stderr.count("no Tab 'render_second' yet"), 1)
+        self.assertEqual(done.stderr.count("waiting: no Tab 'render_second'; "), 1)
         self.assertIn("did you mean render_seconds?", done.stderr)
+        self.taba(
+            "watch",
+            "hits",
+            "--until",
+            "1m.cuont > 1",
+            "--within",
+            "0.01",
+            code=124,
+            error="(?s)^[^:]*: waiting: hits has nothing at 1m.cuont;.*not 1m.cuont > 1",
+        )
         self.taba("get", "render_second", "count", code=1, error=r"did you mean render_seconds\?")
 
     def test_a_note_is_kept_and_shown(self) -> None:
@@ -150,10 +160,12 @@ class Forms(BesideAServer):
         self.services.query.post_events("web/9", [{"tab": "odd2", "type": "NoSuchType", "value": 1}])
         self.taba("dead-letters", "--discard", code=2, error="--yes")
         self.taba("dead-letters", "--yes", code=2, error="go with --discard")
-        self.assertRegex(self.taba("dead-letters", "--discard", "--dry-run"), r"^discard: [12] dead letters would be given up\n")
+        self.assertRegex(
+            self.taba("dead-letters", "--discard", "--dry-run"), r"^discard: (1 dead letter|2 dead letters) would be given up\n"
+        )
         self.assertRegex(self.on_terminal("dead-letters", "--discard", said=b"n\n", code=130), r"for ever\?")
         self.assertIn("odd2", self.taba("dead-letters"))
-        self.assertRegex(self.on_terminal("dead-letters", "--discard", said=b"y\n"), r"discard: [12] dead letters given up")
+        self.assertRegex(self.on_terminal("dead-letters", "--discard", said=b"y\n"), r"discard: (1 dead letter|2 dead letters) given up")
         self.assertEqual(self.taba("dead-letters"), "")
         self.services.query.post_events("web/1", [{"tab": "odd", "type": "NoSuchType", "value": 1}])
 

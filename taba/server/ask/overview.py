@@ -17,9 +17,10 @@ from copy import copy
 from typing import Any, NamedTuple
 
 from taba import paths
-from taba.bounds import MAX_ROWS
+from taba.bounds import MAX_EXACT_INT, MAX_ROWS
 from taba.history import Steps
 from taba.names import bucket_of
+from taba.server.ask.answering import answerable
 from taba.server.ask.choosing import Chosen
 from taba.server.ask.filters import Filter
 from taba.server.ask.query import QUIET_SECONDS, Aggregated, Asked, Query, Unanswered
@@ -33,6 +34,8 @@ MOVES, NAME = "moves", "name"
 FIGURES = ("rate", "trend", "1m", "1h", "p50", "p99", "max", "clients", "value")
 SORTS = (MOVES, NAME, *FIGURES)
 MAX_HELD = 100_000  # Clients of one Tab whose figures are compared: some 20 MB
+
+MAX_OFFERED = 12  # places of figures that are named where none was meant
 
 _SHARED = ("1h.count", "count", "value", "distinct", "sum")  # of which Clients have their shares, where nobody says which figure
 
@@ -81,11 +84,12 @@ class Overview:
         used: str | None = None
         error: str | None = None
         found: list[tuple[float, str]] = []
+        odd: Any = None  # the first Projection without that figure
         async for item in self._query.projections(asked):
             if item.tab != tab:
                 if tab is not None:
-                    yield tab, _shares(used, found, limit, error)
-                tab, used, error, found = item.tab, None, None, []
+                    yield tab, _shares(used or path, found, limit, error or _why_none(path, found, odd))
+                tab, used, error, found, odd = item.tab, None, None, [], None
             for client, projection in item.projections.items():
                 if isinstance(projection, Unanswered):
                     error = error or projection.error
@@ -93,6 +97,7 @@ class Overview:
                 at = used or path or next((one for one in _SHARED if paths.first(projection, [one]) is not None), "")
                 value = _finite(paths.first(projection, [at]) if at else None)
                 if value is None:
+                    odd = projection if odd is None else odd
                     continue
                 if len(found) >= MAX_HELD:
                     error = f"more than {MAX_HELD:,} Clients: those after them are left out; client= or client_match= says which are meant"
@@ -100,7 +105,7 @@ class Overview:
                 used = at
                 found.append((value, client))
         if tab is not None:
-            yield tab, _shares(used, found, limit, error)
+            yield tab, _shares(used or path, found, limit, error or _why_none(path, found, odd))
 
     async def _rows(self, asked: Asked, tabs: Sequence[str], moving: Mapping[str, int]) -> list[dict[str, Any]]:
         buckets = {tab: bucket_of(tab, self._query.buckets) for tab in tabs}
@@ -152,9 +157,11 @@ def _rated(row: Mapping[str, Any], moved: int) -> dict[str, Any]:
 
 
 def _finite(value: float | None) -> float | None:
-    """`value` as JSON has it; None where it is none, or beyond what a float holds."""
+    """`value` as JSON has it, a whole one without a fraction; None where it is none, or beyond what a float holds."""
     try:
-        return value if value is not None and math.isfinite(value) else None
+        if value is None or not math.isfinite(value):
+            return None
+        return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= MAX_EXACT_INT else value
     except OverflowError:
         return None
 
@@ -164,6 +171,17 @@ def _total(values: Sequence[float]) -> float | None:
         return _finite(math.fsum(values)) if values else None
     except OverflowError:
         return None
+
+
+def _why_none(path: str | None, found: Sequence[Any], odd: Any) -> str | None:
+    """Why no Client has a share, where none of those that were read has a number at `path`."""
+    if found or odd is None:
+        return None
+    content = answerable(odd)
+    places = [place for place, value in paths.leaves(content) if paths.first(content, [place]) is not None]
+    offered = ", ".join(places[:MAX_OFFERED]) + (", …" if len(places) > MAX_OFFERED else "")
+    there = f"numbers are at {offered}" if places else "what it shows has no numbers by name"
+    return f"no number at {path}; {there}" if path else f"nothing of which Clients have shares unless path= says it; {there}"
 
 
 def _shares(path: str | None, found: list[tuple[float, str]], limit: int, error: str | None) -> dict[str, Any]:

@@ -77,7 +77,8 @@ class Discard:
 
 def said(events: int, is_dry_run: bool) -> str:
     """What came of it."""
-    return f"{events} dead letters would be given up" if is_dry_run else f"{events} dead letters given up"
+    letters = "1 dead letter" if events == 1 else f"{events} dead letters"
+    return f"{letters} would be given up" if is_dry_run else f"{letters} given up"
 
 
 def _dead(pairs: Sequence[bytes]) -> Counter[bytes]:

@@ -157,7 +157,12 @@ class Rows(ServerCase):
         self.assertAlmostEqual(one["skew"], 5 / 3)
         self.assertEqual((await self.get(server, "/v1/who?name=slow&path=1h.max&limit=1"))["slow"]["greatest"][0]["value"], 5)
         nothing = (await self.get(server, "/v1/who?name=slow&path=1h.nothing"))["slow"]
-        self.assertEqual((nothing["clients"], nothing["greatest"], nothing["skew"]), (0, [], None))
+        self.assertEqual((nothing["path"], nothing["clients"], nothing["greatest"], nothing["skew"]), ("1h.nothing", 0, [], None))
+        self.assertIn("no number at 1h.nothing; numbers are at 1m.count, ", nothing["error"])
+        await self.post(server, events("texts", "Gauge", ["on"]) + events("names", "Buffer", ["on"]))
+        texts = await self.get(server, "/v1/who?name=texts&name=names")
+        self.assertIn("unless path= says it; numbers are at time", texts["texts"]["error"])
+        self.assertIn("what it shows has no numbers by name", texts["names"]["error"])
         for bad in ("path=.", "limit=0", f"limit={bounds.MAX_WHO + 1}"):
             self.assertEqual((await self.ask(server, f"/v1/who?{bad}")).status, 400, bad)
         self.patch(overview, "MAX_HELD", 5)
