@@ -52,6 +52,7 @@ def run(path: Path, server_url: str, agent_url: str) -> None:
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks(path.read_text()):
         code = block.code.replace("http://127.0.0.1:8280", server_url).replace("http://127.0.0.1:8279", agent_url)
+        code = code.replace("8125", os.environ.get("STATSD_PORT", "8125"))
         place = f"{path.name}:{block.line}"
         if block.language == "python":
             # blank lines before it, so that a traceback has the document's own line numbers

@@ -21,6 +21,7 @@ from taba.query import Query
 from taba.server.options import ServerOptions
 from taba.server.service import Server
 from tests.needs import needs_program
+from tests.processes import free_port
 from tests.server.running import options_of
 from tests.services import ROOT, Services
 
@@ -30,17 +31,19 @@ REFERENCE, OPERATIONS = ROOT / "docs" / "reference.md", ROOT / "docs" / "operati
 
 @pytest.mark.real
 class Examples(SynchronousTestCase):
-    def run_document(self, name: str) -> None:
+    def run_document(self, name: str, *agent: str, **environ: str) -> None:
         needs_program("curl")
         services = Services()
         self.addCleanup(services.stop)
         services.start_server()
-        services.start_agent()
+        services.start_agent(*agent)
         commands = services.directory / "bin"
         commands.mkdir()
         (commands / "taba").write_text(f'#!/bin/sh\nexec {sys.executable} -m taba.cli.main "$@"\n')
         (commands / "taba").chmod(0o755)
-        done = services.run("-m", "tests.documents", str(ROOT / name), timeout=180, PATH=f"{commands}:{services.environ['PATH']}")
+        done = services.run(
+            "-m", "tests.documents", str(ROOT / name), timeout=180, PATH=f"{commands}:{services.environ['PATH']}", **environ
+        )
         self.assertEqual(done.returncode, 0, done.stderr)
 
     def test_the_readme_runs(self) -> None:
@@ -54,6 +57,10 @@ class Examples(SynchronousTestCase):
 
     def test_operations_run(self) -> None:
         self.run_document("docs/operations.md")
+
+    def test_statsd_runs(self) -> None:
+        port = str(free_port())
+        self.run_document("docs/statsd.md", "--statsd", f"udp:{port}", STATSD_PORT=port)
 
     def test_prometheus_and_grafana_run(self) -> None:
         self.run_document("docs/prometheus.md")

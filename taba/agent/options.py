@@ -8,9 +8,11 @@ from taba.agent.outbox import DEFAULT_OUTBOX_BYTES, MAX_OUTBOX_BYTES, MIN_OUTBOX
 from taba.agent.spool import DEFAULT_SPOOL_BYTES, MIN_SPOOL_BYTES
 from taba.bounds import MiB
 from taba.client.producer import group_of
+from taba.errors import ConfigurationError
 from taba.listening import LISTENING_OPTIONS
 from taba.names import check_agent
 from taba.options import Option, ServiceOptions, byte_count, checked_state_directory, file_path, http_url, listen
+from taba.receiving import receiving
 
 
 def _directory(text: str) -> Path:
@@ -61,6 +63,13 @@ class Options(ServiceOptions):
             _group,
             variable="TABA_RING_GROUP",
         ),
+        Option(
+            "statsd",
+            "",
+            "Where StatsD and DogStatsD are received, such as udp:8125; may be repeated. Off loopback only with --insecure",
+            receiving,
+            repeatable=True,
+        ),
         Option("spool", "", "Directory for batches that no Server takes; default is the state directory", _directory),
         Option("spool-bytes", f"{DEFAULT_SPOOL_BYTES // MiB} MiB", "Bound of the spool", byte_count(MIN_SPOOL_BYTES, 2**50)),
         Option(
@@ -73,5 +82,8 @@ class Options(ServiceOptions):
 
     def postOptions(self) -> None:
         super().postOptions()
+        for address in self["statsd"]:
+            if not address.is_local and not self["insecure"]:
+                raise ConfigurationError("--statsd", address.text, "is reached from other hosts, which takes --insecure")
         if self["spool"] is None:
             self["spool"] = checked_state_directory(self.environ)

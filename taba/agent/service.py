@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ from taba.agent.credentials import Credentials, credentials_of
 from taba.agent.forward import client_over, connection_pool
 from taba.agent.home import CannotOpen, Home
 from taba.agent.http import Routes
+from taba.agent.inputs import STATSD, Input, Inputs
 from taba.agent.loop import LAST_DRAIN_FAILS, Loop, Surroundings, words
 from taba.agent.options import Options
 from taba.agent.problems import Room
@@ -29,6 +31,7 @@ from taba.clocks import boot_id, boot_seconds, make_monotonic
 from taba.connections import make_site
 from taba.errors import ConfigurationError, TabaError
 from taba.listening import Front, front_of, listen_at, on_hangup, raise_descriptor_limit
+from taba.receiving import Address
 from taba.ring import SHM_DIRECTORY as SHM
 
 log = Logger()
@@ -56,7 +59,9 @@ class AgentService(service.Service):
         is_daemon: bool = False,
         credentials: Credentials | None = None,
         ring_group: int | None = None,
+        statsd: Sequence[Address] = (),
     ):
+        self._statsd = statsd
         self._ring_group = ring_group
         self._credentials = credentials or Credentials()
         self._reactor = reactor
@@ -108,6 +113,9 @@ class AgentService(service.Service):
             raise self._exit(f"--spool: {str(self._directory)!r}: what an earlier Agent left cannot be read: {words(error)}") from None
         self._life = Life(log, loop.keeper, loop.dispatch)
         routes = Routes(loop.pump, home.keys, self.status, loop.clock, self.unix_now, loop.forwarder.pump)
+        environ = {**os.environ, "TABA_AGENT": self.agent}
+        self._inputs = Inputs([Input(self._reactor, STATSD, one, self.agent, self._shm, environ, self._random) for one in self._statsd])
+        self._inputs.start()  # before the port is open: who finds the Agent finds them
         outcome: list[Any] = []
         self._site = make_site(routes.api(self._front.guard))
         defer.ensureDeferred(listen_at(self._front, self._site, self._reactor)).addBoth(outcome.append)
@@ -132,6 +140,7 @@ class AgentService(service.Service):
         loop.start()
 
     async def _stop(self) -> None:
+        await self._inputs.stop()  # what they record is drained below
         self.loop.stop()
         if self._port is not None:
             await self._port.stopListening()
@@ -199,12 +208,14 @@ class AgentService(service.Service):
         loop = self.loop
         servers = list(loop.dispatch.servers.values())
         now, keys = self._reactor.seconds(), loop.home.keys.count
-        return describe(self.agent, loop.keeper, loop.pump, servers, self.problems(), now, self.unix_now(), keys)
+        inputs = self._inputs.describe()
+        return describe(self.agent, loop.keeper, loop.pump, servers, self.problems(), now, self.unix_now(), keys, inputs)
 
     def look(self) -> dict[str, str]:
         """What needs a person now: sentences, by a key each."""
         heard = [*self._site.problems(self.unix_now()), *self._credentials.problems(list(self.loop.dispatch.servers))]
-        return self.loop.problems({f"strangers {place}": problem for place, problem in enumerate(heard)})
+        strangers = {f"strangers {place}": problem for place, problem in enumerate(heard)}
+        return self.loop.problems({**strangers, **self._inputs.look(self._reactor.seconds())})
 
     def problems(self) -> list[str]:
         """The same sentences, in order."""
@@ -236,4 +247,5 @@ def makeService(options: Options) -> AgentService:
         is_daemon=not (getattr(options, "parent", None) or {}).get("nodaemon", True),
         credentials=credentials,
         ring_group=options["ring-group"],
+        statsd=list({address.text: address for address in options["statsd"]}.values()),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import taba
@@ -14,7 +14,7 @@ from taba.agent.keys import MAX_KEYS
 from taba.agent.pump import RingPump
 from taba.agent.tallies import MAX_GONE
 from taba.exposition import Exposed, Point, counter, gauge
-from taba.series import GAUGE
+from taba.series import COUNTER, GAUGE
 
 MAX_RINGS_SHOWN = 1000
 
@@ -28,6 +28,7 @@ def describe(
     now: float,
     unix_now: float,
     keys: int = 0,
+    inputs: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The content of `GET /v1/status`; `keys`: how many Idempotency-Keys are remembered."""
     rings, live = pump.rings, pump.live_drops()
@@ -100,6 +101,7 @@ def describe(
             }
             for refusal in keeper.refusals
         ],
+        "inputs": list(inputs),
         "problems": problems,
     }
 
@@ -125,10 +127,24 @@ def as_families(content: dict[str, Any]) -> list[Exposed]:
             content["sums"]["left_out"],
             "reason",
         ),
+        *_of_inputs(content["inputs"]),
         gauge("taba_servers_healthy", "Servers that answer.", sum(bool(server["healthy"]) for server in servers)),
         gauge("taba_servers", "Servers that are known.", len(servers)),
         gauge("taba_problems", "Sentences of taba status: what needs a person.", len(content["problems"])),
     ]
+
+
+def _of_inputs(inputs: Sequence[Mapping[str, Any]]) -> list[Exposed]:
+    """What inputs count, one series for each of them and each count."""
+    if not inputs:
+        return []
+    name = "taba_input_total"
+    points = [
+        Point(name, {"kind": one["kind"], "address": one["address"], "what": what}, float(count))
+        for one in inputs
+        for what, count in one["counts"].items()
+    ]
+    return [Exposed(name, COUNTER, "What inputs received, and what became of it.", points)]
 
 
 def as_text(content: dict[str, Any]) -> str:
@@ -140,5 +156,7 @@ def as_text(content: dict[str, Any]) -> str:
     lines.append(f"outbox: {outbox['batches']} batches, {outbox['used_bytes']} of {outbox['bytes']} bytes")
     lines.append(f"spool: {spool['batches']} batches, {spool['used_bytes']} of {spool['bytes']} bytes")
     lines += [f"Server {server['url']}: {'healthy' if server['healthy'] else 'failing'}" for server in content["servers"]]
+    for one in content["inputs"]:
+        lines.append(f"{one['kind']} {one['address']}: {one['state']}, {one['counts']['lines']} lines, {one['counts']['events']} events")
     lines += [f"problem: {problem}" for problem in content["problems"]]
     return "\n".join(lines) + "\n"

@@ -20,6 +20,7 @@ STATUS = {
     "outbox": {"bytes": 100, "used_bytes": 10, "batches": 4},
     "spool": {"bytes": 1000, "used_bytes": 20, "batches": 5},
     "servers": [{"healthy": True}, {"healthy": False}],
+    "inputs": [{"kind": "statsd", "address": "udp:1", "counts": {"lines": 9, "kernel": 3}}],
     "problems": ["one", "two"],
 }
 
@@ -53,6 +54,7 @@ class Scrapes(SynchronousTestCase):
             ("taba_rings", (), 3.0),
             ("taba_outbox_used_bytes", (), 10.0),
             ("taba_spool_batches", (), 5.0),
+            ("taba_input_total", ("udp:1", "statsd", "kernel"), 3.0),
             ("taba_servers_healthy", (), 1.0),
             ("taba_servers", (), 2.0),
             ("taba_problems", (), 2.0),

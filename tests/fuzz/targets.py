@@ -20,6 +20,7 @@ from taba.agent.reader import Ring
 from taba.agent.spool import Spool
 from taba.batch import Column, Header, Meaning, Sent, Verdict
 from taba.errors import MalformedBatch, NoVerdicts
+from taba.inputs.statsd import Room
 from taba.ring import MalformedRing
 from taba.server.prometheus import syntax
 from taba.tokens import parse_tokens
@@ -276,6 +277,27 @@ def take_question(content: bytes) -> None:
         assert all(place < part < len(nodes) for part in getattr(node, "parts", ())), "a part does not stand behind what is made of it"
 
 
+def _lines() -> list[bytes]:
+    return [
+        b"a.b:1|c|@0.1|#k:v,u\nt:250:3.5|ms\r\ng:+4|g|T12\ns:\xc3\xa9|s",
+        b"h:1e3:-2|h|@0.3|c:ci-1|#le:1,0a:b\n_e{1,1}:a|b\n_sc|x|0\n\nbad",
+    ]
+
+
+def take_lines(content: bytes) -> None:
+    """… and what lines say does not hang on how they are packed."""
+
+    def heard(packets: list[bytes]) -> tuple[list[Any], list[int]]:
+        events: list[Any] = []
+        room = Room(lambda *named: lambda *event: events.append((named, event)))
+        for packet in packets:
+            for record, value, time in room.reader("a").read(packet):
+                record(value, time)
+        return events, room.counts.tolist()
+
+    assert heard([content]) == heard([line + b"\n" for line in content.split(b"\n")]), "lines mean something else in another packet"
+
+
 TARGETS = {
     "batch": Target(take_batch, _batches),
     "envelope": Target(take_envelope, _envelopes),
@@ -283,6 +305,7 @@ TARGETS = {
     "events": Target(take_events, _posts),
     "value": Target(take_value, _values),
     "question": Target(take_question, _questions),
+    "statsd": Target(take_lines, _lines),
     "tokens": Target(take_tokens, _tokens),
     "directory": Target(take_directory, _directories),
     "ring": Target(take_ring, _patches, 20),

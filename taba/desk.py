@@ -1,0 +1,207 @@
+"""The desk of an input: the page of shared memory at which it works, and at which its Agent reads how it does.
+
+1. What an input takes from a socket lies here from the moment that the kernel gives it: of one that is killed, the next one finds what was
+   in its hand, and how much of that was recorded.
+2. There are two sheets, used in turn. A sheet is cleared, then `ready` names it, then the kernel writes to it: a killed input had
+   something in its hand if `ready` is one more than `done`, and its sheet is not empty.
+3. The counts are written to that of two rows which `done` does not name; one store of `done` then says both that the sheet is done
+   with and that its counts hold.
+4. One writes, others read: nobody takes what is read here for more than figures.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+from array import array
+from typing import NamedTuple
+
+from taba.ring import SHM_DIRECTORY
+
+COUNTS = (
+    "packets",
+    "lines",
+    "events",
+    # what was not understood
+    "bad_line",
+    "bad_value",
+    "bad_type",
+    "bad_rate",
+    "bad_time",
+    "bad_name",
+    "long_line",
+    "not_utf8",
+    # what was understood, and has no Tab
+    "event",
+    "service_check",
+    # what is recorded otherwise than it came
+    "tags_left_out",
+    "names_changed",
+    "gauges_from_zero",
+    "parts_forgotten",
+    # what was lost on the way, or nearly
+    "cut",
+    "unsure",
+    "given_up",
+    "kernel",
+    "beyond_origins",
+    "connections_refused",
+)
+"""What an input counts, in this order."""
+PLACE = {name: place for place, name in enumerate(COUNTS)}
+NOT_UNDERSTOOD = COUNTS[PLACE["bad_line"] : PLACE["event"]]
+
+MAGIC = int.from_bytes(b"tabadsk1", "little")
+MAX_COUNTS = 64
+SHEET_BYTES = 1 << 16  # the largest datagram that UDP has
+EXAMPLE_BYTES = 256  # its length in the first eight
+_PAGE = 4096
+DESK_BYTES = _PAGE + 2 * SHEET_BYTES
+
+# words of the page
+_MAGIC, _READY, _DONE, _PROGRESS, _LENGTH, _TRIES, _UNSURE = range(7)
+_ORIGIN, _ORIGIN_BYTES = 8, 64  # the length first
+_ROWS = 16, 16 + MAX_COUNTS
+_EXAMPLE = (16 + 2 * MAX_COUNTS) * 8
+
+_ZEROS = bytes(SHEET_BYTES)
+
+
+class Held(NamedTuple):
+    """What a killed input had in its hand: from where, what, how many of its Events were begun, and of how many nobody can say."""
+
+    origin: bytes
+    content: bytes
+    begun: int
+    unsure: int  # begun, and perhaps not recorded: one for each kill
+    tries: int  # of earlier inputs to record the rest
+
+
+def desk_path(agent: str, address: str, directory: str = SHM_DIRECTORY) -> str:
+    """Where the desk of an Agent's input at this address lies."""
+    return os.path.join(directory, f"taba-input.{agent}.{hashlib.blake2b(address.encode(), digest_size=8).hexdigest()}")
+
+
+def open_desk(path: str) -> int:
+    """A descriptor of the desk there, which is made where there is none, or what is there is none. Raises OSError."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        status = os.fstat(descriptor)
+        if status.st_uid != os.geteuid() or status.st_mode & 0o177:
+            raise PermissionError(1, "belongs to somebody else, or is open to others", path)
+        if status.st_size != DESK_BYTES or os.pread(descriptor, 8, 0) != MAGIC.to_bytes(8, "little"):
+            os.ftruncate(descriptor, 0)
+            os.posix_fallocate(descriptor, 0, DESK_BYTES)  # a full file system raises here, and kills nobody at the first write
+            os.pwrite(descriptor, MAGIC.to_bytes(8, "little"), 0)
+        return descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+class Desk:
+    """A desk, mapped. `sheet()`, `hold()`, `progress` and `done()` are the input's, in this order, once for each packet."""
+
+    def __init__(self, descriptor: int):
+        self._mapping = mmap.mmap(descriptor, DESK_BYTES)
+        self._content = memoryview(self._mapping)
+        self._words = self._content.cast("Q")
+        self._sheets = tuple(self._content[_PAGE + place * SHEET_BYTES :][:SHEET_BYTES] for place in (0, 1))
+        self._number = self._words[_DONE]
+        self._dirty = [SHEET_BYTES, SHEET_BYTES]
+        self.progress = self._words[_PROGRESS : _PROGRESS + 1]  # 2i + 1: Event i is begun; 2i + 2: it is recorded
+
+    def close(self) -> None:
+        """Unmap it."""
+        for view in (self.progress, *self._sheets, self._words, self._content):
+            view.release()
+        self._mapping.close()
+
+    # --- the input's ---
+
+    def held(self) -> Held | None:
+        """What an input before had in its hand when it was killed; counts one more try."""
+        words = self._words
+        done = words[_DONE]
+        if words[_READY] != done + 1:
+            return None
+        sheet = self._sheets[(done + 1) & 1]
+        length = min(words[_LENGTH], SHEET_BYTES)
+        content = bytes(sheet[:length]) if length else bytes(sheet).rstrip(b"\0")  # killed before it could say how much there is
+        if not content:
+            return None
+        self._number, self._dirty[(done + 1) & 1] = done + 1, SHEET_BYTES
+        tries = words[_TRIES]
+        words[_TRIES] = tries + 1
+        if words[_PROGRESS] & 1:
+            words[_UNSURE] += 1
+            words[_PROGRESS] += 1
+        origin = self._bytes(8 * _ORIGIN, _ORIGIN_BYTES) if length else b""
+        return Held(origin, content, words[_PROGRESS] // 2, words[_UNSURE], tries)
+
+    def sheet(self) -> memoryview:
+        """An empty sheet, to which the kernel may write."""
+        number = self._number = self._words[_DONE] + 1
+        words, place = self._words, number & 1
+        sheet, dirty = self._sheets[place], self._dirty[place]
+        sheet[:dirty] = _ZEROS[:dirty]
+        self._dirty[place] = 0
+        words[_LENGTH] = words[_PROGRESS] = words[_TRIES] = words[_UNSURE] = 0
+        words[_READY] = number
+        return sheet
+
+    def hold(self, length: int, origin: bytes) -> bytes:
+        """The kernel wrote so much, from there: the content."""
+        place = self._number & 1
+        self._dirty[place] = length
+        self._put(8 * _ORIGIN, _ORIGIN_BYTES, origin)
+        self._words[_LENGTH] = length
+        return bytes(self._sheets[place][:length])
+
+    def done(self, counts: array[int]) -> None:
+        """All of it is recorded, and these are all counts from now on."""
+        row = _ROWS[self._number & 1]
+        self._words[row : row + len(counts)] = memoryview(counts)
+        self._words[_DONE] = self._number
+
+    def count(self, counts: array[int]) -> None:
+        """These are all counts from now on; there is nothing in hand."""
+        self.sheet()
+        self.done(counts)
+
+    def show(self, example: bytes) -> None:
+        """An example of what was not understood."""
+        self._put(_EXAMPLE, EXAMPLE_BYTES, example)
+
+    # --- whoever reads ---
+
+    def counts(self, number: int) -> list[int]:
+        """The first so many counts, as of one moment."""
+        for _ in range(3):  # two packets later the row is another's
+            done = self._words[_DONE]
+            row = _ROWS[done & 1]
+            found = list(self._words[row : row + number])
+            if self._words[_DONE] - done < 2:
+                break
+        return found
+
+    @property
+    def packets(self) -> int:
+        """How often something was done with since there is a desk: it grows once an input works at it, and each second then."""
+        return self._words[_DONE]
+
+    @property
+    def example(self) -> bytes:
+        """The example that was shown last."""
+        return self._bytes(_EXAMPLE, EXAMPLE_BYTES)
+
+    def _put(self, begin: int, size: int, content: bytes) -> None:
+        content = content[: size - 8]
+        self._words[begin // 8] = len(content)
+        self._content[begin + 8 : begin + 8 + len(content)] = content
+
+    def _bytes(self, begin: int, size: int) -> bytes:
+        return bytes(self._content[begin + 8 : begin + 8 + min(self._words[begin // 8], size - 8)])

@@ -1,0 +1,82 @@
+"""Under which Client what comes goes: one for each origin, with a ring of its own, for the first MAX_ORIGINS; the rest under one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from taba.inputs.statsd import Reader, Record, Room
+
+MAX_ORIGINS = 64  # a ring each, and to whoever looks at a Gauge a Client
+OTHERS = "others"  # the origin of what comes from further ones
+SILENT_SECONDS = 600.0  # for which one that is silent keeps its place when another wants it
+_FOREIGN = re.compile(r"[^A-Za-z0-9_.:]")
+
+
+class Origin:
+    """What is known of one origin."""
+
+    __slots__ = ("heard", "name", "reader")
+
+    def __init__(self, name: str, reader: Reader, heard: float):
+        self.name, self.reader, self.heard = name, reader, heard
+
+
+class Place(NamedTuple):
+    """Where what comes from somewhere goes; `is_own`: under a Client of its own."""
+
+    origin: Origin
+    is_own: bool
+
+
+class Origins:
+    """Those that are known. `producer` makes one that records under the Client of an origin; `room` is what their readers share."""
+
+    def __init__(self, producer: Callable[[str], Any]):
+        self.room = Room(self._tab)
+        self._make = producer
+        self._producers: dict[str, Any] = {}
+        self._known: dict[str, Origin] = {}
+
+    def place(self, name: str, now: float) -> Place:
+        """Where what comes from the origin `name` goes."""
+        origin = self._known.get(name)
+        if origin is None:
+            if name != OTHERS and len(self._known) - (OTHERS in self._known) >= MAX_ORIGINS and not self._give_up_one(now):
+                return Place(self.place(OTHERS, now).origin, False)
+            origin = self._known[name] = Origin(name, self.room.reader(name), now)
+        origin.heard = now
+        return Place(origin, name != OTHERS)
+
+    def renew(self) -> None:
+        """All rings are left, and all Tabs forgotten: once what was read is recorded, where the room is full."""
+        self._known.clear()
+        self.room.drop_all()
+        for producer in self._producers.values():
+            producer.stop()
+        self._producers.clear()
+
+    def _tab(self, origin: str, name: str, type: str, unit: str) -> Record:
+        producer = self._producers.get(origin)
+        if producer is None:
+            producer = self._producers[origin] = self._make(origin)
+        record: Record = producer.tab(name, type, unit).record
+        return record
+
+    def _give_up_one(self, now: float) -> bool:
+        """Make room: the origin that is silent for longest goes, if that is long."""
+        silent = min((one for one in self._known.values() if one.name != OTHERS), key=lambda one: one.heard)
+        if now - silent.heard < SILENT_SECONDS:
+            return False
+        del self._known[silent.name]
+        self.room.drop(silent.name)
+        producer = self._producers.pop(silent.name, None)
+        if producer is not None:
+            producer.stop()
+        return True
+
+
+def client_of(host: str, kind: str, origin: str) -> str:
+    """The client id under which an input of this kind records what comes from an origin."""
+    return f"{host}:{kind}/{_FOREIGN.sub('_', origin)}"[:200]

@@ -1,0 +1,262 @@
+"""An input's process: `python -m taba.inputs.process KIND ADDRESS KERNEL`. Started by an Agent, not by people.
+
+1. Descriptor 3 is the socket, which the Agent holds as well: what the kernel has for this process outlives it. Descriptor 4 is the desk.
+2. Whatever is recorded is in rings of this process, which outlive it, too. What it had in its hand when it was killed lies on the desk.
+3. When its standard input ends, as its Agent wants it or has died in whatever way, nothing more is let in, what the kernel holds is
+   recorded, and it ends.
+4. It never waits for a ring: one that is full drops, and counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+from time import monotonic
+from typing import Any
+
+from taba.bounds import MiB
+from taba.client import _ports
+from taba.client.identity import host
+from taba.client.producer import Producer
+from taba.desk import COUNTS, PLACE, SHEET_BYTES, Desk
+from taba.inputs.origins import OTHERS, Origin, Origins, client_of
+from taba.inputs.statsd import MAX_LINE_BYTES
+from taba.receiving import Address, receiving
+
+LIFE, SOCKET, DESK = 0, 3, 4  # descriptors
+RING_BYTES = 4 * MiB  # unless TABA_RING_BYTES says otherwise: room for the Tabs of many processes
+LOCAL = "local"  # the origin of what comes through a unix socket
+SOME_PACKETS = 256  # between two looks at all else
+LAST_PACKETS = 1_000_000  # more than a kernel holds, when the end comes
+LOOK_SECONDS = 1.0
+MAX_TRIES = 3  # to record what lay in a killed process's hand: whatever kills each of them is in it
+MAX_CONNECTIONS = 256  # the one that is silent for longest goes
+CHUNK_BYTES = 1 << 16  # of a connection at once
+SO_MEMINFO, MEMINFO = 55, struct.Struct("9I")  # from asm-generic/socket.h; the last of the words is how many packets found no room
+
+
+class Connection:
+    """One TCP connection; `rest` is the beginning of a line whose end has not come, or None while a line that is too long goes by."""
+
+    def __init__(self, channel: socket.socket, name: str, now: float):
+        self.channel, self.name, self.heard = channel, name, now
+        self.rest: bytes | None = b""
+
+
+class Input:
+    """Receives at one address. `record` is what is done with a packet's content; all else is when, and from where."""
+
+    def __init__(self, address: Address, channel: socket.socket, desk: Desk, origins: Origins, kernel: int):
+        self._address, self._socket, self._desk, self._origins, self._kernel = address, channel, desk, origins, kernel
+        self._counts = origins.room.counts
+        for place, count in enumerate(desk.counts(len(COUNTS))):
+            self._counts[place] = count
+        channel.setblocking(False)
+        self._poll = select.poll()
+        self._poll.register(channel, select.POLLIN)
+        self._connections: dict[int, Connection] = {}
+        self._now = monotonic()
+        self._example = b""
+        self.is_ending = False
+
+    # --- what comes ---
+
+    def take_up(self) -> None:
+        """Record the rest of what an input before this one had in its hand when it was killed."""
+        held = self._desk.held()
+        if held is None:
+            return
+        if held.tries >= MAX_TRIES:
+            self._counts[PLACE["given_up"]] += 1
+            self._desk.count(self._counts)
+            return
+        origin = self._origins.place(held.origin.decode("ascii", "replace") or OTHERS, self._now).origin
+        self._counts[PLACE["unsure"]] += held.unsure
+        self._record(origin, held.content, held.begun)
+
+    def _record(self, origin: Origin, content: bytes, done: int = 0) -> None:
+        """Record what a packet says, but for so many Events of it, and be done with it."""
+        self._counts[0] += 1
+        progress, at = self._desk.progress, 2 * done
+        found = origin.reader.read(content)
+        for record, value, time in found[done:] if done else found:
+            progress[0] = at + 1
+            record(value, time)
+            at += 2
+            progress[0] = at
+        self._desk.done(self._counts)
+        room = self._origins.room
+        if room.example:
+            self._desk.show(room.example)
+            room.example = b""
+        if room.is_full:
+            self._origins.renew()
+
+    def _take_packets(self, most: int) -> bool:
+        """Record up to so many datagrams; whether there may be more."""
+        channel, desk, record, place, counts = self._socket, self._desk, self._record, self._origins.place, self._counts
+        is_local, now, beyond = self._address.kind == "unix", self._now, PLACE["beyond_origins"]
+        for _ in range(most):
+            try:
+                length, sender = channel.recvfrom_into(desk.sheet(), SHEET_BYTES, socket.MSG_TRUNC)
+            except BlockingIOError:
+                return False
+            except OSError as error:  # what came of something that was sent to somebody: nothing is lost by it
+                print(f"receiving at {self._address.text}: {error.strerror}", file=sys.stderr)
+                return False
+            name = LOCAL if is_local else sender[0]
+            content = desk.hold(min(length, SHEET_BYTES), name.encode())
+            if length > SHEET_BYTES:  # its last line has no end here
+                counts[PLACE["cut"]] += 1
+                content = desk.hold(content.rfind(b"\n") + 1, name.encode())
+            origin, is_own = place(name, now)
+            if not is_own:
+                counts[beyond] += 1
+            record(origin, content)
+        return True
+
+    def _take_connections(self) -> bool:
+        """Accept those that wait; whether there may be more."""
+        try:
+            channel, sender = self._socket.accept()
+        except BlockingIOError:
+            return False
+        except OSError as error:  # it has gone, or there are no descriptors: a look later there may be
+            self._counts[PLACE["connections_refused"]] += 1
+            print(f"accepting at {self._address.text}: {error.strerror}", file=sys.stderr)
+            return False
+        channel.setblocking(False)
+        if len(self._connections) >= MAX_CONNECTIONS:
+            self._counts[PLACE["connections_refused"]] += 1
+            self._hang_up(min(self._connections.values(), key=lambda one: one.heard))
+        self._connections[channel.fileno()] = Connection(channel, sender[0], self._now)
+        self._poll.register(channel, select.POLLIN)
+        return True
+
+    def _take_chunk(self, connection: Connection) -> bool:
+        """Record the lines that a connection has ready; whether there may be more."""
+        try:
+            chunk = connection.channel.recv(CHUNK_BYTES)
+        except BlockingIOError:
+            return False
+        except OSError:  # it was reset: what lies before is recorded
+            chunk = b""
+        connection.heard = self._now
+        is_over = not chunk
+        lines, newline, rest = chunk.rpartition(b"\n")
+        if connection.rest is None:  # the end of a line that was counted
+            _, newline_of_it, lines = (lines + newline).partition(b"\n")
+            if newline_of_it:
+                connection.rest = rest
+        elif newline or is_over:
+            lines, connection.rest = connection.rest + (lines if newline else b""), rest
+        else:
+            lines, connection.rest = b"", connection.rest + rest
+        if connection.rest is not None and len(connection.rest) > MAX_LINE_BYTES:
+            self._counts[PLACE["long_line"]] += 1
+            self._counts[PLACE["lines"]] += 1
+            connection.rest = None
+        if lines:
+            origin, is_own = self._origins.place(connection.name, self._now)
+            if not is_own:
+                self._counts[PLACE["beyond_origins"]] += 1
+            self._desk.sheet()
+            self._record(origin, lines)
+        if is_over:
+            self._hang_up(connection)
+        return not is_over
+
+    def _hang_up(self, connection: Connection) -> None:
+        del self._connections[connection.channel.fileno()]
+        self._poll.unregister(connection.channel)
+        connection.channel.close()
+
+    # --- life ---
+
+    def run(self, life: int = LIFE) -> None:
+        """Receive until the other end of the pipe `life` is closed, or `is_ending` is set."""
+        self._poll.register(life, 0)  # its end is told unasked
+        next_look = 0.0
+        is_tcp = self._address.kind == "tcp"
+        while not self.is_ending:
+            ready = self._poll.poll(1000 * LOOK_SECONDS)
+            self._now = monotonic()
+            if self._now >= next_look:
+                next_look = self._now + LOOK_SECONDS
+                self._look()
+            for descriptor, _ in ready:
+                if descriptor == life:
+                    self.is_ending = True
+                elif descriptor in self._connections:
+                    self._take_chunk(self._connections[descriptor])
+                elif is_tcp:
+                    self._take_connections()
+                else:
+                    self._take_packets(SOME_PACKETS)
+        self._end()
+
+    def _look(self) -> None:
+        """Count what found no room in the kernel."""
+        if self._address.kind == "udp":
+            dropped = MEMINFO.unpack(self._socket.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, MEMINFO.size))[-1]
+            self._counts[PLACE["kernel"]] = self._kernel + dropped
+        self._desk.count(self._counts)
+
+    def _end(self) -> None:
+        """Let nothing more in, and record what the kernel has."""
+        address = self._address
+        if address.kind == "unix":
+            self._socket.shutdown(socket.SHUT_RD)  # who sends is told
+        elif address.kind == "udp":
+            # to a peer that nobody is: the kernel tells all others that nobody listens here
+            own = self._socket.getsockname()[0]
+            nobody = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(own, own)
+            with contextlib.suppress(OSError):  # then what comes until the end is recorded, and what comes after it is refused
+                self._socket.connect((nobody, 1))
+        if address.kind == "tcp":
+            while self._take_connections():
+                pass
+            self._socket.close()
+            for connection in list(self._connections.values()):
+                for _ in range(LAST_PACKETS):
+                    if not self._take_chunk(connection):
+                        break
+                if connection.channel.fileno() in self._connections:
+                    self._hang_up(connection)
+        else:
+            self._take_packets(LAST_PACKETS)
+            self._look()
+        self._desk.count(self._counts)
+
+
+def main(arguments: list[str]) -> None:
+    """Receive until the Agent ends, or says so."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the Agent gets it, too, and ends this one
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    kind, text, kernel = arguments
+    environ = {"TABA_RING_BYTES": str(RING_BYTES), **os.environ}
+    environ.pop("TABA_RING_GROUP", None)  # of the Agent's option: these rings are its own user's
+    environ.pop("TABA_CLIENT_ID", None)
+    ports: Any = _ports()
+
+    def producer(origin: str) -> Producer:
+        made = Producer(ports)
+        made.start(client_of(host(), kind, origin), environ)
+        return made
+
+    def end(*_: Any) -> None:
+        one.is_ending = True
+
+    one = Input(receiving(text), socket.socket(fileno=SOCKET), Desk(DESK), Origins(producer), int(kernel))
+    signal.signal(signal.SIGTERM, end)  # of whoever ends a whole group of processes; seen within a second
+    one.take_up()
+    one.run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,255 @@
+"""StatsD and DogStatsD without I/O: bytes in, what is to be recorded out.
+
+1. A line is `NAME:VALUE[:VALUE…]|TYPE[|@RATE][|#TAG,…][|T<seconds>]`; other fields, such as a container's id, are passed over.
+2. Nothing raises for what comes in. What is not understood is counted under a reason, and one example of it is kept.
+3. What reads a line costs in proportion to its length. What was learned of a name and its fields is remembered, and found by both at once.
+4. Nothing hangs on how lines are packed: the sums of a text are those of its lines, one at a time.
+
+| line | Type | Event |
+| --- | --- | --- |
+| `c` with `@r` | CounterGroup | the value ÷ r |
+| `ms` (÷ 1000), `h`, `d` with `@r` | PercentileGroup | `[value, 1/r]`; what 1/r has beyond a whole number is carried to the Tab's next |
+| `g`; `+n`, `-n` | Gauge | the value; the last one, and so much more |
+| `s` | Cardinality | the text |
+| `_e`, `_sc` | none | events and service checks are counted |
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Callable
+from math import isfinite
+from typing import Any, NamedTuple
+
+from taba.bounds import MAX_TIME
+from taba.desk import COUNTS, PLACE
+from taba.inputs.tabs import tab_name
+
+MAX_LINE_BYTES = 8192  # a line has one Tab: a name, 16 tags and some values; the same holds where lines come without packets
+MAX_REMEMBERED_BYTES = 512  # of a name and its fields together: longer ones are read anew each time
+MAX_REMEMBERED = 50_000  # names with their fields, of all origins together; with one more all are learned again
+MAX_TABS = 100_000  # of all origins together; then all of it begins anew, as if the process had
+LEAST_RATE = 1e-9  # one event of this rate stands for a billion, and no pair's number is beyond a float's whole ones
+EXAMPLE_BYTES = 200
+
+Record = Callable[[Any, "float | None"], object]  # a Tab's record(value, time)
+_SIMPLE = re.compile(rb"[0-9]{1,15}(?:\.[0-9]{1,30})?").fullmatch
+_NUMBER = re.compile(rb"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?").fullmatch
+_TYPES = {
+    b"c": "CounterGroup",
+    b"ms": "PercentileGroup",
+    b"h": "PercentileGroup",
+    b"d": "PercentileGroup",
+    b"g": "Gauge",
+    b"s": "Cardinality",
+}
+_LINES, _EVENTS, _BAD_VALUE = PLACE["lines"], PLACE["events"], PLACE["bad_value"]
+
+
+class Tab:
+    """A Tab, and what is carried from one of its values to the next: a gauge's value, or a part of an event."""
+
+    __slots__ = ("carried", "record")
+
+    def __init__(self, record: Record):
+        self.record = record
+        self.carried: float | None = None
+
+
+class Meant(NamedTuple):
+    """What a name and its fields mean: the Tab, by what its values are divided, and the rate where it makes pairs (else 1; 0: a text)."""
+
+    tab: Tab
+    kind: bytes
+    divisor: float
+    rate: float
+    time: float | None
+
+
+class Room:
+    """What the readers of one process remember together, and count."""
+
+    def __init__(self, tab: Callable[[str, str, str, str], Record], max_tabs: int = MAX_TABS):
+        """`tab` gives the record() of (origin, name, Type, unit)."""
+        self._tab, self._max_tabs = tab, max_tabs
+        self.counts = array("Q", bytes(8 * len(COUNTS)))
+        self.example = b""  # of the lines that were not understood: the last one's beginning
+        self._readers: dict[str, Reader] = {}
+        self.remembered = self.tabs = 0
+
+    def reader(self, origin: str) -> Reader:
+        """The reader of what comes from there: the same each time."""
+        found = self._readers.get(origin)
+        if found is None:
+            found = self._readers[origin] = Reader(origin, self)
+        return found
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are as many Tabs as there may be: once what was read is recorded, all is to begin anew."""
+        return self.tabs >= self._max_tabs
+
+    def drop(self, origin: str) -> None:
+        """Nothing more comes from there, or from a new one of that name."""
+        reader = self._readers.pop(origin, None)
+        if reader is not None:
+            self.remembered -= len(reader.known)
+            self.tabs -= len(reader.tabs)
+            self.counts[PLACE["parts_forgotten"]] += sum(1 for tab in reader.tabs.values() if tab.carried)
+
+    def drop_all(self) -> None:
+        """Begin anew."""
+        for origin in list(self._readers):
+            self.drop(origin)
+
+    def tab(self, reader: Reader, name: str, type: str, unit: str) -> Tab:
+        """The Tab of this reader's: the same each time."""
+        key = (name, type)
+        tab = reader.tabs.get(key)
+        if tab is None:
+            tab = reader.tabs[key] = Tab(self._tab(reader.origin, name, type, unit))
+            self.tabs += 1
+        return tab
+
+    def remember(self, reader: Reader, key: tuple[bytes, bytes], meant: Meant) -> None:
+        """Find it at once the next time."""
+        if self.remembered >= MAX_REMEMBERED:
+            for one in self._readers.values():
+                one.known.clear()
+            self.remembered = 0
+        reader.known[key] = meant
+        self.remembered += 1
+
+
+class Reader:
+    """Reads what comes from one origin."""
+
+    def __init__(self, origin: str, room: Room):
+        self.origin, self._room = origin, room
+        self.known: dict[tuple[bytes, bytes], Meant] = {}
+        self.tabs: dict[tuple[str, str], Tab] = {}
+
+    def read(self, content: bytes) -> list[tuple[Record, Any, float | None]]:
+        """The Events of a packet's lines, in order: whose record() takes which value and time. Never raises."""
+        if b"\r" in content:
+            content = content.replace(b"\r\n", b"\n").removesuffix(b"\r")
+        found: list[tuple[Record, Any, float | None]] = []
+        add, known, lines = found.append, self.known, 0
+        for line in content.split(b"\n"):
+            head, _, fields = line.partition(b"|")
+            name, _, text = head.partition(b":")
+            meant = known.get((name, fields))
+            if meant is None:
+                if not line:
+                    continue
+                lines += 1
+                self._learn(line, name, text, fields, found)
+                continue
+            lines += 1
+            tab, kind, divisor, rate, time = meant
+            if rate == 1.0 and _SIMPLE(text):
+                value = float(text) / divisor
+                if kind == b"g":
+                    tab.carried = value
+                add((tab.record, value, time))
+            else:
+                self._values(meant, line, text, found)
+        counts = self._room.counts
+        counts[_LINES] += lines
+        counts[_EVENTS] += len(found)
+        return found
+
+    def _learn(self, line: bytes, name: bytes, text: bytes, fields: bytes, found: list[tuple[Record, Any, float | None]]) -> None:
+        if len(line) > MAX_LINE_BYTES:
+            self._refuse("long_line", line)
+            return
+        if line.startswith((b"_e{", b"_sc|")):
+            self._count("event" if line.startswith(b"_e{") else "service_check")
+            return
+        meant = self._meant(line, name, fields)
+        if isinstance(meant, str):
+            self._refuse(meant, line)
+            return
+        if meant.time is None and len(name) + len(fields) <= MAX_REMEMBERED_BYTES:
+            self._room.remember(self, (name, fields), meant)
+        self._values(meant, line, text, found)
+
+    def _meant(self, line: bytes, name: bytes, fields: bytes) -> Meant | str:
+        """What the name and the fields of a line mean; where nothing, the reason."""
+        kind, *others = fields.split(b"|")
+        if not name or b":" not in line or not kind:
+            return "bad_line"
+        if kind not in _TYPES:
+            return "bad_type"
+        rate, time, tags = 1.0, None, ""
+        for field in others:
+            first, rest = field[:1], field[1:]
+            if first == b"@":
+                given = float(rest) if _NUMBER(rest) else 0.0
+                if not LEAST_RATE <= given <= 1:
+                    return "bad_rate"
+                rate = given
+            elif first == b"T":
+                if not rest.isdigit() or len(rest) > 15 or int(rest) > MAX_TIME:
+                    return "bad_time"
+                time = float(rest)
+            elif first == b"#":
+                try:
+                    tags = rest.decode()
+                except UnicodeDecodeError:
+                    return "not_utf8"
+        try:
+            named = tab_name(name.decode(), [tag for tag in tags.split(",") if tag], "statsd")
+        except UnicodeDecodeError:
+            return "not_utf8"
+        except ValueError:
+            return "bad_name"
+        self._count("tags_left_out", named.left_out)
+        self._count("names_changed", named.is_changed)
+        tab = self._room.tab(self, named.name, _TYPES[kind], "s" if kind == b"ms" else "")
+        if kind == b"c":
+            return Meant(tab, kind, rate, 1.0, time)
+        if kind == b"s":
+            return Meant(tab, kind, 1.0, 0.0, time)
+        return Meant(tab, kind, 1000.0 if kind == b"ms" else 1.0, 1.0 if kind == b"g" else rate, time)
+
+    def _values(self, meant: Meant, line: bytes, text: bytes, found: list[tuple[Record, Any, float | None]]) -> None:
+        """The Events of a line's values; several are parted by colons, but those of a set, which are any text."""
+        if len(line) > MAX_LINE_BYTES:  # of a name and fields that are known
+            self._refuse("long_line", line)
+            return
+        tab, kind, divisor, rate, time = meant
+        if kind == b"s":
+            try:
+                found.append((tab.record, text.decode(), time))
+            except UnicodeDecodeError:
+                self._refuse("not_utf8", line)
+            return
+        for one in text.split(b":"):
+            value = float(one) / divisor if _NUMBER(one) else None
+            if value is None or not isfinite(value):
+                self._refuse("bad_value", line)
+            elif kind == b"g":
+                if one[:1] in b"+-":
+                    if tab.carried is None:
+                        self._count("gauges_from_zero")
+                    value += tab.carried or 0.0
+                    if not isfinite(value):
+                        self._refuse("bad_value", line)
+                        continue
+                tab.carried = value
+                found.append((tab.record, value, time))
+            elif rate == 1.0:
+                found.append((tab.record, value, time))
+            else:
+                times = 1 / rate + (tab.carried or 0.0)
+                tab.carried = times % 1
+                found.append((tab.record, [value, int(times)] if times >= 2 else value, time))
+
+    def _count(self, what: str, times: int = 1) -> None:
+        self._room.counts[PLACE[what]] += times
+
+    def _refuse(self, reason: str, line: bytes) -> None:
+        self._room.counts[PLACE[reason]] += 1
+        self._room.example = line[:EXAMPLE_BYTES]

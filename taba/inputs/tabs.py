@@ -1,0 +1,67 @@
+"""What the names and tags of other protocols are called here.
+
+1. What a name has of characters that Taba's have not becomes `_`; two names that differ in these alone become one.
+2. What cannot be mended (nothing left, too long) is a ValueError; whoever asks counts it.
+3. Values of one key are joined in order, so that the order of tags makes no Tab of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from taba.names import MAX_LABEL_KEY, MAX_LABELS, canonical_name
+
+MAX_NAME = 200  # characters, as for every Tab
+_FOREIGN = re.compile(r"[^A-Za-z0-9_./:@+~%-]")
+_FOREIGN_IN_KEY = re.compile(r"[^A-Za-z0-9_]")
+_TAKEN = ("le", "quantile")
+
+
+class Named(NamedTuple):
+    """A Tab's canonical name, how many tags it has no room for, and whether anything had to be changed."""
+
+    name: str
+    left_out: int
+    is_changed: bool
+
+
+def tab_name(name: str, tags: Iterable[str], prefix: str) -> Named:
+    """The Tab of a metric `name` with `tags`, each `key:value` or `key`. `prefix` stands before a name whose beginning is Taba's own.
+
+    Raises ValueError where no name is left, or a longer one than Tabs have.
+    """
+    base = _FOREIGN.sub("_", name)
+    if base.startswith(("_", "taba.")):
+        base = f"{prefix}.{base}"
+    if not name or len(base) > MAX_NAME:
+        raise ValueError(f"{name!r:.100}: takes 1 to {MAX_NAME} characters")
+    values: dict[str, set[str]] = {}
+    is_changed, left_out = base != name, 0
+    for tag in tags:
+        given, colon, value = tag.partition(":")
+        key = label_key(given)
+        if not key:
+            left_out += 1
+            continue
+        value = value if colon else "true"
+        if "\0" in value:  # it separates a Tab from its Client
+            value = value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+            is_changed = True
+        is_changed = is_changed or key != given
+        values.setdefault(key, set()).add(value)
+    kept = sorted(values)[:MAX_LABELS]
+    left_out += sum(len(values[key]) for key in values) - sum(len(values[key]) for key in kept)
+    return Named(canonical_name(base, {key: ",".join(sorted(values[key])) for key in kept}), left_out, is_changed)
+
+
+def label_key(key: str) -> str:
+    """The label that a tag's key becomes; "" where nothing is left of it."""
+    label = _FOREIGN_IN_KEY.sub("_", key)[:MAX_LABEL_KEY]
+    if label[:1].isdigit():
+        label = f"_{label}"[:MAX_LABEL_KEY]
+    if label.startswith("__"):  # Prometheus' own
+        label = label.lstrip("_") and f"_{label.lstrip('_')}"
+        return f"_{label}"[:MAX_LABEL_KEY] if label[:1].isdigit() else label
+    return f"{label}_" if label in _TAKEN else label

@@ -1,0 +1,228 @@
+"""How an Agent holds its inputs: sockets, restarts, and what it says of them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from array import array
+from random import Random
+from typing import Any
+
+from twisted.internet.error import ProcessDone, ProcessTerminated
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba.agent.inputs import DIES_AGAIN, LAST_RESTART_SECONDS, LOSSES, STEADY_SECONDS, Input, bound
+from taba.agent.options import Options
+from taba.agent.problems import LOSS_SHOWN_SECONDS
+from taba.desk import COUNTS, NOT_UNDERSTOOD, PLACE, Desk, desk_path, open_desk
+from taba.receiving import receiving
+from tests.processes import free_port
+
+
+class FakeProcess:
+    """A process that does what the test says."""
+
+    def __init__(self, pid: int):
+        self.pid, self.is_told_to_end, self.signals = pid, False, []
+
+    signals: list[str]
+
+    def closeStdin(self) -> None:
+        self.is_told_to_end = True
+
+    def signalProcess(self, name: str) -> None:
+        self.signals.append(name)
+
+
+class FakeReactor(Clock):
+    """A clock that starts no real process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started: list[FakeProcess] = []
+
+    def spawnProcess(self, protocol: Any, *arguments: Any, **keywords: Any) -> FakeProcess:
+        self.started.append(FakeProcess(1000 + len(self.started)))
+        return self.started[-1]
+
+
+KILLED = Failure(ProcessTerminated(signal=9))
+DONE = Failure(ProcessDone(0))
+
+
+class AnInput(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.directory = self.mktemp()
+        os.makedirs(self.directory)
+        self.reactor = FakeReactor()
+
+    def input(self, text: str = "") -> Input:
+        address = receiving(text or f"udp:{free_port()}")
+        one = Input(self.reactor, "statsd", address, "x", self.directory, {}, Random(1))
+        one.start()
+        self.addCleanup(self.stop, one)
+        return one
+
+    def stop(self, one: Input) -> None:
+        if one._socket is not None:
+            done = one.stop()
+            if one._process is not None:
+                one.processEnded(DONE)
+            self.successResultOf(done)
+
+    def count(self, one: Input, **counts: int) -> None:
+        """Its process counts so much."""
+        descriptor = open_desk(desk_path("x", one.address.text, self.directory))
+        self.addCleanup(os.close, descriptor)
+        desk = Desk(descriptor)
+        desk.show(b"rubbish")
+        desk.count(array("Q", [counts.get(name, 0) for name in COUNTS]))
+
+    def test_what_dies_is_started_again_after_growing_pauses_and_what_lives_long_begins_anew(self) -> None:
+        one = self.input()
+        for failures in range(1, 12):
+            one.processEnded(KILLED)
+            self.assertEqual(one.state, "starting")
+            self.reactor.advance(LAST_RESTART_SECONDS)
+            self.assertEqual((len(self.reactor.started), one.restarts), (1 + failures, failures))
+        self.count(one)
+        self.assertEqual(one.state, "receiving")
+        self.reactor.advance(STEADY_SECONDS)
+        one.processEnded(KILLED)
+        self.reactor.advance(1.0)
+        self.assertEqual(len(self.reactor.started), 13)
+
+    def test_what_dies_again_and_again_is_a_problem_with_what_it_said_last(self) -> None:
+        one = self.input()
+        for _ in range(DIES_AGAIN):
+            self.assertEqual(one.look(0.0), {})
+            one.errReceived(b"Traceback\nBoom: at last\n")
+            one.processEnded(KILLED)
+            self.reactor.advance(LAST_RESTART_SECONDS)
+        (sentence,) = one.look(self.reactor.seconds()).values()
+        self.assertIn("died 3 times in a row", sentence)
+        self.assertIn("Boom: at last", sentence)
+        self.assertEqual(one.look(self.reactor.seconds() + STEADY_SECONDS), {})
+
+    def test_what_is_taken_is_a_problem_until_it_is_free(self) -> None:
+        port = free_port()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            other.bind(("127.0.0.1", port))
+            one = self.input(f"udp:{port}")
+            self.assertEqual(one.state, "unbound")
+            (sentence,) = one.look(0.0).values()
+            self.assertIn("Address already in use", sentence)
+        self.reactor.advance(LAST_RESTART_SECONDS)
+        self.assertEqual((one.state, one.look(0.0)), ("starting", {}))
+
+    def test_an_end_waits_for_its_process_and_no_longer_than_it_takes(self) -> None:
+        one = self.input()
+        done = one.stop()
+        self.assertNoResult(done)
+        self.assertTrue(self.reactor.started[0].is_told_to_end)
+        self.reactor.advance(1000.0)
+        self.assertEqual(self.reactor.started[0].signals, ["KILL"])
+        one.processEnded(KILLED)
+        self.successResultOf(done)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+        self.assertEqual(len(os.listdir(self.directory)), 1)  # what a killed one had in its hand is the next Agent's
+
+    def test_what_ends_as_it_should_leaves_nothing_behind(self) -> None:
+        one = self.input()
+        done = one.stop()
+        one.processEnded(DONE)
+        self.successResultOf(done)
+        self.assertEqual(os.listdir(self.directory), [])
+        self.assertEqual(one.counts(), dict.fromkeys(COUNTS, 0))
+
+    def test_an_end_between_two_processes_starts_none(self) -> None:
+        one = self.input()
+        one.processEnded(KILLED)
+        self.successResultOf(one.stop())
+        self.reactor.advance(100.0)
+        self.assertEqual(len(self.reactor.started), 1)
+
+    def test_what_is_lost_or_not_understood_is_told_for_an_hour_with_its_count(self) -> None:
+        for reason in (*LOSSES, *NOT_UNDERSTOOD):
+            one = self.input()
+            self.count(one, **{reason: 7})
+            (sentence,) = one.look(10.0).values()
+            self.assertIn("7 ", sentence)
+            self.assertEqual("rubbish" in sentence, reason in NOT_UNDERSTOOD)
+            self.assertEqual(len(one.look(10.0 + LOSS_SHOWN_SECONDS)), 1)
+            self.assertEqual(one.look(11.0 + LOSS_SHOWN_SECONDS), {})
+
+    def test_what_others_reach_is_a_problem_as_long_as_it_is_so(self) -> None:
+        one = self.input(f"udp:{free_port()}:interface=0.0.0.0")
+        (sentence,) = one.look(0.0).values()
+        self.assertIn("--insecure", sentence)
+
+    def test_a_status_shows_state_and_counts(self) -> None:
+        one = self.input()
+        self.count(one, lines=5, kernel=2)
+        shown = one.describe()
+        self.assertEqual((shown["state"], shown["pid"], shown["counts"]["lines"], shown["restarts"]), ("receiving", 1000, 5, 0))
+        self.assertEqual((shown["kind"], shown["address"], shown["example"]), ("statsd", one.address.text, "rubbish"))
+        self.assertEqual(PLACE["packets"], 0)
+
+
+class Sockets(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.directory = self.mktemp()
+        os.makedirs(self.directory)
+        self.path = os.path.join(os.path.abspath(self.directory), "s")
+        if len(self.path) > 90:  # the kernel takes no longer ones
+            self.path = f"/tmp/taba-test-{os.getpid()}.s"
+
+    def test_a_file_that_a_killed_one_left_is_replaced_and_one_that_is_in_use_is_not(self) -> None:
+        address = receiving(f"unix:{self.path}:mode=0660")
+        first, _ = bound(address)
+        self.assertEqual(stat.S_IMODE(os.stat(self.path).st_mode), 0o660)
+        self.assertRaises(OSError, bound, address)
+        first.close()
+        second, file = bound(address)
+        self.addCleanup(os.unlink, self.path)
+        self.addCleanup(second.close)
+        self.assertEqual(file, (os.stat(self.path).st_dev, os.stat(self.path).st_ino))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.connect(self.path)
+            sender.send(b"x")
+        self.assertEqual(second.recv(10), b"x")
+
+    def test_a_file_that_is_no_socket_stays(self) -> None:
+        with open(self.path, "w") as file:
+            file.write("mine")
+        self.addCleanup(os.unlink, self.path)
+        self.assertRaises(OSError, bound, receiving(f"unix:{self.path}"))
+        with open(self.path) as file:
+            self.assertEqual(file.read(), "mine")
+
+
+class TheOption(SynchronousTestCase):
+    def line(self, *arguments: str, **environ: str) -> str:
+        return str(self.assertRaises(SystemExit, Options({"STATE_DIRECTORY": self.mktemp(), **environ}).parseOptions, list(arguments)))
+
+    def test_it_may_be_repeated_and_come_from_the_environment(self) -> None:
+        options = Options({"TABA_AGENT_STATSD": "udp:8125, unix:/run/x.sock", "XDG_STATE_HOME": "/tmp"})
+        options.parseOptions([])
+        self.assertEqual([one.kind for one in options["statsd"]], ["udp", "unix"])
+        options = Options({"XDG_STATE_HOME": "/tmp"})
+        options.parseOptions(["--statsd", "udp:1", "--statsd", "tcp:2"])
+        self.assertEqual([one.port for one in options["statsd"]], [1, 2])
+
+    def test_what_it_does_not_take_is_one_line(self) -> None:
+        for text in ("8125", "udp:x", "unix:x", "udp:1:interface=x"):
+            line = self.line("--statsd", text)
+            self.assertTrue(line.startswith(f"taba-agent: --statsd: {text!r}: takes udp:PORT"), line)
+        self.assertIn("TABA_AGENT_STATSD: 'no'", self.line(TABA_AGENT_STATSD="no"))
+
+    def test_off_loopback_it_takes_insecure(self) -> None:
+        line = self.line("--statsd", "udp:8125:interface=0.0.0.0")
+        self.assertIn("--insecure", line)
+        self.assertEqual(line.count("\n"), 0)
+        options = Options({"XDG_STATE_HOME": "/tmp"})
+        options.parseOptions(["--insecure", "--statsd", "udp:8125:interface=0.0.0.0"])
+        self.assertFalse(options["statsd"][0].is_local)

@@ -1,0 +1,72 @@
+"""Which Client each origin's events go under."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba.inputs.origins import MAX_ORIGINS, OTHERS, SILENT_SECONDS, Origins, client_of
+from taba.names import check_client
+
+
+class FakeTab:
+    """Takes a record, and forgets it."""
+
+    def record(self, value: object, time: float | None) -> None:
+        """Nothing."""
+
+
+class FakeProducer:
+    """As much of a Producer as Origins need."""
+
+    def __init__(self) -> None:
+        self.is_stopped = False
+
+    def tab(self, name: str, type: str, unit: str) -> FakeTab:
+        return FakeTab()
+
+    def stop(self) -> None:
+        self.is_stopped = True
+
+
+class Places(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.producers: dict[str, FakeProducer] = {}
+        self.origins = Origins(self.make)
+
+    def make(self, origin: str) -> FakeProducer:
+        self.producers[origin] = FakeProducer()
+        return self.producers[origin]
+
+    def take(self, origin: str, now: float = 0.0) -> bool:
+        place = self.origins.place(origin, now)
+        place.origin.reader.read(b"a:1|c")
+        return place.is_own
+
+    def test_sixty_four_origins_have_a_client_each_and_the_rest_has_one(self) -> None:
+        self.assertTrue(all(self.take(f"10.0.0.{number}") for number in range(MAX_ORIGINS)))
+        self.assertFalse(self.take("10.0.1.1"))
+        self.assertFalse(self.take("10.0.1.2"))
+        self.assertTrue(self.take("10.0.0.0"))
+        self.assertEqual(len(self.producers), MAX_ORIGINS + 1)
+        self.assertIn(OTHERS, self.producers)
+
+    def test_one_that_was_silent_for_long_makes_room(self) -> None:
+        for number in range(MAX_ORIGINS):
+            self.take(f"10.0.0.{number}", float(number))
+        self.assertFalse(self.take("10.0.1.1", SILENT_SECONDS - 1))
+        self.assertTrue(self.take("10.0.1.1", SILENT_SECONDS))
+        self.assertTrue(self.producers["10.0.0.0"].is_stopped)
+        self.assertFalse(self.producers["10.0.0.1"].is_stopped)
+
+    def test_a_renewal_leaves_all_rings_and_begins_anew(self) -> None:
+        self.take("10.0.0.1")
+        before = self.producers["10.0.0.1"]
+        self.origins.renew()
+        self.assertTrue(before.is_stopped)
+        self.assertEqual(self.origins.room.tabs, 0)
+        self.assertTrue(self.take("10.0.0.1"))
+        self.assertIsNot(self.producers["10.0.0.1"], before)
+
+    def test_every_origin_makes_a_client_id(self) -> None:
+        for origin in ("127.0.0.1", "fe80::1%eth0", OTHERS, "x" * 300):
+            check_client(client_of("host", "statsd", origin))

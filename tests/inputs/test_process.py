@@ -1,0 +1,230 @@
+"""An input at its sockets: what comes by datagrams and by connections is recorded, and what does not is counted."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba.desk import COUNTS, SHEET_BYTES, Desk, open_desk
+from taba.inputs import process
+from taba.inputs.origins import MAX_ORIGINS, Origins
+from taba.inputs.process import Input
+from taba.inputs.statsd import MAX_LINE_BYTES
+from taba.receiving import Address, receiving
+
+
+class FakeProducer:
+    """Writes down what is recorded, and by whose Tab."""
+
+    def __init__(self, origin: str, events: list[tuple[str, str, Any]]):
+        self._origin, self._events = origin, events
+
+    def tab(self, name: str, type: str, unit: str) -> FakeTab:
+        return FakeTab(self._origin, name, self._events)
+
+    def stop(self) -> None:
+        """Nothing is held."""
+
+
+class FakeTab:
+    """A Tab of a FakeProducer."""
+
+    def __init__(self, origin: str, name: str, events: list[tuple[str, str, Any]]):
+        self._origin, self._name, self._events = origin, name, events
+
+    def record(self, value: Any, time: float | None) -> None:
+        self._events.append((self._origin, self._name, value))
+
+
+class AtASocket(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.directory = self.mktemp()
+        os.makedirs(self.directory)
+        self.events: list[tuple[str, str, Any]] = []
+        self.life, self.agent = os.pipe()
+        self.addCleanup(os.close, self.life)
+        self.is_agent_alive = True
+        self.addCleanup(lambda: self.is_agent_alive and os.close(self.agent))
+        self.sockets: list[socket.socket] = []
+        self.addCleanup(lambda: [one.close() for one in self.sockets])
+
+    def desk(self) -> Desk:
+        descriptor = open_desk(os.path.join(self.directory, "desk"))
+        self.addCleanup(os.close, descriptor)
+        return Desk(descriptor)
+
+    def socket(self, family: int, kind: int) -> socket.socket:
+        made = socket.socket(family, kind)
+        self.sockets.append(made)
+        return made
+
+    def input(self, kind: str, kernel: int = 0) -> tuple[Input, Any]:
+        """An input, and where it is reached."""
+        if kind == "unix":
+            bound = self.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            bound.bind("")  # the kernel gives it an address
+            address = Address("unix", "/nowhere", 0, 0o600)
+        else:
+            bound = self.socket(socket.AF_INET, socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM)
+            bound.bind(("127.0.0.1", 0))
+            if kind == "tcp":
+                bound.listen(200)
+            address = receiving(f"{kind}:{bound.getsockname()[1]}")
+        where = bound.getsockname()
+        return Input(address, bound, self.desk(), Origins(lambda origin: FakeProducer(origin, self.events)), kernel), where
+
+    def end(self, one: Input) -> dict[str, int]:
+        """The Agent ends: what the kernel has is recorded. The counts of the desk."""
+        os.close(self.agent)
+        self.is_agent_alive = False
+        one.run(self.life)
+        return {name: count for name, count in zip(COUNTS, self.desk().counts(len(COUNTS)), strict=True) if count}
+
+    def test_what_the_kernel_has_when_the_agent_ends_is_recorded_and_nothing_more_is_let_in(self) -> None:
+        one, where = self.input("udp")
+        sender = self.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sender.connect(where)
+        for _ in range(20):
+            sender.send(b"a:1|c\nb:2|c")
+        counts = self.end(one)
+        self.assertEqual(len(self.events), 40)
+        self.assertEqual(counts, {"packets": 20, "lines": 40, "events": 40})
+        sender.send(b"a:1|c")
+        self.assertRaises(ConnectionRefusedError, sender.send, b"a:1|c")
+
+    def test_so_it_is_with_a_unix_socket(self) -> None:
+        one, where = self.input("unix")
+        sender = self.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        sender.connect(where)
+        for _ in range(5):
+            sender.send(b"a:1|c")
+        self.assertEqual(self.end(one)["events"], 5)
+        self.assertEqual({origin for origin, _, _ in self.events}, {"local"})
+        self.assertRaises(OSError, sender.send, b"a:1|c")
+
+    def test_connections_bring_lines_however_they_are_cut(self) -> None:
+        one, where = self.input("tcp")
+        senders = [self.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in range(2)]
+        for sender in senders:
+            sender.connect(where)
+        while one._take_connections():
+            pass
+        connections = list(one._connections.values())
+        for piece in (b"a:1|c\nb:", b"", b"2|c\n\n", b"c:3|c\r\nd:4", b"|c"):
+            senders[0].sendall(piece)
+            senders[1].sendall(b"e:5|c\n")
+            for connection in connections:
+                one._take_chunk(connection)
+        for sender in senders:
+            sender.close()
+        self.end(one)
+        self.assertEqual(
+            [event[1:] for event in self.events if event[1] != "e"],
+            [(name, value) for name, value in zip("abcd", (1.0, 2.0, 3.0, 4.0), strict=True)],
+        )
+        self.assertEqual(sum(event[1] == "e" for event in self.events), 5)
+
+    def test_a_line_without_end_is_passed_over_and_counted_once(self) -> None:
+        one, where = self.input("tcp")
+        sender = self.socket(socket.AF_INET, socket.SOCK_STREAM)
+        sender.connect(where)
+        one._take_connections()
+        (connection,) = one._connections.values()
+        for _ in range(4):
+            sender.sendall(b"x" * MAX_LINE_BYTES)
+            one._take_chunk(connection)
+        self.assertLessEqual(len(connection.rest or b""), MAX_LINE_BYTES)
+        sender.sendall(b"x\na:1|c\n")
+        sender.close()
+        counts = self.end(one)
+        self.assertEqual((self.events, counts["long_line"]), ([("127.0.0.1", "a", 1.0)], 1))
+
+    def test_of_too_many_connections_the_one_that_was_silent_for_longest_goes(self) -> None:
+        self.patch(process, "MAX_CONNECTIONS", 3)
+        one, where = self.input("tcp")
+        for number in range(4):
+            sender = self.socket(socket.AF_INET, socket.SOCK_STREAM)
+            sender.connect(where)
+            one._now = float(number)
+            one._take_connections()
+        self.assertEqual(len(one._connections), 3)
+        self.assertEqual(min(connection.heard for connection in one._connections.values()), 1.0)
+        self.assertEqual(self.end(one)["connections_refused"], 1)
+
+    def test_a_connection_that_is_reset_harms_no_other(self) -> None:
+        one, where = self.input("tcp")
+        good, bad = (self.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in range(2))
+        for sender in (good, bad):
+            sender.connect(where)
+        while one._take_connections():
+            pass
+        good.sendall(b"a:1|c\n")
+        bad.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        bad.close()
+        good.close()
+        self.assertEqual(self.end(one)["events"], 1)
+
+    def test_what_finds_no_room_in_the_kernel_is_counted(self) -> None:
+        one, where = self.input("udp", kernel=5)
+        self.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sender = self.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sender.connect(where)
+        for _ in range(100):
+            sender.send(b"a:1|c|#k:" + b"v" * 1000)
+        counts = self.end(one)
+        self.assertGreater(counts["kernel"], 5)
+        self.assertEqual(counts["events"] + counts["kernel"] - 5, 100)
+
+    def test_a_datagram_that_is_too_long_is_recorded_to_its_last_whole_line(self) -> None:
+        one, where = self.input("unix")
+        self.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * SHEET_BYTES)
+        sender = self.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * SHEET_BYTES)
+        sender.connect(where)
+        lines = b"a:1|c\n" * (SHEET_BYTES // 6)
+        sender.send(lines + b"b:123456789|c")
+        counts = self.end(one)
+        self.assertEqual((counts["cut"], counts["events"]), (1, SHEET_BYTES // 6))
+
+    def test_what_a_killed_one_had_in_its_hand_is_recorded_by_the_next(self) -> None:
+        desk = self.desk()
+        content = b"a:1|c\na:2|c\na:3|c"
+        desk.sheet()[: len(content)] = content
+        desk.hold(len(content), b"10.0.0.1")
+        desk.progress[0] = 3  # the second one was begun
+        one, _ = self.input("udp")
+        one.take_up()
+        self.assertEqual(self.events, [("10.0.0.1", "a", 3.0)])
+        self.assertEqual(self.end(one), {"packets": 1, "lines": 3, "events": 3, "unsure": 1})
+
+    def test_what_kills_whoever_reads_it_is_given_up(self) -> None:
+        desk = self.desk()
+        desk.sheet()[:5] = b"a:1|c"
+        desk.hold(5, b"10.0.0.1")
+        for _ in range(process.MAX_TRIES):
+            self.desk().held()
+        one, _ = self.input("udp")
+        one.take_up()
+        self.assertEqual((self.events, self.end(one)), ([], {"given_up": 1}))
+
+    def test_origins_beyond_the_bound_are_counted(self) -> None:
+        one, where = self.input("udp")
+        for number in range(MAX_ORIGINS):
+            one._origins.place(f"10.0.0.{number}", one._now)
+        sender = self.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sender.sendto(b"a:1|c", where)
+        counts = self.end(one)
+        self.assertEqual((self.events, counts["beyond_origins"]), ([("others", "a", 1.0)], 1))
+
+    def test_counts_go_on_where_an_earlier_process_left_them(self) -> None:
+        for expected in (1, 2):
+            one, where = self.input("udp")
+            sender = self.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            sender.sendto(b"a:1|c", where)
+            one._take_packets(5)
+            one._look()
+            self.assertEqual(self.desk().counts(3), [expected, expected, expected])
