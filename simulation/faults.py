@@ -67,7 +67,7 @@ def draw(random: Random, world: World, duration: float, kinds: Collection[str], 
             chosen = [name for name in chosen if name not in taken]
     weights = [KINDS[name].weight for name in chosen]
     count = random.randint(1, max(1, int(2 * density * duration)))
-    faults = []
+    faults: list[Fault] = []
     for at in sorted(random.uniform(0.5, 0.9 * duration) for _ in range(count)):
         kind = random.choices(chosen, weights)[0]
         faults.append(Fault(len(faults), at, kind, KINDS[kind].shape(random, world)))

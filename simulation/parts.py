@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 from twisted.web.client import FileBodyProducer
+from twisted.web.iweb import IAgent
 
 from simulation.clockwork import Killed, Process
 from simulation.names import AGENT, ENVIRONMENT, OUTBOX_BYTES, SPOOL_BYTES
@@ -290,7 +292,7 @@ class Agent(Part):
             boot=world.boot,
             random=process.random,
             new_id=new_id,
-            client=HTTPClient(sender),
+            client=HTTPClient(cast(IAgent, sender)),
             kept=sender,
             shown=dict,
             host="host",
@@ -350,7 +352,7 @@ class Agent(Part):
             raise Killed
         if answer.check(HTTPError):
             return cast(HTTPError, answer.value).status
-        self.world.fired[f"a post failed: {answer.type.__name__}"] += 1
+        self.world.fired[f"a post failed: {type(answer.value).__name__}"] += 1
         self.world.unexpected(cast(Any, answer.value), process)
         return 500
 
@@ -416,7 +418,7 @@ class Server(Part):
         if process is None or not process.is_alive:
             return
         self._aging = LoopingCall(self._look)
-        self._aging.clock = process.reactor
+        self._aging.clock = cast(IReactorTime, process.reactor)
         self._aging.start(AGE_SECONDS)
         self.world.network.listening[self.url] = (process, self.answer)
 

@@ -13,9 +13,9 @@ import traceback
 from collections import Counter
 from collections.abc import Collection
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from twisted.logger import formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 
 from simulation.census import Census, count, numbers
 from simulation.clockwork import Clockwork, Killed, Process
@@ -179,7 +179,8 @@ class World(Clockwork):
 
     def play(self) -> Result:
         """All of it."""
-        globalLogPublisher.addObserver(self._hear)
+        hear = cast(ILogObserver, self._hear)
+        globalLogPublisher.addObserver(hear)
         with self.machine.exchanged():
             try:
                 self._play()
@@ -187,7 +188,7 @@ class World(Clockwork):
             except Broken as broken:
                 error = f"{broken}"
             finally:
-                globalLogPublisher.removeObserver(self._hear)
+                globalLogPublisher.removeObserver(hear)
         result = Result(
             self.seed,
             error,

@@ -8,7 +8,8 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet import defer, reactor, threads
+from twisted.internet import reactor as installed
+from twisted.internet import task, threads
 from twisted.trial.unittest import TestCase
 
 from taba import connections
@@ -16,6 +17,8 @@ from taba.errors import MalformedBatch, StoreUnavailable
 from taba.routes import Parameter, Route, Serve
 from taba.tokens import ADMIN, OPEN, READ, WRITE
 from taba.web import Answer, Api, Call, HTTPError
+
+reactor: Any = installed
 
 LIMIT = 1000
 
@@ -68,7 +71,7 @@ class Served(TestCase):
         """Have these routes answer at `port`."""
         self.api = api
         self.site = connections.make_site(api, LIMIT)
-        port = reactor.listenTCP(0, self.site, interface="127.0.0.1")  # type: ignore[attr-defined]
+        port = reactor.listenTCP(0, self.site, interface="127.0.0.1")
         self.port = port.getHost().port
         self.addCleanup(port.stopListening)
 
@@ -107,9 +110,7 @@ class Served(TestCase):
 
     async def wait(self, seconds: float) -> None:
         """Let the reactor go on for so long."""
-        waiting: defer.Deferred[None] = defer.Deferred()
-        reactor.callLater(seconds, waiting.callback, None)  # type: ignore[attr-defined]
-        await waiting
+        await task.deferLater(reactor, seconds)
 
     async def until(self, is_so: Callable[[], bool]) -> None:
         """Wait until it is."""

@@ -58,7 +58,7 @@ class Batches(SynchronousTestCase):
     def test_a_batch_reads_back_as_it_was_written(self) -> None:
         columns = [column(), column('a{b="c"}', values=["x", [1, None, b"y"]])]
         content = batch.encode_batch(STREAM, 5, 7, columns)
-        self.assertEqual(batch.decode_batch(content)._replace(made_bytes=0), batch.Batch(STREAM, 5, 7, columns))
+        self.assertEqual(batch.decode_batch(content)._replace(made_bytes=0), batch.Batch(STREAM, 5, 7, [*columns]))
 
     def test_a_bad_column_harms_itself_alone_and_says_how_many_events_it_holds(self) -> None:
         bad: list[tuple[int, Any]] = [
@@ -188,7 +188,8 @@ class Batches(SynchronousTestCase):
 
 class Envelopes(SynchronousTestCase):
     def test_an_envelope_reads_back_as_it_was_written(self) -> None:
-        entries = [Sent(b"one", 0, NONCE), Sent(b"two", 6, NONCE, b"k" * KEY_BYTES), Header(OPEN, STREAM, 3), Header(END, STREAM, 3, NONCE)]
+        entries: list[Sent | Header] = [Sent(b"one", 0, NONCE), Sent(b"two", 6, NONCE, b"k" * KEY_BYTES)]
+        entries += [Header(OPEN, STREAM, 3), Header(END, STREAM, 3, NONCE)]
         for store in (None, "4f2a"):
             content = batch.encode_envelope("default", "host", 12.5, store, entries)
             self.assertEqual(batch.decode_envelope(content), Envelope("default", "host", 12.5, store, entries))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from twisted.internet.task import Clock
@@ -79,7 +80,7 @@ class Reactors(SynchronousTestCase):
 
     def test_the_date_of_an_access_log_is_a_date(self) -> None:
         site = make_site(Api([]))
-        site.reactor = Clock()
+        site.reactor = cast(Any, Clock())
         site.startFactory()
         self.addCleanup(site.stopFactory)
         assert site._logDateTime is not None

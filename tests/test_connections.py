@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import socket
 import ssl
-from collections.abc import Callable
 from typing import Any
 
 from hypothesis import given
@@ -283,7 +282,7 @@ class Fuzz(Served):
     @given(PIECES, st.lists(st.integers(1, 60), max_size=5))
     def test_no_bytes_are_logged_as_an_error(self, pieces: list[bytes], cuts: list[int]) -> None:
         errors: list[Any] = []
-        observe: Callable[[Any], None] = lambda event: errors.append(event) if event["log_level"] >= LogLevel.error else None  # noqa: E731
+        observe: Any = lambda event: errors.append(event) if event["log_level"] >= LogLevel.error else None  # noqa: E731
         globalLogPublisher.addObserver(observe)
         try:
             channel = connections.make_site(Api(ROUTES), LIMIT).buildProtocol(None)

@@ -87,7 +87,7 @@ class Completeness(SynchronousTestCase):
         nothing = [cast(Any, None)] * (len(signature(AgentRoutes).parameters))
         agent = AgentRoutes(*nothing)
         text = REFERENCE.read_text()
-        for route in (*server.site.resource.table.routes, *agent.api(None).table.routes):  # type: ignore[attr-defined]
+        for route in (*server.site.resource.table.routes, *agent.api(None).table.routes):
             self.assertIn(f"{route.method} {route.path}", text)
             for parameter in route.parameters:
                 self.assertIn(f"{parameter.name}=", text, route.path)

@@ -5,6 +5,7 @@ import math
 import struct
 from itertools import pairwise
 from typing import Any
+from unittest import mock
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -74,7 +75,7 @@ class PostedEvents(SynchronousTestCase):
         self.assertEqual([rejection.place for rejection in posted.rejected], list(range(1, len(bad) + 1)))
 
     def test_a_request_that_is_none_is_refused(self) -> None:
-        for bad in [
+        posts: list[Any] = [
             None,
             [],
             {},
@@ -82,7 +83,8 @@ class PostedEvents(SynchronousTestCase):
             {"client": "a", "events": {}},
             {"client": "a"},
             {"client": "a", "events": [], "x": 1},
-        ]:
+        ]
+        for bad in posts:
             self.assertRaises(ValueError, read, bad)
         most = [{"tab": "a", "type": "T", "value": 1}] * events.MAX_POSTED_EVENTS
         self.assertEqual(post(*most).accepted, events.MAX_POSTED_EVENTS)
@@ -204,16 +206,15 @@ class PostedEvents(SynchronousTestCase):
                 events.read_events(content, 100.0, 512)
 
     def test_others_have_their_turn_after_some_events_and_after_some_bytes(self) -> None:
-        read: list[int] = []
-        original = events._read_event
-        self.patch(events, "_read_event", lambda event, now: (read.append(1), original(event, now))[1])
+        reading = mock.Mock(side_effect=events._read_event)
+        self.patch(events, "_read_event", reading)
         small, large = {"tab": "a", "type": "T", "value": 1}, {"tab": "a", "type": "T", "value": "x" * 30_000}
         for event, count, most in ((small, 1000, events.SLICE_EVENTS), (large, 8, 3), (5, 1000, events.SLICE_EVENTS)):
             content = json.dumps({"client": "web/1", "events": [event] * count}).encode()
-            before = len(read)
+            before = reading.call_count
             for _ in events.reading(content, 100.0, 512, True):
-                self.assertLessEqual(len(read) - before, most)
-                before = len(read)
+                self.assertLessEqual(reading.call_count - before, most)
+                before = reading.call_count
 
     def test_a_key_belongs_to_its_client_and_its_request_is_known_however_it_is_written(self) -> None:
         request = {"client": "a", "events": [{"tab": "x", "type": "Gauge", "value": 1}]}

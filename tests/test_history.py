@@ -33,7 +33,7 @@ def state_of(handler: Any, recorded: list[tuple[float, float]]) -> Any:
     return state
 
 
-def one(history: Any, times: list[float], total: int = 1, groups: list[int] | None = None) -> tuple[Any, Any]:
+def one(history: Any, times: Any, total: int = 1, groups: list[int] | None = None) -> tuple[Any, Any]:
     states = len(history.ever.count)
     return curve(history, np.array(groups or [0] * states), total, times)
 

@@ -206,7 +206,8 @@ class Listed(SynchronousTestCase):
 
     def test_a_column_behind_a_bad_one_and_behind_one_with_lists_in_lists_is_read(self) -> None:
         absolute = Column("web/1", "y", "UpDown", TIMES, [[bytes(16), 5, 1.0]], 7)
-        for first in ([1, [2]], [None, "x"], [{}]):
+        firsts: list[list[Any]] = [[1, [2]], [None, "x"], [{}]]
+        for first in firsts:
             column = Column("web/1", "x", "Buffer", TIMES * len(first), first)
             content = batch.encode_batch(STREAM, 5, 1, [column, absolute, column, other()])
             self.assertEqual(batch.decode_batch(content).columns, [column, absolute, column, other()])
@@ -231,7 +232,8 @@ class Listed(SynchronousTestCase):
         self.assertEqual(kinds, [BadColumn, BadColumn, BadColumn, Column])
 
     def test_a_value_that_is_too_large_is_looked_at_no_further_than_it_may_be_large(self) -> None:
-        for value in ([[[]] * 10_000] * 20, {n: [[]] * 10_000 for n in range(20)}, ["x" * 200_000], "x" * 200_000):
+        large: list[Any] = [[[[]] * 10_000] * 20, {n: [[]] * 10_000 for n in range(20)}, ["x" * 200_000], "x" * 200_000]
+        for value in large:
             packed = msgpack.packb([1, value, 2])
             broken = packed[: MAX_VALUE_BYTES + 200] + b"\xc1" * (len(packed) - MAX_VALUE_BYTES - 200)
             with self.assertRaisesRegex(ValueError, f"a value takes at most {MAX_VALUE_BYTES} bytes"):
@@ -340,7 +342,7 @@ class Read(SynchronousTestCase):
         return Envelopes(waits, waits, waits, bytes, lambda: 0.0, lambda *_: None, lambda _: True), waits
 
     def envelope(self, batches: int) -> batch.Envelope:
-        values = [[[]] * 20_000]
+        values: list[Any] = [[[]] * 20_000]
         column = Column("web/1", "x", "Buffer", TIMES, values)
         entries = [Sent(batch.encode_batch(STREAM, 5, n + 1, [column]), n, NONCE) for n in range(batches)]
         return batch.decode_envelope(batch.encode_envelope("a", "h", 1.0, None, entries))

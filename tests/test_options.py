@@ -188,7 +188,7 @@ class InTwistd(SynchronousTestCase):
             ({"nodaemon": 1, "pidfile": "own"}, "own"),
             ({"nodaemon": 0, "pidfile": "twistd.pid"}, "twistd.pid"),
         ]:
-            sample = Sample({})
-            sample.parent = dict(given)  # type: ignore[attr-defined]
+            sample: Any = Sample({})
+            sample.parent = dict(given)
             sample.parseOptions([])
-            self.assertEqual(sample.parent["pidfile"], expected)  # type: ignore[attr-defined]
+            self.assertEqual(sample.parent["pidfile"], expected)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ TYPES = st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,63}", fullmatch=True)
 NAMES = st.from_regex(r"[A-Zab./]{1,200}", fullmatch=True)
 
 
-def page(size=1 << 20, client="web/3", **words) -> bytearray:
+def page(size: int = 1 << 20, client: str = "web/3", **words: Any) -> bytearray:
     content = bytearray(ring.HEADER_BYTES)
     start = ring.encode_header(size, ring.ACCELERATED, 77, bytes(range(16)), 1e9, client)
     content[: len(start)] = start
@@ -27,7 +28,7 @@ def page(size=1 << 20, client="web/3", **words) -> bytearray:
 
 
 class LayoutTests(SynchronousTestCase):
-    def test_the_parts_fill_the_segment_without_overlap(self):
+    def test_the_parts_fill_the_segment_without_overlap(self) -> None:
         size = MIN_RING_BYTES
         while size <= MAX_RING_BYTES:
             where = ring.layout(size)
@@ -38,7 +39,7 @@ class LayoutTests(SynchronousTestCase):
             self.assertEqual(1 << where.record_shift, where.records)
             size *= 2
 
-    def test_a_size_out_of_bounds_or_no_power_of_two_is_refused(self):
+    def test_a_size_out_of_bounds_or_no_power_of_two_is_refused(self) -> None:
         for size in (
             0,
             4095,
@@ -52,13 +53,13 @@ class LayoutTests(SynchronousTestCase):
         ):
             self.assertRaises(ring.MalformedRing, ring.layout, size)
 
-    def test_the_fitting_size_is_rounded_down_to_a_power_of_two(self):
+    def test_the_fitting_size_is_rounded_down_to_a_power_of_two(self) -> None:
         self.assertEqual(ring.fitting_size(1 << 20), 1 << 20)
         self.assertEqual(ring.fitting_size((1 << 20) - 1), 1 << 19)
         self.assertEqual(ring.fitting_size(1), MIN_RING_BYTES)
         self.assertEqual(ring.fitting_size(1 << 50), MAX_RING_BYTES)
 
-    def test_the_agents_words_and_the_producers_lie_on_lines_of_their_own(self):
+    def test_the_agents_words_and_the_producers_lie_on_lines_of_their_own(self) -> None:
         lines = {offset // 128 for offset in (ring.TAIL_OFFSET, ring.BYTE_TAIL_OFFSET, ring.RETIRED_OFFSET)}
         others = {offset // 128 for offset in (ring.DIRECTORY_COUNT_OFFSET, ring.DIRECTORY_USED_OFFSET)}
         counts = {(ring.DROPS_OFFSET + 8 * place) // 128 for place in range(ring.MAX_DROP_REASONS)}
@@ -69,36 +70,36 @@ class LayoutTests(SynchronousTestCase):
 
 class WordTests(SynchronousTestCase):
     @given(st.integers(0, ring.MAX_TABS - 1), st.integers(0, 255), st.integers(0, ring.LAP_MASK))
-    def test_a_commit_word_comes_back(self, tab, flags, lap):
+    def test_a_commit_word_comes_back(self, tab: int, flags: int, lap: int) -> None:
         word = ring.commit_word(tab, flags, lap)
         self.assertLess(word, 2**64)
         self.assertEqual(ring.split_commit(word), (tab, flags, lap))
 
     @given(st.integers(0, 2**70), st.sampled_from([2048, 32768]))
-    def test_neighbouring_laps_differ_and_the_first_is_not_zero(self, position, records):
+    def test_neighbouring_laps_differ_and_the_first_is_not_zero(self, position: int, records: int) -> None:
         self.assertNotEqual(ring.lap_of(position, records), ring.lap_of(position + records, records))
         self.assertEqual(ring.lap_of(position % records, records), 1)
 
 
 class HeaderTests(SynchronousTestCase):
-    def test_a_header_comes_back(self):
-        agent = {"TAIL_OFFSET": 5, "BYTE_TAIL_OFFSET": 6, "RETIRED_OFFSET": 1}
+    def test_a_header_comes_back(self) -> None:
+        agent: dict[str, Any] = {"TAIL_OFFSET": 5, "BYTE_TAIL_OFFSET": 6, "RETIRED_OFFSET": 1}
         content = page(**agent, DIRECTORY_COUNT_OFFSET=2, DIRECTORY_USED_OFFSET=48, DROPS_OFFSET=9)
         header = ring.parse_header(bytes(content), 1 << 20)
         self.assertEqual(header, ring.Header(1 << 20, 1, 77, bytes(range(16)), 1e9, "web/3", 5, 6, True, 2, 48, {"ring_full": 9}))
         self.assertTrue(header.is_accelerated)
 
-    def test_a_count_of_a_reason_without_a_name_is_kept(self):
+    def test_a_count_of_a_reason_without_a_name_is_kept(self) -> None:
         words = struct.pack("<16Q", *[0] * 15, 4)
         self.assertEqual(ring.parse_drops(words), {"reason_15": 4})
 
-    def test_a_page_without_magic_is_unmade(self):
+    def test_a_page_without_magic_is_unmade(self) -> None:
         self.assertTrue(ring.is_unmade(bytes(4096)))
         self.assertFalse(ring.is_unmade(bytes(page())))
         self.assertRaises(ring.MalformedRing, ring.parse_header, bytes(4096), 1 << 20)
 
-    def test_what_breaks_a_bound_is_refused(self):
-        def broken(offset, form, *fields):
+    def test_what_breaks_a_bound_is_refused(self) -> None:
+        def broken(offset: int, form: str, *fields: Any) -> Any:
             content = page()
             struct.pack_into(form, content, offset, *fields)
             return content
@@ -119,7 +120,7 @@ class HeaderTests(SynchronousTestCase):
             self.assertRaises(ring.MalformedRing, ring.parse_header, bytes(content), 1 << 20)
 
     @given(st.binary(max_size=300), st.binary(max_size=600), st.integers(0, 2**31))
-    def test_any_bytes_are_a_header_or_refused(self, start, rest, size):
+    def test_any_bytes_are_a_header_or_refused(self, start: bytes, rest: bytes, size: int) -> None:
         content = (struct.pack("<QIIQ", ring.MAGIC, ring.VERSION, 0, 1 << 16) + start).ljust(512, b"\0") + rest
         with contextlib.suppress(ring.MalformedRing):
             ring.parse_header(content.ljust(4096, b"\0"), size)
@@ -127,7 +128,7 @@ class HeaderTests(SynchronousTestCase):
 
 class DirectoryTests(SynchronousTestCase):
     @given(st.lists(st.tuples(TYPES, NAMES), max_size=20))
-    def test_a_directory_comes_back_whole_and_piecewise(self, tabs):
+    def test_a_directory_comes_back_whole_and_piecewise(self, tabs: Any) -> None:
         tabs = [(type, name) for type, name in tabs if not name.startswith("taba.") and type.isascii()]
         content = b"".join(ring.encode_entry(*tab) for tab in tabs)
         self.assertEqual(len(content) % 8, 0)
@@ -139,7 +140,7 @@ class DirectoryTests(SynchronousTestCase):
             self.assertEqual(entry[:2], tab)
             position += used
 
-    def test_an_entry_that_breaks_the_rules_harms_no_other(self):
+    def test_an_entry_that_breaks_the_rules_harms_no_other(self) -> None:
         tabs = [("Gauge", "a"), ("Gauge", "a b"), ("9", "c"), ("Gauge", "d")]
         content = b"".join(ring.encode_entry(*tab) for tab in tabs)
         entries, _ = ring.parse_directory(content, 4)
@@ -149,7 +150,7 @@ class DirectoryTests(SynchronousTestCase):
         self.assertEqual(entries[3], ring.Entry("Gauge", "d"))
 
     @given(st.binary(max_size=200), st.integers(0, 50))
-    def test_any_bytes_are_a_directory_or_refused(self, content, count):
+    def test_any_bytes_are_a_directory_or_refused(self, content: bytes, count: int) -> None:
         try:
             entries, used = ring.parse_directory(content, count)
         except ring.MalformedRing:
@@ -158,17 +159,17 @@ class DirectoryTests(SynchronousTestCase):
         self.assertLessEqual(used, len(content))
 
     @given(st.booleans(), st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), max_size=64), st.text(max_size=400))
-    def test_what_a_tab_is_comes_back_beside_its_cell(self, has_cell, unit, description):
+    def test_what_a_tab_is_comes_back_beside_its_cell(self, has_cell: bool, unit: str, description: str) -> None:
         description = description.replace("\0", "").encode(errors="replace").decode()
         before = ring.encode_entry("Gauge", "a")
         content = before + ring.encode_entry("UpDown", "b", unit, description, has_cell)
         (_, entry), used = ring.parse_directory(content, 2)
         cell = len(before) + ring.ENTRY_BYTES if has_cell else None
         self.assertEqual((entry, used), (ring.Entry("UpDown", "b", unit, description, cell), len(content)))
-        if has_cell:
+        if cell is not None:
             self.assertEqual(ring.parse_cell(content[cell : cell + ring.CELL_BYTES]), ring.Cell(0.0, 0, 2 * (ring.Sum(0, 0.0),)))
 
-    def test_the_sum_that_holds_is_the_last_that_covers_no_more_than_is_covered(self):
+    def test_the_sum_that_holds_is_the_last_that_covers_no_more_than_is_covered(self) -> None:
         sums = (ring.Sum(10, 1.0), ring.Sum(20, 2.0))
         cell = ring.Cell(0.0, 0, sums)
         none, first, second = (0, ring.Sum(0, 0.0)), (0, sums[0]), (1, sums[1])
@@ -176,7 +177,7 @@ class DirectoryTests(SynchronousTestCase):
         content = bytes(16) + ring.encode_sum(sums[0]) + ring.encode_sum(sums[1])
         self.assertEqual(ring.parse_cell(content.ljust(ring.CELL_BYTES, b"\0")), cell)
 
-    def test_a_unit_or_description_that_breaks_the_rules_is_a_bad_entry(self):
+    def test_a_unit_or_description_that_breaks_the_rules_is_a_bad_entry(self) -> None:
         for unit, description in (("x" * 65, ""), ("a\nb", ""), ("", "x" * 401), ("", "a\0b")):
             (entry,), _ = ring.parse_directory(ring.encode_entry("Gauge", "a", unit, description), 1)
             self.assertIsInstance(entry, ring.BadEntry)
@@ -185,7 +186,7 @@ class DirectoryTests(SynchronousTestCase):
 
 
 class CountingTests(SynchronousTestCase):
-    def test_a_segment_of_a_header_alone_takes_no_records_and_counts(self):
+    def test_a_segment_of_a_header_alone_takes_no_records_and_counts(self) -> None:
         where = ring.layout(ring.COUNTING_BYTES)
         self.assertEqual((where.records, where.directory_bytes, where.byte_ring_bytes), (0, 0, 0))
         content = page(ring.COUNTING_BYTES)
@@ -196,7 +197,7 @@ class CountingTests(SynchronousTestCase):
 
 
 class SegmentNameTests(SynchronousTestCase):
-    def test_a_segments_name_tells_its_agent(self):
+    def test_a_segments_name_tells_its_agent(self) -> None:
         name = ring.segment_name("blue-1", bytes(8))
         self.assertEqual(ring.segment_agent(name), "blue-1")
         self.assertTrue(name.startswith(ring.segment_prefix("blue-1")))

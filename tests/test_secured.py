@@ -51,6 +51,9 @@ class Secured(SynchronousTestCase):
         wait_for_port(child, port, START_SECONDS)
         return child
 
+    def wait_answered(self, url: str) -> None:
+        until(lambda: self.query(READ, url).names() == [])
+
     def query(self, kind: str | None, url: str, **more: Any) -> Query:
         return Query(url, token=self.tokens.get(kind or ""), cacert=str(self.authority.file), **more)
 
@@ -125,7 +128,7 @@ class Secured(SynchronousTestCase):
         )
         old, other = self.tokens[READ], self.authority.sign("other", "localhost", "127.0.0.1")
         for url in urls:
-            until(lambda url=url: self.query(READ, url).names() == [])
+            self.wait_answered(url)
             self.assertRaises(Forbidden, self.query(None, url).names)
         self.tokens[READ] = new_token(READ)
         self.write("tokens", line_of(self.tokens[READ]))
@@ -133,7 +136,7 @@ class Secured(SynchronousTestCase):
         key.write_bytes(other.key.read_bytes())
         os.kill(server.process.pid, signal.SIGHUP)
         for url in urls:
-            until(lambda url=url: self.query(READ, url).names() == [])
+            self.wait_answered(url)
             self.assertRaises(Forbidden, Query(url, token=old, cacert=str(self.authority.file)).names)
             self.assertEqual(self.shown(url), other.certificate.read_text())
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import treq
 from cryptography.hazmat.primitives import serialization
-from twisted.internet import defer, reactor, threads
+from twisted.internet import reactor, task, threads
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.client import Agent
 
@@ -188,6 +188,4 @@ class Handshakes(Cases, TestCase):
         for said in (b"", b"GET /fine HTTP/1.1\r\nHost: localhost\r\n\r\n"):
             self.assertNotIn(b"HTTP", await threads.deferToThread(silent, said))
         while self.site.connections:
-            waiting: defer.Deferred[None] = defer.Deferred()
-            reactor.callLater(0.01, waiting.callback, None)  # type: ignore[attr-defined]
-            await waiting
+            await task.deferLater(reactor, 0.01)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
@@ -69,7 +70,9 @@ class Choosing(SynchronousTestCase):
         self.assertEqual(read_told({}), FIRST)
         self.assertEqual(read_told(NEWER.told()), NEWER)
         self.assertEqual(read_told({"batch_versions": [3, 4]}), Versions((4, 3), (2,)))
-        for told in ([], None, *({"batch_versions": bad} for bad in ([], None, "3", [3.0], [True], list(range(17))))):
+        nonsense: list[Any] = [[], None, "3", [3.0], [True], list(range(17))]
+        refused: list[Any] = [[], None, *({"batch_versions": bad} for bad in nonsense)]
+        for told in refused:
             self.assertRaises(ValueError, read_told, told)
 
     def test_what_is_written_in_a_version_is_read_by_whoever_reads_that_and_by_nobody_else(self) -> None:

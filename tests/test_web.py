@@ -3,10 +3,10 @@ from __future__ import annotations
 import gzip
 import http.client
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from twisted.internet import defer, reactor
+from twisted.internet import defer, task
 
 from taba import connections, web
 from taba.routes import FLAG, Parameter
@@ -68,7 +68,7 @@ class Answers(Served):
         for _ in range(3):
             status, content, _ = await self.ask("GET", "/bug")
             self.assertEqual((status, content["error"]), (500, "internal"))
-        self.assertEqual(self.site.resource.errors, {"GET /bug: KeyError": 3})  # type: ignore[attr-defined]
+        self.assertEqual(self.site.resource.errors, {"GET /bug: KeyError": 3})
         self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
         self.assertNotIn("Traceback", str(content))
 
@@ -131,7 +131,8 @@ class Decompression(Served):
 
     async def test_what_decompresses_beyond_the_bound_is_refused(self) -> None:
         self.patch(web, "MAX_BODY_BYTES", 5000)
-        for encoding, compress in [("gzip", gzip.compress), ("deflate", zlib.compress)]:
+        codings: list[tuple[str, Callable[[bytes], bytes]]] = [("gzip", gzip.compress), ("deflate", zlib.compress)]
+        for encoding, compress in codings:
             status, content, _ = await self.ask("POST", "/echo", compress(b"x" * 5000), Content_Encoding=encoding)
             self.assertEqual((status, content["size"]), (200, 5000))
             status, content, _ = await self.ask("POST", "/echo", compress(b"x" * 5001), Content_Encoding=encoding)
@@ -175,10 +176,10 @@ class Streams(Served):
 
         def on() -> None:
             turn[0] += 1
-            self.next = reactor.callLater(0, on)  # type: ignore[attr-defined]
 
-        on()
-        self.addCleanup(lambda: self.next.cancel())
+        going = task.LoopingCall(on)
+        going.start(0)
+        self.addCleanup(going.stop)
         seen: list[int] = []
 
         async def serve(call: Call) -> Answer:

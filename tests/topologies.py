@@ -55,8 +55,13 @@ def _offset(told: bytes, name: bytes) -> int:
 class Cluster:
     """Three primaries and, with `replicas`, a replica for each; every slot assigned. `remove` ends them all."""
 
-    def __init__(self, replicas: bool = True, primaries: int = 3, **settings: str):
-        options = {"cluster_enabled": "yes", "cluster_node_timeout": "2000", "cluster_replica_validity_factor": "0", **settings}
+    def __init__(self, replicas: bool = True, primaries: int = 3, **settings: Any):
+        options: dict[str, Any] = {
+            "cluster_enabled": "yes",
+            "cluster_node_timeout": "2000",
+            "cluster_replica_validity_factor": "0",
+            **settings,
+        }
         options = {"repl_diskless_sync_delay": "0", "repl_ping_replica_period": "1", **options}
         count = primaries * 2 if replicas else primaries
         self.nodes = [EphemeralValkey(tcp=True, cluster_port=str(free_port()), **options) for _ in range(count)]
@@ -72,11 +77,13 @@ class Cluster:
             first.call("CLUSTER", "MEET", "127.0.0.1", node.port, node.settings["cluster_port"])
         wait_until(lambda: all(len(node.call("CLUSTER", "NODES").splitlines()) == count for node in self.nodes))
         for primary, replica in zip(self.primaries, self.nodes[primaries:], strict=False):
-            identity = self.identity(primary)
-            wait_until(lambda replica=replica, identity=identity: replica.call("CLUSTER", "REPLICATE", identity) == b"OK")
+            self._follow(replica, self.identity(primary))
         wait_until(lambda: all(b"cluster_state:ok" in node.call("CLUSTER", "INFO") for node in self.nodes))
         for node in self.primaries if replicas else ():
             wait_replicated(node, self.nodes)
+
+    def _follow(self, replica: EphemeralValkey, identity: str) -> None:
+        wait_until(lambda: replica.call("CLUSTER", "REPLICATE", identity) == b"OK")
 
     @property
     def url(self) -> str:
@@ -102,6 +109,10 @@ class Cluster:
             if first <= slot <= last:
                 return next(node for node in self.nodes if node.port == port)
         raise LookupError(slot)
+
+    def wait_held(self, key: bytes, node: EphemeralValkey) -> None:
+        """Return once `node` has the slot of `key`."""
+        wait_until(lambda: self.holder(key) is node)
 
     def assign(self, node: EphemeralValkey, slot: int, *words: Any) -> Any:
         """What `node` answers to CLUSTER SETSLOT once its replicas have heard of it: those of a busy machine may need a second try."""
@@ -182,7 +193,7 @@ def _owners(node: EphemeralValkey) -> list[tuple[int, int, int]]:
 class _Sentinel(EphemeralValkey):
     """One sentinel, of its own configuration file."""
 
-    def __init__(self, configuration: list[str], **settings: str):
+    def __init__(self, configuration: list[str], **settings: Any):
         self._configuration = configuration
         super().__init__(tcp=True, **settings)
 
@@ -200,7 +211,7 @@ class SentinelTrio:
     With `password`, the servers want it of the user `taba`; with `sentinel_password`, the sentinels want that one.
     """
 
-    def __init__(self, masters: int = 2, replicas: int = 1, password: str = "", sentinel_password: str = "", **settings: str):
+    def __init__(self, masters: int = 2, replicas: int = 1, password: str = "", sentinel_password: str = "", **settings: Any):
         options = {"repl_diskless_sync_delay": "0", "repl_ping_replica_period": "1", "repl_backlog_size": "64mb", **settings}
         self.servers: dict[str, list[EphemeralValkey]] = {}
         self.sentinels: list[_Sentinel] = []

@@ -75,6 +75,11 @@ class EphemeralValkey:
             found += [f"--{name.replace('_', '-')}", value]
         return found
 
+    def start_again(self) -> None:
+        """Start it unless it runs."""
+        if not self.is_running:
+            self.start()
+
     def start(self) -> None:
         """Start it, and wait until it answers."""
         arguments = self.arguments()

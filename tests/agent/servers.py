@@ -7,7 +7,8 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet import reactor, task
+from twisted.internet import reactor as installed
+from twisted.internet import task
 from twisted.web import resource, server
 
 from taba import batch as codec
@@ -15,9 +16,14 @@ from taba.batch import Verdict
 from taba.names import OWN_TABS
 from taba.server.fold.marks import Marks, decode_mark, encode_mark
 
+reactor: Any = installed
+
 
 class Store:
-    """Marks per bucket, as a Server's rooms decide them, and the events of the batches that were folded."""
+    """Marks per bucket, and the events of the batches that were folded.
+
+    What a Server decides, its own Marks decide here; it plays no store. A Server itself has no way to go back in time, or to forget a mark.
+    """
 
     def __init__(self) -> None:
         self.kept: dict[int, dict[bytes, bytes]] = {}
@@ -131,7 +137,7 @@ class FakeServer(Answers):
     def __init__(self, store: Store | None = None, buckets: int = 8):
         super().__init__(store, buckets)
         self.site = _Site(self)
-        self.port: Any = reactor.listenTCP(0, self.site, interface="127.0.0.1")  # type: ignore[attr-defined]
+        self.port: Any = reactor.listenTCP(0, self.site, interface="127.0.0.1")
         self.url = f"http://127.0.0.1:{self.port.getHost().port}"
 
     async def stop(self) -> None:
@@ -139,7 +145,7 @@ class FakeServer(Answers):
         for channel in self.site.channels:
             if channel.transport is not None:  # an Agent that was killed leaves its connections open for a moment
                 channel.transport.abortConnection()
-        await task.deferLater(reactor, 0, lambda: None)  # type: ignore[arg-type]
+        await task.deferLater(reactor, 0, lambda: None)
 
 
 class _Site(server.Site):

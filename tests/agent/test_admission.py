@@ -219,7 +219,7 @@ class Hosted(SynchronousTestCase):
         directory = tempfile.mkdtemp(dir="/dev/shm")
         self.addCleanup(shutil.rmtree, directory)
         world = self.world = World(directory, outbox_bytes=self.outbox_bytes, spool_bytes=self.spool_bytes)
-        self.addCleanup(lambda: [producer.die() for producer in world.producers] and None)
+        self.addCleanup(world.end_producers)
         self.addCleanup(world.die)
         self.looking = Problems(world.keeper, world.pump, world.dispatch, world.shm, lambda: Room(0, 0), world.now)
 

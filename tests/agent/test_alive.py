@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from taba.agent.alive import ALIVE, DEAD, HOLDS_SECONDS, REFRESH_SECONDS, Alive
 from taba.agent.keeper import Keeper
 from taba.agent.spool import ROW_BYTES
-from taba.batch import decode_batch
+from taba.batch import Column, decode_batch
 from taba.names import ALIVE_TAB, ALIVE_TYPE, bucket_of
 
 from .moments import at
@@ -168,7 +168,7 @@ class Backlog(SynchronousTestCase):
         directory = tempfile.mkdtemp(dir="/dev/shm")
         self.addCleanup(shutil.rmtree, directory)
         world = self.world = Keeping(directory)
-        self.addCleanup(lambda: [producer.die() for producer in world.producers] and None)
+        self.addCleanup(world.end_producers)
         self.addCleanup(world.die)
         self.alive = Alive(world.pump, lambda: NOON + world.now)
         self.tick(events=40)
@@ -193,10 +193,10 @@ class Backlog(SynchronousTestCase):
         contents = [keeper.spool.read(id) for id in rows]
         contents += [keeper.outbox.read(one.position, one.length) for group in keeper.outbox.groups() for one in group.batches]
         return sum(
-            column.tab == ALIVE_TAB
+            isinstance(column, Column) and column.tab == ALIVE_TAB
             for content in contents
             if content is not None and decode_batch(content).bucket == bucket
-            for column in decode_batch(content).columns[:1]  # type: ignore[misc]
+            for column in decode_batch(content).columns[:1]
         )
 
     def lanes(self) -> list[tuple[bytes, int]]:

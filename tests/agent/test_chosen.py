@@ -81,7 +81,7 @@ class ChosenTests(SynchronousTestCase):
             boot=1,
             random=self.random,
             new_id=new_id,
-            client=self.http,
+            client=cast(Any, self.http),
             kept=cast(Any, None),
             shown=dict,
             host="host",

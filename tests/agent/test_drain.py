@@ -43,9 +43,10 @@ class EncodeTests(SynchronousTestCase):
             self.assertEqual(decoded.number, last.get(decoded.bucket, 0) + 1)
             last[decoded.bucket] = decoded.number
             self.assertEqual(batch.events, sum(one.events for one in decoded.columns if isinstance(one, Column)))
-            for one in decoded.columns:
-                assert isinstance(one, Column), one
-                found.setdefault((decoded.bucket, one.tab), []).extend(zip(memoryview(one.times).cast("d"), _list(one), strict=True))
+            for whole in decoded.columns:
+                assert isinstance(whole, Column), whole
+                pairs = zip(memoryview(whole.times).cast("d"), _list(whole), strict=True)
+                found.setdefault((decoded.bucket, whole.tab), []).extend(pairs)
         self.assertEqual(found, expected)
         return len(batches)
 

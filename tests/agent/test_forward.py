@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 from treq.testing import StubTreq
 from twisted.internet import reactor, task
@@ -68,7 +68,7 @@ class KeptConnectionTests(TestCase):
             keeper.publish([EncodedBatch(id, at(0.0), 1, encode_batch(*id, [COLUMN]))], 0.0, recorded=1)
             forwarder.pump()
             while server.store.folded < number and not peer.failures:
-                await task.deferLater(reactor, 0.01, lambda: None)  # type: ignore[arg-type]
+                await task.deferLater(reactor, 0.01, lambda: None)
 
         await deliver(1)
         self.assertEqual((forwarder.second_tries, peer.failures), (0, 0))
@@ -105,7 +105,7 @@ class ForwarderTests(SynchronousTestCase):
         self.ages: list[int] = []
         self.forwarder = Forwarder(
             self.clock,
-            self.http,
+            cast(Any, self.http),
             self.dispatch,
             "a",
             "host",

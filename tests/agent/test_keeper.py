@@ -124,6 +124,10 @@ class World:
         self.spool.close()
         self.history.close()
 
+    def end_producers(self) -> None:
+        for producer in self.producers:
+            producer.die()
+
     def record(self, events: int) -> None:
         for number in range(events):
             producer = self.producers[number % 2]
@@ -170,7 +174,7 @@ class KeeperTests(SynchronousTestCase):
         directory = tempfile.mkdtemp(dir="/dev/shm")
         self.addCleanup(shutil.rmtree, directory)
         world = World(directory, **arguments)
-        self.addCleanup(lambda: [producer.die() for producer in world.producers] and None)
+        self.addCleanup(world.end_producers)
         self.addCleanup(world.die)
         return world
 
@@ -433,7 +437,7 @@ class KeeperTests(SynchronousTestCase):
             # it is tried at the end of a run, and at the beginning of the next ones
             world = self._unreadable([sqlite3.OperationalError(error) for _ in range(5)])
             problems = Problems(world.keeper, world.pump, world.dispatch, world.shm, lambda: Room(0, 0), world.now)
-            told = set()
+            told: set[str] = set()
             for _ in range(30):
                 world.tick()
                 world.send()
@@ -817,7 +821,7 @@ class KeeperTests(SynchronousTestCase):
         world = World(directory)
         real = os.pwrite
 
-        def pwrite(fd: int, content: bytes, offset: int) -> int:
+        def pwrite(fd: int, content: Any, offset: int) -> int:
             # the tail of a ring is a step, too
             if any(ring.fd == fd for ring in world.rings.open.values()) and world.memory._step():
                 raise Killed
@@ -1036,7 +1040,7 @@ class HomelessTests(SynchronousTestCase):
         directory = tempfile.mkdtemp()
         self.addCleanup(shutil.rmtree, directory)
         world = World(directory)
-        self.addCleanup(lambda: [producer.die() for producer in world.producers] and None)
+        self.addCleanup(world.end_producers)
         for is_homeless in (False, True):
             world.keeper.is_homeless = is_homeless
             world.producers[0].record_many(world.producers[0].tab("a"), [1.0, 2.0])
@@ -1055,7 +1059,7 @@ class HomelessTests(SynchronousTestCase):
         directory = tempfile.mkdtemp(dir="/dev/shm")
         self.addCleanup(shutil.rmtree, directory)
         world = World(directory)
-        self.addCleanup(lambda: [producer.die() for producer in world.producers] and None)
+        self.addCleanup(world.end_producers)
         for _ in range(12):
             world.record(50)
             world.tick()

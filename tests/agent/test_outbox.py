@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -117,16 +118,16 @@ STEPS = st.lists(
 class FormatTests(SynchronousTestCase):
     @given(STEPS)
     @examples(200)
-    def test_whatever_kills_between_two_steps_a_publish_counts_whole_or_not_at_all(self, steps: list[tuple[str, object, int]]) -> None:
+    def test_whatever_kills_between_two_steps_a_publish_counts_whole_or_not_at_all(self, steps: list[tuple[str, Any, int]]) -> None:
         memory, outbox = formatted()
         model: list[tuple[int, list[tuple[int, bytes]]]] = []  # (end, batches) of each group
         table, number = Table(), 0
         for step, first, second in steps:
             if step == "kill":
-                memory.steps, memory.torn = int(first), second  # type: ignore[call-overload]
+                memory.steps, memory.torn = int(first), second
                 continue
             if step == "append":
-                batches = [fresh(number + place, os.urandom(4) * (length // 4)) for place, length in enumerate(first)]  # type: ignore[arg-type]
+                batches = [fresh(number + place, os.urandom(4) * (length // 4)) for place, length in enumerate(first)]
                 number += len(batches)
                 after = Table((Covered(b"r" * 16, 0, number, 0),) * second, (), (), number)
                 try:
@@ -146,7 +147,7 @@ class FormatTests(SynchronousTestCase):
                     if batches:
                         model.append((group.end, [(batch.id.number, batch.content) for batch in batches]))
             elif model:
-                end = model[min(int(first), len(model) - 1)][0]  # type: ignore[call-overload]
+                end = model[min(int(first), len(model) - 1)][0]
                 try:
                     outbox.release(end)
                     model = [group for group in model if group[0] > end]

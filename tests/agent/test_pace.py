@@ -68,7 +68,10 @@ class PaceTests(TestCase):
         while not condition():
             if time.monotonic() > end:
                 raise AssertionError("it did not come about")
-            await task.deferLater(reactor, 0.01, lambda: None)  # type: ignore[arg-type]
+            await task.deferLater(reactor, 0.01, lambda: None)
+
+    async def recorded(self, service: AgentService, events: int) -> None:
+        await self.until(lambda: service.status()["recorded"] >= events)
 
     async def record(self, service: AgentService, bursts: int, *arguments: int, ring_bytes: int) -> int:
         """A client records bursts of (texts, floats), texts of so many bytes, each once the one before is drained. Returns its events."""
@@ -81,7 +84,7 @@ class PaceTests(TestCase):
                 process.stdin.write("on\n")
                 process.stdin.flush()
                 recorded = int(await deferToThread(process.stdout.readline))
-                await self.until(lambda recorded=recorded: service.status()["recorded"] >= recorded)
+                await self.recorded(service, recorded)
             process.stdin.close()
             self.assertEqual(await deferToThread(process.wait, SECONDS), 0)
         return recorded

@@ -57,7 +57,7 @@ class Hosted(SynchronousTestCase):
         directory = tempfile.mkdtemp(dir="/dev/shm")
         self.addCleanup(shutil.rmtree, directory)
         world = self.world = World(directory)
-        self.addCleanup(lambda: [producer.die() for producer in world.producers] and None)
+        self.addCleanup(world.end_producers)
         self.addCleanup(world.die)
         keys = Keys(os.path.join(directory, "keys"))
         self.addCleanup(keys.close)

@@ -22,6 +22,7 @@ from taba.agent.pump import SCAN_SECONDS
 from taba.agent.telling import Life
 from taba.batch import Verdict
 from taba.ring import DROP_REASONS
+from tests.agent.moments import at
 from tests.agent.producers import Producer
 from tests.agent.test_keeper import AGENT, World
 
@@ -37,7 +38,7 @@ class ProblemTests(SynchronousTestCase):
 
     def world(self, **arguments: Any) -> World:
         world = World(self.directory, **arguments)
-        self.addCleanup(lambda: [producer.die() for producer in world.producers] and None)
+        self.addCleanup(world.end_producers)
         self.addCleanup(world.die)
         self.watch(world)
         return world
@@ -202,15 +203,15 @@ class ProblemTests(SynchronousTestCase):
 
     def test_rings_for_which_there_are_no_descriptors_are_told_together_and_read_once_there_are(self) -> None:
         world = self.world()
-        others = [Producer(AGENT, f"job/{number}", 65_536, self.directory) for number in range(8)]
-        self.addCleanup(lambda: [producer.die() for producer in others] and None)
+        for number in range(8):
+            self.addCleanup(Producer(AGENT, f"job/{number}", 65_536, self.directory).die)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         highest = max(int(name) for name in os.listdir("/proc/self/fd"))
         spare = [os.open("/dev/null", os.O_RDONLY) for _ in range(highest)]  # no place below the limit is free
         limit = max(spare) + 4
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
         try:
-            world.pump.tick(world.now + SCAN_SECONDS, 0.0)
+            world.pump.tick(world.now + SCAN_SECONDS, at(0.0))
             unread = len(world.rings.problems)
             self.assertTrue(5 < unread < 10, unread)
             found = self.found()
@@ -228,7 +229,7 @@ class ProblemTests(SynchronousTestCase):
         world = self.world()
         world.record(10)
         world.tick()
-        (parcel,) = world.dispatch.parcels(world.now, world.now)
+        (parcel,) = world.dispatch.parcels(world.now, at(world.now))
         world.dispatch.failed(parcel, "nothing listens there", False, world.now)
         self.assertEqual(self.found(), {})
         world.now += GRACE_SECONDS
@@ -279,7 +280,7 @@ class TellingTests(SynchronousTestCase):
         directory = tempfile.mkdtemp(dir="/dev/shm")
         self.addCleanup(shutil.rmtree, directory)
         self.world = World(directory)
-        self.addCleanup(lambda: [producer.die() for producer in self.world.producers] and None)
+        self.addCleanup(self.world.end_producers)
         self.addCleanup(self.world.die)
         self.said: list[str] = []
         log = Logger("test", observer=lambda said: self.said.append(str(formatEvent(said))))  # type: ignore[arg-type]

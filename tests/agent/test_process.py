@@ -111,7 +111,7 @@ class ProcessTests(TestCase):
         while not condition():
             if time.monotonic() > end:
                 raise AssertionError("it did not come about")
-            await task.deferLater(reactor, 0.05, lambda: None)  # type: ignore[arg-type]
+            await task.deferLater(reactor, 0.05, lambda: None)
 
     async def status(self, port: int | None = None) -> Any:
         def ask() -> Any:
@@ -138,7 +138,7 @@ class ProcessTests(TestCase):
             for number in range(3)
         ]
         for _ in range(4):
-            await task.deferLater(reactor, 0.4, lambda: None)  # type: ignore[arg-type]
+            await task.deferLater(reactor, 0.4, lambda: None)
             agent.send_signal(signal.SIGKILL)
             agent.wait()
             agent = self.start("--server", server.url)

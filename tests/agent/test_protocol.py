@@ -24,7 +24,10 @@ NOW = at(0.0)
 
 
 class Store:
-    """The mark of one stream, and the numbers of what was folded; `past` is what both were after each change."""
+    """The mark of one stream, as a Server's own Marks decide it, and the numbers of what was folded.
+
+    `past` is what both were after each change: a store that goes back in time by any number of them, no real one can be had to do.
+    """
 
     def __init__(self) -> None:
         self.kept: bytes | None = None

@@ -35,7 +35,11 @@ class Case(SynchronousTestCase):
         self.directory = tempfile.mkdtemp(dir="/dev/shm")
         self.addCleanup(shutil.rmtree, self.directory)
         self.opened: list[Ring] = []
-        self.addCleanup(lambda: [os.close(fd) for fd in {ring.fd for ring in self.opened}] and None)
+        self.addCleanup(self.close)
+
+    def close(self) -> None:
+        for fd in {ring.fd for ring in self.opened}:
+            os.close(fd)
 
     def producer(self, client: str = "web/1", size: int = 65_536) -> Producer:
         producer = Producer(AGENT, client, size, self.directory)
@@ -59,8 +63,8 @@ def values(drained: Drained, client: str = "web/1") -> dict[str, list[Any]]:
     for pieces in drained.packed.values():
         for column in unpack(pieces):
             assert column.client == client
-            is_list = isinstance(column.values, list)
-            found.setdefault(column.tab, []).extend(column.values if is_list else memoryview(column.values).cast("d"))
+            some = column.values if isinstance(column.values, list) else memoryview(column.values).cast("d")
+            found.setdefault(column.tab, []).extend(some)
     return found
 
 

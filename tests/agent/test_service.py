@@ -18,6 +18,7 @@ from twisted.internet import reactor, task
 from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import TestCase
 from twisted.web import server
+from twisted.web.http_headers import Headers
 
 from taba import batch as codec
 from taba.agent import dispatch, forward
@@ -85,7 +86,7 @@ class ServiceTests(TestCase):
         while not condition():
             if time.monotonic() > end:
                 raise AssertionError("it did not come about")
-            await task.deferLater(reactor, 0.01, lambda: None)  # type: ignore[arg-type]
+            await task.deferLater(reactor, 0.01, lambda: None)
 
     async def recorded(self, service: AgentService, total: int) -> None:
         await self.until(lambda: service.loop.keeper.recorded == total)
@@ -95,7 +96,10 @@ class ServiceTests(TestCase):
 
         port = service._port.getHost().port
         body = None if content is None else json.dumps(content).encode()
-        response = await treq.request(method, f"http://127.0.0.1:{port}{path}", data=body, headers=headers, persistent=False)
+        url = f"http://127.0.0.1:{port}{path}"
+        response = await treq.request(
+            method, url, data=body, headers=Headers({name: [value] for name, value in headers.items()}), persistent=False
+        )
         return response.code, json.loads(await response.content())
 
     async def test_what_a_ring_holds_reaches_the_store_and_the_outbox_lets_go(self) -> None:
@@ -137,7 +141,7 @@ class ServiceTests(TestCase):
             self.kill(service)
         service = self.start()
         await self.until(lambda: self.server.store.folded >= total)
-        await task.deferLater(reactor, 0.3, lambda: None)  # type: ignore[arg-type]
+        await task.deferLater(reactor, 0.3, lambda: None)
         self.assertEqual(self.server.store.folded, total)
         self.assertEqual(service.loop.keeper.recorded, total)
 
@@ -208,7 +212,7 @@ class ServiceTests(TestCase):
         self.spool = first_spool
         self.start()
         await self.until(lambda: self.server.store.folded >= 300)
-        await task.deferLater(reactor, 0.3, lambda: None)  # type: ignore[arg-type]
+        await task.deferLater(reactor, 0.3, lambda: None)
         self.assertEqual(self.server.store.folded, 300)
 
     async def test_a_second_agent_on_the_same_spool_ends_though_the_outbox_was_removed(self) -> None:
@@ -255,13 +259,14 @@ class ServiceTests(TestCase):
             service = self.start()
             loop = service.loop
             await self.until(lambda loop=loop: loop.pump.buckets is not None)  # type: ignore[misc]
-            globalLogPublisher.addObserver(hear)
-            self.addCleanup(globalLogPublisher.removeObserver, hear)
+            publisher: Any = globalLogPublisher
+            publisher.addObserver(hear)
+            self.addCleanup(publisher.removeObserver, hear)
             part = loop.pump if where == "drain" else loop.keeper
             with mock.patch.object(part, where, side_effect=fails), mock.patch.object(loop.keeper, "spool_all") as spooled:
                 loop._name_problem = "its outbox is nobody's"
                 await self.stop(service)
-            globalLogPublisher.removeObserver(hear)
+            publisher.removeObserver(hear)
             self.assertEqual(spooled.call_count, 1)  # what nobody would find again
             self.assertIn("the last drain failed", " ".join(said))
             self.assertIn(f"Agent {self.agent} ends: 0 batches are left in the outbox, 0 in the spool", said)
@@ -330,7 +335,7 @@ class ServiceTests(TestCase):
         self.assertEqual(len(service.loop.keeper.spool.aside()), 1)
         self.kill(service)
         service = self.start()
-        await task.deferLater(reactor, 0.5, lambda: None)  # type: ignore[arg-type]
+        await task.deferLater(reactor, 0.5, lambda: None)
         self.assertEqual(dict(service.loop.keeper.totals()), {"refused": 1})
 
     async def test_its_log_tells_its_life_and_what_needs_a_person(self) -> None:
@@ -340,8 +345,9 @@ class ServiceTests(TestCase):
             if event.get("log_namespace") == "taba.agent.service":
                 said.append(str(formatEvent(event)))
 
-        globalLogPublisher.addObserver(hear)
-        self.addCleanup(globalLogPublisher.removeObserver, hear)
+        publisher: Any = globalLogPublisher
+        publisher.addObserver(hear)
+        self.addCleanup(publisher.removeObserver, hear)
         producer = self.producer()
         producer.record(producer.tab("bids_won"), 1.0)
         service = self.start()
@@ -449,7 +455,7 @@ class ServiceTests(TestCase):
             status, content = await self.ask(service, "POST", "/v1/events", events, **{"Idempotency-Key": "abc"})
             self.assertEqual((status, content["accepted"], content["rejected"][0]["index"]), (200, 1, 1))
         await self.until(lambda: self.server.store.folded == 1)
-        await task.deferLater(reactor, 0.2, lambda: None)  # type: ignore[arg-type]
+        await task.deferLater(reactor, 0.2, lambda: None)
         self.assertEqual(self.server.store.events, {("poster", "jobs"): [2.0]})
 
     async def test_envelopes_to_other_hosts_are_compressed(self) -> None:
@@ -501,7 +507,7 @@ class ServiceTests(TestCase):
         producer = self.producer()
         producer.record(producer.tab("early"), 1.0)
         service = self.start("http://127.0.0.1:1")
-        await task.deferLater(reactor, 0.3, lambda: None)  # type: ignore[arg-type]
+        await task.deferLater(reactor, 0.3, lambda: None)
         self.assertEqual((producer.tail, (await self.ask(service, "GET", "/readyz"))[0]), (0, 503))
         await self.stop(service)
         service = self.start()

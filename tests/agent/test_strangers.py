@@ -83,7 +83,7 @@ class StrangerTests(SynchronousTestCase):
 
     def world(self) -> World:
         world = World(self.shm)
-        self.addCleanup(lambda: [producer.die() for producer in world.producers] and None)
+        self.addCleanup(world.end_producers)
         self.addCleanup(world.die)
         return world
 
@@ -129,7 +129,7 @@ class StrangerTests(SynchronousTestCase):
     def test_files_of_a_stranger_beside_the_spool_are_named_and_left_as_they_are(self) -> None:
         for kept in KEPT:
             path = self.spool / f"{AGENT}.{kept}"
-            for make in (path.touch, lambda path=path: os.mkfifo(path), lambda path=path: path.symlink_to("/dev/zero")):  # type: ignore[misc]
+            for make in (path.touch, lambda path=path: os.mkfifo(path), lambda path=path: path.symlink_to("/dev/zero")):
                 make()
                 os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
                 with self.assertRaisesRegex(CannotOpen, f"--spool: .*{path} belongs to user {NOBODY}, and this Agent runs as user 0"):

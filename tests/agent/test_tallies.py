@@ -289,8 +289,13 @@ class Sums(SynchronousTestCase):
             self.assertLessEqual(len(parsed) - before, max(10, 1000 // tallies.MOVED_PART))
         self.assertEqual((sums.kept, len(parsed)), (1000, 1000))
         most: list[int] = []
-        real = sorted
-        counted = mock.patch.object(tallies, "sorted", lambda items: (found := real(items), most.append(len(found)))[0], create=True)
+
+        def sorting(items: Any) -> list[Any]:
+            found = sorted(items)
+            most.append(len(found))
+            return found
+
+        counted = mock.patch.object(tallies, "sorted", sorting, create=True)
         turns: list[int] = []
 
         async def turn() -> None:
@@ -300,7 +305,7 @@ class Sums(SynchronousTestCase):
         assert matcher is not None
         with counted:
             names = [family.name for family in result_of(sums.families(matcher, turn))][:-1]
-        self.assertEqual((names, len(names)), (real(names), 2000))
+        self.assertEqual((names, len(names)), (sorted(names), 2000))
         self.assertLessEqual(max(len_ for len_ in most if len_ > 3), 10)
         self.assertGreaterEqual(len(turns), 3 * 1000 // 10)
 
@@ -375,7 +380,7 @@ class Drained(SynchronousTestCase):
         self.addCleanup(shutil.rmtree, directory)
         world = World(directory)
         self.addCleanup(world.die)
-        self.addCleanup(lambda: [producer.die() for producer in world.producers] and None)
+        self.addCleanup(world.end_producers)
         for _ in range(3):
             world.record(100)
             world.tick()
@@ -395,7 +400,7 @@ class Drained(SynchronousTestCase):
         self.addCleanup(shutil.rmtree, directory)
         world = World(directory)
         self.addCleanup(world.die)
-        self.addCleanup(lambda: [producer.die() for producer in world.producers] and None)
+        self.addCleanup(world.end_producers)
         world.record(100)
         with mock.patch.object(world.pump.tallies, "add", side_effect=FloatingPointError):
             self.assertRaises(FloatingPointError, world.tick)

@@ -42,7 +42,7 @@ class Shapes(SynchronousTestCase):
         self.assertLessEqual(max(map(len, narrow.splitlines())), 60)
 
     def test_any_shape_can_be_shown(self) -> None:
-        for content in (
+        shapes: tuple[Any, ...] = (
             {},
             None,
             5,
@@ -52,7 +52,8 @@ class Shapes(SynchronousTestCase):
             {"a": {}},
             {"a": {"b": {"c": 1}}},
             {"top": [["x", 3, 0]] * 50},
-        ):
+        )
+        for content in shapes:
             self.assertTrue(drawn(show.shape(content)))
 
     def test_a_value_cannot_move_the_cursor(self) -> None:

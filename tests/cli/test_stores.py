@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -31,7 +32,7 @@ class StoreCase(SynchronousTestCase):
         self.services = Services()
         self.addCleanup(self.services.stop)
 
-    def valkey(self, **settings: str) -> EphemeralValkey:
+    def valkey(self, **settings: Any) -> EphemeralValkey:
         valkey = EphemeralValkey(tcp=True, **settings)
         self.addCleanup(valkey.remove)
         return valkey

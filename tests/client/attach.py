@@ -6,16 +6,16 @@ from multiprocessing import resource_tracker, shared_memory
 BEGINNING = 4096  # a ring's header
 
 
-def attach(name):
+def attach(name: str) -> shared_memory.SharedMemory:
     """The segment of this name, and nobody who unlinks it afterwards."""
     if sys.version_info >= (3, 13):
         return shared_memory.SharedMemory(name, track=False)
-    resource_tracker.register = lambda name, kind: None  # before 3.13 it would unlink what others made
+    resource_tracker.register = lambda name, rtype: None  # before 3.13 it would unlink what others made
     return shared_memory.SharedMemory(name)
 
 
 if __name__ == "__main__":
     for name in sys.argv[1:]:
         segment = attach(name)
-        print(bytes(segment.buf[:BEGINNING]).hex())
+        print(bytes(segment.buf or b"")[:BEGINNING].hex())
         segment.close()

@@ -42,8 +42,9 @@ class Reader:
         """The cell of a Tab that heals."""
         header = self.header
         content = os.pread(self.descriptor, header.directory_used, ring.HEADER_BYTES)
-        (entry,) = [entry for entry in ring.parse_directory(content, header.directory_count)[0] if entry.name == tab]
-        return ring.parse_cell(content[entry.cell : entry.cell + ring.CELL_BYTES])
+        entries = ring.parse_directory(content, header.directory_count)[0]
+        (cell,) = [entry.cell for entry in entries if isinstance(entry, ring.Entry) and entry.name == tab and entry.cell is not None]
+        return ring.parse_cell(content[cell : cell + ring.CELL_BYTES])
 
     def is_held(self) -> bool:
         """Whether a living process holds the ring's lock."""

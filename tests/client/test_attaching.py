@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from multiprocessing import resource_tracker, shared_memory
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -14,12 +15,13 @@ from twisted.trial.unittest import SkipTest
 from taba import ring
 from taba.agent.segment import open_outbox
 from taba.client import identity
-from tests.client.cases import both
+from taba.client.producer import Producer
+from tests.client.cases import ClientCase, both
 from tests.client.reading import rings
 from tests.pythons import pythons
 
 
-def attach(name):
+def attach(name: str) -> Any:
     """The segment of this name, and nobody who unlinks it afterwards."""
     if sys.version_info >= (3, 13):
         return shared_memory.SharedMemory(name, track=False)
@@ -27,14 +29,21 @@ def attach(name):
         return shared_memory.SharedMemory(name)
 
 
+def slot_of(producer: Producer) -> str:
+    """The name of the segment that holds a producer's slot."""
+    slot = producer._slot
+    assert slot is not None
+    return os.path.basename(slot._path(slot.number))
+
+
 @both
-class AttachingTests:
-    def attached(self, name):
+class AttachingTests(ClientCase):
+    def attached(self, name: str) -> Any:
         segment = attach(name)
         self.addCleanup(segment.close)
         return segment
 
-    def test_rings_slots_and_outbox_are_read_by_their_names_alone(self):
+    def test_rings_slots_and_outbox_are_read_by_their_names_alone(self) -> None:
         producer = self.producer("{host}:{program}/{slot}")
         tab = producer.tab("c", "CounterGroup")
         for _ in range(5):
@@ -45,14 +54,13 @@ class AttachingTests:
         where = ring.layout(header.size)
         commit = int.from_bytes(segment.buf[where.record_offset + 16 : where.record_offset + 24], "little")
         self.assertEqual(ring.split_commit(commit), (0, 0, 1))
-        slot = producer._slot
-        self.assertEqual(self.attached(os.path.basename(slot._path(slot.number))).size, 1)
+        self.assertEqual(self.attached(slot_of(producer)).size, 1)
         outbox, held, _ = open_outbox(self.agent, lambda: os.urandom(16))
         self.addCleanup(held.remove)
         self.addCleanup(held.close)
         self.assertGreater(self.attached(os.path.basename(held.path)).size, outbox.capacity)
 
-    def test_a_segment_that_only_counts_is_read_too(self):
+    def test_a_segment_that_only_counts_is_read_too(self) -> None:
         producer = self.producer(TABA_SHM_BYTES=str(16 * ring.COUNTING_BYTES))
         producer.tab("c", "CounterGroup").inc()
         (name,) = rings(self.agent)
@@ -60,14 +68,13 @@ class AttachingTests:
         self.assertEqual(ring.parse_header(bytes(segment.buf[: ring.HEADER_BYTES]), segment.size).drops, {"no_ring": 1})
 
     @pytest.mark.real  # a process of each
-    def test_with_every_python_that_is_here_and_they_outlive_whoever_attached(self):
+    def test_with_every_python_that_is_here_and_they_outlive_whoever_attached(self) -> None:
         producer = self.producer("{host}:{program}/{slot}")
         producer.tab("c", "CounterGroup").inc()
         _, held, _ = open_outbox(self.agent, lambda: os.urandom(16))
         self.addCleanup(held.remove)
         self.addCleanup(held.close)
-        slot = producer._slot._path(producer._slot.number)
-        names = [producer.stats()["ring"], os.path.basename(held.path), os.path.basename(slot)]
+        names = [producer.stats()["ring"], os.path.basename(held.path), slot_of(producer)]
         script = os.path.join(os.path.dirname(__file__), "attach.py")
         found = pythons()
         self.assertIn("{}.{}".format(*sys.version_info), found)
@@ -81,8 +88,8 @@ class AttachingTests:
 
 
 @both
-class StrangerTests:
-    def setUp(self):
+class StrangerTests(ClientCase):
+    def setUp(self) -> None:
         super().setUp()
         if os.geteuid():
             raise SkipTest("needs root, to act as somebody else")
@@ -90,14 +97,14 @@ class StrangerTests:
         patched.start()
         self.addCleanup(patched.stop)
 
-    def take(self, path, uid, mode):
+    def take(self, path: str, uid: int, mode: int) -> None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         os.fchown(descriptor, uid, uid)
         os.fchmod(descriptor, mode)
         os.close(descriptor)
         self.addCleanup(os.unlink, path)
 
-    def test_slots_are_a_users_own_and_those_of_strangers_are_passed_over(self):
+    def test_slots_are_a_users_own_and_those_of_strangers_are_passed_over(self) -> None:
         first = identity.Slot()
         self.addCleanup(first.let_go)
         status = os.stat(first._path(first.number))
@@ -120,7 +127,7 @@ class StrangerTests:
         self.assertEqual(other.number, 0)
         self.assertNotEqual(other._prefix, first._prefix)
 
-    def test_where_strangers_took_all_numbers_the_error_names_them_and_the_cure(self):
+    def test_where_strangers_took_all_numbers_the_error_names_them_and_the_cure(self) -> None:
         first = identity.Slot()
         path = first._path(0)
         first.let_go()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -18,7 +19,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from taba.client import identity, pure
 from taba.client.producer import read_settings
 from taba.names import check_client
-from tests.client.cases import ROOT, both
+from tests.client.cases import ROOT, ClientCase, both
 
 # what a program does before the lines of a test: recording must find no ring, so that everything rare happens
 BEGIN = """
@@ -38,11 +39,11 @@ def drops():
 
 
 @both
-class HarmlessTests:
-    def run_harmless(self, code, **environment):
+class HarmlessTests(ClientCase):
+    def run_harmless(self, code: str, **environment: str) -> Any:
         return self.run_python(BEGIN + textwrap.dedent(code), **environment)
 
-    def test_with_no_descriptor_left(self):
+    def test_with_no_descriptor_left(self) -> None:
         self.run_harmless(
             """
             import resource
@@ -53,7 +54,7 @@ class HarmlessTests:
             """
         )
 
-    def test_with_a_few_descriptors_left(self):
+    def test_with_a_few_descriptors_left(self) -> None:
         self.run_harmless(
             """
             import resource
@@ -68,7 +69,7 @@ class HarmlessTests:
             """
         )
 
-    def test_with_a_log_that_raises_is_locked_and_full(self):
+    def test_with_a_log_that_raises_is_locked_and_full(self) -> None:
         self.run_harmless(
             """
             import logging
@@ -96,7 +97,7 @@ class HarmlessTests:
             """
         )
 
-    def test_with_standard_error_a_full_pipe(self):
+    def test_with_standard_error_a_full_pipe(self) -> None:
         self.run_harmless(
             """
             import logging
@@ -118,7 +119,7 @@ class HarmlessTests:
             """
         )
 
-    def test_no_module_is_imported_and_no_hook_of_imports_asked(self):
+    def test_no_module_is_imported_and_no_hook_of_imports_asked(self) -> None:
         self.run_harmless(
             """
             class Finder:
@@ -135,7 +136,7 @@ class HarmlessTests:
             """
         )
 
-    def test_at_each_depth_below_the_limit_of_recursion(self):
+    def test_at_each_depth_below_the_limit_of_recursion(self) -> None:
         self.run_harmless(
             """
             failed = []
@@ -163,7 +164,7 @@ class HarmlessTests:
             """
         )
 
-    def test_with_each_allocation_failing(self):
+    def test_with_each_allocation_failing(self) -> None:
         try:
             import _testcapi
         except ImportError:
@@ -188,7 +189,7 @@ class HarmlessTests:
             """
         )
 
-    def test_while_the_interpreter_ends(self):
+    def test_while_the_interpreter_ends(self) -> None:
         done = self.run_ending(
             """
             import atexit
@@ -205,7 +206,7 @@ class HarmlessTests:
         )
         self.assertEqual((done.returncode, done.stderr), (0, ""))
 
-    def test_a_thread_that_records_while_the_interpreter_ends(self):
+    def test_a_thread_that_records_while_the_interpreter_ends(self) -> None:
         done = self.run_ending(
             """
             def go_on():
@@ -215,13 +216,13 @@ class HarmlessTests:
         )
         self.assertEqual((done.returncode, done.stderr), (0, ""))
 
-    def run_ending(self, code):
+    def run_ending(self, code: str) -> Any:
         settings = {**os.environ, **self.environment, "PYTHONPATH": ROOT, "TABA_PURE": "" if self.accelerated else "1"}
         program = BEGIN + textwrap.dedent(code)
         return subprocess.run([sys.executable, "-c", program], env=settings, capture_output=True, text=True, timeout=60, check=False)
 
     @pytest.mark.real
-    def test_stop_start_fork_and_record_in_a_signal_handler_at_each_step_of_a_first_record(self):
+    def test_stop_start_fork_and_record_in_a_signal_handler_at_each_step_of_a_first_record(self) -> None:
         # a tracer calls the handler before each line of Taba's, as a signal would between any two
         out = self.run_harmless(
             """
@@ -274,7 +275,7 @@ class HarmlessTests:
         )
         self.assertGreater(int(out.split()[-1]), 100)
 
-    def test_what_a_signal_handler_does_while_a_tab_is_said_anew_ends_no_ring_under_it_and_loses_no_event(self):
+    def test_what_a_signal_handler_does_while_a_tab_is_said_anew_ends_no_ring_under_it_and_loses_no_event(self) -> None:
         # as above: the Tab has its place, and gets another one, with what is said of it by now
         self.run_harmless(
             """
@@ -333,7 +334,7 @@ class HarmlessTests:
             """
         )
 
-    def test_an_exception_of_a_signal_handler_passes_whatever_its_class(self):
+    def test_an_exception_of_a_signal_handler_passes_whatever_its_class(self) -> None:
         self.run_harmless(
             """
             raised = 0
@@ -378,7 +379,7 @@ class HarmlessTests:
             """
         )
 
-    def test_a_thread_that_finds_a_ring_being_made_goes_on_before_it_is_made_and_its_drops_count(self):
+    def test_a_thread_that_finds_a_ring_being_made_goes_on_before_it_is_made_and_its_drops_count(self) -> None:
         self.run_harmless(
             """
             from taba.client import producer
@@ -411,7 +412,7 @@ class HarmlessTests:
             """
         )
 
-    def test_a_signal_handler_that_raises_while_a_lock_is_taken_leaves_it_free(self):
+    def test_a_signal_handler_that_raises_while_a_lock_is_taken_leaves_it_free(self) -> None:
         self.run_harmless(
             """
             class Away(Exception):
@@ -440,7 +441,7 @@ class HarmlessTests:
             TABA_RING_BYTES="65536",
         )
 
-    def test_a_child_of_c_code_counts_its_drops_as_its_own_and_waits_for_no_lock_of_its_parent(self):
+    def test_a_child_of_c_code_counts_its_drops_as_its_own_and_waits_for_no_lock_of_its_parent(self) -> None:
         out = self.run_harmless(
             """
             import ctypes
@@ -470,7 +471,7 @@ class HarmlessTests:
         )
         self.assertEqual(sorted(out.splitlines()), ["[('bad_time', 1), ('value_type', 2)]", "[('value_type', 1)]"])
 
-    def test_a_child_of_c_code_that_never_recorded_leaves_its_parent_its_slot(self):
+    def test_a_child_of_c_code_that_never_recorded_leaves_its_parent_its_slot(self) -> None:
         self.run_harmless(
             """
             import ctypes
@@ -493,23 +494,23 @@ class LockTests(SynchronousTestCase):
     class Held:
         """A lock that is free after so many looks; a wait of its own might go by the wall clock."""
 
-        def __init__(self, looks):
+        def __init__(self, looks: int) -> None:
             self.looks = looks
 
-        def acquire(self, blocking):
+        def acquire(self, blocking: bool) -> bool:
             assert blocking is False
             self.looks -= 1
             return self.looks < 0
 
-    def test_a_lock_that_is_free_soon_enough_is_taken(self):
+    def test_a_lock_that_is_free_soon_enough_is_taken(self) -> None:
         for looks in (0, 1, 5):
             self.assertTrue(pure.acquire_within(self.Held(looks), 60.0))
 
-    def test_one_that_is_not_is_left(self):
+    def test_one_that_is_not_is_left(self) -> None:
         self.assertFalse(pure.acquire_within(self.Held(1_000_000), 0.01))
         self.assertFalse(pure.acquire_within(self.Held(1), 0.0))
 
-    def test_nothing_of_the_client_or_the_command_waits_in_another_way(self):
+    def test_nothing_of_the_client_or_the_command_waits_in_another_way(self) -> None:
         timed = re.compile(r"acquire\((?:timeout|True)|threading\.(?:Event|Condition|Semaphore)|(?:join|get)\(timeout")
         for room in ("client", "cli", "query"):
             for path in Path(ROOT, "taba", room).glob("*.py"):
@@ -517,12 +518,12 @@ class LockTests(SynchronousTestCase):
 
 
 class DefaultIdTests(SynchronousTestCase):
-    def default_of(self, host, arguments):
+    def default_of(self, host: str, arguments: Any) -> Any:
         with mock.patch("os.uname", return_value=mock.Mock(nodename=host)), mock.patch.object(sys, "argv", arguments):
             settings = read_settings(None, {})
             return check_client(identity.expand(settings.client, {}, lambda: identity.MAX_SLOTS))
 
-    def test_a_host_of_any_name_and_a_program_of_any_name_have_a_valid_default(self):
+    def test_a_host_of_any_name_and_a_program_of_any_name_have_a_valid_default(self) -> None:
         for host, arguments, id in (
             ("taba.example.com", ["web.py"], "taba_example.com:web/10000"),
             ("taba.taba.taba", ["web.py"], "taba_taba.taba:web/10000"),
@@ -545,5 +546,5 @@ class DefaultIdTests(SynchronousTestCase):
             self.assertEqual(self.default_of(host, arguments), id)
 
     @given(st.text(max_size=300), st.none() | st.lists(st.none() | st.binary(max_size=9) | st.text(max_size=300), max_size=2))
-    def test_the_default_never_raises(self, host, arguments):
+    def test_the_default_never_raises(self, host: str, arguments: list[str]) -> None:
         self.default_of(host, arguments)

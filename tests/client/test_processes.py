@@ -8,19 +8,20 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 from twisted.trial.unittest import SkipTest
 
 from taba import ring
 from taba.client import identity
-from tests.client.cases import ROOT, both
+from tests.client.cases import ROOT, ClientCase, both
 from tests.client.reading import Reader, rings
 from tests.needs import needs_program
 
 
 @both
-class ProcessTests:
-    def headers(self):
+class ProcessTests(ClientCase):
+    def headers(self) -> Any:
         found = {}
         for name in rings(self.agent):
             reader = Reader(name)
@@ -28,7 +29,7 @@ class ProcessTests:
             reader.close()
         return found
 
-    def test_a_forked_child_has_its_own_ring_and_does_not_hold_its_parents(self):
+    def test_a_forked_child_has_its_own_ring_and_does_not_hold_its_parents(self) -> None:
         out = self.run_python(
             """
             import os, sys, time
@@ -61,7 +62,7 @@ class ProcessTests:
         found = sorted([event.value for event in events if event.tab == "c"] for _, events, _ in self.headers().values())
         self.assertEqual(found, [[1.0, 3.0], [2.0]])
 
-    def test_workers_forked_from_a_preloading_parent_that_recorded_lose_nothing(self):
+    def test_workers_forked_from_a_preloading_parent_that_recorded_lose_nothing(self) -> None:
         self.run_python(
             """
             import os, threading
@@ -92,7 +93,7 @@ class ProcessTests:
         self.assertEqual(len(self.events(release=False)), 40 + 4 * 2000 + 4 * 500)
         self.assertEqual(len(rings(self.agent)), 9)
 
-    def test_multiprocessing_in_each_way_to_start(self):
+    def test_multiprocessing_in_each_way_to_start(self) -> None:
         path = os.path.join(self.mktemp_folder(), "program.py")
         with open(path, "w") as program:
             program.write(
@@ -110,12 +111,12 @@ class ProcessTests:
         values = sorted(event.value for event in self.events())
         self.assertEqual(values, sorted([1.0, *3 * [100.0, 101.0, 102.0, 103.0]]))
 
-    def mktemp_folder(self):
+    def mktemp_folder(self) -> Any:
         folder = self.mktemp()
         os.makedirs(folder)
         return folder
 
-    def test_a_daemon_that_closed_all_descriptors_records_on_and_harms_no_other_file(self):
+    def test_a_daemon_that_closed_all_descriptors_records_on_and_harms_no_other_file(self) -> None:
         out = self.run_python(
             """
             import os, sys, json
@@ -153,7 +154,7 @@ class ProcessTests:
         self.assertEqual(len(self.events()), 4)
         self.assertFalse(any(held for _, _, held in self.headers().values()))
 
-    def test_after_exec_the_old_ring_is_free_and_the_program_has_a_new_one(self):
+    def test_after_exec_the_old_ring_is_free_and_the_program_has_a_new_one(self) -> None:
         self.run_python(
             """
             import os, sys
@@ -166,7 +167,7 @@ class ProcessTests:
         self.assertEqual(sorted(event.value for event in self.events(release=False)), [1.0, 2.0])
         self.assertFalse(any(held for _, _, held in self.headers().values()))
 
-    def test_a_child_forked_by_c_code_makes_its_own_ring(self):
+    def test_a_child_forked_by_c_code_makes_its_own_ring(self) -> None:
         self.run_python(
             """
             import ctypes, os
@@ -184,7 +185,7 @@ class ProcessTests:
         found = sorted([event.value for event in events] for _, events, _ in self.headers().values())
         self.assertEqual(found, [[1.0, 2.0], [2.0, 3.0]])
 
-    def test_a_killed_process_leaves_whole_records(self):
+    def test_a_killed_process_leaves_whole_records(self) -> None:
         self.run_python(
             """
             import os, signal
@@ -201,7 +202,7 @@ class ProcessTests:
         self.assertEqual([event.value for event in self.events(release=False)], [float(i) for i in range(1000)])
         self.assertFalse(any(held for _, _, held in self.headers().values()))
 
-    def test_interpreters_with_a_gil_of_their_own_have_rings_of_their_own(self):
+    def test_interpreters_with_a_gil_of_their_own_have_rings_of_their_own(self) -> None:
         if sys.version_info < (3, 13):
             raise SkipTest("3.12 itself does not survive two interpreters that import hashlib; before it they share one GIL")
         self.run_python(
@@ -225,7 +226,7 @@ class ProcessTests:
         found = sorted(len(events) for _, events, _ in self.headers().values())
         self.assertEqual(found, [2, 1000, 1000])
 
-    def test_no_thread_no_process_and_no_resource_tracker(self):
+    def test_no_thread_no_process_and_no_resource_tracker(self) -> None:
         self.run_python(
             """
             import os, sys, threading
@@ -240,7 +241,7 @@ class ProcessTests:
         )
         self.assertEqual(len(self.events()), 2)
 
-    def test_it_imports_nothing_but_the_standard_library(self):
+    def test_it_imports_nothing_but_the_standard_library(self) -> None:
         out = self.run_python(
             """
             import sys
@@ -258,7 +259,7 @@ class ProcessTests:
         )
         self.assertEqual(out.split(), ["taba"])
 
-    def test_recording_makes_no_system_call(self):
+    def test_recording_makes_no_system_call(self) -> None:
         needs_program("strace")
         if subprocess.run(["strace", "-o", os.devnull, "true"], capture_output=True, check=False).returncode:
             raise SkipTest("strace may not trace here")
@@ -294,13 +295,13 @@ class ProcessTests:
 
 
 @both
-class SlotTests:
-    def setUp(self):
+class SlotTests(ClientCase):
+    def setUp(self) -> None:
         super().setUp()
         del self.environment["TABA_CLIENT_ID"]
         self.name = f"program-{self.agent}"
 
-    def worker(self):
+    def worker(self) -> Any:
         code = (
             "import sys\nfrom taba import client\nsys.argv[0] = sys.argv[1]\nclient.counter('c').inc()\n"
             "print(client.stats()['client'], flush=True)\ninput()\n"
@@ -311,11 +312,12 @@ class SlotTests:
             [sys.executable, "-c", code, self.name], env=settings, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self.addCleanup(self.end, process)
+        assert process.stdout is not None
         client = process.stdout.readline().strip()
         self.assertTrue(client.startswith(f"{identity.host()}:{self.name}/"), client)
         return process, int(client.rpartition("/")[2])
 
-    def end(self, process, kill=False):
+    def end(self, process: Any, kill: Any = False) -> None:
         if process.poll() is None:
             if kill:
                 process.kill()
@@ -327,11 +329,11 @@ class SlotTests:
             process.stdin.close()
         process.stdout.close()
 
-    def slot_files(self):
+    def slot_files(self) -> Any:
         digest = hashlib.blake2b(f"{identity.host()}\0{self.name}\0{os.geteuid()}".encode(), digest_size=8).hexdigest()
         return [name for name in os.listdir(ring.SHM_DIRECTORY) if name.startswith(f"taba-slot.{digest}.")]
 
-    def test_processes_have_the_lowest_free_numbers_and_get_them_again_after_a_restart(self):
+    def test_processes_have_the_lowest_free_numbers_and_get_them_again_after_a_restart(self) -> None:
         before = set(self.slot_files())
         workers = [self.worker() for _ in range(3)]
         self.assertEqual([slot for _, slot in workers], [0, 1, 2])
@@ -344,7 +346,7 @@ class SlotTests:
             self.end(process)
         self.assertEqual(set(self.slot_files()) - before, set())
 
-    def test_forked_workers_have_numbers_of_their_own(self):
+    def test_forked_workers_have_numbers_of_their_own(self) -> None:
         out = self.run_python(
             """
             import os, sys
@@ -384,8 +386,8 @@ class SlotTests:
 
 
 @both
-class NameTests:
-    def test_names_that_break_the_rules_are_an_error_when_the_tab_is_made(self):
+class NameTests(ClientCase):
+    def test_names_that_break_the_rules_are_an_error_when_the_tab_is_made(self) -> None:
         out = self.run_python(
             """
             from taba import client
@@ -410,7 +412,7 @@ class NameTests:
         self.assertEqual(out, 'price{exchange="a\\"b"}\n')
         self.assertEqual([event.tab for event in self.events()], ['price{exchange="a\\"b"}'])
 
-    def test_a_wrong_environment_is_an_error_when_the_first_tab_is_made(self):
+    def test_a_wrong_environment_is_an_error_when_the_first_tab_is_made(self) -> None:
         out = self.run_python(
             """
             from taba import client

@@ -12,20 +12,21 @@ import threading
 import time
 from decimal import Decimal
 from fractions import Fraction
+from typing import Any
 from unittest import mock
 
 import msgpack
 import numpy
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.trial.unittest import SynchronousTestCase
 
 from taba import bounds, ring
 from taba.agent.locks import claim_slots
 from taba.bounds import MAX_EXACT_INT, MAX_TIME, MAX_VALUE_BYTES, MAX_VALUE_DEPTH, MIN_RING_BYTES
 from taba.client import encode, identity, pure
 from taba.client.producer import Producer
-from tests.client.cases import _accelerator, both
+from taba.client.timing import Timer
+from tests.client.cases import ClientCase, accelerator, both
 from tests.client.reading import Reader, rings
 from tests.examples import examples
 
@@ -35,16 +36,16 @@ VALUES = st.recursive(
 )
 
 
-def nested(depth):
-    value = []
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
     for _ in range(depth - 1):
         value = [value]
     return value
 
 
 @both
-class RecordTests:
-    def test_each_way_to_record_is_an_event(self):
+class RecordTests(ClientCase):
+    def test_each_way_to_record_is_an_event(self) -> None:
         producer = self.producer()
         producer.tab("c", "CounterGroup").inc()
         producer.tab("c", "CounterGroup").inc(5)
@@ -78,15 +79,15 @@ class RecordTests:
         self.assertEqual(producer.stats()["recorded"], 11)
         self.assertEqual(producer.stats()["tabs"], 5)
 
-    def test_the_time_is_now(self):
+    def test_the_time_is_now(self) -> None:
         before = time.time()
         self.producer().tab("c", "CounterGroup").inc()
         (event,) = self.events()
         # the coarse clock lags by its resolution, and more where another takes the processor's time
         self.assertTrue(before - 0.1 <= event.time <= time.time() + 1e-3)
 
-    def test_the_header_says_who_records(self):
-        producer = self.producer("web/{env:WORKER}", WORKER="3") if os.environ.setdefault("WORKER", "3") else None
+    def test_the_header_says_who_records(self) -> None:
+        producer = self.producer("web/{env:WORKER}", WORKER="3")
         producer.tab("c", "CounterGroup").inc()
         header = self.reader(producer).header
         self.assertEqual((header.client, header.pid, header.is_accelerated), ("web/3", os.getpid(), self.accelerated))
@@ -95,14 +96,14 @@ class RecordTests:
         self.assertEqual(producer.stats()["ring_bytes"], 1 << 20)
         self.assertEqual(producer.stats()["accelerated"], self.accelerated)
 
-    def test_no_ring_is_made_before_the_first_record(self):
+    def test_no_ring_is_made_before_the_first_record(self) -> None:
         producer = self.producer()
         tab = producer.tab("c", "CounterGroup")
         self.assertEqual(rings(self.agent), [])
         tab.inc()
         self.assertEqual(len(rings(self.agent)), 1)
 
-    def test_the_same_tab_is_the_same_object_and_one_entry(self):
+    def test_the_same_tab_is_the_same_object_and_one_entry(self) -> None:
         producer = self.producer()
         for _ in range(3):
             producer.tab("c", "CounterGroup").inc()
@@ -110,13 +111,13 @@ class RecordTests:
         self.assertIs(producer.tab("c", "CounterGroup"), producer.tab("c", "CounterGroup"))
         self.assertEqual(self.reader(producer).tabs(), [ring.Entry("CounterGroup", "c"), ring.Entry("Gauge", "d")])
 
-    def test_values_come_back(self):
+    def test_values_come_back(self) -> None:
         producer = self.producer()
         tab = producer.tab("b", "Buffer")
 
         @examples(150)
         @given(VALUES)
-        def comes_back(value):
+        def comes_back(value: Any) -> None:
             tab.record(value)
             (event,) = self.events()
             expected = value
@@ -130,7 +131,7 @@ class RecordTests:
         comes_back()
         self.assertEqual(producer.stats()["dropped"], 0)
 
-    def test_whole_numbers_up_to_the_bound_travel_as_floats_and_larger_ones_whole(self):
+    def test_whole_numbers_up_to_the_bound_travel_as_floats_and_larger_ones_whole(self) -> None:
         tab = self.producer().tab("b", "Buffer")
         values = [MAX_EXACT_INT, -MAX_EXACT_INT, MAX_EXACT_INT + 1, -MAX_EXACT_INT - 1, 2**64 - 1, -(2**63), 0, True, False]
         for value in values:
@@ -139,7 +140,7 @@ class RecordTests:
         self.assertEqual(read, values)
         self.assertEqual([type(value) for value in read], [float, float, int, int, int, int, float, bool, bool])
 
-    def test_floats_that_are_no_numbers_are_recorded_as_they_are(self):
+    def test_floats_that_are_no_numbers_are_recorded_as_they_are(self) -> None:
         tab = self.producer().tab("b", "Buffer")
         for value in (math.nan, math.inf, -math.inf, -0.0):
             tab.record(value)
@@ -148,15 +149,15 @@ class RecordTests:
         self.assertEqual(values[1:3], [math.inf, -math.inf])
         self.assertEqual(math.copysign(1, values[3]), -1)
 
-    def test_numbers_of_a_subclass_are_recorded_by_content_without_calling_it(self):
+    def test_numbers_of_a_subclass_are_recorded_by_content_without_calling_it(self) -> None:
         class Odd(float):
-            def __float__(self):
+            def __float__(self) -> Any:
                 raise AssertionError
 
             __pos__ = __neg__ = __float__
 
         class OddInt(int):
-            def __int__(self):
+            def __int__(self) -> Any:
                 raise AssertionError
 
             __index__ = __float__ = __neg__ = __int__
@@ -171,7 +172,7 @@ class RecordTests:
         tab.record(1.0, time=OddInt(7))
         self.assertEqual([event.value for event in self.events()], [1.5, 3.0, -1.5, -3.0, [1.5, 3, 2**60], 1.0])
 
-    def test_what_msgpack_cannot_say_is_a_counted_drop(self):
+    def test_what_msgpack_cannot_say_is_a_counted_drop(self) -> None:
         class Text(str):
             pass
 
@@ -186,7 +187,7 @@ class RecordTests:
         self.assertEqual(self.reader(producer).header.drops, {"value_type": len(bad) + 1})
         self.assertEqual([event.value for event in self.events()], [1.0])
 
-    def test_a_value_at_its_bound_is_recorded_and_one_past_it_dropped(self):
+    def test_a_value_at_its_bound_is_recorded_and_one_past_it_dropped(self) -> None:
         for ring_bytes, most in ((1 << 20, MAX_VALUE_BYTES), (MIN_RING_BYTES, MIN_RING_BYTES // 32)):
             producer = self.producer(TABA_RING_BYTES=str(ring_bytes))
             tab = producer.tab("b", "Buffer")
@@ -198,18 +199,18 @@ class RecordTests:
             self.assertEqual([event.value for event in self.reader(producer).drain()], ["x" * (most - 3)])
             self.assertEqual(producer.stats()["dropped_by_reason"], {"value_too_large": 4})
 
-    def test_nesting_at_its_bound_is_recorded_and_one_past_it_dropped(self):
+    def test_nesting_at_its_bound_is_recorded_and_one_past_it_dropped(self) -> None:
         producer = self.producer()
         tab = producer.tab("b", "Buffer")
         tab.record(nested(MAX_VALUE_DEPTH))
         tab.record(nested(MAX_VALUE_DEPTH + 1))
-        endless = []
+        endless: list[Any] = []
         endless.append(endless)
         tab.record(endless)
         self.assertEqual([event.value for event in self.events()], [nested(MAX_VALUE_DEPTH)])
         self.assertEqual(producer.stats()["dropped_by_reason"], {"value_too_large": 2})
 
-    def test_a_time_at_its_bounds_is_recorded_and_one_past_them_a_counted_drop(self):
+    def test_a_time_at_its_bounds_is_recorded_and_one_past_them_a_counted_drop(self) -> None:
         producer = self.producer()
         tab = producer.tab("c", "CounterGroup")
         past = (-1, -1e-9, MAX_TIME * (1 + 2**-52), MAX_TIME + 1, 1e18, 2**70)
@@ -221,12 +222,12 @@ class RecordTests:
         self.assertEqual(producer.stats()["dropped_by_reason"], {"bad_time": 30})
         self.assertEqual([event.time for event in self.events()], [0.0, 0.0, MAX_TIME, MAX_TIME, 7.0, 1.5, 2.5])
 
-    def test_what_says_that_it_is_a_number_is_recorded_as_one(self):
+    def test_what_says_that_it_is_a_number_is_recorded_as_one(self) -> None:
         producer = self.producer()
         tab = producer.tab("c", "UpDown")
 
         class Reentrant:
-            def __float__(self):
+            def __float__(self) -> Any:
                 tab.record(-1.0)
                 return 8.0
 
@@ -241,25 +242,25 @@ class RecordTests:
         )
         self.assertEqual(producer.stats()["dropped"], 0)
 
-    def test_what_fails_to_say_its_number_is_a_counted_drop_and_never_raises(self):
+    def test_what_fails_to_say_its_number_is_a_counted_drop_and_never_raises(self) -> None:
         class Failing:
-            def __init__(self, *raised):
+            def __init__(self, *raised: Any) -> None:
                 self.raised = raised
 
-            def __index__(self):
+            def __index__(self) -> None:
                 raise self.raised[0]
 
-            def __float__(self):
+            def __float__(self) -> None:
                 raise self.raised[-1]
 
         class Wrong:
             __index__ = None
 
-            def __float__(self):
+            def __float__(self) -> Any:
                 return "1"
 
         class Hiding(type):
-            def __getattribute__(cls, name):
+            def __getattribute__(cls, name: str) -> None:
                 raise RuntimeError(name)
 
         class Hidden(metaclass=Hiding):
@@ -281,14 +282,14 @@ class RecordTests:
         tab.inc()
         self.assertEqual([event.value for event in self.events()], [1.0, 1.0])
 
-    def test_wrong_arguments_are_a_type_error(self):
+    def test_wrong_arguments_are_a_type_error(self) -> None:
         tab = self.producer().tab("c", "CounterGroup")
         for call in (lambda: tab.record(), lambda: tab.record(1, 2, 3), lambda: tab.record(1, when=2), lambda: tab.record(1, value=2)):
             self.assertRaises(TypeError, call)
         self.assertRaises(AttributeError, getattr, tab, "observe")
         self.assertRaises(AttributeError, setattr, tab, "other", 1)
 
-    def test_the_byte_ring_wraps(self):
+    def test_the_byte_ring_wraps(self) -> None:
         producer = self.producer(TABA_RING_BYTES=str(MIN_RING_BYTES))
         tab = producer.tab("b", "Buffer")
         tab.record(1.0)
@@ -302,7 +303,7 @@ class RecordTests:
             self.assertEqual(read, [value])
         self.assertEqual(producer.stats()["dropped"], 0)
 
-    def test_laps_go_on(self):
+    def test_laps_go_on(self) -> None:
         producer = self.producer(TABA_RING_BYTES=str(MIN_RING_BYTES))
         tab = producer.tab("c", "CounterGroup")
         tab.inc()
@@ -314,22 +315,10 @@ class RecordTests:
             count += len(reader.drain())
         self.assertEqual((count, producer.stats()["recorded"]), (10501, 10501))
 
-    def test_one_writes_and_the_other_kind_reads_the_same_bytes(self):
-        producer = self.producer(TABA_RING_BYTES=str(MIN_RING_BYTES))
-        tab = producer.tab("b", "Buffer")
-        for value in (1.0, "text", 2**60, [1, None, {"a": b"x"}]):
-            tab.record(value, 7.0)
-        reader = self.reader(producer)
-        content = os.pread(reader.descriptor, MIN_RING_BYTES, 0)
-        expected = getattr(type(self).__mro__[1], "content", None)
-        if expected is not None:
-            self.assertEqual(content[ring.HEADER_BYTES :], expected)
-        type(self).__mro__[1].content = content[ring.HEADER_BYTES :]
-
 
 @both
-class FullRingTests:
-    def full_ring(self, **environment):
+class FullRingTests(ClientCase):
+    def full_ring(self, **environment: str) -> Any:
         producer = self.producer(TABA_RING_BYTES=str(MIN_RING_BYTES), **environment)
         tab = producer.tab("c", "CounterGroup")
         for _ in range(2048):
@@ -337,7 +326,7 @@ class FullRingTests:
         self.assertEqual(producer.stats()["dropped"], 0)
         return producer, tab
 
-    def test_a_full_ring_drops_and_counts(self):
+    def test_a_full_ring_drops_and_counts(self) -> None:
         producer, tab = self.full_ring()
         for _ in range(100):
             tab.inc()
@@ -350,7 +339,7 @@ class FullRingTests:
         self.assertEqual(producer.stats()["dropped_by_reason"], {"ring_full": 102})
         self.assertEqual(len(reader.drain()), 2048)
 
-    def test_a_full_byte_ring_drops_values_but_not_floats(self):
+    def test_a_full_byte_ring_drops_values_but_not_floats(self) -> None:
         producer = self.producer(TABA_RING_BYTES=str(MIN_RING_BYTES))
         tab = producer.tab("b", "Buffer")
         for _ in range(9):
@@ -361,7 +350,7 @@ class FullRingTests:
         tab.record("x" * 998)
         self.assertEqual(len(self.events()), 1)
 
-    def test_a_directory_that_is_full_drops_the_tabs_beyond_it(self):
+    def test_a_directory_that_is_full_drops_the_tabs_beyond_it(self) -> None:
         producer = self.producer(TABA_RING_BYTES=str(MIN_RING_BYTES))
         for i in range(200):
             producer.tab(f"{i:046d}", "Buffer").record(1.0)  # 8 + 6 + 46 bytes: 64 of them fit
@@ -371,7 +360,7 @@ class FullRingTests:
         self.assertEqual(producer.stats()["tabs"], 64)
         self.assertEqual(len(self.events()), 128)
 
-    def test_a_retired_ring_is_left_and_what_is_unknown_counted(self):
+    def test_a_retired_ring_is_left_and_what_is_unknown_counted(self) -> None:
         producer = self.producer()
         tab = producer.tab("c", "CounterGroup")
         tab.inc()
@@ -390,14 +379,14 @@ class FullRingTests:
         self.assertFalse(first.is_held())
         self.assertTrue(second.is_held())
 
-    def test_a_full_ring_whose_name_is_gone_is_left(self):
+    def test_a_full_ring_whose_name_is_gone_is_left(self) -> None:
         producer, tab = self.full_ring()
         os.unlink(self.reader(producer).path)
         tab.inc()
         self.assertEqual(producer.stats()["dropped_by_reason"], {"unknown": 2048})
         self.assertEqual([event.value for event in self.events()], [1.0])
 
-    def test_a_ring_that_a_hole_filled_is_left_for_a_new_one(self):
+    def test_a_ring_that_a_hole_filled_is_left_for_a_new_one(self) -> None:
         producer, tab = self.full_ring()
         reader = self.reader(producer)
         where = ring.layout(MIN_RING_BYTES)
@@ -413,7 +402,7 @@ class FullRingTests:
         self.assertEqual(len(reader.drain(past_holes=True)), 2047)
         self.assertNotIn("unknown", producer.stats()["dropped_by_reason"])
 
-    def test_a_hole_is_left_before_it_costs_an_event(self):
+    def test_a_hole_is_left_before_it_costs_an_event(self) -> None:
         if self.accelerated:
             return  # leaves no holes
         producer = self.producer(TABA_RING_BYTES=str(MIN_RING_BYTES))
@@ -424,6 +413,7 @@ class FullRingTests:
         next(producer._port._ring.free)  # reserved by who never came back
         for _ in range(1300):
             tab.inc()
+        assert producer._hole is not None
         producer._hole = (1, producer._hole[1] - 1)  # seen; a second passes
         producer._port._half_looked -= 1
         for _ in range(1700):
@@ -432,7 +422,7 @@ class FullRingTests:
         self.assertEqual(len(rings(self.agent)), 2)
         self.assertEqual(len(self.events(past_holes=True)), 3000)
 
-    def test_a_full_ring_of_a_slow_agent_is_kept(self):
+    def test_a_full_ring_of_a_slow_agent_is_kept(self) -> None:
         _, tab = self.full_ring()
         deadline = time.monotonic() + 1.3
         while time.monotonic() < deadline:
@@ -441,8 +431,8 @@ class FullRingTests:
 
 
 @both
-class MakingTests:
-    def test_a_ring_takes_an_eighth_of_what_is_left_at_most(self):
+class MakingTests(ClientCase):
+    def test_a_ring_takes_an_eighth_of_what_is_left_at_most(self) -> None:
         for bound, size in (
             (16 << 20, 1 << 20),
             (8 << 20, 1 << 19),
@@ -456,14 +446,14 @@ class MakingTests:
             self.assertEqual(os.stat(self.reader(producer).path).st_size, size)
             self.remove_segments()
 
-    def test_twenty_processes_have_rings_where_one_alone_would_fill_it(self):
+    def test_twenty_processes_have_rings_where_one_alone_would_fill_it(self) -> None:
         producers = [self.producer(TABA_SHM_BYTES=str(4 << 20)) for _ in range(20)]
         for producer in producers:
             producer.tab("c", "CounterGroup").inc()
         self.assertEqual(sum(producer.stats()["recorded"] for producer in producers), 20)
         self.assertLessEqual(sum(os.stat(os.path.join(ring.SHM_DIRECTORY, name)).st_size for name in rings(self.agent)), 4 << 20)
 
-    def test_beyond_the_bound_of_all_rings_drops_are_counted_where_they_outlive_the_process(self):
+    def test_beyond_the_bound_of_all_rings_drops_are_counted_where_they_outlive_the_process(self) -> None:
         producers = [self.producer(TABA_SHM_BYTES=str(1 << 18), TABA_RING_BYTES=str(1 << 16)) for _ in range(5)]
         for producer in producers:
             for _ in range(3):
@@ -486,7 +476,7 @@ class MakingTests:
         producers[4].stop()
         self.assertEqual((claim_slots(reader.descriptor), reader.header.drops), (True, {"no_ring": 6}))  # what they counted stays
 
-    def test_segments_that_only_count_have_a_bound_too(self):
+    def test_segments_that_only_count_have_a_bound_too(self) -> None:
         bound = 16 * ring.COUNTING_BYTES * 2  # room for two beside no ring at all, and for some in the rest of the bound
         producers = [self.producer(TABA_SHM_BYTES=str(bound), TABA_RING_BYTES=str(1 << 16)) for _ in range(20)]
         for producer in producers:
@@ -494,7 +484,7 @@ class MakingTests:
         self.assertLessEqual(sum(os.stat(f"/dev/shm/{name}").st_size for name in rings(self.agent)), bound)
         self.assertEqual({str(producer.stats()["dropped_by_reason"]) for producer in producers[1:]}, {"{'no_ring': 1}"})
 
-    def test_without_shared_memory_it_counts_and_tries_again_later_and_the_making_of_a_tab_warns_once(self):
+    def test_without_shared_memory_it_counts_and_tries_again_later_and_the_making_of_a_tab_warns_once(self) -> None:
         producer = self.producer()
         tab = producer.tab("c", "CounterGroup")
         with mock.patch.object(ring, "SHM_DIRECTORY", "/nonexistent"):
@@ -516,8 +506,8 @@ class MakingTests:
         self.assertEqual(self.reader(producer).header.drops, {"no_ring": 14})
         self.assertIsNone(producer.stats()["problem"])
 
-    def test_start_warns_of_shared_memory_that_is_not_there_and_again_when_it_went_and_came_back(self):
-        producer = Producer(_accelerator if self.accelerated else pure)
+    def test_start_warns_of_shared_memory_that_is_not_there_and_again_when_it_went_and_came_back(self) -> None:
+        producer = Producer(accelerator if self.accelerated else pure)
         self.addCleanup(producer.stop)
         for _ in range(2):
             with mock.patch.object(ring, "SHM_DIRECTORY", "/nonexistent"), self.assertLogs("taba.client", "WARNING") as logs:
@@ -528,7 +518,7 @@ class MakingTests:
             producer.tab("c", "CounterGroup").inc()
             producer.stop()
 
-    def test_a_ring_is_its_owners_alone_and_with_a_group_the_groups_too(self):
+    def test_a_ring_is_its_owners_alone_and_with_a_group_the_groups_too(self) -> None:
         old = os.umask(0o777)
         try:
             alone, shared = self.producer(), self.producer(TABA_RING_GROUP=str(os.getgid()))
@@ -539,12 +529,12 @@ class MakingTests:
         self.assertEqual(os.fstat(self.reader(alone).descriptor).st_mode & 0o777, 0o600)
         self.assertEqual(os.fstat(self.reader(shared).descriptor).st_mode & 0o777, 0o660)
 
-    def test_the_space_is_reserved_when_the_ring_is_made(self):
+    def test_the_space_is_reserved_when_the_ring_is_made(self) -> None:
         producer = self.producer()
         producer.tab("c", "CounterGroup").inc()
         self.assertGreaterEqual(os.stat(self.reader(producer).path).st_blocks * 512, 1 << 20)
 
-    def test_stats_tell_the_client_id_before_the_first_record_and_after_the_last(self):
+    def test_stats_tell_the_client_id_before_the_first_record_and_after_the_last(self) -> None:
         producer = self.producer("{program}/{slot}")
         told = producer.stats()["client"]
         self.assertRegex(told, r"^[^{}]+/[0-9]+$")
@@ -557,16 +547,16 @@ class MakingTests:
         producer.start("other", self.environment)
         self.assertEqual(producer.stats()["client"], "other")
 
-    def test_stats_of_a_process_that_has_asked_for_nothing_or_for_nonsense(self):
+    def test_stats_of_a_process_that_has_asked_for_nothing_or_for_nonsense(self) -> None:
         for environment in ({"TABA_CLIENT_ID": "cron/1"}, {"TABA_CLIENT_ID": "a b"}, {"TABA_AGENT": "a.b"}):
-            producer = Producer(_accelerator if self.accelerated else pure)
+            producer = Producer(accelerator if self.accelerated else pure)
             self.addCleanup(producer.end)
             with mock.patch.dict(os.environ, environment):
                 stats = producer.stats()
             self.assertEqual(stats["agent"], environment.get("TABA_AGENT", "default"))
             self.assertEqual(stats["client"], "cron/1" if "cron/1" in environment.values() else identity.DEFAULT_CLIENT)
 
-    def test_stop_frees_the_ring_and_start_makes_a_new_one(self):
+    def test_stop_frees_the_ring_and_start_makes_a_new_one(self) -> None:
         producer = self.producer()
         tab = producer.tab("c", "CounterGroup")
         tab.inc()
@@ -580,7 +570,7 @@ class MakingTests:
         self.assertEqual((producer.stats()["recorded"], producer.stats()["client"]), (2, "other"))
         self.assertEqual(len(rings(self.agent)), 2)
 
-    def test_wrong_settings_are_a_value_error_that_names_them(self):
+    def test_wrong_settings_are_a_value_error_that_names_them(self) -> None:
         for id, environment, word in (
             ("a b", {}, "client id"),
             ("{slots}", {}, "slots"),
@@ -602,7 +592,7 @@ class MakingTests:
             error = self.assertRaises(ValueError, self.producer, id, **environment)
             self.assertRegex(str(error), word)
 
-    def test_the_lowest_and_highest_settings_are_taken(self):
+    def test_the_lowest_and_highest_settings_are_taken(self) -> None:
         self.producer(TABA_RING_BYTES="65536")
         self.producer(TABA_RING_BYTES=str(1 << 30), TABA_SHM_BYTES="0")
         self.producer("x" * 200)
@@ -610,12 +600,12 @@ class MakingTests:
 
 
 @both
-class TimerTests:
-    def timed(self):
+class TimerTests(ClientCase):
+    def timed(self) -> tuple[Any, Timer]:
         tab = self.producer().tab("p", "PercentileGroup")
         return tab, tab.time()
 
-    def test_a_block_is_timed_also_when_it_raises(self):
+    def test_a_block_is_timed_also_when_it_raises(self) -> None:
         tab, _ = self.timed()
         with tab.time():
             time.sleep(0.01)
@@ -625,11 +615,11 @@ class TimerTests:
         self.assertEqual(len(values), 2)
         self.assertTrue(0.01 <= values[0] < 5)
 
-    def test_functions_are_timed_also_when_they_raise_and_within_themselves(self):
+    def test_functions_are_timed_also_when_they_raise_and_within_themselves(self) -> None:
         _, timer = self.timed()
 
         @timer
-        def countdown(n):
+        def countdown(n: int) -> Any:
             """Docs."""
             if n == 0:
                 raise KeyError
@@ -639,11 +629,11 @@ class TimerTests:
         self.assertEqual(countdown.__doc__, "Docs.")
         self.assertEqual(len(self.events()), 3)
 
-    def test_coroutines_are_timed_until_they_end(self):
+    def test_coroutines_are_timed_until_they_end(self) -> None:
         _, timer = self.timed()
 
         @timer
-        async def pause(fails):
+        async def pause(fails: bool) -> int:
             await asyncio.sleep(0.02)
             if fails:
                 raise KeyError
@@ -657,15 +647,15 @@ class TimerTests:
 
 
 @both
-class ThreadTests:
-    def test_four_threads_lose_nothing(self):
+class ThreadTests(ClientCase):
+    def test_four_threads_lose_nothing(self) -> None:
         producer = self.producer(TABA_RING_BYTES=str(1 << 18))
         tab, text = producer.tab("c", "CounterGroup"), producer.tab("b", "Buffer")
         tab.inc()
         reader = self.reader(producer)
         going = threading.Event()
 
-        def record(number):
+        def record(number: int) -> None:
             going.wait()
             for i in range(10_000):
                 tab.inc(number)
@@ -693,8 +683,8 @@ class ThreadTests:
 
 
 @both
-class SignalTests:
-    def test_exceptions_from_signal_handlers_lose_no_completed_event(self):
+class SignalTests(ClientCase):
+    def test_exceptions_from_signal_handlers_lose_no_completed_event(self) -> None:
         out = self.run_python(
             """
             import json, os, signal, sys, time
@@ -749,12 +739,12 @@ class SignalTests:
         if self.accelerated:
             self.assertFalse(holes)
 
-    def test_a_signal_handler_may_record(self):
+    def test_a_signal_handler_may_record(self) -> None:
         producer = self.producer()
         tab, text = producer.tab("c", "CounterGroup"), producer.tab("b", "Buffer")
         handled = 0
 
-        def record(number, frame):
+        def record(number: int, frame: Any) -> None:
             nonlocal handled
             handled += 1
             tab.inc()
@@ -778,17 +768,29 @@ class SignalTests:
             self.assertEqual(len(events) + producer.stats()["dropped"], expected)
 
 
-class AcceleratorTests(SynchronousTestCase):
-    def setUp(self):
-        if _accelerator is None:
-            self.skipTest("not built")
+class AcceleratorTests(ClientCase):
+    accelerated = True
 
-    def test_every_number_of_the_accelerator_is_the_rings(self):
-        for name, value in _accelerator.LAYOUT.items():
+    def test_it_writes_the_same_bytes_as_pure_python(self) -> None:
+        contents = []
+        for port in (accelerator, pure):
+            producer = Producer(port)
+            producer.start(None, {**self.environment, "TABA_RING_BYTES": str(MIN_RING_BYTES)})
+            self.addCleanup(producer.stop)
+            tab = producer.tab("b", "Buffer")
+            for value in (1.0, "text", 2**60, [1, None, {"a": b"x"}]):
+                tab.record(value, 7.0)
+            reader = self.reader(producer)
+            self.assertEqual(reader.header.is_accelerated, port is accelerator)
+            contents.append(os.pread(reader.descriptor, MIN_RING_BYTES, ring.HEADER_BYTES))
+        self.assertEqual(*contents)
+
+    def test_every_number_of_the_accelerator_is_the_rings(self) -> None:
+        for name, value in accelerator.LAYOUT.items():
             self.assertEqual(value, getattr(ring, name, getattr(bounds, name, None)), name)
-        self.assertEqual(_accelerator.REASONS, ring.DROP_REASONS)
+        self.assertEqual(accelerator.REASONS, ring.DROP_REASONS)
 
-    def test_no_number_of_the_layout_stands_outside_what_is_compared(self):
+    def test_no_number_of_the_layout_stands_outside_what_is_compared(self) -> None:
         with open(os.path.join(os.path.dirname(ring.__file__), "client", "_layout.h")) as file:
             defined = set(re.findall(r"NUMBER\(([A-Z_]+), [0-9]+\)", file.read()))
-        self.assertEqual(defined | {"MAX_EXACT_INT", "MAX_TIME"}, set(_accelerator.LAYOUT))
+        self.assertEqual(defined | {"MAX_EXACT_INT", "MAX_TIME"}, set(accelerator.LAYOUT))

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from typing import Any
 
 import pytest
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
@@ -27,16 +28,16 @@ def gcc() -> str:
 
 @pytest.mark.real
 class SanitizerTests(SynchronousTestCase):
-    def run_all(self, command, **how):
+    def run_all(self, command: Any, **how: Any) -> Any:
         done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, **how)
         self.assertEqual(done.returncode, 0, done.stdout[-4000:] + done.stderr[-8000:])
         return done.stdout
 
-    def test_the_analyzer_and_strict_warnings_find_nothing(self):
+    def test_the_analyzer_and_strict_warnings_find_nothing(self) -> None:
         for level in ("-O1", "-O3"):
             self.run_all([gcc(), *STRICT, "-fanalyzer", level, "-c", SOURCE, "-o", os.devnull])
 
-    def test_the_sanitizers_find_nothing_in_what_the_tests_of_recording_do(self):
+    def test_the_sanitizers_find_nothing_in_what_the_tests_of_recording_do(self) -> None:
         folder = os.path.abspath(self.mktemp())
         for package in ("taba", "taba/client", "taba/agent", "tests", "tests/client"):
             os.makedirs(os.path.join(folder, package))

@@ -94,15 +94,18 @@ class Job(TestCase):
         """Server's status once so many events are folded; fails, with what Agent and Server say, once no more of them come."""
         found = -1
         while True:
-            said = lambda before=found: f"of {events} events {before} came, and no more do: {self.story()}"  # noqa: E731
-            status: dict[str, Any] = until(lambda before=found: self._with_more(before), said)
+            status = self._wait_for_more(found, events)
             found = status["folded"]
             if found >= events:
                 return status
 
-    def _with_more(self, folded: int) -> dict[str, Any] | None:
-        status: dict[str, Any] = self.services.query.status()
-        return status if status["folded"] is not None and status["folded"] > folded else None
+    def _wait_for_more(self, folded: int, events: int) -> dict[str, Any]:
+        def more() -> dict[str, Any] | None:
+            status: dict[str, Any] = self.services.query.status()
+            return status if status["folded"] is not None and status["folded"] > folded else None
+
+        status: dict[str, Any] = until(more, lambda: f"of {events} events {folded} came, and no more do: {self.story()}")
+        return status
 
     def assert_exact(self, events: int) -> None:
         """All that the recorders recorded is there, once they have ended."""

@@ -49,7 +49,8 @@ class ClockCase(SynchronousTestCase):
 
     def record_in(self, tab: str, type: str, *values: Any, clock: WallClock | None = None) -> None:
         """Have a process record `values`, with the wall clock `clock` where it is given."""
-        done = self.services.run("-c", RECORD, tab, type, json.dumps(values), **(clock.environ if clock else {}))
+        environ: dict[str, Any] = clock.environ if clock else {}
+        done = self.services.run("-c", RECORD, tab, type, json.dumps(values), **environ)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
 
     def status_of_agent(self) -> Any:

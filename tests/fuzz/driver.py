@@ -56,7 +56,7 @@ def mutate(content: bytes, other: bytes, chance: random.Random) -> bytes:
         elif kind == 7:
             del made[at:]
         else:
-            made[at : at + 4] = chance.choice((0, 1, 255, 65_535, 2**31, 2**32 - 1)).to_bytes(4, chance.choice(("big", "little")))  # type: ignore[arg-type]
+            made[at : at + 4] = chance.choice((0, 1, 255, 65_535, 2**31, 2**32 - 1)).to_bytes(4, chance.choice(("big", "little")))
     return bytes(made[:MOST_BYTES])
 
 

@@ -70,7 +70,8 @@ def take_batch(content: bytes) -> None:
 
 
 def _envelopes() -> list[bytes]:
-    entries = [Sent(_batches()[1], 6, NONCE), Header("open", STREAM, 5), Header("end", STREAM, 5, NONCE), Sent(b"x", 0, NONCE, bytes(36))]
+    entries: list[Sent | Header] = [Sent(_batches()[1], 6, NONCE), Sent(b"x", 0, NONCE, bytes(36))]
+    entries[1:1] = [Header("open", STREAM, 5), Header("end", STREAM, 5, NONCE)]
     return [batch.encode_envelope("default", "host", 1.5, "store", entries), batch.encode_envelope("a", "h", 0.0, None, [])]
 
 
@@ -120,7 +121,7 @@ def take_events(content: bytes) -> None:
         is_post = False
     # what is read in windows is what is read at once
     assert found is None or is_post or b"\0" in content or content.startswith(b"\xef\xbb\xbf"), "what is no JSON was read"
-    if found is not None and is_post:
+    if found is not None and whole is not None and is_post:
         assert found.accepted + len(found.rejected) == len(whole["events"])
 
 
@@ -138,7 +139,8 @@ def take_value(content: bytes) -> None:
 
 
 def _values() -> list[bytes]:
-    return [msgpack.packb(value) for value in (1, "text", [1, [2.5, None]], {"a": {"b": b"c"}}, [[]] * 20, 2**63)]
+    values: list[Any] = [1, "text", [1, [2.5, None]], {"a": {"b": b"c"}}, [[]] * 20, 2**63]
+    return [msgpack.packb(value) for value in values]
 
 
 def take_tokens(content: bytes) -> None:
@@ -162,7 +164,8 @@ def _patches() -> list[bytes]:
 
 
 def _patch(content: bytes, size: int) -> list[tuple[int, bytes]]:
-    found, at = [], 0
+    found: list[tuple[int, bytes]] = []
+    at = 0
     while at + 3 < len(content) and len(found) < 64:
         offset, length = struct.unpack_from("<HB", content, at)
         at += 3

@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from taba.handlers import Events
 from taba.handlers.gauge import MAX_TEXT, MAX_VALUES, OTHERS, Gauge
 from taba.handlers.render import as_json, render_text, shown
+from taba.handlers.testing import events_of
 
 NOW = 1000.0
 handler = Gauge()
@@ -29,7 +30,7 @@ class GaugeTests(SynchronousTestCase):
         rng = np.random.default_rng(1)
         for _ in range(50):
             times, values = rng.integers(990, 1010, 30).astype(float), rng.integers(0, 9, 30).astype(float)
-            one = handler.fold(None, Events(times, values), NOW)
+            one = handler.fold(None, events_of(list(zip(times.tolist(), values.tolist(), strict=True))), NOW)
             other = None
             for time, value in zip(times.tolist(), values.tolist(), strict=True):
                 other = handler.fold(other, Events([time], [value]), NOW)
@@ -45,7 +46,7 @@ class GaugeTests(SynchronousTestCase):
         for ahead in (0.001, 1.0, 40 * 86_400.0):
             for times in ([NOW - 5], [NOW - 5.0 - place for place in range(20)]):
                 state = handler.fold(None, Events([NOW + ahead], ["wrong"]), NOW + ahead)
-                state = handler.fold(state, Events(np.array(times), np.arange(len(times)).astype(float)), NOW)
+                state = handler.fold(state, events_of([(time, float(number)) for number, time in enumerate(times)]), NOW)
                 self.assertEqual(state, [0.0, NOW - 5])
         self.assertEqual(handler.fold(["kept", NOW], Events([NOW - 5], ["late"]), NOW), ["kept", NOW])
 

@@ -59,7 +59,7 @@ class LookupTests(SynchronousTestCase):
         lookup = find_handlers()
         self.assertEqual([problem for problem in lookup.problems if "taba" in problem], [])
         for type in ("CounterGroup", "PercentileGroup", "PercentileCounter", "TotalsCounter", "Gauge", "UpDown", "Noop"):
-            self.assertEqual((lookup.get(type).type, lookup.own(type), lookup.origin(type)), (type, True, "taba"))
+            self.assertEqual((getattr(lookup.get(type), "type", None), lookup.own(type), lookup.origin(type)), (type, True, "taba"))
 
     def test_a_handler_from_a_plugin_module_is_found(self) -> None:
         out = self.found_with(

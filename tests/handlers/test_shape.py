@@ -75,7 +75,7 @@ class Shape(SynchronousTestCase):
         def bit_by_bit(self: Any, state: Any, now: float) -> Any:
             yield {}
 
-        for members, said in [
+        shapes: list[tuple[dict[str, Any], str]] = [
             ({"fold": lambda self, state: state}, "fold"),
             ({"fold": lambda self, state, events, now, more: state}, "fold"),
             ({"fold": 7}, "fold"),
@@ -85,5 +85,6 @@ class Shape(SynchronousTestCase):
             ({"merge": lambda self: None}, "merge takes (states)"),
             ({"merge": 7}, "merge takes (states)"),
             ({"detail": lambda self, state: None}, "detail takes (state, now)"),
-        ]:
+        ]
+        for members, said in shapes:
             self.assertIn(said, self.refused(but(Longest, **members)), members)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import strategies as st
@@ -156,13 +158,14 @@ class NoopTests(Contract, SynchronousTestCase):
 class WholeNumberTests(SynchronousTestCase):
     def test_counts_and_totals_of_whole_numbers_are_exact_in_pieces_and_over_clients(self) -> None:
         values = [float(value) for value in (2**52, 3, -7, 2**51, 1, 2**50 + 1)]
-        for handler, total, count in (
+        handlers: tuple[tuple[Any, Callable[[Any], Any], Callable[[Any], Any]], ...] = (
             (TotalsCounter(), lambda shown: shown["total"], lambda shown: shown["count"]),
             (UpDown(), lambda shown: shown["value"], lambda shown: 12),
             (PercentileCounter(), lambda shown: shown["total"], lambda shown: shown["count"]),
             (CounterGroup(), lambda shown: shown["1d"]["total"], lambda shown: shown["pct"]["count"]),
             (PercentileGroup(), lambda shown: shown["1d"]["total"], lambda shown: shown["1h"]["count"]),
-        ):
+        )
+        for handler, total, count in handlers:
             state = handler.new_state()
             for value in values:
                 state = handler.fold(state, events_of([(NOW, value)]), NOW)

@@ -53,18 +53,8 @@ class Asking(SynchronousTestCase):
         self.assertEqual(questions.check_base("[::1]:8280/"), "http://[::1]:8280")
         for bad in ("localhost", "localhost:99999", "localhost:0", "host:port", ":8280", "a b:1"):
             self.assertRaises(ValueError, questions.check_base, bad)
-        for bad in (
-            "",
-            "ftp://host",
-            "http://",
-            "http://host:port",
-            "http://host/?a=b",
-            "http://ho st",
-            "http://host:99999",
-            "http://user@host",
-            5,
-            None,
-        ):
+        addresses: list[Any] = ["", "ftp://host", "http://", "http://host:port", "http://host/?a=b", "http://ho st", "http://host:99999"]
+        for bad in [*addresses, "http://user@host", 5, None]:
             with self.assertRaises(ValueError) as raised:
                 questions.check_base(bad)
             self.assertIn("http://127.0.0.1:8280", str(raised.exception))

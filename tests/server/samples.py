@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count, islice
 from typing import Any
 
 import numpy
+from twisted.internet.task import Clock
 
 from taba.batch import NONCE_BYTES, Batch, Column, Header
 from taba.handlers import ArrayHandler, Handler
@@ -18,6 +19,7 @@ from taba.server.fold.bounds import Bounds
 from taba.server.fold.cycle import Cycle, Foreign, Outcome, Reads, Waiting
 from taba.server.fold.marks import Mark, encode_mark
 from taba.server.work.bench import Bench
+from taba.shard.memory.server import MemoryServer
 
 BUCKETS = 4
 NONCE = b"n" * NONCE_BYTES
@@ -158,49 +160,37 @@ def header(do: str, stream: int, nonce: bytes = NONCE, bucket: int = 0, drawn: b
 
 
 class MemoryStore:
-    """The keys of a store, and what the commands of a cycle do to them. Streams without a mark are `open` under NONCE, or are not."""
+    """A server in memory, and what a cycle does to it. Streams without a mark are `open` under NONCE, or are not."""
 
-    def __init__(self, open: bool = True) -> None:
-        self.keys: dict[bytes, Any] = {}
+    def __init__(self, open: bool = True, server: MemoryServer | None = None) -> None:
+        self.server = server or MemoryServer(Clock())
         self.open = encode_mark(Mark(NONCE, 0, 0)) if open else None
 
-    def read(self, command: Sequence[bytes]) -> Any:
-        name, key, *rest = command
-        if name == b"HMGET":
-            absent = self.open if key.endswith(b":marks") else None
-            return [self.keys.get(key, {}).get(field, absent) for field in rest]
-        if name == b"HGETALL":
-            return [part for pair in self.keys.get(key, {}).items() for part in pair]
-        if name == b"LRANGE":
-            start, end = int(rest[0]), int(rest[1])
-            return self.keys.get(key, [])[start : None if end == -1 else end + 1]
-        if name in (b"HLEN", b"SCARD"):
-            return len(self.keys.get(key, ()))
-        if name == b"SMISMEMBER":
-            return [int(member in self.keys.get(key, ())) for member in rest]
-        raise NotImplementedError(name)
+    def run(self, command: Sequence[bytes]) -> Any:
+        """The server's reply; what it refuses, raises."""
+        reply: Any = self.server.run(tuple(command))
+        if isinstance(reply, Exception):
+            raise reply
+        if command[0] == b"HMGET" and command[1].endswith(b":marks"):
+            return [self.open if mark is None else mark for mark in reply]
+        return reply
 
-    def write(self, command: Sequence[bytes]) -> None:
-        name, key, *rest = command
-        if name == b"HSET":
-            self.keys.setdefault(key, {}).update(zip(rest[::2], rest[1::2], strict=True))
-        elif name == b"HDEL":
-            for field in rest:
-                self.keys.get(key, {}).pop(field, None)
-        elif name == b"SADD":
-            self.keys.setdefault(key, set()).update(rest)
-        elif name == b"LPUSH":
-            self.keys[key] = [*reversed(rest), *self.keys.get(key, [])]
-        elif name == b"LTRIM":
-            self.keys[key] = self.keys[key][int(rest[0]) : int(rest[1]) + 1]
-        elif name == b"HINCRBY":
-            of_key = self.keys.setdefault(key, {})
-            of_key[rest[0]] = b"%d" % (int(of_key.get(rest[0], 0)) + int(rest[1]))
-        else:
-            raise NotImplementedError(name)
+    def put(self, key: bytes, fields: Mapping[bytes, bytes]) -> None:
+        """Have a hash hold these, too."""
+        self.run((b"HSET", key, *(part for pair in fields.items() for part in pair)))
+
+    @property
+    def keys(self) -> dict[bytes, Any]:
+        """Each key, and what it holds: a hash as a dictionary, a set as one, a list as one."""
+        _, names = self.run((b"SCAN", b"0", b"COUNT", b"1000000"))
+        return {name: KINDS[self.run((b"TYPE", name))](self, name) for name in names}
+
+    def _hash(self, key: bytes) -> dict[bytes, bytes]:
+        pairs = self.run((b"HGETALL", key))
+        return dict(zip(pairs[::2], pairs[1::2], strict=True))
 
     def counts(self, bucket: int = 0) -> Mapping[str, int]:
-        counts = self.keys.get(keys.counts(bucket), {}).items()
+        counts = self._hash(keys.counts(bucket)).items()
         return {name.decode(): int(count) for name, count in counts if name != keys.TAB_CHANGES}
 
     def cycle(
@@ -208,7 +198,7 @@ class MemoryStore:
     ) -> Outcome:
         """Run one fold cycle as a Server would, with nobody in between."""
         cycle = Cycle(bucket, waiting, BUCKETS)
-        steps = cycle.fold([self.read(command) for command in cycle.reads], bench_of(lookup), now, age, Bounds(**bounds))
+        steps = cycle.fold([self.run(command) for command in cycle.reads], bench_of(lookup), now, age, Bounds(**bounds))
         sent: Any = None
         while True:
             try:
@@ -217,7 +207,14 @@ class MemoryStore:
                 outcome: Outcome = stop.value
                 break
             assert isinstance(need, Reads) and not isinstance(need, Foreign)
-            sent = [self.read(command) for command in need.commands]
+            sent = [self.run(command) for command in need.commands]
         for command in outcome.commands:
-            self.write(command)
+            self.run(command)
         return outcome
+
+
+KINDS: dict[bytes, Callable[[MemoryStore, bytes], Any]] = {
+    b"hash": MemoryStore._hash,
+    b"set": lambda store, key: set(store.run((b"SMEMBERS", key))),
+    b"list": lambda store, key: store.run((b"LRANGE", key, b"0", b"-1")),
+}

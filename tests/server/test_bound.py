@@ -84,7 +84,7 @@ class Bound(ServerCase):
     async def test_a_team_asks_for_another_s_by_name_and_hears_of_nothing(self) -> None:
         server = await self.begin()
         await self.fill(server)
-        nothing = {"names": [], "clients": [], "types": {}, "projections": {}, "aggregates": {}, "overview": [], "who": {}}
+        nothing: dict[str, Any] = {"names": [], "clients": [], "types": {}, "projections": {}, "aggregates": {}, "overview": [], "who": {}}
         for what, empty in nothing.items():
             answered = await self.ask_as(f"team {READ}", server, f"/v1/{what}?name=team_b.x")
             self.assertEqual((answered.status, answered.json), (200, empty), what)

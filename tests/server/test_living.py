@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
+from unittest import mock
 
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import Clock, deferLater
@@ -14,12 +15,17 @@ from taba.server import keys
 from taba.server.keep.jobs import KEEP_MINUTES, LOST_SECONDS, SAY_SECONDS, Job, Jobs
 from taba.server.moving import Moving
 from taba.server.status import GONE_SECONDS, PRESENCE_BUCKET, PRESENCE_SECONDS, Presence
-from taba.shard import Writes
 from taba.shard.memory.router import MemoryRouter
 from taba.shard.memory.server import MemoryServer
+from tests.shard.pieces import always
 
 NOON = 1_800_000_000.0
 OFFSETS = (0.0, GONE_SECONDS, -GONE_SECONDS, 40 * DAY, -NOON)  # of the other's clock
+
+
+async def away(*_: Any) -> Any:
+    """What a Router says in the end of a store that is away; it says so here at once, for the tests' clocks are not to go on meanwhile."""
+    raise StoreUnavailable("away")
 
 
 class LivingCase(SynchronousTestCase):
@@ -78,13 +84,8 @@ class Servers(LivingCase):
         self.wait(there.announce())
         self.wait(here.announce())
         self.clock.advance(GONE_SECONDS)
-
-        async def away(*_: Any) -> Any:
-            raise StoreUnavailable("away")
-
-        with_store, here._router = here._router, type("Away", (), {"transact": away})()  # type: ignore[assignment]
-        self.failureResultOf(ensureDeferred(here.announce()), StoreUnavailable)
-        here._router = with_store
+        with mock.patch.object(here._router, "transact", away):
+            self.failureResultOf(ensureDeferred(here.announce()), StoreUnavailable)
         self.assertEqual(self.urls(here), ["http://a", "http://b"])
 
     def test_while_the_store_is_away_it_is_this_one_alone_and_says_that_it_is_not_all(self) -> None:
@@ -92,22 +93,16 @@ class Servers(LivingCase):
         for presence in (here, there):
             self.wait(presence.announce())
         self.assertEqual([entry.get("complete") for entry in self.wait(here.servers())], [None, None])
-
-        async def away(*_: Any) -> Any:
-            raise StoreUnavailable("away")
-
-        with_store = here._router
         for reaches in (True, False):
-            here._router = type("Away", (), {"reaches": lambda *_, reaches=reaches: reaches, "read": away})()  # type: ignore[assignment]
-            self.assertEqual([(entry["url"], entry["complete"]) for entry in self.wait(here.servers())], [("http://a", False)])
-        here._router = with_store
+            with mock.patch.multiple(here._router, reaches=mock.Mock(return_value=reaches), read=away):
+                self.assertEqual([(entry["url"], entry["complete"]) for entry in self.wait(here.servers())], [("http://a", False)])
         self.assertEqual(self.urls(here), ["http://a", "http://b"])
 
     def test_what_is_no_entry_is_nobody_and_goes(self) -> None:
         here = self.presence("http://a", NOON)
         name = keys.servers(PRESENCE_BUCKET)
         for bad in (b"", b"[]", b"{}", b"\xff", b'{"roles": []}'):
-            self.wait(here._router.transact(PRESENCE_BUCKET, [], lambda _, bad=bad: Writes([(b"HSET", name, b"http://b", bad)])))  # type: ignore[misc]
+            self.wait(here._router.transact(PRESENCE_BUCKET, [], always((b"HSET", name, b"http://b", bad))))
             self.assertEqual(self.urls(here), ["http://a"])
             self.wait(here.announce())
             [left] = self.wait(here._router.read(PRESENCE_BUCKET, [(b"HKEYS", name)]))
@@ -132,7 +127,7 @@ class Living(LivingCase):
         await Deferred()
 
     async def end(self, job: Job) -> None:
-        await deferLater(self.clock, 0)
+        await deferLater(cast(Any, self.clock), 0)
 
     def start(self, jobs: Jobs, kind: str = "hold", quiet: float = 0.0) -> Any:
         record = self.wait(jobs.start(kind, quiet_seconds=quiet))
@@ -172,23 +167,14 @@ class Living(LivingCase):
     def die(self, record: Any) -> None:
         """The Server of this job says no more."""
         self.assertIn(record["id"], self.there._mine)
-
-        async def away(*_: Any) -> Any:
-            raise StoreUnavailable("away")
-
-        self.there._router = type("Away", (), {"transact": away})()
+        self.patch(self.there._router, "transact", away)
 
     def test_the_time_in_which_nobody_could_say_anything_does_not_count(self) -> None:
         self.die(self.start(self.there))
         self.wait(self.here.look())
         self.clock.advance(LOST_SECONDS)
-
-        async def away(*_: Any) -> Any:
-            raise StoreUnavailable("away")
-
-        with_store, self.here._router = self.here._router, type("Away", (), {"read": away})()
-        self.failureResultOf(ensureDeferred(self.here.look()), StoreUnavailable)
-        self.here._router = with_store
+        with mock.patch.object(self.here._router, "read", away):
+            self.failureResultOf(ensureDeferred(self.here.look()), StoreUnavailable)
         self.assertEqual(self.states(self.here), ["running"])
 
     def test_what_has_ended_is_looked_at_once_and_what_is_gone_is_not_remembered(self) -> None:

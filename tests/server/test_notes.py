@@ -32,7 +32,7 @@ class Noting(ServerCase):
         server = await self.start()
         longest = "x" * notes.MAX_NOTE
         self.assertEqual((await self.note(server, {"text": longest})).status, 200)
-        for bad in (
+        refused: tuple[Any, ...] = (
             {"text": longest + "x"},
             {"text": ""},
             {"text": " "},
@@ -47,7 +47,8 @@ class Noting(ServerCase):
             {"text": "a", "time": True},
             {"text": "a", "time": "now"},
             {"text": "a", "time": 1e300},
-        ):
+        )
+        for bad in refused:
             self.assertEqual((await self.note(server, bad)).status, 400, bad)
         self.assertEqual(len(await self.get(server, "/v1/notes")), 1)
 

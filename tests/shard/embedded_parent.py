@@ -1,11 +1,14 @@
 """A Server reduced to its embedded store, for tests that kill it: prints the store's pid once it runs, then waits."""
 
 import sys
+from typing import Any
 
-from twisted.internet import reactor
+from twisted.internet import reactor as installed
 from twisted.internet.defer import ensureDeferred
 
 from taba.shard.servers.embedded import EmbeddedStore
+
+reactor: Any = installed
 
 
 async def main() -> None:

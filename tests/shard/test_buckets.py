@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,7 +52,7 @@ class BucketMapTests(SynchronousTestCase):
 
     def test_a_map_with_gaps_strangers_or_no_sense_is_refused(self) -> None:
         good = json.loads(buckets.encode_map(buckets.first_map("id", ["redis://a", "redis://b"], 4)))
-        for change in (
+        changes: tuple[dict[str, Any], ...] = (
             *({"owners": []}, {"owners": [0, 1, 2, 0]}, {"owners": [0, -1, 1, 0]}, {"owners": [0, None, 1]}, {"owners": [True, False]}),
             *({"shards": []}, {"shards": [["s1", "x"], ["s1", "y"]]}, {"shards": [["s1"]]}, {"shards": [["", "x"]]}),
             *({"epoch": 0}, {"epoch": "1"}, {"store": None}, {"v": 1}, {"v": good["v"] + 1}),
@@ -63,7 +64,8 @@ class BucketMapTests(SynchronousTestCase):
                 {"draining": ["s9"]},
                 {"draining": ["s1", "s1"]},
             ),
-        ):
+        )
+        for change in changes:
             with self.assertRaises(MalformedMap):
                 buckets.decode_map(json.dumps({**good, **change}).encode())
 

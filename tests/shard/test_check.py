@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import attrs
 from hypothesis import given
@@ -34,6 +35,7 @@ from taba.shard.memory.server import MemoryServer
 from taba.shard.moving import check as check_module
 from taba.shard.moving.check import Disagreement, check, compare, resolve, standing
 from taba.shard.moving.survey import Survey
+from tests.shard.pieces import ask
 
 MAP = first_map("id", ["redis://a:1", "redis://b:1"], 4)
 
@@ -249,9 +251,8 @@ class Records(SynchronousTestCase):
                 raise StoreUnavailable("cut")
             return await execute(commands, *more)
 
-        pools["s2"].execute = cut  # type: ignore[method-assign]
-        self.failureResultOf(ensureDeferred(restore_records(pools)), StoreUnavailable)
-        pools["s2"].execute = execute  # type: ignore[method-assign]
+        with mock.patch.object(pools["s2"], "execute", cut):
+            self.failureResultOf(ensureDeferred(restore_records(pools)), StoreUnavailable)
         self.successResultOf(ensureDeferred(restore_records(pools)))
         self.assertEqual(decode_record(do("s2", b"GET", STORE_KEY)), decode_record(record))
         self.assertEqual([do("s2", b"GET", name) for name in names[1:]], [router.map.store.encode(), b"another"])
@@ -268,8 +269,8 @@ class Meanwhile(SynchronousTestCase):
         key = owner_key(0)
 
         def owners() -> dict[str, Owner | None]:
-            found = {name: self.successResultOf(ensureDeferred(pool.execute([(b"GET", key)])))[0] for name, pool in pools.items()}
-            return {name: content and decode_owner(content) for name, content in found.items()}
+            found = {name: self.successResultOf(ensureDeferred(ask(pool, b"GET", key))) for name, pool in pools.items()}
+            return {name: decode_owner(content) if content else None for name, content in found.items()}
 
         def put(name: str, owner: Owner) -> None:
             self.successResultOf(ensureDeferred(pools[name].execute([(b"SET", key, encode_owner(owner))])))
@@ -297,12 +298,11 @@ class Forwarded(SynchronousTestCase):
         buckets = 64
         router = MemoryRouter([MemoryServer(Clock()), MemoryServer(Clock())], buckets, Clock())
         self.successResultOf(ensureDeferred(router.connect()))
-        atlas, made = router.atlas, []
-        original = atlas._corrected
-        self.patch(atlas, "_corrected", lambda map: (made.append(1), original(map))[1])
-        for bucket in atlas.map.owned_by("s1"):
-            with self.assertRaises(NotHere) as caught:
-                atlas.check_owner(bucket, "s1", encode_owner(Owner("moved", 2, "s2")), "here")
-            self.assertTrue(caught.exception.is_forwarded)
-        self.assertEqual({atlas.map.shard_of(bucket) for bucket in range(buckets)}, {"s2"})
-        self.assertEqual(len(made), 1)
+        atlas = router.atlas
+        with mock.patch.object(atlas, "_corrected", side_effect=atlas._corrected) as made:
+            for bucket in atlas.map.owned_by("s1"):
+                with self.assertRaises(NotHere) as caught:
+                    atlas.check_owner(bucket, "s1", encode_owner(Owner("moved", 2, "s2")), "here")
+                self.assertTrue(caught.exception.is_forwarded)
+            self.assertEqual({atlas.map.shard_of(bucket) for bucket in range(buckets)}, {"s2"})
+        self.assertEqual(made.call_count, 1)

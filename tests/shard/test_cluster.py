@@ -23,7 +23,8 @@ from taba.shard.servers.connection import ErrorReply, Redirected, TransactionRef
 from taba.shard.servers.url import Address, parse_store
 from taba.shard.transaction import Writes
 from tests.shard.load import Load, until
-from tests.topologies import Cluster, wait_until
+from tests.shard.pieces import note_commands
+from tests.topologies import Cluster
 from tests.valkey import EphemeralValkey, free_port
 
 BUCKETS = 64
@@ -88,7 +89,7 @@ class ClusterTests(TestCase):
         found = []
         for _ in range(count):
             router = Router(parse_store(url or self.cluster.url), BUCKETS, reactor)
-            self.addCleanup(lambda router=router: ensureDeferred(router.close()))
+            self.addCleanup(router.close)
             await router.connect()
             found.append(router)
         return found
@@ -139,7 +140,7 @@ class ClusterTests(TestCase):
             if isinstance(reply, Exception) or b"ERR" in bytes(reply):
                 await load.stop()
                 raise self.skipTest(f"this store has no such command: {reply}")
-            await deferToThread(wait_until, lambda bucket=bucket, target=target: self.cluster.holder(owner_key(bucket)) is target)
+            await deferToThread(self.cluster.wait_held, owner_key(bucket), target)
             await load.until(10)
         await load.stop()
         self.assertEqual(await load.sums(routers[0]), load.done)
@@ -190,8 +191,7 @@ class ClusterTests(TestCase):
         (router,) = await self.routers()
         writes: list[Any] = []
         for server in router.atlas.pool_of("s1").servers:
-            original = server.execute
-            server.execute = lambda commands, *rest, original=original: (writes.append(commands), original(commands, *rest))[1]
+            note_commands(server, writes)
         replies = await router.read_many({bucket: [(b"GET", prefix_of(bucket) + b"a")] for bucket in range(BUCKETS)})
         self.assertEqual(list(replies.items()), [(bucket, [None]) for bucket in range(BUCKETS)])
         self.assertEqual(len(writes), 3)
@@ -248,7 +248,7 @@ class ClusterTests(TestCase):
         routers = [Router(parse_store(url), BUCKETS, reactor) for url in urls * 2]
         connecting = [ensureDeferred(router.connect()) for router in routers]
         for router, one in zip(routers, connecting, strict=True):
-            self.addCleanup(lambda router=router: ensureDeferred(router.close()))
+            self.addCleanup(router.close)
             await one
         self.assertEqual(len({router.store_id for router in routers}), 1)
         await routers[0].read_many({bucket: [(b"GET", prefix_of(bucket) + b"a")] for bucket in range(BUCKETS)})
@@ -283,7 +283,7 @@ class FailoverTests(TestCase):
         load = await self.prepare()
         victim = self.cluster.holder(owner_key(0))
         victim.kill()
-        self.addCleanup(lambda: victim.is_running or victim.start())
+        self.addCleanup(victim.start_again)
         await load.until(50)
         await load.another_round()  # what it had acknowledged and not yet replicated is brought back by who wrote it
         await load.stop()

@@ -22,6 +22,7 @@ from taba.shard.servers import embedded, launch
 from taba.shard.servers.embedded import EmbeddedStore
 from taba.shard.servers.pool import UNIX_PATH_BYTES, Pool
 from taba.shard.servers.url import parse_store
+from tests.shard.pieces import ask
 
 PARENT = Path(__file__).with_name("embedded_parent.py")
 ROOT = Path(__file__).parents[2]
@@ -67,6 +68,7 @@ class EmbeddedStoreTests(TestCase):
         process = subprocess.Popen(
             [sys.executable, str(PARENT), self.directory], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
         )
+        assert process.stdout is not None
         self.addCleanup(process.stdout.close)
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
@@ -78,6 +80,7 @@ class EmbeddedStoreTests(TestCase):
         pool = self.pool(store)
         self.assertEqual(await pool.execute([(b"SET", b"a", b"\x00\xff")]), [b"OK"])
         pid = store.pid
+        assert pid is not None
         await store.stopService()
         self.assertFalse(is_alive(pid))
         again = self.store()
@@ -88,7 +91,8 @@ class EmbeddedStoreTests(TestCase):
         store = self.store()
         await store.wait_running()
         names = ["appendonly", "appendfsync", "maxmemory-policy", "port", "save"]
-        replies = await self.pool(store).execute([(b"CONFIG", b"GET", name.encode()) for name in names])
+        pool = self.pool(store)
+        replies = [await ask(pool, b"CONFIG", b"GET", name.encode()) for name in names]
         self.assertEqual([reply[1] for reply in replies], [b"yes", b"always", b"noeviction", b"0", b""])
         self.assertEqual(os.stat(Path(self.directory) / "store.sock").st_mode & 0o777, 0o700)
 
@@ -98,6 +102,7 @@ class EmbeddedStoreTests(TestCase):
         pool = self.pool(store)
         await pool.execute([(b"SET", b"a", b"1")])
         pid = store.pid
+        assert pid is not None
         os.kill(pid, signal.SIGKILL)
         while store.pid in (pid, None):
             await deferLater(reactor, 0.01)

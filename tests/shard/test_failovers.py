@@ -9,7 +9,7 @@ from unittest import skipUnless
 
 import pytest
 from twisted.internet import reactor
-from twisted.internet.defer import ensureDeferred, gatherResults
+from twisted.internet.defer import ensureDeferred
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
@@ -21,8 +21,8 @@ from taba.shard.moving.reshard import Reshard, current_pools
 from taba.shard.moving.steps import Step
 from taba.shard.router import Router
 from taba.shard.servers.url import parse_store
-from taba.shard.transaction import Writes
 from tests.shard.load import Load
+from tests.shard.pieces import always
 from tests.topologies import SentinelTrio, wait_until
 
 
@@ -54,7 +54,7 @@ class FailoverCase(TestCase):
         for bucket in range(BUCKETS):
             fields = [part for n in range(HISTORY) for part in (b"f%d" % n, b"%d" % n * 20)]
             history = prefix_of(bucket) + b"history"
-            await first.transact(bucket, [], lambda _, history=history, fields=fields: Writes([(b"HSET", history, *fields)]))
+            await first.transact(bucket, [], always((b"HSET", history, *fields)))
         await deferToThread(self.trio.settle)  # nobody writes the history again: what a failover took of it would be gone
         self.routers = [first, await self.router()]
         self.load = Load(self, self.routers, list(range(BUCKETS)))
@@ -167,8 +167,8 @@ class WithoutReplicasTests(FailoverCase):
         self.patch(reshard, "FAILOVER_SECONDS", 0.0)
         few = self.patch(reshard, "MOST_STALLS", 1)
         work = Reshard((await self.router()).atlas, reactor)
-        adding = gatherResults([ensureDeferred(work.add(parse_store(self.two).addresses))], consumeErrors=True)
-        await self.assertFailure(adding.addErrback(lambda failure: failure.value.subFailure), StoreUnavailable, TabaError)
+        with self.assertRaises((StoreUnavailable, TabaError)):
+            await work.add(parse_store(self.two).addresses)
         await work.close()
         for name in ("m1", "m2"):
             for server in self.trio.servers[name][1:]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 from twisted.internet import reactor
 from twisted.internet.defer import ensureDeferred, gatherResults
@@ -22,7 +24,7 @@ from tests.valkey import EphemeralValkey, free_port
 class InitialiseTests(TestCase):
     timeout = 300
 
-    def valkeys(self, count: int, **settings: str) -> list[EphemeralValkey]:
+    def valkeys(self, count: int, **settings: Any) -> list[EphemeralValkey]:
         valkeys = []
         for _ in range(count):
             valkeys.append(EphemeralValkey(**settings))
@@ -75,10 +77,10 @@ class InitialiseTests(TestCase):
 
     async def test_a_store_that_one_left_half_made_is_finished_by_the_next(self) -> None:
         valkeys = self.valkeys(2)
-        calls = []
+        calls: list[int] = []
         original = initialise._furnish
 
-        async def dies_after_the_first(*arguments: object) -> None:
+        async def dies_after_the_first(*arguments: Any) -> None:
             if calls:
                 raise StoreUnavailable("killed here")
             calls.append(1)
@@ -87,7 +89,7 @@ class InitialiseTests(TestCase):
         self.patch(initialise, "_furnish", dies_after_the_first)
         pools = [Pool(reactor, parse_store(valkey.url).addresses[0]) for valkey in valkeys]
         for pool in pools:
-            self.addCleanup(lambda pool=pool: ensureDeferred(pool.close()))
+            self.addCleanup(pool.close)
             pool.start()
         with self.assertRaises(StoreUnavailable):
             await initialise.learn(pools, 8, lambda: "dead", 5.0)

@@ -13,6 +13,7 @@ from taba.shard.moving import mending
 from taba.shard.moving.check import check
 from taba.shard.moving.move import move, tidy
 from taba.shard.moving.steps import MoveFailed, Step
+from tests.shard.pieces import ask
 from tests.shard.test_move import Killed, MoveCase, key
 
 FIELDS = 100
@@ -35,8 +36,7 @@ class LostTests(MoveCase):
 
     async def lose(self, says: str) -> None:
         """The second shard becomes what a replica was that had not heard that the bucket opened: `says` what its owner key said."""
-        [content] = await self.pools["s1"].execute([(b"GET", owner_key(0))])
-        leaving = decode_owner(content)
+        leaving = decode_owner(await ask(self.pools["s1"], b"GET", owner_key(0)))
         said = {
             "nothing": None,
             "arriving": Owner("arriving", leaving.epoch, leaving.moving),
@@ -77,8 +77,8 @@ class LostTests(MoveCase):
         async def watch(_: int, request: Any) -> None:
             if isinstance(request, Step) and request.name == "leave" and left[0]:
                 left[0] -= 1
-                [content] = await self.pools["s2"].execute([(b"GET", owner_key(0))])
-                await self.pools["s2"].execute([(b"FLUSHALL",)])
+                content = await ask(self.pools["s2"], b"GET", owner_key(0))
+                await ask(self.pools["s2"], b"FLUSHALL")
                 self.assertEqual(decode_owner(content).state, "open")
 
         moved = await self.run_one(0, move(0, "s1", "s2", self.token()), watch=lambda *one: ensureDeferred(watch(*one)))

@@ -28,6 +28,11 @@ def key(bucket: int, name: str = "a") -> bytes:
     return f"taba:{{{bucket}}}:{name}".encode()
 
 
+def named(name: bytes, arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[bytes, ...]]:
+    """Commands of this name with such arguments."""
+    return arguments.map(lambda some: (name, *some))
+
+
 class WithoutWaitingTests(SynchronousTestCase):
     """With a Clock for reactor."""
 
@@ -102,13 +107,13 @@ def commands() -> st.SearchStrategy[tuple[bytes, ...]]:
         elif name == b"RENAME":
             kinds.append(st.tuples(st.just(name), KEYS, KEYS))
         elif name in (b"MGET", b"DEL", b"UNLINK", b"EXISTS"):
-            kinds.append(st.lists(KEYS, min_size=1, max_size=3).map(lambda keys, name=name: (name, *keys)))
+            kinds.append(named(name, st.lists(KEYS, min_size=1, max_size=3)))
         elif least == 0:
             kinds.append(st.just((name,)))
         else:
             size = st.lists(second, min_size=max(least - 1, 0), max_size=most - 1 if most is not None else least + 1)
-            kinds.append(st.tuples(KEYS, size).map(lambda pair, name=name: (name, pair[0], *pair[1])))
-        kinds.append(st.lists(KEYS, max_size=4).map(lambda keys, name=name: (name, *keys)).filter(lambda command: len(command) - 1 < 9))
+            kinds.append(named(name, st.tuples(KEYS, size).map(lambda pair: (pair[0], *pair[1]))))
+        kinds.append(named(name, st.lists(KEYS, max_size=4)).filter(lambda command: len(command) - 1 < 9))
     return st.one_of(kinds)
 
 
@@ -172,7 +177,7 @@ class WalkTests(TestCase):
         await connection.execute([*filled, *((b"SET", name, b"v") for name in self.names)])
         staying = set(self.names[:200])
         for command, key, removing, stride in ((b"HSCAN", b"h", b"HDEL", 2), (b"SSCAN", b"s", b"SREM", 1), (b"ZSCAN", b"z", b"ZREM", 2)):
-            gone = [(removing, key, name) for name in self.names[200:]]
+            gone: list[tuple[bytes, ...]] = [(removing, key, name) for name in self.names[200:]]
             met = (await self.walk(connection, (command, key), gone))[::stride]
             self.assertEqual((staying - set(met), set(met) - set(self.names)), (set(), set()), command)
         gone = [(b"DEL", name) for name in self.names[200:]]

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import reactor
-from twisted.internet.defer import CancelledError, ensureDeferred
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -23,6 +23,7 @@ from taba.shard.memory.server import MemoryServer
 from taba.shard.router import Router
 from taba.shard.servers.connection import Connection
 from taba.shard.servers.url import parse_store
+from tests.shard.pieces import note_commands
 from tests.valkey import EphemeralValkey
 
 BUCKETS = 4
@@ -67,7 +68,7 @@ class OperationsTests(TestCase):
             if not stopped and any(b":done:" in command[1] for command in commands):
                 stopped.append(1)
                 self.valkey.pause()
-                reactor.callLater(0.4, self.valkey.resume)
+                deferLater(reactor, 0.4, self.valkey.resume)
             return await original(connection, commands, *rest)
 
         return self.patch(Connection, "commit", commit), stopped
@@ -108,7 +109,7 @@ class OperationsTests(TestCase):
             doing = ensureDeferred(action())
             await deferLater(reactor, 0)
             self.valkey.pause()
-            reactor.callLater(0.4, self.valkey.resume)
+            deferLater(reactor, 0.4, self.valkey.resume)
             await doing
         self.assertEqual(lock.fence, 1)
         self.assertEqual(await router.lock("job", ttl=1).acquire(), 2)
@@ -119,7 +120,8 @@ class OperationsTests(TestCase):
         self.patch(router_module, "READ_SECONDS", 0.5)
         self.patch(writing, "TURN_SECONDS", 0.7)
         self.valkey.kill()
-        waiting = [ensureDeferred(router.incr("a")) for _ in range(20)] + [ensureDeferred(router.get("a"))]
+        waiting: list[Deferred[Any]] = [ensureDeferred(router.incr("a")) for _ in range(20)]
+        waiting.append(ensureDeferred(router.get("a")))
         waiting.append(ensureDeferred(router.lock("a", ttl=1, wait=5).acquire()))
         for one in waiting:
             await self.assertFailure(one, StoreUnavailable)
@@ -140,10 +142,9 @@ class OperationsTests(TestCase):
         wanted = [f"n{number}" for number in range(40)]
         for name in wanted[::2]:
             await router.set(name, name)
-        writes = []
+        writes: list[Any] = []
         for pool in router.atlas.pools:
-            original = pool.execute
-            pool.execute = lambda commands, *rest, original=original: (writes.append(commands), original(commands, *rest))[1]
+            note_commands(pool, writes)
         found = await router.mget(wanted)
         self.assertEqual(found, [name.encode() if number % 2 == 0 else None for number, name in enumerate(wanted)])
         self.assertEqual(len(writes), 2)

@@ -16,6 +16,7 @@ from taba.shard import router as router_module
 from taba.shard import transaction
 from taba.shard.buckets import owner_key, prefix_of
 from taba.shard.router import Router
+from taba.shard.servers.pool import Pool
 from taba.shard.servers.sentinel import Sentinels, Succession, _parse
 from taba.shard.servers.url import Address, parse_store
 from taba.shard.transaction import NotReplicated, Writes
@@ -32,7 +33,15 @@ class ParseTests(SynchronousTestCase):
         master = parse_store("rediss+sentinel://u:p@s1/?shards=m1").addresses[0]
         found = _parse(master, [[b"10.0.0.1", b"7000"], [b"name", b"m1", b"config-epoch", b"12"]])
         self.assertEqual(found, (12, Address(host="10.0.0.1", port=7000, tls=True, username="u", password="p")))
-        for wrong in ([None, []], [[b"h"], []], [[b"h", b"x"], []], [[b"h", b"1"], None], [b"h", b"1"], [ValueError("no"), []]):
+        replies: list[list[Any]] = [
+            [None, []],
+            [[b"h"], []],
+            [[b"h", b"x"], []],
+            [[b"h", b"1"], None],
+            [b"h", b"1"],
+            [ValueError("no"), []],
+        ]
+        for wrong in replies:
             with self.assertRaises(ValueError):
                 _parse(master, wrong)
 
@@ -184,7 +193,7 @@ class FailoverTests(SentinelCase):
     async def test_a_server_that_says_that_it_is_a_replica_is_not_used(self) -> None:
         router = await self.prepare(masters=1)
         _, replica = self.trio.servers["m1"]
-        pool = router.atlas.pool_of("s1")
+        pool: Any = router.atlas.pool_of("s1")
 
         async def lies(_: Address) -> Address:
             return Address(host="127.0.0.1", port=replica.port)
@@ -200,7 +209,9 @@ class FailoverTests(SentinelCase):
         valkey = EphemeralValkey()
         self.addCleanup(valkey.remove)
         router = await self.connected(valkey.url)
-        connection = next(iter(router.atlas.pools[0]._open))
+        pool = router.atlas.pools[0]
+        assert isinstance(pool, Pool)
+        connection = next(iter(pool._open))
         valkey.call("REPLICAOF", "127.0.0.1", free_port())
         writing = ensureDeferred(router.transact(0, [], lambda _: Writes([(b"SET", prefix_of(0) + b"a", b"1")], "done"), PATIENCE))
         await until(lambda: not connection.is_open)

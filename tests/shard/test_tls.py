@@ -28,6 +28,7 @@ from taba.shard.servers.url import parse_store
 from taba.shard.transaction import Writes
 from tests.needs import needs_localhost
 from tests.shard.load import until
+from tests.shard.pieces import always
 from tests.topologies import Cluster, SentinelTrio
 from tests.valkey import EphemeralValkey
 
@@ -188,7 +189,7 @@ class TopologyTests(TLSCase):
     async def use(self, router: Router) -> None:
         await router.connect()
         for bucket in range(4):
-            await router.transact(bucket, [], lambda _, bucket=bucket: Writes([(b"SET", b"taba:{%d}:a" % bucket, b"\xff")]))
+            await router.transact(bucket, [], always((b"SET", b"taba:{%d}:a" % bucket, b"\xff")))
         replies = await router.read_many({bucket: [(b"GET", b"taba:{%d}:a" % bucket)] for bucket in range(4)})
         self.assertEqual(replies, {bucket: [b"\xff"] for bucket in range(4)})
         for shard in await router.shards():

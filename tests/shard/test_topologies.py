@@ -25,7 +25,7 @@ from tests.valkey import EphemeralValkey
 pytestmark = pytest.mark.real  # every contract again, against a Cluster and behind sentinels
 
 BUCKETS = 4
-SAFE = {"min_replicas_to_write": "1"}
+SAFE: dict[str, Any] = {"min_replicas_to_write": "1"}
 
 
 class _RealContract(Contract, OperationsContract):

@@ -490,7 +490,8 @@ class _Late:
     """Values that are stored one record later than they should be."""
 
     def __init__(self, view: Any):
-        self._view, self._before = view, None
+        self._view = view
+        self._before: tuple[int, float] | None = None
 
     def __setitem__(self, index: int, value: float) -> None:
         if self._before is not None:

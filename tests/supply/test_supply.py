@@ -130,7 +130,7 @@ class Audits(SynchronousTestCase):
             ({"one 1": ["X-1"]}, ["and more"], 1),
         ]:
             found = Audit(wrong, unknown)
-            self.patch(supply, "audit", lambda _, found=found: found)  # type: ignore[misc]
+            self.patch(supply, "audit", lambda _, found=found: found)
             printed = StringIO()
             with redirect_stdout(printed):
                 self.assertEqual(supply.main("audit"), code)

@@ -84,8 +84,8 @@ class Labels(ServerCase):
         for wanted, by, base, client in product(
             ((), ("exchange:adx",), ("exchange:adx", "site:eu"), ("site:nowhere",), ("nothing:x",)),
             ((), ("exchange",), ("site", "exchange"), ("nothing",)),
-            (None, "price"),
-            (None, "web/2"),
+            ("", "price"),
+            ("", "web/2"),
         ):
             parameters = [("label", one) for one in wanted] + [("by", one) for one in by]
             parameters += ([("match", f"{base}.*")] if base else []) + ([("client", client)] if client else [])
@@ -93,7 +93,7 @@ class Labels(ServerCase):
             names = set()
             for of, labels, who, value in recorded:
                 fits = all(labels.get(one.partition(":")[0]) == one.partition(":")[2] for one in wanted)
-                if fits and base in (None, of) and client in (None, who):
+                if fits and base in ("", of) and client in ("", who):
                     names.add(canonical_name(of, labels))
                     group = {key: labels[key] for key in by if key in labels} if by else labels
                     name = canonical_name(of, group)

@@ -329,7 +329,6 @@ class Listening(ServerCase):
         hearing = await self.hear(server, name='hits{page="a"}')
         await hearing.until(len)
         self.patch(live, "CHOOSE_SECONDS", 0.0)
-        original = server.router.read_many
 
         async def away(reads: Any, gone: Any = None) -> Any:
             if gone is None:
@@ -337,11 +336,10 @@ class Listening(ServerCase):
             gone.update(dict.fromkeys(reads, "it is away"))
             return {}
 
-        self.patch(server.router, "read_many", away)
-        event = await hearing.until(lambda events: "error" in events[-1])
+        with mock.patch.object(server.router, "read_many", away):
+            event = await hearing.until(lambda events: "error" in events[-1])
         self.assertIn("it is away", event["error"])
         self.assertIn("it is away", event["aggregates"]['hits{page="a"}']["error"])
-        server.router.read_many = original  # type: ignore[method-assign]
         event = await hearing.until(lambda events: "error" not in events[-1])
         self.assertEqual(event["aggregates"]['hits{page="a"}']["count"], 1)
 
@@ -358,11 +356,9 @@ class Listening(ServerCase):
                 return {}
             return await original(reads, gone)
 
-        server.router.read_many = away  # type: ignore[method-assign]
-        self.addCleanup(setattr, server.router, "read_many", original)
-        await question.look(is_first=True)
+        with mock.patch.object(server.router, "read_many", away):
+            await question.look(is_first=True)
         self.assertEqual(["it is away" in text for text in question._said[0]], [True, True])
-        server.router.read_many = original  # type: ignore[method-assign]
         await question.look()
         self.assertEqual(["it is away" in text for text in question._said[0]], [False, False])
 
@@ -403,5 +399,5 @@ class Listening(ServerCase):
         while not hearing.is_over:
             await deferLater(reactor, 0.01)
         self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
-        self.assertEqual(sum(server.site.resource.errors.values()), 1)  # type: ignore[attr-defined]
+        self.assertEqual(sum(server.site.resource.errors.values()), 1)
         self.assertEqual(server.live.questions, {})

@@ -18,7 +18,7 @@ from twisted.internet.threads import deferToThread
 from taba import web
 from taba.names import canonical_name
 from taba.server import keys
-from taba.shard import Writes
+from tests.shard.pieces import always
 
 from ..running import BUCKETS, ServerCase, asynchronous, encoded, reactor
 from ..samples import column, tab_in
@@ -123,13 +123,13 @@ class Slow(ServerCase):
         tabs = [tab_in(3, number, BUCKETS) for number in range(self.tabs)]
         clients = [f"web/{number}" for number in range(self.clients)]
 
-        def fill(_: Any, tab: str) -> Any:
+        def all_of(tab: str) -> Any:
             fields = [part for client in clients for part in (keys.state_field(tab, client), frame)]
             commands = [(b"HSET", keys.states(3), *fields), (b"HSET", keys.tabs(3), tab.encode(), b"CounterGroup")]
-            return Writes([*commands, (b"SADD", keys.clients_of(3, tab.encode()), *map(str.encode, clients)), keys.count_tab_changes(3)])
+            return [*commands, (b"SADD", keys.clients_of(3, tab.encode()), *map(str.encode, clients)), keys.count_tab_changes(3)]
 
         for tab in tabs:
-            await server.router.transact(3, [], lambda replies, tab=tab: fill(replies, tab))
+            await server.router.transact(3, [], always(*all_of(tab)))
         return server
 
     @asynchronous

@@ -50,7 +50,7 @@ class Marks(SynchronousTestCase):
     def test_a_batch_is_folded_once_however_often_it_comes(self) -> None:
         one = batch(1, 1, [column(A, "Sum", [2.0, 3.0])])
         self.assertEqual(words(self.store.cycle(LOOKUP, [one])), [("applied", 1)])
-        before = {key: dict(value) if isinstance(value, dict) else value for key, value in self.store.keys.items()}
+        before = self.store.keys
         again = self.store.cycle(LOOKUP, [one, one], now=2000.0)
         self.assertEqual((words(again), again.commands), ([("applied", 1), ("applied", 1)], []))
         self.assertEqual(self.store.keys, before)
@@ -126,14 +126,16 @@ class States(SynchronousTestCase):
 
     def test_a_state_of_an_older_version_is_upgraded(self) -> None:
         field = keys.state_field(A, "web/1")
-        self.store.keys = {keys.tabs(0): {A.encode(): b"Sum"}, keys.states(0): {field: keys.frame(1, 5) + struct.pack("<q", 7)}}
+        self.store.put(keys.tabs(0), {A.encode(): b"Sum"})
+        self.store.put(keys.states(0), {field: keys.frame(1, 5) + struct.pack("<q", 7)})
         self.store.cycle(LOOKUP, [batch(1, 1, [column(A, "Sum", [4.0])])])
         self.assertEqual(sum_of(self.store), (8, 4.0))
         self.assertEqual(self.store.keys[keys.states(0)][field][:6], keys.frame(2, AGE))
 
     def test_a_state_of_a_newer_version_is_not_touched(self) -> None:
         field, content = keys.state_field(A, "web/1"), keys.frame(3, 5) + b"whatever"
-        self.store.keys = {keys.tabs(0): {A.encode(): b"Sum"}, keys.states(0): {field: content}}
+        self.store.put(keys.tabs(0), {A.encode(): b"Sum"})
+        self.store.put(keys.states(0), {field: content})
         self.store.cycle(LOOKUP, [batch(1, 1, [column(A, "Sum", [4.0]), column(A, "Sum", [1.0], client="web/2")])])
         self.assertEqual(self.store.keys[keys.states(0)][field], content)
         self.assertEqual(sum_of(self.store, client="web/2"), (1, 1.0))
@@ -141,7 +143,8 @@ class States(SynchronousTestCase):
 
     def test_a_state_that_is_none_is_not_touched(self) -> None:
         field = keys.state_field(A, "web/1")
-        self.store.keys = {keys.tabs(0): {A.encode(): b"Sum"}, keys.states(0): {field: b"abc"}}
+        self.store.put(keys.tabs(0), {A.encode(): b"Sum"})
+        self.store.put(keys.states(0), {field: b"abc"})
         self.store.cycle(LOOKUP, [batch(1, 1, [column(A, "Sum", [4.0])])])
         self.assertEqual(self.store.keys[keys.states(0)], {field: b"abc"})
         self.assertEqual(self.store.counts(), {"dead:bad_state": 1})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from random import Random
 from typing import Any
 
 import numpy
@@ -14,29 +15,37 @@ from taba.batch import Verdict
 from taba.bounds import MAX_CYCLE_BYTES, MAX_CYCLE_STATES
 from taba.errors import StoreUnavailable
 from taba.handlers.lookup import Lookup
+from taba.server import keys
 from taba.server.fold import ingest as module
-from taba.server.fold.cycle import Errands, Waiting
+from taba.server.fold.cycle import Errands, Outcome, Waiting
 from taba.server.fold.ingest import ENVELOPE_SECONDS, Ingest
-from taba.server.keys import state_field
+from taba.server.fold.marks import Mark, encode_mark
 from taba.server.latency import MOST_SECONDS, WINDOW_SECONDS, Latency
 from taba.server.work.folding import Folded
 from taba.server.work.sandbox import FOLD_SECONDS, HandlerSlow
-from taba.shard import BucketAway, BucketBusy, More, NotReplicated, Writes
-from taba.shard.transaction import LEASE_SECONDS
+from taba.shard import BucketAway, BucketBusy, NotReplicated
+from taba.shard.memory.router import MemoryRouter
+from taba.shard.memory.server import MemoryServer
+from taba.shard.servers.connection import Command
+from taba.shard.transaction import LEASE_SECONDS, Update
 
-from ..samples import AGE, BUCKETS, MemoryStore, Spilling, Sum, Words, batch, bench_of, column, lookup_of, tab_in
+from ..samples import AGE, BUCKETS, NONCE, MemoryStore, Spilling, Sum, Words, batch, bench_of, column, lookup_of, tab_in
 
 
-class HeldRouter:
-    """A Router over a MemoryStore whose transactions end when the test says so."""
+class HeldRouter(MemoryRouter):
+    """A Router over a server in memory whose transactions begin, and whose probes end, when the test says so."""
 
-    buckets = BUCKETS
-
-    def __init__(self) -> None:
-        self.store = MemoryStore()
-        self.held: list[tuple[int, Any, Any, Deferred[Any]]] = []
+    def __init__(self, clock: Clock) -> None:
+        server = MemoryServer(clock)
+        super().__init__([server], BUCKETS, clock, Random(1))
+        self.kept = MemoryStore(server=server)
+        self.held: list[tuple[int, Deferred[None]]] = []
         self.places: dict[int, str] = {}
         self.probes: list[Deferred[None]] = []
+        self._results: list[Outcome] = []
+        ensureDeferred(self.connect())
+        for bucket in range(BUCKETS):
+            self.kept.put(keys.marks(bucket), {bytes([stream]) * 16: encode_mark(Mark(NONCE, 0, AGE)) for stream in range(1, 10)})
 
     def place_of(self, bucket: int) -> str:
         return self.places.get(bucket, "one")
@@ -46,43 +55,27 @@ class HeldRouter:
         self.probes.append(probing)
         await probing
 
-    async def transact(self, bucket: int, reads: Sequence[Any], update: Any, seconds: float | None = None) -> Any:
-        held: Deferred[Any] = Deferred()
-        self.held.append((bucket, reads, update, held))
-        return await held
+    async def transact(self, bucket: int, reads: Sequence[Command], update: Update, seconds: float | None = None) -> Any:
+        held: Deferred[None] = Deferred()
+        self.held.append((bucket, held))
+        await held
+        self._results.append(await super().transact(bucket, reads, update, seconds))
+        return self._results[-1]
 
     def commit(self) -> int:
-        """Carry out the oldest transaction; how many batches it was for."""
-        _, reads, update, held = self.held.pop(0)
-        step = update([self.store.read(command) for command in reads])
-        while isinstance(step, More):
-            step = step.update([self.store.read(command) for command in step.reads])
-        assert isinstance(step, Writes)
-        for command in step.commands:
-            self.store.write(command)
-        held.callback(step.result)
-        return len(step.result.verdicts)
-
-    def commit_elsewhere(self) -> None:
-        """Carry out the oldest transaction, whose fold ends at once elsewhere: what that raises, it raises."""
-        _, reads, update, held = self.held.pop(0)
-
-        async def run() -> Any:
-            step = update([self.store.read(command) for command in reads])
-            while not isinstance(step, Writes):
-                step = step.update([self.store.read(command) for command in step.reads]) if isinstance(step, More) else await step
-            return step.result
-
-        ensureDeferred(run()).chainDeferred(held)
+        """Carry out the oldest transaction; how many batches it decided."""
+        before = len(self._results)
+        self.held.pop(0)[1].callback(None)
+        return sum(len(result.verdicts) for result in self._results[before:])
 
     def fail(self, error: Exception) -> None:
-        self.held.pop(0)[3].errback(error)
+        self.held.pop(0)[1].errback(error)
 
 
 class Lanes(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
-        self.router = HeldRouter()
+        self.router = HeldRouter(self.clock)
 
         async def no_foreign(works: Any, now: float, seconds: float, is_retry: bool) -> Any:
             raise AssertionError
@@ -209,18 +202,17 @@ class Lanes(SynchronousTestCase):
 
         async def fold(works: Any, now: float, seconds: float, is_retry: bool) -> Any:
             asked.extend(works)
+            if len(asked) == 1:  # somebody else writes meanwhile
+                self.router.kept.put(keys.states(0), {b"another": keys.frame(1, AGE)})
             return [Folded({0: b"\x90"}, {}, {}, {})]
 
         self.ingest = Ingest(self.router, bench_of(foreign, fold), self.clock, lambda: 1001.0, lambda: AGE)
         numbers, words = column(tab_in(0), "Sum", [1.0]), column(tab_in(0, 1), "Words", ["a"])
-        self.submit(batch(1, 1, [numbers, words]))
-        _, reads, update, _ = self.router.held[0]
-        for _ in range(2):  # as after a conflict
-            step = update([self.router.store.read(command) for command in reads])
-            while isinstance(step, More):
-                step = step.update([self.router.store.read(command) for command in step.reads])
-            self.assertIsInstance(self.successResultOf(ensureDeferred(step)), Writes)
-        self.assertEqual([work.work.names for work in asked], [[state_field(tab_in(0, 1), "web/1")]] * 2)
+        submitted = self.submit(batch(1, 1, [numbers, words]))
+        self.router.commit()
+        self.clock.pump([0.1] * 20)
+        self.assertEqual(self.words(submitted), ["applied"])
+        self.assertEqual([work.work.names for work in asked], [[keys.state_field(tab_in(0, 1), "web/1")]] * 2)
 
     def slowly(self) -> list[float]:
         """Have an Ingest whose foreign Handler is slow; for how long each of its folds was waited for."""
@@ -242,20 +234,20 @@ class Lanes(SynchronousTestCase):
         self.submit(self.one(9))
         submitted = self.submit(self.one(1), self.slow(2), self.one(2, 2), self.one(3))
         self.router.commit()
-        self.router.commit_elsewhere()
+        self.router.commit()
         self.router.commit()
         verdicts = self.successResultOf(submitted)
         late = Verdict("later", module.SLOW_SECONDS, module.SLOW)
         self.assertEqual(verdicts, [Verdict("applied", 1), late, late, Verdict("applied", 1)])
         self.assertEqual(waited, [FOLD_SECONDS])
-        self.assertEqual((self.router.store.counts(), self.ingest.errors, self.router.held), ({"folded": 3}, {}, []))
+        self.assertEqual((self.router.kept.counts(), self.ingest.errors, self.router.held), ({"folded": 3}, {}, []))
 
     def test_where_nothing_else_came_with_it_all_is_later_and_no_dead_letter(self) -> None:
         self.slowly()
         submitted = self.submit(self.slow(2))
-        self.router.commit_elsewhere()
+        self.router.commit()
         self.assertEqual(self.words(submitted), ["later"])
-        self.assertEqual((self.router.store.counts(), self.ingest._running), ({}, 0))
+        self.assertEqual((self.router.kept.counts(), self.ingest._running), ({}, 0))
 
     def test_a_cycle_waits_for_its_handlers_so_long_and_no_longer_in_all_its_tries_together(self) -> None:
         waited: list[float] = []
@@ -331,7 +323,7 @@ class Lanes(SynchronousTestCase):
         submitted = [self.submit(self.one(1)) for _ in range(3)]
         self.assertEqual([self.router.commit() for _ in range(2)], [1, 2])
         self.assertEqual([self.words(one) for one in submitted], [["applied"]] * 3)
-        self.assertEqual(self.router.store.counts(), {"folded": 1})
+        self.assertEqual(self.router.kept.counts(), {"folded": 1})
 
     def test_an_asker_that_goes_away_takes_nothing_with_it(self) -> None:
         self.submit(self.one(9))

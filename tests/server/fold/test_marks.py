@@ -83,7 +83,7 @@ class OpenStreams(CycleCase):
         self.assertEqual((self.folded, self.mark(1)), (2, None))
 
     def test_a_mark_that_cannot_be_read_has_its_stream_wait(self) -> None:
-        self.store.keys[keys.marks(0)] = {bytes([1]) * 16: b"torn"}
+        self.store.put(keys.marks(0), {bytes([1]) * 16: b"torn"})
         for item in (self.one(1, 1), header(OPEN, 1), header(MARK, 1), header(END, 1)):
             self.assertEqual([verdict.word for verdict in self.cycle(item, header(OPEN, 2))], ["later", "open"])
         self.assertEqual((self.folded, self.store.keys[keys.marks(0)][bytes([1]) * 16]), (0, b"torn"))

@@ -62,7 +62,8 @@ class PairTests(SynchronousTestCase):
 
     def test_running_totals_add_their_increases(self) -> None:
         handler, store = Cumulative(), MemoryStore()
-        for number, values in enumerate(([[10, 5.0]], [[10, 5.0], [12, 5.0]], [[3, 990.0], [1, 990.0], [4, 990.0]], [7.0]), 1):
+        totals: list[list[Any]] = [[[10, 5.0]], [[10, 5.0], [12, 5.0]], [[3, 990.0], [1, 990.0], [4, 990.0]], [7.0]]
+        for number, values in enumerate(totals, 1):
             times = [900.0 + 10 * number + place for place in range(len(values))]
             store.cycle(lookup_of(handler), [batch(1, number, [column(A, "Cumulative", values, times=times)])], now=NOW)
         # 10; then 0 and 2; a new start: 3, after a fall 1 and 3; and a total of another start: 7

@@ -297,17 +297,16 @@ class Pruning(KeepingCase):
 
         async def prune() -> None:
             nonlocal pruning
-            turn = 0
+            turn = last = 0
             while turn < 12 or RETIRED_CLIENT not in await self.get(server, "/v1/clients"):  # an Event may always come between
                 turn += 1
                 await self.age(server, FORGET_SECONDS + 60, *[f"web/{n}" for n in range(7)])
                 await self.done(server if turn % 2 else other, "/v1/prune")
                 counted = (await self.get(server, f"/v1/aggregates?name={A}"))[A]["count"]
-                self.assertGreaterEqual(counted, self.last)
-                self.last = counted
+                self.assertGreaterEqual(counted, last)
+                last = counted
             pruning = False
 
-        self.last = 0
         await together([sender(1), sender(2), prune()])
         self.assertEqual((await self.get(server, f"/v1/aggregates?name={A}"))[A]["count"], sent)
         self.assertIn(RETIRED_CLIENT, await self.get(server, "/v1/clients"))
@@ -320,7 +319,7 @@ class Upgrading(KeepingCase):
         server = await self.start()
         fields = {keys.state_field(tab, f"web/{n}"): keys.frame(1, 7) + struct.pack("<q", n) for tab in (A, B) for n in range(150)}
         fields[keys.state_field(A, "web/x")] = keys.frame(3, 7) + b"newer"
-        index = [(b"HSET", keys.tabs(3), A.encode(), b"Sum", B.encode(), b"Sum")]
+        index: list[tuple[bytes, ...]] = [(b"HSET", keys.tabs(3), A.encode(), b"Sum", B.encode(), b"Sum")]
         for tab in (A, B):
             index.append((b"SADD", keys.clients_of(3, tab.encode()), *[b"web/%d" % n for n in range(150)]))
         index.append((b"SADD", keys.clients_of(3, A.encode()), b"web/x"))

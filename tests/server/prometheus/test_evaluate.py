@@ -24,7 +24,7 @@ from tests.examples import examples
 GONE = None  # no sample
 
 
-def vector(*rows: tuple[dict[str, str], list[float | None]]) -> Vector:
+def vector(*rows: tuple[dict[str, str], Sequence[float | None]]) -> Vector:
     values = [[math.nan if value is None else value for value in of_row] for _, of_row in rows]
     there = [[value is not None for value in of_row] for _, of_row in rows]
     return Vector([labels for labels, _ in rows], np.array(values, dtype=float), np.array(there, dtype=bool))

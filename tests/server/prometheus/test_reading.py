@@ -22,7 +22,7 @@ from taba.server.prometheus.evaluate import evaluate
 from taba.server.prometheus.leaf import Leaf
 from taba.server.prometheus.reading import Reading, noted
 from taba.server.prometheus.rows import ROW_VALUES, Room, Rows
-from taba.server.prometheus.syntax import flattened, nodes_of
+from taba.server.prometheus.syntax import Selector, flattened, nodes_of
 from taba.server.prometheus.told import Told
 from taba.server.prometheus.vectors import Refused, Vector
 from tests.examples import examples
@@ -350,7 +350,7 @@ class WithoutPast(SynchronousTestCase):
         self.assertEqual(self.read('{"x.y", client!="web/2"}', "value", states)[0].values.tolist(), [[2.0]])
 
     def test_samples_are_found_by_their_whole_names_and_labels(self) -> None:
-        states = {"web/1": {}}
+        states: dict[str, Any] = {"web/1": {}}
         for text, values in (
             ("x_y_length", [[4.0]]),
             ('x_y_length{of="all"}', [[4.0]]),
@@ -381,6 +381,7 @@ class WithoutPast(SynchronousTestCase):
         ):
             reading = Reading(query, catalogue, np.zeros(0), NOW, Told())
             [node] = nodes_of(flattened(text))
+            assert isinstance(node, Selector)
             found = result_of(reading.chosen(node.matchers))
             found = result_of(reading.named(found, node.matchers))
             self.assertEqual(sorted(series.name for series in found), sorted(names), text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.server.ask.index import Known
@@ -13,6 +14,8 @@ from taba.server.prometheus.api import Asked, PrometheusApi
 from taba.server.prometheus.catalogue import Catalogue, Catalogues
 from taba.server.prometheus.syntax import flattened
 from taba.server.work.sandbox import Crowded
+from taba.shard.memory.router import MemoryRouter
+from taba.shard.memory.server import MemoryServer
 from taba.turns import Together
 
 
@@ -110,13 +113,9 @@ class Names(SynchronousTestCase):
                 waiting.append(Deferred())
                 return await waiting[-1]
 
-        class Router:
-            buckets = 2
-
-            async def read_many(self, commands: Any, *rest: Any) -> Any:
-                return {bucket: [[None] * len(command[2:]) for command in of] for bucket, of in commands.items()}
-
-        given: Any = Router(), Index(), Counted(), lambda type: ("total",), lambda: 0.0
+        router = MemoryRouter([MemoryServer(Clock())], 2, Clock())
+        self.successResultOf(ensureDeferred(router.connect()))
+        given: Any = router, Index(), Counted(), lambda type: ("total",), lambda: 0.0
         catalogues = Catalogues(*given)
         asked = [ensureDeferred(catalogues.look()) for _ in range(4)]
         waiting.pop().callback(looked)

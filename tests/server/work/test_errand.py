@@ -130,7 +130,8 @@ class Turns(SynchronousTestCase):
 
     def test_an_answer_that_says_nothing_of_its_rows_is_a_failure_and_no_loop(self) -> None:
         work = Work([ABSENT], [(0, struct.pack("<2d", 1, 2), ["a", "b"])])
-        for item in (17, [{}, {}, {}, {}, [], "x"], [{0: "x"}, {}, {}, {}, [], None], [{}, {}, {0: 5}, {}, [], None]):
+        items: list[Any] = [17, [{}, {}, {}, {}, [], "x"], [{0: "x"}, {}, {}, {}, [], None], [{}, {}, {0: 5}, {}, [], None]]
+        for item in items:
             errand = Errand(ForeignWork("Slow", work, {}), False, 1)
             errand.request()
             errand.take(item)

@@ -382,7 +382,8 @@ class Hostile(TestCase):
 
     @asynchronous
     async def test_a_plain_handler_gets_plain_floats(self) -> None:
-        columns = [(0, struct.pack("<2d", 1.0, 2.0), struct.pack("<2d", 3.0, 4.5)), (0, struct.pack("<d", 1.0), ["x"])]
+        columns: list[tuple[int, bytes, Any]] = [(0, struct.pack("<2d", 1.0, 2.0), struct.pack("<2d", 3.0, 4.5))]
+        columns.append((0, struct.pack("<d", 1.0), ["x"]))
         for some in (columns[:1], columns):
             [folded] = await self.sandbox.fold([ForeignWork("Odd", Work([ABSENT], some), {})], 1.0, PATIENT)
             assert isinstance(folded, Folded)
