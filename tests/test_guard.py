@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -193,22 +194,21 @@ class Guarded(Served):
         self.assertEqual(set(json.loads(wrong.partition(b"\r\n\r\n")[2])), {"error", "detail"})
 
     async def test_a_stranger_waits_for_its_refusal_and_a_known_peer_for_nothing(self) -> None:
-        waits: list[float] = []
+        pause = mock.Mock()
         build = self.site.buildProtocol
 
         def watched(address: Any) -> Any:
             channel: Any = build(address)
-            pause = channel.pause
-            channel.pause = lambda seconds: waits.append(seconds) or pause(seconds)
+            pause.side_effect, channel.pause = channel.pause, pause
             return channel
 
         self.patch(self.site, "buildProtocol", watched)
         await self.status("GET", "/echo", READ)
         await self.status("GET", "/echo", WRITE)  # of another kind: known all the same
-        self.assertEqual(waits, [])
+        pause.assert_not_called()
         await self.ask("GET", "/echo")
         await self.ask("GET", "/echo", Authorization="Bearer x")
-        self.assertEqual(waits, [WAIT, WAIT])
+        self.assertEqual(pause.call_args_list, [mock.call(WAIT)] * 2)
 
     async def test_each_further_try_of_an_address_waits_longer_whichever_way_it_comes_and_a_known_token_never(self) -> None:
         tried = [*range(tries.FREE_TRIES + 2)]
@@ -220,11 +220,14 @@ class Guarded(Served):
 
     async def waited(self, path: str, token: str = "none") -> float:
         """How long the answer was held back."""
-        found: list[float] = []
         original = BoundedChannel.wait_refused
-        self.patch(BoundedChannel, "wait_refused", lambda channel, seconds: found.append(seconds) or original(channel, seconds))
-        await self.ask("GET", path, **({} if path.startswith("/login") else {"Authorization": f"Bearer {token}"}))
-        return sum(found)
+        with mock.patch.object(BoundedChannel, "wait_refused", autospec=True, side_effect=original) as waiting:
+            await self.ask("GET", path, **({} if path.startswith("/login") else {"Authorization": f"Bearer {token}"}))
+        waits: list[float] = [call.args[1] for call in waiting.call_args_list]
+        return sum(waits)
+
+    async def until_refused(self, count: int) -> None:
+        await self.until(lambda: self.guard.refused == count)
 
     async def test_who_waits_to_be_refused_makes_room_for_who_comes(self) -> None:
         for module in (guard, tries):
@@ -232,7 +235,7 @@ class Guarded(Served):
         self.patch(connections, "MAX_HALL", 3)
         for number in range(3):
             self.connect().sendall(b"GET /echo HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            await self.until(lambda at_least=number + 1: self.guard.refused == at_least)
+            await self.until_refused(number + 1)
         self.assertEqual(await self.status("GET", "/echo", READ), 200)
         self.assertEqual(self.site.refused["hall_full"], 1)
         await self.until(lambda: len(self.site.hall) == 2)

@@ -6,11 +6,13 @@ import asyncio
 import functools
 import inspect
 import threading
+from typing import Any
 
-from tests.client.cases import both
+from taba.client.timing import Timer
+from tests.client.cases import ClientCase, both
 
 
-def steps(n):
+def steps(n: Any) -> Any:
     """Docs."""
     got = []
     for number in range(n):
@@ -18,55 +20,55 @@ def steps(n):
     return got
 
 
-async def many(n):
+async def many(n: Any) -> Any:
     """Docs."""
     for number in range(n):
         yield number
 
 
-async def later(n):
+async def later(n: Any) -> Any:
     """Docs."""
     await asyncio.sleep(0)
     return n
 
 
-def now(n):
+def now(n: Any) -> Any:
     """Docs."""
     return n
 
 
 class Called:
-    def __call__(self, n):
+    def __call__(self, n: Any) -> Any:
         return n
 
 
 class CalledLater:
-    async def __call__(self, n):
+    async def __call__(self, n: Any) -> Any:
         return n
 
 
 class CalledInSteps:
-    def __call__(self, n):
+    def __call__(self, n: Any) -> Any:
         yield from range(n)
 
 
 @both
-class AroundTests:
-    def setUp(self):
+class AroundTests(ClientCase):
+    def setUp(self) -> None:
         super().setUp()
         producer = self.producer()
         self.seconds = producer.tab("seconds", "PercentileGroup")
         self.failed = producer.tab("failed", "CounterGroup")
         self.busy = producer.tab("busy", "UpDown")
 
-    def recorded(self):
+    def recorded(self) -> Any:
         events = self.events()
         return [sum(event.tab == name for event in events) for name in ("seconds", "failed", "busy")]
 
-    def all_around(self, function):
+    def all_around(self, function: Any) -> Any:
         return self.seconds.time()(self.failed.count_exceptions()(self.busy.track()(function)))
 
-    def test_each_kind_of_callable_stays_of_its_kind_and_keeps_its_name(self):
+    def test_each_kind_of_callable_stays_of_its_kind_and_keeps_its_name(self) -> None:
         kinds = {
             now: None,
             later: inspect.iscoroutinefunction,
@@ -80,8 +82,8 @@ class AroundTests:
             if kind is not None:
                 self.assertTrue(kind(decorated), function)
 
-    def test_functions_of_every_kind_are_gone_around_once_a_call(self):
-        async def all_of(generator):
+    def test_functions_of_every_kind_are_gone_around_once_a_call(self) -> None:
+        async def all_of(generator: Any) -> Any:
             return [item async for item in generator]
 
         partial = functools.partial
@@ -107,33 +109,34 @@ class AroundTests:
             self.assertEqual(call(decorated), expected, function)
             self.assertEqual(self.recorded(), [1, 0, 2], function)
 
-    def test_methods_class_methods_and_static_ones_in_either_order(self):
-        timer, test = self.seconds.time(), self
+    def test_methods_class_methods_and_static_ones_in_either_order(self) -> None:
+        timer: Timer = self.seconds.time()
+        test = self
 
         class Shop:
             name = "shop"
 
             @timer
-            def method(self, n):
+            def method(self, n: Any) -> Any:
                 return self.name, n
 
             @timer
             @classmethod
-            def outside(cls, n):
+            def outside(cls, n: Any) -> Any:
                 return cls.name, n
 
             @classmethod
             @timer
-            def inside(cls, n):
+            def inside(cls, n: Any) -> Any:
                 return cls.name, n
 
             @timer
             @staticmethod
-            def static(n):
+            def static(n: Any) -> Any:
                 return "shop", n
 
             @timer
-            async def later(self, n):
+            async def later(self, n: Any) -> Any:
                 return self.name, n
 
         shop = Shop()
@@ -144,12 +147,12 @@ class AroundTests:
         self.assertEqual(self.busy.track()(shop.method)(2), ("shop", 2))
         self.assertEqual(self.recorded(), [1, 0, 2])
 
-    def test_what_cannot_be_called_is_refused_at_once(self):
+    def test_what_cannot_be_called_is_refused_at_once(self) -> None:
         for thing in (3, "name", None, property(now), object()):
             with self.assertRaisesRegex(TypeError, "can be called"):
                 self.seconds.time()(thing)
 
-    def test_a_generator_is_gone_around_until_its_end_and_takes_what_is_sent_and_thrown(self):
+    def test_a_generator_is_gone_around_until_its_end_and_takes_what_is_sent_and_thrown(self) -> None:
         decorated = self.all_around(steps)
         generator = decorated(3)
         self.assertEqual(next(generator), 0)
@@ -170,11 +173,11 @@ class AroundTests:
         generator.close()
         self.assertEqual(self.recorded(), [1, 0, 2])  # an end that its consumer chose is no exception
 
-    def test_so_is_an_asynchronous_one(self):
-        log = []
+    def test_so_is_an_asynchronous_one(self) -> None:
+        log: list[Any] = []
 
         @self.all_around
-        async def parts():
+        async def parts() -> Any:
             try:
                 while True:
                     try:
@@ -185,7 +188,7 @@ class AroundTests:
                 await asyncio.sleep(0)
                 log.append("closed")
 
-        async def use():
+        async def use() -> None:
             generator = parts()
             self.assertEqual(await generator.__anext__(), 0)
             self.assertEqual(await generator.asend("a"), 1)
@@ -202,8 +205,8 @@ class AroundTests:
 
         asyncio.run(use())
 
-    def test_exceptions_are_counted_by_their_class_and_pass(self):
-        def fail(error):
+    def test_exceptions_are_counted_by_their_class_and_pass(self) -> None:
+        def fail(error: Any) -> None:
             raise error
 
         for counting, counted, passed in (
@@ -224,18 +227,18 @@ class AroundTests:
             pass
         self.assertEqual(self.recorded(), [0, 0, 0])
 
-    def test_what_is_no_class_of_exceptions_is_refused_at_once(self):
+    def test_what_is_no_class_of_exceptions_is_refused_at_once(self) -> None:
         for kinds in ("KeyError", KeyError(), (KeyError, 3), int, None):
             with self.assertRaisesRegex(TypeError, "class of exceptions"):
                 self.failed.count_exceptions(kinds)
         self.assertRaises(TypeError, self.failed.count_exceptions, KeyError, OSError)
 
-    def test_a_task_that_is_cancelled_is_no_exception_and_no_longer_under_way(self):
+    def test_a_task_that_is_cancelled_is_no_exception_and_no_longer_under_way(self) -> None:
         @self.all_around
-        async def wait():
+        async def wait() -> None:
             await asyncio.Event().wait()
 
-        async def cancel():
+        async def cancel() -> None:
             task = asyncio.ensure_future(wait())
             await asyncio.sleep(0)
             task.cancel()
@@ -245,19 +248,19 @@ class AroundTests:
         self.assertEqual(self.recorded(), [1, 0, 2])
         self.assertEqual(self.busy.net, 0)
 
-    def test_one_timer_in_several_threads_times_each_for_itself(self):
+    def test_one_timer_in_several_threads_times_each_for_itself(self) -> None:
         timer, entered, leave = self.seconds.time(), threading.Event(), threading.Event()
 
         class Clock:
-            def __init__(self):
+            def __init__(self) -> None:
                 self.times = iter([0.0, 100.0, 101.0, 1000.0])
 
-            def __call__(self):
+            def __call__(self) -> Any:
                 return next(self.times)
 
         self.patch(__import__("taba.client.timing", fromlist=["x"]), "perf_counter", Clock())
 
-        def long():
+        def long() -> None:
             with timer:
                 entered.set()
                 leave.wait(60)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import unittest
+from typing import Any
 from unittest import mock
 
 import msgpack
@@ -15,20 +16,20 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba import client
 from taba.client import encode, testing
-from tests.client.cases import ROOT, both
+from tests.client.cases import ROOT, ClientCase, both
 from tests.client.reading import rings
 from tests.client.test_record import VALUES
 from tests.examples import examples
 
 
 @both
-class CaptureTests:
-    def setUp(self):
+class CaptureTests(ClientCase):
+    def setUp(self) -> None:
         super().setUp()
         self.made = self.producer()
         self.patch(client, "_producer", self.made)
 
-    def test_what_was_recorded_is_there_in_order_with_its_tab_value_and_time(self):
+    def test_what_was_recorded_is_there_in_order_with_its_tab_value_and_time(self) -> None:
         with testing.capture() as recorded:
             client.counter("orders", labels={"shop": "main"}).inc(2)
             client.gauge("state").set("open")
@@ -39,7 +40,7 @@ class CaptureTests:
         self.assertEqual(recorded.events[2].time, 1763850000.0)
         self.assertEqual(recorded.names(), ["jobs", 'orders{shop="main"}', "state"])
 
-    def test_questions_are_asked_by_name_and_labels(self):
+    def test_questions_are_asked_by_name_and_labels(self) -> None:
         hits = client.counter("hits")
         with testing.capture() as recorded:
             hits.labels(route="/a", status=200).inc(1)
@@ -59,7 +60,7 @@ class CaptureTests:
         recorded.clear()
         self.assertEqual(recorded.events, [])
 
-    def test_events_are_seen_while_it_goes_on_and_any_number_of_them(self):
+    def test_events_are_seen_while_it_goes_on_and_any_number_of_them(self) -> None:
         counter = client.counter("c")
         with testing.capture() as recorded:
             for number in range(20_000):
@@ -69,19 +70,19 @@ class CaptureTests:
             self.assertEqual(recorded.values("c"), list(map(float, range(20_000))))
         self.assertEqual(recorded.count("c"), 20_000)
 
-    def test_no_shared_memory_is_made_or_needed(self):
+    def test_no_shared_memory_is_made_or_needed(self) -> None:
         with mock.patch("taba.client.producer.make_segment", side_effect=AssertionError), testing.capture() as recorded:
             client.counter("c").inc()
             self.assertEqual(client.stats()["client"], "captured")
         self.assertEqual(recorded.total("c"), 1)
         self.assertEqual(rings(self.agent), [])
 
-    def test_where_there_is_no_memfd_a_file_does(self):
+    def test_where_there_is_no_memfd_a_file_does(self) -> None:
         with mock.patch("os.memfd_create", side_effect=OSError), testing.capture() as recorded:
             client.counter("c").inc()
         self.assertEqual(recorded.total("c"), 1)
 
-    def test_tabs_made_before_are_captured_and_record_for_the_agent_again_after_it(self):
+    def test_tabs_made_before_are_captured_and_record_for_the_agent_again_after_it(self) -> None:
         counter, busy, gauge = client.counter("c"), client.updown("u"), client.gauge("g")
         counter.inc()
         busy.inc(3)
@@ -98,7 +99,7 @@ class CaptureTests:
         values = [event.value for event in self.events()]
         self.assertEqual(sorted(values), sorted([1.0, 3.0, 10.0, 4.0, -1.0, 11.0]))
 
-    def test_captures_within_each_other_and_with_another_client_id(self):
+    def test_captures_within_each_other_and_with_another_client_id(self) -> None:
         counter, busy = client.counter("c"), client.updown("u")
         with testing.capture() as outer:
             counter.inc(1)
@@ -112,7 +113,7 @@ class CaptureTests:
             self.assertEqual(busy.net, 1)
         self.assertEqual((outer.values("c"), inner.values("c")), ([1.0, 4.0, 8.0], [2.0]))
 
-    def test_what_is_dropped_is_told_and_what_does_not_fit_is_an_error(self):
+    def test_what_is_dropped_is_told_and_what_does_not_fit_is_an_error(self) -> None:
         counter = client.counter("c")
         self.patch(testing, "CAPTURE_BYTES", 1 << 16)
         with testing.capture() as recorded:
@@ -125,17 +126,22 @@ class CaptureTests:
                 recorded.total("c")
         self.assertEqual(recorded.dropped["ring_full"], 1)
 
-    def test_all_threads_are_captured(self):
+    def test_all_threads_are_captured(self) -> None:
         counter = client.counter("c")
+
+        def count() -> None:
+            for _ in range(100):
+                counter.inc()
+
         with testing.capture() as recorded:
-            threads = [threading.Thread(target=lambda: [counter.inc() for _ in range(100)]) for _ in range(4)]
+            threads = [threading.Thread(target=count) for _ in range(4)]
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
         self.assertEqual(recorded.total("c"), 400)
 
-    def test_a_forked_child_is_not_captured_and_harms_nothing(self):
+    def test_a_forked_child_is_not_captured_and_harms_nothing(self) -> None:
         counter = client.counter("c")
         with testing.capture() as recorded:
             counter.inc()
@@ -148,7 +154,7 @@ class CaptureTests:
         self.assertEqual(recorded.values("c"), [1.0, 1.0])
         self.assertEqual(rings(self.agent), [])
 
-    def test_functions_are_read_on_demand(self):
+    def test_functions_are_read_on_demand(self) -> None:
         value = [1]
         with testing.capture() as recorded:
             client.gauge("g").set_function(lambda: value[0])
@@ -157,7 +163,7 @@ class CaptureTests:
         client.gauge("g").set_function(None)
         self.assertEqual(recorded.values("g"), [1.0, 2.0])
 
-    def test_it_ends_also_when_the_test_fails(self):
+    def test_it_ends_also_when_the_test_fails(self) -> None:
         with self.assertRaises(KeyError), testing.capture() as recorded:
             client.counter("c").inc()
             raise KeyError
@@ -165,14 +171,14 @@ class CaptureTests:
         client.counter("c").inc()
         self.assertEqual(len(self.events()), 1)
 
-    def test_a_test_case_captures_until_it_ends(self):
+    def test_a_test_case_captures_until_it_ends(self) -> None:
         seen = []
 
         class Case(unittest.TestCase):
-            def setUp(self):
+            def setUp(self) -> None:
                 self.recorded = testing.capture_for(self)
 
-            def test(self):
+            def test(self) -> None:
                 client.counter("c").inc()
                 seen.append(self.recorded.total("c"))
 
@@ -184,10 +190,10 @@ class CaptureTests:
 
 
 class Decoding(SynchronousTestCase):
-    def test_what_is_encoded_is_decoded(self):
+    def test_what_is_encoded_is_decoded(self) -> None:
         @examples(40)
         @given(VALUES)
-        def comes_back(value):
+        def comes_back(value: Any) -> None:
             content = encode.encode(value, 1 << 20)
             self.assertEqual(testing.decode(b"\xc0" + content, 1), (value, 1 + len(content)))
             self.assertEqual(testing.decode(content)[0], msgpack.unpackb(content, strict_map_key=False))
@@ -196,7 +202,7 @@ class Decoding(SynchronousTestCase):
 
 
 class Pytest(SynchronousTestCase):
-    def test_its_fixture_captures_each_test_for_itself(self):
+    def test_its_fixture_captures_each_test_for_itself(self) -> None:
         folder = os.path.abspath(self.mktemp())
         os.mkdir(folder)
         with open(os.path.join(folder, "conftest.py"), "w") as file:
@@ -215,7 +221,7 @@ class Pytest(SynchronousTestCase):
 
 
 class Loading(SynchronousTestCase):
-    def test_it_is_an_attribute_of_the_client_that_is_imported_when_it_is_used(self):
+    def test_it_is_an_attribute_of_the_client_that_is_imported_when_it_is_used(self) -> None:
         code = (
             "import sys; from taba import client; before = 'taba.client.testing' in sys.modules; client.testing.capture; "
             "print(before, sorted(client.__all__) == client.__all__, [hasattr(client, name) for name in client.__all__].count(False))"

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from decimal import Decimal
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from taba import ring
 from taba.client import producer as producers
 from taba.client import pure
-from tests.client.cases import both
+from tests.client.cases import ClientCase, both
 from tests.examples import examples
 
 CHANGES = st.lists(
@@ -24,14 +25,14 @@ CHANGES = st.lists(
 
 
 @both
-class GaugeTests:
-    def gauge(self, name="g"):
+class GaugeTests(ClientCase):
+    def gauge(self, name: Any = "g") -> Any:
         return self.producer().tab(name, "Gauge")
 
-    def values(self):
+    def values(self) -> Any:
         return [event.value for event in self.events()]
 
-    def test_it_goes_up_and_down_from_what_was_set_last_and_from_nothing(self):
+    def test_it_goes_up_and_down_from_what_was_set_last_and_from_nothing(self) -> None:
         gauge = self.gauge()
         gauge.inc()
         gauge.set(10)
@@ -44,13 +45,13 @@ class GaugeTests:
         self.assertEqual([event.value for event in events], [1.0, 10.0, 12.5, 11.5, 8.5, 4.0, 5.0])
         self.assertEqual(events[4].time, 77.0)
 
-    def test_any_changes_come_to_what_they_say(self):
+    def test_any_changes_come_to_what_they_say(self) -> None:
         producer = self.producer()
         made = iter(range(10_000))
 
         @examples(60)
         @given(CHANGES)
-        def come_to(changes):
+        def come_to(changes: Any) -> None:
             gauge, value, expected = producer.tab(f"g{next(made)}", "Gauge"), 0.0, []
             for how, n in changes:
                 getattr(gauge, how)(n)
@@ -61,7 +62,7 @@ class GaugeTests:
 
         come_to()
 
-    def test_numbers_of_other_types_change_it_and_what_is_none_is_a_counted_drop(self):
+    def test_numbers_of_other_types_change_it_and_what_is_none_is_a_counted_drop(self) -> None:
         producer = self.producer()
         gauge = producer.tab("g", "Gauge")
         gauge.inc(Decimal("1.5"))
@@ -75,7 +76,7 @@ class GaugeTests:
         self.assertEqual(producer.stats()["dropped_by_reason"], {"value_type": 10, "bad_time": 1})
         self.assertEqual(gauge.net, 2.0**61)
 
-    def test_after_what_is_no_number_it_begins_at_nothing(self):
+    def test_after_what_is_no_number_it_begins_at_nothing(self) -> None:
         gauge = self.gauge()
         for odd in ("draining", None, math.nan, math.inf, True):
             gauge.set(5)
@@ -83,7 +84,7 @@ class GaugeTests:
             gauge.inc()
             self.assertEqual(self.values()[-1], 1.0, odd)
 
-    def test_what_finds_no_room_changes_it_all_the_same(self):
+    def test_what_finds_no_room_changes_it_all_the_same(self) -> None:
         gauge = self.producer(TABA_RING_BYTES=str(1 << 16)).tab("g", "Gauge")
         records = ring.layout(1 << 16).records
         for _ in range(records + 5):
@@ -92,10 +93,10 @@ class GaugeTests:
         gauge.inc()
         self.assertEqual(self.values(), [records + 6.0])
 
-    def test_threads_lose_no_change(self):
+    def test_threads_lose_no_change(self) -> None:
         gauge = self.gauge()
 
-        def change():
+        def change() -> None:
             for _ in range(500):
                 gauge.inc(2)
                 gauge.dec()
@@ -108,7 +109,7 @@ class GaugeTests:
         values = self.values()
         self.assertEqual((len(values), values[-1], gauge.net), (4000, 2000.0, 2000.0))
 
-    def test_a_forked_child_begins_at_nothing(self):
+    def test_a_forked_child_begins_at_nothing(self) -> None:
         gauge = self.gauge()
         gauge.set(5)
         self.values()
@@ -120,10 +121,10 @@ class GaugeTests:
         gauge.inc()
         self.assertEqual(sorted(self.values()), [1.0, 6.0])
 
-    def test_a_signal_handler_changes_it_too(self):
+    def test_a_signal_handler_changes_it_too(self) -> None:
         gauge, handled = self.gauge(), []
 
-        def change(number, frame):
+        def change(number: Any, frame: Any) -> None:
             handled.append(1)
             gauge.inc(1000)
 
@@ -139,8 +140,8 @@ class GaugeTests:
 
 
 @both
-class FunctionTests:
-    def test_it_is_read_at_once_and_says_so(self):
+class FunctionTests(ClientCase):
+    def test_it_is_read_at_once_and_says_so(self) -> None:
         producer = self.producer()
         gauge = producer.tab("g", "Gauge")
         gauge.set_function(lambda: 7)
@@ -150,7 +151,7 @@ class FunctionTests:
         gauge.set_function(None)
         self.assertEqual(producer.stats()["functions"], 0)
 
-    def test_records_of_any_tab_read_it_once_a_second(self):
+    def test_records_of_any_tab_read_it_once_a_second(self) -> None:
         out = self.run_python(
             """
             import json, os, time
@@ -183,10 +184,10 @@ class FunctionTests:
         self.assertEqual((recorded, dropped), (read, 0))
         self.assertGreaterEqual(gap, 0.9)  # never more often: a coarse clock tells the second
 
-    def test_what_it_raises_is_counted_and_named_and_the_others_are_read(self):
+    def test_what_it_raises_is_counted_and_named_and_the_others_are_read(self) -> None:
         producer = self.producer()
 
-        def broken():
+        def broken() -> None:
             raise KeyError("secret")
 
         producer.tab("a", "Gauge").set_function(broken)
@@ -198,11 +199,11 @@ class FunctionTests:
         self.assertEqual(stats["function_problem"], "a: KeyError")
         self.assertEqual([event.tab for event in self.events()], ["b", "b"])
 
-    def test_what_a_signal_handler_raises_meanwhile_is_the_applications(self):
+    def test_what_a_signal_handler_raises_meanwhile_is_the_applications(self) -> None:
         class Overdue(Exception):
             pass
 
-        def interrupt(number, frame):
+        def interrupt(number: Any, frame: Any) -> None:
             raise Overdue
 
         before = signal.signal(signal.SIGUSR1, interrupt)
@@ -211,18 +212,18 @@ class FunctionTests:
         gauge = producer.tab("g", "Gauge")
         gauge.set_function(lambda: 1)
 
-        def interrupted():
+        def interrupted() -> Any:
             os.kill(os.getpid(), signal.SIGUSR1)
             return 2
 
         self.assertRaises(Overdue, gauge.set_function, interrupted)
         self.assertEqual(producer.stats()["dropped"], 0)
 
-    def test_one_that_records_and_one_that_forks_come_to_an_end(self):
+    def test_one_that_records_and_one_that_forks_come_to_an_end(self) -> None:
         producer = self.producer()
         counter = producer.tab("c", "CounterGroup")
 
-        def busy():
+        def busy() -> Any:
             counter.inc()
             child = os.fork()
             if child == 0:
@@ -234,7 +235,7 @@ class FunctionTests:
         producer.tab("g", "Gauge").set_function(busy)
         self.assertEqual(sorted((event.tab, event.value) for event in self.events()), [("c", 1.0), ("c", 10.0), ("g", 3.0)])
 
-    def test_a_forked_child_reads_it_as_its_own(self):
+    def test_a_forked_child_reads_it_as_its_own(self) -> None:
         producer = self.producer()
         producer.tab("pid", "Gauge").set_function(os.getpid)
         child = os.fork()
@@ -244,12 +245,12 @@ class FunctionTests:
         os.waitpid(child, 0)
         self.assertEqual({event.value for event in self.events()}, {float(os.getpid()), float(child)})
 
-    def test_while_it_is_read_no_other_thread_reads_it_or_waits(self):
+    def test_while_it_is_read_no_other_thread_reads_it_or_waits(self) -> None:
         producer = self.producer()
         gauge, counter = producer.tab("g", "Gauge"), producer.tab("c", "CounterGroup")
         inside, leave, calls = threading.Event(), threading.Event(), []
 
-        def slow():
+        def slow() -> Any:
             calls.append(1)
             if len(calls) > 1:
                 inside.set()
@@ -267,7 +268,7 @@ class FunctionTests:
         thread.join()
         self.assertIn(("c", 1.0), [(event.tab, event.value) for event in self.events()])
 
-    def test_as_many_as_a_process_may_have_and_one_more(self):
+    def test_as_many_as_a_process_may_have_and_one_more(self) -> None:
         producer = self.producer()
         self.patch(producers, "MAX_FUNCTIONS", 3)
         for number in range(3):
@@ -281,7 +282,7 @@ class FunctionTests:
             producer.tab("g3", "Gauge").set_function(3)
         self.assertEqual(producer.stats()["functions"], 3)
 
-    def test_without_functions_records_take_the_fast_path_again(self):
+    def test_without_functions_records_take_the_fast_path_again(self) -> None:
         producer = self.producer()
         gauge = producer.tab("g", "Gauge")
         gauge.set_function(lambda: 1)
@@ -294,8 +295,8 @@ class FunctionTests:
 
 
 @both
-class OneTypeTests:
-    def test_a_name_has_one_type_in_whichever_order(self):
+class OneTypeTests(ClientCase):
+    def test_a_name_has_one_type_in_whichever_order(self) -> None:
         producer = self.producer()
         producer.tab("x", "CounterGroup")
         producer.tab("y", "Gauge")
@@ -304,7 +305,7 @@ class OneTypeTests:
                 producer.tab(name, type)
         self.assertEqual(producer.tab("x", "CounterGroup").type, "CounterGroup")
 
-    def test_so_do_labelled_ones(self):
+    def test_so_do_labelled_ones(self) -> None:
         producer = self.producer()
         gauge = producer.tab('x{a="1"}', "Gauge")
         counter = producer.tab("x", "CounterGroup")  # each Tab is of its own Type
@@ -315,7 +316,7 @@ class OneTypeTests:
             producer.tab('x{a="2"}', "Gauge")
         self.assertEqual(gauge.labels(a=1), gauge)
 
-    def test_what_is_refused_leaves_no_trace(self):
+    def test_what_is_refused_leaves_no_trace(self) -> None:
         producer = self.producer()
         producer.tab("x", "CounterGroup").inc()
         self.assertRaises(ValueError, producer.tab, "x", "UpDown", "seconds")

@@ -270,7 +270,8 @@ class Listening(ServerCase):
         await self.post(server, HITS)
         self.patch(connections, "MAX_HALL", 4)
         self.patch(connections, "LOCAL_HALL", 0)
-        hear, first = server.live.hear, Deferred()
+        hear = server.live.hear
+        first: Deferred[None] = Deferred()
 
         async def slowly(wanted: Filter) -> broadcast.Broadcast:
             if not first.called:
