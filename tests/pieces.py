@@ -1,13 +1,15 @@
-"""Columns as a drain hands them to the encoder, made from Columns: for tests and benchmarks that send without rings."""
+"""Columns as a drain hands them to the encoder, made from Columns, and what a Column holds: for tests that send without rings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import msgpack
 
 from taba.agent.drain import Packed, extent, first_piece
 from taba.batch import Column
+from taba.batch import Packed as PackedValues
 
 
 def pack(columns: Mapping[int, Iterable[Column]]) -> Packed:
@@ -20,6 +22,13 @@ def pack(columns: Mapping[int, Iterable[Column]]) -> Packed:
             first = first_piece(client, tab, type)
             pieces += (extent(len(times) >> 3, len(first) + sum(map(len, more))) + first, *more)
     return packed
+
+
+def values_of(column: Column) -> list[Any]:
+    """The values of a column, in whichever form it has them."""
+    if isinstance(column.values, PackedValues):
+        return column.values.values()
+    return column.values if isinstance(column.values, list) else memoryview(column.values).cast("d").tolist()
 
 
 def _header(content: bytes) -> bytes:

@@ -15,6 +15,7 @@ from taba import batch as codec
 from taba.batch import Verdict
 from taba.names import OWN_TABS
 from taba.server.fold.marks import Marks, decode_mark, encode_mark
+from tests.pieces import values_of
 
 reactor: Any = installed
 
@@ -71,7 +72,7 @@ class Store:
         self.orders.append(batch.id)
         for column in batch.columns:
             assert isinstance(column, codec.Column), column
-            values = column.values if isinstance(column.values, list) else _floats(column.values)
+            values = values_of(column)
             if column.tab in OWN_TABS:
                 assert column.weight == 0, column
                 self.lives += [(column.client, value) for value in values]
@@ -79,10 +80,6 @@ class Store:
             self.events.setdefault((column.client, column.tab), []).extend(values)
             self.folded += column.events
             self.weight += column.weight
-
-
-def _floats(content: bytes) -> list[float]:
-    return list(memoryview(content).cast("d"))
 
 
 class Answers(resource.Resource):

@@ -16,7 +16,7 @@ from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS
 from tests.agent.moments import at
 from tests.examples import examples
 
-from ..pieces import pack
+from ..pieces import pack, values_of
 
 
 def column(tab: str, values: bytes | list[Any], client: str = "web/1") -> Column:
@@ -34,7 +34,7 @@ class EncodeTests(SynchronousTestCase):
         found: dict[tuple[int, str], list[Any]] = {}
         for bucket, some in columns.items():
             for one in some:
-                expected.setdefault((bucket, one.tab), []).extend(zip(memoryview(one.times).cast("d"), _list(one), strict=True))
+                expected.setdefault((bucket, one.tab), []).extend(zip(memoryview(one.times).cast("d"), values_of(one), strict=True))
         last = {1: 7}
         for batch in batches:
             self.assertLessEqual(len(batch.content), MAX_BATCH_BYTES)
@@ -45,7 +45,7 @@ class EncodeTests(SynchronousTestCase):
             self.assertEqual(batch.events, sum(one.events for one in decoded.columns if isinstance(one, Column)))
             for whole in decoded.columns:
                 assert isinstance(whole, Column), whole
-                pairs = zip(memoryview(whole.times).cast("d"), _list(whole), strict=True)
+                pairs = zip(memoryview(whole.times).cast("d"), values_of(whole), strict=True)
                 found.setdefault((decoded.bucket, whole.tab), []).extend(pairs)
         self.assertEqual(found, expected)
         return len(batches)
@@ -101,7 +101,3 @@ class EncodeTests(SynchronousTestCase):
 
     def test_long_values_in_a_list_are_cut_where_the_estimate_misses(self) -> None:
         self.assertGreater(self.check({1: [column("a", ["x" * 30_000] * 100)]}), 2)
-
-
-def _list(one: Column) -> list[Any]:
-    return one.values if isinstance(one.values, list) else list(memoryview(one.values).cast("d"))

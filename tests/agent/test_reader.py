@@ -26,6 +26,7 @@ from taba.counting import unpack_counted
 from taba.ring import MalformedRing
 from tests.agent.producers import Producer
 from tests.examples import examples
+from tests.pieces import values_of
 
 AGENT = "reading"
 
@@ -63,8 +64,7 @@ def values(drained: Drained, client: str = "web/1") -> dict[str, list[Any]]:
     for pieces in drained.packed.values():
         for column in unpack(pieces):
             assert column.client == client
-            some = column.values if isinstance(column.values, list) else memoryview(column.values).cast("d")
-            found.setdefault(column.tab, []).extend(some)
+            found.setdefault(column.tab, []).extend(values_of(column))
     return found
 
 

@@ -27,6 +27,7 @@ from tests.agent.moments import at
 from tests.agent.servers import Store
 from tests.agent.test_outbox import Memory
 from tests.agent.test_sums import TAB, World
+from tests.pieces import values_of
 
 RESTS = int(AGAIN_SECONDS) + 10  # ticks of a second until what is gone is said again and forgotten
 
@@ -158,8 +159,8 @@ class LateTests(SynchronousTestCase):
         world.boot()
         for _ in range(20):
             world.tick()  # no Server answers
-        rows = [row for column in world.columns() for row in column.values]
-        self.assertEqual({row[1] for row in rows}, {RING_ENDED})  # type: ignore[index]
+        rows = [row for column in world.columns() for row in values_of(column)]
+        self.assertEqual({row[1] for row in rows}, {RING_ENDED})
 
     def test_where_the_spool_cannot_say_what_it_holds_of_it_that_is_asked_again_and_nothing_is_gone_before(self) -> None:
         world, late = self.world, self.on_its_way(3.0)

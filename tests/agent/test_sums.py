@@ -30,6 +30,7 @@ from tests.agent.moments import at
 from tests.agent.producers import Producer
 from tests.agent.test_outbox import Killed, Memory
 from tests.examples import examples
+from tests.pieces import values_of
 
 AGENT = "sums"
 TAB = "in_flight"
@@ -259,8 +260,8 @@ class SumTests(SynchronousTestCase):
         world.die(producer)
         for _ in range(3):
             world.tick()
-        rows = [row for column in world.columns() for row in column.values]
-        self.assertNotIn(RING_GONE, [row[1] for row in rows])  # type: ignore[index]
+        rows = [row for column in world.columns() for row in values_of(column)]
+        self.assertNotIn(RING_GONE, [row[1] for row in rows])
         self.assertTrue(world.register.ended)
 
     def test_after_batches_were_given_up_the_sums_are_sent_again(self) -> None:
@@ -293,9 +294,9 @@ class SumTests(SynchronousTestCase):
         for value in ("x", 1.0, float("nan"), 2.0):
             producer.record(tab, value)
         world.tick()
-        rows = [row for column in world.columns() for row in column.values]
+        rows = [row for column in world.columns() for row in values_of(column)]
         self.assertEqual(rows[0], "x")
-        self.assertEqual((rows[2][2], len(rows)), (3.0, 3))  # type: ignore[index]
+        self.assertEqual((rows[2][2], len(rows)), (3.0, 3))
         self.assertEqual(sum(column.weight for column in world.columns()), 4)
 
     def test_hostile_cells_break_nothing(self) -> None:
@@ -307,7 +308,7 @@ class SumTests(SynchronousTestCase):
         os.pwrite(producer.fd, b"\xff" * 8, 768)
         world.tick()
         world.tick()
-        columns = [column for column in world.columns() if column.values[0][0] == os.pread(good.fd, 16, 32)]  # type: ignore[index]
+        columns = [column for column in world.columns() if values_of(column)[0][0] == os.pread(good.fd, 16, 32)]
         self.assertEqual(fold(columns)[1], 2.0)
 
     @examples(150)
@@ -345,7 +346,7 @@ class SumTests(SynchronousTestCase):
             self.assertEqual(sum(column.weight for column in columns), world.recorded)
             self.assertEqual(world.keeper.recorded, world.recorded)
             chance = Random(seed)
-            gone = [column for column in columns if column.values[0][1] == RING_GONE]  # type: ignore[index]
+            gone = [column for column in columns if values_of(column)[0][1] == RING_GONE]
             others = [column for column in columns if column not in gone]
             chance.shuffle(others)
             self.assertEqual(fold([*others, *chance.sample(others, len(others) // 2), *gone])[1], sum(world.nets.values()))
