@@ -48,9 +48,14 @@ class AtASocket(SynchronousTestCase):
         self.life, self.agent = os.pipe()
         self.addCleanup(os.close, self.life)
         self.is_agent_alive = True
-        self.addCleanup(lambda: self.is_agent_alive and os.close(self.agent))
         self.sockets: list[socket.socket] = []
-        self.addCleanup(lambda: [one.close() for one in self.sockets])
+        self.addCleanup(self.close)
+
+    def close(self) -> None:
+        for one in self.sockets:
+            one.close()
+        if self.is_agent_alive:
+            os.close(self.agent)
 
     def desk(self) -> Desk:
         descriptor = open_desk(os.path.join(self.directory, "desk"))
