@@ -23,7 +23,6 @@ from taba.shard.keys.sets import Sets
 from taba.shard.keys.strings import Strings
 from taba.shard.keys.writing import THERE, Decide, Write
 from taba.shard.servers.connection import Command
-from taba.shard.servers.gather import gather
 
 
 class Operations(Strings, Hashes, Sets, Lists, Listing):
@@ -95,9 +94,9 @@ class _Lot(Operations):
         """Carry out what was begun, and what that begins; each hears its own result."""
         while self._begun:
             begun, self._begun = self._begun, {}
-            lots = list(begun.items())
-            answers = await gather([self._router._write_all(bucket, [write for write, _ in own]) for bucket, own in lots])
-            for (_, own), answer in zip(lots, answers, strict=True):
+            answers = await self._router._write_lots({bucket: [write for write, _ in own] for bucket, own in begun.items()})
+            for bucket, own in begun.items():
+                answer = answers[bucket]
                 for place, (_, done) in enumerate(own):
                     if isinstance(answer, Exception):
                         done.errback(answer)

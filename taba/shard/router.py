@@ -28,6 +28,7 @@ from taba.shard.servers.connection import REPLY_SECONDS, Command, Redirected, Re
 from taba.shard.servers.gather import gather
 from taba.shard.servers.pool import CHECKOUT_SECONDS, POOL_CONNECTIONS, Pool
 from taba.shard.servers.url import StoreURL
+from taba.shard.together import MOST_BUCKETS, Group, Part
 from taba.shard.transaction import Attempt, BucketBusy, More, Update, Who, Writes, keys_read
 
 __all__ = ["BucketBusy", "Command", "More", "Reply", "Router", "ShardReport", "Writes"]
@@ -57,8 +58,8 @@ class Router(Operations):
     no connection; it may fail over meanwhile, or nobody may want to wait for it. `pinned`: the id of the store that it must be,
     or follow, and `pinned_at` where that was. `may_make`: where nothing is pinned, empty servers become a new store.
     All methods are for the reactor's thread.
-    `counts` has: conflicts, leases, busy, unknown (outcomes of EXEC that nobody knew), retries; `uses`: reads and
-    transactions, by bucket.
+    `counts` has: conflicts, leases, busy, unknown (outcomes of EXEC that nobody knew), retries, parted
+    (what did not go together with others); `uses`: reads and transactions, by bucket.
     """
 
     def __init__(
@@ -342,6 +343,40 @@ class Router(Operations):
         result = await Attempt(self.atlas, self._who, bucket, keys, reads, update, deadline).run()
         self.uses[bucket] += 1
         return result
+
+    async def transact_each(
+        self, work: Mapping[int, tuple[Sequence[Command], Update]], seconds: float | None = None
+    ) -> dict[int, Any | Exception]:
+        """`transact` of many buckets at once: bucket → its result, an exception standing where it raised one.
+
+        Buckets of one server are done in one transaction, up to 64 and 2 MiB of writes; of a Cluster, each in its own. One that
+        is not open, or busy, leaves at once; where together it does not work out, each is done alone. Nothing is promised of
+        several buckets together: each is done as one, or not at all.
+        """
+        parts = [Part(bucket, reads, update) for bucket, (reads, update) in work.items()]
+        for part in parts:
+            keys_read(part.bucket, part.reads)
+        deadline = self.atlas.deadline(TRANSACT_SECONDS if seconds is None else seconds)
+        results: dict[int, Any | Exception] = {}
+        try:
+            map = await self.atlas.current_map(deadline)
+        except StoreUnavailable as error:
+            return dict.fromkeys(work, error)
+        groups = []
+        for server, buckets in self.atlas.by_server(map, work).items():
+            if server is not None and self.atlas.is_whole(map, buckets[0], server):
+                here = [Part(bucket, *work[bucket]) for bucket in buckets]
+                lots = [here[start : start + MOST_BUCKETS] for start in range(0, len(here), MOST_BUCKETS)]
+                groups += [Group(self.atlas, self._who, map, server, lot, deadline) for lot in lots if len(lot) > 1]
+        for answer in await gather([group.run() for group in groups]):
+            if isinstance(answer, Exception):
+                raise answer
+            results.update(answer)
+        self.uses.update(iter(results))
+        left = [part for part in parts if part.bucket not in results]
+        answers = await gather([self.transact(part.bucket, part.reads, part.update, max(deadline.left, 0.0)) for part in left])
+        results.update(zip((part.bucket for part in left), answers, strict=True))
+        return {bucket: results[bucket] for bucket in work}
 
     async def replicated(self, *names: Text) -> None:
         """Return once as many replicas as the Router waits for have all that was written to `names` before.

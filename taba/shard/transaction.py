@@ -9,7 +9,7 @@ or the new, is refused.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from inspect import isawaitable
 from typing import Any, NamedTuple
 
@@ -71,7 +71,8 @@ class More(NamedTuple):
     update: Update
 
 
-Update = Callable[[list[Any]], Writes | More | Awaitable[Writes | More]]
+Decision = Writes | More | Awaitable[Writes | More]
+Update = Callable[[list[Any]], Decision]
 
 
 class Who:
@@ -174,7 +175,7 @@ class Attempt:
                 raise StoreUnavailable(f"{server.address.text}: it may be another store's")
             if self.conflicts >= LEASE_AFTER_CONFLICTS and not await self._take_lease(connection, name):
                 return False, None
-            guards, *replies = await self._watch(connection, self.keys, self.reads)
+            guards, *replies = await watch(connection, self.bucket, self.keys, self.reads, self._seconds())
             self._check(name, guards, connection.where)
             decision = await self._decide(connection, self.update(replies))
             commands = decision.commands
@@ -190,55 +191,20 @@ class Attempt:
             try:
                 is_done = await connection.commit(commands, self._seconds()) is not None
             except TransactionRefused as error:
-                raise self._named(error) from None
+                raise _named(self.bucket, error) from None
             if not is_done:
                 return False, None
             self.held = None
             if self.who.wait_replicas:
                 try:
-                    await self._wait_for_replicas(connection)
+                    await wait_for_replicas(self.atlas, self.who, connection, self.deadline)
                 except NotReplicated as error:
                     error.result = decision.result
                     raise
             return True, decision.result
 
-    async def _wait_for_replicas(self, connection: Connection) -> None:
-        """Raises NotReplicated unless as many replicas as the Router wants have what this connection wrote."""
-        wanted = self.who.wait_replicas
-        seconds = min(self.deadline.left, WAIT_SECONDS)
-        # after EXEC: inside of MULTI it does not wait
-        wait = (b"WAIT", b"%d" % wanted, b"%d" % max(int(seconds * 1000), 1))
-        (found,) = await connection.execute([wait], seconds + REPLY_SECONDS)
-        if isinstance(found, Exception):
-            raise_for(found, connection.where)
-        self.atlas.kept_up(connection.where)
-        if not isinstance(found, int) or found < wanted:
-            self.atlas.counts["unreplicated"] += 1
-            problem = f"{connection.where}: {found!r} replicas acknowledge what is written, not {wanted}"
-            self.atlas.lagged(connection.where, problem)
-            raise NotReplicated(problem)
-
-    async def _decide(self, connection: Connection, decision: Writes | More | Awaitable[Writes | More]) -> Writes:
-        """What comes of what `update` answered first."""
-        for _ in range(MOST_READ_ROUNDS):
-            if isawaitable(decision):
-                decision = await self.deadline.not_counting(decision)
-            if isinstance(decision, Writes):
-                return decision
-            assert isinstance(decision, More)
-            keys = keys_read(self.bucket, decision.reads) or [self.owner]
-            decision = decision.update(await self._watch(connection, keys, decision.reads))
-        raise ValueError(f"an update that asks for more than {MOST_READ_ROUNDS} times")
-
-    async def _watch(self, connection: Connection, keys: Sequence[bytes], reads: Sequence[Command]) -> list[Any]:
-        try:
-            return await connection.watch(keys, reads, self._seconds())
-        except TransactionRefused as error:
-            raise self._named(error) from None
-
-    def _named(self, refusal: TransactionRefused) -> TransactionRefused:
-        """What the server says, and the bucket beside the server."""
-        return TransactionRefused(f"bucket {self.bucket}: {refusal}")
+    def _decide(self, connection: Connection, decision: Decision) -> Coroutine[Any, Any, Writes]:
+        return decide(connection, self.bucket, decision, self._seconds, self.deadline.not_counting)
 
     def _check(self, name: str, guards: Any, where: str) -> None:
         owner, lease = guards
@@ -277,6 +243,54 @@ class Attempt:
                     await connection.commit([(b"DEL", self.lease)])
         except StoreUnavailable:
             self.atlas.counts["leases_left"] += 1  # others see that it stands still
+
+
+async def wait_for_replicas(atlas: Atlas, who: Who, connection: Connection, deadline: Deadline) -> None:
+    """Raises NotReplicated unless as many replicas as `who` wants have what this connection wrote."""
+    seconds = min(deadline.left, WAIT_SECONDS)
+    # after EXEC: inside of MULTI it does not wait
+    wait = (b"WAIT", b"%d" % who.wait_replicas, b"%d" % max(int(seconds * 1000), 1))
+    (found,) = await connection.execute([wait], seconds + REPLY_SECONDS)
+    if isinstance(found, Exception):
+        raise_for(found, connection.where)
+    atlas.kept_up(connection.where)
+    if not isinstance(found, int) or found < who.wait_replicas:
+        atlas.counts["unreplicated"] += 1
+        problem = f"{connection.where}: {found!r} replicas acknowledge what is written, not {who.wait_replicas}"
+        atlas.lagged(connection.where, problem)
+        raise NotReplicated(problem)
+
+
+async def decide(
+    connection: Connection,
+    bucket: int,
+    decision: Decision,
+    seconds: Callable[[], float],
+    not_counting: Callable[[Awaitable[Any]], Awaitable[Any]],
+) -> Writes:
+    """What comes of what an `update` answered first. `seconds`: what the store may take; `not_counting` awaits what it waits for."""
+    for _ in range(MOST_READ_ROUNDS):
+        if isawaitable(decision):
+            decision = await not_counting(decision)
+        if isinstance(decision, Writes):
+            return decision
+        assert isinstance(decision, More)
+        keys = keys_read(bucket, decision.reads) or [owner_key(bucket)]
+        decision = decision.update(await watch(connection, bucket, keys, decision.reads, seconds()))
+    raise ValueError(f"an update that asks for more than {MOST_READ_ROUNDS} times")
+
+
+async def watch(connection: Connection, bucket: int, keys: Sequence[bytes], reads: Sequence[Command], seconds: float) -> list[Any]:
+    """`Connection.watch`; a refusal names the bucket."""
+    try:
+        return await connection.watch(keys, reads, seconds)
+    except TransactionRefused as error:
+        raise _named(bucket, error) from None
+
+
+def _named(bucket: int, refusal: TransactionRefused) -> TransactionRefused:
+    """What the server says, and the bucket beside the server."""
+    return TransactionRefused(f"bucket {bucket}: {refusal}")
 
 
 def keys_read(bucket: int, reads: Sequence[Command]) -> list[bytes]:

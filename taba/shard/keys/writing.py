@@ -19,6 +19,7 @@ from taba.shard.buckets import prefix_of
 from taba.shard.keys.places import Text, bucket_of, doers_key, done_key, names_key, plain_name
 from taba.shard.patience import Pauses, Standing
 from taba.shard.servers.connection import Command
+from taba.shard.servers.gather import gather
 from taba.shard.transaction import BucketBusy, Update, Writes
 
 DONE_SECONDS = 120.0  # how long what a Router did last is remembered after it was seen unchanged; a write is tried for less
@@ -73,6 +74,11 @@ class Writing:
         raise NotImplementedError
 
     async def transact(self, bucket: int, reads: Sequence[Command], update: Update, seconds: float | None = None) -> Any:
+        raise NotImplementedError
+
+    async def transact_each(
+        self, work: Mapping[int, tuple[Sequence[Command], Update]], seconds: float | None = None
+    ) -> dict[int, Any | Exception]:
         raise NotImplementedError
 
     async def transact_patiently(self, bucket: int, reads: Sequence[Command], update: Update) -> Any:
@@ -153,6 +159,37 @@ class Writing:
 
     async def _write_all(self, bucket: int, writes: Sequence[Write]) -> list[Any]:
         """Do what all of `writes`, on different keys of `bucket`, say, once; their results."""
+        lock = await self._take_turn(bucket)
+        try:
+            result: list[Any] = await self.transact_patiently(bucket, *self._plan(bucket, writes))
+            await self._tidy(bucket)
+            return result
+        finally:
+            self._end_turn(bucket, lock)
+
+    async def _write_lots(self, lots: Mapping[int, Sequence[Write]]) -> dict[int, list[Any] | Exception]:
+        """`_write_all` of many buckets at once; an exception stands where it would raise one."""
+        results: dict[int, Any] = {}
+        turns: dict[int, DeferredLock] = {}
+        try:
+            for bucket in sorted(lots):  # in one order: two that want the same never wait for each other
+                try:
+                    turns[bucket] = await self._take_turn(bucket)
+                except StoreUnavailable as error:
+                    results[bucket] = error
+            work = {bucket: self._plan(bucket, lots[bucket]) for bucket in turns}
+            results.update(await self.transact_each(work))
+            for bucket in [bucket for bucket in turns if isinstance(results[bucket], BucketBusy)]:
+                results.update(zip([bucket], await gather([self.transact_patiently(bucket, *work[bucket])]), strict=True))
+            for bucket in turns:
+                await self._tidy(bucket)
+            return results
+        finally:
+            for bucket, lock in turns.items():
+                self._end_turn(bucket, lock)
+
+    def _plan(self, bucket: int, writes: Sequence[Write]) -> tuple[list[Command], Update]:
+        """The reads and the update of the transaction that does what `writes` say, once."""
         done = done_key(bucket, self._token.encode())
         watched: list[Command] = [(b"GET", done)]
         for write in writes:
@@ -188,18 +225,16 @@ class Writing:
             self._done += 1
             return Writes(commands, result)
 
-        lock = await self._take_turn(bucket)
-        try:
-            result: list[Any] = await self.transact_patiently(bucket, watched, update)
-            if self._made >= SWEEP_AFTER:
-                self._made = 0
-                await self._sweep(bucket)
-            if self._done >= DONE_SWEEP_AFTER:
-                self._done = 0
-                await self._sweep_doers(bucket)
-            return result
-        finally:
-            self._end_turn(bucket, lock)
+        return watched, update
+
+    async def _tidy(self, bucket: int) -> None:
+        """Once in a while, after a write there: forget what is gone from `bucket`."""
+        if self._made >= SWEEP_AFTER:
+            self._made = 0
+            await self._sweep(bucket)
+        if self._done >= DONE_SWEEP_AFTER:
+            self._done = 0
+            await self._sweep_doers(bucket)
 
     async def _sweep(self, bucket: int) -> None:
         """Take out of the list of names what has expired: of some at random, so many that there are never more dead than living."""

@@ -1,0 +1,153 @@
+"""Transactions of several buckets of one server as one: one WATCH with all reads, one MULTI … EXEC. Where it does not work out, each alone.
+
+1. What is done together is done under the same guards as alone: each bucket's owner key and lease are read and WATCHed.
+2. A bucket whose guards say no leaves at once, and so does one whose update raises, or would make it too large; the others go on.
+3. A conflict, a refusal or an outcome that nobody knows sends all of them to their own transactions, which begin with their reads: there
+   each update sees whether its writes were made (see `transaction`). Together nothing is tried twice, so a bucket starves nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from taba.bounds import MiB
+from taba.errors import StoreUnavailable, TabaError
+from taba.shard.atlas import Atlas, NotHere
+from taba.shard.buckets import BucketMap, is_moving, lease_key, owner_key, prefix_of
+from taba.shard.dirty import noting
+from taba.shard.patience import Deadline
+from taba.shard.servers.connection import REPLY_SECONDS, Command, Connection, ConnectionGone
+from taba.shard.servers.gather import gather
+from taba.shard.servers.pool import CHECKOUT_SECONDS, Pool
+from taba.shard.transaction import (
+    NotReplicated,
+    Update,
+    Who,
+    Writes,
+    check_keys,
+    decide,
+    keys_read,
+    wait_for_replicas,
+)
+
+MOST_BUCKETS = 64  # in one transaction: its server does nothing else meanwhile
+MOST_BYTES = 2 * MiB  # that one transaction writes, but always what its first bucket writes
+
+
+T = TypeVar("T")
+
+
+class Part(NamedTuple):
+    """What is to be done in one bucket: as `Router.transact` takes it."""
+
+    bucket: int
+    reads: Sequence[Command]
+    update: Update
+
+
+class Group:
+    """One transaction of the buckets of `parts`, all at the server `pool`; tried once."""
+
+    def __init__(self, atlas: Atlas, who: Who, map: BucketMap, pool: Pool, parts: Sequence[Part], deadline: Deadline):
+        self._atlas = atlas
+        self._who = who
+        self._map = map
+        self._pool = pool
+        self._parts = parts
+        self._deadline = deadline
+        self._is_committing = False
+
+    async def run(self) -> dict[int, Any]:
+        """Bucket → what its update returned, where it was done, or NotReplicated; what is not in it is to be done alone."""
+        try:
+            async with self._pool.connection(min(self._deadline.left, CHECKOUT_SECONDS)) as connection:
+                return await self._try(connection)
+        except TabaError as error:
+            if self._is_committing and isinstance(error, ConnectionGone):
+                self._atlas.counts["unknown"] += 1
+            self._atlas.counts["parted"] += 1
+            return {}
+
+    def _seconds(self) -> float:
+        return min(self._deadline.left, REPLY_SECONDS)
+
+    async def _try(self, connection: Connection) -> dict[int, Any]:
+        if not self._atlas.is_certain:  # it was connected anew, and is perhaps another store's
+            return {}
+        guarded = await self._watch(connection)
+        decisions = await self._deadline.not_counting(gather([self._decide(connection, part, own) for part, _, own in guarded]))
+        taken: dict[int, Any] = {}
+        commands: list[Command] = []
+        room = MOST_BYTES
+        for (part, owner, _), decision in zip(guarded, decisions, strict=True):
+            if not isinstance(decision, Writes) or not _are_keys_of(part.bucket, decision.commands):
+                continue  # alone, its update says so again, to whoever asked for it
+            own = [*decision.commands, *(noting(part.bucket, decision.commands) if is_moving(owner) else ())]
+            size = sum(len(argument) for command in own for argument in command)
+            if size > room and taken:
+                continue
+            room -= size
+            commands += own
+            taken[part.bucket] = decision.result
+        if not taken:
+            return {}
+        if self._who.wait_replicas and not commands:
+            commands = [(b"SET", prefix_of(next(iter(taken))) + b"waited", b"1")]  # as alone: WAIT waits for what is written
+        self._is_committing = True
+        if await connection.commit(commands, self._seconds()) is None:
+            self._atlas.counts["conflicts"] += 1
+            return {}
+        if self._who.wait_replicas:
+            try:
+                await wait_for_replicas(self._atlas, self._who, connection, self._deadline)
+            except NotReplicated as error:
+                return {bucket: _not_replicated(error, result) for bucket, result in taken.items()}
+        return taken
+
+    async def _decide(self, connection: Connection, part: Part, replies: list[Any]) -> Writes:
+        # all wait at once, and none of that is the store's time: it is not counted here, once for each, but around all of them
+        return await decide(connection, part.bucket, part.update(replies), lambda: REPLY_SECONDS, _as_it_is)
+
+    async def _watch(self, connection: Connection) -> list[tuple[Part, bytes, list[Any]]]:
+        """Those whose guards say yes, with their owner keys and the replies to their reads."""
+        keys: list[bytes] = []
+        reads: list[Command] = []
+        for part in self._parts:
+            owner, lease = owner_key(part.bucket), lease_key(part.bucket)
+            keys += [owner, lease, *keys_read(part.bucket, part.reads)]
+            reads += [(b"MGET", owner, lease), *part.reads]
+        replies: list[Any] = await connection.watch(keys, reads, self._seconds())
+        guarded = []
+        end = 0
+        for part in self._parts:
+            start, end = end, end + 1 + len(part.reads)
+            owner, lease = replies[start]
+            try:
+                self._atlas.check_owner(part.bucket, self._map.shard_of(part.bucket), owner, connection.where)
+            except (NotHere, StoreUnavailable):
+                self._atlas.counts["parted"] += 1
+                continue
+            if lease is None:
+                guarded.append((part, owner, replies[start + 1 : end]))
+            else:
+                self._atlas.counts["parted"] += 1  # its holder, or that it is abandoned, is found out alone
+        return guarded
+
+
+async def _as_it_is(work: Awaitable[T]) -> T:
+    return await work
+
+
+def _are_keys_of(bucket: int, commands: Sequence[Command]) -> bool:
+    try:
+        check_keys(bucket, commands)
+    except ValueError:
+        return False
+    return True
+
+
+def _not_replicated(error: NotReplicated, result: Any) -> NotReplicated:
+    own = NotReplicated(str(error))
+    own.result = result
+    return own
