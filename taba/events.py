@@ -25,8 +25,9 @@ from taba.batch import MAX_LIST_BYTES, Column, KeyPart, Packed
 from taba.bounds import MAX_BATCH_COLUMNS, MAX_EXACT_INT, MAX_TIME, MAX_VALUE_BYTES, MAX_VALUE_DEPTH, KiB
 from taba.counting import OBJECT_BYTES, measure
 from taba.nesting import is_deeper, no_constant
+from taba.routes import JSON, Route, Serve
 from taba.steps import finish
-from taba.tokens import UNBOUND, Scope
+from taba.tokens import UNBOUND, WRITE, Scope
 
 MAX_POSTED_EVENTS = 10_000  # in one request; who has more has a ring
 MAX_KEY_CHARACTERS = 255  # of an Idempotency-Key
@@ -60,6 +61,11 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 # no character is looked at twice
 _NESTS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
 _DEEPER = {"[": 1, "{": 1, "]": -1, "}": -1}
+
+
+def events_route(serve: Serve) -> Route:
+    """The route by which Events are posted, to a Server or to an Agent."""
+    return Route("POST", "/v1/events", serve, EVENTS_ANSWER, WRITE, body=JSON, body_schema=EVENTS_SCHEMA, is_scoped=True)
 
 
 class NotCovered(ValueError):

@@ -12,12 +12,12 @@ from taba.agent.pump import RingPump
 from taba.agent.status import as_families, as_text
 from taba.agent.tallies import lots_of
 from taba.bounds import MAX_PATTERN
-from taba.events import EVENTS_ANSWER, EVENTS_SCHEMA, NotCovered, key_part, reading
+from taba.events import NotCovered, events_route, key_part, reading
 from taba.exposition import NotInstalled, of_process, writer_for
 from taba.guard import Guard
 from taba.matching import simple_matcher
-from taba.routes import JSON, LINES, Parameter, Route
-from taba.tokens import ANY, OPEN, READ, WRITE
+from taba.routes import LINES, Parameter, Route
+from taba.tokens import ANY, OPEN, READ
 from taba.web import Answer, Api, Call, HTTPError
 
 MATCH = Parameter("match", "Names, .* and |, of which a Tab's whole name matches one: these Tabs, too.")
@@ -48,16 +48,7 @@ class Routes:
         return Api(
             [
                 Route("GET", "/v1/status", self.status, "how the Agent does, and what needs a person", ANY),
-                Route(
-                    "POST",
-                    "/v1/events",
-                    self.events,
-                    EVENTS_ANSWER,
-                    WRITE,
-                    body=JSON,
-                    body_schema=EVENTS_SCHEMA,
-                    is_scoped=True,
-                ),
+                events_route(self.events),
                 Route(
                     "GET",
                     "/metrics",

@@ -15,7 +15,7 @@ from taba.batch import CONTENT_TYPE, VERDICTS_HEADER, decode_envelope, encode_ve
 from taba.bounds import MAX_LETTERS, MAX_ROWS, MAX_WHO
 from taba.codes import uppers_of
 from taba.errors import UnknownVersion
-from taba.events import EVENTS_ANSWER, EVENTS_SCHEMA, NotCovered, key_part, reading
+from taba.events import NotCovered, events_route, key_part, reading
 from taba.handlers.lookup import Lookup
 from taba.history import Past, Slot
 from taba.openapi import describe
@@ -142,15 +142,7 @@ class Routes:
         ]
         routes = [
             Route("POST", "/v1/envelopes", self.envelopes, "a verdict on each batch", WRITE, body=MSGPACK, produces=(MSGPACK,)),
-            Route(
-                "POST",
-                "/v1/events",
-                self.events,
-                EVENTS_ANSWER,
-                WRITE,
-                body=JSON,
-                body_schema=EVENTS_SCHEMA,
-            ),
+            events_route(self.events),
             Route("GET", "/v1/names", self.names, "the names of Tabs, sorted", READ, LISTED),
             Route("GET", "/v1/clients", self.clients, "the ids of Clients, sorted", READ, LISTED),
             Route("GET", "/v1/types", self.types, "{name: Type}", READ, (*LISTED, MEANINGS)),

@@ -24,6 +24,8 @@ from taba.shard.keys.strings import Strings
 from taba.shard.keys.writing import THERE, Decide, Write
 from taba.shard.servers.connection import Command
 
+NO_READS = "together() takes writes; a read would not see them"
+
 
 class Operations(Strings, Hashes, Sets, Lists, Listing):
     """A Router's operations by key. All raise StoreUnavailable when the store does not answer in time (a write may then have
@@ -79,7 +81,10 @@ class _Lot(Operations):
         return self._router.buckets
 
     async def read_many(self, reads: Mapping[int, Sequence[Command]]) -> dict[int, list[Any]]:
-        raise TypeError("together() takes writes; a read would not see them")
+        raise TypeError(NO_READS)
+
+    async def read(self, bucket: int, reads: Sequence[Command]) -> list[Any]:
+        raise TypeError(NO_READS)
 
     async def _write(self, name: Text, reads: Sequence[Command], decide: Decide, after: str = THERE) -> Any:
         bucket, content = self.bucket_of(name), plain_name(name)

@@ -21,6 +21,8 @@ from taba.shard.servers.pool import Pool
 from taba.shard.servers.url import parse_store
 from taba.shard.transaction import Writes
 from tests.examples import examples
+from tests.shard.contract import Contract
+from tests.shard.operations_contract import OperationsContract
 from tests.valkey import EphemeralValkey
 
 
@@ -115,6 +117,19 @@ def commands() -> st.SearchStrategy[tuple[bytes, ...]]:
             kinds.append(named(name, st.tuples(KEYS, size).map(lambda pair: (pair[0], *pair[1]))))
         kinds.append(named(name, st.lists(KEYS, max_size=4)).filter(lambda command: len(command) - 1 < 9))
     return st.one_of(kinds)
+
+
+class ContractTests(Contract, OperationsContract, TestCase):
+    """What every Router keeps, this one too: what tests learn from it holds elsewhere."""
+
+    timeout = 300
+
+    async def routers(self, count: int) -> list[MemoryRouter]:
+        servers = [MemoryServer(reactor) for _ in range(2)]
+        found = [MemoryRouter(servers, 4, reactor) for _ in range(count)]
+        for router in found:
+            await router.connect()
+        return found
 
 
 class SameAnswersTests(TestCase):

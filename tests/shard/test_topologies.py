@@ -11,8 +11,6 @@ from twisted.internet import reactor
 from twisted.internet.defer import ensureDeferred
 from twisted.trial.unittest import TestCase
 
-from taba.shard.memory.router import MemoryRouter
-from taba.shard.memory.server import MemoryServer
 from taba.shard.router import Router
 from taba.shard.servers.cluster import slot_of_bucket
 from taba.shard.servers.embedded import EmbeddedStore
@@ -107,14 +105,3 @@ class ClusterTests(_RealContract, TestCase):
         self.cluster.flush()
         # one node is named: the others are found through it
         return await self.connected(f"redis+cluster://127.0.0.1:{self.cluster.nodes[-1].port}", count)
-
-
-class MemoryTests(Contract, OperationsContract, TestCase):
-    timeout = 300
-
-    async def routers(self, count: int) -> list[MemoryRouter]:
-        servers = [MemoryServer(reactor) for _ in range(2)]
-        found = [MemoryRouter(servers, BUCKETS, reactor) for _ in range(count)]
-        for router in found:
-            await router.connect()
-        return found
