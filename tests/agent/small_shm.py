@@ -14,7 +14,7 @@ from taba.agent.outbox import DEFAULT_OUTBOX_BYTES, TABLE_BYTES
 from taba.agent.reader import MAX_COVERED
 from taba.agent.spool import DEFAULT_SPOOL_BYTES
 from tests.agent.producers import Producer
-from tests.agent.test_keeper import AGENT, World
+from tests.agent.world import AGENT, World
 
 SHM = "/dev/shm"
 RECORD = """

@@ -27,7 +27,7 @@ from taba.names import OVERFLOW_CLIENT
 from ..examples import examples
 from .moments import at
 from .producers import Producer
-from .test_keeper import AGENT, World
+from .world import AGENT, World
 
 OVER = 'bids{overflow="true"}'
 

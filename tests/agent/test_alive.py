@@ -17,8 +17,8 @@ from taba.names import ALIVE_TAB, ALIVE_TYPE, bucket_of
 
 from .moments import at
 from .producers import Producer
-from .test_keeper import World as Keeping
 from .test_sums import AGENT, BUCKETS, World
+from .world import World as Keeping
 
 NOON = 1_800_000_000.0
 

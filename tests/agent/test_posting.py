@@ -24,7 +24,7 @@ from taba.tokens import EVERYTHING
 from taba.web import Answer, HTTPError
 
 from .moments import at
-from .test_keeper import BUCKETS, World
+from .world import BUCKETS, World
 
 BODY = json.dumps({"client": "web/1", "events": [{"tab": "bids_won", "type": "CounterGroup", "value": 1.0}]}).encode()
 

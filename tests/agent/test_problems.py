@@ -24,7 +24,7 @@ from taba.batch import Verdict
 from taba.ring import DROP_REASONS
 from tests.agent.moments import at
 from tests.agent.producers import Producer
-from tests.agent.test_keeper import AGENT, World
+from tests.agent.world import AGENT, World
 
 MiB = 1 << 20
 AGENT_REASONS = {"spool_full", "malformed", "refused", "gap", "too_old", "spool_corrupt", "too_many_tabs"}

@@ -21,7 +21,7 @@ from taba.agent.pin import Pin, Store
 from taba.agent.problems import Problems, Room
 from taba.agent.spool import DEFAULT_SPOOL_BYTES
 from tests.agent.producers import Producer
-from tests.agent.test_keeper import AGENT, World
+from tests.agent.world import AGENT, World
 
 NOBODY = 65534
 GROUP = 54321  # of both

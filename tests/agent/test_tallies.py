@@ -27,7 +27,7 @@ from taba.matching import simple_matcher
 from taba.series import ADDITIVE, DISTRIBUTION, EVENTS, TOTAL
 from tests.examples import examples
 
-from .test_keeper import World
+from .world import World
 
 
 class Directory:

@@ -1,4 +1,4 @@
-"""The store in memory does what a real one does: the same commands given to both. The Router's contract: `test_topologies`."""
+"""The store in memory does what a real one does: the same commands given to both, and the contract of every Router."""
 
 from __future__ import annotations
 

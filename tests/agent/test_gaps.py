@@ -1,0 +1,207 @@
+"""What a store lost, or what was forgotten before anybody asked: brought back where it can be, and counted once where not."""
+
+from __future__ import annotations
+
+from taba.agent.lanes import RETAIN_SECONDS
+from taba.agent.outbox import Outbox
+from taba.batch import MARK, Header
+from taba.bounds import DAY
+from tests.agent.moments import at
+from tests.agent.test_outbox import Killed, Memory
+from tests.agent.world import World, WorldCase
+
+
+class GapTests(WorldCase):
+    def _lose(self, world: World, kill: int | None) -> bool:
+        """Five batches are folded and forgotten, a sixth waits; the store loses all beyond the second. Whether the kill came."""
+        producer = world.producers[0]
+        events = 0
+        for number in range(1, 7):
+            for _ in range(number):
+                producer.record(producer.tab("bids_won"), float(events))
+                events += 1
+            world.tick()
+            if number < 6:
+                for _ in range(4):
+                    world.send()
+                    world.now += RETAIN_SECONDS
+                    world.tick()
+        self.assertEqual((world.store.folded, world.keeper.unacknowledged, world.keeper.outbox.used < 2048), (15, 1, True))
+        world.die()
+        world.born()
+        (key,) = world.store.marks
+        world.store.set_mark(*key, 2)
+        world.store.events["web/0", "bids_won"] = [0.0, 1.0, 2.0]
+        world.memory.steps, killed = kill, False
+        for _ in range(6):
+            try:
+                world.send()
+                world.tick()
+            except Killed:
+                killed = True
+                world.die()
+                world.born()
+        self.assertEqual(len(world.store.events["web/0", "bids_won"]), 1 + 2 + 6)
+        self.assertEqual((world.keeper.recorded, dict(world.keeper.totals())), (21, {"gap": 3 + 4 + 5}), kill)
+        return killed
+
+    def test_what_a_store_lost_and_was_forgotten_before_a_restart_is_counted_once_wherever_a_kill_comes(self) -> None:
+        self._lose(self.world(), None)
+        self.kills(self._lose, 4)
+
+    def _lose_the_end(self, world: World, kill: int | None, is_found_before: bool, is_spooled: bool) -> bool:
+        """Four batches are folded and given up, nothing waits, and the store loses all beyond the second. Whether the kill came."""
+        producer = world.producers[0]
+        for number in range(1, 5):
+            for _ in range(number):
+                producer.record(producer.tab("bids_won"), float(number))
+            world.tick()
+        if is_spooled:
+            world.move()
+            world.tick()
+        world.send()
+        (key,) = world.store.marks
+        lanes = list(world.keeper.lanes.values())
+        if is_found_before:  # a probe is under way while its batches are given up
+            for _ in range(3):
+                world.now += RETAIN_SECONDS
+                for lane in lanes:
+                    lane.probe_due(world.now)
+                    world.keeper.queue(lane, world.now)
+            parcels = world.dispatch.parcels(world.now, at(world.now))
+            self.assertEqual([send.entry.do for parcel in parcels for send in parcel.sends if isinstance(send.entry, Header)], [MARK])
+        world.keeper._release(1 << 30)
+        for lane in lanes:
+            lane.give_up_retained()
+        world.keeper._forget_spooled()
+        self.assertEqual((world.store.folded, world.keeper.holds_any, world.spool.batches), (10, False, 0))
+        world.store.set_mark(*key, 2)
+        world.store.events["web/0", "bids_won"] = [1.0, 2.0, 2.0]
+        world.memory.steps, killed = kill, False
+        try:
+            if is_found_before:
+                for parcel in parcels:
+                    world.dispatch.answered(parcel, [world._verdict(send) for send in parcel.sends], world.now)
+                self.assertEqual(world.keeper.totals(), {"gap": 7})
+                world.tick()
+        except Killed:
+            killed = True
+        world.die()
+        world.born()
+        world.memory.steps = kill
+        for turn in range(8):
+            try:
+                if turn == 3:  # and what comes then counts as well
+                    producer.record(producer.tab("bids_won"), 5.0)
+                world.send()
+                world.tick()
+            except Killed:
+                killed = True
+                world.die()
+                world.born()
+        self.assertEqual((world.keeper.recorded, dict(world.keeper.totals()), world.keeper.lost_batches), (11, {"gap": 7}, 2), kill)
+        self.assertEqual(world.store.events["web/0", "bids_won"], [1.0, 2.0, 2.0, 5.0])
+        self.assertNotIn(key, world.store.marks)  # it is ended
+        self.assertNotIn(key[0], world.keeper.openings)
+        self.assertEqual(world.keeper._skips, {})  # it has ended: nothing is left to be told of it
+        return killed
+
+    def test_a_host_that_boots_anew_has_no_proof_that_a_store_lost_what_only_the_lost_outbox_knew_had_ended(self) -> None:
+        world = self.world()
+        producer = world.producers[0]
+        world.keeper.is_homeless = True  # so that the spool's table names the stream as open
+        for number in range(1, 5):
+            producer.record(producer.tab("bids_won"), float(number))
+            world.tick()
+            world.send()
+        (key,) = world.store.marks
+        self.assertEqual(world.store.folded, 4)
+        for lane in world.keeper.lanes.values():
+            lane.give_up_retained()
+        world.keeper._forget_spooled()
+        world.keeper.tick(world.now, at(world.now))
+        self.assertEqual(world.keeper.history.last([key[0]]), {key: 4})
+        world.store.marks.pop(key)  # it was ended, and only the outbox that is gone says so
+        world.die()
+        world.memory = Memory(512 * 1024)
+        Outbox.format(world.memory, b"n" * 16)
+        world.born()
+        self.assertIn(key[0], world.keeper.openings)
+        self.assertEqual({lane.unproven for lane in world.keeper.lanes.values()}, {0})
+        for _ in range(6):
+            world.send()
+            world.tick()
+        self.assertEqual((dict(world.keeper.totals()), world.store.folded), ({}, 4))
+
+    def test_a_gap_with_nothing_left_to_send_is_counted_once_wherever_a_kill_comes(self) -> None:
+        for is_found_before in (False, True):
+            for is_spooled in (False, True):
+                self._lose_the_end(self.world(), None, is_found_before, is_spooled)
+                self.kills(lambda world, kill, found=is_found_before, where=is_spooled: self._lose_the_end(world, kill, found, where))  # type: ignore[misc]
+
+    def _count_a_gap(self, world: World, kill: int | None) -> bool:
+        """A gap is counted, and another batch comes. Whether the kill did."""
+        producer = world.producers[0]
+        for number in range(1, 5):
+            producer.record(producer.tab("bids_won"), float(number))
+            world.tick()
+            world.send()
+        (lane,) = world.keeper.lanes.values()
+        lane.retained[0].acknowledged = -1e9
+        lane.probe_due(world.now)
+        world.keeper.queue(lane, world.now)
+        (parcel,) = world.dispatch.parcels(world.now, at(world.now))
+        world.keeper._release(1 << 30)
+        world.store.set_mark(lane.stream, lane.bucket, 2)
+        world.store.events["web/0", "bids_won"] = [1.0, 2.0]
+        world.dispatch.answered(parcel, [world._verdict(send) for send in parcel.sends], world.now)
+        world.memory.steps, killed = kill, False
+        producer.record(producer.tab("bids_won"), 5.0)
+        for _ in range(6):
+            try:
+                world.tick()
+                world.send()
+            except Killed:
+                killed = True
+                world.die()
+                world.born()
+        self.assertEqual((world.keeper.recorded, dict(world.keeper.totals())), (5, {"gap": 2}), kill)
+        self.assertEqual(world.store.events["web/0", "bids_won"], [1.0, 2.0, 5.0], kill)
+        return killed
+
+    def test_a_gap_that_was_counted_is_not_counted_again_with_the_next_batch_of_its_stream(self) -> None:
+        self._count_a_gap(self.world(), None)
+        self.kills(self._count_a_gap)
+
+    def test_a_stream_that_was_ended_and_one_that_nobody_used_for_long_are_not_asked_for_what_the_store_has(self) -> None:
+        world = self.world()
+        world.record(10)
+        world.tick()
+        world.send()
+        world.keeper._release(1 << 30)
+        world.die()
+        world.born()
+        self.assertTrue(all(lane.unproven for lane in world.keeper.lanes.values()))
+        for _ in range(2):  # the streams are opened, and found whole; then they are ended, and it is killed before it knows
+            parcels = world.dispatch.parcels(world.now, at(world.now))
+            verdicts = [[world._verdict(send) for send in parcel.sends] for parcel in parcels]
+            if not _:
+                for parcel, those in zip(parcels, verdicts, strict=True):
+                    world.dispatch.answered(parcel, those, world.now)
+        self.assertEqual(world.store.marks, {})
+        world.die()
+        world.born()
+        self.assertEqual({lane.unproven for lane in world.keeper.lanes.values()}, {0})
+        for _ in range(3):
+            world.send()
+            world.tick()
+        self.assertEqual((world.keeper.totals(), list(world.keeper.openings)), ({}, []))
+        world.record(10)
+        world.tick()
+        world.send()
+        world.keeper._release(1 << 30)
+        for days, asked in ((7, True), (8, False)):
+            world.die()
+            world.now = days * DAY
+            world.born()
+            self.assertEqual(any(lane.unproven for lane in world.keeper.lanes.values()), asked)
