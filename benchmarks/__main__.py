@@ -28,6 +28,8 @@ BENCHMARKS = {
     "query": "Asking",
     "asking": "Looking on",
     "prometheus": "PromQL and scrapes",
+    "statsd": "StatsD",
+    "compat": "prometheus_client, recorded as well",
     "shard": "The shard layer",
     "scale": "As Tabs grow",
     "wide": "Many Agents, Servers and shards",

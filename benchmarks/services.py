@@ -71,9 +71,9 @@ class Services:
                     raise
             time.sleep(0.05)
 
-    def start_agent(self) -> None:
+    def start_agent(self, *more: str) -> None:
         """An Agent that sends to that Server, until it listens."""
-        self._start("agent", "--agent", self.agent, "--server", self.server_url, "--spool", str(self.directory / "spool"))
+        self._start("agent", "--agent", self.agent, "--server", self.server_url, "--spool", str(self.directory / "spool"), *more)
 
     def _start(self, name: str, *options: str) -> Child:
         port = self._ports[name]

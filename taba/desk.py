@@ -67,7 +67,7 @@ _ORIGIN, _ORIGIN_BYTES = 8, 64  # the length first
 _ROWS = 16, 16 + MAX_COUNTS
 _EXAMPLE = (16 + 2 * MAX_COUNTS) * 8
 
-_ZEROS = bytes(SHEET_BYTES)
+_ZEROS = memoryview(bytes(SHEET_BYTES))
 
 
 class Held(NamedTuple):
@@ -110,7 +110,9 @@ class Desk:
         self._content = memoryview(self._mapping)
         self._words = self._content.cast("Q")
         self._sheets = tuple(self._content[_PAGE + place * SHEET_BYTES :][:SHEET_BYTES] for place in (0, 1))
-        self._number = self._words[_DONE]
+        self._number = self._done = self._words[_DONE]
+        self._origin: bytes | None = None  # as it stands there
+        self._is_tried = True  # there may be what an input before left of its tries
         self._dirty = [SHEET_BYTES, SHEET_BYTES]
         self.progress = self._words[_PROGRESS : _PROGRESS + 1]  # 2i + 1: Event i is begun; 2i + 2: it is recorded
 
@@ -144,12 +146,16 @@ class Desk:
 
     def sheet(self) -> memoryview:
         """An empty sheet, to which the kernel may write."""
-        number = self._number = self._words[_DONE] + 1
+        number = self._number = self._done + 1
         words, place = self._words, number & 1
         sheet, dirty = self._sheets[place], self._dirty[place]
-        sheet[:dirty] = _ZEROS[:dirty]
-        self._dirty[place] = 0
-        words[_LENGTH] = words[_PROGRESS] = words[_TRIES] = words[_UNSURE] = 0
+        if dirty:
+            sheet[:dirty] = _ZEROS[:dirty]
+            self._dirty[place] = 0
+        words[_LENGTH] = words[_PROGRESS] = 0
+        if self._is_tried:
+            words[_TRIES] = words[_UNSURE] = 0
+            self._is_tried = False
         words[_READY] = number
         return sheet
 
@@ -157,7 +163,9 @@ class Desk:
         """The kernel wrote so much, from there: the content."""
         place = self._number & 1
         self._dirty[place] = length
-        self._put(8 * _ORIGIN, _ORIGIN_BYTES, origin)
+        if origin != self._origin:
+            self._put(8 * _ORIGIN, _ORIGIN_BYTES, origin)
+            self._origin = origin
         self._words[_LENGTH] = length
         return bytes(self._sheets[place][:length])
 
@@ -165,7 +173,7 @@ class Desk:
         """All of it is recorded, and these are all counts from now on."""
         row = _ROWS[self._number & 1]
         self._words[row : row + len(counts)] = memoryview(counts)
-        self._words[_DONE] = self._number
+        self._words[_DONE] = self._done = self._number
 
     def count(self, counts: array[int]) -> None:
         """These are all counts from now on; there is nothing in hand."""

@@ -39,8 +39,9 @@ class Examples(SynchronousTestCase):
         services.start_agent(*agent)
         commands = services.directory / "bin"
         commands.mkdir()
-        (commands / "taba").write_text(f'#!/bin/sh\nexec {sys.executable} -m taba.cli.main "$@"\n')
-        (commands / "taba").chmod(0o755)
+        for program, module in (("taba", "-m taba.cli.main"), ("taba-run", "-m taba.compat.run"), ("python3", "")):
+            (commands / program).write_text(f'#!/bin/sh\nexec {sys.executable} {module} "$@"\n')
+            (commands / program).chmod(0o755)
         done = services.run(
             "-m", "tests.documents", str(ROOT / name), timeout=180, PATH=f"{commands}:{services.environ['PATH']}", **environ
         )
@@ -57,6 +58,9 @@ class Examples(SynchronousTestCase):
 
     def test_operations_run(self) -> None:
         self.run_document("docs/operations.md")
+
+    def test_prometheus_client_runs(self) -> None:
+        self.run_document("docs/prometheus-client.md")
 
     def test_statsd_runs(self) -> None:
         port = str(free_port())

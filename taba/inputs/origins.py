@@ -17,16 +17,18 @@ _FOREIGN = re.compile(r"[^A-Za-z0-9_.:]")
 class Origin:
     """What is known of one origin."""
 
-    __slots__ = ("heard", "name", "reader")
+    __slots__ = ("heard", "name", "place", "reader")
 
     def __init__(self, name: str, reader: Reader, heard: float):
         self.name, self.reader, self.heard = name, reader, heard
+        self.place = Place(self, name.encode(), name != OTHERS)
 
 
 class Place(NamedTuple):
-    """Where what comes from somewhere goes; `is_own`: under a Client of its own."""
+    """Where what comes from somewhere goes, and its name; `is_own`: under a Client of its own."""
 
     origin: Origin
+    name: bytes
     is_own: bool
 
 
@@ -44,10 +46,10 @@ class Origins:
         origin = self._known.get(name)
         if origin is None:
             if name != OTHERS and len(self._known) - (OTHERS in self._known) >= MAX_ORIGINS and not self._give_up_one(now):
-                return Place(self.place(OTHERS, now).origin, False)
+                return self.place(OTHERS, now)
             origin = self._known[name] = Origin(name, self.room.reader(name), now)
         origin.heard = now
-        return Place(origin, name != OTHERS)
+        return origin.place
 
     def renew(self) -> None:
         """All rings are left, and all Tabs forgotten: once what was read is recorded, where the room is full."""

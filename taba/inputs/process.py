@@ -109,12 +109,11 @@ class Input:
             except OSError as error:  # what came of something that was sent to somebody: nothing is lost by it
                 print(f"receiving at {self._address.text}: {error.strerror}", file=sys.stderr)
                 return False
-            name = LOCAL if is_local else sender[0]
-            content = desk.hold(min(length, SHEET_BYTES), name.encode())
+            origin, name, is_own = place(LOCAL if is_local else sender[0], now)
             if length > SHEET_BYTES:  # its last line has no end here
                 counts[PLACE["cut"]] += 1
-                content = desk.hold(content.rfind(b"\n") + 1, name.encode())
-            origin, is_own = place(name, now)
+                length = desk.hold(SHEET_BYTES, name).rfind(b"\n") + 1
+            content = desk.hold(length, name)
             if not is_own:
                 counts[beyond] += 1
             record(origin, content)
@@ -162,7 +161,7 @@ class Input:
             self._counts[PLACE["lines"]] += 1
             connection.rest = None
         if lines:
-            origin, is_own = self._origins.place(connection.name, self._now)
+            origin, _, is_own = self._origins.place(connection.name, self._now)
             if not is_own:
                 self._counts[PLACE["beyond_origins"]] += 1
             self._desk.sheet()

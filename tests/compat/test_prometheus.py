@@ -1,0 +1,207 @@
+"""prometheus_client, recorded as well: theirs is as it was, and the fleet's sums are whole."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import prometheus_client
+import pytest
+from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, Histogram, Info, Summary, metrics, values
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba.client import testing
+from taba.compat import values as compat
+from taba.compat.run import environment
+from tests.services import ROOT, Services
+
+RUN = [sys.executable, "-m", "taba.compat.run", "--compat", "prometheus"]
+PATIENCE = 120.0  # ends hangs
+
+WORKER = """
+import sys
+from prometheus_client import Counter, Gauge, Histogram, Summary
+counter, summary, histogram = Counter("hits", "d", ["route"]), Summary("size", "d"), Histogram("took_seconds", "d")
+gauge = Gauge("depth", "d")
+number = 0
+while True:
+    counter.labels("/cart").inc(2)
+    summary.observe(3)
+    histogram.observe(0.25)
+    gauge.set(number)
+    number += 1
+    print(number, flush=True)
+    if number == int(sys.argv[1]):
+        sys.stdin.read()
+"""
+
+
+class Recorded(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.patch(values, "ValueClass", values.ValueClass)
+        for kind, method in ((Info, "info"), (Enum, "state")):
+            self.patch(kind, method, getattr(kind, method))
+        compat.install(values, metrics)
+        self.registry = CollectorRegistry()
+
+    def test_each_change_is_an_event_and_theirs_is_as_it_was(self) -> None:
+        with testing.capture() as captured:
+            counter = Counter("hits", "what came", ["route"], registry=self.registry)
+            counter.labels("/cart").inc()
+            counter.labels("/cart").inc(2.5, exemplar={"trace": "1"})
+            counter.labels("/cart").reset()
+            gauge = Gauge("depth", "", registry=self.registry)
+            gauge.set(3)
+            gauge.inc()
+            gauge.dec(5)
+            Summary("size", "", registry=self.registry).observe(7)
+            Histogram("took", "", registry=self.registry).observe(0.3)
+            Enum("state", "", states=["up", "down"], registry=self.registry).state("down")
+            Info("build", "", registry=self.registry).info({"version": "1", "by": "us"})
+        self.assertEqual(
+            [(event.name, event.type, event.value) for event in captured.events],
+            [
+                ('hits{route="/cart"}', "CounterGroup", 1),
+                ('hits{route="/cart"}', "CounterGroup", 2.5),
+                *(("depth", "Gauge", value) for value in (3, 4, -1)),
+                ("size", "CounterGroup", 7),
+                ("took", "PercentileGroup", 0.3),
+                ("state", "Gauge", "down"),
+                ("build", "Gauge", "by=us,version=1"),
+            ],
+        )
+        for name, value in (("hits_total", None), ("depth", -1), ("size_sum", 7), ("size_count", 1), ("took_count", 1), ("took_sum", 0.3)):
+            if value is not None:
+                self.assertEqual(self.registry.get_sample_value(name), value, name)
+        self.assertEqual(self.registry.get_sample_value("hits_total", {"route": "/cart"}), 0)
+        self.assertIn(b'state{state="down"} 1.0', prometheus_client.generate_latest(self.registry))
+
+    def test_with_exact_buckets_each_bound_is_counted_beside_it(self) -> None:
+        self.patch(os, "environ", {**os.environ, compat.EXACT_BUCKETS: "exact"})
+        self.patch(values, "ValueClass", compat.recorded(values.MutexValue))
+        with testing.capture() as captured:
+            Histogram("took", "", ["a"], buckets=(1, 5), registry=self.registry).labels("b").observe(3)
+        self.assertEqual(
+            sorted((event.name, event.value) for event in captured.events), [('took.bucket{a="b",bound="5.0"}', 1), ('took{a="b"}', 3)]
+        )
+
+    def test_what_can_be_no_tab_is_theirs_alone_and_told_once(self) -> None:
+        self.patch(compat, "_told", set())
+        labels = [f"l{number}" for number in range(17)]
+        with self.assertLogs("taba.compat", "WARNING") as told, testing.capture() as captured:
+            counter = Counter("wide", "", labels, registry=self.registry)
+            for value in "ab":
+                counter.labels(*[value] * 17).inc()
+        self.assertEqual((len(told.output), captured.events), (1, []))
+        self.assertEqual(self.registry.get_sample_value("wide_total", dict.fromkeys(labels, "a")), 1)
+
+    def test_installing_twice_is_installing_once(self) -> None:
+        first = values.ValueClass
+        compat.install(values, metrics)
+        self.assertIs(values.ValueClass, first)
+
+    def test_values_that_are_no_number_under_a_lock_are_recorded_too(self) -> None:
+        class Odd:
+            """A value of another kind."""
+
+            _multiprocess = True
+
+            def __init__(self, *arguments: Any, **more: Any):
+                self.content = 0.0
+
+            def inc(self, amount: float) -> None:
+                self.content += amount
+
+            def set(self, value: float, timestamp: float | None = None) -> None:
+                self.content = value
+
+            def get(self) -> float:
+                return self.content
+
+        self.patch(values, "ValueClass", compat.recorded(Odd))
+        with testing.capture() as captured:
+            Counter("c", "", registry=self.registry).inc(2)
+            gauge = Gauge("g", "", registry=self.registry)
+            gauge.set(5)
+            gauge.inc()
+        self.assertEqual([event.value for event in captured.events], [2, 5, 6])
+
+
+class Running(SynchronousTestCase):
+    def run_in(self, *command: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("TABA_")}
+        path = os.pathsep.join([environ.pop("PYTHONPATH", ""), str(ROOT)])
+        return subprocess.run(
+            [*RUN, *command], env={**clean, "PYTHONPATH": path, **environ}, capture_output=True, text=True, timeout=PATIENCE
+        )
+
+    def test_the_program_and_what_it_starts_are_recorded_without_a_changed_import(self) -> None:
+        shown = "import prometheus_client.values as v; print(getattr(v.ValueClass, 'is_recorded', False))"
+        code = f"{shown}\nimport subprocess, sys; sys.stdout.flush(); subprocess.run([sys.executable, '-c', {shown!r}])"
+        done = self.run_in(sys.executable, "-c", code)
+        self.assertEqual((done.stdout, done.stderr), ("True\nTrue\n", ""))
+
+    def test_a_program_without_it_imports_nothing_of_it_and_its_own_sitecustomize_runs(self) -> None:
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        (directory / "sitecustomize.py").write_text("print('mine')")
+        code = "import sys; print([name for name in ('taba.client', 'prometheus_client', 'logging') if name in sys.modules])"
+        done = self.run_in(sys.executable, "-c", code, PYTHONPATH=str(directory.absolute()))
+        self.assertEqual((done.stdout, done.stderr), ("mine\nmine\n[]\n", ""))  # first of `taba-run` itself, which is Python, too
+
+    def test_what_cannot_be_run_is_one_line(self) -> None:
+        for command, code in (([], 2), (["no-such-program"], 127)):
+            done = self.run_in(*command)
+            self.assertEqual((done.returncode, done.stderr.count("\n"), done.stderr[:9]), (code, 1, "taba-run:"))
+
+    def test_once_is_enough_on_the_path(self) -> None:
+        once = environment("prometheus", {"PYTHONPATH": "/a"})
+        self.assertEqual(environment("prometheus", once), once)
+
+
+@pytest.mark.real
+class Fleet(SynchronousTestCase):
+    def test_the_servers_sums_are_those_of_four_processes_that_are_killed(self) -> None:
+        services = Services()
+        self.addCleanup(services.stop)
+        services.start_server()
+        services.start_agent()
+        wanted, workers = [60, 70, 80, 90], []
+        for number in wanted:
+            environ = {**services.environ, "TABA_CLIENT_ID": f"web/{number}"}
+            worker = subprocess.Popen(
+                [*RUN, sys.executable, "-c", WORKER, str(number)], env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            for pipe in (worker.stdin, worker.stdout):
+                assert pipe is not None
+                self.addCleanup(pipe.close)
+            self.addCleanup(worker.wait)
+            self.addCleanup(worker.kill)
+            workers.append(worker)
+        for number, worker in zip(wanted, workers, strict=True):
+            assert worker.stdout is not None
+            while worker.stdout.readline() != f"{number}\n":
+                self.assertIsNone(worker.poll())
+            os.kill(worker.pid, signal.SIGKILL)  # right after its last change
+        events, deadline = sum(wanted), time.monotonic() + PATIENCE
+        while services.query.status()["folded"] < 4 * events:
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.1)
+        query = services.query
+        hits, size, took, depth = (
+            query.aggregate(name, labels)
+            for name, labels in (("hits", {"route": "/cart"}), ("size", None), ("took_seconds", None), ("depth", None))
+        )
+        assert hits and size and took and depth
+        self.assertEqual(hits["1h"]["total"], 2 * events)
+        self.assertEqual((size["1h"]["total"], size["1h"]["count"]), (3 * events, events))
+        self.assertEqual(took["1h"]["count"], events)
+        self.assertAlmostEqual(took["1h"]["total"], 0.25 * events)
+        levels = {client: shown["value"] for client, shown in query.projections(name="depth")["depth"].items()}
+        self.assertEqual(levels, {f"web/{number}": number - 1 for number in wanted})  # of each process: all, min, max, sum follow
+        self.assertEqual((depth["min"], depth["max"], depth["sum"]), (59, 89, sum(wanted) - 4))
