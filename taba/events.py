@@ -334,7 +334,8 @@ class _Window:
             value, place = self._scan(self._text, self._place)
         except (StopIteration, ValueError) as error:
             if self._is_whole:
-                raise ValueError(f"this is no JSON: {error or 'a value is missing'}"[:200]) from None
+                missing = "a value is missing" if isinstance(error, StopIteration) else error
+                raise ValueError(f"this is no JSON: {missing}"[:200]) from None
             place = len(self._text)
         if place == len(self._text) and not self._is_whole:
             raise ValueError(f"an event takes at most {MAX_EVENT_CHARACTERS} characters of JSON, and is JSON")
@@ -365,7 +366,11 @@ class _Window:
                 return self._text[self._place : self._place + 1]
             more = self._content[self._read : self._read + WINDOW_BYTES]
             self._read += len(more)
-            self._text = self._text[self._place :] + self._decoder.decode(more, self._is_whole)
+            try:
+                decoded = self._decoder.decode(more, self._is_whole)
+            except UnicodeDecodeError:
+                raise ValueError("this is no UTF-8") from None
+            self._text = self._text[self._place :] + decoded
             self._place = 0
             self._is_due = True
 

@@ -40,6 +40,8 @@ SLICE_BYTES = 64 * KiB  # of such an answer, written at a time: what a peer that
 LEAST_GZIP_BYTES = KiB  # a smaller answer fits in a packet as it is
 MOST_GZIP_BYTES = 256 * KiB  # of an answer that is compressed in one go, some 3 ms; larger ones are streams, or go as they are
 GZIP_LEVEL = 3  # of JSON nearly as small as the highest, in a third of the time
+GZIP_WBITS = 31  # of zlib: gzip, and the largest window
+MAX_MEMBERS = 256  # that a body of gzip may consist of; who compresses block by block has one for each
 ETAG_BYTES = 12
 
 MAX_JSON_BYTES = 64 * KiB  # of a body that is read in one go; an empty list is two of them, and 64 of memory
@@ -120,6 +122,13 @@ class Call:
         """The last value of a header, or None."""
         return self._request.getHeader(name)
 
+    def once(self, name: str) -> str | None:
+        """The value of a header that changes what is done, or None. Raises HTTPError 400 where it stands more than once."""
+        values = self._request.requestHeaders.getRawHeaders(name) or []
+        if len(values) > 1:
+            raise HTTPError(400, "bad_request", f"the header {name} stands {len(values)} times; once at most")
+        return values[0] if values else None
+
     def many(self, name: str) -> list[str]:
         """All values of a repeatable parameter."""
         return self.arguments.get(name, [])
@@ -148,12 +157,12 @@ class Call:
     async def body(self) -> bytes:
         """The body, decompressed (gzip or deflate). Raises HTTPError 400, 413 or 415, and 503 where there is no room for it."""
         content = cast(bytes, self._request.content.read())  # type: ignore[union-attr]
-        encoding = (self.header("content-encoding") or "identity").lower()
+        encoding = (self.once("content-encoding") or "identity").lower()
         if encoding == "identity":
             return content
         if encoding not in ("gzip", "deflate"):
             raise HTTPError(415, "unsupported_encoding", f"Content-Encoding {encoding!r}; takes gzip or deflate")
-        return cast(bytes, await self.in_turns(inflate(content, 31 if encoding == "gzip" else 15, MAX_BODY_BYTES)))
+        return cast(bytes, await self.in_turns(inflate(content, GZIP_WBITS if encoding == "gzip" else 15, MAX_BODY_BYTES)))
 
     async def json(self) -> Any:
         """The body as JSON. Raises HTTPError 400, and 413 where it takes more than MAX_JSON_BYTES."""
@@ -194,23 +203,39 @@ def _take_place(channel: Any) -> None:
 
 
 def inflate(content: bytes, wbits: int, most: int) -> Generator[int, None, bytes]:
-    """Returns what `content` decompresses to, at most `most` bytes; yields how many came with each step. Raises HTTPError 400 or 413."""
+    """Returns what `content` decompresses to, at most `most` bytes; yields how many came with each step. Raises HTTPError 400 or 413.
+
+    Of gzip several may stand one after the other, and are one: nothing of what was sent is left out in silence.
+    """
     decompressor = zlib.decompressobj(wbits=wbits)
     whole = bytearray()
-    while not decompressor.eof:
+    members, place = 1, 0
+    rest = b""  # of what was read of `content`
+    is_drained = True  # zlib holds back nothing that it could give
+    while True:
+        if not rest:
+            rest = content[place : place + INFLATE_BYTES]
+            place += len(rest)
+        if decompressor.eof:
+            if not rest:
+                return bytes(whole)
+            members += 1
+            if members > (most_members := MAX_MEMBERS if wbits == GZIP_WBITS else 1):
+                raise HTTPError(400, "bad_request", f"a body takes at most {most_members} compressed parts, and nothing behind them")
+            decompressor = zlib.decompressobj(wbits=wbits)
+        elif not rest and is_drained:
+            raise HTTPError(400, "bad_request", "the compressed body is cut off")
         try:
             # bounded while decompressing: a bomb of a few KiB would fill the memory otherwise
-            piece = decompressor.decompress(content, INFLATE_BYTES)
+            piece = decompressor.decompress(rest, INFLATE_BYTES)
         except zlib.error as error:
             raise HTTPError(400, "bad_request", f"the body does not decompress: {error}") from None
-        content = decompressor.unconsumed_tail
+        rest = decompressor.unused_data if decompressor.eof else decompressor.unconsumed_tail
+        is_drained = len(piece) < INFLATE_BYTES
         if len(whole) + len(piece) > most:
             raise HTTPError(413, "too_large", f"the body is larger than {most} bytes when decompressed")
-        if not piece and not content and not decompressor.eof:
-            raise HTTPError(400, "bad_request", "the compressed body is cut off")
         whole += piece
         yield len(piece)
-    return bytes(whole)
 
 
 def _quality(accept: str, kind: str) -> float:
@@ -460,7 +485,7 @@ def _compressor(request: Any) -> Any:
     if _quality((request.getHeader("accept-encoding") or "").lower(), "gzip") <= 0:
         return None
     request.setHeader("content-encoding", "gzip")
-    return zlib.compressobj(GZIP_LEVEL, wbits=31)
+    return zlib.compressobj(GZIP_LEVEL, wbits=GZIP_WBITS)
 
 
 def _begin(request: Any, answer: Answer, content_type: str) -> None:
@@ -514,7 +539,9 @@ def _check_origin(request: server.Request) -> None:
     hosts = request.requestHeaders.getRawHeaders("host") or []
     if len(hosts) > 1 or (not hosts and request.clientproto == b"HTTP/1.1"):
         raise HTTPError(400, "bad_request", f"takes one Host header, not {len(hosts)}")
-    asked = hosts[0] if hosts else ""
+    asked = hosts[0].strip() if hosts else ""
+    if _HOST.fullmatch(asked) is None:
+        raise HTTPError(400, "bad_request", f"Host {asked[:100]!r} is no host")
     origin = request.getHeader("origin")
     if asked and not is_loopback(_host_of("//" + asked)):
         raise HTTPError(403, "forbidden", f"Host {asked[:100]!r} is not this host")
@@ -524,6 +551,9 @@ def _check_origin(request: server.Request) -> None:
         raise HTTPError(403, "forbidden", f"Origin {origin[:100]!r} is not this host")
     if request.method not in (b"GET", b"HEAD") and _place_of(origin) != _place_of("http://" + asked):
         raise HTTPError(403, "forbidden", f"Origin {origin[:100]!r} is another address than the one asked; it may only read")
+
+
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s@/?#\\:\[\],]*)(:[0-9]{0,5})?")  # with what a URL has before or behind, it would be another's
 
 
 def _host_of(url: str) -> str:

@@ -2,14 +2,19 @@ from __future__ import annotations
 
 import gzip
 import http.client
+import random
 import zlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet import defer, task
+from twisted.trial.unittest import SynchronousTestCase
 
 from taba import connections, web
 from taba.routes import FLAG, Parameter
+from taba.steps import finish
 from taba.web import Answer, Api, Call
 from tests.sites import Served, route
 
@@ -115,9 +120,27 @@ class Strangers(Served):
             (b"GET /echo HTTP/1.1\r\nConnection: close\r\n\r\n", 400),
             (b"GET /echo HTTP/1.1\r\nConnection: close\r\nHost: localhost\r\nHost: localhost\r\n\r\n", 400),
             (b"GET /echo HTTP/1.0\r\n\r\n", 200),
+            *((b"GET /echo HTTP/1.1\r\nConnection: close\r\nHost: %b\r\n\r\n" % host, 400) for host in NO_HOSTS),
         ]:
             answer = await self.say(head)
             self.assertIn(b" %d " % expected, answer.splitlines()[0], head)
+
+
+NO_HOSTS = [  # a program that takes the part that it knows for the whole would take each for this host
+    b"localhost/evil.example",
+    b"evil.example/localhost",
+    b"localhost@evil.example",
+    b"evil.example@localhost",
+    b"localhost#evil.example",
+    b"localhost?evil.example",
+    b"localhost\\evil.example",
+    b"localhost, evil.example",
+    b"localhost evil.example",
+    b"localhost:abc",
+    b"localhost:123456",
+    b"[::1",
+    b"[::1]evil.example",
+]
 
 
 class Decompression(Served):
@@ -142,6 +165,41 @@ class Decompression(Served):
                 self.assertEqual(status, 400)
         status, _, _ = await self.ask("POST", "/echo", b"x", Content_Encoding="br")
         self.assertEqual(status, 415)
+        head = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Encoding: gzip\r\nContent-Encoding: deflate\r\n"
+        self.assertIn(b"stands 2 times", await self.say(head + b"Content-Length: 1\r\n\r\nx"))
+
+
+def inflated(content: bytes, wbits: int = web.GZIP_WBITS, most: int = 1 << 20) -> bytes:
+    return finish(web.inflate(content, wbits, most))
+
+
+class Members(SynchronousTestCase):
+    """Bodies of gzip that consist of several: what stands behind the first is as much a part of it."""
+
+    @given(st.lists(st.binary(max_size=40) | st.integers(1, 600_000).map(bytes), min_size=1, max_size=5))
+    def test_several_are_one(self, parts: list[bytes]) -> None:
+        self.assertEqual(inflated(b"".join(map(gzip.compress, parts)), most=sum(map(len, parts))), b"".join(parts))
+
+    def test_at_each_size_about_that_of_a_step_nothing_is_left(self) -> None:
+        noise = random.Random(1).randbytes(web.INFLATE_BYTES + 1)
+        for size in (len(noise) - 2, len(noise) - 1, len(noise)):
+            for content in (noise[:size], bytes(size)):
+                self.assertEqual(inflated(gzip.compress(content, 1)), content)
+                self.assertEqual(inflated(zlib.compress(content, 1), 15), content)
+                self.assertRaises(web.HTTPError, inflated, zlib.compress(content, 1)[:-1], 15)
+
+    def test_what_is_none_behind_one_is_refused_and_not_left_out(self) -> None:
+        for wbits, one in [(web.GZIP_WBITS, gzip.compress(b"x")), (15, zlib.compress(b"x"))]:
+            for behind in (b"\0", b"junk", one[:-1], zlib.compress(b"x")):
+                error = self.assertRaises(web.HTTPError, inflated, one + behind, wbits)
+                self.assertEqual(error.status, 400, (wbits, behind))
+
+    def test_as_many_as_the_bound_says_and_not_one_more_and_all_together_within_that_of_bytes(self) -> None:
+        one = gzip.compress(b"x")
+        self.assertEqual(inflated(one * web.MAX_MEMBERS), b"x" * web.MAX_MEMBERS)
+        self.assertEqual(self.assertRaises(web.HTTPError, inflated, one * (web.MAX_MEMBERS + 1)).status, 400)
+        self.assertEqual(inflated(one * 3, most=3), b"xxx")
+        self.assertEqual(self.assertRaises(web.HTTPError, inflated, one * 4, most=3).status, 413)
 
 
 def counted(slices: int, size: int, made: list[int], fails_at: int = -1) -> Any:

@@ -94,7 +94,7 @@ class Routes:
         return Answer(pieces(), content_type=writer.content_type, is_joined=True)
 
     async def events(self, call: Call) -> Answer:
-        key = call.header("idempotency-key")
+        key = call.once("idempotency-key")
         buckets = self._pump.buckets
         if buckets is None:
             raise HTTPError(503, "not_ready", "no Server has told the number of buckets yet; try later")

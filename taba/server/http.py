@@ -211,7 +211,7 @@ class Routes:
 
     async def events(self, call: Call) -> Answer:
         """Events posted as JSON: answers when they are visible. Sent again under the same Idempotency-Key they count once."""
-        key = call.header("idempotency-key")
+        key = call.once("idempotency-key")
         content, now = await call.body(), self._now()
         try:
             posted = await call.in_turns(reading(content, now, self._router.buckets, key is not None, call.grant.scope))
