@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from taba.directories import make_directory
 from taba.errors import ConfigurationError
 
 FILE_NAME = "stores.json"
@@ -43,11 +44,11 @@ def read_pins(directory: Path) -> dict[str, Pin]:
 
 def write_pin(directory: Path, listen: str, pin: Pin) -> None:
     """Remember `pin` for the Server that listens at `listen`. Raises OSError where that cannot be."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_directory(directory)
     pins = {**{one: known for one, known in read_pins(directory).items() if one != listen}, listen: pin}
     written = directory / f"{FILE_NAME}.{os.getpid()}"
     try:
-        with open(written, "w", encoding="utf-8") as file:
+        with open(written, "w", encoding="utf-8", opener=_own) as file:
             json.dump(dict(list(pins.items())[-MOST_PINS:]), file)
             file.flush()
             os.fsync(file.fileno())
@@ -56,3 +57,8 @@ def write_pin(directory: Path, listen: str, pin: Pin) -> None:
         with contextlib.suppress(OSError):
             written.unlink()
         raise
+
+
+def _own(path: str, flags: int) -> int:
+    """An `opener`: where stores are is nobody else's business."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

