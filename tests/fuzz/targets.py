@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
 import struct
 import tempfile
+import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgpack
 
-from taba import batch, counting, events, nesting
+from taba import batch, counting, events, nesting, web
 from taba import ring as layouts
+from taba.agent.ages import Moment
 from taba.agent.drain import Drain
-from taba.agent.outbox import OtherVersion
+from taba.agent.outbox import MIN_OUTBOX_BYTES, Covered, EncodedBatch, OtherVersion, Outbox, OutboxCorrupt, Table
 from taba.agent.reader import Ring
 from taba.agent.spool import Spool
-from taba.batch import Column, Header, Meaning, Sent, Verdict
+from taba.batch import BatchId, Column, Header, Meaning, Sent, Verdict
 from taba.errors import MalformedBatch, NoVerdicts
 from taba.inputs.statsd import Room
 from taba.ring import MalformedRing
+from taba.routes import Parameter, Route
+from taba.routes import Table as Routes
+from taba.server.fold.deadletters import address_of, dead_letters_of, decode_dead_letter, encode_dead_letter
+from taba.server.keys import ABSENT
 from taba.server.prometheus import syntax
+from taba.server.work.child import pack, unpack_answer
+from taba.server.work.errand import Errand
+from taba.server.work.folding import ForeignWork, Work
+from taba.steps import finish
 from taba.tokens import parse_tokens
 from tests.agent.producers import Producer
 
@@ -301,12 +312,146 @@ def take_lines(content: bytes) -> None:
     assert heard([content]) == heard([line + b"\n" for line in content.split(b"\n")]), "lines mean something else in another packet"
 
 
+# --- what is kept, what children say, what HTTP brings ---
+
+
+class _Bytes:
+    """The memory of an outbox, which has all its pages."""
+
+    def __init__(self, content: bytearray):
+        self.content, self.size = content, len(content)
+
+    def read(self, offset: int, length: int) -> bytes:
+        assert offset >= 0 and length >= 0 and offset + length <= self.size
+        return bytes(self.content[offset : offset + length])
+
+    def write(self, offset: int, content: bytes) -> None:
+        assert offset >= 0 and offset + len(content) <= self.size
+        self.content[offset : offset + len(content)] = content
+
+    def load(self, offset: int) -> int:
+        return int.from_bytes(self.read(offset, 8), "little")
+
+    def store(self, offset: int, word: int) -> None:
+        self.write(offset, word.to_bytes(8, "little"))
+
+    def room(self) -> int:
+        return self.size
+
+    def reserve(self, offset: int, length: int) -> None:
+        assert offset + length <= self.size
+
+    def punch(self, offset: int, length: int) -> None:
+        self.write(offset, bytes(length))
+
+
+def _outbox() -> bytearray:
+    memory = _Bytes(bytearray(MIN_OUTBOX_BYTES // 16))
+    Outbox.format(memory, bytes(16))
+    outbox = Outbox(memory)
+    moment = Moment(1.0, 1, None)
+    for number in range(1, 4):
+        id = BatchId(STREAM, 5, number)
+        table = Table((Covered(bytes(16), 0, number, 0),), recorded=number, opened=((STREAM, b"\x20", b""),))
+        outbox.append(table, [EncodedBatch(id, moment, 1, batch.encode_batch(*id, []))])
+    return memory.content
+
+
+def take_outbox(content: bytes) -> None:
+    """Whatever another process of this user has done to it."""
+    whole = _outbox()
+    for offset, patch in _patch(content, len(whole)):
+        whole[offset : offset + len(patch)] = patch
+    try:
+        outbox = Outbox(_Bytes(whole))
+        for group in outbox.groups():
+            for stored in group.batches:
+                outbox.read(stored.position, stored.length)
+    except (OutboxCorrupt, OtherVersion):
+        return
+
+
+def _letters() -> list[bytes]:
+    column = Column("web/1", "x", "Buffer", TIMES, ["text", [1, {"a": None}]])
+    floats = column._replace(values=TIMES, type="Gauge")
+    return [encode_dead_letter(letter) for one in (column, floats) for letter in dead_letters_of(1.0, "bad_value", "why", one)]
+
+
+def take_letter(content: bytes) -> None:
+    address = address_of(content)
+    letter = decode_dead_letter(content)
+    if letter is None:
+        return
+    assert address is None or address == (letter.reason, letter.detail, letter.client, letter.tab)
+
+
+def _answers() -> list[bytes]:
+    failed = ["handler_error", "why"]
+    return [pack([True, [{0: b"state"}, {0: [b"part"]}, {1: failed}, {0: [[failed, [0, 1]]]}, [1], 2]]), pack([False, None])]
+
+
+def take_answer(content: bytes) -> None:
+    """A frame of a Handler's child, which is not trusted: what it says of others' rows, or of no row, comes to nothing."""
+    work = Work([ABSENT, ABSENT], [(0, TIMES, TIMES), (1, TIMES, TIMES)], [b"a", b"b"])
+    errand = Errand(ForeignWork("T", work, {}), True, 1)
+    errand.request()
+    try:
+        _, item = unpack_answer(content)
+    except (ValueError, TypeError, msgpack.UnpackException, RecursionError):
+        return
+    errand.take(item)
+    folded = errand.folded
+    rows = {*folded.states, *folded.parts, *folded.failed, *folded.spoiled, *errand.wanted}
+    assert rows <= {0, 1}, rows
+    assert all(type(dump) is bytes for dump in folded.states.values())
+
+
+def take_compressed(content: bytes) -> None:
+    for wbits in (web.GZIP_WBITS, 15):
+        try:
+            whole = finish(web.inflate(content, wbits, 65_536))
+        except web.HTTPError as error:
+            assert error.status in (400, 413)
+            continue
+        assert len(whole) <= 65_536
+
+
+def _compressed() -> list[bytes]:
+    text = b'{"client": "a", "events": []}'
+    return [gzip.compress(text, mtime=0), gzip.compress(text, mtime=0) * 2, zlib.compress(text), gzip.compress(bytes(70_000), mtime=0)]
+
+
+async def _served(call: web.Call) -> web.Answer:
+    raise AssertionError("nobody asks")
+
+
+_ROUTES = Routes(
+    [
+        Route("GET", "/v1/names", _served, ""),
+        Route("GET", "/v1/boards/{name}", _served, "", parameters=(Parameter("name", ""),)),
+        Route("GET", "/api/v1/label/{name}/values", _served, "", parameters=(Parameter("name", ""),)),
+    ]
+)
+
+
+def take_path(content: bytes) -> None:
+    found = _ROUTES.find("GET", content.decode("ascii", "replace"))
+    if found is not None:
+        assert set(found.in_path) == set(found.route.path_names)
+        assert all(isinstance(text, str) and text for text in found.in_path.values())
+
+
 TARGETS = {
     "batch": Target(take_batch, _batches),
     "envelope": Target(take_envelope, _envelopes),
     "verdicts": Target(take_verdicts, _verdicts),
     "events": Target(take_events, _posts),
     "value": Target(take_value, _values),
+    "compressed": Target(take_compressed, _compressed),
+    "path": Target(take_path, lambda: [b"/v1/names", b"/v1/boards/a%20b", b"/api/v1/label/%C3%A4/values"]),
+    "letter": Target(take_letter, _letters),
+    "answer": Target(take_answer, _answers),
+    "outbox": Target(take_outbox, _patches, 20),
     "question": Target(take_question, _questions),
     "statsd": Target(take_lines, _lines),
     "tokens": Target(take_tokens, _tokens),
