@@ -19,6 +19,7 @@ from benchmarks.services import Effort
 
 BENCHMARKS = {
     "record": "What a record costs the application",
+    "frameworks": "What a middleware costs a request",
     "agent": "The Agent",
     "states": "States in the store",
     "handlers": "What each Type costs, without a store",

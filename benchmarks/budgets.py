@@ -25,6 +25,7 @@ def _compare(sign: str) -> Callable[[float, float], bool]:
 RECORD = Budget("≤", 45)  # ns
 RECORD_PURE = Budget("≤", 200)  # ns
 RECORD_STRING = Budget("≤", 75)  # ns, 200 bytes
+REQUEST = Budget("≤", 2)  # µs that a middleware adds to a request
 SYSTEM_CALLS = Budget("≤", 0)  # in 100,000 records
 DRAIN = Budget("≥", 10e6)  # events/s, one core
 IDLE_CPU = Budget("≤", 1)  # % of a core, 16 rings

@@ -61,7 +61,13 @@ def buried(by_reason: Mapping[str, int]) -> list[str]:
     if not count:
         return []
     reasons = ", ".join(f"{reason} {events}" for reason, events in sorted(by_reason.items(), key=lambda item: -item[1]))
-    return [f"{count} events are dead letters ({reasons[:300]}): see taba dead-letters, put right what is wrong, then taba retry"]
+    found = [f"{count} events are dead letters ({reasons[:300]}): see taba dead-letters, put right what is wrong, then taba retry"]
+    if by_reason.get("type_conflict"):
+        found.append(
+            f"{by_reason['type_conflict']} events came for Tabs that have another Type: two processes record one name as two, and the first "
+            "stands. taba dead-letters names them: give one another name, or delete the Tab that has the wrong Type, then taba retry"
+        )
+    return found
 
 
 def failed(what: str, is_handler: bool) -> Callable[[int], str]:

@@ -128,6 +128,14 @@ class Others(ServerCase):
         self.assertIn("it takes 6 s from record to visible", late({"p99": 6.2})[0])
         self.assertEqual(buried({}), [])
 
+    @asynchronous
+    async def test_two_processes_that_record_one_name_as_two_types_are_told(self) -> None:
+        server = await self.start()
+        await self.send(server, encoded(1, 3, 1, [column(A, "TotalsCounter", [1.0])]))
+        self.assertEqual((await self.get(server, "/v1/status"))["problems"], [])
+        await self.send(server, encoded(1, 3, 2, [column(A, "Gauge", [1.0, 2.0])]))
+        self.assertIn("2 events came for Tabs that have another Type", str((await self.get(server, "/v1/status"))["problems"]))
+
 
 class Counts(SynchronousTestCase):
     def test_what_has_happened_is_a_problem_for_a_while_after_it_last_did(self) -> None:

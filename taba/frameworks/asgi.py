@@ -1,0 +1,162 @@
+"""For ASGI applications of any kind: HTTP, streams and websockets; what is neither passes untouched.
+
+    application = Middleware(application, route=lambda scope, root: scope.get("my.router.template"))
+
+`route(scope, root)` tells the template of the route that took a request, or None: asked at its end, of the scope that the application may
+have added to; `root` is its `root_path` as it came. Without it all requests go under one name.
+"""
+
+from __future__ import annotations
+
+from asyncio import CancelledError
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from taba import client
+from taba.frameworks.serving import FAILED, GONE, MAX_ROUTES, NO_STATUS, OTHER, UNMATCHED, Names, Serving
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+Route = Callable[[Scope, str], "str | None"]
+
+CODES = frozenset((1000, 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014))  # others are an application's own
+REJECTED = "rejected"  # a websocket that was not accepted
+
+
+class Middleware:
+    """Records what an application serves: see Serving for the Tabs of requests, Sockets for those of websockets."""
+
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], route: Route | None = None, *, name: str = "http"):
+        self.app = app
+        self._route = route or _none
+        self._serving = Serving(name)
+        self._sockets = Sockets(name)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        if kind == "http":
+            await self._request(scope, receive, send)
+        elif kind == "websocket":
+            await self._socket(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        serving = self._serving
+        began = serving.clock()
+        root = scope.get("root_path") or ""
+        status, received, sent = NO_STATUS, 0, 0
+        is_over = is_gone = False
+
+        def end() -> None:
+            nonlocal is_over
+            is_over = True
+            serving.end(began, scope["method"], self._route(scope, root), status, received, sent)
+
+        async def received_from() -> Any:
+            nonlocal received, is_gone
+            message = await receive()
+            if message["type"] == "http.request":
+                received += len(message.get("body") or b"")
+            elif message["type"] == "http.disconnect":
+                is_gone = True
+            return message
+
+        async def sent_to(message: Any) -> None:
+            nonlocal status, sent, is_gone
+            kind = message["type"]
+            if kind == "http.response.start":
+                status = message["status"]
+            elif kind == "http.response.body":
+                sent += len(message.get("body") or b"")
+            try:
+                await send(message)
+            except OSError:
+                is_gone = True  # so says a server: what the application makes of it is no failure of its own
+                raise
+            if not is_over and kind == "http.response.body" and not message.get("more_body"):
+                end()  # what the application does behind it makes nobody wait
+
+        serving.begin()
+        try:
+            await self.app(scope, received_from, sent_to)
+        except CancelledError:
+            is_gone = True  # the server gave it up
+            raise
+        except BaseException as error:
+            if not is_gone or is_over:
+                status = status or FAILED
+                serving.fail(self._route(scope, root), error)
+            raise
+        finally:
+            if not is_over:
+                if is_gone:
+                    status = status or GONE
+                    serving.abort(self._route(scope, root))
+                end()
+
+    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        serving, sockets = self._serving, self._sockets
+        began = serving.clock()
+        root = scope.get("root_path") or ""
+        is_accepted = False
+        code: int | str = REJECTED
+        got = gave = 0
+
+        async def received_from() -> Any:
+            nonlocal got, code
+            message = await receive()
+            if message["type"] == "websocket.receive":
+                got += 1
+            elif message["type"] == "websocket.disconnect":
+                code = message.get("code") or 1005
+            return message
+
+        async def sent_to(message: Any) -> None:
+            nonlocal gave, code, is_accepted
+            kind = message["type"]
+            if kind == "websocket.send":
+                gave += 1
+            elif kind == "websocket.accept":
+                is_accepted, code = True, 1006  # until somebody says another
+            elif kind == "websocket.close" and is_accepted:
+                code = message.get("code") or 1000
+            await send(message)
+
+        sockets.begin()
+        try:
+            await self.app(scope, received_from, sent_to)
+        except CancelledError:
+            raise
+        except BaseException as error:
+            code = 1011 if is_accepted else code
+            serving.fail(self._route(scope, root), error)
+            raise
+        finally:
+            sockets.end(serving.clock() - began, self._route(scope, root), code, got, gave)
+
+
+class Sockets:
+    """The Tabs of websockets."""
+
+    def __init__(self, name: str):
+        self._closed = client.counter(f"{name}_websockets", description="websockets that are over, by the code that closed them")
+        self._seconds = client.percentile(f"{name}_websocket_seconds", description="how long websockets were open")
+        self._messages = client.counter(f"{name}_websocket_messages", description="messages of websockets, by who sent them")
+        in_flight = client.updown(f"{name}_websockets_in_flight", description="websockets that are open")
+        self.begin, self._done = in_flight.inc, in_flight.dec
+        self._routes = Names(MAX_ROUTES)
+
+    def end(self, seconds: float, route: str | None, code: int | str, got: int, gave: int) -> None:
+        """One is over, after so many messages either way."""
+        self._done()
+        name = UNMATCHED if route is None else self._routes.of(route) or "/"
+        self._closed.labels(route=name, code=code if code == REJECTED or code in CODES else OTHER).inc()
+        self._seconds.labels(route=name).observe(seconds)
+        self._messages.labels(route=name, by="client").inc(got)
+        self._messages.labels(route=name, by="server").inc(gave)
+
+
+def _none(scope: Scope, root: str) -> None:
+    return None

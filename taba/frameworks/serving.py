@@ -1,0 +1,127 @@
+"""What is recorded of requests, whichever framework serves them: what the middlewares of this folder share.
+
+1. A label is a route's template, a known method, a status, a class of exceptions: never a path, nor anything else that a stranger chooses.
+2. Of routes and of classes of exceptions so many have a name, and what comes beyond has one together.
+3. What a request costs is a look into one dictionary, and a handful of records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from time import perf_counter
+from typing import Any, NamedTuple
+
+from taba import client
+
+MAX_ROUTES = 500  # that have a name of their own; a large application has some hundred
+MAX_KINDS = 100  # of exceptions, likewise
+MAX_STATUSES = 200  # lines that are kept at hand; an application has a dozen
+MAX_SERIES = 5_000  # routes by method and status that are kept at hand; others are looked up
+OTHER = "(other)"  # what comes beyond
+UNMATCHED = "(unmatched)"  # no route took it
+METHODS = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "CONNECT", "TRACE"))
+NO_STATUS = 0  # it ended without a response
+GONE = 499  # the client went away before there was a response
+FAILED = 500  # what a server answers where the application raised instead
+
+Observe = Callable[[float], None]
+
+
+class Series(NamedTuple):
+    """Where requests of one method, route and status are recorded."""
+
+    requests: Callable[[], None]
+    seconds: Observe
+    received: Observe
+    sent: Observe
+
+
+class Names:
+    """At most so many texts, and OTHER for what comes beyond."""
+
+    def __init__(self, most: int):
+        self._most = most
+        self._known: dict[str, str] = {}
+
+    def of(self, text: str) -> str:
+        """`text`, if it is one of them."""
+        known = self._known.get(text)
+        if known is None:
+            known = OTHER if len(self._known) >= self._most else self._known.setdefault(text, text)
+        return known
+
+
+class Serving:
+    """The Tabs of requests: `http_requests` and its neighbours; another `name` takes the place of `http`."""
+
+    def __init__(self, name: str = "http"):
+        self.clock = perf_counter
+        self._requests = client.counter(f"{name}_requests", description="requests served, by method, route and status")
+        self._seconds = client.percentile(f"{name}_request_seconds", description="from a request's arrival to its response's last byte")
+        self._received = client.percentile(f"{name}_request_bytes", description="bodies of requests that have one")
+        self._sent = client.percentile(f"{name}_response_bytes", description="bodies of responses")
+        self._exceptions = client.counter(f"{name}_exceptions", description="exceptions that no handler made a response of its own of")
+        self._aborted = client.counter(f"{name}_aborted", description="responses of which the client did not wait for the end")
+        in_flight = client.updown(f"{name}_requests_in_flight", description="requests that are being served")
+        self._routes, self._kinds = Names(MAX_ROUTES), Names(MAX_KINDS)
+        self._series: dict[tuple[str, str | None, int], Series] = {}
+        self.begin, self.end = in_flight.inc, self._ending(in_flight.dec)
+
+    def _ending(self, done: Callable[[], None]) -> Callable[[float, str, str | None, int, int, int], None]:
+        clock, known, made = self.clock, self._series.get, self._made  # at hand: this is what each request pays
+
+        def end(began: float, method: str, route: str | None, status: int, received: int, sent: int) -> None:
+            """One request is over; `began` by this clock. `received` (0 for no body) and `sent` are -1 where nobody knows."""
+            done()
+            requests, seconds, of_received, of_sent = known((method, route, status)) or made(method, route, status)
+            requests()
+            seconds(clock() - began)
+            if received > 0:
+                of_received(received)
+            if sent >= 0:
+                of_sent(sent)
+
+        return end
+
+    def abort(self, route: str | None) -> None:
+        """The client did not wait for the end."""
+        self._aborted.labels(route=self._route(route)).inc()
+
+    def fail(self, route: str | None, error: BaseException) -> None:
+        """The application raised this."""
+        self._exceptions.labels(route=self._route(route), exception=self._kinds.of(type(error).__name__)).inc()
+
+    def _route(self, route: str | None) -> str:
+        return UNMATCHED if route is None else self._routes.of(route) or "/"
+
+    def _made(self, method: str, route: str | None, status: int) -> Series:
+        labels = {"method": method if method in METHODS else OTHER, "route": self._route(route)}
+        status = status if 100 <= status <= 599 else NO_STATUS
+        series = Series(
+            self._requests.labels(**labels, status=status).inc,
+            self._seconds.labels(**labels).observe,
+            self._received.labels(**labels).observe,
+            self._sent.labels(**labels).observe,
+        )
+        is_named = labels["method"] == method and labels["route"] != OTHER
+        if is_named and len(self._series) < MAX_SERIES:  # what a stranger chooses takes no place
+            self._series[method, route, status] = series
+        return series
+
+
+@lru_cache(MAX_STATUSES)
+def status_of(text: Any) -> int:
+    """The number in a status line such as "200 OK"; NO_STATUS where there is none."""
+    try:
+        return int(text[:3])
+    except (TypeError, ValueError):
+        return NO_STATUS
+
+
+def length_of(text: Any) -> int:
+    """What a Content-Length says; -1 where it says nothing that is a length."""
+    try:
+        return int(text) if text.isascii() and text.isdigit() else -1
+    except (AttributeError, ValueError):
+        return -1

@@ -1,0 +1,148 @@
+"""For WSGI applications of any kind.
+
+    application = Middleware(application, route=lambda environ: environ.get("my.router.template"))
+
+`route(environ)` tells the template of the route that took a request, or None; it is asked once there is a response. Without it all requests
+go under one name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from taba.frameworks.serving import FAILED, NO_STATUS, Serving, length_of, status_of
+
+Route = Callable[[dict[str, Any]], "str | None"]
+
+
+class Middleware:
+    """Records what an application serves: see Serving for the Tabs."""
+
+    def __init__(self, app: Callable[..., Iterable[bytes]], route: Route | None = None, *, name: str = "http"):
+        self.app = app
+        self._route = route or _none
+        self._serving = Serving(name)
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        serving = self._serving
+        request = _Request(serving, self._route, environ, start_response)
+        serving.begin()
+        try:
+            body = self.app(environ, request.start)
+        except BaseException as error:
+            request.fail(error)
+            raise
+        if isinstance(body, (list, tuple)):  # whole, and the server may want to know its length
+            request.sent += len(body[0]) if len(body) == 1 else sum(map(len, body))
+            request.end()
+            return body
+        wrapper = environ.get("wsgi.file_wrapper")
+        if isinstance(wrapper, type) and isinstance(body, wrapper):  # which the server may send as a file
+            try:
+                body.close = _closing(getattr(body, "close", None), request)  # type: ignore[attr-defined]
+                request.sent = request.length()
+                return body
+            except AttributeError:
+                pass  # it takes none: sent piece by piece
+        return _Body(body, request)
+
+
+class _Request:
+    """One request on its way through the application."""
+
+    # what it is before there is a response
+    status = NO_STATUS
+    sent = 0
+    is_over = False
+    route: str | None = None
+    headers: Any = ()
+    write: Any = None
+
+    def __init__(self, serving: Serving, route_of: Route, environ: dict[str, Any], start_response: Callable[..., Any]):
+        self.began = serving.clock()
+        self.serving, self.route_of, self.environ, self.start_response = serving, route_of, environ, start_response
+
+    def start(self, status: str, headers: Any, *error: Any) -> Any:
+        self.status = status_of(status)
+        self.route = self.route_of(self.environ)  # now: frameworks forget it at the end
+        self.headers = headers
+        self.write = self.start_response(status, headers, *error)
+        return self.written
+
+    def written(self, content: bytes) -> Any:
+        self.sent += len(content)
+        return self.write(content)
+
+    def length(self) -> int:
+        """What its headers say of its body; -1 for nothing."""
+        return next((length_of(value) for name, value in self.headers if name.lower() == "content-length"), -1)
+
+    def fail(self, error: BaseException) -> None:
+        if not self.is_over:
+            if not self.sent:
+                self.status = FAILED  # what the server answers instead
+            self.route = self.route or self.route_of(self.environ)
+        self.serving.fail(self.route, error)
+        self.end()
+
+    def end(self) -> None:
+        if not self.is_over:
+            self.is_over = True
+            environ = self.environ
+            length = environ.get("CONTENT_LENGTH")
+            received = length_of(length) if length else 0  # of a body in pieces nobody knows
+            self.serving.end(self.began, environ.get("REQUEST_METHOD", ""), self.route, self.status, received, self.sent)
+
+
+class _Body:
+    """A response's body on its way to the server."""
+
+    __slots__ = ("_body", "_request")
+
+    def __init__(self, body: Iterable[bytes], request: _Request):
+        self._body, self._request = body, request
+
+    def __iter__(self) -> Iterator[bytes]:
+        request = self._request
+        try:
+            for content in self._body:
+                request.sent += len(content)
+                yield content
+        except GeneratorExit:
+            raise  # the server stopped: close() tells
+        except BaseException as error:
+            request.fail(error)
+            raise
+        request.end()
+
+    def close(self) -> None:
+        """The server is done with it."""
+        request = self._request
+        try:
+            close = getattr(self._body, "close", None)
+            if close is not None:
+                close()
+        except BaseException as error:
+            request.serving.fail(request.route, error)
+            raise
+        finally:
+            if not request.is_over:
+                if request.environ.get("REQUEST_METHOD") != "HEAD":  # of which some servers read no body
+                    request.serving.abort(request.route)
+                request.end()
+
+
+def _closing(close: Callable[[], object] | None, request: _Request) -> Callable[[], None]:
+    def closed() -> None:
+        try:
+            if close is not None:
+                close()
+        finally:
+            request.end()
+
+    return closed
+
+
+def _none(environ: dict[str, Any]) -> None:
+    return None

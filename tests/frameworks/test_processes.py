@@ -1,0 +1,198 @@
+"""The real gunicorn, uvicorn and Celery: what their processes record is in their rings."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba import ring
+from taba.names import parse_name
+from tests.client.cases import ROOT
+from tests.client.reading import Event, read_all, rings
+
+WAIT_SECONDS = 60.0  # for what takes a second or two: ends a test that hangs
+
+WEB = """
+from taba.frameworks import vitals
+from taba.frameworks.{kind} import Middleware
+vitals.watch()
+
+def wsgi(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "2")])
+    return [b"ok"]
+
+async def asgi(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            await send({{"type": message["type"] + ".complete"}})
+            if message["type"] == "lifespan.shutdown":
+                return
+    await send({{"type": "http.response.start", "status": 200, "headers": []}})
+    await send({{"type": "http.response.body", "body": b"ok"}})
+
+application = Middleware({kind}, route=lambda *of: "/page")
+"""
+JOBS = """
+from celery import Celery
+from taba.frameworks.celery import instrument
+
+app = Celery("jobs", broker="filesystem://")
+app.conf.update(
+    broker_transport_options={{"data_folder_in": {folder!r}, "data_folder_out": {folder!r}, "control_folder": {control!r},
+        "polling_interval": 0.05}},
+    worker_prefetch_multiplier=1, broker_connection_retry_on_startup=True,
+)
+instrument()
+
+@app.task
+def add(a, b):
+    return a + b
+
+@app.task
+def fail():
+    raise KeyError("secret")
+
+@app.task(bind=True, max_retries=2, default_retry_delay=0)
+def again(self):
+    if self.request.retries < 2:
+        raise self.retry()
+"""
+
+
+@pytest.mark.real
+class Processes(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.agent = f"t{uuid.uuid4().hex[:12]}"
+        self.folder = Path(tempfile.mkdtemp())
+        self.read: list[Event] = []
+        self.addCleanup(self.remove)
+
+    def remove(self) -> None:
+        for name in rings(self.agent):
+            os.unlink(os.path.join(ring.SHM_DIRECTORY, name))
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        path = f"{self.folder}:{ROOT}"
+        environ = {**os.environ, "TABA_AGENT": self.agent, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore", "C_FORCE_ROOT": "1"}
+        log = (self.folder / "log").open("ab")
+        process = subprocess.Popen([sys.executable, "-m", *arguments], cwd=self.folder, env=environ, stdout=log, stderr=log)
+        log.close()
+        self.addCleanup(process.wait, WAIT_SECONDS)
+        self.addCleanup(process.kill)
+        return process
+
+    def wait_for(self, what: Callable[[], Any]) -> Any:
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not (found := what()):
+            if time.monotonic() > deadline:
+                self.fail(f"not within {WAIT_SECONDS} s: {(self.folder / 'log').read_text()[-3000:]}")
+            time.sleep(0.05)
+        return found
+
+    def events(self) -> list[Event]:
+        with contextlib.suppress(ring.MalformedRing):  # one that is just being made: read the next time
+            self.read += read_all(self.agent)
+        return self.read
+
+    def values(self, name: str, **labels: str) -> list[Any]:
+        found = []
+        for event in self.events():
+            base, own = parse_name(event.tab)
+            if base == name and labels.items() <= own.items():
+                found.append(event.value)
+        return found
+
+    def get(self, port: int) -> bytes:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/page", timeout=30) as answer:
+            content: bytes = answer.read()
+            return content
+
+    def end(self, process: subprocess.Popen[bytes]) -> None:
+        process.send_signal(signal.SIGTERM)
+        process.wait(WAIT_SECONDS)
+
+    def port(self, word: str) -> int:
+        """The port of which the log says that it listens there."""
+
+        def found() -> int:
+            for line in (self.folder / "log").read_text().splitlines():
+                if word in line and "127.0.0.1:" in line:
+                    return int(line.split("127.0.0.1:")[1].split()[0].rstrip("()"))
+            return 0
+
+        port: int = self.wait_for(found)
+        return port
+
+    def test_gunicorns_workers_tell_their_share_age_backlog_and_ends(self) -> None:
+        (self.folder / "web.py").write_text(WEB.format(kind="wsgi"))
+        (self.folder / "conf.py").write_text("from taba.frameworks.gunicorn import *\n")
+        command = ["gunicorn", "--config", "conf.py", "--bind", "127.0.0.1:0", "--workers", "2", "--timeout", "2", "--no-control-socket"]
+        process = self.start(*command, "web:application")
+        port = self.port("Listening at")
+        self.wait_for(lambda: len(self.values("gunicorn_worker_starts")) == 2)
+        for _ in range(10):
+            self.assertEqual(self.get(port), b"ok")
+        self.wait_for(lambda: len(self.values("http_requests", route="/page", status="200")) == 10)
+        # an idle worker's heartbeat is enough
+        self.wait_for(lambda: len(self.values("gunicorn_worker_busy_ratio")) >= 4 and max(self.values("gunicorn_worker_age_seconds")) >= 1)
+        self.assertEqual(set(self.values("gunicorn_backlog")), {0.0})
+        self.assertGreater(min(self.values("process_resident_bytes")), 1 << 20)
+        (worker, *_) = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
+        os.kill(worker, signal.SIGKILL)
+        self.wait_for(lambda: len(self.values("gunicorn_worker_starts")) == 3)
+        self.wait_for(lambda: self.values("gunicorn_worker_exits", reason="ended"))
+        self.end(process)
+        self.assertEqual(sum(self.values("http_requests_in_flight")), 0)
+
+    def test_uvicorns_workers_tell_their_lag_connections_and_backlog(self) -> None:
+        (self.folder / "web.py").write_text(WEB.format(kind="asgi"))
+        process = self.start("taba.frameworks.uvicorn", "web:application", "--port", "0", "--workers", "2")
+        port = self.port("running on")
+        self.wait_for(lambda: len(self.values("uvicorn_worker_starts")) == 2)
+        for _ in range(5):
+            self.assertEqual(self.get(port), b"ok")
+        self.wait_for(lambda: len(self.values("http_requests", route="/page", status="200")) == 5)
+        self.wait_for(lambda: max(self.values("uvicorn_worker_age_seconds")) >= 1 and len(self.values("uvicorn_loop_lag_seconds")) > 10)
+        self.assertEqual(set(self.values("uvicorn_backlog")), {0.0})
+        self.assertTrue(self.values("uvicorn_connections") and self.values("uvicorn_tasks"))
+        self.assertTrue(all(0 <= ratio <= 1 for ratio in self.values("uvicorn_worker_busy_ratio")))
+        self.end(process)
+        self.assertEqual(sum(self.values("http_requests_in_flight")), 0)
+
+    def test_celerys_processes_tell_tasks_by_state_with_wait_and_retries(self) -> None:
+        queue, control = self.folder / "queue", self.folder / "control"
+        queue.mkdir()
+        control.mkdir()
+        (self.folder / "jobs.py").write_text(JOBS.format(folder=str(queue), control=str(control)))
+        command = ["celery", "-A", "jobs", "worker", "--concurrency", "2", "--without-gossip", "--without-mingle", "--without-heartbeat"]
+        worker = self.start(*command)
+        (self.folder / "send.py").write_text(
+            "import jobs\nfor _ in range(5): jobs.add.delay(1, 2)\n"
+            "jobs.fail.delay()\njobs.again.delay()\njobs.add.apply_async((1, 2), countdown=0.1)\n"
+        )
+        self.assertEqual(self.start("send").wait(WAIT_SECONDS), 0)
+        self.wait_for(lambda: len(self.values("celery_tasks", task="jobs.add", state="SUCCESS")) == 6)
+        self.wait_for(lambda: self.values("celery_tasks", task="jobs.fail", state="FAILURE"))
+        self.wait_for(lambda: self.values("celery_tasks", task="jobs.again", state="SUCCESS"))
+        self.assertEqual(len(self.values("celery_tasks", task="jobs.again", state="RETRY")), 2)
+        self.assertEqual(len(self.values("celery_task_retries", task="jobs.again")), 2)
+        self.assertEqual(len(self.values("celery_task_exceptions", task="jobs.fail", exception="KeyError")), 1)
+        self.assertEqual(len(self.values("celery_tasks_published")), 8 + 2)
+        self.assertEqual(len(self.values("celery_task_wait_seconds")), 10)
+        self.assertEqual(len(self.values("celery_task_seconds")), 10)
+        self.end(worker)
+        self.assertEqual(sum(self.values("celery_tasks_in_flight")), 0)

@@ -1,0 +1,154 @@
+"""Vitals, logging and what workers record, in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import socket
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba.client import testing
+from taba.frameworks import logging as counting
+from taba.frameworks import vitals, working
+
+
+class Vitals(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.recorded = testing.capture_for(self)
+
+    def test_memory_descriptors_and_threads_are_those_of_the_process(self) -> None:
+        vitals.watch()
+        self.addCleanup(vitals.unwatch)
+        before = self.recorded.last("process_open_descriptors")
+        held = [os.open("/dev/null", os.O_RDONLY) for _ in range(5)]
+        self.recorded.read_functions()
+        for descriptor in held:
+            os.close(descriptor)
+        self.assertEqual(self.recorded.last("process_open_descriptors"), before + 5)
+        self.assertGreater(self.recorded.last("process_resident_bytes"), 1 << 20)
+        self.assertGreaterEqual(self.recorded.last("process_threads"), 1)
+
+    def test_collections_are_recorded_until_it_ends_and_watching_twice_is_watching(self) -> None:
+        vitals.watch()
+        vitals.watch()
+        gc.collect()
+        vitals.unwatch()
+        gc.collect()
+        self.assertEqual(self.recorded.count("process_gc_seconds", generation=2), 1)
+        self.assertEqual(self.recorded.count("process_gc_collected", generation=2), 1)
+        vitals.unwatch()
+
+    def test_the_lag_of_a_loop_is_how_late_it_comes_round(self) -> None:
+        class Loop:
+            now = 100.0
+            calls: list[Any]
+
+            def __init__(self) -> None:
+                self.calls = []
+
+            def time(self) -> float:
+                return self.now
+
+            def call_at(self, when: float, call: Any, *arguments: Any) -> Any:
+                self.calls.append((when, call, arguments))
+                return self
+
+            def cancel(self) -> None:
+                self.calls.clear()
+
+        loop = Loop()
+        end = vitals.watch_loop(loop, every=2.0)  # type: ignore[arg-type]
+        for late in (0.0, 0.25):
+            when, call, arguments = loop.calls.pop()
+            loop.now = when + late
+            call(*arguments)
+        self.assertEqual(self.recorded.values("process_loop_lag_seconds"), [0.0, 0.25])
+        end()
+        self.assertEqual(loop.calls, [])
+
+    def test_a_real_loop_is_watched(self) -> None:
+        async def run() -> None:
+            end = vitals.watch_loop(every=0.001)
+            while self.recorded.count("process_loop_lag_seconds") < 3:
+                await asyncio.sleep(0.001)
+            end()
+
+        asyncio.run(asyncio.wait_for(run(), 60))
+
+
+class Logging(SynchronousTestCase):
+    def test_what_is_logged_is_counted_by_level(self) -> None:
+        recorded = testing.capture_for(self)
+        logger = logging.Logger("shop", logging.INFO)
+        handler = counting.install(logger)
+        self.assertEqual(logger.handlers, [handler])
+        logger.debug("not let through")
+        logger.info("one")
+        logger.warning("two %s", object())
+        logger.error("three")
+        logger.error("four")
+        for level in range(101, 130):
+            logger.log(level, "odd")
+        levels = {level: recorded.total("log_records", level=level) for level in ("DEBUG", "INFO", "WARNING", "ERROR", "Level 101")}
+        self.assertEqual(levels, {"DEBUG": 0, "INFO": 1, "WARNING": 1, "ERROR": 2, "Level 101": 1})
+        self.assertEqual(recorded.total("log_records", level="(other)"), 29 + 3 - counting.MAX_LEVELS)
+
+    def test_the_root_is_meant_where_none_is_named(self) -> None:
+        recorded = testing.capture_for(self)
+        handler = counting.install()
+        self.addCleanup(logging.getLogger().removeHandler, handler)
+        logging.getLogger("shop.orders").critical("out of stock")
+        self.assertEqual(recorded.total("log_records", level="CRITICAL"), 1)
+
+
+class Workers(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.recorded = testing.capture_for(self)
+        self.now = 1000.0
+        self.patch(working, "monotonic", lambda: self.now)
+
+    def test_the_busy_share_counts_overlapping_requests_once(self) -> None:
+        worker = working.Working("w")
+        for step, wait in ((worker.begin, 0.5), (worker.begin, 0.5), (worker.end, 1.0), (worker.end, 2.0)):
+            step()
+            self.now += wait
+        worker.look()
+        self.assertEqual(self.recorded.total("w_worker_busy_seconds"), 2.0)
+        self.assertEqual(self.recorded.values("w_worker_busy_ratio"), [0.0, 1.0, 1.0, 0.0])
+        self.assertEqual((self.recorded.last("w_worker_age_seconds"), self.recorded.total("w_worker_starts")), (4.0, 1))
+
+    def test_a_long_request_is_busy_while_it_lasts(self) -> None:
+        worker = working.Working("w")
+        worker.begin()
+        for _ in range(3):
+            self.now += 1.5
+            worker.look()
+        self.now += 0.5
+        worker.look()  # not time yet
+        self.assertEqual(self.recorded.values("w_worker_busy_ratio"), [0.0, 1.0, 1.0, 1.0])
+        self.assertEqual(self.recorded.total("w_worker_busy_seconds"), 4.5)
+
+    def test_what_spent_the_time_elsewhere_may_say_so(self) -> None:
+        worker = working.Working("w")
+        self.now += 0.5
+        worker.look(0.25)
+        self.now += 0.5
+        worker.look(0.25)
+        self.assertEqual(self.recorded.last("w_worker_busy_ratio"), 0.5)
+
+    def test_the_backlog_is_what_waits_at_the_sockets(self) -> None:
+        listening = socket.create_server(("127.0.0.1", 0), backlog=10)
+        self.addCleanup(listening.close)
+        own = socket.socket(socket.AF_UNIX)
+        self.addCleanup(own.close)
+        waiting = [socket.create_connection(listening.getsockname()) for _ in range(3)]
+        for each in waiting:
+            self.addCleanup(each.close)
+        self.assertEqual((working.backlog(listening), working.backlog(own), working.backlog(None)), (3, None, None))
+        working.Working("w", [listening, own])
+        working.Working("x", [own])
+        self.assertEqual((self.recorded.last("w_backlog"), self.recorded.count("x_backlog")), (3.0, 0))
