@@ -64,7 +64,7 @@ def buried(by_reason: Mapping[str, int]) -> list[str]:
     found = [f"{count} events are dead letters ({reasons[:300]}): see taba dead-letters, put right what is wrong, then taba retry"]
     if by_reason.get("type_conflict"):
         found.append(
-            f"{by_reason['type_conflict']} events came for Tabs that have another Type: two processes record one name as two, and the first "
+            f"{by_reason['type_conflict']} events came for Tabs that have another Type: processes record one name as two, and the first "
             "stands. taba dead-letters names them: give one another name, or delete the Tab that has the wrong Type, then taba retry"
         )
     return found

@@ -60,7 +60,7 @@ class WSGI(Case):
         return app
 
     def test_a_request_is_counted_with_its_route_status_sizes_and_seconds(self) -> None:
-        environ = {"CONTENT_LENGTH": "10", "wsgi.input": io.BytesIO(b"x" * 10), "PATH_INFO": "/cart/17"}
+        environ: dict[str, Any] = {"CONTENT_LENGTH": "10", "wsgi.input": io.BytesIO(b"x" * 10), "PATH_INFO": "/cart/17"}
         self.assertEqual(self.call(self.answer([b"abc", b"def"]), "POST", **environ), ("200 OK", b"abcdef"))
         self.assertEqual(self.requests(), [("POST", "/cart/<id>", "200")])
         self.assertEqual(self.recorded.values("http_request_bytes", route="/cart/<id>"), [10.0])
