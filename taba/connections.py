@@ -27,6 +27,7 @@ from twisted.python.failure import Failure
 from twisted.web import http, server
 
 from taba.bounds import KiB, MiB
+from taba.cookies import token_shown
 from taba.guard import Refused
 from taba.options import is_loopback
 from taba.tokens import EVERYTHING, OPEN, Grant
@@ -448,9 +449,19 @@ class BoundedRequest(server.Request):
                 self._grant = EVERYTHING
             else:
                 certificate = getattr(self.channel.transport, "getPeerCertificate", lambda: None)()
-                offered = [value.decode("utf-8", "replace") for value in self.requestHeaders.getRawHeaders(b"authorization") or ()]
+                offered = self._values("authorization") or self._shown()
                 self._grant = guard.identify(offered, certificate is not None, self.channel.peer)
         return self._grant
+
+    def _shown(self) -> list[str]:
+        """What a browser shows instead of an Authorization header."""
+        headers = {name: self._values(name) for name in ("cookie", "origin", "host", "sec-fetch-site")}
+        command = getattr(self.channel, "_command", None) or self.method  # the channel has it until the body is there, then the request
+        token = token_shown(headers, command.decode("ascii", "replace"))
+        return [] if token is None else [f"Bearer {token}"]
+
+    def _values(self, name: str) -> list[str]:
+        return [value.decode("utf-8", "replace") for value in self.requestHeaders.getRawHeaders(name.encode()) or ()]
 
     @property
     def is_known(self) -> bool:

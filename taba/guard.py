@@ -55,6 +55,11 @@ class Guard:
         self._failures: dict[str, str] = {}  # option → why its file could not be read again
 
     @property
+    def has_tokens(self) -> bool:
+        """Whether tokens are asked for."""
+        return self._tokens is not None
+
+    @property
     def is_closed(self) -> bool:
         """Whether strangers are refused at all."""
         return self._tokens is not None or self._asks_for_certificates

@@ -11,7 +11,7 @@ import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple, cast
 from urllib.parse import parse_qsl, urlsplit
@@ -70,7 +70,7 @@ class Answer(NamedTuple):
     status: int = 200
     text: Callable[[], str] | None = None
     content_type: str = "application/json"
-    headers: Mapping[str, str] = {}
+    headers: Mapping[str, str | Sequence[str]] = {}
     is_joined: bool = False
 
 
@@ -128,6 +128,11 @@ class Call:
         if len(values) > 1:
             raise HTTPError(400, "bad_request", f"the header {name} stands {len(values)} times; once at most")
         return values[0] if values else None
+
+    @property
+    def is_over_tls(self) -> bool:
+        """Whether it came here by TLS itself; what ended TLS before us does not count."""
+        return bool(self._request.isSecure())
 
     def many(self, name: str) -> list[str]:
         """All values of a repeatable parameter."""
@@ -491,7 +496,7 @@ def _compressor(request: Any) -> Any:
 def _begin(request: Any, answer: Answer, content_type: str) -> None:
     request.setResponseCode(answer.status)
     for name, value in answer.headers.items():
-        request.setHeader(name, value)
+        request.responseHeaders.setRawHeaders(name, [value] if isinstance(value, str) else list(value))
     request.setHeader("content-type", content_type)
     request.setHeader("cache-control", "private, no-cache")  # what is kept is asked for again, with its ETag
     request.setHeader("x-content-type-options", "nosniff")

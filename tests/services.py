@@ -88,8 +88,11 @@ class Services:
 
     def kill_store(self) -> None:
         """kill -9 to the embedded store, which the Server starts again."""
-        pid = int(psutil.Process(self._child("server").process.pid).children()[0].pid)
-        os.kill(pid, signal.SIGKILL)
+        os.kill(self.store_pid(), signal.SIGKILL)
+
+    def store_pid(self) -> int:
+        """The process id of the embedded store."""
+        return int(psutil.Process(self._child("server").process.pid).children()[0].pid)
 
     def pid(self, name: str) -> int:
         """The process id of the `server` or the `agent`."""

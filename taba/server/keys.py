@@ -119,6 +119,11 @@ def notes(bucket: int) -> bytes:
     return b"taba:{%d}:notes" % bucket
 
 
+def boards(bucket: int) -> bytes:
+    """Hash: name of a board → JSON of it. In one bucket alone."""
+    return b"taba:{%d}:boards" % bucket
+
+
 def state_field(tab: str, client: str) -> bytes:
     """The field of a State's main part."""
     return f"{tab}\0{client}".encode()

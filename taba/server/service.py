@@ -50,6 +50,9 @@ from taba.server.keep.upgrading import Upgrade
 from taba.server.notes import Notes
 from taba.server.options import ServerOptions as Options
 from taba.server.options import Store
+from taba.server.page.boards import Boards
+from taba.server.page.files import PageFiles
+from taba.server.page.login import Login
 from taba.server.problems import Happened, Recent, restarted
 from taba.server.prometheus.api import PrometheusApi
 from taba.server.prometheus.catalogue import Catalogues
@@ -285,7 +288,13 @@ class Server(_Connected):
             self.health,
             now,
             self.age,
-            [*prometheus.routes(), *Metrics(self.query, self.catalogues, self.status, now).routes()],
+            [
+                *prometheus.routes(),
+                *Metrics(self.query, self.catalogues, self.status, now).routes(),
+                *Boards(self.router).routes(),
+                *Login(self._front.guard).routes(),
+                *PageFiles().routes(),
+            ],
         )
         self.site = make_site(Api(routes.table(), self._front.guard))
         self._port: Any = None

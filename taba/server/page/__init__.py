@@ -1,0 +1,1 @@
+"""The page that people open: its files, who logs in, and boards."""

@@ -1,0 +1,159 @@
+// Questions to the Server: JSON or text back, errors as sentences, and what is known of whether it answers.
+
+export class Failed extends Error {
+  /**
+   * @param {number} status 0: nobody answered
+   * @param {string} error
+   * @param {string} detail
+   */
+  constructor(status, error, detail) {
+    super(detail);
+    this.status = status;
+    this.error = error;
+  }
+}
+
+const PARTIAL = /^\/v1\/(clients|types|projections|aggregates|superaggregate|slots|overview)\b/;
+
+/** @typedef {{tokens: boolean, kind: string | null, bound: string | null}} Who */
+
+/** @type {{away: string | null, since: number, who: Who | null, left: string | null}} */
+export const state = { away: null, since: 0, who: null, left: null };
+
+/** @type {Set<() => void>} */
+const watchers = new Set();
+
+/**
+ * Be called when `state` has changed.
+ * @param {() => void} watcher
+ */
+export function watch(watcher) {
+  watchers.add(watcher);
+}
+
+function changed() {
+  for (const watcher of watchers) watcher();
+}
+
+/** @param {string | null} away */
+export function setAway(away) {
+  if ((state.away === null) !== (away === null)) state.since = Date.now();
+  if (state.away !== away) {
+    state.away = away;
+    changed();
+  }
+}
+
+/**
+ * Ask. Raises Failed.
+ * @param {string} method
+ * @param {string} path
+ * @param {{body?: any, headers?: Record<string, string>, signal?: AbortSignal, text?: boolean}} [options]
+ * @returns {Promise<any>}
+ */
+export async function ask(method, path, options = {}) {
+  /** @type {Response} */
+  let response;
+  // what can be reached is shown, and what cannot is said
+  if (method === "GET" && PARTIAL.test(path)) path += `${path.includes("?") ? "&" : "?"}partial=1`;
+  try {
+    response = await fetch(path, {
+      method,
+      signal: options.signal ?? null,
+      headers: { accept: options.text ? "text/plain" : "application/json", ...options.headers },
+      body: options.body === undefined ? null : JSON.stringify(options.body),
+    });
+  } catch (error) {
+    if (options.signal?.aborted) throw error;
+    setAway("The Server does not answer.");
+    throw new Failed(0, "away", "The Server does not answer.");
+  }
+  if (!response.ok) {
+    const said = await response.json().catch(() => ({}));
+    const failed = new Failed(response.status, said.error ?? "failed", said.detail ?? response.statusText);
+    if (response.status === 503) setAway(failed.message);
+    else setAway(null);
+    if (response.status === 401 && state.who?.kind !== null) {
+      state.who = { tokens: true, kind: null, bound: null };
+      changed();
+    }
+    throw failed;
+  }
+  setAway(null);
+  if (PARTIAL.test(path)) {
+    const left = leftOut(response.headers.get("taba-away"));
+    if (left !== state.left) {
+      state.left = left;
+      changed();
+    }
+  }
+  return options.text ? response.text() : response.json();
+}
+
+/**
+ * What the header says is left out, in words.
+ * @param {string | null} header
+ * @returns {string | null}
+ */
+function leftOut(header) {
+  if (!header) return null;
+  try {
+    const away = /** @type {Record<string, any>} */ (JSON.parse(header));
+    return Object.entries(away).map(([shard, one]) => `${shard}: ${one?.why ?? "away"}`).join("; ");
+  } catch {
+    return header;
+  }
+}
+
+/**
+ * @param {string} path
+ * @param {AbortSignal} [signal]
+ */
+export function get(path, signal) {
+  return ask("GET", path, signal ? { signal } : {});
+}
+
+/**
+ * A path with parameters; those that are lists stand several times, null ones not at all.
+ * @param {string} path
+ * @param {Record<string, string | number | string[] | null | undefined>} parameters
+ */
+export function url(path, parameters) {
+  const search = new URLSearchParams();
+  for (const [name, value] of Object.entries(parameters)) {
+    if (value === null || value === undefined) continue;
+    for (const one of Array.isArray(value) ? value : [value]) search.append(name, String(one));
+  }
+  const text = search.toString();
+  return text ? `${path}?${text}` : path;
+}
+
+/** Find out who we are. Raises Failed where nobody answers. */
+export async function whoAmI() {
+  try {
+    state.who = await get("/login");
+  } catch (error) {
+    if (!(error instanceof Failed) || error.status !== 401) throw error;
+  }
+  changed();
+}
+
+/**
+ * Show a token from now on. Raises Failed.
+ * @param {string} token
+ */
+export async function login(token) {
+  state.who = await ask("POST", "/login", { headers: { authorization: `Bearer ${token}` } });
+  changed();
+}
+
+export async function logout() {
+  await ask("POST", "/logout");
+  state.who = { tokens: true, kind: null, bound: null };
+  changed();
+}
+
+/** Whether what is shown may be changed. */
+export function mayChange() {
+  return state.who?.kind === "admin";
+}

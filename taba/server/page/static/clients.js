@@ -1,0 +1,180 @@
+// Clients: by host and program, alive or gone; one of them with all its Tabs; and the processes that this page has watched.
+
+import { get, url } from "./api.js";
+import { fill, h, say, table } from "./dom.js";
+import * as format from "./format.js";
+import { lives, lookingSince, watchLives } from "./life.js";
+import { status } from "./line.js";
+import { repeat } from "./live.js";
+import { clientParts, hash, parse } from "./names.js";
+import { drawSpark, sparkline } from "./spark.js";
+
+const MOST = 500; // Clients of a list that are shown at once
+const ROWS = 100; // Tabs of a Client that are shown, those that move most first
+const kept = { text: "" };
+
+/**
+ * @param {string} client
+ */
+function lamp(client) {
+  const life = lives.get(client);
+  const word = !life ? "not known" : life.alive ? "alive" : "gone";
+  return h("span", { class: `lamp ${life ? (life.alive ? "good" : "bad") : ""}` }, word);
+}
+
+/**
+ * @param {HTMLElement} host
+ * @returns {import("./view.js").View}
+ */
+export function clients(host) {
+  /** @type {string[]} */
+  let all = [];
+  const input = h("input", { type: "search", id: "search", placeholder: "Search Clients", "aria-label": "Search Clients", value: kept.text, autocomplete: "off", oninput: () => ((kept.text = input.value), draw()) });
+  const total = h("span", { class: "quiet", role: "status" });
+  const body = h("div");
+  fill(host, h("h1", null, "Clients"), h("div", { class: "tools" }, input, total), body);
+
+  function draw() {
+    const words = kept.text.toLowerCase().split(/\s+/).filter(Boolean);
+    const everyone = [...new Set([...all, ...lives.keys()])].sort();
+    const found = everyone.filter((client) => words.every((word) => client.toLowerCase().includes(word)));
+    say(total, words.length ? `${format.count(found.length)} of ${format.plural(everyone.length, "Client")}` : format.plural(everyone.length, "Client"));
+    /** @type {Map<string, string[]>} */
+    const hosts = new Map();
+    for (const client of found.slice(0, MOST)) {
+      const { host: name } = clientParts(client);
+      hosts.set(name, [...(hosts.get(name) ?? []), client]);
+    }
+    fill(
+      body,
+      found.length ? null : h("p", { class: "empty" }, words.length ? "No Client matches." : "No Client has recorded anything yet."),
+      ...[...hosts].map(([name, of]) => {
+        const alive = of.filter((client) => lives.get(client)?.alive).length;
+        return h(
+          "section",
+          { class: "host" },
+          h("h2", null, name || "without a host", h("span", { class: "quiet" }, `${format.plural(of.length, "Client")}, ${format.count(alive)} alive`)),
+          h("ul", { class: "tiles" }, ...of.map((client) => h("li", null, h("a", { href: hash("client", client) }, lamp(client), h("span", null, clientParts(client).host ? client.slice(name.length + 1) : client))))),
+        );
+      }),
+      found.length > MOST ? h("p", { class: "quiet" }, `${format.count(found.length - MOST)} more: search for them.`) : null,
+    );
+  }
+  const ends = [
+    repeat(async () => {
+      all = await get("/v1/clients");
+      draw();
+    }, 10_000),
+    watchLives(() => {
+      if (!host.contains(document.activeElement) || document.activeElement === input) draw();
+    }),
+  ];
+  return { title: "Clients", keys: { "/": ["search Clients", () => input.focus()] }, end: () => ends.forEach((end) => end()) };
+}
+
+/**
+ * @param {HTMLElement} host
+ * @param {string} name
+ * @returns {import("./view.js").View}
+ */
+export function client(host, name) {
+  const state = h("p", { class: "tools" });
+  const body = h("div");
+  fill(host, h("h1", null, name), state, body);
+  const ends = [
+    repeat(async () => {
+      const rows = await get(url("/v1/overview", { client: name, sort: "moves", limit: ROWS }));
+      const life = lives.get(name);
+      fill(state, lamp(name), life ? h("span", { class: "quiet" }, `${life.alive ? "for" : "since"} ${format.lasting(Date.now() / 1000 - life.since)} that this page looks; last heard of at ${format.time(life.heard)}`) : null, h("span", { class: "quiet" }, format.plural(rows.length, "Tab") + (rows.length === ROWS ? " and more, those that move most first" : "")));
+      const wrong = (status.last?.problems ?? []).filter((/** @type {string} */ problem) => problem.includes(name));
+      fill(
+        body,
+        wrong.length ? h("ul", { class: "problemlist" }, ...wrong.map((/** @type {string} */ problem) => h("li", null, problem))) : null,
+        rows.length
+          ? table(
+              `Tabs of ${name}`,
+              ["Tab", "Type", "last hour", "per second", "1 min", "1 h", "p50", "p99", "value"],
+              rows.map((/** @type {any} */ row) => {
+                const spark = sparkline();
+                drawSpark(spark, row.sparkline);
+                const { base, labels } = parse(row.name);
+                const isCounted = row.sparkline !== null;
+                return [
+                  h("a", { href: hash("tab", row.name) }, base, ...labels.map(([key, value]) => h("span", { class: "label" }, h("i", null, key), value))),
+                  row.type,
+                  spark,
+                  isCounted ? format.number((row["1m"] ?? 0) / 60) : "",
+                  isCounted ? format.count(row["1m"]) : "",
+                  isCounted ? format.count(row["1h"]) : "",
+                  row.p50 === null ? "" : format.amount(row.p50, row.unit),
+                  row.p99 === null ? "" : format.amount(row.p99, row.unit),
+                  isCounted || row.value === null ? "" : format.amount(row.value, row.unit),
+                ];
+              }),
+              [false, false, false, true, true, true, true, true, true],
+            )
+          : h("p", { class: "empty" }, "Nothing is kept of this Client."),
+      );
+    }, 3000),
+  ];
+  return { title: name, keys: {}, end: () => ends.forEach((end) => end()) };
+}
+
+/**
+ * @param {HTMLElement} host
+ * @returns {import("./view.js").View}
+ */
+export function processes(host) {
+  const body = h("div");
+  const note = h("p", { class: "quiet" });
+  fill(host, h("h1", null, "My processes"), note, body);
+
+  function draw() {
+    const now = Date.now() / 1000;
+    /** @type {Map<string, string[]>} */
+    const programs = new Map();
+    for (const name of [...lives.keys()].sort()) {
+      const { host: machine, program } = clientParts(name);
+      const key = `${program}\n${machine}`;
+      programs.set(key, [...(programs.get(key) ?? []), name]);
+    }
+    say(note, lookingSince() ? `Ages and restarts are what this page has seen since ${format.time(lookingSince())}; who was alive before is older than that.` : "");
+    const problems = /** @type {string[]} */ (status.last?.problems ?? []);
+    const dropped = Object.entries(status.last?.dropped_by_reason ?? {});
+    fill(
+      body,
+      dropped.length ? h("p", { class: "bad" }, `Dropped: ${dropped.map(([reason, many]) => `${reason} ${format.count(/** @type {number} */ (many))}`).join(", ")}.`) : null,
+      programs.size ? null : h("p", { class: "empty" }, "No process with a ring is known. An Agent says who lives."),
+      ...[...programs].sort(([one], [other]) => (one < other ? -1 : 1)).map(([key, of]) => {
+        const [program, machine] = key.split("\n");
+        const alive = of.filter((name) => lives.get(name)?.alive).length;
+        return h(
+          "section",
+          { class: "host" },
+          h("h2", null, program || "unnamed", h("span", { class: "quiet" }, `${machine ? `on ${machine}, ` : ""}${format.count(alive)} of ${format.count(of.length)} alive`)),
+          table(
+            `Processes of ${program}`,
+            ["Client", "", "age", "restarts", "deaths", "heard of", "wrong"],
+            of.map((name) => {
+              const life = /** @type {import("./life.js").Life} */ (lives.get(name));
+              const isOlder = life.since === life.first;
+              return [
+                h("a", { href: hash("client", name) }, name),
+                lamp(name),
+                `${life.alive && isOlder ? "> " : ""}${life.alive ? format.lasting(now - life.since) : `gone ${format.lasting(now - life.since)}`}`,
+                format.count(life.restarts),
+                format.count(life.deaths),
+                format.time(life.heard),
+                problems.filter((problem) => problem.includes(name)).join("; "),
+              ];
+            }),
+            [false, false, true, true, true, true, false],
+          ),
+        );
+      }),
+    );
+  }
+  draw();
+  const ends = [watchLives(() => !body.contains(document.activeElement) && draw())];
+  return { title: "My processes", keys: {}, end: () => ends.forEach((end) => end()) };
+}

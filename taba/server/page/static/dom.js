@@ -1,0 +1,124 @@
+// Elements out of values. Whatever comes from a Server goes in as text: nothing here, or elsewhere in the page, makes markup of text.
+
+/** @typedef {string | number | Node | null | undefined | false} Child */
+
+/**
+ * An element. Properties that begin with `on` are listeners, `class` and the like are attributes; false and null leave one out.
+ * @template {keyof HTMLElementTagNameMap} T
+ * @param {T} tag
+ * @param {Record<string, any> | null} [properties]
+ * @param {...(Child | Child[])} children
+ * @returns {HTMLElementTagNameMap[T]}
+ */
+export function h(tag, properties, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties ?? {})) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name === "value" || name === "checked" || name === "hidden" || name === "disabled") /** @type {any} */ (element)[name] = value;
+    else if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value === true ? "" : String(value));
+  }
+  append(element, children);
+  return element;
+}
+
+/**
+ * @param {Node} parent
+ * @param {(Child | Child[])[]} children
+ */
+function append(parent, children) {
+  for (const child of children.flat()) {
+    if (child === null || child === undefined || child === false) continue;
+    parent.appendChild(child instanceof Node ? child : document.createTextNode(String(child)));
+  }
+}
+
+/**
+ * An SVG element.
+ * @param {string} tag
+ * @param {Record<string, string | number>} attributes
+ * @param {...Node} children
+ * @returns {SVGElement}
+ */
+export function svg(tag, attributes, ...children) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, String(value));
+  element.append(...children);
+  return element;
+}
+
+/**
+ * Replace what is in an element.
+ * @param {Element} parent
+ * @param {...(Child | Child[])} children
+ */
+export function fill(parent, ...children) {
+  parent.replaceChildren();
+  append(parent, children);
+}
+
+/**
+ * Set a text only where it differs: a screen reader hears, and a browser lays out, what has changed alone.
+ * @param {Node | null | undefined} node
+ * @param {string} text
+ */
+export function say(node, text) {
+  if (node && node.textContent !== text) node.textContent = text;
+}
+
+/**
+ * A custom property: the only way in which styles are set from here, which the page's policy allows.
+ * @param {HTMLElement | SVGElement} element
+ * @param {string} name
+ * @param {string} value
+ */
+export function style(element, name, value) {
+  element.style.setProperty(name, value);
+}
+
+/**
+ * A table with a head; cells that are numbers stand to the right.
+ * @param {string} caption
+ * @param {string[]} heads
+ * @param {Child[][]} rows
+ * @param {boolean[]} [numeric]
+ */
+export function table(caption, heads, rows, numeric = []) {
+  const cell = (/** @type {Child} */ content, /** @type {number} */ at) => h("td", { class: numeric[at] ? "number" : null }, content);
+  return h(
+    "div",
+    { class: "scroll", tabindex: 0, role: "region", "aria-label": caption },
+    h(
+      "table",
+      null,
+      h("caption", { class: "unseen" }, caption),
+      h("thead", null, h("tr", null, ...heads.map((head, at) => h("th", { scope: "col", class: numeric[at] ? "number" : null }, head)))),
+      h("tbody", null, ...rows.map((row) => h("tr", null, ...row.map(cell)))),
+    ),
+  );
+}
+
+/**
+ * Text to copy, with a button that does.
+ * @param {string} label
+ * @param {string} text
+ */
+export function copied(label, text) {
+  const button = h(
+    "button",
+    {
+      class: "small",
+      "aria-label": `Copy ${label}`,
+      onclick: async () => {
+        try {
+          await navigator.clipboard.writeText(text);
+          say(button, "Copied");
+        } catch {
+          say(button, "Select it and copy"); // a browser gives the clipboard on loopback and over TLS alone
+        }
+        setTimeout(() => say(button, "Copy"), 1500);
+      },
+    },
+    "Copy",
+  );
+  return h("div", { class: "copied" }, h("span", { class: "quiet" }, label), h("code", { tabindex: 0 }, text), button);
+}

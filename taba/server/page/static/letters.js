@@ -1,0 +1,96 @@
+// Dead letters: what could not be folded, why, and what to do about it.
+
+import { ask, get, mayChange, url } from "./api.js";
+import { fill, h, say } from "./dom.js";
+import * as format from "./format.js";
+import { repeat } from "./live.js";
+import { hash } from "./names.js";
+
+const SHOWN = 200;
+const CURES = /** @type {Record<string, string>} */ ({
+  unknown_type: "Install what has a Handler of this Type at every Server, start them again, and retry.",
+  type_conflict: "Record this Tab with one Type everywhere; delete the Tab where the other one is meant.",
+  newer_state: "Update the Servers: this State was written by a newer version of its Handler.",
+  handler_error: "Mend the Handler or what is recorded; the detail has the last frame of the traceback.",
+  bad_value: "Mend what is recorded: its Type does not take this value.",
+});
+
+/**
+ * @param {HTMLElement} host
+ * @returns {import("./view.js").View}
+ */
+export function letters(host) {
+  const told = h("p", { role: "status", class: "quiet" });
+  const retry = h("button", { class: "main", id: "retry", onclick: () => act("retry") }, "Retry all");
+  const discard = h("button", { id: "discard", onclick: () => sure() }, "Discard all");
+  const tools = h("div", { class: "tools" }, retry, discard, told);
+  const body = h("div");
+  fill(host, h("h1", null, "Dead letters"), tools, body);
+  let isSure = false;
+  let last = "";
+
+  function sure() {
+    if (isSure) {
+      isSure = false;
+      say(discard, "Discard all");
+      void act("discard");
+      return;
+    }
+    isSure = true;
+    say(discard, "Discard them for ever?");
+    setTimeout(() => {
+      isSure = false;
+      say(discard, "Discard all");
+    }, 5000);
+  }
+
+  /** @param {string} kind */
+  async function act(kind) {
+    try {
+      let job = await ask("POST", kind === "discard" ? "/v1/discard?all=1" : `/v1/${kind}`);
+      while (job.state === "running") {
+        say(told, `${kind}: ${format.count(job.done)} of ${format.count(job.total)} buckets …`);
+        await new Promise((done) => setTimeout(done, 300));
+        [job] = await get(url("/v1/jobs", { id: job.id }));
+      }
+      say(told, `${kind}: ${job.state}, ${job.message}`);
+      await draw();
+    } catch (error) {
+      say(told, /** @type {Error} */ (error).message);
+    }
+  }
+
+  async function draw() {
+    const found = await get(url("/v1/dead-letters", { limit: SHOWN }));
+    const may = mayChange();
+    retry.hidden = discard.hidden = !may || !found.length;
+    const mark = JSON.stringify(found);
+    if (mark === last) return; // so that nothing that is open is shut
+    last = mark;
+    /** @type {Map<string, any[]>} */
+    const groups = new Map();
+    for (const letter of found) {
+      const key = `${letter.reason}\n${letter.type}\n${letter.detail}`;
+      groups.set(key, [...(groups.get(key) ?? []), letter]);
+    }
+    const open = new Set([...body.querySelectorAll("details[open]")].map((one) => /** @type {HTMLElement} */ (one).dataset["key"]));
+    fill(
+      body,
+      found.length ? null : h("p", { class: "empty good" }, "None: everything that came was folded."),
+      ...[...groups].map(([key, of]) => {
+        const [letter] = of;
+        return h(
+          "details",
+          { class: "letter", "data-key": key, open: open.has(key) },
+          h("summary", null, h("b", null, String(letter.reason).replace(/_/g, " ")), h("span", null, String(letter.detail).split("\n")[0]), h("span", { class: "quiet" }, `${format.plural(of.length, "event")}, the last at ${format.time(letter.refused)}`)),
+          h("p", null, CURES[letter.reason] ?? "Mend what the detail says, then retry."),
+          h("pre", { tabindex: 0, "aria-label": "Detail" }, String(letter.detail)),
+          h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Events" }, h("table", null, h("thead", null, h("tr", null, ...["recorded", "Client", "Tab", "Type", "value"].map((head) => h("th", { scope: "col" }, head)))), h("tbody", null, ...of.slice(0, 50).map((one) => h("tr", null, h("td", null, one.time === null || one.time === undefined ? format.NONE : format.moment(one.time)), h("td", null, h("a", { href: hash("client", String(one.client)) }, String(one.client))), h("td", null, h("a", { href: hash("tab", String(one.tab)) }, String(one.tab))), h("td", null, String(one.type)), h("td", null, JSON.stringify(one.value)?.slice(0, 300) ?? "")))))),
+        );
+      }),
+      found.length === SHOWN ? h("p", { class: "quiet" }, `The newest ${SHOWN}; taba dead-letters has more.`) : null,
+    );
+  }
+  const ends = [repeat(draw, 3000)];
+  return { title: "Dead letters", keys: { r: ["retry all", () => mayChange() && act("retry")] }, end: () => ends.forEach((end) => end()) };
+}

@@ -1,0 +1,51 @@
+// Which processes live, and what this page has seen of them: alive since when, and how often again. The Server keeps no such past.
+
+/** @typedef {{alive: boolean, first: number, since: number, heard: number, restarts: number, deaths: number}} Life */
+
+/** @type {Map<string, Life>} */
+export const lives = new Map();
+let began = 0;
+/** @type {Set<() => void>} */
+const watchers = new Set();
+
+/** Since when this page looks; Unix seconds. */
+export function lookingSince() {
+  return began;
+}
+
+/**
+ * @param {() => void} watcher
+ * @returns {() => void} what ends it
+ */
+export function watchLives(watcher) {
+  watchers.add(watcher);
+  return () => watchers.delete(watcher);
+}
+
+/**
+ * What the Server says of `taba.alive`: a Projection by Client.
+ * @param {Record<string, any>} said
+ * @param {number} now
+ */
+export function note(said, now) {
+  began ||= now;
+  for (const [client, projection] of Object.entries(said)) {
+    if (client === "error" || !projection) continue;
+    const alive = Boolean(projection.value);
+    const known = lives.get(client);
+    if (!known) lives.set(client, { alive, first: now, since: now, heard: projection.time ?? now, restarts: 0, deaths: 0 });
+    else {
+      known.heard = projection.time ?? known.heard;
+      if (alive !== known.alive) {
+        known.alive = alive;
+        known.since = now;
+        if (alive) known.restarts += 1;
+        else known.deaths += 1;
+      }
+    }
+  }
+  for (const [client, known] of lives) {
+    if (known.alive && !(client in said)) Object.assign(known, { alive: false, since: now, deaths: known.deaths + 1 });
+  }
+  for (const watcher of watchers) watcher();
+}

@@ -1,0 +1,123 @@
+// What a view hears of the Tabs that it shows, each second, while anybody can see it.
+
+import { Stream } from "./stream.js";
+
+/** @typedef {import("./stream.js").Said} Said */
+
+const BREATH = 15_000; // ms between two signs of life to the worker
+/** @type {(said: Said) => void} */
+let hear = () => {};
+/** @type {string[]} */
+let wanted = [];
+/** @type {string | null} */
+let error = null;
+/** @type {Set<() => void>} */
+const watchers = new Set();
+
+/** @param {import("./stream.js").Message} message */
+function tell(message) {
+  const before = error;
+  if (message.away) error = message.away;
+  else if (message.said) error = message.said.error ?? null;
+  if (before !== error) for (const watcher of watchers) watcher();
+  if (message.said && !document.hidden) hear(message.said);
+}
+
+/** What the stream says is away; null: nothing. */
+export function away() {
+  return error;
+}
+
+/** @param {() => void} watcher */
+export function watch(watcher) {
+  watchers.add(watcher);
+}
+
+/** @type {(names: string[]) => void} */
+let send;
+/** @type {() => void} */
+let breathe = () => {};
+
+function fallBack() {
+  const stream = new Stream();
+  const me = {};
+  send = (names) => stream.wish(me, names, tell);
+  breathe = () => {};
+  Object.assign(window, { tabaStream: stream });
+}
+
+try {
+  const policy = /** @type {any} */ (window).trustedTypes?.createPolicy("taba", { createScriptURL: (/** @type {string} */ url) => (url === "/page/worker.js" ? url : "") });
+  const worker = new SharedWorker(policy ? policy.createScriptURL("/page/worker.js") : "/page/worker.js", { type: "module", name: "taba" });
+  worker.port.onmessage = ({ data }) => tell(data);
+  worker.onerror = () => {
+    fallBack();
+    push();
+  };
+  send = (names) => worker.port.postMessage({ names });
+  breathe = () => worker.port.postMessage({});
+} catch {
+  fallBack();
+}
+
+function push() {
+  const names = document.hidden ? [] : wanted;
+  send(names);
+  if (!names.length && error) {
+    error = null;
+    for (const watcher of watchers) watcher();
+  }
+}
+
+setInterval(() => breathe(), BREATH);
+document.addEventListener("visibilitychange", push);
+addEventListener("pagehide", () => send([]));
+
+/**
+ * Show these Tabs from now on, and no others.
+ * @param {string[]} names
+ * @param {(said: Said) => void} listener
+ */
+export function listen(names, listener) {
+  hear = listener;
+  if (names.length === wanted.length && names.every((name, at) => name === wanted[at])) return;
+  wanted = names;
+  push();
+}
+
+/**
+ * Do something now and again while the page can be seen, and never twice at once. Returns what ends it.
+ * @param {() => Promise<void>} doing
+ * @param {number | (() => number)} every ms
+ * @returns {() => void}
+ */
+export function repeat(doing, every) {
+  let over = false;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  let timer;
+  let running = false;
+  async function once() {
+    clearTimeout(timer);
+    if (over || running) return;
+    if (!document.hidden) {
+      running = true;
+      try {
+        await doing();
+      } catch (failure) {
+        if (!(failure instanceof Error && failure.name === "AbortError")) console.debug("asked in vain", failure); // api.js has said it
+      }
+      running = false;
+    }
+    if (!over) timer = setTimeout(once, typeof every === "number" ? every : every());
+  }
+  const wake = () => {
+    if (!document.hidden) void once();
+  };
+  document.addEventListener("visibilitychange", wake);
+  void once();
+  return () => {
+    over = true;
+    clearTimeout(timer);
+    document.removeEventListener("visibilitychange", wake);
+  };
+}

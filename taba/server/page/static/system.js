@@ -1,0 +1,123 @@
+// The system: what needs a person, Servers, shards and their buckets, Handlers, jobs.
+
+import { ask, get, mayChange, url } from "./api.js";
+import { fill, h, say, style, table } from "./dom.js";
+import * as format from "./format.js";
+import { status } from "./line.js";
+import { repeat } from "./live.js";
+
+const MOVED = 60_000; // ms for which a bucket that changed its shard is marked
+const MOST_CELLS = 4096; // buckets that are drawn one by one
+const JOBS = /** @type {[string, string, string][]} */ ([["check", "Check", "Compare maps and owner keys"], ["prune", "Prune", "Forget what is idle for long"], ["upgrade", "Upgrade", "Write States of older versions anew"]]);
+
+/**
+ * @param {HTMLElement} host
+ * @returns {import("./view.js").View}
+ */
+export function system(host) {
+  const problems = h("section");
+  const servers = h("section");
+  const shards = h("section");
+  const handlers = h("section");
+  const jobs = h("section");
+  const told = h("p", { class: "quiet", role: "status" });
+  fill(host, h("h1", null, "System"), problems, servers, shards, jobs, handlers);
+  /** @type {Map<string, {shard: string, uses: number, moved: number, busy: number}>} */
+  const buckets = new Map();
+
+  /** @param {() => Promise<any>} doing */
+  async function act(doing) {
+    try {
+      await doing();
+      say(told, "");
+    } catch (error) {
+      say(told, /** @type {Error} */ (error).message);
+    }
+    await drawJobs().catch(() => {});
+  }
+
+  async function drawJobs() {
+    const all = await get("/v1/jobs");
+    const focused = document.activeElement instanceof HTMLElement && jobs.contains(document.activeElement) ? document.activeElement.id : "";
+    fill(
+      jobs,
+      h("h2", { id: "jobs" }, "Jobs"),
+      mayChange() ? h("div", { class: "tools" }, ...JOBS.map(([kind, text, why]) => h("button", { id: `job-${kind}`, title: why, onclick: () => act(() => ask("POST", `/v1/${kind}`)) }, text)), told) : null,
+      all.length
+        ? table("Jobs, newest first", ["job", "state", "done", "started", "says", ""], all.slice(0, 20).map((/** @type {any} */ job) => [job.kind + (job.dry_run ? " (dry run)" : ""), job.state, job.state === "running" ? h("progress", { max: job.total || 1, "aria-label": job.kind, value: job.done }) : `${format.count(job.done)} / ${format.count(job.total)}`, format.moment(job.started), job.message, job.state === "running" && mayChange() ? h("button", { class: "small", onclick: () => act(() => ask("DELETE", url("/v1/jobs", { id: job.id }))) }, "Cancel") : ""]))
+        : h("p", { class: "quiet" }, "None has run lately."),
+    );
+    if (focused) document.getElementById(focused)?.focus();
+  }
+
+  const ends = [
+    repeat(async () => {
+      const [said, all] = await Promise.all([get("/v1/status"), get("/v1/servers")]);
+      status.last = said;
+      fill(
+        problems,
+        h("h2", { id: "problems" }, "What needs you"),
+        said.problems.length ? h("ul", { class: "problemlist" }, ...said.problems.map((/** @type {string} */ problem) => h("li", null, problem))) : h("p", { class: "good" }, "Nothing."),
+      );
+      const { store, latency } = said;
+      fill(
+        servers,
+        h("h2", { id: "servers" }, "Servers", h("span", { class: "quiet" }, `store ${store.url}, ${format.count(store.buckets)} buckets, ${format.count(said.folded)} events folded, ${format.count(said.dead_letters)} dead letters`)),
+        table("Every Server", ["address", "does", "up for"], all.map((/** @type {any} */ one) => [one.url, (one.roles ?? []).join(", "), format.lasting(Date.now() / 1000 - one.started)]), [false, false, true]),
+        h("p", { class: "quiet" }, `This one: version ${said.version}, ${format.plural(said.workers, "worker")}; from record to visible p50 ${format.amount(latency?.p50, "s")}, p95 ${format.amount(latency?.p95, "s")}, p99 ${format.amount(latency?.p99, "s")}; ${format.plural(said.listening.connections, "connection")}, ${format.count(said.listening.listeners)} listening.`),
+      );
+      const names = Object.keys(said.handlers).sort();
+      fill(
+        handlers,
+        h("h2", { id: "handlers" }, "Types"),
+        table("Handlers", ["Type", "from", "version", "errors"], names.map((name) => [name, said.handlers[name].origin, said.handlers[name].version, said.handlers[name].errors ? h("b", { class: "bad" }, format.count(said.handlers[name].errors)) : "0"]), [false, false, true, true]),
+        said.types_missing.length ? h("p", { class: "bad" }, `Nobody here knows: ${said.types_missing.join(", ")}.`) : null,
+      );
+    }, 3000),
+    repeat(async () => {
+      const all = await get("/v1/shards?detail=1");
+      const now = Date.now();
+      for (const shard of all) {
+        for (const [bucket, uses] of Object.entries(shard.uses ?? {})) {
+          const known = buckets.get(bucket);
+          if (!known) buckets.set(bucket, { shard: shard.name, uses, moved: 0, busy: 0 });
+          else {
+            if (known.shard !== shard.name) Object.assign(known, { shard: shard.name, moved: now });
+            known.busy = 0.5 * known.busy + 0.5 * Math.max(0, uses - known.uses);
+            known.uses = uses;
+          }
+        }
+      }
+      drawShards(all, now);
+    }, 3000),
+    repeat(drawJobs, 2000),
+  ];
+
+  /**
+   * @param {any[]} all
+   * @param {number} now
+   */
+  function drawShards(all, now) {
+    const most = Math.max(...[...buckets.values()].map((bucket) => bucket.busy), 1);
+    fill(
+      shards,
+      h("h2", { id: "shards" }, "Shards"),
+      table("Every shard", ["shard", "address", "buckets", "keys", "bytes", "operations"], all.map((shard) => [shard.name, shard.url, format.count(shard.buckets), format.count(shard.keys), format.amount(shard.bytes, "bytes"), format.count(shard.ops)]), [false, false, true, true, true, true]),
+      ...(buckets.size <= MOST_CELLS
+        ? all.map((shard) => {
+            const mine = [...buckets].filter(([, bucket]) => bucket.shard === shard.name).sort(([one], [other]) => Number(one) - Number(other));
+            const moved = mine.filter(([, bucket]) => now - bucket.moved < MOVED).length;
+            const map = h("div", { class: "map", role: "img", "aria-label": `${format.plural(mine.length, "bucket")} of ${shard.name}${moved ? `, ${moved} came within the last minute` : ""}` });
+            for (const [name, bucket] of mine) {
+              const cell = h("i", { title: `bucket ${name}`, class: now - bucket.moved < MOVED ? "moved" : null });
+              style(cell, "--busy", String(Math.sqrt(bucket.busy / most)));
+              map.append(cell);
+            }
+            return h("figure", null, h("figcaption", { class: "quiet" }, `${shard.name}: its buckets, darker the more this Server uses them${moved ? `; ${moved} came within the last minute` : ""}`), map);
+          })
+        : []),
+    );
+  }
+
+  return { title: "System", keys: {}, end: () => ends.forEach((end) => end()) };
+}

@@ -1,0 +1,313 @@
+"""The page in a real browser: what people do with it, beside a real Server, Agent and processes that record."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import quote
+
+import pytest
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba.tokens import line_of, new_token
+from tests.browser.chromium import DESKTOP, PHONE, Browser, Keys
+from tests.needs import needs_program
+from tests.processes import Process, twistd, wait_for_port
+from tests.services import START_SECONDS, Services
+
+pytestmark = pytest.mark.real
+HOSTILE = '<img src=x onerror="window.harmed=1"><script>window.harmed=1</script>'
+VIEWS = (
+    "#/",
+    "#/board",
+    "#/clients",
+    "#/processes",
+    "#/system",
+    "#/letters",
+    "#/tab/http_seconds",
+    "#/tab/queue_depth",
+    "#/client/web%3Aa%2F1",
+)
+
+RECORDS = """
+import random, sys, time
+from taba import client
+client.start("web:1")
+seconds = [client.percentile("http_seconds", labels={"route": route}, unit="seconds") for route in ("/cart", "/search")]
+hits, odd = client.counter("hits"), client.counter("odd", labels={"x": sys.argv[1]})
+depth, words = client.gauge("queue_depth"), client.tab("words", type="TopK")
+while True:
+    for tab in seconds:
+        tab.observe(random.lognormvariate(-3, 0.5))
+    hits.inc(); odd.inc(); depth.set(random.randrange(50)); words.record(random.choice(["red", "red", "blue"]))
+    time.sleep(0.02)
+"""
+
+
+class WithBrowser(SynchronousTestCase):
+    """Tests that share a browser, a Server, an Agent and a process that records."""
+
+    services: ClassVar[Services]
+    browser: ClassVar[Browser]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        needs_program("chromium")
+        needs_program("chromedriver")
+        cls.services = Services()
+        cls.addClassCleanup(cls.services.stop)
+        cls.services.start_server()
+        cls.services.start_agent()
+        arguments = [sys.executable, "-c", RECORDS, HOSTILE]
+        recorder = subprocess.Popen(arguments, env=cls.services.environ, cwd=cls.services.directory)
+        cls.addClassCleanup(recorder.wait)
+        cls.addClassCleanup(recorder.kill)
+        events: list[Any] = [{"tab": f"many.{n // 100}.{n}", "type": "CounterGroup", "value": 1} for n in range(1000)]
+        cls.services.query.post_events("batch/1", events)
+        cls.services.query.post_events("batch/1", [{"tab": "lost", "type": "NoSuchType", "value": HOSTILE}])
+        for number in range(4):
+            cls.services.query.post_events(
+                f"web:b/{number}", [{"tab": "slow", "type": "PercentileGroup", "value": 5.0 if number == 2 else 0.1}]
+            )
+        cls.browser = Browser(cls.services.directory / "profile")
+        cls.addClassCleanup(cls.browser.stop)
+
+    def setUp(self) -> None:
+        self.browser.resize(DESKTOP)
+        self.browser.prefer("light")
+        self.browser.said()
+
+    def tearDown(self) -> None:
+        self.assertIsNone(self.browser.run("return window.harmed ?? null"))
+
+    def open(self, place: str = "#/") -> None:
+        self.browser.open(f"{self.services.server_url}/{place}")
+
+    def go(self, place: str) -> None:
+        """Another view of the page that is open."""
+        self.browser.run("location.hash = arguments[0]", place)
+        self.browser.until(lambda: self.browser.run("return document.querySelector('#view h1') !== null"))
+
+
+class Page(WithBrowser):
+    def test_what_moves_is_there_and_goes_on_and_what_is_typed_finds_a_tab_and_opens_it(self) -> None:
+        self.open()
+        self.browser.until_text(".row .name", "hits")
+        self.browser.until_text("#line", "alive")
+        self.browser.type("#search", "percentile cart")
+        self.assertEqual(self.browser.until_text(".row .name", "/cart").count("http_seconds"), 1)
+        self.browser.type("#search", "many.7.77")
+        self.browser.until_text(".tools", "10 of 1,0")  # many.7.770 and those after it
+        self.browser.press(Keys.ENTER)
+        self.browser.until_text("h1", "many.7.770")
+        self.open("#/tab/hits")
+        first = self.browser.until_text(".large dd", "")
+        self.browser.until(lambda: self.browser.text(".large dd") not in ("", first))  # live, while a process records
+        self.assertEqual(self.browser.said(), [])
+
+    def test_rows_outside_the_window_are_not_there(self) -> None:
+        self.open()
+        self.browser.type("#search", "many")
+        self.browser.until_text(".tools", "1,000 of")
+        self.assertLess(len(self.browser.texts(".space .row")), 60)
+        self.browser.run("document.querySelector('.list').scrollTop = 1e6")
+        self.browser.until_text(".row .name", "many.9.999")
+        self.assertLess(len(self.browser.texts(".space .row")), 60)
+
+    def test_a_tabs_past_is_drawn_zoomed_and_stands_beside_in_a_table(self) -> None:
+        self.open("#/tab/http_seconds")
+        self.browser.until_text(".past h3", "Percentiles")
+        self.browser.click("details.beside summary")
+        self.browser.until(lambda: len(self.browser.texts(".beside tbody tr")) >= 2)
+        self.browser.click(".window:nth-child(1)")
+        self.browser.until(lambda: self.browser.run("return document.querySelector('.detail .u-over')?.clientWidth > 300"))
+        self.browser.drag(".detail .u-over", 0.8, 0.99)
+        self.browser.until_text("button", "Whole window")
+        self.browser.click(".past .tools button:not([aria-pressed])")
+        self.browser.until(lambda: "Whole window" not in self.browser.texts("button"))
+        self.browser.press("a")
+        self.browser.until_text(".past h3", "Heat map")
+        self.browser.run("const s = document.querySelector('.past select'); s.value = 'route'; s.dispatchEvent(new Event('change'))")
+        self.browser.until_text(".legend", "/cart")
+        self.browser.until_text(".copied code", "histogram_quantile")
+        self.assertEqual(self.browser.said(), [])
+
+    def test_who_marks_the_client_that_stands_out(self) -> None:
+        self.open("#/tab/slow")
+        self.assertIn("web:b/2", self.browser.until_text(".outlier", "Stands out"))
+        self.browser.until(lambda: self.browser.texts("tr.marked th") == ["web:b/2"])
+        self.browser.click("[data-sort=client]")
+        self.browser.until(lambda: self.browser.texts(".who tbody th") == [f"web:b/{number}" for number in range(4)])
+
+    def test_a_board_is_put_together_by_keys_kept_and_found_again(self) -> None:
+        for tab in ("hits", "queue_depth", "words"):
+            self.open(f"#/tab/{tab}")
+            self.browser.until_text("h1", tab)
+            self.browser.press("p")
+            self.browser.until_text("button", "Pinned")
+        self.browser.press("b")
+        self.browser.until_text(".card", "words")
+        self.browser.until_text(".card .value", "red")
+        self.browser.run("document.querySelector('.card[data-tab=words]').focus()")
+        self.browser.press("<")
+        self.browser.type("main input[type=text]", "wall-1")
+        self.browser.click("#keep")
+        self.browser.until_text("h1", "wall-1")
+        self.open("#/board/wall-1")
+        self.browser.until(
+            lambda: (
+                self.browser.run("return [...document.querySelectorAll('.card')].map(c => c.dataset.tab)")
+                == ["hits", "words", "queue_depth"]
+            )
+        )
+        self.open("#/board/" + quote('=["words"]', safe=""))
+        self.browser.until_text(".card .value", "red")
+        self.assertEqual(self.browser.said(), [])
+
+    def test_dead_letters_are_shown_with_their_cure_and_discarded_by_whom_means_it(self) -> None:
+        self.open("#/letters")
+        self.browser.until_text(".letter summary", "no Handler of Type NoSuchType")
+        self.browser.click(".letter summary")
+        self.browser.until_text(".letter td", "<img")
+        self.browser.click("#discard")
+        self.browser.until_text("#discard", "for ever?")
+        self.assertEqual(self.services.query.status()["dead_letters"], 1)
+        self.browser.click("#discard")
+        self.browser.until_text("main", "None: everything that came was folded.")
+        self.browser.until(lambda: self.services.query.status()["dead_letters"] == 0)
+        self.services.query.post_events("batch/1", [{"tab": "lost", "type": "NoSuchType", "value": HOSTILE}])
+
+    def test_a_hostile_label_is_text_wherever_it_stands(self) -> None:
+        self.open()
+        self.browser.type("#search", "onerror")
+        self.browser.until_text(".row .name", "<script>window.harmed")
+        self.browser.press(Keys.ENTER)
+        self.browser.until_text("h1 .label", "<script>window.harmed")
+        self.browser.until_text("section.who", "web:1")
+        self.browser.press("p", "b")
+        self.browser.until_text(".card .label", "<script>")
+        self.assertEqual(self.browser.said(), [])
+
+    def test_pages_of_one_browser_listen_once_and_hidden_ones_not_at_all(self) -> None:
+        def listeners() -> int:
+            return int(self.services.query.status()["listening"]["listeners"])
+
+        self.open("#/tab/hits")
+        self.browser.until(lambda: listeners() == 1)
+        first = self.browser.driver.current_window_handle
+        for place in ("#/tab/queue_depth", "#/tab/words"):
+            self.browser.driver.switch_to.new_window("window")
+            self.browser.driver.get(f"{self.services.server_url}/{place}")
+            self.browser.until_text(".large dd", "")
+        self.browser.until(lambda: listeners() == 1)
+        for handle in self.browser.driver.window_handles:
+            if handle != first:
+                self.browser.driver.switch_to.window(handle)
+                self.browser.driver.close()
+        self.browser.driver.switch_to.window(first)
+        self.browser.run("Object.defineProperty(document, 'hidden', {value: true}); document.dispatchEvent(new Event('visibilitychange'))")
+        self.browser.until(lambda: listeners() == 0)
+
+    def test_keys_alone_lead_everywhere_and_are_shown(self) -> None:
+        self.open()
+        self.browser.until_text(".row .name", "hits")
+        for key, head in (("c", "Clients"), ("m", "My processes"), ("y", "System"), ("d", "Dead letters"), ("b", "My board"), ("h", "")):
+            self.browser.press(key)
+            self.browser.until_text("h1", head)
+        self.browser.press("/")
+        self.browser.until(lambda: self.browser.run("return document.activeElement.id") == "search")
+        self.browser.press("hits", Keys.ARROW_DOWN, Keys.ENTER)
+        self.browser.until_text("h1", "hits")
+        self.browser.press("?")
+        self.browser.until_text("dialog kbd", "Esc")
+        self.browser.press(Keys.ESCAPE)
+        self.browser.until(lambda: not self.browser.texts("dialog kbd"))
+        self.browser.press(Keys.ESCAPE)
+        self.browser.until(lambda: self.browser.run("return location.hash") == "#/")
+
+    def test_nothing_of_a_phone_is_too_wide_and_dark_is_dark(self) -> None:
+        self.browser.resize(PHONE)
+        self.browser.prefer("dark")
+        self.open()
+        self.browser.until_text("#line", "alive")
+        for view in VIEWS:
+            self.go(view)
+            self.assertLessEqual(self.browser.run("return document.scrollingElement.scrollWidth"), PHONE[0], view)
+        channels = self.browser.run("return getComputedStyle(document.body.parentElement).backgroundColor.match(/[0-9]+/g).map(Number)")
+        self.assertLess(max(channels[:3]), 60)
+
+    def test_a_screen_reader_finds_nothing_amiss_in_any_view_light_or_dark(self) -> None:
+        axe = files("axe_core_python").joinpath("axe.min.js").read_text()
+        self.open()
+        self.browser.until_text("#line", "alive")
+        self.browser.run(axe)
+        script = "axe.run(arguments[0]).then(r => arguments[1](r.violations.map(v => [v.id, v.nodes[0].html.slice(0, 200)])))"
+        contrast = {"runOnly": ["color-contrast"]}
+        for scheme, views, what in (("light", VIEWS, {}), ("dark", VIEWS[-3:], contrast)):
+            self.browser.prefer(scheme)
+            for view in views:
+                self.go(view)
+                if "tab/" in view:
+                    self.browser.until_text("section.who", "Client")
+                self.assertEqual(self.browser.driver.execute_async_script(script, what), [], f"{view} {scheme}")
+
+
+class Away(WithBrowser):
+    def test_a_server_that_is_away_is_said_and_what_it_says_later_is_shown(self) -> None:
+        self.open("#/tab/hits")
+        self.browser.until_text(".large dd", "")
+        self.services.kill_server()
+        self.browser.until_text("#banner", "does not answer")
+        self.assertNotEqual(self.browser.text(".large dd"), "")  # what was shown stays
+        self.services.start_server()
+        self.browser.until(lambda: not self.browser.texts("#banner"))
+        shown = self.browser.text(".large dd")
+        self.browser.until(lambda: self.browser.text(".large dd") != shown)
+
+    def test_a_store_that_is_away_is_said(self) -> None:
+        self.open("#/")
+        self.browser.until_text(".row .name", "hits")
+        store = self.services.store_pid()
+        os.kill(store, signal.SIGSTOP)
+        try:
+            self.browser.until(lambda: self.browser.texts("#banner"))
+        finally:
+            os.kill(store, signal.SIGCONT)
+        self.browser.until(lambda: not self.browser.texts("#banner"))
+
+
+class LoggedIn(SynchronousTestCase):
+    def test_a_token_is_asked_for_once_and_one_for_reading_changes_nothing(self) -> None:
+        services = Services()
+        self.addCleanup(services.stop)
+        tokens = {kind: new_token(kind) for kind in ("read", "admin")}
+        file = Path(tempfile.mkdtemp(dir=services.directory)) / "tokens"
+        file.touch(0o600)
+        file.write_text("".join(f"{line_of(token)}\n" for token in tokens.values()))
+        browser = Browser(services.directory / "profile")
+        self.addCleanup(browser.stop)
+        options = ("--listen", f"tcp:{services.server_port}:interface=127.0.0.1", "--store", f"embedded:{services.directory / 'store'}")
+        child = Process("server", twistd("taba-server", *options, "--tokens", str(file)), services.directory, services.environ)
+        services.children.append(child)
+        wait_for_port(child, services.server_port, START_SECONDS)
+        browser.open(services.server_url)
+        browser.type("#token", new_token("read"))
+        browser.press(Keys.ENTER)
+        browser.until_text("[role=alert]", "not known")
+        for kind, may in (("read", False), ("admin", True)):
+            browser.type("#token", tokens[kind])
+            browser.press(Keys.ENTER)
+            browser.until_text("#top", f"{kind} · log out")
+            self.assertEqual(browser.run("return document.cookie"), "")
+            browser.press("y")
+            browser.until_text("h1", "System")
+            browser.until_text("#jobs", "Jobs")
+            self.assertEqual(bool(browser.texts("#job-prune")), may)
+            browser.click("#top .corner button")
+            browser.until_text("main", "asks for a token")
