@@ -446,7 +446,7 @@ class Server(Part):
         try:
             if name == "envelopes":
                 answer = await self.routes.envelopes(call)
-                return 200, dict(answer.headers), answer.content
+                return 200, {name: value for name, value in answer.headers.items() if isinstance(value, str)}, answer.content
             if name == "status":
                 return 200, {}, json.dumps({"store": self.router.describe()}).encode()
             if name == "servers":

@@ -34,7 +34,7 @@ class Keeping(ServerCase):
         most = [f"t{number}" for number in range(boards.MAX_PINNED)]
         self.assertEqual((await self.put(server, "most", {"tabs": most, "title": "x" * boards.MAX_TITLE})).status, 200)
         self.assertEqual((await self.put(server, "x" * 64, {"tabs": []})).status, 200)
-        for bad in (
+        bads: list[Any] = [
             {"tabs": [*most, "one"]},
             {"tabs": most, "title": "x" * (boards.MAX_TITLE + 1)},
             {"tabs": ["a", "a"]},
@@ -48,7 +48,8 @@ class Keeping(ServerCase):
             {},
             [],
             None,
-        ):
+        ]
+        for bad in bads:
             answered = await self.put(server, "bad", bad)
             self.assertEqual(answered.status, 400, bad)
         for name in ("x" * 65, "a%20b", "a%2fb", "%00", "%C3%BC"):
@@ -70,6 +71,7 @@ class Keeping(ServerCase):
         await self.put(server, "good", {"tabs": ["hits"]})
         key = keys.boards(boards.BUCKET)
         for content in (b"\xff", b"[]", b'{"tabs": 1}'):
-            await server.router.transact(0, [], lambda _, content=content: Writes([(b"HSET", key, b"bad", content)], None))
+            writes = Writes([(b"HSET", key, b"bad", content)], None)
+            await server.router.transact(0, [], lambda _, writes=writes: writes)  # type: ignore[misc]
             self.assertEqual(list(await self.get(server, "/v1/boards")), ["good"])
             self.assertEqual((await self.ask(server, "/v1/boards/bad")).status, 404)
