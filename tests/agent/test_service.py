@@ -123,6 +123,21 @@ class ServiceTests(TestCase):
         self.assertEqual(content["dropped_by_reason"], {})
         self.assertEqual(content["problems"], [])
 
+    async def test_its_status_is_there_for_people_too(self) -> None:
+        import treq
+
+        producer = self.producer()
+        producer.record(producer.tab("bids_won"), 1.0)
+        service = self.start()
+        await self.until(lambda: self.server.store.folded == 1)
+        url = f"http://127.0.0.1:{service._port.getHost().port}/v1/status"
+        response = await treq.get(url, headers=Headers({"Accept": ["text/plain"]}), persistent=False)
+        lines = (await response.text()).splitlines()
+        self.assertTrue(lines[0].endswith(f"Agent {self.agent}"), lines)
+        self.assertEqual(lines[1], "rings: 1, recorded: 1")
+        self.assertIn(f"Server {self.server.url}: healthy", lines)
+        self.assertTrue({line.partition(":")[0] for line in lines} >= {"outbox", "spool"}, lines)
+
     async def test_a_killed_agent_goes_on_from_its_outbox_and_nothing_counts_twice(self) -> None:
         producer = self.producer()
         tab = producer.tab("bids_won")
