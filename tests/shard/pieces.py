@@ -1,11 +1,23 @@
-"""What the shard layer's tests say again and again: one question, writes that depend on nothing, and what is sent."""
+"""What the shard layer's tests say again and again: a Router, one question, writes that depend on nothing, and what is sent."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet import reactor
+
+from taba.shard.router import Router
+from taba.shard.servers.url import parse_store
 from taba.shard.transaction import Writes
+
+
+async def connect(case: Any, url: str, buckets: int | None, **options: Any) -> Router:
+    """A Router of the store at `url`, connected, and closed with the test."""
+    router = Router(parse_store(url), buckets, reactor, **options)
+    case.addCleanup(router.close)
+    await router.connect()
+    return router
 
 
 async def ask(pool: Any, *command: bytes) -> Any:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
-from twisted.internet import reactor
-from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
@@ -15,9 +13,9 @@ from taba.shard.buckets import lease_key, prefix_of
 from taba.shard.lock import LockHeld
 from taba.shard.router import Router
 from taba.shard.servers.connection import Connection
-from taba.shard.servers.url import parse_store
 from taba.shard.transaction import BucketBusy, Writes
 from tests.clock import WallClock
+from tests.shard.pieces import connect
 from tests.topologies import wait_until
 from tests.valkey import EphemeralValkey
 
@@ -37,10 +35,7 @@ class StoreClockTests(TestCase):
         self.addCleanup(self.valkey.remove)
 
     async def router(self) -> Router:
-        router = Router(parse_store(self.valkey.url), 4, reactor)
-        self.addCleanup(lambda: ensureDeferred(router.close()))
-        await router.connect()
-        return router
+        return await connect(self, self.valkey.url, 4)
 
     def set_clock(self, offset: float) -> None:
         self.clock.offset = offset

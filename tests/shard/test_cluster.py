@@ -23,7 +23,7 @@ from taba.shard.servers.connection import ErrorReply, Redirected, TransactionRef
 from taba.shard.servers.url import Address, parse_store
 from taba.shard.transaction import Writes
 from tests.shard.load import Load, until
-from tests.shard.pieces import note_commands
+from tests.shard.pieces import connect, note_commands
 from tests.topologies import Cluster
 from tests.valkey import EphemeralValkey, free_port
 
@@ -88,10 +88,7 @@ class ClusterTests(TestCase):
     async def routers(self, count: int = 1, url: str = "") -> list[Router]:
         found = []
         for _ in range(count):
-            router = Router(parse_store(url or self.cluster.url), BUCKETS, reactor)
-            self.addCleanup(router.close)
-            await router.connect()
-            found.append(router)
+            found.append(await connect(self, url or self.cluster.url, BUCKETS))
         return found
 
     def setUp(self) -> None:

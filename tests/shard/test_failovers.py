@@ -9,7 +9,6 @@ from unittest import skipUnless
 
 import pytest
 from twisted.internet import reactor
-from twisted.internet.defer import ensureDeferred
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
@@ -22,7 +21,7 @@ from taba.shard.moving.steps import Step
 from taba.shard.router import Router
 from taba.shard.servers.url import parse_store
 from tests.shard.load import Load
-from tests.shard.pieces import always
+from tests.shard.pieces import always, connect
 from tests.topologies import SentinelTrio, wait_until
 
 
@@ -62,10 +61,7 @@ class FailoverCase(TestCase):
         await self.load.until(20)
 
     async def router(self, buckets: int | None = None) -> Router:
-        router = Router(parse_store(self.one), buckets, reactor)
-        self.addCleanup(lambda: ensureDeferred(router.close()))
-        await router.connect()
-        return router
+        return await connect(self, self.one, buckets)
 
     async def moving(self, watch: Any = None, **options: Any) -> None:
         """`taba reshard --add`: nobody repeats it, and nobody repairs anything."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet import reactor
-from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
@@ -14,8 +13,8 @@ from taba.shard import router as router_module
 from taba.shard.buckets import MAP_KEY, MAP_VERSION, STORE_KEY, prefix_of
 from taba.shard.maps import succeed
 from taba.shard.router import Router
-from taba.shard.servers.url import parse_store
 from taba.shard.transaction import Writes
+from tests.shard.pieces import connect
 from tests.valkey import EphemeralValkey
 
 BUCKETS = 4
@@ -34,10 +33,7 @@ class IdentityTests(TestCase):
         return valkey
 
     async def router(self, url: str, buckets: int | None = BUCKETS, **options: Any) -> Router:
-        router = Router(parse_store(url), buckets, reactor, **options)
-        self.addCleanup(lambda: ensureDeferred(router.close()))
-        await router.connect()
-        return router
+        return await connect(self, url, buckets, **options)
 
     async def refuses(self, router: Router, says: str) -> None:
         self.patch(router_module, "TRANSACT_SECONDS", 0.5)

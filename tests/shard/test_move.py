@@ -21,9 +21,8 @@ from taba.shard.moving.mover import Mover
 from taba.shard.moving.steps import MoveFailed, Overtaken, Step
 from taba.shard.moving.survey import survey
 from taba.shard.router import Router
-from taba.shard.servers.url import parse_store
 from taba.shard.transaction import Writes
-from tests.shard.pieces import ask
+from tests.shard.pieces import ask, connect
 from tests.valkey import EphemeralValkey
 
 BUCKETS = 120
@@ -142,10 +141,7 @@ class MoveCase(TestCase):
         return self.router
 
     async def new_router(self, buckets: int | None = None) -> Router:
-        router = Router(parse_store(",".join(valkey.url for valkey in self.valkeys)), buckets, reactor)
-        self.addCleanup(lambda: ensureDeferred(router.close()))
-        await router.connect()
-        return router
+        return await connect(self, ",".join(valkey.url for valkey in self.valkeys), buckets)
 
     def keep_writing(self, writer: Writer) -> None:
         """Until it is stopped, or the test is over, however that ends."""

@@ -22,8 +22,7 @@ from taba.shard.memory.router import MemoryRouter
 from taba.shard.memory.server import MemoryServer
 from taba.shard.router import Router
 from taba.shard.servers.connection import Connection
-from taba.shard.servers.url import parse_store
-from tests.shard.pieces import note_commands
+from tests.shard.pieces import connect, note_commands
 from tests.valkey import EphemeralValkey
 
 BUCKETS = 4
@@ -54,10 +53,7 @@ class OperationsTests(TestCase):
         for valkey in self.valkeys:
             self.addCleanup(valkey.remove)
         self.valkey = self.valkeys[0]
-        router = Router(parse_store(",".join(valkey.url for valkey in self.valkeys)), BUCKETS, reactor)
-        self.addCleanup(lambda: ensureDeferred(router.close()))
-        await router.connect()
-        return router
+        return await connect(self, ",".join(valkey.url for valkey in self.valkeys), BUCKETS)
 
     def stop_at_the_next_write(self) -> tuple[Any, list[int]]:
         """The store is stopped when it is sent, carries it out when it wakes, and nobody hears the answer."""

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 from twisted.internet import reactor
-from twisted.internet.defer import ensureDeferred
 from twisted.trial.unittest import TestCase
 
 from taba.shard.buckets import Owner, encode_owner, owner_key, prefix_of, with_owner, with_shard
@@ -14,9 +13,9 @@ from taba.shard.maps import change_map
 from taba.shard.moving.check import check
 from taba.shard.moving.reshard import current_shards
 from taba.shard.router import Router
-from taba.shard.servers.url import parse_store
 from taba.shard.transaction import Writes
 from tests.needs import needs_localhost
+from tests.shard.pieces import connect
 from tests.valkey import EphemeralValkey
 
 BUCKETS = 8
@@ -26,10 +25,7 @@ class PhantomTests(TestCase):
     timeout = 300
 
     async def router(self, url: str) -> Router:
-        router = Router(parse_store(url), BUCKETS, reactor)
-        self.addCleanup(lambda: ensureDeferred(router.close()))
-        await router.connect()
-        return router
+        return await connect(self, url, BUCKETS)
 
     async def store(self, shards: int) -> tuple[list[EphemeralValkey], Router]:
         valkeys = [EphemeralValkey(tcp=True, appendfsync="no") for _ in range(shards)]

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.internet import reactor
-from twisted.internet.defer import ensureDeferred
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from taba.shard.buckets import owner_key
@@ -18,6 +17,7 @@ from taba.shard.router import Router
 from taba.shard.servers.prefix import from_the_wire, on_the_wire, with_prefix
 from taba.shard.servers.url import parse_store
 from taba.shard.transaction import Writes
+from tests.shard.pieces import connect
 from tests.topologies import Cluster
 from tests.valkey import EphemeralValkey
 
@@ -53,10 +53,7 @@ class SharedTests(TestCase):
     timeout = 300
 
     async def router(self, url: str) -> Router:
-        router = Router(parse_store(url), BUCKETS, reactor)
-        self.addCleanup(lambda: ensureDeferred(router.close()))
-        await router.connect()
-        return router
+        return await connect(self, url, BUCKETS)
 
     def valkey(self) -> EphemeralValkey:
         valkey = EphemeralValkey(tcp=True, appendfsync="no")

@@ -23,7 +23,7 @@ from taba.shard.moving.steps import MoveFailed, Occupied, Step
 from taba.shard.moving.survey import survey
 from taba.shard.router import Router
 from taba.shard.servers.url import parse_store
-from tests.shard.pieces import always
+from tests.shard.pieces import always, connect
 from tests.shard.test_move import Killed, Writer, key
 from tests.topologies import SentinelTrio
 from tests.valkey import EphemeralValkey
@@ -40,10 +40,7 @@ class ReshardCase(TestCase):
         return valkey
 
     async def router(self, url: str) -> Router:
-        router = Router(parse_store(url), None, reactor)
-        self.addCleanup(lambda: ensureDeferred(router.close()))
-        await router.connect()
-        return router
+        return await connect(self, url, None)
 
     async def prepare(self, shards: int = 1) -> Router:
         self.patch(reshard, "STALL_SECONDS", 0.1)

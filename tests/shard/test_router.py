@@ -19,9 +19,8 @@ from taba.shard.patience import Deadline, Pauses
 from taba.shard.router import Router
 from taba.shard.servers.connection import TransactionRefused
 from taba.shard.servers.pool import Pool
-from taba.shard.servers.url import parse_store
 from taba.shard.transaction import BucketBusy, More, Writes, check_keys, keys_read
-from tests.shard.pieces import note_commands
+from tests.shard.pieces import connect, note_commands
 from tests.valkey import EphemeralValkey
 
 BUCKETS = 4  # 0 and 1 on the first of two shards, 2 and 3 on the second
@@ -43,10 +42,7 @@ class RouterTests(TestCase):
         self.valkey = self.valkeys[0]
         found = []
         for _ in range(routers):
-            router = Router(parse_store(",".join(valkey.url for valkey in self.valkeys)), BUCKETS, reactor)
-            self.addCleanup(router.close)
-            await router.connect()
-            found.append(router)
+            found.append(await connect(self, ",".join(valkey.url for valkey in self.valkeys), BUCKETS))
         return found
 
     async def test_whoever_still_tries_when_the_router_is_closed_ends_at_once(self) -> None:

@@ -21,6 +21,7 @@ from taba.shard.servers.sentinel import Sentinels, Succession, _parse
 from taba.shard.servers.url import Address, parse_store
 from taba.shard.transaction import NotReplicated, Writes
 from tests.shard.load import Load, until
+from tests.shard.pieces import connect
 from tests.topologies import SentinelTrio, wait_until
 from tests.valkey import EphemeralValkey, free_port
 
@@ -130,10 +131,7 @@ class SentinelCase(TestCase):
         return router
 
     async def connected(self, url: str = "", wait_replicas: int = 0) -> Router:
-        router = Router(parse_store(url or self.trio.url), BUCKETS, reactor, wait_replicas=wait_replicas)
-        self.addCleanup(lambda: ensureDeferred(router.close()))
-        await router.connect()
-        return router
+        return await connect(self, url or self.trio.url, BUCKETS, wait_replicas=wait_replicas)
 
     async def yielded(self, name: str, before: Any) -> None:
         """Return once `before` is master nowhere any more: what it still acknowledges until then is lost."""

@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 from twisted.internet import reactor
-from twisted.internet.defer import ensureDeferred
 from twisted.trial.unittest import TestCase
 
 from taba.shard.router import Router
 from taba.shard.servers.cluster import slot_of_bucket
 from taba.shard.servers.embedded import EmbeddedStore
-from taba.shard.servers.url import parse_store
 from tests.shard.contract import Contract
 from tests.shard.operations_contract import OperationsContract
+from tests.shard.pieces import connect
 from tests.topologies import Cluster, SentinelTrio
 from tests.valkey import EphemeralValkey
 
@@ -30,10 +29,7 @@ class _RealContract(Contract, OperationsContract):
     async def connected(self: Any, url: str, count: int) -> list[Router]:
         found = []
         for _ in range(count):
-            router = Router(parse_store(url), BUCKETS, reactor)
-            self.addCleanup(lambda router=router: ensureDeferred(router.close()))
-            await router.connect()
-            found.append(router)
+            found.append(await connect(self, url, BUCKETS))
         return found
 
 
