@@ -20,7 +20,7 @@ from collections import Counter
 from typing import Any, cast
 
 from twisted.internet.base import DelayedCall
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.protocol import connectionDone
 from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
@@ -204,6 +204,7 @@ class BoundedChannel(http.HTTPChannel):
     _lingering = -1  # bytes that may still be read and thrown away; -1: not refused
     _room = 0  # bytes of a body for which the Site keeps room
     _is_refused = False  # it waits to be told that nobody knows it
+    _is_lost = False
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -218,6 +219,7 @@ class BoundedChannel(http.HTTPChannel):
             self.cut()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._is_lost = True
         self.site.leave(self)
         self._give_room_back()
         self._stop_deadline()
@@ -315,7 +317,15 @@ class BoundedChannel(http.HTTPChannel):
     def requestDone(self, request: http.Request) -> None:
         self._is_refused = False
         self._give_room_back()
-        super().requestDone(request)
+        if self._buffer or self._dataBuffer:  # the next request is there already: many of them are one peer's, and others have their turns
+            ensureDeferred(self._go_on(request))
+        else:
+            super().requestDone(request)
+
+    async def _go_on(self, request: http.Request) -> None:
+        await self.site.turns.breathe()
+        if not self._is_lost:
+            super().requestDone(request)
 
     def lineLengthExceeded(self, line: bytes) -> None:
         if self._receivedHeaderSize == 0:

@@ -7,12 +7,13 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet import defer, threads
+from twisted.internet import defer, reactor, threads
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.logger import LogLevel, globalLogPublisher
 
 from taba import connections
+from taba import turns as turns_module
 from taba.query.questions import unreachable
 from taba.web import Answer, Api, Call
 from tests.examples import examples
@@ -250,6 +251,64 @@ class Places(Served):
         await self.served(connection)
         self.site.is_closing = True
         self.assertIn(b"Connection: close", await self.served(connection))
+
+
+class Pipelines(Served):
+    """Requests in one piece, one behind the other."""
+
+    async def asked(self, count: int, body: bytes = b"", behind: bytes = b"") -> tuple[list[int], bytes]:
+        """In which turn of the loop each was served, and all that was answered."""
+        turns: list[int] = []
+        ticking: list[Any] = []
+        loop: Any = reactor
+        turn = 0
+
+        def next_turn() -> None:
+            nonlocal turn
+            turn += 1
+            ticking[:] = [loop.callLater(0, next_turn)]
+
+        async def noted(call: Call) -> Answer:
+            turns.append(turn)
+            return Answer({"size": len(await call.body())})
+
+        self.serve(Api([route("POST", "/noted", noted)]))
+        next_turn()
+        head = b"POST /noted HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n" % len(body)
+        try:
+            return turns, await self.say((head + b"\r\n" + body) * (count - 1) + head + b"Connection: close\r\n\r\n" + body + behind)
+        finally:
+            ticking[0].cancel()
+
+    async def test_others_have_their_turns_between_them(self) -> None:
+        self.patch(turns_module, "TURN_SECONDS", -1.0)  # each is over at once
+        for body in (b"", b"x" * 100):
+            turns, answered = await self.asked(50, body)
+            self.assertEqual(answered.count(b"HTTP/1.1 200"), 50)
+            self.assertEqual(len(set(turns)), 50)
+
+    async def test_as_many_as_fit_in_a_turn_are_served_in_it_each_in_its_order(self) -> None:
+        self.patch(turns_module, "TURN_SECONDS", 1e9)
+        turns, answered = await self.asked(50)
+        self.assertLess(len(set(turns)), 10)
+        self.assertEqual(answered.count(b"HTTP/1.1 200"), 50)
+
+    async def test_what_is_none_behind_some_is_refused_once_and_what_comes_after_the_last_is_not_served(self) -> None:
+        self.patch(connections, "LINGER_SECONDS", 0.05)
+        self.patch(turns_module, "TURN_SECONDS", -1.0)
+        turns, answered = await self.asked(5, behind=b"POST /noted HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3)
+        self.assertEqual((len(turns), answered.count(b"HTTP/1.1 200")), (5, 5))
+        answered = await self.say(b"POST /noted HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n" * 2 + b"nonsense\r\n\r\n")
+        self.assertEqual((answered.count(b"HTTP/1.1 200"), answered.count(b"HTTP/1.1 400")), (2, 1))
+
+    async def test_a_peer_that_goes_between_two_of_them_leaves_nothing_behind(self) -> None:
+        self.patch(turns_module, "TURN_SECONDS", -1.0)
+        peer = self.connect()
+        peer.sendall(b"GET /echo HTTP/1.1\r\nHost: localhost\r\n\r\n" * 200)
+        await self.until(lambda: len(self.site.known) == 1)
+        peer.close()
+        await self.until(lambda: self.site.connections == 0)
+        self.assertEqual(self.flushLoggedErrors(), [])
 
 
 class Texts(Served):

@@ -345,7 +345,16 @@ class _Bytes:
         self.write(offset, bytes(length))
 
 
+_OUTBOX: list[bytes] = []
+
+
 def _outbox() -> bytearray:
+    if not _OUTBOX:
+        _OUTBOX.append(bytes(_written_outbox()))
+    return bytearray(_OUTBOX[0])
+
+
+def _written_outbox() -> bytearray:
     memory = _Bytes(bytearray(MIN_OUTBOX_BYTES // 16))
     Outbox.format(memory, bytes(16))
     outbox = Outbox(memory)
