@@ -38,6 +38,16 @@ class IsRouter(IsReader, Protocol):
         """Read, hand the replies to `update`, write what it says, and give its result; StoreUnavailable after `seconds`."""
         ...
 
+    def may_join(self, bucket: int) -> bool:
+        """Whether it may be in a transaction with other buckets of its server."""
+        ...
+
+    def transact_many(
+        self, reads: Mapping[int, Sequence[Command]], update: Callable[[Any], Any], seconds: float | None = None
+    ) -> Awaitable[dict[int, Any]]:
+        """Likewise for several buckets, tried once: by bucket the result, of those that are done; the others go on alone."""
+        ...
+
     def place_of(self, bucket: int) -> str:
         """Which server has it, as far as is known."""
         ...

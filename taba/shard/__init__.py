@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from taba.shard.joint import MAX_JOINED
     from taba.shard.keys.listing import Page
     from taba.shard.keys.places import bucket_of
     from taba.shard.lock import Lock, LockHeld, LockLost
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from taba.shard.servers.connection import Command, ErrorReply, Reply, TransactionRefused
     from taba.shard.servers.embedded import EmbeddedStore
     from taba.shard.servers.url import StoreURL, parse_store
-    from taba.shard.transaction import BucketBusy, More, NotReplicated, Writes
+    from taba.shard.transaction import BucketBusy, More, MoreOfMany, NotReplicated, Writes
 
 _HOMES = {
     "ErrorReply": "servers.connection",
@@ -29,7 +30,9 @@ _HOMES = {
     "Lock": "lock",
     "LockHeld": "lock",
     "LockLost": "lock",
+    "MAX_JOINED": "joint",
     "More": "transaction",
+    "MoreOfMany": "transaction",
     "NotReplicated": "transaction",
     "Page": "keys.listing",
     "Reply": "servers.connection",
@@ -42,6 +45,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "MAX_JOINED",
     "BucketAway",
     "BucketBusy",
     "Command",
@@ -51,6 +55,7 @@ __all__ = [
     "LockHeld",
     "LockLost",
     "More",
+    "MoreOfMany",
     "NotReplicated",
     "Page",
     "Reply",

@@ -19,6 +19,7 @@ import attrs
 from taba.errors import StoreUnavailable
 from taba.shard.atlas import Atlas, NewPool, NotHere
 from taba.shard.buckets import BucketMap, owner_key, prefix_of
+from taba.shard.joint import MAX_JOINED, Joint, UpdateOfMany
 from taba.shard.keys.places import Text
 from taba.shard.lock import Lock
 from taba.shard.moving.mending import Mender
@@ -377,6 +378,35 @@ class Router(Operations):
         answers = await gather([self.transact(part.bucket, part.reads, part.update, max(deadline.left, 0.0)) for part in left])
         results.update(zip((part.bucket for part in left), answers, strict=True))
         return {bucket: results[bucket] for bucket in work}
+
+    def may_join(self, bucket: int) -> bool:
+        """Whether `bucket` may be in one transaction with others of its server; not in a cluster, whose slots move one by one."""
+        known = self.atlas.known
+        server = None if known is None or bucket >= known.buckets else self.atlas.server_of(known, bucket)
+        return known is not None and server is not None and self.atlas.is_whole(known, bucket, server)
+
+    async def transact_many(
+        self, reads: Mapping[int, Sequence[Command]], update: UpdateOfMany, seconds: float | None = None
+    ) -> dict[int, Any]:
+        """`transact` for several buckets of one server at once, with one `update` for all, tried once: bucket → result, where it is done.
+
+        `update` gets by bucket the replies, of those that are in it, and returns for each of these Writes, or MoreOfMany, or an
+        awaitable of either; what it raises, this raises. Who is not in the answer goes on alone, by `transact`: its guards said no, or
+        another wrote meanwhile, or nobody knows what became of it. NotReplicated stands for the result where too few replicas have it.
+        """
+        for bucket, its in reads.items():
+            keys_read(bucket, its)
+        if not 0 < len(reads) <= MAX_JOINED:
+            raise ValueError(f"a transaction over {len(reads)} buckets; 1 to {MAX_JOINED} may be in one")
+        deadline = self.atlas.deadline(TRANSACT_SECONDS if seconds is None else seconds)
+        map = await self.atlas.current_map(deadline)
+        server, buckets = next(iter(self.atlas.by_server(map, reads).items()))
+        if server is None or len(buckets) < 2 or not self.atlas.is_whole(map, buckets[0], server):
+            return {}
+        here = {bucket: reads[bucket] for bucket in buckets}
+        results = await Joint(self.atlas, self._who, map, server, here, update, deadline).run()
+        self.uses.update(iter(results))
+        return results
 
     async def replicated(self, *names: Text) -> None:
         """Return once as many replicas as the Router waits for have all that was written to `names` before.

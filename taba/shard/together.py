@@ -46,6 +46,9 @@ class Part(NamedTuple):
     update: Update
 
 
+Guarded = tuple[Part, bytes, list[Any]]  # whose guards said yes, its owner key, and the replies to its reads
+
+
 class Group:
     """One transaction of the buckets of `parts`, all at the server `pool`; tried once."""
 
@@ -76,7 +79,7 @@ class Group:
         if not self._atlas.is_certain:  # it was connected anew, and is perhaps another store's
             return {}
         guarded = await self._watch(connection)
-        decisions = await self._deadline.not_counting(gather([self._decide(connection, part, own) for part, _, own in guarded]))
+        decisions = await self._decisions(connection, guarded)
         taken: dict[int, Any] = {}
         commands: list[Command] = []
         room = MOST_BYTES
@@ -105,11 +108,15 @@ class Group:
                 return {bucket: _not_replicated(error, result) for bucket, result in taken.items()}
         return taken
 
+    async def _decisions(self, connection: Connection, guarded: Sequence[Guarded]) -> Sequence[Any]:
+        """For each of them Writes, or anything else where it is to be done alone."""
+        return await self._deadline.not_counting(gather([self._decide(connection, part, own) for part, _, own in guarded]))
+
     async def _decide(self, connection: Connection, part: Part, replies: list[Any]) -> Writes:
         # all wait at once, and none of that is the store's time: it is not counted here, once for each, but around all of them
         return await decide(connection, part.bucket, part.update(replies), lambda: REPLY_SECONDS, _as_it_is)
 
-    async def _watch(self, connection: Connection) -> list[tuple[Part, bytes, list[Any]]]:
+    async def _watch(self, connection: Connection) -> list[Guarded]:
         """Those whose guards say yes, with their owner keys and the replies to their reads."""
         keys: list[bytes] = []
         reads: list[Command] = []

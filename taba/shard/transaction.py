@@ -9,7 +9,7 @@ or the new, is refused.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from inspect import isawaitable
 from typing import Any, NamedTuple
 
@@ -69,6 +69,13 @@ class More(NamedTuple):
 
     reads: list[Command]
     update: Update
+
+
+class MoreOfMany(NamedTuple):
+    """An update of several buckets needs more, by bucket: `update` is called with their replies (see `joint`)."""
+
+    reads: Mapping[int, Sequence[Command]]
+    update: Callable[[dict[int, list[Any]]], Any]
 
 
 Decision = Writes | More | Awaitable[Writes | More]

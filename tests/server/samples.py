@@ -17,8 +17,11 @@ from taba.names import bucket_of
 from taba.server import keys
 from taba.server.fold.bounds import Bounds
 from taba.server.fold.cycle import Cycle, Foreign, Outcome, Reads, Waiting
+from taba.server.fold.in_all import ENDLESS, Room
 from taba.server.fold.marks import Mark, encode_mark
+from taba.server.fold.together import Together, advance_many
 from taba.server.work.bench import Bench
+from taba.shard import MoreOfMany
 from taba.shard.memory.server import MemoryServer
 
 BUCKETS = 4
@@ -211,6 +214,23 @@ class MemoryStore:
         for command in outcome.commands:
             self.run(command)
         return outcome
+
+    def together(
+        self, lookup: Lookup, waiting: Mapping[int, Sequence[Waiting]], in_all: Room = ENDLESS, **bounds: int
+    ) -> dict[int, Outcome]:
+        """Run the cycles of several buckets as one."""
+        cycles = Together([Cycle(bucket, its, BUCKETS) for bucket, its in waiting.items()])
+        steps = cycles.fold(self._found(cycles.reads), bench_of(lookup), 1001.0, AGE, Bounds(**bounds), in_all)
+        step = advance_many(steps, None)
+        while isinstance(step, MoreOfMany):
+            step = step.update(self._found(step.reads))
+        for writes in step.values():
+            for command in writes.commands:
+                self.run(command)
+        return {bucket: writes.result for bucket, writes in step.items()}
+
+    def _found(self, reads: Mapping[int, Sequence[Sequence[bytes]]]) -> dict[int, list[Any]]:
+        return {bucket: [self.run(command) for command in commands] for bucket, commands in reads.items()}
 
 
 KINDS: dict[bytes, Callable[[MemoryStore, bytes], Any]] = {

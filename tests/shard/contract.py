@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from taba.shard.buckets import lease_key
+from taba.shard.buckets import lease_key, owner_key
+from taba.shard.joint import MAX_JOINED
 from taba.shard.servers.connection import TransactionRefused
-from taba.shard.transaction import BucketBusy, More, Writes
+from taba.shard.transaction import BucketBusy, More, MoreOfMany, Writes
 
 
 def key(bucket: int, name: str = "a") -> bytes:
@@ -75,6 +76,53 @@ class Contract:
             return Writes([], replies)
 
         self.assertEqual(await one.transact(1, [(b"GET", key(1))], lambda _: More([(b"GET", key(1, "b"))], second)), [b"1"])
+
+    async def test_buckets_of_one_server_are_written_at_once_and_who_cannot_be_in_it_is_left(self: Any) -> None:
+        one, two = await self.routers(2)
+        there = [bucket for bucket in range(4) if one.map.shard_of(bucket) == one.map.shard_of(0)]
+        reads = {bucket: [(b"GET", key(bucket))] for bucket in range(4)}
+
+        def write(replies: dict[int, list[Any]]) -> dict[int, Writes]:
+            return {bucket: Writes([(b"SET", key(bucket), b"%d" % bucket)], its) for bucket, its in replies.items()}
+
+        def update(replies: dict[int, list[Any]]) -> MoreOfMany:
+            self.assertEqual(replies, {bucket: [None] for bucket in there})
+            return MoreOfMany({bucket: [(b"GET", key(bucket, "b")), (b"EXISTS", key(bucket))] for bucket in replies}, write)
+
+        done = await one.transact_many(reads, update)
+        if not one.may_join(0) or len(there) < 2:
+            self.assertEqual(done, {})
+            return
+        first, second = there[:2]
+        self.assertEqual(done, {bucket: [None, 0] for bucket in there})
+        self.assertEqual(await two.read_many({bucket: reads[bucket] for bucket in there}), {bucket: [b"%d" % bucket] for bucket in there})
+
+        async def conflicting(replies: dict[int, list[Any]]) -> dict[int, Writes]:
+            await two.transact(first, [], lambda _: Writes([(b"SET", key(first), b"x")]))
+            return {bucket: Writes([(b"SET", key(bucket), b"never")]) for bucket in replies}
+
+        self.assertEqual(await one.transact_many({bucket: reads[bucket] for bucket in there}, conflicting), {})
+        self.assertEqual(await one.read(second, reads[second]), [b"%d" % second])
+        # who has a lease, or is not open here, leaves, and the others go on
+        await one.transact(first, [], lambda _: Writes([(b"SET", lease_key(first), b"another")]))
+        self.assertEqual(list(await one.transact_many({bucket: reads[bucket] for bucket in there}, write)), there[1:])
+        pool = one.atlas.pool_of(one.map.shard_of(first))
+        [owner, _] = await pool.execute([(b"GET", owner_key(first)), (b"DEL", lease_key(first))])
+        await pool.execute([(b"DEL", owner_key(first))])
+        self.assertEqual(list(await one.transact_many({bucket: reads[bucket] for bucket in there}, write)), there[1:])
+        await pool.execute([(b"SET", owner_key(first), owner)])
+        self.assertEqual(one.counts["parted"], 2)
+        # what is no write of its bucket is not done with the others, and what the server refuses is not done at all
+        for wrong in ((b"SET", key(second), b"x"), (b"PING",)):
+            done = await one.transact_many(reads, lambda replies, wrong=wrong: {**write(replies), first: Writes([wrong])})
+            self.assertEqual(list(done), there[1:])
+        self.assertEqual(await one.transact_many(reads, lambda replies: {b: Writes([(b"SET", key(b))]) for b in replies}), {})
+        with self.assertRaises(ZeroDivisionError):
+            await one.transact_many(reads, lambda replies: {b: Writes([], 1 / 0) for b in replies})
+        for buckets in (0, MAX_JOINED + 1):
+            with self.assertRaises(ValueError):
+                await one.transact_many({bucket: [] for bucket in range(buckets)}, write)
+        self.assertEqual(await one.read_many({b: reads[b] for b in (first, second)}), {first: [b"x"], second: [b"%d" % second]})
 
     async def test_what_is_refused_is_refused(self: Any) -> None:
         (one,) = await self.routers(1)

@@ -28,7 +28,7 @@ from taba.handlers import updown
 from taba.server import aging
 from taba.server.fold import cycle, posts
 from taba.server.fold.marks import Mark, Marks
-from taba.shard import atlas, transaction
+from taba.shard import atlas, joint, transaction
 from taba.shard.moving import copying
 from taba.shard.servers.connection import ConnectionGone, Transactions
 
@@ -396,6 +396,7 @@ def a_removed_outbox_is_not_noticed(put: Any) -> None:
 @focused(MOVING, 40.0, 1.0)
 def writers_note_nothing_of_what_they_write(put: Any) -> None:
     put(transaction, "is_moving", lambda content: False)
+    put(joint, "is_moving", lambda content: False)
 
 
 @focused(MOVING)

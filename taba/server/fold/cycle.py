@@ -170,7 +170,7 @@ def bucket_of(tab: str, buckets: int) -> int:
 _bucket_of = lru_cache(MAX_CACHED_NAMES)(names.bucket_of)
 
 
-class _Group:
+class Group:
     """The columns of one Type: which rows of the cycle they touch, numbered again from 0."""
 
     def __init__(self, type: str, handler: Any, is_array: bool):
@@ -241,7 +241,7 @@ class Fold:
         """Fold these batches of the cycle: the commands that write States. What cannot be folded is in `dead` then."""
         yield from self._measure(accepted)
         groups = self._group(accepted)
-        yield from self._fold_groups(groups)
+        yield from self.fold_groups(groups)
         commands = self._state_commands(groups)
         commands += yield from self._meaning_commands(accepted)
         return commands
@@ -325,8 +325,8 @@ class Fold:
             return NEW_CLIENTS if in_all.is_fast[1] else ALL_CLIENTS
         return None
 
-    def _group(self, accepted: list[int]) -> list[_Group]:
-        groups: dict[str, _Group] = {}
+    def _group(self, accepted: list[int]) -> list[Group]:
+        groups: dict[str, Group] = {}
         types, bench = self.types, self.bench
         for index in accepted:
             item = self.cycle.waiting[index]
@@ -358,7 +358,7 @@ class Fold:
                     if handler is None:
                         self._miss(column)
                         continue
-                    group = groups[type] = _Group(type, handler, bench.is_array(type))
+                    group = groups[type] = Group(type, handler, bench.is_array(type))
                 if column.stands_for is not None and not group.is_absolute and not (column.tab in OWN_TABS and not column.weight):
                     self._bury(column, BAD_VALUE, f"{type} takes events one by one")
                     continue
@@ -387,7 +387,7 @@ class Fold:
     def _bury(self, column: Column, reason: str, detail: str) -> None:
         self.dead += dead_letters_of(self.now, reason, detail, column)
 
-    def _checked(self, column: Column, group: _Group, large: bool, is_measured: bool) -> Column | None:
+    def _checked(self, column: Column, group: Group, large: bool, is_measured: bool) -> Column | None:
         """A column of msgpack values without those that its Handler cannot take. `is_measured`: each is within its bounds.
 
         As float64 for an array Handler and of an absolute Type, or where there are pairs as a list of finite floats and pairs of them.
@@ -432,7 +432,7 @@ class Fold:
             good = numpy.array(good, dtype="<f8").tobytes()  # type: ignore[assignment]
         return column._replace(values=good)
 
-    def _check_times(self, group: _Group) -> None:
+    def _check_times(self, group: Group) -> None:
         """Bury Events whose time is none, or for an array Handler whose value is no finite number."""
         if not group.columns:
             return
@@ -457,7 +457,7 @@ class Fold:
                 columns.append((row, column))
         group.columns = columns
 
-    def _load(self, group: _Group) -> None:
+    def _load(self, group: Group) -> None:
         bad: dict[int, str] = {}
         for row, local in group.rows.items():
             try:
@@ -471,13 +471,14 @@ class Fold:
                     self._bury(column, BAD_STATE, bad[local])
             group.columns = [(local, column) for local, column in group.columns if local not in bad]
 
-    def _fold_groups(self, groups: list[_Group]) -> Generator[Reads | Foreign, Any, None]:
-        foldings: list[tuple[_Group, Folding]] = [(group, self.bench.folding(group.type, self._work(group), self.now)) for group in groups]
+    def fold_groups(self, groups: list[Group]) -> Generator[Reads | Foreign, Any, None]:
+        """Have each group's `folded`; together.py has another way, with the groups of other buckets."""
+        foldings: list[tuple[Group, Folding]] = [(group, self.bench.folding(group.type, self._work(group), self.now)) for group in groups]
         sent: list[Any] = [None] * len(foldings)
         while foldings:
             # all Types advance to their next need, then one read, and one errand elsewhere, serve them all
-            wants: list[tuple[_Group, Folding, list[int]]] = []
-            works: list[tuple[_Group, Folding, ForeignWork]] = []
+            wants: list[tuple[Group, Folding, list[int]]] = []
+            works: list[tuple[Group, Folding, ForeignWork]] = []
             for (group, folding), answer in zip(foldings, sent, strict=True):
                 try:
                     need = folding.send(answer)
@@ -490,16 +491,17 @@ class Fold:
                     wants.append((group, folding, need))
             sent = []
             if wants:
-                sent += yield from self._read_parts([(group, rows) for group, _, rows in wants])
+                sent += yield from self.read_parts([(group, rows) for group, _, rows in wants])
             if works:
                 sent += yield Foreign([work for _, _, work in works])
             foldings = [(group, folding) for group, folding, _ in (*wants, *works)]
 
-    def _work(self, group: _Group) -> Work:
+    def _work(self, group: Group) -> Work:
         names = [self.fields[row] for row in group.rows] if self.bench.may_hang(group.type) else ()
         return Work(group.states, [(row, column.times, column.made()) for row, column in group.columns], names)
 
-    def _read_parts(self, wants: list[tuple[_Group, list[int]]]) -> Generator[Reads | Foreign, Any, list[Parts]]:
+    def read_parts(self, wants: list[tuple[Group, list[int]]]) -> Generator[Reads | Foreign, Any, list[Parts]]:
+        """For each group the further parts of these of its rows."""
         fields: list[bytes] = []
         for group, rows in wants:
             of_group = list(group.rows)
@@ -515,7 +517,7 @@ class Fold:
             parts.append(of_rows)
         return parts
 
-    def _state_commands(self, groups: list[_Group]) -> list[Command]:
+    def _state_commands(self, groups: list[Group]) -> list[Command]:
         bucket = self.cycle.bucket
         written: list[bytes] = []
         emptied: list[bytes] = []
@@ -601,7 +603,7 @@ class Fold:
             return []
         return [(b"HSET", keys.meanings(bucket), *(part for pair in written.items() for part in pair))]
 
-    def _without_spoiled(self, group: _Group, row: int, column: Column, place: int) -> Column:
+    def _without_spoiled(self, group: Group, row: int, column: Column, place: int) -> Column:
         """`column`, whose first Event is the row's `place`-th, without those that cannot be folded, which are buried."""
         assert group.folded is not None
         end = place + column.events

@@ -5,34 +5,39 @@
    a queue full, the bucket busy or the store away. `later` loses nothing: the sender keeps the batch.
 3. Transactions of different buckets run side by side, up to a bound for each server of the store. A server that fails gets
    one probe at a time, and nothing else, until it takes writes: it holds up nobody whose buckets are elsewhere.
+   What is in line when one starts goes into it together, as far as it may (taba/shard/joint.py): a bucket that cannot be in it, and
+   each that was in one that came to nothing, goes on alone.
 4. A Handler of others that takes longer than a cycle waits holds up its own Events alone: they get `later`, and find what it did.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from twisted.internet.defer import Deferred, ensureDeferred
+import numpy
+from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from taba.batch import GAP, LATER, Column, Verdict
-from taba.bounds import MAX_CYCLE_BYTES, MAX_CYCLE_MADE, MAX_CYCLE_STATES, MiB
+from taba.bounds import MiB
 from taba.errors import StoreUnavailable
 from taba.server import keys
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
 from taba.server.fold.culprits import Culprits
 from taba.server.fold.cycle import Cycle, Errands, Outcome, Waiting, advance
 from taba.server.fold.in_all import InAll
+from taba.server.fold.lanes import PROBE_PAUSE_SECONDS, Entry, Envelope, Lane, Load, Place, Taken
 from taba.server.fold.marks import BAD
+from taba.server.fold.together import Together, advance_many
 from taba.server.latency import Latency
 from taba.server.moving import Moving
 from taba.server.router import IsRouter
 from taba.server.work.bench import Bench
 from taba.server.work.sandbox import FOLD_SECONDS, HandlersAway, HandlerSlow
-from taba.shard import BucketAway, BucketBusy, NotReplicated
+from taba.shard import MAX_JOINED, BucketAway, BucketBusy, NotReplicated
 
 MAX_WAITING_BYTES = 64 * MiB  # of batches in all lanes of this process, with all that was made of them
 MAX_LANE_BYTES = 16 * MiB  # of batches for one bucket, so that one slow bucket cannot fill the queue for all
@@ -40,7 +45,6 @@ MAX_FOREIGN_CYCLES = 3  # of them with Events for Handlers of others, which may 
 MAX_CYCLES = 6  # transactions under way at a time on one server; the Router has more connections to each, and queries need some
 CYCLE_SECONDS = 3.0  # of the store's for one transaction; FOLD_SECONDS for Handlers of others, which say nothing of it, come to that
 PROBE_SECONDS = 2.0  # for a server that failed to take a write
-PROBE_PAUSE_SECONDS = 0.5  # between probes of one server
 ENVELOPE_SECONDS = 1.5  # to decide an envelope's batches; what takes longer must not hold up the others' verdicts
 BUSY_SECONDS = 0.1  # `later` where another Server holds the bucket, or time was up
 FULL_SECONDS = 0.5  # `later` where a queue is full
@@ -48,6 +52,7 @@ SLOW_SECONDS = 0.5  # `later` where a Handler takes long
 SLOW = "a Handler takes longer than a cycle waits for it, and goes on"  # why of such a verdict: nothing of the batch was folded
 STOPS = "this Server stops"
 AWAY_SECONDS = 1.0  # `later` where the store is away
+FAILED_SECONDS = 60.0  # for which a bucket whose cycle this Server failed to do is in none with others
 ERROR_SECONDS = 5.0  # `later` where this Server failed; its log says more
 SAY_SECONDS = 60.0  # between two lines in the log on one Type whose Handler fails
 DRAIN_SECONDS = 0.02  # between two looks at whether all cycles have ended
@@ -88,6 +93,8 @@ class Ingest:
         """Batches that were told `later` because the store was away or took no writes."""
         self.bad_meanings = 0
         """Units and descriptions of Tabs that did not decode, and were left out."""
+        self.alone = 0
+        """Buckets whose cycle began anew, by itself, because one over several was not to be had."""
         self.probes_failed = 0
         """How often a server that was away was still away."""
         self.waiting_bytes = 0
@@ -96,20 +103,21 @@ class Ingest:
         self._turned_away: dict[str, float] = {}
         self._culprits = Culprits(bounds, clock.seconds)
         self.in_all = InAll(bounds, clock.seconds)
-        self._lanes: dict[int, _Lane] = {}
-        self._places: dict[str, _Place] = {}
-        self._held: list[_Lane] = []  # ready, but for a foreign cycle
+        self._lanes: dict[int, Lane] = {}
+        self._places: dict[str, Place] = {}
+        self._failed: dict[int, float] = {}  # buckets whose cycle this Server failed to do, and when: they hold up no others again soon
+        self._held: list[Lane] = []  # ready, but for a foreign cycle
         self._running = self._foreign = 0
         self._is_closed = False
 
     async def submit(self, batches: Sequence[Waiting], seconds: float = ENVELOPE_SECONDS) -> list[Verdict]:
         """The verdicts on `batches`, in order, within `seconds`. The caller has checked that their buckets exist."""
-        envelope = _Envelope(batches)
+        envelope = Envelope(batches)
         if self._is_closed:
             return [Verdict(LATER, AWAY_SECONDS, STOPS)] * len(batches)
         turned_away: set[tuple[bytes, int]] = set()
         for place, item in enumerate(batches):
-            entry, lane = _Entry(envelope, place, item, self._is_foreign(item)), (item.batch.stream, item.batch.bucket)
+            entry, lane = Entry(envelope, place, item, self._is_foreign(item)), (item.batch.stream, item.batch.bucket)
             # what follows a batch that is sent later would only be a gap
             if lane in turned_away or not self._enqueue(entry):
                 turned_away.add(lane)
@@ -149,12 +157,12 @@ class Ingest:
         while self._running and self._clock.seconds() < deadline:
             await deferLater(self._clock, DRAIN_SECONDS)
 
-    def _enqueue(self, entry: _Entry) -> bool:
+    def _enqueue(self, entry: Entry) -> bool:
         """Whether there was room."""
         bucket, size = entry.item.batch.bucket, entry.item.charged
         lane = self._lanes.get(bucket)
         if lane is None:
-            lane = self._lanes[bucket] = _Lane(bucket)
+            lane = self._lanes[bucket] = Lane(bucket)
         # an empty lane takes any batch, so that no size is refused for ever
         if lane.entries and (lane.bytes + size > MAX_LANE_BYTES or self.waiting_bytes + size > MAX_WAITING_BYTES):
             return False
@@ -166,8 +174,8 @@ class Ingest:
             self._place_of(bucket).ready.append(lane)
         return True
 
-    def _place_of(self, bucket: int) -> _Place:
-        return self._places.setdefault(name := self._router.place_of(bucket), _Place(name))
+    def _place_of(self, bucket: int) -> Place:
+        return self._places.setdefault(name := self._router.place_of(bucket), Place(name))
 
     def _is_foreign(self, item: Waiting) -> bool:
         types = {column.type for column in item.batch.columns if isinstance(column, Column)}
@@ -178,28 +186,53 @@ class Ingest:
             if place.is_away:
                 self._turn_away(place)
             while place.ready and place.running < MAX_CYCLES and not self._is_closed and not place.is_away:
-                self._start_cycle(place, place.ready.popleft())
+                self._start_cycle(place)
             if not place.ready and not place.running and not place.is_away:
                 del self._places[place.name]
 
-    def _start_cycle(self, place: _Place, lane: _Lane) -> None:
-        entries = self._take(lane)
-        if lane.entries and not entries:
-            self._held.append(lane)
-            return
-        lane.is_ready = False
-        if entries:
+    def _start_cycle(self, place: Place) -> None:
+        """Begin a cycle of the first lane in line, with as many of those behind it as may be in one transaction with it."""
+        taken: list[Taken] = []
+        load = Load()
+        while place.ready and len(taken) < MAX_JOINED:
+            lane = place.ready[0]
+            self._forget_abandoned(lane)
+            joins = self._may_join(lane)
+            if taken and lane.entries and not joins:
+                break
+            entries = self._take(lane, load, joins)
+            if taken and lane.entries and not entries:
+                break
+            place.ready.popleft()
+            if lane.entries and not entries:
+                self._held.append(lane)
+                continue
+            lane.is_ready = lane.is_alone = False
+            if not entries:
+                del self._lanes[lane.bucket]
+                continue
             lane.is_busy = True
-            self._running += 1
-            place.running += 1
-            self._foreign += any(entry.is_foreign for entry in entries)
-            ensureDeferred(self._cycle(place, lane, entries)).addErrback(
-                lambda failure: log.failure("a fold cycle ended without its verdicts", failure=failure)
-            )
-        else:
-            del self._lanes[lane.bucket]
+            taken.append(Taken(lane, entries))
+            if not joins:
+                break
+        if not taken:
+            return
+        self._running += 1
+        place.running += 1
+        self._foreign += taken[0].is_foreign
+        ensureDeferred(self._cycle(place, taken)).addErrback(
+            lambda failure: log.failure("a fold cycle ended without its verdicts", failure=failure)
+        )
 
-    def _turn_away(self, place: _Place) -> None:
+    def _may_join(self, lane: Lane) -> bool:
+        """Whether what is first in `lane` may be in a transaction with other buckets."""
+        if lane.is_alone or not lane.entries or lane.entries[0].is_foreign:
+            return False
+        if lane.bucket in self._failed and self._clock.seconds() - self._failed[lane.bucket] < FAILED_SECONDS:
+            return False
+        return self._router.may_join(lane.bucket)
+
+    def _turn_away(self, place: Place) -> None:
         """Have everything for a server that is away sent later, and see now and then whether it is back."""
         bucket = place.ready[0].bucket if place.ready else None
         while place.ready:
@@ -215,7 +248,7 @@ class Ingest:
             place.is_probing = True
             ensureDeferred(self._probe(place, bucket)).addErrback(lambda failure: log.failure("a probe failed", failure=failure))
 
-    async def _probe(self, place: _Place, bucket: int) -> None:
+    async def _probe(self, place: Place, bucket: int) -> None:
         try:
             await self._router.probe(bucket, PROBE_SECONDS)
             place.is_away = False
@@ -227,52 +260,111 @@ class Ingest:
             place.is_probing, place.probed = False, self._clock.seconds()
             self._start_cycles()
 
-    def _take(self, lane: _Lane) -> list[_Entry]:
-        """The next cycle's entries: at most MAX_CYCLE_BYTES, MAX_CYCLE_MADE and MAX_CYCLE_STATES, but one, unless it must wait as a
-        foreign one."""
-        entries: list[_Entry] = []
-        size = made = 0
+    def _forget_abandoned(self, lane: Lane) -> None:
+        """Nobody waits for these: their senders come again."""
+        while lane.entries and lane.entries[0].envelope.abandoned:
+            self._leave(lane)
+
+    def _leave(self, lane: Lane) -> Entry:
+        entry = lane.entries.popleft()
+        lane.bytes -= entry.item.charged
+        self.waiting_bytes -= entry.item.charged
+        return entry
+
+    def _take(self, lane: Lane, load: Load, joins: bool) -> list[Entry]:
+        """The lane's entries for a cycle that has `load`: as many as that has room for, and where it is empty one; none that must wait as
+        a foreign one, nor, where it `joins` others, a foreign one at all."""
+        entries: list[Entry] = []
         states: set[tuple[str, str]] = set()
         while lane.entries:
             entry = lane.entries[0]
             if not entry.envelope.abandoned:
-                if entry.is_foreign and self._foreign >= MAX_FOREIGN_CYCLES:
+                if entry.is_foreign and (joins or self._foreign >= MAX_FOREIGN_CYCLES):
                     break
                 touched = {(column.client, column.tab) for column in entry.item.batch.columns if isinstance(column, Column)}
-                is_larger = size + entry.item.size > MAX_CYCLE_BYTES or made + entry.item.batch.made_bytes > MAX_CYCLE_MADE
-                if entries and (is_larger or len(states | touched) > MAX_CYCLE_STATES):
+                if not load.take(entry.item, len(touched - states) if states else len(touched)):
                     break
                 entries.append(entry)
-                size += entry.item.size
-                made += entry.item.batch.made_bytes
                 states |= touched
-            lane.entries.popleft()
-            lane.bytes -= entry.item.charged
-            self.waiting_bytes -= entry.item.charged
+            self._leave(lane)
         return entries
 
-    async def _cycle(self, place: _Place, lane: _Lane, entries: list[_Entry]) -> None:
+    def _put_back(self, taken: Taken) -> None:
+        """What was to be folded with other buckets comes first when its own goes on, alone."""
+        lane = taken.lane
+        self.alone += 1
+        if self._is_closed:
+            for entry in taken.entries:
+                entry.decide(Verdict(LATER, AWAY_SECONDS, STOPS))
+            return
+        lane.is_alone = True
+        lane.entries.extendleft(reversed(taken.entries))
+        size = sum(entry.item.charged for entry in taken.entries)
+        lane.bytes += size
+        self.waiting_bytes += size
+
+    async def _cycle(self, place: Place, taken: list[Taken]) -> None:
         try:
-            verdicts = await self._decide(place, lane.bucket, [entry.item for entry in entries])
-            for entry, verdict in zip(entries, verdicts, strict=True):
-                entry.decide(verdict)
+            if len(taken) > 1:
+                await self._decide_together(taken)
+            else:
+                [(lane, entries)] = taken
+                verdicts = await self._decide(place, lane.bucket, [entry.item for entry in entries])
+                for entry, verdict in zip(entries, verdicts, strict=True):
+                    entry.decide(verdict)
         finally:
-            lane.is_busy = False
             self._running -= 1
             place.running -= 1
-            if any(entry.is_foreign for entry in entries):
+            if taken[0].is_foreign:
                 self._foreign -= 1
                 held, self._held = self._held, []
                 for one in held:
                     self._place_of(one.bucket).ready.append(one)
-            if lane.entries:
-                lane.is_ready = True
-                self._place_of(lane.bucket).ready.append(lane)
-            else:
-                del self._lanes[lane.bucket]
+            for lane, _ in taken:
+                lane.is_busy = False
+                if lane.entries:
+                    lane.is_ready = True
+                    self._place_of(lane.bucket).ready.append(lane)
+                else:
+                    del self._lanes[lane.bucket]
             self._start_cycles()
 
-    async def _decide(self, place: _Place, bucket: int, items: list[Waiting]) -> list[Verdict]:
+    async def _decide_together(self, taken: list[Taken]) -> None:
+        """The verdicts of several buckets, as far as one transaction has them; the rest goes on alone."""
+        buckets = self._router.buckets
+        items = {lane.bucket: [entry.item for entry in entries] for lane, entries in taken}
+        cycles = Together([Cycle(bucket, its, buckets) for bucket, its in items.items()])
+
+        def fold(replies: Mapping[int, Sequence[Any]]) -> Any:
+            steps = cycles.fold(replies, self._bench, self._now(), self._age(), self._bounds, self.in_all.room())
+            return advance_many(steps, None)
+
+        outcomes: dict[int, Any] = {}
+        try:
+            outcomes = await self._router.transact_many(cycles.reads, fold, CYCLE_SECONDS)
+        except StoreUnavailable:
+            pass  # each alone finds out whether it was done, or what is away: `alone` counts them
+        except Exception:
+            log.failure("a fold cycle of {count} buckets failed, and each goes on alone", count=len(taken))
+        done = [outcome for outcome in outcomes.values() if isinstance(outcome, Outcome)]
+        if done:
+            self.latency.add(numpy.concatenate([outcome.times for outcome in done]), self._now())
+            self.cycles += 1
+        for one in taken:
+            outcome = outcomes.get(one.lane.bucket)
+            if outcome is None:
+                self._put_back(one)
+                continue
+            if isinstance(outcome, NotReplicated):
+                self.postponed += len(one.entries)
+                for entry in one.entries:
+                    entry.decide(Verdict(LATER, AWAY_SECONDS))
+                continue
+            self._note(items[one.lane.bucket], outcome)
+            for entry, verdict in zip(one.entries, outcome.verdicts, strict=True):
+                entry.decide(verdict)
+
+    async def _decide(self, place: Place, bucket: int, items: list[Waiting]) -> list[Verdict]:
         cycle = Cycle(bucket, items, self._router.buckets)
         errands = Errands(self._bench, self._now, self._clock.seconds, FOLD_SECONDS)
 
@@ -301,6 +393,7 @@ class Ingest:
         except Exception:
             log.failure("bucket {bucket}: a fold cycle failed", bucket=bucket)
             self.errors[CYCLE_FAILED] += 1
+            self._failed[bucket] = self._clock.seconds()
             if len(items) == 1:
                 return [Verdict(LATER, ERROR_SECONDS)]
             # one batch that this Server cannot fold must not hold up those it came with, other than what follows it
@@ -316,6 +409,11 @@ class Ingest:
             return verdicts
         self.latency.add(outcome.times, self._now())
         self.cycles += 1
+        self._note(items, outcome)
+        return outcome.verdicts
+
+    def _note(self, items: list[Waiting], outcome: Outcome) -> None:
+        """Count what a cycle did, once it is done."""
         self.moving.note(outcome.moved)
         self._culprits.note(outcome.beyond)
         self.in_all.made(*outcome.made)
@@ -329,9 +427,8 @@ class Ingest:
             self._say(type, outcome.handler_errors[type], detail)
         self.unmarked += sum(verdict is BAD for verdict in outcome.verdicts)
         self.gaps += sum(verdict.word == GAP and item.header is None for item, verdict in zip(items, outcome.verdicts, strict=True))
-        return outcome.verdicts
 
-    async def _decide_others(self, place: _Place, bucket: int, items: list[Waiting], slow: str) -> list[Verdict]:
+    async def _decide_others(self, place: Place, bucket: int, items: list[Waiting], slow: str) -> list[Verdict]:
         """What has no Events of this Type is decided now; the rest, and what follows it in its stream, later."""
         verdicts: list[Verdict | None] = []
         late: set[bytes] = set()
@@ -355,53 +452,3 @@ class Ingest:
             log.error(
                 "the Handler of Type {type} failed, {events} events are dead letters: {detail}", type=type, events=events, detail=detail
             )
-
-
-class _Place:
-    """One server of the store: the lanes that are in line for a cycle there, and whether it takes writes."""
-
-    def __init__(self, name: str):
-        self.name = name
-        self.ready: deque[_Lane] = deque()
-        self.running = 0
-        self.is_away = self.is_probing = False
-        self.probed = -PROBE_PAUSE_SECONDS
-
-
-class _Lane:
-    """What waits for one bucket. Ready: has entries and is in line for a cycle; busy: a cycle is under way."""
-
-    def __init__(self, bucket: int):
-        self.bucket = bucket
-        self.entries: deque[_Entry] = deque()
-        self.bytes = 0
-        self.is_ready = self.is_busy = False
-
-
-class _Envelope:
-    """The verdicts of one submission, as they come in."""
-
-    def __init__(self, batches: Sequence[Waiting]):
-        self.verdicts: list[Verdict | None] = [None] * len(batches)
-        self.undecided = len(batches)
-        self.abandoned = False  # nobody waits for the rest: what has not begun is not begun
-        self.decided: Deferred[None] = Deferred()
-
-    def give_up(self) -> None:
-        if not self.decided.called:
-            self.decided.callback(None)
-
-
-class _Entry(NamedTuple):
-    envelope: _Envelope
-    place: int
-    item: Waiting
-    is_foreign: bool
-
-    def decide(self, verdict: Verdict) -> None:
-        envelope = self.envelope
-        if envelope.verdicts[self.place] is None:
-            envelope.verdicts[self.place] = verdict
-            envelope.undecided -= 1
-            if not envelope.undecided:
-                envelope.give_up()

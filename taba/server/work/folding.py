@@ -1,8 +1,8 @@
 """The fold of one Type in one cycle: States as bytes in, Events in, States as bytes out. Pure; no key, no store.
 
-1. An array Handler folds all its States in one call; when that raises, each is folded alone. When a State's own fold raises, its
-   Events are folded in smaller and smaller runs, so that only the culprits fail. Each run begins from the bytes of the last that
-   went well: what a Handler had half changed is thrown away.
+1. An array Handler folds all its States in one call; when that raises, half of them, and so on until the culprits are alone. When a
+   State's own fold raises, its Events are folded in smaller and smaller runs, so that only the culprits fail. Each run begins from the
+   bytes of the last that went well: what a Handler had half changed is thrown away.
 2. A State that fails is not in the result: its bytes stay as they are.
 3. Further parts are asked for only where they are needed: by rows that spill, and by rows of an older version.
 
@@ -390,7 +390,13 @@ def _fold_lots(handler: Any, dumps: list[bytes], work: Work, now: float, rows: l
         if len(rows) == 1:
             folded.failed[rows[0]] = Failed(HANDLER_ERROR, sentence(error))
             return []
-    return [lot for row in rows for lot in _fold_lots(handler, dumps, work, now, [row], folded)]
+    return [lot for half in _halves(rows) for lot in _fold_lots(handler, dumps, work, now, half, folded)]
+
+
+def _halves(rows: list[int]) -> tuple[list[int], list[int]]:
+    """Where one of many is at fault the others are still folded many at a time."""
+    middle = len(rows) // 2
+    return rows[:middle], rows[middle:]
 
 
 def _fold_lot(handler: Any, dumps: list[bytes], work: Work, now: float, rows: list[int]) -> _Lot:
@@ -432,11 +438,10 @@ def _finish_lot(
         if len(lot.rows) == 1:
             folded.failed.setdefault(lot.rows[0], Failed(HANDLER_ERROR, sentence(error)))
             return
-        # from their bytes again, each alone: the states of the lot may be half changed
-        for row in lot.rows:
-            if row not in folded.failed:
-                for single in _fold_lots(handler, dumps, work, now, [row], folded):
-                    _finish_lot(handler, dumps, work, now, single, further_parts, folded)
+        # from their bytes again, in halves: the states of the lot may be half changed
+        for half in _halves([row for row in lot.rows if row not in folded.failed]):
+            for smaller in _fold_lots(handler, dumps, work, now, half, folded):
+                _finish_lot(handler, dumps, work, now, smaller, further_parts, folded)
         return
     for row, dump in zip(lot.rows, new_dumps, strict=True):
         _accept(folded, row, dump, new_parts.get(row))

@@ -19,6 +19,7 @@ from taba.server import keys
 from taba.server.fold import ingest as module
 from taba.server.fold.cycle import Errands, Outcome, Waiting
 from taba.server.fold.ingest import ENVELOPE_SECONDS, Ingest
+from taba.server.fold.lanes import PROBE_PAUSE_SECONDS
 from taba.server.fold.marks import Mark, encode_mark
 from taba.server.latency import MOST_SECONDS, WINDOW_SECONDS, Latency
 from taba.server.work.folding import Folded
@@ -35,17 +36,20 @@ from ..samples import AGE, BUCKETS, NONCE, MemoryStore, Spilling, Sum, Words, ba
 class HeldRouter(MemoryRouter):
     """A Router over a server in memory whose transactions begin, and whose probes end, when the test says so."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, buckets: int = BUCKETS) -> None:
         server = MemoryServer(clock)
-        super().__init__([server], BUCKETS, clock, Random(1))
+        super().__init__([server], buckets, clock, Random(1))
         self.kept = MemoryStore(server=server)
         self.held: list[tuple[int, Deferred[None]]] = []
         self.places: dict[int, str] = {}
         self.probes: list[Deferred[None]] = []
         self._results: list[Outcome] = []
         ensureDeferred(self.connect())
-        for bucket in range(BUCKETS):
+        for bucket in range(buckets):
             self.kept.put(keys.marks(bucket), {bytes([stream]) * 16: encode_mark(Mark(NONCE, 0, AGE)) for stream in range(1, 10)})
+
+    def may_join(self, bucket: int) -> bool:
+        return False
 
     def place_of(self, bucket: int) -> str:
         return self.places.get(bucket, "one")
@@ -152,7 +156,7 @@ class Lanes(SynchronousTestCase):
         self.router.probes[0].errback(StoreUnavailable("still gone"))
         self.assertEqual(self.words(self.submit(self.one(2))), ["later"])
         self.assertEqual((len(self.router.probes), self.ingest.probes_failed), (1, 1))  # not before a while
-        self.clock.advance(module.PROBE_PAUSE_SECONDS)
+        self.clock.advance(PROBE_PAUSE_SECONDS)
         self.assertEqual(self.words(self.submit(self.one(2))), ["later"])
         self.router.probes[1].callback(None)
         back = self.submit(self.one(2))

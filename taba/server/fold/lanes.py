@@ -1,0 +1,93 @@
+"""What waits to be folded: a lane for each bucket, and the lanes that are in line for one server of the store."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from twisted.internet.defer import Deferred
+
+from taba.batch import Verdict
+from taba.bounds import MAX_CYCLE_BYTES, MAX_CYCLE_MADE, MAX_CYCLE_STATES
+from taba.server.fold.cycle import Waiting
+
+PROBE_PAUSE_SECONDS = 0.5  # between probes of one server
+
+
+class Place:
+    """One server of the store: the lanes that are in line for a cycle there, and whether it takes writes."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.ready: deque[Lane] = deque()
+        self.running = 0
+        self.is_away = self.is_probing = False
+        self.probed = -PROBE_PAUSE_SECONDS
+
+
+class Lane:
+    """What waits for one bucket. Ready: has entries and is in line for a cycle; busy: a cycle is under way."""
+
+    def __init__(self, bucket: int):
+        self.bucket = bucket
+        self.entries: deque[Entry] = deque()
+        self.bytes = 0
+        self.is_ready = self.is_busy = False
+        self.is_alone = False  # the next cycle is of this bucket only
+
+
+class Envelope:
+    """The verdicts of one submission, as they come in."""
+
+    def __init__(self, batches: Sequence[Waiting]):
+        self.verdicts: list[Verdict | None] = [None] * len(batches)
+        self.undecided = len(batches)
+        self.abandoned = False  # nobody waits for the rest: what has not begun is not begun
+        self.decided: Deferred[None] = Deferred()
+
+    def give_up(self) -> None:
+        if not self.decided.called:
+            self.decided.callback(None)
+
+
+class Entry(NamedTuple):
+    envelope: Envelope
+    place: int
+    item: Waiting
+    is_foreign: bool
+
+    def decide(self, verdict: Verdict) -> None:
+        envelope = self.envelope
+        if envelope.verdicts[self.place] is None:
+            envelope.verdicts[self.place] = verdict
+            envelope.undecided -= 1
+            if not envelope.undecided:
+                envelope.give_up()
+
+
+class Taken(NamedTuple):
+    """What of a lane goes into a cycle."""
+
+    lane: Lane
+    entries: list[Entry]
+
+    @property
+    def is_foreign(self) -> bool:
+        return any(entry.is_foreign for entry in self.entries)
+
+
+class Load:
+    """What a cycle has so far: at most MAX_CYCLE_BYTES, MAX_CYCLE_MADE and MAX_CYCLE_STATES, but always one batch."""
+
+    def __init__(self) -> None:
+        self.size = self.made = self.states = self.batches = 0
+
+    def take(self, item: Waiting, states: int) -> bool:
+        """Whether there is room for `item`, which touches so many States that the cycle did not; then it is in it."""
+        size, made, states = self.size + item.size, self.made + item.batch.made_bytes, self.states + states
+        if self.batches and (size > MAX_CYCLE_BYTES or made > MAX_CYCLE_MADE or states > MAX_CYCLE_STATES):
+            return False
+        self.size, self.made, self.states = size, made, states
+        self.batches += 1
+        return True

@@ -1,0 +1,180 @@
+"""The cycles of several buckets as one: each decides by its own marks, and the States of all are loaded, folded and dumped at once. Pure.
+
+1. A bucket's commands and verdicts are those that its cycle alone would have: only the calls of Handlers are shared.
+2. Only Types of Taba's own: a Handler that may hang would hold up the buckets of others.
+3. All cycles go on to their next need; what they want to read is read in one go, and what is to be folded waits until nobody reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
+from taba.server.fold.cycle import Cycle, Fold, Foreign, Group, Outcome, Reads
+from taba.server.fold.in_all import ENDLESS, Room
+from taba.server.router import Command
+from taba.server.work.bench import Bench
+from taba.server.work.folding import Folded, Parts, Work
+from taba.shard import MoreOfMany, Writes
+
+ReadsOfMany = dict[int, Sequence[Command]]
+StepsOfMany = Generator[ReadsOfMany, Mapping[int, Sequence[Any]], dict[int, Outcome]]
+
+
+class _Joins(NamedTuple):
+    """The groups of one bucket, which have their `folded` when it goes on."""
+
+    groups: list[Group]
+
+
+class _Joining(Fold):
+    def fold_groups(self, groups: list[Group]) -> Generator[Any, Any, None]:
+        if groups:
+            yield _Joins(groups)
+
+
+class Together:
+    """The cycles of some buckets, in one transaction."""
+
+    def __init__(self, cycles: Sequence[Cycle]):
+        self._cycles = {cycle.bucket: cycle for cycle in cycles}
+
+    @property
+    def reads(self) -> ReadsOfMany:
+        """What `fold` needs the replies of."""
+        return {bucket: cycle.reads for bucket, cycle in self._cycles.items()}
+
+    def fold(
+        self,
+        replies: Mapping[int, Sequence[Any]],
+        bench: Bench,
+        now: float,
+        age: int | None,
+        bounds: Bounds = DEFAULT_BOUNDS,
+        in_all: Room = ENDLESS,
+    ) -> StepsOfMany:
+        """By bucket the Outcome of its cycle, of the buckets in `replies`; yields what must be read in addition."""
+        folds = {bucket: _Joining(self._cycles[bucket], its, bench, now, age, bounds, in_all) for bucket, its in replies.items()}
+        steps = {bucket: fold.run() for bucket, fold in folds.items()}
+        outcomes: dict[int, Outcome] = {}
+        sent: Mapping[int, Any] = dict.fromkeys(folds)
+        joins: dict[int, list[Group]] = {}
+        tabs = clients = 0  # that these cycles make: none has the room that another took
+        while sent:
+            reads: ReadsOfMany = {}
+            for bucket, answer in sent.items():
+                fold = folds[bucket]
+                if tabs or clients:
+                    fold.in_all = in_all._replace(tabs=in_all.tabs - tabs, clients=in_all.clients - clients)
+                tabs, clients = tabs - fold.made_tabs, clients - fold.made_clients
+                try:
+                    need = steps[bucket].send(answer)
+                except StopIteration as stop:
+                    outcomes[bucket] = stop.value
+                    continue
+                finally:
+                    tabs, clients = tabs + fold.made_tabs, clients + fold.made_clients
+                if isinstance(need, Reads):
+                    reads[bucket] = need.commands
+                elif isinstance(need, _Joins):
+                    joins[bucket] = need.groups
+                else:
+                    raise TypeError(f"bucket {bucket}: work that is done elsewhere")
+            if reads:
+                sent = yield reads
+            else:
+                if joins:
+                    yield from _fold_joined([(folds[bucket], group) for bucket, groups in joins.items() for group in groups], bench, now)
+                sent, joins = dict.fromkeys(joins), {}
+        return {bucket: outcomes[bucket] for bucket in replies}
+
+
+class _Joint:
+    """The groups of one Type, their rows one after the other."""
+
+    def __init__(self, type: str):
+        self.type = type
+        self.members: list[tuple[Fold, Group, int]] = []  # and where its rows begin
+        self.rows = 0
+
+    def add(self, fold: Fold, group: Group) -> None:
+        self.members.append((fold, group, self.rows))
+        self.rows += len(group.states)
+
+    @property
+    def work(self) -> Work:
+        states = [state for _, group, _ in self.members for state in group.states]
+        columns = [(begin + row, its.times, its.made()) for _, group, begin in self.members for row, its in group.columns]
+        return Work(states, columns)
+
+    def wanted(self, rows: list[int]) -> dict[Fold, tuple[Group, list[int], int]]:
+        """By bucket which of its rows these are."""
+        wanted: dict[Fold, tuple[Group, list[int], int]] = {}
+        members = iter(self.members)
+        fold, group, begin = next(members)
+        for row in sorted(rows):
+            while row >= begin + len(group.states):
+                fold, group, begin = next(members)
+            wanted.setdefault(fold, (group, [], begin))[1].append(row - begin)
+        return wanted
+
+    def deal(self, folded: Folded) -> None:
+        """Give each group what became of its rows."""
+        for _, group, begin in self.members:
+            group.folded = Folded._make([_between(its, begin, begin + len(group.states)) for its in folded])
+
+
+def _between(of_all: dict[int, Any], begin: int, end: int) -> dict[int, Any]:
+    return {row - begin: of_all[row] for row in range(begin, end) if row in of_all} if of_all else {}
+
+
+def _fold_joined(waiting: list[tuple[Fold, Group]], bench: Bench, now: float) -> Generator[ReadsOfMany, Any, None]:
+    joints: dict[str, _Joint] = {}
+    for fold, group in waiting:
+        joints.setdefault(group.type, _Joint(group.type)).add(fold, group)
+    running: list[tuple[_Joint, Any, Parts | None]] = [
+        (joint, bench.folding(joint.type, joint.work, now), None) for joint in joints.values()
+    ]
+    while running:
+        wants: list[tuple[_Joint, Any, dict[Fold, tuple[Group, list[int], int]]]] = []
+        for joint, folding, parts in running:
+            try:
+                need = folding.send(parts)
+            except StopIteration as stop:
+                joint.deal(stop.value)
+                continue
+            wants.append((joint, folding, joint.wanted(need)))
+        if not wants:
+            return
+        by_fold: dict[Fold, list[tuple[Group, list[int]]]] = {}
+        for _, _, wanted in wants:
+            for fold, (group, rows, _) in wanted.items():
+                by_fold.setdefault(fold, []).append((group, rows))
+        reading = {fold.cycle.bucket: fold.read_parts(its) for fold, its in by_fold.items()}
+        replies = yield {bucket: next(steps).commands for bucket, steps in reading.items()}  # type: ignore[union-attr]
+        found = {bucket: iter(_returned(steps, replies[bucket])) for bucket, steps in reading.items()}
+        running = []
+        for joint, folding, wanted in wants:
+            of_joint: Parts = {}
+            for fold, (_, _, begin) in wanted.items():
+                of_joint.update((begin + row, its) for row, its in next(found[fold.cycle.bucket]).items())
+            running.append((joint, folding, of_joint))
+
+
+def _returned(steps: Generator[Reads | Foreign, Any, list[Parts]], replies: Sequence[Any]) -> list[Parts]:
+    try:
+        steps.send(replies)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+    raise AssertionError("one read is all that parts take")
+
+
+def advance_many(steps: StepsOfMany, sent: Any) -> Mapping[int, Writes] | MoreOfMany:
+    """Run a fold to its next need, as an update of Router.transact_many."""
+    try:
+        reads = steps.send(sent)
+    except StopIteration as stop:
+        outcomes: dict[int, Outcome] = stop.value
+        return {bucket: Writes(outcome.commands, outcome) for bucket, outcome in outcomes.items()}
+    return MoreOfMany(reads, lambda replies: advance_many(steps, replies))
