@@ -210,6 +210,7 @@ class Keeper:
 
     def _hold(self, stored: StoredBatch, group: Group, lane: Lane) -> None:
         batch = HeldBatch(stored, group)
+        lane.in_outbox = group.end
         if not lane.add(batch):
             group.held.append(None)
             return
@@ -469,8 +470,9 @@ class Keeper:
         if not lane.pending and lane.more:
             self._load(lane)
         if lane.is_idle and lane.stream != self.stream:  # of the own stream, more may come
-            if (lane.stream, lane.bucket) in self._to_forget:
-                self._over[lane] = None  # first the disk lets go of what is folded: found there once its mark is gone, it would fold again
+            if (lane.stream, lane.bucket) in self._to_forget or lane.in_outbox > self.outbox.released:
+                # first outbox and disk let go of what is folded: found there after a kill, once its mark is gone, it would fold again
+                self._over[lane] = None
                 return
             if self.openings.is_open(lane.stream, lane.bucket):
                 lane.ending = True

@@ -154,6 +154,7 @@ class Lane:
         "ending",
         "failures",
         "highest",
+        "in_outbox",
         "is_unsure",
         "last",
         "ledger",
@@ -183,6 +184,7 @@ class Lane:
         self.not_before = 0.0
         self.failures = 0
         self.highest = 0  # the highest number that ever came in
+        self.in_outbox = 0  # where the last group of the outbox ends that has, or had, a batch of it
         self.more = more  # the spool has, or may have, batches beyond `loaded`
         self.loaded = 0
         self.skip: Skip | None = None  # what the run under way leaves out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections import deque
 from typing import Any
 from unittest import mock
 
@@ -18,11 +19,13 @@ from taba.agent.lanes import RETAIN_SECONDS
 from taba.agent.outbox import PAGE, Covered, Outbox, OutboxFull
 from taba.agent.pump import TICK_SECONDS
 from taba.agent.spool import SpoolFull
+from taba.batch import LATER, Verdict
 from taba.client.segment import make_segment
+from taba.names import bucket_of
 from tests.agent.moments import at
 from tests.agent.producers import Producer
 from tests.agent.test_outbox import Killed, Memory
-from tests.agent.world import AGENT, World, WorldCase
+from tests.agent.world import AGENT, BUCKETS, World, WorldCase
 from tests.examples import examples
 
 # events; the write before which the Agent is killed; how much of that write is done (%); whether a client ends; whether batches go
@@ -385,6 +388,36 @@ class KeeperTests(WorldCase):
         world.now += 6 * 86_400
         world.tick()
         self.assertNotEqual(world.keeper.stream, first)
+
+    def test_a_stream_is_ended_once_the_outbox_has_nothing_of_it_also_behind_what_still_waits(self) -> None:
+        for is_killed in (False, True):
+            world = self.world()
+            tabs: dict[int, str] = {bucket_of(tab, BUCKETS): tab for tab in (f"tab{number}" for number in range(100))}
+            (held, first), (bucket, second) = list(tabs.items())[:2]
+            producer = world.producers[0]
+            for tab in (first, second):
+                producer.record(producer.tab(tab), 1.0)
+                world.tick()  # a group of its own
+            stream = world.keeper.stream
+            verdict = world._verdict
+            none = Verdict(LATER, 1.0)
+            world._verdict = lambda send, held=held, verdict=verdict, none=none: verdict(send) if send.lane.bucket != held else none  # type: ignore
+            world.send()
+            world.keeper.begin_stream(at(world.now))
+            for _ in range(int(RETAIN_SECONDS)):
+                world.tick()
+                world.send()
+            self.assertEqual(world.keeper.lanes[stream, bucket].retained, deque())  # nobody would send it again …
+            self.assertEqual(world.store.ended, [])  # … but for an Agent that finds it behind what waits
+            if is_killed:
+                world.die()
+                world.born()
+            world._verdict = verdict  # type: ignore[method-assign]
+            for _ in range(2 * int(RETAIN_SECONDS)):
+                world.tick()
+                world.send()
+            self.assertEqual(world.store.events, {("web/0", first): [1.0], ("web/0", second): [1.0]})
+            self.assertEqual(sorted(world.store.ended), sorted([(stream, held), (stream, bucket)]))
 
 
 class HomelessTests(SynchronousTestCase):
