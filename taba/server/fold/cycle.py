@@ -368,8 +368,8 @@ class Fold:
                         continue
                     column = good
                 group.columns.append((group.rows.setdefault(row, len(group.rows)), column))
+        self._check(list(groups.values()))
         for group in groups.values():
-            self._check_times(group)
             self._load(group)
         return [group for group in groups.values() if group.columns]
 
@@ -432,16 +432,13 @@ class Fold:
             good = numpy.array(good, dtype="<f8").tobytes()  # type: ignore[assignment]
         return column._replace(values=good)
 
-    def _check_times(self, group: Group) -> None:
+    def _check(self, groups: list[Group]) -> None:
+        for group in groups:
+            if not are_good([group]):
+                self.bury_bad(group)
+
+    def bury_bad(self, group: Group) -> None:
         """Bury Events whose time is none, or for an array Handler whose value is no finite number."""
-        if not group.columns:
-            return
-        all_good = _are_times(numpy.frombuffer(b"".join([column.times for _, column in group.columns]), "<f8")).all()
-        if all_good and group.is_array:
-            flat = [column.values for _, column in group.columns if isinstance(column.values, bytes)]
-            all_good = len(flat) == len(group.columns) and bool(numpy.isfinite(numpy.frombuffer(b"".join(flat), "<f8")).all())
-        if all_good:
-            return
         columns = []
         for row, column in group.columns:
             good = _are_times(numpy.frombuffer(column.times, "<f8"))
@@ -658,6 +655,18 @@ class Fold:
 
 def _lots(streams: Sequence[bytes]) -> list[Sequence[bytes]]:
     return [streams[start : start + MAX_ARGUMENTS] for start in range(0, len(streams), MAX_ARGUMENTS)]
+
+
+def are_good(groups: Sequence[Group]) -> bool:
+    """Whether all Events of these groups of one Type have times, and for an array Handler values, that there may be: mostly so, and cheap
+    to know of many at once."""
+    columns = [column for group in groups for _, column in group.columns]
+    if not _are_times(numpy.frombuffer(b"".join([column.times for column in columns]), "<f8")).all():
+        return False
+    if not (groups and groups[0].is_array):
+        return True
+    flat = [column.values for column in columns if isinstance(column.values, bytes)]
+    return len(flat) == len(columns) and bool(numpy.isfinite(numpy.frombuffer(b"".join(flat), "<f8")).all())
 
 
 def _are_times(times: Any) -> Any:

@@ -187,8 +187,8 @@ class Ingest:
                 self._turn_away(place)
             while place.ready and place.running < MAX_CYCLES and not self._is_closed and not place.is_away:
                 self._start_cycle(place)
-            if not place.ready and not place.running and not place.is_away:
-                del self._places[place.name]
+            if not place.ready and not place.running and not place.is_away and self._places.get(place.name) is place:
+                del self._places[place.name]  # unless a cycle that ended at once has
 
     def _start_cycle(self, place: Place) -> None:
         """Begin a cycle of the first lane in line, with as many of those behind it as may be in one transaction with it."""

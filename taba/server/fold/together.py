@@ -11,7 +11,7 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
-from taba.server.fold.cycle import Cycle, Fold, Foreign, Group, Outcome, Reads
+from taba.server.fold.cycle import Cycle, Fold, Foreign, Group, Outcome, Reads, are_good
 from taba.server.fold.in_all import ENDLESS, Room
 from taba.server.router import Command
 from taba.server.work.bench import Bench
@@ -29,6 +29,9 @@ class _Joins(NamedTuple):
 
 
 class _Joining(Fold):
+    def _check(self, groups: list[Group]) -> None:
+        """With those of the other buckets: see _fold_joined."""
+
     def fold_groups(self, groups: list[Group]) -> Generator[Any, Any, None]:
         if groups:
             yield _Joins(groups)
@@ -102,6 +105,13 @@ class _Joint:
         self.members.append((fold, group, self.rows))
         self.rows += len(group.states)
 
+    def check(self) -> None:
+        """Bury what cannot be folded; where one bucket has such, each looks at its own."""
+        if not are_good([group for _, group, _ in self.members]):
+            for fold, group, _ in self.members:
+                if not are_good([group]):
+                    fold.bury_bad(group)
+
     @property
     def work(self) -> Work:
         states = [state for _, group, _ in self.members for state in group.states]
@@ -133,6 +143,8 @@ def _fold_joined(waiting: list[tuple[Fold, Group]], bench: Bench, now: float) ->
     joints: dict[str, _Joint] = {}
     for fold, group in waiting:
         joints.setdefault(group.type, _Joint(group.type)).add(fold, group)
+    for joint in joints.values():
+        joint.check()
     running: list[tuple[_Joint, Any, Parts | None]] = [
         (joint, bench.folding(joint.type, joint.work, now), None) for joint in joints.values()
     ]

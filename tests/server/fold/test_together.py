@@ -57,6 +57,11 @@ def drawn(random: Random, numbers: dict[tuple[int, int], int]) -> dict[int, list
     return waiting
 
 
+def content_of(store: MemoryStore) -> dict[bytes, Any]:
+    """What lies under the keys; dead letters of one cycle in any order."""
+    return {key: sorted(value) if isinstance(value, list) else value for key, value in store.keys.items()}
+
+
 class SeveralBuckets(SynchronousTestCase):
     @examples(40)
     @given(st.integers(0, 2**32))
@@ -73,7 +78,7 @@ class SeveralBuckets(SynchronousTestCase):
                 # the fields of one HSET may come in another order: what they say is in the stores
                 self.assertEqual(outcome._replace(times=None, commands=[]), expected[bucket]._replace(times=None, commands=[]))
                 self.assertEqual(outcome.times.tolist(), expected[bucket].times.tolist())
-            self.assertEqual(together.keys, alone.keys)
+            self.assertEqual(content_of(together), content_of(alone))
 
     def test_a_type_is_loaded_folded_and_dumped_once_for_all_buckets(self) -> None:
         counting = Counting()
