@@ -35,6 +35,7 @@ from taba.shard.memory.server import MemoryServer
 from taba.shard.moving import check as check_module
 from taba.shard.moving.check import Disagreement, check, compare, resolve, standing
 from taba.shard.moving.survey import Survey
+from taba.shard.transaction import Writes
 from tests.shard.pieces import ask
 
 MAP = first_map("id", ["redis://a:1", "redis://b:1"], 4)
@@ -182,7 +183,7 @@ def contents(draw: st.DrawFn, shard: str) -> bytes | None:
             lambda to, has_keys, is_removing: encode_owner(
                 Owner("moved", epoch, to, f"{to}.m-1" if has_keys else "", has_keys and is_removing)
             ),
-            st.sampled_from(others),
+            st.sampled_from([*others, GONE]),  # a shard that was drained since, and is in no map any more
             st.booleans(),
             st.booleans(),
         ),
@@ -229,6 +230,31 @@ class Mendable(SynchronousTestCase):
             self.assertEqual([owner for owner in owners.values() if owner.token], [], said)
         for name in SHARDS:
             self.assertEqual(decode_record(do(name, b"GET", STORE_KEY)).shard, name)
+
+
+class Gone(SynchronousTestCase):
+    def test_a_bucket_that_went_to_a_shard_that_is_in_no_map_is_said_and_repaired_and_who_ran_goes_on(self) -> None:
+        key = prefix_of(0) + b"a"
+        writes = Writes([(b"SET", key, b"1")])
+        for has_keys in (False, True):
+            clock = Clock()
+            servers = [MemoryServer(clock) for _ in SHARDS]
+            router = MemoryRouter(servers, len(SHARDS), clock)
+            connecting = ensureDeferred(router.connect())
+            self.successResultOf(connecting)
+            self.successResultOf(ensureDeferred(router.transact(0, [], lambda _: writes)))
+            owner = Owner("moved", 9, GONE, f"{GONE}.m-1" if has_keys else "")
+            servers[0].run((b"SET", owner_key(0), encode_owner(owner)))
+            reading = ensureDeferred(router.read(0, [(b"GET", key)]))
+            clock.pump([0.1] * 100)
+            self.assertIn(f"bucket 0 is moved ({GONE})", self.failureResultOf(reading, StoreUnavailable).getErrorMessage())
+            pools = {shard.name: router.atlas.pool_of(shard.name) for shard in router.map.shards}
+            checking = ensureDeferred(check(pools, clock, repair=True))
+            clock.pump([0.5] * 60)
+            self.assertEqual({one.bucket for one in self.successResultOf(checking)}, {0})
+            reading = ensureDeferred(router.read(0, [(b"GET", key)]))
+            clock.pump([0.1] * 20)
+            self.assertEqual(self.successResultOf(reading), [b"1"])
 
 
 class Records(SynchronousTestCase):

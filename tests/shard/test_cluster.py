@@ -16,7 +16,8 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from taba.errors import ConfigurationError, StoreUnavailable
 from taba.shard import router as router_module
-from taba.shard.buckets import STORE_KEY, owner_key, prefix_of
+from taba.shard.buckets import STORE_KEY, decode_record, owner_key, prefix_of
+from taba.shard.moving.check import check
 from taba.shard.router import Router
 from taba.shard.servers.cluster import SLOTS, parse_slots, slot_of, slot_of_bucket
 from taba.shard.servers.connection import ErrorReply, Redirected, TransactionRefused, raise_for
@@ -93,6 +94,21 @@ class ClusterTests(TestCase):
 
     def setUp(self) -> None:
         self.cluster.flush()
+
+    async def test_a_record_that_is_lost_is_said_and_repaired(self) -> None:
+        (router,) = await self.routers()
+        await router.set("kept", "1")
+        holder = self.cluster.holder(STORE_KEY)
+        record = decode_record(holder.call("GET", STORE_KEY))
+        holder.call("DEL", STORE_KEY)
+        pools = router.atlas.by_name
+        [wrong] = await check(pools, reactor)
+        self.assertEqual(wrong.text, "shard s1 does not say any more which store it is of: taba check --repair")
+        self.assertEqual(await check(pools, reactor, repair=True), [wrong])
+        self.assertEqual(decode_record(holder.call("GET", STORE_KEY)), record)
+        self.assertEqual(await check(pools, reactor), [])
+        (other,) = await self.routers()  # takes it for the store that it was
+        self.assertEqual((other.store_id, await other.get("kept")), (router.store_id, b"1"))
 
     def places(self, bucket: int) -> tuple[Any, Any]:
         """Who has the slot of the bucket, and one who has not."""
