@@ -25,11 +25,13 @@ SHIELD_SECONDS = 0.5  # after an outbox was removed nobody kills its Agent: what
 
 MOVES = frozenset(("buckets move", "kill mover", "mover's fuse", "mover interrupted", "mover stopped"))
 BACK = frozenset(("store goes back", "store fails over", "replica lags"))
-# Faults that do not go together. A store that goes back is made good by what Agents retain: a full disk or memory takes that, and so does
-# a host that boots anew. And one that is as it was before its buckets left has them again: a person repairs that, and some is lost by it
+# Faults that do not go together. A store that goes back is made good by what Agents retain: a full disk takes that, and so does a host that
+# boots anew. In full memory what was acknowledged longest ago is given up first: a failover takes back what is younger than that, a store
+# that is as it was twenty seconds ago takes back more than is retained, and what it had of that nobody can tell. And one that is as it was
+# before its buckets left has them again: a person repairs that, and some is lost by it
 APART = (
-    (BACK, frozenset(("memory full", "disk full", "spool spoilt", "outbox removed", "host boots"))),
-    (frozenset(("store goes back",)), MOVES),
+    (BACK, frozenset(("disk full", "spool spoilt", "outbox removed", "host boots"))),
+    (frozenset(("store goes back",)), MOVES | frozenset(("memory full",))),
 )
 
 

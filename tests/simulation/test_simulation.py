@@ -56,6 +56,7 @@ FOUND = (
     ("--seed", "3001", "--kinds", "host boots,server cut off"),
     ("--seed", "4001", "--kinds", "host boots,server cut off,kill agent,agent's fuse,memory full"),
     ("--seed", "7", "--kinds", "disk full,server cut off,memory full"),
+    ("--seed", "7", "--kinds", "memory full,store fails over,replica lags,kill agent,server cut off"),
     ("--seed", "1000110"),
     ("--seed", "1000146", "--without", "0,1"),
 )
