@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 from twisted.web.client import FileBodyProducer
+from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
 from simulation.clockwork import Killed, Process
@@ -615,11 +616,13 @@ class Arrived:
     args: ClassVar[dict[bytes, list[bytes]]] = {}
 
     def __init__(self, content: bytes, key: str):
-        self.content, self._key = BytesIO(content), key
+        self.content = BytesIO(content)
+        self.requestHeaders = Headers({"idempotency-key": [key]} if key else None)
         self.channel = self.site = self.turns = self
 
     def getHeader(self, name: str) -> str | None:
-        return self._key or None if name == "idempotency-key" else None
+        values = self.requestHeaders.getRawHeaders(name)
+        return values[-1] if values else None
 
     def take_room(self, size: int) -> bool:
         """There is."""
