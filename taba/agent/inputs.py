@@ -83,17 +83,26 @@ class Input(ProcessProtocol):
 
     # --- life ---
 
+    def open(self) -> bool:
+        """Bind, so that what is sent from now on waits; whether that can be had."""
+        try:
+            self._open()
+            self._trouble = ""
+        except OSError as error:
+            self._trouble = error.strerror or f"{error}"
+        return not self._trouble
+
+    def abandon(self) -> None:
+        """Let go of what was bound: no process was started, and none will be."""
+        self._close(is_done=self._desk is not None and not self._desk.packets)
+
     def start(self) -> None:
         """Receive, or try to, from now on."""
         self._call = None
-        try:
-            self._open()
-        except OSError as error:
+        if not self.open():
             self._failures += 1
-            self._trouble = error.strerror or f"{error}"
             self._call = self._reactor.callLater(self._backoff.delay(self._failures), self.start)
             return
-        self._trouble = ""
         assert self._socket is not None and self._desk is not None
         self._packets = self._desk.packets
         self._began = self._reactor.seconds()
@@ -249,6 +258,16 @@ class Inputs:
 
     def __init__(self, inputs: list[Input]):
         self._inputs = inputs
+
+    def open(self) -> None:
+        """Bind them all, as far as that can be."""
+        for one in self._inputs:
+            one.open()
+
+    def abandon(self) -> None:
+        """Let go of what was bound: the Agent cannot start."""
+        for one in self._inputs:
+            one.abandon()
 
     def start(self) -> None:
         """Receive."""

@@ -62,6 +62,7 @@ class AgentService(service.Service):
         statsd: Sequence[Address] = (),
     ):
         self._statsd = statsd
+        self._inputs = Inputs([])
         self._ring_group = ring_group
         self._credentials = credentials or Credentials()
         self._reactor = reactor
@@ -83,6 +84,7 @@ class AgentService(service.Service):
         try:
             self._start(self._home)
         except BaseException:
+            self._inputs.abandon()
             self._home.abandon()
             raise
 
@@ -115,7 +117,7 @@ class AgentService(service.Service):
         routes = Routes(loop.pump, home.keys, self.status, loop.clock, self.unix_now, loop.forwarder.pump)
         environ = {**os.environ, "TABA_AGENT": self.agent}
         self._inputs = Inputs([Input(self._reactor, STATSD, one, self.agent, self._shm, environ, self._random) for one in self._statsd])
-        self._inputs.start()  # before the port is open: who finds the Agent finds them
+        self._inputs.open()  # before the port is open: who finds the Agent finds them
         outcome: list[Any] = []
         self._site = make_site(routes.api(self._front.guard))
         defer.ensureDeferred(listen_at(self._front, self._site, self._reactor)).addBoth(outcome.append)
@@ -138,6 +140,7 @@ class AgentService(service.Service):
                 spool=home.spool.batches,
             )
         loop.start()
+        self._inputs.start()
 
     async def _stop(self) -> None:
         await self._inputs.stop()  # what they record is drained below

@@ -62,7 +62,6 @@ class Input:
         self._connections: dict[int, Connection] = {}
         self._now = monotonic()
         self._example = b""
-        self.is_ending = False
 
     # --- what comes ---
 
@@ -178,11 +177,12 @@ class Input:
     # --- life ---
 
     def run(self, life: int = LIFE) -> None:
-        """Receive until the other end of the pipe `life` is closed, or `is_ending` is set."""
+        """Receive until the other end of the pipe `life` is closed."""
         self._poll.register(life, 0)  # its end is told unasked
         next_look = 0.0
         is_tcp = self._address.kind == "tcp"
-        while not self.is_ending:
+        is_ending = False
+        while not is_ending:
             ready = self._poll.poll(1000 * LOOK_SECONDS)
             self._now = monotonic()
             if self._now >= next_look:
@@ -190,7 +190,7 @@ class Input:
                 self._look()
             for descriptor, _ in ready:
                 if descriptor == life:
-                    self.is_ending = True
+                    is_ending = True
                 elif descriptor in self._connections:
                     self._take_chunk(self._connections[descriptor])
                 elif is_tcp:
@@ -236,6 +236,8 @@ class Input:
 def main(arguments: list[str]) -> None:
     """Receive until the Agent ends, or says so."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the Agent gets it, too, and ends this one
+    # of whoever ends a whole group of processes: its Agent may be among them, and still holds the socket; the end of its pipe tells
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     kind, text, kernel = arguments
     environ = {"TABA_RING_BYTES": str(RING_BYTES), **os.environ}
@@ -248,11 +250,7 @@ def main(arguments: list[str]) -> None:
         made.start(client_of(host(), kind, origin), environ)
         return made
 
-    def end(*_: Any) -> None:
-        one.is_ending = True
-
     one = Input(receiving(text), socket.socket(fileno=SOCKET), Desk(DESK), Origins(producer), int(kernel))
-    signal.signal(signal.SIGTERM, end)  # of whoever ends a whole group of processes; seen within a second
     one.take_up()
     one.run()
 

@@ -155,6 +155,19 @@ class AnInput(SynchronousTestCase):
             self.assertEqual(len(one.look(10.0 + LOSS_SHOWN_SECONDS)), 1)
             self.assertEqual(one.look(11.0 + LOSS_SHOWN_SECONDS), {})
 
+    def test_an_agent_that_cannot_start_leaves_nothing_but_what_an_earlier_one_had_in_hand(self) -> None:
+        address = receiving(f"udp:{free_port()}")
+        for is_used in (False, True):
+            one = Input(self.reactor, "statsd", address, "x", self.directory, {}, Random(1))
+            self.assertTrue(one.open())
+            if is_used:
+                self.count(one)
+            one.abandon()
+            self.assertEqual(len(os.listdir(self.directory)), is_used)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+                other.bind((address.place, address.port))  # it is free
+        self.assertEqual(self.reactor.started, [])
+
     def test_what_others_reach_is_a_problem_as_long_as_it_is_so(self) -> None:
         one = self.input(f"udp:{free_port()}:interface=0.0.0.0")
         (sentence,) = one.look(0.0).values()

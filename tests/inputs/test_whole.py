@@ -202,6 +202,9 @@ class Kills(Whole):
                 return False
             return True
 
+        self.wait(lambda: all(one["state"] == "receiving" for one in self.inputs()))
+        for one in self.inputs():  # as a whole group of processes is told: they end with their Agent, and go on until then
+            os.kill(one["pid"], signal.SIGTERM)
         sent = 0
         for kill in (self.kill_inputs, self.kill_inputs, self.kill_agent, self.kill_inputs):
             # where Agent and input are both dead, nobody keeps what the kernel had
