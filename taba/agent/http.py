@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -12,13 +13,16 @@ from taba.agent.pump import RingPump
 from taba.agent.status import as_families, as_text
 from taba.agent.tallies import lots_of
 from taba.bounds import MAX_PATTERN
+from taba.errors import TabaError
 from taba.events import NotCovered, events_route, key_part, reading
 from taba.exposition import NotInstalled, of_process, writer_for
 from taba.guard import Guard
 from taba.matching import simple_matcher
 from taba.routes import LINES, Parameter, Route
-from taba.tokens import ANY, OPEN, READ
+from taba.tokens import ANY, OPEN, READ, WRITE
 from taba.web import Answer, Api, Call, HTTPError
+
+MAX_DRAINS = 64  # of one request: what rings of 256 MiB hold, several times over; what is recorded meanwhile is for the next
 
 MATCH = Parameter("match", "Names, .* and |, of which a Tab's whole name matches one: these Tabs, too.")
 
@@ -49,6 +53,7 @@ class Routes:
             [
                 Route("GET", "/v1/status", self.status, "how the Agent does, and what needs a person", ANY),
                 events_route(self.events),
+                Route("POST", "/v1/drain", self.drain, "drains the rings now, and tells how many batches wait for a Server", WRITE),
                 Route(
                     "GET",
                     "/metrics",
@@ -123,6 +128,22 @@ class Routes:
             self._on_posted()
         rejected = [{"index": rejection.place, "reason": rejection.reason} for rejection in posted.rejected]
         return Answer({"accepted": posted.accepted, "rejected": rejected})
+
+    async def drain(self, call: Call) -> Answer:
+        if self._pump.buckets is None:
+            raise HTTPError(503, "not_ready", "no Server has told the number of buckets yet; try later")
+        try:
+            for _ in range(MAX_DRAINS):
+                is_more = self._pump.drain_now(*self._clock())
+                self._on_posted()
+                if not is_more:
+                    break
+                await call.breathe()
+        except (OSError, sqlite3.Error, TabaError) as error:  # a full disk, say; the loop says so, too, and tries again
+            raise HTTPError(503, "not_drained", f"{error}"[:200]) from None
+        keeper = self._pump.keeper
+        content = {"recorded": keeper.recorded + sum(self._pump.live_drops().values()), "batches": keeper.unacknowledged}
+        return Answer(content)
 
     def _begin(self, key: str | None, client: str, digest: bytes) -> PostNaming | None:
         """Under which names a post goes: of one that came before all is decided."""

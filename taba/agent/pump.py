@@ -94,6 +94,12 @@ class RingPump:
             self._last_drain = 0.0  # there is more, now
         return 0.0 if is_cut else FULL_TICK_SECONDS if is_filling else TICK_SECONDS
 
+    def drain_now(self, now: float, moment: Moment) -> bool:
+        """Look for rings and drain them, whatever the pace. Returns whether there is more at once."""
+        self._scan(now)
+        self._last_drain = now
+        return self.drain(now, moment)
+
     def drain(self, now: float, moment: Moment) -> bool:
         """Read the rings, publish, move tails, retire what is dead and drained. Returns whether there is more at once."""
         drain, keeper = self._drain, self.keeper
