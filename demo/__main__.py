@@ -23,6 +23,8 @@ from demo.screen import TABS, Screen, look
 from taba.query import Query, QueryError
 
 WORKERS = 4
+JOB_WORKERS = 4
+KILL_SECONDS = 45.0  # between two kills of a worker
 START_SECONDS = 90.0  # for each part; a slow machine indexes for a while
 SETTLE_SECONDS = 15.0  # for the last events to become visible
 ONCE_SECONDS = 20.0
@@ -89,6 +91,23 @@ class Demo:
         say("load and vital signs … (some requests ask for what is not there: so about 9 % of errors are wanted)")
         self.vitals = self.start("vitals", python("-m", "demo.vitals"))
         self.load = self.start("load", python("-m", "demo.load", str(self.web_port)))
+        say(f"{JOB_WORKERS} workers … (the last is slow for a minute now and then; one is killed and started again now and then)")
+        self.workers = [self.start_worker(number) for number in range(JOB_WORKERS)]
+        say(f"the dashboard: {self.url}/")
+
+    def start_worker(self, number: int) -> Child:
+        """Start one that does jobs."""
+        return self.start(
+            f"worker {number}", python("-m", "demo.worker", str(number), "misbehaves" if number == JOB_WORKERS - 1 else "works")
+        )
+
+    def kill_one(self) -> None:
+        """kill -9 to the first worker, and start it again: its Client dies and lives before the reader's eyes."""
+        victim = self.workers[0]
+        self.children.remove(victim)
+        victim.process.kill()
+        victim.process.wait()
+        self.workers[0] = self.start_worker(0)
 
     def wait_until_ready(self) -> None:
         """Until the Server reaches its store."""
@@ -110,7 +129,7 @@ class Demo:
 
     def final_aggregates(self) -> dict[str, Any]:
         """Every Aggregate once all that was recorded has arrived: when two looks a second apart are the same but for what ages."""
-        for child in (self.load, self.vitals, *(child for child in self.children if child.name == "web application")):
+        for child in (self.load, self.vitals, *self.workers, *(child for child in self.children if child.name == "web application")):
             child.stop()
             self.children.remove(child)
         deadline, last = time.monotonic() + SETTLE_SECONDS, None
@@ -189,9 +208,11 @@ def main() -> int:
 def _watch(demo: Demo, console: Console, seconds: float | None) -> None:
     """Show what the Server says until the time is over."""
     screen, end, next_line = Screen(demo.url), time.monotonic() + (seconds or float("inf")), 0.0
+    next_kill = time.monotonic() + KILL_SECONDS
     if not console.is_terminal:
         while time.monotonic() < end:
             _look(demo, screen)
+            next_kill = _kill_in_time(demo, next_kill)
             if screen.samples and time.monotonic() >= next_line:
                 console.print(screen.line(), soft_wrap=True)
                 next_line = time.monotonic() + LINE_SECONDS
@@ -200,8 +221,17 @@ def _watch(demo: Demo, console: Console, seconds: float | None) -> None:
     with Live(screen.draw(), console=console, auto_refresh=False) as live:
         while time.monotonic() < end:
             _look(demo, screen)
+            next_kill = _kill_in_time(demo, next_kill)
             live.update(screen.draw(), refresh=True)
             time.sleep(max(0.0, min(LOOK_SECONDS, end - time.monotonic())))
+
+
+def _kill_in_time(demo: Demo, when: float) -> float:
+    """Kill a worker where it is time; when the next one is."""
+    if time.monotonic() < when:
+        return when
+    demo.kill_one()
+    return time.monotonic() + KILL_SECONDS
 
 
 def _look(demo: Demo, screen: Screen) -> None:

@@ -120,3 +120,5 @@ class Packaging(SynchronousTestCase):
             {f"twisted/plugins/taba_{part}.py" for part in ("agent", "server", "handlers")},
         )
         self.assertIn("taba/py.typed", names)
+        page = {str(path.relative_to(ROOT)) for path in (ROOT / "taba/server/page/static").iterdir()}
+        self.assertLessEqual({"taba/server/page/static/index.html", *page}, set(names))

@@ -12,6 +12,17 @@ from packaging.requirements import Requirement
 from taba.installing import DISTRIBUTION
 
 SPEC_VERSION = "1.5"
+# what lies in the package as its makers published it: no distribution tells of it
+VENDORED: list[dict[str, Any]] = [
+    {
+        "type": "library",
+        "name": "uplot",
+        "version": "1.6.32",
+        "purl": "pkg:npm/uplot@1.6.32",
+        "hashes": [{"alg": "SHA-256", "content": "19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f"}],
+        "licenses": [{"license": {"name": "MIT"}}],
+    }
+]
 
 
 def canonical(name: str) -> str:
@@ -58,7 +69,7 @@ def bill(parts: Iterable[Distribution], version: str) -> dict[str, Any]:
         "metadata": {
             "component": {"type": "application", "name": DISTRIBUTION, "version": version, "purl": f"pkg:pypi/{DISTRIBUTION}@{version}"}
         },
-        "components": sorted(components, key=lambda one: one["name"]),
+        "components": sorted([*components, *VENDORED], key=lambda one: one["name"]),
     }
 
 

@@ -37,6 +37,9 @@ class Bill(SynchronousTestCase):
         version = distribution("twisted").version
         self.assertEqual((by_name["twisted"]["version"], by_name["twisted"]["purl"]), (version, f"pkg:pypi/twisted@{version}"))
         self.assertIn(canonical(DISTRIBUTION), by_name)
+        page = Path(__file__).parent.parent.parent / "taba" / "server" / "page" / "static" / "uPlot.js"
+        self.assertEqual(by_name["uplot"]["hashes"][0]["content"], hashlib.sha256(page.read_bytes()).hexdigest())
+        self.assertIn(f"(v{by_name['uplot']['version']})", page.read_text())
         json.dumps(made)
 
     def test_the_client_alone_needs_nothing(self) -> None:

@@ -173,7 +173,7 @@ export function boards(host, what) {
         say(small, "the most frequent");
       } else if (figures) {
         say(value, figures.rate !== null ? format.number(figures.rate) : format.amount(figures.value ?? figures.count, unit));
-        say(small, figures.rate !== null ? ["a second", figures.p99 !== null ? `p50 ${format.amount(figures.p50, unit)}` : "", figures.p99 !== null ? `p99 ${format.amount(figures.p99, unit)}` : ""].filter(Boolean).join(" · ") : shape === "values" ? `of ${format.plural(aggregate.clients, "Client")}, together` : shape === "distinct" ? "distinct" : "now");
+        say(small, figures.rate !== null ? ["a second", figures.p99 !== null && figures.p99 !== 1 ? `p50 ${format.amount(figures.p50, unit)}` : "", figures.p99 !== null && figures.p99 !== 1 ? `p99 ${format.amount(figures.p99, unit)}` : ""].filter(Boolean).join(" · ") : shape === "values" ? `of ${format.plural(aggregate.clients, "Client")}, together` : shape === "distinct" ? "distinct" : "now");
       } else if (row === null) {
         say(value, format.NONE);
         say(small, "nothing is recorded under this name");

@@ -1,5 +1,6 @@
 // What a view hears of the Tabs that it shows, each second, while anybody can see it.
 
+import { Failed } from "./api.js";
 import { Stream } from "./stream.js";
 
 /** @typedef {import("./stream.js").Said} Said */
@@ -104,7 +105,7 @@ export function repeat(doing, every) {
       try {
         await doing();
       } catch (failure) {
-        if (!(failure instanceof Error && failure.name === "AbortError")) console.debug("asked in vain", failure); // api.js has said it
+        if (!(failure instanceof Failed)) console.error(failure); // what a Server refused, or did not answer, api.js has said
       }
       running = false;
     }
