@@ -24,6 +24,7 @@ IRATE_SECONDS = 15.0  # of which irate is the slope: the finest slots of a Perce
 STEPS_AT_ONCE = 250  # of distributions between two looks at the time; the slots of a day and 300 bins make that some 20 ms
 LOT_VALUES = 100_000  # series times steps that are made at a time, some 10 ms
 LOT_HEAT = 4_000  # … of distributions, of some 300 bins each
+LOT_SPREADS = 100  # States whose distributions come to few: to be read takes some 5 ms
 SLICE_ROWS = 500  # series whose rows are added between two looks at the time
 
 
@@ -43,6 +44,8 @@ class Past:
         steps = max(1, len(self._times))
         is_over_clients = not wanted.is_about_clients
         most = max(1, min(SLICE_STATES, (LOT_HEAT if is_spread else LOT_VALUES) // steps))
+        if is_spread and is_over_clients and await self._are_few(leaf, chosen, most):
+            most = max(most, LOT_SPREADS)  # however many States come to these few, what is made of them is as large
         async for lot in self._query.lots(sorted(by_tab), types.__getitem__, wanted.filter, most, self._take if is_over_clients else None):
             self._told.leave_out_unread(lot.unread)
             for type, (owners, states) in lot.by_type.items():
@@ -53,6 +56,21 @@ class Past:
                 histories = [history for of_slice in slices for history in of_slice]
                 if histories and all(history is not None for history in histories):  # without one of them the others are not the whole
                     await self._add(leaf, together(histories), [(tab, "")], by_tab, wanted, rows)
+
+    async def _are_few(self, leaf: Leaf, chosen: Sequence[Series], most: int) -> bool:
+        """Whether these are distributions that are added up, to no more than `most`."""
+        if not leaf.sums or leaf.function in EXTREMES:
+            return False
+        sums: set[Any] = set()
+        for place, series in enumerate(chosen):
+            if series.figure != DISTRIBUTION or series.part != "":
+                return False
+            sums.add(key_of(grouped(labels_of(series, ""), leaf.by, leaf.without)))
+            if len(sums) > most:
+                return False
+            if place % SLICE_ROWS == SLICE_ROWS - 1:
+                await self._query.turns.breathe()
+        return True
 
     async def _history(self, type: str, states: Any, tabs: Iterable[str]) -> Any:
         """The history of States of these Tabs; None where there is none, which is told."""

@@ -89,7 +89,7 @@ class Reading:
         elif now:
             await self._present.read(leaf, now, wanted, rows)
         self._told.left_out += rows.doubles
-        return rows.vector()
+        return await rows.vector(self._query.turns.breathe)
 
     # --- which series ---
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ from taba.server.prometheus.vectors import NAME, Bools, Labels, Refused, Spread,
 
 MAX_VALUES = 4_000_000  # of one question's selectors, series times steps, and bins where there are distributions: some 36 MB
 ROW_VALUES = 50  # as which a series counts at least, for its labels: so there are at most 80,000
+AT_ONCE = 2000  # rows that are put together between two looks at the time, some milliseconds …
+VALUES_AT_ONCE = 500_000  # … and no more values
+SPREADS_AT_ONCE = 20  # distributions likewise
 TOO_MANY = f"more than {MAX_VALUES} values of one question: take a longer step, fewer series, or sum() right around a selector"
 
 
@@ -92,23 +96,41 @@ class Rows:
         row[1], row[2] = _joined(row[1], row[2], codes, heat)
         row[3], row[4], row[5] = row[3] + count, row[4] + total, row[5] | there
 
-    def vector(self) -> Vector:
-        """All of them."""
+    async def vector(self, breathe: Callable[[], Awaitable[None]]) -> Vector:
+        """All of them; others have a turn (`breathe`) between some."""
         if self._rows and self._spreads:
             raise Refused("the selector means numbers and distributions: ask for one of them by its name and labels")
         if not self._spreads:
             rows = list(self._rows.values())
             if not rows:
                 return Vector.empty(self._steps)
-            return Vector([row[0] for row in rows], np.array([row[1] for row in rows]), np.array([row[2] for row in rows]))
+            values, is_there = np.empty((len(rows), self._steps)), np.empty((len(rows), self._steps), dtype=np.bool_)
+            await self._fill(breathe, rows, (values, is_there), (1, 2))
+            return Vector([row[0] for row in rows], values, is_there)
         spreads = list(self._spreads.values())
-        codes = np.unique(np.concatenate([row[1] for row in spreads]))
+        codes = spreads[0][1]
+        for start in range(0, len(spreads), AT_ONCE):
+            codes = np.unique(np.concatenate([codes, *(row[1] for row in spreads[start : start + AT_ONCE])]))
+            await breathe()
         self._room.take(len(spreads) * self._steps * len(codes))
         heat = np.zeros((len(spreads), self._steps, len(codes)))
         for place, row in enumerate(spreads):
             heat[place][:, np.searchsorted(codes, row[1])] = row[2]
-        count, total, there = (np.array([row[at] for row in spreads]) for at in (3, 4, 5))
+            if place % SPREADS_AT_ONCE == SPREADS_AT_ONCE - 1:
+                await breathe()
+        count, total = (np.empty((len(spreads), self._steps)) for _ in range(2))
+        there = np.empty((len(spreads), self._steps), dtype=np.bool_)
+        await self._fill(breathe, spreads, (count, total, there), (3, 4, 5))
         return Vector([row[0] for row in spreads], np.zeros_like(count), there, Spread(codes, heat, count, total))
+
+    async def _fill(self, breathe: Callable[[], Awaitable[None]], rows: Sequence[Any], into: Sequence[Any], places: Sequence[int]) -> None:
+        """Put what stands at `places` of the rows into arrays, some rows at a time."""
+        at_once = max(1, min(AT_ONCE, VALUES_AT_ONCE // max(1, self._steps)))
+        for start in range(0, len(rows), at_once):
+            some = rows[start : start + at_once]
+            for array, place in zip(into, places, strict=True):
+                array[start : start + len(some)] = [row[place] for row in some]
+            await breathe()
 
 
 def _joined(codes: Ints, heat: Floats, other: Ints, further: Floats) -> tuple[Ints, Floats]:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from hypothesis import given
@@ -16,6 +17,7 @@ from taba.handlers import Events
 from taba.handlers.counter_group import CounterGroup
 from taba.handlers.percentile_group import PercentileGroup
 from taba.server.ask.query import Lot
+from taba.server.prometheus import past
 from taba.server.prometheus import rows as rows_module
 from taba.server.prometheus.catalogue import Catalogue, Series
 from taba.server.prometheus.evaluate import evaluate
@@ -231,6 +233,7 @@ class Several(States):
         self.by_lots = by_lots
 
     async def lots(self, tabs: Any, type_of: Any, wanted: Any, most: int, take: Any) -> AsyncIterator[Lot]:
+        self.most = most
         for some in [[tab] for tab in tabs] if self.by_lots else [tabs]:
             yield Lot({}, {self.type: ([(tab, "web/1") for tab in some], [self.states[tab] for tab in some])})
 
@@ -277,6 +280,56 @@ class Rooms(SynchronousTestCase):
                 self.assertRaises(Refused, rows.add_spread, {}, *further)
             else:
                 rows.add_spread({}, *further)
+
+
+class Turn(SynchronousTestCase):
+    def test_others_have_turns_while_many_rows_are_put_together_and_it_comes_to_the_same(self) -> None:
+        there = np.array([True, False, True])
+
+        def vector(is_spread: bool, looks: list[None]) -> Vector:
+            async def breathe() -> None:
+                looks.append(None)
+
+            rows = Rows(Leaf((), 0.0, None, 0.0), 3, Room())
+            for place in range(7):
+                labels, values = {"place": str(place)}, np.arange(3.0) + place
+                if is_spread:
+                    rows.add_spread(labels, np.arange(place, place + 2), np.ones((3, 2)) * (place + 1), values, 2 * values, there)
+                else:
+                    rows.add(labels, values, there)
+            return result_of(rows.vector(breathe))  # type: ignore[no-any-return]
+
+        for is_spread in (False, True):
+            whole, parts, looks = vector(is_spread, []), None, []
+            with mock.patch.multiple(rows_module, AT_ONCE=2, SPREADS_AT_ONCE=3):
+                parts = vector(is_spread, looks)
+            self.assertGreaterEqual(len(looks), 4)
+            self.assertEqual(parts.labels, whole.labels)
+            np.testing.assert_array_equal(parts.values, whole.values)
+            np.testing.assert_array_equal(parts.there, whole.there)
+            if is_spread:
+                for figure in ("codes", "heat", "count", "total"):
+                    np.testing.assert_array_equal(getattr(parts.spread, figure), getattr(whole.spread, figure))
+
+    def test_of_distributions_that_come_to_few_many_states_are_read_at_once_and_of_others_few(self) -> None:
+        values = {f"x{{a={number}}}": [1.0 + number] for number in range(20)}
+        handler = HANDLERS["PercentileGroup"]
+        states = {tab: handler.fold(handler.new_state(), Events([NOW - 60] * len(of), of), NOW) for tab, of in values.items()}
+        series = [Series("x", tab, "PercentileGroup", "distribution", {"a": tab}) for tab in values]
+        buckets = [one._replace(name="x_bucket", part="_bucket") for one in series]
+        catalogue = Catalogue({"x": series, "x_bucket": buckets}, (), {}, {}, ())
+        times = np.linspace(NOW - 3600, NOW, 241)
+        for text, is_much in (
+            ("sum(rate(x[1m]))", True),
+            ("sum without (a) (rate(x[1m]))", True),
+            ("sum by (a) (rate(x[1m]))", False),
+            ("rate(x[1m])", False),
+            ("sum(max_over_time(x[1m]))", False),
+            ("sum by (le) (rate(x_bucket[1m]))", False),
+        ):
+            query: Any = Several("PercentileGroup", states, NOW, True)
+            evaluated(text, Reading(query, catalogue, times, NOW, Told()), times.tolist())
+            self.assertEqual(query.most, past.LOT_SPREADS if is_much else past.LOT_HEAT // 241, text)
 
 
 class LastSecond(SynchronousTestCase):
