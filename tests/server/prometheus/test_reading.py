@@ -300,7 +300,8 @@ class Turn(SynchronousTestCase):
             return result_of(rows.vector(breathe))  # type: ignore[no-any-return]
 
         for is_spread in (False, True):
-            whole, parts, looks = vector(is_spread, []), None, []
+            looks: list[None] = []
+            whole = vector(is_spread, [])
             with mock.patch.multiple(rows_module, AT_ONCE=2, SPREADS_AT_ONCE=3):
                 parts = vector(is_spread, looks)
             self.assertGreaterEqual(len(looks), 4)
