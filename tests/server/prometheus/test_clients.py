@@ -12,12 +12,20 @@ from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.needs import needs_program
 from tests.processes import Process, free_port, wait_for_port
 from tests.services import START_SECONDS, Services
 
+RECORDS = """
+import sys
+from taba import client
+for _ in range(int(sys.argv[1])):
+    client.counter("agent_hits", labels={"route": "/a"}).inc(1.5)
+    client.percentile("agent_wait_seconds").observe(0.25)
+"""
 PATIENCE_SECONDS = 60.0  # for what takes a second or two on a machine that is not busy
 
 # asked of Taba and of a Prometheus that scraped it, while nothing is recorded: what both must answer alike
@@ -45,6 +53,23 @@ ALIKE = (
     "absent(nothing)",
     "round(avg(wait_seconds_sum), 0.1)",
 )
+# of what moved between scrapes: rates of Prometheus are extrapolated to the window's ends, those of Taba are what lies within it
+WINDOW_SECONDS = 600.0
+BEFORE_SECONDS = 100.0  # the moves are so old: within the window, and in slots that are over
+RATES = (  # (expression, the power in which that extrapolation is in it)
+    ("sum(rate(moved_total[10m]))", 1),
+    ("sum by (route) (increase(moved_total[10m]))", 1),
+    ('rate(moved_events_total{route="/a"}[10m])', 1),
+    ("rate(took_seconds_count[10m])", 1),
+    ("rate(took_seconds_sum[10m])", 1),
+    ("rate(took_seconds_bucket[10m])", 1),
+    ("topk(1, rate(moved_total[10m]))", 1),
+    ("avg(rate(moved_total[10m])) * 60", 1),
+    ("rate(took_seconds_sum[10m]) / rate(took_seconds_count[10m])", 0),
+    ("sum by (route) (rate(moved_total[10m])) / on () group_left () sum(rate(moved_total[10m]))", 0),
+    ("histogram_quantile(0.9, sum by (le) (rate(took_seconds_bucket[10m])))", 0),
+    ("histogram_quantile(0.5, rate(took_seconds_bucket[10m]))", 0),
+)
 OF_SCRAPES = {"job", "instance"}  # labels that a scrape adds
 
 
@@ -59,6 +84,15 @@ def vector(url: str, text: str, at: float) -> dict[Any, float]:
         tuple(sorted((name, value) for name, value in row["metric"].items() if name not in OF_SCRAPES)): float(row["value"][1])
         for row in result
     }
+
+
+def extrapolation(times: list[float], at: float) -> float:
+    """By how much the rate of a Prometheus that has samples of these times is greater than what they grew by: it goes on to the
+    window's ends, as far as a sample more was to be expected."""
+    sampled = times[-1] - times[0]
+    usual = sampled / (len(times) - 1)
+    ends = (times[0] - (at - WINDOW_SECONDS), at - times[-1])
+    return (sampled + sum(end if end < 1.1 * usual else usual / 2 for end in ends)) / sampled
 
 
 def is_ready(url: str) -> bool:
@@ -117,7 +151,7 @@ class Clients(SynchronousTestCase):
             "global: {scrape_interval: 1s}\n"
             "scrape_configs:\n"
             "  - job_name: tabs\n"
-            '    params: {match: ["hits.*|wait.*"]}\n'
+            '    params: {match: ["hits.*|wait.*|moved.*|took.*"]}\n'
             f'    static_configs: [{{targets: ["127.0.0.1:{self.services.server_port}"]}}]\n'
         )
         prometheus = self.start(
@@ -136,6 +170,7 @@ class Clients(SynchronousTestCase):
             self.assertEqual(ours.keys(), theirs.keys(), text)
             for key, value in ours.items():
                 self.assertAlmostEqual(value, theirs[key], places=9, msg=f"{text} {key}")
+        self.move(prometheus)
         # through a kill of the Server a counter goes on from where it was
         self.services.kill_server()
         self.until(lambda: list(vector(prometheus, "up", time.time()).values()) == [0.0])
@@ -162,6 +197,69 @@ class Clients(SynchronousTestCase):
             timeout=PATIENCE_SECONDS,
         )
         self.assertNotIn("error", done.stderr.lower(), done.stderr)
+
+    def move(self, prometheus: str) -> None:
+        """Counters move between scrapes, and rates are those of Prometheus but for its extrapolation, which its samples tell."""
+        routes = ("/a", "/b")
+
+        def grow(times: int, age: float) -> None:
+            at = time.time() - age
+            self.post(
+                [
+                    {"tab": "moved", "type": "CounterGroup", "value": 2.5, "time": at, "labels": {"route": route}}
+                    for place, route in enumerate(routes)
+                    for _ in range(times * (place + 1))
+                ]
+                # much in the first bin: of buckets that begin with little Prometheus goes on no further than to where they were 0
+                + [{"tab": "took_seconds", "type": "PercentileGroup", "value": [0.001, 50 * times], "time": at}]
+                + [{"tab": "took_seconds", "type": "PercentileGroup", "value": value / 7, "time": at} for value in range(times)]
+            )
+
+        def samples() -> list[tuple[float, float]]:
+            found = ask(prometheus, "/api/v1/query", {"query": 'moved_events_total{route="/a"}[10m]', "time": time.time()})
+            return [(at, float(value)) for row in found["data"]["result"] for at, value in row["values"]]
+
+        grow(90, 3 * WINDOW_SECONDS)  # what Prometheus sees first is no move to it
+        self.until(samples)
+        recorded = 90
+        for times in (5, 9, 2):
+            grow(times, BEFORE_SECONDS)
+            recorded += times
+            self.until(lambda: samples()[-1][1] == recorded)
+        at = samples()[-1][0]
+        self.until(lambda: samples()[-1][0] > at + 2)  # of the last second Taba tells what came until now
+        more = extrapolation([time for time, _ in samples() if time <= at], at)
+        for text, power in RATES:
+            ours, theirs = vector(self.services.server_url, text, at), vector(prometheus, text, at)
+            self.assertTrue(ours, text)
+            self.assertEqual(ours.keys(), theirs.keys(), text)
+            for key, value in ours.items():
+                self.assertAlmostEqual(value * more**power / theirs[key], 1.0, places=6, msg=f"{text} {key}: extrapolated by {more}")
+
+    def test_an_agent_tells_what_its_host_records_and_begins_anew_with_each_start(self) -> None:
+        self.services.start_server()
+        self.services.start_agent()
+        url = f"{self.services.agent_url}/metrics?{urlencode({'match': 'agent_hits.*|agent_wait.*'})}"
+
+        def found() -> dict[str, float]:
+            with urlopen(
+                Request(url, headers={"Accept": "application/openmetrics-text; version=1.0.0"}), timeout=PATIENCE_SECONDS
+            ) as answer:
+                families = text_string_to_metric_families(answer.read().decode())
+            return {sample.name: sample.value for family in families for sample in family.samples if sample.name.startswith("agent_")}
+
+        created = 0.0
+        for times in (5, 2):
+            done = self.services.run("-c", RECORDS, str(times))
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+            self.until(lambda: found().get("agent_hits_events_total") == times)
+            told = found()
+            self.assertEqual((told["agent_hits_total"], told["agent_wait_seconds_count"]), (1.5 * times, times))
+            self.assertAlmostEqual(told["agent_wait_seconds_sum"], 0.25 * times)
+            self.assertGreater(told["agent_hits_created"], created)
+            created = told["agent_hits_created"]
+            self.services.kill_agent()
+            self.services.start_agent()
 
     def scraped(self, match: str) -> str:
         with urlopen(f"{self.services.server_url}/metrics?{urlencode({'match': match})}", timeout=PATIENCE_SECONDS) as answer:
