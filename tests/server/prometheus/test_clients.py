@@ -6,6 +6,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlencode
@@ -225,7 +226,7 @@ class Clients(SynchronousTestCase):
         for times in (5, 9, 2):
             grow(times, BEFORE_SECONDS)
             recorded += times
-            self.until(lambda wanted=recorded: samples()[-1][1] == wanted)
+            self.until(partial(lambda wanted: samples()[-1][1] == wanted, recorded))
         at = samples()[-1][0]
         self.until(lambda: samples()[-1][0] > at + 2)  # of the last second Taba tells what came until now
         more = extrapolation([time for time, _ in samples() if time <= at], at)
@@ -252,7 +253,7 @@ class Clients(SynchronousTestCase):
         for times in (5, 2):
             done = self.services.run("-c", RECORDS, str(times))
             self.assertEqual((done.returncode, done.stderr), (0, ""))
-            self.until(lambda wanted=times: found().get("agent_hits_events_total") == wanted)
+            self.until(partial(lambda wanted: found().get("agent_hits_events_total") == wanted, times))
             told = found()
             self.assertEqual((told["agent_hits_total"], told["agent_wait_seconds_count"]), (1.5 * times, times))
             self.assertAlmostEqual(told["agent_wait_seconds_sum"], 0.25 * times)
