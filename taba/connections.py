@@ -30,7 +30,7 @@ from taba.bounds import KiB, MiB
 from taba.cookies import token_shown
 from taba.guard import Refused
 from taba.options import is_loopback
-from taba.tokens import EVERYTHING, OPEN, Grant
+from taba.tokens import EVERYTHING, Grant
 from taba.tries import RECENT_SECONDS
 from taba.turns import Turns
 from taba.web import MAX_BODY_BYTES, Api, HTTPError, refusal, refused
@@ -49,7 +49,6 @@ MAX_IDLE_SECONDS = 120.0  # for a kept-alive connection to say nothing
 ANSWER_SECONDS = 30.0  # for a peer to take an answer …
 ANSWER_BYTES_PER_SECOND = 128 * KiB  # … and longer for a large one, at this rate
 MAX_UNSENT_BYTES = 128 * KiB  # of an answer, that the kernel takes before its peer does; it would take some MiB, and all be made for that
-MAX_OPEN_BODY_BYTES = 4 * KiB  # of a body that anybody may send where tokens are asked for: a form with a token
 MAX_RECEIVING_BYTES = 256 * MiB  # of all bodies that are being received and read: 32 of the largest
 LINGER_SECONDS = 2.0  # after an early refusal, so that a peer that still sends reads the answer rather than a reset
 MAX_LINGER_BYTES = 64 * MiB
@@ -71,7 +70,6 @@ class BoundedSite(server.Site):
         self.protocol = BoundedChannel  # type: ignore[method-assign,assignment]
         self.displayTracebacks = False
         self.max_body_bytes = max_body_bytes
-        self.table = api.table
         self.guard = api.guard
         self.is_closing = False
         self.known: set[BoundedChannel] = set()
@@ -268,21 +266,13 @@ class BoundedChannel(http.HTTPChannel):
         if problem is not None:
             self._refuse(HTTPError(400, "bad_request", problem))
         elif self.length == 0 or self._may_send_body(request):
-            if self.length is not None and self.length > request.max_body_bytes:
-                self.refuse_body(request.max_body_bytes)
+            if self.length is not None and self.length > self.site.max_body_bytes:
+                self.refuse_body()
             elif self.keep_room(self.length or 0):
                 super().allHeadersReceived()
 
     def _may_send_body(self, request: BoundedRequest) -> bool:
-        """Whether a body is read from this peer at all: from one that nobody knows only where a route takes one, and little of it."""
-        guard = self.site.guard
-        if guard is None or not guard.is_closed:
-            return True
-        method, address = (cast(bytes, part).decode("ascii", "replace") for part in (self._command, self._path))
-        found = self.site.table.find(method, address.partition("?")[0])
-        if found is not None and found.route.token == OPEN and found.route.body is not None:
-            request.max_body_bytes = min(MAX_OPEN_BODY_BYTES, self.site.max_body_bytes)
-            return True
+        """Whether a body is read from this peer at all: not from one that nobody knows."""
         try:
             request.identify()
         except Refused as error:
@@ -390,9 +380,9 @@ class BoundedChannel(http.HTTPChannel):
         takes = f"{self.totalHeadersSize} bytes and {self.maxHeaders} lines"
         self._refuse(HTTPError(431, "too_large", f"request line and headers take at most {takes}"))
 
-    def refuse_body(self, most: int | None = None) -> None:
-        """Answer 413 and close, without reading the rest. `most`: bytes that this one may take."""
-        self._refuse(HTTPError(413, "too_large", f"a body takes at most {most or self.site.max_body_bytes} bytes"))
+    def refuse_body(self) -> None:
+        """Answer 413 and close, without reading the rest."""
+        self._refuse(HTTPError(413, "too_large", f"a body takes at most {self.site.max_body_bytes} bytes"))
 
     def _silent(self) -> None:
         self._deadline = None
@@ -444,12 +434,7 @@ class BoundedRequest(server.Request):
 
     channel: BoundedChannel
     received = 0
-    max_body_bytes: int
     _grant: Grant | None = None
-
-    def __init__(self, channel: BoundedChannel, *arguments: Any, **named: Any):
-        super().__init__(channel, *arguments, **named)
-        self.max_body_bytes = channel.site.max_body_bytes
 
     def identify(self) -> Grant:
         """What whoever asks may do. Raises Refused."""
@@ -485,8 +470,8 @@ class BoundedRequest(server.Request):
 
     def handleContentChunk(self, data: bytes) -> None:
         self.received += len(data)
-        if self.received > self.max_body_bytes:
-            self.channel.refuse_body(self.max_body_bytes)
+        if self.received > self.channel.site.max_body_bytes:
+            self.channel.refuse_body()
         elif self.channel.length is not None or self.channel.keep_room(len(data)):
             super().handleContentChunk(data)
 

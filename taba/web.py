@@ -112,12 +112,6 @@ class Call:
         values = self.many(parameter.name)
         return values if parameter.repeatable or not is_lenient else values[:1]
 
-    def grant_of(self, token: str) -> Grant:
-        """What the bearer of `token` may do, which was shown otherwise than as a header; a failed try counts like any. Raises Refused."""
-        channel = cast(Any, self._request.channel)
-        guard: Guard | None = channel.site.guard
-        return EVERYTHING if guard is None else guard.grant_of(token, channel.peer)
-
     def header(self, name: str) -> str | None:
         """The last value of a header, or None."""
         return self._request.getHeader(name)

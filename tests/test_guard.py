@@ -13,10 +13,9 @@ from taba.connections import BoundedChannel
 from taba.errors import ConfigurationError
 from taba.guard import Guard, Refused, TokenFile
 from taba.options import listen
-from taba.routes import Parameter
 from taba.tokens import ADMIN, ANY, EVERYTHING, OPEN, READ, WRITE, Grant, line_of, new_token
 from taba.web import Answer, Api, Call
-from tests.sites import ROUTES, Served, echo, route
+from tests.sites import ROUTES, Served, route
 
 LOCAL = listen("tcp:1:interface=127.0.0.1")
 
@@ -142,19 +141,12 @@ async def whose(call: Call) -> Answer:
     return Answer(call.grant.kind)
 
 
-async def login(call: Call) -> Answer:
-    return Answer(call.grant_of(call.values["name"]).kind)
-
-
 class Guarded(Served):
     def setUp(self) -> None:
         self.files = Files(self.mktemp())
         self.guard = Guard(self.files.file, None, LOCAL, Clock().seconds)
         more = [
             route("GET", "/whose", whose, token=ANY),
-            route("GET", "/login/{name}", login, Parameter("name", ""), token=OPEN),
-            route("POST", "/open", echo, token=OPEN)._replace(body="Any."),
-            route("POST", "/shut", echo, token=OPEN),
         ]
         self.serve(Api([*ROUTES, *more], self.guard))
         self.patch(guard, "FAILED_SECONDS", WAIT)  # of no token
@@ -210,19 +202,18 @@ class Guarded(Served):
         await self.ask("GET", "/echo", Authorization="Bearer x")
         self.assertEqual(pause.call_args_list, [mock.call(WAIT)] * 2)
 
-    async def test_each_further_try_of_an_address_waits_longer_whichever_way_it_comes_and_a_known_token_never(self) -> None:
+    async def test_each_further_try_of_an_address_waits_longer_whatever_is_asked_and_a_known_token_never(self) -> None:
         tried = [*range(tries.FREE_TRIES + 2)]
-        waits = [await self.waited(f"/login/{new_token(READ)}" if number % 2 else "/echo") for number in tried]
+        waits = [await self.waited(["/echo", "/nowhere"][number % 2]) for number in tried]
         self.assertEqual(waits, [WAIT] * (tries.FREE_TRIES + 1) + [2 * WAIT])
         self.assertEqual(self.guard.tries.recent(), {"127.0.0.1": len(tried)})
-        self.assertEqual(await self.waited(f"/login/{self.files.tokens[READ]}"), 0)
         self.assertEqual(await self.waited("/echo", self.files.tokens[READ]), 0)
 
     async def waited(self, path: str, token: str = "none") -> float:
         """How long the answer was held back."""
         original = BoundedChannel.wait_refused
         with mock.patch.object(BoundedChannel, "wait_refused", autospec=True, side_effect=original) as waiting:
-            await self.ask("GET", path, **({} if path.startswith("/login") else {"Authorization": f"Bearer {token}"}))
+            await self.ask("GET", path, Authorization=f"Bearer {token}")
         waits: list[float] = [call.args[1] for call in waiting.call_args_list]
         return sum(waits)
 
@@ -239,20 +230,6 @@ class Guarded(Served):
         self.assertEqual(await self.status("GET", "/echo", READ), 200)
         self.assertEqual(self.site.refused["hall_full"], 1)
         await self.until(lambda: len(self.site.hall) == 2)
-
-    async def test_where_a_route_is_open_anybody_may_send_a_little(self) -> None:
-        most = connections.MAX_OPEN_BODY_BYTES
-        self.site.max_body_bytes = 10 * most
-        self.assertEqual(await self.ask_size("/open", b"x" * most), (200, most))
-        self.assertEqual((await self.ask("POST", "/open", b"x" * (most + 1)))[0], 413)
-        head = b"POST /open HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
-        self.assertIn(b" 413 ", await self.say(head + b"%x\r\n%b\r\n1\r\nx\r\n0\r\n\r\n" % (most, b"x" * most)))
-        self.assertEqual((await self.ask("POST", "/shut", b"x"))[0], 401)  # open, and takes no body
-        self.assertEqual(await self.status("POST", "/echo", WRITE, b"x" * 2 * most), 200)
-
-    async def ask_size(self, path: str, body: bytes) -> tuple[int, int]:
-        status, content, _ = await self.ask("POST", path, body)
-        return status, content["size"]
 
     async def test_only_a_known_peer_gets_a_place_that_lasts(self) -> None:
         stranger, known = self.connect(), self.connect()

@@ -167,7 +167,7 @@ class Problems:
         for name, reason in rings.problems.items():
             names.setdefault(reason, []).append(name)
         for reason, those in names.items():
-            what = f"ring {those[0]}" if len(those) == 1 else f"{len(those)} rings, such as {those[0]},"
+            what = f"ring {those[0]}" if len(those) == 1 else f"{len(those)} rings, such as {those[0]}"
             found[f"rings {reason}"] = reason if those[0].startswith("/") else f"{what}: {reason}"
         if rings.taken:
             holder = f"process {rings.taken_by}" if rings.taken_by else "another process"
