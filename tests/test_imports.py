@@ -29,6 +29,8 @@ MAY = {
     "inputs": {"client"},
 }
 
+TYPED = ("taba", "twisted", "demo", "benchmarks", "simulation", "tests")  # what mypy reads
+
 LOOKUP = ("taba.handlers.lookup", "taba.handlers.interface")  # what of the Handlers a Server or an Agent may import
 
 # What is not the same at each run: a part gets it by argument. Beside each place that takes it from the machine, what for.
@@ -211,3 +213,20 @@ class Imports(SynchronousTestCase):
         for path in (ROOT / "tests").rglob("*.py"):
             used = set(IMPORTED.findall(path.read_text())) & {"benchmarks", "demo"}  # found without parsing: these are half of all lines
             self.assertFalse(used and path.name != f"test_{used.pop()}.py", path)
+
+
+class Typed(SynchronousTestCase):
+    """mypy judges tests as it judges the rest, and what it is told to let pass is one code of one line."""
+
+    def test_nothing_is_exempt_from_types(self) -> None:
+        settings = (ROOT / "pyproject.toml").read_text().split("[tool.mypy]")[1].split("[tool.towncrier]")[0]
+        self.assertIn("strict = true", settings)
+        for name in TYPED:
+            self.assertIn(f'"{name}"', settings)
+        for exempting in ("disable_error_code", "ignore_errors", "untyped_defs", "incomplete_defs", "follow_imports", "exclude"):
+            self.assertNotIn(exempting, settings)
+
+    def test_what_is_ignored_is_named(self) -> None:
+        any_code = re.compile(r"#\s*(?:type:\s*ignore(?!\[)|mypy:)")
+        found = [str(path.relative_to(ROOT)) for name in TYPED for path in (ROOT / name).rglob("*.py") if any_code.search(path.read_text())]
+        self.assertEqual(found, ["taba/handlers/interface.py"])  # methods of an interface have no self

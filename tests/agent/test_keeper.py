@@ -401,7 +401,7 @@ class KeeperTests(WorldCase):
             stream = world.keeper.stream
             verdict = world._verdict
             none = Verdict(LATER, 1.0)
-            world._verdict = lambda send, held=held, verdict=verdict, none=none: verdict(send) if send.lane.bucket != held else none  # type: ignore
+            world._verdict = lambda send, held=held, verdict=verdict, none=none: verdict(send) if send.lane.bucket != held else none  # type: ignore[misc,method-assign]
             world.send()
             world.keeper.begin_stream(at(world.now))
             for _ in range(int(RETAIN_SECONDS)):
