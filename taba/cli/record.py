@@ -231,13 +231,13 @@ def record(
             for number, text in lines:
                 try:
                     line = read_line(text, default_type)
-                except ValueError as error:
+                    if line is not None:
+                        sink.take(line)
+                except ValueError as error:  # of the line, or of its Tab: one name with two Types
                     bad += 1
                     _complain(number, error, bad)
                     continue
-                if line is not None:
-                    sink.take(line)
-                    recorded += 1
+                recorded += line is not None
             if not lines:
                 sink.flush()
         notice = sink.close()

@@ -165,7 +165,8 @@ class Producer:
             "Gauge": ports.Gauge,
             "UpDown": ports.UpDown,
         }
-        self._tabs: dict[str, Any] = {}
+        self._tabs: dict[tuple[str, str], Any] = {}
+        self._types: dict[str, str] = {}  # by name, of those that may have one alone
         self._healing: list[Any] = []  # of these, the Tabs that heal
         self._meanings: dict[str, tuple[str, str]] = {}  # unit and description, of Tabs that have them
         self._functions: dict[Any, Callable[[], Any]] = {}  # what set_function() was given, by Gauge
@@ -260,22 +261,28 @@ class Producer:
             if slot is not None:
                 slot.let_go()
 
-    def tab(self, name: str, type: str, unit: str = "", description: str = "") -> Any:
+    def tab(self, name: str, type: str, unit: str = "", description: str = "", may_conflict: bool = False) -> Any:
         """The Tab of this canonical name and Type: the same object each time. Unit and description hold from now on, if given.
 
-        Raises ValueError where this process has a Tab of that name and another Type.
+        Raises ValueError where this process has a Tab of that name and another Type; `may_conflict` is for whoever records what others
+        chose: then a Server has the one that came later as dead letters, and says so.
         """
-        tab = self._tabs.get(name)
+        key = (name, type)
+        tab = self._tabs.get(key)
+        if not may_conflict:
+            known = self._types.get(name)
+            if known is None:  # beyond so many nobody is told
+                known = self._types.setdefault(name, type) if len(self._types) < MAX_REMEMBERED else type
+            if known != type:
+                raise ValueError(f"Tab name {name!r:.210}: is of Type {known} in this process, and no Tab is of two: not also of {type}")
         if tab is None:
             clock = self.settings.clock if self.settings is not None else ""
             is_coarse = type in COARSE_TYPES and (clock == "coarse" or (clock == "" and self._is_coarse_sound))
             made = tab = self._kinds.get(type, self._ports.Tab)(self._port, name, type, is_coarse, type in HEALING_TYPES)
             if len(self._tabs) < MAX_REMEMBERED:
-                tab = self._tabs.setdefault(name, tab)  # one step: another thread may have been first
+                tab = self._tabs.setdefault(key, tab)  # one step: another thread may have been first
                 if tab is made and tab.is_healing:
                     self._healing.append(tab)
-        if tab.type != type:
-            raise ValueError(f"Tab name {name!r:.210}: is of Type {tab.type} in this process, and no Tab is of two: not also of {type}")
         if (unit or description) and (name in self._meanings or len(self._meanings) < MAX_REMEMBERED):
             before = self._meanings.get(name, ("", ""))
             meaning = self._meanings[name] = (unit or before[0], description or before[1])

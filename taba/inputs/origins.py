@@ -63,7 +63,7 @@ class Origins:
         producer = self._producers.get(origin)
         if producer is None:
             producer = self._producers[origin] = self._make(origin)
-        record: Record = producer.tab(name, type, unit).record
+        record: Record = producer.tab(name, type, unit, may_conflict=True).record  # what a stranger names ends nothing
         return record
 
     def _give_up_one(self, now: float) -> bool:

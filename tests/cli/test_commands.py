@@ -170,6 +170,10 @@ class Commands(BesideAServer):
         done = self.services.taba("record", "--client", "shell/4", stdin="single 1\nsingle\n")
         self.assertIn("taba record: 1 event recorded, 1 bad line skipped", done.stderr)
 
+    def test_so_is_one_that_gives_a_name_another_type(self) -> None:
+        done = self.services.taba("record", "--client", "shell/5", stdin="twice 1\ntwice 2 Gauge\ntwice 3\n")
+        self.assertRegex(done.stderr, r"(?s)line 2: .*is of Type CounterGroup.*2 events recorded, 1 bad line skipped")
+
     def test_recording_over_http_says_at_once_that_nobody_is_there_and_gives_up_in_time(self) -> None:
         done = self.services.taba("record", "--http", "--server", "http://127.0.0.1:9", "--timeout", "1", stdin="lost 1\n")
         self.assertEqual(done.returncode, 1)

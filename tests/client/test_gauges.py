@@ -316,6 +316,13 @@ class OneTypeTests(ClientCase):
             producer.tab('x{a="2"}', "Gauge")
         self.assertEqual(gauge.labels(a=1), gauge)
 
+    def test_whoever_records_what_others_chose_may_have_both(self):
+        producer = self.producer()
+        producer.tab("x", "CounterGroup", may_conflict=True).inc()
+        producer.tab("x", "Gauge", may_conflict=True).set(2)
+        self.assertEqual([(event.type, event.value) for event in self.events()], [("CounterGroup", 1.0), ("Gauge", 2.0)])
+        self.assertIs(producer.tab("x", "Gauge", may_conflict=True), producer.tab("x", "Gauge", may_conflict=True))
+
     def test_what_is_refused_leaves_no_trace(self) -> None:
         producer = self.producer()
         producer.tab("x", "CounterGroup").inc()

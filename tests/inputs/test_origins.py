@@ -21,7 +21,8 @@ class FakeProducer:
     def __init__(self) -> None:
         self.is_stopped = False
 
-    def tab(self, name: str, type: str, unit: str) -> FakeTab:
+    def tab(self, name: str, type: str, unit: str, may_conflict: bool) -> FakeTab:
+        assert may_conflict
         return FakeTab()
 
     def stop(self) -> None:

@@ -23,7 +23,7 @@ class FakeProducer:
     def __init__(self, origin: str, events: list[tuple[str, str, Any]]):
         self._origin, self._events = origin, events
 
-    def tab(self, name: str, type: str, unit: str) -> FakeTab:
+    def tab(self, name: str, type: str, unit: str, may_conflict: bool) -> FakeTab:
         return FakeTab(self._origin, name, self._events)
 
     def stop(self) -> None:
