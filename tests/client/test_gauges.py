@@ -316,7 +316,7 @@ class OneTypeTests(ClientCase):
             producer.tab('x{a="2"}', "Gauge")
         self.assertEqual(gauge.labels(a=1), gauge)
 
-    def test_whoever_records_what_others_chose_may_have_both(self):
+    def test_whoever_records_what_others_chose_may_have_both(self) -> None:
         producer = self.producer()
         producer.tab("x", "CounterGroup", may_conflict=True).inc()
         producer.tab("x", "Gauge", may_conflict=True).set(2)
