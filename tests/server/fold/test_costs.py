@@ -1,0 +1,94 @@
+"""What a cycle costs, counted and not timed: calls of Python, commands to the store, their bytes. Bounds lie near what was counted; what
+raises one of them on purpose raises its bound with it."""
+
+from __future__ import annotations
+
+import sys
+from random import Random
+from types import FrameType
+from typing import Any
+
+from twisted.internet.defer import ensureDeferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba.batch import APPLIED
+from taba.handlers.lookup import find_handlers
+from taba.server import keys
+from taba.server.fold.cycle import Waiting
+from taba.server.fold.ingest import Ingest
+from taba.server.fold.marks import Mark, encode_mark
+from taba.server.work.bench import Bench
+from taba.shard.memory.router import MemoryConnection, MemoryRouter
+from taba.shard.memory.server import MemoryServer
+from taba.shard.servers.connection import Command, encode
+
+from ..samples import AGE, NONCE, batch, column, tab_in
+
+BUCKETS = 64
+NOW = 1_000_000.0
+NOBODY: Any = None
+
+
+class Costs(SynchronousTestCase):
+    def setUp(self) -> None:
+        clock = Clock()
+        self.server = MemoryServer(clock)
+        router = MemoryRouter([self.server], BUCKETS, clock, Random(1))
+        ensureDeferred(router.connect())
+        for bucket in range(BUCKETS):
+            self.server.run((b"HSET", keys.marks(bucket), bytes([1]) * 16, encode_mark(Mark(NONCE, 0, AGE))))
+        self.ingest = Ingest(router, Bench(find_handlers(), NOBODY), clock, lambda: NOW, lambda: AGE)
+        self.tabs = [tab_in(bucket, buckets=BUCKETS) for bucket in range(BUCKETS)]
+        self.sent: list[list[Command]] = []
+        execute = MemoryConnection.execute
+
+        def noting(connection: MemoryConnection, commands: Any, *rest: Any) -> Any:
+            self.sent.append(list(commands))
+            return execute(connection, commands, *rest)
+
+        self.patch(MemoryConnection, "execute", noting)
+
+    def waiting(self, number: int, clients: int) -> list[Waiting]:
+        """A batch for each bucket, of one event for each of so many States."""
+        return [
+            batch(1, number, [column(tab, "CounterGroup", [2.0], f"web/{client}", [NOW + number]) for client in range(clients)], bucket)
+            for bucket, tab in enumerate(self.tabs)
+        ]
+
+    def fold(self, waiting: list[Waiting]) -> None:
+        verdicts = self.successResultOf(ensureDeferred(self.ingest.submit(waiting)))
+        self.assertEqual({verdict.word for verdict in verdicts}, {APPLIED})
+
+    def test_many_buckets_are_two_conversations_with_the_store_and_so_many_commands_and_bytes(self) -> None:
+        self.fold(self.waiting(1, 5))
+        self.sent.clear()
+        self.fold(self.waiting(2, 5))
+        self.assertEqual([[command[0] for command in commands].count(b"EXEC") for commands in self.sent], [0, 1])
+        reads, writes = self.sent
+        # of each bucket: its guards, marks, Types and States are read; its mark, States and count are written
+        self.assertEqual((len(reads), len(writes)), (1 + 4 * BUCKETS, 2 + 3 * BUCKETS))
+        self.assertLess(sum(len(encode(commands)) for commands in self.sent) / (5 * BUCKETS), 260)
+
+    def test_a_batch_and_a_state_take_so_many_calls_of_python(self) -> None:
+        self.fold(self.waiting(1, 8))
+        few, many = self.calls(self.waiting(2, 4)), self.calls(self.waiting(3, 8))
+        state = (many - few) / (4 * BUCKETS)
+        self.assertLess(state, 21)
+        self.assertLess((few - 4 * BUCKETS * state) / BUCKETS, 220)
+
+    def calls(self, waiting: list[Waiting]) -> int:
+        """How many functions of Python are called to fold these; what is written in C is in none, which differs between versions."""
+        count = 0
+
+        def see(frame: FrameType, event: str, argument: Any) -> None:
+            nonlocal count
+            count += event == "call" and "/memory/" not in frame.f_code.co_filename
+
+        before = sys.getprofile()
+        sys.setprofile(see)
+        try:
+            self.fold(waiting)
+        finally:
+            sys.setprofile(before)
+        return count
