@@ -28,6 +28,7 @@ UNTOUCHED = {
     "taba.client": "the environment of a real process",
     "taba.client.identity": "slots; Clients here have names",
     "taba.client.pure": "which machine it is",
+    "taba.directories": "the directory of the disk is there",
     "taba.handlers.lookup": "Handlers come from the world",
     "taba.options": "no options are read",
     "taba.server.keep.jobs": "no jobs run",
