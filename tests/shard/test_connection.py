@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from unittest import mock
 
 from hypothesis import given
@@ -77,6 +78,16 @@ class WireTests(SynchronousTestCase):
         self.connection.dataReceived(b"HTTP/1.1 400 Bad Request\r\n")
         self.failureResultOf(waiting, ConnectionGone)
 
+    def test_what_cannot_be_encoded_is_not_sent_and_nothing_waits_for_its_reply(self) -> None:
+        wrong: list[Any] = [(b"SET", b"a", b"1"), (b"SET", b"a", None)]
+        with self.assertRaises(TypeError):
+            self.connection.execute(wrong)
+        self.assertEqual((self.transport.value(), self.clock.getDelayedCalls()), (b"", []))
+        self.assertTrue(self.connection.is_idle)
+        asked = self.connection.execute([(b"GET", b"a")])
+        self.connection.dataReceived(b"+OK\r\n")
+        self.assertEqual(self.successResultOf(asked), [b"OK"])
+
     def test_nothing_to_send_is_answered_at_once(self) -> None:
         self.assertEqual(self.successResultOf(self.connection.execute([])), [])
 
@@ -86,6 +97,23 @@ class WireTests(SynchronousTestCase):
             b"*%d\r\n" % len(command) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in command) for command in commands
         )
         self.assertEqual(encode([tuple(command) for command in commands]), expected)
+
+    def test_what_the_server_takes_no_more_when_all_is_queued_is_refused_for_its_reason(self) -> None:
+        reasons = {
+            "NOREPLICAS Not enough good replicas to write.": StoreUnavailable,
+            "OOM command not allowed when used memory > 'maxmemory'.": StoreUnavailable,
+            "MISCONF Valkey is configured to save RDB snapshots, but it's currently unable to persist to disk.": StoreUnavailable,
+            "READONLY You can't write against a read only replica.": StoreUnavailable,
+            "ERR something else": TransactionRefused,
+        }
+        for reason, kind in reasons.items():
+            connection = Connection(self.clock, "test")
+            connection.makeConnection(StringTransport())
+            working = ensureDeferred(connection.commit([(b"SET", b"a", b"1")]))
+            connection.dataReceived(f"+OK\r\n+QUEUED\r\n-EXECABORT Transaction discarded because of: {reason}\r\n".encode())
+            self.assertEqual(str(self.failureResultOf(working, kind).value), f"test: {reason}")
+            self.assertEqual(connection.is_open, not reason.startswith("READONLY"))
+            self.assertFalse(connection.is_watching)
 
 
 class ValkeyTests(TestCase):

@@ -123,6 +123,14 @@ class TogetherTests(SynchronousTestCase):
         self.assertIn("bucket 2: redis://memory-1:6379: WRONGTYPE", str(results[2]))
         self.assertEqual(self.sums(range(2)), [b"1", None])
 
+    def test_what_cannot_be_sent_harms_no_other(self) -> None:
+        wrongs: list[tuple[Any, type[Exception]]] = [((b"SET", "sum", b"1"), TypeError), ((b"SET", 5, b"1"), AttributeError)]
+        for number, (wrong, kind) in enumerate(wrongs, 1):
+            work = {0: adding(0), 1: writing(Writes([wrong])), 2: writing(Writes([(b"INCR", sum_of(2))]))}
+            results = self.successResultOf(self.begin(work))
+            self.assertEqual((results[0], type(results[1]), results[2]), (1, kind, None))
+            self.assertEqual(self.server.run((b"GET", sum_of(2))), b"%d" % number)
+
     def test_updates_may_wait_and_ask_for_more_all_at_the_same_time(self) -> None:
         waiting: list[Deferred[Any]] = [Deferred(), Deferred()]
 
@@ -137,6 +145,17 @@ class TogetherTests(SynchronousTestCase):
         waiting[0].callback(None)
         self.assertEqual(self.successResultOf(working), {0: [None], 1: [b"old"], 2: 1})
         self.assertEqual(len(self.committed), 1)
+
+    def test_names_in_buckets_that_others_hold_are_written_when_those_are_free_all_at_once(self) -> None:
+        names = {f"name.{number}": str(number) for number in range(20)}
+        held = {self.router.bucket_of(name) for name in names}
+        self.assertGreater(len(held), 10)
+        for bucket in held:
+            self.server.run((b"SET", lease_key(bucket), b"another:1"))  # who died
+        working = ensureDeferred(self.router.mset(names))
+        self.clock.pump([0.01] * 520)  # abandoned after 5 s, not 5 s each
+        self.successResultOf(working)
+        self.assertEqual(self.successResultOf(ensureDeferred(self.router.mget(list(names)))), [value.encode() for value in names.values()])
 
     def test_a_bucket_that_moves_has_its_writes_noted(self) -> None:
         self.server.run((b"SET", owner_key(1), b"open:1:s1:moving:s2.token"))
@@ -192,6 +211,9 @@ class OnServersTests(TestCase):
         self.addCleanup(lambda: ensureDeferred(router.close()))
         await router.connect()
         self.assertEqual(await router.transact_each({bucket: adding(bucket) for bucket in range(4)}), dict.fromkeys(range(4), 1))
+        none: Any = None
+        wrong = await router.transact_each({0: adding(0), 2: writing(Writes([(b"SET", sum_of(2), none)])), 3: adding(3)})
+        self.assertEqual((wrong[0], type(wrong[2]), wrong[3]), (1, TypeError, 1))
         self.assertEqual([valkey.call("GET", sum_of(bucket)) for valkey, bucket in zip(valkeys, (1, 3), strict=True)], [b"1", b"1"])
         valkeys[1].pause()
         try:

@@ -28,7 +28,7 @@ from taba.handlers import updown
 from taba.server import aging
 from taba.server.fold import cycle, posts
 from taba.server.fold.marks import Mark, Marks
-from taba.shard import atlas, joint, transaction
+from taba.shard import atlas, together, transaction
 from taba.shard.moving import copying
 from taba.shard.servers.connection import ConnectionGone, Transactions
 
@@ -396,7 +396,7 @@ def a_removed_outbox_is_not_noticed(put: Any) -> None:
 @focused(MOVING, 40.0, 1.0)
 def writers_note_nothing_of_what_they_write(put: Any) -> None:
     put(transaction, "is_moving", lambda content: False)
-    put(joint, "is_moving", lambda content: False)
+    put(together, "is_moving", lambda content: False)
 
 
 @focused(MOVING)
@@ -534,7 +534,7 @@ PINNED = {
     "the_end_of_a_process_is_not_told": 2,
     "a_commit_word_is_stored_before_the_value": 1,
     "sums_travel_as_differences": 1,
-    "writers_note_nothing_of_what_they_write": 1,
+    "writers_note_nothing_of_what_they_write": 18,
     "what_was_noted_is_not_copied_again_and_nothing_compared": 2,
     "a_sealed_bucket_and_one_that_left_are_written": 2,
 }

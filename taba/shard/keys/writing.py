@@ -179,8 +179,9 @@ class Writing:
                     results[bucket] = error
             work = {bucket: self._plan(bucket, lots[bucket]) for bucket in turns}
             results.update(await self.transact_each(work))
-            for bucket in [bucket for bucket in turns if isinstance(results[bucket], BucketBusy)]:
-                results.update(zip([bucket], await gather([self.transact_patiently(bucket, *work[bucket])]), strict=True))
+            busy = [bucket for bucket in turns if isinstance(results[bucket], BucketBusy)]
+            # all at once: each may take until a lease is abandoned, and who waits for a turn here waits for no more than one
+            results.update(zip(busy, await gather([self.transact_patiently(bucket, *work[bucket]) for bucket in busy]), strict=True))
             for bucket in turns:
                 await self._tidy(bucket)
             return results

@@ -37,6 +37,7 @@ _PASSING = frozenset(
         *("NOAUTH", "WRONGPASS", "NOPERM"),  # until somebody corrects the user's rights
     ]
 )
+_ABORTED = "EXECABORT Transaction discarded because of: "  # what EXEC says, and why, where all was queued and the server takes it no more
 
 
 WORDS = TlsWords("?cacert=FILE in the store's address", "?cert=FILE&key=FILE in the store's address", "redis:")
@@ -64,13 +65,18 @@ class TransactionRefused(TabaError):
 
 def raise_for(reply: Exception, where: str) -> NoReturn:
     """Raise what an error reply means: StoreUnavailable when it will pass (Redirected, when elsewhere), else TransactionRefused."""
-    text = str(reply)
+    text = _told(reply)
     word = text.partition(" ")[0]
     if word in _REDIRECTIONS:
         raise Redirected(where, text)
     if word in _PASSING:
         raise StoreUnavailable(f"{where}: {text}")
     raise TransactionRefused(f"{where}: {text}")
+
+
+def _told(reply: Exception) -> str:
+    """What is wrong, in the server's words."""
+    return str(reply).removeprefix(_ABORTED)
 
 
 def encode(commands: Sequence[Command]) -> bytes:
@@ -119,14 +125,14 @@ class Transactions:
                 if isinstance(reply, Exception):
                     raise TransactionRefused(f"{self.where}: {commands[number][0].decode(errors='replace')}: {reply}")
             return done
-        # EXECABORT: the reason stands in the reply to the command that could not be queued
+        # EXECABORT: the reason stands in the reply to the command that could not be queued; where all could, behind that word
         refused = next((reply for reply in replies if isinstance(reply, Exception)), None)
         if refused is None:
             raise TransactionRefused(f"{self.where}: EXEC answered {done!r}")
         self._refuse(refused)
 
     def _refuse(self, reply: Exception) -> NoReturn:
-        if str(reply).startswith("READONLY"):
+        if _told(reply).startswith("READONLY"):
             self.abort("the server is a replica now")  # whoever connects again looks for the primary
         raise_for(reply, self.where)
 
@@ -189,11 +195,12 @@ class Connection(Transactions, txredisapi.HiredisProtocol):  # type: ignore[misc
         if not commands:
             done.callback([])
             return done
+        content = encode(commands if self._prefix == USUAL else with_prefix(commands, self._prefix))  # before anything waits: it may raise
         waiting = _Waiting(len(commands), done, self._clock.seconds(), max(seconds, 0.0), quiet)
         first = waiting.ends - waiting.sent if quiet is None else min(quiet, waiting.ends - waiting.sent)
         waiting.timer = self._clock.callLater(first, self._is_late, waiting)
         self._waiting.append(waiting)
-        self.transport.write(encode(commands if self._prefix == USUAL else with_prefix(commands, self._prefix)))
+        self.transport.write(content)
         return done
 
     def _is_late(self, waiting: _Waiting) -> None:
