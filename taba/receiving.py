@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 LOOPBACK = "127.0.0.1"
-MAX_UNIX_PATH = 100  # bytes: the kernel takes 107, and a socket is made beside its place first
+MAX_UNIX_PATH = 99  # bytes: the kernel takes 107, and a socket is made beside its place first, with a dot and a pid of 7 digits
 _NETWORK = re.compile(r"(udp|tcp):([0-9]{1,5})(?::interface=(.+))?")
 _UNIX = re.compile(r"unix:(/[^:\0]*[^/:\0])(?::mode=0?([0-7]{3}))?")
 

@@ -31,6 +31,9 @@ class Addresses(SynchronousTestCase):
         receiving("unix:/" + "x" * (MAX_UNIX_PATH - 1))
         self.assertRaises(ValueError, receiving, "unix:/" + "x" * MAX_UNIX_PATH)
 
+    def test_beside_the_longest_path_a_socket_is_made_by_whatever_process(self) -> None:
+        self.assertLessEqual(MAX_UNIX_PATH + len(f".{1 << 22}"), 107)  # the kernel's bounds of a pid and of a path
+
     def test_what_is_no_address_is_told_what_is(self) -> None:
         for text in ("", "8125", "udp:", "udp:0", "udp:65536", "udp:x", "udp:1:interface=", "udp:1:interface=example.org", "unix:relative"):
             self.assertIn("takes", str(self.assertRaises(ValueError, receiving, text)))

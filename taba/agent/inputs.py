@@ -3,13 +3,15 @@
 1. The Agent binds the socket and holds it, and never reads it: while an input is killed and started again, what is sent waits in the
    kernel.
 2. What an input counts lies on its desk; the Agent reads it there, and waits for no input, but for a moment at its own end.
-3. What cannot be bound, or dies, is tried again with growing pauses, and is a problem meanwhile.
+3. What cannot be bound or started, or dies, is tried again with growing pauses, and is a problem meanwhile.
+4. A desk is one Agent's and its input's: its lock is held until both have ended, in whatever way.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import socket
 import stat
@@ -108,7 +110,10 @@ class Input(ProcessProtocol):
         self._began = self._reactor.seconds()
         arguments = [sys.executable, "-m", "taba.inputs.process", self.kind, self.address.text, str(self._kernel)]
         descriptors = {0: "w", 1: "r", 2: "r", 3: self._socket.fileno(), 4: self._descriptor}
-        self._process = self._reactor.spawnProcess(self, sys.executable, arguments, env=self._environ, childFDs=descriptors)
+        try:
+            self._process = self._reactor.spawnProcess(self, sys.executable, arguments, env=self._environ, childFDs=descriptors)
+        except OSError as error:  # no room for one more process, or for its pipes
+            self._again(f"it cannot be started: {error.strerror or error}")
 
     def stop(self) -> defer.Deferred[None]:
         """Let nothing more in; fires when what the kernel had is recorded, and all is let go of."""
@@ -144,10 +149,14 @@ class Input(ProcessProtocol):
             return
         if self._reactor.seconds() - self._began >= STEADY_SECONDS:
             self._failures = 0
-        self._failures += 1
         self.restarts += 1
         how = "ended" if reason.check(ProcessDone) else f"{reason.getErrorMessage()}".rstrip(".")
-        self._last = f"{how}{f': {said}' if said else ''}"[:300]
+        self._again(f"{how}{f': {said}' if said else ''}")
+
+    def _again(self, why: str) -> None:
+        """Start it once more, after a pause."""
+        self._failures += 1
+        self._last = why[:300]
         log.warn(
             "the process that receives {kind} at {address} is started again: {why}",
             kind=self.name,
@@ -159,8 +168,19 @@ class Input(ProcessProtocol):
     def _open(self) -> None:
         """The desk and the socket, where they are not there. Raises OSError."""
         if self._desk is None:
-            self._descriptor = open_desk(self._path)
-            self._desk = Desk(self._descriptor)
+            try:
+                descriptor = open_desk(self._path)
+            except OSError as error:
+                raise CannotReceive(error.errno, f"{self._path}: {error.strerror}") from None
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._desk = Desk(descriptor)
+            except OSError as error:
+                os.close(descriptor)
+                taken = isinstance(error, BlockingIOError)
+                why = "what an earlier Agent received there is still being recorded" if taken else f"{self._path}: {error.strerror}"
+                raise CannotReceive(error.errno, why) from None
+            self._descriptor = descriptor
         if self._socket is None:
             self._socket, self._file = bound(self.address)
             self._kernel = self._desk.counts(len(COUNTS))[PLACE["kernel"]]  # a new socket has dropped nothing
@@ -227,10 +247,10 @@ class Input(ProcessProtocol):
         found, where = {}, f"{self.name} at {self.address.text}"
         if self._trouble:
             found["bind"] = (
-                f"{where} cannot be received: {self._trouble}; free the address, or give another one with --{self.kind}: it is tried again"
+                f"{where} cannot be received: {self._trouble}; make room for it, or give --{self.kind} another address: it is tried again"
             )
         if self._failures >= DIES_AGAIN and not self._trouble and (self._process is None or now - self._began < STEADY_SECONDS):
-            found["dies"] = f"the process that receives {where} died {self._failures} times in a row and is started again: {self._last}"
+            found["dies"] = f"the process that receives {where} failed {self._failures} times in a row and is started again: {self._last}"
         if not self.address.is_local:
             found["insecure"] = (
                 f"{where} is reached from other hosts, and takes what anybody sends (--insecure): have a firewall let in your own alone,"

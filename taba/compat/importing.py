@@ -56,5 +56,6 @@ class After(Loader):
 
 
 def watch() -> None:
-    """From now on."""
-    sys.meta_path.insert(0, Watch())
+    """From now on; twice is once."""
+    if not any(isinstance(finder, Watch) for finder in sys.meta_path):
+        sys.meta_path.insert(0, Watch())

@@ -147,8 +147,9 @@ def _any(base: Any) -> tuple[type, type]:
 
 def _telling(method: Callable[..., Any], text_of: Callable[[Any], str]) -> Callable[..., Any]:
     @functools.wraps(method)
-    def telling(self: Any, value: Any) -> Any:
-        result = method(self, value)
+    def telling(self: Any, *arguments: Any, **named: Any) -> Any:
+        result = method(self, *arguments, **named)  # theirs says what it takes, and under which name
+        (value,) = (*arguments, *named.values())
         labels = dict(zip(self._labelnames, self._labelvalues, strict=False))
         tab = _tab(self._name, "Gauge", labels, self._documentation)
         if tab is not None:
@@ -160,7 +161,7 @@ def _telling(method: Callable[..., Any], text_of: Callable[[Any], str]) -> Calla
 
 
 def _info_text(value: Mapping[str, str]) -> str:
-    return ",".join(f"{key}={value[key]}" for key in sorted(value))
+    return ",".join(f"{key}={value[key]}" for key in sorted(value, key=str))
 
 
 def _tab(name: str, type: str, labels: Mapping[str, str], description: str) -> Any:

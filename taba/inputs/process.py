@@ -10,19 +10,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import select
 import signal
 import socket
 import struct
 import sys
+import termios
 from time import monotonic
 from typing import Any
 
 from taba.bounds import MiB
 from taba.client import _ports
 from taba.client.identity import host
-from taba.client.producer import Producer
+from taba.client.producer import Producer, read_settings
 from taba.desk import COUNTS, PLACE, SHEET_BYTES, Desk
 from taba.inputs.origins import OTHERS, Origin, Origins, client_of
 from taba.inputs.statsd import MAX_LINE_BYTES
@@ -33,10 +36,12 @@ RING_BYTES = 4 * MiB  # unless TABA_RING_BYTES says otherwise: room for the Tabs
 LOCAL = "local"  # the origin of what comes through a unix socket
 SOME_PACKETS = 256  # between two looks at all else
 LAST_PACKETS = 1_000_000  # more than a kernel holds, when the end comes
+LAST_CONNECTIONS = 1024  # more than wait to be accepted, when the end comes
 LOOK_SECONDS = 1.0
 MAX_TRIES = 3  # to record what lay in a killed process's hand: whatever kills each of them is in it
 MAX_CONNECTIONS = 256  # the one that is silent for longest goes
 CHUNK_BYTES = 1 << 16  # of a connection at once
+NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # for one more descriptor
 SO_MEMINFO, MEMINFO = 55, struct.Struct("9I")  # from asm-generic/socket.h; the last of the words is how many packets found no room
 
 
@@ -127,6 +132,8 @@ class Input:
         except OSError as error:  # it has gone, or there are no descriptors: a look later there may be
             self._counts[PLACE["connections_refused"]] += 1
             print(f"accepting at {self._address.text}: {error.strerror}", file=sys.stderr)
+            if error.errno in NO_ROOM:
+                self._poll.modify(self._socket, 0)  # it would be told of at once, again and again
             return False
         channel.setblocking(False)
         if len(self._connections) >= MAX_CONNECTIONS:
@@ -200,7 +207,9 @@ class Input:
         self._end()
 
     def _look(self) -> None:
-        """Count what found no room in the kernel."""
+        """Count what found no room in the kernel, and accept again where there was none."""
+        if self._address.kind == "tcp":
+            self._poll.modify(self._socket, select.POLLIN)
         if self._address.kind == "udp":
             dropped = MEMINFO.unpack(self._socket.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, MEMINFO.size))[-1]
             self._counts[PLACE["kernel"]] = self._kernel + dropped
@@ -218,11 +227,16 @@ class Input:
             with contextlib.suppress(OSError):  # then what comes until the end is recorded, and what comes after it is refused
                 self._socket.connect((nobody, 1))
         if address.kind == "tcp":
-            while self._take_connections():
-                pass
+            for _ in range(LAST_CONNECTIONS):
+                if not self._take_connections():
+                    break
+            with contextlib.suppress(OSError):  # the Agent, which holds it as well, has done so
+                self._socket.shutdown(socket.SHUT_RDWR)
             self._socket.close()
             for connection in list(self._connections.values()):
-                for _ in range(LAST_PACKETS):
+                # what the kernel has now, since somebody who goes on sending would never let it end
+                held = struct.unpack("i", fcntl.ioctl(connection.channel, termios.FIONREAD, bytes(4)))[0]
+                for _ in range(held // CHUNK_BYTES + 2):  # the last one may be the end, or part of what came since
                     if not self._take_chunk(connection):
                         break
                 if connection.channel.fileno() in self._connections:
@@ -243,6 +257,7 @@ def main(arguments: list[str]) -> None:
     environ = {"TABA_RING_BYTES": str(RING_BYTES), **os.environ}
     environ.pop("TABA_RING_GROUP", None)  # of the Agent's option: these rings are its own user's
     environ.pop("TABA_CLIENT_ID", None)
+    read_settings(client_of(host(), kind, OTHERS), environ)  # what is wrong with them ends this process before it takes anything
     ports: Any = _ports()
 
     def producer(origin: str) -> Producer:

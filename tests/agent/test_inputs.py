@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import stat
@@ -43,8 +44,11 @@ class FakeReactor(Clock):
     def __init__(self) -> None:
         super().__init__()
         self.started: list[FakeProcess] = []
+        self.is_out_of_processes = False
 
     def spawnProcess(self, protocol: Any, *arguments: Any, **keywords: Any) -> FakeProcess:
+        if self.is_out_of_processes:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
         self.started.append(FakeProcess(1000 + len(self.started)))
         return self.started[-1]
 
@@ -103,7 +107,7 @@ class AnInput(SynchronousTestCase):
             one.processEnded(KILLED)
             self.reactor.advance(LAST_RESTART_SECONDS)
         (sentence,) = one.look(self.reactor.seconds()).values()
-        self.assertIn("died 3 times in a row", sentence)
+        self.assertIn("failed 3 times in a row", sentence)
         self.assertIn("Boom: at last", sentence)
         self.assertEqual(one.look(self.reactor.seconds() + STEADY_SECONDS), {})
 
@@ -117,6 +121,42 @@ class AnInput(SynchronousTestCase):
             self.assertIn("Address already in use", sentence)
         self.reactor.advance(LAST_RESTART_SECONDS)
         self.assertEqual((one.state, one.look(0.0)), ("starting", {}))
+
+    def test_where_no_process_can_be_started_it_is_tried_again_and_is_a_problem(self) -> None:
+        self.reactor.is_out_of_processes = True
+        one = self.input()
+        for _ in range(DIES_AGAIN):
+            self.reactor.advance(LAST_RESTART_SECONDS)
+        (sentence,) = one.look(self.reactor.seconds()).values()
+        self.assertIn("cannot be started: Resource temporarily unavailable", sentence)
+        self.assertEqual((one.state, one.describe()["pid"], one.restarts), ("starting", None, 0))
+        self.reactor.is_out_of_processes = False
+        self.reactor.advance(LAST_RESTART_SECONDS)
+        self.assertEqual(len(self.reactor.started), 1)
+
+    def test_an_end_while_no_process_can_be_started_starts_none(self) -> None:
+        self.reactor.is_out_of_processes = True
+        one = self.input()
+        self.successResultOf(one.stop())
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_a_desk_at_which_an_earlier_agents_input_still_works_is_left_to_it(self) -> None:
+        address = receiving(f"tcp:{free_port()}")
+        earlier = open_desk(desk_path("x", address.text, self.directory))
+        fcntl.flock(earlier, fcntl.LOCK_EX)
+        one = self.input(address.text)
+        self.assertEqual((one.state, self.reactor.started), ("unbound", []))
+        self.assertIn("still being recorded", *one.look(0.0).values())
+        os.close(earlier)
+        self.reactor.advance(LAST_RESTART_SECONDS)
+        self.assertEqual((one.state, len(self.reactor.started)), ("starting", 1))
+
+    def test_a_desk_that_cannot_be_had_is_told_with_its_path(self) -> None:
+        address = receiving(f"udp:{free_port()}")
+        path = desk_path("x", address.text, self.directory)
+        os.mkdir(path)
+        one = self.input(address.text)
+        self.assertIn(f"{path}: Is a directory", *one.look(0.0).values())
 
     def test_an_end_waits_for_its_process_and_no_longer_than_it_takes(self) -> None:
         one = self.input()

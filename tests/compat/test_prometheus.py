@@ -81,6 +81,16 @@ class Recorded(SynchronousTestCase):
         self.assertEqual(self.registry.get_sample_value("hits_total", {"route": "/cart"}), 0)
         self.assertIn(b'state{state="down"} 1.0', prometheus_client.generate_latest(self.registry))
 
+    def test_infos_and_enums_take_what_theirs_take(self) -> None:
+        with testing.capture() as captured:
+            enum, info = Enum("state", "", states=["up", "down"], registry=self.registry), Info("build", "", registry=self.registry)
+            enum.state(state="down")
+            info.info(val={"b": "2", "a": "1"})
+            self.assertRaises(ValueError, enum.state, "sideways")
+            self.assertRaises(TypeError, enum.state)
+            self.assertRaises(TypeError, enum.state, "up", "down")
+        self.assertEqual([event.value for event in captured.events], ["down", "a=1,b=2"])
+
     def test_with_exact_buckets_each_bound_is_counted_beside_it(self) -> None:
         self.patch(os, "environ", {**os.environ, compat.EXACT_BUCKETS: "exact"})
         self.patch(values, "ValueClass", compat.recorded(values.MutexValue))
@@ -153,6 +163,31 @@ class Running(SynchronousTestCase):
         code = "import sys; print([name for name in ('taba.client', 'prometheus_client', 'logging') if name in sys.modules])"
         done = self.run_in(sys.executable, "-c", code, PYTHONPATH=str(directory.absolute()))
         self.assertEqual((done.stdout, done.stderr), ("mine\nmine\n[]\n", ""))  # first of `taba-run` itself, which is Python, too
+
+    def test_a_launcher_that_goes_on_as_this_one_does_runs_once_and_so_does_the_programs_own(self) -> None:
+        directories = [Path(self.mktemp()).absolute() for _ in range(2)]
+        chain = (
+            "import os, sys; from importlib.machinery import PathFinder; from importlib.util import module_from_spec\n"
+            "print('launcher')\nhere = os.path.dirname(__file__)\n"
+            "spec = PathFinder.find_spec('sitecustomize', [path for path in sys.path if path != here])\n"
+            "spec.loader.exec_module(module_from_spec(spec))"
+        )
+        for directory, code in zip(directories, (chain, "print('mine')"), strict=True):
+            directory.mkdir()
+            (directory / "sitecustomize.py").write_text(code)
+        environ = environment("prometheus", {**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, directories), str(ROOT)])})
+        done = subprocess.run([sys.executable, "-c", ""], env=environ, capture_output=True, text=True, timeout=PATIENCE)
+        self.assertEqual((done.stdout, done.stderr), ("launcher\nmine\n", ""))
+
+    def test_in_a_python_without_taba_one_line_says_so_and_all_else_goes_on(self) -> None:
+        directory = Path(self.mktemp()).absolute()
+        (directory / "taba").mkdir(parents=True)
+        (directory / "taba" / "__init__.py").write_text("raise ImportError('not here')")
+        (directory / "sitecustomize.py").write_text("print('mine')")
+        environ = environment("prometheus", {**os.environ, "PYTHONPATH": str(directory)})
+        done = subprocess.run([sys.executable, "-c", ""], env=environ, capture_output=True, text=True, timeout=PATIENCE)
+        self.assertEqual((done.stdout, done.stderr.count("\n")), ("mine\n", 1))
+        self.assertIn("not here", done.stderr)
 
     def test_what_cannot_be_run_is_one_line(self) -> None:
         for command, code in (([], 2), (["no-such-program"], 127)):

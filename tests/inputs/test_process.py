@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import signal
 import socket
 import struct
 from typing import Any
@@ -172,6 +174,54 @@ class AtASocket(SynchronousTestCase):
         bad.close()
         good.close()
         self.assertEqual(self.end(one)["events"], 1)
+
+    def test_who_goes_on_sending_does_not_keep_one_from_its_end(self) -> None:
+        self.patch(process, "CHUNK_BYTES", 64)
+        one, where = self.input("tcp")
+        sender = self.socket(socket.AF_INET, socket.SOCK_STREAM)
+        sender.connect(where)
+        one._take_connections()
+        sender.sendall(b"a:1|c\n" * 100)
+        more, taken = one._take_chunk, 0
+
+        def take(connection: process.Connection) -> bool:
+            nonlocal taken
+            taken += 1
+            self.assertLess(taken, 100)
+            sender.sendall(b"a:1|c\n" * 20)
+            return more(connection)
+
+        self.patch(one, "_take_chunk", take)
+        self.assertGreaterEqual(self.end(one)["events"], 100)
+        late = self.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self.assertRaises(ConnectionRefusedError, late.connect, where)
+
+    def test_without_descriptors_it_waits_for_one_and_then_accepts(self) -> None:
+        one, where = self.input("tcp")
+        sender = self.socket(socket.AF_INET, socket.SOCK_STREAM)
+        sender.connect(where)
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+        try:
+            self.assertFalse(one._take_connections())
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        self.assertEqual(one._poll.poll(0), [])  # a process that is told of it again at once does nothing else
+        one._look()
+        self.assertEqual([descriptor for descriptor, _ in one._poll.poll(0)], [self.sockets[0].fileno()])
+        sender.sendall(b"a:1|c\n")
+        sender.close()
+        self.assertEqual(
+            {name: count for name, count in self.end(one).items() if name != "lines"}, {"packets": 1, "events": 1, "connections_refused": 1}
+        )
+
+    def test_what_is_wrong_with_its_settings_ends_it_before_it_takes_anything(self) -> None:
+        self.patch(os, "environ", {"TABA_RING_BYTES": "many"})
+        for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            self.addCleanup(signal.signal, name, signal.getsignal(name))
+        self.patch(process, "Desk", None)
+        error = self.assertRaises(ValueError, process.main, ["statsd", "udp:8125", "0"])
+        self.assertIn("TABA_RING_BYTES", str(error))
 
     def test_what_finds_no_room_in_the_kernel_is_counted(self) -> None:
         one, where = self.input("udp", kernel=5)
