@@ -37,7 +37,7 @@ class Asking:
     def __init__(self, meanwhile: Any = lambda: None, body: bytes = BODY, key: str | None = None):
         self._meanwhile, self._body, self._key = meanwhile, body, key
 
-    def header(self, name: str) -> str | None:
+    def once(self, name: str) -> str | None:
         return self._key
 
     async def body(self) -> bytes:
