@@ -391,7 +391,7 @@ class Router(Operations):
     ) -> dict[int, Any]:
         """`transact` for several buckets of one server at once, with one `update` for all, tried once: bucket → result, where it is done.
 
-        `update` gets by bucket the replies, of those that are in it, and returns for each of these Writes, or MoreOfMany, or an
+        `update` gets by bucket the replies, of those that are in it, and returns for each of these Writes, or none, or MoreOfMany, or an
         awaitable of either; what it raises, this raises. Who is not in the answer goes on alone, by `transact`: its guards said no, or
         another wrote meanwhile, or nobody knows what became of it. NotReplicated stands for the result where too few replicas have it.
         """

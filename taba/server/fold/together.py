@@ -1,6 +1,7 @@
 """The cycles of several buckets as one: each decides by its own marks, and the States of all are loaded, folded and dumped at once. Pure.
 
-1. A bucket's commands and verdicts are those that its cycle alone would have: only the calls of Handlers are shared.
+1. A bucket's commands and verdicts are those that its cycle alone would have: only the calls of Handlers are shared. Where so many
+   Events are at fault that the tries to find them may not be enough for all, each bucket that has such has its tries alone.
 2. Only Types of Taba's own: a Handler that may hang would hold up the buckets of others.
 3. All cycles go on to their next need; what they want to read is read in one go, and what is to be folded waits until nobody reads.
 """
@@ -15,8 +16,10 @@ from taba.server.fold.cycle import Cycle, Fold, Foreign, Group, Outcome, Reads, 
 from taba.server.fold.in_all import ENDLESS, Room
 from taba.server.router import Command
 from taba.server.work.bench import Bench
-from taba.server.work.folding import Folded, Parts, Work
+from taba.server.work.folding import MAX_TRIES, TRIES_FOR_ONE, Folded, Parts, Work
 from taba.shard import MoreOfMany, Writes
+
+MOST_AT_FAULT = MAX_TRIES // TRIES_FOR_ONE - 1  # Events of one Type: for so many there are tries enough, however they lie
 
 ReadsOfMany = dict[int, Sequence[Command]]
 StepsOfMany = Generator[ReadsOfMany, Mapping[int, Sequence[Any]], dict[int, Outcome]]
@@ -57,7 +60,7 @@ class Together:
         bounds: Bounds = DEFAULT_BOUNDS,
         in_all: Room = ENDLESS,
     ) -> StepsOfMany:
-        """By bucket the Outcome of its cycle, of the buckets in `replies`; yields what must be read in addition."""
+        """By bucket the Outcome of its cycle, of those in `replies` but who is to be done alone; yields what must be read in addition."""
         folds = {bucket: _Joining(self._cycles[bucket], its, bench, now, age, bounds, in_all) for bucket, its in replies.items()}
         steps = {bucket: fold.run() for bucket, fold in folds.items()}
         outcomes: dict[int, Outcome] = {}
@@ -87,10 +90,12 @@ class Together:
             if reads:
                 sent = yield reads
             else:
+                alone: set[int] = set()
                 if joins:
-                    yield from _fold_joined([(folds[bucket], group) for bucket, groups in joins.items() for group in groups], bench, now)
-                sent, joins = dict.fromkeys(joins), {}
-        return {bucket: outcomes[bucket] for bucket in replies}
+                    waiting = [(folds[bucket], group) for bucket, groups in joins.items() for group in groups]
+                    alone = yield from _fold_joined(waiting, bench, now)
+                sent, joins = {bucket: None for bucket in joins if bucket not in alone}, {}
+        return {bucket: outcomes[bucket] for bucket in replies if bucket in outcomes}
 
 
 class _Joint:
@@ -129,17 +134,22 @@ class _Joint:
             wanted.setdefault(fold, (group, [], begin))[1].append(row - begin)
         return wanted
 
-    def deal(self, folded: Folded) -> None:
-        """Give each group what became of its rows."""
+    def deal(self, folded: Folded) -> set[int]:
+        """Give each group what became of its rows. Which buckets are to be folded alone, as their Events used up the tries."""
         for _, group, begin in self.members:
             group.folded = Folded._make([_between(its, begin, begin + len(group.states)) for its in folded])
+        if sum(len(places) for of_row in folded.spoiled.values() for _, places in of_row) <= MOST_AT_FAULT:
+            return set()
+        return {fold.cycle.bucket for fold, group, _ in self.members if group.folded is not None and group.folded.spoiled}
 
 
 def _between(of_all: dict[int, Any], begin: int, end: int) -> dict[int, Any]:
     return {row - begin: of_all[row] for row in range(begin, end) if row in of_all} if of_all else {}
 
 
-def _fold_joined(waiting: list[tuple[Fold, Group]], bench: Bench, now: float) -> Generator[ReadsOfMany, Any, None]:
+def _fold_joined(waiting: Sequence[tuple[Fold, Group]], bench: Bench, now: float) -> Generator[ReadsOfMany, Any, set[int]]:
+    """Have the `folded` of each group; which buckets are to be folded alone."""
+    alone: set[int] = set()
     joints: dict[str, _Joint] = {}
     for fold, group in waiting:
         joints.setdefault(group.type, _Joint(group.type)).add(fold, group)
@@ -154,11 +164,11 @@ def _fold_joined(waiting: list[tuple[Fold, Group]], bench: Bench, now: float) ->
             try:
                 need = folding.send(parts)
             except StopIteration as stop:
-                joint.deal(stop.value)
+                alone |= joint.deal(stop.value)
                 continue
             wants.append((joint, folding, joint.wanted(need)))
         if not wants:
-            return
+            break
         by_fold: dict[Fold, list[tuple[Group, list[int]]]] = {}
         for _, _, wanted in wants:
             for fold, (group, rows, _) in wanted.items():
@@ -172,6 +182,7 @@ def _fold_joined(waiting: list[tuple[Fold, Group]], bench: Bench, now: float) ->
             for fold, (_, _, begin) in wanted.items():
                 of_joint.update((begin + row, its) for row, its in next(found[fold.cycle.bucket]).items())
             running.append((joint, folding, of_joint))
+    return alone
 
 
 def _returned(steps: Generator[Reads | Foreign, Any, list[Parts]], replies: Sequence[Any]) -> list[Parts]:

@@ -22,6 +22,7 @@ from taba.server.keys import ABSENT, Framed
 from taba.server.work.faults import sentence
 
 MAX_STATE_BYTES = 1 * MiB  # of one part; a Handler that lets its State grow without limit would fill store and cycles
+TRIES_FOR_ONE = 40  # at the most, to find one Event at fault among all that a cycle may have: each halves them, and tries both
 MAX_TRIES = 2000  # folds in one call to find the Events at fault: finds 100 among 10,000. A Handler that always raises ends soon
 
 HANDLER_ERROR = "handler_error"

@@ -16,6 +16,7 @@ from taba.handlers.lookup import Found, Lookup
 from taba.server.fold import ingest as module
 from taba.server.fold.cycle import Waiting
 from taba.server.fold.ingest import FAILED_SECONDS, Ingest
+from taba.server.fold.together import MOST_AT_FAULT
 from taba.shard import NotReplicated
 from taba.shard.buckets import lease_key
 from taba.shard.joint import MAX_JOINED, UpdateOfMany
@@ -132,6 +133,14 @@ class Joining(SynchronousTestCase):
         self.assertEqual(self.words(more), ["applied"] * 3)
         self.submit(self.one(0, 3), self.one(1, 3))
         self.assertEqual(self.router.joined, [[0, 1]])
+
+    def test_a_bucket_whose_events_use_up_the_tries_goes_on_alone(self) -> None:
+        bad = batch(1, 1, [column(tab_in(1, buckets=BUCKETS), "Sum", [13.0] * (MOST_AT_FAULT + 1))], bucket=1)
+        submitted = self.submit(self.one(0), bad, self.one(2))
+        self.router.join()
+        self.assertEqual((self.router.alone, self.ingest.alone), ([1], 1))
+        self.router.commit()
+        self.assertEqual(self.words(submitted), ["applied"] * 3)
 
     def test_after_a_transaction_that_came_to_nothing_and_after_any_error_each_goes_on_alone(self) -> None:
         for number, error in enumerate([None, StoreUnavailable("gone"), ValueError("a fault")], 1):

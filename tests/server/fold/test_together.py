@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from random import Random
 from typing import Any
@@ -10,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from taba.bounds import MAX_CYCLE_BYTES
 from taba.server.fold.cycle import Cycle, Waiting
 from taba.server.fold.in_all import Room
-from taba.server.fold.together import Together
+from taba.server.fold.together import MOST_AT_FAULT, Together
+from taba.server.work.folding import TRIES_FOR_ONE
 from tests.examples import examples
 
 from ..samples import AGE, BUCKETS, MemoryStore, Spilling, Sum, Words, batch, bench_of, column, header, lookup_of, tab_in
@@ -97,6 +100,20 @@ class SeveralBuckets(SynchronousTestCase):
         self.assertEqual([outcome.folded for outcome in outcomes.values()], [states, states, states - 1, states])
         self.assertEqual(outcomes[2].dead, {"handler_error": 1})
         self.assertLess(len(counting.loads), 20)  # of 400 States, and not as many calls as these
+
+    def test_where_so_many_events_are_at_fault_that_tries_may_run_out_who_has_such_is_folded_alone(self) -> None:
+        # the least tries that must be enough: halved until it is found, both halves tried
+        self.assertGreaterEqual(TRIES_FOR_ONE, 2 * math.log2(MAX_CYCLE_BYTES // 8))
+        for at_fault, folded in ((MOST_AT_FAULT - 1, [0, 1, 2, 3]), (MOST_AT_FAULT, [2, 3]), (1500, [2, 3])):
+            waiting = {bucket: [batch(1, 1, [column(tab_in(bucket), "Sum", [1.0])], bucket=bucket)] for bucket in range(BUCKETS)}
+            waiting[0] = [batch(1, 1, [column(tab_in(0), "Sum", [13.0] * at_fault)], bucket=0)]
+            waiting[1] = [batch(1, 1, [column(tab_in(1), "Sum", [1.0, 2.0, 13.0, 4.0, 5.0])], bucket=1)]
+            alone, together = MemoryStore(), MemoryStore()
+            outcomes = together.together(LOOKUP, waiting)
+            self.assertEqual(list(outcomes), folded)
+            for bucket in folded:
+                alone.cycle(LOOKUP, waiting[bucket], bucket)
+            self.assertEqual(content_of(together), content_of(alone))
 
     def test_they_share_the_room_that_is_left_in_all(self) -> None:
         waiting = {bucket: [batch(1, 1, [column(tab_in(bucket), "Sum", [1.0])], bucket=bucket)] for bucket in range(BUCKETS)}
