@@ -22,7 +22,7 @@ from collections.abc import Callable
 from math import isfinite
 from typing import Any, NamedTuple
 
-from taba.bounds import MAX_TIME
+from taba.bounds import MAX_TIME, MiB
 from taba.desk import COUNTS, PLACE
 from taba.inputs.tabs import tab_name
 
@@ -30,6 +30,7 @@ MAX_LINE_BYTES = 8192  # a line has one Tab: a name, 16 tags and some values; th
 MAX_REMEMBERED_BYTES = 512  # of a name and its fields together: longer ones are read anew each time
 MAX_REMEMBERED = 50_000  # names with their fields, of all origins together; with one more all are learned again
 MAX_TABS = 100_000  # of all origins together; then all of it begins anew, as if the process had
+MAX_NAMES = 32 * MiB  # characters of these Tabs' names together: a name of a stranger's is up to 8,000, and is held several times
 LEAST_RATE = 1e-9  # one event of this rate stands for a billion, and no pair's number is beyond a float's whole ones
 EXAMPLE_BYTES = 200
 
@@ -76,7 +77,7 @@ class Room:
         self.counts = array("Q", bytes(8 * len(COUNTS)))
         self.example = b""  # of the lines that were not understood: the last one's beginning
         self._readers: dict[str, Reader] = {}
-        self.remembered = self.tabs = 0
+        self.remembered = self.tabs = self.characters = 0
 
     def reader(self, origin: str) -> Reader:
         """The reader of what comes from there: the same each time."""
@@ -87,8 +88,8 @@ class Room:
 
     @property
     def is_full(self) -> bool:
-        """Whether there are as many Tabs as there may be: once what was read is recorded, all is to begin anew."""
-        return self.tabs >= self._max_tabs
+        """Whether there are as many Tabs as there may be, or as long ones: once what was read is recorded, all is to begin anew."""
+        return self.tabs >= self._max_tabs or self.characters >= MAX_NAMES
 
     def drop(self, origin: str) -> None:
         """Nothing more comes from there, or from a new one of that name."""
@@ -96,6 +97,7 @@ class Room:
         if reader is not None:
             self.remembered -= len(reader.known)
             self.tabs -= len(reader.tabs)
+            self.characters -= sum(len(name) for name, _ in reader.tabs)
             self.counts[PLACE["parts_forgotten"]] += sum(1 for tab in reader.tabs.values() if tab.carried)
 
     def drop_all(self) -> None:
@@ -110,6 +112,7 @@ class Room:
         if tab is None:
             tab = reader.tabs[key] = Tab(self._tab(reader.origin, name, type, unit))
             self.tabs += 1
+            self.characters += len(name)
         return tab
 
     def remember(self, reader: Reader, key: tuple[bytes, bytes], meant: Meant) -> None:

@@ -230,6 +230,18 @@ class Bounds(SynchronousTestCase):
         heard.take(b"c:1|h|@0.4")
         self.assertEqual(heard.events[-1][3], [1.0, 2])
 
+    def test_with_as_long_names_as_there_may_be_it_is_full_too(self) -> None:
+        self.patch(statsd, "MAX_NAMES", 10)
+        heard = Heard()
+        heard.take(b"aaaa:1|c\naaaa:2|c\nbbbbb:1|c")
+        self.assertFalse(heard.room.is_full)
+        heard.take(b"c:1|c", "b")
+        self.assertTrue(heard.room.is_full)
+        heard.room.drop("b")
+        self.assertFalse(heard.room.is_full)
+        heard.room.drop_all()
+        self.assertEqual((heard.room.tabs, heard.room.characters), (0, 0))
+
     def test_what_is_read_costs_in_proportion(self) -> None:
         def calls(content: bytes) -> int:
             made = 0
