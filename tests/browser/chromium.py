@@ -37,6 +37,7 @@ class Browser:
     def __init__(self, directory: Path):
         needs_program("chromium")
         needs_program("chromedriver")
+        self.directory = directory
         options = Options()
         options.binary_location = shutil.which("chromium") or ""
         for flag in (*FLAGS, f"--user-data-dir={directory}", *(["--no-sandbox"] if os.getuid() == 0 else [])):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from tests.services import START_SECONDS, Services
 
 pytestmark = pytest.mark.real
 HOSTILE = '<img src=x onerror="window.harmed=1"><script>window.harmed=1</script>'
+UNUSUAL = ("constructor", "toString")  # which every object of a script has, too
 VIEWS = (
     "#/",
     "#/board",
@@ -50,16 +52,30 @@ while True:
 """
 
 
+shared: list[Browser] = []  # one for all tests here
+
+
+def setUpModule() -> None:
+    needs_program("chromium")
+    needs_program("chromedriver")
+    shared.append(Browser(Path(tempfile.mkdtemp()) / "profile"))
+
+
+def tearDownModule() -> None:
+    while shared:
+        browser = shared.pop()
+        browser.stop()
+        shutil.rmtree(browser.directory.parent, ignore_errors=True)
+
+
 class WithBrowser(SynchronousTestCase):
-    """Tests that share a browser, a Server, an Agent and a process that records."""
+    """Tests that share a Server, an Agent and a process that records."""
 
     services: ClassVar[Services]
     browser: ClassVar[Browser]
 
     @classmethod
     def setUpClass(cls) -> None:
-        needs_program("chromium")
-        needs_program("chromedriver")
         cls.services = Services()
         cls.addClassCleanup(cls.services.stop)
         cls.services.start_server()
@@ -75,8 +91,10 @@ class WithBrowser(SynchronousTestCase):
             cls.services.query.post_events(
                 f"web:b/{number}", [{"tab": "slow", "type": "PercentileGroup", "value": 5.0 if number == 2 else 0.1}]
             )
-        cls.browser = Browser(cls.services.directory / "profile")
-        cls.addClassCleanup(cls.browser.stop)
+        for name in UNUSUAL:  # each a Client, and a Tab
+            both = [{"tab": f'both{{x="{value}"}}', "type": "CounterGroup", "value": 1} for value in ("a", "b")]
+            cls.services.query.post_events(name, [*both, {"tab": name, "type": "CounterGroup", "value": 1}])
+        cls.browser = shared[0]
 
     def setUp(self) -> None:
         self.browser.resize(DESKTOP)
@@ -194,6 +212,60 @@ class Page(WithBrowser):
         self.browser.until_text(".card .label", "<script>")
         self.assertEqual(self.browser.said(), [])
 
+    def test_whoever_is_called_as_the_parts_of_objects_are_is_nobody_else(self) -> None:
+        self.open("#/tab/both")
+        self.browser.until(lambda: sorted(self.browser.texts(".who tbody th")) == sorted(UNUSUAL))
+        for name in UNUSUAL:
+            self.go(f"#/tab/{name}")
+            self.browser.until_text("h1", name)
+            self.browser.until(lambda name=name: self.browser.texts(".who tbody th") == [name])
+            self.browser.until_text(".past h3", "Events per second")
+        self.go("#/board/constructor")
+        self.browser.until_text("main", "There is no board constructor")
+        self.go("#/constructor")
+        self.browser.until_text(".row .name", "hits")
+        self.assertEqual(self.browser.run("return Object.keys(Object.prototype).concat(Object.keys(Object))"), [])
+        self.assertEqual(self.browser.said(), [])
+
+    def test_an_answer_that_a_view_waited_for_takes_nothing_from_the_view_after_it(self) -> None:
+        self.open()
+        self.browser.until_text(".row .name", "hits")
+        self.browser.run(
+            """
+            const fetched = window.fetch;
+            window.held = [];
+            window.fetch = async (path, ...more) => {
+              const response = await fetched(path, ...more);
+              if (String(path).includes("sort=p99")) await new Promise((release) => window.held.push(release));
+              return response;
+            };
+            const sort = document.querySelector("#sort");
+            sort.value = "p99";
+            sort.dispatchEvent(new Event("change"));
+            """
+        )
+        self.browser.until(lambda: self.browser.run("return window.held.length"))
+        self.go("#/board/" + quote('=["queue_depth"]', safe=""))
+        self.browser.until(lambda: self.browser.text(".card .value"))
+        self.browser.run("for (const release of window.held) release()")
+        for _ in range(3):  # it is heard on and on
+            shown = self.browser.text(".card .value")
+            self.browser.until(lambda shown=shown: self.browser.text(".card .value") != shown)
+
+    def test_who_lives_is_asked_one_by_one_where_that_is_shown(self) -> None:
+        def asked(path: str) -> int:
+            script = "return performance.getEntriesByType('resource').filter(one => one.name.includes(arguments[0])).length"
+            return int(self.browser.run(script, path))
+
+        each, together = "projections?name=taba.alive", "aggregates?name=taba.alive"
+        self.open()
+        self.browser.until(lambda: asked(together) >= 2)
+        self.assertLess(asked(each), asked(together))
+        before = asked(each)
+        self.browser.press("m")
+        self.browser.until_text("main td", "web:1")
+        self.browser.until(lambda: asked(each) > before)
+
     def test_pages_of_one_browser_listen_once_and_hidden_ones_not_at_all(self) -> None:
         def listeners() -> int:
             return int(self.services.query.status()["listening"]["listeners"])
@@ -248,8 +320,9 @@ class Page(WithBrowser):
         self.browser.until_text("#line", "alive")
         self.browser.run(axe)
         script = "axe.run(arguments[0]).then(r => arguments[1](r.violations.map(v => [v.id, v.nodes[0].html.slice(0, 200)])))"
-        contrast = {"runOnly": ["color-contrast"]}
-        for scheme, views, what in (("light", VIEWS, {}), ("dark", ("#/", "#/tab/http_seconds"), contrast)):
+        everything: dict[str, Any] = {"resultTypes": ["violations"], "iframes": False}
+        contrast = everything | {"runOnly": ["color-contrast"]}
+        for scheme, views, what in (("light", VIEWS, everything), ("dark", ("#/", "#/tab/http_seconds"), contrast)):
             self.browser.prefer(scheme)
             for view in views:
                 self.go(view)
@@ -290,8 +363,7 @@ class LoggedIn(SynchronousTestCase):
         file = Path(tempfile.mkdtemp(dir=services.directory)) / "tokens"
         file.touch(0o600)
         file.write_text("".join(f"{line_of(token)}\n" for token in tokens.values()))
-        browser = Browser(services.directory / "profile")
-        self.addCleanup(browser.stop)
+        browser = shared[0]
         options = ("--listen", f"tcp:{services.server_port}:interface=127.0.0.1", "--store", f"embedded:{services.directory / 'store'}")
         child = Process("server", twistd("taba-server", *options, "--tokens", str(file)), services.directory, services.environ)
         services.children.append(child)

@@ -31,8 +31,8 @@ BOARD_SCHEMA = {
     "additionalProperties": False,
 }
 
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-NAME = Parameter("name", "A board's name: 1 to 64 letters, digits, _, . and -.")
+_NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9_.-]{1,64}")  # in an address . and .. name another place
+NAME = Parameter("name", "A board's name: 1 to 64 letters, digits, _, . and -; not . or ..")
 
 
 class TooManyBoards(TabaError):
@@ -159,7 +159,7 @@ class Boards:
 def _name(call: Call) -> str:
     name: str = call.values["name"]
     if _NAME.fullmatch(name) is None:
-        raise HTTPError(400, "bad_request", f"{name[:100]!r}: a board's name takes 1 to 64 letters, digits, _, . and -")
+        raise HTTPError(400, "bad_request", f"{name[:100]!r}: a board's name takes 1 to 64 letters, digits, _, . and -; not . or ..")
     return name
 
 

@@ -33,7 +33,8 @@ class Keeping(ServerCase):
         server = await self.start()
         most = [f"t{number}" for number in range(boards.MAX_PINNED)]
         self.assertEqual((await self.put(server, "most", {"tabs": most, "title": "x" * boards.MAX_TITLE})).status, 200)
-        self.assertEqual((await self.put(server, "x" * 64, {"tabs": []})).status, 200)
+        for name in ("x" * 64, "..."):
+            self.assertEqual((await self.put(server, name, {"tabs": []})).status, 200)
         bads: list[Any] = [
             {"tabs": [*most, "one"]},
             {"tabs": most, "title": "x" * (boards.MAX_TITLE + 1)},
@@ -52,10 +53,10 @@ class Keeping(ServerCase):
         for bad in bads:
             answered = await self.put(server, "bad", bad)
             self.assertEqual(answered.status, 400, bad)
-        for name in ("x" * 65, "a%20b", "a%2fb", "%00", "%C3%BC"):
+        for name in ("x" * 65, "a%20b", "a%2fb", "%00", "%C3%BC", ".", "..", "%2e%2E"):
             self.assertEqual((await self.put(server, name, {"tabs": []})).status, 400, name)
             self.assertEqual((await self.ask(server, f"/v1/boards/{name}")).status, 400, name)
-        self.assertEqual(len(await self.get(server, "/v1/boards")), 2)
+        self.assertEqual(len(await self.get(server, "/v1/boards")), 3)
 
     @asynchronous
     async def test_as_many_as_the_bound_and_one_past_it(self) -> None:

@@ -15,6 +15,9 @@ export class Failed extends Error {
 
 const PARTIAL = /^\/v1\/(clients|types|projections|aggregates|superaggregate|slots|overview)\b/;
 
+const STORELESS = /^\/(login|logout|v1\/status|v1\/servers)\b/; // answered while the store is away: they do not tell that it is back
+const SILENT = "The Server does not answer.";
+
 /** @typedef {{tokens: boolean, kind: string | null, bound: string | null}} Who */
 
 /** @type {{away: string | null, since: number, who: Who | null, left: string | null}} */
@@ -45,6 +48,15 @@ export function setAway(away) {
 }
 
 /**
+ * What a Server said by name, as a dictionary that has these names and nothing else: one may be called `constructor`.
+ * @param {any} said
+ * @returns {any}
+ */
+export function byName(said) {
+  return said && typeof said === "object" && !Array.isArray(said) ? Object.setPrototypeOf(said, null) : said;
+}
+
+/**
  * Ask. Raises Failed.
  * @param {string} method
  * @param {string} path
@@ -65,21 +77,21 @@ export async function ask(method, path, options = {}) {
     });
   } catch (error) {
     if (options.signal?.aborted) throw error;
-    setAway("The Server does not answer.");
-    throw new Failed(0, "away", "The Server does not answer.");
+    setAway(SILENT);
+    throw new Failed(0, "away", SILENT);
   }
   if (!response.ok) {
     const said = await response.json().catch(() => ({}));
     const failed = new Failed(response.status, said.error ?? "failed", said.detail ?? response.statusText);
     if (response.status === 503) setAway(failed.message);
-    else setAway(null);
+    else if (state.away === SILENT) setAway(null);
     if (response.status === 401 && state.who?.kind !== null) {
       state.who = { tokens: true, kind: null, bound: null };
       changed();
     }
     throw failed;
   }
-  setAway(null);
+  if (state.away === SILENT || !STORELESS.test(path)) setAway(null);
   if (PARTIAL.test(path)) {
     const left = leftOut(response.headers.get("taba-away"));
     if (left !== state.left) {
@@ -87,7 +99,7 @@ export async function ask(method, path, options = {}) {
       changed();
     }
   }
-  return options.text ? response.text() : response.json();
+  return options.text ? response.text() : byName(await response.json());
 }
 
 /**

@@ -1,15 +1,16 @@
 // Boards: Tabs side by side, in the order of whoever made it; in the address for who is sent it, in the store for everybody.
 
 import { ask, get, mayChange, url } from "./api.js";
+import { MOST_HEARD, MOST_ROWS, catalogue, freshen, within } from "./catalogue.js";
 import { h, fill, say } from "./dom.js";
 import { figuresOf, shapeOf } from "./figures.js";
 import * as format from "./format.js";
-import { listen, repeat } from "./live.js";
+import { listener, repeat } from "./live.js";
 import { hash, parse } from "./names.js";
 import { MOST_PINS, pins, setPins } from "./pins.js";
 import { drawSpark, sparkline } from "./spark.js";
 
-const NAME = /^[A-Za-z0-9_.-]{1,64}$/;
+const NAME = /^(?!\.{1,2}$)[A-Za-z0-9_.-]{1,64}$/;
 
 /**
  * The Tabs that an address names: `=` and a JSON list.
@@ -36,6 +37,8 @@ export function boards(host, what) {
   /** @type {string[]} */
   let tabs = inAddress(what) ?? (name ? [] : pins());
   const isMine = what === "";
+  let isMet = !name; // until then nobody knows which Tabs the board has
+  const listen = listener();
   /** @type {Map<string, any>} */
   const rows = new Map();
   /** @type {Map<string, any>} */
@@ -53,7 +56,7 @@ export function boards(host, what) {
 
   async function keep() {
     const wanted = field.value.trim();
-    if (!NAME.test(wanted)) return say(told, "A name takes 1 to 64 letters, digits, _, . and -.");
+    if (!NAME.test(wanted)) return say(told, "A name takes 1 to 64 letters, digits, _, . and -; not . or ..");
     try {
       await ask("PUT", `/v1/boards/${encodeURIComponent(wanted)}`, { body: { tabs } });
       say(told, "Kept.");
@@ -150,7 +153,7 @@ export function boards(host, what) {
     say(empty, name ? "This board has no Tabs." : "Nothing is pinned yet: the star of a Tab puts it here.");
     share.href = hash("board", `=${JSON.stringify(tabs)}`);
     share.hidden = !tabs.length;
-    listen(tabs, (said) => {
+    listen(within(tabs, MOST_HEARD), (said) => {
       for (const [tab, aggregate] of Object.entries(said.aggregates)) now.set(tab, aggregate);
       draw();
     });
@@ -189,15 +192,20 @@ export function boards(host, what) {
         throw failure;
       });
       fill(others, h("a", { href: "#/board", "aria-current": isMine ? "page" : null }, "mine"), ...Object.keys(all).map((one) => h("a", { href: hash("board", one), "aria-current": one === name ? "page" : null }, one)));
-      if (name && !cards.size && !tabs.length) {
-        if (all[name]) tabs = all[name].tabs;
+      if (!isMet) {
+        isMet = Object.hasOwn(all, name);
+        if (isMet) tabs = all[name].tabs;
         else say(told, `There is no board ${name}.`);
         arrange();
       }
     }, 15_000),
     repeat(async () => {
+      if (!catalogue.names.length) {
+        await freshen();
+        arrange(); // what a name means is known now
+      }
       if (!tabs.length) return;
-      const found = await get(url("/v1/overview", { name: tabs, sort: "name", limit: 1000 }));
+      const found = await get(url("/v1/overview", { name: within(tabs, MOST_ROWS), sort: "name", limit: MOST_ROWS }));
       for (const tab of tabs) rows.set(tab, null);
       for (const row of found) if (rows.has(row.name)) rows.set(row.name, row);
       draw();

@@ -116,6 +116,7 @@ export function client(host, name) {
           : h("p", { class: "empty" }, "Nothing is kept of this Client."),
       );
     }, 3000),
+    watchLives(() => {}),
   ];
   return { title: name, keys: {}, end: () => ends.forEach((end) => end()) };
 }

@@ -78,7 +78,7 @@ export function shapeOf(aggregate) {
  */
 export function pathsOf(projection) {
   /** @type {Record<string, number>} */
-  const found = {};
+  const found = Object.create(null); // somebody's own Type may have any names
   const walk = (/** @type {any} */ value, /** @type {string} */ path, /** @type {number} */ depth) => {
     if (typeof value === "number" && Number.isFinite(value)) found[path] = value;
     else if (value && typeof value === "object" && !Array.isArray(value) && depth < 3) for (const [key, inner] of Object.entries(value)) walk(inner, path ? `${path}.${key}` : key, depth + 1);

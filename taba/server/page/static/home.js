@@ -1,12 +1,12 @@
 // What moves: the Tabs that matter first, then all of them by prefix; found as one types.
 
 import { get, url } from "./api.js";
-import { catalogue, freshen } from "./catalogue.js";
+import { MOST_HEARD, MOST_ROWS, catalogue, freshen, within } from "./catalogue.js";
 import { h, say } from "./dom.js";
 import { figuresOf } from "./figures.js";
 import * as format from "./format.js";
 import { WindowedList } from "./list.js";
-import { listen, repeat } from "./live.js";
+import { listener, repeat, trying } from "./live.js";
 import { hash, parse, prefixOf, search } from "./names.js";
 import { pinned, togglePin } from "./pins.js";
 import { drawSpark, sparkline } from "./spark.js";
@@ -17,6 +17,7 @@ import { drawSpark, sparkline } from "./spark.js";
 const TOP = 60; // Tabs that move most, ranked by the Server
 const LIVE = 60; // rows that are listened to at most: what a screen shows
 const GROUPED = 40; // names, from which on they are in groups that open
+const FIRST_MINUTES = 5; // of a sparkline: what is called an hour ago
 const RANK_EVERY = 5000; // ms
 const SORTS = /** @type {[string, string][]} */ ([["moves", "what moves"], ["rate", "rate"], ["trend", "trend"], ["p99", "p99"], ["1h", "last hour"], ["clients", "Clients"], ["name", "name"]]);
 
@@ -38,6 +39,7 @@ export function home(host) {
   let seen = [];
   let drawn = "";
   let known = catalogue.at > 0;
+  const listen = listener();
 
   const input = h("input", {
     type: "search",
@@ -69,7 +71,7 @@ export function home(host) {
       "aria-label": "Rank by",
       onchange: () => {
         kept.sort = sort.value;
-        void rank();
+        void trying(rank());
       },
     },
     ...SORTS.map(([value, text]) => h("option", { value, selected: kept.sort === value }, text)),
@@ -135,6 +137,7 @@ export function home(host) {
     const live = now.get(item.name);
     const unit = said?.unit ?? null;
     const figures = live ?? said;
+    const counts = /** @type {(number | null)[] | null} */ (said?.sparkline?.map((/** @type {number | null} */ count, /** @type {number} */ minute) => (minute < beginning ? null : count)) ?? null);
     const isCounted = live ? live.rate !== null : said?.sparkline != null;
     if (said?.error) {
       say(rate, "");
@@ -148,8 +151,7 @@ export function home(host) {
       const isSpread = figures && (figures.p50 ?? null) !== null && !(figures.p50 === 1 && figures.p99 === 1); // of what counts one by one there is nothing to tell
       say(p50, isSpread ? format.amount(figures.p50, unit) : "");
       say(p99, isSpread ? format.amount(figures.p99, unit) : "");
-      const counts = /** @type {(number | null)[] | null} */ (said?.sparkline ?? null);
-      const then = counts ? hourAgo(counts) : null;
+      const then = counts && beginning < FIRST_MINUTES ? hourAgo(counts) : null;
       const changed = counts && figures && then !== null ? format.change(figures.rate, then) : { text: "", word: "", direction: 0 };
       say(ago, changed.text);
       ago.title = changed.word;
@@ -157,7 +159,7 @@ export function home(host) {
       ago.classList.toggle("down", changed.direction < 0);
     }
     say(clients, said ? format.count(said.clients) : "");
-    drawSpark(/** @type {any} */ (spark.firstChild), said?.sparkline ?? null);
+    drawSpark(/** @type {any} */ (spark.firstChild), counts);
   }
 
   /** @param {Item} item */
@@ -178,11 +180,11 @@ export function home(host) {
     seen = names;
     clearTimeout(settling);
     settling = setTimeout(() => {
-      listen(seen, (said) => {
+      listen(within(seen, MOST_HEARD), (said) => {
         for (const [name, aggregate] of Object.entries(said.aggregates)) if (!aggregate?.error) now.set(name, figuresOf(aggregate));
         list.refresh();
       });
-      void fetchSeen();
+      void trying(fetchSeen());
     }, 120);
   }
   /** @type {ReturnType<typeof setTimeout> | undefined} */
@@ -199,13 +201,34 @@ export function home(host) {
   async function ask(names) {
     const wanted = new Set(names);
     // a base name means its labelled Tabs, too: their rows are left out again
-    const answered = await get(url("/v1/overview", { name: names, sort: "name", limit: 1000 }));
+    const answered = await get(url("/v1/overview", { name: within(names, MOST_ROWS), sort: "name", limit: MOST_ROWS }));
+    lookBack(answered);
     for (const row of answered) if (wanted.has(row.name)) rows.set(row.name, row);
     list.refresh();
   }
 
+  /**
+   * Find out since when anything was recorded, as far as is told: before that the system was not there, and nothing is said of then.
+   * @param {any[]} answered
+   */
+  function lookBack(answered) {
+    if (performance.now() - lookedBack > 60_000) {
+      beginning = Infinity; // minutes move on
+      lookedBack = performance.now();
+    }
+    for (const { sparkline: counts } of [...answered, ...rows.values()]) {
+      const first = counts?.findIndex((/** @type {number | null} */ count) => count) ?? -1;
+      if (first >= 0) beginning = Math.min(beginning, first);
+    }
+  }
+  let beginning = Infinity; // the minute of the sparklines in which the first Event that is told of was recorded
+  let lookedBack = -Infinity;
+
   async function rank() {
-    const answered = await get(url("/v1/overview", { sort: kept.sort, limit: TOP }));
+    const { sort: by } = kept;
+    const answered = await get(url("/v1/overview", { sort: by, limit: TOP }));
+    if (by !== kept.sort) return; // another order is wanted by now
+    lookBack(answered);
     top = answered.map((/** @type {any} */ row) => row.name);
     for (const row of answered) {
       rows.set(row.name, row);
@@ -299,6 +322,6 @@ function groups(names) {
  * @param {(number | null)[]} counts
  */
 function hourAgo(counts) {
-  const first = counts.slice(0, 5).filter((count) => count !== null);
+  const first = counts.slice(0, FIRST_MINUTES).filter((count) => count !== null);
   return first.length ? first.reduce((sum, count) => sum + count, 0) / first.length / 60 : null;
 }

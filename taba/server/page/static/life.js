@@ -5,6 +5,8 @@
 /** @type {Map<string, Life>} */
 export const lives = new Map();
 let began = 0;
+/** Called when somebody begins to look. */
+let wake = () => {};
 /** @type {Set<() => void>} */
 const watchers = new Set();
 
@@ -13,12 +15,23 @@ export function lookingSince() {
   return began;
 }
 
+/** Whether a view shows who lives. */
+export function isLookedAt() {
+  return watchers.size > 0;
+}
+
+/** @param {() => void} doing called when somebody begins to look */
+export function whenLookedAt(doing) {
+  wake = doing;
+}
+
 /**
  * @param {() => void} watcher
  * @returns {() => void} what ends it
  */
 export function watchLives(watcher) {
   watchers.add(watcher);
+  wake();
   return () => watchers.delete(watcher);
 }
 
@@ -45,7 +58,7 @@ export function note(said, now) {
     }
   }
   for (const [client, known] of lives) {
-    if (known.alive && !(client in said)) Object.assign(known, { alive: false, since: now, deaths: known.deaths + 1 });
+    if (known.alive && !Object.hasOwn(said, client)) Object.assign(known, { alive: false, since: now, deaths: known.deaths + 1 });
   }
   for (const watcher of watchers) watcher();
 }

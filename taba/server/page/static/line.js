@@ -1,16 +1,27 @@
 // The system in one line: events a second, freshness, Clients that live, what is wrong in words.
 
-import { get, state } from "./api.js";
+import { Failed, get, state, whoAmI } from "./api.js";
 import { h, say } from "./dom.js";
 import * as format from "./format.js";
-import { note } from "./life.js";
-import { repeat } from "./live.js";
+import { isLookedAt, lives, note, whenLookedAt } from "./life.js";
+import { repeat, trying } from "./live.js";
 import { clientParts } from "./names.js";
 
 const EVERY = 2000; // ms
+const SELDOM = 30_000; // ms between two questions of who lives, one by one, while no view shows it
+const SHARE = 20; // times as long as the answer took, at the least: of 10,000 Clients it is long
 
 /** What the status said last, for views that show more of it. */
 export const status = { last: /** @type {any} */ (null), at: 0 };
+
+/**
+ * What cannot be told now: the store is away, say, and the status says why.
+ * @param {any} failure
+ */
+function unanswered(failure) {
+  if (!(failure instanceof Failed)) throw failure;
+  return null;
+}
 
 /** @param {HTMLElement} host */
 export function systemLine(host) {
@@ -31,9 +42,10 @@ export function systemLine(host) {
   let counts = [];
 
   repeat(async () => {
+    if (state.who === null) await whoAmI(); // nobody answered when the page began
     if (state.who === null || state.who.kind === null) return;
     /** @type {[any, any]} */
-    const [said, living] = await Promise.all([get("/v1/status"), state.who.bound ? {} : get("/v1/projections?name=taba.alive")]);
+    const [said, living] = await Promise.all([get("/v1/status"), state.who.bound ? null : get("/v1/aggregates?name=taba.alive").catch(unanswered)]);
     status.last = said;
     status.at = Date.now();
     host.hidden = false;
@@ -44,17 +56,26 @@ export function systemLine(host) {
     say(rate, last.at > first.at ? format.number(Math.round(Math.max(0, (last.folded - first.folded) / ((last.at - first.at) / 1000)))) : "…");
     const p99 = said.latency?.p99;
     say(fresh, p99 === null || p99 === undefined ? format.NONE : format.amount(p99, "s"));
-    /** @type {Record<string, any>} */
-    const lives = living["taba.alive"] ?? {};
-    note(lives, Date.now() / 1000);
-    const all = Object.entries(lives);
-    const alives = all.filter(([, projection]) => projection?.value);
-    say(alive, `${format.plural(alives.length, "Client")} alive`);
-    const hosts = new Set(alives.map(([client]) => clientParts(client).host));
+    say(alive, living ? `${format.plural(living["taba.alive"]?.sum ?? 0, "Client")} alive` : ""); // each says 1
+    const hosts = new Set([...lives].filter(([, life]) => life.alive).map(([client]) => clientParts(client).host));
     say(agents, hosts.size > 1 ? `on ${format.plural(hosts.size, "host")}` : "");
     const wrong = said.problems.length;
     say(problems, wrong ? `${format.plural(wrong, "problem")}: ${said.problems[0]}` : "nothing needs you");
     problems.classList.toggle("bad", wrong > 0);
     problems.title = said.problems.join("\n");
   }, EVERY);
+
+  let took = 0;
+  let asked = -Infinity;
+  /** Ask who lives, one by one, where it is time. */
+  async function look() {
+    if (!state.who?.kind || state.who.bound) return;
+    if (performance.now() - asked < Math.max(isLookedAt() ? EVERY : SELDOM, took * SHARE)) return;
+    const began = (asked = performance.now());
+    const living = await get("/v1/projections?name=taba.alive");
+    took = performance.now() - began;
+    note(living["taba.alive"] ?? {}, Date.now() / 1000);
+  }
+  repeat(look, EVERY);
+  whenLookedAt(() => void trying(look()));
 }

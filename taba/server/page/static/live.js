@@ -1,6 +1,6 @@
 // What a view hears of the Tabs that it shows, each second, while anybody can see it.
 
-import { Failed } from "./api.js";
+import { Failed, byName } from "./api.js";
 import { Stream } from "./stream.js";
 
 /** @typedef {import("./stream.js").Said} Said */
@@ -21,7 +21,7 @@ function tell(message) {
   if (message.away) error = message.away;
   else if (message.said) error = message.said.error ?? null;
   if (before !== error) for (const watcher of watchers) watcher();
-  if (message.said && !document.hidden) hear(message.said);
+  if (message.said && !document.hidden) hear({ ...message.said, aggregates: byName(message.said.aggregates) });
 }
 
 /** What the stream says is away; null: nothing. */
@@ -74,16 +74,41 @@ setInterval(() => breathe(), BREATH);
 document.addEventListener("visibilitychange", push);
 addEventListener("pagehide", () => send([]));
 
+let turns = 0;
+
 /**
- * Show these Tabs from now on, and no others.
- * @param {string[]} names
- * @param {(said: Said) => void} listener
+ * The ear of a view that begins: whatever the view before it still waits for, that one hears nothing more, and is not asked for.
+ * @returns {(names: string[], told: (said: Said) => void) => void} shows these Tabs from now on, and no others
  */
-export function listen(names, listener) {
-  hear = listener;
+export function listener() {
+  const turn = ++turns;
+  listen([], () => {});
+  return (names, told) => {
+    if (turn === turns) listen(names, told);
+  };
+}
+
+/**
+ * @param {string[]} names
+ * @param {(said: Said) => void} told
+ */
+function listen(names, told) {
+  hear = told;
   if (names.length === wanted.length && names.every((name, at) => name === wanted[at])) return;
   wanted = names;
   push();
+}
+
+/**
+ * What a Server refused, or did not answer, api.js has said; anything else is a fault of this page.
+ * @param {Promise<void>} doing
+ */
+export async function trying(doing) {
+  try {
+    await doing;
+  } catch (failure) {
+    if (!(failure instanceof Failed)) console.error(failure);
+  }
 }
 
 /**
@@ -102,11 +127,7 @@ export function repeat(doing, every) {
     if (over || running) return;
     if (!document.hidden) {
       running = true;
-      try {
-        await doing();
-      } catch (failure) {
-        if (!(failure instanceof Failed)) console.error(failure); // what a Server refused, or did not answer, api.js has said
-      }
+      await trying(doing());
       running = false;
     }
     if (!over) timer = setTimeout(once, typeof every === "number" ? every : every());

@@ -50,10 +50,10 @@ function show() {
   if (wanted === shown) return;
   shown = wanted;
   view?.end();
-  live.listen([], () => {});
+  live.listener(); // a view that hears nothing takes nobody's ear
   main.replaceChildren();
   main.className = isStranger ? "login" : name || "home";
-  const make = isStranger ? loginView : (VIEWS[name]?.[2] ?? INNER[name] ?? home);
+  const make = isStranger ? loginView : Object.hasOwn(VIEWS, name) ? VIEWS[name][2] : Object.hasOwn(INNER, name) ? INNER[name] : home;
   view = make(main, what);
   document.title = view.title ? `${view.title} · Taba` : "Taba";
   for (const link of top.querySelectorAll("nav a")) {

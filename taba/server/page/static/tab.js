@@ -1,12 +1,12 @@
 // A Tab: what it says now, its past in four windows, who holds how much of it, and how to ask for it elsewhere.
 
 import { ask, get, mayChange, url } from "./api.js";
-import { catalogue, freshen } from "./catalogue.js";
+import { MOST_ROWS, catalogue, freshen } from "./catalogue.js";
 import { BARS, Chart, averages, bands, cellsOf, colour, heat, rateOf, together } from "./charts.js";
 import { copied, fill, h, say, table } from "./dom.js";
 import { SECONDS, WINDOWS, WORDS, shapeOf } from "./figures.js";
 import * as format from "./format.js";
-import { listen, repeat } from "./live.js";
+import { listener, repeat } from "./live.js";
 import { hash, labelsOf, parse } from "./names.js";
 import { pinned, togglePin } from "./pins.js";
 import { curl, promql } from "./promql.js";
@@ -16,7 +16,7 @@ import { Who } from "./who.js";
 /** @typedef {import("./charts.js").Slot} Slot */
 
 const NOMINAL = /** @type {Record<string, number>} */ ({ "1m": 5, "10m": 30, "1h": 150, "1d": 900 }); // seconds of a cell, at the least
-const MOST_MEMBERS = 60; // Tabs of one base name that are listened to
+const MOST_MEMBERS = 60; // Tabs of one base name of which Clients are told apart
 const SLOTS_EVERY = 4000; // ms, or 20 times as long as the answer took
 const WHO_EVERY = 4000;
 const PARTS = 7; // label values that are told apart; the others are one
@@ -39,7 +39,7 @@ export function tab(host, name) {
   /** @type {string[]} */
   let members = [name];
   /** @type {Record<string, Slot[]>} */
-  let slots = {};
+  let slots = Object.create(null); // by Tab; whatever it is called
   let since = 0;
   let at = Date.now() / 1000;
   let by = "";
@@ -50,7 +50,8 @@ export function tab(host, name) {
   let rendered = "";
   let hasSlots = true;
   let took = 0;
-  let isOver = false;
+  let whoTook = 0;
+  const listen = listener();
   let isMet = false; // until then nobody knows which Tabs these are, nor their unit
 
   // --- what is there ---
@@ -105,6 +106,7 @@ export function tab(host, name) {
   // --- doing ---
 
   function doPin(toggle = true) {
+    if (pin.hidden) return;
     if (toggle) togglePin(name);
     const is = pinned(name);
     say(pin, is ? "★ Pinned" : "☆ Pin");
@@ -230,17 +232,17 @@ export function tab(host, name) {
     const all = labels.length ? [name] : catalogue.names.filter((one) => one === base || one.startsWith(`${base}{`));
     if (all.length) members = all;
     const isGroup = members.length > 1 || members[0] !== name;
+    pin.hidden = isGroup; // a board has Tabs
     const family = catalogue.names.filter((one) => one === base || one.startsWith(`${base}{`));
     fill(siblings, labels.length && family.length > 1 ? h("a", { href: hash("tab", base) }, `All ${format.count(family.length)} of ${base}`) : null, isGroup ? h("span", { class: "quiet" }, `${format.plural(members.length, "Tab")} of this name, together; `) : null, isGroup ? "break it down below, or open one: " : null, ...(isGroup ? members.slice(0, 12).map((one) => h("a", { class: "label", href: hash("tab", one) }, parse(one).labels.map(([key, value]) => `${key}=${value}`).join(" ") || one)) : []), isGroup && members.length > 12 ? "…" : null);
     const keys = labelsOf(members);
     const options = ["", ...[...keys].filter(([, of]) => of.size > 1).map(([key]) => key)];
     if (breakdown.options.length !== options.length) fill(breakdown, ...options.map((key) => h("option", { value: key }, key || "(nothing)")));
     /** @type {HTMLElement} */ (breakdown.parentElement).hidden = options.length < 2;
-    const said = await get(url("/v1/types", { name, detail: 1, limit: 1000 }));
+    const said = await get(url("/v1/types", { name, detail: 1, limit: MOST_ROWS }));
     meaning = said[members[0]] ?? meaning;
     say(type, meaning.type);
     say(description, [meaning.description, meaning.unit && meaning.unit !== "1" ? `in ${meaning.unit}` : null].filter(Boolean).join(", "));
-    if (isOver) return; // another view listens now
     if (members.length === 1) {
       listen(members, (heard) => {
         at = heard.time;
@@ -277,7 +279,7 @@ export function tab(host, name) {
     const found = await get(url("/v1/slots", { name }));
     took = performance.now() - began;
     /** @type {Record<string, Slot[]>} */
-    const mine = {};
+    const mine = Object.create(null);
     let error = "";
     for (const member of members) {
       const one = found[member];
@@ -299,9 +301,11 @@ export function tab(host, name) {
 
   async function askWho() {
     if (!isMet || members.length > MOST_MEMBERS) return;
+    const began = performance.now();
     const found = await get(url("/v1/projections", { name }));
+    whoTook = performance.now() - began;
     /** @type {Record<string, any>} */
-    const mine = {};
+    const mine = Object.create(null);
     for (const member of members) for (const [client, projection] of Object.entries(found[member] ?? {})) if (client !== "error") mine[members.length > 1 ? `${client}\n${member}` : client] = projection;
     who.set(members.length > 1 ? byClient(mine) : mine, meaning.unit);
     who.element.hidden = !Object.keys(mine).length;
@@ -341,7 +345,7 @@ export function tab(host, name) {
       if (!who.element.childElementCount) await askWho();
       await askRendered();
     }, () => Math.max(SLOTS_EVERY, took * 20)),
-    repeat(askWho, () => Math.max(WHO_EVERY, took * 20)),
+    repeat(askWho, () => Math.max(WHO_EVERY, whoTook * 20)),
   ];
   past.hidden = true;
   return {
@@ -360,7 +364,6 @@ export function tab(host, name) {
       v: ["the table beside the charts", () => (beside.open = !beside.open)],
     },
     end() {
-      isOver = true;
       for (const end of ends) end();
       for (const { chart } of thumbs) chart.end();
       counts.end();
@@ -384,7 +387,7 @@ export function tab(host, name) {
  */
 function byClient(projections) {
   /** @type {Record<string, any>} */
-  const found = {};
+  const found = Object.create(null); // by Client; whatever it is called
   for (const [key, projection] of Object.entries(projections)) {
     const client = key.slice(0, key.indexOf("\n"));
     const mine = (found[client] ??= {});
