@@ -94,6 +94,11 @@ class Browser:
         found: str = self.until(lambda: next((text for text in self.texts(selector) if part in text), None))
         return found
 
+    def until_other(self, selector: str) -> None:
+        """Wait until an element shows something else than now."""
+        shown = self.text(selector)
+        self.until(lambda: self.text(selector) not in ("", shown))
+
     def click(self, selector: str) -> None:
         """Click the first of what matches, once it is there."""
         self.until(lambda: self.run("const e = document.querySelector(arguments[0]); e?.click(); return Boolean(e)", selector))

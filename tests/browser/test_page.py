@@ -92,7 +92,7 @@ class WithBrowser(SynchronousTestCase):
                 f"web:b/{number}", [{"tab": "slow", "type": "PercentileGroup", "value": 5.0 if number == 2 else 0.1}]
             )
         for name in UNUSUAL:  # each a Client, and a Tab
-            both = [{"tab": f'both{{x="{value}"}}', "type": "CounterGroup", "value": 1} for value in ("a", "b")]
+            both: list[Any] = [{"tab": f'both{{x="{value}"}}', "type": "CounterGroup", "value": 1} for value in ("a", "b")]
             cls.services.query.post_events(name, [*both, {"tab": name, "type": "CounterGroup", "value": 1}])
         cls.browser = shared[0]
 
@@ -218,7 +218,7 @@ class Page(WithBrowser):
         for name in UNUSUAL:
             self.go(f"#/tab/{name}")
             self.browser.until_text("h1", name)
-            self.browser.until(lambda name=name: self.browser.texts(".who tbody th") == [name])
+            self.assertEqual(self.browser.until_text(".who tbody th", ""), name)
             self.browser.until_text(".past h3", "Events per second")
         self.go("#/board/constructor")
         self.browser.until_text("main", "There is no board constructor")
@@ -249,8 +249,7 @@ class Page(WithBrowser):
         self.browser.until(lambda: self.browser.text(".card .value"))
         self.browser.run("for (const release of window.held) release()")
         for _ in range(3):  # it is heard on and on
-            shown = self.browser.text(".card .value")
-            self.browser.until(lambda shown=shown: self.browser.text(".card .value") != shown)
+            self.browser.until_other(".card .value")
 
     def test_who_lives_is_asked_one_by_one_where_that_is_shown(self) -> None:
         def asked(path: str) -> int:
