@@ -748,7 +748,10 @@ record_bytes(Tab *tab, PyObject *value, PyObject *given)
     double time;
     if (tab->is_kept && !tab->is_healing) { /* a Gauge, and no number that a float holds exactly */
         double large = PyLong_Check(value) && !PyBool_Check(value) ? PyLong_AsDouble(value) : 0;
-        PyErr_Clear();
+        if (PyErr_Occurred()) { /* beyond all floats */
+            PyErr_Clear();
+            large = 0;
+        }
         tab_keep(tab, large);
     }
     int room = time_of(tab, given, &time);

@@ -17,7 +17,7 @@ import logging
 import os
 import sys
 import weakref
-from _thread import RLock, allocate_lock
+from _thread import RLock
 from collections.abc import Callable, Mapping
 from time import monotonic
 from time import time as now
@@ -186,7 +186,7 @@ class Producer:
         self._last_client: str | None = None
         self._lock = getattr(self._port, "lock", None) or RLock()
         self._attending = False
-        self._reading = allocate_lock()
+        self._reading = RLock()
         self._directory_count = 0
         self._directory_used = 0
         self._next_try = 0.0
@@ -319,12 +319,17 @@ class Producer:
     def read_functions(self) -> None:
         """Have each Gauge that follows a function say what it returns; not while that is being done."""
         reading = self._reading  # a child that one of the functions forks has another
-        if reading.acquire(False):
-            try:
+        if reading._is_owned():  # type: ignore[attr-defined]
+            return
+        try:  # before it is taken: a signal handler's exception right behind that leaves it free
+            if reading.acquire(False):
                 for gauge, function in list(self._functions.items()):
                     self._read(gauge, function)
-            finally:
+        finally:
+            try:  # noqa: SIM105  # no call before the release, at which a signal handler could raise
                 reading.release()
+            except RuntimeError:
+                pass  # it was not to be had
 
     def _read(self, gauge: Any, function: Callable[[], Any]) -> None:
         try:

@@ -21,6 +21,7 @@ Send = Callable[[Any], Awaitable[None]]
 Route = Callable[[Scope, str], "str | None"]
 
 CODES = frozenset((1000, 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014))  # others are an application's own
+FILES = ("http.response.pathsend", "http.response.zerocopysend")  # extensions by which a server sends a file itself
 REJECTED = "rejected"  # a websocket that was not accepted
 
 
@@ -70,12 +71,14 @@ class Middleware:
                 status = message["status"]
             elif kind == "http.response.body":
                 sent += len(message.get("body") or b"")
+            elif kind in FILES:
+                sent = -1  # the server knows how much it was
             try:
                 await send(message)
             except OSError:
                 is_gone = True  # so says a server: what the application makes of it is no failure of its own
                 raise
-            if not is_over and kind == "http.response.body" and not message.get("more_body"):
+            if not is_over and not is_gone and kind == "http.response.body" and not message.get("more_body"):
                 end()  # what the application does behind it makes nobody wait
 
         serving.begin()
@@ -100,21 +103,21 @@ class Middleware:
         serving, sockets = self._serving, self._sockets
         began = serving.clock()
         root = scope.get("root_path") or ""
-        is_accepted = False
+        is_accepted = is_gone = False
         code: int | str = REJECTED
         got = gave = 0
 
         async def received_from() -> Any:
-            nonlocal got, code
+            nonlocal got, code, is_gone
             message = await receive()
             if message["type"] == "websocket.receive":
                 got += 1
             elif message["type"] == "websocket.disconnect":
-                code = message.get("code") or 1005
+                is_gone, code = True, message.get("code") or 1005
             return message
 
         async def sent_to(message: Any) -> None:
-            nonlocal gave, code, is_accepted
+            nonlocal gave, code, is_accepted, is_gone
             kind = message["type"]
             if kind == "websocket.send":
                 gave += 1
@@ -122,7 +125,11 @@ class Middleware:
                 is_accepted, code = True, 1006  # until somebody says another
             elif kind == "websocket.close" and is_accepted:
                 code = message.get("code") or 1000
-            await send(message)
+            try:
+                await send(message)
+            except OSError:
+                is_gone = True  # as above
+                raise
 
         sockets.begin()
         try:
@@ -130,8 +137,9 @@ class Middleware:
         except CancelledError:
             raise
         except BaseException as error:
-            code = 1011 if is_accepted else code
-            serving.fail(self._route(scope, root), error)
+            if not is_gone:
+                code = 1011 if is_accepted else code
+                serving.fail(self._route(scope, root), error)
             raise
         finally:
             sockets.end(serving.clock() - began, self._route(scope, root), code, got, gave)

@@ -14,8 +14,10 @@ from time import perf_counter, time
 from typing import Any
 
 from celery import signals
+from celery.exceptions import TimeLimitExceeded, WorkerLostError
 
 from taba import client
+from taba.bounds import MAX_TIME
 from taba.frameworks.serving import Names
 
 PUBLISHED = "taba_published"  # header of a message: when it was sent, in Unix seconds
@@ -58,10 +60,10 @@ class Tasks:
     def _begins(self, task: Any = None, **rest: Any) -> None:
         request = task.request
         self._in_flight.inc()
-        sent = request.get(PUBLISHED) or (request.headers or {}).get(PUBLISHED)
-        if isinstance(sent, (int, float)):
-            self._waits.labels(task=self._names.of(task.name)).observe(max(0.0, time() - max(sent, _seconds_of(request.eta))))
         request.taba_began = perf_counter()
+        sent = request.get(PUBLISHED) or (request.headers or {}).get(PUBLISHED)
+        if isinstance(sent, (int, float)) and 1 < sent <= MAX_TIME:  # of a message that anybody may have written
+            self._waits.labels(task=self._names.of(task.name)).observe(max(0.0, time() - max(sent, _seconds_of(request.eta))))
 
     def _ended(self, task: Any = None, state: Any = None, **rest: Any) -> None:
         began = task.request.get("taba_began")
@@ -78,6 +80,8 @@ class Tasks:
     def _failed(self, sender: Any = None, exception: Any = None, **rest: Any) -> None:
         kind = self._kinds.of(type(exception).__name__)
         self._exceptions.labels(task=self._names.of(sender.name), exception=kind).inc()
+        if isinstance(exception, (TimeLimitExceeded, WorkerLostError)):  # the worker's first process tells; the task's own is no more
+            self._tasks.labels(task=self._names.of(sender.name), state="FAILURE").inc()
 
     def _revoked(self, sender: Any = None, **rest: Any) -> None:
         self._tasks.labels(task=self._names.of(sender.name), state="REVOKED").inc()

@@ -25,7 +25,10 @@ def _serving() -> Serving:
 
     def failed(sender: Any, request: Any = None, **rest: Any) -> None:
         error = sys.exc_info()[1]
-        if error is not None:
+        if error is not None and getattr(request, "taba_failed", None) != id(
+            error
+        ):  # with DEBUG_PROPAGATE_EXCEPTIONS each middleware sends it
+            request.taba_failed = id(error)
             serving.fail(_route(request), error)
 
     got_request_exception.connect(failed, weak=False, dispatch_uid="taba")
@@ -88,7 +91,8 @@ class _Served:
         serving.begin()
 
     def fail(self, error: BaseException) -> None:
-        self._serving.fail(_route(self._request), error)
+        if getattr(self._request, "taba_failed", None) != id(error):
+            self._serving.fail(_route(self._request), error)
         self.end()
 
     def answered(self, response: Any) -> Any:

@@ -15,6 +15,8 @@ from taba.frameworks.working import Working
 
 __all__ = ["child_exit", "post_request", "post_worker_init", "pre_request"]
 
+# made with the configuration: what is wrong with this process's variables is no exception in the arbiter later on
+_exits = client.counter("gunicorn_worker_exits", description="workers that are gone")
 _workings: dict[int, Working] = {}  # by id of the worker: one, but in tests
 
 
@@ -52,4 +54,4 @@ def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
 def child_exit(server: Any, worker: Any) -> None:
     """In gunicorn's own process: a worker is gone."""
     reason = "timeout" if worker.aborted else "ended"
-    client.counter("gunicorn_worker_exits", description="workers that are gone").labels(reason=reason).inc()
+    _exits.labels(reason=reason).inc()

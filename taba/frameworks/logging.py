@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from taba import client
 from taba.frameworks.serving import Names
@@ -23,8 +24,11 @@ class Handler(logging.Handler):
         self._levels = Names(MAX_LEVELS)
         self._counts: dict[int, Callable[[], None]] = {}
 
-    def createLock(self) -> None:
-        self.lock = None  # nothing here needs one
+    def handle(self, record: logging.LogRecord) -> Any:
+        kept = self.filter(record)
+        if kept:  # and no lock, as nothing here needs one
+            self.emit(kept if isinstance(kept, logging.LogRecord) else record)
+        return kept
 
     def emit(self, record: logging.LogRecord) -> None:
         count = self._counts.get(record.levelno)

@@ -18,6 +18,7 @@ MAX_ROUTES = 500  # that have a name of their own; a large application has some 
 MAX_KINDS = 100  # of exceptions, likewise
 MAX_STATUSES = 200  # lines that are kept at hand; an application has a dozen
 MAX_SERIES = 5_000  # routes by method and status that are kept at hand; others are looked up
+MAX_DIGITS = 15  # of a length: a petabyte, and a number that a float holds exactly; what says more is no length, but a stranger's whim
 OTHER = "(other)"  # what comes beyond
 UNMATCHED = "(unmatched)"  # no route took it
 METHODS = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "CONNECT", "TRACE"))
@@ -26,6 +27,11 @@ GONE = 499  # the client went away before there was a response
 FAILED = 500  # what a server answers where the application raised instead
 
 Observe = Callable[[float], None]
+
+
+def shown(text: str) -> str:
+    """`text` as a label takes it: what an application names its routes and classes is not what raises in its requests."""
+    return text.encode(errors="backslashreplace").decode().replace("\0", "\\0")
 
 
 class Series(NamedTuple):
@@ -48,7 +54,7 @@ class Names:
         """`text`, if it is one of them."""
         known = self._known.get(text)
         if known is None:
-            known = OTHER if len(self._known) >= self._most else self._known.setdefault(text, text)
+            known = OTHER if len(self._known) >= self._most else self._known.setdefault(text, shown(text))
         return known
 
 
@@ -122,6 +128,6 @@ def status_of(text: Any) -> int:
 def length_of(text: Any) -> int:
     """What a Content-Length says; -1 where it says nothing that is a length."""
     try:
-        return int(text) if text.isascii() and text.isdigit() else -1
-    except (AttributeError, ValueError):
+        return int(text) if len(text) <= MAX_DIGITS and text.isascii() and text.isdigit() else -1
+    except (AttributeError, TypeError):
         return -1

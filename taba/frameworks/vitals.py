@@ -1,4 +1,4 @@
-"""How a process is: memory, descriptors, threads, garbage collection, and how late its event loop is.
+"""How a process is: processor time, memory, descriptors, threads, garbage collection, and how late its event loop is.
 
 vitals.watch()                     # any process
 vitals.watch_loop()                # within a running event loop of asyncio
@@ -10,12 +10,13 @@ import asyncio
 import gc
 import os
 from collections.abc import Callable
-from time import perf_counter
+from time import monotonic, perf_counter, process_time
 from typing import Any
 
 from taba import client
 
 EVERY = 0.5  # seconds between two looks at an event loop
+LEAST = 0.1  # seconds over which a share of the processor is told: the clock of some hosts is as coarse as a hundredth
 _PAGE = os.sysconf("SC_PAGESIZE")
 _watching: list[Callable[[str, dict[str, Any]], None]] = []
 
@@ -24,6 +25,7 @@ def watch() -> None:
     """From now on: what this process has, once a second while it records, and each collection of garbage. Forked children do likewise."""
     if _watching:
         return
+    client.gauge("process_cpu_ratio", description="processors in use since the look before: 1 is a whole one").set_function(_Processor())
     client.gauge("process_resident_bytes", description="memory that is in use").set_function(resident_bytes)
     client.gauge("process_open_descriptors", description="file descriptors that are open").set_function(open_descriptors)
     client.gauge("process_threads", description="threads that run").set_function(threads)
@@ -35,7 +37,7 @@ def unwatch() -> None:
     """No more of that."""
     while _watching:
         gc.callbacks.remove(_watching.pop())
-    for name in ("process_resident_bytes", "process_open_descriptors", "process_threads"):
+    for name in ("process_cpu_ratio", "process_resident_bytes", "process_open_descriptors", "process_threads"):
         client.gauge(name).set_function(None)
 
 
@@ -59,6 +61,25 @@ def watch_loop(loop: asyncio.AbstractEventLoop | None = None, every: float = EVE
 
     ask()
     return end
+
+
+class _Processor:
+    """The share of the processor since the look before; what was used meanwhile is counted."""
+
+    def __init__(self) -> None:
+        self._count = client.counter("process_cpu_seconds", description="processor time, of the program and of the system for it").inc
+        self._process, self._looked, self._used, self._ratio = os.getpid(), monotonic(), process_time(), 0.0
+
+    def __call__(self) -> float:
+        process, now, used = os.getpid(), monotonic(), process_time()
+        if process != self._process:  # a forked child, whose time begins at nothing
+            self._process, self._used = process, 0.0
+        gone, spent = now - self._looked, used - self._used
+        if gone >= LEAST:
+            self._looked, self._used, self._ratio = now, used, spent / gone
+            if spent > 0:
+                self._count(spent)
+        return self._ratio
 
 
 class _Collections:

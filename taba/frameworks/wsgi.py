@@ -34,7 +34,11 @@ class Middleware:
             request.fail(error)
             raise
         if isinstance(body, (list, tuple)):  # whole, and the server may want to know its length
-            request.sent += len(body[0]) if len(body) == 1 else sum(map(len, body))
+            try:
+                request.sent += len(body[0]) if len(body) == 1 else sum(map(len, body))
+            except TypeError as error:  # it holds what is no bytes: the server finds that, too, and answers instead
+                request.fail(error)
+                return body
             request.end()
             return body
         wrapper = environ.get("wsgi.file_wrapper")
@@ -63,11 +67,10 @@ class _Request:
         self.began = serving.clock()
         self.serving, self.route_of, self.environ, self.start_response = serving, route_of, environ, start_response
 
-    def start(self, status: str, headers: Any, *error: Any) -> Any:
-        self.status = status_of(status)
+    def start(self, status: str, headers: Any, exc_info: Any = None) -> Any:
         self.route = self.route_of(self.environ)  # now: frameworks forget it at the end
-        self.headers = headers
-        self.write = self.start_response(status, headers, *error)
+        self.write = self.start_response(status, headers) if exc_info is None else self.start_response(status, headers, exc_info)
+        self.status, self.headers = status_of(status), headers  # which the server took: with another one on its way it raises
         return self.written
 
     def written(self, content: bytes) -> Any:
@@ -128,7 +131,8 @@ class _Body:
             raise
         finally:
             if not request.is_over:
-                if request.environ.get("REQUEST_METHOD") != "HEAD":  # of which some servers read no body
+                # of a HEAD some servers read no body, and of others no more than was promised
+                if request.environ.get("REQUEST_METHOD") != "HEAD" and request.sent != request.length():
                     request.serving.abort(request.route)
                 request.end()
 

@@ -84,6 +84,15 @@ class GaugeTests(ClientCase):
             gauge.inc()
             self.assertEqual(self.values()[-1], 1.0, odd)
 
+    def test_after_what_is_beyond_all_floats_too(self) -> None:
+        gauge = self.gauge()
+        for beyond in (10**400, -(10**400), 1 << 1024):
+            gauge.set(5)
+            gauge.set(beyond)
+            self.assertEqual(gauge.net, 0.0)
+            gauge.inc()
+            self.assertEqual(self.values()[-1], 1.0)
+
     def test_what_finds_no_room_changes_it_all_the_same(self) -> None:
         gauge = self.producer(TABA_RING_BYTES=str(1 << 16)).tab("g", "Gauge")
         records = ring.layout(1 << 16).records
@@ -218,6 +227,31 @@ class FunctionTests(ClientCase):
 
         self.assertRaises(Overdue, gauge.set_function, interrupted)
         self.assertEqual(producer.stats()["dropped"], 0)
+
+    def test_a_signal_handlers_exception_where_reading_begins_lets_others_read(self) -> None:
+        producer = self.producer()
+        calls: list[int] = []
+        producer.tab("g", "Gauge").set_function(lambda: calls.append(1))
+        real = producer._reading
+
+        class Interrupted:
+            """As a lock, with a signal right behind its acquire()."""
+
+            def acquire(self, *how: Any) -> bool:
+                real.acquire(*how)
+                raise KeyboardInterrupt
+
+            release = staticmethod(real.release)
+            _is_owned = staticmethod(real._is_owned)  # type: ignore[attr-defined]
+
+        producer._reading = Interrupted()  # type: ignore[assignment]
+        self.assertRaises(KeyboardInterrupt, producer.read_functions)
+        producer._reading = real
+        threads = [threading.Thread(target=producer.read_functions) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+            thread.join(60)
+        self.assertEqual(len(calls), 3)
 
     def test_one_that_records_and_one_that_forks_come_to_an_end(self) -> None:
         producer = self.producer()

@@ -110,6 +110,14 @@ def main() -> None:
             asyncio.run(ask(url))
         check(recorded)
         print("ASGI")
+    settings.DEBUG_PROPAGATE_EXCEPTIONS = True  # with which Django tells of one exception again and again
+    with testing.capture() as recorded:
+        try:
+            Client().get("/broken")
+        except KeyError:
+            assert recorded.values("http_exceptions", route="/broken") == [1], recorded.events
+        assert (recorded.total("http_exceptions"), recorded.total("http_requests_in_flight")) == (1, 0), recorded.events
+    settings.DEBUG_PROPAGATE_EXCEPTIONS = False
     with testing.capture() as recorded:
         left: Any = Client().get("/stream")
         next(iter(left.streaming_content))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -166,7 +167,7 @@ class Starlette(Case):
 
         inner = [Route("/items/{item}", user), Route("/", user)]
         routes = [Route("/users/{id:int}", user), Route("/stream", stream), Route("/broken", broken), WebSocketRoute("/feed/{topic}", feed)]
-        routes += [Mount("/shops/{shop}", routes=inner), Mount("/files", files)]
+        routes += [Mount("/shops/{shop}", routes=inner), Mount("/files", files), Mount("/halls/{hall:int}", routes=list(inner))]
         self.app: Any = instrument(Starlette(routes=routes))
 
     def test_requests_are_counted_by_path_and_status_below_mounts_too(self) -> None:
@@ -182,6 +183,28 @@ class Starlette(Case):
         ]
         self.assertEqual(self.requests(), found)
         self.check_nothing_is_under_way()
+
+    def test_a_path_is_never_a_name_however_it_is_spelled(self) -> None:
+        for path in ("/halls/007/items/items", "/halls/7/items/halls", "/halls/07/nowhere", "/shops/shops/items/shops"):
+            serve(self.app, path)
+        expected = ["/halls/{hall:int}/items/{item}"] * 2 + ["/halls/{hall:int}", "/shops/{shop}/items/{item}"]
+        self.assertEqual([route for _, route, _ in self.requests()], expected)
+
+    def test_nor_with_a_version_that_does_not_tell_its_routes(self) -> None:
+        from taba.frameworks import starlette
+
+        seen: list[Any] = []
+
+        def older(scope: Any, root: str) -> Any:
+            scope.pop("route", None)
+            seen.append(starlette.route(scope, root))
+            return seen[-1]
+
+        self.app.user_middleware[0].kwargs["route"] = older
+        for path in ("/stream/", "/broken", "/files/a/b", "/halls/007/items/1", "/nowhere/1"):
+            with contextlib.suppress(KeyError):
+                serve(self.app, path)
+        self.assertEqual(sorted(set(filter(None, seen))), ["/broken", "/files", "/halls/{hall:int}/items/{item}"])
 
     def test_exceptions_are_counted_and_answered_by_starlette(self) -> None:
         self.assertRaises(KeyError, serve, self.app, "/broken")
@@ -221,10 +244,17 @@ class FastAPI(Case):
             raise KeyError("secret")
 
         app.include_router(router)
+        app.include_router(router, prefix="/v2/{site}")
+        within = fastapi.FastAPI()
+        within.include_router(router, prefix="/in")
+        app.mount("/old/{year:int}", within)
         for path in ("/users/17", "/users/seventeen", "/shops/main/items/9", "/nowhere"):
             serve(app, path)
+        serve(app, "/v2/main/shops/main/items/9")
+        serve(app, "/old/007/in/shops/main/items/9")
         self.assertRaises(KeyError, serve, app, "/broken")
         found = [("/users/{id}", "200"), ("/users/{id}", "422"), ("/shops/{shop}/items/{item}", "200"), ("(unmatched)", "404")]
+        found += [("/v2/{site}/shops/{shop}/items/{item}", "200"), ("/old/{year:int}/in/shops/{shop}/items/{item}", "200")]
         self.assertEqual(self.requests(), [("GET", *each) for each in [*found, ("/broken", "500")]])
         self.assertEqual(self.failed(), [("/broken", "KeyError")])
         self.check_nothing_is_under_way()
@@ -237,3 +267,40 @@ class Django(SynchronousTestCase):
         done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": ROOT}, capture_output=True, text=True, timeout=120)
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(done.stdout.split(), ["WSGI", "ASGI"])
+
+
+class Celery(SynchronousTestCase):
+    def test_messages_of_anybody_and_processes_that_were_killed_leave_nothing_under_way(self) -> None:
+        # in a process of its own, for the same reason
+        done = subprocess.run([sys.executable, "-c", TASKS], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        self.assertEqual((done.returncode, done.stdout), (0, "recorded\n"), done.stderr)
+
+
+TASKS = """
+import math, time
+from celery import Celery, signals
+from celery.exceptions import Reject, TimeLimitExceeded, WorkerLostError
+from taba.client import testing
+from taba.frameworks import celery
+
+jobs = Celery("jobs")
+celery.instrument()
+
+@jobs.task
+def add(a, b):
+    return a + b
+
+odd = [10**400, -1, 0, math.nan, math.inf, -math.inf, 2.0**40 + 1, "soon", None, True]
+with testing.capture() as recorded:
+    for sent in [*odd, time.time() - 5]:
+        add.apply((1, 2), headers={celery.PUBLISHED: sent}, throw=True)
+    assert recorded.total("celery_tasks", state="SUCCESS") == len(odd) + 1, recorded.events
+    assert recorded.total("celery_tasks_in_flight") == 0
+    waits = recorded.values("celery_task_wait_seconds")
+    assert len(waits) == 1 and waits[0] >= 4, waits
+    for error in (TimeLimitExceeded(1), WorkerLostError("gone"), Reject("no", requeue=False)):
+        signals.task_failure.send(sender=add, task_id="x", exception=error, args=(), kwargs={}, traceback=None, einfo=None)
+    assert recorded.total("celery_tasks", state="FAILURE") == 2
+    assert recorded.total("celery_task_exceptions") == 3
+print("recorded")
+"""

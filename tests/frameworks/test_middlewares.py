@@ -167,6 +167,52 @@ class WSGI(Case):
             list(middleware({"REQUEST_METHOD": "GET", "PATH_INFO": path}, lambda *arguments: None))
         self.assertEqual([route for _, route, _ in self.requests()][-5:], ["/1", "/2", "(other)", "(other)", "/1"])
 
+    def test_a_lying_length_is_none_and_the_longest_is(self) -> None:
+        longest = "9" * serving.MAX_DIGITS
+        for length in ("", "-1", "1e3", "\xb2", longest + "9", "9" * 5000, longest):
+            self.call(self.answer([b""]), checked=False, CONTENT_LENGTH=length)
+        self.assertEqual(self.recorded.values("http_request_bytes"), [float(longest)])
+        self.assertEqual((len(self.requests()), self.in_flight()), (7, 0))
+
+    def test_names_that_are_no_labels_as_they_are_break_no_request(self) -> None:
+        for route in ("/\0", "/\udc80"):
+            middleware = wsgi.Middleware(self.answer([b""]), lambda environ: environ["its"])
+            list(middleware({"its": route, "REQUEST_METHOD": "GET"}, lambda *arguments: None))
+        self.assertEqual([route for _, route, _ in self.requests()], ["/\\0", "/\\udc80"])
+
+    def test_a_body_that_is_none_leaves_nothing_under_way(self) -> None:
+        for body in ([None], [b"a", 1], (3,)):
+            self.assertRaises(TypeError, self.call, self.answer(body), checked=False)
+        self.assertRaises(TypeError, self.call, self.answer(None), checked=False)
+        self.assertEqual((self.in_flight(), self.recorded.total("http_exceptions", exception="TypeError")), (0, 4))
+
+    def test_the_status_is_the_one_that_the_server_took(self) -> None:
+        seen: list[Any] = []
+
+        def start_response(*arguments: Any) -> Any:
+            if len(seen) == 1 and isinstance(arguments[-1], tuple):
+                raise arguments[-1][1]
+            seen.append(arguments)
+            return None
+
+        def app(environ: Any, start_response: Any) -> Any:
+            start_response("200 OK", [], exc_info=None)  # as a name: not in the rules, and usual
+            yield b"ab"
+            try:
+                raise KeyError
+            except KeyError as error:
+                start_response("503 Sorry", [], exc_info=(KeyError, error, None))
+
+        body = wsgi.Middleware(app)({"REQUEST_METHOD": "GET"}, start_response)
+        self.assertRaises(KeyError, list, body)
+        self.assertEqual((seen, self.requests()), ([("200 OK", [])], [("GET", "(unmatched)", "200")]))
+
+    def test_who_reads_no_more_than_was_promised_did_not_go_away(self) -> None:
+        self.call(self.answer(lambda: iter([b"abc", b"def", b""])), read=2)
+        self.assertEqual(self.recorded.total("http_aborted"), 0)
+        self.call(self.answer(lambda: iter([b"abc", b"def"])), read=1)
+        self.assertEqual((self.recorded.total("http_aborted"), self.in_flight()), (1, 0))
+
 
 class ASGI(Case):
     def call(self, app: Any, messages: Any = (), kind: str = "http", cancel: bool = False, **scope: Any) -> list[Any]:
@@ -252,6 +298,26 @@ class ASGI(Case):
         self.assertEqual((self.requests()[-1][2], self.recorded.total("http_aborted"), self.in_flight()), ("0", 3, 0))
         self.assertEqual(self.recorded.total("http_exceptions"), 0)
 
+    def test_an_end_that_nobody_waits_for_is_told(self) -> None:
+        async def answers(scope: Any, receive: Any, send: Any) -> None:
+            await receive()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"ab"})
+
+        self.call(answers)
+        found = (self.requests(), self.recorded.total("http_aborted"), self.in_flight())
+        self.assertEqual(found, ([("GET", "(unmatched)", "200")], 1, 0))
+
+    def test_of_a_file_that_the_server_sends_nobody_knows_the_size(self) -> None:
+        for kind in ("http.response.pathsend", "http.response.zerocopysend"):
+
+            async def sends(scope: Any, receive: Any, send: Any, kind: str = kind) -> None:
+                await send({"type": "http.response.start", "status": 200, "headers": []})
+                await send({"type": kind, "path": "/a", "file": 3})
+
+            self.call(sends)
+        self.assertEqual((len(self.requests()), self.recorded.count("http_response_bytes"), self.in_flight()), (2, 0, 0))
+
     def test_a_server_that_says_so_when_something_is_sent_to_who_is_gone_is_no_failure(self) -> None:
         async def app(scope: Any, receive: Any, send: Any) -> None:
             await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -287,16 +353,23 @@ class ASGI(Case):
             await send({"type": "websocket.accept"})
             raise KeyError
 
+        async def leaves(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "websocket.accept"})
+            await receive()
+            raise LookupError  # as Starlette does where a view does not expect it
+
         messages = [{"type": "websocket.connect"}, *[{"type": "websocket.receive", "text": "x"}] * 3]
         self.call(echo, messages, kind="websocket")
         self.call(reject, kind="websocket")
         self.call(closes, kind="websocket")
         self.assertRaises(KeyError, self.call, breaks, kind="websocket")
+        self.assertRaises(LookupError, self.call, leaves, kind="websocket")
+        self.assertEqual(self.recorded.total("http_exceptions"), 1)
         codes = [parse_name(event.name)[1]["code"] for event in self.recorded.events if event.name.startswith("http_websockets{")]
-        self.assertEqual(codes, ["1001", "rejected", "(other)", "1011"])
+        self.assertEqual(codes, ["1001", "rejected", "(other)", "1011", "1001"])
         self.assertEqual(self.recorded.total("http_websocket_messages", route="/feed", by="client"), 3)
         self.assertEqual(self.recorded.total("http_websocket_messages", route="/feed", by="server"), 6)
-        self.assertEqual((self.recorded.count("http_websocket_seconds"), self.in_flight("http_websockets_in_flight")), (4, 0))
+        self.assertEqual((self.recorded.count("http_websocket_seconds"), self.in_flight("http_websockets_in_flight")), (5, 0))
         self.assertEqual(self.requests(), [])
 
     def test_lifespan_and_what_is_neither_pass_untouched(self) -> None:

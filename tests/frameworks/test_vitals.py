@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import socket
+import threading
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -14,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from taba.client import testing
 from taba.frameworks import logging as counting
 from taba.frameworks import vitals, working
+from taba.names import parse_name
 
 
 class Vitals(SynchronousTestCase):
@@ -31,6 +33,34 @@ class Vitals(SynchronousTestCase):
         self.assertEqual(self.recorded.last("process_open_descriptors"), before + 5)
         self.assertGreater(self.recorded.last("process_resident_bytes"), 1 << 20)
         self.assertGreaterEqual(self.recorded.last("process_threads"), 1)
+
+    def test_processor_time_is_counted_and_its_share_told_and_a_forked_childs_begins_at_nothing(self) -> None:
+        now, used, process = [100.0], [7.0], [1]
+        self.patch(vitals, "monotonic", lambda: now[0])
+        self.patch(vitals, "process_time", lambda: used[0])
+        self.patch(os, "getpid", lambda: process[0])
+        look = vitals._Processor()
+        steps = (
+            (0.01, 7.01, 1, 0.0),
+            (2.0, 8.0, 1, 0.5),
+            (2.01, 8.01, 1, 0.5),
+            (4.0, 12.0, 1, 2.0),
+            (5.0, 0.25, 2, 0.25),
+            (6.0, 0.25, 2, 0.0),
+        )
+        for at, spent, child, ratio in steps:
+            now[0], used[0], process[0] = 100.0 + at, spent, child
+            self.assertAlmostEqual(look(), ratio, msg=str(at))
+        self.assertEqual(self.recorded.values("process_cpu_seconds"), [1.0, 4.0, 0.25])
+
+    def test_a_real_processor_is_watched(self) -> None:
+        self.patch(vitals, "LEAST", 0.0)
+        vitals.watch()
+        self.addCleanup(vitals.unwatch)
+        self.assertEqual(self.recorded.count("process_cpu_ratio"), 1)
+        while not self.recorded.total("process_cpu_seconds"):
+            self.recorded.read_functions()
+        self.assertGreater(self.recorded.last("process_cpu_ratio"), 0)
 
     def test_collections_are_recorded_until_it_ends_and_watching_twice_is_watching(self) -> None:
         vitals.watch()
@@ -96,6 +126,25 @@ class Logging(SynchronousTestCase):
         levels = {level: recorded.total("log_records", level=level) for level in ("DEBUG", "INFO", "WARNING", "ERROR", "Level 101")}
         self.assertEqual(levels, {"DEBUG": 0, "INFO": 1, "WARNING": 1, "ERROR": 2, "Level 101": 1})
         self.assertEqual(recorded.total("log_records", level="(other)"), 29 + 3 - counting.MAX_LEVELS)
+
+    def test_nothing_that_logs_is_held_up_and_a_level_has_any_name(self) -> None:
+        recorded = testing.capture_for(self)
+        handler = counting.Handler()
+        logger = logging.Logger("shop")
+        logger.addHandler(handler)
+        for level, name in ((71, "a\0b"), (72, "\udc80"), (73, "")):
+            logging.addLevelName(level, name)
+            logger.log(level, "odd")
+        assert handler.lock is not None
+        with handler.lock:  # as Handler.handle() of newer Pythons takes it
+            thread = threading.Thread(target=logger.error, args=("one",))
+            thread.start()
+            thread.join(60)
+            self.assertFalse(thread.is_alive())
+        handler.addFilter(lambda record: False)
+        logger.error("not let through")
+        levels = [parse_name(event.name)[1]["level"] for event in recorded.events]
+        self.assertEqual(levels, ["a\\0b", "\\udc80", "", "ERROR"])
 
     def test_the_root_is_meant_where_none_is_named(self) -> None:
         recorded = testing.capture_for(self)
