@@ -17,11 +17,11 @@ from celery import signals
 from celery.exceptions import TimeLimitExceeded, WorkerLostError
 
 from taba import client
-from taba.bounds import MAX_TIME
 from taba.frameworks.serving import Names
 
 PUBLISHED = "taba_published"  # header of a message: when it was sent, in Unix seconds
 MAX_TASKS = 1_000  # that have a name of their own
+LATEST = 2.0**40  # Unix seconds; beyond any clock
 MAX_KINDS = 100  # of exceptions, likewise
 
 
@@ -62,7 +62,7 @@ class Tasks:
         self._in_flight.inc()
         request.taba_began = perf_counter()
         sent = request.get(PUBLISHED) or (request.headers or {}).get(PUBLISHED)
-        if isinstance(sent, (int, float)) and 1 < sent <= MAX_TIME:  # of a message that anybody may have written
+        if isinstance(sent, (int, float)) and 1 < sent <= LATEST:  # of a message that anybody may have written
             self._waits.labels(task=self._names.of(task.name)).observe(max(0.0, time() - max(sent, _seconds_of(request.eta))))
 
     def _ended(self, task: Any = None, state: Any = None, **rest: Any) -> None:
