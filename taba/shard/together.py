@@ -96,7 +96,9 @@ class Group:
         if not taken:
             return {}
         if self._who.wait_replicas and not commands:
-            commands = [(b"SET", prefix_of(next(iter(taken))) + b"waited", b"1")]  # as alone: WAIT waits for what is written
+            bucket, owner = next((part.bucket, owner) for part, owner, _ in guarded if part.bucket in taken)
+            commands = [(b"SET", prefix_of(bucket) + b"waited", b"1")]  # as alone: WAIT waits for what is written
+            commands += noting(bucket, commands) if is_moving(owner) else ()
         self._is_committing = True
         if await connection.commit(commands, self._seconds()) is None:
             self._atlas.counts["conflicts"] += 1

@@ -9,7 +9,7 @@ from unittest.mock import patch
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import Deferred, ensureDeferred, succeed
 from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -161,6 +161,18 @@ class TogetherTests(SynchronousTestCase):
         self.server.run((b"SET", owner_key(1), b"open:1:s1:moving:s2.token"))
         self.successResultOf(self.begin({0: adding(0), 1: adding(1)}))
         self.assertEqual([self.server.run((b"SCARD", prefix_of(bucket) + b"dirty")) for bucket in (0, 1)], [0, 2])
+
+    def test_what_is_written_for_replicas_to_be_waited_for_is_noted_too(self) -> None:
+        self.router._who.wait_replicas = 1
+        self.addCleanup(setattr, self.router._who, "wait_replicas", 0)
+        self.patch(together, "wait_for_replicas", lambda *_: succeed(None))
+        for bucket in (0, 1):
+            self.server.run((b"SET", owner_key(bucket), b"open:1:s1:moving:s2.token"))
+        self.successResultOf(self.begin({0: writing(Writes([])), 1: writing(Writes([]))}))
+        noted: Any = self.server.run((b"SMEMBERS", prefix_of(0) + b"dirty"))
+        self.assertEqual((len(self.committed), self.committed[0][0][1]), (1, prefix_of(0) + b"waited"))
+        self.assertEqual(len(noted), 1)
+        self.assertIn(b"waited", min(noted))
 
     @given(
         st.sets(st.integers(0, 4), max_size=3),
