@@ -16,7 +16,7 @@ from urllib.parse import quote
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.tokens import line_of, new_token
+from taba.tokens import Scope, line_of, new_token
 from tests.browser.chromium import DESKTOP, PHONE, Browser, Keys
 from tests.needs import needs_program
 from tests.processes import Process, twistd, wait_for_port
@@ -361,7 +361,8 @@ class LoggedIn(SynchronousTestCase):
         tokens = {kind: new_token(kind) for kind in ("read", "admin")}
         file = Path(tempfile.mkdtemp(dir=services.directory)) / "tokens"
         file.touch(0o600)
-        file.write_text("".join(f"{line_of(token)}\n" for token in tokens.values()))
+        bound = new_token("read")
+        file.write_text("".join(f"{line_of(token)}\n" for token in tokens.values()) + line_of(bound, Scope(clients=("web:1",))) + "\n")
         browser = shared[0]
         options = ("--listen", f"tcp:{services.server_port}:interface=127.0.0.1", "--store", f"embedded:{services.directory / 'store'}")
         child = Process("server", twistd("taba-server", *options, "--tokens", str(file)), services.directory, services.environ)
@@ -382,3 +383,10 @@ class LoggedIn(SynchronousTestCase):
             self.assertEqual(bool(browser.texts("#job-prune")), may)
             browser.click("#top .corner button")
             browser.until_text("main", "asks for a token")
+        browser.type("#token", bound)
+        browser.press(Keys.ENTER)
+        browser.until_text("#top", "read · log out")
+        browser.press("d")
+        browser.until_text("main .empty", "bound to nothing; yours is bound to")  # not a page that says nothing
+        browser.press("y")
+        browser.until(lambda: len([text for text in browser.texts("main .empty") if "bound to nothing" in text]) == 2)

@@ -3,7 +3,7 @@
 import { ask, get, mayChange, url } from "./api.js";
 import { fill, h, say } from "./dom.js";
 import * as format from "./format.js";
-import { repeat } from "./live.js";
+import { allowed, repeat } from "./live.js";
 import { hash } from "./names.js";
 
 const SHOWN = 200;
@@ -21,8 +21,8 @@ const CURES = /** @type {Record<string, string>} */ ({
  */
 export function letters(host) {
   const told = h("p", { role: "status", class: "quiet" });
-  const retry = h("button", { class: "main", id: "retry", onclick: () => act("retry") }, "Retry all");
-  const discard = h("button", { id: "discard", onclick: () => sure() }, "Discard all");
+  const retry = h("button", { class: "main", id: "retry", hidden: true, onclick: () => act("retry") }, "Retry all");
+  const discard = h("button", { id: "discard", hidden: true, onclick: () => sure() }, "Discard all");
   const tools = h("div", { class: "tools" }, retry, discard, told);
   const body = h("div");
   fill(host, h("h1", null, "Dead letters"), tools, body);
@@ -91,6 +91,6 @@ export function letters(host) {
       found.length === SHOWN ? h("p", { class: "quiet" }, `The newest ${SHOWN}; taba dead-letters has more.`) : null,
     );
   }
-  const ends = [repeat(draw, 3000)];
+  const ends = [repeat(() => allowed(body, draw), 3000)];
   return { title: "Dead letters", keys: { r: ["retry all", () => mayChange() && act("retry")] }, end: () => ends.forEach((end) => end()) };
 }

@@ -1,6 +1,7 @@
 // What a view hears of the Tabs that it shows, each second, while anybody can see it.
 
 import { Failed, byName } from "./api.js";
+import { fill, h } from "./dom.js";
 import { Stream } from "./stream.js";
 
 /** @typedef {import("./stream.js").Said} Said */
@@ -108,6 +109,20 @@ export async function trying(doing) {
     await doing;
   } catch (failure) {
     if (!(failure instanceof Failed)) console.error(failure);
+  }
+}
+
+/**
+ * Do what a token that is bound may not be allowed to: then the refusal is shown in the place of the answer.
+ * @param {HTMLElement} host
+ * @param {() => Promise<void>} doing
+ */
+export async function allowed(host, doing) {
+  try {
+    await doing();
+  } catch (failure) {
+    if (!(failure instanceof Failed) || failure.status !== 403) throw failure;
+    fill(host, h("p", { class: "empty" }, failure.message));
   }
 }
 

@@ -4,7 +4,7 @@ import { ask, get, mayChange, url } from "./api.js";
 import { fill, h, say, style, table } from "./dom.js";
 import * as format from "./format.js";
 import { status } from "./line.js";
-import { repeat } from "./live.js";
+import { allowed, repeat } from "./live.js";
 
 const MOVED = 60_000; // ms for which a bucket that changed its shard is marked
 const MOST_CELLS = 4096; // buckets that are drawn one by one
@@ -74,24 +74,26 @@ export function system(host) {
         said.types_missing.length ? h("p", { class: "bad" }, `Nobody here knows: ${said.types_missing.join(", ")}.`) : null,
       );
     }, 3000),
-    repeat(async () => {
-      const all = await get("/v1/shards?detail=1");
-      const now = Date.now();
-      for (const shard of all) {
-        for (const [bucket, uses] of Object.entries(shard.uses ?? {})) {
-          const known = buckets.get(bucket);
-          if (!known) buckets.set(bucket, { shard: shard.name, uses, moved: 0, busy: 0 });
-          else {
-            if (known.shard !== shard.name) Object.assign(known, { shard: shard.name, moved: now });
-            known.busy = 0.5 * known.busy + 0.5 * Math.max(0, uses - known.uses);
-            known.uses = uses;
-          }
+    repeat(() => allowed(shards, drawAll), 3000),
+    repeat(() => allowed(jobs, drawJobs), 2000),
+  ];
+
+  async function drawAll() {
+    const all = await get("/v1/shards?detail=1");
+    const now = Date.now();
+    for (const shard of all) {
+      for (const [bucket, uses] of Object.entries(shard.uses ?? {})) {
+        const known = buckets.get(bucket);
+        if (!known) buckets.set(bucket, { shard: shard.name, uses, moved: 0, busy: 0 });
+        else {
+          if (known.shard !== shard.name) Object.assign(known, { shard: shard.name, moved: now });
+          known.busy = 0.5 * known.busy + 0.5 * Math.max(0, uses - known.uses);
+          known.uses = uses;
         }
       }
-      drawShards(all, now);
-    }, 3000),
-    repeat(drawJobs, 2000),
-  ];
+    }
+    drawShards(all, now);
+  }
 
   /**
    * @param {any[]} all
