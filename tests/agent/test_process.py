@@ -240,10 +240,10 @@ class ProcessTests(TestCase):
             (["--spool-bytes", "1"], "--spool-bytes: '1': takes bytes"),
             (["--outbox-bytes", "9 XiB"], "--outbox-bytes"),
             (["--listen", "tcp:8279:interface=0.0.0.0"], "--tokens"),
-            (["--statsd", "udp:8125"], "--statsd"),
+            (["--statsd", "udp:8x"], "--statsd: 'udp:8x': takes udp:PORT"),
         ):
             process = self.start(*arguments)
-            _, said = await deferToThread(process.communicate)
+            _, said = await deferToThread(process.communicate, timeout=START_SECONDS)
             self.assertNotEqual(process.returncode, 0)
             self.assertEqual(said.count("\n"), 1, said)
             self.assertIn(says, said)
@@ -253,7 +253,7 @@ class ProcessTests(TestCase):
             (self.start(port=self.other_port), f"process {first.pid} holds"),
             (self.start("--agent", self.agent + "x"), "takes an endpoint that is free"),
         ):
-            _, said = await deferToThread(second.communicate)
+            _, said = await deferToThread(second.communicate, timeout=START_SECONDS)
             self.assertNotEqual(second.returncode, 0)
             self.assertEqual(said.count("\n"), 1, said)
             self.assertIn(says, said)
