@@ -39,11 +39,21 @@ export function cellsOf(slots, width, range) {
       if (slot.high !== undefined && slot.count) last.high = Math.max(last.high ?? -Infinity, slot.high);
       if (slot.bins) last.bins = joined(last.bins ?? [], slot.bins);
     } else {
-      cells.push({ ...slot });
+      cells.push(bare(slot));
       key = at;
     }
   }
   return cells;
+}
+
+/**
+ * A slot to add others to; of an empty one neither the least nor the greatest value counts.
+ * @param {Slot} slot
+ * @returns {Slot}
+ */
+function bare(slot) {
+  const { low, high, ...rest } = slot;
+  return slot.count && low !== undefined && high !== undefined ? { ...rest, low, high } : rest;
 }
 
 /**
@@ -75,12 +85,12 @@ export function together(several) {
   for (const slot of several.flat()) {
     const key = `${slot.start} ${Math.round(slot.end)}`;
     const known = found.get(key);
-    if (!known) found.set(key, { ...slot });
+    if (!known) found.set(key, bare(slot));
     else {
       known.count += slot.count;
       known.total += slot.total;
-      if (slot.low !== undefined) known.low = Math.min(known.low ?? Infinity, slot.low);
-      if (slot.high !== undefined) known.high = Math.max(known.high ?? -Infinity, slot.high);
+      if (slot.low !== undefined && slot.count) known.low = Math.min(known.low ?? Infinity, slot.low);
+      if (slot.high !== undefined && slot.count) known.high = Math.max(known.high ?? -Infinity, slot.high);
       if (slot.bins) known.bins = joined(known.bins ?? [], slot.bins);
     }
   }
@@ -313,6 +323,7 @@ export class Chart {
     this.element = h("figure", { class: options.small ? "chart small" : "chart" }, h("figcaption", null, this.heading, this.told), this.plot);
     /** @type {any} */
     this.u = null;
+    this.isLog = false;
     this.sized = new ResizeObserver(() => this.#size());
     this.sized.observe(this.plot);
     this.repaint = () => {
@@ -349,8 +360,13 @@ export class Chart {
    */
   set(cells, range, notes, stacks = []) {
     Object.assign(this, { cells, range, notes, stacks });
-    if (!this.u) this.#make();
+    if (this.u && this.isLog !== this.#isLog()) this.repaint(); // a logarithmic axis has no 0: uPlot would not come to an end
+    else if (!this.u) this.#make();
     else this.u.setData(this.#points());
+  }
+
+  #isLog() {
+    return Boolean(this.drawing.log) && this.drawing.extent(this.cells)[0] > 0;
   }
 
   #points() {
@@ -372,7 +388,7 @@ export class Chart {
     const font = `11px ${colour("--font")}`;
     const drawing = this.drawing;
     const few = (/** @type {any} */ _, /** @type {number[]} */ splits) => splits.map((at) => (isFew(at, splits) ? at : null));
-    const isLog = Boolean(drawing.log) && drawing.extent(this.cells)[0] > 0;
+    const isLog = (this.isLog = this.#isLog());
     const UPlot = /** @type {any} */ (window).uPlot;
     this.u = new UPlot(
       {
