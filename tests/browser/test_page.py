@@ -91,6 +91,7 @@ class WithBrowser(SynchronousTestCase):
             cls.services.query.post_events(
                 f"web:b/{number}", [{"tab": "slow", "type": "PercentileGroup", "value": 5.0 if number == 2 else 0.1}]
             )
+        cls.services.query.post_events("batch/1", [{"tab": "edge", "type": "PercentileGroup", "value": value} for value in (0.0154, 0.3)])
         for name in UNUSUAL:  # each a Client, and a Tab
             both: list[Any] = [{"tab": f'both{{x="{value}"}}', "type": "CounterGroup", "value": 1} for value in ("a", "b")]
             cls.services.query.post_events(name, [*both, {"tab": name, "type": "CounterGroup", "value": 1}])
@@ -155,6 +156,13 @@ class Page(WithBrowser):
         self.browser.until_text(".legend", "/cart")
         self.browser.until_text(".copied code", "histogram_quantile")
         self.assertEqual(self.browser.said(), [])
+
+    def test_an_axis_that_begins_just_below_a_power_of_ten_comes_to_its_end(self) -> None:
+        self.open("#/tab/edge")
+        self.browser.until_text(".past h3", "Percentiles")
+        self.browser.until(lambda: self.browser.run("return document.querySelectorAll('.detail .u-over')[1]?.clientWidth > 300"))
+        marks = self.browser.run("return import('/page/charts.js').then((charts) => charts.splitsOf(0.0154 / 1.6, 0.03))")
+        self.assertEqual((marks, self.browser.said()), ([0.01, 0.02, 0.03], []))
 
     def test_who_marks_the_client_that_stands_out(self) -> None:
         self.open("#/tab/slow")

@@ -409,7 +409,7 @@ export class Chart {
         },
         axes: [
           { stroke: ink, font, grid: { show: false }, ticks: { show: false }, size: small ? 18 : 24, gap: 2, space: small ? 60 : 80, values: (/** @type {any} */ _, /** @type {number[]} */ splits) => splits.map((at) => (this.range.to - this.range.from <= 1200 ? format.time(at) : format.shortTime(at))) },
-          small ? { show: false } : { stroke: ink, font, grid, ticks: { show: false }, size: 62, gap: 4, space: 32, values: (/** @type {any} */ _, /** @type {(number | null)[]} */ splits) => splits.map((at) => (at === null ? "" : format.amount(at, drawing.unit))), ...(isLog ? { filter: few, grid: { ...grid, filter: few } } : {}) },
+          small ? { show: false } : { stroke: ink, font, grid, ticks: { show: false }, size: 62, gap: 4, space: 32, values: (/** @type {any} */ _, /** @type {(number | null)[]} */ splits) => splits.map((at) => (at === null ? "" : format.amount(at, drawing.unit))), ...(isLog ? { splits: (/** @type {any} */ _, /** @type {number} */ __, /** @type {number} */ low, /** @type {number} */ high) => splitsOf(low, high), filter: few, grid: { ...grid, filter: few } } : {}) },
         ],
         series: [{}, { show: true, paths: () => null, points: { show: false } }],
         hooks: {
@@ -471,11 +471,28 @@ export class Chart {
 }
 
 /**
+ * Where a logarithmic axis is marked: 1 to 9 of each power of ten, or both ends where less than two of these lie between. uPlot's own do not come to
+ * an end where an axis begins at 9.5 or more of a power below 1, such as 0.0096.
+ * @param {number} low above 0
+ * @param {number} high
+ * @returns {number[]}
+ */
+export function splitsOf(low, high) {
+  const found = [];
+  for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
+    for (let digit = 1; digit <= 9; digit++) found.push(Number(`${digit}e${power}`));
+  }
+  const within = found.filter((at) => low <= at && at <= high);
+  return within.length > 1 ? within : [low, high];
+}
+
+/**
  * Of the many marks of a logarithmic axis those of 1, and of 2 and 5 where there is room.
  * @param {number} at
  * @param {number[]} splits
  */
 function isFew(at, splits) {
+  if (splits.length === 2) return true;
   const first = Number(at.toExponential().split("e")[0]);
   const decades = Math.log10(splits[splits.length - 1] / splits[0]);
   return first === 1 || (decades < 3 && (first === 2 || first === 5));
