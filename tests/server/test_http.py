@@ -439,7 +439,6 @@ class Questions(ServerCase):
         server = await self.start()
         for path, status in {
             "/v1/nowhere": 404,
-            "/": 404,
             "/v1/names?nmae=x": 400,
             "/v1/names?match=(": 400,
             "/v1/names?match=a&match=b": 400,

@@ -306,7 +306,7 @@ class Ingest:
     async def _cycle(self, place: Place, taken: list[Taken]) -> None:
         try:
             if len(taken) > 1:
-                await self._decide_together(taken)
+                await self._decide_together(place, taken)
             else:
                 [(lane, entries)] = taken
                 verdicts = await self._decide(place, lane.bucket, [entry.item for entry in entries])
@@ -329,7 +329,7 @@ class Ingest:
                     del self._lanes[lane.bucket]
             self._start_cycles()
 
-    async def _decide_together(self, taken: list[Taken]) -> None:
+    async def _decide_together(self, place: Place, taken: list[Taken]) -> None:
         """The verdicts of several buckets, as far as one transaction has them; the rest goes on alone."""
         buckets = self._router.buckets
         items = {lane.bucket: [entry.item for entry in entries] for lane, entries in taken}
@@ -353,6 +353,10 @@ class Ingest:
         for one in taken:
             outcome = outcomes.get(one.lane.bucket)
             if outcome is None:
+                if any(entry.envelope.abandoned for entry in one.entries):
+                    # it took so long that nobody waits for what would find out alone why: a probe does, before more goes to this server
+                    place.is_away = True
+                    self._places[place.name] = place
                 self._put_back(one)
                 continue
             if isinstance(outcome, NotReplicated):
