@@ -19,6 +19,7 @@ import attrs
 from taba.errors import StoreUnavailable
 from taba.shard.atlas import Atlas, NewPool, NotHere
 from taba.shard.buckets import BucketMap, owner_key, prefix_of
+from taba.shard.initialise import ASK_SECONDS
 from taba.shard.joint import MAX_JOINED, Joint, UpdateOfMany
 from taba.shard.keys.places import Text
 from taba.shard.lock import Lock
@@ -326,7 +327,16 @@ class Router(Operations):
 
     async def probe(self, bucket: int, seconds: float) -> None:
         """Return where the server that has `bucket` takes writes; raises StoreUnavailable where it does not within `seconds`."""
-        await self.transact(bucket, [], lambda _: Writes([(b"SET", prefix_of(bucket) + b"probe", b"1")]), seconds)
+        try:
+            await self.transact(bucket, [], lambda _: Writes([(b"SET", prefix_of(bucket) + b"probe", b"1")]), seconds)
+        except StoreUnavailable:
+            # all its seconds may have gone in waiting for one that is dead: where a shard is many servers, the next probe asks whoever
+            # has the bucket by then
+            try:
+                await self.atlas.pool_of(self.atlas.map.shard_of(bucket)).refresh(ASK_SECONDS)
+            except StoreUnavailable:
+                self.counts["retries"] += 1  # what is known stands
+            raise
 
     async def transact(self, bucket: int, reads: Sequence[Command], update: Update, seconds: float | None = None) -> Any:
         """Read, decide, write, as if alone: what `update` returned as `Writes.result`, once its commands are in the store.
