@@ -137,11 +137,9 @@ def line_of(record: dict[str, Any]) -> str:
     return show.plain(f"{record['id']} {record['kind']} {record['state']} {record['done']}/{record['total']} {record['message']}".rstrip())
 
 
-def follow(
-    context: click.Context, query: Query, kind: str, as_json: bool, dry_run: bool = False, everything: bool = False
-) -> dict[str, Any]:
+def follow(context: click.Context, query: Query, kind: str, as_json: bool, dry_run: bool = False) -> dict[str, Any]:
     """Start a job, show how it goes, and end with failure where it does; its last record."""
-    record = query.start_job(kind, dry_run=dry_run, everything=everything)
+    record = query.start_job(kind, dry_run=dry_run)
     with _progress(kind, as_json) as tell:
         while record["state"] == "running":
             tell(record)

@@ -48,7 +48,7 @@ def dead_letters(
     if discard:
         if not (yes or dry_run):
             ask_first("Give up all dead letters for ever?", "gives them up")
-        follow(context, query, "discard", as_json, dry_run, everything=not dry_run)
+        follow(context, query, "discard", as_json, dry_run)
         return
     answer = query.dead_letters(limit)
     if as_json:

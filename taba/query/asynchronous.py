@@ -164,12 +164,9 @@ class AsyncQuery:
         """Delete Clients from every Tab: how many `clients` and `states` there were."""
         return await self.ask(questions.delete_clients(clients))
 
-    async def start_job(self, kind: str, *, dry_run: bool = False, everything: bool = False) -> dict[str, Any]:
-        """Start maintenance (`prune`, `upgrade`, `retry`, `discard`, `check`), or join the job of its kind that runs: the job's record.
-
-        `discard` gives all dead letters up, for ever, and takes `everything` (or `dry_run`), so that nobody does by chance.
-        """
-        return await self.ask(questions.start_job(kind, dry_run, everything))
+    async def start_job(self, kind: str, *, dry_run: bool = False) -> dict[str, Any]:
+        """Start maintenance (`prune`, `upgrade`, `retry`, `discard`, `check`), or join the job of its kind that runs: the job's record."""
+        return await self.ask(questions.start_job(kind, dry_run))
 
     async def jobs(self, id: str | None = None) -> list[dict[str, Any]]:
         """All jobs, newest first; with `id` that one alone, and what it found."""

@@ -228,14 +228,11 @@ def delete_clients(clients: str | Iterable[str]) -> Question[dict[str, int]]:
     return Question("/v1/clients", tuple(("client", client) for client in _many(clients)), dict, _same, verb="DELETE")
 
 
-def start_job(kind: str, dry_run: bool = False, everything: bool = False) -> Question[dict[str, Any]]:
-    """Start maintenance (`prune`, `upgrade`, `retry`, `discard`, `check`), or join the job of its kind that runs: the job's record.
-
-    `discard` gives all dead letters up, for ever, and takes `everything` (or `dry_run`), so that nobody does by chance.
-    """
+def start_job(kind: str, dry_run: bool = False) -> Question[dict[str, Any]]:
+    """Start maintenance (`prune`, `upgrade`, `retry`, `discard`, `check`), or join the job of its kind that runs: the job's record."""
     if not kind.isidentifier():
         raise ValueError(f"{kind!r} is no kind of job")
-    return Question(f"/v1/{kind}", (*_flag("dry_run", dry_run), *_flag("all", everything)), dict, _same, verb="POST")
+    return Question(f"/v1/{kind}", _flag("dry_run", dry_run), dict, _same, verb="POST")
 
 
 def jobs(id: str | None = None) -> Question[list[dict[str, Any]]]:

@@ -87,7 +87,6 @@ WHO = (
     Parameter("limit", "How many Clients at either end.", WHOLE, least=1, most=MAX_WHO, default=5),
 )
 DRY_RUN = Parameter("dry_run", "1: only say what would be done.", FLAG)
-ALL = Parameter("all", "1: all of it is meant, for ever; needed unless dry_run=1 is there.", FLAG)
 JOB = Parameter("id", "The id of one job; its record says what it found.")
 
 
@@ -135,7 +134,7 @@ class Routes:
                 self._starter(name),
                 "the record of the job that runs now",
                 ADMIN,
-                (*((DRY_RUN,) if kind.has_dry_run else ()), *((ALL,) if kind.gives_up else ())),
+                (DRY_RUN,) if kind.has_dry_run else (),
                 status=202,
             )
             for name, kind in self._jobs.kinds.items()
@@ -379,11 +378,8 @@ class Routes:
 
     def _starter(self, kind: str) -> Serve:
         async def start(call: Call) -> Answer:
-            is_dry_run = call.values.get(DRY_RUN.name, False)
-            if not is_dry_run and not call.values.get(ALL.name, True):
-                raise HTTPError(400, "bad_request", "what is given up is gone for ever: takes all=1, or dry_run=1, which only counts")
             try:
-                record = await self._jobs.start(kind, is_dry_run)
+                record = await self._jobs.start(kind, call.values.get(DRY_RUN.name, False))
             except JobConflict as error:
                 raise HTTPError(409, "conflict", str(error)) from None
             return Answer(record, 202, text=lambda: _job_line(record or {}))

@@ -252,7 +252,7 @@ class Server(_Connected):
         self.jobs.register("check", Check(self.router))
         self.jobs.register("upgrade", Upgrade(self.router, bench))
         self.jobs.register("retry", Retry(self.router, bench, now, self.age, reactor, bounds, self.ingest.in_all))
-        self.jobs.register("discard", Discard(self.router), has_dry_run=True, gives_up=True)
+        self.jobs.register("discard", Discard(self.router), has_dry_run=True)
         self.notes = Notes(self.router, self.age, os.urandom)
         self.health = Health(self.router, reactor)
         self.catalogues = Catalogues(self.router, self.query.index, self.query.turns, self.query.shown, reactor.seconds)

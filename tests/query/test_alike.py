@@ -32,7 +32,6 @@ GIVEN: dict[str, Any] = {
     "key": "once",
     "detail": True,
     "dry_run": True,
-    "everything": False,
 }
 FILTERS = {"name": ["hits"], "client": ["web/1"], "match": "h.*", "label": {"site": "eu"}}
 NOT_ASKED = ("ask", "stream")  # how a question is asked; a question without end

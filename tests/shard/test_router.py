@@ -344,6 +344,27 @@ class RouterTests(TestCase):
 
     # --- owner keys ---
 
+    async def test_a_probe_that_spent_its_time_looks_who_has_the_bucket_by_now(self) -> None:
+        (router,) = await self.prepare()
+        looked = []
+
+        async def refresh(seconds: float) -> None:
+            looked.append(seconds)
+            if len(looked) > 1:
+                raise StoreUnavailable("no node tells")
+
+        async def transact(*arguments: Any) -> Any:
+            raise StoreUnavailable("all its seconds went in waiting for a connection")
+
+        await router.probe(1, 2.0)
+        self.patch(router.atlas.pool_of(router.atlas.map.shard_of(1)), "refresh", refresh)
+        self.patch(router, "transact", transact)
+        for times in (1, 2):
+            with self.assertRaises(StoreUnavailable) as raised:
+                await router.probe(1, 2.0)
+            self.assertEqual((str(raised.exception), len(looked)), ("all its seconds went in waiting for a connection", times))
+        self.assertEqual(router.counts["retries"], 1)
+
     async def test_a_bucket_without_owner_key_is_read_and_written_by_nobody(self) -> None:
         (router,) = await self.prepare()
         await self.count_up(router, 0)

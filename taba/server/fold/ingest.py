@@ -59,7 +59,7 @@ DRAIN_SECONDS = 0.02  # between two looks at whether all cycles have ended
 TURNED_AWAY_SECONDS = 120.0  # for which it is shown that an Agent could open no stream: it tries each half minute
 MAX_TURNED_AWAY = 1000  # such Agents that are remembered
 MAX_NAMED = 5  # of them in a sentence
-CYCLE_FAILED = "fold cycle"
+CYCLE_FAILED, TOGETHER_FAILED = "fold cycle", "fold cycle of several buckets"
 HANDLERS_AWAY = "start of the process in which Handlers work"
 
 log = Logger()
@@ -346,6 +346,7 @@ class Ingest:
             pass  # each alone finds out whether it was done, or what is away: `alone` counts them
         except Exception:
             log.failure("a fold cycle of {count} buckets failed, and each goes on alone", count=len(taken))
+            self.errors[TOGETHER_FAILED] += 1
         done = [outcome for outcome in outcomes.values() if isinstance(outcome, Outcome)]
         if done:
             self.latency.add(numpy.concatenate([outcome.times for outcome in done]), self._now())

@@ -112,8 +112,6 @@ class Kind(NamedTuple):
 
     work: Work
     has_dry_run: bool = False
-    gives_up: bool = False
-    """What it does away with is gone for ever: a request says that it means all of it."""
 
 
 class Jobs:
@@ -133,9 +131,9 @@ class Jobs:
         self._working: dict[str, Deferred[None]] = {}
         self._is_closed = False
 
-    def register(self, kind: str, work: Work, has_dry_run: bool = False, gives_up: bool = False) -> None:
+    def register(self, kind: str, work: Work, has_dry_run: bool = False) -> None:
         """Let `POST /v1/<kind>` start `work`."""
-        self.kinds[kind] = Kind(work, has_dry_run, gives_up)
+        self.kinds[kind] = Kind(work, has_dry_run)
 
     async def start(self, kind: str, is_dry_run: bool = False, quiet_seconds: float = 0.0) -> dict[str, Any] | None:
         """Start a job, or join the one of its kind that runs; its record.

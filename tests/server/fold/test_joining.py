@@ -15,7 +15,7 @@ from taba.errors import StoreUnavailable
 from taba.handlers.lookup import Found, Lookup
 from taba.server.fold import ingest as module
 from taba.server.fold.cycle import Waiting
-from taba.server.fold.ingest import FAILED_SECONDS, Ingest
+from taba.server.fold.ingest import ENVELOPE_SECONDS, FAILED_SECONDS, TOGETHER_FAILED, Ingest
 from taba.server.fold.together import MOST_AT_FAULT
 from taba.shard import NotReplicated
 from taba.shard.buckets import lease_key
@@ -154,7 +154,19 @@ class Joining(SynchronousTestCase):
                 self.router.commit()
             self.assertEqual(self.words(submitted), ["applied"] * 3)
         self.assertEqual((self.ingest.waiting_bytes, self.ingest._lanes, self.ingest.alone), (0, {}, 9))
-        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+        self.assertEqual((len(self.flushLoggedErrors(ValueError)), self.ingest.errors), (1, {TOGETHER_FAILED: 1}))
+
+    def test_a_server_that_took_so_long_that_nobody_waits_is_probed_before_more_goes_there(self) -> None:
+        submitted = self.submit(self.one(0), self.one(1))
+        self.clock.advance(ENVELOPE_SECONDS)
+        self.assertEqual(self.words(submitted), ["later"] * 2)
+        self.router.joint.pop()[1].errback(StoreUnavailable("gone"))
+        self.assertEqual((self.router.alone, len(self.router.probes)), ([], 1))
+        self.assertEqual(self.words(self.submit(self.one(0, 2), self.one(2))), ["later"] * 2)  # at once
+        self.router.probes[0].callback(None)
+        back = self.submit(self.one(0), self.one(1))
+        self.router.join()
+        self.assertEqual((self.words(back), self.ingest.waiting_bytes, self.ingest._lanes), (["applied"] * 2, 0, {}))
 
     def test_what_was_done_although_nobody_knew_is_not_done_again(self) -> None:
         submitted = self.submit(self.one(0), self.one(1))

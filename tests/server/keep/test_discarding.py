@@ -31,19 +31,14 @@ class Discarding(KeepingCase):
         record = await self.job(server, "/v1/discard?dry_run=1")
         self.assertEqual((record["state"], record["message"]), ("done", "24 dead letters would be given up"))
         self.assertEqual((await self.get(server, "/v1/status"))["dead_letters"], 24)
-        for says_nothing in ("/v1/discard", "/v1/discard?all=0", "/v1/discard?dry_run=0"):
-            refused = await self.ask(server, says_nothing, method="POST")
-            self.assertEqual((refused.status, refused.json["error"]), (400, "bad_request"))
-            self.assertIn("takes all=1, or dry_run=1", refused.json["detail"])
-        self.assertEqual((await self.get(server, "/v1/status"))["dead_letters"], 24)
-        record = await self.job(server, "/v1/discard?all=1")
+        record = await self.job(server, "/v1/discard")
         self.assertEqual((record["state"], record["message"]), ("done", "24 dead letters given up"))
         self.assertEqual(await self.get(server, "/v1/dead-letters"), [])
         await self.post(server, ODD[:1])  # what comes later is not
         status = await self.get(server, "/v1/status")
         self.assertEqual((status["dead_letters"], status["dropped_by_reason"], status["folded"]), (1, {"discarded": 24}, 1))
         self.assertEqual(await self.get(server, "/v1/names"), ["good"])
-        self.assertEqual((await self.job(server, "/v1/discard?all=1"))["message"], "1 dead letter given up")
+        self.assertEqual((await self.job(server, "/v1/discard"))["message"], "1 dead letter given up")
 
     @asynchronous
     async def test_what_this_version_cannot_read_goes_too_and_leaves_no_count(self) -> None:
@@ -52,7 +47,7 @@ class Discarding(KeepingCase):
         strange = (b"LPUSH", keys.dead_letters(buckets[0]), b"strange")
         counted = (b"HINCRBY", keys.counts(buckets[0]), b"dead:old", b"5")
         await server.router.transact(buckets[0], [], lambda _: Writes([strange, counted]))
-        self.assertEqual((await self.job(server, "/v1/discard?all=1"))["message"], "13 dead letters given up")
+        self.assertEqual((await self.job(server, "/v1/discard"))["message"], "13 dead letters given up")
         status = await self.get(server, "/v1/status")
         self.assertEqual((status["dead_letters"], status["dropped_by_reason"]), (0, {"discarded": 13}))
 

@@ -47,7 +47,7 @@ export function letters(host) {
   /** @param {string} kind */
   async function act(kind) {
     try {
-      let job = await ask("POST", kind === "discard" ? "/v1/discard?all=1" : `/v1/${kind}`);
+      let job = await ask("POST", `/v1/${kind}`);
       while (job.state === "running") {
         say(told, `${kind}: ${format.count(job.done)} of ${format.count(job.total)} buckets …`);
         await new Promise((done) => setTimeout(done, 300));
