@@ -30,6 +30,7 @@ from taba.names import bucket_of
 HOT_TABS, HOT_CLIENTS = 64, 4
 HOT_EVENTS = 4_000  # of each State in one batch: 1 M events in all, what an Agent drains in a fifth of a second at the budget's rate
 HOT_BATCHES = 4  # of each bucket, in a round
+THIN_STATES, THIN_CLIENTS = 1_920, 3  # some 5 States a bucket: what a cycle costs for each bucket shows
 FEW_CLIENTS, MANY_CLIENTS = 40, 400  # of the cold States: 1,000 Tabs in most buckets, or 100 Tabs with as many States in fewer
 COLD_ENVELOPE_BYTES = MiB // 4  # some 40 buckets' batches: nobody waits for long
 
@@ -101,7 +102,9 @@ def _count(contents: list[bytes]) -> float:
 
 def _cold(effort: Effort, services: Services) -> list[Row]:
     with ExitStack() as stack:
-        loads = [ColdLoad(services, stack, effort.pick(4_000, 40_000), clients) for clients in (FEW_CLIENTS, MANY_CLIENTS)]
+        states = effort.pick(4_000, 40_000)
+        sizes = ((THIN_STATES, THIN_CLIENTS), (states, FEW_CLIENTS), (states, MANY_CLIENTS))
+        loads = [ColdLoad(services, stack, *size) for size in sizes]
         for load in loads:
             load.floor()
         for number in range(effort.pick(2, PERIOD_ROUNDS) + 1):
@@ -153,7 +156,7 @@ class ColdLoad:
     def rows(self) -> list[Row]:
         states, clients = self._cold.states, self._cold.clients
         buckets = len(self._cold.names())
-        what = f"cold, {states // buckets} States a cycle"
+        what = f"cold, {states // buckets} States a bucket"
         note = f"{states:,} CounterGroup States of {clients} Clients, a full day in each, in {buckets} buckets; the mean of all rounds"
         floor = Beside("the store's traffic alone", _rate(states, self._floor_seconds[1:]))
         return [

@@ -1,8 +1,8 @@
 """The floor of a cold fold: the store's traffic alone. Reads and writes what a Server's cycles do, and folds nothing.
 
-`python -m benchmarks.traffic_worker STORE_URL STATES CLIENTS`; command: `round`, which answers the seconds that it took. For every
-bucket of the cold load one transaction through `taba.shard`, as many side by side as a Server has: WATCH, MGET of a mark, HMGET of the
-Types and of the States; then MULTI, SET of the mark, HSET of the same States unchanged, HINCRBY, EXEC.
+`python -m benchmarks.traffic_worker STORE_URL STATES CLIENTS`; command: `round`, which answers the seconds that it took. Transactions
+through `taba.shard`, each of as many buckets of the cold load as one of a Server's takes, and as many side by side: WATCH, and for each
+bucket HMGET of a mark, of the Types and of the States; then MULTI, HSET of the mark and of the same States unchanged, HINCRBY, EXEC.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from twisted.internet.defer import ensureDeferred, gatherResults
@@ -18,17 +18,31 @@ from twisted.internet.task import react
 from twisted.internet.threads import deferToThread
 
 from benchmarks.cold import Cold
+from taba.bounds import MAX_CYCLE_STATES
 from taba.server import keys
 from taba.server.fold.ingest import MAX_CYCLES
 from taba.shard import Router, Writes, parse_store
+from taba.shard.joint import MAX_JOINED
+from taba.shard.servers.connection import Command
+from taba.shard.transaction import Update
 
 STREAM = bytes(16)  # of its own: it disturbs no Server's marks
 
 
-async def traffic(router: Router, bucket: int, fields: list[bytes]) -> None:
-    """One cycle's traffic."""
+async def traffic(router: Router, lot: Mapping[int, list[bytes]]) -> None:
+    """One cycle's traffic, of these buckets and the fields of their States."""
+    for answer in (await router.transact_each({bucket: _work(bucket, fields) for bucket, fields in lot.items()})).values():
+        if isinstance(answer, Exception):
+            raise answer
+
+
+def _work(bucket: int, fields: list[bytes]) -> tuple[list[Command], Update]:
     tabs = list(dict.fromkeys(field.partition(b"\0")[0] for field in fields))
-    reads = [(b"HMGET", keys.marks(bucket), STREAM), (b"HMGET", keys.tabs(bucket), *tabs), (b"HMGET", keys.states(bucket), *fields)]
+    reads: list[Command] = [
+        (b"HMGET", keys.marks(bucket), STREAM),
+        (b"HMGET", keys.tabs(bucket), *tabs),
+        (b"HMGET", keys.states(bucket), *fields),
+    ]
 
     def update(replies: Sequence[Any]) -> Writes:
         written: list[bytes] = []
@@ -42,7 +56,20 @@ async def traffic(router: Router, bucket: int, fields: list[bytes]) -> None:
             ]
         )
 
-    await router.transact(bucket, reads, update)
+    return reads, update
+
+
+def lots_of(fields: Mapping[int, list[bytes]]) -> list[dict[int, list[bytes]]]:
+    """`fields`, by bucket, as cycles take them: at most MAX_JOINED buckets and MAX_CYCLE_STATES States, but always one bucket."""
+    lots: list[dict[int, list[bytes]]] = []
+    states = MAX_CYCLE_STATES
+    for bucket, own in fields.items():
+        if not lots or len(lots[-1]) == MAX_JOINED or states + len(own) > MAX_CYCLE_STATES:
+            lots.append({})
+            states = 0
+        lots[-1][bucket] = own
+        states += len(own)
+    return lots
 
 
 async def main(reactor: Any, store: str, states: str, clients: str) -> None:
@@ -51,11 +78,11 @@ async def main(reactor: Any, store: str, states: str, clients: str) -> None:
     await router.connect()
     while line := await deferToThread(sys.stdin.readline):
         assert json.loads(line) == ["round"]
-        left = list(fields.items())
+        left = lots_of(fields)
 
-        async def work(left: list[tuple[int, list[bytes]]] = left) -> None:
+        async def work(left: list[dict[int, list[bytes]]] = left) -> None:
             while left:
-                await traffic(router, *left.pop())
+                await traffic(router, left.pop())
 
         start = time.perf_counter()
         await gatherResults([ensureDeferred(work()) for _ in range(MAX_CYCLES)])
