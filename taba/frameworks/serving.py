@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from taba import client
 
 MAX_ROUTES = 500  # that have a name of their own; a large application has some hundred
 MAX_KINDS = 100  # of exceptions, likewise
-MAX_STATUSES = 200  # lines that are kept at hand; an application has a dozen
+MAX_STATUSES = 200  # lines, with their texts, by which these are found at once; an application has a dozen
 MAX_SERIES = 5_000  # routes by method and status that are kept at hand; others are looked up
 MAX_DIGITS = 15  # of a length: a petabyte, and a number that a float holds exactly; what says more is no length, but a stranger's whim
 OTHER = "(other)"  # what comes beyond
@@ -70,25 +69,20 @@ class Serving:
         self._exceptions = client.counter(f"{name}_exceptions", description="exceptions that no handler made a response of its own of")
         self._aborted = client.counter(f"{name}_aborted", description="responses of which the client did not wait for the end")
         in_flight = client.updown(f"{name}_requests_in_flight", description="requests that are being served")
-        self._routes, self._kinds = Names(MAX_ROUTES), Names(MAX_KINDS)
-        self._series: dict[tuple[str, str | None, int], Series] = {}
-        self.begin, self.end = in_flight.inc, self._ending(in_flight.dec)
+        self._routes, self._kinds, self._statuses = Names(MAX_ROUTES), Names(MAX_KINDS), Names(MAX_STATUSES)
+        self._series: dict[tuple[str, str | None, int | str], Series] = {}
+        self.begin, self.done, self.known = in_flight.inc, in_flight.dec, self._series.get
 
-    def _ending(self, done: Callable[[], None]) -> Callable[[float, str, str | None, int, int, int], None]:
-        clock, known, made = self.clock, self._series.get, self._made  # at hand: this is what each request pays
-
-        def end(began: float, method: str, route: str | None, status: int, received: int, sent: int) -> None:
-            """One request is over; `began` by this clock. `received` (0 for no body) and `sent` are -1 where nobody knows."""
-            done()
-            requests, seconds, of_received, of_sent = known((method, route, status)) or made(method, route, status)
-            requests()
-            seconds(clock() - began)
-            if received > 0:
-                of_received(received)
-            if sent >= 0:
-                of_sent(sent)
-
-        return end
+    def end(self, began: float, method: str, route: str | None, status: int | str, received: int, sent: int) -> None:
+        """One request is over; `began` by this clock. `received` (0 for no body) and `sent` are -1 where nobody knows."""
+        self.done()
+        requests, seconds, of_received, of_sent = self.known((method, route, status)) or self.made(method, route, status)
+        requests()
+        seconds(self.clock() - began)
+        if received > 0:
+            of_received(received)
+        if sent >= 0:
+            of_sent(sent)
 
     def abort(self, route: str | None) -> None:
         """The client did not wait for the end."""
@@ -101,22 +95,22 @@ class Serving:
     def _route(self, route: str | None) -> str:
         return UNMATCHED if route is None else self._routes.of(route) or "/"
 
-    def _made(self, method: str, route: str | None, status: int) -> Series:
+    def made(self, method: str, route: str | None, status: int | str) -> Series:
+        """The Series that are not `known` yet; `status` as a number, or the line that begins with it."""
         labels = {"method": method if method in METHODS else OTHER, "route": self._route(route)}
-        status = status if 100 <= status <= 599 else NO_STATUS
+        number = status if isinstance(status, int) else status_of(status)
         series = Series(
-            self._requests.labels(**labels, status=status).inc,
+            self._requests.labels(**labels, status=number if 100 <= number <= 599 else NO_STATUS).inc,
             self._seconds.labels(**labels).observe,
             self._received.labels(**labels).observe,
             self._sent.labels(**labels).observe,
         )
-        is_named = labels["method"] == method and labels["route"] != OTHER
+        is_named = labels["method"] == method and labels["route"] != OTHER and self._statuses.of(f"{status}") != OTHER
         if is_named and len(self._series) < MAX_SERIES:  # what a stranger chooses takes no place
             self._series[method, route, status] = series
         return series
 
 
-@lru_cache(MAX_STATUSES)
 def status_of(text: Any) -> int:
     """The number in a status line such as "200 OK"; NO_STATUS where there is none."""
     try:

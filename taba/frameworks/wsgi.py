@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from taba.frameworks.serving import FAILED, NO_STATUS, Serving, length_of, status_of
+from taba.frameworks.serving import FAILED, NO_STATUS, Serving, length_of
 
 Route = Callable[[dict[str, Any]], "str | None"]
 
@@ -22,12 +22,12 @@ class Middleware:
     def __init__(self, app: Callable[..., Iterable[bytes]], route: Route | None = None, *, name: str = "http"):
         self.app = app
         self._route = route or _none
-        self._serving = Serving(name)
+        self._serving = serving = Serving(name)
+        self._begin, self._done, self._known, self._clock = serving.begin, serving.done, serving.known, serving.clock  # one look each
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        serving = self._serving
-        request = _Request(serving, self._route, environ, start_response)
-        serving.begin()
+        request = _Request(self._serving, self._route, environ, start_response, self._clock())
+        self._begin()
         try:
             body = self.app(environ, request.start)
         except BaseException as error:
@@ -35,11 +35,20 @@ class Middleware:
             raise
         if isinstance(body, (list, tuple)):  # whole, and the server may want to know its length
             try:
-                request.sent += len(body[0]) if len(body) == 1 else sum(map(len, body))
+                sent = request.sent = request.sent + (len(body[0]) if len(body) == 1 else sum(map(len, body)))
             except TypeError as error:  # it holds what is no bytes: the server finds that, too, and answers instead
                 request.fail(error)
                 return body
-            request.end()
+            if "CONTENT_LENGTH" in environ:
+                request.end()
+                return body
+            # as end() does, without the calls: most requests come by here
+            self._done()
+            key = method, route, status = environ.get("REQUEST_METHOD", ""), request.route, request.status
+            requests, seconds, _, of_sent = self._known(key) or self._serving.made(method, route, status)
+            requests()
+            seconds(self._clock() - request.began)
+            of_sent(sent)
             return body
         wrapper = environ.get("wsgi.file_wrapper")
         if isinstance(wrapper, type) and isinstance(body, wrapper):  # which the server may send as a file
@@ -55,22 +64,23 @@ class Middleware:
 class _Request:
     """One request on its way through the application."""
 
-    # what it is before there is a response
-    status = NO_STATUS
-    sent = 0
-    is_over = False
-    route: str | None = None
-    headers: Any = ()
-    write: Any = None
+    __slots__ = ("began", "environ", "headers", "is_over", "route", "route_of", "sent", "serving", "start_response", "status", "write")
 
-    def __init__(self, serving: Serving, route_of: Route, environ: dict[str, Any], start_response: Callable[..., Any]):
-        self.began = serving.clock()
-        self.serving, self.route_of, self.environ, self.start_response = serving, route_of, environ, start_response
+    def __init__(
+        self, serving: Serving, route_of: Route, environ: dict[str, Any], start_response: Callable[..., Any], began: float
+    ) -> None:
+        self.serving, self.route_of, self.environ, self.start_response, self.began = serving, route_of, environ, start_response, began
+        # what it is before there is a response
+        self.status: int | str = NO_STATUS
+        self.sent = 0
+        self.is_over = False
+        self.route: str | None = None
+        self.headers: Any = ()
 
     def start(self, status: str, headers: Any, exc_info: Any = None) -> Any:
         self.route = self.route_of(self.environ)  # now: frameworks forget it at the end
         self.write = self.start_response(status, headers) if exc_info is None else self.start_response(status, headers, exc_info)
-        self.status, self.headers = status_of(status), headers  # which the server took: with another one on its way it raises
+        self.status, self.headers = status, headers  # which the server took: with another one on its way it raises
         return self.written
 
     def written(self, content: bytes) -> Any:

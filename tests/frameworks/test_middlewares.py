@@ -167,6 +167,19 @@ class WSGI(Case):
             list(middleware({"REQUEST_METHOD": "GET", "PATH_INFO": path}, lambda *arguments: None))
         self.assertEqual([route for _, route, _ in self.requests()][-5:], ["/1", "/2", "(other)", "(other)", "/1"])
 
+    def test_a_status_lines_text_takes_no_place_beyond_so_many_and_changes_nothing(self) -> None:
+        self.patch(serving, "MAX_STATUSES", 2)
+
+        def app(environ: Any, start_response: Any) -> Any:
+            start_response(environ["its"], [])
+            return [b"ab"]
+
+        middleware = wsgi.Middleware(app)
+        for text in ("200 OK", "404 No 1", "404 No 2", "404 No 3", "200 OK"):
+            list(middleware({"its": text, "REQUEST_METHOD": "GET"}, lambda *arguments: None))
+        self.assertEqual([status for _, _, status in self.requests()], ["200", "404", "404", "404", "200"])
+        self.assertEqual(len(middleware._serving._series), 2)
+
     def test_a_lying_length_is_none_and_the_longest_is(self) -> None:
         longest = "9" * serving.MAX_DIGITS
         for length in ("", "-1", "1e3", "\xb2", longest + "9", "9" * 5000, longest):
