@@ -402,6 +402,11 @@ class Atlas:
         said = [(shards[owners[bucket]].name, reply) for bucket, reply in zip(buckets, replies, strict=True)]
         return not self._is_stale and said == [self._good_owners.get(bucket) for bucket in buckets]
 
+    def open_owner(self, map: BucketMap, bucket: int) -> bytes | None:
+        """What the owner key of `bucket` said when the shard that `map` names had it open; None where that is not known."""
+        name, reply = self._good_owners.get(bucket, ("", None))
+        return reply if name == map.shard_of(bucket) else None
+
     def check_owner(self, bucket: int, name: str, reply: Reply, where: str) -> None:
         """Raise NotHere unless `reply`, the owner key, says that the shard `name` has the bucket open; asked was the server at `where`."""
         if isinstance(reply, Exception):

@@ -2,7 +2,8 @@
 
 1. A key `name` (text or bytes) is in the bucket that the published hash of its bytes says, as `taba:{bucket}:key:name`.
 2. Every write is a transaction on its bucket: it WATCHes what it reads, the owner key too, and is done once. What it
-   answers is computed from what it read; whether it was done, when nobody knows, from a key that it writes along.
+   answers is computed from what it read; whether it was done, when nobody knows, from a key that it writes along. The usual
+   case of a single one is a script, which compares and writes the same in one round trip (see `keys.at_once`).
 3. Reads of many keys go to all shards at once, one round trip each, and come back in the order asked for. Each key is
    as it was at one moment; several keys, not of one bucket, need not be of one moment.
 4. Values are bytes, in and out; text is written as UTF-8. Nothing is decoded.
@@ -15,6 +16,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, ensureDeferred
 
+from taba.shard.keys.at_once import AtOnce
 from taba.shard.keys.hashes import Hashes
 from taba.shard.keys.listing import Listing
 from taba.shard.keys.lists import Lists
@@ -23,6 +25,7 @@ from taba.shard.keys.sets import Sets
 from taba.shard.keys.strings import Strings
 from taba.shard.keys.writing import THERE, Decide, Write
 from taba.shard.servers.connection import Command
+from taba.shard.transaction import NotReplicated
 
 NO_READS = "together() takes writes; a read would not see them"
 
@@ -86,7 +89,7 @@ class _Lot(Operations):
     async def read(self, bucket: int, reads: Sequence[Command]) -> list[Any]:
         raise TypeError(NO_READS)
 
-    async def _write(self, name: Text, reads: Sequence[Command], decide: Decide, after: str = THERE) -> Any:
+    async def _write(self, name: Text, reads: Sequence[Command], decide: Decide, after: str = THERE, at_once: AtOnce | None = None) -> Any:
         bucket, content = self.bucket_of(name), plain_name(name)
         if content in self._names:
             raise ValueError(f"together() takes each name once, and {content!r:.60} stands there twice")
@@ -103,7 +106,9 @@ class _Lot(Operations):
             for bucket, own in begun.items():
                 answer = answers[bucket]
                 for place, (_, done) in enumerate(own):
-                    if isinstance(answer, Exception):
+                    if isinstance(answer, NotReplicated):
+                        done.errback(NotReplicated(str(answer), answer.result[place]))
+                    elif isinstance(answer, Exception):
                         done.errback(answer)
                     else:
                         done.callback(answer[place])

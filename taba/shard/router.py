@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any, cast
 
@@ -18,25 +18,37 @@ import attrs
 
 from taba.errors import StoreUnavailable
 from taba.shard.atlas import Atlas, NewPool, NotHere
-from taba.shard.buckets import BucketMap, owner_key, prefix_of
+from taba.shard.buckets import BucketMap, is_moving, lease_key, owner_key, prefix_of
 from taba.shard.initialise import ASK_SECONDS
 from taba.shard.joint import MAX_JOINED, Joint, UpdateOfMany
+from taba.shard.keys.at_once import OLD, OTHER, SCRIPT, SHA
 from taba.shard.keys.places import Text
 from taba.shard.lock import Lock
 from taba.shard.moving.mending import Mender
 from taba.shard.operations import Operations
 from taba.shard.patience import SEALED_PAUSE_SECONDS, Deadline
-from taba.shard.servers.connection import REPLY_SECONDS, Command, Redirected, Reply, raise_for
+from taba.shard.servers.connection import REPLY_SECONDS, Command, ConnectionGone, Redirected, Reply, raise_for
 from taba.shard.servers.gather import gather
 from taba.shard.servers.pool import CHECKOUT_SECONDS, POOL_CONNECTIONS, Pool
 from taba.shard.servers.url import StoreURL
 from taba.shard.together import MOST_BUCKETS, Group, Part
-from taba.shard.transaction import Attempt, BucketBusy, More, Update, Who, Writes, keys_read
+from taba.shard.transaction import (
+    TRANSACT_SECONDS,
+    Attempt,
+    BucketBusy,
+    More,
+    NotReplicated,
+    Update,
+    Who,
+    Writes,
+    keys_read,
+    wait_for_replicas,
+)
 
 __all__ = ["BucketBusy", "Command", "More", "Reply", "Router", "ShardReport", "Writes"]
 
 READ_SECONDS = 8.0  # a read, with all its waits; a person waits for the answer
-TRANSACT_SECONDS = 20.0  # a transaction, with all its tries; an Agent waits for the verdict for longer
+SCRIPTS_AGAIN_SECONDS = 60.0  # until a server that refused a script is asked again: its user's rights may be corrected, or its version
 
 
 @attrs.frozen
@@ -61,7 +73,8 @@ class Router(Operations):
     or follow, and `pinned_at` where that was. `may_make`: where nothing is pinned, empty servers become a new store.
     All methods are for the reactor's thread.
     `counts` has: conflicts, leases, busy, unknown (outcomes of EXEC that nobody knew), retries, parted
-    (what did not go together with others); `uses`: reads and transactions, by bucket.
+    (what did not go together with others), not_at_once (writes by key that took a transaction after all), scripts_refused;
+    `uses`: reads and transactions, by bucket.
     """
 
     def __init__(
@@ -218,6 +231,49 @@ class Router(Operations):
             finally:
                 server.release(connection)
         return (await self._read_many({bucket: reads}, None, self._reactor.seconds() - began))[bucket]
+
+    async def _run_here(
+        self, bucket: int, keys: Sequence[bytes], make: Callable[[bytes, Sequence[bytes]], Command]
+    ) -> tuple[int, bytes, NotReplicated | None] | None:
+        map, server = self.atlas.at_hand(bucket)
+        if map is None or server is None or server.scripts_from > self._reactor.seconds():
+            return None
+        owner = self.atlas.open_owner(map, bucket)
+        if owner is None or is_moving(owner):
+            return None  # a transaction notes what it writes where a bucket is being copied
+        connection = server.idle()
+        if connection is None:
+            return None
+        words = make(owner, [owner_key(bucket), lease_key(bucket), *keys])
+        deadline = self.atlas.deadline(REPLY_SECONDS)
+        try:
+            [reply] = await connection.execute([(b"EVALSHA", SHA, *words)], deadline.left)
+            if isinstance(reply, Exception) and str(reply).startswith("NOSCRIPT"):
+                [reply] = await connection.execute([(b"EVAL", SCRIPT, *words)], deadline.left)
+            if not isinstance(reply, list):
+                if reply != OTHER:
+                    self._refused(server, reply)
+                return None
+            existed, text = reply
+            self.uses[bucket] += 1
+            if self._who.wait_replicas:
+                try:
+                    await wait_for_replicas(self.atlas, self._who, connection, deadline)
+                except NotReplicated as error:
+                    return existed, text, error
+            return existed, text, None
+        except StoreUnavailable as error:
+            self.counts["unknown"] += isinstance(error, ConnectionGone)
+            return None
+        finally:
+            server.release(connection)
+
+    def _refused(self, server: Pool, reply: Reply) -> None:
+        """The script did nothing on `server`: where that will be so with others too, none goes there for a while."""
+        word = str(reply).partition(" ")[0]
+        if reply == OLD or word in ("NOPERM", "NOSCRIPT") or "unknown command" in str(reply):
+            self.counts["scripts_refused"] += 1
+            server.scripts_from = self._reactor.seconds() + SCRIPTS_AGAIN_SECONDS
 
     async def _read_many(
         self, reads: Mapping[int, Sequence[Command]], away: dict[int, str] | None, passed: float = 0.0

@@ -30,6 +30,7 @@ from taba.shard.servers.connection import (
 )
 from taba.shard.servers.pool import CHECKOUT_SECONDS
 
+TRANSACT_SECONDS = 20.0  # a transaction, with all its tries; an Agent waits for the verdict for longer
 LEASE_AFTER_CONFLICTS = 3  # then this transaction is the slow one, and would starve
 MOST_CONFLICTS = 12  # in one transaction; the lease makes so many impossible, unless it is taken from us each time
 LEASE_SECONDS = 5.0  # longer than any cycle takes; a lease that stood unchanged for so long is nobody's any more
@@ -54,7 +55,9 @@ class NotReplicated(StoreUnavailable):
     What counts, such as `incr`, is not to be done again: `Router.replicated` waits for the replicas.
     """
 
-    result: Any = None
+    def __init__(self, text: str, result: Any = None):
+        super().__init__(text)
+        self.result = result
 
 
 class Writes(NamedTuple):

@@ -7,8 +7,9 @@ from typing import Any
 
 from taba.shard.keys import amounts
 from taba.shard.keys.amounts import what_of
+from taba.shard.keys.at_once import AtOnce, counted
 from taba.shard.keys.places import Text, pairs_of, plain
-from taba.shard.keys.writing import MAYBE, Writing
+from taba.shard.keys.writing import MAYBE, THERE, Writing
 from taba.shard.servers.connection import Command
 
 
@@ -41,11 +42,12 @@ class Hashes(Writing):
         if not content:
             return 0
 
+        pairs = [part for pair in content.items() for part in pair]
+
         def decide(key: bytes, replies: list[Any]) -> tuple[list[Command], int]:
-            pairs = [part for pair in content.items() for part in pair]
             return [(b"HSET", key, *pairs)], replies[1].count(None)
 
-        return int(await self._write(name, [(b"HMGET", *content)], decide))
+        return int(await self._write(name, [(b"HMGET", *content)], decide, THERE, AtOnce([b"HSET", *pairs], counted)))
 
     async def hdel(self, name: Text, *fields: Text) -> int:
         """Remove fields; how many were there."""
@@ -57,7 +59,7 @@ class Hashes(Writing):
             found = [field for field, value in zip(content, replies[1], strict=True) if value is not None]
             return ([(b"HDEL", key, *found)] if found else []), len(found)
 
-        return int(await self._write(name, [(b"HMGET", *content)], decide, MAYBE))
+        return int(await self._write(name, [(b"HMGET", *content)], decide, MAYBE, AtOnce([b"HDEL", *content], counted)))
 
     async def hincrby(self, name: Text, field: Text, amount: int = 1) -> int:
         """Add to a counter in a hash; the sum."""
@@ -67,4 +69,5 @@ class Hashes(Writing):
         def decide(key: bytes, replies: list[Any]) -> tuple[list[Command], int]:
             return [(b"HINCRBY", key, part, b"%d" % added)], amounts.whole_sum(f"{field!r} of {name!r}", replies[1], added)
 
-        return int(await self._write(name, [(b"HGET", part)], decide))
+        at_once = AtOnce([b"HINCRBY", part, b"%d" % added], counted, b"HGET")
+        return int(await self._write(name, [(b"HGET", part)], decide, THERE, at_once))

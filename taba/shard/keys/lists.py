@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from taba.shard.keys.amounts import count_of, place_of
+from taba.shard.keys.at_once import AtOnce, counted
 from taba.shard.keys.places import Text, plain
 from taba.shard.keys.writing import MAYBE, THERE, Writing
 from taba.shard.servers.connection import Command
@@ -51,7 +52,7 @@ class Lists(Writing):
         def decide(key: bytes, replies: list[Any]) -> tuple[list[Command], None]:
             return [(b"LTRIM", key, *span)], None
 
-        await self._write(name, [(b"LLEN",)], decide, MAYBE)
+        await self._write(name, [(b"LLEN",)], decide, MAYBE, AtOnce([b"LTRIM", *span], lambda *_: None))
 
     async def _push(self, name: Text, values: Sequence[Text], command: bytes) -> int:
         content = list(map(plain, values))
@@ -59,7 +60,9 @@ class Lists(Writing):
         def decide(key: bytes, replies: list[Any]) -> tuple[list[Command], int]:
             return ([(command, key, *content)] if content else []), int(replies[1]) + len(content)
 
-        return int(await self._write(name, [(b"LLEN",)], decide, THERE if content else MAYBE))
+        if not content:
+            return int(await self._write(name, [(b"LLEN",)], decide, MAYBE))
+        return int(await self._write(name, [(b"LLEN",)], decide, THERE, AtOnce([command, *content], counted)))
 
     async def _pop(self, name: Text, first: int, last: int, keep_first: int, keep_last: int) -> list[bytes]:
         def decide(key: bytes, replies: list[Any]) -> tuple[list[Command], list[bytes]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from taba.shard.keys import amounts
 from taba.shard.keys.amounts import count_of, place_of, what_of
+from taba.shard.keys.at_once import AtOnce, counted
 from taba.shard.keys.places import MAX_PAGE_NAMES, Text, plain
 from taba.shard.keys.writing import MAYBE, THERE, Writing
 from taba.shard.servers.connection import Command
@@ -45,19 +46,20 @@ class Sets(Writing):
             changed = [member for member, there in zip(content, replies[1], strict=True) if there == wanted]
             return ([(command, key, *changed)] if changed else []), len(changed)
 
-        return int(await self._write(name, [(b"SMISMEMBER", *content)], decide, MAYBE if command == b"SREM" else THERE))
+        after = MAYBE if command == b"SREM" else THERE
+        return int(await self._write(name, [(b"SMISMEMBER", *content)], decide, after, AtOnce([command, *content], counted)))
 
     async def zadd(self, name: Text, scores: Mapping[Text, float] | Mapping[str, float] | Mapping[bytes, float]) -> int:
         """Give members their scores; how many of them are new."""
         content = {plain(member): _score("zadd", name, member, score) for member, score in scores.items()}
         if not content:
             return 0
+        pairs = [part for member, score in content.items() for part in (score, member)]
 
         def decide(key: bytes, replies: list[Any]) -> tuple[list[Command], int]:
-            pairs = [part for member, score in content.items() for part in (score, member)]
             return [(b"ZADD", key, *pairs)], replies[1].count(None)
 
-        return int(await self._write(name, [(b"ZMSCORE", *content)], decide))
+        return int(await self._write(name, [(b"ZMSCORE", *content)], decide, THERE, AtOnce([b"ZADD", *pairs], counted)))
 
     async def zincrby(self, name: Text, member: Text, amount: float) -> float:
         """Add to the score of a member, which begins at 0; the sum."""
@@ -80,7 +82,7 @@ class Sets(Writing):
             found = [member for member, score in zip(content, replies[1], strict=True) if score is not None]
             return ([(b"ZREM", key, *found)] if found else []), len(found)
 
-        return int(await self._write(name, [(b"ZMSCORE", *content)], decide, MAYBE))
+        return int(await self._write(name, [(b"ZMSCORE", *content)], decide, MAYBE, AtOnce([b"ZREM", *content], counted)))
 
     async def zscore(self, name: Text, member: Text) -> float | None:
         found = await self._read(name, b"ZSCORE", plain(member))

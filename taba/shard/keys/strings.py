@@ -8,8 +8,9 @@ from typing import Any
 
 from taba.shard.keys import amounts
 from taba.shard.keys.amounts import what_of
+from taba.shard.keys.at_once import AtOnce, counted
 from taba.shard.keys.places import Text, plain
-from taba.shard.keys.writing import GONE, MAYBE, Writing
+from taba.shard.keys.writing import GONE, MAYBE, THERE, Writing
 from taba.shard.servers.connection import Command
 
 
@@ -23,7 +24,13 @@ class Strings(Writing):
         """How many of `names` were there; each goes in a transaction of its own."""
         removed = 0
         for name in names:
-            removed += await self._write(name, [], lambda key, replies: ([(b"DEL", key)] if replies[0] else [], replies[0]), GONE)
+            removed += await self._write(
+                name,
+                [],
+                lambda key, replies: ([(b"DEL", key)] if replies[0] else [], replies[0]),
+                GONE,
+                AtOnce([b"DEL"], counted),
+            )
         return removed
 
     async def expire(self, name: Text, seconds: float | None) -> bool:
@@ -34,7 +41,8 @@ class Strings(Writing):
             change = (b"PERSIST", key) if stays is None else (b"PEXPIRE", key, stays)
             return ([change] if replies[0] else []), bool(replies[0])
 
-        return bool(await self._write(name, [], decide, MAYBE))
+        words = [b"PERSIST"] if stays is None else [b"PEXPIRE", stays]
+        return bool(await self._write(name, [], decide, MAYBE, AtOnce(words, lambda existed, _: existed)))
 
     async def ttl(self, name: Text) -> float | None:
         """Seconds until the key goes, `math.inf` where it never does; None when there is no such key."""
@@ -57,14 +65,15 @@ class Strings(Writing):
     async def set(self, name: Text, value: Text, seconds: float | None = None, new: bool = False) -> bool:
         """Give `name` this value, for `seconds` or for ever. With `new` only where there was none; False when there was."""
         content = plain(value)
-        stays = None if seconds is None else amounts.milliseconds(what_of("set", name), seconds)
+        words = [content] if seconds is None else [content, b"PX", amounts.milliseconds(what_of("set", name), seconds)]
 
         def decide(key: bytes, replies: list[Any]) -> tuple[list[Command], bool]:
             if new and replies[0]:
                 return [], False
-            return [(b"SET", key, content) if stays is None else (b"SET", key, content, b"PX", stays)], True
+            return [(b"SET", key, *words)], True
 
-        return bool(await self._write(name, [], decide))
+        at_once = AtOnce([b"SET", *words, b"NX"] if new else [b"SET", *words], lambda _, text: text == b"OK")
+        return bool(await self._write(name, [], decide, THERE, at_once))
 
     async def getdel(self, name: Text) -> bytes | None:
         """The value of `name`, which is removed."""
@@ -82,7 +91,8 @@ class Strings(Writing):
         def decide(key: bytes, replies: list[Any]) -> tuple[list[Command], int]:
             return [(b"INCRBY", key, b"%d" % added)], amounts.whole_sum(f"{name!r}", replies[1], added)
 
-        return int(await self._write(name, [(b"GET",)], decide))
+        at_once = AtOnce([b"INCRBY", b"%d" % added], counted, b"GET")
+        return int(await self._write(name, [(b"GET",)], decide, THERE, at_once))
 
     async def incrbyfloat(self, name: Text, amount: float) -> float:
         """Add to a number, which begins at 0; the sum, which is finite. It is written so that it reads back exactly."""

@@ -6,21 +6,22 @@ knows, from a key that it writes along. The writes of one Router to one bucket t
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from twisted.internet.defer import DeferredLock
+from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 
 from taba import names
 from taba.errors import StoreUnavailable
 from taba.shard.buckets import prefix_of
+from taba.shard.keys.at_once import MOST_WORDS, AtOnce, answer_of, arguments, number_of, written
 from taba.shard.keys.places import Text, bucket_of, doers_key, done_key, names_key, plain_name
 from taba.shard.patience import Pauses, Standing
 from taba.shard.servers.connection import Command
 from taba.shard.servers.gather import gather
-from taba.shard.transaction import BucketBusy, Update, Writes
+from taba.shard.transaction import TRANSACT_SECONDS, BucketBusy, NotReplicated, Update, Writes
 
 DONE_SECONDS = 120.0  # how long what a Router did last is remembered after it was seen unchanged; a write is tried for less
 FEW_DOERS = 32  # Routers whose last write one bucket remembers without looking whether they still write
@@ -44,6 +45,7 @@ class Write(NamedTuple):
     reads: Sequence[Command]
     decide: Decide
     after: str
+    at_once: AtOnce | None = None
 
 
 class Writing:
@@ -58,7 +60,9 @@ class Writing:
         self._tries = 0
         self._made = 0  # keys, since the last sweep
         self._done = 0  # writes, since we last looked after other Routers'
-        self._turns: dict[int, tuple[DeferredLock, int]] = {}
+        self._turns: dict[int, deque[Deferred[None]]] = {}  # buckets that this Router writes to, and who waits for that
+        self._written: dict[int, int] = {}  # bucket → the number of the last write of this Router there, where it is known
+        self._done_keys: dict[int, bytes] = {}
         self._places: dict[Text, tuple[int, bytes, int]] = {}  # name → its bucket and key, of how many buckets; names come again
 
     # what a Router has
@@ -81,13 +85,14 @@ class Writing:
     ) -> dict[int, Any | Exception]:
         raise NotImplementedError
 
-    async def transact_patiently(self, bucket: int, reads: Sequence[Command], update: Update) -> Any:
-        """`transact`, and where another transaction holds the bucket's lease, again when that is over."""
+    async def transact_patiently(self, bucket: int, reads: Sequence[Command], update: Update, seconds: float | None = None) -> Any:
+        """`transact`, and where another transaction holds the bucket's lease, again when that is over. `seconds`: of the first."""
         end = self._reactor.seconds() + TURN_SECONDS
         while True:
             try:
-                return await self.transact(bucket, reads, update)
+                return await self.transact(bucket, reads, update, seconds)
             except BucketBusy:
+                seconds = None
                 if self._reactor.seconds() > end:
                     raise
                 await self._pauses.wait(BUSY_PAUSE_SECONDS)
@@ -126,6 +131,12 @@ class Writing:
         """`read` of what was made here."""
         return await self.read(bucket, reads)
 
+    async def _run_here(
+        self, bucket: int, keys: Sequence[bytes], make: Callable[[bytes, Sequence[bytes]], Command]
+    ) -> tuple[int, bytes, NotReplicated | None] | None:
+        """What the script of `at_once` answers, and who did not confirm it; None where it did nothing, or nobody knows."""
+        return None
+
     async def _read(self, name: Text, command: bytes, *arguments: bytes) -> Any:
         bucket, key, _ = self._place(name, self.buckets)
         return (await self._read_here(bucket, [(command, key, *arguments)]))[0]
@@ -148,85 +159,99 @@ class Writing:
         in_turn = {bucket: iter(own) for bucket, own in replies.items()}  # a bucket's own come in the order in which they were asked for
         return [next(in_turn[one[0]]) for one in places]
 
-    async def _write(self, name: Text, reads: Sequence[Command], decide: Decide, after: str = THERE) -> Any:
+    async def _write(self, name: Text, reads: Sequence[Command], decide: Decide, after: str = THERE, at_once: AtOnce | None = None) -> Any:
         """Do what `decide` says, once, and return its result.
 
         `reads` have no key yet. `decide` gets the key and the replies: whether the key is there, then those to `reads`.
-        `after`: whether the key is there then.
+        `after`: whether the key is there then. `at_once`: the same, as a server does it by itself.
         """
         bucket, key, _ = self._place(name, self.buckets)
-        return (await self._write_all(bucket, [Write(plain_name(name), key, reads, decide, after)]))[0]
+        write = Write(plain_name(name), key, reads, decide, after, at_once)
+        if bucket in self._turns:
+            await self._take_turn(bucket)
+        else:
+            self._turns[bucket] = deque()
+        try:
+            before = self._written.pop(bucket, None)  # until we know what this one comes to
+            if before is None or at_once is None or len(at_once.words) > MOST_WORDS:
+                result = (await self._write_all(bucket, [write]))[0]
+            else:
+                result = await self._write_at_once(bucket, write, at_once, before)
+            if self._made >= SWEEP_AFTER or self._done >= DONE_SWEEP_AFTER:
+                await self._tidy(bucket)
+            return result
+        except NotReplicated as error:
+            [error.result] = error.result
+            raise
+        finally:
+            self._end_turn(bucket)
+
+    async def _write_at_once(self, bucket: int, write: Write, how: AtOnce, before: int) -> Any:
+        """The usual case in one round trip: all is as we know it. What is otherwise, a transaction finds out; also what we did, where
+        the answer was lost."""
+        self._tries += 1
+        number = self._tries
+        done = self._done_keys.get(bucket) or self._done_keys.setdefault(bucket, done_key(bucket, self._token.encode()))
+        began = self._reactor.seconds()
+        keys = [done, names_key(bucket), write.key]
+        found = await self._run_here(bucket, keys, lambda owner, keys: arguments(keys, owner, before, number, write.after, write.name, how))
+        if found is None:
+            self.counts["not_at_once"] += 1
+            passed = self._reactor.seconds() - began
+            plan = _Plan(self, bucket, [write], (number, how))
+            return (await self._carry_out(plan, max(TRANSACT_SECONDS - passed, 0.0)))[0]
+        existed, text, failure = found
+        self._written[bucket] = number
+        self._done += 1
+        if not existed and write.after == THERE:
+            self._made += 1
+        result = how.answer(bool(existed), text)
+        if failure is not None:
+            failure.result = [result]
+            raise failure
+        return result
 
     async def _write_all(self, bucket: int, writes: Sequence[Write]) -> list[Any]:
-        """Do what all of `writes`, on different keys of `bucket`, say, once; their results."""
-        lock = await self._take_turn(bucket)
-        try:
-            result: list[Any] = await self.transact_patiently(bucket, *self._plan(bucket, writes))
-            await self._tidy(bucket)
-            return result
-        finally:
-            self._end_turn(bucket, lock)
+        """Do what all of `writes`, on different keys of `bucket`, say, once; their results. It is this Router's turn there."""
+        return await self._carry_out(_Plan(self, bucket, writes), None)
+
+    async def _carry_out(self, plan: _Plan, seconds: float | None) -> list[Any]:
+        result: list[Any] = await self.transact_patiently(plan.bucket, plan.reads, plan.update, seconds)
+        self._learn(plan)
+        return result
+
+    def _learn(self, plan: _Plan) -> None:
+        """What `plan` wrote is the last that this Router wrote there."""
+        if plan.number:
+            self._written[plan.bucket] = plan.number
 
     async def _write_lots(self, lots: Mapping[int, Sequence[Write]]) -> dict[int, list[Any] | Exception]:
         """`_write_all` of many buckets at once; an exception stands where it would raise one."""
         results: dict[int, Any] = {}
-        turns: dict[int, DeferredLock] = {}
+        turns: list[int] = []
         try:
             for bucket in sorted(lots):  # in one order: two that want the same never wait for each other
                 try:
-                    turns[bucket] = await self._take_turn(bucket)
+                    await self._take_turn(bucket)
                 except StoreUnavailable as error:
                     results[bucket] = error
-            work = {bucket: self._plan(bucket, lots[bucket]) for bucket in turns}
-            results.update(await self.transact_each(work))
+                else:
+                    turns.append(bucket)
+                    self._written.pop(bucket, None)
+            plans = {bucket: _Plan(self, bucket, lots[bucket]) for bucket in turns}
+            results.update(await self.transact_each({bucket: (plan.reads, plan.update) for bucket, plan in plans.items()}))
             busy = [bucket for bucket in turns if isinstance(results[bucket], BucketBusy)]
             # all at once: each may take until a lease is abandoned, and who waits for a turn here waits for no more than one
-            results.update(zip(busy, await gather([self.transact_patiently(bucket, *work[bucket]) for bucket in busy]), strict=True))
-            for bucket in turns:
+            again = [self.transact_patiently(bucket, plans[bucket].reads, plans[bucket].update) for bucket in busy]
+            results.update(zip(busy, await gather(again), strict=True))
+            for bucket, plan in plans.items():
+                if not isinstance(results[bucket], Exception):
+                    self._learn(plan)
                 await self._tidy(bucket)
             return results
         finally:
-            for bucket, lock in turns.items():
-                self._end_turn(bucket, lock)
-
-    def _plan(self, bucket: int, writes: Sequence[Write]) -> tuple[list[Command], Update]:
-        """The reads and the update of the transaction that does what `writes` say, once."""
-        done = done_key(bucket, self._token.encode())
-        watched: list[Command] = [(b"GET", done)]
-        for write in writes:
-            watched += [(b"EXISTS", write.key), *((command[0], write.key, *command[1:]) for command in write.reads)]
-        results: dict[int, list[Any]] = {}
-
-        def update(replies: list[Any]) -> Writes:
-            applied = int(replies[0] or 0)
-            if applied in results:
-                return Writes([], results[applied])  # an earlier try, whose answer was lost
-            commands: list[Command] = []
-            result: list[Any] = []
-            place = 1
-            for write in writes:
-                own, place = replies[place : place + 1 + len(write.reads)], place + 1 + len(write.reads)
-                wanted, one = write.decide(write.key, own)
-                result.append(one)
-                if not wanted:
-                    continue
-                commands += wanted
-                if write.after == THERE and not own[0]:
-                    commands.append((b"ZADD", names_key(bucket), b"0", write.name))
-                    self._made += 1
-                elif write.after == GONE:
-                    commands.append((b"ZREM", names_key(bucket), write.name))
-            if not commands:
-                return Writes([], result)
-            self._tries += 1
-            results[self._tries] = result
-            commands.append((b"SET", done, b"%d" % self._tries))
-            if replies[0] is None:
-                commands.append((b"SADD", doers_key(bucket), self._token.encode()))
-            self._done += 1
-            return Writes(commands, result)
-
-        return watched, update
+            for bucket in turns:
+                self._end_turn(bucket)
 
     async def _tidy(self, bucket: int) -> None:
         """Once in a while, after a write there: forget what is gone from `bucket`."""
@@ -268,31 +293,24 @@ class Writing:
         except StoreUnavailable:
             self.counts["sweeps_left"] += 1  # what was asked for is done; the next one will
 
-    async def _take_turn(self, bucket: int) -> DeferredLock:
+    async def _take_turn(self, bucket: int) -> None:
         # one write of this Router to a bucket at a time: `done` is one key, and the others would only meet its WATCH
-        lock, users = self._turns.get(bucket) or (DeferredLock(), 0)
-        self._turns[bucket] = (lock, users + 1)
-        turn = lock.acquire()
+        waiting = self._turns.get(bucket)
+        if waiting is None:
+            self._turns[bucket] = deque()
+            return
+        turn: Deferred[None] = Deferred(lambda given_up: waiting.remove(given_up))
+        waiting.append(turn)
         try:
-            await (turn.addTimeout(TURN_SECONDS, self._reactor) if users else turn)
+            await turn.addTimeout(TURN_SECONDS, self._reactor)
         except DeferredTimeout:
-            self._leave(bucket)
             raise StoreUnavailable(f"bucket {bucket}: earlier writes are not done within {TURN_SECONDS:g} s") from None
-        except BaseException:  # cancelled by who waited: nothing is wrong with the store
-            self._leave(bucket)
-            raise
-        return lock
 
-    def _end_turn(self, bucket: int, lock: DeferredLock) -> None:
-        self._leave(bucket)
-        lock.release()
-
-    def _leave(self, bucket: int) -> None:
-        lock, users = self._turns[bucket]
-        if users == 1:
-            del self._turns[bucket]
+    def _end_turn(self, bucket: int) -> None:
+        if self._turns[bucket]:
+            self._turns[bucket].popleft().callback(None)
         else:
-            self._turns[bucket] = (lock, users - 1)
+            del self._turns[bucket]
 
     async def _still_there(self, page: Mapping[int, list[bytes]]) -> list[bytes]:
         """The names of keys that have not expired or become empty; those that have are taken out of the list of names."""
@@ -313,3 +331,54 @@ class Writing:
             return Writes([(b"ZREM", names_key(bucket), *gone)] if gone else [])
 
         return update
+
+
+class _Plan:
+    """The transaction that does what `writes` say, once. `late`: the number of a script that may have done it, or may yet, and how.
+
+    Once it is done, `number` is that of the last write of this Router to the bucket; 0 where it has none.
+    """
+
+    def __init__(self, writing: Writing, bucket: int, writes: Sequence[Write], late: tuple[int, AtOnce] | None = None):
+        self.bucket = bucket
+        self.number = 0
+        self._writing, self._writes = writing, writes
+        self._late = late
+        self._done = done_key(bucket, writing._token.encode())
+        self._results: dict[int, list[Any]] = {}
+        self.reads: list[Command] = [(b"GET", self._done)]
+        for write in writes:
+            self.reads += [(b"EXISTS", write.key), *((command[0], write.key, *command[1:]) for command in write.reads)]
+
+    def update(self, replies: list[Any]) -> Writes:
+        writing, bucket = self._writing, self.bucket
+        applied = self.number = number_of(replies[0])
+        if applied in self._results:
+            return Writes([], self._results[applied])  # an earlier try, whose answer was lost
+        if self._late is not None and applied == self._late[0]:
+            return Writes([], [answer_of(replies[0], self._late[1].answer)])
+        commands: list[Command] = []
+        result: list[Any] = []
+        place = 1
+        for write in self._writes:
+            own, place = replies[place : place + 1 + len(write.reads)], place + 1 + len(write.reads)
+            wanted, one = write.decide(write.key, own)
+            result.append(one)
+            if not wanted:
+                continue
+            commands += wanted
+            if write.after == THERE and not own[0]:
+                commands.append((b"ZADD", names_key(bucket), b"0", write.name))
+                writing._made += 1
+            elif write.after == GONE:
+                commands.append((b"ZREM", names_key(bucket), write.name))
+        if not commands:
+            return Writes([], result)
+        writing._tries += 1
+        self.number = writing._tries
+        self._results[self.number] = result
+        commands.append((b"SET", self._done, written(self.number)))
+        if replies[0] is None:
+            commands.append((b"SADD", doers_key(bucket), writing._token.encode()))
+        writing._done += 1
+        return Writes(commands, result)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
+from taba.shard.memory.scripts import SCRIPTS, evaluate
 from taba.shard.memory.values import (
     SetMembers,
     SortedMembers,
@@ -48,6 +49,7 @@ class MemoryServer:
         self._expires: dict[bytes, float] = {}
         self._changes = 0
         self._versions: dict[bytes, int] = {}
+        self._scripts: set[bytes] = set()  # that it knows by their digests
 
     def version(self, key: bytes) -> int:
         """Grows with each change of `key`, its expiry too."""
@@ -346,6 +348,17 @@ class MemoryServer:
         del count, milliseconds
         return sum(offset >= self.offset for offset in self.replicas.values())
 
+    # --- scripts ---
+
+    def _evalsha(self, sha: bytes, count: bytes, *rest: bytes) -> Reply:
+        return evaluate(self.run, self._scripts, sha, count, rest)
+
+    def _eval(self, script: bytes, count: bytes, *rest: bytes) -> Reply:
+        """Raises ValueError for a script that is none of Taba's."""
+        [sha] = [sha for sha, (known, _) in SCRIPTS.items() if known == script]
+        self._scripts.add(sha)
+        return self._evalsha(sha, count, *rest)
+
     # --- what a walk over keys or elements needs ---
 
     def _scan(self, cursor: bytes, *options: bytes) -> Reply:
@@ -433,6 +446,8 @@ COMMANDS: dict[bytes, tuple[int, int | None, Callable[..., Reply]]] = {
     b"INFO": (0, None, _S._info),
     b"TIME": (0, 0, _S._time),
     b"CONFIG": (2, 2, _S._config),
+    b"EVALSHA": (2, None, _S._evalsha),
+    b"EVAL": (2, None, _S._eval),
     b"WAIT": (2, 2, _S._wait),
     b"MEMORY": (1, None, _S._memory),
     b"SCAN": (1, None, _S._scan),

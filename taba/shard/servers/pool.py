@@ -182,6 +182,7 @@ class Pool:
         self.text = address.text
         self.size = size
         self.last_error = "not connected yet"
+        self.scripts_from = 0.0  # when scripts may be sent to it, by the reactor's clock
         self._logged = ""  # the reason that the log gave last, since a connection was up
         self._reactor = reactor
         self._random = random or Random()

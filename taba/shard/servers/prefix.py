@@ -16,6 +16,7 @@ _BEGIN = b"taba:"
 _WITHOUT_KEYS = frozenset(
     b"PING ECHO AUTH HELLO SELECT MULTI EXEC UNWATCH INFO CONFIG TIME ROLE WAIT WAITAOF CLUSTER SENTINEL SCAN".split()
 )
+_SCRIPTS = frozenset([b"EVALSHA", b"EVAL"])
 # whose further arguments are values, fields and members, which may look like keys
 _ONE_KEY = frozenset(
     b"GET SET SETNX SETEX PSETEX GETSET GETDEL GETEX APPEND STRLEN GETRANGE SETRANGE INCR INCRBY INCRBYFLOAT DECR DECRBY "
@@ -47,6 +48,9 @@ def _command(command: Command, prefix: str) -> Command:
     name = command[0].upper()
     if name in _WITHOUT_KEYS or len(command) < 2:
         return command
+    if name in _SCRIPTS:  # how many keys there are stands before them; what follows them is arguments
+        end = 3 + int(command[2])
+        return (*command[:3], *[on_the_wire(key, prefix) for key in command[3:end]], *command[end:])
     if name in _ONE_KEY:
         return (command[0], on_the_wire(command[1], prefix), *command[2:])
     return (command[0], *[on_the_wire(part, prefix) for part in command[1:]])  # several keys, or one in another place
