@@ -26,8 +26,8 @@ from benchmarks.sending import Streams, send
 from benchmarks.services import ASK_SECONDS, Effort, Services, pid_of, running
 from taba.batch import BATCH_VERSION, CONTENT_TYPE, MAX_LIST_BYTES, MAX_LIST_VALUES, Column, Sent, encode_batch, encode_envelope
 from taba.bounds import MAX_BATCH_COLUMNS, MAX_ENVELOPE_BATCHES, MAX_ENVELOPE_BYTES, MAX_VALUE_BYTES, KiB
+from taba.calls import MAX_BODY_BYTES
 from taba.events import MAX_POSTED_EVENTS
-from taba.web import MAX_BODY_BYTES
 
 AT_ONCE = 3  # of each request: their pieces must not come to one
 STREAM, NONCE, TIME = bytes(16), bytes(8), struct.pack("<d", 1.7e9)

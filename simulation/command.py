@@ -13,8 +13,8 @@ from typing import Any
 from twisted.logger import globalLogBeginner
 
 from simulation.faults import KINDS, silent
+from simulation.play import Result, play
 from simulation.shrinking import shrink
-from simulation.world import Result, play
 
 DEFAULT_STEPS = 200_000
 SHOWN_LINES = 60  # of a trace

@@ -10,21 +10,16 @@ import os
 import sqlite3
 from collections.abc import Callable, Collection, Mapping
 from random import Random
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from simulation.ground import Part
 from simulation.names import AGENT, part_of
 from simulation.store import REPLICA_SECONDS
-
-if TYPE_CHECKING:
-    from simulation.parts import Part
-    from simulation.world import World
-
+from simulation.world import BACK, MOVES, World
 
 MOVE_SECONDS = 0.3  # about as long as a command takes that moves a bucket or two
 SHIELD_SECONDS = 0.5  # after an outbox was removed nobody kills its Agent: what it holds would be lost, and who could count it?
 
-MOVES = frozenset(("buckets move", "kill mover", "mover's fuse", "mover interrupted", "mover stopped"))
-BACK = frozenset(("store goes back", "store fails over", "replica lags"))
 # Faults that do not go together. A store that goes back is made good by what Agents retain: a full disk takes that, and so does a host that
 # boots anew. In full memory what was acknowledged longest ago is given up first: a failover takes back what is younger than that, a store
 # that is as it was twenty seconds ago takes back more than is retained, and what it had of that nobody can tell. And one that is as it was
@@ -51,12 +46,12 @@ class Kind(NamedTuple):
     """
 
     weight: float
-    shape: Callable[[Random, World], dict[str, Any]]
+    shape: Callable[[Random], dict[str, Any]]
     happen: Callable[[World, Fault], None]
     counted: tuple[str, ...]
 
 
-def draw(random: Random, world: World, duration: float, kinds: Collection[str], density: float) -> list[Fault]:
+def draw(random: Random, duration: float, kinds: Collection[str], density: float) -> list[Fault]:
     """The faults of one world: about `density` a second, in its first nine tenths."""
     names = list(kinds)
     if not names:
@@ -72,16 +67,16 @@ def draw(random: Random, world: World, duration: float, kinds: Collection[str], 
     faults: list[Fault] = []
     for at in sorted(random.uniform(0.5, 0.9 * duration) for _ in range(count)):
         kind = random.choices(chosen, weights)[0]
-        faults.append(Fault(len(faults), at, kind, KINDS[kind].shape(random, world)))
+        faults.append(Fault(len(faults), at, kind, KINDS[kind].shape(random)))
     return faults
 
 
-def _nothing(random: Random, world: World) -> dict[str, Any]:
+def _nothing(random: Random) -> dict[str, Any]:
     return {}
 
 
-def _seconds(least: float, most: float) -> Callable[[Random, World], dict[str, Any]]:
-    return lambda random, world: {"seconds": round(random.uniform(least, most), 3)}
+def _seconds(least: float, most: float) -> Callable[[Random], dict[str, Any]]:
+    return lambda random: {"seconds": round(random.uniform(least, most), 3)}
 
 
 def _one(part: Part) -> str:
@@ -118,11 +113,11 @@ def _burn(group: str) -> Callable[[World, Fault], None]:
     return happen
 
 
-def _which(random: Random, world: World) -> dict[str, Any]:
+def _which(random: Random) -> dict[str, Any]:
     return {"which": random.randrange(6)}
 
 
-def _fuse(random: Random, world: World) -> dict[str, Any]:
+def _fuse(random: Random) -> dict[str, Any]:
     return {"which": random.randrange(6), "steps": random.choice((0, 1, 2, 3, 5, 8, 13, 30, 100))}
 
 
@@ -150,7 +145,7 @@ def _weather(name: str) -> Callable[[World, Fault], None]:
     return happen
 
 
-def _share(random: Random, world: World) -> dict[str, Any]:
+def _share(random: Random) -> dict[str, Any]:
     return {"share": round(random.choice((0.05, 0.2, 0.6)), 2), "seconds": round(random.uniform(0.5, 10.0), 3)}
 
 
@@ -161,8 +156,8 @@ def _cut_off(world: World, fault: Fault) -> None:
     world.later(fault.detail["seconds"], None, world.network.cut.discard, server.url)
 
 
-def _which_for(least: float, most: float) -> Callable[[Random, World], dict[str, Any]]:
-    return lambda random, world: {"which": random.randrange(6), "seconds": round(random.uniform(least, most), 3)}
+def _which_for(least: float, most: float) -> Callable[[Random], dict[str, Any]]:
+    return lambda random: {"which": random.randrange(6), "seconds": round(random.uniform(least, most), 3)}
 
 
 def _full(name: str) -> Callable[[World, Fault], None]:
@@ -190,7 +185,7 @@ def _step_store_clock(world: World, fault: Fault) -> None:
         store.clock.skew = fault.detail["skew"]
 
 
-def _skew(random: Random, world: World) -> dict[str, Any]:
+def _skew(random: Random) -> dict[str, Any]:
     return {"which": random.randrange(8), "skew": random.choice((-1e9, -3600.0, -60.0, 60.0, 3600.0, 40 * 86_400.0))}
 
 
@@ -256,7 +251,7 @@ def _call_mover(world: World, fault: Fault) -> None:
     world.movers[fault.detail["which"] % len(world.movers)].call(fault.detail["aim"], fault.detail["shard"])
 
 
-def _aim(random: Random, world: World) -> dict[str, Any]:
+def _aim(random: Random) -> dict[str, Any]:
     aim = random.choice(("add", "add", "add", "drain", "drain", "rebalance", "abort", "check", "repair"))
     return {"which": random.randrange(6), "aim": aim, "shard": random.randrange(6)}
 

@@ -6,9 +6,10 @@ A part starts, is killed, and starts again on what it left; what it must not los
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, ClassVar, cast
 
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
@@ -20,6 +21,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
 from simulation.clockwork import Killed, Process
+from simulation.ground import Ground, Part
 from simulation.names import AGENT, ENVIRONMENT, OUTBOX_BYTES, SPOOL_BYTES
 from simulation.network import Sender
 from simulation.store import StorePool
@@ -29,6 +31,7 @@ from taba.agent.keeper import Keeper
 from taba.agent.loop import LAST_DRAIN_FAILS, Loop, Surroundings
 from taba.agent.problems import Room
 from taba.bounds import MiB
+from taba.calls import Call, HTTPError
 from taba.client import pure
 from taba.client.producer import Producer
 from taba.errors import MalformedBatch, StoreUnavailable, TabaError
@@ -47,55 +50,15 @@ from taba.shard import Router
 from taba.shard.moving.check import check
 from taba.shard.moving.reshard import Reshard, current_shards
 from taba.shard.servers.url import Address, StoreURL
-from taba.web import Call, HTTPError
-
-if TYPE_CHECKING:
-    from simulation.world import World
-
 
 UNFIT_SHARE = 0.01  # of what is recorded
 CONNECT_SECONDS = 10.0  # that a command takes to reach the store, or to undo what it did
 
 
-class Part:
-    """What is started, killed and started again. `process` is its life now, if it lives."""
-
-    restart_seconds = (0.05, 5.0)
-
-    def __init__(self, world: World, name: str):
-        self.world, self.name = world, name
-        self.process: Process | None = None
-        self.lives = 0
-        self.may_start = True
-
-    @property
-    def is_alive(self) -> bool:
-        return self.process is not None and self.process.is_alive
-
-    def start(self) -> None:
-        """Begin a life; it may be killed while it does."""
-        if self.is_alive or not self.may_start:
-            return
-        self.lives += 1
-        self.process = Process(self.world, f"{self.name}#{self.lives}")
-        self.world.parts[self.process] = self
-        self.world.dress(self.process, self)
-        self.world.run(self.process, self.live)
-
-    def live(self) -> None:
-        raise NotImplementedError
-
-    def died(self) -> None:
-        """Its process is dead: what the machine does not know of goes, and it starts again after a while."""
-        self.process = None
-        if self.may_start:
-            self.world.later(self.world.random.uniform(*self.restart_seconds), None, self.start)
-
-
 class Client(Part):
     """An application: it records numbered events into the real ring."""
 
-    def __init__(self, world: World, name: str, tabs: list[tuple[str, str]], rate: float):
+    def __init__(self, world: Ground, name: str, tabs: list[tuple[str, str]], rate: float):
         super().__init__(world, name)
         self.tabs, self.rate = tabs, rate
         self.next: dict[tuple[str, str], int] = dict.fromkeys(tabs, 1)
@@ -182,13 +145,17 @@ def unmap(producer: Any) -> None:
 
 
 class Poster(Part):
-    """A program that posts events under keys, and the same again until it is told that they were accepted; to a Server, or to the Agent."""
+    """A program that posts events under keys, and the same again until it is told that they were accepted; to Servers, or to an Agent.
+
+    `holder` says which Agent that is now; None for one that posts to Servers.
+    """
 
     tabs: ClassVar = [("posted1", "Census"), ("posted2", "Census"), ("posted3", "Census")]
 
-    def __init__(self, world: World, name: str, is_for_servers: bool):
+    def __init__(self, world: Ground, name: str, holder: Callable[[], Agent | None] | None = None):
         super().__init__(world, name)
-        self.is_for_servers = is_for_servers
+        self._holder = holder
+        self.is_for_servers = holder is None
         self.next = dict.fromkeys(self.tabs, 1)
         self.recorded: dict[tuple[str, str], set[int]] = {tab: set() for tab in self.tabs}
         self.doubtful: dict[tuple[str, str], set[int]] = {tab: set() for tab in self.tabs}
@@ -245,14 +212,14 @@ class Poster(Part):
                 process.reactor.callLater(process.random.uniform(0.2, 2.0), self._try, key, body, numbers)
 
         world.fired["posted"] += 1
-        if self.is_for_servers:
-            url = process.random.choice(world.servers).url
+        if self._holder is None:
+            url = process.random.choice(world.urls)
             content = FileBodyProducer(BytesIO(json.dumps(body).encode()))
             sending = Sender(world.network, process).request(b"POST", f"{url}/v1/events/{key}".encode(), None, content)
             sending.addTimeout(20.0, cast(Any, process.reactor))
             sending.addCallbacks(lambda response: answered(response.code), lambda failure: answered(503))
             return
-        holder, said = world.holder, [503]
+        holder, said = self._holder(), [503]
         if holder is not None and holder.process is not None and holder.process.wakes <= world.now:
             world.run(holder.process, lambda: said.append(holder.post(json.dumps(body).encode(), key)))
         process.reactor.callLater(0.01, answered, said[-1])
@@ -261,7 +228,7 @@ class Poster(Part):
 class Agent(Part):
     """An Agent: the real loop, over a home of this machine."""
 
-    def __init__(self, world: World, name: str, urls: list[str]):
+    def __init__(self, world: Ground, name: str, urls: list[str]):
         super().__init__(world, name)
         self.urls = urls
         self.loop: Loop | None = None
@@ -358,7 +325,7 @@ class Agent(Part):
         return 500
 
 
-def router_of(world: World, process: Process, buckets: int | None, may_make: bool = True) -> Router:
+def router_of(world: Ground, process: Process, buckets: int | None, may_make: bool = True) -> Router:
     """A process's Router of the world's store."""
     stores = {store.name: store for store in world.stores}
     addresses = tuple(Address(host=name, port=6379) for name in list(stores)[: world.first_stores])
@@ -373,7 +340,7 @@ def router_of(world: World, process: Process, buckets: int | None, may_make: boo
 class CountingBench(Bench):
     """The real one, which counts the folds of States."""
 
-    def __init__(self, world: World, sandbox: Any):
+    def __init__(self, world: Ground, sandbox: Any):
         super().__init__(world.lookup, sandbox)
         self._world = world
 
@@ -385,7 +352,7 @@ class CountingBench(Bench):
 class Server(Part):
     """A Server: Router, fold cycles, marks, posts and questions, as its service wires them."""
 
-    def __init__(self, world: World, name: str, url: str, buckets: int):
+    def __init__(self, world: Ground, name: str, url: str, buckets: int):
         super().__init__(world, name)
         self.url, self.buckets = url, buckets
         self.is_future = False  # it reads the next version of batches alone
@@ -451,8 +418,7 @@ class Server(Part):
             if name == "status":
                 return 200, {}, json.dumps({"store": self.router.describe()}).encode()
             if name == "servers":
-                urls = [server.url for server in self.world.servers]
-                return 200, {}, json.dumps([{"url": url, "roles": [], "started": 0} for url in urls]).encode()
+                return 200, {}, json.dumps([{"url": url, "roles": [], "started": 0} for url in self.world.urls]).encode()
             if name == "count":
                 return 200, {}, json.dumps(await self._count(key)).encode()
             if name == "events":
@@ -478,7 +444,7 @@ class Server(Part):
 class Asker(Part):
     """Somebody who looks at totals, one question after the other, and must never see one fall."""
 
-    def __init__(self, world: World, name: str, tabs: list[str]):
+    def __init__(self, world: Ground, name: str, tabs: list[str]):
         super().__init__(world, name)
         self.tabs = tabs
         self.seen: dict[str, int] = dict.fromkeys(tabs, 0)
@@ -491,7 +457,7 @@ class Asker(Part):
         process, world = self.process, self.world
         assert process is not None
         tab = process.random.choice(self.tabs)
-        url = process.random.choice(world.servers).url
+        url = process.random.choice(world.urls)
         asking = Sender(world.network, process).request(b"GET", f"{url}/v1/count/{tab}".encode())
         asking.addTimeout(20.0, cast(Any, process.reactor))
         asking.addCallbacks(lambda response: self._answered(tab, response), lambda failure: None)
@@ -516,7 +482,7 @@ class Mover(Part):
 
     restart_seconds = (0.5, 15.0)
 
-    def __init__(self, world: World, name: str):
+    def __init__(self, world: Ground, name: str):
         super().__init__(world, name)
         self.may_start = False  # until somebody calls the command
         self.aim: tuple[str, int] = ("rebalance", 0)

@@ -1,39 +1,28 @@
-"""One world: its parts, the faults that befall them, a quiet end, and what must be true then.
-
-Everything follows from the seed. The faults are drawn before anything happens and have a number each, so that a run can be repeated
-without some of them: that is how a trace is made short.
-"""
+"""One world: its parts, what is true of them at every step, and what must be true in the end."""
 
 from __future__ import annotations
 
-import errno
-import gc
 import os
-import traceback
 from collections import Counter
 from collections.abc import Collection
 from random import Random
-from typing import Any, NamedTuple, cast
+from typing import Any
 
-from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
-
-from simulation.census import Census, count, numbers
-from simulation.clockwork import Clockwork, Killed, Process
-from simulation.faults import BACK, KINDS, MOVES, Fault, draw
-from simulation.machine import Machine
-from simulation.network import Network
-from simulation.parts import Agent, Asker, Client, Mover, Part, Poster, Server
-from simulation.store import REPLICA_SECONDS, Store
+from simulation.census import count, numbers
+from simulation.ground import Ground
+from simulation.parts import Agent, Asker, Client, Mover, Poster, Server
+from simulation.store import Store
 from taba.agent.loop import Loop
-from taba.handlers.lookup import Found, Lookup
 from taba.server import keys
 from taba.server.aging import read_record
 from taba.shard.buckets import STORE_KEY, decode_owner, decode_record, owner_key
 
 BUCKETS = 4
-STORES = 3  # servers of the store; it begins with one or two
 CENSUS_SECONDS = 5.0  # between two looks at each State's identities
 NOWHERE_SECONDS = 60.0  # a mover that died is waited for, a Server comes by, and shards that were away are back
+# kinds of faults that a world has to know of
+MOVES = frozenset(("buckets move", "kill mover", "mover's fuse", "mover interrupted", "mover stopped"))
+BACK = frozenset(("store goes back", "store fails over", "replica lags"))
 FILLING = frozenset(("memory full", "disk full", "spool spoilt"))
 # keys that the world looks at whenever they change: (bucket, whether it is its owner key)
 WATCHED = {key: (bucket, key == owner_key(bucket)) for bucket in range(BUCKETS) for key in (owner_key(bucket), keys.counts(bucket))}
@@ -46,73 +35,36 @@ class Broken(AssertionError):
     """Something that must be true is not."""
 
 
-class Result(NamedTuple):
-    """What became of one run."""
-
-    seed: int
-    error: str | None
-    steps: int
-    seconds: float  # simulated
-    digest: int
-    fired: Counter[str]
-    faults: list[Fault]
-    trace: list[str]
-    folded: int  # events
-    folds: int  # of States
-
-
-class World(Clockwork):
-    """The world of one seed. `without`: numbers of faults that do not happen. `faults_wanted`: kinds, or all."""
+class World(Ground):
+    """A world without faults of its own: `kinds` are those that will befall it."""
 
     def __init__(
         self,
         seed: int,
-        without: Collection[int] = (),
-        duration: float | None = None,
-        kinds: Collection[str] = tuple(KINDS),
+        shape: Random,
+        kinds: Collection[str] = (),
         directory: str | None = None,
         types: Collection[str] = ("Census", "Census", "UpDown"),
         rate: float | None = None,
-        density: float = 0.5,
     ):
-        super().__init__(seed)
-        shape = Random(f"shape {seed}")
-        self.seed, self.without = seed, frozenset(without)
-        self.duration = duration = duration if duration is not None else shape.choice((10.0, 20.0, 30.0, 30.0, 150.0))
-        self.machine = Machine(self, directory)
-        self.machine.reads_other_version = lambda process: bool(getattr(self.parts.get(process), "is_future", False))
-        self.network = Network(self)
-        self.parts: dict[Process, Part] = {}
-        self.boot = 1
-        self.is_quiet = False  # nothing more is recorded
-        self.on_death = self._bury
-        self._boot_base = self.random.uniform(100.0, 100_000.0)
-        self.first_stores = shape.choice((1, 1, 2))
-        self.stores = [Store(self, f"memory-{number}", self._changed) for number in range(1, STORES + 1)]
-        self._names: dict[str, bytes] = {}  # what of a store its record says
+        super().__init__(seed, shape, self._changed, directory)
         self._open: dict[int, str] = {}  # bucket → the store that has it open
         self._nowhere = dict.fromkeys(range(BUCKETS), 0.0)  # for how long nobody had it open while nothing was wrong
         self._booked = dict.fromkeys(range(BUCKETS), 0)  # bucket → how many events its counts name
         self._next_census = CENSUS_SECONDS
-        self.folds = 0  # of States
         self.unsure = 0  # events that went with a host that booted anew
-        self.lookup = lookup()
-        urls = [f"http://server-{number}:8280" for number in range(1, shape.choice((1, 2, 2)) + 1)]
-        self.servers = [Server(self, f"server-{number}", url, BUCKETS) for number, url in enumerate(urls, 1)]
-        self.agents = [Agent(self, "agent", urls[:1]), Agent(self, "other-agent", urls[:1])]
+        self.servers = [Server(self, f"server-{number}", url, BUCKETS) for number, url in enumerate(self.urls, 1)]
+        self.agents = [Agent(self, "agent", self.urls[:1]), Agent(self, "other-agent", self.urls[:1])]
         self.agents[1].may_start = False  # until somebody starts it
         self.shielded_until = 0.0
         rate = rate if rate is not None else shape.choice(RATES)
         tabs = [(f"{type.lower()}{number}", type) for number, type in enumerate(types)]
         self.clients = [Client(self, f"client-{number}", tabs, rate) for number in range(1, shape.choice((1, 2, 3)) + 1)]
         self.movers = [Mover(self, f"mover-{number}") for number in (1, 2)]
-        self.posters = [Poster(self, "poster-server", True), Poster(self, "poster-agent", False)][: shape.choice((0, 2, 2))]
-        self.hosts: dict[str, float] = {}  # how far the wall clock of a part's host is off
+        posters = [Poster(self, "poster-server"), Poster(self, "poster-agent", lambda: self.holder)]
+        self.posters = posters[: shape.choice((0, 2, 2))]
         self.drifts = {part.name: shape.uniform(0.999, 1.001) for part in (*self.servers, *self.agents, *self.clients)}
-        self.errors: list[str] = []
-        self.faults = draw(Random(f"faults {seed}"), self, duration, kinds, density)
-        drawn = {fault.kind for fault in self.faults}
-        self.goes_back = bool(drawn & BACK)  # what a store has acknowledged it may lose
+        self.goes_back = bool(set(kinds) & BACK)
         if self.goes_back:
             # what a Server has folded of a post nobody retains: it is the poster's to know that a store went back
             self.posters = [poster for poster in self.posters if not poster.is_for_servers]
@@ -120,19 +72,9 @@ class World(Clockwork):
         names = list(dict.fromkeys(name for source in sources for name, type in source.tabs if type == "Census"))
         # nobody asks where there is no Tab whose numbers an answer shows
         self.askers = [Asker(self, "asker", names)][: min(shape.choice((0, 1, 1)), len(names))]
-        self.may_move = bool(drawn & MOVES)
+        self.may_move = bool(set(kinds) & MOVES)
         self.may_lose = False  # a fault made it right that something is dropped, counted
-        self.may_fill = bool(drawn & FILLING)  # that what is written may find no room
-
-    # --- what parts need ---
-
-    def say(self, line: str) -> None:
-        """For people, and for the digest: without the folder, whose name is chance."""
-        super().say(line.replace(self.machine.root, "") if "/" in line else line)
-
-    def since_boot(self) -> float:
-        """Seconds since the Agent's host began."""
-        return self.now + self._boot_base
+        self.may_fill = bool(set(kinds) & FILLING)
 
     def boots_anew(self) -> None:
         """The host of Agent and applications loses power: its processes end, its shared memory is gone, its disk is as it was."""
@@ -146,133 +88,6 @@ class World(Clockwork):
         self._boot_base = -self.now
         self.unsure = max(0, self._all_recorded() - sum(self._booked.values()))
         self.may_lose = True
-
-    def dress(self, process: Process, part: Part) -> None:
-        """Give a new process its clocks."""
-        process.drift = self.drifts.get(part.name, 1.0)
-        process.skew = self.hosts.get(part.name, 0.0)
-
-    def _bury(self, process: Process) -> None:
-        part = self.parts.pop(process, None)
-        if part is not None:
-            self.machine.bury(process)
-            part.died()
-
-    def unexpected(self, error: BaseException, process: Process | None) -> None:
-        """Code of Taba raised what nobody expects."""
-        has_no_room = getattr(error, "errno", None) == errno.ENOSPC or type(error).__name__ in ("SpoolFull", "OutboxFull")
-        if self.may_fill and (has_no_room or f"{error}" == "database or disk is full"):
-            return
-        if process is not None and not process.is_alive:
-            return
-        self.errors.append("".join(traceback.format_exception(error))[-1500:])
-
-    def _hear(self, event: dict[str, Any]) -> None:
-        """What a part logs as a failure is one, unless it is dead: then its coroutines end in any way."""
-        failure = event.get("log_failure")
-        if failure is None or failure.check(Killed, GeneratorExit) or "GeneratorExit" in f"{failure.value}":
-            return
-        if self.running.is_alive:
-            self.errors.append(f"{formatEvent(event)}\n{failure.getTraceback()}"[-1500:])
-
-    # --- the run ---
-
-    def play(self) -> Result:
-        """All of it."""
-        hear = cast(ILogObserver, self._hear)
-        globalLogPublisher.addObserver(hear)
-        with self.machine.exchanged():
-            try:
-                self._play()
-                error = self.errors[0] if self.errors else None
-            except Broken as broken:
-                error = f"{broken}"
-            finally:
-                globalLogPublisher.removeObserver(hear)
-        result = Result(
-            self.seed,
-            error,
-            self.steps,
-            self.now,
-            self.digest,
-            self.fired,
-            self.faults,
-            list(self.said),
-            self.folded()["folded"],
-            self.folds,
-        )
-        return result
-
-    def _play(self) -> None:
-        kinds = {fault.kind for fault in self.faults}
-        for store in self.stores:
-            if "store goes back" in kinds:
-                store.remember()
-            if kinds & {"store fails over", "replica lags"}:
-                store.follow()
-        for part in (*self.servers, *self.agents, *self.clients, *self.posters, *self.askers):
-            self.later(self.random.uniform(0.0, 0.5), None, part.start)
-        for fault in self.faults:
-            if fault.number not in self.without:
-                self.later(fault.at, None, self._befall, fault)
-        self._look_at_buckets()
-        self._pass(self.duration)
-        self._make_quiet()
-        self._pass(self.now + 5.0)
-        self._settle()
-        if self.network.last_arrival > self.now:
-            self._pass(self.network.last_arrival + LOOK_SECONDS)  # what comes later than all else changes nothing
-            self._settle()
-
-    def _pass(self, until: float) -> None:
-        """Have time pass, and end at the first thing that is wrong."""
-        while self.now < until:
-            self.advance(min(self.now + LOOK_SECONDS, until))
-            self._raise_for_errors()
-            if self.now >= self._next_census:
-                self._next_census = self.now + CENSUS_SECONDS
-                self._check_doubles()
-
-    def _raise_for_errors(self) -> None:
-        if self.errors:
-            raise Broken(self.errors[0])
-
-    def _settle(self) -> None:
-        end = self.now + CALM_SECONDS
-        while not self.is_settled() and self.now < end:
-            self._pass(self.now + LOOK_SECONDS)
-        self.check()
-
-    def _befall(self, fault: Fault) -> None:
-        self.steps += 1
-        self.say(f"fault {fault.number}: {fault.kind} {fault.detail}")
-        KINDS[fault.kind].happen(self, fault)
-
-    def _make_quiet(self) -> None:
-        """The faults cease, and so do the applications."""
-        self.say("faults cease")
-        self.is_quiet = True
-        self.network.weather.clear()
-        self.network.cut.clear()
-        self.machine.is_disk_full = self.machine.is_memory_full = False
-        for store in self.stores:
-            store.is_reading_only = False
-            store.cut_before = store.cut_after = store.late = 0.0
-            store.lag = REPLICA_SECONDS
-            store.start()
-        for server in self.servers:
-            server.is_future = False
-        for part in (*self.servers, self.agents[0], *self.clients, *self.posters):
-            part.may_start = True
-            if part.process is not None:
-                part.process.fuse = None
-            self.later(0.01, None, part.start)
-        if self.may_move:
-            for mover in self.movers:
-                mover.may_start = False
-                if mover.process is not None:
-                    self.kill(mover.process)
-            self.later(0.01, None, self.movers[0].call, "settle", 0)
 
     # --- what is true at every step ---
 
@@ -420,9 +235,14 @@ class World(Clockwork):
                 found.setdefault((client, tab), []).append((f"{store.name} bucket {bucket}", state))
         return found
 
+    def raise_for_errors(self) -> None:
+        """Raises Broken for the first thing that was seen to be wrong on the way."""
+        if self.errors:
+            raise Broken(self.errors[0])
+
     def check(self) -> None:
         """What must be true in the end. Raises Broken."""
-        self._raise_for_errors()
+        self.raise_for_errors()
         if not self.is_settled():
             raise Broken(f"{CALM_SECONDS:.0f} s after the last fault not all is folded: {self._left()}")
         self._check_books()
@@ -518,26 +338,3 @@ def project(handler: Any, content: bytes) -> float:
     """The value of an UpDown's State."""
     state = handler.load(keys.unframe(content).dump)
     return float(handler.project(state, 0.0)["value"] or 0.0)
-
-
-def lookup() -> Lookup:
-    """The Handlers of the world."""
-    from taba.handlers.counter_group import CounterGroup
-    from taba.handlers.expiry_gauge import ExpiryGauge
-    from taba.handlers.totals_counter import TotalsCounter
-    from taba.handlers.updown import UpDown
-
-    made = [Census(), UpDown(), TotalsCounter(), CounterGroup(), ExpiryGauge()]
-    return Lookup({handler.type: Found(handler, "taba", True) for handler in made})
-
-
-def play(seed: int, without: Collection[int] = (), **options: Any) -> Result:
-    """One run, and nothing of it left behind."""
-    gc.disable()  # what coroutines of killed processes left is collected between worlds, where it does no harm
-    world = World(seed, without, **options)
-    try:
-        return world.play()
-    finally:
-        del world
-        gc.collect()
-        gc.enable()

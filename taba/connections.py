@@ -27,13 +27,14 @@ from twisted.python.failure import Failure
 from twisted.web import http, server
 
 from taba.bounds import KiB, MiB
+from taba.calls import MAX_BODY_BYTES, HTTPError
 from taba.cookies import token_shown
 from taba.guard import Refused
 from taba.options import is_loopback
 from taba.tokens import EVERYTHING, Grant
 from taba.tries import RECENT_SECONDS
 from taba.turns import Turns
-from taba.web import MAX_BODY_BYTES, Api, HTTPError, refusal, refused
+from taba.web import Api, refusal, refused
 
 MAX_KNOWN = 768  # connections that are kept between requests; with the hall, a process's usual 1,024 descriptors
 MAX_HALL = 224  # newcomers, who have not been served yet; the rest of the descriptors is for store, files and children

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
+from taba.calls import Answer, Call
 from taba.tokens import ADMIN
-
-if TYPE_CHECKING:
-    from taba.web import Answer, Call
 
 TEXT, FLAG, WHOLE = "text", "flag", "whole"  # kinds of parameters: any text; 0 or 1; a whole number from `least` to `most`
 JSON, MSGPACK, FORM, LINES = "application/json", "application/msgpack", "application/x-www-form-urlencoded", "text/plain"
@@ -59,7 +57,7 @@ class Parameter(NamedTuple):
         return text
 
 
-Serve = Callable[["Call"], Awaitable["Answer"]]
+Serve = Callable[[Call], Awaitable[Answer]]
 
 
 class Route(NamedTuple):
@@ -90,6 +88,22 @@ class Found(NamedTuple):
 
     route: Route
     in_path: dict[str, str]
+
+    def read(self, arguments: Mapping[str, list[str]]) -> dict[str, Any]:
+        """What the route's parameters are, by name, where `arguments` stood in the query. Raises ValueError with a sentence."""
+        route = self.route
+        in_query = [parameter for parameter in route.parameters if parameter.name not in self.in_path]
+        unknown = sorted(set(arguments) - {parameter.name for parameter in in_query})
+        if unknown and not route.is_lenient:
+            takes = ", ".join(parameter.name for parameter in in_query) or "none"
+            raise ValueError(f"no parameter {unknown[0][:MAX_SHOWN]!r} here; there are: {takes}")
+        return {parameter.name: parameter.read(self._values(parameter, arguments)) for parameter in route.parameters}
+
+    def _values(self, parameter: Parameter, arguments: Mapping[str, list[str]]) -> list[str]:
+        if parameter.name in self.in_path:
+            return [self.in_path[parameter.name]]
+        values = arguments.get(parameter.name, [])
+        return values if parameter.repeatable or not self.route.is_lenient else values[:1]
 
 
 class Table:

@@ -11,244 +11,37 @@ import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable
 from hashlib import blake2b
-from typing import Any, NamedTuple, cast
-from urllib.parse import parse_qsl, urlsplit
+from typing import Any
+from urllib.parse import urlsplit
 
 from twisted.internet import defer
 from twisted.internet.interfaces import IPushProducer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web import http, resource, server
+from twisted.web import resource, server
 from zope.interface import implementer
 
-from taba.bounds import MAX_ENVELOPE_BYTES, KiB
+from taba.bounds import KiB
 from taba.broadcast import Broadcast, Listener
+from taba.calls import GZIP_WBITS, Answer, Call, HTTPError, quality, take_place
 from taba.errors import MalformedBatch, StoreUnavailable
 from taba.guard import Guard, Refused
-from taba.nesting import no_constant
 from taba.options import is_loopback
-from taba.routes import Found, Parameter, Route, Table
+from taba.routes import Found, Route, Table
 from taba.tokens import ANY, EVERYTHING, Grant
 
-MAX_BODY_BYTES = MAX_ENVELOPE_BYTES  # the largest thing that anyone may send, after decompression
-MAX_FORM_FIELDS = 100  # of a form; a login has one
 MAX_LISTEN_SECONDS = 3600.0  # to a broadcast; who goes on listening asks anew, with a token that is still known
 MAX_STREAMS = 32  # answers that are being sent slice by slice at once
 SLICE_BYTES = 64 * KiB  # of such an answer, written at a time: what a peer that does not read may cost
 LEAST_GZIP_BYTES = KiB  # a smaller answer fits in a packet as it is
 MOST_GZIP_BYTES = 256 * KiB  # of an answer that is compressed in one go, some 3 ms; larger ones are streams, or go as they are
 GZIP_LEVEL = 3  # of JSON nearly as small as the highest, in a third of the time
-GZIP_WBITS = 31  # of zlib: gzip, and the largest window
-MAX_MEMBERS = 256  # that a body of gzip may consist of; who compresses block by block has one for each
 ETAG_BYTES = 12
 
-MAX_JSON_BYTES = 64 * KiB  # of a body that is read in one go; an empty list is two of them, and 64 of memory
-INFLATE_BYTES = 256 * KiB  # of a body, inflated between two looks at the time and at the room that is left
 
 log = Logger()
-
-
-class HTTPError(Exception):
-    """An answer other than success: a status, a short `error` for programs and a `detail` for people."""
-
-    def __init__(self, status: int, error: str, detail: str, headers: Mapping[str, str] | None = None):
-        super().__init__(f"{status} {error}: {detail}")
-        self.status, self.error, self.detail, self.headers = status, error, detail, headers or {}
-
-
-class Answer(NamedTuple):
-    """What a route gives back; `text` is its rendering for people.
-
-    `content` is what JSON can say, or with a `content_type` bytes, or an asynchronous iterator of bytes: a stream, of which the next slice
-    is made only when the peer has taken enough of those before; or a Broadcast, which the peer hears until its end.
-    `is_joined`: slices that come to less than SLICE_BYTES are sent as one.
-    """
-
-    content: Any
-    status: int = 200
-    text: Callable[[], str] | None = None
-    content_type: str = "application/json"
-    headers: Mapping[str, str | Sequence[str]] = {}
-    is_joined: bool = False
-
-
-class Call:
-    """One request, as routes see it."""
-
-    def __init__(self, request: http.Request, grant: Grant = EVERYTHING, found: Found | None = None):
-        self._request = request
-        self.grant = grant  # what whoever asks may do
-        self.arguments: dict[str, list[str]] = {}
-        for part in re.split(b"[&;]", request.uri.partition(b"?")[2]):
-            if part and b"=" not in part:  # what twisted.web leaves out: a filter without a value must not match everything
-                raise HTTPError(400, "bad_request", f"the query has {part[:100].decode('ascii', 'replace')!r} without =")
-        for key, values in (request.args or {}).items():
-            try:
-                self.arguments[key.decode()] = [value.decode() for value in values]
-            except UnicodeDecodeError:
-                raise HTTPError(400, "bad_request", "the query is not UTF-8") from None
-        self.values: dict[str, Any] = {} if found is None else self._read(*found)
-        """The parameters that the route defines, by name, as `Parameter.read` gives them."""
-
-    def _read(self, route: Route, in_path: Mapping[str, str]) -> dict[str, Any]:
-        in_query = [parameter for parameter in route.parameters if parameter.name not in in_path]
-        unknown = sorted(set(self.arguments) - {parameter.name for parameter in in_query})
-        if unknown and not route.is_lenient:
-            takes = ", ".join(parameter.name for parameter in in_query) or "none"
-            raise HTTPError(400, "bad_request", f"no parameter {unknown[0][:100]!r} here; there are: {takes}")
-        try:
-            return {
-                parameter.name: parameter.read(
-                    [in_path[parameter.name]] if parameter.name in in_path else self._values(parameter, route.is_lenient)
-                )
-                for parameter in route.parameters
-            }
-        except ValueError as error:
-            raise HTTPError(400, "bad_request", str(error)) from None
-
-    def _values(self, parameter: Parameter, is_lenient: bool) -> list[str]:
-        values = self.many(parameter.name)
-        return values if parameter.repeatable or not is_lenient else values[:1]
-
-    def header(self, name: str) -> str | None:
-        """The last value of a header, or None."""
-        return self._request.getHeader(name)
-
-    def once(self, name: str) -> str | None:
-        """The value of a header that changes what is done, or None. Raises HTTPError 400 where it stands more than once."""
-        values = self._request.requestHeaders.getRawHeaders(name) or []
-        if len(values) > 1:
-            raise HTTPError(400, "bad_request", f"the header {name} stands {len(values)} times; once at most")
-        return values[0] if values else None
-
-    @property
-    def is_over_tls(self) -> bool:
-        """Whether it came here by TLS itself; what ended TLS before us does not count."""
-        return bool(self._request.isSecure())
-
-    def many(self, name: str) -> list[str]:
-        """All values of a repeatable parameter."""
-        return self.arguments.get(name, [])
-
-    async def breathe(self) -> None:
-        """Let others have a turn where long requests have taken theirs; have this before each piece of some 10 ms of work."""
-        await cast(Any, self._request.channel).site.turns.breathe()
-
-    async def in_turns(self, steps: Generator[int, None, Any]) -> Any:
-        """What `steps` returns: work of which each yields how many bytes it has made. Raises HTTPError 503 where there is no room."""
-        try:
-            while True:
-                await self.breathe()
-                self._take_room(next(steps))
-        except StopIteration as end:
-            return end.value
-
-    def listen(self) -> None:
-        """Take a listener's place before it is known what there is to hear. Raises HTTPError 503 where too many listen."""
-        _take_place(self._request.channel)
-
-    def _take_room(self, size: int) -> None:
-        if not cast(Any, self._request.channel).take_room(size):
-            raise HTTPError(503, "full", "too much is being received at once; try again in a moment", {"retry-after": "1"})
-
-    async def body(self) -> bytes:
-        """The body, decompressed (gzip or deflate). Raises HTTPError 400, 413 or 415, and 503 where there is no room for it."""
-        content = cast(bytes, self._request.content.read())  # type: ignore[union-attr]
-        encoding = (self.once("content-encoding") or "identity").lower()
-        if encoding == "identity":
-            return content
-        if encoding not in ("gzip", "deflate"):
-            raise HTTPError(415, "unsupported_encoding", f"Content-Encoding {encoding!r}; takes gzip or deflate")
-        return cast(bytes, await self.in_turns(inflate(content, GZIP_WBITS if encoding == "gzip" else 15, MAX_BODY_BYTES)))
-
-    async def json(self) -> Any:
-        """The body as JSON. Raises HTTPError 400, and 413 where it takes more than MAX_JSON_BYTES."""
-        content = await self.body()
-        if len(content) > MAX_JSON_BYTES:
-            raise HTTPError(413, "too_large", f"JSON takes at most {MAX_JSON_BYTES} bytes here")
-        try:
-            return json.loads(content, parse_constant=no_constant)
-        except (ValueError, RecursionError) as error:
-            raise HTTPError(400, "bad_request", f"the body is not JSON: {error}"[:200]) from None
-
-    async def form(self) -> dict[str, str]:
-        """The body as a form: each field once. Raises HTTPError 400."""
-        try:
-            text = (await self.body()).decode()
-            if not text:
-                return {}  # Python 3.10 takes nothing for a bad field
-            pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=True, max_num_fields=MAX_FORM_FIELDS, errors="strict")
-        except ValueError as error:  # UnicodeDecodeError is one
-            raise HTTPError(400, "bad_request", f"the body is no form: {error}"[:200]) from None
-        fields = dict(pairs)
-        if len(fields) < len(pairs):
-            raise HTTPError(400, "bad_request", "a field of the form stands more than once")
-        return fields
-
-    @property
-    def wants_text(self) -> bool:
-        """Whether `Accept` asks for text rather than JSON."""
-        accept = (self.header("accept") or "").lower()
-        return _quality(accept, "text/plain") > _quality(accept, "application/json")
-
-
-def _take_place(channel: Any) -> None:
-    """Count a connection among those that listen. Raises HTTPError where too many do."""
-    if not channel.site.listen(channel):
-        most = channel.site.max_listeners
-        raise HTTPError(503, "full", f"{most} connections listen already; try again in a moment", {"retry-after": "5"})
-
-
-def inflate(content: bytes, wbits: int, most: int) -> Generator[int, None, bytes]:
-    """Returns what `content` decompresses to, at most `most` bytes; yields how many came with each step. Raises HTTPError 400 or 413.
-
-    Of gzip several may stand one after the other, and are one: nothing of what was sent is left out in silence.
-    """
-    decompressor = zlib.decompressobj(wbits=wbits)
-    whole = bytearray()
-    members, place = 1, 0
-    rest = b""  # of what was read of `content`
-    is_drained = True  # zlib holds back nothing that it could give
-    while True:
-        if not rest:
-            rest = content[place : place + INFLATE_BYTES]
-            place += len(rest)
-        if decompressor.eof:
-            if not rest:
-                return bytes(whole)
-            members += 1
-            if members > (most_members := MAX_MEMBERS if wbits == GZIP_WBITS else 1):
-                raise HTTPError(400, "bad_request", f"a body takes at most {most_members} compressed parts, and nothing behind them")
-            decompressor = zlib.decompressobj(wbits=wbits)
-        elif not rest and is_drained:
-            raise HTTPError(400, "bad_request", "the compressed body is cut off")
-        try:
-            # bounded while decompressing: a bomb of a few KiB would fill the memory otherwise
-            piece = decompressor.decompress(rest, INFLATE_BYTES)
-        except zlib.error as error:
-            raise HTTPError(400, "bad_request", f"the body does not decompress: {error}") from None
-        rest = decompressor.unused_data if decompressor.eof else decompressor.unconsumed_tail
-        is_drained = len(piece) < INFLATE_BYTES
-        if len(whole) + len(piece) > most:
-            raise HTTPError(413, "too_large", f"the body is larger than {most} bytes when decompressed")
-        whole += piece
-        yield len(piece)
-
-
-def _quality(accept: str, kind: str) -> float:
-    """How much an Accept header asks for `kind`: its q of the most specific range that has it, 0 where none has."""
-    best, quality = 0, 0.0
-    for part in accept.split(","):
-        name, *parameters = (field.strip() for field in part.split(";"))
-        rank = {kind: 3, kind.partition("/")[0] + "/*": 2, "*/*": 1, "*": 1}.get(name, 0)
-        if rank > best:
-            best, quality = rank, 1.0
-            for parameter in parameters:
-                if re.fullmatch(r"q=[01](\.[0-9]{0,3})?", parameter):
-                    quality = float(parameter[2:])
-    return quality
 
 
 class Api(resource.Resource):
@@ -281,7 +74,7 @@ class Api(resource.Resource):
             grant = self._admit(request, found)
             if found is None:
                 raise self._missed(path)
-            call = Call(request, grant, found)
+            call = Call(request, grant, found.read)
             text = call.wants_text
             answer = await found.route.serve(call)
             if isinstance(answer.content, Broadcast):
@@ -362,7 +155,7 @@ class Api(resource.Resource):
 
     async def _listen(self, request: Any, answer: Answer, broadcast: Broadcast) -> None:
         """Have the peer hear a broadcast until its end, or until it goes. Raises HTTPError where too many listen."""
-        _take_place(request.channel)
+        take_place(request.channel)
         _begin(request, answer, answer.content_type)
         request.setHeader("x-accel-buffering", "no")  # a proxy hands on what comes when it comes
         takes_gzip = _compressor(request) is not None
@@ -481,7 +274,7 @@ def _send(request: Any, answer: Answer, text: bool) -> None:
 def _compressor(request: Any) -> Any:
     """What compresses the answer, whose headers then say so; None for a peer that does not take gzip."""
     request.setHeader("vary", "accept, accept-encoding")
-    if _quality((request.getHeader("accept-encoding") or "").lower(), "gzip") <= 0:
+    if quality((request.getHeader("accept-encoding") or "").lower(), "gzip") <= 0:
         return None
     request.setHeader("content-encoding", "gzip")
     return zlib.compressobj(GZIP_LEVEL, wbits=GZIP_WBITS)

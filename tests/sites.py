@@ -13,10 +13,11 @@ from twisted.internet import task, threads
 from twisted.trial.unittest import TestCase
 
 from taba import connections
+from taba.calls import Answer, Call, HTTPError
 from taba.errors import MalformedBatch, StoreUnavailable
 from taba.routes import Parameter, Route, Serve
 from taba.tokens import ADMIN, OPEN, READ, WRITE
-from taba.web import Answer, Api, Call, HTTPError
+from taba.web import Api
 
 reactor: Any = installed
 

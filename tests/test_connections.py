@@ -14,8 +14,9 @@ from twisted.logger import LogLevel, globalLogPublisher
 
 from taba import connections
 from taba import turns as turns_module
+from taba.calls import Answer, Call
 from taba.query.questions import unreachable
-from taba.web import Answer, Api, Call
+from taba.web import Api
 from tests.examples import examples
 from tests.sites import LIMIT, ROUTES, Served, read_all, route
 

@@ -9,12 +9,13 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba import connections, guard, tries
+from taba.calls import Answer, Call
 from taba.connections import BoundedChannel
 from taba.errors import ConfigurationError
 from taba.guard import Guard, Refused, TokenFile
 from taba.options import listen
 from taba.tokens import ADMIN, ANY, EVERYTHING, OPEN, READ, WRITE, Grant, line_of, new_token
-from taba.web import Answer, Api, Call
+from taba.web import Api
 from tests.sites import ROUTES, Served, route
 
 LOCAL = listen("tcp:1:interface=127.0.0.1")

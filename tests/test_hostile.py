@@ -17,7 +17,7 @@ from twisted.internet import defer
 from twisted.internet.defer import ensureDeferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba import batch, counting, events, nesting, web
+from taba import batch, calls, counting, events, nesting
 from taba.batch import MAX_LIST_BYTES, BadColumn, Column, Sent
 from taba.bounds import MAX_BATCH_BYTES, MAX_ENVELOPE_BYTES, MAX_VALUE_BYTES, MAX_VALUE_DEPTH, KiB, MiB
 from taba.errors import MalformedBatch, NoVerdicts
@@ -137,20 +137,20 @@ class Costs(SynchronousTestCase):
     def test_a_few_bytes_that_inflate_to_much_are_inflated_step_by_step_and_no_further_than_the_bound(self) -> None:
         body = zlib.compress(b"\xdd\x00\x7f\xff\xf0" + b"\x90" * (8 * MiB - 16), 9)
         self.assertLess(len(body), 16 * KiB)
-        steps = web.inflate(body, 15, MAX_ENVELOPE_BYTES)
+        steps = calls.inflate(body, 15, MAX_ENVELOPE_BYTES)
         sizes = [size for size in steps]
         self.assertEqual(sum(sizes), 8 * MiB - 11)
-        self.assertLessEqual(max(sizes), web.INFLATE_BYTES)
+        self.assertLessEqual(max(sizes), calls.INFLATE_BYTES)
         bomb = zlib.compress(bytes(16 * MiB), 9)
         tracemalloc.start()
         try:
-            error = self.assertRaises(web.HTTPError, finish, web.inflate(bomb, 15, MAX_ENVELOPE_BYTES))
+            error = self.assertRaises(calls.HTTPError, finish, calls.inflate(bomb, 15, MAX_ENVELOPE_BYTES))
             self.assertLess(tracemalloc.get_traced_memory()[1], 3 * MAX_ENVELOPE_BYTES)
         finally:
             tracemalloc.stop()
         self.assertEqual(error.status, 413)
         for cut in (b"", body[:1], body[:-1]):
-            self.assertEqual(self.assertRaises(web.HTTPError, finish, web.inflate(cut, 15, MAX_ENVELOPE_BYTES)).status, 400)
+            self.assertEqual(self.assertRaises(calls.HTTPError, finish, calls.inflate(cut, 15, MAX_ENVELOPE_BYTES)).status, 400)
 
 
 class Cut(SynchronousTestCase):

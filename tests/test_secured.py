@@ -16,10 +16,11 @@ import pytest
 from twisted.internet import defer, threads
 from twisted.trial.unittest import SynchronousTestCase
 
+from taba.calls import Answer, Call
 from taba.query import AsyncQuery, Forbidden, Query, QueryError, ServerUnavailable
 from taba.routes import Route
 from taba.tokens import ADMIN, KINDS, OPEN, READ, WRITE, line_of, new_token
-from taba.web import Answer, Api, Call
+from taba.web import Api
 from tests.certificates import Authority
 from tests.faults.patience import until
 from tests.processes import Process, free_port, twistd, wait_for_port

@@ -16,6 +16,7 @@ from twisted.web.client import Agent
 
 from taba import connections
 from taba.bounds import DAY
+from taba.calls import Answer, Call
 from taba.errors import ConfigurationError
 from taba.guard import Guard
 from taba.listening import Front, listen_at
@@ -23,7 +24,7 @@ from taba.options import listen
 from taba.routes import Route
 from taba.tls import EXPIRY_DAYS, ListeningTls, SendingTls, TlsFiles, tls_sentence
 from taba.tokens import ANY, OPEN
-from taba.web import Answer, Api, Call
+from taba.web import Api
 from tests.certificates import Authority, Pair
 from tests.needs import needs_localhost
 

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from twisted.internet import defer, task
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba import connections, web
+from taba import calls, connections, web
+from taba.calls import Answer, Call
 from taba.routes import FLAG, Parameter
 from taba.steps import finish
-from taba.web import Answer, Api, Call
+from taba.web import Api
 from tests.sites import Served, route
 
 
@@ -85,7 +86,7 @@ class Answers(Served):
 
 class Json(Served):
     async def test_as_many_bytes_as_the_bound_says_are_read_and_one_more_is_refused(self) -> None:
-        self.patch(web, "MAX_JSON_BYTES", 600)
+        self.patch(calls, "MAX_JSON_BYTES", 600)
         for length, expected in [(600, 200), (601, 413)]:
             status, _, _ = await self.ask("POST", "/json", b"[" + b" " * (length - 2) + b"]")
             self.assertEqual(status, expected, length)
@@ -153,7 +154,7 @@ class Decompression(Served):
         await self.until(lambda: self.site.receiving == 0)
 
     async def test_what_decompresses_beyond_the_bound_is_refused(self) -> None:
-        self.patch(web, "MAX_BODY_BYTES", 5000)
+        self.patch(calls, "MAX_BODY_BYTES", 5000)
         codings: list[tuple[str, Callable[[bytes], bytes]]] = [("gzip", gzip.compress), ("deflate", zlib.compress)]
         for encoding, compress in codings:
             status, content, _ = await self.ask("POST", "/echo", compress(b"x" * 5000), Content_Encoding=encoding)
@@ -169,8 +170,8 @@ class Decompression(Served):
         self.assertIn(b"stands 2 times", await self.say(head + b"Content-Length: 1\r\n\r\nx"))
 
 
-def inflated(content: bytes, wbits: int = web.GZIP_WBITS, most: int = 1 << 20) -> bytes:
-    return finish(web.inflate(content, wbits, most))
+def inflated(content: bytes, wbits: int = calls.GZIP_WBITS, most: int = 1 << 20) -> bytes:
+    return finish(calls.inflate(content, wbits, most))
 
 
 class Members(SynchronousTestCase):
@@ -181,25 +182,25 @@ class Members(SynchronousTestCase):
         self.assertEqual(inflated(b"".join(map(gzip.compress, parts)), most=sum(map(len, parts))), b"".join(parts))
 
     def test_at_each_size_about_that_of_a_step_nothing_is_left(self) -> None:
-        noise = random.Random(1).randbytes(web.INFLATE_BYTES + 1)
+        noise = random.Random(1).randbytes(calls.INFLATE_BYTES + 1)
         for size in (len(noise) - 2, len(noise) - 1, len(noise)):
             for content in (noise[:size], bytes(size)):
                 self.assertEqual(inflated(gzip.compress(content, 1)), content)
                 self.assertEqual(inflated(zlib.compress(content, 1), 15), content)
-                self.assertRaises(web.HTTPError, inflated, zlib.compress(content, 1)[:-1], 15)
+                self.assertRaises(calls.HTTPError, inflated, zlib.compress(content, 1)[:-1], 15)
 
     def test_what_is_none_behind_one_is_refused_and_not_left_out(self) -> None:
-        for wbits, one in [(web.GZIP_WBITS, gzip.compress(b"x")), (15, zlib.compress(b"x"))]:
+        for wbits, one in [(calls.GZIP_WBITS, gzip.compress(b"x")), (15, zlib.compress(b"x"))]:
             for behind in (b"\0", b"junk", one[:-1], zlib.compress(b"x")):
-                error = self.assertRaises(web.HTTPError, inflated, one + behind, wbits)
+                error = self.assertRaises(calls.HTTPError, inflated, one + behind, wbits)
                 self.assertEqual(error.status, 400, (wbits, behind))
 
     def test_as_many_as_the_bound_says_and_not_one_more_and_all_together_within_that_of_bytes(self) -> None:
         one = gzip.compress(b"x")
-        self.assertEqual(inflated(one * web.MAX_MEMBERS), b"x" * web.MAX_MEMBERS)
-        self.assertEqual(self.assertRaises(web.HTTPError, inflated, one * (web.MAX_MEMBERS + 1)).status, 400)
+        self.assertEqual(inflated(one * calls.MAX_MEMBERS), b"x" * calls.MAX_MEMBERS)
+        self.assertEqual(self.assertRaises(calls.HTTPError, inflated, one * (calls.MAX_MEMBERS + 1)).status, 400)
         self.assertEqual(inflated(one * 3, most=3), b"xxx")
-        self.assertEqual(self.assertRaises(web.HTTPError, inflated, one * 4, most=3).status, 413)
+        self.assertEqual(self.assertRaises(calls.HTTPError, inflated, one * 4, most=3).status, 413)
 
 
 def counted(slices: int, size: int, made: list[int], fails_at: int = -1) -> Any:
@@ -308,7 +309,7 @@ class Taking(Served):
         status, content, _ = await self.ask("POST", "/login", b"token=a%20b%26c&next=", Content_Type="application/x-www-form-urlencoded")
         self.assertEqual((status, content), (200, {"token": "a b&c", "next": ""}))
         self.assertEqual((await self.ask("POST", "/login", b""))[1], {})
-        for bad in (b"token", b"a=1&a=2", b"a=%ff", b"\xff=1", b"&".join(b"f%d=1" % n for n in range(web.MAX_FORM_FIELDS + 1))):
+        for bad in (b"token", b"a=1&a=2", b"a=%ff", b"\xff=1", b"&".join(b"f%d=1" % n for n in range(calls.MAX_FORM_FIELDS + 1))):
             self.assertEqual((await self.ask("POST", "/login", bad))[0], 400, bad)
 
     async def test_a_part_of_a_path_is_a_parameter(self) -> None:

@@ -13,6 +13,7 @@ from taba.agent.pump import RingPump
 from taba.agent.status import as_families, as_text
 from taba.agent.tallies import lots_of
 from taba.bounds import MAX_PATTERN
+from taba.calls import Answer, Call, HTTPError
 from taba.errors import TabaError
 from taba.events import NotCovered, events_route, key_part, reading
 from taba.exposition import NotInstalled, of_process, writer_for
@@ -20,7 +21,7 @@ from taba.guard import Guard
 from taba.matching import simple_matcher
 from taba.routes import LINES, Parameter, Route
 from taba.tokens import ANY, OPEN, READ, WRITE
-from taba.web import Answer, Api, Call, HTTPError
+from taba.web import Api
 
 MAX_DRAINS = 64  # of one request: what rings of 256 MiB hold, several times over; what is recorded meanwhile is for the next
 

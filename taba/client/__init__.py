@@ -28,13 +28,11 @@ from __future__ import annotations
 
 import atexit
 import os
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from taba import names
-from taba.client import pure as _pure
-from taba.client.producer import Producer as _Producer
+from taba.client import process as _process
 
 if TYPE_CHECKING:
     from taba.client import testing
@@ -43,37 +41,23 @@ if TYPE_CHECKING:
 __all__ = ["counter", "gauge", "histogram", "percentile", "start", "stats", "stop", "tab", "testing", "updown"]
 
 
-def _ports() -> Any:
-    # the accelerator relies on the GIL, and importing it would switch the GIL on for everybody
-    if os.environ.get("TABA_PURE") or not getattr(sys, "_is_gil_enabled", lambda: True)():
-        return _pure
-    try:
-        from taba.client import _accelerator  # type: ignore[attr-defined]
-    except ImportError:  # not built: stats() and `taba status` say so
-        return _pure
-    return _accelerator
-
-
-_producer = _Producer(_ports())
-
-
 def start(client: str | None = None) -> None:
     """Record under this client id; optional, and may be called again with another.
 
     `client` takes A-Z a-z 0-9 _ . / : @ + - and the placeholders {host} {program} {slot} {env:NAME}; None stands for TABA_CLIENT_ID, or
     `{host}:{program}/{slot}`. Raises ValueError for a wrong id or a wrong TABA_… variable. Makes no ring yet.
     """
-    _producer.start(client, os.environ)
+    _process.producer.start(client, os.environ)
 
 
 def stop() -> None:
     """Leave the ring to the Agent, which drains it. What is recorded from now on until start() is dropped and counted as `stopped`."""
-    _producer.stop()
+    _process.producer.stop()
 
 
 def stats() -> dict[str, Any]:
     """What this process recorded and dropped, and with what: see the keys."""
-    return _producer.stats()
+    return _process.producer.stats()
 
 
 def tab(name: str, type: str, labels: Mapping[str, str] | None = None, *, unit: str = "", description: str = "") -> Tab:
@@ -90,9 +74,9 @@ def tab(name: str, type: str, labels: Mapping[str, str] | None = None, *, unit: 
     names.check_type(type)
     names.check_unit(unit)
     names.check_description(description)
-    if _producer.settings is None:
-        _producer.start(None, os.environ)  # a wrong environment is an error here, where it can be seen, not at a record
-    made: Tab = _producer.tab(name, type, unit, description)
+    if _process.producer.settings is None:
+        _process.producer.start(None, os.environ)  # a wrong environment is an error here, where it can be seen, not at a record
+    made: Tab = _process.producer.tab(name, type, unit, description)
     return made
 
 
@@ -131,4 +115,4 @@ if not TYPE_CHECKING:  # a type checker would take any name for one of this modu
 
 @atexit.register
 def _free_slot() -> None:
-    _producer.end()
+    _process.producer.end()

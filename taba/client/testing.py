@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from taba import client, ring
+from taba import ring
+from taba.client import process
 from taba.client.producer import label_text
 from taba.client.segment import Memory, Segment
 from taba.names import parse_name
@@ -60,7 +61,7 @@ class Captured:
     @property
     def dropped(self) -> dict[str, int]:
         """What could not be recorded, by reason: as `dropped_by_reason` of client.stats()."""
-        return client.stats()["dropped_by_reason"] if self._dropped is None else self._dropped
+        return process.producer.stats()["dropped_by_reason"] if self._dropped is None else self._dropped
 
     def names(self) -> list[str]:
         """The canonical names of the Tabs that recorded, sorted."""
@@ -85,7 +86,7 @@ class Captured:
 
     def read_functions(self) -> None:
         """Read now what Gauges were given by set_function(), which else a record does once a second."""
-        client._producer.read_functions()
+        process.producer.read_functions()
 
     def clear(self) -> None:
         """Forget what was recorded so far."""
@@ -108,7 +109,7 @@ class Captured:
 @contextmanager
 def capture() -> Iterator[Captured]:
     """Capture what this process records within the block."""
-    producer, captured = client._producer, Captured()
+    producer, captured = process.producer, Captured()
     before = producer.remembered()
     outer = producer.divert(captured._make, afresh=True)
     try:

@@ -13,6 +13,7 @@ import numpy
 from taba import __version__, names, paths
 from taba.batch import CONTENT_TYPE, VERDICTS_HEADER, decode_envelope, encode_verdicts
 from taba.bounds import MAX_LETTERS, MAX_ROWS, MAX_WHO
+from taba.calls import Answer, Call, HTTPError
 from taba.codes import uppers_of
 from taba.errors import UnknownVersion
 from taba.events import NotCovered, events_route, key_part, reading
@@ -41,7 +42,7 @@ from taba.server.status import Presence, Status
 from taba.server.work.sandbox import Crowded
 from taba.shard import Router
 from taba.tokens import ADMIN, ANY, OPEN, READ, WRITE
-from taba.web import Answer, Call, HTTPError, sliced
+from taba.web import sliced
 
 DEAD_LETTERS = 1000  # shown when nobody says how many
 

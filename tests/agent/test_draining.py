@@ -7,7 +7,7 @@ from unittest import mock
 
 from taba.agent import http
 from taba.agent.spool import SpoolFull
-from taba.web import HTTPError
+from taba.calls import HTTPError
 
 from .test_posting import Hosted
 

@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.agent.http import Routes
-from taba.web import HTTPError
+from taba.calls import HTTPError
 
 STATUS = {
     "version": "1.2",

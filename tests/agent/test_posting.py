@@ -18,10 +18,10 @@ from taba.agent.admission import POSTED_SECONDS
 from taba.agent.http import Routes
 from taba.agent.keys import Keys
 from taba.agent.spool import SpoolFull
+from taba.calls import Answer, HTTPError
 from taba.caps import Caps
 from taba.names import ALIVE_TAB, OVERFLOW_CLIENT
 from taba.tokens import EVERYTHING
-from taba.web import Answer, HTTPError
 
 from .moments import at
 from .world import BUCKETS, World

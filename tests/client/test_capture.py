@@ -15,7 +15,7 @@ from hypothesis import given
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba import client
-from taba.client import encode, testing
+from taba.client import encode, process, testing
 from tests.client.cases import ROOT, ClientCase, both
 from tests.client.reading import rings
 from tests.client.test_record import VALUES
@@ -27,7 +27,7 @@ class CaptureTests(ClientCase):
     def setUp(self) -> None:
         super().setUp()
         self.made = self.producer()
-        self.patch(client, "_producer", self.made)
+        self.patch(process, "producer", self.made)
 
     def test_what_was_recorded_is_there_in_order_with_its_tab_value_and_time(self) -> None:
         with testing.capture() as recorded:

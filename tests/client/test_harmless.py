@@ -449,7 +449,7 @@ class HarmlessTests(ClientCase):
             b.record(object())
             held = threading.Event()
             def hold():
-                with client._producer._lock:
+                with client._process.producer._lock:
                     held.set()
                     threading.Event().wait()
             threading.Thread(target=hold, daemon=True).start()
@@ -478,7 +478,7 @@ class HarmlessTests(ClientCase):
             client.start("harmless/{slot}")
             c.inc()
             slot = client.stats()["client"]
-            held = client._producer._slot._path(client._producer._slot.number)
+            held = client._process.producer._slot._path(client._process.producer._slot.number)
             child = ctypes.PyDLL(None).fork()
             if child == 0:
                 sys.exit(0)

@@ -19,7 +19,7 @@ text = client.tab("text", type="Noop")
 for number in range(int(sys.argv[2])):
     text.record("x" * 2000)
     # as fast as the Agent reads, however fast the machine is: three quarters of the byte ring wait at the most
-    while number + 1 - client._producer._segment.words[ring.TAIL_OFFSET // 8] > 400:
+    while number + 1 - client._process.producer._segment.words[ring.TAIL_OFFSET // 8] > 400:
         time.sleep(0.001)
 stats = client.stats()
 print(json.dumps([stats["recorded"], stats["dropped"]]))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from taba import batch, counting, events, nesting, web
+from taba import batch, calls, counting, events, nesting
 from taba import ring as layouts
 from taba.agent.ages import Moment
 from taba.agent.drain import Drain
@@ -416,10 +416,10 @@ def take_answer(content: bytes) -> None:
 
 
 def take_compressed(content: bytes) -> None:
-    for wbits in (web.GZIP_WBITS, 15):
+    for wbits in (calls.GZIP_WBITS, 15):
         try:
-            whole = finish(web.inflate(content, wbits, 65_536))
-        except web.HTTPError as error:
+            whole = finish(calls.inflate(content, wbits, 65_536))
+        except calls.HTTPError as error:
             assert error.status in (400, 413)
             continue
         assert len(whole) <= 65_536
@@ -430,7 +430,7 @@ def _compressed() -> list[bytes]:
     return [gzip.compress(text, mtime=0), gzip.compress(text, mtime=0) * 2, zlib.compress(text), gzip.compress(bytes(70_000), mtime=0)]
 
 
-async def _served(call: web.Call) -> web.Answer:
+async def _served(call: calls.Call) -> calls.Answer:
     raise AssertionError("nobody asks")
 
 

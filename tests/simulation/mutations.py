@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from simulation.command import prepare
-from simulation.world import play
+from simulation.play import play
 from taba.agent import discover, keys, locks, segment
 from taba.agent.drain import Drain
 from taba.agent.keeper import Keeper

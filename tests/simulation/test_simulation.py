@@ -76,7 +76,7 @@ def simulate(*arguments: str) -> str:
 IN_A_PROCESS = """
 import os, sys, simulation.machine as machine
 from simulation.command import prepare
-from simulation.world import play
+from simulation.play import play
 print(*[name for name, module in sys.modules.items() if name.startswith("taba") and getattr(module, "os", None) is os])
 print(*machine.WITH_OS)
 prepare()

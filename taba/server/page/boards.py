@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from taba import names
+from taba.calls import Answer, Call, HTTPError
 from taba.errors import TabaError
 from taba.routes import JSON, Parameter, Route
 from taba.server import keys
 from taba.server.router import IsRouter
 from taba.shard import Writes
 from taba.tokens import ADMIN, READ
-from taba.web import Answer, Call, HTTPError
 
 BUCKET = 0  # where they lie
 MAX_BOARDS = 200  # read in one go to be listed: 200 × 64 KiB at the very most

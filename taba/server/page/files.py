@@ -11,9 +11,9 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import NamedTuple
 
+from taba.calls import Answer, Call, HTTPError
 from taba.routes import Parameter, Route
 from taba.tokens import OPEN
-from taba.web import Answer, Call, HTTPError
 
 INDEX = "index.html"
 KINDS = {

@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from taba import cookies
+from taba.calls import Answer, Call, HTTPError
 from taba.guard import Guard
 from taba.routes import JSON, Route
 from taba.tokens import ANY, OPEN
-from taba.web import Answer, Call, HTTPError
 
 
 class Login:

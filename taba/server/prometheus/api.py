@@ -22,6 +22,7 @@ from twisted.internet.defer import DeferredSemaphore
 
 from taba import __version__
 from taba.bounds import KiB
+from taba.calls import Answer, Call, HTTPError
 from taba.codes import Floats, uppers_of
 from taba.errors import StoreUnavailable
 from taba.history import MAX_POINTS, points
@@ -41,7 +42,7 @@ from taba.server.prometheus.vectors import NAME, Labels, Refused, Vector
 from taba.server.prometheus.wanted import Wanted
 from taba.server.work.sandbox import Crowded, PatternRefused
 from taba.tokens import READ
-from taba.web import Answer, Call, HTTPError, sliced
+from taba.web import sliced
 
 TRUNCATED = "results truncated due to limit"  # as Prometheus says it
 MAX_PARSED = 200  # texts whose nodes are kept: those of a few dashboards

@@ -18,6 +18,7 @@ import numpy as np
 
 from taba import __version__
 from taba.bounds import MAX_PATTERN
+from taba.calls import Answer, Call, HTTPError
 from taba.exposition import UNKNOWN, Exposed, NotInstalled, Point, Writer, counter, gauge, of_process, writer_for
 from taba.routes import LINES, Parameter, Route
 from taba.series import BUCKET, COUNT, COUNTER, FIGURES, GAUGE, HISTOGRAM, NET, SUM, TEXT, plain, word_of
@@ -32,7 +33,7 @@ from taba.server.prometheus.vectors import NAME, Refused, Vector
 from taba.server.status import Status
 from taba.server.work.sandbox import Crowded
 from taba.tokens import READ
-from taba.web import SLICE_BYTES, Answer, Call, HTTPError
+from taba.web import SLICE_BYTES
 
 LOT_ROWS = 4000  # samples read at a time, some 4 MB: 2,000 CounterGroups, 235 distributions with their buckets, or one Tab that has more
 WRITE_ROWS = 1000  # samples written at a time, some 10 ms

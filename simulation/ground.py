@@ -1,0 +1,115 @@
+"""What the parts of a world stand on: its machine, its network, its store, and the death and clocks of its processes."""
+
+from __future__ import annotations
+
+import errno
+import traceback
+from collections.abc import Callable
+from random import Random
+
+from simulation.census import Census
+from simulation.clockwork import Clockwork, Process
+from simulation.machine import Machine
+from simulation.network import Network
+from simulation.store import Store
+from taba.handlers.counter_group import CounterGroup
+from taba.handlers.expiry_gauge import ExpiryGauge
+from taba.handlers.lookup import Found, Lookup
+from taba.handlers.totals_counter import TotalsCounter
+from taba.handlers.updown import UpDown
+
+STORES = 3  # servers of the store; it begins with one or two
+
+
+def lookup() -> Lookup:
+    """The Handlers of the world."""
+    made = [Census(), UpDown(), TotalsCounter(), CounterGroup(), ExpiryGauge()]
+    return Lookup({handler.type: Found(handler, "taba", True) for handler in made})
+
+
+class Part:
+    """What is started, killed and started again. `process` is its life now, if it lives."""
+
+    restart_seconds = (0.05, 5.0)
+
+    def __init__(self, world: Ground, name: str):
+        self.world, self.name = world, name
+        self.process: Process | None = None
+        self.lives = 0
+        self.may_start = True
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process is not None and self.process.is_alive
+
+    def start(self) -> None:
+        """Begin a life; it may be killed while it does."""
+        if self.is_alive or not self.may_start:
+            return
+        self.lives += 1
+        self.process = Process(self.world, f"{self.name}#{self.lives}")
+        self.world.parts[self.process] = self
+        self.world.dress(self.process, self)
+        self.world.run(self.process, self.live)
+
+    def live(self) -> None:
+        raise NotImplementedError
+
+    def died(self) -> None:
+        """Its process is dead: what the machine does not know of goes, and it starts again after a while."""
+        self.process = None
+        if self.may_start:
+            self.world.later(self.world.random.uniform(*self.restart_seconds), None, self.start)
+
+
+class Ground(Clockwork):
+    """What the parts of a world know of it. `shape`: the chance that says what kind of world it is."""
+
+    def __init__(self, seed: int, shape: Random, changed: Callable[[Store, set[bytes]], None], directory: str | None = None):
+        super().__init__(seed)
+        self.machine = Machine(self, directory)
+        self.machine.reads_other_version = lambda process: bool(getattr(self.parts.get(process), "is_future", False))
+        self.network = Network(self)
+        self.parts: dict[Process, Part] = {}
+        self.boot = 1
+        self.is_quiet = False  # nothing more is recorded
+        self.on_death = self._bury
+        self._boot_base = self.random.uniform(100.0, 100_000.0)
+        self.first_stores = shape.choice((1, 1, 2))
+        self.stores = [Store(self, f"memory-{number}", changed) for number in range(1, STORES + 1)]
+        self.lookup = lookup()
+        self.urls = [f"http://server-{number}:8280" for number in range(1, shape.choice((1, 2, 2)) + 1)]  # of the Servers
+        self.hosts: dict[str, float] = {}  # how far the wall clock of a part's host is off
+        self.drifts: dict[str, float] = {}  # how fast that of a part runs
+        self.folds = 0  # of States
+        self.goes_back = False  # what a store has acknowledged it may lose
+        self.may_fill = False  # what is written may find no room
+        self.errors: list[str] = []
+
+    def say(self, line: str) -> None:
+        """For people, and for the digest: without the folder, whose name is chance."""
+        super().say(line.replace(self.machine.root, "") if "/" in line else line)
+
+    def since_boot(self) -> float:
+        """Seconds since the Agent's host began."""
+        return self.now + self._boot_base
+
+    def dress(self, process: Process, part: Part) -> None:
+        """Give a new process its clocks."""
+        process.drift = self.drifts.get(part.name, 1.0)
+        process.skew = self.hosts.get(part.name, 0.0)
+
+    def _bury(self, process: Process) -> None:
+        part = self.parts.pop(process, None)
+        if part is not None:
+            self.machine.bury(process)
+            part.died()
+
+    def unexpected(self, error: BaseException, process: Process | None) -> None:
+        """Code of Taba raised what nobody expects."""
+        has_no_room = getattr(error, "errno", None) == errno.ENOSPC or type(error).__name__ in ("SpoolFull", "OutboxFull")
+        if self.may_fill and (has_no_room or f"{error}" == "database or disk is full"):
+            return
+        if process is not None and not process.is_alive:
+            return
+        self.errors.append("".join(traceback.format_exception(error))[-1500:])

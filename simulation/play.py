@@ -1,0 +1,169 @@
+"""One run of a world: the faults that befall it, and a quiet end.
+
+Everything follows from the seed. The faults are drawn before anything happens and have a number each, so that a run can be repeated
+without some of them: that is how a trace is made short.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from collections.abc import Collection
+from random import Random
+from typing import Any, NamedTuple, cast
+
+from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
+
+from simulation.clockwork import Killed
+from simulation.faults import KINDS, Fault, draw
+from simulation.store import REPLICA_SECONDS
+from simulation.world import CALM_SECONDS, CENSUS_SECONDS, LOOK_SECONDS, Broken, World
+
+
+class Result(NamedTuple):
+    """What became of one run."""
+
+    seed: int
+    error: str | None
+    steps: int
+    seconds: float  # simulated
+    digest: int
+    fired: Counter[str]
+    faults: list[Fault]
+    trace: list[str]
+    folded: int  # events
+    folds: int  # of States
+
+
+class Run(World):
+    """The run of one seed. `without`: numbers of faults that do not happen. `kinds`: the faults that may be drawn."""
+
+    def __init__(
+        self,
+        seed: int,
+        without: Collection[int] = (),
+        duration: float | None = None,
+        kinds: Collection[str] = tuple(KINDS),
+        directory: str | None = None,
+        types: Collection[str] = ("Census", "Census", "UpDown"),
+        rate: float | None = None,
+        density: float = 0.5,
+    ):
+        shape = Random(f"shape {seed}")
+        self.seed, self.without = seed, frozenset(without)
+        self.duration = duration = duration if duration is not None else shape.choice((10.0, 20.0, 30.0, 30.0, 150.0))
+        self.faults = draw(Random(f"faults {seed}"), duration, kinds, density)
+        super().__init__(seed, shape, {fault.kind for fault in self.faults}, directory, types, rate)
+
+    def _hear(self, event: dict[str, Any]) -> None:
+        """What a part logs as a failure is one, unless it is dead: then its coroutines end in any way."""
+        failure = event.get("log_failure")
+        if failure is None or failure.check(Killed, GeneratorExit) or "GeneratorExit" in f"{failure.value}":
+            return
+        if self.running.is_alive:
+            self.errors.append(f"{formatEvent(event)}\n{failure.getTraceback()}"[-1500:])
+
+    def play(self) -> Result:
+        """All of it."""
+        hear = cast(ILogObserver, self._hear)
+        globalLogPublisher.addObserver(hear)
+        with self.machine.exchanged():
+            try:
+                self._play()
+                error = self.errors[0] if self.errors else None
+            except Broken as broken:
+                error = f"{broken}"
+            finally:
+                globalLogPublisher.removeObserver(hear)
+        result = Result(
+            self.seed,
+            error,
+            self.steps,
+            self.now,
+            self.digest,
+            self.fired,
+            self.faults,
+            list(self.said),
+            self.folded()["folded"],
+            self.folds,
+        )
+        return result
+
+    def _play(self) -> None:
+        kinds = {fault.kind for fault in self.faults}
+        for store in self.stores:
+            if "store goes back" in kinds:
+                store.remember()
+            if kinds & {"store fails over", "replica lags"}:
+                store.follow()
+        for part in (*self.servers, *self.agents, *self.clients, *self.posters, *self.askers):
+            self.later(self.random.uniform(0.0, 0.5), None, part.start)
+        for fault in self.faults:
+            if fault.number not in self.without:
+                self.later(fault.at, None, self._befall, fault)
+        self._look_at_buckets()
+        self._pass(self.duration)
+        self._make_quiet()
+        self._pass(self.now + 5.0)
+        self._settle()
+        if self.network.last_arrival > self.now:
+            self._pass(self.network.last_arrival + LOOK_SECONDS)  # what comes later than all else changes nothing
+            self._settle()
+
+    def _pass(self, until: float) -> None:
+        """Have time pass, and end at the first thing that is wrong."""
+        while self.now < until:
+            self.advance(min(self.now + LOOK_SECONDS, until))
+            self.raise_for_errors()
+            if self.now >= self._next_census:
+                self._next_census = self.now + CENSUS_SECONDS
+                self._check_doubles()
+
+    def _settle(self) -> None:
+        end = self.now + CALM_SECONDS
+        while not self.is_settled() and self.now < end:
+            self._pass(self.now + LOOK_SECONDS)
+        self.check()
+
+    def _befall(self, fault: Fault) -> None:
+        self.steps += 1
+        self.say(f"fault {fault.number}: {fault.kind} {fault.detail}")
+        KINDS[fault.kind].happen(self, fault)
+
+    def _make_quiet(self) -> None:
+        """The faults cease, and so do the applications."""
+        self.say("faults cease")
+        self.is_quiet = True
+        self.network.weather.clear()
+        self.network.cut.clear()
+        self.machine.is_disk_full = self.machine.is_memory_full = False
+        for store in self.stores:
+            store.is_reading_only = False
+            store.cut_before = store.cut_after = store.late = 0.0
+            store.lag = REPLICA_SECONDS
+            store.start()
+        for server in self.servers:
+            server.is_future = False
+        for part in (*self.servers, self.agents[0], *self.clients, *self.posters):
+            part.may_start = True
+            if part.process is not None:
+                part.process.fuse = None
+            self.later(0.01, None, part.start)
+        if self.may_move:
+            for mover in self.movers:
+                mover.may_start = False
+                if mover.process is not None:
+                    self.kill(mover.process)
+            self.later(0.01, None, self.movers[0].call, "settle", 0)
+
+
+def play(seed: int, without: Collection[int] = (), **options: Any) -> Result:
+    """One run, and nothing of it left behind."""
+    gc.disable()  # what coroutines of killed processes left is collected between worlds, where it does no harm
+    world = Run(seed, without, **options)
+    try:
+        return world.play()
+    finally:
+        del world
+        gc.collect()
+        gc.enable()
