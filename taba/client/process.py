@@ -10,7 +10,8 @@ from taba.client import pure
 from taba.client.producer import Producer
 
 
-def _ports() -> Any:
+def ports() -> Any:
+    """What Tabs and their Port are made of here."""
     # the accelerator relies on the GIL, and importing it would switch the GIL on for everybody
     if os.environ.get("TABA_PURE") or not getattr(sys, "_is_gil_enabled", lambda: True)():
         return pure
@@ -21,4 +22,4 @@ def _ports() -> Any:
     return _accelerator
 
 
-producer = Producer(_ports())
+producer = Producer(ports())

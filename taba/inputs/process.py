@@ -23,7 +23,7 @@ from time import monotonic
 from typing import Any
 
 from taba.bounds import MiB
-from taba.client import _ports
+from taba.client import process
 from taba.client.identity import host
 from taba.client.producer import Producer, read_settings
 from taba.desk import COUNTS, PLACE, SHEET_BYTES, Desk
@@ -258,7 +258,7 @@ def main(arguments: list[str]) -> None:
     environ.pop("TABA_RING_GROUP", None)  # of the Agent's option: these rings are its own user's
     environ.pop("TABA_CLIENT_ID", None)
     read_settings(client_of(host(), kind, OTHERS), environ)  # what is wrong with them ends this process before it takes anything
-    ports: Any = _ports()
+    ports: Any = process.ports()
 
     def producer(origin: str) -> Producer:
         made = Producer(ports)
