@@ -110,7 +110,8 @@ def types(server: str, timeout: float, as_json: bool, detail: bool, **options: A
     if form() is not None:
         print_rows(columns, rows)
     elif rows:
-        print_drawn(show.table([column.capitalize() for column in columns], [[cell or "" for cell in row] for row in rows]))
+        for line in show.named_lines(columns, [[cell or "" for cell in row] for row in rows], get_terminal_size((79, 24)).columns):
+            print(line)
     else:
         print_drawn(NOTHING)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import click
+from rich.cells import cell_len, set_cell_size
 
 from taba import paths
 from taba.bounds import MAX_WHO
@@ -61,7 +62,12 @@ class Column(NamedTuple):
 
 
 def _value(key: str) -> Callable[[Mapping[str, Any], bool], str]:
-    return lambda line, is_ascii: scaled(line.get(key), line.get("unit"))
+    return lambda line, is_ascii: _told(line.get(key), line.get("unit"), is_ascii)
+
+
+def _told(value: Any, unit: str | None, is_ascii: bool) -> str:
+    """A number with its unit; of what is a text its beginning."""
+    return _cut(show.plain(value), TEXT, is_ascii) if isinstance(value, str) else scaled(value, unit)
 
 
 def _count(key: str) -> Callable[[Mapping[str, Any], bool], str]:
@@ -73,14 +79,14 @@ def _hour(line: Mapping[str, Any], is_ascii: bool) -> str:
     if line.get("1h") is not None:
         return scaled(line["1h"])
     now = line.get("value")
-    return scaled(now, line.get("unit")) if now is None else f"={scaled(now, line.get('unit'))}"
+    return "-" if now is None else f"={_told(now, line.get('unit'), is_ascii)}"
 
 
 def _trend(line: Mapping[str, Any], is_ascii: bool) -> str:
     return sparkline(line.get("sparkline"), TREND, is_ascii).ljust(TREND)
 
 
-NAME, TREND = 26, 12
+NAME, TREND, TEXT = 26, 12, 10
 OF_TABS = (  # 79 with the name and a blank between
     Column("RATE", 8, _count("rate")),
     Column("1M", 8, _count("1m"), 97),
@@ -97,7 +103,7 @@ OF_CLIENTS = (
     Column("P50", 7, _value("p50")),
     Column("P99", 7, _value("p99")),
     Column("MAX", 7, _value("max")),
-    Column("VALUE", 10, _value("value")),
+    Column("VALUE", TEXT, _value("value")),
 )
 
 
@@ -105,10 +111,13 @@ def row(line: Mapping[str, Any], columns: int = 79, is_ascii: bool = False, show
     """A row of figures as one line of `columns` characters at the most; the name has what is left over."""
     there = [column for column in shown if column.least <= columns]
     room = max(NAME, columns - sum(column.width + 1 for column in there))
-    name = _cut_inside(_without_keys(show.plain(line["name"]), room), room, is_ascii).ljust(room)
+    name = set_cell_size(_cut_inside(_without_keys(show.plain(line["name"]), room), room, is_ascii), room)
     if "error" in line and line.get("value") is None and line.get("1h") is None:
         return _cut(f"{name} ! {show.plain(line['error'])}", columns, is_ascii)
-    return _cut(" ".join([name, *(column.show(line, is_ascii).rjust(column.width) for column in there)]), columns, is_ascii)
+    cells = [column.show(line, is_ascii) for column in there]
+    # by the width on the screen: an ideogram takes two places
+    cells = [" " * (column.width - cell_len(cell)) + cell for column, cell in zip(there, cells, strict=True)]
+    return _cut(" ".join([name, *cells]), columns, is_ascii)
 
 
 def head(columns: int = 79, shown: Sequence[Column] = OF_TABS, name: str = "NAME") -> str:
@@ -137,15 +146,18 @@ def sparkline(counts: Sequence[float | None] | None, width: int, is_ascii: bool 
 
 
 def _cut(text: str, width: int, is_ascii: bool) -> str:
-    if len(text) <= width:
+    if cell_len(text) <= width:
         return text
-    mark = "~" if is_ascii else "…"
-    return text[: width - 1] + mark
+    return set_cell_size(text, width - 1) + _mark(is_ascii)
+
+
+def _mark(is_ascii: bool) -> str:
+    return "~" if is_ascii else "…"
 
 
 def _without_keys(name: str, width: int) -> str:
     """A Tab's name; where that is too long its labels' values alone, which tell it from others of its base name."""
-    if len(name) <= width or not name.endswith("}"):
+    if cell_len(name) <= width or not name.endswith("}"):
         return name
     base = name.partition("{")[0]
     return f"{base}{{{','.join(value for _, value in _LABEL.findall(name[len(base) :]))}}}"
@@ -153,10 +165,11 @@ def _without_keys(name: str, width: int) -> str:
 
 def _cut_inside(text: str, width: int, is_ascii: bool) -> str:
     """Cut in the middle: of Tabs of one name the labels, and of others often the last words, tell which is which."""
-    if len(text) <= width:
+    if cell_len(text) <= width:
         return text
     first = (width - 1) // 2
-    return text[:first] + ("~" if is_ascii else "…") + text[len(text) - (width - 1 - first) :]
+    last = set_cell_size(text[::-1], width - 1 - first)[::-1]
+    return set_cell_size(text, first) + _mark(is_ascii) + last
 
 
 def sum_of(name: str, rows: Sequence[Mapping[str, Any]], aggregate: Mapping[str, Any]) -> dict[str, Any]:

@@ -179,9 +179,10 @@ def print_lines(text: str) -> None:
 
 
 def print_drawn(drawn: RenderableType) -> None:
-    """What rich has drawn: with colours on a terminal, as plain lines elsewhere."""
+    """What rich has drawn: with colours on a terminal, with NO_COLOR as nothing but text; as plain lines elsewhere."""
     if sys.stdout.isatty():
-        Console(highlight=False).print(drawn)
+        # rich's own reading of NO_COLOR goes on to send what makes bold and dim
+        Console(highlight=False, color_system=None if os.environ.get("NO_COLOR") else "auto").print(drawn)
         return
     out = io.StringIO()
     Console(file=out, highlight=False, width=FILE_WIDTH).print(drawn)

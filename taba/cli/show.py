@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import math
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.padding import Padding
@@ -22,7 +23,9 @@ from rich.text import Text
 from taba.cli import units
 
 LONG_KEY = 6  # characters; what is longer is no name of a field but somebody's value
+LEAST_MOMENT = 1e9  # Unix seconds: 2001; what is less is hardly a moment, but a count that is called so, or a value beside another
 MEASURED = 10_000  # columns: more than any terminal has, so that a table tells how wide it would like to be
+MIN_COLUMN = 20  # of a terminal that is too narrow for anything
 MAX_ROWS = 20  # of one list inside a Projection; --json has them all
 
 _UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -70,7 +73,7 @@ def figure(key: str, value: Any, unit: str | None) -> Any:
     """What is shown of the figure `key`: a duration, a size or a moment as such, another value as it is."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return value
-    if key in units.TIMES:
+    if key in units.TIMES and value >= LEAST_MOMENT:
         return units.moment(value) or value
     return Figure(units.scaled(value, unit)) if unit in (units.SECONDS, units.BYTES) and key not in units.COUNTS else value
 
@@ -79,7 +82,14 @@ def with_unit(content: Any, unit: str | None, key: str = "") -> Any:
     """A Projection or Aggregate whose figures are shown in `unit`."""
     if isinstance(content, Mapping):
         return {name: with_unit(value, unit, str(name)) for name, value in content.items()}
+    if key == "values" and isinstance(content, list):
+        return [_moved(item) for item in content]
     return figure(key, content, unit)
+
+
+def _moved(item: Any) -> Any:
+    """A value with its time, [time, value], with that as people read it; anything else as it is."""
+    return [figure("time", item[0], None), item[1]] if isinstance(item, list) and len(item) == 2 else item
 
 
 def shape(content: Any) -> RenderableType:
@@ -129,6 +139,29 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
     return result
 
 
+def named_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Iterator[str]:
+    """Rows of texts as lines under the names of their columns, of `width` at the most; what is longer goes on below, in its column.
+
+    The first of each row is a name, which is never cut or divided: one that leaves no room stands on a line of its own.
+    """
+    titles = [column.upper() for column in columns]
+    told = [[plain(cell) for cell in row] for row in rows]
+    between = [max(map(cell_len, (titles[place], *(row[place] for row in told)))) + 2 for place in range(1, len(columns) - 1)]
+    last = max(map(cell_len, (titles[-1], *(row[-1] for row in told))))
+    longest = max(map(cell_len, (titles[0], *(row[0] for row in told))))
+    room = min(longest, max(MIN_COLUMN, width - 2 - sum(between) - min(last, width // 3)))
+    left = max(MIN_COLUMN, width - 2 - room - sum(between))
+    for name, *cells in [titles, *told]:
+        if cell_len(name) > room:
+            yield name
+            name = ""
+        head = set_cell_size(name, room) + "  "
+        head += "".join(set_cell_size(cell, size) for cell, size in zip(cells, between, strict=False))
+        for part in Text(cells[-1]).wrap(Console(width=left), left) or [Text("")]:
+            yield (head + part.plain).rstrip()
+            head = " " * cell_len(head)
+
+
 def _row_keys(value: Any) -> tuple[str, ...] | None:
     if isinstance(value, Mapping) and value and not any(isinstance(item, Mapping) for item in value.values()):
         return tuple(value)
@@ -175,16 +208,21 @@ def _settings(values: Mapping[str, Any]) -> RenderableType:
     grid.add_column(style="cyan")
     grid.add_column(overflow="fold")
     for key, value in values.items():
-        grid.add_row(plain(key).replace("_", " "), Text(str(value) if key == "pid" else _one_line(value)))
+        grid.add_row(plain(key).replace("_", " "), Text(_one_line(value, key)))
     return grid
 
 
-def _one_line(value: Any) -> str:
+def _one_line(value: Any, key: str = "") -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{plain(key)} {item if key == 'pid' else _one_line(item)}" for key, item in value.items()) or "none"
+        return ", ".join(f"{plain(name)} {_one_line(item, str(name))}" for name, item in value.items()) or "none"
     if isinstance(value, list):
-        return ", ".join(_one_line(item) for item in value) or "none"
-    return number(value)
+        return ", ".join(_one_line(item, key) for item in value) or "none"
+    return number(_said(key, value))
+
+
+def _said(key: str, value: Any) -> Any:
+    """What a status says under `key`, as people read it: sizes and durations by the names that end so."""
+    return str(value) if key == "pid" else figure(key, value, units.unit_of(key))
 
 
 def _listing(key: str, content: Any) -> RenderableType:
@@ -196,7 +234,7 @@ def _listing(key: str, content: Any) -> RenderableType:
     columns = list(dict.fromkeys(column for row in rows for column in row))
     cells = (
         [
-            str(value) if column == "pid" else _one_line(value) if isinstance(value, (Mapping, list)) else value
+            _one_line(value, column) if isinstance(value, (Mapping, list)) else _said(column, value)
             for column, value in ((column, row.get(column)) for column in columns)
         ]
         for row in rows[:MAX_ROWS]

@@ -8,24 +8,23 @@ from typing import Any
 
 SECONDS, BYTES = "seconds", "bytes"  # the units that are written in steps
 COUNTS = frozenset({"count", "clients", "distinct", "events"})  # keys of figures that have no unit, whatever their Tab's is
+MOST = 1e18  # from here on a number is written with its power of ten, whatever its unit
 TIMES = frozenset({"time", "started", "refused"})  # keys of moments
 
 
 def scaled(value: Any, unit: str | None = None) -> str:
-    """A number in at most seven characters and its sign, as people read it: 1.2 ms, 3.4 MiB, 12k; nothing is a dash."""
+    """A number in at most seven characters and its sign, as people read it: 1.2 ms, 3.4 MiB, 12k; what is none is a dash."""
     text = _scaled(value, unit)
-    if isinstance(value, str):
-        return text[:9] + "…" if len(text) > 10 else text
     return text if len(text.removeprefix("-")) <= 7 else text.replace(" ", "")
 
 
 def _scaled(value: Any, unit: str | None) -> str:
-    if isinstance(value, str):
-        return value
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return "-"
     if not math.isfinite(value):
         return str(value)
+    if abs(value) >= MOST:
+        return f"{value:.0e}"
     if unit == SECONDS:
         for least, size, name in _TIMES:
             if abs(value) >= least:
@@ -58,6 +57,11 @@ def _digits(value: float) -> str:
     if abs(value) >= 100 or value == int(value):
         return f"{value:.0f}"
     return f"{value:.3g}"
+
+
+def unit_of(key: str) -> str | None:
+    """The unit of what stands under a name that ends with it, such as `memory_bytes`; None where it does not."""
+    return next((unit for unit in (BYTES, SECONDS) if key == unit or key.endswith("_" + unit)), None)
 
 
 def moment(seconds: Any) -> str | None:

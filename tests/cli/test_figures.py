@@ -6,6 +6,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.cli.figures import ASCII_BLOCKS, NAME, OF_CLIENTS, OF_TABS, head, row, sparkline
@@ -38,6 +39,10 @@ class Figures(SynchronousTestCase):
             (9_999, None, "9999"),
             (1.5e9, None, "1.5G"),
             (0.00001, None, "1e-05"),
+            (1e300, None, "1e+300"),
+            (1e300, "bytes", "1e+300"),
+            (1e300, "seconds", "1e+300"),
+            (-1e18, None, "-1e+18"),
             (None, None, "-"),
             (True, None, "-"),
         ):
@@ -65,6 +70,16 @@ class Figures(SynchronousTestCase):
         self.assertIn("! why", row({"name": "n", "error": "why", "1h": None}))
         now = row({"name": "n", "1h": None, "value": 45, "rate": 1.0})
         self.assertEqual((len(now), now.split()), (79, ["n", "1", "=45", "-", "-", "-"]))
+
+    def test_a_row_is_as_wide_as_the_screen_whatever_stands_in_it(self) -> None:
+        texts = ('uni{k="漢字→🎉"}', "漢" * 40, "a" + "漢" * 40, "x\x1b[2J" * 9, "e\u0301" * 40)
+        for text in texts:
+            for is_ascii in (False, True):
+                shown = row({**ROW, "name": text, "value": text, "1h": None}, 79, is_ascii)
+                self.assertEqual(cell_len(shown), 79, text)
+                of_client = row({"name": "web/1", "value": text}, 79, is_ascii, OF_CLIENTS)
+                self.assertEqual(cell_len(of_client), 79, text)
+                self.assertTrue((shown + of_client).isprintable() or "\u0301" in text, text)
 
     def test_a_sparkline_is_as_wide_as_it_may_be(self) -> None:
         self.assertEqual(sparkline([None] * 30 + [0.0] * 25 + [4.0] * 5, 12, True), "      _____#")

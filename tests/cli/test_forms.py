@@ -109,6 +109,24 @@ class Forms(BesideAServer):
             self.assertNotRegex(done.stdout + done.stderr, "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", arguments)
         self.assertEqual(next(iter(json.loads(self.taba("agg", "said", "--json")).values()))["values"], {CONTROL: 1})
 
+    def test_no_control_character_but_those_of_colours_reaches_a_terminal_and_with_no_color_none_at_all(self) -> None:
+        coloured, plain = r"\x1b\[[0-9;]*m", "(?!)"
+        for arguments, no_color, allowed in (
+            (("agg",), "", coloured),
+            (("proj",), "", coloured),
+            (("types", "--detail"), "", coloured),
+            (("agg", "--all"), "1", plain),
+            (("dead-letters",), "1", plain),
+        ):
+            shown = re.sub(allowed, "", self.on_terminal(*arguments, NO_COLOR=no_color))
+            self.assertNotRegex(shown, "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202e]", (arguments, no_color))
+
+    def test_names_are_whole_on_however_narrow_a_terminal(self) -> None:
+        names = self.taba("names").splitlines()
+        shown = self.on_terminal("types", "--detail", COLUMNS="40").replace("\r", "")
+        for name in names:
+            self.assertRegex(shown, f"(?m)^{re.escape(name)}(  |$)")
+
     def test_a_terminal_has_times_with_units_and_a_line_a_client(self) -> None:
         shown = self.on_terminal("proj", "render_seconds", "hits")
         self.assertRegex(shown, r"CLIENT +1M +1H +P50 +P99 +MAX +VALUE\s")

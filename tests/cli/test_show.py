@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import io
+from datetime import datetime
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -40,6 +42,30 @@ class Shapes(SynchronousTestCase):
         self.assertRegex(narrow, r"(?m)^ +client web/1 *$")
         self.assertIn("pid 2005,", " ".join(narrow.split()))
         self.assertLessEqual(max(map(len, narrow.splitlines())), 60)
+
+    def test_sizes_durations_and_moments_are_such(self) -> None:
+        at = 1_795_696_840.5
+        told = {
+            "child": {"memory_bytes": 2**31, "processor_seconds": 600},
+            "bytes": 1536,
+            "refused": 3,
+            "rings": [{"client": "c", "bytes": 2048}],
+        }
+        text = drawn(show.status("Agent", "http://127.0.0.1:8279", told))
+        for wanted in ("memory_bytes 2 GiB, processor_seconds 10 min", "1.5 KiB", "refused", "2 KiB"):
+            self.assertIn(wanted, text)
+        self.assertNotIn("1970", text)
+        text = drawn(show.tab("words", {"values": [[at, "a"], [5, "b"]]}))
+        self.assertIn(datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M:%S  a"), text)
+        self.assertRegex(text, r"(?m)^ +5  b *$")
+
+    def test_a_name_is_neither_cut_nor_divided_and_what_is_long_goes_on_in_its_column(self) -> None:
+        name, told = 'n{k="' + "x" * 60 + '"}', "words " * 30
+        lines = list(show.named_lines(["tab", "type", "description"], [["short", "Gauge", told], [name, "Buffer", ""]], 60))
+        self.assertEqual(lines.count(name), 1)
+        self.assertTrue(all(cell_len(line) <= 60 for line in lines if line != name), lines)
+        self.assertEqual(" ".join(line[lines[0].index("DESCRIPTION") :].strip() for line in lines[1:-2]).split(), told.split())
+        self.assertEqual(list(show.named_lines(["tab", "type"], [["漢", "T"]], 79)), ["TAB  TYPE", "漢   T"])
 
     def test_any_shape_can_be_shown(self) -> None:
         shapes: tuple[Any, ...] = (

@@ -7,12 +7,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
 from taba.codes import Floats
+from taba.series import number_text
 from taba.server.prometheus.leaf import OVER_TIME, RANGED, Leaf
 from taba.server.prometheus.syntax import (
     EQUAL,
@@ -79,6 +81,7 @@ FUNCTIONS = (
     "timestamp",
     "vector",
 )
+_LABEL = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 MAX_LEAVES = 50  # selectors of one question: each is read by itself
 
 
@@ -113,7 +116,7 @@ async def evaluate(nodes: Sequence[Node], times: Floats, asking: Asking) -> Valu
             found[place] = None if leaf is None else await asking.read(leaf)
             continue
         parts = [cast(Value, found[part]) for part in getattr(node, "parts", ())]
-        found[place] = await work.do(node, parts, [nodes[part] for part in getattr(node, "parts", ())])
+        found[place] = await work.do(node, parts, [_within(nodes, part) for part in getattr(node, "parts", ())])
         for part in getattr(node, "parts", ()):
             found[part] = None  # what is used up is held no longer
         await asking.breathe()
@@ -170,8 +173,15 @@ def _above(nodes: Sequence[Node], above: dict[int, int], place: int, between: li
         place = upper
 
 
+def _within(nodes: Sequence[Node], place: int) -> Node:
+    """The node there, or what stands in the brackets there."""
+    while isinstance(node := nodes[place], Same):
+        [place] = node.parts
+    return node
+
+
 class _Work:
-    """Each node from its parts."""
+    """Each node from its parts. The nodes of parts are those without brackets around them."""
 
     def __init__(self, times: Floats, asking: Asking):
         self._times, self._asking = times, asking
@@ -232,6 +242,8 @@ class _Work:
         parameter = parts[1] if len(parts) > 1 else None
         if parameter is not None and not isinstance(parameter, Scalar):
             raise Refused(f"the first argument of {node.op} is a number")
+        if node.op in ("topk", "bottomk") and parameter is not None and not np.isfinite(parameter.values).all():
+            raise Refused(f"the first argument of {node.op} is a number of series, not {number_text(_odd(parameter.values))}")
         return await self._through(aggregated(node, self._vector(parts[0], node.op), None if parameter is None else parameter.values))
 
     def _vector(self, part: Value, what: str) -> Vector:
@@ -285,13 +297,15 @@ class _Work:
         others = [self._scalar(part, name) for part in parts[1:]]
         if name == "round":
             to = others[0] if others else np.ones(steps)
-            return await self._plain(lambda values: np.floor(values / to + 0.5) * to, vector, name)
+            with np.errstate(all="ignore"):
+                inverse = 1.0 / to  # as Prometheus does: what 0.1 times a whole number is has more digits than what that is over 10
+            return await self._plain(lambda values: np.floor(values * inverse + 0.5) / inverse, vector, name)
         if name not in ("clamp", "clamp_min", "clamp_max"):
             raise Refused(f"{name} takes a range, as {name}(x[5m])")
         least = others[0] if name != "clamp_max" else np.full(steps, -np.inf)
         most = others[-1] if name != "clamp_min" else np.full(steps, np.inf)
         clamped = await self._plain(lambda values: np.minimum(np.maximum(values, least), most), vector, name)
-        return Vector(clamped.labels, clamped.values, clamped.there & (least <= most))
+        return Vector(clamped.labels, clamped.values, clamped.there & ~(least > most))  # between NaN and anything lies NaN
 
     async def _quantile(self, ranks: Floats, vector: Vector) -> Vector:
         if vector.spread is not None:
@@ -303,6 +317,8 @@ class _Work:
         if not all(isinstance(part, str) for part in parts[1:]):
             raise Refused("label_replace takes four texts after the series")
         target, template, source, pattern = (cast(str, part) for part in parts[1:])
+        if target != NAME and not _LABEL.fullmatch(target):
+            raise Refused(f"label_replace: {target[:100]!r} is no name of a label")
         values = sorted({labels.get(source, "") for labels in vector.labels})
         written = dict(zip(values, await self._asking.rewrite(pattern, template, values), strict=True))
         replaced: list[Labels] = []
@@ -313,6 +329,11 @@ class _Work:
             else:
                 replaced.append({**without(labels, (target,)), **({target: text} if text else {})})
         return await self._unique(Vector(replaced, vector.values, vector.there, vector.spread))
+
+
+def _odd(values: Floats) -> float:
+    """The first of them that is not finite."""
+    return float(values[~np.isfinite(values)][0])
 
 
 def _absent_labels(node: Node) -> Labels:

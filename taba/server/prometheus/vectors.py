@@ -347,7 +347,7 @@ def _ranked(op: str, vector: Vector, rows: list[int], parameter: Floats | None, 
         order = np.lexsort((worst, np.isnan(values), ~here), axis=0)
         ranks = np.empty_like(order)
         np.put_along_axis(ranks, order, np.broadcast_to(np.arange(len(rows))[:, None], order.shape), axis=0)
-        most = np.nan_to_num(parameter[part], nan=0.0)
+        most = parameter[part]
         there[rows, part] = here & (ranks < np.floor(most))
         yield
 

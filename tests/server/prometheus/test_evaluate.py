@@ -195,10 +195,15 @@ class Functions(SynchronousTestCase):
             ("vector(scalar(x))", [-1.5, 2.5]),
             ("-x", [1.5, -2.5]),
             ("exp(x - x)", [1.0, 1.0]),
+            ("round(x * 0 + 2.94, 0.1)", [2.9, 2.9]),  # not 2.9000000000000004
         ):
             self.assertEqual(rows(answer(text, given)), {(): expected}, text)
         self.assertEqual(rows(answer("clamp(x, 2, 1)", given)), {})
         self.assertEqual(rows(answer('absent(none{a="b", c=~"d"})', given)), {(("a", "b"),): [1.0, 1.0]})
+        for text in ('absent((none{a="b"}))', 'absent(((none{a="b"})))'):  # brackets mean nothing
+            self.assertEqual(rows(answer(text, given)), {(("a", "b"),): [1.0, 1.0]})
+        for text in ("clamp(x, NaN, 1)", "clamp(x, 0, NaN)", "clamp_min(x, NaN)", "clamp_max(x, scalar(none))"):
+            self.assertTrue(np.isnan(rows(answer(text, given))[()]).all(), text)
         several = answer("scalar(y)", given)
         assert isinstance(several, Scalar)
         self.assertTrue(np.isnan(several.values).all())
@@ -208,6 +213,11 @@ class Functions(SynchronousTestCase):
         self.assertEqual(sorted(dict(key).get("kind", "") for key in found), ["<a-a>", "<b-b>"])
         with self.assertRaisesRegex(Refused, "same labels"):
             answer('label_replace(x, "job", "", "job", ".*")', GIVEN)
+        renamed = rows(answer('label_replace(x, "__name__", "z", "job", ".*")', GIVEN))
+        self.assertEqual([dict(key)["__name__"] for key in renamed], ["z", "z"])
+        for target in ("", "1x", "~x", "a b"):
+            with self.assertRaisesRegex(Refused, "no name of a label"):
+                answer(f'label_replace(x, "{target}", "z", "job", ".*")', GIVEN)
 
     def test_what_is_not_answered_is_refused_with_a_sentence(self) -> None:
         for text, word in (
@@ -219,6 +229,8 @@ class Functions(SynchronousTestCase):
             ("x atan2 y", "atan2 is not answered"),
             ("histogram_count(x)", "takes a distribution"),
             ("stddev(x)", "stddev is not answered"),
+            ("topk(NaN, x)", "number of series, not NaN"),
+            ("bottomk(-Inf, x)", "number of series, not -Inf"),
             ("+".join(["x"] * 51), "selectors"),
         ):
             with self.assertRaisesRegex(Refused, word):
