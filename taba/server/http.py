@@ -306,11 +306,14 @@ class Routes:
 
     async def slots(self, call: Call) -> Answer:
         query, reachable = self._asked(call)
-        found, further = await self._refusing(query.slots(_filter(call), _page(call)))
-        of_each = (
-            (name, past, json.dumps(past, ensure_ascii=False)) for name, past in ((name, _past(past)) for name, past in found.items())
-        )
-        return _by_name(call, _each(of_each), reachable, further)
+        asked = await self._refusing(query.ask(_filter(call), (), True, _page(call)))
+
+        async def each() -> AsyncIterator[tuple[str, Any, str]]:
+            async for name, past in query.slots(asked):
+                content = _past(past)
+                yield name, content, dumped(content) if call.wants_text else ""
+
+        return _by_name(call, each(), reachable, asked.next)
 
     async def overview(self, call: Call) -> Answer:
         sort = call.values["sort"] or MOVES

@@ -336,19 +336,21 @@ class Query:
                 if total is not None and not total.is_empty:
                     yield Summary(part.tab, total.type, await self._aggregated(total), total.clients, past.get(part.tab))
 
-    async def slots(self, wanted: Filter, page: Page = WHOLE) -> tuple[dict[str, Past | Unanswered], str | None]:
-        """By Tab the slots of all Clients that match, at their own widths; and the next page's cursor.
-
-        Raises QueryRefused for more than MAX_DETAILED States.
-        """
-        asked = await self.ask(wanted, (), True, page)
-        answer: dict[str, Past | Unanswered] = {}
-        async for lot in self._lots(asked.chosen, wanted, SLICE_STATES, is_whole=True):
-            answer.update(await self._slots_lot(lot, asked.chosen, wanted))
+    async def slots(self, asked: Asked) -> AsyncIterator[tuple[str, Past | Unanswered]]:
+        """By Tab the slots of all Clients that match, at their own widths, of a few Tabs at a time: one may have thousands of bins."""
+        async for lot in self._lots(asked.chosen, asked.wanted, SLICE_DETAILED, is_whole=True):
+            large = [part for part in lot if len(part.clients) > SLICE_STATES and part.tab not in asked.chosen.dead]
+            found = await self._slots_lot([part for part in lot if part not in large], asked.chosen, asked.wanted)
+            for part in large:
+                found.update(await self._slots_in_slices(part, asked.chosen, asked.wanted))
+            for part in lot:
+                if part.tab in asked.chosen.dead:
+                    yield part.tab, Unanswered(next(iter(asked.chosen.dead[part.tab].values())))
+                elif part.tab in found:
+                    yield part.tab, found.pop(part.tab)
+                elif (why := self.why_away(part.tab)) is not None:
+                    yield part.tab, Unanswered(why)
             await self.turns.breathe()
-        for tab, by_client in asked.chosen.dead.items():
-            answer[tab] = Unanswered(next(iter(by_client.values())))
-        return {tab: answer[tab] for tab in asked.chosen.tabs if tab in answer}, asked.next
 
     async def lots(
         self, tabs: Sequence[str], type_of: Callable[[str], str], wanted: Filter, most: int, take: Take | None
@@ -418,7 +420,7 @@ class Query:
         async for _, clients in self._chooser.each_clients_of([tab for tab in chosen.tabs if tab not in chosen.dead], wanted):
             total += len(clients)
             if total > MAX_DETAILED:
-                raise QueryRefused(f"more than {MAX_DETAILED} Projections match; ask with name=, match= or client=")
+                raise QueryRefused(f"more than {MAX_DETAILED} Projections match; ask with name=, match=, client= or limit=")
 
     async def _lots(self, chosen: Chosen, wanted: Filter, most: int, is_whole: bool = False) -> AsyncIterator[list[_Part]]:
         """Parts of Tabs, in the order of `chosen`, with some `most` States at a time. `is_whole`: no Tab is divided."""
@@ -540,16 +542,39 @@ class Query:
         answer: dict[str, Past | Unanswered] = {tab: next(iter(of_tab.values())) for tab, of_tab in found.items()}
         for type, (owners, states) in by_type.items():
             await self.turns.breathe()
-            history = await self._bench.history(type, states, self._now())
             groups, tabs = number(tab for tab, _ in owners)
-            if isinstance(history, str):
-                self._count(type, history)
-                answer.update((tab, Unanswered(history)) for tab in tabs)
-            elif history is None:
-                answer.update((tab, Unanswered(f"Type {type} keeps no slots")) for tab in tabs)
-            else:
-                answer.update((tab, past) for tab, past in zip(tabs, pasts(history, groups, len(tabs)), strict=True) if tab not in answer)
+            answer = {**self._pasts(type, await self._bench.history(type, states, self._now()), groups, tabs), **answer}
         return answer
+
+    async def _slots_in_slices(self, part: _Part, chosen: Chosen, wanted: Filter) -> dict[str, Past | Unanswered]:
+        """The slots of a Tab of many Clients."""
+        now = self._now()
+
+        async def take(lot: Lot) -> list[Any]:
+            """What one slice comes to: why it is not known, or its Type and history; nothing where there are no States."""
+            unread = [why for of_tab in lot.unread.values() for why in of_tab.values()]
+            for type, (_, states) in lot.by_type.items():
+                await self.turns.breathe()
+                history = await self._bench.history(type, states, now)
+                return [*unread, (type, history if history is None or isinstance(history, str) else together([history]))]
+            return unread
+
+        made = [one for of_slice in await self._in_slices(part, chosen, wanted, take) for one in of_slice]
+        unread = next((one for one in made if isinstance(one, Unanswered)), None)
+        if unread is not None or not made:
+            return {} if unread is None else {part.tab: unread}
+        type, histories = made[0][0], [history for _, history in made]
+        whole = next((history for history in histories if history is None or isinstance(history, str)), ...)
+        return self._pasts(type, together(histories) if whole is ... else whole, np.zeros(1, dtype=np.int64), [part.tab])
+
+    def _pasts(self, type: str, history: Any, groups: Any, tabs: Sequence[str]) -> dict[str, Past | Unanswered]:
+        """What a history of these Tabs is; of one that cannot be had, or that a Type does not keep, why there is none."""
+        if isinstance(history, str):
+            self._count(type, history)
+            return dict.fromkeys(tabs, Unanswered(history))
+        if history is None:
+            return dict.fromkeys(tabs, Unanswered(f"Type {type} keeps no slots"))
+        return dict(zip(tabs, pasts(history, groups, len(tabs)), strict=True))
 
     async def _read_lot(self, lot: Sequence[_Part], chosen: Chosen, wanted: Filter) -> tuple[dict[str, dict[str, Any]], _ByType]:
         """(found, by Type): by Tab and Client what cannot be read, as Unanswered; by Type (Tab, Client) and parts of the others."""

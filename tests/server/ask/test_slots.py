@@ -50,7 +50,34 @@ class Slots(ServerCase):
         self.patch(query, "MAX_DETAILED", 18)
         self.assertEqual((await self.ask(server, "/v1/slots")).status, 200)
         self.patch(query, "MAX_DETAILED", 17)
-        self.assertEqual((await self.ask(server, "/v1/slots")).status, 400)
+        refused = await self.ask(server, "/v1/slots")
+        self.assertEqual(refused.status, 400)
+        self.assertIn("limit=", refused.json["detail"])
+        self.assertEqual(list(await self.get(server, "/v1/slots?limit=1")), [min(COUNTED, TIMED, PLAIN)])
+
+    @asynchronous
+    async def test_slots_are_sent_some_tabs_at_a_time_and_a_tab_of_many_clients_is_read_in_slices(self) -> None:
+        server, _ = await self.filled()
+        whole = await self.get(server, "/v1/slots")
+        self.assertEqual(list(whole), sorted((COUNTED, TIMED, PLAIN)))
+        read: list[int] = []
+        read_lot = query.Query._read_lot
+
+        async def counted(asking: Any, lot: Any, *more: Any) -> Any:
+            read.append(sum(len(part.clients) for part in lot))
+            return await read_lot(asking, lot, *more)
+
+        self.patch(query.Query, "_read_lot", counted)
+        self.patch(query, "SLICE_DETAILED", 1)
+        for slice_states in (500, 4, 1):
+            read.clear()
+            self.patch(query, "SLICE_STATES", slice_states)
+            found = await self.get(server, "/v1/slots")
+            self.assertLessEqual(max(read), max(slice_states, len(CLIENTS)) if slice_states > 5 else slice_states)
+            for name in (COUNTED, TIMED):
+                self.assertEqual(found[name]["ever"], whole[name]["ever"])
+                self.assertEqual([slot["count"] for slot in found[name]["slots"]], [slot["count"] for slot in whole[name]["slots"]])
+            self.assertEqual(found[PLAIN], whole[PLAIN])
 
     @asynchronous
     async def test_aggregates_in_slices_are_those_of_the_projections(self) -> None:
