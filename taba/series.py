@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 COUNTER, GAUGE, HISTOGRAM, SUMMARY = "counter", "gauge", "histogram", "summary"
@@ -29,6 +30,8 @@ NET, TEXT = "net", "text"  # what a total is once a value was negative; what a C
 
 MAX_TOP = 10  # values of a TopK that are series
 DEFAULT_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)  # prometheus_client's, without +Inf
+
+MAX_PLAIN = 10_000  # names of families whose plain ones are kept: each is asked for with every sample; some 2 MB
 
 _OTHER = re.compile(r"[^A-Za-z0-9_:]")
 _NO_WORD = re.compile(r"[^A-Za-z0-9_]+")
@@ -85,6 +88,7 @@ def family_of(base: str, unit: str | None, figure: str) -> str:
     return stem + shown.suffix
 
 
+@lru_cache(MAX_PLAIN)
 def plain(name: str) -> str:
     """A name with `_` for each character that Prometheus did not use to take."""
     found = _OTHER.sub("_", name)

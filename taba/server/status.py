@@ -49,6 +49,8 @@ from taba.shard import EmbeddedStore, Router, Standing, Writes
 
 COUNTS_SECONDS = 1.0  # how old the counts in an answer may be: they are read from every bucket
 TYPES_SECONDS = 10.0  # how old the Types of all Tabs may be
+HELD_SECONDS = 10.0  # how old the number of Tabs and the like of a bucket may be whose counts say of no change
+SLICE_BUCKETS = 100  # … asked at a time, some 5 ms
 LOOK_SECONDS = 1.0  # for the store to tell both; then what was known before is shown, and the look goes on
 PRESENCE_SECONDS = 5.0  # how often a Server says that it is there
 GONE_SECONDS = 20.0  # a Server that has not said so for this long is not
@@ -72,6 +74,31 @@ class Counts(NamedTuple):
 
 
 HELD = ("tabs", "clients", "streams", "keyed_streams", "posters")  # of all buckets; posters: Clients that post with a key
+
+
+class _Measured(NamedTuple):
+    """How many of each of HELD a bucket had, and what its counts were before it was asked."""
+
+    at: float  # by the monotonic clock
+    counts: Sequence[bytes]
+    sizes: Sequence[int]
+
+
+def _counts_of(bucket: int) -> list[Any]:
+    return [(b"HGETALL", keys.counts(bucket)), (b"LRANGE", keys.missing(bucket), b"0", b"-1")]
+
+
+def _sizes_of(bucket: int) -> list[Any]:
+    """In the order of HELD."""
+    return [
+        (b"HLEN", keys.tabs(bucket)),
+        (b"SCARD", keys.clients(bucket)),
+        (b"HLEN", keys.marks(bucket)),
+        (b"HLEN", keys.posted(bucket)),
+        (b"HLEN", keys.posts(bucket)),
+    ]
+
+
 UNKNOWN = Counts(0, {}, 0, 0, 0, [])  # before anything was read
 
 
@@ -116,6 +143,7 @@ class Status:
         self._counts: tuple[float, Counts] | None = None
         self._cycles = 0
         self._held: dict[str, int] = {}  # of HELD, how many all buckets have
+        self._measured: dict[int, _Measured] = {}
         self._counted: dict[int, list[Any]] = {}  # bucket → what it said of its counts last
         self._away: dict[int, str] = {}  # buckets that did not say so when they were asked last
         self._types: tuple[float, set[str]] | None = None
@@ -126,36 +154,39 @@ class Status:
         if self._counts is None or self._ingest.cycles != self._cycles or not 0 <= now - self._counts[0] < COUNTS_SECONDS:
             self._cycles = self._ingest.cycles  # what this Server itself has folded is in its next answer
             self._away = {}
-            reads = {
-                b: [
-                    (b"HGETALL", keys.counts(b)),
-                    (b"LRANGE", keys.missing(b), b"0", b"-1"),
-                    (b"HLEN", keys.tabs(b)),
-                    (b"SCARD", keys.clients(b)),
-                    (b"HLEN", keys.marks(b)),
-                    (b"HLEN", keys.posted(b)),
-                    (b"HLEN", keys.posts(b)),
-                ]
-                for b in range(self._router.buckets)
-            }
             # of a bucket that is away, what was known of it last
-            self._counted.update(await self._router.read_many(reads, self._away))
+            self._counted.update(
+                await self._router.read_many({bucket: _counts_of(bucket) for bucket in range(self._router.buckets)}, self._away)
+            )
             if not self._counted:
                 raise StoreUnavailable(next(iter(self._away.values()), "nothing is known"))
+            await self._measure()
             sums: Counter[bytes] = Counter()
             missing: set[str] = set()
-            held: Counter[str] = Counter()
-            for pairs, types, *there in self._counted.values():
-                held.update(dict(zip(HELD, there, strict=True)))
+            for pairs, types in self._counted.values():
                 for name, count in zip(pairs[::2], pairs[1::2], strict=True):
                     sums[name] += int(count)
                 missing.update(type.decode() for type in types)
-            self._held = dict(held)
-            self._ingest.in_all.learn(held["tabs"], held["clients"])
+            self._held = {name: sum(of_bucket.sizes[place] for of_bucket in self._measured.values()) for place, name in enumerate(HELD)}
+            self._ingest.in_all.learn(self._held["tabs"], self._held["clients"])
             dead = {name[len(_DEAD) :].decode(): count for name, count in sorted(sums.items()) if name.startswith(_DEAD) and count}
             known = Counts(sums[b"folded"], dead, sums[b"dead_dropped"], sums[keys.DISCARDED], sums[b"known_key"], sorted(missing))
             self._counts = (now, known)
         return self._counts[1]
+
+    async def _measure(self) -> None:
+        """Have how many of HELD each bucket has: of those whose counts have changed, or that were asked HELD_SECONDS ago."""
+        now = self._clock.seconds()
+        stale = [
+            bucket
+            for bucket, [pairs, _] in self._counted.items()
+            if bucket not in self._away
+            and ((known := self._measured.get(bucket)) is None or known.counts != pairs or now - known.at >= HELD_SECONDS)
+        ]
+        for start in range(0, len(stale), SLICE_BUCKETS):
+            some = stale[start : start + SLICE_BUCKETS]
+            for bucket, sizes in (await self._router.read_many({bucket: _sizes_of(bucket) for bucket in some}, {})).items():
+                self._measured[bucket] = _Measured(now, self._counted[bucket][0], sizes)
 
     async def _all_types(self) -> set[str]:
         now = self._now()

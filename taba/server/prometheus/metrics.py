@@ -29,7 +29,7 @@ from taba.server.prometheus.catalogue import Catalogue, Catalogues, Series
 from taba.server.prometheus.leaf import Leaf
 from taba.server.prometheus.reading import Reading
 from taba.server.prometheus.told import Told
-from taba.server.prometheus.vectors import NAME, Refused, Vector
+from taba.server.prometheus.vectors import NAME, Refused, Vector, without
 from taba.server.status import Status
 from taba.server.work.sandbox import Crowded
 from taba.tokens import READ
@@ -42,6 +42,8 @@ MAX_WAITING = 64  # scrapes that wait for that; more than are sent at once
 OWN = "of its Handler"  # stands for the families of Tabs that show samples, whose names only States tell: no name has a blank
 SLICE_ROWS = 200  # sorted to families between two looks at the time, some 3 ms
 OPENMETRICS = "application/openmetrics-text"
+
+_PLACES = {BUCKET: 0, COUNT: 1, SUM: 2}  # of what a histogram's family has, among those of one series
 
 MATCH = Parameter("match", "A regular expression that a Tab's whole name matches: these Tabs, too.")
 
@@ -160,6 +162,7 @@ class Metrics:
             return sum(_rows_of(series, buckets, clients) for series in some)
 
         by_family: dict[str, list[Series]] = {}
+        sizes: dict[str, int] = {}
         first_of: dict[str, str] = {}  # Tab → the first of its families
         together: dict[str, str] = {}  # family → one that is in the same lot; itself for the first
 
@@ -171,9 +174,11 @@ class Metrics:
         for place, series in enumerate(chosen):
             family = _stem(series)
             by_family.setdefault(family, []).append(series)
+            sizes[family] = sizes.get(family, 0) + _rows_of(series, buckets, clients)
             together.setdefault(family, family)
-            one, other = sorted((root(family), root(first_of.setdefault(series.tab, family))))
-            together[other] = one
+            first = first_of.setdefault(series.tab, family)
+            if first != family and (one := root(family)) != (other := root(first)):
+                together[max(one, other)] = min(one, other)
             if place % SLICE_ROWS == SLICE_ROWS - 1:
                 await self._query.turns.breathe()
         groups: dict[str, list[str]] = {}
@@ -183,7 +188,7 @@ class Metrics:
         rows = 0
         for families in groups.values():
             of_group = [series for family in families for series in by_family[family]]
-            size = size_of(of_group)
+            size = sum(sizes[family] for family in families)
             if lot and rows + size > LOT_ROWS:
                 yield _Lot(lot)
                 lot, rows = [], 0
@@ -224,12 +229,13 @@ class Metrics:
             family = family_of.get(name)
             if family is None:
                 family = family_of[name] = _family(name, catalogue, kinds, about)
-            own = {key: text for key, text in labels.items() if key != NAME}
+            own = dict(labels)
+            del own[NAME]
             suffix = name[len(family) :]
-            rest = tuple(sorted((key, text) for key, text in own.items() if key != "le"))
-            place = (BUCKET, COUNT, SUM).index(suffix) if suffix in (BUCKET, COUNT, SUM) else 0
+            rest = without(own, ("le",)) if suffix else own
             bound = float(own["le"]) if suffix == BUCKET else 0.0
-            rows.setdefault(family, []).append(((rest, place, bound), Point(name, own, values[number])))
+            order = (tuple(sorted(rest.items())), _PLACES.get(suffix, 0), bound)
+            rows.setdefault(family, []).append((order, Point(name, own, values[number])))
         found = []
         for number, family in enumerate(sorted(rows)):
             if number % SLICE_ROWS == 0:

@@ -10,6 +10,7 @@ import numpy as np
 
 from taba.codes import Floats, Ints, codes_of, estimates_of
 from taba.history import curves, grown, heat_map, number, together
+from taba.names import bucket_of
 from taba.series import BUCKET, DISTRIBUTION, NET, SUM, TOTAL, bound_text, number_text
 from taba.server.ask.query import SLICE_STATES, Lot, Query, Unanswered
 from taba.server.prometheus.catalogue import Series
@@ -46,7 +47,10 @@ class Past:
         most = max(1, min(SLICE_STATES, (LOT_HEAT if is_spread else LOT_VALUES) // steps))
         if is_spread and is_over_clients and await self._are_few(leaf, chosen, most):
             most = max(most, LOT_SPREADS)  # however many States come to these few, what is made of them is as large
-        async for lot in self._query.lots(sorted(by_tab), types.__getitem__, wanted.filter, most, self._take if is_over_clients else None):
+        tabs = sorted(by_tab)
+        if leaf.keeps_first:  # whoever asks sorts what comes: a bucket is read once, not with each lot
+            tabs.sort(key=lambda tab: bucket_of(tab, self._query.buckets))
+        async for lot in self._query.lots(tabs, types.__getitem__, wanted.filter, most, self._take if is_over_clients else None):
             self._told.leave_out_unread(lot.unread)
             for type, (owners, states) in lot.by_type.items():
                 history = await self._history(type, states, dict.fromkeys(tab for tab, _ in owners))

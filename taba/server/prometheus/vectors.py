@@ -93,7 +93,9 @@ def without(labels: Labels, names: Iterable[str]) -> Labels:
 
 def key_of(labels: Labels) -> tuple[tuple[str, str], ...]:
     """What tells series apart; a label without value is none."""
-    return tuple(sorted((name, value) for name, value in labels.items() if value))
+    if "" in labels.values():
+        labels = {name: value for name, value in labels.items() if value}
+    return tuple(sorted(labels.items()))
 
 
 def grouped(labels: Labels, by: tuple[str, ...] | None, left_out: tuple[str, ...]) -> Labels:
