@@ -143,7 +143,9 @@ class Routes:
         except (OSError, sqlite3.Error, TabaError) as error:  # a full disk, say; the loop says so, too, and tries again
             raise HTTPError(503, "not_drained", f"{error}"[:200]) from None
         keeper = self._pump.keeper
-        content = {"recorded": keeper.recorded + sum(self._pump.live_drops().values()), "batches": keeper.unacknowledged}
+        batches = keeper.unacknowledged + keeper.waiting_on_disk
+        age = keeper.oldest(self._clock()[1]) if batches else 0.0
+        content = {"recorded": keeper.recorded + sum(self._pump.live_drops().values()), "batches": batches, "age": age}
         return Answer(content)
 
     def _begin(self, key: str | None, client: str, digest: bytes) -> PostNaming | None:

@@ -585,6 +585,18 @@ class Keeper:
         """Batches in the outbox that no Server has acknowledged."""
         return sum(group.unacknowledged for group in self._groups)
 
+    @property
+    def waiting_on_disk(self) -> int:
+        """Batches in the spool that no Server has acknowledged."""
+        return max(0, int(self.spool.batches) - len(self._spool_retained))
+
+    def oldest(self, moment: Moment) -> float | None:
+        """Seconds since the oldest batch was made that no Server has acknowledged; None where the disk alone knows it."""
+        waiting = [lane.pending for lane in self.lanes.values() if lane.pending]
+        if sum(map(len, waiting)) < self.unacknowledged + self.waiting_on_disk:
+            return None
+        return max((moment.since(pending[0].created) for pending in waiting), default=0.0)
+
     # --- what lanes say (Ledger) ---
 
     def acknowledged(self, lane: Lane, batch: HeldBatch, now: float) -> None:

@@ -61,6 +61,16 @@ def expand(template: str, environment: Mapping[str, str], slot: Callable[[], int
     return check_client("".join([*parts, template[end:]]))
 
 
+def pattern(template: str, environment: Mapping[str, str]) -> str:
+    """A regular expression of the client ids that this template stands for in this program on this host, whatever their slots."""
+    parts, end = [], 0
+    for match in _PLACEHOLDER.finditer(template):
+        filled = "[0-9]+" if match[1] == "slot" else re.escape(_filled(template, match[1], environment, int))
+        parts += [re.escape(template[end : match.start()]), filled]
+        end = match.end()
+    return "".join([*parts, re.escape(template[end:])])
+
+
 def _filled(template: str, name: str, environment: Mapping[str, str], slot: Callable[[], int]) -> str:
     if name == "host":
         return host()

@@ -13,7 +13,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-WATCHED = ("prometheus_client.values", "prometheus_client.metrics")
+WATCHED = ("prometheus_client.values", "prometheus_client.metrics", "prometheus_client.multiprocess")
 
 
 class Watch(MetaPathFinder):
@@ -52,7 +52,8 @@ class After(Loader):
         self._loader.exec_module(module)
         from taba.compat.values import install
 
-        install(sys.modules["prometheus_client.values"], module if module.__name__ == "prometheus_client.metrics" else None)
+        of_name = {name: module if module.__name__ == name else None for name in WATCHED[1:]}
+        install(sys.modules["prometheus_client.values"], *of_name.values())
 
 
 def watch() -> None:

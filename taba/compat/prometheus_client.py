@@ -11,13 +11,14 @@ from typing import Any
 try:
     import prometheus_client as _theirs
     from prometheus_client import metrics as _metrics
+    from prometheus_client import multiprocess as _multiprocess
     from prometheus_client import values as _values
 except ImportError as error:
     raise ImportError(f"taba.compat.prometheus_client takes the package prometheus_client: {error}", name=error.name) from None
 
 from taba.compat.values import install
 
-install(_values, _metrics)
+install(_values, _metrics, _multiprocess)
 
 __all__ = list(_theirs.__all__)
 

@@ -24,20 +24,28 @@ from threading import Lock
 from typing import Any
 
 from taba import client
+from taba.compat.collecting import bucket_name, declaring, forgetting, replaced
 
 EXACT_BUCKETS = "TABA_COMPAT_BUCKETS"  # exact: what falls into each bucket is counted, too
 _told: set[str] = set()
 MAX_TOLD = 1000  # names of which it was told that they are no Tabs
 
 
-def install(values: Any, metrics: Any = None) -> None:
-    """Have the module `prometheus_client.values` make values of ours from now on, and Info and Enum of `metrics` record."""
+def install(values: Any, metrics: Any = None, multiprocess: Any = None) -> None:
+    """Have the module `prometheus_client.values` make values of ours from now on, Info and Enum of `metrics` record, and what
+    `multiprocess` collects come from a Server."""
     if not getattr(values.ValueClass, "is_recorded", False):
         values.ValueClass = recorded(values.ValueClass)
     for kind, method, text_of in (("Info", "info", _info_text), ("Enum", "state", str)):
         found = getattr(metrics, kind, None)
         if found is not None and not hasattr(getattr(found, method), "is_recorded"):
             setattr(found, method, _telling(getattr(found, method), text_of))
+    wrapper = getattr(metrics, "MetricWrapperBase", None)
+    if wrapper is not None and not hasattr(wrapper.__init__, "is_recorded"):
+        wrapper.__init__ = declaring(wrapper.__init__)
+    if multiprocess is not None and not hasattr(multiprocess.MultiProcessCollector, "is_recorded"):
+        multiprocess.MultiProcessCollector = replaced(multiprocess.MultiProcessCollector)
+        multiprocess.mark_process_dead = forgetting(multiprocess.mark_process_dead)
 
 
 def recorded(base: type) -> type:
@@ -61,7 +69,7 @@ def recorded(base: type) -> type:
             tab = _tab(metric_name, "PercentileGroup", labels, help_text)
         elif exact and name == f"{metric_name}_bucket":
             bound = labels.pop("le")  # Prometheus' own
-            tab = _tab(f"{metric_name}.bucket", "CounterGroup", {**labels, "bound": bound}, help_text)
+            tab = _tab(bucket_name(metric_name), "CounterGroup", {**labels, "bound": bound}, help_text)
         kind = base if tab is None else levels if typ == "gauge" else amounts
         value = kind(typ, metric_name, name, labelnames, labelvalues, help_text, **more)
         if tab is not None:

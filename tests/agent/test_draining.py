@@ -9,6 +9,7 @@ from taba.agent import http
 from taba.agent.spool import SpoolFull
 from taba.calls import HTTPError
 
+from .moments import at
 from .test_posting import Hosted
 
 
@@ -39,7 +40,22 @@ class Draining(Hosted):
         self.assertEqual(self.drain()["recorded"], 7)
 
     def test_with_nothing_to_drain_it_says_what_there_was(self) -> None:
-        self.assertEqual(self.drain(), {"recorded": 0, "batches": 0})
+        self.assertEqual(self.drain(), {"recorded": 0, "batches": 0, "age": 0.0})
+
+    def test_how_old_the_oldest_is_that_no_server_has_is_told(self) -> None:
+        self.world.record(5)
+        self.assertEqual(self.drain()["age"], 0.0)
+        self.world.now += 7.0
+        self.world.record(2)
+        self.assertEqual(self.drain()["age"], 7.0)
+
+    def test_what_waits_on_disk_is_not_forgotten(self) -> None:
+        self.world.record(5)
+        waiting = self.drain()["batches"]
+        self.world.keeper.spool_all(self.world.now, at(self.world.now))
+        self.world.now += 7.0
+        answer = self.drain()
+        self.assertEqual(answer, {"recorded": 5, "batches": waiting, "age": None})
 
     def test_a_disk_that_is_full_is_said_and_nothing_else_fails(self) -> None:
         self.world.record(5)

@@ -13,6 +13,7 @@ from typing import Any
 import prometheus_client
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, Histogram, Info, Summary, metrics, values
+from prometheus_client.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.client import testing
@@ -28,21 +29,35 @@ import sys
 from prometheus_client import Counter, Gauge, Histogram, Summary
 counter, summary, histogram = Counter("hits", "d", ["route"]), Summary("size", "d"), Histogram("took_seconds", "d")
 gauge = Gauge("depth", "d")
+modes = [Gauge(f"depth_{mode}", "d", multiprocess_mode=mode) for mode in sorted(Gauge._MULTIPROC_MODES)]
 number = 0
 while True:
     counter.labels("/cart").inc(2)
     summary.observe(3)
     histogram.observe(0.25)
     gauge.set(number)
+    for each in modes:
+        each.set(number)
     number += 1
     print(number, flush=True)
     if number == int(sys.argv[1]):
         sys.stdin.read()
 """
 
+COLLECT = """
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, generate_latest, multiprocess
+Counter("hits", "d", ["route"]), Summary("size", "d"), Histogram("took_seconds", "d"), Counter("never", "d")
+[Gauge(f"depth_{mode}", "d", multiprocess_mode=mode) for mode in Gauge._MULTIPROC_MODES]
+multiprocess.mark_process_dead(1)
+registry = CollectorRegistry()
+multiprocess.MultiProcessCollector(registry)
+print(generate_latest(registry).decode())
+"""
+
 
 class Recorded(SynchronousTestCase):
     def setUp(self) -> None:
+        self.patch(metrics.MetricWrapperBase, "__init__", metrics.MetricWrapperBase.__init__)
         self.patch(values, "ValueClass", values.ValueClass)
         for kind, method in ((Info, "info"), (Enum, "state")):
             self.patch(kind, method, getattr(kind, method))
@@ -207,7 +222,7 @@ class Fleet(SynchronousTestCase):
         services.start_server()
         services.start_agent()
         wanted, workers = [60, 70, 80, 90], []
-        for number in wanted:
+        for number in (*wanted, 50):  # the last one lives on
             environ = {**services.environ, "TABA_CLIENT_ID": f"web/{number}"}
             worker = subprocess.Popen(
                 [*RUN, sys.executable, "-c", WORKER, str(number)], env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -218,13 +233,15 @@ class Fleet(SynchronousTestCase):
             self.addCleanup(worker.wait)
             self.addCleanup(worker.kill)
             workers.append(worker)
-        for number, worker in zip(wanted, workers, strict=True):
+        for number, worker in zip((*wanted, 50), workers, strict=True):
             assert worker.stdout is not None
             while worker.stdout.readline() != f"{number}\n":
                 self.assertIsNone(worker.poll())
-            os.kill(worker.pid, signal.SIGKILL)  # right after its last change
+            if number in wanted:
+                os.kill(worker.pid, signal.SIGKILL)  # right after its last change
+        wanted.append(50)
         events, deadline = sum(wanted), time.monotonic() + PATIENCE
-        while services.query.status()["folded"] < 4 * events:
+        while services.query.status()["folded"] < 14 * events:
             self.assertLess(time.monotonic(), deadline)
             time.sleep(0.1)
         query = services.query
@@ -239,4 +256,28 @@ class Fleet(SynchronousTestCase):
         self.assertAlmostEqual(took["1h"]["total"], 0.25 * events)
         levels = {client: shown["value"] for client, shown in query.projections(name="depth")["depth"].items()}
         self.assertEqual(levels, {f"web/{number}": number - 1 for number in wanted})  # of each process: all, min, max, sum follow
-        self.assertEqual((depth["min"], depth["max"], depth["sum"]), (59, 89, sum(wanted) - 4))
+        self.assertEqual((depth["min"], depth["max"], depth["sum"]), (49, 89, sum(wanted) - 5))
+        while services.query.alive(client_match="web/.*") != ["web/50"]:  # the Agent says who died within 3 s
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.1)
+        environ = {**services.environ, "TABA_COMPAT_CLIENTS": "web/.*"}
+        done = subprocess.run([*RUN, sys.executable, "-c", COLLECT], env=environ, capture_output=True, text=True, timeout=PATIENCE)
+        self.assertEqual(done.stderr, "")
+        found = {
+            (sample.name, *sample.labels.values()): sample.value
+            for family in text_string_to_metric_families(done.stdout)
+            for sample in family.samples
+        }
+        self.assertEqual(found["hits_total", "/cart"], 2 * events)
+        self.assertEqual((found["size_count",], found["size_sum",]), (events, 3 * events))
+        self.assertEqual((found["took_seconds_count",], found["took_seconds_sum",]), (events, 0.25 * events))
+        self.assertEqual((found["took_seconds_bucket", "0.1"], found["took_seconds_bucket", "0.5"]), (0, events))
+        levels = {f"web/{number}": number - 1.0 for number in wanted}
+        for mode, value in (("min", 49), ("max", 89), ("sum", sum(levels.values()))):
+            self.assertEqual((found[f"depth_{mode}",], found[f"depth_live{mode}",]), (value, 49), mode)
+        self.assertIn(found["depth_mostrecent",], levels.values())
+        self.assertEqual(found["depth_livemostrecent",], 49)
+        for mode, shown in (("all", levels), ("liveall", {"web/50": 49.0})):
+            self.assertEqual({key[1]: value for key, value in found.items() if key[0] == f"depth_{mode}"}, shown)
+        self.assertLess(found["taba_compat_age_seconds",], PATIENCE)
+        self.assertFalse([key for key in found if key[0].startswith("never")])
