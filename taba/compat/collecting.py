@@ -20,7 +20,8 @@ from time import monotonic, sleep
 from typing import Any, NamedTuple
 
 from taba import names
-from taba.client import _producer, identity
+from taba.client import identity
+from taba.client.process import producer
 from taba.client.producer import read_settings
 
 CLIENTS = "TABA_COMPAT_CLIENTS"  # which Clients are shown, where it is not those that are named as this one is
@@ -106,7 +107,7 @@ def has_files(path: str | None) -> bool:
 
 def clients() -> str:
     """A regular expression of the Clients that are shown."""
-    settings = _producer.settings or read_settings(None, os.environ)
+    settings = producer.settings or read_settings(None, os.environ)
     return os.environ.get(CLIENTS) or identity.pattern(settings.client, os.environ)
 
 
