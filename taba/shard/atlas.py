@@ -11,18 +11,18 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 from twisted.internet.defer import Deferred, ensureDeferred
 
 from taba.errors import ConfigurationError, StoreUnavailable
-from taba.shard.buckets import STORE_KEY, BucketMap, MalformedMap, Shard, decode_owner, decode_record
+from taba.shard.buckets import STORE_KEY, BucketMap, MalformedMap, Shard, decode_owner, decode_record, owner_key
 from taba.shard.initialise import ASK_SECONDS, StoreLost, learn, settings_problems
 from taba.shard.maps import newer_map
 from taba.shard.patience import LAST_PAUSE_SECONDS, Deadline, Pauses, Standing
 from taba.shard.servers.cluster import ClusterPool, ShardPool
-from taba.shard.servers.connection import Connection, Redirected, Reply, raise_for
+from taba.shard.servers.connection import Command, Connection, Redirected, Reply, raise_for
 from taba.shard.servers.gather import gather
 from taba.shard.servers.pool import Pool
 from taba.shard.servers.sentinel import MasterPool, shared_sentinels
@@ -49,6 +49,16 @@ class NotHere(Exception):
 
 class OtherStore(StoreUnavailable):
     """Behind the address is another store than the one that was served until now, and it does not say that it follows that one."""
+
+
+class Hand(NamedTuple):
+    """Where a bucket is: its server, the shard, what its owner key says while that holds, and what reads it."""
+
+    server: Pool
+    shard: str
+    owner: bytes
+    reads: Command
+    is_whole: bool  # the server is all of its shard
 
 
 class Atlas:
@@ -101,6 +111,7 @@ class Atlas:
         self._is_stale = True
         self._is_closed = False
         self._good_owners: dict[int, tuple[str, bytes]] = {}
+        self._hands: dict[int, Hand] = {}  # made of these and of the map
         self._forwarded: dict[int, dict[str, tuple[int, str]]] = {}  # bucket → which shard said, of what epoch, where it went
         self._has_news = False  # in `_forwarded`, which the map does not say yet
         self._learning: list[Deferred[None]] | None = None
@@ -131,12 +142,13 @@ class Atlas:
         if self._has_news and self._map is not None:
             self._has_news = False
             self._map = self._corrected(self._map)
+            self._hands.clear()
         return self._map
 
     @property
     def map(self) -> BucketMap:
         """The map as last learned. Raises StoreUnavailable before `connect` has ended."""
-        map = self.known
+        map = self.known if self._has_news else self._map
         if map is None:
             raise StoreUnavailable(f"{self.url}: not reached yet: {self.pools[0].last_error}")
         return map
@@ -200,12 +212,23 @@ class Atlas:
         except StoreUnavailable:
             return None
 
-    def at_hand(self, bucket: int) -> tuple[BucketMap | None, Pool | None]:
-        """The map, and the server that has `bucket`, where that is known, and certain, and nothing need be looked up for it."""
+    def at_hand(self, bucket: int) -> Hand | None:
+        """What reading or writing `bucket` needs, where all of it is known, and certain, and nothing need be looked up for it."""
+        if self._is_stale or self._has_news:
+            return None
+        return self._hands.get(bucket) or self._take_in_hand(bucket)
+
+    def _take_in_hand(self, bucket: int) -> Hand | None:
         map = self._map
-        if map is None or self._is_stale or self._has_news or bucket >= len(map.owners):
-            return None, None
-        return map, self.server_of(map, bucket)
+        if map is None or bucket >= len(map.owners):
+            return None
+        server, owner = self.server_of(map, bucket), self._good_owners.get(bucket)
+        if server is None or owner is None or owner[0] != map.shard_of(bucket):
+            return None
+        hand = Hand(server, owner[0], owner[1], (b"GET", owner_key(bucket)), self.is_whole(map, bucket, server))
+        if hand.is_whole:  # else it may be with another of the shard's servers the next time
+            self._hands[bucket] = hand
+        return hand
 
     def by_server(self, map: BucketMap, buckets: Iterable[int]) -> dict[Pool | None, list[int]]:
         """`buckets` by `server_of`, in order. Raises ValueError for one that the map has not."""
@@ -341,6 +364,7 @@ class Atlas:
         self._dismiss(passed.values())
         self._map, self._has_news = self._corrected(map), False
         self._good_owners.clear()
+        self._hands.clear()
         self._problems = problems
         self._is_stale = False
 
@@ -402,11 +426,6 @@ class Atlas:
         said = [(shards[owners[bucket]].name, reply) for bucket, reply in zip(buckets, replies, strict=True)]
         return not self._is_stale and said == [self._good_owners.get(bucket) for bucket in buckets]
 
-    def open_owner(self, map: BucketMap, bucket: int) -> bytes | None:
-        """What the owner key of `bucket` said when the shard that `map` names had it open; None where that is not known."""
-        name, reply = self._good_owners.get(bucket, ("", None))
-        return reply if name == map.shard_of(bucket) else None
-
     def check_owner(self, bucket: int, name: str, reply: Reply, where: str) -> None:
         """Raise NotHere unless `reply`, the owner key, says that the shard `name` has the bucket open; asked was the server at `where`."""
         if isinstance(reply, Exception):
@@ -437,6 +456,7 @@ class Atlas:
             where = f"{owner.state} ({owner.name}) on shard {name}, at {where}"
             raise NotHere(bucket, owner.state == "sealed", where, is_forwarded=is_forwarded)
         self._good_owners[bucket] = (name, reply)
+        self._hands.pop(bucket, None)
 
     # --- replicas ---
 

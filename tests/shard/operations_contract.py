@@ -38,6 +38,18 @@ class OperationsContract:
         self.assertEqual(await one.delete("a", "none", "b"), 2)
         self.assertEqual(await two.mget(["a", "b"]), [None, None])
 
+    async def test_many_strings_are_read_in_order_whatever_is_there(self: Any) -> None:
+        one, two = await self.routers(2)
+        names = [f"n{number}" for number in range(60)]
+        await one.mset({name: name for name in names[::2]})
+        await one.rpush("n1", "no string")
+        wanted = [*names, "n0", "n0"]
+        found = [name.encode() if name in names[::2] else None for name in wanted]
+        for router in (one, two, two):  # two knows of no owner key before
+            self.assertEqual(await router.mget(wanted), found)
+        with self.assertRaises(TransactionRefused):
+            await two.get("n1")
+
     async def test_keys_expire(self: Any) -> None:
         (one,) = await self.routers(1)
         await one.set("short", "x", seconds=0.05)

@@ -15,14 +15,14 @@ from taba import names
 from taba.errors import StoreUnavailable
 from taba.shard import router as router_module
 from taba.shard import transaction
-from taba.shard.buckets import lease_key
+from taba.shard.buckets import lease_key, owner_key
 from taba.shard.keys import writing
 from taba.shard.keys.places import bucket_of, end_of
 from taba.shard.memory.router import MemoryRouter
 from taba.shard.memory.server import MemoryServer
 from taba.shard.router import Router
 from taba.shard.servers.connection import Connection
-from tests.shard.pieces import connect, note_commands
+from tests.shard.pieces import connect
 from tests.valkey import EphemeralValkey
 
 BUCKETS = 4
@@ -143,12 +143,37 @@ class OperationsTests(TestCase):
         wanted = [f"n{number}" for number in range(40)]
         for name in wanted[::2]:
             await router.set(name, name)
+        expected = [name.encode() if number % 2 == 0 else None for number, name in enumerate(wanted)]
+        self.assertEqual(await router.mget(wanted), expected)  # some owner keys may be new to it
         writes: list[Any] = []
-        for pool in router.atlas.pools:
-            note_commands(pool, writes)
-        found = await router.mget(wanted)
-        self.assertEqual(found, [name.encode() if number % 2 == 0 else None for number, name in enumerate(wanted)])
-        self.assertEqual(len(writes), 2)
+        original = Connection.execute
+
+        def execute(connection: Any, commands: Any, *more: Any) -> Any:
+            writes.append([command[0] for command in commands])
+            return original(connection, commands, *more)
+
+        self.patch(Connection, "execute", execute)
+        self.assertEqual(await router.mget(wanted), expected)
+        self.assertEqual(writes, [[b"MGET"], [b"MGET"]])
+        writes.clear()
+        self.patch(router_module, "MOST_KEYS", len(wanted) - 1)  # more would hold a server up
+        self.assertEqual(await router.mget(wanted), expected)
+        self.assertEqual(writes, [[b"MGET"] * 3] * 2)  # one a bucket, and the owner keys
+
+    async def test_many_names_of_which_some_have_moved_are_read_where_they_are(self) -> None:
+        router = await self.prepare(2)
+        wanted = [f"n{number}" for number in range(40)]
+        await router.mset({name: name for name in wanted})
+        expected = [name.encode() for name in wanted]
+        self.assertEqual(await router.mget(wanted), expected)
+        bucket = router.map.owned_by("s1")[0]
+        owner = self.valkey.call("GET", owner_key(bucket))
+        self.valkey.call("SET", owner_key(bucket), "sealed:1:s2.x")
+        reading = ensureDeferred(router.mget(wanted))
+        await deferLater(reactor, 0.05)
+        self.assertNoResult(reading)
+        self.valkey.call("SET", owner_key(bucket), owner)
+        self.assertEqual(await reading, expected)
 
 
 class MemoryOperationsTests(SynchronousTestCase):

@@ -59,8 +59,8 @@ class Strings(Writing):
         return found
 
     async def mget(self, names: Sequence[Text]) -> list[bytes | None]:
-        """The values of `names`, in order; one round trip per shard."""
-        return await self._read_each(names, b"GET")
+        """The values of `names`, in order, None for what is not there or no string; one round trip per shard."""
+        return await self._read_strings(self._places_of(names))
 
     async def set(self, name: Text, value: Text, seconds: float | None = None, new: bool = False) -> bool:
         """Give `name` this value, for `seconds` or for ever. With `new` only where there was none; False when there was."""

@@ -34,6 +34,7 @@ SWEPT_NAMES = 48  # … so many names are looked at: more than one dead one goes
 _KEPT = frozenset([str, bytes])  # names of these types may be looked up by themselves
 THERE, MAYBE, GONE = "there", "maybe", "gone"  # a key after a write
 
+Place = tuple[int, bytes, int]  # of a name: its bucket and key, of how many buckets
 Decide = Callable[[bytes, list[Any]], tuple[list[Command], Any]]  # key, replies → commands, result
 
 
@@ -63,7 +64,7 @@ class Writing:
         self._turns: dict[int, deque[Deferred[None]]] = {}  # buckets that this Router writes to, and who waits for that
         self._written: dict[int, int] = {}  # bucket → the number of the last write of this Router there, where it is known
         self._done_keys: dict[int, bytes] = {}
-        self._places: dict[Text, tuple[int, bytes, int]] = {}  # name → its bucket and key, of how many buckets; names come again
+        self._places: dict[Text, Place] = {}  # name → its bucket and key, of how many buckets; names come again
 
     # what a Router has
 
@@ -109,7 +110,7 @@ class Writing:
 
     # --- one operation ---
 
-    def _place(self, name: Text, buckets: int) -> tuple[int, bytes, int]:
+    def _place(self, name: Text, buckets: int) -> Place:
         """The bucket, of `buckets`, and the key of `name`; and `buckets`."""
         is_kept = type(name) in _KEPT
         if is_kept and (known := self._places.get(name)) is not None and known[2] == buckets:
@@ -123,8 +124,8 @@ class Writing:
             self._places[name] = bucket, key, buckets
         return bucket, key, buckets
 
-    async def _read_own(self, reads: Mapping[int, Sequence[Command]]) -> dict[int, list[Any]]:
-        """`read_many` of what was made here."""
+    async def _read_own(self, reads: Mapping[int, Sequence[Command]], passed: float = 0.0) -> dict[int, list[Any]]:
+        """`read_many` of what was made here, of whose time so much is over."""
         return await self.read_many(reads)
 
     async def _read_here(self, bucket: int, reads: Sequence[Command]) -> list[Any]:
@@ -141,23 +142,32 @@ class Writing:
         bucket, key, _ = self._place(name, self.buckets)
         return (await self._read_here(bucket, [(command, key, *arguments)]))[0]
 
-    async def _read_each(self, wanted: Sequence[Text], command: bytes) -> list[Any]:
+    def _places_of(self, wanted: Sequence[Text]) -> list[Place]:
+        """`_place` of each."""
         buckets = self.buckets
         known, place = self._places, self._place
-        places = [
+        return [
             found if type(name) in _KEPT and (found := known.get(name)) is not None and found[2] == buckets else place(name, buckets)
             for name in wanted
         ]
+
+    async def _read_each(self, wanted: Sequence[Text], command: bytes) -> list[Any]:
+        places = self._places_of(wanted)
         reads: dict[int, list[Command]] = {}
-        for one in places:
-            bucket = one[0]
-            if bucket in reads:
-                reads[bucket].append((command, one[1]))
-            else:
-                reads[bucket] = [(command, one[1])]
+        for bucket, key, _ in places:
+            reads.setdefault(bucket, []).append((command, key))
         replies = await self._read_own(reads)
         in_turn = {bucket: iter(own) for bucket, own in replies.items()}  # a bucket's own come in the order in which they were asked for
-        return [next(in_turn[one[0]]) for one in places]
+        return [next(in_turn[place[0]]) for place in places]
+
+    async def _read_strings(self, places: Sequence[Place], passed: float = 0.0) -> list[bytes | None]:
+        """The strings at `places`, of whose time so much is over."""
+        keys: dict[int, list[bytes]] = {}
+        for bucket, key, _ in places:
+            keys.setdefault(bucket, [b"MGET"]).append(key)
+        replies = await self._read_own({bucket: [tuple(own)] for bucket, own in keys.items()}, passed)
+        in_turn = {bucket: iter(own) for bucket, [own] in replies.items()}
+        return [next(in_turn[place[0]]) for place in places]
 
     async def _write(self, name: Text, reads: Sequence[Command], decide: Decide, after: str = THERE, at_once: AtOnce | None = None) -> Any:
         """Do what `decide` says, once, and return its result.
