@@ -6,7 +6,8 @@
    something in its hand if `ready` is one more than `done`, and its sheet is not empty.
 3. The counts are written to that of two rows which `done` does not name; one store of `done` then says both that the sheet is done
    with and that its counts hold.
-4. One writes, others read: nobody takes what is read here for more than figures.
+4. One writes, others read: nobody takes what is read here for more than figures. Where words stand that nobody can have written, all begins
+   anew, and is counted as given up.
 
 Standard library only.
 """
@@ -66,6 +67,10 @@ _MAGIC, _READY, _DONE, _PROGRESS, _LENGTH, _TRIES, _UNSURE = range(7)
 _ORIGIN, _ORIGIN_BYTES = 8, 64  # the length first
 _ROWS = 16, 16 + MAX_COUNTS
 _EXAMPLE = (16 + 2 * MAX_COUNTS) * 8
+_SEEN = 16 + 2 * MAX_COUNTS + EXAMPLE_BYTES // 8  # the Agent's: the counts of which it has told
+_MOST = 1 << 62  # beyond all counts, so that one more fits its word
+_MOST_PROGRESS = 2 * SHEET_BYTES + 2  # an Event takes more than a byte
+_MOST_KILLS = 1 << 32
 
 _ZEROS = memoryview(bytes(SHEET_BYTES))
 
@@ -121,6 +126,27 @@ class Desk:
         for view in (self.progress, *self._sheets, self._words, self._content):
             view.release()
         self._mapping.close()
+
+    # --- the input's, and its Agent's while there is none ---
+
+    def mend(self) -> bool:
+        """Begin anew where what stands here is nothing that an input wrote; whether that was so."""
+        words = self._words
+        done, ready = words[_DONE], words[_READY]
+        if (
+            done < _MOST
+            and ready - done in (0, 1)
+            and words[_PROGRESS] <= _MOST_PROGRESS
+            and max(words[_TRIES], words[_UNSURE]) < _MOST_KILLS
+            and max(words[_ROWS[0] : _ROWS[1] + MAX_COUNTS]) < _MOST
+        ):
+            return False
+        self._content[8:_PAGE] = bytes(_PAGE - 8)
+        self._number = self._done = 0
+        self._origin = None
+        self._dirty = [SHEET_BYTES, SHEET_BYTES]
+        words[_ROWS[0] + PLACE["given_up"]] = 1
+        return True
 
     # --- the input's ---
 
@@ -195,6 +221,14 @@ class Desk:
             if self._words[_DONE] - done < 2:
                 break
         return found
+
+    def seen(self, number: int) -> list[int]:
+        """The first so many counts as an Agent told of them last."""
+        return list(self._words[_SEEN : _SEEN + number])
+
+    def see(self, counts: list[int]) -> None:
+        """The Agent has told of these: to the next one they are nothing new."""
+        self._words[_SEEN : _SEEN + len(counts)] = memoryview(array("Q", counts))
 
     @property
     def packets(self) -> int:

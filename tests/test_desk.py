@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.desk import COUNTS, DESK_BYTES, EXAMPLE_BYTES, MAX_COUNTS, SHEET_BYTES, Desk, desk_path, open_desk
+from taba.desk import COUNTS, DESK_BYTES, EXAMPLE_BYTES, MAX_COUNTS, PLACE, SHEET_BYTES, Desk, desk_path, open_desk
 
 
 class Killed(Exception):
@@ -37,6 +37,43 @@ class Desks(SynchronousTestCase):
         desk.progress[0] = 2
         desk.done(array("Q", [1, 2, 3]))
         self.assertEqual((self.open().held(), self.open().counts(3)), (None, [1, 2, 3]))
+
+    def test_words_that_nobody_wrote_are_found_and_what_may_be_is_left(self) -> None:
+        for word in range(1, 16 + 2 * MAX_COUNTS):
+            if word in (4, *range(7, 16)):
+                continue  # lengths, which no reader goes beyond, and an origin
+            for value in (1 << 64) - 1, 1 << 63:
+                desk = self.open()
+                desk.count(array("Q", [1, 2, 3]))
+                self.receive(desk, b"a:1|c")
+                desk.hold(5, b"::1")
+                self.assertFalse(self.open().mend())
+                desk._words[word] = value
+                found = self.open()
+                self.assertTrue(found.mend(), word)
+                self.assertFalse(self.open().mend())
+                self.assertEqual((found.held(), found.counts(len(COUNTS))[PLACE["given_up"]]), (None, 1))
+                self.receive(found, b"b")
+                found.hold(1, b"::2")
+                found.done(array("Q", [4]))
+                self.assertEqual(self.open().counts(1), [4])
+
+    @given(st.binary(max_size=300), st.integers(8, 1200))
+    def test_no_desk_ends_who_works_at_it(self, garbage: bytes, place: int) -> None:
+        descriptor = open_desk(self.path)
+        try:
+            os.pwrite(descriptor, garbage, place)
+            desk = Desk(descriptor)
+            desk.mend()
+            desk.held()
+            desk.count(array("Q", [count + 1 for count in desk.counts(len(COUNTS))]))
+            desk.see(desk.counts(len(COUNTS)))
+            self.assertEqual(desk.seen(len(COUNTS)), desk.counts(len(COUNTS)))
+            self.assertFalse(desk.mend())
+            desk.close()
+        finally:
+            os.close(descriptor)
+            os.unlink(self.path)
 
     def test_the_next_one_finds_what_was_in_hand_and_where_it_stood(self) -> None:
         desk = self.open()

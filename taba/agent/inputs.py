@@ -38,6 +38,7 @@ FIRST_RESTART_SECONDS, LAST_RESTART_SECONDS = 0.25, 30.0
 STEADY_SECONDS = 10.0  # one that lived for so long begins with the first pause again
 DIES_AGAIN = 3  # times in a row, which make it a problem
 STOP_SECONDS = 5.0  # for one to record what the kernel has, at the Agent's end; then it is killed
+HANGS_SECONDS = 10.0  # without a sign: an input gives one each second, whatever comes
 SAID_BYTES = 2000  # of what an input said last
 EXAMPLE_CHARACTERS = 100
 
@@ -80,6 +81,7 @@ class Input(ProcessProtocol):
         self._said = b""
         self._last = ""  # how its process ended, and what it had said
         self._stopping: defer.Deferred[None] | None = None
+        self._signs = (0, 0.0)  # how often it had done something when that was looked at, and since when no more than that
         self._seen: dict[str, int] = {}
         self._grew: dict[str, float] = {}
 
@@ -175,6 +177,8 @@ class Input(ProcessProtocol):
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 self._desk = Desk(descriptor)
+                self._desk.mend()
+                self._seen = dict(zip(COUNTS, self._desk.seen(len(COUNTS)), strict=True))
             except OSError as error:
                 os.close(descriptor)
                 taken = isinstance(error, BlockingIOError)
@@ -214,10 +218,21 @@ class Input(ProcessProtocol):
 
     @property
     def state(self) -> str:
-        """`receiving`; `starting`, while no process works at the desk yet; or `unbound`."""
+        """`receiving`; `starting`, while no process works at the desk yet; `hanging`, while one does nothing; or `unbound`."""
         if self._trouble:
             return "unbound"
+        if self._is_hanging(self._reactor.seconds()):
+            return "hanging"
         return "receiving" if self._process is not None and self._desk is not None and self._desk.packets > self._packets else "starting"
+
+    def _is_hanging(self, now: float) -> bool:
+        if self._process is None or self._desk is None or self._desk.packets <= self._packets:
+            return False  # it did not begin to work: a busy machine takes its time
+        packets, since = self._signs
+        if self._desk.packets != packets or since < self._began:
+            self._signs = self._desk.packets, now
+            return False
+        return now - since >= HANGS_SECONDS
 
     def counts(self) -> dict[str, int]:
         """What it counted since this Agent began, or an earlier one that was killed."""
@@ -251,6 +266,12 @@ class Input(ProcessProtocol):
             )
         if self._failures >= DIES_AGAIN and not self._trouble and (self._process is None or now - self._began < STEADY_SECONDS):
             found["dies"] = f"the process that receives {where} failed {self._failures} times in a row and is started again: {self._last}"
+        if self._is_hanging(now):
+            pid = self._process.pid
+            found["hangs"] = (
+                f"the process {pid} that receives {where} gave no sign for {HANGS_SECONDS:.0f} s: what is sent waits in the kernel, as far "
+                f"as that has room; if it is stopped, let it go on, else kill -9 {pid}: it is started again, and nothing is lost by that"
+            )
         if not self.address.is_local:
             found["insecure"] = (
                 f"{where} is reached from other hosts, and takes what anybody sends (--insecure): have a firewall let in your own alone,"
@@ -260,6 +281,8 @@ class Input(ProcessProtocol):
         for reason in (*LOSSES, *NOT_UNDERSTOOD):
             if counts[reason] > self._seen.get(reason, 0):
                 self._grew[reason] = now
+        if counts != self._seen and self._desk is not None:
+            self._desk.see(list(counts.values()))
         self._seen = counts
         fresh = {reason for reason, grew in self._grew.items() if now - grew <= LOSS_SHOWN_SECONDS}
         for reason, meaning in LOSSES.items():

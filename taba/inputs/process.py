@@ -59,6 +59,7 @@ class Input:
     def __init__(self, address: Address, channel: socket.socket, desk: Desk, origins: Origins, kernel: int):
         self._address, self._socket, self._desk, self._origins, self._kernel = address, channel, desk, origins, kernel
         self._counts = origins.room.counts
+        desk.mend()
         for place, count in enumerate(desk.counts(len(COUNTS))):
             self._counts[place] = count
         channel.setblocking(False)

@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.agent.inputs import DIES_AGAIN, LAST_RESTART_SECONDS, LOSSES, STEADY_SECONDS, Input, bound
+from taba.agent.inputs import DIES_AGAIN, HANGS_SECONDS, LAST_RESTART_SECONDS, LOSSES, STEADY_SECONDS, Input, bound
 from taba.agent.options import Options
 from taba.agent.problems import LOSS_SHOWN_SECONDS
 from taba.desk import COUNTS, NOT_UNDERSTOOD, PLACE, Desk, desk_path, open_desk
@@ -192,8 +192,47 @@ class AnInput(SynchronousTestCase):
             (sentence,) = one.look(10.0).values()
             self.assertIn("7 ", sentence)
             self.assertEqual("rubbish" in sentence, reason in NOT_UNDERSTOOD)
-            self.assertEqual(len(one.look(10.0 + LOSS_SHOWN_SECONDS)), 1)
-            self.assertEqual(one.look(11.0 + LOSS_SHOWN_SECONDS), {})
+            for later, told in ((10.0, 1), (11.0, 0)):
+                self.count(one, **{reason: 7})
+                self.assertEqual(len(one.look(later + LOSS_SHOWN_SECONDS)), told)
+
+    def test_what_an_earlier_agent_told_of_is_nothing_new_and_what_came_since_is(self) -> None:
+        address = f"udp:{free_port()}"
+        for counts, told in (({"kernel": 7}, 1), ({"kernel": 7}, 0), ({"kernel": 8}, 1)):
+            one = self.input(address)
+            self.count(one, **counts)
+            self.assertEqual(len(one.look(10.0)), told)
+            self.reactor.advance(0)
+            one.abandon()  # as a kill leaves it: the desk stays
+
+    def test_one_that_gives_no_sign_is_shown_as_hanging_until_it_gives_one(self) -> None:
+        one = self.input()
+        for begins in (0.0, 100.0):
+            self.assertEqual(one.look(begins), {})
+            self.assertEqual(one.look(begins + 2 * HANGS_SECONDS), {})  # it did not begin: it is starting
+            self.count(one)
+            self.reactor.rightNow = begins + 30.0
+            self.assertEqual((one.look(begins + 30.0), one.state), ({}, "receiving"))
+            self.reactor.rightNow = begins + 29.9 + HANGS_SECONDS
+            self.assertEqual((one.look(self.reactor.seconds()), one.state), ({}, "receiving"))
+            self.reactor.rightNow = begins + 30.0 + HANGS_SECONDS
+            (sentence,) = one.look(self.reactor.seconds()).values()
+            self.assertIn(f"kill -9 {1000 + one.restarts}", sentence)
+            self.assertEqual(one.state, "hanging")
+            self.count(one)
+            self.assertEqual((one.look(self.reactor.seconds()), one.state), ({}, "receiving"))
+            one.processEnded(KILLED)
+            self.reactor.advance(LAST_RESTART_SECONDS)
+            self.assertEqual(one.state, "starting")
+
+    def test_a_desk_of_garbage_keeps_nothing_from_being_received(self) -> None:
+        address = receiving(f"udp:{free_port()}")
+        descriptor = open_desk(desk_path("x", address.text, self.directory))
+        self.addCleanup(os.close, descriptor)
+        os.pwrite(descriptor, b"\xff" * 4000, 8)
+        one = self.input(address.text)
+        self.assertEqual(one.state, "starting")
+        self.assertEqual({name: count for name, count in one.counts().items() if count}, {"given_up": 1})
 
     def test_an_agent_that_cannot_start_leaves_nothing_but_what_an_earlier_one_had_in_hand(self) -> None:
         address = receiving(f"udp:{free_port()}")
