@@ -13,6 +13,8 @@ from tests.examples import load_profile
 
 load_profile()
 
+gc.disable()  # until all is there: while modules and tests are made, garbage is looked for many times and hardly ever found
+
 
 @pytest.fixture(scope="session", autouse=True)
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -27,3 +29,4 @@ def pytest_collection_finish() -> None:
     """All modules and tests are there and stay: no later look for garbage goes through them again."""
     gc.collect()
     gc.freeze()
+    gc.enable()

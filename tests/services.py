@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
 import secrets
 import shutil
 import signal
@@ -19,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba.query import Query, QueryError
 from tests.clock import WallClock
-from tests.command import run_taba
+from tests.command import run_on_terminal, run_taba
 from tests.processes import Process, free_port, twistd, wait_for_port
 
 ROOT = Path(__file__).parent.parent
@@ -123,27 +122,8 @@ class Services:
 
     def on_terminal(self, *arguments: str, said: bytes = b"", **environ: str) -> tuple[int, str]:
         """The exit code of the `taba` command on a terminal where `said` is typed, and everything that the terminal shows."""
-        main, terminal = pty.openpty()
-        try:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "taba.cli.main", *arguments],
-                stdin=terminal,
-                stdout=terminal,
-                stderr=terminal,
-                env={**self.environ, "TERM": "xterm", "COLUMNS": "120", **environ},
-            )
-            os.close(terminal)
-            os.write(main, said)
-            shown = b""
-            while True:
-                try:
-                    chunk = os.read(main, 65_536)
-                except OSError:  # the other end is closed
-                    break
-                shown += chunk
-            return process.wait(30), shown.decode()
-        finally:
-            os.close(main)
+        shown_by = {**self.environ, "TERM": "xterm", "COLUMNS": "120", **environ}
+        return run_on_terminal(arguments, shown_by, self.directory, said)
 
     def stop(self) -> None:
         """End all, and remove what they made."""

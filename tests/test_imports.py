@@ -58,11 +58,17 @@ def parsed(path: Path) -> ast.Module:
 
 
 @cache
+def told(path: Path) -> list[ast.AST]:
+    """What of a file says what it imports and uses: all of it is gone through once."""
+    return [node for node in ast.walk(parsed(path)) if isinstance(node, ast.Import | ast.ImportFrom | ast.Attribute)]
+
+
+@cache
 def imports(path: Path) -> set[str]:
     """The absolute names of all modules that a file imports, wherever in it."""
     package = ".".join(path.relative_to(ROOT).with_suffix("").parts[:-1])
     found = set()
-    for node in ast.walk(parsed(path)):
+    for node in told(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -76,11 +82,11 @@ def imports(path: Path) -> set[str]:
 
 def chance(path: Path) -> set[str]:
     """Which of CHANCE a file uses."""
-    tree, found = parsed(path), set()
-    for node in ast.walk(tree):
+    found = set()
+    for node in told(path):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             found |= {f"{node.value.id}.{node.attr}", node.value.id if node.value.id in ("random", "secrets", "uuid") else ""}
-    own = {"random", "secrets", "uuid"} - {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    own = {"random", "secrets", "uuid"} - {alias.name for node in told(path) if isinstance(node, ast.Import) for alias in node.names}
     found -= own  # a variable or argument of that name
     for name in imports(path):
         found |= {"reactor"} if name == "twisted.internet.reactor" else set()

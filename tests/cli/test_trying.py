@@ -11,6 +11,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.cli.lines import MAX_LINE_CHARACTERS, read_value
+from tests.command import PATIENCE, run_several
 from tests.services import BesideAServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,12 +48,20 @@ class Lines(SynchronousTestCase):
 
 class Trying(SynchronousTestCase):
     def taba(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "taba.cli.main", *arguments]
+        directory, environ = self.beside_odd()
+        return subprocess.run(command, input=stdin, cwd=directory, env=environ, capture_output=True, text=True, timeout=PATIENCE)
+
+    def several(self, *calls: tuple[tuple[str, ...], str]) -> list[subprocess.CompletedProcess[str]]:
+        directory, environ = self.beside_odd()
+        return run_several(calls, environ, directory)
+
+    def beside_odd(self) -> tuple[Path, dict[str, str]]:
+        """A directory with a Handler, and the environment of who works there."""
         directory = Path(self.mktemp())
         directory.mkdir()
         (directory / "odd.py").write_text(ODD)
-        environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "taba.cli.main", *arguments]
-        return subprocess.run(command, input=stdin, cwd=directory, env=environ, capture_output=True, text=True, timeout=60)
+        return directory, {**os.environ, "PYTHONPATH": str(ROOT)}
 
     def test_lines_are_folded_and_size_speed_and_projection_shown(self) -> None:
         done = self.taba("handler", "try", "odd:Odd", stdin="1\nword\n")
@@ -72,32 +81,35 @@ class Trying(SynchronousTestCase):
         self.assertIn('{"values": []}', self.taba("handler", "try", "odd:Odd").stdout)
 
     def test_what_goes_wrong_is_one_line_that_says_where(self) -> None:
-        for arguments, stdin, code, words in (
+        wrong = (
             (("odd:Odd",), "bad\n", 1, "odd.py:10: ValueError: bad it is"),
             (("odd:Odd",), "1\n2 3 4\n", 1, "line 2: has '4' too many"),
             (("odd:Lacking",), "", 1, "does not provide IHandler"),
             (("odd:Nothing",), "", 1, "no attribute 'Nothing'"),
             (("nowhere:Odd",), "", 1, "No module named 'nowhere'"),
             (("odd",), "", 2, "takes MODULE:CLASS"),
-        ):
-            done = self.taba("handler", "try", *arguments, stdin=stdin)
+        )
+        answers = self.several(*((("handler", "try", *arguments), stdin) for arguments, stdin, _, _ in wrong))
+        for (_, _, code, words), done in zip(wrong, answers, strict=True):
             self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (code, "", 1), done.stderr)
             self.assertIn(words, done.stderr)
 
     def test_what_is_installed_here_is_listed_without_a_server(self) -> None:
-        done = self.taba("handlers", "--local")
+        done, as_json = self.several((("handlers", "--local"), ""), (("handlers", "--local", "--json"), ""))
         self.assertIn("CounterGroup: version 1, from taba\n", done.stdout)
-        content = json.loads(self.taba("handlers", "--local", "--json").stdout)
+        content = json.loads(as_json.stdout)
         self.assertEqual(content["handlers"]["TopK"], {"version": 1, "origin": "taba", "errors": 0})
 
 
 class OfAServer(BesideAServer):
     def test_a_server_says_what_it_has_and_what_it_lacks(self) -> None:
         self.services.query.post_events("web/1", [{"tab": "odd", "type": "NoSuchType", "value": 1}])
-        content = json.loads(self.services.taba("handlers", "--json").stdout)
+        calls = ((("handlers", "--json"), ""), (("handlers",), ""))
+        as_json, as_text = run_several(calls, self.services.environ, self.services.directory)
+        content = json.loads(as_json.stdout)
         self.assertEqual(content["handlers"]["Buffer"], {"version": 1, "origin": "taba", "errors": 0, "edge": None, "absolute": False})
         self.assertEqual(content["types_missing"], ["NoSuchType"])
-        text = self.services.taba("handlers").stdout
+        text = as_text.stdout
         self.assertIn("Cardinality: version 1, from taba\n", text)
         self.assertIn("missing: NoSuchType: ", text)
         self.assertIn("problem: no Handler of Type NoSuchType", text)

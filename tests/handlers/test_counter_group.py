@@ -149,8 +149,8 @@ class WindowTests(SynchronousTestCase):
         rng, states = np.random.default_rng(4), []
         for client in range(4):
             state = handler.new_state()
-            for step in range(600):
-                now = NOW + 150 * step
+            for step in range(200):
+                now = NOW + 450 * step
                 state = fold(state, [(now - float(rng.integers(0, 300)), float(rng.integers(0, 99)))], now + client)
             states.append(state)
         for later in (10, 400, 5000):
