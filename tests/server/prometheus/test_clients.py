@@ -96,6 +96,12 @@ def extrapolation(times: list[float], at: float) -> float:
     return (sampled + sum(end if end < 1.1 * usual else usual / 2 for end in ends)) / sampled
 
 
+def samples(url: str, selector: str) -> list[tuple[float, float]]:
+    """(time, value) of all that a Prometheus has scraped of one series within the window."""
+    found = ask(url, "/api/v1/query", {"query": f"{selector}[{WINDOW_SECONDS:.0f}s]", "time": time.time()})
+    return [(at, float(value)) for row in found["data"]["result"] for at, value in row["values"]]
+
+
 def is_ready(url: str) -> bool:
     """Whether a Prometheus has read what it keeps: until then it listens, and answers 503."""
     try:
@@ -125,6 +131,26 @@ class Clients(SynchronousTestCase):
         wait_for_port(child, port, START_SECONDS)
         return f"http://127.0.0.1:{port}"
 
+    def start_prometheus(self, port: int, match: str) -> str:
+        """A Prometheus that scrapes these Tabs of what listens there each second, once it is ready; its address."""
+        directory = self.services.directory
+        (directory / "prometheus.yml").write_text(
+            "global: {scrape_interval: 1s}\n"
+            "scrape_configs:\n"
+            "  - job_name: tabs\n"
+            f"    params: {{match: ['{match}']}}\n"
+            f"    static_configs: [{{targets: ['127.0.0.1:{port}']}}]\n"
+        )
+        prometheus = self.start(
+            "prometheus",
+            "prometheus",
+            f"--config.file={directory / 'prometheus.yml'}",
+            f"--storage.tsdb.path={directory / 'tsdb'}",
+            "--web.listen-address=127.0.0.1:PORT",
+        )
+        self.until(lambda: is_ready(prometheus))
+        return prometheus
+
     def until(self, condition: Callable[[], Any]) -> Any:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
@@ -147,22 +173,7 @@ class Clients(SynchronousTestCase):
         needs_program("promtool")
         self.services.start_server()
         self.record()
-        directory = self.services.directory
-        (directory / "prometheus.yml").write_text(
-            "global: {scrape_interval: 1s}\n"
-            "scrape_configs:\n"
-            "  - job_name: tabs\n"
-            '    params: {match: ["hits.*|wait.*|moved.*|took.*"]}\n'
-            f'    static_configs: [{{targets: ["127.0.0.1:{self.services.server_port}"]}}]\n'
-        )
-        prometheus = self.start(
-            "prometheus",
-            "prometheus",
-            f"--config.file={directory / 'prometheus.yml'}",
-            f"--storage.tsdb.path={directory / 'tsdb'}",
-            "--web.listen-address=127.0.0.1:PORT",
-        )
-        self.until(lambda: is_ready(prometheus))
+        prometheus = self.start_prometheus(self.services.server_port, "hits.*|wait.*|moved.*|took.*")
         self.until(lambda: vector(prometheus, "hits_total", time.time()))
         scraped = time.time()
         for text in ALIKE:
@@ -179,6 +190,10 @@ class Clients(SynchronousTestCase):
         self.post([{"tab": "hits", "type": "CounterGroup", "value": 1.5, "labels": {"route": "/a"}}])
         self.until(lambda: list(vector(prometheus, 'hits_total{route="/a"}', time.time()).values()) == [3.0])
         self.assertEqual(set(vector(prometheus, "resets(hits_total[5m])", time.time()).values()), {0.0})
+        first, *_, last = samples(prometheus, 'hits_total{route="/a"}')
+        self.assertEqual((first[1], last[1]), (1.5, 3.0))
+        for at, value in ((first[0], first[1]), (time.time(), last[1])):  # the one curve; of the last slot all is known now only
+            self.assertEqual(list(vector(self.services.server_url, 'hits_total{route="/a"}', at).values()), [value])
         for arguments in (
             ("instant", "sum(rate(hits_total[5m]))"),
             ("range", "--step=15s", "sum(rate(hits_total[5m]))"),
@@ -216,20 +231,19 @@ class Clients(SynchronousTestCase):
                 + [{"tab": "took_seconds", "type": "PercentileGroup", "value": value / 7, "time": at} for value in range(times)]
             )
 
-        def samples() -> list[tuple[float, float]]:
-            found = ask(prometheus, "/api/v1/query", {"query": 'moved_events_total{route="/a"}[10m]', "time": time.time()})
-            return [(at, float(value)) for row in found["data"]["result"] for at, value in row["values"]]
+        def moves() -> list[tuple[float, float]]:
+            return samples(prometheus, 'moved_events_total{route="/a"}')
 
         grow(90, 3 * WINDOW_SECONDS)  # what Prometheus sees first is no move to it
-        self.until(samples)
+        self.until(moves)
         recorded = 90
         for times in (5, 9, 2):
             grow(times, BEFORE_SECONDS)
             recorded += times
-            self.until(partial(lambda wanted: samples()[-1][1] == wanted, recorded))
-        at = samples()[-1][0]
-        self.until(lambda: samples()[-1][0] > at + 2)  # of the last second Taba tells what came until now
-        more = extrapolation([time for time, _ in samples() if time <= at], at)
+            self.until(partial(lambda wanted: moves()[-1][1] == wanted, recorded))
+        at = moves()[-1][0]
+        self.until(lambda: moves()[-1][0] > at + 2)  # of the last second Taba tells what came until now
+        more = extrapolation([time for time, _ in moves() if time <= at], at)
         for text, power in RATES:
             ours, theirs = vector(self.services.server_url, text, at), vector(prometheus, text, at)
             self.assertTrue(ours, text)
@@ -261,6 +275,42 @@ class Clients(SynchronousTestCase):
             created = told["agent_hits_created"]
             self.services.kill_agent()
             self.services.start_agent()
+
+    def test_prometheus_scrapes_an_agent_through_its_restart_and_no_increase_is_lost_or_told_twice(self) -> None:
+        needs_program("prometheus")
+        self.services.start_server()
+        self.services.start_agent()
+        prometheus = self.start_prometheus(self.services.agent_port, "agent_hits.*")
+        told = 0
+
+        def record(times: int) -> None:
+            nonlocal told
+            done = self.services.run("-c", RECORDS, str(times))
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+            told += times
+            self.until(lambda: (seen := samples(prometheus, "agent_hits_events_total")) and seen[-1][1] == told)
+
+        record(5)
+        record(4)
+        self.services.kill_agent()
+        self.until(lambda: list(vector(prometheus, "up", time.time()).values()) == [0.0])
+        self.services.start_agent()
+        told = 0  # a restart is a reset
+        record(2)
+        record(3)
+        seen = [value for _, value in samples(prometheus, "agent_hits_events_total")]
+        self.assertEqual([value for place, value in enumerate(seen) if not place or value != seen[place - 1]], [5, 9, 2, 5])
+        at = samples(prometheus, "agent_hits_events_total")[-1][0]
+        more = extrapolation([time for time, _ in samples(prometheus, "agent_hits_events_total") if time <= at], at)
+        for text, expected in (
+            ("resets(agent_hits_events_total[10m])", 1.0),
+            (f"increase(agent_hits_events_total[10m]) / {more}", 9.0),  # all but the first five, which no Prometheus sees come
+            (f"increase(agent_hits_total[10m]) / {more}", 13.5),
+        ):
+            [found] = vector(prometheus, text, at).values()
+            self.assertAlmostEqual(found, expected, places=6, msg=text)
+        # the States have every one once, whatever was reset where
+        self.until(lambda: vector(self.services.server_url, "sum(agent_hits_events_total)", time.time()) == {(): 14.0})
 
     def scraped(self, match: str) -> str:
         with urlopen(f"{self.services.server_url}/metrics?{urlencode({'match': match})}", timeout=PATIENCE_SECONDS) as answer:
