@@ -33,6 +33,7 @@ DEFAULT_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.
 
 MAX_PLAIN = 10_000  # names of families whose plain ones are kept: each is asked for with every sample; some 2 MB
 
+_ODD = {"nan": "NaN", "inf": "+Inf", "-inf": "-Inf"}
 _OTHER = re.compile(r"[^A-Za-z0-9_:]")
 _NO_WORD = re.compile(r"[^A-Za-z0-9_]+")
 _DIMENSIONLESS = ("", "1")
@@ -113,9 +114,5 @@ def bound_text(bound: float) -> str:
 
 def number_text(value: float) -> str:
     """A number as Prometheus writes it."""
-    if value != value:
-        return "NaN"
-    if value in (float("inf"), float("-inf")):
-        return "+Inf" if value > 0 else "-Inf"
     text = repr(float(value))
-    return text[:-2] if text.endswith(".0") else text
+    return text[:-2] if text.endswith(".0") else _ODD.get(text, text)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import os
 import sys
+from typing import TextIO
 
 ERRORS = "taba.ascii"
 LIKE = dict(zip("–…─━│┃┏┓┗┛µ×▁▂▃▄▅▆▇█", "-~--||++++ux_.:-=+*#", strict=True))  # what the command itself writes
@@ -24,4 +26,10 @@ def prepare() -> None:
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
-            reconfigure(errors=ERRORS)
+            reconfigure(errors=ERRORS, **({"encoding": "ascii"} if _is_said_to_be_ascii(stream) else {}))
+
+
+def _is_said_to_be_ascii(stream: TextIO) -> bool:
+    """Whether it is a terminal whose user said that it has no more. Python writes UTF-8 there nevertheless; programs, which read pipes,
+    want that."""
+    return os.environ.get("LC_ALL") in ("C", "POSIX") and stream.isatty()

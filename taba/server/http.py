@@ -22,13 +22,14 @@ from taba.history import Past, Slot
 from taba.openapi import describe
 from taba.routes import EVENTS, FLAG, JSON, MSGPACK, WHOLE, Parameter, Route, Serve
 from taba.server.ask.answering import aggregate_as_json, answerable, dumped
+from taba.server.ask.answers import Aggregated, Page, Unanswered
 from taba.server.ask.choosing import QueryRefused
 from taba.server.ask.filters import MAX_FILTERS, Filter, make_filter
 from taba.server.ask.letters import newest_letters
 from taba.server.ask.live import MAX_LIVE_TABS, Live, Stopping
 from taba.server.ask.meanings import each_meaning, meanings_of, with_units
 from taba.server.ask.overview import MOVES, SORTS, Overview
-from taba.server.ask.query import Aggregated, Page, Query, Unanswered
+from taba.server.ask.query import Query
 from taba.server.ask.reachable import Reachable
 from taba.server.fold.envelopes import Envelopes
 from taba.server.fold.ingest import Ingest

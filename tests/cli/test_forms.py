@@ -125,6 +125,10 @@ class Forms(BesideAServer):
             shown = re.sub(allowed, "", self.on_terminal(*arguments, NO_COLOR=no_color))
             self.assertNotRegex(shown, "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202e]", (arguments, no_color))
 
+    def test_a_terminal_that_is_said_to_be_ascii_gets_nothing_else_and_a_pipe_all(self) -> None:
+        self.assertTrue(self.on_terminal("agg", LC_ALL="C", TERM="dumb").isascii())
+        self.assertIn("\u2581", self.on_terminal("agg", LC_ALL="C.UTF-8", TERM="dumb"))
+
     def test_names_are_whole_on_however_narrow_a_terminal(self) -> None:
         names = self.taba("names").splitlines()
         shown = self.on_terminal("types", "--detail", COLUMNS="40").replace("\r", "")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from taba.names import bucket_of
+from taba.server import status as statuses
 from taba.server.fold.bounds import MAX_STREAMS
 from taba.server.fold.posts import MAX_POSTERS
 
-from .running import ServerCase, asynchronous
+from .running import BUCKETS, ServerCase, asynchronous
 
 
 class Capped(ServerCase):
@@ -55,3 +59,28 @@ class Capped(ServerCase):
         self.assertIn("by web/1 (1): ", said)
         [said] = [problem for problem in status["problems"] if "all buckets together take 7 Clients" in problem]
         self.assertIn("by pod/", said)
+
+    @asynchronous
+    async def test_how_much_a_bucket_has_is_asked_where_its_counts_changed_and_of_all_once_it_is_old(self) -> None:
+        server = await self.start()
+        asked: list[int] = []
+        sizes_of = statuses._sizes_of
+
+        def counted(bucket: int) -> Any:
+            asked.append(bucket)
+            return sizes_of(bucket)
+
+        self.patch(statuses, "_sizes_of", counted)
+        self.patch(statuses, "COUNTS_SECONDS", 0.0)
+        self.patch(statuses, "HELD_SECONDS", 1e9)
+        await self.get(server, "/v1/status")
+        asked.clear()
+        await self.post(server, [{"tab": "one", "type": "TotalsCounter", "value": 1}])
+        told = await self.get(server, "/v1/status")
+        self.assertEqual((told["in_all"]["tabs"], told["in_all"]["clients"]), (1, 1))
+        self.assertEqual(asked, [bucket_of("one", BUCKETS)])
+        await self.get(server, "/v1/status")
+        self.assertEqual(len(asked), 1)
+        self.patch(statuses, "HELD_SECONDS", 0.0)
+        await self.get(server, "/v1/status")
+        self.assertEqual(len(asked), 1 + BUCKETS)

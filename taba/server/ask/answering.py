@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from taba.handlers.lookup import shown
-from taba.server.ask.query import Aggregated
+from taba.server.ask.answers import Aggregated
 
 
 def dumped(content: Any) -> str:

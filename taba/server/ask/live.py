@@ -22,9 +22,10 @@ from taba.broadcast import Broadcast, Said, event
 from taba.errors import StoreUnavailable, TabaError
 from taba.names import bucket_of
 from taba.server.ask.answering import aggregate_as_json, dumped
+from taba.server.ask.answers import Asked
 from taba.server.ask.choosing import QueryRefused
 from taba.server.ask.filters import Filter
-from taba.server.ask.query import QUIET_SECONDS, Asked, Query
+from taba.server.ask.query import QUIET_SECONDS, Query
 from taba.server.ask.reachable import Reachable
 from taba.server.work.sandbox import Crowded
 from taba.shard import Router

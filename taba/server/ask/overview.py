@@ -21,9 +21,10 @@ from taba.bounds import MAX_EXACT_INT, MAX_ROWS
 from taba.history import Steps
 from taba.names import bucket_of
 from taba.server.ask.answering import answerable
+from taba.server.ask.answers import Aggregated, Asked, Unanswered
 from taba.server.ask.choosing import Chosen
 from taba.server.ask.filters import Filter
-from taba.server.ask.query import QUIET_SECONDS, Aggregated, Asked, Query, Unanswered
+from taba.server.ask.query import QUIET_SECONDS, Query
 
 ROW_SECONDS = 2.0
 MAX_KEPT_ROWS = 5000  # of all questions, some KiB each

@@ -22,6 +22,7 @@ from taba.matching import MatchElsewhere
 from taba.names import RETIRED_CLIENT
 from taba.series import FIGURES
 from taba.server import keys
+from taba.server.ask.answers import WHOLE, Aggregated, Asked, Page, Paged, Projected, Summary, Total, Unanswered
 from taba.server.ask.choosing import Chooser, Chosen, QueryRefused
 from taba.server.ask.filters import Filter, group_name
 from taba.server.ask.index import Index
@@ -44,75 +45,6 @@ MOST_MERGES = 5  # into `_retired`, each while a Tab of many Clients was read in
 _ByType: TypeAlias = dict[str, tuple[list[tuple[str, str]], list[list[keys.Framed]]]]  # Type → (Tab, Client) and the parts of each State
 
 log = Logger()
-
-
-class Unanswered(NamedTuple):
-    """Stands where a Projection or Aggregate would: why there is none of what is there."""
-
-    error: str
-
-
-class Projected(NamedTuple):
-    """The Projections of one Tab by Client, as its Handler made them, or Unanswered; of a Tab of many Clients, some of them."""
-
-    tab: str
-    type: str
-    projections: Mapping[str, Any]
-
-
-class Aggregated(NamedTuple):
-    """The Aggregate of one name, and what is wrong with it: that some Clients are left out, or why there is none (then it is None)."""
-
-    type: str
-    aggregate: Any
-    error: str | None = None
-
-
-class Page(NamedTuple):
-    """Which part of an answer is wanted: at most `limit` names, those after `cursor`."""
-
-    limit: int | None = None
-    cursor: str | None = None
-
-
-WHOLE = Page()
-
-
-class Paged(NamedTuple):
-    """A part of the names: `tabs`, sorted; `next`: the cursor of the part after it, None where it is the last."""
-
-    names: Sequence[str]
-    next: str | None
-
-    @classmethod
-    def of(cls, names: Sequence[str], page: Page) -> Paged:
-        """The part that `page` wants of sorted names."""
-        if page.cursor is not None:
-            names = [name for name in names if name > page.cursor]
-        if page.limit is None or len(names) <= page.limit:
-            return cls(names, None)
-        names = names[: page.limit]
-        return cls(names, names[-1])
-
-
-class Asked(NamedTuple):
-    """What a question is about, found before anything of it is read: what is made of it comes lot by lot."""
-
-    chosen: Chosen
-    wanted: Filter
-    detail: bool
-    groups: Mapping[str, Sequence[str]]  # by=: the name of a group → its Tabs; else each Tab alone
-    next: str | None
-
-
-class Summary(NamedTuple):
-    """A Tab in one: its Aggregate, how many Clients, and what happened in steps of time (None for a Type that keeps no slots)."""
-
-    tab: str
-    type: str
-    aggregated: Aggregated
-    clients: int
-    steps: Steps | None
 
 
 class Lot(NamedTuple):
@@ -270,7 +202,7 @@ class Query:
             return
         groups = iter(asked.groups.items())
         name, left = "", 0
-        whole: _Total | None = None
+        whole: Total | None = None
         async for _, total in self._totals(asked.chosen, asked.wanted, asked.detail, with_empty=True):
             if not left:
                 name, of_group = next(groups)
@@ -286,7 +218,7 @@ class Query:
         types = sorted({asked.chosen.type_of(tab) for tab in asked.chosen.tabs if tab not in asked.chosen.dead})
         if len(types) > 1:
             raise QueryRefused(f"a superaggregate is over one Type; these match: {', '.join(types)[:500]}; narrow name=, label= or match=")
-        whole: _Total | None = None
+        whole: Total | None = None
         async for _, total in self._totals(asked.chosen, asked.wanted, asked.detail):
             whole = total if whole is None else whole.with_other(total)
             await self._shorten(whole)
@@ -297,7 +229,7 @@ class Query:
         now = self._now()
         times = [now - step * place for place in range(steps - 1, -1, -1)]
 
-        async def take(lot: Lot) -> tuple[dict[str, _Total], list[Any]]:
+        async def take(lot: Lot) -> tuple[dict[str, Total], list[Any]]:
             """What one slice comes to, and its history: none where there are no States, None where it cannot be had."""
             totals = await self._totalled(lot.unread, lot.by_type, asked.chosen)
             for type, (_, states) in lot.by_type.items():  # one Tab has one
@@ -331,7 +263,7 @@ class Query:
             for part in lot:
                 if part.tab in asked.chosen.dead:
                     errors = list(asked.chosen.dead[part.tab].values())
-                    totals[part.tab] = _Total("", [], len(errors), len(errors), errors[0])
+                    totals[part.tab] = Total("", [], len(errors), len(errors), errors[0])
                 total = totals.get(part.tab)
                 if total is not None and not total.is_empty:
                     yield Summary(part.tab, total.type, await self._aggregated(total), total.clients, past.get(part.tab))
@@ -438,23 +370,23 @@ class Query:
         if lot:
             yield lot
 
-    async def _totals(self, chosen: Chosen, wanted: Filter, detail: bool, with_empty: bool = False) -> AsyncIterator[tuple[str, _Total]]:
+    async def _totals(self, chosen: Chosen, wanted: Filter, detail: bool, with_empty: bool = False) -> AsyncIterator[tuple[str, Total]]:
         """What each Tab comes to; one of which nothing is there is left out, or empty."""
         # all States of a Tab are as of one moment: a job that merges Clients must not have some of them counted twice, or not at all
         async for lot in self._lots(chosen, wanted, SLICE_STATES, is_whole=True):
             large = [part for part in lot if len(part.clients) > SLICE_STATES and part.tab not in chosen.dead and not detail]
             others = [part for part in lot if part not in large] if large else lot
-            found: dict[str, _Total] = await (self._detail_lot if detail else self._total_lot)(others, chosen, wanted)
+            found: dict[str, Total] = await (self._detail_lot if detail else self._total_lot)(others, chosen, wanted)
             for part in large:
                 found.update(await self._total_in_slices(part, chosen, wanted))
             for part in lot:
                 if part.tab in chosen.dead:
                     errors = list(chosen.dead[part.tab].values())
-                    total = _Total("", [], len(errors), len(errors), errors[0])
+                    total = Total("", [], len(errors), len(errors), errors[0])
                 elif part.tab in found:
                     total = found.pop(part.tab)
                 else:
-                    total = _Total(chosen.type_of(part.tab))
+                    total = Total(chosen.type_of(part.tab))
                     if (why := self.why_away(part.tab)) is not None:
                         total.add(Unanswered(why))
                 if with_empty or not total.is_empty:
@@ -473,22 +405,22 @@ class Query:
             if part.tab in found
         }
 
-    async def _detail_lot(self, lot: Sequence[_Part], chosen: Chosen, wanted: Filter) -> dict[str, _Total]:
+    async def _detail_lot(self, lot: Sequence[_Part], chosen: Chosen, wanted: Filter) -> dict[str, Total]:
         found = await self._project_lot(lot, chosen, wanted, True)
-        return {tab: _Total.of(chosen.type_of(tab), list(by_client.values())) for tab, by_client in found.items()}
+        return {tab: Total.of(chosen.type_of(tab), list(by_client.values())) for tab, by_client in found.items()}
 
-    async def _total_lot(self, lot: Sequence[_Part], chosen: Chosen, wanted: Filter) -> dict[str, _Total]:
+    async def _total_lot(self, lot: Sequence[_Part], chosen: Chosen, wanted: Filter) -> dict[str, Total]:
         """What the Tabs come to, without a Projection of each State where the Type can do without."""
         found, by_type = await self._read_lot(lot, chosen, wanted)
         return await self._totalled(found, by_type, chosen)
 
-    async def _total_in_slices(self, part: _Part, chosen: Chosen, wanted: Filter) -> dict[str, _Total]:
+    async def _total_in_slices(self, part: _Part, chosen: Chosen, wanted: Filter) -> dict[str, Total]:
         """What a Tab of many Clients comes to."""
 
-        async def take(lot: Lot) -> dict[str, _Total]:
+        async def take(lot: Lot) -> dict[str, Total]:
             return await self._totalled(lot.unread, lot.by_type, chosen)
 
-        totals: dict[str, _Total] = {}
+        totals: dict[str, Total] = {}
         for of_slice in await self._in_slices(part, chosen, wanted, take):
             for tab, total in of_slice.items():
                 totals[tab] = totals[tab].with_other(total) if tab in totals else total
@@ -521,8 +453,8 @@ class Query:
                 return made
         return [await take(Lot(*await self._read_lot([part], chosen, wanted)))]
 
-    async def _totalled(self, found: Mapping[str, Mapping[str, Any]], by_type: _ByType, chosen: Chosen) -> dict[str, _Total]:
-        totals = {tab: _Total.of(chosen.type_of(tab), list(of_tab.values())) for tab, of_tab in found.items()}
+    async def _totalled(self, found: Mapping[str, Mapping[str, Any]], by_type: _ByType, chosen: Chosen) -> dict[str, Total]:
+        totals = {tab: Total.of(chosen.type_of(tab), list(of_tab.values())) for tab, of_tab in found.items()}
         for type, (owners, states) in by_type.items():
             for start in range(0, len(states), SLICE_STATES):
                 some, of_tabs = states[start : start + SLICE_STATES], [tab for tab, _ in owners[start : start + SLICE_STATES]]
@@ -534,7 +466,7 @@ class Query:
                 if together is None:
                     together, tabs, counts = await self._project(type, some, False), of_tabs, Counter()
                 for tab, piece in zip(tabs, together, strict=True):
-                    totals.setdefault(tab, _Total(type)).add(piece, counts[tab] or 1, is_made)
+                    totals.setdefault(tab, Total(type)).add(piece, counts[tab] or 1, is_made)
         return totals
 
     async def _slots_lot(self, lot: Sequence[_Part], chosen: Chosen, wanted: Filter) -> dict[str, Past | Unanswered]:
@@ -630,7 +562,7 @@ class Query:
                 self._count(type, answer)
         return [Unanswered(answer) if isinstance(answer, str) else answer for answer in answers]
 
-    async def _shorten(self, total: _Total) -> None:
+    async def _shorten(self, total: Total) -> None:
         """Make one of many pieces, so that none is held for each of many Clients or Tabs."""
         if len(total.pieces) >= MAX_PIECES and not total.differs:
             answer = await self._bench.aggregate(total.type, total.pieces)
@@ -640,7 +572,7 @@ class Query:
             else:
                 total.pieces, total.made = [answer], 1
 
-    async def _aggregated(self, total: _Total) -> Aggregated:
+    async def _aggregated(self, total: Total) -> Aggregated:
         if total.differs:
             return Aggregated("", None, f"Types differ: {', '.join(sorted(total.differs))}"[:500])
         if not total.pieces:
@@ -675,55 +607,3 @@ def _take_client(tab: str, client: str, found: dict[str, dict[str, Any]], by_typ
                 del owners[place], states[place]
             return unread, state
     return unread, None
-
-
-class _Total:
-    """Projections and Aggregates that become one Aggregate, of how many Clients, and how many of them are left out, and why."""
-
-    def __init__(self, type: str, pieces: list[Any] | None = None, clients: int = 0, left_out: int = 0, error: str | None = None):
-        self.type, self.clients, self.left_out, self.error = type, clients, left_out, error
-        self.pieces: list[Any] = [] if pieces is None else pieces
-        self.made = 0  # of the pieces, those that are Aggregates
-        self.differs: set[str] = set()  # the Types, where there are several
-
-    @classmethod
-    def of(cls, type: str, projections: Sequence[Any]) -> _Total:
-        """What Projections, and Unanswered ones, come to."""
-        total = cls(type)
-        for projection in projections:
-            total.add(projection)
-        return total
-
-    @property
-    def is_empty(self) -> bool:
-        return not self.clients
-
-    @property
-    def is_made(self) -> bool:
-        """Whether it is one Aggregate already, which nothing is to be added to."""
-        return len(self.pieces) == 1 == self.made
-
-    def add(self, projection: Any, clients: int = 1, is_made: bool = False) -> None:
-        """One more Client's, or, if it `is_made`, the Aggregate of several."""
-        self.clients += clients
-        if isinstance(projection, Unanswered):
-            self.left_out += 1
-            self.error = self.error or projection.error
-        else:
-            self.pieces.append(projection)
-            self.made += is_made
-
-    def fail(self, error: str) -> None:
-        """There is none, and why."""
-        self.pieces, self.made, self.left_out, self.error = [], 0, self.clients, error
-
-    def with_other(self, other: _Total) -> _Total:
-        """Both together."""
-        types = {total.type for total in (self, other) if total.type and not total.is_empty}
-        self.differs |= other.differs | (types if len(types) > 1 else set())
-        self.type = self.type if self.type and not self.is_empty else other.type
-        self.clients += other.clients
-        self.left_out += other.left_out
-        self.error = self.error or other.error
-        self.pieces, self.made = ([], 0) if self.differs else (self.pieces + other.pieces, self.made + other.made)
-        return self

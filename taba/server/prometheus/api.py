@@ -136,6 +136,11 @@ class Asked:
             raise BadRequest(f"{name}={text[:100]!r}: takes seconds above 0, or a duration as 15s or 1h30m")
         return found
 
+    def check_times(self) -> None:
+        """Of what is told as it is now start= and end= mean nothing, but are times. Raises BadRequest."""
+        for name in ("start", "end"):
+            self.time(name, 0.0)
+
     def limit(self) -> int | None:
         """The limit; None where there is none, or 0."""
         text = (self.many("limit") or ["0"])[0]
@@ -356,6 +361,7 @@ class PrometheusApi:
 
     async def labels(self, asked: Asked) -> _Said:
         """The names of all labels."""
+        asked.check_times()
         told = Told()
         names: set[str] = {NAME}
         for place, series in enumerate(await self._selected(asked.many("match[]"), told)):
@@ -370,6 +376,7 @@ class PrometheusApi:
 
     async def values(self, asked: Asked) -> _Said:
         """The values of a label."""
+        asked.check_times()
         told = Told()
         name = _label_name(asked.text("name"))
         selectors = asked.many("match[]")
@@ -393,6 +400,7 @@ class PrometheusApi:
 
     async def series(self, asked: Asked) -> _Said:
         """The series that selectors mean: over all Clients, or each Client's where a selector asks for Clients."""
+        asked.check_times()
         told = Told()
         if not asked.many("match[]"):
             raise BadRequest("takes match[]= at least once")

@@ -216,7 +216,8 @@ class WhatThereIs(Asking):
         self.assertEqual(await told("alerts"), {"alerts": []})
         self.assertEqual(await told("query_exemplars?query=x"), [])
         self.assertTrue((await told("status/buildinfo"))["version"])
-        self.assertEqual((await self.ask(server, "/api/v1/series")).status, 400)
+        for path in ("labels?end=x", "label/route/values?start=yesterday", "series?match[]=hits_total&start=1e99", "series"):
+            self.assertEqual((await self.ask(server, f"/api/v1/{path}")).status, 400, path)
         self.assertEqual((await self.ask(server, "/api/v1/series?match[]=1")).status, 400)
 
     @asynchronous
