@@ -304,7 +304,12 @@ class SentinelTrio:
         """Whether every sentinel names another than `first`, and `first`, if it lives, takes no writes any more."""
         if any(self.primary_by(sentinel, name) is first for sentinel in range(len(self.sentinels))):
             return False
-        return not first.is_running or b"role:slave" in first.call("INFO", "replication")
+        if not first.is_running:
+            return True
+        try:
+            return b"role:slave" in first.call("INFO", "replication")
+        except ConnectionError:
+            return False  # the sentinels cut all connections to it as they make it a replica
 
     def flush(self) -> None:
         for name in self.servers:

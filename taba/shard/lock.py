@@ -17,6 +17,7 @@ from twisted.internet.task import deferLater
 
 from taba.errors import StoreUnavailable, TabaError
 from taba.shard.buckets import prefix_of
+from taba.shard.keys.amounts import fraction
 from taba.shard.keys.places import Text, bucket_of, plain_name
 from taba.shard.operations import Operations
 from taba.shard.transaction import NotReplicated, Writes
@@ -43,9 +44,10 @@ class Lock:
     """
 
     def __init__(self, router: Operations, name: Text, ttl: float, wait: float, reactor: Any, random: Random):
-        if not MIN_TTL_SECONDS <= ttl <= MAX_TTL_SECONDS:
-            raise ValueError(f"a ttl takes {MIN_TTL_SECONDS} to {MAX_TTL_SECONDS:g} seconds, not {ttl}")
         self.name = plain_name(name)
+        if not MIN_TTL_SECONDS <= fraction("a ttl", ttl) <= MAX_TTL_SECONDS:
+            raise ValueError(f"a ttl takes {MIN_TTL_SECONDS} to {MAX_TTL_SECONDS:g} seconds, not {ttl}")
+        fraction("a wait", wait)
         self.ttl = ttl
         self.fence = 0
         self._router, self._wait, self._reactor, self._random = router, wait, reactor, random

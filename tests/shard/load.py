@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from twisted.internet import reactor
@@ -15,6 +15,7 @@ from twisted.trial.unittest import TestCase
 from taba.errors import StoreUnavailable
 from taba.shard.buckets import prefix_of
 from taba.shard.router import Router
+from taba.shard.servers.connection import Command
 from taba.shard.transaction import BucketBusy, Writes
 
 
@@ -92,22 +93,29 @@ class Load:
         while self._is_running:
             step += 1
             for bucket in self._buckets:
-                began = time.monotonic()
-                while not self._is_cancelled:
-                    try:
-                        await self._step(router, bucket, name, step)
-                        self.done[bucket] += 1
-                        break
-                    except BucketBusy:
-                        self.busy += 1
-                        await deferLater(reactor, 0.01)
-                    except StoreUnavailable:
-                        self.refused += 1
-                        await deferLater(reactor, 0.01)
-                self.longest = max(self.longest, time.monotonic() - began)
+                await self._alone(router, bucket, name, step)
             self._rounds[name] += 1
 
+    async def _alone(self, router: Router, bucket: int, name: str, step: int) -> None:
+        began = time.monotonic()
+        while not self._is_cancelled:
+            try:
+                await self._step(router, bucket, name, step)
+                self.done[bucket] += 1
+                break
+            except BucketBusy:
+                self.busy += 1
+                await deferLater(reactor, 0.01)
+            except StoreUnavailable:
+                self.refused += 1
+                await deferLater(reactor, 0.01)
+        self.longest = max(self.longest, time.monotonic() - began)
+
     async def _step(self, router: Router, bucket: int, name: str, step: int) -> None:
+        await router.transact(bucket, *self._counting(bucket, name, step))
+
+    def _counting(self, bucket: int, name: str, step: int) -> tuple[list[Command], Callable[[list[Any]], Writes]]:
+        """Reads and update of a step."""
         total_key, mark_key = prefix_of(bucket) + b"sum", prefix_of(bucket) + f"mark:{name}".encode()
 
         def update(replies: list[Any]) -> Writes:
@@ -121,4 +129,36 @@ class Load:
             writes = [(b"SET", total_key, b"%d" % (total + missing)), (b"SET", mark_key, b"%d" % step)]
             return Writes([*writes, (b"SET", extra, b"x", b"PX", b"500")])
 
-        await router.transact(bucket, [(b"GET", total_key), (b"GET", mark_key)], update)
+        return [(b"GET", total_key), (b"GET", mark_key)], update
+
+
+class JointLoad(Load):
+    """Likewise, each step in all buckets by one transaction; who is not in it goes on alone. `strike` is awaited once in the middle of one,
+    between its reads and its writes."""
+
+    strike: Callable[[], Awaitable[Any]] | None = None
+    joined = 0  # steps that were done in one transaction with others
+
+    async def _write(self, router: Router, name: str) -> None:
+        step = 0
+        self._rounds[name] = 0
+        while self._is_running:
+            step += 1
+            work = {bucket: self._counting(bucket, name, step) for bucket in self._buckets}
+
+            async def update(replies: dict[int, list[Any]], work: Any = work) -> dict[int, Writes]:
+                strike, self.strike = self.strike, None
+                if strike is not None:
+                    await strike()
+                return {bucket: work[bucket][1](own) for bucket, own in replies.items()}
+
+            try:
+                together = await router.transact_many({bucket: reads for bucket, (reads, _) in work.items()}, update)
+            except StoreUnavailable:
+                together = {}
+                self.refused += 1
+            self.joined += len(together)
+            self.done.update(together.keys())
+            for bucket in work.keys() - together.keys():
+                await self._alone(router, bucket, name, step)
+            self._rounds[name] += 1

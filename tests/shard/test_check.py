@@ -332,3 +332,28 @@ class Forwarded(SynchronousTestCase):
                 self.assertTrue(caught.exception.is_forwarded)
             self.assertEqual({atlas.map.shard_of(bucket) for bucket in range(buckets)}, {"s2"})
         self.assertEqual(made.call_count, 1)
+
+    def test_a_bucket_that_moved_costs_each_router_a_few_commands_however_many_shards_there_are(self) -> None:
+        clock = Clock()
+        servers = [MemoryServer(clock) for _ in range(100)]
+        routers = [MemoryRouter(servers, 200, clock) for _ in range(3)]
+        for router in routers:
+            self.successResultOf(ensureDeferred(router.connect()))
+        self.successResultOf(ensureDeferred(routers[0].set("a", "x")))
+        for router in routers:
+            self.assertEqual(self.successResultOf(ensureDeferred(router.get("a"))), b"x")
+        bucket = routers[0].bucket_of("a")
+        source = routers[0].map.owners[bucket]
+        target = (source + 7) % len(servers)
+        name = routers[0].map.shards[target].name
+        keys = [key for key in servers[source]._values if key.startswith(prefix_of(bucket))]
+        for key in keys:
+            servers[target]._values[key] = servers[source]._values.pop(key)
+        servers[target].run((b"SET", owner_key(bucket), encode_owner(Owner("open", 2, name))))
+        servers[source].run((b"SET", owner_key(bucket), encode_owner(Owner("moved", 2, name))))
+        with mock.patch.object(MemoryServer, "run", autospec=True, side_effect=MemoryServer.run) as asked:
+            reading = [ensureDeferred(router.get("a")) for router in routers]
+            clock.pump([0.01] * 5)
+            self.assertEqual([self.successResultOf(one) for one in reading], [b"x"] * len(routers))
+        # the key and the owner key: as it was known, as it is found out that it is not there, and where it is
+        self.assertLessEqual(asked.call_count, 6 * len(routers))

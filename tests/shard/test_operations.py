@@ -258,3 +258,22 @@ class ValueTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(ensureDeferred(router.mget(["y", "l"]))), [None, None])
         self.successResultOf(ensureDeferred(router.set(bytearray(b"y"), memoryview(b"\x00\xff"))))  # type: ignore[arg-type]
         self.assertEqual(self.successResultOf(ensureDeferred(router.get("y"))), b"\x00\xff")
+
+    def test_what_no_name_value_cursor_count_or_time_can_be_is_told_in_words(self) -> None:
+        router = MemoryRouter([MemoryServer(Clock())], BUCKETS, Clock())
+        self.successResultOf(ensureDeferred(router.connect()))
+        odd: Any
+        for odd in ("\ud800", "a\udfffb"):  # no UTF-8
+            for asked in (router.set("y", odd), router.get(odd), router.mget([odd]), router.hset("h", {odd: "x"}), router.scan(prefix=odd)):
+                self.assertIn("text that UTF-8 can write", str(self.failureResultOf(ensureDeferred(asked), ValueError).value))
+        for odd in (True, None, 1.5, "9", b"9", [9]):
+            self.failureResultOf(ensureDeferred(router.scan(count=odd)), TypeError)
+        for odd in (True, 1.5, "0:", bytearray(b"0:"), [9]):
+            self.failureResultOf(ensureDeferred(router.scan(odd)), TypeError)
+        for odd in (b"", b"0", b"x:", b"4:", b"1234567:"):
+            self.failureResultOf(ensureDeferred(router.scan(odd)), ValueError)
+        for odd in (True, None, "1", b"1", [1]):
+            self.assertRaises(TypeError, router.lock, "l", odd)
+            self.assertRaises(TypeError, router.lock, "l", 1, odd)
+        for odd in (float("nan"), 0, -1, 1e9, float("inf")):
+            self.assertRaises(ValueError, router.lock, "l", odd)

@@ -15,12 +15,14 @@ from taba.errors import StoreUnavailable
 from taba.shard import router as router_module
 from taba.shard import transaction
 from taba.shard.buckets import owner_key, prefix_of
+from taba.shard.moving.check import check
+from taba.shard.moving.reshard import current_pools
 from taba.shard.router import Router
 from taba.shard.servers.pool import Pool
 from taba.shard.servers.sentinel import Sentinels, Succession, _parse
 from taba.shard.servers.url import Address, parse_store
 from taba.shard.transaction import NotReplicated, Writes
-from tests.shard.load import Load, until
+from tests.shard.load import JointLoad, Load, until
 from tests.shard.pieces import connect
 from tests.topologies import SentinelTrio, wait_until
 from tests.valkey import EphemeralValkey, free_port
@@ -244,6 +246,38 @@ class FailoverTests(SentinelCase):
         self.assertFalse(router.is_ready)
         await router.close()
         await connecting
+
+
+@pytest.mark.real
+class JointFailoverTests(SentinelCase):
+    """A replica is promoted between the reads and the writes of a transaction over many buckets."""
+
+    async def strikes(self, strike: Any) -> None:
+        router = await self.prepare(masters=1, min_replicas_to_write="1")
+        load = JointLoad(self, [router, await self.connected()], range(BUCKETS), writers=1)
+        load.start()
+        await load.until(50)
+        victim = self.trio.primary("m1")
+        joined = load.joined
+        self.assertGreater(joined, 0)
+        load.strike = lambda: deferToThread(strike)
+        await until(lambda: load.strike is None)
+        await self.yielded("m1", victim)
+        if not victim.is_running:
+            await deferToThread(victim.start)  # without a replica the new one would take no writes
+        await load.until(50)
+        await load.another_round()
+        await load.stop()
+        self.assertGreater(load.joined, joined)
+        fresh = await self.connected()
+        self.assertEqual(await load.sums(fresh), load.done)
+        self.assertEqual([one.text for one in await check(await current_pools(fresh.atlas), reactor)], [])
+
+    async def test_a_planned_one_loses_and_doubles_nothing(self) -> None:
+        await self.strikes(lambda: self.trio.hand_over("m1"))
+
+    async def test_one_after_a_crash_loses_and_doubles_nothing(self) -> None:
+        await self.strikes(lambda: self.trio.primary("m1").kill())
 
 
 @pytest.mark.real

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
+from taba.shard.keys.amounts import whole
 from taba.shard.keys.places import MAX_PAGE_NAMES, Text, bytes_of, end_of, names_key
 from taba.shard.keys.writing import Writing
 from taba.shard.servers.connection import Command
@@ -28,7 +29,7 @@ class Listing(Writing):
         A name that is there from the first page to the last is in exactly one of them, whatever moves, fails over or is
         written meanwhile; the cursor is good for ever, on any Router with the same store.
         """
-        if not 1 <= count <= MAX_PAGE_NAMES:
+        if not 1 <= whole("a scan's count", count) <= MAX_PAGE_NAMES:
             raise ValueError(f"takes a count from 1 to {MAX_PAGE_NAMES}, not {count}")
         begin = bytes_of("a prefix", prefix)
         start, after = _parse_cursor(cursor, self.buckets)
@@ -64,6 +65,8 @@ class Listing(Writing):
 def _parse_cursor(cursor: bytes | None, buckets: int) -> tuple[int, bytes]:
     if cursor is None:
         return 0, b""
+    if not isinstance(cursor, bytes):
+        raise TypeError(f"a cursor is what a page has, bytes, not {type(cursor).__name__}: {cursor!r:.60}")
     number, colon, after = cursor.partition(b":")
     if not colon or not number.isdigit() or len(number) > 6 or int(number) >= buckets:
         raise ValueError(f"{cursor[:60]!r} is no cursor of this store")

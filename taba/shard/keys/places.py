@@ -18,7 +18,10 @@ Text = str | bytes
 
 def bytes_of(what: str, text: object) -> bytes:
     if isinstance(text, str):
-        return text.encode()
+        try:
+            return text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{what} is text that UTF-8 can write, not {text!r:.60}") from None
     if isinstance(text, (bytes, bytearray, memoryview)):
         return bytes(text)
     raise TypeError(f"{what} is text or bytes, not {type(text).__name__}: {text!r:.60}")
