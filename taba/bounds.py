@@ -18,7 +18,6 @@ MAX_ENVELOPE_BYTES = 8 * MiB  # after decompression; eight full batches
 MAX_ENVELOPE_BATCHES = 1024  # twice the default number of buckets: one thin batch for each, and the same again
 BATCH_DAYS = 7  # no batch older than this is sent: its mark is kept for twice as long
 STREAM_DAYS = 6  # a stream takes new batches for so long, so that its last is sent before it is seven days old
-MARK_DAYS = 14  # a mark not written for so long is removed: nothing that it guards against is still sent
 
 # --- values ---
 MAX_VALUE_BYTES = 32 * KiB  # msgpack of one value that is no float; a quarter of the byte ring of a default ring

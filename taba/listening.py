@@ -51,11 +51,6 @@ class Front(NamedTuple):
         return f"http{'s' if self.tls else ''}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def open_front(listen: Listen, seconds: Callable[[], float]) -> Front:
-    """A front on loopback that everybody there may use."""
-    return Front(listen, Guard(None, None, listen, seconds))
-
-
 def front_of(options: ServiceOptions, seconds: Callable[[], float]) -> Front:
     """The front that the LISTENING_OPTIONS and --listen describe. Raises ConfigurationError. `seconds` is a monotonic clock."""
     listen: Listen = options["listen"]

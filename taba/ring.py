@@ -154,11 +154,6 @@ class Layout(NamedTuple):
     records: int
 
     @property
-    def record_shift(self) -> int:
-        """log2 of `records`."""
-        return self.records.bit_length() - 1
-
-    @property
     def max_value_bytes(self) -> int:
         """The longest value that this ring takes."""
         return min(MAX_VALUE_BYTES, self.byte_ring_bytes // 4)

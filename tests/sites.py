@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from twisted.internet import reactor as installed
@@ -15,6 +15,9 @@ from twisted.trial.unittest import TestCase
 from taba import connections
 from taba.calls import Answer, Call, HTTPError
 from taba.errors import MalformedBatch, StoreUnavailable
+from taba.guard import Guard
+from taba.listening import Front
+from taba.options import Listen
 from taba.routes import Parameter, Route, Serve
 from taba.tokens import ADMIN, OPEN, READ, WRITE
 from taba.web import Api
@@ -117,6 +120,20 @@ class Served(TestCase):
         """Wait until it is."""
         while not is_so():
             await self.wait(0.01)
+
+
+def open_front(listen: Listen, seconds: Callable[[], float]) -> Front:
+    """A front on loopback that everybody there may use."""
+    return Front(listen, Guard(None, None, listen, seconds))
+
+
+def result_of(working: Coroutine[Any, Any, Any]) -> Any:
+    """What a coroutine returns that waits for nobody."""
+    try:
+        working.send(None)
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("it waits for somebody")
 
 
 def read_all(connection: socket.socket, *pieces: bytes) -> bytes:

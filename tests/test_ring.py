@@ -36,7 +36,7 @@ class LayoutTests(SynchronousTestCase):
             self.assertEqual(where.directory_offset + where.directory_bytes, where.byte_ring_offset)
             self.assertEqual(where.byte_ring_offset + where.byte_ring_bytes, where.record_offset)
             self.assertEqual(where.record_offset + where.records * ring.RECORD_BYTES, size)
-            self.assertEqual(1 << where.record_shift, where.records)
+            self.assertEqual(where.records & (where.records - 1), 0)
             size *= 2
 
     def test_a_size_out_of_bounds_or_no_power_of_two_is_refused(self) -> None:

@@ -140,7 +140,6 @@ class _Captured(Segment):
         where = ring.layout(CAPTURE_BYTES)
         super().__init__("captured", "", where, bytes(16), Memory(self._descriptor, CAPTURE_BYTES, make), (0, 0))
         self._position = 0
-        self._byte_tail = 0
         self._tabs: list[ring.Entry] = []
 
     def is_named(self) -> bool:

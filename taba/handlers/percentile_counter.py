@@ -9,27 +9,22 @@ import numpy as np
 
 from taba.codes import codes_of
 from taba.handlers.base import ArrayHandler, Projection, Sample
-from taba.handlers.bins import BinLayout, bin_codes, bins_from, deltas_of
-from taba.handlers.figures import add_figures, add_heads, empty_dump, finite_pairs, show_tallies, sum_tallies
+from taba.handlers.figures import add_figures, add_heads, finite_pairs, show_tallies, sum_tallies
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
 from taba.handlers.ragged import (
-    Buffer,
     Floats,
     Ints,
-    Shape,
-    aligned,
     bounds_of,
-    cut_rows,
-    join_rows,
     refuse,
     sum_rows,
 )
 from taba.handlers.samples import percentile_samples
 from taba.handlers.sketch import bins_per_row, codes_in, gather_bins, merge_bins, rows_of, tally
+from taba.handlers.sketched_rows import SketchedRows
 
 MAX_TALLY = 2**32 - 1  # where the count of refused events stops
 
-_HEADER = np.dtype(
+_ROWS = SketchedRows(
     [
         ("total", "<f8"),
         ("low", "<f8"),
@@ -40,10 +35,10 @@ _HEADER = np.dtype(
         ("codes", "<u1"),
         ("mark", "<u1"),
         ("spare", "V6"),
-    ]
-)  # 40 bytes
-_MARK = 0x50  # the same in every dump: other bytes are seldom taken for one
-_EMPTY = empty_dump(_HEADER, mark=_MARK)
+    ],  # 40 bytes
+    mark=0x50,
+    name="State of a PercentileCounter",
+)
 
 
 class SketchStates:
@@ -68,18 +63,10 @@ class PercentileCounter(ArrayHandler):
     edge = 1
 
     def load_array(self, dumps: Sequence[bytes]) -> SketchStates:
-        buffer, starts, lengths = join_rows(dumps, _EMPTY, _HEADER.itemsize)
-        header = buffer.headers(_HEADER, starts)
-        bins = Shape(header["bins"].astype(np.int64))
-        refuse((header["mark"] != _MARK) | ((bins.counts > 0) & ~(header["low"] <= header["high"])), "no State of a PercentileCounter")
-        layout = BinLayout(bins, header["codes"].astype(np.int64), starts + _HEADER.itemsize)
-        refuse(aligned(layout.ends, 3) != starts + lengths, "a length that its header does not explain")
-        weights, deltas = layout.read(buffer)
-        rows = np.arange(len(starts))
-        keys = bins_from(rows, header["first"].astype(np.int64), deltas, weights, bins, rows)
+        header, keys, counts = _ROWS.load(dumps)
         head: dict[str, Any] = {name: header[name].copy() for name in ("total", "low", "high")}
         head["refused"] = header["refused"].astype(np.int64)
-        return SketchStates(head, keys, weights)
+        return SketchStates(head, keys, counts)
 
     def fold_array(self, states: SketchStates, rows: Ints, times: Floats, values: Floats, now: float) -> SketchStates:
         rows, values, _, many = finite_pairs(states.head["refused"], rows, values, times)
@@ -117,22 +104,11 @@ class PercentileCounter(ArrayHandler):
         return self.dump_array(SketchStates(head, *bins))
 
     def dump_array(self, states: SketchStates) -> list[bytes]:
-        bins = Shape(bins_per_row(states.keys, states.rows))
-        firsts, deltas = deltas_of(codes_in(states.keys), bins)
-        codes = bin_codes(states.counts, deltas, bins)
-        layout = BinLayout(bins, codes, np.full(states.rows, _HEADER.itemsize))
-        edges = bounds_of(aligned(layout.ends, 3))
-        layout.move(edges[:-1])
-        content = bytearray(int(edges[-1]))
-        buffer = Buffer(content)
-        header = np.zeros(states.rows, dtype=_HEADER)
+        header = np.zeros(states.rows, dtype=_ROWS.header)
         for name in ("total", "low", "high"):
             header[name] = states.head[name]
         header["refused"] = np.minimum(states.head["refused"], MAX_TALLY)
-        header["bins"], header["first"], header["codes"], header["mark"] = bins.counts, firsts, codes, _MARK
-        buffer.put_headers(edges[:-1], header)
-        layout.write(buffer, states.counts, deltas)
-        return cut_rows(content, edges)
+        return _ROWS.dump(header, states.keys, states.counts)
 
     def project_array(self, states: SketchStates, parts: Sequence[Sequence[bytes]], now: float) -> list[Projection]:
         head = states.head

@@ -131,10 +131,6 @@ class Router(Operations):
     def store_id(self) -> str:
         return self.map.store
 
-    def is_or_succeeds(self, store: str) -> bool:
-        """Whether this is the store of that id, or follows it because a person said so."""
-        return store == self.map.store or store in self.atlas.succeeded
-
     def start(self) -> None:
         """Begin to connect, and go on trying for ever."""
         self.atlas.start()

@@ -18,9 +18,9 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from taba.agent.service import AgentService
-from taba.listening import open_front
 from taba.options import Listen
 from tests.agent.servers import FakeServer
+from tests.sites import open_front
 
 ROOT = Path(__file__).parents[2]
 RECORD = """

@@ -30,11 +30,11 @@ from taba.agent.service import AgentService
 from taba.agent.spool import Spool, SpoolFull
 from taba.batch import BatchId, Verdict
 from taba.caps import Caps
-from taba.listening import open_front
 from taba.names import ALIVE_TAB, bucket_of
 from taba.options import Listen
 from tests.agent.producers import Producer
 from tests.agent.servers import FakeServer
+from tests.sites import open_front
 
 
 class ServiceTests(TestCase):

@@ -26,6 +26,7 @@ from taba.handlers.lookup import find_handlers
 from taba.matching import simple_matcher
 from taba.series import ADDITIVE, DISTRIBUTION, EVENTS, TOTAL
 from tests.examples import examples
+from tests.sites import result_of
 
 from .world import World
 
@@ -35,14 +36,6 @@ class Directory:
 
     def __init__(self, *tabs: Tab | None):
         self.directory = list(tabs)
-
-
-def result_of(working: Any) -> Any:
-    try:
-        working.send(None)
-    except StopIteration as stop:
-        return stop.value
-    raise AssertionError("it waits for somebody")
 
 
 async def breathe() -> None:

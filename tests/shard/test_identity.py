@@ -81,8 +81,7 @@ class IdentityTests(TestCase):
         self.patch(router_module, "TRANSACT_SECONDS", 60.0)
         await router.transact(0, [], counted(0))
         self.assertEqual(router.store_id, new.store_id)
-        self.assertTrue(router.is_or_succeeds(old) and router.is_or_succeeds(new.store_id))
-        self.assertFalse(router.is_or_succeeds("another"))
+        self.assertEqual(router.atlas.succeeded, {old})
         self.assertEqual([problem for problem in router.problems if "accept" in problem], [])
 
     async def test_a_pinned_router_does_not_begin_with_another_store_nor_with_none(self) -> None:

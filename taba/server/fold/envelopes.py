@@ -44,7 +44,7 @@ SLICE_BYTES = 64 * KiB  # of batches, with what is made of them, read between tw
 
 class Envelopes:
     """Decides envelopes, with `ingest` and `posts`. `draw` gives so many random bytes; `seconds` is monotonic; `heard` is told what the
-    clocks of senders say; `is_served` says whether the store of this id is the one that is served, or one that it succeeds."""
+    clocks of senders say; `is_served` says whether the store of this id is the one that is served."""
 
     def __init__(
         self,

@@ -25,7 +25,6 @@ from taba.server.router import IsRouter
 from taba.server.work.bench import Bench
 from taba.server.work.folding import further_parts
 
-FORGET_SECONDS = 30 * DAY
 RETIRED_TIMES = 12  # as long as others `_retired` is kept in a Tab that has no other Client: about a year
 ASK_MINUTES = int(DAY / 60)  # for which a State must be untouched before its Handler is asked whether it is prunable
 PERIOD_SECONDS = 6 * 3600.0  # between two jobs of this kind that nobody asked for

@@ -11,7 +11,7 @@ from taba.server.service import Server
 from taba.shard import Writes
 
 from ..running import ServerCase, asynchronous
-from .test_keeping import KeepingCase
+from .cases import KeepingCase
 
 ODD: list[Any] = [{"tab": f"odd{n}", "type": "NoSuchType", "value": n} for n in range(8)]
 

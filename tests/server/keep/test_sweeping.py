@@ -11,7 +11,7 @@ from taba.shard import Writes
 
 from ..running import BUCKETS, asynchronous
 from ..samples import tab_in
-from .test_keeping import KeepingCase
+from .cases import KeepingCase
 
 TABS = [tab_in(3, number, BUCKETS) for number in range(4)]
 

@@ -20,6 +20,7 @@ from taba.server.prometheus.syntax import Aggregation, flattened, nodes_of
 from taba.server.prometheus.vectors import NAME, Refused, Spread, Vector, aggregated
 from taba.server.work.child import expanded
 from tests.examples import examples
+from tests.sites import result_of
 
 GONE = None  # no sample
 
@@ -65,13 +66,8 @@ class Given:
 
 
 def answer(text: str, given: Given | None = None, steps: int = 2) -> Value:
-    working = evaluate(nodes_of(flattened(text)), np.arange(steps, dtype=float) * 10, given or Given())
-    try:
-        working.send(None)
-    except StopIteration as stop:
-        value: Value = stop.value
-        return value
-    raise AssertionError("it waits for somebody")
+    value: Value = result_of(evaluate(nodes_of(flattened(text)), np.arange(steps, dtype=float) * 10, given or Given()))
+    return value
 
 
 def rows(value: Value) -> Any:

@@ -28,6 +28,7 @@ from taba.server.prometheus.syntax import Selector, flattened, nodes_of
 from taba.server.prometheus.told import Told
 from taba.server.prometheus.vectors import Refused, Vector
 from tests.examples import examples
+from tests.sites import result_of
 
 NOW = 1_763_850_123.0
 HANDLERS: dict[str, Any] = {"CounterGroup": CounterGroup(), "PercentileGroup": PercentileGroup()}
@@ -91,14 +92,6 @@ def evaluated(text: str, reading: Reading, times: list[float]) -> Vector:
 
 async def answered(answer: Any) -> Any:
     return answer
-
-
-def result_of(working: Any) -> Any:
-    try:
-        working.send(None)
-    except StopIteration as stop:
-        return stop.value
-    raise AssertionError("it waits for somebody")
 
 
 @lru_cache(maxsize=20)  # what is asked next is mostly about the same events
