@@ -332,7 +332,7 @@ class BoundedChannel(http.HTTPChannel):
 
     def answering(self, request: BoundedRequest, size: int) -> None:
         """An answer of `size` bytes is about to be written: the peer has so long to take it."""
-        if request.is_known and not self.site.admit(self):
+        if request.is_known and (self.persistent or not request.startedWriting) and not self.site.admit(self):
             request.setHeader("connection", "close")
             self.persistent = False
         self._give_time(size)
@@ -349,8 +349,11 @@ class BoundedChannel(http.HTTPChannel):
         return waiting
 
     def _give_time(self, size: int) -> None:
-        self._taken()
-        self._taking = self.callLater(ANSWER_SECONDS + size / ANSWER_BYTES_PER_SECOND, self._not_taken)
+        seconds = ANSWER_SECONDS + size / ANSWER_BYTES_PER_SECOND
+        if self._taking is not None and self._taking.active():
+            self._taking.reset(seconds)  # of a thousand that listen each has one: to make it anew costs more than to write
+        else:
+            self._taking = self.callLater(seconds, self._not_taken)
 
     def resumeProducing(self) -> None:
         if self.persistent:
