@@ -151,14 +151,16 @@ def named_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], width: in
     longest = max(map(cell_len, (titles[0], *(row[0] for row in told))))
     room = min(longest, max(MIN_COLUMN, width - 2 - sum(between) - min(last, width // 3)))
     left = max(MIN_COLUMN, width - 2 - room - sum(between))
+    console = Console(width=left)
     for name, *cells in [titles, *told]:
         if cell_len(name) > room:
             yield name
             name = ""
         head = set_cell_size(name, room) + "  "
         head += "".join(set_cell_size(cell, size) for cell, size in zip(cells, between, strict=False))
-        for part in Text(cells[-1]).wrap(Console(width=left), left) or [Text("")]:
-            yield (head + part.plain).rstrip()
+        told_last = [cells[-1]] if cell_len(cells[-1]) <= left else [part.plain for part in Text(cells[-1]).wrap(console, left)]
+        for part in told_last:
+            yield (head + part).rstrip()
             head = " " * cell_len(head)
 
 

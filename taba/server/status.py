@@ -177,16 +177,17 @@ class Status:
     async def _measure(self) -> None:
         """Have how many of HELD each bucket has: of those whose counts have changed, or that were asked HELD_SECONDS ago."""
         now = self._clock.seconds()
-        stale = [
-            bucket
+        stale = {
+            bucket: pairs
             for bucket, [pairs, _] in self._counted.items()
             if bucket not in self._away
             and ((known := self._measured.get(bucket)) is None or known.counts != pairs or now - known.at >= HELD_SECONDS)
-        ]
-        for start in range(0, len(stale), SLICE_BUCKETS):
-            some = stale[start : start + SLICE_BUCKETS]
+        }
+        buckets = list(stale)
+        for start in range(0, len(buckets), SLICE_BUCKETS):
+            some = buckets[start : start + SLICE_BUCKETS]
             for bucket, sizes in (await self._router.read_many({bucket: _sizes_of(bucket) for bucket in some}, {})).items():
-                self._measured[bucket] = _Measured(now, self._counted[bucket][0], sizes)
+                self._measured[bucket] = _Measured(now, stale[bucket], sizes)
 
     async def _all_types(self) -> set[str]:
         now = self._now()
