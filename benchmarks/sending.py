@@ -11,10 +11,8 @@ from contextlib import ExitStack, closing
 from typing import cast
 from urllib.parse import urlsplit
 
-import msgpack
-
 from taba.agent.ages import Moment
-from taba.agent.drain import encode, extent, first_piece
+from taba.agent.drain import encode
 from taba.agent.lanes import HEADER_BYTES
 from taba.agent.outbox import EncodedBatch
 from taba.batch import (
@@ -32,6 +30,7 @@ from taba.batch import (
     decode_batch,
     decode_verdicts,
     encode_envelope,
+    sections_of,
 )
 from taba.bounds import MAX_ENVELOPE_BATCHES, MAX_ENVELOPE_BYTES, KiB
 
@@ -58,26 +57,11 @@ class Streams:
         dealt = []
         buckets = sorted(columns)
         for place, (stream, numbers) in enumerate(zip(self._streams, self._numbers, strict=True)):
-            batches = encode({bucket: _pieces(columns[bucket]) for bucket in buckets[place::CONNECTIONS]}, stream, numbers, NOW)
+            batches = encode({bucket: sections_of(columns[bucket]) for bucket in buckets[place::CONNECTIONS]}, stream, numbers, NOW)
             for batch in batches:
                 numbers[batch.id.bucket] = batch.id.number
             dealt.append(_pack(batches, most_bytes))
         return dealt
-
-
-def _pieces(columns: Sequence[Column]) -> list[bytes]:
-    """Columns in the pieces in which a drain hands them to the encoder."""
-    pieces: list[bytes] = []
-    for client, tab, type, times, values, _ in columns:
-        more = (_header(times), times, *((_header(values), values) if isinstance(values, bytes) else (b"", msgpack.packb(values))))
-        first = first_piece(client, tab, type)
-        pieces += (extent(len(times) >> 3, len(first) + sum(map(len, more))) + first, *more)
-    return pieces
-
-
-def _header(content: bytes) -> bytes:
-    packed: bytes = msgpack.packb(content)
-    return packed[: len(packed) - len(content)]
 
 
 def _pack(batches: Sequence[EncodedBatch], most_bytes: int) -> list[Envelope]:

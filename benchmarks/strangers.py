@@ -142,7 +142,7 @@ def _envelopes(most: int) -> list[Shape]:
 
 
 def _bad_columns() -> bytes:
-    bad = b"\x95\xa1a\xa1b\xa1T\xc4\x08" + TIME + b"\xdd\x00\x00\xff\xff" + b"\x90" * 200
+    bad = b"\x95\xa1T\xdd\x00\x00\xff\xff" + b"\x90" * 200
     columns = [1, bad] * MAX_BATCH_COLUMNS
     packed: bytes = msgpack.packb([BATCH_VERSION, STREAM, 5, 1, columns, b""])
     return packed

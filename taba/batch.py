@@ -3,13 +3,17 @@
 1. A batch is encoded once; (stream, bucket, number) is its identity, and its bytes never change.
 2. What may change when it is sent again travels beside it in the envelope: `follows`, the number before it, and the `nonce` under which
    its stream is open; beside posted events with a key also which part of which post they are.
-3. What is wrong with a whole batch is MalformedBatch; what is wrong with a column is that column's own `error`. What is of a version
-   that is not read here is UnknownVersion: nothing is wrong with it, and it is never refused.
+3. What is wrong with a whole batch is MalformedBatch; what is wrong with a field or with values in a list is that column's own `error`, and
+   lengths that do not add up are their section's. What is of a version that is not read here is UnknownVersion: nothing is wrong with it,
+   and it is never refused.
 
-A batch is msgpack `[3, stream, bucket, number, [events, column, events, column, …], meanings]`. A column is a bin with its number of
-events before it, so that its extent is known when it does not decode; in it is msgpack `[client, tab, type, times, values]`: times are
-little-endian float64 bytes, values likewise or, where one is not a float, a list. Where the events that it stands for are not its rows,
-their number is a sixth field: 0 for what Agents record themselves. A Type that is `absolute` gets rows `[ring id, position, sum]`: what
+A batch is msgpack `[4, stream, bucket, number, [events, section, events, section, …], meanings]`. A section has columns of one Type; it is
+a bin with its number of events before it, so that its extent is known when it does not decode. In it is msgpack
+`[type, fields, counts, times, values]`: `fields` a list with a bin for each column, Tab, NUL and Client, as the store names the State;
+`counts` how many rows each has, little-endian uint32 bytes; `times` those of all columns one after the other, little-endian float64 bytes;
+`values` likewise or, of columns in which one is not a float, a list with a bin for each column: its values' msgpack, one after the other.
+Where the events that columns stand for are not their rows, their numbers are a sixth item, uint32 bytes: 0 for what Agents record
+themselves. A Type that is `absolute` gets rows `[ring id, position, sum]`: what
 one process has added up to a position of its ring, so that neither loss nor repetition nor order does harm; at RING_ENDED the process is
 dead, at RING_GONE nothing of that ring is still to come. `meanings` is a bin, empty or with msgpack `[[tab, unit, description], …]`: what
 applications say that Tabs mean, each said once a stream, and again where it changes. One that does not decode is counted, and harms no
@@ -23,9 +27,10 @@ body `{"do": "open" | "mark" | "end", "stream", "bucket", "nonce"?}`. The answer
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+import struct
+from collections.abc import Generator, Iterable, Sequence
 from functools import lru_cache
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any, NamedTuple, cast
 
 import msgpack
@@ -44,7 +49,7 @@ from taba.counting import BAD, OBJECT_BYTES, measure_values, plain_reader, unpac
 from taba.errors import MalformedBatch, NoVerdicts, UnknownVersion
 from taba.steps import finish
 
-BATCH_VERSION = 3  # of what is described above; which of them are read and written: taba.versions
+BATCH_VERSION = 4  # of what is described above; which of them are read and written: taba.versions
 ENVELOPE_VERSION = 2
 VERDICTS_HEADER = "Taba-Verdicts"  # its presence says that the answer is a Server's own, not a proxy's
 CONTENT_TYPE = "application/msgpack"
@@ -52,16 +57,20 @@ CONTENT_TYPE = "application/msgpack"
 STREAM_BYTES = 16
 NONCE_BYTES = 8  # a stream id has 128 bits of its own: a nonce tells two openings of one stream apart
 KEY_BYTES = 36  # of a KeyPart
+MAX_SECTION_EVENTS = (
+    MAX_BATCH_COLUMNS * MAX_BATCH_BYTES
+)  # that a sender says a section stands for: a column for so many as a batch has bytes
 
 MAX_LIST_VALUES = 16_384  # values that are no floats, of all columns of a batch: each becomes an object of Python's
 MAX_LIST_BYTES = 64 * KiB  # that these take, lists in them and all: made, each byte may be an object of 64, and a fold walks them
-READ_BYTES = 64 * KiB  # of columns, read between two looks at the time: of the longest names some 5 ms
+READ_BYTES = 64 * KiB  # of fields that are new, or made of sections, between two looks at the time: of the longest names some 5 ms
 COLUMN_OBJECT_BYTES = 512  # of a decoded column, beside its times and values
 MAX_FIELDS = 16  # of an envelope or an entry, known here or not
 MAX_BATCH_MEANINGS = 1000  # as many as Tabs of a batch
 MAX_CACHED_IDS = 10_000  # client ids and Types whose form is known to be right
 MAX_CACHED_NAMES = 131_072  # names of Tabs likewise: all of a large site's …
 MAX_CACHED_NAME = 256  # … of at most so many characters, which bounds the cache to some 50 MiB
+MAX_CACHED_FIELDS = 65_536  # pairs of both likewise, in each of two generations: some 20 MiB beside the names
 MAX_STORE_ID = 64  # characters
 MAX_STORE_AGE = 2**32 - 2  # minutes: eight thousand years
 
@@ -137,8 +146,8 @@ class Column(NamedTuple):
 
 
 class BadColumn(NamedTuple):
-    """A column that does not decode, or that its sender may not send: what is wrong with it, what was there, how many Events its sender
-    says that it holds, and the reason under which they are dead letters; and its Client, where it decodes."""
+    """A column or a section that does not decode, or that its sender may not send: what is wrong with it, what was there, how many Events
+    its sender says that it holds, and the reason under which they are dead letters; and its Client, where it decodes."""
 
     error: str
     content: bytes
@@ -232,29 +241,128 @@ class Answer(NamedTuple):
     store_age: int | None
 
 
+class Section(NamedTuple):
+    """Columns of one Type as they are written: their fields as bins one after the other, the numbers of their rows, all times and values;
+    with `is_listed` the values are bins, too, one for each column. `stands_for`: as `counts`, where that is another number."""
+
+    type: str
+    columns: int
+    fields: bytes
+    counts: bytes
+    times: bytes
+    values: bytes
+    is_listed: bool = False
+    stands_for: bytes = b""
+
+    @property
+    def weight(self) -> int:
+        """How many recorded Events this accounts for."""
+        return sum(uint32s(self.stands_for)) if self.stands_for else len(self.times) >> 3
+
+    @property
+    def kind(self) -> tuple[str, bool, bool]:
+        """Sections of one kind can be one."""
+        return self.type, self.is_listed, bool(self.stands_for)
+
+    def pieces(self) -> tuple[bytes, ...]:
+        """What stands for it in a batch: its events, and the bin."""
+        columns = array_header(self.columns)
+        values = columns if self.is_listed else bin_header(len(self.values))
+        size = 5 + bool(self.stands_for)
+        head = b"".join((bytes((0x90 | size,)), _packed_type(self.type), columns))
+        parts: tuple[bytes, ...] = (head, self.fields, bin_header(len(self.counts)), self.counts, bin_header(len(self.times)), self.times)
+        parts += (values, self.values)
+        if self.stands_for:
+            parts += (bin_header(len(self.stands_for)), self.stands_for)
+        return (cast(bytes, msgpack.packb(self.weight)), bin_header(sum(map(len, parts))), *parts)
+
+
+def joined(sections: Iterable[Section]) -> list[Section]:
+    """The same columns in the same order, those of one kind that follow each other in one section."""
+    found = []
+    for _, some in groupby(sections, Section.kind.fget):  # type: ignore[attr-defined]
+        alike = list(some)
+        if len(alike) > 1:
+            fields = b"".join([section.fields for section in alike])
+            counts = b"".join([section.counts for section in alike])
+            times = b"".join([section.times for section in alike])
+            values = b"".join([section.values for section in alike])
+            stands_for = b"".join([section.stands_for for section in alike])
+            columns = sum([section.columns for section in alike])
+            alike = [Section(alike[0].type, columns, fields, counts, times, values, alike[0].is_listed, stands_for)]
+        found += alike
+    return found
+
+
+def sections_of(columns: Iterable[Column]) -> list[Section]:
+    """These columns as sections, in their order."""
+    return joined(map(_section_of, columns))
+
+
+def _section_of(column: Column) -> Section:
+    field, count = pack_bin(field_of(column.tab, column.client)), column.events.to_bytes(4, "little")
+    stands_for = b"" if column.stands_for is None else column.stands_for.to_bytes(4, "little")
+    values, is_listed = column.values, not isinstance(column.values, bytes)
+    if not isinstance(values, bytes):
+        values = pack_bin(values.content if isinstance(values, Packed) else pack_values(values))
+    return Section(column.type, 1, field, count, column.times, values, is_listed, stands_for)
+
+
+def field_of(tab: str, client: str) -> bytes:
+    """The name of a State."""
+    return f"{tab}\0{client}".encode()
+
+
+def pack_values(values: Sequence[Any]) -> bytes:
+    """Their msgpack, one after the other."""
+    return cast(bytes, msgpack.packb(values))[len(array_header(len(values))) :]
+
+
+def pack_bin(content: bytes) -> bytes:
+    """The msgpack of it."""
+    return bin_header(len(content)) + content
+
+
+def bin_header(length: int) -> bytes:
+    """What msgpack writes before so many bytes."""
+    if length < 256:
+        return b"\xc4" + length.to_bytes(1, "big")
+    return b"\xc5" + length.to_bytes(2, "big") if length < 65_536 else b"\xc6" + length.to_bytes(4, "big")
+
+
+def array_header(items: int) -> bytes:
+    """What msgpack writes before so many items."""
+    if items < 16:
+        return bytes((0x90 | items,))
+    return b"\xdc" + items.to_bytes(2, "big") if items < 65_536 else b"\xdd" + items.to_bytes(4, "big")
+
+
+def uint32s(content: bytes) -> tuple[int, ...]:
+    """The numbers in it."""
+    return struct.unpack(f"<{len(content) >> 2}I", content)
+
+
+@lru_cache(MAX_CACHED_IDS)
+def _packed_type(type: str) -> bytes:
+    return cast(bytes, msgpack.packb(type))
+
+
 def encode_batch(
     stream: bytes,
     bucket: int,
     number: int,
-    columns: Sequence[Column],
+    columns: Iterable[Column],
     meanings: Sequence[Meaning] = (),
     version: int = BATCH_VERSION,
 ) -> bytes:
     """The bytes of a batch. The caller keeps the bounds."""
-    body: list[Any] = []
-    for column in columns:
-        body += (column.weight, encode_column(column))
-    return cast(bytes, msgpack.packb([version, stream, bucket, number, body, encode_meanings(meanings)]))
+    return encode_sections(BatchId(stream, bucket, number), sections_of(columns), encode_meanings(meanings), version)
 
 
-def encode_column(column: Column) -> bytes:
-    """What stands for it in a batch, before it is a bin."""
-    fields = column if column.stands_for is not None else column[:5]
-    if not isinstance(column.values, Packed):
-        return cast(bytes, msgpack.packb(fields))
-    packer = msgpack.Packer()
-    head = (packer.pack_array_header(len(fields)), *map(packer.pack, fields[:4]), packer.pack_array_header(column.values.count))
-    return b"".join((*head, column.values.content, *map(packer.pack, fields[5:])))
+def encode_sections(id: BatchId, sections: Sequence[Section], meanings: bytes, version: int) -> bytes:
+    """The bytes of a batch, given what `encode_meanings` gave."""
+    head = b"".join((b"\x96", cast(bytes, msgpack.packb([version, *id]))[1:], array_header(2 * len(sections))))
+    return b"".join((head, *[piece for section in sections for piece in section.pieces()], bin_header(len(meanings)), meanings))
 
 
 def encode_meanings(meanings: Sequence[Meaning]) -> bytes:
@@ -292,7 +400,7 @@ def reading_batch(content: bytes) -> Generator[int, None, Batch]:
             raise MalformedBatch(f"batch number {number!r}"[:200])
         items = reader.read_array_header()
         if items % 2 or items > 2 * MAX_BATCH_COLUMNS:
-            raise MalformedBatch(f"a batch takes at most {MAX_BATCH_COLUMNS} columns, each after its number of events")
+            raise MalformedBatch(f"a batch takes at most {MAX_BATCH_COLUMNS} sections, each after its number of events")
         body = list(islice(reader, items))
         packed_meanings = reader.unpack()
     except BAD as error:
@@ -301,17 +409,16 @@ def reading_batch(content: bytes) -> Generator[int, None, Batch]:
         raise MalformedBatch("a batch that is cut off, or more than one")
     if not isinstance(packed_meanings, bytes):
         raise MalformedBatch("a batch's meanings are a bin")
-    columns = _Columns(len(content))
-    unread = 0
+    sections = _Sections()
+    seen = 0
     for events, packed in zip(body[::2], body[1::2], strict=True):
-        if unread >= READ_BYTES:
-            unread = 0
-            yield columns.made_bytes
-        if not isinstance(packed, bytes) or type(events) is not int or not 0 <= events <= MAX_BATCH_BYTES:
-            raise MalformedBatch("a batch's columns are bins, each after its number of events")
-        columns.read(packed, events)
-        unread += len(packed)
-    return Batch(stream, bucket, number, columns.found, *_meanings(packed_meanings), columns.made_bytes)
+        if sections.made_bytes - seen >= READ_BYTES:
+            seen = sections.made_bytes
+            yield seen
+        if not isinstance(packed, bytes) or type(events) is not int or not 0 <= events <= MAX_SECTION_EVENTS:
+            raise MalformedBatch("a batch's sections are bins, each after its number of events")
+        yield from sections.read(packed, events)
+    return Batch(stream, bucket, number, sections.found, *_meanings(packed_meanings), sections.made_bytes)
 
 
 def _meanings(packed: bytes) -> tuple[tuple[Meaning, ...], int]:
@@ -337,99 +444,182 @@ def _meanings(packed: bytes) -> tuple[tuple[Meaning, ...], int]:
 
 
 # the same names come in every batch; a Server reads 100,000 columns a second
-_check_client = lru_cache(MAX_CACHED_IDS)(names.check_sender)
 _check_type = lru_cache(MAX_CACHED_IDS)(names.check_type)
-_check_name = lru_cache(MAX_CACHED_NAMES)(names.check_tab)
 
 
+@lru_cache(MAX_CACHED_IDS)
+def _client(packed: bytes) -> str:
+    return names.check_sender(packed.decode())
+
+
+def _read_tab(packed: bytes) -> str:
+    return names.check_tab(packed.decode())
+
+
+_tab = lru_cache(MAX_CACHED_NAMES)(_read_tab)
+
+
+class Fields:
+    """Names of States that came lately, taken apart: in two generations, so that none is forgotten while it comes."""
+
+    def __init__(self, most: int = MAX_CACHED_FIELDS):
+        self._most = most
+        self.young: dict[bytes, tuple[str, str]] = {}
+        self.old: dict[bytes, tuple[str, str]] = {}
+
+    def find(self, field: bytes) -> tuple[str, str]:
+        """Client and Tab of a field that is not young. Raises ValueError for what is none."""
+        found = self.old.get(field)
+        if found is None:
+            tab, nul, client = field.partition(b"\0")
+            if not nul or b"\0" in client:
+                raise ValueError("a field takes Tab, one NUL and Client")
+            found = _client(client), _tab(tab) if len(tab) <= MAX_CACHED_NAME else _read_tab(tab)
+        if len(field) <= 2 * MAX_CACHED_NAME:
+            if len(self.young) >= self._most:
+                self.old, self.young = self.young, {}
+            self.young[field] = found
+        return found
+
+
+_FIELDS = Fields()
 _PLAIN_TYPES = {type(None), bool, int, float, str, bytes}
 _BINS = (b"\xc4", b"\xc5", b"\xc6")  # first bytes of bins
+_BYTES = {bytes}
 
 
-class _Columns:
-    """The columns of one batch as they are read; what they hold together stays within the bounds of a batch."""
+class _Sections:
+    """The sections of one batch as they are read; what they hold together stays within the bounds of a batch."""
 
-    def __init__(self, size: int):
-        self._size = size
-        self._reader = plain_reader(size)
-        self._room, self._room_bytes = MAX_LIST_VALUES, MAX_LIST_BYTES
+    def __init__(self) -> None:
+        self._reader: msgpack.Unpacker | None = None  # of values in lists
+        self._columns, self._room, self._room_bytes = MAX_BATCH_COLUMNS, MAX_LIST_VALUES, MAX_LIST_BYTES
         self.found: list[Column | BadColumn] = []
         self.made_bytes = 0
 
-    def read(self, packed: bytes, events: int) -> None:
+    def read(self, packed: bytes, events: int) -> Generator[int, None, None]:
         """Take one more. What is wrong with it is its own matter."""
         self.made_bytes += COLUMN_OBJECT_BYTES + len(packed)
         try:
-            self.found.append(self._column(packed, events))
+            self.found += yield from self._section(packed, events)
         except BAD as error:
-            self._reader = plain_reader(self._size)  # what is left in the other would be taken for the next
-            what = str(error) if isinstance(error, ValueError) else f"column: {type(error).__name__}: {error}"
-            self.found.append(BadColumn(what[:200], packed, events))
+            self.found.append(BadColumn(_sentence("section", error), packed, events))
 
-    def _column(self, packed: bytes, events: int) -> Column:
-        reader = self._reader
-        begin = reader.tell()
+    def _section(self, packed: bytes, events: int) -> Generator[int, None, list[Column | BadColumn]]:
+        reader = plain_reader(len(packed))
         reader.feed(packed)
-        fields = reader.read_array_header()
-        if fields not in (5, 6):
-            raise ValueError("takes client, tab, type, times and values")
-        client, tab, type, times = islice(reader, 4)
-        if not isinstance(client, str) or not isinstance(tab, str) or not isinstance(type, str):
-            raise ValueError("client, tab and type take text")
-        _check_client(client)
+        items = reader.read_array_header()
+        if items not in (5, 6):
+            raise ValueError("a section takes type, fields, counts, times and values")
+        type = reader.unpack()
+        if not isinstance(type, str):
+            raise ValueError("a Type takes text")
         _check_type(type)
-        if len(tab) <= MAX_CACHED_NAME:
-            _check_name(tab)
-        else:
-            names.check_tab(tab)
-        if not isinstance(times, bytes) or not times or len(times) % 8:
-            raise ValueError("times take float64 bytes, as many as the column's number of events says")
-        place = reader.tell() - begin
-        values: Any
+        columns = reader.read_array_header()
+        if not 0 < columns <= self._columns:
+            raise ValueError(f"a section takes columns, and a batch at most {MAX_BATCH_COLUMNS}")
+        self._columns -= columns
+        self.made_bytes += COLUMN_OBJECT_BYTES * (columns - 1)
+        fields = list(islice(reader, columns))
+        numbers, times = islice(reader, 2)
+        if len(fields) != columns or not _BYTES.issuperset(map(_type_of, fields)):
+            raise ValueError("fields take a bin for each column")
+        counts = _numbers(numbers, columns)
+        if not isinstance(times, bytes) or 0 in counts or len(times) != 8 * sum(counts):
+            raise ValueError("times take float64 bytes, as many as counts say, and a column at least one")
+        values: Any = None
+        parts: list[Any] = []
+        place = reader.tell()
         if packed[place : place + 1] in _BINS:
             values = reader.unpack()
             if len(values) != len(times):
                 raise ValueError("as many values as times")
         else:
-            values, place = self._listed(packed, place, len(times) // 8)
-            if place:  # they hold others: read without the reader, which begins anew behind them
-                reader = self._reader = plain_reader(self._size)
-                reader.feed(packed[place:])
-                begin = -place
-        stands_for = list(islice(reader, fields - 5))
-        if len(stands_for) != fields - 5 or reader.tell() - begin != len(packed):
-            raise ValueError("cut off, or more than one column")
-        if stands_for != [events] if stands_for else len(times) != 8 * events:
-            raise ValueError("times and stands_for take as many events as the column's number of events says")
-        return Column(client, tab, type, times, values, *stands_for)
+            if reader.read_array_header() != columns:
+                raise ValueError("values take float64 bytes, or a bin for each column")
+            parts = list(islice(reader, columns))
+            if len(parts) != columns or not _BYTES.issuperset(map(_type_of, parts)):
+                raise ValueError("values take float64 bytes, or a bin for each column")
+        weights: Sequence[int | None] = (None,) * columns
+        if items == 6:
+            weights = _numbers(reader.unpack(), columns)
+        if reader.tell() != len(packed):
+            raise ValueError("cut off, or more than one section")
+        if events != (len(times) >> 3 if items == 5 else sum(weights)):  # type: ignore[arg-type]
+            raise ValueError("a section stands for as many events as the number before it says")
+        found: list[Column | BadColumn] = []
+        append, known = found.append, _FIELDS.young.get
+        start = unread = 0
+        make = cast(Any, tuple.__new__)
+        for at, (field, count, weight) in enumerate(zip(fields, counts, weights, strict=True)):
+            end = start + 8 * count
+            named = known(field)
+            try:
+                if named is None:
+                    unread += len(field)
+                    named = _FIELDS.find(field)
+                    known = _FIELDS.young.get
+                its = values[start:end] if values is not None else self._listed(parts[at], count)
+                append(make(Column, (named[0], named[1], type, times[start:end], its, weight)))
+            except BAD as error:
+                its = values[start:end] if values is not None else parts[at]
+                content = cast(bytes, msgpack.packb([field, type, times[start:end], its]))
+                append(BadColumn(_sentence("column", error), content, count if weight is None else weight))
+            if unread >= READ_BYTES:
+                unread = 0
+                yield self.made_bytes
+            start = end
+        return found
 
-    def _listed(self, packed: bytes, place: int, count: int) -> tuple[list[Any] | Packed, int]:
-        """The values of a list at `place`, within what the batch may hold; and where they end, 0 where the reader is there."""
-        reader = self._reader
-        if reader.read_array_header() != count:
-            raise ValueError("values take float64 bytes or a list, as many as times")
+    def _listed(self, packed: bytes, count: int) -> list[Any] | Packed:
+        """The values of a column, within what the batch may hold."""
         if count > self._room:
             raise ValueError(f"a batch takes at most {MAX_LIST_VALUES} values in lists")
-        if len(packed) - place > self._room_bytes:
+        if len(packed) > self._room_bytes:
             raise ValueError(f"a batch takes at most {MAX_LIST_BYTES} bytes of values in lists")
         # also where it fails below: what it costs to find that out is the same
         self._room -= count
-        self._room_bytes -= len(packed) - place
-        header = {0xDC: 3, 0xDD: 5}.get(packed[place], 1)  # as it was written, which need not be the shortest
-        end, objects = 0, count
+        self._room_bytes -= len(packed)
+        reader, objects = self._reader or plain_reader(MAX_BATCH_BYTES), count
+        self._reader = None  # what is left in one that fails would be taken for the next
+        begin = reader.tell()
+        reader.feed(packed)
         values: list[Any] | Packed
         try:
             values = list(islice(reader, count))
         except BAD:
             values = []
-        if len(values) != count or not _PLAIN_TYPES.issuperset(map(type, values)):
-            end, objects = measure_values(packed, place + header, count)
-            values = Packed(packed[place + header : end], count)
-            values.values()  # whatever else is wrong with one is wrong now
-        elif len(packed) > MAX_VALUE_BYTES and any(isinstance(value, (str, bytes)) and len(value) > MAX_VALUE_BYTES for value in values):
-            raise ValueError(f"a value takes at most {MAX_VALUE_BYTES} bytes")
+        if len(values) != count or not _PLAIN_TYPES.issuperset(map(_type_of, values)):
+            end, objects = measure_values(packed, 0, count)
+            values = Packed(packed, count)
+            if end == len(packed):
+                values.values()  # whatever else is wrong with one is wrong now
+        else:
+            end = reader.tell() - begin
+            if end == len(packed):
+                self._reader = reader
+            if len(packed) > MAX_VALUE_BYTES and any(isinstance(value, (str, bytes)) and len(value) > MAX_VALUE_BYTES for value in values):
+                raise ValueError(f"a value takes at most {MAX_VALUE_BYTES} bytes")
+        if end != len(packed):
+            raise ValueError("as many values as times")
         self.made_bytes += OBJECT_BYTES * objects
-        return values, end
+        return values
+
+
+_type_of = type
+
+
+def _numbers(content: Any, columns: int) -> tuple[int, ...]:
+    if not isinstance(content, bytes) or len(content) != 4 * columns:
+        raise ValueError("numbers take uint32 bytes, one for each column")
+    found = uint32s(content)
+    if max(found) > MAX_BATCH_BYTES:
+        raise ValueError(f"a column stands for at most {MAX_BATCH_BYTES} events")
+    return found
+
+
+def _sentence(what: str, error: BaseException) -> str:
+    return (str(error) if isinstance(error, ValueError) else f"{what}: {type(error).__name__}: {error}")[:200]
 
 
 def encode_envelope(

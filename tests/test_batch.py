@@ -43,8 +43,27 @@ def column(tab: Any = "bids_won", times: Any = FLOATS, values: Any = FLOATS) -> 
     return Column("web/1", tab, "CounterGroup", times, values)
 
 
-def body(*columns: tuple[Any, Any]) -> list[Any]:
-    return [part for pair in columns for part in pair]
+def body(*sections: tuple[Any, Any]) -> list[Any]:
+    return [part for pair in sections for part in pair]
+
+
+def counts(*numbers: int) -> bytes:
+    return struct.pack(f"<{len(numbers)}I", *numbers)
+
+
+FIELD = b"bids_won\0web/1"
+SECTION: list[Any] = ["CounterGroup", [FIELD], counts(2), FLOATS, FLOATS]  # what stands for `column()`
+
+
+def section(**changes: Any) -> list[Any]:
+    """That, but for what is given; `stands_for` is a sixth item."""
+    names = ("type", "fields", "counts", "times", "values", "stands_for")
+    changed = [changes.get(name, old) for name, old in zip(names, SECTION, strict=False)]
+    return [*changed, changes["stands_for"]] if "stands_for" in changes else changed
+
+
+def pack(*values: Any) -> bytes:
+    return b"".join(map(msgpack.packb, values))
 
 
 VALUES = st.recursive(
@@ -60,34 +79,115 @@ class Batches(SynchronousTestCase):
         content = batch.encode_batch(STREAM, 5, 7, columns)
         self.assertEqual(batch.decode_batch(content)._replace(made_bytes=0), batch.Batch(STREAM, 5, 7, [*columns]))
 
-    def test_a_bad_column_harms_itself_alone_and_says_how_many_events_it_holds(self) -> None:
-        bad: list[tuple[int, Any]] = [
-            (2, column("taba.own")),
-            (2, column("a b")),
-            (2, column(7)),
-            (3, column()),
-            (2, column(times=b"123")),
-            (2, column(values=FLOATS[:8])),
-            (2, column(values=[1])),
-            (2, column(values=7)),
+    def test_a_bad_field_or_list_buries_its_column_alone(self) -> None:
+        listed = [pack(1.0, "x"), pack(7, None)]
+        fields = [
+            b"taba.own\0web/1",
+            b"a b\0web/1",
+            b"\xff\0web/1",
+            b"bids_won",
+            b"bids_won\0",
+            b"\0web/1",
+            b"bids_won\0web/1\0more",
+            b"bids_won\0_web",
+            b"bids_won\0web 1",
+            b"",
+        ]
+        lists = [
+            b"",
+            pack(1.0),
+            pack(1.0, 2.0, 3.0),
+            pack(1.0, 2.0)[:-1],
+            b"\xc1\xc0",
+            b"\xc0\xc7\x01\x05a",
+            b"\xc0" + b"\x91" * 99 + b"\xc0",
+        ]
+        wrong = [(field, 1) for field in fields] + [(values, 0) for values in lists]
+        for what, is_field in wrong:
+            bad = {"fields": [FIELD, what, FIELD]} if is_field else {"fields": [FIELD] * 3}
+            for values in (FLOATS * 3, [*listed, listed[0]]) if is_field else ([listed[0], what, listed[1]],):
+                first, found, last = self.sections((6, section(**bad, counts=counts(2, 2, 2), times=FLOATS * 3, values=values))).columns
+                self.assertEqual((type(first), type(last)), (Column, Column), (what, values))
+                assert isinstance(found, BadColumn), what
+                held = values[16:32] if isinstance(values, bytes) else values[1]
+                self.assertEqual(found.events, 2)
+                self.assertEqual(msgpack.unpackb(found.content), [bad["fields"][1], "CounterGroup", FLOATS, held])
+
+    def test_a_section_whose_lengths_do_not_add_up_is_buried_whole_and_says_how_many_events_it_holds(self) -> None:
+        sections: list[tuple[int, Any]] = [
+            (3, SECTION),
+            (2, section(times=b"123")),
+            (2, section(times=FLOATS[:8])),
+            (2, section(values=FLOATS[:8])),
+            (2, section(values=7)),
+            (2, section(values=[])),
+            (2, section(values=[pack(1.0, 2.0)] * 2)),
+            (2, section(values=["text"])),
+            (2, section(values=[[1.0, 2.0]])),
+            (2, section(counts=counts(1))),
+            (2, section(counts=counts(2, 0), fields=[FIELD, FIELD])),
+            (2, section(counts=counts(2)[:3])),
+            (2, section(counts=[2])),
+            (2, section(fields=[])),
+            (2, section(fields=[FIELD, FIELD])),
+            (2, section(fields=["text"])),
+            (2, section(fields=FIELD)),
+            (2, section(type="a b")),
+            (2, section(type=b"CounterGroup")),
+            (2, section(type=None)),
             (2, [1, 2]),
-            (2, "no column"),
-            (0, column(times=b"", values=b"")),
-            (2, [*column()[:5], 3]),
-            (2, [*column()[:5], None]),
-            (0, [*column(times=b"", values=[])[:5], 0]),
+            (2, [*SECTION, counts(2), 7]),
+            (2, "no section"),
+            (0, section(counts=counts(0), times=b"", values=b"")),
+            (0, section(fields=[], counts=b"", times=b"", values=b"")),
+            (2, section(stands_for=counts(3))),
+            (2, section(stands_for=None)),
+            (2, section(stands_for=2)),
+            (MAX_BATCH_BYTES + 1, section(stands_for=counts(MAX_BATCH_BYTES + 1))),
         ]
-        packed = [(events, msgpack.packb(one[:5] if isinstance(one, Column) else one)) for events, one in bad] + [
-            (5, b""),
-            (6, b"\xc1"),
-            (7, msgpack.packb(column()[:5])[:-1]),
-        ]
-        content = msgpack.packb([3, STREAM, 5, 7, body((2, msgpack.packb(column()[:5])), *packed), b""])
-        good, *others = batch.decode_batch(content).columns
-        self.assertEqual(good, column())
-        for other, (events, what) in zip(others, packed, strict=True):
-            assert isinstance(other, BadColumn), other
+        bad = [(events, msgpack.packb(one)) for events, one in sections]
+        bad += [(5, b""), (6, b"\xc1"), (7, msgpack.packb(SECTION)[:-1]), (2, msgpack.packb(SECTION) + b"x")]
+        good, *others, last = self.sections((2, SECTION), *bad, (2, SECTION)).columns
+        self.assertEqual((good, last), (column(), column()))
+        self.assertEqual(len(others), len(bad))
+        for other, (events, what) in zip(others, bad, strict=True):
+            assert isinstance(other, BadColumn), (other, what)
             self.assertEqual((other.events, other.content), (events, what))
+
+    def test_a_batch_has_a_thousand_columns_in_however_many_sections_and_of_one_more_its_section_is_buried(self) -> None:
+        half = MAX_BATCH_COLUMNS // 2
+        some, more = (
+            section(fields=[FIELD] * of, counts=counts(*[1] * of), times=bytes(8 * of), values=bytes(8 * of)) for of in (half, half + 1)
+        )
+        self.assertEqual(len(self.sections((half, some), (half, some)).columns), MAX_BATCH_COLUMNS)
+        first, *rest = reversed(self.sections((half, some), (half + 1, more)).columns)
+        self.assertEqual((type(first), len(rest), {*map(type, rest)}), (BadColumn, half, {Column}))
+
+    def test_fields_are_remembered_in_two_generations_of_so_many(self) -> None:
+        fields = batch.Fields(2)
+        names = [f"t{number}\0web/1".encode() for number in range(5)]
+        for name in names:
+            self.assertEqual(fields.find(name), ("web/1", name.partition(b"\0")[0].decode()))
+        self.assertEqual((list(fields.young), list(fields.old)), (names[4:], names[2:4]))
+        fields.find(names[2])  # an old one that comes again is young
+        self.assertEqual((list(fields.young), list(fields.old)), ([names[4], names[2]], names[2:4]))
+        long = b"t" * 100 + b'{a="' + b"x" * 200 + b'",b="' + b"y" * 200 + b'",c="z"}\0web/1'
+        fields.find(long)
+        self.assertNotIn(long, fields.young)
+
+    @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 3), st.booleans(), st.none() | st.integers(0, 9)), max_size=12))
+    def test_columns_come_back_in_their_order_however_they_are_joined_to_sections(self, shapes: list[Any]) -> None:
+        columns = [
+            Column(f"web/{number}", "a", type, bytes(8 * rows), [number] * rows if is_listed else bytes(8 * rows), weight)
+            for number, (type, rows, is_listed, weight) in enumerate(shapes)
+        ]
+        self.assertEqual(batch.decode_batch(batch.encode_batch(STREAM, 5, 7, columns)).columns, columns)
+        self.assertEqual(sum(one.columns for one in batch.sections_of(columns)), len(columns))
+        self.assertEqual(sum(one.weight for one in batch.sections_of(columns)), sum(one.weight for one in columns))
+
+    def sections(self, *sections: tuple[int, Any]) -> batch.Batch:
+        packed = [(events, one if isinstance(one, bytes) else msgpack.packb(one)) for events, one in sections]
+        return batch.decode_batch(msgpack.packb([4, STREAM, 5, 7, body(*packed), b""]))
 
     def test_a_column_that_stands_for_other_events_than_its_rows_says_how_many(self) -> None:
         for weight in (0, 1, 1000, MAX_BATCH_BYTES):
@@ -107,7 +207,7 @@ class Batches(SynchronousTestCase):
         self.assertEqual([*map(type, decode(batch.encode_batch(STREAM, 5, 7, [one])).columns)], [BadColumn])
 
     def test_an_identity_that_cannot_be_trusted_is_refused(self) -> None:
-        good: list[Any] = [3, STREAM, 5, 7, [], b""]
+        good: list[Any] = [4, STREAM, 5, 7, [], b""]
         batch.decode_batch(msgpack.packb(good))
         for place, bad in [
             (0, True),
@@ -135,7 +235,7 @@ class Batches(SynchronousTestCase):
             self.assertRaises(MalformedBatch, batch.decode_batch, content)
 
     def test_a_batch_of_another_version_is_told_from_what_is_no_batch(self) -> None:
-        for version in (1, 2, 4, 2**40):
+        for version in (1, 2, 3, 5, 2**40):
             with self.assertRaises(UnknownVersion) as caught:
                 batch.decode_batch(msgpack.packb([version, "whatever", {}]))
             self.assertEqual((caught.exception.what, caught.exception.version), ("batch", version))
@@ -163,7 +263,7 @@ class Batches(SynchronousTestCase):
         found = batch.decode_batch(batch.encode_batch(STREAM, 5, 7, [column()], [good[0], *bad, good[1]]))
         self.assertEqual((found.meanings, found.bad_meanings, len(found.columns)), ((good[0], good[1]), len(bad), 1))
         for whole in (b"\xc1", msgpack.packb({}), msgpack.packb("a"), msgpack.packb([list(good[0])]) + b"x"):
-            found = batch.decode_batch(msgpack.packb([3, STREAM, 5, 7, body((2, msgpack.packb(column()[:5]))), whole]))
+            found = batch.decode_batch(msgpack.packb([4, STREAM, 5, 7, body((2, msgpack.packb(SECTION))), whole]))
             self.assertEqual((found.meanings, found.bad_meanings, len(found.columns)), ((), 1, 1))
 
     def test_a_batch_takes_a_thousand_meanings_and_of_one_more_none(self) -> None:
@@ -175,7 +275,7 @@ class Batches(SynchronousTestCase):
     def test_packed_values_are_encoded_as_if_they_were_made(self, values: list[Any], stands_for: int | None) -> None:
         made = Column("a", "t", "Buffer", bytes(8 * len(values)), values, stands_for)
         packed = made._replace(values=batch.Packed(b"".join(map(msgpack.packb, values)), len(values)))
-        self.assertEqual(batch.encode_column(packed), batch.encode_column(made))
+        self.assertEqual(batch.sections_of([packed]), batch.sections_of([made]))
         self.assertEqual(packed.opened(), made)
         self.assertEqual(batch.encode_batch(STREAM, 5, 1, [packed]), batch.encode_batch(STREAM, 5, 1, [made]))
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from taba.agent.ages import Moment
-from taba.agent.drain import Packed, absolute_pieces
+from taba.agent.drain import Packed, absolute_section
 from taba.agent.pump import RingPump
 from taba.names import ALIVE_TAB, ALIVE_TYPE
 
@@ -56,7 +56,7 @@ class Alive:
         bucket = self._pump.bucket_of(ALIVE_TAB)
         packed: Packed = defaultdict(list)
         for client, value in saying.items():
-            packed[bucket] += absolute_pieces(client, ALIVE_TAB, ALIVE_TYPE, self._wall(), value, 0)
+            packed[bucket].append(absolute_section(client, ALIVE_TAB, ALIVE_TYPE, self._wall(), value, 0))
         # rows that stand for no events
         if not self._pump.publish(packed, {bucket: -len(saying)}, now, moment):
             return False

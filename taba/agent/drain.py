@@ -1,16 +1,17 @@
-"""From readings to batches: events grouped by bucket, Client, Tab and Type into columns, columns encoded into batches.
+"""From readings to batches: events of a whole drain sorted by bucket, Type, Client and Tab, and encoded as sections.
 
-The work on events is numpy's; Python's loops are over columns, and do little for each: a column goes from its ring to its batch as
-five pieces of msgpack (`Packed`), of which the first, client, Tab and Type, is made once a Tab. A drain changes nothing: the caller
-publishes what it gives, and only then has the rings settle.
+The work on events is numpy's: one sort for all rings. Python's loops are over rings and sections; a column, which is a Tab of one ring, is
+an entry in arrays, and its field is made once a Tab. A drain changes nothing: the caller publishes what it gives, and only then has the
+rings settle.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias
 
 import msgpack
 import numpy as np
@@ -21,7 +22,7 @@ from taba.agent.fairness import EVENT_BYTES, TAB_BYTES
 from taba.agent.meanings import Telling
 from taba.agent.outbox import EncodedBatch
 from taba.agent.reader import Reading, Ring, Scratch
-from taba.agent.tallies import Plain, Tally, tally_of
+from taba.agent.tallies import Sorted
 from taba.batch import (
     BATCH_VERSION,
     MAX_LIST_BYTES,
@@ -30,10 +31,19 @@ from taba.batch import (
     Column,
     KeyPart,
     Meaning,
+    Section,
     encode_batch,
     encode_meanings,
+    encode_sections,
+    field_of,
+    joined,
+    pack_bin,
+    pack_values,
+    sections_of,
+    uint32s,
 )
 from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS, KiB, MiB
+from taba.counting import unpack_list
 from taba.names import bucket_of
 from taba.ring import MalformedRing
 
@@ -42,27 +52,19 @@ MAX_DRAIN_VALUE_BYTES = 8 * MiB  # of values that are no float, in one drain
 MAX_DRAIN_RINGS = 256  # a table names each; the next drain begins where this one ended
 MIN_SHARE = 2048  # events of one ring in a drain that cannot take all: the smallest ring whole
 DRAIN_TABS = 4 * MAX_FRESH_TABS  # names that one drain reads of directories: 60 ms, of as many rings as name new ones
+NARROW = 2**16  # keys of so many kinds are sorted by their digits
+WIDE = 8  # so many times as many Tabs as events: then only those that there are are looked at
 MAX_CACHED_BUCKETS = 65_536  # names whose bucket is remembered
 COLUMN_BYTES = 44  # msgpack's own, the Type, and the lengths; names are added
 HEADER_BYTES = 64  # of a batch
-LIST_BYTES = 9  # what may stand behind a column's values: how many events it stands for
-PIECES = 5  # of a column: its events and extent, client, Tab and Type; bin header; times; bin header; values (in a list: nothing, the list)
+SECTION_BYTES = 128  # of a section, beside its columns: the Type, and lengths
+MAX_SECTIONS = 262_144  # pairs of bucket and Type that are known by a number; with more they are numbered anew
 LONGEST_NAMES = 16 * KiB  # of a column: what a batch has no room for beside its events
 
 
-Packed: TypeAlias = dict[int, list[bytes]]  # columns by bucket, PIECES each
+Packed: TypeAlias = dict[int, list[Section]]  # by bucket
 
-
-def _bin_header(length: int) -> bytes:
-    """What msgpack writes before so many bytes."""
-    if length < 256:
-        return b"\xc4" + length.to_bytes(1, "big")
-    return b"\xc5" + length.to_bytes(2, "big") if length < 65_536 else b"\xc6" + length.to_bytes(4, "big")
-
-
-_HEADERS = tuple(_bin_header(8 * events) for events in range(2048))  # of short columns, where each nanosecond is many events'
-_COUNTS = tuple(cast(bytes, msgpack.packb(events)) for events in range(2048))
-_EXTENTS = tuple(_bin_header(length) for length in range(4096))
+UNKNOWN, SUMMED, HELD_BACK = 0, 1, 2  # numbers of no section: events of no Tab, of Tabs that heal, and of clients that are left out
 
 
 class Added(NamedTuple):
@@ -90,8 +92,27 @@ class Drained(NamedTuple):
     empty: list[Ring]  # rings that held nothing
     broken: list[tuple[Ring, str]]  # rings that turned out to be none
     tellings: list[Telling]  # Tabs with events here that were not told of yet
-    tallies: list[Tally | Plain]  # what all of it comes to, by Tab
+    tallies: list[Sorted]  # what all of it comes to, by Tab
     is_cut: bool  # a limit ended it; there is more to read at once
+
+
+class Places:
+    """What a drain needs of the Tabs of a ring, beside its directory: of each the number of its section, and its field as a bin."""
+
+    __slots__ = ("fields", "known", "numbering", "sections")
+
+    def __init__(self, numbering: object):
+        self.numbering = numbering  # of the Drain: after another one, these mean nothing
+        self.known = 0
+        self.sections = np.zeros(64, np.int32)
+        self.fields = np.empty(64, np.object_)
+
+    def fit(self, places: int) -> None:
+        """Have room for so many."""
+        if places > len(self.sections):
+            more = max(places, 2 * len(self.sections)) - len(self.sections)
+            self.sections = np.concatenate((self.sections, np.zeros(more, np.int32)))
+            self.fields = np.concatenate((self.fields, np.empty(more, np.object_)))
 
 
 class Drain:
@@ -103,6 +124,9 @@ class Drain:
         self._scratch = Scratch()
         self._cache: dict[str, int] = {}
         self._turn = 0
+        self._numbering = object()
+        self._numbers: dict[tuple[int, str], int] = {}
+        self._sections: list[tuple[int, str]] = [(0, "")] * (HELD_BACK + 1)
 
     def bucket(self, name: str) -> int:
         """The bucket of a Tab, remembered."""
@@ -124,16 +148,15 @@ class Drain:
 
         What clients in `spent` recorded is read and left out, but for what goes up and down.
         """
-        packed: Packed = defaultdict(list)
-        added: list[Added] = []
+        if len(self._numbers) > MAX_SECTIONS:
+            self._numbers, self._sections, self._numbering = {}, self._sections[: HELD_BACK + 1], object()
+        gathered = Gathered()
         readings: list[tuple[Ring, Reading]] = []
         empty: list[Ring] = []
         broken: list[tuple[Ring, str]] = []
         tellings: list[Telling] = []
-        tallies: list[Tally | Plain] = []
         total = unread = malformed = refused = 0
         lost: dict[str, Counter[str]] = defaultdict(Counter)
-        held_back: Counter[str] = Counter()
         taken: Counter[str] = Counter()
         is_cut = False
         value_bytes = MAX_DRAIN_VALUE_BYTES
@@ -159,19 +182,14 @@ class Drain:
             readings.append((ring, self._detached(reading)))
             places = self.places(ring)
             if ring.names.untold and ring.client not in spent:  # a Tab must be there to be told of
-                tellings += _tellings(ring, reading, places)
-            sums = len(added)
-            if ring.client in spent:
-                unknown = group(ring, reading, places, defaultdict(list), added, tallies)
-                held_back[ring.client] += len(reading.tabs) - unknown - sum(found.events for found in added[sums:])
-            else:
-                unknown = group(ring, reading, places, packed, added, tallies)
+                tellings += self._tellings(ring, reading)
+            gathered.add(ring, reading, places, ring.client in spent)
             total += len(reading.tabs)
             unread += reading.malformed + reading.refused
-            malformed += reading.malformed + unknown
+            malformed += reading.malformed
             refused += reading.refused
-            if reading.malformed or unknown or reading.refused:
-                lost[ring.client].update({"malformed": reading.malformed + unknown, "too_many_tabs": reading.refused})
+            if reading.malformed or reading.refused:
+                lost[ring.client].update({"malformed": reading.malformed, "too_many_tabs": reading.refused})
             length = max((found.byte_end - ring.byte_tail for found in reading.ranges if found.byte_end), default=0)
             value_bytes -= length
             taken[ring.client] += EVENT_BYTES * len(reading.tabs) + length + TAB_BYTES * min(len(reading.tabs), len(ring.directory))
@@ -181,32 +199,242 @@ class Drain:
         elif self._scratch.fresh_tabs <= 0:
             self._turn = begin + 1  # so that whoever names very many is not always the first
         found = total + unread
+        packed: Packed = defaultdict(list)
+        added: list[Added] = []
+        held_back: Counter[str] = Counter()
+        tallies: list[Sorted] = []
+        if (in_order := gathered.sort()) is not None:
+            tallies.append(in_order.tally)
+            for ring, unknown in in_order.counted(UNKNOWN):
+                malformed += unknown
+                lost[ring.client]["malformed"] += unknown
+            for ring, count in in_order.counted(HELD_BACK):
+                held_back[ring.client] += count
+            self._sum_up(in_order, spent, packed, added, held_back)
+            self._pack(in_order, packed)
         return Drained(packed, added, readings, found, malformed, refused, lost, held_back, taken, empty, broken, tellings, tallies, is_cut)
 
     def read_names(self, ring: Ring) -> None:
         """Take up new names of this ring's directory: of DRAIN_TABS those that this drain has not read."""
         self._scratch.fresh_tabs -= ring.names.read(self._scratch.fresh_tabs)
 
-    def places(self, ring: Ring) -> list[tuple[int, bytes] | None]:
-        """Bucket and first piece of each Tab in the ring's directory; None for one that is not to be forwarded."""
-        if ring.places_of != self.buckets:
-            ring.places_of, ring.places, ring.summed_places = self.buckets, [], {}
-        for tab in ring.directory[len(ring.places) :]:
-            if tab is not None and tab.is_overflow:
-                place = ring.summed_places.get((tab.name, tab.type))
-                if place is None:
-                    piece = first_piece(ring.names.client, tab.name, tab.type)
-                    place = ring.summed_places[tab.name, tab.type] = self.bucket(tab.name), piece
-                ring.places.append(place)
+    def places(self, ring: Ring) -> Places:
+        """What is known of the Tabs in the ring's directory, which is all of them."""
+        places = ring.places
+        if not isinstance(places, Places) or places.numbering is not self._numbering:
+            places = ring.places = Places(self._numbering)
+        directory, leads = ring.directory, ring.names.leads
+        if places.known < len(directory):
+            places.fit(len(directory))
+            for place in range(places.known, len(directory)):
+                tab = directory[place]
+                if tab is None or (tab.is_overflow and tab.cell is None and leads is not None and leads[place] != place):
+                    continue  # UNKNOWN: to be dropped, or those of another place come for it
+                if tab.cell is not None:
+                    places.sections[place] = SUMMED
+                    continue
+                key = self.bucket(tab.name), tab.type
+                number = self._numbers.get(key)
+                if number is None:
+                    number = self._numbers[key] = len(self._sections)
+                    self._sections.append(key)
+                places.sections[place] = number
+                places.fields[place] = pack_bin(field_of(tab.name, ring.names.client if tab.is_overflow else ring.client))
+            places.known = len(directory)
+        return places
+
+    def _tellings(self, ring: Ring, reading: Reading) -> Iterable[Telling]:
+        """The Tabs of this reading that are not known to have been told of, as they stand in the directory."""
+        for index in np.flatnonzero(np.bincount(reading.tabs)).tolist() if len(reading.tabs) else ():
+            tab = ring.directory[index]
+            if index in ring.names.untold and tab is not None:
+                yield Telling(ring, index, self.bucket(tab.name), ring.names.untold[index])
+
+    def _sum_up(self, events: InOrder, spent: frozenset[str], packed: Packed, added: list[Added], held_back: Counter[str]) -> None:
+        """Sum the finite numbers of each Tab that heals; other values go as columns, and its Handler refuses them one by one."""
+        for column in range(*events.columns_of(SUMMED)):
+            ring, place = events.tally.rings[events.tally.of[column]], int(events.tally.places[column])
+            tab = ring.directory[place]
+            assert tab is not None
+            here = events.rows(column, column + 1)
+            numbers, stamps = events.tally.values[here], events.times[here]
+            flags = None if events.tally.is_boxed is None else events.tally.is_boxed[here]
+            good = np.isfinite(numbers) if flags is None else np.isfinite(numbers) & ~flags
+            summed = numbers[good]
+            if len(summed):
+                added.append(Added(ring, place, float(summed.sum()), len(summed), float(stamps[good][-1])))
+            if good.all():
+                continue
+            rest = ~good
+            if ring.client in spent:
+                held_back[ring.client] += int(rest.sum())
+                continue
+            boxes = None if flags is None else (events.tally.boxed[here][rest], flags[rest])
+            # as floats they would be numbers that nothing may be summed with; in a list each stands by itself
+            listed = pack_bin(_listed(numbers[rest], boxes))
+            count = int(rest.sum()).to_bytes(4, "little")
+            packed[self.bucket(tab.name)].append(
+                Section(tab.type, 1, pack_bin(field_of(tab.name, ring.client)), count, stamps[rest].tobytes(), listed, True)
+            )
+
+    def _pack(self, events: InOrder, packed: Packed) -> None:
+        """Add to `packed` all that stands behind what is no section."""
+        tally = events.tally
+        first = events.columns_of(HELD_BACK)[1]
+        keys = events.keys[first:]
+        if not len(keys):
+            return
+        edges = [first, *(np.flatnonzero(np.diff(keys)) + 1 + first).tolist(), len(events.keys)]
+        counts = tally.counts.astype("<u4").tobytes()
+        times, values = events.times.tobytes(), tally.values.tobytes()
+        fields = events.fields.tolist()
+        rows = events.starts
+        for start, end in pairwise(edges):
+            number, is_listed = divmod(int(events.keys[start]), 2)
+            bucket, type = self._sections[number]
+            low, high = 8 * int(rows[start]), 8 * int(rows[end])
+            if is_listed:
+                of_columns = [_listed(tally.values[here], (tally.boxed[here], tally.is_boxed[here])) for here in events.each(start, end)]
+                content = b"".join(map(pack_bin, of_columns))
             else:
-                ring.places.append(None if tab is None else (self.bucket(tab.name), first_piece(ring.client, tab.name, tab.type)))
-        return ring.places
+                content = values[low:high]
+            packed[bucket].append(
+                Section(
+                    type, end - start, b"".join(fields[start:end]), counts[4 * start : 4 * end], times[low:high], content, bool(is_listed)
+                )
+            )
 
     @staticmethod
     def _detached(reading: Reading) -> Reading:
         # what settling needs, without the arrays that the next reading overwrites
         empty = np.broadcast_to(np.uint32(0), len(reading.tabs))
         return reading._replace(tabs=empty, boxed=None, is_boxed=None)
+
+
+class InOrder(NamedTuple):
+    """All events of a drain, column by column, and the columns by `keys`: twice the number of their section, and one more where they are
+    lists. `starts` has the first row of each column, and behind the last the end."""
+
+    tally: Sorted
+    times: Any
+    keys: Any
+    fields: Any
+    starts: Any
+
+    def columns_of(self, number: int) -> tuple[int, int]:
+        """Where the columns of a section begin and end."""
+        begin, end = np.searchsorted(self.keys, (2 * number, 2 * number + 2)).tolist()
+        return begin, end
+
+    def rows(self, start: int, end: int) -> slice:
+        """The rows of these columns."""
+        return slice(int(self.starts[start]), int(self.starts[end]))
+
+    def each(self, start: int, end: int) -> Iterable[slice]:
+        """The rows of each of these columns."""
+        return (self.rows(column, column + 1) for column in range(start, end))
+
+    def counted(self, number: int) -> Iterable[tuple[Ring, int]]:
+        """How many rows of each ring are in a section."""
+        begin, end = self.columns_of(number)
+        for of in sorted(set(self.tally.of[begin:end].tolist())):
+            mine = self.tally.of[begin:end] == of
+            yield self.tally.rings[of], int(self.tally.counts[begin:end][mine].sum())
+
+
+class Gathered:
+    """What the readings of one drain hold, ring by ring, until all of it is put in order in one go."""
+
+    def __init__(self) -> None:
+        self._rings: list[Ring] = []
+        self._columns = 0
+        self._of: list[Any] = []  # by column: which ring, …
+        self._places: list[Any] = []  # … which place in its directory, …
+        self._keys: list[Any] = []  # … the number of its section, …
+        self._fields: list[Any] = []
+        self._counts: list[Any] = []
+        self._of_events: list[Any] = []  # by event: its column, …
+        self._times: list[Any] = []
+        self._values: list[Any] = []
+        self._boxed: list[
+            tuple[int, Any, Any]
+        ] = []  # … and of readings that have such, where they begin, what is no float, and which these are
+        self._events = 0
+
+    def add(self, ring: Ring, reading: Reading, places: Places, is_spent: bool) -> None:
+        """Take a reading, before the next one overwrites it."""
+        tabs = reading.tabs
+        if not len(tabs):
+            return
+        if int(tabs.max()) > WIDE * len(tabs):
+            present, of_present, counts = np.unique(tabs, return_inverse=True, return_counts=True)
+            inverse = of_present.astype(np.uint32)
+        else:
+            counts = np.bincount(tabs)
+            present = np.flatnonzero(counts).astype(np.uint32)
+            columns = np.zeros(len(counts), np.uint32)
+            columns[present] = np.arange(len(present), dtype=np.uint32)
+            inverse, counts = columns[tabs], counts[present]
+        keys = places.sections[present]
+        if is_spent:
+            keys = np.where(keys > HELD_BACK, np.int32(HELD_BACK), keys)
+        keys = 2 * keys
+        if reading.boxed is not None and reading.is_boxed is not None:
+            keys += np.bincount(inverse, weights=reading.is_boxed, minlength=len(present)) > 0
+            self._boxed.append((self._events, reading.boxed, reading.is_boxed))
+        inverse += np.uint32(self._columns)
+        self._of.append(np.full(len(present), len(self._rings)))
+        self._rings.append(ring)
+        self._places.append(present)
+        self._keys.append(keys)
+        self._fields.append(places.fields[present])
+        self._counts.append(counts)
+        self._of_events.append(inverse)
+        self._times.append(reading.times.copy())  # a single record is contiguous as it lies, and would be overwritten
+        self._values.append(reading.values.copy())
+        self._columns += len(present)
+        self._events += len(tabs)
+
+    def sort(self) -> InOrder | None:
+        """All of it, in order: of one column that of its ring. None where there is nothing."""
+        if not self._events:
+            return None
+        keys = np.concatenate(self._keys)
+        # numpy's stable sort of 16-bit keys is a radix sort; of wider ones it is not
+        by_section = np.argsort(keys.astype(np.uint16) if int(keys.max()) < NARROW else keys, kind="stable")
+        rank = np.empty(self._columns, np.uint16 if self._columns <= NARROW else np.uint64)
+        rank[by_section] = np.arange(self._columns, dtype=rank.dtype)
+        ranks = rank[_whole(self._of_events)]
+        if self._columns <= NARROW:
+            order = np.argsort(ranks, kind="stable")
+        else:
+            packed = (ranks << np.uint64(32)) | np.arange(self._events, dtype=np.uint64)
+            packed.sort()
+            order = (packed & np.uint64(0xFFFF_FFFF)).astype(np.int64)
+        counts = np.concatenate(self._counts)[by_section]
+        boxed = is_boxed = None
+        if self._boxed:
+            boxed, is_boxed = np.empty(self._events, np.object_), np.zeros(self._events, np.bool_)
+            for begin, values, flags in self._boxed:
+                boxed[begin : begin + len(values)], is_boxed[begin : begin + len(values)] = values, flags
+            boxed, is_boxed = boxed[order], is_boxed[order]
+        values = _whole(self._values).view("<f8")[order]
+        of, places = np.concatenate(self._of)[by_section], np.concatenate(self._places)[by_section]
+        starts = np.concatenate(([0], np.cumsum(counts)))
+        return InOrder(
+            Sorted(self._rings, of, places, counts, values, boxed, is_boxed),
+            _whole(self._times)[order],
+            keys[by_section],
+            np.concatenate(self._fields)[by_section],
+            starts,
+        )
+
+
+def _whole(parts: list[Any]) -> Any:
+    """All of it in one array; the parts are gone then, for they are large."""
+    whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    parts.clear()
+    return whole
 
 
 def fair_share(waiting: Iterable[int], events: int) -> int:
@@ -221,122 +449,41 @@ def fair_share(waiting: Iterable[int], events: int) -> int:
     return events
 
 
-def _tellings(ring: Ring, reading: Reading, places: list[tuple[int, bytes] | None]) -> Iterable[Telling]:
-    """The Tabs of this reading that are not known to have been told of, as they stand in the directory."""
-    for index in np.flatnonzero(np.bincount(reading.tabs)).tolist() if len(reading.tabs) else ():
-        place = places[index]
-        if index in ring.names.untold and place is not None:
-            yield Telling(ring, index, place[0], ring.names.untold[index])
+def _listed(numbers: Any, boxes: tuple[Any, Any] | None) -> bytes:
+    """The msgpack of values one after the other, given which of them are something else than these numbers."""
+    floats = numbers.tolist()
+    if boxes is None:
+        return pack_values(floats)
+    return pack_values([box if mark else number for box, mark, number in zip(boxes[0], boxes[1].tolist(), floats, strict=True)])
 
 
-def first_piece(client: str, tab: str, type: str) -> bytes:
-    """A column's first piece, without what `extent` gives."""
-    return b"\x95" + cast(bytes, msgpack.packb([client, tab, type]))[1:]
+def unpack(sections: Iterable[Section]) -> list[Column]:
+    """The columns of one bucket's `sections`."""
+    found = []
+    for section in sections:
+        fields = _bins(section.fields)
+        values = _bins(section.values) if section.is_listed else []
+        weights: Sequence[int | None] = uint32s(section.stands_for) or (None,) * section.columns
+        start = 0
+        for place, (field, count, weight) in enumerate(zip(fields, uint32s(section.counts), weights, strict=True)):
+            tab, _, client = field.decode().partition("\0")
+            here = slice(8 * start, 8 * (start + count))
+            its = unpack_list(values[place], count) if section.is_listed else section.values[here]
+            found.append(Column(client, tab, section.type, section.times[here], its, weight))
+            start += count
+    return found
 
 
-def extent(events: int, length: int) -> bytes:
-    """What stands before a column of so many events that takes so many bytes: that it does."""
-    count = _COUNTS[events] if events < len(_COUNTS) else cast(bytes, msgpack.packb(events))
-    return count + (_EXTENTS[length] if length < len(_EXTENTS) else _bin_header(length))
+def _bins(content: bytes) -> list[bytes]:
+    unpacker = msgpack.Unpacker(max_buffer_size=0)
+    unpacker.feed(content)
+    return list(unpacker)
 
 
-def group(
-    ring: Ring, reading: Reading, places: list[tuple[int, bytes] | None], packed: Packed, added: list[Added], tallies: list[Tally | Plain]
-) -> int:
-    """Add one ring's events to `packed`, those that heal to `added`, and what all come to to `tallies`; returns how many were left out.
-
-    Left out are those of Tabs that break the rules for names.
-    """
-    tabs = reading.tabs
-    if not len(tabs):
-        return 0
-    counts = np.bincount(tabs)
-    present = np.flatnonzero(counts)
-    counts = counts[present]
-    boxed, is_boxed = reading.boxed, reading.is_boxed
-    if len(present) == 1:
-        times, values = reading.times.tobytes(), reading.values.tobytes()
-    else:
-        # numpy's stable sort of 16-bit keys is a radix sort; of wider ones it is not
-        keys = tabs.astype(np.uint16) if int(present[-1]) < 65_536 else tabs
-        order = np.argsort(keys, kind="stable")
-        times, values = reading.times[order].tobytes(), reading.values[order].tobytes()
-        if boxed is not None and is_boxed is not None:
-            boxed, is_boxed = boxed[order], is_boxed[order]
-    if boxed is not None and is_boxed is not None:
-        mixed = np.add.reduceat(is_boxed, np.cumsum(counts) - counts, dtype=np.int64).tolist()
-    else:
-        mixed = None
-    floats = np.frombuffer(values, "<f8")  # which stay, whatever the next reading overwrites
-    tallies.append(Plain(ring, present, counts, floats) if is_boxed is None else tally_of(ring, present, counts, floats, boxed, is_boxed))
-    headers, short = _HEADERS, len(_HEADERS)
-    unknown = start = 0
-    for at, (index, count) in enumerate(zip(present.tolist(), counts.tolist(), strict=True)):
-        end = start + 8 * count
-        place = places[index]
-        if place is None:
-            unknown += count
-        else:
-            bucket, first = place
-            tab = ring.directory[index]
-            if tab is not None and tab.cell is not None:
-                here = slice(start >> 3, end >> 3)
-                flags = is_boxed[here] if is_boxed is not None else None
-                boxes = boxed[here] if boxed is not None else None
-                packed[bucket] += _sum_up(ring, index, first, times[start:end], values[start:end], boxes, flags, added)
-                start = end
-                continue
-            header = headers[count] if count < short else _bin_header(8 * count)
-            length = len(first) + len(header) + 8 * count
-            if mixed is None or boxed is None or is_boxed is None or not mixed[at]:
-                before = extent(count, length + len(header) + 8 * count)
-                packed[bucket] += (before + first, header, times[start:end], header, values[start:end])
-            else:
-                listed = _listed(values[start:end], boxed[start >> 3 : end >> 3], is_boxed[start >> 3 : end >> 3])
-                packed[bucket] += (extent(count, length + len(listed)) + first, header, times[start:end], b"", listed)
-        start = end
-    return unknown
-
-
-def _sum_up(
-    ring: Ring, index: int, first: bytes, times: bytes, values: bytes, boxed: Any, is_boxed: Any, added: list[Added]
-) -> tuple[bytes, ...]:
-    """Sum the finite numbers of one Tab; gives the column of its other values, which its Handler refuses one by one."""
-    numbers, stamps = np.frombuffer(values, "<f8"), np.frombuffer(times, "<f8")
-    good = np.isfinite(numbers) if is_boxed is None else np.isfinite(numbers) & ~is_boxed
-    summed = numbers[good]
-    if len(summed):
-        added.append(Added(ring, index, float(summed.sum()), len(summed), float(stamps[good][-1])))
-    if good.all():
-        return ()
-    rest = ~good
-    content = stamps[rest].tobytes()
-    boxes, flags = (boxed[rest], is_boxed[rest]) if is_boxed is not None else ([None] * int(rest.sum()), np.zeros(int(rest.sum()), bool))
-    listed = _listed(numbers[rest].tobytes(), boxes, flags)
-    header = _bin_header(len(content))
-    before = extent(len(content) >> 3, len(first) + len(header) + len(content) + len(listed))
-    return (before + first, header, content, b"", listed)
-
-
-def _listed(words: bytes, boxed: Any, is_boxed: Any) -> bytes:
-    floats = np.frombuffer(words, "<f8").tolist()
-    mixed = [box if mark else number for box, mark, number in zip(boxed, is_boxed.tolist(), floats, strict=True)]
-    return cast(bytes, msgpack.packb(mixed))
-
-
-def unpack(pieces: Sequence[bytes]) -> list[Column]:
-    """The columns of one bucket's `pieces`."""
-    unpacker = msgpack.Unpacker(strict_map_key=False, max_buffer_size=0)
-    unpacker.feed(b"".join(pieces))
-    return [Column(*msgpack.unpackb(item, strict_map_key=False)) for item in unpacker if isinstance(item, bytes)]
-
-
-def absolute_pieces(client: str, tab: str, type: str, time: float, row: Sequence[Any], events: int) -> tuple[bytes, ...]:
+def absolute_section(client: str, tab: str, type: str, time: float, row: Any, events: int) -> Section:
     """The column of one absolute, which stands for so many events."""
-    first = b"\x96" + first_piece(client, tab, type)[1:]
-    header, values = _bin_header(8), cast(bytes, msgpack.packb([row])) + cast(bytes, msgpack.packb(events))
-    before = extent(events, len(first) + len(header) + 8 + len(values))
-    return (before + first, header, np.float64(time).tobytes(), b"", values)
+    [section] = sections_of([Column(client, tab, type, np.float64(time).tobytes(), [row], events)])
+    return section
 
 
 def encode(
@@ -359,18 +506,21 @@ def encode(
     batches = []
     for bucket in sorted(packed):
         number = numbers.get(bucket, 0)
-        pieces = packed[bucket]
-        columns = len(pieces) // PIECES
+        sections = joined(packed[bucket])
         told = encode_meanings(meanings.get(bucket, ()))
-        fits = columns <= MAX_BATCH_COLUMNS and sum(map(len, pieces)) + len(told) <= most - HEADER_BYTES
-        values, size = _listed_extent(pieces)
-        if fits and values <= MAX_LIST_VALUES and size <= MAX_LIST_BYTES:
-            events = (sum(map(len, pieces[2::PIECES])) >> 3) + weights.get(bucket, 0)
+        columns = size = values = listed = 0
+        for section in sections:
+            columns += section.columns
+            size += SECTION_BYTES + sum(map(len, section[2:6])) + len(section.stands_for)
+            if section.is_listed:
+                values, listed = values + (len(section.times) >> 3), listed + len(section.values)
+        fits = columns <= MAX_BATCH_COLUMNS and size + len(told) <= most - HEADER_BYTES
+        if fits and values <= MAX_LIST_VALUES and listed <= MAX_LIST_BYTES:
+            events = (sum([len(section.times) for section in sections]) >> 3) + weights.get(bucket, 0)
             id = BatchId(stream, bucket, number + 1)
-            parts = _batch_header(id, columns, version), *pieces, _bin_header(len(told)), told
-            batches.append(EncodedBatch(id, created, events, b"".join(parts)))
+            batches.append(EncodedBatch(id, created, events, encode_sections(id, sections, told, version)))
             continue
-        waiting = list(_split(unpack(pieces), most))[::-1]
+        waiting = list(_split(unpack(sections), most))[::-1]
         while waiting:
             part = waiting.pop()
             id = BatchId(stream, bucket, number + 1)
@@ -406,27 +556,9 @@ def encode_lots(
     return batches
 
 
-def _listed_extent(pieces: Sequence[bytes]) -> tuple[int, int]:
-    """How many values stand in lists, and how many bytes these take."""
-    if b"" not in pieces[3::PIECES]:
-        return 0, 0
-    listed = [
-        (len(times) >> 3, len(values))
-        for times, header, values in zip(pieces[2::PIECES], pieces[3::PIECES], pieces[4::PIECES], strict=True)
-        if not header
-    ]
-    return sum(values for values, _ in listed), sum(size for _, size in listed)
-
-
 def _listed_bytes(part: Sequence[Column]) -> int:
-    """What the lists of these columns take, with the number that may stand behind each."""
-    return sum(LIST_BYTES + len(msgpack.packb(column.values)) for column in part if isinstance(column.values, list))
-
-
-def _batch_header(id: BatchId, columns: int, version: int) -> bytes:
-    items = 2 * columns
-    array = bytes((0x90 | items,)) if items < 16 else b"\xdc" + items.to_bytes(2, "big")
-    return b"".join((b"\x96", cast(bytes, msgpack.packb([version, *id]))[1:], array))
+    """What the lists of these columns take."""
+    return sum(len(pack_values(column.values)) for column in part if isinstance(column.values, list))
 
 
 def _split(columns: Iterable[Column], most: int) -> Iterable[list[Column]]:

@@ -106,9 +106,7 @@ class Ring:
         if max(self.tail, self.byte_tail) > MAX_POSITION:
             raise MalformedRing(f"tails {self.tail} and {self.byte_tail}")
         self.names = Directory(fd, self.where, self.header.client, admission or Admission())
-        self.places: list[tuple[int, bytes] | None] = []  # the drain's, beside `directory`: what it needs of each Tab, …
-        self.summed_places: dict[tuple[str, str], tuple[int, bytes]] = {}  # likewise, of Tabs that stand for others
-        self.places_of = 0  # … for so many buckets
+        self.places: Any = None  # the drain's, beside `directory`: what it needs of each Tab
         self.covered: list[Covered] = []
         self.recorded = 0
         self.sums: dict[int, Any] = {}  # `taba.agent.sums`: of Tabs that heal, by index in the directory

@@ -32,7 +32,7 @@ ROW_BYTES = 128  # what a row costs beside its content, with its entry in the in
 MAX_ASIDE_ROWS = 100  # refused and corrupt batches that are kept to be looked at
 MAX_ASIDE_BYTES = 16 * MiB
 
-VERSION = 7  # of the file, and of the table in it
+VERSION = 8  # of the file, and of the table in it
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS batches (

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
-from taba.agent.drain import Added, Drain, Packed, absolute_pieces
+from taba.agent.drain import Added, Drain, Packed, absolute_section
 from taba.agent.keeper import Keeper
 from taba.agent.lanes import PROBE_SLACK_SECONDS, RETAIN_SECONDS
 from taba.agent.outbox import Covered, EncodedBatch
@@ -270,7 +270,7 @@ class Sums:
     @staticmethod
     def _pack(drain: Drain, packed: Packed, weights: dict[int, int], entry: Entry, time: float, row: list[Any], events: int) -> None:
         bucket = drain.bucket(entry.tab)
-        packed[bucket] += absolute_pieces(entry.client, entry.tab, entry.type, time, row, events)
+        packed[bucket].append(absolute_section(entry.client, entry.tab, entry.type, time, row, events))
         weights[bucket] = weights.get(bucket, 0) + events - 1
 
     def _look(self, drain: Drain, ring: Ring) -> None:

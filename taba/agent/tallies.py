@@ -60,11 +60,13 @@ _Item = TypeVar("_Item")
 
 
 class Tally(NamedTuple):
-    """What one reading adds: of the Tabs at `places` of its ring's directory how many values, what they sum up to, and the least of each;
-    None where none is negative. `beyond`: how many values are not among them, for with them a sum were beyond all floats.
+    """What a drain adds: of the Tabs at `places` of the directories of the rings that `of` numbers how many values, what they sum up to,
+    and the least of each; None where none is negative. `beyond`: how many values are not among them, for with them a sum were beyond all
+    floats.
     """
 
-    ring: Ring
+    rings: Sequence[Ring]
+    of: Ints
     places: Ints
     counts: Ints
     totals: Floats
@@ -72,13 +74,17 @@ class Tally(NamedTuple):
     beyond: int = 0
 
 
-class Plain(NamedTuple):
-    """A reading of floats alone, in the order of its Tabs, which is not summed yet: `counts` of them at each of `places`."""
+class Sorted(NamedTuple):
+    """The values of a drain, Tab by Tab: `counts` of them at each of `places` of the rings that `of` numbers, no place twice. Of `values`
+    those that `is_boxed` are in `boxed`; both are None where all are floats."""
 
-    ring: Ring
+    rings: Sequence[Ring]
+    of: Ints
     places: Ints
     counts: Ints
     values: Floats
+    boxed: Any = None
+    is_boxed: Any = None
 
 
 class _Tab(NamedTuple):
@@ -96,8 +102,9 @@ class _Ended(NamedTuple):
     places: Ints
 
 
-def tally_of(ring: Ring, places: Ints, counts: Ints, values: Floats, boxed: Any, is_boxed: Any) -> Tally:
-    """Of a reading in the order of its Tabs: `counts` of them at `places`; `values`, of which those that `is_boxed` are in `boxed`."""
+def tally_of(found: Sorted) -> Tally:
+    """What these values come to."""
+    rings, of, places, counts, values, boxed, is_boxed = found
     starts = np.cumsum(counts) - counts
     good = None if is_boxed is None else ~is_boxed
     with np.errstate(over="ignore", invalid="ignore"):
@@ -114,7 +121,7 @@ def tally_of(ring: Ring, places: Ints, counts: Ints, values: Floats, boxed: Any,
         counted, totals = np.array(counted), np.array(totals)
         least = np.zeros(len(starts)) if least is None else least
         for at in np.flatnonzero(np.add.reduceat(is_boxed, starts, dtype=np.int64)).tolist():
-            tab = ring.directory[places[at]]
+            tab = rings[of[at]].directory[places[at]]
             if tab is None or tab.type not in ADDITIVE:
                 continue
             here = slice(starts[at], starts[at] + counts[at])
@@ -127,7 +134,7 @@ def tally_of(ring: Ring, places: Ints, counts: Ints, values: Floats, boxed: Any,
                 counted[at] += times
                 totals[at] = total
                 least[at] = min(least[at], amount)
-    return Tally(ring, places, counted, totals, least, beyond)
+    return Tally(rings, of, places, counted, totals, least, beyond)
 
 
 def _amount(value: Any) -> tuple[int, float]:
@@ -174,18 +181,10 @@ class Tallies:
         """How many Tabs are shown no more, for a part of them had no room; from MAX_CUT on there are others."""
         return len(self._cut)
 
-    def add(self, readings: Sequence[Tally | Plain]) -> None:
-        """These readings, of a ring one at most, were published."""
-        floats = [one for one in readings if isinstance(one, Plain)]
-        if floats:
-            places = np.concatenate([one.places for one in floats])
-            counts = np.concatenate([one.counts for one in floats])
-            values = np.concatenate([one.values for one in floats])
-            starts = np.repeat([self._start(one.ring) for one in floats], [len(one.places) for one in floats])
-            self._sum(floats, starts + places, tally_of(floats[0].ring, places, counts, values, None, None))
-        for one in readings:
-            if isinstance(one, Tally):
-                self._sum([one], self._start(one.ring) + one.places, one)
+    def add(self, drained: Iterable[Sorted]) -> None:
+        """What these drains gave was published."""
+        for one in drained:
+            self._sum(tally_of(one))
 
     def _start(self, ring: Ring) -> int:
         """Where the columns of a ring begin, which have room for all of its directory."""
@@ -203,15 +202,16 @@ class Tallies:
         self._blocks[ring] = begin, room
         return begin
 
-    def _sum(self, readings: Sequence[Tally | Plain], where: Ints, tally: Tally) -> None:
-        """Add what `readings` come to at these places of the columns."""
+    def _sum(self, tally: Tally) -> None:
+        """Add it to the columns."""
+        where = np.array([self._start(ring) for ring in tally.rings])[tally.of] + tally.places
         counts, totals, least = self._sums
         counted, low = tally.counts, tally.least
         with np.errstate(over="ignore", invalid="ignore"):
             summed = totals[where] + tally.totals
         good = np.isfinite(summed)
         if not good.all():  # for ever, if it were taken
-            self.beyond += sum(int(counted[at]) for at in _additive(readings, np.flatnonzero(~good)))
+            self.beyond += sum(int(counted[at]) for at in _additive(tally, np.flatnonzero(~good)))
             where, counted, summed, low = where[good], counted[good], summed[good], None if low is None else low[good]
         self.beyond += tally.beyond
         counts[where] += counted
@@ -304,12 +304,10 @@ class Tallies:
         return _listed([*self._gone.items()], parts)
 
 
-def _additive(readings: Sequence[Tally | Plain], bad: Ints) -> Iterable[int]:
-    """Of the Tabs of these readings, all in a row, those of `bad` whose Type adds up."""
-    ends = np.cumsum([len(one.places) for one in readings])
-    for at, of in zip(bad.tolist(), np.searchsorted(ends, bad, side="right").tolist(), strict=True):
-        one = readings[of]
-        tab = one.ring.directory[one.places[at - int(ends[of]) + len(one.places)]]
+def _additive(tally: Tally, bad: Ints) -> Iterable[int]:
+    """Of the Tabs of this tally those of `bad` whose Type adds up."""
+    for at in bad.tolist():
+        tab = tally.rings[tally.of[at]].directory[tally.places[at]]
         if tab is not None and tab.type in ADDITIVE:
             yield at
 

@@ -28,8 +28,8 @@ from tests.agent.producers import Producer
 from tests.agent.servers import Answers
 
 AGENT = "choosing"
-LATEST = Versions((5, 4, 3), (4, 3, 2))  # the Agent's
-READS_3, READS_4 = Versions((3,), (2,)), Versions((4, 3), (3, 2))
+LATEST = Versions((6, 5, 4), (4, 3, 2))  # the Agent's
+READS_4, READS_5 = Versions((4,), (2,)), Versions((5, 4), (3, 2))
 OTHER = "http://10.0.0.2:8280"
 
 
@@ -38,7 +38,7 @@ class Telling(Answers):
 
     def __init__(self) -> None:
         super().__init__()
-        self.reads = {self.url: READS_3}
+        self.reads = {self.url: READS_4}
         self.is_complete = True
 
     def render_GET(self, request: Any) -> bytes:
@@ -112,9 +112,9 @@ class ChosenTests(SynchronousTestCase):
         return {msgpack.unpackb(outbox.read(one.position, one.length))[0] for one in stored}
 
     def test_it_holds_in_every_stream_that_begins(self) -> None:
-        self.assertEqual(self.hear(asked=READS_4), (4, 3))
+        self.assertEqual(self.hear(asked=READS_5), (5, 3))
         self.loop.pump.tick(*self.loop.clock())  # the ring is found
-        self.assertEqual(self.record(), {4})
+        self.assertEqual(self.record(), {5})
 
         def moves() -> None:
             while self.keeper.holds_any:
@@ -130,40 +130,40 @@ class ChosenTests(SynchronousTestCase):
         for begins in (moves, lambda: self.loop.pump.set_buckets(16, self.loop.moment()), was_spooling, days_pass):
             before = self.keeper.stream
             begins()
-            self.assertEqual(self.record(), {4})
+            self.assertEqual(self.record(), {5})
             self.assertNotEqual(self.keeper.stream, before)
 
     def test_it_holds_for_the_next_agent_before_that_has_heard(self) -> None:
-        self.assertEqual(self.hear(asked=READS_4), (4, 3))
+        self.assertEqual(self.hear(asked=READS_5), (5, 3))
         self.loop.close()
         self.loop = self.born()
         self.loop.pump.tick(*self.loop.clock())
-        self.assertEqual(self.record(), {4})
+        self.assertEqual(self.record(), {5})
 
     def test_a_server_that_does_not_know_the_others_leads_to_none_later_and_makes_forget_nobody(self) -> None:
-        self.assertEqual(self.hear(asked=READS_4, other=READS_3), (3, 2))
-        self.assertEqual(self.hear(False, asked=READS_4), (3, 2))
+        self.assertEqual(self.hear(asked=READS_5, other=READS_4), (4, 2))
+        self.assertEqual(self.hear(False, asked=READS_5), (4, 2))
         self.assertIn(OTHER, self.loop.dispatch.servers)
-        self.assertEqual(self.hear(asked=READS_4), (4, 3))  # the other one is gone
+        self.assertEqual(self.hear(asked=READS_5), (5, 3))  # the other one is gone
         self.assertNotIn(OTHER, self.loop.dispatch.servers)
 
     def test_it_leads_to_an_earlier_one_and_the_next_that_knows_all_back(self) -> None:
-        self.assertEqual(self.hear(asked=LATEST, other=READS_4), (4, 3))
-        self.assertEqual(self.hear(False, asked=READS_3), (3, 2))
-        self.assertEqual(self.hear(False, asked=LATEST), (3, 2))
-        self.assertEqual(self.hear(asked=LATEST, other=READS_4), (4, 3))
+        self.assertEqual(self.hear(asked=LATEST, other=READS_5), (5, 3))
+        self.assertEqual(self.hear(False, asked=READS_4), (4, 2))
+        self.assertEqual(self.hear(False, asked=LATEST), (4, 2))
+        self.assertEqual(self.hear(asked=LATEST, other=READS_5), (5, 3))
 
     def test_nor_to_a_later_one_where_it_is_the_first_that_is_heard_of(self) -> None:
-        self.assertEqual(self.hear(asked=READS_4, other=READS_3), (3, 2))
+        self.assertEqual(self.hear(asked=READS_5, other=READS_4), (4, 2))
         self.loop.close()
         self.loop = self.born()
-        self.assertEqual(self.hear(False, asked=READS_4), (3, 2))
-        self.assertEqual(json.loads(Path(self.directory, "store").read_text())["batch_version"], 3)
+        self.assertEqual(self.hear(False, asked=READS_5), (4, 2))
+        self.assertEqual(json.loads(Path(self.directory, "store").read_text())["batch_version"], 4)
 
     def test_those_that_were_known_last_count_where_the_others_are_not_told(self) -> None:
-        reads_4 = Versions((4,), (3,))
-        self.assertEqual(self.hear(asked=reads_4, other=reads_4), (4, 3))
-        self.assertEqual(self.hear(False, asked=READS_3), (4, 3))  # the other one does not read the earlier
+        reads_5 = Versions((5,), (3,))
+        self.assertEqual(self.hear(asked=reads_5, other=reads_5), (5, 3))
+        self.assertEqual(self.hear(False, asked=READS_4), (5, 3))  # the other one does not read the earlier
         self.assertIn(
-            "batches are written here in version 5, 4, 3, and not all Servers read one of these", "".join(self.loop.problems({}).values())
+            "batches are written here in version 6, 5, 4, and not all Servers read one of these", "".join(self.loop.problems({}).values())
         )

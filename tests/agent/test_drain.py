@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 import struct
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from taba.agent import drain
+from taba.agent.directory import Tab
 from taba.agent.drain import LONGEST_NAMES, encode, unpack
+from taba.agent.reader import Reading
 from taba.batch import MAX_LIST_VALUES, Column, decode_batch, encode_batch
 from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS
+from taba.names import bucket_of
 from tests.agent.moments import at
 from tests.examples import examples
 
@@ -61,7 +68,12 @@ class EncodeTests(SynchronousTestCase):
 
     @given(
         st.lists(
-            st.tuples(st.integers(0, 300), st.booleans(), st.text(max_size=300), st.sampled_from(("A", "B" * 40, "C" * 64))),
+            st.tuples(
+                st.integers(0, 300),
+                st.booleans(),
+                st.text(st.characters(exclude_characters="\0"), max_size=300),
+                st.sampled_from(("A", "B" * 40, "C" * 64)),
+            ),
             min_size=1,
             max_size=40,
         ),
@@ -71,8 +83,8 @@ class EncodeTests(SynchronousTestCase):
     @examples(60)
     def test_a_batch_is_byte_for_byte_what_the_codec_gives(self, shapes: list[Any], bucket: int, number: int) -> None:
         columns = [
-            Column(name[:9] or "c", name, type, os.urandom(8 * events), [name, 1.5, None] * events if is_list else os.urandom(8 * events))
-            for events, is_list, name, type in shapes
+            Column(name[:9] or "c", name, type, os.urandom(24 * events), [name, 1.5, None] * events if is_list else os.urandom(24 * events))
+            for events, is_list, name, type in ((events // 3, *rest) for events, *rest in shapes)
         ]
         pieces = pack({bucket: columns})
         self.assertEqual(unpack(pieces[bucket]), columns)
@@ -101,3 +113,84 @@ class EncodeTests(SynchronousTestCase):
 
     def test_long_values_in_a_list_are_cut_where_the_estimate_misses(self) -> None:
         self.assertGreater(self.check({1: [column("a", ["x" * 30_000] * 100)]}), 2)
+
+
+class FakeRing:
+    """A ring of which one reading is known."""
+
+    def __init__(self, number: int, tabs: list[Tab | None], events: list[tuple[int, Any]]):
+        self.client, self.name, self.directory, self.places = f"web/{number}", str(number), tabs, None
+        self.names: Any = SimpleNamespace(untold={}, leads=None, client=self.client)
+        self.is_blocked, self.byte_tail = False, 0
+        words = np.zeros((len(events), 2))
+        boxed, is_boxed = np.empty(len(events), object), np.zeros(len(events), bool)
+        for place, (_, value) in enumerate(events):
+            words[place] = number * 1000.0 + place, value if isinstance(value, float) else 0.0
+            if not isinstance(value, float):
+                boxed[place], is_boxed[place] = value, True
+        some = is_boxed.any()
+        places = np.array([tab for tab, _ in events], np.uint32)
+        values = words[:, 1].view(np.uint64)
+        self.reading = Reading(places, words[:, 0], values, boxed if some else None, is_boxed if some else None, [], 0, False)
+
+    def read(self, *limits: Any) -> Reading:
+        return self.reading
+
+
+class Draining(SynchronousTestCase):
+    """What a drain of several rings gives, beside what each ring has."""
+
+    TABS = (
+        Tab("a", "Buffer"),
+        Tab("b", "Buffer"),
+        Tab("c", "CounterGroup"),
+        None,
+        Tab("d", "CounterGroup"),
+        Tab("up", "UpDown", cell=64),
+    )
+    VALUES = st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from(["x", None, [1, [2]]])
+
+    @given(
+        st.lists(st.lists(st.tuples(st.integers(0, 5), VALUES), max_size=12), min_size=1, max_size=5),
+        st.booleans(),
+        st.booleans(),
+        st.sets(st.integers(0, 4)),
+    )
+    @examples(100)
+    def test_each_column_has_its_ring_s_events_in_their_order_and_all_are_accounted_for(
+        self, rings: list[list[tuple[int, Any]]], is_wide: bool, is_many: bool, spent: set[int]
+    ) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            if is_many:
+                patch.setattr(drain, "NARROW", 1)
+            if is_wide:
+                patch.setattr(drain, "WIDE", 0)
+            fakes: list[Any] = [FakeRing(number, list(self.TABS), events) for number, events in enumerate(rings)]
+            drained = drain.Drain(8).run([(ring, False) for ring in fakes], spent=frozenset(f"web/{number}" for number in spent))
+        expected: dict[tuple[str, str], list[Any]] = {}
+        summed: dict[str, list[float]] = {}
+        unknown = held = 0
+        for number, events in enumerate(rings):
+            for place, (index, value) in enumerate(events):
+                tab = self.TABS[index]
+                if tab is None:
+                    unknown += 1
+                elif tab.cell is not None and isinstance(value, float):
+                    summed.setdefault(f"web/{number}", []).append(value)
+                elif number in spent:
+                    held += 1
+                else:
+                    expected.setdefault((f"web/{number}", tab.name), []).append((number * 1000.0 + place, value))
+        found: dict[tuple[str, str], list[Any]] = {}
+        for batch in encode(drained.packed, b"s" * 16, {}, at(5.0)):
+            decoded = decode_batch(batch.content)
+            self.assertEqual(batch.events, sum(one.events for one in decoded.columns))
+            for one in decoded.columns:
+                assert isinstance(one, Column), one
+                self.assertEqual(bucket_of(one.tab, 8), decoded.bucket)
+                self.assertNotIn((one.client, one.tab), found)
+                found[one.client, one.tab] = list(zip(memoryview(one.times).cast("d"), values_of(one), strict=True))
+        self.assertEqual(found, expected)
+        self.assertEqual({one.ring.client: one.events for one in drained.added}, {client: len(some) for client, some in summed.items()})
+        self.assertEqual((drained.malformed, drained.held_back.total()), (unknown, held))
+        self.assertEqual(sum(int(one.counts.sum()) for one in drained.tallies), sum(map(len, rings)))

@@ -90,6 +90,18 @@ class ReadingTests(Case):
         self.assertEqual(found, expected)
         self.assertEqual((producer.tail, producer.byte_tail), (producer.head, producer.byte_head))
 
+    def test_what_one_ring_holds_is_not_lost_to_the_next_that_is_read(self) -> None:
+        for events in (1, 2):
+            for others in ([7.0], ["x", 8.0]):
+                producers = [self.producer(), self.producer()]
+                rings = [self.open(producer) for producer in producers]
+                mine = [float(number) for number in range(events)]
+                for producer, some in zip(producers, (mine, others), strict=True):
+                    tab = producer.tab("a")
+                    for value in some:
+                        producer.record(tab, value)
+                self.assertEqual(values(self.drain(*rings)), {"a": [*mine, *others]})
+
     def test_a_hole_is_read_past_and_the_tail_waits_for_it(self) -> None:
         producer = self.producer()
         ring = self.open(producer)

@@ -19,7 +19,7 @@ from taba.agent import tallies
 from taba.agent.directory import Tab
 from taba.agent.problems import Problems, Room
 from taba.agent.status import describe
-from taba.agent.tallies import Plain, Tallies, lots_of, tally_of
+from taba.agent.tallies import Sorted, Tallies, lots_of, tally_of
 from taba.batch import Meaning
 from taba.exposition import writer_for
 from taba.handlers.lookup import find_handlers
@@ -29,6 +29,11 @@ from tests.examples import examples
 from tests.sites import result_of
 
 from .world import World
+
+
+def of_one(ring: Any, places: Any, counts: Any, values: Any, boxed: Any = None, is_boxed: Any = None) -> Sorted:
+    """What a drain of one ring gives."""
+    return Sorted([ring], np.zeros(len(places), np.int64), places, counts, values, boxed, is_boxed)
 
 
 class Directory:
@@ -86,7 +91,7 @@ class Sums(SynchronousTestCase):
         counts = np.bincount(of)
         present = np.flatnonzero(counts)
         flags = is_boxed if is_boxed.any() else None
-        tally = tally_of(ring, present, counts[present], numbers, boxed, flags)
+        tally = tally_of(of_one(ring, present, counts[present], numbers, boxed if flags is not None else None, flags))
         for at, place in enumerate(present.tolist()):
             mine = [value for index, value in events if index == place]
             amounts = [pair for value in mine if (pair := self.amount(value)) is not None]
@@ -99,14 +104,15 @@ class Sums(SynchronousTestCase):
     def test_readings_that_are_summed_in_one_go_are_summed_each_by_itself(self) -> None:
         rings: list[Any] = [Directory(*[Tab(f"t{place}", "CounterGroup") for place in range(3)]) for _ in range(3)]
         plain = [
-            Plain(rings[0], np.array([0, 2]), np.array([1, 2]), np.array([1.0, 2.0, 3.0])),
-            Plain(rings[1], np.array([1]), np.array([3]), np.array([-5.0, math.nan, 7.0])),
-            Plain(rings[2], np.array([0, 1, 2]), np.array([1, 1, 1]), np.array([1e300, 1.0, 2.0])),
+            of_one(rings[0], np.array([0, 2]), np.array([1, 2]), np.array([1.0, 2.0, 3.0])),
+            of_one(rings[1], np.array([1]), np.array([3]), np.array([-5.0, math.nan, 7.0])),
+            of_one(rings[2], np.array([0, 1, 2]), np.array([1, 1, 1]), np.array([1e300, 1.0, 2.0])),
         ]
         together, alone = Tallies(), Tallies()
-        together.add(plain)
-        for one in plain:
-            alone.add([tally_of(one.ring, one.places, one.counts, one.values, None, None)])
+        of = np.repeat([0, 1, 2], [len(one.places) for one in plain])
+        places, counts, values = (np.concatenate([one[field] for one in plain]) for field in (2, 3, 4))
+        together.add([Sorted(rings, of, places, counts, values)])
+        alone.add(plain)
         self.assertEqual(shown(together), shown(alone))
         self.assertEqual(
             {key: value for key, value in shown(together).items() if key[0] in ("t0_total", "t1_sum", "t2_total", "t1_events_total")},
@@ -131,7 +137,7 @@ class Sums(SynchronousTestCase):
         counts = np.array([len(column) for column in columns])
         present = np.flatnonzero(counts)
         numbers = np.array([value for column in columns for value in column])
-        sums.add([Plain(ring, present, counts[present], numbers)])
+        sums.add([of_one(ring, present, counts[present], numbers)])
 
     def test_names_kinds_and_since_when_are_shown_and_types_that_do_not_add_up_are_not(self) -> None:
         sums = Tallies(since=1000.0)
@@ -346,7 +352,7 @@ class Sums(SynchronousTestCase):
             found = np.empty(len(values), dtype=object)
             found[:] = values
             count = np.array([len(values)])
-            sums.add([tally_of(ring, np.array([0]), count, np.full(len(values), math.nan), found, np.ones(len(values), bool))])
+            sums.add([of_one(ring, np.array([0]), count, np.full(len(values), math.nan), found, np.ones(len(values), bool))])
 
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -362,7 +368,7 @@ class Sums(SynchronousTestCase):
             tabs = [Tab("level", "Gauge"), Tab("c", "CounterGroup")]
             rings: list[Any] = [Directory(*tabs), Directory(*tabs)]
             before = sums.beyond
-            sums.add([Plain(of, np.array([0, 1]), np.array([3, 2]), np.full(5, 1e308)) for of in rings])
+            sums.add([of_one(of, np.array([0, 1]), np.array([3, 2]), np.full(5, 1e308)) for of in rings])
             self.assertEqual(sums.beyond - before, 4)
         self.assertEqual((found[("a_sum",)], found[("b_total",)], found[("b_events_total",)], before), (0.0, 1.0, 1.0, 24))
 

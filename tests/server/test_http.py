@@ -15,7 +15,7 @@ from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.task import deferLater
 
 from taba import turns as turning
-from taba.batch import MARK, OPEN, Header, KeyPart, Sent, Verdict, decode_verdicts, encode_envelope
+from taba.batch import MARK, OPEN, Header, KeyPart, Sent, Verdict, decode_verdicts, encode_batch, encode_envelope
 from taba.bounds import MAX_ENVELOPE_BYTES
 from taba.errors import StoreUnavailable
 from taba.names import bucket_of
@@ -160,7 +160,7 @@ class Envelopes(ServerCase):
             Sent(b"nonsense", 0, bytes(8)),
             encoded(1, 3, 1, [total(A, [1.0])]),
             encoded(1, BUCKETS, 1, [total(A, [1.0])]),
-            Sent(msgpack.packb([3, b"x" * 16, 3, 0, [], b""]), 0, bytes(8)),
+            Sent(msgpack.packb([4, b"x" * 16, 3, 0, [], b""]), 0, bytes(8)),
         )
         self.assertEqual([verdict.word for verdict in verdicts], ["refused", "applied", "refused", "refused"])
         self.assertEqual((await self.get(server, "/v1/aggregates"))[A]["count"], 1)
@@ -199,20 +199,20 @@ class Envelopes(ServerCase):
             body = encode_envelope("test", "host", 0.0, store, [batch])
             answer = decode_verdicts((await self.ask(server, "/v1/envelopes", "POST", body)).body, 1)
             self.assertEqual(answer.verdicts[0].word, word)
-        [verdict] = await self.send(server, Sent(msgpack.packb([4, "of a later version"]), 0, bytes(8)))
+        [verdict] = await self.send(server, Sent(msgpack.packb([5, "of a later version"]), 0, bytes(8)))
         self.assertEqual(verdict.word, "later")
         self.assertEqual((await self.ask(server, "/v1/envelopes", "POST", msgpack.packb({"v": 3}))).status, 400)
         problems = str((await self.get(server, "/v1/status"))["problems"])
-        for says in ("the Agent test sends to the store 91cc…", "batch version 4", "envelope version 3"):
+        for says in ("the Agent test sends to the store 91cc…", "batch version 5", "envelope version 3"):
             self.assertIn(says, problems)
         self.assertEqual((await self.get(server, "/v1/status"))["folded"], 0)
 
     @asynchronous
     async def test_a_column_that_is_none_is_a_dead_letter_and_not_its_batch(self) -> None:
         server = await self.start()
-        columns = [b"\xc1", ["web/1", "bad name", "Gauge", b"", b""], list(total(A, [3.0])[:5]), list(total(A, [1.0], type="Zork")[:5])]
-        body = [part for column in columns for part in (1, column if isinstance(column, bytes) else msgpack.packb(column))]
-        content = msgpack.packb([3, b"s" * 16, 3, 1, body, b""])
+        columns = [total("bad name", [1.0], type="Gauge"), total(A, [3.0]), total(A, [1.0], type="Zork")]
+        version, *id, body, meanings = msgpack.unpackb(encode_batch(b"s" * 16, 3, 1, columns))
+        content = msgpack.packb([version, *id, [1, b"\xc1", *body], meanings])
         self.assertEqual(await self.send(server, Sent(content, 0, bytes(8))), [Verdict("applied", 1)])
         status = await self.get(server, "/v1/status")
         self.assertEqual(status["dead_letters_by_reason"], {"bad_column": 2, "type_conflict": 1})

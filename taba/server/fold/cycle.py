@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy
 
 from taba import names
-from taba.batch import MAX_CACHED_NAME, MAX_CACHED_NAMES, OPEN, Batch, Column, Header, KeyPart, Packed, Verdict
+from taba.batch import MAX_CACHED_FIELDS, MAX_CACHED_NAME, MAX_CACHED_NAMES, OPEN, Batch, Column, Header, KeyPart, Packed, Verdict
 from taba.bounds import MAX_TIME, MAX_VALUE_BYTES, MAX_VALUE_DEPTH
 from taba.handlers.lookup import read_number, takes
 from taba.names import OWN_TABS
@@ -130,11 +130,14 @@ class Cycle:
         for item in self.waiting:
             places = []
             for column in item.batch.columns:
-                if not isinstance(column, Column) or bucket_of(column.tab, buckets) != bucket:
-                    places.append(-1)
-                    continue
-                tabs.setdefault(column.tab, len(tabs))
-                places.append(fields.setdefault(keys.state_field(column.tab, column.client), len(fields)))
+                if isinstance(column, Column):
+                    tab = column.tab
+                    own, field = (_home if len(tab) <= MAX_CACHED_NAME else _find_home)(tab, column.client, buckets)
+                    if own == bucket:
+                        tabs.setdefault(tab, len(tabs))
+                        places.append(fields.setdefault(field, len(fields)))
+                        continue
+                places.append(-1)
             self.places.append(places)
             for meaning in item.batch.meanings:
                 tabs.setdefault(meaning.tab, len(tabs))
@@ -168,6 +171,14 @@ def bucket_of(tab: str, buckets: int) -> int:
 
 
 _bucket_of = lru_cache(MAX_CACHED_NAMES)(names.bucket_of)
+
+
+def _find_home(tab: str, client: str, buckets: int) -> tuple[int, bytes]:
+    """The bucket of a State, and its field there."""
+    return bucket_of(tab, buckets), keys.state_field(tab, client)
+
+
+_home = lru_cache(MAX_CACHED_FIELDS)(_find_home)
 
 
 class Group:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgpack
 
-from taba.batch import Meaning, Sent, encode_batch
+from taba.batch import BATCH_VERSION, BatchId, Meaning, Sent, encode_batch, encode_sections, sections_of
 from taba.names import bucket_of
 
 from ..running import BUCKETS, ServerCase, asynchronous
@@ -61,9 +61,9 @@ class Types(ServerCase):
     async def test_what_breaks_the_rules_is_left_out_and_is_a_problem_and_loses_no_event(self) -> None:
         server = await self.start()
         bucket = bucket_of("plain", BUCKETS)
-        body = [1, msgpack.packb(column("plain", "TotalsCounter", [1.0])[:5])]
+        [section] = sections_of([column("plain", "TotalsCounter", [1.0])])
         for number, meanings in enumerate(([["plain", "s\0", ""]], [["plain\0", "s", ""]], [["plain", "s", "x" * 401]], {"a": 1}), start=1):
-            content = msgpack.packb([3, b"m" * 16, bucket, number, body, msgpack.packb(meanings)])
+            content = encode_sections(BatchId(b"m" * 16, bucket, number), [section], msgpack.packb(meanings), BATCH_VERSION)
             self.assertEqual((await self.send(server, Sent(content, number - 1, bytes(8))))[0].word, "applied")
         self.assertEqual((await self.get(server, "/v1/types?detail=1"))["plain"]["unit"], None)
         status = await self.get(server, "/v1/status")
@@ -74,7 +74,7 @@ class Types(ServerCase):
     async def test_status_names_the_versions_of_batches_and_of_dumps_folded_at_the_edge(self) -> None:
         server = await self.start()
         status = await self.get(server, "/v1/status")
-        self.assertEqual(status["batch_versions"], [3])
+        self.assertEqual(status["batch_versions"], [4])
         edges = {type: about["edge"] for type, about in status["handlers"].items()}
         for type in ("CounterGroup", "PercentileGroup", "TotalsCounter", "PercentileCounter"):
             self.assertEqual(edges.pop(type), 1, type)

@@ -33,9 +33,8 @@ def words(outcome: Any) -> list[tuple[Any, ...]]:
     return [tuple(verdict) if verdict.why != "" else tuple(verdict[:2]) for verdict in outcome.verdicts]
 
 
-def _events_of(fields: Any) -> int:
-    """How many events a column says that it holds."""
-    return max(1, len(fields[3]) // 8) if isinstance(fields, list) and len(fields) == 5 and isinstance(fields[3], bytes) else 1
+def _uint32s(numbers: list[int]) -> bytes:
+    return struct.pack(f"<{len(numbers)}I", *numbers)
 
 
 def sum_of(store: MemoryStore, tab: str = A, client: str = "web/1") -> tuple[int, float] | None:
@@ -350,24 +349,46 @@ class Anything(SynchronousTestCase):
         max_leaves=4,
     )
     floats = st.lists(st.floats(), min_size=1, max_size=4).map(lambda values: struct.pack(f"<{len(values)}d", *values))
-    fields = st.tuples(
-        st.sampled_from(["web/1", "web/2", "", 7]),
-        st.sampled_from([A, B, tab_in(1), "no name", None]),
+    columns = st.tuples(
+        st.sampled_from(["web/1", "web/2", "", "web 1"]),
+        st.sampled_from([A, B, tab_in(1), "no name", "a\0b"]),
+        st.integers(1, 4),
+        st.lists(values, min_size=4, max_size=4),
+        st.none() | st.integers(0, 5),
+    )
+    sections = st.tuples(
         st.sampled_from(["Sum", "Words", "Spilling", "Nowhere", "no type"]),
-        floats | values,
-        floats | st.lists(values, max_size=4) | values,
+        st.lists(columns, min_size=1, max_size=4),
+        st.booleans(),
+        st.none() | st.integers(0, 4),
     )
 
     @examples(200)
-    @given(st.lists(st.lists(fields.map(list) | values, max_size=6), min_size=1, max_size=4))
-    def test_is_folded_or_a_dead_letter(self, batches: list[list[Any]]) -> None:
+    @given(st.lists(st.lists(sections | values, max_size=4), min_size=1, max_size=4), floats, floats)
+    def test_is_folded_or_a_dead_letter(self, batches: list[list[Any]], times: bytes, numbers: bytes) -> None:
         store = MemoryStore()
-        for number, columns in enumerate(batches, start=1):
-            body = [part for one in columns for part in (_events_of(one), msgpack.packb(one))]
-            content = msgpack.packb([3, bytes(16), 0, number, body, b""])
+        for number, sections in enumerate(batches, start=1):
+            body: list[Any] = []
+            for one in sections:
+                if not isinstance(one, tuple):
+                    body += (1, msgpack.packb(one))
+                    continue
+                type, columns, is_listed, spoilt = one
+                rows = [shape[2] for shape in columns]
+                fields = [f"{tab}\0{client}".encode() for client, tab, *_ in columns]
+                content = [(four * sum(rows))[: 8 * sum(rows)] for four in (times * 4, numbers * 4)]
+                lists = [b"".join(map(msgpack.packb, values[:count])) for _, _, count, values, _ in columns]
+                weights = [count if weight is None else weight for _, _, count, _, weight in columns]
+                has_weights = any(weight is not None for *_, weight in columns)
+                section = [type, fields, _uint32s(rows), content[0], lists if is_listed else content[1]]
+                section += [_uint32s(weights)] if has_weights else []
+                if spoilt is not None:
+                    section[spoilt] = section[spoilt][:-1]
+                body += (sum(weights if has_weights else rows), msgpack.packb(section))
+            content = msgpack.packb([4, bytes(16), 0, number, body, b""])
             decoded = decode_batch(content)
             counted = sum(store.counts().values())
-            events = sum(one.events for one in decoded.columns)
+            events = sum(one.events if isinstance(one, BadColumn) else one.weight for one in decoded.columns)
             outcome = store.cycle(LOOKUP, [Waiting(number - 1, decoded, len(content), NONCE)])
             self.assertEqual(words(outcome), [("applied", number)])
             self.assertEqual(sum(store.counts().values()), counted + events)
