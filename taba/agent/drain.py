@@ -52,6 +52,7 @@ MAX_DRAIN_VALUE_BYTES = 8 * MiB  # of values that are no float, in one drain
 MAX_DRAIN_RINGS = 256  # a table names each; the next drain begins where this one ended
 MIN_SHARE = 2048  # events of one ring in a drain that cannot take all: the smallest ring whole
 DRAIN_TABS = 4 * MAX_FRESH_TABS  # names that one drain reads of directories: 60 ms, of as many rings as name new ones
+KEPT_ROWS = 2**17  # events for which a Drain keeps room, 5 MiB: a drain of 16 rings that are a quarter full
 NARROW = 2**16  # keys of so many kinds are sorted by their digits
 WIDE = 8  # so many times as many Tabs as events: then only those that there are are looked at
 MAX_CACHED_BUCKETS = 65_536  # names whose bucket is remembered
@@ -78,7 +79,8 @@ class Added(NamedTuple):
 
 
 class Drained(NamedTuple):
-    """What one drain gives: columns by bucket, the readings to settle once they are safe, and what was found in the rings."""
+    """What one drain gives: columns by bucket, the readings to settle once they are safe, and what was found in the rings. `tallies` hold
+    until the next."""
 
     packed: Packed
     added: list[Added]  # to Tabs that heal
@@ -124,6 +126,7 @@ class Drain:
         self._scratch = Scratch()
         self._cache: dict[str, int] = {}
         self._turn = 0
+        self._rows = Rows()
         self._numbering = object()
         self._numbers: dict[tuple[int, str], int] = {}
         self._sections: list[tuple[int, str]] = [(0, "")] * (HELD_BACK + 1)
@@ -150,7 +153,7 @@ class Drain:
         """
         if len(self._numbers) > MAX_SECTIONS:
             self._numbers, self._sections, self._numbering = {}, self._sections[: HELD_BACK + 1], object()
-        gathered = Gathered()
+        gathered = Gathered(self._rows)
         readings: list[tuple[Ring, Reading]] = []
         empty: list[Ring] = []
         broken: list[tuple[Ring, str]] = []
@@ -342,10 +345,29 @@ class InOrder(NamedTuple):
             yield self.tally.rings[of], int(self.tally.counts[begin:end][mine].sum())
 
 
-class Gathered:
-    """What the readings of one drain hold, ring by ring, until all of it is put in order in one go."""
+class Rows:
+    """Room for the events of a drain, which one after the other uses: fresh memory costs more than what is written to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, rows: int = KEPT_ROWS):
+        self.room = rows
+        self.columns = np.empty(rows, np.uint32)
+        self.times, self.values = np.empty((2, rows))
+        self.ranks = np.empty(rows, np.uint16)
+        self.times_in_order, self.values_in_order = np.empty((2, rows))
+
+    def grown(self, used: int, rows: int) -> Rows:
+        """Room for so many, with the `used` ones that are in this."""
+        grown = Rows(max(rows, 2 * self.room))
+        for mine, its in ((self.columns, grown.columns), (self.times, grown.times), (self.values, grown.values)):
+            its[:used] = mine[:used]
+        return grown
+
+
+class Gathered:
+    """What the readings of one drain hold, ring by ring, until all of it is put in order in one go: in `rows`, or in more of them."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
         self._rings: list[Ring] = []
         self._columns = 0
         self._of: list[Any] = []  # by column: which ring, …
@@ -353,12 +375,7 @@ class Gathered:
         self._keys: list[Any] = []  # … the number of its section, …
         self._fields: list[Any] = []
         self._counts: list[Any] = []
-        self._of_events: list[Any] = []  # by event: its column, …
-        self._times: list[Any] = []
-        self._values: list[Any] = []
-        self._boxed: list[
-            tuple[int, Any, Any]
-        ] = []  # … and of readings that have such, where they begin, what is no float, and which these are
+        self._boxed: list[tuple[int, Any, Any]] = []  # of some readings where they begin, what is no float, and which these are
         self._events = 0
 
     def add(self, ring: Ring, reading: Reading, places: Places, is_spent: bool) -> None:
@@ -382,18 +399,21 @@ class Gathered:
         if reading.boxed is not None and reading.is_boxed is not None:
             keys += np.bincount(inverse, weights=reading.is_boxed, minlength=len(present)) > 0
             self._boxed.append((self._events, reading.boxed, reading.is_boxed))
-        inverse += np.uint32(self._columns)
+        begin, end = self._events, self._events + len(tabs)
+        if end > self._rows.room:
+            self._rows = self._rows.grown(begin, end)
+        rows = self._rows
+        np.add(inverse, self._columns, out=rows.columns[begin:end], casting="unsafe")
+        rows.times[begin:end] = reading.times
+        rows.values[begin:end] = reading.values.view(np.float64)
         self._of.append(np.full(len(present), len(self._rings)))
         self._rings.append(ring)
         self._places.append(present)
         self._keys.append(keys)
         self._fields.append(places.fields[present])
         self._counts.append(counts)
-        self._of_events.append(inverse)
-        self._times.append(reading.times.copy())  # a single record is contiguous as it lies, and would be overwritten
-        self._values.append(reading.values.copy())
         self._columns += len(present)
-        self._events += len(tabs)
+        self._events = end
 
     def sort(self) -> InOrder | None:
         """All of it, in order: of one column that of its ring. None where there is nothing."""
@@ -402,39 +422,36 @@ class Gathered:
         keys = np.concatenate(self._keys)
         # numpy's stable sort of 16-bit keys is a radix sort; of wider ones it is not
         by_section = np.argsort(keys.astype(np.uint16) if int(keys.max()) < NARROW else keys, kind="stable")
-        rank = np.empty(self._columns, np.uint16 if self._columns <= NARROW else np.uint64)
-        rank[by_section] = np.arange(self._columns, dtype=rank.dtype)
-        ranks = rank[_whole(self._of_events)]
+        rows, events = self._rows, self._events
+        columns = rows.columns[:events]
         if self._columns <= NARROW:
-            order = np.argsort(ranks, kind="stable")
+            rank = np.empty(self._columns, np.uint16)
+            rank[by_section] = np.arange(self._columns, dtype=np.uint16)
+            order = np.argsort(rank.take(columns, out=rows.ranks[:events], mode="clip"), kind="stable")
         else:
-            packed = (ranks << np.uint64(32)) | np.arange(self._events, dtype=np.uint64)
+            wide = np.empty(self._columns, np.uint64)
+            wide[by_section] = np.arange(self._columns, dtype=np.uint64)
+            packed = (wide[columns] << np.uint64(32)) | np.arange(events, dtype=np.uint64)
             packed.sort()
             order = (packed & np.uint64(0xFFFF_FFFF)).astype(np.int64)
         counts = np.concatenate(self._counts)[by_section]
         boxed = is_boxed = None
         if self._boxed:
-            boxed, is_boxed = np.empty(self._events, np.object_), np.zeros(self._events, np.bool_)
+            boxed, is_boxed = np.empty(events, np.object_), np.zeros(events, np.bool_)
             for begin, values, flags in self._boxed:
                 boxed[begin : begin + len(values)], is_boxed[begin : begin + len(values)] = values, flags
             boxed, is_boxed = boxed[order], is_boxed[order]
-        values = _whole(self._values).view("<f8")[order]
+        values = rows.values[:events].take(order, out=rows.values_in_order[:events], mode="clip")
+        times = rows.times[:events].take(order, out=rows.times_in_order[:events], mode="clip")
         of, places = np.concatenate(self._of)[by_section], np.concatenate(self._places)[by_section]
         starts = np.concatenate(([0], np.cumsum(counts)))
         return InOrder(
             Sorted(self._rings, of, places, counts, values, boxed, is_boxed),
-            _whole(self._times)[order],
+            times,
             keys[by_section],
             np.concatenate(self._fields)[by_section],
             starts,
         )
-
-
-def _whole(parts: list[Any]) -> Any:
-    """All of it in one array; the parts are gone then, for they are large."""
-    whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    parts.clear()
-    return whole
 
 
 def fair_share(waiting: Iterable[int], events: int) -> int:

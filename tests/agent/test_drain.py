@@ -166,7 +166,10 @@ class Draining(SynchronousTestCase):
             if is_wide:
                 patch.setattr(drain, "WIDE", 0)
             fakes: list[Any] = [FakeRing(number, list(self.TABS), events) for number, events in enumerate(rings)]
-            drained = drain.Drain(8).run([(ring, False) for ring in fakes], spent=frozenset(f"web/{number}" for number in spent))
+            one_drain = drain.Drain(8)
+            if is_many:
+                one_drain._rows = drain.Rows(2)
+            drained = one_drain.run([(ring, False) for ring in fakes], spent=frozenset(f"web/{number}" for number in spent))
         expected: dict[tuple[str, str], list[Any]] = {}
         summed: dict[str, list[float]] = {}
         unknown = held = 0
