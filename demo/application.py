@@ -22,12 +22,15 @@ from taba import client
 Start = Callable[[str, list[tuple[str, str]]], Any]
 
 client.start("web/{slot}")
-requests = client.counter("web.requests")
-errors = client.counter("web.errors")
+requests = client.counter("web.requests", description="requests that were answered")
+errors = client.counter("web.errors", description="answers other than 200; some are wanted")
 busy = client.updown("web.requests_in_flight")
 hits = client.percentile("web.hits")
 last_error = client.gauge("web.last_error")
-seconds = {route: client.percentile("web.seconds", labels={"route": route}) for route in ("search", "module", "outline", "words", "other")}
+seconds = {
+    route: client.percentile("web.seconds", labels={"route": route}, unit="seconds", description="until the answer is made")
+    for route in ("search", "module", "outline", "words", "other")
+}
 
 
 class Refused(Exception):

@@ -20,7 +20,7 @@ TIMEOUT = 30.0
 stopping = threading.Event()
 requests = client.counter("load.requests")
 failures = client.counter("load.failures")
-seconds = client.percentile("load.seconds")
+seconds = client.percentile("load.seconds", unit="seconds", description="what a user waits")
 
 
 def main(port: int) -> None:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from taba.query import Query
 
-TABS = r"(web|load|host)\..*"
+TABS = r"(web|load|host|jobs|flights)\..*"
 RATE_SECONDS = 5.0  # over which requests per second are taken
 
 
