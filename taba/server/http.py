@@ -15,7 +15,7 @@ from taba.batch import CONTENT_TYPE, VERDICTS_HEADER, decode_envelope, encode_ve
 from taba.bounds import MAX_LETTERS, MAX_ROWS, MAX_WHO
 from taba.calls import Answer, Call, HTTPError
 from taba.codes import uppers_of
-from taba.errors import UnknownVersion
+from taba.errors import StoreUnavailable, UnknownVersion
 from taba.events import NotCovered, events_route, key_part, reading
 from taba.handlers.lookup import Lookup
 from taba.history import Past, Slot
@@ -77,7 +77,8 @@ LISTED = (*ASKED, *PAGES)
 BY = Parameter("by", "Tabs of one base name are grouped by this label.", repeatable=True)
 DETAIL = Parameter("detail", "1: the slots from which the figures are made, too.", FLAG)
 MEANINGS = Parameter("detail", "1: unit and description, too.", FLAG)
-USES = Parameter("detail", "1: how often this Server used each bucket, too.", FLAG)
+MOST_SHOWN = 4096  # buckets of which it is said how much they are used and which move: a page draws no more, and more would be slow to ask
+USES = Parameter("detail", f"1: how often this Server used each bucket, and which move, too; of {MOST_SHOWN} buckets at the most.", FLAG)
 LETTERS = Parameter("limit", "How many at the most.", WHOLE, least=1, most=MAX_LETTERS, default=DEAD_LETTERS)
 ROWS = (
     Parameter("sort", f"By what, the greatest first: {', '.join(SORTS)}. Figures that only States tell sort what moves most."),
@@ -422,10 +423,17 @@ class Routes:
 
     async def shards(self, call: Call) -> Answer:
         content = [attrs.asdict(shard) for shard in await self._router.shards()]
-        if call.values["detail"]:
-            # of this Server alone, since it started; who wants them of all asks each
+        if call.values["detail"] and self._router.buckets <= MOST_SHOWN:
+            try:
+                moves = await self._router.moves()
+            except StoreUnavailable:  # a shard is away, and `taba status` says so; of moves nothing can be told
+                moves = None
             for shard in content:
-                shard["uses"] = {str(bucket): self._router.uses[bucket] for bucket in self._router.map.owned_by(shard["name"])}
+                name = shard["name"]
+                # of this Server alone, since it started; who wants them of all asks each
+                shard["uses"] = {str(bucket): self._router.uses[bucket] for bucket in self._router.map.owned_by(name)}
+                mine = sorted((bucket, to) for bucket, (source, to) in moves.items() if source == name) if moves is not None else None
+                shard["moving"] = {str(bucket): to for bucket, to in mine} if mine is not None else None
         return Answer(content, text=lambda: "".join(_shard_line(shard) for shard in content))
 
     async def dead_letters(self, call: Call) -> Answer:

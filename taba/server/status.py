@@ -286,6 +286,8 @@ class Status:
             "in_all": {**self._held, "tabs": self._ingest.in_all.tabs, "clients": self._ingest.in_all.clients},
             "types_missing": missing,
             "latency": self._ingest.latency.percentiles(self._now()),
+            "agents": self._now.senders,
+            "states_read": self._query.read["states"],
             "problems": problems,
         }
 

@@ -40,6 +40,11 @@ class SteadyClock:
             del self._senders[next(iter(self._senders))]
         self._senders[sender] = (told - self._seconds(), self._seconds())
 
+    @property
+    def senders(self) -> int:
+        """How many senders were heard of lately."""
+        return sum(self._seconds() - heard <= HEARD_SECONDS for _, heard in self._senders.values())
+
     def look(self, store_time: float | None, recorded: float | None) -> None:
         """The store's clock says `store_time`, and Servers recorded `recorded` there; None where that is not known."""
         wall, seconds = self._wall(), self._seconds()

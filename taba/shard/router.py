@@ -18,7 +18,7 @@ import attrs
 
 from taba.errors import StoreUnavailable
 from taba.shard.atlas import Atlas, Hand, NewPool, NotHere
-from taba.shard.buckets import BucketMap, is_moving, lease_key, owner_key, prefix_of
+from taba.shard.buckets import BucketMap, is_moving, lease_key, owner_key, prefix_of, target_of
 from taba.shard.initialise import ASK_SECONDS
 from taba.shard.joint import MAX_JOINED, Joint, UpdateOfMany
 from taba.shard.keys.at_once import OLD, OTHER, SCRIPT, SHA
@@ -26,6 +26,7 @@ from taba.shard.keys.places import Text
 from taba.shard.keys.writing import Place
 from taba.shard.lock import Lock
 from taba.shard.moving.mending import Mender
+from taba.shard.moving.survey import survey
 from taba.shard.operations import Operations
 from taba.shard.patience import SEALED_PAUSE_SECONDS, Deadline
 from taba.shard.servers.connection import REPLY_SECONDS, Command, ConnectionGone, Redirected, Reply, raise_for
@@ -168,6 +169,12 @@ class Router(Operations):
             shown = name if self.atlas.pool_of(name) is server else f"{name}/{server.address.host}:{server.address.port}"
             reports.append(ShardReport(shown, server.address.text, held[name, server], keys, size, ops))
         return reports
+
+    async def moves(self) -> dict[int, tuple[str, str]]:
+        """bucket → (the shard that it leaves, the one that it goes to), of those that are on their way now. Raises StoreUnavailable."""
+        map = await self.atlas.current_map(self.atlas.deadline(READ_SECONDS))
+        found = await survey({shard.name: self.atlas.pool_of(shard.name) for shard in map.shards}, map.buckets)
+        return {bucket: (shard, target_of(token)) for bucket, (shard, token) in found.under_way().items()}
 
     async def time(self, bucket: int) -> float:
         """Unix time as the server says that has `bucket`. Raises StoreUnavailable."""

@@ -28,6 +28,7 @@ SLICE_LETTERS = 200  # of dead letters read and looked at between two
 FIRST_TABS = 1  # whose Clients are read at first; then as many as have some SLICE_CLIENTS, as far as those before tell
 SLICE_CLIENTS = 300  # names of Clients at a time, some 24 KiB: a reader that has stopped reading has us hold them
 MAX_SLICE_TABS = 500
+FEW_CLIENTS = 16  # named in full, of which each Tab is asked whether it has them; of more, it is asked for all that it has
 
 
 class QueryRefused(TabaError):
@@ -96,7 +97,7 @@ class Chooser:
         while start < len(tabs):
             some = tabs[start : start + step]
             start += len(some)
-            clients = await self._clients_of(some)
+            clients = await self._clients_of(some, wanted)
             many += sum(map(len, clients.values()))
             step = max(1, min(MAX_SLICE_TABS, SLICE_CLIENTS * start // max(many, 1)))
             if wanted.is_about_clients:
@@ -218,10 +219,22 @@ class Chooser:
             clients = await self.match(wanted.client_match, clients)
         return clients
 
-    async def _clients_of(self, tabs: Sequence[str]) -> dict[str, list[str]]:
+    async def _clients_of(self, tabs: Sequence[str], wanted: Filter) -> dict[str, list[str]]:
+        """Tab → its Clients, sorted; at least those of them that are wanted."""
         by_bucket: dict[int, list[str]] = {}
         for tab in tabs:
             by_bucket.setdefault(bucket_of(tab, self._router.buckets), []).append(tab)
+        if wanted.clients and not wanted.client_globs and len(wanted.clients) <= FEW_CLIENTS:
+            few = sorted(set(wanted.clients))
+            asked = [client.encode() for client in few]
+            replies = await self._router.read_many(
+                {b: [(b"SMISMEMBER", keys.clients_of(b, tab.encode()), *asked) for tab in of] for b, of in by_bucket.items()}
+            )
+            return {
+                tab: [client for client, is_there in zip(few, found, strict=True) if is_there]
+                for bucket, of in by_bucket.items()
+                for tab, found in zip(of, replies[bucket], strict=True)
+            }
         replies = await self._router.read_many(
             {bucket: [(b"SMEMBERS", keys.clients_of(bucket, tab.encode())) for tab in of] for bucket, of in by_bucket.items()}
         )

@@ -89,6 +89,8 @@ class Query:
         self._away: Mapping[int, str] = {}
         self.errors: Counter[str] = Counter()
         """States and Projections that Handlers failed on, by Type, since this process began."""
+        self.read: Counter[str] = Counter()
+        """How many `states` were read to answer questions, since this process began."""
 
     def of(self, reachable: Reachable) -> Query:
         """These questions, of what can be reached."""
@@ -533,6 +535,7 @@ class Query:
                 if further:
                     of_bucket += keys.part_fields(field, further)
         replies = await self._router.read_many({bucket: [(b"HMGET", keys.states(bucket), *of)] for bucket, of in fields.items() if of})
+        self.read["states"] += len(places)
         by_type: _ByType = {}
         for tab, type, client, bucket, place, count in places:
             contents = replies[bucket][0][place : place + count]

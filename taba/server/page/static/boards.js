@@ -8,7 +8,7 @@ import * as format from "./format.js";
 import { listener, repeat } from "./live.js";
 import { hash, parse } from "./names.js";
 import { MOST_PINS, pins, setPins } from "./pins.js";
-import { drawSpark, sparkline } from "./spark.js";
+import { Beginning, Seen, drawSeen, drawSpark, sparkline } from "./spark.js";
 
 const NAME = /^(?!\.{1,2}$)[A-Za-z0-9_.-]{1,64}$/;
 
@@ -43,6 +43,9 @@ export function boards(host, what) {
   const rows = new Map();
   /** @type {Map<string, any>} */
   const now = new Map();
+  const beginning = new Beginning();
+  const latest = new Seen();
+  let heard = 0;
   /** @type {Map<string, HTMLElement>} */
   const cards = new Map();
   const grid = h("ol", { class: "board", "aria-label": "Pinned Tabs" });
@@ -154,7 +157,13 @@ export function boards(host, what) {
     share.href = hash("board", `=${JSON.stringify(tabs)}`);
     share.hidden = !tabs.length;
     listen(within(tabs, MOST_HEARD), (said) => {
-      for (const [tab, aggregate] of Object.entries(said.aggregates)) now.set(tab, aggregate);
+      heard = said.time;
+      for (const [tab, aggregate] of Object.entries(said.aggregates)) {
+        now.set(tab, aggregate);
+        if (aggregate?.error) continue;
+        const { ever, value } = figuresOf(aggregate);
+        latest.add(tab, heard, ever, value);
+      }
       draw();
     });
     draw();
@@ -175,21 +184,25 @@ export function boards(host, what) {
         say(value, String(aggregate.top[0]?.[0] ?? format.NONE));
         say(small, "the most frequent");
       } else if (figures) {
-        say(value, figures.rate !== null ? format.number(figures.rate) : format.amount(figures.value ?? figures.count, unit));
-        say(small, figures.rate !== null ? ["a second", figures.p99 !== null && figures.p99 !== 1 ? `p50 ${format.amount(figures.p50, unit)}` : "", figures.p99 !== null && figures.p99 !== 1 ? `p99 ${format.amount(figures.p99, unit)}` : ""].filter(Boolean).join(" · ") : shape === "values" ? `of ${format.plural(aggregate.clients, "Client")}, together` : shape === "distinct" ? "distinct" : "now");
+        say(value, figures.rate !== null ? format.number(figures.rate) : (figures.text ?? format.amount(figures.value ?? figures.count, unit)));
+        value.classList.toggle("text", figures.rate === null && figures.text !== null);
+        say(small, figures.rate !== null ? ["a second", figures.p99 !== null && figures.p99 !== 1 ? `p50 ${format.amount(figures.p50, unit)}` : "", figures.p99 !== null && figures.p99 !== 1 ? `p99 ${format.amount(figures.p99, unit)}` : ""].filter(Boolean).join(" · ") : shape === "values" ? `of ${format.plural(aggregate.clients, "Client")}${figures.text === null && aggregate.clients > 1 ? ", together" : ""}` : shape === "distinct" ? "distinct" : "now");
       } else if (row === null) {
         say(value, format.NONE);
         say(small, "nothing is recorded under this name");
       }
-      drawSpark(spark, row?.sparkline ?? null);
+      if (row?.sparkline) drawSpark(spark, beginning.since(row.sparkline));
+      else drawSeen(spark, latest.by.get(tab), heard, false);
     }
   }
 
   const ends = [
     repeat(async () => {
+      let isRefused = false; // a token that is bound sees no boards of others
       const all = await get("/v1/boards").catch((failure) => {
-        if (failure.status === 403) return {}; // a token that is bound sees no boards of others
-        throw failure;
+        if (failure.status !== 403) throw failure;
+        isRefused = true;
+        return {};
       });
       fill(others, h("a", { href: "#/board", "aria-current": isMine ? "page" : null }, "mine"), ...Object.keys(all).map((one) => h("a", { href: hash("board", one), "aria-current": one === name ? "page" : null }, one)));
       if (!isMet) {
@@ -198,6 +211,7 @@ export function boards(host, what) {
         else say(told, `There is no board ${name}.`);
         arrange();
       }
+      return !isRefused;
     }, 15_000),
     repeat(async () => {
       if (!catalogue.names.length) {
@@ -208,6 +222,7 @@ export function boards(host, what) {
       const found = await get(url("/v1/overview", { name: within(tabs, MOST_ROWS), sort: "name", limit: MOST_ROWS }));
       for (const tab of tabs) rows.set(tab, null);
       for (const row of found) if (rows.has(row.name)) rows.set(row.name, row);
+      beginning.look(found);
       draw();
     }, 5000),
   ];

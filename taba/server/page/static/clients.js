@@ -1,22 +1,18 @@
-// Clients: by host and program, alive or gone; one of them with all its Tabs; and the processes that this page has watched.
+// Clients: by host and program, alive or gone; and the processes that this page has watched.
 
-import { get, url } from "./api.js";
+import { get } from "./api.js";
 import { fill, h, say, table } from "./dom.js";
 import * as format from "./format.js";
 import { lives, lookingSince, watchLives } from "./life.js";
 import { status } from "./line.js";
 import { repeat } from "./live.js";
-import { clientParts, hash, parse } from "./names.js";
-import { drawSpark, sparkline } from "./spark.js";
+import { clientParts, hash } from "./names.js";
 
 const MOST = 500; // Clients of a list that are shown at once
-const ROWS = 100; // Tabs of a Client that are shown, those that move most first
 const kept = { text: "" };
 
-/**
- * @param {string} client
- */
-function lamp(client) {
+/** @param {string} client */
+export function lamp(client) {
   const life = lives.get(client);
   const word = !life ? "not known" : life.alive ? "alive" : "gone";
   return h("span", { class: `lamp ${life ? (life.alive ? "good" : "bad") : ""}` }, word);
@@ -70,55 +66,6 @@ export function clients(host) {
     }),
   ];
   return { title: "Clients", keys: { "/": ["search Clients", () => input.focus()] }, end: () => ends.forEach((end) => end()) };
-}
-
-/**
- * @param {HTMLElement} host
- * @param {string} name
- * @returns {import("./view.js").View}
- */
-export function client(host, name) {
-  const state = h("p", { class: "tools" });
-  const body = h("div");
-  fill(host, h("h1", null, name), state, body);
-  const ends = [
-    repeat(async () => {
-      const rows = await get(url("/v1/overview", { client: name, sort: "moves", limit: ROWS }));
-      const life = lives.get(name);
-      fill(state, lamp(name), life ? h("span", { class: "quiet" }, `${life.alive ? "for" : "since"} ${format.lasting(Date.now() / 1000 - life.since)} that this page looks; last heard of at ${format.time(life.heard)}`) : null, h("span", { class: "quiet" }, format.plural(rows.length, "Tab") + (rows.length === ROWS ? " and more, those that move most first" : "")));
-      const wrong = (status.last?.problems ?? []).filter((/** @type {string} */ problem) => problem.includes(name));
-      fill(
-        body,
-        wrong.length ? h("ul", { class: "problemlist" }, ...wrong.map((/** @type {string} */ problem) => h("li", null, problem))) : null,
-        rows.length
-          ? table(
-              `Tabs of ${name}`,
-              ["Tab", "Type", "last hour", "per second", "1 min", "1 h", "p50", "p99", "value"],
-              rows.map((/** @type {any} */ row) => {
-                const spark = sparkline();
-                drawSpark(spark, row.sparkline);
-                const { base, labels } = parse(row.name);
-                const isCounted = row.sparkline !== null;
-                return [
-                  h("a", { href: hash("tab", row.name) }, base, ...labels.map(([key, value]) => h("span", { class: "label" }, h("i", null, key), value))),
-                  row.type,
-                  spark,
-                  isCounted ? format.number((row["1m"] ?? 0) / 60) : "",
-                  isCounted ? format.count(row["1m"]) : "",
-                  isCounted ? format.count(row["1h"]) : "",
-                  row.p50 === null ? "" : format.amount(row.p50, row.unit),
-                  row.p99 === null ? "" : format.amount(row.p99, row.unit),
-                  isCounted || row.value === null ? "" : format.amount(row.value, row.unit),
-                ];
-              }),
-              [false, false, false, true, true, true, true, true, true],
-            )
-          : h("p", { class: "empty" }, "Nothing is kept of this Client."),
-      );
-    }, 3000),
-    watchLives(() => {}),
-  ];
-  return { title: name, keys: {}, end: () => ends.forEach((end) => end()) };
 }
 
 /**

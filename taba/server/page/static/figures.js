@@ -1,6 +1,6 @@
 // What an Aggregate says in a few figures: by its shape, never by the name of its Type.
 
-/** @typedef {{rate: number | null, count: number | null, p50: number | null, p99: number | null, value: number | null, text: string | null}} Figures */
+/** @typedef {{rate: number | null, count: number | null, p50: number | null, p99: number | null, value: number | null, text: string | null, ever: number | null}} Figures */
 
 export const WINDOWS = /** @type {const} */ (["1m", "10m", "1h", "1d"]);
 export const SECONDS = /** @type {Record<string, number>} */ ({ "1m": 60, "10m": 600, "1h": 3600, "1d": 86400 });
@@ -27,6 +27,7 @@ export function figuresOf(aggregate) {
     p50: finite(spread?.p50),
     p99: finite(spread?.p99),
     text: textOf(aggregate),
+    ever: finite(aggregate?.pct?.count ?? aggregate?.["1d"]?.count ?? (typeof aggregate?.total === "number" ? aggregate.count : null)),
     value: finite(aggregate?.value ?? aggregate?.sum ?? aggregate?.distinct ?? (minute ? null : aggregate?.total)),
   };
 }

@@ -9,7 +9,7 @@ import { WindowedList } from "./list.js";
 import { listener, repeat, trying } from "./live.js";
 import { hash, parse, prefixOf, search } from "./names.js";
 import { pinned, togglePin } from "./pins.js";
-import { drawSpark, sparkline } from "./spark.js";
+import { Beginning, Seen, drawSeen, drawSpark, sparkline } from "./spark.js";
 
 /** @typedef {import("./view.js").View} View */
 /** @typedef {{kind: "head", text: string, note: string} | {kind: "group", prefix: string, many: number, open: boolean} | {kind: "tab", name: string, under: boolean}} Item */
@@ -38,6 +38,9 @@ export function home(host) {
   /** @type {string[]} */
   let seen = [];
   let drawn = "";
+  const beginning = new Beginning();
+  const latest = new Seen();
+  let heard = 0;
   let known = catalogue.at > 0;
   const listen = listener();
 
@@ -82,8 +85,9 @@ export function home(host) {
   const heads = h(
     "div",
     { class: "row heads", "aria-hidden": "true" },
-    ...["", "Tab", "last hour", "now", "an hour ago", "p50", "p99", "Clients"].map((text, at) => h("span", { class: ["pin", "name", "sparks", "number", "number ago", "number", "number", "number few"][at] }, text)),
+    ...["", "Tab", "last hour", "since you look", "now", "an hour ago", "p50", "p99", "Clients"].map((text, at) => h("span", { class: ["pin", "name", "sparks", "sparks seen", "number", "number ago", "number", "number", "number few"][at] }, text)),
   );
+  const lasting = heads.children[2];
   host.replaceChildren(
     h("h1", { class: "unseen" }, "What moves"),
     h("div", { class: "tools" }, input, h("label", { class: "quiet rank" }, "Rank by ", sort), total),
@@ -94,8 +98,7 @@ export function home(host) {
   function make() {
     const pin = h("button", { class: "pin", tabindex: -1, onclick: () => pinRow(Number(row.dataset["at"])) });
     const cells = [h("span", { class: "number rate" }), h("span", { class: "number ago" }), h("span", { class: "number" }), h("span", { class: "number" }), h("span", { class: "number few" })];
-    const spark = h("span", { class: "sparks" }, sparkline());
-    const row = h("div", { class: "row" }, h("span", { class: "star" }, pin), h("span", { class: "name" }, h("b"), h("i"), h("em")), spark, ...cells);
+    const row = h("div", { class: "row" }, h("span", { class: "star" }, pin), h("span", { class: "name" }, h("b"), h("i"), h("em")), h("span", { class: "sparks" }, sparkline()), h("span", { class: "sparks seen" }, sparkline()), ...cells);
     return row;
   }
 
@@ -111,7 +114,7 @@ export function home(host) {
    * @param {Item} item
    */
   function show(row, item) {
-    const [star, name, spark, rate, ago, p50, p99, clients] = /** @type {HTMLElement[]} */ ([...row.children]);
+    const [star, name, spark, came, rate, ago, p50, p99, clients] = /** @type {HTMLElement[]} */ ([...row.children]);
     const pin = /** @type {HTMLButtonElement} */ (star.firstChild);
     row.className = `row ${item.kind}`;
     const [base, labels, type] = /** @type {HTMLElement[]} */ ([...name.children]);
@@ -120,6 +123,7 @@ export function home(host) {
       say(labels, item.kind === "head" ? item.note : format.plural(item.many, "Tab"));
       for (const cell of [type, rate, ago, p50, p99, clients]) say(cell, "");
       drawSpark(/** @type {any} */ (spark.firstChild), null);
+      drawSpark(/** @type {any} */ (came.firstChild), null);
       pin.hidden = true;
       return;
     }
@@ -137,7 +141,7 @@ export function home(host) {
     const live = now.get(item.name);
     const unit = said?.unit ?? null;
     const figures = live ?? said;
-    const counts = /** @type {(number | null)[] | null} */ (said?.sparkline?.map((/** @type {number | null} */ count, /** @type {number} */ minute) => (minute < beginning ? null : count)) ?? null);
+    const counts = /** @type {(number | null)[] | null} */ (said?.sparkline ?? null);
     const isCounted = live ? live.rate !== null : said?.sparkline != null;
     if (said?.error) {
       say(rate, "");
@@ -151,7 +155,7 @@ export function home(host) {
       const isSpread = figures && (figures.p50 ?? null) !== null && !(figures.p50 === 1 && figures.p99 === 1); // of what counts one by one there is nothing to tell
       say(p50, isSpread ? format.amount(figures.p50, unit) : "");
       say(p99, isSpread ? format.amount(figures.p99, unit) : "");
-      const then = counts && beginning < FIRST_MINUTES ? hourAgo(counts) : null;
+      const then = counts && beginning.minute < FIRST_MINUTES ? hourAgo(counts) : null;
       const changed = counts && figures && then !== null ? format.change(figures.rate, then) : { text: "", word: "", direction: 0 };
       say(ago, changed.text);
       ago.title = changed.word;
@@ -159,7 +163,8 @@ export function home(host) {
       ago.classList.toggle("down", changed.direction < 0);
     }
     say(clients, said ? format.count(said.clients) : "");
-    drawSpark(/** @type {any} */ (spark.firstChild), counts);
+    drawSpark(/** @type {any} */ (spark.firstChild), beginning.since(counts));
+    drawSeen(/** @type {any} */ (came.firstChild), latest.by.get(item.name), heard, live?.ever !== null);
   }
 
   /** @param {Item} item */
@@ -178,10 +183,17 @@ export function home(host) {
     const names = [...new Set(items.flatMap((item) => (item.kind === "tab" ? [item.name] : [])))].slice(0, LIVE);
     if (names.join("\n") === seen.join("\n")) return;
     seen = names;
+    latest.keep(new Set(names));
     clearTimeout(settling);
     settling = setTimeout(() => {
       listen(within(seen, MOST_HEARD), (said) => {
-        for (const [name, aggregate] of Object.entries(said.aggregates)) if (!aggregate?.error) now.set(name, figuresOf(aggregate));
+        heard = said.time;
+        for (const [name, aggregate] of Object.entries(said.aggregates)) {
+          if (aggregate?.error) continue;
+          const figures = figuresOf(aggregate);
+          now.set(name, figures);
+          latest.add(name, heard, figures.ever, figures.value);
+        }
         list.refresh();
       });
       void trying(fetchSeen());
@@ -207,22 +219,11 @@ export function home(host) {
     list.refresh();
   }
 
-  /**
-   * Find out since when anything was recorded, as far as is told: before that the system was not there, and nothing is said of then.
-   * @param {any[]} answered
-   */
+  /** @param {any[]} answered */
   function lookBack(answered) {
-    if (performance.now() - lookedBack > 60_000) {
-      beginning = Infinity; // minutes move on
-      lookedBack = performance.now();
-    }
-    for (const { sparkline: counts } of [...answered, ...rows.values()]) {
-      const first = counts?.findIndex((/** @type {number | null} */ count) => count) ?? -1;
-      if (first >= 0) beginning = Math.min(beginning, first);
-    }
+    beginning.look([...answered, ...rows.values()]);
+    say(lasting, beginning.words());
   }
-  let beginning = Infinity; // the minute of the sparklines in which the first Event that is told of was recorded
-  let lookedBack = -Infinity;
 
   async function rank() {
     const { sort: by } = kept;

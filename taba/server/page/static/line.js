@@ -58,7 +58,7 @@ export function systemLine(host) {
     say(fresh, p99 === null || p99 === undefined ? format.NONE : format.amount(p99, "s"));
     say(alive, living ? `${format.plural(living["taba.alive"]?.sum ?? 0, "Client")} alive` : ""); // each says 1
     const hosts = new Set([...lives].filter(([, life]) => life.alive).map(([client]) => clientParts(client).host));
-    say(agents, hosts.size > 1 ? `on ${format.plural(hosts.size, "host")}` : "");
+    say(agents, `${format.plural(said.agents, "Agent")}${hosts.size > 1 ? `, ${format.plural(hosts.size, "host")}` : ""}`);
     const wrong = said.problems.length;
     say(problems, wrong ? `${format.plural(wrong, "problem")}: ${said.problems[0]}` : "nothing needs you");
     problems.classList.toggle("bad", wrong > 0);

@@ -102,33 +102,39 @@ function listen(names, told) {
 
 /**
  * What a Server refused, or did not answer, api.js has said; anything else is a fault of this page.
- * @param {Promise<void>} doing
+ * @template T
+ * @param {Promise<T>} doing
+ * @returns {Promise<T | undefined>}
  */
 export async function trying(doing) {
   try {
-    await doing;
+    return await doing;
   } catch (failure) {
     if (!(failure instanceof Failed)) console.error(failure);
+    return undefined;
   }
 }
 
 /**
- * Do what a token that is bound may not be allowed to: then the refusal is shown in the place of the answer.
+ * Do what a token that is bound may not be allowed to: then the refusal is shown in the place of the answer, and false is told.
  * @param {HTMLElement} host
  * @param {() => Promise<void>} doing
+ * @returns {Promise<boolean>} whether to ask again
  */
 export async function allowed(host, doing) {
   try {
     await doing();
+    return true;
   } catch (failure) {
     if (!(failure instanceof Failed) || failure.status !== 403) throw failure;
     fill(host, h("p", { class: "empty" }, failure.message));
+    return false;
   }
 }
 
 /**
- * Do something now and again while the page can be seen, and never twice at once. Returns what ends it.
- * @param {() => Promise<void>} doing
+ * Do something now and again while the page can be seen, and never twice at once, until it tells false. Returns what ends it.
+ * @param {() => Promise<boolean | void>} doing
  * @param {number | (() => number)} every ms
  * @returns {() => void}
  */
@@ -142,7 +148,7 @@ export function repeat(doing, every) {
     if (over || running) return;
     if (!document.hidden) {
       running = true;
-      await trying(doing());
+      if ((await trying(doing())) === false) over = true;
       running = false;
     }
     if (!over) timer = setTimeout(once, typeof every === "number" ? every : every());

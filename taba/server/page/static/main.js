@@ -2,7 +2,8 @@
 
 import * as api from "./api.js";
 import { boards } from "./boards.js";
-import { client, clients, processes } from "./clients.js";
+import { client } from "./client.js";
+import { clients, processes } from "./clients.js";
 import { h, fill, say } from "./dom.js";
 import { home } from "./home.js";
 import { letters } from "./letters.js";

@@ -8,6 +8,7 @@ import { allowed, repeat } from "./live.js";
 
 const MOVED = 60_000; // ms for which a bucket that changed its shard is marked
 const MOST_CELLS = 4096; // buckets that are drawn one by one
+const MOST_NAMED = 12; // buckets that are on their way
 const JOBS = /** @type {[string, string, string][]} */ ([["check", "Check", "Compare maps and owner keys"], ["prune", "Prune", "Forget what is idle for long"], ["upgrade", "Upgrade", "Write States of older versions anew"]]);
 
 /**
@@ -22,8 +23,9 @@ export function system(host) {
   const jobs = h("section");
   const told = h("p", { class: "quiet", role: "status" });
   fill(host, h("h1", null, "System"), problems, servers, shards, jobs, handlers);
-  /** @type {Map<string, {shard: string, uses: number, moved: number, busy: number}>} */
+  /** @type {Map<string, {shard: string, uses: number, moved: number, busy: number, to: string}>} */
   const buckets = new Map();
+  let isMoving = false;
 
   /** @param {() => Promise<any>} doing */
   async function act(doing) {
@@ -64,7 +66,7 @@ export function system(host) {
         servers,
         h("h2", { id: "servers" }, "Servers", h("span", { class: "quiet" }, `store ${store.url}, ${format.count(store.buckets)} buckets, ${format.count(said.folded)} events folded, ${format.count(said.dead_letters)} dead letters`)),
         table("Every Server", ["address", "does", "up for"], all.map((/** @type {any} */ one) => [one.url, (one.roles ?? []).join(", "), format.lasting(Date.now() / 1000 - one.started)]), [false, false, true]),
-        h("p", { class: "quiet" }, `This one: version ${said.version}, ${format.plural(said.workers, "worker")}; from record to visible p50 ${format.amount(latency?.p50, "s")}, p95 ${format.amount(latency?.p95, "s")}, p99 ${format.amount(latency?.p99, "s")}; ${format.plural(said.listening.connections, "connection")}, ${format.count(said.listening.listeners)} listening.`),
+        h("p", { class: "quiet" }, `This one: version ${said.version}, ${format.plural(said.workers, "worker")}; from record to visible p50 ${format.amount(latency?.p50, "s")}, p95 ${format.amount(latency?.p95, "s")}, p99 ${format.amount(latency?.p99, "s")}; ${format.plural(said.listening.connections, "connection")}, ${format.count(said.listening.listeners)} listening; ${format.plural(said.agents, "Agent")} heard of lately.`),
       );
       const names = Object.keys(said.handlers).sort();
       fill(
@@ -74,7 +76,7 @@ export function system(host) {
         said.types_missing.length ? h("p", { class: "bad" }, `Nobody here knows: ${said.types_missing.join(", ")}.`) : null,
       );
     }, 3000),
-    repeat(() => allowed(shards, drawAll), 3000),
+    repeat(() => allowed(shards, drawAll), () => (isMoving ? 1000 : 3000)),
     repeat(() => allowed(jobs, drawJobs), 2000),
   ];
 
@@ -84,14 +86,17 @@ export function system(host) {
     for (const shard of all) {
       for (const [bucket, uses] of Object.entries(shard.uses ?? {})) {
         const known = buckets.get(bucket);
-        if (!known) buckets.set(bucket, { shard: shard.name, uses, moved: 0, busy: 0 });
+        const to = shard.moving?.[bucket] ?? "";
+        if (!known) buckets.set(bucket, { shard: shard.name, uses, moved: 0, busy: 0, to });
         else {
+          known.to = to;
           if (known.shard !== shard.name) Object.assign(known, { shard: shard.name, moved: now });
           known.busy = 0.5 * known.busy + 0.5 * Math.max(0, uses - known.uses);
           known.uses = uses;
         }
       }
     }
+    isMoving = all.some((/** @type {any} */ shard) => Object.keys(shard.moving ?? {}).length > 0);
     drawShards(all, now);
   }
 
@@ -109,13 +114,19 @@ export function system(host) {
         ? all.map((shard) => {
             const mine = [...buckets].filter(([, bucket]) => bucket.shard === shard.name).sort(([one], [other]) => Number(one) - Number(other));
             const moved = mine.filter(([, bucket]) => now - bucket.moved < MOVED).length;
-            const map = h("div", { class: "map", role: "img", "aria-label": `${format.plural(mine.length, "bucket")} of ${shard.name}${moved ? `, ${moved} came within the last minute` : ""}` });
+            const leaving = mine.filter(([, bucket]) => bucket.to);
+            const news = [
+              moved ? `${format.count(moved)} came within the last minute` : "",
+              leaving.length ? `${format.count(leaving.length)} on ${leaving.length === 1 ? "its" : "their"} way to ${[...new Set(leaving.map(([, bucket]) => bucket.to))].join(", ")}: ${leaving.slice(0, MOST_NAMED).map(([name]) => name).join(", ")}${leaving.length > MOST_NAMED ? ", …" : ""}` : "",
+              shard.moving === null ? "which are on their way cannot be told now" : "",
+            ].filter(Boolean).map((text) => `; ${text}`).join("");
+            const map = h("div", { class: "map", role: "img", "aria-label": `${format.plural(mine.length, "bucket")} of ${shard.name}${news}` });
             for (const [name, bucket] of mine) {
-              const cell = h("i", { title: `bucket ${name}`, class: now - bucket.moved < MOVED ? "moved" : null });
+              const cell = h("i", { title: bucket.to ? `bucket ${name}, on its way to ${bucket.to}` : `bucket ${name}`, class: bucket.to ? "leaving" : now - bucket.moved < MOVED ? "moved" : null });
               style(cell, "--busy", String(Math.sqrt(bucket.busy / most)));
               map.append(cell);
             }
-            return h("figure", null, h("figcaption", { class: "quiet" }, `${shard.name}: its buckets, darker the more this Server uses them${moved ? `; ${moved} came within the last minute` : ""}`), map);
+            return h("figure", null, h("figcaption", { class: "quiet" }, `${shard.name}: its buckets, darker the more this Server uses them${news}`), map);
           })
         : []),
     );

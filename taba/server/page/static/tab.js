@@ -17,6 +17,7 @@ import { Who } from "./who.js";
 
 const NOMINAL = /** @type {Record<string, number>} */ ({ "1m": 5, "10m": 30, "1h": 150, "1d": 900 }); // seconds of a cell, at the least
 const MOST_MEMBERS = 60; // Tabs of one base name of which Clients are told apart
+const MOST_DRAWN = 200; // Tabs of one base name whose past is drawn, the first by name
 const SLOTS_EVERY = 4000; // ms, or 20 times as long as the answer took
 const WHO_EVERY = 4000;
 const PARTS = 7; // label values that are told apart; the others are one
@@ -69,7 +70,8 @@ export function tab(host, name) {
   const legend = h("ul", { class: "legend" });
   const detail = h("div", { class: "detail" });
   const beside = h("details", { class: "beside", ontoggle: () => drawTable() }, h("summary", null, "The same as a table"));
-  const past = h("section", { class: "past", "aria-labelledby": "past" }, h("div", { class: "tools" }, h("h2", { id: "past" }, "Past"), h("label", { class: "quiet" }, "by ", breakdown), chooseHeat, whole, legend), windows, detail, beside);
+  const partly = h("span", { class: "quiet" });
+  const past = h("section", { class: "past", "aria-labelledby": "past" }, h("div", { class: "tools" }, h("h2", { id: "past" }, "Past", partly), h("label", { class: "quiet" }, "by ", breakdown), chooseHeat, whole, legend), windows, detail, beside);
   const body = h("section", { class: "body", "aria-label": "Figures" });
   const who = new Who();
   const elsewhere = h("section", { class: "elsewhere", "aria-label": "Elsewhere" });
@@ -276,7 +278,7 @@ export function tab(host, name) {
   async function askSlots() {
     if (!hasSlots) return;
     const began = performance.now();
-    const found = await get(url("/v1/slots", { name }));
+    const found = await get(url("/v1/slots", { name, limit: MOST_DRAWN }));
     took = performance.now() - began;
     /** @type {Record<string, Slot[]>} */
     const mine = Object.create(null);
@@ -289,7 +291,9 @@ export function tab(host, name) {
       } else if (one?.error) error = one.error;
     }
     hasSlots = Object.keys(mine).length > 0 || !/keeps no slots/.test(error);
-    past.hidden = !Object.keys(mine).length;
+    const drawn = Object.keys(mine).length;
+    say(partly, members.length > MOST_DRAWN ? `of the first ${format.count(drawn)} of ${format.count(members.length)} by name` : "");
+    past.hidden = !drawn;
     if (!past.hidden) {
       slots = mine;
       at = Math.max(at, ...Object.values(mine).map((of) => of[of.length - 1]?.end ?? 0));
