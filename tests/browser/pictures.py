@@ -1,25 +1,31 @@
-"""`python -m tests.browser.pictures`: takes the pictures of the documentation anew, of a Server whose processes work for a while."""
+"""`python -m tests.browser.pictures`: takes the pictures of the documentation anew, of a Server that knows an hour and more."""
 
 from __future__ import annotations
 
+import math
+import random
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from tests.browser.chromium import DESKTOP, PHONE, Browser
 from tests.services import Services
 from tests.sources import ROOT
 
-WORK_SECONDS = 100.0  # so that a minute and its slots are there
+WORK_SECONDS = 75.0  # so that a minute of what is live is there
+PAST_SECONDS, STEP_SECONDS = 80 * 60, 10  # of what is told to have happened before
 FOLDER = ROOT / "docs" / "pictures"
 TALL = (1440, 1300)
+# name, place, size, light or dark, keys that are pressed there
 PICTURES = [
-    ("home-light", "#/", DESKTOP, "light"),
-    ("tab-light", "#/tab/http_seconds", TALL, "light"),
-    ("tab-dark", "#/tab/http_requests", TALL, "dark"),
-    ("phone-dark", "#/", PHONE, "dark"),
-    ("board-dark", "#/board/shop", (1440, 620), "dark"),
+    ("home-light", "#/", DESKTOP, "light", ""),
+    ("home-dark", "#/", DESKTOP, "dark", ""),
+    ("tab-light", "#/tab/http_seconds", TALL, "light", "3"),
+    ("tab-dark", "#/tab/http_requests", TALL, "dark", "3"),
+    ("phone-dark", "#/", PHONE, "dark", ""),
+    ("board-dark", "#/board/shop", (1440, 620), "dark", ""),
 ]
 BOARD = ['http_requests{route="/search"}', 'http_seconds{route="/cart"}', "queue_depth", "search_words", "visitors", "requests_in_flight"]
 WORK = """
@@ -48,6 +54,38 @@ while True:
     visitors.record(f"u{random.randrange(9000)}")
     time.sleep(0.05)
 """
+PROCESSES = 5
+HOSTS = ("web-1", "web-2", "jobs-1")
+ROUTES = (("/cart", 5, -3.6), ("/login", 1, -3.1), ("/search", 9, -2.6))
+
+
+def tell_of_the_past(services: Services) -> None:
+    """What the processes would have recorded in the hour before, as far as pictures show it, with waves and one bad quarter."""
+    chance, now = random.Random(1), time.time()
+    for me in range(PROCESSES):
+        events: list[Any] = []
+        for step in range(-PAST_SECONDS, 0, STEP_SECONDS):
+            at = now + step
+            wave = 1 + 0.4 * math.sin(at / 170) + 0.15 * math.sin(at / 41)
+            is_bad = -2100 < step < -1300
+            for route, weight, usual in ROUTES:
+                labels = {"route": route}
+                many = max(1, round(9 * weight * wave * (0.55 if is_bad else 1) + chance.random()))
+                events.append({"tab": "http_requests", "labels": labels, "type": "CounterGroup", "value": [1, many], "time": at})
+                slow = (3 if is_bad and route == "/cart" else 1) * wave
+                for _ in range(8):
+                    value = chance.lognormvariate(usual, 0.6) * slow
+                    events.append(
+                        {
+                            "tab": "http_seconds",
+                            "labels": labels,
+                            "type": "PercentileGroup",
+                            "value": [value, max(1, many // 8)],
+                            "time": at,
+                        }
+                    )
+        for start in range(0, len(events), 5000):
+            services.query.post_events(f"{HOSTS[me % 3]}:shop/{me}", events[start : start + 5000])
 
 
 def main() -> None:
@@ -57,8 +95,10 @@ def main() -> None:
     try:
         services.start_server()
         services.start_agent()
+        tell_of_the_past(services)
         workers += [
-            subprocess.Popen([sys.executable, "-c", WORK, str(number)], env=services.environ, cwd=services.directory) for number in range(5)
+            subprocess.Popen([sys.executable, "-c", WORK, str(number)], env=services.environ, cwd=services.directory)
+            for number in range(PROCESSES)
         ]
         time.sleep(WORK_SECONDS)
         browser = Browser(Path(services.directory) / "profile")
@@ -66,15 +106,18 @@ def main() -> None:
             put = "fetch('/v1/boards/shop', {method: 'PUT', body: JSON.stringify({tabs: arguments[0]})})"
             browser.open(services.server_url)
             browser.run(put, BOARD)
-            browser.run("fetch('/v1/notes', {method: 'POST', body: JSON.stringify({text: 'deploy 1.4', time: Date.now() / 1000 - 45})})")
-            for name, place, size, scheme in PICTURES:
+            browser.run("fetch('/v1/notes', {method: 'POST', body: JSON.stringify({text: 'deploy 1.4', time: Date.now() / 1000 - 2100})})")
+            for name, place, size, scheme, pressed in PICTURES:
                 browser.resize(size)
                 browser.prefer(scheme)
                 browser.open(f"{services.server_url}/{place}")
                 browser.until(lambda: browser.texts(".rate, .large dd, .card .value"))
                 time.sleep(6.0)  # what is live has come, and been drawn
+                if pressed:
+                    browser.press(pressed)
                 if name == "tab-dark":
                     browser.run("const s = document.querySelector('.past select'); s.value = 'route'; s.dispatchEvent(new Event('change'))")
+                time.sleep(1.0)
                 browser.picture(FOLDER / f"{name}.png")
         finally:
             browser.stop()
