@@ -16,6 +16,7 @@ from urllib.parse import quote
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
+from taba.query import Query, QueryError
 from taba.tokens import Scope, line_of, new_token
 from tests.browser.chromium import DESKTOP, PHONE, Browser, Keys
 from tests.needs import needs_program
@@ -310,6 +311,65 @@ class Page(WithBrowser):
         self.browser.press(Keys.ESCAPE)
         self.browser.until(lambda: self.browser.run("return location.hash") == "#/")
 
+    def test_tab_and_enter_alone_reach_what_a_mouse_does_and_show_where_they_are(self) -> None:
+        self.open()
+        self.browser.until_text(".row .name", "hits")
+        for place, head in (("clients", "Clients"), ("processes", "My processes"), ("system", "System"), ("letters", "Dead letters")):
+            self.reach(f"nav a[href='#/{place}']")
+            self.browser.press(Keys.ENTER)
+            self.browser.until_text("h1", head)
+        self.reach(".letter summary")
+        self.browser.press(Keys.ENTER)
+        self.browser.until_text(".letter td", "<img")
+        self.reach("#discard")
+        self.reach("nav a[href='#/']", Keys.SHIFT)
+        self.browser.press(Keys.ENTER)
+        self.reach("#search")
+        self.browser.press("percentile cart", Keys.ENTER)
+        self.browser.until_text("h1", "http_seconds")
+        self.reach(".tabhead button")
+        self.browser.press(Keys.ENTER)
+        self.browser.until_text(".tabhead button", "Pinned")
+        self.reach(".window:nth-child(3)")
+        self.browser.press(Keys.ENTER)
+        self.browser.until(lambda: self.browser.run("return document.querySelectorAll('.window')[2].ariaPressed") == "true")
+        self.reach("details.beside summary")
+        self.browser.press(Keys.ENTER)
+        self.browser.until_text(".beside th", "per second")
+        self.reach(".body .scroll")
+        self.browser.until_other(".large dd")  # it is drawn anew meanwhile, and the focus stays
+        self.assertTrue(self.browser.run("return document.activeElement.matches('.body .scroll')"))
+        self.reach("[data-sort='1m.count']")
+        self.browser.press(Keys.ENTER)
+        self.reach(".copied button")
+        self.browser.press(Keys.ENTER)
+        self.browser.until_text(".copied button", "op")
+        self.reach("nav a[href='#/board']", Keys.SHIFT)
+        self.browser.press(Keys.ENTER)
+        self.browser.until_text(".card", "http_seconds")
+        tab = self.browser.run("return document.querySelector('.card').dataset.tab")
+        self.reach(".card .corner button:nth-child(3)")
+        self.browser.press(Keys.ENTER)
+        self.browser.until(lambda: self.browser.run("return document.querySelector('.card')?.dataset.tab") != tab)
+        self.assertEqual(self.browser.said(), [])
+
+    def reach(self, selector: str, *held: str) -> None:
+        """Press Tab, with `held` keys, until what matches has the focus; every place on the way can be seen to have it."""
+        steps = []
+        for _ in range(150):
+            self.browser.press(*held, Keys.TAB, *([Keys.NULL] if held else []))
+            script = """
+                const e = document.activeElement, s = getComputedStyle(e);
+                const isSeen = e === document.body || s.outlineStyle !== 'none' || s.boxShadow !== 'none';
+                return [e.matches(arguments[0]), isSeen, e.outerHTML.slice(0, 120)];
+            """
+            is_there, is_seen, what = self.browser.run(script, selector)
+            self.assertTrue(is_seen, what)
+            if is_there:
+                return
+            steps.append(what)
+        raise AssertionError(f"{selector} is not reached by Tab: {steps}")
+
     def test_nothing_of_a_phone_is_too_wide_and_dark_is_dark(self) -> None:
         self.browser.resize(PHONE)
         self.browser.prefer("dark")
@@ -363,6 +423,13 @@ class Away(WithBrowser):
 
 
 class LoggedIn(SynchronousTestCase):
+    def is_ready(self, query: Query) -> bool:
+        try:
+            query.names()
+        except QueryError:
+            return False
+        return True
+
     def test_a_token_is_asked_for_once_and_one_for_reading_changes_nothing(self) -> None:
         services = Services()
         self.addCleanup(services.stop)
@@ -376,6 +443,9 @@ class LoggedIn(SynchronousTestCase):
         child = Process("server", twistd("taba-server", *options, "--tokens", str(file)), services.directory, services.environ)
         services.children.append(child)
         wait_for_port(child, services.server_port, START_SECONDS)
+        query = Query(services.server_url, token=tokens["admin"])
+        browser.until(lambda: self.is_ready(query))
+        query.post_events("batch/1", [{"tab": "lost", "type": "NoSuchType", "value": 1}])
         browser.open(services.server_url)
         browser.type("#token", new_token("read"))
         browser.press(Keys.ENTER)
@@ -389,6 +459,9 @@ class LoggedIn(SynchronousTestCase):
             browser.until_text("h1", "System")
             browser.until_text("#jobs", "Jobs")
             self.assertEqual(bool(browser.texts("#job-prune")), may)
+            browser.press("d")
+            browser.until_text(".letter summary", "no Handler of Type NoSuchType")
+            self.assertEqual((bool(browser.texts("#retry")), bool(browser.texts("#discard"))), (may, may))
             browser.click("#top .corner button")
             browser.until_text("main", "asks for a token")
         browser.type("#token", bound)
@@ -398,3 +471,9 @@ class LoggedIn(SynchronousTestCase):
         browser.until_text("main .empty", "bound to nothing; yours is bound to")  # not a page that says nothing
         browser.press("y")
         browser.until(lambda: len([text for text in browser.texts("main .empty") if "bound to nothing" in text]) == 2)
+        refused = "return performance.getEntriesByType('resource').filter(one => /shards|jobs/.test(one.name)).length"
+        asked = browser.run(refused)
+        statuses = "return performance.getEntriesByType('resource').filter(one => one.name.includes('/v1/status')).length"
+        before = browser.run(statuses)
+        browser.until(lambda: browser.run(statuses) >= before + 4)  # what is not refused is asked on and on
+        self.assertEqual(browser.run(refused), asked)

@@ -47,13 +47,24 @@ export function svg(tag, attributes, ...children) {
 }
 
 /**
- * Replace what is in an element.
+ * Replace what is in an element. Whatever had the focus in there, its successor has it: who goes by keys is not thrown out by what is live.
  * @param {Element} parent
  * @param {...(Child | Child[])} children
  */
 export function fill(parent, ...children) {
+  const focused = document.activeElement;
+  /** @type {number[]} */
+  const path = [];
+  if (focused && focused !== parent && parent.contains(focused)) {
+    for (let at = focused; at !== parent && at.parentElement; at = at.parentElement) path.unshift([...at.parentElement.children].indexOf(at));
+  }
   parent.replaceChildren();
   append(parent, children);
+  if (!focused || !path.length) return;
+  /** @type {Element | undefined} */
+  let found = parent;
+  for (const place of path) found = found?.children[place];
+  if (found instanceof HTMLElement && found.tagName === focused.tagName) found.focus({ preventScroll: true });
 }
 
 /**
