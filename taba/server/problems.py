@@ -5,7 +5,7 @@ What is wrong now is a problem while it is. What has happened is one for RECENT_
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 RECENT_SECONDS = 3600.0  # a person who looks once an hour sees it
@@ -55,8 +55,8 @@ def late(percentiles: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def buried(by_reason: Mapping[str, int]) -> list[str]:
-    """A sentence where Events lie as dead letters."""
+def buried(by_reason: Mapping[str, int], conflicts: Sequence[str] = ()) -> list[str]:
+    """Sentences where Events lie as dead letters; `conflicts`: which Tabs came under two Types, some of them."""
     count = sum(by_reason.values())
     if not count:
         return []
@@ -65,7 +65,8 @@ def buried(by_reason: Mapping[str, int]) -> list[str]:
     if by_reason.get("type_conflict"):
         found.append(
             f"{by_reason['type_conflict']} events came for Tabs that have another Type: processes record one name as two, and the first "
-            "stands. taba dead-letters names them: give one another name, or delete the Tab that has the wrong Type, then taba retry"
+            f"stands{': ' if conflicts else ''}{'; '.join(conflicts)}. taba dead-letters names all of "
+            "them: give one another name, or delete the Tab that has the wrong Type, then taba retry"
         )
     return found
 

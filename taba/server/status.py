@@ -20,6 +20,8 @@ from taba.server import keys
 from taba.server.aging import StoreAge
 from taba.server.ask.query import Query
 from taba.server.fold.bounds import Bounds
+from taba.server.fold.cycle import TYPE_CONFLICT
+from taba.server.fold.deadletters import address_of
 from taba.server.fold.envelopes import Envelopes
 from taba.server.fold.ingest import Ingest
 from taba.server.fold.posts import MAX_POSTERS
@@ -57,7 +59,12 @@ GONE_SECONDS = 20.0  # a Server that has not said so for this long is not
 MAX_SERVERS = 1000  # in the list
 PRESENCE_BUCKET = 0
 
+MAX_CONFLICTS = 3  # Tabs of two Types that are named
+CONFLICT_BUCKETS = 4  # looked into for them at a time, of those that have any
+CONFLICT_LETTERS = 10  # … the latest of each: 640 KiB at the most
+
 _DEAD = b"dead:"
+_CONFLICT = _DEAD + TYPE_CONFLICT.encode()
 
 log = Logger()
 
@@ -147,6 +154,7 @@ class Status:
         self._counted: dict[int, list[Any]] = {}  # bucket → what it said of its counts last
         self._away: dict[int, str] = {}  # buckets that did not say so when they were asked last
         self._types: tuple[float, set[str]] | None = None
+        self._conflicts: dict[int, tuple[int, str]] = {}  # bucket → how many Events of a second Type it has, and whose, or ""
 
     async def counts(self) -> Counts:
         """Counts of all buckets, at most COUNTS_SECONDS old."""
@@ -201,6 +209,7 @@ class Status:
     async def _look(self) -> None:
         await self.counts()
         await self._all_types()
+        await self._look_for_conflicts()
 
     async def _refresh(self) -> None:
         """Have counts and Types up to date. Raises StoreUnavailable where they are not within LOOK_SECONDS; the look goes on."""
@@ -218,6 +227,30 @@ class Status:
                 await waiting
             except TimeoutError:
                 raise StoreUnavailable(f"no answer within {LOOK_SECONDS:g} s") from None
+
+    async def _look_for_conflicts(self) -> None:
+        """Have an example of each of some buckets that have Events of a second Type."""
+        asked: dict[int, int] = {}
+        for bucket, [pairs, _] in self._counted.items():
+            count = next((int(count) for name, count in zip(pairs[::2], pairs[1::2], strict=True) if name == _CONFLICT), 0)
+            before, said = self._conflicts.get(bucket, (0, ""))
+            if not count:
+                self._conflicts.pop(bucket, None)
+            elif (count < before if said else count != before) and bucket not in self._away and len(asked) < CONFLICT_BUCKETS:
+                asked[bucket] = count
+            elif said:
+                self._conflicts[bucket] = count, said
+        span = b"0", b"%d" % (CONFLICT_LETTERS - 1)
+        commands = {bucket: [(b"LRANGE", keys.dead_letters(bucket), *span)] for bucket in asked}
+        for bucket, [contents] in (await self._router.read_many(commands, {})).items() if asked else ():
+            addresses = (address_of(content) for content in contents)
+            letter = next((address for address in addresses if address is not None and address.reason == TYPE_CONFLICT), None)
+            said = ""
+            if letter is not None:
+                owners = [client async for _, clients in self._query.clients_of([letter.tab]) for client in clients]
+                owner = next((client for client in owners if client != letter.client), letter.client)
+                said = f"{letter.tab:.300}: Client {letter.client} records it as {letter.type}; {letter.detail}, of Client {owner}"
+            self._conflicts[bucket] = asked[bucket], said
 
     def _looked(self, outcome: Any) -> None:
         self._looking = None
@@ -255,7 +288,7 @@ class Status:
                 "install what has it and start this Server again"
             )
         errors = self._ingest.errors + self._query.errors
-        problems += buried(counts.dead_by_reason)
+        problems += buried(counts.dead_by_reason, [said for _, said in sorted(self._conflicts.values()) if said][:MAX_CONFLICTS])
         problems += late(self._ingest.latency.percentiles(self._now()))
         problems += self._recent.problems(self._happened(errors))
         handlers = {

@@ -391,7 +391,7 @@ def take_letter(content: bytes) -> None:
     letter = decode_dead_letter(content)
     if letter is None:
         return
-    assert address is None or address == (letter.reason, letter.detail, letter.client, letter.tab)
+    assert address is None or address == (letter.reason, letter.detail, letter.client, letter.tab, letter.type)
 
 
 def _answers() -> list[bytes]:

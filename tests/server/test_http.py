@@ -217,6 +217,8 @@ class Envelopes(ServerCase):
         status = await self.get(server, "/v1/status")
         self.assertEqual(status["dead_letters_by_reason"], {"bad_column": 2, "type_conflict": 1})
         self.assertEqual(status["folded"], 1)
+        [said] = [problem for problem in status["problems"] if "another Type" in problem]
+        self.assertIn(f"{A}: Client web/1 records it as Zork; the Tab has Type TotalsCounter, of Client web/1.", said)
         letters = await self.get(server, "/v1/dead-letters")
         self.assertEqual({letter["reason"] for letter in letters}, {"bad_column", "type_conflict"})
         self.assertEqual(len(letters), 3)

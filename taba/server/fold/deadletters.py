@@ -104,6 +104,7 @@ class Address(NamedTuple):
     detail: str
     client: str
     tab: str
+    type: str
 
 
 def address_of(content: bytes) -> Address | None:
