@@ -90,14 +90,14 @@ def _overhead(worker: Worker, rounds: int, gets: int) -> list[Row]:
             Figure.of(found["increments"]),
             "µs",
             floor=Beside("the same INCR over a plain connection", Figure.of(found["direct_increments"])),
-            note="two round trips, and done once whatever is lost",
+            note="one round trip, with its guards, and done once whatever is lost",
         ),
         Row(
             "2,000 small keys at once (mget)",
             Figure.of(found["many"]),
             "ms",
             floor=Beside("the same GETs in one write over a plain connection", Figure.of(found["direct_many"])),
-            note="with the owner keys of their buckets",
+            note="one command, with the owner keys of their buckets",
         ),
     ]
 

@@ -329,7 +329,7 @@ class StorePool(Pool):
                 return kept  # type: ignore[no-any-return]  # has what a Connection has
         return None
 
-    def _take(self, seconds: float) -> Deferred[Connection]:
+    def take(self, seconds: float) -> Deferred[Connection]:
         if not self.store.is_up:
             failed: Deferred[Any] = Deferred(lambda _: None)
             error = StoreUnavailable(self.last_error)

@@ -300,7 +300,13 @@ class Router(Operations):
         server = hand.server
         connection = server.idle()
         if connection is None:
-            return None
+            try:
+                connection = await server.take(CHECKOUT_SECONDS)
+            except StoreUnavailable:
+                return None  # nothing was sent; the transaction says why
+            if self.atlas.at_hand(bucket) != hand:
+                server.release(connection)
+                return None
         words = make(hand.owner, [owner_key(bucket), lease_key(bucket), *keys])
         deadline = self.atlas.deadline(REPLY_SECONDS)
         try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
+from unittest import skipUnless
 
 import pytest
 from twisted.internet.task import deferLater
@@ -15,6 +16,7 @@ from taba.server.service import Server
 from taba.shard.moving.check import check
 from taba.shard.moving.reshard import current_shards
 
+from ..shard.test_failovers import REDIS
 from ..valkey import EphemeralValkey
 from .running import BUCKETS, ServerCase, asynchronous, encoded, reactor, together
 from .samples import column, tab_in
@@ -30,12 +32,13 @@ Change = Callable[[EphemeralValkey], Any]
 pytestmark = pytest.mark.real
 
 
-class BadShards(ServerCase):
+class BadShardCase(ServerCase):
     timeout = 180
+    settings: ClassVar[dict[str, Any]] = {}
 
     def setUp(self) -> None:
         super().setUp()
-        self.valkeys = [EphemeralValkey(tcp=True) for _ in range(SHARDS)]
+        self.valkeys = [EphemeralValkey(tcp=True, **self.settings) for _ in range(SHARDS)]
         for valkey in self.valkeys:
             self.addCleanup(valkey.remove)
         self.store = "redis://" + ",".join(f"127.0.0.1:{valkey.port}" for valkey in self.valkeys)
@@ -130,6 +133,8 @@ class BadShards(ServerCase):
         named = (await self.ask(server, f"/v1/aggregates?partial=1&name={TABS[5]}&name={GOOD[1]}")).json
         self.assertEqual((sorted(named), "s2" in named[TABS[5]]["error"]), (sorted([TABS[5], GOOD[1]]), True))
 
+
+class BadShards(BadShardCase):
     @asynchronous
     async def test_one_that_is_killed(self) -> None:
         await self.one_is_bad(EphemeralValkey.kill, EphemeralValkey.start)
@@ -180,3 +185,18 @@ def command(*arguments: str) -> Change:
 
 def setting(name: str, value: str) -> Change:
     return command("CONFIG", "SET", name, value)
+
+
+@skipUnless(REDIS, "no redis-server of version 7 on this machine: apt-get install redis-server")
+class BadRedis(BadShardCase):
+    """What a server of Redis 7 says for itself."""
+
+    settings: ClassVar[dict[str, Any]] = {"binary": REDIS}
+
+    @asynchronous
+    async def test_one_that_is_out_of_memory(self) -> None:
+        await self.one_is_bad(setting("maxmemory", "1"), setting("maxmemory", "0"), answers_reads=True)
+
+    @asynchronous
+    async def test_one_that_is_a_read_only_replica(self) -> None:
+        await self.one_is_bad(command("REPLICAOF", "127.0.0.1", "1"), command("REPLICAOF", "NO", "ONE"), answers_reads=True)

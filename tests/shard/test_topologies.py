@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from typing import Any
+from typing import Any, ClassVar
+from unittest import skipUnless
 
 import pytest
 from twisted.internet import reactor
@@ -16,6 +17,7 @@ from taba.shard.servers.embedded import EmbeddedStore
 from tests.shard.contract import Contract
 from tests.shard.operations_contract import OperationsContract
 from tests.shard.pieces import connect
+from tests.shard.test_failovers import REDIS
 from tests.topologies import Cluster, SentinelTrio
 from tests.valkey import EphemeralValkey
 
@@ -35,15 +37,23 @@ class _RealContract(Contract, OperationsContract):
 
 class PlainTests(_RealContract, TestCase):
     timeout = 300
+    settings: ClassVar[dict[str, Any]] = {}
 
     def spread(self) -> dict[str, int]:
         return {"s1": 1, "s2": 1, "s3": 1, "s4": 1}
 
     async def routers(self, count: int) -> list[Router]:
-        valkeys = [EphemeralValkey(tcp=True) for _ in range(4)]
+        valkeys = [EphemeralValkey(tcp=True, **self.settings) for _ in range(4)]
         for valkey in valkeys:
             self.addCleanup(valkey.remove)
         return await self.connected("redis://" + ",".join(f"127.0.0.1:{valkey.port}" for valkey in valkeys), count)
+
+
+@skipUnless(REDIS, "no redis-server of version 7 on this machine: apt-get install redis-server")
+class RedisTests(PlainTests):
+    """… and of Redis 7."""
+
+    settings: ClassVar[dict[str, Any]] = {"binary": REDIS}
 
 
 class EmbeddedTests(_RealContract, TestCase):

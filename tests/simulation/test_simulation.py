@@ -26,6 +26,7 @@ ROOT = Path(__file__).parent.parent.parent
 UNTOUCHED = {
     "taba.agent.status": "a status shows a process id",
     "taba.client": "the environment of a real process",
+    "taba.client.process": "likewise",
     "taba.client.identity": "slots; Clients here have names",
     "taba.client.pure": "which machine it is",
     "taba.directories": "the directory of the disk is there",

@@ -99,7 +99,7 @@ class _MemoryPool(Pool):
         connection: Any = None if self.server.is_away else MemoryConnection(self.server, self.address.text)
         return connection  # type: ignore[no-any-return]  # has what a Connection has
 
-    def _take(self, seconds: float) -> Deferred[Connection]:
+    def take(self, seconds: float) -> Deferred[Connection]:
         connection = self.idle()
         return fail(StoreUnavailable(self.last_error)) if connection is None else succeed(connection)
 

@@ -155,7 +155,7 @@ class Checkout:
         self._connection: Connection | None = None
 
     async def __aenter__(self) -> Connection:
-        self._connection = self._pool.idle() or await self._pool._take(self._seconds)
+        self._connection = self._pool.idle() or await self._pool.take(self._seconds)
         return self._connection
 
     async def __aexit__(self, *_: object) -> None:
@@ -259,7 +259,7 @@ class Pool:
         quiet: float | None = None,
     ) -> list[Reply]:
         """`Connection.execute` on any connection. Not for WATCH or MULTI, which want one connection for longer."""
-        connection = self.idle() or await self._take(checkout_seconds)
+        connection = self.idle() or await self.take(checkout_seconds)
         try:
             return await connection.execute(commands, seconds, quiet)
         finally:
@@ -274,7 +274,7 @@ class Pool:
         return None
 
     def release(self, connection: Connection) -> None:
-        """The caller of `idle` needs it no more; nothing is WATCHed on it."""
+        """The caller of `idle` or `take` needs it no more; nothing is WATCHed on it."""
         self._give_back(connection)
 
     # --- places ---
@@ -353,7 +353,8 @@ class Pool:
 
     # --- handing out ---
 
-    def _take(self, seconds: float) -> Deferred[Connection]:
+    def take(self, seconds: float) -> Deferred[Connection]:
+        """A connection for the caller alone until `release`, waited for no longer than `seconds`: then StoreUnavailable."""
         taken: Deferred[Connection] = Deferred(self._forget_waiter)
         if self._is_closed:
             taken.errback(StoreUnavailable(f"{self.address.text}: closed"))

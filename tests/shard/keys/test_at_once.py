@@ -8,7 +8,7 @@ from unittest import skipUnless
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import ensureDeferred
+from twisted.internet.defer import ensureDeferred, gatherResults
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -279,6 +279,20 @@ class ServerTests(TestCase):
         valkey.call("SCRIPT", "FLUSH")
         self.assertEqual(await router.incr("n"), 4)
         self.assertEqual((router.counts["not_at_once"], router.counts["scripts_refused"]), (0, 0))
+
+    async def test_many_at_once_wait_for_connections_and_are_one_round_trip_each(self) -> None:
+        router, _ = await self.routed()
+        names = [f"n{number}" for number in range(40)]
+        await router.mset(dict.fromkeys(names, "0"))  # in the one bucket they go one after the other
+        self.assertEqual(await gatherResults([ensureDeferred(router.incr(name)) for name in names]), [1] * len(names))
+        self.assertEqual(router.counts["not_at_once"], 0)
+        valkey = EphemeralValkey(tcp=True, appendfsync="no", **self.settings)
+        self.addCleanup(valkey.remove)
+        many = await connect(self, valkey.url, 64)
+        for _ in range(2):
+            await gatherResults([ensureDeferred(many.incr(name)) for name in names])
+        self.assertEqual(many.counts["not_at_once"], 0)
+        self.assertEqual(await many.mget(names), [b"2"] * len(names))
 
     async def test_a_user_who_may_run_no_scripts_writes_as_before_and_the_server_is_asked_once(self) -> None:
         valkey = EphemeralValkey(tcp=True, appendfsync="no", **self.settings)
