@@ -4,6 +4,9 @@ A ring's maker holds a flock on the file description that it maps, for life. Who
 own therefore knows that no process maps the ring any more. Rings of this user are read, and those of the group that it was told
 to read, where nobody else may open them; who made it is looked at after it was opened. What cannot be read is looked at once, kept in
 `problems`, and left alone until it is another file; where only descriptors, memory or places are short, it is tried again.
+
+Whoever may write into /dev/shm may put any number of files there. So its names are read where they changed, and less often the more there
+are; of those that are no rings few are tried at a time, and few are looked at again.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import os
 import re
 import stat
 from collections.abc import Sequence
+from itertools import islice
 
 from taba import ring as layouts
 from taba.agent.admission import Admission
@@ -26,6 +30,12 @@ from taba.ring import MalformedRing
 MAX_RINGS = 4096  # descriptors, and the outbox's table
 _SLOT = re.compile(r"taba-slot\.[0-9a-f]{16}\.[0-9]{1,5}")
 UNMADE_SECONDS = 5.0  # a segment without magic is being made, for so long
+MAX_LEFT_ALONE = 65_536  # segments that are known to be none to read, some 200 bytes each; further ones are tried again and again
+MAX_TRIED = 256  # in one look, of those that turn out to be none to read: 3 ms
+MAX_LOOKED_AT = 256  # in one look, of those that were none before: somebody may have given them to this user
+ENTRY_SECONDS = 1e-4  # between two readings of the names, for each that there was: a hundred times what that took
+SETTLED_SECONDS = 0.1  # the clock of changes ticks more often: of what has an older time of change all is seen
+MAX_SWEPT = 1024  # slots that are looked at in one go
 _PASSING = frozenset([errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR])  # the Agent's or the host's trouble, not the ring's
 
 
@@ -44,32 +54,44 @@ def is_dead(ring: Ring) -> bool:
     return is_abandoned(ring.fd) and (ring.where.records > 0 or claim_slots(ring.fd))
 
 
-def sweep_slots(directory: str = SHM) -> int:
-    """Remove the slot files (`taba.client.identity`) that no process holds, as their owners do when they stop; returns how many.
+class Slots:
+    """The slot files (`taba.client.identity`) of processes that ended without removing theirs."""
 
-    A file is removed while its lock is held here: who waits for the lock finds the name gone or changed, and tries again. One
-    that is still empty has a maker who is just about to lock it.
-    """
-    removed = 0
-    for entry in os.scandir(directory):
-        if not _SLOT.fullmatch(entry.name):
-            continue
-        try:
-            fd = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError:
-            continue  # another user's, or gone
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            status, named = os.fstat(fd), os.stat(entry.path, follow_symlinks=False)
-            is_same = (named.st_dev, named.st_ino) == (status.st_dev, status.st_ino)
-            if stat.S_ISREG(status.st_mode) and status.st_size == 1 and is_same:
-                os.unlink(entry.path)
-                removed += 1
-        except OSError:
-            continue  # held, gone meanwhile, or another user's: it stays, an empty file
-        finally:
-            os.close(fd)
-    return removed
+    def __init__(self, directory: str = SHM):
+        self._directory = directory
+        self._last = ""  # the name at which the last sweep ended
+
+    def sweep(self) -> int:
+        """Remove those that no process holds, as their owners do when they stop; returns how many. Of more than MAX_SWEPT, some each time.
+
+        A file is removed while its lock is held here: who waits for the lock finds the name gone or changed, and tries again. One
+        that is still empty has a maker who is just about to lock it.
+        """
+        with os.scandir(self._directory) as entries:
+            names = sorted(entry.name for entry in entries if _SLOT.fullmatch(entry.name))
+        ahead = [name for name in names if name > self._last]
+        chosen = ahead[:MAX_SWEPT]
+        self._last = chosen[-1] if len(ahead) > MAX_SWEPT else ""
+        return sum(_remove_free(os.path.join(self._directory, name)) for name in chosen)
+
+
+def _remove_free(path: str) -> bool:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False  # another user's, or gone
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        status, named = os.fstat(fd), os.stat(path, follow_symlinks=False)
+        is_same = (named.st_dev, named.st_ino) == (status.st_dev, status.st_ino)
+        if not (stat.S_ISREG(status.st_mode) and status.st_size == 1 and is_same):
+            return False
+        os.unlink(path)
+        return True
+    except OSError:
+        return False  # held, gone meanwhile, or another user's: it stays, an empty file
+    finally:
+        os.close(fd)
 
 
 _CURES = {
@@ -95,44 +117,116 @@ class Rings:
         self.taken: set[str] = set()  # rings that another Agent of this name reads
         self.taken_by = 0  # its process; 0 where that cannot be seen
         self._unmade: dict[str, tuple[int, float]] = {}  # segments without magic: inode, and when it was first seen
-        self._changed = -1  # the directory's time of change when it was last scanned
-        self._seen: dict[str, tuple[int, int]] = {}  # of what is in problems: inode and owner, so that it is not tried again and again
+        self._left_alone: dict[str, int] = {}  # what is none to read: what it is, so that it is not tried again and again
+        self._new: dict[str, None] = {}  # names that wait to be tried, in the order of their coming
+        self._again: set[str] = set()  # names to be tried at the next look: what hindered it passes
+        self._changed = -1  # the directory's time of change when its names were last read …
+        self._is_settled = False  # … and whether it had been so for long enough that nothing was missed
+        self._read_at = self._next_reading = 0.0
+        self._turn = 0  # where to begin, of more names than may wait
+        self.beyond = 0
+        """Segments of this name that are neither read nor remembered, as far as the last reading of the names came."""
 
-    def scan(self, covered: Sequence[Covered], now: float) -> list[Ring]:
-        """Look for rings; returns those that are new. `covered` comes from the outbox's table at start, `now` is monotonic seconds."""
-        found, fresh = set(), []
+    def scan(self, covered: Sequence[Covered], now: float, at_once: bool = False) -> list[Ring]:
+        """Look for rings; returns those that are new. `covered` comes from the outbox's table at start, `now` is monotonic seconds.
+
+        With `at_once` the names are read where they may have changed, however many there are and however short a time ago that was done.
+        """
         try:
-            self._changed = os.stat(self.directory).st_mtime_ns
-            names = [entry.name for entry in os.scandir(self.directory) if entry.name.startswith(self._prefix)]
+            names = self._read_names(now, at_once)
         except OSError as error:
             self.problems[self.directory] = f"{self.directory}: {error.strerror}"
             return []
-        for name in names:
-            if layouts.segment_agent(name) != self._agent:
-                continue
-            found.add(name)
-            if name in self.open or (name in self.problems and self._seen.get(name) == self._identity(name)):
-                continue
+        self.problems.pop(self.directory, None)
+        again, self._again = self._again, set()
+        if names is not None:
+            found = set(names)
+            self._forget(found)
+            again &= found
+            self._queue([name for name in names if name not in again])
+        fresh = [ring for name in (*again, *self._changed_ones()) if (ring := self._open(name, covered, now)) is not None]
+        left = MAX_TRIED
+        while self._new and left:
+            name = next(iter(self._new))
+            del self._new[name]
             ring = self._open(name, covered, now)
-            if ring is not None:
-                self.open[name] = ring
+            if ring is None:
+                left -= 1
+            else:
                 fresh.append(ring)
-        self.taken &= found
-        self._unmade = {name: seen for name, seen in self._unmade.items() if name in found and name not in self.open}
-        for name in [name for name in self.problems if name not in found and name not in self.open]:
-            self.problems.pop(name)
-            self._seen.pop(name, None)
         return fresh
 
-    def has_changed(self) -> bool:
-        """Whether something was made or removed since the last scan, or was not yet finished then: a cheap look.
+    def has_changed(self, now: float) -> bool:
+        """Whether something was made or removed since the names were read, or was not yet finished then: a cheap look.
 
         The clock of such changes ticks a few hundred times a second, so what is missed here a regular scan finds.
         """
+        if self._new or self._unmade:
+            return True
+        if now < self._next_reading:
+            return False
         try:
             return os.stat(self.directory).st_mtime_ns != self._changed
         except OSError:
             return False
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether there is any segment that might be a ring that was read before."""
+        return bool(self.problems or self._left_alone or self._new or self.beyond or self._again - self.taken)
+
+    @property
+    def unshown(self) -> int:
+        """Segments of this name that are not read, beside those in `problems`."""
+        return max(0, len(self._left_alone) + self.beyond - len(self.problems))
+
+    def _read_names(self, now: float, at_once: bool) -> list[str] | None:
+        """The segments of this Agent's name; None where they are those that they were, or it is too soon. Raises OSError."""
+        if now < self._next_reading and not at_once:
+            return None
+        changed = os.stat(self.directory).st_mtime_ns
+        is_same = changed == self._changed
+        if is_same and self._is_settled:
+            return None
+        names, count = [], 0
+        with os.scandir(self.directory) as entries:
+            for entry in entries:
+                count += 1
+                if entry.name.startswith(self._prefix) and layouts.segment_agent(entry.name) == self._agent:
+                    names.append(entry.name)
+        self._is_settled = is_same and now - self._read_at >= SETTLED_SECONDS
+        self._changed, self._read_at, self._next_reading = changed, now, now + count * ENTRY_SECONDS
+        return names
+
+    def _forget(self, found: set[str]) -> None:
+        """What is gone is no problem any more."""
+        self.taken &= found
+        for known in (self._unmade, self._left_alone, self._new, self.problems):
+            for name in [name for name in known if name not in found]:
+                del known[name]
+
+    def _queue(self, names: list[str]) -> None:
+        """Have those that are not known tried, as many as may wait; of more, others the next time."""
+        unknown = [name for name in names if name not in self.open and name not in self._left_alone and name not in self._new]
+        room = MAX_LEFT_ALONE - len(self._new)
+        self.beyond = max(0, len(unknown) - room)
+        if self.beyond:
+            begin = self._turn % len(unknown)
+            self._turn += room
+            unknown = [*unknown[begin:], *unknown[:begin]][:room]
+        self._new.update(dict.fromkeys(unknown))
+
+    def _changed_ones(self) -> list[str]:
+        """Of what is left alone, those that are other files now. A part of them is looked at, in turn."""
+        changed = []
+        for name in list(islice(self._left_alone, MAX_LOOKED_AT)):
+            before, now = self._left_alone.pop(name), self._identity(name)
+            if before == now:
+                self._left_alone[name] = before  # at the end
+            else:
+                self.problems.pop(name, None)
+                changed.append(name)
+        return changed
 
     def vanished(self, ring: Ring) -> bool:
         """Whether the ring's name leads to it no more: somebody else removed it."""
@@ -160,21 +254,21 @@ class Rings:
         for ring in list(self.open.values()):
             self.release(ring)
 
-    def remove(self, ring: Ring) -> None:
-        """Unlink a ring that is retired, and let go of it."""
+    def remove(self, ring: Ring) -> bool:
+        """Unlink a ring that is retired, and let go of it; whether it is gone."""
         self.open.pop(ring.name, None)
         try:
             if not self.vanished(ring):
                 os.unlink(self.path(ring.name))
         except OSError as error:
             self._note(ring.name, f"read to its end, but not to be removed: {error.strerror}; remove it")
+            return False
         finally:
             ring.close()
+        return True
 
     def _open(self, name: str, covered: Sequence[Covered], now: float) -> Ring | None:
-        if len(self.open) >= MAX_RINGS:
-            self._note(name, f"not read: an Agent reads {MAX_RINGS} at the most; start another of another name", passes=True)
-            return None
+        unmade = self._unmade.pop(name, None)
         try:
             fd = os.open(self.path(name), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
@@ -195,24 +289,30 @@ class Rings:
                 self._note(name, strange)
                 return None
             if layouts.is_unmade(os.pread(fd, 8, 0)):
-                self._changed = -1
-                inode, since = self._unmade.get(name, (0, now))
-                if inode != status.st_ino:
-                    self._unmade[name] = (status.st_ino, now)
-                elif now - since > UNMADE_SECONDS and is_abandoned(fd):
+                since = unmade[1] if unmade is not None and unmade[0] == status.st_ino else now
+                if now - since > UNMADE_SECONDS and is_abandoned(fd):
                     os.unlink(self.path(name))  # its maker died before the first record: nothing was ever in it
+                else:
+                    self._unmade[name] = (status.st_ino, since)
+                    self._again.add(name)
+                return None
+            if len(self.open) >= MAX_RINGS:
+                self._note(name, f"not read: an Agent reads {MAX_RINGS} at the most; start another of another name", passes=True)
                 return None
             if not claim_ring(fd):
                 if not self.taken:
                     self.taken_by = holder_of(self.path(name))
                 self.taken.add(name)
+                self._again.add(name)
                 return None
             self.taken.discard(name)
             ring = Ring(fd, name, covered, self.admission)
             if ring.header.retired and not is_abandoned(fd):
+                self._again.add(name)
                 return None  # its producer has seen, or will see, that nobody reads it
             kept = True
             self.problems.pop(name, None)
+            self.open[name] = ring
             return ring
         except MalformedRing as error:
             self._note(name, f"no ring that this version reads: {error}; remove it once its process has ended")
@@ -234,18 +334,21 @@ class Rings:
             " or set TABA_RING_GROUP, for both, to a group of both"
         )
 
-    def _identity(self, name: str) -> tuple[int, int]:
+    def _identity(self, name: str) -> int:
+        """Changes with the file, its owner and its mode; 0 where there is none."""
         try:
             status = os.stat(self.path(name), follow_symlinks=False)
         except OSError:
-            return (0, 0)
-        return (status.st_ino, status.st_mode ^ status.st_uid << 16 ^ status.st_gid << 40)
+            return 0
+        return hash((status.st_ino, status.st_mode, status.st_uid, status.st_gid))
 
     def _note(self, name: str, reason: str, passes: bool = False) -> None:
         """Show a problem; unless it `passes` by itself, the ring is left alone until it is another file."""
         if name in self.problems or len(self.problems) < MAX_RINGS:
             self.problems[name] = reason
-            if passes:
-                self._seen.pop(name, None)
-            else:
-                self._seen[name] = self._identity(name)
+        if passes:
+            self._again.add(name)
+        elif len(self._left_alone) < MAX_LEFT_ALONE:
+            self._left_alone[name] = self._identity(name)
+        else:
+            self.beyond += 1

@@ -16,7 +16,7 @@ from treq.client import HTTPClient
 from taba import versions
 from taba.agent.ages import Moment
 from taba.agent.alive import Alive
-from taba.agent.discover import Rings, sweep_slots
+from taba.agent.discover import Rings, Slots
 from taba.agent.dispatch import Dispatch
 from taba.agent.forward import Forwarder, Kept
 from taba.agent.home import Home
@@ -93,6 +93,7 @@ class Loop:
         home.keys.add(self.keeper.keys, now)
         self.keeper.before_publish = self._keep_name
         self.rings = Rings(home.name, around.shm, ring_group)
+        self._slots = Slots(around.shm)
         self.pump = RingPump(self.keeper, self.rings, home.register, around.wall())
         self.alive = Alive(self.pump, around.wall)
         self.pin = Pin(pin)
@@ -195,7 +196,7 @@ class Loop:
                     self._observer.looks(now)
                 if now >= self._next_sweep:
                     self._next_sweep = now + SWEEP_SECONDS
-                    sweep_slots(self._around.shm)
+                    self._slots.sweep()
             else:
                 self.forwarder.pump()
             self._loop_problem = None

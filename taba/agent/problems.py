@@ -169,6 +169,12 @@ class Problems:
         for reason, those in names.items():
             what = f"ring {those[0]}" if len(those) == 1 else f"{len(those)} rings, such as {those[0]}"
             found[f"rings {reason}"] = reason if those[0].startswith("/") else f"{what}: {reason}"
+        if rings.unshown:
+            found["rings unshown"] = (
+                f"{rings.unshown} further segments of this Agent's name in {rings.directory} are not read: see whose they are (ls -l), and"
+                " remove what is no ring"
+                + (f"; {rings.beyond} are more than are remembered, and a ring among such is found late" if rings.beyond else "")
+            )
         if rings.taken:
             holder = f"process {rings.taken_by}" if rings.taken_by else "another process"
             found["taken"] = (

@@ -75,7 +75,7 @@ class RingPump:
         self.rings.admission.now = now
         self.tallies.move_some()
         died = len(self._dead)
-        if now >= self._next_scan or self.rings.has_changed():
+        if now >= self._next_scan or self.rings.has_changed(now):
             self._scan(now)  # whose process died is looked at whenever one came, so that many short lives find room
             if now >= self._next_scan:
                 self._next_scan = now + SCAN_SECONDS
@@ -96,7 +96,7 @@ class RingPump:
 
     def drain_now(self, now: float, moment: Moment) -> bool:
         """Look for rings and drain them, whatever the pace. Returns whether there is more at once."""
-        self._scan(now)
+        self._scan(now, at_once=True)
         self._last_drain = now
         return self.drain(now, moment)
 
@@ -246,16 +246,16 @@ class RingPump:
                     self._drops.setdefault(ring.client, Counter()).update(own)
         return drops
 
-    def _scan(self, now: float) -> None:
+    def _scan(self, now: float, at_once: bool = False) -> None:
         """Look for new rings, and for dead ones."""
         self.scans += 1
         self.tallies.keep(self.rings.open.values())
         if not self._is_handing_over:
-            self.rings.scan(self._orphans, now)
+            self.rings.scan(self._orphans, now, at_once)
         if self._orphans:
             known = {ring.key for ring in self.rings.open.values()}
             # while a ring cannot be opened, any range may be its own
-            self._orphans = [found for found in self._orphans if found.ring not in known] if self.rings.problems else []
+            self._orphans = [found for found in self._orphans if found.ring not in known] if self.rings.has_unread else []
         for name, ring in list(self.rings.open.items()):
             if ring.key in self.keeper.retired:  # a kill came between its last publish and its removal
                 self._remove(ring)
@@ -388,7 +388,6 @@ class RingPump:
         except OSError as error:
             self._isolate(ring, str(error))
         else:
-            self.rings.remove(ring)
+            if self.rings.remove(ring):
+                self.keeper.retired.discard(ring.key)
         self._dead.discard(ring.name)
-        if ring.name not in self.rings.problems:
-            self.keeper.retired.discard(ring.key)

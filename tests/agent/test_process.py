@@ -21,7 +21,7 @@ from twisted.internet import reactor, task
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from taba.agent.discover import sweep_slots
+from taba.agent.discover import Slots
 from taba.installing import install_hint
 from tests.agent.servers import FakeServer
 from tests.processes import free_port
@@ -306,10 +306,10 @@ class ProcessTests(TestCase):
         both = {name for name in os.listdir("/dev/shm") if name.startswith("taba-slot.")} - before
         processes[0].kill()
         processes[0].wait()
-        sweep_slots()
+        Slots().sweep()
         (left,) = both & set(os.listdir("/dev/shm"))
         self.assertTrue(left.endswith(".1"))
         processes[1].kill()
         processes[1].wait()
-        sweep_slots()
+        Slots().sweep()
         self.assertEqual(both & set(os.listdir("/dev/shm")), set())

@@ -7,12 +7,15 @@ import os
 import shutil
 import tempfile
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from taba import ring as layouts
+from taba.agent import discover
 from taba.agent.discover import Rings
 from taba.agent.home import CannotOpen, Home
 from taba.agent.locks import Stranger
@@ -214,19 +217,128 @@ class StrangerTests(SynchronousTestCase):
         rings.scan((), 0.0)
         self.assertEqual((rings.open, len(rings.problems)), ({}, 1))
 
-    def test_thousands_of_a_strangers_segments_keep_no_ring_from_being_read(self) -> None:
-        def flood() -> None:
-            for number in range(5000):
+    def flood(self, count: int) -> None:
+        """So many empty segments with the Agent's name, of another user's."""
+
+        def make() -> None:
+            for number in range(count):
                 os.close(os.open(f"{self.shm}/{layouts.segment_name(AGENT, number.to_bytes(8, 'big'))}", os.O_CREAT | os.O_RDWR, 0o666))
 
-        self.as_nobody(flood)
+        self.as_nobody(make)
+
+    def counted(self) -> Counter[str]:
+        """How often the search for rings asks the kernel for something, by what it is, from now on."""
+        calls: Counter[str] = Counter()
+
+        class Counting:
+            def __getattr__(self, name: str) -> Any:
+                if name in ("open", "stat", "scandir", "fstat"):
+                    calls[name] += 1
+                return getattr(os, name)
+
+        self.patch(discover, "os", Counting())
+        return calls
+
+    def test_thousands_of_a_strangers_segments_keep_no_ring_from_being_read(self) -> None:
+        self.flood(5000)
         world = self.world()
         world.record(10)
-        for _ in range(3):
+        world.tick()
+        while world.rings._new:
             world.tick()
         self.assertEqual((world.keeper.recorded, len(world.rings.open)), (10, 2))
-        (told,) = self.found(world).values()
-        self.assertIn("rings, such as", told)
+        told = "\n".join(self.found(world).values())
+        self.assertIn(f"4096 rings, such as taba.{AGENT}.", told)
+        self.assertIn("904 further segments of this Agent's name", told)
+        self.assertNotIn("more than are remembered", told)
+
+    def test_a_strangers_segments_are_opened_once_and_cost_next_to_nothing_while_nothing_changes(self) -> None:
+        self.flood(3 * discover.MAX_LOOKED_AT)
+        calls, rings = self.counted(), Rings(AGENT, self.shm)
+        self.addCleanup(rings.close)
+        now = 100.0
+        looks = 0
+        while not looks or rings._new:
+            before = calls["open"]
+            rings.scan((), now)
+            self.assertLessEqual(calls["open"] - before, discover.MAX_TRIED)
+            now, looks = now + 1.0, looks + 1
+        self.assertEqual((looks, calls["open"]), (3, 3 * discover.MAX_TRIED))
+        for _ in range(3):
+            rings.scan((), now)
+            now += 1.0
+        calls.clear()
+        for _ in range(10):
+            self.assertFalse(rings.has_changed(now))
+            rings.scan((), now)
+            now += 1.0
+        self.assertEqual((calls["open"], calls["scandir"], calls["fstat"]), (0, 0, 0))
+        self.assertLessEqual(calls["stat"], 10 * (discover.MAX_LOOKED_AT + 2))
+        self.assertEqual(rings.unshown + len(rings.problems), 3 * discover.MAX_LOOKED_AT)
+
+    def test_whoever_makes_and_removes_files_all_the_time_has_the_names_read_no_more_often_the_more_there_are(self) -> None:
+        self.flood(200)
+        calls, rings = self.counted(), Rings(AGENT, self.shm)
+        self.addCleanup(rings.close)
+        now, path = 100.0, f"{self.shm}/other"
+        for _ in range(100):
+            Path(path).touch()
+            os.utime(self.shm, ns=(0, int(now * 1e9)))  # whatever the kernel's clock of changes
+            if rings.has_changed(now):
+                rings.scan((), now)
+            os.unlink(path)
+            now += 0.001
+        # 0.1 s passed, and each of some 201 names stands for a ten thousandth of a second
+        self.assertLessEqual(calls["scandir"], 6)
+        self.assertGreaterEqual(calls["scandir"], 4)
+        producer = self.make_ring()
+        self.addCleanup(producer.die)
+        rings.scan((), now, at_once=True)
+        self.assertEqual(list(rings.open), [producer.name])
+
+    def test_what_is_given_to_the_agents_user_or_mended_is_read_and_what_is_removed_is_no_problem_any_more(self) -> None:
+        producer = self.make_ring(0o602)
+        self.addCleanup(producer.die)
+        self.flood(3)
+        rings = Rings(AGENT, self.shm)
+        self.addCleanup(rings.close)
+        rings.scan((), 1.0)
+        self.assertEqual((list(rings.open), len(rings.problems), rings.has_unread), ([], 4, True))
+        os.fchmod(producer.fd, 0o600)
+        rings.scan((), 2.0)
+        self.assertEqual((list(rings.open), len(rings.problems)), ([producer.name], 3))
+        for number in range(3):
+            os.unlink(f"{self.shm}/{layouts.segment_name(AGENT, number.to_bytes(8, 'big'))}")
+        rings.scan((), 3.0)
+        self.assertEqual((rings.problems, rings.has_unread, rings.unshown), ({}, False, 0))
+
+    def test_more_than_are_remembered_are_told_and_each_has_its_turn(self) -> None:
+        self.patch(discover, "MAX_LEFT_ALONE", 8)
+        self.flood(20)
+        producer = self.make_ring()
+        self.addCleanup(producer.die)
+        rings = Rings(AGENT, self.shm)
+        self.addCleanup(rings.close)
+        now = 1.0
+        while not rings.open:
+            os.utime(self.shm, ns=(0, int(now * 1e9)))
+            rings.scan((), now)
+            now += 1.0
+            self.assertLess(now, 30.0)
+        self.assertEqual(list(rings.open), [producer.name])
+        os.utime(self.shm, ns=(0, int(now * 1e9)))
+        rings.scan((), now)
+        self.assertEqual((rings.beyond, len(rings._left_alone)), (12, 8))
+        self.assertEqual(rings.unshown + len(rings.problems), 20)
+
+    def test_a_range_of_a_ring_that_was_not_yet_tried_is_kept(self) -> None:
+        self.patch(discover, "MAX_TRIED", 1)
+        self.flood(3)
+        rings = Rings(AGENT, self.shm)
+        self.addCleanup(rings.close)
+        rings.scan((), 1.0)
+        self.assertTrue(rings.has_unread and rings.has_changed(1.0))
+        self.assertEqual(len(rings._new), 2)
 
     def test_a_strangers_segments_take_nothing_of_a_clients_bound(self) -> None:
         from taba.client.segment import make_segment
