@@ -35,6 +35,7 @@ MAX_EVENT_CHARACTERS = 256 * KiB  # of the JSON of one: the largest value and th
 MAX_POSTED_OBJECTS = 512 * KiB  # that the values of one request are made of, lists in lists and all: 32 MiB
 WINDOW_BYTES = 64 * KiB  # of a request, read between two looks at the time
 MAX_SPACE_CHARACTERS = 256 * KiB  # in a row: with what the largest event takes, all that is read before the next value
+MAX_DEEP_CHARACTERS = 512 * KiB  # of one request, in events that no decoder takes: what these nest is walked here, at 50 times the cost
 SLICE_NESTS = 10_000  # texts and brackets of an event that no decoder takes, some 5 ms
 SLICE_EVENTS = 100  # read, or put into columns, between two looks at the time
 EVENT_BYTES = 512  # of an event that was read, beside its value, about
@@ -255,6 +256,7 @@ class _Window:
         self._scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder(parse_constant=no_constant).scan_once  # type: ignore[attr-defined]
         self._is_due = True
         self._passed = self._began = 0
+        self._deep = 0  # characters of events that no decoder took
 
     def is_due(self) -> bool:
         """Whether a window was read since this was asked last, or values as long as one were taken: the last windows come at once."""
@@ -299,7 +301,10 @@ class _Window:
         except RecursionError:
             end = yield from self._after_brackets()
             self._passed += end - self._place
+            self._deep += end - self._place
             self._place = end
+            if self._deep > MAX_DEEP_CHARACTERS:
+                raise ValueError(f"events: those that nest deeper than can be read take at most {MAX_DEEP_CHARACTERS} characters") from None
             return _TooDeep(self.taken())
 
     def taken(self) -> str:

@@ -145,6 +145,15 @@ class PostedEvents(SynchronousTestCase):
             place = end
         self.assertEqual([found.span() for found in events._NESTS.finditer(text)], expected)
 
+    def test_as_much_of_what_no_decoder_takes_is_passed_over_as_the_bound_says_and_no_more_is_walked(self) -> None:
+        deep = "[" * 50_000 + "]" * 50_000
+        self.patch(events, "MAX_DEEP_CHARACTERS", 3 * len(deep))
+        good = '{"tab": "a", "type": "T", "value": 1}'
+        posted = events.read_events(f'{{"client":"a","events":[{good},{deep},{deep},{deep},{good}]}}'.encode(), 100.0, 512)
+        self.assertEqual((posted.accepted, [one[0] for one in posted.rejected]), (2, [1, 2, 3]))
+        with self.assertRaisesRegex(ValueError, "those that nest deeper than can be read take at most 300000 characters"):
+            events.read_events(f'{{"client":"a","events":[{deep},{deep},{deep},{deep}]}}'.encode(), 100.0, 512)
+
     def test_no_character_behind_a_deep_nest_is_looked_at_twice_and_others_have_their_turns(self) -> None:
         self.patch(events, "SLICE_NESTS", 20_000)
         for deep in (

@@ -30,7 +30,7 @@ from taba.agent.telling import Life
 from taba.clocks import boot_id, boot_seconds, make_monotonic
 from taba.connections import make_site
 from taba.errors import ConfigurationError, TabaError
-from taba.listening import Front, front_of, listen_at, on_hangup, raise_descriptor_limit
+from taba.listening import Front, freeze_when_running, front_of, listen_at, on_hangup, raise_descriptor_limit
 from taba.receiving import Address
 from taba.ring import SHM_DIRECTORY as SHM
 
@@ -239,6 +239,7 @@ def makeService(options: Options) -> AgentService:
     except ConfigurationError as failure:
         raise SystemExit(f"{options.program}: {failure}") from None
     on_hangup(reactor, lambda: [*front.guard.reload(), *credentials.reload()])
+    freeze_when_running(reactor)
     return AgentService(
         reactor,
         options["agent"],

@@ -19,6 +19,7 @@ import socket
 import struct
 import sys
 import termios
+from collections import Counter
 from time import monotonic
 from typing import Any
 
@@ -39,7 +40,7 @@ LAST_PACKETS = 1_000_000  # more than a kernel holds, when the end comes
 LAST_CONNECTIONS = 1024  # more than wait to be accepted, when the end comes
 LOOK_SECONDS = 1.0
 MAX_TRIES = 3  # to record what lay in a killed process's hand: whatever kills each of them is in it
-MAX_CONNECTIONS = 256  # the one that is silent for longest goes
+MAX_CONNECTIONS = 256  # beyond that one of the address that has the most goes: who is silent for longest
 CHUNK_BYTES = 1 << 16  # of a connection at once
 NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # for one more descriptor
 SO_MEMINFO, MEMINFO = 55, struct.Struct("9I")  # from asm-generic/socket.h; the last of the words is how many packets found no room
@@ -139,10 +140,16 @@ class Input:
         channel.setblocking(False)
         if len(self._connections) >= MAX_CONNECTIONS:
             self._counts[PLACE["connections_refused"]] += 1
-            self._hang_up(min(self._connections.values(), key=lambda one: one.heard))
+            self._hang_up(self._one_too_many())
         self._connections[channel.fileno()] = Connection(channel, sender[0], self._now)
         self._poll.register(channel, select.POLLIN)
         return True
+
+    def _one_too_many(self) -> Connection:
+        """Whoever goes where all places are taken: one address, however many connections it has, takes none of another's."""
+        held = Counter(one.name for one in self._connections.values())
+        most = max(held.values())
+        return min((one for one in self._connections.values() if held[one.name] == most), key=lambda one: one.heard)
 
     def _take_chunk(self, connection: Connection) -> bool:
         """Record the lines that a connection has ready; whether there may be more."""

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import atexit
-import gc
 import os
 import random
 import socket
@@ -28,7 +27,7 @@ from taba.caps import Caps
 from taba.clocks import make_monotonic
 from taba.connections import BoundedSite, make_site
 from taba.errors import ConfigurationError, StoreUnavailable
-from taba.listening import front_of, listen_at, on_hangup, raise_descriptor_limit
+from taba.listening import freeze_when_running, front_of, listen_at, on_hangup, raise_descriptor_limit
 from taba.options import Listen, checked_state_directory, state_directory
 from taba.pins import Pin, read_pins, write_pin
 from taba.server.aging import LOOK_SECONDS, StoreAge
@@ -94,19 +93,6 @@ def makeService(options: Options) -> MultiService:
         raise SystemExit(f"{options.program}: {failure}") from None
     freeze_when_running(reactor)
     return server
-
-
-def freeze_when_running(reactor: Any) -> None:
-    """Have the garbage collector leave alone what lives for as long as the process does: modules, classes, Handlers.
-
-    Its full collections, which a query's many dictionaries cause, would look through all of it each time, for 25 ms.
-    """
-
-    def freeze() -> None:
-        gc.collect()
-        gc.freeze()
-
-    reactor.callWhenRunning(freeze)
 
 
 def make_server(options: Options, reactor: Any) -> MultiService:

@@ -31,9 +31,9 @@ def main(arguments: list[str]) -> None:
 
     from taba.clocks import make_monotonic
     from taba.errors import ConfigurationError
-    from taba.listening import on_hangup
+    from taba.listening import freeze_when_running, on_hangup
     from taba.server.options import ServerOptions
-    from taba.server.service import Server, freeze_when_running
+    from taba.server.service import Server
 
     reactor: Any = installed
     make_monotonic(reactor)

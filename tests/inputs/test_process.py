@@ -162,6 +162,29 @@ class AtASocket(SynchronousTestCase):
         self.assertEqual(min(connection.heard for connection in one._connections.values()), 1.0)
         self.assertEqual(self.end(one)["connections_refused"], 1)
 
+    def test_an_address_with_many_connections_takes_no_place_of_anothers_however_it_drips(self) -> None:
+        self.patch(process, "MAX_CONNECTIONS", 4)
+        one, where = self.input("tcp")
+
+        def connect(source: str, now: float) -> socket.socket:
+            sender = self.socket(socket.AF_INET, socket.SOCK_STREAM)
+            sender.bind((source, 0))
+            sender.connect(where)
+            one._now = now
+            one._take_connections()
+            return sender
+
+        good = connect("127.0.0.3", 0.0)
+        for number in range(1, 20):
+            connect("127.0.0.2", float(number)).sendall(b"x")
+            for connection in list(one._connections.values()):
+                if connection.name == "127.0.0.2":
+                    one._take_chunk(connection)
+        self.assertEqual(sorted(connection.name for connection in one._connections.values()), ["127.0.0.2"] * 3 + ["127.0.0.3"])
+        good.sendall(b"a:1|c\n")
+        good.close()
+        self.assertEqual((self.end(one)["connections_refused"], self.events), (16, [("127.0.0.3", "a", 1.0)]))
+
     def test_a_connection_that_is_reset_harms_no_other(self) -> None:
         one, where = self.input("tcp")
         good, bad = (self.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in range(2))

@@ -1,9 +1,11 @@
 """The box in which a child process works: what the kernel takes from it for good. Linux; standard library only.
 
 1. Memory, files, and processor time from one request to the next have limits; what goes beyond is an error of the code that does, or
-   its end.
-2. The network is taken away by a namespace, and other processes by a filter of system calls: threads it may start, processes not. Where
-   the kernel allows either not, the child works on, and says so; what it has started then ends with it by its session, unless it left that.
+   its end. Each file is bounded, and how many are open, not how many it leaves on a disk.
+2. The network is taken away by a namespace; by a filter of system calls sockets are, those of files as well, memory that no limit
+   counts, other programs and other processes: it starts none, and signals, traces and limits none. Threads it may start.
+3. Where the kernel allows either not, the child works on, and says so; what it has started then ends with it by its session, unless it
+   left that.
 """
 
 from __future__ import annotations
@@ -28,15 +30,42 @@ CLONE_NEWUSER, CLONE_NEWNET = 0x1000_0000, 0x4000_0000  # from linux/sched.h
 CLONE_THREAD = 0x1_0000
 PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 22, 38, 2  # from linux/prctl.h and seccomp.h
 
-# by machine: the number by which a filter knows it (linux/audit.h), the calls that make processes or threads by flags, those that make
-# processes alone, and clone3, whose flags a filter cannot see
+
+class _Calls(NamedTuple):
+    """The numbers of system calls on a kind of machine."""
+
+    machine: int  # by which a filter knows it (linux/audit.h)
+    clone: int  # makes processes or threads, by its first argument
+    clone3: int  # the same, where a filter cannot see which
+    mmap: int
+    refused: tuple[int, ...]
+    own: tuple[int, ...]  # whose first argument is a process: this one, or 0
+
+
 _CALLS = {
-    "x86_64": (0xC000_003E, 56, (57, 58), 435),
-    "aarch64": (0xC000_00B7, 220, (), 435),
+    "x86_64": _Calls(
+        0xC000_003E,
+        56,
+        435,
+        9,
+        # fork, vfork, execve, execveat; socket, io_uring_setup (it opens sockets, too); ptrace, process_vm_readv and _writev,
+        # pidfd_send_signal, pidfd_open, pidfd_getfd; shmget, memfd_create
+        (57, 58, 59, 322, 41, 425, 101, 310, 311, 424, 434, 438, 29, 319),
+        (62, 200, 234, 129, 297, 302),  # kill, tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo, prlimit64
+    ),
+    "aarch64": _Calls(
+        0xC000_00B7,
+        220,
+        435,
+        222,
+        (221, 281, 198, 425, 117, 270, 271, 424, 434, 438, 194, 279),  # the same without the first two, which there are not
+        (129, 130, 131, 138, 240, 261),
+    ),
 }
 _LOAD, _EQUAL, _AT_LEAST, _HAS_BITS, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # of BPF: a word, jumps, an end
-_NUMBER, _MACHINE, _FIRST_ARGUMENT = 0, 4, 16  # where seccomp_data has them
+_NUMBER, _MACHINE, _ARGUMENTS, _ARGUMENT_BYTES = 0, 4, 16, 8  # where seccomp_data has them
 _ALLOW, _FAIL = 0x7FFF_0000, 0x0005_0000
+_MAP_SHARED, _MAP_ANONYMOUS = 0x01, 0x20  # from linux/mman.h
 
 
 class Box(NamedTuple):
@@ -51,8 +80,9 @@ def enter() -> Box:
     with suppress(PermissionError):  # it leads a session already
         os.setsid()  # so that what it leaves behind can be found, and ended with it
     _confine()
-    has_network = not _leave_network()
-    return Box(has_network, not _refuse_processes())
+    has_left = _leave_network()
+    is_filtered = _filter_calls()
+    return Box(not (has_left or is_filtered), not is_filtered)
 
 
 def bound_processor() -> None:
@@ -91,12 +121,12 @@ def _leave_network() -> bool:
     return True
 
 
-def _refuse_processes() -> bool:
-    """Have the kernel refuse this process, and all of its threads, to make processes; whether it does."""
+def _filter_calls() -> bool:
+    """Have the kernel refuse what this process, and any of its threads, has no business with; whether it does."""
     calls = _CALLS.get(platform.machine())
     if calls is None or struct.calcsize("P") != 8:
         return False
-    program = _filter(*calls)
+    program = _filter(calls, os.getpid())
     libc = ctypes.CDLL(None, use_errno=True)
     buffer = ctypes.create_string_buffer(program, len(program))
     # struct sock_fprog: how many instructions, and where they are
@@ -106,24 +136,39 @@ def _refuse_processes() -> bool:
     return bool(libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, where, 0, 0) == 0)
 
 
-def _filter(machine: int, clone: int, forks: tuple[int, ...], clone3: int) -> bytes:
+def _filter(calls: _Calls, process: int) -> bytes:
     """The filter's program: struct sock_filter each (operation, how far to jump where it holds and where not, operand)."""
     denied, unknown = _FAIL | errno.EPERM, _FAIL | errno.ENOSYS
     lines: list[tuple[int, int, int, int]] = [
         (_LOAD, 0, 0, _MACHINE),
-        (_EQUAL, 1, 0, machine),
+        (_EQUAL, 1, 0, calls.machine),
         (_RETURN, 0, 0, denied),  # calls as another machine makes them have other numbers
         (_LOAD, 0, 0, _NUMBER),
         (_AT_LEAST, 0, 1, 0x4000_0000),  # those of x32 as well
         (_RETURN, 0, 0, denied),
-        (_EQUAL, 0, 1, clone3),
+        (_EQUAL, 0, 1, calls.clone3),
         (_RETURN, 0, 0, unknown),  # so that libc starts its threads by clone
     ]
-    for fork in forks:
-        lines += [(_EQUAL, 0, 1, fork), (_RETURN, 0, 0, denied)]
+    for call in calls.refused:
+        lines += [(_EQUAL, 0, 1, call), (_RETURN, 0, 0, denied)]
+    for call in calls.own:
+        lines += [
+            (_EQUAL, 0, 5, call),
+            (_LOAD, 0, 0, _ARGUMENTS),
+            (_EQUAL, 2, 0, process),
+            (_EQUAL, 1, 0, 0),  # itself, or its group and session, in which it is alone
+            (_RETURN, 0, 0, denied),
+            (_RETURN, 0, 0, _ALLOW),
+        ]
     lines += [
-        (_EQUAL, 0, 3, clone),
-        (_LOAD, 0, 0, _FIRST_ARGUMENT),
+        (_EQUAL, 0, 5, calls.mmap),
+        (_LOAD, 0, 0, _ARGUMENTS + 3 * _ARGUMENT_BYTES),  # flags
+        (_HAS_BITS, 0, 2, _MAP_SHARED),
+        (_HAS_BITS, 0, 1, _MAP_ANONYMOUS),
+        (_RETURN, 0, 0, denied),  # it is no part of the data that has a limit
+        (_RETURN, 0, 0, _ALLOW),
+        (_EQUAL, 0, 3, calls.clone),
+        (_LOAD, 0, 0, _ARGUMENTS),
         (_HAS_BITS, 1, 0, CLONE_THREAD),
         (_RETURN, 0, 0, denied),
         (_RETURN, 0, 0, _ALLOW),

@@ -205,7 +205,8 @@ def _read_folded(lot: list[int], item: Any, left: Mapping[int, list[int]]) -> tu
                 for failure, indexes in of_row:
                     if not all(isinstance(index, int) and index >= 0 for index in indexes):
                         raise ValueError("not places of Events")
-                    known = [places[index] for index in indexes if index < len(places)] if places is not None else list(indexes)
+                    indexes = list(dict.fromkeys(indexes))  # none is buried twice
+                    known = [places[index] for index in indexes if index < len(places)] if places is not None else indexes
                     folded.spoiled.setdefault(row, []).append((_failed(failure), known))
         for row, dump in states.items():
             if row not in lot or not isinstance(dump, bytes):

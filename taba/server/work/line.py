@@ -4,7 +4,9 @@
    stopped or busy and an answer that is in the pipe is read first; and it leaves out what the child waited for a processor.
 2. A child says that it is ready once it has imported what it will need. One that does not is nobody's fault who has work for it.
 3. Where one is kept in reserve, a second child is ready by the time that the first has to be killed.
-4. What it prints is logged within a bound; the rest is read, counted and thrown away, so that it never waits for a full pipe.
+4. What it prints is logged within a bound; the rest is read, counted and thrown away, and of that no more in a second than costs next to
+   nothing: who prints without end waits for a full pipe, and in the end for nothing any more.
+5. It speaks when it is asked, and no more than an answer may be.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from taba.bounds import KiB
+from taba.bounds import KiB, MiB
 from taba.server.work.boxing import Box
 from taba.server.work.child import LENGTH, MAX_FRAME_BYTES, pack, unpack_answer
 
@@ -36,6 +38,9 @@ LONGEST_SECONDS = 60.0  # of ticks for one frame, whatever the child waited for:
 MAX_OUTSIDE = 3  # times that a child is killed from outside in one request, before the request is taken for the reason
 PRINTED_BYTES = 8 * KiB  # of what a child prints, logged …
 PRINTED_SECONDS = 60.0  # … within this time
+READ_BYTES = 4 * MiB  # of what a child prints, that are read …
+READ_SECONDS = 1.0  # … within this time
+MAX_ANSWER_BYTES = 4 * MAX_FRAME_BYTES  # to one request, over all frames
 
 log = Logger()
 
@@ -88,7 +93,11 @@ class _Child(ProcessProtocol):
         self._buffer = bytearray()
         self._frames: list[Any] = []
         self._waiting: Deferred[None] | None = None
+        self._is_asked = True  # whether it is ready
         self.received = 0
+        self._before = 0  # of that, before the request that it answers
+        self._printed = 0  # bytes that it printed within READ_SECONDS
+        self._reading: Any = None  # when what it prints is read on
         self.reason: str | None = None
         self.was_outside = False
         self.box = Box(True, True)
@@ -100,6 +109,9 @@ class _Child(ProcessProtocol):
 
     def outReceived(self, data: bytes) -> None:
         self.received += len(data)
+        if not self._is_asked or self.received - self._before > MAX_ANSWER_BYTES:
+            self.kill("it spoke without being asked" if not self._is_asked else f"it answered with more than {MAX_ANSWER_BYTES} bytes")
+            return
         self._buffer += data
         while len(self._buffer) >= LENGTH.size:
             (size,) = LENGTH.unpack_from(self._buffer)
@@ -120,8 +132,35 @@ class _Child(ProcessProtocol):
 
     def errReceived(self, data: bytes) -> None:
         self._prints.add(data)
+        self._printed += len(data)
+        if self._reading is None:
+            self._reading = self.reactor.callLater(READ_SECONDS, self._read_on)
+        if self._printed >= READ_BYTES and self.reason is None:
+            self._printer("pauseProducing")
+
+    def _read_on(self) -> None:
+        self._reading, self._printed = None, 0
+        self._printer("resumeProducing")
+
+    def _printer(self, act: str) -> None:
+        pipe = getattr(self.transport, "pipes", {}).get(2)
+        if pipe is not None:
+            getattr(pipe, act)()
+
+    def asked(self) -> None:
+        """It is asked for something."""
+        self._is_asked, self._before = True, self.received
+
+    def answered(self) -> None:
+        """It has said that this was all."""
+        self._is_asked = False
+        if self._frames or self._buffer:
+            self.kill("it spoke without being asked")
 
     def processEnded(self, reason: Failure) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
         if self.reason is None:
             self.was_outside = isinstance(reason.value, ProcessTerminated) and reason.value.signal in (9, 15)
             self.reason = _ending(reason.value)
@@ -134,6 +173,7 @@ class _Child(ProcessProtocol):
             self.reason = reason
         with suppress(ProcessExitedAlready):
             self.transport.signalProcess("KILL")
+        self._printer("resumeProducing")  # that it ended is seen when its pipes have
         self._wake()
 
     def processExited(self, reason: Failure) -> None:
@@ -270,6 +310,7 @@ class Line:
         try:
             child = await self._running()
             self.about, began = about, self._reactor.seconds()
+            child.asked()
             child.transport.write(request)
             while True:
                 more, item = await child.next_frame(seconds)
@@ -278,6 +319,7 @@ class Line:
                 elif more:
                     take(item)
                 else:
+                    child.answered()
                     finished = True
                     return item
         finally:
@@ -332,6 +374,7 @@ class Line:
         except BaseException:  # whoever asked has gone, and nobody else knows of this child
             child.kill("what it was started for was given up")
             raise
+        child.answered()
         self.failed_starts = 0
         told = told if isinstance(told, dict) else {}
         self.box = child.box = Box(*(told.get(name) is not False for name in Box._fields))

@@ -309,6 +309,8 @@ class Sandbox:
                 raise HandlersAway("the Server stops")
             errand.seconds = 0.0
             self._log_death(foreign.type, died)
+            if not errand.lots:
+                return  # it had answered all, and went on: nobody is a suspect
             outside += died.outside
             if died.outside and outside <= MAX_OUTSIDE:
                 continue
@@ -396,7 +398,7 @@ class Sandbox:
             left = left[: _fitting(left)]
             before = len(answers)
             try:
-                rest = await self._handlers.ask(ITEM_SECONDS, answers.append, *request(left), about=type)
+                rest = await self._handlers.ask(ITEM_SECONDS, _first(answers, before + len(left)), *request(left), about=type)
                 if rest is None and len(answers) > before:
                     continue
                 died = ChildDied(str(rest or "it gave no answer"))
@@ -464,6 +466,11 @@ class Sandbox:
     def _is_suspended(self, type: str) -> bool:
         deaths = self._deaths.get(type, [])
         return len(deaths) >= MAX_DEATHS and self._reactor.seconds() - deaths[0] < SUSPENDED_SECONDS
+
+
+def _first(answers: list[Any], most: int) -> Callable[[Any], None]:
+    """Appends to `answers` until they are so many: the child is not trusted."""
+    return lambda answer: answers.append(answer) if len(answers) < most else None
 
 
 def _fitting(items: Sequence[Any]) -> int:

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError
 from twisted.internet.task import deferLater
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
 from taba.handlers import ArrayHandler, Handler
 from taba.matching import simple_matcher
@@ -34,7 +34,8 @@ from ..running import asynchronous, reactor
 from ..samples import lookup_of
 
 PLUGIN = '''
-import os, socket, subprocess, tempfile, threading, time
+import ctypes, mmap, os, resource, signal, socket, struct, subprocess, tempfile, threading, time
+from multiprocessing import shared_memory
 from taba.handlers import Handler, Ever, History
 from tests.server.samples import Spilling
 
@@ -65,6 +66,45 @@ class Odd(Handler):
             made = threading.Thread(target=lambda: None)
             made.start(); made.join()
         if word == "eat": bytearray(1 << 40)
+        if word == "signal": os.kill(os.getppid(), 0)
+        if word == "group": os.killpg(os.getpgid(os.getppid()), 0)
+        if word == "everybody": os.kill(-1, 0)
+        if word == "limit": resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE)
+        if word == "trace": self.call(ctypes.CDLL(None, use_errno=True).ptrace, 16, os.getppid(), 0, 0)
+        if word == "watch": os.pidfd_open(os.getppid())
+        if word == "exec": os.execv("/bin/true", ["true"])
+        if word == "bomb":
+            while True: os.fork()
+        if word == "share": mmap.mmap(-1, 1 << 20)
+        if word == "memory": os.memfd_create("more")
+        if word == "unix": socket.socket(socket.AF_UNIX)
+        if word == "listen": socket.create_server(("127.0.0.1", 0))
+        if word == "netlink": socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)
+        if word == "itself": os.kill(os.getpid(), 0); resource.prlimit(os.getpid(), resource.RLIMIT_CPU); resource.getrlimit(0)
+        if word == "map": mmap.mmap(-1, 1 << 20, flags=mmap.MAP_PRIVATE).close()
+        if word == "gigabyte": bytearray(1 << 30)
+        if word == "pair":
+            for one in socket.socketpair(): one.close()
+        if word == "stop":
+            for number in range(1, 32):
+                if number not in (signal.SIGKILL, signal.SIGSTOP): signal.signal(number, signal.SIG_IGN)
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if word == "close": os.closerange(0, 64)
+        if word == "flood":
+            while True: os.write(1, bytes(1 << 16))
+        if word == "forge":
+            frame = struct.pack("<I", 3) + b"\\x92\\xc3\\x01"
+            while True:
+                for one in range(3, 64):
+                    try: os.write(one, frame * 1000)
+                    except OSError: pass
+        if word == "later":
+            def speak():
+                time.sleep(0.2)
+                for one in range(3, 64):
+                    try: os.write(one, struct.pack("<I", 3) + b"\\x92\\xc2\\xc0")
+                    except OSError: pass
+            threading.Thread(target=speak).start()
         if word == "connect": socket.create_connection(("127.0.0.1", int(os.environ["TABA_TEST_PORT"])), 10).close()
         if str(word).startswith("write"):
             with tempfile.TemporaryFile() as file: file.write(bytes(int(word[5:])))
@@ -72,10 +112,16 @@ class Odd(Handler):
             files = [open(os.devnull) for _ in range(int(word[4:]))]
             for file in files: file.close()
         if isinstance(word, float): assert type(word) is float, type(word)
+    def call(self, function, *arguments):
+        if function(*arguments) < 0: raise OSError(ctypes.get_errno(), "refused")
     def project(self, state, now):
         self.act(state[-1][1:] if state[-1].startswith("p") else "")
         if "rubbish" in state: return 17
         if "many" in state: return {"words": [[] for _ in range(300_000)]}
+        if "deeper" in state:
+            nested = []
+            for _ in range(10_000): nested = [nested]
+            return {"words": nested}
         if "deep" in state:
             nested = []
             for _ in range(70): nested = [nested]
@@ -198,6 +244,41 @@ class Hostile(TestCase):
         self.assertEqual(self.sandbox.deaths, {})
 
     @asynchronous
+    async def test_a_handler_reaches_no_other_process_and_no_socket_and_runs_nothing_else_where_calls_are_filtered(self) -> None:
+        own = ("itself", "map", "gigabyte", "pair", "thread")
+        others = ("signal", "group", "everybody", "limit", "trace", "watch", "exec", "bomb", "share", "memory", "unix", "listen", "netlink")
+        await self.fold("a")
+        if self.sandbox.describe()["processes"]:
+            raise SkipTest("the kernel filters no calls here, and the status says so")
+        folded = await self.fold(*own, *others)
+        self.assertEqual(sorted(folded.states), list(range(len(own))), folded.failed)
+        for row, word in enumerate(others, len(own)):
+            self.assertRegex(folded.failed[row].detail, "PermissionError|Errno 1", word)
+        self.assertEqual((self.sandbox.deaths, self.sandbox.describe()["network"]), ({}, False))
+
+    @pytest.mark.real
+    @asynchronous
+    async def test_a_handler_that_stops_closes_its_pipes_prints_without_end_or_forges_answers_is_ended_and_harms_no_other(
+        self,
+    ) -> None:
+        self.patch(module, "MAX_DEATHS", 100)
+        self.patch(module, "ITEM_SECONDS", 0.5)
+        self.patch(line, "MAX_ANSWER_BYTES", 1 << 20)
+        folded = await self.fold("a", "stop", "close", "flood", "b", "forge")
+        self.assertEqual((sorted(folded.states), sorted(folded.failed)), ([0, 4], [1, 2, 3, 5]))
+        self.assertEqual({failed.reason for failed in folded.failed.values()}, {"handler_error"})
+        self.assertEqual(Odd().load(folded.states[4]), ["b"])
+
+    @asynchronous
+    async def test_a_child_that_speaks_without_being_asked_is_ended_and_nothing_that_it_said_is_taken(self) -> None:
+        await self.fold("later")
+        child = self.sandbox._handlers._child
+        assert child is not None
+        await child.ended
+        self.assertEqual(child.reason, "it spoke without being asked")
+        self.assertEqual(sorted((await self.fold("a", "b")).states), [0, 1])
+
+    @asynchronous
     async def test_what_a_child_left_behind_ends_with_it_where_it_may_start_processes(self) -> None:
         leaves = "import os, signal, sys, time; os.setsid(); os.fork() and signal.pause(); print(os.getpid(), flush=True); signal.pause()"
         left: list[bytes] = []
@@ -224,9 +305,11 @@ class Hostile(TestCase):
 
     @asynchronous
     async def test_a_projection_of_too_many_values_or_too_deep_is_none_and_harms_no_other(self) -> None:
-        states = [[Framed(1, 1, Odd().dump([word]))] for word in ("many", "deep", "a")]
-        many, deep, good = await self.sandbox.project("Odd", states, 1.0)
+        self.patch(module, "ASK_SECONDS", PATIENT)
+        states = [[Framed(1, 1, Odd().dump([word]))] for word in ("many", "deep", "deeper", "a")]
+        many, deep, deeper, good = await self.sandbox.project("Odd", states, 1.0)
         self.assertEqual(good, {"words": ["a"]})
+        self.assertIsInstance(deeper, str)
         self.assertIn("more than 262144 items", str(many))
         self.assertIn("nested more than 64 deep", str(deep))
         self.assertEqual(self.sandbox.deaths, {})
