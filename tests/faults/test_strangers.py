@@ -15,8 +15,8 @@ import pytest
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from benchmarks.strangers import Shape, shapes
+from taba.calls import MAX_BODY_BYTES
 from taba.connections import MAX_HALL_OF_PEER
-from taba.web import MAX_BODY_BYTES
 from tests.faults.crowd import CROWD, STRANGER
 from tests.faults.patience import PATIENCE_SECONDS
 from tests.services import ROOT, Services
