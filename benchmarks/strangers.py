@@ -11,7 +11,6 @@ import json
 import struct
 import threading
 import zlib
-from collections.abc import Callable
 from contextlib import closing
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
@@ -31,7 +30,7 @@ from taba.events import MAX_POSTED_EVENTS
 
 AT_ONCE = 3  # of each request: their pieces must not come to one
 STREAM, NONCE, TIME = bytes(16), bytes(8), struct.pack("<d", 1.7e9)
-BEFORE = 60 * KiB  # of an address: what a request's head takes
+BEFORE = 15 * KiB  # of an address: what a request's line takes
 
 
 class Shape(NamedTuple):
@@ -186,20 +185,20 @@ def _questions() -> list[Shape]:
     def ask(what: str, path: str, **parameters: str) -> Shape:
         return Shape(what, "GET", path + "?" + "&".join(f"{name}={quote(value)}" for name, value in parameters.items()))
 
-    short: Callable[[str], str] = lambda text: text[: BEFORE // 4]  # noqa: E731  # quoted, each character may take three
-    exact = "&".join(f"name=n{n}" for n in range(5000))
+    many = BEFORE // 3  # characters: quoted, each takes three
+    exact = "&".join(f"name=n{n}" for n in range(BEFORE // 11))
     return [
         ask("match: backtracking", "/v1/projections", match="(.*)*(.*)*(.*)*x"),
         ask("match: all names", "/v1/types", match=".*"),
         ask("match: a long one", "/v1/names", match="(a|b)" * 180),
         ask("client_match: all Clients", "/v1/projections", client_match=".*", limit="1000"),
         ask("label: one that nothing has", "/v1/aggregates", label="k:v"),
-        Shape("name: 5,000 of them", "GET", f"/v1/aggregates?{exact}"),
+        Shape("name: very many of them", "GET", f"/v1/aggregates?{exact}"),
         ask("all Aggregates", "/v1/aggregates"),
         ask("by: labels", "/v1/aggregates", by="k"),
-        ask("PromQL: nested deep", "/api/v1/query", query=short("(" * 7000 + "1" + ")" * 7000)),
-        ask("PromQL: a long sum", "/api/v1/query", query=short("1" + "+1" * 7000)),
-        ask("PromQL: signs", "/api/v1/query", query=short("-" * 15_000 + "1")),
+        ask("PromQL: nested deep", "/api/v1/query", query="(" * (many // 2 - 1) + "1" + ")" * (many // 2 - 1)),
+        ask("PromQL: a long sum", "/api/v1/query", query="1" + "+1" * (BEFORE // 4 - 1)),
+        ask("PromQL: signs", "/api/v1/query", query="-" * (BEFORE - 10) + "1"),
         ask("PromQL: all there is", "/api/v1/query", query='{__name__=~".+"}'),
         ask("PromQL: a range", "/api/v1/query_range", query='sum({__name__=~".+"})', start="0", end="1700000000", step="200000"),
         ask("PromQL: a pattern", "/api/v1/query", query='{__name__=~"(.*)*(.*)*(.*)*x"}'),

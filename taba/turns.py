@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from heapq import merge
 from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -13,6 +14,7 @@ from twisted.python.failure import Failure
 T = TypeVar("T")
 
 TURN_SECONDS = 0.02  # of work before others have a turn
+SORTED_AT_ONCE = 1000  # items, between two looks at the time: tuples of tuples take some 5 µs each
 
 
 class Turns:
@@ -78,3 +80,18 @@ class Together(Generic[T]):
                     (waiting.errback if isinstance(outcome, Failure) else waiting.callback)(outcome)
 
         ensureDeferred(self._work()).addBoth(answered)
+
+
+async def in_order(items: Iterable[Any], breathe: Callable[[], Awaitable[None]]) -> list[Any]:
+    """As `sorted` does it; others have a turn (`breathe`) between parts of it."""
+    unsorted = list(items)
+    parts = []
+    for start in range(0, len(unsorted), SORTED_AT_ONCE):
+        parts.append(sorted(unsorted[start : start + SORTED_AT_ONCE]))
+        await breathe()
+    found = []
+    for place, item in enumerate(merge(*parts), 1):
+        found.append(item)
+        if place % SORTED_AT_ONCE == 0:
+            await breathe()
+    return found

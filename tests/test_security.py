@@ -35,7 +35,7 @@ class Security(SynchronousTestCase):
         for row in self.rows:
             self.assertEqual(len(row), 3, row)
             found = _NAMED.findall(row[2])
-            self.assertTrue(found and all(row), row)
+            self.assertTrue(found and all(row) and all(name for _, _, name in found), row)
             self.assertEqual(re.sub(r"[,\s]", "", _NAMED.sub("", row[2])), "", f"{row[0]}: names something that is no test")
             for path, case, name in found:
                 self.assertTrue((ROOT / path).is_file(), f"{row[0]}: there is no {path}")

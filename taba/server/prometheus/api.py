@@ -42,6 +42,7 @@ from taba.server.prometheus.vectors import NAME, Labels, Refused, Vector
 from taba.server.prometheus.wanted import Wanted
 from taba.server.work.sandbox import Crowded, PatternRefused
 from taba.tokens import READ
+from taba.turns import in_order
 from taba.web import sliced
 
 TRUNCATED = "results truncated due to limit"  # as Prometheus says it
@@ -433,7 +434,7 @@ class PrometheusApi:
                         break
                 if len(found) > limit:
                     break
-        rows = [labels for _, labels in sorted(found.items())]
+        rows = [found[key] for key in await in_order(found, self._query.turns.breathe)]
         if len(rows) > limit:
             rows = rows[:limit]
             told.warn(TRUNCATED)
