@@ -26,6 +26,7 @@ from taba.server.keys import ABSENT, Framed
 from taba.server.work import boxing, line
 from taba.server.work import sandbox as module
 from taba.server.work.boxing import MAX_FILE_BYTES, MAX_FILES
+from taba.server.work.child import pack
 from taba.server.work.folding import Folded, ForeignWork, Work
 from taba.server.work.pasts import read_history
 from taba.server.work.sandbox import Crowded, HandlersAway, PatternRefused, Sandbox
@@ -98,13 +99,6 @@ class Odd(Handler):
                 for one in range(3, 64):
                     try: os.write(one, frame * 1000)
                     except OSError: pass
-        if word == "later":
-            def speak():
-                time.sleep(0.2)
-                for one in range(3, 64):
-                    try: os.write(one, struct.pack("<I", 3) + b"\\x92\\xc2\\xc0")
-                    except OSError: pass
-            threading.Thread(target=speak).start()
         if word == "connect": socket.create_connection(("127.0.0.1", int(os.environ["TABA_TEST_PORT"])), 10).close()
         if str(word).startswith("write"):
             with tempfile.TemporaryFile() as file: file.write(bytes(int(word[5:])))
@@ -271,12 +265,22 @@ class Hostile(TestCase):
 
     @asynchronous
     async def test_a_child_that_speaks_without_being_asked_is_ended_and_nothing_that_it_said_is_taken(self) -> None:
-        await self.fold("later")
-        child = self.sandbox._handlers._child
-        assert child is not None
-        await child.ended
-        self.assertEqual(child.reason, "it spoke without being asked")
-        self.assertEqual(sorted((await self.fold("a", "b")).states), [0, 1])
+        said = repr(pack([False, {}]))
+        for asked, wrong in ((False, "it spoke without being asked"), (True, None)):
+            speaks = f"import os, signal; os.write(1, {said}); os.read(0, 1); os.write(1, {said}); signal.pause()"
+            one = line._Child(reactor, self.sandbox.prints)
+            reactor.spawnProcess(one, sys.executable, [sys.executable, "-c", speaks], os.environ)
+            self.assertEqual(await one.next_frame(PATIENT), (False, {}))
+            one.answered()
+            if asked:
+                one.asked()
+            one.transport.write(b"x")
+            if asked:
+                self.assertEqual(await one.next_frame(PATIENT), (False, {}))
+                one.kill("the test says so")
+            await one.ended
+            self.assertEqual(one.reason, wrong or "the test says so")
+            self.assertEqual(one._frames, [])
 
     @asynchronous
     async def test_what_a_child_left_behind_ends_with_it_where_it_may_start_processes(self) -> None:
