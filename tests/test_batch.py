@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+import sys
 from typing import Any
 
 import msgpack
@@ -33,6 +34,7 @@ from taba.batch import (
 )
 from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS, MAX_ENVELOPE_BATCHES
 from taba.errors import MalformedBatch, NoVerdicts, UnknownVersion
+from taba.steps import finish
 
 STREAM = bytes(range(16))
 NONCE = b"n" * NONCE_BYTES
@@ -184,6 +186,29 @@ class Batches(SynchronousTestCase):
         self.assertEqual(batch.decode_batch(batch.encode_batch(STREAM, 5, 7, columns)).columns, columns)
         self.assertEqual(sum(one.columns for one in batch.sections_of(columns)), len(columns))
         self.assertEqual(sum(one.weight for one in batch.sections_of(columns)), sum(one.weight for one in columns))
+
+    def test_columns_of_a_section_whose_fields_are_known_cost_no_call_of_python_each(self) -> None:
+        few, many = (
+            batch.encode_batch(STREAM, 5, 7, [column(f"t{number}") for number in range(count)]) for count in (2, MAX_BATCH_COLUMNS)
+        )
+        calls = []
+        for content in (few, many):
+            batch.decode_batch(content)  # the fields are known from here on
+            count = 0
+
+            def see(frame: Any, event: str, argument: Any) -> None:
+                nonlocal count
+                count += event == "call" and "taba" in frame.f_code.co_filename
+
+            before = sys.getprofile()
+            sys.setprofile(see)
+            try:
+                finish(batch.reading_batch(content))
+            finally:
+                sys.setprofile(before)
+            calls.append(count)
+        self.assertGreater(calls[0], 5)
+        self.assertLess(calls[1] - calls[0], 20)
 
     def sections(self, *sections: tuple[int, Any]) -> batch.Batch:
         packed = [(events, one if isinstance(one, bytes) else msgpack.packb(one)) for events, one in sections]
