@@ -16,8 +16,8 @@ from typing import TextIO
 from unittest import mock
 
 from taba.cli.main import main
+from tests.patience import PATIENCE_SECONDS
 
-PATIENCE = 300.0  # seconds; however busy the machine is
 # These set signals, run a reactor, record as this process would, or import what lies in the working directory.
 OF_THEIR_OWN = ("record", "reshard", "check", "store", "handler", "handlers")
 
@@ -56,7 +56,7 @@ def run_on_terminal(arguments: Sequence[str], environ: Mapping[str, str], direct
             ends = [streams.enter_context(open(os.dup(terminal), mode, encoding=encoding)) for mode in ("r", "w", "w")]
             os.close(terminal)
             code = _run(arguments, environ, directory, ends)
-        looking.join(PATIENCE)
+        looking.join(PATIENCE_SECONDS)
     finally:
         os.close(main_end)
     return code, b"".join(shown).decode()
@@ -98,7 +98,7 @@ def run_several(
         input=json.dumps(calls),
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=PATIENCE_SECONDS,
         env=environ,
         cwd=directory,
         check=True,
@@ -112,4 +112,4 @@ def run_taba(*arguments: str, environ: Mapping[str, str], directory: Path, stdin
     if arguments[:1] and arguments[0] not in OF_THEIR_OWN:
         return run_here(arguments, environ, directory, stdin)
     command = [sys.executable, "-m", "taba.cli.main", *arguments]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=PATIENCE, env=environ, cwd=directory)
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=PATIENCE_SECONDS, env=environ, cwd=directory)

@@ -21,6 +21,7 @@ from taba.options import Listen
 from taba.routes import Parameter, Route, Serve
 from taba.tokens import ADMIN, OPEN, READ, WRITE
 from taba.web import Api
+from tests.patience import PATIENCE_SECONDS
 
 reactor: Any = installed
 
@@ -81,7 +82,7 @@ class Served(TestCase):
 
     async def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any, Any]:
         def ask() -> tuple[int, Any, Any]:
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_SECONDS)
             try:
                 connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
                 answer = connection.getresponse()
@@ -108,7 +109,7 @@ class Served(TestCase):
 
     def connect(self, source: str = "127.0.0.1") -> socket.socket:
         """A connection that is closed with the test."""
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=20, source_address=(source, 0))
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_SECONDS, source_address=(source, 0))
         self.addCleanup(connection.close)
         return connection
 

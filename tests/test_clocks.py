@@ -17,6 +17,7 @@ from taba import clocks
 from taba.connections import make_site
 from taba.web import Api
 from tests.clock import WallClock
+from tests.patience import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parent.parent
 RUN = """
@@ -69,7 +70,7 @@ class Reactors(SynchronousTestCase):
                 clock.offset = 0
                 environ = {**os.environ, **clock.environ, "PYTHONPATH": str(ROOT)}
                 command = [sys.executable, "-c", RUN, reactor, offset]
-                done = subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True, timeout=60)
+                done = subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
                 self.assertEqual((done.stdout, done.stderr), ("after before moved True\n", ""), (reactor, offset))
 
     def test_the_test_clock_moves_the_wall_clock_alone(self) -> None:

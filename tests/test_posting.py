@@ -9,9 +9,9 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from .services import Services
+from tests.patience import PATIENCE_SECONDS
 
-PATIENCE = 30.0
+from .services import Services
 
 
 class Posting(SynchronousTestCase):
@@ -24,10 +24,10 @@ class Posting(SynchronousTestCase):
     def post(self, url: str, events: list[Any], key: str) -> Any:
         body = json.dumps({"client": "web/1", "events": events}).encode()
         request = urllib.request.Request(f"{url}/v1/events", body, {"Idempotency-Key": key, "Content-Type": "application/json"})
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
-                with urllib.request.urlopen(request, timeout=30) as answer:
+                with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
                     return json.load(answer)
             except urllib.error.HTTPError as error:
                 # the Agent learns the number of buckets from the Server first
@@ -42,7 +42,7 @@ class Posting(SynchronousTestCase):
             for url in order:
                 self.assertEqual(self.post(url, events, key)["accepted"], len(events))
         self.post(self.services.agent_url, [{"tab": "last", "type": "TotalsCounter", "value": 1}], "last")
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not self.services.query.names(name="last") or self.services.query.status()["folded"] < 8001:
             self.assertLess(time.monotonic(), deadline)
             time.sleep(0.1)

@@ -22,7 +22,7 @@ from taba.routes import Route
 from taba.tokens import ADMIN, KINDS, OPEN, READ, WRITE, line_of, new_token
 from taba.web import Api
 from tests.certificates import Authority
-from tests.faults.patience import until
+from tests.patience import until
 from tests.processes import Process, free_port, twistd, wait_for_port
 from tests.services import START_SECONDS, Services
 from tests.sites import Served

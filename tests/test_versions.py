@@ -13,11 +13,11 @@ from taba import batch, versions
 from taba.batch import Column, Header, decode_batch, decode_envelope, encode_batch, encode_envelope
 from taba.errors import UnknownVersion
 from taba.versions import FIRST, HERE, Chosen, Versions, choose, read_told
+from tests.patience import PATIENCE_SECONDS, until
 from tests.processes import twistd
 from tests.services import Services
 
 from .faults.load import Load
-from .faults.patience import until
 
 SOONER = "import taba.server.fold.envelopes as envelopes; envelopes.VERSION_SECONDS = 5.0"  # else half a minute for an upgrade
 OLDER, NEWER, LATEST = HERE, Versions((5, 4), (3, 2)), Versions((6, 5), (4, 3))  # who pretends differs in its numbers alone
@@ -99,7 +99,9 @@ class Choosing(SynchronousTestCase):
 
 class Pretending(SynchronousTestCase):
     def test_who_pretends_has_the_later_numbers_wherever_they_stand(self) -> None:
-        told = subprocess.run([sys.executable, "-c", PRETENDS.format(*NEWER) + ASKS], capture_output=True, text=True, timeout=60)
+        told = subprocess.run(
+            [sys.executable, "-c", PRETENDS.format(*NEWER) + ASKS], capture_output=True, text=True, timeout=PATIENCE_SECONDS
+        )
         self.assertEqual(told.stdout.split(), ["5"] * 5 + ["3"], told.stderr)
 
 

@@ -15,6 +15,7 @@ from taba.agent.reader import MAX_COVERED
 from taba.agent.spool import DEFAULT_SPOOL_BYTES
 from tests.agent.producers import Producer
 from tests.agent.world import AGENT, World
+from tests.patience import PATIENCE_SECONDS
 
 SHM = "/dev/shm"
 RECORD = """
@@ -46,7 +47,9 @@ class Host(World):
     def client(self, name: str, events: int) -> None:
         """A process that records twice so many events, with all defaults, and drops none."""
         environ = {**os.environ, "TABA_AGENT": AGENT}
-        done = subprocess.run([sys.executable, "-c", RECORD, name, str(events)], env=environ, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [sys.executable, "-c", RECORD, name, str(events)], env=environ, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+        )
         assert done.returncode == 0, done.stderr
         self.recorded += int(done.stdout)
 

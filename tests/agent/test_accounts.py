@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.patience import PATIENCE_SECONDS
 from tests.services import ROOT, Services
 
 pytestmark = pytest.mark.real  # an Agent that is killed again and again
@@ -52,7 +53,7 @@ class Accounts(SynchronousTestCase):
             time.sleep(0.3)
             services.kill_agent()
             services.start_agent()
-        told = [json.loads(client.communicate(timeout=60)[0]) for client in clients]
+        told = [json.loads(client.communicate(timeout=PATIENCE_SECONDS)[0]) for client in clients]
         self.assertEqual([client.returncode for client in clients], [0, 0])
         recorded, dropped = (sum(column) for column in zip(*told, strict=True))
         agent = services.agent_query

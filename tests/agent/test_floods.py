@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.patience import PATIENCE_SECONDS
 from tests.services import ROOT, Services
 
 pytestmark = pytest.mark.real  # a Server, an Agent and two clients
@@ -72,7 +73,7 @@ class Floods(SynchronousTestCase):
                 break
             self.assertLess(time.monotonic(), deadline, ours)
             time.sleep(0.05)
-        recorded = int(beside.communicate("\n", timeout=60)[0])
+        recorded = int(beside.communicate("\n", timeout=PATIENCE_SECONDS)[0])
         self.assertEqual(beside.returncode, 0)
         deadline = time.monotonic() + 60
         while True:

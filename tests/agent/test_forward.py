@@ -28,6 +28,7 @@ from taba.batch import BatchId, Column, Verdict, encode_batch
 from tests.agent.moments import at
 from tests.agent.servers import Answers, FakeServer
 from tests.agent.test_outbox import Memory
+from tests.patience import PATIENCE_SECONDS
 
 COLUMN = Column("web/1", "bids_won", "CounterGroup", bytes(8), bytes(8))
 
@@ -35,7 +36,7 @@ COLUMN = Column("web/1", "bids_won", "CounterGroup", bytes(8), bytes(8))
 class KeptConnectionTests(TestCase):
     """Real connections."""
 
-    timeout = 60
+    timeout = PATIENCE_SECONDS
 
     async def test_a_kept_connection_that_was_closed_is_no_failure_and_a_new_one_that_is_closed_is(self) -> None:
         server = FakeServer()

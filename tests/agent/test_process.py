@@ -24,6 +24,7 @@ from twisted.trial.unittest import TestCase
 from taba.agent.discover import Slots
 from taba.installing import install_hint
 from tests.agent.servers import FakeServer
+from tests.patience import PATIENCE_SECONDS
 from tests.processes import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -284,7 +285,7 @@ class ProcessTests(TestCase):
         for missing in ("treq", "numpy"):
             code = f"import sys; sys.modules[{missing!r}] = None; from twisted.scripts.twistd import run; run()"
             command = [sys.executable, "-c", code, "-n", "--pidfile=", "taba-agent"]
-            done = subprocess.run(command, env=self.environ, cwd=ROOT, capture_output=True, text=True, timeout=30)
+            done = subprocess.run(command, env=self.environ, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
             self.assertEqual((done.returncode, done.stdout), (1, ""))
             self.assertEqual(done.stderr, f"taba-agent: needs {missing}: {install_hint('agent')}\n")
 

@@ -21,6 +21,7 @@ import taba
 from taba.cli.lines import read_line
 from taba.installing import install_hint
 from tests.command import run_here
+from tests.patience import PATIENCE_SECONDS
 from tests.services import ROOT, BesideAServer
 
 LINES = """\
@@ -223,7 +224,7 @@ class Commands(BesideAServer):
             process.stdin.flush()
             self.wait(lambda pipe=process.stdin: not waiting_in(pipe))
             process.send_signal(number)
-            _, error = process.communicate(timeout=30)
+            _, error = process.communicate(timeout=PATIENCE_SECONDS)
             self.assertEqual((process.returncode, error), (0, b""))
             self.wait(lambda name=name: (self.services.query.aggregate(name) or {})["pct"]["count"] == 20)
 

@@ -16,13 +16,13 @@ from taba.names import bucket_of
 from taba.query import QueryError
 from taba.shard.buckets import owner_key
 from tests import services
+from tests.patience import PATIENCE_SECONDS
 from tests.processes import twistd
 from tests.services import Services
 from tests.topologies import Cluster
 from tests.valkey import EphemeralValkey
 
 BUCKETS = 16
-PATIENCE = 60.0
 
 pytestmark = pytest.mark.real
 
@@ -53,7 +53,7 @@ class StoreCase(SynchronousTestCase):
         return True
 
     def until_taken(self, key: str, tab: str = "x") -> None:
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + PATIENCE_SECONDS
         while not self.post(key, tab):
             self.assertLess(time.monotonic(), end, self.problems())
             time.sleep(0.1)
@@ -62,7 +62,7 @@ class StoreCase(SynchronousTestCase):
         return " ".join(self.services.query.status()["problems"])
 
     def until_said(self, says: str) -> None:
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + PATIENCE_SECONDS
         while says not in self.problems():
             self.assertLess(time.monotonic(), end, self.problems())
             time.sleep(0.1)
@@ -156,7 +156,7 @@ class AcceptTests(StoreCase):
         self.until_taken("a")
         self.services.kill_server()
         replica = self.valkey(replicaof=f"127.0.0.1 {primary.port}", repl_diskless_sync_delay="0")
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + PATIENCE_SECONDS
         while b"master_link_status:up" not in replica.call("INFO", "replication"):
             self.assertLess(time.monotonic(), end)
             time.sleep(0.05)
@@ -185,7 +185,7 @@ class AcceptTests(StoreCase):
         self.assertIn("agree", self.taba("check"))
 
     def until_no_problems(self) -> None:
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + PATIENCE_SECONDS
         while self.problems():
             self.assertLess(time.monotonic(), end, self.problems())
             time.sleep(0.1)

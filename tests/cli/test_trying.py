@@ -11,7 +11,8 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.cli.lines import MAX_LINE_CHARACTERS, read_value
-from tests.command import PATIENCE, run_several
+from tests.command import run_several
+from tests.patience import PATIENCE_SECONDS
 from tests.services import BesideAServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +51,7 @@ class Trying(SynchronousTestCase):
     def taba(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "taba.cli.main", *arguments]
         directory, environ = self.beside_odd()
-        return subprocess.run(command, input=stdin, cwd=directory, env=environ, capture_output=True, text=True, timeout=PATIENCE)
+        return subprocess.run(command, input=stdin, cwd=directory, env=environ, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
 
     def several(self, *calls: tuple[tuple[str, ...], str]) -> list[subprocess.CompletedProcess[str]]:
         directory, environ = self.beside_odd()

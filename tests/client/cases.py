@@ -16,6 +16,7 @@ from taba import ring
 from taba.client import pure
 from taba.client.producer import Producer
 from tests.client.reading import Event, Reader, read_all, rings
+from tests.patience import PATIENCE_SECONDS
 
 try:
     from taba.client import _accelerator  # type: ignore[attr-defined]  # built from C
@@ -59,14 +60,19 @@ class ClientCase(SynchronousTestCase):
     def run_python(self, code: str, *arguments: str, prefix: Sequence[str] = (), **environment: str) -> str:
         """Run a program that records with taba.client; its standard output."""
         settings = {
-            **os.environ,
+            # a tracer of coverage would take part: such programs count frames, allocations, threads and what a signal interrupts
+            **{name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")},
             **self.environment,
             "PYTHONPATH": ROOT,
             "TABA_PURE": "" if self.accelerated else "1",
             **environment,
         }
         done = subprocess.run(
-            [*prefix, sys.executable, "-c", textwrap.dedent(code), *arguments], env=settings, capture_output=True, text=True, timeout=60
+            [*prefix, sys.executable, "-c", textwrap.dedent(code), *arguments],
+            env=settings,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
         )
         self.assertEqual(done.returncode, 0, done.stderr)
         return done.stdout

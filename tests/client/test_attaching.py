@@ -18,6 +18,7 @@ from taba.client import identity
 from taba.client.producer import Producer
 from tests.client.cases import ClientCase, both
 from tests.client.reading import rings
+from tests.patience import PATIENCE_SECONDS
 from tests.pythons import pythons
 
 
@@ -79,7 +80,7 @@ class AttachingTests(ClientCase):
         found = pythons()
         self.assertIn("{}.{}".format(*sys.version_info), found)
         for version, python in found.items():
-            done = subprocess.run([python, script, *names], capture_output=True, text=True, timeout=60)
+            done = subprocess.run([python, script, *names], capture_output=True, text=True, timeout=PATIENCE_SECONDS)
             self.assertEqual((done.stderr, done.returncode), ("", 0), version)
             of_ring, of_outbox, of_slot = (bytes.fromhex(line) for line in done.stdout.splitlines())
             self.assertEqual(ring.parse_header(of_ring, self.attached(names[0]).size).client, producer.stats()["client"], version)

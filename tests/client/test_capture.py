@@ -20,6 +20,7 @@ from tests.client.cases import ROOT, ClientCase, both
 from tests.client.reading import rings
 from tests.client.test_record import VALUES
 from tests.examples import examples
+from tests.patience import PATIENCE_SECONDS
 
 
 @both
@@ -217,7 +218,7 @@ class Pytest(SynchronousTestCase):
             )
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", folder, folder]
         environ = {**os.environ, "PYTHONPATH": ROOT, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # others' are slow to load
-        done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
         self.assertIn("1 failed, 2 passed", done.stdout, done.stderr)
 
 
@@ -227,6 +228,6 @@ class Loading(SynchronousTestCase):
             "import sys; from taba import client; before = 'taba.client.testing' in sys.modules; client.testing.capture; "
             "print(before, sorted(client.__all__) == client.__all__, [hasattr(client, name) for name in client.__all__].count(False))"
         )
-        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True)
         self.assertEqual(done.stdout.split(), ["False", "True", "0"])
         self.assertRaises(AttributeError, lambda: client.nothing)  # type: ignore[attr-defined]

@@ -19,10 +19,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from taba.client import testing
 from taba.compat import values as compat
 from taba.compat.run import environment
+from tests.patience import PATIENCE_SECONDS
 from tests.services import ROOT, Services
 
 RUN = [sys.executable, "-m", "taba.compat.run", "--compat", "prometheus"]
-PATIENCE = 120.0  # ends hangs
 
 WORKER = """
 import sys
@@ -162,7 +162,7 @@ class Running(SynchronousTestCase):
         clean = {key: value for key, value in os.environ.items() if not key.startswith("TABA_")}
         path = os.pathsep.join([environ.pop("PYTHONPATH", ""), str(ROOT)])
         return subprocess.run(
-            [*RUN, *command], env={**clean, "PYTHONPATH": path, **environ}, capture_output=True, text=True, timeout=PATIENCE
+            [*RUN, *command], env={**clean, "PYTHONPATH": path, **environ}, capture_output=True, text=True, timeout=PATIENCE_SECONDS
         )
 
     def test_the_program_and_what_it_starts_are_recorded_without_a_changed_import(self) -> None:
@@ -191,7 +191,7 @@ class Running(SynchronousTestCase):
             directory.mkdir()
             (directory / "sitecustomize.py").write_text(code)
         environ = environment("prometheus", {**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, directories), str(ROOT)])})
-        done = subprocess.run([sys.executable, "-c", ""], env=environ, capture_output=True, text=True, timeout=PATIENCE)
+        done = subprocess.run([sys.executable, "-c", ""], env=environ, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
         self.assertEqual((done.stdout, done.stderr), ("launcher\nmine\n", ""))
 
     def test_in_a_python_without_taba_one_line_says_so_and_all_else_goes_on(self) -> None:
@@ -200,7 +200,7 @@ class Running(SynchronousTestCase):
         (directory / "taba" / "__init__.py").write_text("raise ImportError('not here')")
         (directory / "sitecustomize.py").write_text("print('mine')")
         environ = environment("prometheus", {**os.environ, "PYTHONPATH": str(directory)})
-        done = subprocess.run([sys.executable, "-c", ""], env=environ, capture_output=True, text=True, timeout=PATIENCE)
+        done = subprocess.run([sys.executable, "-c", ""], env=environ, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
         self.assertEqual((done.stdout, done.stderr.count("\n")), ("mine\n", 1))
         self.assertIn("not here", done.stderr)
 
@@ -240,7 +240,7 @@ class Fleet(SynchronousTestCase):
             if number in wanted:
                 os.kill(worker.pid, signal.SIGKILL)  # right after its last change
         wanted.append(50)
-        events, deadline = sum(wanted), time.monotonic() + PATIENCE
+        events, deadline = sum(wanted), time.monotonic() + PATIENCE_SECONDS
         while services.query.status()["folded"] < 14 * events:
             self.assertLess(time.monotonic(), deadline)
             time.sleep(0.1)
@@ -261,7 +261,7 @@ class Fleet(SynchronousTestCase):
             self.assertLess(time.monotonic(), deadline)
             time.sleep(0.1)
         environ = {**services.environ, "TABA_COMPAT_CLIENTS": "web/.*"}
-        done = subprocess.run([*RUN, sys.executable, "-c", COLLECT], env=environ, capture_output=True, text=True, timeout=PATIENCE)
+        done = subprocess.run([*RUN, sys.executable, "-c", COLLECT], env=environ, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
         self.assertEqual(done.stderr, "")
         found = {
             (sample.name, *sample.labels.values()): sample.value
@@ -279,5 +279,5 @@ class Fleet(SynchronousTestCase):
         self.assertEqual(found["depth_livemostrecent",], 49)
         for mode, shown in (("all", levels), ("liveall", {"web/50": 49.0})):
             self.assertEqual({key[1]: value for key, value in found.items() if key[0] == f"depth_{mode}"}, shown)
-        self.assertLess(found["taba_compat_age_seconds",], PATIENCE)
+        self.assertLess(found["taba_compat_age_seconds",], PATIENCE_SECONDS)
         self.assertFalse([key for key in found if key[0].startswith("never")])

@@ -9,7 +9,7 @@ import json
 import os
 from pathlib import Path
 
-from tests.faults.patience import until
+from tests.patience import until
 from tests.services import Services
 
 RECORD = """

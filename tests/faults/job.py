@@ -13,13 +13,12 @@ from typing import Any
 from twisted.trial.unittest import TestCase
 
 from taba.query import ServerUnavailable
+from tests.patience import PATIENCE_SECONDS, until
 
 from ..services import BUCKETS, ROOT, USUAL_BUCKETS, Services
-from .patience import PATIENCE_SECONDS, until
 from .recorder import TABS, name_of, type_of
 
 TYPE_OF = {name_of(tab): type_of(tab) for tab in range(TABS)}
-PATIENCE = PATIENCE_SECONDS
 
 
 def figures(type: str, shown: Any) -> list[float]:
@@ -58,7 +57,7 @@ class Job(TestCase):
 
     def end_recorders(self, recorders: list[subprocess.Popen[bytes]]) -> None:
         for recorder in recorders:
-            self.assertEqual(recorder.wait(PATIENCE), 0)
+            self.assertEqual(recorder.wait(PATIENCE_SECONDS), 0)
 
     def start_recorders(self, events: int, pause: float, file: Path | None = None) -> list[subprocess.Popen[bytes]]:
         """Eight processes of four threads: two alone, and two that fork two more each, after they recorded; the end waits for `file`."""

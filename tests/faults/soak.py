@@ -26,7 +26,7 @@ import psutil
 
 from taba.bounds import MiB
 from taba.query import QueryError
-from tests.faults.patience import PATIENCE_SECONDS, until
+from tests.patience import PATIENCE_SECONDS, until
 from tests.services import ROOT, USUAL_BUCKETS, Services
 
 CLIENTS = 4

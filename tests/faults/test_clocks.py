@@ -12,10 +12,9 @@ import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.clock import WallClock
+from tests.patience import until
 from tests.services import Services
 from tests.valkey import EphemeralValkey
-
-from .patience import until
 
 pytestmark = pytest.mark.real  # clocks that are set while processes run
 

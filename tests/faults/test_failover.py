@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from taba.shard.buckets import owner_key
+from tests.patience import PATIENCE_SECONDS
 
 from ..topologies import Cluster, SentinelTrio, wait_until
-from .job import PATIENCE, Job
+from .job import Job
 
 
 def lag(master: Any) -> int:
@@ -46,7 +47,7 @@ class SentinelJob(Job):
         wait_until(lambda: trio.primary("m1") is replica)
         self.assertGreater(lost, 10_000)
         for recorder in recorders:
-            self.assertEqual(recorder.wait(PATIENCE), 0)
+            self.assertEqual(recorder.wait(PATIENCE_SECONDS), 0)
         self.assert_exact(100_000)
 
     def test_a_batch_that_no_replica_has_is_not_acknowledged_where_they_are_waited_for(self) -> None:
@@ -58,7 +59,7 @@ class SentinelJob(Job):
         wait_until(lambda: "replicas acknowledge" in str(self.services.query.status()), 20)
         replica.resume()
         for recorder in recorders:
-            self.assertEqual(recorder.wait(PATIENCE), 0)
+            self.assertEqual(recorder.wait(PATIENCE_SECONDS), 0)
         self.assert_exact(20_000)
 
 
@@ -79,5 +80,5 @@ class ClusterJob(Job):
         victim.kill()
         wait_until(lambda: replica.call("ROLE")[0] == b"master")
         for recorder in recorders:
-            self.assertEqual(recorder.wait(PATIENCE), 0)
+            self.assertEqual(recorder.wait(PATIENCE_SECONDS), 0)
         self.assert_exact(60_000)

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.patience import until
 from tests.services import Services
-
-from .patience import until
 
 HOLD = """
 import sys

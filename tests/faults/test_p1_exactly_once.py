@@ -13,10 +13,11 @@ from collections.abc import Callable
 import pytest
 
 from taba.agent.outbox import MIN_OUTBOX_BYTES
+from tests.patience import PATIENCE_SECONDS
 from tests.valkey import EphemeralValkey
 
 from ..services import ROOT, SHM, USUAL_BUCKETS
-from .job import PATIENCE, Job, ShortJob
+from .job import Job, ShortJob
 
 SOAK_SECONDS = 1800.0  # it only ends a hang
 WAVES, CHILDREN = 10, 20
@@ -197,7 +198,7 @@ class ExactlyOnceForLong(Job):
         self.until(lambda: self.services.query.status()["folded"], "nothing of the storm arrives")
         self.services.kill_agent()
         self.services.start_agent()
-        self.assertEqual(storm.wait(PATIENCE), 0)
+        self.assertEqual(storm.wait(PATIENCE_SECONDS), 0)
         events = 1 + 2 * WAVES * CHILDREN
         self.assertEqual(self.wait_for(events)["folded"], events)
         self.assertEqual(self.services.query.aggregates(name="storm")["storm"]["total"], events)

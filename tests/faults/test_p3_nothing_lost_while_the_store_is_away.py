@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_SECONDS
+
 from .job import Job, ShortJob
-from .patience import PATIENCE_SECONDS
 
 RECORD = """
 import json, sys, time

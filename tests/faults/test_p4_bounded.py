@@ -11,10 +11,10 @@ import psutil
 import pytest
 
 from taba.bounds import MAX_ENVELOPE_BYTES, MiB
+from tests.patience import PATIENCE_SECONDS
 
 from ..services import ROOT
 from .job import ShortJob
-from .patience import PATIENCE_SECONDS
 
 FLOOD = """
 import json, os, resource, sys

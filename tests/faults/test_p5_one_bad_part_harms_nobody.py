@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from taba.query import ServerUnavailable
+from tests.patience import PATIENCE_SECONDS
 
 from ..services import ROOT
 from .job import Job, ShortJob
-from .patience import PATIENCE_SECONDS
 
 # fold raises, hangs, or ends the process, as the value says
 BAD_HANDLER = """

@@ -8,10 +8,11 @@ import sys
 
 import pytest
 
+from tests.patience import PATIENCE_SECONDS
 from tests.valkey import EphemeralValkey
 
 from ..services import ROOT
-from .job import PATIENCE, Job, ShortJob
+from .job import Job, ShortJob
 
 
 class Moves(Job):
@@ -36,7 +37,7 @@ class Moves(Job):
         return running
 
     def finish(self, running: subprocess.Popen[str]) -> dict[str, int]:
-        out, said = running.communicate(timeout=PATIENCE)
+        out, said = running.communicate(timeout=PATIENCE_SECONDS)
         self.assertEqual(running.returncode, 0, said)
         return dict(json.loads(out))
 

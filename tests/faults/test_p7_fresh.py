@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.patience import until
+
 from .job import TYPE_OF, Job, ShortJob, figures
-from .patience import until
 
 
 class Timed(Job):

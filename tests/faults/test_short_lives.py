@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from tests.patience import PATIENCE_SECONDS
 from tests.services import Services
 
 pytestmark = pytest.mark.real
 
-PATIENCE = 240.0  # ends hangs
 FORKED, EACH = 250, 4  # processes that are forked from one that imported before, as a job worker's are, and how many events each has
 
 JOB = """
@@ -63,7 +63,7 @@ class ShortLives(SynchronousTestCase):
         self.services.start_agent()
 
     def wait(self, is_right: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not is_right():
             self.assertLess(time.monotonic(), deadline, f"{self.services.agent_query.status()}")
             time.sleep(0.1)
@@ -78,7 +78,7 @@ class ShortLives(SynchronousTestCase):
 
     def run_job(self, name: str, *before: str) -> None:
         environ = {**self.services.environ, "JOB": name}
-        done = subprocess.run([*before, sys.executable, "-c", JOB], env=environ, capture_output=True, text=True, timeout=PATIENCE)
+        done = subprocess.run([*before, sys.executable, "-c", JOB], env=environ, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
         self.assertIn(done.returncode, (-9, 137), done.stderr)  # 137: what a shell says of it
 
     def test_jobs_killed_right_after_their_record_in_namespaces_of_their_own_or_none(self) -> None:
@@ -92,7 +92,7 @@ class ShortLives(SynchronousTestCase):
         self.assertEqual(self.services.agent_query.status()["dropped_by_reason"], {})
 
     def test_hundreds_of_forked_ones_one_after_the_other(self) -> None:
-        done = self.services.run("-c", STORM, str(FORKED), timeout=PATIENCE)
+        done = self.services.run("-c", STORM, str(FORKED), timeout=PATIENCE_SECONDS)
         self.assertEqual(done.returncode, 0, done.stderr)
         self.wait(lambda: self.folded() == FORKED * EACH)
         self.assertEqual(self.windows("forked")["total"], 2 * FORKED)

@@ -10,10 +10,10 @@ import psutil
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.patience import PATIENCE_SECONDS, until
 from tests.services import Services
 
 from .load import Load
-from .patience import PATIENCE_SECONDS, until
 
 
 @pytest.mark.real

@@ -10,10 +10,9 @@ import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.names import ALIVE_TAB
+from tests.patience import until
 from tests.services import ROOT, Services
 from tests.valkey import EphemeralValkey
-
-from .patience import until
 
 WORK = """
 import sys

@@ -22,6 +22,7 @@ from taba import ring
 from taba.names import parse_name
 from tests.client.cases import ROOT
 from tests.client.reading import Event, read_all, rings
+from tests.patience import PATIENCE_SECONDS
 
 WAIT_SECONDS = 60.0  # for what takes a second or two: ends a test that hangs
 
@@ -117,7 +118,7 @@ class Processes(SynchronousTestCase):
         return found
 
     def get(self, port: int) -> bytes:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/page", timeout=30) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/page", timeout=PATIENCE_SECONDS) as answer:
             content: bytes = answer.read()
             return content
 

@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba.handlers import Handler
 from taba.handlers.lookup import MAX_MISSING, Found, Lookup, find_handlers
+from tests.patience import PATIENCE_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,18 +42,20 @@ class LookupTests(SynchronousTestCase):
             (metadata / "entry_points.txt").write_text(f"[taba.handlers]\n{point}\n")
         script = "from taba.handlers.lookup import find_handlers\nlookup = find_handlers()\n" + textwrap.dedent(program)
         environment = {"PYTHONPATH": f"{site.resolve()}:{ROOT}", "PYTHONDONTWRITEBYTECODE": "1", "PATH": "/usr/bin:/bin"}
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=60, cwd="/")
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=PATIENCE_SECONDS, cwd="/"
+        )
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         return done.stdout
 
     def test_importing_handler_brings_neither_numpy_nor_a_reactor(self) -> None:
         program = "import sys, taba.handlers; print('numpy' in sys.modules, 'twisted.internet.reactor' in sys.modules)"
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60)
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE_SECONDS)
         self.assertEqual(done.stdout, "False False\n")
 
     def test_the_plugin_module_of_tabas_own_handlers_imports_none_of_them(self) -> None:
         program = "import sys, twisted.plugins.taba_handlers as m; print('numpy' in sys.modules, m.noop.type)"
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60)
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE_SECONDS)
         self.assertEqual(done.stdout, "False Noop\n", done.stderr)
 
     def test_tabas_own_handlers_are_found(self) -> None:

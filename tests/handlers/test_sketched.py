@@ -18,6 +18,7 @@ from taba.handlers.cardinality import MAX_STATE_BYTES, STANDARD_ERROR, Cardinali
 from taba.handlers.opaque import MAX_TEXT, identity
 from taba.handlers.topk import CAPACITY, ERROR_SHARE, MAX_SAMPLES, MAX_SHOWN, TopK
 from taba.installing import install_hint
+from tests.patience import PATIENCE_SECONDS
 
 NOW = 1_763_850_120.0
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,7 +115,7 @@ class LibraryTests(SynchronousTestCase):
             "from taba.handlers.lookup import find_handlers\n"
             "lookup = find_handlers(); print(json.dumps([lookup.types, lookup.problems]))"
         )
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60)
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE_SECONDS)
         types, problems = json.loads(done.stdout)
         self.assertIn("Buffer", types)
         self.assertNotIn("TopK", types)

@@ -17,6 +17,7 @@ import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.installing import install_command
+from tests.patience import PATIENCE_SECONDS
 
 from ..documents import Block, blocks
 from ..sources import copy_sources
@@ -92,7 +93,7 @@ class WritingHandlers(SynchronousTestCase):
             "unittest.main()"
         )
         command = [sys.executable, "-c", program]
-        done = subprocess.run(command, cwd=self.directory, env=environ, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, cwd=self.directory, env=environ, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
         self.assertIn("the tests of a Handler need Hypothesis; install it with: pip install hypothesis", done.stderr)
 
 

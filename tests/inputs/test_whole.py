@@ -20,12 +20,12 @@ import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.query import QueryError
+from tests.patience import PATIENCE_SECONDS
 from tests.processes import free_port
 from tests.services import Services
 
 pytestmark = pytest.mark.real
 
-PATIENCE = 120.0  # ends hangs
 KILLS = int(os.environ.get("TABA_TEST_KILLS", "4"))  # one kind after the other; a hundred take some minutes
 
 STATSD_CLIENT = """
@@ -104,7 +104,7 @@ class Whole(SynchronousTestCase):
 
     def wait(self, what: Callable[[], Any]) -> Any:
         """What `what` says once it says something; what a part says that just starts is waited for, too."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
                 found = what()
@@ -197,7 +197,9 @@ class PublicClients(Whole):
         self.start_agent()
         self.wait(lambda: all(one["state"] == "receiving" for one in self.inputs()))
         (directory / "client.js").write_text(HOT_SHOTS_CLIENT)
-        done = subprocess.run(["node", "client.js", str(self.port)], cwd=directory, capture_output=True, text=True, timeout=PATIENCE)
+        done = subprocess.run(
+            ["node", "client.js", str(self.port)], cwd=directory, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+        )
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         self.wait(lambda: self.counts()["service_check"])  # which came last
         self.wait(lambda: self.total('hot.hits{env="test",route="/cart"}') == 100)
@@ -222,7 +224,7 @@ class Kills(Whole):
         inputs = psutil.Process(self.services.pid("agent")).children()
         self.services.kill_agent()
         for one in inputs:
-            one.wait(PATIENCE)  # they end by themselves
+            one.wait(PATIENCE_SECONDS)  # they end by themselves
         self.start_agent()
 
     def test_what_is_sent_over_kills_is_recorded_or_in_the_books(self) -> None:
@@ -231,7 +233,7 @@ class Kills(Whole):
         self.addCleanup(by_port.close)
         self.addCleanup(by_file.close)
         by_port.connect(("127.0.0.1", self.port))
-        by_file.settimeout(PATIENCE)
+        by_file.settimeout(PATIENCE_SECONDS)
 
         def to_port() -> bool:
             try:

@@ -12,6 +12,7 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from taba.query import AsyncQuery, BadRequest, NotTaba, Query, ServerUnavailable, listening, questions
+from tests.patience import PATIENCE_SECONDS
 from tests.query.test_query import Stranger
 
 FIRST, SECOND = {"time": 1.0, "every": 1.0, "aggregates": {"ä": {"value": 1}}}, {"time": 2.0, "every": 1.0, "aggregates": {}}
@@ -93,7 +94,7 @@ class WhenAgain(SynchronousTestCase):
 
 
 class Breaks(TestCase):
-    timeout = 30
+    timeout = PATIENCE_SECONDS
 
     def setUp(self) -> None:
         self.patch(listening, "FIRST_PAUSE", 0.001)

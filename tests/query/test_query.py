@@ -14,6 +14,7 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from taba.query import AsyncQuery, BadRequest, NotTaba, Query, QueryError, ServerUnavailable, questions
+from tests.patience import PATIENCE_SECONDS
 from tests.services import ROOT, Services
 
 EVENTS: list[questions.Event] = [
@@ -29,7 +30,7 @@ class AgainstAServer(TestCase):
     """The same questions through both variants: they must agree."""
 
     services: ClassVar[Services]
-    timeout = 60
+    timeout = PATIENCE_SECONDS
 
     @classmethod
     def setUpClass(cls) -> None:
@@ -141,7 +142,7 @@ class Stranger:
 
 
 class WithoutAServer(TestCase):
-    timeout = 30
+    timeout = PATIENCE_SECONDS
 
     async def both(self, error: type[QueryError], url: str, **options: Any) -> str:
         """The message with which both variants fail."""

@@ -19,6 +19,7 @@ from taba import connections
 from taba.batch import Entry, Verdict, decode_verdicts, encode_envelope
 from taba.server.options import ServerOptions
 from taba.server.service import Server
+from tests.patience import PATIENCE_SECONDS
 
 from ..streams import Streams, encoded
 from ..valkey import EphemeralValkey
@@ -65,7 +66,7 @@ class Answered:
 class ServerCase(TestCase):
     """Tests with Servers of their own on one store of their own."""
 
-    timeout = 60
+    timeout = PATIENCE_SECONDS
 
     def setUp(self) -> None:
         self.valkey = EphemeralValkey()
@@ -94,7 +95,7 @@ class ServerCase(TestCase):
 
     async def ask(self, server: Server, path: str, method: str = "GET", body: Any = None, headers: Any = None) -> Answered:
         url = f"{server.presence.url}{path}"
-        response = await treq.request(method, url, data=body, headers=headers or {}, pool=self.pool, timeout=20)
+        response = await treq.request(method, url, data=body, headers=headers or {}, pool=self.pool, timeout=PATIENCE_SECONDS)
         return Answered(response.code, response.headers, await response.content())
 
     async def get(self, server: Server, path: str) -> Any:

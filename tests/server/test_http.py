@@ -23,6 +23,7 @@ from taba.server import status as status_module
 from taba.server.ask import choosing, query
 from taba.server.fold.ingest import AWAY_SECONDS, STOPS
 from taba.server.fold.posts import Posts
+from tests.patience import PATIENCE_SECONDS
 
 from ..valkey import EphemeralValkey
 from .running import BUCKETS, Answered, ServerCase, asynchronous, encoded, reactor, together
@@ -279,7 +280,7 @@ class Envelopes(ServerCase):
         stopping = server.stopService()
 
         async def asked(path: str, method: str = "GET", body: Any = None) -> Answered:
-            response = await treq.request(method, f"{url}{path}", data=body, pool=self.pool, timeout=20)
+            response = await treq.request(method, f"{url}{path}", data=body, pool=self.pool, timeout=PATIENCE_SECONDS)
             return Answered(response.code, response.headers, await response.content())
 
         ready = await asked("/readyz")

@@ -28,6 +28,7 @@ from taba.errors import ConfigurationError
 from taba.server.options import ServerOptions
 from taba.server.service import make_server
 from taba.tokens import READ, line_of, new_token
+from tests.patience import PATIENCE_SECONDS
 
 from ..streams import Streams
 from ..valkey import EphemeralValkey, free_port
@@ -57,7 +58,7 @@ def eventually(what: Callable[[], Any]) -> Any:
 
 def ask(port: int, path: str, body: bytes | None = None, **headers: str) -> Any:
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data=body, headers=headers)
-    with urllib.request.urlopen(request, timeout=20) as answer:
+    with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
         content = answer.read()
     return content if path == "/v1/envelopes" else json.loads(content)
 

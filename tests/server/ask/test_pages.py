@@ -18,6 +18,7 @@ from twisted.internet.threads import deferToThread
 from taba import web
 from taba.names import canonical_name
 from taba.server import keys
+from tests.patience import PATIENCE_SECONDS
 from tests.shard.pieces import always
 
 from ..running import BUCKETS, ServerCase, asynchronous, encoded, reactor
@@ -100,7 +101,9 @@ def fetch(url: str, path: str, encoding: str) -> bytes:
     """The body as it travels."""
     import urllib.request
 
-    with urllib.request.urlopen(urllib.request.Request(url + path, headers={"Accept-Encoding": encoding}), timeout=20) as answer:
+    with urllib.request.urlopen(
+        urllib.request.Request(url + path, headers={"Accept-Encoding": encoding}), timeout=PATIENCE_SECONDS
+    ) as answer:
         body: bytes = answer.read()
         return body
 

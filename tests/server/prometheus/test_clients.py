@@ -17,6 +17,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.needs import needs_program
+from tests.patience import PATIENCE_SECONDS
 from tests.processes import Process, free_port, wait_for_port
 from tests.services import START_SECONDS, Services
 
@@ -27,7 +28,6 @@ for _ in range(int(sys.argv[1])):
     client.counter("agent_hits", labels={"route": "/a"}).inc(1.5)
     client.percentile("agent_wait_seconds").observe(0.25)
 """
-PATIENCE_SECONDS = 60.0  # for what takes a second or two on a machine that is not busy
 
 # asked of Taba and of a Prometheus that scraped it, while nothing is recorded: what both must answer alike
 ALIKE = (
