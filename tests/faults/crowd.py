@@ -18,7 +18,7 @@ from pathlib import Path
 
 from taba.query import Query
 from taba.tokens import KINDS, READ, WRITE, line_of, new_token
-from tests.faults.patience import until
+from tests.patience import until
 from tests.services import ANSWER_SECONDS, Services
 
 STRANGER, FRIEND, HERE = "10.9.0.1", "10.9.0.2", "10.9.0.9"

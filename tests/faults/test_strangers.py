@@ -22,7 +22,7 @@ from taba.calls import MAX_BODY_BYTES
 from taba.connections import MAX_HALL_OF_PEER
 from taba.events import MAX_POSTED_EVENTS
 from tests.faults.crowd import CROWD, STRANGER
-from tests.faults.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_SECONDS
 from tests.services import ROOT, Services
 
 MOST = 8  # times its bound, that a request may take of memory
