@@ -24,7 +24,7 @@ class Census(Handler):
         again, runs = state
         again, runs = again, list(runs)
         for value in events.values:
-            again += not add(runs, int(value))
+            again += not add(runs, int(value[0] if isinstance(value, list) else value))
         return [again, runs]
 
     def project(self, state: Any, now: float) -> Any:

@@ -28,7 +28,8 @@ class Killed(BaseException):
 class Process:
     """One process of the world: it has a clock and chance of its own, and may be killed at any step.
 
-    `drift`: its monotonic clock's seconds in one of the world's; `skew`: what its host's wall clock says too much.
+    `drift`: its monotonic clock's seconds in one of the world's; `skew`: what its host's wall clock says too much; `pace`: how long its
+    host is busy with others before it has its turn again: what it is to do sooner, but not at once, is done then.
     """
 
     def __init__(self, world: Clockwork, name: str):
@@ -36,10 +37,12 @@ class Process:
         self.random = Random(world.random.getrandbits(64))
         self.is_alive = True
         self.fuse: int | None = None  # so many steps more, then it is killed
+        self.nap: tuple[int, float] | None = None  # so many steps more, then it is stopped for so many seconds
         self.wakes = 0.0  # until then it is stopped: what it is to do waits, and its clock goes on
         self.descriptors: dict[int, None] = {}
         self.drift = 1.0
         self.skew = 0.0
+        self.pace = 0.0
         self._began = world.now
         self._base = world.random.uniform(100.0, 100_000.0)
         self.reactor = Reactor(self)
@@ -57,6 +60,8 @@ class Process:
         if not self.is_alive:
             raise Killed
         self.world.steps += 1
+        if self.nap is not None:
+            self._come_to_nap(*self.nap, what)
         if self.fuse is None:
             return ""
         self.fuse -= 1
@@ -69,6 +74,13 @@ class Process:
         if when == "before":
             raise Killed
         return when
+
+    def _come_to_nap(self, steps: int, seconds: float, what: str) -> None:
+        self.nap = (steps - 1, seconds) if steps else None
+        if not steps:
+            self.wakes = self.world.now + seconds
+            self.world.say(f"{self.name} is stopped after {what}")
+            self.world.fired[f"stopped after a step: {part_of(self.name)}"] += 1
 
 
 class Call:
@@ -108,6 +120,8 @@ class Reactor:
 
     def callLater(self, delay: float, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Call:
         process = self._process
+        if 0.0 < delay < process.pace:
+            delay = process.pace
         call = Call(process, process.seconds() + delay, function, arguments, keywords)
         if process.is_alive:
             process.world.later(max(0.0, delay) / process.drift, process, call.run)

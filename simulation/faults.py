@@ -18,6 +18,7 @@ from simulation.store import REPLICA_SECONDS
 from simulation.world import BACK, MOVES, World
 
 MOVE_SECONDS = 0.3  # about as long as a command takes that moves a bucket or two
+NAP_STEPS = 150  # about as many as a command takes that moves a bucket or two
 SHIELD_SECONDS = 0.5  # after an outbox was removed nobody kills its Agent: what it holds would be lost, and who could count it?
 
 # Faults that do not go together. A store that goes back is made good by what Agents retain: a full disk takes that, and so does a host that
@@ -289,6 +290,17 @@ def _stop(groups: tuple[str, ...]) -> Callable[[World, Fault], None]:
     return happen
 
 
+def _send_to_sleep(world: World, fault: Fault) -> None:
+    mover = world.movers[fault.detail["which"] % len(world.movers)]
+    if mover.process is not None:
+        mover.process.nap = fault.detail["steps"], fault.detail["seconds"]
+
+
+def _nap(random: Random) -> dict[str, Any]:
+    # longer than others take it for alive
+    return {"which": random.randrange(6), "steps": random.randrange(NAP_STEPS), "seconds": round(random.uniform(5.0, 60.0), 3)}
+
+
 def _fail_over(world: World, fault: Fault) -> None:
     store = world.stores[fault.detail["which"] % len(world.stores)]
     lost = store.fail_over()
@@ -367,6 +379,7 @@ KINDS: dict[str, Kind] = {
         ),
     ),
     "mover stopped": Kind(1.0, _which_for(0.5, 40.0), _on_mover(_stop(("movers",))), ("stopped a mover",)),
+    "mover naps": Kind(1.0, _nap, _on_mover(_send_to_sleep), ("stopped after a step: mover",)),
     "mover interrupted": Kind(0.5, _which, _on_mover(_interrupt), ("interrupted a mover",)),
     "store fails over": Kind(
         0.5,

@@ -10,6 +10,7 @@ from random import Random
 from simulation.census import Census
 from simulation.clockwork import Clockwork, Process
 from simulation.machine import Machine
+from simulation.names import part_of
 from simulation.network import Network
 from simulation.store import Store
 from taba.handlers.counter_group import CounterGroup
@@ -17,6 +18,7 @@ from taba.handlers.expiry_gauge import ExpiryGauge
 from taba.handlers.lookup import Found, Lookup
 from taba.handlers.totals_counter import TotalsCounter
 from taba.handlers.updown import UpDown
+from taba.server.aging import AGREE_SECONDS
 
 STORES = 3  # servers of the store; it begins with one or two
 
@@ -81,6 +83,7 @@ class Ground(Clockwork):
         self.urls = [f"http://server-{number}:8280" for number in range(1, shape.choice((1, 2, 2)) + 1)]  # of the Servers
         self.hosts: dict[str, float] = {}  # how far the wall clock of a part's host is off
         self.drifts: dict[str, float] = {}  # how fast that of a part runs
+        self.paces: dict[str, float] = {}  # how long its host is busy with others between two turns of a part
         self.folds = 0  # of States
         self.goes_back = False  # what a store has acknowledged it may lose
         self.may_fill = False  # what is written may find no room
@@ -98,12 +101,19 @@ class Ground(Clockwork):
         """Give a new process its clocks."""
         process.drift = self.drifts.get(part.name, 1.0)
         process.skew = self.hosts.get(part.name, 0.0)
+        process.pace = self.paces.get(part.name, 0.0)
 
     def _bury(self, process: Process) -> None:
         part = self.parts.pop(process, None)
         if part is not None:
             self.machine.bury(process)
             part.died()
+
+    def agrees(self, now: float) -> bool:
+        """Whether a clock of the store and that of an Agent say about this."""
+        agents = [process for process, part in self.parts.items() if part_of(part.name) == "agent"]
+        stores = any(abs(store.clock.seconds() - now) <= AGREE_SECONDS for store in self.stores)
+        return stores and any(abs(process.wall() - now) <= AGREE_SECONDS for process in agents)
 
     def unexpected(self, error: BaseException, process: Process | None) -> None:
         """Code of Taba raised what nobody expects."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from treq.client import HTTPClient
-from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
@@ -52,6 +52,8 @@ from taba.shard.moving.reshard import Reshard, current_shards
 from taba.shard.servers.url import Address, StoreURL
 
 UNFIT_SHARE = 0.01  # of what is recorded
+NESTED_SHARE = 0.03  # comes as a list in a list of values, which stays packed until it is folded
+SLIGHT_STEP_SECONDS = 3.0  # that the time of folds may go by at once
 CONNECT_SECONDS = 10.0  # that a command takes to reach the store, or to undo what it did
 
 
@@ -66,8 +68,11 @@ class Client(Part):
         self.doubtful: dict[tuple[str, str], set[int]] = {tab: set() for tab in tabs}  # a kill came within record
         self.dropped = self.vanished = 0
         self.attempts = self.interrupted = 0
+        self._under_way: tuple[tuple[str, str], int] | None = None  # an event whose record has not returned
         self.net = 0.0  # of this life, in its UpDown
         self.producer: Any = None
+        self._made: dict[tuple[str, str], Any] = {}  # the Tabs of this life, as an application keeps them
+        self._dropped_before = 0  # by the producer of this life
 
     @property
     def unknown(self) -> int:
@@ -75,7 +80,8 @@ class Client(Part):
         return self.vanished + (sum(self.producer._port._pending) if self.producer is not None else 0)
 
     def live(self) -> None:
-        self.net = 0.0
+        self.net, self._dropped_before = 0.0, 0
+        self._made.clear()
         self.producer = Producer(ports=pure)
         self.producer.start(None, {**ENVIRONMENT, "TABA_CLIENT_ID": self.name})
         self._record_later()
@@ -87,44 +93,49 @@ class Client(Part):
 
     def _record(self) -> None:
         assert self.process is not None
-        random, tabs = self.process.random, self.tabs
-        below = random._randbelow  # type: ignore[attr-defined]  # what `choice` asks, without its own words: it is asked most of all
-        for _ in range((1, 1, 2, 5, 20)[below(5)]):
-            self.record(tabs[below(len(tabs))], random)
+        chance, tabs = self.process.random.random, self.tabs
+        for _ in range((1, 1, 2, 5, 20)[int(5 * chance())]):
+            place = len(tabs) * chance()
+            self.record(tabs[int(place)], place % 1.0)
         self._record_later()
 
-    def record(self, key: tuple[str, str], random: Any) -> None:
-        """Record one event."""
-        name, type = key
+    def record(self, key: tuple[str, str], chance: float) -> None:
+        """Record one event; `chance` (0 … 1) says of what kind it is."""
+        type = key[1]
         number = self.next[key]
         self.next[key] = number + 1
-        producer = self.producer
-        is_updown = type == "UpDown"
         self.attempts += 1
-        self.interrupted += 1
-        doubtful = self.doubtful[key]
-        doubtful.add(number)
+        self._under_way = key, number
         value: Any
-        if is_updown:
-            value = (-1.0, 1.0)[random._randbelow(2)]
-        elif type == "Census" and random.random() < UNFIT_SHARE:
+        if type == "UpDown":
+            value = 1.0 if chance < 0.5 else -1.0
+        elif chance < UNFIT_SHARE and type == "Census":
             value = {number}  # no set can be sent: a drop that the client counts
+        elif chance > 1.0 - NESTED_SHARE and type == "Census":
+            value = [float(number)]
         else:
             value = float(number)
-        before = 0 if is_updown else sum(producer._port._totals)
-        producer.tab(name, type).record(value)
+        tab = self._made.get(key)
+        if tab is None:
+            tab = self._made[key] = self.producer.tab(*key)
+        tab.record(value)
         # from here on it counts: the call has returned
-        self.interrupted -= 1
-        doubtful.discard(number)
-        if is_updown:
+        self._under_way = None
+        before, self._dropped_before = self._dropped_before, sum(self.producer._port._totals)
+        if type == "UpDown":
             self.net += value
-        elif sum(producer._port._totals) > before:
+        elif self._dropped_before > before:
             self.dropped += 1
             return
         self.recorded[key].add(number)
 
     def died(self) -> None:
         self.net = 0.0
+        if self._under_way is not None:
+            key, number = self._under_way
+            self.doubtful[key].add(number)
+            self.interrupted += 1
+            self._under_way = None
         producer, self.producer = self.producer, None
         if producer is not None:
             self.vanished += sum(producer._port._pending)  # it had no ring: what it dropped nobody can know
@@ -337,15 +348,23 @@ def router_of(world: Ground, process: Process, buckets: int | None, may_make: bo
     return Router(StoreURL(addresses), buckets, reactor, process.random, new_pool=new_pool, may_make=may_make)
 
 
-class CountingBench(Bench):
-    """The real one, which counts the folds of States."""
+class WatchedBench(Bench):
+    """The real one, which counts the folds of States, and whose `now` is steady: only a step that others agree with is followed."""
 
-    def __init__(self, world: Ground, sandbox: Any):
+    def __init__(self, world: Ground, process: Process, sandbox: Any):
         super().__init__(world.lookup, sandbox)
-        self._world = world
+        self._world, self._process = world, process
+        self._offset: float | None = None  # of `now` from the monotonic clock
+        self._may_begin = True  # it may find once that Servers have recorded a later time
 
     def folding(self, type: str, work: Work, now: float) -> Folding:
         self._world.folds += len(work.states)
+        offset = now - self._process.seconds()
+        before, self._offset = self._offset, offset
+        if before is not None and abs(offset - before) > SLIGHT_STEP_SECONDS:
+            if not (self._may_begin or self._world.agrees(now)):
+                self._world.errors.append(f"{self._process.name}: the time of folds went by {offset - before:+.0f} s, and nobody agrees")
+            self._may_begin = False
         return super().folding(type, work, now)
 
 
@@ -363,7 +382,7 @@ class Server(Part):
         reactor: Any = process.reactor
         self.router = router_of(world, process, self.buckets)
         sandbox: Any = None  # all Handlers here are Taba's own
-        bench = CountingBench(world, sandbox)
+        bench = WatchedBench(world, process, sandbox)
         self.now = SteadyClock(process.wall, process.seconds)
         self.age = StoreAge(self.router, process.seconds, process.wall)
         self.ingest = Ingest(self.router, bench, reactor, self.now, self.age)
@@ -508,7 +527,7 @@ class Mover(Part):
         self._work.addBoth(lambda _: self._end(process))
 
     def _failed(self, failure: Any) -> None:
-        if failure.check(TabaError):
+        if failure.check(TabaError, TimeoutError):  # the command says either in one line
             self.world.fired[f"{self.aim[0]} ended with {failure.type.__name__}"] += 1
             self.world.say(f"{self.name}: {self.aim[0]}: {failure.value}")
         elif not failure.check(CancelledError):
@@ -539,8 +558,12 @@ class Mover(Part):
             try:
                 await self._reshard(work, router, aim, which)
             except CancelledError:
-                await ensureDeferred(work.give_up()).addTimeout(CONNECT_SECONDS, reactor)
-                world.fired["a mover gave up, as it was told"] += 1
+                undoing: Deferred[None] = ensureDeferred(work.give_up())
+                try:
+                    await undoing.addTimeout(CONNECT_SECONDS, reactor)
+                    world.fired["a mover gave up, as it was told"] += 1
+                except (TimeoutError, TabaError):
+                    world.fired["a mover could not undo all"] += 1
                 raise
             finally:
                 world.fired["buckets moved"] += sum(moved.how == "moved" for moved in work.moved)

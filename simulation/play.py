@@ -18,6 +18,7 @@ from simulation.clockwork import Killed
 from simulation.faults import KINDS, Fault, draw
 from simulation.store import REPLICA_SECONDS
 from simulation.world import CALM_SECONDS, CENSUS_SECONDS, LOOK_SECONDS, Broken, World
+from taba.shard import transaction
 
 
 class Result(NamedTuple):
@@ -90,6 +91,7 @@ class Run(World):
         return result
 
     def _play(self) -> None:
+        self.machine.put(transaction, "LEASE_AFTER_CONFLICTS", self.lease_after)
         kinds = {fault.kind for fault in self.faults}
         for store in self.stores:
             if "store goes back" in kinds:

@@ -15,19 +15,25 @@ from simulation.store import Store
 from taba.agent.loop import Loop
 from taba.server import keys
 from taba.server.aging import read_record
-from taba.shard.buckets import STORE_KEY, decode_owner, decode_record, owner_key
+from taba.shard.buckets import MAP_KEY, STORE_KEY, decode_map, decode_owner, decode_record, lease_key, owner_key
+from taba.shard.servers.url import parse_store
 
 BUCKETS = 4
 CENSUS_SECONDS = 5.0  # between two looks at each State's identities
 NOWHERE_SECONDS = 60.0  # a mover that died is waited for, a Server comes by, and shards that were away are back
 # kinds of faults that a world has to know of
-MOVES = frozenset(("buckets move", "kill mover", "mover's fuse", "mover interrupted", "mover stopped"))
+MOVES = frozenset(("buckets move", "kill mover", "mover's fuse", "mover interrupted", "mover stopped", "mover naps"))
 BACK = frozenset(("store goes back", "store fails over", "replica lags"))
 FILLING = frozenset(("memory full", "disk full", "spool spoilt"))
 # keys that the world looks at whenever they change: (bucket, whether it is its owner key)
 WATCHED = {key: (bucket, key == owner_key(bucket)) for bucket in range(BUCKETS) for key in (owner_key(bucket), keys.counts(bucket))}
+MARKS = {keys.marks(bucket): bucket for bucket in range(BUCKETS)}
+LEASES = {lease_key(bucket): bucket for bucket in range(BUCKETS)}
+LEASE_AFTER = (1, 3)  # conflicts: where it is one, leases are taken often
 CALM_SECONDS = 240.0  # after the last fault: by then all is folded, and no problem left
-RATES = (4.0, 30.0, 60.0)  # how often a second a Client records a few events: rings that are sparse, and that fill
+# How long an Agent's host is busy with others between two of its turns: it looks at its rings twenty times a second, or four times
+PACES = (0.0, 0.25, 0.25)
+RATES = (10.0, 30.0, 60.0)  # how often a second a Client records a few events: rings that are sparse, and that fill
 LOOK_SECONDS = 1.0  # between two looks whether all is folded
 
 
@@ -64,6 +70,12 @@ class World(Ground):
         posters = [Poster(self, "poster-server"), Poster(self, "poster-agent", lambda: self.holder)]
         self.posters = posters[: shape.choice((0, 2, 2))]
         self.drifts = {part.name: shape.uniform(0.999, 1.001) for part in (*self.servers, *self.agents, *self.clients)}
+        self.lease_after = shape.choice(LEASE_AFTER)
+        self._leases: dict[tuple[str, int], bytes] = {}  # (store, bucket) → what its lease says
+        self._epochs: dict[str, tuple[int, ...]] = {}  # store → those of the map that it has
+        self._newest_map = 0
+        self._names_in_map: dict[str, str] = {}  # store → what the newest map calls it
+        self.paces = dict.fromkeys((agent.name for agent in self.agents), shape.choice(PACES))
         self.goes_back = bool(set(kinds) & BACK)
         if self.goes_back:
             # what a Server has folded of a post nobody retains: it is the poster's to know that a store went back
@@ -93,6 +105,7 @@ class World(Ground):
 
     def _changed(self, store: Store, touched: set[bytes]) -> None:
         """A store has changed these keys."""
+        self._look_at_guards(store, touched)
         for key in touched:
             found = WATCHED.get(key)
             if found is None:
@@ -111,12 +124,40 @@ class World(Ground):
             if self._open.get(bucket) == store.name:
                 self._book(store, bucket)
 
+    def _look_at_guards(self, store: Store, touched: set[bytes]) -> None:
+        """Whoever writes a bucket has its lease, or nobody has; and no map says what is older than what it said before."""
+        values = store.server._values
+        if not self.goes_back:
+            for key in touched & MARKS.keys():
+                held = self._leases.get((store.name, MARKS[key]))
+                if held is not None and held == values.get(lease_key(MARKS[key])):
+                    self.errors.append(f"bucket {MARKS[key]} is written while another has its lease")
+        for key in touched & LEASES.keys():
+            content = values.get(key)
+            if content is None:
+                self._leases.pop((store.name, LEASES[key]), None)
+            else:
+                self.fired["a lease was taken"] += 1
+                self._leases[store.name, LEASES[key]] = content
+        if MAP_KEY in touched and (content := values.get(MAP_KEY)) is not None:
+            map = decode_map(content)
+            if map.epoch >= self._newest_map:  # it counts, whatever a failover took from the record of a shard
+                self._newest_map = map.epoch
+                self._names_in_map = {parse_store(shard.url, "").addresses[0].host: shard.name for shard in map.shards}
+            epochs = map.epochs
+            before, self._epochs[store.name] = self._epochs.get(store.name, epochs), epochs
+            if any(now < then for now, then in zip(epochs, before, strict=True)) and not self.goes_back:
+                self.errors.append(f"the map of {store.name} had epochs {before}, and has {epochs}")
+
     def _has_open(self, store: Store, bucket: int) -> bool:
         content = store.server._values.get(owner_key(bucket))
         if content is None or not content.startswith(b"open:"):
             return False
-        record = store.server._values.get(STORE_KEY)
-        return record is not None and decode_owner(content).name == decode_record(record).shard
+        name = self._names_in_map.get(store.name)
+        if name is None:
+            record = store.server._values.get(STORE_KEY)
+            name = None if record is None else decode_record(record).shard
+        return decode_owner(content).name == name
 
     def _book(self, store: Store, bucket: int) -> None:
         """What a bucket's counts name is never more than there was, and never less than it was."""

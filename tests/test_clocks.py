@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -72,6 +73,13 @@ class Reactors(SynchronousTestCase):
                 command = [sys.executable, "-c", RUN, reactor, offset]
                 done = subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
                 self.assertEqual((done.stdout, done.stderr), ("after before moved True\n", ""), (reactor, offset))
+
+    def test_a_call_of_before_is_moved_along(self) -> None:
+        reactor = SelectReactor()
+        self.addCleanup(reactor.disconnectAll)
+        call = reactor.callLater(60.0, lambda: None)
+        clocks.make_monotonic(reactor)
+        self.assertLessEqual(call.getTime(), reactor.seconds() + 60.0)
 
     def test_the_test_clock_moves_the_wall_clock_alone(self) -> None:
         for offset in (-3600.0, 8 * 86_400.0):

@@ -100,6 +100,7 @@ class Atlas:
         self.on_in_hand: Callable[[], None] = lambda: None  # called when one is met
         self._lagging: dict[str, tuple[float, str]] = {}  # server → when its replicas were waited for in vain, and what to say of it
         self._problems: list[str] = []
+        self.told: BucketMap | None = None  # the map, as a server told it when it was last learned; not what we alone remember
         self._settings: dict[Pool, tuple[float, list[str]]] = {}  # when each server was asked, and what is wrong with its settings
         self._wanted_buckets = buckets
         self._option = option
@@ -346,9 +347,9 @@ class Atlas:
             raise StoreUnavailable(self._mistaken) from None
         self.pinned, self.succeeded, self._mistaken = learned.map.store, learned.succeeds, ""
         there: dict[str, ShardPool] = {name: self.pools[number] for number, name in learned.names.items()}
-        map = learned.map
+        map, is_told = learned.map, True
         if self._map is not None and self._map.store == map.store and self._map.epoch > map.epoch:
-            map = self._map
+            map, is_told = self._map, False
         before = self.by_name
         while True:
             by_name = {shard.name: there.get(shard.name) or self._mapped_pool(shard) for shard in map.shards}
@@ -357,12 +358,13 @@ class Atlas:
             newer = await newer_map([pool for pool in by_name.values() if pool not in self.pools], map, min(seconds, ASK_SECONDS))
             if newer is map:
                 break
-            map = newer
+            map, is_told = newer, True
         problems = list(learned.problems)
         problems += await self._settings_problems(by_name, seconds)
         passed, self.by_name = {**before, **self.by_name}, by_name
         self._dismiss(passed.values())
         self._map, self._has_news = self._corrected(map), False
+        self.told = map if is_told else None
         self._good_owners.clear()
         self._hands.clear()
         self._problems = problems

@@ -82,6 +82,19 @@ async def change_map(pools: Mapping[str, ShardPool], change: Callable[[BucketMap
     raise StoreUnavailable("the map is changed by others all the time")
 
 
+async def bring_map(pools: Mapping[str, ShardPool], map: BucketMap) -> None:
+    """Bring `map`, which a server just told, to `pools`, its shards, where none of them has it.
+
+    It was decided at a shard that it takes out, and whoever did that was killed before the others had it: they would name for ever a shard
+    that there is not, and no change would be made any more.
+    """
+    newest = await newest_map(list(pools.values()))
+    if newest.store == map.store and newest.epoch < map.epoch:
+        for answer in await gather([_set_map(pool, map, map.epoch - 1) for pool in pools.values()]):
+            if isinstance(answer, Exception) and not isinstance(answer, StoreUnavailable):
+                raise answer
+
+
 async def _set_map(pool: ShardPool, map: BucketMap, most: int) -> bool:
     """Whether `pool` took `map`; not where an epoch beyond `most` is there (none counts as 0), or somebody was faster."""
     async with pool.server_of(MAP_KEY).connection() as connection:

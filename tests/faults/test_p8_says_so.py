@@ -18,7 +18,16 @@ client.tab("odd", type="NoSuchType").record(1)
 SLOW = "from record to visible"
 
 
-class SaysSo(ShortJob):
+class Logged(Job):
+    def told(self, part: str, words: str) -> str:
+        """What the log of a part says after these words."""
+        lines = (self.services.directory / f"{part}.log").read_text().splitlines()
+        return "\n".join(line.partition(words)[2] for line in lines)
+
+
+class SaysSo(Logged):
+    tabs, buckets = ShortJob.tabs, ShortJob.buckets
+
     def test_a_server_that_is_away_and_a_type_that_nobody_has_are_said_and_what_is_mended_is_said_no_more(self) -> None:
         self.services.start_server()
         self.services.start_agent()
@@ -32,6 +41,7 @@ class SaysSo(ShortJob):
         done = self.services.run("-c", RECORD, "web/1")
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         self.until(lambda: self.services.server_url in self.problems("Agent"), "the Server's absence is not said")
+        self.until(lambda: self.services.server_url in self.told("agent", "problem: "), "the log does not say it")
         told = self.services.taba("status", "--server", self.services.agent_url)
         self.assertIn(self.services.server_url, told.stdout + told.stderr)
 
@@ -39,11 +49,14 @@ class SaysSo(ShortJob):
         self.until(lambda: "NoSuchType" in self.problems("Server"), "the missing Type is not said")
         self.assertIn("NoSuchType", self.services.taba("status").stdout)
         self.until(lambda: self.services.server_url not in self.problems("Agent"), "what is mended is still said")
+        self.until(
+            lambda: self.services.server_url in self.told("agent", "no problem any more: "), "the log does not say that it is mended"
+        )
         self.until(lambda: self.services.query.aggregate("hits")["1d"]["count"] == 1, "what was recorded while it was away is not there")
 
 
 @pytest.mark.real
-class FullStore(Job):
+class FullStore(Logged):
     def test_a_store_whose_memory_is_full_is_said_and_what_was_recorded_meanwhile_is_there_once_it_is_not(self) -> None:
         valkey = EphemeralValkey(tcp=True)
         self.addCleanup(valkey.remove)
@@ -56,6 +69,7 @@ class FullStore(Job):
         enough.touch()
         self.end_recorders(recorders)
         self.until(lambda: "raise maxmemory" in self.problems("Server"), "nobody says that the store is full")
+        self.until(lambda: "raise maxmemory" in self.told("server", "problem: "), "the log does not say it")
         self.assertLess(self.services.query.status()["folded"], 16_000)
         valkey.call("CONFIG", "SET", "maxmemory", "0")
         self.assert_exact(16_000)

@@ -13,8 +13,9 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from taba.errors import ConfigurationError, StoreUnavailable
+from taba.shard import maps
 from taba.shard import router as router_module
-from taba.shard.buckets import INITIALISED_KEY, STORE_KEY, Owner, decode_record, encode_owner, owner_key
+from taba.shard.buckets import INITIALISED_KEY, MAP_KEY, STORE_KEY, BucketMap, Owner, decode_map, decode_record, encode_owner, owner_key
 from taba.shard.moving import mending, mover, reshard
 from taba.shard.moving.check import check
 from taba.shard.moving.mover import Mover
@@ -241,6 +242,29 @@ class ReshardTests(ReshardCase):
         self.assertEqual(await check(await current_shards(again.atlas), reactor), [])
         self.assertEqual(decode_record(one.call("GET", STORE_KEY)), decode_record(record)._replace(is_whole=False))
         self.assertEqual(sum((await self.held(router)).values()), BUCKETS)
+
+    async def test_that_a_shard_left_is_brought_to_the_others_where_whoever_decided_it_was_killed_there(self) -> None:
+        await self.prepare(shards=3)
+        told: list[BucketMap] = []
+        tell = maps._set_map
+
+        async def tell_one(pool: Any, map: BucketMap, most: int) -> bool:
+            if all(shard.name != "s1" for shard in map.shards):
+                if told:
+                    raise Killed
+                told.append(map)
+            return await tell(pool, map, most)
+
+        with self.assertRaises(Killed):
+            self.patch(maps, "_set_map", tell_one)
+            await (await self.reshard()).drain("s1")  # the first of the map, where changes of it are decided
+        self.patch(maps, "_set_map", tell)
+        left, stays = self.valkeys[0], self.valkeys[1]
+        self.assertEqual([decode_map(one.call("GET", MAP_KEY)).epoch - told[0].epoch for one in (left, stays)], [0, -1])
+        self.assertEqual(await check(await current_shards((await self.router(self.url)).atlas), reactor), [])
+        self.assertEqual(decode_map(stays.call("GET", MAP_KEY)), told[0])
+        self.assertEqual(await (await self.reshard()).rebalance(), [])
+        self.assertGreater(await self.add(left), 0)  # and it may come again
 
     async def test_two_at_once_share_the_work(self) -> None:
         router = await self.prepare()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 
@@ -33,6 +35,34 @@ class MutationTests(SynchronousTestCase):
         self.assertNotIn("NOT FOUND", done.stdout)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         self.assertEqual(done.stdout.count(": seed "), len(ALL), done.stdout)
+
+
+# the command, with a fault in the real code
+BROKEN = """
+import sys
+from simulation.command import main
+from tests.simulation.mutations import applied
+with applied(sys.argv[1]):
+    sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.real
+class ReportTests(SynchronousTestCase):
+    def simulate(self, *arguments: str) -> str:
+        command = [sys.executable, "-c", BROKEN, "nested_values_are_cut_in_the_wrong_place", *arguments]
+        environment = {**os.environ, "PYTHONHASHSEED": "0"}
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=RUN_SECONDS, check=False, env=environment)
+        self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
+        return done.stdout
+
+    def test_a_failure_tells_its_seed_its_shortest_trace_and_the_command_that_shows_it_again(self) -> None:
+        said = self.simulate("--seed", "1", "--kinds", "kill agent,server cut off")
+        (number,) = re.findall(r"^seed (\d+) is wrong: .*folded twice", said, re.MULTILINE)
+        self.assertRegex(said, r"(?m)^with 0 faults: .*folded twice")  # it needs none
+        (again,) = re.findall(r"^to see it again: \./run simulate (--seed (\d+) --without [\d,]+ --kinds '.*')$", said, re.MULTILINE)
+        self.assertEqual(again[1], number)
+        self.assertIn(f"seed {number} is wrong: ", self.simulate(*shlex.split(again[0])))
 
 
 class ListTests(SynchronousTestCase):

@@ -49,7 +49,8 @@ UNTOUCHED = {
 DID_NOTHING = "did nothing, so not tried: "
 WORLDS = (
     ("--seed", "168", "--seeds", "8"),
-    ("--seed", "1", "--kinds", "buckets move,kill mover,mover's fuse,mover interrupted,mover stopped"),
+    ("--seed", "1", "--kinds", "buckets move,kill mover,mover's fuse,mover interrupted,mover stopped,mover naps"),
+    ("--seed", "1", "--kinds", "buckets move,mover interrupted"),
     ("--seed", "3", "--kinds", "memory full,disk full,spool spoilt,server cut off,kill agent"),
 )
 # worlds that found something once: what an Agent of a host that boots anew takes for ended, and for lost; what a full disk does not let go

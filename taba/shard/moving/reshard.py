@@ -17,7 +17,7 @@ from twisted.internet.task import deferLater
 from taba.errors import ConfigurationError, StoreUnavailable, TabaError
 from taba.shard.atlas import LEARN_SECONDS, Atlas
 from taba.shard.buckets import BucketMap, lots, make_token, target_of, with_draining, with_shard, without_shard
-from taba.shard.maps import add_shard, change_map, newest_map, restore_records
+from taba.shard.maps import add_shard, bring_map, change_map, newest_map, restore_records
 from taba.shard.moving.move import Moved, forget, move, tidy, undo
 from taba.shard.moving.mover import GROUP_BUCKETS, Factory, Mover, Watcher, mover_of
 from taba.shard.moving.plan import Move, plan_even, plan_weighed
@@ -334,13 +334,22 @@ def _undrained(map: BucketMap) -> BucketMap:
 async def current_pools(atlas: Atlas) -> dict[str, Pool]:
     """`pools_of`, after a look at the newest map: whoever has nothing to do with a bucket does not notice that it moves."""
     await atlas.learn(LEARN_SECONDS)
-    return pools_of(atlas)
+    pools = pools_of(atlas)
+    await _bring_map(atlas, pools)
+    return pools
 
 
 async def current_shards(atlas: Atlas) -> dict[str, ShardPool]:
     """`current_pools`, also where the shard is a cluster: for those who only look."""
     await atlas.learn(LEARN_SECONDS)
-    return {shard.name: atlas.pool_of(shard.name) for shard in atlas.map.shards}
+    pools = {shard.name: atlas.pool_of(shard.name) for shard in atlas.map.shards}
+    await _bring_map(atlas, pools)
+    return pools
+
+
+async def _bring_map(atlas: Atlas, pools: Mapping[str, ShardPool]) -> None:
+    if atlas.told is not None:
+        await bring_map(pools, atlas.told)
 
 
 def pools_of(atlas: Atlas) -> dict[str, Pool]:
