@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import os
 import sys
+import tempfile
 import time
 import unittest
 from collections.abc import Callable, Iterator
@@ -741,9 +742,13 @@ PINNED = {
 def find(name: str, seed: int, seeds: int, **options: Any) -> tuple[int, str] | None:
     """The first of these seeds that finds the mutation, and how."""
     if name in BESIDE:
-        with applied(name):
-            result = unittest.TestResult()
-            unittest.defaultTestLoader.loadTestsFromName(BESIDE[name]).run(result)
+        before, result = os.getcwd(), unittest.TestResult()
+        with applied(name), tempfile.TemporaryDirectory() as directory:
+            os.chdir(directory)  # what a test makes goes with it
+            try:
+                unittest.defaultTestLoader.loadTestsFromName(BESIDE[name]).run(result)
+            finally:
+                os.chdir(before)
         assert result.testsRun == 1, BESIDE[name]
         found = [*result.failures, *result.errors]
         return (0, found[0][1].strip().splitlines()[-1]) if found else None
