@@ -14,14 +14,13 @@ from tests.browser.chromium import DESKTOP, PHONE, Browser
 from tests.services import Services
 from tests.sources import ROOT
 
-WORK_SECONDS = 75.0  # so that a minute of what is live is there
-PAST_SECONDS, STEP_SECONDS = 80 * 60, 10  # of what is told to have happened before
+WORK_SECONDS = 70.0  # so that a minute of what is live is there
+PAST_SECONDS, STEP_SECONDS = 80 * 60, 15  # of what is told to have happened before
 FOLDER = ROOT / "docs" / "pictures"
 TALL = (1440, 1300)
 # name, place, size, light or dark, keys that are pressed there
 PICTURES = [
     ("home-light", "#/", DESKTOP, "light", ""),
-    ("home-dark", "#/", DESKTOP, "dark", ""),
     ("tab-light", "#/tab/http_seconds", TALL, "light", "3"),
     ("tab-dark", "#/tab/http_requests", TALL, "dark", "3"),
     ("phone-dark", "#/", PHONE, "dark", ""),
@@ -38,7 +37,7 @@ requests = [client.counter("http_requests", labels={"route": route}, description
 seconds = [client.percentile("http_seconds", labels={"route": route}, unit="seconds", description="until the answer") for route in routes]
 depth, busy, version = client.gauge("queue_depth"), client.updown("requests_in_flight"), client.gauge("version")
 words, visitors = client.tab("search_words", type="TopK"), client.tab("visitors", type="Cardinality")
-others = [client.counter(f"{a}.{b}.{c}") for a in ("billing", "mail", "db") for b in ("read", "write") for c in ("ok", "failed", "late")]
+others = [client.counter(name) for name in sys.argv[2:]]
 version.set("1.4" if me else "1.3")
 while True:
     wave = 1 + 0.4 * math.sin(time.time() / 17)
@@ -55,6 +54,7 @@ while True:
     time.sleep(0.05)
 """
 PROCESSES = 5
+OTHERS = [f"{a}.{b}.{c}" for a in ("billing", "mail", "db") for b in ("read", "write") for c in ("ok", "failed", "late")]
 HOSTS = ("web-1", "web-2", "jobs-1")
 ROUTES = (("/cart", 5, -3.6), ("/login", 1, -3.1), ("/search", 9, -2.6))
 
@@ -70,7 +70,7 @@ def tell_of_the_past(services: Services) -> None:
             is_bad = -2100 < step < -1300
             for route, weight, usual in ROUTES:
                 labels = {"route": route}
-                many = max(1, round(9 * weight * wave * (0.55 if is_bad else 1) + chance.random()))
+                many = max(1, round(190 * weight * wave * (0.55 if is_bad else 1) + chance.random()))
                 events.append({"tab": "http_requests", "labels": labels, "type": "CounterGroup", "value": [1, many], "time": at})
                 slow = (3 if is_bad and route == "/cart" else 1) * wave
                 for _ in range(8):
@@ -84,6 +84,9 @@ def tell_of_the_past(services: Services) -> None:
                             "time": at,
                         }
                     )
+            for place, other in enumerate(OTHERS):
+                many = max(1, round(820 * wave / (place + 1) * chance.uniform(0.9, 1.1)))
+                events.append({"tab": other, "type": "CounterGroup", "value": [1, many], "time": at})
         for start in range(0, len(events), 5000):
             services.query.post_events(f"{HOSTS[me % 3]}:shop/{me}", events[start : start + 5000])
 
@@ -97,7 +100,7 @@ def main() -> None:
         services.start_agent()
         tell_of_the_past(services)
         workers += [
-            subprocess.Popen([sys.executable, "-c", WORK, str(number)], env=services.environ, cwd=services.directory)
+            subprocess.Popen([sys.executable, "-c", WORK, str(number), *OTHERS], env=services.environ, cwd=services.directory)
             for number in range(PROCESSES)
         ]
         time.sleep(WORK_SECONDS)
@@ -112,7 +115,7 @@ def main() -> None:
                 browser.prefer(scheme)
                 browser.open(f"{services.server_url}/{place}")
                 browser.until(lambda: browser.texts(".rate, .large dd, .card .value"))
-                time.sleep(6.0)  # what is live has come, and been drawn
+                time.sleep(25.0)  # what is live has come, and been drawn
                 if pressed:
                     browser.press(pressed)
                 if name == "tab-dark":

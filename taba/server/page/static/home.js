@@ -85,7 +85,7 @@ export function home(host) {
   const heads = h(
     "div",
     { class: "row heads", "aria-hidden": "true" },
-    ...["", "Tab", "last hour", "since you look", "now", "an hour ago", "p50", "p99", "Clients"].map((text, at) => h("span", { class: ["pin", "name", "sparks", "sparks seen", "number", "number ago", "number", "number", "number few"][at] }, text)),
+    ...["", "Tab", "last hour", "live", "now", "an hour ago", "p50", "p99", "Clients"].map((text, at) => h("span", { class: ["pin", "name", "sparks", "sparks seen", "number", "number ago", "number", "number", "number few"][at] }, text)),
   );
   const lasting = heads.children[2];
   host.replaceChildren(

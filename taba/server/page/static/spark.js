@@ -7,6 +7,7 @@ const HEIGHT = 24;
 const LEAST_MINUTES = 10; // that a sparkline is wide, however new the system is
 const MINUTE = 60_000; // ms
 const SEEN_SECONDS = 60; // of what came since somebody looks
+const FIRST = 2; // looks, before the events between two of them are those of the time between them: the first may be of a while ago
 
 /**
  * Since when anything was recorded, as far as sparklines tell: before that the system was not there, and nothing is said of then.
@@ -65,14 +66,9 @@ export class Seen {
     if (last !== undefined && time <= last) return;
     const found = ever === null ? value : mine.ever === null ? null : Math.max(0, ever - mine.ever) / Math.max(time - (last ?? time - 1), 0.2);
     mine.ever = ever;
-    if (ever !== null && last === undefined && found === null) {
-      mine.times.push(time);
-      mine.values.push(NaN); // of the first nobody knows how many came before it
-      return;
-    }
-    if (found === null) return;
+    if (found === null && (ever === null || last !== undefined)) return;
     mine.times.push(time);
-    mine.values.push(found);
+    mine.values.push(ever !== null && mine.times.length <= FIRST ? NaN : /** @type {number} */ (found));
     while (mine.times[0] < time - SEEN_SECONDS - 2) {
       mine.times.shift();
       mine.values.shift();
