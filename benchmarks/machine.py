@@ -14,7 +14,10 @@ from taba.shard.servers.binary import find_store_binary
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _CLOCK = Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")
-_LIBRARIES = ("datadog", "hiredis", "msgpack", "numpy", "opentelemetry-sdk", "prometheus_client", "statsd", "Twisted", "txredisapi")
+_LIBRARIES = (
+    *("datadog", "gunicorn", "hiredis", "msgpack", "netflix-spectator-py", "numpy", "opentelemetry-sdk", "prometheus_client", "pytheus"),
+    *("statsd", "statshouse", "Twisted", "txredisapi"),
+)
 
 
 def describe() -> dict[str, Any]:

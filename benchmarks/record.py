@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import budgets
+from benchmarks.floor import build_floor
 from benchmarks.record_worker import BEGIN, END
 from benchmarks.rows import Beside, Figure, Row, interleave
 from benchmarks.services import Effort, Services, remove_segments, running
@@ -29,6 +30,8 @@ STRING_RING_BYTES = 8 * 2**20  # … this ring; a default one holds 640, too few
 PEER_BURST = 5_000
 TRACED = 100_000
 TRACE_RING_BYTES = 16 * 2**20  # holds all that is traced, without an Agent
+STRING_NOTE = "a ring of 8 MiB: the byte ring of a default one holds 640 such values, too few to time"
+MMAP = "a file a process, which whoever scrapes must read; no Gauge by process without more files"
 
 
 class Case(NamedTuple):
@@ -40,6 +43,14 @@ class Case(NamedTuple):
     times: int
     bursts: int
     waits: bool
+    note: str = ""  # of a peer: what it does not do
+    budget: budgets.Budget | None = None
+
+
+FLOOR_TITLE = "an empty C call that reads the coarse clock"
+PLAIN_TITLE = "record(1.0)"
+NO_TOTALS = "nothing a process counts outlives it; no percentiles but buckets"
+LOSSY = "what the kernel drops is lost, unsaid; whoever listens keeps what it can"
 
 
 def run(effort: Effort) -> list[Row]:
@@ -51,25 +62,39 @@ def run(effort: Effort) -> list[Row]:
         metrics = services.directory / "prometheus"
         metrics.mkdir()
         prometheus = {"PROMETHEUS_MULTIPROC_DIR": str(metrics)}
-        cases = [
-            Case("record(1.0)", "taba_record", {}, BURST, bursts, True),
-            Case("inc()", "taba_inc", {}, BURST, bursts, True),
-            Case("record(200-byte string)", "taba_string", {"TABA_RING_BYTES": str(STRING_RING_BYTES)}, STRING_BURST, bursts, True),
-            Case("record(1.0), pure Python", "taba_record", {"TABA_PURE": "1"}, BURST, max(2, bursts // 2), True),
+        string_ring = {"TABA_RING_BYTES": str(STRING_RING_BYTES)}
+        ours = [
+            Case(PLAIN_TITLE, "taba_record", {}, BURST, bursts, True, budget=budgets.RECORD),
+            Case("inc()", "taba_inc", {}, BURST, bursts, True, budget=budgets.INC),
+            Case("record(200-byte string)", "taba_string", string_ring, STRING_BURST, bursts, True, STRING_NOTE, budgets.RECORD_STRING),
+            Case("labels(route=…, status=200), known", "taba_labels", {}, BURST, bursts, False, budget=budgets.LABELS),
+            Case(
+                "record(1.0), pure Python", "taba_record", {"TABA_PURE": "1"}, BURST, max(2, bursts // 2), True, budget=budgets.RECORD_PURE
+            ),
             Case("record(1.0), ring full: a drop", "taba_record", {"TABA_AGENT": nobody}, BURST, bursts, False),
-            Case("time.time()", "floor_time", {}, BURST, bursts, False),
-            Case("prometheus_client, multiprocess: Counter.inc()", "prometheus_inc", prometheus, PEER_BURST, 2, False),
-            Case("prometheus_client, multiprocess: Histogram.observe()", "prometheus_observe", prometheus, PEER_BURST, 2, False),
-            Case("datadog, aggregated: increment()", "datadog_aggregated", {}, PEER_BURST, 2, False),
-            Case("datadog, buffered: increment()", "datadog_buffered", {}, PEER_BURST, 2, False),
-            Case("statsd, UDP: incr()", "statsd_incr", {}, PEER_BURST, 2, False),
-            Case("OpenTelemetry SDK: counter.add()", "opentelemetry_add", {}, PEER_BURST, 2, False),
-            Case("OpenTelemetry SDK: histogram.record()", "opentelemetry_record", {}, PEER_BURST, 2, False),
         ]
+        floors = [Case("time.time()", "floor_time", {}, BURST, bursts, False)]
+        if built := build_floor(services.directory):
+            floors.append(Case(FLOOR_TITLE, "floor_clock", {"TABA_FLOOR": str(built)}, BURST, bursts, False))
+        peers = [
+            Case("a dict of floats: d[key] += 1.0", "dict_add", {}, PEER_BURST, 2, False, "one process's, in its memory alone"),
+            Case("prometheus_client: Counter.inc()", "prometheus_inc", {}, PEER_BURST, 2, False, NO_TOTALS),
+            Case("prometheus_client, multiprocess: Counter.inc()", "prometheus_inc", prometheus, PEER_BURST, 2, False, MMAP),
+            Case("prometheus_client, multiprocess: Histogram.observe()", "prometheus_observe", prometheus, PEER_BURST, 2, False, MMAP),
+            Case("pytheus: Counter.inc()", "pytheus_inc", {}, PEER_BURST, 2, False, NO_TOTALS),
+            Case("datadog, aggregated: increment()", "datadog_aggregated", {}, PEER_BURST, 2, False, LOSSY),
+            Case("datadog, buffered: increment()", "datadog_buffered", {}, PEER_BURST, 2, False, LOSSY),
+            Case("statsd, UDP: incr()", "statsd_incr", {}, PEER_BURST, 2, False, LOSSY),
+            Case("spectator, UDP, buffered: increment()", "spectator_increment", {}, PEER_BURST, 2, False, LOSSY),
+            Case("statshouse: count()", "statshouse_count", {}, PEER_BURST, 2, False, LOSSY),
+            Case("OpenTelemetry SDK: counter.add()", "opentelemetry_add", {}, PEER_BURST, 2, False, NO_TOTALS),
+            Case("OpenTelemetry SDK: histogram.record()", "opentelemetry_record", {}, PEER_BURST, 2, False, NO_TOTALS),
+        ]
+        cases = [*ours, *floors, *peers]
         workers = {}
         for case in cases:
             environ = {**services.environ, **case.environ}
-            workers[case.title] = stack.enter_context(_worker(case.worker, environ, services.directory))
+            workers[case.title] = stack.enter_context(opened(case.worker, environ, services.directory))
         workers["record(1.0), ring full: a drop"].ask("burst", 2 * RING_RECORDS, 1, False)
         for case in cases:  # whatever is made at the first call is made now
             workers[case.title].ask("burst", min(case.times, 1000), 2, case.waits)
@@ -82,29 +107,23 @@ def run(effort: Effort) -> list[Row]:
             },
             rounds,
         )
-        for case in cases[:4]:
-            _check(workers[case.title].ask("counts"), not case.environ)
-        figures = {title: Figure.of(found) for title, found in samples.items()}
-        rows = [*_rows(cases, figures), *_traced(services, effort)]
-    return rows
+        for case in ours[:-1]:
+            _check(workers[case.title].ask("counts"), "TABA_PURE" not in case.environ)
+        return [*_rows(ours, peers, samples), *_traced(services, effort)]
 
 
-def _rows(cases: list[Case], figures: dict[str, Figure]) -> list[Row]:
-    floor = Beside("time.time()", figures["time.time()"])
-    peers = {case.title: figures[case.title] for case in cases[6:]}
-    cheapest = min(peers, key=lambda title: peers[title].median)
-    best = Beside(cheapest, peers[cheapest])
-    of_title = {
-        "record(1.0)": budgets.RECORD,
-        "record(200-byte string)": budgets.RECORD_STRING,
-        "record(1.0), pure Python": budgets.RECORD_PURE,
-    }
-    notes = {"record(200-byte string)": "a ring of 8 MiB: the byte ring of a default one holds 640 such values, too few to time"}
-    rows = [
-        Row(case.title, figures[case.title], "ns", of_title.get(case.title), floor, best, notes.get(case.title, "")) for case in cases[:5]
-    ]
-    ours = Beside("Taba's record(1.0)", figures["record(1.0)"])
-    return rows + [Row(f"peer: {title}", figure, "ns", floor=floor, peer=ours) for title, figure in peers.items()]
+def _rows(ours: list[Case], peers: list[Case], samples: dict[str, list[float]]) -> list[Row]:
+    figures = {title: Figure.of(found) for title, found in samples.items()}
+    clock = FLOOR_TITLE if FLOOR_TITLE in figures else "time.time()"
+    floor = Beside(clock, figures[clock])
+    cheapest = min((case.title for case in peers), key=lambda title: figures[title].median)
+    best = Beside(cheapest, figures[cheapest])
+    rows = [Row(case.title, figures[case.title], "ns", case.budget, floor, best, case.note) for case in ours]
+    if FLOOR_TITLE in figures:
+        ratio = Figure.of(its / floors for its, floors in zip(samples[PLAIN_TITLE], samples[FLOOR_TITLE], strict=True))
+        rows.insert(1, Row(f"… beside {FLOOR_TITLE}", ratio, "×", budgets.RECORD_RATIO))
+    plain = Beside(f"Taba's {PLAIN_TITLE}", figures[PLAIN_TITLE])
+    return rows + [Row(f"peer: {case.title}", figures[case.title], "ns", floor=floor, peer=plain, note=case.note) for case in peers]
 
 
 def _check(counted: dict[str, Any], is_accelerated: bool) -> None:
@@ -139,7 +158,7 @@ def _traced(services: Services, effort: Effort) -> list[Row]:
 
 def _count_calls(case: str, environ: dict[str, str], directory: Path) -> int:
     with tempfile.NamedTemporaryFile("r", dir=directory) as trace:
-        with _worker(case, environ, directory, ("strace", "-f", "-qq", "-o", trace.name)) as worker:
+        with opened(case, environ, directory, ("strace", "-f", "-qq", "-o", trace.name)) as worker:
             worker.ask("trace", TRACED)
             if case.startswith("taba"):
                 _check(worker.ask("counts"), True)
@@ -150,7 +169,8 @@ def _count_calls(case: str, environ: dict[str, str], directory: Path) -> int:
 
 
 @contextmanager
-def _worker(case: str, environ: dict[str, str], directory: Path, under: tuple[str, ...] = ()) -> Iterator[Worker]:
+def opened(case: str, environ: dict[str, str], directory: Path, under: tuple[str, ...] = ()) -> Iterator[Worker]:
+    """The process of one case, until it is left."""
     worker = Worker("benchmarks.record_worker", case, environ=environ, directory=directory, under=under)
     try:
         yield worker

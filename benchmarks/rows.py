@@ -103,14 +103,14 @@ def _beside_json(beside: Beside | None, figure: Figure) -> dict[str, Any] | None
     return {"name": beside.name, **attrs.asdict(beside.figure), "ratio": _ratio(figure, beside.figure)}
 
 
-def _beside(row: Row) -> str:
+def _beside(row: Row) -> Text:
     lines = []
     for kind, beside in (("floor", row.floor), ("peer", row.peer)):
         if beside is not None:
             ratio = _ratio(row.figure, beside.figure)
             times = "" if ratio is None else f" (× {ratio:.3g})"
             lines.append(f"{kind}: {beside.name} {shown(beside.figure.median, row.unit)}{times}")
-    return "\n".join(lines)
+    return Text("\n".join(lines))
 
 
 def _budget(row: Row) -> str:

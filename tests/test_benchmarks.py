@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
+from benchmarks import cluster_worker
 from benchmarks.budgets import Budget
+from benchmarks.charts import draw
 from benchmarks.cold import JOURNAL_LEAST, Cold
 from benchmarks.rows import Beside, Figure, Row, interleave, shown, table
 from benchmarks.sending import Streams
@@ -21,6 +27,7 @@ from taba.handlers.counter_group import JOURNAL_SLOTS
 from tests.services import SHM
 
 ROOT = Path(__file__).parent.parent
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 class RowsTest(SynchronousTestCase):
@@ -51,7 +58,64 @@ class RowsTest(SynchronousTestCase):
         self.assertEqual(found, {"a": [1.0, 1.0], "b": [2.0, 2.0]})
 
 
+class ChartTest(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="taba-test-"))
+        self.addCleanup(shutil.rmtree, self.directory)
+
+    def drawn(self, benchmark: str, rows: list[Row]) -> str:
+        [path] = draw({"benchmarks": {benchmark: {"rows": [row.as_json() for row in rows]}}}, self.directory)
+        self.assertEqual(path.name, f"bench-{benchmark}.svg")
+        return path.read_text()
+
+    def bars(self, drawn: str) -> list[float]:
+        found = [rect.get("width", "") for rect in ElementTree.fromstring(drawn).iter(f"{SVG}rect")]
+        return [float(width) for width in found if width != "100%"]  # that is the ground
+
+    def test_a_bar_a_figure_with_its_name_and_the_floor_last(self) -> None:
+        floor = Beside("an empty call", Figure.of([16.0]))
+        rows = [
+            Row("record(1.0)", Figure.of([20.0]), "ns", floor=floor),
+            Row("… beside it", Figure.of([1.25]), "×"),
+            Row("peer: a < b & c", Figure.of([2000.0]), "ns", floor=floor),
+        ]
+        drawn = self.drawn("record", rows)
+        self.assertEqual(drawn, self.drawn("record", rows))
+        texts = [text.text for text in ElementTree.fromstring(drawn).iter(f"{SVG}text")]
+        names = ("Taba, record(1.0)", "a < b & c", "floor: an empty call")
+        self.assertEqual([text for text in texts if text in names], list(names))
+        ours, theirs, lowest = self.bars(drawn)
+        self.assertLess(lowest, ours)
+        self.assertLess(abs((theirs - ours) / (ours - lowest) - math.log(2000 / 20) / math.log(20 / 16)), 0.1)
+
+    def test_figures_of_a_plain_axis_are_as_long_as_they_are_great(self) -> None:
+        rows = [Row("Taba adds", Figure.of([0.5]), "%"), Row("another adds", Figure.of([5.0]), "%"), Row("in all", Figure.of([90.0]), "µs")]
+        ours, theirs = self.bars(self.drawn("served", rows))
+        self.assertLess(abs(theirs / ours - 10), 0.1)
+
+    def test_what_failed_or_has_no_chart_is_not_drawn(self) -> None:
+        report = {"benchmarks": {"record": {"error": "no ring"}, "states": {"rows": [Row("bytes", Figure.of([1.0]), "bytes").as_json()]}}}
+        self.assertEqual(draw(report, self.directory), [])
+
+
 class LoadTest(SynchronousTestCase):
+    def test_the_tabs_of_the_cluster_have_their_types_in_their_shares_among_the_ranks(self) -> None:
+        for first in (0, 500, 9_900):
+            types = [cluster_worker.kind_of(number).type for number in range(first, first + 100)]
+            self.assertEqual(
+                {kind.type: types.count(kind.type) for kind in cluster_worker.KINDS},
+                {kind.type: kind.share for kind in cluster_worker.KINDS},
+            )
+
+    def test_a_client_of_the_cluster_uses_its_tabs_as_often_as_their_ranks_say(self) -> None:
+        drawn = cluster_worker.drawn(7)
+        counts = Counter(tab for tab, _ in drawn)
+        self.assertLessEqual(len(counts), cluster_worker.TABS_EACH)
+        first = 1 / sum(1 / rank**cluster_worker.ZIPF for rank in range(1, cluster_worker.TABS_EACH + 1))
+        self.assertLess(abs(counts.most_common(1)[0][1] / len(drawn) - first), 0.03)
+        self.assertEqual(drawn, cluster_worker.drawn(7))
+        self.assertNotEqual(drawn, cluster_worker.drawn(8))
+
     def test_a_cold_round_has_one_event_for_each_state(self) -> None:
         cold, now = Cold(80, 40), 1_800_000_000.0
         columns = [column for columns in cold.round(now).values() for column in columns]

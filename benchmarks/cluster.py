@@ -1,0 +1,153 @@
+"""The load of the cluster that Taba follows (2012), on this machine: 10 million events a minute from 300 Clients; a tenth; four times that.
+
+Everything is real: 300 processes with a ring each, an Agent, a Server, its store, which syncs each write. Each of the Clients uses 1,000
+of 10,000 Tabs by Zipf's law (exponent 1.1); of the Tabs 60 % are CounterGroup, 20 % PercentileGroup, 15 % Gauge, 5 % others. A rate is
+held when nothing drops and all is visible in time once the Clients have stopped. Then what the Server says it folded, and what the
+Aggregates hold, must be what the Clients counted, exactly; otherwise the run fails. Freshness is from each event's time to the end of
+the transaction that made it visible, over the last minute of a rate.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+from benchmarks import budgets, machine
+from benchmarks.budgets import Budget
+from benchmarks.cluster_worker import KINDS
+from benchmarks.rows import Figure, Row
+from benchmarks.services import Effort, Services, pid_of, running
+from benchmarks.worker import Worker, WorkerFailed
+
+CLIENTS = 300
+RING_BYTES = 512 * 2**10  # of each: two seconds and more of the highest rate
+LEARNING = 2e6, 20.0  # events a minute, seconds: in which all that is made once is made
+VISIBLE_SECONDS = 300.0  # for all to be visible after a rate that was too much
+PARTS = ("agent", "server", "store")
+COUNTED = tuple(kind for kind in KINDS if kind.type in ("CounterGroup", "PercentileGroup"))  # whose Aggregates tell how many events
+
+
+class Rate(NamedTuple):
+    """Events a minute, for so many seconds; how fresh, and how much of the machine it may take."""
+
+    minute: float
+    seconds: float
+    freshness: Budget
+    cores: Budget | None
+
+
+RATES = (
+    Rate(1e6, 60.0, budgets.CLUSTER_TENTH_FRESHNESS, budgets.CLUSTER_TENTH_CORES),
+    Rate(10e6, 600.0, budgets.CLUSTER_FRESHNESS, budgets.CLUSTER_CORES),
+    Rate(40e6, 120.0, budgets.CLUSTER_FOURFOLD_FRESHNESS, None),
+)
+QUICK_SECONDS = 15.0  # of each rate
+
+
+class Held(NamedTuple):
+    """What came of one rate."""
+
+    recorded: int
+    dropped: int
+    asked: float  # events that were asked for
+    latency: dict[str, float | None]
+    lag: float  # seconds from the last record until all were visible
+    cores: dict[str, float]
+    resident: dict[str, float]  # MiB
+
+
+def run(effort: Effort) -> list[Row]:
+    with ExitStack() as stack:
+        services = stack.enter_context(running(agent=True, TABA_RING_BYTES=str(RING_BYTES)))
+        cluster = Cluster(services, stack)
+        cluster.hold(LEARNING[0], effort.pick(QUICK_SECONDS, LEARNING[1]))
+        rows: list[Row] = []
+        for rate in RATES:
+            held = cluster.hold(rate.minute, effort.pick(QUICK_SECONDS, rate.seconds))
+            rows += _rows(rate, held)
+        cluster.check()
+        rows.append(Row("events recorded, and found in States, exactly", Figure.of([cluster.recorded]), "events"))
+    return rows
+
+
+class Cluster:
+    """The Clients, and what they counted since the beginning."""
+
+    def __init__(self, services: Services, stack: ExitStack):
+        self._services = services
+        self.recorded = 0
+        self._of_type = dict.fromkeys((kind.type for kind in KINDS), 0)
+        self._worker = Worker("benchmarks.cluster_worker", str(CLIENTS), "0", environ=services.environ, directory=services.directory)
+        stack.callback(self._worker.stop)
+        self._pids = {name: pid_of(services, name) for name in PARTS}
+        self._client_pids: list[int] = self._worker.ask("pids")
+
+    def hold(self, minute: float, seconds: float) -> Held:
+        """Record at this rate, and wait until all is visible. Raises WorkerFailed when that takes too long."""
+        used, clients = self._used()
+        began = time.monotonic()
+        self._worker.tell("pace", minute / 60, seconds)
+        counted = self._worker.hear(seconds + 60)
+        latency = self._services.query.latency()
+        resident = {name: machine.resident_mib(pid) for name, pid in self._pids.items()}
+        now, theirs = self._used()
+        passed = time.monotonic() - began
+        self.recorded += counted["recorded"]
+        for type, count in counted["counts"].items():
+            self._of_type[type] += count
+        if counted["dropped"]:
+            self._of_type = {}  # which of them dropped is not known here
+        lag = self._wait() - counted["ended"]
+        cores = {name: (now[name] - used[name]) / passed for name in now} | {"clients": (theirs - clients) / passed}
+        return Held(counted["recorded"], counted["dropped"], minute / 60 * seconds, latency, max(0.0, lag), cores, resident)
+
+    def check(self) -> None:
+        """Whether each event of the Types that count is in a State. Raises WorkerFailed."""
+        for kind in COUNTED if self._of_type else ():
+            found = 0
+            for leading in range(100):
+                aggregates = self._services.query.aggregates(match=f"{kind.prefix}.{leading:02d}*")
+                found += sum(_count(aggregate) for aggregate in aggregates.values())
+            if found != self._of_type[kind.type]:
+                raise WorkerFailed(f"the {kind.type} Tabs have {found:,} events, their Clients counted {self._of_type[kind.type]:,}")
+
+    def _wait(self) -> float:
+        """When all was visible, in Unix seconds."""
+        deadline = time.monotonic() + VISIBLE_SECONDS
+        while (found := self._services.query.status())["folded"] != self.recorded:
+            if found["dead_letters"]:
+                raise WorkerFailed(f"events became dead letters: {found['dead_letters_by_reason']}")
+            if time.monotonic() > deadline:
+                raise WorkerFailed(f"{found['folded']:,} of {self.recorded:,} events are folded {VISIBLE_SECONDS:.0f} s after the last")
+            time.sleep(0.1)
+        return time.time()
+
+    def _used(self) -> tuple[dict[str, float], float]:
+        return {name: machine.cpu_seconds([pid]) for name, pid in self._pids.items()}, machine.cpu_seconds(self._client_pids)
+
+
+def _count(aggregate: dict[str, Any]) -> int:
+    count: int = aggregate["pct"]["count"]
+    return count
+
+
+def _rows(rate: Rate, held: Held) -> list[Row]:
+    title = f"{rate.minute / 1e6:g} M a minute"
+    p50, p99 = held.latency["p50"] or 0.0, held.latency["p99"] or 0.0
+    used = sum(held.cores[name] for name in PARTS)
+    said = f"{held.recorded:,} events of {held.asked:,.0f} asked for, {held.dropped:,} dropped; all visible {held.lag:.1f} s after the last"
+    parts = ", ".join(f"{name} {held.cores[name]:.2f} ({held.resident[name]:.0f} MiB)" for name in PARTS)
+    parts += f"; Clients {held.cores['clients']:.2f}"
+    return [
+        Row(f"{title}: record to visible, p50", Figure.of([p50]), "s", note=said),
+        Row(f"{title}: … p99", Figure.of([p99]), "s", rate.freshness),
+        Row(f"{title}: dropped", Figure.of([held.dropped]), "events", budgets.CLUSTER_DROPS),
+        Row(
+            f"{title}: cores beside the Clients",
+            Figure.of([used]),
+            "cores",
+            rate.cores,
+            note=f"{parts}; Clients {held.cores['clients']:.2f}",
+        ),
+    ]
