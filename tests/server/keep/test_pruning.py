@@ -186,8 +186,8 @@ class Falling(KeepingCase):
             self.assertEqual(shown(await self.get(server, question)), whole)
             original = server.query._chooser._clients_of
 
-            async def merging(tabs: Any, original: Any = original) -> Any:
-                found = await original(tabs)
+            async def merging(tabs: Any, wanted: Any, original: Any = original) -> Any:
+                found = await original(tabs, wanted)
                 self.assertIn("3 merged", (await self.done(server, "/v1/prune"))["message"])
                 return found
 
