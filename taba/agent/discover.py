@@ -6,7 +6,8 @@ to read, where nobody else may open them; who made it is looked at after it was 
 `problems`, and left alone until it is another file; where only descriptors, memory or places are short, it is tried again.
 
 Whoever may write into /dev/shm may put any number of files there. So its names are read where they changed, and less often the more there
-are; of those that are no rings few are tried at a time, and few are looked at again.
+are; of those that are no rings few are tried at a time, and few are looked at again. What one is remembered by is seen before it is tried:
+what changes meanwhile, as when its maker just gives it to the group, is another file.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ MAX_LOOKED_AT = 256  # in one look, of those that were none before: somebody may
 ENTRY_SECONDS = 1e-4  # between two readings of the names, for each that there was: a hundred times what that took
 SETTLED_SECONDS = 0.1  # the clock of changes ticks more often: of what has an older time of change all is seen
 MAX_SWEPT = 1024  # slots that are looked at in one go
-_PASSING = frozenset([errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR])  # the Agent's or the host's trouble, not the ring's
+_PASSING = frozenset([errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOLCK, errno.EINTR])  # the Agent's or the host's trouble
 
 
 def is_abandoned(fd: int) -> bool:
@@ -119,7 +120,7 @@ class Rings:
         self._unmade: dict[str, tuple[int, float]] = {}  # segments without magic: inode, and when it was first seen
         self._left_alone: dict[str, int] = {}  # what is none to read: what it is, so that it is not tried again and again
         self._new: dict[str, None] = {}  # names that wait to be tried, in the order of their coming
-        self._again: set[str] = set()  # names to be tried at the next look: what hindered it passes
+        self._again: dict[str, None] = {}  # names to be tried at the next look: what hindered it passes
         self._changed = -1  # the directory's time of change when its names were last read …
         self._is_settled = False  # … and whether it had been so for long enough that nothing was missed
         self._read_at = self._next_reading = 0.0
@@ -138,22 +139,31 @@ class Rings:
             self.problems[self.directory] = f"{self.directory}: {error.strerror}"
             return []
         self.problems.pop(self.directory, None)
-        again, self._again = self._again, set()
         if names is not None:
-            found = set(names)
-            self._forget(found)
-            again &= found
-            self._queue([name for name in names if name not in again])
-        fresh = [ring for name in (*again, *self._changed_ones()) if (ring := self._open(name, covered, now)) is not None]
-        left = MAX_TRIED
-        while self._new and left:
-            name = next(iter(self._new))
-            del self._new[name]
-            ring = self._open(name, covered, now)
-            if ring is None:
-                left -= 1
-            else:
-                fresh.append(ring)
+            self._forget(set(names))
+            self._queue(names)
+        try:
+            # what hinders the Agent itself, as too few descriptors, hinders any number of them
+            again, self._again = self._again, {}
+            again.update(dict.fromkeys(self._changed_ones()))
+            fresh = self._try(again, covered, now)
+            self._again = {**again, **self._again}  # those that are left come first
+            return fresh + self._try(self._new, covered, now)
+        except BaseException:
+            self._changed = -1  # some are in none of these any more: the names are read anew
+            raise
+
+    def _try(self, waiting: dict[str, None], covered: Sequence[Covered], now: float) -> list[Ring]:
+        """Take names out and open them, until MAX_TRIED turned out to be none to read; returns the rings."""
+        fresh, left = [], MAX_TRIED
+        while waiting and left:
+            for name in list(islice(waiting, left)):
+                del waiting[name]
+                ring = self._open(name, covered, now)
+                if ring is None:
+                    left -= 1
+                else:
+                    fresh.append(ring)
         return fresh
 
     def has_changed(self, now: float) -> bool:
@@ -173,7 +183,7 @@ class Rings:
     @property
     def has_unread(self) -> bool:
         """Whether there is any segment that might be a ring that was read before."""
-        return bool(self.problems or self._left_alone or self._new or self.beyond or self._again - self.taken)
+        return bool(self.problems or self._left_alone or self._new or self.beyond or self._again.keys() - self.taken)
 
     @property
     def unshown(self) -> int:
@@ -201,13 +211,14 @@ class Rings:
     def _forget(self, found: set[str]) -> None:
         """What is gone is no problem any more."""
         self.taken &= found
-        for known in (self._unmade, self._left_alone, self._new, self.problems):
+        for known in (self._unmade, self._left_alone, self._new, self._again, self.problems):
             for name in [name for name in known if name not in found]:
                 del known[name]
 
     def _queue(self, names: list[str]) -> None:
         """Have those that are not known tried, as many as may wait; of more, others the next time."""
-        unknown = [name for name in names if name not in self.open and name not in self._left_alone and name not in self._new]
+        known = (self.open, self._left_alone, self._new, self._again)
+        unknown = [name for name in names if not any(name in some for some in known)]
         room = MAX_LEFT_ALONE - len(self._new)
         self.beyond = max(0, len(unknown) - room)
         if self.beyond:
@@ -241,8 +252,9 @@ class Rings:
     def isolate(self, ring: Ring, reason: str) -> None:
         """Read this ring no more; its bytes stay where they are."""
         self.open.pop(ring.name, None)
+        seen = _identity(os.fstat(ring.fd))  # its name may lead to another one
         ring.close()
-        self._note(ring.name, reason)
+        self._note(ring.name, reason, seen)
 
     def release(self, ring: Ring) -> None:
         """Let go of a ring: whoever comes next may read it."""
@@ -258,10 +270,13 @@ class Rings:
         """Unlink a ring that is retired, and let go of it; whether it is gone."""
         self.open.pop(ring.name, None)
         try:
-            if not self.vanished(ring):
+            if self.vanished(ring):
+                self._changed = -1  # what has its name by now was not looked at: the names are read anew
+            else:
                 os.unlink(self.path(ring.name))
         except OSError as error:
-            self._note(ring.name, f"read to its end, but not to be removed: {error.strerror}; remove it")
+            reason = f"read to its end, but not to be removed: {error.strerror}; remove it"
+            self._note(ring.name, reason, _identity(os.fstat(ring.fd)))
             return False
         finally:
             ring.close()
@@ -269,6 +284,7 @@ class Rings:
 
     def _open(self, name: str, covered: Sequence[Covered], now: float) -> Ring | None:
         unmade = self._unmade.pop(name, None)
+        seen = self._identity(name)
         try:
             fd = os.open(self.path(name), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
@@ -277,6 +293,7 @@ class Rings:
             self._note(
                 name,
                 f"cannot be opened: {error.strerror}; {_CURES.get(error.errno or 0, 'its events wait in it')}",
+                seen,
                 error.errno in _PASSING,
             )
             return None
@@ -286,7 +303,7 @@ class Rings:
             if not stat.S_ISREG(status.st_mode):
                 raise MalformedRing("no regular file")
             if (strange := self._is_strange(status)) is not None:
-                self._note(name, strange)
+                self._note(name, strange, seen)
                 return None
             if layouts.is_unmade(os.pread(fd, 8, 0)):
                 since = unmade[1] if unmade is not None and unmade[0] == status.st_ino else now
@@ -294,30 +311,30 @@ class Rings:
                     os.unlink(self.path(name))  # its maker died before the first record: nothing was ever in it
                 else:
                     self._unmade[name] = (status.st_ino, since)
-                    self._again.add(name)
+                    self._again[name] = None
                 return None
             if len(self.open) >= MAX_RINGS:
-                self._note(name, f"not read: an Agent reads {MAX_RINGS} at the most; start another of another name", passes=True)
+                self._note(name, f"not read: an Agent reads {MAX_RINGS} at the most; start another of another name", seen, passes=True)
                 return None
             if not claim_ring(fd):
                 if not self.taken:
                     self.taken_by = holder_of(self.path(name))
                 self.taken.add(name)
-                self._again.add(name)
+                self._again[name] = None
                 return None
             self.taken.discard(name)
             ring = Ring(fd, name, covered, self.admission)
             if ring.header.retired and not is_abandoned(fd):
-                self._again.add(name)
+                self._again[name] = None
                 return None  # its producer has seen, or will see, that nobody reads it
             kept = True
             self.problems.pop(name, None)
             self.open[name] = ring
             return ring
         except MalformedRing as error:
-            self._note(name, f"no ring that this version reads: {error}; remove it once its process has ended")
+            self._note(name, f"no ring that this version reads: {error}; remove it once its process has ended", seen)
         except OSError as error:
-            self._note(name, f"cannot be read: {error.strerror}")
+            self._note(name, f"cannot be read: {error.strerror}", seen, error.errno in _PASSING)
         finally:
             if not kept:
                 os.close(fd)
@@ -335,20 +352,24 @@ class Rings:
         )
 
     def _identity(self, name: str) -> int:
-        """Changes with the file, its owner and its mode; 0 where there is none."""
+        """What `name` leads to; 0 where that is nothing."""
         try:
-            status = os.stat(self.path(name), follow_symlinks=False)
+            return _identity(os.stat(self.path(name), follow_symlinks=False))
         except OSError:
             return 0
-        return hash((status.st_ino, status.st_mode, status.st_uid, status.st_gid))
 
-    def _note(self, name: str, reason: str, passes: bool = False) -> None:
-        """Show a problem; unless it `passes` by itself, the ring is left alone until it is another file."""
+    def _note(self, name: str, reason: str, seen: int, passes: bool = False) -> None:
+        """Show a problem; unless it `passes` by itself, the ring is left alone until it is another file than was `seen`."""
         if name in self.problems or len(self.problems) < MAX_RINGS:
             self.problems[name] = reason
         if passes:
-            self._again.add(name)
+            self._again[name] = None
         elif len(self._left_alone) < MAX_LEFT_ALONE:
-            self._left_alone[name] = self._identity(name)
+            self._left_alone[name] = seen
         else:
             self.beyond += 1
+
+
+def _identity(status: os.stat_result) -> int:
+    """Changes with the file, its owner, its mode, and what was written to it otherwise than by mapping it."""
+    return hash((status.st_ino, status.st_ctime_ns, status.st_mode, status.st_uid, status.st_gid))
