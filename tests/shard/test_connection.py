@@ -116,6 +116,27 @@ class WireTests(SynchronousTestCase):
             self.assertFalse(connection.is_watching)
 
 
+class WaitingTests(SynchronousTestCase):
+    def test_however_many_give_back_at_once_what_they_waited_for_all_have_it_and_it_stays(self) -> None:
+        pool = Pool(Clock(), parse_store("redis://127.0.0.1:1").addresses[0], size=0)
+        connection = Connection(Clock(), "here")
+        connection.makeConnection(StringTransport())
+        had: list[int] = []
+
+        async def have(number: int) -> None:
+            taken = await pool.take(1.0)
+            had.append(number)
+            pool.release(taken)
+
+        waiting = [ensureDeferred(have(number)) for number in range(500)]
+        pool.release(connection)
+        for one in waiting:
+            self.successResultOf(one)
+        self.assertEqual(had, list(range(500)))
+        self.assertIs(pool.idle(), connection)
+        self.assertIsNone(pool.idle())
+
+
 class ValkeyTests(TestCase):
     """With a real server."""
 

@@ -211,6 +211,24 @@ class MemoryOperationsTests(SynchronousTestCase):
         self.assertEqual(router._turns, {})
         self.assertEqual(self.successResultOf(ensureDeferred(router.incr("a"))), 1)
 
+    def test_however_many_wait_for_a_turn_none_is_forgotten_where_they_end_at_once(self) -> None:
+        for end in ("closed", "done"):
+            server, clock = MemoryServer(Clock()), Clock()
+            router = MemoryRouter([server], BUCKETS, clock)
+            self.successResultOf(ensureDeferred(router.connect()))
+            lease = lease_key(router.bucket_of("a"))
+            server.run((b"SET", lease, b"another's"))
+            waiting = [ensureDeferred(router.incr("a")) for _ in range(500)]
+            if end == "closed":
+                self.successResultOf(ensureDeferred(router.close()))
+                for one in waiting:
+                    self.failureResultOf(one, StoreUnavailable)
+            else:
+                server.run((b"DEL", lease))
+                clock.pump([writing.BUSY_PAUSE_SECONDS] * 2)
+                self.assertEqual([self.successResultOf(one) for one in waiting], list(range(1, 501)))
+            self.assertEqual(router._turns, {})
+
     def test_what_was_begun_together_hears_when_that_is_cancelled(self) -> None:
         router = self.memory_router()
         names = ["a", next(f"b{n}" for n in range(100) if router.bucket_of(f"b{n}") != router.bucket_of("a"))]

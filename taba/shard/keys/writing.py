@@ -62,6 +62,8 @@ class Writing:
         self._made = 0  # keys, since the last sweep
         self._done = 0  # writes, since we last looked after other Routers'
         self._turns: dict[int, deque[Deferred[None]]] = {}  # buckets that this Router writes to, and who waits for that
+        self._ended: deque[int] = deque()  # buckets whose turn is to be handed on
+        self._is_handing_on = False
         self._written: dict[int, int] = {}  # bucket → the number of the last write of this Router there, where it is known
         self._done_keys: dict[int, bytes] = {}
         self._places: dict[Text, Place] = {}  # name → its bucket and key, of how many buckets; names come again
@@ -317,10 +319,22 @@ class Writing:
             raise StoreUnavailable(f"bucket {bucket}: earlier writes are not done within {TURN_SECONDS:g} s") from None
 
     def _end_turn(self, bucket: int) -> None:
-        if self._turns[bucket]:
-            self._turns[bucket].popleft().callback(None)
-        else:
+        if not self._turns[bucket]:
             del self._turns[bucket]
+            return
+        self._ended.append(bucket)
+        if self._is_handing_on:
+            return  # the next one ended at once, as all do of a closed Router: one inside the other, many would not fit on the stack
+        self._is_handing_on = True
+        try:
+            while self._ended:
+                bucket = self._ended.popleft()
+                if self._turns[bucket]:
+                    self._turns[bucket].popleft().callback(None)
+                else:
+                    del self._turns[bucket]  # who waited gave up meanwhile
+        finally:
+            self._is_handing_on = False
 
     async def _still_there(self, page: Mapping[int, list[bytes]]) -> list[bytes]:
         """The names of keys that have not expired or become empty; those that have are taken out of the list of names."""

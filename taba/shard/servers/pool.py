@@ -190,6 +190,8 @@ class Pool:
         self._services: list[ClientService] = []
         self._idle: list[Connection] = []
         self._waiters: deque[Deferred[Connection]] = deque()
+        self._freed: deque[Connection] = deque()  # to be handed to them, while another is
+        self._is_handing_out = False
         self._open: set[Connection] = set()
         self._is_closed = False
 
@@ -389,9 +391,22 @@ class Pool:
     def _give_back(self, connection: Connection) -> None:
         if not connection.is_idle:
             connection.abort("its user left it in the middle of something")
-        elif self._waiters:
-            self._waiters.popleft().callback(connection)
-            if self._waiters and len(self._services) < self.size:
-                self._add_place()  # they came before the server was there
-        else:
+            return
+        if not self._waiters:
             self._idle.append(connection)
+            return
+        self._freed.append(connection)
+        if self._is_handing_out:
+            return  # who was given it does without: one inside the other, many of them would not fit on the stack
+        self._is_handing_out = True
+        try:
+            while self._freed:
+                freed = self._freed.popleft()
+                if not self._waiters:
+                    self._idle.append(freed)
+                    continue
+                self._waiters.popleft().callback(freed)
+                if self._waiters and len(self._services) < self.size:
+                    self._add_place()  # they came before the server was there
+        finally:
+            self._is_handing_out = False
