@@ -167,6 +167,29 @@ class OnceTests(SynchronousTestCase):
         self.assertEqual(self.lost[1:], [at_once.OTHER])
         self.assertEqual(self.get(self.router.get("n")), b"7")
 
+    def test_one_that_is_carried_out_after_a_transaction_that_had_nothing_to_write_writes_nothing(self) -> None:
+        original = MemoryServer.run
+        for answer, write, then in (
+            (0, lambda: self.router.hdel("h", "f"), (b"HSET", b"taba:{0}:key:h", b"f", b"another's")),
+            (False, lambda: self.router.set("n", "mine", new=True), (b"DEL", b"taba:{0}:key:n")),
+            (False, lambda: self.router.expire("no", 5), (b"SET", b"taba:{0}:key:no", b"another's")),
+        ):
+            lost: list[Any] = []
+
+            def run(server: Any, command: Any, lost: list[Any] = lost) -> Any:
+                if command[0] == b"EVALSHA" and not lost:
+                    lost.append(command)
+                    raise StoreUnavailable("lost")
+                return original(server, command)
+
+            self.patch(MemoryServer, "run", run)
+            self.assertEqual(self.get(write()), answer)
+            self.server.run(then)
+            self.assertEqual([self.server.run(late) for late in lost], [at_once.OTHER])
+            self.words()
+            self.get(self.router.incr("m"))
+            self.assertEqual(self.words(), [b"EVALSHA"])  # it knows its own number
+
     def test_what_is_not_as_it_was_is_left_to_a_transaction(self) -> None:
         owner = self.server.run((b"GET", owner_key(0)))
         assert isinstance(owner, bytes)
