@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import pytest
+from twisted.internet.task import deferLater
 
 from taba.bounds import DAY
 from taba.names import RETIRED_CLIENT
@@ -14,7 +15,7 @@ from taba.server.fold.marks import MARK_MINUTES
 from taba.server.keep.pruning import RETIRED_TIMES
 from taba.shard import Writes
 
-from ..running import asynchronous, encoded, together
+from ..running import asynchronous, encoded, reactor, together
 from ..samples import Sum, column, lookup_of
 from ..test_http import total
 from .cases import FORGET_SECONDS, OLD_MINUTES, A, B, C, KeepingCase, Worn
@@ -139,32 +140,44 @@ class Pruning(KeepingCase):
     async def test_totals_are_exact_while_events_flow_and_clients_vanish(self) -> None:
         server, other = await self.start(), await self.start()
         sent = 0
-        pruning = True
+        turn: int | None = 0
 
         async def sender(stream: int) -> None:
             nonlocal sent
             number = 1
-            while pruning:
-                client = f"web/{number % 7}"
+            while turn is not None:
+                client = f"web/{turn}/{number % 7}"  # those of the turn before vanish, while those of this one may be pruned and come again
                 [verdict] = await self.send(server if number % 2 else other, encoded(stream, 3, number, [total(A, [1.0], client=client)]))
                 if verdict.word == "applied":
                     number, sent = number + 1, sent + 1
 
-        async def prune() -> None:
-            nonlocal pruning
-            turn = last = 0
-            while turn < 12 or RETIRED_CLIENT not in await self.get(server, "/v1/clients"):  # an Event may always come between
-                turn += 1
-                await self.age(server, FORGET_SECONDS + 60, *[f"web/{n}" for n in range(7)])
-                await self.done(server if turn % 2 else other, "/v1/prune")
-                counted = (await self.get(server, f"/v1/aggregates?name={A}"))[A]["count"]
+        async def prune(asked: Any) -> None:
+            clients = await self.get(server, f"/v1/clients?name={A}")
+            await self.age(server, FORGET_SECONDS + 60, *[client for client in clients if client != RETIRED_CLIENT])
+            await self.done(asked, "/v1/prune")
+
+        async def count() -> int:
+            return int((await self.get(server, f"/v1/aggregates?name={A}"))[A]["count"])
+
+        async def pruner() -> None:
+            nonlocal turn
+            last = 0
+            for place in range(8):
+                before = sent
+                while sent < before + 20:  # by both, and several of each Client
+                    await deferLater(reactor, 0.01)
+                turn = place + 1
+                await prune(server if place % 2 else other)
+                counted = await count()
                 self.assertGreaterEqual(counted, last)
                 last = counted
-            pruning = False
+            turn = None
 
-        await together([sender(1), sender(2), prune()])
-        self.assertEqual((await self.get(server, f"/v1/aggregates?name={A}"))[A]["count"], sent)
-        self.assertIn(RETIRED_CLIENT, await self.get(server, "/v1/clients"))
+        await together([sender(1), sender(2), pruner()])
+        self.assertEqual(await count(), sent)
+        self.assertIn(RETIRED_CLIENT, await self.get(server, "/v1/clients"))  # of the turns that were over
+        await prune(server)
+        self.assertEqual((await count(), await self.get(server, "/v1/clients")), (sent, [RETIRED_CLIENT]))
 
 
 class Falling(KeepingCase):
