@@ -2,6 +2,7 @@
 
 import sys
 from multiprocessing import resource_tracker, shared_memory
+from unittest import mock
 
 BEGINNING = 4096  # a ring's header
 
@@ -10,8 +11,8 @@ def attach(name: str) -> shared_memory.SharedMemory:
     """The segment of this name, and nobody who unlinks it afterwards."""
     if sys.version_info >= (3, 13):
         return shared_memory.SharedMemory(name, track=False)
-    resource_tracker.register = lambda name, rtype: None  # before 3.13 it would unlink what others made
-    return shared_memory.SharedMemory(name)
+    with mock.patch.object(resource_tracker, "register"):  # before 3.13 it would unlink what others made
+        return shared_memory.SharedMemory(name)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
-from multiprocessing import resource_tracker, shared_memory
+from array import array
 from typing import Any
 from unittest import mock
 
@@ -16,18 +17,12 @@ from taba import ring
 from taba.agent.segment import open_outbox
 from taba.client import identity
 from taba.client.producer import Producer
+from taba.desk import DESK_BYTES, MAGIC, Desk, desk_path, open_desk
+from tests.client.attach import attach
 from tests.client.cases import ClientCase, both
 from tests.client.reading import rings
 from tests.patience import PATIENCE_SECONDS
 from tests.pythons import pythons
-
-
-def attach(name: str) -> Any:
-    """The segment of this name, and nobody who unlinks it afterwards."""
-    if sys.version_info >= (3, 13):
-        return shared_memory.SharedMemory(name, track=False)
-    with mock.patch.object(resource_tracker, "register"):
-        return shared_memory.SharedMemory(name)
 
 
 def slot_of(producer: Producer) -> str:
@@ -44,7 +39,18 @@ class AttachingTests(ClientCase):
         self.addCleanup(segment.close)
         return segment
 
-    def test_rings_slots_and_outbox_are_read_by_their_names_alone(self) -> None:
+    def desk(self) -> str:
+        """The name of the segment at which an input works, and has one packet done."""
+        path = desk_path(self.agent, "udp:8125")
+        descriptor = open_desk(path)
+        self.addCleanup(os.unlink, path)
+        self.addCleanup(os.close, descriptor)
+        desk = Desk(descriptor)
+        self.addCleanup(desk.close)
+        desk.count(array("Q", [1]))
+        return os.path.basename(path)
+
+    def test_rings_slots_outbox_and_desks_are_read_by_their_names_alone(self) -> None:
         producer = self.producer("{host}:{program}/{slot}")
         tab = producer.tab("c", "CounterGroup")
         for _ in range(5):
@@ -60,6 +66,8 @@ class AttachingTests(ClientCase):
         self.addCleanup(held.remove)
         self.addCleanup(held.close)
         self.assertGreater(self.attached(os.path.basename(held.path)).size, outbox.capacity)
+        desk = self.attached(self.desk())
+        self.assertEqual((desk.size, struct.unpack_from("<3Q", desk.buf)), (DESK_BYTES, (MAGIC, 1, 1)))
 
     def test_a_segment_that_only_counts_is_read_too(self) -> None:
         producer = self.producer(TABA_SHM_BYTES=str(16 * ring.COUNTING_BYTES))
@@ -75,17 +83,18 @@ class AttachingTests(ClientCase):
         _, held, _ = open_outbox(self.agent, lambda: os.urandom(16))
         self.addCleanup(held.remove)
         self.addCleanup(held.close)
-        names = [producer.stats()["ring"], os.path.basename(held.path), slot_of(producer)]
+        names = [producer.stats()["ring"], os.path.basename(held.path), slot_of(producer), self.desk()]
         script = os.path.join(os.path.dirname(__file__), "attach.py")
         found = pythons()
         self.assertIn("{}.{}".format(*sys.version_info), found)
         for version, python in found.items():
             done = subprocess.run([python, script, *names], capture_output=True, text=True, timeout=PATIENCE_SECONDS)
             self.assertEqual((done.stderr, done.returncode), ("", 0), version)
-            of_ring, of_outbox, of_slot = (bytes.fromhex(line) for line in done.stdout.splitlines())
+            of_ring, of_outbox, of_slot, of_desk = (bytes.fromhex(line) for line in done.stdout.splitlines())
             self.assertEqual(ring.parse_header(of_ring, self.attached(names[0]).size).client, producer.stats()["client"], version)
             self.assertEqual(of_outbox, bytes(self.attached(names[1]).buf[: len(of_outbox)]), version)
             self.assertEqual(len(of_slot), 1, version)
+            self.assertEqual(of_desk[:8], MAGIC.to_bytes(8, "little"), version)
 
 
 @both
