@@ -64,7 +64,7 @@ class Admission:
 
     def __init__(self, caps: Caps = Caps()):  # noqa: B008  # a value
         self.caps = caps
-        self.now = 0.0
+        self._now = 0.0
         self._clients: dict[str, _Client] = {}
         self._resting: dict[str, None] = {}  # Clients without a ring, the one that went first first
         self._beyond: dict[tuple[str, str], str] = {}  # the overflow Tabs of all Clients that are too many
@@ -72,6 +72,10 @@ class Admission:
         self._new, self._renewed = float(caps.agent_clients), 0.0  # Clients that may be named now, as of when
         self.total = 0
         self.clients = 0  # that go under their own ids
+
+    def tick(self, now: float) -> None:
+        """What is decided from now on is decided at `now`."""
+        self._now = now
 
     def change(self, caps: Caps) -> None:
         """From now on these are the caps. Who has named some already may name as many more as the cap is higher, or fewer."""
@@ -121,7 +125,7 @@ class Admission:
         if summed:
             of = self._clients[client]
             self._posted.pop(client, None)
-            self._posted[client] = self.now, _overflowing(client, sum(summed.values()), summed, of)
+            self._posted[client] = self._now, _overflowing(client, sum(summed.values()), summed, of)
             if len(self._posted) > MAX_SHOWN:
                 del self._posted[next(iter(self._posted))]
         self.end(client, names, summed)
@@ -181,7 +185,7 @@ class Admission:
 
     def overflowing(self) -> list[Overflowing]:
         """The Clients that name more than they may, the worst first."""
-        found = {client: one for client, (when, one) in self._posted.items() if self.now - when < POSTED_SECONDS}
+        found = {client: one for client, (when, one) in self._posted.items() if self._now - when < POSTED_SECONDS}
         found.update((client, _overflowing(client, of.summed, of.bases, of)) for client, of in self._clients.items() if of.summed)
         return sorted(found.values(), key=lambda one: -one.tabs)
 
@@ -189,7 +193,7 @@ class Admission:
         """A Client that is not known, with its own id if there may be one more."""
         caps = self.caps
         self._renew()
-        made = _Client(caps.client_tabs, self.now, True)
+        made = _Client(caps.client_tabs, self._now, True)
         if self._new < 1:
             made.why = f"is new while this Agent has new Clients faster than {caps.new_clients} a second (--max-new-clients)"
         else:
@@ -204,12 +208,12 @@ class Admission:
         return made
 
     def _renew(self) -> None:
-        self._new = min(self.caps.agent_clients, self._new + (self.now - self._renewed) * self.caps.new_clients)
-        self._renewed = self.now
+        self._new = min(self.caps.agent_clients, self._new + (self._now - self._renewed) * self.caps.new_clients)
+        self._renewed = self._now
 
     def _refill(self, of: _Client) -> None:
-        of.tokens = min(self.caps.client_tabs, of.tokens + (self.now - of.refilled) * self.caps.new_tabs)
-        of.refilled = self.now
+        of.tokens = min(self.caps.client_tabs, of.tokens + (self._now - of.refilled) * self.caps.new_tabs)
+        of.refilled = self._now
 
     def _has_room(self, of: _Client) -> bool:
         """Whether one more may be known, of this Client and in all; what no ring names goes for it."""

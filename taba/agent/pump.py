@@ -72,7 +72,7 @@ class RingPump:
 
     def tick(self, now: float, moment: Moment) -> float:
         """Do what is due; returns the seconds until the next tick."""
-        self.rings.admission.now = now
+        self.rings.admission.tick(now)
         self.tallies.move_some()
         died = len(self._dead)
         if now >= self._next_scan or self.rings.has_changed(now):

@@ -68,9 +68,9 @@ class Deciding(SynchronousTestCase):
         made.begin("web/0")
         self.assertFalse(made.admit("web/0", label(10)))
         self.assertTrue(made.admit("web/0", label(9)))  # it was known by that
-        made.now = 1.0
+        made.tick(1.0)
         self.assertEqual([made.admit("web/0", label(number)) for number in range(11, 14)], [True, True, False])
-        made.now = 1e6
+        made.tick(1e6)
         self.assertEqual(sum(made.admit("web/0", label(number)) for number in range(20, 50)), 10 - 3)  # never more than fit
 
     def test_as_many_more_may_be_named_as_a_cap_is_higher_and_what_was_named_counts_for_a_lower_one(self) -> None:
@@ -100,7 +100,7 @@ class Deciding(SynchronousTestCase):
         for number in range(2, 5):
             made.end(f"web/{number}", [], Counter())
         self.assertEqual(set(made._clients), {"web/0", "web/1", "web/2"})
-        made.now = 1.0
+        made.tick(1.0)
         made.begin("web/3")  # the one that has no ring makes room
         self.assertEqual((made.client_of("web/3"), set(made._clients), made.clients), ("web/3", {"web/0", "web/1", "web/3"}, 3))
         made.begin("web/0")
@@ -119,9 +119,9 @@ class Deciding(SynchronousTestCase):
 
         self.assertEqual((own(0, 20), made.clients), (10, 10))
         self.assertEqual((own(0, 10), own(20, 25)), (10, 0))  # who was known costs nothing
-        made.now = 1.0
+        made.tick(1.0)
         self.assertEqual((own(30, 40), made.clients), (2, 10))
-        made.now = 1e6
+        made.tick(1e6)
         self.assertEqual(own(50, 80), 10)
         made.change(Caps(agent_clients=13, new_clients=2))
         self.assertEqual((own(100, 120), made.clients), (3, 13))
@@ -148,7 +148,7 @@ class Deciding(SynchronousTestCase):
         made = self.make()
         made.admit("web/0", "stays")
         for number in range(1, DEFAULT_AGENT_CLIENTS + 50):
-            made.now += 1
+            made.tick(float(number))
             made.begin(f"web/{number}")
             made.admit(f"web/{number}", "goes")
             made.end(f"web/{number}", ["goes"], made._clients[f"web/{number}"].bases)
@@ -164,7 +164,7 @@ class Deciding(SynchronousTestCase):
     def test_whatever_comes_and_goes_no_bound_is_passed_and_counts_are_right(
         self, steps: list[tuple[str, int, int]], client_tabs: int, agent_tabs: int
     ) -> None:
-        made = Admission(Caps(client_tabs, agent_tabs, 1))
+        made, now = Admission(Caps(client_tabs, agent_tabs, 1)), 0.0
         rings: list[tuple[str, list[str], Any]] = []
         for step, who, number in steps:
             client = f"web/{who}"
@@ -181,7 +181,8 @@ class Deciding(SynchronousTestCase):
                 else:
                     own[-1][2][made.count(client, label(number), True)] += 1
             elif step == "wait":
-                made.now += number
+                now += number
+                made.tick(now)
             known = {name: set(of.names) for name, of in made._clients.items()}
             self.assertTrue(all(len(names) <= client_tabs for names in known.values()))
             self.assertTrue(sum(map(len, known.values())) == made.total <= agent_tabs)

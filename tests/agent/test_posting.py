@@ -138,7 +138,7 @@ class Capped(Hosted):
         self.assertEqual(self.sent(), {("web/1", names[0]): 2.0, ("web/1", names[1]): 2.0, ("web/1", 'hits{overflow="true"}'): 6.0})
         (one,) = self.world.rings.admission.overflowing()
         self.assertEqual((one.client, one.tabs, one.base), ("web/1", 3, "hits"))
-        self.world.rings.admission.now += POSTED_SECONDS
+        self.world.rings.admission.tick(self.world.now + POSTED_SECONDS)
         self.assertEqual(self.world.rings.admission.overflowing(), [])
 
     def test_a_post_with_a_key_is_taken_under_its_own_names_or_not_at_all(self) -> None:
@@ -147,7 +147,7 @@ class Capped(Hosted):
         self.assertEqual((error.status, error.error), (429, "too_many_tabs"))
         self.assertIn("none of it was taken: Client web/1 names more than 2 Tabs at once (--max-client-tabs)", error.detail)
         self.assertEqual((self.sent(), self.world.keeper.recorded), ({}, 0))
-        self.world.rings.admission.now += 1.0  # a second later it may: what was named before costs nothing
+        self.world.rings.admission.tick(self.world.now + 1.0)  # a second later it may: what was named before costs nothing
         self.cap(client_tabs=3, new_tabs=1)
         self.post(body=body("a", "b", "c"), key="once")
         for tab in ("d", "e", "f"):
