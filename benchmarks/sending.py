@@ -25,7 +25,7 @@ from taba.batch import (
     Column,
     Entry,
     Header,
-    Sent,
+    SentBatch,
     Verdict,
     decode_batch,
     decode_verdicts,
@@ -38,7 +38,7 @@ NOW = Moment(0.0, 0, None)  # no batch of a benchmark waits for long
 CONNECTIONS = 4  # as many envelopes has an Agent under way to a Server
 POST_SECONDS = 60.0
 
-Envelope = list[Sent]
+Envelope = list[SentBatch]
 
 
 class NotApplied(Exception):
@@ -72,7 +72,7 @@ def _pack(batches: Sequence[EncodedBatch], most_bytes: int) -> list[Envelope]:
         if not envelopes or size > most_bytes - KiB or len(envelopes[-1]) == MAX_ENVELOPE_BATCHES:
             envelopes.append([])
             size = len(batch.content) + HEADER_BYTES
-        envelopes[-1].append(Sent(batch.content, batch.id.number - 1, bytes(NONCE_BYTES)))
+        envelopes[-1].append(SentBatch(batch.content, batch.id.number - 1, bytes(NONCE_BYTES)))
     return envelopes
 
 

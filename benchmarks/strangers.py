@@ -23,7 +23,7 @@ from benchmarks.holding import CODE, Held
 from benchmarks.rows import Figure, Row
 from benchmarks.sending import Streams, send
 from benchmarks.services import ASK_SECONDS, Effort, Services, pid_of, running
-from taba.batch import BATCH_VERSION, CONTENT_TYPE, MAX_LIST_BYTES, MAX_LIST_VALUES, Column, Sent, encode_batch, encode_envelope
+from taba.batch import BATCH_VERSION, CONTENT_TYPE, MAX_LIST_BYTES, MAX_LIST_VALUES, Column, SentBatch, encode_batch, encode_envelope
 from taba.bounds import MAX_BATCH_COLUMNS, MAX_ENVELOPE_BATCHES, MAX_ENVELOPE_BYTES, MAX_VALUE_BYTES, KiB
 from taba.calls import MAX_BODY_BYTES
 from taba.events import MAX_POSTED_EVENTS
@@ -148,7 +148,7 @@ def _bad_columns() -> bytes:
 
 
 def _envelope(what: str, batches: list[bytes]) -> Shape:
-    entries = [Sent(content, place, NONCE) for place, content in enumerate(batches)]
+    entries = [SentBatch(content, place, NONCE) for place, content in enumerate(batches)]
     return Shape(what, "POST", "/v1/envelopes", encode_envelope("bad", "bad", 1.7e9, None, entries))
 
 

@@ -205,7 +205,7 @@ class KeyPart(NamedTuple):
         return KeyPart(content[:16], content[16:32], int.from_bytes(content[32:], "big"))
 
 
-class Sent(NamedTuple):
+class SentBatch(NamedTuple):
     """A batch in an envelope, and what travels beside it. `key`: the bytes of a KeyPart."""
 
     batch: bytes
@@ -223,7 +223,7 @@ class Header(NamedTuple):
     nonce: bytes = b""
 
 
-Entry = Sent | Header
+Entry = SentBatch | Header
 
 
 class Verdict(NamedTuple):
@@ -628,7 +628,7 @@ def encode_envelope(
     """The bytes of an envelope. The caller keeps the bounds."""
     packed = [
         {"batch": entry.batch, "follows": entry.follows, "nonce": entry.nonce, **({"key": entry.key} if entry.key else {})}
-        if isinstance(entry, Sent)
+        if isinstance(entry, SentBatch)
         else {"do": entry.do, "stream": entry.stream, "bucket": entry.bucket, **({"nonce": entry.nonce} if entry.nonce else {})}
         for entry in entries
     ]
@@ -720,7 +720,7 @@ def _entry(fields: dict[Any, Any]) -> Entry:
         raise MalformedBatch("an entry takes a batch and the number that it follows")
     if not isinstance(nonce, bytes) or not isinstance(key, bytes) or len(nonce) != NONCE_BYTES or len(key) not in (0, KEY_BYTES):
         raise MalformedBatch(f"beside a batch stands a nonce of {NONCE_BYTES} bytes, and for posted events a key's part of {KEY_BYTES}")
-    return Sent(batch, follows, nonce, key)
+    return SentBatch(batch, follows, nonce, key)
 
 
 def _check_stream(stream: Any) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from taba.batch import LATER, NONCE_BYTES, OPEN, Column, Entry, Header, Sent, Verdict, decode_batch, encode_batch
+from taba.batch import LATER, NONCE_BYTES, OPEN, Column, Entry, Header, SentBatch, Verdict, decode_batch, encode_batch
 from taba.errors import MalformedBatch
 
 NO_NONCE = bytes(NONCE_BYTES)
 
 
-def encoded(stream: int, bucket: int, number: int, columns: Sequence[Column]) -> Sent:
+def encoded(stream: int, bucket: int, number: int, columns: Sequence[Column]) -> SentBatch:
     """A batch that follows the number before it, without its nonce."""
-    return Sent(encode_batch(bytes([stream]) * 16, bucket, number, columns), number - 1, NO_NONCE)
+    return SentBatch(encode_batch(bytes([stream]) * 16, bucket, number, columns), number - 1, NO_NONCE)
 
 
 class Streams:

@@ -45,7 +45,7 @@ class Architecture(SynchronousTestCase):
     def test_each_inner_word_is_used_in_the_code(self) -> None:
         code = "\n".join(path.read_text().lower() for path in (ROOT / "taba").rglob("*.py"))
         for word, meaning in self.rows("Inner words"):
-            self.assertRegex(code, rf"\b{word}s?\b")
+            self.assertTrue(re.search(rf"\b{word.lower()}s?\b", code), word)  # all of the code is too much to be shown
             self.assertTrue(meaning)
 
     def test_it_is_one_page(self) -> None:

@@ -29,7 +29,7 @@ from taba.batch import (
     Envelope,
     Header,
     Meaning,
-    Sent,
+    SentBatch,
     Verdict,
 )
 from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS, MAX_ENVELOPE_BATCHES
@@ -313,7 +313,7 @@ class Batches(SynchronousTestCase):
 
 class Envelopes(SynchronousTestCase):
     def test_an_envelope_reads_back_as_it_was_written(self) -> None:
-        entries: list[Sent | Header] = [Sent(b"one", 0, NONCE), Sent(b"two", 6, NONCE, b"k" * KEY_BYTES)]
+        entries: list[SentBatch | Header] = [SentBatch(b"one", 0, NONCE), SentBatch(b"two", 6, NONCE, b"k" * KEY_BYTES)]
         entries += [Header(OPEN, STREAM, 3), Header(END, STREAM, 3, NONCE)]
         for store in (None, "4f2a"):
             content = batch.encode_envelope("default", "host", 12.5, store, entries)

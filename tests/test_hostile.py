@@ -18,7 +18,7 @@ from twisted.internet.defer import ensureDeferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba import batch, calls, counting, events, nesting
-from taba.batch import MAX_LIST_BYTES, BadColumn, Column, Sent
+from taba.batch import MAX_LIST_BYTES, BadColumn, Column, SentBatch
 from taba.bounds import MAX_BATCH_BYTES, MAX_ENVELOPE_BYTES, MAX_VALUE_BYTES, MAX_VALUE_DEPTH, KiB, MiB
 from taba.errors import MalformedBatch, NoVerdicts
 from taba.server.fold import envelopes as envelopes_module
@@ -32,7 +32,7 @@ TIMES = struct.pack("<d", 1.0)
 
 
 def sent(content: bytes) -> bytes:
-    return batch.encode_envelope("a", "h", 1.0, None, [Sent(content, 0, NONCE)])
+    return batch.encode_envelope("a", "h", 1.0, None, [SentBatch(content, 0, NONCE)])
 
 
 GOOD = batch.encode_batch(STREAM, 5, 1, [Column("web/1", "x", "Buffer", TIMES * 2, ["text", [1, {"a": None}]])])
@@ -344,7 +344,7 @@ class Read(SynchronousTestCase):
     def envelope(self, batches: int) -> batch.Envelope:
         values: list[Any] = [[[]] * 20_000]
         column = Column("web/1", "x", "Buffer", TIMES, values)
-        entries = [Sent(batch.encode_batch(STREAM, 5, n + 1, [column]), n, NONCE) for n in range(batches)]
+        entries = [SentBatch(batch.encode_batch(STREAM, 5, n + 1, [column]), n, NONCE) for n in range(batches)]
         return batch.decode_envelope(batch.encode_envelope("a", "h", 1.0, None, entries))
 
     def test_others_have_their_turn_between_batches_that_are_made_of_much(self) -> None:
@@ -371,7 +371,7 @@ class Read(SynchronousTestCase):
             return waiting[-1]
 
         deciding = [
-            ensureDeferred(envelopes.decide(batch.Envelope("a", "h", 1.0, None, [Sent(content, 0, NONCE)]), breathe)) for _ in range(9)
+            ensureDeferred(envelopes.decide(batch.Envelope("a", "h", 1.0, None, [SentBatch(content, 0, NONCE)]), breathe)) for _ in range(9)
         ]
         turns = 0
         while waiting:
@@ -389,7 +389,7 @@ class Read(SynchronousTestCase):
         scope = Scope((), ("a.",))
         for tabs in (["b"], ["a.b"], ["b", "a.b"]):
             columns = [Column("web", tab, "T", TIMES, TIMES) for tab in tabs]
-            entry = Sent(batch.encode_batch(STREAM, 5, 1, columns), 0, NONCE, part.encode())
+            entry = SentBatch(batch.encode_batch(STREAM, 5, 1, columns), 0, NONCE, part.encode())
             envelope = batch.Envelope("a", "h", 1.0, None, [entry])
             self.successResultOf(ensureDeferred(envelopes.decide(envelope, scope=scope)))
             self.assertEqual([one.key for one in waits.parts], [b"web".ljust(16)])

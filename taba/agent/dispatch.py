@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from taba.agent.ages import Moment
-from taba.agent.lanes import MAX_RUN_BATCHES, Backoff, Lane, Send, obey
+from taba.agent.lanes import MAX_RUN_BATCHES, Backoff, Lane, Outgoing, obey
 from taba.agent.schedule import Schedule
 from taba.batch import LATER, Verdict
 from taba.bounds import MAX_ENVELOPE_BATCHES, MAX_ENVELOPE_BYTES, KiB, MiB
@@ -104,12 +104,12 @@ class Parcel:
 
     def __init__(self, server: ServerPeer, room: int, from_spool: bool):
         self.server, self.room, self.from_spool = server, room, from_spool
-        self.sends: list[Send] = []
+        self.sends: list[Outgoing] = []
 
-    def takes(self, run: Sequence[Send]) -> bool:
+    def takes(self, run: Sequence[Outgoing]) -> bool:
         return not self.sends or (self.room >= _run_bytes(run) and len(self.sends) + len(run) <= MAX_ENVELOPE_BATCHES)
 
-    def add(self, run: Sequence[Send]) -> None:
+    def add(self, run: Sequence[Outgoing]) -> None:
         self.sends += run
         self.room -= _run_bytes(run)
 
@@ -118,7 +118,7 @@ class Parcel:
         return list({id(send.lane): send.lane for send in self.sends}.values())
 
 
-def _run_bytes(run: Sequence[Send]) -> int:
+def _run_bytes(run: Sequence[Outgoing]) -> int:
     return sum(send.size for send in run)
 
 

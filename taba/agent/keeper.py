@@ -29,7 +29,7 @@ from taba.agent.lanes import (
     Group,
     HeldBatch,
     Lane,
-    Send,
+    Outgoing,
     Skip,
     Unreadable,
 )
@@ -49,7 +49,7 @@ from taba.agent.outbox import (
 )
 from taba.agent.schedule import Schedule
 from taba.agent.spool import ROW_BYTES, Spool, SpoolFull, is_damage
-from taba.batch import BATCH_VERSION, BatchId, KeyPart, Sent
+from taba.batch import BATCH_VERSION, BatchId, KeyPart, SentBatch
 from taba.bounds import BATCH_DAYS, DAY, MAX_BATCH_BYTES, MAX_BUCKETS, STREAM_DAYS, KiB, MiB
 
 MAX_RETAINED_BYTES = 64 * MiB  # acknowledged batches that are kept for 60 s: given up first
@@ -360,7 +360,7 @@ class Keeper:
             lane = self.lanes.get(id[:2])
             if lane is not None and id.number <= lane.loaded:
                 found = lane.lose(id.number)
-                if isinstance(found, Send) and isinstance(found.entry, Sent) and found.batch is not None:
+                if isinstance(found, Outgoing) and isinstance(found.entry, SentBatch) and found.batch is not None:
                     under_way.append(EncodedBatch(id, found.batch.created, events, found.entry.batch, found.batch.key))
                 if not isinstance(found, HeldBatch):
                     continue  # done with, or it may be applied yet

@@ -23,7 +23,7 @@ from typing import NamedTuple, Protocol, cast
 
 from taba.agent.ages import Moment
 from taba.agent.outbox import StoredBatch
-from taba.batch import APPLIED, END, ENDED, GAP, LATER, MARK, NUMBER, OPEN, REFUSED, Entry, Header, Sent, Verdict
+from taba.batch import APPLIED, END, ENDED, GAP, LATER, MARK, NUMBER, OPEN, REFUSED, Entry, Header, SentBatch, Verdict
 from taba.bounds import BATCH_DAYS, DAY, MiB
 from taba.errors import TabaError
 
@@ -119,7 +119,7 @@ class Ledger(Protocol):
     def misses(self, lane: Lane) -> None: ...
 
 
-class Send(NamedTuple):
+class Outgoing(NamedTuple):
     """One thing that a lane sends. `batch` is None where it is a header."""
 
     lane: Lane
@@ -180,7 +180,7 @@ class Lane:
         self.last = 0  # what the mark is believed to be, once the stream is open
         self.pending: deque[HeldBatch] = deque()
         self.retained: deque[HeldBatch] = deque()
-        self.sent: deque[Send] = deque()
+        self.sent: deque[Outgoing] = deque()
         self.not_before = 0.0
         self.failures = 0
         self.highest = 0  # the highest number that ever came in
@@ -210,7 +210,7 @@ class Lane:
         """Whether there is something to send, now or when `not_before` has come."""
         return bool(self.pending) or self.probing or self.ending
 
-    def next(self, now: float, moment: Moment, most: int = 1) -> list[Send]:
+    def next(self, now: float, moment: Moment, most: int = 1) -> list[Outgoing]:
         """What to send now, at most so many batches; the lane is busy with them until they are answered.
 
         Batches that are too old, or cannot be read back, are dropped here.
@@ -241,7 +241,7 @@ class Lane:
                 self._send_header(MARK, self.retained[-1].number)
         return list(self.sent)
 
-    def awaits(self, send: Send) -> bool:
+    def awaits(self, send: Outgoing) -> bool:
         """Whether the next verdict is the one on `send`; it is not when an earlier verdict ended its run."""
         return bool(self.sent) and self.sent[0] is send
 
@@ -323,7 +323,7 @@ class Lane:
             self.probing = True
         return due
 
-    def lose(self, number: int) -> HeldBatch | Send | None:
+    def lose(self, number: int) -> HeldBatch | Outgoing | None:
         """The batch of this number is in the spool no more. Returns it, and it is the caller's to count; None where it does not wait.
 
         Where it is under way, all of it that goes is returned instead, and it waits on: the caller may bring it back.
@@ -381,7 +381,7 @@ class Lane:
 
     def _send_header(self, what: str, number: int) -> None:
         nonce = self.nonce or b""  # a stream that is opened has none; the one that an earlier Agent left open is ended without
-        self.sent.append(Send(self, None, number, 0, Header(what, self.stream, self.bucket, nonce)))
+        self.sent.append(Outgoing(self, None, number, 0, Header(what, self.stream, self.bucket, nonce)))
 
     def _drop_old(self, now: float, moment: Moment) -> bool:
         """Drop what is too old to be sent; False where the mark must be known first."""
@@ -395,12 +395,12 @@ class Lane:
         self.failures += 1
         self.not_before = now + backoff.delay(self.failures)
 
-    def _answered(self) -> Send:
+    def _answered(self) -> Outgoing:
         if not self.sent:
             raise RuntimeError(f"a verdict for bucket {self.bucket}, which has nothing under way")
         return self.sent.popleft()
 
-    def _gap(self, mark: int, now: float, sent: Send) -> None:
+    def _gap(self, mark: int, now: float, sent: Outgoing) -> None:
         back = []
         self.sent.clear()
         while self.retained and self.retained[-1].number > mark:
@@ -463,7 +463,7 @@ class Lane:
                 content = None  # its turn comes
             if content is None or batch.is_dropped:
                 break
-            self.sent.append(Send(self, batch, batch.number, follows, Sent(content, follows, self.nonce or b"", batch.key)))
+            self.sent.append(Outgoing(self, batch, batch.number, follows, SentBatch(content, follows, self.nonce or b"", batch.key)))
             follows = batch.number
 
     def _leave_out(self, follows: int, number: int) -> None:
@@ -525,7 +525,7 @@ class Lane:
             self.ledger.skipping(self, None)
 
 
-def obey(send: Send, verdict: Verdict, now: float, backoff: Backoff) -> None:
+def obey(send: Outgoing, verdict: Verdict, now: float, backoff: Backoff) -> None:
     """Have the lane of `send` know the verdict on it."""
     lane = send.lane
     word, detail, why = verdict

@@ -95,7 +95,7 @@ class Answers(resource.Resource):
         self.envelopes = self.compressed = 0
         self.batches = 0
         self.answer: Callable[[Any, codec.Envelope], Any] | None = None
-        self.verdict: Callable[[codec.Sent], Verdict | None] | None = None
+        self.verdict: Callable[[codec.SentBatch], Verdict | None] | None = None
         self.known: list[str] = []
         self.url = "http://127.0.0.1:8280"
 
@@ -114,14 +114,14 @@ class Answers(resource.Resource):
             self.compressed += 1
         envelope = codec.decode_envelope(content)
         self.envelopes += 1
-        self.batches += sum(isinstance(entry, codec.Sent) for entry in envelope.entries)
+        self.batches += sum(isinstance(entry, codec.SentBatch) for entry in envelope.entries)
         if self.answer is not None:
             answered = self.answer(request, envelope)
             if answered is not None:
                 return answered
         verdicts = []
         for entry in envelope.entries:
-            verdict = self.verdict(entry) if self.verdict is not None and isinstance(entry, codec.Sent) else None
+            verdict = self.verdict(entry) if self.verdict is not None and isinstance(entry, codec.SentBatch) else None
             verdicts.append(verdict or self.store.decide(entry))
         request.setHeader(codec.VERDICTS_HEADER, "1")
         request.setHeader("content-type", codec.CONTENT_TYPE)

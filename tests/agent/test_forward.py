@@ -56,7 +56,7 @@ class KeptConnectionTests(TestCase):
         def close(most: int) -> Any:
             def answer(request: Any, envelope: Any) -> Any:
                 nonlocal closed
-                if closed >= most or not any(isinstance(entry, codec.Sent) for entry in envelope.entries):
+                if closed >= most or not any(isinstance(entry, codec.SentBatch) for entry in envelope.entries):
                     return None
                 closed += 1
                 request.channel.transport.abortConnection()
@@ -179,7 +179,7 @@ class ForwarderTests(SynchronousTestCase):
         seen: list[list[codec.Entry]] = []
 
         def answer(request: Any, envelope: codec.Envelope) -> Any:
-            batches = [entry for entry in envelope.entries if isinstance(entry, codec.Sent)]
+            batches = [entry for entry in envelope.entries if isinstance(entry, codec.SentBatch)]
             if batches:
                 seen.append(batches)  # type: ignore[arg-type]
             return NOT_DONE_YET if batches and len(seen) == 1 else None

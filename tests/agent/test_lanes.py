@@ -25,7 +25,7 @@ from taba.agent.lanes import (
     obey,
 )
 from taba.agent.outbox import StoredBatch
-from taba.batch import END, MARK, NONCE_BYTES, NOT_OPEN, NUMBER, OPEN, BatchId, Header, Sent, Verdict
+from taba.batch import END, MARK, NONCE_BYTES, NOT_OPEN, NUMBER, OPEN, BatchId, Header, SentBatch, Verdict
 from taba.batch import NONCE as NONCE_WRONG
 from taba.bounds import BATCH_DAYS, DAY
 from tests.agent.moments import at
@@ -290,7 +290,7 @@ class LaneTests(SynchronousTestCase):
         self.assertEqual((opening.entry, recorder.is_open), (Header(OPEN, b"s" * 16, 1), True))
         lane.opened(NONCE, 0, 0.0)
         (send,) = lane.next(0.0, NOW)
-        self.assertEqual(send.entry, Sent(b"batch", 0, NONCE))
+        self.assertEqual(send.entry, SentBatch(b"batch", 0, NONCE))
         lane.applied(1, 0.0)
         lane.give_up_retained()
         self.assertEqual(lane.next(0.0, NOW), [])

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.agent.lanes import MAX_BACKOFF_SECONDS, RETAIN_SECONDS, Backoff, HeldBatch, Lane, Send, obey
+from taba.agent.lanes import MAX_BACKOFF_SECONDS, RETAIN_SECONDS, Backoff, HeldBatch, Lane, Outgoing, obey
 from taba.agent.outbox import StoredBatch
 from taba.batch import NONCE_BYTES, BatchId, Header, Verdict
 from taba.server.fold.marks import Marks
@@ -35,7 +35,7 @@ class Store:
         self.past: list[tuple[bytes | None, list[int]]] = [(None, [])]
         self.opens = 0
 
-    def decide(self, send: Send) -> Verdict:
+    def decide(self, send: Outgoing) -> Verdict:
         marks = Marks({STREAM: self.kept}, 100, 1)
         if isinstance(send.entry, Header):
             self.opens += 1
@@ -61,7 +61,7 @@ class World:
         self.now = 0.0
         self.backoff = Backoff(Random(1))
         self.batches: list[int] = []
-        self.sent: list[list[Send]] = []
+        self.sent: list[list[Outgoing]] = []
         self.start()
 
     def start(self) -> None:
@@ -77,17 +77,17 @@ class World:
         self.batches.append(len(self.batches) + 1)
         self._add(self.batches[-1])
 
-    def send(self) -> list[Send]:
+    def send(self) -> list[Outgoing]:
         self.now = max(self.now, self.lane.not_before)
         run = self.lane.next(self.now, NOW, 3)
         if run:
             self.sent.append(run)
         return run
 
-    def deliver(self, run: list[Send]) -> list[Verdict]:
+    def deliver(self, run: list[Outgoing]) -> list[Verdict]:
         return [self.store.decide(send) for send in run]
 
-    def answer(self, run: list[Send], verdicts: list[Verdict]) -> None:
+    def answer(self, run: list[Outgoing], verdicts: list[Verdict]) -> None:
         for send, verdict in zip(run, verdicts, strict=True):
             if self.lane is send.lane and self.lane.awaits(send):
                 obey(send, verdict, self.now, self.backoff)

@@ -20,7 +20,7 @@ from taba.agent.outbox import Outbox
 from taba.agent.register import ENDED, GONE, SENT, Entry, Register
 from taba.agent.spool import Spool
 from taba.agent.sums import AGAIN_SECONDS, MAX_TOLD
-from taba.batch import RING_ENDED, RING_GONE, Sent
+from taba.batch import RING_ENDED, RING_GONE, SentBatch
 from taba.handlers.base import Events
 from taba.handlers.updown import UpDown
 from tests.agent.moments import at
@@ -43,13 +43,13 @@ class Served(World):
         super().born()
         self.dispatch = Dispatch(self.keeper, ["http://127.0.0.1:8280"], Random(1))
 
-    def serve(self, until_batch: bool = False) -> list[Sent]:
+    def serve(self, until_batch: bool = False) -> list[SentBatch]:
         """Have all that may go answered; with `until_batch` batches are left on their way, and returned, once there are some."""
         while parcels := self.dispatch.parcels(self.now, at(self.now)):
             for parcel in parcels:
                 entries = [send.entry for send in parcel.sends]
-                if until_batch and any(isinstance(entry, Sent) for entry in entries):
-                    return [entry for entry in entries if isinstance(entry, Sent)]
+                if until_batch and any(isinstance(entry, SentBatch) for entry in entries):
+                    return [entry for entry in entries if isinstance(entry, SentBatch)]
                 self.dispatch.answered(parcel, [self.store.decide(entry) for entry in entries], self.now)
         return []
 
@@ -98,7 +98,7 @@ class LateTests(SynchronousTestCase):
         self.world = Served()
         self.addCleanup(self.world.close)
 
-    def on_its_way(self, value: float) -> list[Sent]:
+    def on_its_way(self, value: float) -> list[SentBatch]:
         """An envelope with the sum of a process that had added so much, and is sent, and not answered."""
         world = self.world
         world.add(world.process(), value)
@@ -107,7 +107,7 @@ class LateTests(SynchronousTestCase):
         self.assertTrue(late)
         return late
 
-    def wake(self, late: list[Sent]) -> None:
+    def wake(self, late: list[SentBatch]) -> None:
         """The Server that was stopped goes on."""
         for sent in late:
             self.world.store.decide(sent)

@@ -500,7 +500,7 @@ class ServiceTests(TestCase):
         poison = producer.tab("poison")
 
         def answer(request: Any, envelope: codec.Envelope) -> bytes | None:
-            if any(b"poison" in entry.batch for entry in envelope.entries if isinstance(entry, codec.Sent)):
+            if any(b"poison" in entry.batch for entry in envelope.entries if isinstance(entry, codec.SentBatch)):
                 request.setResponseCode(500)
                 return b"oops"
             return None

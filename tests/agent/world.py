@@ -16,7 +16,7 @@ from taba.agent.discover import Rings
 from taba.agent.dispatch import Dispatch
 from taba.agent.history import History
 from taba.agent.keeper import Keeper
-from taba.agent.lanes import Send
+from taba.agent.lanes import Outgoing
 from taba.agent.outbox import Outbox
 from taba.agent.pump import RingPump
 from taba.agent.register import Register
@@ -127,7 +127,7 @@ class World:
             is_opening = any(isinstance(entry, Header) and entry.do == OPEN for entry in sends)
         return count
 
-    def _verdict(self, send: Send) -> Verdict:
+    def _verdict(self, send: Outgoing) -> Verdict:
         id = BatchId(send.lane.stream, send.lane.bucket, send.number)
         before = self.store.marks.get(id[:2], 0)
         if send.batch is not None and send.number > before and self.refuse(id):

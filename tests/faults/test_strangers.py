@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from taba.batch import CONTENT_TYPE, MAX_LIST_BYTES, MAX_LIST_VALUES, Column, Sent, encode_batch, encode_envelope
+from taba.batch import CONTENT_TYPE, MAX_LIST_BYTES, MAX_LIST_VALUES, Column, SentBatch, encode_batch, encode_envelope
 from taba.bounds import MAX_BATCH_COLUMNS, MAX_VALUE_BYTES, KiB
 from taba.calls import MAX_BODY_BYTES
 from taba.connections import MAX_HALL_OF_PEER
@@ -34,7 +34,7 @@ def envelope(columns: list[Column]) -> bytes:
     """As many batches of these columns as one takes."""
     content = encode_batch(STREAM, 5, 1, columns)
     count = (MAX_BODY_BYTES - KiB) // (len(content) + 100)
-    return encode_envelope("bad", "bad", 1.7e9, None, [Sent(content, place, NONCE) for place in range(count)])
+    return encode_envelope("bad", "bad", 1.7e9, None, [SentBatch(content, place, NONCE) for place in range(count)])
 
 
 def posted(value: bytes) -> bytes:

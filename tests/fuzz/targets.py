@@ -21,7 +21,7 @@ from taba.agent.drain import Drain
 from taba.agent.outbox import MIN_OUTBOX_BYTES, Covered, EncodedBatch, OtherVersion, Outbox, OutboxCorrupt, Table
 from taba.agent.reader import Ring
 from taba.agent.spool import Spool
-from taba.batch import BatchId, Column, Header, Meaning, Sent, Verdict
+from taba.batch import BatchId, Column, Header, Meaning, SentBatch, Verdict
 from taba.errors import MalformedBatch, NoVerdicts
 from taba.inputs.statsd import Room
 from taba.ring import MalformedRing
@@ -81,7 +81,7 @@ def take_batch(content: bytes) -> None:
 
 
 def _envelopes() -> list[bytes]:
-    entries: list[Sent | Header] = [Sent(_batches()[1], 6, NONCE), Sent(b"x", 0, NONCE, bytes(36))]
+    entries: list[SentBatch | Header] = [SentBatch(_batches()[1], 6, NONCE), SentBatch(b"x", 0, NONCE, bytes(36))]
     entries[1:1] = [Header("open", STREAM, 5), Header("end", STREAM, 5, NONCE)]
     return [batch.encode_envelope("default", "host", 1.5, "store", entries), batch.encode_envelope("a", "h", 0.0, None, [])]
 

@@ -16,7 +16,7 @@ from taba.handlers.lookup import Found, Lookup
 from taba.names import bucket_of
 from taba.server import keys
 from taba.server.fold.bounds import Bounds
-from taba.server.fold.cycle import Cycle, Foreign, Outcome, Reads, Waiting
+from taba.server.fold.cycle import Cycle, Foreign, Outcome, Reads, WaitingBatch
 from taba.server.fold.in_all import ENDLESS, Room
 from taba.server.fold.marks import Mark, encode_mark
 from taba.server.fold.together import Together, advance_many
@@ -152,14 +152,14 @@ def column(tab: str, type: str, values: Sequence[Any], client: str = "web/1", ti
     return Column(client, tab, type, struct.pack(f"<{len(values)}d", *(times or [1000.0] * len(values))), packed)
 
 
-def batch(stream: int, number: int, columns: Sequence[Any], bucket: int = 0, follows: int | None = None) -> Waiting:
+def batch(stream: int, number: int, columns: Sequence[Any], bucket: int = 0, follows: int | None = None) -> WaitingBatch:
     content = Batch(bytes([stream]) * 16, bucket, number, list(columns))
-    return Waiting(number - 1 if follows is None else follows, content, 100, NONCE)
+    return WaitingBatch(number - 1 if follows is None else follows, content, 100, NONCE)
 
 
-def header(do: str, stream: int, nonce: bytes = NONCE, bucket: int = 0, drawn: bytes = NONCE) -> Waiting:
+def header(do: str, stream: int, nonce: bytes = NONCE, bucket: int = 0, drawn: bytes = NONCE) -> WaitingBatch:
     id = bytes([stream]) * 16
-    return Waiting(0, Batch(id, bucket, 0, []), 64, drawn, header=Header(do, id, bucket, nonce), agent="web")
+    return WaitingBatch(0, Batch(id, bucket, 0, []), 64, drawn, header=Header(do, id, bucket, nonce), agent="web")
 
 
 class MemoryStore:
@@ -197,7 +197,7 @@ class MemoryStore:
         return {name.decode(): int(count) for name, count in counts if name != keys.TAB_CHANGES}
 
     def cycle(
-        self, lookup: Lookup, waiting: Sequence[Waiting], bucket: int = 0, now: float = 1001.0, age: int | None = AGE, **bounds: int
+        self, lookup: Lookup, waiting: Sequence[WaitingBatch], bucket: int = 0, now: float = 1001.0, age: int | None = AGE, **bounds: int
     ) -> Outcome:
         """Run one fold cycle as a Server would, with nobody in between."""
         cycle = Cycle(bucket, waiting, BUCKETS)
@@ -216,7 +216,7 @@ class MemoryStore:
         return outcome
 
     def together(
-        self, lookup: Lookup, waiting: Mapping[int, Sequence[Waiting]], in_all: Room = ENDLESS, **bounds: int
+        self, lookup: Lookup, waiting: Mapping[int, Sequence[WaitingBatch]], in_all: Room = ENDLESS, **bounds: int
     ) -> dict[int, Outcome]:
         """Run the cycles of several buckets as one."""
         cycles = Together([Cycle(bucket, its, BUCKETS) for bucket, its in waiting.items()])

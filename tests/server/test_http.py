@@ -15,7 +15,7 @@ from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.task import deferLater
 
 from taba import turns as turning
-from taba.batch import MARK, OPEN, Header, KeyPart, Sent, Verdict, decode_verdicts, encode_batch, encode_envelope
+from taba.batch import MARK, OPEN, Header, KeyPart, SentBatch, Verdict, decode_verdicts, encode_batch, encode_envelope
 from taba.bounds import MAX_ENVELOPE_BYTES
 from taba.errors import StoreUnavailable
 from taba.names import bucket_of
@@ -158,10 +158,10 @@ class Envelopes(ServerCase):
         server = await self.start()
         verdicts = await self.send(
             server,
-            Sent(b"nonsense", 0, bytes(8)),
+            SentBatch(b"nonsense", 0, bytes(8)),
             encoded(1, 3, 1, [total(A, [1.0])]),
             encoded(1, BUCKETS, 1, [total(A, [1.0])]),
-            Sent(msgpack.packb([4, b"x" * 16, 3, 0, [], b""]), 0, bytes(8)),
+            SentBatch(msgpack.packb([4, b"x" * 16, 3, 0, [], b""]), 0, bytes(8)),
         )
         self.assertEqual([verdict.word for verdict in verdicts], ["refused", "applied", "refused", "refused"])
         self.assertEqual((await self.get(server, "/v1/aggregates"))[A]["count"], 1)
@@ -200,7 +200,7 @@ class Envelopes(ServerCase):
             body = encode_envelope("test", "host", 0.0, store, [batch])
             answer = decode_verdicts((await self.ask(server, "/v1/envelopes", "POST", body)).body, 1)
             self.assertEqual(answer.verdicts[0].word, word)
-        [verdict] = await self.send(server, Sent(msgpack.packb([5, "of a later version"]), 0, bytes(8)))
+        [verdict] = await self.send(server, SentBatch(msgpack.packb([5, "of a later version"]), 0, bytes(8)))
         self.assertEqual(verdict.word, "later")
         self.assertEqual((await self.ask(server, "/v1/envelopes", "POST", msgpack.packb({"v": 3}))).status, 400)
         problems = str((await self.get(server, "/v1/status"))["problems"])
@@ -214,7 +214,7 @@ class Envelopes(ServerCase):
         columns = [total("bad name", [1.0], type="Gauge"), total(A, [3.0]), total(A, [1.0], type="Zork")]
         version, *id, body, meanings = msgpack.unpackb(encode_batch(b"s" * 16, 3, 1, columns))
         content = msgpack.packb([version, *id, [1, b"\xc1", *body], meanings])
-        self.assertEqual(await self.send(server, Sent(content, 0, bytes(8))), [Verdict("applied", 1)])
+        self.assertEqual(await self.send(server, SentBatch(content, 0, bytes(8))), [Verdict("applied", 1)])
         status = await self.get(server, "/v1/status")
         self.assertEqual(status["dead_letters_by_reason"], {"bad_column": 2, "type_conflict": 1})
         self.assertEqual(status["folded"], 1)

@@ -59,7 +59,7 @@ TOO_MANY_TABS = "too_many_tabs"
 TOO_MANY_CLIENTS = "too_many_clients"
 
 
-class Waiting(NamedTuple):
+class WaitingBatch(NamedTuple):
     """A batch that waits to be folded, the number that it follows, and its size in bytes; or a header, with a batch of no columns.
 
     `nonce`: under which its stream is open, or for a header that opens it, the one that was drawn; empty for events that were posted
@@ -116,7 +116,7 @@ Steps = Generator[Reads | Foreign, Any, Outcome]
 class Cycle:
     """The batches of one cycle of `bucket`, planned: which keys they touch."""
 
-    def __init__(self, bucket: int, waiting: Sequence[Waiting], buckets: int):
+    def __init__(self, bucket: int, waiting: Sequence[WaitingBatch], buckets: int):
         self.bucket, self.buckets = bucket, buckets
         self.waiting = list(waiting)
         self.streams = list(dict.fromkeys(item.batch.stream for item in self.waiting if item.header or item.nonce))

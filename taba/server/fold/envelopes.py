@@ -19,13 +19,13 @@ from taba.batch import (
     Envelope,
     Header,
     KeyPart,
-    Sent,
+    SentBatch,
     Verdict,
     reading_batch,
 )
 from taba.bounds import KiB
 from taba.errors import MalformedBatch, StoreUnavailable, UnknownVersion
-from taba.server.fold.cycle import Waiting
+from taba.server.fold.cycle import WaitingBatch
 from taba.server.fold.deadletters import pack
 from taba.server.fold.ingest import AWAY_SECONDS, FULL_SECONDS, MAX_WAITING_BYTES, Ingest
 from taba.server.fold.posts import OtherRequest, Posts
@@ -80,19 +80,19 @@ class Envelopes:
             return [Verdict(LATER, STRANGER_SECONDS, says)] * len(envelope.entries)
         read = 0
         try:
-            found: list[Waiting | Verdict] = []
+            found: list[WaitingBatch | Verdict] = []
             rest = SLICE_BYTES
             for entry in envelope.entries:
                 if breathe is not None and rest >= SLICE_BYTES:
                     rest = 0
                     await breathe()
                 # the first of those that are being read is always, so that no size is refused for ever
-                if isinstance(entry, Sent) and self._reading and self._reading + len(entry.batch) > MAX_WAITING_BYTES:
+                if isinstance(entry, SentBatch) and self._reading and self._reading + len(entry.batch) > MAX_WAITING_BYTES:
                     break
                 place = await self._read(entry, envelope, buckets, breathe)
-                if scope.is_bound and isinstance(place, Waiting):
+                if scope.is_bound and isinstance(place, WaitingBatch):
                     place = place._replace(batch=within(place.batch, scope))
-                size = place.charged if isinstance(place, Waiting) else 0
+                size = place.charged if isinstance(place, WaitingBatch) else 0
                 found.append(place)
                 read, rest, self._reading = read + size, rest + size + HEADER_BYTES, self._reading + size
             # what is left is not read at all: the batches of a lane come in their order
@@ -101,13 +101,13 @@ class Envelopes:
         finally:
             self._reading -= read
 
-    async def _decide(self, found: list[Waiting | Verdict]) -> list[Verdict]:
+    async def _decide(self, found: list[WaitingBatch | Verdict]) -> list[Verdict]:
         # apart, so that a key whose record is on a server that is away holds up nothing but what came under it
         keyed: list[bool] = []
         behind: set[tuple[bytes, int]] = set()  # what follows it in its lane stays behind it: decided first, it would look like a gap
         for place in found:
-            lane = (place.batch.stream, place.batch.bucket) if isinstance(place, Waiting) else None
-            if isinstance(place, Waiting) and place.part is not None and lane is not None:
+            lane = (place.batch.stream, place.batch.bucket) if isinstance(place, WaitingBatch) else None
+            if isinstance(place, WaitingBatch) and place.part is not None and lane is not None:
                 behind.add(lane)
             keyed.append(lane in behind)
         others = [place for place, has_key in zip(found, keyed, strict=True) if not has_key]
@@ -121,12 +121,12 @@ class Envelopes:
             verdicts.append(iter(outcome))
         return [next(verdicts[has_key]) for has_key in keyed]
 
-    async def _submit(self, found: Sequence[Waiting | Verdict]) -> list[Verdict]:
-        waiting = [place for place in found if isinstance(place, Waiting)]
+    async def _submit(self, found: Sequence[WaitingBatch | Verdict]) -> list[Verdict]:
+        waiting = [place for place in found if isinstance(place, WaitingBatch)]
         decided = iter(await self._ingest.submit(waiting) if waiting else ())
-        return [next(decided) if isinstance(place, Waiting) else place for place in found]
+        return [next(decided) if isinstance(place, WaitingBatch) else place for place in found]
 
-    async def _submit_posts(self, found: list[Waiting | Verdict]) -> list[Verdict]:
+    async def _submit_posts(self, found: list[WaitingBatch | Verdict]) -> list[Verdict]:
         await self._draw_streams(found)
         return await self._submit(found)
 
@@ -147,12 +147,12 @@ class Envelopes:
 
     async def _read(
         self, entry: Entry, envelope: Envelope, buckets: int, breathe: Callable[[], Awaitable[None]] | None
-    ) -> Waiting | Verdict:
+    ) -> WaitingBatch | Verdict:
         try:
             if isinstance(entry, Header):
                 _check_bucket(entry.bucket, buckets)
                 batch = Batch(entry.stream, entry.bucket, 0, [])
-                return Waiting(0, batch, HEADER_BYTES, self._draw(NONCE_BYTES), header=entry, agent=envelope.agent)
+                return WaitingBatch(0, batch, HEADER_BYTES, self._draw(NONCE_BYTES), header=entry, agent=envelope.agent)
             batch = await self._in_turns(reading_batch(entry.batch), breathe)
             _check_bucket(batch.bucket, buckets)
         except UnknownVersion as error:
@@ -161,7 +161,7 @@ class Envelopes:
         except MalformedBatch as error:
             return Verdict(REFUSED, str(error))
         part = KeyPart.decode(entry.key) if entry.key else None
-        return Waiting(entry.follows, batch, len(entry.batch), entry.nonce, part, agent=envelope.agent)
+        return WaitingBatch(entry.follows, batch, len(entry.batch), entry.nonce, part, agent=envelope.agent)
 
     async def _in_turns(self, steps: Generator[int, None, Batch], breathe: Callable[[], Awaitable[None]] | None) -> Batch:
         """What `steps` returns; others have their turns between them. What was made until then counts as being read."""
@@ -180,18 +180,18 @@ class Envelopes:
         finally:
             self._reading -= charged
 
-    async def _draw_streams(self, found: list[Waiting | Verdict]) -> None:
+    async def _draw_streams(self, found: list[WaitingBatch | Verdict]) -> None:
         """Have each batch of a post with a key know the stream of that post; or be decided already."""
         claims: dict[tuple[bytes, bytes], Any] = {}
         for place in found:
-            if isinstance(place, Waiting) and place.part is not None and (place.part.key, place.part.digest) not in claims:
+            if isinstance(place, WaitingBatch) and place.part is not None and (place.part.key, place.part.digest) not in claims:
                 # also of what the sender may not send: the records of a post's key are its Client's, whoever sends the post
                 client = next((column.client for column in place.batch.columns if column.client), "")
                 claims[place.part.key, place.part.digest] = ensureDeferred(self._posts.claim(place.part, client))
         outcomes = dict(zip(claims, await DeferredList(list(claims.values()), consumeErrors=True), strict=True)) if claims else {}
         waits: dict[tuple[bytes, int], Verdict] = {}  # by lane: what follows one that waits, waits
         for index, place in enumerate(found):
-            if not isinstance(place, Waiting):
+            if not isinstance(place, WaitingBatch):
                 continue
             lane = place.batch.stream, place.batch.bucket
             if lane in waits:

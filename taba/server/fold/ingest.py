@@ -27,9 +27,9 @@ from taba.errors import StoreUnavailable
 from taba.server import keys
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
 from taba.server.fold.culprits import Culprits
-from taba.server.fold.cycle import Cycle, Errands, Outcome, Waiting, advance
+from taba.server.fold.cycle import Cycle, Errands, Outcome, WaitingBatch, advance
 from taba.server.fold.in_all import InAll
-from taba.server.fold.lanes import PROBE_PAUSE_SECONDS, Entry, Envelope, Lane, Load, Place, Taken
+from taba.server.fold.lanes import PROBE_PAUSE_SECONDS, InLine, Lane, Load, Place, Submission, Taken
 from taba.server.fold.marks import BAD
 from taba.server.fold.together import Together, advance_many
 from taba.server.latency import Latency
@@ -110,28 +110,28 @@ class Ingest:
         self._running = self._foreign = 0
         self._is_closed = False
 
-    async def submit(self, batches: Sequence[Waiting], seconds: float = ENVELOPE_SECONDS) -> list[Verdict]:
+    async def submit(self, batches: Sequence[WaitingBatch], seconds: float = ENVELOPE_SECONDS) -> list[Verdict]:
         """The verdicts on `batches`, in order, within `seconds`. The caller has checked that their buckets exist."""
-        envelope = Envelope(batches)
+        submission = Submission(batches)
         if self._is_closed:
             return [Verdict(LATER, AWAY_SECONDS, STOPS)] * len(batches)
         turned_away: set[tuple[bytes, int]] = set()
         for place, item in enumerate(batches):
-            entry, lane = Entry(envelope, place, item, self._is_foreign(item)), (item.batch.stream, item.batch.bucket)
+            entry, lane = InLine(submission, place, item, self._is_foreign(item)), (item.batch.stream, item.batch.bucket)
             # what follows a batch that is sent later would only be a gap
             if lane in turned_away or not self._enqueue(entry):
                 turned_away.add(lane)
                 entry.decide(Verdict(LATER, FULL_SECONDS))
         self._start_cycles()
-        if envelope.undecided:
-            deadline = self._clock.callLater(seconds, envelope.give_up)
+        if submission.undecided:
+            deadline = self._clock.callLater(seconds, submission.give_up)
             try:
-                await envelope.decided
+                await submission.decided
             finally:
                 if deadline.active():
                     deadline.cancel()
-                envelope.abandoned = True
-        return [verdict or Verdict(LATER, BUSY_SECONDS) for verdict in envelope.verdicts]
+                submission.abandoned = True
+        return [verdict or Verdict(LATER, BUSY_SECONDS) for verdict in submission.verdicts]
 
     @property
     def problems(self) -> list[str]:
@@ -157,9 +157,9 @@ class Ingest:
         while self._running and self._clock.seconds() < deadline:
             await deferLater(self._clock, DRAIN_SECONDS)
 
-    def _enqueue(self, entry: Entry) -> bool:
+    def _enqueue(self, entry: InLine) -> bool:
         """Whether there was room."""
-        bucket, size = entry.item.batch.bucket, entry.item.charged
+        bucket, size = entry.waiting.batch.bucket, entry.waiting.charged
         lane = self._lanes.get(bucket)
         if lane is None:
             lane = self._lanes[bucket] = Lane(bucket)
@@ -177,7 +177,7 @@ class Ingest:
     def _place_of(self, bucket: int) -> Place:
         return self._places.setdefault(name := self._router.place_of(bucket), Place(name))
 
-    def _is_foreign(self, item: Waiting) -> bool:
+    def _is_foreign(self, item: WaitingBatch) -> bool:
         types = {column.type for column in item.batch.columns if isinstance(column, Column)}
         return any(map(self._bench.may_hang, types))
 
@@ -240,7 +240,7 @@ class Ingest:
             lane.is_ready = False
             self.postponed += len(lane.entries)
             for entry in lane.entries:
-                self.waiting_bytes -= entry.item.charged
+                self.waiting_bytes -= entry.waiting.charged
                 entry.decide(Verdict(LATER, AWAY_SECONDS))
             del self._lanes[lane.bucket]
         is_time = self._clock.seconds() - place.probed >= PROBE_PAUSE_SECONDS
@@ -262,27 +262,27 @@ class Ingest:
 
     def _forget_abandoned(self, lane: Lane) -> None:
         """Nobody waits for these: their senders come again."""
-        while lane.entries and lane.entries[0].envelope.abandoned:
+        while lane.entries and lane.entries[0].submission.abandoned:
             self._leave(lane)
 
-    def _leave(self, lane: Lane) -> Entry:
+    def _leave(self, lane: Lane) -> InLine:
         entry = lane.entries.popleft()
-        lane.bytes -= entry.item.charged
-        self.waiting_bytes -= entry.item.charged
+        lane.bytes -= entry.waiting.charged
+        self.waiting_bytes -= entry.waiting.charged
         return entry
 
-    def _take(self, lane: Lane, load: Load, joins: bool) -> list[Entry]:
+    def _take(self, lane: Lane, load: Load, joins: bool) -> list[InLine]:
         """The lane's entries for a cycle that has `load`: as many as that has room for, and where it is empty one; none that must wait as
         a foreign one, nor, where it `joins` others, a foreign one at all."""
-        entries: list[Entry] = []
+        entries: list[InLine] = []
         states: set[tuple[str, str]] = set()
         while lane.entries:
             entry = lane.entries[0]
-            if not entry.envelope.abandoned:
+            if not entry.submission.abandoned:
                 if entry.is_foreign and (joins or self._foreign >= MAX_FOREIGN_CYCLES):
                     break
-                touched = {(column.client, column.tab) for column in entry.item.batch.columns if isinstance(column, Column)}
-                if not load.take(entry.item, len(touched - states) if states else len(touched)):
+                touched = {(column.client, column.tab) for column in entry.waiting.batch.columns if isinstance(column, Column)}
+                if not load.take(entry.waiting, len(touched - states) if states else len(touched)):
                     break
                 entries.append(entry)
                 states |= touched
@@ -299,7 +299,7 @@ class Ingest:
             return
         lane.is_alone = True
         lane.entries.extendleft(reversed(taken.entries))
-        size = sum(entry.item.charged for entry in taken.entries)
+        size = sum(entry.waiting.charged for entry in taken.entries)
         lane.bytes += size
         self.waiting_bytes += size
 
@@ -309,7 +309,7 @@ class Ingest:
                 await self._decide_together(place, taken)
             else:
                 [(lane, entries)] = taken
-                verdicts = await self._decide(place, lane.bucket, [entry.item for entry in entries])
+                verdicts = await self._decide(place, lane.bucket, [entry.waiting for entry in entries])
                 for entry, verdict in zip(entries, verdicts, strict=True):
                     entry.decide(verdict)
         finally:
@@ -332,7 +332,7 @@ class Ingest:
     async def _decide_together(self, place: Place, taken: list[Taken]) -> None:
         """The verdicts of several buckets, as far as one transaction has them; the rest goes on alone."""
         buckets = self._router.buckets
-        items = {lane.bucket: [entry.item for entry in entries] for lane, entries in taken}
+        items = {lane.bucket: [entry.waiting for entry in entries] for lane, entries in taken}
         cycles = Together([Cycle(bucket, its, buckets) for bucket, its in items.items()])
 
         def fold(replies: Mapping[int, Sequence[Any]]) -> Any:
@@ -354,7 +354,7 @@ class Ingest:
         for one in taken:
             outcome = outcomes.get(one.lane.bucket)
             if outcome is None:
-                if any(entry.envelope.abandoned for entry in one.entries):
+                if any(entry.submission.abandoned for entry in one.entries):
                     # it took so long that nobody waits for what would find out alone why: a probe does, before more goes to this server
                     place.is_away = True
                     self._places[place.name] = place
@@ -369,7 +369,7 @@ class Ingest:
             for entry, verdict in zip(one.entries, outcome.verdicts, strict=True):
                 entry.decide(verdict)
 
-    async def _decide(self, place: Place, bucket: int, items: list[Waiting]) -> list[Verdict]:
+    async def _decide(self, place: Place, bucket: int, items: list[WaitingBatch]) -> list[Verdict]:
         cycle = Cycle(bucket, items, self._router.buckets)
         errands = Errands(self._bench, self._now, self._clock.seconds, FOLD_SECONDS)
 
@@ -417,7 +417,7 @@ class Ingest:
         self._note(items, outcome)
         return outcome.verdicts
 
-    def _note(self, items: list[Waiting], outcome: Outcome) -> None:
+    def _note(self, items: list[WaitingBatch], outcome: Outcome) -> None:
         """Count what a cycle did, once it is done."""
         self.moving.note(outcome.moved)
         self._culprits.note(outcome.beyond)
@@ -433,7 +433,7 @@ class Ingest:
         self.unmarked += sum(verdict is BAD for verdict in outcome.verdicts)
         self.gaps += sum(verdict.word == GAP and item.header is None for item, verdict in zip(items, outcome.verdicts, strict=True))
 
-    async def _decide_others(self, place: Place, bucket: int, items: list[Waiting], slow: str) -> list[Verdict]:
+    async def _decide_others(self, place: Place, bucket: int, items: list[WaitingBatch], slow: str) -> list[Verdict]:
         """What has no Events of this Type is decided now; the rest, and what follows it in its stream, later."""
         verdicts: list[Verdict | None] = []
         late: set[bytes] = set()

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 
 from taba.batch import Verdict
 from taba.bounds import MAX_CYCLE_BYTES, MAX_CYCLE_MADE, MAX_CYCLE_STATES
-from taba.server.fold.cycle import Waiting
+from taba.server.fold.cycle import WaitingBatch
 
 PROBE_PAUSE_SECONDS = 0.5  # between probes of one server
 
@@ -31,16 +31,16 @@ class Lane:
 
     def __init__(self, bucket: int):
         self.bucket = bucket
-        self.entries: deque[Entry] = deque()
+        self.entries: deque[InLine] = deque()
         self.bytes = 0
         self.is_ready = self.is_busy = False
         self.is_alone = False  # the next cycle is of this bucket only
 
 
-class Envelope:
+class Submission:
     """The verdicts of one submission, as they come in."""
 
-    def __init__(self, batches: Sequence[Waiting]):
+    def __init__(self, batches: Sequence[WaitingBatch]):
         self.verdicts: list[Verdict | None] = [None] * len(batches)
         self.undecided = len(batches)
         self.abandoned = False  # nobody waits for the rest: what has not begun is not begun
@@ -51,26 +51,26 @@ class Envelope:
             self.decided.callback(None)
 
 
-class Entry(NamedTuple):
-    envelope: Envelope
+class InLine(NamedTuple):
+    submission: Submission
     place: int
-    item: Waiting
+    waiting: WaitingBatch
     is_foreign: bool
 
     def decide(self, verdict: Verdict) -> None:
-        envelope = self.envelope
-        if envelope.verdicts[self.place] is None:
-            envelope.verdicts[self.place] = verdict
-            envelope.undecided -= 1
-            if not envelope.undecided:
-                envelope.give_up()
+        submission = self.submission
+        if submission.verdicts[self.place] is None:
+            submission.verdicts[self.place] = verdict
+            submission.undecided -= 1
+            if not submission.undecided:
+                submission.give_up()
 
 
 class Taken(NamedTuple):
     """What of a lane goes into a cycle."""
 
     lane: Lane
-    entries: list[Entry]
+    entries: list[InLine]
 
     @property
     def is_foreign(self) -> bool:
@@ -83,7 +83,7 @@ class Load:
     def __init__(self) -> None:
         self.size = self.made = self.states = self.batches = 0
 
-    def take(self, item: Waiting, states: int) -> bool:
+    def take(self, item: WaitingBatch, states: int) -> bool:
         """Whether there is room for `item`, which touches so many States that the cycle did not; then it is in it."""
         size, made, states = self.size + item.size, self.made + item.batch.made_bytes, self.states + states
         if self.batches and (size > MAX_CYCLE_BYTES or made > MAX_CYCLE_MADE or states > MAX_CYCLE_STATES):

@@ -21,7 +21,7 @@ from taba.bounds import DAY
 from taba.errors import StoreUnavailable, TabaError
 from taba.events import LOT_BYTES, Posted
 from taba.server import keys
-from taba.server.fold.cycle import Waiting
+from taba.server.fold.cycle import WaitingBatch
 from taba.server.fold.ingest import SLOW, SLOW_SECONDS, Ingest
 from taba.server.fold.marks import ANY
 from taba.server.router import IsRouter
@@ -127,21 +127,21 @@ class Posts:
             await deferLater(self._clock, SLOW_SECONDS)
             waiting = [item if stream else self._renewed(item) for item, _ in left]
 
-    def _waiting(self, posted: Posted, stream: bytes | None) -> list[Waiting]:
+    def _waiting(self, posted: Posted, stream: bytes | None) -> list[WaitingBatch]:
         waiting = []
         for bucket, lots in posted.lots.items():
             for number, lot in enumerate(lots, start=1):
                 made = posted.made[bucket][number - 1]
-                item = Waiting(number - 1, Batch(stream or self._stream, bucket, number, [*lot], made_bytes=made), LOT_BYTES)
+                item = WaitingBatch(number - 1, Batch(stream or self._stream, bucket, number, [*lot], made_bytes=made), LOT_BYTES)
                 waiting.append(item if stream else self._renewed(item))
         return waiting
 
-    def _renewed(self, item: Waiting) -> Waiting:
+    def _renewed(self, item: WaitingBatch) -> WaitingBatch:
         """With the next number of this process's stream."""
         number = self._numbers[item.batch.bucket] = self._numbers.get(item.batch.bucket, 0) + 1
         return item._replace(follows=ANY, batch=item.batch._replace(number=number))
 
 
-def _is_slow(left: Sequence[tuple[Waiting, Verdict]], has_key: bool) -> bool:
+def _is_slow(left: Sequence[tuple[WaitingBatch, Verdict]], has_key: bool) -> bool:
     """Whether what was not folded may be sent again: without a key only where it is certain that nothing of it was folded."""
     return any(verdict.why == SLOW for _, verdict in left) if has_key else all(verdict.why == SLOW for _, verdict in left)

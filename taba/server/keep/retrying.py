@@ -18,7 +18,7 @@ from twisted.internet.task import deferLater
 from taba.batch import Batch, Column
 from taba.server import keys
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
-from taba.server.fold.cycle import Cycle, Errands, Fold, Foreign, Outcome, Reads, Waiting, advance
+from taba.server.fold.cycle import Cycle, Errands, Fold, Foreign, Outcome, Reads, WaitingBatch, advance
 from taba.server.fold.deadletters import (
     MAX_DEAD_LETTERS,
     DeadLetter,
@@ -102,7 +102,7 @@ class Retry:
             if not columns:
                 dead = sum(letter.events for letter in letters if letter)
                 return Writes([], Outcome([], [], 0, {"": dead}, {}, numpy.empty(0)))
-            waiting = Waiting(0, Batch(_NO_STREAM, bucket, 1, list(columns)), sum(map(len, chosen)))
+            waiting = WaitingBatch(0, Batch(_NO_STREAM, bucket, 1, list(columns)), sum(map(len, chosen)))
             cycle = Cycle(bucket, [waiting], self._router.buckets)
             errands = Errands(self._bench, self._now, self._clock.seconds, FOLD_SECONDS, is_retry=True)
 

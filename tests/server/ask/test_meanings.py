@@ -6,7 +6,7 @@ from typing import Any
 
 import msgpack
 
-from taba.batch import BATCH_VERSION, BatchId, Meaning, Sent, encode_batch, encode_sections, sections_of
+from taba.batch import BATCH_VERSION, BatchId, Meaning, SentBatch, encode_batch, encode_sections, sections_of
 from taba.names import bucket_of
 
 from ..running import BUCKETS, ServerCase, asynchronous
@@ -15,9 +15,9 @@ from ..samples import column
 NAMES = ("render_seconds", 'hits{a="b"}', "plain")
 
 
-def saying(number: int, tab: str, *meanings: Any, stream: int = 1) -> Sent:
+def saying(number: int, tab: str, *meanings: Any, stream: int = 1) -> SentBatch:
     content = encode_batch(bytes([stream]) * 16, bucket_of(tab, BUCKETS), number, [column(tab, "TotalsCounter", [1.0])], meanings)
-    return Sent(content, number - 1, bytes(8))
+    return SentBatch(content, number - 1, bytes(8))
 
 
 class Types(ServerCase):
@@ -64,7 +64,7 @@ class Types(ServerCase):
         [section] = sections_of([column("plain", "TotalsCounter", [1.0])])
         for number, meanings in enumerate(([["plain", "s\0", ""]], [["plain\0", "s", ""]], [["plain", "s", "x" * 401]], {"a": 1}), start=1):
             content = encode_sections(BatchId(b"m" * 16, bucket, number), [section], msgpack.packb(meanings), BATCH_VERSION)
-            self.assertEqual((await self.send(server, Sent(content, number - 1, bytes(8))))[0].word, "applied")
+            self.assertEqual((await self.send(server, SentBatch(content, number - 1, bytes(8))))[0].word, "applied")
         self.assertEqual((await self.get(server, "/v1/types?detail=1"))["plain"]["unit"], None)
         status = await self.get(server, "/v1/status")
         self.assertEqual((status["folded"], status["dead_letters"]), (4, 0))

@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from taba.batch import APPLIED
 from taba.handlers.lookup import find_handlers
 from taba.server import keys
-from taba.server.fold.cycle import Waiting
+from taba.server.fold.cycle import WaitingBatch
 from taba.server.fold.ingest import Ingest
 from taba.server.fold.marks import Mark, encode_mark
 from taba.server.work.bench import Bench
@@ -49,14 +49,14 @@ class Costs(SynchronousTestCase):
 
         self.patch(MemoryConnection, "execute", noting)
 
-    def waiting(self, number: int, clients: int) -> list[Waiting]:
+    def waiting(self, number: int, clients: int) -> list[WaitingBatch]:
         """A batch for each bucket, of one event for each of so many States."""
         return [
             batch(1, number, [column(tab, "CounterGroup", [2.0], f"web/{client}", [NOW + number]) for client in range(clients)], bucket)
             for bucket, tab in enumerate(self.tabs)
         ]
 
-    def fold(self, waiting: list[Waiting]) -> None:
+    def fold(self, waiting: list[WaitingBatch]) -> None:
         verdicts = self.successResultOf(ensureDeferred(self.ingest.submit(waiting)))
         self.assertEqual({verdict.word for verdict in verdicts}, {APPLIED})
 
@@ -77,7 +77,7 @@ class Costs(SynchronousTestCase):
         self.assertLess(state, 21)
         self.assertLess((few - 4 * BUCKETS * state) / BUCKETS, 220)
 
-    def calls(self, waiting: list[Waiting]) -> int:
+    def calls(self, waiting: list[WaitingBatch]) -> int:
         """How many functions of Python are called to fold these; what is written in C is in none, which differs between versions."""
         count = 0
 

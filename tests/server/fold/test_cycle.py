@@ -17,7 +17,7 @@ from taba.batch import BadColumn, decode_batch
 from taba.bounds import MAX_TIME, MAX_VALUE_BYTES, MAX_VALUE_DEPTH
 from taba.server import keys
 from taba.server.ask.answering import answerable
-from taba.server.fold.cycle import MAX_MISSING_TYPES, Cycle, Waiting
+from taba.server.fold.cycle import MAX_MISSING_TYPES, Cycle, WaitingBatch
 from taba.server.fold.deadletters import MAX_DEAD_LETTER_VALUE, MAX_DEAD_LETTERS, decode_dead_letter, describe
 from taba.server.fold.marks import Mark, decode_mark
 from taba.server.work import folding
@@ -389,7 +389,7 @@ class Anything(SynchronousTestCase):
             decoded = decode_batch(content)
             counted = sum(store.counts().values())
             events = sum(one.events if isinstance(one, BadColumn) else one.weight for one in decoded.columns)
-            outcome = store.cycle(LOOKUP, [Waiting(number - 1, decoded, len(content), NONCE)])
+            outcome = store.cycle(LOOKUP, [WaitingBatch(number - 1, decoded, len(content), NONCE)])
             self.assertEqual(words(outcome), [("applied", number)])
             self.assertEqual(sum(store.counts().values()), counted + events)
         for content in store.keys.get(keys.dead_letters(0), []):

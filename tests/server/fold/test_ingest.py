@@ -17,7 +17,7 @@ from taba.errors import StoreUnavailable
 from taba.handlers.lookup import Lookup
 from taba.server import keys
 from taba.server.fold import ingest as module
-from taba.server.fold.cycle import Errands, Outcome, Waiting
+from taba.server.fold.cycle import Errands, Outcome, WaitingBatch
 from taba.server.fold.ingest import ENVELOPE_SECONDS, Ingest
 from taba.server.fold.lanes import PROBE_PAUSE_SECONDS
 from taba.server.fold.marks import Mark, encode_mark
@@ -86,10 +86,10 @@ class Lanes(SynchronousTestCase):
 
         self.ingest = Ingest(self.router, bench_of(lookup_of(Sum(), Spilling()), no_foreign), self.clock, lambda: 1001.0, lambda: AGE)
 
-    def submit(self, *items: Waiting) -> Deferred[list[Verdict]]:
+    def submit(self, *items: WaitingBatch) -> Deferred[list[Verdict]]:
         return ensureDeferred(self.ingest.submit(items))
 
-    def one(self, stream: int, number: int = 1, bucket: int = 0, size: int = 100, states: int = 1) -> Waiting:
+    def one(self, stream: int, number: int = 1, bucket: int = 0, size: int = 100, states: int = 1) -> WaitingBatch:
         columns = [column(tab_in(bucket), "Sum", [1.0], client=f"web/{stream}/{n}") for n in range(states)]
         return batch(stream, number, columns, bucket=bucket)._replace(size=size)
 
@@ -230,7 +230,7 @@ class Lanes(SynchronousTestCase):
         self.ingest = Ingest(self.router, bench_of(foreign, fold), self.clock, lambda: 1001.0, lambda: AGE)
         return waited
 
-    def slow(self, stream: int, number: int = 1) -> Waiting:
+    def slow(self, stream: int, number: int = 1) -> WaitingBatch:
         return batch(stream, number, [column(tab_in(0, 1), "Words", ["a"]), column(tab_in(0), "Sum", [1.0])])
 
     def test_a_slow_handler_holds_up_its_own_events_and_what_follows_them_in_their_stream(self) -> None:

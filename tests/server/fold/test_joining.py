@@ -14,7 +14,7 @@ from taba.bounds import MAX_CYCLE_BYTES, MAX_CYCLE_STATES
 from taba.errors import StoreUnavailable
 from taba.handlers.lookup import Found, Lookup
 from taba.server.fold import ingest as module
-from taba.server.fold.cycle import Waiting
+from taba.server.fold.cycle import WaitingBatch
 from taba.server.fold.ingest import ENVELOPE_SECONDS, FAILED_SECONDS, TOGETHER_FAILED, Ingest
 from taba.server.fold.together import MOST_AT_FAULT
 from taba.shard import NotReplicated
@@ -76,10 +76,10 @@ class Joining(SynchronousTestCase):
         self.router = JoiningRouter(self.clock)
         self.ingest = Ingest(self.router, bench_of(lookup_of(Sum())), self.clock, lambda: 1001.0, lambda: AGE)
 
-    def submit(self, *items: Waiting) -> Deferred[list[Verdict]]:
+    def submit(self, *items: WaitingBatch) -> Deferred[list[Verdict]]:
         return ensureDeferred(self.ingest.submit(items))
 
-    def one(self, bucket: int, number: int = 1, stream: int = 1, size: int = 100, states: int = 1) -> Waiting:
+    def one(self, bucket: int, number: int = 1, stream: int = 1, size: int = 100, states: int = 1) -> WaitingBatch:
         tab = tab_in(bucket, buckets=BUCKETS)
         columns = [column(tab, "Sum", [1.0], client=f"web/{stream}/{n}") for n in range(states)]
         return batch(stream, number, columns, bucket=bucket)._replace(size=size)

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from taba.batch import END, MARK, OPEN, KeyPart, Verdict
 from taba.server import keys
 from taba.server.fold.bounds import MAX_STREAMS
-from taba.server.fold.cycle import Waiting
+from taba.server.fold.cycle import WaitingBatch
 from taba.server.fold.marks import ANY, FULL, MARK_MINUTES, NO_NONCE, Mark, Marks, decode_mark, encode_mark, stale
 
 from ..samples import AGE, NONCE, MemoryStore, Sum, batch, column, header, lookup_of, tab_in
@@ -25,10 +25,10 @@ class CycleCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.store = MemoryStore(open=False)
 
-    def cycle(self, *items: Waiting, age: int | None = AGE, streams: int = MAX_STREAMS) -> list[Verdict]:
+    def cycle(self, *items: WaitingBatch, age: int | None = AGE, streams: int = MAX_STREAMS) -> list[Verdict]:
         return self.store.cycle(LOOKUP, items, age=age, streams=streams).verdicts
 
-    def one(self, stream: int, number: int, nonce: bytes = NONCE) -> Waiting:
+    def one(self, stream: int, number: int, nonce: bytes = NONCE) -> WaitingBatch:
         return batch(stream, number, [column(A, "Sum", [1.0])])._replace(nonce=nonce)
 
     def mark(self, stream: int) -> Mark | None:
@@ -134,7 +134,7 @@ class Ages(CycleCase):
 
 
 class PostedEvents(CycleCase):
-    def direct(self, number: int, stream: bytes = b"s" * 16) -> Waiting:
+    def direct(self, number: int, stream: bytes = b"s" * 16) -> WaitingBatch:
         item = batch(1, number, [column(A, "Sum", [1.0])])
         return item._replace(nonce=b"", batch=item.batch._replace(stream=stream))
 

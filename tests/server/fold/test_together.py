@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.bounds import MAX_CYCLE_BYTES
-from taba.server.fold.cycle import Cycle, Waiting
+from taba.server.fold.cycle import Cycle, WaitingBatch
 from taba.server.fold.in_all import Room
 from taba.server.fold.together import MOST_AT_FAULT, Together
 from taba.server.work.folding import TRIES_FOR_ONE
@@ -35,9 +35,9 @@ class Counting(Sum):
         return super().load_array(dumps)
 
 
-def drawn(random: Random, numbers: dict[tuple[int, int], int]) -> dict[int, list[Waiting]]:
+def drawn(random: Random, numbers: dict[tuple[int, int], int]) -> dict[int, list[WaitingBatch]]:
     """What waits for some of the buckets, good and bad. `numbers`: by stream and bucket what comes next."""
-    waiting: dict[int, list[Waiting]] = {}
+    waiting: dict[int, list[WaitingBatch]] = {}
     for bucket in random.sample(range(BUCKETS), random.randint(1, BUCKETS)):
         its = waiting.setdefault(bucket, [])
         for _ in range(random.randint(1, 3)):
