@@ -111,8 +111,9 @@ def is_ready(url: str) -> bool:
         return error.code != 503
 
 
-@pytest.mark.real
-class Clients(SynchronousTestCase):
+class PrometheusCase(SynchronousTestCase):
+    """A Server, an Agent and programs that ask them, as processes of their own."""
+
     def setUp(self) -> None:
         self.services = Services()
         self.addCleanup(self.services.stop)
@@ -131,16 +132,14 @@ class Clients(SynchronousTestCase):
         wait_for_port(child, port, START_SECONDS)
         return f"http://127.0.0.1:{port}"
 
-    def start_prometheus(self, port: int, match: str) -> str:
-        """A Prometheus that scrapes these Tabs of what listens there each second, once it is ready; its address."""
+    def start_prometheus(self, match: str, **ports: int) -> str:
+        """A Prometheus that scrapes these Tabs each second of each job, which is named for what listens there; its address."""
         directory = self.services.directory
-        (directory / "prometheus.yml").write_text(
-            "global: {scrape_interval: 1s}\n"
-            "scrape_configs:\n"
-            "  - job_name: tabs\n"
-            f"    params: {{match: ['{match}']}}\n"
-            f"    static_configs: [{{targets: ['127.0.0.1:{port}']}}]\n"
+        jobs = "".join(
+            f"  - job_name: {job}\n    params: {{match: ['{match}']}}\n    static_configs: [{{targets: ['127.0.0.1:{port}']}}]\n"
+            for job, port in ports.items()
         )
+        (directory / "prometheus.yml").write_text(f"global: {{scrape_interval: 1s}}\nscrape_configs:\n{jobs}")
         prometheus = self.start(
             "prometheus",
             "prometheus",
@@ -160,6 +159,9 @@ class Clients(SynchronousTestCase):
             self.assertLess(time.monotonic(), deadline, "it did not come about")
             time.sleep(0.1)
 
+
+@pytest.mark.real
+class Clients(PrometheusCase):
     def record(self) -> None:
         events: list[dict[str, Any]] = []
         before = time.time() - 100  # so that the slots in which these lie are over, and what they come to is the same at any time asked
@@ -173,7 +175,7 @@ class Clients(SynchronousTestCase):
         needs_program("promtool")
         self.services.start_server()
         self.record()
-        prometheus = self.start_prometheus(self.services.server_port, "hits.*|wait.*|moved.*|took.*")
+        prometheus = self.start_prometheus("hits.*|wait.*|moved.*|took.*", tabs=self.services.server_port)
         self.until(lambda: vector(prometheus, "hits_total", time.time()))
         scraped = time.time()
         for text in ALIKE:
@@ -192,8 +194,9 @@ class Clients(SynchronousTestCase):
         self.assertEqual(set(vector(prometheus, "resets(hits_total[5m])", time.time()).values()), {0.0})
         first, *_, last = samples(prometheus, 'hits_total{route="/a"}')
         self.assertEqual((first[1], last[1]), (1.5, 3.0))
-        for at, value in ((first[0], first[1]), (time.time(), last[1])):  # the one curve; of the last slot all is known now only
-            self.assertEqual(list(vector(self.services.server_url, 'hits_total{route="/a"}', at).values()), [value])
+        # the one curve; of a slot that is not over all is known at its end only
+        self.until(lambda: list(vector(self.services.server_url, 'hits_total{route="/a"}', time.time()).values()) == [last[1]])
+        self.assertEqual(list(vector(self.services.server_url, 'hits_total{route="/a"}', first[0]).values()), [first[1]])
         for arguments in (
             ("instant", "sum(rate(hits_total[5m]))"),
             ("range", "--step=15s", "sum(rate(hits_total[5m]))"),
@@ -280,7 +283,7 @@ class Clients(SynchronousTestCase):
         needs_program("prometheus")
         self.services.start_server()
         self.services.start_agent()
-        prometheus = self.start_prometheus(self.services.agent_port, "agent_hits.*")
+        prometheus = self.start_prometheus("agent_hits.*", tabs=self.services.agent_port)
         told = 0
 
         def record(times: int) -> None:
