@@ -23,7 +23,7 @@ from taba.shard.initialise import ASK_SECONDS
 from taba.shard.joint import MAX_JOINED, Joint, UpdateOfMany
 from taba.shard.keys.at_once import OLD, OTHER, SCRIPT, SHA
 from taba.shard.keys.places import Text
-from taba.shard.keys.writing import Place
+from taba.shard.keys.writing import MOST_KEYS, Place
 from taba.shard.lock import Lock
 from taba.shard.moving.mending import Mender
 from taba.shard.moving.survey import survey
@@ -50,7 +50,6 @@ from taba.shard.transaction import (
 __all__ = ["BucketBusy", "Command", "More", "Reply", "Router", "ShardReport", "Writes"]
 
 READ_SECONDS = 8.0  # a read, with all its waits; a person waits for the answer
-MOST_KEYS = 10_000  # of one MGET: a millisecond or two in which its server hears nobody else
 SCRIPTS_AGAIN_SECONDS = 60.0  # until a server that refused a script is asked again: its user's rights may be corrected, or its version
 
 

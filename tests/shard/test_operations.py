@@ -146,10 +146,12 @@ class OperationsTests(TestCase):
         expected = [name.encode() if number % 2 == 0 else None for number, name in enumerate(wanted)]
         self.assertEqual(await router.mget(wanted), expected)  # some owner keys may be new to it
         writes: list[Any] = []
+        sizes: list[int] = []
         original = Connection.execute
 
         def execute(connection: Any, commands: Any, *more: Any) -> Any:
             writes.append([command[0] for command in commands])
+            sizes.extend(len(command) - 1 for command in commands[:-1])
             return original(connection, commands, *more)
 
         self.patch(Connection, "execute", execute)
@@ -159,6 +161,10 @@ class OperationsTests(TestCase):
         self.patch(router_module, "MOST_KEYS", len(wanted) - 1)  # more would hold a server up
         self.assertEqual(await router.mget(wanted), expected)
         self.assertEqual(writes, [[b"MGET"] * 3] * 2)  # one a bucket, and the owner keys
+        self.patch(writing, "MOST_KEYS", most := max(sizes) - 1)  # … also of those of one bucket
+        sizes.clear()
+        self.assertEqual(await router.mget(wanted), expected)
+        self.assertEqual((max(sizes), sum(sizes)), (most, len(wanted)))
 
     async def test_many_names_of_which_some_have_moved_are_read_where_they_are(self) -> None:
         router = await self.prepare(2)
