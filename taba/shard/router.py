@@ -261,7 +261,14 @@ class Router(Operations):
             lots.update(own)
         answers = await gather([self._strings_of(server, [places[number][1] for number in lot], hands) for server, lot in lots.items()])
         found: list[bytes | None] = [None] * len(places)
-        for lot, answer in zip(lots.values(), answers, strict=True):
+        for (server, lot), answer in zip(lots.items(), answers, strict=True):
+            if isinstance(answer, Exception):
+                if not isinstance(answer, StoreUnavailable):
+                    raise answer
+                if self._reactor.seconds() - began >= self._away_seconds:
+                    shard = next(hand.shard for hand in hands.values() if hand.server is server)
+                    raise StoreUnavailable(f"shard {shard} is away: {answer}")
+                self.counts["retries"] += 1  # what it means is found out there
             if not isinstance(answer, list):
                 break
             if len(lots) == 1:

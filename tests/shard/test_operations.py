@@ -166,6 +166,27 @@ class OperationsTests(TestCase):
         self.assertEqual(await router.mget(wanted), expected)
         self.assertEqual((max(sizes), sum(sizes)), (most, len(wanted)))
 
+    async def test_many_names_of_which_some_are_away_are_not_waited_for_twice_and_no_connection_to_others_is_lost(self) -> None:
+        router = await self.prepare(2)
+        wanted = [f"n{number}" for number in range(40)]
+        await router.mset(dict.fromkeys(wanted, "x"))
+        self.assertEqual(await router.mget(wanted), [b"x"] * len(wanted))
+        asked: list[str] = []
+        original = Connection.execute
+
+        def execute(connection: Any, commands: Any, *more: Any) -> Any:
+            if any(command[0] == b"MGET" for command in commands):
+                asked.append(connection.where)
+            return original(connection, commands, *more)
+
+        self.patch(Connection, "execute", execute)
+        self.patch(router, "_away_seconds", 0.3)
+        self.valkeys[1].pause()
+        self.addCleanup(self.valkeys[1].resume)
+        failure = await self.assertFailure(ensureDeferred(router.mget(wanted)), StoreUnavailable)
+        self.assertIn("is away", str(failure))
+        self.assertEqual(sorted(asked), sorted(valkey.url for valkey in self.valkeys))
+
     async def test_many_names_of_which_some_have_moved_are_read_where_they_are(self) -> None:
         router = await self.prepare(2)
         wanted = [f"n{number}" for number in range(40)]
