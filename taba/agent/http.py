@@ -48,6 +48,11 @@ class Routes:
         self._status = status
         self._clock, self._wall = clock, wall
         self._on_posted = on_posted
+        self._is_stopping = False
+
+    def stop(self) -> None:
+        """The Agent is no longer ready; what comes meanwhile is taken as before."""
+        self._is_stopping = True
 
     def api(self, guard: Guard | None) -> Api:
         return Api(
@@ -158,6 +163,8 @@ class Routes:
         return Answer({"alive": True}, text=lambda: "alive\n")
 
     async def readyz(self, call: Call) -> Answer:
+        if self._is_stopping:
+            raise HTTPError(503, "not_ready", "this Agent stops")
         if self._pump.buckets is None:
             raise HTTPError(503, "not_ready", "no Server has told the number of buckets yet")
         return Answer({"ready": True}, text=lambda: "ready\n")

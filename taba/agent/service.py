@@ -114,7 +114,7 @@ class AgentService(service.Service):
         except LAST_DRAIN_FAILS as error:  # nothing is lost by it: the next start finds it as it was
             raise self._exit(f"--spool: {str(self._directory)!r}: what an earlier Agent left cannot be read: {words(error)}") from None
         self._life = Life(log, loop.keeper, loop.dispatch)
-        routes = Routes(loop.pump, home.keys, self.status, loop.clock, self.unix_now, loop.forwarder.pump)
+        self._routes = routes = Routes(loop.pump, home.keys, self.status, loop.clock, self.unix_now, loop.forwarder.pump)
         environ = {**os.environ, "TABA_AGENT": self.agent}
         self._inputs = Inputs([Input(self._reactor, STATSD, one, self.agent, self._shm, environ, self._random) for one in self._statsd])
         self._inputs.open()  # before the port is open: who finds the Agent finds them
@@ -143,6 +143,9 @@ class AgentService(service.Service):
         self._inputs.start()
 
     async def _stop(self) -> None:
+        # readiness goes first, and each answer says that its connection ends
+        self._routes.stop()
+        self._site.is_closing = True
         await self._inputs.stop()  # what they record is drained below
         self.loop.stop()
         if self._port is not None:

@@ -213,10 +213,14 @@ class SegmentTests(SynchronousTestCase):
 
     def test_an_outbox_of_another_format_is_refused_in_a_sentence_and_left_as_it_is(self) -> None:
         _, segment, _ = open_outbox("a", lambda: b"i" * 16, MIN_OUTBOX_BYTES, self.directory)
-        segment.write(8, (1).to_bytes(4, "little"))
+        path = segment.path
         segment.close()
-        with self.assertRaisesRegex(OtherVersion, f"taba-agent.a is of format 1; this version reads {VERSION}"):
-            open_outbox("a", lambda: b"i" * 16, MIN_OUTBOX_BYTES, self.directory)
+        for other in (1, VERSION + 1):  # an upgrade, and a downgrade
+            with open(path, "r+b") as file:
+                file.seek(8)
+                file.write(other.to_bytes(4, "little"))
+            with self.assertRaisesRegex(OtherVersion, f"taba-agent.a is of format {other}; this version reads {VERSION}"):
+                open_outbox("a", lambda: b"i" * 16, MIN_OUTBOX_BYTES, self.directory)
         self.assertEqual(os.listdir(self.directory), ["taba-agent.a"])
 
     def test_its_memory_is_had_as_it_is_needed_and_given_back(self) -> None:

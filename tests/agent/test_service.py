@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from twisted.internet import reactor, task
+from twisted.internet import defer, reactor, task
 from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import TestCase
 from twisted.web import server
@@ -263,6 +263,22 @@ class ServiceTests(TestCase):
             with mock.patch.object(service.loop.pump, "drain", side_effect=[True] * more + [False]) as called:
                 await self.stop(service)
             self.assertEqual(called.call_count, drains)
+
+    async def test_at_its_end_readiness_goes_first_and_what_is_posted_meanwhile_is_kept(self) -> None:
+        service = self.start()
+        await self.until(lambda: service.loop.pump.buckets is not None)
+        self.assertEqual((await self.ask(service, "GET", "/readyz"))[0], 200)
+        recording: defer.Deferred[None] = defer.Deferred()  # inputs that have some left
+        with mock.patch.object(service._inputs, "stop", lambda: recording):
+            stopping = defer.ensureDeferred(self.stop(service))
+            status, answer = await self.ask(service, "GET", "/readyz")
+            self.assertEqual((status, answer["error"]), (503, "not_ready"))
+            self.assertIn("this Agent stops", answer.values())
+            event = {"client": "web/1", "events": [{"tab": "late", "type": "CounterGroup", "value": 1}]}
+            self.assertEqual((await self.ask(service, "POST", "/v1/events", event))[0], 200)
+            recording.callback(None)
+            await stopping
+        self.assertEqual(service.loop.keeper.recorded, 1)
 
     async def test_a_full_disk_at_its_end_keeps_it_from_nothing_else_and_the_next_one_starts(self) -> None:
         for fails, where in ((SpoolFull("the disk is full", True), "drain"), (OutboxFull("no room"), "settle_totals")):

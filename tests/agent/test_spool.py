@@ -199,6 +199,18 @@ class SpoolTests(SynchronousTestCase):
             self.assertEqual(other.execute("SELECT name FROM sqlite_master").fetchall(), [("batches",)])
         other.close()
 
+    def test_a_file_of_a_newer_format_is_refused_and_left_as_it_is(self) -> None:
+        self.open().close()
+        with sqlite3.connect(self.path) as other:
+            other.execute("ALTER TABLE batches ADD COLUMN more BLOB")
+            other.execute(f"PRAGMA user_version={VERSION + 1}")
+        other.close()
+        with self.assertRaisesRegex(OtherVersion, f"is of format {VERSION + 1}; this version reads {VERSION}: let that version's Agent"):
+            self.open()
+        with sqlite3.connect(self.path) as other:
+            self.assertEqual(other.execute("PRAGMA user_version").fetchone(), (VERSION + 1,))
+        other.close()
+
     def test_a_file_that_is_no_database_is_set_aside(self) -> None:
         self.patch(salvage, "MAX_TRIES", 1000)  # enough for so few rows
         for number in (1, 2):  # under a name each

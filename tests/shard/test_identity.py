@@ -106,10 +106,12 @@ class IdentityTests(TestCase):
     async def test_a_store_of_another_version_is_refused_in_one_line(self) -> None:
         valkey = self.valkey()
         await self.router(valkey.url)
-        for key in (STORE_KEY, MAP_KEY):
-            valkey.call("SET", key, valkey.call("GET", key).replace(b'"v":%d' % MAP_VERSION, b'"v":1'))
-        with self.assertRaisesRegex(ConfigurationError, "takes a store of this version of Taba; there is a .* of version 1"):
-            await self.router(valkey.url, None)
+        records = {key: valkey.call("GET", key) for key in (STORE_KEY, MAP_KEY)}
+        for other in (1, MAP_VERSION + 1):  # an upgrade, and a downgrade
+            for key, record in records.items():
+                valkey.call("SET", key, record.replace(b'"v":%d' % MAP_VERSION, b'"v":%d' % other))
+            with self.assertRaisesRegex(ConfigurationError, f"takes a store of this version of Taba; there is a .* of version {other}"):
+                await self.router(valkey.url, None)
 
     async def test_a_restart_and_an_older_backup_need_nothing(self) -> None:
         valkey = self.valkey()
