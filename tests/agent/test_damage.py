@@ -14,7 +14,6 @@ from taba.agent.problems import Problems, Room
 from taba.batch import BatchId
 from taba.bounds import DAY
 from tests.agent.moments import at
-from tests.agent.test_outbox import Killed
 from tests.agent.world import BUCKETS, World, WorldCase
 
 
@@ -37,16 +36,8 @@ class DamageTests(WorldCase):
                     crc = spooling._checksum(BatchId(*id), (created, boot, age), events, key, content)
                     other.execute("UPDATE batches SET crc = ? WHERE stream = ? AND bucket = ? AND number = ?", (crc, *id))
         other.close()
-        world.memory.steps, killed = kill, False
-        for _ in range(8):
-            try:
-                world.send()
-                world.tick()
-                world.now += 10.0
-            except Killed:
-                killed = True
-                world.die()
-                world.born()
+        world.memory.steps = kill
+        killed = world.outlive(8, world.send, world.tick, lambda: world.wait(10.0))
         world.memory.steps = None
         for _ in range(4):
             world.send()
@@ -134,15 +125,8 @@ class DamageTests(WorldCase):
         world.born()
         lost = sum(world.spool.lost.values())
         self.assertGreater(lost, 0)
-        world.memory.steps, killed = kill, False
-        for _ in range(6):
-            try:
-                world.tick()
-                world.send()
-            except Killed:
-                killed = True
-                world.die()
-                world.born()
+        world.memory.steps = kill
+        killed = world.outlive(6, world.tick, world.send)
         self.assertEqual((dict(world.keeper.totals()), world.spool.salvage), ({"spool_corrupt": lost}, ""), kill)
         return killed
 

@@ -32,15 +32,8 @@ class GapTests(WorldCase):
         (key,) = world.store.marks
         world.store.set_mark(*key, 2)
         world.store.events["web/0", "bids_won"] = [0.0, 1.0, 2.0]
-        world.memory.steps, killed = kill, False
-        for _ in range(6):
-            try:
-                world.send()
-                world.tick()
-            except Killed:
-                killed = True
-                world.die()
-                world.born()
+        world.memory.steps = kill
+        killed = world.outlive(6, world.send, world.tick)
         self.assertEqual(len(world.store.events["web/0", "bids_won"]), 1 + 2 + 6)
         self.assertEqual((world.keeper.recorded, dict(world.keeper.totals())), (21, {"gap": 3 + 4 + 5}), kill)
         return killed
@@ -155,16 +148,9 @@ class GapTests(WorldCase):
         world.store.set_mark(lane.stream, lane.bucket, 2)
         world.store.events["web/0", "bids_won"] = [1.0, 2.0]
         world.dispatch.answered(parcel, [world._verdict(send) for send in parcel.sends], world.now)
-        world.memory.steps, killed = kill, False
+        world.memory.steps = kill
         producer.record(producer.tab("bids_won"), 5.0)
-        for _ in range(6):
-            try:
-                world.tick()
-                world.send()
-            except Killed:
-                killed = True
-                world.die()
-                world.born()
+        killed = world.outlive(6, world.tick, world.send)
         self.assertEqual((world.keeper.recorded, dict(world.keeper.totals())), (5, {"gap": 2}), kill)
         self.assertEqual(world.store.events["web/0", "bids_won"], [1.0, 2.0, 5.0], kill)
         return killed

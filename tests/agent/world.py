@@ -127,6 +127,22 @@ class World:
             is_opening = any(isinstance(entry, Header) and entry.do == OPEN for entry in sends)
         return count
 
+    def outlive(self, rounds: int, *steps: Callable[[], object]) -> bool:
+        """Take `steps` in turn so many times; an Agent that is killed in one is started again. Returns whether one was."""
+        was_killed = False
+        for _ in range(rounds):
+            try:
+                for step in steps:
+                    step()
+            except Killed:
+                was_killed = True
+                self.die()
+                self.born()
+        return was_killed
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
     def _verdict(self, send: Outgoing) -> Verdict:
         id = BatchId(send.lane.stream, send.lane.bucket, send.number)
         before = self.store.marks.get(id[:2], 0)

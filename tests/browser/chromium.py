@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from selenium.webdriver.common.keys import Keys
 
 from tests.needs import needs_program
 
-__all__ = ["DESKTOP", "PHONE", "Browser", "Keys"]
+__all__ = ["DESKTOP", "PHONE", "Browser", "Keys", "share", "shared", "unshare"]
 DESKTOP, PHONE = (1440, 900), (390, 844)
 PATIENCE_SECONDS = float(os.environ.get("TABA_TEST_BROWSER_PATIENCE", 180))  # it only ends a hang
 FLAGS = (
@@ -130,3 +131,21 @@ class Browser:
     def picture(self, path: Path) -> None:
         """Keep what it looks like."""
         self.driver.save_screenshot(str(path))
+
+
+shared: list[Browser] = []  # one for all tests of a module
+
+
+def share() -> None:
+    """A module's `setUpModule`: there is a browser in `shared`."""
+    needs_program("chromium")
+    needs_program("chromedriver")
+    shared.append(Browser(Path(tempfile.mkdtemp()) / "profile"))
+
+
+def unshare() -> None:
+    """Its `tearDownModule`."""
+    while shared:
+        browser = shared.pop()
+        browser.stop()
+        shutil.rmtree(browser.directory.parent, ignore_errors=True)

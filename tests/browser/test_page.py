@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,8 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba.query import Query, QueryError
 from taba.tokens import Scope, line_of, new_token
-from tests.browser.chromium import DESKTOP, PHONE, Browser, Keys
-from tests.needs import needs_program
+from tests.browser.chromium import DESKTOP, PHONE, Browser, Keys, share, shared, unshare
 from tests.processes import Process, twistd, wait_for_port
 from tests.services import START_SECONDS, Services
 
@@ -53,20 +51,7 @@ while True:
 """
 
 
-shared: list[Browser] = []  # one for all tests here
-
-
-def setUpModule() -> None:
-    needs_program("chromium")
-    needs_program("chromedriver")
-    shared.append(Browser(Path(tempfile.mkdtemp()) / "profile"))
-
-
-def tearDownModule() -> None:
-    while shared:
-        browser = shared.pop()
-        browser.stop()
-        shutil.rmtree(browser.directory.parent, ignore_errors=True)
+setUpModule, tearDownModule = share, unshare
 
 
 class WithBrowser(SynchronousTestCase):

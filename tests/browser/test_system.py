@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba.bounds import KiB
 from taba.shard.buckets import prefix_of
-from tests.browser.chromium import Browser, Keys
-from tests.needs import needs_program
+from tests.browser.chromium import Keys, share, shared, unshare
 from tests.services import BUCKETS, Services
 from tests.valkey import EphemeralValkey
 
@@ -49,20 +45,7 @@ class Words(Handler):
 words = Words()
 """
 
-shared: list[Browser] = []  # one for all tests here
-
-
-def setUpModule() -> None:
-    needs_program("chromium")
-    needs_program("chromedriver")
-    shared.append(Browser(Path(tempfile.mkdtemp()) / "profile"))
-
-
-def tearDownModule() -> None:
-    while shared:
-        browser = shared.pop()
-        browser.stop()
-        shutil.rmtree(browser.directory.parent, ignore_errors=True)
+setUpModule, tearDownModule = share, unshare
 
 
 class Looking(SynchronousTestCase):

@@ -22,6 +22,15 @@ class HealingTests(ClientCase):
         cell = reader.cell(tab)
         return sum(event.value for event in reader.drain(release=False) if event.tab == tab) + cell.owed
 
+    def totals(self) -> list[Any]:
+        """Those of all rings, the least first."""
+        found = []
+        for name in rings(self.agent):
+            reader = Reader(name)
+            self.addCleanup(reader.close)
+            found.append(self.total(reader))
+        return sorted(found)
+
     def test_what_finds_the_ring_full_is_owed_and_not_dropped(self) -> None:
         producer = self.producer(TABA_RING_BYTES=str(MIN_RING_BYTES))
         busy, other = producer.tab("u", "UpDown"), producer.tab("c", "CounterGroup")
@@ -88,12 +97,7 @@ class HealingTests(ClientCase):
             os._exit(0)
             """
         )
-        found = []
-        for name in rings(self.agent):
-            reader = Reader(name)
-            self.addCleanup(reader.close)
-            found.append(self.total(reader))
-        self.assertEqual(sorted(found), [2.0, 6.0])
+        self.assertEqual(self.totals(), [2.0, 6.0])
 
     def test_a_child_of_c_code_has_added_nothing_yet(self) -> None:
         self.run_python(
@@ -111,12 +115,7 @@ class HealingTests(ClientCase):
             os._exit(0)
             """
         )
-        found = []
-        for name in rings(self.agent):
-            reader = Reader(name)
-            self.addCleanup(reader.close)
-            found.append(self.total(reader))
-        self.assertEqual(sorted(found), [-1.0, 6.0])
+        self.assertEqual(self.totals(), [-1.0, 6.0])
 
     def test_track_is_one_more_while_it_lasts_and_one_fewer_however_it_ends(self) -> None:
         producer = self.producer()
