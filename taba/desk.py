@@ -6,8 +6,8 @@
    something in its hand if `ready` is one more than `done`, and its sheet is not empty.
 3. The counts are written to that of two rows which `done` does not name; one store of `done` then says both that the sheet is done
    with and that its counts hold.
-4. One writes, others read: nobody takes what is read here for more than figures. Where words stand that nobody can have written, all begins
-   anew, and is counted as given up.
+4. One writes, others read, but for the counts of which the Agent has told, which are its own: nobody takes what is read here for more than
+   figures. Where words stand that nobody can have written, all begins anew, and is counted as given up.
 
 Standard library only.
 """

@@ -108,6 +108,7 @@ class Input(ProcessProtocol):
             self._call = self._reactor.callLater(self._backoff.delay(self._failures), self.start)
             return
         assert self._socket is not None and self._desk is not None
+        self._desk.mend()  # what an earlier process wrote there, and this one would read as nothing
         self._packets = self._desk.packets
         self._began = self._reactor.seconds()
         arguments = [sys.executable, "-m", "taba.inputs.process", self.kind, self.address.text, str(self._kernel)]

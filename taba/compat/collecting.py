@@ -127,7 +127,7 @@ def drained(agent: Any, clock: Callable[[], float] = monotonic, pause: Callable[
                 return age
             pause(wait)
             wait *= 2
-    except (QueryError, KeyError, TypeError, ValueError):  # nobody, or another version: shown as an age that nobody knows
+    except (QueryError, KeyError, TypeError, ValueError, OverflowError):  # nobody, or another version: shown as an age that nobody knows
         return math.inf
 
 

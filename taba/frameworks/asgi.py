@@ -68,13 +68,17 @@ class Middleware:
                     sent += len(body)
                 is_last = not message.get("more_body")
             elif kind == "http.response.start":
-                status = message["status"]
+                before, status = status, message["status"]
             elif kind in FILES:
                 sent = -1  # the server knows how much it was
             try:
                 await send(message)
             except OSError:
                 is_gone = True  # so says a server: what the application makes of it is no failure of its own
+                raise
+            except Exception:
+                if kind == "http.response.start":
+                    status = before  # the server did not take it
                 raise
             if is_last and not is_over and not is_gone:
                 end()  # what the application does behind it makes nobody wait

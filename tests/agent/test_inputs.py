@@ -99,6 +99,18 @@ class AnInput(SynchronousTestCase):
         self.reactor.advance(1.0)
         self.assertEqual(len(self.reactor.started), 13)
 
+    def test_what_a_process_that_died_wrote_anywhere_is_nothing_that_the_next_one_is_measured_by(self) -> None:
+        one = self.input()
+        self.count(one)
+        self.assertEqual(one.state, "receiving")
+        assert one._desk is not None
+        one._desk._words[2] = 1 << 63
+        one.processEnded(KILLED)
+        self.reactor.advance(LAST_RESTART_SECONDS)
+        self.assertEqual((one.state, one.counts()["given_up"]), ("starting", 1))
+        self.count(one)
+        self.assertEqual(one.state, "receiving")
+
     def test_what_dies_again_and_again_is_a_problem_with_what_it_said_last(self) -> None:
         one = self.input()
         for _ in range(DIES_AGAIN):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, ClassVar
@@ -149,6 +150,95 @@ class Page(WithBrowser):
         self.browser.until(lambda: self.browser.run("return document.querySelectorAll('.detail .u-over')[1]?.clientWidth > 300"))
         marks = self.browser.run("return import('/page/charts.js').then((charts) => charts.splitsOf(0.0154 / 1.6, 0.03))")
         self.assertEqual((marks, self.browser.said()), ([0.01, 0.02, 0.03], []))
+
+    def test_whatever_a_type_of_somebodys_own_answers_breaks_no_view(self) -> None:
+        self.open()
+        odd = [
+            "1",
+            "[1]",
+            '"x"',
+            "null",
+            '{"1m": 5}',
+            '{"1m": "p50"}',
+            '{"top": [1]}',
+            '{"top": [null]}',
+            '{"values": [1]}',
+            '{"values": {}}',
+        ]
+        script = "return import('/page/figures.js').then((of) => arguments[0].map((one) => of.figuresOf(JSON.parse(one)).text))"
+        self.assertEqual(self.browser.run(script, odd), [None] * len(odd))
+
+    def test_a_problem_is_that_of_the_client_whom_it_names(self) -> None:
+        self.open()
+        said = ["Client web:1 drops", "(web:1)", "web:1: drops", "see web:1.", "web:12 drops", "my/web:1 drops", "web:1/0 drops", "web:1.5"]
+        script = "return import('/page/names.js').then((names) => arguments[0].map((one) => names.mentions(one, 'web:1')))"
+        self.assertEqual(self.browser.run(script, said), [True] * 4 + [False] * 4)
+
+    def test_a_page_hears_on_after_a_sleep_in_which_it_was_taken_for_gone(self) -> None:
+        self.open()
+        opened = self.browser.run(
+            """
+            const now = Date.now, ticks = [], opened = [], settled = () => new Promise((done) => setTimeout(done, 300));
+            let slept = 0;
+            Date.now = () => now() + slept;
+            window.setInterval = (doing) => ticks.push(doing);
+            window.EventSource = class { constructor(url) { opened.push(url); this.readyState = 1; } close() { opened.push(null); } };
+            const port = {postMessage() {}};
+            return import('/page/worker.js').then(async () => {
+              window.onconnect({ports: [port]});
+              port.onmessage({data: {names: ['hits']}});
+              await settled();
+              slept = 60_000;
+              ticks[0]();
+              await settled();
+              port.onmessage({data: {}});
+              await settled();
+              return opened;
+            });
+            """
+        )
+        self.assertEqual(opened, ["/v1/stream?name=hits", None, "/v1/stream?name=hits"])
+
+    def test_while_nobody_can_tell_who_lives_nobody_is_said_to_be_gone(self) -> None:
+        def asked_again(kind: str) -> bool:
+            return bool(self.browser.run("return asked.filter((one) => one.includes(arguments[0])).length > 1", kind))
+
+        self.open("#/processes")
+        self.browser.until_text("main .lamp", "alive")
+        self.browser.run(
+            """
+            const fetched = window.fetch;
+            window.asked = [];
+            window.fetch = async (path, ...more) => {
+              if (!String(path).includes("name=taba.alive")) return fetched(path, ...more);
+              window.asked.push(path);
+              return new Response(window.said, {headers: {"content-type": "application/json"}});
+            };
+            window.said = "{}";
+            """
+        )
+        for said in ("{}", '{"taba.alive": {"error": "its shard is away"}}'):
+            self.browser.run("window.said = arguments[0]; window.asked = []", said)
+            for kind in ("projections", "aggregates"):  # the second question is asked once the first was answered
+                self.browser.until(partial(asked_again, kind))
+            self.assertEqual(set(self.browser.texts("main .lamp")), {"alive"})
+        self.assertNotIn("alive", self.browser.text("#line"))
+
+    def test_who_is_long_gone_and_known_to_nobody_is_forgotten(self) -> None:
+        self.open()
+        found = self.browser.run(
+            """
+            return import('/page/life.js').then(({note, lives}) => {
+              note({'x:y/1': {value: 1, time: 0}, 'x:y/2': {value: 0, time: 0}}, 1000);
+              const seen = [2000, 5600, 5601].map((at) => {
+                note({'x:y/2': {value: 0, time: 0}}, at);
+                return lives.get('x:y/1')?.deaths ?? null;
+              });
+              return [...seen, lives.has('x:y/2')];
+            });
+            """
+        )
+        self.assertEqual(found, [1, 1, None, True])
 
     def test_who_marks_the_client_that_stands_out(self) -> None:
         self.open("#/tab/slow")

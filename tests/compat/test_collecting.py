@@ -52,7 +52,7 @@ class Drained(SynchronousTestCase):
         self.assertEqual(FakeAgent({"batches": 2, "age": None}).drained(), math.inf)
 
     def test_without_an_agent_of_this_version_nobody_knows_its_age(self) -> None:
-        for answer in (ServerUnavailable("gone"), {"batches": 0}, {}):
+        for answer in (ServerUnavailable("gone"), {"batches": 0}, {}, {"batches": 0, "age": "x"}, {"batches": 1, "age": 10**400}):
             self.assertEqual(FakeAgent(answer).drained(), math.inf)
 
 

@@ -345,6 +345,26 @@ class ASGI(Case):
         self.assertRaises(BrokenPipeError, asyncio.run, served)
         self.assertEqual((self.recorded.total("http_aborted"), self.recorded.total("http_exceptions"), self.in_flight()), (1, 0, 0))
 
+    def test_a_response_that_the_server_does_not_take_is_none(self) -> None:
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": "wrong"})
+
+        async def again(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 201, "headers": []})
+            await send({"type": "http.response.start", "status": 302, "headers": "wrong"})
+
+        async def receive() -> Any:
+            return {"type": "http.request"}
+
+        async def send(message: Any) -> None:
+            if message["headers"] == "wrong":
+                raise ValueError
+
+        for one in (app, again):
+            self.assertRaises(ValueError, asyncio.run, asgi.Middleware(one)({"type": "http", "method": "GET"}, receive, send))
+        self.assertEqual([status for _, _, status in self.requests()], ["500", "201"])
+        self.assertEqual((self.recorded.total("http_exceptions"), self.in_flight()), (2, 0))
+
     def test_websockets_are_counted_by_the_code_that_closed_them(self) -> None:
         async def echo(scope: Any, receive: Any, send: Any) -> None:
             scope["route"] = "/feed"

@@ -9,7 +9,7 @@ import { lives, watchLives } from "./life.js";
 import { status } from "./line.js";
 import { WindowedList } from "./list.js";
 import { repeat, trying } from "./live.js";
-import { hash, parse, search } from "./names.js";
+import { hash, mentions, parse, search } from "./names.js";
 import { Beginning, drawSpark, sparkline } from "./spark.js";
 
 const TOP = 60; // Tabs that move most, ranked by the Server
@@ -116,7 +116,7 @@ export function client(host, name) {
   function tell() {
     const life = lives.get(name);
     fill(state, lamp(name), life ? h("span", { class: "quiet" }, `${life.alive ? "for" : "since"} ${format.lasting(Date.now() / 1000 - life.since)} that this page looks; last heard of at ${format.time(life.heard)}`) : null);
-    const problems = (status.last?.problems ?? []).filter((/** @type {string} */ problem) => problem.includes(name));
+    const problems = (status.last?.problems ?? []).filter((/** @type {string} */ problem) => mentions(problem, name));
     wrong.hidden = !problems.length;
     fill(wrong, ...problems.map((/** @type {string} */ problem) => h("li", null, problem)));
   }

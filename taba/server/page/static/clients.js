@@ -6,7 +6,7 @@ import * as format from "./format.js";
 import { lives, lookingSince, watchLives } from "./life.js";
 import { status } from "./line.js";
 import { repeat } from "./live.js";
-import { clientParts, hash } from "./names.js";
+import { clientParts, hash, mentions } from "./names.js";
 
 const MOST = 500; // Clients of a list that are shown at once
 const kept = { text: "" };
@@ -113,7 +113,7 @@ export function processes(host) {
                 format.count(life.restarts),
                 format.count(life.deaths),
                 format.time(life.heard),
-                problems.filter((problem) => problem.includes(name)).join("; "),
+                problems.filter((problem) => mentions(problem, name)).join("; "),
               ];
             }),
             [false, false, true, true, true, true, false],

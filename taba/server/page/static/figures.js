@@ -19,7 +19,7 @@ function finite(value) {
  * @returns {Figures}
  */
 export function figuresOf(aggregate) {
-  const minute = aggregate?.["1m"];
+  const minute = typeof aggregate?.["1m"] === "object" ? aggregate["1m"] : null; // somebody's own Type may mean anything by it
   const spread = minute && "p50" in minute && minute.count ? minute : (aggregate?.pct ?? aggregate?.["1h"] ?? aggregate);
   return {
     rate: minute ? (finite(minute.count) ?? 0) / 60 : null,
@@ -49,6 +49,14 @@ function textOf(aggregate) {
   return null;
 }
 
+/**
+ * Whether these are lists of two and more: values with what belongs to each.
+ * @param {any[]} all
+ */
+function arePairs(all) {
+  return all.every((one) => Array.isArray(one) && one.length >= 2);
+}
+
 /** @param {any} value */
 function shortly(value) {
   return (typeof value === "string" ? value : JSON.stringify(value)).slice(0, 200);
@@ -62,8 +70,8 @@ function shortly(value) {
 export function shapeOf(aggregate) {
   if (!aggregate || typeof aggregate !== "object" || Array.isArray(aggregate)) return "other";
   if (WINDOWS.every((window) => aggregate[window] && typeof aggregate[window] === "object")) return "windows";
-  if (Array.isArray(aggregate.top)) return "top";
-  if (Array.isArray(aggregate.values)) return "recent";
+  if (Array.isArray(aggregate.top)) return arePairs(aggregate.top) ? "top" : "other";
+  if (Array.isArray(aggregate.values)) return arePairs(aggregate.values) ? "recent" : "other";
   if (aggregate.values && typeof aggregate.values === "object" && "clients" in aggregate) return "values";
   if ("distinct" in aggregate) return "distinct";
   if ("p50" in aggregate && "count" in aggregate) return "spread";

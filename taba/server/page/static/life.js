@@ -4,6 +4,7 @@
 
 /** @type {Map<string, Life>} */
 export const lives = new Map();
+const FORGOTTEN = 3600; // seconds for which a process is shown that the Server knows no more
 let began = 0;
 /** Called when somebody begins to look. */
 let wake = () => {};
@@ -43,7 +44,7 @@ export function watchLives(watcher) {
 export function note(said, now) {
   began ||= now;
   for (const [client, projection] of Object.entries(said)) {
-    if (client === "error" || !projection) continue;
+    if (!projection) continue;
     const alive = Boolean(projection.value);
     const known = lives.get(client);
     if (!known) lives.set(client, { alive, first: now, since: now, heard: projection.time ?? now, restarts: 0, deaths: 0 });
@@ -58,7 +59,9 @@ export function note(said, now) {
     }
   }
   for (const [client, known] of lives) {
-    if (known.alive && !Object.hasOwn(said, client)) Object.assign(known, { alive: false, since: now, deaths: known.deaths + 1 });
+    if (Object.hasOwn(said, client)) continue;
+    if (known.alive) Object.assign(known, { alive: false, since: now, deaths: known.deaths + 1 });
+    else if (now - known.since > FORGOTTEN) lives.delete(client); // a page stays open for weeks
   }
   for (const watcher of watchers) watcher();
 }

@@ -56,7 +56,8 @@ export function systemLine(host) {
     say(rate, last.at > first.at ? format.number(Math.round(Math.max(0, (last.folded - first.folded) / ((last.at - first.at) / 1000)))) : "…");
     const p99 = said.latency?.p99;
     say(fresh, p99 === null || p99 === undefined ? format.NONE : format.amount(p99, "s"));
-    say(alive, living ? `${format.plural(living["taba.alive"]?.sum ?? 0, "Client")} alive` : ""); // each says 1
+    const found = living?.["taba.alive"];
+    say(alive, !living || found?.error || (!found && state.left) ? "" : `${format.plural(found?.sum ?? 0, "Client")} alive`); // each says 1
     const hosts = new Set([...lives].filter(([, life]) => life.alive).map(([client]) => clientParts(client).host));
     say(agents, `${format.plural(said.agents, "Agent")}${hosts.size > 1 ? `, ${format.plural(hosts.size, "host")}` : ""}`);
     const wrong = said.problems.length;
@@ -74,7 +75,9 @@ export function systemLine(host) {
     const began = (asked = performance.now());
     const living = await get("/v1/projections?name=taba.alive");
     took = performance.now() - began;
-    note(living["taba.alive"] ?? {}, Date.now() / 1000);
+    const said = living["taba.alive"];
+    if (!said || typeof said.error === "string") return; // its shard is away: nobody is gone by that
+    note(said, Date.now() / 1000);
   }
   repeat(look, EVERY);
   whenLookedAt(() => void trying(look()));

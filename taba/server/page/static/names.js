@@ -64,6 +64,15 @@ export function search(names, types, text) {
 }
 
 /**
+ * Whether a sentence names this very Client, not one whose id merely holds this one's.
+ * @param {string} text
+ * @param {string} client
+ */
+export function mentions(text, client) {
+  return text.includes(client) && new RegExp(`(?<![\\w./:@+-])${client.replace(/\W/g, "\\$&")}(?![\\w/@+-]|[.:][\\w/])`).test(text);
+}
+
+/**
  * Whether a word such as `route:cart` names a label and the beginning of its value.
  * @param {string} name
  * @param {string} word

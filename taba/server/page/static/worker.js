@@ -9,10 +9,14 @@ const ports = new Map();
 
 /** @type {any} */ (self).onconnect = (/** @type {MessageEvent} */ event) => {
   const port = event.ports[0];
+  /** @type {string[]} */
+  let names = [];
   ports.set(port, Date.now());
   port.onmessage = ({ data }) => {
+    const isBack = !ports.has(port); // it was taken for gone: the whole machine slept, say
     ports.set(port, Date.now());
-    if (data.names) stream.wish(port, data.names, (message) => port.postMessage(message));
+    names = data.names ?? names;
+    if (data.names || isBack) stream.wish(port, names, (message) => port.postMessage(message));
   };
 };
 
