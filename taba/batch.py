@@ -57,9 +57,7 @@ CONTENT_TYPE = "application/msgpack"
 STREAM_BYTES = 16
 NONCE_BYTES = 8  # a stream id has 128 bits of its own: a nonce tells two openings of one stream apart
 KEY_BYTES = 36  # of a KeyPart
-MAX_SECTION_EVENTS = (
-    MAX_BATCH_COLUMNS * MAX_BATCH_BYTES
-)  # that a sender says a section stands for: a column for so many as a batch has bytes
+MAX_BATCH_EVENTS = MAX_BATCH_COLUMNS * MAX_BATCH_BYTES  # that a batch stands for: a column for so many as a batch has bytes
 
 MAX_LIST_VALUES = 16_384  # values that are no floats, of all columns of a batch: each becomes an object of Python's
 MAX_LIST_BYTES = 64 * KiB  # that these take, lists in them and all: made, each byte may be an object of 64, and a fold walks them
@@ -70,7 +68,7 @@ MAX_BATCH_MEANINGS = 1000  # as many as Tabs of a batch
 MAX_CACHED_IDS = 10_000  # client ids and Types whose form is known to be right
 MAX_CACHED_NAMES = 131_072  # names of Tabs likewise: all of a large site's …
 MAX_CACHED_NAME = 256  # … of at most so many characters, which bounds the cache to some 50 MiB
-MAX_CACHED_FIELDS = 65_536  # pairs of both likewise, in each of two generations: some 20 MiB beside the names
+MAX_CACHED_FIELDS = 65_536  # pairs of both likewise, in each of two generations: some 20 MiB beside the names, 40 at the most
 MAX_STORE_ID = 64  # characters
 MAX_STORE_AGE = 2**32 - 2  # minutes: eight thousand years
 
@@ -410,13 +408,16 @@ def reading_batch(content: bytes) -> Generator[int, None, Batch]:
     if not isinstance(packed_meanings, bytes):
         raise MalformedBatch("a batch's meanings are a bin")
     sections = _Sections()
-    seen = 0
+    seen = total = 0
     for events, packed in zip(body[::2], body[1::2], strict=True):
         if sections.made_bytes - seen >= READ_BYTES:
             seen = sections.made_bytes
             yield seen
-        if not isinstance(packed, bytes) or type(events) is not int or not 0 <= events <= MAX_SECTION_EVENTS:
+        if not isinstance(packed, bytes) or type(events) is not int or events < 0:
             raise MalformedBatch("a batch's sections are bins, each after its number of events")
+        total += events
+        if total > MAX_BATCH_EVENTS:  # what does not decode is counted as its sender says
+            raise MalformedBatch(f"a batch stands for at most {MAX_BATCH_EVENTS} events")
         yield from sections.read(packed, events)
     return Batch(stream, bucket, number, sections.found, *_meanings(packed_meanings), sections.made_bytes)
 
@@ -475,7 +476,7 @@ class Fields:
             if not nul or b"\0" in client:
                 raise ValueError("a field takes Tab, one NUL and Client")
             found = _client(client), _tab(tab) if len(tab) <= MAX_CACHED_NAME else _read_tab(tab)
-        if len(field) <= 2 * MAX_CACHED_NAME:
+        if len(field) <= MAX_CACHED_NAME:
             if len(self.young) >= self._most:
                 self.old, self.young = self.young, {}
             self.young[field] = found

@@ -173,9 +173,11 @@ class Batches(SynchronousTestCase):
         self.assertEqual((list(fields.young), list(fields.old)), (names[4:], names[2:4]))
         fields.find(names[2])  # an old one that comes again is young
         self.assertEqual((list(fields.young), list(fields.old)), ([names[4], names[2]], names[2:4]))
-        long = b"t" * 100 + b'{a="' + b"x" * 200 + b'",b="' + b"y" * 200 + b'",c="z"}\0web/1'
-        fields.find(long)
-        self.assertNotIn(long, fields.young)
+        for more, is_kept in ((0, True), (1, False)):
+            long = b"t" * 50 + b'{a="' + b"x" * (batch.MAX_CACHED_NAME - 62 + more) + b'"}\0web/1'
+            self.assertEqual(len(long), batch.MAX_CACHED_NAME + more)
+            fields.find(long)
+            self.assertEqual(long in fields.young, is_kept)
 
     @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 3), st.booleans(), st.none() | st.integers(0, 9)), max_size=12))
     def test_columns_come_back_in_their_order_however_they_are_joined_to_sections(self, shapes: list[Any]) -> None:
@@ -249,6 +251,7 @@ class Batches(SynchronousTestCase):
             (4, [True, b""]),
             (4, [1, "text"]),
             (4, body(*[(1, b"")] * (MAX_BATCH_COLUMNS + 1))),
+            (4, body((batch.MAX_BATCH_EVENTS, b""), (1, b""))),
             (5, []),
             (5, "text"),
         ]:
@@ -256,6 +259,7 @@ class Batches(SynchronousTestCase):
             fields[place] = bad
             self.assertRaises(MalformedBatch, batch.decode_batch, msgpack.packb(fields))
         batch.decode_batch(msgpack.packb([*good[:4], body(*[(1, b"")] * MAX_BATCH_COLUMNS), b""]))
+        batch.decode_batch(msgpack.packb([*good[:4], body((batch.MAX_BATCH_EVENTS - 1, b""), (1, b"")), b""]))
         for content in [b"", b"\xc1", msgpack.packb(good)[:-1], msgpack.packb(good) + b"x", msgpack.packb({}), b"\x91" * 5000]:
             self.assertRaises(MalformedBatch, batch.decode_batch, content)
 

@@ -1,6 +1,6 @@
 """From readings to batches: events of a whole drain sorted by bucket, Type, Client and Tab, and encoded as sections.
 
-The work on events is numpy's: one sort for all rings. Python's loops are over rings and sections; a column, which is a Tab of one ring, is
+The work on events is numpy's: a sort for many rings. Python's loops are over rings and sections; a column, which is a Tab of one ring, is
 an entry in arrays, and its field is made once a Tab. A drain changes nothing: the caller publishes what it gives, and only then has the
 rings settle.
 """
@@ -52,7 +52,7 @@ MAX_DRAIN_VALUE_BYTES = 8 * MiB  # of values that are no float, in one drain
 MAX_DRAIN_RINGS = 256  # a table names each; the next drain begins where this one ended
 MIN_SHARE = 2048  # events of one ring in a drain that cannot take all: the smallest ring whole
 DRAIN_TABS = 4 * MAX_FRESH_TABS  # names that one drain reads of directories: 60 ms, of as many rings as name new ones
-KEPT_ROWS = 2**17  # events for which a Drain keeps room, 5 MiB: a drain of 16 rings that are a quarter full
+LOT_EVENTS = 2**17  # that are sorted as one, of one ring or of several, 5 MiB: 16 rings that are a quarter full. More run out of caches
 NARROW = 2**16  # keys of so many kinds are sorted by their digits
 WIDE = 8  # so many times as many Tabs as events: then only those that there are are looked at
 MAX_CACHED_BUCKETS = 65_536  # names whose bucket is remembered
@@ -154,6 +154,10 @@ class Drain:
         if len(self._numbers) > MAX_SECTIONS:
             self._numbers, self._sections, self._numbering = {}, self._sections[: HELD_BACK + 1], object()
         gathered = Gathered(self._rows)
+        packed: Packed = defaultdict(list)
+        added: list[Added] = []
+        held_back: Counter[str] = Counter()
+        tallies: list[Sorted] = []
         readings: list[tuple[Ring, Reading]] = []
         empty: list[Ring] = []
         broken: list[tuple[Ring, str]] = []
@@ -186,6 +190,10 @@ class Drain:
             places = self.places(ring)
             if ring.names.untold and ring.client not in spent:  # a Tab must be there to be told of
                 tellings += self._tellings(ring, reading)
+            if gathered.events and gathered.events + len(reading.tabs) > LOT_EVENTS:
+                malformed += self._give(gathered, spent, packed, added, held_back, lost, tallies)
+                tallies[-1] = tallies[-1]._replace(values=tallies[-1].values.copy())  # the next lot overwrites them
+                gathered = Gathered(self._rows)
             gathered.add(ring, reading, places, ring.client in spent)
             total += len(reading.tabs)
             unread += reading.malformed + reading.refused
@@ -202,20 +210,33 @@ class Drain:
         elif self._scratch.fresh_tabs <= 0:
             self._turn = begin + 1  # so that whoever names very many is not always the first
         found = total + unread
-        packed: Packed = defaultdict(list)
-        added: list[Added] = []
-        held_back: Counter[str] = Counter()
-        tallies: list[Sorted] = []
-        if (in_order := gathered.sort()) is not None:
-            tallies.append(in_order.tally)
-            for ring, unknown in in_order.counted(UNKNOWN):
-                malformed += unknown
-                lost[ring.client]["malformed"] += unknown
-            for ring, count in in_order.counted(HELD_BACK):
-                held_back[ring.client] += count
-            self._sum_up(in_order, spent, packed, added, held_back)
-            self._pack(in_order, packed)
+        malformed += self._give(gathered, spent, packed, added, held_back, lost, tallies)
         return Drained(packed, added, readings, found, malformed, refused, lost, held_back, taken, empty, broken, tellings, tallies, is_cut)
+
+    def _give(
+        self,
+        gathered: Gathered,
+        spent: frozenset[str],
+        packed: Packed,
+        added: list[Added],
+        held_back: Counter[str],
+        lost: dict[str, Counter[str]],
+        tallies: list[Sorted],
+    ) -> int:
+        """Add what was gathered to what the drain gives, as it stands in order; returns how many events are of no Tab."""
+        in_order = gathered.sort()
+        if in_order is None:
+            return 0
+        tallies.append(in_order.tally)
+        unknown = 0
+        for ring, count in in_order.counted(UNKNOWN):
+            unknown += count
+            lost[ring.client]["malformed"] += count
+        for ring, count in in_order.counted(HELD_BACK):
+            held_back[ring.client] += count
+        self._sum_up(in_order, spent, packed, added, held_back)
+        self._pack(in_order, packed)
+        return unknown
 
     def read_names(self, ring: Ring) -> None:
         """Take up new names of this ring's directory: of DRAIN_TABS those that this drain has not read."""
@@ -348,7 +369,7 @@ class InOrder(NamedTuple):
 class Rows:
     """Room for the events of a drain, which one after the other uses: fresh memory costs more than what is written to it."""
 
-    def __init__(self, rows: int = KEPT_ROWS):
+    def __init__(self, rows: int = LOT_EVENTS):
         self.room = rows
         self.columns = np.empty(rows, np.uint32)
         self.times, self.values = np.empty((2, rows))
@@ -364,7 +385,7 @@ class Rows:
 
 
 class Gathered:
-    """What the readings of one drain hold, ring by ring, until all of it is put in order in one go: in `rows`, or in more of them."""
+    """What some readings of a drain hold, ring by ring, until all of it is put in order in one go: in `rows`, or in more of them."""
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
@@ -376,7 +397,7 @@ class Gathered:
         self._fields: list[Any] = []
         self._counts: list[Any] = []
         self._boxed: list[tuple[int, Any, Any]] = []  # of some readings where they begin, what is no float, and which these are
-        self._events = 0
+        self.events = 0
 
     def add(self, ring: Ring, reading: Reading, places: Places, is_spent: bool) -> None:
         """Take a reading, before the next one overwrites it."""
@@ -398,8 +419,8 @@ class Gathered:
         keys = 2 * keys
         if reading.boxed is not None and reading.is_boxed is not None:
             keys += np.bincount(inverse, weights=reading.is_boxed, minlength=len(present)) > 0
-            self._boxed.append((self._events, reading.boxed, reading.is_boxed))
-        begin, end = self._events, self._events + len(tabs)
+            self._boxed.append((self.events, reading.boxed, reading.is_boxed))
+        begin, end = self.events, self.events + len(tabs)
         if end > self._rows.room:
             self._rows = self._rows.grown(begin, end)
         rows = self._rows
@@ -413,16 +434,16 @@ class Gathered:
         self._fields.append(places.fields[present])
         self._counts.append(counts)
         self._columns += len(present)
-        self._events = end
+        self.events = end
 
     def sort(self) -> InOrder | None:
         """All of it, in order: of one column that of its ring. None where there is nothing."""
-        if not self._events:
+        if not self.events:
             return None
         keys = np.concatenate(self._keys)
         # numpy's stable sort of 16-bit keys is a radix sort; of wider ones it is not
         by_section = np.argsort(keys.astype(np.uint16) if int(keys.max()) < NARROW else keys, kind="stable")
-        rows, events = self._rows, self._events
+        rows, events = self._rows, self.events
         columns = rows.columns[:events]
         if self._columns <= NARROW:
             rank = np.empty(self._columns, np.uint16)

@@ -17,6 +17,7 @@ from taba.agent import drain
 from taba.agent.directory import Tab
 from taba.agent.drain import LONGEST_NAMES, encode, unpack
 from taba.agent.reader import Reading
+from taba.agent.tallies import tally_of
 from taba.batch import MAX_LIST_VALUES, Column, decode_batch, encode_batch
 from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS
 from taba.names import bucket_of
@@ -197,3 +198,29 @@ class Draining(SynchronousTestCase):
         self.assertEqual({one.ring.client: one.events for one in drained.added}, {client: len(some) for client, some in summed.items()})
         self.assertEqual((drained.malformed, drained.held_back.total()), (unknown, held))
         self.assertEqual(sum(int(one.counts.sum()) for one in drained.tallies), sum(map(len, rings)))
+
+    @given(
+        st.lists(st.lists(st.tuples(st.integers(0, 5), VALUES), max_size=12), min_size=1, max_size=6),
+        st.integers(1, 40),
+        st.sets(st.integers(0, 5)),
+    )
+    @examples(60)
+    def test_what_is_sorted_in_lots_is_what_is_sorted_as_one(self, rings: list[list[tuple[int, Any]]], lot: int, spent: set[int]) -> None:
+        found = []
+        for most in (lot, sum(map(len, rings)) + 1):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(drain, "LOT_EVENTS", most)
+                fakes: list[Any] = [FakeRing(number, list(self.TABS), events) for number, events in enumerate(rings)]
+                drained = drain.Drain(8).run([(ring, False) for ring in fakes], spent=frozenset(f"web/{number}" for number in spent))
+            columns = {bucket: sorted(map(repr, unpack(sections))) for bucket, sections in drained.packed.items()}
+            added = sorted((one.ring.name, one.place, one.total, one.events, one.time) for one in drained.added)
+            tallies = [tally_of(one) for one in drained.tallies]
+            sums = {
+                (tally.rings[of].name, place): (events, total)
+                for tally in tallies
+                for of, place, events, total in zip(*(some.tolist() for some in tally[1:5]), strict=True)
+            }
+            lost = {client: +reasons for client, reasons in drained.lost.items()}
+            found.append((columns, added, sums, lost, drained.found, drained.malformed, drained.held_back, drained.taken))
+            self.assertLessEqual(max((int(one.counts.sum()) for one in drained.tallies), default=0), max(most, *map(len, rings), 0))
+        self.assertEqual(*found)
