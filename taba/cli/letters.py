@@ -13,7 +13,7 @@ from rich.text import Text
 from taba.bounds import MAX_LETTERS
 from taba.cli import show
 from taba.cli.keeping import follow
-from taba.cli.sharing import FORMATS, SERVER, TIMEOUT, ask_first, form, print_drawn, print_json, print_rows, query_of
+from taba.cli.sharing import FORMATS, SERVER, TIMEOUT, ask_first, form, json_text, print_drawn, print_json, print_rows, query_of
 from taba.cli.units import moment
 
 COLUMNS = ("reason", "tab", "type", "client", "time", "value", "detail")
@@ -57,7 +57,7 @@ def dead_letters(
         print_rows(COLUMNS, ([_value(letter) if column == "value" else letter.get(column) for column in COLUMNS] for letter in answer))
     elif not sys.stdout.isatty():
         for letter in answer:
-            print(show.escaped(json.dumps(letter, ensure_ascii=False)))
+            print(json_text(letter))
     elif not answer:
         print_drawn(Text("none", style="dim"))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -169,7 +170,13 @@ def print_leaves(first: Sequence[str], items: Iterable[tuple[Sequence[Any], Any]
 
 def print_json(content: Any) -> None:
     """One JSON document: indented for people."""
-    print(show.escaped(json.dumps(content, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None)))
+    print(json_text(content, 2 if sys.stdout.isatty() else None))
+
+
+def json_text(content: Any, indent: int | None = None, default: Callable[[Any], str] | None = None) -> str:
+    """JSON without control characters; where standard output is no UTF-8, what that may lack stands as JSON has it, and means the same."""
+    is_unicode = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
+    return show.escaped(json.dumps(content, ensure_ascii=not is_unicode, indent=indent, default=default))
 
 
 def print_lines(text: str) -> None:

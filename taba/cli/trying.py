@@ -16,6 +16,7 @@ import click
 
 from taba.bounds import MAX_EXACT_INT
 from taba.cli.lines import read_value
+from taba.cli.sharing import json_text
 from taba.installing import install_hint
 
 LOT = 1000  # lines folded at a time, with the State dumped and loaded between two lots, as from cycle to cycle
@@ -172,7 +173,7 @@ def try_(path: str, as_json: bool) -> None:
             "projection": tried.projection,
             "aggregate": tried.aggregate,
         }
-        print(json.dumps(content, ensure_ascii=False, default=str))
+        print(json_text(content, default=str))
         return
     speed = "" if nanoseconds is None else f", {nanoseconds:,.0f} ns each ({1e9 / max(nanoseconds, 1e-3):,.0f} events/s)"
     print(f"{made.type} version {made.version}: {tried.events:,} events folded{speed}")

@@ -8,9 +8,12 @@ import json
 import os
 import re
 from typing import Any
+from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from taba.cli import terminal
+from taba.cli.sharing import print_json
 from tests.command import run_here, run_several
 from tests.services import ROOT, BesideAServer
 
@@ -208,6 +211,20 @@ class Forms(BesideAServer):
         self.assertEqual(completed("taba", "dead"), ["dead-letters"])
         self.assertEqual(completed("taba", "agg", "rend"), ["render_seconds"])
         self.assertEqual(completed("taba", "get", "rend"), ["render_seconds"])
+
+
+class Documents(SynchronousTestCase):
+    def test_json_means_the_same_in_whatever_encoding_it_is_written(self) -> None:
+        content = {"µ – …": ["é", "\u2588", "\U0001f600", CONTROL, "plain"]}
+        for encoding, is_unicode in (("utf-8", True), ("UTF8", True), ("ascii", False), ("latin-1", False), ("utf-16", False)):
+            written = io.BytesIO()
+            stdout = io.TextIOWrapper(written, encoding, errors=terminal.ERRORS)
+            with mock.patch("sys.stdout", stdout):
+                print_json(content)
+                stdout.flush()
+            shown = written.getvalue().decode(encoding)
+            self.assertEqual((json.loads(shown), shown.isascii()), (content, not is_unicode), encoding)
+            self.assertNotRegex(shown, "[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]")
 
 
 class Help(SynchronousTestCase):
