@@ -57,7 +57,7 @@ class Accounts(SynchronousTestCase):
         self.assertEqual([client.returncode for client in clients], [0, 0])
         recorded, dropped = (sum(column) for column in zip(*told, strict=True))
         agent = services.agent_query
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             ours: Any = agent.status()
             theirs: Any = services.query.status()

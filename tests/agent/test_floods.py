@@ -46,7 +46,7 @@ class Floods(SynchronousTestCase):
         services.start_server("--max-client-tabs", str(OWN))
         services.start_agent()
         agent = services.agent_query
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while agent.status()["caps"]["client_tabs"] != OWN:
             self.assertLess(time.monotonic(), deadline)
             time.sleep(0.05)
@@ -64,7 +64,7 @@ class Floods(SynchronousTestCase):
         self.addCleanup(flood.wait, 60)
         self.addCleanup(flood.kill)
         self.assertEqual(flood.wait(60), 0)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_SECONDS
         told: set[str] = set()
         while True:
             ours: Any = agent.status()
@@ -75,7 +75,7 @@ class Floods(SynchronousTestCase):
             time.sleep(0.05)
         recorded = int(beside.communicate("\n", timeout=PATIENCE_SECONDS)[0])
         self.assertEqual(beside.returncode, 0)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             ours, theirs = agent.status(), services.query.status()
             if not ours["rings_open"] and ours["recorded"] == theirs["folded"]:

@@ -324,7 +324,7 @@ class WithoutServices(SynchronousTestCase):
             running = subprocess.Popen(["sh", "-c", pipe], cwd=place, env=environ, start_new_session=True)
             self.addCleanup(running.wait)
             self.addCleanup(os.killpg, running.pid, signal.SIGKILL)
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + PATIENCE_SECONDS
             while not ((place / "out").exists() and (place / "out").read_text().endswith("\n")):
                 self.assertLess(time.monotonic(), deadline, pipe)
                 time.sleep(0.02)

@@ -19,6 +19,7 @@ from taba.cli.sharding import _found_lines
 from taba.names import bucket_of
 from taba.query import QueryError
 from taba.shard.buckets import owner_key, prefix_of
+from tests.patience import PATIENCE_SECONDS
 from tests.services import ROOT, Services
 from tests.topologies import wait_until
 from tests.valkey import EphemeralValkey
@@ -157,7 +158,7 @@ class ShardingTests(TestCase):
                     # whoever started these tests in the background has SIGINT ignored, in all that they start
                     preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
                 )
-                deadline = time.monotonic() + 60
+                deadline = time.monotonic() + PATIENCE_SECONDS
                 while not (begun := self.under_way() - before) and process.poll() is None and time.monotonic() < deadline:
                     time.sleep(0.005)
                 self.assertTrue(begun)

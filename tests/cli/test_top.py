@@ -18,6 +18,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.cli.top import MAX_FILTER, MAX_PROBLEMS, SORTS, Asker, Screen, Seen, Wanted, drops_of, keys_of
+from tests.patience import PATIENCE_SECONDS
 from tests.services import Services
 
 HEIGHT = 20
@@ -158,7 +159,7 @@ class OnATerminal(SynchronousTestCase):
 
         def until(pattern: str) -> None:
             nonlocal shown
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + PATIENCE_SECONDS
             while not re.search(pattern, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode(errors="replace")), re.DOTALL):
                 self.assertLess(time.monotonic(), deadline, shown[-3000:])
                 self.assertIsNone(process.poll(), shown[-3000:])

@@ -20,6 +20,7 @@ from taba.shard.router import Router
 from taba.shard.servers import pool, url
 from taba.shard.servers.url import parse_store
 from tests.documents import blocks
+from tests.patience import PATIENCE_SECONDS
 from tests.services import ROOT
 from tests.valkey import EphemeralValkey
 
@@ -36,7 +37,7 @@ class ExampleTests(TestCase):
 
     def test_the_quick_start_is_a_whole_program(self) -> None:
         code = self.program.code.replace("redis://127.0.0.1:6379", self.valkey.url)
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, cwd=ROOT)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_SECONDS, cwd=ROOT)
         self.assertEqual((done.stdout, done.returncode), ("b'hello'\n", 0), done.stderr)
 
     async def test_the_other_examples_run_in_their_order(self) -> None:
