@@ -9,7 +9,7 @@
 | --- | --- | --- |
 | Counter | CounterGroup | the amount |
 | Summary | CounterGroup | the value |
-| Histogram | PercentileGroup; with TABA_COMPAT_BUCKETS=exact also a CounterGroup for each `le` | the value; 1 |
+| Histogram | PercentileGroup; with TABA_COMPAT_BUCKETS=exact a CounterGroup for each `le`, too (if no label is `bound`) | the value; 1 |
 | Gauge | Gauge | the process's value after the change |
 | Info, Enum | Gauge | the text |
 """
@@ -67,7 +67,7 @@ def recorded(base: type) -> type:
             tab = _tab(metric_name, "CounterGroup", labels, help_text)
         elif typ in ("histogram", "gaugehistogram") and name == f"{metric_name}_sum":
             tab = _tab(metric_name, "PercentileGroup", labels, help_text)
-        elif exact and name == f"{metric_name}_bucket":
+        elif exact and name == f"{metric_name}_bucket" and "bound" not in labels:  # of one that has this label the sketch tells
             bound = labels.pop("le")  # Prometheus' own
             tab = _tab(bucket_name(metric_name), "CounterGroup", {**labels, "bound": bound}, help_text)
         kind = base if tab is None else levels if typ == "gauge" else amounts

@@ -114,6 +114,10 @@ class Recorded(SynchronousTestCase):
         self.assertEqual(
             sorted((event.name, event.value) for event in captured.events), [('took.bucket{a="b",bound="5.0"}', 1), ('took{a="b"}', 3)]
         )
+        with testing.capture() as captured:
+            for bound in "xy":  # of which each is a series of its own
+                Histogram(f"of_{bound}", "", ["bound"], buckets=(1, 5), registry=self.registry).labels(bound).observe(3)
+        self.assertEqual([event.name for event in captured.events], ['of_x{bound="x"}', 'of_y{bound="y"}'])
 
     def test_what_can_be_no_tab_is_theirs_alone_and_told_once(self) -> None:
         self.patch(compat, "_told", set())
