@@ -162,7 +162,7 @@ class Pruning(KeepingCase):
         async def pruner() -> None:
             nonlocal turn
             last = 0
-            for place in range(8):
+            for place in range(5):
                 before = sent
                 while sent < before + 20:  # by both, and several of each Client
                     await deferLater(reactor, 0.01)
