@@ -119,7 +119,7 @@ IMPORTED = re.compile(r"^\s*(?:from|import) (\w+)", re.MULTILINE)  # the first p
 
 
 class Imports(SynchronousTestCase):
-    def test_parts_import_only_what_the_design_lets_them(self) -> None:
+    def test_parts_import_only_what_they_may(self) -> None:
         for part, may in MAY.items():
             for path in modules(part):
                 used = {name.split(".")[1] for name in imports(path) if name.startswith("taba.")} & PARTS - {part}

@@ -47,7 +47,7 @@ class ProcessTests(ClientCase):
                 os.close(parent_gone[1])
                 os.read(parent_gone[0], 1)
                 reader = Reader(first)
-                deadline = time.monotonic() + 10
+                deadline = time.monotonic() + 300
                 while reader.is_held() and time.monotonic() < deadline:
                     time.sleep(0.01)
                 print("held" if reader.is_held() else "free", flush=True)

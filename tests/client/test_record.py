@@ -23,6 +23,7 @@ from taba.client.producer import Producer
 from tests.client.cases import ClientCase, accelerator, both
 from tests.client.reading import rings
 from tests.examples import examples
+from tests.patience import PATIENCE_SECONDS
 
 SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text() | st.binary()
 VALUES = st.recursive(
@@ -388,7 +389,7 @@ class FullRingTests(ClientCase):
         reader.write(where.record_offset + 16, 0)  # the first record was never committed
         tab.inc()  # the first look
         self.assertEqual(producer.stats()["dropped_by_reason"], {"ring_full": 1})
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while len(rings(self.agent)) == 1 and time.monotonic() < deadline:
             time.sleep(0.05)
             tab.inc()
