@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-Command = tuple[bytes, ...]
+from taba.shard.servers.connection import Command as Command
 
 
 class IsReader(Protocol):
