@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from taba.query import QueryError
+from taba.errors import TabaError
 
 PATIENCE_SECONDS = 300.0  # it only ends a hang: whatever goes right takes far less
 PAUSE_SECONDS = 0.05
@@ -22,7 +22,7 @@ def until(condition: Callable[[], Any], what: str | Callable[[], Any] = "it did 
         try:
             if found := condition():
                 return found
-        except QueryError as error:
+        except TabaError as error:
             found = error
         if time.monotonic() > deadline:
             raise AssertionError(f"{what if isinstance(what, str) else what()}; the last answer: {found}")

@@ -61,5 +61,5 @@ class FreshForLong(Timed):
 
     def count_seen(self) -> float:
         """How many events the Aggregates of a third of the Tabs show."""
-        shown = self.services.query.aggregates(match="job_1.*")
+        shown = until(lambda: self.services.query.aggregates(match="job_1.*"), "nothing is seen")  # asked again where the store is slow
         return sum(figures(TYPE_OF[name], of_name)[0] for name, of_name in shown.items() if TYPE_OF[name] != "UpDown")
