@@ -72,26 +72,29 @@ def check(path: str) -> str:
 
 def _find(content: Any, path: str) -> Any:
     while path:
-        if (match := _PLACE.match(path)) is not None:
-            place = int(match[1])
-            if isinstance(content, (str, bytes)) or not isinstance(content, Sequence) or not -len(content) <= place < len(content):
-                return NOTHING
-            content, path = content[place], _further(path[match.end() :])
-            continue
-        if (match := _KEY.match(path)) is not None:
-            key = _key(match[1])  # a key with brackets before it may have begun within a text
-            if not isinstance(content, Mapping) or key not in content:
-                return NOTHING
-            content, path = content[key], _further(path[match.end() :])
-            continue
-        if not isinstance(content, Mapping):
+        if path[0] == "[":
+            if (match := _PLACE.match(path)) is not None:
+                place = int(match[1])
+                if isinstance(content, (str, bytes)) or not isinstance(content, Sequence) or not -len(content) <= place < len(content):
+                    return NOTHING
+                content, path = content[place], _further(path[match.end() :])
+                continue
+            if (match := _KEY.match(path)) is not None:
+                key = _key(match[1])  # a key with brackets before it may have begun within a text
+                if not isinstance(content, Mapping) or key not in content:
+                    return NOTHING
+                content, path = content[key], _further(path[match.end() :])
+                continue
+        if type(content) is not dict and not isinstance(content, Mapping):
             return NOTHING
         # the longest first; one that leads nowhere gives way to a shorter one
-        fitting = [key for key in content if isinstance(key, str) and key and _begins(path, key)]
-        for key in sorted(fitting, key=len, reverse=True):
-            found = _find(content[key], _further(path[len(key) :]))
-            if found is not NOTHING:
-                return found
+        end = len(path)
+        while end > 0:
+            if (key := path[:end]) in content:
+                found = _find(content[key], _further(path[end:]))
+                if found is not NOTHING:
+                    return found
+            end = max(path.rfind(".", 0, end), path.rfind("[", 0, end))
         return NOTHING
     return content
 
@@ -103,10 +106,6 @@ def _key(text: str) -> str | None:
     except ValueError:
         return None
     return key
-
-
-def _begins(path: str, key: str) -> bool:
-    return path.startswith(key) and path[len(key) : len(key) + 1] in ("", ".", "[")
 
 
 def _further(rest: str) -> str:

@@ -17,11 +17,11 @@ from taba.calls import Answer, Call, HTTPError
 from taba.codes import uppers_of
 from taba.errors import StoreUnavailable, UnknownVersion
 from taba.events import NotCovered, events_route, key_part, reading
-from taba.handlers.lookup import Lookup
+from taba.handlers.lookup import Lookup, shown
 from taba.history import Past, Slot
 from taba.openapi import describe
 from taba.routes import EVENTS, FLAG, JSON, MSGPACK, WHOLE, Parameter, Route, Serve
-from taba.server.ask.answering import aggregate_as_json, answerable, dumped
+from taba.server.ask.answering import aggregate_as_json, dumped
 from taba.server.ask.answers import Aggregated, Page, Unanswered
 from taba.server.ask.choosing import QueryRefused
 from taba.server.ask.filters import MAX_FILTERS, Filter, make_filter
@@ -276,7 +276,7 @@ class Routes:
                 rendered = await query.render(item.type, list(item.projections.values()))
                 pieces = [f"{client}: {text}" for client, text in zip(item.projections, rendered, strict=True)]
             else:
-                pieces = [f"{json.dumps(client)}: {dumped(_shown(shown))}" for client, shown in item.projections.items()]
+                pieces = [f"{json.dumps(client)}: {dumped(_shown(projection))}" for client, projection in item.projections.items()]
             text, under_way = (between if under_way == item.tab else "") + between.join(pieces), item.tab
             del item, pieces  # ten times as large as their text: nobody holds them for a reader that has stopped reading
             yield text
@@ -324,7 +324,7 @@ class Routes:
         query, reachable = self._asked(call)
         rows = await self._refusing(self._overview.of(query).rows(_filter(call), sort, call.values["limit"], call.values["offset"]))
         meanings = await meanings_of(self._reader(call, reachable), {row["name"]: row["type"] for row in rows})
-        content = [answerable({**row, "unit": meanings[row["name"]]["unit"]}) for row in rows]
+        content = [shown({**row, "unit": meanings[row["name"]]["unit"]}) for row in rows]
         return Answer(content, text=lambda: "".join(f"{row['name']}: {dumped(row)}\n" for row in content), headers=reachable.header())
 
     async def who(self, call: Call) -> Answer:
@@ -441,7 +441,7 @@ class Routes:
 
         async def pieces() -> AsyncIterator[tuple[Any, str]]:
             async for event in letters:
-                content = answerable(event)
+                content = shown(event)
                 yield content, dumped(content) + "\n"
 
         return _rows(call, pieces())
@@ -566,14 +566,14 @@ def _job_line(record: Mapping[str, Any]) -> str:
 
 
 def _shown(projection: Any) -> Any:
-    return {"error": projection.error} if isinstance(projection, Unanswered) else answerable(projection)
+    return {"error": projection.error} if isinstance(projection, Unanswered) else shown(projection)
 
 
 def _past(past: Past | Unanswered) -> Any:
     if isinstance(past, Unanswered):
         return {"error": past.error}
     ever = {key: value for key, value in _slot(past.ever).items() if key not in ("start", "end")}
-    return answerable({"since": past.since, "slots": [_slot(slot) for slot in past.slots], "ever": ever})
+    return shown({"since": past.since, "slots": [_slot(slot) for slot in past.slots], "ever": ever})
 
 
 def _slot(slot: Slot) -> dict[str, Any]:

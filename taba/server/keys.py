@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from typing import NamedTuple
 
 _FRAME = struct.Struct("<HI")
@@ -127,6 +128,18 @@ def boards(bucket: int) -> bytes:
 def state_field(tab: str, client: str) -> bytes:
     """The field of a State's main part."""
     return f"{tab}\0{client}".encode()
+
+
+def state_fields(tab: str, clients: Iterable[str], further_parts: int) -> list[bytes]:
+    """The fields of the States of a Tab's Clients, all parts of one after the other."""
+    head = f"{tab}\0"
+    if not further_parts:
+        return [f"{head}{client}".encode() for client in clients]
+    found: list[bytes] = []
+    for client in clients:
+        field = f"{head}{client}".encode()
+        found += (field, *part_fields(field, further_parts))
+    return found
 
 
 def part_fields(field: bytes, further_parts: int) -> list[bytes]:

@@ -3,7 +3,7 @@
 1. Which Tabs are rows is found without reading a State; States are read of the rows that are asked for, or, where they are sorted by a
    figure, of those that move most, MAX_SORTED of them unless more rows are asked for; and of no others.
 2. A row is kept for ROW_SECONDS, for all that ask: however many look on, its States are read once. One of which nothing has been folded
-   since is kept for QUIET_SECONDS: its windows move on.
+   since is kept for QUIET_SECONDS at the most: its windows move on.
 3. A row is made of what the Handler shows, by shape: nothing here knows a Type.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import zlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from copy import copy
@@ -18,9 +19,9 @@ from typing import Any, NamedTuple
 
 from taba import paths
 from taba.bounds import MAX_EXACT_INT, MAX_ROWS
+from taba.handlers.lookup import shown
 from taba.history import Steps
 from taba.names import bucket_of
-from taba.server.ask.answering import answerable
 from taba.server.ask.answers import Aggregated, Asked, Unanswered
 from taba.server.ask.choosing import Chosen
 from taba.server.ask.filters import Filter
@@ -45,6 +46,7 @@ class _Kept(NamedTuple):
     made: float  # by the monotonic clock
     folded: int  # of its bucket, then
     row: dict[str, Any]
+    patience: float  # ½ … 1, the name's own: rows that were made at once are not all made anew at once
 
 
 class Overview:
@@ -118,7 +120,7 @@ class Overview:
             kept = self._kept.get(tab)
             if kept is not None:
                 is_quiet = kept.folded == folded.get(buckets[tab])
-                if now - kept.made < (QUIET_SECONDS if is_quiet else ROW_SECONDS):
+                if now - kept.made < (QUIET_SECONDS * kept.patience if is_quiet else ROW_SECONDS):
                     rows[tab] = kept.row
         missing = [tab for tab in tabs if tab not in rows]
         if missing:
@@ -127,10 +129,14 @@ class Overview:
                 row = rows[one.tab] = _row(one.tab, one.type, one.aggregated, one.clients, one.steps)
                 if about_all and self._query.why_away(one.tab) is None:  # others may reach it
                     self._kept.pop(one.tab, None)
-                    self._kept[one.tab] = _Kept(now, folded.get(buckets[one.tab], -1), row)
+                    self._kept[one.tab] = _Kept(now, folded.get(buckets[one.tab], -1), row, _patience(one.tab))
                     if len(self._kept) > MAX_KEPT_ROWS:
                         self._kept.popitem(last=False)
         return [{**rows[tab], "moved": moving.get(tab, 0), **_rated(rows[tab], moving.get(tab, 0))} for tab in tabs if tab in rows]
+
+
+def _patience(tab: str) -> float:
+    return 0.5 + zlib.crc32(tab.encode()) / 2**33
 
 
 def _row(tab: str, type: str, aggregated: Aggregated, clients: int, steps: Steps | None) -> dict[str, Any]:
@@ -178,7 +184,7 @@ def _why_none(path: str | None, found: Sequence[Any], odd: Any) -> str | None:
     """Why no Client has a share, where none of those that were read has a number at `path`."""
     if found or odd is None:
         return None
-    content = answerable(odd)
+    content = shown(odd)
     places = [place for place, value in paths.leaves(content) if paths.first(content, [place]) is not None]
     offered = ", ".join(places[:MAX_OFFERED]) + (", …" if len(places) > MAX_OFFERED else "")
     there = f"numbers are at {offered}" if places else "what it shows has no numbers by name"
@@ -194,10 +200,10 @@ def _shares(path: str | None, found: list[tuple[float, str]], limit: int, error:
     median = None if not values else values[middle] if len(values) % 2 else values[middle - 1] / 2 + values[middle] / 2
     answer |= {"median": median, "skew": _finite(values[0] / median) if median else None}
 
-    def shown(of: Sequence[tuple[float, str]]) -> list[dict[str, Any]]:
+    def listed(of: Sequence[tuple[float, str]]) -> list[dict[str, Any]]:
         return [{"client": client, "value": value, "share": _finite(value / total) if total else None} for value, client in of]
 
-    answer |= {"greatest": shown(found[:limit]), "least": shown(found[::-1][:limit])}
+    answer |= {"greatest": listed(found[:limit]), "least": listed(found[::-1][:limit])}
     if error is not None:
         answer["error"] = error
     return answer

@@ -513,7 +513,7 @@ class Query:
     async def _read_lot(self, lot: Sequence[_Part], chosen: Chosen, wanted: Filter) -> tuple[dict[str, dict[str, Any]], _ByType]:
         """(found, by Type): by Tab and Client what cannot be read, as Unanswered; by Type (Tab, Client) and parts of the others."""
         fields: dict[int, list[bytes]] = {}
-        places: list[tuple[str, str, str, int, int, int]] = []  # Tab, Type, Client, bucket, the place of its fields, how many
+        places: list[tuple[str, str, list[str], int, int, int]] = []  # Tab, Type, Clients, bucket, first field, parts of each
         found: dict[str, dict[str, Any]] = {}
         for tab, clients, is_last in lot:
             if tab in chosen.dead:
@@ -528,29 +528,26 @@ class Query:
             if is_last and not wanted.is_about_clients and RETIRED_CLIENT not in clients:
                 # what was merged since the Clients were read is there, in the same command that no longer finds the others
                 clients = [*clients, RETIRED_CLIENT]
-            for client in clients:
-                field = keys.state_field(tab, client)
-                places.append((tab, type, client, bucket, len(of_bucket), 1 + further))
-                of_bucket.append(field)
-                if further:
-                    of_bucket += keys.part_fields(field, further)
+            places.append((tab, type, clients, bucket, len(of_bucket), 1 + further))
+            of_bucket += keys.state_fields(tab, clients, further)
+            self.read["states"] += len(clients)
         replies = await self._router.read_many({bucket: [(b"HMGET", keys.states(bucket), *of)] for bucket, of in fields.items() if of})
-        self.read["states"] += len(places)
         by_type: _ByType = {}
-        for tab, type, client, bucket, place, count in places:
-            contents = replies[bucket][0][place : place + count]
-            if contents[0] is None:
-                continue  # deleted between the two reads
-            try:
-                parts = [keys.unframe(content) for content in contents]
-            except ValueError as error:
-                self._count(type, str(error))
-                found.setdefault(tab, {})[client] = Unanswered(f"the State cannot be read: {error}")
-                continue
+        for tab, type, clients, bucket, start, count in places:
             owners, states = by_type.setdefault(type, ([], []))
-            owners.append((tab, client))
-            states.append(parts)
-        return found, by_type
+            contents = replies[bucket][0]
+            for place, client in enumerate(clients):
+                first = start + place * count
+                if contents[first] is None:
+                    continue  # deleted between the two reads
+                try:
+                    states.append([keys.unframe(content) for content in contents[first : first + count]])
+                except ValueError as error:
+                    self._count(type, str(error))
+                    found.setdefault(tab, {})[client] = Unanswered(f"the State cannot be read: {error}")
+                    continue
+                owners.append((tab, client))
+        return found, {type: of_type for type, of_type in by_type.items() if of_type[1]}
 
     async def _project(self, type: str, states: list[list[keys.Framed]], detail: bool) -> list[Any]:
         """The Projections of States of one Type; Unanswered for one that its Handler cannot project."""

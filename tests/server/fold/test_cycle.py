@@ -15,8 +15,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba.batch import BadColumn, decode_batch
 from taba.bounds import MAX_TIME, MAX_VALUE_BYTES, MAX_VALUE_DEPTH
+from taba.handlers.lookup import shown
 from taba.server import keys
-from taba.server.ask.answering import answerable
 from taba.server.fold.cycle import MAX_MISSING_TYPES, Cycle, WaitingBatch
 from taba.server.fold.deadletters import MAX_DEAD_LETTER_VALUE, MAX_DEAD_LETTERS, decode_dead_letter, describe
 from taba.server.fold.marks import Mark, decode_mark
@@ -300,7 +300,7 @@ class DeadLetters(SynchronousTestCase):
                 outcome = store.cycle(LOOKUP, [batch(1, 1, [column(A, type, [7.0, nested(depth), 8.0])])])
                 letters = [decode_dead_letter(content) for content in store.keys.get(keys.dead_letters(0), [])]
                 described = [event for letter in letters if letter for event in describe(0, letter)]
-                json.dumps([answerable(event) for event in described])
+                json.dumps([shown(event) for event in described])
                 self.assertEqual(sum(outcome.dead.values()) + outcome.folded, 3)
                 if type == "Words":
                     self.assertEqual(outcome.dead.get("bad_value", 0), dead, depth)
@@ -396,7 +396,7 @@ class Anything(SynchronousTestCase):
             letter = decode_dead_letter(content)
             assert letter is not None
             self.assertEqual(sum(event.get("events", 1) for event in describe(0, letter)), letter.events)
-            json.dumps([answerable(event) for event in describe(0, letter)], allow_nan=False)
+            json.dumps([shown(event) for event in describe(0, letter)], allow_nan=False)
 
 
 class Reads(SynchronousTestCase):
