@@ -28,9 +28,10 @@ body `{"do": "open" | "mark" | "end", "stream", "bucket", "nonce"?}`. The answer
 from __future__ import annotations
 
 import struct
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
+from operator import itemgetter
 from typing import Any, NamedTuple, cast
 
 import msgpack
@@ -143,6 +144,40 @@ class Column(NamedTuple):
         return len(self.times) // 8 if self.stands_for is None else self.stands_for
 
 
+class Block:
+    """Columns of one section of which nothing is amiss, all of floats, as arrays: who looks at one has it made.
+
+    `states` are Client and Tab of each, `fields` what the store calls these, `counts` how many rows each has.
+    """
+
+    __slots__ = ("counts", "fields", "states", "times", "type", "values")
+
+    def __init__(
+        self, type: str, fields: Sequence[bytes], states: Sequence[tuple[str, str]], counts: Sequence[int], times: bytes, values: bytes
+    ):
+        self.type, self.fields, self.states, self.counts, self.times, self.values = type, fields, states, counts, times, values
+
+    def __len__(self) -> int:
+        return len(self.fields)
+
+    @property
+    def tabs(self) -> list[str]:
+        """The Tab of each column."""
+        return list(map(_TAB_OF, self.states))
+
+    def columns(self) -> list[Column]:
+        """Make them."""
+        found, start, make = [], 0, cast(Any, tuple.__new__)
+        for (client, tab), count in zip(self.states, self.counts, strict=True):
+            end = start + 8 * count
+            found.append(make(Column, (client, tab, self.type, self.times[start:end], self.values[start:end], None)))
+            start = end
+        return found
+
+
+_TAB_OF = itemgetter(1)
+
+
 class BadColumn(NamedTuple):
     """A column or a section that does not decode, or that its sender may not send: what is wrong with it, what was there, how many Events
     its sender says that it holds, and the reason under which they are dead letters; and its Client, where it decodes."""
@@ -152,6 +187,45 @@ class BadColumn(NamedTuple):
     events: int
     reason: str = BAD_COLUMN
     client: str = ""
+
+
+Part = Block | Sequence[Column | BadColumn]
+
+
+class Columns(Sequence[Column | BadColumn]):
+    """The columns of a batch in their order, as parts of them came."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self, parts: Sequence[Part]):
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __iter__(self) -> Iterator[Column | BadColumn]:
+        return chain.from_iterable(map(columns_of, self.parts))
+
+    def __getitem__(self, place: Any) -> Any:
+        return list(self)[place]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+
+def parts_of(columns: Sequence[Column | BadColumn]) -> Sequence[Part]:
+    """These columns, as blocks where they came so."""
+    return columns.parts if isinstance(columns, Columns) else (columns,)
+
+
+def columns_of(part: Part) -> Sequence[Column | BadColumn]:
+    """The columns of a part, one by one."""
+    return part.columns() if isinstance(part, Block) else part
 
 
 class BatchId(NamedTuple):
@@ -176,7 +250,7 @@ class Batch(NamedTuple):
     stream: bytes
     bucket: int
     number: int
-    columns: list[Column | BadColumn]
+    columns: Sequence[Column | BadColumn]
     meanings: tuple[Meaning, ...] = ()
     bad_meanings: int = 0
     made_bytes: int = 0
@@ -184,6 +258,23 @@ class Batch(NamedTuple):
     @property
     def id(self) -> BatchId:
         return BatchId(self.stream, self.bucket, self.number)
+
+    @property
+    def fields(self) -> set[bytes]:
+        """The names of the States that it touches."""
+        found: set[bytes] = set()
+        for part in parts_of(self.columns):
+            its = part.fields if isinstance(part, Block) else [field_of(one.tab, one.client) for one in part if isinstance(one, Column)]
+            found.update(its)
+        return found
+
+    @property
+    def types(self) -> set[str]:
+        """The Types of its columns."""
+        found: set[str] = set()
+        for part in parts_of(self.columns):
+            found |= {part.type} if isinstance(part, Block) else {column.type for column in part if isinstance(column, Column)}
+        return found
 
 
 class KeyPart(NamedTuple):
@@ -419,7 +510,7 @@ def reading_batch(content: bytes) -> Generator[int, None, Batch]:
         if total > MAX_BATCH_EVENTS:  # what does not decode is counted as its sender says
             raise MalformedBatch(f"a batch stands for at most {MAX_BATCH_EVENTS} events")
         yield from sections.read(packed, events)
-    return Batch(stream, bucket, number, sections.found, *_meanings(packed_meanings), sections.made_bytes)
+    return Batch(stream, bucket, number, Columns(sections.found), *_meanings(packed_meanings), sections.made_bytes)
 
 
 def _meanings(packed: bytes) -> tuple[tuple[Meaning, ...], int]:
@@ -495,18 +586,18 @@ class _Sections:
     def __init__(self) -> None:
         self._reader: msgpack.Unpacker | None = None  # of values in lists
         self._columns, self._room, self._room_bytes = MAX_BATCH_COLUMNS, MAX_LIST_VALUES, MAX_LIST_BYTES
-        self.found: list[Column | BadColumn] = []
+        self.found: list[Part] = []
         self.made_bytes = 0
 
     def read(self, packed: bytes, events: int) -> Generator[int, None, None]:
         """Take one more. What is wrong with it is its own matter."""
         self.made_bytes += COLUMN_OBJECT_BYTES + len(packed)
         try:
-            self.found += yield from self._section(packed, events)
+            self.found.append((yield from self._section(packed, events)))
         except BAD as error:
-            self.found.append(BadColumn(_sentence("section", error), packed, events))
+            self.found.append([BadColumn(_sentence("section", error), packed, events)])
 
-    def _section(self, packed: bytes, events: int) -> Generator[int, None, list[Column | BadColumn]]:
+    def _section(self, packed: bytes, events: int) -> Generator[int, None, Part]:
         reader = plain_reader(len(packed))
         reader.feed(packed)
         items = reader.read_array_header()
@@ -548,6 +639,10 @@ class _Sections:
             raise ValueError("cut off, or more than one section")
         if events != (len(times) >> 3 if items == 5 else sum(weights)):  # type: ignore[arg-type]
             raise ValueError("a section stands for as many events as the number before it says")
+        if values is not None and items == 5:
+            names = yield from self._names(fields)
+            if names is not None:
+                return Block(type, fields, names, counts, times, values)
         found: list[Column | BadColumn] = []
         append, known = found.append, _FIELDS.young.get
         start = unread = 0
@@ -571,6 +666,23 @@ class _Sections:
                 yield self.made_bytes
             start = end
         return found
+
+    def _names(self, fields: list[bytes]) -> Generator[int, None, list[tuple[str, str]] | None]:
+        """Client and Tab of each; None where one is no field."""
+        names: list[Any] = list(map(_FIELDS.young.get, fields))
+        unread = 0
+        if None in names:
+            for at, named in enumerate(names):
+                if named is None:
+                    unread += len(fields[at])
+                    try:
+                        names[at] = _FIELDS.find(fields[at])
+                    except BAD:  # said, and counted, where the columns are taken one by one
+                        return None
+                    if unread >= READ_BYTES:
+                        unread = 0
+                        yield self.made_bytes
+        return names
 
     def _listed(self, packed: bytes, count: int) -> list[Any] | Packed:
         """The values of a column, within what the batch may hold."""

@@ -87,7 +87,7 @@ class Group:
             if not isinstance(decision, Writes) or not _are_keys_of(part.bucket, decision.commands):
                 continue  # alone, its update says so again, to whoever asked for it
             own = [*decision.commands, *(noting(part.bucket, decision.commands) if is_moving(owner) else ())]
-            size = sum(len(argument) for command in own for argument in command)
+            size = sum([sum(map(len, command)) for command in own])
             if size > room and taken:
                 continue
             room -= size

@@ -12,15 +12,32 @@ run any number of times with fresh replies. `advance` runs it for the Router.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import islice
-from typing import Any, NamedTuple
+from itertools import chain, islice, repeat
+from operator import itemgetter
+from typing import Any, NamedTuple, cast
 
 import numpy
 
 from taba import names
-from taba.batch import MAX_CACHED_FIELDS, MAX_CACHED_NAME, MAX_CACHED_NAMES, OPEN, Batch, Column, Header, KeyPart, Packed, Verdict
+from taba.batch import (
+    MAX_CACHED_FIELDS,
+    MAX_CACHED_NAME,
+    MAX_CACHED_NAMES,
+    OPEN,
+    BadColumn,
+    Batch,
+    Block,
+    Column,
+    Header,
+    KeyPart,
+    Packed,
+    Part,
+    Verdict,
+    columns_of,
+    parts_of,
+)
 from taba.bounds import MAX_TIME, MAX_VALUE_BYTES, MAX_VALUE_DEPTH
 from taba.handlers.lookup import read_number, takes
 from taba.names import OWN_TABS
@@ -42,6 +59,7 @@ from taba.server.fold.marks import FULL, MARK_MINUTES, Marks, stale
 from taba.server.router import Command
 from taba.server.work.bench import Bench
 from taba.server.work.folding import HANDLER_ERROR, Failed, Folded, Folding, ForeignWork, Parts, Work
+from taba.server.work.runs import Runs
 from taba.shard import More, Writes
 
 MAX_ARGUMENTS = 1000  # of one command that removes marks
@@ -125,22 +143,46 @@ class Cycle:
         self.opens = sum(item.header is not None and item.header.do == OPEN for item in self.waiting)
         self.tabs: dict[str, int] = {}
         self.fields: dict[bytes, int] = {}
-        self.places: list[list[int]] = []  # per batch, per column: its row in `fields`, or −1
-        tabs, fields = self.tabs, self.fields
+        self.parts: list[list[tuple[Part, list[int]]]] = []  # per batch its columns, with the row of each in `fields`, or −1
         for item in self.waiting:
-            places = []
-            for column in item.batch.columns:
-                if isinstance(column, Column):
-                    tab = column.tab
-                    own, field = (_home if len(tab) <= MAX_CACHED_NAME else _find_home)(tab, column.client, buckets)
-                    if own == bucket:
-                        tabs.setdefault(tab, len(tabs))
-                        places.append(fields.setdefault(field, len(fields)))
-                        continue
-                places.append(-1)
-            self.places.append(places)
+            self.parts.append([(part, self._block_rows(part) or self._rows(part)) for part in parts_of(item.batch.columns)])
             for meaning in item.batch.meanings:
-                tabs.setdefault(meaning.tab, len(tabs))
+                self.tabs.setdefault(meaning.tab, len(self.tabs))
+
+    def _block_rows(self, part: Part) -> list[int] | None:
+        """The rows of a block, all of whose Tabs live here."""
+        if not isinstance(part, Block):
+            return None
+        tabs = dict.fromkeys(part.tabs)
+        if max(map(len, tabs)) > MAX_CACHED_NAME or set(map(_bucket_of, tabs, repeat(self.buckets))) != {self.bucket}:
+            return None
+        if not self.tabs.keys() >= tabs.keys():
+            for tab in tabs:
+                self.tabs.setdefault(tab, len(self.tabs))
+        fields = self.fields
+        if not fields:
+            fields.update(zip(part.fields, range(len(part)), strict=True))
+            if len(fields) == len(part):
+                return list(range(len(part)))
+            fields.clear()
+        return [fields.setdefault(field, len(fields)) for field in part.fields]
+
+    def _rows(self, part: Part) -> list[int]:
+        rows, tabs, fields = [], self.tabs, self.fields
+        for column in columns_of(part):
+            if isinstance(column, Column):
+                tab = column.tab
+                own, field = (_home if len(tab) <= MAX_CACHED_NAME else _find_home)(tab, column.client, self.buckets)
+                if own == self.bucket:
+                    tabs.setdefault(tab, len(tabs))
+                    rows.append(fields.setdefault(field, len(fields)))
+                    continue
+            rows.append(-1)
+        return rows
+
+    def columns(self, index: int) -> Iterator[tuple[Column | BadColumn, int]]:
+        """The columns of a batch, with their rows."""
+        return chain.from_iterable(zip(columns_of(part), rows, strict=True) for part, rows in self.parts[index])
 
     @property
     def reads(self) -> list[Command]:
@@ -181,6 +223,9 @@ def _find_home(tab: str, client: str, buckets: int) -> tuple[int, bytes]:
 _home = lru_cache(MAX_CACHED_FIELDS)(_find_home)
 
 
+GroupPart = tuple[list[int], Block | list[Column]]  # the group's rows, and the column of each
+
+
 class Group:
     """The columns of one Type: which rows of the cycle they touch, numbered again from 0."""
 
@@ -188,9 +233,49 @@ class Group:
         self.type, self.handler, self.is_array = type, handler, is_array
         self.is_absolute = bool(getattr(handler, "absolute", False))
         self.rows: dict[int, int] = {}
-        self.columns: list[tuple[int, Column]] = []
+        self.parts: list[GroupPart] = []
         self.states: list[keys.Framed] = []
         self.folded: Folded | None = None
+
+    @property
+    def columns(self) -> list[tuple[int, Column]]:
+        """(row, column) of each, in order."""
+        return [one for rows, part in self.parts for one in zip(rows, columns_of(part), strict=True)]  # type: ignore[misc]
+
+    def replace(self, columns: Sequence[tuple[int, Column]]) -> None:
+        """Have these, and no others."""
+        self.parts = [([row for row, _ in columns], [column for _, column in columns])] if columns else []
+
+    def add(self, row: int, column: Column) -> None:
+        """Take one more, of a row of the cycle."""
+        if not self.parts or isinstance(self.parts[-1][1], Block):
+            self.parts.append(([], []))
+        rows, columns = self.parts[-1]
+        rows.append(self.rows.setdefault(row, len(self.rows)))
+        cast(list[Column], columns).append(column)
+
+    def add_block(self, rows: list[int], block: Block) -> None:
+        """Take all of a block, of these rows of the cycle."""
+        mine = self.rows
+        if not mine:
+            mine.update(zip(rows, range(len(rows)), strict=True))
+            if len(mine) == len(rows):
+                self.parts.append((list(range(len(rows))), block))
+                return
+            mine.clear()
+        self.parts.append(([mine.setdefault(row, len(mine)) for row in rows], block))
+
+    @property
+    def runs(self) -> Runs:
+        """The Events of all columns."""
+        runs = Runs()
+        for rows, part in self.parts:
+            if isinstance(part, Block):
+                runs.add_all(rows, part.counts, part.times, part.values)
+            else:
+                for row, column in zip(rows, part, strict=True):
+                    runs.add(row, column.times, column.made())
+        return runs
 
 
 class Fold:
@@ -211,6 +296,7 @@ class Fold:
         types = next(found) if cycle.tabs else ()
         self.types = {tab: type.decode() for tab, type in zip(cycle.tabs, types, strict=True) if type is not None}
         self.kept: Sequence[bytes | None] = next(found) if cycle.fields else ()
+        self.has_absent = not _BYTES.issuperset(map(_type_of, self.kept))  # some State is not there yet
         self.fields = list(cycle.fields)
         self.dead: list[DeadLetter] = []
         self.missing: dict[str, None] = {}
@@ -288,10 +374,12 @@ class Fold:
 
     def _measure(self, accepted: list[int]) -> Generator[Reads | Foreign, Any, None]:
         """Learn how much room the bucket has, where there will be new States: hot cycles pay nothing for it."""
+        if not self.has_absent:
+            return
         clients: dict[str, None] = {}
         own: dict[str, None] = {}
         for index in accepted:
-            for column, row in zip(self.cycle.waiting[index].batch.columns, self.cycle.places[index], strict=True):
+            for column, row in self.cycle.columns(index):
                 if row >= 0 and self.kept[row] is None:
                     clients[column.client] = None
                     if column.tab in OWN_TABS:  # type: ignore[union-attr]
@@ -338,51 +426,69 @@ class Fold:
 
     def _group(self, accepted: list[int]) -> list[Group]:
         groups: dict[str, Group] = {}
-        types, bench = self.types, self.bench
         for index in accepted:
-            item = self.cycle.waiting[index]
-            large = item.size > MAX_VALUE_BYTES  # else no value in it can be
-            for column, row in zip(item.batch.columns, self.cycle.places[index], strict=True):
-                is_measured = isinstance(column, Column) and isinstance(column.values, Packed)
-                if is_measured:
-                    column = column.opened()  # type: ignore[union-attr]  # until here nothing walked it; it is gone when this fold is over
-                if row < 0:
-                    self._refuse(column)
-                    continue
-                assert isinstance(column, Column)
-                type = types.get(column.tab)
-                if type is None:
-                    if bench.get(column.type) is None:
-                        self._miss(column)
-                        continue
-                    if not self._has_room(column, True):
-                        continue
-                    type = types[column.tab] = self.new_types[column.tab] = column.type
-                elif type != column.type:
-                    self._bury(column, TYPE_CONFLICT, f"the Tab has Type {type}")
-                    continue
-                elif self.kept[row] is None and self.new_clients and not self._has_room(column, False):
-                    continue
-                group = groups.get(type)
-                if group is None:
-                    handler = bench.get(type)
-                    if handler is None:
-                        self._miss(column)
-                        continue
-                    group = groups[type] = Group(type, handler, bench.is_array(type))
-                if column.stands_for is not None and not group.is_absolute and not (column.tab in OWN_TABS and not column.weight):
-                    self._bury(column, BAD_VALUE, f"{type} takes events one by one")
-                    continue
-                if isinstance(column.values, list) and (column.stands_for is None or not group.is_absolute):
-                    good = self._checked(column, group, large, is_measured)
-                    if good is None:
-                        continue
-                    column = good
-                group.columns.append((group.rows.setdefault(row, len(group.rows)), column))
+            large = self.cycle.waiting[index].size > MAX_VALUE_BYTES  # else no value in it can be
+            for part, rows in self.cycle.parts[index]:
+                if not (isinstance(part, Block) and self._take_block(groups, part, rows)):
+                    self._take_columns(groups, part, rows, large)
         self._check(list(groups.values()))
         for group in groups.values():
             self._load(group)
-        return [group for group in groups.values() if group.columns]
+        return [group for group in groups.values() if group.parts]
+
+    def _take_block(self, groups: dict[str, Group], block: Block, rows: list[int]) -> bool:
+        """Take it at once, where all its States are there, and their Tabs of its Type; else nothing is done."""
+        if min(rows) < 0 or (self.has_absent and None in map(self.kept.__getitem__, rows)):
+            return False
+        group = groups.get(block.type)
+        if group is None and self.bench.get(block.type) is None:
+            return False
+        if set(map(self.types.get, dict.fromkeys(block.tabs))) != {block.type}:
+            return False
+        if group is None:
+            group = groups[block.type] = Group(block.type, self.bench.get(block.type), self.bench.is_array(block.type))
+        group.add_block(rows, block)
+        return True
+
+    def _take_columns(self, groups: dict[str, Group], part: Part, rows: list[int], large: bool) -> None:
+        types, bench = self.types, self.bench
+        for column, row in zip(columns_of(part), rows, strict=True):
+            is_measured = isinstance(column, Column) and isinstance(column.values, Packed)
+            if is_measured:
+                column = column.opened()  # type: ignore[union-attr]  # until here nothing walked it; it is gone when this fold is over
+            if row < 0:
+                self._refuse(column)
+                continue
+            assert isinstance(column, Column)
+            type = types.get(column.tab)
+            if type is None:
+                if bench.get(column.type) is None:
+                    self._miss(column)
+                    continue
+                if not self._has_room(column, True):
+                    continue
+                type = types[column.tab] = self.new_types[column.tab] = column.type
+            elif type != column.type:
+                self._bury(column, TYPE_CONFLICT, f"the Tab has Type {type}")
+                continue
+            elif self.kept[row] is None and self.new_clients and not self._has_room(column, False):
+                continue
+            group = groups.get(type)
+            if group is None:
+                handler = bench.get(type)
+                if handler is None:
+                    self._miss(column)
+                    continue
+                group = groups[type] = Group(type, handler, bench.is_array(type))
+            if column.stands_for is not None and not group.is_absolute and not (column.tab in OWN_TABS and not column.weight):
+                self._bury(column, BAD_VALUE, f"{type} takes events one by one")
+                continue
+            if isinstance(column.values, list) and (column.stands_for is None or not group.is_absolute):
+                good = self._checked(column, group, large, is_measured)
+                if good is None:
+                    continue
+                column = good
+            group.add(row, column)
 
     def _refuse(self, column: Any) -> None:
         if isinstance(column, Column):
@@ -463,9 +569,15 @@ class Fold:
                     column = _picked(column, numpy.flatnonzero(good).tolist())
             if column.times:
                 columns.append((row, column))
-        group.columns = columns
+        group.replace(columns)
 
     def _load(self, group: Group) -> None:
+        contents = [self.kept[row] for row in group.rows]
+        try:
+            group.states = keys.unframe_all(contents)
+            return
+        except ValueError:
+            pass  # said of each that is none
         bad: dict[int, str] = {}
         for row, local in group.rows.items():
             try:
@@ -477,7 +589,7 @@ class Fold:
             for local, column in group.columns:
                 if local in bad:
                     self._bury(column, BAD_STATE, bad[local])
-            group.columns = [(local, column) for local, column in group.columns if local not in bad]
+            group.replace([(local, column) for local, column in group.columns if local not in bad])
 
     def fold_groups(self, groups: list[Group]) -> Generator[Reads | Foreign, Any, None]:
         """Have each group's `folded`; together.py has another way, with the groups of other buckets."""
@@ -506,7 +618,7 @@ class Fold:
 
     def _work(self, group: Group) -> Work:
         names = [self.fields[row] for row in group.rows] if self.bench.may_hang(group.type) else ()
-        return Work(group.states, [(row, column.times, column.made()) for row, column in group.columns], names)
+        return Work(group.states, group.runs, names)
 
     def read_parts(self, wants: list[tuple[Group, list[int]]]) -> Generator[Reads | Foreign, Any, list[Parts]]:
         """For each group the further parts of these of its rows."""
@@ -535,41 +647,35 @@ class Fold:
             assert group.folded is not None
             version, age = group.handler.version, self.age
             frame = keys.frame(version, keys.UNKNOWN_AGE if age is None else age)
-            states, failed = group.folded.states, group.folded.failed
+            states = group.folded.states
             rows = list(group.rows)
-            for local, dump in states.items():
-                row = rows[local]
-                field = self.fields[row]
-                if age is None and self.kept[row] is not None:
-                    frame = keys.frame(version, group.states[local].age)
-                written += (field, frame + dump)
-                if self.kept[row] is None:
-                    tab, _, client = field.partition(b"\0")
-                    new.setdefault(tab, []).append(client)
+            if age is not None and not self.has_absent:
+                of_rows = map(self.fields.__getitem__, map(rows.__getitem__, states))
+                written += chain.from_iterable(zip(of_rows, map(frame.__add__, states.values()), strict=True))
+            else:
+                for local, dump in states.items():
+                    row = rows[local]
+                    field = self.fields[row]
+                    if age is None and self.kept[row] is not None:
+                        frame = keys.frame(version, group.states[local].age)
+                    written += (field, frame + dump)
+                    if self.kept[row] is None:
+                        tab, _, client = field.partition(b"\0")
+                        new.setdefault(tab, []).append(client)
             for local, further in group.folded.parts.items():
                 for field, dump in zip(keys.part_fields(self.fields[rows[local]], len(further)), further, strict=True):
                     if dump:
                         written += (field, frame + dump)
                     else:
                         emptied.append(field)
+            is_whole = not group.folded.spoiled and len(states) == len(rows)
             done: dict[int, int] = {}  # by row, how many of its Events were looked at
-            for local, column in group.columns:
-                if local in group.folded.spoiled:
-                    place = done.get(local, 0)
-                    done[local] = place + column.events
-                    column = self._without_spoiled(group, local, column, place)
-                    if not column.times:
-                        continue
-                if local in states:
-                    self.folded += column.weight
-                    if column.weight:  # else it tells again what was told before
-                        self.moved[column.tab] += column.weight
-                        self.samples.append(column.times)
-                    if self.new_types and column.tab in self.new_types:
-                        new_tabs += (column.tab.encode(), self.new_types.pop(column.tab).encode())
-                else:
-                    reason, detail = failed.get(local) or Failed(HANDLER_ERROR, "the Handler gave no State")
-                    self._fail(group.type, column, Failed(reason, detail))
+            for of_part, part in group.parts:
+                if isinstance(part, Block) and is_whole and not self.new_types:
+                    self._count(part)
+                    continue
+                for local, column in zip(of_part, columns_of(part), strict=True):
+                    self._settle(group, local, column, done, new_tabs)  # type: ignore[arg-type]
         commands: list[Command] = []
         if written:
             commands.append((b"HSET", keys.states(bucket), *written))
@@ -584,6 +690,39 @@ class Fold:
         if recording:
             commands.append((b"SADD", keys.clients(bucket), *recording))
         return commands
+
+    def _count(self, block: Block) -> None:
+        """All Events of a block were folded."""
+        self.folded += len(block.times) >> 3
+        self.samples.append(block.times)
+        moved, tabs = self.moved, block.tabs
+        if len(block.times) >> 3 == len(tabs):  # one of each
+            moved.update(tabs)
+            return
+        for tab, count in zip(tabs, block.counts, strict=True):
+            moved[tab] += count
+
+    def _settle(self, group: Group, local: int, column: Column, done: dict[int, int], new_tabs: list[bytes]) -> None:
+        """Count what became of a column."""
+        folded = group.folded
+        assert folded is not None
+        if local in folded.spoiled:
+            place = done.get(local, 0)
+            done[local] = place + column.events
+            column = self._without_spoiled(group, local, column, place)
+            if not column.times:
+                return
+        if local in folded.states:
+            weight = column.weight
+            self.folded += weight
+            if weight:  # else it tells again what was told before
+                self.moved[column.tab] += weight
+                self.samples.append(column.times)
+            if self.new_types and column.tab in self.new_types:
+                new_tabs += (column.tab.encode(), self.new_types.pop(column.tab).encode())
+        else:
+            reason, detail = folded.failed.get(local) or Failed(HANDLER_ERROR, "the Handler gave no State")
+            self._fail(group.type, column, Failed(reason, detail))
 
     def _meaning_commands(self, accepted: list[int]) -> Generator[Reads | Foreign, Any, list[Command]]:
         """What Tabs mean: the later one stands, and what it leaves out stays as it was.
@@ -671,13 +810,22 @@ def _lots(streams: Sequence[bytes]) -> list[Sequence[bytes]]:
 def are_good(groups: Sequence[Group]) -> bool:
     """Whether all Events of these groups of one Type have times, and for an array Handler values, that there may be: mostly so, and cheap
     to know of many at once."""
-    columns = [column for group in groups for _, column in group.columns]
-    if not _are_times(numpy.frombuffer(b"".join([column.times for column in columns]), "<f8")).all():
+    times: list[bytes] = []
+    values: list[Any] = []
+    for group in groups:
+        for _, part in group.parts:
+            times += (part.times,) if isinstance(part, Block) else map(_TIMES_OF, part)
+            values += (part.values,) if isinstance(part, Block) else map(_VALUES_OF, part)
+    if not _are_times(numpy.frombuffer(b"".join(times), "<f8")).all():
         return False
     if not (groups and groups[0].is_array):
         return True
-    flat = [column.values for column in columns if isinstance(column.values, bytes)]
-    return len(flat) == len(columns) and bool(numpy.isfinite(numpy.frombuffer(b"".join(flat), "<f8")).all())
+    return _BYTES.issuperset(map(_type_of, values)) and bool(numpy.isfinite(numpy.frombuffer(b"".join(values), "<f8")).all())
+
+
+_type_of = type
+_BYTES = {bytes}
+_TIMES_OF, _VALUES_OF = itemgetter(3), itemgetter(4)  # of a Column
 
 
 def _are_times(times: Any) -> Any:

@@ -178,8 +178,7 @@ class Ingest:
         return self._places.setdefault(name := self._router.place_of(bucket), Place(name))
 
     def _is_foreign(self, item: WaitingBatch) -> bool:
-        types = {column.type for column in item.batch.columns if isinstance(column, Column)}
-        return any(map(self._bench.may_hang, types))
+        return any(map(self._bench.may_hang, item.batch.types))
 
     def _start_cycles(self) -> None:
         for place in list(self._places.values()):
@@ -275,13 +274,13 @@ class Ingest:
         """The lane's entries for a cycle that has `load`: as many as that has room for, and where it is empty one; none that must wait as
         a foreign one, nor, where it `joins` others, a foreign one at all."""
         entries: list[InLine] = []
-        states: set[tuple[str, str]] = set()
+        states: set[bytes] = set()
         while lane.entries:
             entry = lane.entries[0]
             if not entry.submission.abandoned:
                 if entry.is_foreign and (joins or self._foreign >= MAX_FOREIGN_CYCLES):
                     break
-                touched = {(column.client, column.tab) for column in entry.waiting.batch.columns if isinstance(column, Column)}
+                touched = entry.waiting.batch.fields
                 if not load.take(entry.waiting, len(touched - states) if states else len(touched)):
                     break
                 entries.append(entry)

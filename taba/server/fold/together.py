@@ -17,6 +17,7 @@ from taba.server.fold.in_all import ENDLESS, Room
 from taba.server.router import Command
 from taba.server.work.bench import Bench
 from taba.server.work.folding import MAX_TRIES, TRIES_FOR_ONE, Folded, Parts, Work
+from taba.server.work.runs import Runs
 from taba.shard import MoreOfMany, Writes
 
 MOST_AT_FAULT = MAX_TRIES // TRIES_FOR_ONE - 1  # Events of one Type: for so many there are tries enough, however they lie
@@ -119,9 +120,10 @@ class _Joint:
 
     @property
     def work(self) -> Work:
-        states = [state for _, group, _ in self.members for state in group.states]
-        columns = [(begin + row, its.times, its.made()) for _, group, begin in self.members for row, its in group.columns]
-        return Work(states, columns)
+        runs = Runs()
+        for _, group, begin in self.members:
+            runs.extend(group.runs, begin)
+        return Work([state for _, group, _ in self.members for state in group.states], runs)
 
     def wanted(self, rows: list[int]) -> dict[Fold, tuple[Group, list[int], int]]:
         """By bucket which of its rows these are."""
@@ -136,8 +138,11 @@ class _Joint:
 
     def deal(self, folded: Folded) -> set[int]:
         """Give each group what became of its rows. Which buckets are to be folded alone, as their Events used up the tries."""
+        dumps = list(map(folded.states.__getitem__, range(self.rows))) if len(folded.states) == self.rows else None
         for _, group, begin in self.members:
-            group.folded = Folded._make([_between(its, begin, begin + len(group.states)) for its in folded])
+            end = begin + len(group.states)
+            states = dict(enumerate(dumps[begin:end])) if dumps is not None else _between(folded.states, begin, end)
+            group.folded = Folded(states, *[_between(its, begin, end) for its in folded[1:]])
         if sum(len(places) for of_row in folded.spoiled.values() for _, places in of_row) <= MOST_AT_FAULT:
             return set()
         return {fold.cycle.bucket for fold, group, _ in self.members if group.folded is not None and group.folded.spoiled}

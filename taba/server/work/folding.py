@@ -12,6 +12,7 @@ The same code runs in the Server and in the child process for Handlers that are 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
 import numpy
@@ -20,6 +21,10 @@ from taba.bounds import MiB
 from taba.handlers.lookup import Events, column_of
 from taba.server.keys import ABSENT, Framed
 from taba.server.work.faults import sentence
+from taba.server.work.runs import Runs, Values
+
+_BYTES = {bytes}
+_VERSION_OF, _DUMP_OF = itemgetter(0), itemgetter(2)  # of a Framed
 
 MAX_STATE_BYTES = 1 * MiB  # of one part; a Handler that lets its State grow without limit would fill store and cycles
 TRIES_FOR_ONE = 40  # at the most, to find one Event at fault among all that a cycle may have: each halves them, and tries both
@@ -29,8 +34,6 @@ HANDLER_ERROR = "handler_error"
 NEWER_STATE = "newer_state"
 STATE_TOO_LARGE = "state_too_large"
 REASONS = (HANDLER_ERROR, NEWER_STATE, STATE_TOO_LARGE)
-
-Values = bytes | list[Any]
 
 
 class Work(NamedTuple):
@@ -43,6 +46,11 @@ class Work(NamedTuple):
     states: Sequence[Framed]
     columns: Sequence[tuple[int, bytes, Values]]
     names: Sequence[bytes] = ()
+
+    @property
+    def runs(self) -> Runs:
+        """The Events, as arrays."""
+        return Runs.of(self.columns)
 
 
 class Failed(NamedTuple):
@@ -147,13 +155,13 @@ def fold_type(
     With `turn` each Event of a row is folded by itself.
     """
     folded = nothing_folded()
-    rows = []
-    for row in dict.fromkeys(row for row, _, _ in work.columns):
-        state = work.states[row]
-        if state.version > handler.version:
-            folded.failed[row] = Failed(NEWER_STATE, f"the State has version {state.version}, the Handler {handler.version}")
-        else:
-            rows.append(row)
+    work = work._replace(columns=Runs.of(work.columns))
+    rows = list(dict.fromkeys(work.runs.rows))
+    if max(map(_VERSION_OF, work.states), default=0) > handler.version:
+        for row in rows:
+            if (version := work.states[row].version) > handler.version:
+                folded.failed[row] = Failed(NEWER_STATE, f"the State has version {version}, the Handler {handler.version}")
+        rows = [row for row in rows if row not in folded.failed]
     if turn is not None:
         folded.failed.update(dict.fromkeys(rows, Failed(HANDLER_ERROR, "")))
     elif is_array:
@@ -333,7 +341,7 @@ def _floats(columns: Sequence[bytes]) -> Any:
 
 def _numbers(columns: Sequence[Values], pairs: str | None) -> Any:
     """The values for `fold_array`: one column, or two where any is a pair."""
-    if all(isinstance(column, bytes) for column in columns):
+    if _BYTES.issuperset(map(type, columns)):
         return _floats(columns)  # type: ignore[arg-type]
     flat: list[Any] = []
     for column in columns:
@@ -342,8 +350,10 @@ def _numbers(columns: Sequence[Values], pairs: str | None) -> Any:
 
 
 def _fold_arrays(handler: Any, work: Work, now: float, rows: list[int], folded: Folded) -> Generator[list[int], Parts, None]:
-    dumps = [state.dump for state in work.states]
-    older = [row for row in rows if 0 < work.states[row].version < handler.version]
+    dumps = list(map(_DUMP_OF, work.states))
+    older: list[int] = []
+    if not {0, handler.version}.issuperset(map(_VERSION_OF, work.states)):
+        older = [row for row in rows if 0 < work.states[row].version < handler.version]
     upgraded: dict[int, list[bytes]] = {}
     if older:
         parts: Parts = {}
@@ -401,15 +411,19 @@ def _halves(rows: list[int]) -> tuple[list[int], list[int]]:
 
 
 def _fold_lot(handler: Any, dumps: list[bytes], work: Work, now: float, rows: list[int]) -> _Lot:
-    place = {row: index for index, row in enumerate(rows)}
-    columns = work.columns
-    if len(rows) < len(work.states):
-        columns = [column for column in columns if column[0] in place]
-    lengths = [len(times) >> 3 for _, times, _ in columns]
-    indexes = numpy.repeat(numpy.array([place[row] for row, _, _ in columns], dtype=numpy.int64), lengths)
-    states = handler.load_array([dumps[row] for row in rows])
-    times = _floats([times for _, times, _ in columns])
-    values = _numbers([values for _, _, values in columns], getattr(handler, "pairs", None))
+    runs = work.runs
+    if len(rows) == len(dumps) and rows == list(range(len(dumps))):
+        states = handler.load_array(dumps)
+        indexes = numpy.array(runs.rows, dtype=numpy.int64)
+    else:
+        place = {row: index for index, row in enumerate(rows)}
+        runs = Runs.of([run for run in runs if run[0] in place])
+        states = handler.load_array([dumps[row] for row in rows])
+        indexes = numpy.array([place[row] for row in runs.rows], dtype=numpy.int64)
+    times = _floats(runs.times)
+    if runs.counts.count(1) < len(indexes):
+        indexes = numpy.repeat(indexes, runs.counts)
+    values = _numbers(runs.values, getattr(handler, "pairs", None))
     states = handler.fold_array(states, indexes, times, values, now)
     spilling = [rows[index] for index in handler.spilling(states)] if handler.further_parts else []
     return _Lot(states, rows, spilling)
@@ -419,7 +433,7 @@ def _finish_lot(
     handler: Any, dumps: list[bytes], work: Work, now: float, lot: _Lot, further_parts: dict[int, list[bytes]], folded: Folded
 ) -> None:
     try:
-        if any(row in folded.failed for row in lot.rows):
+        if folded.failed and not folded.failed.keys().isdisjoint(lot.rows):
             raise ValueError("a row of this lot has failed")
         states, new_parts = lot.states, {}
         if lot.spilling:
@@ -433,7 +447,7 @@ def _finish_lot(
         new_dumps = handler.dump_array(states)
         if len(new_dumps) != len(lot.rows):
             raise ValueError(f"dump_array gave {len(new_dumps)} dumps for {len(lot.rows)} States")
-        if not all(isinstance(dump, bytes) for dump in new_dumps):
+        if not (_BYTES.issuperset(map(type, new_dumps)) or all(isinstance(dump, bytes) for dump in new_dumps)):
             raise TypeError("dump_array gave something other than bytes")
     except BaseException as error:
         if len(lot.rows) == 1:
@@ -444,8 +458,11 @@ def _finish_lot(
             for smaller in _fold_lots(handler, dumps, work, now, half, folded):
                 _finish_lot(handler, dumps, work, now, smaller, further_parts, folded)
         return
-    for row, dump in zip(lot.rows, new_dumps, strict=True):
-        _accept(folded, row, dump, new_parts.get(row))
+    if new_parts or max(map(len, new_dumps), default=0) > MAX_STATE_BYTES:
+        for row, dump in zip(lot.rows, new_dumps, strict=True):
+            _accept(folded, row, dump, new_parts.get(row))
+    else:
+        folded.states.update(zip(lot.rows, new_dumps, strict=True))
 
 
 def _accept(folded: Folded, row: int, dump: Any, further: list[bytes] | None = None) -> None:

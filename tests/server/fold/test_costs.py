@@ -74,8 +74,8 @@ class Costs(SynchronousTestCase):
         self.fold(self.waiting(1, 8))
         few, many = self.calls(self.waiting(2, 4)), self.calls(self.waiting(3, 8))
         state = (many - few) / (4 * BUCKETS)
-        self.assertLess(state, 21)
-        self.assertLess((few - 4 * BUCKETS * state) / BUCKETS, 220)
+        self.assertLess(state, 9)
+        self.assertLess((few - 4 * BUCKETS * state) / BUCKETS, 195)
 
     def calls(self, waiting: list[WaitingBatch]) -> int:
         """How many functions of Python are called to fold these; what is written in C is in none, which differs between versions."""

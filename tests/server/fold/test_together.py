@@ -95,7 +95,9 @@ class SeveralBuckets(SynchronousTestCase):
             bucket: [batch(1, 1, [column(tab_in(bucket), "Sum", [1.0], f"web/{client}") for client in range(states)], bucket=bucket)]
             for bucket in range(BUCKETS)
         }
-        waiting[2][0].batch.columns[7] = column(tab_in(2), "Sum", [13.0], "web/7")
+        columns = list(waiting[2][0].batch.columns)
+        columns[7] = column(tab_in(2), "Sum", [13.0], "web/7")
+        waiting[2][0] = batch(1, 1, columns, bucket=2)
         outcomes = MemoryStore().together(lookup_of(counting), waiting)
         self.assertEqual([outcome.folded for outcome in outcomes.values()], [states, states, states - 1, states])
         self.assertEqual(outcomes[2].dead, {"handler_error": 1})
