@@ -7,7 +7,7 @@ from setuptools import Extension, setup
 accelerator = Extension(
     "taba.client._accelerator",
     sources=["taba/client/_accelerator.c"],
-    depends=["setup.py", "taba/client/_layout.h", "taba/client/_producer.h", "taba/client/_values.h"],
+    depends=["setup.py", *(f"taba/client/_{name}.h" for name in ("exchange", "layout", "metering", "producer", "reply", "values"))],
     extra_compile_args=["-std=c11", "-O3", "-fvisibility=hidden", "-fno-semantic-interposition"],
     optional=True,  # without a compiler the pure-Python ring works, with the same layout
 )

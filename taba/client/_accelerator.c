@@ -1,6 +1,7 @@
 /* The C accelerator of the ring's producer: the same records as taba/client/pure.py, in a few nanoseconds.
 
-   _layout.h has the numbers, _producer.h the algorithm, _values.h the values that are no float; here they meet Python.
+   _layout.h has the numbers, _producer.h the algorithm, _values.h the values that are no float; here they meet Python. _metering.h has
+   what middlewares record of a request by.
 
    1. Nothing here gives up the GIL between the reservation and the commit of a record, or calls Python in between: records come from
       one producer at a time, and an exception never finds one half written.
@@ -37,7 +38,7 @@ enum { NO_PLACE = -1, RETIRED = -2, DUE = -4 };
 enum { ROOM = -1, RAISED = -2 };
 
 typedef struct {
-    PyTypeObject *mapping, *port, *tab, *gauge;
+    PyTypeObject *mapping, *port, *tab, *gauge, *meter, *exchange, *step, *reply;
     PyObject *timer, *track, *exceptions; /* of taba.client.timing */
 } State;
 
@@ -1204,6 +1205,8 @@ static const struct {
     {"UpDown", "taba.client._accelerator.UpDown", "A number that goes up and down.", updown_methods},
 };
 
+#include "_metering.h"
+
 /* --- the module ---------------------------------------------------------------------------------------------------------------- */
 
 /* ns that a read of the clock takes: the least of some rounds, for this thread may lose the processor in any of them. */
@@ -1310,6 +1313,10 @@ module_exec(PyObject *module)
         if (add_type(module, kinds[i].name, &spec, state->tab, is_gauge ? &state->gauge : NULL) < 0)
             return -1;
     }
+    if (add_type(module, "Meter", &meter_spec, NULL, &state->meter) < 0 ||
+        add_type(module, "Exchange", &exchange_spec, NULL, &state->exchange) < 0 ||
+        add_type(module, "Step", &step_spec, NULL, &state->step) < 0 || add_type(module, "Reply", &reply_spec, NULL, &state->reply) < 0)
+        return -1;
     PyObject *coarse = is_coarse_sound() ? Py_True : Py_False;
     return PyModule_AddObjectRef(module, "IS_COARSE_SOUND", coarse) < 0 ? -1 : add_layout(module);
 }
@@ -1322,6 +1329,10 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->port);
     Py_VISIT(state->tab);
     Py_VISIT(state->gauge);
+    Py_VISIT(state->meter);
+    Py_VISIT(state->exchange);
+    Py_VISIT(state->step);
+    Py_VISIT(state->reply);
     Py_VISIT(state->timer);
     Py_VISIT(state->track);
     Py_VISIT(state->exceptions);
@@ -1336,6 +1347,10 @@ module_clear(PyObject *module)
     Py_CLEAR(state->port);
     Py_CLEAR(state->tab);
     Py_CLEAR(state->gauge);
+    Py_CLEAR(state->meter);
+    Py_CLEAR(state->exchange);
+    Py_CLEAR(state->step);
+    Py_CLEAR(state->reply);
     Py_CLEAR(state->timer);
     Py_CLEAR(state->track);
     Py_CLEAR(state->exceptions);

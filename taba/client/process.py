@@ -22,4 +22,5 @@ def ports() -> Any:
     return _accelerator
 
 
-producer = Producer(ports())
+PORTS: Any = ports()
+producer = Producer(PORTS)

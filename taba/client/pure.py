@@ -34,6 +34,7 @@ from typing import Any
 from taba import ring
 from taba.bounds import MAX_EXACT_INT, MAX_TIME, MAX_VALUE_BYTES
 from taba.client.encode import Refused, encode
+from taba.client.metering import Meter as Meter  # as the accelerator has it
 from taba.client.timing import count_exceptions as _count_exceptions
 from taba.client.timing import time as _time
 from taba.client.timing import track as _track

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, MutableMapping
+from time import perf_counter
 from typing import Any
 
 from taba import client
@@ -21,7 +22,6 @@ Send = Callable[[Any], Awaitable[None]]
 Route = Callable[[Scope, str], "str | None"]
 
 CODES = frozenset((1000, 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014))  # others are an application's own
-FILES = ("http.response.pathsend", "http.response.zerocopysend")  # extensions by which a server sends a file itself
 REJECTED = "rejected"  # a websocket that was not accepted
 
 
@@ -32,79 +32,33 @@ class Middleware:
         self.app = app
         self._route = route or _none
         self._serving = Serving(name)
+        self._exchange = self._serving.meter.exchange
         self._sockets = Sockets(name)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await (self._socket(scope, receive, send) if scope["type"] == "websocket" else self.app(scope, receive, send))
             return
-        # here and not in a method: awaiting one would cost each request as much as five records
-        serving = self._serving
-        root = scope.get("root_path") or ""
-        status, received, sent = NO_STATUS, 0, 0
-        is_over = is_gone = False
-
-        def end() -> None:
-            nonlocal is_over
-            is_over = True
-            serving.end(began, scope["method"], self._route(scope, root), status, received, sent)
-
-        async def received_from() -> Any:
-            nonlocal received, is_gone
-            message = await receive()
-            if message["type"] == "http.request":
-                if body := message.get("body"):
-                    received += len(body)
-            elif message["type"] == "http.disconnect":
-                is_gone = True
-            return message
-
-        async def sent_to(message: Any) -> None:
-            nonlocal status, sent, is_gone
-            is_last = False
-            kind = message["type"]
-            if kind == "http.response.body":
-                if body := message.get("body"):
-                    sent += len(body)
-                is_last = not message.get("more_body")
-            elif kind == "http.response.start":
-                before, status = status, message["status"]
-            elif kind in FILES:
-                sent = -1  # the server knows how much it was
-            try:
-                await send(message)
-            except OSError:
-                is_gone = True  # so says a server: what the application makes of it is no failure of its own
-                raise
-            except Exception:
-                if kind == "http.response.start":
-                    status = before  # the server did not take it
-                raise
-            if is_last and not is_over and not is_gone:
-                end()  # what the application does behind it makes nobody wait
-
-        began = serving.clock()
-        serving.begin()
+        exchange = self._exchange(self._route, scope, receive, send)
         try:
-            await self.app(scope, received_from, sent_to)
+            await self.app(scope, exchange.receive, exchange.send)
         except CancelledError:
-            is_gone = True  # the server gave it up
+            exchange.is_gone = True  # the server gave it up
             raise
         except BaseException as error:
-            if not is_gone or is_over:
-                status = status or FAILED
-                serving.fail(self._route(scope, root), error)
+            if not exchange.is_gone or exchange.is_over:
+                self._serving.fail(exchange.route(), error)
+                exchange.end(FAILED)
             raise
         finally:
-            if not is_over:
-                if is_gone:
-                    status = status or GONE
-                    serving.abort(self._route(scope, root))
-                end()
+            if not exchange.is_over:
+                if exchange.is_gone:
+                    self._serving.abort(exchange.route())
+                exchange.end(GONE if exchange.is_gone else NO_STATUS)
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         serving, sockets = self._serving, self._sockets
-        began = serving.clock()
+        began = perf_counter()
         root = scope.get("root_path") or ""
         is_accepted = is_gone = False
         code: int | str = REJECTED
@@ -142,10 +96,10 @@ class Middleware:
         except BaseException as error:
             if not is_gone:
                 code = 1011 if is_accepted else code
-                serving.fail(self._route(scope, root), error)
+                serving.fail(serving.asked(self._route, scope, root), error)
             raise
         finally:
-            sockets.end(serving.clock() - began, self._route(scope, root), code, got, gave)
+            sockets.end(perf_counter() - began, serving.asked(self._route, scope, root), code, got, gave)
 
 
 class Sockets:

@@ -15,7 +15,8 @@ from asgiref.sync import iscoroutinefunction
 from django.core.signals import got_request_exception
 from django.utils.decorators import sync_and_async_middleware
 
-from taba.frameworks.serving import FAILED, GONE, Serving, length_of
+from taba.client.metering import length_of
+from taba.frameworks.serving import FAILED, GONE, Serving
 
 
 @cache
@@ -84,11 +85,10 @@ class _Served:
 
     def __init__(self, serving: Serving, request: Any):
         self._serving, self._request = serving, request
-        self._began = serving.clock()
         self._status = FAILED
         self._is_over = False
         self.sent = 0
-        serving.begin()
+        self._began = serving.begin()
 
     def fail(self, error: BaseException) -> None:
         if getattr(self._request, "taba_failed", None) != id(error):

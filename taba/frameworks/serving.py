@@ -2,30 +2,31 @@
 
 1. A label is a route's template, a known method, a status, a class of exceptions: never a path, nor anything else that a stranger chooses.
 2. Of routes and of classes of exceptions so many have a name, and what comes beyond has one together.
-3. What a request costs is a look into one dictionary, and a handful of records.
+3. What a request costs is a look into one dictionary, and a handful of records: `taba.client.metering`, in C where that was built.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import perf_counter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taba import client
+from taba.client.process import PORTS
+
+if TYPE_CHECKING:
+    from taba.client.metering import Meter
+    from taba.client.pure import Counter, Percentile
 
 MAX_ROUTES = 500  # that have a name of their own; a large application has some hundred
 MAX_KINDS = 100  # of exceptions, likewise
 MAX_STATUSES = 200  # lines, with their texts, by which these are found at once; an application has a dozen
 MAX_SERIES = 5_000  # routes by method and status that are kept at hand; others are looked up
-MAX_DIGITS = 15  # of a length: a petabyte, and a number that a float holds exactly; what says more is no length, but a stranger's whim
 OTHER = "(other)"  # what comes beyond
 UNMATCHED = "(unmatched)"  # no route took it
 METHODS = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "CONNECT", "TRACE"))
 NO_STATUS = 0  # it ended without a response
 GONE = 499  # the client went away before there was a response
 FAILED = 500  # what a server answers where the application raised instead
-
-Observe = Callable[[float], None]
 
 
 def shown(text: str) -> str:
@@ -36,10 +37,10 @@ def shown(text: str) -> str:
 class Series(NamedTuple):
     """Where requests of one method, route and status are recorded."""
 
-    requests: Callable[[], None]
-    seconds: Observe
-    received: Observe
-    sent: Observe
+    requests: Counter
+    seconds: Percentile
+    received: Percentile
+    sent: Percentile
 
 
 class Names:
@@ -61,7 +62,6 @@ class Serving:
     """The Tabs of requests: `http_requests` and its neighbours; another `name` takes the place of `http`."""
 
     def __init__(self, name: str = "http"):
-        self.clock = perf_counter
         self._requests = client.counter(f"{name}_requests", description="requests served, by method, route and status")
         self._seconds = client.percentile(f"{name}_request_seconds", description="from a request's arrival to its response's last byte")
         self._received = client.percentile(f"{name}_request_bytes", description="bodies of requests that have one")
@@ -70,19 +70,8 @@ class Serving:
         self._aborted = client.counter(f"{name}_aborted", description="responses of which the client did not wait for the end")
         in_flight = client.updown(f"{name}_requests_in_flight", description="requests that are being served")
         self._routes, self._kinds, self._statuses = Names(MAX_ROUTES), Names(MAX_KINDS), Names(MAX_STATUSES)
-        self._series: dict[tuple[str, str | None, int | str], Series] = {}
-        self.begin, self.done, self.known = in_flight.inc, in_flight.dec, self._series.get
-
-    def end(self, began: float, method: str, route: str | None, status: int | str, received: int, sent: int) -> None:
-        """One request is over; `began` by this clock. `received` (0 for no body) and `sent` are -1 where nobody knows."""
-        self.done()
-        requests, seconds, of_received, of_sent = self.known((method, route, status)) or self.made(method, route, status)
-        requests()
-        seconds(self.clock() - began)
-        if received > 0:
-            of_received(received)
-        if sent >= 0:
-            of_sent(sent)
+        self.meter: Meter = PORTS.Meter(in_flight, self.made, self.fail)
+        self.begin, self.end = self.meter.begin, self.meter.end
 
     def abort(self, route: str | None) -> None:
         """The client did not wait for the end."""
@@ -92,6 +81,14 @@ class Serving:
         """The application raised this."""
         self._exceptions.labels(route=self._route(route), exception=self._kinds.of(type(error).__name__)).inc()
 
+    def asked(self, route: Callable[..., str | None], *of: Any) -> str | None:
+        """What a route's function tells; what it raises is counted, and is none of the application's."""
+        try:
+            return route(*of)
+        except Exception as error:
+            self.fail(None, error)
+            return None
+
     def _route(self, route: str | None) -> str:
         return UNMATCHED if route is None else self._routes.of(route) or "/"
 
@@ -100,14 +97,14 @@ class Serving:
         labels = {"method": method if method in METHODS else OTHER, "route": self._route(route)}
         number = status if isinstance(status, int) else status_of(status)
         series = Series(
-            self._requests.labels(**labels, status=number if 100 <= number <= 599 else NO_STATUS).inc,
-            self._seconds.labels(**labels).observe,
-            self._received.labels(**labels).observe,
-            self._sent.labels(**labels).observe,
+            self._requests.labels(**labels, status=number if 100 <= number <= 599 else NO_STATUS),
+            self._seconds.labels(**labels),
+            self._received.labels(**labels),
+            self._sent.labels(**labels),
         )
         is_named = labels["method"] == method and labels["route"] != OTHER and self._statuses.of(f"{status}") != OTHER
-        if is_named and len(self._series) < MAX_SERIES:  # what a stranger chooses takes no place
-            self._series[method, route, status] = series
+        if is_named and len(self.meter.series) < MAX_SERIES:  # what a stranger chooses takes no place
+            self.meter.series[method, route, status] = series
         return series
 
 
@@ -117,11 +114,3 @@ def status_of(text: Any) -> int:
         return int(text[:3])
     except (TypeError, ValueError):
         return NO_STATUS
-
-
-def length_of(text: Any) -> int:
-    """What a Content-Length says; -1 where it says nothing that is a length."""
-    try:
-        return int(text) if len(text) <= MAX_DIGITS and text.isascii() and text.isdigit() else -1
-    except (AttributeError, TypeError):
-        return -1

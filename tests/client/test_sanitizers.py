@@ -57,7 +57,7 @@ class SanitizerTests(SynchronousTestCase):
         where = "import taba.client._accelerator as a; print(a.__file__)"
         self.assertEqual(self.run_all([sys.executable, "-c", where], env=settings, cwd=folder).strip(), library)
         wanted = "Accelerated and not (system_call or interpreters or no_memory or allocation)"
-        tests = [os.path.join("tests", "client", f"test_{name}.py") for name in ("record", "processes", "harmless", "healing")]
+        tests = [os.path.join("tests", "client", f"test_{name}.py") for name in ("record", "processes", "harmless", "healing", "metering")]
         tests = [name for name in tests if os.path.exists(os.path.join(folder, name))]
         pytest_command = [sys.executable, "-m", "pytest", "-q", "-x", "-c", os.devnull, "--rootdir", folder, "-p", "no:cacheprovider"]
         out = self.run_all([*pytest_command, "-k", wanted, *tests], env=settings, cwd=folder)

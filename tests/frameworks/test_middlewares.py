@@ -11,13 +11,19 @@ from wsgiref.validate import validator
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba import client
-from taba.client import testing
+from taba.client import metering, process, pure, testing
+from taba.client.producer import Producer
 from taba.frameworks import asgi, serving, wsgi
 from taba.names import parse_name
 
 
 class Case(SynchronousTestCase):
+    ports: Any = None  # what this process records with, if it is not that of its client
+
     def setUp(self) -> None:
+        if self.ports is not None:
+            self.patch(process, "producer", Producer(self.ports))
+            self.patch(serving, "PORTS", self.ports)
         self.recorded = testing.capture_for(self)
 
     def in_flight(self, name: str = "http_requests_in_flight") -> float:
@@ -178,10 +184,10 @@ class WSGI(Case):
         for text in ("200 OK", "404 No 1", "404 No 2", "404 No 3", "200 OK"):
             list(middleware({"its": text, "REQUEST_METHOD": "GET"}, lambda *arguments: None))
         self.assertEqual([status for _, _, status in self.requests()], ["200", "404", "404", "404", "200"])
-        self.assertEqual(len(middleware._serving._series), 2)
+        self.assertEqual(len(middleware._serving.meter.series), 2)
 
     def test_a_lying_length_is_none_and_the_longest_is(self) -> None:
-        longest = "9" * serving.MAX_DIGITS
+        longest = "9" * metering.MAX_DIGITS
         for length in ("", "-1", "1e3", "\xb2", longest + "9", "9" * 5000, longest):
             self.call(self.answer([b""]), checked=False, CONTENT_LENGTH=length)
         self.assertEqual(self.recorded.values("http_request_bytes"), [float(longest)])
@@ -415,6 +421,33 @@ class ASGI(Case):
             sent = self.call(app, [{"type": f"{kind}.startup"}], kind=kind)
             self.assertEqual(sent, [{"type": f"{kind}.startup"}])
         self.assertEqual(self.recorded.events, before)
+
+    def test_a_route_that_raises_ends_no_request_and_no_socket_and_is_counted(self) -> None:
+        def route(*of: Any) -> str:
+            raise LookupError
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "websocket.accept"})
+
+        async def receive() -> Any: ...
+
+        async def send(message: Any) -> None: ...
+
+        asyncio.run(asgi.Middleware(app, route)({"type": "websocket"}, receive, send))
+        answers = wsgi.Middleware(lambda environ, start_response: (start_response("200 OK", []), [b"x"])[1], route)
+        self.assertEqual(list(answers({"REQUEST_METHOD": "GET"}, lambda *arguments: None)), [b"x"])
+        breaks = wsgi.Middleware(lambda environ, start_response: 1 / 0, route)  # type: ignore[arg-type, return-value]
+        self.assertRaises(ZeroDivisionError, breaks, {"REQUEST_METHOD": "GET"}, lambda *arguments: None)
+        self.assertEqual(self.recorded.total("http_exceptions", exception="LookupError", route="(unmatched)"), 3)
+        self.assertEqual((self.in_flight(), self.in_flight("http_websockets_in_flight")), (0, 0))
+
+
+class PureWSGI(WSGI):
+    ports = pure
+
+
+class PureASGI(ASGI):
+    ports = pure
 
 
 class Named(Case):
