@@ -24,7 +24,10 @@ MAX_UNIT = 64  # characters: `bytes per second` is long for one
 MAX_DESCRIPTION = 400  # characters: a sentence or two, once in each ring's directory
 
 ALIVE_TAB, ALIVE_TYPE = "taba.alive", "ExpiryGauge"  # which processes live; recorded by Agents
-OWN_TABS = (ALIVE_TAB,)  # Taba's own, which nobody else can record
+PROCESS_TAB, PROCESS_TYPE = "taba.process", "Gauge"  # since when, how many, and what they dropped
+STARTS_TAB, STARTS_TYPE = "taba.starts", "Cardinality"  # the ids of their rings
+PROBLEMS_TAB, PROBLEMS_TYPE = "taba.problems", "ExpiryGauge"  # the Agents' own
+OWN_TABS = (ALIVE_TAB, PROBLEMS_TAB, PROCESS_TAB, STARTS_TAB)  # Taba's own, which nobody else can record
 
 RETIRED_CLIENT = "_retired"  # the Client into which the States of vanished Clients are merged
 OVERFLOW_CLIENT = "_overflow"  # the Client under which an Agent sums up what it has too many Clients for

@@ -75,6 +75,10 @@ class Drops:
         known.update({client: counts[reason] for client, counts in live.items() if counts.get(reason)})
         return max(known.items(), key=lambda item: item[1], default=("", 0))
 
+    def total(self, client: str, live: Mapping[str, Mapping[str, int]]) -> int:
+        """How many this Client dropped, whatever the reason, with what its open rings tell; of who is one of OTHERS only that."""
+        return self._counts.get(client, Counter()).total() + sum(live.get(client, {}).values())
+
     def worst(self, live: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
         """Of those that dropped most, with what their open rings tell, the counts by reason."""
         totals = {client: counts.copy() for client, counts in self._counts.items()}

@@ -15,7 +15,7 @@ from treq.client import HTTPClient
 
 from taba import versions
 from taba.agent.ages import Moment
-from taba.agent.alive import Alive
+from taba.agent.alive import Alive, sender_of
 from taba.agent.discover import Rings, Slots
 from taba.agent.dispatch import Dispatch
 from taba.agent.forward import Forwarder, Kept
@@ -95,7 +95,8 @@ class Loop:
         self.rings = Rings(home.name, around.shm, ring_group)
         self._slots = Slots(around.shm)
         self.pump = RingPump(self.keeper, self.rings, home.register, around.wall())
-        self.alive = Alive(self.pump, around.wall)
+        self._sentences: list[str] = []  # the problems of the last look
+        self.alive = Alive(self.pump, around.wall, sender_of(around.host, home.name), lambda: self._sentences)
         self.pin = Pin(pin)
         self.rings.admission.change(self.pin.caps)  # before anything is read
         self.dispatch = Dispatch(self.keeper, urls, around.random, around.host)
@@ -172,7 +173,9 @@ class Loop:
             own["loop"] = (
                 f"a step of the Agent's loop failed and is tried again every second: {self._loop_problem}; if it goes on, restart it"
             )
-        return self._problems.look(self._around.reactor.seconds(), own)
+        found = self._problems.look(self._around.reactor.seconds(), own)
+        self._sentences = list(found.values())
+        return found
 
     # --- the loop ---
 

@@ -28,7 +28,7 @@ FULL_TICK_SECONDS = 0.01  # while rings fill
 HOLDS = 0.75  # of its room a ring may fill before the next look; one value may need a quarter of the byte ring
 MAX_AHEAD_SECONDS = 1.0  # that the pace looks ahead, however late the loop is
 FEWEST_EVENTS = 2  # one drain's, when an outbox is so small: two of the longest values fit the smallest group
-MAX_DEATHS = 10_000  # clients whose death waits to be told
+MAX_DEATHS = 10_000  # rings whose process's death waits to be told
 
 
 class RingPump:
@@ -45,7 +45,7 @@ class RingPump:
         self._next_scan = self._last_drain = 0.0
         self._is_handing_over = False
         self.scans = 0  # looks for rings so far
-        self.deaths: set[str] = set()  # clients of which a process was found dead; whoever tells of them clears it
+        self.deaths: dict[bytes, str] = {}  # rings whose process was found dead, and their clients; whoever tells of them clears it
         self._drops: dict[str, Counter[str]] = {}  # of the last look, by client, where there were any
         self.drops = Drops()
         self._reserve = Reserve()
@@ -200,11 +200,15 @@ class RingPump:
     def living(self) -> set[str]:
         """The clients that have an open ring whose process lives, as of the last look. Pages to count in are nobody's: many share one; and
         who is one of too many is not told of one by one."""
-        return {
-            ring.client
-            for name, ring in self.rings.open.items()
-            if name not in self._dead and ring.where.records and ring.names.client == ring.client
-        }
+        return {ring.client for ring in self.told_rings() if not self.is_dead(ring)}
+
+    def told_rings(self) -> list[Ring]:
+        """The open rings of whose processes is told."""
+        return [ring for ring in self.rings.open.values() if ring.where.records and ring.names.client == ring.client]
+
+    def is_dead(self, ring: Ring) -> bool:
+        """Whether the process of this open ring was dead at the last look."""
+        return ring.name in self._dead
 
     def bucket_of(self, tab: str) -> int:
         """The bucket of a Tab; only once `buckets` is known."""
@@ -225,6 +229,10 @@ class RingPump:
     def worst(self, reason: str) -> tuple[str, int]:
         """The client that dropped most for this reason since this Agent began, as of the last look, and how many; "" where nobody knows."""
         return self.drops.most(reason, self._drops)
+
+    def dropped_by(self, client: str) -> int:
+        """How many events of this client were dropped since this Agent began, and before by processes that live, as of the last look."""
+        return self.drops.total(client, self._drops)
 
     def drops_by_client(self) -> dict[str, dict[str, int]]:
         """Of the Clients that dropped most since this Agent began, how many by reason, as of the last look."""
@@ -263,7 +271,7 @@ class RingPump:
                 self._dead.add(name)
                 is_told = ring.where.records and ring.names.client == ring.client
                 if is_told and len(self.deaths) < MAX_DEATHS:  # beyond: what was said of them runs out by itself
-                    self.deaths.add(ring.client)
+                    self.deaths[ring.header.ring_id] = ring.client
 
     def _is_filling(self, now: float, part: int) -> bool:
         """Whether of any ring one of `part` parts is full, of records or of bytes, or it might overflow before the next look."""

@@ -43,6 +43,7 @@ from taba.server.http import Routes
 from taba.server.keep.checking import Check
 from taba.server.keep.discarding import Discard
 from taba.server.keep.jobs import JobConflict, Jobs
+from taba.server.keep.letters import Letters
 from taba.server.keep.pruning import PERIOD_SECONDS, Prune
 from taba.server.keep.retrying import Retry
 from taba.server.keep.upgrading import Upgrade
@@ -237,8 +238,9 @@ class Server(_Connected):
         self.jobs.register(PRUNE, Prune(self.router, bench, self.age, now, options["forget"]), has_dry_run=True)
         self.jobs.register("check", Check(self.router))
         self.jobs.register("upgrade", Upgrade(self.router, bench))
-        self.jobs.register("retry", Retry(self.router, bench, now, self.age, reactor, bounds, self.ingest.in_all))
-        self.jobs.register("discard", Discard(self.router), has_dry_run=True)
+        retry, discard = Retry(self.router, bench, now, self.age, reactor, bounds, self.ingest.in_all), Discard(self.router)
+        self.jobs.register("retry", retry)
+        self.jobs.register("discard", discard, has_dry_run=True)
         self.notes = Notes(self.router, self.age, os.urandom)
         self.health = Health(self.router, reactor)
         self.catalogues = Catalogues(self.router, self.query.index, self.query.turns, self.query.shown, reactor.seconds)
@@ -277,6 +279,7 @@ class Server(_Connected):
             [
                 *prometheus.routes(),
                 *Metrics(self.query, self.catalogues, self.status, now).routes(),
+                *Letters(self.router, retry, discard).routes(),
                 *Boards(self.router).routes(),
                 *Login(self._front.guard).routes(),
                 *PageFiles().routes(),

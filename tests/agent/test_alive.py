@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import struct
 import tempfile
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.agent.alive import ALIVE, DEAD, HOLDS_SECONDS, REFRESH_SECONDS, Alive
+from taba import ring as layouts
+from taba.agent.alive import (
+    ALIVE,
+    DEAD,
+    HOLDS_SECONDS,
+    MAX_PROBLEM,
+    MAX_PROBLEMS,
+    REFRESH_SECONDS,
+    REPEAT_SECONDS,
+    Alive,
+    sender_of,
+)
 from taba.agent.keeper import Keeper
 from taba.agent.spool import ROW_BYTES
 from taba.batch import Column, decode_batch
-from taba.names import ALIVE_TAB, ALIVE_TYPE, bucket_of
+from taba.names import (
+    ALIVE_TAB,
+    ALIVE_TYPE,
+    OWN_TABS,
+    PROBLEMS_TAB,
+    PROBLEMS_TYPE,
+    PROCESS_TAB,
+    PROCESS_TYPE,
+    STARTS_TAB,
+    STARTS_TYPE,
+    bucket_of,
+    check_client,
+)
 
 from .moments import at
 from .producers import Producer
@@ -21,15 +47,21 @@ from .test_sums import AGENT, BUCKETS, World
 from .world import World as Keeping
 
 NOON = 1_800_000_000.0
+AGENT_CLIENT = "host:taba-agent/a"
+TYPES = {ALIVE_TAB: ALIVE_TYPE, PROCESS_TAB: PROCESS_TYPE, STARTS_TAB: STARTS_TYPE, PROBLEMS_TAB: PROBLEMS_TYPE}
 
 
 class Living(World):
+    problems: Sequence[str] = ()
+    step = 0.0  # of the host's clock
+
     def born(self) -> None:
         super().born()
-        self.alive = Alive(self.pump, lambda: NOON + self.now)
+        self.alive = Alive(self.pump, lambda: NOON + self.now + self.step, AGENT_CLIENT, lambda: self.problems)
 
-    def process(self, client: str = "web/1") -> Producer:
+    def process(self, client: str = "web/1", age: float = 0.0) -> Producer:
         producer = Producer(AGENT, client, 65_536, self.shm)
+        os.pwrite(producer.fd, struct.pack("<d", NOON + self.now + self.step - age), layouts.CREATED_OFFSET)
         producer.record(producer.tab("other"), 1.0)
         self.producers.append(producer)
         return producer
@@ -38,13 +70,21 @@ class Living(World):
         super().tick(seconds)
         self.alive.tick(self.now, at(self.now))
 
-    def said(self) -> list[tuple[str, Any]]:
-        """(client, value) of all that was said since the last look, which is applied then."""
+    def again(self) -> None:
+        """The Agent is killed, and another one begins."""
+        for ring in list(self.pump.rings.open.values()):
+            ring.close()
+        self.register.close()
+        self.spool.close()
+        self.born()
+
+    def said(self, tab: str = ALIVE_TAB) -> list[tuple[str, Any]]:
+        """(client, value) of all that was said of one Tab."""
         found = []
         for batch in self.batches():
             for column in batch.columns:
-                if column.tab == ALIVE_TAB:  # type: ignore[union-attr]
-                    assert column.type == ALIVE_TYPE and column.weight == 0, column  # type: ignore[union-attr]
+                if column.tab == tab:  # type: ignore[union-attr]
+                    assert column.type == TYPES[tab] and column.weight == 0, column  # type: ignore[union-attr]
                     found += [(column.client, value) for value in column.values]  # type: ignore[union-attr]
         return found
 
@@ -106,12 +146,8 @@ class Sayings(SynchronousTestCase):
         process, other = world.process(), world.process("web/2")
         world.tick()
         self.said()
-        for ring in list(world.pump.rings.open.values()):
-            ring.close()
-        world.register.close()
-        world.spool.close()
         world.die(process)
-        world.born()
+        world.again()
         world.tick()
         world.tick()
         self.assertEqual(self.said(), [("web/2", ALIVE), ("web/1", DEAD)])
@@ -156,9 +192,125 @@ class Sayings(SynchronousTestCase):
         self.assertEqual(sum(one.events for one in stored), 1)
         for one in stored:
             batch = decode_batch(world.keeper.outbox.read(one.position, one.length))
-            of_own = [column for column in batch.columns if column.tab == ALIVE_TAB]  # type: ignore[union-attr]
-            if of_own:
-                self.assertEqual((batch.bucket, one.events), (bucket_of(ALIVE_TAB, BUCKETS), 0))
+            own = {column.tab for column in batch.columns} & set(OWN_TABS)  # type: ignore[union-attr]
+            if own:
+                self.assertEqual(({batch.bucket}, one.events), ({bucket_of(tab, BUCKETS) for tab in own}, 0))
+
+
+class Facts(SynchronousTestCase):
+    """What is said of processes beside that they live, and of the Agent."""
+
+    def setUp(self) -> None:
+        self.world = Living()
+        self.addCleanup(self.world.close)
+
+    def said(self, tab: str) -> list[tuple[str, Any]]:
+        """What is said of a Tab after all that was said before is applied."""
+        for lane in self.world.keeper.lanes.values():
+            lane.pending.clear()
+        return self.world.said(tab)
+
+    def facts(self) -> dict[str, Any]:
+        """By Client what was said last of its processes."""
+        return dict(self.said(PROCESS_TAB))
+
+    def run_for(self, seconds: float) -> None:
+        for _ in range(int(seconds)):
+            self.world.tick()
+            for lane in self.world.keeper.lanes.values():
+                lane.pending.clear()
+
+    def test_a_process_is_as_old_as_its_ring_and_then_by_the_agents_own_clock(self) -> None:
+        world = self.world
+        world.process(age=500.0)
+        world.tick()
+        first = self.facts()["web/1"]
+        self.assertEqual((first["processes"], first["dropped"]), (1, 0))
+        self.assertLessEqual(abs(NOON + world.now - first["since"] - 501.0), 1.0)  # of the second until it was seen
+        said = len(self.said(PROCESS_TAB))
+        self.run_for(60)
+        self.assertEqual(len(self.said(PROCESS_TAB)), said)  # nothing has changed
+        world.step = -3600.0
+        world.tick()
+        self.assertLessEqual(abs(NOON + world.now + world.step - self.facts()["web/1"]["since"] - 562.0), 2.0)
+
+    def test_a_ring_of_the_future_is_new(self) -> None:
+        world = self.world
+        world.process(age=-1e6)
+        world.tick()
+        self.assertEqual(self.facts()["web/1"]["since"], NOON + world.now)
+
+    def test_of_several_processes_the_oldest_tells_the_age_and_of_none_the_death(self) -> None:
+        world = self.world
+        old, young = world.process(age=100.0), world.process(age=10.0)
+        world.tick()
+        found = self.facts()["web/1"]
+        self.assertEqual(found["processes"], 2)
+        world.die(old)
+        world.tick()
+        world.tick()
+        self.assertEqual(self.facts()["web/1"]["processes"], 1)
+        self.assertLessEqual(abs(self.facts()["web/1"]["since"] - found["since"] - 90.0), 1.0)
+        world.die(young)
+        world.tick()
+        world.tick()
+        self.assertEqual(self.facts()["web/1"]["processes"], 0)
+        self.assertLessEqual(abs(self.facts()["web/1"]["since"] - (NOON + world.now)), 2.0)
+
+    def test_each_process_is_a_start_of_its_own_however_often_it_is_said_and_however_short_it_lived(self) -> None:
+        world = self.world
+        world.process()
+        world.tick()
+        world.die(world.process())  # found dead at the first look
+        world.tick()
+        world.tick()
+        world.again()
+        world.tick()
+        starts = self.said(STARTS_TAB)
+        self.assertEqual((len(set(starts)), {client for client, _ in starts}), (2, {"web/1"}))
+        said = len(starts)
+        self.run_for(REPEAT_SECONDS - 1)
+        self.assertEqual(len(self.said(STARTS_TAB)), said)
+        self.run_for(2 * REFRESH_SECONDS)  # what was said may have been lost
+        self.assertEqual((len(self.said(STARTS_TAB)), len(set(self.said(STARTS_TAB)))), (said + 1, 2))
+
+    def test_what_was_dropped_is_said_while_a_process_lives_and_after(self) -> None:
+        world = self.world
+        process = world.process()
+        world.tick()
+        world.pump.drops.count("web/1", {"spool_full": 3})
+        self.run_for(2 * REFRESH_SECONDS)
+        self.assertEqual(self.facts()["web/1"]["dropped"], 3)
+        world.die(process)
+        self.run_for(3)
+        world.pump.drops.count("web/1", {"ring_full": 4})
+        self.run_for(2 * REFRESH_SECONDS)
+        self.assertEqual((self.facts()["web/1"]["dropped"], self.facts()["web/1"]["processes"]), (7, 0))
+
+    def test_an_agents_problems_are_said_while_there_are_any_and_then_that_there_are_none(self) -> None:
+        world = self.world
+        world.process()
+        world.tick()
+        self.assertEqual(self.said(PROBLEMS_TAB), [])
+        world.problems = ["a" * (MAX_PROBLEM + 1)] + ["b"] * MAX_PROBLEMS
+        self.run_for(3 * REFRESH_SECONDS)
+        cut = ["a" * MAX_PROBLEM] + ["b"] * (MAX_PROBLEMS - 1)
+        found = self.said(PROBLEMS_TAB)
+        self.assertEqual(found, [(AGENT_CLIENT, {"value": cut, "seconds": HOLDS_SECONDS})] * 3)
+        world.problems = []
+        self.run_for(3 * REFRESH_SECONDS)
+        self.assertEqual([value["value"] for _, value in self.said(PROBLEMS_TAB)[3:]], [[]])
+
+    def test_while_nothing_is_applied_one_batch_of_an_agents_problems_waits(self) -> None:
+        self.world.problems = ["no Server answers"]
+        self.world.process()
+        for _ in range(int(5 * REFRESH_SECONDS)):
+            self.world.tick()
+        self.assertEqual(len(self.world.said(PROBLEMS_TAB)), 1)
+
+    def test_an_agents_client_id_is_one_whatever_its_host_is_called(self) -> None:
+        for host in ("web-1", "taba.example.org", "_dmz", "büro 7", "x" * 255, ""):
+            self.assertEqual(check_client(sender_of(host, "default")), sender_of(host, "default"))
 
 
 class Backlog(SynchronousTestCase):
@@ -170,7 +322,7 @@ class Backlog(SynchronousTestCase):
         world = self.world = Keeping(directory)
         self.addCleanup(world.end_producers)
         self.addCleanup(world.die)
-        self.alive = Alive(world.pump, lambda: NOON + world.now)
+        self.alive = Alive(world.pump, lambda: NOON + world.now, AGENT_CLIENT, list)
         self.tick(events=40)
 
     def tick(self, seconds: float = 2.0, events: int = 0, sends: bool = False) -> None:

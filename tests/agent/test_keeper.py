@@ -364,7 +364,7 @@ class KeeperTests(WorldCase):
         world.producers[1].die()
         for _ in range(3):
             world.tick()
-        self.assertEqual((world.pump.deaths, world.pump.living()), ({"web/1"}, {"web/0"}))
+        self.assertEqual((set(world.pump.deaths.values()), world.pump.living()), ({"web/1"}, {"web/0"}))
         self.assertEqual((len(world.rings.open), dict(world.keeper.totals())), (1, {"ring_full": 9}))
 
     def test_totals_and_drops_of_retired_rings_survive_every_restart(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -13,15 +14,19 @@ import pytest
 import websocket
 from twisted.trial.unittest import SynchronousTestCase
 
+from taba.bounds import KiB
 from taba.server import keys
 from taba.shard.servers.embedded import SOCKET_NAME
-from tests.browser.chromium import Browser
+from tests.browser.chromium import Browser, Keys
 from tests.services import BUCKETS, Services
 from tests.valkey import converse
 
 TABS, CLIENTS, BROWSERS = 10_000, 50, 8
 FIRST = "host0:app/0"  # whose States the other Clients have, too
 ROWS = 60  # of a page that are listened to, or ranked, at the most
+HOSTILE = '<img src=x onerror="window.harmed=1"><script>window.harmed=1</script>'
+MOST_QUESTIONS = 8  # before a page can be used: who one is, names, rows, the status and who lives
+MOST_BYTES = 400 * KiB  # with all its files, and 10,000 names and Types
 LOOK_SECONDS = 5.0  # over which it is counted, not how long anything may take
 COPY = """
 local states = redis.call('HGETALL', KEYS[1])
@@ -62,7 +67,11 @@ class Many(SynchronousTestCase):
 
     def test_eight_browsers_see_what_happens_and_read_what_they_show_alone(self) -> None:
         services, browser = self.services, self.browser
+        shown = [f"many.0.{n}" for n in range(ROWS)]
+        self.read_in(LOOK_SECONDS, shown)
+        alone = self.busy
         browser.open(services.server_url)
+        self.look_at_the_beginning()
         others = Contexts(browser)
         self.addCleanup(others.close)
         for _ in range(BROWSERS - 1):
@@ -75,8 +84,13 @@ class Many(SynchronousTestCase):
 
         # nothing happens: rows and Aggregates are kept
         quiet = self.read_in(LOOK_SECONDS)
+        idle = self.busy
         # all that is shown moves each second, and nothing else
-        moving = self.read_in(LOOK_SECONDS, [f"many.0.{n}" for n in range(ROWS)])
+        moving = self.read_in(LOOK_SECONDS, shown)
+        print(
+            f"of a core the Server takes {idle:.2f} for {BROWSERS} pages while nothing comes, {alone:.2f} for what comes alone,"
+            f" {self.busy:.2f} for both; it reads {quiet:.0f} and {moving:.0f} States a second"
+        )
         rows = ROWS * CLIENTS
         # a row and an Aggregate of each Tab that is shown, for all browsers together: each for itself, they would be eight times that
         self.assertLess(moving, 1.5 * rows)
@@ -90,23 +104,94 @@ class Many(SynchronousTestCase):
         browser.until_text(".tools", "100 of 10,000")
         browser.run("document.querySelector('.list').scrollTop = 1e6")
         browser.until_text(".row .name", "many.99.9999")
-        browser.run("location.hash = '#/client/host1%3Aapp%2F1'")
-        browser.until_text(".tools", "10,000 Tabs")
-        browser.run("location.hash = '#/clients'")
-        browser.until_text(".tools", "50 Clients")
-        browser.run("location.hash = '#/tab/many.3.333'")
+        self.go("#/client/host1%3Aapp%2F1", ".tools", "10,000 Tabs")
+        self.go("#/clients", ".tools", "50 Clients")
+        self.go("#/tab/many.3.333", ".past h3", "Events per second")
         browser.until(lambda: len(browser.texts(".who tbody tr")) == CLIENTS)
+        self.zoom()
+        self.go("#/board/%3D%5B%22many.3.333%22%2C%22many.0.0%22%5D", ".card .value", "")
+        browser.until(lambda: len(browser.texts(".card .value")) == 2)
+        self.look_at_strangers()
         self.assertEqual(browser.said(), [])
+
+        # and all of them say that the Server is away, and go on once it is back
+        services.kill_server()
+        for handle in browser.driver.window_handles:
+            browser.driver.switch_to.window(handle)
+            browser.until_text("#banner", "does not answer")
+        services.start_server()
+        for handle in browser.driver.window_handles:
+            browser.driver.switch_to.window(handle)
+            browser.until(lambda: not browser.texts("#banner"))
+        browser.until(lambda: services.query.status()["listening"]["listeners"] == BROWSERS)
+
+    def go(self, place: str, selector: str, text: str) -> None:
+        """Another view, which shows `text` in the end."""
+        self.browser.run("location.hash = arguments[0]", place)
+        self.browser.until_text(selector, text)
+
+    def look_at_the_beginning(self) -> None:
+        """What a page asked for before its list could be used is little, however many Tabs there are; how long it took is printed."""
+        browser = self.browser
+        script = """
+            const [usable] = performance.getEntriesByName('taba-usable');
+            if (!usable) return null;
+            const before = performance.getEntriesByType('resource').filter((one) => one.startTime < usable.startTime);
+            const sum = (of) => of.reduce((total, one) => total + one.transferSize, 0);
+            const asked = before.filter((one) => one.name.includes('/v1/') || one.name.endsWith('/login'));
+            return [usable.startTime, before.length - asked.length, asked.length, sum(before)];
+        """
+        milliseconds, files, asked, size = browser.until(lambda: browser.run(script))
+        print(f"usable after {milliseconds:.0f} ms: {files} files, {asked} questions, {size / 1024:.0f} KiB")
+        self.assertLessEqual(asked, MOST_QUESTIONS)
+        self.assertLessEqual(size, MOST_BYTES)
+
+    def zoom(self) -> None:
+        """A part of a window, and the whole of it again."""
+        browser = self.browser
+        browser.click(".window:nth-child(2)")
+        browser.until(lambda: browser.run("return document.querySelector('.detail .u-over')?.clientWidth > 300"))
+        browser.drag(".detail .u-over", 0.2, 0.99)
+        browser.until_text("button", "Whole window")
+        browser.press("0")
+        browser.until(lambda: "Whole window" not in browser.texts("button"))
+
+    def look_at_strangers(self) -> None:
+        """A hostile name, and dead letters of which one is given up."""
+        services, browser = self.services, self.browser
+        services.query.post_events("b/1", [{"tab": "odd", "labels": {"x": HOSTILE}, "type": "CounterGroup", "value": 1}])
+        for number in range(2):
+            services.query.post_events("b/1", [{"tab": f"lost.{number}", "type": "NoSuchType", "value": HOSTILE}])
+        self.go("#/letters", ".letter summary", "no Handler of Type NoSuchType")
+        browser.click(".letter summary")
+        for word in ("Discard", "For ever?"):
+            browser.until_text("button[aria-label='Discard 1 event of lost.1']", word)
+            browser.click("button[aria-label='Discard 1 event of lost.1']")
+        browser.until(lambda: browser.texts(".letter td:nth-child(3)") == ["lost.0"])
+        self.go("#/tab/odd", "h1", "odd")
+        browser.until_text(".siblings, h1", "odd")
+        browser.open(f"{services.server_url}/#/")
+        browser.type("#search", "onerror")
+        browser.until_text(".row .name", HOSTILE)
+        browser.press(Keys.ENTER)
+        browser.until_text("h1 .label", HOSTILE)
+        self.assertIsNone(browser.run("return window.harmed ?? null"))
 
     def read_in(self, seconds: float, tabs: tuple[str, ...] | list[str] = ()) -> float:
         """How many States a second the Server reads for its answers meanwhile, while something of `tabs` comes again and again."""
-        before, began = self.services.query.status()["states_read"], time.monotonic()
+        before, began, worked = self.services.query.status()["states_read"], time.monotonic(), self.worked()
         while (passed := time.monotonic() - began) < seconds:
             if tabs:
                 self.services.query.post_events(FIRST, [{"tab": tab, "type": "CounterGroup", "value": 1} for tab in tabs])
             time.sleep(0.2)
         read: int = self.services.query.status()["states_read"] - before
+        self.busy = (self.worked() - worked) / passed
         return read / passed
+
+    def worked(self) -> float:
+        """Seconds of a core that the Server has taken."""
+        fields = Path(f"/proc/{self.services.pid('server')}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Contexts:

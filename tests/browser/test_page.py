@@ -221,24 +221,92 @@ class Page(WithBrowser):
             self.browser.run("window.said = arguments[0]; window.asked = []", said)
             for kind in ("projections", "aggregates"):  # the second question is asked once the first was answered
                 self.browser.until(partial(asked_again, kind))
-            self.assertEqual(set(self.browser.texts("main .lamp")), {"alive"})
+            self.assertEqual(self.browser.texts("tr[data-key='web:1'] .lamp"), ["alive"])
         self.assertNotIn("alive", self.browser.text("#line"))
 
-    def test_who_is_long_gone_and_known_to_nobody_is_forgotten(self) -> None:
+    def test_what_agents_say_of_processes_is_shown_as_it_is_and_what_is_away_stays(self) -> None:
         self.open()
         found = self.browser.run(
             """
             return import('/page/life.js').then(({note, lives}) => {
-              note({'x:y/1': {value: 1, time: 0}, 'x:y/2': {value: 0, time: 0}}, 1000);
-              const seen = [2000, 5600, 5601].map((at) => {
-                note({'x:y/2': {value: 0, time: 0}}, at);
-                return lives.get('x:y/1')?.deaths ?? null;
+              const alive = {'x:y/1': {value: 1, time: 9}, 'x:y/2': {value: 0, time: 8}, constructor: {value: null, time: null}};
+              const facts = (since, processes, dropped) => ({value: {since, processes, dropped}});
+              const process = {'x:y/1': facts(5, 2, 3), 'x:y/2': facts(6, 0, 0)};
+              const starts = {'x:y/1': {distinct: 7}, 'x:y/2': {distinct: 2}};
+              note({'taba.alive': alive, 'taba.process': process, 'taba.starts': starts});
+              const seen = ['x:y/1', 'x:y/2', 'constructor'].map((client) => {
+                const {alive, since, processes, restarts, dropped} = lives.get(client);
+                return [alive, since, processes, restarts, dropped];
               });
-              return [...seen, lives.has('x:y/2')];
+              note({'taba.alive': {'x:y/1': {value: 1, time: 10}}, 'taba.process': {error: 'away'}, 'taba.starts': {error: 'away'}});
+              return [...seen, [lives.size, lives.get('x:y/1').restarts, lives.get('x:y/1').dropped]];
             });
             """
         )
-        self.assertEqual(found, [1, 1, None, True])
+        self.assertEqual(found, [[True, 5, 2, 5, 3], [False, 6, 0, 1, 0], [None, None, None, None, None], [1, 5, 3]])
+
+    def test_a_process_that_was_killed_and_lives_again_is_told_of_to_who_comes_later(self) -> None:
+        code = "from taba import client; client.start('shop:worker/1'); client.counter('worked').inc(); input()"
+        command = [sys.executable, "-c", code]
+
+        def work() -> subprocess.Popen[bytes]:
+            process = subprocess.Popen(command, env=self.services.environ, cwd=self.services.directory, stdin=subprocess.PIPE)
+            assert process.stdin is not None
+            self.addCleanup(process.stdin.close)
+            self.addCleanup(process.wait)
+            self.addCleanup(process.kill)
+            return process
+
+        def row() -> list[str]:
+            script = "return [...(document.querySelector('tr[data-key=\"shop:worker/1\"]')?.children ?? [])].map((one) => one.textContent)"
+            found: list[str] = self.browser.run(script)
+            return found
+
+        first = work()
+        self.open("#/processes")
+        self.browser.until(lambda: row()[1:2] == ["alive"] and row()[3] == "0")
+        first.kill()
+        self.browser.until(lambda: row()[1:2] == ["gone"] and row()[2].startswith("gone "))
+        work()
+        self.browser.until(lambda: row()[1:2] == ["alive"] and row()[3] == "1")
+        self.open("#/processes")  # it was not there meanwhile
+        self.browser.until(lambda: row()[1:2] == ["alive"] and row()[3] == "1")
+        self.browser.until_text("section.host h2", "1 restart")
+        self.assertEqual(self.browser.said(), [])
+
+    def test_what_is_drawn_anew_gives_the_focus_to_nobody_elses_button(self) -> None:
+        self.open()
+        found = self.browser.run(
+            """
+            return Promise.all([import('/page/dom.js'), import('/page/list.js')]).then(([{fill, h}, {WindowedList}]) => {
+              const button = (name) => h('button', null, name);
+              const host = h('div'), seen = [], told = () => seen.push(document.activeElement.textContent);
+              const row = (name) => h('p', {'data-key': name}, button(name));
+              const rows = (...names) => fill(host, h('div', {tabindex: 0}, ...names.map(row)));
+              document.body.append(host);
+              rows('a', 'b', 'c');
+              host.querySelectorAll('button')[1].focus();
+              for (const names of ['abc', 'xabc', 'cb', 'ac']) {
+                rows(...names);
+                told();
+              }
+              const list = new WindowedList({label: 'l', rowHeight: 20, key: (item) => item, make: () => h('div', null, button('')),
+                show: (row, item) => (row.firstChild.textContent = item), open: (item) => seen.push(`opened ${item}`), seen() {}});
+              fill(host, list.element);
+              list.set(['a', 'b', 'c']);
+              list.select(1);
+              list.rows[1].firstChild.focus();
+              list.set(['x', 'a', 'b']);
+              seen.push(document.activeElement === list.element, list.items[list.selected]);
+              list.key(new KeyboardEvent('keydown', {key: 'Enter'}));
+              list.set(['x']);
+              seen.push(list.selected);
+              host.remove();
+              return seen;
+            });
+            """
+        )
+        self.assertEqual(found, ["b", "b", "b", "ac", True, "b", "opened b", -1])
 
     def test_who_marks_the_client_that_stands_out(self) -> None:
         self.open("#/tab/slow")
@@ -284,6 +352,29 @@ class Page(WithBrowser):
         self.browser.until_text("main", "None: everything that came was folded.")
         self.browser.until(lambda: self.services.query.status()["dead_letters"] == 0)
         self.services.query.post_events("batch/1", [{"tab": "lost", "type": "NoSuchType", "value": HOSTILE}])
+
+    def test_one_dead_letter_is_discarded_and_the_others_stay(self) -> None:
+        lost = [f"lost.{number}" for number in range(3)]
+        for tab in lost:
+            self.services.query.post_events("batch/1", [{"tab": tab, "type": "NoSuchType", "value": 1}])
+        self.open("#/letters")
+        self.browser.click(".letter summary")
+        self.browser.until(lambda: set(lost) <= set(self.browser.texts(".letter td:nth-child(3)")))
+        once = "button[aria-label='{} 1 event of lost.1']".format
+        self.browser.click(once("Retry"))
+        self.browser.until_text("[role=status]", "still cannot be folded")
+        for word in ("Discard", "For ever?"):
+            self.browser.until_text(once("Discard"), word)
+            self.browser.click(once("Discard"))
+        self.browser.until_text("[role=status]", "1 event given up.")
+        self.browser.until(lambda: "lost.1" not in self.browser.texts(".letter td:nth-child(3)"))
+        self.assertLessEqual({"lost", "lost.0", "lost.2"}, {letter["tab"] for letter in self.services.query.dead_letters()})
+        self.assertEqual(self.browser.said(), [])
+        for letter in self.services.query.dead_letters():
+            if letter["tab"] != "lost":
+                self.browser.run(
+                    "return fetch(`/v1/dead-letters?id=${arguments[0]}`, {method: 'DELETE'}).then((one) => one.status)", letter["id"]
+                )
 
     def test_a_hostile_label_is_text_wherever_it_stands(self) -> None:
         self.open()
@@ -456,21 +547,22 @@ class Page(WithBrowser):
         channels = self.browser.run("return getComputedStyle(document.body.parentElement).backgroundColor.match(/[0-9]+/g).map(Number)")
         self.assertLess(max(channels[:3]), 60)
 
-    def test_a_screen_reader_finds_nothing_amiss_in_any_view_light_or_dark(self) -> None:
+    def test_a_screen_reader_finds_nothing_amiss_in_any_view_light_or_dark_on_a_desk_or_a_phone(self) -> None:
         axe = files("axe_core_python").joinpath("axe.min.js").read_text()
         self.open()
         self.browser.until_text("#line", "alive")
         self.browser.run(axe)
         script = "axe.run(arguments[0]).then(r => arguments[1](r.violations.map(v => [v.id, v.nodes[0].html.slice(0, 200)])))"
-        everything: dict[str, Any] = {"resultTypes": ["violations"], "iframes": False}
-        contrast = everything | {"runOnly": ["color-contrast"]}
-        for scheme, views, what in (("light", VIEWS, everything), ("dark", ("#/", "#/tab/http_seconds"), contrast)):
-            self.browser.prefer(scheme)
-            for view in views:
-                self.go(view)
-                if "tab/" in view:
-                    self.browser.until_text("section.who", "Client")
-                self.assertEqual(self.browser.driver.execute_async_script(script, what), [], f"{view} {scheme}")
+        wanted = {"resultTypes": ["violations"], "iframes": False}
+        for view in VIEWS:
+            self.go(view)
+            if "tab/" in view:
+                self.browser.until_text("section.who", "Client")
+            for size in (DESKTOP, PHONE):
+                self.browser.resize(size)
+                for scheme in ("light", "dark"):
+                    self.browser.prefer(scheme)
+                    self.assertEqual(self.browser.driver.execute_async_script(script, wanted), [], f"{view} {scheme} {size}")
 
 
 class Away(WithBrowser):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.names import ALIVE_TAB
+from taba.names import ALIVE_TAB, PROCESS_TAB, STARTS_TAB
 from tests.patience import until
 from tests.services import ROOT, Services
 from tests.valkey import EphemeralValkey
@@ -56,6 +56,11 @@ class Who(SynchronousTestCase):
         found = self.services.query.projections(name=ALIVE_TAB).get(ALIVE_TAB, {})
         return {client: shown["value"] for client, shown in found.items()}
 
+    def starts(self) -> dict[str, int]:
+        """By Client how often a process of it was started."""
+        found = self.services.query.projections(name=STARTS_TAB).get(STARTS_TAB, {})
+        return {client: shown["distinct"] for client, shown in found.items()}
+
     def expect_lives(self, lives: dict[str, int]) -> None:
         until(lambda: self.lives() == lives, lambda: f"{self.lives()} live, and {lives} should")
 
@@ -78,7 +83,10 @@ class Who(SynchronousTestCase):
         until(lambda: self.services.query.status()["folded"] == 3, "what was recorded is not folded")
         self.assertEqual(self.services.query.names(), ["hits"])
         self.assertEqual(list(self.services.query.aggregates()), ["hits"])
-        self.assertEqual(self.services.query.names(match="taba.*"), [ALIVE_TAB])
+        self.assertLessEqual({ALIVE_TAB, PROCESS_TAB, STARTS_TAB}, set(self.services.query.names(match="taba.*")))
+        until(lambda: self.starts() == {"web/1": 2, "web/2": 1}, lambda: f"{self.starts()} were started")
+        facts = {client: found["value"] for client, found in self.services.query.projections(name=PROCESS_TAB)[PROCESS_TAB].items()}
+        self.assertEqual({client: found["processes"] for client, found in facts.items()}, {"web/1": 1, "web/2": 0})
         self.assertEqual(self.services.query.status()["dead_letters"], 0)
 
     def test_what_a_tab_is_survives_kills_and_moves_with_its_bucket(self) -> None:

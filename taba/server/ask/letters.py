@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple
 
 from taba.server import keys
-from taba.server.fold.deadletters import decode_dead_letter, describe, unreadable
+from taba.server.fold.deadletters import LetterId, decode_dead_letter, describe, letter_id, unreadable
 from taba.server.router import IsReader
 
 LOT_LETTERS = 50  # read at a time: some 200 KiB, 3 MiB at the most
@@ -33,13 +33,26 @@ async def newest_letters(router: IsReader, most: int, breathe: Callable[[], Awai
         replies = {bucket: iter(found) for bucket, found in (await router.read_many(asked)).items()}
         for place in lot:
             for content in next(replies[place.bucket]):
-                letter = decode_dead_letter(content)
+                letter, id = decode_dead_letter(content), str(letter_id(place.bucket, content))
                 for event in describe(place.bucket, letter) if letter is not None else [unreadable(place.bucket, content)]:
                     if shown == most:
                         return
                     shown += 1
-                    yield event
+                    yield {"id": id, **event}
         await breathe()
+
+
+async def place_of(router: IsReader, id: LetterId) -> int | None:
+    """How many letters of its bucket are older than one; None where it is not there."""
+    key = keys.dead_letters(id.bucket)
+    [length] = (await router.read_many({id.bucket: [(b"LLEN", key)]}))[id.bucket]
+    for start in range(0, length, LOT_LETTERS):
+        span = (b"%d" % -(start + LOT_LETTERS), b"%d" % -(start + 1))
+        [contents] = (await router.read_many({id.bucket: [(b"LRANGE", key, *span)]}))[id.bucket]
+        for older, content in enumerate(reversed(contents), start=start):
+            if letter_id(id.bucket, content) == id:
+                return older
+    return None
 
 
 async def _places(router: IsReader, most: int, breathe: Callable[[], Awaitable[None]]) -> list[_Place]:

@@ -5,6 +5,8 @@ One dead letter holds Events of one column that failed for one reason, so that a
 
 from __future__ import annotations
 
+import hashlib
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -22,10 +24,13 @@ MAX_DEAD_LETTERS = 1000  # entries of one bucket; older ones are dropped and cou
 MAX_DEAD_LETTER_BYTES = 4 * KiB  # of Events in one entry, unless one alone is larger
 MAX_DEAD_LETTER_VALUE = 2 * MAX_VALUE_BYTES  # a larger value is cut off: no client may send one
 
+TOMBSTONE = b"\xc0"  # stands for a letter that goes; no letter is nil
+
 _VERSION = 1
 UNREADABLE = "unreadable"
 _LEFT_OUT = "(what was there is too large or too deep to be kept)"
 _TOO_DEEP = "(nested too deeply to be shown)"
+_ID = re.compile(r"([0-9]{1,9})-([0-9a-f]{16})")
 _EVENTS = MAX_DEAD_LETTER_BYTES // 16  # float64 times and values
 
 
@@ -95,6 +100,29 @@ def decode_dead_letter(content: bytes) -> DeadLetter | None:
     if version != _VERSION or len(fields) != len(DeadLetter._fields):
         return None
     return DeadLetter(*fields)
+
+
+class LetterId(NamedTuple):
+    """What names one dead letter: its bucket, and a digest of its bytes. Letters of the same bytes are each as good as the other."""
+
+    bucket: int
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.bucket}-{self.digest}"
+
+
+def letter_id(bucket: int, content: bytes) -> LetterId:
+    """The id of a dead letter as it is kept."""
+    return LetterId(bucket, hashlib.blake2b(content, digest_size=8).hexdigest())
+
+
+def read_letter_id(text: str, buckets: int) -> LetterId:
+    """The id in `text`. Raises ValueError."""
+    found = _ID.fullmatch(text)
+    if found is None or int(found[1]) >= buckets:
+        raise ValueError(f"{text[:40]!r} is no id of a dead letter: see /v1/dead-letters")
+    return LetterId(int(found[1]), found[2])
 
 
 class Address(NamedTuple):

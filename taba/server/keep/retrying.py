@@ -17,15 +17,19 @@ from twisted.internet.task import deferLater
 
 from taba.batch import Batch, Column
 from taba.server import keys
+from taba.server.ask.letters import place_of
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
 from taba.server.fold.cycle import Cycle, Errands, Fold, Foreign, Outcome, Reads, WaitingBatch, advance
 from taba.server.fold.deadletters import (
     MAX_DEAD_LETTERS,
+    TOMBSTONE,
     DeadLetter,
+    LetterId,
     column_of,
     count_dead_letters,
     decode_dead_letter,
     encode_dead_letter,
+    letter_id,
 )
 from taba.server.fold.in_all import InAll, Room
 from taba.server.fold.ingest import SLOW_SECONDS
@@ -37,7 +41,7 @@ from taba.shard import More, Writes
 
 LOT_LETTERS = 100  # folded again in one transaction: some 400 KiB of Events, and at most as many States
 
-_TOMBSTONE = b"\xc0"  # stands for a letter that goes; no letter is nil
+ELSEWHERE = Outcome([], [], 0, {}, {}, numpy.empty(0))  # the letter that was meant has moved, or is gone
 _NO_STREAM = bytes(16)  # letters come from no stream, and move no mark
 
 
@@ -89,13 +93,27 @@ class Retry:
                 job.message = str(slow)
             await deferLater(self._clock, SLOW_SECONDS)
 
-    async def _lot(self, bucket: int, kept: int, count: int) -> tuple[Outcome, int]:
-        """Fold `count` letters again, the oldest but `kept`; what came of it, and how many letters of them are left."""
+    async def one(self, id: LetterId) -> Outcome | None:
+        """Fold one letter again; None where it is not there. Raises HandlerSlow: a later try finds what its Handler has done."""
+        self._bench.forget()
+        while (older := await place_of(self._router, id)) is not None:
+            outcome, _ = await self._lot(id.bucket, older, 1, id)
+            if outcome is not ELSEWHERE:
+                return outcome
+        return None
+
+    async def _lot(self, bucket: int, kept: int, count: int, only: LetterId | None = None) -> tuple[Outcome, int]:
+        """Fold `count` letters again, the oldest but `kept`; what came of it, and how many letters of them are left.
+
+        `only`: what stands there, or nothing is done and the outcome is ELSEWHERE.
+        """
         key = keys.dead_letters(bucket)
         chosen: list[bytes] = []
 
         def update(replies: Sequence[Any]) -> Writes | More:
             chosen[:], length = replies
+            if only is not None and [letter_id(bucket, content) for content in chosen] != [only]:
+                return Writes([], ELSEWHERE)
             letters = [decode_dead_letter(content) for content in chosen]
             # the oldest first, as they came
             columns = [column for letter in reversed(letters) if letter and (column := column_of(letter)) is not None]
@@ -169,9 +187,9 @@ class _FoldAgain(Fold):
         key = keys.dead_letters(bucket)
         for place, old in enumerate(self._letters):
             if old is not None and column_of(old) is not None:
-                commands.append((b"LSET", key, b"%d" % (place - self._kept - self._size), _TOMBSTONE))
+                commands.append((b"LSET", key, b"%d" % (place - self._kept - self._size), TOMBSTONE))
                 dead[old.reason] -= old.events
-        commands.append((b"LREM", key, b"0", _TOMBSTONE))
+        commands.append((b"LREM", key, b"0", TOMBSTONE))
         # the oldest at the tail, and where others came meanwhile or one letter has become several, no more than there may be
         gone = sum(command[0] == b"LSET" for command in commands)
         over = max(0, self._length - gone + len(left) - MAX_DEAD_LETTERS)

@@ -25,6 +25,21 @@ export const state = { away: null, since: 0, who: null, left: null };
 
 /** @type {Set<() => void>} */
 const watchers = new Set();
+const NEAR = 2; // seconds by which clocks are the same: the Server's is told in whole ones
+let ahead = 0; // seconds that the Server's clock is ahead of this one
+
+/** Unix seconds, by the Server's clock: that is how old what it tells is. */
+export function now() {
+  return Date.now() / 1000 + ahead;
+}
+
+/** @param {Response} response */
+function compareClocks(response) {
+  const at = Date.parse(response.headers.get("date") ?? "");
+  if (Number.isNaN(at)) return;
+  const found = at / 1000 + 0.5 - Date.now() / 1000;
+  ahead = Math.abs(found) > NEAR ? found : 0;
+}
 
 /**
  * Be called when `state` has changed.
@@ -80,6 +95,7 @@ export async function ask(method, path, options = {}) {
     setAway(SILENT);
     throw new Failed(0, "away", SILENT);
   }
+  compareClocks(response);
   if (!response.ok) {
     const said = await response.json().catch(() => ({}));
     const failed = new Failed(response.status, said.error ?? "failed", said.detail ?? response.statusText);

@@ -204,7 +204,7 @@ export function boards(host, what) {
         isRefused = true;
         return {};
       });
-      fill(others, h("a", { href: "#/board", "aria-current": isMine ? "page" : null }, "mine"), ...Object.keys(all).map((one) => h("a", { href: hash("board", one), "aria-current": one === name ? "page" : null }, one)));
+      fill(others, h("a", { href: "#/board", "aria-current": isMine ? "page" : null }, "mine"), ...Object.keys(all).map((one) => h("a", { href: hash("board", one), "data-key": one, "aria-current": one === name ? "page" : null }, one)));
       if (!isMet) {
         isMet = Object.hasOwn(all, name);
         if (isMet) tabs = all[name].tabs;

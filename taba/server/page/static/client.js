@@ -2,7 +2,7 @@
 
 import { get, url } from "./api.js";
 import { MOST_ROWS, catalogue, freshen, within } from "./catalogue.js";
-import { lamp } from "./clients.js";
+import { ageOf, lamp } from "./clients.js";
 import { fill, h, say } from "./dom.js";
 import * as format from "./format.js";
 import { lives, watchLives } from "./life.js";
@@ -30,7 +30,7 @@ export function client(host, name) {
   const input = h("input", { type: "search", id: "search", placeholder: "Search its Tabs", "aria-label": `Search the Tabs of ${name}`, autocomplete: "off", spellcheck: "false", oninput: () => arrange() });
   const total = h("span", { class: "quiet", role: "status" });
   const heads = h("div", { class: "row ofclient heads", "aria-hidden": "true" }, ...HEADS.map((text, at) => h("span", { class: CLASSES[at] }, text)));
-  const list = new WindowedList({ label: `Tabs of ${name}`, rowHeight: 34, make, show, open: (/** @type {string} */ tab) => (location.hash = hash("tab", tab)), seen: look });
+  const list = new WindowedList({ label: `Tabs of ${name}`, rowHeight: 34, key: (/** @type {string} */ tab) => tab, make, show, open: (/** @type {string} */ tab) => (location.hash = hash("tab", tab)), seen: look });
   fill(host, h("h1", null, name), state, wrong, h("div", { class: "tools" }, input, total), heads, list.element);
   /** @type {string[] | null} */
   let names = null;
@@ -115,7 +115,7 @@ export function client(host, name) {
 
   function tell() {
     const life = lives.get(name);
-    fill(state, lamp(name), life ? h("span", { class: "quiet" }, `${life.alive ? "for" : "since"} ${format.lasting(Date.now() / 1000 - life.since)} that this page looks; last heard of at ${format.time(life.heard)}`) : null);
+    fill(state, lamp(name), life ? h("span", { class: "quiet" }, [ageOf(life), life.restarts === null ? "" : format.plural(life.restarts, "restart"), life.dropped ? `${format.plural(life.dropped, "event")} dropped` : "", life.heard === null ? "" : `last heard of at ${format.time(life.heard)}`].filter(Boolean).join(", ")) : null);
     const problems = (status.last?.problems ?? []).filter((/** @type {string} */ problem) => mentions(problem, name));
     wrong.hidden = !problems.length;
     fill(wrong, ...problems.map((/** @type {string} */ problem) => h("li", null, problem)));

@@ -47,24 +47,51 @@ export function svg(tag, attributes, ...children) {
 }
 
 /**
+ * What tells a child from the others of its parent: its `data-key`; of what has none, which of its kind it is.
+ * @param {Element} child
+ */
+function keyOf(child) {
+  return /** @type {HTMLElement} */ (child).dataset?.["key"] ?? `\0${child.tagName}`;
+}
+
+/**
+ * Those of a parent's children that have a key: one, unless none of them has `data-key`.
+ * @param {Element} parent
+ * @param {string} key
+ */
+function keyed(parent, key) {
+  return [...parent.children].filter((child) => keyOf(child) === key);
+}
+
+/**
  * Replace what is in an element. Whatever had the focus in there, its successor has it: who goes by keys is not thrown out by what is live.
+ * The successor is found by keys: where the row is gone, what is around it has the focus, never another row's button.
  * @param {Element} parent
  * @param {...(Child | Child[])} children
  */
 export function fill(parent, ...children) {
   const focused = document.activeElement;
-  /** @type {number[]} */
+  /** @type {[string, number][]} */
   const path = [];
   if (focused && focused !== parent && parent.contains(focused)) {
-    for (let at = focused; at !== parent && at.parentElement; at = at.parentElement) path.unshift([...at.parentElement.children].indexOf(at));
+    for (let at = focused; at !== parent && at.parentElement; at = at.parentElement) {
+      const key = keyOf(at);
+      path.unshift([key, keyed(at.parentElement, key).indexOf(at)]);
+    }
   }
   parent.replaceChildren();
   append(parent, children);
   if (!focused || !path.length) return;
-  /** @type {Element | undefined} */
   let found = parent;
-  for (const place of path) found = found?.children[place];
-  if (found instanceof HTMLElement && found.tagName === focused.tagName) found.focus({ preventScroll: true });
+  /** @type {Element | null} */
+  let around = null;
+  for (const [key, place] of path) {
+    const next = keyed(found, key)[place];
+    if (!next) break;
+    found = next;
+    if (found instanceof HTMLElement && found.tabIndex >= 0) around = found;
+  }
+  if (around instanceof HTMLElement) around.focus({ preventScroll: true });
 }
 
 /**
@@ -92,8 +119,9 @@ export function style(element, name, value) {
  * @param {string[]} heads
  * @param {Child[][]} rows
  * @param {boolean[]} [numeric]
+ * @param {string[]} [rowKeys] what tells the rows apart
  */
-export function table(caption, heads, rows, numeric = []) {
+export function table(caption, heads, rows, numeric = [], rowKeys = []) {
   const cell = (/** @type {Child} */ content, /** @type {number} */ at) => h("td", { class: numeric[at] ? "number" : null }, content);
   return h(
     "div",
@@ -103,7 +131,7 @@ export function table(caption, heads, rows, numeric = []) {
       null,
       h("caption", { class: "unseen" }, caption),
       h("thead", null, h("tr", null, ...heads.map((head, at) => h("th", { scope: "col", class: numeric[at] ? "number" : null }, head)))),
-      h("tbody", null, ...rows.map((row) => h("tr", null, ...row.map(cell)))),
+      h("tbody", null, ...rows.map((row, at) => h("tr", { "data-key": rowKeys[at] }, ...row.map(cell)))),
     ),
   );
 }

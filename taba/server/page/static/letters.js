@@ -7,6 +7,8 @@ import { allowed, repeat } from "./live.js";
 import { hash } from "./names.js";
 
 const SHOWN = 200;
+const SURE = 5000; // ms in which a second click gives up what the first asked about
+const MOST_EVENTS = 50; // of one reason
 const CURES = /** @type {Record<string, string>} */ ({
   unknown_type: "Install what has a Handler of this Type at every Server, start them again, and retry.",
   type_conflict: "Record this Tab with one Type everywhere; delete the Tab where the other one is meant.",
@@ -28,6 +30,7 @@ export function letters(host) {
   fill(host, h("h1", null, "Dead letters"), tools, body);
   let isSure = false;
   let last = "";
+  let surely = ""; // the letter that is to be discarded, if it is clicked again
 
   function sure() {
     if (isSure) {
@@ -41,7 +44,7 @@ export function letters(host) {
     setTimeout(() => {
       isSure = false;
       say(discard, "Discard all");
-    }, 5000);
+    }, SURE);
   }
 
   /** @param {string} kind */
@@ -60,11 +63,50 @@ export function letters(host) {
     }
   }
 
+  /**
+   * One letter alone.
+   * @param {string} method
+   * @param {string} id
+   */
+  async function actOn(method, id) {
+    try {
+      const done = await ask(method, url("/v1/dead-letters", { id }));
+      say(told, method === "POST" ? (done.folded ? `${format.plural(done.folded, "event")} folded.` : "It still cannot be folded.") : `${format.plural(done.events, "event")} given up.`);
+      await draw();
+    } catch (error) {
+      say(told, /** @type {Error} */ (error).message);
+    }
+  }
+
+  /**
+   * Buttons for the letter that an event stands in: one letter may have several.
+   * @param {any} one
+   * @param {number} many
+   */
+  function own(one, many) {
+    const what = `${format.plural(many, "event")} of ${one.tab ?? one.reason}`;
+    const click = () => {
+      if (surely === one.id) {
+        surely = "";
+        void actOn("DELETE", one.id);
+        return;
+      }
+      surely = one.id;
+      say(discard, "For ever?");
+      setTimeout(() => {
+        if (surely === one.id) surely = "";
+        say(discard, "Discard");
+      }, SURE);
+    };
+    const discard = h("button", { class: "small", "data-key": "discard", "aria-label": `Discard ${what}`, onclick: click }, surely === one.id ? "For ever?" : "Discard");
+    return h("span", { class: "tools" }, h("button", { class: "small", "data-key": "retry", "aria-label": `Retry ${what}`, onclick: () => actOn("POST", one.id) }, many > 1 ? `Retry these ${format.count(many)}` : "Retry"), discard);
+  }
+
   async function draw() {
     const found = await get(url("/v1/dead-letters", { limit: SHOWN }));
     const may = mayChange();
     retry.hidden = discard.hidden = !may || !found.length;
-    const mark = JSON.stringify(found);
+    const mark = JSON.stringify([found, may]);
     if (mark === last) return; // so that nothing that is open is shut
     last = mark;
     /** @type {Map<string, any[]>} */
@@ -73,6 +115,12 @@ export function letters(host) {
       const key = `${letter.reason}\n${letter.type}\n${letter.detail}`;
       groups.set(key, [...(groups.get(key) ?? []), letter]);
     }
+    /** @type {Map<string, number>} */
+    const sizes = new Map();
+    for (const { id } of found) sizes.set(id, (sizes.get(id) ?? 0) + 1);
+    /** @type {Set<string>} */
+    const begun = new Set(); // letters whose first event has the buttons
+    const first = (/** @type {string} */ id) => !begun.has(id) && Boolean(begun.add(id));
     const open = new Set([...body.querySelectorAll("details[open]")].map((one) => /** @type {HTMLElement} */ (one).dataset["key"]));
     fill(
       body,
@@ -85,7 +133,8 @@ export function letters(host) {
           h("summary", null, h("b", null, String(letter.reason).replace(/_/g, " ")), h("span", null, String(letter.detail).split("\n")[0]), h("span", { class: "quiet" }, `${format.plural(of.length, "event")}, the last at ${format.time(letter.refused)}`)),
           h("p", null, CURES[letter.reason] ?? "Mend what the detail says, then retry."),
           h("pre", { tabindex: 0, "aria-label": "Detail" }, String(letter.detail)),
-          h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Events" }, h("table", null, h("thead", null, h("tr", null, ...["recorded", "Client", "Tab", "Type", "value"].map((head) => h("th", { scope: "col" }, head)))), h("tbody", null, ...of.slice(0, 50).map((one) => h("tr", null, h("td", null, one.time === null || one.time === undefined ? format.NONE : format.moment(one.time)), h("td", null, h("a", { href: hash("client", String(one.client)) }, String(one.client))), h("td", null, h("a", { href: hash("tab", String(one.tab)) }, String(one.tab))), h("td", null, String(one.type)), h("td", null, JSON.stringify(one.value)?.slice(0, 300) ?? "")))))),
+          h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Events" }, h("table", null, h("thead", null, h("tr", null, ...["recorded", "Client", "Tab", "Type", "value", ...(may ? ["do"] : [])].map((head) => h("th", { scope: "col" }, head)))), h("tbody", null, ...of.slice(0, MOST_EVENTS).map((one) => h("tr", { "data-key": one.id }, h("td", null, one.time === null || one.time === undefined ? format.NONE : format.moment(one.time)), h("td", null, one.client === undefined ? format.NONE : h("a", { href: hash("client", String(one.client)) }, String(one.client))), h("td", null, one.tab === undefined ? format.NONE : h("a", { href: hash("tab", String(one.tab)) }, String(one.tab))), h("td", null, one.type === undefined ? format.NONE : String(one.type)), h("td", null, (JSON.stringify(one.value) ?? String(one.content ?? "")).slice(0, 300)), may ? h("td", null, first(one.id) ? own(one, sizes.get(one.id) ?? 1) : null) : null))))),
+          of.length > MOST_EVENTS ? h("p", { class: "quiet" }, `and ${format.count(of.length - MOST_EVENTS)} more`) : null,
         );
       }),
       found.length === SHOWN ? h("p", { class: "quiet" }, `The newest ${SHOWN}; taba dead-letters has more.`) : null,

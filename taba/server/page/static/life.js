@@ -1,20 +1,18 @@
-// Which processes live, and what this page has seen of them: alive since when, and how often again. The Server keeps no such past.
+// Which processes live, since when, how often they were started and what they dropped: as Agents tell it, whoever opens a page when.
 
-/** @typedef {{alive: boolean, first: number, since: number, heard: number, restarts: number, deaths: number}} Life */
+/**
+ * `since`: since when it lives, or is gone, in Unix seconds; null: nobody says.
+ * @typedef {{alive: boolean | null, since: number | null, processes: number | null, restarts: number | null, dropped: number | null, heard: number | null}} Life
+ */
+
+export const TOLD = ["taba.alive", "taba.process", "taba.starts"];
 
 /** @type {Map<string, Life>} */
 export const lives = new Map();
-const FORGOTTEN = 3600; // seconds for which a process is shown that the Server knows no more
-let began = 0;
 /** Called when somebody begins to look. */
 let wake = () => {};
 /** @type {Set<() => void>} */
 const watchers = new Set();
-
-/** Since when this page looks; Unix seconds. */
-export function lookingSince() {
-  return began;
-}
 
 /** Whether a view shows who lives. */
 export function isLookedAt() {
@@ -37,31 +35,36 @@ export function watchLives(watcher) {
 }
 
 /**
- * What the Server says of `taba.alive`: a Projection by Client.
+ * What the Server says of the Tabs TOLD: a Projection by Client of each. What a shard that is away has stays as it was.
  * @param {Record<string, any>} said
- * @param {number} now
  */
-export function note(said, now) {
-  began ||= now;
-  for (const [client, projection] of Object.entries(said)) {
+export function note(said) {
+  const [alive, process, starts] = TOLD.map((name) => (typeof said[name]?.error === "string" ? null : said[name]));
+  if (!alive) return; // nobody is gone by that
+  for (const client of lives.keys()) if (!Object.hasOwn(alive, client)) lives.delete(client);
+  for (const [client, projection] of Object.entries(alive)) {
     if (!projection) continue;
-    const alive = Boolean(projection.value);
     const known = lives.get(client);
-    if (!known) lives.set(client, { alive, first: now, since: now, heard: projection.time ?? now, restarts: 0, deaths: 0 });
-    else {
-      known.heard = projection.time ?? known.heard;
-      if (alive !== known.alive) {
-        known.alive = alive;
-        known.since = now;
-        if (alive) known.restarts += 1;
-        else known.deaths += 1;
-      }
-    }
-  }
-  for (const [client, known] of lives) {
-    if (Object.hasOwn(said, client)) continue;
-    if (known.alive) Object.assign(known, { alive: false, since: now, deaths: known.deaths + 1 });
-    else if (now - known.since > FORGOTTEN) lives.delete(client); // a page stays open for weeks
+    const own = (/** @type {any} */ of) => (of && Object.hasOwn(of, client) ? of[client] : null);
+    const facts = own(process)?.value;
+    const processes = figure(facts?.processes) ?? known?.processes ?? null;
+    const started = figure(own(starts)?.distinct);
+    lives.set(client, {
+      alive: projection.value === null || projection.value === undefined ? null : Boolean(projection.value),
+      since: figure(facts?.since) ?? known?.since ?? null,
+      processes,
+      restarts: started === null ? (known?.restarts ?? null) : Math.max(0, started - Math.max(1, processes ?? 1)),
+      dropped: figure(facts?.dropped) ?? known?.dropped ?? null,
+      heard: projection.time ?? known?.heard ?? null,
+    });
   }
   for (const watcher of watchers) watcher();
+}
+
+/**
+ * @param {any} value
+ * @returns {number | null}
+ */
+function figure(value) {
+  return typeof value === "number" && Number.isFinite(value) ? value : null;
 }

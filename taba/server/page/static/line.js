@@ -1,9 +1,9 @@
 // The system in one line: events a second, freshness, Clients that live, what is wrong in words.
 
-import { Failed, get, state, whoAmI } from "./api.js";
+import { Failed, get, state, url, whoAmI } from "./api.js";
 import { h, say } from "./dom.js";
 import * as format from "./format.js";
-import { isLookedAt, lives, note, whenLookedAt } from "./life.js";
+import { TOLD, isLookedAt, lives, note, whenLookedAt } from "./life.js";
 import { repeat, trying } from "./live.js";
 import { clientParts } from "./names.js";
 
@@ -11,8 +11,22 @@ const EVERY = 2000; // ms
 const SELDOM = 30_000; // ms between two questions of who lives, one by one, while no view shows it
 const SHARE = 20; // times as long as the answer took, at the least: of 10,000 Clients it is long
 
-/** What the status said last, for views that show more of it. */
+/** What the status said last, for views that show more of it; its problems are the Agents', too. */
 export const status = { last: /** @type {any} */ (null), at: 0 };
+
+/** Ask for it. Raises Failed. */
+export async function askStatus() {
+  /** @type {[any, any]} */
+  const [said, agents] = await Promise.all([get("/v1/status"), state.who?.bound ? null : get("/v1/projections?name=taba.problems").catch(unanswered)]);
+  const told = agents?.["taba.problems"] ?? {};
+  for (const [agent, projection] of Object.entries(told)) {
+    if (!Array.isArray(projection?.value)) continue; // nothing was heard of it lately, or its shard is away
+    said.problems.push(...projection.value.map((/** @type {any} */ problem) => `${agent}: ${problem}`));
+  }
+  status.last = said;
+  status.at = Date.now();
+  return said;
+}
 
 /**
  * What cannot be told now: the store is away, say, and the status says why.
@@ -45,9 +59,7 @@ export function systemLine(host) {
     if (state.who === null) await whoAmI(); // nobody answered when the page began
     if (state.who === null || state.who.kind === null) return;
     /** @type {[any, any]} */
-    const [said, living] = await Promise.all([get("/v1/status"), state.who.bound ? null : get("/v1/aggregates?name=taba.alive").catch(unanswered)]);
-    status.last = said;
-    status.at = Date.now();
+    const [said, living] = await Promise.all([askStatus(), state.who.bound ? null : get("/v1/aggregates?name=taba.alive").catch(unanswered)]);
     host.hidden = false;
     counts.push({ folded: said.folded, at: performance.now() });
     counts = counts.slice(-6); // some 10 s: drains come in bursts
@@ -73,11 +85,9 @@ export function systemLine(host) {
     if (!state.who?.kind || state.who.bound) return;
     if (performance.now() - asked < Math.max(isLookedAt() ? EVERY : SELDOM, took * SHARE)) return;
     const began = (asked = performance.now());
-    const living = await get("/v1/projections?name=taba.alive");
+    const living = await get(url("/v1/projections", { name: TOLD }));
     took = performance.now() - began;
-    const said = living["taba.alive"];
-    if (!said || typeof said.error === "string") return; // its shard is away: nobody is gone by that
-    note(said, Date.now() / 1000);
+    note(living);
   }
   repeat(look, EVERY);
   whenLookedAt(() => void trying(look()));

@@ -12,6 +12,7 @@ export class WindowedList {
    * @param {{
    *   label: string,
    *   rowHeight: number,
+   *   key: (item: T) => string,
    *   make: () => HTMLElement,
    *   show: (row: HTMLElement, item: T, at: number) => void,
    *   open: (item: T) => void,
@@ -34,12 +35,19 @@ export class WindowedList {
     this.resized.observe(this.element);
   }
 
-  /** @param {T[]} items */
+  /**
+   * What is chosen, and what has the focus, stays that item's, wherever it comes to stand.
+   * @param {T[]} items
+   */
   set(items) {
+    const { key } = this.options;
+    const before = this.selected >= 0 ? key(this.items[this.selected]) : null;
     this.items = items;
+    this.selected = before === null ? -1 : items.findIndex((item) => key(item) === before);
+    if (this.selected < 0) this.element.removeAttribute("aria-activedescendant");
+    else this.element.setAttribute("aria-activedescendant", `row-${this.selected}`);
     this.element.setAttribute("aria-rowcount", String(items.length));
     style(this.space, "height", `${items.length * this.options.rowHeight}px`);
-    if (this.selected >= items.length) this.selected = items.length - 1;
     this.draw(true);
   }
 
@@ -57,7 +65,11 @@ export class WindowedList {
     const needed = Math.max(0, last - first);
     if (!again && first === this.first && needed === this.rows.length) return;
     this.first = first;
-    while (this.rows.length > needed) this.rows.pop()?.remove();
+    while (this.rows.length > needed) {
+      const row = this.rows.pop();
+      if (row?.contains(document.activeElement)) this.element.focus({ preventScroll: true });
+      row?.remove();
+    }
     while (this.rows.length < needed) {
       const row = this.options.make();
       row.setAttribute("role", "row");
@@ -89,6 +101,10 @@ export class WindowedList {
    */
   #place(row, at) {
     const item = this.items[at];
+    const key = this.options.key(item);
+    // a row that has the focus inside becomes another item's: the list has it, not that one's button
+    if (row.dataset["key"] !== key && row.contains(document.activeElement)) this.element.focus({ preventScroll: true });
+    row.dataset["key"] = key;
     row.dataset["at"] = String(at);
     row.id = `row-${at}`;
     style(row, "transform", `translateY(${at * this.options.rowHeight}px)`);

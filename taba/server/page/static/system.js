@@ -1,9 +1,9 @@
 // The system: what needs a person, Servers, shards and their buckets, Handlers, jobs.
 
-import { ask, get, mayChange, url } from "./api.js";
+import { ask, get, mayChange, now, url } from "./api.js";
 import { fill, h, say, style, table } from "./dom.js";
 import * as format from "./format.js";
-import { status } from "./line.js";
+import { askStatus } from "./line.js";
 import { allowed, repeat } from "./live.js";
 
 const MOVED = 60_000; // ms for which a bucket that changed its shard is marked
@@ -40,22 +40,19 @@ export function system(host) {
 
   async function drawJobs() {
     const all = await get("/v1/jobs");
-    const focused = document.activeElement instanceof HTMLElement && jobs.contains(document.activeElement) ? document.activeElement.id : "";
     fill(
       jobs,
       h("h2", { id: "jobs" }, "Jobs"),
-      mayChange() ? h("div", { class: "tools" }, ...JOBS.map(([kind, text, why]) => h("button", { id: `job-${kind}`, title: why, onclick: () => act(() => ask("POST", `/v1/${kind}`)) }, text)), told) : null,
+      mayChange() ? h("div", { class: "tools" }, ...JOBS.map(([kind, text, why]) => h("button", { id: `job-${kind}`, "data-key": kind, title: why, onclick: () => act(() => ask("POST", `/v1/${kind}`)) }, text)), told) : null,
       all.length
-        ? table("Jobs, newest first", ["job", "state", "done", "started", "says", ""], all.slice(0, 20).map((/** @type {any} */ job) => [job.kind + (job.dry_run ? " (dry run)" : ""), job.state, job.state === "running" ? h("progress", { max: job.total || 1, "aria-label": job.kind, value: job.done }) : `${format.count(job.done)} / ${format.count(job.total)}`, format.moment(job.started), job.message, job.state === "running" && mayChange() ? h("button", { class: "small", onclick: () => act(() => ask("DELETE", url("/v1/jobs", { id: job.id }))) }, "Cancel") : ""]))
+        ? table("Jobs, newest first", ["job", "state", "done", "started", "says", ""], all.slice(0, 20).map((/** @type {any} */ job) => [job.kind + (job.dry_run ? " (dry run)" : ""), job.state, job.state === "running" ? h("progress", { max: job.total || 1, "aria-label": job.kind, value: job.done }) : `${format.count(job.done)} / ${format.count(job.total)}`, format.moment(job.started), job.message, job.state === "running" && mayChange() ? h("button", { class: "small", onclick: () => act(() => ask("DELETE", url("/v1/jobs", { id: job.id }))) }, "Cancel") : ""]), [], all.map((/** @type {any} */ job) => job.id))
         : h("p", { class: "quiet" }, "None has run lately."),
     );
-    if (focused) document.getElementById(focused)?.focus();
   }
 
   const ends = [
     repeat(async () => {
-      const [said, all] = await Promise.all([get("/v1/status"), get("/v1/servers")]);
-      status.last = said;
+      const [said, all] = await Promise.all([askStatus(), get("/v1/servers")]);
       fill(
         problems,
         h("h2", { id: "problems" }, "What needs you"),
@@ -65,7 +62,7 @@ export function system(host) {
       fill(
         servers,
         h("h2", { id: "servers" }, "Servers", h("span", { class: "quiet" }, `store ${store.url}, ${format.count(store.buckets)} buckets, ${format.count(said.folded)} events folded, ${format.count(said.dead_letters)} dead letters`)),
-        table("Every Server", ["address", "does", "up for"], all.map((/** @type {any} */ one) => [one.url, (one.roles ?? []).join(", "), format.lasting(Date.now() / 1000 - one.started)]), [false, false, true]),
+        table("Every Server", ["address", "does", "up for"], all.map((/** @type {any} */ one) => [one.url, (one.roles ?? []).join(", "), format.lasting(now() - one.started)]), [false, false, true]),
         h("p", { class: "quiet" }, `This one: version ${said.version}, ${format.plural(said.workers, "worker")}; from record to visible p50 ${format.amount(latency?.p50, "s")}, p95 ${format.amount(latency?.p95, "s")}, p99 ${format.amount(latency?.p99, "s")}; ${format.plural(said.listening.connections, "connection")}, ${format.count(said.listening.listeners)} listening; ${format.plural(said.agents, "Agent")} heard of lately.`),
       );
       const names = Object.keys(said.handlers).sort();
@@ -82,7 +79,7 @@ export function system(host) {
 
   async function drawAll() {
     const all = await get("/v1/shards?detail=1");
-    const now = Date.now();
+    const at = Date.now();
     for (const shard of all) {
       for (const [bucket, uses] of Object.entries(shard.uses ?? {})) {
         const known = buckets.get(bucket);
@@ -90,21 +87,21 @@ export function system(host) {
         if (!known) buckets.set(bucket, { shard: shard.name, uses, moved: 0, busy: 0, to });
         else {
           known.to = to;
-          if (known.shard !== shard.name) Object.assign(known, { shard: shard.name, moved: now });
+          if (known.shard !== shard.name) Object.assign(known, { shard: shard.name, moved: at });
           known.busy = 0.5 * known.busy + 0.5 * Math.max(0, uses - known.uses);
           known.uses = uses;
         }
       }
     }
     isMoving = all.some((/** @type {any} */ shard) => Object.keys(shard.moving ?? {}).length > 0);
-    drawShards(all, now);
+    drawShards(all, at);
   }
 
   /**
    * @param {any[]} all
-   * @param {number} now
+   * @param {number} at
    */
-  function drawShards(all, now) {
+  function drawShards(all, at) {
     const most = Math.max(...[...buckets.values()].map((bucket) => bucket.busy), 1);
     fill(
       shards,
@@ -113,7 +110,7 @@ export function system(host) {
       ...(buckets.size <= MOST_CELLS
         ? all.map((shard) => {
             const mine = [...buckets].filter(([, bucket]) => bucket.shard === shard.name).sort(([one], [other]) => Number(one) - Number(other));
-            const moved = mine.filter(([, bucket]) => now - bucket.moved < MOVED).length;
+            const moved = mine.filter(([, bucket]) => at - bucket.moved < MOVED).length;
             const leaving = mine.filter(([, bucket]) => bucket.to);
             const news = [
               moved ? `${format.count(moved)} came within the last minute` : "",
@@ -122,11 +119,11 @@ export function system(host) {
             ].filter(Boolean).map((text) => `; ${text}`).join("");
             const map = h("div", { class: "map", role: "img", "aria-label": `${format.plural(mine.length, "bucket")} of ${shard.name}${news}` });
             for (const [name, bucket] of mine) {
-              const cell = h("i", { title: bucket.to ? `bucket ${name}, on its way to ${bucket.to}` : `bucket ${name}`, class: bucket.to ? "leaving" : now - bucket.moved < MOVED ? "moved" : null });
+              const cell = h("i", { title: bucket.to ? `bucket ${name}, on its way to ${bucket.to}` : `bucket ${name}`, class: bucket.to ? "leaving" : at - bucket.moved < MOVED ? "moved" : null });
               style(cell, "--busy", String(Math.sqrt(bucket.busy / most)));
               map.append(cell);
             }
-            return h("figure", null, h("figcaption", { class: "quiet" }, `${shard.name}: its buckets, darker the more this Server uses them${news}`), map);
+            return h("figure", { "data-key": shard.name }, h("figcaption", { class: "quiet" }, `${shard.name}: its buckets, darker the more this Server uses them${news}`), map);
           })
         : []),
     );

@@ -47,7 +47,6 @@ export class Who {
     rows.sort((one, other) => (this.sort === "client" ? 0 : (this.isDown ? -1 : 1) * ((one.value ?? -Infinity) - (other.value ?? -Infinity))) || (one.client < other.client ? -1 : 1) * (this.sort === "client" && this.isDown ? -1 : 1));
     const most = Math.max(...flat.map((paths) => paths[sort] ?? 0), 0) || 1;
     const shown = this.isWhole ? rows : rows.slice(0, MOST_ROWS);
-    const focused = document.activeElement instanceof HTMLElement && this.element.contains(document.activeElement) ? document.activeElement.dataset["sort"] : undefined;
     const scrolled = this.element.querySelector(".scroll")?.scrollTop ?? 0;
     fill(
       this.element,
@@ -69,7 +68,7 @@ export class Who {
             ...shown.map(({ client, at }) =>
               h(
                 "tr",
-                { class: found?.at === at ? "marked" : null },
+                { class: found?.at === at ? "marked" : null, "data-key": client },
                 h("th", { scope: "row" }, h("a", { href: hash("client", client) }, client)),
                 ...columns.map((path) => {
                   const cell = h("td", { class: `number${marks.get(path)?.at === at ? " out" : ""}${path === sort ? " sorted" : ""}` }, flat[at][path] === undefined ? format.NONE : this.#amount(path, flat[at][path]));
@@ -84,7 +83,6 @@ export class Who {
       ),
       rows.length > shown.length ? h("button", { onclick: () => ((this.isWhole = true), this.draw()) }, `All ${format.count(rows.length)}`) : null,
     );
-    if (focused) /** @type {HTMLElement | null} */ (this.element.querySelector(`[data-sort="${focused}"]`))?.focus();
     const scroll = this.element.querySelector(".scroll");
     if (scroll) scroll.scrollTop = scrolled;
   }
@@ -101,7 +99,7 @@ export class Who {
       this.sort = path;
       this.draw();
     };
-    return h("th", { scope: "col", class: path === "client" ? null : "number", "aria-sort": isSorted ? (this.isDown ? "descending" : "ascending") : null }, h("button", { class: "sort", "data-sort": path, onclick: click }, text, isSorted ? (this.isDown ? " ↓" : " ↑") : ""));
+    return h("th", { scope: "col", "data-key": path, class: path === "client" ? null : "number", "aria-sort": isSorted ? (this.isDown ? "descending" : "ascending") : null }, h("button", { class: "sort", "data-sort": path, onclick: click }, text, isSorted ? (this.isDown ? " ↓" : " ↑") : ""));
   }
 
   /**
