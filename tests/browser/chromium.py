@@ -19,7 +19,7 @@ from selenium.webdriver.common.keys import Keys
 from tests.needs import needs_program
 
 __all__ = ["DESKTOP", "PHONE", "Browser", "Keys", "share", "shared", "unshare"]
-DESKTOP, PHONE = (1440, 900), (390, 844)
+DESKTOP, PHONE = (1440, 900), (360, 740)  # of phones one of the narrowest
 PATIENCE_SECONDS = float(os.environ.get("TABA_TEST_BROWSER_PATIENCE", 180))  # it only ends a hang
 FLAGS = (
     "--headless=new",
@@ -61,6 +61,11 @@ class Browser:
         """Be told that the reader wants it `light` or `dark`."""
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+    def live_in(self, zone: str, locale: str) -> None:
+        """Be where clocks show the time of `zone`, and write numbers as `locale` does; "": as this machine."""
+        self.driver.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": zone})
+        self.driver.execute_cdp_cmd("Emulation.setLocaleOverride", {"locale": locale} if locale else {})
 
     def open(self, url: str) -> None:
         """Load a page anew, also where only what stands behind its # differs."""

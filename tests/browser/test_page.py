@@ -144,6 +144,24 @@ class Page(WithBrowser):
         self.browser.until_text(".copied code", "histogram_quantile")
         self.assertEqual(self.browser.said(), [])
 
+    def test_what_keeps_no_past_is_drawn_since_one_looks_with_a_table_beside_it(self) -> None:
+        self.open("#/tab/queue_depth")
+        self.browser.until_text(".trace figcaption", "Since you look")
+        self.browser.click(".trace summary")
+        self.browser.until(lambda: len(self.browser.texts(".trace tbody tr")) >= 3)
+        self.assertEqual(self.browser.said(), [])
+
+    def test_times_and_numbers_are_the_readers_own(self) -> None:
+        self.addCleanup(self.browser.live_in, "", "")
+        script = "return import('/page/format.js').then(({moment, time, count}) => [moment(1e9), time(1e9), count(1234567)].join(' '))"
+        found = []
+        for zone, locale in (("Asia/Tokyo", "de-DE"), ("America/New_York", "en-US")):
+            self.browser.live_in(zone, locale)
+            self.open()
+            found.append(self.browser.run(script))
+        for part, shown in zip(("10:46:40", "1.234.567", "9:46:40", "1,234,567"), (found[0], found[0], found[1], found[1]), strict=True):
+            self.assertIn(part, shown)
+
     def test_an_axis_that_begins_just_below_a_power_of_ten_comes_to_its_end(self) -> None:
         self.open("#/tab/edge")
         self.browser.until_text(".past h3", "Percentiles")

@@ -1,6 +1,6 @@
 // An Aggregate in the shape that suits it: windows as a table, values as a distribution, top values as bars, text as it is rendered.
 
-import { h, say, style, svg, table } from "./dom.js";
+import { fill, h, say, style, svg, table } from "./dom.js";
 import { WINDOWS, WORDS, shapeOf } from "./figures.js";
 import * as format from "./format.js";
 
@@ -145,7 +145,19 @@ export class Trace {
     this.points = [];
     this.line = svg("path", { class: "line", d: "", "vector-effect": "non-scaling-stroke" });
     this.note = h("figcaption", { class: "quiet" });
-    this.element = h("figure", { class: "chart trace" }, this.note, svg("svg", { viewBox: "0 0 600 90", preserveAspectRatio: "none", "aria-hidden": "true" }, this.line));
+    /** @type {string | null} */
+    this.unit = null;
+    this.beside = h("details", { class: "beside", ontoggle: () => this.#drawTable() }, h("summary", null, "The same as a table"));
+    this.element = h("figure", { class: "chart trace" }, this.note, svg("svg", { viewBox: "0 0 600 90", preserveAspectRatio: "none", "aria-hidden": "true" }, this.line), this.beside);
+  }
+
+  #drawTable() {
+    if (!this.beside.open) return;
+    const rows = [...this.points].reverse().map(([time, value]) => [format.time(time), format.amount(value, this.unit)]);
+    const made = table("Values since you look, the latest first", ["when", "value"], rows, [true, true]);
+    const before = this.beside.querySelector(".scroll");
+    if (!before) this.beside.append(made);
+    else fill(before, ...made.childNodes); // where it was scrolled to it stays
   }
 
   /**
@@ -169,6 +181,8 @@ export class Trace {
       path += place ? `H${x}V${y(one)}` : `M${x},${y(one)}`; // in steps: nothing is known of what lies between
     });
     this.line.setAttribute("d", path);
+    this.unit = unit;
+    this.#drawTable();
     say(this.note, `Since you look: ${format.lasting(time - first)}, from ${format.amount(low, unit)} to ${format.amount(high, unit)}. Its Type keeps no past.`);
   }
 }
