@@ -7,7 +7,7 @@
    lengths that do not add up are their section's. What is of a version that is not read here is UnknownVersion: nothing is wrong with it,
    and it is never refused.
 
-A batch is msgpack `[4, stream, bucket, number, [events, section, events, section, …], meanings]`. A section has columns of one Type; it is
+A batch is msgpack `[5, stream, bucket, number, [events, section, events, section, …], meanings]`. A section has columns of one Type; it is
 a bin with its number of events before it, so that its extent is known when it does not decode. In it is msgpack
 `[type, fields, counts, times, values]`: `fields` a list with a bin for each column, Tab, NUL and Client, as the store names the State;
 `counts` how many rows each has, little-endian uint32 bytes; `times` those of all columns one after the other, little-endian float64 bytes;
@@ -15,7 +15,13 @@ a bin with its number of events before it, so that its extent is known when it d
 Where the events that columns stand for are not their rows, their numbers are a sixth item, uint32 bytes: 0 for what Agents record
 themselves. A Type that is `absolute` gets rows `[ring id, position, sum]`: what
 one process has added up to a position of its ring, so that neither loss nor repetition nor order does harm; at RING_ENDED the process is
-dead, at RING_GONE nothing of that ring is still to come. `meanings` is a bin, empty or with msgpack `[[tab, unit, description], …]`: what
+dead, at RING_GONE nothing of that ring is still to come.
+
+A section of States that were folded at the edge is msgpack `[type, fields, counts, least, greatest, dumps, edge]`: `counts` how many
+events each stands for, as above; `least` and `greatest` the times of the first and the last of these, float64 bytes; `dumps` a list with
+a bin for each column, which the Type's Handler made in its version `edge`.
+
+`meanings` is a bin, empty or with msgpack `[[tab, unit, description], …]`: what
 applications say that Tabs mean, each said once a stream, and again where it changes. One that does not decode is counted, and harms no
 Event.
 
@@ -43,6 +49,7 @@ from taba.bounds import (
     MAX_BUCKETS,
     MAX_ENVELOPE_BATCHES,
     MAX_ENVELOPE_BYTES,
+    MAX_TIME,
     MAX_VALUE_BYTES,
     KiB,
 )
@@ -50,7 +57,7 @@ from taba.counting import BAD, OBJECT_BYTES, measure_values, plain_reader, unpac
 from taba.errors import MalformedBatch, NoVerdicts, UnknownVersion
 from taba.steps import finish
 
-BATCH_VERSION = 4  # of what is described above; which of them are read and written: taba.versions
+BATCH_VERSION = 5  # of what is described above; which of them are read and written: taba.versions
 ENVELOPE_VERSION = 2
 VERDICTS_HEADER = "Taba-Verdicts"  # its presence says that the answer is a Server's own, not a proxy's
 CONTENT_TYPE = "application/msgpack"
@@ -60,6 +67,9 @@ NONCE_BYTES = 8  # a stream id has 128 bits of its own: a nonce tells two openin
 KEY_BYTES = 36  # of a KeyPart
 MAX_BATCH_EVENTS = MAX_BATCH_COLUMNS * MAX_BATCH_BYTES  # that a batch stands for: a column for so many as a batch has bytes
 
+MAX_DUMP_BYTES = MAX_VALUE_BYTES  # of a State that was folded at the edge: wherever the largest value has room, it has
+DUMP_MADE = 8  # a fold makes so many bytes of one of a dump: of a bin's count of one byte a number of eight
+MAX_EDGE_VERSION = 65_535
 MAX_LIST_VALUES = 16_384  # values that are no floats, of all columns of a batch: each becomes an object of Python's
 MAX_LIST_BYTES = 64 * KiB  # that these take, lists in them and all: made, each byte may be an object of 64, and a fold walks them
 READ_BYTES = 64 * KiB  # of fields that are new, or made of sections, between two looks at the time: of the longest names some 5 ms
@@ -113,21 +123,31 @@ class Packed:
         return unpack_list(self.content, self.count)
 
 
+class AtEdge(NamedTuple):
+    """A fresh State to which Events were folded at the edge: the version of what its Handler made, that, and the time of the last one."""
+
+    edge: int
+    dump: bytes
+    until: float
+
+
 class Column(NamedTuple):
     """The Events of one (Client, Tab, Type) in one batch.
 
     `times` are n little-endian float64 Unix seconds; `values` n little-endian float64, or a list of n msgpack values, or these Packed.
+    Of Events that were folded at the edge `times` is that of the first one alone, and `stands_for` how many they are.
     """
 
     client: str
     tab: str
     type: str
     times: bytes
-    values: bytes | list[Any] | Packed
+    values: bytes | list[Any] | Packed | AtEdge
     stands_for: int | None = None
 
     def made(self) -> bytes | list[Any]:
-        """Its values, all made."""
+        """Its values, all made; of Events that were folded at the edge there are none."""
+        assert not isinstance(self.values, AtEdge)
         return self.values.values() if isinstance(self.values, Packed) else self.values
 
     def opened(self) -> Column:
@@ -332,7 +352,11 @@ class Answer(NamedTuple):
 
 class Section(NamedTuple):
     """Columns of one Type as they are written: their fields as bins one after the other, the numbers of their rows, all times and values;
-    with `is_listed` the values are bins, too, one for each column. `stands_for`: as `counts`, where that is another number."""
+    with `is_listed` the values are bins, too, one for each column. `stands_for`: as `counts`, where that is another number.
+
+    With `edge` they are States that were folded at the edge, in that version: `counts` how many events they stand for, `times` those of the
+    first of each, `until` those of the last, and `values` bins.
+    """
 
     type: str
     columns: int
@@ -342,24 +366,45 @@ class Section(NamedTuple):
     values: bytes
     is_listed: bool = False
     stands_for: bytes = b""
+    edge: int = 0
+    until: bytes = b""
 
     @property
     def weight(self) -> int:
         """How many recorded Events this accounts for."""
+        if self.edge:
+            return sum(uint32s(self.counts))
         return sum(uint32s(self.stands_for)) if self.stands_for else len(self.times) >> 3
 
     @property
-    def kind(self) -> tuple[str, bool, bool]:
+    def kind(self) -> tuple[str, bool, bool, int]:
         """Sections of one kind can be one."""
-        return self.type, self.is_listed, bool(self.stands_for)
+        return self.type, self.is_listed, bool(self.stands_for), self.edge
+
+    @property
+    def size(self) -> int:
+        """What its columns take, without what stands around them."""
+        return sum(map(len, (self.fields, self.counts, self.times, self.values, self.stands_for, self.until)))
 
     def pieces(self) -> tuple[bytes, ...]:
         """What stands for it in a batch: its events, and the bin."""
         columns = array_header(self.columns)
+        if self.edge:
+            head = b"".join((b"\x97", _packed_type(self.type), columns))
+            parts: tuple[bytes, ...] = (
+                head,
+                self.fields,
+                bin_header(len(self.counts)),
+                self.counts,
+                bin_header(len(self.times)),
+                self.times,
+            )
+            parts += (bin_header(len(self.until)), self.until, columns, self.values, cast(bytes, msgpack.packb(self.edge)))
+            return (cast(bytes, msgpack.packb(self.weight)), bin_header(sum(map(len, parts))), *parts)
         values = columns if self.is_listed else bin_header(len(self.values))
         size = 5 + bool(self.stands_for)
         head = b"".join((bytes((0x90 | size,)), _packed_type(self.type), columns))
-        parts: tuple[bytes, ...] = (head, self.fields, bin_header(len(self.counts)), self.counts, bin_header(len(self.times)), self.times)
+        parts = (head, self.fields, bin_header(len(self.counts)), self.counts, bin_header(len(self.times)), self.times)
         parts += (values, self.values)
         if self.stands_for:
             parts += (bin_header(len(self.stands_for)), self.stands_for)
@@ -377,8 +422,10 @@ def joined(sections: Iterable[Section]) -> list[Section]:
             times = b"".join([section.times for section in alike])
             values = b"".join([section.values for section in alike])
             stands_for = b"".join([section.stands_for for section in alike])
+            until = b"".join([section.until for section in alike])
             columns = sum([section.columns for section in alike])
-            alike = [Section(alike[0].type, columns, fields, counts, times, values, alike[0].is_listed, stands_for)]
+            type, is_listed, edge = alike[0].type, alike[0].is_listed, alike[0].edge
+            alike = [Section(type, columns, fields, counts, times, values, is_listed, stands_for, edge, until)]
         found += alike
     return found
 
@@ -390,6 +437,10 @@ def sections_of(columns: Iterable[Column]) -> list[Section]:
 
 def _section_of(column: Column) -> Section:
     field, count = pack_bin(field_of(column.tab, column.client)), column.events.to_bytes(4, "little")
+    if isinstance(column.values, AtEdge):
+        edge, dump, until = column.values
+        count = column.weight.to_bytes(4, "little")
+        return Section(column.type, 1, field, count, column.times, pack_bin(dump), edge=edge, until=struct.pack("<d", until))
     stands_for = b"" if column.stands_for is None else column.stands_for.to_bytes(4, "little")
     values, is_listed = column.values, not isinstance(column.values, bytes)
     if not isinstance(values, bytes):
@@ -452,6 +503,32 @@ def encode_sections(id: BatchId, sections: Sequence[Section], meanings: bytes, v
     """The bytes of a batch, given what `encode_meanings` gave."""
     head = b"".join((b"\x96", cast(bytes, msgpack.packb([version, *id]))[1:], array_header(2 * len(sections))))
     return b"".join((head, *[piece for section in sections for piece in section.pieces()], bin_header(len(meanings)), meanings))
+
+
+def edges_of(content: bytes) -> dict[str, int]:
+    """Of which Types a batch that was written here has States, and in which versions these were folded at the edge. Of a batch of another
+    version nothing is known: it has none."""
+    reader = plain_reader(len(content))
+    reader.feed(content)
+    found: dict[str, int] = {}
+    reader.read_array_header()
+    if reader.unpack() != BATCH_VERSION:
+        return found
+    for _ in range(3):
+        reader.skip()
+    for _ in range(reader.read_array_header() // 2):
+        reader.skip()
+        packed = reader.unpack()
+        section = plain_reader(len(packed))
+        section.feed(packed)
+        if section.read_array_header() == 7:
+            type = section.unpack()
+            for _ in range(section.read_array_header() + 3):
+                section.skip()
+            for _ in range(section.read_array_header()):
+                section.skip()
+            found[type] = section.unpack()
+    return found
 
 
 def encode_meanings(meanings: Sequence[Meaning]) -> bytes:
@@ -601,8 +678,8 @@ class _Sections:
         reader = plain_reader(len(packed))
         reader.feed(packed)
         items = reader.read_array_header()
-        if items not in (5, 6):
-            raise ValueError("a section takes type, fields, counts, times and values")
+        if items not in (5, 6, 7):
+            raise ValueError("a section takes type, fields, counts, times and values; or States that were folded at the edge")
         type = reader.unpack()
         if not isinstance(type, str):
             raise ValueError("a Type takes text")
@@ -617,6 +694,8 @@ class _Sections:
         if len(fields) != columns or not _BYTES.issuperset(map(_type_of, fields)):
             raise ValueError("fields take a bin for each column")
         counts = _numbers(numbers, columns)
+        if items == 7:
+            return (yield from self._states(type, fields, counts, times, reader, len(packed), events))
         if not isinstance(times, bytes) or 0 in counts or len(times) != 8 * sum(counts):
             raise ValueError("times take float64 bytes, as many as counts say, and a column at least one")
         values: Any = None
@@ -683,6 +762,50 @@ class _Sections:
                         unread = 0
                         yield self.made_bytes
         return names
+
+    def _states(
+        self, type: str, fields: list[bytes], counts: tuple[int, ...], times: Any, reader: Any, size: int, events: int
+    ) -> Generator[int, None, list[Column | BadColumn]]:
+        """What a section of States holds, given what it begins with."""
+        columns = len(fields)
+        until = reader.unpack()
+        for ends in (times, until):
+            if not isinstance(ends, bytes) or len(ends) != 8 * columns:
+                raise ValueError("of each State the times of the first and the last event are float64 bytes")
+        if 0 in counts or reader.read_array_header() != columns:
+            raise ValueError("each State stands for events, and has a dump")
+        dumps = list(islice(reader, columns))
+        if len(dumps) != columns or not _BYTES.issuperset(map(_type_of, dumps)):
+            raise ValueError("dumps take a bin for each column")
+        edge = reader.unpack()
+        if _type_of(edge) is not int or not 1 <= edge <= MAX_EDGE_VERSION:
+            raise ValueError("the version of States that were folded at the edge is a whole number")
+        if reader.tell() != size:
+            raise ValueError("cut off, or more than one section")
+        if events != sum(counts):
+            raise ValueError("a section stands for as many events as the number before it says")
+        self.made_bytes += DUMP_MADE * sum(map(len, dumps))
+        found: list[Column | BadColumn] = []
+        unread = 0
+        firsts, lasts = struct.unpack(f"<{columns}d", times), struct.unpack(f"<{columns}d", until)
+        for at, (field, count, dump) in enumerate(zip(fields, counts, dumps, strict=True)):
+            first, named = times[8 * at : 8 * at + 8], _FIELDS.young.get(field)
+            try:
+                if named is None:
+                    unread += len(field)
+                    named = _FIELDS.find(field)
+                if not 0 <= firsts[at] <= lasts[at] <= MAX_TIME:
+                    raise ValueError("events that were folded have times from 0 to 2^40, and a first one")
+                if not 0 < len(dump) <= MAX_DUMP_BYTES:
+                    raise ValueError(f"a State that was folded at the edge takes at most {MAX_DUMP_BYTES} bytes")
+                found.append(Column(named[0], named[1], type, first, AtEdge(edge, dump, lasts[at]), count))
+            except BAD as error:
+                content = cast(bytes, msgpack.packb([field, type, first, until[8 * at : 8 * at + 8], dump, edge]))
+                found.append(BadColumn(_sentence("column", error), content, count))
+            if unread >= READ_BYTES:
+                unread = 0
+                yield self.made_bytes
+        return found
 
     def _listed(self, packed: bytes, count: int) -> list[Any] | Packed:
         """The values of a column, within what the batch may hold."""

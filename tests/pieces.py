@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import struct
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from taba.agent.drain import Packed
-from taba.batch import Column, sections_of
+from taba.batch import AtEdge, Column, sections_of
 from taba.batch import Packed as PackedValues
 
 
@@ -19,4 +22,13 @@ def values_of(column: Column) -> list[Any]:
     """The values of a column, in whichever form it has them."""
     if isinstance(column.values, PackedValues):
         return column.values.values()
-    return column.values if isinstance(column.values, list) else memoryview(column.values).cast("d").tolist()
+    values = column.made()
+    return values if isinstance(values, list) else memoryview(values).cast("d").tolist()
+
+
+def at_edge(tab: str, handler: Any, values: Sequence[float], client: str = "web/1", times: Sequence[float] | None = None) -> Column:
+    """These events as a column that an Agent folded."""
+    stamps = np.array(times or [1000.0] * len(values))
+    [dump] = handler.edge_array(np.zeros(len(values), np.int64), stamps, np.array(values, np.float64), 1)
+    least = struct.pack("<d", stamps.min())
+    return Column(client, tab, handler.type, least, AtEdge(handler.edge, dump, float(stamps.max())), len(values))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import struct
 import sys
 from typing import Any
@@ -18,12 +19,14 @@ from taba.batch import (
     KEY_BYTES,
     MARK,
     MAX_BATCH_MEANINGS,
+    MAX_DUMP_BYTES,
     MAX_LIST_VALUES,
     MAX_STORE_AGE,
     MAX_STORE_ID,
     NONCE_BYTES,
     OPEN,
     Answer,
+    AtEdge,
     BadColumn,
     Column,
     Envelope,
@@ -32,7 +35,7 @@ from taba.batch import (
     SentBatch,
     Verdict,
 )
-from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS, MAX_ENVELOPE_BATCHES
+from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS, MAX_ENVELOPE_BATCHES, MAX_TIME
 from taba.errors import MalformedBatch, NoVerdicts, UnknownVersion
 from taba.steps import finish
 
@@ -62,6 +65,13 @@ def section(**changes: Any) -> list[Any]:
     names = ("type", "fields", "counts", "times", "values", "stands_for")
     changed = [changes.get(name, old) for name, old in zip(names, SECTION, strict=False)]
     return [*changed, changes["stands_for"]] if "stands_for" in changes else changed
+
+
+def states(rows: list[dict[str, Any]]) -> list[Any]:
+    """A section of States of version 3 that were folded at the edge."""
+    fields, numbers, least, greatest, dumps = ([row[name] for row in rows] for name in ("fields", "counts", "least", "greatest", "dumps"))
+    floats = [struct.pack(f"<{len(rows)}d", *some) for some in (least, greatest)]
+    return ["CounterGroup", fields, counts(*numbers), *floats, dumps, 3]
 
 
 def pack(*values: Any) -> bytes:
@@ -214,7 +224,7 @@ class Batches(SynchronousTestCase):
 
     def sections(self, *sections: tuple[int, Any]) -> batch.Batch:
         packed = [(events, one if isinstance(one, bytes) else msgpack.packb(one)) for events, one in sections]
-        return batch.decode_batch(msgpack.packb([4, STREAM, 5, 7, body(*packed), b""]))
+        return batch.decode_batch(msgpack.packb([5, STREAM, 5, 7, body(*packed), b""]))
 
     def test_a_column_that_stands_for_other_events_than_its_rows_says_how_many(self) -> None:
         for weight in (0, 1, 1000, MAX_BATCH_BYTES):
@@ -222,6 +232,71 @@ class Batches(SynchronousTestCase):
             (found,) = batch.decode_batch(batch.encode_batch(STREAM, 5, 7, [absolute])).columns
             assert isinstance(found, Column)
             self.assertEqual((found, found.events, found.weight), (absolute, 1, weight))
+
+    def test_states_that_were_folded_come_back_and_a_bad_one_buries_itself_alone(self) -> None:
+        good: dict[str, Any] = {"fields": FIELD, "counts": 40, "least": 1.0, "greatest": 60.5, "dumps": b"a dump"}
+        bad: list[dict[str, Any]] = [
+            {"fields": b"bids_won"},
+            {"fields": b"_own\0web/1"},
+            {"least": 61.0},
+            {"least": -1.0},
+            {"least": math.nan},
+            {"greatest": math.nan},
+            {"greatest": 2.0 * MAX_TIME},
+            {"dumps": b""},
+            {"dumps": bytes(MAX_DUMP_BYTES + 1)},
+        ]
+        rows = [good, *({**good, **changes} for changes in bad), {**good, "greatest": MAX_TIME}, {**good, "dumps": bytes(MAX_DUMP_BYTES)}]
+        first, *found, last, longest = self.sections((40 * len(rows), states(rows))).columns
+        whole = Column("web/1", "bids_won", "CounterGroup", struct.pack("<d", 1.0), AtEdge(3, b"a dump", 60.5), 40)
+        self.assertEqual(first, whole)
+        assert isinstance(first, Column)
+        self.assertEqual((first.weight, first.events), (40, 1))
+        self.assertEqual(last, whole._replace(values=AtEdge(3, b"a dump", MAX_TIME)))
+        self.assertEqual(longest, whole._replace(values=AtEdge(3, bytes(MAX_DUMP_BYTES), 60.5)))
+        for one, changes in zip(found, bad, strict=True):
+            assert isinstance(one, BadColumn), changes
+            self.assertEqual(one.events, 40)
+            field, type, least, greatest, dump, edge = msgpack.unpackb(one.content)
+            expected = {**good, **changes}
+            self.assertEqual((field, type, dump, edge), (expected["fields"], "CounterGroup", expected["dumps"], 3))
+            self.assertEqual((least, greatest), tuple(struct.pack("<d", expected[name]) for name in ("least", "greatest")))
+
+    def test_a_section_of_states_whose_lengths_do_not_add_up_is_buried_whole(self) -> None:
+        row = {"fields": FIELD, "counts": 40, "least": 1.0, "greatest": 2.0, "dumps": b"a dump"}
+        good = states([row, row])
+        bad: list[Any] = []
+        changed: dict[int, list[Any]] = {
+            0: ["a b", 7],
+            1: [[], [FIELD], [FIELD, "text"], FIELD],
+            2: [counts(40), counts(40, 0), counts(40, 41), counts(80, MAX_BATCH_BYTES + 1), [40, 40]],
+            3: [FLOATS[:8], None],
+            4: [FLOATS[:8], FLOATS * 2, "text"],
+            5: [[b"a dump"], [b"a dump", "text"], [b"a dump"] * 3, b"a dump", [[1], b"x"]],
+            6: [0, 65_536, True, 1.0, None, b""],
+        }
+        for place, changes in changed.items():
+            bad += [[*good[:place], change, *good[place + 1 :]] for change in changes]
+        bad += [[*good, 1], good[:6]]
+        packed = [msgpack.packb(one) for one in bad] + [msgpack.packb(good)[:-1], msgpack.packb(good) + b"x"]
+        first, *others, last = self.sections((80, good), *((80, one) for one in packed), (80, good)).columns[1:-1]
+        self.assertEqual((type(first), type(last)), (Column, Column))
+        self.assertEqual(
+            [(type(one), one.events, getattr(one, "content", None)) for one in others], [(BadColumn, 80, one) for one in packed]
+        )
+        self.assertEqual([type(one) for one in self.sections((79, good)).columns], [BadColumn])
+
+    def test_states_and_events_are_cut_from_each_other_where_they_are_joined_to_sections(self) -> None:
+        state = Column("web/1", "a", "CounterGroup", struct.pack("<d", 1.0), AtEdge(1, b"x", 2.0), 40)
+        columns = [column("a"), state, state._replace(tab="b"), state._replace(values=AtEdge(2, b"y", 2.0)), column("c"), column("d")]
+        self.assertEqual([one.columns for one in batch.sections_of(columns)], [1, 2, 1, 2])
+        self.assertEqual([one.weight for one in batch.sections_of(columns)], [2, 80, 40, 4])
+        content = batch.encode_batch(STREAM, 5, 7, columns)
+        self.assertEqual(batch.decode_batch(content).columns, columns)
+        self.assertEqual(batch.edges_of(content), {"CounterGroup": 2})
+        self.assertEqual(batch.edges_of(batch.encode_batch(STREAM, 5, 7, [column(), column(values=["x", 1])], [Meaning("a", "s", "")])), {})
+        both = [state, column("b", values=["x", 1]), state._replace(type="Other", values=AtEdge(9, b"z", 2.0))]
+        self.assertEqual(batch.edges_of(batch.encode_batch(STREAM, 5, 7, both)), {"CounterGroup": 1, "Other": 9})
 
     def test_lists_hold_as_many_values_as_they_may_and_one_more_is_a_bad_column(self) -> None:
         half = MAX_LIST_VALUES // 2
@@ -234,7 +309,7 @@ class Batches(SynchronousTestCase):
         self.assertEqual([*map(type, decode(batch.encode_batch(STREAM, 5, 7, [one])).columns)], [BadColumn])
 
     def test_an_identity_that_cannot_be_trusted_is_refused(self) -> None:
-        good: list[Any] = [4, STREAM, 5, 7, [], b""]
+        good: list[Any] = [5, STREAM, 5, 7, [], b""]
         batch.decode_batch(msgpack.packb(good))
         for place, bad in [
             (0, True),
@@ -264,7 +339,7 @@ class Batches(SynchronousTestCase):
             self.assertRaises(MalformedBatch, batch.decode_batch, content)
 
     def test_a_batch_of_another_version_is_told_from_what_is_no_batch(self) -> None:
-        for version in (1, 2, 3, 5, 2**40):
+        for version in (1, 2, 3, 4, 6, 2**40):
             with self.assertRaises(UnknownVersion) as caught:
                 batch.decode_batch(msgpack.packb([version, "whatever", {}]))
             self.assertEqual((caught.exception.what, caught.exception.version), ("batch", version))
@@ -292,7 +367,7 @@ class Batches(SynchronousTestCase):
         found = batch.decode_batch(batch.encode_batch(STREAM, 5, 7, [column()], [good[0], *bad, good[1]]))
         self.assertEqual((found.meanings, found.bad_meanings, len(found.columns)), ((good[0], good[1]), len(bad), 1))
         for whole in (b"\xc1", msgpack.packb({}), msgpack.packb("a"), msgpack.packb([list(good[0])]) + b"x"):
-            found = batch.decode_batch(msgpack.packb([4, STREAM, 5, 7, body((2, msgpack.packb(SECTION))), whole]))
+            found = batch.decode_batch(msgpack.packb([5, STREAM, 5, 7, body((2, msgpack.packb(SECTION))), whole]))
             self.assertEqual((found.meanings, found.bad_meanings, len(found.columns)), ((), 1, 1))
 
     def test_a_batch_takes_a_thousand_meanings_and_of_one_more_none(self) -> None:

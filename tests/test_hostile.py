@@ -101,13 +101,13 @@ class Costs(SynchronousTestCase):
             self.check_section(b"\x95" + head + rest + listed, good, name)
 
     def check_section(self, packed: bytes, good: bytes, name: str) -> None:
-        whole = msgpack.packb([4, STREAM, 5, 1, [1, packed, 1, good], b""])
+        whole = msgpack.packb([5, STREAM, 5, 1, [1, packed, 1, good], b""])
         found = self.costs(MAX_ENVELOPE_BYTES, batch.decode_batch, whole)
         self.assertEqual([*map(type, found.columns)], [BadColumn, Column], (name, packed[:40]))
 
     def test_meanings_and_verdicts_of_any_shape_cost_what_they_may(self) -> None:
         for name, content in shapes(900 * KiB).items():
-            found = self.costs(MAX_ENVELOPE_BYTES, batch.decode_batch, msgpack.packb([4, STREAM, 5, 1, [], content]))
+            found = self.costs(MAX_ENVELOPE_BYTES, batch.decode_batch, msgpack.packb([5, STREAM, 5, 1, [], content]))
             self.assertEqual(found.meanings, (), name)
             for around in (b"%b", b"\x82\xa8verdicts%b", b"\x81\xa8verdicts\x91%b"):
                 found = self.costs(MAX_ENVELOPE_BYTES, lambda answer: batch.decode_verdicts(answer, 1), around % content)

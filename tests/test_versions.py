@@ -20,7 +20,7 @@ from tests.services import Services
 from .faults.load import Load
 
 SOONER = "import taba.server.fold.envelopes as envelopes; envelopes.VERSION_SECONDS = 5.0"  # else half a minute for an upgrade
-OLDER, NEWER, LATEST = HERE, Versions((5, 4), (3, 2)), Versions((6, 5), (4, 3))  # who pretends differs in its numbers alone
+OLDER, NEWER, LATEST = HERE, Versions((6, 5), (3, 2)), Versions((7, 6), (4, 3))  # who pretends differs in its numbers alone
 # what a later version has in its source: before anything else has these by name, or as the default of an argument
 PRETENDS = """
 import taba.batch as batch, taba.versions as versions
@@ -39,13 +39,13 @@ print(batch.encode_batch(bytes(16), 5, 1, [])[1], batch.encode_envelope("a", "h"
 class Choosing(SynchronousTestCase):
     def test_the_latest_that_all_servers_read_is_written(self) -> None:
         for own, servers, found in (
-            (OLDER, [OLDER], (4, 2)),
-            (OLDER, [NEWER], (4, 2)),
-            (NEWER, [OLDER], (4, 2)),
-            (NEWER, [NEWER], (5, 3)),
-            (NEWER, [NEWER, OLDER, NEWER], (4, 2)),
-            (NEWER, [NEWER, LATEST], (5, 3)),
-            (NEWER, [], (5, 3)),
+            (OLDER, [OLDER], (5, 2)),
+            (OLDER, [NEWER], (5, 2)),
+            (NEWER, [OLDER], (5, 2)),
+            (NEWER, [NEWER], (6, 3)),
+            (NEWER, [NEWER, OLDER, NEWER], (5, 2)),
+            (NEWER, [NEWER, LATEST], (6, 3)),
+            (NEWER, [], (6, 3)),
         ):
             chosen = choose(own, [(f"http://{n}", read) for n, read in enumerate(servers)])
             self.assertEqual(chosen, Chosen(*found))
@@ -62,14 +62,14 @@ class Choosing(SynchronousTestCase):
                 f"http://1 reads {theirs}; what is recorded waits in outbox and spool: upgrade the older side", str(chosen.problem)
             )
         # each pair has one in common, and all together have none
-        apart = choose(Versions((5, 4), (2,)), [("http://a", Versions((5,), (2,))), ("http://b", Versions((4,), (2,)))])
-        self.assertEqual(apart[:2], (5, 2))
+        apart = choose(Versions((6, 5), (2,)), [("http://a", Versions((6,), (2,))), ("http://b", Versions((5,), (2,)))])
+        self.assertEqual(apart[:2], (6, 2))
         self.assertIn("not all Servers read one of these", str(apart.problem))
 
     def test_who_tells_nothing_reads_the_first_and_nonsense_is_refused(self) -> None:
         self.assertEqual(read_told({}), FIRST)
         self.assertEqual(read_told(NEWER.told()), NEWER)
-        self.assertEqual(read_told({"batch_versions": [4, 5]}), Versions((5, 4), (2,)))
+        self.assertEqual(read_told({"batch_versions": [5, 6]}), Versions((6, 5), (2,)))
         nonsense: list[Any] = [[], None, "3", [3.0], [True], list(range(17))]
         refused: list[Any] = [[], None, *({"batch_versions": bad} for bad in nonsense)]
         for told in refused:
@@ -77,7 +77,7 @@ class Choosing(SynchronousTestCase):
 
     def test_what_is_written_in_a_version_is_read_by_whoever_reads_that_and_by_nobody_else(self) -> None:
         column = Column("web/1", "hits", "TotalsCounter", bytes(8), bytes(8))
-        contents = {number: encode_batch(bytes(16), 5, 1, [column], version=number) for number in (4, 5)}
+        contents = {number: encode_batch(bytes(16), 5, 1, [column], version=number) for number in (5, 6)}
         around = {number: encode_envelope("a", "h", 1.0, None, [Header("open", bytes(16), 5)], number) for number in (2, 3)}
         for here in (OLDER, NEWER):
             self.patch(versions, "HERE", here)
@@ -86,7 +86,7 @@ class Choosing(SynchronousTestCase):
                     self.assertEqual(decode_batch(content).columns, [column])
                 else:
                     error = self.assertRaises(UnknownVersion, decode_batch, content)
-                    self.assertEqual(str(error), "batch version 5; version 4 is read here: upgrade the older side")
+                    self.assertEqual(str(error), "batch version 6; version 5 is read here: upgrade the older side")
             for number, content in around.items():
                 if number in here.envelopes:
                     self.assertEqual(len(decode_envelope(content).entries), 1)
@@ -102,7 +102,7 @@ class Pretending(SynchronousTestCase):
         told = subprocess.run(
             [sys.executable, "-c", PRETENDS.format(*NEWER) + ASKS], capture_output=True, text=True, timeout=PATIENCE_SECONDS
         )
-        self.assertEqual(told.stdout.split(), ["5"] * 5 + ["3"], told.stderr)
+        self.assertEqual(told.stdout.split(), ["6"] * 5 + ["3"], told.stderr)
 
 
 @pytest.mark.real
@@ -150,14 +150,14 @@ class Real(SynchronousTestCase):
         self.start("agent", NEWER)
         load = Load(self, self.services)
         self.more()
-        self.writes(4)
+        self.writes(5)
         self.services.kill_server()
         self.start("server", NEWER)
-        self.writes(5)
+        self.writes(6)
         self.more()
         self.services.kill_agent()
         self.start("agent", OLDER)  # it has batches of the newer version in its outbox: they are bytes to it
-        self.writes(4)
+        self.writes(5)
         self.more()
         self.end(load)
         # while its Agent is away a ring may fill: that is in the books above
@@ -167,12 +167,12 @@ class Real(SynchronousTestCase):
         self.start("server", OLDER)
         self.start("agent", LATEST)
         load = Load(self, self.services)
-        agent_says = f"batches are written here in version 6, 5, and not all Servers read one of these: {self.services.server_url} reads 4;"
+        agent_says = f"batches are written here in version 7, 6, and not all Servers read one of these: {self.services.server_url} reads 5;"
         until(lambda: [one for one in self.agent.status()["problems"] if agent_says in one])
         until(lambda: [one for one in self.services.query.status()["problems"] if "an Agent sends what this Server does not read" in one])
         self.assertEqual(self.count(), 0)
         self.services.kill_server()
-        self.start("server", Versions((6, 5, 4), (4, 3, 2)))
+        self.start("server", Versions((7, 6, 5), (4, 3, 2)))
         self.more()
         self.end(load)
         until(lambda: not [one for one in self.agent.status()["problems"] if "are written here in version" in one])

@@ -5,13 +5,14 @@
 2. Fresh batches go first; the spool's have one envelope a Server under way, beside them.
 3. A batch with which three answered tries failed travels alone, so that it holds nobody else up.
 4. What is no answer with as many verdicts as batches means later, for all of them.
+5. A batch with States that were folded here goes to no Server that is known not to merge these: it waits, and whatever follows it.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -19,9 +20,10 @@ from urllib.parse import urlsplit
 from taba.agent.ages import Moment
 from taba.agent.lanes import MAX_RUN_BATCHES, Backoff, Lane, Outgoing, obey
 from taba.agent.schedule import Schedule
-from taba.batch import LATER, Verdict
+from taba.batch import LATER, SentBatch, Verdict, edges_of
 from taba.bounds import MAX_ENVELOPE_BATCHES, MAX_ENVELOPE_BYTES, KiB, MiB
 from taba.options import is_loopback
+from taba.versions import Edges, Versions
 
 MAX_IN_FLIGHT = 4  # envelopes to one Server: it folds one while the next is on its way
 TRIAL_BYTES = 64 * KiB  # of an envelope to a Server that failed last time
@@ -63,6 +65,7 @@ class ServerPeer:
         self.failing_since: float | None = None
         self.is_known = False  # it answered once
         self.postponing: tuple[str, float] | None = None  # why it takes some batches for later, and when it last said so
+        self.merges: Mapping[str, int] | None = None  # States of which Types and versions, as was told; None where nothing was
         self._scores: dict[int, bytes] = {}
 
     def score(self, bucket: int) -> bytes:
@@ -126,13 +129,15 @@ class Dispatch:
     """Who gets what of the holder's lanes. `urls` are the configured Servers; `meet` adds those that they tell of.
 
     What `parcels` gives is under way until `answered` or `failed` hears of it. `host`: all of one name have the same Servers near.
+    `edges`: States of which Types may be in batches, and in which versions.
     """
 
-    def __init__(self, holder: Holder, urls: Sequence[str], random: Random, host: str = ""):
+    def __init__(self, holder: Holder, urls: Sequence[str], random: Random, host: str = "", edges: Edges = ()):
         self._holder = holder
         self.backoff = Backoff(random)
         self.servers: dict[str, ServerPeer] = {url: ServerPeer(url, True) for url in urls}
         self._preferred: tuple[tuple[str, ...], dict[int, ServerPeer]] = ((), {})
+        self._edges: frozenset[tuple[str, int]] = frozenset(edges)
         self._host = int.from_bytes(hashlib.blake2b(host.encode(), digest_size=8).digest(), "big")
         self._near: tuple[tuple[str, ...], frozenset[str]] = ((), frozenset())  # of which Servers, and their addresses
 
@@ -207,6 +212,11 @@ class Dispatch:
                 lane.unanswered()  # the Server's back-off is enough: the batches may go to another at once
             self._holder.queue(lane, now)
 
+    def learn_edges(self, told: Mapping[str, Versions]) -> None:
+        """What these Servers merge, by address; of others it is not known by now."""
+        for url, server in self.servers.items():
+            server.merges = dict(told[url].edges) if url in told else None
+
     def meet(self, source: ServerPeer, told: Any) -> None:
         """Learn the other Servers from what `source` told of them. Raises ValueError for what is no list."""
         if not isinstance(told, list):
@@ -240,6 +250,13 @@ class Dispatch:
             if not run:
                 self._holder.queue(lane, now)
                 continue
+            unmerged = self._unmerged(server, run)
+            if unmerged:
+                lane.unsent()
+                lane.not_before = now + POSTPONED_SECONDS
+                server.postpones(f"it does not merge what was folded here: {unmerged}; upgrade it, or wait until all that was is sent", now)
+                self._holder.queue(lane, now)
+                continue
             parcel = filling.get(server.url)
             if parcel is not None and (alone or not parcel.takes(run)):
                 if not alone:
@@ -260,6 +277,14 @@ class Dispatch:
                 parcel = filling[server.url] = self._begin(server, room, from_spool)
             parcel.add(run)
         return full + list(filling.values())
+
+    def _unmerged(self, server: ServerPeer, run: Sequence[Outgoing]) -> str:
+        """Of which Types this run has States that the Server is known not to merge."""
+        merges = server.merges
+        if merges is None or self._edges <= merges.items():
+            return ""
+        found = {edge for send in run if isinstance(send.entry, SentBatch) for edge in edges_of(send.entry.batch).items()}
+        return ", ".join(f"{type} in version {edge}" for type, edge in sorted(found - set(merges.items())))
 
     def _begin(self, server: ServerPeer, room: int, from_spool: bool) -> Parcel:
         server.in_flight += 1

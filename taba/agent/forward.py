@@ -28,7 +28,7 @@ from taba.bounds import KiB, MiB
 from taba.caps import Caps, read_caps
 from taba.errors import NoVerdicts, TabaError
 from taba.tls import tls_sentence
-from taba.versions import Chosen, Versions
+from taba.versions import Chosen, Edges, Versions
 
 POST_SECONDS = 30.0  # for an answer, body and all
 ASK_SECONDS = 5.0  # for /v1/status and /v1/servers
@@ -92,7 +92,8 @@ class Forwarder:
     `moment` tells what age is told by, `wall` what this host's clock says, `store_id` which store the Agent knows. `on_store` is told
     which store a Server serves, and says whether that is the one to send to; `on_store_age` is told the store's age, `on_caps` the caps,
     `on_versions` in which versions all Servers read what is written here, and whether all of them were asked: else it is no later one.
-    `shown` gives the headers that show to a Server who asks. `pool` is what `client` has its connections from.
+    `shown` gives the headers that show to a Server who asks. `pool` is what `client` has its connections from. `edges`: what is folded
+    here, where all Servers merge it.
     """
 
     def __init__(
@@ -111,7 +112,9 @@ class Forwarder:
         pool: Kept | None = None,
         on_caps: Callable[[Caps], None] = lambda caps: None,
         on_versions: Callable[[Chosen, bool], None] = lambda chosen, is_complete: None,
+        edges: Edges = (),
     ):
+        self._edges = edges
         self._pool, self._on_caps, self._on_versions = pool, on_caps, on_versions
         self.envelope_version = versions.HERE.envelopes[-1]  # whoever reads any that is written here reads the earliest
         self._reads: dict[str, Versions] = {}  # by URL: what all Servers read, as they were listed completely the last time
@@ -217,7 +220,8 @@ class Forwarder:
         reads = {} if is_complete else dict(self._reads)
         reads.update((str(one.get("url")), versions.read_told(one)) for one in listed if isinstance(one, dict))
         reads[url] = versions.read_told(told)
-        chosen = versions.choose(versions.HERE, reads.items())
+        chosen = versions.choose(versions.HERE._replace(edges=self._edges), reads.items())
+        self._dispatch.learn_edges(reads)
         if is_complete:
             self._reads = reads
             self.envelope_version = chosen.envelope

@@ -25,7 +25,7 @@ from taba.bounds import MAX_BATCH_BYTES, KiB, MiB
 from taba.errors import TabaError
 
 MAGIC = b"TabaOutb"
-VERSION = 7
+VERSION = 8
 PAGE = 4096
 DEFAULT_OUTBOX_BYTES = 64 * MiB  # at the most: a second of the fastest drain, or a minute of a busy host's batches
 MIN_OUTBOX_BYTES = 4 * MiB  # the largest batch, and a table of a thousand rings, several times over

@@ -32,9 +32,10 @@ ROW_BYTES = 128  # what a row costs beside its content, with its entry in the in
 MAX_ASIDE_ROWS = 100  # refused and corrupt batches that are kept to be looked at
 MAX_ASIDE_BYTES = 16 * MiB
 
-VERSION = 8  # of the file, and of the table in it
+VERSION = 9  # of the file, and of the table in it
 
-_SCHEMA = """
+# the version is in the schema, too: of a file in which the one alone is another something is damaged
+_SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS batches (
   id INTEGER PRIMARY KEY, stream BLOB NOT NULL, bucket INTEGER NOT NULL, number INTEGER NOT NULL, length INTEGER NOT NULL,
   created REAL NOT NULL, boot INTEGER NOT NULL, age INTEGER NOT NULL, events INTEGER NOT NULL, crc INTEGER NOT NULL, key BLOB NOT NULL,
@@ -44,6 +45,7 @@ CREATE TABLE IF NOT EXISTS aside (
   id INTEGER PRIMARY KEY, stream BLOB, bucket INTEGER, number INTEGER, reason TEXT, content BLOB);
 CREATE TABLE IF NOT EXISTS journal (place INTEGER PRIMARY KEY, outbox BLOB NOT NULL, content BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS lost (id INTEGER PRIMARY KEY, salvage TEXT, stream BLOB, bucket INTEGER, number INTEGER, events INTEGER);
+CREATE TABLE IF NOT EXISTS format_{VERSION} (place INTEGER PRIMARY KEY);
 """
 
 _COMMENT = re.compile(r"\s*/\*[^*]*\*/")

@@ -96,6 +96,17 @@ class Lookup:
         found = self._found.get(type)
         return found is not None and bool(IArrayHandler.providedBy(found.handler))
 
+    def edge(self, type: str) -> int | None:
+        """The version of States of `type` that are folded at the edge and merged here; None where there are none. Only Taba's own."""
+        found = self._found.get(type)
+        edge: int | None = getattr(found.handler, "edge", None) if found is not None and found.own else None
+        return edge
+
+    @property
+    def edges(self) -> dict[str, int]:
+        """That version of each Type that has one."""
+        return {type: edge for type in self._found if (edge := self.edge(type)) is not None}
+
     def origin(self, type: str) -> str:
         """Where the Handler of `type` comes from (see Found); KeyError where there is none."""
         return self._found[type].origin

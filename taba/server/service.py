@@ -231,7 +231,7 @@ class Server(_Connected):
         posts = Posts(self.router, self.ingest, self.age, os.urandom, reactor)
         envelopes = Envelopes(self.router, self.ingest, posts, os.urandom, reactor.seconds, now.heard, self._is_served)
         self.query = Query(self.router, bench, reactor, now, self.sandbox.match, lambda: self.ingest.tab_changes)
-        self.presence = Presence(self.router, now, reactor, self.ingest.moving)
+        self.presence = Presence(self.router, now, reactor, self.ingest.moving, tuple(sorted(self.lookup.edges.items())))
         self.overview = Overview(self.query, self.presence.moving, reactor, now)
         self.live = Live(self.query, self.router, reactor, now)
         self.jobs = Jobs(self.router, now, self.age, reactor)

@@ -296,7 +296,7 @@ class Status:
                 "version": handler.version,
                 "origin": self._lookup.origin(type),
                 "errors": errors[type],
-                "edge": getattr(handler, "edge", None) if self._lookup.own(type) else None,
+                "edge": self._lookup.edge(type),
                 "absolute": bool(getattr(handler, "absolute", False)),
             }
             for type in self._lookup.types
@@ -381,12 +381,16 @@ class Presence:
     that of a Server that is gone: so whatever the hosts' clocks say, nobody who lives is missing.
     """
 
-    def __init__(self, router: Router, now: Callable[[], float], clock: Any, moving: Moving):
-        self._router, self._clock, self._moving = router, clock, moving
+    def __init__(self, router: Router, now: Callable[[], float], clock: Any, moving: Moving, edges: versions.Edges = ()):
+        self._router, self._clock, self._moving, self._edges = router, clock, moving, edges
         self._others: tuple[float, list[Mapping[str, int]]] | None = None
         self._started, self._said = now(), 0
         self._standing = Standing(clock)
         self.url: str | None = None  # None until it listens, or where no URL leads here
+
+    def _told(self) -> dict[str, Any]:
+        """What this Server reads and merges."""
+        return versions.HERE._replace(edges=self._edges).told()
 
     async def announce(self) -> None:
         """Say once that this Server is there, and forget those that are gone."""
@@ -395,7 +399,7 @@ class Presence:
         url = self.url
         self._said += 1
         moving = self._moving.said()
-        said = json.dumps({"roles": ROLES, "started": self._started, **versions.HERE.told(), "said": self._said, "moving": moving}).encode()
+        said = json.dumps({"roles": ROLES, "started": self._started, **self._told(), "said": self._said, "moving": moving}).encode()
 
         def update(replies: Sequence[Any]) -> Writes:
             gone = [name for name, content in _pairs(replies[0]).items() if self._read(name, content) is None]
@@ -434,7 +438,7 @@ class Presence:
             if entry is not None and len(found) < MAX_SERVERS:
                 found[name.decode()] = {"url": name.decode(), **entry}
         if self.url is not None:
-            found[self.url] = {"url": self.url, "roles": ROLES, "started": self._started, **versions.HERE.told()}
+            found[self.url] = {"url": self.url, "roles": ROLES, "started": self._started, **self._told()}
             if not is_complete:
                 found[self.url]["complete"] = False
         return [found[url] for url in sorted(found)]

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgpack
+import numpy as np
 
 from taba import batch, calls, counting, events, nesting
 from taba import ring as layouts
@@ -23,6 +24,10 @@ from taba.agent.reader import Ring
 from taba.agent.spool import Spool
 from taba.batch import BatchId, Column, Header, Meaning, SentBatch, Verdict
 from taba.errors import MalformedBatch, NoVerdicts
+from taba.handlers.counter_group import CounterGroup
+from taba.handlers.percentile_counter import PercentileCounter
+from taba.handlers.percentile_group import PercentileGroup
+from taba.handlers.totals_counter import TotalsCounter
 from taba.inputs.statsd import Room
 from taba.ring import MalformedRing
 from taba.routes import Parameter, Route
@@ -36,6 +41,7 @@ from taba.server.work.folding import ForeignWork, Work
 from taba.steps import finish
 from taba.tokens import parse_tokens
 from tests.agent.producers import Producer
+from tests.pieces import at_edge
 
 STREAM, NONCE, TIMES = bytes(range(16)), b"n" * 8, struct.pack("<2d", 1.0, 2.0)
 
@@ -57,9 +63,14 @@ def _batches() -> list[bytes]:
         Column("web/1", 'price{a="b"}', "Buffer", TIMES, ["text", [1, {"a": None}]]),
         Column("web/1", "busy", "UpDown", TIMES[:8], [[bytes(16), 5, 1.0]], 3),
     ]
+    folded = [
+        at_edge("hot", MERGING[0], [1.0, 2.0] * 20),
+        at_edge('price{a="b"}', MERGING[1], [0.5] * 40, client="web/2"),
+    ]
     return [
         batch.encode_batch(STREAM, 5, 7, columns, [Meaning("bids_won", "1", "bids that were won")]),
         batch.encode_batch(STREAM, 5, 7, columns[:1]),
+        batch.encode_batch(STREAM, 5, 7, [*folded, *columns[:1]]),
         batch.encode_batch(STREAM, 5, 7, []),
     ]
 
@@ -383,7 +394,8 @@ def take_outbox(content: bytes) -> None:
 def _letters() -> list[bytes]:
     column = Column("web/1", "x", "Buffer", TIMES, ["text", [1, {"a": None}]])
     floats = column._replace(values=TIMES, type="Gauge")
-    return [encode_dead_letter(letter) for one in (column, floats) for letter in dead_letters_of(1.0, "bad_value", "why", one)]
+    folded = at_edge("hot", MERGING[0], [1.0] * 40)
+    return [encode_dead_letter(letter) for one in (column, floats, folded) for letter in dead_letters_of(1.0, "bad_value", "why", one)]
 
 
 def take_letter(content: bytes) -> None:
@@ -392,6 +404,37 @@ def take_letter(content: bytes) -> None:
     if letter is None:
         return
     assert address is None or address == (letter.reason, letter.detail, letter.client, letter.tab, letter.type)
+
+
+MERGING: list[Any] = [CounterGroup(), PercentileGroup(), PercentileCounter(), TotalsCounter()]
+
+
+def _dumps() -> list[bytes]:
+    """States as an edge folds them, each after the number of its Handler."""
+    found = []
+    for number, handler in enumerate(MERGING):
+        for values in ([1.0] * 40, [float(value) for value in range(-20, 20)]):
+            column = at_edge("hot", handler, values, times=[1000.0 + value for value in range(40)])
+            assert isinstance(column.values, batch.AtEdge)
+            found.append(bytes((number,)) + column.values.dump)
+    return found
+
+
+def take_dump(content: bytes) -> None:
+    """A State that a sender says that it folded: no State, or one that is merged and can be kept and shown."""
+    handler = MERGING[content[0] % len(MERGING) if content else 0]
+    try:
+        [count] = handler.count_array([content[1:]]).tolist()
+        states = handler.merge_array(handler.load_array([b""]), np.zeros(1, np.int64), [content[1:]], 1000.0)
+    except ValueError:
+        return
+    assert count > 0
+    further = [[b""] * handler.further_parts]
+    rows = handler.spilling(states)
+    if len(rows):
+        further = handler.spill(states, rows, further)
+    [main] = handler.dump_array(states)
+    handler.project([main, *further[0]], 1000.0)
 
 
 def _answers() -> list[bytes]:
@@ -458,6 +501,7 @@ TARGETS = {
     "value": Target(take_value, _values),
     "compressed": Target(take_compressed, _compressed),
     "path": Target(take_path, lambda: [b"/v1/names", b"/v1/boards/a%20b", b"/api/v1/label/%C3%A4/values"]),
+    "dump": Target(take_dump, _dumps, 5),
     "letter": Target(take_letter, _letters),
     "answer": Target(take_answer, _answers),
     "outbox": Target(take_outbox, _patches, 20),

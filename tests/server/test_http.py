@@ -161,7 +161,7 @@ class Envelopes(ServerCase):
             SentBatch(b"nonsense", 0, bytes(8)),
             encoded(1, 3, 1, [total(A, [1.0])]),
             encoded(1, BUCKETS, 1, [total(A, [1.0])]),
-            SentBatch(msgpack.packb([4, b"x" * 16, 3, 0, [], b""]), 0, bytes(8)),
+            SentBatch(msgpack.packb([5, b"x" * 16, 3, 0, [], b""]), 0, bytes(8)),
         )
         self.assertEqual([verdict.word for verdict in verdicts], ["refused", "applied", "refused", "refused"])
         self.assertEqual((await self.get(server, "/v1/aggregates"))[A]["count"], 1)
@@ -200,11 +200,11 @@ class Envelopes(ServerCase):
             body = encode_envelope("test", "host", 0.0, store, [batch])
             answer = decode_verdicts((await self.ask(server, "/v1/envelopes", "POST", body)).body, 1)
             self.assertEqual(answer.verdicts[0].word, word)
-        [verdict] = await self.send(server, SentBatch(msgpack.packb([5, "of a later version"]), 0, bytes(8)))
+        [verdict] = await self.send(server, SentBatch(msgpack.packb([6, "of a later version"]), 0, bytes(8)))
         self.assertEqual(verdict.word, "later")
         self.assertEqual((await self.ask(server, "/v1/envelopes", "POST", msgpack.packb({"v": 3}))).status, 400)
         problems = str((await self.get(server, "/v1/status"))["problems"])
-        for says in ("the Agent test sends to the store 91cc…", "batch version 5", "envelope version 3"):
+        for says in ("the Agent test sends to the store 91cc…", "batch version 6", "envelope version 3"):
             self.assertIn(says, problems)
         self.assertEqual((await self.get(server, "/v1/status"))["folded"], 0)
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple
 
 from taba.server import keys
-from taba.server.fold.deadletters import LetterId, decode_dead_letter, describe, letter_id, unreadable
+from taba.server.fold.deadletters import LetterId, decode_dead_letter, describe, letter_id, shown_of, unreadable
 from taba.server.router import IsReader
 
 LOT_LETTERS = 50  # read at a time: some 200 KiB, 3 MiB at the most
@@ -65,7 +65,7 @@ async def _places(router: IsReader, most: int, breathe: Callable[[], Awaitable[N
             [contents] = (await router.read_many({bucket: [(b"LRANGE", keys.dead_letters(bucket), *span)]}))[bucket]
             for place, content in enumerate(contents, start=start - length):
                 letter = decode_dead_letter(content)
-                refused, count = (letter.time, letter.events) if letter is not None else (0.0, 1)
+                refused, count = (letter.time, shown_of(letter)) if letter is not None else (0.0, 1)
                 newest.append(_Place(refused, bucket, place, count))
                 events += count
             start += LOT_LETTERS

@@ -22,10 +22,12 @@ import numpy
 
 from taba import names
 from taba.batch import (
+    BAD_COLUMN,
     MAX_CACHED_FIELDS,
     MAX_CACHED_NAME,
     MAX_CACHED_NAMES,
     OPEN,
+    AtEdge,
     BadColumn,
     Batch,
     Block,
@@ -58,6 +60,7 @@ from taba.server.fold.in_all import ENDLESS, Room
 from taba.server.fold.marks import FULL, MARK_MINUTES, Marks, stale
 from taba.server.router import Command
 from taba.server.work.bench import Bench
+from taba.server.work.faults import sentence
 from taba.server.work.folding import HANDLER_ERROR, Failed, Folded, Folding, ForeignWork, Parts, Work
 from taba.server.work.runs import Runs
 from taba.shard import More, Writes
@@ -73,6 +76,7 @@ WRONG_BUCKET = "wrong_bucket"
 BAD_VALUE = "bad_value"
 BAD_TIME = "bad_time"
 BAD_STATE = "bad_state"
+UNKNOWN_EDGE = "unknown_edge"
 TOO_MANY_TABS = "too_many_tabs"
 TOO_MANY_CLIENTS = "too_many_clients"
 
@@ -227,13 +231,14 @@ GroupPart = tuple[list[int], Block | list[Column]]  # the group's rows, and the 
 
 
 class Group:
-    """The columns of one Type: which rows of the cycle they touch, numbered again from 0."""
+    """The columns of one Type: which rows of the cycle they touch, numbered again from 0. `merges`: those that were folded at the edge."""
 
     def __init__(self, type: str, handler: Any, is_array: bool):
         self.type, self.handler, self.is_array = type, handler, is_array
         self.is_absolute = bool(getattr(handler, "absolute", False))
         self.rows: dict[int, int] = {}
         self.parts: list[GroupPart] = []
+        self.merges: list[tuple[int, Column]] = []
         self.states: list[keys.Framed] = []
         self.folded: Folded | None = None
 
@@ -364,7 +369,7 @@ class Fold:
                 verdict, is_new = marks.fold(batch.stream, batch.number, item.follows, item.nonce)
                 if is_new and item.part is not None and not self.posted.fold_posted(item.part.key, item.part.lot)[1]:
                     is_new = False
-                    self.known_key += sum(column.events for column in batch.columns)
+                    self.known_key += sum(_weight(column) for column in batch.columns)
             else:
                 verdict, is_new = self.posted.fold_posted(batch.stream, batch.number, item.follows)
             verdicts.append(verdict)
@@ -434,7 +439,7 @@ class Fold:
         self._check(list(groups.values()))
         for group in groups.values():
             self._load(group)
-        return [group for group in groups.values() if group.parts]
+        return [group for group in groups.values() if group.parts or group.merges]
 
     def _take_block(self, groups: dict[str, Group], block: Block, rows: list[int]) -> bool:
         """Take it at once, where all its States are there, and their Tabs of its Type; else nothing is done."""
@@ -480,6 +485,9 @@ class Fold:
                     self._miss(column)
                     continue
                 group = groups[type] = Group(type, handler, bench.is_array(type))
+            if isinstance(column.values, AtEdge):
+                self._take_state(group, row, column, column.values)
+                continue
             if column.stands_for is not None and not group.is_absolute and not (column.tab in OWN_TABS and not column.weight):
                 self._bury(column, BAD_VALUE, f"{type} takes events one by one")
                 continue
@@ -489,6 +497,15 @@ class Fold:
                     continue
                 column = good
             group.add(row, column)
+
+    def _take_state(self, group: Group, row: int, column: Column, state: AtEdge) -> None:
+        """Take what was folded at the edge, if the Handler merges it."""
+        edge = self.bench.edge(group.type)
+        if state.edge == edge:
+            group.merges.append((group.rows.setdefault(row, len(group.rows)), column))
+            return
+        merges = f"version {edge} is merged here" if edge is not None else f"States of Type {group.type} are not merged here"
+        self._bury(column, UNKNOWN_EDGE, f"an Agent folded these events to a State of version {state.edge}, and {merges}")
 
     def _refuse(self, column: Any) -> None:
         if isinstance(column, Column):
@@ -570,6 +587,14 @@ class Fold:
             if column.times:
                 columns.append((row, column))
         group.replace(columns)
+        merges = []
+        for row, column in group.merges:
+            error = miscounted(group.handler, [column])
+            if error is None:
+                merges.append((row, column))
+            else:
+                self._bury(column, BAD_COLUMN, error)
+        group.merges = merges
 
     def _load(self, group: Group) -> None:
         contents = [self.kept[row] for row in group.rows]
@@ -586,10 +611,11 @@ class Fold:
                 bad[local] = str(error)
                 group.states.append(keys.ABSENT)
         if bad:
-            for local, column in group.columns:
+            for local, column in (*group.columns, *group.merges):
                 if local in bad:
                     self._bury(column, BAD_STATE, bad[local])
             group.replace([(local, column) for local, column in group.columns if local not in bad])
+            group.merges = [(local, column) for local, column in group.merges if local not in bad]
 
     def fold_groups(self, groups: list[Group]) -> Generator[Reads | Foreign, Any, None]:
         """Have each group's `folded`; together.py has another way, with the groups of other buckets."""
@@ -618,7 +644,7 @@ class Fold:
 
     def _work(self, group: Group) -> Work:
         names = [self.fields[row] for row in group.rows] if self.bench.may_hang(group.type) else ()
-        return Work(group.states, group.runs, names)
+        return Work(group.states, group.runs, names, dumps_of(group))
 
     def read_parts(self, wants: list[tuple[Group, list[int]]]) -> Generator[Reads | Foreign, Any, list[Parts]]:
         """For each group the further parts of these of its rows."""
@@ -676,6 +702,8 @@ class Fold:
                     continue
                 for local, column in zip(of_part, columns_of(part), strict=True):
                     self._settle(group, local, column, done, new_tabs)  # type: ignore[arg-type]
+            for local, column in group.merges:
+                self._settle(group, local, column, done, new_tabs)
         commands: list[Command] = []
         if written:
             commands.append((b"HSET", keys.states(bucket), *written))
@@ -807,9 +835,33 @@ def _lots(streams: Sequence[bytes]) -> list[Sequence[bytes]]:
     return [streams[start : start + MAX_ARGUMENTS] for start in range(0, len(streams), MAX_ARGUMENTS)]
 
 
+def _weight(column: Any) -> int:
+    """How many Events a column, or what is none, stands for."""
+    return column.weight if isinstance(column, Column) else column.events
+
+
+def dumps_of(group: Group, begin: int = 0) -> list[tuple[int, bytes]]:
+    """What was folded at the edge, by row, of which the first is `begin`."""
+    return [(begin + row, column.values.dump) for row, column in group.merges if isinstance(column.values, AtEdge)]
+
+
+def miscounted(handler: Any, columns: Sequence[Column]) -> str | None:
+    """What is wrong with one of these that were folded at the edge; None where each is a State of as many Events as it stands for."""
+    dumps = [column.values.dump for column in columns if isinstance(column.values, AtEdge)]
+    try:
+        counts = handler.count_array(dumps).tolist()
+    except Exception as error:  # these bytes are a stranger's: whatever a Handler makes of them, they are no State of its
+        return f"no State that was folded at the edge: {sentence(error)}"
+    found = next(((counted, column.weight) for counted, column in zip(counts, columns, strict=True) if counted != column.weight), None)
+    return None if found is None else f"a State of {found[0]} events that is said to be of {found[1]}"
+
+
 def are_good(groups: Sequence[Group]) -> bool:
-    """Whether all Events of these groups of one Type have times, and for an array Handler values, that there may be: mostly so, and cheap
-    to know of many at once."""
+    """Whether all Events of these groups of one Type have times, and for an array Handler values, that there may be, and all States that
+    were folded at the edge as many as they are said to: mostly so, and cheap to know of many at once."""
+    merges = [column for group in groups for _, column in group.merges]
+    if merges and miscounted(groups[0].handler, merges) is not None:
+        return False
     times: list[bytes] = []
     values: list[Any] = []
     for group in groups:
@@ -841,6 +893,8 @@ def _are_finite(values: bytes | list[Any]) -> Any:
 
 
 def _picked(column: Column, indexes: list[int]) -> Column:
+    if isinstance(column.values, AtEdge):
+        return column if indexes else column._replace(times=b"")
     times, values = numpy.frombuffer(column.times, "<f8")[indexes].tobytes(), column.made()
     if isinstance(values, bytes):
         return column._replace(times=times, values=numpy.frombuffer(values, "<f8")[indexes].tobytes())

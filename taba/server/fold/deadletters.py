@@ -1,6 +1,7 @@
 """Dead letters: Events that were delivered but cannot be folded, as they are kept in their bucket.
 
-One dead letter holds Events of one column that failed for one reason, so that a bucket's list is bounded in entries and bytes.
+One dead letter holds Events of one column that failed for one reason, so that a bucket's list is bounded in entries and bytes. A State that
+was folded at the edge is one, whatever it stands for: its time is that of its first Event, its content what came.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from taba.batch import Column
+from taba.batch import AtEdge, Column
 from taba.bounds import MAX_VALUE_BYTES, MAX_VALUE_DEPTH, KiB
 from taba.counting import is_nested_within
 from taba.nesting import is_deeper
@@ -35,7 +36,8 @@ _EVENTS = MAX_DEAD_LETTER_BYTES // 16  # float64 times and values
 
 
 class DeadLetter(NamedTuple):
-    """Events of one column that were not folded, and why. `content` is what was there where it is no column (msgpack)."""
+    """Events of one column that were not folded, and why. `content` is what was there where it is no column (msgpack); beside `times`, the
+    State to which they were folded at the edge."""
 
     time: float  # when it was refused
     reason: str
@@ -51,7 +53,10 @@ class DeadLetter(NamedTuple):
 
 def dead_letters_of(now: float, reason: str, detail: str, column: Column) -> Iterator[DeadLetter]:
     """`column` as dead letters, each within its bound; one that stands for other Events than its rows as one, to be read, not folded."""
-    client, tab, type, times, _, stands_for = column
+    client, tab, type, times, values, stands_for = column
+    if isinstance(values, AtEdge):
+        yield DeadLetter(now, reason, detail, client, tab, type, column.weight, times, [], pack(list(values)))
+        return
     values = column.made()
     if stands_for is not None:  # the next such column of its ring says all that this one says
         yield DeadLetter(now, reason, detail, client, tab, type, stands_for, b"", [], pack(list(column.opened())))
@@ -85,8 +90,9 @@ def encode_dead_letter(letter: DeadLetter) -> bytes:
     packed = b"" if is_deep else pack([_VERSION, *letter])
     if not 1 < len(packed) <= MAX_DEAD_LETTER_VALUE:
         # one for each time: of what is no column, `events` is what its sender says, and nothing of it need have come
-        values = [None] * (len(letter.times) // 8)
-        letter = letter._replace(values=values, content=b"", detail=f"{letter.detail} {_LEFT_OUT}")
+        times = b"" if letter.content else letter.times
+        values = [None] * (len(times) // 8)
+        letter = letter._replace(times=times, values=values, content=b"", detail=f"{letter.detail} {_LEFT_OUT}")
         packed = pack([_VERSION, *letter])
     return packed
 
@@ -151,16 +157,35 @@ def address_of(content: bytes) -> Address | None:
 
 def column_of(letter: DeadLetter) -> Column | None:
     """The Events of a dead letter, to be folded; None where they were no column, or were not kept."""
-    if not letter.times or letter.content or letter.detail.endswith(_LEFT_OUT):
+    if not letter.times or letter.detail.endswith(_LEFT_OUT):
         return None
+    if letter.content:
+        state = _at_edge(letter)
+        return None if state is None else Column(letter.client, letter.tab, letter.type, letter.times, state, letter.events)
     if not len(letter.times) == 8 * letter.events == (len(letter.values) if isinstance(letter.values, bytes) else 8 * len(letter.values)):
         return None
     return Column(letter.client, letter.tab, letter.type, letter.times, letter.values)
 
 
+def _at_edge(letter: DeadLetter) -> AtEdge | None:
+    """The State in the content of a letter that has times; None where there is none."""
+    found = _unpacked(letter.content)
+    if not isinstance(found, list) or len(found) != 3 or len(letter.times) != 8:
+        return None
+    edge, dump, until = found
+    return AtEdge(edge, dump, until) if type(edge) is int and type(dump) is bytes and type(until) is float else None
+
+
 def describe(bucket: int, letter: DeadLetter) -> Iterator[dict[str, Any]]:
-    """The Events of a dead letter, one dictionary each, as `/v1/dead-letters` shows them."""
+    """The Events of a dead letter, one dictionary each, as `/v1/dead-letters` shows them; of those that were folded at the edge, one."""
     common = {"bucket": bucket, "reason": letter.reason, "detail": letter.detail, "refused": letter.time}
+    state = _at_edge(letter) if letter.times and letter.content else None
+    if state is not None:
+        names = {"client": letter.client, "tab": letter.tab, "type": letter.type}
+        [time] = struct.unpack("<d", letter.times)
+        says = f"{letter.events} events until {state.until:.3f}, folded by an Agent in version {state.edge}, {len(state.dump)} bytes"
+        yield {**common, **names, "events": letter.events, "time": time, "content": says}
+        return
     if letter.content or not letter.times:
         content = _unpacked(letter.content)
         yield {**common, "events": letter.events, "content": _TOO_DEEP if is_deeper(content) else repr(content)[:1000]}
@@ -170,6 +195,11 @@ def describe(bucket: int, letter: DeadLetter) -> Iterator[dict[str, Any]]:
     for time, value in zip(times, values, strict=True):
         value = _TOO_DEEP if is_deeper(value) else value
         yield {**common, "client": letter.client, "tab": letter.tab, "type": letter.type, "time": time, "value": value}
+
+
+def shown_of(letter: DeadLetter) -> int:
+    """How many dictionaries `describe` gives: one an Event, and one of what is no column or was folded at the edge."""
+    return len(letter.times) // 8 or 1
 
 
 def unreadable(bucket: int, content: bytes) -> dict[str, Any]:

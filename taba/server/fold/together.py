@@ -12,7 +12,7 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
-from taba.server.fold.cycle import Cycle, Fold, Foreign, Group, Outcome, Reads, are_good
+from taba.server.fold.cycle import Cycle, Fold, Foreign, Group, Outcome, Reads, are_good, dumps_of
 from taba.server.fold.in_all import ENDLESS, Room
 from taba.server.router import Command
 from taba.server.work.bench import Bench
@@ -123,7 +123,8 @@ class _Joint:
         runs = Runs()
         for _, group, begin in self.members:
             runs.extend(group.runs, begin)
-        return Work([state for _, group, _ in self.members for state in group.states], runs)
+        merges = [merge for _, group, begin in self.members for merge in dumps_of(group, begin)]
+        return Work([state for _, group, _ in self.members for state in group.states], runs, merges=merges)
 
     def wanted(self, rows: list[int]) -> dict[Fold, tuple[Group, list[int], int]]:
         """By bucket which of its rows these are."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy
 from twisted.internet.task import deferLater
 
-from taba.batch import Batch, Column
+from taba.batch import Batch
 from taba.server import keys
 from taba.server.ask.letters import place_of
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
@@ -206,7 +206,7 @@ class _FoldAgain(Fold):
 
     def _as_before(self, letter: DeadLetter) -> DeadLetter:
         """A letter that could not be folded again, with the time at which it became one."""
-        column = Column(letter.client, letter.tab, letter.type, letter.times, letter.values)
+        column = column_of(letter)
         alike = [before for before in self._letters if before is not None and before[3:6] == letter[3:6]]
         for before in alike:
             if column_of(before) == column:

@@ -45,6 +45,10 @@ class Bench:
         """Whether the Handler of `type` folds all States at once."""
         return self._lookup.is_array(type)
 
+    def edge(self, type: str) -> int | None:
+        """In which version States of `type` that were folded at the edge are merged here; None where none are."""
+        return self._lookup.edge(type)
+
     def may_hang(self, type: str) -> bool:
         """Whether the work of `type` is done elsewhere, and may take as long as the child process has."""
         return not self._lookup.own(type) and self._lookup.get(type) is not None

@@ -77,7 +77,7 @@ class Errand:
         chosen = {row for lot in asked for row in lot}
         states = [self._carried.get(row, state) if row in chosen else ABSENT for row, state in enumerate(work.states)]
         columns: list[Any] = [column for column in work.columns if column[0] in chosen and column[0] not in self._left]
-        columns += [(row, *self._events(row)) for row in chosen if row in self._left]
+        columns += [(row, *self._events(row)[:2]) for row in chosen if row in self._left]
         return states, columns, {row: parts for row, parts in self._parts.items() if row in chosen}, asked, self._singly
 
     def _events(self, row: int) -> Run:
@@ -188,7 +188,7 @@ class Culprit(NamedTuple):
 
 def digest_of(name: bytes, run: Run, place: int) -> bytes:
     """What an Event is known by: its State's name, its time and its value."""
-    time, value = run.between(place, place + 1)
+    time, value, _ = run.between(place, place + 1)
     content = value if isinstance(value, bytes) else pack(value)
     return blake2b(b"%d:%b%b%b" % (len(name), name, time, content), digest_size=16).digest()
 

@@ -40,12 +40,14 @@ class Work(NamedTuple):
     """What is to be folded: the main parts by row, and the Events as (row, times, values), in order.
 
     The values of an array Handler are float64 bytes, or where there are pairs a list. `names`: by row which State it is, the same
-    in each try of a cycle; only for Handlers that work elsewhere.
+    in each try of a cycle; only for Handlers that work elsewhere. `merges`: dumps by row, of States that were folded at the edge; each
+    has its place among a row's Events, behind all others.
     """
 
     states: Sequence[Framed]
     columns: Sequence[tuple[int, bytes, Values]]
     names: Sequence[bytes] = ()
+    merges: Sequence[tuple[int, bytes]] = ()
 
     @property
     def runs(self) -> Runs:
@@ -86,15 +88,27 @@ def nothing_folded() -> Folded:
 
 
 class Run(NamedTuple):
-    """Events of one row, in order: float64 times, and float64 values or a list of them."""
+    """Events of one row, in order: float64 times, and float64 values or a list of them; and behind them what was folded at the edge."""
 
     times: bytes
     values: Values
+    dumps: tuple[bytes, ...] = ()
+
+    @property
+    def places(self) -> int:
+        """How many places there are."""
+        return (len(self.times) >> 3) + len(self.dumps)
 
     def between(self, start: int, end: int) -> Run:
-        """The Events at these places, without the last."""
+        """What is at these places, without the last."""
         values = self.values[8 * start : 8 * end] if isinstance(self.values, bytes) else self.values[start:end]
-        return Run(self.times[8 * start : 8 * end], values)
+        events = len(self.times) >> 3
+        return Run(self.times[8 * start : 8 * end], values, self.dumps[max(0, start - events) : max(0, end - events)])
+
+    def work(self, state: Framed) -> Work:
+        """What is to be done with it, for the row's State."""
+        columns = [(0, self.times, self.values)] if self.times else []
+        return Work([state], columns, merges=[(0, dump) for dump in self.dumps])
 
 
 Parts = dict[int, list[Framed]]
@@ -118,6 +132,7 @@ class IsLookup(Protocol):
     def get(self, type: str) -> Any | None: ...
     def own(self, type: str) -> bool: ...
     def is_array(self, type: str) -> bool: ...
+    def edge(self, type: str) -> int | None: ...
 
 
 class KnowsTypes(Protocol):
@@ -156,7 +171,7 @@ def fold_type(
     """
     folded = nothing_folded()
     work = work._replace(columns=Runs.of(work.columns))
-    rows = list(dict.fromkeys(work.runs.rows))
+    rows = list(dict.fromkeys([*work.runs.rows, *(row for row, _ in work.merges)] if work.merges else work.runs.rows))
     if max(map(_VERSION_OF, work.states), default=0) > handler.version:
         for row in rows:
             if (version := work.states[row].version) > handler.version:
@@ -199,7 +214,7 @@ class _Search:
         self.events = run_of(work, row)
 
     def run(self, folded: Folded) -> Generator[list[int], Parts, None]:
-        count = len(self.events.times) >> 3
+        count = self.events.places
         last = folded.failed[self.row]
         if count <= 1 and self.turn is None:
             return
@@ -258,7 +273,7 @@ class _Search:
 
     def _fold(self, start: int, end: int) -> Generator[list[int], Parts, Folded]:
         outcome = nothing_folded()
-        work = Work([self.state], [(0, *self.events.between(start, end))])
+        work = self.events.between(start, end).work(self.state)
         if not self.is_array:
             _fold_plainly(self.handler, work, self.now, [0], outcome, self.is_own)
             return outcome
@@ -292,15 +307,16 @@ def picked(run: Run, places: Sequence[int]) -> Run:
 def run_of(work: Work, row: int) -> Run:
     """All Events of a row, in order."""
     columns = [(times, values) for of, times, values in work.columns if of == row]
+    dumps = tuple(dump for of, dump in work.merges if of == row)
     if len(columns) == 1:
-        return Run(*columns[0])
+        return Run(*columns[0], dumps)
     times = b"".join(times for times, _ in columns)
     if all(isinstance(values, bytes) for _, values in columns):
-        return Run(times, b"".join(values for _, values in columns))  # type: ignore[misc]
+        return Run(times, b"".join(values for _, values in columns), dumps)  # type: ignore[misc]
     flat: list[Any] = []
     for _, values in columns:
         flat.extend(numpy.frombuffer(values, "<f8").tolist() if isinstance(values, bytes) else values)
-    return Run(times, flat)
+    return Run(times, flat, dumps)
 
 
 def _fold_plainly(handler: Any, work: Work, now: float, rows: list[int], folded: Folded, is_own: bool) -> None:
@@ -411,20 +427,23 @@ def _halves(rows: list[int]) -> tuple[list[int], list[int]]:
 
 
 def _fold_lot(handler: Any, dumps: list[bytes], work: Work, now: float, rows: list[int]) -> _Lot:
-    runs = work.runs
+    runs, merges = work.runs, work.merges
     if len(rows) == len(dumps) and rows == list(range(len(dumps))):
         states = handler.load_array(dumps)
-        indexes = numpy.array(runs.rows, dtype=numpy.int64)
+        of_runs, of_merges = runs.rows, [row for row, _ in merges]
     else:
         place = {row: index for index, row in enumerate(rows)}
-        runs = Runs.of([run for run in runs if run[0] in place])
+        runs, merges = Runs.of([run for run in runs if run[0] in place]), [merge for merge in merges if merge[0] in place]
         states = handler.load_array([dumps[row] for row in rows])
-        indexes = numpy.array([place[row] for row in runs.rows], dtype=numpy.int64)
-    times = _floats(runs.times)
-    if runs.counts.count(1) < len(indexes):
-        indexes = numpy.repeat(indexes, runs.counts)
-    values = _numbers(runs.values, getattr(handler, "pairs", None))
-    states = handler.fold_array(states, indexes, times, values, now)
+        of_runs, of_merges = [place[row] for row in runs.rows], [place[row] for row, _ in merges]
+    if of_runs:
+        indexes = numpy.array(of_runs, dtype=numpy.int64)
+        if runs.counts.count(1) < len(indexes):
+            indexes = numpy.repeat(indexes, runs.counts)
+        values = _numbers(runs.values, getattr(handler, "pairs", None))
+        states = handler.fold_array(states, indexes, _floats(runs.times), values, now)
+    if of_merges:
+        states = handler.merge_array(states, numpy.array(of_merges, dtype=numpy.int64), [dump for _, dump in merges], now)
     spilling = [rows[index] for index in handler.spilling(states)] if handler.further_parts else []
     return _Lot(states, rows, spilling)
 

@@ -74,7 +74,7 @@ class Types(ServerCase):
     async def test_status_names_the_versions_of_batches_and_of_dumps_folded_at_the_edge(self) -> None:
         server = await self.start()
         status = await self.get(server, "/v1/status")
-        self.assertEqual(status["batch_versions"], [4])
+        self.assertEqual(status["batch_versions"], [5])
         edges = {type: about["edge"] for type, about in status["handlers"].items()}
         for type in ("CounterGroup", "PercentileGroup", "TotalsCounter", "PercentileCounter"):
             self.assertEqual(edges.pop(type), 1, type)

@@ -385,7 +385,7 @@ class Anything(SynchronousTestCase):
                 if spoilt is not None:
                     section[spoilt] = section[spoilt][:-1]
                 body += (sum(weights if has_weights else rows), msgpack.packb(section))
-            content = msgpack.packb([4, bytes(16), 0, number, body, b""])
+            content = msgpack.packb([5, bytes(16), 0, number, body, b""])
             decoded = decode_batch(content)
             counted = sum(store.counts().values())
             events = sum(one.events if isinstance(one, BadColumn) else one.weight for one in decoded.columns)

@@ -14,6 +14,7 @@ const CURES = /** @type {Record<string, string>} */ ({
   type_conflict: "Record this Tab with one Type everywhere; delete the Tab where the other one is meant.",
   newer_state: "Update the Servers: this State was written by a newer version of its Handler.",
   handler_error: "Mend the Handler or what is recorded; the detail has the last frame of the traceback.",
+  unknown_edge: "Update the Servers: an Agent folded these events to a State of a version that they do not merge.",
   bad_value: "Mend what is recorded: its Type does not take this value.",
 });
 
