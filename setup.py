@@ -4,10 +4,12 @@ import sysconfig
 
 from setuptools import Extension, setup
 
+HEADERS = ("exchange", "layout", "metering", "producer", "reply", "total", "values")
+
 accelerator = Extension(
     "taba.client._accelerator",
     sources=["taba/client/_accelerator.c"],
-    depends=["setup.py", *(f"taba/client/_{name}.h" for name in ("exchange", "layout", "metering", "producer", "reply", "values"))],
+    depends=["setup.py", *(f"taba/client/_{name}.h" for name in HEADERS)],
     extra_compile_args=["-std=c11", "-O3", "-fvisibility=hidden", "-fno-semantic-interposition"],
     optional=True,  # without a compiler the pure-Python ring works, with the same layout
 )

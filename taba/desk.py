@@ -119,11 +119,12 @@ class Desk:
         self._origin: bytes | None = None  # as it stands there
         self._is_tried = True  # there may be what an input before left of its tries
         self._dirty = [SHEET_BYTES, SHEET_BYTES]
+        self._rows: tuple[memoryview, ...] = ()  # those of the counts, once it is known how many there are
         self.progress = self._words[_PROGRESS : _PROGRESS + 1]  # 2i + 1: Event i is begun; 2i + 2: it is recorded
 
     def close(self) -> None:
         """Unmap it."""
-        for view in (self.progress, *self._sheets, self._words, self._content):
+        for view in (self.progress, *self._rows, *self._sheets, self._words, self._content):
             view.release()
         self._mapping.close()
 
@@ -193,13 +194,16 @@ class Desk:
             self._put(8 * _ORIGIN, _ORIGIN_BYTES, origin)
             self._origin = origin
         self._words[_LENGTH] = length
-        return bytes(self._sheets[place][:length])
+        return self._sheets[place][:length].tobytes()
 
     def done(self, counts: array[int]) -> None:
         """All of it is recorded, and these are all counts from now on."""
-        row = _ROWS[self._number & 1]
-        self._words[row : row + len(counts)] = memoryview(counts)
-        self._words[_DONE] = self._done = self._number
+        rows = self._rows
+        if not rows:
+            rows = self._rows = tuple(self._words[row : row + len(counts)] for row in _ROWS)
+        number = self._number
+        rows[number & 1][:] = counts
+        self._words[_DONE] = self._done = number
 
     def count(self, counts: array[int]) -> None:
         """These are all counts from now on; there is nothing in hand."""

@@ -1,7 +1,7 @@
 /* The C accelerator of the ring's producer: the same records as taba/client/pure.py, in a few nanoseconds.
 
    _layout.h has the numbers, _producer.h the algorithm, _values.h the values that are no float; here they meet Python. _metering.h has
-   what middlewares record of a request by.
+   what middlewares record of a request by, _total.h what prometheus_client's values count by.
 
    1. Nothing here gives up the GIL between the reservation and the commit of a record, or calls Python in between: records come from
       one producer at a time, and an exception never finds one half written.
@@ -1206,6 +1206,7 @@ static const struct {
 };
 
 #include "_metering.h"
+#include "_total.h"
 
 /* --- the module ---------------------------------------------------------------------------------------------------------------- */
 
@@ -1316,6 +1317,8 @@ module_exec(PyObject *module)
     if (add_type(module, "Meter", &meter_spec, NULL, &state->meter) < 0 ||
         add_type(module, "Exchange", &exchange_spec, NULL, &state->exchange) < 0 ||
         add_type(module, "Step", &step_spec, NULL, &state->step) < 0 || add_type(module, "Reply", &reply_spec, NULL, &state->reply) < 0)
+        return -1;
+    if (add_type(module, "Total", &total_spec, NULL, NULL) < 0)
         return -1;
     PyObject *coarse = is_coarse_sound() ? Py_True : Py_False;
     return PyModule_AddObjectRef(module, "IS_COARSE_SOUND", coarse) < 0 ? -1 : add_layout(module);

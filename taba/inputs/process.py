@@ -87,29 +87,30 @@ class Input:
 
     def _record(self, origin: Origin, content: bytes, done: int = 0) -> None:
         """Record what a packet says, but for so many Events of it, and be done with it."""
-        self._counts[0] += 1
-        progress, at = self._desk.progress, 2 * done
+        counts, desk, room = self._counts, self._desk, self._origins.room
+        counts[0] += 1
+        progress, at = desk.progress, 2 * done
         found = origin.reader.read(content)
         for record, value, time in found[done:] if done else found:
             progress[0] = at + 1
             record(value, time)
             at += 2
             progress[0] = at
-        self._desk.done(self._counts)
-        room = self._origins.room
+        desk.done(counts)
         if room.example:
-            self._desk.show(room.example)
+            desk.show(room.example)
             room.example = b""
         if room.is_full:
             self._origins.renew()
 
     def _take_packets(self, most: int) -> bool:
         """Record up to so many datagrams; whether there may be more."""
-        channel, desk, record, place, counts = self._socket, self._desk, self._record, self._origins.place, self._counts
+        desk, record, place, counts = self._desk, self._record, self._origins.place, self._counts
+        receive, sheet, hold, flag = self._socket.recvfrom_into, desk.sheet, desk.hold, socket.MSG_TRUNC
         is_local, now, beyond = self._address.kind == "unix", self._now, PLACE["beyond_origins"]
         for _ in range(most):
             try:
-                length, sender = channel.recvfrom_into(desk.sheet(), SHEET_BYTES, socket.MSG_TRUNC)
+                length, sender = receive(sheet(), SHEET_BYTES, flag)
             except BlockingIOError:
                 return False
             except OSError as error:  # what came of something that was sent to somebody: nothing is lost by it
@@ -118,8 +119,8 @@ class Input:
             origin, name, is_own = place(LOCAL if is_local else sender[0], now)
             if length > SHEET_BYTES:  # its last line has no end here
                 counts[PLACE["cut"]] += 1
-                length = desk.hold(SHEET_BYTES, name).rfind(b"\n") + 1
-            content = desk.hold(length, name)
+                length = hold(SHEET_BYTES, name).rfind(b"\n") + 1
+            content = hold(length, name)
             if not is_own:
                 counts[beyond] += 1
             record(origin, content)

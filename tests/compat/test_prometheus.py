@@ -6,17 +6,21 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy
 import prometheus_client
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, Histogram, Info, Summary, metrics, values
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.client import testing
+from taba.client import process, pure, testing
 from taba.compat import values as compat
 from taba.compat.run import environment
 from tests.patience import PATIENCE_SECONDS
@@ -128,6 +132,41 @@ class Recorded(SynchronousTestCase):
                 counter.labels(*[value] * 17).inc()
         self.assertEqual((len(told.output), captured.events), (1, []))
         self.assertEqual(self.registry.get_sample_value("wide_total", dict.fromkeys(labels, "a")), 1)
+
+    def test_amounts_of_each_kind_count_as_theirs_do_with_the_accelerator_and_without(self) -> None:
+        for place, ports in enumerate((process.PORTS, pure)):
+            self.patch(compat, "PORTS", ports)
+            self.patch(values, "ValueClass", compat.recorded(values.MutexValue))
+            with testing.capture() as captured:
+                counter = Counter(f"amounts_{place}", "", registry=self.registry)
+                plain = values.MutexValue("counter", "plain", "plain_total", (), (), "")
+                amounts: Any = (1, 2.5, True, Fraction(1, 4), numpy.float32(0.5), numpy.int64(3), 2**60, 0)
+                for amount in amounts:
+                    counter.inc(amount)
+                    plain.inc(amount)
+                for wrong in (Decimal(1), "1", None, 10**400):
+                    self.assertRaises((TypeError, OverflowError), plain.inc, wrong)
+                    self.assertRaises((TypeError, OverflowError), counter.inc, wrong)
+            found = [float(value) for value in captured.values(f"amounts_{place}")]
+            self.assertEqual(found, [1.0, 2.5, 1.0, 0.25, 0.5, 3.0, float(2**60), 0.0])
+            self.assertEqual(self.registry.get_sample_value(f"amounts_{place}_total"), plain.get())
+            counter.reset()
+            self.assertEqual(self.registry.get_sample_value(f"amounts_{place}_total"), 0)
+
+    def test_threads_lose_nothing_of_a_value_and_of_its_records(self) -> None:
+        with testing.capture() as captured:
+            counter = Counter("of_threads", "", registry=self.registry)
+
+            def work() -> None:
+                for _ in range(2_000):
+                    counter.inc()
+
+            threads = [threading.Thread(target=work) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        self.assertEqual((self.registry.get_sample_value("of_threads_total"), captured.total("of_threads")), (8_000, 8_000))
 
     def test_installing_twice_is_installing_once(self) -> None:
         first = values.ValueClass
