@@ -13,7 +13,7 @@ from rich.text import Text
 
 from taba.bounds import MAX_ROWS
 from taba.cli import show
-from taba.cli.figures import print_clients, print_table, sum_of
+from taba.cli.figures import print_clients, print_groups, print_table, sum_of
 from taba.cli.sharing import (
     FORMATS,
     PARTIAL,
@@ -142,7 +142,7 @@ def agg(
 
     NAME is a Tab; or a base name, which shows its Tabs with labels and, last, their sum; or a glob of * and ?; or -, for names on standard
     input. Without NAME… or --match, every Tab. A NAME that is not known is an error, except with --json. On a terminal one line a Tab, what
-    moves most first, unless --all, --by, --super or --detail is given; =17 below 1H is what a Tab without windows has now.
+    moves most first, unless --all, --super or --detail is given; =17 below 1H is what a Tab without windows has now.
     """
     if all_in_one and by:
         raise click.UsageError("--super and --by exclude each other")
@@ -186,11 +186,15 @@ def agg(
     if form() is not None:
         print_leaves(["tab"], (([name], content) for name, content in found.items()))
     elif is_shown:
-        units = _units(query, wanted) if found else {}
-        for name, content in found.items():
-            print_drawn(show.tab(name, content, unit=units.get(name) or _unit_of_base(units, name)))
+        of_tabs = _units(query, wanted) if found else {}
+        units = {name: of_tabs.get(name) or _unit_of_base(of_tabs, name) for name in found}
         if not found:
             print_drawn(NOTHING)
+        elif with_all or detail:
+            for name, content in found.items():
+                print_drawn(show.tab(name, content, unit=units[name]))
+        else:
+            print_groups(found, units, limit, get_terminal_size((79, 24)).columns)
     if not by and is_people:
         for name in given:
             _sum(query, name, wanted, found, detail)

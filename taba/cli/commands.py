@@ -17,6 +17,7 @@ from taba.cli.top import top
 from taba.cli.trying import handler
 
 COMPLETE_VARIABLE = "_TABA_COMPLETE"  # as click has it
+LONGEST_HELP = 300  # characters of the sentence that says what a command is for: it stands whole
 SHELLS = ("bash", "zsh", "fish")
 
 
@@ -28,7 +29,7 @@ class Grouped(click.Group):
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         for title, names in self.groups.items():
             with formatter.section(title):
-                formatter.write_dl([(name, self.commands[name].get_short_help_str(formatter.width)) for name in names])
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(LONGEST_HELP)) for name in names])
 
 
 @click.group(

@@ -97,6 +97,14 @@ OF_TABS = (  # 79 with the name and a blank between
     Column("TREND", TREND, _trend),
     Column("CLIENTS", 5, _count("clients")),
 )
+OF_GROUPS = (
+    Column("RATE", 8, _count("rate")),
+    Column("1M", 8, _count("1m")),
+    Column("1H", 8, _hour),
+    Column("P50", 7, _value("p50")),
+    Column("P99", 7, _value("p99")),
+    Column("MAX", 7, _value("max")),
+)
 OF_CLIENTS = (
     Column("1M", 8, _count("1m")),
     Column("1H", 8, _count("1h")),
@@ -181,7 +189,7 @@ def sum_of(name: str, rows: Sequence[Mapping[str, Any]], aggregate: Mapping[str,
         "name": name,
         "unit": rows[0].get("unit"),
         "rate": math.fsum(line.get("rate") or 0 for line in rows) if count is None else count / 60,
-        **{key: figures[key] for key in ("1h", "p50", "p99", "value")},
+        **figures,
         "sparkline": [math.fsum(count or 0 for count in counts) for counts in zip(*lines, strict=True)] if lines else None,
     }
 
@@ -189,9 +197,32 @@ def sum_of(name: str, rows: Sequence[Mapping[str, Any]], aggregate: Mapping[str,
 def print_table(rows: Sequence[Mapping[str, Any]], columns: int, shown: Sequence[Column] = OF_TABS, name: str = "NAME") -> None:
     """Rows under their head, on a terminal."""
     is_ascii = knows_ascii_only()
+    columns = _enough(rows, columns, shown)
     print(head(columns, shown, name))
     for line in rows:
         print(row(line, columns, is_ascii, shown))
+
+
+def _enough(rows: Sequence[Mapping[str, Any]], columns: int, shown: Sequence[Column]) -> int:
+    """What such a table needs of a terminal of so many columns: figures stand near their names."""
+    longest = max((cell_len(show.plain(line["name"])) for line in rows), default=NAME)
+    there = [column for column in shown if column.least <= columns]
+    needed = max(NAME, longest) + sum(column.width + 1 for column in there)
+    return min(columns, max(needed, *(column.least for column in there)))
+
+
+def print_groups(found: Mapping[str, Any], units: Mapping[str, str | None], limit: int, columns: int) -> None:
+    """Aggregates of groups of Tabs as rows, what moves most first."""
+    rows = []
+    for name, aggregate in found.items():
+        figures = {key: paths.first(aggregate, places) for key, places in paths.FIGURES.items()}
+        error = {"error": str(aggregate["error"])} if isinstance(aggregate, Mapping) and "error" in aggregate else {}
+        rate = None if figures["1m"] is None else figures["1m"] / 60
+        rows.append({"name": name, "unit": units.get(name), "rate": rate, **figures, **error})
+    rows.sort(key=lambda line: -math.inf if line["rate"] is None else line["rate"], reverse=True)
+    print_table(rows[:limit], columns, OF_GROUPS)
+    if len(rows) > limit:
+        print(f"{len(rows) - limit} more; --limit shows them")
 
 
 def knows_ascii_only() -> bool:

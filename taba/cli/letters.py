@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
+from rich.padding import Padding
 from rich.text import Text
 
 from taba.bounds import MAX_LETTERS
@@ -17,6 +18,7 @@ from taba.cli.sharing import FORMATS, SERVER, TIMEOUT, ask_first, form, json_tex
 from taba.cli.units import moment
 
 COLUMNS = ("reason", "tab", "type", "client", "time", "value", "detail")
+MOST_SHOWN = 60  # characters of a value
 
 
 @click.command(
@@ -40,7 +42,7 @@ def dead_letters(
 ) -> None:
     """The events that were delivered but cannot be folded, newest first.
 
-    Once what was wrong is put right, taba retry folds them again; --discard gives them up.
+    Once what was wrong is put right, taba retry folds them again; --discard gives them up. On a terminal one line a Tab and Client.
     """
     if (dry_run or yes) and not discard:
         raise click.UsageError("--dry-run and --yes go with --discard")
@@ -61,18 +63,38 @@ def dead_letters(
     elif not answer:
         print_drawn(Text("none", style="dim"))
     else:
-        print_drawn(show.table(COLUMNS, ([_cell(column, letter) for column in COLUMNS] for letter in answer)))
+        _draw(answer)
+        if len(answer) == limit:
+            print_drawn(Text(f"the newest {limit}; --limit shows more", style="dim"))
+
+
+def _draw(letters: Sequence[Mapping[str, Any]]) -> None:
+    """For people: under each reason what it is about, each Tab of each Client in one row however many events there are."""
+    by_reason: dict[tuple[str, str], dict[tuple[str, str, str], list[Mapping[str, Any]]]] = {}
+    for letter in letters:
+        why = (str(letter.get("reason")), str(letter.get("detail") or ""))
+        about = (str(letter.get("tab") or ""), str(letter.get("type") or ""), str(letter.get("client") or ""))
+        by_reason.setdefault(why, {}).setdefault(about, []).append(letter)
+    for (reason, detail), found in by_reason.items():
+        print_drawn(Text(show.plain(f"{reason}: {detail}" if detail else reason), style="bold"))
+        rows = [[*about, sum(map(_events, of)), _moment(of[0].get("time")), _text(of[0])] for about, of in found.items()]
+        print_drawn(Padding(show.table(("tab", "type", "client", "events", "newest", "its value"), rows), (0, 0, 1, 2), expand=False))
+
+
+def _events(letter: Mapping[str, Any]) -> int:
+    """How many events a letter stands for: one, or those that were folded before they came."""
+    count = letter.get("events", 1)
+    return count if isinstance(count, int) else 1
+
+
+def _moment(value: Any) -> Any:
+    return moment(value) or value
+
+
+def _text(letter: Mapping[str, Any]) -> str:
+    return json.dumps(_value(letter), ensure_ascii=False, default=str)[:MOST_SHOWN]
 
 
 def _value(letter: Mapping[str, Any]) -> Any:
     value = letter.get("value")
     return letter.get("content") if value is None and "content" in letter else value
-
-
-def _cell(column: str, letter: Mapping[str, Any]) -> Any:
-    value = letter.get(column)
-    if column == "time":
-        return moment(value) or value
-    if column == "value":
-        return json.dumps(_value(letter), ensure_ascii=False, default=str)[:60]
-    return value

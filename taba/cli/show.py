@@ -28,6 +28,8 @@ MEASURED = 10_000  # columns: more than any terminal has, so that a table tells 
 MIN_COLUMN = 20  # of a terminal that is too narrow for anything
 MAX_ROWS = 20  # of one list inside a Projection; --json has them all
 
+AGE = "age"  # of a store, in minutes
+
 _UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
@@ -214,17 +216,23 @@ def _settings(values: Mapping[str, Any]) -> RenderableType:
     return grid
 
 
-def _one_line(value: Any, key: str = "") -> str:
+def _one_line(value: Any, key: str = "", unit: str | None = None) -> str:
+    """`unit`: of what holds it."""
+    unit = units.unit_of(key) or unit
     if isinstance(value, Mapping):
-        return ", ".join(f"{plain(name)} {_one_line(item, str(name))}" for name, item in value.items()) or "none"
+        return ", ".join(f"{plain(name)} {_one_line(item, str(name), unit)}" for name, item in value.items()) or "none"
     if isinstance(value, list):
-        return ", ".join(_one_line(item, key) for item in value) or "none"
-    return number(_said(key, value))
+        return ", ".join(_one_line(item, key, unit) for item in value) or "none"
+    return number(_said(key, value, unit))
 
 
-def _said(key: str, value: Any) -> Any:
-    """What a status says under `key`, as people read it: sizes and durations by the names that end so."""
-    return str(value) if key == "pid" else figure(key, value, units.unit_of(key))
+def _said(key: str, value: Any, unit: str | None = None) -> Any:
+    """What a status says under `key`, as people read it: sizes and durations by the names that end so, or by what holds them."""
+    if key == "pid":
+        return str(value)
+    if key == AGE and isinstance(value, int):
+        return Figure(units.scaled(value * 60.0, units.SECONDS))
+    return figure(key, value, units.unit_of(key) or unit)
 
 
 def _listing(key: str, content: Any) -> RenderableType:

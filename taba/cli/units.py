@@ -9,6 +9,7 @@ from typing import Any
 SECONDS, BYTES = "seconds", "bytes"  # the units that are written in steps
 COUNTS = frozenset({"count", "clients", "distinct", "events"})  # keys of figures that have no unit, whatever their Tab's is
 MOST = 1e18  # from here on a number is written with its power of ten, whatever its unit
+LATENCY = "latency"  # seconds by name
 TIMES = frozenset({"time", "started", "refused"})  # keys of moments
 
 
@@ -60,7 +61,9 @@ def _digits(value: float) -> str:
 
 
 def unit_of(key: str) -> str | None:
-    """The unit of what stands under a name that ends with it, such as `memory_bytes`; None where it does not."""
+    """The unit of what stands under a name that ends with it, such as `memory_bytes`, or under `latency`; None where it has none."""
+    if key == LATENCY:
+        return SECONDS
     return next((unit for unit in (BYTES, SECONDS) if key == unit or key.endswith("_" + unit)), None)
 
 
