@@ -352,7 +352,8 @@ class Answer(NamedTuple):
 
 class Section(NamedTuple):
     """Columns of one Type as they are written: their fields as bins one after the other, the numbers of their rows, all times and values;
-    with `is_listed` the values are bins, too, one for each column. `stands_for`: as `counts`, where that is another number.
+    with `is_listed` the values are bins, too, one for each column. `stands_for`: as `counts`, where that is another number. Times and
+    values may be views of bytes: they are read once.
 
     With `edge` they are States that were folded at the edge, in that version: `counts` how many events they stand for, `times` those of the
     first of each, `until` those of the last, and `values` bins.
@@ -362,8 +363,8 @@ class Section(NamedTuple):
     columns: int
     fields: bytes
     counts: bytes
-    times: bytes
-    values: bytes
+    times: bytes | memoryview
+    values: bytes | memoryview
     is_listed: bool = False
     stands_for: bytes = b""
     edge: int = 0
@@ -386,12 +387,12 @@ class Section(NamedTuple):
         """What its columns take, without what stands around them."""
         return sum(map(len, (self.fields, self.counts, self.times, self.values, self.stands_for, self.until)))
 
-    def pieces(self) -> tuple[bytes, ...]:
+    def pieces(self) -> tuple[bytes | memoryview, ...]:
         """What stands for it in a batch: its events, and the bin."""
         columns = array_header(self.columns)
         if self.edge:
             head = b"".join((b"\x97", _packed_type(self.type), columns))
-            parts: tuple[bytes, ...] = (
+            parts: tuple[bytes | memoryview, ...] = (
                 head,
                 self.fields,
                 bin_header(len(self.counts)),

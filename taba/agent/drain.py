@@ -310,13 +310,14 @@ class Drain:
             return
         edges = [first, *(np.flatnonzero(np.diff(keys)) + 1 + first).tolist(), len(events.keys)]
         counts = tally.counts.astype("<u4").tobytes()
-        times, values = events.times.tobytes(), tally.values.tobytes()
+        times, values = memoryview(events.times.tobytes()), memoryview(tally.values.tobytes())  # cut without a copy
         fields = events.fields.tolist()
         rows = events.starts
         for start, end in pairwise(edges):
             number, is_listed = divmod(int(events.keys[start]), 2)
             bucket, type = self._sections[number]
             low, high = 8 * int(rows[start]), 8 * int(rows[end])
+            content: bytes | memoryview
             if is_listed:
                 of_columns = [_listed(tally.values[here], (tally.boxed[here], tally.is_boxed[here])) for here in events.each(start, end)]
                 content = b"".join(map(pack_bin, of_columns))
@@ -408,11 +409,12 @@ class Gathered:
             present, of_present, counts = np.unique(tabs, return_inverse=True, return_counts=True)
             inverse = of_present.astype(np.uint32)
         else:
+            tabs = tabs.astype(np.intp)  # once, what counting and taking would each do
             counts = np.bincount(tabs)
             present = np.flatnonzero(counts).astype(np.uint32)
             columns = np.zeros(len(counts), np.uint32)
             columns[present] = np.arange(len(present), dtype=np.uint32)
-            inverse, counts = columns[tabs], counts[present]
+            inverse, counts = columns.take(tabs), counts[present]
         keys = places.sections[present]
         if is_spent:
             keys = np.where(keys > HELD_BACK, np.int32(HELD_BACK), keys)
@@ -506,13 +508,13 @@ def unpack(sections: Iterable[Section]) -> list[Column]:
         for place, (field, count, weight) in enumerate(zip(fields, uint32s(section.counts), weights, strict=True)):
             tab, _, client = field.decode().partition("\0")
             here = slice(8 * start, 8 * (start + count))
-            its = unpack_list(values[place], count) if section.is_listed else section.values[here]
-            found.append(Column(client, tab, section.type, section.times[here], its, weight))
+            its = unpack_list(values[place], count) if section.is_listed else bytes(section.values[here])
+            found.append(Column(client, tab, section.type, bytes(section.times[here]), its, weight))
             start += count
     return found
 
 
-def _bins(content: bytes) -> list[bytes]:
+def _bins(content: bytes | memoryview) -> list[bytes]:
     unpacker = msgpack.Unpacker(max_buffer_size=0)
     unpacker.feed(content)
     return list(unpacker)

@@ -199,11 +199,13 @@ class Ring:
         halves = np.frombuffer(buffer, _U32, 6 * total).reshape(total, 6)
         low_half = np.ascontiguousarray(halves[:, 4])
         self._confirm(runs, halves[:, 5])
-        flags = low_half >> np.uint32(layouts.FLAGS_SHIFT)
-        has_flags = bool(flags.any())
-        tabs = low_half & np.uint32(layouts.TAB_MASK) if has_flags else low_half
+        tabs, flags, greatest = low_half, low_half, int(low_half.max())
+        has_flags = greatest > layouts.TAB_MASK
+        if has_flags:
+            flags, tabs = low_half >> np.uint32(layouts.FLAGS_SHIFT), low_half & np.uint32(layouts.TAB_MASK)
+            greatest = int(tabs.max())
         self.is_blocked = False
-        if int(tabs.max()) >= len(self.directory):
+        if greatest >= len(self.directory):
             scratch.fresh_tabs -= self.names.read(scratch.fresh_tabs)
             if self.names.is_behind and len(unread := np.flatnonzero(tabs >= len(self.directory))):
                 cut, self.is_blocked = int(unread[0]), True  # its turn comes when its name is read
@@ -283,6 +285,9 @@ class Ring:
         for found in self.covered:
             taken = self._look(scratch, position, found.start, limit, taken, runs, most, True)
             position = found.end
+        seen = min(self._looked, position + limit - taken)
+        if seen > position and self._add_run(runs, position, seen, most):  # the last look found no hole before this
+            taken, position = taken + seen - position, seen
         taken = self._look(scratch, position, self.tail + self.where.records, limit, taken, runs, most, dead)
         return runs, taken >= limit > 0
 

@@ -1,0 +1,92 @@
+"""What a drain costs, counted and not timed: system calls, bytes that are read, calls of Python. Bounds lie near what was counted; what
+raises one of them on purpose raises its bound with it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import FrameType
+from typing import Any
+
+from taba.agent.ages import Moment
+from taba.agent.drain import Drain, encode
+from taba.agent.reader import FIRST_CHUNK, Ring, Scratch
+from taba.ring import RECORD_BYTES
+from tests.agent.test_reader import Case
+
+NOW = Moment(0.0, 0, None)
+
+
+class Costs(Case):
+    def rings(self, rings: int, tabs: int, events: int) -> list[Ring]:
+        """So many, each with so many events of so many Tabs; their names were read before."""
+        found = []
+        for number in range(rings):
+            producer = self.producer(f"web/{number}", 2**20)
+            places = [producer.tab(f"t{tab}") for tab in range(tabs)]
+            ring = self.open(producer)
+            ring.names.read(tabs)
+            for event in range(events):
+                producer.record(places[event % tabs], float(event))
+            found.append(ring)
+        return found
+
+    def calls(self, rings: int, tabs: int, events: int) -> int:
+        """How many functions of Python are called to read, sort and encode what these hold, the second time."""
+        found, drain, count = self.rings(rings, tabs, events), Drain(8), 0
+        for ring in found:
+            drain.places(ring)
+
+        def see(frame: FrameType, event: str, argument: Any) -> None:
+            nonlocal count
+            count += event == "call" and "/taba/" in frame.f_code.co_filename
+
+        before = sys.getprofile()
+        sys.setprofile(see)
+        try:
+            drained = drain.run([(ring, False) for ring in found])
+            encode(drained.packed, bytes(16), {}, NOW)
+        finally:
+            sys.setprofile(before)
+        self.assertEqual(drained.found, rings * events)
+        return count
+
+    def test_neither_an_event_nor_a_tab_takes_a_call_of_python_and_a_ring_few(self) -> None:
+        some = self.calls(2, 100, 200)
+        self.assertLess(self.calls(2, 100, 2000) - some, 30)  # it looks on in larger steps
+        self.assertLess(self.calls(2, 200, 200) - some, 10)
+        self.assertLess((self.calls(6, 100, 200) - some) / 4, 40)
+
+    def noted(self, name: str) -> list[int]:
+        """Sizes of what `os.NAME` reads or writes from now on."""
+        sizes: list[int] = []
+        call = getattr(os, name)
+
+        def noting(*arguments: Any) -> Any:
+            found = call(*arguments)
+            sizes.append(found if isinstance(found, int) else len(found))
+            return found
+
+        self.patch(os, name, noting)
+        return sizes
+
+    def test_what_a_look_has_seen_is_read_once_more_and_not_looked_at_again(self) -> None:
+        events, scratch = 8_000, Scratch()
+        ring, other = self.rings(2, 10, events)
+        self.assertEqual(ring.look(scratch).records, events)
+        sizes = self.noted("preadv")
+        reading = ring.read(scratch, events + 1, 2**20)
+        assert reading is not None
+        self.assertEqual(len(reading.tabs), events)
+        self.assertLessEqual(sum(sizes), (events + FIRST_CHUNK) * RECORD_BYTES)
+        sizes.clear()
+        self.assertEqual(len(other.read(scratch, events + 1, 2**20).tabs), events)  # type: ignore[union-attr]
+        self.assertGreater(sum(sizes), 2 * events * RECORD_BYTES)  # nobody looked: it does so itself
+
+    def test_a_ring_takes_so_many_system_calls_whatever_it_holds(self) -> None:
+        for events in (200, 20_000):
+            [ring] = self.rings(1, 10, events)
+            ring.look(Scratch())
+            calls = [self.noted(name) for name in ("pread", "preadv", "pwrite", "pwritev")]
+            self.drain(ring)
+            self.assertLessEqual(sum(map(len, calls)), 4)  # is there more, the records, the tail; one to spare where they wrap
