@@ -337,6 +337,25 @@ class BoundedChannel(http.HTTPChannel):
             self.persistent = False
         self._give_time(size)
 
+    def send_now(self, content: bytes) -> None:
+        """Send bytes of an answer that has begun: where none wait before them, with one system call, for a thousand listeners each second.
+
+        The reactor would take three and a turn. What the kernel does not take waits as everything else, and the peer has its time for it.
+        """
+        transport = self.transport
+        sent = 0
+        if isinstance(transport, Connection) and not transport.TLS and not _has_unsent(transport):
+            try:
+                sent = transport.socket.send(content)
+            except OSError:
+                sent = 0  # no room; or the connection is gone, which the reactor finds and tells
+            if sent == len(content):
+                if self._taking is not None:
+                    self._taken()
+                return
+        self._give_time(len(content))
+        cast(Connection, transport).write(content[sent:] if sent else content)
+
     async def wait_refused(self, seconds: float) -> None:
         """Let so long pass before a stranger is told that it is one; meanwhile its place is the first to be given to another."""
         self._is_refused = True
@@ -478,6 +497,12 @@ class BoundedRequest(server.Request):
             self.channel.refuse_body()
         elif self.channel.length is not None or self.channel.keep_room(len(data)):
             super().handleContentChunk(data)
+
+
+def _has_unsent(transport: Any) -> bool:
+    """Whether anything waits to be sent, or nothing may be: what comes after that waits, too."""
+    is_open = transport.connected and not transport.disconnecting and not transport._writeDisconnected
+    return not is_open or transport._tempDataLen > 0 or transport.offset < len(transport.dataBuffer)
 
 
 def _bound_unsent(transport: Any) -> None:

@@ -25,6 +25,9 @@ from taba.guard import Guard, TokenFile
 from taba.installing import install_hint
 from taba.options import Listen, Option, ServiceOptions, file_path, yes_or_no
 
+COLLECT_SECONDS = 2.0  # between two looks whether it is quiet enough for a full collection of garbage
+QUIET_SECONDS = 0.5
+MOST_YOUNG_COLLECTIONS = 150  # of some 7,000 objects each, of which these are what is left: a million, some 100 MB
 MAX_DESCRIPTORS = 8192  # a ring takes one, and so does a connection
 
 LISTENING_OPTIONS = (
@@ -118,14 +121,24 @@ def _listening_tls(certificate: Path, key: Path, authorities: Path | None) -> An
     return ListeningTls(TlsFiles(certificate, key, authorities))
 
 
-def freeze_when_running(reactor: Any) -> None:
+def freeze_when_running(reactor: Any, quiet_seconds: Callable[[], float] | None = None) -> None:
     """Have the garbage collector leave alone what lives for as long as the process does: modules, classes, Handlers.
 
     Its full collections, which many small lists and dictionaries cause, would look through all of it each time, for tens of milliseconds.
+    With `quiet_seconds`, for how long nothing has taken long, they are made where that is QUIET_SECONDS: what a large request is made of
+    is looked through while it is there, for hundreds, only once MOST_YOUNG_COLLECTIONS have passed on what they left.
     """
 
     def freeze() -> None:
         gc.collect()
         gc.freeze()
+        if quiet_seconds is not None:
+            gc.set_threshold(*gc.get_threshold()[:2], MOST_YOUNG_COLLECTIONS)
+            reactor.callLater(COLLECT_SECONDS, collect)
+
+    def collect() -> None:
+        if gc.get_count()[2] and quiet_seconds is not None and quiet_seconds() >= QUIET_SECONDS:
+            gc.collect()
+        reactor.callLater(COLLECT_SECONDS, collect)
 
     reactor.callWhenRunning(freeze)

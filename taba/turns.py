@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from heapq import merge
 from typing import Any, Generic, TypeVar
 
@@ -27,6 +27,11 @@ class Turns:
         self._clock = clock
         self._began = -math.inf
         self._waiting: deque[Deferred[None]] = deque()
+
+    @property
+    def quiet_seconds(self) -> float:
+        """For how long nothing has taken long here."""
+        return 0.0 if self._waiting else float(self._clock.seconds() - self._began)
 
     async def breathe(self) -> None:
         """Have this before each piece of work; a piece takes some 10 ms at the most."""
@@ -80,6 +85,13 @@ class Together(Generic[T]):
                     (waiting.errback if isinstance(outcome, Failure) else waiting.callback)(outcome)
 
         ensureDeferred(self._work()).addBoth(answered)
+
+
+async def in_slices(items: Sequence[T], size: int, breathe: Callable[[], Awaitable[None]]) -> AsyncIterator[Sequence[T]]:
+    """`items`, so many at a time; others have a turn (`breathe`) after each."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+        await breathe()
 
 
 async def in_order(items: Iterable[Any], breathe: Callable[[], Awaitable[None]]) -> list[Any]:

@@ -1,10 +1,12 @@
-"""Which versions of what travels this program reads and writes, and which one an Agent writes.
+"""Which versions of what travels, and of what a store holds, this program reads and writes; and which one an Agent writes.
 
 1. A Server tells what it reads, in `/v1/status`, and of all Servers in `/v1/servers`; an Agent may send to any of them.
 2. An Agent writes the latest version of its own that all of them read. So either side is upgraded first, one process after another.
 3. Where none fits it writes its latest, says so, and keeps what it wrote: nothing is refused for its version.
 4. Events are folded at the edge, before they travel, only to States of Types and versions that all of them merge.
 5. A batch's bytes never change. What was written in a version waits until a Server reads that: who steps back must know it, and is told.
+6. A store says in which version it is written, and every Server writes that one, whatever it could. A person raises it (`taba store
+   --upgrade`) once all Servers read the next: until then each of them may step back. A Server that does not read it says so and ends.
 """
 
 from __future__ import annotations
@@ -19,19 +21,21 @@ Edges: TypeAlias = tuple[tuple[str, int], ...]  # of Types the version of States
 
 
 class Versions(NamedTuple):
-    """Of batches and of envelopes, the latest first; and of which Types States that were folded at the edge are merged."""
+    """Of batches, of envelopes and of stores, the latest first; and of which Types States that were folded at the edge are merged."""
 
     batches: tuple[int, ...]
     envelopes: tuple[int, ...]
     edges: Edges = ()
+    stores: tuple[int, ...] = (3,)
 
     def told(self) -> dict[str, Any]:
         """What `/v1/servers` has of it; a status, which tells of each Handler, without `edges`."""
         told: dict[str, Any] = {"batch_versions": [*self.batches], "envelope_versions": [*self.envelopes]}
+        told["store_versions"] = [*self.stores]
         return {**told, "edges": dict(self.edges)} if self.edges else told
 
 
-HERE = Versions(batches=(5,), envelopes=(2,))
+HERE = Versions(batches=(5,), envelopes=(2,), stores=(3,))
 """What this program reads, and can write."""
 
 
@@ -48,12 +52,25 @@ def read_told(told: Any) -> Versions:
     """What a Server, or of one `/v1/servers`, says that it reads. Raises ValueError for nonsense."""
     if not isinstance(told, dict):
         raise ValueError("a Server says what it reads")
-    batches, envelopes = (_numbers(told, name, usual) for name, usual in FIRST.told().items())
-    return Versions(batches, envelopes, _edges(told))
+    batches, envelopes, stores = (_numbers(told, name, usual) for name, usual in FIRST.told().items())
+    return Versions(batches, envelopes, _edges(told), stores)
 
 
-FIRST = Versions(batches=(5,), envelopes=(2,))
+FIRST = Versions(batches=(5,), envelopes=(2,), stores=(3,))
 """What a Server reads that tells nothing of it."""
+
+
+def raised(own: Versions, servers: Iterable[tuple[str, Versions]], now: int) -> int:
+    """The version that a store of version `now` may be raised to: the latest that `own` and all `servers` read, by address; `now` where
+    that is it. Raises ValueError where that is none, or would be lower, with the Server that is in the way.
+    """
+    known = [("this command", own), *servers]
+    common = set(own.stores).intersection(*(versions.stores for _, versions in known))
+    latest = max(common, default=0)
+    if latest < now:
+        where, versions = next((one for one in known if now not in one[1].stores), known[0])
+        raise ValueError(f"{where} reads stores of version {_list(versions.stores)}, and this one is of version {now}: upgrade that first")
+    return latest
 
 
 def choose(own: Versions, servers: Iterable[tuple[str, Versions]]) -> Chosen:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from random import Random
+from typing import Any
 
 from twisted.internet.defer import ensureDeferred
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba import turns
-from taba.turns import in_order
+from taba.turns import TURN_SECONDS, Turns, in_order, in_slices
 
 
 class Ordered(SynchronousTestCase):
@@ -25,3 +28,30 @@ class Ordered(SynchronousTestCase):
             found = self.successResultOf(ensureDeferred(in_order(given, breathe)))
             self.assertEqual(found, sorted(given))
             self.assertEqual(len(had), -(-count // 10) + count // 10)
+
+    def test_slices_are_all_there_is_and_others_have_a_turn_after_each(self) -> None:
+        for count in (0, 1, 9, 10, 11, 95):
+            had: list[int] = []
+
+            async def breathe(had: list[int] = had) -> None:
+                had.append(1)
+
+            async def every(given: list[int], breathe: Any = breathe) -> list[int]:
+                return [item async for some in in_slices(given, 10, breathe) for item in some]
+
+            self.assertEqual(self.successResultOf(ensureDeferred(every(list(range(count))))), list(range(count)))
+            self.assertEqual(len(had), -(-count // 10))
+
+
+class Quiet(SynchronousTestCase):
+    def test_it_is_as_long_ago_as_the_last_that_took_long_and_not_while_something_waits(self) -> None:
+        clock = Clock()
+        some = Turns(clock)
+        self.assertEqual(some.quiet_seconds, math.inf)
+        waiting = ensureDeferred(some.breathe())
+        self.assertEqual(some.quiet_seconds, 0.0)
+        clock.advance(0)
+        self.successResultOf(waiting)
+        clock.advance(TURN_SECONDS)
+        self.successResultOf(ensureDeferred(some.breathe()))  # it goes on within its turn
+        self.assertEqual(some.quiet_seconds, TURN_SECONDS)

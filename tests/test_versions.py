@@ -12,19 +12,23 @@ from twisted.trial.unittest import SynchronousTestCase
 from taba import batch, versions
 from taba.batch import Column, Header, decode_batch, decode_envelope, encode_batch, encode_envelope
 from taba.errors import UnknownVersion
-from taba.versions import FIRST, HERE, Chosen, Versions, choose, read_told
+from taba.query import Query, questions
+from taba.versions import FIRST, HERE, Chosen, Versions, choose, raised, read_told
 from tests.patience import PATIENCE_SECONDS, until
-from tests.processes import twistd
-from tests.services import Services
+from tests.processes import free_port, twistd
+from tests.services import ANSWER_SECONDS, Services
+from tests.valkey import EphemeralValkey
 
 from .faults.load import Load
 
+WRITTEN = "written in version {0}, the latest that all 2 Servers read"
 SOONER = "import taba.server.fold.envelopes as envelopes; envelopes.VERSION_SECONDS = 5.0"  # else half a minute for an upgrade
-OLDER, NEWER, LATEST = HERE, Versions((6, 5), (3, 2)), Versions((7, 6), (4, 3))  # who pretends differs in its numbers alone
+OLDER, NEWER = HERE, Versions((6, 5), (3, 2), stores=(4, 3))  # who pretends differs in its numbers alone
+LATEST = Versions((7, 6), (4, 3), stores=(5, 4))
 # what a later version has in its source: before anything else has these by name, or as the default of an argument
 PRETENDS = """
 import taba.batch as batch, taba.versions as versions
-versions.HERE = here = versions.Versions({0}, {1})
+versions.HERE = here = versions.Versions({0}, {1}, {2}, {3})
 batch.BATCH_VERSION, batch.ENVELOPE_VERSION = here.batches[0], here.envelopes[0]
 batch.encode_batch.__defaults__ = (*batch.encode_batch.__defaults__[:-1], here.batches[0])
 batch.encode_envelope.__defaults__ = (here.envelopes[0],)
@@ -70,10 +74,29 @@ class Choosing(SynchronousTestCase):
         self.assertEqual(read_told({}), FIRST)
         self.assertEqual(read_told(NEWER.told()), NEWER)
         self.assertEqual(read_told({"batch_versions": [5, 6]}), Versions((6, 5), (2,)))
+        self.assertEqual(read_told({"store_versions": [4, 3]}).stores, (4, 3))
         nonsense: list[Any] = [[], None, "3", [3.0], [True], list(range(17))]
         refused: list[Any] = [[], None, *({"batch_versions": bad} for bad in nonsense)]
         for told in refused:
             self.assertRaises(ValueError, read_told, told)
+
+    def test_a_store_is_raised_to_the_latest_that_all_read_and_never_back(self) -> None:
+        for own, servers, now, found in (
+            (OLDER, [OLDER, OLDER], 3, 3),
+            (OLDER, [NEWER], 3, 3),
+            (NEWER, [NEWER, OLDER], 3, 3),
+            (NEWER, [NEWER, NEWER], 3, 4),
+            (NEWER, [NEWER, LATEST], 4, 4),
+            (LATEST, [LATEST], 4, 5),
+        ):
+            self.assertEqual(raised(own, [(f"http://{n}", read) for n, read in enumerate(servers)], now), found)
+        for own, servers, now, culprit in (
+            (LATEST, [NEWER, OLDER], 4, "http://1 reads stores of version 3, and this one is of version 4"),
+            (OLDER, [NEWER], 4, "this command reads stores of version 3"),
+            (NEWER, [], 6, "this command reads stores of version 4, 3"),
+        ):
+            with self.assertRaisesRegex(ValueError, culprit):
+                raised(own, [(f"http://{n}", read) for n, read in enumerate(servers)], now)
 
     def test_what_is_written_in_a_version_is_read_by_whoever_reads_that_and_by_nobody_else(self) -> None:
         column = Column("web/1", "hits", "TotalsCounter", bytes(8), bytes(8))
@@ -112,17 +135,18 @@ class Real(SynchronousTestCase):
         self.addCleanup(self.services.stop)
         self.agent = self.services.agent_query
 
-    def start(self, name: str, here: Versions) -> None:
+    def start(self, name: str, here: Versions, store: str = "", port: int = 0) -> None:
         """Start it as one that reads and writes these."""
         services = self.services
-        if name == "server":
-            port, store = services.server_port, f"embedded:{services.directory / 'store'}"
-            options = ["--listen", f"tcp:{port}:interface=127.0.0.1", "--store", store]
+        if name.startswith("server"):
+            port = port or services.server_port
+            store = store or f"embedded:{services.directory / 'store'}"
+            options = ["--listen", f"tcp:{port}:interface=127.0.0.1", "--store", store, "--buckets", str(services.buckets)]
         else:
             port = services.agent_port
             options = ["--agent", services.agent, "--server", services.server_url, "--listen", f"tcp:{port}:interface=127.0.0.1"]
             options += ["--spool", str(services.directory / "spool")]
-        python, flag, code, *rest = twistd(f"taba-{name}", *options)
+        python, flag, code, *rest = twistd("taba-agent" if name == "agent" else "taba-server", *options)
         sooner = "import taba.agent.forward as forward; forward.LEARN_SECONDS = 0.5" if name == "agent" else SOONER
         pretends = f"{PRETENDS.format(*here)}\n{sooner}\n{code}"
         services._start(name, [python, flag, pretends, *rest], port)
@@ -163,6 +187,45 @@ class Real(SynchronousTestCase):
         # while its Agent is away a ring may fill: that is in the books above
         self.assertLessEqual(set(self.agent.status()["dropped_by_reason"]), {"ring_full"})
 
+    def test_servers_of_two_versions_write_one_store_in_that_which_both_read_and_once_it_is_raised_the_older_one_is_refused(self) -> None:
+        valkey = EphemeralValkey(tcp=True)
+        self.addCleanup(valkey.remove)
+        services, other_port = self.services, free_port()
+        other = Query(f"http://127.0.0.1:{other_port}", timeout=ANSWER_SECONDS)
+
+        def upgrade(here: Versions) -> subprocess.CompletedProcess[str]:
+            code = PRETENDS.format(*here) + "from taba.cli.main import main; main()"
+            return services.run("-c", code, "store", "--upgrade")
+
+        def versions_of_store() -> list[int]:
+            return [query.status()["store"]["version"] for query in (services.query, other)]
+
+        self.start("server", OLDER, valkey.url)
+        self.start("server 2", NEWER, valkey.url, other_port)
+        self.start("agent", OLDER)
+        load = Load(self, services)
+        self.more()
+        until(lambda: len(services.query.ask(questions.servers())) == 2)
+        refused = upgrade(NEWER)
+        self.assertEqual((refused.returncode, refused.stdout), (0, f"{WRITTEN.format(3)}: nothing to do\n"))
+        for name, here, port in (("server", NEWER, 0), ("server 2", OLDER, other_port), ("server 2", NEWER, other_port)):
+            services._kill(name)
+            self.start(name, here, valkey.url, port)
+            self.more()
+            until(lambda: versions_of_store() == [3, 3])
+        until(lambda: all(4 in one["store_versions"] for one in services.query.ask(questions.servers())))
+        done = upgrade(NEWER)
+        self.assertEqual(done.stdout, f"{WRITTEN.format(4)}\n", done.stderr)
+        self.assertEqual(versions_of_store(), [4, 4])  # the command has had both look
+        self.more()
+        services._kill("server 2")
+        options = ["--listen", f"tcp:{other_port}:interface=127.0.0.1", "--store", valkey.url]
+        back = services.run(*twistd("taba-server", *options)[1:])
+        self.assertEqual(back.returncode, 1)
+        [line] = back.stderr.splitlines()
+        self.assertRegex(line, r"^taba-server: --store: .* of version 4, where this Taba reads version 3: a step back is not possible")
+        self.end(load)
+
     def test_where_nothing_fits_both_say_so_everything_waits_and_counts_once_when_the_older_side_is_upgraded(self) -> None:
         self.start("server", OLDER)
         self.start("agent", LATEST)
@@ -172,7 +235,7 @@ class Real(SynchronousTestCase):
         until(lambda: [one for one in self.services.query.status()["problems"] if "an Agent sends what this Server does not read" in one])
         self.assertEqual(self.count(), 0)
         self.services.kill_server()
-        self.start("server", Versions((7, 6, 5), (4, 3, 2)))
+        self.start("server", Versions((7, 6, 5), (4, 3, 2), stores=(5, 4, 3)))
         self.more()
         self.end(load)
         until(lambda: not [one for one in self.agent.status()["problems"] if "are written here in version" in one])

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from taba import versions
 from taba.bounds import MAX_BUCKETS, MiB
 from taba.cli import show
 from taba.cli.sharing import AS_JSON, FORMATS, SERVER, TIMEOUT, command_with, form, print_drawn, print_json, print_rows, query_of
@@ -146,15 +147,21 @@ def _found_lines(wrong: Sequence[str], left: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(lines)) or ["all maps and owner keys agree"]
 
 
-@click.command("store", epilog="\b\nExamples:\n  taba store\n  taba store --accept")
+@click.command("store", epilog="\b\nExamples:\n  taba store\n  taba store --accept\n  taba store --upgrade")
 @SERVER
 @TIMEOUT
 @click.option("--accept", is_flag=True, help="The store behind the address follows the one that was served until now.")
+@click.option("--upgrade", is_flag=True, help="Write it in the latest version that all Servers read; older ones are refused then.")
 @click.option("--succeeds", multiple=True, metavar="ID", help="Also that one; repeatable. A Server that does not run names it as it ends.")
 @click.option("--buckets", type=click.IntRange(1, MAX_BUCKETS), help="Of a store that is new; by default as many as the Server has.")
 @STORE
-def store(server: str, timeout: float, accept: bool, succeeds: tuple[str, ...], buckets: int | None, store: str | None) -> None:
+def store(
+    server: str, timeout: float, accept: bool, upgrade: bool, succeeds: tuple[str, ...], buckets: int | None, store: str | None
+) -> None:
     """Which store is served; or, with --accept, that another one is meant from now on. Servers and Agents follow by themselves."""
+    if upgrade:
+        _upgrade(server, timeout, store)
+        return
     try:
         from taba.options import state_directory
         from taba.pins import read_pins
@@ -182,6 +189,36 @@ def store(server: str, timeout: float, accept: bool, succeeds: tuple[str, ...], 
     # what is made anew has as many as there were: Agents encode for that number
     wanted = buckets or told.get("buckets")
     print(f"store {_on_store(url, succeed, may_make=True, buckets=wanted)} follows {', '.join(ids)}")
+
+
+def _upgrade(server: str, timeout: float, store: str | None) -> None:
+    query = query_of(server, timeout=timeout)
+    listed = query.ask(questions.servers())
+    urls = [one["url"] for one in listed] or [server]
+    if not all(one.get("complete", True) for one in listed):
+        raise click.ClickException("the store is away from the Server: not all Servers are known")
+    try:
+        reads = [(one["url"], versions.read_told(one)) for one in listed] or [(server, versions.read_told(query.status()))]
+    except ValueError as error:
+        raise click.ClickException(f"what a Server reads is not known: {error}") from None
+
+    async def raise_version(router: Router, reactor: Any) -> tuple[int, int]:
+        from taba.shard.maps import newest_map
+        from taba.shard.maps import raise_version as write
+
+        pools = router.atlas.by_name
+        now = (await newest_map(list(pools.values()))).version
+        try:
+            wanted = versions.raised(versions.HERE, reads, now)
+        except ValueError as error:
+            raise click.ClickException(str(error)) from None
+        await write(pools, wanted)  # also where the map says so already: whoever raised it may have been ended before the records did
+        return now, wanted
+
+    now, wanted = _on_store(_store(server, timeout, store), raise_version)
+    for url in urls:
+        query_of(url, timeout=timeout).shards()  # it looks at the map for that
+    print(f"written in version {wanted}, the latest that all {len(urls)} Servers read" + ("" if wanted > now else ": nothing to do"))
 
 
 def _told(server: str, timeout: float, store: str | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import random
 import socket
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -89,15 +90,15 @@ def makeService(options: Options) -> MultiService:
 
     make_monotonic(reactor)
     try:
-        server = make_server(options, reactor)
+        server, quiet_seconds = make_server(options, reactor)
     except ConfigurationError as failure:
         raise SystemExit(f"{options.program}: {failure}") from None
-    freeze_when_running(reactor)
+    freeze_when_running(reactor, quiet_seconds)
     return server
 
 
-def make_server(options: Options, reactor: Any) -> MultiService:
-    """The Server's services. Raises ConfigurationError."""
+def make_server(options: Options, reactor: Any) -> tuple[MultiService, Callable[[], float] | None]:
+    """The Server's services, and what tells for how long nothing has taken long in this process. Raises ConfigurationError."""
     whole = MultiService()
     store: Store = options["store"]
     embedded: EmbeddedStore | None = None
@@ -113,7 +114,7 @@ def make_server(options: Options, reactor: Any) -> MultiService:
     serving = kind(options, reactor, embedded, shown)
     serving.setServiceParent(whole)
     on_hangup(reactor, serving.hang_up)
-    return whole
+    return whole, serving.quiet_seconds if isinstance(serving, Server) else None
 
 
 def give_up(program: str, failure: ConfigurationError, reactor: Any) -> None:
@@ -297,6 +298,10 @@ class Server(_Connected):
         self._teller = Teller(log)
         self._telling = LoopingCall(lambda: ensureDeferred(self._tell()))
         self._telling.clock = reactor
+
+    def quiet_seconds(self) -> float:
+        """For how long no request has taken long."""
+        return min(self.site.turns.quiet_seconds, self.query.turns.quiet_seconds)
 
     def hang_up(self) -> list[str]:
         """Read tokens and certificates again; what is wrong with them, in sentences."""

@@ -21,13 +21,15 @@ from taba.server.aging import StoreAge
 from taba.server.ask.query import Query
 from taba.server.fold.bounds import Bounds
 from taba.server.fold.cycle import TYPE_CONFLICT
-from taba.server.fold.deadletters import address_of
+from taba.server.fold.deadletters import MAX_DEAD_LETTERS, address_of
 from taba.server.fold.envelopes import Envelopes
-from taba.server.fold.ingest import Ingest
-from taba.server.fold.posts import MAX_POSTERS
+from taba.server.fold.ingest import MAX_LANE_BYTES, MAX_WAITING_BYTES, Ingest
+from taba.server.fold.posts import MAX_KEYS, MAX_POSTERS
 from taba.server.health import Health
 from taba.server.keep.jobs import Jobs
 from taba.server.moving import Moving
+from taba.server.notes import MAX_NOTES
+from taba.server.page.boards import MAX_BOARDS
 from taba.server.problems import (
     Happened,
     Recent,
@@ -80,7 +82,8 @@ class Counts(NamedTuple):
     missing: list[str]
 
 
-HELD = ("tabs", "clients", "streams", "keyed_streams", "posters")  # of all buckets; posters: Clients that post with a key
+# of all buckets; posters: Clients that post with a key; dead_letters: entries, of which one may have many Events
+HELD = ("tabs", "clients", "streams", "keyed_streams", "posters", "dead_letters", "boards", "notes")
 
 
 class _Measured(NamedTuple):
@@ -103,6 +106,9 @@ def _sizes_of(bucket: int) -> list[Any]:
         (b"HLEN", keys.marks(bucket)),
         (b"HLEN", keys.posted(bucket)),
         (b"HLEN", keys.posts(bucket)),
+        (b"LLEN", keys.dead_letters(bucket)),
+        (b"HLEN", keys.boards(bucket)),
+        (b"LLEN", keys.notes(bucket)),
     ]
 
 
@@ -139,6 +145,8 @@ class Status:
         self._jobs, self._starts = jobs, starts
         self._caps = {**caps._asdict(), "bucket_tabs": bounds.tabs, "bucket_clients": bounds.clients, "all_tabs": bounds.all_tabs}
         self._caps |= {"all_clients": bounds.all_clients, "bucket_streams": bounds.streams, "bucket_posters": MAX_POSTERS}
+        self._caps |= {"client_keys": MAX_KEYS, "bucket_dead_letters": MAX_DEAD_LETTERS, "boards": MAX_BOARDS, "notes": MAX_NOTES}
+        self._caps |= {"lane_bytes": MAX_LANE_BYTES, "waiting_bytes": MAX_WAITING_BYTES}
         self._site = site
         self._router, self._lookup, self._ingest, self._query, self._sandbox = router, lookup, ingest, query, sandbox
         self._envelopes, self._age = envelopes, age
@@ -317,6 +325,7 @@ class Status:
             **versions.HERE.told(),
             "caps": self._caps,
             "in_all": {**self._held, "tabs": self._ingest.in_all.tabs, "clients": self._ingest.in_all.clients},
+            "waiting": self._ingest.waiting(),
             "types_missing": missing,
             "latency": self._ingest.latency.percentiles(self._now()),
             "agents": self._now.senders,

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import attrs
 
+from taba import versions
 from taba.bounds import MAX_BUCKETS
 
-MAP_VERSION = 3  # of the map, of the record of a store, and of what stands in its buckets
 MAX_MAP_BYTES = 2 * 1024 * 1024  # 65,536 buckets and 1,000 shards fit
 
 STORE_KEY = b"taba:store"
@@ -151,6 +151,7 @@ class BucketMap:
     named: int = 0  # how many shards ever had a name: none is given twice
     epochs: tuple[int, ...] = ()  # of the owner key by which each bucket is where it is; 1 for all where none is given
     draining: tuple[str, ...] = ()  # shards that are to lose all their buckets: none goes there
+    version: int = versions.HERE.stores[0]  # in which the store is written: the map, its record, and what stands in its buckets
 
     def __attrs_post_init__(self) -> None:
         if not self.epochs:
@@ -232,9 +233,14 @@ def with_draining(map: BucketMap, name: str, is_draining: bool) -> BucketMap:
     return attrs.evolve(map, epoch=map.epoch + 1, draining=draining)
 
 
+def with_version(map: BucketMap, version: int) -> BucketMap:
+    """The next map, whose store is written in `version`; `map` where it is, or in a later one."""
+    return map if map.version >= version else attrs.evolve(map, epoch=map.epoch + 1, version=version)
+
+
 def encode_map(map: BucketMap) -> bytes:
     fields = {
-        **{"v": MAP_VERSION, "store": map.store, "epoch": map.epoch, "shards": map.shards, "owners": map.owners},
+        **{"v": map.version, "store": map.store, "epoch": map.epoch, "shards": map.shards, "owners": map.owners},
         **{"named": map.named, "epochs": map.epochs, "draining": map.draining},
     }
     return json.dumps(fields, separators=(",", ":")).encode()
@@ -258,7 +264,8 @@ def decode_map(content: bytes) -> BucketMap:
         raise MalformedMap("a map's epochs are whole numbers")
     if not isinstance(draining, list) or not all(isinstance(name, str) for name in draining):
         raise MalformedMap("a map's shards that are drained are names")
-    return BucketMap(store, epoch, tuple(Shard(*shard) for shard in shards), tuple(owners), named, tuple(epochs), tuple(draining))
+    pairs = tuple(Shard(*shard) for shard in shards)
+    return BucketMap(store, epoch, pairs, tuple(owners), named, tuple(epochs), tuple(draining), fields["v"])
 
 
 class StoreRecord(NamedTuple):
@@ -272,11 +279,12 @@ class StoreRecord(NamedTuple):
     shard: str
     urls: tuple[str, ...]
     is_whole: bool = False
+    version: int = versions.HERE.stores[0]
 
 
 def encode_record(record: StoreRecord) -> bytes:
     fields = {
-        **{"v": MAP_VERSION, "store": record.store, "buckets": record.buckets, "shard": record.shard, "urls": record.urls},
+        **{"v": record.version, "store": record.store, "buckets": record.buckets, "shard": record.shard, "urls": record.urls},
         "whole": record.is_whole,
     }
     return json.dumps(fields, separators=(",", ":")).encode()
@@ -290,7 +298,7 @@ def decode_record(content: bytes) -> StoreRecord:
         raise MalformedMap("a record of a store takes store, buckets and shard")
     if not isinstance(urls, list) or not urls or not all(isinstance(url, str) and url for url in urls):
         raise MalformedMap("a record of a store takes the URLs that it began with")
-    return StoreRecord(store, buckets, shard, tuple(urls), fields.get("whole") is True)
+    return StoreRecord(store, buckets, shard, tuple(urls), fields.get("whole") is True, fields["v"])
 
 
 def _fields(content: bytes, what: str, most: int) -> dict[str, Any]:
@@ -302,6 +310,8 @@ def _fields(content: bytes, what: str, most: int) -> dict[str, Any]:
         raise MalformedMap(f"a {what} that is no JSON: {content[:60]!r}") from None
     if not isinstance(fields, dict):
         raise MalformedMap(f"a {what} that is no object")
-    if fields.get("v") != MAP_VERSION:
-        raise OtherVersion(f"a {what} of version {str(fields.get('v'))[:20]}, where this Taba reads version {MAP_VERSION}")
+    version, reads = fields.get("v"), versions.HERE.stores
+    if type(version) is not int or version not in reads:
+        cure = ": a step back is not possible, take the newer one" if type(version) is int and version > max(reads) else ""
+        raise OtherVersion(f"a {what} of version {str(version)[:20]}, where this Taba reads version {', '.join(map(str, reads))}{cure}")
     return fields

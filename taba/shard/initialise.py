@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import attrs
+
 from taba.bounds import DEFAULT_BUCKETS
 from taba.errors import ConfigurationError, StoreUnavailable
 from taba.shard.buckets import (
@@ -193,9 +195,9 @@ async def _initialise(
     if missing and not isinstance(pools[0], ClusterPool):
         others = ", ".join(missing)
         raise StoreUnavailable(f"this store was begun with {others} too, and is not finished: name all of its shards in {option}")
-    map = first_map(plan.store, plan.urls, plan.buckets)
+    map = attrs.evolve(first_map(plan.store, plan.urls, plan.buckets), version=plan.version)
     for shard in map.shards:
-        record = StoreRecord(plan.store, plan.buckets, shard.name, plan.urls)
+        record = plan._replace(shard=shard.name, is_whole=False)
         await _furnish(by_url.get(shard.url, pools[0]), map, record, seconds, option, shown)
     for pool in by_url.values():
         if pool.address.text in plan.urls or isinstance(pool, ClusterPool):

@@ -23,6 +23,7 @@ from taba.shard.buckets import (
     encode_map,
     encode_record,
     with_shard,
+    with_version,
 )
 from taba.shard.initialise import settings_problems
 from taba.shard.servers.cluster import ClusterPool, ShardPool
@@ -176,11 +177,30 @@ async def restore_records(pools: Mapping[str, ShardPool]) -> None:
         for reply in await pool.execute(others, ASK_SECONDS):
             if isinstance(reply, Exception):
                 raise_for(reply, pool.address.text)
-        record = encode_record(StoreRecord(map.store, map.buckets, name, urls, isinstance(pool, ClusterPool)))
+        record = encode_record(StoreRecord(map.store, map.buckets, name, urls, isinstance(pool, ClusterPool), map.version))
         async with pool.server_of(STORE_KEY).connection() as connection:
             [there] = await connection.watch([STORE_KEY], [(b"GET", STORE_KEY)])
             if there is None and await connection.commit([(b"SET", STORE_KEY, record)]) is None:
                 raise StoreUnavailable(f"{pool.address.text}: somebody else makes it a shard at this moment")
+
+
+async def raise_version(pools: Mapping[str, ShardPool], version: int) -> None:
+    """Have the store say that it is written in `version` from now on, unless it says a later one: the map first, then each shard's record.
+
+    Whoever is ended in between has it done again. A Server that does not read `version` finds a map that is none for it.
+    """
+    await change_map(pools, lambda map: with_version(map, version))
+    for pool in pools.values():
+        async with pool.server_of(STORE_KEY).connection() as connection:
+            for _ in range(MOST_CHANGES):
+                [content] = await connection.watch([STORE_KEY], [(b"GET", STORE_KEY)])
+                record = decode_record(content) if isinstance(content, bytes) else None
+                if record is None or record.version >= version:  # one that lost it is mended by `taba check --repair`
+                    break
+                if await connection.commit([(b"SET", STORE_KEY, encode_record(record._replace(version=version)))]) is not None:
+                    break
+            else:
+                raise StoreUnavailable(f"{pool.address.text}: others change its record all the time")
 
 
 async def run_of(pool: Pool) -> str:

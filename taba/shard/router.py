@@ -152,7 +152,8 @@ class Router(Operations):
         """The `store` of `/v1/status`."""
         known = self.atlas.known
         id, buckets = (known.store, known.buckets) if known else (None, None)
-        return {"url": self.url, "id": id, "buckets": buckets, "pinned": self.atlas.pinned}
+        version = known.version if known else None
+        return {"url": self.url, "id": id, "buckets": buckets, "pinned": self.atlas.pinned, "version": version}
 
     async def shards(self) -> list[ShardReport]:
         """What each shard holds and does now; of a cluster, what each of its primaries does."""

@@ -7,7 +7,11 @@ from typing import Any
 from taba.names import bucket_of
 from taba.server import status as statuses
 from taba.server.fold.bounds import MAX_STREAMS
-from taba.server.fold.posts import MAX_POSTERS
+from taba.server.fold.deadletters import MAX_DEAD_LETTERS
+from taba.server.fold.ingest import MAX_LANE_BYTES, MAX_WAITING_BYTES
+from taba.server.fold.posts import MAX_KEYS, MAX_POSTERS
+from taba.server.notes import MAX_NOTES
+from taba.server.page.boards import MAX_BOARDS
 
 from .running import BUCKETS, ServerCase, asynchronous
 
@@ -59,6 +63,27 @@ class Capped(ServerCase):
         self.assertIn("by web/1 (1): ", said)
         [said] = [problem for problem in status["problems"] if "all buckets together take 7 Clients" in problem]
         self.assertIn("by pod/", said)
+
+    @asynchronous
+    async def test_whatever_has_a_bound_is_shown_with_it(self) -> None:
+        self.patch(statuses, "COUNTS_SECONDS", 0.0)
+        self.patch(statuses, "HELD_SECONDS", 0.0)
+        server = await self.start()
+        before = await self.get(server, "/v1/status")
+        shown = ("keyed_streams", "posters", "dead_letters", "boards", "notes")
+        self.assertEqual([before["in_all"][name] for name in shown], [0] * 5)
+        self.assertEqual(before["waiting"], {"bytes": 0, "lanes": 0, "greatest_lane_bytes": 0})
+        strange = [{"tab": f"tab{n}", "type": "Nowhere", "value": n} for n in range(3)]
+        self.assertEqual((await self.post(server, strange, key="k")).status, 200)
+        self.assertEqual((await self.ask(server, "/v1/notes", "POST", b'{"text": "deploy"}')).status, 200)
+        self.assertEqual((await self.ask(server, "/v1/boards/mine", "PUT", b'{"tabs": ["a"]}')).status, 200)
+        after = await self.get(server, "/v1/status")
+        used = {name: after["in_all"][name] for name in shown}
+        self.assertEqual(used, {"keyed_streams": used["keyed_streams"], "posters": 1, "dead_letters": 3, "boards": 1, "notes": 1})
+        self.assertGreater(used["keyed_streams"], 0)
+        bounds = {"client_keys": MAX_KEYS, "bucket_dead_letters": MAX_DEAD_LETTERS, "boards": MAX_BOARDS, "notes": MAX_NOTES}
+        bounds |= {"lane_bytes": MAX_LANE_BYTES, "waiting_bytes": MAX_WAITING_BYTES}
+        self.assertEqual({name: after["caps"][name] for name in bounds}, bounds)
 
     @asynchronous
     async def test_how_much_a_bucket_has_is_asked_where_its_counts_changed_and_of_all_once_it_is_old(self) -> None:

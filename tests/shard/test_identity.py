@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import attrs
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
+from taba import versions
 from taba.errors import ConfigurationError, StoreUnavailable
+from taba.shard import initialise
 from taba.shard import router as router_module
-from taba.shard.buckets import MAP_KEY, MAP_VERSION, STORE_KEY, prefix_of
-from taba.shard.maps import succeed
+from taba.shard.buckets import MAP_KEY, STORE_KEY, StoreRecord, decode_map, decode_record, prefix_of, with_version
+from taba.shard.maps import change_map, raise_version, succeed
 from taba.shard.router import Router
 from taba.shard.transaction import Writes
+from taba.versions import HERE
 from tests.shard.pieces import connect
 from tests.valkey import EphemeralValkey
 
 BUCKETS = 4
+READ: Any = ((STORE_KEY, decode_record), (MAP_KEY, decode_map))
 
 
 def counted(bucket: int) -> Any:
@@ -107,11 +113,61 @@ class IdentityTests(TestCase):
         valkey = self.valkey()
         await self.router(valkey.url)
         records = {key: valkey.call("GET", key) for key in (STORE_KEY, MAP_KEY)}
-        for other in (1, MAP_VERSION + 1):  # an upgrade, and a downgrade
+        [here] = HERE.stores
+        for other, cure in ((1, "$"), (here + 1, ": a step back is not possible, take the newer one$")):
             for key, record in records.items():
-                valkey.call("SET", key, record.replace(b'"v":%d' % MAP_VERSION, b'"v":%d' % other))
-            with self.assertRaisesRegex(ConfigurationError, f"takes a store of this version of Taba; there is a .* of version {other}"):
+                valkey.call("SET", key, record.replace(b'"v":%d' % here, b'"v":%d' % other))
+            with self.assertRaisesRegex(
+                ConfigurationError, f"there is a .* of version {other}, where this Taba reads version {here}{cure}"
+            ):
                 await self.router(valkey.url, None)
+
+    async def test_whoever_could_write_a_later_version_writes_that_of_the_store_until_it_is_raised_and_then_who_cannot_is_refused(
+        self,
+    ) -> None:
+        valkey = self.valkey()
+        older = await self.router(valkey.url)
+        [before] = HERE.stores
+        self.patch(versions, "HERE", HERE._replace(stores=(before + 1, before)))
+        newer = await self.router(valkey.url)
+        await change_map(newer.atlas.by_name, lambda map: attrs.evolve(map, epoch=map.epoch + 1))
+        await newer.transact(0, [], counted(0))
+        self.assertEqual([decode(valkey.call("GET", key)).version for key, decode in READ], [before, before])
+        await raise_version(newer.atlas.by_name, before + 1)
+        await raise_version(newer.atlas.by_name, before + 1)  # again, and nothing is changed
+        await raise_version(newer.atlas.by_name, before)  # never back
+        epoch = decode_map(valkey.call("GET", MAP_KEY)).epoch
+        self.assertEqual([decode(valkey.call("GET", key)).version for key, decode in READ], [before + 1, before + 1])
+        await newer.transact(0, [], counted(0))
+        await newer.atlas.learn(5.0)
+        self.assertEqual((newer.describe()["version"], newer.atlas.map.epoch), (before + 1, epoch))
+        self.patch(versions, "HERE", HERE)
+        with self.assertRaisesRegex(ConfigurationError, "a step back is not possible, take the newer one"):
+            await self.router(valkey.url)
+        # one that runs already takes nothing more, and says why
+        with self.assertRaisesRegex(StoreUnavailable, "a step back is not possible"):
+            await older.atlas.learn(5.0)
+        self.assertFalse(older.is_ready)
+        self.assertTrue(any("a step back is not possible" in problem for problem in older.problems))
+
+    async def test_a_store_that_is_made_by_who_writes_a_later_version_is_of_that_one(self) -> None:
+        valkey = self.valkey()
+        later = HERE.stores[0] + 1
+        self.patch(versions, "HERE", HERE._replace(stores=(later, *HERE.stores)))
+        self.patch(initialise, "StoreRecord", partial(StoreRecord, version=later))  # as it would have it from the start
+        await self.router(valkey.url)
+        self.assertEqual([decode(valkey.call("GET", key)).version for key, decode in READ], [later, later])
+
+    async def test_a_raise_that_was_ended_between_map_and_record_is_finished_by_the_next(self) -> None:
+        valkey = self.valkey()
+        router = await self.router(valkey.url)
+        later = HERE.stores[0] + 1
+        self.patch(versions, "HERE", HERE._replace(stores=(later, *HERE.stores)))
+        await change_map(router.atlas.by_name, lambda map: with_version(map, later))
+        self.assertEqual([decode(valkey.call("GET", key)).version for key, decode in READ], [later - 1, later])
+        await (await self.router(valkey.url)).transact(0, [], counted(0))  # either is read
+        await raise_version(router.atlas.by_name, later)
+        self.assertEqual([decode(valkey.call("GET", key)).version for key, decode in READ], [later, later])
 
     async def test_a_restart_and_an_older_backup_need_nothing(self) -> None:
         valkey = self.valkey()

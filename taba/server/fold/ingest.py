@@ -110,6 +110,11 @@ class Ingest:
         self._running = self._foreign = 0
         self._is_closed = False
 
+    def waiting(self) -> dict[str, int]:
+        """What waits to be folded by this process, in bytes: of all buckets, of how many, and of the one that has most."""
+        sizes = [lane.bytes for lane in self._lanes.values()]
+        return {"bytes": self.waiting_bytes, "lanes": len(sizes), "greatest_lane_bytes": max(sizes, default=0)}
+
     async def submit(self, batches: Sequence[WaitingBatch], seconds: float = ENVELOPE_SECONDS) -> list[Verdict]:
         """The verdicts on `batches`, in order, within `seconds`. The caller has checked that their buckets exist."""
         submission = Submission(batches)

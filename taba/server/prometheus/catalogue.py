@@ -19,7 +19,7 @@ from taba.server.ask.filters import labels_of
 from taba.server.ask.index import Index, Known
 from taba.server.ask.meanings import meanings_of
 from taba.server.router import IsReader
-from taba.turns import Together, Turns
+from taba.turns import Together, Turns, in_order
 
 MEANING_SECONDS = 10.0
 SLICE_TABS = 50  # whose series are named between two looks at the time, some milliseconds
@@ -54,6 +54,7 @@ class Family(NamedTuple):
 
 class Catalogue(NamedTuple):
     """`by_name`: the series of each name, which is as it is or plain; `own`: the Tabs (with their labels) of Types that show `samples`.
+    `names`: those of `by_name`, sorted once for all that ask.
 
     `families`: of each plain name of a family what is said of it; `others`: of those of which only States tell whether they are there.
     `problems`: sentences.
@@ -64,6 +65,7 @@ class Catalogue(NamedTuple):
     families: Mapping[str, Family]
     others: Mapping[str, Family]
     problems: Sequence[str]
+    names: Sequence[str] = ()
 
 
 class _Bucket(NamedTuple):
@@ -183,7 +185,7 @@ class Catalogues:
             for part in parts:
                 for called in dict.fromkeys((series.name + part, plain(series.name + part))):
                     by_name.setdefault(called, []).append(series._replace(name=series.name + part, part=part))
-        return Catalogue(by_name, own, families, others, _sentences(doubles))
+        return Catalogue(by_name, own, families, others, _sentences(doubles), await in_order(by_name, self._turns.breathe))
 
 
 def _series_of(tab: str, type: str, shown: tuple[str, ...] | None, meaning: Mapping[str, str | None]) -> Iterable[tuple[Series, Family]]:

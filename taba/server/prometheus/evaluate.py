@@ -33,6 +33,7 @@ from taba.server.prometheus.vectors import (
     ARITHMETIC,
     COMPARISONS,
     NAME,
+    PIECE_ROWS,
     SETS,
     Labels,
     Piecewise,
@@ -48,9 +49,11 @@ from taba.server.prometheus.vectors import (
     spread_quantiles,
     uniquely,
     with_scalar,
+    with_values,
     without,
     worked,
 )
+from taba.turns import in_order, in_slices
 
 PLAIN: dict[str, Callable[[Floats], Floats]] = {
     "abs": np.abs,
@@ -215,6 +218,9 @@ class _Work:
     async def _unique(self, vector: Vector) -> Vector:
         return await self._through(uniquely(vector))
 
+    async def _valued(self, vector: Vector, values: Floats) -> Vector:
+        return await self._unique(await self._through(with_values(vector, values)))
+
     async def _binary(self, node: Binary, left: Value, right: Value) -> Value:
         if node.op not in COMPARISONS and node.op not in ARITHMETIC and node.op not in SETS:
             raise Refused(f"{node.op} is not answered")
@@ -286,12 +292,12 @@ class _Work:
             with np.errstate(invalid="ignore"):
                 return Scalar(np.where(alone, np.where(numbers.there, numbers.values, 0.0).sum(axis=0), np.nan))
         if name == "timestamp":
-            return await self._unique(vector.with_values(np.broadcast_to(self._times, vector.there.shape).copy()))
+            return await self._valued(vector, np.broadcast_to(self._times, vector.there.shape).copy())
         if name in ("histogram_count", "histogram_sum", "histogram_avg"):
             spread = vector.distributions(name)
             with np.errstate(all="ignore"):
                 values = {"count": spread.count, "sum": spread.total}.get(name[10:], spread.total / spread.count)
-            return await self._unique(vector.with_values(values))
+            return await self._valued(vector, values)
         if name in PLAIN:
             return await self._plain(PLAIN[name], vector, name)
         others = [self._scalar(part, name) for part in parts[1:]]
@@ -319,15 +325,16 @@ class _Work:
         target, template, source, pattern = (cast(str, part) for part in parts[1:])
         if target != NAME and not _LABEL.fullmatch(target):
             raise Refused(f"label_replace: {target[:100]!r} is no name of a label")
-        values = sorted({labels.get(source, "") for labels in vector.labels})
+        texts: set[str] = set()
+        async for some in in_slices(vector.labels, PIECE_ROWS, self._asking.breathe):
+            texts.update(labels.get(source, "") for labels in some)
+        values = await in_order(texts, self._asking.breathe)
         written = dict(zip(values, await self._asking.rewrite(pattern, template, values), strict=True))
         replaced: list[Labels] = []
-        for labels in vector.labels:
-            text = written[labels.get(source, "")]
-            if text is None:
-                replaced.append(labels)
-            else:
-                replaced.append({**without(labels, (target,)), **({target: text} if text else {})})
+        async for some in in_slices(vector.labels, PIECE_ROWS, self._asking.breathe):
+            for labels in some:
+                text = written[labels.get(source, "")]
+                replaced.append(labels if text is None else {**without(labels, (target,)), **({target: text} if text else {})})
         return await self._unique(Vector(replaced, vector.values, vector.there, vector.spread))
 
 

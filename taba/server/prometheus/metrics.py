@@ -33,6 +33,7 @@ from taba.server.prometheus.vectors import NAME, Refused, Vector, without
 from taba.server.status import Status
 from taba.server.work.sandbox import Crowded
 from taba.tokens import READ
+from taba.turns import in_order, in_slices
 from taba.web import SLICE_BYTES
 
 LOT_ROWS = 4000  # samples read at a time, some 4 MB: 2,000 CounterGroups, 235 distributions with their buckets, or one Tab that has more
@@ -108,9 +109,15 @@ class Metrics:
             every.update(((series.tab, series.name), series) for series in of_name)
             if number % SLICE_ROWS == 0:
                 await self._query.turns.breathe()
-        tabs = sorted({series.tab for series in (*every.values(), *catalogue.own)})
-        matching = set(await self._query.match(pattern, tabs))
-        return catalogue, [series for series in (*every.values(), *catalogue.own) if series.tab in matching and _is_scraped(series)]
+        shown = [*every.values(), *catalogue.own]
+        tabs: set[str] = set()
+        async for some in in_slices(shown, SLICE_ROWS, self._query.turns.breathe):
+            tabs.update(series.tab for series in some)
+        matching = set(await self._query.match(pattern, await in_order(tabs, self._query.turns.breathe)))
+        found: list[Series] = []
+        async for some in in_slices(shown, SLICE_ROWS, self._query.turns.breathe):
+            found += [series for series in some if series.tab in matching and _is_scraped(series)]
+        return catalogue, found
 
     async def _scraped(self, writer: Writer, found: tuple[Catalogue, Sequence[Series]], bounds: Sequence[float]) -> AsyncIterator[bytes]:
         """The families of the series, lot by lot: a lot is gone before the next is read, and nothing is read for a peer that does not."""

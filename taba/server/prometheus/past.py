@@ -20,6 +20,7 @@ from taba.server.prometheus.rows import Room, Rows, labels_of
 from taba.server.prometheus.told import Told
 from taba.server.prometheus.vectors import Bools, Labels, Refused, grouped, key_of
 from taba.server.prometheus.wanted import Wanted
+from taba.turns import in_order, in_slices
 
 NOW_SECONDS = 1.0  # as near to now is now: a question is under way, and so are events
 IRATE_SECONDS = 15.0  # of which irate is the slope: the finest slots of a PercentileGroup
@@ -28,6 +29,7 @@ LOT_VALUES = 100_000  # series times steps that are made at a time, some 10 ms
 LOT_HEAT = 4_000  # … of distributions, of some 300 bins each
 LOT_SPREADS = 100  # States whose distributions come to few: to be read takes some 5 ms
 SLICE_ROWS = 500  # series whose rows are added between two looks at the time
+SLICE_SERIES = 5000  # that are looked at likewise, some 5 ms
 
 
 class Past:
@@ -39,19 +41,29 @@ class Past:
     async def read(self, leaf: Leaf, chosen: Sequence[Series], wanted: Wanted, rows: Rows) -> None:
         """What they come to, into `rows`. Raises Refused, QueryRefused and StoreUnavailable."""
         by_tab: dict[str, list[Series]] = {}
-        for series in chosen:
-            by_tab.setdefault(series.tab, []).append(series)
-        types = {series.tab: series.type for series in chosen}
-        is_spread = any(series.figure == DISTRIBUTION and series.part in ("", BUCKET) for series in chosen)
+        is_spread = False
+        async for some in in_slices(chosen, SLICE_SERIES, self._query.turns.breathe):
+            for series in some:
+                by_tab.setdefault(series.tab, []).append(series)
+                is_spread |= series.figure == DISTRIBUTION and series.part in ("", BUCKET)
         steps = max(1, len(self._times))
         is_over_clients = not wanted.is_about_clients
         most = max(1, min(SLICE_STATES, (LOT_HEAT if is_spread else LOT_VALUES) // steps))
         if is_spread and is_over_clients and await self._are_few(leaf, chosen, most):
             most = max(most, LOT_SPREADS)  # however many States come to these few, what is made of them is as large
-        tabs = sorted(by_tab)
         if leaf.keeps_first:  # whoever asks sorts what comes: a bucket is read once, not with each lot
-            tabs.sort(key=lambda tab: bucket_of(tab, self._query.buckets))
-        async for lot in self._query.lots(tabs, types.__getitem__, wanted.filter, most, self._take if is_over_clients else None):
+            by_bucket: dict[int, list[str]] = {}
+            async for names in in_slices(list(by_tab), SLICE_SERIES, self._query.turns.breathe):
+                for tab in names:
+                    by_bucket.setdefault(bucket_of(tab, self._query.buckets), []).append(tab)
+            tabs = [tab for bucket in sorted(by_bucket) for tab in by_bucket[bucket]]
+        else:
+            tabs = await in_order(by_tab, self._query.turns.breathe)
+
+        def type_of(tab: str) -> str:
+            return by_tab[tab][0].type
+
+        async for lot in self._query.lots(tabs, type_of, wanted.filter, most, self._take if is_over_clients else None):
             self._told.leave_out_unread(lot.unread)
             for type, (owners, states) in lot.by_type.items():
                 history = await self._history(type, states, dict.fromkeys(tab for tab, _ in owners))

@@ -64,11 +64,6 @@ class Vector:
     def empty(cls, steps: int) -> Vector:
         return cls([], np.zeros((0, steps)), np.zeros((0, steps), dtype=np.bool_))
 
-    def with_values(self, values: Floats, there: Bools | None = None, keeps_name: bool = False) -> Vector:
-        """These series, mostly without their name, with other values."""
-        labels = self.labels if keeps_name else [without(labels, (NAME,)) for labels in self.labels]
-        return Vector(labels, values, self.there if there is None else there)
-
     def numbers(self, what: str) -> Vector:
         """This, if its rows are numbers. Raises Refused."""
         if self.spread is not None:
@@ -89,6 +84,21 @@ class Vector:
 def without(labels: Labels, names: Iterable[str]) -> Labels:
     """`labels` but for those."""
     return {name: value for name, value in labels.items() if name not in names}
+
+
+def _nameless(series: Sequence[Labels]) -> Generator[None, None, list[Labels]]:
+    """The labels of `series` but for their names."""
+    found: list[Labels] = []
+    for start in range(0, len(series), PIECE_ROWS):
+        found += [without(labels, (NAME,)) for labels in series[start : start + PIECE_ROWS]]
+        yield
+    return found
+
+
+def with_values(vector: Vector, values: Floats) -> Piecewise:
+    """The same series, without their name, with other values."""
+    labels = yield from _nameless(vector.labels)
+    return Vector(labels, values, vector.there)
 
 
 def key_of(labels: Labels) -> tuple[tuple[str, str], ...]:
@@ -145,7 +155,7 @@ def worked(function: Callable[[Floats], Floats], vector: Vector, what: str) -> P
         with np.errstate(all="ignore"):
             found[rows] = function(values[rows])
         yield
-    return vector.with_values(found)
+    return (yield from with_values(vector, found))
 
 
 def scaled(vector: Vector, spread: Spread, by: Floats) -> Piecewise:
@@ -157,7 +167,8 @@ def scaled(vector: Vector, spread: Spread, by: Floats) -> Piecewise:
         yield
     with np.errstate(all="ignore"):
         of_all = Spread(spread.codes, heat, spread.count * by, spread.total * by)
-    return Vector([without(labels, (NAME,)) for labels in vector.labels], vector.values, vector.there, of_all)
+    labels = yield from _nameless(vector.labels)
+    return Vector(labels, vector.values, vector.there, of_all)
 
 
 def with_scalar(node: Binary, vector: Vector, scalar: Floats, is_left: bool) -> Piecewise:
@@ -168,8 +179,8 @@ def with_scalar(node: Binary, vector: Vector, scalar: Floats, is_left: bool) -> 
         found[rows] = operated(node.op, values[rows], scalar) if is_left else operated(node.op, scalar, values[rows])
         yield
     if node.op not in COMPARISONS or node.returns_bool:
-        return vector.with_values(found)
-    return vector.with_values(values, vector.there & (found > 0), keeps_name=True)
+        return (yield from with_values(vector, found))
+    return Vector(vector.labels, values, vector.there & (found > 0))
 
 
 def match_key(node: Binary, labels: Labels) -> Any:
@@ -215,7 +226,11 @@ def matched(node: Binary, left: Vector, right: Vector) -> Piecewise:
         merged = yield from _merged(node, many, "left")
         rows = [(key, labels, values, there) for key, (labels, values, there) in merged.items()]
     else:
-        rows = [(match_key(node, labels), labels, *rest) for labels, *rest in zip(many.labels, many.values, many.there, strict=True)]
+        rows = []
+        for labels, values, there in zip(many.labels, many.values, many.there, strict=True):
+            rows.append((match_key(node, labels), labels, values, there))
+            if len(rows) % PIECE_ROWS == 0:
+                yield
     is_filter = node.op in COMPARISONS and not node.returns_bool
     found_labels, found_values, found_there = [], [], []
     size = 0
@@ -231,7 +246,7 @@ def matched(node: Binary, left: Vector, right: Vector) -> Piecewise:
         found_labels.append(_result_labels(node, labels, labels_of_one, is_filter))
         found_values.append(result)
         found_there.append(both)
-        size += result.size
+        size += max(result.size, PIECE_VALUES // PIECE_ROWS)
         if size >= PIECE_VALUES:
             size = 0
             yield
@@ -357,10 +372,12 @@ def _ranked(op: str, vector: Vector, rows: list[int], parameter: Floats | None, 
 def _aggregated_spreads(
     node: Aggregation, vector: Vector, spread: Spread, groups: dict[Any, list[int]], labels: dict[Any, Labels]
 ) -> Piecewise:
-    there = np.array([vector.there[rows].any(axis=0) for rows in groups.values()], dtype=np.bool_).reshape(len(groups), -1)
+    there, counts = np.empty((len(groups), vector.there.shape[1]), dtype=np.bool_), np.empty((len(groups), vector.there.shape[1]))
+    for place, rows in enumerate(groups.values()):
+        there[place], counts[place] = vector.there[rows].any(axis=0), vector.there[rows].sum(axis=0)
+        yield
     found = [labels[key] for key in groups]
     if node.op in ("count", "group"):
-        counts = np.array([vector.there[rows].sum(axis=0) for rows in groups.values()], dtype=np.float64)
         return Vector(found, counts if node.op == "count" else np.ones_like(counts), there)
     if node.op not in ("sum", "avg"):
         raise Refused(f"{node.op} takes numbers, not distributions: use histogram_quantile or histogram_avg before it")
@@ -394,7 +411,7 @@ def spread_quantiles(vector: Vector, ranks: Floats) -> Piecewise:
         values[rows, steps] = _estimates(spread.codes, spread.heat[rows, steps], shares[steps])
         yield
     values = np.where(ranks < 0, -np.inf, np.where(ranks > 1, np.inf, np.where(np.isnan(ranks), np.nan, values)))
-    return vector.with_values(values)
+    return (yield from with_values(vector, values))
 
 
 def _estimates(codes: Ints, heat: Floats, ranks: Floats) -> Floats:
@@ -426,7 +443,7 @@ def spread_fraction(vector: Vector, lower: Floats, upper: Floats) -> Piecewise:
             shares = np.maximum(below(upper[steps]) - below(lower[steps]), 0.0)
             values[rows, steps] = (heat * shares).sum(axis=-1) / heat.sum(axis=-1)
         yield
-    return vector.with_values(np.where(np.isnan(lower) | np.isnan(upper), np.nan, values))
+    return (yield from with_values(vector, np.where(np.isnan(lower) | np.isnan(upper), np.nan, values)))
 
 
 def bucket_quantiles(vector: Vector, ranks: Floats) -> Piecewise:

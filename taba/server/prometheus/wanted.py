@@ -11,6 +11,9 @@ from taba.server.ask.query import Query
 from taba.server.prometheus.catalogue import Series
 from taba.server.prometheus.syntax import EQUAL, MATCHES, UNEQUAL, UNMATCHED, Matcher
 from taba.server.prometheus.vectors import NAME, Labels, Refused
+from taba.turns import in_slices
+
+SLICE_VALUES = 5000  # that are looked at between two looks at the time, a millisecond
 
 
 class Wanted:
@@ -62,12 +65,26 @@ class Wanted:
 
 async def accepted(query: Query, matcher: Matcher, values: Sequence[str]) -> dict[str, bool]:
     """Whether a matcher accepts each of `values`."""
-    if matcher.op in (EQUAL, UNEQUAL):
-        return {value: (value == matcher.value) == (matcher.op == EQUAL) for value in values}
-    if len(matcher.value) > MAX_PATTERN:
+    found = set(await those(query, matcher, values))
+    verdicts: dict[str, bool] = {}
+    async for some in in_slices(values, SLICE_VALUES, query.turns.breathe):
+        verdicts.update((value, value in found) for value in some)
+    return verdicts
+
+
+async def those(query: Query, matcher: Matcher, values: Sequence[str]) -> list[str]:
+    """Those of `values` that a matcher accepts, in their order: there may be hundreds of thousands. Raises Refused and QueryRefused."""
+    is_text = matcher.op in (EQUAL, UNEQUAL)
+    if not is_text and len(matcher.value) > MAX_PATTERN:
         raise Refused(f"{matcher.name}{matcher.op}: takes at most {MAX_PATTERN} characters, not {len(matcher.value)}")
-    matching = set(await query.match(matcher.value, values))
-    return {value: (value in matching) == (matcher.op == MATCHES) for value in values}
+    matching = [matcher.value] if is_text else await query.match(matcher.value, values)
+    if matcher.op == MATCHES:
+        return matching
+    known = set(matching)
+    found: list[str] = []
+    async for some in in_slices(values, SLICE_VALUES, query.turns.breathe):
+        found += [value for value in some if (value in known) == (matcher.op == EQUAL)]
+    return found
 
 
 async def is_meant(query: Query, matchers: Sequence[Matcher], labels: Labels) -> bool:

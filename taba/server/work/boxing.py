@@ -4,8 +4,10 @@
    its end. Each file is bounded, and how many are open, not how many it leaves on a disk.
 2. The network is taken away by a namespace; by a filter of system calls sockets are, those of files as well, memory that no limit
    counts, other programs and other processes: it starts none, and signals, traces and limits none. Threads it may start.
-3. Where the kernel allows either not, the child works on, and says so; what it has started then ends with it by its session, unless it
-   left that.
+3. The memory of the Server is behind /proc, where no call need be made for it: a domain of Landlock keeps a process from that of every
+   process outside, root's too; where there is none, a Server that is not root's closes it to all of its user (`close_memory`).
+4. Where the kernel allows one of these not, the child works on, and says so; what it has started then ends with it by its session, unless
+   it left that.
 """
 
 from __future__ import annotations
@@ -29,6 +31,10 @@ MAX_PROCESSOR_SECONDS = 60  # between two requests: the Server ends it far soone
 CLONE_NEWUSER, CLONE_NEWNET = 0x1000_0000, 0x4000_0000  # from linux/sched.h
 CLONE_THREAD = 0x1_0000
 PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 22, 38, 2  # from linux/prctl.h and seccomp.h
+PR_SET_DUMPABLE = 4
+LANDLOCK_CREATE_RULESET, LANDLOCK_RESTRICT_SELF = 444, 446  # the same number on every kind of machine
+LANDLOCK_ACCESS_FS_MAKE_BLOCK, LANDLOCK_ACCESS_NET_BIND_TCP = 1 << 11, 1 << 0  # from linux/landlock.h
+LANDLOCK_CREATE_RULESET_VERSION, LANDLOCK_WITH_NET = 1, 4  # what asks for the version of Landlock, and the first with rules for nets
 
 
 class _Calls(NamedTuple):
@@ -69,10 +75,12 @@ _MAP_SHARED, _MAP_ANONYMOUS = 0x01, 0x20  # from linux/mman.h
 
 
 class Box(NamedTuple):
-    """What the kernel left to a child: whether it reaches a network, and whether it can start processes."""
+    """What the kernel left to a child: whether it reaches a network, whether it can start processes, and whether it reaches the memory of
+    the process that started it."""
 
     has_network: bool
     has_processes: bool
+    has_memory: bool
 
 
 def enter() -> Box:
@@ -81,8 +89,17 @@ def enter() -> Box:
         os.setsid()  # so that what it leaves behind can be found, and ended with it
     _confine()
     has_left = _leave_network()
+    _leave_others()
     is_filtered = _filter_calls()
-    return Box(not (has_left or is_filtered), not is_filtered)
+    return Box(not (has_left or is_filtered), not is_filtered, _reaches_memory(os.getppid()))
+
+
+def close_memory() -> bool:
+    """Have no other process of this one's user reach this one's memory, but root's; whether the kernel does so.
+
+    It leaves no core file then, and debuggers and profilers of that user are refused, too.
+    """
+    return os.geteuid() != 0 and bool(ctypes.CDLL(None, use_errno=True).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == 0)
 
 
 def bound_processor() -> None:
@@ -118,6 +135,31 @@ def _leave_network() -> bool:
     for name, content in (("setgroups", "deny"), ("gid_map", f"{group} {group} 1"), ("uid_map", f"{user} {user} 1")):
         with suppress(OSError), open(f"/proc/self/{name}", "w") as file:
             file.write(content)
+    return True
+
+
+def _leave_others() -> None:
+    """Enter a domain, from which no process outside is traced, nor its memory opened; where there is Landlock."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        return
+    # a domain restricts something, here what no Handler does: listening, or, with kernels that know no rules for that, making block
+    # devices (and, with these, moving a file to another directory by its name)
+    knows_net = libc.syscall(LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), LANDLOCK_CREATE_RULESET_VERSION) >= LANDLOCK_WITH_NET
+    content = struct.pack("<QQ", 0, LANDLOCK_ACCESS_NET_BIND_TCP) if knows_net else struct.pack("<Q", LANDLOCK_ACCESS_FS_MAKE_BLOCK)
+    rules = ctypes.create_string_buffer(content, len(content))
+    ruleset = libc.syscall(LANDLOCK_CREATE_RULESET, rules, ctypes.c_size_t(len(content)), 0)
+    if ruleset >= 0:
+        libc.syscall(LANDLOCK_RESTRICT_SELF, ruleset, 0)  # what came of it, `_reaches_memory` tells
+        os.close(ruleset)
+
+
+def _reaches_memory(process: int) -> bool:
+    """Whether this process may read that one's memory."""
+    try:
+        os.close(os.open(f"/proc/{process}/mem", os.O_RDONLY))
+    except OSError:
+        return False
     return True
 
 

@@ -28,7 +28,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from taba.bounds import KiB, MiB
-from taba.server.work.boxing import Box
+from taba.server.work.boxing import Box, close_memory
 from taba.server.work.child import LENGTH, MAX_FRAME_BYTES, pack, unpack_answer
 
 RESERVE_SECONDS = 1.0  # after a child got to work, until the one in reserve is started: the first has the processor for its first work
@@ -100,7 +100,7 @@ class _Child(ProcessProtocol):
         self._reading: Any = None  # when what it prints is read on
         self.reason: str | None = None
         self.was_outside = False
-        self.box = Box(True, True)
+        self.box = Box(True, True, True)
         self._number: int | None = None
         self.ended: Deferred[None] = Deferred()
 
@@ -377,7 +377,10 @@ class Line:
         child.answered()
         self.failed_starts = 0
         told = told if isinstance(told, dict) else {}
-        self.box = child.box = Box(*(told.get(name) is not False for name in Box._fields))
+        box = Box(*(told.get(name) is not False for name in Box._fields))
+        if box.has_memory and close_memory():  # before it has imported anything of others it has opened nothing
+            box = box._replace(has_memory=False)
+        self.box = child.box = box
         return child
 
     async def close(self) -> None:

@@ -124,7 +124,7 @@ class Sandbox:
 
     def describe(self) -> dict[str, Any]:
         """What the process of Handlers is kept from, for a status; `network`: whether it reaches any, `processes`: whether it can start
-        others; None before there was one."""
+        others, `server_memory`: whether it reaches that; None before there was one."""
         box = self._handlers.box
         return {
             "memory_bytes": MAX_MEMORY_BYTES,
@@ -133,6 +133,7 @@ class Sandbox:
             "processor_seconds": MAX_PROCESSOR_SECONDS,
             "network": None if box is None else box.has_network,
             "processes": None if box is None else box.has_processes,
+            "server_memory": None if box is None else box.has_memory,
         }
 
     @property

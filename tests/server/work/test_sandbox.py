@@ -73,6 +73,8 @@ class Odd(Handler):
         if word == "limit": resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE)
         if word == "trace": self.call(ctypes.CDLL(None, use_errno=True).ptrace, 16, os.getppid(), 0, 0)
         if word == "watch": os.pidfd_open(os.getppid())
+        if word == "peek": open(f"/proc/{os.getppid()}/mem", "rb").close()
+        if word == "poke": open(f"/proc/{os.getppid()}/mem", "r+b").close()
         if word == "exec": os.execv("/bin/true", ["true"])
         if word == "bomb":
             while True: os.fork()
@@ -248,6 +250,15 @@ class Hostile(TestCase):
         for row, word in enumerate(others, len(own)):
             self.assertRegex(folded.failed[row].detail, "PermissionError|Errno 1", word)
         self.assertEqual((self.sandbox.deaths, self.sandbox.describe()["network"]), ({}, False))
+
+    @asynchronous
+    async def test_a_handler_reaches_the_memory_of_its_server_only_where_the_status_says_so(self) -> None:
+        folded = await self.fold("peek", "poke", "a")
+        reaches = self.sandbox.describe()["server_memory"]
+        self.assertIn(reaches, (True, False))
+        self.assertEqual(sorted(folded.states), [0, 1, 2] if reaches else [2], folded.failed)
+        for row in () if reaches else (0, 1):
+            self.assertIn("PermissionError", folded.failed[row].detail)
 
     @pytest.mark.real
     @asynchronous
