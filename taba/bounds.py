@@ -42,6 +42,9 @@ MAX_CYCLE_MADE = 6 * MiB  # of what batches were decoded to, in a cycle of sever
 DEFAULT_BUCKETS = 512
 MAX_BUCKETS = 65_536
 
+# --- notes ---
+MAX_NOTE = 500  # characters: a sentence or two beside a chart
+
 # --- answers ---
 MAX_ROWS = 1000  # of one overview
 MAX_WHO = 1000  # Clients at either end of one figure

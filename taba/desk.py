@@ -6,8 +6,11 @@
    something in its hand if `ready` is one more than `done`, and its sheet is not empty.
 3. The counts are written to that of two rows which `done` does not name; one store of `done` then says both that the sheet is done
    with and that its counts hold.
-4. One writes, others read, but for the counts of which the Agent has told, which are its own: nobody takes what is read here for more than
-   figures. Where words stand that nobody can have written, all begins anew, and is counted as given up.
+4. One writes, others read, but for the counts of which the Agent has told, and for the notes that it settled, which are its own: nobody
+   takes what is read here for more than figures and texts. Where words stand that nobody can have written, all begins anew, and is counted
+   as given up.
+5. Notes lie here until a Server has them, so that nobody's death loses one: a place is written, then one store says so; the Agent's store
+   that gives it back comes when a Server has answered. One that is on its way when its Agent is killed is posted again.
 
 Standard library only.
 """
@@ -20,6 +23,7 @@ import os
 from array import array
 from typing import NamedTuple
 
+from taba.bounds import MAX_NOTE, MAX_TIME
 from taba.ring import SHM_DIRECTORY
 
 COUNTS = (
@@ -38,6 +42,7 @@ COUNTS = (
     # what was understood, and has no Tab
     "event",
     "service_check",
+    "notes",
     # what is recorded otherwise than it came
     "tags_left_out",
     "names_changed",
@@ -50,17 +55,22 @@ COUNTS = (
     "kernel",
     "beyond_origins",
     "connections_refused",
+    "notes_too_many",
+    "notes_no_room",
 )
 """What an input counts, in this order."""
 PLACE = {name: place for place, name in enumerate(COUNTS)}
 NOT_UNDERSTOOD = COUNTS[PLACE["bad_line"] : PLACE["event"]]
 
-MAGIC = int.from_bytes(b"tabadsk1", "little")
+MAGIC = int.from_bytes(b"tabadsk2", "little")
 MAX_COUNTS = 64
 SHEET_BYTES = 1 << 16  # the largest datagram that UDP has
 EXAMPLE_BYTES = 256  # its length in the first eight
 _PAGE = 4096
-DESK_BYTES = _PAGE + 2 * SHEET_BYTES
+MAX_NOTES = 64  # that wait for a Server: those of an hour in which there is none, at the rate at which they may come
+_NOTE_BYTES = 2048  # of one: its time, its length, and MAX_NOTE characters of four bytes
+_NOTES = _PAGE + 2 * SHEET_BYTES
+DESK_BYTES = _NOTES + MAX_NOTES * _NOTE_BYTES
 
 # words of the page
 _MAGIC, _READY, _DONE, _PROGRESS, _LENGTH, _TRIES, _UNSURE = range(7)
@@ -68,6 +78,8 @@ _ORIGIN, _ORIGIN_BYTES = 8, 64  # the length first
 _ROWS = 16, 16 + MAX_COUNTS
 _EXAMPLE = (16 + 2 * MAX_COUNTS) * 8
 _SEEN = 16 + 2 * MAX_COUNTS + EXAMPLE_BYTES // 8  # the Agent's: the counts of which it has told
+_WRITTEN = _SEEN + MAX_COUNTS  # notes, ever
+_TAKEN, _REFUSED = _WRITTEN + 1, _WRITTEN + 2  # the Agent's: those that are settled, and those of them that no Server wants
 _MOST = 1 << 62  # beyond all counts, so that one more fits its word
 _MOST_PROGRESS = 2 * SHEET_BYTES + 2  # an Event takes more than a byte
 _MOST_KILLS = 1 << 32
@@ -140,6 +152,8 @@ class Desk:
             and words[_PROGRESS] <= _MOST_PROGRESS
             and max(words[_TRIES], words[_UNSURE]) < _MOST_KILLS
             and max(words[_ROWS[0] : _ROWS[1] + MAX_COUNTS]) < _MOST
+            and words[_REFUSED] <= words[_TAKEN] <= words[_WRITTEN] < _MOST
+            and words[_WRITTEN] - words[_TAKEN] <= MAX_NOTES
         ):
             return False
         self._content[8:_PAGE] = bytes(_PAGE - 8)
@@ -213,6 +227,45 @@ class Desk:
     def show(self, example: bytes) -> None:
         """An example of what was not understood."""
         self._put(_EXAMPLE, EXAMPLE_BYTES, example)
+
+    def note(self, text: str, time: float) -> bool:
+        """Lay a note down for a Server; False where as many wait as may."""
+        words = self._words
+        written = words[_WRITTEN]
+        if written - words[_TAKEN] >= MAX_NOTES:
+            return False
+        place = _NOTES + written % MAX_NOTES * _NOTE_BYTES
+        self._put(place + 8, _NOTE_BYTES - 8, text[:MAX_NOTE].encode(errors="replace"))
+        self._content[place : place + 8].cast("d")[0] = time
+        words[_WRITTEN] = written + 1
+        return True
+
+    # --- its Agent's ---
+
+    def next_note(self) -> tuple[str, float] | None:
+        """The text and the time of the note that waits for longest."""
+        if not self.notes_waiting:
+            return None
+        place = _NOTES + self._words[_TAKEN] % MAX_NOTES * _NOTE_BYTES
+        time = self._content[place : place + 8].cast("d")[0]
+        return self._bytes(place + 8, _NOTE_BYTES - 8).decode(errors="replace"), time if 0 <= time <= MAX_TIME else 0.0
+
+    def settle_note(self, is_refused: bool) -> None:
+        """A Server has it, or says that it wants none such."""
+        if self.notes_waiting:
+            self._words[_TAKEN] += 1
+            self._words[_REFUSED] += is_refused
+
+    @property
+    def notes_waiting(self) -> int:
+        """How many notes no Server has yet."""
+        waiting = self._words[_WRITTEN] - self._words[_TAKEN]
+        return waiting if 0 <= waiting <= MAX_NOTES else 0  # else it is nothing that an input wrote, and will be mended
+
+    @property
+    def notes_settled(self) -> tuple[int, int]:
+        """How many a Server has, and how many were refused."""
+        return self._words[_TAKEN] - self._words[_REFUSED], self._words[_REFUSED]
 
     # --- whoever reads ---
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.desk import COUNTS, DESK_BYTES, EXAMPLE_BYTES, MAX_COUNTS, PLACE, SHEET_BYTES, Desk, desk_path, open_desk
+from taba.bounds import MAX_NOTE
+from taba.desk import COUNTS, DESK_BYTES, EXAMPLE_BYTES, MAX_COUNTS, MAX_NOTES, PLACE, SHEET_BYTES, Desk, desk_path, open_desk
 
 
 class Killed(Exception):
@@ -58,7 +59,41 @@ class Desks(SynchronousTestCase):
                 found.done(array("Q", [4]))
                 self.assertEqual(self.open().counts(1), [4])
 
-    @given(st.binary(max_size=300), st.integers(8, 1200))
+    def test_notes_wait_until_they_are_settled_and_as_many_as_may(self) -> None:
+        desk, agents = self.open(), self.open()
+        self.assertEqual((agents.next_note(), agents.notes_waiting), (None, 0))
+        for number in range(MAX_NOTES):
+            self.assertTrue(desk.note(f"note {number}", float(number)))
+        self.assertFalse(desk.note("one too many", 1.0))
+        self.assertEqual((agents.notes_waiting, agents.next_note(), agents.next_note()), (MAX_NOTES, ("note 0", 0.0), ("note 0", 0.0)))
+        agents.settle_note(is_refused=False)
+        agents.settle_note(is_refused=True)
+        longest = "\N{GRINNING FACE}" * MAX_NOTE
+        self.assertTrue(desk.note(longest, -1.0) and desk.note(longest + "x", 5.0))
+        self.assertEqual((agents.notes_settled, agents.notes_waiting), ((1, 1), MAX_NOTES))
+        for number in range(2, MAX_NOTES):
+            self.assertEqual(self.open().next_note(), (f"note {number}", float(number)))  # a later Agent's
+            agents.settle_note(is_refused=False)
+        for time in (0.0, 5.0):  # a time that is none is no reason to lose what is said
+            self.assertEqual(agents.next_note(), (longest, time))
+            agents.settle_note(is_refused=False)
+        agents.settle_note(is_refused=False)
+        self.assertEqual(
+            (agents.notes_settled, self.open().mend(), self.open().notes_settled), ((MAX_NOTES + 1, 1), False, (MAX_NOTES + 1, 1))
+        )
+
+    def test_counts_of_notes_that_nobody_wrote_are_found_and_read_as_none(self) -> None:
+        first = 16 + 3 * MAX_COUNTS + EXAMPLE_BYTES // 8
+        for words in ((MAX_NOTES + 1, 0, 0), (0, 1, 0), (5, 5, 6), ((1 << 64) - 1, (1 << 64) - 1, 0)):
+            desk = self.open()
+            for place, word in enumerate(words):
+                desk._words[first + place] = word
+            desk.next_note()
+            desk.settle_note(is_refused=True)
+            self.assertTrue(self.open().mend())
+            self.assertEqual((self.open().notes_waiting, self.open().notes_settled), (0, (0, 0)))
+
+    @given(st.binary(max_size=300), st.integers(8, 2000))
     def test_no_desk_ends_who_works_at_it(self, garbage: bytes, place: int) -> None:
         descriptor = open_desk(self.path)
         try:
@@ -70,6 +105,10 @@ class Desks(SynchronousTestCase):
             desk.see(desk.counts(len(COUNTS)))
             self.assertEqual(desk.seen(len(COUNTS)), desk.counts(len(COUNTS)))
             self.assertFalse(desk.mend())
+            while desk.next_note() is not None:
+                desk.settle_note(is_refused=False)
+            self.assertTrue(desk.note("text", 1.0))
+            self.assertEqual(desk.next_note(), ("text", 1.0))
             desk.close()
         finally:
             os.close(descriptor)

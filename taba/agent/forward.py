@@ -32,6 +32,7 @@ from taba.versions import Chosen, Edges, Versions
 
 POST_SECONDS = 30.0  # for an answer, body and all
 ASK_SECONDS = 5.0  # for /v1/status and /v1/servers
+NOTE_SERVERS = 3  # that are asked to keep a note, one after the other, before it waits
 LEARN_SECONDS = 15.0  # between looks for other Servers
 MAX_ANSWER_BYTES = 1 * MiB  # 1,024 verdicts with long reasons
 COMPRESS_BYTES = 1 * KiB  # less is not worth it
@@ -177,6 +178,24 @@ class Forwarder:
         if status != 200 or not verdicts_header:
             raise NoVerdicts(f"{server.url} answered {status} without verdicts: {content[:100].decode('utf-8', 'replace')!r}")
         return decode_verdicts(content, entries)
+
+    async def note(self, text: str, time: float) -> bool:
+        """Have a Server keep a note; False where it refuses it for good. Raises TabaError where none takes it now."""
+        problem = "no Server is known"
+        body = json.dumps({"text": text, "time": time}).encode()
+        for server in [server for server in self._dispatch.servers.values() if server.is_known and server.problem is None][:NOTE_SERVERS]:
+            try:
+                headers = {"Content-Type": "application/json"}
+                status, _, content = await self._ask("POST", server.url + "/v1/notes", headers, body, ASK_SECONDS)
+            except defer.CancelledError:
+                raise
+            except Exception as error:  # as in _send; the next one may do better
+                problem = f"{server.url}: {_reason(error, server.url)}"
+                continue
+            if status in (200, 400):
+                return status == 200
+            problem = f"{server.url} answered {status}: {content[:100].decode('utf-8', 'replace')!r}"
+        raise NoVerdicts(problem)
 
     # --- asking ---
 

@@ -16,7 +16,7 @@ import os
 import socket
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any
 
@@ -26,6 +26,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 
 from taba.agent.lanes import Backoff
+from taba.agent.noting import Noting
 from taba.agent.problems import LOSS_SHOWN_SECONDS
 from taba.desk import COUNTS, NOT_UNDERSTOOD, PLACE, SHEET_BYTES, Desk, desk_path, open_desk
 from taba.receiving import Address
@@ -50,6 +51,8 @@ LOSSES = {
     "beyond_origins": (
         "packets came from more than 64 origins: what the last ones say is recorded under one Client; run an Agent on more of these hosts"
     ),
+    "notes_too_many": "events and service checks came faster than one a minute, and became no notes: send fewer",
+    "notes_no_room": "events and service checks became no notes, because too many wait for a Server: see whether one answers",
     "connections_refused": "connections were one too many, or had none to be: the one that was silent for longest was closed",
 }
 
@@ -201,10 +204,11 @@ class Input(ProcessProtocol):
             self._socket.close()
             self._socket = None
         if self._desk is not None:
+            has_notes = self._desk.notes_waiting > 0
             self._desk.close()
             self._desk = None
             os.close(self._descriptor)
-            if is_done:
+            if is_done and not has_notes:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self._path)
         if self._stopping is not None and not self._stopping.called:
@@ -241,6 +245,24 @@ class Input(ProcessProtocol):
             return dict.fromkeys(COUNTS, 0)
         return dict(zip(COUNTS, self._desk.counts(len(COUNTS)), strict=True))
 
+    # --- what it was told to note ---
+
+    def next_note(self) -> tuple[str, float] | None:
+        """The text and the time of the note that waits for longest."""
+        return self._desk.next_note() if self._desk is not None else None
+
+    def settle_note(self, is_refused: bool) -> None:
+        """A Server has it, or wants none such."""
+        if self._desk is not None:
+            self._desk.settle_note(is_refused)
+
+    def notes(self) -> dict[str, int]:
+        """How many wait for a Server, how many one has, and how many were refused."""
+        if self._desk is None:
+            return {"waiting": 0, "posted": 0, "refused": 0}
+        posted, refused = self._desk.notes_settled
+        return {"waiting": self._desk.notes_waiting, "posted": posted, "refused": refused}
+
     def describe(self) -> dict[str, Any]:
         """What a status shows of it."""
         pid = self._process.pid if self._process is not None else None
@@ -251,6 +273,7 @@ class Input(ProcessProtocol):
             "pid": pid,
             "restarts": self.restarts,
             "counts": self.counts(),
+            "notes": self.notes(),
             "example": self.example(),
         }
 
@@ -300,8 +323,15 @@ class Input(ProcessProtocol):
 class Inputs:
     """All of an Agent's."""
 
-    def __init__(self, inputs: list[Input]):
+    def __init__(self, inputs: list[Input], noting: Callable[[list[Input]], Noting] | None = None):
+        """`noting` makes what posts their notes."""
         self._inputs = inputs
+        self._noting = noting(inputs) if noting is not None else None
+
+    def tick(self) -> None:
+        """Once a second: post what is to be noted."""
+        if self._noting is not None:
+            self._noting.tick()
 
     def open(self) -> None:
         """Bind them all, as far as that can be."""
@@ -320,6 +350,8 @@ class Inputs:
 
     async def stop(self) -> None:
         """Let nothing more in; returns when what the kernel had is recorded, or after STOP_SECONDS."""
+        if self._noting is not None:
+            self._noting.stop()
         await defer.DeferredList([one.stop() for one in self._inputs])
 
     def describe(self) -> list[dict[str, Any]]:
@@ -328,7 +360,10 @@ class Inputs:
 
     def look(self, now: float) -> dict[str, str]:
         """What needs a person."""
-        return {key: sentence for one in self._inputs for key, sentence in one.look(now).items()}
+        found = {key: sentence for one in self._inputs for key, sentence in one.look(now).items()}
+        if self._noting is not None:
+            found |= self._noting.look(sum(one.notes()["waiting"] for one in self._inputs))
+        return found
 
 
 def bound(address: Address) -> tuple[socket.socket, tuple[int, int] | None]:

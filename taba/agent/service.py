@@ -23,6 +23,7 @@ from taba.agent.home import CannotOpen, Home
 from taba.agent.http import Routes
 from taba.agent.inputs import STATSD, Input, Inputs
 from taba.agent.loop import LAST_DRAIN_FAILS, Loop, Surroundings, words
+from taba.agent.noting import Noting
 from taba.agent.options import Options
 from taba.agent.problems import Room
 from taba.agent.status import describe
@@ -116,7 +117,10 @@ class AgentService(service.Service):
         self._life = Life(log, loop.keeper, loop.dispatch)
         self._routes = routes = Routes(loop.pump, home.keys, self.status, loop.clock, self.unix_now, loop.forwarder.pump)
         environ = {**os.environ, "TABA_AGENT": self.agent}
-        self._inputs = Inputs([Input(self._reactor, STATSD, one, self.agent, self._shm, environ, self._random) for one in self._statsd])
+        self._inputs = Inputs(
+            [Input(self._reactor, STATSD, one, self.agent, self._shm, environ, self._random) for one in self._statsd],
+            lambda inputs: Noting(inputs, loop.forwarder.note, self._reactor.seconds, loop.dispatch.backoff),
+        )
         self._inputs.open()  # before the port is open: who finds the Agent finds them
         outcome: list[Any] = []
         self._site = make_site(routes.api(self._front.guard))
@@ -197,6 +201,7 @@ class AgentService(service.Service):
 
     def looks(self, now: float) -> None:
         """Once a second: tell the log what is new."""
+        self._inputs.tick()
         self._life.tell(self.look(), now)
 
     def ended(self, problem: str) -> None:

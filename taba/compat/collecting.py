@@ -5,7 +5,9 @@
 2. Shown are the metrics that this process has declared, of the Clients that are named as it is, whatever their slots: other programs and
    other hosts have collectors of their own. TABA_COMPAT_CLIENTS, a regular expression, names others.
 3. A Server that does not answer fails the scrape: nothing that is not so is shown.
-4. Where there is a directory of their files (a `path`, PROMETHEUS_MULTIPROC_DIR) it is theirs, and reads them.
+4. All questions of a scrape together take no longer than it may, `seconds` or TABA_COMPAT_SECONDS: then it shows the metrics that are
+   whole by then, and LEFT_OUT, how many are not. Where that is all of them it fails.
+5. Where there is a directory of their files (a `path`, PROMETHEUS_MULTIPROC_DIR) it is theirs, and reads them.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from time import monotonic, sleep
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from taba import names
 from taba.client import identity
@@ -26,15 +28,20 @@ from taba.client.producer import read_settings
 
 CLIENTS = "TABA_COMPAT_CLIENTS"  # which Clients are shown, where it is not those that are named as this one is
 AGE = "taba_compat_age_seconds"
+LEFT_OUT = "taba_compat_left_out"
+SECONDS = "TABA_COMPAT_SECONDS"
+DEFAULT_SECONDS = 8.0  # of a scrape, for all its questions: Prometheus waits for ten
+AGENT_SHARE = 0.25  # of them, for the Agent to answer: a Server is asked without it, too
 MOST_SECONDS = 1.0  # for what was recorded before a scrape to come to a Server
 FIRST_PAUSE = 0.01  # seconds between two looks whether it has; doubled each time
-TIMEOUT = 5.0  # of each question, within the 10 s of a scrape
+TIMEOUT = 5.0  # of each question, at the most
 SOME_NAMES = 50  # in one question: an address stays short
 DIRECTORIES = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")  # where their files are
 MAX_DECLARED = 10_000  # metrics whose names are kept
 SHOWN = ("counter", "gauge", "summary", "histogram")  # Info and Enum are not theirs in several processes, either
 
 Labels = tuple[tuple[str, str], ...]
+T = TypeVar("T")
 
 
 class Declared(NamedTuple):
@@ -71,8 +78,9 @@ def replaced(theirs: type) -> type:
 
         is_recorded = True
 
-        def __init__(self, registry: Any, path: str | None = None):
+        def __init__(self, registry: Any, path: str | None = None, *, seconds: float | None = None):
             self._asks = not has_files(path)
+            self._seconds = seconds_of(seconds, os.environ)
             if not self._asks:
                 super().__init__(registry, path)
             elif registry:
@@ -84,7 +92,7 @@ def replaced(theirs: type) -> type:
 
         def collect(self) -> Iterable[Any]:
             """The metrics as they are now. Raises QueryError."""
-            return _metrics() if self._asks else super().collect()
+            return _metrics(self._seconds) if self._asks else super().collect()
 
     return MultiProcessCollector
 
@@ -105,13 +113,59 @@ def has_files(path: str | None) -> bool:
     return path is not None or any(os.environ.get(name) for name in DIRECTORIES)
 
 
+def seconds_of(given: float | None, environ: Mapping[str, str]) -> float:
+    """The seconds that a scrape may take. Raises ValueError with a sentence."""
+    text = environ.get(SECONDS, "") if given is None else given
+    if text == "":
+        return DEFAULT_SECONDS
+    try:
+        seconds = float(text)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"{SECONDS if given is None else 'seconds'}: {text!r:.100}: takes a number of seconds above 0, such as 8")
+    return seconds
+
+
+class Over(Exception):
+    """The time of a scrape is over."""
+
+
+class Within:
+    """The seconds that all questions of a scrape take together, from now on."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = monotonic):
+        self._end, self._clock = clock() + seconds, clock
+
+    @property
+    def left(self) -> float:
+        """Of these seconds."""
+        return max(0.0, self._end - self._clock())
+
+    def ask(self, query: Any, asking: Callable[[], T]) -> T:
+        """What `asking` asks of `query`. Raises Over where there is no time, or was none; QueryError as ever."""
+        from taba.query import QueryError
+
+        query.timeout = min(TIMEOUT, self.left)
+        if not query.timeout:
+            raise Over
+        try:
+            return asking()
+        except QueryError:
+            if not self.left:
+                raise Over from None
+            raise
+
+
 def clients() -> str:
     """A regular expression of the Clients that are shown."""
     settings = producer.settings or read_settings(None, os.environ)
     return os.environ.get(CLIENTS) or identity.pattern(settings.client, os.environ)
 
 
-def drained(agent: Any, clock: Callable[[], float] = monotonic, pause: Callable[[float], None] = sleep) -> float:
+def drained(
+    agent: Any, clock: Callable[[], float] = monotonic, pause: Callable[[float], None] = sleep, most: float = MOST_SECONDS
+) -> float:
     """Have the Agent drain. How many seconds old the oldest is that no Server had then; infinite where the Agent does not tell."""
     from taba.query import QueryError, Question
 
@@ -123,7 +177,7 @@ def drained(agent: Any, clock: Callable[[], float] = monotonic, pause: Callable[
             age = math.inf if answer["age"] is None else float(answer["age"])
             gone = clock() - began
             # what waits was recorded after this began, or is given time to come to a Server
-            if not answer["batches"] or age < gone or gone + wait > MOST_SECONDS:
+            if not answer["batches"] or age < gone or gone + wait > most:
                 return age
             pause(wait)
             wait *= 2
@@ -131,17 +185,21 @@ def drained(agent: Any, clock: Callable[[], float] = monotonic, pause: Callable[
         return math.inf
 
 
-def _metrics() -> Iterator[Any]:
+def _metrics(seconds: float) -> Iterator[Any]:
     from prometheus_client.metrics_core import Metric
 
-    from taba.query import Query
+    from taba.query import Query, ServerUnavailable
 
-    environ = os.environ
-    agent = Query(environ.get("TABA_AGENT_URL") or "http://127.0.0.1:8279", role="Agent", timeout=TIMEOUT)
-    age = drained(agent)
+    environ, within = os.environ, Within(seconds)
+    agent = Query(environ.get("TABA_AGENT_URL") or "http://127.0.0.1:8279", role="Agent", timeout=min(TIMEOUT, AGENT_SHARE * seconds))
+    age = drained(agent, most=min(MOST_SECONDS, AGENT_SHARE * seconds))
     query = Query(environ.get("TABA_SERVER", "").split(",")[0] or "http://127.0.0.1:8280", timeout=TIMEOUT)
     declared, pattern = dict(_declared), clients()
-    found = _samples(query, declared, pattern)
+    found, left_out = _samples(query, declared, pattern, within)
+    if left_out and len(left_out) == len(declared):
+        raise ServerUnavailable(
+            f"{query.url} told none of {len(declared)} metrics in the {seconds:g} s of {SECONDS}: see whether it is slow"
+        )
     for name in sorted(found):
         metric = Metric(name, declared[name].help, declared[name].kind)
         for sample, labels, value in found[name]:
@@ -150,23 +208,37 @@ def _metrics() -> Iterator[Any]:
     shown = Metric(AGE, "Seconds of which something may be missing at the end; +Inf: the Agent does not answer.", "gauge")
     shown.add_sample(AGE, {}, age)
     yield shown
+    shown = Metric(LEFT_OUT, f"Metrics that a Server did not tell in time ({SECONDS}), and that are not shown.", "gauge")
+    shown.add_sample(LEFT_OUT, {}, len(left_out))
+    yield shown
 
 
 Samples = list[tuple[str, Labels, float]]
 
 
-def _samples(query: Any, declared: Mapping[str, Declared], pattern: str) -> dict[str, Samples]:
-    """By metric its samples, of the Clients that match."""
+def _samples(query: Any, declared: Mapping[str, Declared], pattern: str, within: Within) -> tuple[dict[str, Samples], set[str]]:
+    """By metric its samples, of the Clients that match; and the metrics for which there was no time."""
     from taba.query import ServerUnavailable
 
     read = sorted(name for name, metric in declared.items() if metric.kind != "histogram")
     read += [bucket_name(name) for name in sorted(declared) if declared[name].kind == "histogram"]
     tabs: dict[str, dict[str, Any]] = {}
-    for start in range(0, len(read), SOME_NAMES):
-        tabs.update(query.projections(name=read[start : start + SOME_NAMES], client_match=pattern))
+    left_out: set[str] = set()
     living: set[str] = set()
-    if any(metric.kind == "gauge" and metric.mode.startswith("live") for metric in declared.values()):
-        living = set(query.alive(client_match=pattern))
+    rest = list(read)
+
+    def some() -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = query.projections(name=rest[:SOME_NAMES], client_match=pattern)
+        return found
+
+    try:
+        if any(metric.kind == "gauge" and metric.mode.startswith("live") for metric in declared.values()):
+            living = set(within.ask(query, lambda: query.alive(client_match=pattern)))
+        while rest:
+            tabs.update(within.ask(query, some))
+            del rest[:SOME_NAMES]
+    except Over:
+        left_out = {name if name in declared else metric_name(name) for name in rest}
     found: dict[str, Samples] = defaultdict(list)
     counted: dict[str, dict[Labels, dict[float, float]]] = defaultdict(lambda: defaultdict(dict))  # of Histograms, each bucket alone
     for tab, by_client in tabs.items():
@@ -186,9 +258,12 @@ def _samples(query: Any, declared: Mapping[str, Declared], pattern: str) -> dict
         else:
             found[name] += [(name, labels + more, value) for more, value in levels(metric.mode, by_client, living)]
     for name, metric in declared.items():
-        if metric.kind == "histogram":
-            found[name] += _histogram(query, name, metric.bounds, pattern, counted.get(name, {}))
-    return {name: samples for name, samples in found.items() if samples}
+        if metric.kind == "histogram" and name not in left_out:
+            try:
+                found[name] += _histogram(query, name, metric.bounds, pattern, counted.get(name, {}), within)
+            except Over:
+                left_out.add(name)
+    return {name: samples for name, samples in found.items() if samples and name not in left_out}, left_out
 
 
 def bucket_name(name: str) -> str:
@@ -228,7 +303,9 @@ def levels(mode: str, by_client: Mapping[str, Any], living: set[str]) -> list[tu
     return [((("pid", client),), value) for client, (value, _) in sorted(values.items())]
 
 
-def _histogram(query: Any, name: str, bounds: tuple[float, ...], pattern: str, counted: Mapping[Labels, Mapping[float, float]]) -> Samples:
+def _histogram(
+    query: Any, name: str, bounds: tuple[float, ...], pattern: str, counted: Mapping[Labels, Mapping[float, float]], within: Within
+) -> Samples:
     """A Histogram's samples: its buckets as they were counted, or as the sketches tell them."""
     from prometheus_client.utils import floatToGoString
 
@@ -237,7 +314,8 @@ def _histogram(query: Any, name: str, bounds: tuple[float, ...], pattern: str, c
     parts = "|".join(f"{name}_{part}" for part in ("bucket", "count", "sum"))
     parameters = [("query", f"{{__name__=~{json.dumps(parts)},client=~{json.dumps(pattern)}}}")]
     parameters += [("le", floatToGoString(bound)) for bound in bounds if bound != math.inf]
-    answer = query.ask(Question("/api/v1/query", tuple(parameters), dict, lambda content: content["data"]["result"]))
+    question = Question("/api/v1/query", tuple(parameters), dict, lambda content: content["data"]["result"])
+    answer: Any = within.ask(query, lambda: query.ask(question))
     sums: dict[tuple[str, Labels], float] = defaultdict(float)
     for one in answer:
         shown = dict(one["metric"])

@@ -33,10 +33,13 @@ class Place(NamedTuple):
 
 
 class Origins:
-    """Those that are known. `producer` makes one that records under the Client of an origin; `room` is what their readers share."""
+    """Those that are known. `producer` makes one that records under the Client of an origin; `room` is what their readers share.
 
-    def __init__(self, producer: Callable[[str], Any]):
-        self.room = Room(self._tab)
+    `note` is given what is to be noted.
+    """
+
+    def __init__(self, producer: Callable[[str], Any], note: Record):
+        self.room = Room(self._tab, note)
         self._make = producer
         self._producers: dict[str, Any] = {}
         self._known: dict[str, Origin] = {}

@@ -20,7 +20,9 @@ import struct
 import sys
 import termios
 from collections import Counter
+from collections.abc import Callable
 from time import monotonic
+from time import time as unix_now
 from typing import Any
 
 from taba.bounds import MiB
@@ -28,6 +30,7 @@ from taba.client import process
 from taba.client.identity import host
 from taba.client.producer import Producer, read_settings
 from taba.desk import COUNTS, PLACE, SHEET_BYTES, Desk
+from taba.inputs.notes import Allowance
 from taba.inputs.origins import OTHERS, Origin, Origins, client_of
 from taba.inputs.statsd import MAX_LINE_BYTES
 from taba.receiving import Address, receiving
@@ -57,9 +60,10 @@ class Connection:
 class Input:
     """Receives at one address. `record` is what is done with a packet's content; all else is when, and from where."""
 
-    def __init__(self, address: Address, channel: socket.socket, desk: Desk, origins: Origins, kernel: int):
-        self._address, self._socket, self._desk, self._origins, self._kernel = address, channel, desk, origins, kernel
-        self._counts = origins.room.counts
+    def __init__(self, address: Address, channel: socket.socket, desk: Desk, producer: Callable[[str], Any], kernel: int):
+        self._address, self._socket, self._desk, self._kernel = address, channel, desk, kernel
+        self._origins = Origins(producer, self.note)
+        self._counts = self._origins.room.counts
         desk.mend()
         for place, count in enumerate(desk.counts(len(COUNTS))):
             self._counts[place] = count
@@ -68,7 +72,16 @@ class Input:
         self._poll.register(channel, select.POLLIN)
         self._connections: dict[int, Connection] = {}
         self._now = monotonic()
-        self._example = b""
+        self._allowance = Allowance(self._now)
+
+    def note(self, text: str, time: float | None) -> None:
+        """Lay a note down for the Agent, or count why not."""
+        if not self._allowance.take(self._now):
+            self._counts[PLACE["notes_too_many"]] += 1
+        elif not self._desk.note(text, unix_now() if time is None else time):
+            self._counts[PLACE["notes_no_room"]] += 1
+        else:
+            self._counts[PLACE["notes"]] += 1
 
     # --- what comes ---
 
@@ -274,7 +287,7 @@ def main(arguments: list[str]) -> None:
         made.start(client_of(host(), kind, origin), environ)
         return made
 
-    one = Input(receiving(text), socket.socket(fileno=SOCKET), Desk(DESK), Origins(producer), int(kernel))
+    one = Input(receiving(text), socket.socket(fileno=SOCKET), Desk(DESK), producer, int(kernel))
     one.take_up()
     one.run()
 

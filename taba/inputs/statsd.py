@@ -11,7 +11,7 @@
 | `ms` (÷ 1000), `h`, `d` with `@r` | PercentileGroup | `[value, 1/r]`; what 1/r has beyond a whole number is carried to the Tab's next |
 | `g`; `+n`, `-n` | Gauge | the value; the last one, and so much more |
 | `s` | Cardinality | the text |
-| `_e`, `_sc` | none | events and service checks are counted |
+| `_e`, `_sc` | none | events, and service checks that say another thing than before, are notes (`taba.inputs.notes`), and counted |
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from taba.bounds import MAX_TIME, MiB
 from taba.desk import COUNTS, PLACE
+from taba.inputs.notes import Checks, said
 from taba.inputs.tabs import tab_name
 
 MAX_LINE_BYTES = 8192  # a line has one Tab: a name, 16 tags and some values; the same holds where lines come without packets
@@ -71,9 +72,10 @@ class Meant(NamedTuple):
 class Room:
     """What the readers of one process remember together, and count."""
 
-    def __init__(self, tab: Callable[[str, str, str, str], Record], max_tabs: int = MAX_TABS):
-        """`tab` gives the record() of (origin, name, Type, unit)."""
-        self._tab, self._max_tabs = tab, max_tabs
+    def __init__(self, tab: Callable[[str, str, str, str], Record], note: Record, max_tabs: int = MAX_TABS):
+        """`tab` gives the record() of (origin, name, Type, unit); `note` is that of notes: of a text and its time."""
+        self._tab, self.note, self._max_tabs = tab, note, max_tabs
+        self.checks = Checks()
         self.counts = array("Q", bytes(8 * len(COUNTS)))
         self.example = b""  # of the lines that were not understood: the last one's beginning
         self._readers: dict[str, Reader] = {}
@@ -138,7 +140,7 @@ class Reader:
         if b"\r" in content:
             content = content.replace(b"\r\n", b"\n").removesuffix(b"\r")
         found: list[tuple[Record, Any, float | None]] = []
-        add, known, lines = found.append, self.known, 0
+        add, known, lines, notes = found.append, self.known, 0, 0
         for line in content.split(b"\n"):
             head, _, fields = line.partition(b"|")
             name, _, text = head.partition(b":")
@@ -147,7 +149,7 @@ class Reader:
                 if not line:
                     continue
                 lines += 1
-                self._learn(line, name, text, fields, found)
+                notes += self._learn(line, name, text, fields, found)
                 continue
             lines += 1
             tab, kind, divisor, rate, time = meant
@@ -160,23 +162,37 @@ class Reader:
                 self._values(meant, line, text, found)
         counts = self._room.counts
         counts[_LINES] += lines
-        counts[_EVENTS] += len(found)
+        counts[_EVENTS] += len(found) - notes
         return found
 
-    def _learn(self, line: bytes, name: bytes, text: bytes, fields: bytes, found: list[tuple[Record, Any, float | None]]) -> None:
+    def _learn(self, line: bytes, name: bytes, text: bytes, fields: bytes, found: list[tuple[Record, Any, float | None]]) -> int:
+        """What a line says whose name and fields are not known: its Events, or a note; how many notes."""
         if len(line) > MAX_LINE_BYTES:
             self._refuse("long_line", line)
-            return
+            return 0
         if line.startswith((b"_e{", b"_sc|")):
-            self._count("event" if line.startswith(b"_e{") else "service_check")
-            return
+            return self._noted(line, found)
         meant = self._meant(line, name, fields)
         if isinstance(meant, str):
             self._refuse(meant, line)
-            return
+            return 0
         if meant.time is None and len(name) + len(fields) <= MAX_REMEMBERED_BYTES:
             self._room.remember(self, (name, fields), meant)
         self._values(meant, line, text, found)
+        return 0
+
+    def _noted(self, line: bytes, found: list[tuple[Record, Any, float | None]]) -> int:
+        one = said(line)
+        if isinstance(one, str):
+            self._refuse(one, line)
+            return 0
+        self._count("event" if one.check is None else "service_check")
+        if one.check is not None:
+            check, status = one.check
+            if not self._room.checks.is_new((self.origin, *check), status):
+                return 0
+        found.append((self._room.note, one.text, one.time))
+        return 1
 
     def _meant(self, line: bytes, name: bytes, fields: bytes) -> Meant | str:
         """What the name and the fields of a line mean; where nothing, the reason."""

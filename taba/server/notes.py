@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from taba.bounds import DAY, MAX_TIME
+from taba.bounds import DAY, MAX_NOTE, MAX_TIME
 from taba.errors import StoreUnavailable
 from taba.server import keys
 from taba.server.aging import passed
@@ -19,7 +19,6 @@ from taba.shard import Writes
 BUCKET = 0  # where they lie
 KEEP_MINUTES = int(DAY / 60)
 MAX_NOTES = 1000  # 600 KiB at the most; of more, those that were noted first go
-MAX_NOTE = 500  # characters
 
 NOTE_SCHEMA = {
     "type": "object",

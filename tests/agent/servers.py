@@ -97,6 +97,8 @@ class Answers(resource.Resource):
         self.answer: Callable[[Any, codec.Envelope], Any] | None = None
         self.verdict: Callable[[codec.SentBatch], Verdict | None] | None = None
         self.known: list[str] = []
+        self.notes: list[dict[str, Any]] = []
+        self.notes_status = 200
         self.url = "http://127.0.0.1:8280"
 
     def render_GET(self, request: Any) -> bytes:
@@ -109,6 +111,10 @@ class Answers(resource.Resource):
 
     def render_POST(self, request: Any) -> Any:
         content = request.content.read()
+        if request.path == b"/v1/notes":
+            self.notes.append(json.loads(content))
+            request.setResponseCode(self.notes_status)
+            return b"{}"
         if request.getHeader("content-encoding") == "deflate":
             content = zlib.decompress(content)
             self.compressed += 1

@@ -9,7 +9,7 @@ from random import Random
 from typing import Any, cast
 
 from treq.testing import StubTreq
-from twisted.internet import reactor, task
+from twisted.internet import defer, reactor, task
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.client import BrowserLikePolicyForHTTPS
@@ -25,6 +25,7 @@ from taba.agent.outbox import EncodedBatch, Outbox
 from taba.agent.pin import Store
 from taba.agent.spool import Spool
 from taba.batch import BatchId, Column, Verdict, encode_batch
+from taba.errors import NoVerdicts
 from tests.agent.moments import at
 from tests.agent.servers import Answers, FakeServer
 from tests.agent.test_outbox import Memory
@@ -148,6 +149,26 @@ class ForwarderTests(SynchronousTestCase):
         self.forwarder.tick()
         self.http.flush()
         self.assertEqual(sorted(self.dispatch.servers), self.server.known)
+
+    def note(self) -> Any:
+        asked = defer.ensureDeferred(self.forwarder.note("deploy 1.4", 17.0))
+        self.http.flush()
+        return asked
+
+    def test_a_note_goes_to_a_server_that_is_known_and_well_and_only_what_it_calls_bad_is_settled(self) -> None:
+        self.assertIn("no Server is known", str(self.failureResultOf(self.note(), NoVerdicts).value))
+        self.forwarder.tick()
+        self.http.flush()
+        for status, outcome in ((200, True), (400, False)):
+            self.server.notes_status = status
+            self.assertEqual(self.successResultOf(self.note()), outcome)
+        self.assertEqual(self.server.notes, [{"text": "deploy 1.4", "time": 17.0}] * 2)
+        for status, words in ((401, "it does not answer this Agent"), (404, "answered 404"), (503, "answered 503: '{}'")):
+            self.server.notes_status = status
+            self.assertIn(words, str(self.failureResultOf(self.note(), NoVerdicts).value))
+        self.dispatch.servers[self.server.url].fails("it serves another store", 0.0)
+        self.failureResultOf(self.note(), NoVerdicts)
+        self.assertEqual(len(self.server.notes), 5)
 
     def test_a_server_of_another_store_is_a_problem_and_its_buckets_are_not_taken(self) -> None:
         self.pin = "91cc"

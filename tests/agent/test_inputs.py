@@ -10,15 +10,19 @@ from array import array
 from random import Random
 from typing import Any
 
+from twisted.internet import defer
 from twisted.internet.error import ProcessDone, ProcessTerminated
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.agent.inputs import DIES_AGAIN, HANGS_SECONDS, LAST_RESTART_SECONDS, LOSSES, STEADY_SECONDS, Input, bound
+from taba.agent.inputs import DIES_AGAIN, HANGS_SECONDS, LAST_RESTART_SECONDS, LOSSES, STEADY_SECONDS, Input, Inputs, bound
+from taba.agent.lanes import Backoff
+from taba.agent.noting import PATIENCE_SECONDS, Noting
 from taba.agent.options import Options
 from taba.agent.problems import LOSS_SHOWN_SECONDS
 from taba.desk import COUNTS, NOT_UNDERSTOOD, PLACE, Desk, desk_path, open_desk
+from taba.errors import NoVerdicts
 from taba.receiving import receiving
 from tests.processes import free_port
 
@@ -189,6 +193,49 @@ class AnInput(SynchronousTestCase):
         self.successResultOf(done)
         self.assertEqual(os.listdir(self.directory), [])
         self.assertEqual(one.counts(), dict.fromkeys(COUNTS, 0))
+
+    def test_notes_that_no_server_has_yet_are_left_for_the_next_agent(self) -> None:
+        one = self.input()
+        self.assertEqual((one.next_note(), one.notes()), (None, {"waiting": 0, "posted": 0, "refused": 0}))
+        descriptor = open_desk(desk_path("x", one.address.text, self.directory))
+        self.addCleanup(os.close, descriptor)
+        for text in ("a", "b", "c"):
+            Desk(descriptor).note(text, 17.0)
+        for is_refused in (False, True):
+            one.settle_note(is_refused)
+        self.assertEqual((one.next_note(), one.describe()["notes"]), (("c", 17.0), {"waiting": 1, "posted": 1, "refused": 1}))
+        done = one.stop()
+        one.processEnded(DONE)
+        self.successResultOf(done)
+        self.assertEqual((one.next_note(), one.notes()["waiting"]), (None, 0))
+        one.settle_note(False)
+        another = self.input(one.address.text)
+        self.assertEqual(another.next_note(), ("c", 17.0))
+        another.settle_note(False)
+        self.stop(another)
+        self.assertEqual(os.listdir(self.directory), [])
+
+    def test_all_of_an_agents_inputs_post_by_one_and_tell_what_waits(self) -> None:
+        made: list[Noting] = []
+
+        def noting(inputs: list[Input]) -> Noting:
+            async def post(text: str, time: float) -> bool:
+                raise NoVerdicts("nobody")
+
+            made.append(Noting(inputs, post, self.reactor.seconds, Backoff(Random(1))))
+            return made[0]
+
+        one = self.input()
+        assert one._desk is not None
+        one._desk.note("a", 1.0)
+        inputs = Inputs([one], noting)
+        inputs.tick()
+        self.reactor.advance(PATIENCE_SECONDS)
+        self.assertIn("1 notes of inputs wait", inputs.look(self.reactor.seconds())["notes"])
+        stopped = defer.ensureDeferred(inputs.stop())
+        one.processEnded(DONE)
+        self.successResultOf(stopped)
+        self.assertEqual(made[0]._not_before, float("inf"))
 
     def test_an_end_between_two_processes_starts_none(self) -> None:
         one = self.input()

@@ -74,20 +74,70 @@ class Shown(SynchronousTestCase):
             collecting.levels("sum", {"web/1": {"value": "up", "time": 1.0}, "web/2": {"value": None, "time": 1.0}}, set()), []
         )
 
+    now = 0.0
+    takes = 0.0  # seconds that each question takes
+    is_cut = False  # whether a question that takes too long is given up
+
     def samples(self, tabs: dict[str, Any], series: list[dict[str, Any]], **declared: collecting.Declared) -> Any:
+        found, self.left_out = self.samples_within(8.0, tabs, series, **declared)
+        return found
+
+    def samples_within(self, seconds: float, tabs: dict[str, Any], series: list[dict[str, Any]], **declared: collecting.Declared) -> Any:
+        def pass_time(timeout: float) -> None:
+            self.now += min(self.takes, timeout)
+            if timeout < self.takes or self.is_cut:
+                raise ServerUnavailable("no answer in time")
+
         class Fake:
+            timeout = 0.0
+
             def __init__(self) -> None:
                 self.asked: list[tuple[str, ...]] = []
 
+            def alive(self, client_match: str) -> list[str]:
+                pass_time(self.timeout)
+                return ["web/1"]
+
             def projections(self, name: list[str], client_match: str) -> dict[str, Any]:
+                pass_time(self.timeout)
                 self.asked.append(tuple(name))
                 return {tab: shown for tab, shown in tabs.items() if tab.partition("{")[0] in name}
 
             def ask(self, question: Question[Any]) -> Any:
+                pass_time(self.timeout)
                 return question.take({"data": {"result": series}})
 
         self.fake = Fake()
-        return collecting._samples(self.fake, declared, "web/.*")
+        return collecting._samples(self.fake, declared, "web/.*", collecting.Within(seconds, lambda: self.now))
+
+    def test_what_is_whole_by_the_end_of_a_scrapes_time_is_shown_and_the_rest_is_told(self) -> None:
+        counter, histogram = collecting.Declared("counter", "", "all", ()), collecting.Declared("histogram", "", "all", (1.0, math.inf))
+        live = collecting.Declared("gauge", "", "liveall", ())
+        many = {f"c{number:03}": counter for number in range(120)}
+        tabs = {name: {"web/1": {"pct": {"count": 1, "total": 1.0}}} for name in many}
+        series: list[dict[str, Any]] = [{"metric": {"__name__": "h_count"}, "value": [0, "2"]}]
+        self.takes = 1.0
+        # three questions of names, one of a histogram: as long as it may take, and one less each time
+        for seconds, shown, left_out in ((4.0, 121, set()), (3.5, 120, {"h"}), (3.0, 120, {"h"}), (2.0, 100, 21), (0.5, 0, 121)):
+            found, out = self.samples_within(seconds, tabs, series, h=histogram, **many)
+            self.assertEqual((len(found), out if isinstance(left_out, set) else len(out)), (shown, left_out), seconds)
+        found, out = self.samples_within(0.5, tabs, series, g=live, **many)
+        self.assertEqual((found, len(out)), ({}, 121))
+        found, out = self.samples_within(1.5, {"a": tabs["c000"]}, series, g=live, a=counter)
+        self.assertEqual((found, out), ({}, {"a", "g"}))
+        self.is_cut = True  # long before the end: that is no matter of time
+        self.assertRaises(ServerUnavailable, self.samples_within, 8.0, tabs, series, a=counter)
+
+    def test_how_long_a_scrape_may_take_is_said_and_what_is_none_is_an_error(self) -> None:
+        self.assertEqual(collecting.seconds_of(None, {}), collecting.DEFAULT_SECONDS)
+        self.assertEqual(
+            (collecting.seconds_of(None, {collecting.SECONDS: "2.5"}), collecting.seconds_of(3, {collecting.SECONDS: "x"})), (2.5, 3)
+        )
+        wrong: tuple[Any, ...] = (0, -1, math.inf, math.nan, "x", [])
+        for given in wrong:
+            self.assertRaises(ValueError, collecting.seconds_of, given, {})
+        error = self.assertRaises(ValueError, collecting.seconds_of, None, {collecting.SECONDS: "soon"})
+        self.assertEqual(str(error), "TABA_COMPAT_SECONDS: 'soon': takes a number of seconds above 0, such as 8")
 
     def test_counters_and_summaries_are_summed_over_clients(self) -> None:
         def group(count: int, total: float | None) -> dict[str, Any]:

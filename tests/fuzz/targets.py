@@ -23,6 +23,7 @@ from taba.agent.outbox import MIN_OUTBOX_BYTES, Covered, EncodedBatch, OtherVers
 from taba.agent.reader import Ring
 from taba.agent.spool import Spool
 from taba.batch import BatchId, Column, Header, Meaning, SentBatch, Verdict
+from taba.bounds import MAX_NOTE, MAX_TIME
 from taba.errors import MalformedBatch, NoVerdicts
 from taba.handlers.counter_group import CounterGroup
 from taba.handlers.percentile_counter import PercentileCounter
@@ -306,7 +307,13 @@ def _lines() -> list[bytes]:
     return [
         b"a.b:1|c|@0.1|#k:v,u\nt:250:3.5|ms\r\ng:+4|g|T12\ns:\xc3\xa9|s",
         b"h:1e3:-2|h|@0.3|c:ci-1|#le:1,0a:b\n_e{1,1}:a|b\n_sc|x|0\n\nbad",
+        b"_e{3,4}:a\xc3\xa9|b\\nc|d:17|h:x|t:error|p:low|#a:b,c\n_sc|x|2|d:9|h:y|#k|m:a|b\n_sc|x|2|h:y|#k\n_e{2,1}:\xc3\xa9a|b",
     ]
+
+
+def _take_note(text: str, time: float | None) -> None:
+    assert 0 < len(text) <= MAX_NOTE and text.isprintable() and text == text.strip()
+    assert time is None or 0 <= time <= MAX_TIME
 
 
 def take_lines(content: bytes) -> None:
@@ -314,7 +321,7 @@ def take_lines(content: bytes) -> None:
 
     def heard(packets: list[bytes]) -> tuple[list[Any], list[int]]:
         events: list[Any] = []
-        room = Room(lambda *named: lambda *event: events.append((named, event)))
+        room = Room(lambda *named: lambda *event: events.append((named, event)), _take_note)
         for packet in packets:
             for record, value, time in room.reader("a").read(packet):
                 record(value, time)

@@ -32,7 +32,7 @@ class FakeProducer:
 class Places(SynchronousTestCase):
     def setUp(self) -> None:
         self.producers: dict[str, FakeProducer] = {}
-        self.origins = Origins(self.make)
+        self.origins = Origins(self.make, lambda text, time: None)
 
     def make(self, origin: str) -> FakeProducer:
         self.producers[origin] = FakeProducer()

@@ -7,13 +7,15 @@ import resource
 import signal
 import socket
 import struct
+import time
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.desk import COUNTS, SHEET_BYTES, Desk, open_desk
+from taba.desk import COUNTS, MAX_NOTES, SHEET_BYTES, Desk, open_desk
 from taba.inputs import process
-from taba.inputs.origins import MAX_ORIGINS, Origins
+from taba.inputs.notes import Allowance
+from taba.inputs.origins import MAX_ORIGINS
 from taba.inputs.process import Input
 from taba.inputs.statsd import MAX_LINE_BYTES
 from taba.receiving import Address, receiving
@@ -82,7 +84,7 @@ class AtASocket(SynchronousTestCase):
                 bound.listen(200)
             address = receiving(f"{kind}:{bound.getsockname()[1]}")
         where = bound.getsockname()
-        return Input(address, bound, self.desk(), Origins(lambda origin: FakeProducer(origin, self.events)), kernel), where
+        return Input(address, bound, self.desk(), lambda origin: FakeProducer(origin, self.events), kernel), where
 
     def end(self, one: Input) -> dict[str, int]:
         """The Agent ends: what the kernel has is recorded. The counts of the desk."""
@@ -297,6 +299,30 @@ class AtASocket(SynchronousTestCase):
         sender.sendto(b"a:1|c", where)
         counts = self.end(one)
         self.assertEqual((self.events, counts["beyond_origins"]), ([("others", "a", 1.0)], 1))
+
+    def test_events_and_checks_are_notes_as_many_as_may_be_and_the_rest_is_counted(self) -> None:
+        one, where = self.input("udp")
+        sender = self.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        before = time.time()
+        sender.sendto(b"_e{1,1}:a|b\n_sc|disk|2|d:17\na:1|c", where)
+        one._take_packets(5)
+        desk = self.desk()
+        text, moment = desk.next_note() or ("", 0.0)
+        self.assertEqual((text, before <= moment <= time.time()), ("a: b", True))
+        desk.settle_note(is_refused=False)
+        self.assertEqual((desk.next_note(), self.events), (("disk is critical", 17.0), [("127.0.0.1", "a", 1.0)]))
+        self.patch(Allowance, "AT_ONCE", 1000)
+        one._allowance = Allowance(one._now)
+        for _ in range(MAX_NOTES):
+            sender.sendto(b"_e{1,1}:a|b", where)
+        one._take_packets(100)
+        one._allowance._left = 0.0
+        sender.sendto(b"_e{1,1}:a|b", where)
+        counts = self.end(one)
+        self.assertEqual((counts["notes"], counts["notes_no_room"], counts["notes_too_many"]), (MAX_NOTES + 1, 1, 1))
+        self.assertEqual(
+            (counts["event"], counts["service_check"], counts["events"], counts["lines"]), (MAX_NOTES + 2, 1, 1, MAX_NOTES + 4)
+        )
 
     def test_counts_go_on_where_an_earlier_process_left_them(self) -> None:
         for expected in (1, 2):

@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from taba.bounds import MAX_NOTE
 from taba.desk import COUNTS, NOT_UNDERSTOOD
 from taba.inputs import statsd
+from taba.inputs.notes import Allowance, Checks
 from taba.inputs.statsd import MAX_LINE_BYTES, MAX_REMEMBERED_BYTES, Room
 
 Event = tuple[str, str, str, Any, float | None]
@@ -23,7 +25,8 @@ class Heard:
     def __init__(self, **bounds: int) -> None:
         self.events: list[Event] = []
         self.units: dict[str, str] = {}
-        self.room = Room(self._tab, **bounds)
+        self.notes: list[tuple[str, float | None]] = []
+        self.room = Room(self._tab, lambda text, time: self.notes.append((text, time)), **bounds)
 
     def _tab(self, origin: str, name: str, type: str, unit: str) -> statsd.Record:
         self.units[name] = unit
@@ -97,6 +100,55 @@ class Meaning(SynchronousTestCase):
         self.assertEqual(refused(sixteen + b",k16:v"), {"tags_left_out": 1})
         self.assertEqual(read(sixteen + b",k16:v"), read(sixteen))
 
+    def test_events_say_what_they_are_of_in_one_line_that_can_be_printed(self) -> None:
+        heard = Heard()
+        for line, expected in (
+            (b"_e{4,10}:a|b:|text\\nmore|d:17|p:low|t:error|h:web1|#k:v,u", ("a|b:: text more (error, host:web1, k:v, u)", 17.0)),
+            ("_e{4,3}:größe|ä".encode(), None),
+            ("_e{7,2}:größe|ä".encode(), ("größe: ä", None)),
+            ("_e{5,1}:größe|ä".encode(), ("größe: ä", None)),  # characters, as some count
+            (b"_e{1,0}:a|", ("a", None)),
+            (b"_e{3,2}:\x1b[m|\x00\x07", ("[m", None)),
+            ("_e{3,3}:\u202e|\u202e".encode(), None),
+            (b"_e{0,1}:|b", None), (b"_e{2,1}:a|b", None), (b"_e{1,2}:a|b", None), (b"_e{1,1}:a|bc", None), (b"_e{1}:a", None),
+            (b"_e{1,1}:a|b|d:x", None), (b"_e{1,1}:a|b|d:-1", None), (b"_e{1,1}:\xff|b", None), (b"_e{1,1}:", None),
+            (b"_e{9999999,1}:a|b", None),
+        ):  # fmt: skip
+            heard.take(line)
+            self.assertEqual(heard.notes.pop() if heard.notes else None, expected, line)
+        self.assertEqual(heard.counted(), {"lines": 17, "bad_line": 9, "bad_time": 2, "not_utf8": 1, "event": 5})
+
+    def test_a_service_check_is_told_where_it_says_another_thing_and_one_that_says_nothing_is_none(self) -> None:
+        heard = Heard()
+        for line in (b"_sc|disk", b"_sc||0", b"_sc|disk|4", b"_sc|disk|00", b"_sc|disk|", b"_sc|disk|0|d:soon"):
+            heard.take(line)
+        self.assertEqual((heard.notes, heard.counted()), ([], {"lines": 6, "bad_line": 5, "bad_time": 1}))
+        for line, origin in (
+            (b"_sc|disk|0|#a,b", "a"), (b"_sc|disk|0|#b,a", "a"), (b"_sc|disk|0|#b,a", "b"), (b"_sc|disk|1|#a,b|m:a|b|m:c", "a"),
+            (b"_sc|disk|0|h:other|#a,b", "a"), (b"_sc|disk|0|#a,b", "a"), (b"_sc|disk|3|#a,b", "a"),
+        ):  # fmt: skip
+            heard.take(line, origin)
+        told = ["ok (a, b)", "ok (b, a)", "warning: a|b|m:c (a, b)", "ok (host:other, a, b)", "ok (a, b)", "unknown (a, b)"]
+        self.assertEqual([text for text, _ in heard.notes], [f"disk is {text}" for text in told])
+
+    def test_a_note_is_as_long_as_a_server_takes_it_and_no_longer(self) -> None:
+        heard = Heard()
+        for length in (MAX_NOTE, MAX_NOTE + 1):
+            heard.take(b"_e{%d,0}:%s|" % (length, b"x" * length))
+        self.assertEqual([text for text, _ in heard.notes], ["x" * MAX_NOTE, "x" * (MAX_NOTE - 1) + "…"])
+
+    def test_of_checks_so_many_are_remembered(self) -> None:
+        self.patch(Checks, "MOST", 2)
+        checks = Checks()
+        said = [checks.is_new((name,), "ok") for name in ("a", "b", "a", "c", "c", "a")]
+        self.assertEqual(said, [True, True, False, True, False, True])
+
+    def test_some_notes_go_on_at_once_and_then_one_in_a_while(self) -> None:
+        allowance = Allowance(0.0)
+        self.assertEqual([allowance.take(0.0) for _ in range(Allowance.AT_ONCE + 1)], [True] * Allowance.AT_ONCE + [False])
+        self.assertEqual([allowance.take(now * Allowance.EVERY) for now in (0.5, 1.0, 1.5, 2.0)], [False, True, False, True])
+        self.assertTrue(all(allowance.take(1e9) for _ in range(Allowance.AT_ONCE)) and not allowance.take(1e9))
+
     def test_a_time_is_the_events(self) -> None:
         self.assertEqual(
             read(b"a:1|c|T1656581400\ng:2|g|#x:1|T7"), [("a", "CounterGroup", 1.0, 1656581400.0), ('g{x="1"}', "Gauge", 2.0, 7.0)]
@@ -106,7 +158,12 @@ class Meaning(SynchronousTestCase):
         self.assertEqual(read(b"a:1|c|#x:1|c:ci-0123|e:it-false,cn-web|card:low"), [('a{x="1"}', "CounterGroup", 1.0)])
 
     def test_events_and_service_checks_are_counted(self) -> None:
-        self.assertEqual(refused(b"_e{5,4}:title|text|#a:b\n_sc|disk|0|m:fine"), {"event": 1, "service_check": 1})
+        heard = Heard()
+        heard.take(b"_e{5,4}:title|text|#a:b\n_sc|disk|0|m:fine\na:1|c\n_sc|disk|0|m:fine\n_sc|disk|2|d:17|h:web1|#a:b|m:full")
+        self.assertEqual(
+            heard.notes, [("title: text (a:b)", None), ("disk is ok: fine", None), ("disk is critical: full (host:web1, a:b)", 17.0)]
+        )
+        self.assertEqual(heard.counted(), {"lines": 5, "events": 1, "event": 1, "service_check": 3})
 
     def test_lines_may_end_as_they_do_on_windows_and_be_empty(self) -> None:
         self.assertEqual(read(b"\r\na:1|c\r\n\n\na:2|c|#k:v\r\n"), [("a", "CounterGroup", 1.0), ('a{k="v"}', "CounterGroup", 2.0)])
@@ -298,6 +355,6 @@ class Invariants(SynchronousTestCase):
         for size in [*sizes, *[1] * len(lines)]:
             otherwise.take(b"\n".join(rest[:size]) + b"\n")
             rest = rest[size:]
-        self.assertEqual(together.events, apart.events)
+        self.assertEqual((together.events, together.notes), (apart.events, apart.notes))
         self.assertEqual(together.events, otherwise.events)
         self.assertEqual(together.counted(), apart.counted())

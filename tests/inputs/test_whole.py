@@ -178,7 +178,10 @@ class PublicClients(Whole):
         self.assertEqual(aggregates['dog.depth{env="test"}']["clients"], 2)  # through two sockets, from two origins
         self.assertEqual(aggregates['dog.users{env="test"}'], {"distinct": 1})
         counts = self.counts()
-        self.assertEqual((counts["event"], counts["service_check"]), (2, 2))
+        self.assertEqual((counts["event"], counts["service_check"], counts["notes"]), (2, 2, 4))
+        self.wait(lambda: len(query.notes()) == 4)
+        # each through two sockets, from two origins
+        self.assertEqual(sorted(note["text"] for note in query.notes()), ["deployed: 1.2.3 (env:test)"] * 2 + ["disk is ok (env:test)"] * 2)
         self.assertEqual([problem for problem in self.services.agent_query.status()["problems"] if "StatsD" in problem], [])
         host = os.uname().nodename
         self.assertEqual({client.removeprefix(host) for client in query.clients()}, {":statsd/127.0.0.1", ":statsd/local"})
@@ -210,6 +213,10 @@ class PublicClients(Whole):
         self.assertEqual(aggregates['hot.depth{env="test"}']["values"], {"4": 1})
         counts = self.counts()
         self.assertEqual((counts["event"], counts["service_check"], counts["bad_line"]), (1, 1, 0))
+        self.wait(lambda: len(self.services.query.notes()) == 2)
+        self.assertEqual(
+            sorted(note["text"] for note in self.services.query.notes()), ["deployed: 1.2.3 (env:test)", "disk is ok (env:test)"]
+        )
 
 
 class Kills(Whole):

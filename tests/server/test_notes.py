@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from taba.bounds import MAX_NOTE
 from taba.server import keys, notes
 
 from .running import ServerCase, asynchronous
@@ -30,7 +31,7 @@ class Noting(ServerCase):
     @asynchronous
     async def test_what_is_no_note_is_refused(self) -> None:
         server = await self.start()
-        longest = "x" * notes.MAX_NOTE
+        longest = "x" * MAX_NOTE
         self.assertEqual((await self.note(server, {"text": longest})).status, 200)
         refused: tuple[Any, ...] = (
             {"text": longest + "x"},
