@@ -8,6 +8,8 @@ import sys
 import types
 from collections import UserDict
 from collections.abc import Callable, Coroutine, Generator
+from decimal import Decimal
+from fractions import Fraction
 from http import HTTPStatus
 from typing import Any
 
@@ -362,6 +364,24 @@ class MeteringTests(ClientCase):
             self.assertRaises(TypeError, call, *arguments)
         self.assertRaises(TypeError, reply.start, "200 OK", [], other=1)
         reply.end()
+
+    # --- sums ---
+
+    def test_a_total_is_its_records_sum_and_takes_what_a_float_may_be_added_to(self) -> None:
+        if not self.accelerated:  # whoever uses it has one of his own then
+            self.assertFalse(hasattr(pure, "Total"))
+            return
+        total = accelerator.Total(self.tabs[0])
+        for amount in (1, 2.5, True, Fraction(1, 2), 2**60):
+            total.inc(amount)
+        for wrong in (None, "1", 1j, 10**400, Decimal(1)):
+            self.assertRaises((TypeError, OverflowError), total.inc, wrong)
+        self.assertEqual((total.value, self.recorded()["requests"]), (5.0 + 2**60, [1.0, 2.5, 1.0, 0.5, float(2**60)]))
+        total.value = 0
+        self.assertEqual(total.value, 0.0)
+        self.assertRaises(TypeError, accelerator.Total, None)
+        for kind in ("Exchange", "Reply", "Step"):
+            self.assertRaises(TypeError, getattr(accelerator, kind))
 
     # --- what is left ---
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -24,6 +25,8 @@ from tests.client.cases import ROOT
 from tests.client.reading import Event, read_all, rings
 from tests.patience import PATIENCE_SECONDS
 
+RECYCLED_AFTER = 25  # requests, by which a worker gives its place to another
+LIMIT = ("--limit-max-requests", str(RECYCLED_AFTER))
 WAIT_SECONDS = 60.0  # for what takes a second or two: ends a test that hangs
 
 WEB = """
@@ -138,10 +141,18 @@ class Processes(SynchronousTestCase):
         port: int = self.wait_for(found)
         return port
 
+    def worker(self, pid: int) -> int:
+        """One of the processes that serve under this one."""
+        for child in psutil.Process(pid).children():
+            if "resource_tracker" not in " ".join(child.cmdline()):
+                return int(child.pid)
+        raise AssertionError(f"{pid} has no worker")
+
     def test_gunicorns_workers_tell_their_share_age_backlog_and_ends(self) -> None:
         (self.folder / "web.py").write_text(WEB.format(kind="wsgi"))
         (self.folder / "conf.py").write_text("from taba.frameworks.gunicorn import *\n")
         command = ["gunicorn", "--config", "conf.py", "--bind", "127.0.0.1:0", "--workers", "2", "--timeout", "2", "--no-control-socket"]
+        command += ["--max-requests", str(RECYCLED_AFTER)]
         process = self.start(*command, "web:application")
         port = self.port("Listening at")
         self.wait_for(lambda: len(self.values("gunicorn_worker_starts")) == 2)
@@ -152,16 +163,24 @@ class Processes(SynchronousTestCase):
         self.wait_for(lambda: len(self.values("gunicorn_worker_busy_ratio")) >= 4 and max(self.values("gunicorn_worker_age_seconds")) >= 1)
         self.assertEqual(set(self.values("gunicorn_backlog")), {0.0})
         self.assertGreater(min(self.values("process_resident_bytes")), 1 << 20)
-        (worker, *_) = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
-        os.kill(worker, signal.SIGKILL)
+        os.kill(self.worker(process.pid), signal.SIGKILL)
         self.wait_for(lambda: len(self.values("gunicorn_worker_starts")) == 3)
         self.wait_for(lambda: self.values("gunicorn_worker_exits", reason="ended"))
+        # and one that is recycled: what it recorded stays, and the one in its place is told of
+        sent = 10
+        while len(self.values("gunicorn_worker_starts")) == 3:
+            self.assertEqual(self.get(port), b"ok")
+            sent += 1
+            self.assertLessEqual(sent, 10 + 2 * RECYCLED_AFTER)
+        self.wait_for(lambda: len(self.values("gunicorn_worker_exits", reason="ended")) >= 2)
+        self.assertEqual(self.get(port), b"ok")
+        self.wait_for(lambda: len(self.values("http_requests", route="/page", status="200")) == sent + 1)
         self.end(process)
         self.assertEqual(sum(self.values("http_requests_in_flight")), 0)
 
     def test_uvicorns_workers_tell_their_lag_connections_and_backlog(self) -> None:
         (self.folder / "web.py").write_text(WEB.format(kind="asgi"))
-        process = self.start("taba.frameworks.uvicorn", "web:application", "--port", "0", "--workers", "2")
+        process = self.start("taba.frameworks.uvicorn", "web:application", "--port", "0", "--workers", "2", *LIMIT)
         port = self.port("running on")
         self.wait_for(lambda: len(self.values("uvicorn_worker_starts")) == 2)
         for _ in range(5):
@@ -171,6 +190,18 @@ class Processes(SynchronousTestCase):
         self.assertEqual(set(self.values("uvicorn_backlog")), {0.0})
         self.assertTrue(self.values("uvicorn_connections") and self.values("uvicorn_tasks"))
         self.assertTrue(all(0 <= ratio <= 1 for ratio in self.values("uvicorn_worker_busy_ratio")))
+        # one that is killed, and in turn what takes its place once it has served its number
+        os.kill(self.worker(process.pid), signal.SIGKILL)
+        self.wait_for(lambda: len(self.values("uvicorn_worker_starts")) == 3)
+        sent = 5
+        while len(self.values("uvicorn_worker_starts")) == 3:
+            try:
+                self.assertEqual(self.get(port), b"ok")
+                sent += 1
+            except OSError:  # the socket is everybody's, and who ends resets what it had not served
+                pass
+            self.assertLessEqual(sent, 5 + 3 * RECYCLED_AFTER)
+        self.wait_for(lambda: len(self.values("http_requests", route="/page", status="200")) >= sent)
         self.end(process)
         self.assertEqual(sum(self.values("http_requests_in_flight")), 0)
 
