@@ -215,7 +215,7 @@ class PublicClients(Whole):
         self.assertEqual((counts["event"], counts["service_check"], counts["bad_line"]), (1, 1, 0))
         self.wait(lambda: len(self.services.query.notes()) == 2)
         self.assertEqual(
-            sorted(note["text"] for note in self.services.query.notes()), ["deployed: 1.2.3 (env:test)", "disk is ok (env:test)"]
+            sorted(note["text"] for note in self.services.query.notes()), ["hot.deployed: 1.2.3 (env:test)", "hot.disk is ok (env:test)"]
         )
 
 
