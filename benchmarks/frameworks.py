@@ -10,18 +10,26 @@ import asyncio
 import logging
 from collections.abc import Callable
 from time import thread_time
+from types import SimpleNamespace
 from typing import Any
+
+import django
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
 
 from benchmarks import budgets
 from benchmarks.rows import Beside, Figure, Row, interleave
 from benchmarks.services import Effort
 from taba.client import testing
-from taba.frameworks import asgi, wsgi
+from taba.frameworks import asgi, flask, starlette, wsgi
+from taba.frameworks import django as of_django
 from taba.frameworks.logging import Handler
 
 HEADERS = [("Content-Type", "text/plain"), ("Content-Length", "2")]
 START = {"type": "http.response.start", "status": 200, "headers": []}
 BODY = {"type": "http.response.body", "body": b"ok"}
+RULE = SimpleNamespace(url_rule=SimpleNamespace(rule="/users/<id>"))  # what Flask has found when its response begins
+PATH = SimpleNamespace(path="/users/{id}")  # likewise Starlette, at its end
 
 
 def run(effort: Effort) -> list[Row]:
@@ -30,7 +38,12 @@ def run(effort: Effort) -> list[Row]:
         rows = [
             _beside("a WSGI request", _wsgi(requests, wsgi.Middleware(_whole, _route)), _wsgi(requests, _whole), rounds),
             _beside("… whose body is an iterator", _wsgi(requests, wsgi.Middleware(_steps, _route)), _wsgi(requests, _steps), rounds),
+            _beside("… by Flask's rules", _wsgi(requests, wsgi.Middleware(_flask, flask.route)), _wsgi(requests, _flask), rounds),
             _beside("an ASGI request", _asgi(requests, asgi.Middleware(_app, _scope_route)), _asgi(requests, _app), rounds),
+            _beside(
+                "… by Starlette's paths", _asgi(requests, asgi.Middleware(_starlette, starlette.route)), _asgi(requests, _starlette), rounds
+            ),
+            _beside("a Django request", *_django(requests), rounds),
             _beside("a line logged", _logged(requests, Handler()), _logged(requests, logging.NullHandler()), rounds),
         ]
     return rows
@@ -102,6 +115,34 @@ async def _app(scope: Any, receive: Any, send: Any) -> None:
     await receive()
     await send(START)
     await send(BODY)
+
+
+def _flask(environ: Any, start_response: Any) -> Any:
+    environ["werkzeug.request"] = RULE
+    return _steps(environ, start_response)
+
+
+async def _starlette(scope: Any, receive: Any, send: Any) -> None:
+    scope["endpoint"], scope["route"] = _starlette, PATH
+    await receive()
+    await send(START)
+    await send(BODY)
+
+
+def _django(times: int) -> tuple[Callable[[], float], Callable[[], float]]:
+    """A view by itself: what Django does around it is no matter here."""
+    if not settings.configured:
+        settings.configure()
+        django.setup()
+    request, response = HttpRequest(), HttpResponse(b"ok")
+    request.method, request.META["REQUEST_METHOD"] = "GET", "GET"
+    request.resolver_match = SimpleNamespace(route="users/<int:id>/")
+
+    def view(request: HttpRequest) -> HttpResponse:
+        return response
+
+    recorded = of_django.middleware(view)
+    return (lambda: _timed(times, lambda: recorded(request))), (lambda: _timed(times, lambda: view(request)))
 
 
 def _scope_route(scope: Any, root: str) -> str | None:

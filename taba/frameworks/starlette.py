@@ -29,6 +29,8 @@ def route(scope: asgi.Scope, root: str) -> str | None:
         return None
     found, endpoint = scope.get("route"), scope["endpoint"]
     path: str | None = getattr(found, "path", None)
+    if path is not None and "fastapi" not in scope and (scope.get("root_path") or "") == root:
+        return path  # as below, for most: mounted in nothing
     included = (scope.get("fastapi") or {}).get("effective_route_context")  # FastAPI keeps the route apart from what it is included under
     is_included = included is not None and (path is None or found is getattr(included, "original_route", None))
     if is_included:
