@@ -152,7 +152,7 @@ class FileSystem:
     def statvfs(self, path: Any) -> Any:
         if self._machine.is_memory_full:
             self._world.fired["shared memory full"] += 1
-        return _Room(self._machine)
+        return _FileSystemSize(self._machine)
 
     def _whole(name: str) -> Any:  # type: ignore[misc]
         def run(self: FileSystem, *arguments: Any, **keywords: Any) -> Any:
@@ -215,7 +215,7 @@ class _Changed(NamedTuple):
     st_mtime_ns: int
 
 
-class _Room:
+class _FileSystemSize:
     """How much room there is: plenty, or none."""
 
     def __init__(self, machine: Machine):
@@ -346,7 +346,8 @@ class Machine:
             if hasattr(module, "os"):
                 self.put(module, "os", files)
         from taba.agent import keys, pin, register, segment, spool
-        from taba.client import producer, pure
+        from taba.client import port, producer, pure
+        from taba.client.own_ring import OwnRing
         from taba.server.fold import envelopes
 
         def open_file(path: str, mode: str, encoding: str | None = None, opener: Any = None) -> Any:
@@ -359,8 +360,9 @@ class Machine:
         self.put(ring, "SHM_DIRECTORY", self.shm)
         for module in (pure, producer):
             self.put(module, "now", lambda: world.began_unix + world.now + world.running.skew)
+        for module in (port, producer):
             self.put(module, "monotonic", lambda: world.running.seconds())
-        make_ring = pure._Ring.__init__
+        make_ring = OwnRing.__init__
 
         def with_steps(self_: Any, *arguments: Any) -> None:
             make_ring(self_, *arguments)
@@ -368,7 +370,7 @@ class Machine:
                 # the words before the commit word count as one step with it: nothing reads them before
                 self_.commits = Words(self_.commits, world.running)
 
-        self.put(pure._Ring, "__init__", with_steps)
+        self.put(OwnRing, "__init__", with_steps)
         read = reading_batch
 
         def of_version(content: bytes) -> Any:

@@ -29,7 +29,7 @@ from taba.agent.home import CannotOpen, Home
 from taba.agent.http import Routes
 from taba.agent.keeper import Keeper
 from taba.agent.loop import LAST_DRAIN_FAILS, Loop, Surroundings
-from taba.agent.problems import Room
+from taba.agent.problems import Space
 from taba.bounds import MiB
 from taba.calls import Call, HTTPError
 from taba.client import pure
@@ -276,7 +276,7 @@ class Agent(Part):
             shown=dict,
             host="host",
             shm=machine.shm,
-            room=lambda: Room(64 * MiB, 128 * MiB),
+            space=lambda: Space(64 * MiB, 128 * MiB),
         )
         self.loop = Loop(home, self.urls, Path(machine.disk) / f"{AGENT}.store", around, self)
         self.loop.start()

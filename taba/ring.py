@@ -326,7 +326,7 @@ _CELL = struct.Struct("<dQQdQd")
 _SUM = struct.Struct("<Qd")
 
 
-class Entry(NamedTuple):
+class TabEntry(NamedTuple):
     """One Tab of the directory: its Type and canonical name, what it is, and where in the parsed part its cell lies, if it has one."""
 
     type: str
@@ -381,14 +381,14 @@ def encode_entry(type: str, name: str, unit: str = "", description: str = "", ha
     return content + bytes(-len(content) % 8)
 
 
-def parse_directory(content: bytes, count: int, is_part: bool = False) -> tuple[list[Entry | BadEntry], int]:
+def parse_directory(content: bytes, count: int, is_part: bool = False) -> tuple[list[TabEntry | BadEntry], int]:
     """The next `count` entries in `content`, a part of the directory that begins with an entry; and the bytes that they take.
 
     So a reader that knows the first k entries, which take b bytes, reads the directory from b on and asks for the rest. Raises
     MalformedRing when the entries do not fit into `content`; one that fits and breaks the rules for names is a BadEntry. With `is_part`
     more follows behind `content`: what does not fit any more is left out.
     """
-    entries: list[Entry | BadEntry] = []
+    entries: list[TabEntry | BadEntry] = []
     position = 0
     for _ in range(count):
         if position + _ENTRY.size > len(content):
@@ -408,10 +408,10 @@ def parse_directory(content: bytes, count: int, is_part: bool = False) -> tuple[
     return entries, position
 
 
-def _entry(texts: list[bytes], cell: int | None) -> Entry | BadEntry:
+def _entry(texts: list[bytes], cell: int | None) -> TabEntry | BadEntry:
     try:
         type, name, unit, description = (text.decode() for text in texts)
         parse_name(name)
-        return Entry(check_type(type), name, check_unit(unit), check_description(description), cell)
+        return TabEntry(check_type(type), name, check_unit(unit), check_description(description), cell)
     except ValueError as error:
         return BadEntry(f"{error}"[:200])

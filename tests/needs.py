@@ -9,6 +9,8 @@ import subprocess
 
 from twisted.trial.unittest import SkipTest
 
+from tests.patience import PATIENCE_SECONDS
+
 
 def needs_program(name: str) -> None:
     """Skip unless there is such a program."""
@@ -28,7 +30,7 @@ def needs_mounts() -> list[str]:
     """The words before a command that may mount over this machine's directories for itself alone; skip where there are none for us."""
     needs_program("unshare")
     alone = ["unshare", "-m"] if os.getuid() == 0 else ["unshare", "-Urm"]
-    tried = subprocess.run([*alone, "true"], capture_output=True, text=True, timeout=60)
+    tried = subprocess.run([*alone, "true"], capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     if tried.returncode:
         raise SkipTest(f"needs mounts of its own: {tried.stderr.strip()}")
     return alone

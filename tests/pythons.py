@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from tests.patience import PATIENCE_SECONDS
+
 MINORS = range(10, 15)
 
 
@@ -16,7 +18,7 @@ def pythons() -> dict[str, str]:
         for command in places:
             try:
                 done = subprocess.run(
-                    [command, "-c", "import sys; print(*sys.version_info[:2])"], capture_output=True, text=True, timeout=60
+                    [command, "-c", "import sys; print(*sys.version_info[:2])"], capture_output=True, text=True, timeout=PATIENCE_SECONDS
                 )
             except OSError:
                 continue

@@ -19,6 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from taba.query import Query, QueryError
 from tests.clock import WallClock
 from tests.command import run_on_terminal, run_taba
+from tests.patience import PATIENCE_SECONDS
 from tests.processes import Process, free_port, twistd, wait_for_port
 
 ROOT = Path(__file__).parent.parent
@@ -104,7 +105,7 @@ class Services:
     def resume(self, name: str) -> None:
         os.kill(self.pid(name), signal.SIGCONT)
 
-    def run(self, *arguments: str, stdin: str = "", timeout: float = 60.0, **environ: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, stdin: str = "", timeout: float = PATIENCE_SECONDS, **environ: str) -> subprocess.CompletedProcess[str]:
         """Run Python with `arguments` beside these services."""
         return subprocess.run(
             [sys.executable, *arguments],

@@ -24,6 +24,7 @@ from benchmarks.rows import Beside, Figure, Row, interleave, shown, table
 from benchmarks.sending import Streams
 from taba.batch import decode_batch
 from taba.handlers.counter_group import JOURNAL_SLOTS
+from tests.patience import PATIENCE_SECONDS
 from tests.services import SHM
 
 ROOT = Path(__file__).parent.parent
@@ -147,7 +148,7 @@ class RunTest(SynchronousTestCase):
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE_SECONDS,
             env={**os.environ, "TMPDIR": str(temporary)},
         )
         self.assertEqual(run.returncode, 0, run.stdout + run.stderr)
@@ -162,6 +163,8 @@ class RunTest(SynchronousTestCase):
         self.assertEqual(list(SHM.glob("taba*.benchmark-*")), [])
 
     def test_a_benchmark_that_does_not_exist_is_named(self) -> None:
-        run = subprocess.run([sys.executable, "-m", "benchmarks", "--only", "speed"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        run = subprocess.run(
+            [sys.executable, "-m", "benchmarks", "--only", "speed"], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+        )
         self.assertEqual(run.returncode, 2)
         self.assertIn("speed", run.stderr)

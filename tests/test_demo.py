@@ -21,6 +21,7 @@ import pytest
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from demo import flights
+from tests.patience import PATIENCE_SECONDS
 from tests.services import Services
 
 pytestmark = pytest.mark.real  # the demo in full, six times, and a year of flights
@@ -66,7 +67,7 @@ class Demo(SynchronousTestCase):
 
     def test_it_prints_the_final_aggregates_once_and_leaves_nothing_behind(self) -> None:
         process = self.start("--seconds", "6", "--once")
-        out, said = process.communicate(timeout=120)
+        out, said = process.communicate(timeout=PATIENCE_SECONDS)
         self.assertEqual(process.returncode, 0, said)
         aggregates = json.loads(out)
         requests = aggregates["web.requests"]["pct"]["count"]
@@ -83,7 +84,7 @@ class Demo(SynchronousTestCase):
     def test_wrong_seconds_are_named_with_what_they_take(self) -> None:
         for wrong in ("x", "0", "nan"):
             process = self.start("--seconds", wrong)
-            _, said = process.communicate(timeout=60)
+            _, said = process.communicate(timeout=PATIENCE_SECONDS)
             self.assertEqual(process.returncode, 2)
             self.assertIn(f"--seconds: '{wrong}': takes 1 to 86400 seconds", said)
 
@@ -96,7 +97,7 @@ class Demo(SynchronousTestCase):
                 out += (line := process.stdout.readline())
                 self.assertTrue(line, out)
             process.send_signal(number)
-            rest, said = process.communicate(timeout=60)
+            rest, said = process.communicate(timeout=PATIENCE_SECONDS)
             self.assertEqual(process.returncode, code, said)
             out += rest
             self.check_that_nothing_is_left(self.agent_of(out) if "Agent " in out else "no such name")
@@ -152,7 +153,7 @@ class Replay(SynchronousTestCase):
                 env=services.environ,
                 capture_output=True,
                 text=True,
-                timeout=170,
+                timeout=PATIENCE_SECONDS,
             )
             self.assertEqual((done.returncode, done.stderr), (0, ""))
         deadline = time.monotonic() + HANG_SECONDS

@@ -13,6 +13,7 @@ from typing import ClassVar
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.patience import PATIENCE_SECONDS
 from tests.sources import copy_sources
 
 MINUTES = 15  # for an environment, on a busy machine with cold caches
@@ -82,7 +83,7 @@ class FreshClone(SynchronousTestCase):
         self.run_in_a_clone("simulate", "--seeds", "1")
 
     def test_without_a_command_it_says_what_there_is(self) -> None:
-        done = subprocess.run(["./run"], cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(["./run"], cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
         self.assertEqual(done.returncode, 2)
         for command in ("demo", "test", "check", "bench", "lint", "matrix", "simulate", "soak", "coverage", "search", "changelog"):
             self.assertIn(f"./run {command}", done.stderr)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import configparser
 import re
+import shutil
+import subprocess
+import tempfile
 from pathlib import Path
 from unittest import mock
 
@@ -11,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba import installing
 from taba.installing import DISTRIBUTION, install_command, install_hint
+from tests.patience import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parent.parent
 COMMAND = re.compile(r"pip install (?:--?[\w-]+ )*('[^']*'|[^\s`'\"\\);,]+)")
@@ -49,3 +53,22 @@ class Installing(SynchronousTestCase):
                 found += 1
                 self.assertIn(what, known, path)
         self.assertGreater(found, 5)
+
+
+class Flights(SynchronousTestCase):
+    """Data that the demo replays, and that `./run` goes without."""
+
+    def test_what_cannot_be_had_is_asked_for_once_a_day_but_by_who_is_patient(self) -> None:
+        found = re.search(r"^flights\(\) \{\n.*?^\}\n", (ROOT / "run").read_text(), re.MULTILINE | re.DOTALL)
+        assert found is not None
+        venv = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, venv)
+        python = venv / "python"
+        python.write_text(f'#!/bin/sh\n[ "$1" = -m ] && echo "$3" >>{venv}/asked\nexit 1\n')  # it has none, and no network
+        python.chmod(0o755)
+        calls = [("flights", 1), ("flights", 1), ("flights patiently", 2), (f"touch -d '2 days ago' {venv}/flights-missed; flights", 3)]
+        for call, asked in calls:
+            program = f"set -eu; venv={venv}; bin={venv}\n{found[0]}{call}"
+            done = subprocess.run(["sh", "-c", program], capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertEqual((venv / "asked").read_text().split(), ["install"] * asked, call)

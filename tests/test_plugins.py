@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba.installing import install_hint
 from tests.handlers.test_lookup import LONGEST
+from tests.patience import PATIENCE_SECONDS
 from tests.services import ROOT, Services
 
 # the named distribution cannot be imported, as where its extra is not installed
@@ -31,7 +32,7 @@ class Plugins(SynchronousTestCase):
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_SECONDS,
             env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
         )
 
@@ -54,7 +55,7 @@ class PluginsOfTheWorkingDirectory(SynchronousTestCase):
         imports = "from taba.plugins import offer_plugins\nfrom taba.handlers.lookup import find_handlers\n"
         code = f"{imports}offer_plugins({str(place)!r})\n{program}"
         environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
-        return subprocess.run([sys.executable, "-c", code], cwd="/", capture_output=True, text=True, timeout=60, env=environ)
+        return subprocess.run([sys.executable, "-c", code], cwd="/", capture_output=True, text=True, timeout=PATIENCE_SECONDS, env=environ)
 
     def made(self, *, imports: bool = False) -> Path:
         place = Path(self.mktemp()).resolve()

@@ -144,10 +144,10 @@ class DirectoryTests(SynchronousTestCase):
         tabs = [("Gauge", "a"), ("Gauge", "a b"), ("9", "c"), ("Gauge", "d")]
         content = b"".join(ring.encode_entry(*tab) for tab in tabs)
         entries, _ = ring.parse_directory(content, 4)
-        self.assertEqual(entries[0], ring.Entry("Gauge", "a"))
+        self.assertEqual(entries[0], ring.TabEntry("Gauge", "a"))
         self.assertIsInstance(entries[1], ring.BadEntry)
         self.assertIsInstance(entries[2], ring.BadEntry)
-        self.assertEqual(entries[3], ring.Entry("Gauge", "d"))
+        self.assertEqual(entries[3], ring.TabEntry("Gauge", "d"))
 
     @given(st.binary(max_size=200), st.integers(0, 50))
     def test_any_bytes_are_a_directory_or_refused(self, content: bytes, count: int) -> None:
@@ -165,7 +165,7 @@ class DirectoryTests(SynchronousTestCase):
         content = before + ring.encode_entry("UpDown", "b", unit, description, has_cell)
         (_, entry), used = ring.parse_directory(content, 2)
         cell = len(before) + ring.ENTRY_BYTES if has_cell else None
-        self.assertEqual((entry, used), (ring.Entry("UpDown", "b", unit, description, cell), len(content)))
+        self.assertEqual((entry, used), (ring.TabEntry("UpDown", "b", unit, description, cell), len(content)))
         if cell is not None:
             self.assertEqual(ring.parse_cell(content[cell : cell + ring.CELL_BYTES]), ring.Cell(0.0, 0, 2 * (ring.Sum(0, 0.0),)))
 
@@ -182,7 +182,7 @@ class DirectoryTests(SynchronousTestCase):
             (entry,), _ = ring.parse_directory(ring.encode_entry("Gauge", "a", unit, description), 1)
             self.assertIsInstance(entry, ring.BadEntry)
         (entry,), _ = ring.parse_directory(ring.encode_entry("Gauge", "a", "x" * 64, "x" * 400), 1)
-        self.assertIsInstance(entry, ring.Entry)
+        self.assertIsInstance(entry, ring.TabEntry)
 
 
 class CountingTests(SynchronousTestCase):

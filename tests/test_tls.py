@@ -27,6 +27,7 @@ from taba.tokens import ANY, OPEN
 from taba.web import Api
 from tests.certificates import Authority, Pair
 from tests.needs import needs_localhost
+from tests.patience import PATIENCE_SECONDS
 
 LOCAL = listen("tcp:0:interface=127.0.0.1")
 
@@ -163,23 +164,23 @@ class Handshakes(Cases, TestCase):
 
     async def test_neither_old_protocols_nor_silence_nor_plain_http_hold_a_place(self) -> None:
         await self.serve(self.own)
-        self.patch(connections, "FIRST_SECONDS", 0.3)
 
         def handshake(version: ssl.TLSVersion) -> str:
             context = ssl.create_default_context(cafile=str(self.authority.file))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # that it is old is what is tried
                 context.minimum_version = context.maximum_version = version
-            connection = socket.create_connection(("127.0.0.1", self.port), timeout=20)
+            connection = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_SECONDS)
             with connection, context.wrap_socket(connection, server_hostname="localhost") as wrapped:
                 return wrapped.version() or ""
 
         self.assertEqual(await threads.deferToThread(handshake, ssl.TLSVersion.TLSv1_3), "TLSv1.3")
         with self.assertRaises((ssl.SSLError, OSError)):
             await threads.deferToThread(handshake, ssl.TLSVersion.TLSv1_1)
+        self.patch(connections, "FIRST_SECONDS", 0.3)  # from here on: who is to be served has all the time that he needs
 
         def silent(said: bytes) -> bytes:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=20) as connection:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_SECONDS) as connection:
                 connection.sendall(said)
                 try:
                     return connection.recv(100)

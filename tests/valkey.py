@@ -19,9 +19,8 @@ from taba.server import keys
 from taba.server.aging import BUCKET
 from taba.shard.servers.binary import find_store_binary
 from taba.shard.servers.embedded import SOCKET_NAME
+from tests.patience import PATIENCE_SECONDS
 from tests.processes import die_with_parent, free_port
-
-START_SECONDS = 60.0  # however busy the machine is
 
 __all__ = ["EphemeralValkey", "free_port"]
 
@@ -48,6 +47,7 @@ class EphemeralValkey:
         self.port = free_port() if tcp else 0
         self.settings = {"appendonly": "yes", "appendfsync": "always", "save": "", **settings}
         self._process: subprocess.Popen[bytes] | None = None
+        self.is_spoiled = False  # it was ended or stopped: not the one that was started any more
         self.start()
 
     @property
@@ -87,7 +87,7 @@ class EphemeralValkey:
         self._process = subprocess.Popen(
             arguments, preexec_fn=die_with_parent, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
                 if self.ask("PING").startswith((b"+PONG", b"-NOAUTH")):
@@ -101,7 +101,7 @@ class EphemeralValkey:
     def ask(self, *arguments: Any) -> bytes:
         """The raw first bytes of the answer to one command, over a connection of its own, without Twisted."""
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(5)
+            connection.settimeout(PATIENCE_SECONDS)
             connection.connect(self.path)
             parts = [argument if isinstance(argument, bytes) else str(argument).encode() for argument in arguments]
             connection.sendall(b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts))
@@ -121,6 +121,7 @@ class EphemeralValkey:
     def pause(self) -> None:
         """SIGSTOP: it lives and answers nothing."""
         assert self._process is not None
+        self.is_spoiled = True
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -129,6 +130,7 @@ class EphemeralValkey:
 
     def kill(self) -> None:
         """kill -9, and wait until it is gone."""
+        self.is_spoiled = True
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -143,7 +145,7 @@ class EphemeralValkey:
 def converse(path: str, commands: Sequence[tuple[Any, ...]]) -> Any:
     """The whole reply to the last of `commands`, sent one after the other over a connection to the unix socket `path`."""
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(10)
+        connection.settimeout(PATIENCE_SECONDS)
         connection.connect(path)
         reader = Reader()
         for command in commands:

@@ -17,7 +17,7 @@ from taba import ring as layouts
 from taba.agent.admission import Admission
 from taba.batch import Meaning
 from taba.bounds import KiB
-from taba.ring import BadEntry, Entry, Layout, MalformedRing
+from taba.ring import BadEntry, Layout, MalformedRing, TabEntry
 
 MAX_RING_TABS = 1 << 20  # of which the Agent knows more than that there are too many: each costs 20 bytes at least
 MAX_FRESH_TABS = 1024  # names that are read at once: some 15 ms
@@ -112,7 +112,7 @@ class Directory:
             self._admission.begin(self._client)
             self._sent_as = self._admission.client_of(self._client)
 
-    def _has_own_name(self, entry: Entry) -> bool:
+    def _has_own_name(self, entry: TabEntry) -> bool:
         if entry.cell is not None:
             self._healing += 1
             return self._admission.heals_under_its_name(self._client, self._healing - 1)
@@ -121,7 +121,7 @@ class Directory:
         self._own.append(entry.name)
         return True
 
-    def _sum_up(self, place: int, entry: Entry, begin: int) -> None:
+    def _sum_up(self, place: int, entry: TabEntry, begin: int) -> None:
         """Give an entry that is one too many the Tab that stands for it."""
         name = None
         if entry.cell is None or self._healing <= MAX_RING_SUMS:

@@ -1,6 +1,6 @@
 """An Agent without sockets, HTTP and log: its rooms over what it holds on this host, and the step that keeps them going.
 
-Clock, chance, connections and room are arguments: the service gives the machine's, the simulator those of its world.
+Clock, chance, connections and space are arguments: the service gives the machine's, the simulator those of its world.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from taba.agent.keeper import Keeper
 from taba.agent.locks import AgentRunning
 from taba.agent.outbox import OutboxCorrupt, OutboxFull
 from taba.agent.pin import Pin, Store
-from taba.agent.problems import Problems, Room
+from taba.agent.problems import Problems, Space
 from taba.agent.pump import TICK_SECONDS, RingPump
 from taba.agent.spool import SpoolFull
 from taba.caps import Caps
@@ -56,7 +56,7 @@ class Surroundings(NamedTuple):
     shown: Callable[[], Mapping[str, str]]
     host: str
     shm: str
-    room: Callable[[], Room]
+    space: Callable[[], Space]
 
 
 class Observer(Protocol):
@@ -100,7 +100,7 @@ class Loop:
         self.pin = Pin(pin)
         self.rings.admission.change(self.pin.caps)  # before anything is read
         self.dispatch = Dispatch(self.keeper, urls, around.random, around.host)
-        self._problems = Problems(self.keeper, self.pump, self.dispatch, around.shm, around.room, now)
+        self._problems = Problems(self.keeper, self.pump, self.dispatch, around.shm, around.space, now)
         self.forwarder = Forwarder(
             around.reactor,
             around.client,

@@ -48,7 +48,7 @@ LOSSES = {
 }
 
 
-class Room(NamedTuple):
+class Space(NamedTuple):
     """Of shared memory, in bytes; `total` is 0 where it has no bound."""
 
     free: int
@@ -56,11 +56,11 @@ class Room(NamedTuple):
 
 
 class Problems:
-    """Finds the problems of one Agent. `room` tells how full shared memory is; `own` are the owner's, by key."""
+    """Finds the problems of one Agent. `space` tells how full shared memory is; `own` are the owner's, by key."""
 
-    def __init__(self, keeper: Keeper, pump: RingPump, dispatch: Dispatch, shm: str, room: Callable[[], Room], now: float):
+    def __init__(self, keeper: Keeper, pump: RingPump, dispatch: Dispatch, shm: str, space: Callable[[], Space], now: float):
         self._keeper, self._pump, self._dispatch = keeper, pump, dispatch
-        self._shm, self._room = shm, room
+        self._shm, self._space = shm, space
         self._began = self._progress = now
         self._acknowledged = keeper.acknowledged_batches
         self._lost: Counter[str] = keeper.totals()  # when it was seen last
@@ -103,7 +103,7 @@ class Problems:
             found[f"dropped {reason}"] = f"{lost} dropped as {reason}{by}: {LOSSES.get(reason, 'a reason that this version does not know')}"
 
     def _look_at_memory(self, found: dict[str, str]) -> None:
-        free, total = self._room()
+        free, total = self._space()
         if not total:
             return
         if free < RING_SHARE * MIN_RING_BYTES:

@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 from taba.agent.locks import private
 from taba.batch import STREAM_BYTES
 
-SENT, ENDED, GONE = "sent", "ended", "gone"  # an Entry's
+SENT, ENDED, GONE = "sent", "ended", "gone"  # an SentSum's
 STREAM, OVER = "stream", "over"
 MAX_STREAMS = 256  # that may be open; as many as an outbox's table names. Of more the oldest is left to Servers, which forget it in time
 SPARE_LINES = 10_000  # some 2 MB of history that the file may have, and as many lines again as there are entries
 
 
-class Entry(NamedTuple):
+class SentSum(NamedTuple):
     """A (ring, Tab) of which a sum was sent."""
 
     ring: str  # the ring's id, as hex
@@ -37,8 +37,8 @@ class Register:
 
     def __init__(self, path: str):
         self.path = path
-        self.live: set[Entry] = set()
-        self.ended: set[Entry] = set()
+        self.live: set[SentSum] = set()
+        self.ended: set[SentSum] = set()
         self.streams: dict[bytes, None] = {}  # in the order of their begin
         self.problem: str | None = None
         self._file: Any = None
@@ -47,7 +47,7 @@ class Register:
             self._know(word, named)
         self._begin()
 
-    def note(self, word: str, entries: Iterable[Entry]) -> None:
+    def note(self, word: str, entries: Iterable[SentSum]) -> None:
         """Write that these were `sent`, `ended` or are `gone`; on disk when this returns, or a problem says why not."""
         self._note([(word, entry) for entry in entries])
 
@@ -65,7 +65,7 @@ class Register:
         if self._file is not None:
             self._file.close()
 
-    def _know(self, word: str, named: Entry | bytes) -> None:
+    def _know(self, word: str, named: SentSum | bytes) -> None:
         if isinstance(named, bytes):
             self.streams.pop(named, None)
             if word == STREAM:
@@ -76,7 +76,7 @@ class Register:
         if word != GONE:
             (self.live if word == SENT else self.ended).add(named)
 
-    def _note(self, lines: list[tuple[str, Entry | bytes]]) -> None:
+    def _note(self, lines: list[tuple[str, SentSum | bytes]]) -> None:
         if not lines:
             return
         for word, named in lines:
@@ -96,7 +96,7 @@ class Register:
 
     def _begin(self) -> None:
         """Write the file anew: what is gone is left out."""
-        lines: list[tuple[str, Entry | bytes]] = [(STREAM, stream) for stream in self.streams]
+        lines: list[tuple[str, SentSum | bytes]] = [(STREAM, stream) for stream in self.streams]
         lines += ((SENT, entry) for entry in self.live)
         lines += ((ENDED, entry) for entry in self.ended)
         fresh = open(self.path + ".new", "wb", opener=private)  # noqa: SIM115
@@ -111,7 +111,7 @@ class Register:
         self._file, self._lines = fresh, len(lines)
 
     @staticmethod
-    def _write(file: Any, lines: Iterable[tuple[str, Entry | bytes]]) -> None:
+    def _write(file: Any, lines: Iterable[tuple[str, SentSum | bytes]]) -> None:
         fields = ((word, named.hex()) if isinstance(named, bytes) else (word, *named) for word, named in lines)
         file.write(b"".join(json.dumps(line).encode() + b"\n" for line in fields))
         file.flush()
@@ -126,7 +126,7 @@ def _sync_directory(path: str) -> None:
         os.close(fd)
 
 
-def _read(path: str) -> Iterator[tuple[str, Entry | bytes]]:
+def _read(path: str) -> Iterator[tuple[str, SentSum | bytes]]:
     try:
         with open(path, "rb") as file:
             lines = file.read().split(b"\n")
@@ -137,9 +137,9 @@ def _read(path: str) -> Iterator[tuple[str, Entry | bytes]]:
             word, *fields = json.loads(line)
             if not all(isinstance(field, str) for field in fields):
                 continue
-            if word in (SENT, ENDED, GONE) and len(fields) == len(Entry._fields):
+            if word in (SENT, ENDED, GONE) and len(fields) == len(SentSum._fields):
                 bytes.fromhex(fields[0])
-                yield word, Entry(*fields)
+                yield word, SentSum(*fields)
             elif word in (STREAM, OVER) and len(fields) == 1 and len(stream := bytes.fromhex(fields[0])) == STREAM_BYTES:
                 yield word, stream
         except (ValueError, TypeError, RecursionError):

@@ -25,7 +25,7 @@ from taba.agent.inputs import STATSD, Input, Inputs
 from taba.agent.loop import LAST_DRAIN_FAILS, Loop, Surroundings, words
 from taba.agent.noting import Noting
 from taba.agent.options import Options
-from taba.agent.problems import Room
+from taba.agent.problems import Space
 from taba.agent.status import describe
 from taba.agent.telling import Life
 from taba.clocks import boot_id, boot_seconds, make_monotonic
@@ -108,7 +108,7 @@ class AgentService(service.Service):
             shown=lambda: self._credentials.headers,
             host=socket.gethostname()[:255],
             shm=self._shm,
-            room=self._room,
+            space=self._space,
         )
         try:
             self.loop = loop = Loop(home, self._urls, self._directory / f"{self.agent}.store", around, self, self._ring_group)
@@ -232,9 +232,9 @@ class AgentService(service.Service):
         """The same sentences, in order."""
         return list(self.look().values())
 
-    def _room(self) -> Room:
+    def _space(self) -> Space:
         memory = os.statvfs(self._shm)
-        return Room(memory.f_bavail * memory.f_frsize, memory.f_blocks * memory.f_frsize)
+        return Space(memory.f_bavail * memory.f_frsize, memory.f_blocks * memory.f_frsize)
 
 
 def makeService(options: Options) -> AgentService:

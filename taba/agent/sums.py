@@ -25,7 +25,7 @@ from taba.agent.keeper import Keeper
 from taba.agent.lanes import PROBE_SLACK_SECONDS, RETAIN_SECONDS
 from taba.agent.outbox import Covered, EncodedBatch
 from taba.agent.reader import Reading, Ring
-from taba.agent.register import ENDED, GONE, SENT, Entry, Register
+from taba.agent.register import ENDED, GONE, SENT, Register, SentSum
 from taba.batch import RING_ENDED
 from taba.bounds import MAX_EXACT_INT
 from taba.ring import Cell, MalformedRing
@@ -85,10 +85,10 @@ class Sums:
         self._keeper = keeper
         self.register = register
         self._losses = 0
-        self._going: set[Entry] = set()  # RING_GONE was published, and may wait yet
-        self._resting: dict[Entry, float] = {}  # it arrived; when it is to be sent once more
-        self._repeated: set[Entry] = set()  # and was
-        self._anew: set[Entry] = set()  # RING_ENDED was published, and may be lost: it is to be sent once more
+        self._going: set[SentSum] = set()  # RING_GONE was published, and may wait yet
+        self._resting: dict[SentSum, float] = {}  # it arrived; when it is to be sent once more
+        self._repeated: set[SentSum] = set()  # and was
+        self._anew: set[SentSum] = set()  # RING_ENDED was published, and may be lost: it is to be sent once more
         self._told = {found.ring: found.end for found in keeper.covered}
 
     def pending(
@@ -219,7 +219,7 @@ class Sums:
         for stream in self.register.streams:
             self._keeper.left_open(stream, buckets)
 
-    def overdue(self, drain: Drain, rings: Iterable[Ring], directory: str, now: float) -> tuple[list[Entry], list[Entry]]:
+    def overdue(self, drain: Drain, rings: Iterable[Ring], directory: str, now: float) -> tuple[list[SentSum], list[SentSum]]:
         """What is to be sent as RING_ENDED because its segment is gone, and as RING_GONE because nothing older can arrive any more."""
         gone = [entry for entry, again in self._resting.items() if again <= now]
         left = self.register.ended - self._going - self._resting.keys()
@@ -237,7 +237,7 @@ class Sums:
             )
         return sorted(lost)[:MAX_ROWS], gone[:MAX_ROWS]
 
-    def told(self, word: str, entries: Sequence[Entry]) -> None:
+    def told(self, word: str, entries: Sequence[SentSum]) -> None:
         """These were published as RING_ENDED, or as RING_GONE."""
         if word == GONE:
             self._repeated.update(entry for entry in entries if self._resting.pop(entry, None) is not None)
@@ -262,13 +262,13 @@ class Sums:
             self.register.note(GONE, gone)
         self.register.over([stream for stream in self.register.streams if not self._keeper.is_known(stream)])
 
-    def pack(self, drain: Drain, packed: Packed, weights: dict[int, int], entries: Iterable[Entry], position: int) -> None:
+    def pack(self, drain: Drain, packed: Packed, weights: dict[int, int], entries: Iterable[SentSum], position: int) -> None:
         """Add to `packed` that these are at RING_ENDED or RING_GONE."""
         for entry in entries:
             self._pack(drain, packed, weights, entry, 0.0, [bytes.fromhex(entry.ring), position, 0.0], 0)
 
     @staticmethod
-    def _pack(drain: Drain, packed: Packed, weights: dict[int, int], entry: Entry, time: float, row: list[Any], events: int) -> None:
+    def _pack(drain: Drain, packed: Packed, weights: dict[int, int], entry: SentSum, time: float, row: list[Any], events: int) -> None:
         bucket = drain.bucket(entry.tab)
         packed[bucket].append(absolute_section(entry.client, entry.tab, entry.type, time, row, events))
         weights[bucket] = weights.get(bucket, 0) + events - 1
@@ -294,10 +294,10 @@ class Sums:
                     ring.sums[index] = Sum(tab.cell, *cell.sum_at(covered), cell.owed, cell.owed_events, key, self._told.get(key, 0))
             ring.summed = len(ring.directory)
 
-    def _entry(self, ring: Ring, index: int) -> Entry:
+    def _entry(self, ring: Ring, index: int) -> SentSum:
         tab = ring.directory[index]
         assert tab is not None
-        return Entry(ring.header.ring_id.hex(), ring.name, ring.client, tab.name, tab.type)
+        return SentSum(ring.header.ring_id.hex(), ring.name, ring.client, tab.name, tab.type)
 
 
 def _checked(cell: Cell) -> Cell:

@@ -32,7 +32,7 @@
 
 #define READ_EVERY 1000000000LL /* ns between two readings of what set_function() was given */
 
-/* what attend() is told where it is no reason for a drop: pure.NO_PLACE, pure.RETIRED, pure.DUE */
+/* what attend() is told where it is no reason for a drop: port.NO_PLACE, port.RETIRED, port.DUE */
 enum { NO_PLACE = -1, RETIRED = -2, DUE = -4 };
 /* what became of a look for room where it is no reason for a drop */
 enum { ROOM = -1, RAISED = -2 };

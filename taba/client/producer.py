@@ -26,6 +26,8 @@ from typing import Any, NamedTuple, TypeVar
 from taba import ring
 from taba.bounds import DEFAULT_RING_BYTES, DEFAULT_SHM_BYTES, MAX_RING_BYTES, MIN_RING_BYTES, size_of
 from taba.client import identity, pure
+from taba.client.harmless import WAIT_SECONDS, acquire_within, is_foreign
+from taba.client.port import DUE, NO_PLACE, REASON
 from taba.client.segment import Segment, close_what_was_being_made, make_segment
 from taba.names import canonical_name, check_agent, check_client, parse_name
 
@@ -46,7 +48,6 @@ COARSE_TYPES = frozenset(
 HEALING_TYPES = frozenset(("UpDown",))
 CLOCKS = ("coarse", "exact")
 
-_REASON = pure._REASON
 _Checked = TypeVar("_Checked")
 
 
@@ -338,7 +339,7 @@ class Producer:
             if _is_of_a_signal(error):
                 raise
             self._function_problem = f"{gauge.name}: {type(error).__name__}"
-            self._port.count(_REASON["function_raised"])
+            self._port.count(REASON["function_raised"])
             return
         gauge.set(value)
 
@@ -406,24 +407,24 @@ class Producer:
     def attend(self, tab: Any, why: int) -> int | None:
         """Do what is rare, for a record that found no room. None: try again. Else the reason for the drop."""
         self._notice_fork()  # before the lock: a thread that held it is not in this process
-        if why == pure.DUE:
+        if why == DUE:
             self.read_functions()
             return None
         held = self._lock._is_owned()  # type: ignore[union-attr]
         try:
-            if not (held or pure.acquire_within(self._lock, pure.WAIT_SECONDS)):
-                return _REASON["reentrant"]
+            if not (held or acquire_within(self._lock, WAIT_SECONDS)):
+                return REASON["reentrant"]
             if self._attending:  # a signal handler, or a finalizer, within the lines below
-                return _REASON["reentrant"]
+                return REASON["reentrant"]
             wishes = self._wishes  # before the line below: who wishes between the two obeys himself, and it is obeyed again
             self._attending = True
             try:
                 return self._attend(tab, why)
             except Exception as error:
-                if pure._is_foreign(error):
+                if is_foreign(error):
                     raise
                 if isinstance(error, (MemoryError, RecursionError)):
-                    return _REASON["exhausted"]  # and the next record, which may stand on a higher step, tries again
+                    return REASON["exhausted"]  # and the next record, which may stand on a higher step, tries again
                 return self._fail(f"{type(error).__name__}: {error}")
             finally:
                 self._attending = False  # before the look: who wishes between the two obeys himself
@@ -438,13 +439,13 @@ class Producer:
 
     def _attend(self, tab: Any, why: int) -> int | None:
         port = self._port
-        if port.has(tab) and why != pure.NO_PLACE:
+        if port.has(tab) and why != NO_PLACE:
             if not self._must_leave(why):
                 return why if why >= 0 else None
             self._leave()
         if not port.is_open:
             if self._stopped:
-                return _REASON["stopped"]
+                return REASON["stopped"]
             reason = self._make_ring()
             if reason is not None:
                 return reason
@@ -463,7 +464,7 @@ class Producer:
         lost = max(0, self._port.position - tail)
         if words[ring.RETIRED_OFFSET // 8] or (why >= 0 and not segment.is_named()):
             self._leave()
-            self._port.count(_REASON["unknown"], lost)  # counted in the next ring: nobody reads this one's header
+            self._port.count(REASON["unknown"], lost)  # counted in the next ring: nobody reads this one's header
             return True
         slot = tail & (where.records - 1)
         commit = words[where.record_offset // 8 + ring.RECORD_WORDS * slot + 2]
@@ -486,14 +487,14 @@ class Producer:
     def _make_ring(self) -> int | None:
         """None: there is a ring. Else the reason for the drop."""
         if monotonic() < self._next_try:
-            return _REASON["no_ring"]
+            return REASON["no_ring"]
         wishes, settings = self._wishes, self.settings
         if self._divert is not None:
             self._client = CAPTURED
             self._record_into(self._divert(self._make))
             return None
         if settings is None:  # only start(), which reads the environment and says what is wrong with it, makes them
-            return _REASON["stopped"]
+            return REASON["stopped"]
         before = self._segment  # one that only counts, if there is one; its Agent, and nobody else, may have removed it
         may_count = before is None or bool(before.words[ring.RETIRED_OFFSET // 8]) or not before.is_named()
         try:
@@ -510,12 +511,12 @@ class Producer:
                 may_count=may_count,
             )
         except (OSError, ValueError) as error:
-            if pure._is_foreign(error):
+            if is_foreign(error):
                 raise
             return self._fail(str(error))
         if self._wishes != wishes:  # a signal handler stopped, started anew, or forked, and this is the child
             segment.discard()
-            return _REASON["reentrant"]
+            return REASON["reentrant"]
         if self._segment is not None:  # one that only counted
             self._port.close()
             self._segment.let_go()
@@ -535,7 +536,7 @@ class Producer:
     def _fail(self, trouble: str) -> int:
         self._trouble = trouble
         self._next_try = monotonic() + TRY_EVERY
-        return _REASON["no_ring"]
+        return REASON["no_ring"]
 
     def _take_slot(self) -> int:
         if self._slot is None:

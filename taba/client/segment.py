@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from taba import ring
 from taba.bounds import MAX_RING_BYTES, MIN_RING_BYTES
-from taba.client.pure import _is_foreign
+from taba.client.harmless import is_foreign
 
 PART = 8  # of what is left a ring takes one such part at most, so that there is something for the next
 MAX_COUNTING_BYTES = 1 << 20  # and of shared memory no more than this: room for the counts of 5,888 processes
@@ -204,7 +204,7 @@ def _join(agent: str, make: Callable[[int, int], Mapping] | None) -> Segment | N
         except ring.MalformedRing:
             continue  # it is being made, or it is none
         except OSError as error:  # not this one, for whatever reason; what a signal handler raises is the application's
-            if _is_foreign(error):
+            if is_foreign(error):
                 raise
         finally:
             _close(descriptor)

@@ -140,7 +140,7 @@ class _Captured(Segment):
         where = ring.layout(CAPTURE_BYTES)
         super().__init__("captured", "", where, bytes(16), Memory(self._descriptor, CAPTURE_BYTES, make), (0, 0))
         self._position = 0
-        self._tabs: list[ring.Entry] = []
+        self._tabs: list[ring.TabEntry] = []
 
     def is_named(self) -> bool:
         return True
@@ -179,7 +179,7 @@ class _Captured(Segment):
             words = os.pread(self._descriptor, 16, ring.DIRECTORY_COUNT_OFFSET)
             count, used = ring.parse_directory_words(words, self.where)
             entries, _ = ring.parse_directory(os.pread(self._descriptor, used, ring.HEADER_BYTES), count)
-            self._tabs = [entry for entry in entries if isinstance(entry, ring.Entry)]
+            self._tabs = [entry for entry in entries if isinstance(entry, ring.TabEntry)]
         return self._tabs[id].name, self._tabs[id].type
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from taba.inputs.statsd import Reader, Record, Room
+from taba.inputs.statsd import Reader, Readers, Record
 
 MAX_ORIGINS = 64  # a ring each, and to whoever looks at a Gauge a Client
 OTHERS = "others"  # the origin of what comes from further ones
@@ -21,10 +21,10 @@ class Origin:
 
     def __init__(self, name: str, reader: Reader, heard: float):
         self.name, self.reader, self.heard = name, reader, heard
-        self.place = Place(self, name.encode(), name != OTHERS)
+        self.place = Destination(self, name.encode(), name != OTHERS)
 
 
-class Place(NamedTuple):
+class Destination(NamedTuple):
     """Where what comes from somewhere goes, and its name; `is_own`: under a Client of its own."""
 
     origin: Origin
@@ -33,31 +33,31 @@ class Place(NamedTuple):
 
 
 class Origins:
-    """Those that are known. `producer` makes one that records under the Client of an origin; `room` is what their readers share.
+    """Those that are known. `producer` makes one that records under the Client of an origin; `readers` are theirs.
 
     `note` is given what is to be noted.
     """
 
     def __init__(self, producer: Callable[[str], Any], note: Record):
-        self.room = Room(self._tab, note)
+        self.readers = Readers(self._tab, note)
         self._make = producer
         self._producers: dict[str, Any] = {}
         self._known: dict[str, Origin] = {}
 
-    def place(self, name: str, now: float) -> Place:
+    def place(self, name: str, now: float) -> Destination:
         """Where what comes from the origin `name` goes."""
         origin = self._known.get(name)
         if origin is None:
             if name != OTHERS and len(self._known) - (OTHERS in self._known) >= MAX_ORIGINS and not self._give_up_one(now):
                 return self.place(OTHERS, now)
-            origin = self._known[name] = Origin(name, self.room.reader(name), now)
+            origin = self._known[name] = Origin(name, self.readers.reader(name), now)
         origin.heard = now
         return origin.place
 
     def renew(self) -> None:
-        """All rings are left, and all Tabs forgotten: once what was read is recorded, where the room is full."""
+        """All rings are left, and all Tabs forgotten: once what was read is recorded, where they are full."""
         self._known.clear()
-        self.room.drop_all()
+        self.readers.drop_all()
         for producer in self._producers.values():
             producer.stop()
         self._producers.clear()
@@ -75,7 +75,7 @@ class Origins:
         if now - silent.heard < SILENT_SECONDS:
             return False
         del self._known[silent.name]
-        self.room.drop(silent.name)
+        self.readers.drop(silent.name)
         producer = self._producers.pop(silent.name, None)
         if producer is not None:
             producer.stop()

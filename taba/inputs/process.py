@@ -63,7 +63,7 @@ class Input:
     def __init__(self, address: Address, channel: socket.socket, desk: Desk, producer: Callable[[str], Any], kernel: int):
         self._address, self._socket, self._desk, self._kernel = address, channel, desk, kernel
         self._origins = Origins(producer, self.note)
-        self._counts = self._origins.room.counts
+        self._counts = self._origins.readers.counts
         desk.mend()
         for place, count in enumerate(desk.counts(len(COUNTS))):
             self._counts[place] = count
@@ -100,7 +100,7 @@ class Input:
 
     def _record(self, origin: Origin, content: bytes, done: int = 0) -> None:
         """Record what a packet says, but for so many Events of it, and be done with it."""
-        counts, desk, room = self._counts, self._desk, self._origins.room
+        counts, desk, readers = self._counts, self._desk, self._origins.readers
         counts[0] += 1
         progress, at = desk.progress, 2 * done
         found = origin.reader.read(content)
@@ -110,10 +110,10 @@ class Input:
             at += 2
             progress[0] = at
         desk.done(counts)
-        if room.example:
-            desk.show(room.example)
-            room.example = b""
-        if room.is_full:
+        if readers.example:
+            desk.show(readers.example)
+            readers.example = b""
+        if readers.is_full:
             self._origins.renew()
 
     def _take_packets(self, most: int) -> bool:

@@ -69,7 +69,7 @@ class Meant(NamedTuple):
     time: float | None
 
 
-class Room:
+class Readers:
     """What the readers of one process remember together, and count."""
 
     def __init__(self, tab: Callable[[str, str, str, str], Record], note: Record, max_tabs: int = MAX_TABS):
@@ -130,8 +130,8 @@ class Room:
 class Reader:
     """Reads what comes from one origin."""
 
-    def __init__(self, origin: str, room: Room):
-        self.origin, self._room = origin, room
+    def __init__(self, origin: str, all_readers: Readers):
+        self.origin, self._all = origin, all_readers
         self.known: dict[tuple[bytes, bytes], Meant] = {}
         self.tabs: dict[tuple[str, str], Tab] = {}
 
@@ -160,7 +160,7 @@ class Reader:
                 add((tab.record, value, time))
             else:
                 self._values(meant, line, text, found)
-        counts = self._room.counts
+        counts = self._all.counts
         counts[_LINES] += lines
         counts[_EVENTS] += len(found) - notes
         return found
@@ -177,7 +177,7 @@ class Reader:
             self._refuse(meant, line)
             return 0
         if meant.time is None and len(name) + len(fields) <= MAX_REMEMBERED_BYTES:
-            self._room.remember(self, (name, fields), meant)
+            self._all.remember(self, (name, fields), meant)
         self._values(meant, line, text, found)
         return 0
 
@@ -189,9 +189,9 @@ class Reader:
         self._count("event" if one.check is None else "service_check")
         if one.check is not None:
             check, status = one.check
-            if not self._room.checks.is_new((self.origin, *check), status):
+            if not self._all.checks.is_new((self.origin, *check), status):
                 return 0
-        found.append((self._room.note, one.text, one.time))
+        found.append((self._all.note, one.text, one.time))
         return 1
 
     def _meant(self, line: bytes, name: bytes, fields: bytes) -> Meant | str:
@@ -226,7 +226,7 @@ class Reader:
             return "bad_name"
         self._count("tags_left_out", named.left_out)
         self._count("names_changed", named.is_changed)
-        tab = self._room.tab(self, named.name, _TYPES[kind], "s" if kind == b"ms" else "")
+        tab = self._all.tab(self, named.name, _TYPES[kind], "s" if kind == b"ms" else "")
         if kind == b"c":
             return Meant(tab, kind, rate, 1.0, time)
         if kind == b"s":
@@ -267,8 +267,8 @@ class Reader:
                 found.append((tab.record, [value, int(times)] if times >= 2 else value, time))
 
     def _count(self, what: str, times: int = 1) -> None:
-        self._room.counts[PLACE[what]] += times
+        self._all.counts[PLACE[what]] += times
 
     def _refuse(self, reason: str, line: bytes) -> None:
-        self._room.counts[PLACE[reason]] += 1
-        self._room.example = line[:EXAMPLE_BYTES]
+        self._all.counts[PLACE[reason]] += 1
+        self._all.example = line[:EXAMPLE_BYTES]

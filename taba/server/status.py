@@ -23,7 +23,7 @@ from taba.server.fold.bounds import Bounds
 from taba.server.fold.cycle import TYPE_CONFLICT
 from taba.server.fold.deadletters import MAX_DEAD_LETTERS, address_of
 from taba.server.fold.envelopes import Envelopes
-from taba.server.fold.ingest import MAX_LANE_BYTES, MAX_WAITING_BYTES, Ingest
+from taba.server.fold.ingest import MAX_LINE_BYTES, MAX_WAITING_BYTES, Ingest
 from taba.server.fold.posts import MAX_KEYS, MAX_POSTERS
 from taba.server.health import Health
 from taba.server.keep.jobs import Jobs
@@ -146,7 +146,7 @@ class Status:
         self._caps = {**caps._asdict(), "bucket_tabs": bounds.tabs, "bucket_clients": bounds.clients, "all_tabs": bounds.all_tabs}
         self._caps |= {"all_clients": bounds.all_clients, "bucket_streams": bounds.streams, "bucket_posters": MAX_POSTERS}
         self._caps |= {"client_keys": MAX_KEYS, "bucket_dead_letters": MAX_DEAD_LETTERS, "boards": MAX_BOARDS, "notes": MAX_NOTES}
-        self._caps |= {"lane_bytes": MAX_LANE_BYTES, "waiting_bytes": MAX_WAITING_BYTES}
+        self._caps |= {"line_bytes": MAX_LINE_BYTES, "waiting_bytes": MAX_WAITING_BYTES}
         self._site = site
         self._router, self._lookup, self._ingest, self._query, self._sandbox = router, lookup, ingest, query, sandbox
         self._envelopes, self._age = envelopes, age

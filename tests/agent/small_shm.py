@@ -57,6 +57,15 @@ class Host(World):
         memory = os.statvfs(SHM)
         return memory.f_bavail * memory.f_frsize
 
+    def begin_anew(self) -> None:
+        """The Agent dies, and another one goes on with what it left."""
+        self.die()
+        self.home.close()
+        self.home = home(self.path)
+        self.outbox = self.home.outbox
+        self.born()
+        self.tick()
+
     def deliver(self) -> None:
         """Everything is drained, sent and folded, once, and nothing was dropped."""
         for _ in range(2000):
@@ -107,12 +116,7 @@ def full() -> None:
             host.tick()
     host.tick()
     assert host.keeper._spooled_stream is not None
-    host.die()
-    host.home.close()
-    host.home = home(host.path)
-    host.outbox = host.home.outbox
-    host.born()
-    host.tick()
+    host.begin_anew()
     os.ftruncate(filler, 0)
     producer.record(producer.tab("bids_won"), 0.0)
     host.recorded += 1
@@ -146,12 +150,7 @@ def table() -> None:
         host.tick()
     assert host.spool.journal(None) != kept and not os.path.exists(host.producers[0].path)
     for _ in range(2):  # whoever comes next reads none of it again
-        host.die()
-        host.home.close()
-        host.home = home(host.path)
-        host.outbox = host.home.outbox
-        host.born()
-        host.tick()
+        host.begin_anew()
         assert set(host.keeper.covered) == set(covered)
         assert (host.keeper.recorded, +host.keeper.totals()) == (host.recorded, {}), host.keeper.totals()
     os.ftruncate(filler, 0)

@@ -20,7 +20,7 @@ from taba.agent.directory import MAX_FRESH_TABS
 from taba.agent.drain import DRAIN_TABS, MIN_SHARE, fair_share
 from taba.agent.fairness import MAX_DROPPERS, OTHERS, Drops, Reserve, Rest
 from taba.agent.fairness import MAX_SHOWN as MAX_DROPPERS_SHOWN
-from taba.agent.problems import LOSS_SHOWN_SECONDS, Problems, Room
+from taba.agent.problems import LOSS_SHOWN_SECONDS, Problems, Space
 from taba.caps import DEFAULT_AGENT_CLIENTS, DEFAULT_CLIENT_TABS, MAX_CAP, Caps, read_caps
 from taba.names import OVERFLOW_CLIENT
 
@@ -222,7 +222,7 @@ class Hosted(SynchronousTestCase):
         world = self.world = World(directory, outbox_bytes=self.outbox_bytes, spool_bytes=self.spool_bytes)
         self.addCleanup(world.end_producers)
         self.addCleanup(world.die)
-        self.looking = Problems(world.keeper, world.pump, world.dispatch, world.shm, lambda: Room(0, 0), world.now)
+        self.looking = Problems(world.keeper, world.pump, world.dispatch, world.shm, lambda: Space(0, 0), world.now)
 
     def client(self, size: int = 1 << 20, name: str = "web/flood") -> Producer:
         producer = Producer(AGENT, name, size, self.world.shm)
@@ -248,7 +248,7 @@ class Hosted(SynchronousTestCase):
 class Flooding(Hosted):
     """Names without end."""
 
-    def test_beyond_the_cap_sums_stay_right_per_base_name_in_order_and_a_sentence_names_the_culprit(self) -> None:
+    def test_beyond_the_cap_sums_stay_right_per_base_name_in_order_and_a_sentence_names_the_client(self) -> None:
         self.cap(10, 1000, 1)
         producer = self.client()
         for number in range(100):

@@ -21,7 +21,7 @@ from taba.agent.forward import LEARN_SECONDS
 from taba.agent.home import Home
 from taba.agent.keeper import Keeper
 from taba.agent.loop import Loop, Surroundings
-from taba.agent.problems import Room
+from taba.agent.problems import Space
 from taba.bounds import DAY, STREAM_DAYS, MiB
 from taba.versions import Versions
 from tests.agent.producers import Producer
@@ -86,7 +86,7 @@ class ChosenTests(SynchronousTestCase):
             shown=dict,
             host="host",
             shm=self.directory,
-            room=lambda: Room(64 * MiB, 128 * MiB),
+            space=lambda: Space(64 * MiB, 128 * MiB),
         )
         return Loop(home, [self.server.url], Path(self.directory, "store"), around, cast(Any, Silent()))
 

@@ -10,7 +10,7 @@ from taba.agent import keeper as keeping
 from taba.agent import spool as spooling
 from taba.agent.lanes import MAX_RUN_BATCHES
 from taba.agent.outbox import PAGE
-from taba.agent.problems import Problems, Room
+from taba.agent.problems import Problems, Space
 from taba.batch import BatchId
 from taba.bounds import DAY
 from tests.agent.moments import at
@@ -159,7 +159,7 @@ class DamageTests(WorldCase):
         for error in ("disk I/O error", "database is locked", "unable to open database file"):
             # it is tried at the end of a run, and at the beginning of the next ones
             world = self._unreadable([sqlite3.OperationalError(error) for _ in range(5)])
-            problems = Problems(world.keeper, world.pump, world.dispatch, world.shm, lambda: Room(0, 0), world.now)
+            problems = Problems(world.keeper, world.pump, world.dispatch, world.shm, lambda: Space(0, 0), world.now)
             told: set[str] = set()
             for _ in range(30):
                 world.tick()
@@ -244,7 +244,7 @@ class DamageTests(WorldCase):
                     world.send()
                     self.assertLess(world.now, 1000.0)
             self.assertEqual(world.keeper.unreadable, {}, is_lost)
-            problems = Problems(world.keeper, world.pump, world.dispatch, world.shm, lambda: Room(0, 0), world.now)
+            problems = Problems(world.keeper, world.pump, world.dispatch, world.shm, lambda: Space(0, 0), world.now)
             self.assertNotIn("spool unreadable", problems.look(world.now, {}))
 
     def test_what_can_never_be_read_is_too_old_one_day_and_counted(self) -> None:

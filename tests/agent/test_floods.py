@@ -40,7 +40,7 @@ MANY, OWN = 8_000, 100
 
 
 class Floods(SynchronousTestCase):
-    def test_sums_stay_right_the_culprit_is_named_and_who_records_beside_it_loses_nothing(self) -> None:
+    def test_sums_stay_right_the_client_is_named_and_who_records_beside_it_loses_nothing(self) -> None:
         services = Services()
         self.addCleanup(services.stop)
         services.start_server("--max-client-tabs", str(OWN))

@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from taba import batch as codec
 from taba import ring as layouts
 from taba.agent.lanes import RETAIN_SECONDS
-from taba.agent.problems import GRACE_SECONDS, LOSS_SHOWN_SECONDS, LOSSES, POSTPONING_SECONDS, STUCK_SECONDS, Problems, Room
+from taba.agent.problems import GRACE_SECONDS, LOSS_SHOWN_SECONDS, LOSSES, POSTPONING_SECONDS, STUCK_SECONDS, Problems, Space
 from taba.agent.pump import SCAN_SECONDS
 from taba.agent.telling import Life
 from taba.batch import Verdict
@@ -34,7 +34,7 @@ class ProblemTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.directory = tempfile.mkdtemp(dir="/dev/shm")
         self.addCleanup(shutil.rmtree, self.directory)
-        self.room = Room(100 * MiB, 200 * MiB)
+        self.space = Space(100 * MiB, 200 * MiB)
 
     def world(self, **arguments: Any) -> World:
         world = World(self.directory, **arguments)
@@ -45,7 +45,7 @@ class ProblemTests(SynchronousTestCase):
 
     def watch(self, world: World) -> None:
         self.world_ = world
-        self.problems = Problems(world.keeper, world.pump, world.dispatch, "/dev/shm", lambda: self.room, world.now)
+        self.problems = Problems(world.keeper, world.pump, world.dispatch, "/dev/shm", lambda: self.space, world.now)
 
     def found(self, **own: str) -> dict[str, str]:
         return self.problems.look(self.world_.now, own)
@@ -191,14 +191,14 @@ class ProblemTests(SynchronousTestCase):
 
     def test_full_shared_memory_is_told_from_where_no_new_ring_has_room(self) -> None:
         world = self.world()
-        self.room = Room(512 * 1024, 64 * MiB)
+        self.space = Space(512 * 1024, 64 * MiB)
         self.assertEqual(self.found(), {})
-        self.room = Room(512 * 1024 - 1, 64 * MiB)
+        self.space = Space(512 * 1024 - 1, 64 * MiB)
         self.only("shm", "511 of 65536 KiB are free", "--shm-size")
-        self.room = Room(0, 0)  # no bound
+        self.space = Space(0, 0)  # no bound
         self.assertEqual(self.found(), {})
         world.memory.pages = 20 * 4096
-        self.room = Room(MiB, 2 * MiB)
+        self.space = Space(MiB, 2 * MiB)
         self.only("outbox", "goes through the spool")
 
     def test_rings_for_which_there_are_no_descriptors_are_told_together_and_read_once_there_are(self) -> None:

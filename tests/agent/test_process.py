@@ -171,7 +171,9 @@ class ProcessTests(TestCase):
         for processes, at_once, bound in ((200, 8, 256 << 20), (200, 60, 4 << 20), (60, 60, 0)):
             environ = {**self.environ, "TABA_SHM_BYTES": str(bound)}
             command = [sys.executable, "-c", CHURN, str(processes), str(at_once)]
-            done = await deferToThread(subprocess.run, command, env=environ, cwd=ROOT, capture_output=True, text=True, timeout=300)
+            done = await deferToThread(
+                subprocess.run, command, env=environ, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+            )
             self.assertEqual((done.returncode, done.stderr), (0, ""))
             recorded += 10 * processes
             await self.until(lambda: not self.rings())

@@ -17,7 +17,7 @@ from taba.agent import sums
 from taba.agent.dispatch import Dispatch
 from taba.agent.keeper import Keeper
 from taba.agent.outbox import Outbox
-from taba.agent.register import ENDED, GONE, SENT, Entry, Register
+from taba.agent.register import ENDED, GONE, SENT, Register, SentSum
 from taba.agent.spool import Spool
 from taba.agent.sums import AGAIN_SECONDS, MAX_TOLD
 from taba.batch import RING_ENDED, RING_GONE, SentBatch
@@ -333,8 +333,8 @@ class RegisterTests(SynchronousTestCase):
         self.register = Register(self.path)
         self.addCleanup(lambda: self.register.close())
 
-    def entry(self, number: int) -> Entry:
-        return Entry(f"{number:032x}", f"taba.sums.{number}", "web/1", "in_flight", "UpDown")
+    def entry(self, number: int) -> SentSum:
+        return SentSum(f"{number:032x}", f"taba.sums.{number}", "web/1", "in_flight", "UpDown")
 
     def anew(self) -> Register:
         self.register.close()

@@ -11,6 +11,7 @@ import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.needs import needs_mounts
+from tests.patience import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,7 +21,7 @@ class SmallMemory(SynchronousTestCase):
         mount = f"mount -t tmpfs -o size={size} tmpfs /dev/shm && exec {sys.executable} -m tests.agent.small_shm {scenario}"
         alone = needs_mounts()
         environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run([*alone, "sh", "-c", mount], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=300)
+        done = subprocess.run([*alone, "sh", "-c", mount], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
 
     @pytest.mark.real

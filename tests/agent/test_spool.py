@@ -12,6 +12,7 @@ import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.agent import salvage
+from taba.agent import spool as module
 from taba.agent.ages import Moment
 from taba.agent.outbox import EncodedBatch, OtherVersion
 from taba.agent.spool import MAX_ASIDE_ROWS, ROW_BYTES, VERSION, Spool, SpoolFull, is_damage
@@ -210,6 +211,15 @@ class SpoolTests(SynchronousTestCase):
         with sqlite3.connect(self.path) as other:
             self.assertEqual(other.execute("PRAGMA user_version").fetchone(), (VERSION + 1,))
         other.close()
+
+    def test_a_file_of_another_format_is_refused_where_its_columns_are_the_same(self) -> None:
+        for version in (VERSION - 1, VERSION + 1):
+            with sqlite3.connect(self.path) as other:
+                other.executescript(module._SCHEMA.replace(f"_{VERSION} ", f"_{version} ") + f"PRAGMA user_version={version}")
+            other.close()
+            with self.assertRaisesRegex(OtherVersion, f"is of format {version}; this version reads {VERSION}"):
+                self.open()
+            os.remove(self.path)
 
     def test_a_file_that_is_no_database_is_set_aside(self) -> None:
         self.patch(salvage, "MAX_TRIES", 1000)  # enough for so few rows

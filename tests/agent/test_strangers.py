@@ -22,7 +22,7 @@ from taba.agent.home import CannotOpen, Home
 from taba.agent.locks import Stranger
 from taba.agent.outbox import DEFAULT_OUTBOX_BYTES
 from taba.agent.pin import Pin, Store
-from taba.agent.problems import Problems, Room
+from taba.agent.problems import Problems, Space
 from taba.agent.reader import Ring
 from taba.agent.spool import DEFAULT_SPOOL_BYTES
 from tests.agent.producers import Producer
@@ -93,7 +93,7 @@ class StrangerTests(SynchronousTestCase):
         return world
 
     def found(self, world: World) -> dict[str, str]:
-        problems = Problems(world.keeper, world.pump, world.dispatch, self.shm, lambda: Room(100 * MiB, 200 * MiB), world.now)
+        problems = Problems(world.keeper, world.pump, world.dispatch, self.shm, lambda: Space(100 * MiB, 200 * MiB), world.now)
         return problems.look(world.now, {})
 
     def make_ring(self, mode: int = 0o600) -> Producer:

@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba.agent import tallies
 from taba.agent.directory import Tab
-from taba.agent.problems import Problems, Room
+from taba.agent.problems import Problems, Space
 from taba.agent.status import describe
 from taba.agent.tallies import Sorted, Tallies, lots_of, tally_of
 from taba.batch import Meaning
@@ -416,7 +416,7 @@ class Drained(SynchronousTestCase):
         self.addCleanup(shutil.rmtree, directory)
         world = World(directory)
         self.addCleanup(world.die)
-        problems = Problems(world.keeper, world.pump, world.dispatch, world.shm, lambda: Room(0, 0), world.now)
+        problems = Problems(world.keeper, world.pump, world.dispatch, world.shm, lambda: Space(0, 0), world.now)
         world.record(10)
         world.tick()
         for producer in world.producers:

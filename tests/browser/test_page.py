@@ -20,7 +20,7 @@ from taba.query import Query, QueryError
 from taba.tokens import Scope, line_of, new_token
 from tests.browser.chromium import DESKTOP, PHONE, Browser, Keys, share, shared, unshare
 from tests.processes import Process, twistd, wait_for_port
-from tests.services import START_SECONDS, Services
+from tests.services import START_SECONDS, BesideAServer, Services
 
 pytestmark = pytest.mark.real
 HOSTILE = '<img src=x onerror="window.harmed=1"><script>window.harmed=1</script>'
@@ -55,17 +55,14 @@ while True:
 setUpModule, tearDownModule = share, unshare
 
 
-class WithBrowser(SynchronousTestCase):
+class WithBrowser(BesideAServer):
     """Tests that share a Server, an Agent and a process that records."""
 
-    services: ClassVar[Services]
     browser: ClassVar[Browser]
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.services = Services()
-        cls.addClassCleanup(cls.services.stop)
-        cls.services.start_server()
+        super().setUpClass()
         cls.services.start_agent()
         arguments = [sys.executable, "-c", RECORDS, HOSTILE]
         recorder = subprocess.Popen(arguments, env=cls.services.environ, cwd=cls.services.directory)

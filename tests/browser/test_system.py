@@ -14,6 +14,7 @@ from taba.bounds import KiB
 from taba.shard.buckets import prefix_of
 from tests.browser.chromium import Keys, share, shared, unshare
 from tests.services import BUCKETS, Services
+from tests.stores import borrow
 from tests.valkey import EphemeralValkey
 
 pytestmark = pytest.mark.real
@@ -125,9 +126,7 @@ class OneClient(Looking):
 class Moving(Looking):
     def test_buckets_are_seen_while_they_move_and_after(self) -> None:
         services, browser = self.services, self.browser
-        first, second = EphemeralValkey(tcp=True), EphemeralValkey(tcp=True)
-        self.addCleanup(first.remove)
-        self.addCleanup(second.remove)
+        first, second = borrow(self, tcp=True), borrow(self, tcp=True)
         services.start_server("--buckets", str(BUCKETS), store=first.url)
         services.query.post_events("a/1", [{"tab": f"t{n}", "type": "CounterGroup", "value": 1} for n in range(50)])
         for bucket in range(BUCKETS):  # so much that it takes minutes at this rate

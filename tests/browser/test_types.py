@@ -10,6 +10,7 @@ import pytest
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from tests.needs import needs_program
+from tests.patience import PATIENCE_SECONDS
 from tests.sources import ROOT
 
 TYPESCRIPT = "typescript@5.9.3"  # the very one that they were written with
@@ -24,7 +25,7 @@ class Types(SynchronousTestCase):
         self.addCleanup(directory.cleanup)
         # nothing of the package is run while it is installed
         install = ["npm", "install", "--prefix", directory.name, "--ignore-scripts", "--no-audit", "--no-fund", TYPESCRIPT]
-        had = subprocess.run(install, capture_output=True, text=True, timeout=300)
+        had = subprocess.run(install, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
         if had.returncode:
             raise SkipTest(f"needs {TYPESCRIPT} from npm: {had.stderr.strip()[-300:]}")
         compiler = Path(directory.name) / "node_modules" / "typescript" / "bin" / "tsc"
@@ -32,6 +33,6 @@ class Types(SynchronousTestCase):
             ["node", str(compiler), "-p", str(ROOT / "taba" / "server" / "page" / "tsconfig.json")],
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=PATIENCE_SECONDS,
         )
         self.assertEqual(done.returncode, 0, done.stdout)

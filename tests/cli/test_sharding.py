@@ -21,6 +21,7 @@ from taba.query import QueryError
 from taba.shard.buckets import owner_key, prefix_of
 from tests.patience import PATIENCE_SECONDS
 from tests.services import ROOT, Services
+from tests.stores import borrow
 from tests.topologies import wait_until
 from tests.valkey import EphemeralValkey
 
@@ -98,8 +99,7 @@ class ShardingTests(TestCase):
     timeout = 300
 
     def valkey(self) -> EphemeralValkey:
-        valkey = EphemeralValkey(tcp=True, appendfsync="no")
-        self.addCleanup(valkey.remove)
+        valkey = borrow(self, tcp=True, appendfsync="no")
         return valkey
 
     def prepare(self) -> tuple[Services, EphemeralValkey]:

@@ -19,6 +19,7 @@ from tests import services
 from tests.patience import PATIENCE_SECONDS
 from tests.processes import twistd
 from tests.services import Services
+from tests.stores import borrow
 from tests.topologies import Cluster
 from tests.valkey import EphemeralValkey
 
@@ -33,8 +34,7 @@ class StoreCase(SynchronousTestCase):
         self.addCleanup(self.services.stop)
 
     def valkey(self, **settings: Any) -> EphemeralValkey:
-        valkey = EphemeralValkey(tcp=True, **settings)
-        self.addCleanup(valkey.remove)
+        valkey = borrow(self, tcp=True, **settings)
         return valkey
 
     def start(self, store: str) -> None:
@@ -69,7 +69,7 @@ class StoreCase(SynchronousTestCase):
 
     def is_ready(self) -> bool:
         try:
-            with urlopen(f"{self.services.server_url}/readyz", timeout=10) as answer:
+            with urlopen(f"{self.services.server_url}/readyz", timeout=PATIENCE_SECONDS) as answer:
                 return bool(answer.status == 200)
         except HTTPError as error:
             self.assertEqual(error.code, 503)

@@ -43,7 +43,7 @@ class Reader:
         header = self.header
         content = os.pread(self.descriptor, header.directory_used, ring.HEADER_BYTES)
         entries = ring.parse_directory(content, header.directory_count)[0]
-        (cell,) = [entry.cell for entry in entries if isinstance(entry, ring.Entry) and entry.name == tab and entry.cell is not None]
+        (cell,) = [entry.cell for entry in entries if isinstance(entry, ring.TabEntry) and entry.name == tab and entry.cell is not None]
         return ring.parse_cell(content[cell : cell + ring.CELL_BYTES])
 
     def is_held(self) -> bool:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from taba import ring
 from taba.client import producer as producers
-from taba.client import pure
+from taba.client.own_ring import NO_CHUNK
 from tests.client.cases import ClientCase, both
 from tests.examples import examples
 
@@ -325,7 +325,7 @@ class FunctionTests(ClientCase):
             gauge.set(number)
         self.assertEqual([event.value for event in self.events()], [1.0, *map(float, range(5000))])
         if not self.accelerated:
-            self.assertIsNot(producer._port._ring.chunk, pure._NO_CHUNK)
+            self.assertIsNot(producer._port._ring.chunk, NO_CHUNK)
 
 
 @both
@@ -362,4 +362,4 @@ class OneTypeTests(ClientCase):
         producer.tab("x", "CounterGroup").inc()
         self.assertRaises(ValueError, producer.tab, "x", "UpDown", "seconds")
         producer.tab("x", "CounterGroup").inc()
-        self.assertEqual(self.reader(producer).tabs(), [ring.Entry("CounterGroup", "x")])
+        self.assertEqual(self.reader(producer).tabs(), [ring.TabEntry("CounterGroup", "x")])

@@ -16,10 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from taba.client import identity, pure
+from taba.client import identity
+from taba.client.harmless import acquire_within
 from taba.client.producer import read_settings
 from taba.names import check_client
 from tests.client.cases import ROOT, ClientCase, both
+from tests.patience import PATIENCE_SECONDS
 
 # what a program does before the lines of a test: recording must find no ring, so that everything rare happens
 BEGIN = """
@@ -35,6 +37,25 @@ def clear():  # the rings of earlier steps, so that each step looks at as many
             os.unlink(f"/dev/shm/{name}")
 def drops():
     return client.stats()["dropped_by_reason"]
+def stepped(handler, at, work):
+    # a tracer calls the handler before the at-th line of Taba's, as a signal would between any two; whether `work` has so many
+    seen = [0]
+    def trace(frame, event, argument):
+        if "taba" not in frame.f_code.co_filename or frame.f_code.co_name == "<lambda>":
+            return None
+        def line(frame, event, argument):
+            seen[0] += 1
+            if seen[0] == at:
+                sys.settrace(None)
+                handler()
+            return line
+        return line
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(None)
+    return seen[0] >= at
 """
 
 
@@ -219,11 +240,12 @@ class HarmlessTests(ClientCase):
     def run_ending(self, code: str) -> Any:
         settings = {**os.environ, **self.environment, "PYTHONPATH": ROOT, "TABA_PURE": "" if self.accelerated else "1"}
         program = BEGIN + textwrap.dedent(code)
-        return subprocess.run([sys.executable, "-c", program], env=settings, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(
+            [sys.executable, "-c", program], env=settings, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+        )
 
     @pytest.mark.real
     def test_stop_start_fork_and_record_in_a_signal_handler_at_each_step_of_a_first_record(self) -> None:
-        # a tracer calls the handler before each line of Taba's, as a signal would between any two
         out = self.run_harmless(
             """
             import json, tempfile
@@ -238,28 +260,11 @@ class HarmlessTests(ClientCase):
                 else:
                     os.waitpid(child, 0)
             children, steps = [], 0
-            def traced(handler, at):
-                seen = [0]
-                def trace(frame, event, argument):
-                    if "taba" not in frame.f_code.co_filename or frame.f_code.co_name == "<lambda>":
-                        return None
-                    def line(frame, event, argument):
-                        seen[0] += 1
-                        if seen[0] == at:
-                            sys.settrace(None)
-                            handler()
-                        return line
-                    return line
-                sys.settrace(trace)
-                try:
-                    c.inc(); u.inc(); b.record("text")
-                finally:
-                    sys.settrace(None)
-                return seen[0] >= at
+            def work(): c.inc(); u.inc(); b.record("text")
             for handler in (stop, restart, rename, again, fork):
                 client.stop(); client.start("harmless/{slot}"); clear()
                 at = 1
-                while traced(handler, at):
+                while stepped(handler, at, work):
                     steps += 1
                     before = client.stats()["recorded"]
                     record_all()
@@ -290,31 +295,14 @@ class HarmlessTests(ClientCase):
                     file.write(b"\\1")
                 c.inc()
             steps = []
-            def said_anew(handler, at):
-                seen = [0]
-                def trace(frame, event, argument):
-                    if "taba" not in frame.f_code.co_filename or frame.f_code.co_name == "<lambda>":
-                        return None
-                    def line(frame, event, argument):
-                        seen[0] += 1
-                        if seen[0] == at:
-                            sys.settrace(None)
-                            handler()
-                        return line
-                    return line
-                sys.settrace(trace)
-                try:
-                    client.counter("c", unit=f"said {len(steps)}")
-                finally:
-                    sys.settrace(None)
-                return seen[0] >= at
+            def say_anew(): client.counter("c", unit=f"said {len(steps)}")
             for handler in (stop, rename, again, other, retire):
                 client.stop(); client.start("harmless/0"); clear()
                 at = 1
                 while True:
                     record_all()
                     steps.append(handler)
-                    came = said_anew(handler, at)
+                    came = stepped(handler, at, say_anew)
                     before = client.stats()
                     record_all()
                     after = client.stats()
@@ -506,11 +494,11 @@ class LockTests(SynchronousTestCase):
 
     def test_a_lock_that_is_free_soon_enough_is_taken(self) -> None:
         for looks in (0, 1, 5):
-            self.assertTrue(pure.acquire_within(self.Held(looks), 60.0))
+            self.assertTrue(acquire_within(self.Held(looks), 60.0))
 
     def test_one_that_is_not_is_left(self) -> None:
-        self.assertFalse(pure.acquire_within(self.Held(1_000_000), 0.01))
-        self.assertFalse(pure.acquire_within(self.Held(1), 0.0))
+        self.assertFalse(acquire_within(self.Held(1_000_000), 0.01))
+        self.assertFalse(acquire_within(self.Held(1), 0.0))
 
     def test_nothing_of_the_client_or_the_command_waits_in_another_way(self) -> None:
         timed = re.compile(r"acquire\((?:timeout|True)|threading\.(?:Event|Condition|Semaphore)|(?:join|get)\(timeout")

@@ -11,6 +11,7 @@ import pytest
 
 from tests.client.cases import ROOT, ClientCase
 from tests.needs import needs_program
+from tests.patience import PATIENCE_SECONDS
 
 TIMES = 10_000  # they fit the ring: nothing drops
 MOST_RECORD = 115  # instructions of record(1.0), the clock's included: 95 with gcc 12
@@ -46,7 +47,7 @@ class InstructionsTest(ClientCase):
         command = ["valgrind", "--tool=callgrind", f"--toggle-collect={function}", "--callgrind-out-file=/dev/null"]
         settings = {**os.environ, **self.environment, "PYTHONPATH": ROOT, "PYTHONHASHSEED": "0", "TABA_PURE": "", "TABA_RING_BYTES": "16M"}
         run = subprocess.run(
-            [*command, sys.executable, "-c", CODE, case, str(TIMES)], env=settings, capture_output=True, text=True, timeout=300
+            [*command, sys.executable, "-c", CODE, case, str(TIMES)], env=settings, capture_output=True, text=True, timeout=PATIENCE_SECONDS
         )
         self.assertEqual(run.returncode, 0, run.stderr)
         collected = re.search(r"Collected : (\d+)", run.stderr)

@@ -105,7 +105,7 @@ class RecordTests(ClientCase):
             producer.tab("c", "CounterGroup").inc()
         producer.tab("d", "Gauge").set(1)
         self.assertIs(producer.tab("c", "CounterGroup"), producer.tab("c", "CounterGroup"))
-        self.assertEqual(self.reader(producer).tabs(), [ring.Entry("CounterGroup", "c"), ring.Entry("Gauge", "d")])
+        self.assertEqual(self.reader(producer).tabs(), [ring.TabEntry("CounterGroup", "c"), ring.TabEntry("Gauge", "d")])
 
     def test_values_come_back(self) -> None:
         producer = self.producer()

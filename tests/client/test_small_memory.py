@@ -22,6 +22,7 @@ from taba.client.segment import LEAST_COUNTING_BYTES
 from tests.client.cases import ROOT, ClientCase, both
 from tests.client.reading import Reader, rings
 from tests.needs import needs_mounts
+from tests.patience import PATIENCE_SECONDS
 
 # forks children one after the other, each of which records one event and goes; then tells what the segments hold
 FORKS = """
@@ -75,7 +76,7 @@ class SmallMemoryTests(ClientCase):
             alone = needs_mounts()
             mount = f'mount -t tmpfs -o size={size} none /dev/shm && exec "$@"'
             command = [*alone, "sh", "-c", mount, "sh", *command]
-        done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
         self.assertEqual(done.returncode, 0, done.stderr)
         return json.loads(done.stdout)
 
@@ -161,7 +162,7 @@ class SmallMemoryTests(ClientCase):
 
             producer = self.producer(TABA_SHM_BYTES="0")
             tab = producer.tab("c", "CounterGroup")
-            with mock.patch(function, fails), mock.patch.object(segment, "_is_foreign", lambda error: False):
+            with mock.patch(function, fails), mock.patch.object(segment, "is_foreign", lambda error: False):
                 tab.inc()
             found = rings(self.agent)
             self.assertEqual((len(found), producer.stats()["dropped_by_reason"]), (2, {"no_ring": 1}), function)

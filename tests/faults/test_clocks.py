@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.clock import WallClock
 from tests.patience import until
 from tests.services import Services
+from tests.stores import borrow
 from tests.valkey import EphemeralValkey
 
 pytestmark = pytest.mark.real  # clocks that are set while processes run
@@ -83,8 +84,7 @@ class AgentsClock(ClockCase):
 
 class ServersClock(ClockCase):
     def check_set_back_while_the_store_is_away(self, *options: str) -> None:
-        valkey = EphemeralValkey(tcp=True)
-        self.addCleanup(valkey.remove)
+        valkey = borrow(self, tcp=True)
         self.services.clocks["server"] = self.clock
         self.services.start_server(*options, store=valkey.url)
         self.services.start_agent()

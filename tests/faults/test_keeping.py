@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from taba.names import RETIRED_CLIENT
+from tests.patience import PATIENCE_SECONDS
 from tests.server.test_service import Processes, ask, eventually
 from tests.valkey import free_port, make_older
 
@@ -85,5 +86,5 @@ class Killed(Processes):
 
     def delete(self, path: str) -> Any:
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", method="DELETE")
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
             return json.loads(answer.read())

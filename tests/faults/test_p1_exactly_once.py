@@ -14,7 +14,7 @@ import pytest
 
 from taba.agent.outbox import MIN_OUTBOX_BYTES
 from tests.patience import PATIENCE_SECONDS
-from tests.valkey import EphemeralValkey
+from tests.stores import borrow
 
 from ..services import ROOT, SHM, USUAL_BUCKETS
 from .job import Job, ShortJob
@@ -121,8 +121,7 @@ class ExactlyOnceForLong(Job):
         self.assert_exact(200_000)
 
     def test_everything_is_killed_and_comes_back_in_any_order(self) -> None:
-        valkey = EphemeralValkey(tcp=True)
-        self.addCleanup(valkey.remove)
+        valkey = borrow(self, tcp=True)
         start: dict[str, Callable[[], None]] = {
             "agent": self.services.start_agent,
             "server": lambda: self.services.start_server(store=valkey.url, until_it_answers=False),

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from tests.patience import PATIENCE_SECONDS
+from tests.stores import borrow
 from tests.valkey import EphemeralValkey
 
 from ..services import ROOT
@@ -17,8 +18,7 @@ from .job import Job, ShortJob
 
 class Moves(Job):
     def store(self) -> EphemeralValkey:
-        valkey = EphemeralValkey(tcp=True)
-        self.addCleanup(valkey.remove)
+        valkey = borrow(self, tcp=True)
         return valkey
 
     def reshard(self, *arguments: str) -> subprocess.Popen[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.valkey import EphemeralValkey
+from tests.stores import borrow
 
 from .job import Job, ShortJob
 
@@ -58,8 +58,7 @@ class SaysSo(Logged):
 @pytest.mark.real
 class FullStore(Logged):
     def test_a_store_whose_memory_is_full_is_said_and_what_was_recorded_meanwhile_is_there_once_it_is_not(self) -> None:
-        valkey = EphemeralValkey(tcp=True)
-        self.addCleanup(valkey.remove)
+        valkey = borrow(self, tcp=True)
         self.services.start_server(store=valkey.url)
         self.services.start_agent()
         enough = self.services.directory / "enough"

@@ -49,7 +49,7 @@ def namespaces() -> list[str]:
         raise SkipTest("needs the program unshare")
     own = ["unshare", "--pid", "--fork", "--net", "--uts", "--ipc", "--mount"]
     alone = own if os.getuid() == 0 else [*own[:1], "--user", "--map-current-user", *own[1:]]
-    tried = subprocess.run([*alone, "true"], capture_output=True, text=True, timeout=60)
+    tried = subprocess.run([*alone, "true"], capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     if tried.returncode:
         raise SkipTest(f"needs namespaces of its own: {tried.stderr.strip()}")
     return [*alone, "sh", "-c", '"$@"; exit $?', "sh"]  # the first process there would not die of its own signal

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from taba.names import ALIVE_TAB, PROCESS_TAB, STARTS_TAB
 from tests.patience import until
 from tests.services import ROOT, Services
-from tests.valkey import EphemeralValkey
+from tests.stores import borrow
 
 WORK = """
 import sys
@@ -90,9 +90,7 @@ class Who(SynchronousTestCase):
         self.assertEqual(self.services.query.status()["dead_letters"], 0)
 
     def test_what_a_tab_is_survives_kills_and_moves_with_its_bucket(self) -> None:
-        first, second = EphemeralValkey(tcp=True), EphemeralValkey(tcp=True)
-        self.addCleanup(first.remove)
-        self.addCleanup(second.remove)
+        first, second = borrow(self, tcp=True), borrow(self, tcp=True)
         self.services.start_server("--buckets", "2", store=first.url)
         process = self.work("web/1", "before any Agent")
         self.services.start_agent()

@@ -10,6 +10,7 @@ import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.client.cases import ROOT
+from tests.patience import PATIENCE_SECONDS
 
 # in a process of its own: they instrument all of it
 RUN = """
@@ -29,6 +30,8 @@ for name in ("http_requests", "celery_tasks", "process_resident_bytes", "log_rec
 class Examples(SynchronousTestCase):
     def test_they_run(self) -> None:
         command = [sys.executable, "-W", "ignore", "-c", RUN]
-        done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": ROOT}, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            command, cwd=ROOT, env={**os.environ, "PYTHONPATH": ROOT}, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+        )
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(done.stdout.count("True"), 4, done.stdout)

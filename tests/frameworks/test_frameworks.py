@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from taba.client import testing
 from taba.names import parse_name
 from tests.client.cases import ROOT
+from tests.patience import PATIENCE_SECONDS
 
 
 def serve(app: Any, path: str, method: str = "GET", body: bytes = b"", read: int | None = None, kind: str = "http") -> list[Any]:
@@ -48,7 +49,7 @@ def serve(app: Any, path: str, method: str = "GET", body: bytes = b"", read: int
         }
         scope |= {"http_version": "1.1", "scheme": "http", "server": ("test", 80), "client": ("test", 1), "asgi": {"version": "3.0"}}
         task = asyncio.ensure_future(app(scope, receive, send))
-        await asyncio.wait([task], timeout=60)
+        await asyncio.wait([task], timeout=PATIENCE_SECONDS)
         task.result()
 
     asyncio.run(connect())
@@ -264,7 +265,9 @@ class Django(SynchronousTestCase):
     def test_requests_are_counted_by_route_served_either_way(self) -> None:
         # in a process of its own: settings and signals are the process's
         command = [sys.executable, "-W", "ignore", "-m", "tests.frameworks.django_site"]
-        done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": ROOT}, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            command, cwd=ROOT, env={**os.environ, "PYTHONPATH": ROOT}, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+        )
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(done.stdout.split(), ["WSGI", "ASGI"])
 
@@ -272,7 +275,7 @@ class Django(SynchronousTestCase):
 class Celery(SynchronousTestCase):
     def test_messages_of_anybody_and_processes_that_were_killed_leave_nothing_under_way(self) -> None:
         # in a process of its own, for the same reason
-        done = subprocess.run([sys.executable, "-c", TASKS], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        done = subprocess.run([sys.executable, "-c", TASKS], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
         self.assertEqual((done.returncode, done.stdout), (0, "recorded\n"), done.stderr)
 
 

@@ -29,7 +29,7 @@ from taba.handlers.counter_group import CounterGroup
 from taba.handlers.percentile_counter import PercentileCounter
 from taba.handlers.percentile_group import PercentileGroup
 from taba.handlers.totals_counter import TotalsCounter
-from taba.inputs.statsd import Room
+from taba.inputs.statsd import Readers
 from taba.ring import MalformedRing
 from taba.routes import Parameter, Route
 from taba.routes import Table as Routes
@@ -321,11 +321,11 @@ def take_lines(content: bytes) -> None:
 
     def heard(packets: list[bytes]) -> tuple[list[Any], list[int]]:
         events: list[Any] = []
-        room = Room(lambda *named: lambda *event: events.append((named, event)), _take_note)
+        readers = Readers(lambda *named: lambda *event: events.append((named, event)), _take_note)
         for packet in packets:
-            for record, value, time in room.reader("a").read(packet):
+            for record, value, time in readers.reader("a").read(packet):
                 record(value, time)
-        return events, room.counts.tolist()
+        return events, readers.counts.tolist()
 
     assert heard([content]) == heard([line + b"\n" for line in content.split(b"\n")]), "lines mean something else in another packet"
 

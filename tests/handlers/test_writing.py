@@ -51,7 +51,7 @@ class WritingHandlers(SynchronousTestCase):
 
     def run_here(self, *command: str) -> str:
         environ = {**os.environ, "PYTHONPATH": f"{self.directory}:{ROOT}", "PATH": f"{self.directory}/bin:{os.environ['PATH']}"}
-        done = subprocess.run(command, cwd=self.directory, env=environ, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, cwd=self.directory, env=environ, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
         self.assertEqual(done.returncode, 0, done.stderr)
         return done.stdout
 
@@ -79,7 +79,7 @@ class WritingHandlers(SynchronousTestCase):
         )
         environ = {**os.environ, "PYTHONPATH": f"{self.directory}:{ROOT}"}
         command = [sys.executable, "-m", "unittest", "tests.broken"]
-        done = subprocess.run(command, cwd=self.directory, env=environ, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, cwd=self.directory, env=environ, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
         self.assertEqual(done.returncode, 1)
         failed = set(re.findall(r"^(?:FAIL|ERROR): (\w+)", done.stderr, re.MULTILINE))
         self.assertEqual(failed, {"test_folding_in_shuffled_pieces_agrees"})
@@ -109,7 +109,9 @@ class AsAUser(SynchronousTestCase):
         environ |= {"PATH": f"{home}/env/bin:/usr/bin:/bin", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "XDG_STATE_HOME": str(home / "state")}
 
         def run(command: str, folder: Path) -> str:
-            done = subprocess.run(["sh", "-e", "-c", command], cwd=folder, env=environ, capture_output=True, text=True, timeout=300)
+            done = subprocess.run(
+                ["sh", "-e", "-c", command], cwd=folder, env=environ, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+            )
             self.assertEqual(done.returncode, 0, f"{command}\n{done.stdout}\n{done.stderr}")
             return done.stdout
 

@@ -6,36 +6,16 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba.inputs.origins import MAX_ORIGINS, OTHERS, SILENT_SECONDS, Origins, client_of
 from taba.names import check_client
-
-
-class FakeTab:
-    """Takes a record, and forgets it."""
-
-    def record(self, value: object, time: float | None) -> None:
-        """Nothing."""
-
-
-class FakeProducer:
-    """As much of a Producer as Origins need."""
-
-    def __init__(self) -> None:
-        self.is_stopped = False
-
-    def tab(self, name: str, type: str, unit: str, may_conflict: bool) -> FakeTab:
-        assert may_conflict
-        return FakeTab()
-
-    def stop(self) -> None:
-        self.is_stopped = True
+from tests.inputs.producers import NotedProducer
 
 
 class Places(SynchronousTestCase):
     def setUp(self) -> None:
-        self.producers: dict[str, FakeProducer] = {}
+        self.producers: dict[str, NotedProducer] = {}
         self.origins = Origins(self.make, lambda text, time: None)
 
-    def make(self, origin: str) -> FakeProducer:
-        self.producers[origin] = FakeProducer()
+    def make(self, origin: str) -> NotedProducer:
+        self.producers[origin] = NotedProducer(origin, [])
         return self.producers[origin]
 
     def take(self, origin: str, now: float = 0.0) -> bool:
@@ -64,7 +44,7 @@ class Places(SynchronousTestCase):
         before = self.producers["10.0.0.1"]
         self.origins.renew()
         self.assertTrue(before.is_stopped)
-        self.assertEqual(self.origins.room.tabs, 0)
+        self.assertEqual(self.origins.readers.tabs, 0)
         self.assertTrue(self.take("10.0.0.1"))
         self.assertIsNot(self.producers["10.0.0.1"], before)
 

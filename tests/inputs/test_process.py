@@ -19,29 +19,7 @@ from taba.inputs.origins import MAX_ORIGINS
 from taba.inputs.process import Input
 from taba.inputs.statsd import MAX_LINE_BYTES
 from taba.receiving import Address, receiving
-
-
-class FakeProducer:
-    """Writes down what is recorded, and by whose Tab."""
-
-    def __init__(self, origin: str, events: list[tuple[str, str, Any]]):
-        self._origin, self._events = origin, events
-
-    def tab(self, name: str, type: str, unit: str, may_conflict: bool) -> FakeTab:
-        return FakeTab(self._origin, name, self._events)
-
-    def stop(self) -> None:
-        """Nothing is held."""
-
-
-class FakeTab:
-    """A Tab of a FakeProducer."""
-
-    def __init__(self, origin: str, name: str, events: list[tuple[str, str, Any]]):
-        self._origin, self._name, self._events = origin, name, events
-
-    def record(self, value: Any, time: float | None) -> None:
-        self._events.append((self._origin, self._name, value))
+from tests.inputs.producers import NotedProducer
 
 
 class AtASocket(SynchronousTestCase):
@@ -84,7 +62,7 @@ class AtASocket(SynchronousTestCase):
                 bound.listen(200)
             address = receiving(f"{kind}:{bound.getsockname()[1]}")
         where = bound.getsockname()
-        return Input(address, bound, self.desk(), lambda origin: FakeProducer(origin, self.events), kernel), where
+        return Input(address, bound, self.desk(), lambda origin: NotedProducer(origin, self.events), kernel), where
 
     def end(self, one: Input) -> dict[str, int]:
         """The Agent ends: what the kernel has is recorded. The counts of the desk."""

@@ -14,30 +14,30 @@ from taba.bounds import MAX_NOTE
 from taba.desk import COUNTS, NOT_UNDERSTOOD
 from taba.inputs import statsd
 from taba.inputs.notes import Allowance, Checks
-from taba.inputs.statsd import MAX_LINE_BYTES, MAX_REMEMBERED_BYTES, Room
+from taba.inputs.statsd import MAX_LINE_BYTES, MAX_REMEMBERED_BYTES, Readers
 
 Event = tuple[str, str, str, Any, float | None]
 
 
 class Heard:
-    """A room whose Tabs write down what is recorded."""
+    """Readers whose Tabs write down what is recorded."""
 
     def __init__(self, **bounds: int) -> None:
         self.events: list[Event] = []
         self.units: dict[str, str] = {}
         self.notes: list[tuple[str, float | None]] = []
-        self.room = Room(self._tab, lambda text, time: self.notes.append((text, time)), **bounds)
+        self.readers = Readers(self._tab, lambda text, time: self.notes.append((text, time)), **bounds)
 
     def _tab(self, origin: str, name: str, type: str, unit: str) -> statsd.Record:
         self.units[name] = unit
         return lambda value, time: self.events.append((origin, name, type, value, time))
 
     def take(self, content: bytes, origin: str = "a") -> None:
-        for record, value, time in self.room.reader(origin).read(content):
+        for record, value, time in self.readers.reader(origin).read(content):
             record(value, time)
 
     def counted(self) -> dict[str, int]:
-        return {name: count for name, count in zip(COUNTS, self.room.counts, strict=True) if count}
+        return {name: count for name, count in zip(COUNTS, self.readers.counts, strict=True) if count}
 
 
 def read(content: bytes) -> list[tuple[Any, ...]]:
@@ -259,7 +259,7 @@ class Refused(SynchronousTestCase):
     def test_an_example_is_kept_and_it_is_short(self) -> None:
         heard = Heard()
         heard.take(b"good:1|c\n" + b"x" * 5000)
-        self.assertEqual(heard.room.example, b"x" * statsd.EXAMPLE_BYTES)
+        self.assertEqual(heard.readers.example, b"x" * statsd.EXAMPLE_BYTES)
 
 
 class Bounds(SynchronousTestCase):
@@ -268,22 +268,22 @@ class Bounds(SynchronousTestCase):
         heard = Heard()
         for number in range(10):
             heard.take(b"g%d:1|g" % number)
-            self.assertLessEqual(len(heard.room.reader("a").known), 3)
+            self.assertLessEqual(len(heard.readers.reader("a").known), 3)
         heard.take(b"g0:+1|g")
         self.assertEqual(heard.events[-1][3], 2.0)
 
     def test_long_names_and_times_are_not_remembered(self) -> None:
         heard = Heard()
         heard.take(b"a:1|c|T1\na:1|c|#k:" + b"v" * MAX_REMEMBERED_BYTES)
-        self.assertEqual(heard.room.reader("a").known, {})
+        self.assertEqual(heard.readers.reader("a").known, {})
 
     def test_with_as_many_tabs_as_there_may_be_the_room_is_full_until_all_begins_anew(self) -> None:
         heard = Heard(max_tabs=3)
         heard.take(b"a:1|c\nb:1|c|#x:1\nc:1|h|@0.4")
-        self.assertTrue(heard.room.is_full)
-        heard.room.drop_all()
-        self.assertFalse(heard.room.is_full)
-        self.assertEqual((heard.counted()["parts_forgotten"], heard.room.remembered), (1, 0))
+        self.assertTrue(heard.readers.is_full)
+        heard.readers.drop_all()
+        self.assertFalse(heard.readers.is_full)
+        self.assertEqual((heard.counted()["parts_forgotten"], heard.readers.remembered), (1, 0))
         heard.take(b"c:1|h|@0.4")
         self.assertEqual(heard.events[-1][3], [1.0, 2])
 
@@ -291,13 +291,13 @@ class Bounds(SynchronousTestCase):
         self.patch(statsd, "MAX_NAMES", 10)
         heard = Heard()
         heard.take(b"aaaa:1|c\naaaa:2|c\nbbbbb:1|c")
-        self.assertFalse(heard.room.is_full)
+        self.assertFalse(heard.readers.is_full)
         heard.take(b"c:1|c", "b")
-        self.assertTrue(heard.room.is_full)
-        heard.room.drop("b")
-        self.assertFalse(heard.room.is_full)
-        heard.room.drop_all()
-        self.assertEqual((heard.room.tabs, heard.room.characters), (0, 0))
+        self.assertTrue(heard.readers.is_full)
+        heard.readers.drop("b")
+        self.assertFalse(heard.readers.is_full)
+        heard.readers.drop_all()
+        self.assertEqual((heard.readers.tabs, heard.readers.characters), (0, 0))
 
     def test_what_is_read_costs_in_proportion(self) -> None:
         def calls(content: bytes) -> int:
@@ -307,7 +307,7 @@ class Bounds(SynchronousTestCase):
                 nonlocal made
                 made += 1
 
-            reader = Heard().room.reader("a")
+            reader = Heard().readers.reader("a")
             sys.setprofile(count)
             try:
                 reader.read(content)

@@ -21,8 +21,8 @@ from taba.server.options import ServerOptions
 from taba.server.service import Server
 from tests.patience import PATIENCE_SECONDS
 
+from ..stores import borrow
 from ..streams import Streams, encoded
-from ..valkey import EphemeralValkey
 
 reactor: Any = installed
 __all__ = ["BUCKETS", "LOCAL", "Answered", "ServerCase", "asynchronous", "encoded", "reactor", "together"]
@@ -69,8 +69,7 @@ class ServerCase(TestCase):
     timeout = PATIENCE_SECONDS
 
     def setUp(self) -> None:
-        self.valkey = EphemeralValkey()
-        self.addCleanup(self.valkey.remove)
+        self.valkey = borrow(self)
         self.pool = HTTPConnectionPool(reactor)
         self.pool.maxPersistentPerHost = 50
         self.streams = Streams()

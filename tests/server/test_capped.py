@@ -8,7 +8,7 @@ from taba.names import bucket_of
 from taba.server import status as statuses
 from taba.server.fold.bounds import MAX_STREAMS
 from taba.server.fold.deadletters import MAX_DEAD_LETTERS
-from taba.server.fold.ingest import MAX_LANE_BYTES, MAX_WAITING_BYTES
+from taba.server.fold.ingest import MAX_LINE_BYTES, MAX_WAITING_BYTES
 from taba.server.fold.posts import MAX_KEYS, MAX_POSTERS
 from taba.server.notes import MAX_NOTES
 from taba.server.page.boards import MAX_BOARDS
@@ -72,7 +72,7 @@ class Capped(ServerCase):
         before = await self.get(server, "/v1/status")
         shown = ("keyed_streams", "posters", "dead_letters", "boards", "notes")
         self.assertEqual([before["in_all"][name] for name in shown], [0] * 5)
-        self.assertEqual(before["waiting"], {"bytes": 0, "lanes": 0, "greatest_lane_bytes": 0})
+        self.assertEqual(before["waiting"], {"bytes": 0, "lines": 0, "greatest_line_bytes": 0})
         strange = [{"tab": f"tab{n}", "type": "Nowhere", "value": n} for n in range(3)]
         self.assertEqual((await self.post(server, strange, key="k")).status, 200)
         self.assertEqual((await self.ask(server, "/v1/notes", "POST", b'{"text": "deploy"}')).status, 200)
@@ -82,7 +82,7 @@ class Capped(ServerCase):
         self.assertEqual(used, {"keyed_streams": used["keyed_streams"], "posters": 1, "dead_letters": 3, "boards": 1, "notes": 1})
         self.assertGreater(used["keyed_streams"], 0)
         bounds = {"client_keys": MAX_KEYS, "bucket_dead_letters": MAX_DEAD_LETTERS, "boards": MAX_BOARDS, "notes": MAX_NOTES}
-        bounds |= {"lane_bytes": MAX_LANE_BYTES, "waiting_bytes": MAX_WAITING_BYTES}
+        bounds |= {"line_bytes": MAX_LINE_BYTES, "waiting_bytes": MAX_WAITING_BYTES}
         self.assertEqual({name: after["caps"][name] for name in bounds}, bounds)
 
     @asynchronous

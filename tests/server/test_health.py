@@ -13,7 +13,7 @@ from taba.server import health, problems, service
 from taba.server.health import CURES, with_cure
 from taba.server.problems import RECENT_SECONDS, Happened, Recent, buried, late
 
-from ..valkey import EphemeralValkey
+from ..stores import borrow
 from .running import BUCKETS, ServerCase, asynchronous, encoded, reactor
 from .samples import Sum, Words, column, lookup_of, tab_in
 
@@ -66,8 +66,7 @@ class Stores(ServerCase):
     @asynchronous
     async def test_a_full_disk(self) -> None:
         self.valkey.remove()
-        self.valkey = EphemeralValkey(enable_protected_configs="yes", save="3600 1")
-        self.addCleanup(self.valkey.remove)
+        self.valkey = borrow(self, enable_protected_configs="yes", save="3600 1")
         # where nobody can write
         await self.refuses(
             "make room there",

@@ -25,7 +25,7 @@ from taba.server.fold.ingest import AWAY_SECONDS, STOPS
 from taba.server.fold.posts import Posts
 from tests.patience import PATIENCE_SECONDS
 
-from ..valkey import EphemeralValkey
+from ..stores import borrow
 from .running import BUCKETS, Answered, ServerCase, asynchronous, encoded, reactor, together
 from .samples import column, tab_in
 
@@ -135,9 +135,7 @@ class Envelopes(ServerCase):
 
     @asynchronous
     async def test_two_shards_are_one_store(self) -> None:
-        stores = [EphemeralValkey(tcp=True), EphemeralValkey(tcp=True)]
-        for store in stores:
-            self.addCleanup(store.remove)
+        stores = [borrow(self, tcp=True) for _ in range(2)]
         url = "redis://" + ",".join(f"127.0.0.1:{store.port}" for store in stores)
         servers = [await self.start(url), await self.start(url)]
         batches = [encoded(1, bucket, 1, [total(tab_in(bucket, 0, BUCKETS), [1.0])]) for bucket in range(BUCKETS)]
@@ -275,7 +273,7 @@ class Envelopes(ServerCase):
         while not server.ingest._running:
             await deferLater(reactor, 0.01)
         waiting = ensureDeferred(self.send_raw(server, Header(MARK, bytes(16), 3)))
-        while not any(lane.entries for lane in server.ingest._lanes.values()):
+        while not any(line.entries for line in server.ingest._lines.values()):
             await deferLater(reactor, 0.01)
         stopping = server.stopService()
 

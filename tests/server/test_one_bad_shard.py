@@ -17,6 +17,7 @@ from taba.shard.moving.check import check
 from taba.shard.moving.reshard import current_shards
 
 from ..shard.test_failovers import REDIS
+from ..stores import borrow
 from ..valkey import EphemeralValkey
 from .running import BUCKETS, ServerCase, asynchronous, encoded, reactor, together
 from .samples import column, tab_in
@@ -38,9 +39,7 @@ class BadShardCase(ServerCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.valkeys = [EphemeralValkey(tcp=True, **self.settings) for _ in range(SHARDS)]
-        for valkey in self.valkeys:
-            self.addCleanup(valkey.remove)
+        self.valkeys = [borrow(self, tcp=True, **self.settings) for _ in range(SHARDS)]
         self.store = "redis://" + ",".join(f"127.0.0.1:{valkey.port}" for valkey in self.valkeys)
         self.tries = 0
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.patience import PATIENCE_SECONDS
 from tests.services import Services
 
 CHECKS = (
@@ -45,7 +46,7 @@ class Described(SynchronousTestCase):
             [*asked, *bounds, *patience, *left_out, *more],
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=PATIENCE_SECONDS,
             cwd=services.directory,
             env={**services.environ, "PYTHONPATH": ""},
         )

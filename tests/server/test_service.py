@@ -30,8 +30,9 @@ from taba.server.service import make_server
 from taba.tokens import READ, line_of, new_token
 from tests.patience import PATIENCE_SECONDS
 
+from ..stores import borrow
 from ..streams import Streams
-from ..valkey import EphemeralValkey, free_port
+from ..valkey import free_port
 from .running import encoded
 from .samples import tab_in
 from .test_http import total
@@ -188,8 +189,7 @@ class Configuration(Processes):
 
     @pytest.mark.real
     def test_a_port_that_is_taken(self) -> None:
-        valkey = EphemeralValkey()
-        self.addCleanup(valkey.remove)
+        valkey = borrow(self)
         port = free_port()
         self.run_server("--listen", f"tcp:{port}:interface=127.0.0.1", "--store", valkey.url)
         eventually(lambda: self.ready(port))
@@ -201,8 +201,7 @@ class Configuration(Processes):
         self.assertIn("in use", line)
 
     def test_another_number_of_buckets_than_the_store_has(self) -> None:
-        valkey = EphemeralValkey()
-        self.addCleanup(valkey.remove)
+        valkey = borrow(self)
         port = free_port()
         self.run_server("--listen", f"tcp:{port}:interface=127.0.0.1", "--store", valkey.url, "--buckets", "16")
         eventually(lambda: self.ready(port))
@@ -213,8 +212,7 @@ class Configuration(Processes):
 
 class Lives(Processes):
     def test_a_server_starts_without_its_store_and_works_once_it_is_there(self) -> None:
-        valkey = EphemeralValkey()
-        self.addCleanup(valkey.remove)
+        valkey = borrow(self)
         valkey.kill()
         port = free_port()
         self.run_server("--listen", f"tcp:{port}:interface=127.0.0.1", "--store", valkey.url)

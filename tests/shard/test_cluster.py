@@ -25,6 +25,7 @@ from taba.shard.servers.url import Address, parse_store
 from taba.shard.transaction import Writes
 from tests.shard.load import Load, until
 from tests.shard.pieces import connect, note_commands
+from tests.stores import borrow
 from tests.topologies import Cluster
 from tests.valkey import EphemeralValkey, free_port
 
@@ -234,8 +235,7 @@ class ClusterTests(TestCase):
             self.assertTrue(router.is_ready)
 
     async def test_a_plain_server_is_no_cluster_and_a_clusters_node_no_plain_server(self) -> None:
-        plain = EphemeralValkey(tcp=True)
-        self.addCleanup(plain.remove)
+        plain = borrow(self, tcp=True)
         router = Router(parse_store(f"redis+cluster://127.0.0.1:{plain.port}"), BUCKETS, reactor)
         self.addCleanup(lambda: ensureDeferred(router.close()))
         with self.assertRaises(ConfigurationError) as caught:

@@ -21,7 +21,8 @@ from taba.shard.servers.pool import Pool
 from taba.shard.servers.url import parse_store
 from tests.shard.load import until
 from tests.shard.pieces import ask
-from tests.valkey import EphemeralValkey, free_port
+from tests.stores import borrow
+from tests.valkey import free_port
 
 ALL_BYTES = bytes(range(256)) * 5
 
@@ -143,8 +144,7 @@ class ValkeyTests(TestCase):
     timeout = 300
 
     def setUp(self) -> None:
-        self.valkey = EphemeralValkey()
-        self.addCleanup(self.valkey.remove)
+        self.valkey = borrow(self)
 
     def pool(self, size: int = 2, url: str | None = None) -> Pool:
         pool = Pool(reactor, parse_store(url or self.valkey.url).addresses[0], size=size)

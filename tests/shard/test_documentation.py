@@ -22,7 +22,7 @@ from taba.shard.servers.url import parse_store
 from tests.documents import blocks
 from tests.patience import PATIENCE_SECONDS
 from tests.services import ROOT
-from tests.valkey import EphemeralValkey
+from tests.stores import borrow
 
 DOCUMENT = ROOT / "docs" / "shard.md"
 
@@ -31,8 +31,7 @@ class ExampleTests(TestCase):
     timeout = 300
 
     def setUp(self) -> None:
-        self.valkey = EphemeralValkey(tcp=True)
-        self.addCleanup(self.valkey.remove)
+        self.valkey = borrow(self, tcp=True)
         self.program, *self.others = [block for block in blocks(DOCUMENT.read_text()) if block.language == "python"]
 
     def test_the_quick_start_is_a_whole_program(self) -> None:

@@ -20,6 +20,7 @@ from taba.shard.router import Router
 from taba.shard.transaction import Writes
 from taba.versions import HERE
 from tests.shard.pieces import connect
+from tests.stores import borrow
 from tests.valkey import EphemeralValkey
 
 BUCKETS = 4
@@ -34,8 +35,7 @@ class IdentityTests(TestCase):
     timeout = 300
 
     def valkey(self, **options: Any) -> EphemeralValkey:
-        valkey = EphemeralValkey(**options)
-        self.addCleanup(valkey.remove)
+        valkey = borrow(self, **options)
         return valkey
 
     async def router(self, url: str, buckets: int | None = BUCKETS, **options: Any) -> Router:

@@ -18,6 +18,7 @@ from taba.shard.router import Router
 from taba.shard.servers.pool import Pool
 from taba.shard.servers.url import parse_store
 from tests.shard.load import until
+from tests.stores import borrow
 from tests.valkey import EphemeralValkey, free_port
 
 
@@ -25,11 +26,7 @@ class InitialiseTests(TestCase):
     timeout = 300
 
     def valkeys(self, count: int, **settings: Any) -> list[EphemeralValkey]:
-        valkeys = []
-        for _ in range(count):
-            valkeys.append(EphemeralValkey(**settings))
-            self.addCleanup(valkeys[-1].remove)
-        return valkeys
+        return [borrow(self, **settings) for _ in range(count)]
 
     def router(self, *valkeys: EphemeralValkey, buckets: int | None = None, url: str | None = None) -> Router:
         router = Router(parse_store(url or ",".join(valkey.url for valkey in valkeys)), buckets, reactor)
@@ -149,8 +146,7 @@ class InitialiseTests(TestCase):
         self.assertIn("one store", await self.refused(self.router(one, two)))
 
     async def test_one_server_under_two_names_is_found_out(self) -> None:
-        valkey = EphemeralValkey(tcp=True)
-        self.addCleanup(valkey.remove)
+        valkey = borrow(self, tcp=True)
         url = f"redis://127.0.0.1:{valkey.port},127.1:{valkey.port}"
         self.assertIn("takes each server once", await self.refused(self.router(url=url)))
 
@@ -224,8 +220,7 @@ class InitialiseTests(TestCase):
             self.assertIn(word, router.problems[0])
 
     async def test_two_stores_share_a_server_in_databases_of_their_own(self) -> None:
-        valkey = EphemeralValkey(tcp=True)
-        self.addCleanup(valkey.remove)
+        valkey = borrow(self, tcp=True)
         first, second = self.router(url=valkey.url, buckets=4), self.router(url=f"{valkey.url}/3", buckets=8)
         await first.connect()
         await second.connect()

@@ -23,7 +23,7 @@ from taba.shard.transaction import Writes
 from tests.examples import examples
 from tests.shard.contract import Contract
 from tests.shard.operations_contract import OperationsContract
-from tests.valkey import EphemeralValkey
+from tests.stores import borrow
 
 
 def key(bucket: int, name: str = "a") -> bytes:
@@ -148,8 +148,7 @@ class SameAnswersTests(TestCase):
                     self.assertEqual(plain(command, our), plain(command, their), (command, lot))
 
     def test_the_same_commands_get_the_same_answers(self) -> Deferred[None]:
-        valkey = EphemeralValkey(appendfsync="no")
-        self.addCleanup(valkey.remove)
+        valkey = borrow(self, appendfsync="no")
         pool = Pool(reactor, parse_store(valkey.url).addresses[0], size=1)
         self.addCleanup(lambda: ensureDeferred(pool.close()))
         pool.start()
@@ -225,8 +224,7 @@ class WalkTests(TestCase):
         await self.compare(MemoryConnection(MemoryServer(Clock()), "memory"))
 
     async def test_in_a_real_store(self) -> None:
-        valkey = EphemeralValkey(appendfsync="no")
-        self.addCleanup(valkey.remove)
+        valkey = borrow(self, appendfsync="no")
         pool = Pool(reactor, parse_store(valkey.url).addresses[0], size=1)
         self.addCleanup(lambda: ensureDeferred(pool.close()))
         pool.start()

@@ -23,7 +23,7 @@ from taba.shard.moving.survey import survey
 from taba.shard.router import Router
 from taba.shard.transaction import Writes
 from tests.shard.pieces import ask, connect
-from tests.valkey import EphemeralValkey
+from tests.stores import borrow
 
 BUCKETS = 120
 HALF = BUCKETS // 2
@@ -133,9 +133,7 @@ class MoveCase(TestCase):
     async def prepare(self, shards: int = 2, buckets: int = BUCKETS) -> Router:
         # the movers here give no sign of life: a writer's Router that looked after what they leave would be one mover more
         self.patch(mending, "LOOK_SECONDS", HOUR)
-        self.valkeys = [EphemeralValkey(appendfsync=self.sync) for _ in range(shards)]
-        for valkey in self.valkeys:
-            self.addCleanup(valkey.remove)
+        self.valkeys = [borrow(self, appendfsync=self.sync) for _ in range(shards)]
         self.router = await self.new_router(buckets)
         self.pools: dict[str, Any] = {shard.name: self.router.atlas.pool_of(shard.name) for shard in self.router.map.shards}
         return self.router

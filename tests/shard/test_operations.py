@@ -23,7 +23,7 @@ from taba.shard.memory.server import MemoryServer
 from taba.shard.router import Router
 from taba.shard.servers.connection import Connection
 from tests.shard.pieces import connect
-from tests.valkey import EphemeralValkey
+from tests.stores import borrow
 
 BUCKETS = 4
 
@@ -49,9 +49,7 @@ class OperationsTests(TestCase):
     timeout = 300
 
     async def prepare(self, shards: int = 1) -> Router:
-        self.valkeys = [EphemeralValkey() for _ in range(shards)]
-        for valkey in self.valkeys:
-            self.addCleanup(valkey.remove)
+        self.valkeys = [borrow(self) for _ in range(shards)]
         self.valkey = self.valkeys[0]
         return await connect(self, ",".join(valkey.url for valkey in self.valkeys), BUCKETS)
 

@@ -16,6 +16,7 @@ from taba.shard.router import Router
 from taba.shard.transaction import Writes
 from tests.needs import needs_localhost
 from tests.shard.pieces import connect
+from tests.stores import borrow
 from tests.valkey import EphemeralValkey
 
 BUCKETS = 8
@@ -28,9 +29,7 @@ class PhantomTests(TestCase):
         return await connect(self, url, BUCKETS)
 
     async def store(self, shards: int) -> tuple[list[EphemeralValkey], Router]:
-        valkeys = [EphemeralValkey(tcp=True, appendfsync="no") for _ in range(shards)]
-        for valkey in valkeys:
-            self.addCleanup(valkey.remove)
+        valkeys = [borrow(self, tcp=True, appendfsync="no") for _ in range(shards)]
         router = await self.router("redis://" + ",".join(f"127.0.0.1:{valkey.port}" for valkey in valkeys))
         for bucket in range(BUCKETS):
             await self.count(router, bucket)

@@ -18,6 +18,7 @@ from taba.shard.servers.prefix import from_the_wire, on_the_wire, with_prefix
 from taba.shard.servers.url import parse_store
 from taba.shard.transaction import Writes
 from tests.shard.pieces import connect
+from tests.stores import borrow
 from tests.topologies import Cluster
 from tests.valkey import EphemeralValkey
 
@@ -56,8 +57,7 @@ class SharedTests(TestCase):
         return await connect(self, url, BUCKETS)
 
     def valkey(self) -> EphemeralValkey:
-        valkey = EphemeralValkey(tcp=True, appendfsync="no")
-        self.addCleanup(valkey.remove)
+        valkey = borrow(self, tcp=True, appendfsync="no")
         return valkey
 
     async def use(self, router: Any, value: str) -> None:

@@ -26,6 +26,7 @@ from taba.shard.router import Router
 from taba.shard.servers.url import parse_store
 from tests.shard.pieces import always, connect
 from tests.shard.test_move import Killed, Writer, key
+from tests.stores import borrow
 from tests.topologies import SentinelTrio
 from tests.valkey import EphemeralValkey
 
@@ -36,8 +37,7 @@ class ReshardCase(TestCase):
     timeout = 300
 
     def valkey(self) -> EphemeralValkey:
-        valkey = EphemeralValkey(appendfsync="no")
-        self.addCleanup(valkey.remove)
+        valkey = borrow(self, appendfsync="no")
         return valkey
 
     async def router(self, url: str) -> Router:
@@ -137,8 +137,7 @@ class ReshardTests(ReshardCase):
         with self.assertRaises(ConfigurationError) as caught:
             await self.add(other)
         self.assertIn("belongs to another store", str(caught.exception))
-        evicting = EphemeralValkey(maxmemory="100mb", maxmemory_policy="allkeys-lru")
-        self.addCleanup(evicting.remove)
+        evicting = borrow(self, maxmemory="100mb", maxmemory_policy="allkeys-lru")
         with self.assertRaises(ConfigurationError):
             await self.add(evicting)
         with self.assertRaises(ConfigurationError):
@@ -356,10 +355,8 @@ class SentinelReshardTests(ReshardCase):
         self.patch(mover, "CONFIRM_MILLISECONDS", 300)
         self.patch(reshard, "MOST_STALLS", 1)
         self.patch(reshard, "STALL_SECONDS", 0.1)
-        replica = EphemeralValkey(tcp=True, appendfsync="no", repl_diskless_sync_delay="0")
-        self.addCleanup(replica.remove)
-        source = EphemeralValkey(tcp=True, appendfsync="no", repl_diskless_sync_delay="0")
-        self.addCleanup(source.remove)
+        replica = borrow(self, tcp=True, appendfsync="no", repl_diskless_sync_delay="0")
+        source = borrow(self, tcp=True, appendfsync="no", repl_diskless_sync_delay="0")
         self.url = source.url
         first = Router(parse_store(source.url), BUCKETS, reactor)
         self.addCleanup(lambda: ensureDeferred(first.close()))
@@ -440,8 +437,7 @@ class OrphanTests(ReshardCase):
         self.assertEqual(router.problems, [problem for problem in router.problems if "nobody moves" not in problem])
 
     async def test_a_member_under_another_name_is_no_new_shard(self) -> None:
-        valkey = EphemeralValkey(tcp=True, appendfsync="no")
-        self.addCleanup(valkey.remove)
+        valkey = borrow(self, tcp=True, appendfsync="no")
         self.url = valkey.url
         first = Router(parse_store(valkey.url), BUCKETS, reactor)
         self.addCleanup(lambda: ensureDeferred(first.close()))

@@ -21,7 +21,7 @@ from taba.shard.servers.connection import TransactionRefused
 from taba.shard.servers.pool import Pool
 from taba.shard.transaction import BucketBusy, More, Writes, check_keys, keys_read
 from tests.shard.pieces import connect, note_commands
-from tests.valkey import EphemeralValkey
+from tests.stores import borrow
 
 BUCKETS = 4  # 0 and 1 on the first of two shards, 2 and 3 on the second
 
@@ -35,10 +35,7 @@ class RouterTests(TestCase):
     shards = 1
 
     async def prepare(self, shards: int = 1, routers: int = 1) -> list[Router]:
-        self.valkeys = []
-        for _ in range(shards):
-            self.valkeys.append(EphemeralValkey())
-            self.addCleanup(self.valkeys[-1].remove)
+        self.valkeys = [borrow(self) for _ in range(shards)]
         self.valkey = self.valkeys[0]
         found = []
         for _ in range(routers):
@@ -220,7 +217,8 @@ class RouterTests(TestCase):
             return Writes([(b"SET", key(0, "other"), b"1")])
 
         middle = ensureDeferred(other.transact(0, [(b"GET", key(0, "other"))], waits))
-        await deferLater(reactor, 0.05)
+        while not calls:
+            await deferLater(reactor, 0.01)
         self.patch(transaction, "LEASE_SECONDS", 0.3)
         self.valkey.ask("SET", lease_key(0), "somebody", "NX")
         gate.callback(None)

@@ -24,8 +24,9 @@ from taba.shard.servers.url import Address, parse_store
 from taba.shard.transaction import NotReplicated, Writes
 from tests.shard.load import JointLoad, Load, until
 from tests.shard.pieces import connect
+from tests.stores import borrow
 from tests.topologies import SentinelTrio, wait_until
-from tests.valkey import EphemeralValkey, free_port
+from tests.valkey import free_port
 
 PATIENCE = 120.0  # seconds: what one step may take on a machine that has much else to do
 BUCKETS = 4  # 0 and 1 on m1, 2 and 3 on m2
@@ -206,8 +207,7 @@ class FailoverTests(SentinelCase):
             await router.read(0, [(b"GET", prefix_of(0) + b"a")])
 
     async def test_a_write_that_a_replica_refuses_closes_the_connection(self) -> None:
-        valkey = EphemeralValkey()
-        self.addCleanup(valkey.remove)
+        valkey = borrow(self)
         router = await self.connected(valkey.url)
         pool = router.atlas.pools[0]
         assert isinstance(pool, Pool)

@@ -29,8 +29,8 @@ from taba.shard.transaction import Writes
 from tests.needs import needs_localhost
 from tests.shard.load import until
 from tests.shard.pieces import always
+from tests.stores import borrow
 from tests.topologies import Cluster, SentinelTrio
-from tests.valkey import EphemeralValkey
 
 
 def make_certificate() -> bytes:
@@ -79,8 +79,7 @@ class TLSCase(TestCase):
 class TLSTests(TLSCase):
     def setUp(self) -> None:
         super().setUp()
-        self.valkey = EphemeralValkey(tcp=True)
-        self.addCleanup(self.valkey.remove)
+        self.valkey = borrow(self, tcp=True)
         self.valkey.ask("ACL", "SETUSER", "taba", "on", ">secret", "~*", "&*", "+@all")
         self.port = self.proxy(self.valkey.port)
 

@@ -21,7 +21,7 @@ from taba.shard.router import Router
 from taba.shard.servers.connection import Command, ConnectionGone, TransactionRefused
 from taba.shard.servers.url import parse_store
 from taba.shard.transaction import BucketBusy, More, Writes
-from tests.valkey import EphemeralValkey
+from tests.stores import borrow
 
 BUCKETS = together.MOST_BUCKETS + 1
 
@@ -216,9 +216,7 @@ class OnServersTests(TestCase):
     timeout = 120
 
     async def test_each_server_has_its_own_transaction_and_one_that_is_away_holds_up_nobody(self) -> None:
-        valkeys = [EphemeralValkey() for _ in range(2)]
-        for valkey in valkeys:
-            self.addCleanup(valkey.remove)
+        valkeys = [borrow(self) for _ in range(2)]
         router = Router(parse_store(",".join(valkey.url for valkey in valkeys)), 4, reactor)
         self.addCleanup(lambda: ensureDeferred(router.close()))
         await router.connect()

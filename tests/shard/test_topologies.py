@@ -18,8 +18,8 @@ from tests.shard.contract import Contract
 from tests.shard.operations_contract import OperationsContract
 from tests.shard.pieces import connect
 from tests.shard.test_failovers import REDIS
+from tests.stores import borrow
 from tests.topologies import Cluster, SentinelTrio
-from tests.valkey import EphemeralValkey
 
 pytestmark = pytest.mark.real  # every contract again, against a Cluster and behind sentinels
 
@@ -43,9 +43,7 @@ class PlainTests(_RealContract, TestCase):
         return {"s1": 1, "s2": 1, "s3": 1, "s4": 1}
 
     async def routers(self, count: int) -> list[Router]:
-        valkeys = [EphemeralValkey(tcp=True, **self.settings) for _ in range(4)]
-        for valkey in valkeys:
-            self.addCleanup(valkey.remove)
+        valkeys = [borrow(self, tcp=True, **self.settings) for _ in range(4)]
         return await self.connected("redis://" + ",".join(f"127.0.0.1:{valkey.port}" for valkey in valkeys), count)
 
 

@@ -28,7 +28,7 @@ from taba.agent.pump import RingPump
 from taba.agent.reader import Ring
 from taba.agent.sums import Ending, Sums
 from taba.batch import APPLIED, OPEN, RING_ENDED, Verdict
-from taba.client import pure
+from taba.client.own_ring import OwnRing
 from taba.errors import StoreUnavailable
 from taba.handlers import updown
 from taba.server import aging, steady
@@ -613,7 +613,7 @@ def the_end_of_a_process_is_not_told(put: Any) -> None:
 
 @focused(CLIENT)
 def a_commit_word_is_stored_before_the_value(put: Any) -> None:
-    real = pure._Ring.refill
+    real = OwnRing.refill
 
     def refill(self: Any, guard: Any, is_fast: bool) -> bool:
         done = real(self, guard, is_fast)
@@ -623,7 +623,7 @@ def a_commit_word_is_stored_before_the_value(put: Any) -> None:
             self.chunk = (free, lap, times, _Late(values), commits, own)
         return done
 
-    put(pure._Ring, "refill", refill)
+    put(OwnRing, "refill", refill)
 
 
 class _Late:
@@ -660,7 +660,7 @@ def what_an_input_counted_is_lost_with_it(put: Any) -> None:
     put(desk.Desk, "counts", lambda self, count: [0] * count)
 
 
-@beside("tests.agent.test_admission.Flooding.test_beyond_the_cap_sums_stay_right_per_base_name_in_order_and_a_sentence_names_the_culprit")
+@beside("tests.agent.test_admission.Flooding.test_beyond_the_cap_sums_stay_right_per_base_name_in_order_and_a_sentence_names_the_client")
 def each_tab_too_many_has_an_overflow_tab_of_its_own(put: Any) -> None:
     put(directory.Directory, "_fit", lambda self, place: [0] * (place + 1))
 

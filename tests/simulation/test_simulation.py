@@ -28,7 +28,7 @@ UNTOUCHED = {
     "taba.client": "the environment of a real process",
     "taba.client.process": "likewise",
     "taba.client.identity": "slots; Clients here have names",
-    "taba.client.pure": "which machine it is",
+    "taba.client.own_ring": "which machine it is",
     "taba.directories": "the directory of the disk is there",
     "taba.handlers.lookup": "Handlers come from the world",
     "taba.options": "no options are read",

@@ -19,6 +19,7 @@ import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.installing import DISTRIBUTION
+from tests.patience import PATIENCE_SECONDS
 from tests.supply import __main__ as supply
 from tests.supply.audit import Audit, audit, sentences
 from tests.supply.lock import locked
@@ -87,7 +88,9 @@ class Locked(SynchronousTestCase):
         shutil.copy(Path(__file__).parent.parent.parent / "run", there)
         pip = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": os.fspath(there), "PIP_TARGET": os.fspath(there / "installed")}
         environ = {**os.environ, **pip, "TABA_LOCKED": "1", "TABA_PYTHON": sys.executable}
-        ran = subprocess.run([there / "run", "test"], env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+        ran = subprocess.run(
+            [there / "run", "test"], env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+        )
         self.assertEqual(ran.returncode, 1, ran.stderr)
         self.installed = (there / "installed" / "one.py").exists()
         return ran.stderr

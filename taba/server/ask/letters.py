@@ -13,7 +13,7 @@ from taba.server.router import IsReader
 LOT_LETTERS = 50  # read at a time: some 200 KiB, 3 MiB at the most
 
 
-class _Place(NamedTuple):
+class _Position(NamedTuple):
     refused: float  # when it became one
     bucket: int
     from_end: int  # its place in the bucket's list: what comes meanwhile comes in at the other end
@@ -55,9 +55,9 @@ async def place_of(router: IsReader, id: LetterId) -> int | None:
     return None
 
 
-async def _places(router: IsReader, most: int, breathe: Callable[[], Awaitable[None]]) -> list[_Place]:
+async def _places(router: IsReader, most: int, breathe: Callable[[], Awaitable[None]]) -> list[_Position]:
     lengths = await router.read_many({b: [(b"LLEN", keys.dead_letters(b))] for b in range(router.buckets)})
-    newest: list[_Place] = []
+    newest: list[_Position] = []
     for bucket, [length] in lengths.items():
         start = events = 0
         while start < min(length, most) and events < most:
@@ -66,7 +66,7 @@ async def _places(router: IsReader, most: int, breathe: Callable[[], Awaitable[N
             for place, content in enumerate(contents, start=start - length):
                 letter = decode_dead_letter(content)
                 refused, count = (letter.time, shown_of(letter)) if letter is not None else (0.0, 1)
-                newest.append(_Place(refused, bucket, place, count))
+                newest.append(_Position(refused, bucket, place, count))
                 events += count
             start += LOT_LETTERS
             await breathe()

@@ -45,7 +45,6 @@ from taba.handlers.lookup import read_number, takes
 from taba.names import OWN_TABS
 from taba.server import keys
 from taba.server.fold.bounds import DEFAULT_BOUNDS, MEANINGS_OF_ABSENT, Bounds
-from taba.server.fold.culprits import ALL_CLIENTS, ALL_TABS, CLIENTS, NEW_CLIENTS, NEW_TABS, TABS, Beyond, why_of
 from taba.server.fold.deadletters import (
     MAX_DEAD_LETTERS,
     DeadLetter,
@@ -56,6 +55,7 @@ from taba.server.fold.deadletters import (
     is_too_deep,
     packed_bytes,
 )
+from taba.server.fold.excess import ALL_CLIENTS, ALL_TABS, CLIENTS, NEW_CLIENTS, NEW_TABS, TABS, Beyond, why_of
 from taba.server.fold.in_all import ENDLESS, Room
 from taba.server.fold.marks import FULL, MARK_MINUTES, Marks, stale
 from taba.server.router import Command

@@ -1,6 +1,6 @@
 """Takes batches in, gives verdicts back: what waits for one bucket, from all Agents, becomes one transaction after another.
 
-1. A batch waits in its bucket's lane. While a lane's transaction is under way, what comes in waits for the next (group commit).
+1. A batch waits in its bucket's line. While a line's transaction is under way, what comes in waits for the next (group commit).
 2. A verdict is `applied` only after EXEC. What is not decided when its envelope's time is up gets `later`; so does what finds
    a queue full, the bucket busy or the store away. `later` loses nothing: the sender keeps the batch.
 3. Transactions of different buckets run side by side, up to a bound for each server of the store. A server that fails gets
@@ -26,10 +26,10 @@ from taba.bounds import MiB
 from taba.errors import StoreUnavailable
 from taba.server import keys
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
-from taba.server.fold.culprits import Culprits
 from taba.server.fold.cycle import Cycle, Errands, Outcome, WaitingBatch, advance
+from taba.server.fold.excess import Excess
 from taba.server.fold.in_all import InAll
-from taba.server.fold.lanes import PROBE_PAUSE_SECONDS, InLine, Lane, Load, Place, Submission, Taken
+from taba.server.fold.lines import PROBE_PAUSE_SECONDS, Gate, InLine, Line, Load, Submission, Taken
 from taba.server.fold.marks import BAD
 from taba.server.fold.together import Together, advance_many
 from taba.server.latency import Latency
@@ -39,9 +39,9 @@ from taba.server.work.bench import Bench
 from taba.server.work.sandbox import FOLD_SECONDS, HandlersAway, HandlerSlow
 from taba.shard import MAX_JOINED, BucketAway, BucketBusy, NotReplicated
 
-MAX_WAITING_BYTES = 64 * MiB  # of batches in all lanes of this process, with all that was made of them
-MAX_LANE_BYTES = 16 * MiB  # of batches for one bucket, so that one slow bucket cannot fill the queue for all
-MAX_FOREIGN_CYCLES = 3  # of them with Events for Handlers of others, which may hang: the rest of the lanes go on beside them
+MAX_WAITING_BYTES = 64 * MiB  # of batches in all lines of this process, with all that was made of them
+MAX_LINE_BYTES = 16 * MiB  # of batches for one bucket, so that one slow bucket cannot fill the queue for all
+MAX_FOREIGN_CYCLES = 3  # of them with Events for Handlers of others, which may hang: the rest of the lines go on beside them
 MAX_CYCLES = 6  # transactions under way at a time on one server; the Router has more connections to each, and queries need some
 CYCLE_SECONDS = 3.0  # of the store's for one transaction; FOLD_SECONDS for Handlers of others, which say nothing of it, come to that
 PROBE_SECONDS = 2.0  # for a server that failed to take a write
@@ -66,7 +66,7 @@ log = Logger()
 
 
 class Ingest:
-    """The lanes of all buckets. `submit` is for routes; counts and latency are for status."""
+    """The lines of all buckets. `submit` is for routes; counts and latency are for status."""
 
     def __init__(
         self,
@@ -101,19 +101,19 @@ class Ingest:
         self._router, self._bench, self._clock, self._now = router, bench, clock, now
         self._age, self._bounds = age, bounds
         self._turned_away: dict[str, float] = {}
-        self._culprits = Culprits(bounds, clock.seconds)
+        self._excess = Excess(bounds, clock.seconds)
         self.in_all = InAll(bounds, clock.seconds)
-        self._lanes: dict[int, Lane] = {}
-        self._places: dict[str, Place] = {}
+        self._lines: dict[int, Line] = {}
+        self._gates: dict[str, Gate] = {}
         self._failed: dict[int, float] = {}  # buckets whose cycle this Server failed to do, and when: they hold up no others again soon
-        self._held: list[Lane] = []  # ready, but for a foreign cycle
+        self._held: list[Line] = []  # ready, but for a foreign cycle
         self._running = self._foreign = 0
         self._is_closed = False
 
     def waiting(self) -> dict[str, int]:
         """What waits to be folded by this process, in bytes: of all buckets, of how many, and of the one that has most."""
-        sizes = [lane.bytes for lane in self._lanes.values()]
-        return {"bytes": self.waiting_bytes, "lanes": len(sizes), "greatest_lane_bytes": max(sizes, default=0)}
+        sizes = [line.bytes for line in self._lines.values()]
+        return {"bytes": self.waiting_bytes, "lines": len(sizes), "greatest_line_bytes": max(sizes, default=0)}
 
     async def submit(self, batches: Sequence[WaitingBatch], seconds: float = ENVELOPE_SECONDS) -> list[Verdict]:
         """The verdicts on `batches`, in order, within `seconds`. The caller has checked that their buckets exist."""
@@ -144,19 +144,19 @@ class Ingest:
         since = self._clock.seconds() - TURNED_AWAY_SECONDS
         agents = sorted(agent for agent, when in self._turned_away.items() if when > since)
         if not agents:
-            return self._culprits.problems
+            return self._excess.problems
         named = ", ".join(agents[:MAX_NAMED]) + (", …" if len(agents) > MAX_NAMED else "")
         bound = self._bounds.streams
         return [
-            *self._culprits.problems,
+            *self._excess.problems,
             f"a bucket has {bound} open streams, as many as it may; these Agents must wait: {named}. Are their names made anew each time?",
         ]
 
     async def drain(self, seconds: float) -> None:
         """Begin no more cycles, tell what waits for one that it is later, and wait until those under way have ended, at most so long."""
         self._is_closed = True
-        for lane in self._lanes.values():
-            for entry in lane.entries:
+        for line in self._lines.values():
+            for entry in line.entries:
                 entry.decide(Verdict(LATER, AWAY_SECONDS, STOPS))
         deadline = self._clock.seconds() + seconds
         while self._running and self._clock.seconds() < deadline:
@@ -165,123 +165,123 @@ class Ingest:
     def _enqueue(self, entry: InLine) -> bool:
         """Whether there was room."""
         bucket, size = entry.waiting.batch.bucket, entry.waiting.charged
-        lane = self._lanes.get(bucket)
-        if lane is None:
-            lane = self._lanes[bucket] = Lane(bucket)
-        # an empty lane takes any batch, so that no size is refused for ever
-        if lane.entries and (lane.bytes + size > MAX_LANE_BYTES or self.waiting_bytes + size > MAX_WAITING_BYTES):
+        line = self._lines.get(bucket)
+        if line is None:
+            line = self._lines[bucket] = Line(bucket)
+        # an empty line takes any batch, so that no size is refused for ever
+        if line.entries and (line.bytes + size > MAX_LINE_BYTES or self.waiting_bytes + size > MAX_WAITING_BYTES):
             return False
-        lane.entries.append(entry)
-        lane.bytes += size
+        line.entries.append(entry)
+        line.bytes += size
         self.waiting_bytes += size
-        if not lane.is_busy and not lane.is_ready:
-            lane.is_ready = True
-            self._place_of(bucket).ready.append(lane)
+        if not line.is_busy and not line.is_ready:
+            line.is_ready = True
+            self._gate_of(bucket).ready.append(line)
         return True
 
-    def _place_of(self, bucket: int) -> Place:
-        return self._places.setdefault(name := self._router.place_of(bucket), Place(name))
+    def _gate_of(self, bucket: int) -> Gate:
+        return self._gates.setdefault(name := self._router.place_of(bucket), Gate(name))
 
     def _is_foreign(self, item: WaitingBatch) -> bool:
         return any(map(self._bench.may_hang, item.batch.types))
 
     def _start_cycles(self) -> None:
-        for place in list(self._places.values()):
-            if place.is_away:
-                self._turn_away(place)
-            while place.ready and place.running < MAX_CYCLES and not self._is_closed and not place.is_away:
-                self._start_cycle(place)
-            if not place.ready and not place.running and not place.is_away and self._places.get(place.name) is place:
-                del self._places[place.name]  # unless a cycle that ended at once has
+        for gate in list(self._gates.values()):
+            if gate.is_away:
+                self._turn_away(gate)
+            while gate.ready and gate.running < MAX_CYCLES and not self._is_closed and not gate.is_away:
+                self._start_cycle(gate)
+            if not gate.ready and not gate.running and not gate.is_away and self._gates.get(gate.name) is gate:
+                del self._gates[gate.name]  # unless a cycle that ended at once has
 
-    def _start_cycle(self, place: Place) -> None:
-        """Begin a cycle of the first lane in line, with as many of those behind it as may be in one transaction with it."""
+    def _start_cycle(self, gate: Gate) -> None:
+        """Begin a cycle of the first line that is ready, with as many of those behind it as may be in one transaction with it."""
         taken: list[Taken] = []
         load = Load()
-        while place.ready and len(taken) < MAX_JOINED:
-            lane = place.ready[0]
-            self._forget_abandoned(lane)
-            joins = self._may_join(lane)
-            if taken and lane.entries and not joins:
+        while gate.ready and len(taken) < MAX_JOINED:
+            line = gate.ready[0]
+            self._forget_abandoned(line)
+            joins = self._may_join(line)
+            if taken and line.entries and not joins:
                 break
-            entries = self._take(lane, load, joins)
-            if taken and lane.entries and not entries:
+            entries = self._take(line, load, joins)
+            if taken and line.entries and not entries:
                 break
-            place.ready.popleft()
-            if lane.entries and not entries:
-                self._held.append(lane)
+            gate.ready.popleft()
+            if line.entries and not entries:
+                self._held.append(line)
                 continue
-            lane.is_ready = lane.is_alone = False
+            line.is_ready = line.is_alone = False
             if not entries:
-                del self._lanes[lane.bucket]
+                del self._lines[line.bucket]
                 continue
-            lane.is_busy = True
-            taken.append(Taken(lane, entries))
+            line.is_busy = True
+            taken.append(Taken(line, entries))
             if not joins:
                 break
         if not taken:
             return
         self._running += 1
-        place.running += 1
+        gate.running += 1
         self._foreign += taken[0].is_foreign
-        ensureDeferred(self._cycle(place, taken)).addErrback(
+        ensureDeferred(self._cycle(gate, taken)).addErrback(
             lambda failure: log.failure("a fold cycle ended without its verdicts", failure=failure)
         )
 
-    def _may_join(self, lane: Lane) -> bool:
-        """Whether what is first in `lane` may be in a transaction with other buckets."""
-        if lane.is_alone or not lane.entries or lane.entries[0].is_foreign:
+    def _may_join(self, line: Line) -> bool:
+        """Whether what is first in `line` may be in a transaction with other buckets."""
+        if line.is_alone or not line.entries or line.entries[0].is_foreign:
             return False
-        if lane.bucket in self._failed and self._clock.seconds() - self._failed[lane.bucket] < FAILED_SECONDS:
+        if line.bucket in self._failed and self._clock.seconds() - self._failed[line.bucket] < FAILED_SECONDS:
             return False
-        return self._router.may_join(lane.bucket)
+        return self._router.may_join(line.bucket)
 
-    def _turn_away(self, place: Place) -> None:
+    def _turn_away(self, gate: Gate) -> None:
         """Have everything for a server that is away sent later, and see now and then whether it is back."""
-        bucket = place.ready[0].bucket if place.ready else None
-        while place.ready:
-            lane = place.ready.popleft()
-            lane.is_ready = False
-            self.postponed += len(lane.entries)
-            for entry in lane.entries:
+        bucket = gate.ready[0].bucket if gate.ready else None
+        while gate.ready:
+            line = gate.ready.popleft()
+            line.is_ready = False
+            self.postponed += len(line.entries)
+            for entry in line.entries:
                 self.waiting_bytes -= entry.waiting.charged
                 entry.decide(Verdict(LATER, AWAY_SECONDS))
-            del self._lanes[lane.bucket]
-        is_time = self._clock.seconds() - place.probed >= PROBE_PAUSE_SECONDS
-        if bucket is not None and not place.is_probing and is_time and not self._is_closed:
-            place.is_probing = True
-            ensureDeferred(self._probe(place, bucket)).addErrback(lambda failure: log.failure("a probe failed", failure=failure))
+            del self._lines[line.bucket]
+        is_time = self._clock.seconds() - gate.probed >= PROBE_PAUSE_SECONDS
+        if bucket is not None and not gate.is_probing and is_time and not self._is_closed:
+            gate.is_probing = True
+            ensureDeferred(self._probe(gate, bucket)).addErrback(lambda failure: log.failure("a probe failed", failure=failure))
 
-    async def _probe(self, place: Place, bucket: int) -> None:
+    async def _probe(self, gate: Gate, bucket: int) -> None:
         try:
             await self._router.probe(bucket, PROBE_SECONDS)
-            place.is_away = False
+            gate.is_away = False
         except (BucketBusy, BucketAway):
-            place.is_away = False  # the server answers; what it says of this bucket is another matter
+            gate.is_away = False  # the server answers; what it says of this bucket is another matter
         except StoreUnavailable:
             self.probes_failed += 1
         finally:
-            place.is_probing, place.probed = False, self._clock.seconds()
+            gate.is_probing, gate.probed = False, self._clock.seconds()
             self._start_cycles()
 
-    def _forget_abandoned(self, lane: Lane) -> None:
+    def _forget_abandoned(self, line: Line) -> None:
         """Nobody waits for these: their senders come again."""
-        while lane.entries and lane.entries[0].submission.abandoned:
-            self._leave(lane)
+        while line.entries and line.entries[0].submission.abandoned:
+            self._leave(line)
 
-    def _leave(self, lane: Lane) -> InLine:
-        entry = lane.entries.popleft()
-        lane.bytes -= entry.waiting.charged
+    def _leave(self, line: Line) -> InLine:
+        entry = line.entries.popleft()
+        line.bytes -= entry.waiting.charged
         self.waiting_bytes -= entry.waiting.charged
         return entry
 
-    def _take(self, lane: Lane, load: Load, joins: bool) -> list[InLine]:
-        """The lane's entries for a cycle that has `load`: as many as that has room for, and where it is empty one; none that must wait as
+    def _take(self, line: Line, load: Load, joins: bool) -> list[InLine]:
+        """The line's entries for a cycle that has `load`: as many as that has room for, and where it is empty one; none that must wait as
         a foreign one, nor, where it `joins` others, a foreign one at all."""
         entries: list[InLine] = []
         states: set[bytes] = set()
-        while lane.entries:
-            entry = lane.entries[0]
+        while line.entries:
+            entry = line.entries[0]
             if not entry.submission.abandoned:
                 if entry.is_foreign and (joins or self._foreign >= MAX_FOREIGN_CYCLES):
                     break
@@ -290,53 +290,53 @@ class Ingest:
                     break
                 entries.append(entry)
                 states |= touched
-            self._leave(lane)
+            self._leave(line)
         return entries
 
     def _put_back(self, taken: Taken) -> None:
         """What was to be folded with other buckets comes first when its own goes on, alone."""
-        lane = taken.lane
+        line = taken.line
         self.alone += 1
         if self._is_closed:
             for entry in taken.entries:
                 entry.decide(Verdict(LATER, AWAY_SECONDS, STOPS))
             return
-        lane.is_alone = True
-        lane.entries.extendleft(reversed(taken.entries))
+        line.is_alone = True
+        line.entries.extendleft(reversed(taken.entries))
         size = sum(entry.waiting.charged for entry in taken.entries)
-        lane.bytes += size
+        line.bytes += size
         self.waiting_bytes += size
 
-    async def _cycle(self, place: Place, taken: list[Taken]) -> None:
+    async def _cycle(self, gate: Gate, taken: list[Taken]) -> None:
         try:
             if len(taken) > 1:
-                await self._decide_together(place, taken)
+                await self._decide_together(gate, taken)
             else:
-                [(lane, entries)] = taken
-                verdicts = await self._decide(place, lane.bucket, [entry.waiting for entry in entries])
+                [(line, entries)] = taken
+                verdicts = await self._decide(gate, line.bucket, [entry.waiting for entry in entries])
                 for entry, verdict in zip(entries, verdicts, strict=True):
                     entry.decide(verdict)
         finally:
             self._running -= 1
-            place.running -= 1
+            gate.running -= 1
             if taken[0].is_foreign:
                 self._foreign -= 1
                 held, self._held = self._held, []
                 for one in held:
-                    self._place_of(one.bucket).ready.append(one)
-            for lane, _ in taken:
-                lane.is_busy = False
-                if lane.entries:
-                    lane.is_ready = True
-                    self._place_of(lane.bucket).ready.append(lane)
+                    self._gate_of(one.bucket).ready.append(one)
+            for line, _ in taken:
+                line.is_busy = False
+                if line.entries:
+                    line.is_ready = True
+                    self._gate_of(line.bucket).ready.append(line)
                 else:
-                    del self._lanes[lane.bucket]
+                    del self._lines[line.bucket]
             self._start_cycles()
 
-    async def _decide_together(self, place: Place, taken: list[Taken]) -> None:
+    async def _decide_together(self, gate: Gate, taken: list[Taken]) -> None:
         """The verdicts of several buckets, as far as one transaction has them; the rest goes on alone."""
         buckets = self._router.buckets
-        items = {lane.bucket: [entry.waiting for entry in entries] for lane, entries in taken}
+        items = {line.bucket: [entry.waiting for entry in entries] for line, entries in taken}
         cycles = Together([Cycle(bucket, its, buckets) for bucket, its in items.items()])
 
         def fold(replies: Mapping[int, Sequence[Any]]) -> Any:
@@ -356,12 +356,12 @@ class Ingest:
             self.latency.add(numpy.concatenate([outcome.times for outcome in done]), self._now())
             self.cycles += 1
         for one in taken:
-            outcome = outcomes.get(one.lane.bucket)
+            outcome = outcomes.get(one.line.bucket)
             if outcome is None:
                 if any(entry.submission.abandoned for entry in one.entries):
                     # it took so long that nobody waits for what would find out alone why: a probe does, before more goes to this server
-                    place.is_away = True
-                    self._places[place.name] = place
+                    gate.is_away = True
+                    self._gates[gate.name] = gate
                 self._put_back(one)
                 continue
             if isinstance(outcome, NotReplicated):
@@ -369,11 +369,11 @@ class Ingest:
                 for entry in one.entries:
                     entry.decide(Verdict(LATER, AWAY_SECONDS))
                 continue
-            self._note(items[one.lane.bucket], outcome)
+            self._note(items[one.line.bucket], outcome)
             for entry, verdict in zip(one.entries, outcome.verdicts, strict=True):
                 entry.decide(verdict)
 
-    async def _decide(self, place: Place, bucket: int, items: list[WaitingBatch]) -> list[Verdict]:
+    async def _decide(self, gate: Gate, bucket: int, items: list[WaitingBatch]) -> list[Verdict]:
         cycle = Cycle(bucket, items, self._router.buckets)
         errands = Errands(self._bench, self._now, self._clock.seconds, FOLD_SECONDS)
 
@@ -390,11 +390,11 @@ class Ingest:
             return [Verdict(LATER, AWAY_SECONDS)] * len(items)
         except StoreUnavailable:
             self.postponed += len(items)
-            place.is_away = True
-            self._places[place.name] = place
+            gate.is_away = True
+            self._gates[gate.name] = gate
             return [Verdict(LATER, AWAY_SECONDS)] * len(items)
         except HandlerSlow as slow:
-            return await self._decide_others(place, bucket, items, slow.type)
+            return await self._decide_others(gate, bucket, items, slow.type)
         except HandlersAway as failure:
             self.errors[HANDLERS_AWAY] += 1
             log.error("bucket {bucket}: {failure}", bucket=bucket, failure=failure)
@@ -412,7 +412,7 @@ class Ingest:
                 if item.batch.stream in failed:
                     verdicts.append(Verdict(LATER, ERROR_SECONDS))
                     continue
-                verdicts += await self._decide(place, bucket, [item])
+                verdicts += await self._decide(gate, bucket, [item])
                 if verdicts[-1].word == LATER and item.nonce:
                     failed.add(item.batch.stream)
             return verdicts
@@ -424,7 +424,7 @@ class Ingest:
     def _note(self, items: list[WaitingBatch], outcome: Outcome) -> None:
         """Count what a cycle did, once it is done."""
         self.moving.note(outcome.moved)
-        self._culprits.note(outcome.beyond)
+        self._excess.note(outcome.beyond)
         self.in_all.made(*outcome.made)
         self.tab_changes += any(map(keys.is_tab_change, outcome.commands))
         self.errors.update(outcome.handler_errors)
@@ -437,7 +437,7 @@ class Ingest:
         self.unmarked += sum(verdict is BAD for verdict in outcome.verdicts)
         self.gaps += sum(verdict.word == GAP and item.header is None for item, verdict in zip(items, outcome.verdicts, strict=True))
 
-    async def _decide_others(self, place: Place, bucket: int, items: list[WaitingBatch], slow: str) -> list[Verdict]:
+    async def _decide_others(self, gate: Gate, bucket: int, items: list[WaitingBatch], slow: str) -> list[Verdict]:
         """What has no Events of this Type is decided now; the rest, and what follows it in its stream, later."""
         verdicts: list[Verdict | None] = []
         late: set[bytes] = set()
@@ -450,7 +450,7 @@ class Ingest:
         others = [item for item, verdict in zip(items, verdicts, strict=True) if verdict is None]
         if len(others) == len(items):
             return [Verdict(LATER, SLOW_SECONDS, SLOW)] * len(items)
-        decided = iter(await self._decide(place, bucket, others) if others else ())
+        decided = iter(await self._decide(gate, bucket, others) if others else ())
         return [verdict or next(decided) for verdict in verdicts]
 
     def _say(self, type: str, events: int, detail: str) -> None:

@@ -537,7 +537,7 @@ class _Asking:
         if (EQUAL, NAME, NOTES) in leaf.matchers:
             if len(leaf.matchers) > 1 or leaf.function is not None or leaf.offset or leaf.sums:
                 raise Refused(f"{NOTES} is asked for as it is: no labels, no range, no offset, no sum")
-            return noted([(note.time, note.text) for note in await self._notes.list()], self._times, self._reading.room)
+            return noted([(note.time, note.text) for note in await self._notes.list()], self._times, self._reading.ceiling)
         return await self._reading.read(leaf)
 
     async def breathe(self) -> None:

@@ -130,7 +130,7 @@ class Metrics:
         waiting = [lot async for lot in self._lots(chosen, len(bounds) + 1)][::-1]
         while waiting:
             lot = waiting.pop()
-            reading.room.free()
+            reading.ceiling.free()
             left_out = told.left_out
             try:
                 vector = await self._seats.within(partial(reading.read_chosen, lot.series, leaf))

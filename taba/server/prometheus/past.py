@@ -16,7 +16,7 @@ from taba.server.ask.answers import Unanswered
 from taba.server.ask.query import SLICE_STATES, Lot, Query
 from taba.server.prometheus.catalogue import Series
 from taba.server.prometheus.leaf import EXTREMES, FRESH_SECONDS, OVER_TIME, RANGED, Leaf
-from taba.server.prometheus.rows import Room, Rows, labels_of
+from taba.server.prometheus.rows import Ceiling, Rows, labels_of
 from taba.server.prometheus.told import Told
 from taba.server.prometheus.vectors import Bools, Labels, Refused, grouped, key_of
 from taba.server.prometheus.wanted import Wanted
@@ -35,8 +35,8 @@ SLICE_SERIES = 5000  # that are looked at likewise, some 5 ms
 class Past:
     """Reads them, over the steps `times` of one question."""
 
-    def __init__(self, query: Query, times: Floats, now: float, told: Told, room: Room):
-        self._query, self._times, self._now, self._told, self._room = query, times, now, told, room
+    def __init__(self, query: Query, times: Floats, now: float, told: Told, ceiling: Ceiling):
+        self._query, self._times, self._now, self._told, self._ceiling = query, times, now, told, ceiling
 
     async def read(self, leaf: Leaf, chosen: Sequence[Series], wanted: Wanted, rows: Rows) -> None:
         """What they come to, into `rows`. Raises Refused, QueryRefused and StoreUnavailable."""
@@ -183,7 +183,7 @@ class Past:
             names.append({})
         if not columns:
             return
-        self._room.look_at(len(kept) * len(columns) * len(until))
+        self._ceiling.look_at(len(kept) * len(columns) * len(until))
         lines = [line / lasting for line in await self._lines(leaf, history, groups, len(about) + 1, since, until, columns, figure)]
         for extra, of_column in zip(names, lines, strict=True):
             for place, at in enumerate(kept):
@@ -217,7 +217,7 @@ class Past:
     async def _heat(self, history: Any, groups: Ints, total: int, begins: Floats, ends: Floats) -> tuple[Ints, Floats]:
         """As `heat_map`, some steps at a time. Raises Refused where that would be too much."""
         codes = np.unique(np.asarray(history.codes, dtype=np.int64))
-        self._room.look_at((total - 1) * len(begins) * len(codes))
+        self._ceiling.look_at((total - 1) * len(begins) * len(codes))
         heat = np.zeros((total, len(begins), len(codes)))
         for start in range(0, len(begins), STEPS_AT_ONCE):
             some = slice(start, start + STEPS_AT_ONCE)

@@ -23,7 +23,7 @@ from taba.server.prometheus.catalogue import Catalogue, Series
 from taba.server.prometheus.leaf import FRESH_SECONDS, Leaf
 from taba.server.prometheus.past import Past
 from taba.server.prometheus.present import Present
-from taba.server.prometheus.rows import ROW_VALUES, Room, Rows
+from taba.server.prometheus.rows import ROW_VALUES, Ceiling, Rows
 from taba.server.prometheus.syntax import EQUAL, Matcher
 from taba.server.prometheus.told import Told
 from taba.server.prometheus.vectors import NAME, Bools, Refused, Vector, key_of, without
@@ -35,7 +35,7 @@ SLICE_SERIES = 2000  # that are looked at between two looks at the time, some 2 
 NOTES = "taba_note"  # the name under which notes are asked for, as annotations
 
 
-def noted(notes: Iterable[tuple[float, str]], times: Floats, room: Room) -> Vector:
+def noted(notes: Iterable[tuple[float, str]], times: Floats, ceiling: Ceiling) -> Vector:
     """Notes as series, one a text: at the step that ends at or after a note's time its time, in milliseconds, as annotations take it.
 
     Of one time alone the notes of the FRESH_SECONDS before it. Raises Refused.
@@ -46,7 +46,7 @@ def noted(notes: Iterable[tuple[float, str]], times: Floats, room: Room) -> Vect
         at = (times - step < time) & (time <= times)
         if at.any():
             if text not in found:
-                room.take(max(len(times), ROW_VALUES))
+                ceiling.take(max(len(times), ROW_VALUES))
             values, there = found.get(text, (np.zeros(len(times)), np.zeros(len(times), dtype=np.bool_)))
             found[text] = np.where(at, time * 1000, values), there | at
     if not found:
@@ -61,8 +61,8 @@ class Reading:
     def __init__(self, query: Query, catalogue: Catalogue, times: Floats, now: float, told: Told, bounds: Sequence[float] = DEFAULT_BOUNDS):
         self._query, self._catalogue, self._times, self._now, self._told = query, catalogue, times, now, told
         self._bounds = (*(bound for bound in bounds if bound != math.inf), math.inf)
-        self.room = Room()
-        self._past, self._present = Past(query, times, now, told, self.room), Present(query, times, now, told)
+        self.ceiling = Ceiling()
+        self._past, self._present = Past(query, times, now, told, self.ceiling), Present(query, times, now, told)
 
     async def read(self, leaf: Leaf) -> Vector:
         """The series of a selector. Raises Refused, QueryRefused and StoreUnavailable."""
@@ -70,7 +70,7 @@ class Reading:
 
     async def read_chosen(self, chosen: Sequence[Series], leaf: Leaf) -> Vector:
         """The series that `chosen` names, of which the leaf's other matchers still tell some apart. Raises as `read` does."""
-        rows = Rows(leaf, len(self._times), self.room)
+        rows = Rows(leaf, len(self._times), self.ceiling)
         wanted = Wanted(self._query, leaf.matchers)
         await wanted.look_at_bounds(self._bounds)
         past: list[Series] = []

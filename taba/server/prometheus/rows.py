@@ -21,7 +21,7 @@ SPREADS_AT_ONCE = 20  # distributions likewise
 TOO_MANY = f"more than {MAX_VALUES} values of one question: take a longer step, fewer series, or sum() right around a selector"
 
 
-class Room:
+class Ceiling:
     """How much one question may hold: MAX_VALUES of all its selectors together."""
 
     def __init__(self) -> None:
@@ -46,8 +46,8 @@ class Room:
 class Rows:
     """Series as they come; with `leaf.sums`, those of one group as one."""
 
-    def __init__(self, leaf: Leaf, steps: int, room: Room):
-        self._leaf, self._steps, self._room = leaf, steps, room
+    def __init__(self, leaf: Leaf, steps: int, ceiling: Ceiling):
+        self._leaf, self._steps, self._ceiling = leaf, steps, ceiling
         self.doubles = 0
         """Series that another one's labels kept out."""
         self._rows: dict[Any, list[Any]] = {}  # of numbers: labels, values, there
@@ -65,7 +65,7 @@ class Rows:
         key, labels = self._place(labels)
         row = self._rows.get(key)
         if row is None:
-            self._room.take(max(self._steps, ROW_VALUES))
+            self._ceiling.take(max(self._steps, ROW_VALUES))
             self._rows[key] = [labels, np.where(there, values, 0.0), there]
         elif self._leaf.sums:
             with np.errstate(invalid="ignore", over="ignore"):
@@ -87,12 +87,12 @@ class Rows:
         count, total = np.where(there, count, 0.0), np.where(there, total, 0.0)
         row = self._spreads.get(key)
         if row is None:
-            self._room.take(max(heat.size, ROW_VALUES))
+            self._ceiling.take(max(heat.size, ROW_VALUES))
             self._spreads[key] = [labels, codes, heat, count, total, there]
             return
         if not self._leaf.sums:
             raise Refused(f"several distributions have the same labels {dict(key)} once their names are gone: ask for one name at a time")
-        self._room.take(self._steps * len(np.setdiff1d(codes, row[1])))
+        self._ceiling.take(self._steps * len(np.setdiff1d(codes, row[1])))
         row[1], row[2] = _joined(row[1], row[2], codes, heat)
         row[3], row[4], row[5] = row[3] + count, row[4] + total, row[5] | there
 
@@ -112,7 +112,7 @@ class Rows:
         for start in range(0, len(spreads), AT_ONCE):
             codes = np.unique(np.concatenate([codes, *(row[1] for row in spreads[start : start + AT_ONCE])]))
             await breathe()
-        self._room.take(len(spreads) * self._steps * len(codes))
+        self._ceiling.take(len(spreads) * self._steps * len(codes))
         heat = np.zeros((len(spreads), self._steps, len(codes)))
         for place, row in enumerate(spreads):
             heat[place][:, np.searchsorted(codes, row[1])] = row[2]

@@ -16,18 +16,18 @@ from collections.abc import Mapping
 from taba.handlers.lookup import Lookup, find_handlers, has_foreign
 
 IMPORT_SECONDS = 10.0  # for one plugin or entry point; the first of them imports numpy, say
-MAX_CULPRITS = 20  # plugins that are left out; with more, none but Taba's own would be safe to wait for
+MAX_EXCLUDED = 20  # plugins that are left out; with more, none but Taba's own would be safe to wait for
 START, DONE = "start", ""  # what a child says that is at no place
 
 
 def find_safely(environ: Mapping[str, str] | None = None) -> Lookup:
     """The Lookup of everything that can be imported; what cannot is in its `problems`."""
     excluded: dict[str, str] = {}
-    while has_foreign() and len(excluded) < MAX_CULPRITS:
-        culprit, reason = _probe(excluded, environ)
-        if culprit in (DONE, START):
+    while has_foreign() and len(excluded) < MAX_EXCLUDED:
+        plugin, reason = _probe(excluded, environ)
+        if plugin in (DONE, START):
             break
-        excluded[culprit] = reason
+        excluded[plugin] = reason
     return find_handlers(excluded)
 
 

@@ -1,4 +1,4 @@
-"""Lanes: what waits for one bucket becomes one cycle after another, within bounds and deadlines."""
+"""Lines: what waits for one bucket becomes one cycle after another, within bounds and deadlines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from taba.server import keys
 from taba.server.fold import ingest as module
 from taba.server.fold.cycle import Errands, Outcome, WaitingBatch
 from taba.server.fold.ingest import ENVELOPE_SECONDS, Ingest
-from taba.server.fold.lanes import PROBE_PAUSE_SECONDS
+from taba.server.fold.lines import PROBE_PAUSE_SECONDS
 from taba.server.fold.marks import Mark, encode_mark
 from taba.server.latency import MOST_SECONDS, WINDOW_SECONDS, Latency
 from taba.server.work.folding import Folded
@@ -76,7 +76,7 @@ class HeldRouter(MemoryRouter):
         self.held.pop(0)[1].errback(error)
 
 
-class Lanes(SynchronousTestCase):
+class Lines(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.router = HeldRouter(self.clock)
@@ -104,7 +104,7 @@ class Lanes(SynchronousTestCase):
         self.assertEqual(self.words(first), ["applied"])
         self.assertEqual(self.router.commit(), 5)
         self.assertEqual([self.words(other) for other in others], [["applied"]] * 5)
-        self.assertEqual((self.ingest.waiting_bytes, self.ingest._lanes), (0, {}))
+        self.assertEqual((self.ingest.waiting_bytes, self.ingest._lines), (0, {}))
 
     def test_nothing_is_applied_before_its_transaction_is(self) -> None:
         submitted = self.submit(self.one(1))
@@ -162,7 +162,7 @@ class Lanes(SynchronousTestCase):
         back = self.submit(self.one(2))
         self.router.commit()
         self.assertEqual(self.words(back), ["applied"])
-        self.assertEqual((self.ingest.waiting_bytes, self.ingest._lanes, self.ingest._places), (0, {}, {}))
+        self.assertEqual((self.ingest.waiting_bytes, self.ingest._lines, self.ingest._gates), (0, {}, {}))
 
     def test_a_bucket_that_is_away_says_nothing_of_its_server(self) -> None:
         for error in (BucketAway("sealed"), BucketBusy("another"), NotReplicated("too few")):
@@ -279,10 +279,10 @@ class Lanes(SynchronousTestCase):
         self.assertEqual(len(self.router.held), 2)
         self.router.commit()
         self.router.commit()
-        self.assertEqual((len(self.router.held), self.ingest.waiting_bytes, self.ingest._lanes), (0, 0, {}))
+        self.assertEqual((len(self.router.held), self.ingest.waiting_bytes, self.ingest._lines), (0, 0, {}))
 
     def test_a_full_queue_says_later(self) -> None:
-        self.patch(module, "MAX_LANE_BYTES", 1000)
+        self.patch(module, "MAX_LINE_BYTES", 1000)
         self.patch(module, "MAX_WAITING_BYTES", 1500)
         self.submit(self.one(1))
         at_the_bound = [self.submit(self.one(stream, size=500)) for stream in (2, 3)]
@@ -298,7 +298,7 @@ class Lanes(SynchronousTestCase):
         self.assertEqual(self.ingest.waiting_bytes, 0)
 
     def test_what_follows_a_batch_that_is_later_is_later_too(self) -> None:
-        self.patch(module, "MAX_LANE_BYTES", 1000)
+        self.patch(module, "MAX_LINE_BYTES", 1000)
         self.submit(self.one(9))
         submitted = self.submit(self.one(1, 1, size=900), self.one(1, 2, size=200), self.one(1, 3, size=1), self.one(2, 1, size=1))
         self.router.commit()

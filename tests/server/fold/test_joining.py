@@ -93,7 +93,7 @@ class Joining(SynchronousTestCase):
         self.assertNoResult(submitted)
         self.router.join()
         self.assertEqual(self.words(submitted), ["applied"] * 4)
-        self.assertEqual((self.ingest.waiting_bytes, self.ingest._lanes, self.ingest.cycles, self.ingest.alone), (0, {}, 1, 0))
+        self.assertEqual((self.ingest.waiting_bytes, self.ingest._lines, self.ingest.cycles, self.ingest.alone), (0, {}, 1, 0))
 
     def test_what_comes_meanwhile_for_other_buckets_is_another_beside_it_and_for_the_same_the_next(self) -> None:
         first = self.submit(self.one(0), self.one(1))
@@ -153,7 +153,7 @@ class Joining(SynchronousTestCase):
             for _ in range(3):
                 self.router.commit()
             self.assertEqual(self.words(submitted), ["applied"] * 3)
-        self.assertEqual((self.ingest.waiting_bytes, self.ingest._lanes, self.ingest.alone), (0, {}, 9))
+        self.assertEqual((self.ingest.waiting_bytes, self.ingest._lines, self.ingest.alone), (0, {}, 9))
         self.assertEqual((len(self.flushLoggedErrors(ValueError)), self.ingest.errors), (1, {TOGETHER_FAILED: 1}))
 
     def test_a_server_that_took_so_long_that_nobody_waits_is_probed_before_more_goes_there(self) -> None:
@@ -166,7 +166,7 @@ class Joining(SynchronousTestCase):
         self.router.probes[0].callback(None)
         back = self.submit(self.one(0), self.one(1))
         self.router.join()
-        self.assertEqual((self.words(back), self.ingest.waiting_bytes, self.ingest._lanes), (["applied"] * 2, 0, {}))
+        self.assertEqual((self.words(back), self.ingest.waiting_bytes, self.ingest._lines), (["applied"] * 2, 0, {}))
 
     def test_what_was_done_although_nobody_knew_is_not_done_again(self) -> None:
         submitted = self.submit(self.one(0), self.one(1))
@@ -219,7 +219,7 @@ class Joining(SynchronousTestCase):
         self.clock.advance(module.ENVELOPE_SECONDS)
         self.assertEqual(self.words(submitted), ["later"] * 3)
         self.router.join(0, 1, 2)
-        self.assertEqual((self.router.alone, self.ingest._lanes, self.ingest.waiting_bytes), ([], {}, 0))
+        self.assertEqual((self.router.alone, self.ingest._lines, self.ingest.waiting_bytes), ([], {}, 0))
 
     def test_a_server_that_stops_says_later_of_what_it_would_have_to_begin_again(self) -> None:
         submitted = self.submit(self.one(0), self.one(1))

@@ -23,7 +23,7 @@ from taba.server.prometheus.catalogue import Catalogue, Series
 from taba.server.prometheus.evaluate import evaluate
 from taba.server.prometheus.leaf import Leaf
 from taba.server.prometheus.reading import Reading, noted
-from taba.server.prometheus.rows import ROW_VALUES, Room, Rows
+from taba.server.prometheus.rows import ROW_VALUES, Ceiling, Rows
 from taba.server.prometheus.syntax import Selector, flattened, nodes_of
 from taba.server.prometheus.told import Told
 from taba.server.prometheus.vectors import Refused, Vector
@@ -261,12 +261,12 @@ class Rooms(SynchronousTestCase):
         times = np.array([NOW - 1.0, NOW])
         self.patch(rows_module, "MAX_VALUES", 2 * ROW_VALUES)
         notes = [(NOW, text) for text in ("one", "two", "two", "three")]
-        self.assertEqual(len(noted(notes[:3], times, Room()).labels), 2)
-        self.assertRaises(Refused, noted, notes, times, Room())
+        self.assertEqual(len(noted(notes[:3], times, Ceiling()).labels), 2)
+        self.assertRaises(Refused, noted, notes, times, Ceiling())
         leaf = Leaf((), 0.0, None, 0.0, sums=True)
         there = np.ones(2, dtype=np.bool_)
         for bins, is_refused in ((26, True), (25, False)):
-            rows = Rows(leaf, 2, Room())
+            rows = Rows(leaf, 2, Ceiling())
             rows.add_spread({}, np.arange(25), np.ones((2, 25)), np.ones(2), np.ones(2), there)
             further = np.arange(25, 25 + bins), np.ones((2, bins)), np.ones(2), np.ones(2), there
             if is_refused:
@@ -283,7 +283,7 @@ class Turn(SynchronousTestCase):
             async def breathe() -> None:
                 looks.append(None)
 
-            rows = Rows(Leaf((), 0.0, None, 0.0), 3, Room())
+            rows = Rows(Leaf((), 0.0, None, 0.0), 3, Ceiling())
             for place in range(7):
                 labels, values = {"place": str(place)}, np.arange(3.0) + place
                 if is_spread:

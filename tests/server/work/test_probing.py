@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.patience import PATIENCE_SECONDS
+
 ROOT = Path(__file__).parent.parent.parent.parent
 GOOD = """
 from taba.handlers import Handler
@@ -38,7 +40,9 @@ class Probing(SynchronousTestCase):
             "import json\nfrom taba.server.work import probing\nprobing.IMPORT_SECONDS = 3.0\nlookup = probing.find_safely()\n" + program
         )
         environ = {"PYTHONPATH": f"{site}:{ROOT}", "PATH": "/usr/bin:/bin"}
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environ, timeout=60, cwd="/")
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, env=environ, timeout=PATIENCE_SECONDS, cwd="/"
+        )
         self.assertEqual(done.returncode, 0, done.stderr)
         return done.stdout
 

@@ -27,6 +27,7 @@ from taba.shard.transaction import NotReplicated
 from tests.examples import examples
 from tests.shard.pieces import connect
 from tests.shard.test_failovers import REDIS
+from tests.stores import borrow
 from tests.valkey import EphemeralValkey
 
 NAMES = st.sampled_from(["a", "b"])
@@ -244,8 +245,7 @@ class ServerTests(TestCase):
     settings: ClassVar[dict[str, Any]] = {}
 
     async def routed(self, **options: Any) -> tuple[Router, EphemeralValkey]:
-        valkey = EphemeralValkey(tcp=True, appendfsync="no", **self.settings)
-        self.addCleanup(valkey.remove)
+        valkey = borrow(self, tcp=True, appendfsync="no", **self.settings)
         return await connect(self, valkey.url, 1, **options), valkey
 
     def be_impatient(self) -> None:
@@ -309,8 +309,7 @@ class ServerTests(TestCase):
         await router.mset(dict.fromkeys(names, "0"))  # in the one bucket they go one after the other
         self.assertEqual(await gatherResults([ensureDeferred(router.incr(name)) for name in names]), [1] * len(names))
         self.assertEqual(router.counts["not_at_once"], 0)
-        valkey = EphemeralValkey(tcp=True, appendfsync="no", **self.settings)
-        self.addCleanup(valkey.remove)
+        valkey = borrow(self, tcp=True, appendfsync="no", **self.settings)
         many = await connect(self, valkey.url, 64)
         for _ in range(2):
             await gatherResults([ensureDeferred(many.incr(name)) for name in names])
@@ -318,8 +317,7 @@ class ServerTests(TestCase):
         self.assertEqual(await many.mget(names), [b"2"] * len(names))
 
     async def test_a_user_who_may_run_no_scripts_writes_as_before_and_the_server_is_asked_once(self) -> None:
-        valkey = EphemeralValkey(tcp=True, appendfsync="no", **self.settings)
-        self.addCleanup(valkey.remove)
+        valkey = borrow(self, tcp=True, appendfsync="no", **self.settings)
         valkey.call("ACL", "SETUSER", "plain", "on", ">secret", "~*", "&*", "+@all", "-@scripting")
         router = await connect(self, f"redis://plain:secret@127.0.0.1:{valkey.port}", 1)
         for total in range(1, 6):
@@ -354,8 +352,7 @@ class ServerTests(TestCase):
         self.assertEqual(await router.incr("n"), 3)
 
     async def test_a_prefix_changes_keys_and_nothing_that_looks_like_one(self) -> None:
-        valkey = EphemeralValkey(tcp=True, appendfsync="no", **self.settings)
-        self.addCleanup(valkey.remove)
+        valkey = borrow(self, tcp=True, appendfsync="no", **self.settings)
         router = await connect(self, f"{valkey.url}?prefix=other", 1)
         await router.set("taba:{0}:key:a", "x")
         self.assertTrue(await router.set("taba:{0}:key:a", "taba:{0}:key:b"))

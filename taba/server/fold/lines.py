@@ -1,4 +1,4 @@
-"""What waits to be folded: a lane for each bucket, and the lanes that are in line for one server of the store."""
+"""What waits to be folded: a line for each bucket, and a gate, at which lines are ready, for each server of the store."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from taba.server.fold.cycle import WaitingBatch
 PROBE_PAUSE_SECONDS = 0.5  # between probes of one server
 
 
-class Place:
-    """One server of the store: the lanes that are in line for a cycle there, and whether it takes writes."""
+class Gate:
+    """One server of the store: the lines that are ready for a cycle there, and whether it takes writes."""
 
     def __init__(self, name: str):
         self.name = name
-        self.ready: deque[Lane] = deque()
+        self.ready: deque[Line] = deque()
         self.running = 0
         self.is_away = self.is_probing = False
         self.probed = -PROBE_PAUSE_SECONDS
 
 
-class Lane:
-    """What waits for one bucket. Ready: has entries and is in line for a cycle; busy: a cycle is under way."""
+class Line:
+    """What waits for one bucket. Ready: has entries and stands at a gate for a cycle; busy: a cycle is under way."""
 
     def __init__(self, bucket: int):
         self.bucket = bucket
@@ -67,9 +67,9 @@ class InLine(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """What of a lane goes into a cycle."""
+    """What of a line goes into a cycle."""
 
-    lane: Lane
+    line: Line
     entries: list[InLine]
 
     @property

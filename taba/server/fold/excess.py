@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from taba.server.fold.bounds import Bounds
 
-MAX_CULPRITS = 1000  # pairs of base name and Client that are told apart; those of others count without a name
+MAX_SENDERS = 1000  # pairs of base name and Client that are told apart; those of others count without a name
 MAX_NAMED = 3  # of them in a sentence
-CULPRIT_SECONDS = 600.0  # for which it is a problem: after that nobody needs to look
+EXCESS_SECONDS = 600.0  # for which it is a problem: after that nobody needs to look
 
 
 TABS, CLIENTS = "Tabs", "Clients"  # of a bucket …
@@ -31,7 +31,7 @@ class Beyond(NamedTuple):
 NOBODY = Beyond("", "", "")
 
 
-class Culprits:
+class Excess:
     """`seconds` is monotonic."""
 
     def __init__(self, bounds: Bounds, seconds: Callable[[], float]):
@@ -43,20 +43,20 @@ class Culprits:
         """A cycle had no room for these Events."""
         self._forget()
         for one, events in beyond.items():
-            known = one if one in self.events or len(self.events) < MAX_CULPRITS else NOBODY._replace(what=one.what)
+            known = one if one in self.events or len(self.events) < MAX_SENDERS else NOBODY._replace(what=one.what)
             self.events[known] += events
             self._last[one.what] = self._seconds()
 
     @property
     def problems(self) -> list[str]:
-        """Sentences, with the culprits that sent most."""
+        """Sentences, with those that sent most."""
         self._forget()
         return [self._sentence(what) for what in sorted(self._last)]
 
     def _forget(self) -> None:
         # who sent too much then has no part in what is wrong now, and takes the name of nobody else
         now = self._seconds()
-        for what in [what for what, last in self._last.items() if now - last >= CULPRIT_SECONDS]:
+        for what in [what for what, last in self._last.items() if now - last >= EXCESS_SECONDS]:
             del self._last[what]
             for one in [one for one in self.events if one.what == what]:
                 del self.events[one]
