@@ -38,6 +38,7 @@ class Process:
         self.is_alive = True
         self.fuse: int | None = None  # so many steps more, then it is killed
         self.nap: tuple[int, float] | None = None  # so many steps more, then it is stopped for so many seconds
+        self.sleep: tuple[str, float] | None = None  # before this step of a move it is stopped for so many seconds
         self.wakes = 0.0  # until then it is stopped: what it is to do waits, and its clock goes on
         self.descriptors: dict[int, None] = {}
         self.drift = 1.0

@@ -19,6 +19,8 @@ from simulation.world import BACK, MOVES, World
 
 MOVE_SECONDS = 0.3  # about as long as a command takes that moves a bucket or two
 NAP_STEPS = 150  # about as many as a command takes that moves a bucket or two
+# of a move, before which somebody may be stopped: those after which a bucket's owner is another, or what was copied counts
+STEPS = ("begin", "seal", "staged", "open", "open", "leave", "remove", "disown", "disown", "reopen")
 SHIELD_SECONDS = 0.5  # after an outbox was removed nobody kills its Agent: what it holds would be lost, and who could count it?
 
 # Faults that do not go together. A store that goes back is made good by what Agents retain: a full disk takes that, and so does a host that
@@ -301,6 +303,28 @@ def _nap(random: Random) -> dict[str, Any]:
     return {"which": random.randrange(6), "steps": random.randrange(NAP_STEPS), "seconds": round(random.uniform(5.0, 60.0), 3)}
 
 
+def _sleep_before(world: World, fault: Fault) -> None:
+    """Whoever moves a bucket, or ends a move of others, stops just before a step of it: the world goes on, and it wakes into that."""
+    if fault.detail["is_mover"]:
+        mover = world.movers[fault.detail["which"] % len(world.movers)]
+        mover.call("add" if fault.number % 2 else "drain", fault.number)  # where it does not run already
+    parts = world.movers if fault.detail["is_mover"] else world.servers
+    part = parts[fault.detail["which"] % len(parts)]
+    if part.process is not None:
+        part.process.sleep = fault.detail["step"], fault.detail["seconds"]
+
+
+def _step(random: Random) -> dict[str, Any]:
+    # shorter and longer than others take it for alive
+    seconds = random.choice((random.uniform(0.2, 5.0), random.uniform(11.0, 40.0)))
+    return {
+        "which": random.randrange(6),
+        "is_mover": random.random() < 0.6,
+        "step": random.choice(STEPS),
+        "seconds": round(seconds, 3),
+    }
+
+
 def _fail_over(world: World, fault: Fault) -> None:
     store = world.stores[fault.detail["which"] % len(world.stores)]
     lost = store.fail_over()
@@ -380,6 +404,9 @@ KINDS: dict[str, Kind] = {
     ),
     "mover stopped": Kind(1.0, _which_for(0.5, 40.0), _on_mover(_stop(("movers",))), ("stopped a mover",)),
     "mover naps": Kind(1.0, _nap, _on_mover(_send_to_sleep), ("stopped after a step: mover",)),
+    "sleeps before a step": Kind(
+        2.0, _step, _sleep_before, ("slept before a step of a move: mover", "slept before a step of a move: server")
+    ),
     "mover interrupted": Kind(0.5, _which, _on_mover(_interrupt), ("interrupted a mover",)),
     "store fails over": Kind(
         0.5,

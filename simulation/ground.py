@@ -19,6 +19,7 @@ from taba.handlers.lookup import Found, Lookup
 from taba.handlers.totals_counter import TotalsCounter
 from taba.handlers.updown import UpDown
 from taba.server.aging import AGREE_SECONDS
+from taba.server.fold.bounds import DEFAULT_BOUNDS
 
 STORES = 3  # servers of the store; it begins with one or two
 
@@ -80,6 +81,7 @@ class Ground(Clockwork):
         self.first_stores = shape.choice((1, 1, 2))
         self.stores = [Store(self, f"memory-{number}", changed) for number in range(1, STORES + 1)]
         self.lookup = lookup()
+        self.bounds = DEFAULT_BOUNDS  # of its Servers
         self.urls = [f"http://server-{number}:8280" for number in range(1, shape.choice((1, 2, 2)) + 1)]  # of the Servers
         self.hosts: dict[str, float] = {}  # how far the wall clock of a part's host is off
         self.drifts: dict[str, float] = {}  # how fast that of a part runs

@@ -18,9 +18,13 @@ import sqlite3
 import struct
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 
 from simulation.clockwork import Clockwork, Killed, Process
+from simulation.names import part_of
 from taba import ring
 from taba.batch import BATCH_VERSION, reading_batch
 from taba.errors import UnknownVersion
@@ -349,6 +353,7 @@ class Machine:
         from taba.client import port, producer, pure
         from taba.client.own_ring import OwnRing
         from taba.server.fold import envelopes
+        from taba.shard.moving import mover
 
         def open_file(path: str, mode: str, encoding: str | None = None, opener: Any = None) -> Any:
             return File(files, path, opener, "b" not in mode) if "w" in mode else open(path, mode, encoding=encoding)
@@ -391,6 +396,19 @@ class Machine:
                 raise Killed
 
         self.put(segment.Segment, "store", with_step)
+        watched = mover.Mover.watched
+
+        async def with_sleep(self_: Any, bucket: int, request: Any) -> None:
+            await watched(self_, bucket, request)
+            process = world.running
+            if process.sleep is not None and getattr(request, "name", None) == process.sleep[0]:
+                (step, seconds), process.sleep = process.sleep, None
+                process.wakes = world.now + seconds
+                world.say(f"{process.name} sleeps before it has bucket {bucket} {step}")
+                world.fired[f"slept before a step of a move: {part_of(process.name)}"] += 1
+                await deferLater(cast(IReactorTime, process.reactor), 0.0)
+
+        self.put(mover.Mover, "watched", with_sleep)
 
     def notes_change(self) -> None:
         """A file was made, or removed."""

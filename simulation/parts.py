@@ -32,6 +32,7 @@ from taba.agent.loop import LAST_DRAIN_FAILS, Loop, Surroundings
 from taba.agent.problems import Space
 from taba.bounds import MiB
 from taba.calls import Call, HTTPError
+from taba.caps import Caps
 from taba.client import pure
 from taba.client.producer import Producer
 from taba.errors import MalformedBatch, StoreUnavailable, TabaError
@@ -42,10 +43,15 @@ from taba.server.ask.query import Query
 from taba.server.fold.envelopes import Envelopes
 from taba.server.fold.ingest import Ingest
 from taba.server.fold.posts import Posts
+from taba.server.health import Health
 from taba.server.http import Routes as ServerRoutes
+from taba.server.keep.jobs import Jobs
+from taba.server.starts import Starts
+from taba.server.status import Status
 from taba.server.steady import SteadyClock
 from taba.server.work.bench import Bench
 from taba.server.work.folding import Folding, Work
+from taba.server.work.sandbox import Sandbox
 from taba.shard import Router
 from taba.shard.moving.check import check
 from taba.shard.moving.reshard import Reshard, current_shards
@@ -375,21 +381,27 @@ class Server(Part):
         super().__init__(world, name)
         self.url, self.buckets = url, buckets
         self.is_future = False  # it reads the next version of batches alone
+        self.problems: list[str] | None = None  # that its status said when it was asked last; None: it has not answered
 
     def live(self) -> None:
         world, process = self.world, self.process
         assert process is not None
         reactor: Any = process.reactor
         self.router = router_of(world, process, self.buckets)
-        sandbox: Any = None  # all Handlers here are Taba's own
+        sandbox = Sandbox(world.lookup, reactor, {})  # all Handlers here are Taba's own: no child is started
         bench = WatchedBench(world, process, sandbox)
         self.now = SteadyClock(process.wall, process.seconds)
         self.age = StoreAge(self.router, process.seconds, process.wall)
-        self.ingest = Ingest(self.router, bench, reactor, self.now, self.age)
+        self.ingest = Ingest(self.router, bench, reactor, self.now, self.age, world.bounds)
         self.posts = Posts(self.router, self.ingest, self.age, process.random.randbytes, reactor)
         served = lambda store: store == self.router.store_id  # noqa: E731
         self.envelopes = Envelopes(self.router, self.ingest, self.posts, process.random.randbytes, process.seconds, self.now.heard, served)
-        self.query = Query(self.router, bench, reactor, self.now, sandbox, lambda: self.ingest.tab_changes)
+        self.query = Query(self.router, bench, reactor, self.now, sandbox.match, lambda: self.ingest.tab_changes)
+        self.health = Health(self.router, reactor)
+        jobs = Jobs(self.router, self.now, self.age, reactor)
+        site: Any = Nowhere()
+        about = self.now, 1, "memory:", reactor, self.health, jobs, Starts(None, 0), world.bounds, Caps(), lambda: site
+        self.status = Status(self.router, world.lookup, self.ingest, self.envelopes, self.query, sandbox, self.age, *about)
         nobody: Any = None  # these routes are not asked here
         rooms = self.router, world.lookup, self.ingest, self.envelopes, self.posts, self.query
         self.routes = ServerRoutes(*rooms, nobody, nobody, nobody, nobody, nobody, nobody, nobody, self.now, self.age, ())
@@ -407,6 +419,7 @@ class Server(Part):
         self._aging = LoopingCall(self._look)
         self._aging.clock = cast(IReactorTime, process.reactor)
         self._aging.start(AGE_SECONDS)
+        self.health.start()
         self.world.network.listening[self.url] = (process, self.answer)
 
     def _look(self) -> Deferred[None]:
@@ -422,6 +435,16 @@ class Server(Part):
     def died(self) -> None:
         self.world.network.listening.pop(self.url, None)
         super().died()
+
+    def ask_for_problems(self) -> None:
+        """Have `problems` say what its status says now; as this Server's process, as soon as its store answers."""
+
+        def told(status: dict[str, Any]) -> None:
+            self.problems = list(status["problems"])
+
+        self.problems = None
+        if self.process is not None and self.url in self.world.network.listening:
+            self.world.run(self.process, lambda: ensureDeferred(self.status.describe()).addCallbacks(told, self._failed))
 
     def answer(self, path: str, body: bytes) -> Deferred[tuple[int, dict[str, str], bytes]]:
         """What arrives by HTTP."""
@@ -596,6 +619,16 @@ class Mover(Part):
             wrong = await check(await current_shards(router.atlas), reactor, False, signs)
             if wrong:
                 raise StoreUnavailable(f"repaired, and check says: {[one.text for one in wrong]}")
+
+
+class Nowhere:
+    """What a Server says of where it listens: here it does so nowhere."""
+
+    def describe(self) -> dict[str, Any]:
+        return {}
+
+    def problems(self, unix_now: float) -> list[str]:
+        return []
 
 
 class Arrived:

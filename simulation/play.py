@@ -17,8 +17,10 @@ from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 from simulation.clockwork import Killed
 from simulation.faults import KINDS, Fault, draw
 from simulation.store import REPLICA_SECONDS
-from simulation.world import CALM_SECONDS, CENSUS_SECONDS, LOOK_SECONDS, Broken, World
+from simulation.world import CALM_SECONDS, CALM_STEPS, CENSUS_SECONDS, HOUR_SECONDS, IDLE_SECONDS, LOOK_SECONDS, Broken, World
 from taba.shard import transaction
+
+ANSWER_SECONDS = 2.0  # that a Server has to say what is wrong: more than it waits for its store
 
 
 class Result(NamedTuple):
@@ -92,6 +94,7 @@ class Run(World):
 
     def _play(self) -> None:
         self.machine.put(transaction, "LEASE_AFTER_CONFLICTS", self.lease_after)
+        self.narrow()
         kinds = {fault.kind for fault in self.faults}
         for store in self.stores:
             if "store goes back" in kinds:
@@ -104,6 +107,7 @@ class Run(World):
             if fault.number not in self.without:
                 self.later(fault.at, None, self._befall, fault)
         self._look_at_buckets()
+        self.look_at_bounds()
         self._pass(self.duration)
         self._make_quiet()
         self._pass(self.now + 5.0)
@@ -111,6 +115,27 @@ class Run(World):
         if self.network.last_arrival > self.now:
             self._pass(self.network.last_arrival + LOOK_SECONDS)  # what comes later than all else changes nothing
             self._settle()
+        if self.has_an_hour:
+            self._pass_an_hour()
+
+    def _ask_for_problems(self, past_too: bool = False) -> list[str]:
+        self.ask_for_problems()
+        self._pass(self.now + ANSWER_SECONDS)
+        return self.problems(past_too)
+
+    def _pass_an_hour(self) -> None:
+        """What has happened is history then: nobody says it any more."""
+        for process in self.parts:
+            process.pace = IDLE_SECONDS
+        self.bound_seconds = IDLE_SECONDS
+        self._next_census = self.now + HOUR_SECONDS
+        self._pass(self.now + HOUR_SECONDS)
+        self.fired["an hour passed"] += 1
+        for process in self.parts:
+            process.pace = 0.0  # who asks is answered
+        if left := self._ask_for_problems(past_too=True):
+            raise Broken(f"an hour after all was folded it is said: {left}")
+        self.check()
 
     def _pass(self, until: float) -> None:
         """Have time pass, and end at the first thing that is wrong."""
@@ -122,10 +147,17 @@ class Run(World):
                 self._check_doubles()
 
     def _settle(self) -> None:
-        end = self.now + CALM_SECONDS
+        end, most = self.now + CALM_SECONDS, self.steps + CALM_STEPS
         while not self.is_settled() and self.now < end:
             self._pass(self.now + LOOK_SECONDS)
         self.check()
+        left = self._ask_for_problems()
+        while left and self.now < end:
+            left = self._ask_for_problems()
+        if left:
+            raise Broken(f"{CALM_SECONDS:.0f} s after the last fault there are problems: {left}")
+        if self.steps > most:
+            raise Broken(f"until all was folded and no problem left it took {self.steps - most + CALM_STEPS:,} steps")
 
     def _befall(self, fault: Fault) -> None:
         self.steps += 1
@@ -143,7 +175,11 @@ class Run(World):
             store.is_reading_only = False
             store.cut_before = store.cut_after = store.late = 0.0
             store.lag = REPLICA_SECONDS
+            store.clock.skew = 0.0
             store.start()
+        self.hosts.clear()
+        for process in self.parts:
+            process.skew = 0.0
         for server in self.servers:
             server.is_future = False
         for part in (*self.servers, self.agents[0], *self.clients, *self.posters):

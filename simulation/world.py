@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from random import Random
 from typing import Any
 
+from simulation.bounds import NARROW, NARROW_BOUNDS, Held, bounded_keys, in_store, of_agent, of_machine, of_server
 from simulation.census import count, numbers
 from simulation.ground import Ground
 from simulation.parts import Agent, Asker, Client, Mover, Poster, Server
 from simulation.store import Store
+from taba.agent import keeper, lanes
 from taba.agent.loop import Loop
 from taba.server import keys
 from taba.server.aging import read_record
@@ -22,19 +25,39 @@ BUCKETS = 4
 CENSUS_SECONDS = 5.0  # between two looks at each State's identities
 NOWHERE_SECONDS = 60.0  # a mover that died is waited for, a Server comes by, and shards that were away are back
 # kinds of faults that a world has to know of
-MOVES = frozenset(("buckets move", "kill mover", "mover's fuse", "mover interrupted", "mover stopped", "mover naps"))
+MOVES = frozenset(
+    ("buckets move", "kill mover", "mover's fuse", "mover interrupted", "mover stopped", "mover naps", "sleeps before a step")
+)
 BACK = frozenset(("store goes back", "store fails over", "replica lags"))
 FILLING = frozenset(("memory full", "disk full", "spool spoilt"))
 # keys that the world looks at whenever they change: (bucket, whether it is its owner key)
 WATCHED = {key: (bucket, key == owner_key(bucket)) for bucket in range(BUCKETS) for key in (owner_key(bucket), keys.counts(bucket))}
 MARKS = {keys.marks(bucket): bucket for bucket in range(BUCKETS)}
 LEASES = {lease_key(bucket): bucket for bucket in range(BUCKETS)}
+# what transactions write, and nobody else, but who moves the bucket and removes it where it is not any more
+WRITTEN = {key(bucket): bucket for bucket in range(BUCKETS) for key in (keys.marks, keys.posted, keys.states, keys.counts)}
+BOUNDED = bounded_keys(BUCKETS)
+BOUND_SECONDS = 0.25  # between two looks at what Agents and Servers hold; at what a store holds the world looks whenever it changes
 LEASE_AFTER = (1, 3)  # conflicts: where it is one, leases are taken often
 CALM_SECONDS = 240.0  # after the last fault: by then all is folded, and no problem left
 # How long an Agent's host is busy with others between two of its turns: it looks at its rings twenty times a second, or four times
 PACES = (0.0, 0.25, 0.25)
+NARROW_SHARE = 0.3  # of the worlds in which no store goes back: there bounds are so small that they are met
+ODD, ODD_SHARE = "odd", 0.2  # a Tab of a Type that no Server has, in so many worlds: what is recorded there becomes dead letters
+RETAIN = (None, None, 6.0)  # seconds that Agents retain what is acknowledged, where no store goes back; None: as long as they do
 RATES = (10.0, 30.0, 60.0)  # how often a second a Client records a few events: rings that are sparse, and that fill
 LOOK_SECONDS = 1.0  # between two looks whether all is folded
+
+
+# What a status says of what has happened, and nobody can mend any more: for an hour, or as long as the process lives that found it at its
+# start. A clock is followed after an hour, where nobody sends who agrees with it
+PAST_OF_AGENT = re.compile(r"dropped |start ")
+PAST_OF_SERVER = re.compile(r" lately|the store went back in time: |clock is .* off from what this Server goes by")
+FOR_A_PERSON = re.compile(r"\d+ events are dead letters |\d+ events came for Tabs that have another Type|no Handler of Type ")
+HOUR_SECONDS = 3700.0
+HOUR_SHARE = 0.03  # of the worlds: in these the hour passes, and then nothing is said of what has happened, either
+IDLE_SECONDS = 30.0  # that a host is busy with others then
+CALM_STEPS = 100_000  # after the last fault: by then all is folded, and no problem left
 
 
 class Broken(AssertionError):
@@ -65,6 +88,8 @@ class World(Ground):
         self.shielded_until = 0.0
         rate = rate if rate is not None else shape.choice(RATES)
         tabs = [(f"{type.lower()}{number}", type) for number, type in enumerate(types)]
+        if "Census" in types and Random(f"odd {seed}").random() < ODD_SHARE:
+            tabs.append((ODD, "Nobody"))
         self.clients = [Client(self, f"client-{number}", tabs, rate) for number in range(1, shape.choice((1, 2, 3)) + 1)]
         self.movers = [Mover(self, f"mover-{number}") for number in (1, 2)]
         posters = [Poster(self, "poster-server"), Poster(self, "poster-agent", lambda: self.holder)]
@@ -87,6 +112,14 @@ class World(Ground):
         self.may_move = bool(set(kinds) & MOVES)
         self.may_lose = False  # a fault made it right that something is dropped, counted
         self.may_fill = bool(set(kinds) & FILLING)
+        self.is_narrow = shape.random() < NARROW_SHARE and not self.goes_back
+        if self.is_narrow:
+            self.bounds = NARROW_BOUNDS
+        retain = shape.choice(RETAIN)
+        self.retain_seconds = None if self.goes_back else retain
+        self.has_an_hour = shape.random() < HOUR_SHARE
+        self.bound_seconds = BOUND_SECONDS
+        self.fullest: dict[str, float] = {}  # bound → the most of it that was ever held, as a share
 
     def boots_anew(self) -> None:
         """The host of Agent and applications loses power: its processes end, its shared memory is gone, its disk is as it was."""
@@ -103,8 +136,41 @@ class World(Ground):
 
     # --- what is true at every step ---
 
+    def narrow(self) -> None:
+        """Where this world is narrow, have the bounds be small until it ends, and Agents retain as long as they do in it."""
+        for bound in NARROW if self.is_narrow else ():
+            self.machine.put(bound.module, bound.name, bound.most)
+        if self.retain_seconds is not None:  # streams end soon then, and groups of the outbox outlive what was retained
+            for module in (lanes, keeper):
+                self.machine.put(module, "RETAIN_SECONDS", self.retain_seconds)
+
+    def look_at_bounds(self) -> None:
+        """What Agents, Servers, shared memory and disk hold is within its bounds, and is looked at again."""
+        self.later(self.bound_seconds, None, self.look_at_bounds)
+        for agent in self.agents:
+            if agent.is_alive and agent.loop is not None:
+                self._bounded(agent.name, of_agent(agent.loop))
+        for server in self.servers:
+            if server.is_alive:
+                self._bounded(server.name, of_server(server.ingest, server.posts))
+        self._bounded("the machine", of_machine(self.machine))
+
+    def _bounded(self, where: str, held: Iterable[Held]) -> None:
+        for bound, amount, most in held:
+            self.fullest[bound] = max(self.fullest.get(bound, 0.0), amount / most)
+            if amount > most:
+                self.errors.append(f"{where} holds {amount} of what {bound} bounds at {most}")
+
     def _changed(self, store: Store, touched: set[bytes]) -> None:
         """A store has changed these keys."""
+        values = store.server._values
+        for key in touched & BOUNDED.keys():
+            if (value := values.get(key)) is not None:
+                self._bounded(store.name, [in_store(BOUNDED[key], value, self.bounds)])
+        if self.may_move and not self.goes_back:
+            for key in touched & WRITTEN.keys():
+                if values.get(key) is not None and not self._has_open(store, WRITTEN[key]):
+                    self.errors.append(f"{store.name} has {key.decode()} written, and bucket {WRITTEN[key]} is not open there")
         self._look_at_guards(store, touched)
         for key in touched:
             found = WATCHED.get(key)
@@ -228,6 +294,27 @@ class World(Ground):
         posted = sum(poster.accepted for poster in self.posters if not poster.is_for_servers)
         return self.completed + posted <= self.accounted() + self.unsure
 
+    def ask_for_problems(self) -> None:
+        """Have Servers say what is wrong; Agents do each second."""
+        for server in self.servers:
+            server.ask_for_problems()
+
+    def problems(self, past_too: bool = False) -> list[str]:
+        """What statuses say that is wrong, without what needs a person, nor, unless `past_too`, what has happened and is over."""
+        found = []
+        for agent in self.agents:
+            if agent.is_alive:
+                said = {key: text for key, text in agent.problems.items() if past_too or not PAST_OF_AGENT.match(key)}
+                found += [f"{agent.name}: {key}: {text}" for key, text in said.items() if not key.startswith("start ")]
+        for server in self.servers:
+            said_by_server = ["it does not answer"] if server.problems is None else server.problems
+            found += [
+                f"{server.name}: {text}"
+                for text in said_by_server
+                if not FOR_A_PERSON.match(text) and (past_too or not PAST_OF_SERVER.search(text))
+            ]
+        return found
+
     def accounted(self) -> int:
         """Events that the books name, however they ended."""
         figures = self.figures()
@@ -350,7 +437,8 @@ class World(Ground):
     def _check_identities(self) -> None:
         missing = self._check_doubles()
         dropped = self.dropped()
-        allowed = sum(dropped.values()) + self.figures()["dead"] - sum(client.dropped for client in self.clients)
+        odd = sum(len(client.recorded.get((ODD, "Nobody"), ())) for client in self.clients)  # each a dead letter, or dropped
+        allowed = sum(dropped.values()) + self.figures()["dead"] - odd - sum(client.dropped for client in self.clients)
         if missing > max(0, allowed) + self.unsure:
             raise Broken(f"{missing} events were recorded and are nowhere; dropped {dict(dropped)}")
 

@@ -200,26 +200,29 @@ class Forwarder:
     # --- asking ---
 
     async def _learn(self) -> None:
-        """Ask the Servers, in turn, for the number of buckets and for the other Servers, until one answers both."""
+        """Ask the Servers, in turn, for the number of buckets and for the other Servers, until one answers both.
+
+        Of the others, those that failed last are asked whether they are back, where nothing goes to them that would tell.
+        """
         dispatch, delay = self._dispatch, LEARN_SECONDS
+        asked: set[str] = set()
         try:
             for server in sorted(dispatch.servers.values(), key=lambda server: (server.failures, not server.is_configured)):
+                asked.add(server.url)
                 try:
-                    told = await self._json(server.url + "/v1/status")
-                    store, caps = read_store(told["store"]), read_caps(told.get("caps"))
-                    if not self._on_store(store):
-                        raise OtherStore(store.id)
-                    self._on_caps(caps)
+                    told = await self._told_by(server)
+                    self._on_caps(read_caps(told.get("caps")))
                     self.knows_buckets = True
                     listed = await self._json(server.url + "/v1/servers")
                     is_complete = _is_complete(listed)
                     if is_complete:  # else nobody new is among them, and nobody is gone
                         dispatch.meet(server, listed)
                     self._choose(server.url, told, listed, is_complete)
-                    server.answers()
-                    if server.failures:
-                        server.not_before = self._now()  # it is back: no need to wait any longer
+                    self._is_back(server)
                     self._learn_failures = 0
+                    for other in dispatch.servers.values():
+                        if other.url not in asked and self._is_left_alone(other):
+                            self._run(self._look_again(other))
                     break
                 except Exception as error:  # as in _send; the next one may do better
                     server.fails(_reason(error, server.url), self._now())
@@ -229,6 +232,32 @@ class Forwarder:
         finally:
             self._asking = False
             self._next_learn = self._now() + delay
+
+    async def _told_by(self, server: ServerPeer) -> Any:
+        """What its status tells. Raises whatever keeps it from that, and OtherStore."""
+        told = await self._json(server.url + "/v1/status")
+        store = read_store(told["store"])
+        if not self._on_store(store):
+            raise OtherStore(store.id)
+        return told
+
+    def _is_left_alone(self, server: ServerPeer) -> bool:
+        """Whether it failed, and nothing was sent to it since it may be tried again."""
+        return server.problem is not None and not server.in_flight and self._now() >= server.not_before + LEARN_SECONDS
+
+    async def _look_again(self, server: ServerPeer) -> None:
+        """Whether a Server is back to which nothing is sent now. Over long before it is asked the next time."""
+        try:
+            await self._told_by(server)
+        except Exception as error:  # as in _send
+            server.fails(_reason(error, server.url), self._now())
+        else:
+            self._is_back(server)
+
+    def _is_back(self, server: ServerPeer) -> None:
+        server.answers()
+        if server.failures:
+            server.not_before = self._now()  # no need to wait any longer
 
     def _choose(self, url: str, told: Any, listed: Any, is_complete: bool) -> None:
         """What is written from now on: what the Server that told, and all that it lists, read. Raises ValueError for nonsense.

@@ -170,6 +170,39 @@ class ForwarderTests(SynchronousTestCase):
         self.failureResultOf(self.note(), NoVerdicts)
         self.assertEqual(len(self.server.notes), 5)
 
+    def look_for_servers(self) -> None:
+        self.clock.advance(LEARN_SECONDS)
+        self.forwarder.tick()
+        self.http.flush()
+
+    def test_a_server_that_is_back_while_nothing_goes_to_it_is_a_problem_no_more(self) -> None:
+        self.look_for_servers()
+        other = self.dispatch.servers["http://10.0.0.2:8280"]
+        other.failures, other.not_before = 2, self.clock.seconds() + 1.0
+        other.fails("nothing listens there", self.clock.seconds())
+        self.look_for_servers()
+        self.assertIsNotNone(other.problem)  # it may be tried by what goes to it
+        self.look_for_servers()
+        self.assertEqual((other.problem, other.failing_since), (None, None))
+
+    def test_one_that_is_back_with_another_store_or_with_no_answer_is_a_problem_still(self) -> None:
+        self.look_for_servers()
+        other = self.dispatch.servers["http://10.0.0.2:8280"]
+        real, answers = self.forwarder._json, list[Any]()
+
+        async def asked(url: str) -> Any:
+            return answers[-1] if url.startswith(other.url) else await real(url)
+
+        self.patch(self.forwarder, "_json", asked)
+        self.pin = "4f2a"
+        wrong: list[Any] = [{"store": {"id": "91cc", "buckets": 8}}, {"store": {}}, [], None]
+        for told in wrong:
+            answers.append(told)
+            other.fails("nothing listens there", self.clock.seconds())
+            self.look_for_servers()
+            self.assertNotIn(other.problem, (None, "nothing listens there"))
+        self.assertIsNone(self.dispatch.servers[self.server.url].problem)
+
     def test_a_server_of_another_store_is_a_problem_and_its_buckets_are_not_taken(self) -> None:
         self.pin = "91cc"
         self.forwarder.tick()

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from taba.agent.outbox import MIN_OUTBOX_BYTES
 from tests.patience import PATIENCE_SECONDS
 
+from .gate import Gate
 from .job import Job, ShortJob
 
 RECORD = """
@@ -24,6 +26,15 @@ for number in range(int(sys.argv[2])):
         time.sleep(0.001)
 stats = client.stats()
 print(json.dumps([stats["recorded"], stats["dropped"]]))
+"""
+
+
+FRESH = """
+from taba import client
+client.start("web/2")
+fresh = client.tab("fresh", type="TotalsCounter")
+for number in range(10):
+    fresh.record(1)
 """
 
 
@@ -80,6 +91,35 @@ class NothingLostForLong(Job):
         self.until(lambda: self.agent_accounts()[0] == 80_001, "not all is drained")
         dropped = self.agent_accounts()[1]  # and no more, now that there is a Server
         self.assertEqual(self.wait_for(80_001 - dropped)["folded"], 80_001 - dropped)
+
+    def test_after_an_outage_what_is_fresh_is_folded_beside_the_backlog_and_not_behind_it(self) -> None:
+        """Envelopes go through a gate one by one, so that it counts how many went before, and not how quick anything is."""
+        self.services.start_server()
+        gate = Gate(self.services.server_port)
+        self.addCleanup(gate.close)
+        self.services.server_url = gate.url
+        self.services.start_agent("--outbox-bytes", str(MIN_OUTBOX_BYTES))
+        self.record(1)
+        self.wait_for(1)
+        gate.shut()
+        self.record(9_000)  # 18 MB: most of it goes to the disk
+        self.until(lambda: self.agent_accounts()[0] == 9_001 and self.spool_batches() > 10, "it is not on disk")
+        backlog = self.spool_batches()
+        done = self.services.run("-c", FRESH, timeout=PATIENCE_SECONDS)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.until(lambda: self.agent_accounts()[0] == 9_011, "what is fresh is not drained")
+        while "fresh" not in self.services.query.names():
+            passed = gate.passed
+            gate.let_through()
+            self.until(lambda passed=passed: gate.passed > passed, "no envelope comes")  # type: ignore[misc]
+        self.assertGreater(self.spool_batches(), backlog // 2)
+        gate.open()
+        self.assertEqual(self.wait_for(9_011)["folded"], 9_011)
+        self.assertEqual(self.services.query.aggregates(name="fresh")["fresh"]["total"], 10)
+        self.assertEqual(self.agent_accounts()[1], 0)
+
+    def spool_batches(self) -> int:
+        return int(self.services.agent_query.status()["spool"]["batches"])
 
     def spooled(self, path: Path) -> int:
         with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:

@@ -64,12 +64,25 @@ for number in itertools.count():
 """
 
 
-class OneBadPart(ShortJob):
+class BadHandlers(ShortJob):
     def bad_handler(self) -> None:
         plugins = self.services.directory / "twisted" / "plugins"
         plugins.mkdir(parents=True)
         (plugins / "acme_bad.py").write_text(BAD_HANDLER)
 
+    def post_bad(self, tab: str, value: str) -> None:
+        """Post one event, under a key until it is taken: on a busy machine a child takes its time to start."""
+
+        def is_taken() -> bool:
+            try:
+                return bool(self.services.query.post_events("bad/1", [{"tab": tab, "type": "Bad", "value": value}], key=tab)["accepted"])
+            except ServerUnavailable:
+                return False
+
+        self.until(is_taken, f"{tab} is not taken")
+
+
+class OneBadPart(BadHandlers):
     def bad_rings(self) -> list[Path]:
         """Segments with this Agent's prefix that are no rings: empty, noise, a head that promises too much."""
         made = []
@@ -87,17 +100,6 @@ class OneBadPart(ShortJob):
                 urllib.request.urlopen(request, timeout=PATIENCE_SECONDS)
             self.assertLess(caught.exception.code, 500)
             caught.exception.close()
-
-    def post_bad(self, tab: str, value: str) -> None:
-        """Post one event, under a key until it is taken: on a busy machine a child takes its time to start."""
-
-        def is_taken() -> bool:
-            try:
-                return bool(self.services.query.post_events("bad/1", [{"tab": tab, "type": "Bad", "value": value}], key=tab)["accepted"])
-            except ServerUnavailable:
-                return False
-
-        self.until(is_taken, f"{tab} is not taken")
 
     def test_bad_rings_batches_and_handlers_are_counted_and_said_and_the_job_beside_them_is_exact(self) -> None:
         self.bad_handler()
@@ -117,6 +119,25 @@ class OneBadPart(ShortJob):
         self.assertGreaterEqual(status["handlers"]["Bad"]["errors"], 1)
         agent = self.services.agent_query.status()
         self.assertEqual(agent["recorded"], 8_000)
+        self.assertEqual(sum(count for tabs in self.recorded().values() for count, _ in tabs.values()), 8_000)
+
+
+@pytest.mark.real
+class Hanging(BadHandlers):
+    def test_a_handler_that_hangs_is_ended_and_said_its_event_is_a_dead_letter_and_the_job_beside_it_is_exact(self) -> None:
+        self.bad_handler()
+        self.services.start_server()
+        self.services.start_agent()
+        recorders = self.start_recorders(8_000, pause=0.05)
+        self.post_bad("bad_hang", "hang")
+        self.post_bad("bad_good", "good")
+        self.end_recorders(recorders)
+        status = self.wait_for(8_001)
+        self.assertEqual((status["folded"], status["dead_letters"]), (8_001, 1))
+        self.assertIn("Type Bad hung, crashed or was killed", self.problems("Server"))
+        self.until(lambda: self.services.query.aggregate("bad_good") == {"count": 1}, "the good event is not there")
+        (letter,) = self.services.query.dead_letters()
+        self.assertEqual((letter["tab"], letter["value"]), ("bad_hang", "hang"))  # its bytes are kept
         self.assertEqual(sum(count for tabs in self.recorded().values() for count, _ in tabs.values()), 8_000)
 
 

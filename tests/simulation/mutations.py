@@ -13,7 +13,7 @@ import tempfile
 import time
 import unittest
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
@@ -21,18 +21,20 @@ from simulation.command import prepare
 from simulation.play import play
 from taba import batch, clocks, desk
 from taba.agent import directory, discover, keys, locks, segment
+from taba.agent.dispatch import ServerPeer
 from taba.agent.drain import Drain
 from taba.agent.keeper import Keeper
+from taba.agent.lanes import Lane
 from taba.agent.outbox import PAGE, PUBLISHED
 from taba.agent.pump import RingPump
 from taba.agent.reader import Ring
 from taba.agent.sums import Ending, Sums
-from taba.batch import APPLIED, OPEN, RING_ENDED, Verdict
+from taba.batch import APPLIED, MARK, NUMBER, OPEN, RING_ENDED, Header, Verdict
 from taba.client.own_ring import OwnRing
 from taba.errors import StoreUnavailable
 from taba.handlers import updown
 from taba.server import aging, steady
-from taba.server.fold import cycle, posts
+from taba.server.fold import cycle, ingest, posts
 from taba.server.fold.marks import Mark, Marks
 from taba.shard import atlas, buckets, together, transaction
 from taba.shard.moving import check, copying, mending, move, mover, reshard, steps
@@ -388,6 +390,30 @@ def retained_batches_are_forgotten_at_once(put: Any) -> None:
     put(Keeper, "acknowledged", acknowledged)
 
 
+@focused("kill agent,store dies,server cut off", 40.0, 0.3)
+def a_stream_is_ended_while_the_outbox_has_a_group_of_it(put: Any) -> None:
+    real = Keeper.queue
+
+    def queue(self: Any, lane: Any, now: float) -> None:
+        kept, lane.in_outbox = lane.in_outbox, 0
+        real(self, lane, now)
+        lane.in_outbox = kept
+
+    put(Keeper, "queue", queue)
+
+
+@focused("store goes back,kill agent", 20.0, 0.3)
+def a_probe_under_the_wrong_nonce_lets_go_of_what_is_retained(put: Any) -> None:
+    real = Lane.gap
+
+    def gap(self: Any, mark: int, why: str, now: float, backoff: Any) -> None:
+        if why != NUMBER and isinstance(self.sent[0].entry, Header) and self.sent[0].entry.do == MARK:
+            self.give_up_retained()
+        real(self, mark, why, now, backoff)
+
+    put(Lane, "gap", gap)
+
+
 @focused(SPOOL)
 def what_a_move_left_in_both_places_is_sent_from_both(put: Any) -> None:
     from taba.agent.spool import Spool
@@ -500,6 +526,27 @@ class _Anywhere:
             raise atlas.NotHere(bucket, False, "nowhere")
 
 
+@focused("buckets move,store late", 20.0, 2.0)
+def the_guards_of_a_joint_transaction_are_read_and_not_watched(put: Any) -> None:
+    real = together.Group._watch
+
+    async def watch(self: Any, connection: Any) -> Any:
+        return await real(self, cast(Any, _Unguarded(connection)))
+
+    put(together.Group, "_watch", watch)
+
+
+class _Unguarded:
+    """A connection on which no owner key and no lease is watched."""
+
+    def __init__(self, connection: Any):
+        self.where = connection.where
+        self._connection = connection
+
+    async def watch(self, keys: Any, reads: Any, seconds: float) -> Any:
+        return await self._connection.watch([key for key in keys if not key.endswith((b":owner", b":lease"))], reads, seconds)
+
+
 @focused(STORE + ",kill server,messages late,messages repeated", 40.0, 1.0)
 def nobody_minds_a_lease_of_others(put: Any) -> None:
     real = transaction.Attempt._check
@@ -544,6 +591,22 @@ def an_undo_does_without_a_target_that_is_away(put: Any) -> None:
         put(where, "undo", undo)
 
 
+@focused("buckets move,sleeps before a step", 40.0, 2.0)
+def an_undo_opens_the_source_first(put: Any) -> None:
+    def undo(bucket: int, source: str, target: str, here: Any, arriving: Any, epoch: int) -> Any:
+        yield from move._reopen(bucket, source, [here], epoch)
+        if arriving is not None:
+            yield from move._change(bucket, "disown", target, arriving, None)
+            yield from move._clear(bucket, target)
+
+    put(move, "_undo", undo)
+
+
+@focused("buckets move,sleeps before a step,store fails over,replica lags", 40.0, 2.0)
+def a_server_that_changed_in_a_move_is_not_noticed(put: Any) -> None:
+    put(mover.Mover, "_meet", lambda self, *_: None)
+
+
 @focused("buckets move,store fails over,replica lags", 40.0, 1.5)
 def a_seal_is_not_awaited(put: Any) -> None:
     real = move._step
@@ -560,6 +623,63 @@ def nothing_of_a_move_is_awaited(put: Any) -> None:
         return ""
 
     put(mover.Mover, "_confirm", confirm)
+
+
+# --- bounds, and what is said
+
+
+@focused(AGENT + ",memory full", 30.0)
+def retained_batches_have_no_bound(put: Any) -> None:
+    put(Keeper, "_bound_retained", lambda self: None)
+
+
+@focused("store dies,store late,kill server", 30.0)
+def a_line_that_is_full_takes_more(put: Any) -> None:
+    real = ingest.Ingest._enqueue
+
+    def enqueue(self: Any, entry: Any) -> Any:
+        with _instead(ingest, "MAX_LANE_BYTES", 1 << 40), _instead(ingest, "MAX_WAITING_BYTES", 1 << 40):
+            return real(self, entry)
+
+    put(ingest.Ingest, "_enqueue", enqueue)
+
+
+@contextlib.contextmanager
+def _instead(where: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(where, name)
+    setattr(where, name, value)
+    try:
+        yield
+    finally:
+        setattr(where, name, before)
+
+
+@focused(AGENT, 30.0)
+def dead_letters_have_no_bound(put: Any) -> None:
+    real = Transactions.commit
+
+    async def commit(self: Any, commands: Any, seconds: float = 4.0) -> Any:
+        return await real(
+            self, [command for command in commands if not (command[0] == b"LTRIM" and command[1].endswith(b":dead"))], seconds
+        )
+
+    put(Transactions, "commit", commit)
+
+
+@focused(AGENT + ",memory full", 30.0)
+def streams_are_opened_without_end(put: Any) -> None:
+    real = Marks.do
+
+    def do(self: Any, header: Any, drawn: bytes) -> Any:
+        self._room = max(self._room, 1)
+        return real(self, header, drawn)
+
+    put(Marks, "do", do)
+
+
+@focused("server cut off,kill server")
+def what_is_mended_is_said_for_ever(put: Any) -> None:
+    put(ServerPeer, "answers", lambda self: None)
 
 
 # --- what goes up and down

@@ -1,0 +1,180 @@
+"""Nothing beyond its bound: what each part of a world holds, beside the bound that its own room has a name for.
+
+1. A bound is the one that the real code goes by: the name in its module, read when it is looked at. In narrow worlds these are small, so
+   that worlds of half a minute meet them; else most of them would be met by days of load alone.
+2. What a part holds is counted from what it holds, not read from the figure by which it keeps the bound.
+3. What is bounded between two turns may hold what one turn adds: that is added to the bound, and no more.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from simulation.names import AGENT, ENVIRONMENT, OUTBOX_BYTES, RING_BYTES, SPOOL_BYTES
+from taba import ring as layouts
+from taba.agent import dispatch, history, keeper, keys, lanes, openings, register
+from taba.bounds import KiB, MiB
+from taba.client.segment import MAX_COUNTING_BYTES
+from taba.server import keys as names
+from taba.server.fold import cycle, ingest, posts
+from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
+from taba.server.work.folding import MAX_STATE_BYTES
+
+if TYPE_CHECKING:
+    from simulation.machine import Machine
+    from taba.agent.loop import Loop
+    from taba.server.fold.ingest import Ingest
+    from taba.server.fold.posts import Posts
+
+
+class Held(NamedTuple):
+    """So much of what a bound is for, and the most that there may be."""
+
+    bound: str
+    amount: int
+    most: int
+
+
+class Narrow(NamedTuple):
+    """A bound as small as a narrow world has it."""
+
+    module: Any
+    name: str
+    most: int
+
+
+# What is given up first here is what a store that goes back is made good by: narrow worlds have none that does
+NARROW = (
+    Narrow(keeper, "MAX_PENDING_BATCHES", 40),
+    Narrow(keeper, "MAX_LANES", 24),
+    Narrow(keeper, "MAX_SPOOL_LANES", 2),
+    Narrow(keeper, "MAX_SETTLING", 2),
+    Narrow(keeper, "MOVE_BYTES", 8 * KiB),
+    Narrow(keeper, "MAX_RETAINED_BATCHES", 60),
+    Narrow(keeper, "MAX_RETAINED_BYTES", 16 * KiB),
+    Narrow(dispatch, "MAX_RUN_BATCHES", 3),
+    Narrow(dispatch, "MAX_IN_FLIGHT", 1),
+    Narrow(ingest, "MAX_CYCLES", 1),
+    Narrow(ingest, "MAX_LANE_BYTES", 2 * KiB),
+    Narrow(ingest, "MAX_WAITING_BYTES", 4 * KiB),
+    Narrow(cycle, "MAX_DEAD_LETTERS", 4),
+    Narrow(cycle, "MAX_MISSING_TYPES", 3),
+)
+NARROW_BOUNDS = DEFAULT_BOUNDS._replace(streams=10)
+TURN_BATCHES = 100  # more than an Agent drains, or has answered, in one of its turns here
+TURN_BYTES = 64 * KiB  # likewise
+
+
+def of_agent(loop: Loop) -> Iterator[Held]:
+    """What an Agent holds in memory."""
+    held = loop.keeper
+    in_outbox = retained = retained_bytes = 0
+    for lane in held.lanes.values():
+        in_outbox += sum(batch.group is not None for batch in lane.pending)
+        for batch in lane.retained:
+            if not batch.is_gone:
+                retained += 1
+                retained_bytes += batch.length
+        yield Held("MAX_HISTORY", len(lane._history or ()), lanes.MAX_HISTORY)
+        yield Held("MAX_RUN_BATCHES", len(lane.sent), _named(dispatch, "MAX_RUN_BATCHES"))
+    yield Held("MAX_PENDING_BATCHES", in_outbox, keeper.MAX_PENDING_BATCHES + TURN_BATCHES)
+    yield Held("MAX_RETAINED_BATCHES", retained, keeper.MAX_RETAINED_BATCHES + TURN_BATCHES)
+    yield Held("MAX_RETAINED_BYTES", retained_bytes, keeper.MAX_RETAINED_BYTES + TURN_BYTES)
+    # one that has something to send is never given up
+    yield Held("MAX_LANES", len(held.lanes), keeper.MAX_LANES + keeper.MAX_PENDING_BATCHES + TURN_BATCHES)
+    yield Held("MAX_SPOOL_LANES", len(held.schedule.backlog), keeper.MAX_SPOOL_LANES + TURN_BATCHES)
+    yield Held("MAX_SETTLING", len(held._settling), keeper.MAX_SETTLING + keeper.SPOOL_ROWS)
+    yield Held("REFUSALS_SHOWN", len(held.refusals), keeper.REFUSALS_SHOWN)
+    yield Held("outbox", held.outbox.used, held.outbox.capacity)
+    yield Held("spool", held.spool.used, held.spool.bound)
+    yield Held("MAX_OPENED", len(held.openings.fields()), openings.MAX_OPENED)
+    yield Held("MAX_SERVERS", len(loop.dispatch.servers), dispatch.MAX_SERVERS)
+    for server in loop.dispatch.servers.values():
+        yield Held("MAX_IN_FLIGHT", server.in_flight, dispatch.MAX_IN_FLIGHT)
+    yield Held("MAX_KEYS", loop.home.keys.count, keys.MAX_KEYS)
+    yield Held("MAX_STREAMS of the register", len(loop.home.register.streams), register.MAX_STREAMS)
+    for ring in loop.rings.open.values():
+        yield Held("MAX_TABS", len(ring.directory), layouts.MAX_TABS)
+
+
+def of_server(rooms: Ingest, posted: Posts) -> Iterator[Held]:
+    """What a Server holds in memory: what waits to be folded."""
+    waiting = largest = 0
+    for lane in rooms._lanes.values():
+        sizes = [entry.waiting.charged for entry in lane.entries]
+        largest = max(largest, *sizes, 0)
+        waiting += sum(sizes)
+        # an empty one takes any batch, and what was to be folded with other buckets is put back before what came meanwhile
+        yield Held("MAX_LANE_BYTES", sum(sizes), 2 * ingest.MAX_LANE_BYTES + max(sizes, default=0))
+    yield Held("MAX_WAITING_BYTES", waiting, 2 * ingest.MAX_WAITING_BYTES + len(rooms._lanes) * largest)
+    for place in rooms._places.values():
+        yield Held("MAX_CYCLES", place.running, ingest.MAX_CYCLES)
+    yield Held("MAX_TURNED_AWAY", len(rooms._turned_away), ingest.MAX_TURNED_AWAY)
+    yield Held("MAX_UNFINISHED", len(posted._unfinished), posts.MAX_UNFINISHED)
+
+
+def of_machine(machine: Machine) -> Iterator[Held]:
+    """What lies in shared memory and on the disk."""
+    rings = 0
+    for name in os.listdir(machine.shm):
+        size = os.stat(os.path.join(machine.shm, name)).st_size
+        if name.startswith("taba-agent."):
+            yield Held("the outbox's file", size, 2 * OUTBOX_BYTES)
+        elif size > layouts.COUNTING_BYTES:
+            rings += size
+            yield Held("TABA_RING_BYTES", size, RING_BYTES)
+        else:
+            yield Held("MAX_COUNTING_BYTES", size, MAX_COUNTING_BYTES)
+    yield Held("TABA_SHM_BYTES", rings, int(ENVIRONMENT["TABA_SHM_BYTES"]))
+    for name in os.listdir(machine.disk):
+        size = os.stat(os.path.join(machine.disk, name)).st_size
+        if name.startswith(f"{AGENT}.history"):
+            yield Held("MAX_HISTORY_BYTES", size, history.MAX_HISTORY_BYTES)
+        elif name.startswith(f"{AGENT}.spool"):
+            yield Held("the spool's files", size, 2 * SPOOL_BYTES + MiB)  # twice: a page of SQLite's is seldom full
+
+
+class Kept(NamedTuple):
+    """Keys of a bucket in the store that are bounded, and by what."""
+
+    bound: str
+    bucket: int
+
+
+def bounded_keys(buckets: int) -> dict[bytes, Kept]:
+    """All of them, by their names."""
+    found: dict[bytes, Kept] = {}
+    for bucket in range(buckets):
+        for bound, key in (
+            ("MAX_STREAMS", names.marks),
+            ("MAX_POSTERS", names.posts),
+            ("MAX_DEAD_LETTERS", names.dead_letters),
+            ("MAX_MISSING_TYPES", names.missing),
+            ("DEFAULT_MAX_TABS", names.tabs),
+            ("DEFAULT_MAX_CLIENTS", names.clients),
+            ("MAX_STATE_BYTES", names.states),
+        ):
+            found[key(bucket)] = Kept(bound, bucket)
+    return found
+
+
+def in_store(kept: Kept, value: Any, servers: Bounds) -> Held:
+    """What there is of one of these. `servers`: the bounds that Servers go by."""
+    if kept.bound == "MAX_STATE_BYTES":
+        return Held(kept.bound, max(map(len, value.values()), default=0), MAX_STATE_BYTES)
+    most = {
+        "MAX_STREAMS": servers.streams,
+        "MAX_POSTERS": posts.MAX_POSTERS,
+        "MAX_DEAD_LETTERS": _named(cycle, "MAX_DEAD_LETTERS"),
+        "MAX_MISSING_TYPES": cycle.MAX_MISSING_TYPES,
+        "DEFAULT_MAX_TABS": servers.tabs,
+        "DEFAULT_MAX_CLIENTS": servers.clients,
+    }[kept.bound]
+    return Held(kept.bound, len(value), most)
+
+
+def _named(module: Any, name: str) -> int:
+    """The bound as a module that imported it goes by it."""
+    return int(getattr(module, name))
