@@ -96,12 +96,18 @@ def _remove_free(path: str) -> bool:
 
 
 _CURES = {
-    errno.EMFILE: "raise the Agent's limit of descriptors (LimitNOFILE, ulimit -n): its events wait in it",
-    errno.ENFILE: "raise the host's limit of descriptors (fs.file-max): its events wait in it",
-    errno.ENOMEM: "the host is short of memory: its events wait in it",
+    errno.EMFILE: "raise the Agent's limit of descriptors (LimitNOFILE, ulimit -n)",
+    errno.ENFILE: "raise the host's limit of descriptors (fs.file-max)",
+    errno.ENOMEM: "give the host more memory, or have less run there",
     errno.EACCES: "run the Agent as the user who records, or set TABA_RING_GROUP, for both, to a group of both",
     errno.EPERM: "run the Agent as the user who records, or set TABA_RING_GROUP, for both, to a group of both",
 }
+
+
+def with_cure(error: OSError) -> str:
+    """What the operating system says, and what helps where that is known."""
+    cure = _CURES.get(error.errno or 0)
+    return f"{error.strerror}; {cure}" if cure else f"{error.strerror}"
 
 
 class Rings:
@@ -136,7 +142,9 @@ class Rings:
         try:
             names = self._read_names(now, at_once)
         except OSError as error:
-            self.problems[self.directory] = f"{self.directory}: {error.strerror}"
+            self.problems[self.directory] = (
+                f"{self.directory} cannot be looked through for new rings, whose events wait: {with_cure(error)}"
+            )
             return []
         self.problems.pop(self.directory, None)
         if names is not None:
@@ -292,7 +300,7 @@ class Rings:
         except OSError as error:
             self._note(
                 name,
-                f"cannot be opened: {error.strerror}; {_CURES.get(error.errno or 0, 'its events wait in it')}",
+                f"cannot be opened: {with_cure(error)}; its events wait in it",
                 seen,
                 error.errno in _PASSING,
             )
