@@ -57,7 +57,7 @@ NARROW = (
     Narrow(dispatch, "MAX_RUN_BATCHES", 3),
     Narrow(dispatch, "MAX_IN_FLIGHT", 1),
     Narrow(ingest, "MAX_CYCLES", 1),
-    Narrow(ingest, "MAX_LANE_BYTES", 2 * KiB),
+    Narrow(ingest, "MAX_LINE_BYTES", 2 * KiB),
     Narrow(ingest, "MAX_WAITING_BYTES", 4 * KiB),
     Narrow(cycle, "MAX_DEAD_LETTERS", 4),
     Narrow(cycle, "MAX_MISSING_TYPES", 3),
@@ -102,15 +102,15 @@ def of_agent(loop: Loop) -> Iterator[Held]:
 def of_server(rooms: Ingest, posted: Posts) -> Iterator[Held]:
     """What a Server holds in memory: what waits to be folded."""
     waiting = largest = 0
-    for lane in rooms._lanes.values():
-        sizes = [entry.waiting.charged for entry in lane.entries]
+    for line in rooms._lines.values():
+        sizes = [entry.waiting.charged for entry in line.entries]
         largest = max(largest, *sizes, 0)
         waiting += sum(sizes)
         # an empty one takes any batch, and what was to be folded with other buckets is put back before what came meanwhile
-        yield Held("MAX_LANE_BYTES", sum(sizes), 2 * ingest.MAX_LANE_BYTES + max(sizes, default=0))
-    yield Held("MAX_WAITING_BYTES", waiting, 2 * ingest.MAX_WAITING_BYTES + len(rooms._lanes) * largest)
-    for place in rooms._places.values():
-        yield Held("MAX_CYCLES", place.running, ingest.MAX_CYCLES)
+        yield Held("MAX_LINE_BYTES", sum(sizes), 2 * ingest.MAX_LINE_BYTES + max(sizes, default=0))
+    yield Held("MAX_WAITING_BYTES", waiting, 2 * ingest.MAX_WAITING_BYTES + len(rooms._lines) * largest)
+    for gate in rooms._gates.values():
+        yield Held("MAX_CYCLES", gate.running, ingest.MAX_CYCLES)
     yield Held("MAX_TURNED_AWAY", len(rooms._turned_away), ingest.MAX_TURNED_AWAY)
     yield Held("MAX_UNFINISHED", len(posted._unfinished), posts.MAX_UNFINISHED)
 

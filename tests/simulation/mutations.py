@@ -638,7 +638,7 @@ def a_line_that_is_full_takes_more(put: Any) -> None:
     real = ingest.Ingest._enqueue
 
     def enqueue(self: Any, entry: Any) -> Any:
-        with _instead(ingest, "MAX_LANE_BYTES", 1 << 40), _instead(ingest, "MAX_WAITING_BYTES", 1 << 40):
+        with _instead(ingest, "MAX_LINE_BYTES", 1 << 40), _instead(ingest, "MAX_WAITING_BYTES", 1 << 40):
             return real(self, entry)
 
     put(ingest.Ingest, "_enqueue", enqueue)
