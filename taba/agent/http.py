@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from taba import __version__
 from taba.agent.ages import Moment
 from taba.agent.keys import Keys
 from taba.agent.posting import OtherRequest, PostNaming, TooManyNames, post
@@ -19,7 +20,8 @@ from taba.events import NotCovered, events_route, key_part, reading
 from taba.exposition import NotInstalled, of_process, writer_for
 from taba.guard import Guard
 from taba.matching import simple_matcher
-from taba.routes import LINES, Parameter, Route
+from taba.openapi import describe
+from taba.routes import JSON, LINES, Parameter, Route
 from taba.tokens import ANY, OPEN, READ, WRITE
 from taba.web import Api
 
@@ -55,26 +57,28 @@ class Routes:
         self._is_stopping = True
 
     def api(self, guard: Guard | None) -> Api:
-        return Api(
-            [
-                Route("GET", "/v1/status", self.status, "how the Agent does, and what needs a person", ANY),
-                events_route(self.events),
-                Route("POST", "/v1/drain", self.drain, "drains the rings now, and tells how many batches wait for a Server", WRITE),
-                Route(
-                    "GET",
-                    "/metrics",
-                    self.metrics,
-                    "the Agent's health as Prometheus scrapes it, and with match= what its rings have held since it began",
-                    READ,
-                    (MATCH,),
-                    produces=(LINES,),
-                    is_lenient=True,
-                ),
-                Route("GET", "/healthz", self.healthz, "200 while the process runs", OPEN),
-                Route("GET", "/readyz", self.readyz, "200 only while it can do its work", OPEN),
-            ],
-            guard,
-        )
+        return Api(self.table(), guard)
+
+    def table(self) -> list[Route]:
+        """The definitions."""
+        return [
+            Route("GET", "/v1/status", self.status, "how the Agent does, and what needs a person", ANY),
+            events_route(self.events),
+            Route("POST", "/v1/drain", self.drain, "drains the rings now, and tells how many batches wait for a Server", WRITE),
+            Route(
+                "GET",
+                "/metrics",
+                self.metrics,
+                "the Agent's health as Prometheus scrapes it, and with match= what its rings have held since it began",
+                READ,
+                (MATCH,),
+                produces=(LINES,),
+                is_lenient=True,
+            ),
+            Route("GET", "/openapi.json", self.openapi, "this API, as OpenAPI describes it", ANY, produces=(JSON,)),
+            Route("GET", "/healthz", self.healthz, "200 while the process runs", OPEN),
+            Route("GET", "/readyz", self.readyz, "200 only while it can do its work", OPEN),
+        ]
 
     async def status(self, call: Call) -> Answer:
         content = self._status()
@@ -158,6 +162,9 @@ class Routes:
         if key is not None and self._keys.digest(key_part(client, key, digest).key) is not None:
             return None
         return PostNaming(self._pump.rings.admission, client, key is not None)
+
+    async def openapi(self, call: Call) -> Answer:
+        return Answer(describe(self.table(), "Taba Agent", __version__))
 
     async def healthz(self, call: Call) -> Answer:
         return Answer({"alive": True}, text=lambda: "alive\n")
