@@ -77,7 +77,7 @@ def figure(key: str, value: Any, unit: str | None) -> Any:
         return value
     if key in units.TIMES and value >= LEAST_MOMENT:
         return units.moment(value) or value
-    return Figure(units.scaled(value, unit)) if unit in (units.SECONDS, units.BYTES) and key not in units.COUNTS else value
+    return Figure(units.scaled(value, unit)) if units.is_scaled(unit) and key not in units.COUNTS else value
 
 
 def with_unit(content: Any, unit: str | None, key: str = "") -> Any:

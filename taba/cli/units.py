@@ -6,7 +6,17 @@ import math
 from datetime import datetime
 from typing import Any
 
-SECONDS, BYTES = "seconds", "bytes"  # the units that are written in steps
+SECONDS, BYTES, RATIO = "seconds", "bytes", "ratio"  # the units that are written in steps, and that of shares
+# by the words that people write for one of these, as the page knows them: which, and how many of it one is
+_WORDS: dict[str, tuple[str, float]] = {
+    **dict.fromkeys(("s", SECONDS), (SECONDS, 1.0)),
+    **dict.fromkeys(("ms", "milliseconds"), (SECONDS, 1e-3)),
+    **dict.fromkeys(("us", "\u00b5s", "\u03bcs", "microseconds"), (SECONDS, 1e-6)),
+    **dict.fromkeys(("ns", "nanoseconds"), (SECONDS, 1e-9)),
+    **dict.fromkeys(("By", "B", BYTES), (BYTES, 1.0)),
+    RATIO: (RATIO, 1.0),
+    **dict.fromkeys(("%", "percent"), (RATIO, 0.01)),
+}
 COUNTS = frozenset({"count", "clients", "distinct", "events"})  # keys of figures that have no unit, whatever their Tab's is
 MOST = 1e18  # from here on a number is written with its power of ten, whatever its unit
 LATENCY = "latency"  # seconds by name
@@ -19,6 +29,11 @@ def scaled(value: Any, unit: str | None = None) -> str:
     return text if len(text.removeprefix("-")) <= 7 else text.replace(" ", "")
 
 
+def is_scaled(unit: str | None) -> bool:
+    """Whether what has this unit is written with it."""
+    return unit in _WORDS
+
+
 def _scaled(value: Any, unit: str | None) -> str:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return "-"
@@ -26,6 +41,11 @@ def _scaled(value: Any, unit: str | None) -> str:
         return str(value)
     if abs(value) >= MOST:
         return f"{value:.0e}"
+    if unit in _WORDS:
+        unit, size = _WORDS[unit]
+        value = value if size == 1.0 else value * size
+    if unit == RATIO:
+        return (f"{100 * value:.0e}" if value and abs(value) < 1e-5 else _digits(100 * value)) + " %"
     if unit == SECONDS:
         for least, size, name in _TIMES:
             if abs(value) >= least:

@@ -35,6 +35,18 @@ class Figures(SynchronousTestCase):
             (1023 * 1024, "bytes", "1023KiB"),
             (1536, "bytes", "1.5 KiB"),
             (12, "bytes", "12 B"),
+            (0.05, "s", "50 ms"),
+            (90.5, "ms", "90.5 ms"),
+            (1500, "milliseconds", "1.5 s"),
+            (3, "us", "3 us"),
+            (3000, "\u00b5s", "3 ms"),
+            (3, "ns", "3 ns"),
+            (2048, "By", "2 KiB"),
+            (0.123, "ratio", "12.3 %"),
+            (12.3, "%", "12.3 %"),
+            (0, "ratio", "0 %"),
+            (1.25e-7, "ratio", "1e-05 %"),
+            (12.3, "USD", "12.3"),
             (12_345, None, "12.3k"),
             (9_999, None, "9999"),
             (1.5e9, None, "1.5G"),
@@ -48,7 +60,7 @@ class Figures(SynchronousTestCase):
         ):
             self.assertEqual(scaled(value, unit), shown)
 
-    @given(st.floats(-1e15, 1e15), st.sampled_from([None, "seconds", "bytes"]))
+    @given(st.floats(-1e15, 1e15), st.sampled_from([None, "seconds", "bytes", "ms", "ns", "B", "ratio", "%", "USD"]))
     def test_what_people_read_is_short(self, value: float, unit: str | None) -> None:
         self.assertLessEqual(len(scaled(value, unit).removeprefix("-")), 7)
 
