@@ -15,7 +15,7 @@ from rich.console import Console
 
 from benchmarks import machine
 from benchmarks.charts import draw
-from benchmarks.rows import Row, table
+from benchmarks.rows import Row, shown, table
 from benchmarks.services import Effort
 
 BENCHMARKS = {
@@ -43,7 +43,7 @@ BENCHMARKS = {
     "reshard_load": "Moving buckets under load",
     "cluster": "The cluster of 2012",
 }
-LONG = ("cluster",)  # which takes a quarter of an hour: run where it is named
+LONG = ("scale", "cluster")  # which take ten minutes and more: run where they are named
 
 SHOWN = ("cpu", "cores", "memory_gib", "kernel", "python", "store")  # of the machine, above the tables
 TABLE_WIDTH = 160  # where there is no terminal to ask
@@ -72,17 +72,24 @@ def main(arguments: list[str]) -> int:
     failed = False
     for name in options.only or [name for name in BENCHMARKS if name not in LONG]:
         started = time.monotonic()
+        rows: list[Row] = []
+        error = ""
         with console.status(f"{name} …"):
             try:
-                rows: list[Row] = importlib.import_module(f"benchmarks.{name}").run(effort)
-            except Exception as error:
+                for row in importlib.import_module(f"benchmarks.{name}").run(effort):
+                    rows.append(row)
+                    if name in LONG:  # nobody waits a quarter of an hour for the first figure, nor loses it to what comes after
+                        console.print(f"{row.name}: {shown(row.figure.median, row.unit)}", highlight=False)
+            except Exception as failure:
                 console.print_exception()
-                report["benchmarks"][name] = {"error": f"{type(error).__name__}: {error}"}
+                error = f"{type(failure).__name__}: {failure}"
                 failed = True
-                continue
         seconds = time.monotonic() - started
-        report["benchmarks"][name] = {"seconds": round(seconds, 1), "rows": [row.as_json() for row in rows]}
-        console.print(table(f"{BENCHMARKS[name]} ({name}, {seconds:.0f} s)", rows))
+        # what was measured before it failed is told, too
+        measured = {"seconds": round(seconds, 1), "rows": [row.as_json() for row in rows]} if rows or not error else {}
+        report["benchmarks"][name] = measured | ({"error": error} if error else {})
+        if measured:
+            console.print(table(f"{BENCHMARKS[name]} ({name}, {seconds:.0f} s)", rows))
     if options.json:
         content = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
         if options.json == "-":

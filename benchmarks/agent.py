@@ -1,11 +1,11 @@
 """What the Agent costs: from rings to encoded, published batches on one core; and idle.
 
 Draining: 16 client processes fill their rings on command, each to a quarter (where an Agent drains at once) or nearly to the brim. Then
-this process does what an Agent's loop does: `RingPump.drain` reads the rings, groups events into columns, encodes batches, publishes
-them in a real outbox and moves the tails. Only that is timed, in processor time: it waits for nothing. Between rounds all batches are
-acknowledged as a Server would, so that the outbox stays the same memory. The floor is numpy's stable sort and gather of the same number of
-events with the same Tabs, ring by ring, and nothing else; a copy of the same bytes is there for comparison. Idle: a real Agent, after it
-drained 16 rings, over some seconds.
+this process does what an Agent's loop does: `RingPump.drain` reads the rings, groups events into columns, encodes batches, publishes them
+in a real outbox and moves the tails. Only that is timed, in processor time: it waits for nothing. Between rounds all batches are
+acknowledged as a Server would, so that the outbox stays the same memory. A move to the spool is timed by the clock, tick by tick, disk
+and all. The floor is numpy's stable sort and gather of the same number of events with the same Tabs, ring by ring, and nothing else; a
+copy of the same bytes is there for comparison. Idle: a real Agent, after it drained 16 rings, over some seconds.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ def run(effort: Effort) -> list[Row]:
         for tabs in (100, 1000):
             for events in (QUARTER, BRIM):
                 rows += _drain(effort, services.environ, services.directory, tabs, events)
+        rows += _move(effort, services.environ, services.directory)
         return rows + _idle(effort, services)
 
 
@@ -172,6 +173,29 @@ def _timed(act: Callable[[], object]) -> float:
     start = time.process_time()
     act()
     return time.process_time() - start
+
+
+def _move(effort: Effort, environ: dict[str, str], directory: Path) -> list[Row]:
+    """What nobody acknowledges, until half of the outbox moves to the spool, in ticks between which an Agent's loop does other things."""
+    turns: list[float] = []
+    with ExitStack() as stack:
+        draining = Draining(stack, environ, directory, 1000)
+        keeper, filled = draining.keeper, 0
+        while keeper.moves < effort.pick(1, 3):
+            draining.fill(BRIM)
+            draining.drain()
+            filled += 1
+            is_moving = True
+            while is_moving:
+                start, before = time.perf_counter(), keeper.spool.batches
+                keeper.tick(draining.now, NOW)
+                is_moving = keeper.spool.batches > before
+                turns += [(time.perf_counter() - start) * 1000] * is_moving
+        if sum(worker.ask("counts")["dropped"] for worker in draining.workers) or keeper.dropped:
+            raise RuntimeError(f"events were dropped: {dict(keeper.dropped)}")
+    note = f"of {len(turns)}, in {keeper.moves} moves, disk and all, by the clock; of {filled * RINGS * BRIM:,} events none dropped"
+    figure = Figure(max(turns), min(turns), max(turns), len(turns))
+    return [Row("a move to the spool: the longest turn", figure, "ms", budgets.SPOOL_TURN, note=note)]
 
 
 def _idle(effort: Effort, services: Services) -> list[Row]:

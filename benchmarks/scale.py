@@ -1,41 +1,56 @@
-"""Whether an event costs the same however many Tabs there are: 100, and 100,000.
+"""Whether an event, a column, a State costs the same however many there are, and what an outage costs after it.
 
-What an event costs depends on how many come together for one (Client, Tab): so that is held equal. The Agent drains 20 events a column,
-16 rings with the same 100 Tabs, then 16 rings with 6,250 Tabs each, all different. The Server folds one event for each of 100,000 new
-and later known States: of 100 Tabs and 1,000 Clients, then of 100,000 Tabs and one Client.
+What an event costs depends on how many come together for one (Client, Tab): so that is held equal. The Agent drains 20 events a column:
+16 rings with the same 100 Tabs, then 16 rings with 6,250 and (not with `--quick`) 62,500 Tabs each, all different. All figures of the
+Server are its process's own processor time, for one event for each of as many known States: of 100 Tabs and of so many that each has one
+Client; of one Client and of 300; on one shard and on four; in batches of five States by one Agent and by a thousand, whose streams are
+all open. Catching up: clients record at a steady rate, the Server is gone for a while, and the rate goes on when it is back; the figure
+is how many events are folded a second until nothing is behind, beside how many still come.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from pathlib import Path
 
-from benchmarks import budgets
+from benchmarks import budgets, machine
 from benchmarks.agent import RINGS, Draining
-from benchmarks.cold import spread
+from benchmarks.budgets import Budget
+from benchmarks.cold import ByBucket, spread
 from benchmarks.rows import Figure, Row, interleave
-from benchmarks.sending import Streams, send
-from benchmarks.services import Effort, running
+from benchmarks.sending import CONNECTIONS, Envelope, Streams, send
+from benchmarks.services import Effort, Services, pid_of, running
+from benchmarks.valkeys import Valkey
+from benchmarks.worker import Worker
+from taba.bounds import DEFAULT_BUCKETS
 
-FEW, MANY = 100, 100_000  # Tabs
+FEW, MANY, MOST = 100, 100_000, 1_000_000  # Tabs
 COLUMN_EVENTS = 20
 RING_BYTES = 4 * 2**20  # of each client: its records hold 20 events of 6,250 Tabs
+MOST_RING_BYTES = 64 * 2**20  # … and of 62,500
 ENVELOPE_BYTES = 2**18
+CLIENTS = 300
+SHARDS = 4
+AGENTS = 1_000
+THIN_BUCKETS, THIN_STATES = 8, 5  # of each Agent, and of its batches
+RECORDERS, RECORDED_TABS, RATE = 4, 100, 100_000  # while the Server is away; events a second of all together
+FRESH_SECONDS = 2.0  # what comes in so long is under way, and not behind
+VISIBLE_SECONDS = 60.0  # for all to be visible in the end
 
 
-def run(effort: Effort) -> list[Row]:
-    many = effort.pick(MANY // 10, MANY)
+def run(effort: Effort) -> Iterator[Row]:
+    for part in (_agent, _states, _shards, _agents, _outage):
+        yield from part(effort)
+
+
+def _agent(effort: Effort) -> list[Row]:
+    sizes = effort.pick((FEW, MANY // 10), (FEW, MANY, MOST))
     rounds = effort.pick(2, 5)
-    with running(TABA_RING_BYTES=str(RING_BYTES)) as services:
-        rows = _agent(services.environ, services.directory, many, rounds)
-        return rows + _server(services.server_url, many, rounds)
-
-
-def _agent(environ: dict[str, str], directory: Path, many: int, rounds: int) -> list[Row]:
     with ExitStack() as stack:
-        drainings = {FEW: Draining(stack, environ, directory, FEW), many: Draining(stack, environ, directory, many // RINGS, apart=True)}
-        events = {FEW: FEW * COLUMN_EVENTS, many: many // RINGS * COLUMN_EVENTS}  # a ring
+        services = stack.enter_context(running(server=False, TABA_RING_BYTES=str(effort.pick(RING_BYTES, MOST_RING_BYTES))))
+        drainings = {tabs: _draining(stack, services, tabs) for tabs in sizes}
+        events = {tabs: (tabs if tabs == FEW else tabs // RINGS) * COLUMN_EVENTS for tabs in sizes}  # a ring
 
         def drain(tabs: int) -> float:
             draining = drainings[tabs]
@@ -44,29 +59,150 @@ def _agent(environ: dict[str, str], directory: Path, many: int, rounds: int) -> 
             draining.acknowledge()
             return seconds / (RINGS * events[tabs]) * 1e9
 
-        for tabs in drainings:
-            drain(tabs)
-        found = interleave({"few": lambda: drain(FEW), "many": lambda: drain(many)}, rounds)
-    return _rows(f"Agent, {COLUMN_EVENTS} events a column", "ns/event", many, found)
+        found = _grown({f"{tabs:,} Tabs": lambda tabs=tabs: drain(tabs) for tabs in sizes}, rounds)  # type: ignore[misc]
+    return _rows(f"Agent, {COLUMN_EVENTS} events a column", "ns/event", found)
 
 
-def _server(url: str, many: int, rounds: int) -> list[Row]:
-    streams = Streams()
-
-    def fold(tabs: int) -> float:
-        dealt = streams.envelopes(spread(tabs, many // tabs, time.time()), ENVELOPE_BYTES)
-        return send(url, dealt) / many * 1e9
-
-    for tabs in (FEW, many):
-        fold(tabs)
-    found = interleave({"few": lambda: fold(FEW), "many": lambda: fold(many)}, rounds)
-    return _rows(f"Server, one event for each of {many:,} States", "ns/event", many, found)
+def _draining(stack: ExitStack, services: Services, tabs: int) -> Draining:
+    if tabs == FEW:
+        return Draining(stack, services.environ, services.directory, FEW)
+    return Draining(stack, services.environ, services.directory, tabs // RINGS, apart=True)
 
 
-def _rows(what: str, unit: str, many: int, found: dict[str, list[float]]) -> list[Row]:
-    growth = Figure.of(more / less for more, less in zip(found["many"], found["few"], strict=True))
+class Load:
+    """States of a Server, each of which gets an event in a round."""
+
+    def __init__(self, services: Services, tabs: int, clients: int):
+        self._services, self._tabs, self._clients = services, tabs, clients
+        self._streams, self._pid = Streams(), pid_of(services, "server")
+
+    def fold(self) -> float:
+        """Nanoseconds of the Server's processor time a State."""
+        dealt = self._streams.envelopes(spread(self._tabs, self._clients, time.time()), ENVELOPE_BYTES)
+        return _cost(self._pid, self._services.server_url, dealt) / (self._tabs * self._clients)
+
+
+def _cost(pid: int, url: str, dealt: list[list[Envelope]]) -> float:
+    before = machine.cpu_seconds([pid])
+    send(url, dealt)
+    return (machine.cpu_seconds([pid]) - before) * 1e9
+
+
+def _states(effort: Effort) -> list[Row]:
+    many, rounds = effort.pick(MANY // 10, MANY), effort.pick(2, 4)
+    rows: list[Row] = []
+    with running() as services:
+        few, all_of_one = Load(services, FEW, many // FEW), Load(services, many, 1)
+        rows += _rows(f"Server, {many:,} States", "ns/State", _grown({f"{FEW} Tabs": few.fold, f"{many:,} Tabs": all_of_one.fold}, rounds))
+        states = many * 3 // 10
+        one, others = Load(services, states, 1), Load(services, states // CLIENTS, CLIENTS)
+        rows += _rows(f"Server, {states:,} States", "ns/State", _grown({"1 Client": one.fold, f"{CLIENTS} Clients": others.fold}, rounds))
+    if not effort.is_quick:
+        with running() as services:
+            small, large = Load(services, FEW, MANY // FEW), Load(services, MOST, 1)
+            found = _grown({f"{MANY:,} States": small.fold, f"{MOST:,} States": large.fold}, 2)
+            rows += _rows("Server, one event for each", "ns/State", found)
+    return rows
+
+
+def _shards(effort: Effort) -> list[Row]:
+    states, rounds = effort.pick(5_000, 50_000), effort.pick(2, 5)
+    with ExitStack() as stack:
+        loads: dict[str, Callable[[], float]] = {}
+        for count in (1, SHARDS):
+            valkeys = [Valkey() for _ in range(count)]
+            for valkey in valkeys:
+                stack.callback(valkey.remove)
+            services = stack.enter_context(running(server=False))
+            services.start_server("redis://" + ",".join(f"127.0.0.1:{valkey.port}" for valkey in valkeys))
+            loads[f"{count} shard{'s' * (count > 1)}"] = Load(services, states // 50, 50).fold
+        return _rows(f"Server, {states:,} States", "ns/State", _grown(loads, rounds))
+
+
+def _agents(effort: Effort) -> list[Row]:
+    count, rounds = effort.pick(20, AGENTS), effort.pick(2, 3)
+    thin = _thin()
+    own = [{bucket: [its._replace(client=f"web-{agent:04d}/1") for its in of] for bucket, of in thin.items()} for agent in range(count)]
+    states = count * THIN_BUCKETS * THIN_STATES
+    with running() as services:
+        pid, url = pid_of(services, "server"), services.server_url
+        one, others = Streams(1), [Streams(1) for _ in range(count)]
+
+        def alone() -> float:
+            """All from one Agent, one envelope after the other."""
+            return _cost(pid, url, [[envelope for its in own for envelope in one.envelopes(its)[0]]]) / states
+
+        def together() -> float:
+            dealt: list[list[Envelope]] = [[] for _ in range(CONNECTIONS)]
+            for place, (streams, its) in enumerate(zip(others, own, strict=True)):
+                dealt[place % CONNECTIONS] += streams.envelopes(its)[0]
+            return _cost(pid, url, dealt) / states
+
+        found = _grown({"1 Agent": alone, f"{count:,} Agents": together}, rounds)
+    return _rows(f"Server, batches of {THIN_STATES} States", "ns/State", found)
+
+
+def _thin() -> ByBucket:
+    """So many Tabs in each of so many buckets."""
+    found: ByBucket = {}
+    for bucket, columns in spread(THIN_BUCKETS * THIN_STATES * DEFAULT_BUCKETS // 4, 1, time.time()).items():
+        if len(columns) >= THIN_STATES and len(found) < THIN_BUCKETS:
+            found[bucket] = columns[:THIN_STATES]
+    return found
+
+
+def _outage(effort: Effort) -> list[Row]:
+    before, away, after = effort.pick((1.0, 3.0, 15.0), (5.0, 20.0, 40.0))
+    with ExitStack() as stack:
+        services = stack.enter_context(running(agent=True))
+        workers = []
+        for seed in range(RECORDERS):
+            arguments = (str(RECORDED_TABS), str(seed))
+            workers.append(Worker("benchmarks.ring_worker", *arguments, environ=services.environ, directory=services.directory))
+            stack.callback(workers[-1].stop)
+        for worker in workers:
+            worker.tell("pace", RATE / RECORDERS, before + away + after)
+        began = time.monotonic()
+        time.sleep(before)
+        services.stop_server()
+        time.sleep(away)
+        services.start_server()
+        back, first = time.monotonic(), _folded(services)
+        found, now, is_behind = first, back, True
+        while is_behind and now - began < before + away + after:
+            time.sleep(0.1)
+            found, now = _folded(services), time.monotonic()
+            is_behind = found < (now - began - FRESH_SECONDS) * RATE
+        counted = [worker.hear(before + away + after + 60) for worker in workers]
+        recorded, dropped = sum(its["recorded"] for its in counted), sum(its["dropped"] for its in counted)
+        deadline = time.monotonic() + VISIBLE_SECONDS
+        while (left := recorded - _folded(services)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+    what = f"after {away:.0f} s without a Server, {RATE:,} events/s going on"
+    note = f"{'still behind' if is_behind else 'nothing is behind'} {now - back:.1f} s after the Server answered"
+    times = (found - first) / (now - back) / RATE if now > back else 0.0
     return [
-        Row(f"{what}: {FEW} Tabs", Figure.of(found["few"]), unit),
-        Row(f"{what}: {many:,} Tabs", Figure.of(found["many"]), unit),
-        Row("… growth", growth, "times", budgets.SCALE),
+        Row(f"{what}: folded a second", Figure.of([times]), "× what comes", budgets.CATCHING_UP, note=note),
+        Row("… dropped, or not folded in the end", Figure.of([dropped + left]), "events", budgets.CLUSTER_DROPS),
     ]
+
+
+def _folded(services: Services) -> int:
+    folded: int = services.query.status()["folded"]
+    return folded
+
+
+def _grown(cases: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """What each costs, in rounds that take turns, once all that is made once is made."""
+    for case in cases.values():
+        case()
+    return interleave(cases, rounds)
+
+
+def _rows(what: str, unit: str, found: Mapping[str, list[float]], budget: Budget = budgets.SCALE) -> list[Row]:
+    (_, least), *others = found.items()
+    rows = [Row(f"{what}: {name}", Figure.of(figures), unit) for name, figures in found.items()]
+    for name, figures in others:
+        growth = Figure.of(more / less if less else 0.0 for more, less in zip(figures, least, strict=True))
+        rows.append(Row(f"… growth to {name}", growth, "times", budget))
+    return rows

@@ -48,16 +48,18 @@ class NotApplied(Exception):
 class Streams:
     """One stream for each connection, so that each keeps the order of its own batches."""
 
-    def __init__(self) -> None:
-        self._streams = [os.urandom(16) for _ in range(CONNECTIONS)]
-        self._numbers: list[dict[int, int]] = [{} for _ in range(CONNECTIONS)]
+    def __init__(self, connections: int = CONNECTIONS) -> None:
+        self._streams = [os.urandom(16) for _ in range(connections)]
+        self._numbers: list[dict[int, int]] = [{} for _ in range(connections)]
 
     def envelopes(self, columns: Mapping[int, list[Column]], most_bytes: int = MAX_ENVELOPE_BYTES) -> list[list[Envelope]]:
         """For each connection its envelopes, in order: the buckets of `columns` dealt out evenly. All must be sent."""
         dealt = []
         buckets = sorted(columns)
         for place, (stream, numbers) in enumerate(zip(self._streams, self._numbers, strict=True)):
-            batches = encode({bucket: sections_of(columns[bucket]) for bucket in buckets[place::CONNECTIONS]}, stream, numbers, NOW)
+            batches = encode(
+                {bucket: sections_of(columns[bucket]) for bucket in buckets[place :: len(self._streams)]}, stream, numbers, NOW
+            )
             for batch in batches:
                 numbers[batch.id.bucket] = batch.id.number
             dealt.append(_pack(batches, most_bytes))
@@ -105,11 +107,14 @@ def send(url: str, dealt: Sequence[Sequence[Envelope]]) -> float:
     return seconds
 
 
+_nonces: dict[tuple[bytes, int], bytes] = {}  # of streams that are open: an Agent opens one in a bucket once in six days
+
+
 def _open(connection: http.client.HTTPConnection, envelopes: Sequence[Envelope]) -> list[Envelope]:
-    """Open the streams of all batches; these with their nonces."""
+    """Open the streams of all batches that are not open; these with their nonces."""
     ids = [[decode_batch(sent.batch).id for sent in envelope] for envelope in envelopes]
     lanes = dict.fromkeys(Header(OPEN, id.stream, id.bucket) for of_one in ids for id in of_one)
-    nonces: dict[tuple[bytes, int], bytes] = {}
+    nonces = _nonces
     while left := [header for header in lanes if (header.stream, header.bucket) not in nonces][:MAX_ENVELOPE_BATCHES]:
         for header, verdict in zip(left, _post(connection, left), strict=True):
             if verdict.word == OPEN:

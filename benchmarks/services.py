@@ -71,6 +71,12 @@ class Services:
                     raise
             time.sleep(0.05)
 
+    def stop_server(self) -> None:
+        """End the Server, and its embedded store, whose files stay."""
+        [child] = [child for child in self.children if child.name == "server"]
+        child.stop()
+        self.children.remove(child)
+
     def start_agent(self, *more: str) -> None:
         """An Agent that sends to that Server, until it listens."""
         self._start("agent", "--agent", self.agent, "--server", self.server_url, "--spool", str(self.directory / "spool"), *more)

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
-from benchmarks import cluster_worker
+from benchmarks import cluster, cluster_worker
+from benchmarks.__main__ import main
 from benchmarks.budgets import Budget
 from benchmarks.charts import draw
 from benchmarks.cold import JOURNAL_LEAST, Cold
 from benchmarks.rows import Beside, Figure, Row, interleave, shown, table
 from benchmarks.sending import Streams
+from benchmarks.services import Effort
+from benchmarks.worker import WorkerFailed
 from taba.batch import decode_batch
 from taba.handlers.counter_group import JOURNAL_SLOTS
 from tests.patience import PATIENCE_SECONDS
@@ -136,7 +143,60 @@ class LoadTest(SynchronousTestCase):
         self.assertEqual(sorted(batch.bucket for batch in batches), sorted(cold.names()))
 
 
+class ClusterTest(SynchronousTestCase):
+    def rows(self, *missing: int) -> list[str]:
+        """The names of the rows of a run, of which each rate leaves so many events that are not visible."""
+        held = [
+            cluster.Held(10, 0, 10.0, {"p50": 0.1, "p99": 0.2}, 1.0, left, dict.fromkeys((*cluster.PARTS, "clients"), 0.1), {})
+            for left in missing
+        ]
+        parts = [one._replace(resident=dict.fromkeys(cluster.PARTS, 1.0)) for one in held]
+
+        class Pretended:
+            recorded = 40
+
+            def __init__(self, *arguments: object):
+                pass
+
+            def hold(self, minute: float, seconds: float) -> cluster.Held:
+                return parts.pop(0)
+
+            def check(self) -> None:
+                pass
+
+        self.patch(cluster, "running", lambda **options: contextlib.nullcontext(None))
+        self.patch(cluster, "Cluster", Pretended)
+        return [row.name for row in cluster.run(Effort(True))]
+
+    def test_all_rates_are_held_and_everything_is_found(self) -> None:
+        names = self.rows(0, 0, 0, 0)
+        self.assertEqual([sum(name.startswith(f"{rate} M") for name in names) for rate in (1, 10, 40)], [5, 5, 5])
+        self.assertTrue(names[-1].startswith("events recorded, and found"))
+
+    def test_after_a_rate_of_which_not_all_is_visible_the_run_ends_and_says_so(self) -> None:
+        names = self.rows(0, 0, 7)
+        self.assertEqual([name for name in names if name.startswith("40 M") or "found" in name], [])
+        self.assertIn("10 M a minute: not visible 1 s after the last", names)
+
+    def test_a_cluster_that_does_not_even_begin_fails(self) -> None:
+        with self.assertRaises(WorkerFailed):
+            self.rows(1)
+
+
 class RunTest(SynchronousTestCase):
+    def test_rows_that_were_measured_before_it_failed_are_kept(self) -> None:
+        def run(effort: Effort) -> Iterator[Row]:
+            yield Row("first", Figure.of([1.0]), "s")
+            raise WorkerFailed("and no more")
+
+        self.patch(cluster, "run", run)
+        report = Path(self.mktemp())
+        self.patch(sys, "stdout", io.StringIO())
+        self.addCleanup(signal.signal, signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+        self.assertEqual(main(["--only", "cluster", "--json", str(report)]), 1)
+        found = json.loads(report.read_text())["benchmarks"]["cluster"]
+        self.assertEqual(([row["name"] for row in found["rows"]], found["error"]), (["first"], "WorkerFailed: and no more"))
+
     @pytest.mark.real
     def test_a_quick_run_gives_figures_and_leaves_nothing_behind(self) -> None:
         temporary = Path(tempfile.mkdtemp(prefix="taba-test-"))

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from inspect import isawaitable
+from itertools import repeat
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from taba.errors import StoreUnavailable
@@ -42,6 +44,7 @@ _READS_OF_ONE_KEY = frozenset(
     b"SMEMBERS SCARD SISMEMBER SMISMEMBER SSCAN LRANGE LLEN LINDEX ZRANGEBYLEX ZRANDMEMBER ZCARD "
     b"ZSCORE ZMSCORE ZRANK ZRANGE ZREVRANGE ZRANGEBYSCORE".split()
 )
+_NAME_OF, _KEY_OF = itemgetter(0), itemgetter(1)  # of a command
 _READS_OF_MANY_KEYS = frozenset(b"MGET EXISTS SUNION SINTER SDIFF".split())
 
 
@@ -306,7 +309,11 @@ def _named(bucket: int, refusal: TransactionRefused) -> TransactionRefused:
 def keys_read(bucket: int, reads: Sequence[Command]) -> list[bytes]:
     """The keys that `reads` read. ValueError for a command that is no read, or a key of another bucket."""
     prefix = prefix_of(bucket)
-    keys: list[bytes] = []
+    if _READS_OF_ONE_KEY.issuperset(map(_NAME_OF, reads)) and min(map(len, reads), default=0) > 1:  # nearly all are such
+        keys = list(map(_KEY_OF, reads))
+        if all(map(bytes.startswith, keys, repeat(prefix))):
+            return keys
+    keys = []
     for command in reads:
         name = command[0]
         if name not in _READS_OF_ONE_KEY:
