@@ -18,7 +18,7 @@ from benchmarks.rows import shown
 
 OURS, THEIRS, FLOOR = "#0a7d6c", "#9aa5b1", "#d9822b"
 WIDTH, LEFT, RIGHT = 860, 380, 120  # pixels: of all, for names, for figures
-TOP, STEP, THICK = 44, 24, 16
+TOP, STEP, THICK, FOOT = 44, 24, 16, 18
 GRID, INK, PALE = "#e3e6ea", "#222222", "#6b7480"
 
 
@@ -100,14 +100,26 @@ def draw(report: Mapping[str, Any], directory: Path) -> list[Path]:
         found = report["benchmarks"].get(chart.benchmark, {})
         if "rows" in found and (bars := [bar for bar in chart.bars(found["rows"]) if not chart.is_logarithmic or bar.figure > 0]):
             path = directory / f"bench-{chart.benchmark}.svg"
-            path.write_text(render(chart, bars))
+            path.write_text(render(chart, bars, _circumstances(report)))
             drawn.append(path)
     return drawn
 
 
-def render(chart: Chart, bars: list[Bar]) -> str:
+def _circumstances(report: Mapping[str, Any]) -> str:
+    """What must be known to read the figures: the machine, and whether they mean anything."""
+    about = report.get("machine", {})
+    said = [f"{about['cpu']}, {about['cores']} cores, Python {about['python']}"] if about else []
+    if report.get("quick"):
+        said.append("a quick run, which shows orders of magnitude alone")
+    if about and about["load_at_start"] > about["cores"] / 2:
+        said.append(f"others had the machine as well (load {about['load_at_start']:.0f})")
+    return "; ".join(said)
+
+
+def render(chart: Chart, bars: list[Bar], circumstances: str = "") -> str:
     """The SVG of one chart, its bars in their order from the top; of a logarithmic one all figures are above 0."""
-    height = TOP + STEP * len(bars) + 34
+    foot = FOOT if circumstances else 0
+    height = TOP + STEP * len(bars) + 34 + foot
     least, most = _range([bar.figure for bar in bars], chart.is_logarithmic)
 
     def across(figure: float) -> float:
@@ -120,14 +132,16 @@ def render(chart: Chart, bars: list[Bar]) -> str:
     lines = [text(12, 24, chart.title, f'fill="{INK}" font-size="15" font-weight="600"')]
     for mark in _marks(least, most, chart.is_logarithmic):
         x = across(mark)
-        lines.append(f'<path d="M{x:.1f} {TOP - 6}V{height - 26}" stroke="{GRID}"/>')
-        lines.append(text(x, height - 10, f"{mark:,g}", f'fill="{PALE}" text-anchor="middle"'))
+        lines.append(f'<path d="M{x:.1f} {TOP - 6}V{height - 26 - foot}" stroke="{GRID}"/>')
+        lines.append(text(x, height - 10 - foot, f"{mark:,g}", f'fill="{PALE}" text-anchor="middle"'))
     for place, bar in enumerate(bars):
         y, end = TOP + STEP * place, across(bar.figure)
         middle = y + THICK / 2 + 4
         lines.append(text(LEFT - 8, middle, bar.name, f'fill="{INK}" text-anchor="end"'))
         lines.append(f'<rect x="{LEFT}" y="{y}" width="{max(end - LEFT, 1):.1f}" height="{THICK}" rx="2" fill="{bar.colour}"/>')
         lines.append(text(max(end, LEFT + 1) + 6, middle, shown(bar.figure, bar.unit), f'fill="{INK}"'))
+    if circumstances:
+        lines.append(text(12, height - 10, circumstances, f'fill="{PALE}" font-size="11"'))
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}"'
     font = 'font-family="system-ui, sans-serif" font-size="12"'
     return f'{head} {font} role="img">\n<title>{escape(chart.title)}</title>\n<rect width="100%" height="100%" fill="#fff"/>\n' + "\n".join(

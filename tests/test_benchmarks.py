@@ -101,6 +101,22 @@ class ChartTest(SynchronousTestCase):
         ours, theirs = self.bars(self.drawn("served", rows))
         self.assertLess(abs(theirs / ours - 10), 0.1)
 
+    def test_a_chart_says_on_what_machine_it_was_measured_and_whether_that_was_quiet(self) -> None:
+        rows = [Row("nothing, and Taba", Figure.of([0.5]), "%").as_json()]
+        machine: dict[str, object] = {"cpu": "Some", "cores": 2, "python": "3.11.7", "load_at_start": 0.3}
+        told = []
+        for quick, load in ((False, 0.3), (True, 0.3), (False, 7.0)):
+            report = {
+                "quick": quick,
+                "machine": {**machine, "load_at_start": load},
+                "benchmarks": {"served": {"rows": rows, "error": "later"}},
+            }
+            [path] = draw(report, self.directory)
+            told.append([text.text or "" for text in ElementTree.fromstring(path.read_text()).iter(f"{SVG}text")][-1])
+        self.assertEqual(told[0], "Some, 2 cores, Python 3.11.7")
+        self.assertIn("quick run", told[1])
+        self.assertIn("load 7", told[2])
+
     def test_what_failed_or_has_no_chart_is_not_drawn(self) -> None:
         report = {"benchmarks": {"record": {"error": "no ring"}, "states": {"rows": [Row("bytes", Figure.of([1.0]), "bytes").as_json()]}}}
         self.assertEqual(draw(report, self.directory), [])
