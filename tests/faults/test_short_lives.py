@@ -18,6 +18,7 @@ from tests.services import Services
 
 pytestmark = pytest.mark.real
 
+APART = 50  # of these in namespaces of their own, whose last process takes them with it
 FORKED, EACH = 250, 4  # processes that are forked from one that imported before, as a job worker's are, and how many events each has
 
 JOB = """
@@ -91,12 +92,14 @@ class ShortLives(SynchronousTestCase):
         self.assertEqual(self.services.query.aggregate("job_names"), {"distinct": 8})
         self.assertEqual(self.services.agent_query.status()["dropped_by_reason"], {})
 
-    def test_hundreds_of_forked_ones_one_after_the_other(self) -> None:
-        done = self.services.run("-c", STORM, str(FORKED), timeout=PATIENCE_SECONDS)
-        self.assertEqual(done.returncode, 0, done.stderr)
-        self.wait(lambda: self.folded() == FORKED * EACH)
-        self.assertEqual(self.windows("forked")["total"], 2 * FORKED)
-        self.assertEqual(self.windows("took")["count"], FORKED)
+    def test_hundreds_of_forked_ones_one_after_the_other_also_in_namespaces_that_end_with_them(self) -> None:
+        for before, number in (([], FORKED), (namespaces(), APART)):
+            storm = [*before, sys.executable, "-c", STORM, str(number)]
+            done = subprocess.run(storm, env=self.services.environ, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+            self.assertEqual(done.returncode, 0, done.stderr)
+        number = FORKED + APART
+        self.wait(lambda: self.folded() == number * EACH)
+        self.assertEqual((self.windows("forked")["total"], self.windows("took")["count"]), (2 * number, number))
         self.assertEqual(self.services.agent_query.status()["dropped_by_reason"], {})
         # their rings are given back as they come: the next thousand find room
         self.wait(lambda: self.services.agent_query.status()["rings_open"] == 0)

@@ -50,6 +50,15 @@ async def asgi(scope, receive, send):
 
 application = Middleware({kind}, route=lambda *of: "/page")
 """
+COUNTED = """
+from prometheus_client import Counter
+hits = Counter("page_hits", "what came", ["route"])
+
+def application(environ, start_response):
+    hits.labels("/page").inc()
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "2")])
+    return [b"ok"]
+"""
 JOBS = """
 from celery import Celery
 from taba.frameworks.celery import instrument
@@ -177,6 +186,22 @@ class Processes(SynchronousTestCase):
         self.wait_for(lambda: len(self.values("http_requests", route="/page", status="200")) == sent + 1)
         self.end(process)
         self.assertEqual(sum(self.values("http_requests_in_flight")), 0)
+
+    def test_gunicorns_workers_that_count_with_prometheus_client_are_recorded_as_they_are(self) -> None:
+        (self.folder / "web.py").write_text(COUNTED)
+        run = ("taba.compat.run", "--compat", "prometheus", sys.executable, "-m", "gunicorn")
+        process = self.start(*run, "--bind", "127.0.0.1:0", "--workers", "2", "--no-control-socket", "web:application")
+        port = self.port("Listening at")
+        for _ in range(10):
+            self.assertEqual(self.get(port), b"ok")
+        self.wait_for(lambda: sum(self.values("page_hits", route="/page")) == 10)
+        before = self.worker(process.pid)
+        os.kill(before, signal.SIGKILL)
+        self.wait_for(lambda: len(psutil.Process(process.pid).children()) == 2 and not psutil.pid_exists(before))
+        for _ in range(10):
+            self.assertEqual(self.get(port), b"ok")
+        self.wait_for(lambda: sum(self.values("page_hits", route="/page")) == 20)
+        self.end(process)
 
     def test_uvicorns_workers_tell_their_lag_connections_and_backlog(self) -> None:
         (self.folder / "web.py").write_text(WEB.format(kind="asgi"))
