@@ -22,7 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from taba import ring
 from taba.names import parse_name
 from tests.client.cases import ROOT
-from tests.client.reading import Event, read_all, rings
+from tests.client.reading import Event, Reader, rings
 from tests.patience import PATIENCE_SECONDS
 
 RECYCLED_AFTER = 25  # requests, by which a worker gives its place to another
@@ -117,8 +117,13 @@ class Processes(SynchronousTestCase):
         return found
 
     def events(self) -> list[Event]:
-        with contextlib.suppress(ring.MalformedRing):  # one that is just being made: read the next time
-            self.read += read_all(self.agent)
+        for name in rings(self.agent):
+            with contextlib.suppress(ring.MalformedRing):  # one that is just being made: read the next time, and the others now
+                reader = Reader(name)
+                try:
+                    self.read += reader.drain()
+                finally:
+                    reader.close()
         return self.read
 
     def values(self, name: str, **labels: str) -> list[Any]:
