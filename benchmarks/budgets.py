@@ -77,4 +77,7 @@ SCALE = Budget("≤", 2)  # times the cost of an event, a column, a State, as Ta
 CATCHING_UP = Budget("≥", 3)  # times what comes meanwhile, after an outage
 SPOOL_TURN = Budget("≤", 50)  # ms that a move to the spool holds the Agent's loop at once
 ROUTING = Budget("≤", 10)  # % more time than over a plain connection
+READ_TIMES = Budget("≤", 1.1)  # times a bare connection of the same library, of a single read through a Router
+WRITE_TIMES = Budget("≤", 2)  # … of a single write
+MANY_TIMES = Budget("≤", 1.5)  # … of 2,000 keys, over the same GETs in one write
 BUCKET_WAIT = Budget("≤", 100)  # ms that a bucket is unavailable while it moves, p99, buckets of 50 MB among them

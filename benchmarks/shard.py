@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,14 @@ from benchmarks.valkeys import Cluster, Sentinels, Valkey
 from benchmarks.worker import Worker
 
 TURNS = 3
+SINGLE = (
+    ("get", "a read of a string", budgets.READ_TIMES),
+    ("hget", "a read of a field", budgets.READ_TIMES),
+    ("set", "a write of a string", budgets.WRITE_TIMES),
+    ("incr", "an increment", budgets.WRITE_TIMES),
+)
+DEPTHS = (1, 50)  # operations at once
+WAYS = ("routed", "bare", "txredisapi")
 UPDATES = BUCKETS * STATES  # of one worker in a round
 
 
@@ -50,7 +58,7 @@ def run(effort: Effort) -> list[Row]:
 
         one, two = store(1), store(2)
         rounds = effort.pick(2, 9)
-        rows = _overhead(workers(store(1, appendonly="no"), 1)[0], rounds, effort.pick(50, 1000))
+        rows = _overhead(workers(store(1, appendonly="no"), 1)[0], rounds, effort.pick(50, 300))
         rows += _shards({"1": workers(one, 2), "2": workers(two, 2)}, rounds)
         trio = Sentinels(masters=2)
         stack.callback(trio.remove)
@@ -65,41 +73,43 @@ def run(effort: Effort) -> list[Row]:
         return rows + _topologies(topologies, rounds)
 
 
-def _overhead(worker: Worker, rounds: int, gets: int) -> list[Row]:
+def _overhead(worker: Worker, rounds: int, singles: int) -> list[Row]:
     def excess() -> float:
         found = interleave({name: partial(worker.ask, name) for name in ("round", "direct")}, TURNS)
         return 100 * float(min(found["round"]) / min(found["direct"]) - 1)
 
-    cases: dict[str, Callable[[], float]] = {"excess": excess}
-    for name in ("gets", "direct_gets", "increments", "direct_increments"):
-        cases[name] = lambda name=name: worker.ask(name, gets) / gets * 1e6  # type: ignore[misc]
-    for name in ("many", "direct_many"):
-        cases[name] = lambda name=name: worker.ask(name, gets // 50) / (gets // 50) * 1e3  # type: ignore[misc]
-    found = interleave(cases, rounds)
-    return [
-        Row(f"routing a cycle of {STATES} States, over plain connections", Figure.of(found["excess"]), "% more time", budgets.ROUTING),
-        Row(
-            "a read of one small key, one after the other",
-            Figure.of(found["gets"]),
-            "µs",
-            floor=Beside("the same GET over a plain connection", Figure.of(found["direct_gets"])),
-            note="with its bucket's owner key",
-        ),
-        Row(
-            "an increment of one counter, one after the other",
-            Figure.of(found["increments"]),
-            "µs",
-            floor=Beside("the same INCR over a plain connection", Figure.of(found["direct_increments"])),
-            note="one round trip, with its guards, and done once whatever is lost",
-        ),
-        Row(
-            "2,000 small keys at once (mget)",
-            Figure.of(found["many"]),
-            "ms",
-            floor=Beside("the same GETs in one write over a plain connection", Figure.of(found["direct_many"])),
-            note="one command, with the owner keys of their buckets",
-        ),
-    ]
+    excesses = [excess() for _ in range(rounds)]
+    rows = [Row(f"routing a cycle of {STATES} States, over plain connections", Figure.of(excesses), "% more time", budgets.ROUTING)]
+    worker.ask("prepare")
+    for operation, what, budget in SINGLE:
+        for depth in DEPTHS:
+            asked = {way: partial(worker.ask, "single", operation, way, singles * min(depth, 5), depth) for way in WAYS}
+            how = "one after the other" if depth == 1 else f"{depth} at once"
+            rows += _compared(f"{what}, {how}", asked, rounds, budget)
+    many = {way: partial(worker.ask, "many", way == "routed", max(singles // 50, 1)) for way in WAYS[:2]}
+    return rows + _compared("2,000 small keys (mget)", many, rounds, budgets.MANY_TIMES)
+
+
+def _compared(name: str, ways: Mapping[str, Callable[[], list[float]]], rounds: int, budget: budgets.Budget) -> list[Row]:
+    """What the Router takes, in times of what the same over a bare connection takes: the least of three turns of each, in each round."""
+    by_the_wall: dict[str, list[float]] = {way: [] for way in ways}
+    of_processor: dict[str, list[float]] = {way: [] for way in ways}
+    seconds: list[float] = []
+    for _ in range(rounds):
+        found = interleave(ways, TURNS)
+        least = {way: [min(part) for part in zip(*turns, strict=True)] for way, turns in found.items()}
+        seconds.append(least["routed"][0])
+        for way, (wall, processor) in least.items():
+            by_the_wall[way].append(wall / least["bare"][0])
+            of_processor[way].append(processor / least["bare"][1])
+    microseconds = Figure.of(seconds).median * 1e6
+    rows = []
+    for figures, note, bound in ((by_the_wall, f"{microseconds:,.0f} µs", budget), (of_processor, "by processor time of the client", None)):
+        peer = Beside("txredisapi's own connection", Figure.of(figures["txredisapi"])) if "txredisapi" in figures else None
+        rows.append(
+            Row(f"{name}, through the Router, over a bare connection", Figure.of(figures["routed"]), "×", bound, peer=peer, note=note)
+        )
+    return rows
 
 
 def _together(workers: Sequence[Worker]) -> float:

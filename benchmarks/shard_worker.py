@@ -1,9 +1,9 @@
 """Fold cycles' traffic through a Router, or without one: `python -m benchmarks.shard_worker STORE_URL FIRST_BUCKET REPLICAS`.
 
 Commands: `round`, all cycles through `Router.transact`; `direct`, the same commands and as many at a time over plain connections, without
-owner key, lease and map; `gets` and `direct_gets`, so many reads of one small key, one after the other; `increments` and
-`direct_increments`, likewise; `many` and `direct_many`, so many times 2,000 small keys at once. Each answers the seconds that it
-took. REPLICAS are waited for after each cycle.
+owner key, lease and map; each answers the seconds that it took. `single`, so many reads or writes of one small key each, one after the
+other or many at once, and `many`, so many times 2,000 small keys at once; each through the Router, over a bare connection of its kind, or
+(`single`) over txredisapi's own, answering seconds by the wall and of the processor for each. REPLICAS are waited for after each cycle.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import txredisapi
 from twisted.internet.defer import ensureDeferred, gatherResults
 from twisted.internet.task import react
 from twisted.internet.threads import deferToThread
@@ -26,14 +27,15 @@ from taba.shard.servers.pool import Pool
 BUCKETS = 64  # of one worker; a cycle for each in a round
 STATES = 500  # in a cycle
 NAMES = [f"benchmark.{number}" for number in range(2000)]
+VALUE = b"x" * 20
 STATE = bytes(range(200)) * 2  # a CounterGroup's in its first minutes
 
 
 class Traffic:
     """The cycles of one worker."""
 
-    def __init__(self, router: Router, pool: Pool, first: int):
-        self._router, self._pool = router, pool
+    def __init__(self, router: Router, pool: Pool, peer: Any, first: int):
+        self._router, self._pool, self._peer = router, pool, peer
         self._buckets = range(first, first + BUCKETS)
         self._fields = [b"benchmark.tab.%03d\0web-1/%d" % (number % 100, number // 100) for number in range(STATES)]
 
@@ -66,35 +68,71 @@ class Traffic:
 
         await gatherResults([ensureDeferred(work()) for _ in range(MAX_CYCLES)])
 
-    async def gets(self, count: int) -> None:
-        for _ in range(count):
-            await self._router.get("benchmark")
+    # --- single operations: so many, `depth` of them at once ---
 
-    async def direct_gets(self, count: int) -> None:
-        key = self._router.key("benchmark")
+    def routed(self, operation: str) -> Callable[[int], Awaitable[Any]]:
+        """What does `operation` on the number-th name, through the Router."""
+        router = self._router
+        if operation == "get":
+            return lambda number: router.get(NAMES[number])
+        if operation == "hget":
+            return lambda number: router.hget(f"h{NAMES[number]}", b"field")
+        if operation == "set":
+            return lambda number: router.set(f"s{NAMES[number]}", VALUE)
+        return lambda number: router.incr(f"c{NAMES[number]}")
+
+    def direct(self, operation: str, ask: Callable[[Command], Awaitable[Any]]) -> Callable[[int], Awaitable[Any]]:
+        """The same by `ask`, of one connection that knows nothing of buckets; what is written are keys of its own."""
+        commands: list[Command] = []
+        for name in NAMES:
+            key = self._router.key(name if operation == "get" else f"{operation[0]}{name}")
+            commands.append(
+                {
+                    "get": (b"GET", key),
+                    "hget": (b"HGET", key, b"field"),
+                    "set": (b"SET", b"bare:" + key, VALUE),
+                    "incr": (b"INCRBY", b"bare:" + key, b"1"),
+                }[operation]
+            )
+        return lambda number: ask(commands[number])
+
+    async def prepare(self) -> None:
+        """What is read is there, and every bucket was written to by this Router."""
+        await self._router.mset({name: VALUE for name in NAMES})
+        for start in range(0, len(NAMES), 100):
+            names = NAMES[start : start + 100]
+            await self._router.together(lambda within, names=names: [within.hset(f"h{name}", {"field": VALUE}) for name in names])  # type: ignore[misc]
+
+    async def single(self, operation: str, way: str, count: int, depth: int) -> list[float]:
+        """Seconds by the wall, and of this process's processor, for each operation; `way`: routed, bare or txredisapi."""
         async with self._pool.connection() as connection:
-            for _ in range(count):
-                await connection.execute([(b"GET", key)])
+            if way == "routed":
+                ask = self.routed(operation)
+            elif way == "bare":
+                ask = self.direct(operation, lambda command: connection.execute([command]))
+            else:
+                ask = self.direct(operation, lambda command: self._peer.execute_command(*command))
+            numbers = iter([number % len(NAMES) for number in range(count)])
 
-    async def increments(self, count: int) -> None:
-        for _ in range(count):
-            await self._router.incr("benchmark.counter")
+            async def work() -> None:
+                for number in numbers:
+                    await ask(number)
 
-    async def direct_increments(self, count: int) -> None:
-        key = self._router.key("benchmark.direct")
-        async with self._pool.connection() as connection:
-            for _ in range(count):
-                await connection.execute([(b"INCR", key)])
+            wall, processor = time.perf_counter(), time.process_time()
+            await gatherResults([ensureDeferred(work()) for _ in range(depth)])
+            return [(time.perf_counter() - wall) / count, (time.process_time() - processor) / count]
 
-    async def many(self, count: int) -> None:
-        for _ in range(count):
-            await self._router.mget(NAMES)
-
-    async def direct_many(self, count: int) -> None:
+    async def many(self, is_routed: bool, count: int) -> list[float]:
+        """Likewise for each `mget` of all names; or for GETs of all in one write."""
         keys = [self._router.key(name) for name in NAMES]
         async with self._pool.connection() as connection:
+            wall, processor = time.perf_counter(), time.process_time()
             for _ in range(count):
-                await connection.execute([(b"GET", key) for key in keys])
+                if is_routed:
+                    await self._router.mget(NAMES)
+                else:
+                    await connection.execute([(b"GET", key) for key in keys])
+            return [(time.perf_counter() - wall) / count, (time.process_time() - processor) / count]
 
 
 async def main(reactor: Any, store: str, first: str, replicas: str) -> None:
@@ -102,24 +140,26 @@ async def main(reactor: Any, store: str, first: str, replicas: str) -> None:
     router = Router(url, None, reactor, wait_replicas=int(replicas))
     await router.connect()
     pool = Pool(reactor, url.addresses[0])
+    peer = None
     if not url.addresses[0].topology:
         pool.start()
-    traffic = Traffic(router, pool, int(first))
-    commands: dict[str, Callable[..., Awaitable[None]]] = {
+        address = url.addresses[0]
+        peer = await txredisapi.Connection(address.host, address.port, reconnect=False, charset=None, convertNumbers=False)
+    traffic = Traffic(router, pool, peer, int(first))
+    commands: dict[str, Callable[..., Awaitable[Any]]] = {
         "round": lambda: traffic.all(traffic.cycle),
         "direct": lambda: traffic.all(traffic.direct_cycle),
-        "gets": traffic.gets,
-        "direct_gets": traffic.direct_gets,
-        "increments": traffic.increments,
-        "direct_increments": traffic.direct_increments,
+        "prepare": traffic.prepare,
+        "single": traffic.single,
         "many": traffic.many,
-        "direct_many": traffic.direct_many,
     }
     while line := await deferToThread(sys.stdin.readline):
         name, *arguments = json.loads(line)
         start = time.perf_counter()
-        await commands[name](*arguments)
-        print(json.dumps(time.perf_counter() - start), flush=True)
+        answer = await commands[name](*arguments)
+        print(json.dumps(time.perf_counter() - start if answer is None else answer), flush=True)
+    if peer is not None:
+        await peer.disconnect()
     await pool.close()
     await router.close()
 

@@ -434,6 +434,9 @@ class Atlas:
             raise_for(reply, f"{where}: bucket {bucket}")
         if (name, reply) == self._good_owners.get(bucket):
             return
+        # what was known of it holds no more: nobody need be asked on the strength of that
+        self._good_owners.pop(bucket, None)
+        self._hands.pop(bucket, None)
         if not isinstance(reply, bytes):
             raise NotHere(bucket, False, f"not on shard {name}, at {where}")
         try:
@@ -458,7 +461,6 @@ class Atlas:
             where = f"{owner.state} ({owner.name}) on shard {name}, at {where}"
             raise NotHere(bucket, owner.state == "sealed", where, is_forwarded=is_forwarded)
         self._good_owners[bucket] = (name, reply)
-        self._hands.pop(bucket, None)
 
     # --- replicas ---
 

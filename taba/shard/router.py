@@ -29,6 +29,7 @@ from taba.shard.moving.mending import Mender
 from taba.shard.moving.survey import survey
 from taba.shard.operations import Operations
 from taba.shard.patience import SEALED_PAUSE_SECONDS, Deadline
+from taba.shard.servers.asking import ASKED_AT_ONCE, Question
 from taba.shard.servers.connection import REPLY_SECONDS, Command, ConnectionGone, Redirected, Reply, raise_for
 from taba.shard.servers.gather import gather
 from taba.shard.servers.pool import CHECKOUT_SECONDS, POOL_CONNECTIONS, Pool
@@ -216,31 +217,46 @@ class Router(Operations):
     async def _read_own(self, reads: Mapping[int, Sequence[Command]], passed: float = 0.0) -> dict[int, list[Any]]:
         return await self._read_many(reads, None, passed)  # whose commands need no look
 
+    async def _read_one(self, bucket: int, command: Command) -> Any:
+        return (await self._read_here(bucket, (command,)))[0]
+
     async def _read_here(self, bucket: int, reads: Sequence[Command]) -> list[Any]:
-        """The usual case of `_read_many`: the server is known, has a connection free and answers. All else is left to that."""
+        """The usual case of `_read_many`: where the bucket is, is known, and what its owner key says. All else is left to that."""
         began = self._reactor.seconds()
         hand = self.atlas.at_hand(bucket)
-        connection = None if hand is None else hand.server.idle()
-        if hand is not None and connection is not None:
-            seconds = READ_SECONDS if READ_SECONDS < REPLY_SECONDS else REPLY_SECONDS
-            quiet = seconds if seconds < self._away_seconds else self._away_seconds
+        if hand is not None:
             try:
-                *replies, owner = await connection.execute([*reads, hand.reads], seconds, quiet)
+                replies = await self._ask(hand, reads, began)
             except StoreUnavailable as error:
                 if self._reactor.seconds() - began >= self._away_seconds:
                     raise StoreUnavailable(f"shard {hand.shard} is away: {error}") from None
                 self.counts["retries"] += 1  # what it means is found out there
             else:
-                for reply in replies:
-                    if isinstance(reply, Exception):
-                        break
-                else:
-                    if owner == hand.owner and self.atlas.is_certain:
+                if replies is not None and replies.pop() == hand.owner and self.atlas.is_certain:
+                    for reply in replies:
+                        if isinstance(reply, Exception):
+                            break
+                    else:
                         self.uses[bucket] += 1
                         return replies
-            finally:
-                hand.server.release(connection)
         return (await self._read_many({bucket: reads}, None, self._reactor.seconds() - began))[bucket]
+
+    async def _ask(self, hand: Hand, reads: Sequence[Command], began: float) -> list[Any] | None:
+        """The replies to `reads`, and what the owner key says after them; None where nobody was asked."""
+        server = hand.server
+        asking = server.asking
+        seconds = READ_SECONDS if READ_SECONDS < REPLY_SECONDS else REPLY_SECONDS
+        quiet = seconds if seconds < self._away_seconds else self._away_seconds
+        is_single = len(reads) == 1
+        connection = None if is_single and asking.under_way >= ASKED_AT_ONCE else server.idle()
+        if connection is None:
+            return await asking.join(Question(reads[0], hand.reads, hand.is_whole, began, seconds, quiet)) if is_single else None
+        asking.under_way += 1
+        try:
+            return await connection.execute([*reads, hand.reads], seconds, quiet)
+        finally:
+            server.release(connection)
+            asking.go_on()
 
     async def _read_strings(self, places: Sequence[Place], passed: float = 0.0) -> list[bytes | None]:
         """The usual case in one MGET a server, in which nothing need be dealt out; all else is left to `_read_many`."""

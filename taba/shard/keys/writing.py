@@ -7,7 +7,7 @@ knows, from a key that it writes along. The writes of one Router to one bucket t
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -132,9 +132,9 @@ class Writing:
         """`read_many` of what was made here, of whose time so much is over."""
         return await self.read_many(reads)
 
-    async def _read_here(self, bucket: int, reads: Sequence[Command]) -> list[Any]:
-        """`read` of what was made here."""
-        return await self.read(bucket, reads)
+    async def _read_one(self, bucket: int, command: Command) -> Any:
+        """The reply to one read that was made here."""
+        return (await self.read(bucket, [command]))[0]
 
     async def _run_here(
         self, bucket: int, keys: Sequence[bytes], make: Callable[[bytes, Sequence[bytes]], Command]
@@ -142,9 +142,9 @@ class Writing:
         """What the script of `at_once` answers, and who did not confirm it; None where it did nothing, or nobody knows."""
         return None
 
-    async def _read(self, name: Text, command: bytes, *arguments: bytes) -> Any:
+    def _read(self, name: Text, command: bytes, *arguments: bytes) -> Coroutine[Any, Any, Any]:
         bucket, key, _ = self._place(name, self.buckets)
-        return (await self._read_here(bucket, [(command, key, *arguments)]))[0]
+        return self._read_one(bucket, (command, key, *arguments))
 
     def _places_of(self, wanted: Sequence[Text]) -> list[Place]:
         """`_place` of each."""

@@ -140,14 +140,20 @@ class Transactions:
 class _Waiting:
     """The replies that one write waits for, until `ends`; with `quiet`, no longer than that without hearing anything."""
 
-    __slots__ = ("done", "ends", "quiet", "replies", "sent", "timer", "wanted")
+    __slots__ = ("done", "ends", "quiet", "replies", "sent", "wanted")
 
     def __init__(self, wanted: int, done: Deferred[list[Reply]], sent: float, seconds: float, quiet: float | None):
         self.wanted = wanted
         self.replies: list[Reply] = []
         self.done = done
-        self.timer: Any = None
         self.sent, self.ends, self.quiet = sent, sent + seconds, quiet
+
+    def due(self, heard: float) -> float:
+        """When it is late, if nothing comes after `heard`."""
+        if self.quiet is None:
+            return self.ends
+        quiet = (heard if heard > self.sent else self.sent) + self.quiet
+        return quiet if quiet < self.ends else self.ends
 
 
 class Connection(Transactions, txredisapi.HiredisProtocol):  # type: ignore[misc]  # untyped
@@ -166,6 +172,8 @@ class Connection(Transactions, txredisapi.HiredisProtocol):  # type: ignore[misc
         self._lost = lost
         self._is_open = False
         self._heard = 0.0  # when anything last came
+        self._look: Any = None  # the next look whether a reply is late: one for all that waits, and so none for most of what is asked
+        self._look_at = 0.0
         self._reason = ""
 
     @property
@@ -196,20 +204,31 @@ class Connection(Transactions, txredisapi.HiredisProtocol):  # type: ignore[misc
             done.callback([])
             return done
         content = encode(commands if self._prefix == USUAL else with_prefix(commands, self._prefix))  # before anything waits: it may raise
-        waiting = _Waiting(len(commands), done, self._clock.seconds(), max(seconds, 0.0), quiet)
-        first = waiting.ends - waiting.sent if quiet is None else min(quiet, waiting.ends - waiting.sent)
-        waiting.timer = self._clock.callLater(first, self._is_late, waiting)
+        now = self._clock.seconds()
+        waiting = _Waiting(len(commands), done, now, seconds if seconds > 0.0 else 0.0, quiet)
+        due = waiting.due(now)
+        if self._look is None or due < self._look_at:
+            self._look_again(due - now)
         self._waiting.append(waiting)
         self.transport.write(content)
         return done
 
-    def _is_late(self, waiting: _Waiting) -> None:
+    def _look_again(self, seconds: float) -> None:
+        if self._look is not None:
+            self._look.cancel()
+        self._look_at = self._clock.seconds() + seconds
+        self._look = self._clock.callLater(seconds, self._is_anything_late)
+
+    def _is_anything_late(self) -> None:
+        self._look = None
         now = self._clock.seconds()
-        since = now - max(self._heard, waiting.sent)
-        if waiting.quiet is not None and now < waiting.ends and since < waiting.quiet:
-            waiting.timer = self._clock.callLater(min(waiting.quiet - since, waiting.ends - now), self._is_late, waiting)
-            return
-        self.abort(f"no reply within {now - waiting.sent:.3g} s")
+        heard = self._heard
+        for waiting in self._waiting:
+            if waiting.due(heard) <= now:
+                self.abort(f"no reply within {now - waiting.sent:.3g} s")
+                return
+        if self._waiting:  # else the next one that asks sees to it
+            self._look_again(min([waiting.due(heard) for waiting in self._waiting]) - now)
 
     def abort(self, reason: str) -> None:
         """Close at once. What waits for replies fails with ConnectionGone and `reason`."""
@@ -251,7 +270,6 @@ class Connection(Transactions, txredisapi.HiredisProtocol):  # type: ignore[misc
                     missing -= 1
                 if not missing:
                     self._waiting.popleft()
-                    waiting.timer.cancel()
                     waiting.done.callback(replies)
         except txredisapi.InvalidData as error:
             self.abort(f"not the protocol of Redis: {error}")
@@ -259,7 +277,6 @@ class Connection(Transactions, txredisapi.HiredisProtocol):  # type: ignore[misc
     def _cancelled(self, done: Deferred[list[Reply]]) -> None:
         for waiting in [one for one in self._waiting if one.done is done]:
             # who gave up hears that, not that the store is away: nothing of his is tried again
-            waiting.timer.cancel()
             self._waiting.remove(waiting)
         self.abort("the caller gave up")
 
@@ -268,9 +285,10 @@ class Connection(Transactions, txredisapi.HiredisProtocol):  # type: ignore[misc
             return
         self._is_open = False
         self._reason = reason
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
         waiting, self._waiting = self._waiting, deque()
         for one in waiting:
-            if one.timer.active():
-                one.timer.cancel()
             if not one.done.called:
                 one.done.errback(Failure(ConnectionGone(f"{self.where}: {reason}")))

@@ -24,6 +24,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from taba.errors import ConfigurationError, StoreUnavailable, TabaError
+from taba.shard.servers.asking import Asking
 from taba.shard.servers.connection import REPLY_SECONDS, WORDS, Command, Connection, ErrorReply, Reply, raise_for
 from taba.shard.servers.url import Address
 from taba.tls import SendingTls, TlsFiles, tls_sentence
@@ -183,6 +184,7 @@ class Pool:
         self.size = size
         self.last_error = "not connected yet"
         self.scripts_from = 0.0  # when scripts may be sent to it, by the reactor's clock
+        self.asking = Asking(self, reactor)
         self._logged = ""  # the reason that the log gave last, since a connection was up
         self._reactor = reactor
         self._random = random or Random()
