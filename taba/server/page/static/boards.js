@@ -2,7 +2,7 @@
 
 import { ask, get, mayChange, url } from "./api.js";
 import { MOST_HEARD, MOST_ROWS, catalogue, freshen, within } from "./catalogue.js";
-import { h, fill, say } from "./dom.js";
+import { fill, h, say, style } from "./dom.js";
 import { figuresOf, shapeOf } from "./figures.js";
 import * as format from "./format.js";
 import { listener, repeat } from "./live.js";
@@ -10,6 +10,7 @@ import { hash, parse } from "./names.js";
 import { MOST_PINS, pins, setPins } from "./pins.js";
 import { Beginning, Seen, drawSeen, drawSpark, sparkline } from "./spark.js";
 
+const MINIS = 3; // of the most frequent values that a card shows
 const NAME = /^(?!\.{1,2}$)[A-Za-z0-9_.-]{1,64}$/;
 
 /**
@@ -90,6 +91,7 @@ export function boards(host, what) {
       h("a", { href: hash("tab", tab), class: "name", title: tab }, base, ...labels.map(([key, text]) => h("span", { class: "label" }, h("i", null, key), text))),
       value,
       small,
+      h("div", { class: "minis" }),
       sparkline(),
       h("div", { class: "corner" }, h("button", { class: "plain", "aria-label": `Move ${tab} forward`, onclick: move(-1) }, "←"), h("button", { class: "plain", "aria-label": `Move ${tab} back`, onclick: move(1) }, "→"), h("button", { class: "plain", "aria-label": `Take ${tab} off the board`, onclick: () => take(tab) }, "✕")),
     );
@@ -171,7 +173,7 @@ export function boards(host, what) {
 
   function draw() {
     for (const [tab, element] of cards) {
-      const [, value, small, spark] = /** @type {any[]} */ ([...element.children]);
+      const [, value, small, minis, spark] = /** @type {any[]} */ ([...element.children]);
       const aggregate = now.get(tab);
       const row = rows.get(tab);
       const unit = row?.unit ?? null;
@@ -183,6 +185,7 @@ export function boards(host, what) {
       } else if (shape === "top") {
         say(value, String(aggregate.top[0]?.[0] ?? format.NONE));
         say(small, "the most frequent");
+        fill(minis, ...mini(aggregate.top));
       } else if (figures) {
         say(value, figures.rate !== null ? format.number(figures.rate) : (figures.text ?? format.amount(figures.value ?? figures.count, unit)));
         value.classList.toggle("text", figures.rate === null && figures.text !== null);
@@ -194,6 +197,20 @@ export function boards(host, what) {
       if (row?.sparkline) drawSpark(spark, beginning.since(row.sparkline));
       else drawSeen(spark, latest.by.get(tab), heard, false);
     }
+  }
+
+  /**
+   * The most frequent values, beside each other.
+   * @param {any[]} top
+   */
+  function mini(top) {
+    const shown = top.slice(0, MINIS).filter((one) => Array.isArray(one) && typeof one[1] === "number");
+    const most = Math.max(...shown.map(([, count]) => count), 1);
+    return shown.map(([text, count]) => {
+      const bar = h("span", { class: "bar" });
+      style(bar, "--share", String(Math.max(0, count) / most));
+      return h("div", null, h("span", null, typeof text === "string" ? text : JSON.stringify(text)), h("span", null, bar), h("span", null, format.count(count)));
+    });
   }
 
   const ends = [

@@ -8,16 +8,16 @@ import * as format from "./format.js";
 import { lives, watchLives } from "./life.js";
 import { status } from "./line.js";
 import { WindowedList } from "./list.js";
-import { repeat, trying } from "./live.js";
+import { pause, repeat, trying } from "./live.js";
 import { hash, mentions, parse, search } from "./names.js";
 import { Beginning, drawSpark, sparkline } from "./spark.js";
 
 const TOP = 60; // Tabs that move most, ranked by the Server
 const SHOWN = 100; // rows that are asked for at most: what a screen shows
-const EVERY = 3000; // ms, or 20 times as long as the answer took
+const EVERY = 3000; // ms, or a pause that grows with what the answer took
 const RANK_EVERY = 10_000;
 const HEADS = ["Tab", "last hour", "per second", "1 min", "1 h", "p50", "p99"];
-const CLASSES = ["name", "sparks", "number", "number few", "number few", "number", "number"];
+const CLASSES = ["name", "sparks", "number rate", "number few", "number few", "number p50", "number p99"];
 
 /**
  * @param {HTMLElement} host
@@ -30,7 +30,7 @@ export function client(host, name) {
   const input = h("input", { type: "search", id: "search", placeholder: "Search its Tabs", "aria-label": `Search the Tabs of ${name}`, autocomplete: "off", spellcheck: "false", oninput: () => arrange() });
   const total = h("span", { class: "quiet", role: "status" });
   const heads = h("div", { class: "row ofclient heads", "aria-hidden": "true" }, ...HEADS.map((text, at) => h("span", { class: CLASSES[at] }, text)));
-  const list = new WindowedList({ label: `Tabs of ${name}`, rowHeight: 34, key: (/** @type {string} */ tab) => tab, make, show, open: (/** @type {string} */ tab) => (location.hash = hash("tab", tab)), seen: look });
+  const list = new WindowedList({ label: `Tabs of ${name}`, key: (/** @type {string} */ tab) => tab, make, show, open: (/** @type {string} */ tab) => (location.hash = hash("tab", tab)), seen: look });
   fill(host, h("h1", null, name), state, wrong, h("div", { class: "tools" }, input, total), heads, list.element);
   /** @type {string[] | null} */
   let names = null;
@@ -135,8 +135,8 @@ export function client(host, name) {
       await freshen();
       arrange();
       tell();
-    }, () => Math.max(RANK_EVERY, rankTook * 20)),
-    repeat(() => ask(seen), () => Math.max(EVERY, took * 20)),
+    }, () => pause(RANK_EVERY, rankTook)),
+    repeat(() => ask(seen), () => pause(EVERY, took)),
     watchLives(tell),
   ];
   return {

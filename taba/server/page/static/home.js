@@ -81,11 +81,11 @@ export function home(host) {
   );
   sort.value = kept.sort;
   const total = h("span", { class: "quiet", role: "status" });
-  const list = new WindowedList({ label: "Tabs", rowHeight: 34, key: keyOf, make, show, open, seen: look });
+  const list = new WindowedList({ label: "Tabs", key: keyOf, make, show, open, seen: look });
   const heads = h(
     "div",
     { class: "row heads", "aria-hidden": "true" },
-    ...["", "Tab", "last hour", "live", "now", "an hour ago", "p50", "p99", "Clients"].map((text, at) => h("span", { class: ["pin", "name", "sparks", "sparks seen", "number", "number ago", "number", "number", "number few"][at] }, text)),
+    ...["", "Tab", "last hour", "live", "now", "an hour ago", "p50", "p99", "Clients"].map((text, at) => h("span", { class: ["pin", "name", "sparks", "sparks seen", "number", "number ago", "number p50", "number p99", "number few"][at] }, text)),
   );
   const lasting = heads.children[2];
   host.replaceChildren(
@@ -97,7 +97,7 @@ export function home(host) {
 
   function make() {
     const pin = h("button", { class: "pin", tabindex: -1, onclick: () => pinRow(Number(row.dataset["at"])) });
-    const cells = [h("span", { class: "number rate" }), h("span", { class: "number ago" }), h("span", { class: "number" }), h("span", { class: "number" }), h("span", { class: "number few" })];
+    const cells = ["rate", "ago", "p50", "p99", "few"].map((of) => h("span", { class: `number ${of}` }));
     const row = h("div", { class: "row" }, h("span", { class: "star" }, pin), h("span", { class: "name" }, h("b"), h("i"), h("em")), h("span", { class: "sparks" }, sparkline()), h("span", { class: "sparks seen" }, sparkline()), ...cells);
     return row;
   }

@@ -4,12 +4,11 @@ import { Failed, get, state, url, whoAmI } from "./api.js";
 import { h, say } from "./dom.js";
 import * as format from "./format.js";
 import { TOLD, isLookedAt, lives, note, whenLookedAt } from "./life.js";
-import { repeat, trying } from "./live.js";
+import { pause, repeat, trying } from "./live.js";
 import { clientParts } from "./names.js";
 
 const EVERY = 2000; // ms
 const SELDOM = 30_000; // ms between two questions of who lives, one by one, while no view shows it
-const SHARE = 20; // times as long as the answer took, at the least: of 10,000 Clients it is long
 
 /** What the status said last, for views that show more of it; its problems are the Agents', too. */
 export const status = { last: /** @type {any} */ (null), at: 0 };
@@ -83,7 +82,7 @@ export function systemLine(host) {
   /** Ask who lives, one by one, where it is time. */
   async function look() {
     if (!state.who?.kind || state.who.bound) return;
-    if (performance.now() - asked < Math.max(isLookedAt() ? EVERY : SELDOM, took * SHARE)) return;
+    if (performance.now() - asked < pause(isLookedAt() ? EVERY : SELDOM, took)) return;
     const began = (asked = performance.now());
     const living = await get(url("/v1/projections", { name: TOLD }));
     took = performance.now() - began;

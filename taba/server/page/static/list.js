@@ -2,6 +2,9 @@
 
 import { h, style } from "./dom.js";
 
+const ROW = 34; // px of a row …
+const TALL_ROW = 54; // … and of one in two lines, where a line has no room for all of it
+const NARROW = "(max-width: 700px)";
 const SPARE = 4; // rows beyond either edge, so that a turn of the wheel shows no hole
 
 /**
@@ -11,7 +14,6 @@ export class WindowedList {
   /**
    * @param {{
    *   label: string,
-   *   rowHeight: number,
    *   key: (item: T) => string,
    *   make: () => HTMLElement,
    *   show: (row: HTMLElement, item: T, at: number) => void,
@@ -31,8 +33,20 @@ export class WindowedList {
     this.element = h("div", { class: "list", role: "grid", "aria-label": options.label, tabindex: 0 }, this.space);
     this.element.addEventListener("scroll", () => this.draw(), { passive: true });
     this.element.addEventListener("keydown", (event) => this.key(event));
-    this.resized = new ResizeObserver(() => this.draw());
+    this.narrow = matchMedia(NARROW);
+    this.rowHeight = ROW;
+    this.measured = () => {
+      this.#measure();
+      this.draw(true);
+    };
+    this.narrow.addEventListener("change", this.measured);
+    this.resized = new ResizeObserver(() => {
+      // heads stand above the list, which may have a bar beside its rows
+      style(document.documentElement, "--bar", `${this.element.offsetWidth - this.element.clientWidth - 2}px`);
+      this.draw();
+    });
     this.resized.observe(this.element);
+    this.#measure();
   }
 
   /**
@@ -47,17 +61,24 @@ export class WindowedList {
     if (this.selected < 0) this.element.removeAttribute("aria-activedescendant");
     else this.element.setAttribute("aria-activedescendant", `row-${this.selected}`);
     this.element.setAttribute("aria-rowcount", String(items.length));
-    style(this.space, "height", `${items.length * this.options.rowHeight}px`);
+    this.#measure();
     this.draw(true);
+  }
+
+  #measure() {
+    this.rowHeight = this.narrow.matches ? TALL_ROW : ROW;
+    style(this.element, "--row", `${this.rowHeight}px`);
+    style(this.space, "height", `${this.items.length * this.rowHeight}px`);
   }
 
   end() {
     this.resized.disconnect();
+    this.narrow.removeEventListener("change", this.measured);
   }
 
   /** Draw what can be seen. */
   draw(again = false) {
-    const { rowHeight } = this.options;
+    const { rowHeight } = this;
     const top = this.element.scrollTop;
     const visible = Math.ceil((this.element.clientHeight || 600) / rowHeight);
     const first = Math.max(0, Math.min(Math.floor(top / rowHeight) - SPARE, this.items.length - 1));
@@ -107,7 +128,7 @@ export class WindowedList {
     row.dataset["key"] = key;
     row.dataset["at"] = String(at);
     row.id = `row-${at}`;
-    style(row, "transform", `translateY(${at * this.options.rowHeight}px)`);
+    style(row, "transform", `translateY(${at * this.rowHeight}px)`);
     row.setAttribute("aria-rowindex", String(at + 1));
     row.setAttribute("aria-selected", String(at === this.selected));
     this.options.show(row, item, at);
@@ -121,10 +142,10 @@ export class WindowedList {
     if (!this.items.length) return;
     this.selected = Math.max(0, Math.min(at, this.items.length - 1));
     if (scroll) {
-      const top = this.selected * this.options.rowHeight;
+      const top = this.selected * this.rowHeight;
       const { scrollTop, clientHeight } = this.element;
       if (top < scrollTop) this.element.scrollTop = top;
-      else if (top + this.options.rowHeight > scrollTop + clientHeight) this.element.scrollTop = top + this.options.rowHeight - clientHeight;
+      else if (top + this.rowHeight > scrollTop + clientHeight) this.element.scrollTop = top + this.rowHeight - clientHeight;
     }
     this.element.setAttribute("aria-activedescendant", `row-${this.selected}`);
     this.draw(true);
@@ -132,7 +153,7 @@ export class WindowedList {
 
   /** @param {KeyboardEvent} event */
   key(event) {
-    const page = Math.max(1, Math.floor(this.element.clientHeight / this.options.rowHeight) - 1);
+    const page = Math.max(1, Math.floor(this.element.clientHeight / this.rowHeight) - 1);
     /** @type {Record<string, number>} */
     const steps = { ArrowDown: 1, j: 1, ArrowUp: -1, k: -1, PageDown: page, PageUp: -page, Home: -Infinity, End: Infinity };
     if (event.ctrlKey || event.metaKey || event.altKey) return;

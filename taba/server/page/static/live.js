@@ -6,6 +6,8 @@ import { Stream } from "./stream.js";
 
 /** @typedef {import("./stream.js").Said} Said */
 
+const SHARE = 20; // times as long as an answer took is not asked again …
+const MOST_PAUSE = 30_000; // … up to so many ms
 const BREATH = 15_000; // ms between two signs of life to the worker
 /** @type {(said: Said) => void} */
 let hear = () => {};
@@ -130,6 +132,16 @@ export async function allowed(host, doing) {
     fill(host, h("p", { class: "empty" }, failure.message));
     return false;
   }
+}
+
+/**
+ * How long to wait before something is asked again that took so long the last time: much longer, so that it costs little, but a page that once
+ * waited for a Server that had no time does not stand still for minutes.
+ * @param {number} least ms
+ * @param {number} took ms
+ */
+export function pause(least, took) {
+  return Math.max(least, Math.min(took * SHARE, MOST_PAUSE));
 }
 
 /**

@@ -6,7 +6,7 @@ import { BARS, Chart, averages, bands, cellsOf, colour, heat, rateOf, together }
 import { copied, fill, h, say, table } from "./dom.js";
 import { SECONDS, WINDOWS, WORDS, shapeOf } from "./figures.js";
 import * as format from "./format.js";
-import { listener, repeat } from "./live.js";
+import { listener, pause, repeat } from "./live.js";
 import { hash, labelsOf, parse } from "./names.js";
 import { pinned, togglePin } from "./pins.js";
 import { curl, promql } from "./promql.js";
@@ -18,7 +18,7 @@ import { Who } from "./who.js";
 const NOMINAL = /** @type {Record<string, number>} */ ({ "1m": 5, "10m": 30, "1h": 150, "1d": 900 }); // seconds of a cell, at the least
 const MOST_MEMBERS = 60; // Tabs of one base name of which Clients are told apart
 const MOST_DRAWN = 200; // Tabs of one base name whose past is drawn, the first by name
-const SLOTS_EVERY = 4000; // ms, or 20 times as long as the answer took
+const SLOTS_EVERY = 4000; // ms, or a pause that grows with what the answer took
 const WHO_EVERY = 4000;
 const PARTS = 7; // label values that are told apart; the others are one
 const HUES = ["--part1", "--part2", "--part3", "--part4", "--part5", "--part6", "--part7", "--part8"];
@@ -348,8 +348,8 @@ export function tab(host, name) {
       drawNow();
       if (!who.element.childElementCount) await askWho();
       await askRendered();
-    }, () => Math.max(SLOTS_EVERY, took * 20)),
-    repeat(askWho, () => Math.max(WHO_EVERY, whoTook * 20)),
+    }, () => pause(SLOTS_EVERY, took)),
+    repeat(askWho, () => pause(WHO_EVERY, whoTook)),
   ];
   past.hidden = true;
   return {
