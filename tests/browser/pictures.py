@@ -1,4 +1,4 @@
-"""`python -m tests.browser.pictures`: takes the pictures of the documentation anew, of a Server that knows an hour and more."""
+"""`python -m tests.browser.pictures [NAME…]`: takes the pictures of the documentation anew, or some, of a Server that knows a day."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.sources import ROOT
 WORK_SECONDS = 70.0  # so that a minute of what is live is there
 PAST_SECONDS, STEP_SECONDS = 80 * 60, 15  # of what is told to have happened before …
 LONG_AGO_SECONDS, LONG_STEP_SECONDS = 26 * 3600, 300  # … and in the day before that
-LOOK_SECONDS = 62.0  # what is live has come, and been drawn
+LIVE_SECONDS, LOOK_SECONDS = 62.0, 15.0  # what is drawn since one looks has come; all else has
 FOLDER = ROOT / "docs" / "pictures"
 TALL = (1440, 1300)
 # name, place, size, light or dark, keys that are pressed there
@@ -26,7 +26,7 @@ PICTURES = [
     ("tab-light", "#/tab/http_seconds", TALL, "light", "3"),
     ("tab-dark", "#/tab/http_requests", TALL, "dark", "3"),
     ("phone-dark", "#/", PHONE, "dark", ""),
-    ("board-dark", "#/board/shop", (1040, 560), "dark", ""),
+    ("board-dark", "#/board/shop", (1040, 650), "dark", ""),
     ("processes-light", "#/processes", (1240, 560), "light", ""),
 ]
 BOARD = ['http_requests{route="/search"}', 'http_seconds{route="/cart"}', "queue_depth", "search_words", "visitors", "requests_in_flight"]
@@ -63,9 +63,9 @@ HOSTS = ("web-1", "web-2", "jobs-1")
 ROUTES = (("/cart", 5, -3.6), ("/login", 1, -3.1), ("/search", 9, -2.6))
 
 
-def tell_of_the_past(services: Services) -> None:
+def tell_of_the_past(services: Services, now: float) -> None:
     """What the processes would have recorded in the hour before, as far as pictures show it, with waves and one bad quarter."""
-    chance, now = random.Random(1), time.time()
+    chance = random.Random(1)
     for me in range(PROCESSES):
         events: list[Any] = []
         steps = [(step, LONG_STEP_SECONDS) for step in range(-LONG_AGO_SECONDS, -PAST_SECONDS, LONG_STEP_SECONDS)]
@@ -103,8 +103,9 @@ def main() -> None:
     try:
         services.start_server()
         services.start_agent()
-        tell_of_the_past(services)
+        began = time.time()
         workers += map(work, range(PROCESSES))
+        tell_of_the_past(services, began)
         time.sleep(WORK_SECONDS)
         workers[1].kill()  # it is started again before the reader's eyes
         workers[1].wait()
@@ -115,12 +116,15 @@ def main() -> None:
             browser.open(services.server_url)
             browser.run(put, BOARD)
             browser.run("fetch('/v1/notes', {method: 'POST', body: JSON.stringify({text: 'deploy 1.4', time: Date.now() / 1000 - 2100})})")
+            wanted = sys.argv[1:] or [name for name, *_ in PICTURES]
             for name, place, size, scheme, pressed in PICTURES:
+                if name not in wanted:
+                    continue
                 browser.resize(size)
                 browser.prefer(scheme)
                 browser.open(f"{services.server_url}/{place}")
-                browser.until(lambda: browser.texts(".rate, .large dd, .card .value"))
-                time.sleep(LOOK_SECONDS)
+                browser.until(lambda: browser.texts(".rate, .large dd, .card .value, td .lamp"))
+                time.sleep(LIVE_SECONDS if place in ("#/", "#/board/shop") else LOOK_SECONDS)
                 if pressed:
                     browser.press(pressed)
                 if name == "tab-dark":

@@ -214,6 +214,40 @@ class Page(WithBrowser):
         )
         self.assertEqual(opened, ["/v1/stream?name=hits", None, "/v1/stream?name=hits"])
 
+    def test_of_streams_that_took_each_others_place_before_they_had_begun_none_is_left(self) -> None:
+        self.open()
+        found = self.browser.run(
+            """
+            const settled = () => new Promise((done) => setTimeout(done, 300)), made = [];
+            window.EventSource = class {
+              constructor(url) { Object.assign(this, {url, readyState: 0}); made.push(this); }
+              close() { this.readyState = 2; }
+            };
+            const left = () => made.filter((one) => one.readyState < 2).map((one) => one.url.slice(-1));
+            return import('/page/stream.js').then(async ({Stream}) => {
+              const stream = new Stream(), seen = [], who = {};
+              const wish = async (names, begins) => {
+                stream.wish(who, names, () => {});
+                await settled();
+                if (begins) {
+                  made.at(-1).readyState = 1;
+                  made.at(-1).onopen();
+                }
+                seen.push(left());
+              };
+              await wish(['a'], true);
+              await wish(['b'], false);
+              await wish(['c'], false);
+              await wish(['d'], true);
+              await wish(['e'], false);
+              await wish(['f'], false);
+              await wish([], false);
+              return seen;
+            });
+            """
+        )
+        self.assertEqual(found, [["a"], ["a", "b"], ["a", "c"], ["d"], ["d", "e"], ["d", "f"], []])
+
     def test_while_nobody_can_tell_who_lives_nobody_is_said_to_be_gone(self) -> None:
         def asked_again(kind: str) -> bool:
             return bool(self.browser.run("return asked.filter((one) => one.includes(arguments[0])).length > 1", kind))
@@ -491,6 +525,9 @@ class Page(WithBrowser):
         self.browser.until(lambda: not self.browser.texts("dialog kbd"))
         self.browser.press(Keys.ESCAPE)
         self.browser.until(lambda: self.browser.run("return location.hash") == "#/")
+        for is_full in (True, False):  # for a wall
+            self.browser.press("f")
+            self.browser.until(lambda wanted=is_full: self.browser.run("return document.fullscreenElement !== null") == wanted)
 
     def test_tab_and_enter_alone_reach_what_a_mouse_does_and_show_where_they_are(self) -> None:
         self.open()

@@ -44,6 +44,16 @@ class Files(SynchronousTestCase):
             found = re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|srcdoc", path.read_text())
             self.assertEqual(found, [], path.name)
 
+    def test_all_modules_are_asked_for_at_once(self) -> None:
+        reached, left = set[str](), ["main.js"]
+        while left:
+            name = left.pop()
+            found = set(re.findall(r'from "\./([\w.]+)"', (STATIC / name).read_text())) - reached
+            reached |= found
+            left += found
+        named = re.findall(r'rel="modulepreload" href="/page/([\w.]+)"', (STATIC / "index.html").read_text())
+        self.assertEqual(named, sorted(reached))
+
     def test_each_module_imports_files_that_are_there(self) -> None:
         for path in self.own():
             for name in re.findall(r"""from "\./([\w.]+)"|import\("\./([\w.]+)"\)""", path.read_text()):

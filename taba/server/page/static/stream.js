@@ -14,6 +14,8 @@ export class Stream {
     this.listeners = new Map();
     /** @type {EventSource | null} */
     this.source = null;
+    /** @type {EventSource[]} */
+    this.before = []; // what is heard until the one in its place has begun
     this.asked = "";
     this.tries = 0;
     /** @type {ReturnType<typeof setTimeout> | undefined} */
@@ -42,6 +44,11 @@ export class Stream {
     for (const { tell } of this.listeners.values()) tell(message);
   }
 
+  #closeBefore() {
+    for (const source of this.before) source.close();
+    this.before = [];
+  }
+
   #open() {
     /** @type {Set<string>} */
     const names = new Set();
@@ -49,10 +56,11 @@ export class Stream {
     const asked = [...names].sort();
     const url = asked.length ? `/v1/stream?${asked.map((name) => `name=${encodeURIComponent(name)}`).join("&")}` : "";
     if (url === this.asked && this.source && this.source.readyState !== 2) return;
-    const before = this.source;
+    if (this.source?.readyState === 1) this.before.push(this.source);
+    else this.source?.close(); // it had not begun, and nothing else would ever end it
     this.asked = url;
     if (!url) {
-      before?.close();
+      this.#closeBefore();
       this.source = null;
       this.last = null;
       return;
@@ -60,17 +68,19 @@ export class Stream {
     const source = new EventSource(url);
     this.source = source;
     this.opened += 1;
-    source.onopen = () => before?.close(); // only now: nothing is missed in between
+    source.onopen = () => {
+      if (source === this.source) this.#closeBefore(); // only now: until then the one before is listened to
+    };
     source.onmessage = (event) => {
-      if (source !== this.source) return;
+      if (source !== this.source && !this.before.includes(source)) return;
       this.tries = 0;
       this.last = JSON.parse(event.data);
       this.#tell({ said: /** @type {Said} */ (this.last), away: null });
     };
     source.onerror = () => {
-      before?.close();
       source.close();
       if (source !== this.source) return;
+      this.#closeBefore();
       this.source = null;
       this.#tell({ away: "The Server does not answer." });
       clearTimeout(this.timer);
