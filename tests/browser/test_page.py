@@ -141,6 +141,23 @@ class Page(WithBrowser):
         self.browser.until_text(".copied code", "histogram_quantile")
         self.assertEqual(self.browser.said(), [])
 
+    def test_what_is_kept_in_slots_of_several_widths_is_drawn_once_as_wide_as_the_widest(self) -> None:
+        self.open()
+        found = self.browser.run(
+            """
+            return import('/page/charts.js').then(({cellsAs, cellsOf, together}) => {
+              const slot = (start, end, count) => ({start, end, count, total: 2 * count});
+              const wide = [slot(0, 600, 7), slot(600, 1200, 6)], fine = [slot(300, 450, 1), slot(450, 600, 2), slot(1200, 1350, 3)];
+              const cells = cellsOf(together([wide, fine]), 150, {from: 0, to: 2000});
+              const told = ({start, end, count, total}) => [start, end, count, total];
+              return [cells, cellsAs(wide, cells), cellsAs(fine, cells)].map((of) => of.map(told));
+            });
+            """
+        )
+        self.assertEqual(found[0], [[0, 600, 10, 20], [600, 1200, 6, 12], [1200, 1350, 3, 6]])
+        self.assertEqual([cell[2] for cell in found[1]], [7, 6, 0])
+        self.assertEqual([cell[2] for cell in found[2]], [3, 0, 3])
+
     def test_what_keeps_no_past_is_drawn_since_one_looks_with_a_table_beside_it(self) -> None:
         self.open("#/tab/queue_depth")
         self.browser.until_text(".trace figcaption", "Since you look")

@@ -16,8 +16,11 @@ export function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
+const EDGE = 0.25; // seconds by which slots that only touch may seem to overlap: what is not over yet ends now
+
 /**
- * Slots joined to cells of at least `width` seconds; each cell from the beginning of its first slot to the end of its last.
+ * Slots joined to cells of at least `width` seconds; each cell from the beginning of its first slot to the end of its last. Of several Tabs or
+ * Clients one may be kept in wider slots than another: what overlaps is one cell, as wide as the widest of it, for nobody knows more.
  * @param {Slot[]} slots
  * @param {number} width
  * @param {Range} range
@@ -31,7 +34,7 @@ export function cellsOf(slots, width, range) {
     if (slot.end <= range.from || slot.start >= range.to) continue;
     const at = Math.floor(slot.start / width);
     const last = cells[cells.length - 1];
-    if (at === key && last) {
+    if (last && (at === key || slot.start < last.end - EDGE)) {
       last.end = Math.max(last.end, slot.end);
       last.count += slot.count;
       last.total += slot.total;
@@ -44,6 +47,26 @@ export function cellsOf(slots, width, range) {
     }
   }
   return cells;
+}
+
+/**
+ * What of slots lies in each of these cells, which are made of them and of others.
+ * @param {Slot[]} slots
+ * @param {Slot[]} cells
+ * @returns {Slot[]}
+ */
+export function cellsAs(slots, cells) {
+  const found = cells.map((cell) => ({ start: cell.start, end: cell.end, count: 0, total: 0 }));
+  let at = 0;
+  for (const slot of slots) {
+    while (at < found.length && found[at].end - EDGE <= slot.start) at++;
+    const cell = found[at];
+    if (!cell) break;
+    if (slot.end <= cell.start) continue; // outside of what is shown
+    cell.count += slot.count;
+    cell.total += slot.total;
+  }
+  return found;
 }
 
 /**

@@ -2,7 +2,7 @@
 
 import { ask, get, mayChange, url } from "./api.js";
 import { MOST_ROWS, catalogue, freshen } from "./catalogue.js";
-import { BARS, Chart, averages, bands, cellsOf, colour, heat, rateOf, together } from "./charts.js";
+import { BARS, Chart, averages, bands, cellsAs, cellsOf, colour, heat, rateOf, together } from "./charts.js";
 import { copied, fill, h, say, table } from "./dom.js";
 import { SECONDS, WINDOWS, WORDS, shapeOf } from "./figures.js";
 import * as format from "./format.js";
@@ -157,7 +157,7 @@ export function tab(host, name) {
     chooseHeat.hidden = !hasBins;
     chooseHeat.setAttribute("aria-pressed", String(kept.isHeat));
     whole.hidden = zoom === null;
-    const stacks = by ? parts(width, range) : [];
+    const stacks = by ? parts(cells, range) : [];
     fill(legend, ...stacks.map((stack) => h("li", null, mark(stack.colour), stack.text)));
     counts.set(cells, range, notes, stacks);
     values.use(hasBins ? (kept.isHeat ? heat(ownUnit()) : bands(ownUnit())) : averages(ownUnit()));
@@ -175,10 +175,10 @@ export function tab(host, name) {
 
   /**
    * The cells of each value of the label, the greatest first.
-   * @param {number} width
+   * @param {Slot[]} cells of all together
    * @param {import("./charts.js").Range} range
    */
-  function parts(width, range) {
+  function parts(cells, range) {
     /** @type {Map<string, Slot[][]>} */
     const found = new Map();
     for (const [member, of] of Object.entries(slots)) {
@@ -193,7 +193,7 @@ export function tab(host, name) {
     const shown = groups.slice(0, PARTS);
     const rest = groups.slice(PARTS);
     if (rest.length) shown.push({ text: `${rest.length} others`, slots: together(rest.map((one) => one.slots)) });
-    return shown.map((one, place) => ({ text: one.text, colour: colour(HUES[place]), cells: cellsOf(one.slots, width, range) }));
+    return shown.map((one, place) => ({ text: one.text, colour: colour(HUES[place]), cells: cellsAs(one.slots, cells) }));
   }
 
   function drawTable() {
