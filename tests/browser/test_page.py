@@ -169,7 +169,7 @@ class Page(WithBrowser):
         self.addCleanup(self.browser.live_in, "", "")
         script = "return import('/page/format.js').then(({moment, time, count}) => [moment(1e9), time(1e9), count(1234567)].join(' '))"
         found = []
-        for zone, locale in (("Asia/Tokyo", "de-DE"), ("America/New_York", "en-US")):
+        for zone, locale in (("Asia/Tokyo", "de_DE"), ("America/New_York", "en_US")):
             self.browser.live_in(zone, locale)
             self.open()
             found.append(self.browser.run(script))
