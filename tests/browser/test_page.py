@@ -542,9 +542,11 @@ class Page(WithBrowser):
         self.browser.until(lambda: not self.browser.texts("dialog kbd"))
         self.browser.press(Keys.ESCAPE)
         self.browser.until(lambda: self.browser.run("return location.hash") == "#/")
-        for is_full in (True, False):  # for a wall
-            self.browser.press("f")
-            self.browser.until(lambda wanted=is_full: self.browser.run("return document.fullscreenElement !== null") == wanted)
+        full = "return document.fullscreenElement !== null"
+        self.browser.press("f")  # for a wall
+        self.browser.until(lambda: self.browser.run(full))
+        self.browser.press("f")
+        self.browser.until(lambda: not self.browser.run(full))
 
     def test_tab_and_enter_alone_reach_what_a_mouse_does_and_show_where_they_are(self) -> None:
         self.open()
