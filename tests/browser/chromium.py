@@ -62,10 +62,11 @@ class Browser:
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
-    def live_in(self, zone: str, locale: str) -> None:
-        """Be where clocks show the time of `zone`, and write numbers as `locale` does; "": as this machine."""
+    def live_in(self, zone: str, language: str) -> None:
+        """Be where clocks show the time of `zone` ("": of this machine), and somebody who wants `language`."""
         self.driver.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": zone})
-        self.driver.execute_cdp_cmd("Emulation.setLocaleOverride", {"locale": locale} if locale else {})
+        agent = {"userAgent": self.run("return navigator.userAgent"), "acceptLanguage": language}
+        self.driver.execute_cdp_cmd("Emulation.setUserAgentOverride", agent)
 
     def open(self, url: str) -> None:
         """Load a page anew, also where only what stands behind its # differs."""

@@ -166,10 +166,10 @@ class Page(WithBrowser):
         self.assertEqual(self.browser.said(), [])
 
     def test_times_and_numbers_are_the_readers_own(self) -> None:
-        self.addCleanup(self.browser.live_in, "", "")
+        self.addCleanup(self.browser.live_in, "", "en-US")
         script = "return import('/page/format.js').then(({moment, time, count}) => [moment(1e9), time(1e9), count(1234567)].join(' '))"
         found = []
-        for zone, locale in (("Asia/Tokyo", "de_DE"), ("America/New_York", "en_US")):
+        for zone, locale in (("Asia/Tokyo", "de-DE"), ("America/New_York", "en-US")):
             self.browser.live_in(zone, locale)
             self.open()
             found.append(self.browser.run(script))
