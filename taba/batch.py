@@ -167,23 +167,19 @@ class Column(NamedTuple):
 class Block:
     """Columns of one section of which nothing is amiss, all of floats, as arrays: who looks at one has it made.
 
-    `states` are Client and Tab of each, `fields` what the store calls these, `counts` how many rows each has.
+    `states` are Client and Tab of each, `tabs` the latter, `fields` what the store calls these, `counts` how many rows each has.
     """
 
-    __slots__ = ("counts", "fields", "states", "times", "type", "values")
+    __slots__ = ("counts", "fields", "states", "tabs", "times", "type", "values")
 
     def __init__(
         self, type: str, fields: Sequence[bytes], states: Sequence[tuple[str, str]], counts: Sequence[int], times: bytes, values: bytes
     ):
         self.type, self.fields, self.states, self.counts, self.times, self.values = type, fields, states, counts, times, values
+        self.tabs: list[str] = list(map(_TAB_OF, states))
 
     def __len__(self) -> int:
         return len(self.fields)
-
-    @property
-    def tabs(self) -> list[str]:
-        """The Tab of each column."""
-        return list(map(_TAB_OF, self.states))
 
     def columns(self) -> list[Column]:
         """Make them."""

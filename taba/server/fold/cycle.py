@@ -141,10 +141,10 @@ class Cycle:
     def __init__(self, bucket: int, waiting: Sequence[WaitingBatch], buckets: int):
         self.bucket, self.buckets = bucket, buckets
         self.waiting = list(waiting)
-        self.streams = list(dict.fromkeys(item.batch.stream for item in self.waiting if item.header or item.nonce))
+        self.streams = list(dict.fromkeys([item.batch.stream for item in self.waiting if item.header or item.nonce]))
         direct = [item.batch.stream for item in self.waiting if not (item.header or item.nonce)]
-        self.posted = list(dict.fromkeys((*direct, *(item.part.key for item in self.waiting if item.part))))
-        self.opens = sum(item.header is not None and item.header.do == OPEN for item in self.waiting)
+        self.posted = list(dict.fromkeys(direct + [item.part.key for item in self.waiting if item.part]))
+        self.opens = sum([item.header is not None and item.header.do == OPEN for item in self.waiting])
         self.tabs: dict[str, int] = {}
         self.fields: dict[bytes, int] = {}
         self.parts: list[list[tuple[Part, list[int]]]] = []  # per batch its columns, with the row of each in `fields`, or −1
@@ -324,14 +324,14 @@ class Fold:
         commands: list[Command] = [(b"HDEL", key, *lot) for lot in _lots([*gone, *marks.removed()])]
         for name, written in ((key, marks.written()), (keys.posted(self.cycle.bucket), self.posted.written())):
             if written:
-                commands.append((b"HSET", name, *(part for pair in written.items() for part in pair)))
+                commands.append((b"HSET", name, *chain.from_iterable(written.items())))
         if not commands:
             return Outcome([], verdicts, 0, {}, {}, numpy.empty(0), turned_away)
         commands += yield from self.fold(accepted)
         commands += yield from self._dead_commands()
-        dead: Counter[str] = Counter()
+        dead: dict[str, int] = {}
         for letter in self.dead:
-            dead[letter.reason] += letter.events
+            dead[letter.reason] = dead.get(letter.reason, 0) + letter.events
         if self.folded:
             commands.append((b"HINCRBY", keys.counts(self.cycle.bucket), b"folded", b"%d" % self.folded))
         if self.known_key:

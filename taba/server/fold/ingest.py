@@ -427,15 +427,16 @@ class Ingest:
         self._excess.note(outcome.beyond)
         self.in_all.made(*outcome.made)
         self.tab_changes += any(map(keys.is_tab_change, outcome.commands))
-        self.errors.update(outcome.handler_errors)
+        if outcome.handler_errors:
+            self.errors.update(outcome.handler_errors)
         for agent in outcome.turned_away:
             if agent in self._turned_away or len(self._turned_away) < MAX_TURNED_AWAY:
                 self._turned_away[agent] = self._clock.seconds()
         self.bad_meanings += outcome.bad_meanings
         for type, detail in outcome.first_errors.items():
             self._say(type, outcome.handler_errors[type], detail)
-        self.unmarked += sum(verdict is BAD for verdict in outcome.verdicts)
-        self.gaps += sum(verdict.word == GAP and item.header is None for item, verdict in zip(items, outcome.verdicts, strict=True))
+        self.unmarked += sum([verdict is BAD for verdict in outcome.verdicts])
+        self.gaps += sum([verdict.word == GAP and item.header is None for item, verdict in zip(items, outcome.verdicts, strict=True)])
 
     async def _decide_others(self, gate: Gate, bucket: int, items: list[WaitingBatch], slow: str) -> list[Verdict]:
         """What has no Events of this Type is decided now; the rest, and what follows it in its stream, later."""

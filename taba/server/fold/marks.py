@@ -72,6 +72,8 @@ class Marks:
 
     def written(self) -> dict[bytes, bytes]:
         """What is to be written."""
+        if not self._touched:
+            return {}
         return {stream: encode_mark(mark) for stream in self._touched if (mark := self._marks[stream]) is not None}
 
     def removed(self) -> list[bytes]:

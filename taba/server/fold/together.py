@@ -143,7 +143,7 @@ class _Joint:
         for _, group, begin in self.members:
             end = begin + len(group.states)
             states = dict(enumerate(dumps[begin:end])) if dumps is not None else _between(folded.states, begin, end)
-            group.folded = Folded(states, *[_between(its, begin, end) for its in folded[1:]])
+            group.folded = Folded(states, *[_between(its, begin, end) if its else {} for its in folded[1:]])
         if sum(len(places) for of_row in folded.spoiled.values() for _, places in of_row) <= MOST_AT_FAULT:
             return set()
         return {fold.cycle.bucket for fold, group, _ in self.members if group.folded is not None and group.folded.spoiled}
