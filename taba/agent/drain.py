@@ -15,18 +15,22 @@ from typing import Any, NamedTuple, TypeAlias
 
 import msgpack
 import numpy as np
+from numpy.typing import NDArray
 
 from taba.agent.ages import Moment
 from taba.agent.directory import MAX_FRESH_TABS
+from taba.agent.edge import Edge, Lot, States
 from taba.agent.fairness import EVENT_BYTES, TAB_BYTES
 from taba.agent.meanings import Telling
 from taba.agent.outbox import EncodedBatch
 from taba.agent.reader import Reading, Ring, Scratch
-from taba.agent.tallies import Sorted
+from taba.agent.tallies import Sorted, Tally
 from taba.batch import (
     BATCH_VERSION,
+    MAX_DUMP_BYTES,
     MAX_LIST_BYTES,
     MAX_LIST_VALUES,
+    AtEdge,
     BatchId,
     Column,
     KeyPart,
@@ -94,7 +98,7 @@ class Drained(NamedTuple):
     empty: list[Ring]  # rings that held nothing
     broken: list[tuple[Ring, str]]  # rings that turned out to be none
     tellings: list[Telling]  # Tabs with events here that were not told of yet
-    tallies: list[Sorted]  # what all of it comes to, by Tab
+    tallies: list[Sorted | Tally]  # what all of it comes to, by Tab
     is_cut: bool  # a limit ended it; there is more to read at once
 
 
@@ -119,10 +123,13 @@ class Places:
 
 class Drain:
     """Reads rings, fairly: none takes more than its share where not all of it can be had, and where one drain ends, for its limits, the
-    next begins. `buckets` is the store's number of them."""
+    next begins. `buckets` is the store's number of them; `edge` folds what goes as States."""
 
-    def __init__(self, buckets: int):
+    def __init__(self, buckets: int, edge: Edge | None = None):
         self.buckets = buckets
+        self._edge = edge or Edge({})
+        self._most_dump = MAX_DUMP_BYTES
+        self._kinds = np.zeros(HELD_BACK + 1, np.int8)  # by number of a section what the edge knows its Type by
         self._scratch = Scratch()
         self._cache: dict[str, int] = {}
         self._turn = 0
@@ -146,18 +153,22 @@ class Drain:
         events: int = MAX_DRAIN_EVENTS,
         waiting: Iterable[int] = (),
         spent: frozenset[str] = frozenset(),
+        batch_bytes: int = MAX_BATCH_BYTES,
     ) -> Drained:
         """Read (ring, is dead) pairs: at most so many events. `waiting`: how many there are in each ring, as was seen last.
 
-        What clients in `spent` recorded is read and left out, but for what goes up and down.
+        What clients in `spent` recorded is read and left out, but for what goes up and down. `batch_bytes`: what a batch may take, of
+        which a State that was folded at the edge takes no more than a part.
         """
         if len(self._numbers) > MAX_SECTIONS:
             self._numbers, self._sections, self._numbering = {}, self._sections[: HELD_BACK + 1], object()
+            self._kinds = self._kinds[: HELD_BACK + 1]
+        self._most_dump = min(MAX_DUMP_BYTES, batch_bytes // 2)
         gathered = Gathered(self._rows)
         packed: Packed = defaultdict(list)
         added: list[Added] = []
         held_back: Counter[str] = Counter()
-        tallies: list[Sorted] = []
+        tallies: list[Sorted | Tally] = []
         readings: list[tuple[Ring, Reading]] = []
         empty: list[Ring] = []
         broken: list[tuple[Ring, str]] = []
@@ -191,8 +202,9 @@ class Drain:
             if ring.names.untold and ring.client not in spent:  # a Tab must be there to be told of
                 tellings += self._tellings(ring, reading)
             if gathered.events and gathered.events + len(reading.tabs) > LOT_EVENTS:
-                malformed += self._give(gathered, spent, packed, added, held_back, lost, tallies)
-                tallies[-1] = tallies[-1]._replace(values=tallies[-1].values.copy())  # the next lot overwrites them
+                malformed += self._give(gathered, spent, packed, added, held_back, lost, tallies, taken)
+                if isinstance(tallies[-1], Sorted):
+                    tallies[-1] = tallies[-1]._replace(values=tallies[-1].values.copy())  # the next lot overwrites them
                 gathered = Gathered(self._rows)
             gathered.add(ring, reading, places, ring.client in spent)
             total += len(reading.tabs)
@@ -210,7 +222,7 @@ class Drain:
         elif self._scratch.fresh_tabs <= 0:
             self._turn = begin + 1  # so that whoever names very many is not always the first
         found = total + unread
-        malformed += self._give(gathered, spent, packed, added, held_back, lost, tallies)
+        malformed += self._give(gathered, spent, packed, added, held_back, lost, tallies, taken)
         return Drained(packed, added, readings, found, malformed, refused, lost, held_back, taken, empty, broken, tellings, tallies, is_cut)
 
     def _give(
@@ -221,9 +233,15 @@ class Drain:
         added: list[Added],
         held_back: Counter[str],
         lost: dict[str, Counter[str]],
-        tallies: list[Sorted],
+        tallies: list[Sorted | Tally],
+        taken: Counter[str],
     ) -> int:
-        """Add what was gathered to what the drain gives, as it stands in order; returns how many events are of no Tab."""
+        """Add what was gathered to what the drain gives, folded or as it stands in order; returns how many events are of no Tab."""
+        for folded in gathered.fold(self._edge, self._kinds_of_sections(), self._most_dump):
+            tallies.append(folded.tally)
+            self._pack_states(folded, packed)
+            for ring, saved in zip(gathered.rings, folded.saved.tolist(), strict=True):
+                taken[ring.client] -= saved
         in_order = gathered.sort()
         if in_order is None:
             return 0
@@ -329,6 +347,27 @@ class Drain:
                 )
             )
 
+    def _kinds_of_sections(self) -> Any:
+        """What the edge knows the Type of each section by."""
+        known = len(self._kinds)
+        if known < len(self._sections):
+            more = np.array([self._edge.kind(type) for _, type in self._sections[known:]], np.int8)
+            self._kinds = np.concatenate((self._kinds, more))
+        return self._kinds
+
+    def _pack_states(self, folded: Folded, packed: Packed) -> None:
+        """Add to `packed` what was folded."""
+        edge = folded.states.edge
+        numbers, dumps, fields = folded.numbers, [pack_bin(dump) for dump in folded.states.dumps], folded.fields.tolist()
+        counts, least, greatest = (
+            column.tobytes() for column in (folded.tally.counts.astype("<u4"), folded.states.least, folded.states.greatest)
+        )
+        for start, end in pairwise([0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]):
+            bucket, type = self._sections[int(numbers[start])]
+            few, wide = slice(4 * start, 4 * end), slice(8 * start, 8 * end)
+            its = b"".join(fields[start:end]), counts[few], least[wide], b"".join(dumps[start:end])
+            packed[bucket].append(Section(type, end - start, *its, edge=edge, until=greatest[wide]))
+
     @staticmethod
     def _detached(reading: Reading) -> Reading:
         # what settling needs, without the arrays that the next reading overwrites
@@ -367,6 +406,17 @@ class InOrder(NamedTuple):
             yield self.tally.rings[of], int(self.tally.counts[begin:end][mine].sum())
 
 
+class Folded(NamedTuple):
+    """Columns of one Type that were folded at the edge, in the order of `numbers`, those of their sections. `saved`: of each ring how many
+    bytes less they take, about."""
+
+    states: States
+    numbers: NDArray[np.int64]
+    fields: Any
+    tally: Tally
+    saved: NDArray[np.int64]
+
+
 class Rows:
     """Room for the events of a drain, which one after the other uses: fresh memory costs more than what is written to it."""
 
@@ -390,7 +440,7 @@ class Gathered:
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
-        self._rings: list[Ring] = []
+        self.rings: list[Ring] = []
         self._columns = 0
         self._of: list[Any] = []  # by column: which ring, …
         self._places: list[Any] = []  # … which place in its directory, …
@@ -429,14 +479,61 @@ class Gathered:
         np.add(inverse, self._columns, out=rows.columns[begin:end], casting="unsafe")
         rows.times[begin:end] = reading.times
         rows.values[begin:end] = reading.values.view(np.float64)
-        self._of.append(np.full(len(present), len(self._rings)))
-        self._rings.append(ring)
+        self._of.append(np.full(len(present), len(self.rings)))
+        self.rings.append(ring)
         self._places.append(present)
         self._keys.append(keys)
         self._fields.append(places.fields[present])
         self._counts.append(counts)
         self._columns += len(present)
         self.events = end
+
+    def fold(self, edge: Edge, kinds: Any, most: int) -> list[Folded]:
+        """Have what goes as States, of at most `most` bytes each, folded: then it is among the others no more. `kinds`: by the number of a
+        section what the edge knows its Type by."""
+        if not self.events or not edge.is_folding:
+            return []
+        keys, counts = np.concatenate(self._keys), np.concatenate(self._counts)
+        rows, here = self._rows, slice(0, self.events)
+        of_columns = np.where(keys & 1, np.int8(0), kinds[keys >> 1])
+        found = edge.fold(Lot(rows.columns[here], rows.times[here], rows.values[here], counts, of_columns), most)
+        if not found:
+            return []
+        of, places, fields = np.concatenate(self._of), np.concatenate(self._places), np.concatenate(self._fields)
+        folded = []
+        kept = np.ones(len(keys), np.bool_)
+        for states in found:
+            order = np.argsort(keys[states.columns], kind="stable")
+            mine = states.columns[order]
+            kept[mine] = False
+            arrays = (states.least[order], states.greatest[order], states.totals[order], states.lows[order])
+            dumps = [states.dumps[place] for place in order.tolist()]
+            states = States(states.edge, mine, dumps, *arrays)
+            events = EVENT_BYTES * counts[mine]
+            saved = np.bincount(of[mine], weights=events - np.fromiter(map(len, dumps), np.int64, len(dumps)), minlength=len(self.rings))
+            least = states.lows if (states.lows < 0).any() else None
+            tally = Tally(self.rings, of[mine], places[mine], counts[mine], states.totals, least)
+            folded.append(Folded(states, keys[mine] >> 1, fields[mine], tally, saved.astype(np.int64)))
+        self._keep(kept, [keys, counts, of, places, fields])
+        return folded
+
+    def _keep(self, kept: Any, columns: list[Any]) -> None:
+        """Leave out all columns but these."""
+        (keys, counts, of, places, fields) = (column[kept] for column in columns)
+        self._keys, self._counts, self._of, self._places, self._fields = [keys], [counts], [of], [places], [fields]
+        self._columns = len(keys)
+        rows, events = self._rows, self.events
+        stay = kept[rows.columns[:events]]
+        if self._boxed:
+            before = np.concatenate(([0], np.cumsum(stay)))
+            lists = ((begin, slice(begin, begin + len(boxed)), boxed, flags) for begin, boxed, flags in self._boxed)
+            self._boxed = [(int(before[begin]), boxed[stay[here]], flags[stay[here]]) for begin, here, boxed, flags in lists]
+        self.events = int(counts.sum())
+        if self.events:
+            numbers = np.cumsum(kept) - 1
+            rows.columns[: self.events] = numbers[rows.columns[:events][stay]]
+            rows.times[: self.events] = rows.times[:events][stay]
+            rows.values[: self.events] = rows.values[:events][stay]
 
     def sort(self) -> InOrder | None:
         """All of it, in order: of one column that of its ring. None where there is nothing."""
@@ -469,7 +566,7 @@ class Gathered:
         of, places = np.concatenate(self._of)[by_section], np.concatenate(self._places)[by_section]
         starts = np.concatenate(([0], np.cumsum(counts)))
         return InOrder(
-            Sorted(self._rings, of, places, counts, values, boxed, is_boxed),
+            Sorted(self.rings, of, places, counts, values, boxed, is_boxed),
             times,
             keys[by_section],
             np.concatenate(self._fields)[by_section],
@@ -502,6 +599,13 @@ def unpack(sections: Iterable[Section]) -> list[Column]:
     found = []
     for section in sections:
         fields = _bins(section.fields)
+        if section.edge:
+            until = np.frombuffer(section.until, "<f8").tolist()
+            for place, (field, count, dump) in enumerate(zip(fields, uint32s(section.counts), _bins(section.values), strict=True)):
+                tab, _, client = field.decode().partition("\0")
+                first, state = section.times[8 * place : 8 * place + 8], AtEdge(section.edge, dump, until[place])
+                found.append(Column(client, tab, section.type, first, state, count))
+            continue
         values = _bins(section.values) if section.is_listed else []
         weights: Sequence[int | None] = uint32s(section.stands_for) or (None,) * section.columns
         start = 0
@@ -548,15 +652,16 @@ def encode(
         number = numbers.get(bucket, 0)
         sections = joined(packed[bucket])
         told = encode_meanings(meanings.get(bucket, ()))
-        columns = size = values = listed = 0
+        columns = size = values = listed = events = 0
         for section in sections:
             columns += section.columns
-            size += SECTION_BYTES + sum(map(len, section[2:6])) + len(section.stands_for)
+            size += SECTION_BYTES + section.size
+            events += section.weight if section.edge else len(section.times) >> 3
             if section.is_listed:
                 values, listed = values + (len(section.times) >> 3), listed + len(section.values)
         fits = columns <= MAX_BATCH_COLUMNS and size + len(told) <= most - HEADER_BYTES
         if fits and values <= MAX_LIST_VALUES and listed <= MAX_LIST_BYTES:
-            events = (sum([len(section.times) for section in sections]) >> 3) + weights.get(bucket, 0)
+            events += weights.get(bucket, 0)
             id = BatchId(stream, bucket, number + 1)
             batches.append(EncodedBatch(id, created, events, encode_sections(id, sections, told, version)))
             continue
@@ -609,6 +714,7 @@ def _split(columns: Iterable[Column], most: int) -> Iterable[list[Column]]:
         for piece in _pieces(column, (most - LONGEST_NAMES) // 17):
             # values in a list count as if each were a float
             needed = COLUMN_BYTES + len(column.client) + len(column.tab) + len(column.type) + 17 * piece.events
+            needed += len(column.values.dump) if isinstance(column.values, AtEdge) else 0
             in_list = piece.events if isinstance(piece.values, list) else 0
             if part and (needed > room or len(part) == MAX_BATCH_COLUMNS or listed + in_list > MAX_LIST_VALUES):
                 yield part

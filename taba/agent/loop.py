@@ -18,6 +18,7 @@ from taba.agent.ages import Moment
 from taba.agent.alive import Alive, sender_of
 from taba.agent.discover import Rings, Slots
 from taba.agent.dispatch import Dispatch
+from taba.agent.edge import Edge
 from taba.agent.forward import Forwarder, Kept
 from taba.agent.home import Home
 from taba.agent.keeper import Keeper
@@ -76,9 +77,18 @@ class Observer(Protocol):
 
 
 class Loop:
-    """The Agent of `home`, which sends to the Servers `urls`. Begins to work with `start`."""
+    """The Agent of `home`, which sends to the Servers `urls`. Begins to work with `start`. `edge` folds what goes as States."""
 
-    def __init__(self, home: Home, urls: list[str], pin: Path, around: Surroundings, observer: Observer, ring_group: int | None = None):
+    def __init__(
+        self,
+        home: Home,
+        urls: list[str],
+        pin: Path,
+        around: Surroundings,
+        observer: Observer,
+        ring_group: int | None = None,
+        edge: Edge | None = None,
+    ):
         self.home, self._around, self._observer = home, around, observer
         self._own: dict[str, str] = {f"start {place}": problem for place, problem in enumerate(home.problems)}
         self._loop_problem: str | None = None
@@ -94,12 +104,12 @@ class Loop:
         self.keeper.before_publish = self._keep_name
         self.rings = Rings(home.name, around.shm, ring_group)
         self._slots = Slots(around.shm)
-        self.pump = RingPump(self.keeper, self.rings, home.register, around.wall())
+        self.pump = RingPump(self.keeper, self.rings, home.register, around.wall(), edge)
         self._sentences: list[str] = []  # the problems of the last look
         self.alive = Alive(self.pump, around.wall, sender_of(around.host, home.name), lambda: self._sentences)
         self.pin = Pin(pin)
         self.rings.admission.change(self.pin.caps)  # before anything is read
-        self.dispatch = Dispatch(self.keeper, urls, around.random, around.host)
+        self.dispatch = Dispatch(self.keeper, urls, around.random, around.host, self.pump.edge.edges)
         self._problems = Problems(self.keeper, self.pump, self.dispatch, around.shm, around.space, now)
         self.forwarder = Forwarder(
             around.reactor,
@@ -116,6 +126,7 @@ class Loop:
             around.kept,
             self._on_caps,
             self._on_versions,
+            self.pump.edge.edges,
         )
         # as all Servers read lately; else the earliest, which whoever reads any that is written here reads
         kept = self.pin.version
@@ -245,6 +256,9 @@ class Loop:
 
     def _on_versions(self, chosen: Chosen, is_complete: bool) -> None:
         version = self.keeper.version = chosen.batch if is_complete else min(chosen.batch, self.keeper.version)
+        before = self.pump.edge.allowed
+        # who does not know all Servers leads to no States that were not folded before
+        self.pump.allow(chosen.edges if is_complete else tuple(edge for edge in chosen.edges if edge in before), self.moment())
         self._own.pop("versions", None)
         if chosen.problem is not None:
             self._own["versions"] = chosen.problem

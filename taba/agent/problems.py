@@ -194,6 +194,11 @@ class Problems:
                 found[f"postponing {server.url}"] = (
                     f"Server {server.url} takes some batches later: {server.postponing[0]}; they wait in outbox and spool until then"
                 )
+        for type, error in self._pump.edge.failed.items():
+            found[f"edge {type}"] = (
+                f"the Handler of Type {type} failed to fold events of a drain ({error}): they go as they are, as all of the Type until this"
+                " Agent is started again; nothing is lost. Please report it"
+            )
         if self._pump.buckets is None and now - self._began >= GRACE_SECONDS:
             found["buckets"] = (
                 "no Server has told the number of buckets yet: rings are not drained; start one, or give its URL with --server"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from taba.agent.ages import Moment
 from taba.agent.discover import Rings, is_dead
 from taba.agent.drain import MAX_DRAIN_EVENTS, Drain, Drained, Packed, encode
+from taba.agent.edge import Edge
 from taba.agent.fairness import Drops, Reserve
 from taba.agent.keeper import Keeper
 from taba.agent.meanings import Meanings
@@ -19,6 +20,7 @@ from taba.agent.sums import Pending, Sums
 from taba.agent.tallies import Tallies
 from taba.batch import RING_ENDED, RING_GONE
 from taba.ring import MalformedRing
+from taba.versions import Edges
 
 SCAN_SECONDS = 1.0  # a dead client's ring is gone within three
 DRAIN_SECONDS = 0.25  # an event is on its way within this: a quarter of what P7 allows
@@ -32,10 +34,12 @@ MAX_DEATHS = 10_000  # rings whose process's death waits to be told
 
 
 class RingPump:
-    """Drains the Agent's rings into the keeper. Nothing is drained until `set_buckets`. `began`: when the Agent did, in Unix seconds."""
+    """Drains the Agent's rings into the keeper. Nothing is drained until `set_buckets`. `began`: when the Agent did, in Unix seconds;
+    `edge` folds what goes as States."""
 
-    def __init__(self, keeper: Keeper, rings: Rings, register: Register, began: float = 0.0):
+    def __init__(self, keeper: Keeper, rings: Rings, register: Register, began: float = 0.0, edge: Edge | None = None):
         self.keeper, self.rings = keeper, rings
+        self.edge = edge or Edge({})
         self.sums = Sums(keeper, register)
         self.meanings = Meanings()
         self.tallies = Tallies(began)
@@ -67,8 +71,16 @@ class RingPump:
         if self._drain is None or self._drain.buckets != buckets:
             if self._drain is not None:
                 self.keeper.begin_stream(moment)
-            self._drain = Drain(buckets)
+            self._drain = Drain(buckets, self.edge)
             self.sums.take_up(self._drain)
+
+    def allow(self, edges: Edges, moment: Moment) -> None:
+        """All Servers merge States of these Types and versions. Where that is less than before, fresh events go into a new stream: States
+        that are on their way hold up what follows them alone."""
+        before = self.edge.allowed
+        self.edge.allow(edges)
+        if not set(before) <= set(self.edge.allowed):
+            self.keeper.begin_stream(moment)
 
     def tick(self, now: float, moment: Moment) -> float:
         """Do what is due; returns the seconds until the next tick."""
@@ -110,7 +122,8 @@ class RingPump:
         self.meanings.begin(keeper.stream, self.rings.open.values())
         while True:
             spent = self._reserve.spent(keeper.rest, {ring.client for ring, _ in pairs})
-            drained = drain.run(pairs, self._events, [fill.records for fill in self._fills.values()], spent)
+            waiting = [fill.records for fill in self._fills.values()]
+            drained = drain.run(pairs, self._events, waiting, spent, keeper.batch_bytes)
             for ring, reason in drained.broken:
                 self._isolate(ring, reason)
             pairs = [(ring, dead) for ring, dead in pairs if ring.name in self.rings.open]

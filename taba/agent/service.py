@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from taba.agent.credentials import Credentials, credentials_of
+from taba.agent.edge import Edge
 from taba.agent.forward import client_over, connection_pool
 from taba.agent.home import CannotOpen, Home
 from taba.agent.http import Routes
@@ -31,6 +32,7 @@ from taba.agent.telling import Life
 from taba.clocks import boot_id, boot_seconds, make_monotonic
 from taba.connections import make_site
 from taba.errors import ConfigurationError, TabaError
+from taba.handlers.lookup import find_edges
 from taba.listening import Front, freeze_when_running, front_of, listen_at, on_hangup, raise_descriptor_limit
 from taba.receiving import Address
 from taba.ring import SHM_DIRECTORY as SHM
@@ -111,7 +113,8 @@ class AgentService(service.Service):
             space=self._space,
         )
         try:
-            self.loop = loop = Loop(home, self._urls, self._directory / f"{self.agent}.store", around, self, self._ring_group)
+            pin = self._directory / f"{self.agent}.store"
+            self.loop = loop = Loop(home, self._urls, pin, around, self, self._ring_group, Edge(find_edges()))
         except LAST_DRAIN_FAILS as error:  # nothing is lost by it: the next start finds it as it was
             raise self._exit(f"--spool: {str(self._directory)!r}: what an earlier Agent left cannot be read: {words(error)}") from None
         self._life = Life(log, loop.keeper, loop.dispatch)

@@ -58,6 +58,7 @@ def describe(
         "dropped_by_reason": dict(sorted((keeper.totals() + live).items())),
         "dropped_by_client": pump.drops_by_client(),
         "batch_version": keeper.version,
+        "edge": {"types": dict(pump.edge.allowed), "events": pump.edge.events, "states": pump.edge.states, "failed": pump.edge.failed},
         "keys": {"count": keys, "most": MAX_KEYS},
         "lanes": {"count": len(keeper.lanes), "most": MAX_LANES},
         "tabs": rings.admission.total,
@@ -127,6 +128,8 @@ def as_families(content: dict[str, Any]) -> list[Exposed]:
             content["sums"]["left_out"],
             "reason",
         ),
+        counter("taba_edge_events_total", "Events that this Agent folded to States before they were sent.", content["edge"]["events"]),
+        counter("taba_edge_states_total", "States to which it folded them.", content["edge"]["states"]),
         *_of_inputs(content["inputs"]),
         gauge("taba_servers_healthy", "Servers that answer.", sum(bool(server["healthy"]) for server in servers)),
         gauge("taba_servers", "Servers that are known.", len(servers)),
@@ -151,6 +154,8 @@ def as_text(content: dict[str, Any]) -> str:
     """The same for people."""
     lines = [f"taba-agent {content['version']}, Agent {content['agent']}"]
     lines.append(f"rings: {content['rings_open']}, recorded: {content['recorded']}")
+    edge = content["edge"]
+    lines.append(f"folded here: {edge['events']} events to {edge['states']} States, of {', '.join(edge['types']) or 'no Type by now'}")
     lines += [f"dropped, {reason}: {events}" for reason, events in content["dropped_by_reason"].items()]
     outbox, spool = content["outbox"], content["spool"]
     lines.append(f"outbox: {outbox['batches']} batches, {outbox['used_bytes']} of {outbox['bytes']} bytes")

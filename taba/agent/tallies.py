@@ -181,10 +181,10 @@ class Tallies:
         """How many Tabs are shown no more, for a part of them had no room; from MAX_CUT on there are others."""
         return len(self._cut)
 
-    def add(self, drained: Iterable[Sorted]) -> None:
+    def add(self, drained: Iterable[Sorted | Tally]) -> None:
         """What these drains gave was published."""
         for one in drained:
-            self._sum(tally_of(one))
+            self._sum(one if isinstance(one, Tally) else tally_of(one))
 
     def _start(self, ring: Ring) -> int:
         """Where the columns of a ring begin, which have room for all of its directory."""

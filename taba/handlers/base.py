@@ -18,6 +18,7 @@ from taba.handlers.interface import IArrayHandler, IHandler
 from taba.handlers.numbers import column_of
 from taba.handlers.render import render_text
 
+MAX_EDGE_TIME = 2.0**33 - 1  # of an event that is folded at the edge: slots reach so far; what is later, a Server holds to its own time
 EDGE_SECONDS = 60.0  # that the times of a column span which is folded at the edge: a fresh State then has few slots, and spills none
 
 Projection = dict[str, Any]

@@ -13,10 +13,11 @@ from taba.handlers.interface import IHandler
 
 @implementer(IHandler, IPlugin)
 class LazyHandler:
-    """Stands for the Handler class `path` (`module:Class`); imports it when one first asks for anything but its `path`."""
+    """Stands for the Handler class `path` (`module:Class`); imports it when one first asks for anything but its `path` and `has_edge`,
+    which says whether its States may be folded at the edge."""
 
-    def __init__(self, path: str):
-        self.path = path
+    def __init__(self, path: str, has_edge: bool = False):
+        self.path, self.has_edge = path, has_edge
 
     def load(self) -> Any:
         """The Handler itself. Raises what importing or making it raises."""

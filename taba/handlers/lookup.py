@@ -21,6 +21,8 @@ from zope.interface import Invalid
 from zope.interface.verify import verifyObject
 
 from taba import names
+from taba.handlers.base import EDGE_SECONDS as EDGE_SECONDS
+from taba.handlers.base import MAX_EDGE_TIME as MAX_EDGE_TIME
 from taba.handlers.base import Events as Events  # the Server reaches Handlers, and what it hands them, through here
 from taba.handlers.base import Ever as Ever
 from taba.handlers.base import History as History
@@ -139,6 +141,13 @@ def find_handlers(excluded: Mapping[str, str] | None = None, begin: Callable[[st
         elif type(other.handler) is not type(handler):  # one class found by both ways is no conflict
             problems.append(f"{origin}: Type {handler.type} is already there from {other.origin}; this one is left out")
     return Lookup(found, tuple(problems), excluded, _places())
+
+
+def find_edges() -> dict[str, Any]:
+    """The Handlers of Taba's own whose States may be folded at the edge, by Type. Imports none of the others, and nobody's plugins."""
+    plugins = vars(import_module("twisted.plugins.taba_handlers")).values()
+    found = [plugin.load() for plugin in plugins if isinstance(plugin, LazyHandler) and plugin.has_edge]
+    return {handler.type: handler for handler in found}
 
 
 def has_foreign() -> bool:

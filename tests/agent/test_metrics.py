@@ -16,6 +16,7 @@ STATUS = {
     "rings_open": 3,
     "recorded": 17,
     "dropped_by_reason": {"full": 2},
+    "edge": {"types": {"CounterGroup": 1}, "events": 40, "states": 1},
     "sums": {"left_out": {"no_room": 7, "not_finite": 0}},
     "outbox": {"bytes": 100, "used_bytes": 10, "batches": 4},
     "spool": {"bytes": 1000, "used_bytes": 20, "batches": 5},

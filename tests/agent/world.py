@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba.agent.discover import Rings
 from taba.agent.dispatch import Dispatch
+from taba.agent.edge import Edge
 from taba.agent.history import History
 from taba.agent.keeper import Keeper
 from taba.agent.lanes import Outgoing
@@ -50,9 +51,14 @@ class World:
     """A host with rings, a small outbox and a spool, and Agents that come and go; a Server that does what a test wants."""
 
     def __init__(
-        self, directory: str, spool_bytes: int = 1 << 30, outbox_bytes: int = 512 * 1024, segment: tuple[Outbox, str] | None = None
+        self,
+        directory: str,
+        spool_bytes: int = 1 << 30,
+        outbox_bytes: int = 512 * 1024,
+        segment: tuple[Outbox, str] | None = None,
+        edge: Edge | None = None,
     ):
-        self.directory = directory
+        self.directory, self.edge = directory, edge
         self.outbox: Outbox | None = None
         self.shm = directory
         if segment is not None:
@@ -78,7 +84,7 @@ class World:
         self.keeper.recover(self.now)
         self.dispatch = Dispatch(self.keeper, ["http://127.0.0.1:8280"], Random(1))
         self.rings = Rings(AGENT, self.shm)
-        self.pump = RingPump(self.keeper, self.rings, Register(os.path.join(self.directory, "sums")))
+        self.pump = RingPump(self.keeper, self.rings, Register(os.path.join(self.directory, "sums")), edge=self.edge)
         self.pump.set_buckets(BUCKETS, at(self.now))
 
     def _stream(self) -> bytes:

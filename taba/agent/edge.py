@@ -1,0 +1,146 @@
+"""Folding at the edge: of a drain's columns those go as fresh States that are much smaller so. Pure; what Events mean, Handlers know.
+
+1. Folded are Types of Taba's own that have an edge, in versions that all Servers merge: `allow` says which these are by now.
+2. A column is folded whole or not at all: one with MIN_EVENTS at least, whose times lie from 0 to MAX_EDGE_TIME and span at most
+   EDGE_SECONDS, whose values are finite floats, and whose State takes a MAX_SHARE-th of its events' bytes at the most.
+3. Events are folded as they lie, in no order: what is folded is neither sorted nor gathered.
+4. A Handler that raises is asked no more until the next start: its Type's events go as they are, and a problem says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taba.batch import MAX_DUMP_BYTES
+from taba.handlers.lookup import EDGE_SECONDS, MAX_EDGE_TIME
+from taba.versions import Edges
+
+MIN_EVENTS = 32  # of a column that is folded: with fewer a State is hardly smaller, and what it costs is by column
+MAX_SHARE = 4  # of the bytes of its events, 16 each, a State takes this part at the most
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+class Lot(NamedTuple):
+    """Events of a drain, in any order: of each its column, time and value; and of each column how many it has, and what `kind` gives for
+    its Type, or 0 where it is not to be folded."""
+
+    columns: NDArray[np.uint32]
+    times: Floats
+    values: Floats
+    counts: Ints
+    kinds: NDArray[np.int8]
+
+
+class States(NamedTuple):
+    """Columns of one Type that were folded: which of the lot they are, and of each its State, the times of its first and last event, and
+    what its values sum up to, and the least of them."""
+
+    edge: int
+    columns: Ints
+    dumps: list[bytes]
+    least: Floats
+    greatest: Floats
+    totals: Floats
+    lows: Floats
+
+
+class Edge:
+    """The Handlers that fold here, by Type."""
+
+    def __init__(self, handlers: Mapping[str, Any]):
+        self._handlers = [handlers[type] for type in sorted(handlers)]
+        self._kinds = {handler.type: kind for kind, handler in enumerate(self._handlers, start=1)}
+        self._allowed = np.zeros(len(self._handlers) + 1, np.bool_)
+        self.edges: Edges = tuple((handler.type, handler.edge) for handler in self._handlers)
+        self.allowed: Edges = ()
+        self.failed: dict[str, str] = {}
+        """What Handlers raised, by Type; these fold no more."""
+        self.events = self.states = 0
+        """How many were folded, and to how many States, since the start; published or not."""
+
+    def kind(self, type: str) -> int:
+        """The number of a Type; 0 for one that is never folded here."""
+        return self._kinds.get(type, 0)
+
+    def allow(self, edges: Iterable[tuple[str, int]]) -> None:
+        """All Servers merge these; what is folded from now on is of them."""
+        merged = set(edges)
+        self.allowed = tuple(edge for edge in self.edges if edge in merged)
+        self._allow()
+
+    def _allow(self) -> None:
+        for type, _ in self.edges:
+            self._allowed[self._kinds[type]] = type in dict(self.allowed) and type not in self.failed
+
+    @property
+    def is_folding(self) -> bool:
+        """Whether any Type is folded."""
+        return bool(self._allowed.any())
+
+    def fold(self, lot: Lot, most: int = MAX_DUMP_BYTES) -> list[States]:
+        """What of the lot goes as States, of at most `most` bytes each: no two of one Type."""
+        chosen = self._allowed[lot.kinds] & (lot.counts >= MIN_EVENTS)
+        if not chosen.any():
+            return []
+        chosen &= ~_odd(lot, chosen)
+        found = []
+        for kind in np.unique(lot.kinds[chosen]).tolist():
+            handler = self._handlers[kind - 1]
+            try:
+                states = self._fold(handler, lot, np.flatnonzero(chosen & (lot.kinds == kind)), most)
+            except Exception as error:  # its events go as they are, and a person is told
+                self.failed[handler.type] = f"{type(error).__name__}: {error}"[:200]
+                self._allow()
+                continue
+            if len(states.columns):
+                found.append(states)
+                self.states += len(states.columns)
+                self.events += int(lot.counts[states.columns].sum())
+        return found
+
+    def _fold(self, handler: Any, lot: Lot, columns: Ints, most: int) -> States:
+        total = len(columns)
+        if total == len(lot.counts):
+            rows, times, values = lot.columns.astype(np.int64), lot.times, lot.values
+        else:
+            places = np.full(len(lot.counts), -1)
+            places[columns] = np.arange(total)
+            rows = places[lot.columns]
+            mine = np.flatnonzero(rows >= 0)
+            rows, times, values = rows[mine], lot.times[mine], lot.values[mine]
+        dumps: list[bytes] = handler.edge_array(rows, times, values, total)
+        lengths = np.fromiter(map(len, dumps), np.int64, total)
+        fits = (lengths * MAX_SHARE <= 16 * lot.counts[columns]) & (lengths <= most)
+        least, greatest, lows = np.full(total, np.inf), np.full(total, -np.inf), np.full(total, np.inf)
+        np.minimum.at(least, rows, times)
+        np.maximum.at(greatest, rows, times)
+        np.minimum.at(lows, rows, values)
+        with np.errstate(over="ignore", invalid="ignore"):  # as the Handler's own sum
+            totals: Floats = np.bincount(rows, weights=values, minlength=total).astype(np.float64, copy=False)
+        if not fits.all():
+            dumps = [dump for dump, fit in zip(dumps, fits.tolist(), strict=True) if fit]
+            columns, least, greatest, totals, lows = columns[fits], least[fits], greatest[fits], totals[fits], lows[fits]
+        return States(handler.edge, columns, dumps, least, greatest, totals, lows)
+
+
+def _odd(lot: Lot, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which of the chosen columns have a time or a value that may not be folded, or times too far apart."""
+    odd = np.zeros(len(chosen), np.bool_)
+    first, last = lot.times.min(), lot.times.max()  # NaN where one is: no comparison with it is true
+    if not np.isfinite(lot.values).all():
+        odd[lot.columns[~np.isfinite(lot.values)]] = True
+    if first >= 0 and last <= MAX_EDGE_TIME and last - first <= EDGE_SECONDS:
+        return odd
+    odd[lot.columns[~((lot.times >= 0) & (lot.times <= MAX_EDGE_TIME))]] = True
+    least, greatest = np.full(len(chosen), np.inf), np.full(len(chosen), -np.inf)
+    with np.errstate(invalid="ignore"):
+        np.minimum.at(least, lot.columns, lot.times)
+        np.maximum.at(greatest, lot.columns, lot.times)
+        odd |= ~(greatest - least <= EDGE_SECONDS)
+    return odd

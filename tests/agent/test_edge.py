@@ -1,0 +1,305 @@
+"""Folding at the edge: which columns go as States, that these are the same events, and to whom they go."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba.agent import edge
+from taba.agent.drain import encode, unpack
+from taba.agent.edge import MIN_EVENTS, Edge, Lot
+from taba.batch import AtEdge, Column, decode_batch, sections_of
+from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS, MAX_TIME
+from taba.handlers.lookup import MAX_EDGE_TIME, find_edges, find_handlers
+from taba.names import bucket_of
+from tests.agent.moments import at
+from tests.agent.producers import Producer
+from tests.agent.world import AGENT, BUCKETS, World
+from tests.examples import examples
+
+HANDLERS: dict[str, Any] = find_edges()
+EVENTS = 2 * MIN_EVENTS
+
+
+def folding(*types: str) -> Edge:
+    made = Edge(HANDLERS)
+    made.allow([(type, version) for type, version in made.edges if not types or type in types])
+    return made
+
+
+def one(times: Any, values: Any, type: str = "CounterGroup") -> Lot:
+    """A lot of a single column."""
+    count = len(values)
+    kind = np.array([Edge(HANDLERS).kind(type)], np.int8)
+    return Lot(np.zeros(count, np.uint32), np.asarray(times, float), np.asarray(values, float), np.array([count]), kind)
+
+
+class Rules(SynchronousTestCase):
+    def is_folded(self, times: Any, values: Any, **more: Any) -> bool:
+        return bool(folding().fold(one(times, values), **more))
+
+    def test_taba_s_own_handlers_that_declare_an_edge_fold_and_no_others_are_imported(self) -> None:
+        lookup = find_handlers()
+        self.assertEqual({type: handler.edge for type, handler in HANDLERS.items()}, lookup.edges)
+        code = "import sys, taba.handlers.lookup as lookup; lookup.find_edges(); print(*sys.modules)"
+        loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+        self.assertIn("taba.handlers.counter_group", loaded)
+        self.assertFalse({"datasketches", "taba.handlers.gauge", "taba.handlers.cardinality", "taba.handlers.topk"} & set(loaded))
+
+    def test_a_column_of_as_few_events_as_may_be_is_folded_and_of_one_fewer_not(self) -> None:
+        for count, is_folded in ((MIN_EVENTS, True), (MIN_EVENTS - 1, False)):
+            self.assertEqual(self.is_folded([1000.0] * count, [1.0] * count), is_folded)
+
+    def test_times_span_a_minute_at_most_and_are_such(self) -> None:
+        for odd, is_folded in {
+            1060.0: True,
+            math.nextafter(1060.0, 2000.0): False,
+            940.0: True,
+            939.9: False,
+            -1.0: False,
+            math.nan: False,
+            math.inf: False,
+        }.items():
+            self.assertEqual(self.is_folded([1000.0] * EVENTS + [odd], [1.0] * (EVENTS + 1)), is_folded, odd)
+        for all_of, is_folded in {0.0: True, MAX_EDGE_TIME: True, MAX_EDGE_TIME + 1: False, MAX_TIME: False, -0.5: False}.items():
+            self.assertEqual(self.is_folded([all_of] * EVENTS, [1.0] * EVENTS), is_folded, all_of)
+
+    def test_values_are_finite(self) -> None:
+        for odd, is_folded in {1e308: True, math.nan: False, math.inf: False, -math.inf: False}.items():
+            self.assertEqual(self.is_folded([1000.0] * (EVENTS + 1), [1.0] * EVENTS + [odd]), is_folded, odd)
+
+    def test_what_is_odd_of_one_column_keeps_no_other_from_being_folded(self) -> None:
+        kind = folding().kind("CounterGroup")
+        times, values = np.full(4 * EVENTS, 1000.0), np.ones(4 * EVENTS)
+        times[1], values[EVENTS + 1] = 5000.0, math.nan
+        lot = Lot(
+            np.repeat(np.arange(4, dtype=np.uint32), EVENTS), times, values, np.full(4, EVENTS), np.array([kind, kind, kind, 0], np.int8)
+        )
+        [states] = folding().fold(lot)
+        self.assertEqual(states.columns.tolist(), [2])
+
+    def test_a_state_takes_a_quarter_of_its_events_bytes_at_the_most_and_no_more_than_a_batch_has_room_for(self) -> None:
+        [states] = folding().fold(one([1000.0] * EVENTS, [1.0] * EVENTS))
+        [length] = map(len, states.dumps)
+        self.assertTrue(self.is_folded([1000.0] * EVENTS, [1.0] * EVENTS, most=length))
+        self.assertFalse(self.is_folded([1000.0] * EVENTS, [1.0] * EVENTS, most=length - 1))
+        fits = -(-length * edge.MAX_SHARE // 16)
+        self.patch(edge, "MIN_EVENTS", 1)
+        for count, is_folded in ((fits, True), (fits - 1, False)):
+            [same] = folding().fold(one([1000.0] * EVENTS, [1.0] * EVENTS))[0].dumps[:1]
+            self.assertEqual(len(same), length)
+            self.assertEqual(self.is_folded([1000.0] * count, [1.0] * count), is_folded)
+
+    def test_only_what_all_servers_merge_is_folded(self) -> None:
+        lot = one([1000.0] * EVENTS, [1.0] * EVENTS)
+        self.assertEqual(Edge(HANDLERS).fold(lot), [])
+        self.assertEqual(folding("TotalsCounter").fold(lot), [])
+        other = Edge(HANDLERS)
+        other.allow([("CounterGroup", 2), ("TotalsCounter", 1), ("Strange", 1)])
+        self.assertEqual((other.fold(lot), other.allowed), ([], (("TotalsCounter", 1),)))
+        self.assertEqual(len(other.fold(one([1000.0] * EVENTS, [1.0] * EVENTS, "TotalsCounter"))), 1)
+
+    def test_a_handler_that_raises_is_asked_no_more_and_the_others_are(self) -> None:
+        class Raising(type(HANDLERS["CounterGroup"])):  # type: ignore[misc]
+            def edge_array(self, *given: Any) -> Any:
+                raise ZeroDivisionError("no")
+
+        made = Edge({**HANDLERS, "CounterGroup": Raising()})
+        made.allow(made.edges)
+        kinds = np.array([made.kind("CounterGroup"), made.kind("TotalsCounter")], np.int8)
+        columns = np.repeat(np.arange(2, dtype=np.uint32), EVENTS)
+        lot = Lot(columns, np.full(2 * EVENTS, 1000.0), np.ones(2 * EVENTS), np.full(2, EVENTS), kinds)
+        for _ in range(2):
+            [states] = made.fold(lot)
+            self.assertEqual(states.columns.tolist(), [1])
+        self.assertEqual(made.failed, {"CounterGroup": "ZeroDivisionError: no"})
+        made.allow(made.edges)
+        self.assertEqual(len(made.fold(lot)), 1)
+
+
+class Draining(SynchronousTestCase):
+    """Real rings, a real outbox: the States that a Server makes of what is folded here are those of the events."""
+
+    def setUp(self) -> None:
+        self.directory = tempfile.mkdtemp(dir="/dev/shm")
+        self.addCleanup(shutil.rmtree, self.directory)
+
+    def world(self, is_folding: bool) -> World:
+        world = World(tempfile.mkdtemp(dir=self.directory), edge=folding() if is_folding else None)
+        self.addCleanup(world.end_producers)
+        self.addCleanup(world.die)
+        return world
+
+    def columns(self, world: World) -> list[Column]:
+        found: list[Column] = []
+        for group in world.keeper.outbox.groups():
+            for stored in group.batches:
+                batch = decode_batch(world.keeper.outbox.read(stored.position, stored.length))
+                columns = [column for column in batch.columns if isinstance(column, Column)]
+                self.assertEqual(len(columns), len(batch.columns))
+                self.assertEqual(stored.events, sum(column.weight for column in columns))
+                self.assertTrue(all(bucket_of(column.tab, BUCKETS) == batch.bucket for column in columns))
+                found += columns
+        return found
+
+    def shown(self, columns: list[Column]) -> dict[Any, Any]:
+        """What Servers make of these, by Client, Tab and Type: of Types that are not folded here the events, sorted."""
+        found: dict[Any, Any] = {}
+        for column in columns:
+            key = column.client, column.tab, column.type
+            handler = HANDLERS.get(column.type)
+            if handler is None or isinstance(column.values, list):
+                values = column.values if isinstance(column.values, list) else np.frombuffer(column.made()).tolist()  # type: ignore[arg-type]
+                found.setdefault((*key, "events"), []).extend(zip(np.frombuffer(column.times).tolist(), map(repr, values), strict=True))
+                continue
+            states = found.get(key) or handler.load_array([b""])
+            if isinstance(column.values, AtEdge):
+                states = handler.merge_array(states, np.zeros(1, np.int64), [column.values.dump], 1100.0)
+            else:
+                times, values = np.frombuffer(column.times), np.frombuffer(column.made())  # type: ignore[arg-type]
+                states = handler.fold_array(states, np.zeros(len(times), np.int64), times, values, 1100.0)
+            found[key] = states
+        for key, states in found.items():
+            if len(key) == 3:
+                handler = HANDLERS[key[2]]
+                found[key] = handler.project(handler.dump_array(states) + [b""] * handler.further_parts, 1100.0)
+            else:
+                found[key] = sorted(states)
+        return found
+
+    @examples(15)
+    @given(st.integers(0, 2**32))
+    def test_folded_or_not_the_states_the_sums_and_the_counts_are_the_same(self, seed: int) -> None:
+        chance = np.random.default_rng(seed)
+        types = ["CounterGroup", "PercentileGroup", "TotalsCounter", "PercentileCounter", "Gauge", "Buffer"]
+        worlds = [self.world(True), self.world(False)]
+        self.assertEqual([world.pump.edge.is_folding for world in worlds], [True, False])
+        for _ in range(2):
+            for number in range(2):
+                tabs = [(f"tab{tab}", types[int(chance.integers(len(types)))]) for tab in range(6)]
+                base, span = float(chance.choice([1000.0, 0.0, 4000.0])), float(chance.choice([1.0, 30.0, 90.0]))
+                for _ in range(int(chance.integers(0, 900))):
+                    name, type = tabs[min(int(chance.exponential(2.0)), 5)]
+                    time, value = base + span * float(chance.random()), float(chance.choice([1.0, 2.5, -3.0, 7.0, 0.0]))
+                    listed: Any = int(value) + 1 if chance.random() < 0.001 and type != "Gauge" else value
+                    for world in worlds:
+                        producer = world.producers[number]
+                        producer.record(producer.tab(f"{name}.{type}.{number}", type), listed, time)
+            for world in worlds:
+                world.tick()
+        folded, plain = map(self.columns, worlds)
+        self.assertEqual([any(isinstance(column.values, AtEdge) for column in some) for some in (folded, plain)][1], False)
+        self.assertEqual(sum(one.weight for one in folded), sum(one.weight for one in plain))
+        one_way, other = self.shown(folded), self.shown(plain)
+        self.assertEqual(one_way.keys(), other.keys())
+        for key in one_way:
+            self.assertEqual(one_way[key], other[key], key)
+        self.assertEqual(worlds[0].keeper.recorded, worlds[1].keeper.recorded)
+        sums = [self.sums(world) for world in worlds]
+        self.assertEqual(sums[0].keys(), sums[1].keys())
+        for key in sums[0]:
+            np.testing.assert_allclose(sums[0][key], sums[1][key], rtol=1e-9)
+
+    def sums(self, world: World) -> dict[Any, list[float]]:
+        """What the Agent shows of Tabs to whoever scrapes it."""
+        return {key: [tab.events, tab.total, tab.least] for key, tab in world.pump.tallies._all()}
+
+    def test_a_hot_tab_is_a_state_and_what_is_beside_it_are_events_in_the_order_of_their_rings(self) -> None:
+        world = self.world(True)
+        first, second = world.producers
+        for number in range(300):
+            first.record(first.tab("hot", "CounterGroup"), 2.0, 1000.0 + number / 100)
+            if number % 20 == 0:
+                first.record(first.tab("cold", "CounterGroup"), float(number), 1000.0)
+                second.record(second.tab("hot", "CounterGroup"), 1.0, 1000.0)
+                second.record(second.tab("words", "Buffer"), f"word {number}", 1000.0)
+        world.tick()
+        columns = {(one.client, one.tab): one for one in self.columns(world)}
+        hot = columns.pop(("web/0", "hot"))
+        assert isinstance(hot.values, AtEdge)
+        self.assertEqual((hot.weight, struct.unpack("<d", hot.times)[0], hot.values.until), (300, 1000.0, 1002.99))
+        self.assertEqual(
+            {key: one.events for key, one in columns.items()}, {("web/0", "cold"): 15, ("web/1", "hot"): 15, ("web/1", "words"): 15}
+        )
+        self.assertEqual(np.frombuffer(columns["web/0", "cold"].made()).tolist(), [20.0 * place for place in range(15)])  # type: ignore[arg-type]
+        self.assertEqual(columns["web/1", "words"].made(), [f"word {20 * place}" for place in range(15)])
+        self.assertEqual((world.pump.edge.events, world.pump.edge.states, world.keeper.recorded), (300, 1, 345))
+        self.assertEqual(world.keeper.unacknowledged, len({bucket_of(tab, BUCKETS) for tab in ("hot", "cold", "words")}))
+
+    def test_a_column_with_a_value_that_is_no_float_goes_whole_as_a_list(self) -> None:
+        world = self.world(True)
+        producer = world.producers[0]
+        for number in range(100):
+            producer.record(producer.tab("hot", "CounterGroup"), [2.0, 3] if number == 50 else 1.0, 1000.0)
+        world.tick()
+        [column] = self.columns(world)
+        self.assertEqual((column.events, column.made()[50]), (100, [2.0, 3]))
+
+    def test_what_goes_as_states_takes_less_of_what_a_client_may_use(self) -> None:
+        taken = []
+        for is_folding in (True, False):
+            world = self.world(is_folding)
+            producer = world.producers[0]
+            for _ in range(1000):
+                producer.record(producer.tab("hot", "CounterGroup"), 1.0, 1000.0)
+            world.pump.rings.scan((), world.now)
+            drain: Any = world.pump._drain
+            drained = drain.run([(ring, False) for ring in world.pump.rings.open.values()])
+            taken.append(drained.taken["web/0"])
+            self.assertEqual(drained.found, 1000)
+        self.assertLess(taken[0], taken[1] / 20)
+        self.assertGreater(taken[0], 0)
+
+
+class Cutting(SynchronousTestCase):
+    def test_states_are_cut_into_batches_within_the_bounds_and_each_is_in_one(self) -> None:
+        times = struct.pack("<d", 1000.0)
+        for count, size in ((MAX_BATCH_COLUMNS, 100), (MAX_BATCH_COLUMNS + 1, 100), (100, 32_000), (5, 100)):
+            columns = [Column("web/1", f"tab{n}", "CounterGroup", times, AtEdge(1, bytes(size), 1001.0), n + 1) for n in range(count)]
+            columns.append(Column("web/1", "plain", "CounterGroup", times * 3, times * 3))
+            sections = sections_of(columns)
+            self.assertEqual(unpack(sections), columns)
+            batches = encode({1: sections}, b"s" * 16, {1: 7}, at(5.0), weights={})
+            found = [column for batch in batches for column in decode_batch(batch.content).columns]
+            self.assertEqual(found, columns)
+            self.assertTrue(all(len(batch.content) <= MAX_BATCH_BYTES for batch in batches))
+            self.assertEqual(sum(batch.events for batch in batches), sum(column.weight for column in columns))
+            self.assertEqual([batch.id.number for batch in batches], list(range(8, 8 + len(batches))))
+
+
+class Producing(SynchronousTestCase):
+    """Many rings under one Client's name, and Tabs beyond the caps."""
+
+    def test_overflowing_tabs_are_folded_under_the_name_that_sums_them(self) -> None:
+        directory = tempfile.mkdtemp(dir="/dev/shm")
+        self.addCleanup(shutil.rmtree, directory)
+        world = World(directory, edge=folding())
+        self.addCleanup(world.end_producers)
+        self.addCleanup(world.die)
+        world.rings.admission.change(world.rings.admission.caps._replace(client_tabs=2))
+        producer = Producer(AGENT, "web/7", 65_536, world.shm)
+        self.addCleanup(producer.die)
+        for tab in range(6):
+            for _ in range(50):
+                producer.record(producer.tab(f'hits{{page="{tab}"}}', "CounterGroup"), 1.0, 1000.0)
+        world.tick()
+        counts: Counter[str] = Counter()
+        for group in world.keeper.outbox.groups():
+            for stored in group.batches:
+                for column in decode_batch(world.keeper.outbox.read(stored.position, stored.length)).columns:
+                    assert isinstance(column, Column) and isinstance(column.values, AtEdge), column
+                    counts[column.tab] += column.weight
+        self.assertEqual(sum(counts.values()), 300)
+        self.assertEqual(len(counts), 3, counts)
+        self.assertEqual(sorted(counts.values()), [50, 50, 200])
