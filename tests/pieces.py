@@ -22,6 +22,8 @@ def values_of(column: Column) -> list[Any]:
     """The values of a column, in whichever form it has them."""
     if isinstance(column.values, PackedValues):
         return column.values.values()
+    if isinstance(column.values, AtEdge):
+        return []  # they were folded
     values = column.made()
     return values if isinstance(values, list) else memoryview(values).cast("d").tolist()
 

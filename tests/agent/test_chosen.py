@@ -17,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba import versions
 from taba.agent import drain, keeper
+from taba.agent.edge import Edge
 from taba.agent.forward import LEARN_SECONDS
 from taba.agent.home import Home
 from taba.agent.keeper import Keeper
@@ -56,11 +57,16 @@ class Silent:
         return lambda *_: None
 
 
-class ChosenTests(SynchronousTestCase):
+class ChosenCase(SynchronousTestCase):
+    """A whole Agent, of a program that writes `here`, and a Server that lists others."""
+
+    here = LATEST
+    edge: Edge | None = None
+
     def setUp(self) -> None:
-        self.patch(versions, "HERE", LATEST)
+        self.patch(versions, "HERE", self.here)
         for module in (keeper, drain):  # which have it by name, as a program has whose latest is that
-            self.patch(module, "BATCH_VERSION", LATEST.batches[0])
+            self.patch(module, "BATCH_VERSION", self.here.batches[0])
         self.directory = tempfile.mkdtemp(dir="/dev/shm")
         self.addCleanup(shutil.rmtree, self.directory)
         self.clock, self.server = Clock(), Telling()
@@ -88,7 +94,7 @@ class ChosenTests(SynchronousTestCase):
             shm=self.directory,
             space=lambda: Space(64 * MiB, 128 * MiB),
         )
-        return Loop(home, [self.server.url], Path(self.directory, "store"), around, cast(Any, Silent()))
+        return Loop(home, [self.server.url], Path(self.directory, "store"), around, cast(Any, Silent()), edge=self.edge)
 
     @property
     def keeper(self) -> Keeper:
@@ -111,6 +117,8 @@ class ChosenTests(SynchronousTestCase):
         stored = [stored for group in outbox.groups() for stored in group.batches if stored.id.stream == self.keeper.stream]
         return {msgpack.unpackb(outbox.read(one.position, one.length))[0] for one in stored}
 
+
+class ChosenTests(ChosenCase):
     def test_it_holds_in_every_stream_that_begins(self) -> None:
         self.assertEqual(self.hear(asked=READS_5), (5, 3))
         self.loop.pump.tick(*self.loop.clock())  # the ring is found
