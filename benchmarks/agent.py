@@ -5,7 +5,8 @@ this process does what an Agent's loop does: `RingPump.drain` reads the rings, g
 in a real outbox and moves the tails. Only that is timed, in processor time: it waits for nothing. Between rounds all batches are
 acknowledged as a Server would, so that the outbox stays the same memory. A move to the spool is timed by the clock, tick by tick, disk
 and all. The floor is numpy's stable sort and gather of the same number of events with the same Tabs, ring by ring, and nothing else; a
-copy of the same bytes is there for comparison. Idle: a real Agent, after it drained 16 rings, over some seconds.
+copy of the same bytes is there for comparison. At the edge: the same drain with its columns folded to States, in turns with one that is
+not. Idle: a real Agent, after it drained 16 rings, over some seconds.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ from benchmarks.services import Effort, Services, pid_of, remove_segments, runni
 from benchmarks.worker import Worker, wait_until
 from taba.agent.ages import Moment
 from taba.agent.discover import Rings
+from taba.agent.edge import Edge
 from taba.agent.history import History
 from taba.agent.keeper import Keeper
 from taba.agent.lanes import RETAIN_SECONDS
@@ -34,6 +37,7 @@ from taba.agent.segment import open_outbox
 from taba.agent.spool import Spool
 from taba.batch import END, NONCE_BYTES, OPEN, Header
 from taba.bounds import DEFAULT_BUCKETS
+from taba.handlers.lookup import find_edges
 from taba.query import Query
 from taba.ring import RECORD_BYTES
 
@@ -49,6 +53,7 @@ def run(effort: Effort) -> list[Row]:
             for events in (QUARTER, BRIM):
                 rows += _drain(effort, services.environ, services.directory, tabs, events)
         rows += _move(effort, services.environ, services.directory)
+        rows += _at_edge(effort, services.environ, services.directory)
         return rows + _idle(effort, services)
 
 
@@ -58,7 +63,9 @@ NOW = Moment(0.0, 0, None)  # nothing waits for long
 class Draining:
     """An Agent's parts in this process, and the clients that fill its rings: each with `tabs` Tabs, which with `apart` are its own."""
 
-    def __init__(self, stack: ExitStack, environ: dict[str, str], directory: Path, tabs: int, apart: bool = False):
+    def __init__(
+        self, stack: ExitStack, environ: dict[str, str], directory: Path, tabs: int, apart: bool = False, edge: Edge | None = None
+    ):
         name = f"benchmark-{secrets.token_hex(6)}"
         stack.callback(remove_segments, name)
         self.workers = []
@@ -78,7 +85,7 @@ class Draining:
         self.rings = Rings(name)
         register = Register(f"{directory}/{name}.sums")
         stack.callback(register.close)
-        self.pump = RingPump(self.keeper, self.rings, register)
+        self.pump = RingPump(self.keeper, self.rings, register, edge=edge)
         self.pump.set_buckets(DEFAULT_BUCKETS, NOW)
 
     def fill(self, events: int) -> None:
@@ -151,6 +158,32 @@ def _drain(effort: Effort, environ: dict[str, str], directory: Path, tabs: int, 
     if tabs == 100 and events == BRIM:
         rows.append(Row(f"a copy of the records' bytes, {what}", Figure.of(found["copy"]), "events/s"))
     return rows
+
+
+def _at_edge(effort: Effort, environ: dict[str, str], directory: Path) -> list[Row]:
+    """The same drain, with every Type of Tabs folded before the sort, as an Agent does whose Servers all merge States."""
+    with ExitStack() as stack:
+        edge = Edge(find_edges())
+        edge.allow(edge.edges)
+        ways = {"edge": Draining(stack, environ, directory, 100, edge=edge), "events": Draining(stack, environ, directory, 100)}
+
+        def drain(way: str) -> float:
+            draining = ways[way]
+            draining.fill(QUARTER)
+            seconds = draining.drain()
+            draining.acknowledge()
+            return RINGS * QUARTER / seconds
+
+        for way in ways:
+            drain(way)  # names, buckets and scratch memory are known from here on
+        before = edge.events
+        found = interleave({way: partial(drain, way) for way in ways}, effort.pick(3, 9))
+        rounds = len(found["edge"])
+        if edge.events - before != rounds * RINGS * QUARTER:
+            raise RuntimeError(f"{edge.events - before} events of {rounds * RINGS * QUARTER} were folded")
+    what = f"{RINGS} rings a quarter full, 100 Tabs in each"
+    beside = Beside("the same as events", Figure.of(found["events"]))
+    return [Row(f"drain folded at the edge, {what}", Figure.of(found["edge"]), "events/s", budgets.DRAIN_EDGE, beside)]
 
 
 Drawn = list[tuple[np.ndarray, np.ndarray, np.ndarray]]

@@ -33,6 +33,7 @@ SERVED = Budget("≤", 1)  # % that 20 events add to a request of an application
 SYSTEM_CALLS = Budget("≤", 0)  # in 100,000 records
 DRAIN_FEW = Budget("≥", 20e6)  # events/s, one core, 16 rings a quarter full with 100 Tabs each
 DRAIN_MANY = Budget("≥", 12e6)  # … and with 1,000
+DRAIN_EDGE = Budget("≥", 15e6)  # … with 100, folded at the edge
 IDLE_CPU = Budget("≤", 1)  # % of a core, 16 rings
 IDLE_MEMORY = Budget("≤", 80)  # MiB
 HOT = Budget("≥", 12e6)  # events/s, one Server process

@@ -506,13 +506,12 @@ class Gathered:
             order = np.argsort(keys[states.columns], kind="stable")
             mine = states.columns[order]
             kept[mine] = False
-            arrays = (states.least[order], states.greatest[order], states.totals[order], states.lows[order])
+            lows = None if states.lows is None else states.lows[order]
             dumps = [states.dumps[place] for place in order.tolist()]
-            states = States(states.edge, mine, dumps, *arrays)
+            states = States(states.edge, mine, dumps, states.least[order], states.greatest[order], states.totals[order], lows)
             events = EVENT_BYTES * counts[mine]
             saved = np.bincount(of[mine], weights=events - np.fromiter(map(len, dumps), np.int64, len(dumps)), minlength=len(self.rings))
-            least = states.lows if (states.lows < 0).any() else None
-            tally = Tally(self.rings, of[mine], places[mine], counts[mine], states.totals, least)
+            tally = Tally(self.rings, of[mine], places[mine], counts[mine], states.totals, lows)
             folded.append(Folded(states, keys[mine] >> 1, fields[mine], tally, saved.astype(np.int64)))
         self._keep(kept, [keys, counts, of, places, fields])
         return folded

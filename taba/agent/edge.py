@@ -47,7 +47,7 @@ class States(NamedTuple):
     least: Floats
     greatest: Floats
     totals: Floats
-    lows: Floats
+    lows: Floats | None  # where none is negative
 
 
 class Edge:
@@ -117,15 +117,19 @@ class Edge:
         dumps: list[bytes] = handler.edge_array(rows, times, values, total)
         lengths = np.fromiter(map(len, dumps), np.int64, total)
         fits = (lengths * MAX_SHARE <= 16 * lot.counts[columns]) & (lengths <= most)
-        least, greatest, lows = np.full(total, np.inf), np.full(total, -np.inf), np.full(total, np.inf)
+        least, greatest = np.full(total, np.inf), np.full(total, -np.inf)
         np.minimum.at(least, rows, times)
         np.maximum.at(greatest, rows, times)
-        np.minimum.at(lows, rows, values)
+        lows: Floats | None = None
+        if values.min() < 0:
+            lows = np.full(total, np.inf)
+            np.minimum.at(lows, rows, values)
         with np.errstate(over="ignore", invalid="ignore"):  # as the Handler's own sum
             totals: Floats = np.bincount(rows, weights=values, minlength=total).astype(np.float64, copy=False)
         if not fits.all():
             dumps = [dump for dump, fit in zip(dumps, fits.tolist(), strict=True) if fit]
-            columns, least, greatest, totals, lows = columns[fits], least[fits], greatest[fits], totals[fits], lows[fits]
+            columns, least, greatest, totals = columns[fits], least[fits], greatest[fits], totals[fits]
+            lows = None if lows is None else lows[fits]
         return States(handler.edge, columns, dumps, least, greatest, totals, lows)
 
 

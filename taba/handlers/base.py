@@ -175,7 +175,7 @@ class ArrayHandler(Handler):
         raise NotImplementedError(f"{type(self).__name__}.project_array")
 
     def edge_array(self, rows: Any, times: Any, values: Any, total: int) -> list[bytes]:
-        """Fresh States of `total` columns as `merge_array` takes them; only for a Type that has an `edge`.
+        """Fresh States of `total` columns as `merge_array` takes them; only for a Type that has an `edge`. `rows` in any order.
 
         Of each column the times span at most EDGE_SECONDS. Nothing is held and nothing forgotten here: only a Server knows what time it is.
         """

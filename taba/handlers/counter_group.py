@@ -17,6 +17,7 @@ from taba.handlers.base import ArrayHandler, Ever, History, Projection, Sample
 from taba.handlers.bins import BinLayout, bin_codes, bins_from, deltas_of
 from taba.handlers.detail import WindowSlots, aggregate_slots
 from taba.handlers.figures import add_figures, add_heads, amounts_of, empty_dump, finite_pairs, show_tallies, sum_tallies
+from taba.handlers.fresh import bins_of, figures_of, slots_of, sums_of
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
 from taba.handlers.ragged import (
     Buffer,
@@ -150,6 +151,13 @@ class CounterGroup(ArrayHandler):
                 states.slot_keys, [states.slot_counts, states.slot_totals], new_keys, new_columns
             )
         self._forget(states, now)
+
+    def edge_array(self, rows: Ints, times: Floats, values: Floats, total: int) -> list[bytes]:
+        head = {**figures_of(rows, values, total), "refused": np.zeros(total, np.int64), "held": np.zeros(total, np.int64)}
+        bins = bins_of(rows, values, total)
+        slots, of, starts = slots_of(rows, times, int(LADDER.widths[0]), total)
+        totals = head["total"] if slots is rows else sums_of(slots, values, len(of))
+        return self.dump_array(CounterStates(head, *bins, slot_keys(of, starts), count_rows(slots, len(of)), totals))
 
     def count_array(self, dumps: Sequence[bytes]) -> Ints:
         return self._edge(dumps)[1]

@@ -10,6 +10,7 @@ import numpy as np
 from taba.codes import codes_of
 from taba.handlers.base import ArrayHandler, Projection, Sample
 from taba.handlers.figures import add_figures, add_heads, finite_pairs, show_tallies, sum_tallies
+from taba.handlers.fresh import bins_of, figures_of
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
 from taba.handlers.ragged import (
     Floats,
@@ -74,6 +75,10 @@ class PercentileCounter(ArrayHandler):
             add_figures(states.head, rows, values, many)
             states.keys, states.counts = merge_bins(states.keys, states.counts, *tally(rows, codes_of(values), many))
         return states
+
+    def edge_array(self, rows: Ints, times: Floats, values: Floats, total: int) -> list[bytes]:
+        head = {**figures_of(rows, values, total), "refused": np.zeros(total, np.int64)}
+        return self.dump_array(SketchStates(head, *bins_of(rows, values, total)))
 
     def count_array(self, dumps: Sequence[bytes]) -> Ints:
         return self._edge(dumps)[1]

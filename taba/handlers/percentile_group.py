@@ -20,6 +20,7 @@ from taba.handlers.bins import is_dense
 from taba.handlers.detail import WindowSlots, aggregate_slots
 from taba.handlers.ever import dump_sketches, load_sketches
 from taba.handlers.figures import amounts_of, finite_pairs, show_tallies, sum_tallies
+from taba.handlers.fresh import bins_of, figures_of, slots_of, sums_of
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
 from taba.handlers.ragged import (
     Buffer,
@@ -140,9 +141,12 @@ class PercentileGroup(ArrayHandler):
         return states
 
     def edge_array(self, rows: Ints, times: Floats, values: Floats, total: int) -> list[bytes]:
-        states = self.fold_array(self.load_array([b""] * total), rows, times, values, float(times.max(initial=0.0)))
-        states.tallies["old"][:] = 0  # what is old, a Server says
-        return self.dump_array(states)
+        slots, of, starts = slots_of(rows, times, int(LADDER.widths[0]), total)
+        figures = figures_of(slots, values, len(of))
+        bins = bins_of(slots, values, len(of))
+        journal = Spreads(slot_keys(of, starts), figures["total"], figures["low"], figures["high"], *bins)
+        counted = {name: np.zeros(total, np.int64) for name in ("refused", "held", "old")}
+        return self.dump_array(PercentileStates(counted, count_rows(rows, total), sums_of(of, figures["total"], total), journal))
 
     def count_array(self, dumps: Sequence[bytes]) -> Ints:
         return self._edge(dumps)[0].count

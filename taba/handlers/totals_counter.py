@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from taba.handlers.base import ArrayHandler, Projection, Sample
 from taba.handlers.figures import add_figures, add_heads, empty_dump, finite_pairs, show_tallies, sum_tallies
+from taba.handlers.fresh import figures_of
 from taba.handlers.ragged import Floats, Ints, MalformedRow, count_rows, refuse
 from taba.handlers.samples import count_and_sum, extremes
 
@@ -45,6 +46,13 @@ class TotalsCounter(ArrayHandler):
             else:
                 np.add.at(states["count"], rows, many)
         return states
+
+    def edge_array(self, rows: Ints, times: Floats, values: Floats, total: int) -> list[bytes]:
+        states = np.zeros(total, dtype=_STATE)
+        states["count"] = count_rows(rows, total)
+        for name, column in figures_of(rows, values, total).items():
+            states[name] = column
+        return self.dump_array(states)
 
     def count_array(self, dumps: Sequence[bytes]) -> Ints:
         count: Ints = self._edge(dumps)["count"].astype(np.int64)
