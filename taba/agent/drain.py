@@ -602,7 +602,7 @@ def unpack(sections: Iterable[Section]) -> list[Column]:
             until = np.frombuffer(section.until, "<f8").tolist()
             for place, (field, count, dump) in enumerate(zip(fields, uint32s(section.counts), _bins(section.values), strict=True)):
                 tab, _, client = field.decode().partition("\0")
-                first, state = section.times[8 * place : 8 * place + 8], AtEdge(section.edge, dump, until[place])
+                first, state = bytes(section.times[8 * place : 8 * place + 8]), AtEdge(section.edge, dump, until[place])
                 found.append(Column(client, tab, section.type, first, state, count))
             continue
         values = _bins(section.values) if section.is_listed else []
