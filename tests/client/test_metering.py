@@ -6,8 +6,10 @@ import asyncio
 import gc
 import sys
 import types
+import warnings
 from collections import UserDict
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from fractions import Fraction
 from http import HTTPStatus
@@ -153,13 +155,13 @@ class MeteringTests(ClientCase):
         with self.silently():
             self.assertEqual(asyncio.run(main()), [{"type": "http.request"}] * 3)
 
-    def silently(self) -> Any:
-        import warnings
-
-        within = warnings.catch_warnings()
-        self.addCleanup(warnings.simplefilter, "default")
-        warnings.simplefilter("ignore")  # of coroutines that nobody awaits
-        return within
+    @contextmanager
+    def silently(self) -> Iterator[None]:
+        """Without a word of coroutines that nobody awaits."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            yield
+            gc.collect()
 
     def test_what_is_awaited_is_whatever_may_be(self) -> None:
         asked: list[Callable[[], Any]] = []
