@@ -27,7 +27,10 @@ from taba.batch import BATCH_VERSION, CONTENT_TYPE, MAX_LIST_BYTES, MAX_LIST_VAL
 from taba.bounds import MAX_BATCH_COLUMNS, MAX_ENVELOPE_BATCHES, MAX_ENVELOPE_BYTES, MAX_VALUE_BYTES, KiB
 from taba.calls import MAX_BODY_BYTES
 from taba.events import MAX_POSTED_EVENTS
+from taba.query import Query
 
+BIG, LONG_TEXTS, NOTES = "benchmark.big", 5000, 100
+FORM = "application/x-www-form-urlencoded"
 AT_ONCE = 3  # of each request: their pieces must not come to one
 STREAM, NONCE, TIME = bytes(16), bytes(8), struct.pack("<d", 1.7e9)
 BEFORE = 15 * KiB  # of an address: what a request's line takes
@@ -52,6 +55,7 @@ def run(effort: Effort) -> list[Row]:
         services.before = CODE.format(path=str(path))
         services.start_server()
         send(services.server_url, Streams().envelopes(spread(tabs, 2, 1.7e9)))
+        _fill(services.query)
         held = Held(path, pid_of(services, "server"))
         for warm in ("/v1/names", "/v1/aggregates", "/metrics", "/api/v1/query?query=1"):
             _ask(services.server_url, Shape("", "GET", warm))
@@ -61,6 +65,16 @@ def run(effort: Effort) -> list[Row]:
         *(Row(cost.shape.name, Figure.of([cost.longest]), "ms", budgets.WAIT, note=cost.note) for cost in found),
         Row("memory beside the largest body, the most of all", Figure.of([most.taken]), "×", budgets.STRANGERS_TAKE, note=most.shape.name),
     ]
+
+
+def _fill(query: Query) -> None:
+    """Have what is asked for below at its largest: States of texts, dead letters with long ones, notes, boards."""
+    texts = [f"{number:06d}" + "x" * 1000 for number in range(LONG_TEXTS)]
+    for client in ("bad/1", "bad/2", "bad/3"):
+        for type in ("Buffer", "TopK", "Cardinality", "Nowhere"):
+            query.post_events(client, [{"tab": f"{BIG}.{type}", "type": type, "value": text} for text in texts])
+    for number in range(NOTES):
+        query.note(f"{number}" + "n" * 400)
 
 
 class Cost(NamedTuple):
@@ -103,7 +117,7 @@ def _ask(url: str, shape: Shape) -> int:
 def shapes(is_quick: bool = False) -> list[Shape]:
     """The worst that is known of each kind; a quick run takes an eighth of each."""
     most = MAX_ENVELOPE_BYTES // 8 if is_quick else MAX_ENVELOPE_BYTES - KiB
-    return [*_envelopes(most), *_events(most), *_questions()]
+    return [*_envelopes(most), *_events(most), *_forms(), *_questions()]
 
 
 def _envelopes(most: int) -> list[Shape]:
@@ -181,6 +195,22 @@ def _events(most: int) -> list[Shape]:
     ]
 
 
+def _forms() -> list[Shape]:
+    labels = ",".join(f'k{n:02}="{"é" * 200}"' for n in range(16))
+    board = {"title": "t" * 200, "tabs": [f"t{n}{{{labels}}}" for n in range(64)]}
+    many = "&".join(f"match[]=n{n}" for n in range(900))
+    return [
+        Shape("a form: a login of many fields", "POST", "/login", b"&".join(b"token%d=x" % n for n in range(20_000)), FORM),
+        Shape("a form: a login of a long one", "POST", "/login", b"token=" + b"%41" * 80_000, FORM),
+        Shape("a form: PromQL of many selectors", "POST", "/api/v1/series", many.encode(), FORM),
+        Shape("a form: PromQL of escapes", "POST", "/api/v1/query", b"query=" + b"%F0%9F%98%80" * 20_000, FORM),
+        Shape("a board of the longest names", "PUT", "/v1/boards/bad", json.dumps(board).encode(), "application/json"),
+        Shape("a board nested deep", "PUT", "/v1/boards/bad", b'{"tabs": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "application/json"),
+        Shape("all dead letters tried again", "POST", "/v1/retry"),
+        Shape("all dead letters given up, tried first", "POST", "/v1/discard?dry_run=1"),
+    ]
+
+
 def _questions() -> list[Shape]:
     def ask(what: str, path: str, **parameters: str) -> Shape:
         return Shape(what, "GET", path + "?" + "&".join(f"{name}={quote(value)}" for name, value in parameters.items()))
@@ -203,5 +233,19 @@ def _questions() -> list[Shape]:
         ask("PromQL: a range", "/api/v1/query_range", query='sum({__name__=~".+"})', start="0", end="1700000000", step="200000"),
         ask("PromQL: a pattern", "/api/v1/query", query='{__name__=~"(.*)*(.*)*(.*)*x"}'),
         ask("series of all", "/api/v1/series", **{"match[]": '{__name__=~".+"}'}),
+        ask("label values: all names", "/api/v1/label/__name__/values"),
+        ask("label values: all Clients", "/api/v1/label/client/values"),
+        ask("labels of all", "/api/v1/labels"),
+        ask("metadata of all", "/api/v1/metadata"),
+        ask("dead letters with long texts", "/v1/dead-letters", limit="10000"),
+        ask("States of many long texts", "/v1/projections", name=f"{BIG}*"),
+        ask("Aggregates of many long texts", "/v1/aggregates", name=f"{BIG}*"),
+        ask("slots of all", "/v1/slots", limit="2000"),
+        ask("overview of many rows", "/v1/overview", limit="1000"),
+        ask("overview by a figure", "/v1/overview", sort="p99", limit="1000"),
+        ask("who holds most, of all", "/v1/who", limit="1000"),
+        ask("all notes", "/v1/notes"),
+        ask("all boards", "/v1/boards"),
         Shape("a scrape", "GET", "/metrics"),
+        ask("a scrape of all Tabs", "/metrics", match=".*"),
     ]

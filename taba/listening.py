@@ -25,9 +25,10 @@ from taba.guard import Guard, TokenFile
 from taba.installing import install_hint
 from taba.options import Listen, Option, ServiceOptions, file_path, yes_or_no
 
-COLLECT_SECONDS = 2.0  # between two looks whether it is quiet enough for a full collection of garbage
+COLLECT_SECONDS = 2.0  # between two looks whether it is quiet
 QUIET_SECONDS = 0.5
 MOST_YOUNG_COLLECTIONS = 150  # of some 7,000 objects each, of which these are what is left: a million, some 100 MB
+MOST_FROZEN = 1_000_000  # objects that came to live long since all was looked through: garbage among them is some 100 MB at the most
 MAX_DESCRIPTORS = 8192  # a ring takes one, and so does a connection
 
 LISTENING_OPTIONS = (
@@ -125,20 +126,31 @@ def freeze_when_running(reactor: Any, quiet_seconds: Callable[[], float] | None 
     """Have the garbage collector leave alone what lives for as long as the process does: modules, classes, Handlers.
 
     Its full collections, which many small lists and dictionaries cause, would look through all of it each time, for tens of milliseconds.
-    With `quiet_seconds`, for how long nothing has taken long, they are made where that is QUIET_SECONDS: what a large request is made of
-    is looked through while it is there, for hundreds, only once MOST_YOUNG_COLLECTIONS have passed on what they left.
+    With `quiet_seconds`, for how long nothing has taken long, what else has come to live long is left alone likewise, when that is
+    QUIET_SECONDS: else what a large request is made of would be looked through while it is there, and what is kept for the next, for
+    hundreds. All is looked through only once that has become twice as much, and MOST_FROZEN objects more.
     """
+    known = 0  # objects that were left alone after all was looked through
 
     def freeze() -> None:
+        nonlocal known
         gc.collect()
         gc.freeze()
+        known = gc.get_freeze_count()
+
+    def begin() -> None:
+        freeze()
         if quiet_seconds is not None:
             gc.set_threshold(*gc.get_threshold()[:2], MOST_YOUNG_COLLECTIONS)
             reactor.callLater(COLLECT_SECONDS, collect)
 
     def collect() -> None:
-        if gc.get_count()[2] and quiet_seconds is not None and quiet_seconds() >= QUIET_SECONDS:
-            gc.collect()
+        if quiet_seconds is not None and quiet_seconds() >= QUIET_SECONDS:
+            gc.collect(1)  # what is young: cycles of connections and failures mostly go here
+            gc.freeze()
+            if gc.get_freeze_count() - known > max(MOST_FROZEN, known):
+                gc.unfreeze()
+                freeze()
         reactor.callLater(COLLECT_SECONDS, collect)
 
-    reactor.callWhenRunning(freeze)
+    reactor.callWhenRunning(begin)
