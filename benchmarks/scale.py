@@ -4,7 +4,7 @@ What an event costs depends on how many come together for one (Client, Tab): so 
 16 rings with the same 100 Tabs, then 16 rings with 6,250 and (not with `--quick`) 62,500 Tabs each, all different. All figures of the
 Server are its process's own processor time, for one event for each of as many known States: of 100 Tabs and of so many that each has one
 Client; of one Client and of 300; on one shard and on four; in batches of five States by one Agent and by a thousand, whose streams are
-all open. Catching up: clients record at a steady rate, the Server is gone for a while, and the rate goes on when it is back; the figure
+all open. Catching up: clients record at a steady rate, the Server is gone for a while, and the rate goes on once it is back; the figure
 is how many events are folded a second until nothing is behind, beside how many still come.
 """
 
@@ -160,27 +160,35 @@ def _outage(effort: Effort) -> list[Row]:
             arguments = (str(RECORDED_TABS), str(seed))
             workers.append(Worker("benchmarks.ring_worker", *arguments, environ=services.environ, directory=services.directory))
             stack.callback(workers[-1].stop)
-        for worker in workers:
-            worker.tell("pace", RATE / RECORDERS, before + away + after)
-        began = time.monotonic()
+
+        def paces(seconds: float) -> None:
+            for worker in workers:
+                worker.tell("pace", RATE / RECORDERS, seconds)
+
+        def heard() -> tuple[int, int]:
+            counted = [worker.hear(before + away + after + 60) for worker in workers]
+            return sum(its["recorded"] for its in counted), sum(its["dropped"] for its in counted)
+
+        paces(before + away)
         time.sleep(before)
         services.stop_server()
-        time.sleep(away)
+        recorded, dropped = heard()
         services.start_server()
+        paces(after)
         back, first = time.monotonic(), _folded(services)
         found, now, is_behind = first, back, True
-        while is_behind and now - began < before + away + after:
+        while is_behind and now - back < after:
             time.sleep(0.1)
             found, now = _folded(services), time.monotonic()
-            is_behind = found < (now - began - FRESH_SECONDS) * RATE
-        counted = [worker.hear(before + away + after + 60) for worker in workers]
-        recorded, dropped = sum(its["recorded"] for its in counted), sum(its["dropped"] for its in counted)
+            is_behind = found < recorded + (now - back - FRESH_SECONDS) * RATE
+        meanwhile = heard()
+        recorded, dropped = recorded + meanwhile[0], dropped + meanwhile[1]
         deadline = time.monotonic() + VISIBLE_SECONDS
         while (left := recorded - _folded(services)) and time.monotonic() < deadline:
             time.sleep(0.1)
     what = f"after {away:.0f} s without a Server, {RATE:,} events/s going on"
     note = f"{'still behind' if is_behind else 'nothing is behind'} {now - back:.1f} s after the Server answered"
-    times = (found - first) / (now - back) / RATE if now > back else 0.0
+    times = (found - first) / (now - back) / RATE
     return [
         Row(f"{what}: folded a second", Figure.of([times]), "× what comes", budgets.CATCHING_UP, note=note),
         Row("… dropped, or not folded in the end", Figure.of([dropped + left]), "events", budgets.CLUSTER_DROPS),
