@@ -17,6 +17,7 @@ from contextlib import ExitStack
 import numpy as np
 
 from benchmarks import budgets, machine
+from benchmarks.budgets import Budget
 from benchmarks.cold import PERIOD_ROUNDS, SLOT_SECONDS, VALUES, Cold
 from benchmarks.rows import Beside, Figure, Row, interleave
 from benchmarks.sending import CONNECTIONS, Envelope, Streams, send
@@ -32,6 +33,7 @@ HOT_EVENTS = 4_000  # of each State in one batch: 1 M events in all, what an Age
 HOT_BATCHES = 4  # of each bucket, in a round
 THIN_STATES, THIN_CLIENTS = 1_920, 3  # some 5 States a bucket: what a cycle costs for each bucket shows
 FEW_CLIENTS, MANY_CLIENTS = 40, 400  # of the cold States: 1,000 Tabs in most buckets, or 100 Tabs with as many States in fewer
+MANY_OF_BUCKET, SOME_OF_BUCKET = 300, 30  # States: a cycle costs for each bucket, too, so budgets differ
 COLD_ENVELOPE_BYTES = MiB // 4  # some 40 buckets' batches: nobody waits for long
 
 
@@ -161,10 +163,17 @@ class ColdLoad:
         floor = Beside("the store's traffic alone", _rate(states, self._floor_seconds[1:]))
         return [
             Row(f"{what}: one event a State", _rate(states, self._seconds), "updates/s", budgets.COLD, floor, note=note),
-            *self._meter.rows(what, "update"),
+            *self._meter.rows(what, "update", _budget(states // buckets)),
             Row(f"{what}: read per update", _mean(self._read), "bytes", budgets.UPDATE_BYTES),
             Row(f"{what}: written per update", _mean(self._written), "bytes", budgets.UPDATE_BYTES),
         ]
+
+
+def _budget(of_bucket: int) -> Budget:
+    """What an update may take where a bucket has so many States."""
+    if of_bucket >= MANY_OF_BUCKET:
+        return budgets.UPDATE_CPU
+    return budgets.UPDATE_CPU_SOME if of_bucket >= SOME_OF_BUCKET else budgets.UPDATE_CPU_FEW
 
 
 def _rate(events: int, seconds: list[float]) -> Figure:
@@ -192,5 +201,7 @@ class Meter:
             self._used[name].append((machine.cpu_seconds([pid]) - before[name]) / self._events * 1e9)
         return seconds
 
-    def rows(self, load: str, unit: str) -> list[Row]:
-        return [Row(f"{load}: CPU time of the {name}", _mean(used), f"ns/{unit}") for name, used in self._used.items()]
+    def rows(self, load: str, unit: str, budget: Budget | None = None) -> list[Row]:
+        """`budget`: the Server's."""
+        budgets = {"server": budget}
+        return [Row(f"{load}: CPU time of the {name}", _mean(used), f"ns/{unit}", budgets.get(name)) for name, used in self._used.items()]
