@@ -523,11 +523,13 @@ class Query:
                 found.setdefault(tab, {}).update(dict.fromkeys(clients, Unanswered(f"no Handler of Type {type}")))
                 continue
             bucket = bucket_of(tab, self._router.buckets)
-            of_bucket = fields.setdefault(bucket, [])
             further = further_parts(self._bench, type)
             if is_last and not wanted.is_about_clients and RETIRED_CLIENT not in clients:
                 # what was merged since the Clients were read is there, in the same command that no longer finds the others
                 clients = [*clients, RETIRED_CLIENT]
+            if not clients:
+                continue  # none of those that are meant has it, and nothing is read of its bucket for it
+            of_bucket = fields.setdefault(bucket, [])
             places.append((tab, type, clients, bucket, len(of_bucket), 1 + further))
             of_bucket += keys.state_fields(tab, clients, further)
             self.read["states"] += len(clients)
