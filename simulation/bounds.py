@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from simulation.names import AGENT, ENVIRONMENT, OUTBOX_BYTES, RING_BYTES, SPOOL_BYTES
 from taba import ring as layouts
-from taba.agent import dispatch, history, keeper, keys, lanes, openings, register
+from taba.agent import backlog, books, dispatch, history, keeper, keys, lanes, openings, register
 from taba.bounds import KiB, MiB
 from taba.client.segment import MAX_COUNTING_BYTES
 from taba.server import keys as names
@@ -48,12 +48,12 @@ class Narrow(NamedTuple):
 # What is given up first here is what a store that goes back is made good by: narrow worlds have none that does
 NARROW = (
     Narrow(keeper, "MAX_PENDING_BATCHES", 40),
-    Narrow(keeper, "MAX_LANES", 24),
-    Narrow(keeper, "MAX_SPOOL_LANES", 2),
-    Narrow(keeper, "MAX_SETTLING", 2),
+    Narrow(backlog, "MAX_LANES", 24),
+    Narrow(backlog, "MAX_SPOOL_LANES", 2),
+    Narrow(books, "MAX_SETTLING", 2),
     Narrow(keeper, "MOVE_BYTES", 8 * KiB),
-    Narrow(keeper, "MAX_RETAINED_BATCHES", 60),
-    Narrow(keeper, "MAX_RETAINED_BYTES", 16 * KiB),
+    Narrow(books, "MAX_RETAINED_BATCHES", 60),
+    Narrow(books, "MAX_RETAINED_BYTES", 16 * KiB),
     Narrow(dispatch, "MAX_RUN_BATCHES", 3),
     Narrow(dispatch, "MAX_IN_FLIGHT", 1),
     Narrow(ingest, "MAX_CYCLES", 1),
@@ -80,13 +80,13 @@ def of_agent(loop: Loop) -> Iterator[Held]:
         yield Held("MAX_HISTORY", len(lane._history or ()), lanes.MAX_HISTORY)
         yield Held("MAX_RUN_BATCHES", len(lane.sent), _named(dispatch, "MAX_RUN_BATCHES"))
     yield Held("MAX_PENDING_BATCHES", in_outbox, keeper.MAX_PENDING_BATCHES + TURN_BATCHES)
-    yield Held("MAX_RETAINED_BATCHES", retained, keeper.MAX_RETAINED_BATCHES + TURN_BATCHES)
-    yield Held("MAX_RETAINED_BYTES", retained_bytes, keeper.MAX_RETAINED_BYTES + TURN_BYTES)
+    yield Held("MAX_RETAINED_BATCHES", retained, books.MAX_RETAINED_BATCHES + TURN_BATCHES)
+    yield Held("MAX_RETAINED_BYTES", retained_bytes, books.MAX_RETAINED_BYTES + TURN_BYTES)
     # one that has something to send is never given up
-    yield Held("MAX_LANES", len(held.lanes), keeper.MAX_LANES + keeper.MAX_PENDING_BATCHES + TURN_BATCHES)
-    yield Held("MAX_SPOOL_LANES", len(held.schedule.backlog), keeper.MAX_SPOOL_LANES + TURN_BATCHES)
-    yield Held("MAX_SETTLING", len(held._settling), keeper.MAX_SETTLING + keeper.SPOOL_ROWS)
-    yield Held("REFUSALS_SHOWN", len(held.refusals), keeper.REFUSALS_SHOWN)
+    yield Held("MAX_LANES", len(held.lanes), backlog.MAX_LANES + keeper.MAX_PENDING_BATCHES + TURN_BATCHES)
+    yield Held("MAX_SPOOL_LANES", len(held.schedule.backlog), backlog.MAX_SPOOL_LANES + TURN_BATCHES)
+    yield Held("MAX_SETTLING", len(held._settling), books.MAX_SETTLING + backlog.SPOOL_ROWS)
+    yield Held("REFUSALS_SHOWN", len(held.refusals), books.REFUSALS_SHOWN)
     yield Held("outbox", held.outbox.used, held.outbox.capacity)
     yield Held("spool", held.spool.used, held.spool.bound)
     yield Held("MAX_OPENED", len(held.openings.fields()), openings.MAX_OPENED)

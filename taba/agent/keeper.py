@@ -12,24 +12,21 @@ The keeper knows no socket and no clock. `now` is monotonic seconds, `moment` wh
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 from collections import Counter, deque
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from typing import NamedTuple
 
+from taba.agent import backlog
 from taba.agent.ages import Moment
+from taba.agent.backlog import SPOOL_ROWS, Backlog
+from taba.agent.books import id_of
 from taba.agent.fairness import RESERVE_SHARE, Rest
 from taba.agent.history import History
 from taba.agent.lanes import (
-    MAX_HISTORY,
-    MAX_RUN_BATCHES,
     PROBE_SLACK_SECONDS,
-    RETAIN_SECONDS,
     Group,
     HeldBatch,
     Lane,
-    Outgoing,
     Skip,
     Unreadable,
 )
@@ -39,91 +36,40 @@ from taba.agent.outbox import (
     EncodedBatch,
     Outbox,
     OutboxFull,
-    Skipped,
     StoredBatch,
     Table,
     TableFull,
     decode_table,
-    encode_table,
     group_bytes,
 )
-from taba.agent.schedule import Schedule
-from taba.agent.spool import ROW_BYTES, Spool, SpoolFull, is_damage
-from taba.batch import BATCH_VERSION, BatchId, KeyPart, SentBatch
+from taba.agent.spool import ROW_BYTES, Spool, SpoolFull
+from taba.batch import BATCH_VERSION, BatchId, KeyPart
 from taba.bounds import BATCH_DAYS, DAY, MAX_BATCH_BYTES, MAX_BUCKETS, STREAM_DAYS, KiB, MiB
 
-MAX_RETAINED_BYTES = 64 * MiB  # acknowledged batches that are kept for 60 s: given up first
 MAX_PENDING_BATCHES = 65_536  # in the outbox, whatever their bytes: some 0.5 KiB each beside them. With more all moves to the spool
-MAX_RETAINED_BATCHES = 65_536  # likewise, acknowledged: the oldest are given up first
-MAX_LANES = 32_768  # some 1 KiB each; an Agent's own streams have one a bucket, posted events with a key one a bucket and key
-MAX_SPOOL_LANES = 1024  # lanes of the spool that are worked on at once; the others wait on disk
-SPOOL_ROWS = MAX_RUN_BATCHES  # batches that a lane knows ahead of the spool; a run under way is among them
-MAX_SETTLING = 256  # batches that were dropped and that no table names yet: with the 257th one is published
 MOVE_BYTES = 1 * MiB  # of batches that move to the spool in one transaction: for so long the loop waits for the disk, 20 to 50 ms
 BATCH_SHARE = 8  # of the outbox a batch takes this part at the most
 MIN_BATCH_BYTES = 64 * KiB  # but never less: the largest event with the longest names fits
-HEAL_SECONDS = 60.0  # between two tries to mend a spool: each writes all of it anew
-REFUSALS_SHOWN = 16
 
 
-class Refusal(NamedTuple):
-    """A batch that was given up at `now`, and why; for people."""
-
-    bucket: int
-    events: int
-    reason: str
-    detail: str
-    now: float
-
-
-class Keeper:
+class Keeper(Backlog):
     """Outbox, spool and lanes of one Agent. Call `recover` once, before anything else.
 
     `new_stream` gives the random id of a new stream.
     """
 
     def __init__(self, outbox: Outbox, spool: Spool, history: History, new_stream: Callable[[], bytes], now: float, moment: Moment):
-        self.outbox, self.spool, self.history = outbox, spool, history
+        super().__init__(outbox, spool, history, now)
         self._new_stream = new_stream
         self.version = BATCH_VERSION  # in which batches are written: the owner's, who knows what Servers read
-        self.lanes: dict[tuple[bytes, int], Lane] = {}
-        self.schedule = Schedule()
         self.before_publish: Callable[[], None] = lambda: None  # the owner's: see that the outbox is where it should be
         self.is_homeless = False  # the owner's: it is not, and nobody would find what is published there: all goes into the spool
         self._groups: deque[Group] = deque()
-        self._cursor: tuple[bytes, int] | None = None
-        self._activated = now
-        self._spool_retained: deque[tuple[Lane, HeldBatch]] = deque()
-        self._to_forget: dict[tuple[bytes, int], int] = {}
-        self.retained_bytes = self.retained_batches = 0
-        self.recorded = 0  # events that were in rings or posted, and those that the clients of retired rings dropped
-        self.dropped: Counter[str] = Counter()
-        self.given_up = 0  # acknowledged batches that were forgotten before their time
-        self.acknowledged_batches = self.acknowledged_bytes = 0  # since this Agent's start
-        self.holes = 0  # gaps that a store showed and that nothing retained fills, since this Agent's start; counted or not
-        self.lost_batches = 0  # ever, that a store lost and nobody had any more; of some nobody knows how many events they held
         self.moves = 0  # to the spool
-        self.spool_problem: str | None = None
         self._moving = 0  # groups that begin before this position move to the spool
-        self._pending_bytes = self._pending_batches = 0  # of batches in the outbox that are not acknowledged
-        self._sequence = 0  # of the last table
         self._spooled_stream: bytes | None = None  # fresh batches of this stream went into the spool
-        self.refusals: deque[Refusal] = deque(maxlen=REFUSALS_SHOWN)
-        self.covered: tuple[Covered, ...] = ()
-        self.retired: set[bytes] = set()
-        self._settling: dict[BatchId, HeldBatch | None] = {}  # dropped and counted: the next table says so
-        self._skips: dict[tuple[bytes, int], Skip] = {}
-        self._counted: list[BatchId] = []  # that a store lost: once a table has their count, the history says so
-        self.openings = Openings()
-        self._newest: Moment | None = None  # when a batch was published last
         self._born = moment
-        self._salvage = ""  # of the spool's, the last of which the lost batches are counted
-        self._stuck: list[Lane] = []  # that could not be loaded from the spool
-        self.unreadable: dict[BatchId, str] = {}  # in the spool, and why they cannot be read now; of each lane one at the most
-        self._healed = -HEAL_SECONDS  # when it was tried last
-        self._now = now  # of the last tick
         self._over: dict[Lane, None] = {}  # lanes of a stream that takes no more, which have nothing left: the next tick ends them
-        self._is_dirty = False
         self._is_outbox_new = not outbox.table.sequence  # the one before it is gone, with what it knew
         self.keys: list[KeyPart] = []  # of posts that an earlier Agent left; it may not have remembered the last of them
         self.begin_stream(moment)
@@ -301,11 +247,6 @@ class Keeper:
         self.dropped, self.covered = self._totals_with(dropped), ranges
         self._published(table)
 
-    def _totals_with(self, dropped: Mapping[str, int] | None) -> Counter[str]:
-        totals = self.dropped.copy()
-        totals.update(dropped or {})
-        return totals
-
     def _publish_in_outbox(self, table: Table, batches: Sequence[EncodedBatch], now: float) -> None:
         found = self.outbox.append(table, batches)
         if not batches:
@@ -333,60 +274,6 @@ class Keeper:
                 lane.more = True
                 self.queue(lane, now)
 
-    def _heal(self, error: sqlite3.Error) -> bool:
-        """What to do about an error of the spool's: mend it where it is damaged. True: try again."""
-        self.spool_problem = f"{error}"
-        if not is_damage(error) or self._now - self._healed < HEAL_SECONDS:
-            return False
-        self._healed = self._now
-        try:
-            self.spool.heal(f"{error}")
-        except (OSError, sqlite3.Error) as failure:
-            self.spool_problem = f"{error}; and it cannot be mended: {failure}"
-            return False
-        self.spool_problem = None
-        self._count_lost(set(self._settling))
-        return True
-
-    def _count_lost(self, settled: set[BatchId]) -> None:
-        """Count what a salvage of the spool could not read, once. What of it is under way to a Server is brought back."""
-        if not self.spool.salvage or self.spool.salvage == self._salvage:
-            return
-        self._salvage = self.spool.salvage
-        under_way: list[EncodedBatch] = []
-        for id, events in self.spool.lost.items():
-            if id in settled or id.number <= self._to_forget.get(id[:2], 0):
-                continue
-            lane = self.lanes.get(id[:2])
-            if lane is not None and id.number <= lane.loaded:
-                found = lane.lose(id.number)
-                if isinstance(found, Outgoing) and isinstance(found.entry, SentBatch) and found.batch is not None:
-                    under_way.append(EncodedBatch(id, found.batch.created, events, found.entry.batch, found.batch.key))
-                if not isinstance(found, HeldBatch):
-                    continue  # done with, or it may be applied yet
-            self.unreadable.pop(id, None)
-            self._counted.append(id)
-            self.dropped["spool_corrupt"] += events
-        self._is_dirty = True
-        if under_way:
-            try:
-                self.spool.restore(under_way)
-            except (sqlite3.Error, SpoolFull) as error:  # should they not be applied either, they are counted when they are read back
-                self.spool_problem = f"{error}"
-
-    def _spool(self, batches: Sequence[EncodedBatch], table: Table | None = None) -> None:
-        """Keep batches, and a table that the outbox has no room for, in the spool. Raises SpoolFull."""
-        journal = None if table is None else (self.outbox.id, encode_table(table))
-        try:
-            self.spool.add(batches, journal)
-        except SpoolFull as error:
-            if error.is_disk:
-                self.spool_problem = f"{error}"
-            if not (error.is_damaged and self._heal(sqlite3.DatabaseError(f"{error}"))):
-                raise
-            self.spool.add(batches, journal)
-        self.spool_problem = None
-
     def _published(self, table: Table) -> None:
         """A table is where a kill does not reach it."""
         self._sequence = table.sequence
@@ -407,18 +294,6 @@ class Keeper:
                     self.outbox.settle(batch.flag)
                 del self._settling[id]
         self._discard_settled()
-
-    def _discard_settled(self) -> None:
-        """Remove from the spool what the last table says was dropped."""
-        if self._settling:
-            self._flush_history()
-            try:
-                self.spool.discard(self._settling)
-            except sqlite3.Error as error:  # named by the next tables, too, until it is done
-                self._heal(error)
-            else:
-                self._settling.clear()
-                self.spool_problem = None
 
     def older_buckets(self) -> Container[int]:
         """Those to which something of a stream before this one may still go, or in which such a stream may be open."""
@@ -491,7 +366,7 @@ class Keeper:
         """The bytes of a batch; None where the spool's row is gone or torn. Raises Unreadable where the disk does not say."""
         if batch.group is not None:
             return self.outbox.read(batch.position, batch.length)
-        id = _id(lane, batch)
+        id = id_of(lane, batch)
         try:
             content = self._read_spooled(id)
         except sqlite3.Error as error:
@@ -499,14 +374,6 @@ class Keeper:
             raise Unreadable(f"{error}") from None
         self.unreadable.pop(id, None)
         return content
-
-    def _read_spooled(self, id: BatchId) -> bytes | None:
-        try:
-            return self.spool.read(id)
-        except sqlite3.Error as error:
-            if not is_damage(error) or not self._heal(error):
-                raise
-        return self.spool.read(id)
 
     def tick(self, now: float, moment: Moment) -> None:
         """Time passed: wake lanes, ask for probes, release what is forgotten, take up more of the spool, renew the stream."""
@@ -550,10 +417,6 @@ class Keeper:
             self._spool((), table)
         self._published(table)
 
-    def totals(self) -> Counter[str]:
-        """Events dropped, by reason: by this Agent, and by the clients of retired rings."""
-        return self.dropped.copy()
-
     @property
     def _is_half_full(self) -> bool:
         return self._pending_bytes > self.outbox.limit // 2 or self._pending_batches > MAX_PENDING_BATCHES
@@ -576,11 +439,6 @@ class Keeper:
         return bool(self._groups) and 2 * self._groups[-1].unacknowledged > len(self._groups[-1].held)
 
     @property
-    def holds_backlog(self) -> bool:
-        """Whether so much of the spool was dropped that its disk does not remove that no more of it is sent before that is done."""
-        return len(self._settling) >= MAX_SETTLING
-
-    @property
     def unacknowledged(self) -> int:
         """Batches in the outbox that no Server has acknowledged."""
         return sum(group.unacknowledged for group in self._groups)
@@ -597,121 +455,7 @@ class Keeper:
             return None
         return max((moment.since(pending[0].created) for pending in waiting), default=0.0)
 
-    # --- what lanes say (Ledger) ---
-
-    def acknowledged(self, lane: Lane, batch: HeldBatch, now: float) -> None:
-        self.acknowledged_batches += 1
-        self.acknowledged_bytes += batch.length
-        if not lane.retained:
-            self.schedule.watch(lane, now + RETAIN_SECONDS + PROBE_SLACK_SECONDS)
-        if batch.group is None:
-            self.unreadable.pop(_id(lane, batch), None)  # its mark tells that the store has it: it is read no more
-            self._spool_retained.append((lane, batch))
-        else:
-            batch.group.unacknowledged -= 1
-            batch.group.retained += batch.length
-            self._pending_bytes -= batch.length
-            self._pending_batches -= 1
-        self.retained_bytes += batch.length
-        self.retained_batches += 1
-
-    def brought_back(self, lane: Lane, batch: HeldBatch) -> None:
-        if batch.group is not None:
-            batch.group.unacknowledged += 1
-            batch.group.retained -= batch.length
-            self._pending_bytes += batch.length
-            self._pending_batches += 1
-        self.retained_bytes -= batch.length
-        self.retained_batches -= 1
-
-    def forgotten(self, lane: Lane, batch: HeldBatch) -> None:
-        self.retained_bytes -= batch.length
-        self.retained_batches -= 1
-        if batch.group is None:
-            self.history.note(_id(lane, batch), batch.events)
-            self._to_forget[lane.stream, lane.bucket] = batch.number
-        else:
-            batch.group.unforgotten -= 1
-            batch.group.retained -= batch.length
-
-    def gave_up(self, lane: Lane, batch: HeldBatch, reason: str, detail: str, now: float) -> None:
-        self.refusals.append(Refusal(lane.bucket, batch.events, reason, detail[:200], now))
-        if reason in ("refused", "spool_corrupt"):
-            self._keep_aside(lane, batch, detail)
-        if batch.group is not None:
-            batch.group.unacknowledged -= 1
-            batch.group.unforgotten -= 1
-            self._pending_bytes -= batch.length
-            self._pending_batches -= 1
-        else:
-            self.unreadable.pop(_id(lane, batch), None)
-            self.history.note(_id(lane, batch), 0)
-        self.dropped[reason] += batch.events
-        self._settling[_id(lane, batch)] = batch
-        self._is_dirty = True
-        if len(self._settling) >= MAX_SETTLING:
-            with contextlib.suppress(OutboxFull, SpoolFull):  # nothing is sent before it is done: that raises again
-                self.settle_totals()
-
-    def _keep_aside(self, lane: Lane, batch: HeldBatch, detail: str) -> None:
-        try:
-            content = self.read(lane, batch) or self.spool.torn(_id(lane, batch))
-            if content is not None:
-                self.spool.keep_aside(_id(lane, batch), detail[:200], content)
-        except (sqlite3.Error, Unreadable) as error:  # its bytes are lost to those who would look at them; it is counted all the same
-            self.spool_problem = f"{error}"
-
-    def opening(self, lane: Lane) -> None:
-        # the table names it before the last of its batches is let go of: until then these name it
-        self.openings.open(lane.stream, lane.bucket)
-        self._is_dirty = True
-
-    def ending(self, lane: Lane) -> None:
-        self._is_dirty = self.openings.end(lane.stream, lane.bucket) or self._is_dirty
-
-    def ended(self, lane: Lane) -> None:
-        self.openings.ended(lane.stream, lane.bucket)
-        self._is_dirty = True
-
-    def recall(self, lane: Lane, numbers: Sequence[int]) -> Mapping[int, int]:
-        try:
-            found = self.history.find(lane.stream, lane.bucket, numbers)
-            # counted already, and noted when that is published
-            return {**found, **{id.number: 0 for id in self._counted if id.stream == lane.stream and id.bucket == lane.bucket}}
-        except OSError as error:  # the batches are counted as lost; how many events they held nobody knows
-            self.spool_problem = f"{error}"
-            return {}
-
-    def skipping(self, lane: Lane, skip: Skip | None) -> None:
-        if skip is not None:
-            self._skips[lane.stream, lane.bucket] = skip
-        else:
-            del self._skips[lane.stream, lane.bucket]
-        self._is_dirty = True
-
-    def lost(self, lane: Lane, skip: Skip, now: float) -> None:
-        detail = f"{skip.batches} batches that the store lost and that were not kept"
-        self.refusals.append(Refusal(lane.bucket, skip.events, "gap", detail, now))
-        self.lost_batches += skip.batches
-        if skip.events:
-            self.dropped["gap"] += skip.events
-        self._skips.pop((lane.stream, lane.bucket), None)
-        first = max(skip.follows + 1, skip.number - MAX_HISTORY)
-        self._counted += [BatchId(lane.stream, lane.bucket, number) for number in range(first, skip.number)]
-        self._is_dirty = True
-
-    def misses(self, lane: Lane) -> None:
-        self.holes += 1
-
     # --- room ---
-
-    def _table(self, covered: tuple[Covered, ...], recorded: int, dropped: Counter[str]) -> Table:
-        skipped = tuple(Skipped(BatchId(*key, skip.number), skip.follows, skip.batches, skip.events) for key, skip in self._skips.items())
-        retired, totals = tuple(sorted(self.retired)), tuple(sorted((+dropped).items()))
-        newest = None if self._newest is None else self._newest.fields()
-        counts = self._sequence + 1, self.lost_batches, newest, self.spool.salvage
-        settled = tuple(self._settling)
-        return Table(covered, retired, settled, recorded, totals, skipped, self.openings.fields(), *counts)
 
     def _release(self, needed: int) -> None:
         """Release groups from the tail on: those that are forgotten, and for `needed` bytes those that are acknowledged too."""
@@ -731,12 +475,6 @@ class Keeper:
             self._flush_history()
             self.outbox.release(end)
 
-    def _flush_history(self) -> None:
-        try:
-            self.history.flush()
-        except OSError as error:  # should just these batches be lost by the store, nobody knows how many events that are
-            self.spool_problem = f"{error}"
-
     def _give_up(self, group: Group) -> None:
         for stored, batch in zip(self.outbox.group(group.start).batches, group.held, strict=True):
             if batch is None or batch.group is group:  # else it is in the spool
@@ -746,10 +484,6 @@ class Keeper:
         self.given_up += group.unforgotten
         self.retained_bytes -= group.retained
         self.retained_batches -= group.unforgotten
-
-    @property
-    def _retains_too_much(self) -> bool:
-        return self.retained_bytes > MAX_RETAINED_BYTES or self.retained_batches > MAX_RETAINED_BATCHES
 
     def _bound_retained(self) -> None:
         end = self.outbox.released
@@ -768,10 +502,10 @@ class Keeper:
             self._spool_retained.popleft()
 
     def _bound_lanes(self, now: float) -> None:
-        if len(self.lanes) < MAX_LANES:
+        if len(self.lanes) < backlog.MAX_LANES:
             return
         for lane in list(self.lanes.values()):  # the oldest first
-            if len(self.lanes) <= MAX_LANES // 2:
+            if len(self.lanes) <= backlog.MAX_LANES // 2:
                 break
             if lane.stream != self.stream and not (lane.pending or lane.sent or lane.more or lane.queued):
                 self.given_up += len(lane.retained)
@@ -856,73 +590,3 @@ class Keeper:
         for lane in self.schedule.empty():
             if self.lanes.get((lane.stream, lane.bucket)) is lane:
                 self.queue(lane, now)
-
-    def _give_up_spooled(self) -> None:
-        """Forget the spool's batches that are acknowledged: what is not goes before them."""
-        while self._spool_retained:
-            lane, batch = self._spool_retained.popleft()
-            if lane.retained and lane.retained[0] is batch:
-                self.given_up += 1
-                lane.give_up_oldest()
-        self._forget_spooled()
-
-    # --- the spool's lanes ---
-
-    def _load(self, lane: Lane) -> None:
-        while lane.more and not lane.pending:
-            try:
-                rows = self.spool.rows(lane.stream, lane.bucket, lane.loaded, SPOOL_ROWS)
-            except sqlite3.Error as error:
-                if self._heal(error):
-                    continue
-                self._stuck.append(lane)  # tried again in a second
-                return
-            batches = [HeldBatch(row) for row in rows if row.id not in self._settling]  # dropped, but not yet removed
-            lane.load(batches, rows[-1].id.number if rows else 0, len(rows) == SPOOL_ROWS)
-
-    def _activate(self, now: float) -> None:
-        """Take up lanes of the spool until enough are worked on. Walks the spool once a second at the most."""
-        self._activated = now
-        stuck, self._stuck = self._stuck, []
-        for lane in stuck:
-            if self.lanes.get((lane.stream, lane.bucket)) is lane:
-                self.queue(lane, now)
-        turns = MAX_SPOOL_LANES
-        while len(self.schedule.backlog) < MAX_SPOOL_LANES and len(self.lanes) < MAX_LANES and self.spool.batches and turns:
-            turns -= 1
-            try:
-                key = self.spool.next_lane(self._cursor)
-            except sqlite3.Error as error:
-                self._heal(error)  # and the next time it is looked at again
-                break
-            self._cursor = key
-            if key is None:
-                break
-            if key not in self.lanes:
-                lane = self.lanes[key] = Lane(*key, self, True)
-                self.queue(lane, now)
-
-    def _forget_spooled(self) -> None:
-        if not self._to_forget:
-            return
-        self._flush_history()
-        try:
-            self.spool.forget([BatchId(stream, bucket, number) for (stream, bucket), number in self._to_forget.items()])
-        except sqlite3.Error as error:  # tried again
-            self._heal(error)
-        else:
-            self._to_forget.clear()
-            self.spool_problem = None
-
-    # --- lanes ---
-
-    def _lane(self, id: BatchId) -> Lane:
-        stream, bucket, _ = id
-        lane = self.lanes.get((stream, bucket))
-        if lane is None:
-            lane = self.lanes[stream, bucket] = Lane(stream, bucket, self)
-        return lane
-
-
-def _id(lane: Lane, batch: HeldBatch) -> BatchId:
-    return BatchId(lane.stream, lane.bucket, batch.number)

@@ -8,8 +8,9 @@ from typing import Any
 
 import taba
 from taba.agent.admission import MAX_SHOWN
+from taba.agent.backlog import MAX_LANES
 from taba.agent.dispatch import ServerPeer
-from taba.agent.keeper import MAX_LANES, Keeper
+from taba.agent.keeper import Keeper
 from taba.agent.keys import MAX_KEYS
 from taba.agent.pump import RingPump
 from taba.agent.tallies import MAX_GONE

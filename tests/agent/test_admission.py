@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.agent import admission, directory
+from taba.agent import admission, books, directory
 from taba.agent import drain as draining
 from taba.agent import keeper as keeping
 from taba.agent.admission import MAX_OVERFLOWS, Admission
@@ -622,7 +622,7 @@ class Held(Hosted):
         self.assertEqual((world.store.folded, world.keeper.totals()), (world.recorded, {}))
 
     def test_as_many_thin_batches_as_may_be_retained_are_and_the_oldest_are_given_up_for_more(self) -> None:
-        self.patch(keeping, "MAX_RETAINED_BATCHES", 9)
+        self.patch(books, "MAX_RETAINED_BATCHES", 9)
         world = self.world
         for _ in range(6):
             world.record(5)

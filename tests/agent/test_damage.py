@@ -6,7 +6,7 @@ import os
 import sqlite3
 from typing import Any
 
-from taba.agent import keeper as keeping
+from taba.agent import books
 from taba.agent import spool as spooling
 from taba.agent.lanes import MAX_RUN_BATCHES
 from taba.agent.outbox import PAGE
@@ -260,7 +260,7 @@ class DamageTests(WorldCase):
         self.assertEqual((world.keeper.totals(), world.keeper.unreadable), ({"too_old": 2}, {}))
 
     def test_where_the_disk_removes_nothing_so_many_of_the_spool_are_dropped_and_the_fresh_ones_go_on(self) -> None:
-        self.patch(keeping, "MAX_SETTLING", 8)
+        self.patch(books, "MAX_SETTLING", 8)
         world = self.world()
         for _ in range(60):
             world.record(10)

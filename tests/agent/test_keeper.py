@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba import ring as layouts
-from taba.agent import keeper as keeping
+from taba.agent import books
 from taba.agent.lanes import RETAIN_SECONDS
 from taba.agent.outbox import PAGE, Covered, Outbox, OutboxFull
 from taba.agent.pump import TICK_SECONDS
@@ -291,7 +291,7 @@ class KeeperTests(WorldCase):
 
     def test_retained_batches_stay_within_their_bound(self) -> None:
         world = self.world()
-        self.patch(keeping, "MAX_RETAINED_BYTES", 20_000)
+        self.patch(books, "MAX_RETAINED_BYTES", 20_000)
         for _ in range(20):
             world.record(200)
             world.tick()

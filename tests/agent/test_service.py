@@ -34,11 +34,12 @@ from taba.names import ALIVE_TAB, bucket_of
 from taba.options import Listen
 from tests.agent.producers import Producer
 from tests.agent.servers import FakeServer
+from tests.patience import PATIENCE_SECONDS
 from tests.sites import open_front
 
 
 class ServiceTests(TestCase):
-    timeout = 200
+    timeout = 2 * PATIENCE_SECONDS
 
     def setUp(self) -> None:
         self.agent = "t" + os.urandom(6).hex()
@@ -81,7 +82,7 @@ class ServiceTests(TestCase):
         self.addCleanup(producer.remove)
         return producer
 
-    async def until(self, condition: Callable[[], Any], seconds: float = 60.0) -> None:
+    async def until(self, condition: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> None:
         end = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > end:
