@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from taba.handlers import Handler
+import msgpack
+import numpy as np
+
+from taba.handlers import ArrayHandler, Handler
 
 
 class Census(Handler):
@@ -33,6 +36,43 @@ class Census(Handler):
 
     def aggregate(self, projections: Sequence[Any]) -> Any:
         return {key: sum(projection[key] for projection in projections) for key in ("count", "again")}
+
+
+class Ledger(ArrayHandler):
+    """The same of Events that Agents fold, too: [numbers that came again, [first, last, …]] of each row."""
+
+    type = "Ledger"
+    edge = 1
+
+    def load_array(self, dumps: Sequence[bytes]) -> Any:
+        return [msgpack.unpackb(dump) if dump else [0, []] for dump in dumps]
+
+    def fold_array(self, states: Any, rows: Any, times: Any, values: Any, now: float) -> Any:
+        for row, value in zip(rows.tolist(), values.tolist(), strict=True):
+            states[row][0] += not add(states[row][1], int(value))
+        return states
+
+    def count_array(self, dumps: Sequence[bytes]) -> Any:
+        return np.array([again + count(runs) for again, runs in self.load_array(dumps)])
+
+    def merge_array(self, states: Any, rows: Any, dumps: Sequence[bytes], now: float) -> Any:
+        for row, (again, runs) in zip(rows.tolist(), self.load_array(dumps), strict=True):
+            states[row][0] += again + sum(not add(states[row][1], number) for number in sorted(numbers(runs)))
+        return states
+
+    def dump_array(self, states: Any) -> list[bytes]:
+        return [msgpack.packb(state) for state in states]
+
+    def project_array(self, states: Any, parts: Any, now: float) -> list[Any]:
+        return [{"count": count(runs), "again": again} for again, runs in states]
+
+    def aggregate(self, projections: Sequence[Any]) -> Any:
+        return {key: sum(projection[key] for projection in projections) for key in ("count", "again")}
+
+
+CENSUSES = (Census.type, Ledger.type)
+RECORDED = (Census.type, Census.type, "UpDown")  # in most worlds
+FOLDING = (Ledger.type, Ledger.type, "UpDown")  # in those whose Agents fold
 
 
 def add(runs: list[int], number: int) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 from twisted.logger import globalLogBeginner
 
+from simulation.census import FOLDING, RECORDED
 from simulation.faults import KINDS, silent
 from simulation.play import Result, play
 from simulation.shrinking import shrink
@@ -29,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--hours", type=float, metavar="H", help="seeds for so long")
     made.add_argument("--without", type=numbers, default=frozenset(), metavar="N,N,…", help="without these faults: a trace made short")
     made.add_argument("--kinds", type=kinds, default=tuple(KINDS), metavar="KIND,KIND,…", help="faults of these kinds alone")
+    made.add_argument("--folding", action="store_true", help="worlds whose Agents fold what is recorded before it travels")
     made.add_argument("--trace", action="store_true", help="what happened, also where nothing is wrong")
     return made
 
@@ -67,7 +69,7 @@ def main(arguments: list[str]) -> int:
     fired: Counter[str] = Counter()
     drawn: Counter[str] = Counter()
     while True:
-        result = play(seed, options.without, kinds=options.kinds)
+        result = play(seed, options.without, kinds=options.kinds, types=types_of(options))
         steps, folds, seeds = steps + result.steps, folds + result.folds, seeds + 1
         fired += result.fired
         drawn.update(fault.kind for fault in result.faults)
@@ -98,6 +100,11 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def types_of(options: Any) -> tuple[str, ...]:
+    """The Types of what is recorded."""
+    return FOLDING if options.folding else RECORDED
+
+
 def pace(steps: int, folds: int, began: float) -> str:
     """How many in a minute of one core: of this process's own time, whatever else the machine does."""
     seconds = time.process_time() - began
@@ -110,11 +117,11 @@ def report(result: Result, options: Any) -> None:
     left = [fault.number for fault in result.faults if fault.number not in options.without]
 
     def fails(without: frozenset[int]) -> bool:
-        return play(result.seed, options.without | without, kinds=options.kinds).error is not None
+        return play(result.seed, options.without | without, kinds=options.kinds, types=types_of(options)).error is not None
 
     print(f"making the trace of {len(left)} faults short …", flush=True)
     without = options.without | shrink(left, fails)
-    short = play(result.seed, without, kinds=options.kinds)
+    short = play(result.seed, without, kinds=options.kinds, types=types_of(options))
     print(f"\nwith {len(result.faults) - len(without)} faults: {short.error}\n")
     print("\n".join(short.trace[-SHOWN_LINES:]))
     command = ["./run simulate", f"--seed {result.seed}"]
@@ -122,4 +129,6 @@ def report(result: Result, options: Any) -> None:
         command.append(f"--without {','.join(map(str, sorted(without)))}")
     if tuple(options.kinds) != tuple(KINDS):
         command.append(f"--kinds '{','.join(options.kinds)}'")
+    if options.folding:
+        command.append("--folding")
     print(f"\nto see it again: {' '.join(command)}")

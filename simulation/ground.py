@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from random import Random
 
-from simulation.census import Census
+from simulation.census import Census, Ledger
 from simulation.clockwork import Clockwork, Process
 from simulation.machine import Machine
 from simulation.names import part_of
@@ -26,7 +26,7 @@ STORES = 3  # servers of the store; it begins with one or two
 
 def lookup() -> Lookup:
     """The Handlers of the world."""
-    made = [Census(), UpDown(), TotalsCounter(), CounterGroup(), ExpiryGauge()]
+    made = [Census(), Ledger(), UpDown(), TotalsCounter(), CounterGroup(), ExpiryGauge()]
     return Lookup({handler.type: Found(handler, "taba", True) for handler in made})
 
 

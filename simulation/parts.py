@@ -25,11 +25,13 @@ from simulation.ground import Ground, Part
 from simulation.names import AGENT, ENVIRONMENT, OUTBOX_BYTES, SPOOL_BYTES
 from simulation.network import Sender
 from simulation.store import StorePool
+from taba.agent.edge import Edge, Lot, States
 from taba.agent.home import CannotOpen, Home
 from taba.agent.http import Routes
 from taba.agent.keeper import Keeper
 from taba.agent.loop import LAST_DRAIN_FAILS, Loop, Surroundings
 from taba.agent.problems import Space
+from taba.batch import MAX_DUMP_BYTES
 from taba.bounds import MiB
 from taba.calls import Call, HTTPError
 from taba.caps import Caps
@@ -57,6 +59,7 @@ from taba.shard.moving.check import check
 from taba.shard.moving.reshard import Reshard, current_shards
 from taba.shard.servers.url import Address, StoreURL
 
+FEWEST = 4  # events of a column that an Agent folds: Clients record few at a time here
 UNFIT_SHARE = 0.01  # of what is recorded
 NESTED_SHARE = 0.03  # comes as a list in a list of values, which stays packed until it is folded
 SLIGHT_STEP_SECONDS = 3.0  # that the time of folds may go by at once
@@ -284,7 +287,8 @@ class Agent(Part):
             shm=machine.shm,
             space=lambda: Space(64 * MiB, 128 * MiB),
         )
-        self.loop = Loop(home, self.urls, Path(machine.disk) / f"{AGENT}.store", around, self)
+        edge = WatchedEdge(world)
+        self.loop = Loop(home, self.urls, Path(machine.disk) / f"{AGENT}.store", around, self, edge=edge)
         self.loop.start()
 
     def end(self) -> None:
@@ -374,6 +378,19 @@ class WatchedBench(Bench):
         return super().folding(type, work, now)
 
 
+class WatchedEdge(Edge):
+    """Folds columns of few events, too, and has its world know that it does."""
+
+    def __init__(self, world: Ground):
+        super().__init__({type: world.lookup.get(type) for type in world.lookup.edges}, FEWEST)
+        self._world = world
+
+    def fold(self, lot: Lot, most: int = MAX_DUMP_BYTES) -> list[States]:
+        found = super().fold(lot, most)
+        self._world.fired["States folded at the edge"] += sum(len(states.columns) for states in found)
+        return found
+
+
 class Server(Part):
     """A Server: Router, fold cycles, marks, posts and questions, as its service wires them."""
 
@@ -458,9 +475,11 @@ class Server(Part):
                 answer = await self.routes.envelopes(call)
                 return 200, {name: value for name, value in answer.headers.items() if isinstance(value, str)}, answer.content
             if name == "status":
-                return 200, {}, json.dumps({"store": self.router.describe()}).encode()
+                handlers = {type: {"edge": edge} for type, edge in self.world.lookup.edges.items()}
+                return 200, {}, json.dumps({"store": self.router.describe(), "handlers": handlers}).encode()
             if name == "servers":
-                return 200, {}, json.dumps([{"url": url, "roles": [], "started": 0} for url in self.world.urls]).encode()
+                told = {"roles": [], "started": 0, "edges": self.world.lookup.edges}
+                return 200, {}, json.dumps([{"url": url, **told} for url in self.world.urls]).encode()
             if name == "count":
                 return 200, {}, json.dumps(await self._count(key)).encode()
             if name == "events":

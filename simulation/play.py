@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, cast
 
 from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 
+from simulation.census import RECORDED
 from simulation.clockwork import Killed
 from simulation.faults import KINDS, Fault, draw
 from simulation.store import REPLICA_SECONDS
@@ -48,7 +49,7 @@ class Run(World):
         duration: float | None = None,
         kinds: Collection[str] = tuple(KINDS),
         directory: str | None = None,
-        types: Collection[str] = ("Census", "Census", "UpDown"),
+        types: Collection[str] = RECORDED,
         rate: float | None = None,
         density: float = 0.5,
     ):

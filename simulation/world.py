@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from simulation.bounds import NARROW, NARROW_BOUNDS, Held, bounded_keys, in_store, of_agent, of_machine, of_server
-from simulation.census import count, numbers
+from simulation.census import CENSUSES, RECORDED, Ledger, count, numbers
 from simulation.ground import Ground
 from simulation.parts import Agent, Asker, Client, Mover, Poster, Server
 from simulation.store import Store
@@ -73,7 +73,7 @@ class World(Ground):
         shape: Random,
         kinds: Collection[str] = (),
         directory: str | None = None,
-        types: Collection[str] = ("Census", "Census", "UpDown"),
+        types: Collection[str] = RECORDED,
         rate: float | None = None,
     ):
         super().__init__(seed, shape, self._changed, directory)
@@ -106,7 +106,7 @@ class World(Ground):
             # what a Server has folded of a post nobody retains: it is the poster's to know that a store went back
             self.posters = [poster for poster in self.posters if not poster.is_for_servers]
         sources: list[Client | Poster] = [*self.clients, *self.posters]
-        names = list(dict.fromkeys(name for source in sources for name, type in source.tabs if type == "Census"))
+        names = list(dict.fromkeys(name for source in sources for name, type in source.tabs if type in CENSUSES))
         # nobody asks where there is no Tab whose numbers an answer shows
         self.askers = [Asker(self, "asker", names)][: min(shape.choice((0, 1, 1)), len(names))]
         self.may_move = bool(set(kinds) & MOVES)
@@ -359,7 +359,10 @@ class World(Ground):
             for field, content in (store.server._values.get(keys.states(bucket)) or {}).items():
                 tab, _, client = field.decode().partition("\0")
                 handler: Any = self.lookup.get(types[tab.encode()].decode())
-                state = handler.load(keys.unframe(content).dump) if types[tab.encode()] == b"Census" else content
+                state: Any = content
+                if handler.type in CENSUSES:
+                    dump = keys.unframe(content).dump
+                    state = handler.load_array([dump])[0] if handler.type == Ledger.type else handler.load(dump)
                 found.setdefault((client, tab), []).append((f"{store.name} bucket {bucket}", state))
         return found
 
@@ -419,7 +422,7 @@ class World(Ground):
         sources: list[Any] = [*self.clients, *self.posters]
         for client in sources:
             for (name, type), recorded in client.recorded.items():
-                if type != "Census":
+                if type not in CENSUSES:
                     continue
                 found = states.get((client.name, name), [])
                 if len(found) > 1:

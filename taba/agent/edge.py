@@ -51,9 +51,10 @@ class States(NamedTuple):
 
 
 class Edge:
-    """The Handlers that fold here, by Type."""
+    """The Handlers that fold here, by Type: columns of `fewest` events at least."""
 
-    def __init__(self, handlers: Mapping[str, Any]):
+    def __init__(self, handlers: Mapping[str, Any], fewest: int = MIN_EVENTS):
+        self._fewest = fewest
         self._handlers = [handlers[type] for type in sorted(handlers)]
         self._kinds = {handler.type: kind for kind, handler in enumerate(self._handlers, start=1)}
         self._allowed = np.zeros(len(self._handlers) + 1, np.bool_)
@@ -85,7 +86,7 @@ class Edge:
 
     def fold(self, lot: Lot, most: int = MAX_DUMP_BYTES) -> list[States]:
         """What of the lot goes as States, of at most `most` bytes each: no two of one Type."""
-        chosen = self._allowed[lot.kinds] & (lot.counts >= MIN_EVENTS)
+        chosen = self._allowed[lot.kinds] & (lot.counts >= self._fewest)
         if not chosen.any():
             return []
         chosen &= ~_odd(lot, chosen)

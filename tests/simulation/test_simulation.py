@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from argparse import ArgumentTypeError
@@ -45,6 +46,8 @@ UNTOUCHED = {
     "taba.shard.servers.pool": "no real connections",
     "taba.tokens": "no tokens",
 }
+# worlds whose Agents fold: one of all kinds of faults, and one in which whoever has States in hand dies
+FOLDED = (("--seed", "168"), ("--seed", "7", "--kinds", "kill agent,kill server,kill client,store dies,messages lost"))
 # Few worlds of all kinds, and those of the kinds that need each other: together every kind of fault does something in them
 DID_NOTHING = "did nothing, so not tried: "
 WORLDS = (
@@ -168,3 +171,10 @@ class ManyWorldsTests(SynchronousTestCase):
             tried = set(kinds(arguments[3])) if "--kinds" in arguments else set(KINDS)
             idle -= tried - {kind.partition(" (")[0] for kind in said.split(", ")}
         self.assertEqual(idle, set())
+
+    def test_worlds_whose_agents_fold_are_right_and_fold(self) -> None:
+        for arguments in FOLDED:
+            said = simulate("--folding", *arguments)
+            self.assertTrue(said.endswith("ended with 0"), said[-4000:])
+            folded = re.search(r"States folded at the edge (\d+)", said)
+            self.assertGreater(int(folded[1]) if folded else 0, 10, said[-4000:])
