@@ -95,7 +95,7 @@ def send(url: str, dealt: Sequence[Sequence[Envelope]]) -> float:
         for envelopes in dealt:
             connection = stack.enter_context(closing(http.client.HTTPConnection(address, timeout=POST_SECONDS)))
             connection.connect()
-            threads.append(threading.Thread(target=run, args=(connection, _open(connection, envelopes))))
+            threads.append(threading.Thread(target=run, args=(connection, open_streams(connection, envelopes))))
         start = time.perf_counter()
         for thread in threads:
             thread.start()
@@ -110,7 +110,7 @@ def send(url: str, dealt: Sequence[Sequence[Envelope]]) -> float:
 _nonces: dict[tuple[bytes, int], bytes] = {}  # of streams that are open: an Agent opens one in a bucket once in six days
 
 
-def _open(connection: http.client.HTTPConnection, envelopes: Sequence[Envelope]) -> list[Envelope]:
+def open_streams(connection: http.client.HTTPConnection, envelopes: Sequence[Envelope]) -> list[Envelope]:
     """Open the streams of all batches that are not open; these with their nonces."""
     ids = [[decode_batch(sent.batch).id for sent in envelope] for envelope in envelopes]
     lanes = dict.fromkeys(Header(OPEN, id.stream, id.bucket) for of_one in ids for id in of_one)
