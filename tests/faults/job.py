@@ -106,10 +106,10 @@ class Job(TestCase):
         status: dict[str, Any] = until(more, lambda: f"of {events} events {folded} came, and no more do: {self.story()}")
         return status
 
-    def assert_exact(self, events: int) -> None:
-        """All that the recorders recorded is there, once they have ended."""
-        status = self.wait_for(events)
-        self.assertEqual(status["folded"], events, self.story())
+    def assert_exact(self, events: int, posted: int = 0) -> None:
+        """All that the recorders recorded is there, once they have ended; beside what else was `posted`."""
+        status = self.wait_for(events + posted)
+        self.assertEqual(status["folded"], events + posted, self.story())
         self.wait_until_healed()
         self.assertEqual(status["dead_letters"], 0)
         recorded = self.recorded()

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from twisted.internet import reactor
+from twisted.internet.threads import deferToThread
 
 from taba.shard.buckets import owner_key
+from taba.shard.moving import reshard
+from taba.shard.moving.reshard import Reshard
+from taba.shard.moving.steps import Step
+from taba.shard.servers.url import parse_store
 from tests.patience import PATIENCE_SECONDS
 
+from ..services import BUCKETS
+from ..shard.pieces import connect
 from ..topologies import Cluster, SentinelTrio, wait_until
-from .job import Job
+from .job import Job, ShortJob
+
+HISTORY = 60  # Tabs that were posted, not recorded
+EVENTS = 16_000  # so many that each thread of each recorder has as many in either half
 
 
 def lag(master: Any) -> int:
@@ -61,6 +73,64 @@ class SentinelJob(Job):
         for recorder in recorders:
             self.assertEqual(recorder.wait(PATIENCE_SECONDS), 0)
         self.assert_exact(20_000)
+
+
+@pytest.mark.real
+class MovesThatFailOver(ShortJob):
+    """Buckets move to another master while events flow; both masters are replaced under that, and nobody repeats or repairs anything."""
+
+    timeout = 900  # two failovers, each after what a busy machine takes for one
+
+    def prepare(self) -> None:
+        self.trio = SentinelTrio(masters=2, replicas=2, min_replicas_to_write="1", min_replicas_max_lag="5")
+        self.addCleanup(self.trio.remove)
+        self.one, self.two = (f"{self.trio.url.partition('/?')[0]}/?shards={name}" for name in ("m1", "m2"))
+        self.services.start_server(store=self.one)
+        self.services.start_agent()
+        # what no Agent has, and could bring back
+        events = [{"tab": f"history_{n}", "type": "TotalsCounter", "value": float(n)} for n in range(HISTORY)]
+        self.assertEqual(self.services.query.post_events("history/1", events)["accepted"], HISTORY)  # type: ignore[arg-type]
+        self.started = self.services.directory / "started"
+        self.recorders = self.start_recorders(EVENTS, 0.05, self.started)
+        self.until(lambda: self.services.query.status()["folded"] > HISTORY)
+        self.trio.settle()
+
+    def finish(self) -> None:
+        self.end_recorders(self.recorders)
+        self.assert_exact(EVENTS, HISTORY)
+        kept = self.services.query.aggregates(match="history_.*")
+        self.assertEqual({name: shown["total"] for name, shown in kept.items()}, {f"history_{n}": n for n in range(HISTORY)})
+        self.assertEqual(sorted(shard["buckets"] for shard in self.services.query.shards()), [BUCKETS // 2, BUCKETS // 2])
+        checked = self.services.taba("check", "--store", self.one)
+        self.assertEqual((checked.returncode, checked.stdout), (0, "all maps and owner keys agree\n"), checked.stderr)
+
+    async def struck(self, strikes: dict[tuple[str, str], str], strike: Callable[[str], Any]) -> None:
+        """All moves, and at the first step of each of `strikes`, (step, shard), the master named there is struck, and more is recorded."""
+        await deferToThread(self.prepare)
+        self.patch(reshard, "FAILOVER_SECONDS", PATIENCE_SECONDS)
+        left = dict(strikes)
+
+        def watch(bucket: int, request: Any) -> Any:
+            place = (request.name, request.shard) if isinstance(request, Step) else None
+            if place not in left:
+                return None
+            master = left.pop(place)
+            self.started.touch()
+            return deferToThread(strike, master)
+
+        work = Reshard((await connect(self, self.one, None)).atlas, reactor, watch=watch)
+        try:
+            await work.add(parse_store(self.two).addresses)
+        finally:
+            await work.close()
+        self.assertEqual(left, {})
+        await deferToThread(self.finish)
+
+    async def test_both_masters_are_handed_over_as_planned(self) -> None:
+        await self.struck({("open", "s2"): "m2", ("leave", "s1"): "m1"}, lambda name: self.trio.hand_over(name))
+
+    async def test_both_masters_crash(self) -> None:
+        await self.struck({("stage", "s2"): "m2", ("open", "s2"): "m1"}, lambda name: self.trio.primary(name).kill())
 
 
 @pytest.mark.real
