@@ -71,6 +71,7 @@ class Process:
         when = self.random.choice(("before", "within", "after"))
         self.world.say(f"{self.name} is killed {when} {what}")
         self.world.fired[f"killed {when} a write: {part_of(self.name)}"] += 1
+        self.world.fired[f"killed at {_point(what)}"] += 1
         self.is_alive = False
         if when == "before":
             raise Killed
@@ -82,6 +83,11 @@ class Process:
             self.wakes = self.world.now + seconds
             self.world.say(f"{self.name} is stopped after {what}")
             self.world.fired[f"stopped after a step: {part_of(self.name)}"] += 1
+
+
+def _point(what: str) -> str:
+    """A point at which a process may be killed, whichever file it is about."""
+    return "the making of a file" if what.startswith("the making of ") else what
 
 
 class Call:

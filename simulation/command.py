@@ -18,6 +18,7 @@ from simulation.play import Result, play
 from simulation.shrinking import shrink
 
 DEFAULT_STEPS = 200_000
+POINT = "killed at "
 SHOWN_LINES = 60  # of a trace
 YARDSTICK_SEEDS, YARDSTICK_SECONDS = (1, 2, 3, 4), 10.0
 
@@ -93,7 +94,10 @@ def main(arguments: list[str]) -> int:
         steps, folds = sum(result.steps for result in played), sum(result.folds for result in played)
         print(f"{len(played)} worlds without faults whose Type is CounterGroup: {pace(steps, folds, began)}")
     print("faults, as often as they were drawn: " + ", ".join(f"{kind} {drawn[kind]}" for kind in options.kinds))
-    print("what they did: " + ", ".join(f"{what} {count}" for what, count in sorted(fired.items())))
+    points = {what: count for what, count in fired.items() if what.startswith(POINT)}
+    print("what they did: " + ", ".join(f"{what} {count}" for what, count in sorted(fired.items()) if what not in points))
+    killed = ", ".join(f"{what.removeprefix(POINT)} {count}" for what, count in sorted(points.items()))
+    print(f"where somebody was killed: {killed or 'nowhere'}")
     holes = silent(options.kinds, fired)
     if holes:
         print(f"did nothing, so not tried: {', '.join(f'{kind} (drawn {drawn[kind]} times)' for kind in holes)}")

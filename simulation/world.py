@@ -37,7 +37,8 @@ LEASES = {lease_key(bucket): bucket for bucket in range(BUCKETS)}
 # what transactions write, and nobody else, but who moves the bucket and removes it where it is not any more
 WRITTEN = {key(bucket): bucket for bucket in range(BUCKETS) for key in (keys.marks, keys.posted, keys.states, keys.counts)}
 BOUNDED = bounded_keys(BUCKETS)
-BOUND_SECONDS = 0.25  # between two looks at what Agents and Servers hold; at what a store holds the world looks whenever it changes
+BOUND_SECONDS = 0.5  # between two looks at what Agents and Servers hold, and half of those at what lies in files; at what a store holds the
+# world looks whenever it changes
 LEASE_AFTER = (1, 3)  # conflicts: where it is one, leases are taken often
 CALM_SECONDS = 240.0  # after the last fault: by then all is folded, and no problem left
 # How long an Agent's host is busy with others between two of its turns: it looks at its rings twenty times a second, or four times
@@ -118,7 +119,7 @@ class World(Ground):
         retain = shape.choice(RETAIN)
         self.retain_seconds = None if self.goes_back else retain
         self.has_an_hour = shape.random() < HOUR_SHARE
-        self.bound_seconds = BOUND_SECONDS
+        self.bound_seconds, self._looks = BOUND_SECONDS, 0
         self.fullest: dict[str, float] = {}  # bound → the most of it that was ever held, as a share
 
     def boots_anew(self) -> None:
@@ -153,7 +154,9 @@ class World(Ground):
         for server in self.servers:
             if server.is_alive:
                 self._bounded(server.name, of_server(server.ingest, server.posts))
-        self._bounded("the machine", of_machine(self.machine))
+        self._looks += 1
+        if self._looks % 2:
+            self._bounded("the machine", of_machine(self.machine))
 
     def _bounded(self, where: str, held: Iterable[Held]) -> None:
         for bound, amount, most in held:

@@ -54,6 +54,7 @@ WORLDS = (
     ("--seed", "168", "--seeds", "8"),
     ("--seed", "1", "--kinds", "buckets move,kill mover,mover's fuse,mover interrupted,mover stopped,mover naps"),
     ("--seed", "1", "--kinds", "buckets move,mover interrupted"),
+    ("--seed", "1", "--kinds", "buckets move,sleeps before a step"),
     ("--seed", "3", "--kinds", "memory full,disk full,spool spoilt,server cut off,kill agent"),
 )
 # worlds that found something once: what an Agent of a host that boots anew takes for ended, and for lost; what a full disk does not let go
