@@ -64,17 +64,19 @@ NARROW = (
 )
 NARROW_BOUNDS = DEFAULT_BOUNDS._replace(streams=10)
 TURN_BATCHES = 100  # more than an Agent drains, or has answered, in one of its turns here
-TURN_BYTES = 64 * KiB  # likewise
+TURN_BYTES = 512 * KiB  # likewise
 
 
 def of_agent(loop: Loop) -> Iterator[Held]:
     """What an Agent holds in memory."""
     held = loop.keeper
+    # the outbox lets go of its oldest first: while one of these waits, what is retained behind it is bounded by the outbox alone
+    is_stuck = bool(held._groups) and held._groups[0].unacknowledged > 0
     in_outbox = retained = retained_bytes = 0
     for lane in held.lanes.values():
         in_outbox += sum(batch.group is not None for batch in lane.pending)
         for batch in lane.retained:
-            if not batch.is_gone:
+            if not batch.is_gone and not (is_stuck and batch.group is not None):
                 retained += 1
                 retained_bytes += batch.length
         yield Held("MAX_HISTORY", len(lane._history or ()), lanes.MAX_HISTORY)
