@@ -332,7 +332,7 @@ class ServiceTests(TestCase):
         self.assertEqual(hole, 1)
         producer.die()
         await self.until(lambda: not os.path.exists(producer.path))
-        self.assertEqual(self.server.store.events["web/1", "last"], [1.0, 2.0])
+        await self.until(lambda: self.server.store.events["web/1", "last"] == [1.0, 2.0])
         _, content = await self.ask(service, "GET", "/v1/status")
         self.assertEqual(content["dropped_by_reason"], {"ring_full": 7})
         self.assertEqual(content["rings"], [])
@@ -455,7 +455,7 @@ class ServiceTests(TestCase):
                 producer.record(tab, 1.0)
             total += 20_000
             await self.recorded(service, total)
-        self.assertEqual(service.loop.keeper.spool.batches, 0)
+        self.assertLessEqual(service.loop.keeper.spool.used, 1 << 20)
         self.server.answer = None
         await self.until(lambda: self.server.store.folded + service.loop.keeper.dropped["spool_full"] == total)
 
