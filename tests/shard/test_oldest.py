@@ -20,9 +20,9 @@ from taba.shard.moving.check import check
 from taba.shard.moving.move import move
 from taba.shard.moving.reshard import current_shards
 from taba.shard.moving.steps import MoveFailed
+from tests.shard import test_topologies
 from tests.shard.pieces import connect
 from tests.shard.test_move import MoveCase
-from tests.shard.test_topologies import PlainTests
 from tests.stores import borrow
 from tests.valkey import EphemeralValkey
 
@@ -75,7 +75,7 @@ class WordsTests(SynchronousTestCase):
 
 @pytest.mark.real
 @skipUnless(OLDEST, NONE)
-class OldestTests(PlainTests):
+class OldestTests(test_topologies.PlainTests):
     """The whole contract of the Router."""
 
     settings: ClassVar[dict[str, Any]] = {"binary": OLDEST}
