@@ -221,9 +221,10 @@ class ServiceTests(TestCase):
         await self.until(lambda: ended)
         self.assertEqual((first.loop.keeper.holds_any, first.loop.rings.open), (False, {}))
         await self.stop(first)
-        await self.recorded(second, 100)
+        left = 300 - first.loop.keeper.recorded  # on a busy machine its last step was due to read: they are in its spool
+        await self.recorded(second, left)
         self.server.verdict = None
-        await self.until(lambda: self.server.store.folded == 200)
+        await self.until(lambda: self.server.store.folded == 100 + left)
         await self.stop(second)
         self.spool = first_spool
         self.start()
