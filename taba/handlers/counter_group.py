@@ -17,7 +17,7 @@ from taba.handlers.base import ArrayHandler, Ever, History, Projection, Sample
 from taba.handlers.bins import BinLayout, bin_codes, bins_from, deltas_of
 from taba.handlers.detail import WindowSlots, aggregate_slots
 from taba.handlers.figures import add_figures, add_heads, amounts_of, empty_dump, finite_pairs, show_tallies, sum_tallies
-from taba.handlers.fresh import bins_of, figures_of, slots_of, sums_of
+from taba.handlers.fresh import MAX_COUNT, bins_of, counted, figures_of, slots_of, sums_of, unsound
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
 from taba.handlers.ragged import (
     Buffer,
@@ -182,10 +182,11 @@ class CounterGroup(ArrayHandler):
     def _edge(self, dumps: Sequence[bytes]) -> tuple[CounterStates, Ints]:
         """(States, how many Events each holds)."""
         edge = self.load_array(dumps)
-        counts = sum_rows(edge.bin_counts, bounds_of(bins_per_row(edge.bin_keys, edge.rows)))
+        counts = counted(edge.bin_counts, bounds_of(bins_per_row(edge.bin_keys, edge.rows)))
         slots = np.zeros(edge.rows, dtype=np.int64)
-        np.add.at(slots, rows_in(edge.slot_keys), edge.slot_counts)
+        np.add.at(slots, rows_in(edge.slot_keys), np.minimum(edge.slot_counts, MAX_COUNT + 1))
         odd = (edge.head["refused"] > 0) | (edge.head["held"] > 0) | (counts == 0) | (slots != counts)
+        odd |= unsound(edge.head["low"], edge.head["high"])
         refuse(odd, "a State that no edge made")
         return edge, counts
 

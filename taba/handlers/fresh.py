@@ -9,12 +9,14 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from taba.codes import codes_of
-from taba.handlers.ragged import Floats, Ints, run_lengths, run_starts
+from taba.handlers.ragged import Floats, Ints, run_lengths, run_starts, sum_rows
 from taba.handlers.sketch import collapse, keys_of
 
 LOT = 8192  # values whose codes are found at a time: what that takes on the way stays in a cache
+MAX_COUNT = 2**32 - 1  # of one bin or slot of what an edge made; where strangers say more, no sum of theirs wraps to what it should be
 CELLS = 4  # so many times as many as Events there may be: with more, looking for those that are filled costs more than a sort
 
 
@@ -70,3 +72,14 @@ def slots_of(rows: Ints, times: Floats, width: int, total: int) -> tuple[Ints, I
     else:
         filled, slots = np.unique(cells, return_inverse=True)
     return slots, filled // span, (filled % span + first) * width
+
+
+def counted(counts: Ints, bounds: Ints) -> Ints:
+    """The sum of each row's counts, all above 0; `bounds` as from `bounds_of`. Of one that has more than MAX_COUNT it is more as well."""
+    return sum_rows(np.minimum(counts, MAX_COUNT + 1), bounds)
+
+
+def unsound(low: Floats, high: Floats) -> NDArray[np.bool_]:
+    """Which of these are not the least and the greatest of finite values."""
+    bad: NDArray[np.bool_] = ~(np.isfinite(low) & np.isfinite(high) & (low <= high))
+    return bad

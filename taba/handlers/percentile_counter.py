@@ -10,15 +10,9 @@ import numpy as np
 from taba.codes import codes_of
 from taba.handlers.base import ArrayHandler, Projection, Sample
 from taba.handlers.figures import add_figures, add_heads, finite_pairs, show_tallies, sum_tallies
-from taba.handlers.fresh import bins_of, figures_of
+from taba.handlers.fresh import bins_of, counted, figures_of, unsound
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
-from taba.handlers.ragged import (
-    Floats,
-    Ints,
-    bounds_of,
-    refuse,
-    sum_rows,
-)
+from taba.handlers.ragged import Floats, Ints, bounds_of, refuse
 from taba.handlers.samples import percentile_samples
 from taba.handlers.sketch import bins_per_row, codes_in, gather_bins, merge_bins, rows_of, tally
 from taba.handlers.sketched_rows import SketchedRows
@@ -92,8 +86,9 @@ class PercentileCounter(ArrayHandler):
 
     def _edge(self, dumps: Sequence[bytes]) -> tuple[SketchStates, Ints]:
         edge = self.load_array(dumps)
-        counts = sum_rows(edge.counts, bounds_of(bins_per_row(edge.keys, edge.rows)))
-        refuse((edge.head["refused"] > 0) | (counts == 0), "a State that no edge made")
+        counts = counted(edge.counts, bounds_of(bins_per_row(edge.keys, edge.rows)))
+        odd = (edge.head["refused"] > 0) | (counts == 0) | unsound(edge.head["low"], edge.head["high"])
+        refuse(odd, "a State that no edge made")
         return edge, counts
 
     def merge(self, states: Sequence[list[bytes]]) -> list[bytes]:

@@ -20,7 +20,7 @@ from taba.handlers.bins import is_dense
 from taba.handlers.detail import WindowSlots, aggregate_slots
 from taba.handlers.ever import dump_sketches, load_sketches
 from taba.handlers.figures import amounts_of, finite_pairs, show_tallies, sum_tallies
-from taba.handlers.fresh import bins_of, figures_of, slots_of, sums_of
+from taba.handlers.fresh import bins_of, counted, figures_of, slots_of, sums_of, unsound
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
 from taba.handlers.ragged import (
     Buffer,
@@ -171,10 +171,12 @@ class PercentileGroup(ArrayHandler):
     def _edge(self, dumps: Sequence[bytes]) -> tuple[PercentileStates, Ints]:
         """(States, how many Events each of their slots holds)."""
         edge = self.load_array(dumps)
-        of_slots = sum_rows(edge.journal.bin_counts, bounds_of(bins_per_row(edge.journal.bin_keys, len(edge.journal.keys))))
+        journal = edge.journal
+        of_slots = counted(journal.bin_counts, bounds_of(bins_per_row(journal.bin_keys, len(journal.keys))))
         whole = np.zeros(edge.rows, dtype=np.int64)
-        np.add.at(whole, rows_in(edge.journal.keys), of_slots)
+        np.add.at(whole, rows_in(journal.keys), of_slots)
         odd = (whole == 0) | (whole != edge.count)
+        odd[rows_in(journal.keys[unsound(journal.lows, journal.highs)])] = True
         for column in edge.tallies.values():
             odd |= column > 0
         refuse(odd, "a State that no edge made")

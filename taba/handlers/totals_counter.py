@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from taba.handlers.base import ArrayHandler, Projection, Sample
 from taba.handlers.figures import add_figures, add_heads, empty_dump, finite_pairs, show_tallies, sum_tallies
-from taba.handlers.fresh import figures_of
+from taba.handlers.fresh import figures_of, unsound
 from taba.handlers.ragged import Floats, Ints, MalformedRow, count_rows, refuse
 from taba.handlers.samples import count_and_sum, extremes
 
@@ -64,7 +64,8 @@ class TotalsCounter(ArrayHandler):
 
     def _edge(self, dumps: Sequence[bytes]) -> NDArray[Any]:
         edge = self.load_array(dumps)
-        refuse((edge["refused"] > 0) | (edge["count"] == 0), "a State that no edge made")
+        odd = (edge["refused"] > 0) | (edge["count"] == 0) | unsound(edge["low"], edge["high"])
+        refuse(odd, "a State that no edge made")
         return edge
 
     def merge(self, states: Sequence[list[bytes]]) -> list[bytes]:

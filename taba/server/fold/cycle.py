@@ -682,16 +682,15 @@ class Fold:
                 for local, dump in states.items():
                     row = rows[local]
                     field = self.fields[row]
-                    if age is None and self.kept[row] is not None:
-                        frame = keys.frame(version, group.states[local].age)
-                    written += (field, frame + dump)
+                    written += (field, (frame if age is not None else self._frame_of(group, local, row)) + dump)
                     if self.kept[row] is None:
                         tab, _, client = field.partition(b"\0")
                         new.setdefault(tab, []).append(client)
             for local, further in group.folded.parts.items():
+                its = frame if age is not None else self._frame_of(group, local, rows[local])
                 for field, dump in zip(keys.part_fields(self.fields[rows[local]], len(further)), further, strict=True):
                     if dump:
-                        written += (field, frame + dump)
+                        written += (field, its + dump)
                     else:
                         emptied.append(field)
             is_whole = not group.folded.spoiled and len(states) == len(rows)
@@ -718,6 +717,10 @@ class Fold:
         if recording:
             commands.append((b"SADD", keys.clients(bucket), *recording))
         return commands
+
+    def _frame_of(self, group: Group, local: int, row: int) -> bytes:
+        """What stands before a row's dumps while the store's age is not known: a State that is there keeps the one that it has."""
+        return keys.frame(group.handler.version, keys.UNKNOWN_AGE if self.kept[row] is None else group.states[local].age)
 
     def _count(self, block: Block) -> None:
         """All Events of a block were folded."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import inf, nan
 from random import Random
 from typing import Any
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -104,6 +106,37 @@ class Merging(SynchronousTestCase):
             outcome = store.cycle(LOOKUP, [batch(1, 1, [bad[0], good, *bad[1:], good, column(A, handler.type, [2.0])])])
             self.assertEqual((outcome.folded, outcome.dead), (11, {"bad_column": 30}), handler.type)
             self.assertEqual(len(self.letters(store)), len(bad))
+
+    def test_no_state_has_counts_that_wrap_to_those_that_it_is_said_to_have_nor_a_least_or_greatest_value_that_no_event_has(self) -> None:
+        wraps = np.array([2**62] * 4 + [5])  # which sum up to 5, where a number has 64 bits
+
+        def wrap_bins(states: Any) -> None:
+            bins = getattr(states, "journal", states)
+            setattr(bins, "counts" if hasattr(bins, "counts") else "bin_counts", wraps)
+
+        def wrap_slots(states: Any) -> None:
+            states.slot_counts = wraps
+
+        def extreme(name: str, value: float) -> Callable[[Any], None]:
+            def change(states: Any) -> None:
+                if hasattr(states, "journal"):
+                    getattr(states.journal, name + "s")[-1] = value
+                else:
+                    getattr(states, "head", states)[name][0] = value
+
+            return change
+
+        extremes = [extreme("low", -inf), extreme("high", inf), extreme("low", nan), extreme("high", nan)]
+        for handler in HANDLERS.values():
+            good = at_edge(A, handler, [1.0, 2.0, 4.0, 8.0, 16.0], times=[1000.0, 980.0, 960.0, 940.0, 945.0])
+            assert isinstance(good.values, AtEdge)
+            changes = [*extremes, *([] if handler is TOTALS else [wrap_bins]), *([wrap_slots] if handler is COUNTERS else [])]
+            for change in changes:
+                states = handler.load_array([good.values.dump])
+                change(states)
+                store = MemoryStore()
+                outcome = store.cycle(LOOKUP, [batch(1, 1, [told(good, dump=handler.dump_array(states)[0]), good])])
+                self.assertEqual((outcome.folded, outcome.dead), (5, {"bad_column": 5}), (handler.type, changes.index(change)))
 
     @examples(60)
     @given(st.integers(0, 2**32))

@@ -7,6 +7,7 @@ import struct
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.batch import END, MARK, OPEN, KeyPart, Verdict
+from taba.handlers.counter_group import CounterGroup
 from taba.server import keys
 from taba.server.fold.bounds import MAX_STREAMS
 from taba.server.fold.cycle import WaitingBatch
@@ -95,6 +96,15 @@ class Ages(CycleCase):
         self.cycle(header(OPEN, 1), age=7)
         self.assertEqual(self.cycle(self.one(1, 1), age=None), [Verdict("applied", 1)])
         self.assertEqual(self.mark(1), Mark(NONCE, 1, 7))
+
+    def test_while_it_is_not_known_a_state_keeps_the_age_that_it_has_and_a_new_one_takes_that_of_none(self) -> None:
+        store, lookup = MemoryStore(), lookup_of(CounterGroup())
+        store.cycle(lookup, [batch(1, 1, [column(tab_in(0, 1), "CounterGroup", [1.0])])], age=7)
+        columns = [column(tab_in(0, place), "CounterGroup", [1.0]) for place in range(3)]
+        store.cycle(lookup, [batch(1, 2, columns, follows=1)], age=None)
+        states = store.keys[keys.states(0)]
+        ages = [keys.unframe(states[keys.state_field(one.tab, one.client)]).age for one in columns]
+        self.assertEqual(ages, [keys.UNKNOWN_AGE, 7, keys.UNKNOWN_AGE])
 
     def test_a_mark_is_never_touched_earlier_than_it_was(self) -> None:
         self.cycle(header(OPEN, 1), age=7)
