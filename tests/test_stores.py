@@ -22,6 +22,7 @@ SET = "each of its tests has processes with options of their own"
 STARTED = "how it starts is what is tested"
 OWN = {
     "agent/test_accounts.py:Accounts": KILLED,
+    "agent/test_edge_real.py:HotTabs": "what one Agent and one Server counted is its alone",
     "agent/test_floods.py:Floods": SET,
     "browser/test_many.py:Many": SET,
     "browser/test_page.py:LoggedIn": SET,
@@ -37,6 +38,7 @@ OWN = {
     "faults/test_clocks.py:Forgetting": "its clock is the test's",
     "faults/test_failover.py:ClusterJob": FAILED_OVER,
     "faults/test_failover.py:SentinelJob": FAILED_OVER,
+    "faults/test_failover.py:MovesThatFailOver": FAILED_OVER,
     "faults/test_healing.py:HealingTests": KILLED,
     "faults/test_short_lives.py:ShortLives": SET,
     "faults/test_stopping.py:Stopping": KILLED,

@@ -185,6 +185,7 @@ class Hostile(TestCase):
 
     def setUp(self) -> None:
         self.patch(module, "ITEM_SECONDS", 1.0)
+        self.patch(module, "ASK_SECONDS", PATIENT)
         directory = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, directory)
         self.plugins = directory / "twisted" / "plugins"
@@ -319,7 +320,6 @@ class Hostile(TestCase):
 
     @asynchronous
     async def test_a_projection_of_too_many_values_or_too_deep_is_none_and_harms_no_other(self) -> None:
-        self.patch(module, "ASK_SECONDS", PATIENT)
         states = [[Framed(1, 1, Odd().dump([word]))] for word in ("many", "deep", "deeper", "a")]
         many, deep, deeper, good = await self.sandbox.project("Odd", states, 1.0)
         self.assertEqual(good, {"words": ["a"]})
