@@ -20,6 +20,7 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
+from taba.bounds import MiB
 from taba.errors import ConfigurationError
 from taba.guard import Guard, TokenFile
 from taba.installing import install_hint
@@ -28,7 +29,9 @@ from taba.options import Listen, Option, ServiceOptions, file_path, yes_or_no
 COLLECT_SECONDS = 2.0  # between two looks whether it is quiet
 QUIET_SECONDS = 0.5
 MOST_YOUNG_COLLECTIONS = 150  # of some 7,000 objects each, of which these are what is left: a million, some 100 MB
-MOST_FROZEN = 1_000_000  # objects that came to live long since all was looked through: garbage among them is some 100 MB at the most
+MOST_FROZEN = 1_000_000  # objects that came to live long since all was looked through; that look takes 0.1 s of as many
+MOST_GROWN_BYTES = 128 * MiB  # by which memory grew since: a TLS connection that is gone is 50 objects, but 75 KiB
+LOOK_SECONDS = 600.0  # since then, for each MOST_FROZEN that are kept: a six-thousandth of the time
 MAX_DESCRIPTORS = 8192  # a ring takes one, and so does a connection
 
 LISTENING_OPTIONS = (
@@ -122,21 +125,34 @@ def _listening_tls(certificate: Path, key: Path, authorities: Path | None) -> An
     return ListeningTls(TlsFiles(certificate, key, authorities))
 
 
+def resident_bytes() -> int:
+    """Memory that this process has of its host now."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read(200).split()[1]) * resource.getpagesize()
+
+
 def freeze_when_running(reactor: Any, quiet_seconds: Callable[[], float] | None = None) -> None:
     """Have the garbage collector leave alone what lives for as long as the process does: modules, classes, Handlers.
 
     Its full collections, which many small lists and dictionaries cause, would look through all of it each time, for tens of milliseconds.
     With `quiet_seconds`, for how long nothing has taken long, what else has come to live long is left alone likewise, when that is
     QUIET_SECONDS: else what a large request is made of would be looked through while it is there, and what is kept for the next, for
-    hundreds. All is looked through only once that has become twice as much, and MOST_FROZEN objects more.
+    hundreds. All is looked through once that has become twice as much, and MOST_FROZEN objects more; or memory has grown by
+    MOST_GROWN_BYTES; or after LOOK_SECONDS. So what was left alone and is garbage now goes.
     """
-    known = 0  # objects that were left alone after all was looked through
+    known = known_bytes = 0  # objects that were left alone after all was looked through, and the memory that the process had then
+    since = 0.0
 
     def freeze() -> None:
-        nonlocal known
+        nonlocal known, known_bytes, since
         gc.collect()
         gc.freeze()
-        known = gc.get_freeze_count()
+        known, known_bytes, since = gc.get_freeze_count(), resident_bytes(), reactor.seconds()
+
+    def must_look() -> bool:
+        has_many = gc.get_freeze_count() - known > max(MOST_FROZEN, known)
+        is_old = reactor.seconds() - since >= LOOK_SECONDS * max(1.0, known / MOST_FROZEN)
+        return has_many or is_old or resident_bytes() - known_bytes > MOST_GROWN_BYTES
 
     def begin() -> None:
         freeze()
@@ -148,7 +164,7 @@ def freeze_when_running(reactor: Any, quiet_seconds: Callable[[], float] | None 
         if quiet_seconds is not None and quiet_seconds() >= QUIET_SECONDS:
             gc.collect(1)  # what is young: cycles of connections and failures mostly go here
             gc.freeze()
-            if gc.get_freeze_count() - known > max(MOST_FROZEN, known):
+            if must_look():
                 gc.unfreeze()
                 freeze()
         reactor.callLater(COLLECT_SECONDS, collect)

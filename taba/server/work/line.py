@@ -378,7 +378,8 @@ class Line:
         self.failed_starts = 0
         told = told if isinstance(told, dict) else {}
         box = Box(*(told.get(name) is not False for name in Box._fields))
-        if box.has_memory and close_memory():  # before it has imported anything of others it has opened nothing
+        # no Handler has worked in it yet; what others' modules do when they are imported, they did in this process, too
+        if box.has_memory and close_memory():
             box = box._replace(has_memory=False)
         self.box = child.box = box
         return child
