@@ -250,12 +250,32 @@ taken_exception(void)
 #endif
 }
 
-/* What a route's function gave: its reference is passed on; what it raised is counted, and is none of the application's: None. */
+/* Set an exception that was taken, as it was: PyErr_SetObject() would have it happen while another one is handled, and forget its own. */
+static void
+put_back(PyObject *error)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    PyErr_SetRaisedException(Py_NewRef(error));
+#else
+    Py_INCREF(Py_TYPE(error));
+    Py_INCREF(error);
+    PyErr_Restore((PyObject *)Py_TYPE(error), error, PyException_GetTraceback(error));
+#endif
+}
+
+/* What a route's function gave: its reference is passed on; what it raised is counted, and is none of the application's: None. So is what
+   is no text. */
 static PyObject *
 route_or_none(Meter *meter, PyObject *route)
 {
-    if (LIKELY(route != NULL) || !PyErr_ExceptionMatches(PyExc_Exception) || meter->failed == NULL)
+    if (LIKELY(route != NULL && (route == Py_None || PyUnicode_Check(route))))
         return route;
+    if (route != NULL) {
+        PyErr_Format(PyExc_TypeError, "a route is a text or None, not %.200s", Py_TYPE(route)->tp_name);
+        Py_DECREF(route);
+    }
+    if (!PyErr_ExceptionMatches(PyExc_Exception) || meter->failed == NULL)
+        return NULL;
     PyObject *error = taken_exception();
     PyObject *told = error == NULL ? NULL : PyObject_CallFunctionObjArgs(meter->failed, Py_None, error, NULL);
     Py_XDECREF(error);

@@ -99,7 +99,7 @@ replace(PyObject **place, PyObject *value)
     Py_XDECREF(before);
 }
 
-/* The route's template, or None; what it raises is counted, and is none of the application's. */
+/* The route's template, or None; what it raises, or gives that is no text, is counted, and is none of the application's. */
 static PyObject *
 reply_asked(Reply *self, PyObject *Py_UNUSED(ignored))
 {
@@ -223,7 +223,7 @@ reply_failed(Reply *self)
     PyObject *error = taken_exception();
     PyObject *told = error == NULL ? NULL : PyObject_CallMethod(self->owner, "failed", "OO", self, error);
     if (told != NULL)
-        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+        put_back(error);
     Py_XDECREF(told);
     Py_XDECREF(error);
 }
@@ -308,7 +308,7 @@ reply_close(Reply *self, PyObject *Py_UNUSED(ignored))
         Py_DECREF(told);
     }
     if (error != NULL) {
-        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+        put_back(error);
         Py_DECREF(error);
         return NULL;
     }

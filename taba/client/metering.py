@@ -6,7 +6,7 @@
 
 `in_flight` is an UpDown. `made(method, route, status)` gives the four Tabs of such requests: their number, their seconds, the bytes of
 their bodies and of their responses'; those that it keeps in `series` it is not asked for again. `failed(route, error)` is told what a
-route's own function raised, which ends no request.
+route's own function raised, or that it gave neither a text nor None, which ends no request.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Exchange:
     def route(self) -> Any:
         """The template of the route that took it, or None; what that raises is counted, and is none of the application's."""
         try:
-            return self._route(self._scope, self._root)
+            return text_or_none(self._route(self._scope, self._root))
         except Exception as error:
             self._meter._failed(None, error)
             return None
@@ -178,7 +178,7 @@ class Reply:
     def asked(self) -> Any:
         """The template of the route that takes it, or None; what that raises is counted, and is none of the application's."""
         try:
-            return self._route(self.environ)
+            return text_or_none(self._route(self.environ))
         except Exception as error:
             self._meter._failed(None, error)
             return None
@@ -229,6 +229,13 @@ class Reply:
             raise
         if not self.is_over:
             self._owner.stopped(self, None)
+
+
+def text_or_none(route: Any) -> str | None:
+    """What a route's function gave. Raises TypeError for what no label can be made of."""
+    if route is not None and not isinstance(route, str):
+        raise TypeError(f"a route is a text or None, not {type(route).__name__}")
+    return route
 
 
 def length_of(text: Any) -> int:

@@ -8,13 +8,12 @@ have added to; `root` is its `root_path` as it came. Without it all requests go 
 
 from __future__ import annotations
 
-from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, MutableMapping
 from time import perf_counter
 from typing import Any
 
 from taba import client
-from taba.frameworks.serving import FAILED, GONE, MAX_ROUTES, NO_STATUS, OTHER, UNMATCHED, Names, Serving
+from taba.frameworks.serving import FAILED, FAILURES, GONE, MAX_ROUTES, NO_STATUS, OTHER, UNMATCHED, Names, Serving
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
@@ -42,13 +41,13 @@ class Middleware:
         exchange = self._exchange(self._route, scope, receive, send)
         try:
             await self.app(scope, exchange.receive, exchange.send)
-        except CancelledError:
-            exchange.is_gone = True  # the server gave it up
-            raise
-        except BaseException as error:
+        except FAILURES as error:
             if not exchange.is_gone or exchange.is_over:
                 self._serving.fail(exchange.route(), error)
                 exchange.end(FAILED)
+            raise
+        except BaseException:
+            exchange.is_gone = True  # the server gave it up, by whatever its event loop cancels with, or closed it
             raise
         finally:
             if not exchange.is_over:
@@ -91,9 +90,7 @@ class Middleware:
         sockets.begin()
         try:
             await self.app(scope, received_from, sent_to)
-        except CancelledError:
-            raise
-        except BaseException as error:
+        except FAILURES as error:
             if not is_gone:
                 code = 1011 if is_accepted else code
                 serving.fail(serving.asked(self._route, scope, root), error)

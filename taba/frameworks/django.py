@@ -6,7 +6,6 @@ MIDDLEWARE = ["taba.frameworks.django.middleware", …]
 from __future__ import annotations
 
 import sys
-from asyncio import CancelledError
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cache
 from typing import Any
@@ -16,7 +15,7 @@ from django.core.signals import got_request_exception
 from django.utils.decorators import sync_and_async_middleware
 
 from taba.client.metering import length_of
-from taba.frameworks.serving import FAILED, GONE, Serving
+from taba.frameworks.serving import FAILED, FAILURES, GONE, Serving
 
 
 @cache
@@ -46,11 +45,11 @@ def _middleware(get_response: Callable[[Any], Any]) -> Callable[[Any], Any]:
             served = _Served(serving, request)
             try:
                 response = await get_response(request)
-            except CancelledError:
-                served.gone()
-                raise
-            except BaseException as error:
+            except FAILURES as error:
                 served.fail(error)
+                raise
+            except BaseException:
+                served.gone()
                 raise
             return served.answered(response)
 
@@ -170,10 +169,8 @@ class _AsyncBody:
         except StopAsyncIteration:
             self._served.end()
             raise
-        except CancelledError:
-            raise  # the client went away: close() tells
-        except BaseException as error:
+        except FAILURES as error:
             self._served.fail(error)
-            raise
+            raise  # and where the client went away close() tells
         self._served.sent += len(content)
         return content

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taba import client
+from taba.client.metering import text_or_none
 from taba.client.process import PORTS
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ UNMATCHED = "(unmatched)"  # no route took it
 METHODS = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "CONNECT", "TRACE"))
 NO_STATUS = 0  # it ended without a response
 GONE = 499  # the client went away before there was a response
+FAILURES = (Exception, KeyboardInterrupt, SystemExit)  # of an application's own; other exceptions are how event loops give something up
 FAILED = 500  # what a server answers where the application raised instead
 
 
@@ -82,9 +84,9 @@ class Serving:
         self._exceptions.labels(route=self._route(route), exception=self._kinds.of(type(error).__name__)).inc()
 
     def asked(self, route: Callable[..., str | None], *of: Any) -> str | None:
-        """What a route's function tells; what it raises is counted, and is none of the application's."""
+        """What a route's function tells; what it raises, or tells that is no text, is counted, and is none of the application's."""
         try:
-            return route(*of)
+            return text_or_none(route(*of))
         except Exception as error:
             self.fail(None, error)
             return None

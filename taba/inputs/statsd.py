@@ -4,6 +4,8 @@
 2. Nothing raises for what comes in. What is not understood is counted under a reason, and one example of it is kept.
 3. What reads a line costs in proportion to its length. What was learned of a name and its fields is remembered, and found by both at once.
 4. Nothing hangs on how lines are packed: the sums of a text are those of its lines, one at a time.
+5. An Event's place among those of a packet hangs on the packet alone, and on nothing that was heard before: of what was begun before a
+   process was killed, the next one knows no more. Where what was heard before leaves nothing to record, the place is there all the same.
 
 | line | Type | Event |
 | --- | --- | --- |
@@ -36,6 +38,12 @@ LEAST_RATE = 1e-9  # one event of this rate stands for a billion, and no pair's 
 EXAMPLE_BYTES = 200
 
 Record = Callable[[Any, "float | None"], object]  # a Tab's record(value, time)
+
+
+def passed_over(value: Any, time: float | None) -> None:
+    """The record() of a place where nothing is to be recorded."""
+
+
 _SIMPLE = re.compile(rb"[0-9]{1,15}(?:\.[0-9]{1,30})?").fullmatch
 _NUMBER = re.compile(rb"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?").fullmatch
 _TYPES = {
@@ -140,7 +148,7 @@ class Reader:
         if b"\r" in content:
             content = content.replace(b"\r\n", b"\n").removesuffix(b"\r")
         found: list[tuple[Record, Any, float | None]] = []
-        add, known, lines, notes = found.append, self.known, 0, 0
+        add, known, lines, no_events = found.append, self.known, 0, 0
         for line in content.split(b"\n"):
             head, _, fields = line.partition(b"|")
             name, _, text = head.partition(b":")
@@ -149,7 +157,7 @@ class Reader:
                 if not line:
                     continue
                 lines += 1
-                notes += self._learn(line, name, text, fields, found)
+                no_events += self._learn(line, name, text, fields, found)
                 continue
             lines += 1
             tab, kind, divisor, rate, time = meant
@@ -159,14 +167,14 @@ class Reader:
                     tab.carried = value
                 add((tab.record, value, time))
             else:
-                self._values(meant, line, text, found)
+                no_events += self._values(meant, line, text, found)
         counts = self._all.counts
         counts[_LINES] += lines
-        counts[_EVENTS] += len(found) - notes
+        counts[_EVENTS] += len(found) - no_events
         return found
 
     def _learn(self, line: bytes, name: bytes, text: bytes, fields: bytes, found: list[tuple[Record, Any, float | None]]) -> int:
-        """What a line says whose name and fields are not known: its Events, or a note; how many notes."""
+        """What a line says whose name and fields are not known; how many of its places are no Events."""
         if len(line) > MAX_LINE_BYTES:
             self._refuse("long_line", line)
             return 0
@@ -178,8 +186,7 @@ class Reader:
             return 0
         if meant.time is None and len(name) + len(fields) <= MAX_REMEMBERED_BYTES:
             self._all.remember(self, (name, fields), meant)
-        self._values(meant, line, text, found)
-        return 0
+        return self._values(meant, line, text, found)
 
     def _noted(self, line: bytes, found: list[tuple[Record, Any, float | None]]) -> int:
         one = said(line)
@@ -187,11 +194,8 @@ class Reader:
             self._refuse(one, line)
             return 0
         self._count("event" if one.check is None else "service_check")
-        if one.check is not None:
-            check, status = one.check
-            if not self._all.checks.is_new((self.origin, *check), status):
-                return 0
-        found.append((self._all.note, one.text, one.time))
+        is_new = one.check is None or self._all.checks.is_new((self.origin, *one.check[0]), one.check[1])
+        found.append((self._all.note if is_new else passed_over, one.text, one.time))
         return 1
 
     def _meant(self, line: bytes, name: bytes, fields: bytes) -> Meant | str:
@@ -233,18 +237,19 @@ class Reader:
             return Meant(tab, kind, 1.0, 0.0, time)
         return Meant(tab, kind, 1000.0 if kind == b"ms" else 1.0, 1.0 if kind == b"g" else rate, time)
 
-    def _values(self, meant: Meant, line: bytes, text: bytes, found: list[tuple[Record, Any, float | None]]) -> None:
-        """The Events of a line's values; several are parted by colons, but those of a set, which are any text."""
+    def _values(self, meant: Meant, line: bytes, text: bytes, found: list[tuple[Record, Any, float | None]]) -> int:
+        """The Events of a line's values; several are parted by colons, but those of a set, which are any text. How many places are none."""
         if len(line) > MAX_LINE_BYTES:  # of a name and fields that are known
             self._refuse("long_line", line)
-            return
+            return 0
         tab, kind, divisor, rate, time = meant
         if kind == b"s":
             try:
                 found.append((tab.record, text.decode(), time))
             except UnicodeDecodeError:
                 self._refuse("not_utf8", line)
-            return
+            return 0
+        no_events = 0
         for one in text.split(b":"):
             value = float(one) / divisor if _NUMBER(one) else None
             if value is None or not isfinite(value):
@@ -256,6 +261,8 @@ class Reader:
                     value += tab.carried or 0.0
                     if not isfinite(value):
                         self._refuse("bad_value", line)
+                        found.append((passed_over, None, None))
+                        no_events += 1
                         continue
                 tab.carried = value
                 found.append((tab.record, value, time))
@@ -265,6 +272,7 @@ class Reader:
                 times = 1 / rate + (tab.carried or 0.0)
                 tab.carried = times % 1
                 found.append((tab.record, [value, int(times)] if times >= 2 else value, time))
+        return no_events
 
     def _count(self, what: str, times: int = 1) -> None:
         self._all.counts[PLACE[what]] += times

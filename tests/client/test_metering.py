@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+import traceback
 import types
 import warnings
 from collections import UserDict
@@ -301,6 +302,19 @@ class MeteringTests(ClientCase):
         self.assertRaises(KeyboardInterrupt, self.run_steps, self.exchange(None, send, route=ends).send(BODY))
         self.assertEqual(self.recorded()["in_flight"], [1.0, -1.0])
 
+    def test_a_route_that_is_no_text_is_none_and_is_counted(self) -> None:
+        async def send(message: Any) -> None: ...
+
+        for told in (17, ["/"], b"/", object()):
+            self.run_steps(self.exchange(None, send, route=lambda *of, told=told: told).send(BODY))
+            reply = self.meter.reply(lambda *of, told=told: told, {}, lambda *of: None, self)
+            reply.start("200 OK", [])
+            reply.end()
+            self.assertEqual((reply.route, self.failures), (None, [(None, TypeError)] * 2))
+            self.failures.clear()
+        self.assertEqual(list(self.meter.series), [("GET", None, 0), ("", None, "200 OK")])
+        self.assertEqual(self.recorded()["in_flight"], [1.0, -1.0] * 8)
+
     # --- over WSGI ---
 
     def failed(self, reply: Any, error: BaseException) -> None:
@@ -355,6 +369,31 @@ class MeteringTests(ClientCase):
         reply.watch(iter(()))
         reply.close()
         self.assertEqual((self.stops[1:], reply.is_over), ([None], True))
+
+    def test_what_a_body_raises_is_as_it_was_raised_whatever_the_server_is_at(self) -> None:
+        def raises() -> Any:
+            try:
+                raise KeyError
+            except KeyError:
+                raise LookupError  # noqa: B904  # which happened while the KeyError was handled
+            yield b""
+
+        class Closing:
+            def __iter__(self) -> Any:
+                return iter(())
+
+            def close(self) -> None:
+                next(raises())
+
+        for body, call in ((raises(), list), (Closing(), lambda reply: reply.close())):
+            reply = self.reply()
+            try:
+                raise ZeroDivisionError
+            except ZeroDivisionError as handled:
+                error = self.assertRaises(LookupError, call, reply.watch(body))
+                self.assertIs(type(error.__context__), KeyError)
+                self.assertIs(error.__context__.__context__, handled)
+            self.assertEqual(traceback.extract_tb(error.__traceback__)[-1].name, "raises")
 
     def test_a_wrong_call_is_a_type_error(self) -> None:
         reply = self.reply()

@@ -317,6 +317,35 @@ class ASGI(Case):
         self.assertEqual((self.requests()[-1][2], self.recorded.total("http_aborted"), self.in_flight()), ("0", 3, 0))
         self.assertEqual(self.recorded.total("http_exceptions"), 0)
 
+    def test_a_task_that_is_given_up_by_whatever_means_is_no_failure(self) -> None:
+        class Cancelled(BaseException):
+            """As other event loops than asyncio's have it."""
+
+        async def waits(scope: Any, receive: Any, send: Any) -> None:
+            await receive()
+
+        class Forever:
+            def __await__(self) -> Any:
+                yield
+
+        forever: Any = Forever
+        ends: list[tuple[Any, Any]] = [
+            (lambda serving: serving.throw(Cancelled()), Cancelled),
+            (lambda serving: serving.close(), None),
+            (lambda serving: serving.throw(KeyboardInterrupt()), KeyboardInterrupt),
+        ]
+        for kind in ("http", "websocket"):
+            for end, error in ends:
+                serving = asgi.Middleware(waits)({"type": kind, "method": "GET"}, forever, forever)
+                serving.send(None)
+                if error is None:
+                    end(serving)
+                else:
+                    self.assertRaises(error, end, serving)
+        self.assertEqual([status for _, _, status in self.requests()], ["499", "499", "500"])
+        self.assertEqual((self.in_flight(), self.in_flight("http_websockets_in_flight")), (0, 0))
+        self.assertEqual(self.recorded.total("http_exceptions"), self.recorded.total("http_exceptions", exception="KeyboardInterrupt"))
+
     def test_an_end_that_nobody_waits_for_is_told(self) -> None:
         async def answers(scope: Any, receive: Any, send: Any) -> None:
             await receive()

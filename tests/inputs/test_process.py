@@ -259,6 +259,25 @@ class AtASocket(SynchronousTestCase):
         self.assertEqual(self.events, [("10.0.0.1", "a", 3.0)])
         self.assertEqual(self.end(one), {"packets": 1, "lines": 3, "events": 3, "unsure": 1})
 
+    def test_what_was_recorded_stands_once_though_the_next_one_knows_less_of_what_was_heard_before(self) -> None:
+        before = b"_sc|disk|0\ng:1e308|g"
+        for first in (b"_sc|disk|0", b"g:+1e308|g"):
+            self.events.clear()
+            content = first + b"\na:1|c\nb:2|c"
+            killed, _ = self.input("udp")
+            origin = killed._origins.place("10.0.0.1", killed._now).origin
+            origin.reader.read(before)
+            desk = self.desk()
+            desk.sheet()[: len(content)] = content
+            desk.hold(len(content), b"10.0.0.1")
+            for number, (record, value, moment) in enumerate(origin.reader.read(content)[:2]):
+                record(value, moment)
+                desk.progress[0] = 2 * number + 2
+            one, _ = self.input("udp")
+            one.take_up()
+            self.assertEqual(self.events, [("10.0.0.1", "a", 1.0), ("10.0.0.1", "b", 2.0)])
+            one._look()
+
     def test_what_kills_whoever_reads_it_is_given_up(self) -> None:
         desk = self.desk()
         desk.sheet()[:5] = b"a:1|c"
