@@ -251,12 +251,13 @@ class Router(Operations):
         connection = None if is_single and asking.under_way >= ASKED_AT_ONCE else server.idle()
         if connection is None:
             return await asking.join(Question(reads[0], hand.reads, hand.is_whole, began, seconds, quiet)) if is_single else None
-        asking.under_way += 1
+        asking.under_way += is_single  # others have connections of their own: single ones that wait do not wait for them
         try:
             return await connection.execute([*reads, hand.reads], seconds, quiet)
         finally:
             server.release(connection)
-            asking.go_on()
+            if is_single:
+                asking.go_on()
 
     async def _read_strings(self, places: Sequence[Place], passed: float = 0.0) -> list[bytes | None]:
         """The usual case in one MGET a server, in which nothing need be dealt out; all else is left to `_read_many`."""

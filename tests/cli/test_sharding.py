@@ -164,7 +164,7 @@ class ShardingTests(TestCase):
                 self.assertTrue(begun)
                 self.assertIsNone(process.poll())  # at its rate, what is to be moved takes minutes
                 os.kill(process.pid, number)
-                self.assertEqual(process.wait(), -9 if number == signal.SIGKILL else 130)
+                self.assertEqual(process.wait(PATIENCE_SECONDS), -9 if number == signal.SIGKILL else 130)
                 if number == signal.SIGINT:
                     self.assertEqual(self.under_way() - before, set())
             self.taba(services, "reshard", "--add", new.url)
@@ -200,7 +200,7 @@ class ShardingTests(TestCase):
                 self.taba(services, "reshard", "--add", new.url)
                 self.assertEqual(self.held(services), {"s1": BUCKETS // 2, "s2": BUCKETS // 2})
                 process.send_signal(signal.SIGCONT)
-                self.assertEqual(process.wait(60), 0)  # it finds nothing left to do
+                self.assertEqual(process.wait(PATIENCE_SECONDS), 0)  # it finds nothing left to do
             finally:
                 if process.poll() is None:
                     process.kill()

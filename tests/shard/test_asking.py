@@ -26,11 +26,19 @@ from tests.valkey import EphemeralValkey
 SECONDS, QUIET = 8.0, 2.0
 
 
+class StrictClock(Clock):
+    """Takes no time that is over, as no reactor does."""
+
+    def callLater(self, delay: float, callable: Any, *args: Any, **kw: Any) -> Any:
+        assert delay >= 0, delay
+        return super().callLater(delay, callable, *args, **kw)
+
+
 class AskingTests(SynchronousTestCase):
     """One connection, whose other end is the test."""
 
     def setUp(self) -> None:
-        self.clock = Clock()
+        self.clock = StrictClock()
         self.pool = Pool(self.clock, parse_store("redis://127.0.0.1:1").addresses[0], size=0)
         self.transport = StringTransport()
         self.connection = Connection(self.clock, "here")
@@ -136,6 +144,18 @@ class AskingTests(SynchronousTestCase):
         self.assertEqual(self.sent()[:-1], [[b"GET", b"k1"]])
         self.assertNoResult(timely)
 
+    def test_a_connection_that_comes_in_a_turn_that_took_too_long_is_not_used_and_stays(self) -> None:
+        own = self.pool.idle()
+        assert own is not None
+        asked = [self.join(0), self.join(1)]
+        self.asking.under_way = 1
+        self.asking.go_on()
+        self.clock.rightNow += QUIET  # and no timer had its turn yet
+        self.pool.release(own)
+        for one in asked:
+            self.failureResultOf(one, StoreUnavailable)
+        self.assertEqual((self.sent(), self.asking.under_way, self.connection.is_idle), ([], 0, True))
+
     def test_as_many_go_together_and_as_many_wait_as_the_bounds_say(self) -> None:
         asked = [self.join(number) for number in range(MOST_QUEUED)]
         self.assertIsNone(self.successResultOf(self.join(0)))
@@ -151,6 +171,11 @@ class AskingTests(SynchronousTestCase):
         self.asking.go_on()
         self.failureResultOf(asked, TypeError)
         self.assertEqual(self.asking.under_way, ASKED_AT_ONCE - 1)
+        self.asking.under_way = ASKED_AT_ONCE
+        asked, other = self.asking.join(Question(wrong, (b"GET", owner_key(0)), True, 0.0, SECONDS, QUIET)), self.join(1)
+        self.asking.go_on()
+        for one in (asked, other):  # each asks alone, and only whose fault it is hears of it
+            self.assertIsNone(self.successResultOf(one))
 
 
 class ReadingTests(TestCase):
@@ -197,6 +222,40 @@ class ReadingTests(TestCase):
         for number, one in reading.items():
             if router.bucket_of(f"n{number}") == bucket:
                 self.assertEqual(await one, b"%d" % number)
+
+    async def test_what_one_asks_that_cannot_be_sent_is_the_error_of_that_one(self) -> None:
+        _, router = await self.prepare()
+        asking = router.atlas.pools[0].servers[0].asking
+        asking.under_way = ASKED_AT_ONCE
+        bucket = router.bucket_of("n7")
+        wrong: Any = (b"GETRANGE", router.key("n7", bucket), None, b"1")
+        failing, reading = ensureDeferred(router.read(bucket, [wrong])), ensureDeferred(router.get("n8"))
+        for _ in range(ASKED_AT_ONCE):
+            asking.go_on()
+        self.assertEqual(await reading, b"8")
+        await self.assertFailure(failing, TypeError)
+
+    async def test_single_reads_do_not_wait_until_others_of_several_commands_pause(self) -> None:
+        _, router = await self.prepare()
+        bucket = router.bucket_of("n7")
+        several = [(b"GET", router.key("n7", bucket))] * 2
+        server = router.atlas.pools[0].servers[0]
+        taken = await gatherResults([server.take(SECONDS) for _ in range(4)])
+        for one in taken:
+            server.release(one)
+        single: list[Deferred[Any]] = []
+
+        async def go_on() -> int:
+            for done in range(100):
+                await router.read(bucket, several)
+                if single and single[0].called:
+                    return done
+            return 100
+
+        others = [ensureDeferred(go_on()) for _ in taken]
+        single.append(ensureDeferred(router.get("n8")))
+        self.assertLess(max(await gatherResults(others)), 100)
+        self.assertEqual(await single[0], b"8")
 
     async def test_with_one_write_at_a_time_all_are_answered_too(self) -> None:
         self.patch(asking_module, "ASKED_AT_ONCE", 1)

@@ -52,7 +52,7 @@ class Question:
 
 
 class Asking:
-    """The questions to `pool`. `under_way`: how many writes have no answer yet; who asks alone adds one, and calls `go_on` in the end."""
+    """The questions to `pool`. `under_way`: how many writes of them have no answer; who asks alone adds one, and calls `go_on` after it."""
 
     def __init__(self, pool: Connections, clock: Any):
         self.under_way = 0
@@ -101,9 +101,12 @@ class Asking:
         last = [(b"MGET", *[key for _, key in owners])] if is_whole else owners
         answers: Sequence[Answer | Exception | None] = [None] * len(lot)
         try:
+            ends = min([question.ends for question in lot])
             if connection is None:
-                connection = await self._pool.take(min([question.ends for question in lot]) - self._clock.seconds())
+                connection = await self._pool.take(max(ends - self._clock.seconds(), 0.0))
             now = self._clock.seconds()
+            if now >= ends:  # it came in a turn that took long
+                raise StoreUnavailable(f"{self._pool.text}: no connection in time for what was asked")
             seconds = min([question.began + question.seconds for question in lot]) - now
             quiet = min([question.began + question.quiet for question in lot]) - now
             replies = await connection.execute([*[question.command for question in lot], *last], seconds, quiet)
@@ -111,8 +114,10 @@ class Asking:
             if isinstance(told, list):
                 said = dict(zip(owners, told, strict=True))
                 answers = [[reply, said[question.owner]] for reply, question in zip(replies, lot, strict=False)]
-        except Exception as error:  # each who asked hears it
+        except StoreUnavailable as error:  # each who asked hears it
             answers = [error] * len(lot)
+        except Exception as error:  # of what one of them asks: alone, it hears that again, and harms no other
+            answers = [error if len(lot) == 1 else None] * len(lot)
         finally:
             if connection is not None:
                 self._pool.release(connection)
