@@ -8,7 +8,7 @@ from unittest import skipUnless
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import ensureDeferred, gatherResults
+from twisted.internet.defer import CancelledError, ensureDeferred, gatherResults
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -236,6 +236,54 @@ class OnceTests(SynchronousTestCase):
         self.assertEqual(failure.value.result, [])
         failure = self.failureResultOf(ensureDeferred(self.router.together(lambda r: [r.incr("a"), r.incr("n")])), NotReplicated)
         self.assertEqual(failure.value.result, 1)
+
+    def test_what_no_replica_has_is_waited_for_and_not_done_again(self) -> None:
+        self.router._who.wait_replicas = 1
+        self.server.replicas = {"10.0.0.1:6379": 0}
+        self.failureResultOf(ensureDeferred(self.router.incr("n")), NotReplicated)
+        for _ in range(2):
+            self.failureResultOf(ensureDeferred(self.router.replicated("n")), NotReplicated)
+        self.server.replicas = {"10.0.0.1:6379": 10**9}
+        self.assertIsNone(self.get(self.router.replicated("n", "m")))
+        self.assertEqual(self.get(self.router.get("n")), b"3")
+
+    def test_a_lock_that_no_replica_has_is_given_back_and_whoever_comes_next_has_it_at_once(self) -> None:
+        self.router._who.wait_replicas = 1
+        self.server.replicas = {"10.0.0.1:6379": 0}
+        lock = self.router.lock("job", ttl=600)
+        self.failureResultOf(ensureDeferred(lock.acquire()), NotReplicated)
+        self.assertFalse(lock.is_held)
+        other = MemoryRouter([self.server], 1, self.clock)
+        self.get(other.connect())
+        self.assertEqual(self.get(other.lock("job", ttl=600).acquire()), 2)
+
+    def test_a_sealed_bucket_costs_one_script_however_many_write_and_none_where_a_read_has_seen_it(self) -> None:
+        owner = self.server.run((b"GET", owner_key(0)))
+        assert isinstance(owner, bytes)
+
+        def tried(*works: Any) -> list[bytes]:
+            """How each write began, of those that `works` made until they were given up, one after the other."""
+            self.server.run((b"SET", owner_key(0), b"sealed:2:s2.x"))
+            self.words()
+            for work in works:
+                waiting = ensureDeferred(work)
+                self.clock.advance(0.001)
+                waiting.cancel()
+                self.failureResultOf(waiting, CancelledError)
+            words = self.words()
+            self.server.run((b"SET", owner_key(0), owner))
+            return words
+
+        words = tried(*(self.router.incr("n") for _ in range(3)))
+        self.assertEqual((words[0], words.count(b"EVALSHA")), (b"EVALSHA", 1))
+        self.assertGreaterEqual(words.count(b"WATCH"), 3)
+        self.assertEqual(self.get(self.router.incr("n")), 3)  # by a transaction: what the owner key says is known again
+        self.assertEqual(self.get(self.router.incr("n")), 4)
+        self.assertEqual(self.words()[-1], b"EVALSHA")
+        words = tried(self.router.get("n"), self.router.incr("n"))
+        self.assertEqual((words[0], words.count(b"EVALSHA")), (b"GET", 0))
+        self.assertIn(b"WATCH", words)
+        self.assertEqual(self.get(self.router.incr("n")), 5)
 
 
 class ServerTests(TestCase):
